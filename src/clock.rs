@@ -1,0 +1,194 @@
+//! Time is a parameter.
+//!
+//! Nothing below this file asks the machine what time it is: a [`Clock`] is handed down, and a
+//! [`Timestamp`] is passed on from there. SQL never says `now()`. So every law about expiry can be
+//! tried with a [`ManualClock`], and both stores see the same instant to the microsecond.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// An instant in UTC, in whole microseconds since 1970-01-01: what both stores can hold exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The latest instant that RFC 3339 can write: the end of the year 9999.
+    pub const MAX: Self = Self(253_402_300_799_999_999);
+    /// 1970-01-01T00:00:00Z.
+    pub const EPOCH: Self = Self(0);
+
+    /// From microseconds since 1970; values outside the years 1970–9999 are clamped to them.
+    #[must_use]
+    pub fn from_micros(micros: i64) -> Self {
+        Self(micros.clamp(Self::EPOCH.0, Self::MAX.0))
+    }
+
+    /// From seconds since 1970, as a JWT's `NumericDate`; clamped like [`Self::from_micros`].
+    #[must_use]
+    pub fn from_seconds(seconds: i64) -> Self {
+        Self::from_micros(seconds.saturating_mul(1_000_000))
+    }
+
+    /// Microseconds since 1970.
+    #[must_use]
+    pub fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since 1970, rounded down: a JWT's `NumericDate`.
+    #[must_use]
+    pub fn seconds(self) -> i64 {
+        self.0 / 1_000_000
+    }
+
+    /// This instant, rounded down to a whole second. What a JWT can say exactly.
+    #[must_use]
+    pub fn floor_to_second(self) -> Self {
+        Self::from_seconds(self.seconds())
+    }
+
+    /// Later by `seconds`, saturating at [`Self::MAX`].
+    #[must_use]
+    pub fn plus_seconds(self, seconds: u64) -> Self {
+        let micros = i64::try_from(seconds)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000);
+        Self::from_micros(self.0.saturating_add(micros))
+    }
+
+    /// Earlier by `seconds`, saturating at [`Self::EPOCH`].
+    #[must_use]
+    pub fn minus_seconds(self, seconds: u64) -> Self {
+        let micros = i64::try_from(seconds)
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1_000_000);
+        Self::from_micros(self.0.saturating_sub(micros))
+    }
+
+    /// Whole seconds from `self` until `later`, rounded down; zero when `later` is not later.
+    #[must_use]
+    pub fn seconds_until(self, later: Self) -> u64 {
+        u64::try_from(later.0.saturating_sub(self.0)).unwrap_or(0) / 1_000_000
+    }
+
+    /// How far the two instants are apart, in either direction.
+    #[must_use]
+    pub fn distance(self, other: Self) -> Duration {
+        Duration::from_micros(self.0.abs_diff(other.0))
+    }
+}
+
+impl From<OffsetDateTime> for Timestamp {
+    fn from(at: OffsetDateTime) -> Self {
+        let micros = at.unix_timestamp_nanos() / 1_000;
+        Self::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<Timestamp> for OffsetDateTime {
+    fn from(at: Timestamp) -> Self {
+        // Every Timestamp lies within the years 1970–9999, which OffsetDateTime covers.
+        Self::from_unix_timestamp_nanos(i128::from(at.0) * 1_000).unwrap_or(Self::UNIX_EPOCH)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = OffsetDateTime::from(*self)
+            .format(&Rfc3339)
+            .map_err(|_| fmt::Error)?;
+        f.write_str(&text)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        OffsetDateTime::parse(&text, &Rfc3339)
+            .map(Self::from)
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync + 'static {
+    /// The present instant.
+    fn now(&self) -> Timestamp;
+}
+
+/// A shared clock.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's clock: the one place that reads it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one home of the machine's clock"
+    )]
+    fn now(&self) -> Timestamp {
+        OffsetDateTime::now_utc().into()
+    }
+}
+
+/// A clock that stands still until it is told otherwise, for tests and models.
+#[derive(Debug)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    /// A clock that shows `start`.
+    #[must_use]
+    pub fn new(start: Timestamp) -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(start.micros())))
+    }
+
+    /// Moves on by `seconds`.
+    pub fn advance(&self, seconds: u64) {
+        self.set(self.now().plus_seconds(seconds));
+    }
+
+    /// Shows `at` from now on, be it earlier or later.
+    pub fn set(&self, at: Timestamp) {
+        self.0.store(at.micros(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_survives_its_text() {
+        let at = Timestamp::from_micros(1_795_000_000_123_456);
+        let json = serde_json::to_string(&at).unwrap();
+        assert_eq!(json, "\"2026-11-18T08:26:40.123456Z\"");
+        assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), at);
+    }
+
+    #[test]
+    fn sums_saturate_instead_of_wrapping() {
+        assert_eq!(Timestamp::MAX.plus_seconds(u64::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp::EPOCH.minus_seconds(u64::MAX), Timestamp::EPOCH);
+        assert_eq!(Timestamp::MAX.seconds_until(Timestamp::EPOCH), 0);
+    }
+}
