@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 
-/// Where randomness comes from; [`crate::crypto::random`] is the real one.
+/// Where randomness comes from; `crate::crypto::random` is the real one.
 pub trait Random: Send + Sync + 'static {
     /// Fills `bytes` with randomness fit for keys.
     ///

@@ -1,1 +1,17 @@
-//! Taskpass.
+//! Taskpass: one credential, for one task, decided before it exists, provable afterwards, dead
+//! when the task ends.
+//!
+//! The map, in reading order; each module's own page says more.
+//!
+//! - [`clock`], [`ids`]: time and identifiers, as parameters.
+//! - `domain`: the nouns, their transitions and the subset rules; no HTTP, no SQL.
+//! - `merkle`: the tree, its proofs and text formats; all that offline verification needs.
+//! - `attest`, `policy`, `mint`, `crypto`: the plug-in seams.
+//! - `store`: PostgreSQL and SQLite behind one type.
+//! - `ledger`: the only writer of what makes leaves.
+//! - `broker`: the stories; start with `broker::issue`.
+//! - `sweep`: the workers that finish what is over.
+//! - `http`, `cli`: the doors.
+
+pub mod clock;
+pub mod ids;

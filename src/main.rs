@@ -1,2 +1,2 @@
-//! The binary.
+//! The `taskpass` binary.
 fn main() {}
