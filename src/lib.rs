@@ -14,4 +14,5 @@
 //! - `http`, `cli`: the doors.
 
 pub mod clock;
+pub mod domain;
 pub mod ids;

@@ -1,0 +1,436 @@
+//! What credentials can be for, and which kinds of task there are: the configuration's nouns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::grant::{ActionName, Location};
+use super::limits::{
+    MAX_DEADLINE_SECONDS, MAX_HEARTBEAT_SECONDS, MAX_NAME_BYTES, MAX_SESSIONS_PER_TASK,
+    MAX_TTL_SECONDS, MIN_HEARTBEAT_SECONDS,
+};
+use super::workload::Identity;
+
+/// How a resource's server learns whether a credential is still good. It decides what we may
+/// truthfully say of its revocability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verification {
+    /// It asks the broker at each use (RFC 7662).
+    Introspection,
+    /// It polls a status list, whose answers may be this old.
+    StatusList,
+    /// It checks the signature and the expiry and nothing else.
+    Offline,
+}
+
+/// How soon a credential of this kind is dead after it was revoked, told truthfully.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "class", rename_all = "snake_case")]
+pub enum Revocability {
+    /// At once: each use reads the primary store.
+    Immediate {
+        /// Always zero.
+        bound_seconds: u64,
+    },
+    /// Within a stated time.
+    Bounded {
+        /// The largest age at which an old answer is still believed.
+        bound_seconds: u64,
+    },
+    /// Not before it expires.
+    ExpiryOnly,
+}
+
+impl Revocability {
+    /// Revoked at the next use.
+    pub const IMMEDIATE: Self = Self::Immediate { bound_seconds: 0 };
+
+    /// The class's name on the wire and in the store.
+    #[must_use]
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Immediate { .. } => "immediate",
+            Self::Bounded { .. } => "bounded",
+            Self::ExpiryOnly => "expiry_only",
+        }
+    }
+
+    /// The bound in seconds, where there is one.
+    #[must_use]
+    pub fn bound_seconds(self) -> Option<u64> {
+        match self {
+            Self::Immediate { bound_seconds } | Self::Bounded { bound_seconds } => {
+                Some(bound_seconds)
+            }
+            Self::ExpiryOnly => None,
+        }
+    }
+
+    /// From its parts, as the store keeps them.
+    #[must_use]
+    pub fn from_parts(class: &str, bound_seconds: Option<u64>) -> Option<Self> {
+        match (class, bound_seconds) {
+            ("immediate", Some(0)) => Some(Self::IMMEDIATE),
+            ("bounded", Some(bound_seconds)) => Some(Self::Bounded { bound_seconds }),
+            ("expiry_only", None) => Some(Self::ExpiryOnly),
+            _ => None,
+        }
+    }
+}
+
+/// How much harm a resource can do; only a `low` one may have policies that merely observe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Risk {
+    /// Harmless enough to try a policy on.
+    Low,
+    /// Everything else.
+    #[default]
+    Normal,
+}
+
+/// Something that credentials can be for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resource {
+    /// Its name, unique.
+    pub name: String,
+    /// The minter that makes its credentials: `jwt`.
+    pub kind: String,
+    /// The team that answers for it.
+    pub owner: String,
+    /// The `aud` of its tokens.
+    pub audience: String,
+    /// Every action that exists on it.
+    pub actions: BTreeSet<ActionName>,
+    /// Every place that it serves.
+    pub locations: BTreeSet<Location>,
+    /// Identities that may ask about its tokens.
+    #[serde(default)]
+    pub verifiers: BTreeSet<Identity>,
+    /// How its server verifies.
+    pub verification: Verification,
+    /// The life of a credential whose request names none, where policy allows that much.
+    #[serde(default = "default_ttl_seconds")]
+    pub default_ttl_seconds: u64,
+    /// The longest life of a credential, whatever policy says.
+    #[serde(default = "default_max_ttl_seconds")]
+    pub max_ttl_seconds: u64,
+    /// How much harm it can do.
+    #[serde(default)]
+    pub risk: Risk,
+}
+
+fn default_ttl_seconds() -> u64 {
+    300
+}
+
+fn default_max_ttl_seconds() -> u64 {
+    900
+}
+
+/// A registered kind of task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskType {
+    /// Its name, unique.
+    pub name: String,
+    /// The longest time from opening to deadline; also the deadline when the caller names none.
+    pub max_deadline_seconds: u64,
+    /// The resources that such a task may ask for.
+    pub resources: BTreeSet<String>,
+    /// The longest silence that a task of this type may ask for. With it, a heartbeat is required.
+    #[serde(default)]
+    pub max_heartbeat_seconds: Option<u64>,
+    /// Credentials for the task and its descendants together.
+    #[serde(default = "default_max_sessions")]
+    pub max_sessions: u32,
+    /// Tasks of this type that one workload may have open at once.
+    #[serde(default = "default_max_open")]
+    pub max_open_per_workload: u32,
+}
+
+fn default_max_sessions() -> u32 {
+    16
+}
+
+fn default_max_open() -> u32 {
+    1_000
+}
+
+/// What is wrong with a catalogue.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CatalogError {
+    /// A name that is empty, too long or oddly spelt.
+    #[error("{what} `{name}`: a name is 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`")]
+    Name {
+        /// Resource or task type.
+        what: &'static str,
+        /// As configured.
+        name: String,
+    },
+    /// A name that stands twice.
+    #[error("{what} `{name}` is registered twice")]
+    Duplicate {
+        /// Resource or task type.
+        what: &'static str,
+        /// As configured.
+        name: String,
+    },
+    /// Anything else, with its remedy.
+    #[error("{what} `{name}`: {problem}")]
+    Invalid {
+        /// Resource or task type.
+        what: &'static str,
+        /// As configured.
+        name: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+}
+
+/// The registered resources and task types, looked up by name.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    resources: BTreeMap<String, Arc<Resource>>,
+    task_types: BTreeMap<String, Arc<TaskType>>,
+}
+
+impl Catalog {
+    /// Checks the registrations against each other and our limits.
+    ///
+    /// `own_audiences` are the names by which the broker itself is known (its issuer, the audience
+    /// of attestations): no resource may have one of them, or its tokens would be good here.
+    pub fn new(
+        resources: Vec<Resource>,
+        task_types: Vec<TaskType>,
+        own_audiences: &[String],
+    ) -> Result<Self, CatalogError> {
+        let mut catalog = Self::default();
+        for resource in resources {
+            check_resource(&resource, own_audiences)?;
+            let name = resource.name.clone();
+            if catalog
+                .resources
+                .insert(name.clone(), Arc::new(resource))
+                .is_some()
+            {
+                return Err(CatalogError::Duplicate {
+                    what: "resource",
+                    name,
+                });
+            }
+        }
+        for task_type in task_types {
+            catalog.check_task_type(&task_type)?;
+            let name = task_type.name.clone();
+            if catalog
+                .task_types
+                .insert(name.clone(), Arc::new(task_type))
+                .is_some()
+            {
+                return Err(CatalogError::Duplicate {
+                    what: "task type",
+                    name,
+                });
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// The resource of this name.
+    #[must_use]
+    pub fn resource(&self, name: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(name)
+    }
+
+    /// The task type of this name.
+    #[must_use]
+    pub fn task_type(&self, name: &str) -> Option<&Arc<TaskType>> {
+        self.task_types.get(name)
+    }
+
+    /// All resources, by name.
+    pub fn resources(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.resources.values()
+    }
+
+    /// All task types, by name.
+    pub fn task_types(&self) -> impl Iterator<Item = &Arc<TaskType>> {
+        self.task_types.values()
+    }
+
+    fn check_task_type(&self, task_type: &TaskType) -> Result<(), CatalogError> {
+        let what = "task type";
+        check_name(what, &task_type.name)?;
+        let invalid = |problem: String| CatalogError::Invalid {
+            what,
+            name: task_type.name.clone(),
+            problem,
+        };
+        if !(1..=MAX_DEADLINE_SECONDS).contains(&task_type.max_deadline_seconds) {
+            return Err(invalid(format!(
+                "max_deadline_seconds must be 1 to {MAX_DEADLINE_SECONDS}"
+            )));
+        }
+        if let Some(seconds) = task_type.max_heartbeat_seconds
+            && !(MIN_HEARTBEAT_SECONDS..=MAX_HEARTBEAT_SECONDS).contains(&seconds)
+        {
+            return Err(invalid(format!(
+                "max_heartbeat_seconds must be {MIN_HEARTBEAT_SECONDS} to {MAX_HEARTBEAT_SECONDS}"
+            )));
+        }
+        if !(1..=MAX_SESSIONS_PER_TASK).contains(&task_type.max_sessions) {
+            return Err(invalid(format!(
+                "max_sessions must be 1 to {MAX_SESSIONS_PER_TASK}"
+            )));
+        }
+        if task_type.max_open_per_workload == 0 {
+            return Err(invalid("max_open_per_workload must be at least 1".into()));
+        }
+        if task_type.resources.is_empty() {
+            return Err(invalid("name at least one resource".into()));
+        }
+        for resource in &task_type.resources {
+            if !self.resources.contains_key(resource) {
+                return Err(invalid(format!(
+                    "there is no resource `{resource}`; register it or remove it here"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_name(what: &'static str, name: &str) -> Result<(), CatalogError> {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(fine) {
+        return Err(CatalogError::Name {
+            what,
+            name: name.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn check_resource(resource: &Resource, own_audiences: &[String]) -> Result<(), CatalogError> {
+    let what = "resource";
+    check_name(what, &resource.name)?;
+    let invalid = |problem: String| CatalogError::Invalid {
+        what,
+        name: resource.name.clone(),
+        problem,
+    };
+    if resource.kind != "jwt" {
+        return Err(invalid(format!(
+            "unknown kind `{}`; this version mints `jwt`",
+            resource.kind
+        )));
+    }
+    if resource.owner.is_empty() {
+        return Err(invalid(
+            "owner must name the team that answers for it".into(),
+        ));
+    }
+    if resource.audience.is_empty() {
+        return Err(invalid("audience must not be empty".into()));
+    }
+    // A trailing slash or a path does not make the broker's own name somebody else's.
+    let same_place = |own: &String| {
+        own.trim_end_matches('/') == resource.audience.trim_end_matches('/')
+            || resource
+                .audience
+                .strip_prefix(own.trim_end_matches('/'))
+                .is_some_and(|rest| rest.starts_with('/'))
+    };
+    if own_audiences.iter().any(same_place) {
+        return Err(invalid(
+            "its audience is the broker's own; tokens for it would be good here".into(),
+        ));
+    }
+    if resource.actions.is_empty() {
+        return Err(invalid("register at least one action".into()));
+    }
+    if resource.locations.is_empty() {
+        return Err(invalid("register at least one location".into()));
+    }
+    if !(1..=MAX_TTL_SECONDS).contains(&resource.max_ttl_seconds) {
+        return Err(invalid(format!(
+            "max_ttl_seconds must be 1 to {MAX_TTL_SECONDS}"
+        )));
+    }
+    if !(1..=resource.max_ttl_seconds).contains(&resource.default_ttl_seconds) {
+        return Err(invalid(format!(
+            "default_ttl_seconds must be 1 to max_ttl_seconds ({})",
+            resource.max_ttl_seconds
+        )));
+    }
+    if resource.verification == Verification::StatusList {
+        return Err(invalid(
+            "status lists are not served yet; use introspection or offline".into(),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource() -> Resource {
+        serde_json::from_value(serde_json::json!({
+            "name": "orders-api", "kind": "jwt", "owner": "orders",
+            "audience": "https://orders.example", "actions": ["orders:read"],
+            "locations": ["https://orders.example/v1"], "verification": "introspection"
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_audience_of_the_brokers_own_does_not_load() {
+        let own = ["https://broker.example".to_owned()];
+        for audience in [
+            "https://broker.example",
+            "https://broker.example/",
+            "https://broker.example/federation/aws",
+        ] {
+            let bad = Resource {
+                audience: audience.into(),
+                ..resource()
+            };
+            assert!(Catalog::new(vec![bad], vec![], &own).is_err(), "{audience}");
+        }
+        let neighbour = Resource {
+            audience: "https://broker.example.org".into(),
+            ..resource()
+        };
+        assert!(Catalog::new(vec![neighbour], vec![], &own).is_ok());
+    }
+
+    #[test]
+    fn a_name_stands_once() {
+        let twice = Catalog::new(vec![resource(), resource()], vec![], &[]);
+        assert!(matches!(twice, Err(CatalogError::Duplicate { .. })));
+    }
+
+    #[test]
+    fn a_task_type_names_resources_that_exist() {
+        let task_type: TaskType = serde_json::from_value(serde_json::json!({
+            "name": "t", "max_deadline_seconds": 60, "resources": ["nowhere"]
+        }))
+        .unwrap();
+        assert!(Catalog::new(vec![resource()], vec![task_type], &[]).is_err());
+    }
+
+    #[test]
+    fn revocability_says_its_class_and_bound() {
+        let text = |r: Revocability| serde_json::to_string(&r).unwrap();
+        assert_eq!(
+            text(Revocability::IMMEDIATE),
+            r#"{"class":"immediate","bound_seconds":0}"#
+        );
+        assert_eq!(text(Revocability::ExpiryOnly), r#"{"class":"expiry_only"}"#);
+    }
+}

@@ -1,0 +1,220 @@
+//! A cutoff: one row that says that what a selector matches, with a leaf before this one, is dead,
+//! and that until a time, or until lifted, nothing new is granted to it.
+//!
+//! The kill switch and every mass revocation are cutoffs, whatever the number of sessions. A task's
+//! end is one too; the task's own row serves as its cutoff.
+
+use serde::{Deserialize, Serialize};
+
+use super::generation::GenerationDigest;
+use super::workload::Identity;
+use crate::clock::Timestamp;
+use crate::ids::{CutoffId, TaskId};
+
+/// What a cutoff matches.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Selector {
+    /// Everything that this identity holds.
+    Workload(Identity),
+    /// Everything under this task.
+    Task(TaskId),
+    /// Everything on this resource.
+    Resource(String),
+    /// Everything held by identities of this attestor.
+    Attestor(String),
+    /// Everything that this generation permitted.
+    Generation(GenerationDigest),
+    /// Everything that this policy permitted.
+    Policy(String),
+    /// Everything that this key signed.
+    SigningKey(String),
+    /// Everything.
+    All(True),
+}
+
+/// The JSON value `true`, and no other: `{"all": false}` is a mistake, not a selector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "bool", into = "bool")]
+pub struct True;
+
+impl TryFrom<bool> for True {
+    type Error = &'static str;
+
+    fn try_from(value: bool) -> Result<Self, Self::Error> {
+        if value {
+            Ok(Self)
+        } else {
+            Err("`all` can only be true")
+        }
+    }
+}
+
+impl From<True> for bool {
+    fn from(_: True) -> Self {
+        true
+    }
+}
+
+impl Selector {
+    /// The selector's kind, as the store keeps it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Workload(_) => "workload",
+            Self::Task(_) => "task",
+            Self::Resource(_) => "resource",
+            Self::Attestor(_) => "attestor",
+            Self::Generation(_) => "generation",
+            Self::Policy(_) => "policy",
+            Self::SigningKey(_) => "signing_key",
+            Self::All(_) => "all",
+        }
+    }
+
+    /// The selector's value, as the store keeps it; empty for [`Self::All`].
+    #[must_use]
+    pub fn value(&self) -> String {
+        match self {
+            Self::Workload(identity) => identity.to_string(),
+            Self::Task(id) => id.to_string(),
+            Self::Resource(text)
+            | Self::Attestor(text)
+            | Self::Policy(text)
+            | Self::SigningKey(text) => text.clone(),
+            Self::Generation(digest) => digest.to_string(),
+            Self::All(_) => String::new(),
+        }
+    }
+
+    /// The inverse of [`Self::kind`] and [`Self::value`].
+    #[must_use]
+    pub fn from_parts(kind: &str, value: &str) -> Option<Self> {
+        Some(match kind {
+            "workload" => Self::Workload(value.to_owned().try_into().ok()?),
+            "task" => Self::Task(value.parse().ok()?),
+            "resource" => Self::Resource(value.to_owned()),
+            "attestor" => Self::Attestor(value.to_owned()),
+            "generation" => Self::Generation(value.parse().ok()?),
+            "policy" => Self::Policy(value.to_owned()),
+            "signing_key" => Self::SigningKey(value.to_owned()),
+            "all" => Self::All(True),
+            _ => return None,
+        })
+    }
+
+    /// Whether new grants are blocked when the admin says nothing: where what was cut off could
+    /// come straight back.
+    #[must_use]
+    pub fn blocks_by_default(&self) -> bool {
+        matches!(self, Self::Workload(_) | Self::Attestor(_) | Self::All(_))
+    }
+}
+
+/// For how long nothing new is granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Block {
+    /// Not at all; what is in flight is stopped all the same.
+    No,
+    /// Until this instant.
+    Until(Timestamp),
+    /// Until somebody lifts it.
+    UntilLifted,
+}
+
+/// A cutoff's record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cutoff {
+    /// Which.
+    pub id: CutoffId,
+    /// Its leaf: what has an earlier one is dead.
+    pub index: u64,
+    /// What it matches.
+    pub selector: Selector,
+    /// For how long nothing new is granted.
+    pub block: Block,
+    /// Why, in the admin's words.
+    pub reason: String,
+    /// Who did it.
+    pub by: String,
+    /// When it was asked for.
+    pub requested_at: Timestamp,
+    /// Sessions that it matched when it was committed.
+    pub matched: u64,
+    /// The leaf that lifted the block.
+    pub lifted_index: Option<u64>,
+}
+
+impl Cutoff {
+    /// Whether it keeps a request out that began when the ledger had `basis` leaves: one that
+    /// began before the cutoff was committed, or that falls into its block.
+    #[must_use]
+    pub fn stops(&self, basis: u64, now: Timestamp) -> bool {
+        if self.index >= basis {
+            return true;
+        }
+        if self.lifted_index.is_some() {
+            return false;
+        }
+        match self.block {
+            Block::No => false,
+            Block::Until(until) => now < until,
+            Block::UntilLifted => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cutoff(block: Block) -> Cutoff {
+        Cutoff {
+            id: CutoffId::from(uuid::Uuid::from_u128(7)),
+            index: 10,
+            selector: Selector::All(True),
+            block,
+            reason: String::new(),
+            by: String::new(),
+            requested_at: Timestamp::EPOCH,
+            matched: 0,
+            lifted_index: None,
+        }
+    }
+
+    #[test]
+    fn a_cutoff_stops_what_was_in_flight_even_without_a_block() {
+        let now = Timestamp::from_seconds(5);
+        assert!(cutoff(Block::No).stops(10, now));
+        assert!(!cutoff(Block::No).stops(11, now));
+    }
+
+    #[test]
+    fn a_block_ends_at_its_time_or_when_lifted() {
+        let at = Timestamp::from_seconds;
+        let timed = cutoff(Block::Until(at(100)));
+        assert!(timed.stops(50, at(99)));
+        assert!(!timed.stops(50, at(100)));
+        let mut open = cutoff(Block::UntilLifted);
+        assert!(open.stops(50, Timestamp::MAX));
+        open.lifted_index = Some(12);
+        assert!(!open.stops(50, at(1)));
+        assert!(open.stops(10, at(1)), "lifting revives nothing");
+    }
+
+    #[test]
+    fn a_selector_names_one_thing() {
+        let all: Selector = serde_json::from_str(r#"{"all": true}"#).unwrap();
+        assert_eq!(all, Selector::All(True));
+        for bad in [
+            r#"{"all": false}"#,
+            r#"{"workload": "a:b", "task": "x"}"#,
+            r#"{"everything": true}"#,
+            "{}",
+        ] {
+            assert!(serde_json::from_str::<Selector>(bad).is_err(), "{bad}");
+        }
+        let again = Selector::from_parts(all.kind(), &all.value());
+        assert_eq!(again, Some(all));
+    }
+}

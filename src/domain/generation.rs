@@ -1,0 +1,167 @@
+//! A generation: everything that decides, as one document with one digest.
+//!
+//! It is stored whole before it is activated, and a replica decides by what it finds in the store,
+//! not by the files that happen to lie beside it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::catalog::{Resource, TaskType};
+use super::trust::AttestorSpec;
+
+/// SHA-256 of a generation's document, written `sha256:<hex>`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GenerationDigest([u8; 32]);
+
+/// Text that is not `sha256:` and 64 hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a generation is `sha256:` and 64 hex digits")]
+pub struct InvalidDigest;
+
+impl GenerationDigest {
+    /// From the hash itself.
+    #[must_use]
+    pub fn new(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
+    /// The hash itself.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for GenerationDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for GenerationDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for GenerationDigest {
+    type Err = InvalidDigest;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDigest> {
+        let hex = text.strip_prefix("sha256:").ok_or(InvalidDigest)?;
+        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(InvalidDigest);
+        }
+        let mut hash = [0_u8; 32];
+        for (index, byte) in hash.iter_mut().enumerate() {
+            let pair = hex.get(index * 2..index * 2 + 2).ok_or(InvalidDigest)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| InvalidDigest)?;
+        }
+        Ok(Self(hash))
+    }
+}
+
+impl TryFrom<String> for GenerationDigest {
+    type Error = InvalidDigest;
+
+    fn try_from(text: String) -> Result<Self, InvalidDigest> {
+        text.parse()
+    }
+}
+
+impl From<GenerationDigest> for String {
+    fn from(digest: GenerationDigest) -> Self {
+        digest.to_string()
+    }
+}
+
+/// One file of policies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyFile {
+    /// Its name, as messages call it: `reports.cedar`.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Limits that decide; the rest of the limits only protect the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecisionLimits {
+    /// Denials that one identity may have recorded in each window; beyond it 429 and one
+    /// aggregate leaf.
+    pub denials_per_identity: u32,
+    /// The same for all identities of one attestor together.
+    pub denials_per_attestor: u32,
+    /// The window's length.
+    pub denial_window_seconds: u64,
+}
+
+impl Default for DecisionLimits {
+    fn default() -> Self {
+        Self {
+            denials_per_identity: 60,
+            denials_per_attestor: 6_000,
+            denial_window_seconds: 60,
+        }
+    }
+}
+
+/// Everything that decides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Generation {
+    /// The version of this format: 1.
+    pub format: u32,
+    /// The policy engine and its version: the same text may mean something else to another.
+    pub engine: String,
+    /// Policies, by file.
+    pub policies: Vec<PolicyFile>,
+    /// The schema that they were validated against, generated from what follows.
+    pub schema: String,
+    /// Which evidence is believed, and how it maps to identity and claims.
+    pub attestors: Vec<AttestorSpec>,
+    /// What credentials can be for.
+    pub resources: Vec<Resource>,
+    /// Which kinds of task there are.
+    pub task_types: Vec<TaskType>,
+    /// Limits that decide.
+    #[serde(default)]
+    pub limits: DecisionLimits,
+}
+
+impl Generation {
+    /// The present version of the format.
+    pub const FORMAT: u32 = 1;
+
+    /// The document's bytes: what is stored and hashed. Struct order and `BTreeMap`s make them the
+    /// same wherever the same generation is written.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_survives_its_text() {
+        let digest = GenerationDigest::new([0xab; 32]);
+        assert_eq!(digest.to_string().parse(), Ok(digest));
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:zz",
+            &format!("md5:{}", "a".repeat(64)),
+            &format!("sha256:{}", "a".repeat(63)),
+        ] {
+            assert_eq!(bad.parse::<GenerationDigest>(), Err(InvalidDigest), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Every maximum, with its reason. Each is tested at the limit and one past it.
+
+/// The largest request body. A credential request is about 1 KiB; the rest is room for long
+/// `authorization_details`.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// The largest body of an administrative request: a whole generation with its policies.
+pub const MAX_ADMIN_BODY_BYTES: usize = 8 * 1024 * 1024;
+
+/// An identity or instance. Long enough for percent-encoded claims, short enough for an index.
+pub const MAX_IDENTITY_BYTES: usize = 512;
+
+/// One claim's text as policy may see it.
+pub const MAX_CLAIM_BYTES: usize = 1_024;
+
+/// The free text of a task's purpose: a few sentences for an approver.
+pub const MAX_PURPOSE_BYTES: usize = 1_024;
+
+/// The reason that an admin gives for a revocation.
+pub const MAX_REASON_BYTES: usize = 512;
+
+/// A name of a resource, task type or attestor in the configuration.
+pub const MAX_NAME_BYTES: usize = 64;
+
+/// Objects in one `authorization_details`.
+pub const MAX_DETAILS: usize = 8;
+
+/// Actions in one object of `authorization_details`.
+pub const MAX_ACTIONS: usize = 32;
+
+/// Locations in one object of `authorization_details`.
+pub const MAX_LOCATIONS: usize = 16;
+
+/// One action's or location's text.
+pub const MAX_GRANT_TEXT_BYTES: usize = 512;
+
+/// Policy evaluations for one request: one per action and location of each object. It bounds the
+/// CPU that one request can ask for to a few milliseconds.
+pub const MAX_EVALUATIONS: usize = 128;
+
+/// The longest life of a credential: half a day, as an AWS role's longest session.
+pub const MAX_TTL_SECONDS: u64 = 43_200;
+
+/// The longest life of a task: a week. A longer job is several tasks.
+pub const MAX_DEADLINE_SECONDS: u64 = 604_800;
+
+/// The shortest and longest silence that a task may ask for. Below a second the network decides.
+pub const MIN_HEARTBEAT_SECONDS: u64 = 1;
+/// See [`MIN_HEARTBEAT_SECONDS`].
+pub const MAX_HEARTBEAT_SECONDS: u64 = 3_600;
+
+/// Generations of tasks, the root included. It bounds the recursive query of every use.
+pub const MAX_CHAIN_DEPTH: u8 = 8;
+
+/// The largest number of credentials that one task type may allow to one task and its descendants.
+pub const MAX_SESSIONS_PER_TASK: u32 = 10_000;
+
+/// How often one `Idempotency-Key` may supersede its credential.
+pub const MAX_SUPERSEDES: u32 = 3;
+
+/// How long an `Idempotency-Key` is kept.
+pub const IDEMPOTENCY_SECONDS: u64 = 86_400;
+
+/// An `Idempotency-Key`'s length.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 128;
+
+/// How long a delegation token may wait for its child.
+pub const MAX_DELEGATION_SECONDS: u64 = 300;
+
+/// Entries that wait for the ledger. Full is 503 at once: a longer queue only hides the overload.
+pub const MAX_QUEUE_ENTRIES: usize = 4_096;
+
+/// Bytes that wait for the ledger.
+pub const MAX_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Entries in one batch of the ledger.
+pub const MAX_BATCH_ENTRIES: usize = 256;
+
+/// One leaf. C2SP entry bundles hold a 16-bit length; ours are normally under 4 KiB.
+pub const MAX_LEAF_BYTES: usize = 65_535;
+
+/// Rows in one page of a listing.
+pub const MAX_PAGE: u32 = 500;
+
+/// Rows in one page of a listing when the caller names no limit.
+pub const DEFAULT_PAGE: u32 = 100;
+
+/// How long a selector blocks new grants when the admin says nothing: time to find the cause.
+pub const DEFAULT_BLOCK_SECONDS: u64 = 3_600;
+
+/// The longest block with an end; longer is `until_lifted`.
+pub const MAX_BLOCK_SECONDS: u64 = 31_536_000;
+
+/// How far a replica's clock may be from its database's before it is unready.
+pub const MAX_CLOCK_SKEW_SECONDS: u64 = 1;

@@ -1,0 +1,27 @@
+//! The nouns of Taskpass: what they are, how they change, and which is within which.
+//!
+//! Nothing here knows of HTTP, SQL, Cedar or keys. A reader who knows these files knows what the
+//! broker is about; everything else is how.
+//!
+//! - [`workload`]: who asks, as an attestor verified it.
+//! - [`catalog`]: what credentials can be for, and which kinds of task there are.
+//! - [`grant`]: what is asked and given, and when one is within another.
+//! - [`request`]: what a caller asks, and what that means once names are resolved.
+//! - [`task`], [`session`], [`cutoff`]: what lives and dies, judged at use.
+//! - [`decision`]: the outcome of policy, and why a refusal is one.
+//! - [`generation`]: everything that decides, as one document with one digest.
+//! - [`leaf`]: the bytes that are hashed into the ledger.
+//! - [`limits`]: every maximum, with its reason.
+
+pub mod catalog;
+pub mod cutoff;
+pub mod decision;
+pub mod generation;
+pub mod grant;
+pub mod leaf;
+pub mod limits;
+pub mod request;
+pub mod session;
+pub mod task;
+pub mod trust;
+pub mod workload;

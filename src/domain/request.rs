@@ -1,0 +1,257 @@
+//! What a caller asks, and what that means once every name in it is resolved.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+
+use super::catalog::{Catalog, Resource, TaskType};
+use super::decision::{Allowed, Refusal, RefusalCode};
+use super::grant::{AuthorizationDetail, Grant};
+use super::limits::{MAX_EVALUATIONS, MIN_HEARTBEAT_SECONDS};
+use crate::ids::TaskId;
+
+/// A request for a credential, well-formed but not yet understood.
+#[derive(Clone, Debug)]
+pub struct CredentialRequest {
+    /// The task that it is for.
+    pub task: TaskSelector,
+    /// The name of the resource.
+    pub resource: String,
+    /// What is asked on it.
+    pub grant: Grant,
+    /// The wanted life; left out, the permitted default.
+    pub ttl_seconds: Option<u64>,
+    /// Recognises a retry.
+    pub retry: Option<RetryKey>,
+}
+
+/// A new task, or one that is open already.
+#[derive(Clone, Debug)]
+pub enum TaskSelector {
+    /// Open one.
+    Open(NewTask),
+    /// Join one.
+    Join {
+        /// Which.
+        id: TaskId,
+        /// The proof that one may.
+        handle: SecretString,
+    },
+}
+
+/// A task to be opened, as asked.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    /// The registered type's name.
+    pub task_type: String,
+    /// Free text for people. Evidence, never authority: policy does not see it.
+    pub purpose: Option<String>,
+    /// The task that it is part of.
+    pub parent: Option<ParentRef>,
+    /// Seconds until it is over in any case.
+    pub deadline_seconds: Option<u64>,
+    /// The longest silence after which it is over.
+    pub heartbeat_seconds: Option<u64>,
+}
+
+/// A parent, with the token by which the parent let this child in.
+#[derive(Clone, Debug)]
+pub struct ParentRef {
+    /// The parent task.
+    pub id: TaskId,
+    /// The single-use delegation token.
+    pub delegation: SecretString,
+}
+
+/// An `Idempotency-Key` with what it was sent for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryKey {
+    /// The header's text.
+    pub key: String,
+    /// SHA-256 of the request's body, which the attestation is no part of.
+    pub fingerprint: [u8; 32],
+}
+
+/// A request with every name resolved: the only thing that admission and policy accept.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The resource.
+    pub resource: Arc<Resource>,
+    /// What is asked, every location named.
+    pub grant: Grant,
+    /// The wanted life, within the resource's own maximum.
+    pub ttl_seconds: Option<u64>,
+    /// The task.
+    pub task: TaskAsk,
+    /// Recognises a retry.
+    pub retry: Option<RetryKey>,
+}
+
+/// The task of an [`Ask`].
+#[derive(Clone, Debug)]
+pub enum TaskAsk {
+    /// Open one.
+    Open(OpenTask),
+    /// Join one.
+    Join {
+        /// Which.
+        id: TaskId,
+        /// The proof that one may.
+        handle: SecretString,
+    },
+}
+
+/// A task to be opened, with its type's limits applied.
+#[derive(Clone, Debug)]
+pub struct OpenTask {
+    /// The registered type.
+    pub task_type: Arc<TaskType>,
+    /// Free text for people.
+    pub purpose: Option<String>,
+    /// The parent.
+    pub parent: Option<ParentRef>,
+    /// Seconds until it is over in any case.
+    pub deadline_seconds: u64,
+    /// The longest silence.
+    pub heartbeat_seconds: Option<u64>,
+}
+
+impl Catalog {
+    /// Finds everything that the request names. What does not exist, or is beyond a registered
+    /// limit, is refused by name; nothing is narrowed.
+    pub fn resolve(&self, request: CredentialRequest) -> Result<Ask, Refusal> {
+        let task = match request.task {
+            TaskSelector::Open(new) => TaskAsk::Open(self.resolve_task(new)?),
+            TaskSelector::Join { id, handle } => TaskAsk::Join { id, handle },
+        };
+        let resource = self.resource(&request.resource).ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::UnknownResource,
+                format!("there is no resource `{}`", request.resource),
+            )
+        })?;
+        if let TaskAsk::Open(open) = &task {
+            check_resource_fits(&open.task_type, resource)?;
+        }
+        if let Some(ttl) = request.ttl_seconds
+            && ttl > resource.max_ttl_seconds
+        {
+            return Err(ttl_too_long(ttl, resource.max_ttl_seconds));
+        }
+        Ok(Ask {
+            grant: resolve_grant(resource, request.grant)?,
+            resource: Arc::clone(resource),
+            ttl_seconds: request.ttl_seconds,
+            task,
+            retry: request.retry,
+        })
+    }
+
+    /// Applies a task type's limits to a task to be opened.
+    pub fn resolve_task(&self, new: NewTask) -> Result<OpenTask, Refusal> {
+        let task_type = self.task_type(&new.task_type).ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::UnknownTaskType,
+                format!("there is no task type `{}`", new.task_type),
+            )
+        })?;
+        let max = task_type.max_deadline_seconds;
+        let deadline_seconds = new.deadline_seconds.unwrap_or(max);
+        if deadline_seconds > max {
+            return Err(Refusal::new(
+                RefusalCode::DeadlineTooLong,
+                format!("a `{}` task lasts at most {max} s", task_type.name),
+            )
+            .allowing(Allowed {
+                max_deadline_seconds: Some(max),
+                ..Allowed::default()
+            }));
+        }
+        if let Some(max) = task_type.max_heartbeat_seconds
+            && new.heartbeat_seconds.is_none_or(|asked| asked > max)
+        {
+            return Err(Refusal::new(
+                RefusalCode::HeartbeatRequired,
+                format!(
+                    "a `{}` task needs heartbeat_seconds from {MIN_HEARTBEAT_SECONDS} to {max}",
+                    task_type.name
+                ),
+            )
+            .allowing(Allowed {
+                max_heartbeat_seconds: Some(max),
+                ..Allowed::default()
+            }));
+        }
+        Ok(OpenTask {
+            task_type: Arc::clone(task_type),
+            purpose: new.purpose,
+            parent: new.parent,
+            deadline_seconds,
+            heartbeat_seconds: new.heartbeat_seconds,
+        })
+    }
+}
+
+/// Whether tasks of this type may ask for this resource at all.
+pub fn check_resource_fits(task_type: &TaskType, resource: &Resource) -> Result<(), Refusal> {
+    if task_type.resources.contains(&resource.name) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        RefusalCode::ResourceNotForTask,
+        format!(
+            "tasks of type `{}` may not ask for `{}`",
+            task_type.name, resource.name
+        ),
+    ))
+}
+
+/// The refusal of a life beyond what is permitted, with the maximum.
+#[must_use]
+pub fn ttl_too_long(asked: u64, max: u64) -> Refusal {
+    Refusal::new(
+        RefusalCode::TtlTooLong,
+        format!("ttl_seconds {asked} is more than the permitted {max}"),
+    )
+    .allowing(Allowed {
+        max_ttl_seconds: Some(max),
+        ..Allowed::default()
+    })
+}
+
+fn resolve_grant(resource: &Resource, asked: Grant) -> Result<Grant, Refusal> {
+    let mut details: Vec<AuthorizationDetail> = asked.into();
+    for detail in &mut details {
+        let AuthorizationDetail::Api { actions, locations } = detail;
+        if let Some(unknown) = actions.iter().find(|a| !resource.actions.contains(a)) {
+            return Err(Refusal::new(
+                RefusalCode::UnknownAction,
+                format!("`{}` has no action `{unknown}`", resource.name),
+            ));
+        }
+        if locations.is_empty() {
+            locations.clone_from(&resource.locations);
+        }
+        let outside = |location: &&_| !resource.locations.iter().any(|own| own.covers(location));
+        if let Some(unknown) = locations.iter().find(outside) {
+            return Err(Refusal::new(
+                RefusalCode::UnknownLocation,
+                format!("`{}` does not serve `{unknown}`", resource.name),
+            ));
+        }
+    }
+    let evaluations: usize = details
+        .iter()
+        .map(|d| d.actions().len() * d.locations().len())
+        .sum();
+    if evaluations > MAX_EVALUATIONS {
+        return Err(Refusal::new(
+            RefusalCode::TooManyRights,
+            format!(
+                "{evaluations} combinations of action and location; at most {MAX_EVALUATIONS} in one request"
+            ),
+        ));
+    }
+    Grant::try_from(details)
+        .map_err(|error| Refusal::new(RefusalCode::TooManyRights, error.to_string()))
+}
