@@ -181,7 +181,7 @@ mod tests {
     fn a_timestamp_survives_its_text() {
         let at = Timestamp::from_micros(1_795_000_000_123_456);
         let json = serde_json::to_string(&at).unwrap();
-        assert_eq!(json, "\"2026-11-18T08:26:40.123456Z\"");
+        assert_eq!(json, "\"2026-11-18T11:06:40.123456Z\"");
         assert_eq!(serde_json::from_str::<Timestamp>(&json).unwrap(), at);
     }
 

@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::generation::GenerationDigest;
+use super::session::Session;
+use super::task::TaskChain;
 use super::workload::Identity;
 use crate::clock::Timestamp;
 use crate::ids::{CutoffId, TaskId};
@@ -122,6 +124,18 @@ pub enum Block {
     UntilLifted,
 }
 
+impl Block {
+    /// As a leaf and the wire say it: the end of the block, or nothing where there is none.
+    #[must_use]
+    pub fn to_text(self) -> Option<String> {
+        match self {
+            Self::No => None,
+            Self::Until(at) => Some(at.to_string()),
+            Self::UntilLifted => Some("until_lifted".to_owned()),
+        }
+    }
+}
+
 /// A cutoff's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cutoff {
@@ -139,13 +153,30 @@ pub struct Cutoff {
     pub by: String,
     /// When it was asked for.
     pub requested_at: Timestamp,
-    /// Sessions that it matched when it was committed.
-    pub matched: u64,
+    /// When it was decided to commit it, by the committing replica's clock.
+    pub committed_at: Timestamp,
     /// The leaf that lifted the block.
     pub lifted_index: Option<u64>,
 }
 
 impl Cutoff {
+    /// Whether it matches `session`, or a task above it, and came after it. It says nothing of the
+    /// sessions that this one was derived from: each of them is asked in turn.
+    #[must_use]
+    pub fn kills(&self, session: &Session, tasks: &TaskChain) -> bool {
+        self.index > session.leaf_index
+            && match &self.selector {
+                Selector::Workload(identity) => session.workload == *identity,
+                Selector::Task(id) => tasks.0.iter().any(|life| life.id == *id),
+                Selector::Resource(name) => session.resource == *name,
+                Selector::Attestor(name) => session.attestor == *name,
+                Selector::Generation(digest) => session.generation == *digest,
+                Selector::Policy(id) => session.policies.contains(id),
+                Selector::SigningKey(kid) => session.kid == *kid,
+                Selector::All(_) => true,
+            }
+    }
+
     /// Whether it keeps a request out that began when the ledger had `basis` leaves: one that
     /// began before the cutoff was committed, or that falls into its block.
     #[must_use]
@@ -177,7 +208,7 @@ mod tests {
             reason: String::new(),
             by: String::new(),
             requested_at: Timestamp::EPOCH,
-            matched: 0,
+            committed_at: Timestamp::EPOCH,
             lifted_index: None,
         }
     }

@@ -9,6 +9,7 @@
 //! - [`request`]: what a caller asks, and what that means once names are resolved.
 //! - [`task`], [`session`], [`cutoff`]: what lives and dies, judged at use.
 //! - [`decision`]: the outcome of policy, and why a refusal is one.
+//! - [`permit`]: a decision whose leaf is durable.
 //! - [`generation`]: everything that decides, as one document with one digest.
 //! - [`leaf`]: the bytes that are hashed into the ledger.
 //! - [`limits`]: every maximum, with its reason.
@@ -20,6 +21,7 @@ pub mod generation;
 pub mod grant;
 pub mod leaf;
 pub mod limits;
+pub mod permit;
 pub mod request;
 pub mod session;
 pub mod task;

@@ -1,7 +1,7 @@
 //! A session: our record of one credential. The credential itself is never kept.
 //!
 //! `minting → active → ending → ended`. Only `active` is valid, and whether an active one *is*
-//! valid is judged at use, by [`SessionView::validity`]: the clock, the tasks above it, the
+//! valid is judged at use, by [`SessionView::standing_at`]: the clock, the tasks above it, the
 //! sessions that it was derived from, the cutoffs.
 
 use serde::{Deserialize, Serialize};
@@ -9,15 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::catalog::Revocability;
 use super::generation::GenerationDigest;
 use super::grant::Grant;
-use super::task::{TaskChain, TaskState};
+use super::task::TaskChain;
 use super::workload::{Identity, Instance, KeyBinding};
 use crate::clock::Timestamp;
 use crate::ids::{DecisionId, SessionId, TaskId};
 
 /// Where a session stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum SessionState {
     /// Decided and recorded; a back end is making the credential.
     Minting,
@@ -40,12 +39,19 @@ impl SessionState {
             Self::Ended => "ended",
         }
     }
+
+    /// The inverse of [`Self::as_str`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Minting, Self::Active, Self::Ending, Self::Ended]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
 }
 
 /// Why a session is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum EndReason {
     /// Its task was completed.
     Completed,
@@ -70,6 +76,20 @@ impl EndReason {
             Self::Superseded => "superseded",
             Self::Failed => "failed",
         }
+    }
+
+    /// The inverse of [`Self::as_str`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [
+            Self::Completed,
+            Self::Revoked,
+            Self::Expired,
+            Self::Superseded,
+            Self::Failed,
+        ]
+        .into_iter()
+        .find(|reason| reason.as_str() == text)
     }
 }
 
@@ -122,21 +142,6 @@ pub struct Session {
     pub confirmed_at: Option<Timestamp>,
 }
 
-impl Session {
-    /// State and reason by this record and the clock alone.
-    #[must_use]
-    pub fn state_at(&self, now: Timestamp) -> (SessionState, Option<EndReason>) {
-        match self.state {
-            SessionState::Ended => (SessionState::Ended, self.end_reason),
-            _ if now >= self.expires_at => (
-                SessionState::Ended,
-                Some(self.end_reason.unwrap_or(EndReason::Expired)),
-            ),
-            state => (state, self.end_reason),
-        }
-    }
-}
-
 /// One session that another was derived from, with what decides about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ancestor {
@@ -144,6 +149,8 @@ pub struct Ancestor {
     pub id: SessionId,
     /// Its recorded state.
     pub state: SessionState,
+    /// When it was ended, on record.
+    pub ended_at: Option<Timestamp>,
     /// When it is over in any case.
     pub expires_at: Timestamp,
 }
@@ -157,58 +164,87 @@ pub struct SessionView {
     pub tasks: TaskChain,
     /// The sessions that it was derived from, nearest first.
     pub ancestors: Vec<Ancestor>,
-    /// Whether a cutoff matches it, one of its ancestors or a task above it.
-    pub cut_off: bool,
+    /// When the first cutoff was committed that matches it, an ancestor, or a task above one.
+    pub cut_off_at: Option<Timestamp>,
+}
+
+/// How a session truly stands at some instant, whatever its record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its state. Anything but `Active` is not valid.
+    pub state: SessionState,
+    /// Why it is over.
+    pub end_reason: Option<EndReason>,
+    /// When it was over for us.
+    pub ended_at: Option<Timestamp>,
+    /// When it was over for everybody.
+    pub confirmed_at: Option<Timestamp>,
 }
 
 impl SessionView {
-    /// State and reason as they truly are at `now`. Anything but `Active` is not valid.
+    /// How it stands at `now`: by its record, the clock, its tasks, its ancestors, the cutoffs.
     #[must_use]
-    pub fn state_at(&self, now: Timestamp) -> (SessionState, Option<EndReason>) {
-        let (own, reason) = self.session.state_at(now);
-        if own == SessionState::Ended || own == SessionState::Ending {
-            return (own, reason);
-        }
-        let over = if self.cut_off {
-            Some(EndReason::Revoked)
-        } else {
-            match self.tasks.state_at(now) {
-                TaskState::Open => self.ancestor_over(now),
-                ended => Some(ended.end_reason()),
-            }
+    pub fn standing_at(&self, now: Timestamp) -> Standing {
+        let session = &self.session;
+        let recorded = Standing {
+            state: session.state,
+            end_reason: session.end_reason,
+            ended_at: session.ended_at,
+            confirmed_at: session.confirmed_at,
         };
-        match over {
-            None => (own, reason),
-            // What a back end made is not over before the back end says so.
-            Some(why) if own == SessionState::Minting => (SessionState::Ending, Some(why)),
-            Some(why) => (self.ended_or_ending(), Some(why)),
+        if session.state == SessionState::Ended {
+            return recorded;
+        }
+        let over = match session.end_reason {
+            Some(reason) => Some((reason, session.ended_at.unwrap_or(now))),
+            None => self.over_at(now),
+        };
+        // Expiry ends it for everybody, whether or not a back end ever confirmed anything.
+        if now >= session.expires_at {
+            let (reason, at) = over.unwrap_or((EndReason::Expired, session.expires_at));
+            return Standing {
+                state: SessionState::Ended,
+                end_reason: Some(reason),
+                ended_at: Some(at.min(session.expires_at)),
+                confirmed_at: Some(session.expires_at),
+            };
+        }
+        let Some((reason, at)) = over else {
+            return recorded;
+        };
+        // Where every use asks us it is over with our word; elsewhere, when that is confirmed.
+        let immediate = session.revocability == Revocability::IMMEDIATE
+            && session.state == SessionState::Active;
+        Standing {
+            state: if immediate { SessionState::Ended } else { SessionState::Ending },
+            end_reason: Some(reason),
+            ended_at: Some(at),
+            confirmed_at: immediate.then_some(at),
         }
     }
 
     /// Whether the credential is good at `now`.
     #[must_use]
     pub fn is_valid_at(&self, now: Timestamp) -> bool {
-        self.state_at(now).0 == SessionState::Active
+        self.standing_at(now).state == SessionState::Active
     }
 
-    fn ancestor_over(&self, now: Timestamp) -> Option<EndReason> {
+    /// Why and since when it is over by something other than its own record and expiry.
+    fn over_at(&self, now: Timestamp) -> Option<(EndReason, Timestamp)> {
+        if let Some(at) = self.cut_off_at {
+            return Some((EndReason::Revoked, at));
+        }
+        if let Some((state, at)) = self.tasks.over_at(now) {
+            return Some((state.end_reason(), at));
+        }
         self.ancestors.iter().find_map(|ancestor| {
             if ancestor.state != SessionState::Active {
-                Some(EndReason::Revoked)
+                Some((EndReason::Revoked, ancestor.ended_at.unwrap_or(now)))
             } else if now >= ancestor.expires_at {
-                Some(EndReason::Expired)
+                Some((EndReason::Expired, ancestor.expires_at))
             } else {
                 None
             }
         })
-    }
-
-    /// A credential whose every use asks us is over with our word; any other is over when its back
-    /// end, or its expiry, confirms it.
-    fn ended_or_ending(&self) -> SessionState {
-        match self.session.revocability {
-            Revocability::Immediate { .. } => SessionState::Ended,
-            Revocability::Bounded { .. } | Revocability::ExpiryOnly => SessionState::Ending,
-        }
     }
 }

@@ -13,9 +13,8 @@ use crate::clock::Timestamp;
 use crate::ids::TaskId;
 
 /// Where a task stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum TaskState {
     /// Work may go on.
     Open,
@@ -37,6 +36,14 @@ impl TaskState {
             Self::Aborted => "aborted",
             Self::Expired => "expired",
         }
+    }
+
+    /// The inverse of [`Self::as_str`].
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Open, Self::Completed, Self::Aborted, Self::Expired]
+            .into_iter()
+            .find(|state| state.as_str() == text)
     }
 
     /// Why the sessions of a task end that ended in this way.
@@ -87,6 +94,8 @@ pub struct TaskLife {
     pub heartbeat_seconds: Option<u64>,
     /// When it was last heard of.
     pub heard_at: Timestamp,
+    /// When it ended, on record.
+    pub ended_at: Option<Timestamp>,
 }
 
 impl TaskLife {
@@ -119,14 +128,19 @@ impl TaskChain {
     /// intermediates included. An empty chain is nobody's, and over.
     #[must_use]
     pub fn state_at(&self, now: Timestamp) -> TaskState {
+        self.over_at(now).map_or(TaskState::Open, |(state, _)| state)
+    }
+
+    /// How and when the whole ended, if it is over at `now`.
+    #[must_use]
+    pub fn over_at(&self, now: Timestamp) -> Option<(TaskState, Timestamp)> {
         if self.0.is_empty() {
-            return TaskState::Aborted;
+            return Some((TaskState::Aborted, now));
         }
-        self.0
-            .iter()
-            .map(|life| life.state_at(now))
-            .find(|state| *state != TaskState::Open)
-            .unwrap_or(TaskState::Open)
+        self.0.iter().find_map(|life| match life.state_at(now) {
+            TaskState::Open => None,
+            state => Some((state, life.ended_at.unwrap_or_else(|| life.over_at()))),
+        })
     }
 
     /// The earliest deadline of the chain: no credential under it may live longer.
@@ -192,6 +206,7 @@ impl Task {
             deadline: self.deadline,
             heartbeat_seconds: self.heartbeat_seconds,
             heard_at: self.heard_at,
+            ended_at: self.ended_at,
         }
     }
 }
@@ -209,6 +224,7 @@ mod tests {
             deadline: Timestamp::from_seconds(deadline),
             heartbeat_seconds: heartbeat,
             heard_at: Timestamp::from_seconds(100),
+            ended_at: None,
         }
     }
 

@@ -1,0 +1,260 @@
+-- What this store is. One row, made at birth.
+CREATE TABLE store_meta (
+    only_row             boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    mode                 text NOT NULL CHECK (mode IN ('dev', 'production')),
+    origin               text NOT NULL,
+    created_at           timestamptz NOT NULL,
+    bootstrap_digest     bytea,
+    bootstrap_first_seen timestamptz
+);
+
+-- The ledger. Every writer of leaves locks this row first. It is never updated: an updated row
+-- grows a version chain under an old snapshot, a locked one does not.
+CREATE TABLE ledger_lock (
+    id smallint PRIMARY KEY CHECK (id = 1)
+);
+INSERT INTO ledger_lock VALUES (1);
+
+-- Heads are only inserted; the newest is the one with the greatest size.
+CREATE TABLE ledger_head (
+    size     bigint PRIMARY KEY CHECK (size > 0),
+    root     bytea NOT NULL CHECK (length(root) = 32),
+    batch_id uuid NOT NULL UNIQUE
+);
+
+CREATE TABLE leaf (
+    idx         bigint PRIMARY KEY CHECK (idx >= 0),
+    hash        bytea NOT NULL CHECK (length(hash) = 32),
+    decision_id uuid,
+    subject     text,
+    at          timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX leaf_decision ON leaf (decision_id) WHERE decision_id IS NOT NULL;
+
+-- Bodies apart from hashes, in ranges of 2^20 leaves, so that pruning drops tables and never
+-- touches what proofs are made of.
+CREATE TABLE leaf_body (
+    idx   bigint PRIMARY KEY,
+    body  bytea NOT NULL
+) PARTITION BY RANGE (idx);
+
+-- What commitments commit to. Each part can be deleted by itself.
+CREATE TABLE leaf_opening (
+    idx          bigint PRIMARY KEY,
+    input_salt   bytea,
+    input        bytea,
+    purpose_salt bytea,
+    purpose      bytea
+);
+
+CREATE TABLE tile (
+    level  smallint NOT NULL CHECK (level BETWEEN 0 AND 7),
+    idx    bigint NOT NULL CHECK (idx >= 0),
+    hashes bytea NOT NULL CHECK (length(hashes) = 8192),
+    PRIMARY KEY (level, idx)
+);
+
+-- The serving role may not create or drop tables; these two do it for exactly one purpose.
+CREATE FUNCTION ledger_ensure_partitions(up_to bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    width CONSTANT bigint := 1048576;
+    part bigint;
+BEGIN
+    FOR part IN 0 .. up_to / width LOOP
+        IF to_regclass(format('leaf_body_%s', part)) IS NULL THEN
+            PERFORM pg_advisory_xact_lock(7412, 1);
+            EXECUTE format(
+                'CREATE TABLE IF NOT EXISTS leaf_body_%s PARTITION OF leaf_body FOR VALUES FROM (%s) TO (%s)',
+                part, part * width, (part + 1) * width);
+        END IF;
+    END LOOP;
+END $$;
+SELECT ledger_ensure_partitions(2097152);
+
+CREATE FUNCTION ledger_prune_heads(below bigint) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    pruned bigint;
+BEGIN
+    DELETE FROM ledger_head
+    WHERE size < least(below, (SELECT max(size) FROM ledger_head));
+    GET DIAGNOSTICS pruned = ROW_COUNT;
+    RETURN pruned;
+END $$;
+
+-- Evidence that was used, until it would be refused for its age anyway.
+CREATE TABLE one_time (
+    key        bytea PRIMARY KEY CHECK (length(key) = 32),
+    binding    bytea,
+    expires_at timestamptz NOT NULL
+);
+CREATE INDEX one_time_expiry ON one_time (expires_at);
+
+-- fillfactor: a heartbeat updates `heard_at`, which no index holds, and stays on its page.
+CREATE TABLE task (
+    id                uuid PRIMARY KEY,
+    task_type         text NOT NULL,
+    attestor          text NOT NULL,
+    owner             text NOT NULL,
+    owner_instance    text,
+    parent_id         uuid REFERENCES task (id),
+    depth             smallint NOT NULL CHECK (depth BETWEEN 1 AND 8),
+    state             text NOT NULL CHECK (state IN ('open', 'completed', 'aborted', 'expired')),
+    opened_at         timestamptz NOT NULL,
+    deadline          timestamptz NOT NULL CHECK (deadline > opened_at),
+    heartbeat_seconds bigint,
+    heard_at          timestamptz NOT NULL,
+    check_at          timestamptz NOT NULL,
+    ended_at          timestamptz,
+    end_idx         bigint,
+    handle_digest     bytea NOT NULL,
+    handle_key        text,
+    sessions_left     integer NOT NULL CHECK (sessions_left >= 0),
+    leaf_idx        bigint NOT NULL
+) WITH (fillfactor = 80);
+CREATE INDEX task_due ON task (check_at) WHERE state = 'open';
+CREATE INDEX task_open_by_owner ON task (owner, task_type) WHERE state = 'open';
+CREATE INDEX task_by_parent ON task (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX task_by_deadline ON task (deadline);
+
+CREATE TABLE session (
+    id              uuid PRIMARY KEY,
+    task_id         uuid NOT NULL REFERENCES task (id),
+    parent_id       uuid REFERENCES session (id),
+    decision_id     uuid NOT NULL UNIQUE,
+    leaf_idx      bigint NOT NULL,
+    attestor        text NOT NULL,
+    workload        text NOT NULL,
+    instance        text,
+    resource        text NOT NULL,
+    details         text NOT NULL,
+    audience        text NOT NULL,
+    key_binding     text,
+    kid             text NOT NULL,
+    generation      bytea NOT NULL,
+    policies        text NOT NULL,
+    class           text NOT NULL CHECK (class IN ('immediate', 'bounded', 'expiry_only')),
+    bound_seconds   bigint,
+    issued_at       timestamptz NOT NULL,
+    expires_at      timestamptz NOT NULL CHECK (expires_at > issued_at),
+    state           text NOT NULL CHECK (state IN ('minting', 'active', 'ending', 'ended')),
+    end_reason      text CHECK (end_reason IN ('completed', 'revoked', 'expired', 'superseded', 'failed')),
+    ended_at        timestamptz,
+    confirmed_at    timestamptz,
+    lease_until     timestamptz,
+    lease_holder    text,
+    attempts        integer NOT NULL DEFAULT 0,
+    retry_at        timestamptz,
+    CHECK ((state = 'ended') = (confirmed_at IS NOT NULL)),
+    CHECK (state IN ('minting', 'active') OR end_reason IS NOT NULL),
+    CHECK (state <> 'minting' OR lease_until IS NOT NULL)
+);
+CREATE INDEX session_by_task ON session (task_id);
+CREATE INDEX session_by_parent ON session (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX session_by_workload ON session (workload, id);
+CREATE INDEX session_by_expiry ON session (expires_at);
+CREATE INDEX session_unfinished ON session (lease_until) WHERE state = 'minting';
+CREATE INDEX session_unconfirmed ON session (retry_at) WHERE state = 'ending';
+
+CREATE TABLE retry (
+    key         bytea PRIMARY KEY,
+    fingerprint bytea NOT NULL,
+    session_id  uuid NOT NULL,
+    task_id     uuid NOT NULL,
+    supersedes  integer NOT NULL,
+    expires_at  timestamptz NOT NULL
+);
+CREATE INDEX retry_expiry ON retry (expires_at);
+
+CREATE TABLE delegation (
+    digest     bytea PRIMARY KEY,
+    task_id    uuid NOT NULL REFERENCES task (id),
+    child      text NOT NULL,
+    sessions   integer NOT NULL CHECK (sessions > 0),
+    expires_at timestamptz NOT NULL
+);
+CREATE INDEX delegation_expiry ON delegation (expires_at);
+CREATE INDEX delegation_by_task ON delegation (task_id);
+
+CREATE TABLE cutoff (
+    id            uuid PRIMARY KEY,
+    idx           bigint NOT NULL UNIQUE,
+    kind          text NOT NULL,
+    value         text NOT NULL,
+    blocked_until timestamptz,
+    until_lifted  boolean NOT NULL,
+    reason        text NOT NULL,
+    actor         text NOT NULL,
+    requested_at  timestamptz NOT NULL,
+    committed_at  timestamptz NOT NULL,
+    lifted_idx  bigint,
+    changed_idx bigint NOT NULL,
+    mac           bytea NOT NULL
+);
+CREATE INDEX cutoff_changes ON cutoff (changed_idx);
+CREATE INDEX cutoff_selector ON cutoff (kind, value, idx);
+
+CREATE TABLE generation (
+    digest    bytea PRIMARY KEY,
+    body      bytea NOT NULL,
+    stored_at timestamptz NOT NULL
+);
+
+CREATE TABLE activation (
+    idx    bigint PRIMARY KEY,
+    digest bytea NOT NULL REFERENCES generation (digest),
+    actor  text NOT NULL,
+    at     timestamptz NOT NULL
+);
+
+CREATE TABLE signing_key (
+    kid          text PRIMARY KEY,
+    purpose      text NOT NULL,
+    algorithm    text NOT NULL,
+    sealed       bytea NOT NULL,
+    created_at   timestamptz NOT NULL,
+    published_at timestamptz NOT NULL,
+    active_from  timestamptz NOT NULL,
+    retire_at    timestamptz NOT NULL,
+    remove_at    timestamptz NOT NULL,
+    revoked_at   timestamptz,
+    mac          bytea NOT NULL
+);
+
+CREATE TABLE workload_key (
+    attestor   text NOT NULL,
+    workload   text NOT NULL,
+    thumbprint text NOT NULL,
+    jwk        text NOT NULL,
+    idx        bigint NOT NULL,
+    mac        bytea NOT NULL,
+    PRIMARY KEY (attestor, workload, thumbprint)
+);
+
+CREATE TABLE admin_binding (
+    identity text NOT NULL,
+    role     text NOT NULL,
+    idx      bigint NOT NULL,
+    mac      bytea NOT NULL,
+    PRIMARY KEY (identity, role)
+);
+
+-- The rights of the serving role. Leaves, tiles and heads can be added and read, never changed.
+CREATE FUNCTION taskpass_grant_serving(serving text) RETURNS void
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    here CONSTANT text := current_schema();
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', here, serving);
+    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I', here, serving);
+    EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, activation, generation TO %I', serving);
+    EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, leaf_opening, one_time, task, session, retry, '
+        'delegation, cutoff, signing_key, workload_key, admin_binding TO %I', serving);
+    -- Locking a row needs the right to update it; the row has nothing that could be changed.
+    EXECUTE format('GRANT UPDATE ON ledger_lock TO %I', serving);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION ledger_ensure_partitions(bigint), ledger_prune_heads(bigint) TO %I', serving);
+END $$;
+REVOKE EXECUTE ON FUNCTION taskpass_grant_serving(text) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION ledger_ensure_partitions(bigint) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION ledger_prune_heads(bigint) FROM PUBLIC;

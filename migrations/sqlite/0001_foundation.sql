@@ -1,0 +1,207 @@
+-- Times are microseconds since 1970, ids are 16 bytes.
+
+-- What this store is. One row, made at birth.
+CREATE TABLE store_meta (
+    only_row             INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row),
+    mode                 TEXT NOT NULL CHECK (mode IN ('dev', 'production')),
+    origin               TEXT NOT NULL,
+    created_at           INTEGER NOT NULL,
+    bootstrap_digest     BLOB,
+    bootstrap_first_seen INTEGER
+) STRICT;
+
+-- The ledger; BEGIN IMMEDIATE is its lock. Heads are only inserted; the newest is the one with
+-- the greatest size.
+CREATE TABLE ledger_head (
+    size     INTEGER PRIMARY KEY CHECK (size > 0),
+    root     BLOB NOT NULL CHECK (length(root) = 32),
+    batch_id BLOB NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE leaf (
+    idx         INTEGER PRIMARY KEY CHECK (idx >= 0),
+    hash        BLOB NOT NULL CHECK (length(hash) = 32),
+    decision_id BLOB,
+    subject     TEXT,
+    at          INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX leaf_decision ON leaf (decision_id) WHERE decision_id IS NOT NULL;
+
+-- Bodies apart from hashes, so that pruning never touches what proofs are made of.
+CREATE TABLE leaf_body (
+    idx   INTEGER PRIMARY KEY,
+    body  BLOB NOT NULL
+) STRICT;
+
+-- What commitments commit to. Each part can be deleted by itself.
+CREATE TABLE leaf_opening (
+    idx          INTEGER PRIMARY KEY,
+    input_salt   BLOB,
+    input        BLOB,
+    purpose_salt BLOB,
+    purpose      BLOB
+) STRICT;
+
+CREATE TABLE tile (
+    level  INTEGER NOT NULL CHECK (level BETWEEN 0 AND 7),
+    idx    INTEGER NOT NULL CHECK (idx >= 0),
+    hashes BLOB NOT NULL CHECK (length(hashes) = 8192),
+    PRIMARY KEY (level, idx)
+) STRICT;
+
+-- Evidence that was used, until it would be refused for its age anyway.
+CREATE TABLE one_time (
+    key        BLOB PRIMARY KEY CHECK (length(key) = 32),
+    binding    BLOB,
+    expires_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX one_time_expiry ON one_time (expires_at);
+
+-- A heartbeat updates `heard_at`, which no index holds.
+CREATE TABLE task (
+    id                BLOB PRIMARY KEY,
+    task_type         TEXT NOT NULL,
+    attestor          TEXT NOT NULL,
+    owner             TEXT NOT NULL,
+    owner_instance    TEXT,
+    parent_id         BLOB REFERENCES task (id),
+    depth             INTEGER NOT NULL CHECK (depth BETWEEN 1 AND 8),
+    state             TEXT NOT NULL CHECK (state IN ('open', 'completed', 'aborted', 'expired')),
+    opened_at         INTEGER NOT NULL,
+    deadline          INTEGER NOT NULL CHECK (deadline > opened_at),
+    heartbeat_seconds INTEGER,
+    heard_at          INTEGER NOT NULL,
+    check_at          INTEGER NOT NULL,
+    ended_at          INTEGER,
+    end_idx         INTEGER,
+    handle_digest     BLOB NOT NULL,
+    handle_key        TEXT,
+    sessions_left     INTEGER NOT NULL CHECK (sessions_left >= 0),
+    leaf_idx        INTEGER NOT NULL
+) STRICT;
+CREATE INDEX task_due ON task (check_at) WHERE state = 'open';
+CREATE INDEX task_open_by_owner ON task (owner, task_type) WHERE state = 'open';
+CREATE INDEX task_by_parent ON task (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX task_by_deadline ON task (deadline);
+
+CREATE TABLE session (
+    id              BLOB PRIMARY KEY,
+    task_id         BLOB NOT NULL REFERENCES task (id),
+    parent_id       BLOB REFERENCES session (id),
+    decision_id     BLOB NOT NULL UNIQUE,
+    leaf_idx      INTEGER NOT NULL,
+    attestor        TEXT NOT NULL,
+    workload        TEXT NOT NULL,
+    instance        TEXT,
+    resource        TEXT NOT NULL,
+    details         TEXT NOT NULL,
+    audience        TEXT NOT NULL,
+    key_binding     TEXT,
+    kid             TEXT NOT NULL,
+    generation      BLOB NOT NULL,
+    policies        TEXT NOT NULL,
+    class           TEXT NOT NULL CHECK (class IN ('immediate', 'bounded', 'expiry_only')),
+    bound_seconds   INTEGER,
+    issued_at       INTEGER NOT NULL,
+    expires_at      INTEGER NOT NULL CHECK (expires_at > issued_at),
+    state           TEXT NOT NULL CHECK (state IN ('minting', 'active', 'ending', 'ended')),
+    end_reason      TEXT CHECK (end_reason IN ('completed', 'revoked', 'expired', 'superseded', 'failed')),
+    ended_at        INTEGER,
+    confirmed_at    INTEGER,
+    lease_until     INTEGER,
+    lease_holder    TEXT,
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    retry_at        INTEGER,
+    CHECK ((state = 'ended') = (confirmed_at IS NOT NULL)),
+    CHECK (state IN ('minting', 'active') OR end_reason IS NOT NULL),
+    CHECK (state <> 'minting' OR lease_until IS NOT NULL)
+) STRICT;
+CREATE INDEX session_by_task ON session (task_id);
+CREATE INDEX session_by_parent ON session (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX session_by_workload ON session (workload, id);
+CREATE INDEX session_by_expiry ON session (expires_at);
+CREATE INDEX session_unfinished ON session (lease_until) WHERE state = 'minting';
+CREATE INDEX session_unconfirmed ON session (retry_at) WHERE state = 'ending';
+
+CREATE TABLE retry (
+    key         BLOB PRIMARY KEY,
+    fingerprint BLOB NOT NULL,
+    session_id  BLOB NOT NULL,
+    task_id     BLOB NOT NULL,
+    supersedes  INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL
+) STRICT;
+CREATE INDEX retry_expiry ON retry (expires_at);
+
+CREATE TABLE delegation (
+    digest     BLOB PRIMARY KEY,
+    task_id    BLOB NOT NULL REFERENCES task (id),
+    child      TEXT NOT NULL,
+    sessions   INTEGER NOT NULL CHECK (sessions > 0),
+    expires_at INTEGER NOT NULL
+) STRICT;
+CREATE INDEX delegation_expiry ON delegation (expires_at);
+CREATE INDEX delegation_by_task ON delegation (task_id);
+
+CREATE TABLE cutoff (
+    id            BLOB PRIMARY KEY,
+    idx           INTEGER NOT NULL UNIQUE,
+    kind          TEXT NOT NULL,
+    value         TEXT NOT NULL,
+    blocked_until INTEGER,
+    until_lifted  INTEGER NOT NULL,
+    reason        TEXT NOT NULL,
+    actor         TEXT NOT NULL,
+    requested_at  INTEGER NOT NULL,
+    committed_at  INTEGER NOT NULL,
+    lifted_idx  INTEGER,
+    changed_idx INTEGER NOT NULL,
+    mac           BLOB NOT NULL
+) STRICT;
+CREATE INDEX cutoff_changes ON cutoff (changed_idx);
+CREATE INDEX cutoff_selector ON cutoff (kind, value, idx);
+
+CREATE TABLE generation (
+    digest    BLOB PRIMARY KEY,
+    body      BLOB NOT NULL,
+    stored_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE activation (
+    idx    INTEGER PRIMARY KEY,
+    digest BLOB NOT NULL REFERENCES generation (digest),
+    actor  TEXT NOT NULL,
+    at     INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE signing_key (
+    kid          TEXT PRIMARY KEY,
+    purpose      TEXT NOT NULL,
+    algorithm    TEXT NOT NULL,
+    sealed       BLOB NOT NULL,
+    created_at   INTEGER NOT NULL,
+    published_at INTEGER NOT NULL,
+    active_from  INTEGER NOT NULL,
+    retire_at    INTEGER NOT NULL,
+    remove_at    INTEGER NOT NULL,
+    revoked_at   INTEGER,
+    mac          BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE workload_key (
+    attestor   TEXT NOT NULL,
+    workload   TEXT NOT NULL,
+    thumbprint TEXT NOT NULL,
+    jwk        TEXT NOT NULL,
+    idx        INTEGER NOT NULL,
+    mac        BLOB NOT NULL,
+    PRIMARY KEY (attestor, workload, thumbprint)
+) STRICT;
+
+CREATE TABLE admin_binding (
+    identity TEXT NOT NULL,
+    role     TEXT NOT NULL,
+    idx      INTEGER NOT NULL,
+    mac      BLOB NOT NULL,
+    PRIMARY KEY (identity, role)
+) STRICT;

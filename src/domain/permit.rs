@@ -1,0 +1,37 @@
+//! A permit: a decision whose leaf is durable. Minters take nothing else.
+
+use super::session::Session;
+
+/// The proof, inside this process, that the decision was committed before anything is made.
+///
+/// It cannot be put together by hand: only the ledger makes one, after the commit of the leaf. A
+/// test reads the source for other callers of [`Permit::committed`].
+#[derive(Debug)]
+pub struct Permit {
+    session: Session,
+    leaf_hash: [u8; 32],
+}
+
+impl Permit {
+    pub(crate) fn committed(session: Session, leaf_hash: [u8; 32]) -> Self {
+        Self { session, leaf_hash }
+    }
+
+    /// The session that was permitted, as it was recorded.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The hash of the decision's leaf, which the credential has to carry.
+    #[must_use]
+    pub fn leaf_hash(&self) -> &[u8; 32] {
+        &self.leaf_hash
+    }
+
+    /// Ends the permit's use; what is left is the record.
+    #[must_use]
+    pub fn into_session(self) -> Session {
+        self.session
+    }
+}

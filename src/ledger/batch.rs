@@ -1,0 +1,614 @@
+//! What becomes of each entry of a batch, decided under the lock and without a single read.
+//!
+//! Given what [`LedgerConnection::enter`](crate::store::append::LedgerConnection::enter) read, every
+//! entry is settled in turn: recorded as decided, recorded as refused because something that it
+//! rests on is no longer true, or not recorded at all. Each sees what the ones before it did.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::cutoffs::Cutoffs;
+use super::entry::{Decide, EndTask, Entry, Request, RetryPlan, SessionPlan, TaskPlan, leaf_bytes};
+use crate::clock::Timestamp;
+use crate::domain::decision::{Outcome as Decided, Refusal, RefusalCode};
+use crate::domain::leaf::Opening;
+use crate::domain::limits::MAX_CHAIN_DEPTH;
+use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::task::{TaskLife, TaskState};
+use crate::domain::workload::OneTime;
+use crate::ids::{SessionId, TaskId};
+use crate::merkle::{Hash, leaf_hash};
+use crate::store::append::{
+    ActWrite, LeafRow, MintLease, Needs, RetryFacts, SessionEnd, SessionFacts, TaskChange,
+    TaskFacts, View, Writes,
+};
+use crate::store::cutoffs::SealedCutoff;
+
+/// A request with its leaf serialised and hashed, before it was queued.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub(super) request: Request,
+    pub(super) leaf: Option<(Arc<[u8]>, Hash)>,
+}
+
+/// What became of an entry.
+#[derive(Clone, Debug)]
+pub(super) enum Settled {
+    /// Recorded as decided.
+    Recorded(SettledLeaf),
+    /// Recorded as refused.
+    Refused(SettledLeaf, Refusal),
+    /// Not recorded: there was nothing to change.
+    Unchanged,
+    /// Not recorded: its evidence was used before.
+    Replayed,
+    /// Not recorded: it was decided upon what is no longer so. Decide again.
+    Stale,
+    /// Not recorded: its `Idempotency-Key` got something else meanwhile.
+    RetryTaken(RetryFacts),
+}
+
+/// Where an entry's leaf is.
+#[derive(Clone, Debug)]
+pub(super) struct SettledLeaf {
+    pub(super) index: u64,
+    pub(super) body: Arc<[u8]>,
+    pub(super) hash: Hash,
+    /// The session as it was recorded.
+    pub(super) session: Option<Session>,
+}
+
+/// What the batch has to read.
+pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) -> Needs {
+    let mut needs = Needs {
+        hashes_from,
+        cutoffs_from,
+        ..Needs::default()
+    };
+    for prepared in batch {
+        let used = prepared.request.one_time.iter().map(|once| once.key);
+        needs.one_time.extend(used);
+        match &prepared.request.entry {
+            Entry::Decide(decide) => decide_needs(decide, &mut needs),
+            Entry::EndTask(end) => needs.tasks.push(end.task),
+            Entry::Delegate(delegate) => needs.tasks.push(delegate.task),
+            Entry::EndSession(end) => needs.sessions.push(end.session),
+            Entry::ConfirmEnd(confirm) => needs.sessions.push(confirm.session),
+            _ => {}
+        }
+    }
+    needs.open_tasks.sort_unstable();
+    needs.open_tasks.dedup();
+    needs
+}
+
+fn decide_needs(decide: &Decide, needs: &mut Needs) {
+    match &decide.plan {
+        Some(TaskPlan::Open {
+            task,
+            max_open,
+            parent,
+        }) => {
+            let owner = task.owner.to_string();
+            needs
+                .open_tasks
+                .push((owner, task.task_type.clone(), max_open.saturating_add(1)));
+            needs.tasks.extend(parent.map(|parent| parent.task));
+        }
+        Some(TaskPlan::Join { task, .. }) => needs.tasks.push(*task),
+        None => {}
+    }
+    if let Some(plan) = &decide.session {
+        needs.sessions.extend(plan.session.parent);
+    }
+    if let Some(retry) = &decide.retry {
+        needs.retries.push(retry.key);
+        let replaced = retry.replaces.as_ref().map(|facts| facts.session);
+        needs.sessions.extend(replaced);
+    }
+}
+
+/// Settles a batch. `seal` makes the MAC of a cutoff's row.
+pub(super) struct Batch<'a> {
+    origin: &'a str,
+    now: Timestamp,
+    view: View,
+    cutoffs: &'a Cutoffs,
+    seal: &'a dyn Fn(&[Vec<u8>]) -> Vec<u8>,
+    next_index: u64,
+    used: HashMap<[u8; 32], Option<Vec<u8>>>,
+    writes: Writes,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(
+        origin: &'a str,
+        now: Timestamp,
+        size: u64,
+        view: View,
+        cutoffs: &'a Cutoffs,
+        seal: &'a dyn Fn(&[Vec<u8>]) -> Vec<u8>,
+    ) -> Self {
+        let used = view.used.clone();
+        Self {
+            origin,
+            now,
+            view,
+            cutoffs,
+            seal,
+            next_index: size,
+            used,
+            writes: Writes::default(),
+        }
+    }
+
+    /// What is to be written: leaves, rows, changes. Tiles and head are the appender's.
+    pub(super) fn into_writes(self) -> Writes {
+        self.writes
+    }
+
+    /// Settles one entry. An error is of the entry's own making and fails it alone.
+    pub(super) fn settle(&mut self, prepared: &Prepared) -> Result<Settled, serde_json::Error> {
+        if self.replayed(&prepared.request.one_time) {
+            return Ok(Settled::Replayed);
+        }
+        let settled = match &prepared.request.entry {
+            Entry::Decide(decide) => self.settle_decision(prepared, decide)?,
+            other => self.settle_act(prepared, other),
+        };
+        let spends = !matches!(settled, Settled::Stale | Settled::RetryTaken(_));
+        if spends {
+            self.spend(&prepared.request.one_time);
+        }
+        Ok(settled)
+    }
+
+    fn settle_decision(
+        &mut self,
+        prepared: &Prepared,
+        decide: &Decide,
+    ) -> Result<Settled, serde_json::Error> {
+        if self.view.generation != Some(decide.generation) {
+            return Ok(Settled::Stale);
+        }
+        if decide.outcome != Decided::Permit {
+            return Ok(Settled::Recorded(self.record(prepared, None)));
+        }
+        match self.check(decide) {
+            Check::Holds => {}
+            Check::Stale => return Ok(Settled::Stale),
+            Check::RetryTaken(facts) => return Ok(Settled::RetryTaken(facts)),
+            Check::Fails(refusal) => {
+                let refused = decide.refused(refusal.clone());
+                let leaf = self.record_refused(prepared, refused)?;
+                return Ok(Settled::Refused(leaf, refusal));
+            }
+        }
+        let index = self.next_index;
+        let session = decide.session.as_ref().map(|plan| Session {
+            leaf_index: index,
+            ..plan.session.clone()
+        });
+        self.apply(decide, session.clone(), index);
+        Ok(Settled::Recorded(self.record(prepared, session)))
+    }
+
+    fn settle_act(&mut self, prepared: &Prepared, entry: &Entry) -> Settled {
+        let index = self.next_index;
+        let act = match entry {
+            Entry::Consume => return Settled::Unchanged,
+            Entry::Decide(_) => return Settled::Unchanged,
+            Entry::EndTask(end) => {
+                if !self.end_task(end, index) {
+                    return Settled::Unchanged;
+                }
+                None
+            }
+            Entry::Delegate(delegate) => {
+                if !self.chain_is_open(delegate.task) {
+                    return Settled::Unchanged;
+                }
+                Some(ActWrite::Delegation {
+                    digest: delegate.digest,
+                    task: delegate.task,
+                    child: delegate.child.to_string(),
+                    sessions: delegate.sessions,
+                    expires_at: delegate.expires_at,
+                })
+            }
+            Entry::EndSession(end) => {
+                if !self.end_session(end.session, end.state, end.reason) {
+                    return Settled::Unchanged;
+                }
+                None
+            }
+            Entry::ConfirmEnd(confirm) => {
+                let state = if confirm.confirmed {
+                    SessionState::Ended
+                } else {
+                    SessionState::Ending
+                };
+                if !self.end_session(confirm.session, state, confirm.reason) {
+                    return Settled::Unchanged;
+                }
+                None
+            }
+            Entry::Cutoff(cutoff, _, _) => {
+                let mut cutoff = (**cutoff).clone();
+                cutoff.index = index;
+                cutoff.committed_at = self.now;
+                Some(ActWrite::Cutoff(Box::new(self.seal_cutoff(cutoff))))
+            }
+            Entry::Lift { cutoff, .. } => {
+                let mut cutoff = (**cutoff).clone();
+                cutoff.lifted_index = Some(index);
+                Some(ActWrite::Lift(Box::new(self.seal_cutoff(cutoff))))
+            }
+            Entry::Activate { digest, by } => {
+                if self.view.generation == Some(*digest) {
+                    return Settled::Unchanged;
+                }
+                // Whatever comes after it in this batch was decided by another generation.
+                self.view.generation = Some(*digest);
+                Some(ActWrite::Activation {
+                    index,
+                    digest: *digest,
+                    by: by.clone(),
+                    at: self.now,
+                })
+            }
+            Entry::PutKey { row, .. } => Some(ActWrite::SigningKey(row.clone())),
+            Entry::WorkloadKey(change) => Some(ActWrite::WorkloadKey {
+                attestor: change.attestor.clone(),
+                workload: change.workload.clone(),
+                thumbprint: change.thumbprint.clone(),
+                jwk: change.jwk.clone(),
+                index,
+                mac: change.mac.clone(),
+            }),
+            Entry::AdminBinding(change) => Some(ActWrite::AdminBinding {
+                identity: change.identity.to_string(),
+                role: change.role.clone(),
+                bound: change.bound,
+                index,
+                mac: change.mac.clone(),
+            }),
+            Entry::Genesis { .. } if index > 0 => return Settled::Unchanged,
+            Entry::Genesis { .. } | Entry::DenialsOmitted { .. } => None,
+        };
+        self.writes.acts.extend(act);
+        Settled::Recorded(self.record(prepared, None))
+    }
+
+    /// Whether everything that a permit rests on is still true.
+    fn check(&self, decide: &Decide) -> Check {
+        if let Some(retry) = &decide.retry
+            && let Some(taken) = self.retry_taken(retry)
+        {
+            return Check::RetryTaken(taken);
+        }
+        match self.cutoffs.verdict(decide, self.now) {
+            super::cutoffs::Verdict::Free => {}
+            super::cutoffs::Verdict::Stale => return Check::Stale,
+            super::cutoffs::Verdict::Blocked(until) => {
+                return Check::Fails(Refusal::new(
+                    RefusalCode::Blocked,
+                    format!("an administrator has blocked this {until}"),
+                ));
+            }
+        }
+        let task = match &decide.plan {
+            Some(TaskPlan::Open {
+                task,
+                max_open,
+                parent,
+            }) => {
+                let key = (task.owner.to_string(), task.task_type.clone());
+                if self.view.open_tasks.get(&key).copied().unwrap_or(0) >= *max_open {
+                    return Check::Fails(Refusal::new(
+                        RefusalCode::TooManyOpenTasks,
+                        format!("{max_open} tasks of type `{}` are open already", task.task_type),
+                    ));
+                }
+                match parent {
+                    None => Ok(()),
+                    Some(parent) => self.check_parent(task.depth, parent.task, parent.sessions),
+                }
+            }
+            Some(TaskPlan::Join { task, .. }) => {
+                self.check_budget(*task, u32::from(decide.session.is_some()))
+            }
+            None => Ok(()),
+        };
+        if let Err(refusal) = task {
+            return Check::Fails(refusal);
+        }
+        match &decide.session {
+            Some(plan) => self.check_session(plan, decide.retry.as_ref()),
+            None => Check::Holds,
+        }
+    }
+
+    fn retry_taken(&self, retry: &RetryPlan) -> Option<RetryFacts> {
+        let known = self.view.retries.get(&retry.key);
+        let known = known.filter(|facts| facts.expires_at > self.now);
+        if known == retry.replaces.as_ref() {
+            return None;
+        }
+        known.cloned()
+    }
+
+    fn check_parent(&self, depth: u8, parent: TaskId, sessions: u32) -> Result<(), Refusal> {
+        if depth > MAX_CHAIN_DEPTH {
+            return Err(Refusal::new(
+                RefusalCode::TooDeep,
+                format!("tasks are nested at most {MAX_CHAIN_DEPTH} deep"),
+            ));
+        }
+        self.check_budget(parent, sessions)
+    }
+
+    fn check_budget(&self, task: TaskId, sessions: u32) -> Result<(), Refusal> {
+        if !self.chain_is_open(task) {
+            return Err(Refusal::new(
+                RefusalCode::TaskEnded,
+                "the task, or one that it is part of, is over",
+            ));
+        }
+        let left = self.view.tasks.get(&task).map_or(0, |facts| facts.sessions_left);
+        if left < sessions {
+            return Err(Refusal::new(
+                RefusalCode::TaskBudget,
+                format!("{sessions} credentials wanted, {left} left for this task"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_session(&self, plan: &SessionPlan, retry: Option<&RetryPlan>) -> Check {
+        if plan.session.expires_at <= self.now {
+            // It waited in the queue for longer than it was to live.
+            return Check::Stale;
+        }
+        let mut next = plan.session.parent;
+        while let Some(id) = next {
+            let alive = self.view.sessions.get(&id).filter(|facts| {
+                facts.state == SessionState::Active && facts.expires_at > self.now
+            });
+            let Some(facts) = alive else {
+                return Check::Fails(Refusal::new(
+                    RefusalCode::ExceedsParent,
+                    "the parent task's credential that covers this is over",
+                ));
+            };
+            next = facts.parent;
+        }
+        let replaced = retry.and_then(|retry| retry.replaces.as_ref());
+        if let Some(facts) = replaced
+            && !self.view.sessions.contains_key(&facts.session)
+        {
+            return Check::RetryTaken(facts.clone());
+        }
+        Check::Holds
+    }
+
+    fn chain_is_open(&self, task: TaskId) -> bool {
+        let mut next = Some(task);
+        let mut links = 0;
+        while let Some(id) = next {
+            let Some(TaskFacts { life, parent, .. }) = self.view.tasks.get(&id) else {
+                return false;
+            };
+            if life.state_at(self.now) != TaskState::Open || links > MAX_CHAIN_DEPTH {
+                return false;
+            }
+            links += 1;
+            next = *parent;
+        }
+        true
+    }
+
+    /// Writes what a permit brings about, so that later entries see it.
+    fn apply(&mut self, decide: &Decide, session: Option<Session>, index: u64) {
+        let takes = u32::from(session.is_some());
+        match &decide.plan {
+            Some(TaskPlan::Open { task, parent, .. }) => {
+                let key = (task.owner.to_string(), task.task_type.clone());
+                *self.view.open_tasks.entry(key).or_insert(0) += 1;
+                if let Some(parent) = parent {
+                    self.take_sessions(parent.task, parent.sessions);
+                }
+                let mut task = (**task).clone();
+                task.leaf_index = index;
+                task.sessions_left = task.sessions_left.saturating_sub(takes);
+                self.writes.tasks.push(task);
+            }
+            Some(TaskPlan::Join { task, new_handle }) => {
+                self.take_sessions(*task, takes);
+                if let Some(handle) = new_handle {
+                    self.change(*task).handle = Some(*handle);
+                }
+            }
+            None => {}
+        }
+        if let Some(retry) = &decide.retry
+            && let Some(session) = &session
+        {
+            self.remember_retry(retry, session);
+        }
+        if let Some(session) = session {
+            let facts = SessionFacts {
+                state: session.state,
+                expires_at: session.expires_at,
+                leaf_index: index,
+                parent: session.parent,
+                task: session.task_id,
+            };
+            self.view.sessions.insert(session.id, facts);
+            let lease: Option<MintLease> = decide.session.as_ref().and_then(|p| p.lease.clone());
+            self.writes.sessions.push((session, lease));
+        }
+    }
+
+    fn remember_retry(&mut self, retry: &RetryPlan, session: &Session) {
+        let replaced = retry.replaces.as_ref();
+        if let Some(facts) = replaced {
+            self.end_session(facts.session, SessionState::Ended, EndReason::Superseded);
+        }
+        let facts = RetryFacts {
+            fingerprint: retry.fingerprint,
+            session: session.id,
+            task: session.task_id,
+            supersedes: replaced.map_or(0, |facts| facts.supersedes + 1),
+            expires_at: retry.expires_at,
+        };
+        self.view.retries.insert(retry.key, facts.clone());
+        self.writes.retries.insert(retry.key, facts);
+    }
+
+    fn take_sessions(&mut self, task: TaskId, sessions: u32) {
+        if sessions == 0 {
+            return;
+        }
+        if let Some(facts) = self.view.tasks.get_mut(&task) {
+            facts.sessions_left = facts.sessions_left.saturating_sub(sessions);
+        }
+        self.change(task).sessions_taken += sessions;
+    }
+
+    fn change(&mut self, task: TaskId) -> &mut TaskChange {
+        self.writes.task_changes.entry(task).or_default()
+    }
+
+    fn end_task(&mut self, end: &EndTask, index: u64) -> bool {
+        let now = self.now;
+        let Some(facts) = self.view.tasks.get_mut(&end.task) else {
+            return false;
+        };
+        if facts.life.state != TaskState::Open {
+            return false;
+        }
+        // Whoever comes too late to complete it finds it expired, and that is what is recorded.
+        let over: fn(&TaskLife, Timestamp) -> TaskState = TaskLife::state_at;
+        let state = match over(&facts.life, now) {
+            TaskState::Expired => TaskState::Expired,
+            _ => end.end.state(),
+        };
+        if state != end.end.state() {
+            return false;
+        }
+        facts.life.state = state;
+        self.change(end.task).end = Some((state, now, index));
+        true
+    }
+
+    fn end_session(&mut self, id: SessionId, state: SessionState, reason: EndReason) -> bool {
+        let at = self.now;
+        let Some(facts) = self.view.sessions.get_mut(&id) else {
+            return false;
+        };
+        if facts.state == SessionState::Ended
+            || (facts.state == SessionState::Ending && state == SessionState::Ending)
+        {
+            return false;
+        }
+        facts.state = state;
+        let end = SessionEnd { state, reason, at };
+        self.writes.session_ends.insert(id, end);
+        true
+    }
+
+    fn seal_cutoff(&self, cutoff: crate::domain::cutoff::Cutoff) -> SealedCutoff {
+        let mac = (self.seal)(&SealedCutoff::mac_fields(&cutoff));
+        SealedCutoff { cutoff, mac }
+    }
+
+    fn replayed(&self, one_time: &[OneTime]) -> bool {
+        one_time.iter().any(|once| match self.used.get(&once.key) {
+            None => false,
+            // Bound evidence may come again, with the same binding.
+            Some(Some(binding)) => once.binding.is_none_or(|own| own.as_slice() != binding),
+            Some(None) => true,
+        })
+    }
+
+    fn spend(&mut self, one_time: &[OneTime]) {
+        for once in one_time {
+            let binding = once.binding.map(|binding| binding.to_vec());
+            if self.used.insert(once.key, binding).is_none() {
+                self.writes.one_time.push(*once);
+            }
+        }
+    }
+
+    fn record(&mut self, prepared: &Prepared, session: Option<Session>) -> SettledLeaf {
+        // Every entry that gets here has a leaf; an empty one could not be mistaken for another.
+        let (body, hash) = prepared
+            .leaf
+            .clone()
+            .unwrap_or_else(|| (Arc::from([]), leaf_hash(&[])));
+        self.push(prepared, body, hash, session)
+    }
+
+    fn record_refused(
+        &mut self,
+        prepared: &Prepared,
+        refused: Decide,
+    ) -> Result<SettledLeaf, serde_json::Error> {
+        let entry = Entry::Decide(Box::new(refused));
+        let event = entry.event();
+        let Some(event) = event else {
+            return Ok(self.record(prepared, None));
+        };
+        let body: Arc<[u8]> = leaf_bytes(self.origin, prepared.request.at, event)?.into();
+        let hash = leaf_hash(&body);
+        Ok(self.push(prepared, body, hash, None))
+    }
+
+    fn push(
+        &mut self,
+        prepared: &Prepared,
+        body: Arc<[u8]>,
+        hash: Hash,
+        session: Option<Session>,
+    ) -> SettledLeaf {
+        let index = self.next_index;
+        self.next_index += 1;
+        let entry = &prepared.request.entry;
+        let (input, purpose) = openings(entry);
+        self.writes.leaves.push(LeafRow {
+            index,
+            hash,
+            body: body.to_vec(),
+            decision: entry.decision(),
+            subject: entry.subject().map(ToString::to_string),
+            at: prepared.request.at,
+            input,
+            purpose,
+        });
+        SettledLeaf {
+            index,
+            body,
+            hash,
+            session,
+        }
+    }
+}
+
+enum Check {
+    Holds,
+    Stale,
+    RetryTaken(RetryFacts),
+    Fails(Refusal),
+}
+
+fn openings(entry: &Entry) -> (Option<Opening>, Option<Opening>) {
+    match entry {
+        Entry::Decide(decide) => (
+            Some(decide.input.1.clone()),
+            decide.purpose.as_ref().map(|(_, opening)| opening.clone()),
+        ),
+        Entry::Cutoff(_, _, reason) => (None, Some(reason.clone())),
+        _ => (None, None),
+    }
+}

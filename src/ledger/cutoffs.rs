@@ -1,0 +1,118 @@
+//! The cutoffs that stand against new grants, as one replica knows them: brought up to date under
+//! the lock of every append, so that nothing is granted past one.
+
+use std::collections::HashMap;
+
+use super::entry::{Decide, TaskPlan};
+use crate::clock::Timestamp;
+use crate::domain::cutoff::{Cutoff, Selector, True};
+use crate::store::cutoffs::SealedCutoff;
+
+/// Cutoffs by selector, and how far into the ledger they are known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cutoffs {
+    by_selector: HashMap<Selector, Vec<Cutoff>>,
+    newest: Option<u64>,
+    known_to: u64,
+}
+
+/// What the cutoffs say to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Free,
+    /// It began before one of them. Decide again.
+    Stale,
+    /// It is blocked, until a time or until lifted.
+    Blocked(String),
+}
+
+/// A row whose MAC does not fit.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a cutoff was changed by something other than the broker")]
+pub(super) struct Forged;
+
+impl Cutoffs {
+    /// Changes at or after this leaf are unknown.
+    pub(super) fn known_to(&self) -> u64 {
+        self.known_to
+    }
+
+    /// Takes in what changed. `genuine` checks a row's MAC.
+    pub(super) fn learn(
+        &mut self,
+        changed: Vec<SealedCutoff>,
+        size: u64,
+        genuine: impl Fn(&[Vec<u8>], &[u8]) -> bool,
+    ) -> Result<(), Forged> {
+        for sealed in changed {
+            if !genuine(&SealedCutoff::mac_fields(&sealed.cutoff), &sealed.mac) {
+                return Err(Forged);
+            }
+            let cutoff = sealed.cutoff;
+            self.newest = self.newest.max(Some(cutoff.index));
+            let known = self.by_selector.entry(cutoff.selector.clone()).or_default();
+            known.retain(|other| other.id != cutoff.id);
+            known.push(cutoff);
+        }
+        self.known_to = self.known_to.max(size);
+        Ok(())
+    }
+
+    /// Forgets what blocks nothing any more and is older than any request under way.
+    pub(super) fn forget(&mut self, oldest_basis: u64, now: Timestamp) {
+        self.by_selector.retain(|_, cutoffs| {
+            cutoffs.retain(|cutoff| cutoff.stops(oldest_basis, now));
+            !cutoffs.is_empty()
+        });
+    }
+
+    /// What stands against a permit.
+    pub(super) fn verdict(&self, decide: &Decide, now: Timestamp) -> Verdict {
+        let mut stale = false;
+        for selector in selectors(decide) {
+            for cutoff in self.by_selector.get(&selector).into_iter().flatten() {
+                if !cutoff.stops(decide.basis, now) {
+                    continue;
+                }
+                // Blocked for everybody who comes now, not only for who was under way.
+                if cutoff.stops(u64::MAX, now) {
+                    let until = match cutoff.block.to_text().as_deref() {
+                        Some("until_lifted") | None => "until it is lifted".to_owned(),
+                        Some(at) => format!("until {at}"),
+                    };
+                    return Verdict::Blocked(until);
+                }
+                stale = true;
+            }
+        }
+        // A credential derived from another rests on what was read of that one at the basis.
+        let derived = decide.session.as_ref().is_some_and(|plan| plan.session.parent.is_some());
+        if stale || (derived && self.newest.is_some_and(|newest| newest >= decide.basis)) {
+            return Verdict::Stale;
+        }
+        Verdict::Free
+    }
+}
+
+/// Every selector that matches what a permit would bring about.
+fn selectors(decide: &Decide) -> Vec<Selector> {
+    let mut all = vec![
+        Selector::All(True),
+        Selector::Workload(decide.identity.clone()),
+        Selector::Attestor(decide.attestor.clone()),
+        Selector::Generation(decide.generation),
+    ];
+    all.extend(decide.resource.clone().map(Selector::Resource));
+    all.extend(decide.policies.iter().cloned().map(Selector::Policy));
+    if let Some((task, parents)) = &decide.task {
+        all.push(Selector::Task(*task));
+        all.extend(parents.iter().copied().map(Selector::Task));
+    } else if let Some(TaskPlan::Join { task, .. }) = &decide.plan {
+        all.push(Selector::Task(*task));
+    }
+    if let Some(plan) = &decide.session {
+        all.push(Selector::SigningKey(plan.session.kid.clone()));
+    }
+    all
+}

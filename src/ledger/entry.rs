@@ -1,0 +1,469 @@
+//! What can be appended: one variant a kind of decision or act.
+//!
+//! An entry says what it wants to record and what must still be true when it is recorded. It is
+//! serialised before it is queued, so that no time is spent on that under the lock.
+
+use crate::clock::Timestamp;
+use crate::domain::cutoff::Cutoff;
+use crate::domain::decision::{Outcome as Decided, Refusal};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, Opening, TaskLeaf};
+use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::task::{Task, TaskEnd};
+use crate::domain::workload::{Identity, Instance, KeyBinding, OneTime};
+use crate::ids::{DecisionId, SessionId, TaskId};
+use crate::store::append::{MintLease, RetryFacts};
+use crate::store::keys::SigningKeyRow;
+
+/// Something to be appended.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// A decision, with what it permits.
+    Decide(Box<Decide>),
+    /// The end of a task.
+    EndTask(EndTask),
+    /// A delegation token.
+    Delegate(Delegate),
+    /// The end of one session.
+    EndSession(EndSession),
+    /// A back end's word on an ending.
+    ConfirmEnd(ConfirmEnd),
+    /// A cutoff. Its index is set when it is appended.
+    Cutoff(Box<Cutoff>, Commitment, Opening),
+    /// The lifting of a cutoff.
+    Lift {
+        /// The cutoff as it is now.
+        cutoff: Box<Cutoff>,
+        /// On whose word.
+        by: String,
+    },
+    /// Another generation.
+    Activate {
+        /// Its digest. Its document is in the store already.
+        digest: GenerationDigest,
+        /// On whose word.
+        by: String,
+    },
+    /// A signing key, new or with new dates.
+    PutKey {
+        /// The row.
+        row: Box<SigningKeyRow>,
+        /// `added`, `revoked` or `removed`.
+        change: &'static str,
+        /// Its public part, when added.
+        public: Option<String>,
+        /// On whose word.
+        by: String,
+    },
+    /// A workload key, added or removed.
+    WorkloadKey(WorkloadKeyChange),
+    /// A role, given or taken.
+    AdminBinding(AdminBindingChange),
+    /// Denials that have no leaf of their own.
+    DenialsOmitted {
+        /// Whose.
+        of: String,
+        /// How many.
+        count: u64,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// The first leaf.
+    Genesis {
+        /// The verifier key of the log's checkpoints.
+        vkey: String,
+    },
+    /// Nothing to record: evidence that a reading call used up.
+    Consume,
+}
+
+/// A decision on a request for a credential or a task.
+#[derive(Clone, Debug)]
+pub struct Decide {
+    /// The decision.
+    pub id: DecisionId,
+    /// The size of the log when the request began: what was cut off since then is refused.
+    pub basis: u64,
+    /// Who asked.
+    pub identity: Identity,
+    /// Which run of it.
+    pub instance: Option<Instance>,
+    /// Who verified that.
+    pub attestor: String,
+    /// The outcome.
+    pub outcome: Decided,
+    /// Why not.
+    pub refusal: Option<Refusal>,
+    /// The policies that determined it.
+    pub policies: Vec<String>,
+    /// The generation that decided.
+    pub generation: GenerationDigest,
+    /// The resource, where it exists.
+    pub resource: Option<String>,
+    /// The commitment to the evaluation's input, and what opens it.
+    pub input: (Commitment, Opening),
+    /// The commitment to the purpose, and what opens it.
+    pub purpose: Option<(Commitment, Opening)>,
+    /// The task and its parents, nearest first, where it came so far.
+    pub task: Option<(TaskId, Vec<TaskId>)>,
+    /// For a permit: the task to be opened or joined.
+    pub plan: Option<TaskPlan>,
+    /// For a permit of a credential: its session.
+    pub session: Option<SessionPlan>,
+    /// For a permit under an `Idempotency-Key`.
+    pub retry: Option<RetryPlan>,
+}
+
+/// What a permit does to tasks.
+#[derive(Clone, Debug)]
+pub enum TaskPlan {
+    /// Opens one.
+    Open {
+        /// Its record; `leaf_index` is set when it is appended.
+        task: Box<Task>,
+        /// Tasks of this type that its owner may have open at once.
+        max_open: u32,
+        /// What its parent gives up.
+        parent: Option<ParentPlan>,
+    },
+    /// Works under an open one.
+    Join {
+        /// Which.
+        task: TaskId,
+        /// The digest of the handle that replaces the old one, on a retry.
+        new_handle: Option<[u8; 32]>,
+    },
+}
+
+/// What opening a child takes from its parent.
+#[derive(Clone, Copy, Debug)]
+pub struct ParentPlan {
+    /// The parent.
+    pub task: TaskId,
+    /// Credentials taken from its budget.
+    pub sessions: u32,
+}
+
+/// The session of a permit.
+#[derive(Clone, Debug)]
+pub struct SessionPlan {
+    /// Its record; `leaf_index` is set when it is appended.
+    pub session: Session,
+    /// The minter.
+    pub minter: String,
+    /// The lease of a mint that happens elsewhere.
+    pub lease: Option<MintLease>,
+}
+
+/// The use of an `Idempotency-Key`.
+#[derive(Clone, Debug)]
+pub struct RetryPlan {
+    /// SHA-256 of identity, instance and key.
+    pub key: [u8; 32],
+    /// SHA-256 of the request's body.
+    pub fingerprint: [u8; 32],
+    /// When the key may be used anew.
+    pub expires_at: Timestamp,
+    /// What the key got before, if this is a retry: it must still be exactly that.
+    pub replaces: Option<RetryFacts>,
+}
+
+/// The end of a task.
+#[derive(Clone, Debug)]
+pub struct EndTask {
+    /// Which.
+    pub task: TaskId,
+    /// How.
+    pub end: TaskEnd,
+    /// On whose word.
+    pub by: String,
+    /// The identity whose own the leaf is.
+    pub owner: Identity,
+}
+
+/// A delegation token.
+#[derive(Clone, Debug)]
+pub struct Delegate {
+    /// SHA-256 of the token.
+    pub digest: [u8; 32],
+    /// The parent task.
+    pub task: TaskId,
+    /// Who may open the child.
+    pub child: Identity,
+    /// Credentials that go with it.
+    pub sessions: u32,
+    /// Until when.
+    pub expires_at: Timestamp,
+    /// The identity whose own the leaf is.
+    pub owner: Identity,
+}
+
+/// The end of one session.
+#[derive(Clone, Debug)]
+pub struct EndSession {
+    /// Which.
+    pub session: SessionId,
+    /// `Ended`, or `Ending` where a back end has yet to confirm.
+    pub state: SessionState,
+    /// Why.
+    pub reason: EndReason,
+    /// On whose word.
+    pub by: String,
+    /// The identity whose own the leaf is.
+    pub owner: Identity,
+}
+
+/// A back end's word on an ending.
+#[derive(Clone, Debug)]
+pub struct ConfirmEnd {
+    /// Which session.
+    pub session: SessionId,
+    /// Why it ended.
+    pub reason: EndReason,
+    /// Whether the back end confirmed it; if not, it runs until it expires.
+    pub confirmed: bool,
+    /// The identity whose own the leaf is.
+    pub owner: Identity,
+}
+
+/// A workload key, added or removed.
+#[derive(Clone, Debug)]
+pub struct WorkloadKeyChange {
+    /// The attestor.
+    pub attestor: String,
+    /// The workload's name.
+    pub workload: String,
+    /// The key's thumbprint.
+    pub thumbprint: String,
+    /// The key; none removes it.
+    pub jwk: Option<String>,
+    /// Protects the row.
+    pub mac: Vec<u8>,
+    /// On whose word.
+    pub by: String,
+}
+
+/// A role, given or taken.
+#[derive(Clone, Debug)]
+pub struct AdminBindingChange {
+    /// Who.
+    pub identity: Identity,
+    /// Which role.
+    pub role: String,
+    /// Given or taken.
+    pub bound: bool,
+    /// Protects the row.
+    pub mac: Vec<u8>,
+    /// On whose word.
+    pub by: String,
+}
+
+/// An entry with what it uses up and when it was made: what is queued.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What to append.
+    pub entry: Entry,
+    /// One-time ids that it uses up. If one was used before, nothing is appended.
+    pub one_time: Vec<OneTime>,
+    /// When it was decided.
+    pub at: Timestamp,
+}
+
+impl Entry {
+    /// The event to be recorded, if there is one.
+    #[must_use]
+    pub fn event(&self) -> Option<Event> {
+        Some(match self {
+            Self::Decide(decide) => decide.event(),
+            Self::EndTask(end) => Event::TaskEnded {
+                task: end.task,
+                end: end.end,
+                by: end.by.clone(),
+            },
+            Self::Delegate(delegate) => Event::Delegated {
+                task: delegate.task,
+                child: delegate.child.clone(),
+                expires_at: delegate.expires_at,
+                sessions: delegate.sessions,
+            },
+            Self::EndSession(end) => Event::SessionEnded {
+                session: end.session,
+                reason: end.reason,
+                by: end.by.clone(),
+            },
+            Self::ConfirmEnd(confirm) => Event::EndConfirmed {
+                session: confirm.session,
+                confirmed: confirm.confirmed,
+            },
+            Self::Cutoff(cutoff, reason, _) => Event::Cutoff {
+                id: cutoff.id,
+                selector: cutoff.selector.clone(),
+                blocked_until: cutoff.block.to_text(),
+                reason: reason.clone(),
+                by: cutoff.by.clone(),
+            },
+            Self::Lift { cutoff, by } => Event::CutoffLifted {
+                id: cutoff.id,
+                by: by.clone(),
+            },
+            Self::Activate { digest, by } => Event::Activated {
+                generation: *digest,
+                by: by.clone(),
+            },
+            Self::PutKey {
+                row,
+                change,
+                public,
+                by,
+            } => Event::Key {
+                purpose: row.purpose.clone(),
+                kid: row.kid.clone(),
+                change: (*change).to_owned(),
+                public: public.clone(),
+                by: by.clone(),
+            },
+            Self::WorkloadKey(change) => Event::Admin {
+                change: if change.jwk.is_some() {
+                    "workload_key_added".into()
+                } else {
+                    "workload_key_removed".into()
+                },
+                subject: format!("{}:{}", change.attestor, change.workload),
+                value: Some(change.thumbprint.clone()),
+                by: change.by.clone(),
+            },
+            Self::AdminBinding(change) => Event::Admin {
+                change: if change.bound {
+                    "admin_bound".into()
+                } else {
+                    "admin_unbound".into()
+                },
+                subject: change.identity.to_string(),
+                value: Some(change.role.clone()),
+                by: change.by.clone(),
+            },
+            Self::DenialsOmitted { of, count, since } => Event::DenialsOmitted {
+                of: of.clone(),
+                count: *count,
+                since: *since,
+            },
+            Self::Genesis { vkey } => Event::Genesis { vkey: vkey.clone() },
+            Self::Consume => return None,
+        })
+    }
+
+    /// The identity whose own the leaf is: it may read it.
+    #[must_use]
+    pub fn subject(&self) -> Option<&Identity> {
+        match self {
+            Self::Decide(decide) => Some(&decide.identity),
+            Self::EndTask(end) => Some(&end.owner),
+            Self::Delegate(delegate) => Some(&delegate.owner),
+            Self::EndSession(end) => Some(&end.owner),
+            Self::ConfirmEnd(confirm) => Some(&confirm.owner),
+            _ => None,
+        }
+    }
+
+    /// The decision that the leaf records.
+    #[must_use]
+    pub fn decision(&self) -> Option<DecisionId> {
+        match self {
+            Self::Decide(decide) => Some(decide.id),
+            _ => None,
+        }
+    }
+}
+
+impl Decide {
+    /// The same decision, refused because a precondition failed.
+    #[must_use]
+    pub fn refused(&self, refusal: Refusal) -> Self {
+        Self {
+            outcome: refusal.outcome(),
+            refusal: Some(refusal),
+            policies: Vec::new(),
+            plan: None,
+            session: None,
+            retry: None,
+            ..self.clone()
+        }
+    }
+
+    fn event(&self) -> Event {
+        match (&self.plan, &self.session) {
+            (Some(TaskPlan::Open { task, .. }), None) => Event::TaskOpened(Box::new(TaskLeaf {
+                decision: self.id,
+                task: task.id,
+                task_type: task.task_type.clone(),
+                task_parents: self.parents(),
+                workload: self.identity.clone(),
+                instance: self.instance.clone(),
+                attestor: self.attestor.clone(),
+                deadline: task.deadline,
+                generation: self.generation,
+                policies: self.policies.clone(),
+                input: self.input.0.clone(),
+                purpose: self.purpose.as_ref().map(|(commitment, _)| commitment.clone()),
+            })),
+            _ => Event::Decision(Box::new(self.leaf())),
+        }
+    }
+
+    fn parents(&self) -> Vec<TaskId> {
+        self.task
+            .as_ref()
+            .map(|(_, parents)| parents.clone())
+            .unwrap_or_default()
+    }
+
+    fn leaf(&self) -> DecisionLeaf {
+        let permitted = self.session.as_ref();
+        let session = permitted.map(|plan| &plan.session);
+        let cnf: Option<KeyBinding> = session.and_then(|session| session.key.clone());
+        let replaced = self.retry.as_ref().and_then(|retry| retry.replaces.as_ref());
+        DecisionLeaf {
+            decision: self.id,
+            outcome: self.outcome,
+            refusal: self.refusal.as_ref().map(|refusal| refusal.code),
+            workload: self.identity.clone(),
+            instance: self.instance.clone(),
+            attestor: self.attestor.clone(),
+            resource: self.resource.clone(),
+            task: self.task.as_ref().map(|(task, _)| *task),
+            task_parents: self.parents(),
+            session: session.map(|session| session.id),
+            parent_session: session.and_then(|session| session.parent),
+            supersedes: replaced.map(|facts| facts.session),
+            grant: session.map(|session| session.grant.clone()),
+            audience: session.map(|session| session.audience.clone()),
+            cnf,
+            expires_at: session.map(|session| session.expires_at),
+            minter: permitted.map(|plan| plan.minter.clone()),
+            kid: session.map(|session| session.kid.clone()),
+            generation: self.generation,
+            policies: if self.outcome == Decided::Permit {
+                self.policies.clone()
+            } else {
+                Vec::new()
+            },
+            input: self.input.0.clone(),
+            purpose: self.purpose.as_ref().map(|(commitment, _)| commitment.clone()),
+        }
+    }
+}
+
+/// A leaf's bytes for an event.
+pub(super) fn leaf_bytes(
+    origin: &str,
+    at: Timestamp,
+    event: Event,
+) -> Result<Vec<u8>, serde_json::Error> {
+    Leaf {
+        v: Leaf::VERSION,
+        origin: origin.to_owned(),
+        at,
+        event,
+    }
+    .to_bytes()
+}

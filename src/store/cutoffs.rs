@@ -1,0 +1,133 @@
+//! Cutoffs. Their rows carry a MAC over everything that decides, so that nobody lifts one by
+//! writing to the table.
+
+use sqlx::FromRow;
+
+use super::codec::{signed, unsigned};
+use super::{Store, StoreError, read};
+use crate::clock::Timestamp;
+use crate::domain::cutoff::{Block, Cutoff, Selector};
+use crate::ids::CutoffId;
+
+#[derive(Clone, FromRow)]
+pub(super) struct CutoffRow {
+    id: CutoffId,
+    idx: i64,
+    kind: String,
+    value: String,
+    blocked_until: Option<Timestamp>,
+    until_lifted: bool,
+    reason: String,
+    actor: String,
+    requested_at: Timestamp,
+    committed_at: Timestamp,
+    lifted_idx: Option<i64>,
+    mac: Vec<u8>,
+}
+
+/// A cutoff with the MAC that protects its row. Whoever reads it for a decision checks the MAC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedCutoff {
+    /// The cutoff.
+    pub cutoff: Cutoff,
+    /// Over [`Self::mac_fields`].
+    pub mac: Vec<u8>,
+}
+
+impl SealedCutoff {
+    /// What the MAC is made over.
+    #[must_use]
+    pub fn mac_fields(cutoff: &Cutoff) -> Vec<Vec<u8>> {
+        let block = match cutoff.block {
+            Block::No => "no".to_owned(),
+            Block::Until(at) => at.micros().to_string(),
+            Block::UntilLifted => "until_lifted".to_owned(),
+        };
+        vec![
+            cutoff.id.to_string().into_bytes(),
+            cutoff.index.to_string().into_bytes(),
+            cutoff.selector.kind().as_bytes().to_vec(),
+            cutoff.selector.value().into_bytes(),
+            block.into_bytes(),
+            cutoff
+                .lifted_index
+                .map_or_else(String::new, |index| index.to_string())
+                .into_bytes(),
+        ]
+    }
+
+    pub(super) fn block_columns(&self) -> (Option<Timestamp>, bool) {
+        match self.cutoff.block {
+            Block::No => (None, false),
+            Block::Until(at) => (Some(at), false),
+            Block::UntilLifted => (None, true),
+        }
+    }
+}
+
+impl TryFrom<CutoffRow> for SealedCutoff {
+    type Error = StoreError;
+
+    fn try_from(row: CutoffRow) -> Result<Self, StoreError> {
+        let selector = Selector::from_parts(&row.kind, &row.value);
+        let block = match (row.blocked_until, row.until_lifted) {
+            (None, false) => Block::No,
+            (Some(at), false) => Block::Until(at),
+            (_, true) => Block::UntilLifted,
+        };
+        Ok(Self {
+            cutoff: Cutoff {
+                id: row.id,
+                index: unsigned("cutoff", row.idx)?,
+                selector: selector.ok_or(StoreError::Corrupt("cutoff"))?,
+                block,
+                reason: row.reason,
+                by: row.actor,
+                requested_at: row.requested_at,
+                committed_at: row.committed_at,
+                lifted_index: row
+                    .lifted_idx
+                    .map(|index| unsigned("cutoff", index))
+                    .transpose()?,
+            },
+            mac: row.mac,
+        })
+    }
+}
+
+impl Store {
+    /// Cutoffs with a leaf after `index`, oldest first: those that can kill what has that leaf.
+    pub async fn cutoffs_after(&self, index: u64) -> Result<Vec<Cutoff>, StoreError> {
+        let rows: Vec<CutoffRow> = read!(self, db => {
+            sqlx::query_as("/* cutoffs_after */ SELECT * FROM cutoff WHERE idx > $1 ORDER BY idx")
+                .bind(signed(index))
+                .fetch_all(db)
+                .await?
+        });
+        rows.into_iter()
+            .map(|row| SealedCutoff::try_from(row).map(|sealed| sealed.cutoff))
+            .collect()
+    }
+
+    /// All cutoffs, newest first, at most `limit`.
+    pub async fn cutoffs(&self, limit: u32) -> Result<Vec<SealedCutoff>, StoreError> {
+        let rows: Vec<CutoffRow> = read!(self, db => {
+            sqlx::query_as("/* cutoffs */ SELECT * FROM cutoff ORDER BY idx DESC LIMIT $1")
+                .bind(i64::from(limit))
+                .fetch_all(db)
+                .await?
+        });
+        rows.into_iter().map(SealedCutoff::try_from).collect()
+    }
+
+    /// One cutoff.
+    pub async fn cutoff(&self, id: CutoffId) -> Result<Option<SealedCutoff>, StoreError> {
+        let row: Option<CutoffRow> = read!(self, db => {
+            sqlx::query_as("/* cutoff */ SELECT * FROM cutoff WHERE id = $1")
+                .bind(id)
+                .fetch_optional(db)
+                .await?
+        });
+        row.map(SealedCutoff::try_from).transpose()
+    }
+}

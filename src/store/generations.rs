@@ -1,0 +1,77 @@
+//! Generations: stored whole under their digest before one is activated.
+
+use super::codec::{digest, unsigned};
+use super::{Store, StoreError, read, write};
+use crate::clock::Timestamp;
+use crate::domain::generation::GenerationDigest;
+
+/// An activation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// Its leaf.
+    pub index: u64,
+    /// The generation.
+    pub digest: GenerationDigest,
+    /// On whose word.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Store {
+    /// Keeps a generation's document. Storing the same one again changes nothing.
+    pub async fn put_generation(
+        &self,
+        digest: GenerationDigest,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* put_generation */ INSERT INTO generation (digest, body, stored_at) \
+                 VALUES ($1, $2, $3) ON CONFLICT (digest) DO NOTHING",
+            )
+            .bind(digest.as_bytes().as_slice())
+            .bind(body)
+            .bind(now)
+            .execute(db)
+            .await?;
+        });
+        Ok(())
+    }
+
+    /// A generation's document.
+    pub async fn generation(
+        &self,
+        digest: GenerationDigest,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let row: Option<(Vec<u8>,)> = read!(self, db => {
+            sqlx::query_as("/* generation */ SELECT body FROM generation WHERE digest = $1")
+                .bind(digest.as_bytes().as_slice())
+                .fetch_optional(db)
+                .await?
+        });
+        Ok(row.map(|(body,)| body))
+    }
+
+    /// The activation that decides now.
+    pub async fn active_generation(&self) -> Result<Option<Activation>, StoreError> {
+        let row: Option<(i64, Vec<u8>, String, Timestamp)> = read!(self, db => {
+            sqlx::query_as(
+                "/* active_generation */ SELECT idx, digest, actor, at FROM activation \
+                 ORDER BY idx DESC LIMIT 1",
+            )
+            .fetch_optional(db)
+            .await?
+        });
+        row.map(|(index, bytes, by, at)| {
+            Ok(Activation {
+                index: unsigned("activation", index)?,
+                digest: GenerationDigest::new(digest("activation", &bytes)?),
+                by,
+                at,
+            })
+        })
+        .transpose()
+    }
+}

@@ -1,0 +1,1 @@
+/* grant_serving */ SELECT taskpass_grant_serving($1)

@@ -1,0 +1,158 @@
+//! The ledger, for reading: heads, leaves, tiles, decisions.
+
+use super::append::Head;
+use super::codec::{digest, signed, unsigned};
+use super::{Store, StoreError, read};
+use crate::clock::Timestamp;
+use crate::domain::leaf::Opening;
+use crate::ids::DecisionId;
+use crate::merkle::Hash;
+
+/// A leaf that was read. Its body is gone once it was pruned; its hash stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLeaf {
+    /// Its place.
+    pub index: u64,
+    /// Its hash.
+    pub hash: Hash,
+    /// Its bytes.
+    pub body: Option<Vec<u8>>,
+    /// The identity whose own it is.
+    pub subject: Option<String>,
+    /// When it was decided.
+    pub at: Timestamp,
+}
+
+/// What a leaf's commitments commit to, as far as it has not been deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Openings {
+    /// The evaluation's input.
+    pub input: Option<Opening>,
+    /// The purpose.
+    pub purpose: Option<Opening>,
+}
+
+impl Store {
+    /// The newest head.
+    pub async fn head(&self) -> Result<Option<Head>, StoreError> {
+        let row: Option<(i64, Vec<u8>)> = read!(self, db => {
+            sqlx::query_as("/* head */ SELECT size, root FROM ledger_head ORDER BY size DESC LIMIT 1")
+                .fetch_optional(db)
+                .await?
+        });
+        row.map(|(size, root)| {
+            Ok(Head {
+                size: unsigned("head", size)?,
+                root: Hash::from(digest("root", &root)?),
+            })
+        })
+        .transpose()
+    }
+
+    /// Leaf hashes of `[from, from + count)`, as many as there are.
+    pub async fn leaf_hashes(&self, from: u64, count: u64) -> Result<Vec<Hash>, StoreError> {
+        let rows: Vec<(Vec<u8>,)> = read!(self, db => {
+            sqlx::query_as("/* leaf_hashes */ SELECT hash FROM leaf WHERE idx >= $1 AND idx < $2 ORDER BY idx")
+                .bind(signed(from))
+                .bind(signed(from.saturating_add(count)))
+                .fetch_all(db)
+                .await?
+        });
+        rows.iter()
+            .map(|(hash,)| digest("leaf hash", hash).map(Hash::from))
+            .collect()
+    }
+
+    /// A complete tile's 256 hashes.
+    pub async fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<Hash>>, StoreError> {
+        let row: Option<(Vec<u8>,)> = read!(self, db => {
+            sqlx::query_as("/* tile */ SELECT hashes FROM tile WHERE level = $1 AND idx = $2")
+                .bind(i16::from(level))
+                .bind(signed(index))
+                .fetch_optional(db)
+                .await?
+        });
+        row.map(|(bytes,)| {
+            bytes
+                .chunks(32)
+                .map(|chunk| digest("tile", chunk).map(Hash::from))
+                .collect()
+        })
+        .transpose()
+    }
+
+    /// The leaf at `index`.
+    pub async fn leaf(&self, index: u64) -> Result<Option<StoredLeaf>, StoreError> {
+        let mut leaves = self.leaves(index, 1).await?;
+        Ok(leaves.pop())
+    }
+
+    /// Leaves of `[from, from + count)`, as many as there are.
+    pub async fn leaves(&self, from: u64, count: u64) -> Result<Vec<StoredLeaf>, StoreError> {
+        type Row = (i64, Vec<u8>, Option<Vec<u8>>, Option<String>, Timestamp);
+        let rows: Vec<Row> = read!(self, db => {
+            sqlx::query_as(
+                "/* leaves */ SELECT leaf.idx, hash, body, subject, at FROM leaf \
+                 LEFT JOIN leaf_body ON leaf_body.idx = leaf.idx \
+                 WHERE leaf.idx >= $1 AND leaf.idx < $2 ORDER BY leaf.idx",
+            )
+            .bind(signed(from))
+            .bind(signed(from.saturating_add(count)))
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter()
+            .map(|(index, hash, body, subject, at)| {
+                Ok(StoredLeaf {
+                    index: unsigned("leaf", index)?,
+                    hash: Hash::from(digest("leaf hash", &hash)?),
+                    body,
+                    subject,
+                    at,
+                })
+            })
+            .collect()
+    }
+
+    /// Where a decision's leaf is.
+    pub async fn decision_index(&self, id: DecisionId) -> Result<Option<u64>, StoreError> {
+        let row: Option<(i64,)> = read!(self, db => {
+            sqlx::query_as("/* decision_index */ SELECT idx FROM leaf WHERE decision_id = $1")
+                .bind(id)
+                .fetch_optional(db)
+                .await?
+        });
+        row.map(|(index,)| unsigned("leaf", index)).transpose()
+    }
+
+    /// What the commitments of a leaf commit to.
+    pub async fn openings(&self, index: u64) -> Result<Openings, StoreError> {
+        type Part = Option<Vec<u8>>;
+        let row: Option<(Part, Part, Part, Part)> = read!(self, db => {
+            sqlx::query_as(
+                "/* openings */ SELECT input_salt, input, purpose_salt, purpose \
+                 FROM leaf_opening WHERE idx = $1",
+            )
+            .bind(signed(index))
+            .fetch_optional(db)
+            .await?
+        });
+        let Some((input_salt, input, purpose_salt, purpose)) = row else {
+            return Ok(Openings::default());
+        };
+        Ok(Openings {
+            input: opening(input_salt, input)?,
+            purpose: opening(purpose_salt, purpose)?,
+        })
+    }
+}
+
+fn opening(salt: Option<Vec<u8>>, bytes: Option<Vec<u8>>) -> Result<Option<Opening>, StoreError> {
+    let (Some(salt), Some(bytes)) = (salt, bytes) else {
+        return Ok(None);
+    };
+    let salt = salt
+        .try_into()
+        .map_err(|_| StoreError::Corrupt("opening"))?;
+    Ok(Some(Opening { salt, bytes }))
+}

@@ -1,0 +1,116 @@
+//! What a store is: marked `dev` or `production` at birth, for one log, for ever.
+
+use sqlx::FromRow;
+
+use super::{Store, StoreError, read, write};
+use crate::clock::Timestamp;
+
+/// What the store is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreMode {
+    /// For trying out. Never serves production.
+    Dev,
+    /// For work.
+    Production,
+}
+
+impl StoreMode {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Production => "production",
+        }
+    }
+}
+
+#[derive(FromRow)]
+struct MetaRow {
+    mode: String,
+    origin: String,
+}
+
+impl Store {
+    /// Marks an empty store, or checks that it was marked for this very use.
+    pub async fn claim(
+        &self,
+        mode: StoreMode,
+        origin: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* claim */ INSERT INTO store_meta (mode, origin, created_at) VALUES ($1, $2, $3) \
+                 ON CONFLICT (only_row) DO NOTHING",
+            )
+            .bind(mode.as_str())
+            .bind(origin)
+            .bind(now)
+            .execute(db)
+            .await?;
+        });
+        let row: MetaRow = write!(self, db => {
+            sqlx::query_as("/* claim */ SELECT mode, origin FROM store_meta")
+                .fetch_one(db)
+                .await?
+        });
+        if row.mode != mode.as_str() {
+            return Err(StoreError::Unfit(format!(
+                "this store is marked `{}`; {}",
+                row.mode,
+                match mode {
+                    StoreMode::Dev => "`taskpass dev` uses only stores that it made itself",
+                    StoreMode::Production => "`taskpass serve` never uses a development store",
+                }
+            )));
+        }
+        if row.origin != origin {
+            return Err(StoreError::Unfit(format!(
+                "this store holds the log `{}`, the configuration says `{origin}`; a log keeps its origin",
+                row.origin
+            )));
+        }
+        Ok(())
+    }
+
+    /// When a bootstrap token of this digest was first seen configured. Another digest
+    /// starts anew.
+    pub async fn bootstrap_first_seen(
+        &self,
+        digest: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<Timestamp, StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* bootstrap_first_seen */ UPDATE store_meta \
+                 SET bootstrap_digest = $1, bootstrap_first_seen = $2 \
+                 WHERE bootstrap_digest IS NULL OR bootstrap_digest <> $1",
+            )
+            .bind(digest.as_slice())
+            .bind(now)
+            .execute(db)
+            .await?;
+        });
+        let (seen,): (Timestamp,) = read!(self, db => {
+            sqlx::query_as("/* bootstrap_first_seen */ SELECT bootstrap_first_seen FROM store_meta")
+                .fetch_one(db)
+                .await?
+        });
+        Ok(seen)
+    }
+
+    /// Whether the store answers, for readiness.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        read!(self, db => {
+            sqlx::query("/* ping */ SELECT 1").execute(db).await?;
+        });
+        Ok(())
+    }
+
+    /// The store's own clock, where it has one.
+    pub async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
+        match self {
+            Self::Postgres(postgres) => postgres.clock().await.map(Some),
+            Self::Sqlite(_) => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! PostgreSQL: the pool, the ledger's connection, migrations.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
+
+use super::StoreError;
+use crate::clock::Timestamp;
+
+/// The migrations, in the binary.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// No statement of ours takes longer than this on a healthy database.
+const STATEMENT_TIMEOUT_MS: &str = "5000";
+
+/// The ledger's transaction holds the lock that all replicas wait for: a frozen replica loses it
+/// after this long, and so stops nobody for more than a few seconds.
+const LEDGER_IDLE_TIMEOUT_MS: &str = "2000";
+
+/// How long the ledger waits for the lock. Longer than [`LEDGER_IDLE_TIMEOUT_MS`], so that the
+/// replica behind a frozen one gets through at its first try.
+const LEDGER_LOCK_TIMEOUT_MS: &str = "4000";
+
+/// A pool of connections to PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    pool: PgPool,
+    ledger: PgConnectOptions,
+}
+
+impl Postgres {
+    /// Connects, with at most `connections` at once for everything but the ledger.
+    pub async fn connect(url: &SecretString, connections: u32) -> Result<Self, StoreError> {
+        let base = PgConnectOptions::from_str(url.expose_secret())
+            .map_err(|_| {
+                StoreError::Unfit(
+                    "the database URL cannot be read; it looks like \
+                     postgres://user:password@host:5432/database"
+                        .into(),
+                )
+            })?
+            .application_name("taskpass")
+            .disable_statement_logging();
+        let ledger = base.clone().application_name("taskpass-ledger").options([
+            ("statement_timeout", STATEMENT_TIMEOUT_MS),
+            ("lock_timeout", LEDGER_LOCK_TIMEOUT_MS),
+            ("idle_in_transaction_session_timeout", LEDGER_IDLE_TIMEOUT_MS),
+            ("default_transaction_isolation", "read committed"),
+        ]);
+        let pooled = base.options([
+            ("statement_timeout", STATEMENT_TIMEOUT_MS),
+            ("lock_timeout", "2000"),
+            ("idle_in_transaction_session_timeout", "5000"),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(Duration::from_secs(3))
+            .idle_timeout(Duration::from_secs(300))
+            .connect_with(pooled)
+            .await?;
+        Ok(Self { pool, ledger })
+    }
+
+    /// The pool.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A new connection with the ledger's short timeouts.
+    pub async fn ledger_connection(&self) -> Result<PgConnection, StoreError> {
+        let connecting = PgConnection::connect_with(&self.ledger);
+        match tokio::time::timeout(Duration::from_secs(3), connecting).await {
+            Ok(connection) => Ok(connection?),
+            Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
+        }
+    }
+
+    /// Applies the migrations. Needs the owner's role; `serve` never calls it in production.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        MIGRATIONS
+            .run(&self.pool)
+            .await
+            .map_err(|error| StoreError::Unfit(format!("migration failed: {error}")))
+    }
+
+    /// Whether the schema is one that this binary can work with.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        let versions: Vec<(i64,)> = sqlx::query_as(
+            "/* check_schema */ SELECT version FROM _sqlx_migrations WHERE success ORDER BY version",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|_| unmigrated())?;
+        super::sqlite::check_versions(&MIGRATIONS, &versions)
+    }
+
+    /// The database's clock, to be compared with ours.
+    pub async fn clock(&self) -> Result<Timestamp, StoreError> {
+        let (at,): (Timestamp,) = sqlx::query_as("/* clock */ SELECT clock_timestamp()")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(at)
+    }
+
+    /// Gives `role` the rights that serving needs and no more: leaves, tiles and heads can be
+    /// inserted and read, never updated or deleted.
+    pub async fn grant_serving(&self, role: &str) -> Result<(), StoreError> {
+        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        if role.is_empty() || role.len() > 63 || !role.bytes().all(fine) {
+            return Err(StoreError::Unfit(
+                "a role's name is 1 to 63 of a-z, 0-9 and `_`".into(),
+            ));
+        }
+        // An identifier cannot be a parameter; `format` in the database quotes it.
+        sqlx::query(include_str!("grant_serving.sql").trim_end())
+            .bind(role)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn unmigrated() -> StoreError {
+    StoreError::Unfit(
+        "the database has no schema of ours; run `taskpass migrate` with the owner's role".into(),
+    )
+}

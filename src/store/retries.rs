@@ -1,0 +1,38 @@
+//! What `Idempotency-Key`s were used for.
+
+use super::append::RetryFacts;
+use super::codec::digest;
+use super::{Store, StoreError, read};
+use crate::clock::Timestamp;
+use crate::ids::{SessionId, TaskId};
+
+impl Store {
+    /// What a key got, unless it may be used anew at `now`.
+    pub async fn retry(
+        &self,
+        key: &[u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<RetryFacts>, StoreError> {
+        let row: Option<(Vec<u8>, SessionId, TaskId, i64, Timestamp)> = read!(self, db => {
+            sqlx::query_as(
+                "/* retry */ SELECT fingerprint, session_id, task_id, \
+                 CAST(supersedes AS BIGINT), expires_at FROM retry \
+                 WHERE key = $1 AND expires_at > $2",
+            )
+            .bind(key.as_slice())
+            .bind(now)
+            .fetch_optional(db)
+            .await?
+        });
+        row.map(|(fingerprint, session, task, supersedes, expires_at)| {
+            Ok(RetryFacts {
+                fingerprint: digest("retry", &fingerprint)?,
+                session,
+                task,
+                supersedes: u32::try_from(supersedes).map_err(|_| StoreError::Corrupt("retry"))?,
+                expires_at,
+            })
+        })
+        .transpose()
+    }
+}

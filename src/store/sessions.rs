@@ -1,0 +1,530 @@
+//! Sessions: reading them with everything that decides whether they are valid, and the leases of
+//! unfinished mints and unconfirmed endings.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::FromRow;
+
+use super::codec::{signed, unsigned};
+use super::tasks::json_ids;
+use super::{Store, StoreError, read, write};
+use crate::clock::Timestamp;
+use crate::domain::catalog::Revocability;
+use crate::domain::cutoff::{Cutoff, Selector};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::session::{Ancestor, EndReason, Session, SessionState, SessionView};
+use crate::domain::task::TaskChain;
+use crate::domain::workload::KeyBinding;
+use crate::ids::{DecisionId, SessionId, TaskId};
+
+/// Which sessions a listing shows.
+#[derive(Clone, Debug, Default)]
+pub struct SessionFilter {
+    /// Only of this workload.
+    pub workload: Option<String>,
+    /// Only under this very task.
+    pub task: Option<TaskId>,
+    /// Only on this resource.
+    pub resource: Option<String>,
+    /// Only those that could still be good: not ended on record, not expired at this instant.
+    pub live_at: Option<Timestamp>,
+    /// Only before this one: the cursor.
+    pub before: Option<SessionId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+#[derive(Clone, FromRow)]
+struct SessionRow {
+    id: SessionId,
+    task_id: TaskId,
+    parent_id: Option<SessionId>,
+    decision_id: DecisionId,
+    leaf_idx: i64,
+    attestor: String,
+    workload: String,
+    instance: Option<String>,
+    resource: String,
+    details: String,
+    audience: String,
+    key_binding: Option<String>,
+    kid: String,
+    generation: Vec<u8>,
+    policies: String,
+    class: String,
+    bound_seconds: Option<i64>,
+    issued_at: Timestamp,
+    expires_at: Timestamp,
+    state: String,
+    end_reason: Option<String>,
+    ended_at: Option<Timestamp>,
+    confirmed_at: Option<Timestamp>,
+}
+
+macro_rules! select_session {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, task_id, parent_id, decision_id, leaf_idx, attestor, workload, instance, ",
+            "resource, details, audience, key_binding, kid, generation, policies, class, ",
+            "bound_seconds, issued_at, expires_at, state, end_reason, ended_at, confirmed_at ",
+            "FROM session ",
+            $rest
+        )
+    };
+}
+
+impl TryFrom<SessionRow> for Session {
+    type Error = StoreError;
+
+    fn try_from(row: SessionRow) -> Result<Self, StoreError> {
+        let corrupt = || StoreError::Corrupt("session");
+        let bound = row
+            .bound_seconds
+            .map(|seconds| unsigned("session", seconds))
+            .transpose()?;
+        let generation: [u8; 32] = row.generation.try_into().map_err(|_| corrupt())?;
+        let key = match row.key_binding {
+            Some(text) => Some(KeyBinding::from_text(&text).ok_or_else(corrupt)?),
+            None => None,
+        };
+        let end_reason = match row.end_reason {
+            Some(text) => Some(EndReason::parse(&text).ok_or_else(corrupt)?),
+            None => None,
+        };
+        Ok(Self {
+            id: row.id,
+            task_id: row.task_id,
+            parent: row.parent_id,
+            decision_id: row.decision_id,
+            leaf_index: unsigned("session", row.leaf_idx)?,
+            attestor: row.attestor,
+            workload: row.workload.try_into().map_err(|_| corrupt())?,
+            instance: row
+                .instance
+                .map(TryInto::try_into)
+                .transpose()
+                .map_err(|_| corrupt())?,
+            resource: row.resource,
+            grant: serde_json::from_str(&row.details).map_err(|_| corrupt())?,
+            audience: row.audience,
+            key,
+            kid: row.kid,
+            generation: GenerationDigest::new(generation),
+            policies: serde_json::from_str(&row.policies).map_err(|_| corrupt())?,
+            revocability: Revocability::from_parts(&row.class, bound).ok_or_else(corrupt)?,
+            issued_at: row.issued_at,
+            expires_at: row.expires_at,
+            state: SessionState::parse(&row.state).ok_or_else(corrupt)?,
+            end_reason,
+            ended_at: row.ended_at,
+            confirmed_at: row.confirmed_at,
+        })
+    }
+}
+
+impl Store {
+    /// One session's record, without what decides whether it is valid.
+    pub async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+        let row: Option<SessionRow> = read!(self, db => {
+            sqlx::query_as(select_session!("/* session */ WHERE id = $1"))
+                .bind(id)
+                .fetch_optional(db)
+                .await?
+        });
+        row.map(Session::try_from).transpose()
+    }
+
+    /// One session with everything that decides whether it is valid, from the primary store.
+    ///
+    /// The parts are read one after the other, not in one snapshot. Each of them can only go from
+    /// alive to dead, so an answer "valid" was true at every moment since the first read.
+    pub async fn session_view(&self, id: SessionId) -> Result<Option<SessionView>, StoreError> {
+        let Some(session) = self.session(id).await? else {
+            return Ok(None);
+        };
+        Ok(self.session_views(vec![session]).await?.pop())
+    }
+
+    /// The sessions of a listing, newest first, with everything that decides about them.
+    pub async fn list_sessions(
+        &self,
+        filter: &SessionFilter,
+    ) -> Result<Vec<SessionView>, StoreError> {
+        let rows: Vec<SessionRow> = read!(self, db => {
+            sqlx::query_as(select_session!(
+                "/* list_sessions */ WHERE ($1 IS NULL OR workload = $1) \
+                 AND ($2 IS NULL OR task_id = $2) AND ($3 IS NULL OR resource = $3) \
+                 AND ($4 IS NULL OR (state <> 'ended' AND expires_at > $4)) \
+                 AND ($5 IS NULL OR id < $5) ORDER BY id DESC LIMIT $6"
+            ))
+            .bind(&filter.workload)
+            .bind(filter.task)
+            .bind(&filter.resource)
+            .bind(filter.live_at)
+            .bind(filter.before)
+            .bind(i64::from(filter.limit))
+            .fetch_all(db)
+            .await?
+        });
+        let sessions = rows
+            .into_iter()
+            .map(Session::try_from)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.session_views(sessions).await
+    }
+
+    /// Every session under a task and its descendants, oldest first, at most `limit`.
+    pub async fn sessions_under(
+        &self,
+        task: TaskId,
+        limit: u32,
+    ) -> Result<Vec<SessionView>, StoreError> {
+        let rows: Vec<SessionRow> = read!(self, db => {
+            sqlx::query_as(select_session!(
+                "/* sessions_under */ WHERE task_id IN ( \
+                     WITH RECURSIVE tree AS ( \
+                         SELECT id FROM task WHERE id = $1 \
+                         UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id) \
+                     SELECT id FROM tree) ORDER BY id LIMIT $2"
+            ))
+            .bind(task)
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await?
+        });
+        let sessions = rows
+            .into_iter()
+            .map(Session::try_from)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.session_views(sessions).await
+    }
+
+    /// Adds to each session what decides whether it is valid: three statements, however many
+    /// sessions there are.
+    async fn session_views(&self, sessions: Vec<Session>) -> Result<Vec<SessionView>, StoreError> {
+        if sessions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let parents: Vec<SessionId> = sessions.iter().filter_map(|s| s.parent).collect();
+        let ancestors = if parents.is_empty() {
+            HashMap::new()
+        } else {
+            self.ancestors(&parents).await?
+        };
+        let mut tasks: HashSet<TaskId> = sessions.iter().map(|session| session.task_id).collect();
+        tasks.extend(ancestors.values().map(|session| session.task_id));
+        let tasks: Vec<TaskId> = tasks.into_iter().collect();
+        let chains = self.task_chains(&tasks).await?;
+        let leaves = sessions.iter().chain(ancestors.values());
+        let oldest = leaves.map(|session| session.leaf_index).min().unwrap_or(0);
+        let cutoffs = self.cutoffs_after(oldest).await?;
+        Ok(sessions
+            .into_iter()
+            .map(|session| view(session, &chains, &ancestors, &cutoffs))
+            .collect())
+    }
+
+    async fn ancestors(
+        &self,
+        parents: &[SessionId],
+    ) -> Result<HashMap<SessionId, Session>, StoreError> {
+        let rows: Vec<SessionRow> = match self {
+            Self::Postgres(postgres) => {
+                sqlx::query_as(select_session!(
+                    "/* ancestors */ WHERE id IN (WITH RECURSIVE kin AS ( \
+                         SELECT id, parent_id FROM session WHERE id = ANY($1) \
+                         UNION SELECT s.id, s.parent_id FROM session s JOIN kin k ON s.id = k.parent_id) \
+                     SELECT id FROM kin)"
+                ))
+                .bind(parents.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+                .fetch_all(postgres.pool())
+                .await?
+            }
+            Self::Sqlite(sqlite) => {
+                sqlx::query_as(select_session!(
+                    "/* ancestors */ WHERE id IN (WITH RECURSIVE kin AS ( \
+                         SELECT id, parent_id FROM session \
+                         WHERE id IN (SELECT unhex(value) FROM json_each($1)) \
+                         UNION SELECT s.id, s.parent_id FROM session s JOIN kin k ON s.id = k.parent_id) \
+                     SELECT id FROM kin)"
+                ))
+                .bind(json_ids(parents.iter().map(|id| id.uuid())))
+                .fetch_all(sqlite.readers())
+                .await?
+            }
+        };
+        rows.into_iter()
+            .map(|row| Ok((row.id, Session::try_from(row)?)))
+            .collect()
+    }
+
+    /// How many sessions with a leaf before `index` are not over at `now`, by their own record and
+    /// the clock, and match the selector or were derived from one that does: what a cutoff at
+    /// `index` kills.
+    pub async fn count_matching(
+        &self,
+        selector: &Selector,
+        index: u64,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let (count,): (i64,) = self
+            .matching(selector, index, now, MatchingColumns::Count)
+            .await?
+            .into_iter()
+            .next()
+            .map_or((0,), |(_, count)| (count,));
+        unsigned("count", count)
+    }
+
+    /// The first of them by id.
+    pub async fn list_matching(
+        &self,
+        selector: &Selector,
+        index: u64,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let rows = self
+            .matching(selector, index, now, MatchingColumns::Ids(limit))
+            .await?;
+        Ok(rows.into_iter().filter_map(|(id, _)| id).collect())
+    }
+
+    async fn matching(
+        &self,
+        selector: &Selector,
+        index: u64,
+        now: Timestamp,
+        columns: MatchingColumns,
+    ) -> Result<Vec<(Option<SessionId>, i64)>, StoreError> {
+        // One condition a kind; every one of them is static text.
+        let (kind, value) = (selector.kind(), selector.value());
+        let task = match selector {
+            Selector::Task(id) => Some(*id),
+            _ => None,
+        };
+        let generation = match selector {
+            Selector::Generation(digest) => Some(digest.as_bytes().to_vec()),
+            _ => None,
+        };
+        // A policy's id as it stands in the JSON list of a session's policies.
+        let policy = serde_json::to_string(&value).map_err(|_| StoreError::Corrupt("policy"))?;
+        macro_rules! matching {
+            ($select:literal, $rest:literal) => {
+                concat!(
+                    "/* matching */ WITH RECURSIVE tree AS ( \
+                         SELECT id FROM task WHERE id = $4 \
+                         UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), \
+                     dead AS ( \
+                         SELECT id FROM session \
+                         WHERE expires_at > $1 AND state <> 'ended' AND leaf_idx < $2 AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
+                     WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
+                     WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
+                     WHEN 'policy' THEN policies LIKE $7 ESCAPE '!' \
+                     WHEN 'task' THEN task_id IN (SELECT id FROM tree) ELSE 1 = 0 END \
+                         UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id \
+                         WHERE s.expires_at > $1 AND s.state <> 'ended') ",
+                    $select,
+                    " FROM dead ",
+                    $rest
+                )
+            };
+        }
+        let like = format!(
+            "%{}%",
+            policy
+                .replace('!', "!!")
+                .replace('%', "!%")
+                .replace('_', "!_")
+        );
+        let rows = match columns {
+            MatchingColumns::Count => read!(self, db => {
+                let (count,): (i64,) = sqlx::query_as(matching!("SELECT count(*)", ""))
+                    .bind(now)
+                    .bind(signed(index))
+                    .bind(kind)
+                    .bind(task)
+                    .bind(&value)
+                    .bind(&generation)
+                    .bind(&like)
+                    .fetch_one(db)
+                    .await?;
+                vec![(None, count)]
+            }),
+            MatchingColumns::Ids(limit) => read!(self, db => {
+                let rows: Vec<(SessionId,)> =
+                    sqlx::query_as(matching!("SELECT id", "ORDER BY id LIMIT $8"))
+                        .bind(now)
+                        .bind(signed(index))
+                        .bind(kind)
+                        .bind(task)
+                        .bind(&value)
+                        .bind(&generation)
+                        .bind(&like)
+                        .bind(i64::from(limit))
+                        .fetch_all(db)
+                        .await?;
+                rows.into_iter().map(|(id,)| (Some(id), 0)).collect()
+            }),
+        };
+        Ok(rows)
+    }
+
+    /// A mint has been finished: `minting → active`, if it is still the mint of this holder and
+    /// its lease has not run out. The answer is whether it was.
+    pub async fn settle_mint(
+        &self,
+        id: SessionId,
+        holder: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let settled = write!(self, db => {
+            sqlx::query(
+                "/* settle_mint */ UPDATE session SET state = 'active', lease_until = NULL \
+                 WHERE id = $1 AND state = 'minting' AND lease_holder = $2 AND lease_until > $3 \
+                 AND expires_at > $3",
+            )
+            .bind(id)
+            .bind(holder)
+            .bind(now)
+            .execute(db)
+            .await?
+            .rows_affected()
+        });
+        Ok(settled == 1)
+    }
+
+    /// Sessions whose mint was never finished and whose lease is over.
+    pub async fn unfinished_mints(
+        &self,
+        now: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Session>, StoreError> {
+        let rows: Vec<SessionRow> = read!(self, db => {
+            sqlx::query_as(select_session!(
+                "/* unfinished_mints */ WHERE state = 'minting' AND lease_until <= $1 \
+                 ORDER BY lease_until LIMIT $2"
+            ))
+            .bind(now)
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter().map(Session::try_from).collect()
+    }
+
+    /// Endings that no back end has confirmed and that are due for another try, each put off to
+    /// `retry_at` so that replicas do not try the same one at once. With them, the tries so far.
+    pub async fn claim_unconfirmed(
+        &self,
+        now: Timestamp,
+        retry_at: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<(Session, u32)>, StoreError> {
+        let claimed: Vec<(SessionId, i64)> = match self {
+            Self::Postgres(postgres) => {
+                sqlx::query_as(
+                    "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
+                     WHERE id IN (SELECT id FROM session WHERE state = 'ending' AND retry_at <= $1 \
+                         ORDER BY retry_at LIMIT $3 FOR UPDATE SKIP LOCKED) \
+                     RETURNING id, CAST(attempts AS BIGINT)",
+                )
+                .bind(now)
+                .bind(retry_at)
+                .bind(i64::from(limit))
+                .fetch_all(postgres.pool())
+                .await?
+            }
+            Self::Sqlite(sqlite) => {
+                sqlx::query_as(
+                    "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
+                     WHERE id IN (SELECT id FROM session WHERE state = 'ending' AND retry_at <= $1 \
+                         ORDER BY retry_at LIMIT $3) RETURNING id, attempts",
+                )
+                .bind(now)
+                .bind(retry_at)
+                .bind(i64::from(limit))
+                .fetch_all(sqlite.writer())
+                .await?
+            }
+        };
+        let mut out = Vec::with_capacity(claimed.len());
+        for (id, attempts) in claimed {
+            if let Some(session) = self.session(id).await? {
+                out.push((session, u32::try_from(attempts).unwrap_or(u32::MAX)));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Live sessions of external minters that are over by a task's end, a cutoff or an ancestor,
+    /// but on record still `active`: the sweeper's work after a mass revocation.
+    pub async fn active_external(
+        &self,
+        now: Timestamp,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<SessionView>, StoreError> {
+        let rows: Vec<SessionRow> = read!(self, db => {
+            sqlx::query_as(select_session!(
+                "/* active_external */ WHERE state = 'active' AND class = 'bounded' \
+                 AND expires_at > $1 AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3"
+            ))
+            .bind(now)
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await?
+        });
+        let sessions = rows
+            .into_iter()
+            .map(Session::try_from)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.session_views(sessions).await
+    }
+}
+
+enum MatchingColumns {
+    Count,
+    Ids(u32),
+}
+
+fn view(
+    session: Session,
+    chains: &HashMap<TaskId, TaskChain>,
+    ancestors: &HashMap<SessionId, Session>,
+    cutoffs: &[Cutoff],
+) -> SessionView {
+    // Without its chain a session is nobody's: an empty chain is not alive.
+    let chain = |session: &Session| chains.get(&session.task_id).cloned();
+    let tasks = chain(&session).unwrap_or(TaskChain(Vec::new()));
+    let cut = |session: &Session, tasks: &TaskChain| {
+        let kills = |cutoff: &&Cutoff| cutoff.kills(session, tasks);
+        cutoffs.iter().find(kills).map(|cutoff| cutoff.committed_at)
+    };
+    let mut cut_off_at = cut(&session, &tasks);
+    let mut derived_from = Vec::new();
+    let mut next = session.parent;
+    while let Some(id) = next {
+        // A parent that is gone cannot vouch for anybody.
+        let Some(ancestor) = ancestors.get(&id) else {
+            cut_off_at = cut_off_at.or(Some(session.issued_at));
+            break;
+        };
+        let own_tasks = chain(ancestor).unwrap_or(TaskChain(Vec::new()));
+        cut_off_at = cut_off_at.or_else(|| cut(ancestor, &own_tasks));
+        derived_from.push(Ancestor {
+            id,
+            state: ancestor.state,
+            ended_at: ancestor.ended_at,
+            expires_at: ancestor.expires_at,
+        });
+        next = ancestor.parent;
+    }
+    SessionView {
+        session,
+        tasks,
+        ancestors: derived_from,
+        cut_off_at,
+    }
+}

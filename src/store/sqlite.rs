@@ -1,0 +1,117 @@
+//! SQLite: one process, one writer, a locked data directory.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::ConnectOptions;
+
+use super::StoreError;
+
+/// The migrations, in the binary.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// The file in the data directory that holds everything.
+pub const FILE: &str = "taskpass.sqlite";
+
+/// A SQLite file with one writer and several readers.
+#[derive(Clone, Debug)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    /// Held for as long as anybody holds the store: a second process would be a second writer.
+    _lock: Arc<File>,
+}
+
+impl Sqlite {
+    /// Opens the store in `directory`, makes it if there is none, and brings its schema up to date.
+    pub async fn open(directory: &Path) -> Result<Self, StoreError> {
+        let lock = lock_directory(directory)?;
+        let options = SqliteConnectOptions::new()
+            .filename(directory.join(FILE))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5))
+            .disable_statement_logging();
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(5))
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options.clone())
+            .await?;
+        MIGRATIONS
+            .run(&writer)
+            .await
+            .map_err(|error| StoreError::Unfit(format!("migration failed: {error}")))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_with(options.read_only(true))
+            .await?;
+        Ok(Self {
+            writer,
+            readers,
+            _lock: Arc::new(lock),
+        })
+    }
+
+    /// The one connection that writes.
+    #[must_use]
+    pub fn writer(&self) -> &SqlitePool {
+        &self.writer
+    }
+
+    /// Connections that only read.
+    #[must_use]
+    pub fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+fn lock_directory(directory: &Path) -> Result<File, StoreError> {
+    let unfit = |what: &str| StoreError::Unfit(format!("{}: {what}", directory.display()));
+    std::fs::create_dir_all(directory)
+        .map_err(|error| unfit(&format!("cannot make the data directory: {error}")))?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(directory.join("lock"))
+        .map_err(|error| unfit(&format!("cannot write the lock file: {error}")))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(unfit(
+            "another process uses this data directory; stop it, or name another directory",
+        )),
+        Err(TryLockError::Error(error)) => Err(unfit(&format!("cannot be locked: {error}"))),
+    }
+}
+
+/// Compares what is applied with what this binary knows: nothing missing, nothing from the future.
+pub(super) fn check_versions(known: &Migrator, applied: &[(i64,)]) -> Result<(), StoreError> {
+    let newest_known = known.iter().map(|migration| migration.version).max();
+    let newest_applied = applied.iter().map(|(version,)| *version).max();
+    match (newest_known, newest_applied) {
+        (Some(known), Some(applied)) if applied == known => Ok(()),
+        (Some(known), Some(applied)) if applied > known => Err(StoreError::Unfit(format!(
+            "the schema has version {applied}, this binary knows up to {known}; run a newer binary"
+        ))),
+        _ => Err(StoreError::Unfit(
+            "the schema is older than this binary; run `taskpass migrate` with the owner's role"
+                .into(),
+        )),
+    }
+}

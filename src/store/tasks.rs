@@ -1,0 +1,331 @@
+//! Tasks: reading, heartbeats, and what the sweeper has to look at.
+
+use std::collections::HashMap;
+
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::codec::{digest, unsigned};
+use super::{Store, StoreError, read, write};
+use crate::clock::Timestamp;
+use crate::domain::task::{Task, TaskChain, TaskLife, TaskState};
+use crate::ids::TaskId;
+
+/// Which tasks a listing shows.
+#[derive(Clone, Debug, Default)]
+pub struct TaskFilter {
+    /// Only in this recorded state.
+    pub state: Option<TaskState>,
+    /// Only of this owner.
+    pub owner: Option<String>,
+    /// Only before this one: the cursor.
+    pub before: Option<TaskId>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+#[derive(FromRow)]
+struct TaskRow {
+    id: TaskId,
+    task_type: String,
+    attestor: String,
+    owner: String,
+    owner_instance: Option<String>,
+    parent_id: Option<TaskId>,
+    depth: i64,
+    state: String,
+    opened_at: Timestamp,
+    deadline: Timestamp,
+    heartbeat_seconds: Option<i64>,
+    heard_at: Timestamp,
+    ended_at: Option<Timestamp>,
+    handle_digest: Vec<u8>,
+    handle_key: Option<String>,
+    sessions_left: i64,
+    leaf_idx: i64,
+}
+
+/// The columns of [`TaskRow`]; casts give both databases the same integer type.
+macro_rules! select_task {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, task_type, attestor, owner, owner_instance, parent_id, ",
+            "CAST(depth AS BIGINT) AS depth, state, opened_at, deadline, heartbeat_seconds, ",
+            "heard_at, ended_at, handle_digest, handle_key, ",
+            "CAST(sessions_left AS BIGINT) AS sessions_left, leaf_idx FROM task ",
+            $rest
+        )
+    };
+}
+
+impl TryFrom<TaskRow> for Task {
+    type Error = StoreError;
+
+    fn try_from(row: TaskRow) -> Result<Self, StoreError> {
+        let corrupt = || StoreError::Corrupt("task");
+        Ok(Self {
+            id: row.id,
+            task_type: row.task_type,
+            attestor: row.attestor,
+            owner: row.owner.try_into().map_err(|_| corrupt())?,
+            owner_instance: row
+                .owner_instance
+                .map(TryInto::try_into)
+                .transpose()
+                .map_err(|_| corrupt())?,
+            parent: row.parent_id,
+            depth: u8::try_from(row.depth).map_err(|_| corrupt())?,
+            state: TaskState::parse(&row.state).ok_or_else(corrupt)?,
+            opened_at: row.opened_at,
+            deadline: row.deadline,
+            heartbeat_seconds: row
+                .heartbeat_seconds
+                .map(|seconds| unsigned("task", seconds))
+                .transpose()?,
+            heard_at: row.heard_at,
+            ended_at: row.ended_at,
+            handle_digest: digest("task", &row.handle_digest)?,
+            handle_key: row.handle_key,
+            sessions_left: u32::try_from(row.sessions_left).map_err(|_| corrupt())?,
+            leaf_index: unsigned("task", row.leaf_idx)?,
+        })
+    }
+}
+
+/// A delegation token's row.
+#[derive(Clone, Debug)]
+pub struct Delegation {
+    /// The parent task.
+    pub task: TaskId,
+    /// The identity that may use it.
+    pub child: String,
+    /// Credentials that go with it.
+    pub sessions: u32,
+    /// Until when.
+    pub expires_at: Timestamp,
+}
+
+impl Store {
+    /// One task.
+    pub async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
+        let row: Option<TaskRow> = read!(self, db => {
+            sqlx::query_as(select_task!("/* task */ WHERE id = $1")).bind(id).fetch_optional(db).await?
+        });
+        row.map(Task::try_from).transpose()
+    }
+
+    /// The tasks of a listing, newest first.
+    pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<Task>, StoreError> {
+        let rows: Vec<TaskRow> = read!(self, db => {
+            sqlx::query_as(select_task!(
+                "/* tasks */ WHERE ($1 IS NULL OR state = $1) AND ($2 IS NULL OR owner = $2) \
+                 AND ($3 IS NULL OR id < $3) ORDER BY id DESC LIMIT $4"
+            ))
+            .bind(filter.state.map(TaskState::as_str))
+            .bind(&filter.owner)
+            .bind(filter.before)
+            .bind(i64::from(filter.limit))
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter().map(Task::try_from).collect()
+    }
+
+    /// The chains of these tasks, each from itself up to its root. Unknown tasks have none.
+    pub async fn task_chains(
+        &self,
+        ids: &[TaskId],
+    ) -> Result<HashMap<TaskId, TaskChain>, StoreError> {
+        let rows: Vec<LinkRow> = match self {
+            Self::Postgres(postgres) => {
+                sqlx::query_as(
+                    "/* task_chains */ WITH RECURSIVE chain AS ( \
+                         SELECT id, parent_id, state, deadline, heartbeat_seconds, heard_at, ended_at \
+                         FROM task WHERE id = ANY($1) \
+                         UNION SELECT t.id, t.parent_id, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
+                         FROM task t JOIN chain c ON t.id = c.parent_id) \
+                     SELECT * FROM chain",
+                )
+                .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+                .fetch_all(postgres.pool())
+                .await?
+            }
+            Self::Sqlite(sqlite) => {
+                sqlx::query_as(
+                    "/* task_chains */ WITH RECURSIVE chain AS ( \
+                         SELECT id, parent_id, state, deadline, heartbeat_seconds, heard_at, ended_at \
+                         FROM task WHERE id IN (SELECT unhex(value) FROM json_each($1)) \
+                         UNION SELECT t.id, t.parent_id, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
+                         FROM task t JOIN chain c ON t.id = c.parent_id) \
+                     SELECT * FROM chain",
+                )
+                .bind(json_ids(ids.iter().map(|id| id.uuid())))
+                .fetch_all(sqlite.readers())
+                .await?
+            }
+        };
+        let links = rows
+            .into_iter()
+            .map(|row| Ok((row.id, (row.life()?, row.parent_id))))
+            .collect::<Result<HashMap<_, _>, StoreError>>()?;
+        let chains = ids.iter().filter(|id| links.contains_key(id));
+        Ok(chains.map(|id| (*id, chain(&links, *id))).collect())
+    }
+
+    /// Notes that an open task is alive at `now`. A task that is over, on record or by the clock,
+    /// is not brought back: the answer is whether it was noted.
+    pub async fn heartbeat(&self, id: TaskId, now: Timestamp) -> Result<bool, StoreError> {
+        let written = match self {
+            Self::Postgres(postgres) => sqlx::query(
+                "/* heartbeat */ UPDATE task SET heard_at = greatest(heard_at, $2) \
+                 WHERE id = $1 AND state = 'open' AND deadline > $2 AND (heartbeat_seconds IS NULL \
+                 OR heard_at + make_interval(secs => heartbeat_seconds) > $2)",
+            )
+            .bind(id)
+            .bind(now)
+            .execute(postgres.pool())
+            .await?
+            .rows_affected(),
+            Self::Sqlite(sqlite) => sqlx::query(
+                "/* heartbeat */ UPDATE task SET heard_at = max(heard_at, $2) \
+                 WHERE id = $1 AND state = 'open' AND deadline > $2 AND (heartbeat_seconds IS NULL \
+                 OR heard_at + heartbeat_seconds * 1000000 > $2)",
+            )
+            .bind(id)
+            .bind(now)
+            .execute(sqlite.writer())
+            .await?
+            .rows_affected(),
+        };
+        Ok(written == 1)
+    }
+
+    /// Open tasks whose time to be looked at has come, for one sweeper at a time: on PostgreSQL
+    /// rows that another replica is looking at are skipped. Each is put off to `retry_at`, so that
+    /// one that cannot be ended now is looked at again and holds up no other.
+    pub async fn claim_due_tasks(
+        &self,
+        now: Timestamp,
+        retry_at: Timestamp,
+        limit: u32,
+    ) -> Result<Vec<Task>, StoreError> {
+        let ids: Vec<(TaskId,)> = match self {
+            Self::Postgres(postgres) => {
+                sqlx::query_as(
+                    "/* claim_due_tasks */ UPDATE task SET check_at = $2 WHERE id IN ( \
+                         SELECT id FROM task WHERE state = 'open' AND check_at <= $1 \
+                         ORDER BY check_at LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING id",
+                )
+                .bind(now)
+                .bind(retry_at)
+                .bind(i64::from(limit))
+                .fetch_all(postgres.pool())
+                .await?
+            }
+            Self::Sqlite(sqlite) => {
+                sqlx::query_as(
+                    "/* claim_due_tasks */ UPDATE task SET check_at = $2 WHERE id IN ( \
+                         SELECT id FROM task WHERE state = 'open' AND check_at <= $1 \
+                         ORDER BY check_at LIMIT $3) RETURNING id",
+                )
+                .bind(now)
+                .bind(retry_at)
+                .bind(i64::from(limit))
+                .fetch_all(sqlite.writer())
+                .await?
+            }
+        };
+        let mut tasks = Vec::with_capacity(ids.len());
+        for (id,) in ids {
+            tasks.extend(self.task(id).await?);
+        }
+        Ok(tasks)
+    }
+
+    /// Sets when the sweeper looks at a task again.
+    pub async fn put_off_check(&self, id: TaskId, check_at: Timestamp) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query("/* put_off_check */ UPDATE task SET check_at = $2 WHERE id = $1 AND state = 'open'")
+                .bind(id)
+                .bind(check_at)
+                .execute(db)
+                .await?;
+        });
+        Ok(())
+    }
+
+    /// A delegation token, by its digest.
+    pub async fn delegation(&self, digest: &[u8; 32]) -> Result<Option<Delegation>, StoreError> {
+        let row: Option<(TaskId, String, i64, Timestamp)> = read!(self, db => {
+            sqlx::query_as(
+                "/* delegation */ SELECT task_id, child, CAST(sessions AS BIGINT), expires_at \
+                 FROM delegation WHERE digest = $1",
+            )
+            .bind(digest.as_slice())
+            .fetch_optional(db)
+            .await?
+        });
+        row.map(|(task, child, sessions, expires_at)| {
+            let sessions =
+                u32::try_from(sessions).map_err(|_| StoreError::Corrupt("delegation"))?;
+            Ok(Delegation {
+                task,
+                child,
+                sessions,
+                expires_at,
+            })
+        })
+        .transpose()
+    }
+}
+
+#[derive(FromRow)]
+struct LinkRow {
+    id: TaskId,
+    parent_id: Option<TaskId>,
+    state: String,
+    deadline: Timestamp,
+    heartbeat_seconds: Option<i64>,
+    heard_at: Timestamp,
+    ended_at: Option<Timestamp>,
+}
+
+impl LinkRow {
+    fn life(&self) -> Result<TaskLife, StoreError> {
+        Ok(TaskLife {
+            id: self.id,
+            state: TaskState::parse(&self.state).ok_or(StoreError::Corrupt("task"))?,
+            deadline: self.deadline,
+            heartbeat_seconds: self
+                .heartbeat_seconds
+                .map(|seconds| unsigned("task", seconds))
+                .transpose()?,
+            heard_at: self.heard_at,
+            ended_at: self.ended_at,
+        })
+    }
+}
+
+/// Follows the parents of `id`. A parent that is missing makes the chain end in nothing: it is
+/// not alive, because its root is not open.
+fn chain(links: &HashMap<TaskId, (TaskLife, Option<TaskId>)>, id: TaskId) -> TaskChain {
+    let mut lives = Vec::new();
+    let mut next = Some(id);
+    while let Some(id) = next {
+        match links.get(&id) {
+            // Depth is bounded by the schema; a cycle could only be made by hand.
+            Some((life, parent)) if lives.len() <= usize::from(u8::MAX) => {
+                lives.push(*life);
+                next = *parent;
+            }
+            _ => return TaskChain(Vec::new()),
+        }
+    }
+    TaskChain(lives)
+}
+
+/// Ids as a JSON list of hex texts, which SQLite can unfold.
+pub(super) fn json_ids(ids: impl Iterator<Item = Uuid>) -> String {
+    let list: Vec<String> = ids.map(|id| id.simple().to_string()).collect();
+    serde_json::Value::from(list).to_string()
+}
