@@ -36,7 +36,11 @@ clippy: ## every lint, warnings as errors
 .PHONY: deny
 deny: ## dependencies: banned crates, licences, sources (works offline)
 	@scripts/setup check
-	scripts/tool cargo deny --locked check --hide-inclusion-graph bans licenses sources
+	scripts/tool cargo deny --log-level error --locked check --hide-inclusion-graph bans licenses sources
+
+.PHONY: duplicates
+duplicates: ## dependencies: crates that are there in two versions, a cost but no fault
+	cargo tree --locked --duplicates --depth 0
 
 .PHONY: advisories
 advisories: ## dependencies: known vulnerabilities (fetches the database)
