@@ -1,0 +1,89 @@
+# The project's commands. `make` alone lists them.
+# ARGS is passed on: make test ARGS='ledger::', make dev ARGS='--no-story'.
+
+ARGS ?=
+SOAK_CASES ?= 10000
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: dev
+dev: ## build, play the story against a broker on SQLite, and stay up
+	cargo run --locked -- dev $(ARGS)
+
+.PHONY: build
+build: ## build the binary for development
+	cargo build --locked
+
+.PHONY: test
+test: ## set up what is missing, start a private PostgreSQL, run every test
+	scripts/test $(ARGS)
+
+.PHONY: check
+check: fmt clippy deny imports shell compose ## formatting, lints, dependencies, imports, scripts, compose file
+
+.PHONY: fmt
+fmt: ## fail where the formatting differs (cargo fmt repairs it)
+	cargo fmt --all --check
+
+.PHONY: clippy
+clippy: ## every lint, warnings as errors
+	cargo clippy --locked --all-targets -- -D warnings
+
+.PHONY: deny
+deny: ## dependencies: banned crates, licences, sources (works offline)
+	@scripts/setup check
+	scripts/tool cargo deny --log-level error --locked check --hide-inclusion-graph bans licenses sources
+
+.PHONY: duplicates
+duplicates: ## dependencies: crates that are there in two versions, a cost but no fault
+	cargo tree --locked --duplicates --depth 0
+
+.PHONY: advisories
+advisories: ## dependencies: known vulnerabilities (fetches the database)
+	@scripts/setup check
+	scripts/tool cargo deny --locked check advisories
+
+.PHONY: imports
+imports: ## modules import only downwards
+	scripts/check-imports
+
+.PHONY: shell
+shell: ## shellcheck over the scripts
+	@scripts/setup check
+	scripts/check-shell
+
+.PHONY: compose
+compose: ## docker-compose.yml and Dockerfile, as far as this machine can check them
+	@scripts/setup check
+	scripts/check-compose
+
+.PHONY: bench
+bench: ## the three figures: bare insert, bare record, broker
+	@scripts/setup bench
+	scripts/bench $(ARGS)
+
+.PHONY: bench-smoke
+bench-smoke: ## the benchmark for seconds only, to see that it runs
+	@scripts/setup bench
+	scripts/bench --smoke
+
+.PHONY: foreign
+foreign: ## other people's code verifies what the broker issues
+	scripts/foreign $(ARGS)
+
+.PHONY: soak
+soak: ## the suite with many property cases, the slow tests too
+	PROPTEST_CASES=$(SOAK_CASES) NEXTEST_PROFILE=soak scripts/test --run-ignored all $(ARGS)
+
+.PHONY: ci
+ci: ## what continuous integration runs
+	.ci/run
+
+.PHONY: clean
+clean: ## remove build output, the development store and the project's own tools
+	cargo clean
+	rm -rf .taskpass .tools
