@@ -14,6 +14,7 @@
 //! - `http`, `cli`: the doors.
 
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod ids;
 pub mod metrics;
