@@ -18,3 +18,4 @@ pub mod config;
 pub mod domain;
 pub mod ids;
 pub mod metrics;
+pub mod telemetry;
