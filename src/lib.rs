@@ -18,4 +18,5 @@ pub mod config;
 pub mod domain;
 pub mod ids;
 pub mod metrics;
+pub mod shutdown;
 pub mod telemetry;
