@@ -14,5 +14,9 @@
 //! - `http`, `cli`: the doors.
 
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod ids;
+pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,248 @@
+//! The configuration: one TOML file, and the environment for secrets.
+//!
+//! It loads completely or not at all. An unknown key, a missing trust setting or two settings that
+//! contradict each other stop the start, and each complaint says the file, the line, the key and
+//! the remedy. Contradictions are all reported at once; only what cannot be read at all stops at
+//! the first.
+//!
+//! No secret stands in the file. They come from the environment, or from a file that the
+//! environment names and nobody else may read, and are held in [`SecretString`]; no message quotes
+//! a value, only keys. This is the only place that reads the environment, and it does so through
+//! [`Environment`], so that a test needs no process of its own.
+//!
+//! Relative paths are relative to the directory of the configuration file.
+//!
+//! | variable | holds |
+//! |---|---|
+//! | `TASKPASS_CONFIG` | the path of the file, where `--config` does not say it |
+//! | `TASKPASS_DATABASE_URL` or `…_FILE` | the URL of the PostgreSQL database |
+//! | `TASKPASS_SEALING_KEYS` or `…_FILE` | sealing keys: the first seals, all open |
+//! | `TASKPASS_LOG` | a filter that replaces `log.level` |
+
+mod check;
+mod document;
+mod environment;
+mod error;
+mod sections;
+
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+use crate::domain::catalog::{Resource, TaskType};
+use crate::domain::generation::DecisionLimits;
+use crate::domain::trust::AttestorSpec;
+use check::Checker;
+use document::Document;
+pub use environment::{Environment, NotText, ProcessEnvironment};
+pub use error::{ConfigError, ConfigErrors, Position};
+pub use sections::{
+    AccessTokenAlgorithm, Admin, Keys, Ledger, Limits, Log, LogFormat, LogLevel, Policy, Postgres,
+    Retention, Server, Sqlite, Store, StoreKind, Tls,
+};
+
+/// The name of the variable that names the file.
+pub const CONFIG_VARIABLE: &str = "TASKPASS_CONFIG";
+/// The variable with the database's URL; with `_FILE` appended, the path of a file that holds it.
+pub const DATABASE_URL_VARIABLE: &str = "TASKPASS_DATABASE_URL";
+/// The variable with the sealing keys; with `_FILE` appended, the path of a file that holds them.
+pub const SEALING_KEYS_VARIABLE: &str = "TASKPASS_SEALING_KEYS";
+/// The variable with a log filter.
+pub const LOG_VARIABLE: &str = "TASKPASS_LOG";
+/// The file that is read when nothing names another.
+pub const DEFAULT_PATH: &str = "taskpass.toml";
+/// The host of every development ledger's origin. Production refuses it.
+pub const DEV_ORIGIN_HOST: &str = "dev.taskpass.local";
+
+/// What the configuration is for. A store is marked with it at birth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `taskpass serve`.
+    Production,
+    /// `taskpass dev`: sealing keys may be left out, and a development origin is wanted.
+    Dev,
+}
+
+impl Mode {
+    /// The mark in the store.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Production => "production",
+            Self::Dev => "dev",
+        }
+    }
+}
+
+/// What came from the environment or from protected files. Its `Debug` shows none of it.
+#[derive(Debug, Default)]
+pub struct Secrets {
+    /// The database, with its password.
+    pub database_url: Option<SecretString>,
+    /// Sealing keys, in order. Their form is the sealer's business.
+    pub sealing_keys: Vec<SecretString>,
+    /// The RSA key of RS256, as PEM; read by [`Config::load`].
+    pub rs256_private_key: Option<SecretString>,
+}
+
+/// The whole configuration, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// The file that it came from.
+    pub source: PathBuf,
+    /// What it is for.
+    pub mode: Mode,
+    /// The HTTP server.
+    pub server: Server,
+    /// The store.
+    pub store: Store,
+    /// The ledger.
+    pub ledger: Ledger,
+    /// Signing keys.
+    pub keys: Keys,
+    /// The first admin.
+    pub admin: Admin,
+    /// Which evidence is believed.
+    pub attestors: Vec<AttestorSpec>,
+    /// What credentials can be for.
+    pub resources: Vec<Resource>,
+    /// Which kinds of task there are.
+    pub task_types: Vec<TaskType>,
+    /// Where the policies are.
+    pub policy: Policy,
+    /// Limits.
+    pub limits: Limits,
+    /// How long what is over is kept.
+    pub retention: Retention,
+    /// Logs.
+    pub log: Log,
+    /// From [`LOG_VARIABLE`]: a filter that replaces [`Log::level`].
+    pub log_filter: Option<String>,
+    /// Secrets.
+    pub secrets: Secrets,
+}
+
+impl Config {
+    /// The file to read: the argument, else the environment, else [`DEFAULT_PATH`].
+    pub fn path(
+        argument: Option<PathBuf>,
+        environment: &dyn Environment,
+    ) -> Result<PathBuf, ConfigErrors> {
+        if let Some(path) = argument {
+            return Ok(path);
+        }
+        match environment.get(CONFIG_VARIABLE) {
+            Ok(Some(path)) if !path.is_empty() => Ok(path.into()),
+            Ok(_) => Ok(DEFAULT_PATH.into()),
+            Err(NotText) => Err(ConfigError::unplaced(
+                Path::new(DEFAULT_PATH),
+                CONFIG_VARIABLE,
+                "is not text",
+                "set it to a path in UTF-8",
+            )
+            .into()),
+        }
+    }
+
+    /// Reads the file and everything that it names, and checks all of it.
+    pub fn load(
+        path: &Path,
+        environment: &dyn Environment,
+        mode: Mode,
+    ) -> Result<Self, ConfigErrors> {
+        let bytes = std::fs::read(path).map_err(|error| {
+            ConfigError::unplaced(
+                path,
+                "",
+                format!("cannot be read: {}", error.kind()),
+                format!("name a readable file with --config or {CONFIG_VARIABLE}"),
+            )
+        })?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let good = error.utf8_error().valid_up_to();
+            let line = error.as_bytes().iter().take(good).filter(|b| **b == b'\n');
+            ConfigError {
+                at: Some(Position {
+                    line: line.count() + 1,
+                    column: 1,
+                }),
+                ..ConfigError::unplaced(path, "", "is not UTF-8", "save the file as UTF-8")
+            }
+        })?;
+        let mut config = Self::parse(path, &text, environment, mode)?;
+        let document = Document::parse(path, &text)?;
+        let mut checker = Checker::new(&document);
+        config.secrets.rs256_private_key = checker.files(&config);
+        checker.finish()?;
+        Ok(config)
+    }
+
+    /// Checks a configuration's text without opening the files that it names, save those of
+    /// secrets in the environment. `path` is for messages and relative paths.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        environment: &dyn Environment,
+        mode: Mode,
+    ) -> Result<Self, ConfigErrors> {
+        let document = Document::parse(path, text)?;
+        let mut file = document.read()?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        file.resolve_paths(base);
+        let mut checker = Checker::new(&document);
+        let secrets = checker.secrets(&file, environment, mode);
+        let log_filter = checker.log_filter(environment);
+        checker.check(&file, mode);
+        checker.finish()?;
+        Ok(Self {
+            source: path.to_owned(),
+            mode,
+            server: file.server,
+            store: file.store,
+            ledger: file.ledger,
+            keys: file.keys,
+            admin: file.admin,
+            attestors: file.attestors,
+            resources: file.resources,
+            task_types: file.task_types,
+            policy: file.policy,
+            limits: file.limits,
+            retention: file.retention,
+            log: file.log,
+            log_filter,
+            secrets,
+        })
+    }
+
+    /// The names by which the broker itself is known: its issuer and the audiences of its
+    /// attestors. No resource may have one of them.
+    #[must_use]
+    pub fn own_audiences(&self) -> Vec<String> {
+        check::own_audiences(&self.server.issuer, &self.attestors)
+    }
+
+    /// The limits that are part of a generation.
+    #[must_use]
+    pub fn decision_limits(&self) -> DecisionLimits {
+        DecisionLimits {
+            denials_per_identity: self.limits.denials_per_identity,
+            denials_per_attestor: self.limits.denials_per_attestor,
+            denial_window_seconds: self.limits.denial_window_seconds,
+        }
+    }
+}
+
+/// The production settings that this environment holds, by name. Development mode refuses to run
+/// beside any.
+#[must_use]
+pub fn production_settings(environment: &dyn Environment) -> Vec<String> {
+    [DATABASE_URL_VARIABLE, SEALING_KEYS_VARIABLE]
+        .into_iter()
+        .flat_map(|name| [name.to_owned(), format!("{name}_FILE")])
+        .chain([CONFIG_VARIABLE.to_owned()])
+        .filter(|name| !matches!(environment.get(name), Ok(None)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

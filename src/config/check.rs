@@ -1,0 +1,732 @@
+//! What the file's shape cannot say: ranges, contradictions, and the files that it names.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use tracing_subscriber::EnvFilter;
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use super::document::Document;
+use super::environment::{Environment, NotText};
+use super::error::{ConfigError, ConfigErrors};
+use super::sections::{self, AccessTokenAlgorithm, StoreKind};
+use super::{
+    Config, DATABASE_URL_VARIABLE, DEV_ORIGIN_HOST, LOG_VARIABLE, Mode, SEALING_KEYS_VARIABLE,
+    Secrets,
+};
+use crate::domain::catalog::{Catalog, CatalogError, Resource, TaskType};
+use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::trust::AttestorSpec;
+
+/// The longest origin that a checkpoint may name.
+const MAX_ORIGIN_BYTES: usize = 255;
+
+/// Collects what is wrong.
+pub(super) struct Checker<'d> {
+    document: &'d Document<'d>,
+    errors: Vec<ConfigError>,
+}
+
+pub(super) fn own_audiences(issuer: &str, attestors: &[AttestorSpec]) -> Vec<String> {
+    let audiences = attestors.iter().filter_map(|spec| match spec {
+        AttestorSpec::Oidc(spec) => Some(spec.audience.clone()),
+        AttestorSpec::Key(_) => None,
+    });
+    let all: BTreeSet<_> = audiences.chain([issuer.to_owned()]).collect();
+    all.into_iter().collect()
+}
+
+impl<'d> Checker<'d> {
+    pub(super) fn new(document: &'d Document<'d>) -> Self {
+        Self {
+            document,
+            errors: Vec::new(),
+        }
+    }
+
+    pub(super) fn finish(self) -> Result<(), ConfigErrors> {
+        ConfigErrors::check(self.errors)
+    }
+
+    fn refuse(&mut self, key: &str, problem: impl Into<String>, remedy: impl Into<String>) {
+        self.errors.push(self.document.error(key, problem, remedy));
+    }
+
+    fn refuse_variable(&mut self, name: &str, problem: &str, remedy: impl Into<String>) {
+        let path = self.document.path();
+        self.errors
+            .push(ConfigError::unplaced(path, name, problem, remedy));
+    }
+
+    fn range(&mut self, key: &str, value: u64, min: u64, max: u64) {
+        if !(min..=max).contains(&value) {
+            self.refuse(
+                key,
+                format!("is {value}"),
+                format!("give a whole number from {min} to {max}"),
+            );
+        }
+    }
+
+    pub(super) fn check(&mut self, file: &sections::File, mode: Mode) {
+        self.issuer(file);
+        self.tls(file);
+        self.times(file);
+        self.store(file, mode);
+        self.ledger(file, mode);
+        self.keys(file);
+        self.admin(file);
+        self.attestors(file);
+        self.catalog(file);
+        self.limits(file);
+    }
+
+    fn issuer(&mut self, file: &sections::File) {
+        let key = "server.issuer";
+        let remedy = "give the external base URL, for example https://broker.example";
+        let Ok(url) = Url::parse(&file.server.issuer) else {
+            return self.refuse(key, "is not a URL", remedy);
+        };
+        let loopback = match url.host() {
+            Some(Host::Ipv4(ip)) => ip.is_loopback(),
+            Some(Host::Ipv6(ip)) => ip.is_loopback(),
+            Some(Host::Domain(name)) => name == "localhost",
+            None => false,
+        };
+        let secure = url.scheme() == "https" && url.host().is_some();
+        let plain_on_loopback = url.scheme() == "http" && loopback;
+        if !(secure || plain_on_loopback) {
+            let remedy = "use https; http is for loopback addresses only";
+            return self.refuse(key, "is neither https nor http on loopback", remedy);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return self.refuse(key, "has a query or a fragment", "remove it");
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return self.refuse(key, "has a user or a password", "remove it");
+        }
+        if file.server.issuer.ends_with('/') {
+            let remedy = "remove it: tokens carry the issuer letter by letter";
+            return self.refuse(key, "has a trailing slash", remedy);
+        }
+        if url.path() != "/" {
+            let remedy = "give the broker a host name of its own and remove the path";
+            return self.refuse(key, "has a path", remedy);
+        }
+        if url.as_str().trim_end_matches('/') != file.server.issuer {
+            let remedy = format!("write {}", url.as_str().trim_end_matches('/'));
+            return self.refuse(key, "is not in its normal form", remedy);
+        }
+        let tls = &file.server.tls;
+        if url.scheme() == "https" && tls.certificate.is_none() && !tls.terminated_upstream {
+            self.refuse(
+                key,
+                "is https, but nothing serves TLS",
+                "configure [server.tls], or say there that it is terminated_upstream",
+            );
+        }
+        if url.scheme() == "http" && tls.certificate.is_some() {
+            let remedy = "write https, or remove the certificate";
+            self.refuse(key, "is http, but [server.tls] serves TLS", remedy);
+        }
+    }
+
+    fn tls(&mut self, file: &sections::File) {
+        let tls = &file.server.tls;
+        match (&tls.certificate, &tls.private_key) {
+            (Some(_), None) => self.refuse(
+                "server.tls.certificate",
+                "has no private key",
+                "add private_key beside it",
+            ),
+            (None, Some(_)) => self.refuse(
+                "server.tls.private_key",
+                "has no certificate",
+                "add certificate beside it",
+            ),
+            _ => {}
+        }
+        if tls.client_ca.is_some() && tls.certificate.is_none() {
+            let remedy = "client certificates need our own TLS: add certificate and private_key";
+            self.refuse("server.tls.client_ca", "stands alone", remedy);
+        }
+        if tls.terminated_upstream && (tls.certificate.is_some() || tls.private_key.is_some()) {
+            self.refuse(
+                "server.tls.terminated_upstream",
+                "contradicts the certificate beside it",
+                "keep the one or the other",
+            );
+        }
+        let loopback = file.server.listen.ip().is_loopback();
+        if !loopback && tls.certificate.is_none() && !tls.terminated_upstream {
+            self.refuse(
+                "server.listen",
+                "is reachable from other machines without TLS",
+                "configure [server.tls], or say there that it is terminated_upstream, or listen \
+                 on 127.0.0.1",
+            );
+        }
+    }
+
+    fn times(&mut self, file: &sections::File) {
+        let server = &file.server;
+        let ranges = [
+            ("drain_seconds", server.drain_seconds, 0, 300),
+            ("finish_seconds", server.finish_seconds, 1, 600),
+            (
+                "request_timeout_seconds",
+                server.request_timeout_seconds,
+                1,
+                300,
+            ),
+            (
+                "header_timeout_seconds",
+                server.header_timeout_seconds,
+                1,
+                60,
+            ),
+            (
+                "max_connections",
+                server.max_connections as u64,
+                1,
+                1_000_000,
+            ),
+        ];
+        for (name, value, min, max) in ranges {
+            self.range(&format!("server.{name}"), value, min, max);
+        }
+        if server.finish_seconds < server.request_timeout_seconds {
+            self.refuse(
+                "server.finish_seconds",
+                "is shorter than request_timeout_seconds: a stop would cut requests short",
+                format!("give at least {}", server.request_timeout_seconds),
+            );
+        }
+        if server.header_timeout_seconds > server.request_timeout_seconds {
+            self.refuse(
+                "server.header_timeout_seconds",
+                "is longer than request_timeout_seconds",
+                format!("give at most {}", server.request_timeout_seconds),
+            );
+        }
+    }
+
+    fn store(&mut self, file: &sections::File, mode: Mode) {
+        let store = &file.store;
+        match store.kind {
+            StoreKind::Sqlite => {
+                if store.postgres.is_some() {
+                    let remedy = "remove it, or say `kind = \"postgres\"`";
+                    self.refuse("store.postgres", "is not used by `sqlite`", remedy);
+                }
+                match &store.sqlite {
+                    None => self.refuse(
+                        "store.kind",
+                        "is `sqlite`, which needs a directory",
+                        "add [store.sqlite] with data_dir",
+                    ),
+                    Some(sqlite) => {
+                        let connections = u64::from(sqlite.read_connections);
+                        self.range("store.sqlite.read_connections", connections, 1, 64);
+                        let beside = file.ledger.checkpoint_file.starts_with(&sqlite.data_dir);
+                        if mode == Mode::Production && beside {
+                            self.refuse(
+                                "ledger.checkpoint_file",
+                                "lies in the store's directory and would be rewound with it",
+                                "keep it elsewhere, on another disk if there is one",
+                            );
+                        }
+                    }
+                }
+            }
+            StoreKind::Postgres => {
+                if store.sqlite.is_some() {
+                    let remedy = "remove it, or say `kind = \"sqlite\"`";
+                    self.refuse("store.sqlite", "is not used by `postgres`", remedy);
+                }
+                let postgres = store.postgres_or_default();
+                let ranges = [
+                    (
+                        "max_connections",
+                        u64::from(postgres.max_connections),
+                        2,
+                        1_000,
+                    ),
+                    (
+                        "acquire_timeout_seconds",
+                        postgres.acquire_timeout_seconds,
+                        1,
+                        60,
+                    ),
+                    (
+                        "statement_timeout_seconds",
+                        postgres.statement_timeout_seconds,
+                        1,
+                        60,
+                    ),
+                    (
+                        "append_timeout_seconds",
+                        postgres.append_timeout_seconds,
+                        1,
+                        10,
+                    ),
+                ];
+                for (name, value, min, max) in ranges {
+                    self.range(&format!("store.postgres.{name}"), value, min, max);
+                }
+            }
+        }
+    }
+
+    fn ledger(&mut self, file: &sections::File, mode: Mode) {
+        let key = "ledger.origin";
+        let origin = &file.ledger.origin;
+        let remedy = "give a name without a scheme, for example broker.example/log";
+        if origin.is_empty() || origin.len() > MAX_ORIGIN_BYTES {
+            let problem = format!("is empty or longer than {MAX_ORIGIN_BYTES} bytes");
+            return self.refuse(key, problem, remedy);
+        }
+        let plain = |b: u8| b.is_ascii_graphic() && b != b'+';
+        if !origin.bytes().all(plain) {
+            let problem = "has a space, a plus sign or an unprintable character";
+            return self.refuse(key, problem, remedy);
+        }
+        if origin.contains("://") {
+            return self.refuse(key, "has a scheme", remedy);
+        }
+        let host = origin.split(['/', ':']).next().unwrap_or_default();
+        let host = host.to_ascii_lowercase();
+        let dev = host == DEV_ORIGIN_HOST || host.ends_with(&format!(".{DEV_ORIGIN_HOST}"));
+        match mode {
+            Mode::Production if dev => {
+                self.refuse(key, "is a development ledger's", remedy);
+            }
+            Mode::Dev if !dev => {
+                let remedy = format!("use {DEV_ORIGIN_HOST} for development");
+                self.refuse(
+                    key,
+                    "does not say that it is a development ledger's",
+                    remedy,
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn keys(&mut self, file: &sections::File) {
+        let keys = &file.keys;
+        let rs256 = keys.access_token_algorithm == AccessTokenAlgorithm::Rs256;
+        match (&keys.rs256_private_key_file, rs256) {
+            (None, true) => self.refuse(
+                "keys.access_token_algorithm",
+                "is RS256, whose key the broker does not make",
+                "add rs256_private_key_file, or use ES256",
+            ),
+            (Some(_), false) => self.refuse(
+                "keys.rs256_private_key_file",
+                "is not used by this algorithm",
+                "remove it, or say `access_token_algorithm = \"RS256\"`",
+            ),
+            _ => {}
+        }
+        let ranges = [
+            ("rotation_seconds", keys.rotation_seconds, 3_600, 31_536_000),
+            (
+                "publish_lead_seconds",
+                keys.publish_lead_seconds,
+                60,
+                2_592_000,
+            ),
+            ("jwks_cache_seconds", keys.jwks_cache_seconds, 60, 86_400),
+        ];
+        for (name, value, min, max) in ranges {
+            self.range(&format!("keys.{name}"), value, min, max);
+        }
+        if keys.publish_lead_seconds >= keys.rotation_seconds {
+            self.refuse(
+                "keys.publish_lead_seconds",
+                "is not shorter than rotation_seconds: the next key would be due before this one \
+                 signs",
+                format!("give less than {}", keys.rotation_seconds),
+            );
+        }
+        if keys.publish_lead_seconds < keys.jwks_cache_seconds {
+            self.refuse(
+                "keys.publish_lead_seconds",
+                "is shorter than jwks_cache_seconds: verifiers would meet keys they cannot know",
+                format!("give at least {}", keys.jwks_cache_seconds),
+            );
+        }
+    }
+
+    fn admin(&mut self, file: &sections::File) {
+        let Some(hash) = &file.admin.bootstrap_token_sha256 else {
+            return;
+        };
+        if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+            self.refuse(
+                "admin.bootstrap_token_sha256",
+                "is not 64 hex digits",
+                "give the SHA-256 that `taskpass keys bootstrap` printed, never the token itself",
+            );
+        }
+    }
+
+    fn attestors(&mut self, file: &sections::File) {
+        if file.attestors.is_empty() {
+            let remedy = "add an [[attestors]] that names an issuer you trust";
+            self.refuse(
+                "attestors",
+                "is empty: nobody could ever be believed",
+                remedy,
+            );
+        }
+        let mut names = BTreeSet::new();
+        let mut pairs = BTreeSet::new();
+        for (index, spec) in file.attestors.iter().enumerate() {
+            let key = |part: &str| format!("attestors.{index}.{part}");
+            let name = spec.name();
+            let plain =
+                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+            if name.is_empty() || name.len() > MAX_NAME_BYTES || !name.bytes().all(plain) {
+                let remedy = format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`");
+                self.refuse(&key("name"), "is empty, too long or oddly spelt", remedy);
+            }
+            if !names.insert(name) {
+                let remedy = "give each attestor a name of its own";
+                self.refuse(&key("name"), "stands twice", remedy);
+            }
+            let oidc = match spec {
+                AttestorSpec::Oidc(oidc) => oidc,
+                AttestorSpec::Key(spec) => {
+                    for (at, registered) in spec.keys.iter().enumerate() {
+                        let private = ["d", "k"].iter().any(|m| registered.jwk.get(m).is_some());
+                        if private {
+                            self.refuse(
+                                &key(&format!("keys.{at}.jwk")),
+                                "holds a private or symmetric key",
+                                "give the public part, and make a new key: this one is known",
+                            );
+                        }
+                    }
+                    continue;
+                }
+            };
+            if !pairs.insert((oidc.issuer.trim_end_matches('/'), &oidc.audience)) {
+                self.refuse(
+                    &key("audience"),
+                    "is shared with another attestor of the same issuer: a token would be two \
+                     identities",
+                    "merge the two, or give each an audience of its own",
+                );
+            }
+            if oidc.issuer.trim_end_matches('/') == file.server.issuer.trim_end_matches('/') {
+                self.refuse(
+                    &key("issuer"),
+                    "is our own: our tokens would be believed as attestations",
+                    "name the issuer of your workloads",
+                );
+            }
+            if oidc.audience.is_empty() {
+                self.refuse(
+                    &key("audience"),
+                    "is empty",
+                    "give a value that means this broker and nothing else",
+                );
+            }
+        }
+    }
+
+    fn catalog(&mut self, file: &sections::File) {
+        let own = own_audiences(&file.server.issuer, &file.attestors);
+        let result = Catalog::new(file.resources.clone(), file.task_types.clone(), &own);
+        let Err(error) = result else { return };
+        let (what, name) = match &error {
+            CatalogError::Name { what, name }
+            | CatalogError::Duplicate { what, name }
+            | CatalogError::Invalid { what, name, .. } => (*what, name),
+        };
+        let (list, index) = if what == "resource" {
+            let named = |r: &Resource| r.name == *name;
+            ("resources", file.resources.iter().rposition(named))
+        } else {
+            let named = |t: &TaskType| t.name == *name;
+            ("task_types", file.task_types.iter().rposition(named))
+        };
+        let key = format!("{list}.{}", index.unwrap_or_default());
+        let (problem, remedy) = match error {
+            CatalogError::Name { .. } => (
+                "has an odd name".to_owned(),
+                format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`"),
+            ),
+            CatalogError::Duplicate { .. } => (
+                format!("is a {what} whose name stands twice"),
+                "give each a name of its own".to_owned(),
+            ),
+            CatalogError::Invalid { problem, .. } => {
+                (format!("is wrong: {problem}"), "correct it".to_owned())
+            }
+        };
+        self.refuse(&key, problem, remedy);
+    }
+
+    fn limits(&mut self, file: &sections::File) {
+        let limits = &file.limits;
+        let retention = &file.retention;
+        let ranges = [
+            (
+                "limits.denials_per_identity",
+                limits.denials_per_identity,
+                1_000_000,
+            ),
+            (
+                "limits.denials_per_attestor",
+                limits.denials_per_attestor,
+                1_000_000,
+            ),
+            (
+                "limits.address_requests_per_second",
+                limits.address_requests_per_second,
+                1_000_000,
+            ),
+            ("limits.address_burst", limits.address_burst, 1_000_000),
+            (
+                "limits.identity_requests_per_second",
+                limits.identity_requests_per_second,
+                1_000_000,
+            ),
+            ("limits.identity_burst", limits.identity_burst, 1_000_000),
+            ("retention.bodies_days", retention.bodies_days, 36_500),
+            ("retention.openings_days", retention.openings_days, 36_500),
+            ("retention.sessions_days", retention.sessions_days, 36_500),
+        ];
+        for (key, value, max) in ranges {
+            self.range(key, u64::from(value), 1, max);
+        }
+        let window = limits.denial_window_seconds;
+        self.range("limits.denial_window_seconds", window, 1, 3_600);
+        if limits.denials_per_identity > limits.denials_per_attestor {
+            self.refuse(
+                "limits.denials_per_identity",
+                "is more than denials_per_attestor: one identity could use up everybody's",
+                format!("give at most {}", limits.denials_per_attestor),
+            );
+        }
+        if retention.openings_days > retention.bodies_days {
+            self.refuse(
+                "retention.openings_days",
+                "is more than bodies_days: nothing would be left for them to open",
+                format!("give at most {}", retention.bodies_days),
+            );
+        }
+    }
+
+    pub(super) fn log_filter(&mut self, environment: &dyn Environment) -> Option<String> {
+        let Ok(filter) = environment.get(LOG_VARIABLE) else {
+            self.refuse_variable(LOG_VARIABLE, "is not text", "set it to a filter in UTF-8");
+            return None;
+        };
+        let filter = filter.filter(|text| !text.is_empty())?;
+        if EnvFilter::builder().parse(&filter).is_err() {
+            let remedy = "write it like `warn,taskpass=debug`";
+            self.refuse_variable(LOG_VARIABLE, "is not a filter", remedy);
+            return None;
+        }
+        Some(filter)
+    }
+
+    /// The secrets of the environment, and whether the file has a use for them.
+    pub(super) fn secrets(
+        &mut self,
+        file: &sections::File,
+        environment: &dyn Environment,
+        mode: Mode,
+    ) -> Secrets {
+        let database_url = self.secret(environment, DATABASE_URL_VARIABLE);
+        match (file.store.kind, &database_url) {
+            (StoreKind::Sqlite, Some(_)) => self.refuse(
+                "store.kind",
+                format!("is `sqlite`, but {DATABASE_URL_VARIABLE} names a database"),
+                "unset the variable, or say `kind = \"postgres\"`",
+            ),
+            (StoreKind::Postgres, None) => self.refuse(
+                "store.kind",
+                "is `postgres`, but no database is named",
+                format!("set {DATABASE_URL_VARIABLE} or {DATABASE_URL_VARIABLE}_FILE"),
+            ),
+            (StoreKind::Postgres, Some(url)) => {
+                let scheme = Url::parse(url).map(|url| url.scheme().to_owned());
+                if !scheme.is_ok_and(|s| s == "postgres" || s == "postgresql") {
+                    self.refuse_variable(
+                        DATABASE_URL_VARIABLE,
+                        "is not a PostgreSQL URL",
+                        "write it like postgres://user:password@host/database",
+                    );
+                }
+            }
+            (StoreKind::Sqlite, None) => {}
+        }
+        let keys = self.secret(environment, SEALING_KEYS_VARIABLE);
+        if keys.is_none() && mode == Mode::Production {
+            self.refuse_variable(
+                SEALING_KEYS_VARIABLE,
+                "is not set: our own keys could not be sealed",
+                format!("set it or {SEALING_KEYS_VARIABLE}_FILE to at least one sealing key"),
+            );
+        }
+        let listed = keys.as_ref().map_or("", |keys| keys.as_str());
+        let listed: Vec<&str> = listed
+            .split([',', '\n'])
+            .map(str::trim)
+            .filter(|key| !key.is_empty())
+            .collect();
+        if keys.is_some() && listed.is_empty() {
+            let remedy = "give sealing keys, separated by commas or lines";
+            self.refuse_variable(SEALING_KEYS_VARIABLE, "holds no key", remedy);
+        }
+        if listed.iter().collect::<BTreeSet<_>>().len() < listed.len() {
+            let remedy = "give each key once; the first seals, all open";
+            self.refuse_variable(SEALING_KEYS_VARIABLE, "holds a key twice", remedy);
+        }
+        Secrets {
+            database_url: database_url.map(|url| SecretString::from(url.as_str())),
+            sealing_keys: listed.into_iter().map(SecretString::from).collect(),
+            rs256_private_key: None,
+        }
+    }
+
+    /// The value of `name`, or what is in the file that `name_FILE` names.
+    fn secret(&mut self, environment: &dyn Environment, name: &str) -> Option<Zeroizing<String>> {
+        let file_name = format!("{name}_FILE");
+        let mut read = |name: &str| {
+            let value = environment.get(name).unwrap_or_else(|NotText| {
+                self.refuse_variable(name, "is not text", "set it in UTF-8");
+                None
+            });
+            value.map(Zeroizing::new)
+        };
+        match (read(name), read(&file_name)) {
+            (None, None) => None,
+            (Some(_), Some(_)) => {
+                let remedy = format!("unset it or {file_name}");
+                self.refuse_variable(name, "is set beside its _FILE", remedy);
+                None
+            }
+            (Some(value), None) if value.trim().is_empty() => {
+                self.refuse_variable(name, "is set and empty", "give it a value or unset it");
+                None
+            }
+            (Some(value), None) => Some(trimmed(&value)),
+            (None, Some(path)) => {
+                match read_secret(Path::new(path.as_str())) {
+                    Ok(text) if text.trim().is_empty() => self.refuse_variable(
+                        &file_name,
+                        "names an empty file",
+                        "write the secret into it",
+                    ),
+                    Ok(text) => return Some(trimmed(&text)),
+                    Err((problem, remedy)) => self.refuse_variable(&file_name, &problem, remedy),
+                }
+                None
+            }
+        }
+    }
+
+    /// The files that the configuration names; the RSA key among them is returned.
+    pub(super) fn files(&mut self, config: &Config) -> Option<SecretString> {
+        let tls = &config.server.tls;
+        let open = [
+            ("server.tls.certificate", &tls.certificate),
+            ("server.tls.client_ca", &tls.client_ca),
+        ];
+        for (key, path) in open {
+            if let Some(path) = path
+                && let Err(error) = std::fs::read(path)
+            {
+                self.refuse(key, unreadable(path, &error), "make it readable to us");
+            }
+        }
+        self.protected("server.tls.private_key", tls.private_key.as_ref());
+        if config.mode == Mode::Production && !config.policy.directory.is_dir() {
+            let problem = format!("is no directory: {}", config.policy.directory.display());
+            let remedy = "name the directory of the policies";
+            self.refuse("policy.directory", problem, remedy);
+        }
+        let rsa = config.keys.rs256_private_key_file.as_ref();
+        self.protected("keys.rs256_private_key_file", rsa)
+    }
+
+    fn protected(&mut self, key: &str, path: Option<&PathBuf>) -> Option<SecretString> {
+        match read_secret(path?) {
+            Ok(text) => Some(SecretString::from(text.as_str())),
+            Err((problem, remedy)) => {
+                self.refuse(key, problem, remedy);
+                None
+            }
+        }
+    }
+}
+
+fn trimmed(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(text.trim().to_owned())
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> String {
+    format!("names {}, which cannot be read: {error}", path.display())
+}
+
+/// Whether others than the owner can get at a secret file. As PostgreSQL has it: a file of root's
+/// may be readable to its group, for that is how orchestrators hand secrets to a service.
+fn is_exposed(mode: u32, owned_by_root: bool) -> bool {
+    let forbidden = if owned_by_root { 0o037 } else { 0o077 };
+    mode & forbidden != 0
+}
+
+/// The text of a file that nobody else may read; or the problem and the remedy.
+fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
+    let unreadable = |error: std::io::Error| {
+        let remedy = "make it readable to us and to nobody else".to_owned();
+        (unreadable(path, &error), remedy)
+    };
+    let mut file = File::open(path).map_err(unreadable)?;
+    // Of the open file: the name may stand for another a moment later.
+    let metadata = file.metadata().map_err(unreadable)?;
+    if is_exposed(metadata.mode(), metadata.uid() == 0) {
+        let mode = metadata.mode() & 0o777;
+        return Err((
+            format!(
+                "names {}, which others can read or write (mode {mode:04o})",
+                path.display()
+            ),
+            format!("chmod 0600 {}", path.display()),
+        ));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_exposed;
+
+    #[test]
+    fn a_secret_file_is_its_owners_alone_or_roots_and_a_groups() {
+        for (mode, owned_by_root, exposed) in [
+            (0o100_600, false, false),
+            (0o100_400, false, false),
+            (0o100_640, false, true),
+            (0o100_604, false, true),
+            (0o100_440, true, false),
+            (0o100_460, true, true),
+            (0o100_444, true, true),
+        ] {
+            assert_eq!(is_exposed(mode, owned_by_root), exposed, "{mode:o}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The file's text with its places: from a key to its line, and from a fault to its key.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::error::{ConfigError, ConfigErrors, Position};
+use super::sections::File;
+use crate::domain::trust::{AttestorSpec, KeySpec, OidcSpec};
+
+/// A parsed file.
+pub(super) struct Document<'t> {
+    path: PathBuf,
+    text: &'t str,
+    /// Every key and array element, by dotted path, with its place; in the order of the tree.
+    places: Vec<(String, Range<usize>)>,
+}
+
+impl<'t> Document<'t> {
+    pub(super) fn parse(path: &Path, text: &'t str) -> Result<Self, ConfigErrors> {
+        let mut document = Self {
+            path: path.to_owned(),
+            text,
+            places: Vec::new(),
+        };
+        let root = DeTable::parse(text).map_err(|error| document.explain(&error))?;
+        index_table(root.get_ref(), "", &mut document.places);
+        Ok(document)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The sections of the file.
+    pub(super) fn read(&self) -> Result<File, ConfigErrors> {
+        let mut root = DeTable::parse(self.text).map_err(|error| self.explain(&error))?;
+        // Serde buffers a tagged enum and forgets where its parts stood; so the tag is read here.
+        let attestors = match root.get_mut().remove("attestors") {
+            None => Vec::new(),
+            Some(list) => self.attestors(list)?,
+        };
+        let deserializer = toml::de::Deserializer::from(root);
+        let mut file = File::deserialize(deserializer).map_err(|error| self.explain(&error))?;
+        file.attestors = attestors;
+        Ok(file)
+    }
+
+    fn attestors(
+        &self,
+        list: toml::Spanned<DeValue<'_>>,
+    ) -> Result<Vec<AttestorSpec>, ConfigErrors> {
+        let not_tables = || {
+            self.error(
+                "attestors",
+                "is not an array of tables",
+                "write each attestor as [[attestors]]",
+            )
+        };
+        let DeValue::Array(list) = list.into_inner() else {
+            return Err(not_tables().into());
+        };
+        let mut specs = Vec::new();
+        for (index, mut value) in list.into_iter().enumerate() {
+            let DeValue::Table(table) = value.get_mut() else {
+                return Err(not_tables().into());
+            };
+            let kind = table.remove("kind");
+            let kind = kind.as_ref().and_then(|kind| kind.get_ref().as_str());
+            let deserializer = |value| ValueDeserializer::from(value);
+            let spec = match kind {
+                Some("oidc") => OidcSpec::deserialize(deserializer(value)).map(AttestorSpec::Oidc),
+                Some("key") => KeySpec::deserialize(deserializer(value)).map(AttestorSpec::Key),
+                _ => {
+                    let key = format!("attestors.{index}.kind");
+                    let remedy = "say `kind = \"oidc\"` or `kind = \"key\"`";
+                    return Err(self.error(&key, "names no kind of attestor", remedy).into());
+                }
+            };
+            specs.push(spec.map_err(|error| self.explain(&error))?);
+        }
+        Ok(specs)
+    }
+
+    /// A complaint about `key`, at its line or that of the nearest table above it.
+    pub(super) fn error(
+        &self,
+        key: &str,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> ConfigError {
+        ConfigError {
+            at: Some(self.locate(key)),
+            ..ConfigError::unplaced(&self.path, key, problem, remedy)
+        }
+    }
+
+    fn locate(&self, key: &str) -> Position {
+        let mut key = key;
+        loop {
+            if let Some((_, span)) = self.places.iter().find(|(path, _)| path == key) {
+                return self.position(span.start);
+            }
+            match key.rsplit_once('.') {
+                Some((above, _)) => key = above,
+                None => return Position { line: 1, column: 1 },
+            }
+        }
+    }
+
+    fn position(&self, offset: usize) -> Position {
+        let before = self.text.get(..offset).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let line = before.matches('\n').count() + 1;
+        let column = before.get(line_start..).map_or(0, |l| l.chars().count()) + 1;
+        Position { line, column }
+    }
+
+    /// What serde or the parser complained about, without its quotation of the text.
+    fn explain(&self, error: &toml::de::Error) -> ConfigError {
+        let span = error.span().unwrap_or(0..0);
+        let mut key = self.key_at(&span);
+        if key.is_empty() && error.message().starts_with("duplicate key") {
+            let text = self.text.get(span.clone()).filter(|text| is_name(text));
+            text.unwrap_or_default().clone_into(&mut key);
+        }
+        let problem = without_values(error.message());
+        let remedy = remedy_for(&problem, &key);
+        let problem = if key.is_empty() {
+            problem
+        } else {
+            format!("is wrong: {problem}")
+        };
+        ConfigError {
+            at: Some(self.position(span.start)),
+            ..ConfigError::unplaced(&self.path, &key, problem, remedy)
+        }
+    }
+
+    /// The innermost key whose own text or value contains the span.
+    fn key_at(&self, span: &Range<usize>) -> String {
+        let around = |place: &&(String, Range<usize>)| {
+            place.1.start <= span.start && span.end <= place.1.end && !span.is_empty()
+        };
+        self.places
+            .iter()
+            .filter(around)
+            .min_by_key(|(_, place)| place.len())
+            .map(|(path, _)| path.clone())
+            .unwrap_or_default()
+    }
+}
+
+fn index_table(table: &DeTable<'_>, above: &str, places: &mut Vec<(String, Range<usize>)>) {
+    for (key, value) in table {
+        let name = if is_name(key.get_ref()) {
+            key.get_ref()
+        } else {
+            "…"
+        };
+        let path = if above.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{above}.{name}")
+        };
+        places.push((path.clone(), key.span()));
+        index_value(value, &path, places);
+    }
+}
+
+fn index_value(
+    value: &toml::Spanned<DeValue<'_>>,
+    path: &str,
+    places: &mut Vec<(String, Range<usize>)>,
+) {
+    match value.get_ref() {
+        DeValue::Table(table) => {
+            places.push((path.to_owned(), value.span()));
+            index_table(table, path, places);
+        }
+        DeValue::Array(list) => {
+            for (index, element) in list.iter().enumerate() {
+                let path = format!("{path}.{index}");
+                places.push((path.clone(), element.span()));
+                index_value(element, &path, places);
+            }
+            places.push((path.to_owned(), value.span()));
+        }
+        _ => places.push((path.to_owned(), value.span())),
+    }
+}
+
+/// Whether text is short and plain enough to be a mistyped name rather than a misplaced secret.
+fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'#';
+    !text.is_empty() && text.len() <= 40 && text.bytes().all(plain)
+}
+
+/// The message without the texts that it quotes, save short names: somebody may have pasted a
+/// secret where a number belongs.
+fn without_values(message: &str) -> String {
+    let mut message = message.lines().collect::<Vec<_>>().join(" ");
+    if let (Some(start), Some(end)) = (message.find("string \""), message.rfind("\", expected"))
+        && start + "string".len() < end
+    {
+        message.replace_range(start + "string".len()..=end, "");
+    }
+    for kind in ["unknown field `", "unknown variant `"] {
+        if let Some(rest) = message.strip_prefix(kind)
+            && let Some((name, expected)) = rest.rsplit_once("`, expected")
+        {
+            // The names that are expected stand in backquotes too.
+            let name = name.split('`').next().unwrap_or_default();
+            if !is_name(name) {
+                message = format!("{} …, expected{expected}", kind.trim_end_matches(" `"));
+            }
+        }
+    }
+    message
+}
+
+fn remedy_for(problem: &str, key: &str) -> String {
+    let secret = ["url", "password", "database_url"];
+    if key.starts_with("store.") && secret.iter().any(|name| key.ends_with(name)) {
+        return format!(
+            "secrets do not belong in this file: set {} instead",
+            super::DATABASE_URL_VARIABLE
+        );
+    }
+    let remedy = if problem.starts_with("missing field") {
+        "add it; taskpass.example.toml describes every key"
+    } else if problem.starts_with("unknown field") {
+        "remove it or correct its spelling"
+    } else if problem.starts_with("unknown variant") {
+        "use one of the values that are expected"
+    } else if problem.starts_with("invalid type") || problem.starts_with("invalid value") {
+        "give a value of the expected type"
+    } else if problem.starts_with("duplicate") {
+        "keep one of the two"
+    } else {
+        "correct it; taskpass.example.toml shows the form"
+    };
+    remedy.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_quotes_no_value() {
+        let cases = [
+            (
+                "invalid type: string \"hunter2\", expected u64",
+                "invalid type: string, expected u64",
+            ),
+            (
+                "invalid value: string \"a\", expected b\", expected c",
+                "invalid value: string, expected c",
+            ),
+            (
+                "unknown variant `sqlit`, expected `sqlite` or `postgres`",
+                "unknown variant `sqlit`, expected `sqlite` or `postgres`",
+            ),
+            (
+                "unknown variant `postgres://u:p@h/d`, expected `sqlite`",
+                "unknown variant …, expected `sqlite`",
+            ),
+            (
+                "unknown field `isuer`, expected one of `issuer`, `listen`",
+                "unknown field `isuer`, expected one of `issuer`, `listen`",
+            ),
+        ];
+        for (message, wanted) in cases {
+            assert_eq!(without_values(message), wanted);
+        }
+    }
+}

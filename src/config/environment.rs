@@ -1,0 +1,41 @@
+//! The environment, as a parameter.
+
+use std::collections::BTreeMap;
+
+/// A variable that is set to something other than UTF-8 text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not UTF-8 text")]
+pub struct NotText;
+
+/// Where environment variables come from.
+pub trait Environment {
+    /// The value of a variable, if it is set.
+    ///
+    /// # Errors
+    /// [`NotText`].
+    fn get(&self, name: &str) -> Result<Option<String>, NotText>;
+}
+
+/// The environment of this process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessEnvironment;
+
+impl Environment for ProcessEnvironment {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
+    fn get(&self, name: &str) -> Result<Option<String>, NotText> {
+        match std::env::var(name) {
+            Ok(value) => Ok(Some(value)),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => Err(NotText),
+        }
+    }
+}
+
+impl Environment for BTreeMap<String, String> {
+    fn get(&self, name: &str) -> Result<Option<String>, NotText> {
+        Ok(BTreeMap::get(self, name).cloned())
+    }
+}

@@ -1,0 +1,406 @@
+//! The sections of the file. `taskpass.example.toml` describes every key; a test holds the two
+//! together.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::catalog::{Resource, TaskType};
+use crate::domain::generation::DecisionLimits;
+use crate::domain::trust::AttestorSpec;
+
+/// The file as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) server: Server,
+    pub(super) store: Store,
+    pub(super) ledger: Ledger,
+    #[serde(default)]
+    pub(super) keys: Keys,
+    #[serde(default)]
+    pub(super) admin: Admin,
+    #[serde(default)]
+    pub(super) attestors: Vec<AttestorSpec>,
+    #[serde(default)]
+    pub(super) resources: Vec<Resource>,
+    #[serde(default)]
+    pub(super) task_types: Vec<TaskType>,
+    #[serde(default)]
+    pub(super) policy: Policy,
+    #[serde(default)]
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) retention: Retention,
+    #[serde(default)]
+    pub(super) log: Log,
+}
+
+impl File {
+    /// Makes relative paths relative to the file's own directory.
+    pub(super) fn resolve_paths(&mut self, base: &Path) {
+        let tls = &mut self.server.tls;
+        let optional = [
+            tls.certificate.as_mut(),
+            tls.private_key.as_mut(),
+            tls.client_ca.as_mut(),
+            self.keys.rs256_private_key_file.as_mut(),
+            self.store
+                .sqlite
+                .as_mut()
+                .map(|sqlite| &mut sqlite.data_dir),
+        ];
+        let always = [&mut self.ledger.checkpoint_file, &mut self.policy.directory];
+        for path in optional.into_iter().flatten().chain(always) {
+            *path = base.join(&*path);
+        }
+    }
+}
+
+/// `[server]`: where and how the broker is reached.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// The base URL by which the world knows the broker: the `iss` of its tokens.
+    pub issuer: String,
+    /// The address to listen on.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// How long the broker is unready before it stops accepting, so that balancers notice.
+    #[serde(default = "default_drain_seconds")]
+    pub drain_seconds: u64,
+    /// How long accepted requests may then take to finish.
+    #[serde(default = "default_finish_seconds")]
+    pub finish_seconds: u64,
+    /// The longest time that a request may take.
+    #[serde(default = "default_request_timeout_seconds")]
+    pub request_timeout_seconds: u64,
+    /// The longest time that a client may take over its TLS handshake and request headers.
+    #[serde(default = "default_header_timeout_seconds")]
+    pub header_timeout_seconds: u64,
+    /// Connections at once; more are refused.
+    #[serde(default = "default_max_connections")]
+    pub max_connections: usize,
+    /// Whether the ledger's keys, checkpoint and hash tiles are for everyone. Entries never are.
+    #[serde(default)]
+    pub public_ledger: bool,
+    /// TLS.
+    #[serde(default)]
+    pub tls: Tls,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 8443))
+}
+
+fn default_drain_seconds() -> u64 {
+    5
+}
+
+fn default_finish_seconds() -> u64 {
+    30
+}
+
+fn default_request_timeout_seconds() -> u64 {
+    15
+}
+
+fn default_header_timeout_seconds() -> u64 {
+    5
+}
+
+fn default_max_connections() -> usize {
+    10_000
+}
+
+/// `[server.tls]`: our own TLS, or the express statement that somebody else ends it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate chain, as PEM.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// Its private key, as PEM; nobody else may read the file.
+    #[serde(default)]
+    pub private_key: Option<PathBuf>,
+    /// Authorities of client certificates, as PEM; with it clients may present one.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+    /// A proxy before us ends TLS, and nothing but that proxy can reach us.
+    #[serde(default)]
+    pub terminated_upstream: bool,
+}
+
+/// Which database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// Embedded: one process, one locked directory.
+    Sqlite,
+    /// PostgreSQL: any number of replicas.
+    Postgres,
+}
+
+/// `[store]`: where everything is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    /// Which database.
+    pub kind: StoreKind,
+    /// Settings of the embedded store.
+    #[serde(default)]
+    pub sqlite: Option<Sqlite>,
+    /// Settings of PostgreSQL.
+    #[serde(default)]
+    pub postgres: Option<Postgres>,
+}
+
+impl Store {
+    /// The settings of PostgreSQL, or their defaults.
+    #[must_use]
+    pub fn postgres_or_default(&self) -> Postgres {
+        self.postgres.clone().unwrap_or_default()
+    }
+}
+
+/// `[store.sqlite]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sqlite {
+    /// The directory of the database; locked while the broker runs.
+    pub data_dir: PathBuf,
+    /// Connections that read beside the one that writes.
+    #[serde(default = "default_read_connections")]
+    pub read_connections: u32,
+}
+
+fn default_read_connections() -> u32 {
+    4
+}
+
+/// `[store.postgres]`. The URL is a secret and comes from the environment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Postgres {
+    /// Connections of this replica, the ledger's own beside them.
+    pub max_connections: u32,
+    /// How long a request may wait for a connection.
+    pub acquire_timeout_seconds: u64,
+    /// How long one statement may run.
+    pub statement_timeout_seconds: u64,
+    /// How long the ledger's append may wait for its lock, or idle inside its transaction: how
+    /// long a frozen replica can hold up the others.
+    pub append_timeout_seconds: u64,
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self {
+            max_connections: 16,
+            acquire_timeout_seconds: 3,
+            statement_timeout_seconds: 5,
+            append_timeout_seconds: 2,
+        }
+    }
+}
+
+/// `[ledger]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ledger {
+    /// The log's name in checkpoints and leaves, without a scheme; it never changes.
+    pub origin: String,
+    /// Where this replica keeps the last checkpoint that it saw, outside the store.
+    pub checkpoint_file: PathBuf,
+}
+
+/// The algorithm of access tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AccessTokenAlgorithm {
+    /// ECDSA on P-256; every verifier has it.
+    #[default]
+    #[serde(rename = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+    /// RSA, for verifiers that know nothing else; its key is brought along.
+    #[serde(rename = "RS256")]
+    Rs256,
+}
+
+impl AccessTokenAlgorithm {
+    /// The name in a JWT's header.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+            Self::Rs256 => "RS256",
+        }
+    }
+}
+
+/// `[keys]`: the keys of access tokens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Keys {
+    /// What access tokens are signed with.
+    pub access_token_algorithm: AccessTokenAlgorithm,
+    /// The RSA key of RS256, as PEM; nobody else may read the file.
+    pub rs256_private_key_file: Option<PathBuf>,
+    /// How long one key signs.
+    pub rotation_seconds: u64,
+    /// How long a key is published before it signs.
+    pub publish_lead_seconds: u64,
+    /// How long verifiers may cache the published keys.
+    pub jwks_cache_seconds: u64,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self {
+            access_token_algorithm: AccessTokenAlgorithm::Es256,
+            rs256_private_key_file: None,
+            rotation_seconds: 2_592_000,
+            publish_lead_seconds: 86_400,
+            jwks_cache_seconds: 3_600,
+        }
+    }
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// SHA-256, in hex, of the token that `taskpass keys bootstrap` printed.
+    #[serde(default)]
+    pub bootstrap_token_sha256: Option<String>,
+}
+
+/// `[policy]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// The directory of the policies.
+    pub directory: PathBuf,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            directory: "policies".into(),
+        }
+    }
+}
+
+/// `[limits]`. The limits on denials decide and are part of the generation; the others protect
+/// the process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// See [`DecisionLimits::denials_per_identity`].
+    pub denials_per_identity: u32,
+    /// See [`DecisionLimits::denials_per_attestor`].
+    pub denials_per_attestor: u32,
+    /// See [`DecisionLimits::denial_window_seconds`].
+    pub denial_window_seconds: u64,
+    /// Requests a second from one address, before anything is verified.
+    pub address_requests_per_second: u32,
+    /// How many of them may come at once.
+    pub address_burst: u32,
+    /// Requests a second of one identity, once it is verified.
+    pub identity_requests_per_second: u32,
+    /// How many of them may come at once.
+    pub identity_burst: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let decisions = DecisionLimits::default();
+        Self {
+            denials_per_identity: decisions.denials_per_identity,
+            denials_per_attestor: decisions.denials_per_attestor,
+            denial_window_seconds: decisions.denial_window_seconds,
+            address_requests_per_second: 200,
+            address_burst: 400,
+            identity_requests_per_second: 50,
+            identity_burst: 100,
+        }
+    }
+}
+
+/// `[retention]`: how long what is over is kept. Hashes and proofs stay for ever.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// The bytes of leaves.
+    pub bodies_days: u32,
+    /// What leaves only commit to: purposes, inputs, the policies of a denial.
+    pub openings_days: u32,
+    /// Ended tasks and sessions.
+    pub sessions_days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            bodies_days: 400,
+            openings_days: 90,
+            sessions_days: 30,
+        }
+    }
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// How much the broker says; its dependencies stay at warnings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// And what may fail soon.
+    Warn,
+    /// And what happened.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The name in a filter.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// The form of lines.
+    pub format: LogFormat,
+    /// How much is said.
+    pub level: LogLevel,
+}

@@ -1,0 +1,914 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
+
+use super::sections::File;
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../taskpass.example.toml");
+const SEALING: &str = "first-sealing-key,second-sealing-key";
+
+fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    pairs.iter().map(own).collect()
+}
+
+fn sealed() -> BTreeMap<String, String> {
+    variables(&[(SEALING_KEYS_VARIABLE, SEALING)])
+}
+
+/// The smallest configuration that loads.
+const SMALL: &str = r#"[server]
+issuer = "http://127.0.0.1:8443"
+[store]
+kind = "sqlite"
+[store.sqlite]
+data_dir = "data"
+[ledger]
+origin = "broker.example/log"
+checkpoint_file = "checkpoint"
+[[attestors]]
+kind = "oidc"
+name = "ci"
+issuer = "https://ci.example"
+audience = "https://broker.example"
+algorithms = ["RS256"]
+identity = "{sub}"
+single_tenant = true
+[[resources]]
+name = "orders"
+kind = "jwt"
+owner = "o"
+audience = "https://orders.example"
+actions = ["read"]
+locations = ["https://orders.example/v1"]
+verification = "introspection"
+[[task_types]]
+name = "report"
+max_deadline_seconds = 60
+resources = ["orders"]
+"#;
+
+fn parse(text: &str, environment: &BTreeMap<String, String>) -> Result<Config, ConfigErrors> {
+    let path = Path::new("/etc/taskpass/taskpass.toml");
+    Config::parse(path, text, environment, Mode::Production)
+}
+
+/// The text with each setting that the example comments out.
+fn uncommented() -> String {
+    let setting = |line: &str| {
+        let rest = line.strip_prefix('#')?;
+        let first = rest.chars().next()?;
+        (first.is_ascii_lowercase() || first == '[').then(|| rest.to_owned())
+    };
+    EXAMPLE
+        .lines()
+        .map(|line| setting(line).unwrap_or_else(|| line.to_owned()) + "\n")
+        .collect()
+}
+
+/// Tables whose keys are the user's own.
+const FREE: [&str; 3] = [
+    "attestors.claims",
+    "attestors.required",
+    "attestors.keys.jwk",
+];
+
+fn paths(value: &serde_json::Value, at: &str, found: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(_) if FREE[1..].contains(&at) => {}
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                let key = if at == FREE[0] { "*" } else { key };
+                let path = if at.is_empty() {
+                    key.to_owned()
+                } else {
+                    format!("{at}.{key}")
+                };
+                found.insert(path.clone());
+                paths(value, &path, found);
+            }
+        }
+        serde_json::Value::Array(list) => list.iter().for_each(|v| paths(v, at, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_example_loads() {
+    let config = parse(EXAMPLE, &sealed()).unwrap();
+    assert_eq!(config.attestors.len(), 2);
+    assert_eq!(config.secrets.sealing_keys.len(), 2);
+    assert_eq!(config.policy.directory, Path::new("/etc/taskpass/policies"));
+    assert_eq!(config.own_audiences(), ["https://broker.example"]);
+}
+
+/// Serde writes every key of what it read, those that are none as null. So a key that the types
+/// have and the example has not is found, and the reverse does not load.
+#[test]
+fn the_example_shows_every_key() {
+    let text = uncommented();
+    let document = Document::parse(Path::new("example"), &text).unwrap();
+    let file: File = document.read().unwrap();
+    let mut known = BTreeSet::new();
+    paths(&serde_json::to_value(&file).unwrap(), "", &mut known);
+    let shown: toml::Table = toml::from_str(&text).unwrap();
+    let mut documented = BTreeSet::new();
+    paths(&serde_json::to_value(&shown).unwrap(), "", &mut documented);
+    assert_eq!(known, documented);
+    let kinds: BTreeSet<_> = file
+        .attestors
+        .iter()
+        .map(std::mem::discriminant)
+        .map(|d| format!("{d:?}"))
+        .collect();
+    assert_eq!(kinds.len(), 2, "an attestor of each kind");
+}
+
+/// What the example says is the default is the default.
+#[test]
+fn the_examples_defaults_are_the_defaults() {
+    let plain = parse(SMALL, &sealed()).unwrap();
+    let text = uncommented();
+    let document = Document::parse(Path::new("example"), &text).unwrap();
+    let shown: File = document.read().unwrap();
+    let mut keys = shown.keys.clone();
+    keys.rs256_private_key_file = None;
+    let mut server = shown.server.clone();
+    server.issuer.clone_from(&plain.server.issuer);
+    server.tls = Tls::default();
+    assert_eq!(json(&keys), json(&plain.keys));
+    assert_eq!(json(&server), json(&plain.server));
+    assert_eq!(json(&shown.limits), json(&plain.limits));
+    assert_eq!(json(&shown.retention), json(&plain.retention));
+    assert_eq!(json(&shown.log), json(&plain.log));
+    assert_eq!(
+        json(&shown.store.postgres.unwrap()),
+        json(&Postgres::default())
+    );
+    assert_eq!(
+        plain.store.sqlite.unwrap().read_connections,
+        shown.store.sqlite.unwrap().read_connections
+    );
+}
+
+fn json<T: serde::Serialize>(value: &T) -> serde_json::Value {
+    serde_json::to_value(value).unwrap()
+}
+
+/// Each fault: a text to replace in the small configuration, its replacement, the line that the
+/// complaint names, its key, and words of problem and remedy.
+const FAULTS: &[(&str, &str, usize, &str, &str, &str)] = &[
+    ("[server]", "[server", 1, "", "", "correct it"),
+    (
+        "[store]",
+        "[sotre]",
+        3,
+        "sotre",
+        "unknown field",
+        "correct its spelling",
+    ),
+    (
+        "issuer = \"http://127.0.0.1:8443\"",
+        "",
+        1,
+        "server",
+        "missing field `issuer`",
+        "add it",
+    ),
+    (
+        "[server]",
+        "[server]\nlisten = 5",
+        2,
+        "server.listen",
+        "invalid type",
+        "expected type",
+    ),
+    (
+        "[server]",
+        "[server]\nlisten = \"here\"",
+        2,
+        "server.listen",
+        "socket address",
+        "correct it",
+    ),
+    (
+        "[server]",
+        "[server]\nprot = 1",
+        2,
+        "server.prot",
+        "unknown field",
+        "correct its spelling",
+    ),
+    (
+        "[server]",
+        "[server]\nissuer = \"http://localhost\"",
+        3,
+        "issuer",
+        "duplicate",
+        "keep one",
+    ),
+    (
+        "kind = \"sqlite\"",
+        "kind = \"mysql\"",
+        4,
+        "store.kind",
+        "unknown variant",
+        "values that are expected",
+    ),
+    (
+        "kind = \"sqlite\"",
+        "kind = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"",
+        5,
+        "store.url",
+        "unknown field",
+        "TASKPASS_DATABASE_URL",
+    ),
+    (
+        "http://127.0.0.1:8443",
+        "nonsense",
+        2,
+        "server.issuer",
+        "not a URL",
+        "external base URL",
+    ),
+    (
+        "http://127.0.0.1:8443",
+        "http://broker.example",
+        2,
+        "server.issuer",
+        "neither https",
+        "use https",
+    ),
+    (
+        "http://127.0.0.1:8443",
+        "http://127.0.0.1:8443?x",
+        2,
+        "server.issuer",
+        "query",
+        "remove",
+    ),
+    (
+        "http://127.0.0.1:8443",
+        "http://127.0.0.1:8443#x",
+        2,
+        "server.issuer",
+        "fragment",
+        "remove",
+    ),
+    (
+        "http://127.0.0.1:8443",
+        "http://u:hunter2@127.0.0.1",
+        2,
+        "server.issuer",
+        "password",
+        "remove",
+    ),
+    (
+        "http://127.0.0.1:8443",
+        "http://127.0.0.1:8443/",
+        2,
+        "server.issuer",
+        "trailing slash",
+        "remove",
+    ),
+    (
+        "http://127.0.0.1:8443",
+        "http://127.0.0.1:8443/a",
+        2,
+        "server.issuer",
+        "path",
+        "host name of its own",
+    ),
+    (
+        "http://127.0.0.1:8443",
+        "http://LOCALHOST:8443",
+        2,
+        "server.issuer",
+        "normal form",
+        "write http://localhost:8443",
+    ),
+    (
+        "http://127.0.0.1:8443",
+        "https://broker.example",
+        2,
+        "server.issuer",
+        "nothing serves TLS",
+        "[server.tls]",
+    ),
+    (
+        "[store]",
+        "[server.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\n[store]",
+        2,
+        "server.issuer",
+        "serves TLS",
+        "write https",
+    ),
+    (
+        "[store]",
+        "[server.tls]\ncertificate = \"a\"\n[store]",
+        4,
+        "server.tls.certificate",
+        "no private key",
+        "add private_key",
+    ),
+    (
+        "[store]",
+        "[server.tls]\nprivate_key = \"a\"\n[store]",
+        4,
+        "server.tls.private_key",
+        "no certificate",
+        "add certificate",
+    ),
+    (
+        "[store]",
+        "[server.tls]\nclient_ca = \"a\"\n[store]",
+        4,
+        "server.tls.client_ca",
+        "alone",
+        "add certificate",
+    ),
+    (
+        "[store]",
+        "[server.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\nterminated_upstream = true\n[store]",
+        6,
+        "server.tls.terminated_upstream",
+        "contradicts",
+        "the one or the other",
+    ),
+    (
+        "[server]",
+        "[server]\nlisten = \"0.0.0.0:1\"",
+        2,
+        "server.listen",
+        "without TLS",
+        "127.0.0.1",
+    ),
+    (
+        "[server]",
+        "[server]\ndrain_seconds = 301",
+        2,
+        "server.drain_seconds",
+        "is 301",
+        "0 to 300",
+    ),
+    (
+        "[server]",
+        "[server]\nfinish_seconds = 9",
+        2,
+        "server.finish_seconds",
+        "cut requests short",
+        "at least 15",
+    ),
+    (
+        "[server]",
+        "[server]\nheader_timeout_seconds = 16",
+        2,
+        "server.header_timeout_seconds",
+        "longer than",
+        "at most 15",
+    ),
+    (
+        "[server]",
+        "[server]\nmax_connections = 0",
+        2,
+        "server.max_connections",
+        "is 0",
+        "from 1",
+    ),
+    (
+        "[ledger]",
+        "[store.postgres]\n[ledger]",
+        7,
+        "store.postgres",
+        "not used",
+        "remove it",
+    ),
+    (
+        "[store.sqlite]\ndata_dir = \"data\"",
+        "",
+        4,
+        "store.kind",
+        "needs a directory",
+        "data_dir",
+    ),
+    (
+        "kind = \"sqlite\"",
+        "kind = \"postgres\"",
+        4,
+        "store.kind",
+        "no database is named",
+        "TASKPASS_DATABASE_URL_FILE",
+    ),
+    (
+        "kind = \"sqlite\"",
+        "kind = \"postgres\"",
+        5,
+        "store.sqlite",
+        "not used",
+        "remove it",
+    ),
+    (
+        "data_dir = \"data\"",
+        "data_dir = \"data\"\nread_connections = 0",
+        7,
+        "store.sqlite.read_connections",
+        "is 0",
+        "1 to 64",
+    ),
+    (
+        "checkpoint_file = \"checkpoint\"",
+        "checkpoint_file = \"data/checkpoint\"",
+        9,
+        "ledger.checkpoint_file",
+        "rewound",
+        "elsewhere",
+    ),
+    (
+        "broker.example/log",
+        "",
+        8,
+        "ledger.origin",
+        "empty",
+        "broker.example/log",
+    ),
+    (
+        "broker.example/log",
+        "a log",
+        8,
+        "ledger.origin",
+        "space",
+        "broker.example/log",
+    ),
+    (
+        "broker.example/log",
+        "a+b",
+        8,
+        "ledger.origin",
+        "plus",
+        "broker.example/log",
+    ),
+    (
+        "broker.example/log",
+        "https://a/log",
+        8,
+        "ledger.origin",
+        "scheme",
+        "broker.example/log",
+    ),
+    (
+        "broker.example/log",
+        "dev.taskpass.local/log",
+        8,
+        "ledger.origin",
+        "development",
+        "broker.example/log",
+    ),
+    (
+        "broker.example/log",
+        "a.DEV.taskpass.local:80/log",
+        8,
+        "ledger.origin",
+        "development",
+        "broker.example/log",
+    ),
+    (
+        "[ledger]",
+        "[keys]\naccess_token_algorithm = \"RS256\"\n[ledger]",
+        8,
+        "keys.access_token_algorithm",
+        "does not make",
+        "rs256_private_key_file",
+    ),
+    (
+        "[ledger]",
+        "[keys]\naccess_token_algorithm = \"HS256\"\n[ledger]",
+        8,
+        "keys.access_token_algorithm",
+        "unknown variant",
+        "use one",
+    ),
+    (
+        "[ledger]",
+        "[keys]\nrs256_private_key_file = \"a\"\n[ledger]",
+        8,
+        "keys.rs256_private_key_file",
+        "not used",
+        "remove it",
+    ),
+    (
+        "[ledger]",
+        "[keys]\nrotation_seconds = 1\n[ledger]",
+        8,
+        "keys.rotation_seconds",
+        "is 1",
+        "from 3600",
+    ),
+    (
+        "[ledger]",
+        "[keys]\nrotation_seconds = 86400\n[ledger]",
+        7,
+        "keys.publish_lead_seconds",
+        "not shorter",
+        "less than 86400",
+    ),
+    (
+        "[ledger]",
+        "[keys]\npublish_lead_seconds = 3599\n[ledger]",
+        8,
+        "keys.publish_lead_seconds",
+        "shorter than jwks",
+        "at least 3600",
+    ),
+    (
+        "[ledger]",
+        "[admin]\nbootstrap_token_sha256 = \"hunter2\"\n[ledger]",
+        8,
+        "admin.bootstrap_token_sha256",
+        "64 hex",
+        "never the token",
+    ),
+    (
+        "name = \"ci\"",
+        "name = \"C I\"",
+        12,
+        "attestors.0.name",
+        "oddly spelt",
+        "a-z",
+    ),
+    (
+        "kind = \"oidc\"",
+        "kind = \"saml\"",
+        11,
+        "attestors.0.kind",
+        "no kind",
+        "kind = \"oidc\"",
+    ),
+    (
+        "single_tenant = true",
+        "single_tenant = \"hunter2\"",
+        17,
+        "attestors.0.single_tenant",
+        "invalid type",
+        "expected type",
+    ),
+    (
+        "single_tenant = true",
+        "singel_tenant = true",
+        17,
+        "attestors.0.singel_tenant",
+        "unknown field",
+        "spelling",
+    ),
+    (
+        "single_tenant = true",
+        "[attestors.claims]\nsub = { type = \"text\" }",
+        18,
+        "attestors.0.claims.sub.type",
+        "unknown variant",
+        "use one",
+    ),
+    (
+        "https://ci.example",
+        "http://127.0.0.1:8443/",
+        13,
+        "attestors.0.issuer",
+        "our own",
+        "your workloads",
+    ),
+    (
+        "audience = \"https://broker.example\"",
+        "audience = \"\"",
+        14,
+        "attestors.0.audience",
+        "empty",
+        "this broker",
+    ),
+    (
+        "audience = \"https://orders.example\"",
+        "audience = \"https://broker.example\"",
+        18,
+        "resources.0",
+        "the broker's own",
+        "correct it",
+    ),
+    (
+        "resources = [\"orders\"]",
+        "resources = [\"nowhere\"]",
+        26,
+        "task_types.0",
+        "no resource `nowhere`",
+        "correct it",
+    ),
+    (
+        "https://orders.example/v1",
+        "ftp://orders.example",
+        24,
+        "resources.0.locations",
+        "absolute https URL",
+        "correct it",
+    ),
+    (
+        "[[resources]]",
+        "[[attestors]]\nkind = \"key\"\nname = \"k\"\nkeys = [{ workload = \"w\", jwk = { d = \"hunter2\" } }]\n[[resources]]",
+        21,
+        "attestors.1.keys.0.jwk",
+        "private",
+        "public part",
+    ),
+    (
+        "name = \"report\"",
+        "name = \"Report\"",
+        26,
+        "task_types.0",
+        "odd name",
+        "a-z",
+    ),
+    (
+        "[ledger]",
+        "[limits]\nidentity_burst = 0\n[ledger]",
+        8,
+        "limits.identity_burst",
+        "is 0",
+        "from 1",
+    ),
+    (
+        "[ledger]",
+        "[limits]\ndenial_window_seconds = 0\n[ledger]",
+        8,
+        "limits.denial_window_seconds",
+        "is 0",
+        "1 to 3600",
+    ),
+    (
+        "[ledger]",
+        "[limits]\ndenials_per_identity = 6001\n[ledger]",
+        8,
+        "limits.denials_per_identity",
+        "everybody's",
+        "at most 6000",
+    ),
+    (
+        "[ledger]",
+        "[retention]\nopenings_days = 401\n[ledger]",
+        8,
+        "retention.openings_days",
+        "left for them",
+        "at most 400",
+    ),
+    (
+        "[ledger]",
+        "[retention]\nsessions_days = 0\n[ledger]",
+        8,
+        "retention.sessions_days",
+        "is 0",
+        "from 1",
+    ),
+    (
+        "[ledger]",
+        "[log]\nformat = \"xml\"\n[ledger]",
+        8,
+        "log.format",
+        "unknown variant",
+        "use one",
+    ),
+    (
+        "[ledger]",
+        "[log]\nlevel = \"hunter2 is my password\"\n[ledger]",
+        8,
+        "log.level",
+        "unknown variant …",
+        "use one",
+    ),
+];
+
+#[test]
+fn each_fault_is_told_with_its_line_and_remedy() {
+    let mut untold = String::new();
+    for (old, new, line, key, problem, remedy) in FAULTS {
+        assert!(SMALL.contains(old), "{old}");
+        let text = SMALL.replacen(old, new, 1);
+        let errors = parse(&text, &sealed()).expect_err(new);
+        let fits = |e: &&ConfigError| {
+            e.at.map(|at| at.line) == Some(*line)
+                && e.key == *key
+                && e.problem.contains(problem)
+                && e.remedy.contains(remedy)
+        };
+        if !errors.iter().any(|e| fits(&e)) {
+            writeln!(untold, "{new} at {key}:\n{errors}\n").unwrap();
+        }
+        let shown = errors.to_string();
+        assert!(!format!("{shown}{errors:?}").contains("hunter2"), "{shown}");
+    }
+    assert!(untold.is_empty(), "{untold}");
+}
+
+#[test]
+fn what_stands_twice_is_told_at_the_second() {
+    let block = |from: &str, to: &str| {
+        let start = SMALL.find(from).unwrap();
+        let end = SMALL.find(to).unwrap_or(SMALL.len());
+        SMALL[start..end].to_owned()
+    };
+    let attestor = block("[[attestors]]", "[[resources]]");
+    let errors = parse(&format!("{SMALL}{attestor}"), &sealed()).unwrap_err();
+    let keys: Vec<_> = errors.iter().map(|e| e.key.as_str()).collect();
+    assert_eq!(keys, ["attestors.1.name", "attestors.1.audience"]);
+    let resource = block("[[resources]]", "[[task_types]]");
+    let errors = parse(&format!("{SMALL}{resource}"), &sealed()).unwrap_err();
+    assert_eq!(errors.iter().next().unwrap().key, "resources.1");
+    let without = SMALL.replace(&attestor, "");
+    let errors = parse(&without, &sealed()).unwrap_err();
+    assert!(
+        errors.to_string().contains("`attestors` is empty"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn several_contradictions_are_told_together_and_in_order() {
+    let text = SMALL
+        .replace("8443\"", "8443/\"")
+        .replace("broker.example/log", "a b");
+    let errors = parse(&text, &BTreeMap::new()).unwrap_err();
+    let keys: Vec<_> = errors.iter().map(|e| e.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [SEALING_KEYS_VARIABLE, "server.issuer", "ledger.origin"]
+    );
+}
+
+/// A configuration, an environment, and words of the complaint.
+type Case<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c str);
+
+#[test]
+fn the_environment_and_the_file_agree() {
+    let postgres = SMALL
+        .replace("\"sqlite\"", "\"postgres\"")
+        .replace("[store.sqlite]\ndata_dir = \"data\"\n", "");
+    let url = "postgres://u:hunter2@h/d";
+    let cases: &[Case<'_>] = &[
+        (SMALL, &[], "TASKPASS_SEALING_KEYS` is not set"),
+        (SMALL, &[(SEALING_KEYS_VARIABLE, "")], "set and empty"),
+        (SMALL, &[(SEALING_KEYS_VARIABLE, ",\n,")], "holds no key"),
+        (
+            SMALL,
+            &[(SEALING_KEYS_VARIABLE, "hunter2,hunter2")],
+            "a key twice",
+        ),
+        (
+            SMALL,
+            &[
+                (SEALING_KEYS_VARIABLE, "a"),
+                ("TASKPASS_SEALING_KEYS_FILE", "/x"),
+            ],
+            "beside its _FILE",
+        ),
+        (
+            SMALL,
+            &[("TASKPASS_SEALING_KEYS_FILE", "/nowhere/at/all")],
+            "cannot be read",
+        ),
+        (
+            SMALL,
+            &[(SEALING_KEYS_VARIABLE, "a"), (DATABASE_URL_VARIABLE, url)],
+            "taskpass.toml:4:1: `store.kind` is `sqlite`, but TASKPASS_DATABASE_URL",
+        ),
+        (
+            &postgres,
+            &[
+                (SEALING_KEYS_VARIABLE, "a"),
+                (DATABASE_URL_VARIABLE, "hunter2"),
+            ],
+            "not a PostgreSQL URL",
+        ),
+        (
+            SMALL,
+            &[(SEALING_KEYS_VARIABLE, "a"), (LOG_VARIABLE, "taskpass=[")],
+            "not a filter",
+        ),
+    ];
+    for (text, pairs, wanted) in cases {
+        let errors = parse(text, &variables(pairs)).expect_err(wanted);
+        assert!(errors.to_string().contains(wanted), "{errors}");
+        assert!(
+            !format!("{errors}{errors:?}").contains("hunter2"),
+            "{errors}"
+        );
+    }
+    let environment = variables(&[
+        (SEALING_KEYS_VARIABLE, "a\nb"),
+        (DATABASE_URL_VARIABLE, url),
+    ]);
+    let config = parse(&postgres, &environment).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+    assert_eq!(config.secrets.sealing_keys.len(), 2);
+    assert_eq!(
+        production_settings(&environment),
+        [DATABASE_URL_VARIABLE, SEALING_KEYS_VARIABLE]
+    );
+}
+
+#[test]
+fn a_variable_that_is_not_text_is_refused() {
+    struct Broken;
+    impl Environment for Broken {
+        fn get(&self, _: &str) -> Result<Option<String>, NotText> {
+            Err(NotText)
+        }
+    }
+    let path = Path::new("taskpass.toml");
+    let errors = Config::parse(path, SMALL, &Broken, Mode::Production).unwrap_err();
+    assert!(errors.to_string().contains("is not text"), "{errors}");
+    assert!(Config::path(None, &Broken).is_err());
+    let named = Config::path(Some("x.toml".into()), &Broken).unwrap();
+    assert_eq!(named, Path::new("x.toml"));
+}
+
+#[test]
+fn files_are_read_and_protected() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let write = |name: &str, text: &str, mode: u32| {
+        std::fs::write(at(name), text).unwrap();
+        std::fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let text = SMALL.replace(
+        "[ledger]",
+        "[keys]\naccess_token_algorithm = \"RS256\"\nrs256_private_key_file = \"rsa.pem\"\n[ledger]",
+    );
+    write("taskpass.toml", &text, 0o644);
+    write("sealing", "one\ntwo\n", 0o600);
+    let sealing = at("sealing").display().to_string();
+    let environment = variables(&[("TASKPASS_SEALING_KEYS_FILE", &sealing)]);
+    let load = || Config::load(&at("taskpass.toml"), &environment, Mode::Production);
+
+    let errors = load().unwrap_err().to_string();
+    assert!(
+        errors.contains(":9:1: `keys.rs256_private_key_file` names"),
+        "{errors}"
+    );
+    assert!(
+        errors.contains("`policy.directory` is no directory"),
+        "{errors}"
+    );
+
+    std::fs::create_dir(at("policies")).unwrap();
+    write("rsa.pem", "hunter2", 0o644);
+    let errors = load().unwrap_err().to_string();
+    assert!(errors.contains("mode 0644"), "{errors}");
+    assert!(errors.contains("chmod 0600"), "{errors}");
+
+    write("rsa.pem", "hunter2", 0o600);
+    let config = load().unwrap();
+    assert!(config.secrets.rs256_private_key.is_some());
+    assert_eq!(config.secrets.sealing_keys.len(), 2);
+    assert!(!format!("{config:?}").contains("hunter2"));
+
+    write("sealing", "one", 0o604);
+    let errors = load().unwrap_err().to_string();
+    assert!(
+        errors.contains("`TASKPASS_SEALING_KEYS_FILE` names"),
+        "{errors}"
+    );
+    assert!(errors.contains("chmod 0600"), "{errors}");
+    write("sealing", " \n", 0o600);
+    assert!(load().unwrap_err().to_string().contains("an empty file"));
+
+    write("sealing", "one", 0o600);
+    write(
+        "taskpass.toml",
+        &SMALL
+            .replace(
+                "[store]",
+                "[server.tls]\ncertificate = \"c\"\nprivate_key = \"k\"\n[store]",
+            )
+            .replace("http:", "https:"),
+        0o644,
+    );
+    let errors = load().unwrap_err().to_string();
+    assert!(
+        errors.contains(":4:1: `server.tls.certificate` names"),
+        "{errors}"
+    );
+    assert!(
+        errors.contains(":5:1: `server.tls.private_key` names"),
+        "{errors}"
+    );
+
+    std::fs::write(at("taskpass.toml"), b"[server]\n\xff").unwrap();
+    let errors = load().unwrap_err().to_string();
+    assert!(errors.contains(":2:1: is not UTF-8"), "{errors}");
+    let missing = Config::load(&at("none.toml"), &environment, Mode::Production);
+    assert!(missing.unwrap_err().to_string().contains("--config"));
+}
+
+#[test]
+fn development_needs_no_sealing_key_and_says_what_it_is() {
+    let path = Path::new("taskpass.toml");
+    let none = BTreeMap::new();
+    assert!(Config::parse(path, SMALL, &none, Mode::Dev).is_err());
+    let text = SMALL.replace("broker.example/log", "dev.taskpass.local/log");
+    assert!(Config::parse(path, &text, &none, Mode::Dev).is_ok());
+}

@@ -1,0 +1,594 @@
+//! What is counted and measured, for Prometheus.
+//!
+//! Callers say what happened in the words of the domain and know nothing of Prometheus. Every label
+//! has few values by its type: an enumeration, or text from our own source. Ids of workloads,
+//! tasks and sessions are never labels: they are not bounded, and they are not for everyone who
+//! may scrape.
+
+use std::borrow::Cow;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Metric, Registry};
+
+use crate::domain::cutoff::Selector;
+use crate::domain::decision::{Outcome, RefusalCode};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::session::EndReason;
+
+/// The media type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Steps of a request, from 50 µs to 10 s.
+const STEP_SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5, 5.0, 10.0,
+];
+/// Requests and transactions, from 0.5 ms to 30 s.
+const CALL_SECONDS: &[f64] = &[
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+/// Revocations, from 1 ms to an hour: a back end may take its time to confirm.
+const LAG_SECONDS: &[f64] = &[
+    0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0,
+    3_600.0,
+];
+/// Entries of a batch, up to its maximum.
+const BATCH_ENTRIES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// A step of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The evidence is verified.
+    Appraise,
+    /// Names become what they stand for.
+    Resolve,
+    /// The task is found or opened.
+    Admit,
+    /// Policy decides.
+    Decide,
+    /// The ledger takes it.
+    Commit,
+    /// The credential is made.
+    Mint,
+    /// The session is made active, or ended.
+    Settle,
+    /// The answer is written.
+    Release,
+}
+
+impl Stage {
+    const ALL: [Self; 8] = [
+        Self::Appraise,
+        Self::Resolve,
+        Self::Admit,
+        Self::Decide,
+        Self::Commit,
+        Self::Mint,
+        Self::Settle,
+        Self::Release,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Appraise => "appraise",
+            Self::Resolve => "resolve",
+            Self::Admit => "admit",
+            Self::Decide => "decide",
+            Self::Commit => "commit",
+            Self::Mint => "mint",
+            Self::Settle => "settle",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// How something ended that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// As wished.
+    Ok,
+    /// Otherwise.
+    Failed,
+}
+
+impl Ended {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl<T, E> From<&Result<T, E>> for Ended {
+    fn from(result: &Result<T, E>) -> Self {
+        if result.is_ok() {
+            Self::Ok
+        } else {
+            Self::Failed
+        }
+    }
+}
+
+/// A part of the way from the wish to revoke to its confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevocationLag {
+    /// From the request to the commit: from here on nothing is valid.
+    RequestedToDurable,
+    /// From the commit to the back end's confirmation.
+    DurableToConfirmed,
+}
+
+impl RevocationLag {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::RequestedToDurable => "requested_to_durable",
+            Self::DurableToConfirmed => "durable_to_confirmed",
+        }
+    }
+}
+
+/// Which limit refused a request before anything was recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateLimit {
+    /// Requests of one address.
+    Address,
+    /// Requests of one identity.
+    Identity,
+    /// Recorded denials of one identity.
+    IdentityDenials,
+    /// Recorded denials of all identities of one attestor.
+    AttestorDenials,
+}
+
+impl RateLimit {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Identity => "identity",
+            Self::IdentityDenials => "identity_denials",
+            Self::AttestorDenials => "attestor_denials",
+        }
+    }
+}
+
+type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
+type Counters<const N: usize> = Family<Labels<N>, Counter>;
+type Histograms<const N: usize> = Family<Labels<N>, Histogram, Buckets>;
+
+/// Makes histograms with these bounds.
+#[derive(Clone, Copy, Debug)]
+struct Buckets(&'static [f64]);
+
+impl MetricConstructor<Histogram> for Buckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+/// Everything that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    decisions: Counters<1>,
+    refusals: Counters<1>,
+    attestation_failures: Counters<1>,
+    unattested: Counter,
+    foreign_tokens: Counter,
+    mints: Counters<2>,
+    sessions_ended: Counters<1>,
+    revocations: Counters<1>,
+    revocation_lag: Histograms<1>,
+    sweeps: Counters<2>,
+    swept_rows: Counters<1>,
+    ledger_size: Gauge,
+    ledger_batch_entries: Histogram,
+    ledger_queue_depth: Gauge,
+    ledger_commit: Histogram,
+    stages: Histograms<1>,
+    store_transactions: Histograms<1>,
+    store_retries: Counters<1>,
+    http_requests: Counters<3>,
+    http: Histograms<1>,
+    rate_limited: Counters<1>,
+    generation_active: Family<Labels<1>, Gauge>,
+    generation_behind: Gauge,
+    clock_skew: Gauge<f64, AtomicU64>,
+    task_panics: Counters<1>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Registers metrics under our prefix and hands them back.
+struct Registrar(Registry);
+
+impl Registrar {
+    fn add<M: Metric + Clone>(&mut self, name: &str, help: &str, metric: M) -> M {
+        self.0.register(name, help, metric.clone());
+        metric
+    }
+
+    fn counters<const N: usize>(&mut self, name: &str, help: &str) -> Counters<N> {
+        self.add(name, help, Counters::default())
+    }
+
+    fn gauge(&mut self, name: &str, help: &str) -> Gauge {
+        self.add(name, help, Gauge::default())
+    }
+
+    fn histograms(&mut self, name: &str, help: &str, bounds: &'static [f64]) -> Histograms<1> {
+        let family = Family::new_with_constructor(Buckets(bounds));
+        self.add(name, help, family)
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut r = Registrar(Registry::with_prefix("taskpass"));
+        let build = [("version", Cow::Borrowed(env!("CARGO_PKG_VERSION")))];
+        r.0.register("build", "What is running", Info::new(build));
+        let metrics = Self {
+            decisions: r.counters("decisions", "Decisions in the ledger, by outcome"),
+            refusals: r.counters("refusals", "Refused requests, by reason"),
+            attestation_failures: r.counters(
+                "attestation_failures",
+                "Evidence that was not believed, by reason",
+            ),
+            unattested: r.add(
+                "unattested",
+                "Requests without any evidence; never in the ledger",
+                Counter::default(),
+            ),
+            foreign_tokens: r.add(
+                "foreign_tokens",
+                "Tokens asked about that are not ours; never in the ledger",
+                Counter::default(),
+            ),
+            mints: r.counters("mints", "Credentials made, by minter and result"),
+            sessions_ended: r.counters("sessions_ended", "Sessions over, by reason"),
+            revocations: r.counters("revocations", "Cutoffs committed, by selector"),
+            revocation_lag: r.histograms(
+                "revocation_lag_seconds",
+                "Time from the request of a revocation to its commit, and on to confirmation",
+                LAG_SECONDS,
+            ),
+            sweeps: r.counters("sweeps", "Rounds of the sweepers, by worker and result"),
+            swept_rows: r.counters("swept_rows", "Rows that the sweepers finished, by worker"),
+            ledger_size: r.gauge("ledger_size", "Leaves in the ledger, as last seen"),
+            ledger_batch_entries: r.add(
+                "ledger_batch_entries",
+                "Entries of a batch",
+                Buckets(BATCH_ENTRIES).new_metric(),
+            ),
+            ledger_queue_depth: r.gauge("ledger_queue_depth", "Entries that wait for a batch"),
+            ledger_commit: r.add(
+                "ledger_commit_seconds",
+                "Time of a batch, lock to commit",
+                Buckets(STEP_SECONDS).new_metric(),
+            ),
+            stages: r.histograms("stage_seconds", "Time of a request's stages", STEP_SECONDS),
+            store_transactions: r.histograms(
+                "store_tx_seconds",
+                "Time of transactions, by name",
+                CALL_SECONDS,
+            ),
+            store_retries: r.counters("store_tx_retries", "Transactions tried again, by name"),
+            http_requests: r.counters("http_requests", "Requests answered"),
+            http: r.histograms("http_seconds", "Time of requests, by route", CALL_SECONDS),
+            rate_limited: r.counters("rate_limited", "Requests refused with 429, by limit"),
+            generation_active: r.add(
+                "generation_active",
+                "The generation by which this replica decides",
+                Family::default(),
+            ),
+            generation_behind: r.gauge(
+                "generation_behind",
+                "1 while this replica has not loaded the active generation",
+            ),
+            clock_skew: r.add(
+                "clock_skew_seconds",
+                "How far our clock is ahead of the database's",
+                Gauge::default(),
+            ),
+            task_panics: r.counters("task_panics", "Tracked tasks that panicked, by name"),
+            registry: r.0,
+        };
+        metrics.begin_at_zero();
+        metrics
+    }
+
+    /// A rate needs a zero to rise from, where the values are known beforehand.
+    fn begin_at_zero(&self) {
+        for outcome in [
+            Outcome::Permit,
+            Outcome::Deny,
+            Outcome::Indeterminate,
+            Outcome::Pending,
+        ] {
+            let labels = [("outcome", outcome.as_str().into())];
+            drop(self.decisions.get_or_create(&labels));
+        }
+        for stage in Stage::ALL {
+            let labels = [("stage", stage.as_str().into())];
+            drop(self.stages.get_or_create(&labels));
+        }
+    }
+
+    /// The present values, as [`CONTENT_TYPE`].
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            // Writing to a string does not fail; a half answer must not pass for a whole one.
+            tracing::error!("metrics could not be written");
+            text.clear();
+        }
+        text
+    }
+
+    /// A decision is in the ledger.
+    pub fn decision(&self, outcome: Outcome) {
+        count(&self.decisions, &[("outcome", outcome.as_str().into())]);
+    }
+
+    /// A request was refused.
+    pub fn refusal(&self, code: RefusalCode) {
+        count(&self.refusals, &[("code", code.as_str().into())]);
+    }
+
+    /// Evidence was not believed.
+    pub fn attestation_failure(&self, reason: &'static str) {
+        count(&self.attestation_failures, &[("reason", reason.into())]);
+    }
+
+    /// A request came without evidence.
+    pub fn unattested(&self) {
+        self.unattested.inc();
+    }
+
+    /// Somebody asked about a token that is not ours.
+    pub fn foreign_token(&self) {
+        self.foreign_tokens.inc();
+    }
+
+    /// A minter made a credential, or could not.
+    pub fn mint(&self, minter: &'static str, result: Ended) {
+        let result = result.as_str().into();
+        count(
+            &self.mints,
+            &[("minter", minter.into()), ("result", result)],
+        );
+    }
+
+    /// So many sessions are over.
+    pub fn sessions_ended(&self, reason: EndReason, sessions: u64) {
+        let labels = [("reason", reason.as_str().into())];
+        self.sessions_ended.get_or_create(&labels).inc_by(sessions);
+    }
+
+    /// A cutoff is committed.
+    pub fn revocation(&self, selector: &Selector) {
+        count(&self.revocations, &[("selector", selector.kind().into())]);
+    }
+
+    /// A revocation got one part of its way further.
+    pub fn revocation_lag(&self, part: RevocationLag, lag: Duration) {
+        observe(&self.revocation_lag, &[("part", part.as_str().into())], lag);
+    }
+
+    /// A sweeper's round is over, and it finished so many rows.
+    pub fn sweep(&self, worker: &'static str, result: Ended, rows: u64) {
+        let labels = [
+            ("worker", worker.into()),
+            ("result", result.as_str().into()),
+        ];
+        count(&self.sweeps, &labels);
+        let labels = [("worker", worker.into())];
+        self.swept_rows.get_or_create(&labels).inc_by(rows);
+    }
+
+    /// The ledger has so many leaves.
+    pub fn ledger_size(&self, leaves: u64) {
+        self.ledger_size.set(to_gauge(leaves));
+    }
+
+    /// A batch of so many entries is committed.
+    pub fn ledger_batch(&self, entries: usize, took: Duration) {
+        let entries = u32::try_from(entries).unwrap_or(u32::MAX);
+        self.ledger_batch_entries.observe(f64::from(entries));
+        self.ledger_commit.observe(took.as_secs_f64());
+    }
+
+    /// So many entries wait for a batch.
+    pub fn ledger_queue_depth(&self, entries: usize) {
+        self.ledger_queue_depth.set(to_gauge(entries as u64));
+    }
+
+    /// A request went through a stage.
+    pub fn stage(&self, stage: Stage, took: Duration) {
+        observe(&self.stages, &[("stage", stage.as_str().into())], took);
+    }
+
+    /// A transaction ended, its retries included.
+    pub fn store_transaction(&self, name: &'static str, took: Duration) {
+        observe(&self.store_transactions, &[("name", name.into())], took);
+    }
+
+    /// A transaction is tried again.
+    pub fn store_retry(&self, name: &'static str) {
+        count(&self.store_retries, &[("name", name.into())]);
+    }
+
+    /// A request is answered. `route` is the router's pattern, never the path that was asked for;
+    /// `None` where no route matched.
+    pub fn http_request(&self, route: Option<&str>, method: &str, status: u16, took: Duration) {
+        let route: Cow<str> = Cow::Owned(route.unwrap_or("none").to_owned());
+        let method = match method {
+            "GET" => "GET",
+            "HEAD" => "HEAD",
+            "POST" => "POST",
+            "PUT" => "PUT",
+            "DELETE" => "DELETE",
+            "OPTIONS" => "OPTIONS",
+            // A stranger may invent as many as he likes.
+            _ => "other",
+        };
+        let labels = [
+            ("route", route.clone()),
+            ("method", method.into()),
+            ("status", status.to_string().into()),
+        ];
+        count(&self.http_requests, &labels);
+        observe(&self.http, &[("route", route)], took);
+    }
+
+    /// A request was refused with 429.
+    pub fn rate_limited(&self, by: RateLimit) {
+        count(&self.rate_limited, &[("by", by.as_str().into())]);
+    }
+
+    /// This replica decides by this generation from now on.
+    pub fn generation_active(&self, digest: &GenerationDigest) {
+        self.generation_active.clear();
+        let labels = [("generation", Cow::Owned(digest.to_string()))];
+        self.generation_active.get_or_create(&labels).set(1);
+    }
+
+    /// Whether the store's active generation is another than ours.
+    pub fn generation_behind(&self, behind: bool) {
+        self.generation_behind.set(i64::from(behind));
+    }
+
+    /// How far our clock is ahead of the database's; negative when it is behind.
+    pub fn clock_skew(&self, seconds: f64) {
+        self.clock_skew.set(seconds);
+    }
+
+    /// A tracked task panicked.
+    pub fn task_panic(&self, task: &'static str) {
+        count(&self.task_panics, &[("task", task.into())]);
+    }
+}
+
+fn count<const N: usize>(family: &Counters<N>, labels: &Labels<N>) {
+    family.get_or_create(labels).inc();
+}
+
+fn observe<const N: usize>(family: &Histograms<N>, labels: &Labels<N>, took: Duration) {
+    family.get_or_create(labels).observe(took.as_secs_f64());
+}
+
+fn to_gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn everything_is_rendered_under_its_name() {
+        let metrics = Metrics::new();
+        metrics.decision(Outcome::Permit);
+        metrics.refusal(RefusalCode::TtlTooLong);
+        metrics.attestation_failure("expired");
+        metrics.unattested();
+        metrics.foreign_token();
+        metrics.mint("jwt", Ended::Ok);
+        metrics.sessions_ended(EndReason::Revoked, 3);
+        metrics.revocation(&Selector::Resource("orders".into()));
+        metrics.revocation_lag(RevocationLag::RequestedToDurable, MS);
+        metrics.sweep("silence", Ended::from(&Err::<(), ()>(())), 2);
+        metrics.ledger_size(44);
+        metrics.ledger_batch(3, MS);
+        metrics.ledger_queue_depth(9);
+        metrics.stage(Stage::Commit, MS);
+        metrics.store_transaction("append", MS);
+        metrics.store_retry("append");
+        metrics.http_request(Some("/v1/tasks/{id}"), "BREW", 404, MS);
+        metrics.http_request(None, "GET", 404, MS);
+        metrics.rate_limited(RateLimit::Address);
+        metrics.generation_behind(true);
+        metrics.clock_skew(-0.25);
+        metrics.task_panic("request");
+        let text = metrics.render();
+        for line in [
+            "taskpass_decisions_total{outcome=\"permit\"} 1",
+            "taskpass_decisions_total{outcome=\"indeterminate\"} 0",
+            "taskpass_refusals_total{code=\"ttl-too-long\"} 1",
+            "taskpass_attestation_failures_total{reason=\"expired\"} 1",
+            "taskpass_unattested_total 1",
+            "taskpass_foreign_tokens_total 1",
+            "taskpass_mints_total{minter=\"jwt\",result=\"ok\"} 1",
+            "taskpass_sessions_ended_total{reason=\"revoked\"} 3",
+            "taskpass_revocations_total{selector=\"resource\"} 1",
+            "taskpass_revocation_lag_seconds_count{part=\"requested_to_durable\"} 1",
+            "taskpass_sweeps_total{worker=\"silence\",result=\"failed\"} 1",
+            "taskpass_swept_rows_total{worker=\"silence\"} 2",
+            "taskpass_ledger_size 44",
+            "taskpass_ledger_batch_entries_bucket{le=\"4.0\"} 1",
+            "taskpass_ledger_queue_depth 9",
+            "taskpass_ledger_commit_seconds_count 1",
+            "taskpass_stage_seconds_count{stage=\"commit\"} 1",
+            "taskpass_stage_seconds_count{stage=\"release\"} 0",
+            "taskpass_store_tx_seconds_count{name=\"append\"} 1",
+            "taskpass_store_tx_retries_total{name=\"append\"} 1",
+            "taskpass_http_requests_total{route=\"/v1/tasks/{id}\",method=\"other\",status=\"404\"} 1",
+            "taskpass_http_seconds_count{route=\"none\"} 1",
+            "taskpass_rate_limited_total{by=\"address\"} 1",
+            "taskpass_generation_behind 1",
+            "taskpass_clock_skew_seconds -0.25",
+            "taskpass_task_panics_total{task=\"request\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        let build = format!(
+            "taskpass_build_info{{version=\"{}\"}} 1",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert!(text.contains(&build), "{text}");
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn one_generation_is_active() {
+        let metrics = Metrics::new();
+        for byte in [1, 2] {
+            metrics.generation_active(&GenerationDigest::new([byte; 32]));
+        }
+        let text = metrics.render();
+        let active: Vec<_> = text
+            .lines()
+            .filter(|l| l.starts_with("taskpass_generation_active{"))
+            .collect();
+        let wanted = format!(
+            "taskpass_generation_active{{generation=\"sha256:{}\"}} 1",
+            "02".repeat(32)
+        );
+        assert_eq!(active, [wanted]);
+    }
+
+    #[test]
+    fn bounds_rise() {
+        for bounds in [STEP_SECONDS, CALL_SECONDS, LAG_SECONDS, BATCH_ENTRIES] {
+            assert!(bounds.windows(2).all(|pair| pair[0] < pair[1]));
+        }
+        let most = f64::from(u32::try_from(crate::domain::limits::MAX_BATCH_ENTRIES).unwrap());
+        assert_eq!(BATCH_ENTRIES.last(), Some(&most));
+    }
+}

@@ -1,0 +1,330 @@
+//! Logs, and the thread that ties them to a caller's own: W3C trace context.
+//!
+//! No log line ever holds a secret, and the rules that keep it so are few. Functions are
+//! instrumented with `#[instrument(skip_all, fields(…))]`, always with `skip_all`: what a line shows
+//! is what somebody chose to show. Errors carry no values of requests. Secrets have types that
+//! cannot be printed. A panic is logged by its place alone, because its message may quote a value.
+//! And the level of the configuration is ours: dependencies, which know nothing of these rules,
+//! stay at warnings unless an operator says otherwise in `TASKPASS_LOG`.
+//!
+//! A `traceparent` is a stranger's input. It is parsed strictly, and one that does not parse starts
+//! a new trace instead of being repaired. It is never trusted for anything but correlation.
+
+use std::fmt;
+use std::io::IsTerminal;
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::config::{Log, LogFormat};
+use crate::ids::{NoRandomness, Random};
+
+/// Logs could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter of the environment is not one.
+    #[error("the log filter is not valid; write it like `warn,taskpass=debug`")]
+    Filter,
+    /// This process has a subscriber already.
+    #[error("logs are set up already")]
+    AlreadySet,
+}
+
+/// Sends logs to standard error from now on, and panics with them. `filter` replaces the level.
+pub fn init(log: &Log, filter: Option<&str>) -> Result<(), TelemetryError> {
+    let ansi = std::io::stderr().is_terminal();
+    let subscriber = subscriber(log, filter, ansi, std::io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::AlreadySet)?;
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place = place.as_deref(), "panic");
+    }));
+    Ok(())
+}
+
+fn subscriber<W>(
+    log: &Log,
+    filter: Option<&str>,
+    ansi: bool,
+    writer: W,
+) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let ours = format!("warn,taskpass={}", log.level.as_str());
+    let filter = EnvFilter::builder()
+        .parse(filter.unwrap_or(&ours))
+        .map_err(|_| TelemetryError::Filter)?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer);
+    Ok(match log.format {
+        LogFormat::Json => Box::new(
+            builder
+                .json()
+                .flatten_event(true)
+                .with_span_list(false)
+                .finish(),
+        ),
+        LogFormat::Text => Box::new(builder.with_ansi(ansi).finish()),
+    })
+}
+
+/// The id of a trace; never all zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TraceId([u8; 16]);
+
+/// The id of one step of a trace; never all zeros.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SpanId([u8; 8]);
+
+macro_rules! hex_id {
+    ($name:ident, $bytes:literal) => {
+        impl $name {
+            fn new(random: &dyn Random) -> Result<Self, NoRandomness> {
+                let mut bytes = [0; $bytes];
+                random.fill(&mut bytes)?;
+                // All zeros means "none" and would be refused by whoever reads it next.
+                if bytes == [0; $bytes] {
+                    bytes[$bytes - 1] = 1;
+                }
+                Ok(Self(bytes))
+            }
+
+            fn parse(text: &str) -> Option<Self> {
+                let mut bytes = [0; $bytes];
+                parse_hex(text, &mut bytes)?;
+                (bytes != [0; $bytes]).then_some(Self(bytes))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
+}
+
+hex_id!(TraceId, 16);
+hex_id!(SpanId, 8);
+
+/// Lower-case hex of exactly the right length, as the standard wants it.
+fn parse_hex(text: &str, bytes: &mut [u8]) -> Option<()> {
+    let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if text.len() != bytes.len() * 2 || !text.bytes().all(lower) {
+        return None;
+    }
+    for (index, byte) in bytes.iter_mut().enumerate() {
+        let pair = text.get(index * 2..index * 2 + 2)?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(())
+}
+
+/// Where in which trace we are (W3C Trace Context).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    /// The trace.
+    pub trace_id: TraceId,
+    /// The step within it.
+    pub span_id: SpanId,
+    /// Whether the caller records this trace.
+    pub sampled: bool,
+}
+
+impl TraceContext {
+    /// The beginning of a trace.
+    pub fn start(random: &dyn Random) -> Result<Self, NoRandomness> {
+        Ok(Self {
+            trace_id: TraceId::new(random)?,
+            span_id: SpanId::new(random)?,
+            sampled: false,
+        })
+    }
+
+    /// A step of our own: within the caller's trace where its `traceparent` is valid, else at the
+    /// beginning of a new one. A request with more than one such header has none.
+    pub fn continue_from(
+        traceparent: Option<&str>,
+        random: &dyn Random,
+    ) -> Result<Self, NoRandomness> {
+        match traceparent.and_then(Self::parse) {
+            Some(caller) => caller.child(random),
+            None => Self::start(random),
+        }
+    }
+
+    /// The next step within the same trace.
+    pub fn child(&self, random: &dyn Random) -> Result<Self, NoRandomness> {
+        Ok(Self {
+            span_id: SpanId::new(random)?,
+            ..*self
+        })
+    }
+
+    /// Reads a `traceparent` header. Later versions may append fields, the first has exactly four.
+    #[must_use]
+    pub fn parse(header: &str) -> Option<Self> {
+        let mut parts = header.splitn(5, '-');
+        let mut version = [0];
+        parse_hex(parts.next()?, &mut version)?;
+        let trace_id = TraceId::parse(parts.next()?)?;
+        let span_id = SpanId::parse(parts.next()?)?;
+        let mut flags = [0];
+        parse_hex(parts.next()?, &mut flags)?;
+        let exact = parts.next().is_none();
+        match version {
+            [0xff] => None,
+            [0] if !exact => None,
+            _ => Some(Self {
+                trace_id,
+                span_id,
+                sampled: flags[0] & 1 == 1,
+            }),
+        }
+    }
+}
+
+/// The `traceparent` header.
+impl fmt::Display for TraceContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags = u8::from(self.sampled);
+        write!(f, "00-{}-{}-{flags:02x}", self.trace_id, self.span_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::config::LogLevel;
+
+    const EXAMPLE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    struct Fixed(u8);
+
+    impl Random for Fixed {
+        fn fill(&self, bytes: &mut [u8]) -> Result<(), NoRandomness> {
+            bytes.fill(self.0);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_traceparent_survives_its_text() {
+        let context = TraceContext::parse(EXAMPLE).unwrap();
+        assert!(context.sampled);
+        assert_eq!(context.to_string(), EXAMPLE);
+        let unsampled = EXAMPLE.replace("-01", "-fe");
+        assert!(!TraceContext::parse(&unsampled).unwrap().sampled);
+    }
+
+    #[test]
+    fn a_traceparent_that_is_not_one_is_refused() {
+        let upper = EXAMPLE.to_uppercase();
+        for bad in [
+            "",
+            "00",
+            upper.as_str(),
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-1",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e473\u{e9}-00f067aa0ba902b7-01",
+            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "0g-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            " 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(TraceContext::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_later_version_may_say_more() {
+        let later = EXAMPLE.replacen("00", "01", 1) + "-more-of-it";
+        assert!(TraceContext::parse(&later).is_some());
+    }
+
+    #[test]
+    fn a_step_stays_in_a_valid_trace_and_leaves_an_invalid_one() {
+        let caller = TraceContext::parse(EXAMPLE).unwrap();
+        let ours = TraceContext::continue_from(Some(EXAMPLE), &Fixed(7)).unwrap();
+        assert_eq!(ours.trace_id, caller.trace_id);
+        assert_ne!(ours.span_id, caller.span_id);
+        let fresh = TraceContext::continue_from(Some("nonsense"), &Fixed(7)).unwrap();
+        assert_eq!(fresh.trace_id.to_string(), "07".repeat(16));
+        // Even a source of zeros gives ids that others accept.
+        let zero = TraceContext::start(&Fixed(0)).unwrap();
+        assert!(TraceContext::parse(&zero.to_string()).is_some());
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(log: &Log, filter: Option<&str>, act: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = subscriber(log, filter, false, move || writer.clone()).unwrap();
+        tracing::subscriber::with_default(subscriber, act);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_is_one_object_with_its_span() {
+        let text = logged(&Log::default(), None, || {
+            let context = TraceContext::parse(EXAMPLE).unwrap();
+            let span = tracing::info_span!("issue", trace_id = %context.trace_id);
+            span.in_scope(|| tracing::info!(outcome = "deny", "two\nlines"));
+        });
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["outcome"], "deny");
+        assert_eq!(line["span"]["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    }
+
+    #[test]
+    fn dependencies_stay_at_warnings() {
+        let log = Log {
+            format: LogFormat::Text,
+            level: LogLevel::Trace,
+        };
+        let act = || {
+            tracing::trace!("ours");
+            tracing::info!(target: "sqlx", "theirs");
+            tracing::warn!(target: "sqlx", "warned");
+        };
+        let text = logged(&log, None, act);
+        assert!(text.contains("ours") && text.contains("warned"), "{text}");
+        assert!(!text.contains("theirs"), "{text}");
+        assert!(logged(&log, Some("sqlx=info"), act).contains("theirs"));
+        assert!(matches!(
+            subscriber(&log, Some("taskpass=["), false, std::io::sink),
+            Err(TelemetryError::Filter)
+        ));
+    }
+}
