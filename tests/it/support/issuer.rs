@@ -206,8 +206,6 @@ impl Issuer {
         if runtime.is_some() {
             return;
         }
-        let listener = std::net::TcpListener::bind(self.shared.address).unwrap();
-        listener.set_nonblocking(true).unwrap();
         let app = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/jwks", get(jwks))
@@ -219,10 +217,15 @@ impl Issuer {
             .enable_all()
             .build()
             .unwrap();
-        own.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, app).await.unwrap();
-        });
+        let listener = {
+            let _context = own.enter();
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(self.shared.address).unwrap();
+            // Long enough for tests that open very many connections at once.
+            socket.listen(4096).unwrap()
+        };
+        own.spawn(async move { axum::serve(listener, app).await.unwrap() });
         *runtime = Some(own);
     }
 }

@@ -8,8 +8,9 @@
 //! - [`http`]: a client, and a sender of what no client would send.
 //! - [`canary`]: a search for secrets where none may be.
 //!
-//! Everything works from plain and from async tests: what needs a runtime of its own runs on a
-//! thread of its own.
+//! Everything works from plain and from async tests: servers, proxies and set-up run on threads of
+//! their own. What waits (`wait_…`) blocks its thread, so an async test in whose runtime parts of
+//! the product run waits by [`until`] instead.
 
 #![allow(dead_code, reason = "not every helper has a caller at all times")]
 

@@ -78,11 +78,7 @@ impl Launch {
             .prefix("taskpass-it-")
             .tempdir()
             .unwrap();
-        for (path, contents) in &self.files {
-            let path = dir.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, contents).unwrap();
-        }
+        self.write_files(dir.path());
         let child = self.start(dir.path());
         Process {
             launch: self,
@@ -100,6 +96,14 @@ impl Launch {
             status,
             stdout: process.stdout(),
             stderr: process.stderr(),
+        }
+    }
+
+    fn write_files(&self, dir: &Path) {
+        for (path, contents) in &self.files {
+            let path = dir.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, contents).unwrap();
         }
     }
 
@@ -286,6 +290,14 @@ impl Process {
         self.child = self.launch.start(self.dir.path());
         self.status = None;
     }
+
+    /// Starts another way in the same directory, after it has ended.
+    pub fn restart_as(&mut self, launch: Launch) {
+        assert!(self.ended().is_some(), "it still runs");
+        launch.write_files(self.dir.path());
+        self.launch = launch;
+        self.restart();
+    }
 }
 
 impl Drop for Process {
@@ -375,6 +387,10 @@ mod tests {
         super::super::wait_until("it is up again", SOON, || {
             polite.stdout() == "up\nbye\nup\n"
         });
+
+        polite.kill();
+        polite.restart_as(shell("cat taskpass.toml; exec sleep 60").config("new"));
+        polite.wait_for_output("new");
 
         polite.signal(Signal::Stop);
         let state = || {

@@ -49,7 +49,8 @@ pub enum At {
 pub enum Fault {
     /// Closes the connection, both sides, without passing it on.
     Cut,
-    /// Holds it until [`Proxy::release`].
+    /// Holds it until [`Proxy::release`]. It is passed on then even if the client has died in the
+    /// meantime, as a network does with what is on its way.
     Hold,
 }
 
@@ -304,8 +305,9 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let Ok(server) = TcpStream::connect(shared.upstream) else {
             continue;
         };
-        client.set_nodelay(true).unwrap();
-        server.set_nodelay(true).unwrap();
+        // The client may have gone already.
+        drop(client.set_nodelay(true));
+        drop(server.set_nodelay(true));
         let id = {
             let mut state = shared.lock();
             state.connections += 1;
