@@ -47,6 +47,8 @@ use crate::crypto::signer::Signer;
 use crate::domain::decision::Refusal;
 use crate::domain::limits::{MAX_LEAF_BYTES, MAX_QUEUE_BYTES, MAX_QUEUE_ENTRIES};
 use crate::domain::permit::Permit;
+use crate::domain::session::Session;
+use crate::domain::workload::Identity;
 use crate::merkle::{Hash, Receipt, VerifierKey, leaf_hash};
 use crate::metrics::Metrics;
 use crate::store::append::{Head, RetryFacts};
@@ -107,7 +109,7 @@ pub struct Recorded {
     pub committed_at: Timestamp,
     /// Leaf, proof and signed checkpoint.
     pub receipt: Receipt,
-    session: Option<crate::domain::session::Session>,
+    session: Option<(Session, Vec<Identity>)>,
     hash: Hash,
 }
 
@@ -116,7 +118,9 @@ impl Recorded {
     #[must_use]
     pub fn into_permit(self) -> (Option<Permit>, Receipt) {
         let hash = *self.hash.as_bytes();
-        let permit = self.session.map(|session| Permit::committed(session, hash));
+        let permit = self
+            .session
+            .map(|(session, delegators)| Permit::committed(session, delegators, hash));
         (permit, self.receipt)
     }
 }

@@ -208,6 +208,14 @@ pub struct Writes {
     pub acts: Vec<ActWrite>,
 }
 
+impl Writes {
+    /// Whether there is nothing to write at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.leaves.is_empty() && self.one_time.is_empty()
+    }
+}
+
 /// A rare act's row.
 #[derive(Clone, Debug)]
 pub enum ActWrite {
