@@ -20,4 +20,5 @@ pub mod ids;
 pub mod merkle;
 pub mod metrics;
 pub mod shutdown;
+pub mod store;
 pub mod telemetry;
