@@ -19,5 +19,6 @@ pub mod domain;
 pub mod ids;
 pub mod merkle;
 pub mod metrics;
+pub mod policy;
 pub mod shutdown;
 pub mod telemetry;
