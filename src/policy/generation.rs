@@ -104,8 +104,12 @@ impl CompiledGeneration {
                 "build the generation again with this version",
             ));
         }
-        let (schema, _) = Schema::from_cedarschema_str(&written)
+        let (schema, warnings) = Schema::from_cedarschema_str(&written)
             .map_err(|error| one("schema", error.to_string(), "correct the configuration"))?;
+        // Cedar warns where one name hides another, as an attestor's name could.
+        if let Some(warning) = warnings.into_iter().next() {
+            return Err(one("schema", warning.to_string(), "choose another name"));
+        }
         let model = Model::new(schema, &generation.attestors, &catalog)
             .map_err(|error| one("schema", error.0, "correct the configuration"))?;
         let named = bundle::parse(&generation.policies)?;
@@ -124,8 +128,7 @@ impl CompiledGeneration {
         named: Vec<NamedPolicy>,
     ) -> Result<Self, String> {
         let actions = model.schema.action_entities().map_err(|e| e.to_string())?;
-        let index = Index::new(named.iter().map(|named| &named.policy), &actions)
-            .map_err(|e| e.to_string())?;
+        let index = Index::new(named.iter().map(|named| &named.policy), &actions)?;
         let obligations = named
             .iter()
             .map(|named| (named.id.clone(), named.obligations.clone()))

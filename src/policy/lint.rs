@@ -7,7 +7,8 @@
 //! 3. a `when` clause with a conjunct, at the top level of its `&&`s, that is
 //!    `principal.identity == "…"`, `principal.claims.c == <literal>` or
 //!    `[<literals>].contains(…)` of one of these, where `c` is declared immutable and not
-//!    caller-shaped by every attestor whose workloads the policy can apply to.
+//!    caller-shaped. A policy that rests on a claim must apply to the workloads of one attestor
+//!    alone (`principal is Workload::a`): another issuer's claim of that name means something else.
 //!
 //! What holds in a conjunct of a `when` holds whenever the policy permits, whatever the rest says;
 //! so the rule is sound. It is not complete: a condition hidden under `||`, `if` or `like` does not
@@ -48,26 +49,32 @@ pub(super) fn check(
         .map(|(message, remedy)| (format!("policy `{}`: {message}", named.id), remedy))
         .collect();
     findings.extend(foreign_actions(named, catalog));
-    let reach = Reach::of(named, model);
     if named.policy.effect() == Effect::Permit {
-        if reach.broker && (reach.credentials || reach.tasks) {
-            findings.push((
-                format!(
-                    "policy `{}` permits both use of resources and acts on the broker",
-                    named.id
-                ),
-                "name its actions, for example action in Action::\"any\", or write two policies",
-            ));
-        }
-        if !says_who(named, model, &reach, attestors) {
-            findings.push((
-                format!(
-                    "policy `{}` permits whoever shapes a request to fit it",
-                    named.id
-                ),
-                "say who: principal == …, principal in Role::\"…\", or a `when` that compares principal.identity or an immutable claim with ==",
-            ));
-        }
+        findings.extend(check_permit(named, model, attestors));
+    }
+    findings
+}
+
+fn check_permit(named: &NamedPolicy, model: &Model, attestors: &[AttestorSpec]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let reach = Reach::of(named, model);
+    if reach.broker && (reach.credentials || reach.tasks) {
+        findings.push((
+            format!(
+                "policy `{}` permits both use of resources and acts on the broker",
+                named.id
+            ),
+            "name its actions, for example action in Action::\"any\", or write two policies",
+        ));
+    }
+    if !says_who(named, model, &reach, attestors) {
+        findings.push((
+            format!(
+                "policy `{}` permits whoever shapes a request to fit it",
+                named.id
+            ),
+            "say who: principal == …, principal in Role::\"…\", principal.identity == …, or principal is Workload::… and an immutable claim of it ==",
+        ));
     }
     if named.obligations.max_ttl_seconds.is_some() && !reach.credentials {
         findings.push((
@@ -276,9 +283,7 @@ fn is_pinned(expr: &Expr, reached: &[String], attestors: &[AttestorSpec]) -> boo
         } => {
             matches!(owner.as_ref(), Expr::Var(Var::Principal))
                 && claims.as_str() == "claims"
-                && reached
-                    .iter()
-                    .all(|attestor| is_immutable(attestor, attr.as_str(), attestors))
+                && matches!(reached, [only] if is_immutable(only, attr.as_str(), attestors))
         }
         _ => false,
     }

@@ -14,6 +14,7 @@ use std::fmt::{self, Write as _};
 use super::admin::AdminAction;
 use super::problem::PolicyProblem;
 use crate::domain::catalog::Catalog;
+use crate::domain::grant::ActionName;
 use crate::domain::limits::MAX_NAME_BYTES;
 use crate::domain::trust::{AttestorSpec, ClaimType};
 
@@ -150,7 +151,7 @@ fn write_actions(out: &mut String, catalog: &Catalog, workloads: &str) -> fmt::R
 pub(super) fn resource_actions(catalog: &Catalog) -> BTreeSet<&str> {
     let mut actions = BTreeSet::new();
     for resource in catalog.resources() {
-        actions.extend(resource.actions.iter().map(|action| action.as_str()));
+        actions.extend(resource.actions.iter().map(ActionName::as_str));
     }
     actions
 }

@@ -23,7 +23,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy::{
     ActionConstraint, Authorizer, Decision, Entities, EntityTypeName, EntityUid, Policy, PolicySet,
-    PolicySetError, PrincipalConstraint, Request, ResourceConstraint, Response,
+    PrincipalConstraint, Request, ResourceConstraint, Response,
 };
 
 /// What an evaluation said, with the policies that determined it.
@@ -82,7 +82,7 @@ impl Index {
     pub(super) fn new<'a>(
         policies: impl IntoIterator<Item = &'a Policy>,
         actions: &Entities,
-    ) -> Result<Self, PolicySetError> {
+    ) -> Result<Self, String> {
         let mut index = Self::default();
         for action in actions.iter() {
             let groups = actions.ancestors(&action.uid());
@@ -97,7 +97,7 @@ impl Index {
                     index.sets.push(PolicySet::new());
                 }
                 if let Some(set) = index.sets.get_mut(set) {
-                    set.add(policy.clone())?;
+                    set.add(policy.clone()).map_err(|error| error.to_string())?;
                 }
             }
         }

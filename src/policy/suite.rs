@@ -53,14 +53,11 @@ struct TestFile {
 }
 
 /// The workload of a case.
-#[derive(Debug, Deserialize)]
-struct Who {
-    attestor: String,
-    identity: Identity,
-    #[serde(default)]
-    claims: BTreeMap<String, ClaimValue>,
-    #[serde(default)]
-    roles: BTreeSet<String>,
+struct Who<'a> {
+    attestor: &'a str,
+    identity: &'a Identity,
+    claims: &'a BTreeMap<String, ClaimValue>,
+    roles: &'a BTreeSet<String>,
 }
 
 // `deny_unknown_fields` and `flatten` exclude each other, so that the three cases repeat the
@@ -294,10 +291,10 @@ impl Run<'_> {
 
     fn credential(&mut self, case: &CredentialCase) -> Result<Vec<String>, String> {
         let workload = self.workload(&Who {
-            attestor: case.attestor.clone(),
-            identity: case.identity.clone(),
-            claims: case.claims.clone(),
-            roles: case.roles.clone(),
+            attestor: &case.attestor,
+            identity: &case.identity,
+            claims: &case.claims,
+            roles: &case.roles,
         })?;
         let task_type = self.task_type(&case.task_type)?;
         let detail = AuthorizationDetail::Api {
@@ -393,10 +390,10 @@ impl Run<'_> {
 
     fn task(&mut self, case: &TaskCase) -> Result<Vec<String>, String> {
         let workload = self.workload(&Who {
-            attestor: case.attestor.clone(),
-            identity: case.identity.clone(),
-            claims: case.claims.clone(),
-            roles: case.roles.clone(),
+            attestor: &case.attestor,
+            identity: &case.identity,
+            claims: &case.claims,
+            roles: &case.roles,
         })?;
         let task_type = self.task_type(&case.task_type)?;
         let facts = facts(&task_type, case.depth, case.deadline_seconds, true);
@@ -415,10 +412,10 @@ impl Run<'_> {
         let workload = match (case.token, &case.attestor, &case.identity) {
             (Some(_), None, None) => None,
             (None, Some(attestor), Some(identity)) => Some(self.workload(&Who {
-                attestor: attestor.clone(),
-                identity: identity.clone(),
-                claims: case.claims.clone(),
-                roles: case.roles.clone(),
+                attestor,
+                identity,
+                claims: &case.claims,
+                roles: &case.roles,
             })?),
             _ => return Err("name either `token`, or `attestor` and `identity`".into()),
         };
@@ -516,7 +513,7 @@ impl Run<'_> {
     }
 
     /// The workload of a case, held to what its attestor declares.
-    fn workload(&self, who: &Who) -> Result<Workload, String> {
+    fn workload(&self, who: &Who<'_>) -> Result<Workload, String> {
         let spec = self
             .generation
             .attestors()
@@ -533,9 +530,9 @@ impl Run<'_> {
         if let Some(role) = who.roles.iter().find(|role| !is_role(role)) {
             return Err(format!("`{role}` cannot name a role"));
         }
-        check_claims(spec, &who.claims)?;
+        check_claims(spec, who.claims)?;
         Ok(Workload {
-            attestor: who.attestor.clone(),
+            attestor: who.attestor.to_owned(),
             identity: who.identity.clone(),
             instance: None,
             claims: who.claims.clone(),

@@ -48,7 +48,8 @@ fn ci_attestor() -> AttestorSpec {
             "actor": {"type": "string"},
             "attempt": {"type": "long"},
             "protected": {"type": "bool", "optional": true},
-            "groups": {"type": "set", "optional": true}
+            "groups": {"type": "set", "optional": true},
+            "sub": {"type": "string", "immutable": true, "optional": true}
         }
     }))
     .unwrap()
@@ -87,7 +88,11 @@ fn parts(policies: &str) -> GenerationParts {
     for policy in policies.split_inclusive(';') {
         let trimmed = policy.trim();
         if trimmed.starts_with("permit") || trimmed.starts_with("forbid") {
-            text.push_str(&format!("@id(\"p{count}\")\n@description(\"d\")\n"));
+            text.push_str(
+                ["@id(\"p", &count.to_string(), "\") @description(\"d\")\n"]
+                    .concat()
+                    .as_str(),
+            );
             count += 1;
         }
         text.push_str(policy);
@@ -126,7 +131,10 @@ fn loaded(policies: &str) -> CompiledGeneration {
 fn refused(policies: &str) -> String {
     match load(policies) {
         Ok(_) => panic!("loaded: {policies}"),
-        Err(problems) => problems.iter().map(|p| format!("{p}\n")).collect(),
+        Err(problems) => {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        }
     }
 }
 
@@ -858,21 +866,9 @@ fn a_denial_offers_exactly_the_permitted_part() {
     assert_eq!(
         allowed.authorization_details.unwrap(),
         details(json!([
-            {"type": "api", "actions": ["bill:read", "orders:read"], "locations": ["https://billing.example/a"]},
+            {"type": "api", "actions": ["orders:read"], "locations": ["https://billing.example/a"]},
             {"type": "api", "actions": ["bill:read"], "locations": ["https://billing.example/a", "https://billing.example/b"]}
         ]))
-        .into_iter()
-        .map(|object| match object {
-            // Actions with equal locations stand together; these two differ.
-            AuthorizationDetail::Api { actions, locations } if actions.len() == 2 => {
-                AuthorizationDetail::Api {
-                    actions: actions.into_iter().filter(|a| a.as_str() == "orders:read").collect(),
-                    locations,
-                }
-            }
-            same => same,
-        })
-        .collect::<Vec<_>>()
     );
     assert_eq!(allowed.max_ttl_seconds, Some(200));
 }
@@ -1365,11 +1361,7 @@ proptest! {
 /// `cargo test --release --lib policy::tests::figures -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement, not a check"]
-#[expect(
-    clippy::print_stdout,
-    clippy::disallowed_methods,
-    reason = "a measurement is shown"
-)]
+#[expect(clippy::print_stdout, reason = "a measurement is shown")]
 fn figures() {
     for count in [10_usize, 100, 1_000, 10_000] {
         let policies: Vec<String> = (0..count)
