@@ -19,6 +19,7 @@ pub mod domain;
 pub mod ids;
 pub mod merkle;
 pub mod metrics;
+pub mod policy;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
