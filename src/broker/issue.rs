@@ -33,7 +33,7 @@ use crate::ledger::denials::Budget;
 use crate::ledger::entry::{Decide, EndSession, Entry, Request, SessionPlan};
 use crate::merkle::Receipt;
 use crate::metrics::{Ended, Stage};
-use crate::mint::{Credential, MintError, MintPlace, Minter};
+use crate::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
 use crate::policy::Question;
 use crate::store::append::MintLease;
 
@@ -484,6 +484,14 @@ impl Broker {
                     "the credential was ended before it was released".into(),
                 ))
             }
+        }
+    }
+
+    /// Asks the back end of a session to end its credential.
+    pub async fn end_external(&self, session: &Session) -> EndOutcome {
+        match self.resource_minter(session) {
+            Ok(minter) => minter.end(session).await,
+            Err(_) => EndOutcome::Pending,
         }
     }
 

@@ -93,7 +93,7 @@ impl Broker {
             active: ArcSwapOption::empty(),
             behind: ArcSwap::from_pointee(None),
             denials: Denials::default(),
-            random: SystemRandom,
+            random: SystemRandom::new(),
             woken: tokio::sync::Notify::new(),
         })
     }

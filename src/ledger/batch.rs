@@ -276,7 +276,8 @@ impl<'a> Batch<'a> {
                 mac: change.mac.clone(),
             }),
             Entry::Genesis { .. } if index > 0 => return Settled::Unchanged,
-            Entry::Genesis { .. } | Entry::DenialsOmitted { .. } => None,
+            Entry::Genesis { row, .. } => Some(ActWrite::SigningKey(row.clone())),
+            Entry::DenialsOmitted { .. } => None,
         };
         self.writes.acts.extend(act);
         Settled::Recorded(self.record(prepared, None))

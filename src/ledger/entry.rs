@@ -72,6 +72,8 @@ pub enum Entry {
     Genesis {
         /// The verifier key of the log's checkpoints.
         vkey: String,
+        /// Its row: the key is kept if, and only if, the log begins with it.
+        row: Box<SigningKeyRow>,
     },
     /// Nothing to record: evidence that a reading call used up.
     Consume,
@@ -349,7 +351,7 @@ impl Entry {
                 count: *count,
                 since: *since,
             },
-            Self::Genesis { vkey } => Event::Genesis { vkey: vkey.clone() },
+            Self::Genesis { vkey, .. } => Event::Genesis { vkey: vkey.clone() },
             Self::Consume => return None,
         })
     }

@@ -457,6 +457,22 @@ impl Store {
         Ok(out)
     }
 
+    /// Sets when an unconfirmed ending is tried again.
+    pub async fn put_off_ending(
+        &self,
+        id: SessionId,
+        retry_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query("/* put_off_ending */ UPDATE session SET retry_at = $2 WHERE id = $1 AND state = 'ending'")
+                .bind(id)
+                .bind(retry_at)
+                .execute(db)
+                .await?;
+        });
+        Ok(())
+    }
+
     /// Live sessions of external minters that are over by a task's end, a cutoff or an ancestor,
     /// but on record still `active`: the sweeper's work after a mass revocation.
     pub async fn active_external(
