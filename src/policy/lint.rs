@@ -14,8 +14,8 @@
 //! so the rule is sound. It is not complete: a condition hidden under `||`, `if` or `like` does not
 //! count, though it might be good enough. Write two policies then.
 //!
-//! The other rules: every entity that a policy names must exist, since a `forbid` about a misspelt
-//! resource forbids nothing; a `permit` is either about resources and tasks or about the broker,
+//! The other rules: every entity that a policy names must exist, and every task type that it
+//! compares with, since a `forbid` about a misspelt one forbids nothing; a `permit` is either about resources and tasks or about the broker,
 //! never both, so that nobody becomes an admin by a forgotten scope; obligations stand only where
 //! there is a credential to which they can apply.
 
@@ -49,6 +49,7 @@ pub(super) fn check(
         .map(|(message, remedy)| (format!("policy `{}`: {message}", named.id), remedy))
         .collect();
     findings.extend(foreign_actions(named, catalog));
+    findings.extend(unknown_task_types(named, catalog));
     if named.policy.effect() == Effect::Permit {
         findings.extend(check_permit(named, model, attestors));
     }
@@ -211,6 +212,80 @@ fn foreign_actions(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
             )
         })
         .collect()
+}
+
+/// `context.task.type` is text to Cedar, which cannot tell that no task has such a type.
+fn unknown_task_types(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
+    let Ok(policy) = named.policy.to_pst() else {
+        return Vec::new();
+    };
+    let mut compared = Vec::new();
+    for clause in policy.body().clauses() {
+        let (Clause::When(condition) | Clause::Unless(condition)) = clause;
+        task_types_in(condition, &mut compared);
+    }
+    compared
+        .into_iter()
+        .filter(|name| catalog.task_type(name).is_none())
+        .map(|name| {
+            (
+                format!("policy `{}`: there is no task type `{name}`", named.id),
+                "register it, or correct the name",
+            )
+        })
+        .collect()
+}
+
+/// Every text that `condition` compares with `context.task.type`.
+fn task_types_in(condition: &Expr, found: &mut Vec<String>) {
+    match condition {
+        Expr::BinaryOp { op, left, right } => {
+            let sides = [(left, right), (right, left)];
+            for (this, other) in sides {
+                match (op, this.as_ref()) {
+                    (BinaryOp::Eq | BinaryOp::NotEq, Expr::Literal(Literal::String(text)))
+                        if is_task_type(other) =>
+                    {
+                        found.push(text.to_string());
+                    }
+                    (BinaryOp::Contains, Expr::Set(items)) if is_task_type(other) => {
+                        found.extend(items.iter().filter_map(|item| match item.as_ref() {
+                            Expr::Literal(Literal::String(text)) => Some(text.to_string()),
+                            _ => None,
+                        }));
+                    }
+                    _ => {}
+                }
+            }
+            task_types_in(left, found);
+            task_types_in(right, found);
+        }
+        Expr::UnaryOp { expr, .. } => task_types_in(expr, found),
+        Expr::IfThenElse {
+            cond,
+            then_expr,
+            else_expr,
+        } => [cond, then_expr, else_expr]
+            .into_iter()
+            .for_each(|part| task_types_in(part, found)),
+        _ => {}
+    }
+}
+
+fn is_task_type(expr: &Expr) -> bool {
+    let Expr::GetAttr { expr: task, attr } = expr else {
+        return false;
+    };
+    let Expr::GetAttr {
+        expr: context,
+        attr: task,
+    } = task.as_ref()
+    else {
+        return false;
+    };
+    attr.as_str() == "type"
+        && task.as_str() == "task"
+        && matches!(context.as_ref(), Expr::Var(Var::Context))
 }
 
 fn says_who(named: &NamedPolicy, model: &Model, reach: &Reach, attestors: &[AttestorSpec]) -> bool {

@@ -12,7 +12,7 @@
 //!   `.has_parent`, `context.location` and `context.ttl_seconds`. Free text is evidence for people
 //!   and never gets here.
 //!
-//! The [`schema`](mod@schema) is generated, so that a claim, resource kind or action that is not
+//! The `schema` is generated, so that a claim, resource kind or action that is not
 //! configured cannot be written into a policy.
 //!
 //! # Closed when in doubt
@@ -22,7 +22,7 @@
 //! so that `action in Action::"any"` matches nothing: nothing is built without it. Further, what is
 //! misspelt does not load: unknown annotations, entities that do not exist, conditions that can
 //! never hold. And a `permit` must say who, by something that a caller cannot choose; the exact
-//! rule is in [`lint`](mod@lint).
+//! rule is in `lint`.
 //!
 //! # Reading order
 //! [`bundle`] reads files, `schema` writes what they are checked against, `lint` checks what Cedar

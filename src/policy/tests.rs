@@ -449,6 +449,26 @@ fn a_policy_about_what_does_not_exist_does_not_load() {
 }
 
 #[test]
+fn a_condition_on_a_task_type_that_does_not_exist_does_not_load() {
+    for condition in [
+        "context.task.type == \"nightly\"",
+        "\"nightly\" != context.task.type",
+        "[\"fix-order\", \"nightly\"].contains(context.task.type)",
+        "context.task.depth > 1 && !(context.task.type == \"nightly\")",
+        "if context.task.has_parent then context.task.type == \"nightly\" else false",
+    ] {
+        for word in ["when", "unless"] {
+            let policy = format!(
+                "forbid (principal, action == Action::\"openTask\", resource) {word} {{ {condition} }};"
+            );
+            let problems = refused(&policy);
+            assert!(problems.contains("no task type `nightly`"), "{problems}");
+            loaded(&policy.replace("\"nightly\"", "\"nightly-report\""));
+        }
+    }
+}
+
+#[test]
 fn a_permit_says_who_by_something_that_the_caller_cannot_choose() {
     let read = |scope: &str, rest: &str| {
         format!("permit ({scope}, action == Action::\"orders:read\", resource) {rest};")
