@@ -15,6 +15,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod crypto;
 pub mod domain;
 pub mod ids;
 pub mod merkle;
