@@ -59,14 +59,6 @@ impl Cutoffs {
         Ok(())
     }
 
-    /// Forgets what blocks nothing any more and is older than any request under way.
-    pub(super) fn forget(&mut self, oldest_basis: u64, now: Timestamp) {
-        self.by_selector.retain(|_, cutoffs| {
-            cutoffs.retain(|cutoff| cutoff.stops(oldest_basis, now));
-            !cutoffs.is_empty()
-        });
-    }
-
     /// What stands against a permit.
     pub(super) fn verdict(&self, decide: &Decide, now: Timestamp) -> Verdict {
         let mut stale = false;

@@ -266,6 +266,11 @@ impl Ledger {
         self.parts.keys.load_full()
     }
 
+    /// Signs with these from now on, the current one first.
+    pub fn take_keys(&self, keys: Vec<LedgerKey>) {
+        self.parts.keys.store(Arc::new(keys));
+    }
+
     /// Where it is kept.
     #[must_use]
     pub fn store(&self) -> &Store {
