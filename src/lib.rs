@@ -13,6 +13,8 @@
 //! - `sweep`: the workers that finish what is over.
 //! - `http`, `cli`: the doors.
 
+pub mod attest;
+pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod crypto;
@@ -25,4 +27,5 @@ pub mod mint;
 pub mod policy;
 pub mod shutdown;
 pub mod store;
+pub mod sweep;
 pub mod telemetry;

@@ -169,9 +169,16 @@ impl Broker {
         let mut roles = BTreeSet::new();
         for binding in bindings {
             let fields = [binding.identity.as_bytes(), binding.role.as_bytes()];
-            if self.parts.mac.verify(BINDING_MAC, &fields, &binding.mac).is_err() {
+            if self
+                .parts
+                .mac
+                .verify(BINDING_MAC, &fields, &binding.mac)
+                .is_err()
+            {
                 error!(identity = %identity, "a role binding was not written by the broker");
-                return Err(BrokerError::FailClosed("a role binding was tampered with".into()));
+                return Err(BrokerError::FailClosed(
+                    "a role binding was tampered with".into(),
+                ));
             }
             roles.insert(binding.role);
         }

@@ -30,9 +30,9 @@ use crate::policy::TaskFacts;
 use crate::store::append::RetryFacts;
 
 /// The prefix of a handle.
-pub const HANDLE_PREFIX: &str = "tph_";
+pub(super) const HANDLE_PREFIX: &str = "tph_";
 /// The prefix of a delegation token.
-pub const DELEGATION_PREFIX: &str = "tpd_";
+pub(super) const DELEGATION_PREFIX: &str = "tpd_";
 
 /// Sessions of a parent that are looked through for one that covers a child.
 const MAX_COVERING: u32 = 200;
@@ -253,11 +253,7 @@ impl Broker {
     }
 
     /// The parent that a child names, if its delegation token lets this caller in.
-    async fn parent(
-        &self,
-        case: &Case<'_>,
-        parent: &ParentRef,
-    ) -> Result<ParentTask, BrokerError> {
+    async fn parent(&self, case: &Case<'_>, parent: &ParentRef) -> Result<ParentTask, BrokerError> {
         let digest = token_digest(parent.delegation.expose_secret());
         let found = self.store().delegation(&digest).await?;
         let fits = found.filter(|delegation| {
@@ -324,7 +320,10 @@ impl Broker {
             .filter(|view| view.is_valid_at(case.now) && view.session.grant.covers(&ask.grant))
             .max_by_key(|view| view.session.expires_at);
         Ok(covering.map(|view| {
-            let above = view.ancestors.iter().map(|ancestor| ancestor.workload.clone());
+            let above = view
+                .ancestors
+                .iter()
+                .map(|ancestor| ancestor.workload.clone());
             Covering {
                 session: view.session.id,
                 expires_at: view.session.expires_at,

@@ -88,8 +88,11 @@ impl Broker {
         evidence: &Evidence,
         generation: Generation,
     ) -> Result<Result<GenerationDigest, Unfit>, BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ActivateGeneration).await?;
-        self.activate_by(caller.name(), Some(caller), generation).await
+        let caller = self
+            .admin(evidence, AdminAction::ActivateGeneration)
+            .await?;
+        self.activate_by(caller.name(), Some(caller), generation)
+            .await
     }
 
     /// The same, on the word of whoever started an embedded broker. Visible in the ledger.
@@ -133,7 +136,9 @@ impl Broker {
                 Ok(Ok(digest))
             }
             Appended::Replayed => Err(BrokerError::Replayed),
-            _ => Err(BrokerError::FailClosed("the activation was not recorded".into())),
+            _ => Err(BrokerError::FailClosed(
+                "the activation was not recorded".into(),
+            )),
         }
     }
 
@@ -142,13 +147,20 @@ impl Broker {
         let Some(Activation { digest, .. }) = self.store().active_generation().await? else {
             return Ok(());
         };
-        if self.active.load().as_ref().is_some_and(|own| own.digest() == digest) {
+        if self
+            .active
+            .load()
+            .as_ref()
+            .is_some_and(|own| own.digest() == digest)
+        {
             self.set_behind(None);
             return Ok(());
         }
         let fell_behind = |why: String| {
             error!(generation = %digest, %why, "this replica cannot follow the active generation");
-            self.set_behind(Some(format!("behind the active generation {digest}: {why}")));
+            self.set_behind(Some(format!(
+                "behind the active generation {digest}: {why}"
+            )));
             BrokerError::FailClosed("behind the active generation".into())
         };
         let bytes = self.store().generation(digest).await?;
@@ -174,7 +186,10 @@ impl Broker {
         let activation = self.store().active_generation().await?;
         let activation = activation.ok_or(BrokerError::NotFound("generation"))?;
         let bytes = self.store().generation(activation.digest).await?;
-        Ok((activation, bytes.ok_or(BrokerError::NotFound("generation"))?))
+        Ok((
+            activation,
+            bytes.ok_or(BrokerError::NotFound("generation"))?,
+        ))
     }
 
     fn take_over(&self, active: Active) {
@@ -192,9 +207,8 @@ impl Broker {
 async fn compile(generation: Generation, trust: Trust, issuer: String) -> Result<Active, Unfit> {
     let audiences = trust.own_audiences.clone();
     // Parsing and validating take CPU: not on the threads that serve.
-    let compiled = tokio::task::spawn_blocking(move || {
-        CompiledGeneration::compile(&generation, &audiences)
-    });
+    let compiled =
+        tokio::task::spawn_blocking(move || CompiledGeneration::compile(&generation, &audiences));
     let compiled = compiled
         .await
         .map_err(|error| Unfit::Attestors(error.to_string()))?
@@ -207,5 +221,8 @@ async fn compile(generation: Generation, trust: Trust, issuer: String) -> Result
     };
     let attestors = Attestors::new(compiled.attestors(), context)
         .map_err(|error| Unfit::Attestors(error.to_string()))?;
-    Ok(Active { compiled, attestors })
+    Ok(Active {
+        compiled,
+        attestors,
+    })
 }

@@ -66,7 +66,11 @@ impl Broker {
         if !view.is_valid_at(self.now()) {
             return Ok(Introspection::Inactive);
         }
-        let delegators = view.ancestors.iter().map(|own| own.workload.clone()).collect();
+        let delegators = view
+            .ancestors
+            .iter()
+            .map(|own| own.workload.clone())
+            .collect();
         Ok(Introspection::Active(Box::new(ActiveToken {
             view,
             delegators,

@@ -15,9 +15,7 @@ use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
-use crate::crypto::keyring::{
-    KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation,
-};
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation};
 use crate::crypto::sealer::Sealer;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer};
 use crate::domain::cutoff::{Block, Cutoff, Selector};
@@ -117,7 +115,9 @@ pub async fn open_keys(
         let signer: Arc<dyn Signer> = Arc::new(signer);
         match record.purpose {
             KeyPurpose::AccessToken => {
-                opened.access.push(loaded(record, signer).ok_or_else(tampered)?);
+                opened
+                    .access
+                    .push(loaded(record, signer).ok_or_else(tampered)?);
             }
             KeyPurpose::Ledger => {
                 let key = ledger_key(origin, signer).ok_or_else(tampered)?;
@@ -294,7 +294,9 @@ impl Broker {
 
     async fn take_keys(&self, now: Timestamp) -> Result<OpenedKeys, BrokerError> {
         let opened = self.opened_keys(now).await?;
-        self.parts.access_keys.store(Arc::new(opened.access.clone()));
+        self.parts
+            .access_keys
+            .store(Arc::new(opened.access.clone()));
         if !opened.ledger.is_empty() {
             self.ledger().take_keys(opened.ledger.clone());
         }
@@ -437,9 +439,17 @@ impl Broker {
         .map_err(|problem| BrokerError::FailClosed(problem.to_string()))?;
         let closed = |what: &str| BrokerError::FailClosed(what.to_owned());
         let key = made.as_ledger_key(&origin);
-        let vkey = key.ok_or_else(|| closed("the key was not made"))?.verifier.to_string();
-        self.put_key(made.row.clone(), "added", Some(vkey.clone()), &caller.name())
-            .await?;
+        let vkey = key
+            .ok_or_else(|| closed("the key was not made"))?
+            .verifier
+            .to_string();
+        self.put_key(
+            made.row.clone(),
+            "added",
+            Some(vkey.clone()),
+            &caller.name(),
+        )
+        .await?;
         let until = now.plus_seconds(LEDGER_OVERLAP_SECONDS);
         for row in self.store().signing_keys().await? {
             let old = record_of(&row).filter(|old| {

@@ -23,8 +23,8 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use self::admin::AdminTokens;
-use self::generations::{Active, Trust};
 pub use self::error::{BrokerError, Denied};
+use self::generations::{Active, Trust};
 use crate::attest::Evidence;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::{Mac, sha256};

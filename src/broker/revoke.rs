@@ -138,7 +138,11 @@ impl Broker {
         let recorded = match appended {
             Appended::Recorded(recorded) => recorded,
             Appended::Replayed => return Err(BrokerError::Replayed),
-            _ => return Err(BrokerError::FailClosed("the cutoff was not recorded".into())),
+            _ => {
+                return Err(BrokerError::FailClosed(
+                    "the cutoff was not recorded".into(),
+                ));
+            }
         };
         self.metrics().revocation(&selector);
         self.lag(asked);
@@ -204,7 +208,9 @@ impl Broker {
                 ..cutoff
             }),
             Appended::Replayed => Err(BrokerError::Replayed),
-            _ => Err(BrokerError::FailClosed("the lifting was not recorded".into())),
+            _ => Err(BrokerError::FailClosed(
+                "the lifting was not recorded".into(),
+            )),
         }
     }
 
@@ -217,7 +223,10 @@ impl Broker {
         cutoff: Option<Cutoff>,
     ) -> Result<Revocation, BrokerError> {
         let matched = self.store().count_matching(selector, index, at).await?;
-        let ids = self.store().list_matching(selector, index, at, NAMED).await?;
+        let ids = self
+            .store()
+            .list_matching(selector, index, at, NAMED)
+            .await?;
         let now = self.now();
         let mut sessions = Vec::with_capacity(ids.len());
         for id in ids {
@@ -226,7 +235,9 @@ impl Broker {
             }
         }
         let in_state = |state| {
-            let found = sessions.iter().filter(|report| report.standing.state == state);
+            let found = sessions
+                .iter()
+                .filter(|report| report.standing.state == state);
             u64::try_from(found.count()).unwrap_or(u64::MAX)
         };
         // Beyond the named ones the class decides; counting each would cost what a cutoff saves.
@@ -245,7 +256,8 @@ impl Broker {
 
     fn lag(&self, asked: Timestamp) {
         let lag: Duration = asked.distance(self.now());
-        self.metrics().revocation_lag(RevocationLag::Durable, lag);
+        self.metrics()
+            .revocation_lag(RevocationLag::RequestedToDurable, lag);
     }
 }
 
@@ -257,11 +269,7 @@ pub(super) fn ending_state(session: &Session) -> SessionState {
     }
 }
 
-fn block_until(
-    selector: &Selector,
-    asked: BlockAsk,
-    now: Timestamp,
-) -> Result<Block, BrokerError> {
+fn block_until(selector: &Selector, asked: BlockAsk, now: Timestamp) -> Result<Block, BrokerError> {
     match asked {
         BlockAsk::Default if selector.blocks_by_default() => {
             Ok(Block::Until(now.plus_seconds(DEFAULT_BLOCK_SECONDS)))

@@ -154,7 +154,9 @@ impl Broker {
                 Some(purpose) => Some(self.commitment(purpose.into_bytes())?),
                 None => None,
             },
-            task: admission.as_ref().map(|own| (own.task, own.parents.clone())),
+            task: admission
+                .as_ref()
+                .map(|own| (own.task, own.parents.clone())),
             plan: plan.map(|admission| admission.plan.clone()),
             session: None,
             retry: None,
@@ -177,7 +179,9 @@ impl Broker {
                 at: now,
             })
             .await?;
-        let handle = admission.as_mut().and_then(|admission| admission.handle.take());
+        let handle = admission
+            .as_mut()
+            .and_then(|admission| admission.handle.take());
         self.opened(appended, id, decision, admission, handle)
     }
 
@@ -198,8 +202,8 @@ impl Broker {
                 if let Err(refusal) = &decision.verdict {
                     return Err(refused(refusal.clone(), receipt));
                 }
-                let admission = admission
-                    .ok_or_else(|| BrokerError::FailClosed("a task was lost".into()))?;
+                let admission =
+                    admission.ok_or_else(|| BrokerError::FailClosed("a task was lost".into()))?;
                 self.metrics().decision(Outcome::Permit);
                 Ok(Some(Opened {
                     task: IssuedTask {

@@ -37,7 +37,10 @@ impl WorkloadKeys for StoredWorkloadKeys {
             rows.iter()
                 .map(|row| {
                     if self.mac.verify(KEY_MAC, &fields(row), &row.mac).is_err() {
-                        error!(attestor, workload, "a workload key was not written by the broker");
+                        error!(
+                            attestor,
+                            workload, "a workload key was not written by the broker"
+                        );
                         return Err(WorkloadKeysUnavailable);
                     }
                     serde_json::from_str(&row.jwk).map_err(|_| WorkloadKeysUnavailable)

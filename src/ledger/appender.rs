@@ -70,10 +70,7 @@ struct Committed {
 impl Ledger {
     /// Opens the log as the store holds it, and checks it against the last checkpoint that was
     /// kept outside the store.
-    pub async fn open(
-        parts: LedgerParts,
-        guard: Guard,
-    ) -> Result<(Self, Appender), AppendError> {
+    pub async fn open(parts: LedgerParts, guard: Guard) -> Result<(Self, Appender), AppendError> {
         let unavailable = |error| AppendError::Unavailable(Arc::new(error));
         let head = parts.store.head().await.map_err(unavailable)?;
         let edge = proofs::edge_at(&parts.store, head)
@@ -151,7 +148,9 @@ impl Appender {
             let began = Instant::now();
             match self.commit(&batch).await {
                 Ok(committed) => {
-                    self.parts.metrics.ledger_batch(batch.len(), began.elapsed());
+                    self.parts
+                        .metrics
+                        .ledger_batch(batch.len(), began.elapsed());
                     self.set_status(LedgerStatus::Serving);
                     self.release(batch, committed).await;
                 }

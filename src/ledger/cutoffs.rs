@@ -79,7 +79,10 @@ impl Cutoffs {
             }
         }
         // A credential derived from another rests on what was read of that one at the basis.
-        let derived = decide.session.as_ref().is_some_and(|plan| plan.session.parent.is_some());
+        let derived = decide
+            .session
+            .as_ref()
+            .is_some_and(|plan| plan.session.parent.is_some());
         if stale || (derived && self.newest.is_some_and(|newest| newest >= decide.basis)) {
             return Verdict::Stale;
         }

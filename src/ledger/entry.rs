@@ -408,7 +408,10 @@ impl Decide {
                 generation: self.generation,
                 policies: self.policies.clone(),
                 input: self.input.0.clone(),
-                purpose: self.purpose.as_ref().map(|(commitment, _)| commitment.clone()),
+                purpose: self
+                    .purpose
+                    .as_ref()
+                    .map(|(commitment, _)| commitment.clone()),
             })),
             _ => Event::Decision(Box::new(self.leaf())),
         }
@@ -425,7 +428,10 @@ impl Decide {
         let permitted = self.session.as_ref();
         let session = permitted.map(|plan| &plan.session);
         let cnf: Option<KeyBinding> = session.and_then(|session| session.key.clone());
-        let replaced = self.retry.as_ref().and_then(|retry| retry.replaces.as_ref());
+        let replaced = self
+            .retry
+            .as_ref()
+            .and_then(|retry| retry.replaces.as_ref());
         DecisionLeaf {
             decision: self.id,
             outcome: self.outcome,
@@ -452,7 +458,10 @@ impl Decide {
                 Vec::new()
             },
             input: self.input.0.clone(),
-            purpose: self.purpose.as_ref().map(|(commitment, _)| commitment.clone()),
+            purpose: self
+                .purpose
+                .as_ref()
+                .map(|(commitment, _)| commitment.clone()),
         }
     }
 }

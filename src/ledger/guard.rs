@@ -72,7 +72,10 @@ impl Guard {
             )
         };
         let note = Note::parse(&bytes).map_err(|error| unreadable(&error))?;
-        let known: Checkpoint = note.unverified_text().parse().map_err(|error| unreadable(&error))?;
+        let known: Checkpoint = note
+            .unverified_text()
+            .parse()
+            .map_err(|error| unreadable(&error))?;
         if known.origin != origin {
             return Err(format!(
                 "{}: a checkpoint of the log `{}`, but this one is `{origin}`",

@@ -71,14 +71,22 @@ pub async fn run(
         let due = pruned_at.is_none_or(|at: Timestamp| at.plus_seconds(60) <= now);
         if due {
             pruned_at = Some(now);
-            report(&broker, "prune", prune::prune(&broker, &retention, now).await);
+            report(
+                &broker,
+                "prune",
+                prune::prune(&broker, &retention, now).await,
+            );
         }
     }
 }
 
 /// One round of everything but pruning, at `now`. Tests call it with a clock of their own.
 pub async fn sweep(broker: &Arc<Broker>, now: Timestamp) {
-    report(broker, "follow", broker.follow_generation().await.map(|()| 0));
+    report(
+        broker,
+        "follow",
+        broker.follow_generation().await.map(|()| 0),
+    );
     report(broker, "keys", broker.follow_keys(now).await);
     report(broker, "silence", silence(broker, now).await);
     report(broker, "mints", mints(broker, now).await);
@@ -178,7 +186,11 @@ async fn begin_ending(
 pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let retry_at = now.plus_seconds(CLAIM_SECONDS);
     let mut confirmed = 0;
-    for (session, attempts) in broker.store().claim_unconfirmed(now, retry_at, BITE).await? {
+    for (session, attempts) in broker
+        .store()
+        .claim_unconfirmed(now, retry_at, BITE)
+        .await?
+    {
         // Past its expiry it is over for everybody; that is as good as the back end's word.
         let outcome = if now >= session.expires_at {
             EndOutcome::Confirmed
@@ -192,10 +204,16 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
             }
             EndOutcome::Pending => {
                 let pause = backoff_seconds(attempts);
-                broker.store().put_off_ending(session.id, now.plus_seconds(pause)).await?;
+                broker
+                    .store()
+                    .put_off_ending(session.id, now.plus_seconds(pause))
+                    .await?;
             }
             EndOutcome::Impossible => {
-                broker.store().put_off_ending(session.id, session.expires_at).await?;
+                broker
+                    .store()
+                    .put_off_ending(session.id, session.expires_at)
+                    .await?;
             }
         }
     }
