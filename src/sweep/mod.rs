@@ -9,6 +9,7 @@
 //!
 //! | worker | finds | does |
 //! |---|---|---|
+//! | `health` | whether the store answers, and its clock | shows it in readiness |
 //! | `silence` | open tasks whose `check_at` has come | ends them if they are over, else puts the check off to when they could be |
 //! | `mints` | `minting` sessions whose lease is over | hands them to `endings` |
 //! | `dead` | external sessions that a task, cutoff or ancestor ended | hands them to `endings` |
