@@ -13,6 +13,7 @@
 //! - `sweep`: the workers that finish what is over.
 //! - `http`, `cli`: the doors.
 
+pub mod attest;
 pub mod clock;
 pub mod config;
 pub mod domain;

@@ -1,0 +1,3 @@
+//! Attestation (being built).
+pub mod checks;
+pub mod template;
