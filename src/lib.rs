@@ -5,7 +5,7 @@
 //!
 //! - [`clock`], [`ids`]: time and identifiers, as parameters.
 //! - `domain`: the nouns, their transitions and the subset rules; no HTTP, no SQL.
-//! - `merkle`: the tree, its proofs and text formats; all that offline verification needs.
+//! - [`merkle`]: the tree, its proofs and text formats; all that offline verification needs.
 //! - `attest`, `policy`, `mint`, `crypto`: the plug-in seams.
 //! - `store`: PostgreSQL and SQLite behind one type.
 //! - `ledger`: the only writer of what makes leaves.
@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod ids;
+pub mod merkle;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;

@@ -47,9 +47,12 @@ CREATE TABLE leaf_opening (
     purpose      bytea
 );
 
+-- Complete tiles. An incomplete one is read from what lies below it: leaf hashes, or the roots of
+-- complete tiles.
 CREATE TABLE tile (
     level  smallint NOT NULL CHECK (level BETWEEN 0 AND 7),
     idx    bigint NOT NULL CHECK (idx >= 0),
+    root   bytea NOT NULL CHECK (length(root) = 32),
     hashes bytea NOT NULL CHECK (length(hashes) = 8192),
     PRIMARY KEY (level, idx)
 );

@@ -42,9 +42,12 @@ CREATE TABLE leaf_opening (
     purpose      BLOB
 ) STRICT;
 
+-- Complete tiles. An incomplete one is read from what lies below it: leaf hashes, or the roots of
+-- complete tiles.
 CREATE TABLE tile (
     level  INTEGER NOT NULL CHECK (level BETWEEN 0 AND 7),
     idx    INTEGER NOT NULL CHECK (idx >= 0),
+    root   BLOB NOT NULL CHECK (length(root) = 32),
     hashes BLOB NOT NULL CHECK (length(hashes) = 8192),
     PRIMARY KEY (level, idx)
 ) STRICT;

@@ -1,6 +1,7 @@
 //! A permit: a decision whose leaf is durable. Minters take nothing else.
 
 use super::session::Session;
+use super::workload::Identity;
 
 /// The proof, inside this process, that the decision was committed before anything is made.
 ///
@@ -9,18 +10,33 @@ use super::session::Session;
 #[derive(Debug)]
 pub struct Permit {
     session: Session,
+    delegators: Vec<Identity>,
     leaf_hash: [u8; 32],
 }
 
 impl Permit {
-    pub(crate) fn committed(session: Session, leaf_hash: [u8; 32]) -> Self {
-        Self { session, leaf_hash }
+    pub(crate) fn committed(
+        session: Session,
+        delegators: Vec<Identity>,
+        leaf_hash: [u8; 32],
+    ) -> Self {
+        Self {
+            session,
+            delegators,
+            leaf_hash,
+        }
     }
 
     /// The session that was permitted, as it was recorded.
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// On whose behalf it is, nearest first: the holders of the sessions that it was derived from.
+    #[must_use]
+    pub fn delegators(&self) -> &[Identity] {
+        &self.delegators
     }
 
     /// The hash of the decision's leaf, which the credential has to carry.

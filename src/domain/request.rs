@@ -110,8 +110,8 @@ pub struct OpenTask {
     pub purpose: Option<String>,
     /// The parent.
     pub parent: Option<ParentRef>,
-    /// Seconds until it is over in any case.
-    pub deadline_seconds: u64,
+    /// Seconds until it is over in any case, within the type's maximum; left out, as long as may be.
+    pub deadline_seconds: Option<u64>,
     /// The longest silence.
     pub heartbeat_seconds: Option<u64>,
 }
@@ -156,16 +156,8 @@ impl Catalog {
             )
         })?;
         let max = task_type.max_deadline_seconds;
-        let deadline_seconds = new.deadline_seconds.unwrap_or(max);
-        if deadline_seconds > max {
-            return Err(Refusal::new(
-                RefusalCode::DeadlineTooLong,
-                format!("a `{}` task lasts at most {max} s", task_type.name),
-            )
-            .allowing(Allowed {
-                max_deadline_seconds: Some(max),
-                ..Allowed::default()
-            }));
+        if new.deadline_seconds.is_some_and(|asked| asked > max) {
+            return Err(deadline_too_long(&task_type.name, max));
         }
         if let Some(max) = task_type.max_heartbeat_seconds
             && new.heartbeat_seconds.is_none_or(|asked| asked > max)
@@ -186,7 +178,7 @@ impl Catalog {
             task_type: Arc::clone(task_type),
             purpose: new.purpose,
             parent: new.parent,
-            deadline_seconds,
+            deadline_seconds: new.deadline_seconds,
             heartbeat_seconds: new.heartbeat_seconds,
         })
     }
@@ -204,6 +196,19 @@ pub fn check_resource_fits(task_type: &TaskType, resource: &Resource) -> Result<
             task_type.name, resource.name
         ),
     ))
+}
+
+/// The refusal of a deadline beyond what is permitted, with the maximum.
+#[must_use]
+pub fn deadline_too_long(task_type: &str, max: u64) -> Refusal {
+    Refusal::new(
+        RefusalCode::DeadlineTooLong,
+        format!("this `{task_type}` task may last at most {max} s"),
+    )
+    .allowing(Allowed {
+        max_deadline_seconds: Some(max),
+        ..Allowed::default()
+    })
 }
 
 /// The refusal of a life beyond what is permitted, with the maximum.

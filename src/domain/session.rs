@@ -147,6 +147,8 @@ pub struct Session {
 pub struct Ancestor {
     /// Which.
     pub id: SessionId,
+    /// Who holds it.
+    pub workload: Identity,
     /// Its recorded state.
     pub state: SessionState,
     /// When it was ended, on record.

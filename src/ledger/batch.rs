@@ -15,7 +15,7 @@ use crate::domain::leaf::Opening;
 use crate::domain::limits::MAX_CHAIN_DEPTH;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{TaskLife, TaskState};
-use crate::domain::workload::OneTime;
+use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{Hash, leaf_hash};
 use crate::store::append::{
@@ -54,8 +54,8 @@ pub(super) struct SettledLeaf {
     pub(super) index: u64,
     pub(super) body: Arc<[u8]>,
     pub(super) hash: Hash,
-    /// The session as it was recorded.
-    pub(super) session: Option<Session>,
+    /// The session as it was recorded, and on whose behalf it is.
+    pub(super) session: Option<(Session, Vec<Identity>)>,
 }
 
 /// What the batch has to read.
@@ -190,6 +190,8 @@ impl<'a> Batch<'a> {
             ..plan.session.clone()
         });
         self.apply(decide, session.clone(), index);
+        let delegators = decide.session.as_ref().map(|plan| plan.delegators.clone());
+        let session = session.zip(delegators);
         Ok(Settled::Recorded(self.record(prepared, session)))
     }
 
@@ -541,7 +543,11 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn record(&mut self, prepared: &Prepared, session: Option<Session>) -> SettledLeaf {
+    fn record(
+        &mut self,
+        prepared: &Prepared,
+        session: Option<(Session, Vec<Identity>)>,
+    ) -> SettledLeaf {
         // Every entry that gets here has a leaf; an empty one could not be mistaken for another.
         let (body, hash) = prepared
             .leaf
@@ -570,7 +576,7 @@ impl<'a> Batch<'a> {
         prepared: &Prepared,
         body: Arc<[u8]>,
         hash: Hash,
-        session: Option<Session>,
+        session: Option<(Session, Vec<Identity>)>,
     ) -> SettledLeaf {
         let index = self.next_index;
         self.next_index += 1;

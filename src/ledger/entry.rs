@@ -149,6 +149,8 @@ pub struct ParentPlan {
 pub struct SessionPlan {
     /// Its record; `leaf_index` is set when it is appended.
     pub session: Session,
+    /// On whose behalf it is, nearest first.
+    pub delegators: Vec<Identity>,
     /// The minter.
     pub minter: String,
     /// The lease of a mint that happens elsewhere.

@@ -208,6 +208,14 @@ pub struct Writes {
     pub acts: Vec<ActWrite>,
 }
 
+impl Writes {
+    /// Whether there is nothing to write at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.leaves.is_empty() && self.one_time.is_empty()
+    }
+}
+
 /// A rare act's row.
 #[derive(Clone, Debug)]
 pub enum ActWrite {
@@ -911,22 +919,22 @@ WITH leaves AS (
     INSERT INTO leaf_opening (idx, input_salt, input, purpose_salt, purpose)
     SELECT * FROM unnest($7::int8[], $8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[])
 ), tiles AS (
-    INSERT INTO tile (level, idx, hashes)
-    SELECT * FROM unnest($12::int2[], $13::int8[], $14::bytea[])
+    INSERT INTO tile (level, idx, root, hashes)
+    SELECT * FROM unnest($12::int2[], $13::int8[], $14::bytea[], $15::bytea[])
 ), heads AS (
     INSERT INTO ledger_head (size, root, batch_id)
-    SELECT * FROM unnest($15::int8[], $16::bytea[], $17::uuid[])
+    SELECT * FROM unnest($16::int8[], $17::bytea[], $18::uuid[])
 ), once AS (
     INSERT INTO one_time (key, binding, expires_at)
-    SELECT * FROM unnest($18::bytea[], $19::bytea[], $20::timestamptz[])
+    SELECT * FROM unnest($19::bytea[], $20::bytea[], $21::timestamptz[])
 ), tasks AS (
     INSERT INTO task (id, task_type, attestor, owner, owner_instance, parent_id, depth, opened_at,
         deadline, heartbeat_seconds, check_at, handle_digest, handle_key, sessions_left, leaf_idx,
         state, heard_at)
     SELECT o.*, 'open', o.opened_at
-    FROM unnest($21::uuid[], $22::text[], $23::text[], $24::text[], $25::text[], $26::uuid[],
-        $27::int2[], $28::timestamptz[], $29::timestamptz[], $30::int8[], $31::timestamptz[],
-        $32::bytea[], $33::text[], $34::int4[], $35::int8[])
+    FROM unnest($22::uuid[], $23::text[], $24::text[], $25::text[], $26::text[], $27::uuid[],
+        $28::int2[], $29::timestamptz[], $30::timestamptz[], $31::int8[], $32::timestamptz[],
+        $33::bytea[], $34::text[], $35::int4[], $36::int8[])
         AS o (id, task_type, attestor, owner, owner_instance, parent_id, depth, opened_at, deadline,
             heartbeat_seconds, check_at, handle_digest, handle_key, sessions_left, leaf_idx)
 ), task_changes AS (
@@ -936,17 +944,17 @@ WITH leaves AS (
         end_idx = coalesce(c.end_idx, task.end_idx),
         sessions_left = task.sessions_left - c.taken,
         handle_digest = coalesce(c.handle, task.handle_digest)
-    FROM unnest($36::uuid[], $37::text[], $38::timestamptz[], $39::int8[], $40::int4[], $41::bytea[])
+    FROM unnest($37::uuid[], $38::text[], $39::timestamptz[], $40::int8[], $41::int4[], $42::bytea[])
         AS c (id, state, ended_at, end_idx, taken, handle)
     WHERE task.id = c.id
 ), sessions AS (
     INSERT INTO session (id, task_id, parent_id, decision_id, leaf_idx, attestor, workload,
         instance, resource, details, audience, key_binding, kid, generation, policies, class,
         bound_seconds, issued_at, expires_at, state, lease_until, lease_holder)
-    SELECT * FROM unnest($42::uuid[], $43::uuid[], $44::uuid[], $45::uuid[], $46::int8[],
-        $47::text[], $48::text[], $49::text[], $50::text[], $51::text[], $52::text[], $53::text[],
-        $54::text[], $55::bytea[], $56::text[], $57::text[], $58::int8[], $59::timestamptz[],
-        $60::timestamptz[], $61::text[], $62::timestamptz[], $63::text[])
+    SELECT * FROM unnest($43::uuid[], $44::uuid[], $45::uuid[], $46::uuid[], $47::int8[],
+        $48::text[], $49::text[], $50::text[], $51::text[], $52::text[], $53::text[], $54::text[],
+        $55::text[], $56::bytea[], $57::text[], $58::text[], $59::int8[], $60::timestamptz[],
+        $61::timestamptz[], $62::text[], $63::timestamptz[], $64::text[])
 ), session_ends AS (
     UPDATE session SET
         state = e.state,
@@ -954,11 +962,11 @@ WITH leaves AS (
         ended_at = coalesce(session.ended_at, e.at),
         confirmed_at = CASE WHEN e.state = 'ended' THEN e.at END,
         retry_at = CASE WHEN e.state = 'ending' THEN e.at END
-    FROM unnest($64::uuid[], $65::text[], $66::text[], $67::timestamptz[]) AS e (id, state, reason, at)
+    FROM unnest($65::uuid[], $66::text[], $67::text[], $68::timestamptz[]) AS e (id, state, reason, at)
     WHERE session.id = e.id AND session.state <> 'ended'
 )
 INSERT INTO retry (key, fingerprint, session_id, task_id, supersedes, expires_at)
-SELECT * FROM unnest($68::bytea[], $69::bytea[], $70::uuid[], $71::uuid[], $72::int4[], $73::timestamptz[])
+SELECT * FROM unnest($69::bytea[], $70::bytea[], $71::uuid[], $72::uuid[], $73::int4[], $74::timestamptz[])
 ON CONFLICT (key) DO UPDATE SET
     fingerprint = excluded.fingerprint, session_id = excluded.session_id,
     task_id = excluded.task_id, supersedes = excluded.supersedes, expires_at = excluded.expires_at";
@@ -1005,6 +1013,7 @@ async fn write_postgres(
         .bind(column(&opened, |l| bytes(&l.purpose)))
         .bind(column(tiles, |t| i16::from(t.level)))
         .bind(column(tiles, |t| signed(t.index)))
+        .bind(column(tiles, |t| t.root.as_bytes().to_vec()))
         .bind(column(tiles, tile_bytes))
         .bind(column(&heads, |(head, _)| signed(head.size)))
         .bind(column(&heads, |(head, _)| head.root.as_bytes().to_vec()))
@@ -1078,9 +1087,10 @@ async fn write_sqlite(
         sqlite_leaf(connection, leaf).await?;
     }
     for tile in &writes.tiles {
-        sqlx::query("/* ledger_write */ INSERT INTO tile (level, idx, hashes) VALUES ($1, $2, $3)")
+        sqlx::query("/* ledger_write */ INSERT INTO tile (level, idx, root, hashes) VALUES ($1, $2, $3, $4)")
             .bind(i64::from(tile.level))
             .bind(signed(tile.index))
+            .bind(tile.root.as_bytes().as_slice())
             .bind(tile_bytes(tile))
             .execute(&mut *connection)
             .await?;

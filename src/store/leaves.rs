@@ -81,6 +81,29 @@ impl Store {
         .transpose()
     }
 
+    /// The roots of complete tiles `[from, from + count)` of a level, as many as there are.
+    pub async fn tile_roots(
+        &self,
+        level: u8,
+        from: u64,
+        count: u64,
+    ) -> Result<Vec<Hash>, StoreError> {
+        let rows: Vec<(Vec<u8>,)> = read!(self, db => {
+            sqlx::query_as(
+                "/* tile_roots */ SELECT root FROM tile \
+                 WHERE level = $1 AND idx >= $2 AND idx < $3 ORDER BY idx",
+            )
+            .bind(i16::from(level))
+            .bind(signed(from))
+            .bind(signed(from.saturating_add(count)))
+            .fetch_all(db)
+            .await?
+        });
+        rows.iter()
+            .map(|(root,)| digest("tile", root).map(Hash::from))
+            .collect()
+    }
+
     /// The leaf at `index`.
     pub async fn leaf(&self, index: u64) -> Result<Option<StoredLeaf>, StoreError> {
         let mut leaves = self.leaves(index, 1).await?;

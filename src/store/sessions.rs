@@ -515,6 +515,7 @@ fn view(
         cut_off_at = cut_off_at.or_else(|| cut(ancestor, &own_tasks));
         derived_from.push(Ancestor {
             id,
+            workload: ancestor.workload.clone(),
             state: ancestor.state,
             ended_at: ancestor.ended_at,
             expires_at: ancestor.expires_at,

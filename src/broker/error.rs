@@ -1,0 +1,116 @@
+//! Why a call came to nothing: one variant a reason. Each door has one place that turns these into
+//! its own language.
+
+use crate::attest::AttestError;
+use crate::clock::Timestamp;
+use crate::domain::decision::{Outcome, Refusal};
+use crate::domain::generation::GenerationDigest;
+use crate::ids::{DecisionId, SessionId};
+use crate::ledger::AppendError;
+use crate::merkle::Receipt;
+use crate::policy::PolicyError;
+use crate::store::StoreError;
+
+/// A refusal that is on record.
+#[derive(Debug)]
+pub struct Denied {
+    /// The decision.
+    pub decision: DecisionId,
+    /// What was decided.
+    pub outcome: Outcome,
+    /// Why, as its caller may read it.
+    pub refusal: Refusal,
+    /// What decided.
+    pub generation: GenerationDigest,
+    /// The proof that it is on record.
+    pub receipt: Receipt,
+}
+
+/// Why a call came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The evidence does not show who calls. The caller learns no more than that.
+    #[error("attestation failed")]
+    Attestation(#[source] AttestError),
+    /// The evidence was used before.
+    #[error("the attestation was used before")]
+    Replayed,
+    /// The caller is known, and may not do this.
+    #[error("not allowed: {0}")]
+    Forbidden(&'static str),
+    /// There is no such thing, or it is not the caller's to know.
+    #[error("there is no such {0}")]
+    NotFound(&'static str),
+    /// Policy refused, on record.
+    #[error("refused: {}", .0.refusal.detail)]
+    Denied(Box<Denied>),
+    /// The task, or one that it is part of, is over.
+    #[error("the task is over")]
+    TaskEnded,
+    /// The key's first request got a credential that cannot be taken back.
+    #[error("this Idempotency-Key was answered already")]
+    AlreadyIssued(SessionId),
+    /// The key's first request is still under way.
+    #[error("the first request with this Idempotency-Key is under way")]
+    InProgress,
+    /// The key was used for another request.
+    #[error("this Idempotency-Key was used for another request")]
+    RetryMismatch,
+    /// What was sent contradicts itself or our limits.
+    #[error("{detail}")]
+    Invalid {
+        /// Where in the request, as a JSON pointer.
+        pointer: &'static str,
+        /// What is wrong.
+        detail: String,
+    },
+    /// Too many of these.
+    #[error("too many requests")]
+    RateLimited {
+        /// When to come again.
+        until: Timestamp,
+    },
+    /// Too much is waiting.
+    #[error("overloaded")]
+    Overloaded,
+    /// Store, ledger, policy or keys cannot be relied on now: nothing is released.
+    #[error("closed: {0}")]
+    FailClosed(String),
+}
+
+impl From<AttestError> for BrokerError {
+    fn from(error: AttestError) -> Self {
+        Self::Attestation(error)
+    }
+}
+
+impl From<StoreError> for BrokerError {
+    fn from(error: StoreError) -> Self {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        Self::FailClosed(match cause {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })
+    }
+}
+
+impl From<AppendError> for BrokerError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Overloaded => Self::Overloaded,
+            other => Self::FailClosed(other.to_string()),
+        }
+    }
+}
+
+impl From<PolicyError> for BrokerError {
+    fn from(error: PolicyError) -> Self {
+        Self::FailClosed(error.to_string())
+    }
+}
+
+impl From<crate::ids::NoRandomness> for BrokerError {
+    fn from(error: crate::ids::NoRandomness) -> Self {
+        Self::FailClosed(error.to_string())
+    }
+}

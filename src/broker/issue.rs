@@ -1,0 +1,610 @@
+//! `POST /v1/credentials`, top to bottom: appraise the evidence, resolve what is asked, admit it to
+//! a task, decide, commit, and only then mint, settle and release.
+//!
+//! Each step returns the only thing that the next accepts. A [`Permit`] comes out of the commit and
+//! nowhere else, and a minter takes nothing but a permit.
+//!
+//! The whole runs in a tracked task of its own. A caller that disconnects or times out stops
+//! waiting, not the work; and a credential that nobody waits for any more is ended at once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use secrecy::SecretString;
+use tracing::{error, info, instrument, warn};
+
+use super::admit::Admission;
+use super::error::Denied;
+use super::generations::Active;
+use super::{Broker, BrokerError};
+use crate::attest::Evidence;
+use crate::clock::Timestamp;
+use crate::domain::decision::{Decision, Outcome, Permitted, Refusal, RefusalCode};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::permit::Permit;
+use crate::domain::request::{Ask, CredentialRequest, TaskAsk, ttl_too_long};
+use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::task::TaskState;
+use crate::domain::workload::Workload;
+use crate::ids::{DecisionId, SessionId, TaskId};
+use crate::ledger::Appended;
+use crate::ledger::denials::Budget;
+use crate::ledger::entry::{Decide, EndSession, Entry, Request, SessionPlan};
+use crate::merkle::Receipt;
+use crate::metrics::{Ended, Stage};
+use crate::mint::{Credential, MintError, MintPlace, Minter};
+use crate::policy::Question;
+use crate::store::append::MintLease;
+
+/// How often a request is decided again because something changed while it was decided.
+const TRIES: u32 = 3;
+
+/// A credential, released, with everything that goes with it.
+#[derive(Debug)]
+pub struct Issued {
+    /// The secret. It is in no other place.
+    pub credential: Credential,
+    /// Its record.
+    pub session: Session,
+    /// Its task.
+    pub task: IssuedTask,
+    /// The decision.
+    pub decision: DecisionSummary,
+    /// The proof that the decision is on record.
+    pub receipt: Receipt,
+}
+
+/// The task of an answer.
+#[derive(Debug)]
+pub struct IssuedTask {
+    /// Which.
+    pub id: TaskId,
+    /// Its type.
+    pub task_type: String,
+    /// Its state.
+    pub state: TaskState,
+    /// When it is over in any case.
+    pub deadline: Timestamp,
+    /// The longest silence.
+    pub heartbeat_seconds: Option<u64>,
+    /// Its handle, when it was just made.
+    pub handle: Option<SecretString>,
+}
+
+/// A permit, as its subject may read it.
+#[derive(Clone, Debug)]
+pub struct DecisionSummary {
+    /// Which.
+    pub id: DecisionId,
+    /// What was decided.
+    pub outcome: Outcome,
+    /// By which policies.
+    pub policies: Vec<String>,
+    /// By which generation.
+    pub generation: GenerationDigest,
+}
+
+/// What one try came to.
+enum Attempt {
+    Released(Box<Issued>),
+    /// Something changed meanwhile: decide again.
+    Stale,
+}
+
+/// What does not change while one request is decided.
+pub(super) struct Case<'a> {
+    pub(super) active: &'a Active,
+    pub(super) workload: &'a Workload,
+    pub(super) basis: u64,
+    pub(super) now: Timestamp,
+}
+
+/// A request, judged: what is to be recorded of it.
+struct Judged {
+    decision: Decision,
+    resource: Option<String>,
+    purpose: Option<String>,
+    admission: Option<Admission>,
+    ask: Option<Ask>,
+}
+
+impl Broker {
+    /// Answers a request for a credential.
+    #[instrument(skip_all)]
+    pub async fn issue(
+        self: &Arc<Self>,
+        evidence: Evidence,
+        request: CredentialRequest,
+    ) -> Result<Issued, BrokerError> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let broker = Arc::clone(self);
+        // Dropping the handle does not stop the work; that is what it is spawned for.
+        drop(self.shutdown().spawn("issue", async move {
+            let result = broker.issue_tracked(&evidence, &request).await;
+            if let Err(Ok(unclaimed)) = answer.send(result) {
+                broker.end_unclaimed(unclaimed).await;
+            }
+        }));
+        answered
+            .await
+            .unwrap_or_else(|_| Err(BrokerError::FailClosed("the request was lost".into())))
+    }
+
+    async fn issue_tracked(
+        &self,
+        evidence: &Evidence,
+        request: &CredentialRequest,
+    ) -> Result<Issued, BrokerError> {
+        for _ in 0..TRIES {
+            match self.try_issue(evidence, request.clone()).await? {
+                Attempt::Released(issued) => return Ok(*issued),
+                Attempt::Stale => self.follow_generation().await?,
+            }
+        }
+        Err(BrokerError::FailClosed(
+            "what decides kept changing while the request was decided".into(),
+        ))
+    }
+
+    /// The story.
+    async fn try_issue(
+        &self,
+        evidence: &Evidence,
+        request: CredentialRequest,
+    ) -> Result<Attempt, BrokerError> {
+        // The log's size comes first: whatever is cut off from here on stops this request.
+        let basis = self.ledger().basis();
+        let now = self.now();
+        let active = self.active()?;
+
+        let appraising = Instant::now();
+        let workload = self.appraise(&active, evidence, now).await?;
+        self.metrics().stage(Stage::Appraise, appraising.elapsed());
+
+        let case = Case {
+            active: &active,
+            workload: &workload,
+            basis,
+            now,
+        };
+        let judged = self.judge(&case, request).await?;
+        let Some((permit, receipt, judged)) = self.commit(&case, judged).await? else {
+            return Ok(Attempt::Stale);
+        };
+        let (credential, session) = self.mint_and_settle(permit).await?;
+        Ok(Attempt::Released(Box::new(released(
+            credential, session, judged, receipt,
+        ))))
+    }
+
+    /// Resolve, admit, decide.
+    async fn judge(
+        &self,
+        case: &Case<'_>,
+        request: CredentialRequest,
+    ) -> Result<Judged, BrokerError> {
+        let named = case.active.catalog().resource(&request.resource);
+        let resource = named.map(|resource| resource.name.clone());
+        let refused = |refusal: Refusal, purpose: Option<String>, active: &Active| Judged {
+            decision: before_policy(refusal, active),
+            resource: resource.clone(),
+            purpose,
+            admission: None,
+            ask: None,
+        };
+
+        let resolving = Instant::now();
+        let ask = match case.active.catalog().resolve(request) {
+            Ok(ask) => ask,
+            Err(refusal) => return Ok(refused(refusal, None, case.active)),
+        };
+        self.metrics().stage(Stage::Resolve, resolving.elapsed());
+        let purpose = match &ask.task {
+            TaskAsk::Open(open) => open.purpose.clone(),
+            TaskAsk::Join { .. } => None,
+        };
+
+        let admitting = Instant::now();
+        let admission = match self.admit(case, &ask).await? {
+            Ok(admission) => admission,
+            Err(refusal) => return Ok(refused(refusal, purpose, case.active)),
+        };
+        self.metrics().stage(Stage::Admit, admitting.elapsed());
+
+        let deciding = Instant::now();
+        let roles = self.roles(&case.workload.identity).await?;
+        let decision = decide(case, &roles, &ask, &admission);
+        self.metrics().stage(Stage::Decide, deciding.elapsed());
+        Ok(Judged {
+            decision,
+            resource,
+            purpose,
+            admission: Some(admission),
+            ask: Some(ask),
+        })
+    }
+
+    /// Records the decision. Only what comes back from here can be minted; `None` means that it
+    /// has to be decided again.
+    async fn commit(
+        &self,
+        case: &Case<'_>,
+        judged: Judged,
+    ) -> Result<Option<(Permit, Receipt, Judged)>, BrokerError> {
+        let committing = Instant::now();
+        if judged.decision.verdict.is_err() {
+            self.spend_denial(case)?;
+        }
+        let decide = self.entry(case, &judged)?;
+        let (id, generation) = (decide.id, decide.generation);
+        let mut one_time = vec![case.workload.evidence];
+        one_time.extend(case.workload.proofs.iter().copied());
+        if let Some(admission) = &judged.admission {
+            one_time.extend(admission.one_time.iter().copied());
+            one_time[0].binding = admission.evidence_binding.or(one_time[0].binding);
+        }
+        let request = Request {
+            entry: Entry::Decide(Box::new(decide)),
+            one_time,
+            at: case.now,
+        };
+        let appended = self.ledger().append(request).await?;
+        self.metrics().stage(Stage::Commit, committing.elapsed());
+        match appended {
+            Appended::Recorded(recorded) => {
+                let (permit, receipt) = recorded.into_permit();
+                match (permit, judged.decision.verdict.clone()) {
+                    (Some(permit), Ok(_)) => {
+                        self.metrics().decision(Outcome::Permit);
+                        let mut judged = judged;
+                        if let Some(admission) = &mut judged.admission {
+                            admission.decision = Some(id);
+                        }
+                        Ok(Some((permit, receipt, judged)))
+                    }
+                    (_, Err(refusal)) => Err(self.denied(id, refusal, generation, receipt)),
+                    (None, Ok(_)) => Err(BrokerError::FailClosed(
+                        "a permit without a session was recorded".into(),
+                    )),
+                }
+            }
+            Appended::Refused(recorded, refusal) => {
+                let (_, receipt) = recorded.into_permit();
+                Err(self.denied(id, refusal, generation, receipt))
+            }
+            Appended::Replayed => Err(BrokerError::Replayed),
+            Appended::Stale => Ok(None),
+            Appended::RetryTaken(_) => Err(BrokerError::InProgress),
+            Appended::Unchanged => Err(BrokerError::FailClosed("nothing was recorded".into())),
+        }
+    }
+
+    pub(super) fn denied(
+        &self,
+        decision: DecisionId,
+        refusal: Refusal,
+        generation: GenerationDigest,
+        receipt: Receipt,
+    ) -> BrokerError {
+        let outcome = refusal.outcome();
+        self.metrics().decision(outcome);
+        self.metrics().refusal(refusal.code);
+        info!(%decision, outcome = outcome.as_str(), code = refusal.code.as_str(), "refused");
+        BrokerError::Denied(Box::new(Denied {
+            decision,
+            outcome,
+            refusal,
+            generation,
+            receipt,
+        }))
+    }
+
+    pub(super) fn spend_denial(&self, case: &Case<'_>) -> Result<(), BrokerError> {
+        let identity = case.workload.identity.as_str();
+        let limits = case.active.limits();
+        let budget = self
+            .denials()
+            .count(&case.workload.attestor, identity, &limits, case.now);
+        match budget {
+            Budget::Leaf => Ok(()),
+            Budget::Spent { until } => Err(BrokerError::RateLimited { until }),
+        }
+    }
+
+    fn entry(&self, case: &Case<'_>, judged: &Judged) -> Result<Decide, BrokerError> {
+        let purpose = match &judged.purpose {
+            Some(purpose) => Some(self.commitment(purpose.clone().into_bytes())?),
+            None => None,
+        };
+        let admission = judged.admission.as_ref();
+        let permitted = judged.decision.verdict.as_ref().ok();
+        let session = match (permitted, admission, &judged.ask) {
+            (Some(permitted), Some(admission), Some(ask)) => {
+                Some((*permitted, admission, ask))
+            }
+            _ => None,
+        };
+        let id = DecisionId::new(case.now, &self.random)?;
+        let plan = match session {
+            Some((permitted, admission, ask)) => {
+                Some(self.session_plan(case, id, permitted, admission, ask, judged)?)
+            }
+            None => None,
+        };
+        Ok(Decide {
+            id,
+            basis: case.basis,
+            identity: case.workload.identity.clone(),
+            instance: case.workload.instance.clone(),
+            attestor: case.workload.attestor.clone(),
+            outcome: judged.decision.outcome(),
+            refusal: judged.decision.verdict.as_ref().err().cloned(),
+            policies: judged.decision.policies.clone(),
+            generation: judged.decision.generation,
+            resource: judged.resource.clone(),
+            input: self.commitment(input(&judged.decision))?,
+            purpose,
+            task: admission.map(|admission| (admission.task, admission.parents.clone())),
+            plan: session.map(|(_, admission, _)| admission.plan.clone()),
+            session: plan,
+            retry: session.and_then(|(_, admission, _)| admission.retry.clone()),
+        })
+    }
+
+    fn session_plan(
+        &self,
+        case: &Case<'_>,
+        decision: DecisionId,
+        permitted: Permitted,
+        admission: &Admission,
+        ask: &Ask,
+        judged: &Judged,
+    ) -> Result<SessionPlan, BrokerError> {
+        let minter = self.minter(&ask.resource.kind)?;
+        let kid = minter
+            .signing_key(case.now)
+            .ok_or_else(|| BrokerError::FailClosed("no key may sign now".into()))?;
+        let issued_at = case.now.floor_to_second();
+        let place = minter.place();
+        let lease = match place {
+            MintPlace::Local => None,
+            MintPlace::External { lease_seconds } => Some(MintLease {
+                until: case.now.plus_seconds(lease_seconds),
+                holder: self.replica().to_owned(),
+            }),
+        };
+        let session = Session {
+            id: SessionId::new(case.now, &self.random)?,
+            task_id: admission.task,
+            parent: admission.covered_by.as_ref().map(|parent| parent.session),
+            decision_id: decision,
+            leaf_index: 0,
+            attestor: case.workload.attestor.clone(),
+            workload: case.workload.identity.clone(),
+            instance: case.workload.instance.clone(),
+            resource: ask.resource.name.clone(),
+            grant: ask.grant.clone(),
+            audience: ask.resource.audience.clone(),
+            key: case.workload.key.clone(),
+            kid,
+            generation: judged.decision.generation,
+            policies: judged.decision.policies.clone(),
+            revocability: minter.revocability(&ask.resource),
+            issued_at,
+            expires_at: issued_at.plus_seconds(permitted.ttl_seconds),
+            state: match place {
+                MintPlace::Local => SessionState::Active,
+                MintPlace::External { .. } => SessionState::Minting,
+            },
+            end_reason: None,
+            ended_at: None,
+            confirmed_at: None,
+        };
+        Ok(SessionPlan {
+            session,
+            delegators: admission
+                .covered_by
+                .as_ref()
+                .map(|parent| parent.delegators.clone())
+                .unwrap_or_default(),
+            minter: minter.kind().to_owned(),
+            lease,
+        })
+    }
+
+    fn minter(&self, kind: &str) -> Result<&Arc<dyn Minter>, BrokerError> {
+        self.minters()
+            .of_kind(kind)
+            .ok_or_else(|| BrokerError::FailClosed(format!("no minter of kind `{kind}`")))
+    }
+
+    /// Makes the credential, and releases it only if its session is still to be had.
+    async fn mint_and_settle(
+        &self,
+        permit: Permit,
+    ) -> Result<(Credential, Session), BrokerError> {
+        let minting = Instant::now();
+        let minter = Arc::clone(self.resource_minter(permit.session())?);
+        let minted = minter.mint(&permit).await;
+        self.metrics().stage(Stage::Mint, minting.elapsed());
+        self.metrics().mint(minter.kind(), Ended::from(&minted));
+        let session = permit.into_session();
+        let credential = match minted {
+            Ok(credential) => credential,
+            Err(failed) => {
+                error!(session = %session.id, error = %failed, "a mint failed");
+                let state = match failed {
+                    MintError::Refused(_) => SessionState::Ended,
+                    // It may exist: the sweeper ends it under the name we chose.
+                    MintError::Unknown(_) => SessionState::Ending,
+                };
+                self.end_own(&session, state, EndReason::Failed).await;
+                return Err(BrokerError::FailClosed("the credential was not made".into()));
+            }
+        };
+        if minter.place() == MintPlace::Local {
+            return Ok((credential, session));
+        }
+        let settling = Instant::now();
+        let settled = self.settle(session).await;
+        self.metrics().stage(Stage::Settle, settling.elapsed());
+        // Where it was lost the secret is dropped here.
+        settled.map(|session| (credential, session))
+    }
+
+    fn resource_minter(&self, session: &Session) -> Result<&Arc<dyn Minter>, BrokerError> {
+        let active = self.active()?;
+        let kind = active
+            .catalog()
+            .resource(&session.resource)
+            .map_or_else(|| "jwt".to_owned(), |resource| resource.kind.clone());
+        self.minter(&kind)
+    }
+
+    /// `minting → active`, by compare-and-set, with chain and cutoffs checked at a fresh clock.
+    async fn settle(&self, session: Session) -> Result<Session, BrokerError> {
+        let now = self.now();
+        let won = self
+            .store()
+            .settle_mint(session.id, self.replica(), now)
+            .await?;
+        let view = if won {
+            self.store().session_view(session.id).await?
+        } else {
+            None
+        };
+        match view {
+            Some(view) if view.is_valid_at(self.now()) => Ok(view.session),
+            _ => {
+                warn!(session = %session.id, "a credential was lost before its release");
+                self.end_own(&session, SessionState::Ending, EndReason::Revoked)
+                    .await;
+                Err(BrokerError::FailClosed(
+                    "the credential was ended before it was released".into(),
+                ))
+            }
+        }
+    }
+
+    /// Ends a session of which nobody has the credential.
+    async fn end_unclaimed(&self, issued: Issued) {
+        info!(session = %issued.session.id, "its caller has gone");
+        let state = super::revoke::ending_state(&issued.session);
+        self.end_own(&issued.session, state, EndReason::Failed).await;
+    }
+
+    async fn end_own(&self, session: &Session, state: SessionState, reason: EndReason) {
+        let request = Request {
+            entry: Entry::EndSession(EndSession {
+                session: session.id,
+                state,
+                reason,
+                by: "broker".into(),
+                owner: session.workload.clone(),
+            }),
+            one_time: Vec::new(),
+            at: self.now(),
+        };
+        match self.ledger().append(request).await {
+            Ok(_) => self.metrics().sessions_ended(reason, 1),
+            // The lease runs out, or it expires; either way it is on record and in nobody's hands.
+            Err(error) => warn!(session = %session.id, %error, "not recorded as ended"),
+        }
+        self.wake_sweeper();
+    }
+}
+
+/// Policy's word, bounded by what the task, a parent's credential or a retried one leave.
+fn decide(
+    case: &Case<'_>,
+    roles: &BTreeSet<String>,
+    ask: &Ask,
+    admission: &Admission,
+) -> Decision {
+    let mut decision = case.active.policy().decide(&Question {
+        workload: case.workload,
+        roles,
+        ask,
+        task: admission.facts.clone(),
+        now: case.now,
+    });
+    let Ok(permitted) = decision.verdict else {
+        return decision;
+    };
+    let left = case.now.floor_to_second().seconds_until(admission.not_after);
+    let asked_for_more = ask.ttl_seconds.is_some_and(|asked| asked > left);
+    let retried = admission.retry.as_ref().is_some_and(|retry| retry.replaces.is_some());
+    decision.verdict = if left == 0 {
+        Err(Refusal::new(
+            RefusalCode::TaskEnded,
+            "less than a second is left for this task",
+        ))
+    } else if asked_for_more && !retried {
+        Err(ttl_too_long(permitted.ttl_seconds, left))
+    } else {
+        Ok(Permitted {
+            ttl_seconds: permitted.ttl_seconds.min(left),
+        })
+    };
+    decision
+}
+
+/// A refusal that policy was never asked about.
+pub(super) fn before_policy(refusal: Refusal, active: &Active) -> Decision {
+    let input = format!(r#"{{"refused_before_policy":"{}"}}"#, refusal.code.as_str());
+    Decision {
+        verdict: Err(refusal),
+        policies: Vec::new(),
+        generation: active.digest(),
+        input: input.into_bytes(),
+    }
+}
+
+/// What a decision's leaf commits to: the input and, where its subject may not read them, the
+/// policies.
+pub(super) fn input(decision: &Decision) -> Vec<u8> {
+    if decision.verdict.is_ok() {
+        return decision.input.clone();
+    }
+    let mut bytes = decision.input.clone();
+    bytes.push(b'\n');
+    bytes.extend(serde_json::to_vec(&decision.policies).unwrap_or_default());
+    bytes
+}
+
+fn released(
+    credential: Credential,
+    session: Session,
+    judged: Judged,
+    receipt: Receipt,
+) -> Issued {
+    let admission = judged.admission;
+    let task = IssuedTask {
+        id: session.task_id,
+        task_type: admission
+            .as_ref()
+            .map(|admission| admission.facts.task_type.clone())
+            .unwrap_or_default(),
+        state: TaskState::Open,
+        deadline: admission
+            .as_ref()
+            .map_or(session.expires_at, |admission| admission.deadline),
+        heartbeat_seconds: admission
+            .as_ref()
+            .and_then(|admission| admission.heartbeat_seconds),
+        handle: admission.and_then(|admission| admission.handle),
+    };
+    Issued {
+        credential,
+        task,
+        decision: DecisionSummary {
+            id: session.decision_id,
+            outcome: Outcome::Permit,
+            policies: session.policies.clone(),
+            generation: session.generation,
+        },
+        session,
+        receipt,
+    }
+}

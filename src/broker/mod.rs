@@ -1,0 +1,225 @@
+//! The stories: what a call does, from the evidence to the answer.
+//!
+//! Start with [`issue`]: it reads top to bottom as a request is handled. The others are shorter:
+//! [`tasks`] open and end, [`revoke`] and [`introspect`] speak of sessions, [`admin`] says who may
+//! do what to the broker, [`generations`] and [`keys`] keep what decides and what signs.
+//!
+//! Doors call these and nothing below; nothing here knows of HTTP or SQL.
+
+pub mod admin;
+mod admit;
+pub mod error;
+pub mod generations;
+pub mod introspect;
+pub mod issue;
+pub mod keys;
+pub mod revoke;
+pub mod sessions;
+pub mod tasks;
+pub mod workloads;
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use self::admin::AdminTokens;
+use self::generations::{Active, Trust};
+pub use self::error::{BrokerError, Denied};
+use crate::attest::Evidence;
+use crate::clock::{SharedClock, Timestamp};
+use crate::crypto::digest::{Mac, sha256};
+use crate::crypto::random::SystemRandom;
+use crate::crypto::sealer::Sealer;
+use crate::domain::leaf::{Commitment, Opening};
+use crate::domain::workload::Workload;
+use crate::ids::Random;
+use crate::ledger::denials::Denials;
+use crate::ledger::{Ledger, LedgerStatus};
+use crate::metrics::Metrics;
+use crate::mint::Minters;
+use crate::mint::jwt::AccessTokenKeys;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+
+/// What a broker is made of.
+pub struct BrokerParts {
+    /// The base URL by which the world knows it.
+    pub issuer: String,
+    /// Names this process in leases.
+    pub replica: String,
+    /// Where everything is kept.
+    pub store: Store,
+    /// The log.
+    pub ledger: Ledger,
+    /// The time.
+    pub clock: SharedClock,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// The back ends.
+    pub minters: Minters,
+    /// The keys of access tokens, shared with their minter.
+    pub access_keys: AccessTokenKeys,
+    /// The dates of keys.
+    pub key_policy: keys::KeyPolicy,
+    /// Seals our own keys.
+    pub sealer: Arc<dyn Sealer>,
+    /// Protects rows.
+    pub mac: Mac,
+    /// What attestors need beside their specification.
+    pub trust: Trust,
+    /// Tokens of administrators that are configured, not issued.
+    pub admin_tokens: AdminTokens,
+    /// Tracks work that must not be cut short.
+    pub shutdown: Shutdown,
+}
+
+/// The broker.
+pub struct Broker {
+    parts: BrokerParts,
+    active: ArcSwapOption<Active>,
+    behind: ArcSwap<Option<String>>,
+    denials: Denials,
+    random: SystemRandom,
+    woken: tokio::sync::Notify,
+}
+
+impl Broker {
+    /// A broker without a generation: it refuses everything until [`Self::follow_generation`] has
+    /// found one.
+    #[must_use]
+    pub fn new(parts: BrokerParts) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            active: ArcSwapOption::empty(),
+            behind: ArcSwap::from_pointee(None),
+            denials: Denials::default(),
+            random: SystemRandom,
+            woken: tokio::sync::Notify::new(),
+        })
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.parts.store
+    }
+
+    /// The ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.parts.ledger
+    }
+
+    /// The back ends.
+    #[must_use]
+    pub fn minters(&self) -> &Minters {
+        &self.parts.minters
+    }
+
+    /// Figures.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.parts.metrics
+    }
+
+    /// The base URL by which the world knows it.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.parts.issuer
+    }
+
+    /// The name of this process in leases.
+    #[must_use]
+    pub fn replica(&self) -> &str {
+        &self.parts.replica
+    }
+
+    /// The present instant.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    /// Tracks work that must not be cut short.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.parts.shutdown
+    }
+
+    /// The budget of denials.
+    #[must_use]
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// Resolves when there is work for the sweeper before its timer says so.
+    pub async fn woken(&self) {
+        self.woken.notified().await;
+    }
+
+    pub(crate) fn wake_sweeper(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Why the broker cannot serve, if it cannot: what readiness shows.
+    #[must_use]
+    pub fn unready(&self) -> Option<String> {
+        match self.parts.ledger.status() {
+            LedgerStatus::Serving => {}
+            LedgerStatus::Failing(why) => return Some(format!("ledger: {why}")),
+            LedgerStatus::Stopped(why) => return Some(format!("ledger stopped: {why}")),
+        }
+        if let Some(why) = self.behind.load().as_ref() {
+            return Some(format!("policy: {why}"));
+        }
+        if self.active.load().is_none() {
+            return Some("policy: no generation is active; an admin has to activate one".into());
+        }
+        let signs = self.parts.minters.of_kind("jwt");
+        if signs.is_some_and(|minter| minter.signing_key(self.now()).is_none()) {
+            return Some("keys: no key may sign now".into());
+        }
+        None
+    }
+
+    pub(crate) fn active(&self) -> Result<Arc<Active>, BrokerError> {
+        self.active
+            .load_full()
+            .ok_or_else(|| BrokerError::FailClosed("no generation is active".into()))
+    }
+
+    /// Who calls, by the evidence it presents.
+    pub(crate) async fn appraise(
+        &self,
+        active: &Active,
+        evidence: &Evidence,
+        now: Timestamp,
+    ) -> Result<Workload, BrokerError> {
+        let appraised = active.attestors.appraise(evidence, now).await;
+        appraised.map_err(|error| {
+            self.parts.metrics.attestation_failure(error.reason());
+            self.parts.metrics.unattested();
+            BrokerError::Attestation(error)
+        })
+    }
+
+    /// Commits to bytes under a fresh salt.
+    pub(crate) fn commitment(&self, bytes: Vec<u8>) -> Result<(Commitment, Opening), BrokerError> {
+        let mut salt = [0_u8; 16];
+        self.random.fill(&mut salt)?;
+        Ok(commit(salt, bytes))
+    }
+}
+
+/// The commitment to `bytes` under `salt`.
+#[must_use]
+pub fn commit(salt: [u8; 16], bytes: Vec<u8>) -> (Commitment, Opening) {
+    let mut salted = salt.to_vec();
+    salted.extend_from_slice(&bytes);
+    let digest = sha256(&salted);
+    let hex = digest.iter().fold(String::new(), |mut hex, byte| {
+        hex.push_str(&format!("{byte:02x}"));
+        hex
+    });
+    (Commitment(hex), Opening { salt, bytes })
+}

@@ -1,0 +1,473 @@
+//! The worker that turns the queue into batches, and batches into commits.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::batch::{self, Batch, Prepared, Settled, SettledLeaf};
+use super::cutoffs::Cutoffs;
+use super::guard::{self, Guard};
+use super::proofs;
+use super::{
+    AppendError, Appended, CUTOFF_MAC, Ledger, LedgerParts, LedgerStatus, Queued, Shared, Signed,
+    queue, recorded,
+};
+use crate::clock::Timestamp;
+use crate::crypto::random::SystemRandom;
+use crate::domain::limits::MAX_BATCH_ENTRIES;
+use crate::ids::BatchId;
+use crate::merkle::{BatchProver, Checkpoint, Edge, Hash, Receipt, Tile};
+use crate::store::StoreError;
+use crate::store::append::{Head, LedgerConnection, MAX_HASHES, Writes};
+
+/// How long the fate of a COMMIT whose answer was lost is asked for. The lock's owner may be
+/// frozen for a few seconds; after this those who wait are told that nobody knows.
+const FATE_PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long a batch may take before those behind it are told that the store is too slow.
+const BATCH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a batch is tried again after a deadlock, a lost lock or a broken connection.
+const TRIES: u32 = 2;
+
+/// The ledger's worker: run it as one tracked task.
+pub struct Appender {
+    parts: LedgerParts,
+    queue: mpsc::Receiver<Queued>,
+    shared: Arc<Shared>,
+    connection: Option<LedgerConnection>,
+    edge: Edge,
+    cutoffs: Cutoffs,
+    guard: Guard,
+}
+
+/// Why a batch failed.
+enum Failure {
+    /// For a reason of its content: halving it finds out whose.
+    Content(StoreError),
+    /// The store was not there; nothing was committed.
+    Unavailable(StoreError),
+    /// Nobody knows whether it was committed.
+    Unknown,
+    /// Never again.
+    Fatal(String),
+}
+
+/// A batch that is durable, before anybody is told.
+struct Committed {
+    settled: Vec<Settled>,
+    prover: Option<BatchProver>,
+    at: Timestamp,
+}
+
+impl Ledger {
+    /// Opens the log as the store holds it, and checks it against the last checkpoint that was
+    /// kept outside the store.
+    pub async fn open(
+        parts: LedgerParts,
+        guard: Guard,
+    ) -> Result<(Self, Appender), AppendError> {
+        let unavailable = |error| AppendError::Unavailable(Arc::new(error));
+        let head = parts.store.head().await.map_err(unavailable)?;
+        let edge = proofs::edge_at(&parts.store, head)
+            .await
+            .map_err(AppendError::Stopped)?;
+        guard
+            .check(&parts.store, &parts.origin, head)
+            .await
+            .map_err(AppendError::Stopped)?;
+        let (sender, receiver, bytes) = queue();
+        let shared = Arc::new(Shared {
+            size: edge.size().into(),
+            status: watch::Sender::new(LedgerStatus::Serving),
+            latest: watch::Sender::new(None),
+        });
+        let ledger = Self {
+            parts: parts.clone(),
+            queue: sender,
+            bytes,
+            shared: Arc::clone(&shared),
+        };
+        let mut appender = Appender {
+            parts,
+            queue: receiver,
+            shared,
+            connection: None,
+            edge,
+            cutoffs: Cutoffs::default(),
+            guard,
+        };
+        if let Some(head) = head {
+            appender.publish(head).await?;
+        }
+        Ok((ledger, appender))
+    }
+}
+
+impl Appender {
+    /// Commits batches until `stop`, and then what is queued.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+        loop {
+            let first = tokio::select! {
+                biased;
+                first = self.queue.recv() => first,
+                () = stop.cancelled() => {
+                    self.queue.close();
+                    self.queue.recv().await
+                }
+            };
+            let Some(first) = first else {
+                break;
+            };
+            let mut batch = vec![first];
+            while batch.len() < MAX_BATCH_ENTRIES {
+                match self.queue.try_recv() {
+                    Ok(next) => batch.push(next),
+                    Err(_) => break,
+                }
+            }
+            self.parts.metrics.ledger_queue_depth(self.queue.len());
+            self.process(batch).await;
+        }
+        info!(size = self.edge.size(), "the ledger is drained");
+        Ok(())
+    }
+
+    /// Commits a batch, halving it as long as the store refuses its content.
+    async fn process(&mut self, batch: Vec<Queued>) {
+        let mut work = VecDeque::from([batch]);
+        while let Some(mut batch) = work.pop_front() {
+            if let LedgerStatus::Stopped(why) = &*self.shared.status.borrow() {
+                answer_all(batch, &AppendError::Stopped(why.clone()));
+                continue;
+            }
+            let began = Instant::now();
+            match self.commit(&batch).await {
+                Ok(committed) => {
+                    self.parts.metrics.ledger_batch(batch.len(), began.elapsed());
+                    self.set_status(LedgerStatus::Serving);
+                    self.release(batch, committed).await;
+                }
+                Err(Failure::Content(refused)) if batch.len() == 1 => {
+                    error!(error = %refused, cause = ?std::error::Error::source(&refused).map(ToString::to_string), "the store refused a ledger entry");
+                    answer_all(batch, &AppendError::Poisoned(Arc::new(refused)));
+                }
+                Err(Failure::Content(refused)) => {
+                    warn!(entries = batch.len(), error = %refused, "halving a refused batch");
+                    let rest = batch.split_off(batch.len() / 2);
+                    work.push_front(rest);
+                    work.push_front(batch);
+                }
+                Err(Failure::Unavailable(gone)) => {
+                    self.set_status(LedgerStatus::Failing(gone.to_string()));
+                    warn!(error = %gone, cause = ?std::error::Error::source(&gone).map(ToString::to_string), "a ledger batch was not committed");
+                    answer_all(batch, &AppendError::Unavailable(Arc::new(gone)));
+                }
+                Err(Failure::Unknown) => {
+                    self.set_status(LedgerStatus::Failing("a commit is in doubt".into()));
+                    error!("the fate of a ledger batch is unknown");
+                    answer_all(batch, &AppendError::Unknown);
+                }
+                Err(Failure::Fatal(why)) => {
+                    error!(%why, "the ledger stops");
+                    self.set_status(LedgerStatus::Stopped(why.clone()));
+                    answer_all(batch, &AppendError::Stopped(why));
+                }
+            }
+        }
+    }
+
+    async fn commit(&mut self, batch: &[Queued]) -> Result<Committed, Failure> {
+        let prepared: Vec<&Prepared> = batch.iter().map(|queued| &queued.prepared).collect();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let attempt = tokio::time::timeout(BATCH_PATIENCE, self.try_commit(&prepared));
+            let failure = match attempt.await {
+                Ok(Ok(committed)) => return Ok(committed),
+                Ok(Err(failure)) => failure,
+                Err(_) => {
+                    // Dropped at an unknown place: only its id can tell whether it was committed.
+                    self.connection = None;
+                    return Err(Failure::Unknown);
+                }
+            };
+            match failure {
+                Failure::Unavailable(_) if tries < TRIES => {}
+                other => return Err(other),
+            }
+        }
+    }
+
+    async fn try_commit(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
+        // The connection is put back only after a success; after anything else it is dropped, and
+        // its transaction with it.
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let needs = batch::needs(prepared, self.edge.size(), self.cutoffs.known_to());
+        let mut view = connection.enter(&needs).await.map_err(failure)?;
+        let behind = view.hashes.len() >= MAX_HASHES;
+        if behind {
+            // So far behind that reading all of it would hold everybody up.
+            connection.rollback().await.map_err(failure)?;
+            self.connection = Some(connection);
+            self.catch_up().await?;
+            return Box::pin(self.try_commit(prepared)).await;
+        }
+        let (edge, _) = self.follow(view.head, &view.hashes)?;
+        let now = self.parts.clock.now();
+        self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
+
+        let mac = self.parts.mac.clone();
+        let seal = move |fields: &[Vec<u8>]| mac.make(CUTOFF_MAC, fields);
+        let mut settling = Batch::new(
+            &self.parts.origin,
+            now,
+            edge.size(),
+            view,
+            &self.cutoffs,
+            &seal,
+        );
+        let mut settled = Vec::with_capacity(prepared.len());
+        for prepared in prepared {
+            let one = settling.settle(prepared).map_err(|error| {
+                Failure::Fatal(format!("a refusal cannot be written as a leaf: {error}"))
+            })?;
+            settled.push(one);
+        }
+        let mut writes = settling.into_writes();
+        if writes.is_empty() {
+            connection.rollback().await.map_err(failure)?;
+            self.connection = Some(connection);
+            self.move_to(edge);
+            return Ok(Committed {
+                settled,
+                prover: None,
+                at: now,
+            });
+        }
+        let hashes: Vec<Hash> = writes.leaves.iter().map(|leaf| leaf.hash).collect();
+        let prover = (!hashes.is_empty()).then(|| BatchProver::new(&edge, &hashes));
+        let batch_id = BatchId::new(now, &SystemRandom)
+            .map_err(|error| Failure::Fatal(error.to_string()))?;
+        let mut next = edge;
+        if let Some(prover) = &prover {
+            writes.tiles = advance(&mut next, prover)?;
+            let head = Head {
+                size: prover.size(),
+                root: prover.root(),
+            };
+            writes.head = Some((head, batch_id));
+        }
+        connection.write(&writes).await.map_err(failure)?;
+        if let Err(lost) = connection.commit().await {
+            drop(connection);
+            warn!(error = %lost, "the answer to COMMIT was lost");
+            if !self.fate(batch_id, &writes).await? {
+                return Err(Failure::Unavailable(lost));
+            }
+        } else {
+            self.connection = Some(connection);
+        }
+        self.move_to(next);
+        Ok(Committed {
+            settled,
+            prover,
+            at: now,
+        })
+    }
+
+    async fn connect(&self) -> Result<LedgerConnection, Failure> {
+        self.parts.store.ledger_connection().await.map_err(failure)
+    }
+
+    /// Whether a batch was committed, asked on new connections until one can tell.
+    async fn fate(&self, batch: BatchId, writes: &Writes) -> Result<bool, Failure> {
+        if writes.head.is_none() {
+            // Only evidence was used up; without a head there is nothing to find it by.
+            return Err(Failure::Unknown);
+        }
+        let deadline = Instant::now() + FATE_PATIENCE;
+        while Instant::now() < deadline {
+            if let Ok(mut connection) = self.connect().await
+                && let Ok(committed) = connection.committed(batch).await
+            {
+                return Ok(committed);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(Failure::Unknown)
+    }
+
+    /// The edge of the tree that the store shows, if it is this replica's tree grown.
+    fn follow(&self, head: Option<Head>, hashes: &[Hash]) -> Result<(Edge, Vec<Tile>), Failure> {
+        let mut edge = self.edge.clone();
+        let tiles = edge.append(hashes);
+        let (size, root) = head.map_or((0, Edge::empty().root()), |head| (head.size, head.root));
+        if edge.size() != size || edge.root() != root {
+            return Err(Failure::Fatal(guard::rewound(
+                Head {
+                    size: self.edge.size(),
+                    root: self.edge.root(),
+                },
+                Head { size, root },
+            )));
+        }
+        Ok((edge, tiles))
+    }
+
+    /// Reads what other replicas appended, outside the lock.
+    async fn catch_up(&mut self) -> Result<(), Failure> {
+        loop {
+            let store = &self.parts.store;
+            let head = store.head().await.map_err(failure)?;
+            let Some(head) = head else { return Ok(()) };
+            let missing = head.size.saturating_sub(self.edge.size());
+            if missing == 0 {
+                return Ok(());
+            }
+            let count = missing.min(MAX_HASHES as u64);
+            let from = self.edge.size();
+            let hashes = store.leaf_hashes(from, count).await.map_err(failure)?;
+            if hashes.is_empty() {
+                return Ok(());
+            }
+            self.edge.append(&hashes);
+        }
+    }
+
+    fn learn_cutoffs(
+        &mut self,
+        changed: Vec<crate::store::cutoffs::SealedCutoff>,
+        size: u64,
+    ) -> Result<(), Failure> {
+        let mac = &self.parts.mac;
+        let genuine = |fields: &[Vec<u8>], tag: &[u8]| mac.verify(CUTOFF_MAC, fields, tag);
+        self.cutoffs
+            .learn(changed, size, genuine)
+            .map_err(|forged| Failure::Fatal(forged.to_string()))
+    }
+
+    fn move_to(&mut self, edge: Edge) {
+        let size = edge.size();
+        self.edge = edge;
+        self.shared
+            .size
+            .store(size, std::sync::atomic::Ordering::SeqCst);
+        self.parts.metrics.ledger_size(size);
+    }
+
+    /// Signs the new head and tells those who wait.
+    async fn release(&mut self, batch: Vec<Queued>, committed: Committed) {
+        let checkpoint = match &committed.prover {
+            None => None,
+            Some(prover) => {
+                let head = Head {
+                    size: prover.size(),
+                    root: prover.root(),
+                };
+                match self.publish(head).await {
+                    Ok(checkpoint) => Some(checkpoint),
+                    Err(unsigned) => {
+                        error!("a checkpoint could not be signed");
+                        answer_all(batch, &unsigned);
+                        return;
+                    }
+                }
+            }
+        };
+        for (queued, settled) in batch.into_iter().zip(committed.settled) {
+            let receipt = |leaf: &SettledLeaf| {
+                let proof = committed.prover.as_ref().and_then(|prover| {
+                    let position = leaf.index.checked_sub(prover.first_index())?;
+                    prover.inclusion(usize::try_from(position).ok()?)
+                });
+                Receipt {
+                    leaf: leaf.body.to_vec(),
+                    leaf_hash: leaf.hash,
+                    index: leaf.index,
+                    tree_size: committed.prover.as_ref().map_or(0, BatchProver::size),
+                    inclusion_proof: proof.unwrap_or_default(),
+                    checkpoint: checkpoint.as_deref().unwrap_or_default().to_owned(),
+                }
+            };
+            let at = committed.at;
+            let appended = match settled {
+                Settled::Recorded(leaf) => {
+                    let receipt = receipt(&leaf);
+                    Appended::Recorded(recorded(leaf, at, receipt))
+                }
+                Settled::Refused(leaf, refusal) => {
+                    let receipt = receipt(&leaf);
+                    Appended::Refused(recorded(leaf, at, receipt), refusal)
+                }
+                Settled::Unchanged => Appended::Unchanged,
+                Settled::Replayed => Appended::Replayed,
+                Settled::Stale => Appended::Stale,
+                Settled::RetryTaken(facts) => Appended::RetryTaken(facts),
+            };
+            // Whoever has gone does not miss it; the request's own task ends what it released.
+            drop(queued.answer.send(Ok(appended)));
+        }
+    }
+
+    /// Signs a head's checkpoint and shows it to the world.
+    async fn publish(&mut self, head: Head) -> Result<Arc<str>, AppendError> {
+        let text = Checkpoint {
+            origin: self.parts.origin.clone(),
+            size: head.size,
+            root: head.root,
+        }
+        .to_string();
+        let key = self.parts.key.load_full();
+        let signature = key
+            .signer
+            .sign(text.as_bytes())
+            .await
+            .map_err(|_| AppendError::Unsigned)?;
+        let checkpoint: Arc<str> = guard::signed_note(&text, &key.verifier, &signature)
+            .ok_or(AppendError::Unsigned)?
+            .into();
+        let signed = Signed {
+            head,
+            checkpoint: Arc::clone(&checkpoint),
+        };
+        self.guard.remember(&signed);
+        self.shared.latest.send_replace(Some(signed));
+        Ok(checkpoint)
+    }
+
+    fn set_status(&self, status: LedgerStatus) {
+        self.shared.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+    }
+}
+
+fn advance(edge: &mut Edge, prover: &BatchProver) -> Result<Vec<Tile>, Failure> {
+    edge.advance(prover)
+        .map_err(|error| Failure::Fatal(error.to_string()))
+}
+
+fn failure(error: StoreError) -> Failure {
+    match error {
+        StoreError::Refused(_) => Failure::Content(error),
+        StoreError::Unavailable(_) => Failure::Unavailable(error),
+        StoreError::Corrupt(_) | StoreError::Unfit(_) => Failure::Fatal(error.to_string()),
+    }
+}
+
+fn answer_all(batch: Vec<Queued>, error: &AppendError) {
+    for queued in batch {
+        drop(queued.answer.send(Err(error.clone())));
+    }
+}

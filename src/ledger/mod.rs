@@ -1,0 +1,303 @@
+//! The ledger: the append-only Merkle log, and the only writer of what makes leaves.
+//!
+//! # One queue, one batch, one commit
+//! [`Ledger::append`] serialises and hashes a leaf, queues it, and waits for what became of it. The
+//! [`appender`] gathers what waits and commits it as one batch on a connection of its own, one
+//! batch at a time. So the cost of a commit is shared by all who wait, and one who waits alone pays
+//! for one. The queue is bounded in entries and bytes; when it is full the answer is
+//! [`AppendError::Overloaded`] at once.
+//!
+//! Under the lock a batch reads everything that it rests on ([`crate::store::append`]), and
+//! [`batch`] settles each entry: as decided; as refused, because a task ended, a cutoff came, a
+//! budget ran out meanwhile; or not at all, because its evidence was used before or because it must
+//! be decided again. Then leaves, rows, complete tiles and the next head are written and committed.
+//!
+//! # After the commit
+//! The checkpoint is signed outside the lock, from size and root alone, once a batch. The inclusion
+//! proofs of a batch come from the tree's edge before it and the batch itself, without reads.
+//! Only now do those who wait get an answer. Older proofs are made from stored tiles
+//! ([`proofs`]).
+//!
+//! # What can go wrong
+//! A batch that the store refuses for its content is halved until the entry that is refused fails
+//! alone. When the answer to COMMIT is lost, a new connection reads by the batch's id whether it
+//! happened; until that is known, nobody gets an answer that could release anything. A store that
+//! shows a smaller or different tree than the one this replica saw last was rewound or forked: the
+//! ledger stops for good and says which two heads it saw ([`guard`]).
+
+pub mod appender;
+mod batch;
+mod cutoffs;
+pub mod denials;
+pub mod entry;
+pub mod guard;
+pub mod proofs;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use self::batch::{Prepared, SettledLeaf};
+use self::entry::{Entry, Request, leaf_bytes};
+use crate::clock::{SharedClock, Timestamp};
+use crate::crypto::digest::Mac;
+use crate::crypto::signer::Signer;
+use crate::domain::decision::Refusal;
+use crate::domain::limits::{MAX_LEAF_BYTES, MAX_QUEUE_BYTES, MAX_QUEUE_ENTRIES};
+use crate::domain::permit::Permit;
+use crate::domain::session::Session;
+use crate::domain::workload::Identity;
+use crate::merkle::{Hash, Receipt, VerifierKey, leaf_hash};
+use crate::metrics::Metrics;
+use crate::store::append::{Head, RetryFacts};
+use crate::store::{Store, StoreError};
+
+/// The purpose under which cutoffs' rows are protected.
+pub const CUTOFF_MAC: &str = "cutoff";
+
+/// The key that signs checkpoints, with its public face.
+#[derive(Clone)]
+pub struct LedgerKey {
+    /// Signs.
+    pub signer: Arc<dyn Signer>,
+    /// Verifies.
+    pub verifier: VerifierKey,
+}
+
+/// What the ledger is made of.
+#[derive(Clone)]
+pub struct LedgerParts {
+    /// Where it is kept.
+    pub store: Store,
+    /// The name of the log.
+    pub origin: String,
+    /// The key of its checkpoints; swapped when it rotates.
+    pub key: Arc<ArcSwap<LedgerKey>>,
+    /// Protects the rows of cutoffs.
+    pub mac: Mac,
+    /// The time.
+    pub clock: SharedClock,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What became of an entry.
+#[derive(Clone, Debug)]
+pub enum Appended {
+    /// Recorded as decided.
+    Recorded(Recorded),
+    /// Recorded, but as refused: something that it rested on had changed.
+    Refused(Recorded, Refusal),
+    /// Not recorded: there was nothing to change.
+    Unchanged,
+    /// Not recorded: its evidence was used before.
+    Replayed,
+    /// Not recorded: decide again upon what is so now.
+    Stale,
+    /// Not recorded: its `Idempotency-Key` got something else meanwhile.
+    RetryTaken(RetryFacts),
+}
+
+/// A leaf that is durable.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Its place in the log: the broker's clock.
+    pub index: u64,
+    /// When it was committed, by this replica's clock.
+    pub committed_at: Timestamp,
+    /// Leaf, proof and signed checkpoint.
+    pub receipt: Receipt,
+    session: Option<(Session, Vec<Identity>)>,
+    hash: Hash,
+}
+
+impl Recorded {
+    /// The permit, if this is one: the only way to get something minted.
+    #[must_use]
+    pub fn into_permit(self) -> (Option<Permit>, Receipt) {
+        let hash = *self.hash.as_bytes();
+        let permit = self
+            .session
+            .map(|(session, delegators)| Permit::committed(session, delegators, hash));
+        (permit, self.receipt)
+    }
+}
+
+/// Why nothing was appended, or nobody can say whether.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Too much is waiting.
+    #[error("the ledger's queue is full")]
+    Overloaded,
+    /// The store cannot be written now.
+    #[error("the ledger cannot be written: {0}")]
+    Unavailable(Arc<StoreError>),
+    /// It may or may not have been committed. Nothing may be released.
+    #[error("it is not known whether the ledger was written")]
+    Unknown,
+    /// The store refused this very entry.
+    #[error("the ledger refused an entry: {0}")]
+    Poisoned(Arc<StoreError>),
+    /// The entry has no bytes that could be a leaf.
+    #[error("an entry cannot be written as a leaf: {0}")]
+    Unwritable(String),
+    /// The checkpoint could not be signed.
+    #[error("the checkpoint could not be signed")]
+    Unsigned,
+    /// The ledger has stopped for good.
+    #[error("the ledger has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Whether the ledger can be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LedgerStatus {
+    /// It can.
+    Serving,
+    /// The last batch failed; it may be a passing fault.
+    Failing(String),
+    /// It has stopped for good.
+    Stopped(String),
+}
+
+struct Queued {
+    prepared: Prepared,
+    answer: oneshot::Sender<Result<Appended, AppendError>>,
+    _bytes: OwnedSemaphorePermit,
+}
+
+/// A head with its signed checkpoint.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// The head.
+    pub head: Head,
+    /// The signed note.
+    pub checkpoint: Arc<str>,
+}
+
+/// The door to the ledger. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger {
+    parts: LedgerParts,
+    queue: mpsc::Sender<Queued>,
+    bytes: Arc<Semaphore>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    size: AtomicU64,
+    status: watch::Sender<LedgerStatus>,
+    latest: watch::Sender<Option<Signed>>,
+}
+
+impl Ledger {
+    /// Appends one entry and waits for what became of it. Whoever stops waiting does not stop the
+    /// entry.
+    pub async fn append(&self, request: Request) -> Result<Appended, AppendError> {
+        let event = request.entry.event();
+        let leaf = match event {
+            None => None,
+            Some(event) => {
+                let body = leaf_bytes(&self.parts.origin, request.at, event)
+                    .map_err(|error| AppendError::Unwritable(error.to_string()))?;
+                if body.len() > MAX_LEAF_BYTES {
+                    return Err(AppendError::Unwritable(format!(
+                        "{} bytes, at most {MAX_LEAF_BYTES}",
+                        body.len()
+                    )));
+                }
+                let hash = leaf_hash(&body);
+                Some((Arc::from(body), hash))
+            }
+        };
+        let prepared = Prepared { request, leaf };
+        let weight = weight(&prepared);
+        let bytes = Arc::clone(&self.bytes)
+            .try_acquire_many_owned(weight)
+            .map_err(|_| AppendError::Overloaded)?;
+        let (answer, outcome) = oneshot::channel();
+        let queued = Queued {
+            prepared,
+            answer,
+            _bytes: bytes,
+        };
+        self.queue.try_send(queued).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => AppendError::Stopped("shutting down".into()),
+        })?;
+        let depth = self.queue.max_capacity() - self.queue.capacity();
+        self.parts.metrics.ledger_queue_depth(depth);
+        outcome.await.unwrap_or(Err(AppendError::Unknown))
+    }
+
+    /// How many leaves this replica knows of: what a request is decided upon.
+    #[must_use]
+    pub fn basis(&self) -> u64 {
+        self.shared.size.load(Ordering::SeqCst)
+    }
+
+    /// The name of the log.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.parts.origin
+    }
+
+    /// Whether it can be relied on.
+    #[must_use]
+    pub fn status(&self) -> LedgerStatus {
+        self.shared.status.borrow().clone()
+    }
+
+    /// The newest signed checkpoint of this replica, and every later one.
+    #[must_use]
+    pub fn checkpoints(&self) -> watch::Receiver<Option<Signed>> {
+        self.shared.latest.subscribe()
+    }
+
+    /// The key of its checkpoints.
+    #[must_use]
+    pub fn key(&self) -> Arc<LedgerKey> {
+        self.parts.key.load_full()
+    }
+
+    /// Where it is kept.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.parts.store
+    }
+}
+
+/// A rough measure of the memory that an entry takes while it waits; at least one.
+fn weight(prepared: &Prepared) -> u32 {
+    let leaf = prepared.leaf.as_ref().map_or(0, |(body, _)| body.len());
+    let opened = match &prepared.request.entry {
+        Entry::Decide(decide) => {
+            decide.input.1.bytes.len()
+                + decide
+                    .purpose
+                    .as_ref()
+                    .map_or(0, |(_, opening)| opening.bytes.len())
+        }
+        _ => 0,
+    };
+    // Beside leaf and openings there are rows of about the leaf's own size.
+    u32::try_from(2 * leaf + opened + 1).unwrap_or(u32::MAX)
+}
+
+/// The bounds of the queue.
+fn queue() -> (mpsc::Sender<Queued>, mpsc::Receiver<Queued>, Arc<Semaphore>) {
+    let (sender, receiver) = mpsc::channel(MAX_QUEUE_ENTRIES);
+    (sender, receiver, Arc::new(Semaphore::new(MAX_QUEUE_BYTES)))
+}
+
+fn recorded(settled: SettledLeaf, committed_at: Timestamp, receipt: Receipt) -> Recorded {
+    Recorded {
+        index: settled.index,
+        committed_at,
+        receipt,
+        session: settled.session,
+        hash: settled.hash,
+    }
+}

@@ -1,0 +1,104 @@
+//! Proofs about any tree there was, from what is stored: at most eight reads below 2³² leaves.
+
+use std::collections::HashMap;
+
+use crate::merkle::{
+    ConsistencyPlan, Edge, EdgePlan, Hash, InclusionPlan, PlanError, RootPlan, TileId, TileSource,
+};
+use crate::store::append::Head;
+use crate::store::{Store, StoreError};
+
+/// Why there is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum NoProof {
+    /// The asked tree is not one that there was, or the leaf is not in it.
+    #[error("there is no such tree or leaf")]
+    OutOfRange,
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What the store holds does not fit together.
+    #[error("the store's tiles do not fit together: {0}")]
+    Broken(PlanError),
+}
+
+/// The proof that leaf `index` is in the tree of `size` leaves.
+pub async fn inclusion(store: &Store, index: u64, size: u64) -> Result<Vec<Hash>, NoProof> {
+    let stored = stored_size(store, size).await?;
+    let plan = InclusionPlan::new(index, size).map_err(|_| NoProof::OutOfRange)?;
+    let tiles = fetch(store, plan.tiles(), stored).await?;
+    plan.build(&tiles).map_err(NoProof::Broken)
+}
+
+/// The proof that the tree of `from` leaves is the beginning of the tree of `to` leaves.
+pub async fn consistency(store: &Store, from: u64, to: u64) -> Result<Vec<Hash>, NoProof> {
+    let stored = stored_size(store, to).await?;
+    let plan = ConsistencyPlan::new(from, to).map_err(|_| NoProof::OutOfRange)?;
+    let tiles = fetch(store, plan.tiles(), stored).await?;
+    plan.build(&tiles).map_err(NoProof::Broken)
+}
+
+/// A tile as others' tools ask for it; `None` when it is not there, or not yet that wide.
+pub async fn tile(store: &Store, id: TileId, size: u64) -> Result<Option<Vec<Hash>>, NoProof> {
+    let mut tiles = fetch(store, &[id], size).await?;
+    let hashes = tiles.remove(&id).unwrap_or_default();
+    let width = usize::from(id.width);
+    Ok(hashes.get(..width).map(<[Hash]>::to_vec))
+}
+
+/// The edge of the stored tree, checked against its head.
+pub(super) async fn edge_at(store: &Store, head: Option<Head>) -> Result<Edge, String> {
+    let Some(head) = head else {
+        return Ok(Edge::empty());
+    };
+    let plan = EdgePlan::new(head.size);
+    let tiles = fetch(store, plan.tiles(), head.size)
+        .await
+        .map_err(|error| error.to_string())?;
+    let edge = plan.build(&tiles).map_err(|error| error.to_string())?;
+    if edge.root() != head.root {
+        return Err(format!(
+            "the store's head (size {}, root {}) does not fit its leaves (root {})",
+            head.size,
+            head.root,
+            edge.root()
+        ));
+    }
+    Ok(edge)
+}
+
+/// The root of the tree of `size` leaves.
+pub(super) async fn root_at(store: &Store, size: u64, stored: u64) -> Result<Hash, String> {
+    let plan = RootPlan::new(size);
+    let tiles = fetch(store, plan.tiles(), stored)
+        .await
+        .map_err(|error| error.to_string())?;
+    plan.build(&tiles).map_err(|error| error.to_string())
+}
+
+async fn stored_size(store: &Store, wanted: u64) -> Result<u64, NoProof> {
+    let stored = store.head().await?.map_or(0, |head| head.size);
+    if wanted > stored {
+        return Err(NoProof::OutOfRange);
+    }
+    Ok(stored)
+}
+
+async fn fetch(
+    store: &Store,
+    wanted: &[TileId],
+    stored: u64,
+) -> Result<HashMap<TileId, Vec<Hash>>, NoProof> {
+    let mut tiles = HashMap::new();
+    for id in wanted {
+        let hashes = match id.source(stored) {
+            TileSource::Stored => store.tile(id.level, id.index).await?.unwrap_or_default(),
+            TileSource::Leaves { from, count } => store.leaf_hashes(from, count).await?,
+            TileSource::Roots { level, from, count } => {
+                store.tile_roots(level, from, count).await?
+            }
+        };
+        tiles.insert(*id, hashes);
+    }
+    Ok(tiles)
+}

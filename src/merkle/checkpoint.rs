@@ -1,0 +1,253 @@
+//! Checkpoints: the head of a tree as text, as C2SP tlog-checkpoint has them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::hash::{EMPTY_ROOT, Hash};
+use super::note::{Note, NoteError, VerifierKey};
+use super::parse_decimal;
+
+/// A log's origin: a schema-less URL, as long as the name of its key may be.
+pub const MAX_ORIGIN_BYTES: usize = 255;
+
+/// The head of a log. Its text, which is what a log's key signs, is three lines: origin, size in
+/// decimal, root in base64.
+///
+/// Extension lines are refused: no one who follows a log could check them, our log has none, and a
+/// text of three lines has one meaning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The log.
+    pub origin: String,
+    /// Its number of leaves.
+    pub size: u64,
+    /// Its root.
+    pub root: Hash,
+}
+
+/// Why a text is not a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// Not three lines.
+    #[error("a checkpoint is three lines: origin, size, root")]
+    Malformed,
+    /// Lines after the third.
+    #[error("the checkpoint has extension lines")]
+    Extension,
+    /// The origin is empty, too long or has control characters.
+    #[error("a checkpoint's origin has 1 to {MAX_ORIGIN_BYTES} bytes and no control characters")]
+    Origin,
+    /// The size is not a decimal number without leading zeros.
+    #[error("the checkpoint's size is not a decimal number without leading zeros")]
+    Size,
+    /// The root is not a hash in base64.
+    #[error("the checkpoint's root is not 32 bytes in standard base64")]
+    Root,
+    /// A tree without leaves has one root only.
+    #[error("the checkpoint states a root for an empty tree that is not the empty tree's")]
+    EmptyRoot,
+    /// The note itself does not hold.
+    #[error(transparent)]
+    Note(#[from] NoteError),
+    /// Known keys signed it, but none of the log that it says it is of.
+    #[error("the checkpoint is of {0}, whose key has not signed it")]
+    OriginNotSigned(String),
+}
+
+impl Checkpoint {
+    /// The head of the log `origin`, if it can be written down.
+    pub fn new(origin: &str, size: u64, root: Hash) -> Result<Self, CheckpointError> {
+        if origin.is_empty()
+            || origin.len() > MAX_ORIGIN_BYTES
+            || origin.chars().any(char::is_control)
+        {
+            return Err(CheckpointError::Origin);
+        }
+        if size == 0 && root != EMPTY_ROOT {
+            return Err(CheckpointError::EmptyRoot);
+        }
+        Ok(Self {
+            origin: origin.to_owned(),
+            size,
+            root,
+        })
+    }
+
+    /// The text that is signed. The same as [`ToString`].
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}\n{}\n", self.origin, self.size, self.root)
+    }
+}
+
+impl FromStr for Checkpoint {
+    type Err = CheckpointError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut lines = text
+            .strip_suffix('\n')
+            .ok_or(CheckpointError::Malformed)?
+            .split('\n');
+        let (Some(origin), Some(size), Some(root)) = (lines.next(), lines.next(), lines.next())
+        else {
+            return Err(CheckpointError::Malformed);
+        };
+        if lines.next().is_some() {
+            return Err(CheckpointError::Extension);
+        }
+        let size = parse_decimal(size).ok_or(CheckpointError::Size)?;
+        let root = root.parse().map_err(|_| CheckpointError::Root)?;
+        Self::new(origin, size, root)
+    }
+}
+
+/// A checkpoint that the key of its own log has signed. Made by [`SignedCheckpoint::open`] alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedCheckpoint {
+    checkpoint: Checkpoint,
+    signers: Vec<VerifierKey>,
+}
+
+impl SignedCheckpoint {
+    /// Opens a signed note. One of `keys` that bears the checkpoint's origin as its name must have
+    /// signed it: among several trusted logs, one does not speak for another.
+    pub fn open(note: &[u8], keys: &[VerifierKey]) -> Result<Self, CheckpointError> {
+        let note = Note::parse(note)?.verify(keys)?;
+        let checkpoint: Checkpoint = note.text().parse()?;
+        if !note
+            .signers()
+            .iter()
+            .any(|key| key.name() == checkpoint.origin)
+        {
+            return Err(CheckpointError::OriginNotSigned(checkpoint.origin));
+        }
+        Ok(Self {
+            checkpoint,
+            signers: note.signers().to_vec(),
+        })
+    }
+
+    /// The checkpoint.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The known keys that signed it, the log's own among them.
+    #[must_use]
+    pub fn signers(&self) -> &[VerifierKey] {
+        &self.signers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::{TestLogKey, leaves};
+    use super::*;
+
+    const ROOT: &str = "CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=";
+
+    #[test]
+    fn a_checkpoint_has_one_text() {
+        let text = format!("example.com/behind-the-sofa\n20852163\n{ROOT}\n");
+        let checkpoint: Checkpoint = text.parse().unwrap();
+        assert_eq!(checkpoint.origin, "example.com/behind-the-sofa");
+        assert_eq!(checkpoint.size, 20_852_163);
+        assert_eq!(checkpoint.root.to_string(), ROOT);
+        assert_eq!(checkpoint.text(), text);
+    }
+
+    #[test]
+    fn malformed_checkpoints_say_what_is_wrong() {
+        let parse = |text: &str| text.parse::<Checkpoint>().unwrap_err();
+        assert_eq!(parse(""), CheckpointError::Malformed);
+        assert_eq!(parse("o\n1\n"), CheckpointError::Malformed);
+        assert_eq!(parse(&format!("o\n1\n{ROOT}")), CheckpointError::Malformed);
+        assert_eq!(
+            parse(&format!("o\n1\n{ROOT}\nextension\n")),
+            CheckpointError::Extension
+        );
+        assert_eq!(
+            parse(&format!("o\n1\n{ROOT}\n\n")),
+            CheckpointError::Extension
+        );
+        assert_eq!(parse(&format!("\n1\n{ROOT}\n")), CheckpointError::Origin);
+        assert_eq!(
+            parse(&format!("a\tb\n1\n{ROOT}\n")),
+            CheckpointError::Origin
+        );
+        for size in [
+            "",
+            "01",
+            "+1",
+            "-1",
+            " 1",
+            "1 ",
+            "0x1",
+            "1.0",
+            "00",
+            "١",
+            "18446744073709551616",
+        ] {
+            assert_eq!(
+                parse(&format!("o\n{size}\n{ROOT}\n")),
+                CheckpointError::Size,
+                "{size}"
+            );
+        }
+        assert_eq!(parse("o\n1\nAAAA\n"), CheckpointError::Root);
+        assert_eq!(parse(&format!("o\n1\n{ROOT}=\n")), CheckpointError::Root);
+        assert_eq!(
+            parse(&format!("o\n0\n{ROOT}\n")),
+            CheckpointError::EmptyRoot
+        );
+        assert_eq!(
+            format!("o\n0\n{EMPTY_ROOT}\n")
+                .parse::<Checkpoint>()
+                .unwrap()
+                .size,
+            0
+        );
+        Checkpoint::new(&"o".repeat(255), 0, EMPTY_ROOT).unwrap();
+        assert_eq!(
+            Checkpoint::new(&"o".repeat(256), 0, EMPTY_ROOT),
+            Err(CheckpointError::Origin)
+        );
+    }
+
+    #[test]
+    fn one_trusted_log_does_not_speak_for_another() {
+        let ours = TestLogKey::new("ours.example/log", 1);
+        let other = TestLogKey::new("other.example/log", 2);
+        let keys = [ours.key.clone(), other.key.clone()];
+        let checkpoint = Checkpoint::new("ours.example/log", 5, leaves(1)[0]).unwrap();
+        let opened = SignedCheckpoint::open(ours.sign(&checkpoint).as_bytes(), &keys).unwrap();
+        assert_eq!(opened.checkpoint(), &checkpoint);
+        assert_eq!(opened.signers(), [ours.key]);
+        assert_eq!(
+            SignedCheckpoint::open(other.sign(&checkpoint).as_bytes(), &keys),
+            Err(CheckpointError::OriginNotSigned(
+                "ours.example/log".to_owned()
+            ))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_checkpoint_or_an_error(
+            text in "\\PC{0,20}|[a-z\n]{0,6}\n[0-9]{0,22}\n[A-Za-z0-9+/]{42,44}=?\n?",
+        ) {
+            if let Ok(checkpoint) = text.parse::<Checkpoint>() {
+                prop_assert_eq!(checkpoint.text(), text);
+            }
+        }
+    }
+}

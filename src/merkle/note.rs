@@ -1,0 +1,574 @@
+//! Signed notes, as C2SP signed-note has them, with Ed25519.
+//!
+//! A note is a text, an empty line, and a line for each signature:
+//! `— <key name> <base64 of the key's four-byte id and the signature>`. A verifier ignores the lines
+//! of keys that it does not know, and trusts nothing of the text until one that it knows has
+//! signed it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::signature::{ED25519, UnparsedPublicKey};
+
+use super::hash::digest_prefix;
+
+/// The largest note: room for a checkpoint and sixteen post-quantum cosignatures of 5 kB.
+pub const MAX_NOTE_BYTES: usize = 128 * 1024;
+
+/// Signatures on one note. The specification asks for at least 16.
+pub const MAX_NOTE_SIGNATURES: usize = 32;
+
+/// A key's name: as long as the log's origin may be.
+pub const MAX_KEY_NAME_BYTES: usize = 255;
+
+const ED25519_TYPE: u8 = 0x01;
+const KEY_ID_BYTES: usize = 4;
+const ED25519_SIGNATURE_BYTES: usize = 64;
+
+/// Why a text is not a verifier key, or bytes are not its signature.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// Not `<name>+<8 hexadecimal digits>+<base64>`.
+    #[error("a verifier key is <name>+<8 hexadecimal digits>+<base64>")]
+    Malformed,
+    /// A name that could not stand in a signature line.
+    #[error("a key's name has 1 to 255 bytes, no spaces, control characters or plus signs")]
+    Name,
+    /// A key of another kind than Ed25519.
+    #[error("the key is of type {0:#04x}; only Ed25519 (0x01) is supported")]
+    UnsupportedType(u8),
+    /// An Ed25519 key has 32 bytes.
+    #[error("an Ed25519 key has 32 bytes, not {0}")]
+    KeyLength(usize),
+    /// An Ed25519 signature has 64 bytes.
+    #[error("an Ed25519 signature has 64 bytes, not {0}")]
+    SignatureLength(usize),
+    /// The id in the text is not the one of this name and key.
+    #[error("the key's id is not the one of its name and bytes")]
+    IdMismatch,
+}
+
+/// The public key of a log: who may sign its checkpoints. As text it is
+/// `<name>+<id>+<base64 of type and key>`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct VerifierKey {
+    name: String,
+    id: [u8; KEY_ID_BYTES],
+    public_key: [u8; 32],
+}
+
+impl VerifierKey {
+    /// The Ed25519 key of this name.
+    pub fn new(name: &str, public_key: [u8; 32]) -> Result<Self, KeyError> {
+        if !is_key_name(name) || name.len() > MAX_KEY_NAME_BYTES {
+            return Err(KeyError::Name);
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            id: digest_prefix(&[name.as_bytes(), b"\n", &[ED25519_TYPE], &public_key]),
+            public_key,
+        })
+    }
+
+    /// The key's name; a log's is its origin.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The four bytes that tell the signer's lines from others'. An identifier, not a commitment.
+    #[must_use]
+    pub fn id(&self) -> [u8; 4] {
+        self.id
+    }
+
+    /// The key itself.
+    #[must_use]
+    pub fn public_key(&self) -> &[u8; 32] {
+        &self.public_key
+    }
+
+    fn verify(&self, text: &str, signature: &[u8]) -> bool {
+        signature.len() == ED25519_SIGNATURE_BYTES
+            && UnparsedPublicKey::new(&ED25519, self.public_key)
+                .verify(text.as_bytes(), signature)
+                .is_ok()
+    }
+}
+
+impl fmt::Display for VerifierKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = [[ED25519_TYPE].as_slice(), &self.public_key].concat();
+        let id = u32::from_be_bytes(self.id);
+        write!(f, "{}+{id:08x}+{}", self.name, STANDARD.encode(key))
+    }
+}
+
+impl fmt::Debug for VerifierKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VerifierKey({self})")
+    }
+}
+
+impl FromStr for VerifierKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The name and the id have no plus sign; the base64 may.
+        let mut parts = text.splitn(3, '+');
+        let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(KeyError::Malformed);
+        };
+        if key.len() > MAX_KEY_NAME_BYTES {
+            return Err(KeyError::Malformed);
+        }
+        let key = STANDARD.decode(key).map_err(|_| KeyError::Malformed)?;
+        let (kind, public_key) = key.split_first().ok_or(KeyError::Malformed)?;
+        if *kind != ED25519_TYPE {
+            return Err(KeyError::UnsupportedType(*kind));
+        }
+        let public_key = public_key
+            .try_into()
+            .map_err(|_| KeyError::KeyLength(public_key.len()))?;
+        let key = Self::new(name, public_key)?;
+        if format!("{:08x}", u32::from_be_bytes(key.id)) != id {
+            return Err(KeyError::IdMismatch);
+        }
+        Ok(key)
+    }
+}
+
+fn is_key_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name
+            .chars()
+            .any(|char| char.is_whitespace() || char.is_control() || char == '+')
+}
+
+/// Why a note is not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoteError {
+    /// Larger than any note has to be.
+    #[error("the note has more than {MAX_NOTE_BYTES} bytes")]
+    TooLong,
+    /// Not UTF-8, or with control characters other than newlines.
+    #[error("the note is not text without control characters")]
+    NotText,
+    /// Not a text, an empty line, and signature lines.
+    #[error("the note is not a text, an empty line and signature lines")]
+    Malformed,
+    /// A line after the empty one is not a signature.
+    #[error("line {0} of the note's signatures is malformed")]
+    MalformedSignature(usize),
+    /// More signatures than are looked at.
+    #[error("the note has more than {MAX_NOTE_SIGNATURES} signatures")]
+    TooManySignatures,
+    /// Two known keys share a name and an id: it cannot be said whose signature it is.
+    #[error("more than one known key has the name and id of {0}")]
+    AmbiguousKey(String),
+    /// A known key's signature does not verify.
+    #[error("the signature of {0} does not verify")]
+    BadSignature(String),
+    /// No known key has signed.
+    #[error("no known key has signed the note")]
+    NoKnownSigner,
+}
+
+/// A note whose signatures have not been looked at yet. Its text is anyone's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    text: String,
+    signatures: Vec<NoteSignature>,
+}
+
+/// One signature on a note.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoteSignature {
+    /// The name of the key that is said to have made it.
+    pub name: String,
+    /// That key's id.
+    pub key_id: [u8; 4],
+    /// The signature; its form is the key's matter.
+    pub signature: Vec<u8>,
+}
+
+impl Note {
+    /// Parses a note. Stricter than the specification in one point: no control characters at all
+    /// but newlines, U+007F and U+0080 to U+009F included, so that a note is safe to print.
+    pub fn parse(bytes: &[u8]) -> Result<Self, NoteError> {
+        if bytes.len() > MAX_NOTE_BYTES {
+            return Err(NoteError::TooLong);
+        }
+        let note = std::str::from_utf8(bytes).map_err(|_| NoteError::NotText)?;
+        if note.chars().any(|char| char.is_control() && char != '\n') {
+            return Err(NoteError::NotText);
+        }
+        // The text may have empty lines of its own: the last one separates.
+        let separator = note.rfind("\n\n").ok_or(NoteError::Malformed)?;
+        let (text, signatures) = (&note[..=separator], &note[separator + 2..]);
+        let lines = signatures
+            .strip_suffix('\n')
+            .ok_or(NoteError::Malformed)?
+            .split('\n');
+        let mut signatures = Vec::new();
+        for (number, line) in (1..).zip(lines) {
+            if number > MAX_NOTE_SIGNATURES {
+                return Err(NoteError::TooManySignatures);
+            }
+            signatures.push(parse_signature(line).ok_or(NoteError::MalformedSignature(number))?);
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            signatures,
+        })
+    }
+
+    /// The signatures, in their order, of known and unknown keys alike.
+    #[must_use]
+    pub fn signatures(&self) -> &[NoteSignature] {
+        &self.signatures
+    }
+
+    /// The text, which may be anyone's: for what has to be known before keys can be chosen.
+    #[must_use]
+    pub fn unverified_text(&self) -> &str {
+        &self.text
+    }
+
+    /// The text, once at least one of `keys` has signed it and none of their signatures is bad.
+    pub fn verify(&self, keys: &[VerifierKey]) -> Result<VerifiedNote, NoteError> {
+        let mut signers: Vec<VerifierKey> = Vec::new();
+        for line in &self.signatures {
+            let mut known = keys
+                .iter()
+                .filter(|key| key.name == line.name && key.id == line.key_id);
+            let Some(key) = known.next() else {
+                continue;
+            };
+            if known.any(|other| other != key) {
+                return Err(NoteError::AmbiguousKey(line.name.clone()));
+            }
+            if !key.verify(&self.text, &line.signature) {
+                return Err(NoteError::BadSignature(line.name.clone()));
+            }
+            if !signers.contains(key) {
+                signers.push(key.clone());
+            }
+        }
+        if signers.is_empty() {
+            return Err(NoteError::NoKnownSigner);
+        }
+        Ok(VerifiedNote {
+            text: self.text.clone(),
+            signers,
+        })
+    }
+}
+
+fn parse_signature(line: &str) -> Option<NoteSignature> {
+    let (name, blob) = line.strip_prefix("\u{2014} ")?.split_once(' ')?;
+    let blob = STANDARD.decode(blob).ok()?;
+    let (key_id, signature) = blob.split_first_chunk::<KEY_ID_BYTES>()?;
+    if !is_key_name(name) || signature.is_empty() {
+        return None;
+    }
+    Some(NoteSignature {
+        name: name.to_owned(),
+        key_id: *key_id,
+        signature: signature.to_vec(),
+    })
+}
+
+/// A note that a known key has signed. Made by [`Note::verify`] alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedNote {
+    text: String,
+    signers: Vec<VerifierKey>,
+}
+
+impl VerifiedNote {
+    /// What was signed, with its last newline.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The known keys that signed it; at least one.
+    #[must_use]
+    pub fn signers(&self) -> &[VerifierKey] {
+        &self.signers
+    }
+}
+
+/// The line that puts this key's Ed25519 signature on a note, with its newline.
+pub fn note_signature_line(key: &VerifierKey, signature: &[u8]) -> Result<String, KeyError> {
+    if signature.len() != ED25519_SIGNATURE_BYTES {
+        return Err(KeyError::SignatureLength(signature.len()));
+    }
+    let blob = [key.id.as_slice(), signature].concat();
+    Ok(format!("\u{2014} {} {}\n", key.name, STANDARD.encode(blob)))
+}
+
+/// The signed note of a text and its signature lines, in their order. The signatures are over the
+/// text alone and were made elsewhere; that they are well formed is checked, that they verify is
+/// not.
+pub fn sign_note<L: AsRef<str>>(text: &str, lines: &[L]) -> Result<String, NoteError> {
+    let mut note = format!("{text}\n");
+    for line in lines {
+        note.push_str(line.as_ref());
+    }
+    let parsed = Note::parse(note.as_bytes())?;
+    // The whole text, and nothing but it, is what the signatures are for.
+    if parsed.text != text || parsed.signatures.len() != lines.len() {
+        return Err(NoteError::Malformed);
+    }
+    Ok(note)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::testing::TestLogKey;
+    use super::*;
+
+    const TEXT: &str = "This is an example message.\n";
+    const VKEY: &str = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k";
+    const LINE: &str = "\u{2014} example.com/foo Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM=\n";
+
+    fn published() -> String {
+        format!("{TEXT}\n{LINE}")
+    }
+
+    fn key(name: &str, seed: u8) -> VerifierKey {
+        TestLogKey::new(name, seed).key
+    }
+
+    fn line(name: &str, seed: u8, text: &str) -> String {
+        TestLogKey::new(name, seed).line(text)
+    }
+
+    #[test]
+    fn the_published_note_verifies_under_the_published_key() {
+        let key: VerifierKey = VKEY.parse().unwrap();
+        assert_eq!(key.name(), "example.com/foo");
+        assert_eq!(key.id(), [0x53, 0x0d, 0x90, 0x3a]);
+        assert_eq!(key.to_string(), VKEY);
+        let note = Note::parse(published().as_bytes()).unwrap();
+        let verified = note.verify(std::slice::from_ref(&key)).unwrap();
+        assert_eq!(verified.text(), TEXT);
+        assert_eq!(verified.signers(), std::slice::from_ref(&key));
+        let signature = &note.signatures()[0].signature;
+        let line = note_signature_line(&key, signature).unwrap();
+        assert_eq!(line, LINE);
+        assert_eq!(sign_note(TEXT, &[line]).unwrap(), published());
+        assert_eq!(
+            note_signature_line(&key, &signature[1..]),
+            Err(KeyError::SignatureLength(63))
+        );
+    }
+
+    #[test]
+    fn malformed_verifier_keys_say_what_is_wrong() {
+        let parse = |text: &str| text.parse::<VerifierKey>().unwrap_err();
+        assert_eq!(parse(""), KeyError::Malformed);
+        assert_eq!(parse("example.com/foo+530d903a"), KeyError::Malformed);
+        assert_eq!(
+            parse(&VKEY.replace("530d903a", "530d903b")),
+            KeyError::IdMismatch
+        );
+        assert_eq!(
+            parse(&VKEY.replace("530d903a", "530D903A")),
+            KeyError::IdMismatch
+        );
+        assert_eq!(parse(&VKEY.replace("/foo", "/bar")), KeyError::IdMismatch);
+        assert_eq!(parse(&VKEY.replace("/foo", " foo")), KeyError::Name);
+        assert_eq!(parse(&VKEY.replace("example.com/foo", "")), KeyError::Name);
+        assert_eq!(parse(&format!("{VKEY}=")), KeyError::Malformed);
+        let with = |key: &[u8]| parse(&format!("a+00000000+{}", STANDARD.encode(key)));
+        assert_eq!(with(&[4; 33]), KeyError::UnsupportedType(4));
+        assert_eq!(with(&[1; 32]), KeyError::KeyLength(31));
+        assert_eq!(with(&[]), KeyError::Malformed);
+        VerifierKey::new(&"n".repeat(255), [0; 32]).unwrap();
+        assert_eq!(
+            VerifierKey::new(&"n".repeat(256), [0; 32]),
+            Err(KeyError::Name)
+        );
+        for name in ["", "a b", "a+b", "a\nb", "a\u{2003}b", "a\u{7f}"] {
+            assert_eq!(VerifierKey::new(name, [0; 32]), Err(KeyError::Name));
+        }
+    }
+
+    #[test]
+    fn a_changed_text_or_signature_is_a_bad_signature() {
+        let key: VerifierKey = VKEY.parse().unwrap();
+        for changed in [
+            published().replace("example message", "exemple message"),
+            published().replace("yaQM=", "yaQI="),
+            published().replace("Uw2QOkn8", "Uw2QOkn9"),
+            // A known key's line must be an Ed25519 signature and nothing longer or shorter.
+            format!("{TEXT}\n\u{2014} example.com/foo Uw2QOgA=\n"),
+        ] {
+            let note = Note::parse(changed.as_bytes()).unwrap();
+            assert_eq!(
+                note.verify(std::slice::from_ref(&key)),
+                Err(NoteError::BadSignature("example.com/foo".to_owned()))
+            );
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_ignored_but_alone_are_not_enough() {
+        let known = key("log.example", 1);
+        let unknown = line("witness.example", 2, TEXT);
+        let note = Note::parse(format!("{TEXT}\n{unknown}").as_bytes()).unwrap();
+        assert_eq!(
+            note.verify(std::slice::from_ref(&known)),
+            Err(NoteError::NoKnownSigner)
+        );
+        assert_eq!(note.verify(&[]), Err(NoteError::NoKnownSigner));
+        // The same name with another id is another key.
+        let impostor = line("log.example", 3, TEXT);
+        let good = line("log.example", 1, TEXT);
+        let note = sign_note(TEXT, &[&impostor, &unknown, &good, &good]).unwrap();
+        let verified = Note::parse(note.as_bytes())
+            .unwrap()
+            .verify(std::slice::from_ref(&known))
+            .unwrap();
+        assert_eq!(verified.signers(), std::slice::from_ref(&known));
+    }
+
+    #[test]
+    fn one_bad_signature_of_a_known_key_spoils_a_good_one() {
+        let first = key("log.example", 1);
+        let second = key("log.example", 2);
+        let lines = [
+            line("log.example", 1, TEXT),
+            line("log.example", 2, "Another text.\n"),
+        ];
+        let note = sign_note(TEXT, &lines).unwrap();
+        let note = Note::parse(note.as_bytes()).unwrap();
+        note.verify(std::slice::from_ref(&first)).unwrap();
+        assert_eq!(
+            note.verify(&[first, second]),
+            Err(NoteError::BadSignature("log.example".to_owned()))
+        );
+    }
+
+    #[test]
+    fn keys_that_cannot_be_told_apart_are_refused() {
+        let key = key("log.example", 1);
+        let mut twin = key.clone();
+        twin.public_key[0] ^= 1;
+        let note = sign_note(TEXT, &[line("log.example", 1, TEXT)]).unwrap();
+        let note = Note::parse(note.as_bytes()).unwrap();
+        note.verify(&[key.clone(), key.clone()]).unwrap();
+        assert_eq!(
+            note.verify(&[key, twin]),
+            Err(NoteError::AmbiguousKey("log.example".to_owned()))
+        );
+    }
+
+    #[test]
+    fn the_last_empty_line_separates_text_and_signatures() {
+        let text = "one\n\n\ntwo\n\n";
+        let note = sign_note(text, &[line("log.example", 1, text)]).unwrap();
+        let key = key("log.example", 1);
+        let verified = Note::parse(note.as_bytes())
+            .unwrap()
+            .verify(&[key])
+            .unwrap();
+        assert_eq!(verified.text(), text);
+        // A text that ends without a newline, and lines that smuggle a text in, are not composed.
+        sign_note("one", &[line("log.example", 1, "one")]).unwrap_err();
+        let smuggled = format!("more\n\n{}", line("log.example", 1, text));
+        sign_note(text, &[smuggled]).unwrap_err();
+        sign_note::<&str>(text, &[]).unwrap_err();
+    }
+
+    #[test]
+    fn malformed_notes_are_refused() {
+        let parse = |note: &str| Note::parse(note.as_bytes()).unwrap_err();
+        assert_eq!(parse(""), NoteError::Malformed);
+        assert_eq!(parse(TEXT), NoteError::Malformed);
+        assert_eq!(parse(&format!("{TEXT}{LINE}")), NoteError::Malformed);
+        assert_eq!(parse(&format!("{TEXT}\n")), NoteError::Malformed);
+        assert_eq!(parse(published().trim_end()), NoteError::Malformed);
+        assert_eq!(parse(&format!("{}\n", published())), NoteError::Malformed);
+        assert_eq!(
+            parse(&published().replace('\n', "\r\n")),
+            NoteError::NotText
+        );
+        assert_eq!(parse(&published().replace(' ', "\t")), NoteError::NotText);
+        assert_eq!(
+            parse(&published().replace("is", "\u{9b}")),
+            NoteError::NotText
+        );
+        assert_eq!(Note::parse(b"\xff\n\n"), Err(NoteError::NotText));
+        for bad in [
+            LINE.replace('\u{2014}', "-"),
+            LINE.replace("\u{2014} ", "\u{2014}"),
+            LINE.replace("example.com/foo", ""),
+            LINE.replace("example.com/foo", "a+b"),
+            LINE.replace("example.com/foo", "a\u{2003}b"),
+            LINE.replace("yaQM=", "yaQM"),
+            LINE.replace("yaQM=\n", "yaQM= \n"),
+            LINE.replace("Uw2Q", "Uw2_"),
+            "\u{2014} example.com/foo Uw2QOg==\n".to_owned(),
+            "\u{2014} example.com/foo\n".to_owned(),
+        ] {
+            assert_eq!(
+                parse(&format!("{TEXT}\n{LINE}{bad}")),
+                NoteError::MalformedSignature(2),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn notes_are_bounded_in_size_and_signatures() {
+        let most = format!("{TEXT}\n{}", LINE.repeat(MAX_NOTE_SIGNATURES));
+        Note::parse(most.as_bytes()).unwrap();
+        assert_eq!(
+            Note::parse(format!("{most}{LINE}").as_bytes()),
+            Err(NoteError::TooManySignatures)
+        );
+        let filler = MAX_NOTE_BYTES - LINE.len() - 2;
+        let largest = format!("{}\n\n{LINE}", "x".repeat(filler));
+        assert_eq!(largest.len(), MAX_NOTE_BYTES);
+        Note::parse(largest.as_bytes()).unwrap();
+        assert_eq!(
+            Note::parse(format!("x{largest}").as_bytes()),
+            Err(NoteError::TooLong)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_note_or_an_error(
+            bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[ -~\u{2014}\n+=]{0,120}",
+            at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let key: VerifierKey = VKEY.parse().unwrap();
+            let mut changed = published().into_bytes();
+            let at = at.index(changed.len());
+            let same = changed[at] == byte;
+            changed[at] = byte;
+            for note in [bytes, text.into_bytes(), changed] {
+                if let Ok(note) = Note::parse(&note) {
+                    let verified = note.verify(std::slice::from_ref(&key)).is_ok();
+                    prop_assert!(!verified || same);
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_verifier_key_or_an_error(text in "[a-z]{0,3}[+]?[0-9a-f]{0,9}[+]?\\PC{0,50}") {
+            if let Ok(key) = text.parse::<VerifierKey>() {
+                prop_assert_eq!(key.to_string(), text);
+            }
+        }
+    }
+}

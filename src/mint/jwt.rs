@@ -1,0 +1,184 @@
+//! Access tokens as JWTs (RFC 9068), signed here.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use crate::clock::Timestamp;
+use crate::crypto::keyring::{KeyDates, choose_signer};
+use crate::crypto::signer::{Signer, sign_jwt};
+use crate::domain::catalog::{Resource, Revocability, Verification};
+use crate::domain::permit::Permit;
+use crate::domain::session::Session;
+use crate::domain::workload::{Identity, KeyBinding};
+
+/// A signing key that is loaded, with its dates.
+#[derive(Clone)]
+pub struct LoadedKey {
+    /// When it does what.
+    pub dates: KeyDates,
+    /// Signs.
+    pub signer: Arc<dyn Signer>,
+}
+
+/// The signing keys of access tokens, swapped whole when one is made or withdrawn.
+pub type AccessTokenKeys = Arc<ArcSwap<Vec<LoadedKey>>>;
+
+/// The `typ` of our access tokens (RFC 9068 §2.1).
+pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
+
+/// Makes JWT access tokens.
+pub struct JwtMinter {
+    issuer: String,
+    keys: AccessTokenKeys,
+}
+
+impl JwtMinter {
+    /// For tokens of this issuer.
+    #[must_use]
+    pub fn new(issuer: String, keys: AccessTokenKeys) -> Self {
+        Self { issuer, keys }
+    }
+}
+
+/// The claims, in the order in which RFC 9068 names them.
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: &'a Identity,
+    aud: &'a str,
+    client_id: &'a Identity,
+    iat: i64,
+    exp: i64,
+    jti: String,
+    scope: String,
+    authorization_details: &'a crate::domain::grant::Grant,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    act: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cnf: &'a Option<KeyBinding>,
+    task: String,
+    sid: String,
+    dec: String,
+}
+
+/// Subject and actor of a credential (RFC 8693 §4.1): with delegation, the subject is the workload
+/// at the root, and the actors are nested, the present one outermost.
+#[must_use]
+pub fn subject_and_actor<'a>(
+    workload: &'a Identity,
+    delegators: &'a [Identity],
+) -> (&'a Identity, Option<Value>) {
+    let Some((root, between)) = delegators.split_last() else {
+        return (workload, None);
+    };
+    let inner = between.iter().rev().fold(None, |inner, actor| {
+        Some(match inner {
+            None => json!({"sub": actor}),
+            Some(inner) => json!({"sub": actor, "act": inner}),
+        })
+    });
+    let act: Value = match inner {
+        None => json!({"sub": workload}),
+        Some(inner) => json!({"sub": workload, "act": inner}),
+    };
+    (root, Some(act))
+}
+
+impl Minter for JwtMinter {
+    fn kind(&self) -> &'static str {
+        "jwt"
+    }
+
+    fn place(&self) -> MintPlace {
+        MintPlace::Local
+    }
+
+    fn revocability(&self, resource: &Resource) -> Revocability {
+        match resource.verification {
+            Verification::Introspection => Revocability::IMMEDIATE,
+            // No status list is served yet, so nobody can learn of a revocation from one.
+            Verification::StatusList | Verification::Offline => Revocability::ExpiryOnly,
+        }
+    }
+
+    fn signing_key(&self, now: Timestamp) -> Option<String> {
+        let keys = self.keys.load();
+        let dates = keys.iter().map(|key| (key.signer.kid(), &key.dates));
+        choose_signer(dates, now).map(str::to_owned)
+    }
+
+    fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>> {
+        Box::pin(async move {
+            let session = permit.session();
+            // The key was chosen before the decision was recorded; its id is in the leaf.
+            let keys = self.keys.load_full();
+            let key = keys.iter().find(|key| key.signer.kid() == session.kid);
+            let key = key
+                .filter(|key| key.dates.revoked_at.is_none())
+                .ok_or_else(|| MintError::Refused("the signing key was withdrawn".into()))?;
+            let (sub, act) = subject_and_actor(&session.workload, permit.delegators());
+            let claims = Claims {
+                iss: &self.issuer,
+                sub,
+                aud: &session.audience,
+                client_id: &session.workload,
+                iat: session.issued_at.seconds(),
+                exp: session.expires_at.seconds(),
+                jti: session.id.to_string(),
+                scope: session.grant.scope(),
+                authorization_details: &session.grant,
+                act,
+                cnf: &session.key,
+                task: session.task_id.to_string(),
+                sid: session.id.to_string(),
+                dec: URL_SAFE_NO_PAD.encode(permit.leaf_hash()),
+            };
+            let access_token = sign_jwt(ACCESS_TOKEN_TYPE, &claims, key.signer.as_ref())
+                .await
+                .map_err(|error| MintError::Refused(error.to_string()))?;
+            Ok(Credential::Jwt {
+                access_token,
+                token_type: match &session.key {
+                    Some(KeyBinding::Jkt(_)) => "DPoP",
+                    Some(KeyBinding::X5t(_)) | None => "Bearer",
+                },
+                expires_in: session.issued_at.seconds_until(session.expires_at),
+            })
+        })
+    }
+
+    fn end<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, EndOutcome> {
+        // Where every use asks us, our record is the end of it; elsewhere only expiry is.
+        let outcome = match session.revocability {
+            Revocability::Immediate { .. } => EndOutcome::Confirmed,
+            Revocability::Bounded { .. } | Revocability::ExpiryOnly => EndOutcome::Impossible,
+        };
+        Box::pin(async move { outcome })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(text: &str) -> Identity {
+        Identity::try_from(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn delegation_nests_actors_with_the_present_one_outermost() {
+        let (root, mid, leaf) = (identity("a:root"), identity("a:mid"), identity("a:leaf"));
+        assert_eq!(subject_and_actor(&leaf, &[]), (&leaf, None));
+        let chain = [mid, root.clone()];
+        let (sub, act) = subject_and_actor(&leaf, &chain);
+        assert_eq!(sub, &root);
+        assert_eq!(act, Some(json!({"sub": "a:leaf", "act": {"sub": "a:mid"}})));
+    }
+}

@@ -1,0 +1,110 @@
+//! Minters: the back ends that create, and can end, credentials of one kind.
+//!
+//! A minter is given a [`Permit`] and nothing else, so nothing can be minted that was not decided
+//! and recorded before. It declares truthfully how soon what it makes can be ended.
+//!
+//! A *local* minter cannot fail outside this process: its session is committed `active` and the
+//! credential is made after the commit. An *external* one is committed `minting` under a lease,
+//! asked, and settled by compare-and-set; what a crash leaves is ended by the sweeper.
+
+pub mod jwt;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+
+use crate::clock::Timestamp;
+use crate::domain::catalog::{Resource, Revocability};
+use crate::domain::permit::Permit;
+use crate::domain::session::Session;
+
+/// What is released: it exists in this process until it is handed over, and nowhere else.
+#[derive(Debug)]
+pub enum Credential {
+    /// A JWT access token (RFC 9068).
+    Jwt {
+        /// The token.
+        access_token: SecretString,
+        /// `Bearer`, or `DPoP` when it is bound to a key.
+        token_type: &'static str,
+        /// Whole seconds until it expires.
+        expires_in: u64,
+    },
+}
+
+/// Where a credential is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MintPlace {
+    /// In this process.
+    Local,
+    /// Elsewhere: it may take this long, and then be taken for dead.
+    External {
+        /// The lease's length.
+        lease_seconds: u64,
+    },
+}
+
+/// Nothing was made, or nobody can say.
+#[derive(Debug, thiserror::Error)]
+pub enum MintError {
+    /// The back end refused for certain: nothing exists.
+    #[error("the back end refused: {0}")]
+    Refused(String),
+    /// It may exist.
+    #[error("the back end's answer is unknown: {0}")]
+    Unknown(String),
+}
+
+/// What became of an attempt to end a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndOutcome {
+    /// The back end confirmed that it is dead.
+    Confirmed,
+    /// Not yet; ask again.
+    Pending,
+    /// The back end cannot end it: it lives until it expires.
+    Impossible,
+}
+
+/// A back end for credentials of one kind.
+pub trait Minter: Send + Sync {
+    /// The kind of resource that it serves.
+    fn kind(&self) -> &'static str;
+
+    /// Where it makes them.
+    fn place(&self) -> MintPlace;
+
+    /// How soon a credential on this resource can be ended, truthfully.
+    fn revocability(&self, resource: &Resource) -> Revocability;
+
+    /// The id of the key that would sign at `now`, to be pinned in the decision's leaf. Without one
+    /// nothing is granted.
+    fn signing_key(&self, now: Timestamp) -> Option<String>;
+
+    /// Makes the credential of a permit.
+    fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>>;
+
+    /// Ends a credential, or a mint of unknown outcome, under the name that its session gave it.
+    fn end<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, EndOutcome>;
+}
+
+/// The minters, by kind.
+#[derive(Clone, Default)]
+pub struct Minters(BTreeMap<&'static str, Arc<dyn Minter>>);
+
+impl Minters {
+    /// With these minters; of two of one kind the later one serves.
+    #[must_use]
+    pub fn new(minters: impl IntoIterator<Item = Arc<dyn Minter>>) -> Self {
+        let named = minters.into_iter().map(|minter| (minter.kind(), minter));
+        Self(named.collect())
+    }
+
+    /// The minter of a kind.
+    #[must_use]
+    pub fn of_kind(&self, kind: &str) -> Option<&Arc<dyn Minter>> {
+        self.0.get(kind)
+    }
+}

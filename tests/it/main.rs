@@ -1,0 +1,17 @@
+//! Tests that look at Taskpass from outside: through its library's doors, over HTTP, as a process.
+//!
+//! They are one binary, because each further file in `tests/` would be linked again. What they
+//! stand on is in `support`.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    clippy::panic,
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "a test may panic, read the clock and the environment, and exports nothing"
+)]
+
+mod support;

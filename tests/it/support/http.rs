@@ -1,0 +1,383 @@
+//! A small HTTP client, what answers must look like, and a sender of what no client would send.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, RequestBuilder};
+use serde_json::Value;
+
+use super::SOON;
+
+/// A client of one server: no redirects, no proxies, a time limit.
+#[derive(Clone, Debug)]
+pub struct Client {
+    base: String,
+    inner: reqwest::Client,
+}
+
+impl Client {
+    /// A client of the server at `base`, for instance `http://127.0.0.1:7070`.
+    pub fn new(base: &str) -> Self {
+        Self::with_timeout(base, SOON)
+    }
+
+    /// A client that waits for a whole answer no longer than `timeout`.
+    pub fn with_timeout(base: &str, timeout: Duration) -> Self {
+        install_crypto_provider();
+        let inner = reqwest::Client::builder()
+            .timeout(timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .unwrap();
+        Self {
+            base: base.trim_end_matches('/').to_owned(),
+            inner,
+        }
+    }
+
+    /// A request to build on; [`send`] sends it.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.inner.request(method, format!("{}{path}", self.base))
+    }
+
+    /// `GET path`.
+    pub async fn get(&self, path: &str) -> Answer {
+        send(self.request(Method::GET, path)).await
+    }
+
+    /// `GET path` with a bearer token.
+    pub async fn get_as(&self, bearer: &str, path: &str) -> Answer {
+        send(self.request(Method::GET, path).bearer_auth(bearer)).await
+    }
+
+    /// `GET path`, which may fail to be answered.
+    pub async fn try_get(&self, path: &str) -> reqwest::Result<Answer> {
+        try_send(self.request(Method::GET, path)).await
+    }
+
+    /// `POST path` with a JSON body and a bearer token.
+    pub async fn post_json(&self, bearer: &str, path: &str, body: &Value) -> Answer {
+        let request = self.request(Method::POST, path).bearer_auth(bearer);
+        send(request.json(body)).await
+    }
+
+    /// `POST path` with a bearer token and a body that JSON libraries would not write.
+    pub async fn post_raw(
+        &self,
+        bearer: &str,
+        path: &str,
+        content_type: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        let request = self.request(Method::POST, path).bearer_auth(bearer);
+        send(request.header("content-type", content_type).body(body)).await
+    }
+
+    /// `POST path` as a form, as the OAuth endpoints want it.
+    pub async fn post_form(&self, path: &str, form: &[(&str, &str)]) -> Answer {
+        send(self.request(Method::POST, path).form(form)).await
+    }
+}
+
+/// Makes ring the process's one crypto provider for TLS; to be called before any client is built.
+pub fn install_crypto_provider() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // It fails when the product has done it already, with the same provider.
+        drop(rustls::crypto::ring::default_provider().install_default());
+    });
+}
+
+/// Sends a request that must be answered, with whatever status.
+pub async fn send(request: RequestBuilder) -> Answer {
+    try_send(request)
+        .await
+        .unwrap_or_else(|error| panic!("no answer: {error:?}"))
+}
+
+/// Sends a request that may fail to be answered.
+pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
+    let response = request.send().await?;
+    Ok(Answer {
+        status: response.status().as_u16(),
+        headers: response.headers().clone(),
+        body: response.bytes().await?.to_vec(),
+    })
+}
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The header fields.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// A header field's value, when there is one and it is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The body as text, for messages and searches.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON, which it must be.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {}: {}", self.status, self.text()))
+    }
+
+    /// The body as JSON of an answer that must have this status.
+    #[track_caller]
+    pub fn expect(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{}", self.text());
+        self.json()
+    }
+
+    fn media_type(&self) -> &str {
+        let value = self.header("content-type").unwrap_or_default();
+        value.split(';').next().unwrap_or_default().trim()
+    }
+}
+
+/// Checks that `answer` is the problem `slug` (RFC 9457) with this status, and returns it.
+#[track_caller]
+pub fn assert_problem(answer: &Answer, status: u16, slug: &str) -> Value {
+    let text = answer.text();
+    assert_eq!(answer.status, status, "{text}");
+    assert_eq!(answer.media_type(), "application/problem+json", "{text}");
+    let problem = answer.json();
+    let kind = format!("urn:taskpass:problem:{slug}");
+    assert_eq!(problem["type"], Value::from(kind), "{text}");
+    assert_eq!(problem["status"], Value::from(status), "{text}");
+    let title = problem["title"].as_str().unwrap_or_default();
+    assert!(!title.is_empty(), "a problem has a title: {text}");
+    problem
+}
+
+/// Checks that `answer` is the OAuth error `code` (RFC 6749), not to be stored, and returns it.
+#[track_caller]
+pub fn assert_oauth_error(answer: &Answer, status: u16, code: &str) -> Value {
+    let text = answer.text();
+    assert_eq!(answer.status, status, "{text}");
+    assert_eq!(answer.media_type(), "application/json", "{text}");
+    let error = answer.json();
+    assert_eq!(error["error"], Value::from(code), "{text}");
+    assert_no_store(answer);
+    error
+}
+
+/// Checks that no cache may keep `answer`.
+#[track_caller]
+pub fn assert_no_store(answer: &Answer) {
+    let control = answer.header("cache-control").unwrap_or_default();
+    let found = control.split(',').any(|part| part.trim() == "no-store");
+    assert!(found, "Cache-Control is {control:?}");
+}
+
+/// Sends `bytes` as they are and returns what comes back until the server closes the connection or
+/// has been silent for `patience`.
+pub fn exchange_raw(server: SocketAddr, bytes: &[u8], patience: Duration) -> Vec<u8> {
+    let mut stream = TcpStream::connect_timeout(&server, SOON).unwrap();
+    stream.set_read_timeout(Some(patience)).unwrap();
+    // A server may refuse before it has read everything; then its answer counts, not our error.
+    drop(stream.write_all(bytes));
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer));
+    answer
+}
+
+/// The status code of a raw answer, when it begins like one.
+pub fn raw_status(answer: &[u8]) -> Option<u16> {
+    let line = answer.split(|byte| *byte == b'\r').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()
+}
+
+/// How a slow sender fared.
+#[derive(Clone, Debug)]
+pub struct SlowOutcome {
+    /// How many bytes it got rid of.
+    pub sent: usize,
+    /// After how long the server had enough; nothing when it never had.
+    pub ended_after: Option<Duration>,
+    /// What the server said, if anything.
+    pub answer: Vec<u8>,
+}
+
+/// Slow-loris: sends `bytes` one at a time, with a pause after each, until the server answers or
+/// closes the connection, or `patience` is over.
+pub fn send_slowly(
+    server: SocketAddr,
+    bytes: &[u8],
+    pause: Duration,
+    patience: Duration,
+) -> SlowOutcome {
+    let begin = Instant::now();
+    let mut stream = TcpStream::connect_timeout(&server, SOON).unwrap();
+    stream.set_nodelay(true).unwrap();
+    // Reading is the pause.
+    stream.set_read_timeout(Some(pause)).unwrap();
+    let mut outcome = SlowOutcome {
+        sent: 0,
+        ended_after: None,
+        answer: Vec::new(),
+    };
+    let mut chunk = [0; 1024];
+    while begin.elapsed() < patience {
+        let gone = match bytes.get(outcome.sent) {
+            Some(byte) => stream.write_all(&[*byte]).is_err(),
+            None => false,
+        };
+        if !gone && outcome.sent < bytes.len() {
+            outcome.sent += 1;
+        }
+        match stream.read(&mut chunk) {
+            Ok(length) => {
+                outcome.answer.extend_from_slice(&chunk[..length]);
+                outcome.ended_after = Some(begin.elapsed());
+                break;
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => {
+                outcome.ended_after = Some(begin.elapsed());
+                break;
+            }
+        }
+    }
+    outcome
+}
+
+/// Opens `count` connections that say nothing. They stay open until the result is dropped.
+pub fn open_sockets(server: SocketAddr, count: usize) -> Vec<TcpStream> {
+    allow_open_files(count + 512);
+    (0..count)
+        .map(|number| {
+            TcpStream::connect_timeout(&server, SOON)
+                .unwrap_or_else(|error| panic!("connection {number}: {error}"))
+        })
+        .collect()
+}
+
+/// Raises this process's limit of open files to at least `count`, and so that of the processes it
+/// starts from now on. Fails where the system's hard limit is lower.
+pub fn allow_open_files(count: usize) {
+    let pid = std::process::id().to_string();
+    let prlimit = |arguments: &[&str]| {
+        let output = Command::new("prlimit")
+            .args(["--pid", &pid])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "cannot have {count} open files: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let soft = prlimit(&["--nofile", "--raw", "--noheadings", "--output", "SOFT"]);
+    if soft.trim().parse::<usize>().is_ok_and(|soft| soft < count) {
+        prlimit(&[&format!("--nofile={count}:")]);
+    }
+}
+
+mod tests {
+    use super::*;
+    use crate::support::issuer::{Behaviour, Issuer};
+    use serde_json::json;
+
+    fn answer(status: u16, content_type: &'static str, body: &Value) -> Answer {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", content_type.parse().unwrap());
+        headers.insert("cache-control", "private, no-store".parse().unwrap());
+        Answer {
+            status,
+            headers,
+            body: body.to_string().into_bytes(),
+        }
+    }
+
+    fn address(issuer: &Issuer) -> SocketAddr {
+        issuer
+            .url()
+            .strip_prefix("http://")
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_problem_is_recognised() {
+        let body = json!({"type": "urn:taskpass:problem:denied", "title": "Denied", "status": 403});
+        let good = answer(403, "application/problem+json", &body);
+        assert_eq!(assert_problem(&good, 403, "denied"), body);
+        assert_no_store(&good);
+
+        let refused = [
+            answer(403, "application/json", &body),
+            answer(401, "application/problem+json", &body),
+            answer(
+                403,
+                "application/problem+json",
+                &json!({"type": "urn:taskpass:problem:denied", "title": "Denied", "status": 401}),
+            ),
+            answer(
+                403,
+                "application/problem+json",
+                &json!({"type": "about:blank", "title": "Denied", "status": 403}),
+            ),
+        ];
+        for wrong in refused {
+            let outcome = std::panic::catch_unwind(|| assert_problem(&wrong, 403, "denied"));
+            assert!(outcome.is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_oauth_error_is_recognised() {
+        let error = answer(400, "application/json", &json!({"error": "invalid_grant"}));
+        assert_oauth_error(&error, 400, "invalid_grant");
+    }
+
+    #[test]
+    fn malformed_http_reaches_the_server() {
+        let issuer = Issuer::start();
+        let answer = exchange_raw(address(&issuer), b"NOT HTTP\r\n\r\n", SOON);
+        assert_eq!(raw_status(&answer), Some(400));
+    }
+
+    #[test]
+    fn a_slow_sender_tells_how_it_fared() {
+        let issuer = Issuer::start();
+        let request = b"GET /jwks HTTP/1.1\r\nhost: x\r\n\r\n";
+        let pause = Duration::from_millis(2);
+        let served = send_slowly(address(&issuer), request, pause, SOON);
+        assert_eq!(served.sent, request.len());
+        assert_eq!(raw_status(&served.answer), Some(200));
+
+        issuer.jwks(Behaviour::Hang);
+        let waiting = send_slowly(address(&issuer), request, pause, Duration::from_millis(300));
+        assert!(waiting.ended_after.is_none());
+    }
+
+    #[tokio::test]
+    async fn many_silent_connections_stay_open() {
+        let issuer = Issuer::start();
+        let sockets = open_sockets(address(&issuer), 1_500);
+        assert_eq!(sockets.len(), 1_500);
+        assert_eq!(Client::new(issuer.url()).get("/jwks").await.status, 200);
+    }
+}

@@ -1,0 +1,137 @@
+//! What the tests stand on. Nothing here uses the product's code, so that each part is an
+//! independent check of it.
+//!
+//! - [`postgres`], [`sqlite`]: a fresh store for each test.
+//! - [`proxy`]: a TCP proxy before PostgreSQL that loses exactly what it is told to lose.
+//! - [`keys`], [`issuer`]: JOSE on ring, and an OIDC issuer that can misbehave.
+//! - [`process`]: the real binary, its signals and what it printed.
+//! - [`http`]: a client, and a sender of what no client would send.
+//! - [`canary`]: a search for secrets where none may be.
+//!
+//! Everything works from plain and from async tests: servers, proxies and set-up run on threads of
+//! their own. What waits (`wait_…`) blocks its thread, so an async test in whose runtime parts of
+//! the product run waits by [`until`] instead.
+
+#![allow(dead_code, reason = "not every helper has a caller at all times")]
+
+pub mod canary;
+pub mod http;
+pub mod issuer;
+pub mod keys;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod sqlite;
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// How long a test waits for something that should come soon.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Does async work on a thread and a runtime of its own, and blocks until it is done. Unlike a
+/// runtime's own `block_on` it may be called from an async test and from `Drop`.
+pub fn block_on<T: Send>(work: impl AsyncFnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(work())
+        });
+        match worker.join() {
+            Ok(output) => output,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// Asks `condition` every 10 ms until it holds; fails after `deadline`, naming `what`.
+pub fn wait_until(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(
+            begin.elapsed() < deadline,
+            "waited {deadline:?} in vain: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// As [`wait_until`], without blocking the runtime of an async test.
+pub async fn until<F: Future<Output = bool>>(
+    what: &str,
+    deadline: Duration,
+    mut condition: impl FnMut() -> F,
+) {
+    let begin = Instant::now();
+    while !condition().await {
+        assert!(
+            begin.elapsed() < deadline,
+            "waited {deadline:?} in vain: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// `length` random bytes.
+pub fn random_bytes(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    SystemRandom::new().fill(&mut bytes).unwrap();
+    bytes
+}
+
+/// `length` random bytes in hexadecimal.
+pub fn random_hex(length: usize) -> String {
+    hex(&random_bytes(length))
+}
+
+/// `bytes` in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
+/// A loopback address on which nothing listens. The port lies below those that the kernel gives to
+/// outgoing connections, so that none of them takes it before the caller does.
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::from_be_bytes(random_bytes(2).try_into().unwrap());
+    for _ in 0..1_000 {
+        let step = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10_000 + step % 10_000));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no free port between 10000 and 19999");
+}
+
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn block_on_works_inside_a_runtime() {
+        assert_eq!(block_on(async || 7), 7);
+    }
+
+    #[test]
+    fn free_addresses_differ_and_can_be_bound() {
+        let (one, two) = (free_address(), free_address());
+        assert_ne!(one, two);
+        TcpListener::bind(one).unwrap();
+    }
+
+    #[test]
+    #[should_panic(expected = "the moon")]
+    fn a_vain_wait_names_what_it_waited_for() {
+        wait_until("the moon", Duration::from_millis(30), || false);
+    }
+}

@@ -1,0 +1,482 @@
+//! One PostgreSQL cluster for a whole run, and a fresh database for each test.
+//!
+//! The cluster is the one that `TASKPASS_TEST_POSTGRES_URL` names; `make test` starts one that way.
+//! Without it the first test process starts a private cluster, which all test processes of the same
+//! target directory share: `start.lock` lets one of them start it, and each holds `users.lock`
+//! shared for as long as it lives. A watchdog, apart from all of them, stops the cluster and
+//! removes it when nobody has held that lock for a minute, however the users ended.
+//!
+//! A fresh database is a clone of a template, which is migrated once and named by the digest of the
+//! migrations. It is built under another name and renamed when it is whole, so a builder that was
+//! killed leaves no half of one behind.
+
+use std::fs::{self, File};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
+use url::Url;
+
+use super::{block_on, free_address, hex, random_hex};
+
+/// Where a cluster may be given.
+pub const CLUSTER_VARIABLE: &str = "TASKPASS_TEST_POSTGRES_URL";
+/// Any number: who builds the template holds the advisory lock of this name.
+const TEMPLATE_LOCK: i64 = 0x7461_736b_7061_7373;
+/// For how many seconds a private cluster outlives its last user.
+const IDLE_SECONDS: u32 = 60;
+
+/// A database of its own for one test; dropped, with its connections, when this is dropped.
+#[derive(Debug)]
+pub struct TestDatabase {
+    name: String,
+    url: Url,
+}
+
+/// A migrated, empty database.
+pub fn fresh_database() -> TestDatabase {
+    create(true)
+}
+
+/// A database with nothing in it, not even the schema.
+pub fn empty_database() -> TestDatabase {
+    create(false)
+}
+
+impl TestDatabase {
+    /// The database's name in the cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The database's URL, with the rights of the cluster's owner.
+    pub fn url(&self) -> String {
+        self.url.to_string()
+    }
+
+    /// Where the cluster listens.
+    pub fn address(&self) -> SocketAddr {
+        let host = self.url.host_str().unwrap_or("127.0.0.1");
+        let port = self.url.port().unwrap_or(5432);
+        (host, port).to_socket_addrs().unwrap().next().unwrap()
+    }
+
+    /// The same database by way of another address: a proxy's.
+    pub fn url_via(&self, address: SocketAddr) -> String {
+        let mut url = self.url.clone();
+        url.set_host(Some(&address.ip().to_string())).unwrap();
+        url.set_port(Some(address.port())).unwrap();
+        url.to_string()
+    }
+
+    /// A connection of the test's own, past the product.
+    pub async fn connect(&self) -> PgConnection {
+        PgConnection::connect(self.url.as_str()).await.unwrap()
+    }
+
+    /// A small pool of the test's own, past the product.
+    pub async fn pool(&self) -> PgPool {
+        sqlx::postgres::PgPoolOptions::new()
+            .max_connections(4)
+            .connect(self.url.as_str())
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        let dropped: sqlx::Result<()> = block_on(async || {
+            let mut admin = PgConnection::connect(&CLUSTER.url).await?;
+            let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);
+            sqlx::query(AssertSqlSafe(drop)).execute(&mut admin).await?;
+            admin.close().await
+        });
+        if let Err(error) = dropped {
+            // The whole cluster is thrown away after the run; a failure here hides no other.
+            eprintln!("could not drop {}: {error}", self.name);
+        }
+    }
+}
+
+fn create(migrated: bool) -> TestDatabase {
+    let name = format!("taskpass_it_{}_{}", std::process::id(), random_hex(4));
+    let mut url = Url::parse(&CLUSTER.url).unwrap();
+    url.set_path(&name);
+    block_on(async || {
+        let mut admin = PgConnection::connect(&CLUSTER.url).await.unwrap();
+        let template = if migrated {
+            template(&mut admin).await
+        } else {
+            "template0".to_owned()
+        };
+        let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        execute(&mut admin, create).await;
+        admin.close().await.unwrap();
+    });
+    TestDatabase { name, url }
+}
+
+async fn execute(connection: &mut PgConnection, sql: String) {
+    sqlx::query(AssertSqlSafe(sql.clone()))
+        .execute(connection)
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+async fn exists(admin: &mut PgConnection, database: &str) -> bool {
+    sqlx::query("SELECT FROM pg_database WHERE datname = $1")
+        .bind(database)
+        .fetch_optional(admin)
+        .await
+        .unwrap()
+        .is_some()
+}
+
+/// The name of the migrated template, which is built when it is not there.
+async fn template(admin: &mut PgConnection) -> String {
+    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
+    let name = format!("taskpass_template_{}", digest(&migrations));
+    if exists(admin, &name).await {
+        return name;
+    }
+    execute(admin, format!("SELECT pg_advisory_lock({TEMPLATE_LOCK})")).await;
+    if !exists(admin, &name).await {
+        let draft = format!("{name}_draft");
+        execute(
+            admin,
+            format!("DROP DATABASE IF EXISTS {draft} WITH (FORCE)"),
+        )
+        .await;
+        execute(admin, format!("CREATE DATABASE {draft} TEMPLATE template0")).await;
+        migrate(&draft, &migrations).await;
+        // Nobody may connect: a template in use cannot be cloned.
+        execute(
+            admin,
+            format!("ALTER DATABASE {draft} ALLOW_CONNECTIONS false"),
+        )
+        .await;
+        execute(admin, format!("ALTER DATABASE {draft} RENAME TO {name}")).await;
+    }
+    execute(admin, format!("SELECT pg_advisory_unlock({TEMPLATE_LOCK})")).await;
+    name
+}
+
+async fn migrate(database: &str, migrations: &Path) {
+    if !migrations.is_dir() {
+        return;
+    }
+    let mut url = Url::parse(&CLUSTER.url).unwrap();
+    url.set_path(database);
+    let migrator = Migrator::new(migrations).await.unwrap();
+    let mut connection = PgConnection::connect(url.as_str()).await.unwrap();
+    migrator
+        .run(&mut connection)
+        .await
+        .unwrap_or_else(|error| panic!("the migrations do not apply: {error}"));
+    connection.close().await.unwrap();
+}
+
+/// A digest over the names and contents of the files in `dir`; that of nothing when it is missing.
+fn digest(dir: &Path) -> String {
+    let mut files: Vec<PathBuf> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for file in files {
+        let body = fs::read(&file).unwrap();
+        context.update(file.file_name().unwrap().as_encoded_bytes());
+        context.update(&[0]);
+        context.update(&u64::try_from(body.len()).unwrap().to_be_bytes());
+        context.update(&body);
+    }
+    hex(&context.finish().as_ref()[..8])
+}
+
+struct Cluster {
+    url: String,
+    /// The shared lock that keeps a private cluster alive; released by the end of the process.
+    _user: Option<File>,
+}
+
+static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| match std::env::var(CLUSTER_VARIABLE) {
+    Ok(url) => Cluster { url, _user: None },
+    Err(_) => join_private_cluster(
+        &Path::new(env!("CARGO_TARGET_TMPDIR")).join("postgres"),
+        IDLE_SECONDS,
+    ),
+});
+
+fn join_private_cluster(state: &Path, idle_seconds: u32) -> Cluster {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .unwrap();
+    // First: from here on no watchdog stops what is found.
+    let user = lock_file(&state.join("users.lock"));
+    user.lock_shared().unwrap();
+    let starting = lock_file(&state.join("start.lock"));
+    starting.lock().unwrap();
+    let url = fs::read_to_string(state.join("url"))
+        .ok()
+        .filter(|url| answers(url))
+        .unwrap_or_else(|| start_private_cluster(state, idle_seconds));
+    Cluster {
+        url,
+        _user: Some(user),
+    }
+}
+
+fn lock_file(path: &Path) -> File {
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .unwrap()
+}
+
+fn answers(url: &str) -> bool {
+    block_on(async || {
+        let attempt = PgConnection::connect(url);
+        match tokio::time::timeout(Duration::from_secs(5), attempt).await {
+            Ok(Ok(connection)) => connection.close().await.is_ok(),
+            _ => false,
+        }
+    })
+}
+
+fn start_private_cluster(state: &Path, idle_seconds: u32) -> String {
+    // Not below the target directory: the user `postgres` may not be able to enter that.
+    let dir = tempfile::Builder::new()
+        .prefix("taskpass-it-pg-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir()
+        .unwrap()
+        .keep();
+    let data = dir.join("data");
+    let password = random_hex(16);
+    let password_file = dir.join("password");
+    fs::write(&password_file, format!("{password}\n")).unwrap();
+    let owner = Owner::of(&dir);
+    // Before there is anything to stop, so that nothing stays if this process dies in between.
+    watch(&owner, state, &dir, idle_seconds);
+    if owner.root {
+        run(Command::new("chown").args(["-R", "postgres:"]).arg(&dir));
+    }
+    run(owner
+        .command("initdb")
+        .args(["--username=postgres", "--auth=scram-sha-256", "--no-sync"])
+        .args(["--encoding=UTF8", "--locale=C", "--pgdata"])
+        .arg(&data)
+        .arg("--pwfile")
+        .arg(&password_file));
+    let port = (0..8)
+        .map(|_| free_address().port())
+        .find(|port| start_server(&owner, &dir, *port))
+        .unwrap_or_else(|| {
+            let log = fs::read_to_string(dir.join("server.log")).unwrap_or_default();
+            panic!("the private PostgreSQL cluster did not start:\n{log}")
+        });
+    let url = format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres");
+    let file = state.join("url");
+    let mut options = File::options();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    std::io::Write::write_all(&mut options.open(file).unwrap(), url.as_bytes()).unwrap();
+    url
+}
+
+fn start_server(owner: &Owner, dir: &Path, port: u16) -> bool {
+    // Loopback only, no socket file, and no care for a power cut: the data are thrown away.
+    let options = format!(
+        "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
+         -c max_connections=300 -c fsync=off -c full_page_writes=off -c timezone=UTC"
+    );
+    owner
+        .command("pg_ctl")
+        .args(["start", "--silent", "--wait", "--timeout=60", "--pgdata"])
+        .arg(dir.join("data"))
+        .arg("--log")
+        .arg(dir.join("server.log"))
+        .arg("--options")
+        .arg(options)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
+}
+
+/// Starts the watchdog: a shell in a process group of its own, so that an interrupt of the tests
+/// does not reach it. It takes the lock exclusively once a second; when it could for the whole of
+/// the idle time, it keeps the lock while it stops the cluster, and newcomers wait for that.
+fn watch(owner: &Owner, state: &Path, dir: &Path, idle_seconds: u32) {
+    const WATCHDOG: &str = r#"
+        dir=$1 users=$2 limit=$3; shift 3
+        exec 9>"$users"
+        idle=0
+        while sleep 1; do
+            if flock --exclusive --nonblock 9; then
+                idle=$((idle + 1))
+                [ "$idle" -lt "$limit" ] || break
+                flock --unlock 9
+            else
+                idle=0
+            fi
+        done
+        [ ! -f "$dir/data/postmaster.pid" ] || "$@" stop --silent --mode immediate --pgdata "$dir/data"
+        rm -rf "$dir"
+    "#;
+    let pg_ctl = owner.command("pg_ctl");
+    run(Command::new("flock").arg("--version"));
+    let mut detach = Command::new("sh");
+    detach
+        .args(["-c", "\"$@\" &", "sh"])
+        .args(["sh", "-c", WATCHDOG, "taskpass-it-watchdog"])
+        .arg(dir)
+        .arg(state.join("users.lock"))
+        .arg(idle_seconds.to_string())
+        .arg(pg_ctl.get_program())
+        .args(pg_ctl.get_args())
+        .current_dir("/")
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    assert!(detach.status().unwrap().success());
+}
+
+/// Who runs the cluster: PostgreSQL refuses to be root, so root's cluster belongs to `postgres`.
+struct Owner {
+    root: bool,
+}
+
+impl Owner {
+    fn of(dir: &Path) -> Self {
+        Self {
+            root: fs::metadata(dir).unwrap().uid() == 0,
+        }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let program = postgres_program(program);
+        let mut command = if self.root {
+            let mut command = Command::new("runuser");
+            command.args(["-u", "postgres", "--"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        command.current_dir("/").stdin(Stdio::null());
+        command
+    }
+}
+
+/// Where one of PostgreSQL's programs is: in the newest version's own directory where the system
+/// keeps one a version, or wherever the search path has it.
+pub fn postgres_program(name: &str) -> PathBuf {
+    let newest = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let program = entry.path().join("bin").join(name);
+            program.exists().then_some((version, program))
+        })
+        .max();
+    newest.map_or_else(|| PathBuf::from(name), |(_, program)| program)
+}
+
+/// Runs a command that must succeed; its output is shown when it does not.
+fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}; or set {CLUSTER_VARIABLE}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+mod tests {
+    use super::*;
+    use crate::support::wait_until;
+
+    #[tokio::test]
+    async fn databases_are_migrated_apart_and_go_with_their_owner() {
+        let (one, two) = (fresh_database(), fresh_database());
+        let mut here = one.connect().await;
+        execute(&mut here, "CREATE TABLE only_here (x int)".into()).await;
+        let found: Option<String> = sqlx::query_scalar("SELECT to_regclass('only_here')::text")
+            .fetch_one(&mut two.connect().await)
+            .await
+            .unwrap();
+        assert_eq!(found, None);
+        if let Ok(migrations) = fs::read_dir("migrations/postgres") {
+            let applied: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations")
+                .fetch_one(&mut here)
+                .await
+                .unwrap();
+            assert_eq!(usize::try_from(applied).unwrap(), migrations.count());
+        }
+
+        // Although a connection is open.
+        let name = one.name().to_owned();
+        drop(one);
+        let mut admin = PgConnection::connect(&CLUSTER.url).await.unwrap();
+        assert!(!exists(&mut admin, &name).await);
+        assert!(exists(&mut admin, two.name()).await);
+    }
+
+    #[tokio::test]
+    async fn an_empty_database_is_empty() {
+        let database = empty_database();
+        let tables: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+                .fetch_one(&mut database.connect().await)
+                .await
+                .unwrap();
+        assert_eq!(tables, 0);
+    }
+
+    #[test]
+    fn many_ask_for_the_template_at_once() {
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(fresh_database);
+            }
+        });
+    }
+
+    #[test]
+    fn a_private_cluster_is_shared_and_ends_when_nobody_uses_it() {
+        let state = tempfile::tempdir().unwrap();
+        let first = join_private_cluster(state.path(), 2);
+        let second = join_private_cluster(state.path(), 2);
+        assert_eq!(first.url, second.url);
+        let url = first.url.clone();
+        drop(first);
+        // Longer than the idle time: the second user alone keeps it alive.
+        std::thread::sleep(Duration::from_secs(4));
+        assert!(answers(&url));
+        drop(second);
+        wait_until(
+            "the watchdog stops the cluster",
+            Duration::from_secs(30),
+            || !answers(&url),
+        );
+    }
+}

@@ -1,0 +1,709 @@
+//! A TCP proxy before PostgreSQL that loses exactly what it is told to lose.
+//!
+//! Two kinds of fault. A [`Mode`] is weather: it holds for all connections until it is changed. A
+//! trap, set by [`Proxy::arm`], is surgery on one COMMIT: hold it or cut its connection, either
+//! before the server has seen it or after the server has committed and before the client knows.
+//!
+//! For this the proxy reads the wire protocol (version 3), message by message. It answers requests
+//! for encryption with "no" itself, so that everything after is plain. A COMMIT is recognised in
+//! the client's stream, in simple queries and in prepared statements, and its success in the
+//! server's: the tag `COMMIT`, which only a transaction that was committed gets.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::SOON;
+use super::postgres::TestDatabase;
+
+/// What happens to all traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything passes.
+    Pass,
+    /// New connections are closed at once; those that are there go on. See [`Proxy::cut`].
+    Refuse,
+    /// Nothing passes, nothing is lost: it flows again afterwards.
+    Stall,
+    /// What the client says is held back; what the server says passes.
+    StallToServer,
+    /// What the server says is held back; what the client says passes.
+    StallToClient,
+    /// Everything passes this much later, in each direction.
+    Delay(Duration),
+}
+
+/// Where a trap catches a COMMIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// On its way to the server, which has not seen it: the transaction is open.
+    Request,
+    /// On the way back: the transaction is committed, and the client does not know.
+    Answer,
+}
+
+/// What a trap does with what it has caught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Closes the connection, both sides, without passing it on.
+    Cut,
+    /// Holds it until [`Proxy::release`]. It is passed on then even if the client has died in the
+    /// meantime, as a network does with what is on its way.
+    Hold,
+}
+
+/// A running proxy. When dropped it closes everything.
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    upstream: SocketAddr,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    mode: Mode,
+    closed: bool,
+    trap: Option<Trap>,
+    held: bool,
+    sprung: u64,
+    commits: u64,
+    connections: u64,
+    open: HashMap<u64, [TcpStream; 2]>,
+}
+
+#[derive(Clone, Debug)]
+struct Trap {
+    at: At,
+    fault: Fault,
+    /// How many matching COMMITs pass before the one that is caught.
+    skip: u64,
+    /// Text that a statement of the transaction must contain.
+    marker: String,
+}
+
+/// Of one connection, what its two directions must know of each other.
+#[derive(Default)]
+struct Link {
+    /// What is to happen to the answer of a COMMIT that is on its way.
+    on_answer: Option<Fault>,
+}
+
+impl Proxy {
+    /// A proxy before the server at `upstream`.
+    pub fn start(upstream: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            upstream,
+            state: Mutex::new(State {
+                mode: Mode::Pass,
+                closed: false,
+                trap: None,
+                held: false,
+                sprung: 0,
+                commits: 0,
+                connections: 0,
+                open: HashMap::new(),
+            }),
+            changed: Condvar::new(),
+        });
+        let own = Arc::clone(&shared);
+        std::thread::spawn(move || accept(&listener, &own));
+        Self { address, shared }
+    }
+
+    /// A proxy before the cluster of `database`; see [`TestDatabase::url_via`].
+    pub fn before(database: &TestDatabase) -> Self {
+        Self::start(database.address())
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What happens to all traffic from now on.
+    pub fn set(&self, mode: Mode) {
+        self.shared.lock().mode = mode;
+        self.shared.changed.notify_all();
+    }
+
+    /// Cuts all present connections, both sides, with whatever is on its way.
+    pub fn cut(&self) {
+        self.shared.lock().cut();
+        self.shared.changed.notify_all();
+    }
+
+    /// Sets a trap for the next COMMIT on any connection.
+    pub fn arm(&self, at: At, fault: Fault) {
+        self.arm_for("", 0, at, fault);
+    }
+
+    /// Sets a trap for a COMMIT of a transaction in which a statement contained `marker` (the
+    /// comment with its function's name, for instance), after `skip` of them have passed. There is
+    /// one trap; a new one replaces it.
+    pub fn arm_for(&self, marker: &str, skip: u64, at: At, fault: Fault) {
+        self.shared.lock().trap = Some(Trap {
+            at,
+            fault,
+            skip,
+            marker: marker.to_owned(),
+        });
+    }
+
+    /// Takes the trap away, when it has caught nothing yet.
+    pub fn disarm(&self) {
+        self.shared.lock().trap = None;
+    }
+
+    /// Lets go what a trap holds.
+    pub fn release(&self) {
+        self.shared.lock().held = false;
+        self.shared.changed.notify_all();
+    }
+
+    /// How many COMMITs traps have caught.
+    pub fn sprung(&self) -> u64 {
+        self.shared.lock().sprung
+    }
+
+    /// Waits until traps have caught `count` COMMITs. Blocks its thread; see [`Self::sprung`].
+    pub fn wait_sprung(&self, count: u64) {
+        super::wait_until("the trap springs", SOON, || self.sprung() >= count);
+    }
+
+    /// How many COMMITs the server has confirmed, those included of which the client never heard.
+    pub fn commits(&self) -> u64 {
+        self.shared.lock().commits
+    }
+
+    /// How many connections there have been.
+    pub fn connections(&self) -> u64 {
+        self.shared.lock().connections
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            state.cut();
+        }
+        self.shared.changed.notify_all();
+        // Wakes the thread that accepts.
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+impl State {
+    fn cut(&mut self) {
+        for (_, [client, server]) in self.open.drain() {
+            shut(&client);
+            shut(&server);
+        }
+    }
+
+    /// Whether the trap catches this COMMIT; one that matches is counted off.
+    fn catches(&mut self, statements: &[String]) -> Option<(At, Fault)> {
+        let trap = self.trap.as_mut()?;
+        if !statements.iter().any(|sql| sql.contains(&trap.marker)) {
+            return None;
+        }
+        if trap.skip > 0 {
+            trap.skip -= 1;
+            return None;
+        }
+        let caught = (trap.at, trap.fault);
+        self.trap = None;
+        Some(caught)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn is_open(&self, id: u64) -> bool {
+        self.lock().open.contains_key(&id)
+    }
+
+    fn close(&self, id: u64) {
+        if let Some([client, server]) = self.lock().open.remove(&id) {
+            shut(&client);
+            shut(&server);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits while the mode holds this direction back.
+    fn weather(&self, id: u64, stalls: Mode) {
+        let state = self.lock();
+        let state = self
+            .changed
+            .wait_while(state, |state| {
+                let stalled = state.mode == Mode::Stall || state.mode == stalls;
+                stalled && !state.closed && state.open.contains_key(&id)
+            })
+            .unwrap();
+        let mode = state.mode;
+        drop(state);
+        if let Mode::Delay(delay) = mode {
+            std::thread::sleep(delay);
+        }
+    }
+
+    /// Does to a connection what the trap is for. Whether the message may be passed on.
+    fn spring(&self, id: u64, fault: Fault) -> bool {
+        let mut state = self.lock();
+        state.sprung += 1;
+        match fault {
+            Fault::Cut => {
+                drop(state);
+                self.close(id);
+                false
+            }
+            Fault::Hold => {
+                state.held = true;
+                let state = self
+                    .changed
+                    .wait_while(state, |state| {
+                        state.held && !state.closed && state.open.contains_key(&id)
+                    })
+                    .unwrap();
+                state.open.contains_key(&id)
+            }
+        }
+    }
+}
+
+fn shut(stream: &TcpStream) {
+    // It may be closed already.
+    drop(stream.shutdown(Shutdown::Both));
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming() {
+        let Ok(client) = client else { continue };
+        let mode = {
+            let state = shared.lock();
+            if state.closed {
+                return;
+            }
+            state.mode
+        };
+        if mode == Mode::Refuse {
+            continue;
+        }
+        let Ok(server) = TcpStream::connect(shared.upstream) else {
+            continue;
+        };
+        // The client may have gone already.
+        drop(client.set_nodelay(true));
+        drop(server.set_nodelay(true));
+        let id = {
+            let mut state = shared.lock();
+            state.connections += 1;
+            let id = state.connections;
+            let pair = [client.try_clone().unwrap(), server.try_clone().unwrap()];
+            state.open.insert(id, pair);
+            id
+        };
+        let link = Arc::new(Mutex::new(Link::default()));
+        let to_server = Direction::new(shared, id, &link);
+        let to_client = Direction::new(shared, id, &link);
+        let (from_client, back) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        std::thread::spawn(move || to_server.client_to_server(from_client, server));
+        std::thread::spawn(move || to_client.server_to_client(back, client));
+    }
+}
+
+/// One direction of one connection, on a thread of its own.
+struct Direction {
+    shared: Arc<Shared>,
+    id: u64,
+    link: Arc<Mutex<Link>>,
+}
+
+impl Direction {
+    fn new(shared: &Arc<Shared>, id: u64, link: &Arc<Mutex<Link>>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            id,
+            link: Arc::clone(link),
+        }
+    }
+
+    fn client_to_server(&self, mut client: TcpStream, mut server: TcpStream) {
+        drop(self.relay_client(&mut client, &mut server));
+        self.finish(Mode::StallToServer);
+    }
+
+    fn server_to_client(&self, mut server: TcpStream, mut client: TcpStream) {
+        drop(self.relay_server(&mut server, &mut client));
+        self.finish(Mode::StallToClient);
+    }
+
+    /// An end of the stream passes like any other news: not while the weather holds it back.
+    fn finish(&self, stalls: Mode) {
+        self.shared.weather(self.id, stalls);
+        self.shared.close(self.id);
+    }
+
+    fn relay_client(&self, client: &mut TcpStream, server: &mut TcpStream) -> std::io::Result<()> {
+        // Before the first typed message come some without a type: length, then a code.
+        loop {
+            let packet = read_packet(client, &[])?;
+            // A wish for TLS or for GSSAPI encryption.
+            if let Some([0x04, 0xd2, 0x16, 0x2f | 0x30]) = packet.get(4..8) {
+                self.shared.weather(self.id, Mode::StallToClient);
+                client.write_all(b"N")?;
+                continue;
+            }
+            self.shared.weather(self.id, Mode::StallToServer);
+            server.write_all(&packet)?;
+            break;
+        }
+        let mut session = Session::default();
+        while self.shared.is_open(self.id) {
+            let message = read_message(client)?;
+            self.shared.weather(self.id, Mode::StallToServer);
+            if session.is_commit(&message) {
+                let caught = self.shared.lock().catches(&session.statements);
+                session.statements.clear();
+                if let Some((At::Answer, fault)) = caught {
+                    self.link.lock().unwrap().on_answer = Some(fault);
+                }
+                if let Some((At::Request, fault)) = caught
+                    && !self.shared.spring(self.id, fault)
+                {
+                    return Ok(());
+                }
+            }
+            server.write_all(&message)?;
+        }
+        Ok(())
+    }
+
+    fn relay_server(&self, server: &mut TcpStream, client: &mut TcpStream) -> std::io::Result<()> {
+        while self.shared.is_open(self.id) {
+            let message = read_message(server)?;
+            if message[0] == b'C' && &message[5..] == b"COMMIT\0" {
+                self.shared.lock().commits += 1;
+                let fault = self.link.lock().unwrap().on_answer.take();
+                if fault.is_some_and(|fault| !self.shared.spring(self.id, fault)) {
+                    return Ok(());
+                }
+            }
+            self.shared.weather(self.id, Mode::StallToClient);
+            client.write_all(&message)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the proxy remembers of a client's statements.
+#[derive(Default)]
+struct Session {
+    /// The text of prepared statements by name.
+    prepared: HashMap<Vec<u8>, String>,
+    /// The text behind portals by name.
+    portals: HashMap<Vec<u8>, String>,
+    /// What has been executed since the last COMMIT or ROLLBACK.
+    statements: Vec<String>,
+}
+
+impl Session {
+    /// Takes note of a client's message. Whether it executes a COMMIT.
+    fn is_commit(&mut self, message: &[u8]) -> bool {
+        let body = &message[5..];
+        let executed = match message[0] {
+            b'Q' => text(cstring(body).0),
+            b'P' => {
+                let (name, rest) = cstring(body);
+                let sql = text(cstring(rest).0);
+                self.prepared.insert(name.to_vec(), sql);
+                return false;
+            }
+            b'B' => {
+                let (portal, rest) = cstring(body);
+                let sql = self.prepared.get(cstring(rest).0).cloned();
+                self.portals
+                    .insert(portal.to_vec(), sql.unwrap_or_default());
+                return false;
+            }
+            b'E' => {
+                let sql = self.portals.get(cstring(body).0).cloned();
+                sql.unwrap_or_default()
+            }
+            _ => return false,
+        };
+        let verb = last_verb(&executed);
+        if verb == "ROLLBACK" || verb == "ABORT" {
+            self.statements.clear();
+            return false;
+        }
+        self.statements.push(executed);
+        verb == "COMMIT" || verb == "END"
+    }
+}
+
+/// The first word of the last statement in `sql`, past comments, in upper case.
+fn last_verb(sql: &str) -> String {
+    let mut verb = String::new();
+    let mut rest = sql;
+    loop {
+        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ';');
+        if let Some(comment) = rest.strip_prefix("/*") {
+            rest = comment.split_once("*/").map_or("", |(_, after)| after);
+        } else if let Some(comment) = rest.strip_prefix("--") {
+            rest = comment.split_once('\n').map_or("", |(_, after)| after);
+        } else if rest.is_empty() {
+            return verb;
+        } else {
+            let end = rest.find(|c: char| !c.is_ascii_alphabetic());
+            verb = rest[..end.unwrap_or(rest.len())].to_ascii_uppercase();
+            rest = rest.split_once(';').map_or("", |(_, after)| after);
+        }
+    }
+}
+
+/// A string up to its terminator, and what follows.
+fn cstring(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    let end = end.unwrap_or(bytes.len());
+    (&bytes[..end], bytes.get(end + 1..).unwrap_or_default())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A message with its type.
+fn read_message(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut kind = [0];
+    stream.read_exact(&mut kind)?;
+    read_packet(stream, &kind)
+}
+
+/// What its length, which counts itself, announces; after `prefix`.
+fn read_packet(stream: &mut TcpStream, prefix: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let size = usize::try_from(u32::from_be_bytes(length)).unwrap();
+    let mut packet = [prefix, &length].concat();
+    let head = packet.len();
+    packet.resize(head + size.saturating_sub(4), 0);
+    stream.read_exact(&mut packet[head..])?;
+    Ok(packet)
+}
+
+mod tests {
+    use super::*;
+    use crate::support::postgres::empty_database;
+    use sqlx::postgres::PgConnection;
+    use sqlx::{AssertSqlSafe, Connection, Executor};
+    use std::time::Instant;
+    use tokio::time::timeout;
+
+    const SHORT: Duration = Duration::from_millis(300);
+
+    /// A database with an empty table, and a proxy before it.
+    async fn stage() -> (TestDatabase, Proxy) {
+        let database = empty_database();
+        let mut direct = database.connect().await;
+        direct.execute("CREATE TABLE t (x int)").await.unwrap();
+        let proxy = Proxy::before(&database);
+        (database, proxy)
+    }
+
+    async fn through(proxy: &Proxy, database: &TestDatabase) -> PgConnection {
+        PgConnection::connect(&database.url_via(proxy.address()))
+            .await
+            .unwrap()
+    }
+
+    async fn rows(database: &TestDatabase) -> Vec<i32> {
+        sqlx::query_scalar("SELECT x FROM t ORDER BY x")
+            .fetch_all(&mut database.connect().await)
+            .await
+            .unwrap()
+    }
+
+    /// One row in a transaction whose first statement carries a comment.
+    async fn insert(client: &mut PgConnection, x: i32, comment: &str) -> sqlx::Result<()> {
+        let mut transaction = client.begin().await?;
+        sqlx::query(AssertSqlSafe(format!(
+            "/* {comment} */ INSERT INTO t VALUES ($1)"
+        )))
+        .bind(x)
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await
+    }
+
+    #[test]
+    fn a_commit_is_recognised() {
+        for sql in [
+            "COMMIT",
+            "commit;",
+            " /* x; */ COMMIT",
+            "-- x\nEND",
+            "INSERT INTO t VALUES (1); COMMIT",
+        ] {
+            assert!(matches!(last_verb(sql).as_str(), "COMMIT" | "END"), "{sql}");
+        }
+        for sql in ["", "COMMITTED", "SELECT 'COMMIT'", "-- COMMIT", "/* COMMIT"] {
+            assert!(
+                !matches!(last_verb(sql).as_str(), "COMMIT" | "END"),
+                "{sql}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn it_passes_what_it_should() {
+        let (database, proxy) = stage().await;
+        let mut client = through(&proxy, &database).await;
+        insert(&mut client, 1, "").await.unwrap();
+        let large: String = sqlx::query_scalar("SELECT repeat('x', 3000000)")
+            .fetch_one(&mut client)
+            .await
+            .unwrap();
+        assert_eq!(large.len(), 3_000_000);
+        assert_eq!(rows(&database).await, [1]);
+        assert_eq!(
+            (proxy.connections(), proxy.commits(), proxy.sprung()),
+            (1, 1, 0)
+        );
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_commit_is_lost_and_the_row_is_there() {
+        let (database, proxy) = stage().await;
+        let mut client = through(&proxy, &database).await;
+        proxy.arm(At::Answer, Fault::Cut);
+        insert(&mut client, 1, "").await.unwrap_err();
+        assert_eq!(rows(&database).await, [1]);
+        assert_eq!((proxy.sprung(), proxy.commits()), (1, 1));
+
+        // Only that one; the next connection is well.
+        let mut next = through(&proxy, &database).await;
+        insert(&mut next, 2, "").await.unwrap();
+        assert_eq!(rows(&database).await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_prepared_commit_is_caught_too() {
+        let (database, proxy) = stage().await;
+        let mut client = through(&proxy, &database).await;
+        for x in [1, 2] {
+            if x == 2 {
+                proxy.arm(At::Answer, Fault::Cut);
+            }
+            client.execute("BEGIN").await.unwrap();
+            sqlx::query("INSERT INTO t VALUES ($1)")
+                .bind(x)
+                .execute(&mut client)
+                .await
+                .unwrap();
+            // Its text crosses the wire once; the second time it is a name.
+            let committed = sqlx::query("COMMIT")
+                .persistent(true)
+                .execute(&mut client)
+                .await;
+            assert_eq!(committed.is_ok(), x == 1);
+        }
+        assert_eq!(rows(&database).await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_never_arrives_looks_the_same_and_leaves_no_row() {
+        let (database, proxy) = stage().await;
+        let mut client = through(&proxy, &database).await;
+        proxy.arm(At::Request, Fault::Cut);
+        insert(&mut client, 1, "").await.unwrap_err();
+        assert_eq!(rows(&database).await, Vec::<i32>::new());
+        assert_eq!((proxy.sprung(), proxy.commits()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn the_nth_commit_of_one_function_is_caught_and_no_other() {
+        let (database, proxy) = stage().await;
+        let mut client = through(&proxy, &database).await;
+        proxy.arm_for("ledger_append", 1, At::Answer, Fault::Cut);
+        insert(&mut client, 1, "heartbeat").await.unwrap();
+        insert(&mut client, 2, "ledger_append").await.unwrap();
+        insert(&mut client, 3, "heartbeat").await.unwrap();
+        insert(&mut client, 4, "ledger_append").await.unwrap_err();
+        assert_eq!(rows(&database).await, [1, 2, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_is_held_on_either_side_until_released() {
+        let (database, proxy) = stage().await;
+        for (at, x, visible) in [(At::Request, 1, 0), (At::Answer, 2, 2)] {
+            let mut client = through(&proxy, &database).await;
+            proxy.arm(at, Fault::Hold);
+            let inserting = tokio::spawn(async move { insert(&mut client, x, "").await });
+            let wanted = proxy.sprung() + 1;
+            super::super::until("it is held", SOON, async || proxy.sprung() == wanted).await;
+            assert_eq!(rows(&database).await.len(), visible);
+            assert!(!inserting.is_finished());
+            proxy.release();
+            inserting.await.unwrap().unwrap();
+        }
+        assert_eq!(rows(&database).await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn stalled_traffic_waits_and_goes_on() {
+        let (database, proxy) = stage().await;
+        let mut client = through(&proxy, &database).await;
+        for (mode, x) in [
+            (Mode::Stall, 1),
+            (Mode::StallToServer, 2),
+            (Mode::StallToClient, 3),
+        ] {
+            proxy.set(mode);
+            let insert = sqlx::query("INSERT INTO t VALUES ($1)").bind(x);
+            let inserting = insert.execute(&mut client);
+            tokio::pin!(inserting);
+            assert!(timeout(SHORT, &mut inserting).await.is_err(), "{mode:?}");
+            let arrived = rows(&database).await.contains(&x);
+            // The statement was prepared in the first round, so that one message suffices.
+            assert_eq!(arrived, mode == Mode::StallToClient, "{mode:?}");
+            proxy.set(Mode::Pass);
+            timeout(SOON, inserting).await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn weather_delays_refuses_and_cuts() {
+        let (database, proxy) = stage().await;
+        let url = database.url_via(proxy.address());
+        let mut client = through(&proxy, &database).await;
+        proxy.set(Mode::Delay(SHORT));
+        let begin = Instant::now();
+        client.execute("SELECT 1").await.unwrap();
+        assert!(begin.elapsed() >= SHORT * 2);
+
+        proxy.set(Mode::Refuse);
+        PgConnection::connect(&url).await.unwrap_err();
+        client.execute("SELECT 1").await.unwrap();
+        proxy.cut();
+        client.execute("SELECT 1").await.unwrap_err();
+
+        proxy.set(Mode::Pass);
+        through(&proxy, &database).await;
+        drop(proxy);
+        PgConnection::connect(&url).await.unwrap_err();
+    }
+}
