@@ -22,6 +22,8 @@ const FOREIGN_TYPES: [&str; 2] = ["dpop+jwt", "client-authentication+jwt"];
 const MAX_LEEWAY_SECONDS: u64 = 60;
 const MAX_AGE_SECONDS: u64 = 3_600;
 const MAX_STALE_SECONDS: u64 = 86_400;
+/// Below a minute the pause between two fetches would refuse good tokens.
+const MIN_STALE_SECONDS: u64 = 60;
 const MAX_NAME_BYTES: usize = 32;
 
 /// An attestor that must not be loaded.
@@ -195,6 +197,9 @@ fn check_oidc(at: &Checked<'_>, spec: &OidcSpec, own_issuers: &[String]) -> Outc
                 &format!("give at most {max}"),
             )?;
         }
+    }
+    if spec.max_stale_seconds < MIN_STALE_SECONDS {
+        at.refuse("max_stale_seconds", "keys could not be kept", "give at least 60")?;
     }
     if spec.max_age_seconds == 0 {
         at.refuse(

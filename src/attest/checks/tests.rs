@@ -100,6 +100,7 @@ fn each_field_is_checked() {
         ("max_age_seconds", json!(3_601), "max_age_seconds"),
         ("max_age_seconds", json!(0), "max_age_seconds"),
         ("max_stale_seconds", json!(86_401), "max_stale_seconds"),
+        ("max_stale_seconds", json!(59), "max_stale_seconds"),
     ] {
         let spec = oidc(&|spec| spec[field] = value.clone());
         assert_eq!(refused_key(&[spec]), Some(key), "{field} = {value}");
