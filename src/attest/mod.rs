@@ -1,69 +1,318 @@
-//! stub
-#![allow(missing_docs)]
-use crate::clock::Timestamp;
-use crate::domain::trust::AttestorSpec;
-use crate::domain::workload::Workload;
-use futures_util::future::BoxFuture;
-use secrecy::SecretString;
+//! Attestation: evidence goes in, a verified [`Workload`] comes out.
+//!
+//! # The seam
+//! An [`Attestor`] is one way to be believed: the tokens of one issuer ([`AttestorSpec::Oidc`]), or
+//! registered keys ([`AttestorSpec::Key`]). [`Evidence`] is all that a request presents, headers
+//! and TLS connection alike, so that an attestor for certificates or cloud signatures needs no
+//! change here. [`Attestors`] asks which one *recognises* the evidence, from what the evidence
+//! says of itself and before anything is verified. It must be exactly one, and only that one is
+//! asked to appraise: no evidence is tried against a second attestor after a first refused it.
+//!
+//! # What is verified, and what is not
+//! A workload's identity comes from signed, immutable claims alone, and policy sees only claims
+//! that the attestor declares, in their declared types. Everything is checked at the `now` that the
+//! caller passes. The one thing that cannot be checked here is whether evidence was used before:
+//! each [`Workload`] carries its [`OneTime`] ids, and the ledger's append consumes them together
+//! with what they are used for. A replay therefore loses in the store, on whichever replica.
+//!
+//! # What a caller learns
+//! Nothing. [`AttestError`] is for logs and metrics; on the wire every one of them is the same 401,
+//! except that an issuer which cannot be reached may be answered as a fault of ours.
+//!
+//! [`OneTime`]: crate::domain::workload::OneTime
+
+mod checks;
+pub mod dpop;
+mod jwks;
+mod key;
+mod oidc;
+mod template;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
-pub mod dpop {
-    use super::*;
-    use crate::domain::workload::{KeyBinding, OneTime};
-    #[derive(Debug)]
-    pub struct Proof {
-        pub key: KeyBinding,
-        pub one_time: OneTime,
-    }
-    pub fn verify(
-        _e: &Evidence,
-        _ath: Option<&str>,
-        _now: Timestamp,
-    ) -> Result<Proof, AttestError> {
-        Err(AttestError::Unrecognised)
-    }
-}
-#[derive(Debug, Default)]
+
+use futures_util::future::BoxFuture;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio_util::task::TaskTracker;
+
+pub use self::checks::{AttestorConfigError, check};
+use crate::clock::Timestamp;
+use crate::crypto::digest::sha256;
+use crate::crypto::jwt::{JwtError, TimeError, UnverifiedJwt};
+use crate::domain::trust::AttestorSpec;
+use crate::domain::workload::{OneTime, Reuse, Workload};
+
+/// All that a request presents.
+#[derive(Clone, Debug, Default)]
 pub struct Evidence {
+    /// The token of `Authorization: Bearer`.
     pub bearer: Option<SecretString>,
+    /// Every `DPoP` header.
     pub dpop: Vec<String>,
+    /// The client's certificates in DER, its own first, as the TLS connection verified possession.
     pub client_certificates: Vec<Vec<u8>>,
+    /// Other headers that an attestor may read, by their names in lower case.
+    pub headers: BTreeMap<String, Vec<SecretString>>,
+    /// The request's method.
     pub method: String,
+    /// The configured external URL of the endpoint; never taken from the request's `Host`.
     pub url: String,
 }
-#[derive(Debug, thiserror::Error)]
+
+/// Why evidence was refused: for logs and metrics, never for the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttestError {
-    #[error("x")]
-    Unrecognised,
+    /// Nothing that any attestor could read.
+    #[error("no evidence was presented")]
+    Missing,
+    /// A token that cannot be read unambiguously.
+    #[error("the token is malformed")]
+    Malformed(#[source] JwtError),
+    /// No attestor is configured for it, or more than one.
+    #[error("no attestor is configured for the token's issuer and audience")]
+    UnknownIssuer,
+    /// Not for us, or not for us alone.
+    #[error("the token has another audience, or more than one")]
+    WrongAudience,
+    /// Another kind of token.
+    #[error("the token is of another type")]
+    WrongType,
+    /// An algorithm that its issuer may not use.
+    #[error("the token's algorithm is not believed from its issuer")]
+    WrongAlgorithm,
+    /// The issuer or the workload has no such key.
+    #[error("the token's key is not known")]
+    UnknownKey,
+    /// The signature does not verify.
+    #[error("the token's signature does not verify")]
+    BadSignature,
+    /// `exp` has passed.
+    #[error("the token has expired")]
+    Expired,
+    /// Too old, from the future, or without usable dates.
+    #[error("the token's dates are refused")]
+    WrongTimes(#[source] TimeError),
+    /// A required claim has another value.
+    #[error("the claim `{0}` does not have the required value")]
+    RequiredClaim(String),
+    /// A claim is missing, or not of its declared type, or too long.
+    #[error("the claim `{0}` is missing, too long, or not of its declared type")]
+    ClaimType(String),
+    /// Identity or instance cannot be written.
+    #[error("the identity is empty or too long")]
+    Identity,
+    /// The attestor's tokens may be used again, but only with a proof of possession.
+    #[error("the token needs a DPoP proof beside it")]
+    ReplayUnbound,
+    /// A `DPoP` header that proves nothing.
+    #[error("the DPoP proof is refused: {0}")]
+    BadProof(&'static str),
+    /// The issuer's keys cannot be fetched.
+    #[error("the issuer's keys could not be fetched")]
+    IssuerUnreachable,
+    /// Registered keys cannot be read.
+    #[error("the registered keys could not be read")]
+    KeysUnavailable,
 }
+
 impl AttestError {
+    /// A stable short word, for logs and metrics.
+    #[must_use]
     pub fn reason(&self) -> &'static str {
-        "x"
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed(_) => "malformed",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::WrongAudience => "wrong_audience",
+            Self::WrongType => "wrong_type",
+            Self::WrongAlgorithm => "wrong_algorithm",
+            Self::UnknownKey => "unknown_key",
+            Self::BadSignature => "bad_signature",
+            Self::Expired => "expired",
+            Self::WrongTimes(_) => "wrong_times",
+            Self::RequiredClaim(_) => "required_claim",
+            Self::ClaimType(_) => "claim_type",
+            Self::Identity => "identity",
+            Self::ReplayUnbound => "replay_unbound",
+            Self::BadProof(_) => "bad_proof",
+            Self::IssuerUnreachable => "issuer_unreachable",
+            Self::KeysUnavailable => "keys_unavailable",
+        }
+    }
+
+    /// Whether the fault is ours or the issuer's, so that the same caller may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::IssuerUnreachable | Self::KeysUnavailable)
     }
 }
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct AttestorConfigError;
-#[derive(Debug)]
+
+impl From<JwtError> for AttestError {
+    fn from(error: JwtError) -> Self {
+        match error {
+            JwtError::BadSignature => Self::BadSignature,
+            JwtError::UnsupportedAlgorithm
+            | JwtError::AlgorithmNotAllowed(_)
+            | JwtError::AlgorithmNotOfKey(_) => Self::WrongAlgorithm,
+            JwtError::MissingClaim(name) | JwtError::MalformedClaim(name) => {
+                Self::ClaimType(name.to_owned())
+            }
+            other => Self::Malformed(other),
+        }
+    }
+}
+
+impl From<TimeError> for AttestError {
+    fn from(error: TimeError) -> Self {
+        match error {
+            TimeError::Expired => Self::Expired,
+            other => Self::WrongTimes(other),
+        }
+    }
+}
+
+/// One way to be believed.
+pub trait Attestor: Send + Sync {
+    /// Its configured name.
+    fn name(&self) -> &str;
+
+    /// Whether the evidence says of itself that it is for this attestor. Nothing is verified yet,
+    /// so nothing but the choice of the attestor may follow from it.
+    fn recognises(&self, evidence: &Evidence) -> bool;
+
+    /// Verifies the evidence, all of it, as of `now`.
+    fn appraise<'a>(
+        &'a self,
+        evidence: &'a Evidence,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<Workload, AttestError>>;
+}
+
+/// Registered keys cannot be read now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the registered keys cannot be read")]
 pub struct WorkloadKeysUnavailable;
+
+/// Where keys are kept that were registered beside the configuration.
 pub trait WorkloadKeys: Send + Sync {
+    /// The public keys of `workload`, as JWK; none if there is no such workload.
     fn find<'a>(
         &'a self,
         attestor: &'a str,
         workload: &'a str,
     ) -> BoxFuture<'a, Result<Vec<serde_json::Value>, WorkloadKeysUnavailable>>;
 }
+
+/// What attestors need beside their specification.
+#[derive(Clone)]
 pub struct AttestContext {
+    /// Our issuer: the sole audience of a client assertion.
     pub own_issuer: String,
+    /// Every value that we sign as issuer or answer to; no attestor may have one as its issuer.
     pub own_issuers: Vec<String>,
-    pub tracker: tokio_util::task::TaskTracker,
+    /// Tracks fetches of keys.
+    pub tracker: TaskTracker,
+    /// Registered workload keys.
     pub workload_keys: Arc<dyn WorkloadKeys>,
 }
-pub struct Attestors;
-impl Attestors {
-    pub fn new(_s: &[AttestorSpec], _c: AttestContext) -> Result<Self, AttestorConfigError> {
-        Ok(Self)
-    }
-    pub async fn appraise(&self, _e: &Evidence, _now: Timestamp) -> Result<Workload, AttestError> {
-        Err(AttestError::Unrecognised)
+
+/// All configured attestors.
+pub struct Attestors {
+    attestors: Vec<Box<dyn Attestor>>,
+    /// For an honest word in the logs when an issuer is known and the audience is not.
+    issuers: BTreeSet<String>,
+}
+
+impl fmt::Debug for Attestors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.attestors.iter().map(|attestor| attestor.name()))
+            .finish()
     }
 }
+
+impl Attestors {
+    /// Checks and builds the attestors of a configuration. Nothing is fetched yet.
+    pub fn new(
+        specs: &[AttestorSpec],
+        context: AttestContext,
+    ) -> Result<Self, AttestorConfigError> {
+        let mut own_issuers = context.own_issuers.clone();
+        own_issuers.push(context.own_issuer.clone());
+        check(specs, &own_issuers)?;
+        let mut attestors: Vec<Box<dyn Attestor>> = Vec::with_capacity(specs.len());
+        let mut issuers = BTreeSet::new();
+        for spec in specs {
+            attestors.push(match spec {
+                AttestorSpec::Oidc(spec) => {
+                    issuers.insert(spec.issuer.clone());
+                    Box::new(oidc::Oidc::new(spec, &context.tracker)?)
+                }
+                AttestorSpec::Key(spec) => Box::new(key::Keys::new(spec, &context)?),
+            });
+        }
+        Ok(Self { attestors, issuers })
+    }
+
+    /// Who presents this evidence. A `DPoP` header must hold whatever the attestor is, and where
+    /// evidence may be used again, a proof is demanded and binds it.
+    pub async fn appraise(
+        &self,
+        evidence: &Evidence,
+        now: Timestamp,
+    ) -> Result<Workload, AttestError> {
+        let mut matching = self.attestors.iter().filter(|a| a.recognises(evidence));
+        let (Some(attestor), None) = (matching.next(), matching.next()) else {
+            return Err(self.refusal(evidence));
+        };
+        let mut workload = attestor.appraise(evidence, now).await?;
+        if !evidence.dpop.is_empty() {
+            let proof = dpop::verify(evidence, None, now)?;
+            workload.key = Some(proof.key);
+            workload.proofs.push(proof.one_time);
+        }
+        if workload.reuse == Reuse::Bound {
+            let key = workload.key.as_ref().ok_or(AttestError::ReplayUnbound)?;
+            workload.evidence.binding = Some(sha256(key.to_text().as_bytes()));
+        }
+        Ok(workload)
+    }
+
+    /// Why not exactly one attestor recognises it.
+    fn refusal(&self, evidence: &Evidence) -> AttestError {
+        match parse_bearer(evidence) {
+            Err(error) => error,
+            Ok(token) if token.unverified_is_type(key::ASSERTION) => AttestError::WrongAudience,
+            Ok(token) => match token.unverified_issuer() {
+                Some(issuer) if self.issuers.contains(issuer) => AttestError::WrongAudience,
+                _ => AttestError::UnknownIssuer,
+            },
+        }
+    }
+}
+
+/// The token of the request, with nothing verified.
+fn parse_bearer(evidence: &Evidence) -> Result<UnverifiedJwt, AttestError> {
+    let token = evidence.bearer.as_ref().ok_or(AttestError::Missing)?;
+    Ok(UnverifiedJwt::parse(token.expose_secret())?)
+}
+
+/// A one-time id over several texts, none of which can be taken for a part of another.
+fn one_time(kind: &str, parts: &[&[u8]], expires_at: Timestamp) -> OneTime {
+    let mut input = Vec::new();
+    for part in std::iter::once(&kind.as_bytes()).chain(parts) {
+        input.extend_from_slice(&part.len().to_be_bytes());
+        input.extend_from_slice(part);
+    }
+    OneTime {
+        key: sha256(&input),
+        binding: None,
+        expires_at,
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -267,5 +267,5 @@ impl Broker {
 }
 
 fn unknown_token() -> BrokerError {
-    BrokerError::Attestation(crate::attest::AttestError::Unrecognised)
+    BrokerError::Attestation(crate::attest::AttestError::UnknownKey)
 }

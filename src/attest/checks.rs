@@ -1,0 +1,359 @@
+//! What is wrong with a configuration of attestors is said before anybody is believed.
+//!
+//! Each check answers a way in which trust was lost in the field: an audience that a provider
+//! gives to everybody, an issuer that signs for every tenant, a name that can be given away.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use url::{Host, Url};
+
+use super::template::Template;
+use crate::domain::trust::{AttestorSpec, ClaimType, OidcSpec};
+
+/// The algorithms that an attestor may believe. All are asymmetric.
+pub(super) const ALGORITHMS: [&str; 9] = [
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+];
+
+/// Kinds of tokens that mean something else, and so can never be an issuer's identity token.
+const FOREIGN_TYPES: [&str; 2] = ["dpop+jwt", "client-authentication+jwt"];
+
+const MAX_LEEWAY_SECONDS: u64 = 60;
+const MAX_AGE_SECONDS: u64 = 3_600;
+const MAX_STALE_SECONDS: u64 = 86_400;
+/// Below a minute the pause between two fetches would refuse good tokens.
+const MIN_STALE_SECONDS: u64 = 60;
+const MAX_NAME_BYTES: usize = 32;
+
+/// An attestor that must not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("attestor `{attestor}`, `{key}`: {problem}; {remedy}")]
+pub struct AttestorConfigError {
+    /// Its name.
+    pub attestor: String,
+    /// The key of its configuration.
+    pub key: &'static str,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+/// An issuer that signs for every tenant of a service.
+struct Shared {
+    service: &'static str,
+    matches: fn(&Url) -> bool,
+    /// The claims that name one tenant for ever.
+    pins: &'static [&'static str],
+}
+
+const SHARED: [Shared; 6] = [
+    Shared {
+        service: "GitHub",
+        matches: |url| url.host_str() == Some("token.actions.githubusercontent.com"),
+        pins: &["repository_owner_id", "repository_id", "enterprise_id"],
+    },
+    Shared {
+        service: "GitLab.com",
+        matches: |url| url.host_str() == Some("gitlab.com"),
+        pins: &["namespace_id", "project_id"],
+    },
+    Shared {
+        service: "CircleCI",
+        matches: |url| url.host_str() == Some("oidc.circleci.com"),
+        pins: &["oidc.circleci.com/org-id", "oidc.circleci.com/project-id"],
+    },
+    Shared {
+        service: "Buildkite",
+        matches: |url| url.host_str() == Some("agent.buildkite.com"),
+        pins: &["organization_id", "pipeline_id", "cluster_id"],
+    },
+    Shared {
+        service: "Google",
+        matches: |url| url.host_str() == Some("accounts.google.com"),
+        pins: &["sub"],
+    },
+    Shared {
+        service: "Azure",
+        matches: |url| {
+            matches!(
+                url.host_str(),
+                Some("login.microsoftonline.com" | "sts.windows.net")
+            )
+        },
+        pins: &["tid", "oid"],
+    },
+];
+
+/// Whether a URL may be fetched from: https, or http on this machine's loopback.
+pub(super) fn is_secure(url: &Url) -> bool {
+    let loopback = match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => return false,
+    };
+    let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    plain && (url.scheme() == "https" || (url.scheme() == "http" && loopback))
+}
+
+/// Two spellings of one issuer.
+fn same_issuer(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/')
+        .eq_ignore_ascii_case(other.trim_end_matches('/'))
+}
+
+/// Collects nothing and stops at the first complaint, which names the attestor.
+struct Checked<'a>(&'a str);
+
+type Outcome = Result<(), AttestorConfigError>;
+
+impl Checked<'_> {
+    fn refuse(&self, key: &'static str, problem: impl Into<String>, remedy: &str) -> Outcome {
+        Err(AttestorConfigError {
+            attestor: self.0.to_owned(),
+            key,
+            problem: problem.into(),
+            remedy: remedy.to_owned(),
+        })
+    }
+}
+
+/// Checks every attestor alone and against the others.
+pub fn check(specs: &[AttestorSpec], own_issuers: &[String]) -> Outcome {
+    let mut names = BTreeSet::new();
+    let mut keys_seen = false;
+    for (index, spec) in specs.iter().enumerate() {
+        let at = Checked(spec.name());
+        check_name(&at)?;
+        if !names.insert(spec.name()) {
+            at.refuse("name", "it stands twice", "give each attestor its own")?;
+        }
+        match spec {
+            AttestorSpec::Key(_) if keys_seen => at.refuse(
+                "kind",
+                "there is already an attestor of registered keys",
+                "put all keys into one: an assertion cannot say which it is for",
+            )?,
+            AttestorSpec::Key(_) => keys_seen = true,
+            AttestorSpec::Oidc(oidc) => {
+                check_oidc(&at, oidc, own_issuers)?;
+                let twin = specs.iter().take(index).any(|earlier| {
+                    matches!(earlier, AttestorSpec::Oidc(earlier)
+                        if same_issuer(&earlier.issuer, &oidc.issuer)
+                            && earlier.audience == oidc.audience)
+                });
+                if twin {
+                    at.refuse(
+                        "audience",
+                        "another attestor has this issuer and this audience",
+                        "merge the two, or give each an audience of its own",
+                    )?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_name(at: &Checked<'_>) -> Outcome {
+    let mut bytes = at.0.bytes();
+    let good = bytes.next().is_some_and(|b| b.is_ascii_lowercase())
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && at.0.len() <= MAX_NAME_BYTES;
+    if good {
+        return Ok(());
+    }
+    at.refuse(
+        "name",
+        "it becomes an identifier in policies and cannot",
+        "use a-z, then at most 31 of a-z, 0-9 and `_`",
+    )
+}
+
+fn check_oidc(at: &Checked<'_>, spec: &OidcSpec, own_issuers: &[String]) -> Outcome {
+    let issuer = check_issuer(at, spec, own_issuers)?;
+    check_audience(at, spec)?;
+    check_header(at, spec)?;
+    check_tenant(at, spec, &issuer)?;
+    check_template(at, spec, "identity", &spec.identity)?;
+    if let Some(instance) = &spec.instance {
+        check_template(at, spec, "instance", instance)?;
+    }
+    for (key, value, max) in [
+        ("leeway_seconds", spec.leeway_seconds, MAX_LEEWAY_SECONDS),
+        ("max_age_seconds", spec.max_age_seconds, MAX_AGE_SECONDS),
+        (
+            "max_stale_seconds",
+            spec.max_stale_seconds,
+            MAX_STALE_SECONDS,
+        ),
+    ] {
+        if value > max {
+            at.refuse(
+                key,
+                format!("{value} is too long"),
+                &format!("give at most {max}"),
+            )?;
+        }
+    }
+    if spec.max_stale_seconds < MIN_STALE_SECONDS {
+        at.refuse(
+            "max_stale_seconds",
+            "keys could not be kept",
+            "give at least 60",
+        )?;
+    }
+    if spec.max_age_seconds == 0 {
+        at.refuse(
+            "max_age_seconds",
+            "no token is that young",
+            "give at least 1",
+        )?;
+    }
+    Ok(())
+}
+
+fn check_issuer(
+    at: &Checked<'_>,
+    spec: &OidcSpec,
+    own_issuers: &[String],
+) -> Result<Url, AttestorConfigError> {
+    let refuse = |problem: &str| AttestorConfigError {
+        attestor: at.0.to_owned(),
+        key: "issuer",
+        problem: problem.to_owned(),
+        remedy: "give the exact `iss` of its tokens, an https URL (http on loopback only)".into(),
+    };
+    if spec.issuer.is_empty() {
+        return Err(refuse("it is missing"));
+    }
+    let url = Url::parse(&spec.issuer).map_err(|_| refuse("it is not a URL"))?;
+    if !is_secure(&url) || url.query().is_some() {
+        return Err(refuse("its keys could not be fetched safely"));
+    }
+    if own_issuers.iter().any(|own| same_issuer(own, &spec.issuer)) {
+        return Err(refuse("it is our own, so what we issue would obtain more"));
+    }
+    Ok(url)
+}
+
+fn check_audience(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
+    const REMEDY: &str = "let workloads ask for an audience that means this broker alone";
+    let audience = spec.audience.as_str();
+    if audience.is_empty() {
+        return at.refuse("audience", "it is missing", REMEDY);
+    }
+    let github = spec.issuer.contains("token.actions.githubusercontent.com")
+        && is_one_segment(audience, "https://github.com/");
+    let default = github
+        || audience == "sts.amazonaws.com"
+        || audience == "api://AzureADTokenExchange"
+        || same_issuer(audience, &spec.issuer)
+        || audience.starts_with("https://kubernetes.default.svc")
+        || audience.starts_with("https://buildkite.com/");
+    if default {
+        let problem = format!("`{audience}` is a default that tokens for others have too");
+        return at.refuse("audience", problem, REMEDY);
+    }
+    Ok(())
+}
+
+fn is_one_segment(text: &str, prefix: &str) -> bool {
+    text.strip_prefix(prefix)
+        .is_some_and(|rest| !rest.trim_end_matches('/').contains('/'))
+}
+
+fn check_header(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
+    let remedy = format!("choose among {}", ALGORITHMS.join(", "));
+    if spec.algorithms.is_empty() {
+        at.refuse("algorithms", "none is named", &remedy)?;
+    }
+    for algorithm in &spec.algorithms {
+        if !ALGORITHMS.contains(&algorithm.as_str()) {
+            at.refuse(
+                "algorithms",
+                format!("`{algorithm}` is not believed"),
+                &remedy,
+            )?;
+        }
+    }
+    if let Some(typ) = &spec.typ
+        && (typ.is_empty() || FOREIGN_TYPES.iter().any(|t| t.eq_ignore_ascii_case(typ)))
+    {
+        at.refuse(
+            "typ",
+            "it is another kind of token",
+            "name an identity token's",
+        )?;
+    }
+    Ok(())
+}
+
+fn check_tenant(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
+    for (claim, value) in &spec.required {
+        let scalar = match value {
+            Value::String(text) => !text.is_empty(),
+            Value::Number(_) | Value::Bool(_) => true,
+            Value::Null | Value::Array(_) | Value::Object(_) => false,
+        };
+        if !scalar {
+            let problem = format!("`{claim}` must equal one non-empty value");
+            at.refuse("required", problem, "give text, a number or a truth value")?;
+        }
+    }
+    let shared = SHARED.iter().find(|shared| (shared.matches)(issuer));
+    if let Some(shared) = shared {
+        let remedy = format!("require one of {}", shared.pins.join(", "));
+        if spec.single_tenant {
+            let problem = format!("{} signs for all its customers", shared.service);
+            at.refuse("single_tenant", problem, &remedy)?;
+        }
+        if !spec
+            .required
+            .keys()
+            .any(|c| shared.pins.contains(&c.as_str()))
+        {
+            let problem = format!("any customer of {} would be believed", shared.service);
+            at.refuse("required", problem, &remedy)?;
+        }
+        return Ok(());
+    }
+    let pinned = spec.required.keys().any(|claim| {
+        spec.claims
+            .get(claim)
+            .is_some_and(|declared| declared.immutable && !declared.caller_shaped)
+    });
+    if pinned || spec.single_tenant {
+        return Ok(());
+    }
+    at.refuse(
+        "required",
+        "no owner or tenant is pinned",
+        "require a value of a claim that is declared immutable, or say `single_tenant = true` \
+         where the issuer serves you alone",
+    )
+}
+
+fn check_template(at: &Checked<'_>, spec: &OidcSpec, key: &'static str, text: &str) -> Outcome {
+    const REMEDY: &str = "use claims declared immutable, for example `repo:{repository_id}`";
+    let template = match Template::parse(text) {
+        Ok(template) => template,
+        Err(error) => return at.refuse(key, error.to_string(), REMEDY),
+    };
+    for claim in template.claims() {
+        let problem = match spec.claims.get(claim) {
+            None => "not declared",
+            Some(declared) if !declared.immutable => "not immutable",
+            Some(declared) if declared.optional => "optional",
+            Some(declared) if declared.kind == ClaimType::Set => "a set",
+            Some(_) => continue,
+        };
+        at.refuse(key, format!("the claim `{claim}` is {problem}"), REMEDY)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

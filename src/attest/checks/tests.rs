@@ -1,0 +1,168 @@
+use serde_json::json;
+
+use super::*;
+
+fn oidc(change: &dyn Fn(&mut Value)) -> AttestorSpec {
+    let mut spec = json!({
+        "kind": "oidc",
+        "name": "github",
+        "issuer": "https://token.actions.githubusercontent.com",
+        "audience": "https://broker.example",
+        "algorithms": ["RS256"],
+        "required": {"repository_owner_id": "1234"},
+        "identity": "repo:{repository_id}",
+        "instance": "{run_id}:{run_attempt}",
+        "claims": {
+            "repository_id": {"type": "string", "immutable": true},
+            "run_id": {"type": "string", "immutable": true},
+            "run_attempt": {"type": "long", "immutable": true},
+            "ref": {"type": "string", "caller_shaped": true},
+            "environment": {"type": "string", "immutable": true, "optional": true},
+            "groups": {"type": "set", "immutable": true},
+        },
+    });
+    change(&mut spec);
+    serde_json::from_value(spec).unwrap()
+}
+
+fn refused_key(specs: &[AttestorSpec]) -> Option<&'static str> {
+    check(specs, &["https://broker.example".into()])
+        .err()
+        .map(|e| e.key)
+}
+
+#[test]
+fn a_good_attestor_loads() {
+    assert_eq!(refused_key(&[oidc(&|_| {})]), None);
+    let own_cluster = oidc(&|spec| {
+        spec["issuer"] = json!("https://oidc.cluster.example");
+        spec["required"] = json!({});
+        spec["single_tenant"] = json!(true);
+    });
+    assert_eq!(refused_key(&[own_cluster]), None);
+    let pinned = oidc(&|spec| {
+        spec["issuer"] = json!("http://127.0.0.1:9/x");
+        spec["required"] = json!({"repository_id": "7"});
+    });
+    assert_eq!(refused_key(&[pinned]), None);
+}
+
+#[test]
+fn each_field_is_checked() {
+    for (field, value, key) in [
+        ("name", json!("Git-hub"), "name"),
+        ("name", json!("1github"), "name"),
+        ("name", json!("a".repeat(33)), "name"),
+        ("name", json!(""), "name"),
+        ("issuer", json!(""), "issuer"),
+        ("issuer", json!("github"), "issuer"),
+        ("issuer", json!("http://token.example"), "issuer"),
+        ("issuer", json!("https://u:p@token.example"), "issuer"),
+        ("issuer", json!("https://token.example/?a=b"), "issuer"),
+        ("issuer", json!("https://Broker.example/"), "issuer"),
+        ("audience", json!(""), "audience"),
+        ("audience", json!("https://github.com/acme"), "audience"),
+        ("audience", json!("sts.amazonaws.com"), "audience"),
+        ("audience", json!("api://AzureADTokenExchange"), "audience"),
+        (
+            "audience",
+            json!("https://token.actions.githubusercontent.com/"),
+            "audience",
+        ),
+        (
+            "audience",
+            json!("https://kubernetes.default.svc.cluster.local"),
+            "audience",
+        ),
+        ("audience", json!("https://buildkite.com/acme"), "audience"),
+        ("algorithms", json!([]), "algorithms"),
+        ("algorithms", json!(["RS256", "HS256"]), "algorithms"),
+        ("algorithms", json!(["none"]), "algorithms"),
+        ("algorithms", json!(["rs256"]), "algorithms"),
+        ("typ", json!(""), "typ"),
+        ("typ", json!("DPoP+jwt"), "typ"),
+        ("required", json!({}), "required"),
+        ("required", json!({"ref": "refs/heads/main"}), "required"),
+        ("required", json!({"repository_owner_id": ""}), "required"),
+        (
+            "required",
+            json!({"repository_owner_id": ["1"]}),
+            "required",
+        ),
+        ("single_tenant", json!(true), "single_tenant"),
+        ("identity", json!("everyone"), "identity"),
+        ("identity", json!("{sub}"), "identity"),
+        ("identity", json!("{ref}"), "identity"),
+        ("identity", json!("{environment}"), "identity"),
+        ("identity", json!("{groups}"), "identity"),
+        ("instance", json!("{run_id}{run_attempt}"), "instance"),
+        ("leeway_seconds", json!(61), "leeway_seconds"),
+        ("max_age_seconds", json!(3_601), "max_age_seconds"),
+        ("max_age_seconds", json!(0), "max_age_seconds"),
+        ("max_stale_seconds", json!(86_401), "max_stale_seconds"),
+        ("max_stale_seconds", json!(59), "max_stale_seconds"),
+    ] {
+        let spec = oidc(&|spec| spec[field] = value.clone());
+        assert_eq!(refused_key(&[spec]), Some(key), "{field} = {value}");
+    }
+    for (field, value) in [
+        ("leeway_seconds", json!(60)),
+        ("max_age_seconds", json!(3_600)),
+        ("max_stale_seconds", json!(86_400)),
+        ("name", json!("a".repeat(32))),
+    ] {
+        let spec = oidc(&|spec| spec[field] = value.clone());
+        assert_eq!(refused_key(&[spec]), None, "{field} = {value}");
+    }
+}
+
+#[test]
+fn every_shared_issuer_needs_a_pin() {
+    for issuer in [
+        "https://gitlab.com",
+        "https://oidc.circleci.com/org/1",
+        "https://agent.buildkite.com",
+        "https://accounts.google.com",
+        "https://login.microsoftonline.com/x/v2.0",
+        "https://sts.windows.net/x/",
+    ] {
+        let unpinned = oidc(&|spec| spec["issuer"] = json!(issuer));
+        assert_eq!(refused_key(&[unpinned]), Some("required"), "{issuer}");
+        let alone = oidc(&|spec| {
+            spec["issuer"] = json!(issuer);
+            spec["single_tenant"] = json!(true);
+        });
+        assert_eq!(refused_key(&[alone]), Some("single_tenant"), "{issuer}");
+    }
+}
+
+#[test]
+fn attestors_do_not_overlap() {
+    let renamed = |audience: &'static str| {
+        oidc(&move |spec| {
+            spec["name"] = json!("other");
+            spec["audience"] = json!(audience);
+        })
+    };
+    let keys = |name: &str| -> AttestorSpec {
+        serde_json::from_value(json!({"kind": "key", "name": name})).unwrap()
+    };
+    let first = oidc(&|_| {});
+    assert_eq!(refused_key(&[first.clone(), first.clone()]), Some("name"));
+    assert_eq!(
+        refused_key(&[first.clone(), renamed("https://broker.example")]),
+        Some("audience")
+    );
+    assert_eq!(refused_key(&[first, renamed("urn:other")]), None);
+    assert_eq!(refused_key(&[keys("a"), keys("b")]), Some("kind"));
+}
+
+#[test]
+fn a_complaint_names_attestor_and_remedy() {
+    let spec = oidc(&|spec| spec["algorithms"] = json!(["none"]));
+    let text = check(&[spec], &[]).unwrap_err().to_string();
+    assert!(
+        text.contains("`github`") && text.contains("choose among RS256"),
+        "{text}"
+    );
+}

@@ -1,0 +1,286 @@
+//! The keys of an issuer: discovery (OpenID Connect Discovery 1.0) and its JWK set.
+//!
+//! Readers never wait for the network while the key they need is known: they read one snapshot.
+//! It is fetched anew when it grows old and when a token names an unknown key. At most one fetch
+//! runs at a time, it runs to its end even if the caller has gone, and the next may begin only
+//! [`COOL_DOWN_SECONDS`] after it *began*: tokens with invented key ids cost the issuer one request
+//! in that time, and us one lookup each.
+//!
+//! What an issuer answers is not trusted beyond its purpose. Its size, its time and its number of
+//! keys are bounded, redirects are refused, and a key that we cannot use is skipped alone. A new
+//! set without any usable key leaves the last good one in place, until that is too old.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio_util::task::TaskTracker;
+use url::Url;
+
+use super::checks::is_secure;
+use crate::clock::Timestamp;
+use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
+
+/// The least time from the beginning of one fetch to the beginning of the next.
+pub(super) const COOL_DOWN_SECONDS: u64 = 10;
+
+/// The age at which a set is fetched anew while it still serves.
+const REFRESH_SECONDS: u64 = 300;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest document of an issuer. Real ones have a few KiB.
+const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
+
+/// The most keys of an issuer. Real ones have fewer than ten.
+const MAX_KEYS: usize = 100;
+
+/// Why there is no key to verify with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum KeyError {
+    /// The issuer's set does not have it.
+    #[error("the issuer has no such key")]
+    Unknown,
+    /// There is no set that is young enough.
+    #[error("the issuer's keys could not be fetched")]
+    Unreachable,
+}
+
+/// Why one fetch gave nothing.
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("the request failed")]
+    Request(#[from] reqwest::Error),
+    #[error("the answer took too long")]
+    Slow,
+    #[error("the answer has status {0}")]
+    Status(u16),
+    #[error("the answer is too large")]
+    Large,
+    #[error("the answer is not the JSON that was expected")]
+    Json,
+    #[error("the discovery document is another issuer's")]
+    Issuer,
+    #[error("the keys' address is not https")]
+    Address,
+    #[error("the set has too many keys")]
+    TooMany,
+    #[error("the set has no usable key")]
+    Empty,
+}
+
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: Url,
+}
+
+#[derive(Deserialize)]
+struct Jwks {
+    keys: Vec<Value>,
+}
+
+#[derive(Debug)]
+struct KeySet {
+    keys: Vec<VerificationKey>,
+    fetched_at: Timestamp,
+}
+
+impl KeySet {
+    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<VerificationKey> {
+        let fits = |key: &&VerificationKey| key.algorithms().contains(&algorithm);
+        let found = match kid {
+            Some(kid) => self
+                .keys
+                .iter()
+                .filter(|key| key.kid() == Some(kid))
+                .find(fits),
+            // Without a name there must be nothing to choose.
+            None => self
+                .keys
+                .first()
+                .filter(|_| self.keys.len() == 1)
+                .filter(fits),
+        };
+        found.cloned()
+    }
+}
+
+/// The client for all issuers: no redirects, no proxy, no waiting.
+pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
+    // An error means that a provider is installed already; `main` installs the same one.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(TOTAL_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .user_agent("taskpass")
+        .build()
+}
+
+/// The keys of one issuer.
+#[derive(Debug)]
+pub(super) struct KeySource {
+    attestor: String,
+    issuer: String,
+    max_stale_seconds: u64,
+    client: reqwest::Client,
+    tracker: TaskTracker,
+    current: ArcSwapOption<KeySet>,
+    /// Held by the one fetch; inside, when the last one began.
+    flight: Arc<Mutex<Option<Timestamp>>>,
+}
+
+impl KeySource {
+    pub(super) fn new(
+        attestor: &str,
+        issuer: &str,
+        max_stale_seconds: u64,
+        client: reqwest::Client,
+        tracker: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            attestor: attestor.to_owned(),
+            issuer: issuer.to_owned(),
+            max_stale_seconds,
+            client,
+            tracker,
+            current: ArcSwapOption::empty(),
+            flight: Arc::new(Mutex::new(None)),
+        })
+    }
+
+    /// The key that a token names, from the snapshot or, if it must be, from the issuer.
+    pub(super) async fn key(
+        self: &Arc<Self>,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<VerificationKey, KeyError> {
+        if let Some(set) = self.usable(now) {
+            let found = set.find(kid, algorithm);
+            if found.is_some() || kid.is_none() {
+                self.refresh_if_old(&set, now);
+                return found.ok_or(KeyError::Unknown);
+            }
+        }
+        self.refresh(now).await;
+        let set = self.usable(now).ok_or(KeyError::Unreachable)?;
+        set.find(kid, algorithm).ok_or(KeyError::Unknown)
+    }
+
+    fn usable(&self, now: Timestamp) -> Option<Arc<KeySet>> {
+        self.current
+            .load_full()
+            .filter(|set| set.fetched_at.seconds_until(now) <= self.max_stale_seconds)
+    }
+
+    /// Begins a fetch without waiting for it, if the set is old and nobody fetches already.
+    fn refresh_if_old(self: &Arc<Self>, set: &KeySet, now: Timestamp) {
+        let age = set.fetched_at.seconds_until(now);
+        if age < REFRESH_SECONDS.min(self.max_stale_seconds / 2) {
+            return;
+        }
+        if let Ok(guard) = Arc::clone(&self.flight).try_lock_owned() {
+            drop(self.begin(guard, now));
+        }
+    }
+
+    /// Waits for the fetch that runs, or for one's own, unless the last began a moment ago.
+    async fn refresh(self: &Arc<Self>, now: Timestamp) {
+        let guard = Arc::clone(&self.flight).lock_owned().await;
+        if let Some(fetch) = self.begin(guard, now)
+            && fetch.await.is_err()
+        {
+            tracing::warn!(
+                attestor = self.attestor,
+                "the fetch of an issuer's keys broke off"
+            );
+        }
+    }
+
+    /// Begins a fetch of its own task: a caller who goes away does not end it.
+    fn begin(
+        self: &Arc<Self>,
+        mut last: OwnedMutexGuard<Option<Timestamp>>,
+        now: Timestamp,
+    ) -> Option<tokio::task::JoinHandle<()>> {
+        let pause = Duration::from_secs(COOL_DOWN_SECONDS);
+        if last.is_some_and(|began| began.distance(now) < pause) {
+            return None;
+        }
+        *last = Some(now);
+        let source = Arc::clone(self);
+        Some(self.tracker.spawn(async move {
+            let fetched = tokio::time::timeout(TOTAL_TIMEOUT, source.fetch()).await;
+            match fetched.unwrap_or(Err(FetchError::Slow)) {
+                Ok(keys) => source.current.store(Some(Arc::new(KeySet {
+                    keys,
+                    fetched_at: now,
+                }))),
+                Err(error) => tracing::warn!(
+                    attestor = source.attestor,
+                    error = &error as &dyn std::error::Error,
+                    "an issuer's keys were not fetched"
+                ),
+            }
+            drop(last);
+        }))
+    }
+
+    async fn fetch(&self) -> Result<Vec<VerificationKey>, FetchError> {
+        let base = self.issuer.trim_end_matches('/');
+        let discovery: Discovery = self
+            .get(&format!("{base}/.well-known/openid-configuration"))
+            .await?;
+        if discovery.issuer != self.issuer {
+            return Err(FetchError::Issuer);
+        }
+        // A remote issuer must not send us to our own loopback.
+        let plain = self.issuer.starts_with("http:");
+        if !is_secure(&discovery.jwks_uri) || (discovery.jwks_uri.scheme() == "http" && !plain) {
+            return Err(FetchError::Address);
+        }
+        let set: Jwks = self.get(discovery.jwks_uri.as_str()).await?;
+        if set.keys.len() > MAX_KEYS {
+            return Err(FetchError::TooMany);
+        }
+        let keys: Vec<_> = set.keys.into_iter().filter_map(usable_key).collect();
+        if keys.is_empty() {
+            return Err(FetchError::Empty);
+        }
+        Ok(keys)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T, FetchError> {
+        let mut response = self.client.get(url).send().await?;
+        if response.status() != reqwest::StatusCode::OK {
+            return Err(FetchError::Status(response.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > MAX_DOCUMENT_BYTES {
+                return Err(FetchError::Large);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&body).map_err(|_| FetchError::Json)
+    }
+}
+
+/// Keys for encryption, of unknown types or with mistakes are no reason to refuse the others.
+fn usable_key(entry: Value) -> Option<VerificationKey> {
+    match entry {
+        Value::Object(members) => PublicJwk::from_members(members).ok().map(Into::into),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+use serde_json::json;
+use wiremock::{MockServer, ResponseTemplate};
+
+use super::super::testing::{TestKey, now, ok, serve, serve_keys};
+use super::*;
+
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+
+fn source(issuer: &str) -> Arc<KeySource> {
+    KeySource::new("test", issuer, 600, client().unwrap(), TaskTracker::new())
+}
+
+async fn fetches(server: &MockServer) -> usize {
+    let requests = server.received_requests().await.unwrap();
+    requests.iter().filter(|r| r.url.path() == "/jwks").count()
+}
+
+async fn find(source: &Arc<KeySource>, kid: &str, at: Timestamp) -> Result<(), KeyError> {
+    let key = source.key(Some(kid), Algorithm::Es256, at).await?;
+    assert_eq!(key.kid(), Some(kid));
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_odd_key_does_not_spoil_the_others() {
+    let server = MockServer::start().await;
+    let mut private = TestKey::new().jwk_named("private");
+    private["d"] = json!("AAAA");
+    let keys = json!([
+        {"kty": "oct", "k": "AAAA", "kid": "shared"},
+        private,
+        "text",
+        {"kty": "EC", "crv": "secp256k1", "x": "AA", "y": "AA", "kid": "coin"},
+        TestKey::new().jwk_named("good"),
+    ]);
+    serve_keys(&server, keys).await;
+    let source = source(&server.uri());
+    assert_eq!(find(&source, "good", now()).await, Ok(()));
+    for odd in ["shared", "private", "coin"] {
+        assert_eq!(find(&source, odd, now()).await, Err(KeyError::Unknown));
+    }
+    let only = source.key(None, Algorithm::Es256, now()).await;
+    assert_eq!(only.unwrap().kid(), Some("good"));
+    let other = source.key(Some("good"), Algorithm::Rs256, now()).await;
+    assert_eq!(other.unwrap_err(), KeyError::Unknown);
+}
+
+#[tokio::test]
+async fn fifty_unknown_keys_cost_one_fetch() {
+    let server = MockServer::start().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
+    let source = source(&server.uri());
+    let unknown = |round: u64| {
+        let source = Arc::clone(&source);
+        async move {
+            let at = now().plus_seconds(round);
+            let asked = (0..50).map(|index| {
+                let source = Arc::clone(&source);
+                async move { find(&source, &format!("../{index}"), at).await }
+            });
+            futures_util::future::join_all(asked).await
+        }
+    };
+    assert!(
+        unknown(0)
+            .await
+            .iter()
+            .all(|r| *r == Err(KeyError::Unknown))
+    );
+    assert_eq!(fetches(&server).await, 1);
+    unknown(COOL_DOWN_SECONDS - 1).await;
+    assert_eq!(fetches(&server).await, 1);
+    unknown(COOL_DOWN_SECONDS).await;
+    assert_eq!(fetches(&server).await, 2);
+}
+
+#[tokio::test]
+async fn a_new_key_is_found_and_the_last_good_set_is_kept_but_not_for_ever() {
+    let server = MockServer::start().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
+    let source = source(&server.uri());
+    assert_eq!(find(&source, "a", now()).await, Ok(()));
+
+    server.reset().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("b")])).await;
+    let at = now().plus_seconds(20);
+    assert_eq!(find(&source, "b", at).await, Ok(()));
+    assert_eq!(find(&source, "a", at).await, Err(KeyError::Unknown));
+
+    server.reset().await;
+    serve_keys(&server, json!([])).await;
+    let last = at.plus_seconds(600);
+    assert_eq!(find(&source, "b", last).await, Ok(()));
+    // The background fetch of the line above began at `last`; it brought nothing usable.
+    source.refresh(last).await;
+    assert_eq!(find(&source, "b", last).await, Ok(()));
+    let over = last.plus_seconds(1);
+    assert_eq!(find(&source, "b", over).await, Err(KeyError::Unreachable));
+}
+
+#[tokio::test]
+async fn an_old_set_is_fetched_anew_while_it_serves() {
+    let server = MockServer::start().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
+    let source = source(&server.uri());
+    assert_eq!(find(&source, "a", now()).await, Ok(()));
+    let young = now().plus_seconds(REFRESH_SECONDS - 1);
+    assert_eq!(find(&source, "a", young).await, Ok(()));
+    let old = now().plus_seconds(REFRESH_SECONDS);
+    assert_eq!(find(&source, "a", old).await, Ok(()));
+    source.refresh(old).await;
+    assert_eq!(fetches(&server).await, 2);
+}
+
+#[tokio::test]
+async fn an_issuer_that_lies_redirects_or_floods_is_not_believed() {
+    let good = MockServer::start().await;
+    serve_keys(&good, json!([TestKey::new().jwk_named("a")])).await;
+    let jwks = format!("{}/jwks", good.uri());
+    let many: Vec<_> = (0..=MAX_KEYS)
+        .map(|index| TestKey::new().jwk_named(&index.to_string()))
+        .collect();
+    let large = "x".repeat(MAX_DOCUMENT_BYTES + 1);
+    let redirect = |to: &str| ResponseTemplate::new(302).insert_header("location", to);
+    for (what, discovery, keys) in [
+        (
+            "another issuer",
+            Some(json!({"issuer": "https://other.example", "jwks_uri": jwks})),
+            None,
+        ),
+        (
+            "a slash more",
+            Some(json!({"issuer": "SELF/", "jwks_uri": jwks})),
+            None,
+        ),
+        (
+            "plain http",
+            Some(json!({"issuer": "SELF", "jwks_uri": "http://192.0.2.1/jwks"})),
+            None,
+        ),
+        (
+            "a file",
+            Some(json!({"issuer": "SELF", "jwks_uri": "file:///etc/passwd"})),
+            None,
+        ),
+        ("no keys' address", Some(json!({"issuer": "SELF"})), None),
+        ("redirected discovery", None, None),
+        (
+            "redirected keys",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(redirect(&jwks)),
+        ),
+        (
+            "an error",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(ResponseTemplate::new(500)),
+        ),
+        (
+            "text",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(ResponseTemplate::new(200).set_body_string("keys")),
+        ),
+        (
+            "too large",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(ResponseTemplate::new(200).set_body_string(large)),
+        ),
+        (
+            "too many",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(ok(&json!({"keys": many}))),
+        ),
+    ] {
+        let server = MockServer::start().await;
+        let to = format!("{}{DISCOVERY}", good.uri());
+        let answer = discovery.map_or(redirect(&to), |document| {
+            let text = document.to_string().replace("SELF", &server.uri());
+            ResponseTemplate::new(200).set_body_raw(text, "application/json")
+        });
+        serve(&server, DISCOVERY, answer).await;
+        if let Some(keys) = keys {
+            serve(&server, "/jwks", keys).await;
+        }
+        let result = find(&source(&server.uri()), "a", now()).await;
+        assert_eq!(result, Err(KeyError::Unreachable), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_that_hangs_is_given_up_once_for_all() {
+    let server = MockServer::start().await;
+    let slow = ok(&json!({})).set_delay(Duration::from_secs(60));
+    serve(&server, DISCOVERY, slow).await;
+    let source = source(&server.uri());
+    let (one, two) = tokio::time::timeout(Duration::from_secs(8), async {
+        tokio::join!(find(&source, "a", now()), find(&source, "b", now()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        (one, two),
+        (Err(KeyError::Unreachable), Err(KeyError::Unreachable))
+    );
+    let nobody = self::source("http://127.0.0.1:1");
+    assert_eq!(find(&nobody, "a", now()).await, Err(KeyError::Unreachable));
+}

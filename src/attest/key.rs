@@ -1,0 +1,196 @@
+//! Registered workload keys, proven by a client assertion (RFC 7523bis).
+//!
+//! The assertion says who it is for and what it is: `aud` is our issuer alone, as one text, and
+//! `typ` is `client-authentication+jwt`. So an assertion that was made for another server cannot
+//! be used here, and no other token by the same key can be taken for one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+
+use super::checks::AttestorConfigError;
+use super::{AttestContext, AttestError, Attestor, Evidence, WorkloadKeys, one_time, parse_bearer};
+use crate::clock::Timestamp;
+use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
+use crate::crypto::jwt::{UnverifiedJwt, VerifiedClaims, check_times, verify};
+use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::trust::KeySpec;
+use crate::domain::workload::{Identity, Instance, Reuse, Workload, encode_value};
+
+/// The type of a client assertion.
+pub(super) const ASSERTION: &str = "client-authentication+jwt";
+
+/// What a registered key may sign with.
+const ALGORITHMS: [Algorithm; 2] = [Algorithm::EdDsa, Algorithm::Es256];
+
+/// The longest life of an assertion, and its greatest age.
+const MAX_LIFE_SECONDS: u64 = 300;
+
+const LEEWAY_SECONDS: u64 = 10;
+
+/// Keys of one workload that are tried: two while one is replaced, and room.
+const MAX_TRIED: usize = 8;
+
+/// The attestor of registered keys.
+pub(super) struct Keys {
+    name: String,
+    own_issuer: String,
+    configured: BTreeMap<String, Vec<VerificationKey>>,
+    stored: Arc<dyn WorkloadKeys>,
+}
+
+impl Keys {
+    pub(super) fn new(
+        spec: &KeySpec,
+        context: &AttestContext,
+    ) -> Result<Self, AttestorConfigError> {
+        let mut configured = BTreeMap::<_, Vec<_>>::new();
+        for registered in &spec.keys {
+            let refuse = |problem: String| AttestorConfigError {
+                attestor: spec.name.clone(),
+                key: "keys",
+                problem: format!("`{}`: {problem}", registered.workload),
+                remedy: "give a short name and the public JWK of an Ed25519 or P-256 key".into(),
+            };
+            if registered.workload.is_empty() || registered.workload.len() > MAX_NAME_BYTES {
+                return Err(refuse("the workload's name is empty or too long".into()));
+            }
+            let key = parse(&registered.jwk).map_err(refuse)?;
+            configured
+                .entry(registered.workload.clone())
+                .or_default()
+                .push(key);
+        }
+        Ok(Self {
+            name: spec.name.clone(),
+            own_issuer: context.own_issuer.clone(),
+            configured,
+            stored: Arc::clone(&context.workload_keys),
+        })
+    }
+
+    async fn appraise_assertion(
+        &self,
+        token: &UnverifiedJwt,
+        now: Timestamp,
+    ) -> Result<Workload, AttestError> {
+        let workload = token.unverified_issuer().unwrap_or_default();
+        if workload.is_empty() || workload.len() > MAX_NAME_BYTES {
+            return Err(AttestError::UnknownKey);
+        }
+        if !ALGORITHMS.contains(&token.unverified_algorithm()) {
+            return Err(AttestError::WrongAlgorithm);
+        }
+        let configured = self.configured.get(workload).map_or(&[][..], Vec::as_slice);
+        let claims = match try_keys(token, configured) {
+            Ok(claims) => claims,
+            Err(refused) => {
+                let stored = self.stored.find(&self.name, workload).await;
+                let stored = stored.map_err(|_| AttestError::KeysUnavailable)?;
+                if stored.is_empty() {
+                    return Err(refused);
+                }
+                let stored: Vec<_> = stored.iter().filter_map(|jwk| parse(jwk).ok()).collect();
+                try_keys(token, &stored)?
+            }
+        };
+        self.workload(&claims, workload, now)
+    }
+
+    /// The workload `name`, whose key signed these claims.
+    fn workload(
+        &self,
+        claims: &VerifiedClaims,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<Workload, AttestError> {
+        if !claims.is_type(ASSERTION) {
+            return Err(AttestError::WrongType);
+        }
+        if claims.issuer()? != name || claims.subject()? != name {
+            return Err(AttestError::RequiredClaim("sub".into()));
+        }
+        if claims.sole_audience()? != self.own_issuer {
+            return Err(AttestError::WrongAudience);
+        }
+        let times = check_times(claims, now, LEEWAY_SECONDS, MAX_LIFE_SECONDS)?;
+        if times.issued_at.seconds_until(times.expires_at) > MAX_LIFE_SECONDS {
+            return Err(AttestError::ClaimType("exp".into()));
+        }
+        let id = claims.text("jti")?;
+        let parts = [self.name.as_bytes(), name.as_bytes(), id.as_bytes()];
+        let expires_at = times.expires_at.plus_seconds(LEEWAY_SECONDS + 1);
+        let identity = format!("{}:{}", self.name, encode_value(name));
+        let instance = claims.key_thumbprint().to_owned();
+        Ok(Workload {
+            attestor: self.name.clone(),
+            identity: Identity::try_from(identity).map_err(|_| AttestError::Identity)?,
+            instance: Some(Instance::try_from(instance).map_err(|_| AttestError::Identity)?),
+            claims: BTreeMap::new(),
+            reuse: Reuse::Once,
+            evidence: one_time("assertion", &parts, expires_at),
+            proofs: Vec::new(),
+            key: None,
+        })
+    }
+}
+
+/// A registered key, if it is of a kind that may be registered.
+fn parse(jwk: &Value) -> Result<VerificationKey, String> {
+    let members = jwk.as_object().cloned().ok_or("the key is not a JWK")?;
+    let key = PublicJwk::from_members(members).map_err(|error| error.to_string())?;
+    let key = VerificationKey::from(key);
+    if key.algorithms().iter().all(|a| ALGORITHMS.contains(a)) {
+        Ok(key)
+    } else {
+        Err("the key is neither Ed25519 nor P-256".into())
+    }
+}
+
+/// Verifies with the key that the token names, by `kid` or thumbprint, or with any if it names none.
+fn try_keys(
+    token: &UnverifiedJwt,
+    keys: &[VerificationKey],
+) -> Result<VerifiedClaims, AttestError> {
+    let named = |key: &&VerificationKey| match token.unverified_kid() {
+        Some(kid) => key.kid() == Some(kid) || key.thumbprint() == kid,
+        None => true,
+    };
+    let fits = |key: &&VerificationKey| key.algorithms().contains(&token.unverified_algorithm());
+    let mut refused = AttestError::UnknownKey;
+    for key in keys.iter().filter(named).filter(fits).take(MAX_TRIED) {
+        match verify(token, key, &ALGORITHMS) {
+            Ok(claims) => return Ok(claims),
+            Err(error) => refused = error.into(),
+        }
+    }
+    Err(refused)
+}
+
+impl Attestor for Keys {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn recognises(&self, evidence: &Evidence) -> bool {
+        parse_bearer(evidence).is_ok_and(|token| {
+            token.unverified_is_type(ASSERTION)
+                && token
+                    .unverified_audiences()
+                    .contains(&self.own_issuer.as_str())
+        })
+    }
+
+    fn appraise<'a>(
+        &'a self,
+        evidence: &'a Evidence,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<Workload, AttestError>> {
+        Box::pin(async move {
+            let token = parse_bearer(evidence)?;
+            self.appraise_assertion(&token, now).await
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! OpenID Connect tokens of one issuer: CI systems, clusters, clouds.
+//!
+//! The token must be from exactly this issuer, for exactly this audience and nobody else, of the
+//! expected type, and signed with an algorithm that the configuration allows. Then the required
+//! claims must be equal, and every declared claim must have its declared type: an id that is text
+//! in one token and a number in the next would be two values to policy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio_util::task::TaskTracker;
+
+use super::checks::AttestorConfigError;
+use super::jwks::{self, KeyError, KeySource};
+use super::template::Template;
+use super::{AttestError, Attestor, Evidence, one_time, parse_bearer};
+use crate::clock::Timestamp;
+use crate::crypto::jwk::Algorithm;
+use crate::crypto::jwt::{UnverifiedJwt, VerifiedClaims, check_times, verify};
+use crate::domain::limits::MAX_CLAIM_BYTES;
+use crate::domain::trust::{ClaimType, OidcSpec};
+use crate::domain::workload::{ClaimValue, Identity, Instance, OneTime, Workload};
+
+/// An attestor for the tokens of one issuer.
+pub(super) struct Oidc {
+    spec: OidcSpec,
+    algorithms: Vec<Algorithm>,
+    identity: Template,
+    instance: Option<Template>,
+    keys: Arc<KeySource>,
+}
+
+impl Oidc {
+    /// From a specification that passed [`super::check`].
+    pub(super) fn new(spec: &OidcSpec, tracker: &TaskTracker) -> Result<Self, AttestorConfigError> {
+        let refuse = |key: &'static str, problem: String| AttestorConfigError {
+            attestor: spec.name.clone(),
+            key,
+            problem,
+            remedy: "correct it as the example configuration shows".into(),
+        };
+        let template = |key: &'static str, text: &str| {
+            Template::parse(text).map_err(|error| refuse(key, error.to_string()))
+        };
+        let algorithms = spec.algorithms.iter().map(|name| name.parse::<Algorithm>());
+        let client = jwks::client().map_err(|error| refuse("issuer", error.to_string()))?;
+        Ok(Self {
+            algorithms: algorithms
+                .collect::<Result<_, _>>()
+                .map_err(|error| refuse("algorithms", error.to_string()))?,
+            identity: template("identity", &spec.identity)?,
+            instance: spec
+                .instance
+                .as_deref()
+                .map(|text| template("instance", text))
+                .transpose()?,
+            keys: KeySource::new(
+                &spec.name,
+                &spec.issuer,
+                spec.max_stale_seconds,
+                client,
+                tracker.clone(),
+            ),
+            spec: spec.clone(),
+        })
+    }
+
+    async fn appraise_token(
+        &self,
+        token: &UnverifiedJwt,
+        now: Timestamp,
+    ) -> Result<Workload, AttestError> {
+        let algorithm = token.unverified_algorithm();
+        // Before the key: a token that can never verify must not cause a fetch.
+        if !self.algorithms.contains(&algorithm) {
+            return Err(AttestError::WrongAlgorithm);
+        }
+        let key = self.keys.key(token.unverified_kid(), algorithm, now).await;
+        let key = key.map_err(|error| match error {
+            KeyError::Unknown => AttestError::UnknownKey,
+            KeyError::Unreachable => AttestError::IssuerUnreachable,
+        })?;
+        let claims = verify(token, &key, &self.algorithms)?;
+        self.check_addressing(&claims)?;
+        let leeway = self.spec.leeway_seconds;
+        let times = check_times(&claims, now, leeway, self.spec.max_age_seconds)?;
+        for (name, required) in &self.spec.required {
+            if claims.get(name) != Some(required) {
+                return Err(AttestError::RequiredClaim(name.clone()));
+            }
+        }
+        let typed = self.typed_claims(&claims)?;
+        let identity = format!("{}:{}", self.spec.name, render(&self.identity, &typed)?);
+        let instance = match &self.instance {
+            Some(template) => Some(render(template, &typed)?),
+            None => None,
+        };
+        let expires_at = times.expires_at.plus_seconds(leeway).plus_seconds(1);
+        Ok(Workload {
+            attestor: self.spec.name.clone(),
+            identity: Identity::try_from(identity).map_err(|_| AttestError::Identity)?,
+            instance: instance
+                .map(Instance::try_from)
+                .transpose()
+                .map_err(|_| AttestError::Identity)?,
+            evidence: self.evidence_id(&claims, expires_at)?,
+            claims: self.visible(typed),
+            reuse: self.spec.reuse,
+            proofs: Vec::new(),
+            key: None,
+        })
+    }
+
+    /// Whether the token is of the right kind, from this issuer and for us alone.
+    fn check_addressing(&self, claims: &VerifiedClaims) -> Result<(), AttestError> {
+        let right_type = match &self.spec.typ {
+            Some(typ) => claims.is_type(typ),
+            None => !claims.has_type() || claims.is_type("JWT"),
+        };
+        if !right_type {
+            return Err(AttestError::WrongType);
+        }
+        if claims.issuer()? != self.spec.issuer {
+            return Err(AttestError::UnknownIssuer);
+        }
+        match claims.audiences()?.as_slice() {
+            [only] if *only == self.spec.audience => Ok(()),
+            _ => Err(AttestError::WrongAudience),
+        }
+    }
+
+    fn typed_claims(
+        &self,
+        claims: &VerifiedClaims,
+    ) -> Result<BTreeMap<String, ClaimValue>, AttestError> {
+        let mut typed = BTreeMap::new();
+        for (name, declared) in &self.spec.claims {
+            let value = match claims.get(name) {
+                Some(value) => typed_value(value, declared.kind),
+                None if declared.optional => continue,
+                None => None,
+            };
+            let value = value.ok_or_else(|| AttestError::ClaimType(name.clone()))?;
+            typed.insert(name.clone(), value);
+        }
+        Ok(typed)
+    }
+
+    fn visible(&self, mut typed: BTreeMap<String, ClaimValue>) -> BTreeMap<String, ClaimValue> {
+        typed.retain(|name, _| self.spec.claims.get(name).is_some_and(|spec| !spec.hidden));
+        typed
+    }
+
+    /// The token's one-time id. It never covers the signature: one token has many good ones.
+    fn evidence_id(
+        &self,
+        claims: &VerifiedClaims,
+        expires_at: Timestamp,
+    ) -> Result<OneTime, AttestError> {
+        let issuer = self.spec.issuer.as_bytes();
+        Ok(match claims.token_id()? {
+            Some(id) => one_time("oidc-jti", &[issuer, id.as_bytes()], expires_at),
+            None => {
+                let hash = claims.signing_input_hash();
+                one_time("oidc-token", &[issuer, &hash], expires_at)
+            }
+        })
+    }
+}
+
+fn typed_value(value: &Value, kind: ClaimType) -> Option<ClaimValue> {
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .filter(|text| text.len() <= MAX_CLAIM_BYTES)
+            .map(str::to_owned)
+    };
+    match kind {
+        ClaimType::String => text(value).map(ClaimValue::String),
+        ClaimType::Long => value.as_i64().map(ClaimValue::Long),
+        ClaimType::Bool => value.as_bool().map(ClaimValue::Bool),
+        ClaimType::Set => {
+            let items = value.as_array()?.iter().map(text);
+            items.collect::<Option<BTreeSet<_>>>().map(ClaimValue::Set)
+        }
+    }
+}
+
+fn render(
+    template: &Template,
+    typed: &BTreeMap<String, ClaimValue>,
+) -> Result<String, AttestError> {
+    let value_of = |name: &str| match typed.get(name)? {
+        ClaimValue::String(text) => Some(text.clone()),
+        ClaimValue::Long(number) => Some(number.to_string()),
+        ClaimValue::Bool(truth) => Some(truth.to_string()),
+        ClaimValue::Set(_) => None,
+    };
+    template
+        .render(value_of)
+        .map_err(|missing| AttestError::ClaimType(missing.0))
+}
+
+impl Attestor for Oidc {
+    fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    fn recognises(&self, evidence: &Evidence) -> bool {
+        parse_bearer(evidence).is_ok_and(|token| {
+            token.unverified_issuer() == Some(self.spec.issuer.as_str())
+                && token
+                    .unverified_audiences()
+                    .contains(&self.spec.audience.as_str())
+        })
+    }
+
+    fn appraise<'a>(
+        &'a self,
+        evidence: &'a Evidence,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<Workload, AttestError>> {
+        Box::pin(async move {
+            let token = parse_bearer(evidence)?;
+            self.appraise_token(&token, now).await
+        })
+    }
+}

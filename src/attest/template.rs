@@ -1,0 +1,213 @@
+//! Templates of identities: `repo:{repository_id}:env:{environment}`.
+//!
+//! A rendered template must mean one set of values only. So values are percent-encoded, and two
+//! placeholders must have a character between them that no encoded value can contain: `{a}:{b}`
+//! is good, `{a}{b}` and `{a}-{b}` are refused when the configuration is loaded.
+
+use crate::domain::workload::encode_value;
+
+/// One piece of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Claim(String),
+}
+
+/// A parsed template, with at least one claim in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
+
+/// Why a template cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// A `{` without its `}`, a `}` without its `{`, or a brace within braces.
+    #[error("the braces do not match")]
+    Braces,
+    /// `{}`, or a claim's name with characters that no claim of ours has.
+    #[error("{{{0}}} is not the name of a claim")]
+    ClaimName(String),
+    /// Text outside the printable ASCII, a space or a percent sign.
+    #[error("the text between claims is printable ASCII without spaces and percent signs")]
+    Literal,
+    /// The same text for everyone.
+    #[error("it names no claim, so every caller would be the same")]
+    NoClaim,
+    /// Two claims that could lend each other their characters.
+    #[error("{{{0}}} and {{{1}}} need a `:` or `/` between them")]
+    Ambiguous(String, String),
+}
+
+/// A claim that the template needs and that has no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the claim {0} has no value")]
+pub struct NoValue(pub String);
+
+impl Template {
+    /// Parses `text`.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let Some(open) = rest.find(['{', '}']) else {
+                parts.push(literal(rest)?);
+                break;
+            };
+            let (before, from_brace) = rest.split_at(open);
+            if !before.is_empty() {
+                parts.push(literal(before)?);
+            }
+            let inside = from_brace.strip_prefix('{').ok_or(TemplateError::Braces)?;
+            let (name, after) = inside.split_once('}').ok_or(TemplateError::Braces)?;
+            if name.contains('{') {
+                return Err(TemplateError::Braces);
+            }
+            if !is_claim_name(name) {
+                return Err(TemplateError::ClaimName(name.to_owned()));
+            }
+            parts.push(Part::Claim(name.to_owned()));
+            rest = after;
+        }
+        refuse_ambiguity(&parts)?;
+        Ok(Self(parts))
+    }
+
+    /// The claims that it names, in order.
+    pub fn claims(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Claim(name) => Some(name.as_str()),
+            Part::Literal(_) => None,
+        })
+    }
+
+    /// Fills in the values that `value_of` gives; an absent or empty one refuses.
+    pub fn render(&self, value_of: impl Fn(&str) -> Option<String>) -> Result<String, NoValue> {
+        let mut text = String::new();
+        for part in &self.0 {
+            match part {
+                Part::Literal(literal) => text.push_str(literal),
+                Part::Claim(name) => {
+                    let value = value_of(name)
+                        .filter(|value| !value.is_empty())
+                        .ok_or_else(|| NoValue(name.clone()))?;
+                    text.push_str(&encode_value(&value));
+                }
+            }
+        }
+        Ok(text)
+    }
+}
+
+fn literal(text: &str) -> Result<Part, TemplateError> {
+    if text.bytes().all(|b| b.is_ascii_graphic() && b != b'%') {
+        Ok(Part::Literal(text.to_owned()))
+    } else {
+        Err(TemplateError::Literal)
+    }
+}
+
+fn is_claim_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b'%')
+}
+
+/// Whether an encoded value can contain `character`.
+fn in_values(character: char) -> bool {
+    character.is_ascii_alphanumeric() || matches!(character, '-' | '.' | '_' | '~' | '%')
+}
+
+fn refuse_ambiguity(parts: &[Part]) -> Result<(), TemplateError> {
+    let mut previous: Option<&str> = None;
+    let mut separated = true;
+    for part in parts {
+        match part {
+            Part::Literal(text) => separated |= text.chars().any(|c| !in_values(c)),
+            Part::Claim(name) => {
+                if let Some(previous) = previous
+                    && !separated
+                {
+                    return Err(TemplateError::Ambiguous(previous.to_owned(), name.clone()));
+                }
+                previous = Some(name);
+                separated = false;
+            }
+        }
+    }
+    previous.map(|_| ()).ok_or(TemplateError::NoClaim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_template_is_filled_with_encoded_values() {
+        let template = Template::parse("repo:{repository_id}:env:{environment}").unwrap();
+        assert_eq!(
+            template.claims().collect::<Vec<_>>(),
+            ["repository_id", "environment"]
+        );
+        let text = template
+            .render(|claim| {
+                Some(match claim {
+                    "repository_id" => "1234".to_owned(),
+                    _ => "prod:x y".to_owned(),
+                })
+            })
+            .unwrap();
+        assert_eq!(text, "repo:1234:env:prod%3Ax%20y");
+    }
+
+    #[test]
+    fn an_absent_or_empty_value_refuses() {
+        let template = Template::parse("{a}").unwrap();
+        assert_eq!(template.render(|_| None), Err(NoValue("a".into())));
+        assert_eq!(
+            template.render(|_| Some(String::new())),
+            Err(NoValue("a".into()))
+        );
+    }
+
+    #[test]
+    fn what_would_be_ambiguous_or_broken_does_not_parse() {
+        for (text, error) in [
+            ("", TemplateError::NoClaim),
+            ("everyone", TemplateError::NoClaim),
+            ("{a", TemplateError::Braces),
+            ("a}", TemplateError::Braces),
+            ("{a{b}}", TemplateError::Braces),
+            ("{}", TemplateError::ClaimName(String::new())),
+            ("{a b}", TemplateError::ClaimName("a b".into())),
+            ("x y{a}", TemplateError::Literal),
+            ("%{a}", TemplateError::Literal),
+            ("\u{e9}{a}", TemplateError::Literal),
+            ("{a}{b}", TemplateError::Ambiguous("a".into(), "b".into())),
+            ("{a}-{b}", TemplateError::Ambiguous("a".into(), "b".into())),
+            (
+                "{a}/{b}x{c}",
+                TemplateError::Ambiguous("b".into(), "c".into()),
+            ),
+        ] {
+            assert_eq!(Template::parse(text), Err(error), "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn parsing_never_panics(text in ".{0,40}") {
+            drop(Template::parse(&text));
+        }
+
+        #[test]
+        fn different_values_render_differently(
+            a in "[a:/%-]{1,4}", b in "[a:/%-]{1,4}", c in "[a:/%-]{1,4}", d in "[a:/%-]{1,4}",
+        ) {
+            let template = Template::parse("{x}-:{y}").unwrap();
+            let render = |x: &str, y: &str| template
+                .render(|claim| Some(if claim == "x" { x.to_owned() } else { y.to_owned() }))
+                .unwrap();
+            prop_assert_eq!(render(&a, &b) == render(&c, &d), a == c && b == d);
+        }
+    }
+}

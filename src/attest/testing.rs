@@ -1,0 +1,83 @@
+//! Keys and tokens for this module's tests.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use serde_json::{Value, json};
+use wiremock::matchers::{method, path};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::clock::Timestamp;
+
+pub(super) fn now() -> Timestamp {
+    Timestamp::from_seconds(1_795_000_000)
+}
+
+pub(super) fn encode(value: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(value.to_string())
+}
+
+/// A P-256 key that signs ES256.
+pub(super) struct TestKey {
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+}
+
+impl TestKey {
+    pub(super) fn new() -> Self {
+        let random = SystemRandom::new();
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).unwrap();
+        Self { pair, random }
+    }
+
+    pub(super) fn public_bytes(&self) -> &[u8] {
+        self.pair.public_key().as_ref()
+    }
+
+    pub(super) fn jwk(&self) -> Value {
+        let point = self.public_bytes();
+        json!({
+            "kty": "EC",
+            "crv": "P-256",
+            "x": URL_SAFE_NO_PAD.encode(&point[1..33]),
+            "y": URL_SAFE_NO_PAD.encode(&point[33..]),
+        })
+    }
+
+    pub(super) fn jwk_named(&self, kid: &str) -> Value {
+        let mut jwk = self.jwk();
+        jwk["kid"] = json!(kid);
+        jwk
+    }
+
+    pub(super) fn sign(&self, header: &Value, claims: &Value) -> String {
+        let input = format!("{}.{}", encode(header), encode(claims));
+        let signature = self.pair.sign(&self.random, input.as_bytes()).unwrap();
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+/// Serves discovery and `keys` under the server's own address.
+pub(super) async fn serve_keys(server: &MockServer, keys: Value) {
+    let discovery = json!({
+        "issuer": server.uri(),
+        "jwks_uri": format!("{}/jwks", server.uri()),
+    });
+    serve(server, "/.well-known/openid-configuration", ok(&discovery)).await;
+    serve(server, "/jwks", ok(&json!({ "keys": keys }))).await;
+}
+
+pub(super) fn ok(body: &Value) -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(body)
+}
+
+pub(super) async fn serve(server: &MockServer, at: &str, answer: ResponseTemplate) {
+    Mock::given(method("GET"))
+        .and(path(at))
+        .respond_with(answer)
+        .mount(server)
+        .await;
+}

@@ -1,0 +1,434 @@
+//! Attestors against a real issuer on loopback.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use proptest::prelude::*;
+use ring::hmac;
+use serde_json::{Value, json};
+use wiremock::MockServer;
+
+use super::testing::{TestKey, encode, now, serve_keys};
+use super::*;
+use crate::domain::workload::ClaimValue;
+
+const OURS: &str = "https://broker.example";
+const CREDENTIALS: &str = "https://broker.example/v1/credentials";
+
+/// One registered key, in the store.
+struct Registered(Value);
+
+impl WorkloadKeys for Registered {
+    fn find<'a>(
+        &'a self,
+        _: &'a str,
+        workload: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Value>, WorkloadKeysUnavailable>> {
+        let keys = match workload {
+            "stored" => Ok(vec![json!("odd"), self.0.clone()]),
+            "broken" => Err(WorkloadKeysUnavailable),
+            _ => Ok(Vec::new()),
+        };
+        Box::pin(async move { keys })
+    }
+}
+
+struct World {
+    server: MockServer,
+    key: TestKey,
+    agent: TestKey,
+    attestors: Attestors,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(json!({})).await
+    }
+
+    async fn with(changes: Value) -> Self {
+        let (server, key, agent) = (MockServer::start().await, TestKey::new(), TestKey::new());
+        serve_keys(&server, json!([key.jwk_named("k1")])).await;
+        let mut spec = json!({
+            "kind": "oidc", "name": "ci", "issuer": server.uri(), "audience": OURS,
+            "algorithms": ["ES256"], "required": {"owner_id": "77"},
+            "identity": "repo:{repo_id}", "instance": "{run_id}:{attempt}",
+            "claims": {
+                "owner_id": {"type": "string", "immutable": true, "hidden": true},
+                "repo_id": {"type": "string", "immutable": true},
+                "run_id": {"type": "string", "immutable": true, "hidden": true},
+                "attempt": {"type": "long", "immutable": true},
+                "protected": {"type": "bool", "optional": true},
+                "groups": {"type": "set", "optional": true},
+            },
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            spec[name] = value.clone();
+        }
+        let keys = json!({
+            "kind": "key", "name": "workload",
+            "keys": [{"workload": "reports", "jwk": agent.jwk()}],
+        });
+        let specs = [spec, keys].map(|spec| serde_json::from_value(spec).unwrap());
+        let context = AttestContext {
+            own_issuer: OURS.into(),
+            own_issuers: Vec::new(),
+            tracker: TaskTracker::new(),
+            workload_keys: Arc::new(Registered(agent.jwk())),
+        };
+        let attestors = Attestors::new(&specs, context).unwrap();
+        Self {
+            server,
+            key,
+            agent,
+            attestors,
+        }
+    }
+
+    fn claims(&self) -> Value {
+        json!({
+            "iss": self.server.uri(), "aud": OURS, "sub": "anything", "jti": "t1",
+            "iat": now().seconds(), "exp": now().seconds() + 300, "owner_id": "77",
+            "repo_id": "a:b", "run_id": "9", "attempt": 2, "groups": ["x", "y", "x"], "extra": 1,
+        })
+    }
+
+    fn changed(&self, name: &str, value: &Value) -> Value {
+        let mut claims = self.claims();
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        } else {
+            claims[name] = value.clone();
+        }
+        claims
+    }
+
+    async fn reason(&self, token: &str) -> &'static str {
+        let appraised = self.attestors.appraise(&bearer(token), now()).await;
+        appraised.map_or_else(|error| error.reason(), |_| "good")
+    }
+
+    async fn fetched(&self) -> bool {
+        !self.server.received_requests().await.unwrap().is_empty()
+    }
+
+    fn assertion(&self, changes: Value) -> String {
+        let mut claims = json!({
+            "iss": "reports", "sub": "reports", "aud": OURS, "jti": "a1",
+            "iat": now().seconds(), "exp": now().seconds() + 300,
+        });
+        for (name, value) in changes.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        self.agent
+            .sign(&json!({"alg": "ES256", "typ": key::ASSERTION}), &claims)
+    }
+}
+
+fn bearer(token: &str) -> Evidence {
+    Evidence {
+        bearer: Some(token.to_owned().into()),
+        method: "POST".into(),
+        url: CREDENTIALS.into(),
+        ..Evidence::default()
+    }
+}
+
+fn header() -> Value {
+    json!({"alg": "ES256", "kid": "k1", "typ": "JWT"})
+}
+
+#[tokio::test]
+async fn a_good_token_yields_what_it_says_and_nothing_more() {
+    let world = World::new().await;
+    let token = world.key.sign(&header(), &world.claims());
+    let workload = world
+        .attestors
+        .appraise(&bearer(&token), now())
+        .await
+        .unwrap();
+    assert_eq!(workload.identity.as_str(), "ci:repo:a%3Ab");
+    assert_eq!(workload.instance.unwrap().as_str(), "9:2");
+    let groups = ClaimValue::Set(["x".to_owned(), "y".to_owned()].into());
+    let visible = [
+        ("attempt".to_owned(), ClaimValue::Long(2)),
+        ("groups".to_owned(), groups),
+        ("repo_id".to_owned(), ClaimValue::String("a:b".into())),
+    ];
+    assert_eq!(workload.claims, visible.into());
+    assert_eq!(workload.evidence.binding, None);
+    assert_eq!(workload.evidence.expires_at, now().plus_seconds(311));
+    assert_eq!((workload.key, workload.proofs), (None, Vec::new()));
+}
+
+#[tokio::test]
+async fn one_token_has_one_id_whatever_its_signature() {
+    let world = World::new().await;
+    let id = async |claims: &Value| {
+        let token = world.key.sign(&header(), claims);
+        world
+            .attestors
+            .appraise(&bearer(&token), now())
+            .await
+            .unwrap()
+            .evidence
+            .key
+    };
+    let nameless = world.changed("jti", &Value::Null);
+    // ECDSA is randomised: these are two signatures over the same bytes.
+    assert_eq!(id(&nameless).await, id(&nameless).await);
+    assert_eq!(
+        id(&world.claims()).await,
+        id(&world.changed("attempt", &json!(3))).await
+    );
+    assert_ne!(
+        id(&world.claims()).await,
+        id(&world.changed("jti", &json!("t2"))).await
+    );
+}
+
+#[tokio::test]
+async fn claims_that_are_not_as_they_must_be_are_refused() {
+    let world = World::new().await;
+    let at = now().seconds();
+    let slash = format!("{}/", world.server.uri());
+    for (claim, value, reason) in [
+        ("exp", json!(at - 10), "expired"),
+        ("exp", json!("soon"), "wrong_times"),
+        ("exp", Value::Null, "wrong_times"),
+        ("iat", json!(at + 11), "wrong_times"),
+        ("iat", json!(at - 611), "wrong_times"),
+        ("iat", Value::Null, "wrong_times"),
+        ("nbf", json!(at + 11), "wrong_times"),
+        ("aud", json!("https://other.example"), "wrong_audience"),
+        (
+            "aud",
+            json!([OURS, "https://other.example"]),
+            "wrong_audience",
+        ),
+        ("aud", json!([OURS, OURS]), "wrong_audience"),
+        ("aud", json!([]), "wrong_audience"),
+        ("aud", Value::Null, "wrong_audience"),
+        ("iss", json!("https://other.example"), "unknown_issuer"),
+        ("iss", json!(slash), "unknown_issuer"),
+        ("iss", json!(7), "unknown_issuer"),
+        ("iss", Value::Null, "unknown_issuer"),
+        ("owner_id", json!("78"), "required_claim"),
+        ("owner_id", json!(77), "required_claim"),
+        ("owner_id", Value::Null, "required_claim"),
+        ("repo_id", json!(1234), "claim_type"),
+        ("repo_id", json!(""), "claim_type"),
+        ("repo_id", json!(["a"]), "claim_type"),
+        ("repo_id", Value::Null, "claim_type"),
+        ("repo_id", json!("x".repeat(1_025)), "claim_type"),
+        ("repo_id", json!("x".repeat(504)), "identity"),
+        ("attempt", json!("2"), "claim_type"),
+        ("attempt", json!(2.5), "claim_type"),
+        ("protected", json!("true"), "claim_type"),
+        ("groups", json!("x"), "claim_type"),
+        ("groups", json!(["x", 1]), "claim_type"),
+        ("jti", json!(5), "claim_type"),
+        ("repo_id", json!("x".repeat(17_000)), "malformed"),
+        ("repo_id", json!("a\u{0}"), "malformed"),
+        ("exp", json!(at - 9), "good"),
+        ("aud", json!([OURS]), "good"),
+        ("repo_id", json!("x".repeat(503)), "good"),
+        ("protected", json!(true), "good"),
+        ("groups", Value::Null, "good"),
+    ] {
+        let mut claims = world.changed(claim, &value);
+        if claim == "exp" && reason != "wrong_times" {
+            claims["iat"] = json!(at - 60);
+        }
+        let token = world.key.sign(&header(), &claims);
+        assert_eq!(world.reason(&token).await, reason, "{claim} = {value}");
+    }
+}
+
+#[tokio::test]
+async fn headers_that_forgers_write_are_refused() {
+    let world = World::new().await;
+    for (field, value, reason) in [
+        ("typ", json!("at+jwt"), "wrong_type"),
+        ("typ", json!("dpop+jwt"), "wrong_type"),
+        ("typ", json!(key::ASSERTION), "malformed_or_other"),
+        ("typ", json!(1), "malformed"),
+        ("jku", json!("https://evil.example/jwks"), "malformed"),
+        ("x5u", json!("https://evil.example/x5"), "malformed"),
+        ("jwk", TestKey::new().jwk(), "malformed"),
+        ("crit", json!(["exp"]), "malformed"),
+        ("kid", json!("../../etc/passwd"), "unknown_key"),
+        ("kid", json!("k1' OR '1'='1"), "unknown_key"),
+        ("kid", json!("x".repeat(257)), "malformed"),
+        ("kid", json!(["k1"]), "malformed"),
+        ("alg", json!("none"), "wrong_algorithm"),
+        ("alg", json!("HS256"), "wrong_algorithm"),
+        ("alg", json!("ES384"), "wrong_algorithm"),
+        ("alg", json!("es256"), "wrong_algorithm"),
+        ("typ", json!("jwt"), "good"),
+        ("other", json!("ignored"), "good"),
+    ] {
+        let mut header = header();
+        header[field] = value.clone();
+        let found = world
+            .reason(&world.key.sign(&header, &world.claims()))
+            .await;
+        let reason = if reason == "malformed_or_other" {
+            "wrong_type"
+        } else {
+            reason
+        };
+        let found = if value == key::ASSERTION && found != "good" {
+            "wrong_type"
+        } else {
+            found
+        };
+        assert_eq!(found, reason, "{field} = {value}");
+    }
+    let untyped = world
+        .key
+        .sign(&json!({"alg": "ES256", "kid": "k1"}), &world.claims());
+    assert_eq!(world.reason(&untyped).await, "good");
+}
+
+#[tokio::test]
+async fn forged_signatures_are_refused_without_asking_the_issuer() {
+    let world = World::new().await;
+    let claims = world.claims();
+    let input = format!(
+        "{}.{}",
+        encode(&json!({"alg": "HS256", "kid": "k1"})),
+        encode(&claims)
+    );
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, world.key.public_bytes());
+    let tag = URL_SAFE_NO_PAD.encode(hmac::sign(&secret, input.as_bytes()));
+    let unsigned = format!("{}.{}.", encode(&json!({"alg": "none"})), encode(&claims));
+    assert_eq!(
+        world.reason(&format!("{input}.{tag}")).await,
+        "wrong_algorithm"
+    );
+    assert_eq!(world.reason(&unsigned).await, "malformed");
+    assert!(!world.fetched().await);
+    let foreign = TestKey::new().sign(&header(), &claims);
+    assert_eq!(world.reason(&foreign).await, "bad_signature");
+    assert_eq!(world.reason(&(foreign + ".x")).await, "malformed");
+    let nothing = world.attestors.appraise(&Evidence::default(), now()).await;
+    assert_eq!(nothing.unwrap_err(), AttestError::Missing);
+}
+
+fn proof(key: &TestKey, url: &str) -> String {
+    let header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
+    let claims = json!({"htm": "POST", "htu": url, "iat": now().seconds(), "jti": "p1"});
+    key.sign(&header, &claims)
+}
+
+#[tokio::test]
+async fn a_proof_beside_a_token_must_hold_and_binds_what_may_be_used_again() {
+    let world = World::with(json!({"reuse": "bound"})).await;
+    let token = world.key.sign(&header(), &world.claims());
+    assert_eq!(world.reason(&token).await, "replay_unbound");
+    let mut evidence = bearer(&token);
+    evidence.dpop = vec![proof(&world.agent, CREDENTIALS)];
+    let one = world.attestors.appraise(&evidence, now()).await.unwrap();
+    assert!(one.key.is_some() && one.proofs.len() == 1 && one.evidence.binding.is_some());
+    evidence.dpop = vec![proof(&TestKey::new(), CREDENTIALS)];
+    let two = world.attestors.appraise(&evidence, now()).await.unwrap();
+    assert_eq!(one.evidence.key, two.evidence.key);
+    assert_ne!(one.evidence.binding, two.evidence.binding);
+
+    let once = World::new().await;
+    let mut evidence = bearer(&once.key.sign(&header(), &once.claims()));
+    evidence.dpop = vec![proof(&once.agent, "https://other.example/v1/credentials")];
+    let refused = once.attestors.appraise(&evidence, now()).await.unwrap_err();
+    assert_eq!(refused.reason(), "bad_proof");
+}
+
+#[tokio::test]
+async fn a_registered_key_proves_its_workload_and_no_other() {
+    let world = World::new().await;
+    let good = world.assertion(json!({}));
+    let workload = world
+        .attestors
+        .appraise(&bearer(&good), now())
+        .await
+        .unwrap();
+    assert_eq!(workload.identity.as_str(), "workload:reports");
+    assert_eq!(workload.instance.unwrap().as_str().len(), 43);
+    let at = now().seconds();
+    for (changes, reason) in [
+        (json!({"iss": "stored", "sub": "stored"}), "good"),
+        (
+            json!({"iss": "broken", "sub": "broken"}),
+            "keys_unavailable",
+        ),
+        (json!({"iss": "nobody", "sub": "nobody"}), "unknown_key"),
+        (
+            json!({"iss": "x".repeat(65), "sub": "x".repeat(65)}),
+            "unknown_key",
+        ),
+        (json!({"sub": "other"}), "required_claim"),
+        (json!({"aud": [OURS]}), "claim_type"),
+        (json!({"aud": "https://other.example"}), "wrong_audience"),
+        (json!({"aud": CREDENTIALS}), "wrong_audience"),
+        (json!({"exp": at + 301}), "claim_type"),
+        (json!({"iat": at - 200, "exp": at - 11}), "expired"),
+        (json!({"iat": at + 11, "exp": at + 20}), "wrong_times"),
+        (json!({"jti": null}), "claim_type"),
+        (json!({"jti": ""}), "claim_type"),
+    ] {
+        let text = changes.to_string();
+        assert_eq!(
+            world.reason(&world.assertion(changes)).await,
+            reason,
+            "{text}"
+        );
+    }
+    let claims = json!({"iss": "reports", "sub": "reports", "aud": OURS, "jti": "a",
+        "iat": at, "exp": at + 60});
+    let untyped = world.agent.sign(&json!({"alg": "ES256"}), &claims);
+    assert_eq!(world.reason(&untyped).await, "unknown_issuer");
+    let typed = json!({"alg": "ES256", "typ": key::ASSERTION});
+    assert_eq!(
+        world.reason(&TestKey::new().sign(&typed, &claims)).await,
+        "bad_signature"
+    );
+    assert!(!world.fetched().await);
+}
+
+#[test]
+fn keys_that_may_not_be_registered_do_not_load() {
+    for jwk in [
+        json!("text"),
+        json!({"kty": "oct", "k": "AAAA"}),
+        json!({"kty": "EC", "crv": "P-384", "x": "A".repeat(64), "y": "A".repeat(64)}),
+    ] {
+        let spec = json!({"kind": "key", "name": "w", "keys": [{"workload": "a", "jwk": jwk}]});
+        let context = AttestContext {
+            own_issuer: OURS.into(),
+            own_issuers: Vec::new(),
+            tracker: TaskTracker::new(),
+            workload_keys: Arc::new(Registered(Value::Null)),
+        };
+        let specs = [serde_json::from_value(spec).unwrap()];
+        assert_eq!(Attestors::new(&specs, context).unwrap_err().key, "keys");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_text_makes_it_panic(text in ".{0,200}", header in ".{0,60}", claims in ".{0,60}") {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let attestors = Attestors { attestors: Vec::new(), issuers: BTreeSet::new() };
+        let framed = format!(
+            "{}.{}.AAAA",
+            URL_SAFE_NO_PAD.encode(header),
+            URL_SAFE_NO_PAD.encode(claims),
+        );
+        for token in [text, framed] {
+            let mut evidence = bearer(&token);
+            evidence.dpop = vec![token];
+            let refused = runtime.block_on(attestors.appraise(&evidence, now())).is_err();
+            prop_assert!(refused && dpop::verify(&evidence, None, now()).is_err());
+        }
+    }
+}
