@@ -1,8 +1,7 @@
 //! SHA-256, and the MAC that protects rows against whoever can write to the database.
 //!
-//! A [`Mac`] covers a purpose and a list of fields. Each is preceded by its length and the list by
-//! its count, so no two different inputs have the same bytes and a tag for one purpose is worth
-//! nothing for another. A tag names the key it was made with, so that a missing key is told apart
+//! A [`Mac`] covers a purpose and a list of fields. Each is preceded by its length, so no two
+//! different inputs have the same bytes and a tag for one purpose is worth nothing for another. A tag names the key it was made with, so that a missing key is told apart
 //! from a changed row.
 
 use ring::{digest, hmac};
@@ -106,7 +105,6 @@ impl Mac {
 fn message(purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
     let mut out = MAC_DOMAIN.to_vec();
     push_prefixed(&mut out, purpose.as_bytes());
-    out.extend_from_slice(&(fields.len() as u64).to_be_bytes());
     for field in fields {
         push_prefixed(&mut out, field);
     }

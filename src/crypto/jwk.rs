@@ -752,6 +752,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pinned_rsa_key_does_not_verify_what_it_could() {
+        use ring::signature::{RSA_PKCS1_SHA384, RsaKeyPair};
+
+        let pair = RsaKeyPair::from_pkcs8(&crate::crypto::test_keys::rsa_pkcs8()).unwrap();
+        let public = ring::rsa::PublicKeyComponents::<Vec<u8>>::from(pair.public());
+        let mut signature = vec![0; pair.public().modulus_len()];
+        let random = ring::rand::SystemRandom::new();
+        pair.sign(&RSA_PKCS1_SHA384, &random, b"x", &mut signature)
+            .unwrap();
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let free = json!({"kty": "RSA", "n": encode(&public.n), "e": encode(&public.e)});
+        for (key, verifies) in [
+            (with(free.clone(), "alg", json!("RS384")), true),
+            (with(free.clone(), "alg", json!("RS256")), false),
+            (free, true),
+        ] {
+            let key = parse(&key).unwrap();
+            let result = key.verify_signature(Algorithm::Rs384, b"x", &signature);
+            assert_eq!(result.is_ok(), verifies);
+        }
+    }
+
+    #[test]
     fn a_point_that_is_not_on_the_curve_verifies_nothing() {
         let key = parse(&with(
             p256(),

@@ -289,11 +289,11 @@ pub fn published_at(
 }
 
 /// The unrevoked key of this purpose and algorithm that signs longest.
-fn last<'a>(
-    keys: &'a [SigningKeyRecord],
+fn last(
+    keys: &[SigningKeyRecord],
     purpose: KeyPurpose,
     algorithm: Algorithm,
-) -> Option<&'a SigningKeyRecord> {
+) -> Option<&SigningKeyRecord> {
     keys.iter()
         .filter(|key| {
             key.purpose == purpose && key.algorithm == algorithm && key.revoked_at.is_none()
@@ -441,6 +441,16 @@ mod tests {
     }
 
     #[test]
+    fn dates_that_hurry_a_key_do_not_make_it_sign_before_its_lead() {
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(850));
+        keys[1].active_from = at(851);
+        assert_eq!(signer(&keys, at(949)), Some("key-0"));
+        assert_eq!(signer(&keys, at(950)), Some("key-1"));
+    }
+
+    #[test]
     fn purposes_do_not_mix() {
         let mut keys = vec![];
         rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
@@ -493,10 +503,10 @@ mod tests {
             |key| key.revoked_at = Some(at(0)),
         ];
         for change in changes {
-            let mut changed = key.clone();
-            change(&mut changed);
+            let mut altered = key.clone();
+            change(&mut altered);
             assert_eq!(
-                changed.verify_tag(&mac, b"envelope", &tag),
+                altered.verify_tag(&mac, b"envelope", &tag),
                 Err(MacError::Mismatch)
             );
         }

@@ -20,8 +20,8 @@
 //! signs at an instant, which are published, and when the next one is due.
 //!
 //! # One secret, several uses
-//! An operator supplies sealing keys and nothing else. From each one three things are derived by
-//! HKDF under different labels: the key of one envelope (with a random salt), the key of the
+//! An operator supplies sealing keys and nothing else. From each one three things are derived
+//! under different labels: the key of one envelope (HKDF, with a random salt), the key of the
 //! [`digest::Mac`] over rows, and the short id by which both name it. None of them reveals another.
 //!
 //! # Secrets and text

@@ -23,7 +23,7 @@ use futures_util::future::BoxFuture;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::{hkdf, hmac};
 use secrecy::{ExposeSecret as _, SecretString};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::clock::Timestamp;
 use crate::ids::{NoRandomness, Random};
@@ -196,6 +196,12 @@ pub enum SealingKeyError {
         /// Which one, from 1.
         position: usize,
     },
+    /// The primitive failed.
+    #[error("nothing could be derived from sealing key {position}")]
+    Underivable {
+        /// Which one, from 1.
+        position: usize,
+    },
     /// The same key twice.
     #[error("sealing key {position} is the same as an earlier one")]
     Twice {
@@ -250,38 +256,35 @@ impl SealingKey {
         if master.iter().all(|byte| *byte == master[0]) {
             return Err(SealingKeyError::NotRandom { position });
         }
-        Ok(Self::derive(master))
+        Self::derive(master).map_err(|_| SealingKeyError::Underivable { position })
     }
 
-    fn derive(master: &[u8; 32]) -> Self {
+    fn derive(master: &[u8; 32]) -> Result<Self, ring::error::Unspecified> {
         let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(master);
         let hashed = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, master), ID_LABEL);
         let mut id = [0; KeyId::BYTES];
         id.copy_from_slice(&hashed.as_ref()[..KeyId::BYTES]);
-        let mut mac = Zeroizing::new([0; 32]);
-        fill(&extracted, &[MAC_LABEL], &mut mac);
-        Self {
+        let mac = expand(&extracted, MAC_LABEL)?;
+        Ok(Self {
             id: KeyId(id),
             envelopes: Zeroizing::new(*master),
             mac: hmac::Key::new(hmac::HMAC_SHA256, mac.as_slice()),
-        }
+        })
     }
 
     /// The key of one envelope.
     fn envelope_key(&self, salt: &[u8]) -> Result<LessSafeKey, ring::error::Unspecified> {
         let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(self.envelopes.as_slice());
-        let mut key = Zeroizing::new([0; 32]);
-        fill(&extracted, &[ENVELOPE_LABEL], &mut key);
+        let key = expand(&extracted, ENVELOPE_LABEL)?;
         UnboundKey::new(&AES_256_GCM, key.as_slice()).map(LessSafeKey::new)
     }
 }
 
-/// HKDF-Expand to 32 bytes, which is within what one block of SHA-256 gives and cannot fail.
-fn fill(key: &hkdf::Prk, label: &[&[u8]], out: &mut [u8; 32]) {
-    let filled = key
-        .expand(label, Bytes32)
-        .and_then(|okm| okm.fill(out.as_mut_slice()));
-    debug_assert!(filled.is_ok(), "32 bytes are one block of HKDF-SHA-256");
+/// HKDF-Expand to 32 bytes.
+fn expand(key: &hkdf::Prk, label: &[u8]) -> Result<Zeroizing<[u8; 32]>, ring::error::Unspecified> {
+    let mut out = Zeroizing::new([0; 32]);
+    key.expand(&[label], Bytes32)?.fill(out.as_mut_slice())?;
+    Ok(out)
 }
 
 impl SealingKeys {
@@ -359,13 +362,13 @@ impl SealingKeys {
         // Sealed in place, in the envelope's own memory: no copy of the secret is left behind.
         envelope.extend_from_slice(secret);
         let body = envelope.get_mut(HEADER_BYTES..).ok_or(SealError::Failed)?;
-        match key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, body) {
-            Ok(tag) => envelope.extend_from_slice(tag.as_ref()),
-            Err(_) => {
-                drop(Zeroizing::new(envelope));
-                return Err(SealError::Failed);
-            }
-        }
+        let Ok(tag) =
+            key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, body)
+        else {
+            envelope.zeroize();
+            return Err(SealError::Failed);
+        };
+        envelope.extend_from_slice(tag.as_ref());
         Ok(envelope)
     }
 
@@ -474,7 +477,7 @@ mod tests {
     async fn a_sealed_secret_opens_as_what_it_was_sealed_as() {
         let keys = keys(&[1]);
         let sealer: &dyn Sealer = &keys;
-        for secret in [&b""[..], b"secret", &[7; MAX_PLAINTEXT_BYTES]] {
+        for secret in [&b""[..], b"secret", &vec![7; MAX_PLAINTEXT_BYTES]] {
             let envelope = sealer.seal(CONTEXT, secret).await.unwrap();
             let opened = sealer.open(CONTEXT, &envelope).await.unwrap();
             assert_eq!(opened.as_slice(), secret);

@@ -77,7 +77,7 @@ impl fmt::Debug for PrivateKey {
 }
 
 impl PrivateKey {
-    /// A new key for ES256 or EdDSA.
+    /// A new key: P-256 for ES256, or Ed25519.
     pub fn generate(algorithm: Algorithm) -> Result<Self, PrivateKeyError> {
         let random = SystemRandom::new();
         let document = match algorithm {
@@ -305,6 +305,21 @@ mod tests {
                 LocalSigner::new(&again).unwrap().kid()
             );
         }
+    }
+
+    #[test]
+    fn the_public_key_of_rfc_8037_follows_from_its_private_one() {
+        let seed = URL_SAFE_NO_PAD
+            .decode("nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A")
+            .unwrap();
+        // PKCS#8 version 1, as OpenSSL writes it: a frame and the seed.
+        let frame = [
+            0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
+        ];
+        let pkcs8 = Zeroizing::new([&frame[..], &seed].concat());
+        let key = PrivateKey::from_pkcs8(Algorithm::EdDsa, pkcs8).unwrap();
+        let signer = LocalSigner::new(&key).unwrap();
+        assert_eq!(signer.kid(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
     }
 
     #[test]
