@@ -15,11 +15,11 @@ enum Part {
 
 /// A parsed template, with at least one claim in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
+pub(super) struct Template(Vec<Part>);
 
 /// Why a template cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TemplateError {
+pub(super) enum TemplateError {
     /// A `{` without its `}`, a `}` without its `{`, or a brace within braces.
     #[error("the braces do not match")]
     Braces,
@@ -40,11 +40,11 @@ pub enum TemplateError {
 /// A claim that the template needs and that has no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the claim {0} has no value")]
-pub struct NoValue(pub String);
+pub(super) struct NoValue(pub(super) String);
 
 impl Template {
     /// Parses `text`.
-    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+    pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
@@ -72,7 +72,7 @@ impl Template {
     }
 
     /// The claims that it names, in order.
-    pub fn claims(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn claims(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
             Part::Claim(name) => Some(name.as_str()),
             Part::Literal(_) => None,
@@ -80,7 +80,7 @@ impl Template {
     }
 
     /// Fills in the values that `value_of` gives; an absent or empty one refuses.
-    pub fn render(&self, value_of: impl Fn(&str) -> Option<String>) -> Result<String, NoValue> {
+    pub(super) fn render(&self, value_of: impl Fn(&str) -> Option<String>) -> Result<String, NoValue> {
         let mut text = String::new();
         for part in &self.0 {
             match part {

@@ -193,7 +193,7 @@ async fn claims_that_are_not_as_they_must_be_are_refused() {
         ("repo_id", json!(["a"]), "claim_type"),
         ("repo_id", Value::Null, "claim_type"),
         ("repo_id", json!("x".repeat(1_025)), "claim_type"),
-        ("repo_id", json!("x".repeat(504)), "identity"),
+        ("repo_id", json!("x".repeat(505)), "identity"),
         ("attempt", json!("2"), "claim_type"),
         ("attempt", json!(2.5), "claim_type"),
         ("protected", json!("true"), "claim_type"),
@@ -204,7 +204,7 @@ async fn claims_that_are_not_as_they_must_be_are_refused() {
         ("repo_id", json!("a\u{0}"), "malformed"),
         ("exp", json!(at - 9), "good"),
         ("aud", json!([OURS]), "good"),
-        ("repo_id", json!("x".repeat(503)), "good"),
+        ("repo_id", json!("x".repeat(504)), "good"),
         ("protected", json!(true), "good"),
         ("groups", Value::Null, "good"),
     ] {
