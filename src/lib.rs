@@ -14,11 +14,18 @@
 //! - `http`, `cli`: the doors.
 
 pub mod attest;
+pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod crypto;
 pub mod domain;
 pub mod ids;
+pub mod ledger;
 pub mod merkle;
 pub mod metrics;
+pub mod mint;
+pub mod policy;
 pub mod shutdown;
+pub mod store;
+pub mod sweep;
 pub mod telemetry;

@@ -199,7 +199,11 @@ fn check_oidc(at: &Checked<'_>, spec: &OidcSpec, own_issuers: &[String]) -> Outc
         }
     }
     if spec.max_stale_seconds < MIN_STALE_SECONDS {
-        at.refuse("max_stale_seconds", "keys could not be kept", "give at least 60")?;
+        at.refuse(
+            "max_stale_seconds",
+            "keys could not be kept",
+            "give at least 60",
+        )?;
     }
     if spec.max_age_seconds == 0 {
         at.refuse(

@@ -41,7 +41,7 @@ pub fn verify(
     let [header] = evidence.dpop.as_slice() else {
         return Err(AttestError::BadProof("not exactly one header"));
     };
-    let token = UnverifiedJwt::parse_with_jwk(header)
+    let token = UnverifiedJwt::parse_proof(header)
         .map_err(|_| AttestError::BadProof("not a JWT with a public key in its header"))?;
     if !token.unverified_is_type("dpop+jwt") {
         return Err(AttestError::BadProof("another type of token"));

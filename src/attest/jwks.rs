@@ -101,7 +101,11 @@ impl KeySet {
                 .filter(|key| key.kid() == Some(kid))
                 .find(fits),
             // Without a name there must be nothing to choose.
-            None => self.keys.first().filter(|_| self.keys.len() == 1).filter(fits),
+            None => self
+                .keys
+                .first()
+                .filter(|_| self.keys.len() == 1)
+                .filter(fits),
         };
         found.cloned()
     }
@@ -194,7 +198,10 @@ impl KeySource {
         if let Some(fetch) = self.begin(guard, now)
             && fetch.await.is_err()
         {
-            tracing::warn!(attestor = self.attestor, "the fetch of an issuer's keys broke off");
+            tracing::warn!(
+                attestor = self.attestor,
+                "the fetch of an issuer's keys broke off"
+            );
         }
     }
 

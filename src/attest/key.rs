@@ -42,7 +42,10 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(spec: &KeySpec, context: &AttestContext) -> Result<Self, AttestorConfigError> {
+    pub(super) fn new(
+        spec: &KeySpec,
+        context: &AttestContext,
+    ) -> Result<Self, AttestorConfigError> {
         let mut configured = BTreeMap::<_, Vec<_>>::new();
         for registered in &spec.keys {
             let refuse = |problem: String| AttestorConfigError {
@@ -147,7 +150,10 @@ fn parse(jwk: &Value) -> Result<VerificationKey, String> {
 }
 
 /// Verifies with the key that the token names, by `kid` or thumbprint, or with any if it names none.
-fn try_keys(token: &UnverifiedJwt, keys: &[VerificationKey]) -> Result<VerifiedClaims, AttestError> {
+fn try_keys(
+    token: &UnverifiedJwt,
+    keys: &[VerificationKey],
+) -> Result<VerifiedClaims, AttestError> {
     let named = |key: &&VerificationKey| match token.unverified_kid() {
         Some(kid) => key.kid() == Some(kid) || key.thumbprint() == kid,
         None => true,

@@ -75,7 +75,12 @@ impl World {
             workload_keys: Arc::new(Registered(agent.jwk())),
         };
         let attestors = Attestors::new(&specs, context).unwrap();
-        Self { server, key, agent, attestors }
+        Self {
+            server,
+            key,
+            agent,
+            attestors,
+        }
     }
 
     fn claims(&self) -> Value {
@@ -113,7 +118,8 @@ impl World {
         for (name, value) in changes.as_object().unwrap() {
             claims[name] = value.clone();
         }
-        self.agent.sign(&json!({"alg": "ES256", "typ": key::ASSERTION}), &claims)
+        self.agent
+            .sign(&json!({"alg": "ES256", "typ": key::ASSERTION}), &claims)
     }
 }
 
@@ -134,7 +140,11 @@ fn header() -> Value {
 async fn a_good_token_yields_what_it_says_and_nothing_more() {
     let world = World::new().await;
     let token = world.key.sign(&header(), &world.claims());
-    let workload = world.attestors.appraise(&bearer(&token), now()).await.unwrap();
+    let workload = world
+        .attestors
+        .appraise(&bearer(&token), now())
+        .await
+        .unwrap();
     assert_eq!(workload.identity.as_str(), "ci:repo:a%3Ab");
     assert_eq!(workload.instance.unwrap().as_str(), "9:2");
     let groups = ClaimValue::Set(["x".to_owned(), "y".to_owned()].into());
@@ -154,13 +164,25 @@ async fn one_token_has_one_id_whatever_its_signature() {
     let world = World::new().await;
     let id = async |claims: &Value| {
         let token = world.key.sign(&header(), claims);
-        world.attestors.appraise(&bearer(&token), now()).await.unwrap().evidence.key
+        world
+            .attestors
+            .appraise(&bearer(&token), now())
+            .await
+            .unwrap()
+            .evidence
+            .key
     };
     let nameless = world.changed("jti", &Value::Null);
     // ECDSA is randomised: these are two signatures over the same bytes.
     assert_eq!(id(&nameless).await, id(&nameless).await);
-    assert_eq!(id(&world.claims()).await, id(&world.changed("attempt", &json!(3))).await);
-    assert_ne!(id(&world.claims()).await, id(&world.changed("jti", &json!("t2"))).await);
+    assert_eq!(
+        id(&world.claims()).await,
+        id(&world.changed("attempt", &json!(3))).await
+    );
+    assert_ne!(
+        id(&world.claims()).await,
+        id(&world.changed("jti", &json!("t2"))).await
+    );
 }
 
 #[tokio::test]
@@ -177,7 +199,11 @@ async fn claims_that_are_not_as_they_must_be_are_refused() {
         ("iat", Value::Null, "wrong_times"),
         ("nbf", json!(at + 11), "wrong_times"),
         ("aud", json!("https://other.example"), "wrong_audience"),
-        ("aud", json!([OURS, "https://other.example"]), "wrong_audience"),
+        (
+            "aud",
+            json!([OURS, "https://other.example"]),
+            "wrong_audience",
+        ),
         ("aud", json!([OURS, OURS]), "wrong_audience"),
         ("aud", json!([]), "wrong_audience"),
         ("aud", Value::Null, "wrong_audience"),
@@ -242,12 +268,24 @@ async fn headers_that_forgers_write_are_refused() {
     ] {
         let mut header = header();
         header[field] = value.clone();
-        let found = world.reason(&world.key.sign(&header, &world.claims())).await;
-        let reason = if reason == "malformed_or_other" { "wrong_type" } else { reason };
-        let found = if value == key::ASSERTION && found != "good" { "wrong_type" } else { found };
+        let found = world
+            .reason(&world.key.sign(&header, &world.claims()))
+            .await;
+        let reason = if reason == "malformed_or_other" {
+            "wrong_type"
+        } else {
+            reason
+        };
+        let found = if value == key::ASSERTION && found != "good" {
+            "wrong_type"
+        } else {
+            found
+        };
         assert_eq!(found, reason, "{field} = {value}");
     }
-    let untyped = world.key.sign(&json!({"alg": "ES256", "kid": "k1"}), &world.claims());
+    let untyped = world
+        .key
+        .sign(&json!({"alg": "ES256", "kid": "k1"}), &world.claims());
     assert_eq!(world.reason(&untyped).await, "good");
 }
 
@@ -255,11 +293,18 @@ async fn headers_that_forgers_write_are_refused() {
 async fn forged_signatures_are_refused_without_asking_the_issuer() {
     let world = World::new().await;
     let claims = world.claims();
-    let input = format!("{}.{}", encode(&json!({"alg": "HS256", "kid": "k1"})), encode(&claims));
+    let input = format!(
+        "{}.{}",
+        encode(&json!({"alg": "HS256", "kid": "k1"})),
+        encode(&claims)
+    );
     let secret = hmac::Key::new(hmac::HMAC_SHA256, world.key.public_bytes());
     let tag = URL_SAFE_NO_PAD.encode(hmac::sign(&secret, input.as_bytes()));
     let unsigned = format!("{}.{}.", encode(&json!({"alg": "none"})), encode(&claims));
-    assert_eq!(world.reason(&format!("{input}.{tag}")).await, "wrong_algorithm");
+    assert_eq!(
+        world.reason(&format!("{input}.{tag}")).await,
+        "wrong_algorithm"
+    );
     assert_eq!(world.reason(&unsigned).await, "malformed");
     assert!(!world.fetched().await);
     let foreign = TestKey::new().sign(&header(), &claims);
@@ -300,15 +345,25 @@ async fn a_proof_beside_a_token_must_hold_and_binds_what_may_be_used_again() {
 async fn a_registered_key_proves_its_workload_and_no_other() {
     let world = World::new().await;
     let good = world.assertion(json!({}));
-    let workload = world.attestors.appraise(&bearer(&good), now()).await.unwrap();
+    let workload = world
+        .attestors
+        .appraise(&bearer(&good), now())
+        .await
+        .unwrap();
     assert_eq!(workload.identity.as_str(), "workload:reports");
     assert_eq!(workload.instance.unwrap().as_str().len(), 43);
     let at = now().seconds();
     for (changes, reason) in [
         (json!({"iss": "stored", "sub": "stored"}), "good"),
-        (json!({"iss": "broken", "sub": "broken"}), "keys_unavailable"),
+        (
+            json!({"iss": "broken", "sub": "broken"}),
+            "keys_unavailable",
+        ),
         (json!({"iss": "nobody", "sub": "nobody"}), "unknown_key"),
-        (json!({"iss": "x".repeat(65), "sub": "x".repeat(65)}), "unknown_key"),
+        (
+            json!({"iss": "x".repeat(65), "sub": "x".repeat(65)}),
+            "unknown_key",
+        ),
         (json!({"sub": "other"}), "required_claim"),
         (json!({"aud": [OURS]}), "claim_type"),
         (json!({"aud": "https://other.example"}), "wrong_audience"),
@@ -320,14 +375,21 @@ async fn a_registered_key_proves_its_workload_and_no_other() {
         (json!({"jti": ""}), "claim_type"),
     ] {
         let text = changes.to_string();
-        assert_eq!(world.reason(&world.assertion(changes)).await, reason, "{text}");
+        assert_eq!(
+            world.reason(&world.assertion(changes)).await,
+            reason,
+            "{text}"
+        );
     }
     let claims = json!({"iss": "reports", "sub": "reports", "aud": OURS, "jti": "a",
         "iat": at, "exp": at + 60});
     let untyped = world.agent.sign(&json!({"alg": "ES256"}), &claims);
     assert_eq!(world.reason(&untyped).await, "unknown_issuer");
     let typed = json!({"alg": "ES256", "typ": key::ASSERTION});
-    assert_eq!(world.reason(&TestKey::new().sign(&typed, &claims)).await, "bad_signature");
+    assert_eq!(
+        world.reason(&TestKey::new().sign(&typed, &claims)).await,
+        "bad_signature"
+    );
     assert!(!world.fetched().await);
 }
 

@@ -33,7 +33,7 @@ use crate::ledger::denials::Budget;
 use crate::ledger::entry::{Decide, EndSession, Entry, Request, SessionPlan};
 use crate::merkle::Receipt;
 use crate::metrics::{Ended, Stage};
-use crate::mint::{Credential, MintError, MintPlace, Minter};
+use crate::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
 use crate::policy::Question;
 use crate::store::append::MintLease;
 
@@ -320,9 +320,7 @@ impl Broker {
         let admission = judged.admission.as_ref();
         let permitted = judged.decision.verdict.as_ref().ok();
         let session = match (permitted, admission, &judged.ask) {
-            (Some(permitted), Some(admission), Some(ask)) => {
-                Some((*permitted, admission, ask))
-            }
+            (Some(permitted), Some(admission), Some(ask)) => Some((*permitted, admission, ask)),
             _ => None,
         };
         let id = DecisionId::new(case.now, &self.random)?;
@@ -420,10 +418,7 @@ impl Broker {
     }
 
     /// Makes the credential, and releases it only if its session is still to be had.
-    async fn mint_and_settle(
-        &self,
-        permit: Permit,
-    ) -> Result<(Credential, Session), BrokerError> {
+    async fn mint_and_settle(&self, permit: Permit) -> Result<(Credential, Session), BrokerError> {
         let minting = Instant::now();
         let minter = Arc::clone(self.resource_minter(permit.session())?);
         let minted = minter.mint(&permit).await;
@@ -440,7 +435,9 @@ impl Broker {
                     MintError::Unknown(_) => SessionState::Ending,
                 };
                 self.end_own(&session, state, EndReason::Failed).await;
-                return Err(BrokerError::FailClosed("the credential was not made".into()));
+                return Err(BrokerError::FailClosed(
+                    "the credential was not made".into(),
+                ));
             }
         };
         if minter.place() == MintPlace::Local {
@@ -487,11 +484,20 @@ impl Broker {
         }
     }
 
+    /// Asks the back end of a session to end its credential.
+    pub async fn end_external(&self, session: &Session) -> EndOutcome {
+        match self.resource_minter(session) {
+            Ok(minter) => minter.end(session).await,
+            Err(_) => EndOutcome::Pending,
+        }
+    }
+
     /// Ends a session of which nobody has the credential.
     async fn end_unclaimed(&self, issued: Issued) {
         info!(session = %issued.session.id, "its caller has gone");
         let state = super::revoke::ending_state(&issued.session);
-        self.end_own(&issued.session, state, EndReason::Failed).await;
+        self.end_own(&issued.session, state, EndReason::Failed)
+            .await;
     }
 
     async fn end_own(&self, session: &Session, state: SessionState, reason: EndReason) {
@@ -516,12 +522,7 @@ impl Broker {
 }
 
 /// Policy's word, bounded by what the task, a parent's credential or a retried one leave.
-fn decide(
-    case: &Case<'_>,
-    roles: &BTreeSet<String>,
-    ask: &Ask,
-    admission: &Admission,
-) -> Decision {
+fn decide(case: &Case<'_>, roles: &BTreeSet<String>, ask: &Ask, admission: &Admission) -> Decision {
     let mut decision = case.active.policy().decide(&Question {
         workload: case.workload,
         roles,
@@ -532,9 +533,15 @@ fn decide(
     let Ok(permitted) = decision.verdict else {
         return decision;
     };
-    let left = case.now.floor_to_second().seconds_until(admission.not_after);
+    let left = case
+        .now
+        .floor_to_second()
+        .seconds_until(admission.not_after);
     let asked_for_more = ask.ttl_seconds.is_some_and(|asked| asked > left);
-    let retried = admission.retry.as_ref().is_some_and(|retry| retry.replaces.is_some());
+    let retried = admission
+        .retry
+        .as_ref()
+        .is_some_and(|retry| retry.replaces.is_some());
     decision.verdict = if left == 0 {
         Err(Refusal::new(
             RefusalCode::TaskEnded,
@@ -573,12 +580,7 @@ pub(super) fn input(decision: &Decision) -> Vec<u8> {
     bytes
 }
 
-fn released(
-    credential: Credential,
-    session: Session,
-    judged: Judged,
-    receipt: Receipt,
-) -> Issued {
+fn released(credential: Credential, session: Session, judged: Judged, receipt: Receipt) -> Issued {
     let admission = judged.admission;
     let task = IssuedTask {
         id: session.task_id,

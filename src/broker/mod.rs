@@ -23,14 +23,15 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use self::admin::AdminTokens;
-use self::generations::{Active, Trust};
 pub use self::error::{BrokerError, Denied};
+use self::generations::{Active, Trust};
 use crate::attest::Evidence;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::{Mac, sha256};
 use crate::crypto::random::SystemRandom;
 use crate::crypto::sealer::Sealer;
 use crate::domain::leaf::{Commitment, Opening};
+use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
 use crate::domain::workload::Workload;
 use crate::ids::Random;
 use crate::ledger::denials::Denials;
@@ -78,6 +79,7 @@ pub struct Broker {
     parts: BrokerParts,
     active: ArcSwapOption<Active>,
     behind: ArcSwap<Option<String>>,
+    ailing: ArcSwap<Option<String>>,
     denials: Denials,
     random: SystemRandom,
     woken: tokio::sync::Notify,
@@ -92,8 +94,9 @@ impl Broker {
             parts,
             active: ArcSwapOption::empty(),
             behind: ArcSwap::from_pointee(None),
+            ailing: ArcSwap::from_pointee(None),
             denials: Denials::default(),
-            random: SystemRandom,
+            random: SystemRandom::new(),
             woken: tokio::sync::Notify::new(),
         })
     }
@@ -169,6 +172,9 @@ impl Broker {
             LedgerStatus::Failing(why) => return Some(format!("ledger: {why}")),
             LedgerStatus::Stopped(why) => return Some(format!("ledger stopped: {why}")),
         }
+        if let Some(why) = self.ailing.load().as_ref() {
+            return Some(format!("store: {why}"));
+        }
         if let Some(why) = self.behind.load().as_ref() {
             return Some(format!("policy: {why}"));
         }
@@ -180,6 +186,29 @@ impl Broker {
             return Some("keys: no key may sign now".into());
         }
         None
+    }
+
+    /// Looks whether the store answers and its clock agrees with ours; readiness shows it.
+    pub async fn check_health(&self) -> Result<(), BrokerError> {
+        let checked = self.try_check_health().await;
+        let why = checked.as_ref().err().map(ToString::to_string);
+        self.ailing.store(Arc::new(why));
+        checked
+    }
+
+    async fn try_check_health(&self) -> Result<(), BrokerError> {
+        self.store().ping().await?;
+        if let Some(theirs) = self.store().clock().await? {
+            let skew = theirs.distance(self.now());
+            self.metrics().clock_skew(skew.as_secs_f64());
+            if skew.as_secs() >= MAX_CLOCK_SKEW_SECONDS {
+                return Err(BrokerError::FailClosed(format!(
+                    "our clock and the database's are {} ms apart",
+                    skew.as_millis()
+                )));
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn active(&self) -> Result<Arc<Active>, BrokerError> {

@@ -218,7 +218,11 @@ impl SessionView {
         let immediate = session.revocability == Revocability::IMMEDIATE
             && session.state == SessionState::Active;
         Standing {
-            state: if immediate { SessionState::Ended } else { SessionState::Ending },
+            state: if immediate {
+                SessionState::Ended
+            } else {
+                SessionState::Ending
+            },
             end_reason: Some(reason),
             ended_at: Some(at),
             confirmed_at: immediate.then_some(at),

@@ -128,7 +128,8 @@ impl TaskChain {
     /// intermediates included. An empty chain is nobody's, and over.
     #[must_use]
     pub fn state_at(&self, now: Timestamp) -> TaskState {
-        self.over_at(now).map_or(TaskState::Open, |(state, _)| state)
+        self.over_at(now)
+            .map_or(TaskState::Open, |(state, _)| state)
     }
 
     /// How and when the whole ended, if it is over at `now`.

@@ -21,7 +21,9 @@ use crate::clock::Timestamp;
 use crate::crypto::random::SystemRandom;
 use crate::domain::limits::MAX_BATCH_ENTRIES;
 use crate::ids::BatchId;
-use crate::merkle::{BatchProver, Checkpoint, Edge, Hash, Receipt, Tile};
+use crate::merkle::{
+    BatchProver, Checkpoint, Edge, Hash, Receipt, Tile, note_signature_line, sign_note,
+};
 use crate::store::StoreError;
 use crate::store::append::{Head, LedgerConnection, MAX_HASHES, Writes};
 
@@ -68,10 +70,7 @@ struct Committed {
 impl Ledger {
     /// Opens the log as the store holds it, and checks it against the last checkpoint that was
     /// kept outside the store.
-    pub async fn open(
-        parts: LedgerParts,
-        guard: Guard,
-    ) -> Result<(Self, Appender), AppendError> {
+    pub async fn open(parts: LedgerParts, guard: Guard) -> Result<(Self, Appender), AppendError> {
         let unavailable = |error| AppendError::Unavailable(Arc::new(error));
         let head = parts.store.head().await.map_err(unavailable)?;
         let edge = proofs::edge_at(&parts.store, head)
@@ -149,7 +148,9 @@ impl Appender {
             let began = Instant::now();
             match self.commit(&batch).await {
                 Ok(committed) => {
-                    self.parts.metrics.ledger_batch(batch.len(), began.elapsed());
+                    self.parts
+                        .metrics
+                        .ledger_batch(batch.len(), began.elapsed());
                     self.set_status(LedgerStatus::Serving);
                     self.release(batch, committed).await;
                 }
@@ -225,8 +226,11 @@ impl Appender {
         let now = self.parts.clock.now();
         self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
 
-        let mac = self.parts.mac.clone();
-        let seal = move |fields: &[Vec<u8>]| mac.make(CUTOFF_MAC, fields);
+        let mac = &self.parts.mac;
+        let seal = |fields: &[Vec<u8>]| {
+            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+            mac.tag(CUTOFF_MAC, &fields)
+        };
         let mut settling = Batch::new(
             &self.parts.origin,
             now,
@@ -255,7 +259,7 @@ impl Appender {
         }
         let hashes: Vec<Hash> = writes.leaves.iter().map(|leaf| leaf.hash).collect();
         let prover = (!hashes.is_empty()).then(|| BatchProver::new(&edge, &hashes));
-        let batch_id = BatchId::new(now, &SystemRandom)
+        let batch_id = BatchId::new(now, &SystemRandom::new())
             .map_err(|error| Failure::Fatal(error.to_string()))?;
         let mut next = edge;
         if let Some(prover) = &prover {
@@ -349,7 +353,10 @@ impl Appender {
         size: u64,
     ) -> Result<(), Failure> {
         let mac = &self.parts.mac;
-        let genuine = |fields: &[Vec<u8>], tag: &[u8]| mac.verify(CUTOFF_MAC, fields, tag);
+        let genuine = |fields: &[Vec<u8>], tag: &[u8]| {
+            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+            mac.verify(CUTOFF_MAC, &fields, tag).is_ok()
+        };
         self.cutoffs
             .learn(changed, size, genuine)
             .map_err(|forged| Failure::Fatal(forged.to_string()))
@@ -426,14 +433,16 @@ impl Appender {
             root: head.root,
         }
         .to_string();
-        let key = self.parts.key.load_full();
-        let signature = key
-            .signer
-            .sign(text.as_bytes())
-            .await
-            .map_err(|_| AppendError::Unsigned)?;
-        let checkpoint: Arc<str> = guard::signed_note(&text, &key.verifier, &signature)
-            .ok_or(AppendError::Unsigned)?
+        let keys = self.parts.keys.load_full();
+        let mut lines = Vec::with_capacity(keys.len());
+        for key in keys.iter() {
+            let signature = key.signer.sign(text.as_bytes()).await;
+            let signature = signature.map_err(|_| AppendError::Unsigned)?;
+            let line = note_signature_line(&key.verifier, &signature);
+            lines.push(line.map_err(|_| AppendError::Unsigned)?);
+        }
+        let checkpoint: Arc<str> = sign_note(&text, &lines)
+            .map_err(|_| AppendError::Unsigned)?
             .into();
         let signed = Signed {
             head,

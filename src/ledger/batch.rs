@@ -276,7 +276,8 @@ impl<'a> Batch<'a> {
                 mac: change.mac.clone(),
             }),
             Entry::Genesis { .. } if index > 0 => return Settled::Unchanged,
-            Entry::Genesis { .. } | Entry::DenialsOmitted { .. } => None,
+            Entry::Genesis { row, .. } => Some(ActWrite::SigningKey(row.clone())),
+            Entry::DenialsOmitted { .. } => None,
         };
         self.writes.acts.extend(act);
         Settled::Recorded(self.record(prepared, None))
@@ -309,7 +310,10 @@ impl<'a> Batch<'a> {
                 if self.view.open_tasks.get(&key).copied().unwrap_or(0) >= *max_open {
                     return Check::Fails(Refusal::new(
                         RefusalCode::TooManyOpenTasks,
-                        format!("{max_open} tasks of type `{}` are open already", task.task_type),
+                        format!(
+                            "{max_open} tasks of type `{}` are open already",
+                            task.task_type
+                        ),
                     ));
                 }
                 match parent {
@@ -357,7 +361,11 @@ impl<'a> Batch<'a> {
                 "the task, or one that it is part of, is over",
             ));
         }
-        let left = self.view.tasks.get(&task).map_or(0, |facts| facts.sessions_left);
+        let left = self
+            .view
+            .tasks
+            .get(&task)
+            .map_or(0, |facts| facts.sessions_left);
         if left < sessions {
             return Err(Refusal::new(
                 RefusalCode::TaskBudget,
@@ -374,9 +382,10 @@ impl<'a> Batch<'a> {
         }
         let mut next = plan.session.parent;
         while let Some(id) = next {
-            let alive = self.view.sessions.get(&id).filter(|facts| {
-                facts.state == SessionState::Active && facts.expires_at > self.now
-            });
+            let alive =
+                self.view.sessions.get(&id).filter(|facts| {
+                    facts.state == SessionState::Active && facts.expires_at > self.now
+                });
             let Some(facts) = alive else {
                 return Check::Fails(Refusal::new(
                     RefusalCode::ExceedsParent,

@@ -59,14 +59,6 @@ impl Cutoffs {
         Ok(())
     }
 
-    /// Forgets what blocks nothing any more and is older than any request under way.
-    pub(super) fn forget(&mut self, oldest_basis: u64, now: Timestamp) {
-        self.by_selector.retain(|_, cutoffs| {
-            cutoffs.retain(|cutoff| cutoff.stops(oldest_basis, now));
-            !cutoffs.is_empty()
-        });
-    }
-
     /// What stands against a permit.
     pub(super) fn verdict(&self, decide: &Decide, now: Timestamp) -> Verdict {
         let mut stale = false;
@@ -87,7 +79,10 @@ impl Cutoffs {
             }
         }
         // A credential derived from another rests on what was read of that one at the basis.
-        let derived = decide.session.as_ref().is_some_and(|plan| plan.session.parent.is_some());
+        let derived = decide
+            .session
+            .as_ref()
+            .is_some_and(|plan| plan.session.parent.is_some());
         if stale || (derived && self.newest.is_some_and(|newest| newest >= decide.basis)) {
             return Verdict::Stale;
         }

@@ -72,6 +72,8 @@ pub enum Entry {
     Genesis {
         /// The verifier key of the log's checkpoints.
         vkey: String,
+        /// Its row: the key is kept if, and only if, the log begins with it.
+        row: Box<SigningKeyRow>,
     },
     /// Nothing to record: evidence that a reading call used up.
     Consume,
@@ -349,7 +351,7 @@ impl Entry {
                 count: *count,
                 since: *since,
             },
-            Self::Genesis { vkey } => Event::Genesis { vkey: vkey.clone() },
+            Self::Genesis { vkey, .. } => Event::Genesis { vkey: vkey.clone() },
             Self::Consume => return None,
         })
     }
@@ -406,7 +408,10 @@ impl Decide {
                 generation: self.generation,
                 policies: self.policies.clone(),
                 input: self.input.0.clone(),
-                purpose: self.purpose.as_ref().map(|(commitment, _)| commitment.clone()),
+                purpose: self
+                    .purpose
+                    .as_ref()
+                    .map(|(commitment, _)| commitment.clone()),
             })),
             _ => Event::Decision(Box::new(self.leaf())),
         }
@@ -423,7 +428,10 @@ impl Decide {
         let permitted = self.session.as_ref();
         let session = permitted.map(|plan| &plan.session);
         let cnf: Option<KeyBinding> = session.and_then(|session| session.key.clone());
-        let replaced = self.retry.as_ref().and_then(|retry| retry.replaces.as_ref());
+        let replaced = self
+            .retry
+            .as_ref()
+            .and_then(|retry| retry.replaces.as_ref());
         DecisionLeaf {
             decision: self.id,
             outcome: self.outcome,
@@ -450,7 +458,10 @@ impl Decide {
                 Vec::new()
             },
             input: self.input.0.clone(),
-            purpose: self.purpose.as_ref().map(|(commitment, _)| commitment.clone()),
+            purpose: self
+                .purpose
+                .as_ref()
+                .map(|(commitment, _)| commitment.clone()),
         }
     }
 }

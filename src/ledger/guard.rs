@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::Signed;
 use super::proofs;
-use crate::merkle::{Checkpoint, Note, VerifierKey, note_signature_line, sign_note};
+use crate::merkle::{Checkpoint, Note};
 use crate::store::Store;
 use crate::store::append::Head;
 
@@ -72,7 +72,10 @@ impl Guard {
             )
         };
         let note = Note::parse(&bytes).map_err(|error| unreadable(&error))?;
-        let known: Checkpoint = note.text().parse().map_err(|error| unreadable(&error))?;
+        let known: Checkpoint = note
+            .unverified_text()
+            .parse()
+            .map_err(|error| unreadable(&error))?;
         if known.origin != origin {
             return Err(format!(
                 "{}: a checkpoint of the log `{}`, but this one is `{origin}`",
@@ -123,10 +126,4 @@ pub(super) fn rewound(ours: Head, theirs: Head) -> String {
          root {}; nothing is issued until this is resolved",
         ours.size, ours.root, theirs.size, theirs.root
     )
-}
-
-/// A checkpoint's text with its signature.
-pub(super) fn signed_note(text: &str, key: &VerifierKey, signature: &[u8]) -> Option<String> {
-    let line = note_signature_line(key, signature).ok()?;
-    sign_note(text, &[line]).ok()
 }

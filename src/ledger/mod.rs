@@ -66,6 +66,9 @@ pub struct LedgerKey {
     pub verifier: VerifierKey,
 }
 
+/// The keys of checkpoints, swapped whole; never empty.
+pub type LedgerKeys = Arc<ArcSwap<Vec<LedgerKey>>>;
+
 /// What the ledger is made of.
 #[derive(Clone)]
 pub struct LedgerParts {
@@ -73,8 +76,9 @@ pub struct LedgerParts {
     pub store: Store,
     /// The name of the log.
     pub origin: String,
-    /// The key of its checkpoints; swapped when it rotates.
-    pub key: Arc<ArcSwap<LedgerKey>>,
+    /// The keys of its checkpoints, the current one first. After a rotation the old one signs
+    /// along for a while, so that whoever knows only that one learns the new one from the log.
+    pub keys: LedgerKeys,
     /// Protects the rows of cutoffs.
     pub mac: Mac,
     /// The time.
@@ -256,10 +260,15 @@ impl Ledger {
         self.shared.latest.subscribe()
     }
 
-    /// The key of its checkpoints.
+    /// The keys of its checkpoints, the current one first.
     #[must_use]
-    pub fn key(&self) -> Arc<LedgerKey> {
-        self.parts.key.load_full()
+    pub fn keys(&self) -> Arc<Vec<LedgerKey>> {
+        self.parts.keys.load_full()
+    }
+
+    /// Signs with these from now on, the current one first.
+    pub fn take_keys(&self, keys: Vec<LedgerKey>) {
+        self.parts.keys.store(Arc::new(keys));
     }
 
     /// Where it is kept.

@@ -92,9 +92,10 @@ async fn fetch(
     let mut tiles = HashMap::new();
     for id in wanted {
         let hashes = match id.source(stored) {
-            TileSource::Stored => store.tile(id.level, id.index).await?.unwrap_or_default(),
-            TileSource::Leaves { from, count } => store.leaf_hashes(from, count).await?,
-            TileSource::Roots { level, from, count } => {
+            None => return Err(NoProof::OutOfRange),
+            Some(TileSource::Stored) => store.tile(id.level, id.index).await?.unwrap_or_default(),
+            Some(TileSource::Leaves { from, count }) => store.leaf_hashes(from, count).await?,
+            Some(TileSource::Roots { level, from, count }) => {
                 store.tile_roots(level, from, count).await?
             }
         };

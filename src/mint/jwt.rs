@@ -11,20 +11,23 @@ use serde_json::{Value, json};
 
 use super::{Credential, EndOutcome, MintError, MintPlace, Minter};
 use crate::clock::Timestamp;
-use crate::crypto::keyring::{KeyDates, choose_signer};
+use crate::crypto::jwk::VerificationKey;
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_at};
 use crate::crypto::signer::{Signer, sign_jwt};
 use crate::domain::catalog::{Resource, Revocability, Verification};
 use crate::domain::permit::Permit;
 use crate::domain::session::Session;
 use crate::domain::workload::{Identity, KeyBinding};
 
-/// A signing key that is loaded, with its dates.
+/// A signing key that is loaded.
 #[derive(Clone)]
 pub struct LoadedKey {
     /// When it does what.
-    pub dates: KeyDates,
+    pub record: SigningKeyRecord,
     /// Signs.
     pub signer: Arc<dyn Signer>,
+    /// Verifies what it signed.
+    pub verifier: VerificationKey,
 }
 
 /// The signing keys of access tokens, swapped whole when one is made or withdrawn.
@@ -37,13 +40,18 @@ pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 pub struct JwtMinter {
     issuer: String,
     keys: AccessTokenKeys,
+    schedule: KeySchedule,
 }
 
 impl JwtMinter {
-    /// For tokens of this issuer.
+    /// For tokens of this issuer, with keys that follow one another by this schedule.
     #[must_use]
-    pub fn new(issuer: String, keys: AccessTokenKeys) -> Self {
-        Self { issuer, keys }
+    pub fn new(issuer: String, keys: AccessTokenKeys, schedule: KeySchedule) -> Self {
+        Self {
+            issuer,
+            keys,
+            schedule,
+        }
     }
 }
 
@@ -110,8 +118,9 @@ impl Minter for JwtMinter {
 
     fn signing_key(&self, now: Timestamp) -> Option<String> {
         let keys = self.keys.load();
-        let dates = keys.iter().map(|key| (key.signer.kid(), &key.dates));
-        choose_signer(dates, now).map(str::to_owned)
+        let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
+        let signer = signer_at(&records, KeyPurpose::AccessToken, &self.schedule, now);
+        signer.map(|record| record.kid.clone())
     }
 
     fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>> {
@@ -121,7 +130,7 @@ impl Minter for JwtMinter {
             let keys = self.keys.load_full();
             let key = keys.iter().find(|key| key.signer.kid() == session.kid);
             let key = key
-                .filter(|key| key.dates.revoked_at.is_none())
+                .filter(|key| key.record.revoked_at.is_none())
                 .ok_or_else(|| MintError::Refused("the signing key was withdrawn".into()))?;
             let (sub, act) = subject_and_actor(&session.workload, permit.delegators());
             let claims = Claims {

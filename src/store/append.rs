@@ -623,20 +623,35 @@ struct OpenJson {
     open: u32,
 }
 
-async fn enter_postgres(
-    connection: &mut PgConnection,
-    needs: &Needs,
-) -> Result<View, StoreError> {
+async fn enter_postgres(connection: &mut PgConnection, needs: &Needs) -> Result<View, StoreError> {
     connection.execute(POSTGRES_LOCK).await?;
     let keys = |keys: &[[u8; 32]]| keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
     let row = sqlx::query(POSTGRES_ENTER)
         .bind(signed(needs.hashes_from))
         .bind(keys(&needs.one_time))
         .bind(needs.tasks.iter().map(|id| id.uuid()).collect::<Vec<_>>())
-        .bind(needs.sessions.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+        .bind(
+            needs
+                .sessions
+                .iter()
+                .map(|id| id.uuid())
+                .collect::<Vec<_>>(),
+        )
         .bind(keys(&needs.retries))
-        .bind(needs.open_tasks.iter().map(|(owner, _, _)| owner.clone()).collect::<Vec<_>>())
-        .bind(needs.open_tasks.iter().map(|(_, kind, _)| kind.clone()).collect::<Vec<_>>())
+        .bind(
+            needs
+                .open_tasks
+                .iter()
+                .map(|(owner, _, _)| owner.clone())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            needs
+                .open_tasks
+                .iter()
+                .map(|(_, kind, _)| kind.clone())
+                .collect::<Vec<_>>(),
+        )
         .bind(
             needs
                 .open_tasks
@@ -689,10 +704,11 @@ async fn enter_sqlite(
     )
     .fetch_optional(&mut *connection)
     .await?;
-    let active: Option<(Vec<u8>,)> =
-        sqlx::query_as("/* ledger_enter */ SELECT digest FROM activation ORDER BY idx DESC LIMIT 1")
-            .fetch_optional(&mut *connection)
-            .await?;
+    let active: Option<(Vec<u8>,)> = sqlx::query_as(
+        "/* ledger_enter */ SELECT digest FROM activation ORDER BY idx DESC LIMIT 1",
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
     let new_hashes: Vec<(Vec<u8>,)> = sqlx::query_as(
         "/* ledger_enter */ SELECT hash FROM leaf WHERE idx >= $1 ORDER BY idx LIMIT 8192",
     )
@@ -739,8 +755,7 @@ async fn enter_sqlite(
                 fingerprint: digest("fingerprint", &fingerprint)?,
                 session,
                 task,
-                supersedes: u32::try_from(supersedes)
-                    .map_err(|_| StoreError::Corrupt("retry"))?,
+                supersedes: u32::try_from(supersedes).map_err(|_| StoreError::Corrupt("retry"))?,
                 expires_at,
             };
             view.retries.insert(*key, facts);
@@ -763,7 +778,6 @@ async fn enter_sqlite(
     Ok(view)
 }
 
-
 async fn sqlite_chain(
     connection: &mut SqliteConnection,
     id: TaskId,
@@ -780,18 +794,20 @@ async fn sqlite_chain(
     .fetch_all(connection)
     .await?;
     rows.into_iter()
-        .map(|(id, parent, depth, state, deadline, heartbeat, heard, left)| {
-            task_facts(TaskJson {
-                id,
-                parent,
-                depth: u8::try_from(depth).map_err(|_| StoreError::Corrupt("task"))?,
-                state,
-                deadline,
-                heartbeat,
-                heard,
-                left: u32::try_from(left).map_err(|_| StoreError::Corrupt("task"))?,
-            })
-        })
+        .map(
+            |(id, parent, depth, state, deadline, heartbeat, heard, left)| {
+                task_facts(TaskJson {
+                    id,
+                    parent,
+                    depth: u8::try_from(depth).map_err(|_| StoreError::Corrupt("task"))?,
+                    state,
+                    deadline,
+                    heartbeat,
+                    heard,
+                    left: u32::try_from(left).map_err(|_| StoreError::Corrupt("task"))?,
+                })
+            },
+        )
         .collect()
 }
 
@@ -980,10 +996,7 @@ fn column<T, U>(rows: &[T], value: impl Fn(&T) -> U) -> Vec<U> {
     clippy::too_many_lines,
     reason = "one bind a column, in the order of the statement"
 )]
-async fn write_postgres(
-    connection: &mut PgConnection,
-    writes: &Writes,
-) -> Result<(), StoreError> {
+async fn write_postgres(connection: &mut PgConnection, writes: &Writes) -> Result<(), StoreError> {
     let leaves = &writes.leaves;
     let opened: Vec<&LeafRow> = leaves
         .iter()
@@ -1025,7 +1038,9 @@ async fn write_postgres(
         .bind(column(tasks, |t| t.task_type.clone()))
         .bind(column(tasks, |t| t.attestor.clone()))
         .bind(column(tasks, |t| t.owner.to_string()))
-        .bind(column(tasks, |t| t.owner_instance.as_ref().map(ToString::to_string)))
+        .bind(column(tasks, |t| {
+            t.owner_instance.as_ref().map(ToString::to_string)
+        }))
         .bind(column(tasks, |t| t.parent.map(TaskId::uuid)))
         .bind(column(tasks, |t| i16::from(t.depth)))
         .bind(column(tasks, |t| t.opened_at))
@@ -1034,14 +1049,24 @@ async fn write_postgres(
         .bind(column(tasks, |t| t.life().over_at()))
         .bind(column(tasks, |t| t.handle_digest.to_vec()))
         .bind(column(tasks, |t| t.handle_key.clone()))
-        .bind(column(tasks, |t| i32::try_from(t.sessions_left).unwrap_or(i32::MAX)))
+        .bind(column(tasks, |t| {
+            i32::try_from(t.sessions_left).unwrap_or(i32::MAX)
+        }))
         .bind(column(tasks, |t| signed(t.leaf_index)))
         .bind(column(&changes, |(id, _)| id.uuid()))
-        .bind(column(&changes, |(_, c)| c.end.map(|(state, _, _)| state.as_str())))
+        .bind(column(&changes, |(_, c)| {
+            c.end.map(|(state, _, _)| state.as_str())
+        }))
         .bind(column(&changes, |(_, c)| c.end.map(|(_, at, _)| at)))
-        .bind(column(&changes, |(_, c)| c.end.map(|(_, _, index)| signed(index))))
-        .bind(column(&changes, |(_, c)| i32::try_from(c.sessions_taken).unwrap_or(i32::MAX)))
-        .bind(column(&changes, |(_, c)| c.handle.map(|handle| handle.to_vec())))
+        .bind(column(&changes, |(_, c)| {
+            c.end.map(|(_, _, index)| signed(index))
+        }))
+        .bind(column(&changes, |(_, c)| {
+            i32::try_from(c.sessions_taken).unwrap_or(i32::MAX)
+        }))
+        .bind(column(&changes, |(_, c)| {
+            c.handle.map(|handle| handle.to_vec())
+        }))
         .bind(column(sessions, |(s, _)| s.id.uuid()))
         .bind(column(sessions, |(s, _)| s.task_id.uuid()))
         .bind(column(sessions, |(s, _)| s.parent.map(SessionId::uuid)))
@@ -1049,21 +1074,31 @@ async fn write_postgres(
         .bind(column(sessions, |(s, _)| signed(s.leaf_index)))
         .bind(column(sessions, |(s, _)| s.attestor.clone()))
         .bind(column(sessions, |(s, _)| s.workload.to_string()))
-        .bind(column(sessions, |(s, _)| s.instance.as_ref().map(ToString::to_string)))
+        .bind(column(sessions, |(s, _)| {
+            s.instance.as_ref().map(ToString::to_string)
+        }))
         .bind(column(sessions, |(s, _)| s.resource.clone()))
         .bind(column(sessions, |(s, _)| details_text(s)))
         .bind(column(sessions, |(s, _)| s.audience.clone()))
-        .bind(column(sessions, |(s, _)| s.key.as_ref().map(KeyBinding::to_text)))
+        .bind(column(sessions, |(s, _)| {
+            s.key.as_ref().map(KeyBinding::to_text)
+        }))
         .bind(column(sessions, |(s, _)| s.kid.clone()))
         .bind(column(sessions, |(s, _)| s.generation.as_bytes().to_vec()))
         .bind(column(sessions, |(s, _)| policies_text(s)))
         .bind(column(sessions, |(s, _)| s.revocability.class()))
-        .bind(column(sessions, |(s, _)| s.revocability.bound_seconds().map(signed)))
+        .bind(column(sessions, |(s, _)| {
+            s.revocability.bound_seconds().map(signed)
+        }))
         .bind(column(sessions, |(s, _)| s.issued_at))
         .bind(column(sessions, |(s, _)| s.expires_at))
         .bind(column(sessions, |(s, _)| s.state.as_str()))
-        .bind(column(sessions, |(_, lease)| lease.as_ref().map(|lease| lease.until)))
-        .bind(column(sessions, |(_, lease)| lease.as_ref().map(|lease| lease.holder.clone())))
+        .bind(column(sessions, |(_, lease)| {
+            lease.as_ref().map(|lease| lease.until)
+        }))
+        .bind(column(sessions, |(_, lease)| {
+            lease.as_ref().map(|lease| lease.holder.clone())
+        }))
         .bind(column(&ends, |(id, _)| id.uuid()))
         .bind(column(&ends, |(_, e)| e.state.as_str()))
         .bind(column(&ends, |(_, e)| e.reason.as_str()))
@@ -1072,7 +1107,9 @@ async fn write_postgres(
         .bind(column(&retries, |(_, r)| r.fingerprint.to_vec()))
         .bind(column(&retries, |(_, r)| r.session.uuid()))
         .bind(column(&retries, |(_, r)| r.task.uuid()))
-        .bind(column(&retries, |(_, r)| i32::try_from(r.supersedes).unwrap_or(i32::MAX)))
+        .bind(column(&retries, |(_, r)| {
+            i32::try_from(r.supersedes).unwrap_or(i32::MAX)
+        }))
         .bind(column(&retries, |(_, r)| r.expires_at))
         .execute(connection)
         .await?;
@@ -1276,7 +1313,9 @@ async fn sqlite_session(
 
 fn tile_bytes(tile: &Tile) -> Vec<u8> {
     let hashes = tile.hashes.iter();
-    hashes.flat_map(|hash| hash.as_bytes().iter().copied()).collect()
+    hashes
+        .flat_map(|hash| hash.as_bytes().iter().copied())
+        .collect()
 }
 
 /// A grant as JSON; the types it is made of always serialise.
@@ -1288,4 +1327,3 @@ fn details_text(session: &Session) -> String {
 fn policies_text(session: &Session) -> String {
     serde_json::to_string(&session.policies).unwrap_or_default()
 }
-

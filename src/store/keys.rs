@@ -47,12 +47,7 @@ impl Store {
     }
 
     /// Replaces a key's envelope by one sealed with a newer sealing key.
-    pub async fn reseal_key(
-        &self,
-        kid: &str,
-        sealed: &[u8],
-        mac: &[u8],
-    ) -> Result<(), StoreError> {
+    pub async fn reseal_key(&self, kid: &str, sealed: &[u8], mac: &[u8]) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query("/* reseal_key */ UPDATE signing_key SET sealed = $2, mac = $3 WHERE kid = $1")
                 .bind(kid)

@@ -48,7 +48,10 @@ impl Postgres {
         let ledger = base.clone().application_name("taskpass-ledger").options([
             ("statement_timeout", STATEMENT_TIMEOUT_MS),
             ("lock_timeout", LEDGER_LOCK_TIMEOUT_MS),
-            ("idle_in_transaction_session_timeout", LEDGER_IDLE_TIMEOUT_MS),
+            (
+                "idle_in_transaction_session_timeout",
+                LEDGER_IDLE_TIMEOUT_MS,
+            ),
             ("default_transaction_isolation", "read committed"),
         ]);
         let pooled = base.options([

@@ -25,39 +25,71 @@ macro_rules! prune {
 impl Store {
     /// One-time ids whose evidence would be refused for its age anyway.
     pub async fn prune_one_time(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        Ok(prune!(self, "prune_one_time", "one_time", "key", "expires_at < $1", now, limit))
+        Ok(prune!(
+            self,
+            "prune_one_time",
+            "one_time",
+            "key",
+            "expires_at < $1",
+            now,
+            limit
+        ))
     }
 
     /// Idempotency keys that may be used anew.
     pub async fn prune_retries(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        Ok(prune!(self, "prune_retries", "retry", "key", "expires_at < $1", now, limit))
+        Ok(prune!(
+            self,
+            "prune_retries",
+            "retry",
+            "key",
+            "expires_at < $1",
+            now,
+            limit
+        ))
     }
 
     /// Delegation tokens that nobody can use.
     pub async fn prune_delegations(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        Ok(prune!(self, "prune_delegations", "delegation", "digest", "expires_at < $1", now, limit))
+        Ok(prune!(
+            self,
+            "prune_delegations",
+            "delegation",
+            "digest",
+            "expires_at < $1",
+            now,
+            limit
+        ))
     }
 
     /// Sessions that were over before `before` and that no other was derived from. One that a back
     /// end has yet to confirm is kept, however old.
     pub async fn prune_sessions(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         Ok(prune!(
-            self, "prune_sessions", "session", "id",
+            self,
+            "prune_sessions",
+            "session",
+            "id",
             "expires_at < $1 AND state IN ('active', 'ended') \
              AND NOT EXISTS (SELECT 1 FROM session child WHERE child.parent_id = session.id)",
-            before, limit
+            before,
+            limit
         ))
     }
 
     /// Tasks that were over before `before`, without sessions, delegations or descendants.
     pub async fn prune_tasks(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         Ok(prune!(
-            self, "prune_tasks", "task", "id",
+            self,
+            "prune_tasks",
+            "task",
+            "id",
             "deadline < $1 AND state <> 'open' \
              AND NOT EXISTS (SELECT 1 FROM task child WHERE child.parent_id = task.id) \
              AND NOT EXISTS (SELECT 1 FROM session WHERE session.task_id = task.id) \
              AND NOT EXISTS (SELECT 1 FROM delegation WHERE delegation.task_id = task.id)",
-            before, limit
+            before,
+            limit
         ))
     }
 

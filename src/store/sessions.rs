@@ -422,31 +422,27 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<(Session, u32)>, StoreError> {
         let claimed: Vec<(SessionId, i64)> = match self {
-            Self::Postgres(postgres) => {
-                sqlx::query_as(
-                    "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
+            Self::Postgres(postgres) => sqlx::query_as(
+                "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
                      WHERE id IN (SELECT id FROM session WHERE state = 'ending' AND retry_at <= $1 \
                          ORDER BY retry_at LIMIT $3 FOR UPDATE SKIP LOCKED) \
                      RETURNING id, CAST(attempts AS BIGINT)",
-                )
-                .bind(now)
-                .bind(retry_at)
-                .bind(i64::from(limit))
-                .fetch_all(postgres.pool())
-                .await?
-            }
-            Self::Sqlite(sqlite) => {
-                sqlx::query_as(
-                    "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
+            )
+            .bind(now)
+            .bind(retry_at)
+            .bind(i64::from(limit))
+            .fetch_all(postgres.pool())
+            .await?,
+            Self::Sqlite(sqlite) => sqlx::query_as(
+                "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
                      WHERE id IN (SELECT id FROM session WHERE state = 'ending' AND retry_at <= $1 \
                          ORDER BY retry_at LIMIT $3) RETURNING id, attempts",
-                )
-                .bind(now)
-                .bind(retry_at)
-                .bind(i64::from(limit))
-                .fetch_all(sqlite.writer())
-                .await?
-            }
+            )
+            .bind(now)
+            .bind(retry_at)
+            .bind(i64::from(limit))
+            .fetch_all(sqlite.writer())
+            .await?,
         };
         let mut out = Vec::with_capacity(claimed.len());
         for (id, attempts) in claimed {
@@ -455,6 +451,22 @@ impl Store {
             }
         }
         Ok(out)
+    }
+
+    /// Sets when an unconfirmed ending is tried again.
+    pub async fn put_off_ending(
+        &self,
+        id: SessionId,
+        retry_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query("/* put_off_ending */ UPDATE session SET retry_at = $2 WHERE id = $1 AND state = 'ending'")
+                .bind(id)
+                .bind(retry_at)
+                .execute(db)
+                .await?;
+        });
+        Ok(())
     }
 
     /// Live sessions of external minters that are over by a task's end, a cutoff or an ancestor,

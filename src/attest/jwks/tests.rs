@@ -61,7 +61,12 @@ async fn fifty_unknown_keys_cost_one_fetch() {
             futures_util::future::join_all(asked).await
         }
     };
-    assert!(unknown(0).await.iter().all(|r| *r == Err(KeyError::Unknown)));
+    assert!(
+        unknown(0)
+            .await
+            .iter()
+            .all(|r| *r == Err(KeyError::Unknown))
+    );
     assert_eq!(fetches(&server).await, 1);
     unknown(COOL_DOWN_SECONDS - 1).await;
     assert_eq!(fetches(&server).await, 1);
@@ -118,17 +123,53 @@ async fn an_issuer_that_lies_redirects_or_floods_is_not_believed() {
     let large = "x".repeat(MAX_DOCUMENT_BYTES + 1);
     let redirect = |to: &str| ResponseTemplate::new(302).insert_header("location", to);
     for (what, discovery, keys) in [
-        ("another issuer", Some(json!({"issuer": "https://other.example", "jwks_uri": jwks})), None),
-        ("a slash more", Some(json!({"issuer": "SELF/", "jwks_uri": jwks})), None),
-        ("plain http", Some(json!({"issuer": "SELF", "jwks_uri": "http://192.0.2.1/jwks"})), None),
-        ("a file", Some(json!({"issuer": "SELF", "jwks_uri": "file:///etc/passwd"})), None),
+        (
+            "another issuer",
+            Some(json!({"issuer": "https://other.example", "jwks_uri": jwks})),
+            None,
+        ),
+        (
+            "a slash more",
+            Some(json!({"issuer": "SELF/", "jwks_uri": jwks})),
+            None,
+        ),
+        (
+            "plain http",
+            Some(json!({"issuer": "SELF", "jwks_uri": "http://192.0.2.1/jwks"})),
+            None,
+        ),
+        (
+            "a file",
+            Some(json!({"issuer": "SELF", "jwks_uri": "file:///etc/passwd"})),
+            None,
+        ),
         ("no keys' address", Some(json!({"issuer": "SELF"})), None),
         ("redirected discovery", None, None),
-        ("redirected keys", Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})), Some(redirect(&jwks))),
-        ("an error", Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})), Some(ResponseTemplate::new(500))),
-        ("text", Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})), Some(ResponseTemplate::new(200).set_body_string("keys"))),
-        ("too large", Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})), Some(ResponseTemplate::new(200).set_body_string(large))),
-        ("too many", Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})), Some(ok(&json!({"keys": many})))),
+        (
+            "redirected keys",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(redirect(&jwks)),
+        ),
+        (
+            "an error",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(ResponseTemplate::new(500)),
+        ),
+        (
+            "text",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(ResponseTemplate::new(200).set_body_string("keys")),
+        ),
+        (
+            "too large",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(ResponseTemplate::new(200).set_body_string(large)),
+        ),
+        (
+            "too many",
+            Some(json!({"issuer": "SELF", "jwks_uri": "SELF/jwks"})),
+            Some(ok(&json!({"keys": many}))),
+        ),
     ] {
         let server = MockServer::start().await;
         let to = format!("{}{DISCOVERY}", good.uri());
@@ -156,7 +197,10 @@ async fn an_issuer_that_hangs_is_given_up_once_for_all() {
     })
     .await
     .unwrap();
-    assert_eq!((one, two), (Err(KeyError::Unreachable), Err(KeyError::Unreachable)));
+    assert_eq!(
+        (one, two),
+        (Err(KeyError::Unreachable), Err(KeyError::Unreachable))
+    );
     let nobody = self::source("http://127.0.0.1:1");
     assert_eq!(find(&nobody, "a", now()).await, Err(KeyError::Unreachable));
 }

@@ -1,0 +1,442 @@
+//! The composition root: puts a broker together from its configuration, and takes it apart in the
+//! right order.
+//!
+//! Start: the store, claimed for this use; sealing keys; our own keys, the log's made on the first
+//! start; the ledger, checked against the checkpoint that was kept outside the store; the broker;
+//! its signing keys; what decides; the sweeper; the listener. Whatever cannot be relied on stops
+//! the start with a message that says what to do.
+//!
+//! Stop: unready, drain, accept nothing more, let tracked requests finish, drain the ledger, close
+//! the store.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::broker::admin::{AdminTokens, BOOTSTRAP_SECONDS};
+use crate::broker::generations::{Trust, Unfit};
+use crate::broker::keys::{self, KeyPolicy};
+use crate::broker::workloads::StoredWorkloadKeys;
+use crate::broker::{Broker, BrokerParts};
+use crate::clock::{SharedClock, Timestamp};
+use crate::config::{AccessTokenAlgorithm, Config, Mode, StoreKind};
+use crate::crypto::jwk::Algorithm;
+use crate::crypto::keyring::{KeyPurpose, KeySchedule};
+use crate::crypto::random::{SystemRandom, random_token, token_digest};
+use crate::crypto::sealer::{Sealer, SealingKeys};
+use crate::crypto::signer::PrivateKey;
+use crate::domain::generation::{Generation, PolicyFile};
+use crate::domain::limits::MAX_TTL_SECONDS;
+use crate::http;
+use crate::ledger::entry::Request;
+use crate::ledger::guard::Guard;
+use crate::ledger::{Appended, Ledger, LedgerParts};
+use crate::metrics::Metrics;
+use crate::mint::Minters;
+use crate::mint::jwt::JwtMinter;
+use crate::policy::{self, GenerationParts, PolicyProblem};
+use crate::shutdown::{Shutdown, Signals, Stopped};
+use crate::store::Store;
+use crate::store::meta::StoreMode;
+use crate::store::postgres::Postgres;
+use crate::store::sqlite::Sqlite;
+use crate::sweep::{self, Retention};
+
+/// What the configuration does not say.
+pub struct Options {
+    /// The time.
+    pub clock: SharedClock,
+    /// The admin token of the development mode; production has none.
+    pub dev_admin_token: Option<SecretString>,
+    /// Policies in place of the configured directory's.
+    pub policies: Option<Vec<PolicyFile>>,
+}
+
+/// Why there is no broker; the text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Something that cannot be relied on.
+    #[error("{0}")]
+    Unfit(String),
+    /// Policies or registrations that cannot decide.
+    #[error("{}", list(.0))]
+    Policy(Vec<PolicyProblem>),
+}
+
+fn list(problems: &[PolicyProblem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+fn unfit(error: impl std::fmt::Display) -> StartError {
+    StartError::Unfit(error.to_string())
+}
+
+/// A store's error with its cause, which the error's own text leaves out.
+fn unfit_store(error: crate::store::StoreError) -> StartError {
+    match std::error::Error::source(&error) {
+        Some(cause) => StartError::Unfit(format!("{error}: {cause}")),
+        None => unfit(error),
+    }
+}
+
+/// A broker that serves.
+pub struct App {
+    /// The stories.
+    pub broker: Arc<Broker>,
+    /// The way to stop it.
+    pub shutdown: Shutdown,
+    /// Where it listens.
+    pub address: SocketAddr,
+    store: Store,
+    drain: Duration,
+    finish: Duration,
+}
+
+impl App {
+    /// Serves until a signal, then stops in order.
+    pub async fn run(self) -> Result<Stopped, StartError> {
+        let signals = Signals::install().map_err(unfit)?;
+        let stopped = self.shutdown.run(signals, self.drain, self.finish).await;
+        self.store.close().await;
+        Ok(stopped)
+    }
+
+    /// Stops at once, in the same order.
+    pub async fn stop(self) -> Stopped {
+        let stopped = self
+            .shutdown
+            .drain_then_stop(Duration::ZERO, self.finish)
+            .await;
+        self.store.close().await;
+        stopped
+    }
+}
+
+/// Everything that `serve --check` checks: the configuration and what decides by it.
+pub fn check(config: &Config, policies: Option<Vec<PolicyFile>>) -> Result<Generation, StartError> {
+    let files = match policies {
+        Some(files) => files,
+        None => policy::read_directory(&config.policy.directory, "cedar")
+            .map_err(|problem| StartError::Policy(vec![problem]))?,
+    };
+    let parts = GenerationParts {
+        policies: files,
+        attestors: config.attestors.clone(),
+        resources: config.resources.clone(),
+        task_types: config.task_types.clone(),
+        limits: config.decision_limits(),
+    };
+    let (generation, _) =
+        policy::build(parts, &config.own_audiences()).map_err(StartError::Policy)?;
+    Ok(generation)
+}
+
+/// Opens the configured store, without claiming it.
+pub async fn open_store(config: &Config) -> Result<Store, StartError> {
+    match config.store.kind {
+        StoreKind::Sqlite => {
+            let settings = config.store.sqlite.as_ref();
+            let settings = settings.ok_or_else(|| unfit("[store.sqlite] is missing"))?;
+            let sqlite = Sqlite::open(&settings.data_dir).await;
+            Ok(Store::Sqlite(sqlite.map_err(unfit_store)?))
+        }
+        StoreKind::Postgres => {
+            let url = config.secrets.database_url.as_ref();
+            let url = url.ok_or_else(|| unfit("TASKPASS_DATABASE_URL is missing"))?;
+            let settings = config.store.postgres_or_default();
+            let postgres = Postgres::connect(url, settings.max_connections).await;
+            Ok(Store::Postgres(postgres.map_err(unfit_store)?))
+        }
+    }
+}
+
+/// Starts a broker.
+pub async fn start(config: Config, options: Options) -> Result<App, StartError> {
+    let generation = check(&config, options.policies)?;
+    let metrics = Arc::new(Metrics::new());
+    let shutdown = Shutdown::new(Arc::clone(&metrics));
+    let clock = options.clock;
+    let now = clock.now();
+
+    let store = open_store(&config).await?;
+    prepare_schema(&store, config.mode).await?;
+    let mode = match config.mode {
+        Mode::Dev => StoreMode::Dev,
+        Mode::Production => StoreMode::Production,
+    };
+    store
+        .claim(mode, &config.ledger.origin, now)
+        .await
+        .map_err(unfit_store)?;
+
+    let sealing = sealing_keys(&config, &store)?;
+    let mac = sealing.mac();
+    let sealer: Arc<dyn Sealer> = Arc::new(sealing);
+    let key_policy = key_policy(&config)?;
+
+    let ledger = open_ledger(&config, &store, &sealer, &mac, &clock, &metrics, &shutdown).await?;
+    let access_keys = keys::no_access_keys();
+    let minter = JwtMinter::new(
+        config.server.issuer.clone(),
+        Arc::clone(&access_keys),
+        key_policy.schedule,
+    );
+    let trust = Trust {
+        own_audiences: config.own_audiences(),
+        workload_keys: Arc::new(StoredWorkloadKeys {
+            store: store.clone(),
+            mac: mac.clone(),
+        }),
+        tracker: TaskTracker::new(),
+    };
+    let broker = Broker::new(BrokerParts {
+        issuer: config.server.issuer.clone(),
+        replica: replica_name()?,
+        store: store.clone(),
+        ledger,
+        clock,
+        metrics,
+        minters: Minters::new([Arc::new(minter) as Arc<dyn crate::mint::Minter>]),
+        access_keys,
+        key_policy,
+        sealer,
+        mac,
+        trust,
+        admin_tokens: admin_tokens(&config, &store, options.dev_admin_token, now).await?,
+        shutdown: shutdown.clone(),
+    });
+
+    broker.follow_keys(now).await.map_err(unfit)?;
+    settle_generation(&broker, &config, generation).await?;
+    let retention = Retention {
+        sessions_seconds: u64::from(config.retention.sessions_days) * 86_400,
+        openings_seconds: u64::from(config.retention.openings_days) * 86_400,
+    };
+    let sweeping = Arc::clone(&broker);
+    shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, retention, stop));
+    let address = http::server::start(Arc::clone(&broker), &config, &shutdown)
+        .await
+        .map_err(unfit)?;
+    info!(%address, issuer = config.server.issuer, store = store.kind(), "serving");
+    Ok(App {
+        broker,
+        shutdown,
+        address,
+        store,
+        drain: Duration::from_secs(config.server.drain_seconds),
+        finish: Duration::from_secs(config.server.finish_seconds),
+    })
+}
+
+/// The development mode migrates what it made; production only looks.
+async fn prepare_schema(store: &Store, mode: Mode) -> Result<(), StartError> {
+    let Store::Postgres(postgres) = store else {
+        return Ok(());
+    };
+    match mode {
+        Mode::Dev => postgres.migrate().await.map_err(unfit_store),
+        Mode::Production => postgres.check_schema().await.map_err(unfit_store),
+    }
+}
+
+/// The configured sealing keys; the development mode keeps one beside its store.
+fn sealing_keys(config: &Config, store: &Store) -> Result<SealingKeys, StartError> {
+    if !config.secrets.sealing_keys.is_empty() || config.mode == Mode::Production {
+        return SealingKeys::parse(&config.secrets.sealing_keys).map_err(|error| {
+            unfit(format!(
+                "TASKPASS_SEALING_KEYS: {error}; `taskpass keys sealing-key` makes one"
+            ))
+        });
+    }
+    let directory = config
+        .ledger
+        .checkpoint_file
+        .parent()
+        .ok_or_else(|| unfit("the checkpoint file has no directory"))?;
+    let file = directory.join("dev-sealing-key");
+    let key = match std::fs::read_to_string(&file) {
+        Ok(text) => SecretString::from(text.trim().to_owned()),
+        Err(_) => {
+            let key = SealingKeys::generate(&SystemRandom::new()).map_err(unfit)?;
+            std::fs::create_dir_all(directory).map_err(unfit)?;
+            write_private(&file, key.expose_secret()).map_err(unfit)?;
+            key
+        }
+    };
+    info!(store = store.kind(), "development: the sealing key lies beside the store");
+    SealingKeys::parse(&[key]).map_err(|error| unfit(format!("{}: {error}", file.display())))
+}
+
+fn write_private(file: &std::path::Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)?;
+    file.write_all(text.as_bytes())
+}
+
+fn key_policy(config: &Config) -> Result<KeyPolicy, StartError> {
+    let algorithm = match config.keys.access_token_algorithm {
+        AccessTokenAlgorithm::Es256 => Algorithm::Es256,
+        AccessTokenAlgorithm::EdDsa => Algorithm::EdDsa,
+        AccessTokenAlgorithm::Rs256 => Algorithm::Rs256,
+    };
+    let imported = match &config.secrets.rs256_private_key {
+        Some(pem) => Some(
+            PrivateKey::import_rsa_pem(pem.expose_secret().as_bytes())
+                .map_err(|error| unfit(format!("keys.rs256_private_key_file: {error}")))?,
+        ),
+        None => None,
+    };
+    let schedule = KeySchedule {
+        publish_lead_seconds: config.keys.publish_lead_seconds,
+        period_seconds: config.keys.rotation_seconds,
+        slack_seconds: (config.keys.rotation_seconds / 10).min(86_400),
+        max_ttl_seconds: MAX_TTL_SECONDS,
+        margin_seconds: 300,
+    };
+    schedule
+        .check()
+        .map_err(|error| unfit(format!("keys.rotation_seconds: {error}")))?;
+    Ok(KeyPolicy {
+        algorithm,
+        schedule,
+        imported,
+        origin: config.ledger.origin.clone(),
+    })
+}
+
+/// Opens the log, and begins it with its first key where there is none.
+async fn open_ledger(
+    config: &Config,
+    store: &Store,
+    sealer: &Arc<dyn Sealer>,
+    mac: &crate::crypto::digest::Mac,
+    clock: &SharedClock,
+    metrics: &Arc<Metrics>,
+    shutdown: &Shutdown,
+) -> Result<Ledger, StartError> {
+    let origin = config.ledger.origin.as_str();
+    let now = clock.now();
+    let open = || keys::open_keys(store, sealer.as_ref(), mac, origin, now);
+    let mut known = open().await.map_err(unfit)?.ledger;
+    let mut genesis = None;
+    if known.is_empty() {
+        let head = store.head().await.map_err(unfit_store)?;
+        if head.is_some() {
+            return Err(unfit(
+                "the store holds a log but no key of it; restore the table signing_key",
+            ));
+        }
+        let made = keys::make_key(
+            keys::ledger_key_dates(now),
+            KeyPurpose::Ledger,
+            Algorithm::EdDsa,
+            None,
+            sealer.as_ref(),
+            mac,
+        )
+        .await
+        .map_err(unfit)?;
+        let key = made.as_ledger_key(origin);
+        known.push(key.ok_or_else(|| {
+            unfit(format!("ledger.origin `{origin}` cannot name a key"))
+        })?);
+        genesis = made.genesis(origin);
+    }
+    let parts = LedgerParts {
+        store: store.clone(),
+        origin: origin.to_owned(),
+        keys: keys::ledger_keys(known),
+        mac: mac.clone(),
+        clock: Arc::clone(clock),
+        metrics: Arc::clone(metrics),
+    };
+    let guard = Guard::new(Some(config.ledger.checkpoint_file.clone()));
+    let writer = guard.writer();
+    let (ledger, appender) = Ledger::open(parts, guard).await.map_err(unfit)?;
+    shutdown.spawn_worker("ledger", move |stop| appender.run(stop));
+    shutdown.spawn_worker("checkpoint", move |_| async move {
+        writer.await;
+        Ok::<(), std::convert::Infallible>(())
+    });
+    if let Some(entry) = genesis {
+        let begun = ledger
+            .append(Request {
+                entry,
+                one_time: Vec::new(),
+                at: now,
+            })
+            .await
+            .map_err(unfit)?;
+        // Another replica was first: the log is signed by its key.
+        if !matches!(begun, Appended::Recorded(_)) {
+            ledger.take_keys(open().await.map_err(unfit)?.ledger);
+        }
+    }
+    Ok(ledger)
+}
+
+async fn admin_tokens(
+    config: &Config,
+    store: &Store,
+    dev: Option<SecretString>,
+    now: Timestamp,
+) -> Result<AdminTokens, StartError> {
+    let bootstrap = match &config.admin.bootstrap_token_sha256 {
+        None => None,
+        Some(hex) => {
+            let digest = format!("sha256:{hex}").parse::<crate::domain::generation::GenerationDigest>();
+            let digest = *digest
+                .map_err(|_| unfit("admin.bootstrap_token_sha256 is 64 hex digits"))?
+                .as_bytes();
+            let seen = store
+                .bootstrap_first_seen(&digest, now)
+                .await
+                .map_err(unfit_store)?;
+            Some((digest, seen.plus_seconds(BOOTSTRAP_SECONDS)))
+        }
+    };
+    Ok(AdminTokens {
+        bootstrap,
+        dev: dev.map(|token| token_digest(token.expose_secret())),
+    })
+}
+
+/// An embedded broker decides by its own files, and says so in the ledger. One on PostgreSQL
+/// decides by what an admin activated.
+async fn settle_generation(
+    broker: &Arc<Broker>,
+    config: &Config,
+    generation: Generation,
+) -> Result<(), StartError> {
+    if config.mode == Mode::Production && config.store.kind == StoreKind::Postgres {
+        // Behind is a state to be seen in readiness, not a reason not to start.
+        if let Err(behind) = broker.follow_generation().await {
+            tracing::warn!(error = %behind, "started behind the active generation");
+        }
+        return Ok(());
+    }
+    let by = match config.mode {
+        Mode::Dev => "dev-start",
+        Mode::Production => "embedded-start",
+    };
+    match broker.activate_own(by, generation).await.map_err(unfit)? {
+        Ok(_) => Ok(()),
+        Err(Unfit::Policy(problems)) => Err(StartError::Policy(problems)),
+        Err(Unfit::Attestors(why)) => Err(unfit(why)),
+    }
+}
+
+fn replica_name() -> Result<String, StartError> {
+    let token = random_token("replica_", &SystemRandom::new()).map_err(unfit)?;
+    Ok(token.expose_secret().chars().take(24).collect())
+}

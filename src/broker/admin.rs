@@ -1,0 +1,271 @@
+//! Who may do what to the broker.
+//!
+//! An administrator is an attested identity with a role that was bound to it; what the role may do
+//! is Cedar policy like everything else. Beside that there are two tokens: the bootstrap token,
+//! whose hash alone is configured and which is over a day after it was first seen, and the
+//! development mode's, which exists in no other mode and lives as long as its process.
+
+use std::collections::BTreeSet;
+
+use secrecy::ExposeSecret;
+use tracing::{error, instrument, warn};
+
+use super::{Broker, BrokerError};
+use crate::attest::Evidence;
+use crate::clock::Timestamp;
+use crate::crypto::digest::digests_equal;
+use crate::crypto::random::token_digest;
+use crate::domain::workload::{Identity, Instance, OneTime, Workload};
+use crate::ledger::Appended;
+use crate::ledger::entry::{AdminBindingChange, Entry, Request};
+use crate::policy::{AdminAction, AdminPrincipal};
+
+/// The prefix of administrators' tokens.
+pub const ADMIN_PREFIX: &str = "tpa_";
+
+/// How long a bootstrap token is good after it was first seen.
+pub const BOOTSTRAP_SECONDS: u64 = 86_400;
+
+/// The purpose under which rows of role bindings are protected.
+const BINDING_MAC: &str = "admin_binding";
+
+/// The tokens that are configured, by their digests.
+#[derive(Clone, Debug, Default)]
+pub struct AdminTokens {
+    /// The bootstrap token's digest and the instant at which it is over.
+    pub bootstrap: Option<([u8; 32], Timestamp)>,
+    /// The development token's digest.
+    pub dev: Option<[u8; 32]>,
+}
+
+/// Who calls.
+#[derive(Debug)]
+pub struct Caller {
+    who: Who,
+    /// What the call uses up.
+    pub(super) one_time: Vec<OneTime>,
+}
+
+#[derive(Debug)]
+enum Who {
+    Bootstrap,
+    Dev,
+    Workload {
+        workload: Box<Workload>,
+        roles: BTreeSet<String>,
+    },
+}
+
+impl Caller {
+    /// The identity, where there is one.
+    #[must_use]
+    pub fn identity(&self) -> Option<&Identity> {
+        match &self.who {
+            Who::Bootstrap | Who::Dev => None,
+            Who::Workload { workload, .. } => Some(&workload.identity),
+        }
+    }
+
+    /// The name under which its acts are recorded.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.who {
+            Who::Bootstrap => "bootstrap-token".into(),
+            Who::Dev => "dev-admin-token".into(),
+            Who::Workload { workload, .. } => workload.identity.to_string(),
+        }
+    }
+
+    /// Whether something of this identity and instance is the caller's own.
+    #[must_use]
+    pub fn owns(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
+        match &self.who {
+            Who::Bootstrap | Who::Dev => false,
+            Who::Workload { workload, .. } => workload.is(identity, instance),
+        }
+    }
+}
+
+impl Broker {
+    /// Who calls: an administrator's token, or an attested workload with its roles.
+    pub async fn caller(&self, evidence: &Evidence) -> Result<Caller, BrokerError> {
+        let now = self.now();
+        if let Some(token) = &evidence.bearer
+            && token.expose_secret().starts_with(ADMIN_PREFIX)
+        {
+            let who = self.token_bearer(token.expose_secret(), now)?;
+            return Ok(Caller {
+                who,
+                one_time: Vec::new(),
+            });
+        }
+        let active = self.active()?;
+        let workload = self.appraise(&active, evidence, now).await?;
+        let roles = self.roles(&workload.identity).await?;
+        let mut one_time = vec![workload.evidence];
+        one_time.extend(workload.proofs.iter().copied());
+        Ok(Caller {
+            who: Who::Workload {
+                workload: Box::new(workload),
+                roles,
+            },
+            one_time,
+        })
+    }
+
+    fn token_bearer(&self, token: &str, now: Timestamp) -> Result<Who, BrokerError> {
+        let digest = token_digest(token);
+        let tokens = &self.parts.admin_tokens;
+        if tokens.dev.is_some_and(|own| digests_equal(&own, &digest)) {
+            return Ok(Who::Dev);
+        }
+        let bootstrap = tokens.bootstrap.as_ref();
+        match bootstrap.filter(|(own, _)| digests_equal(own, &digest)) {
+            Some((_, until)) if now < *until => Ok(Who::Bootstrap),
+            Some(_) => {
+                warn!("the bootstrap token is over; bind an admin, or configure a new one");
+                Err(unknown_token())
+            }
+            None => Err(unknown_token()),
+        }
+    }
+
+    /// Whether the caller may act on the broker in this way.
+    pub fn may(&self, caller: &Caller, action: AdminAction) -> Result<bool, BrokerError> {
+        let principal = match &caller.who {
+            Who::Bootstrap => AdminPrincipal::Bootstrap,
+            Who::Dev => AdminPrincipal::Dev,
+            Who::Workload { workload, roles } => AdminPrincipal::Workload { workload, roles },
+        };
+        // Without a generation there is no policy; then the bootstrap token may still bring one.
+        match self.active() {
+            Ok(active) => Ok(active.policy().may(principal, action)?),
+            Err(closed) => match (&caller.who, action) {
+                (Who::Bootstrap, AdminAction::ActivateGeneration | AdminAction::ManageAdmins) => {
+                    Ok(true)
+                }
+                _ => Err(closed),
+            },
+        }
+    }
+
+    /// The caller, if it may; otherwise a refusal that names the right.
+    pub(super) async fn admin(
+        &self,
+        evidence: &Evidence,
+        action: AdminAction,
+    ) -> Result<Caller, BrokerError> {
+        let caller = self.caller(evidence).await?;
+        if self.may(&caller, action)? {
+            return Ok(caller);
+        }
+        Err(BrokerError::Forbidden(action.as_str()))
+    }
+
+    /// The roles that admins bound to an identity. A row that was not written by us is an alarm,
+    /// and gives nothing.
+    pub(super) async fn roles(&self, identity: &Identity) -> Result<BTreeSet<String>, BrokerError> {
+        let bindings = self.store().roles_of(identity.as_str()).await?;
+        let mut roles = BTreeSet::new();
+        for binding in bindings {
+            let fields = [binding.identity.as_bytes(), binding.role.as_bytes()];
+            if self
+                .parts
+                .mac
+                .verify(BINDING_MAC, &fields, &binding.mac)
+                .is_err()
+            {
+                error!(identity = %identity, "a role binding was not written by the broker");
+                return Err(BrokerError::FailClosed(
+                    "a role binding was tampered with".into(),
+                ));
+            }
+            roles.insert(binding.role);
+        }
+        Ok(roles)
+    }
+
+    /// Gives a role to an identity, or takes it away.
+    #[instrument(skip_all)]
+    pub async fn bind_admin(
+        &self,
+        evidence: &Evidence,
+        identity: Identity,
+        role: String,
+        bound: bool,
+    ) -> Result<(), BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageAdmins).await?;
+        if caller.identity() == Some(&identity) {
+            // Nobody widens their own.
+            return Err(BrokerError::Forbidden("manageAdmins"));
+        }
+        if !crate::policy::is_role(&role) {
+            return Err(BrokerError::Invalid {
+                pointer: "/role",
+                detail: "a role is 1 to 64 of a-z, 0-9 and `-`".into(),
+            });
+        }
+        let fields = [identity.as_str().as_bytes(), role.as_bytes()];
+        let mac = self.parts.mac.tag(BINDING_MAC, &fields);
+        let change = AdminBindingChange {
+            identity,
+            role,
+            bound,
+            mac,
+            by: caller.name(),
+        };
+        self.act(Entry::AdminBinding(change), caller).await
+    }
+
+    /// The bindings, for admins.
+    pub async fn admin_bindings(
+        &self,
+        evidence: &Evidence,
+    ) -> Result<Vec<(String, String)>, BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageAdmins).await?;
+        self.consume(caller.one_time, self.now()).await?;
+        let bindings = self.store().admin_bindings().await?;
+        Ok(bindings
+            .into_iter()
+            .map(|binding| (binding.identity, binding.role))
+            .collect())
+    }
+
+    /// Appends an administrator's act.
+    pub(super) async fn act(&self, entry: Entry, caller: Caller) -> Result<(), BrokerError> {
+        let request = Request {
+            entry,
+            one_time: caller.one_time,
+            at: self.now(),
+        };
+        match self.ledger().append(request).await? {
+            Appended::Recorded(_) | Appended::Unchanged => Ok(()),
+            Appended::Replayed => Err(BrokerError::Replayed),
+            _ => Err(BrokerError::FailClosed("the act was not recorded".into())),
+        }
+    }
+
+    /// Uses up the evidence of a call that only reads.
+    pub(super) async fn consume(
+        &self,
+        one_time: Vec<OneTime>,
+        now: Timestamp,
+    ) -> Result<(), BrokerError> {
+        if one_time.is_empty() {
+            return Ok(());
+        }
+        let request = Request {
+            entry: Entry::Consume,
+            one_time,
+            at: now,
+        };
+        match self.ledger().append(request).await? {
+            Appended::Replayed => Err(BrokerError::Replayed),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn unknown_token() -> BrokerError {
+    BrokerError::Attestation(crate::attest::AttestError::UnknownKey)
+}

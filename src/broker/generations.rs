@@ -1,0 +1,228 @@
+//! What decides: the active generation, compiled, with its attestors.
+//!
+//! A generation is stored whole under its digest, checked, and activated by an admin's act, which is
+//! a leaf. From that leaf on every append compares: whoever decided by another one decides again.
+//! Each replica compiles what it finds in the store, so that files beside a replica never decide.
+//! A generation that does not compile never replaces one that does.
+
+use std::sync::Arc;
+
+use tracing::{error, info, instrument};
+
+use super::admin::Caller;
+use super::{Broker, BrokerError};
+use crate::attest::{AttestContext, Attestors, Evidence, WorkloadKeys};
+use crate::domain::catalog::Catalog;
+use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
+use crate::ledger::Appended;
+use crate::ledger::entry::{Entry, Request};
+use crate::policy::{AdminAction, CompiledGeneration, PolicyProblem};
+use crate::store::generations::Activation;
+
+/// What attestors need beside their specification.
+#[derive(Clone)]
+pub struct Trust {
+    /// Our issuers and audiences: no attestor and no resource may have one of them.
+    pub own_audiences: Vec<String>,
+    /// Registered workload keys.
+    pub workload_keys: Arc<dyn WorkloadKeys>,
+    /// Tracks the refreshes of keys.
+    pub tracker: tokio_util::task::TaskTracker,
+}
+
+/// The generation that decides, ready to.
+pub struct Active {
+    compiled: CompiledGeneration,
+    pub(super) attestors: Attestors,
+}
+
+impl Active {
+    /// Its digest.
+    #[must_use]
+    pub fn digest(&self) -> GenerationDigest {
+        self.compiled.digest()
+    }
+
+    /// Resources and task types.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        self.compiled.catalog()
+    }
+
+    /// The policies.
+    #[must_use]
+    pub fn policy(&self) -> &CompiledGeneration {
+        &self.compiled
+    }
+
+    /// Limits that decide.
+    #[must_use]
+    pub fn limits(&self) -> DecisionLimits {
+        self.compiled.limits()
+    }
+}
+
+/// Why a generation cannot decide.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// Its policies, resources or task types.
+    #[error("{} problem(s) in the generation", .0.len())]
+    Policy(Vec<PolicyProblem>),
+    /// Its attestors.
+    #[error("{0}")]
+    Attestors(String),
+}
+
+impl Broker {
+    /// Whether a generation could decide here: everything that activation would check.
+    pub async fn check_generation(&self, generation: Generation) -> Result<Active, Unfit> {
+        let trust = self.parts.trust.clone();
+        let issuer = self.issuer().to_owned();
+        compile(generation, trust, issuer).await
+    }
+
+    /// Stores a generation and makes it decide, on an admin's word.
+    #[instrument(skip_all)]
+    pub async fn activate(
+        &self,
+        evidence: &Evidence,
+        generation: Generation,
+    ) -> Result<Result<GenerationDigest, Unfit>, BrokerError> {
+        let caller = self
+            .admin(evidence, AdminAction::ActivateGeneration)
+            .await?;
+        self.activate_by(caller.name(), Some(caller), generation)
+            .await
+    }
+
+    /// The same, on the word of whoever started an embedded broker. Visible in the ledger.
+    pub async fn activate_own(
+        &self,
+        by: &str,
+        generation: Generation,
+    ) -> Result<Result<GenerationDigest, Unfit>, BrokerError> {
+        self.activate_by(by.to_owned(), None, generation).await
+    }
+
+    async fn activate_by(
+        &self,
+        by: String,
+        caller: Option<Caller>,
+        generation: Generation,
+    ) -> Result<Result<GenerationDigest, Unfit>, BrokerError> {
+        let bytes = generation
+            .to_bytes()
+            .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
+        let active = match self.check_generation(generation).await {
+            Ok(active) => active,
+            Err(unfit) => return Ok(Err(unfit)),
+        };
+        let digest = active.digest();
+        let now = self.now();
+        self.store().put_generation(digest, &bytes, now).await?;
+        let request = Request {
+            entry: Entry::Activate { digest, by },
+            one_time: caller.map(|caller| caller.one_time).unwrap_or_default(),
+            at: now,
+        };
+        match self.ledger().append(request).await? {
+            Appended::Recorded(_) => {
+                info!(generation = %digest, "activated");
+                self.take_over(active);
+                Ok(Ok(digest))
+            }
+            Appended::Unchanged => {
+                self.follow_generation().await?;
+                Ok(Ok(digest))
+            }
+            Appended::Replayed => Err(BrokerError::Replayed),
+            _ => Err(BrokerError::FailClosed(
+                "the activation was not recorded".into(),
+            )),
+        }
+    }
+
+    /// Brings this replica to the generation that is active in the store.
+    pub async fn follow_generation(&self) -> Result<(), BrokerError> {
+        let Some(Activation { digest, .. }) = self.store().active_generation().await? else {
+            return Ok(());
+        };
+        if self
+            .active
+            .load()
+            .as_ref()
+            .is_some_and(|own| own.digest() == digest)
+        {
+            self.set_behind(None);
+            return Ok(());
+        }
+        let fell_behind = |why: String| {
+            error!(generation = %digest, %why, "this replica cannot follow the active generation");
+            self.set_behind(Some(format!(
+                "behind the active generation {digest}: {why}"
+            )));
+            BrokerError::FailClosed("behind the active generation".into())
+        };
+        let bytes = self.store().generation(digest).await?;
+        let bytes = bytes.ok_or_else(|| fell_behind("its document is missing".into()))?;
+        if GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) != digest {
+            return Err(fell_behind("its document does not fit its digest".into()));
+        }
+        let generation: Generation =
+            serde_json::from_slice(&bytes).map_err(|error| fell_behind(error.to_string()))?;
+        let compiled = self.check_generation(generation).await;
+        let active = compiled.map_err(|unfit| fell_behind(unfit.to_string()))?;
+        self.take_over(active);
+        Ok(())
+    }
+
+    /// The active generation's document, for admins.
+    pub async fn generation(
+        &self,
+        evidence: &Evidence,
+    ) -> Result<(Activation, Vec<u8>), BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ReadGeneration).await?;
+        self.consume(caller.one_time, self.now()).await?;
+        let activation = self.store().active_generation().await?;
+        let activation = activation.ok_or(BrokerError::NotFound("generation"))?;
+        let bytes = self.store().generation(activation.digest).await?;
+        Ok((
+            activation,
+            bytes.ok_or(BrokerError::NotFound("generation"))?,
+        ))
+    }
+
+    fn take_over(&self, active: Active) {
+        self.metrics().generation_active(&active.digest());
+        self.active.store(Some(Arc::new(active)));
+        self.set_behind(None);
+    }
+
+    fn set_behind(&self, why: Option<String>) {
+        self.metrics().generation_behind(why.is_some());
+        self.behind.store(Arc::new(why));
+    }
+}
+
+async fn compile(generation: Generation, trust: Trust, issuer: String) -> Result<Active, Unfit> {
+    let audiences = trust.own_audiences.clone();
+    // Parsing and validating take CPU: not on the threads that serve.
+    let compiled =
+        tokio::task::spawn_blocking(move || CompiledGeneration::compile(&generation, &audiences));
+    let compiled = compiled
+        .await
+        .map_err(|error| Unfit::Attestors(error.to_string()))?
+        .map_err(Unfit::Policy)?;
+    let context = AttestContext {
+        own_issuer: issuer,
+        own_issuers: trust.own_audiences,
+        tracker: trust.tracker,
+        workload_keys: trust.workload_keys,
+    };
+    let attestors = Attestors::new(compiled.attestors(), context)
+        .map_err(|error| Unfit::Attestors(error.to_string()))?;
+    Ok(Active {
+        compiled,
+        attestors,
+    })
+}

@@ -1,0 +1,102 @@
+//! Is this token good, now? Asked by a resource's verifiers before they serve (RFC 7662).
+//!
+//! The signature shows that the token is ours; everything else is read from the primary store: its
+//! session, that session's tasks and ancestors, the cutoffs. Whoever may not know gets the same
+//! answer as for a token that is no good.
+
+use secrecy::{ExposeSecret, SecretString};
+use tracing::instrument;
+
+use super::{Broker, BrokerError};
+use crate::attest::Evidence;
+use crate::crypto::jwt::{UnverifiedJwt, verify};
+use crate::domain::session::SessionView;
+use crate::domain::workload::Identity;
+use crate::ids::SessionId;
+use crate::mint::jwt::ACCESS_TOKEN_TYPE;
+use crate::policy::AdminAction;
+
+/// What a verifier learns.
+#[derive(Debug)]
+pub enum Introspection {
+    /// Nothing but that it is not good, or not the verifier's to know.
+    Inactive,
+    /// It is good now.
+    Active(Box<ActiveToken>),
+}
+
+/// A token that is good now.
+#[derive(Debug)]
+pub struct ActiveToken {
+    /// The session, with what decided about it.
+    pub view: SessionView,
+    /// On whose behalf it is, nearest first.
+    pub delegators: Vec<Identity>,
+    /// The hash of its decision's leaf, as the token carries it.
+    pub decision_hash: String,
+}
+
+impl Broker {
+    /// Judges a token for a verifier of its resource, or an admin.
+    #[instrument(skip_all)]
+    pub async fn introspect(
+        &self,
+        evidence: &Evidence,
+        token: &SecretString,
+    ) -> Result<Introspection, BrokerError> {
+        let caller = self.caller(evidence).await?;
+        self.consume(caller.one_time.clone(), self.now()).await?;
+        let Some((session, decision_hash)) = self.recognise(token) else {
+            self.metrics().foreign_token();
+            return Ok(Introspection::Inactive);
+        };
+        let Some(view) = self.store().session_view(session).await? else {
+            return Ok(Introspection::Inactive);
+        };
+        let active = self.active()?;
+        let verifier = caller.identity().is_some_and(|caller| {
+            active
+                .catalog()
+                .resource(&view.session.resource)
+                .is_some_and(|resource| resource.verifiers.contains(caller))
+        });
+        if !verifier && !self.may(&caller, AdminAction::Introspect)? {
+            return Ok(Introspection::Inactive);
+        }
+        if !view.is_valid_at(self.now()) {
+            return Ok(Introspection::Inactive);
+        }
+        let delegators = view
+            .ancestors
+            .iter()
+            .map(|own| own.workload.clone())
+            .collect();
+        Ok(Introspection::Active(Box::new(ActiveToken {
+            view,
+            delegators,
+            decision_hash,
+        })))
+    }
+
+    /// The session of a token that we signed, with the decision hash that it carries.
+    fn recognise(&self, token: &SecretString) -> Option<(SessionId, String)> {
+        let jwt = UnverifiedJwt::parse(token.expose_secret()).ok()?;
+        if !jwt.unverified_is_type(ACCESS_TOKEN_TYPE) {
+            return None;
+        }
+        let keys = self.parts.access_keys.load();
+        let kid = jwt.unverified_kid()?;
+        let key = keys.iter().find(|key| key.signer.kid() == kid)?;
+        if key.record.revoked_at.is_some() {
+            return None;
+        }
+        let algorithm = key.signer.algorithm();
+        let claims = verify(&jwt, &key.verifier, &[algorithm]).ok()?;
+        let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str);
+        if text("iss") != Some(self.issuer()) {
+            return None;
+        }
+        let session = text("jti")?.parse().ok()?;
+        Some((session, text("dec")?.to_owned()))
+    }
+}

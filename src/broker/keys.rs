@@ -1,0 +1,590 @@
+//! Our own signing keys: made, published before they sign, rotated on schedule, withdrawn.
+//!
+//! Rows hold the private key in a sealed envelope, dates, and a MAC over both. What is public is
+//! computed from the private key that was opened. Every change is a leaf in the transaction that
+//! makes it. Replicas find each other's keys by looking at the store now and then; a key is
+//! published for longer than that before it signs.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tracing::{info, instrument};
+
+use super::{Broker, BrokerError};
+use crate::attest::Evidence;
+use crate::clock::Timestamp;
+use crate::crypto::digest::Mac;
+use crate::crypto::jwk::{Algorithm, VerificationKey};
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation};
+use crate::crypto::sealer::Sealer;
+use crate::crypto::signer::{LocalSigner, PrivateKey, Signer};
+use crate::domain::cutoff::{Block, Cutoff, Selector};
+use crate::ids::CutoffId;
+use crate::ledger::entry::{Entry, Request};
+use crate::ledger::{Appended, LedgerKey, LedgerKeys};
+use crate::merkle::VerifierKey;
+use crate::mint::jwt::{AccessTokenKeys, LoadedKey};
+use crate::policy::AdminAction;
+use crate::store::Store;
+use crate::store::keys::SigningKeyRow;
+
+/// How keys are made and follow one another.
+#[derive(Clone, Debug)]
+pub struct KeyPolicy {
+    /// What access tokens are signed with.
+    pub algorithm: Algorithm,
+    /// How their keys follow one another.
+    pub schedule: KeySchedule,
+    /// The operator's own key, for RS256, which cannot be made here.
+    pub imported: Option<PrivateKey>,
+    /// The name of the log, which its keys bear.
+    pub origin: String,
+}
+
+/// How long the previous ledger key signs along after a rotation.
+const LEDGER_OVERLAP_SECONDS: u64 = 30 * 86_400;
+
+/// A row that cannot be used, with what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyProblem {
+    /// The row was changed by something other than the broker.
+    #[error("signing key {0}: its row was changed by something other than the broker")]
+    Tampered(String),
+    /// The envelope does not open.
+    #[error("signing key {kid}: {why}; check TASKPASS_SEALING_KEYS")]
+    Sealed {
+        /// Which.
+        kid: String,
+        /// Why.
+        why: String,
+    },
+    /// The store did not answer, or nothing could be made.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// All keys of the store, opened.
+pub struct OpenedKeys {
+    /// Access-token keys, those no longer published left out.
+    pub access: Vec<LoadedKey>,
+    /// Ledger keys, the current one first.
+    pub ledger: Vec<LedgerKey>,
+    /// Every record.
+    pub records: Vec<SigningKeyRecord>,
+}
+
+/// Reads, checks and opens the store's keys.
+pub async fn open_keys(
+    store: &Store,
+    sealer: &dyn Sealer,
+    mac: &Mac,
+    origin: &str,
+    now: Timestamp,
+) -> Result<OpenedKeys, KeyProblem> {
+    let rows = store
+        .signing_keys()
+        .await
+        .map_err(|error| KeyProblem::Unavailable(error.to_string()))?;
+    let mut opened = OpenedKeys {
+        access: Vec::new(),
+        ledger: Vec::new(),
+        records: Vec::new(),
+    };
+    for row in rows {
+        let tampered = || KeyProblem::Tampered(row.kid.clone());
+        let record = record_of(&row).ok_or_else(tampered)?;
+        record
+            .verify_tag(mac, &row.sealed, &row.mac)
+            .map_err(|_| tampered())?;
+        opened.records.push(record.clone());
+        if !record.is_published(now) {
+            continue;
+        }
+        let secret = sealer
+            .open(record.seal_context(), &row.sealed)
+            .await
+            .map_err(|error| KeyProblem::Sealed {
+                kid: row.kid.clone(),
+                why: error.to_string(),
+            })?;
+        let key = PrivateKey::from_pkcs8(record.algorithm, secret).map_err(|_| tampered())?;
+        let signer = LocalSigner::new(&key).map_err(|_| tampered())?;
+        if signer.kid() != record.kid {
+            return Err(tampered());
+        }
+        let signer: Arc<dyn Signer> = Arc::new(signer);
+        match record.purpose {
+            KeyPurpose::AccessToken => {
+                opened
+                    .access
+                    .push(loaded(record, signer).ok_or_else(tampered)?);
+            }
+            KeyPurpose::Ledger => {
+                let key = ledger_key(origin, signer).ok_or_else(tampered)?;
+                // Rows come oldest first; the newest key is the current one.
+                opened.ledger.insert(0, key);
+            }
+            KeyPurpose::Federation => {}
+        }
+    }
+    Ok(opened)
+}
+
+fn record_of(row: &SigningKeyRow) -> Option<SigningKeyRecord> {
+    Some(SigningKeyRecord {
+        kid: row.kid.clone(),
+        purpose: row.purpose.parse().ok()?,
+        algorithm: row.algorithm.parse().ok()?,
+        created_at: row.created_at,
+        published_at: row.published_at,
+        active_from: row.active_from,
+        retire_at: row.retire_at,
+        remove_at: row.remove_at,
+        revoked_at: row.revoked_at,
+    })
+}
+
+fn row_of(record: &SigningKeyRecord, sealed: Vec<u8>, mac: &Mac) -> SigningKeyRow {
+    SigningKeyRow {
+        kid: record.kid.clone(),
+        purpose: record.purpose.as_str().to_owned(),
+        algorithm: record.algorithm.as_str().to_owned(),
+        created_at: record.created_at,
+        published_at: record.published_at,
+        active_from: record.active_from,
+        retire_at: record.retire_at,
+        remove_at: record.remove_at,
+        revoked_at: record.revoked_at,
+        mac: record.tag(mac, &sealed),
+        sealed,
+    }
+}
+
+fn loaded(record: SigningKeyRecord, signer: Arc<dyn Signer>) -> Option<LoadedKey> {
+    let jwk = serde_json::to_vec(signer.public_jwk()).ok()?;
+    let verifier = VerificationKey::parse(&jwk).ok()?;
+    Some(LoadedKey {
+        record,
+        signer,
+        verifier,
+    })
+}
+
+fn ledger_key(origin: &str, signer: Arc<dyn Signer>) -> Option<LedgerKey> {
+    let public = signer.public_jwk().ed25519_bytes()?;
+    let verifier = VerifierKey::new(origin, public).ok()?;
+    Some(LedgerKey { signer, verifier })
+}
+
+/// A key that was just made, not yet in the store.
+pub struct MadeKey {
+    row: SigningKeyRow,
+    record: SigningKeyRecord,
+    signer: Arc<dyn Signer>,
+}
+
+impl MadeKey {
+    /// As a ledger's key.
+    #[must_use]
+    pub fn as_ledger_key(&self, origin: &str) -> Option<LedgerKey> {
+        ledger_key(origin, Arc::clone(&self.signer))
+    }
+
+    /// The first entry of a log that this key signs.
+    #[must_use]
+    pub fn genesis(&self, origin: &str) -> Option<Entry> {
+        let key = self.as_ledger_key(origin)?;
+        Some(Entry::Genesis {
+            vkey: key.verifier.to_string(),
+            row: Box::new(self.row.clone()),
+        })
+    }
+}
+
+/// Makes and seals a key.
+pub async fn make_key(
+    dates: NewKey,
+    purpose: KeyPurpose,
+    algorithm: Algorithm,
+    imported: Option<&PrivateKey>,
+    sealer: &dyn Sealer,
+    mac: &Mac,
+) -> Result<MadeKey, KeyProblem> {
+    let unavailable = |why: String| KeyProblem::Unavailable(why);
+    let private = match imported.filter(|key| key.algorithm() == algorithm) {
+        Some(key) => key.clone(),
+        None => PrivateKey::generate(algorithm).map_err(|e| unavailable(e.to_string()))?,
+    };
+    let signer = LocalSigner::new(&private).map_err(|e| unavailable(e.to_string()))?;
+    let record = dates.record(signer.kid().to_owned(), purpose, algorithm);
+    let sealed = sealer
+        .seal(record.seal_context(), private.expose_pkcs8())
+        .await
+        .map_err(|error| unavailable(error.to_string()))?;
+    Ok(MadeKey {
+        row: row_of(&record, sealed, mac),
+        record,
+        signer: Arc::new(signer),
+    })
+}
+
+/// The dates of a log's key: it signs until an admin rotates it.
+#[must_use]
+pub fn ledger_key_dates(now: Timestamp) -> NewKey {
+    NewKey {
+        published_at: now,
+        active_from: now,
+        retire_at: Timestamp::MAX,
+        remove_at: Timestamp::MAX,
+    }
+}
+
+/// An empty set of access-token keys, to be filled by [`Broker::follow_keys`].
+#[must_use]
+pub fn no_access_keys() -> AccessTokenKeys {
+    Arc::new(ArcSwap::from_pointee(Vec::new()))
+}
+
+/// The keys of a ledger, to be swapped when they change.
+#[must_use]
+pub fn ledger_keys(keys: Vec<LedgerKey>) -> LedgerKeys {
+    Arc::new(ArcSwap::from_pointee(keys))
+}
+
+/// A key, as an admin sees it.
+#[derive(Clone, Debug)]
+pub struct KeySummary {
+    /// Its record.
+    pub record: SigningKeyRecord,
+    /// Whether it signs now.
+    pub signs: bool,
+}
+
+impl Broker {
+    /// Takes over the keys that the store holds, and makes the next one when it is due. The answer
+    /// is how many were made.
+    pub async fn follow_keys(&self, now: Timestamp) -> Result<u64, BrokerError> {
+        let mut opened = self.take_keys(now).await?;
+        let policy = &self.parts.key_policy;
+        let plan = plan_rotation(
+            &opened.records,
+            KeyPurpose::AccessToken,
+            policy.algorithm,
+            &policy.schedule,
+            now,
+        );
+        let Some(dates) = plan.make else {
+            return Ok(0);
+        };
+        if policy.imported.is_some() && opened.records.iter().any(|key| self.is_imported(key)) {
+            // The operator's own key is replaced by the operator.
+            return Ok(0);
+        }
+        self.add_access_key(dates, "schedule").await?;
+        opened = self.take_keys(now).await?;
+        info!(keys = opened.access.len(), "a signing key was made");
+        Ok(1)
+    }
+
+    fn is_imported(&self, record: &SigningKeyRecord) -> bool {
+        let imported = self.parts.key_policy.imported.as_ref();
+        let signer = imported.and_then(|key| LocalSigner::new(key).ok());
+        signer.is_some_and(|signer| signer.kid() == record.kid)
+    }
+
+    async fn take_keys(&self, now: Timestamp) -> Result<OpenedKeys, BrokerError> {
+        let opened = self.opened_keys(now).await?;
+        self.parts
+            .access_keys
+            .store(Arc::new(opened.access.clone()));
+        if !opened.ledger.is_empty() {
+            self.ledger().take_keys(opened.ledger.clone());
+        }
+        Ok(opened)
+    }
+
+    async fn opened_keys(&self, now: Timestamp) -> Result<OpenedKeys, BrokerError> {
+        let opened = open_keys(
+            self.store(),
+            self.parts.sealer.as_ref(),
+            &self.parts.mac,
+            &self.parts.key_policy.origin,
+            now,
+        )
+        .await;
+        opened.map_err(|problem| BrokerError::FailClosed(problem.to_string()))
+    }
+
+    async fn add_access_key(&self, dates: NewKey, by: &str) -> Result<String, BrokerError> {
+        let policy = &self.parts.key_policy;
+        let made = make_key(
+            dates,
+            KeyPurpose::AccessToken,
+            policy.algorithm,
+            policy.imported.as_ref(),
+            self.parts.sealer.as_ref(),
+            &self.parts.mac,
+        )
+        .await
+        .map_err(|problem| BrokerError::FailClosed(problem.to_string()))?;
+        let public = serde_json::to_string(made.signer.public_jwk()).ok();
+        let request = Request {
+            entry: Entry::PutKey {
+                row: Box::new(made.row),
+                change: "added",
+                public,
+                by: by.to_owned(),
+            },
+            one_time: Vec::new(),
+            at: self.now(),
+        };
+        match self.ledger().append(request).await? {
+            Appended::Recorded(_) => Ok(made.record.kid),
+            _ => Err(BrokerError::FailClosed("the key was not recorded".into())),
+        }
+    }
+
+    /// The published keys as a JWK set (RFC 7517).
+    #[must_use]
+    pub fn published_jwks(&self) -> serde_json::Value {
+        let now = self.now();
+        let keys = self.parts.access_keys.load();
+        let jwks: Vec<serde_json::Value> = keys
+            .iter()
+            .filter(|key| key.record.is_published(now))
+            .filter_map(|key| {
+                let mut jwk = serde_json::to_value(key.signer.public_jwk()).ok()?;
+                let members = jwk.as_object_mut()?;
+                members.insert("kid".into(), key.record.kid.clone().into());
+                members.insert("use".into(), "sig".into());
+                members.insert("alg".into(), key.record.algorithm.as_str().into());
+                Some(jwk)
+            })
+            .collect();
+        serde_json::json!({ "keys": jwks })
+    }
+
+    /// The algorithms of published keys.
+    #[must_use]
+    pub fn signing_algorithms(&self) -> Vec<&'static str> {
+        vec![self.parts.key_policy.algorithm.as_str()]
+    }
+
+    /// How long verifiers may cache the published keys.
+    #[must_use]
+    pub fn jwks_cache_seconds(&self) -> u64 {
+        self.parts.key_policy.schedule.publish_lead_seconds
+    }
+
+    /// Every key's record, for admins.
+    pub async fn list_keys(&self, evidence: &Evidence) -> Result<Vec<KeySummary>, BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
+        let now = self.now();
+        self.consume(caller.one_time, now).await?;
+        let opened = self.opened_keys(now).await?;
+        let minter = self.minters().of_kind("jwt");
+        let signer = minter.and_then(|minter| minter.signing_key(now));
+        let current = self.ledger().keys();
+        let current = current.first().map(|key| key.signer.kid().to_owned());
+        Ok(opened
+            .records
+            .into_iter()
+            .map(|record| KeySummary {
+                signs: Some(&record.kid) == signer.as_ref()
+                    || Some(&record.kid) == current.as_ref(),
+                record,
+            })
+            .collect())
+    }
+
+    /// Makes the next access-token key now; it signs once it has been published long enough.
+    #[instrument(skip_all)]
+    pub async fn rotate_keys(&self, evidence: &Evidence) -> Result<String, BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
+        let now = self.now();
+        self.consume(caller.one_time.clone(), now).await?;
+        let schedule = self.parts.key_policy.schedule;
+        let active_from = now.plus_seconds(schedule.publish_lead_seconds);
+        let retire_at = active_from.plus_seconds(schedule.period_seconds);
+        let dates = NewKey {
+            published_at: now,
+            active_from,
+            retire_at,
+            remove_at: retire_at
+                .plus_seconds(schedule.max_ttl_seconds)
+                .plus_seconds(schedule.margin_seconds),
+        };
+        let kid = self.add_access_key(dates, &caller.name()).await?;
+        self.take_keys(now).await?;
+        Ok(kid)
+    }
+
+    /// Rotates the log's key: a leaf names the new one, and checkpoints are signed by both for a
+    /// while.
+    #[instrument(skip_all)]
+    pub async fn rotate_ledger_key(&self, evidence: &Evidence) -> Result<String, BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
+        let now = self.now();
+        self.consume(caller.one_time.clone(), now).await?;
+        let origin = self.ledger().origin().to_owned();
+        let made = make_key(
+            ledger_key_dates(now),
+            KeyPurpose::Ledger,
+            Algorithm::EdDsa,
+            None,
+            self.parts.sealer.as_ref(),
+            &self.parts.mac,
+        )
+        .await
+        .map_err(|problem| BrokerError::FailClosed(problem.to_string()))?;
+        let closed = |what: &str| BrokerError::FailClosed(what.to_owned());
+        let key = made.as_ledger_key(&origin);
+        let vkey = key
+            .ok_or_else(|| closed("the key was not made"))?
+            .verifier
+            .to_string();
+        self.put_key(
+            made.row.clone(),
+            "added",
+            Some(vkey.clone()),
+            &caller.name(),
+        )
+        .await?;
+        let until = now.plus_seconds(LEDGER_OVERLAP_SECONDS);
+        for row in self.store().signing_keys().await? {
+            let old = record_of(&row).filter(|old| {
+                old.purpose == KeyPurpose::Ledger
+                    && old.kid != made.record.kid
+                    && old.remove_at == Timestamp::MAX
+            });
+            if let Some(old) = old {
+                self.retire(row, old, until, &caller.name()).await?;
+            }
+        }
+        self.take_keys(now).await?;
+        Ok(vkey)
+    }
+
+    /// Gives a key new dates. What it is sealed as holds its dates, so it is sealed anew.
+    async fn retire(
+        &self,
+        row: SigningKeyRow,
+        mut record: SigningKeyRecord,
+        until: Timestamp,
+        by: &str,
+    ) -> Result<(), BrokerError> {
+        let sealer = self.parts.sealer.as_ref();
+        let closed = |why: String| BrokerError::FailClosed(why);
+        let secret = sealer
+            .open(record.seal_context(), &row.sealed)
+            .await
+            .map_err(|error| closed(error.to_string()))?;
+        record.retire_at = until;
+        record.remove_at = until;
+        let sealed = sealer
+            .seal(record.seal_context(), &secret)
+            .await
+            .map_err(|error| closed(error.to_string()))?;
+        let row = row_of(&record, sealed, &self.parts.mac);
+        self.put_key(row, "retired", None, by).await
+    }
+
+    async fn put_key(
+        &self,
+        row: SigningKeyRow,
+        change: &'static str,
+        public: Option<String>,
+        by: &str,
+    ) -> Result<(), BrokerError> {
+        let request = Request {
+            entry: Entry::PutKey {
+                row: Box::new(row),
+                change,
+                public,
+                by: by.to_owned(),
+            },
+            one_time: Vec::new(),
+            at: self.now(),
+        };
+        match self.ledger().append(request).await? {
+            Appended::Recorded(_) => Ok(()),
+            _ => Err(BrokerError::FailClosed("the key was not recorded".into())),
+        }
+    }
+
+    /// Withdraws an access-token key at once, and cuts off what it signed.
+    #[instrument(skip_all)]
+    pub async fn revoke_key(&self, evidence: &Evidence, kid: &str) -> Result<(), BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
+        let now = self.now();
+        let rows = self.store().signing_keys().await?;
+        let found = rows.into_iter().find(|row| row.kid == kid);
+        let found = found.and_then(|row| record_of(&row).map(|record| (row, record)));
+        let Some((row, mut record)) = found else {
+            return Err(BrokerError::NotFound("key"));
+        };
+        if record.purpose != KeyPurpose::AccessToken {
+            return Err(BrokerError::Invalid {
+                pointer: "/kid",
+                detail: "only keys of access tokens are revoked here; the log's key is rotated"
+                    .into(),
+            });
+        }
+        self.consume(caller.one_time.clone(), now).await?;
+        let (commitment, opening) = self.commitment(b"the key was revoked".to_vec())?;
+        let cutoff = Cutoff {
+            id: CutoffId::new(now, &self.random)?,
+            index: 0,
+            selector: Selector::SigningKey(kid.to_owned()),
+            block: Block::UntilLifted,
+            reason: "the key was revoked".into(),
+            by: caller.name(),
+            requested_at: now,
+            committed_at: now,
+            lifted_index: None,
+        };
+        // The cutoff first: what the key signed is dead before the key is gone.
+        let request = Request {
+            entry: Entry::Cutoff(Box::new(cutoff), commitment, opening),
+            one_time: Vec::new(),
+            at: now,
+        };
+        self.ledger().append(request).await?;
+        record.revoked_at = Some(now);
+        let row = row_of(&record, row.sealed, &self.parts.mac);
+        self.put_key(row, "revoked", None, &caller.name()).await?;
+        self.follow_keys(now).await?;
+        Ok(())
+    }
+
+    /// Seals every key anew with the first sealing key. The answer is how many.
+    #[instrument(skip_all)]
+    pub async fn reseal_keys(&self, evidence: &Evidence) -> Result<u64, BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
+        self.consume(caller.one_time, self.now()).await?;
+        let mut resealed = 0;
+        for row in self.store().signing_keys().await? {
+            let closed = |why: String| BrokerError::FailClosed(why);
+            let record = record_of(&row).ok_or_else(|| closed("an unreadable key".into()))?;
+            record
+                .verify_tag(&self.parts.mac, &row.sealed, &row.mac)
+                .map_err(|error| closed(error.to_string()))?;
+            let sealer = self.parts.sealer.as_ref();
+            if !sealer.needs_reseal(&row.sealed) && !self.parts.mac.is_outdated(&row.mac) {
+                continue;
+            }
+            let secret = sealer
+                .open(record.seal_context(), &row.sealed)
+                .await
+                .map_err(|error| closed(error.to_string()))?;
+            let sealed = sealer
+                .seal(record.seal_context(), &secret)
+                .await
+                .map_err(|error| closed(error.to_string()))?;
+            let mac = record.tag(&self.parts.mac, &sealed);
+            self.store().reseal_key(&row.kid, &sealed, &mac).await?;
+            resealed += 1;
+        }
+        Ok(resealed)
+    }
+}

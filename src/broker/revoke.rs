@@ -1,0 +1,287 @@
+//! Revocation: one session, or everything that a selector matches.
+//!
+//! A mass revocation is one row, a cutoff, however many sessions it kills: they are dead for every
+//! use from its commit on. What an external back end has yet to confirm is the sweeper's work.
+
+use std::time::Duration;
+
+use tracing::{info, instrument};
+
+use super::sessions::SessionReport;
+use super::{Broker, BrokerError};
+use crate::attest::Evidence;
+use crate::clock::Timestamp;
+use crate::domain::catalog::Revocability;
+use crate::domain::cutoff::{Block, Cutoff, Selector};
+use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS};
+use crate::domain::session::{EndReason, Session, SessionState};
+use crate::ids::{CutoffId, SessionId};
+use crate::ledger::Appended;
+use crate::ledger::entry::{EndSession, Entry, Request};
+use crate::metrics::RevocationLag;
+use crate::policy::AdminAction;
+
+/// Sessions that an answer names; the rest are only counted.
+const NAMED: u32 = 100;
+
+/// For how long an admin wants nothing new to be granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockAsk {
+    /// As the selector's kind suggests.
+    Default,
+    /// So many seconds; none for zero.
+    Seconds(u64),
+    /// Until lifted.
+    UntilLifted,
+}
+
+/// A mass revocation, done or tried.
+#[derive(Debug)]
+pub struct Revocation {
+    /// The cutoff; none where it was only tried.
+    pub cutoff: Option<Cutoff>,
+    /// Sessions that it matches.
+    pub matched: u64,
+    /// The first of them.
+    pub sessions: Vec<SessionReport>,
+    /// Of these, over for everybody.
+    pub ended: u64,
+    /// Of these, over for us, to be confirmed or to expire.
+    pub ending: u64,
+}
+
+impl Broker {
+    /// Ends one session, for its workload or an admin. Ending it again changes nothing.
+    #[instrument(skip_all)]
+    pub async fn revoke_session(
+        &self,
+        evidence: &Evidence,
+        id: SessionId,
+    ) -> Result<SessionReport, BrokerError> {
+        let asked = self.now();
+        let caller = self.caller(evidence).await?;
+        let session = self.store().session(id).await?;
+        let session = session.ok_or(BrokerError::NotFound("session"))?;
+        let own = caller.owns(&session.workload, session.instance.as_ref());
+        if !own && !self.may(&caller, AdminAction::RevokeSession)? {
+            return Err(BrokerError::NotFound("session"));
+        }
+        let entry = EndSession {
+            session: id,
+            state: ending_state(&session),
+            reason: EndReason::Revoked,
+            by: caller.name(),
+            owner: session.workload.clone(),
+        };
+        let appended = self
+            .ledger()
+            .append(Request {
+                entry: Entry::EndSession(entry),
+                one_time: caller.one_time,
+                at: asked,
+            })
+            .await?;
+        match appended {
+            Appended::Replayed => return Err(BrokerError::Replayed),
+            Appended::Recorded(_) => {
+                self.metrics().sessions_ended(EndReason::Revoked, 1);
+                self.lag(asked);
+                self.wake_sweeper();
+            }
+            _ => {}
+        }
+        let view = self.store().session_view(id).await?;
+        let view = view.ok_or(BrokerError::NotFound("session"))?;
+        Ok(SessionReport::new(view, self.now()))
+    }
+
+    /// Ends everything that a selector matches, and keeps it from coming back.
+    #[instrument(skip_all)]
+    pub async fn revoke_many(
+        &self,
+        evidence: &Evidence,
+        selector: Selector,
+        block: BlockAsk,
+        reason: String,
+        dry_run: bool,
+    ) -> Result<Revocation, BrokerError> {
+        let asked = self.now();
+        let caller = self.caller(evidence).await?;
+        if !self.may(&caller, AdminAction::RevokeMany)? {
+            return Err(BrokerError::Forbidden("revokeMany"));
+        }
+        if dry_run {
+            self.consume(caller.one_time.clone(), asked).await?;
+            return self.blast_radius(&selector, u64::MAX, asked, None).await;
+        }
+        let block = block_until(&selector, block, asked)?;
+        let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
+        let cutoff = Cutoff {
+            id: CutoffId::new(asked, &self.random)?,
+            index: 0,
+            selector: selector.clone(),
+            block,
+            reason,
+            by: caller.name(),
+            requested_at: asked,
+            committed_at: asked,
+            lifted_index: None,
+        };
+        let appended = self
+            .ledger()
+            .append(Request {
+                entry: Entry::Cutoff(Box::new(cutoff.clone()), commitment, opening),
+                one_time: caller.one_time.clone(),
+                at: asked,
+            })
+            .await?;
+        let recorded = match appended {
+            Appended::Recorded(recorded) => recorded,
+            Appended::Replayed => return Err(BrokerError::Replayed),
+            _ => {
+                return Err(BrokerError::FailClosed(
+                    "the cutoff was not recorded".into(),
+                ));
+            }
+        };
+        self.metrics().revocation(&selector);
+        self.lag(asked);
+        self.wake_sweeper();
+        let cutoff = Cutoff {
+            index: recorded.index,
+            committed_at: recorded.committed_at,
+            ..cutoff
+        };
+        info!(cutoff = %cutoff.id, selector = selector.kind(), index = cutoff.index, "cut off");
+        let (index, at) = (cutoff.index, cutoff.committed_at);
+        self.blast_radius(&selector, index, at, Some(cutoff)).await
+    }
+
+    /// How far a mass revocation has come.
+    pub async fn revocation(
+        &self,
+        evidence: &Evidence,
+        id: CutoffId,
+    ) -> Result<Revocation, BrokerError> {
+        let caller = self.caller(evidence).await?;
+        self.consume(caller.one_time.clone(), self.now()).await?;
+        if !self.may(&caller, AdminAction::ReadRevocations)?
+            && !self.may(&caller, AdminAction::RevokeMany)?
+        {
+            return Err(BrokerError::NotFound("revocation"));
+        }
+        let sealed = self.store().cutoff(id).await?;
+        let cutoff = sealed.ok_or(BrokerError::NotFound("revocation"))?.cutoff;
+        let (selector, index) = (cutoff.selector.clone(), cutoff.index);
+        let at = cutoff.committed_at;
+        self.blast_radius(&selector, index, at, Some(cutoff)).await
+    }
+
+    /// Lets in again what a cutoff keeps out. What it killed stays dead.
+    #[instrument(skip_all)]
+    pub async fn lift(&self, evidence: &Evidence, id: CutoffId) -> Result<Cutoff, BrokerError> {
+        let now = self.now();
+        let caller = self.caller(evidence).await?;
+        if !self.may(&caller, AdminAction::LiftCutoff)? {
+            return Err(BrokerError::Forbidden("liftCutoff"));
+        }
+        let sealed = self.store().cutoff(id).await?;
+        let cutoff = sealed.ok_or(BrokerError::NotFound("revocation"))?.cutoff;
+        if cutoff.lifted_index.is_some() {
+            self.consume(caller.one_time.clone(), now).await?;
+            return Ok(cutoff);
+        }
+        let appended = self
+            .ledger()
+            .append(Request {
+                entry: Entry::Lift {
+                    cutoff: Box::new(cutoff.clone()),
+                    by: caller.name(),
+                },
+                one_time: caller.one_time,
+                at: now,
+            })
+            .await?;
+        match appended {
+            Appended::Recorded(recorded) => Ok(Cutoff {
+                lifted_index: Some(recorded.index),
+                ..cutoff
+            }),
+            Appended::Replayed => Err(BrokerError::Replayed),
+            _ => Err(BrokerError::FailClosed(
+                "the lifting was not recorded".into(),
+            )),
+        }
+    }
+
+    /// What a selector matches: counted as of a leaf and an instant, the first named.
+    async fn blast_radius(
+        &self,
+        selector: &Selector,
+        index: u64,
+        at: Timestamp,
+        cutoff: Option<Cutoff>,
+    ) -> Result<Revocation, BrokerError> {
+        let matched = self.store().count_matching(selector, index, at).await?;
+        let ids = self
+            .store()
+            .list_matching(selector, index, at, NAMED)
+            .await?;
+        let now = self.now();
+        let mut sessions = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let Some(view) = self.store().session_view(id).await? {
+                sessions.push(SessionReport::new(view, now));
+            }
+        }
+        let in_state = |state| {
+            let found = sessions
+                .iter()
+                .filter(|report| report.standing.state == state);
+            u64::try_from(found.count()).unwrap_or(u64::MAX)
+        };
+        // Beyond the named ones the class decides; counting each would cost what a cutoff saves.
+        let (ended, ending) = (
+            in_state(SessionState::Ended),
+            in_state(SessionState::Ending),
+        );
+        Ok(Revocation {
+            cutoff,
+            matched,
+            sessions,
+            ended,
+            ending,
+        })
+    }
+
+    fn lag(&self, asked: Timestamp) {
+        let lag: Duration = asked.distance(self.now());
+        self.metrics()
+            .revocation_lag(RevocationLag::RequestedToDurable, lag);
+    }
+}
+
+/// The state that ending a session puts it into: over for everybody where each use asks us.
+pub(super) fn ending_state(session: &Session) -> SessionState {
+    match session.revocability {
+        Revocability::Immediate { .. } => SessionState::Ended,
+        Revocability::Bounded { .. } | Revocability::ExpiryOnly => SessionState::Ending,
+    }
+}
+
+fn block_until(selector: &Selector, asked: BlockAsk, now: Timestamp) -> Result<Block, BrokerError> {
+    match asked {
+        BlockAsk::Default if selector.blocks_by_default() => {
+            Ok(Block::Until(now.plus_seconds(DEFAULT_BLOCK_SECONDS)))
+        }
+        BlockAsk::Default | BlockAsk::Seconds(0) => Ok(Block::No),
+        BlockAsk::Seconds(seconds) if seconds <= MAX_BLOCK_SECONDS => {
+            Ok(Block::Until(now.plus_seconds(seconds)))
+        }
+        BlockAsk::Seconds(_) => Err(BrokerError::Invalid {
+            pointer: "/block_seconds",
+            detail: format!("at most {MAX_BLOCK_SECONDS}, or \"until_lifted\""),
+        }),
+        BlockAsk::UntilLifted => Ok(Block::UntilLifted),
+    }
+}

@@ -1,0 +1,475 @@
+//! Tasks: opened without a credential, kept alive, ended, and lent to children.
+
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use tracing::instrument;
+
+use super::admit::{DELEGATION_PREFIX, handle_proof, key_fits};
+use super::issue::{Case, DecisionSummary, IssuedTask, before_policy, input};
+use super::sessions::SessionReport;
+use super::{Broker, BrokerError};
+use crate::attest::Evidence;
+use crate::clock::Timestamp;
+use crate::crypto::digest::digests_equal;
+use crate::crypto::random::{random_token, token_digest};
+use crate::domain::decision::{Decision, Outcome, Refusal};
+use crate::domain::limits::{DEFAULT_PAGE, MAX_DELEGATION_SECONDS, MAX_PAGE};
+use crate::domain::request::NewTask;
+use crate::domain::task::{Task, TaskChain, TaskEnd, TaskState};
+use crate::domain::workload::{Identity, OneTime};
+use crate::ids::{DecisionId, TaskId};
+use crate::ledger::Appended;
+use crate::ledger::entry::{Decide, Delegate, EndTask, Entry, Request};
+use crate::merkle::Receipt;
+use crate::policy::AdminAction;
+
+/// How a caller shows that a task is its own.
+#[derive(Debug)]
+pub enum TaskAuthority {
+    /// By the task's handle, with a DPoP proof where the task is bound to a key.
+    Handle(SecretString, Evidence),
+    /// By the owner's attestation.
+    Owner(Evidence),
+}
+
+/// A task that was opened without a credential.
+#[derive(Debug)]
+pub struct Opened {
+    /// The task, with its handle.
+    pub task: IssuedTask,
+    /// The decision.
+    pub decision: DecisionSummary,
+    /// The proof that it is on record.
+    pub receipt: Receipt,
+}
+
+/// A task as it is now.
+#[derive(Debug)]
+pub struct TaskReport {
+    /// Its record.
+    pub task: Task,
+    /// Its state, judged by the whole chain.
+    pub state: TaskState,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A task that was ended, with what it took with it.
+#[derive(Debug)]
+pub struct TaskEnded {
+    /// The task.
+    pub task: TaskReport,
+    /// Every session under it.
+    pub sessions: Vec<SessionReport>,
+}
+
+/// A delegation token for one child.
+#[derive(Debug)]
+pub struct Delegation {
+    /// The single-use token.
+    pub token: SecretString,
+    /// Until when.
+    pub expires_at: Timestamp,
+    /// Credentials that go with it.
+    pub sessions: u32,
+}
+
+/// A caller that was found to own a task.
+struct Owner {
+    task: Task,
+    chain: TaskChain,
+    one_time: Vec<OneTime>,
+    by: String,
+}
+
+impl Broker {
+    /// Opens a task without a credential.
+    #[instrument(skip_all)]
+    pub async fn open_task(
+        &self,
+        evidence: &Evidence,
+        new: NewTask,
+    ) -> Result<Opened, BrokerError> {
+        for _ in 0..3 {
+            if let Some(opened) = self.try_open_task(evidence, new.clone()).await? {
+                return Ok(opened);
+            }
+            self.follow_generation().await?;
+        }
+        Err(BrokerError::FailClosed(
+            "what decides kept changing while the request was decided".into(),
+        ))
+    }
+
+    async fn try_open_task(
+        &self,
+        evidence: &Evidence,
+        new: NewTask,
+    ) -> Result<Option<Opened>, BrokerError> {
+        let basis = self.ledger().basis();
+        let now = self.now();
+        let active = self.active()?;
+        let workload = self.appraise(&active, evidence, now).await?;
+        let case = Case {
+            active: &active,
+            workload: &workload,
+            basis,
+            now,
+        };
+        let purpose = new.purpose.clone();
+        let resolved = active.catalog().resolve_task(new);
+        let admitted = match resolved {
+            Ok(open) => self.admit_new(&case, &open).await?,
+            Err(refusal) => Err(refusal),
+        };
+        let (decision, mut admission) = match admitted {
+            Ok(admission) => {
+                let roles = self.roles(&workload.identity).await?;
+                let facts = admission.facts.clone();
+                let policy = active.policy();
+                let decision = policy.decide_open_task(&workload, &roles, facts, now);
+                (decision, Some(admission))
+            }
+            Err(refusal) => (before_policy(refusal, &active), None),
+        };
+        if decision.verdict.is_err() {
+            self.spend_denial(&case)?;
+        }
+        let permitted = decision.verdict.is_ok();
+        let plan = admission.as_ref().filter(|_| permitted);
+        let decide = Decide {
+            id: DecisionId::new(now, &self.random)?,
+            basis,
+            identity: workload.identity.clone(),
+            instance: workload.instance.clone(),
+            attestor: workload.attestor.clone(),
+            outcome: decision.outcome(),
+            refusal: decision.verdict.as_ref().err().cloned(),
+            policies: decision.policies.clone(),
+            generation: decision.generation,
+            resource: None,
+            input: self.commitment(input(&decision))?,
+            purpose: match purpose {
+                Some(purpose) => Some(self.commitment(purpose.into_bytes())?),
+                None => None,
+            },
+            task: admission
+                .as_ref()
+                .map(|own| (own.task, own.parents.clone())),
+            plan: plan.map(|admission| admission.plan.clone()),
+            session: None,
+            retry: None,
+        };
+        let id = decide.id;
+        let mut one_time = vec![workload.evidence];
+        one_time.extend(workload.proofs.iter().copied());
+        if let Some(admission) = &admission {
+            one_time.extend(admission.one_time.iter().copied());
+            if workload.reuse == crate::domain::workload::Reuse::PerTask {
+                let bound = crate::crypto::digest::sha256(admission.task.uuid().as_bytes());
+                one_time[0].binding = Some(bound);
+            }
+        }
+        let appended = self
+            .ledger()
+            .append(Request {
+                entry: Entry::Decide(Box::new(decide)),
+                one_time,
+                at: now,
+            })
+            .await?;
+        let handle = admission
+            .as_mut()
+            .and_then(|admission| admission.handle.take());
+        self.opened(appended, id, decision, admission, handle)
+    }
+
+    fn opened(
+        &self,
+        appended: Appended,
+        id: DecisionId,
+        decision: Decision,
+        admission: Option<super::admit::Admission>,
+        handle: Option<SecretString>,
+    ) -> Result<Option<Opened>, BrokerError> {
+        let refused = |refusal: Refusal, receipt: Receipt| {
+            self.denied(id, refusal, decision.generation, receipt)
+        };
+        match appended {
+            Appended::Recorded(recorded) => {
+                let (_, receipt) = recorded.into_permit();
+                if let Err(refusal) = &decision.verdict {
+                    return Err(refused(refusal.clone(), receipt));
+                }
+                let admission =
+                    admission.ok_or_else(|| BrokerError::FailClosed("a task was lost".into()))?;
+                self.metrics().decision(Outcome::Permit);
+                Ok(Some(Opened {
+                    task: IssuedTask {
+                        id: admission.task,
+                        task_type: admission.facts.task_type,
+                        state: TaskState::Open,
+                        deadline: admission.deadline,
+                        heartbeat_seconds: admission.heartbeat_seconds,
+                        handle,
+                    },
+                    decision: DecisionSummary {
+                        id,
+                        outcome: Outcome::Permit,
+                        policies: decision.policies,
+                        generation: decision.generation,
+                    },
+                    receipt,
+                }))
+            }
+            Appended::Refused(recorded, refusal) => {
+                let (_, receipt) = recorded.into_permit();
+                Err(refused(refusal, receipt))
+            }
+            Appended::Replayed => Err(BrokerError::Replayed),
+            Appended::Stale => Ok(None),
+            Appended::Unchanged | Appended::RetryTaken(_) => {
+                Err(BrokerError::FailClosed("nothing was recorded".into()))
+            }
+        }
+    }
+
+    /// Notes that a task is alive. One that is over stays over.
+    #[instrument(skip_all)]
+    pub async fn heartbeat(
+        &self,
+        id: TaskId,
+        authority: TaskAuthority,
+    ) -> Result<TaskReport, BrokerError> {
+        let now = self.now();
+        let owner = self.owner(id, authority, now).await?;
+        self.consume(owner.one_time.clone(), now).await?;
+        let alive = owner.chain.state_at(now) == TaskState::Open;
+        if !alive || !self.store().heartbeat(id, now).await? {
+            return Err(BrokerError::TaskEnded);
+        }
+        self.report(id, now).await
+    }
+
+    /// Ends a task, and with it everything under it. Ending it again changes nothing.
+    #[instrument(skip_all)]
+    pub async fn end_task(
+        &self,
+        id: TaskId,
+        authority: TaskAuthority,
+        end: TaskEnd,
+    ) -> Result<TaskEnded, BrokerError> {
+        let now = self.now();
+        let owner = self.owner(id, authority, now).await?;
+        let entry = EndTask {
+            task: id,
+            end,
+            by: owner.by,
+            owner: owner.task.owner.clone(),
+        };
+        let appended = self
+            .ledger()
+            .append(Request {
+                entry: Entry::EndTask(entry),
+                one_time: owner.one_time,
+                at: now,
+            })
+            .await?;
+        match appended {
+            Appended::Replayed => return Err(BrokerError::Replayed),
+            Appended::Recorded(_) => self.wake_sweeper(),
+            _ => {}
+        }
+        let now = self.now();
+        let sessions = self.store().sessions_under(id, MAX_PAGE).await?;
+        let reports: Vec<SessionReport> = sessions
+            .into_iter()
+            .map(|view| SessionReport::new(view, now))
+            .collect();
+        for report in &reports {
+            if let Some(reason) = report.standing.end_reason {
+                self.metrics().sessions_ended(reason, 1);
+            }
+        }
+        Ok(TaskEnded {
+            task: self.report(id, now).await?,
+            sessions: reports,
+        })
+    }
+
+    /// Lets one child in: a single-use token for one identity, within the task's own bounds.
+    #[instrument(skip_all)]
+    pub async fn delegate(
+        &self,
+        id: TaskId,
+        authority: TaskAuthority,
+        child: Identity,
+        sessions: u32,
+        expires_in_seconds: Option<u64>,
+    ) -> Result<Delegation, BrokerError> {
+        let now = self.now();
+        let owner = self.owner(id, authority, now).await?;
+        if owner.chain.state_at(now) != TaskState::Open {
+            return Err(BrokerError::TaskEnded);
+        }
+        if sessions == 0 || sessions > owner.task.sessions_left {
+            return Err(BrokerError::Invalid {
+                pointer: "/max_credentials",
+                detail: format!("1 to {} credentials are left", owner.task.sessions_left),
+            });
+        }
+        let seconds = expires_in_seconds.unwrap_or(MAX_DELEGATION_SECONDS);
+        if seconds == 0 || seconds > MAX_DELEGATION_SECONDS {
+            return Err(BrokerError::Invalid {
+                pointer: "/expires_in_seconds",
+                detail: format!("1 to {MAX_DELEGATION_SECONDS} seconds"),
+            });
+        }
+        let expires_at = now.plus_seconds(seconds).min(owner.chain.deadline());
+        let token = random_token(DELEGATION_PREFIX, &self.random)?;
+        let appended = self
+            .ledger()
+            .append(Request {
+                entry: Entry::Delegate(Delegate {
+                    digest: token_digest(token.expose_secret()),
+                    task: id,
+                    child,
+                    sessions,
+                    expires_at,
+                    owner: owner.task.owner,
+                }),
+                one_time: owner.one_time,
+                at: now,
+            })
+            .await?;
+        match appended {
+            Appended::Recorded(_) => Ok(Delegation {
+                token,
+                expires_at,
+                sessions,
+            }),
+            Appended::Replayed => Err(BrokerError::Replayed),
+            _ => Err(BrokerError::TaskEnded),
+        }
+    }
+
+    /// A task, for its owner or an admin.
+    pub async fn task(&self, id: TaskId, evidence: &Evidence) -> Result<TaskReport, BrokerError> {
+        let caller = self.caller(evidence).await?;
+        self.consume(caller.one_time.clone(), self.now()).await?;
+        let task = self.store().task(id).await?;
+        let task = task.ok_or(BrokerError::NotFound("task"))?;
+        let own = caller.owns(&task.owner, task.owner_instance.as_ref());
+        if !own && !self.may(&caller, AdminAction::ListTasks)? {
+            return Err(BrokerError::NotFound("task"));
+        }
+        self.report(id, self.now()).await
+    }
+
+    /// The tasks of a listing: everybody's for an admin, a workload's own otherwise.
+    pub async fn list_tasks(
+        &self,
+        evidence: &Evidence,
+        mut filter: crate::store::tasks::TaskFilter,
+    ) -> Result<Vec<TaskReport>, BrokerError> {
+        let caller = self.caller(evidence).await?;
+        self.consume(caller.one_time.clone(), self.now()).await?;
+        if !self.may(&caller, AdminAction::ListTasks)? {
+            let own = caller
+                .identity()
+                .ok_or(BrokerError::Forbidden("listTasks"))?;
+            filter.owner = Some(own.to_string());
+        }
+        if filter.limit == 0 {
+            filter.limit = DEFAULT_PAGE;
+        }
+        let now = self.now();
+        let tasks = self.store().tasks(&filter).await?;
+        let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
+        let chains = self.store().task_chains(&ids).await?;
+        Ok(tasks
+            .into_iter()
+            .map(|task| {
+                let chain = chains.get(&task.id).cloned();
+                task_report(task, &chain.unwrap_or(TaskChain(Vec::new())), now)
+            })
+            .collect())
+    }
+
+    async fn report(&self, id: TaskId, now: Timestamp) -> Result<TaskReport, BrokerError> {
+        let found = self.task_with_chain(id).await?;
+        let (task, chain) = found.ok_or(BrokerError::NotFound("task"))?;
+        Ok(task_report(task, &chain, now))
+    }
+
+    /// Whether the caller may act for the task. Whoever may not learns nothing of it.
+    async fn owner(
+        &self,
+        id: TaskId,
+        authority: TaskAuthority,
+        now: Timestamp,
+    ) -> Result<Owner, BrokerError> {
+        let not_found = || BrokerError::NotFound("task");
+        match authority {
+            TaskAuthority::Handle(handle, evidence) => {
+                let proof = handle_proof(&evidence, now)?;
+                let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;
+                let digest = token_digest(handle.expose_secret());
+                let proved = proof.as_ref().map(|proof| &proof.key);
+                if !digests_equal(&digest, &task.handle_digest) || !key_fits(&task, proved) {
+                    return Err(not_found());
+                }
+                Ok(Owner {
+                    task,
+                    chain,
+                    one_time: proof.map(|proof| proof.one_time).into_iter().collect(),
+                    by: "handle".into(),
+                })
+            }
+            TaskAuthority::Owner(evidence) => {
+                let caller = self.caller(&evidence).await?;
+                let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;
+                // Without an instance every run of the workload looks alike: the handle is needed.
+                let own = task.owner_instance.is_some()
+                    && caller.owns(&task.owner, task.owner_instance.as_ref());
+                if !own && !self.may(&caller, AdminAction::EndTask)? {
+                    return Err(not_found());
+                }
+                Ok(Owner {
+                    task,
+                    chain,
+                    by: caller.name(),
+                    one_time: caller.one_time,
+                })
+            }
+        }
+    }
+
+    /// Ends a task on the sweeper's word.
+    pub async fn expire_task(self: &Arc<Self>, task: &Task) -> Result<bool, BrokerError> {
+        let appended = self
+            .ledger()
+            .append(Request {
+                entry: Entry::EndTask(EndTask {
+                    task: task.id,
+                    end: TaskEnd::Expire,
+                    by: "sweeper".into(),
+                    owner: task.owner.clone(),
+                }),
+                one_time: Vec::new(),
+                at: self.now(),
+            })
+            .await?;
+        Ok(matches!(appended, Appended::Recorded(_)))
+    }
+}
+
+fn task_report(task: Task, chain: &TaskChain, now: Timestamp) -> TaskReport {
+    let over = chain.over_at(now);
+    TaskReport {
+        task,
+        state: over.map_or(TaskState::Open, |(state, _)| state),
+        ended_at: over.map(|(_, at)| at),
+    }
+}

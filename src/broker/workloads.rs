@@ -1,0 +1,131 @@
+//! Registered workload keys: added and removed by an admin, looked up by the `key` attestor.
+
+use futures_util::future::BoxFuture;
+use tracing::{error, instrument};
+
+use super::{Broker, BrokerError};
+use crate::attest::{Evidence, WorkloadKeys, WorkloadKeysUnavailable};
+use crate::crypto::digest::Mac;
+use crate::crypto::jwk::VerificationKey;
+use crate::domain::limits::{MAX_NAME_BYTES, MAX_PAGE};
+use crate::ledger::entry::{Entry, WorkloadKeyChange};
+use crate::policy::AdminAction;
+use crate::store::Store;
+use crate::store::workload_keys::WorkloadKeyRow;
+
+/// The purpose under which rows of workload keys are protected.
+const KEY_MAC: &str = "workload_key";
+
+/// The registered keys of the store.
+#[derive(Clone)]
+pub struct StoredWorkloadKeys {
+    /// Where they are kept.
+    pub store: Store,
+    /// Protects their rows.
+    pub mac: Mac,
+}
+
+impl WorkloadKeys for StoredWorkloadKeys {
+    fn find<'a>(
+        &'a self,
+        attestor: &'a str,
+        workload: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<serde_json::Value>, WorkloadKeysUnavailable>> {
+        Box::pin(async move {
+            let rows = self.store.workload_keys(attestor, workload).await;
+            let rows = rows.map_err(|_| WorkloadKeysUnavailable)?;
+            rows.iter()
+                .map(|row| {
+                    if self.mac.verify(KEY_MAC, &fields(row), &row.mac).is_err() {
+                        error!(
+                            attestor,
+                            workload, "a workload key was not written by the broker"
+                        );
+                        return Err(WorkloadKeysUnavailable);
+                    }
+                    serde_json::from_str(&row.jwk).map_err(|_| WorkloadKeysUnavailable)
+                })
+                .collect()
+        })
+    }
+}
+
+fn fields(row: &WorkloadKeyRow) -> [&[u8]; 4] {
+    [
+        row.attestor.as_bytes(),
+        row.workload.as_bytes(),
+        row.thumbprint.as_bytes(),
+        row.jwk.as_bytes(),
+    ]
+}
+
+impl Broker {
+    /// Registers a workload's key; its thumbprint names it from then on.
+    #[instrument(skip_all)]
+    pub async fn add_workload_key(
+        &self,
+        evidence: &Evidence,
+        attestor: String,
+        workload: String,
+        jwk: &serde_json::Value,
+    ) -> Result<String, BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageWorkloads).await?;
+        let invalid = |pointer, detail: String| BrokerError::Invalid { pointer, detail };
+        if workload.is_empty() || workload.len() > MAX_NAME_BYTES {
+            let detail = format!("a workload's name has 1 to {MAX_NAME_BYTES} bytes");
+            return Err(invalid("/workload", detail));
+        }
+        let json = jwk.to_string();
+        let key = VerificationKey::parse(json.as_bytes())
+            .map_err(|error| invalid("/jwk", error.to_string()))?;
+        let row = WorkloadKeyRow {
+            attestor,
+            workload,
+            thumbprint: key.thumbprint().to_owned(),
+            jwk: json,
+            mac: Vec::new(),
+        };
+        let mac = self.parts.mac.tag(KEY_MAC, &fields(&row));
+        let change = WorkloadKeyChange {
+            attestor: row.attestor,
+            workload: row.workload,
+            thumbprint: row.thumbprint.clone(),
+            jwk: Some(row.jwk),
+            mac,
+            by: caller.name(),
+        };
+        self.act(Entry::WorkloadKey(change), caller).await?;
+        Ok(row.thumbprint)
+    }
+
+    /// Removes a workload's key.
+    #[instrument(skip_all)]
+    pub async fn remove_workload_key(
+        &self,
+        evidence: &Evidence,
+        attestor: String,
+        workload: String,
+        thumbprint: String,
+    ) -> Result<(), BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageWorkloads).await?;
+        let change = WorkloadKeyChange {
+            attestor,
+            workload,
+            thumbprint,
+            jwk: None,
+            mac: Vec::new(),
+            by: caller.name(),
+        };
+        self.act(Entry::WorkloadKey(change), caller).await
+    }
+
+    /// The registered keys, for admins.
+    pub async fn list_workload_keys(
+        &self,
+        evidence: &Evidence,
+    ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ManageWorkloads).await?;
+        self.consume(caller.one_time, self.now()).await?;
+        Ok(self.store().all_workload_keys(MAX_PAGE).await?)
+    }
+}

@@ -1,0 +1,186 @@
+//! SHA-256, and the MAC that protects rows against whoever can write to the database.
+//!
+//! A [`Mac`] covers a purpose and a list of fields. Each is preceded by its length, so no two
+//! different inputs have the same bytes and a tag for one purpose is worth nothing for another. A tag names the key it was made with, so that a missing key is told apart
+//! from a changed row.
+
+use ring::{digest, hmac};
+use subtle::ConstantTimeEq as _;
+
+use super::sealer::KeyId;
+
+/// The length of a tag: the key's id and an HMAC-SHA-256.
+pub const TAG_BYTES: usize = KeyId::BYTES + 32;
+
+const MAC_DOMAIN: &[u8] = b"taskpass mac v1";
+
+/// SHA-256.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0_u8; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    out
+}
+
+/// Whether two digests are equal, in constant time.
+#[must_use]
+pub fn digests_equal(one: &[u8; 32], other: &[u8; 32]) -> bool {
+    one.ct_eq(other).into()
+}
+
+/// Why a tag was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MacError {
+    /// The tag is not one of ours in length.
+    #[error("the authentication tag has the wrong length")]
+    Malformed,
+    /// The key that made it is not configured.
+    #[error("no sealing key {0} is configured, with which the record was authenticated")]
+    NoSuchKey(KeyId),
+    /// The record is not what was authenticated.
+    #[error("the record was changed: its authentication tag does not match")]
+    Mismatch,
+}
+
+/// HMAC-SHA-256 over a purpose and fields: the first key makes tags, all of them verify.
+#[derive(Clone)]
+pub struct Mac {
+    keys: Vec<(KeyId, hmac::Key)>,
+}
+
+impl std::fmt::Debug for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list()
+            .entries(self.keys.iter().map(|(id, _)| id))
+            .finish()
+    }
+}
+
+impl Mac {
+    pub(super) fn new(first: (KeyId, hmac::Key), others: Vec<(KeyId, hmac::Key)>) -> Self {
+        let mut keys = Vec::with_capacity(1 + others.len());
+        keys.push(first);
+        keys.extend(others);
+        Self { keys }
+    }
+
+    /// The tag of `fields` for `purpose`, made with the first key.
+    #[must_use]
+    pub fn tag(&self, purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(TAG_BYTES);
+        // `new` takes the first key by name, so there always is one.
+        if let Some((id, key)) = self.keys.first() {
+            out.extend_from_slice(id.as_bytes());
+            out.extend_from_slice(hmac::sign(key, &message(purpose, fields)).as_ref());
+        }
+        out
+    }
+
+    /// Whether `tag` was made over exactly `fields` for `purpose`; compared in constant time.
+    pub fn verify(&self, purpose: &str, fields: &[&[u8]], tag: &[u8]) -> Result<(), MacError> {
+        if tag.len() != TAG_BYTES {
+            return Err(MacError::Malformed);
+        }
+        let (id, value) = tag
+            .split_first_chunk::<{ KeyId::BYTES }>()
+            .ok_or(MacError::Malformed)?;
+        let id = KeyId::from_bytes(*id);
+        let (_, key) = self
+            .keys
+            .iter()
+            .find(|(known, _)| *known == id)
+            .ok_or(MacError::NoSuchKey(id))?;
+        hmac::verify(key, &message(purpose, fields), value).map_err(|_| MacError::Mismatch)
+    }
+
+    /// Whether `tag` was made with another key than the first, and should be made anew.
+    #[must_use]
+    pub fn is_outdated(&self, tag: &[u8]) -> bool {
+        self.keys
+            .first()
+            .is_none_or(|(id, _)| !tag.starts_with(id.as_bytes()))
+    }
+}
+
+fn message(purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
+    let mut out = MAC_DOMAIN.to_vec();
+    push_prefixed(&mut out, purpose.as_bytes());
+    for field in fields {
+        push_prefixed(&mut out, field);
+    }
+    out
+}
+
+/// Appends `field` after its length in eight bytes.
+pub(super) fn push_prefixed(out: &mut Vec<u8>, field: &[u8]) {
+    out.extend_from_slice(&(field.len() as u64).to_be_bytes());
+    out.extend_from_slice(field);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mac(keys: &[u8]) -> Mac {
+        let mut keys = keys.iter().map(|byte| {
+            (
+                KeyId::from_bytes([*byte; KeyId::BYTES]),
+                hmac::Key::new(hmac::HMAC_SHA256, &[*byte; 32]),
+            )
+        });
+        Mac::new(keys.next().unwrap(), keys.collect())
+    }
+
+    #[test]
+    fn sha256_of_abc_is_the_published_one() {
+        assert_eq!(sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
+        assert!(digests_equal(&sha256(b"abc"), &sha256(b"abc")));
+        assert!(!digests_equal(&sha256(b"abc"), &sha256(b"abd")));
+    }
+
+    #[test]
+    fn a_tag_holds_for_its_purpose_and_fields_only() {
+        let mac = mac(&[1]);
+        let tag = mac.tag("row", &[b"ab", b"c"]);
+        assert_eq!(tag.len(), TAG_BYTES);
+        assert_eq!(mac.verify("row", &[b"ab", b"c"], &tag), Ok(()));
+        for (purpose, fields) in [
+            ("other", vec![&b"ab"[..], b"c"]),
+            ("row", vec![b"a", b"bc"]),
+            ("row", vec![b"abc"]),
+            ("row", vec![b"ab", b"c", b""]),
+            ("row", vec![]),
+        ] {
+            assert_eq!(mac.verify(purpose, &fields, &tag), Err(MacError::Mismatch));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_tag_is_noticed() {
+        let mac = mac(&[1]);
+        let tag = mac.tag("row", &[b"x"]);
+        for index in 0..tag.len() {
+            let mut bad = tag.clone();
+            bad[index] ^= 1;
+            assert!(mac.verify("row", &[b"x"], &bad).is_err());
+        }
+        assert_eq!(
+            mac.verify("row", &[b"x"], &tag[1..]),
+            Err(MacError::Malformed)
+        );
+        assert_eq!(mac.verify("row", &[b"x"], &[]), Err(MacError::Malformed));
+    }
+
+    #[test]
+    fn an_older_key_verifies_and_a_missing_one_is_named() {
+        let tag = mac(&[1]).tag("row", &[b"x"]);
+        let newer = mac(&[2, 1]);
+        assert_eq!(newer.verify("row", &[b"x"], &tag), Ok(()));
+        assert!(newer.is_outdated(&tag));
+        assert!(!newer.is_outdated(&newer.tag("row", &[b"x"])));
+        assert_eq!(
+            mac(&[2]).verify("row", &[b"x"], &tag),
+            Err(MacError::NoSuchKey(KeyId::from_bytes([1; KeyId::BYTES])))
+        );
+    }
+}

@@ -1,0 +1,841 @@
+//! Public keys as JWK (RFC 7517), and what may be verified with one.
+//!
+//! A key has one family, and one algorithm if it says so itself: an RSA key never verifies an
+//! ES256 token, and a P-256 key never an ES384 one, whatever the token's header claims. A JWK with
+//! a private member is refused, even where only its public half would be used: who sends one has
+//! made a mistake that should be heard.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::DecodingKey;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+use super::digest::sha256;
+use super::jwt_provider::PROVIDER;
+
+/// The smallest RSA modulus (NIST SP 800-131A).
+pub const MIN_RSA_BITS: usize = 2_048;
+
+/// The largest RSA modulus: verification grows with the square, and strangers choose the key.
+pub const MAX_RSA_BITS: usize = 4_096;
+
+/// A key's id: it is compared and logged, never used as a path or in a statement.
+pub const MAX_KID_BYTES: usize = 256;
+
+/// The signature algorithms that exist here. No HMAC, no `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Algorithm {
+    /// ECDSA on P-256 with SHA-256.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// ECDSA on P-384 with SHA-384.
+    #[serde(rename = "ES384")]
+    Es384,
+    /// Ed25519; RFC 9864 calls it `Ed25519`, which is accepted too.
+    #[serde(rename = "EdDSA", alias = "Ed25519")]
+    EdDsa,
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    #[serde(rename = "RS256")]
+    Rs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-384.
+    #[serde(rename = "RS384")]
+    Rs384,
+    /// RSASSA-PKCS1-v1_5 with SHA-512.
+    #[serde(rename = "RS512")]
+    Rs512,
+    /// RSASSA-PSS with SHA-256.
+    #[serde(rename = "PS256")]
+    Ps256,
+    /// RSASSA-PSS with SHA-384.
+    #[serde(rename = "PS384")]
+    Ps384,
+    /// RSASSA-PSS with SHA-512.
+    #[serde(rename = "PS512")]
+    Ps512,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Es256,
+        Self::Es384,
+        Self::EdDsa,
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+    ];
+
+    const RSA: [Self; 6] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+    ];
+
+    /// Its name in a JOSE header.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::EdDsa => "EdDSA",
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+        }
+    }
+
+    pub(super) const fn in_library(self) -> jsonwebtoken::Algorithm {
+        match self {
+            Self::Es256 => jsonwebtoken::Algorithm::ES256,
+            Self::Es384 => jsonwebtoken::Algorithm::ES384,
+            Self::EdDsa => jsonwebtoken::Algorithm::EdDSA,
+            Self::Rs256 => jsonwebtoken::Algorithm::RS256,
+            Self::Rs384 => jsonwebtoken::Algorithm::RS384,
+            Self::Rs512 => jsonwebtoken::Algorithm::RS512,
+            Self::Ps256 => jsonwebtoken::Algorithm::PS256,
+            Self::Ps384 => jsonwebtoken::Algorithm::PS384,
+            Self::Ps512 => jsonwebtoken::Algorithm::PS512,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A name that is no algorithm of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a signature algorithm that is supported")]
+pub struct UnknownAlgorithm;
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
+        if name == "Ed25519" {
+            return Ok(Self::EdDsa);
+        }
+        Self::ALL
+            .into_iter()
+            .find(|algorithm| algorithm.as_str() == name)
+            .ok_or(UnknownAlgorithm)
+    }
+}
+
+/// Why a JWK is not usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwkError {
+    /// Not JSON, or a member of the wrong type, or a member twice.
+    #[error("the key is not a well-formed JWK")]
+    Malformed,
+    /// It holds private or symmetric key material.
+    #[error("the key has the private member `{0}`: only public keys belong here")]
+    Private(&'static str),
+    /// A `kty` or `crv` that is not supported.
+    #[error("the key is neither RSA, P-256, P-384 nor Ed25519")]
+    UnsupportedType,
+    /// A member that the type needs is missing.
+    #[error("the key lacks its member `{0}`")]
+    Missing(&'static str),
+    /// A member that belongs to another type.
+    #[error("the key has the member `{0}`, which belongs to another key type")]
+    Foreign(&'static str),
+    /// A coordinate that is not base64url without padding, or of the wrong length.
+    #[error("the key's member `{0}` is not base64url of the right length")]
+    BadNumber(&'static str),
+    /// RSA modulus too short or too long.
+    #[error("an RSA key must have 2048 to 4096 bits")]
+    RsaSize,
+    /// RSA exponent even, too small or too large.
+    #[error("an RSA key's public exponent must be odd, from 65537 to 33 bits")]
+    RsaExponent,
+    /// `use` or `key_ops` say that it is not for signatures.
+    #[error("the key is not meant for verifying signatures")]
+    NotForSignatures,
+    /// `alg` does not fit the key, or is not supported.
+    #[error("the key's `alg` is not supported or does not fit its type")]
+    WrongAlgorithm,
+    /// `kid` empty, too long, or with control characters.
+    #[error("the key's `kid` is empty, longer than 256 bytes, or not plain text")]
+    BadKid,
+}
+
+/// The members of a JWK that mean anything to us. Others are ignored, as RFC 7517 demands.
+#[derive(Deserialize)]
+struct Members {
+    kty: String,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    key_ops: Option<Vec<String>>,
+    alg: Option<String>,
+    kid: Option<String>,
+    crv: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    d: Option<IgnoredAny>,
+    p: Option<IgnoredAny>,
+    q: Option<IgnoredAny>,
+    dp: Option<IgnoredAny>,
+    dq: Option<IgnoredAny>,
+    qi: Option<IgnoredAny>,
+    oth: Option<IgnoredAny>,
+    k: Option<IgnoredAny>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Point {
+    P256 { x: [u8; 32], y: [u8; 32] },
+    P384 { x: [u8; 48], y: [u8; 48] },
+    Ed25519 { x: [u8; 32] },
+    Rsa { n: Vec<u8>, e: Vec<u8> },
+}
+
+/// A public key that passed every check of this module. Serialises as a JWK with `use: "sig"`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Members")]
+pub struct PublicJwk {
+    point: Point,
+    algorithm: Option<Algorithm>,
+    kid: Option<String>,
+}
+
+impl fmt::Debug for PublicJwk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublicJwk")
+            .field("kid", &self.kid)
+            .field("thumbprint", &self.thumbprint())
+            .finish_non_exhaustive()
+    }
+}
+
+fn decode(name: &'static str, text: Option<&str>) -> Result<Vec<u8>, JwkError> {
+    let text = text.ok_or(JwkError::Missing(name))?;
+    // A modulus of 4096 bits is 683 characters; nothing longer is worth decoding.
+    if text.len() > 1_024 {
+        return Err(JwkError::BadNumber(name));
+    }
+    URL_SAFE_NO_PAD
+        .decode(text)
+        .map_err(|_| JwkError::BadNumber(name))
+}
+
+fn decode_exact<const N: usize>(
+    name: &'static str,
+    text: Option<&str>,
+) -> Result<[u8; N], JwkError> {
+    decode(name, text)?
+        .try_into()
+        .map_err(|_| JwkError::BadNumber(name))
+}
+
+fn absent<T>(name: &'static str, member: Option<&T>) -> Result<(), JwkError> {
+    member.map_or(Ok(()), |_| Err(JwkError::Foreign(name)))
+}
+
+fn rsa(n: Vec<u8>, e: Vec<u8>) -> Result<Point, JwkError> {
+    // Base64urlUInt is minimal: with a leading zero the thumbprint would have two values.
+    let (Some(&top), Some(&low)) = (n.first(), n.last()) else {
+        return Err(JwkError::BadNumber("n"));
+    };
+    if top == 0 || low & 1 == 0 {
+        return Err(JwkError::BadNumber("n"));
+    }
+    let bits = n.len() * 8 - top.leading_zeros() as usize;
+    if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {
+        return Err(JwkError::RsaSize);
+    }
+    if e.len() > 5 || e.first().is_none_or(|top| *top == 0) {
+        return Err(JwkError::RsaExponent);
+    }
+    let exponent = e
+        .iter()
+        .fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
+    if exponent < 65_537 || exponent & 1 == 0 || exponent >= 1 << 33 {
+        return Err(JwkError::RsaExponent);
+    }
+    Ok(Point::Rsa { n, e })
+}
+
+impl TryFrom<Members> for PublicJwk {
+    type Error = JwkError;
+
+    fn try_from(members: Members) -> Result<Self, JwkError> {
+        for (name, member) in [
+            ("d", &members.d),
+            ("p", &members.p),
+            ("q", &members.q),
+            ("dp", &members.dp),
+            ("dq", &members.dq),
+            ("qi", &members.qi),
+            ("oth", &members.oth),
+            ("k", &members.k),
+        ] {
+            if member.is_some() {
+                return Err(JwkError::Private(name));
+            }
+        }
+        let (x, y) = (members.x.as_deref(), members.y.as_deref());
+        let point = match (members.kty.as_str(), members.crv.as_deref()) {
+            ("EC" | "OKP", None) => return Err(JwkError::Missing("crv")),
+            ("EC", Some("P-256")) => Point::P256 {
+                x: decode_exact("x", x)?,
+                y: decode_exact("y", y)?,
+            },
+            ("EC", Some("P-384")) => Point::P384 {
+                x: decode_exact("x", x)?,
+                y: decode_exact("y", y)?,
+            },
+            ("OKP", Some("Ed25519")) => {
+                absent("y", y.as_ref())?;
+                Point::Ed25519 {
+                    x: decode_exact("x", x)?,
+                }
+            }
+            ("RSA", None) => {
+                absent("x", x.as_ref())?;
+                absent("y", y.as_ref())?;
+                rsa(
+                    decode("n", members.n.as_deref())?,
+                    decode("e", members.e.as_deref())?,
+                )?
+            }
+            ("RSA", Some(_)) => return Err(JwkError::Foreign("crv")),
+            _ => return Err(JwkError::UnsupportedType),
+        };
+        if !matches!(point, Point::Rsa { .. }) {
+            absent("n", members.n.as_ref())?;
+            absent("e", members.e.as_ref())?;
+        }
+        if members.usage.is_some_and(|usage| usage != "sig")
+            || members
+                .key_ops
+                .is_some_and(|operations| !operations.iter().any(|name| name == "verify"))
+        {
+            return Err(JwkError::NotForSignatures);
+        }
+        let algorithm = match members.alg {
+            None => None,
+            Some(name) => {
+                let algorithm = name
+                    .parse::<Algorithm>()
+                    .map_err(|_| JwkError::WrongAlgorithm)?;
+                if !point.algorithms().contains(&algorithm) {
+                    return Err(JwkError::WrongAlgorithm);
+                }
+                Some(algorithm)
+            }
+        };
+        if members.kid.as_deref().is_some_and(|kid| !plain_kid(kid)) {
+            return Err(JwkError::BadKid);
+        }
+        Ok(Self {
+            point,
+            algorithm,
+            kid: members.kid,
+        })
+    }
+}
+
+/// Whether `kid` is non-empty, bounded and without control characters.
+pub(super) fn plain_kid(kid: &str) -> bool {
+    !kid.is_empty() && kid.len() <= MAX_KID_BYTES && !kid.chars().any(char::is_control)
+}
+
+impl Point {
+    fn algorithms(&self) -> &'static [Algorithm] {
+        match self {
+            Self::P256 { .. } => &[Algorithm::Es256],
+            Self::P384 { .. } => &[Algorithm::Es384],
+            Self::Ed25519 { .. } => &[Algorithm::EdDsa],
+            Self::Rsa { .. } => &Algorithm::RSA,
+        }
+    }
+
+    /// The members that RFC 7638 hashes, in its order. Also the body of the JWK.
+    fn members(&self) -> Vec<(&'static str, String)> {
+        let base64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let curve = |name: &str, x: &[u8], y: &[u8]| {
+            vec![
+                ("crv", name.to_owned()),
+                ("kty", "EC".to_owned()),
+                ("x", base64(x)),
+                ("y", base64(y)),
+            ]
+        };
+        match self {
+            Self::P256 { x, y } => curve("P-256", x, y),
+            Self::P384 { x, y } => curve("P-384", x, y),
+            Self::Ed25519 { x } => vec![
+                ("crv", "Ed25519".to_owned()),
+                ("kty", "OKP".to_owned()),
+                ("x", base64(x)),
+            ],
+            Self::Rsa { n, e } => vec![
+                ("e", base64(e)),
+                ("kty", "RSA".to_owned()),
+                ("n", base64(n)),
+            ],
+        }
+    }
+}
+
+impl Serialize for PublicJwk {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fixed = [
+            ("use", Some("sig".to_owned())),
+            ("alg", self.algorithm.map(|a| a.as_str().to_owned())),
+            ("kid", self.kid.clone()),
+        ];
+        serializer.collect_map(
+            self.point.members().into_iter().chain(
+                fixed
+                    .into_iter()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            ),
+        )
+    }
+}
+
+impl PublicJwk {
+    /// Parses a JWK. Duplicate members, private members and keys that are too weak are refused.
+    pub fn parse(json: &[u8]) -> Result<Self, JwkError> {
+        let members = super::strict_json::object(json).map_err(|_| JwkError::Malformed)?;
+        Self::from_members(members)
+    }
+
+    /// From the members of a JWK that was parsed already, an entry of a JWKS for example.
+    pub fn from_members(
+        members: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<Self, JwkError> {
+        // `"d": null` is a private member as well, which an Option would not see.
+        for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
+            if members.contains_key(name) {
+                return Err(JwkError::Private(name));
+            }
+        }
+        Members::deserialize(serde_json::Value::Object(members))
+            .map_err(|_| JwkError::Malformed)?
+            .try_into()
+    }
+
+    /// An Ed25519 key from its 32 bytes.
+    #[must_use]
+    pub fn from_ed25519(x: [u8; 32]) -> Self {
+        Self::of_ours(Point::Ed25519 { x }, Algorithm::EdDsa)
+    }
+
+    /// A P-256 key from its uncompressed point.
+    pub(super) fn from_p256(point: &[u8]) -> Result<Self, JwkError> {
+        let Some((&[4], rest)) = point.split_first_chunk::<1>() else {
+            return Err(JwkError::BadNumber("x"));
+        };
+        let Some((x, y)) = rest.split_first_chunk::<32>() else {
+            return Err(JwkError::BadNumber("x"));
+        };
+        let y = y.try_into().map_err(|_| JwkError::BadNumber("y"))?;
+        Ok(Self::of_ours(Point::P256 { x: *x, y }, Algorithm::Es256))
+    }
+
+    /// An RS256 key from modulus and exponent.
+    pub(super) fn from_rsa(n: Vec<u8>, e: Vec<u8>) -> Result<Self, JwkError> {
+        Ok(Self::of_ours(rsa(n, e)?, Algorithm::Rs256))
+    }
+
+    /// Our own keys pin their algorithm, and their thumbprint is their `kid`.
+    fn of_ours(point: Point, algorithm: Algorithm) -> Self {
+        let mut key = Self {
+            point,
+            algorithm: Some(algorithm),
+            kid: None,
+        };
+        key.kid = Some(key.thumbprint());
+        key
+    }
+
+    /// The thumbprint (RFC 7638, RFC 8037), base64url of SHA-256.
+    #[must_use]
+    pub fn thumbprint(&self) -> String {
+        // Names and base64url need no escaping, so this is the canonical JSON.
+        let members: Vec<String> = self
+            .point
+            .members()
+            .iter()
+            .map(|(name, value)| format!("\"{name}\":\"{value}\""))
+            .collect();
+        URL_SAFE_NO_PAD.encode(sha256(format!("{{{}}}", members.join(",")).as_bytes()))
+    }
+
+    /// Its `kid`, if it names one.
+    #[must_use]
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// What it may verify: its own `alg` if it has one, else its family.
+    #[must_use]
+    pub fn algorithms(&self) -> Vec<Algorithm> {
+        match self.algorithm {
+            Some(algorithm) => vec![algorithm],
+            None => self.point.algorithms().to_vec(),
+        }
+    }
+
+    /// The raw key, if it is an Ed25519 one: what a signed note's verifier key holds.
+    #[must_use]
+    pub fn ed25519_bytes(&self) -> Option<[u8; 32]> {
+        match &self.point {
+            Point::Ed25519 { x } => Some(*x),
+            _ => None,
+        }
+    }
+}
+
+/// A signature that does not fit key, algorithm and message. It does not say which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the signature does not verify")]
+pub struct BadSignature;
+
+/// A public key, ready to verify with.
+#[derive(Clone)]
+pub struct VerificationKey {
+    jwk: PublicJwk,
+    thumbprint: String,
+    algorithms: Vec<Algorithm>,
+    key: DecodingKey,
+}
+
+impl fmt::Debug for VerificationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerificationKey")
+            .field("thumbprint", &self.thumbprint)
+            .field("algorithms", &self.algorithms)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<PublicJwk> for VerificationKey {
+    fn from(jwk: PublicJwk) -> Self {
+        let uncompressed = |x: &[u8], y: &[u8]| [&[4], x, y].concat();
+        let key = match &jwk.point {
+            Point::P256 { x, y } => DecodingKey::from_ec_der(&uncompressed(x, y)),
+            Point::P384 { x, y } => DecodingKey::from_ec_der(&uncompressed(x, y)),
+            Point::Ed25519 { x } => DecodingKey::from_ed_der(x),
+            Point::Rsa { n, e } => DecodingKey::from_rsa_raw_components(n, e),
+        };
+        Self {
+            thumbprint: jwk.thumbprint(),
+            algorithms: jwk.algorithms(),
+            jwk,
+            key,
+        }
+    }
+}
+
+impl VerificationKey {
+    /// From a JWK's text.
+    pub fn parse(json: &[u8]) -> Result<Self, JwkError> {
+        PublicJwk::parse(json).map(Self::from)
+    }
+
+    /// The key itself.
+    #[must_use]
+    pub fn jwk(&self) -> &PublicJwk {
+        &self.jwk
+    }
+
+    /// Its `kid`, if it names one.
+    #[must_use]
+    pub fn kid(&self) -> Option<&str> {
+        self.jwk.kid()
+    }
+
+    /// Its thumbprint (RFC 7638).
+    #[must_use]
+    pub fn thumbprint(&self) -> &str {
+        &self.thumbprint
+    }
+
+    /// What it may verify.
+    #[must_use]
+    pub fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
+    }
+
+    /// Whether `signature` is one of `message` by this key, with an algorithm it may be used with.
+    pub fn verify_signature(
+        &self,
+        algorithm: Algorithm,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<(), BadSignature> {
+        if !self.algorithms.contains(&algorithm) {
+            return Err(BadSignature);
+        }
+        (PROVIDER.verifier_factory)(&algorithm.in_library(), &self.key)
+            .map_err(|_| BadSignature)?
+            .verify(message, &signature.to_vec())
+            .map_err(|_| BadSignature)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    const RFC7638_N: &str = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
+
+    fn rsa() -> Value {
+        json!({"kty": "RSA", "n": RFC7638_N, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29"})
+    }
+
+    fn p256() -> Value {
+        json!({"kty": "EC", "crv": "P-256",
+            "x": "l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs",
+            "y": "9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA"})
+    }
+
+    fn ed25519() -> Value {
+        json!({"kty": "OKP", "crv": "Ed25519",
+            "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"})
+    }
+
+    fn parse(value: &Value) -> Result<VerificationKey, JwkError> {
+        VerificationKey::parse(value.to_string().as_bytes())
+    }
+
+    fn with(mut value: Value, name: &str, member: Value) -> Value {
+        value[name] = member;
+        value
+    }
+
+    #[test]
+    fn thumbprints_are_those_of_rfc_7638_8037_and_9449() {
+        for (key, thumbprint) in [
+            (rsa(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"),
+            (ed25519(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"),
+            (p256(), "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"),
+        ] {
+            assert_eq!(parse(&key).unwrap().thumbprint(), thumbprint);
+        }
+    }
+
+    #[test]
+    fn a_key_has_one_family_and_its_own_alg_pins_one_algorithm() {
+        assert_eq!(parse(&rsa()).unwrap().algorithms(), [Algorithm::Rs256]);
+        let mut free = rsa();
+        free.as_object_mut().unwrap().remove("alg");
+        assert_eq!(parse(&free).unwrap().algorithms(), Algorithm::RSA);
+        assert_eq!(parse(&p256()).unwrap().algorithms(), [Algorithm::Es256]);
+        for name in ["EdDSA", "Ed25519"] {
+            let key = parse(&with(ed25519(), "alg", json!(name))).unwrap();
+            assert_eq!(key.algorithms(), [Algorithm::EdDsa]);
+        }
+        for name in ["HS256", "none", "ES384", "RS256", "RSA-OAEP"] {
+            assert_eq!(
+                parse(&with(p256(), "alg", json!(name))).unwrap_err(),
+                JwkError::WrongAlgorithm
+            );
+        }
+    }
+
+    #[test]
+    fn private_and_symmetric_members_are_refused_whatever_their_value() {
+        for name in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
+            for member in [json!("AQAB"), json!(null), json!([])] {
+                for key in [rsa(), p256(), ed25519()] {
+                    assert_eq!(
+                        parse(&with(key, name, member.clone())).unwrap_err(),
+                        JwkError::Private(name)
+                    );
+                }
+            }
+        }
+        let oct = json!({"kty": "oct", "k": "AQAB"});
+        assert_eq!(parse(&oct).unwrap_err(), JwkError::Private("k"));
+    }
+
+    #[test]
+    fn weak_and_misshapen_keys_are_refused() {
+        let n = |bytes: &[u8]| with(rsa(), "n", json!(URL_SAFE_NO_PAD.encode(bytes)));
+        let e = |bytes: &[u8]| with(rsa(), "e", json!(URL_SAFE_NO_PAD.encode(bytes)));
+        let size = |bytes: usize| n(&vec![0xff; bytes]);
+        assert!(parse(&size(256)).is_ok());
+        assert!(parse(&size(512)).is_ok());
+        for (key, error) in [
+            (size(255), JwkError::RsaSize),
+            (
+                n(&[vec![0x7f], vec![0xff; 255]].concat()),
+                JwkError::RsaSize,
+            ),
+            (size(513), JwkError::RsaSize),
+            (
+                n(&[vec![0], vec![0xff; 256]].concat()),
+                JwkError::BadNumber("n"),
+            ),
+            (
+                n(&[vec![0xff; 255], vec![0xfe]].concat()),
+                JwkError::BadNumber("n"),
+            ),
+            (n(&[]), JwkError::BadNumber("n")),
+            (e(&[1]), JwkError::RsaExponent),
+            (e(&[3]), JwkError::RsaExponent),
+            (e(&[1, 0, 0]), JwkError::RsaExponent),
+            (e(&[0, 1, 0, 1]), JwkError::RsaExponent),
+            (e(&[0xff; 5]), JwkError::RsaExponent),
+            (e(&[]), JwkError::RsaExponent),
+            (
+                with(p256(), "crv", json!("P-384")),
+                JwkError::BadNumber("x"),
+            ),
+            (
+                with(p256(), "crv", json!("secp256k1")),
+                JwkError::UnsupportedType,
+            ),
+            (
+                with(p256(), "crv", json!("Ed25519")),
+                JwkError::UnsupportedType,
+            ),
+            (with(p256(), "kty", json!("OKP")), JwkError::UnsupportedType),
+            (with(p256(), "x", json!("AQAB")), JwkError::BadNumber("x")),
+            (with(p256(), "x", json!("=")), JwkError::BadNumber("x")),
+            (with(p256(), "y", json!(null)), JwkError::Missing("y")),
+            (with(p256(), "n", json!("AQAB")), JwkError::Foreign("n")),
+            (
+                with(ed25519(), "crv", json!("X25519")),
+                JwkError::UnsupportedType,
+            ),
+            (
+                with(p256(), "use", json!("enc")),
+                JwkError::NotForSignatures,
+            ),
+            (
+                with(p256(), "key_ops", json!(["sign"])),
+                JwkError::NotForSignatures,
+            ),
+            (with(p256(), "kid", json!("")), JwkError::BadKid),
+            (with(p256(), "kid", json!("a\nb")), JwkError::BadKid),
+            (
+                with(p256(), "kid", json!("k".repeat(257))),
+                JwkError::BadKid,
+            ),
+            (with(p256(), "kid", json!(7)), JwkError::Malformed),
+        ] {
+            assert_eq!(parse(&key).unwrap_err(), error, "{key}");
+        }
+        assert!(parse(&with(p256(), "kid", json!("k".repeat(256)))).is_ok());
+        assert!(parse(&with(p256(), "key_ops", json!(["verify"]))).is_ok());
+        assert!(parse(&with(p256(), "x5t", json!("ignored"))).is_ok());
+        let twice = br#"{"kty":"RSA","kty":"EC"}"#;
+        assert_eq!(
+            VerificationKey::parse(twice).unwrap_err(),
+            JwkError::Malformed
+        );
+    }
+
+    #[test]
+    fn a_pinned_rsa_key_does_not_verify_what_it_could() {
+        use ring::signature::{RSA_PKCS1_SHA384, RsaKeyPair};
+
+        let pair = RsaKeyPair::from_pkcs8(&crate::crypto::test_keys::rsa_pkcs8()).unwrap();
+        let public = ring::rsa::PublicKeyComponents::<Vec<u8>>::from(pair.public());
+        let mut signature = vec![0; pair.public().modulus_len()];
+        let random = ring::rand::SystemRandom::new();
+        pair.sign(&RSA_PKCS1_SHA384, &random, b"x", &mut signature)
+            .unwrap();
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let free = json!({"kty": "RSA", "n": encode(&public.n), "e": encode(&public.e)});
+        for (key, verifies) in [
+            (with(free.clone(), "alg", json!("RS384")), true),
+            (with(free.clone(), "alg", json!("RS256")), false),
+            (free, true),
+        ] {
+            let key = parse(&key).unwrap();
+            let result = key.verify_signature(Algorithm::Rs384, b"x", &signature);
+            assert_eq!(result.is_ok(), verifies);
+        }
+    }
+
+    #[test]
+    fn a_point_that_is_not_on_the_curve_verifies_nothing() {
+        let key = parse(&with(
+            p256(),
+            "x",
+            json!(URL_SAFE_NO_PAD.encode([7_u8; 32])),
+        ))
+        .unwrap();
+        assert_eq!(
+            key.verify_signature(Algorithm::Es256, b"x", &[1; 64]),
+            Err(BadSignature)
+        );
+    }
+
+    #[test]
+    fn rfc_8037_signature_verifies_under_its_own_key_and_algorithm_only() {
+        let message = b"eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc";
+        let signature = URL_SAFE_NO_PAD
+            .decode("hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg")
+            .unwrap();
+        let key = parse(&ed25519()).unwrap();
+        assert!(
+            key.verify_signature(Algorithm::EdDsa, message, &signature)
+                .is_ok()
+        );
+        assert!(
+            key.verify_signature(Algorithm::EdDsa, b"x", &signature)
+                .is_err()
+        );
+        for algorithm in Algorithm::ALL {
+            let ok = key.verify_signature(algorithm, message, &signature).is_ok();
+            assert_eq!(ok, algorithm == Algorithm::EdDsa);
+        }
+    }
+
+    #[test]
+    fn a_published_key_reads_back_as_itself() {
+        for key in [rsa(), p256(), ed25519()] {
+            let key = parse(&key).unwrap().jwk().clone();
+            let text = serde_json::to_string(&key).unwrap();
+            assert_eq!(PublicJwk::parse(text.as_bytes()).unwrap(), key);
+            assert_eq!(serde_json::from_str::<PublicJwk>(&text).unwrap(), key);
+            assert!(text.contains("\"use\":\"sig\""));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(VerificationKey::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn no_members_make_the_parser_panic(
+            kty in "(EC|RSA|OKP|oct)", crv in "(P-256|P-384|Ed25519)?",
+            x in "[A-Za-z0-9_=-]{0,64}", n in "[A-Za-z0-9_-]{0,700}", e in "[A-Za-z0-9_-]{0,8}",
+        ) {
+            let mut key = json!({"kty": kty, "x": x, "y": x, "n": n, "e": e});
+            if !crv.is_empty() {
+                key["crv"] = json!(crv);
+            }
+            drop(parse(&key));
+        }
+    }
+}

@@ -1,0 +1,620 @@
+//! The life of a signing key, as dates. Pure: no secret, no clock, no store.
+//!
+//! ```text
+//! made, published      signs                  published only              gone
+//! |------ lead -------|------- period -------|-- longest token + margin --|
+//! published_at        active_from            retire_at                    remove_at
+//! ```
+//!
+//! A verifier may hold a key set that is as old as its cache allows. So a key is published for the
+//! *lead*, which is at least that cache life, before anything is signed with it; and it stays
+//! published until the last token that it signed has expired. The next key is due one lead and one
+//! *slack* before the present one retires, and begins exactly when that one ends. The slack is how
+//! late the worker that makes keys may be without a gap.
+//!
+//! Two cases are apart. The **first** key of a purpose signs at once, since nobody can hold a key
+//! set of an issuer that had none; it is known by `active_from == published_at`. After the
+//! **revocation** of the only usable key there is no signer until its successor has been published
+//! for a lead: nothing is signed then, which is what closed means here.
+//!
+//! Whoever can write to the table must not be able to revive a key, so a row's dates carry a tag
+//! of the [`Mac`], see [`SigningKeyRecord::tag`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+
+use super::digest::{Mac, MacError, sha256};
+use super::jwk::Algorithm;
+use super::sealer::SealContext;
+
+/// What a signing key signs. A key has one purpose for life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyPurpose {
+    /// JWT credentials.
+    AccessToken,
+    /// Checkpoints of the ledger.
+    Ledger,
+    /// Tokens with which the broker itself attests to a cloud.
+    Federation,
+}
+
+impl KeyPurpose {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::AccessToken, Self::Ledger, Self::Federation];
+
+    /// Its name in the store and in an envelope's context.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AccessToken => "access_token",
+            Self::Ledger => "ledger",
+            Self::Federation => "federation",
+        }
+    }
+}
+
+impl fmt::Display for KeyPurpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A name that is no purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a purpose of a signing key")]
+pub struct UnknownPurpose;
+
+impl FromStr for KeyPurpose {
+    type Err = UnknownPurpose;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPurpose> {
+        Self::ALL
+            .into_iter()
+            .find(|purpose| purpose.as_str() == name)
+            .ok_or(UnknownPurpose)
+    }
+}
+
+/// A signing key without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningKeyRecord {
+    /// Its id, the thumbprint of its public key.
+    pub kid: String,
+    /// What it signs.
+    pub purpose: KeyPurpose,
+    /// With which algorithm.
+    pub algorithm: Algorithm,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it is in the key set.
+    pub published_at: Timestamp,
+    /// From when on it may sign.
+    pub active_from: Timestamp,
+    /// When it stops signing.
+    pub retire_at: Timestamp,
+    /// When it leaves the key set.
+    pub remove_at: Timestamp,
+    /// When it was withdrawn: it neither signs nor is published, at any instant.
+    pub revoked_at: Option<Timestamp>,
+}
+
+const TAG_PURPOSE: &str = "signing_key";
+
+impl SigningKeyRecord {
+    /// Whether it is in the key set at `now`.
+    #[must_use]
+    pub fn is_published(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.published_at <= now && now < self.remove_at
+    }
+
+    /// Whether it may sign at `now`, as far as the key alone can say.
+    #[must_use]
+    pub fn may_sign(&self, schedule: &KeySchedule, now: Timestamp) -> bool {
+        let known_to_verifiers = self.active_from == self.published_at
+            || self
+                .published_at
+                .plus_seconds(schedule.publish_lead_seconds)
+                <= now;
+        self.is_published(now)
+            && known_to_verifiers
+            && self.active_from <= now
+            && now < self.retire_at
+    }
+
+    /// What its envelope is sealed as.
+    #[must_use]
+    pub fn seal_context(&self) -> SealContext<'_> {
+        SealContext {
+            purpose: self.purpose.as_str(),
+            kid: &self.kid,
+            algorithm: self.algorithm.as_str(),
+            not_before: self.published_at,
+            not_after: self.remove_at,
+        }
+    }
+
+    /// The tag over every field and the envelope.
+    #[must_use]
+    pub fn tag(&self, mac: &Mac, envelope: &[u8]) -> Vec<u8> {
+        self.with_fields(envelope, |fields| mac.tag(TAG_PURPOSE, fields))
+    }
+
+    /// Whether `tag` is one over every field and the envelope.
+    pub fn verify_tag(&self, mac: &Mac, envelope: &[u8], tag: &[u8]) -> Result<(), MacError> {
+        self.with_fields(envelope, |fields| mac.verify(TAG_PURPOSE, fields, tag))
+    }
+
+    fn with_fields<T>(&self, envelope: &[u8], then: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let dates = [
+            self.created_at,
+            self.published_at,
+            self.active_from,
+            self.retire_at,
+            self.remove_at,
+        ]
+        .map(|date| date.micros().to_be_bytes());
+        // Of length zero when not revoked: no date is confused with none.
+        let revoked = self
+            .revoked_at
+            .map(|date| date.micros().to_be_bytes().to_vec())
+            .unwrap_or_default();
+        let envelope = sha256(envelope);
+        let mut fields: Vec<&[u8]> = vec![
+            self.kid.as_bytes(),
+            self.purpose.as_str().as_bytes(),
+            self.algorithm.as_str().as_bytes(),
+        ];
+        fields.extend(dates.iter().map(<[u8; 8]>::as_slice));
+        fields.push(&revoked);
+        fields.push(&envelope);
+        then(&fields)
+    }
+}
+
+/// How keys of one purpose follow one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeySchedule {
+    /// How long a key is published before it signs: at least what the key set may be cached for.
+    pub publish_lead_seconds: u64,
+    /// How long a key signs.
+    pub period_seconds: u64,
+    /// How late a rotation may be made without a gap.
+    pub slack_seconds: u64,
+    /// The longest life of what is signed.
+    pub max_ttl_seconds: u64,
+    /// For verifiers whose clocks differ.
+    pub margin_seconds: u64,
+}
+
+/// A schedule under which keys could not follow one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a key must sign for longer than it is published ahead plus the slack of its rotation")]
+pub struct BadSchedule;
+
+/// The dates of a key that is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewKey {
+    /// See [`SigningKeyRecord`].
+    pub published_at: Timestamp,
+    /// See [`SigningKeyRecord`].
+    pub active_from: Timestamp,
+    /// See [`SigningKeyRecord`].
+    pub retire_at: Timestamp,
+    /// See [`SigningKeyRecord`].
+    pub remove_at: Timestamp,
+}
+
+/// What a rotation at an instant has to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RotationPlan {
+    /// The key to make and publish now, if one is due.
+    pub make: Option<NewKey>,
+    /// The keys whose last token is over: their envelopes may be erased.
+    pub remove: Vec<String>,
+}
+
+impl KeySchedule {
+    /// Whether keys can follow one another without a gap.
+    pub fn check(&self) -> Result<(), BadSchedule> {
+        let ahead = self.publish_lead_seconds.checked_add(self.slack_seconds);
+        if ahead.is_none_or(|ahead| ahead >= self.period_seconds) {
+            return Err(BadSchedule);
+        }
+        Ok(())
+    }
+
+    fn new_key(&self, now: Timestamp, active_from: Timestamp) -> NewKey {
+        let retire_at = active_from.plus_seconds(self.period_seconds);
+        NewKey {
+            published_at: now,
+            active_from,
+            retire_at,
+            remove_at: retire_at
+                .plus_seconds(self.max_ttl_seconds)
+                .plus_seconds(self.margin_seconds),
+        }
+    }
+}
+
+impl NewKey {
+    /// The record of the key that was made with these dates.
+    #[must_use]
+    pub fn record(
+        self,
+        kid: String,
+        purpose: KeyPurpose,
+        algorithm: Algorithm,
+    ) -> SigningKeyRecord {
+        SigningKeyRecord {
+            kid,
+            purpose,
+            algorithm,
+            created_at: self.published_at,
+            published_at: self.published_at,
+            active_from: self.active_from,
+            retire_at: self.retire_at,
+            remove_at: self.remove_at,
+            revoked_at: None,
+        }
+    }
+}
+
+/// The key that signs at `now`: of those that may, the one that became active last. Every replica
+/// chooses the same, ties included.
+#[must_use]
+pub fn signer_at<'a>(
+    keys: &'a [SigningKeyRecord],
+    purpose: KeyPurpose,
+    schedule: &KeySchedule,
+    now: Timestamp,
+) -> Option<&'a SigningKeyRecord> {
+    keys.iter()
+        .filter(|key| key.purpose == purpose && key.may_sign(schedule, now))
+        .max_by_key(|key| (key.active_from, key.created_at, &key.kid))
+}
+
+/// The keys that are published at `now`.
+pub fn published_at(
+    keys: &[SigningKeyRecord],
+    purpose: KeyPurpose,
+    now: Timestamp,
+) -> impl Iterator<Item = &SigningKeyRecord> {
+    keys.iter()
+        .filter(move |key| key.purpose == purpose && key.is_published(now))
+}
+
+/// The unrevoked key of this purpose and algorithm that signs longest.
+fn last(
+    keys: &[SigningKeyRecord],
+    purpose: KeyPurpose,
+    algorithm: Algorithm,
+) -> Option<&SigningKeyRecord> {
+    keys.iter()
+        .filter(|key| {
+            key.purpose == purpose && key.algorithm == algorithm && key.revoked_at.is_none()
+        })
+        .max_by_key(|key| key.retire_at)
+}
+
+/// When the next key must be made: a lead and the slack before the last one retires, and at once
+/// where none is left or none is of the configured algorithm.
+#[must_use]
+pub fn rotation_due(
+    keys: &[SigningKeyRecord],
+    purpose: KeyPurpose,
+    algorithm: Algorithm,
+    schedule: &KeySchedule,
+) -> Timestamp {
+    last(keys, purpose, algorithm).map_or(Timestamp::EPOCH, |key| {
+        key.retire_at
+            .minus_seconds(schedule.publish_lead_seconds)
+            .minus_seconds(schedule.slack_seconds)
+    })
+}
+
+/// What is to be done at `now`. `keys` are all records, the revoked and retired ones included: a
+/// purpose without any record is one that never signed.
+#[must_use]
+pub fn plan_rotation(
+    keys: &[SigningKeyRecord],
+    purpose: KeyPurpose,
+    algorithm: Algorithm,
+    schedule: &KeySchedule,
+    now: Timestamp,
+) -> RotationPlan {
+    let remove = keys
+        .iter()
+        .filter(|key| key.purpose == purpose && key.remove_at <= now)
+        .map(|key| key.kid.clone())
+        .collect();
+    if now < rotation_due(keys, purpose, algorithm, schedule) {
+        return RotationPlan { make: None, remove };
+    }
+    let first = keys.iter().all(|key| key.purpose != purpose);
+    let ready = now.plus_seconds(schedule.publish_lead_seconds);
+    let active_from = match last(keys, purpose, algorithm) {
+        None if first => now,
+        None => ready,
+        Some(last) => ready.max(last.retire_at),
+    };
+    RotationPlan {
+        make: Some(schedule.new_key(now, active_from)),
+        remove,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::SealingKeys;
+    use crate::crypto::random::SystemRandom;
+    use proptest::prelude::*;
+
+    const PURPOSE: KeyPurpose = KeyPurpose::AccessToken;
+    const ALGORITHM: Algorithm = Algorithm::Es256;
+    const SCHEDULE: KeySchedule = KeySchedule {
+        publish_lead_seconds: 100,
+        period_seconds: 1_000,
+        slack_seconds: 50,
+        max_ttl_seconds: 300,
+        margin_seconds: 10,
+    };
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::EPOCH.plus_seconds(seconds)
+    }
+
+    /// Performs what is due at `now`.
+    fn rotate(
+        keys: &mut Vec<SigningKeyRecord>,
+        algorithm: Algorithm,
+        schedule: &KeySchedule,
+        now: Timestamp,
+    ) -> bool {
+        let plan = plan_rotation(keys, PURPOSE, algorithm, schedule, now);
+        let made = plan.make.is_some();
+        if let Some(new) = plan.make {
+            keys.push(new.record(format!("key-{}", keys.len()), PURPOSE, algorithm));
+        }
+        made
+    }
+
+    fn signer(keys: &[SigningKeyRecord], now: Timestamp) -> Option<&str> {
+        signer_at(keys, PURPOSE, &SCHEDULE, now).map(|key| key.kid.as_str())
+    }
+
+    #[test]
+    fn the_first_key_signs_at_once_and_its_successor_exactly_when_it_ends() {
+        let mut keys = vec![];
+        let start = at(1_000);
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, start));
+        assert_eq!(signer(&keys, start), Some("key-0"));
+        let due = rotation_due(&keys, PURPOSE, ALGORITHM, &SCHEDULE);
+        assert_eq!(due, at(1_850));
+        assert!(!rotate(&mut keys, ALGORITHM, &SCHEDULE, at(1_849)));
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, due));
+        assert!(!rotate(&mut keys, ALGORITHM, &SCHEDULE, due));
+        assert_eq!(signer(&keys, at(1_999)), Some("key-0"));
+        assert_eq!(signer(&keys, at(2_000)), Some("key-1"));
+        let published = |seconds| published_at(&keys, PURPOSE, at(seconds)).count();
+        assert_eq!((published(1_849), published(1_850)), (1, 2));
+        assert_eq!((published(2_309), published(2_310)), (2, 1));
+        let plan = plan_rotation(&keys, PURPOSE, ALGORITHM, &SCHEDULE, at(2_310));
+        assert_eq!((plan.make, plan.remove), (None, vec!["key-0".to_owned()]));
+    }
+
+    #[test]
+    fn a_late_rotation_leaves_a_gap_and_never_signs_early() {
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(960)));
+        assert_eq!(signer(&keys, at(1_000)), None);
+        assert_eq!(signer(&keys, at(1_059)), None);
+        assert_eq!(signer(&keys, at(1_060)), Some("key-1"));
+    }
+
+    #[test]
+    fn after_a_revocation_the_successor_waits_its_lead() {
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        keys[0].revoked_at = Some(at(500));
+        assert_eq!(signer(&keys, at(500)), None);
+        assert_eq!(published_at(&keys, PURPOSE, at(500)).count(), 0);
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(500)));
+        assert_eq!(signer(&keys, at(599)), None);
+        assert_eq!(signer(&keys, at(600)), Some("key-1"));
+    }
+
+    #[test]
+    fn another_algorithm_takes_over_after_its_lead_without_a_gap() {
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        assert!(rotate(&mut keys, Algorithm::EdDsa, &SCHEDULE, at(200)));
+        assert!(!rotate(&mut keys, Algorithm::EdDsa, &SCHEDULE, at(201)));
+        assert_eq!(signer(&keys, at(299)), Some("key-0"));
+        assert_eq!(signer(&keys, at(300)), Some("key-1"));
+    }
+
+    #[test]
+    fn dates_that_hurry_a_key_do_not_make_it_sign_before_its_lead() {
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(850));
+        keys[1].active_from = at(851);
+        assert_eq!(signer(&keys, at(949)), Some("key-0"));
+        assert_eq!(signer(&keys, at(950)), Some("key-1"));
+    }
+
+    #[test]
+    fn purposes_do_not_mix() {
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        assert!(signer_at(&keys, KeyPurpose::Ledger, &SCHEDULE, at(1)).is_none());
+        assert_eq!(
+            published_at(&keys, KeyPurpose::Federation, at(1)).count(),
+            0
+        );
+        for purpose in KeyPurpose::ALL {
+            assert_eq!(purpose.as_str().parse(), Ok(purpose));
+        }
+        assert!("jwt".parse::<KeyPurpose>().is_err());
+    }
+
+    #[test]
+    fn a_schedule_that_cannot_keep_up_is_refused() {
+        assert_eq!(SCHEDULE.check(), Ok(()));
+        let period = |period_seconds| KeySchedule {
+            period_seconds,
+            ..SCHEDULE
+        };
+        assert_eq!(period(151).check(), Ok(()));
+        assert_eq!(period(150).check(), Err(BadSchedule));
+        let huge = KeySchedule {
+            slack_seconds: u64::MAX,
+            ..SCHEDULE
+        };
+        assert_eq!(huge.check(), Err(BadSchedule));
+    }
+
+    #[test]
+    fn the_tag_holds_every_field() {
+        let text = SealingKeys::generate(&SystemRandom::new()).unwrap();
+        let mac = SealingKeys::parse(&[text]).unwrap().mac();
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(7));
+        let key = keys.remove(0);
+        let tag = key.tag(&mac, b"envelope");
+        assert_eq!(key.verify_tag(&mac, b"envelope", &tag), Ok(()));
+        assert!(key.verify_tag(&mac, b"another", &tag).is_err());
+        let changes: [fn(&mut SigningKeyRecord); 9] = [
+            |key| key.kid.push('x'),
+            |key| key.purpose = KeyPurpose::Ledger,
+            |key| key.algorithm = Algorithm::EdDsa,
+            |key| key.created_at = at(1),
+            |key| key.published_at = at(1),
+            |key| key.active_from = at(1),
+            |key| key.retire_at = at(1),
+            |key| key.remove_at = at(1),
+            |key| key.revoked_at = Some(at(0)),
+        ];
+        for change in changes {
+            let mut altered = key.clone();
+            change(&mut altered);
+            assert_eq!(
+                altered.verify_tag(&mac, b"envelope", &tag),
+                Err(MacError::Mismatch)
+            );
+        }
+    }
+
+    fn schedules() -> impl Strategy<Value = KeySchedule> {
+        (
+            0_u64..200,
+            0_u64..100,
+            1_u64..1_000,
+            0_u64..2_000,
+            0_u64..60,
+        )
+            .prop_map(|(lead, slack, extra, max_ttl_seconds, margin_seconds)| {
+                KeySchedule {
+                    publish_lead_seconds: lead,
+                    period_seconds: lead + slack + extra,
+                    slack_seconds: slack,
+                    max_ttl_seconds,
+                    margin_seconds,
+                }
+            })
+    }
+
+    proptest! {
+        /// Rotation is performed on schedule, each time as late as the slack allows or earlier.
+        #[test]
+        fn keys_follow_one_another_without_a_gap_and_verify_to_the_last_token(
+            schedule in schedules(),
+            start in 0_u64..10_000,
+            delays in proptest::collection::vec(0_u64..100, 1..8),
+            probes in proptest::collection::vec(0.0..1.0_f64, 1..40),
+        ) {
+            prop_assert_eq!(schedule.check(), Ok(()));
+            let mut keys = vec![];
+            prop_assert!(rotate(&mut keys, ALGORITHM, &schedule, at(start)));
+            for delay in delays {
+                let due = rotation_due(&keys, PURPOSE, ALGORITHM, &schedule);
+                let when = due.plus_seconds(delay.min(schedule.slack_seconds));
+                prop_assert!(rotate(&mut keys, ALGORITHM, &schedule, when));
+            }
+            let end = keys.last().unwrap().retire_at;
+            let length = at(start).seconds_until(end);
+            let mut instants: Vec<u64> = vec![start, start + length - 1];
+            for key in &keys {
+                for edge in [key.published_at, key.active_from, key.retire_at, key.remove_at] {
+                    let edge = edge.seconds().unsigned_abs();
+                    instants.extend([edge.saturating_sub(1), edge, edge + 1]);
+                }
+            }
+            #[expect(
+                clippy::cast_precision_loss, clippy::cast_possible_truncation,
+                clippy::cast_sign_loss, reason = "a position in a short stretch of time"
+            )]
+            instants.extend(probes.iter().map(|part| start + (length as f64 * part) as u64));
+            for now in instants.into_iter().map(at) {
+                if now < at(start) || now >= end {
+                    continue;
+                }
+                let able = keys.iter().filter(|key| key.may_sign(&schedule, now)).count();
+                prop_assert_eq!(able, 1, "at {}", now);
+                let key = signer_at(&keys, PURPOSE, &schedule, now).unwrap();
+                // The last token that it can sign now is verifiable by the key set to its end.
+                let over = now.plus_seconds(schedule.max_ttl_seconds);
+                prop_assert!(key.is_published(now) && key.is_published(over));
+                // Every key set that is as old as the lead holds it already, the first one apart.
+                if key.kid != "key-0" {
+                    let cached = now.minus_seconds(schedule.publish_lead_seconds);
+                    prop_assert!(key.is_published(cached));
+                }
+            }
+        }
+
+        /// Whatever is revoked and however late the worker is.
+        #[test]
+        fn a_revoked_key_is_gone_and_no_key_signs_before_verifiers_know_it(
+            schedule in schedules(),
+            steps in proptest::collection::vec((1_u64..800, any::<u8>()), 1..30),
+        ) {
+            let mut keys = vec![];
+            let mut now = at(10_000);
+            rotate(&mut keys, ALGORITHM, &schedule, now);
+            for (advance, what) in steps {
+                now = now.plus_seconds(advance);
+                match what % 4 {
+                    0 => {
+                        let index = usize::from(what / 4) % keys.len();
+                        keys[index].revoked_at.get_or_insert(now);
+                    }
+                    1 => {}
+                    _ => {
+                        let algorithm = if what > 200 { Algorithm::EdDsa } else { ALGORITHM };
+                        rotate(&mut keys, algorithm, &schedule, now);
+                    }
+                }
+                for key in keys.iter().filter(|key| key.revoked_at.is_some()) {
+                    for instant in [now, key.active_from, key.published_at, key.retire_at] {
+                        prop_assert!(!key.is_published(instant));
+                        prop_assert!(!key.may_sign(&schedule, instant));
+                    }
+                }
+                if let Some(key) = signer_at(&keys, PURPOSE, &schedule, now) {
+                    prop_assert!(key.revoked_at.is_none());
+                    let cached = now.minus_seconds(schedule.publish_lead_seconds);
+                    prop_assert!(key.kid == "key-0" || key.published_at <= cached);
+                    prop_assert!(key.is_published(now.plus_seconds(schedule.max_ttl_seconds)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,686 @@
+//! Sealing: how our own keys rest in the database.
+//!
+//! An envelope is AES-256-GCM under a key that exists for this envelope alone: HKDF-SHA-256 of a
+//! sealing key with 256 random bits of salt. Two envelopes never share a key, so a repeated nonce
+//! is no worry, however many are sealed. The associated data name what is inside: purpose, kid,
+//! algorithm and validity. An envelope that is copied into another row, or whose row's dates were
+//! changed, does not open.
+//!
+//! ```text
+//! version 1 byte | sealing key id 8 | salt 32 | nonce 12 | ciphertext and tag
+//! ```
+//!
+//! The operator gives a list of sealing keys, `tpk1_…`: the first seals, all open. To replace one,
+//! put the new one first, reseal, then remove the old. The id in the envelope tells *that key is
+//! not configured* apart from *this was tampered with*: the first is fixed by finding the key, the
+//! second is an incident.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::BoxFuture;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::{hkdf, hmac};
+use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::clock::Timestamp;
+use crate::ids::{NoRandomness, Random};
+
+use super::digest::{Mac, push_prefixed};
+use super::random::SystemRandom;
+
+/// What a sealing key's text begins with.
+pub const SEALING_KEY_PREFIX: &str = "tpk1_";
+
+/// Sealing keys that may be configured at once: the present one, the next, and stragglers.
+pub const MAX_SEALING_KEYS: usize = 16;
+
+/// The largest plaintext: a private key or an upstream secret, never a document.
+pub const MAX_PLAINTEXT_BYTES: usize = 64 * 1024;
+
+const VERSION: u8 = 1;
+const SALT_BYTES: usize = 32;
+const TAG_BYTES: usize = 16;
+const HEADER_BYTES: usize = 1 + KeyId::BYTES + SALT_BYTES + NONCE_LEN;
+
+const ID_LABEL: &[u8] = b"taskpass sealing key id v1";
+const MAC_LABEL: &[u8] = b"taskpass mac key v1";
+const ENVELOPE_LABEL: &[u8] = b"taskpass envelope key v1";
+const AAD_DOMAIN: &[u8] = b"taskpass envelope v1";
+
+/// The short id of a sealing key, computed from it. It is no secret.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyId([u8; Self::BYTES]);
+
+impl KeyId {
+    /// Its length.
+    pub const BYTES: usize = 8;
+
+    pub(super) fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyId({self})")
+    }
+}
+
+/// What is inside an envelope. It is authenticated, not stored: who opens must know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SealContext<'a> {
+    /// What the secret is for.
+    pub purpose: &'a str,
+    /// Which one it is.
+    pub kid: &'a str,
+    /// With which algorithm it is used.
+    pub algorithm: &'a str,
+    /// From when on it may be used.
+    pub not_before: Timestamp,
+    /// Until when.
+    pub not_after: Timestamp,
+}
+
+impl SealContext<'_> {
+    fn associated_data(&self, header: &[u8]) -> Vec<u8> {
+        let mut out = AAD_DOMAIN.to_vec();
+        push_prefixed(&mut out, header);
+        push_prefixed(&mut out, self.purpose.as_bytes());
+        push_prefixed(&mut out, self.kid.as_bytes());
+        push_prefixed(&mut out, self.algorithm.as_bytes());
+        push_prefixed(&mut out, &self.not_before.micros().to_be_bytes());
+        push_prefixed(&mut out, &self.not_after.micros().to_be_bytes());
+        out
+    }
+}
+
+/// Why nothing was sealed.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The system gave no randomness.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    /// More than [`MAX_PLAINTEXT_BYTES`].
+    #[error("the secret is longer than 64 KiB")]
+    TooLong,
+    /// The primitive failed.
+    #[error("sealing failed")]
+    Failed,
+    /// The key service did not answer, or refused.
+    #[error("the key service did not seal")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why an envelope was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Not an envelope, or of a version from the future.
+    #[error("this is not a sealed envelope of version 1")]
+    Malformed,
+    /// The key it was sealed with is not configured.
+    #[error("no such sealing key (id {0}) is configured: add the key that sealed this envelope")]
+    NoSuchKey(KeyId),
+    /// The envelope, or what is recorded about it, was changed.
+    #[error("the envelope or the record beside it was tampered with")]
+    Tampered,
+    /// The key service did not answer, or refused.
+    #[error("the key service did not open")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Who seals and opens, here or far away.
+pub trait Sealer: Send + Sync {
+    /// Seals `secret` as what `context` says.
+    fn seal<'a>(
+        &'a self,
+        context: SealContext<'a>,
+        secret: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, SealError>>;
+
+    /// Opens an envelope that was sealed as exactly what `context` says.
+    fn open<'a>(
+        &'a self,
+        context: SealContext<'a>,
+        envelope: &'a [u8],
+    ) -> BoxFuture<'a, Result<Zeroizing<Vec<u8>>, OpenError>>;
+
+    /// Whether `envelope` was sealed with another key than the one that seals now.
+    fn needs_reseal(&self, envelope: &[u8]) -> bool;
+}
+
+/// What is wrong with a sealing key. The key is never shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealingKeyError {
+    /// None at all.
+    #[error("no sealing key is configured")]
+    None,
+    /// More than [`MAX_SEALING_KEYS`].
+    #[error("more than 16 sealing keys are configured")]
+    TooMany,
+    /// The prefix is missing.
+    #[error("sealing key {position} does not begin with `tpk1_`")]
+    Prefix {
+        /// Which one, from 1.
+        position: usize,
+    },
+    /// The rest is not base64url.
+    #[error("sealing key {position} is not base64url without padding after `tpk1_`")]
+    NotBase64 {
+        /// Which one, from 1.
+        position: usize,
+    },
+    /// Not 32 bytes.
+    #[error("sealing key {position} has {bytes} bytes, not 32")]
+    Length {
+        /// Which one, from 1.
+        position: usize,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// All bytes equal.
+    #[error("sealing key {position} is one byte repeated: generate a random one")]
+    NotRandom {
+        /// Which one, from 1.
+        position: usize,
+    },
+    /// The primitive failed.
+    #[error("nothing could be derived from sealing key {position}")]
+    Underivable {
+        /// Which one, from 1.
+        position: usize,
+    },
+    /// The same key twice.
+    #[error("sealing key {position} is the same as an earlier one")]
+    Twice {
+        /// Which one, from 1.
+        position: usize,
+    },
+}
+
+struct SealingKey {
+    id: KeyId,
+    envelopes: Zeroizing<[u8; 32]>,
+    mac: hmac::Key,
+}
+
+/// The sealing keys of this process, from the environment or a file: the first seals, all open.
+pub struct SealingKeys {
+    first: SealingKey,
+    others: Vec<SealingKey>,
+    random: Box<dyn Random>,
+}
+
+impl fmt::Debug for SealingKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.key_ids()).finish()
+    }
+}
+
+/// An output of HKDF as long as SHA-256's.
+struct Bytes32;
+
+impl hkdf::KeyType for Bytes32 {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+impl SealingKey {
+    fn parse(position: usize, text: &str) -> Result<Self, SealingKeyError> {
+        let body = text
+            .strip_prefix(SEALING_KEY_PREFIX)
+            .ok_or(SealingKeyError::Prefix { position })?;
+        let decoded = Zeroizing::new(
+            URL_SAFE_NO_PAD
+                .decode(body)
+                .map_err(|_| SealingKeyError::NotBase64 { position })?,
+        );
+        let bytes = decoded.len();
+        let master: &[u8; 32] = decoded
+            .as_slice()
+            .try_into()
+            .map_err(|_| SealingKeyError::Length { position, bytes })?;
+        if master.iter().all(|byte| *byte == master[0]) {
+            return Err(SealingKeyError::NotRandom { position });
+        }
+        Self::derive(master).map_err(|_| SealingKeyError::Underivable { position })
+    }
+
+    fn derive(master: &[u8; 32]) -> Result<Self, ring::error::Unspecified> {
+        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(master);
+        let hashed = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, master), ID_LABEL);
+        let mut id = [0; KeyId::BYTES];
+        id.copy_from_slice(&hashed.as_ref()[..KeyId::BYTES]);
+        let mac = expand(&extracted, MAC_LABEL)?;
+        Ok(Self {
+            id: KeyId(id),
+            envelopes: Zeroizing::new(*master),
+            mac: hmac::Key::new(hmac::HMAC_SHA256, mac.as_slice()),
+        })
+    }
+
+    /// The key of one envelope.
+    fn envelope_key(&self, salt: &[u8]) -> Result<LessSafeKey, ring::error::Unspecified> {
+        let extracted = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(self.envelopes.as_slice());
+        let key = expand(&extracted, ENVELOPE_LABEL)?;
+        UnboundKey::new(&AES_256_GCM, key.as_slice()).map(LessSafeKey::new)
+    }
+}
+
+/// HKDF-Expand to 32 bytes.
+fn expand(key: &hkdf::Prk, label: &[u8]) -> Result<Zeroizing<[u8; 32]>, ring::error::Unspecified> {
+    let mut out = Zeroizing::new([0; 32]);
+    key.expand(&[label], Bytes32)?.fill(out.as_mut_slice())?;
+    Ok(out)
+}
+
+impl SealingKeys {
+    /// Parses the configured keys, the sealing one first. Space around a key is ignored.
+    pub fn parse(keys: &[SecretString]) -> Result<Self, SealingKeyError> {
+        Self::parse_with(keys, Box::new(SystemRandom::new()))
+    }
+
+    /// As [`Self::parse`], with this source of salts and nonces.
+    pub fn parse_with(
+        keys: &[SecretString],
+        random: Box<dyn Random>,
+    ) -> Result<Self, SealingKeyError> {
+        if keys.len() > MAX_SEALING_KEYS {
+            return Err(SealingKeyError::TooMany);
+        }
+        let mut parsed: Vec<SealingKey> = Vec::with_capacity(keys.len());
+        for (index, text) in keys.iter().enumerate() {
+            let position = index + 1;
+            let key = SealingKey::parse(position, text.expose_secret().trim())?;
+            if parsed.iter().any(|known| known.id == key.id) {
+                return Err(SealingKeyError::Twice { position });
+            }
+            parsed.push(key);
+        }
+        let mut parsed = parsed.into_iter();
+        Ok(Self {
+            first: parsed.next().ok_or(SealingKeyError::None)?,
+            others: parsed.collect(),
+            random,
+        })
+    }
+
+    /// The text of a new sealing key.
+    pub fn generate(random: &dyn Random) -> Result<SecretString, NoRandomness> {
+        super::random::random_token(SEALING_KEY_PREFIX, random)
+    }
+
+    /// The ids, the sealing one first.
+    pub fn key_ids(&self) -> impl Iterator<Item = KeyId> + '_ {
+        self.all().map(|key| key.id)
+    }
+
+    /// The MAC for rows that only we may write: the first key makes tags, all verify.
+    #[must_use]
+    pub fn mac(&self) -> Mac {
+        let pair = |key: &SealingKey| (key.id, key.mac.clone());
+        Mac::new(pair(&self.first), self.others.iter().map(pair).collect())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &SealingKey> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn seal_now(&self, context: SealContext<'_>, secret: &[u8]) -> Result<Vec<u8>, SealError> {
+        if secret.len() > MAX_PLAINTEXT_BYTES {
+            return Err(SealError::TooLong);
+        }
+        let mut salt = [0; SALT_BYTES];
+        self.random.fill(&mut salt)?;
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce)?;
+
+        let mut envelope = Vec::with_capacity(HEADER_BYTES + secret.len() + TAG_BYTES);
+        envelope.push(VERSION);
+        envelope.extend_from_slice(self.first.id.as_bytes());
+        envelope.extend_from_slice(&salt);
+        envelope.extend_from_slice(&nonce);
+        let aad = Aad::from(context.associated_data(&envelope));
+
+        let key = self
+            .first
+            .envelope_key(&salt)
+            .map_err(|_| SealError::Failed)?;
+        // Sealed in place, in the envelope's own memory: no copy of the secret is left behind.
+        envelope.extend_from_slice(secret);
+        let body = envelope.get_mut(HEADER_BYTES..).ok_or(SealError::Failed)?;
+        let Ok(tag) =
+            key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), aad, body)
+        else {
+            envelope.zeroize();
+            return Err(SealError::Failed);
+        };
+        envelope.extend_from_slice(tag.as_ref());
+        Ok(envelope)
+    }
+
+    fn open_now(
+        &self,
+        context: SealContext<'_>,
+        envelope: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let parts = Envelope::parse(envelope).ok_or(OpenError::Malformed)?;
+        let key = self
+            .all()
+            .find(|key| key.id == parts.key_id)
+            .ok_or(OpenError::NoSuchKey(parts.key_id))?
+            .envelope_key(parts.salt)
+            .map_err(|_| OpenError::Tampered)?;
+        let mut body = Zeroizing::new(parts.body.to_vec());
+        let aad = Aad::from(context.associated_data(parts.header));
+        let length = key
+            .open_in_place(Nonce::assume_unique_for_key(parts.nonce), aad, &mut body)
+            .map_err(|_| OpenError::Tampered)?
+            .len();
+        body.truncate(length);
+        Ok(body)
+    }
+}
+
+struct Envelope<'a> {
+    header: &'a [u8],
+    key_id: KeyId,
+    salt: &'a [u8; SALT_BYTES],
+    nonce: [u8; NONCE_LEN],
+    body: &'a [u8],
+}
+
+impl<'a> Envelope<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        if bytes.len() > HEADER_BYTES + MAX_PLAINTEXT_BYTES + TAG_BYTES {
+            return None;
+        }
+        let (header, body) = bytes.split_at_checked(HEADER_BYTES)?;
+        if body.len() < TAG_BYTES {
+            return None;
+        }
+        let (&[version], rest) = header.split_first_chunk::<1>()?;
+        if version != VERSION {
+            return None;
+        }
+        let (key_id, rest) = rest.split_first_chunk::<{ KeyId::BYTES }>()?;
+        let (salt, rest) = rest.split_first_chunk::<SALT_BYTES>()?;
+        Some(Self {
+            header,
+            key_id: KeyId(*key_id),
+            salt,
+            nonce: rest.try_into().ok()?,
+            body,
+        })
+    }
+}
+
+impl Sealer for SealingKeys {
+    fn seal<'a>(
+        &'a self,
+        context: SealContext<'a>,
+        secret: &'a [u8],
+    ) -> BoxFuture<'a, Result<Vec<u8>, SealError>> {
+        Box::pin(async move { self.seal_now(context, secret) })
+    }
+
+    fn open<'a>(
+        &'a self,
+        context: SealContext<'a>,
+        envelope: &'a [u8],
+    ) -> BoxFuture<'a, Result<Zeroizing<Vec<u8>>, OpenError>> {
+        Box::pin(async move { self.open_now(context, envelope) })
+    }
+
+    fn needs_reseal(&self, envelope: &[u8]) -> bool {
+        Envelope::parse(envelope).is_none_or(|parts| parts.key_id != self.first.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CONTEXT: SealContext<'static> = SealContext {
+        purpose: "access_token",
+        kid: "key-1",
+        algorithm: "ES256",
+        not_before: Timestamp::EPOCH,
+        not_after: Timestamp::MAX,
+    };
+
+    fn text(seed: u8) -> SecretString {
+        let bytes: Vec<u8> = (seed..seed + 32).collect();
+        format!("tpk1_{}", URL_SAFE_NO_PAD.encode(bytes)).into()
+    }
+
+    fn keys(seeds: &[u8]) -> SealingKeys {
+        let texts: Vec<_> = seeds.iter().map(|seed| text(*seed)).collect();
+        SealingKeys::parse(&texts).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_sealed_secret_opens_as_what_it_was_sealed_as() {
+        let keys = keys(&[1]);
+        let sealer: &dyn Sealer = &keys;
+        for secret in [&b""[..], b"secret", &vec![7; MAX_PLAINTEXT_BYTES]] {
+            let envelope = sealer.seal(CONTEXT, secret).await.unwrap();
+            let opened = sealer.open(CONTEXT, &envelope).await.unwrap();
+            assert_eq!(opened.as_slice(), secret);
+            assert_ne!(envelope, sealer.seal(CONTEXT, secret).await.unwrap());
+        }
+        let long = vec![0; MAX_PLAINTEXT_BYTES + 1];
+        assert!(matches!(
+            sealer.seal(CONTEXT, &long).await,
+            Err(SealError::TooLong)
+        ));
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let keys = keys(&[1]);
+        let envelope = keys.seal_now(CONTEXT, b"secret").unwrap();
+        for index in 0..envelope.len() {
+            for flip in [1, 0x80] {
+                let mut bad = envelope.clone();
+                bad[index] ^= flip;
+                let error = keys.open_now(CONTEXT, &bad).unwrap_err();
+                match index {
+                    0 => assert!(matches!(error, OpenError::Malformed)),
+                    1..=8 => assert!(matches!(error, OpenError::NoSuchKey(_))),
+                    _ => assert!(matches!(error, OpenError::Tampered)),
+                }
+            }
+        }
+        for length in 0..envelope.len() {
+            assert!(keys.open_now(CONTEXT, &envelope[..length]).is_err());
+        }
+        let longer = [envelope, vec![0]].concat();
+        assert!(keys.open_now(CONTEXT, &longer).is_err());
+    }
+
+    #[test]
+    fn every_associated_field_is_held_to() {
+        let keys = keys(&[1]);
+        let envelope = keys.seal_now(CONTEXT, b"secret").unwrap();
+        for context in [
+            SealContext {
+                purpose: "ledger",
+                ..CONTEXT
+            },
+            SealContext {
+                kid: "key-2",
+                ..CONTEXT
+            },
+            SealContext {
+                algorithm: "EdDSA",
+                ..CONTEXT
+            },
+            SealContext {
+                not_before: Timestamp::from_micros(1),
+                ..CONTEXT
+            },
+            SealContext {
+                not_after: Timestamp::from_micros(1),
+                ..CONTEXT
+            },
+            // A boundary that moves between two fields.
+            SealContext {
+                purpose: "access_tokenk",
+                kid: "ey-1",
+                ..CONTEXT
+            },
+        ] {
+            assert!(matches!(
+                keys.open_now(context, &envelope),
+                Err(OpenError::Tampered)
+            ));
+        }
+        assert!(keys.open_now(CONTEXT, &envelope).is_ok());
+    }
+
+    #[test]
+    fn the_first_key_seals_all_open_and_a_missing_one_is_named() {
+        let old = keys(&[1]);
+        let new = keys(&[2, 1]);
+        let envelope = old.seal_now(CONTEXT, b"secret").unwrap();
+        assert!(!old.needs_reseal(&envelope));
+        assert!(new.needs_reseal(&envelope));
+        assert!(new.needs_reseal(b"rubbish"));
+        let opened = new.open_now(CONTEXT, &envelope).unwrap();
+        let resealed = new.seal_now(CONTEXT, &opened).unwrap();
+        assert!(!new.needs_reseal(&resealed));
+        let id = new.key_ids().next().unwrap();
+        let error = old.open_now(CONTEXT, &resealed).unwrap_err();
+        assert!(matches!(error, OpenError::NoSuchKey(missing) if missing == id));
+        assert!(error.to_string().contains(&id.to_string()));
+    }
+
+    #[test]
+    fn the_mac_follows_the_list() {
+        let tag = keys(&[1]).mac().tag("row", &[b"x"]);
+        assert!(keys(&[2, 1]).mac().verify("row", &[b"x"], &tag).is_ok());
+        assert!(keys(&[2]).mac().verify("row", &[b"x"], &tag).is_err());
+    }
+
+    #[test]
+    fn a_bad_sealing_key_is_told_by_its_place_and_never_shown() {
+        let body = |bytes: &[u8]| format!("tpk1_{}", URL_SAFE_NO_PAD.encode(bytes));
+        let good = text(1).expose_secret().to_owned();
+        for (second, error) in [
+            (String::new(), SealingKeyError::Prefix { position: 2 }),
+            ("canary".into(), SealingKeyError::Prefix { position: 2 }),
+            (
+                good.replace("tpk1_", "tpk2_"),
+                SealingKeyError::Prefix { position: 2 },
+            ),
+            (
+                "tpk1_canary!".into(),
+                SealingKeyError::NotBase64 { position: 2 },
+            ),
+            (
+                format!("{good}="),
+                SealingKeyError::NotBase64 { position: 2 },
+            ),
+            (
+                "tpk1_".into(),
+                SealingKeyError::Length {
+                    position: 2,
+                    bytes: 0,
+                },
+            ),
+            (
+                body(&[1; 31]),
+                SealingKeyError::Length {
+                    position: 2,
+                    bytes: 31,
+                },
+            ),
+            (
+                body(&[1; 33]),
+                SealingKeyError::Length {
+                    position: 2,
+                    bytes: 33,
+                },
+            ),
+            (body(&[0; 32]), SealingKeyError::NotRandom { position: 2 }),
+            (good.clone(), SealingKeyError::Twice { position: 2 }),
+        ] {
+            let list = [good.clone().into(), second.clone().into()];
+            let got = SealingKeys::parse(&list).unwrap_err();
+            assert_eq!(got, error);
+            assert!(second.is_empty() || !format!("{got} {got:?}").contains(&second));
+        }
+        assert_eq!(SealingKeys::parse(&[]).unwrap_err(), SealingKeyError::None);
+        let many: Vec<_> = (0..17).map(text).collect();
+        assert_eq!(
+            SealingKeys::parse(&many).unwrap_err(),
+            SealingKeyError::TooMany
+        );
+        assert!(SealingKeys::parse(&many[..16]).is_ok());
+        let spaced = [SecretString::from(format!(" {good}\n"))];
+        assert!(SealingKeys::parse(&spaced).is_ok());
+    }
+
+    #[test]
+    fn a_generated_key_parses() {
+        let text = SealingKeys::generate(&SystemRandom::new()).unwrap();
+        assert!(SealingKeys::parse(&[text]).is_ok());
+    }
+
+    #[test]
+    fn debug_shows_ids_alone() {
+        let keys = keys(&[1]);
+        let id = keys.key_ids().next().unwrap().to_string();
+        let shown = format!("{keys:?} {keys:#?} {:?} {:#?}", keys.mac(), keys.mac());
+        assert!(shown.contains(&id));
+        assert!(!shown.contains("1, 2, 3") && !shown.contains("010203"));
+        assert!(!shown.contains(text(1).expose_secret()));
+    }
+
+    #[test]
+    fn without_randomness_nothing_is_sealed() {
+        struct Broken;
+        impl Random for Broken {
+            fn fill(&self, _: &mut [u8]) -> Result<(), NoRandomness> {
+                Err(NoRandomness)
+            }
+        }
+        let keys = SealingKeys::parse_with(&[text(1)], Box::new(Broken)).unwrap();
+        assert!(matches!(
+            keys.seal_now(CONTEXT, b"x"),
+            Err(SealError::NoRandomness(_))
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_open(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let keys = keys(&[1]);
+            prop_assert!(keys.open_now(CONTEXT, &bytes).is_err());
+            let mut likely = vec![VERSION];
+            likely.extend_from_slice(keys.first.id.as_bytes());
+            likely.extend_from_slice(&bytes);
+            prop_assert!(keys.open_now(CONTEXT, &likely).is_err());
+        }
+
+        #[test]
+        fn no_text_makes_the_key_parser_panic(text in "(tpk1_)?\\PC{0,60}") {
+            drop(SealingKeys::parse(&[text.into()]));
+        }
+    }
+}

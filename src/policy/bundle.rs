@@ -1,0 +1,366 @@
+//! Policy files: reading a directory, parsing, names and annotations.
+//!
+//! Cedar names the policies of a text by their position, so that a name would mean another policy
+//! as soon as a file grows. Here each one is renamed to its `@id`, and one without is refused. An
+//! annotation that is not known is refused too: `@max_tll("60")` would otherwise be a limit that
+//! silently isn't one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cedar_policy::ffi::DetailedError;
+use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
+
+use super::problem::PolicyProblem;
+use crate::domain::generation::PolicyFile;
+use crate::domain::limits::{MAX_NAME_BYTES, MAX_TTL_SECONDS};
+
+/// What a satisfied permit asks for beside its yes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Obligations {
+    /// `@max_ttl`: no credential may live longer.
+    pub(super) max_ttl_seconds: Option<u64>,
+    /// `@approval`: a person has to approve first; who may, in a word.
+    pub(super) approval: Option<String>,
+}
+
+/// One policy, named and with its obligations, and where it was found.
+#[derive(Clone, Debug)]
+pub(super) struct NamedPolicy {
+    /// Its `@id`.
+    pub(super) id: String,
+    /// Its file, by position in the bundle.
+    pub(super) file: usize,
+    /// The byte of the file at which it begins.
+    pub(super) offset: usize,
+    /// The policy under its own name.
+    pub(super) policy: Policy,
+    /// Its obligations.
+    pub(super) obligations: Obligations,
+}
+
+/// Reads the files of a directory whose names end in `.<extension>`, in the order of their names.
+/// Directories below it are not entered.
+pub fn read_directory(directory: &Path, extension: &str) -> Result<Vec<PolicyFile>, PolicyProblem> {
+    let place = directory.display().to_string();
+    let unreadable = |error: std::io::Error| {
+        PolicyProblem::of_file(
+            place.clone(),
+            format!("cannot be read: {error}"),
+            "name a directory that holds the policies",
+        )
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.is_dir() || path.extension().is_none_or(|own| own != extension) {
+            continue;
+        }
+        let name = path
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            PolicyProblem::of_file(
+                name.clone(),
+                format!("cannot be read: {error}"),
+                "make it readable UTF-8 text, or move it away",
+            )
+        })?;
+        files.push(PolicyFile { name, text });
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    if files.is_empty() {
+        return Err(PolicyProblem::of_file(
+            place,
+            format!("holds no file that ends in .{extension}"),
+            "without policies everything is refused; write at least one",
+        ));
+    }
+    Ok(files)
+}
+
+/// Parses every file and names every policy. All problems are found, not only the first.
+pub(super) fn parse(files: &[PolicyFile]) -> Result<Vec<NamedPolicy>, Vec<PolicyProblem>> {
+    let mut problems = Vec::new();
+    let mut found: Vec<NamedPolicy> = Vec::new();
+    let mut first_place: BTreeMap<String, String> = BTreeMap::new();
+    for (index, file) in files.iter().enumerate() {
+        let set = match file.text.parse::<PolicySet>() {
+            Ok(set) => set,
+            Err(error) => {
+                let error = DetailedError::from(&error);
+                problems.extend(PolicyProblem::from_cedar(file, 0, &error));
+                continue;
+            }
+        };
+        for template in set.templates() {
+            let text = template.to_string();
+            problems.push(PolicyProblem::at(
+                file,
+                file.text.find(&text).unwrap_or(0),
+                "templates are not supported",
+                "write the policy out, without ?principal and ?resource",
+            ));
+        }
+        for (policy, offset) in in_order(&set, &file.text) {
+            match name(policy) {
+                Err(problem) => {
+                    problems.push(PolicyProblem::at(file, offset, problem.0, problem.1));
+                }
+                Ok((id, obligations)) => {
+                    if let Some(first) = first_place.insert(id.clone(), file.name.clone()) {
+                        problems.push(PolicyProblem::at(
+                            file,
+                            offset,
+                            format!("@id(\"{id}\") stands twice, first in {first}"),
+                            "give each policy an id of its own",
+                        ));
+                    }
+                    found.push(NamedPolicy {
+                        policy: policy.new_id(PolicyId::new(&id)),
+                        id,
+                        file: index,
+                        offset,
+                        obligations,
+                    });
+                }
+            }
+        }
+    }
+    if problems.is_empty() {
+        return Ok(found);
+    }
+    Err(problems)
+}
+
+/// The policies of a text from its top to its bottom, each with the byte at which it begins.
+fn in_order<'a>(set: &'a PolicySet, text: &str) -> Vec<(&'a Policy, usize)> {
+    let position = |policy: &Policy| {
+        let id = policy.id().to_string();
+        id.trim_start_matches("policy")
+            .parse::<usize>()
+            .unwrap_or(usize::MAX)
+    };
+    let mut policies: Vec<&Policy> = set.policies().collect();
+    policies.sort_by_key(|policy| position(policy));
+    let mut from = 0;
+    policies
+        .into_iter()
+        .map(|policy| {
+            // A policy shows itself as it was written, so that its text leads back to its place.
+            let own = policy.to_string();
+            let offset = text[from..].find(&own).map_or(from, |at| from + at);
+            from = (offset + own.len()).min(text.len());
+            (policy, offset)
+        })
+        .collect()
+}
+
+type Complaint = (String, &'static str);
+
+/// A policy's name and obligations, from its annotations.
+fn name(policy: &Policy) -> Result<(String, Obligations), Complaint> {
+    let id = policy.annotation("id").ok_or_else(|| {
+        (
+            "a policy has no @id".to_owned(),
+            "write @id(\"a-name\") before it; decisions and the ledger name it by that",
+        )
+    })?;
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    if id.is_empty() || id.len() > MAX_NAME_BYTES || !id.bytes().all(fine) {
+        return Err((
+            format!("@id(\"{}\") is not a name", id.escape_debug()),
+            "an id is 1 to 64 of a-z, 0-9, `-` and `_`",
+        ));
+    }
+    if policy
+        .annotation("description")
+        .is_none_or(|text| text.trim().is_empty())
+    {
+        return Err((
+            format!("policy `{id}` has no @description"),
+            "say in a sentence what it is for: @description(\"…\")",
+        ));
+    }
+    let mut obligations = Obligations::default();
+    for (key, value) in policy.annotations() {
+        match key {
+            "id" | "description" => {}
+            "max_ttl" => obligations.max_ttl_seconds = Some(max_ttl(id, value)?),
+            "approval" => obligations.approval = Some(approval(id, value)?),
+            "mode" => {
+                return Err((
+                    format!("policy `{id}`: @mode is not supported yet"),
+                    "remove it; a policy that merely observes would be enforced here",
+                ));
+            }
+            _ => {
+                return Err((
+                    format!("policy `{id}`: unknown annotation @{key}"),
+                    "known are @id, @description, @max_ttl and @approval",
+                ));
+            }
+        }
+    }
+    if policy.effect() == Effect::Forbid && obligations != Obligations::default() {
+        return Err((
+            format!("policy `{id}` is a forbid with an obligation"),
+            "obligations are terms of a yes: put them on the permit",
+        ));
+    }
+    Ok((id.to_owned(), obligations))
+}
+
+fn max_ttl(id: &str, value: &str) -> Result<u64, Complaint> {
+    // Digits only: `parse` alone would take `+60`.
+    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
+    value
+        .parse()
+        .ok()
+        .filter(|seconds| digits && (1..=MAX_TTL_SECONDS).contains(seconds))
+        .ok_or_else(|| {
+            (
+                format!(
+                    "policy `{id}`: @max_ttl(\"{}\") is not a number of seconds from 1 to {MAX_TTL_SECONDS}",
+                    value.escape_debug()
+                ),
+                "write whole seconds: @max_ttl(\"600\")",
+            )
+        })
+}
+
+fn approval(id: &str, value: &str) -> Result<String, Complaint> {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    if value.is_empty() || value.len() > MAX_NAME_BYTES || !value.bytes().all(fine) {
+        return Err((
+            format!(
+                "policy `{id}`: @approval(\"{}\") is not a word",
+                value.escape_debug()
+            ),
+            "write @approval(\"required\"), or the name of the role that approves",
+        ));
+    }
+    Ok(value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_text(text: &str) -> Result<Vec<NamedPolicy>, Vec<PolicyProblem>> {
+        parse(&[PolicyFile {
+            name: "a.cedar".into(),
+            text: text.into(),
+        }])
+    }
+
+    #[test]
+    fn a_policy_goes_by_its_id_and_knows_its_place() {
+        let text = "// first\n@id(\"one\")\n@description(\"d\")\npermit (principal, action, resource);\n\n  @id(\"two\") @description(\"d\") @max_ttl(\"60\")\npermit (principal, action, resource);\n";
+        let found = parse_text(text).unwrap();
+        assert_eq!(found[0].policy.id().to_string(), "one");
+        assert_eq!(found[0].offset, text.find("@id(\"one\")").unwrap());
+        assert_eq!(found[1].offset, text.find("@id(\"two\")").unwrap());
+        assert_eq!(found[1].obligations.max_ttl_seconds, Some(60));
+    }
+
+    #[test]
+    fn missing_double_and_unknown_annotations_fail_the_load() {
+        let with = |annotations: &str| {
+            let text = format!("\n{annotations} permit (principal, action, resource);");
+            parse_text(&text).unwrap_err().remove(0)
+        };
+        for (annotations, says) in [
+            ("", "no @id"),
+            ("@description(\"d\")", "no @id"),
+            ("@id(\"\") @description(\"d\")", "not a name"),
+            ("@id(\"A b\") @description(\"d\")", "not a name"),
+            ("@id @description(\"d\")", "not a name"),
+            ("@id(\"a\")", "no @description"),
+            ("@id(\"a\") @description(\" \")", "no @description"),
+            (
+                "@id(\"a\") @description(\"d\") @max_tll(\"60\")",
+                "unknown annotation @max_tll",
+            ),
+            ("@id(\"a\") @description(\"d\") @max_ttl(\"0\")", "@max_ttl"),
+            (
+                "@id(\"a\") @description(\"d\") @max_ttl(\"+60\")",
+                "@max_ttl",
+            ),
+            (
+                "@id(\"a\") @description(\"d\") @max_ttl(\"1m\")",
+                "@max_ttl",
+            ),
+            (
+                "@id(\"a\") @description(\"d\") @max_ttl(\"43201\")",
+                "@max_ttl",
+            ),
+            ("@id(\"a\") @description(\"d\") @max_ttl", "@max_ttl"),
+            ("@id(\"a\") @description(\"d\") @approval", "@approval"),
+            (
+                "@id(\"a\") @description(\"d\") @approval(\"two people\")",
+                "@approval",
+            ),
+            (
+                "@id(\"a\") @description(\"d\") @mode(\"observe\")",
+                "not supported yet",
+            ),
+        ] {
+            let problem = with(annotations);
+            assert!(problem.message.contains(says), "{annotations}: {problem}");
+            assert_eq!((problem.file.as_str(), problem.line), ("a.cedar", 2));
+            assert!(!problem.remedy.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_id_stands_once_in_all_files_together() {
+        let file = |name: &str| PolicyFile {
+            name: name.into(),
+            text: "@id(\"x\") @description(\"d\") permit (principal, action, resource);".into(),
+        };
+        let problems = parse(&[file("a.cedar"), file("b.cedar")]).unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].to_string().contains("first in a.cedar"));
+    }
+
+    #[test]
+    fn templates_and_obligations_of_a_forbid_are_refused() {
+        let template =
+            "@id(\"a\") @description(\"d\") permit (principal == ?principal, action, resource);";
+        assert!(
+            parse_text(template).unwrap_err()[0]
+                .message
+                .contains("templates")
+        );
+        let forbid =
+            "@id(\"a\") @description(\"d\") @max_ttl(\"6\") forbid (principal, action, resource);";
+        assert!(
+            parse_text(forbid).unwrap_err()[0]
+                .message
+                .contains("forbid")
+        );
+    }
+
+    #[test]
+    fn a_syntax_error_is_told_with_its_line() {
+        let problems = parse_text("@id(\"a\")\npermit (principal, action resource);").unwrap_err();
+        assert_eq!(problems[0].line, 2);
+    }
+
+    #[test]
+    fn a_directory_without_policies_is_a_problem() {
+        let place = tempfile::tempdir().unwrap();
+        assert!(read_directory(place.path(), "cedar").is_err());
+        std::fs::write(place.path().join("b.cedar"), "").unwrap();
+        std::fs::write(place.path().join("a.cedar"), "").unwrap();
+        std::fs::write(place.path().join("notes.md"), "").unwrap();
+        let names: Vec<String> = read_directory(place.path(), "cedar")
+            .unwrap()
+            .into_iter()
+            .map(|file| file.name)
+            .collect();
+        assert_eq!(names, ["a.cedar", "b.cedar"]);
+        assert!(read_directory(&place.path().join("nowhere"), "cedar").is_err());
+    }
+}

@@ -1,0 +1,633 @@
+//! One request, one decision.
+//!
+//! A request for a credential is taken apart into single actions at single locations; each is
+//! evaluated by itself, and it is permitted only if all are, and opening the task too where it is
+//! opened. Then the obligations of all satisfied permits are joined to the strictest.
+//!
+//! Everything that an evaluation may depend on is first written down as its *input*, and the
+//! evaluation reads nothing else. So the recorded input and the generation give the same decision
+//! again ([`CompiledGeneration::redecide`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::admin::{AdminAction, AdminPrincipal};
+use super::generation::CompiledGeneration;
+use super::mapping::{self, PrincipalInput, Scene, TaskFacts, Unmappable};
+use super::schema;
+use super::slice::Answer;
+use crate::clock::Timestamp;
+use crate::domain::catalog::Resource;
+use crate::domain::decision::{Allowed, Decision, Permitted, Refusal, RefusalCode};
+use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::limits::{MAX_DETAILS, MAX_EVALUATIONS};
+use crate::domain::request::{Ask, check_resource_fits, ttl_too_long};
+use crate::domain::workload::Workload;
+
+/// What policy is asked about a credential.
+#[derive(Clone, Debug)]
+pub struct Question<'a> {
+    /// Who asks.
+    pub workload: &'a Workload,
+    /// The roles that admins bound to its identity.
+    pub roles: &'a BTreeSet<String>,
+    /// What it asks.
+    pub ask: &'a Ask,
+    /// What is known of the task.
+    pub task: TaskFacts,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// Policy could not say.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// These policies failed to evaluate.
+    #[error("policies that could not be evaluated: {}", .0.join(", "))]
+    Evaluation(Vec<String>),
+    /// The values do not fit the schema.
+    #[error("what is asked does not fit the schema: {0}")]
+    Unmappable(String),
+    /// Recorded bytes that are no input of an evaluation.
+    #[error("not the input of an evaluation: {0}")]
+    Input(String),
+}
+
+impl From<Unmappable> for PolicyError {
+    fn from(error: Unmappable) -> Self {
+        Self::Unmappable(error.0)
+    }
+}
+
+/// The complete input of one evaluation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Input {
+    format: u32,
+    now: Timestamp,
+    principal: PrincipalInput,
+    task: TaskFacts,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    credential: Option<CredentialInput>,
+}
+
+impl Input {
+    const FORMAT: u32 = 1;
+}
+
+/// The part of an input that is about a credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CredentialInput {
+    resource: String,
+    authorization_details: Vec<AuthorizationDetail>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ttl_seconds: Option<u64>,
+}
+
+/// A verdict with the policies that determined it.
+struct Verdict {
+    verdict: Result<Permitted, Refusal>,
+    policies: BTreeSet<String>,
+}
+
+impl Verdict {
+    fn refused(refusal: Refusal, policies: BTreeSet<String>) -> Self {
+        Self {
+            verdict: Err(refusal),
+            policies,
+        }
+    }
+
+    /// The caller learns no more than that it could not be established.
+    fn indeterminate(policies: BTreeSet<String>) -> Self {
+        let refusal = Refusal::new(
+            RefusalCode::PolicyError,
+            "policy could not be evaluated for this request",
+        );
+        Self::refused(refusal, policies)
+    }
+}
+
+/// The joined terms of satisfied permits.
+#[derive(Clone, Copy, Debug, Default)]
+struct Terms {
+    max_ttl_seconds: Option<u64>,
+    approval: bool,
+}
+
+/// One action at one location, answered.
+struct Atom<'a> {
+    action: &'a ActionName,
+    location: &'a Location,
+    answer: Answer,
+}
+
+impl CompiledGeneration {
+    /// Decides about a credential. Pure: no clock, no network, no lock.
+    #[must_use]
+    pub fn decide(&self, question: &Question<'_>) -> Decision {
+        let input = Input {
+            format: Input::FORMAT,
+            now: question.now,
+            principal: principal_input(question.workload, question.roles),
+            task: question.task.clone(),
+            credential: Some(CredentialInput {
+                resource: question.ask.resource.name.clone(),
+                authorization_details: question.ask.grant.details().to_vec(),
+                ttl_seconds: question.ask.ttl_seconds,
+            }),
+        };
+        self.record(&input)
+    }
+
+    /// Decides about opening a task without a credential. A permit's `ttl_seconds` is 0: there is
+    /// nothing that could live.
+    #[must_use]
+    pub fn decide_open_task(
+        &self,
+        workload: &Workload,
+        roles: &BTreeSet<String>,
+        task: TaskFacts,
+        now: Timestamp,
+    ) -> Decision {
+        let input = Input {
+            format: Input::FORMAT,
+            now,
+            principal: principal_input(workload, roles),
+            task: TaskFacts {
+                opens: true,
+                ..task
+            },
+            credential: None,
+        };
+        self.record(&input)
+    }
+
+    /// Decides again from a recorded input.
+    pub fn redecide(&self, input: &[u8]) -> Result<Decision, PolicyError> {
+        let read: Input =
+            serde_json::from_slice(input).map_err(|error| PolicyError::Input(error.to_string()))?;
+        if read.format != Input::FORMAT {
+            return Err(PolicyError::Input(format!("format {}", read.format)));
+        }
+        Ok(Decision {
+            input: input.to_vec(),
+            ..self.record(&read)
+        })
+    }
+
+    /// Whether `who` may act on the broker in this way.
+    pub fn may(&self, who: AdminPrincipal<'_>, action: AdminAction) -> Result<bool, PolicyError> {
+        Ok(!self.may_by(who, action)?.is_empty())
+    }
+
+    /// The policies by which `who` may act on the broker in this way; none where it may not.
+    pub fn may_by(
+        &self,
+        who: AdminPrincipal<'_>,
+        action: AdminAction,
+    ) -> Result<BTreeSet<String>, PolicyError> {
+        let scene = match who {
+            AdminPrincipal::Workload { workload, roles } => self
+                .model
+                .workload_scene(&principal_input(workload, roles), None)?,
+            AdminPrincipal::Bootstrap | AdminPrincipal::Dev if !action.open_to_bootstrap() => {
+                return Ok(BTreeSet::new());
+            }
+            AdminPrincipal::Bootstrap => self.model.token_scene(schema::BOOTSTRAP_ID)?,
+            AdminPrincipal::Dev => self.model.token_scene(schema::DEV_ID)?,
+        };
+        let broker = self.model.broker();
+        let action = self.model.action(action.as_str());
+        let context = cedar_policy::Context::empty();
+        let request = self.model.request(&scene, &action, &broker, context)?;
+        match self
+            .index
+            .evaluate(&request, &scene.ancestors, &scene.entities)
+        {
+            Answer::Permit(ids) => Ok(ids),
+            Answer::Deny(_) => Ok(BTreeSet::new()),
+            Answer::Error(ids) => Err(PolicyError::Evaluation(ids.into_iter().collect())),
+        }
+    }
+
+    fn record(&self, input: &Input) -> Decision {
+        let bytes = serde_json::to_vec(input);
+        let verdict = match &bytes {
+            Ok(_) => self.judge(input, true),
+            // What cannot be recorded is not permitted.
+            Err(_) => Verdict::indeterminate(BTreeSet::new()),
+        };
+        Decision {
+            verdict: verdict.verdict,
+            policies: verdict.policies.into_iter().collect(),
+            generation: self.digest(),
+            input: bytes.unwrap_or_default(),
+        }
+    }
+
+    fn judge(&self, input: &Input, with_offer: bool) -> Verdict {
+        if let Err(refusal) = self.check_names(input) {
+            return Verdict::refused(refusal, BTreeSet::new());
+        }
+        self.evaluate(input, with_offer)
+            .unwrap_or_else(|_| Verdict::indeterminate(BTreeSet::new()))
+    }
+
+    /// What must hold before policy is asked. The request was resolved before; this holds it even
+    /// where it was resolved by another generation, or is read from a record.
+    fn check_names(&self, input: &Input) -> Result<(), Refusal> {
+        let task = &input.task;
+        let task_type = self.catalog().task_type(&task.task_type).ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::UnknownTaskType,
+                format!("there is no task type `{}`", task.task_type),
+            )
+        })?;
+        if task.deadline_seconds_left == 0 {
+            return Err(Refusal::new(
+                RefusalCode::TaskEnded,
+                "the task, or one that it is part of, is over",
+            ));
+        }
+        let Some(asked) = &input.credential else {
+            return Ok(());
+        };
+        let resource = self.catalog().resource(&asked.resource).ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::UnknownResource,
+                format!("there is no resource `{}`", asked.resource),
+            )
+        })?;
+        check_resource_fits(task_type, resource)?;
+        check_rights(resource, &asked.authorization_details)
+    }
+
+    fn evaluate(&self, input: &Input, with_offer: bool) -> Result<Verdict, Unmappable> {
+        let asked = input.credential.as_ref();
+        let resource = asked.map(|asked| asked.resource.as_str());
+        let scene = self.model.workload_scene(&input.principal, resource)?;
+        let opening = if input.task.opens || asked.is_none() {
+            Some(self.ask_to_open(&scene, &input.task)?)
+        } else {
+            None
+        };
+        let atoms = match asked {
+            Some(asked) => self.ask_each(&scene, &input.task, asked)?,
+            None => Vec::new(),
+        };
+
+        let answers = || opening.iter().chain(atoms.iter().map(|atom| &atom.answer));
+        let errors = union(answers().filter_map(|answer| match answer {
+            Answer::Error(ids) => Some(ids),
+            _ => None,
+        }));
+        // An error counts even beside a denial: it could not be established what holds.
+        if !errors.is_empty() {
+            return Ok(Verdict::indeterminate(errors));
+        }
+        let forbids = union(answers().filter_map(|answer| match answer {
+            Answer::Deny(ids) => Some(ids),
+            _ => None,
+        }));
+        if let Some(Answer::Deny(_)) = opening {
+            let detail = format!(
+                "policy does not permit to open a task of type `{}`",
+                input.task.task_type
+            );
+            let refusal = Refusal::new(RefusalCode::NotPermitted, detail);
+            return Ok(Verdict::refused(refusal, forbids));
+        }
+        let denied = |atom: &&Atom<'_>| matches!(atom.answer, Answer::Deny(_));
+        if atoms.iter().any(|atom| denied(&atom)) {
+            let refusal = Refusal::new(
+                RefusalCode::NotPermitted,
+                describe(atoms.iter().filter(denied), resource.unwrap_or_default()),
+            );
+            let offer = if with_offer {
+                self.offer(input, opening.as_ref(), &atoms)
+            } else {
+                None
+            };
+            let refusal = Refusal {
+                allowed: offer,
+                ..refusal
+            };
+            return Ok(Verdict::refused(refusal, forbids));
+        }
+        let permits = union(answers().filter_map(|answer| match answer {
+            Answer::Permit(ids) => Some(ids),
+            _ => None,
+        }));
+        let terms = self.terms(&permits);
+        let verdict = self.apply(input, terms, with_offer);
+        Ok(Verdict {
+            verdict,
+            policies: permits,
+        })
+    }
+
+    /// The terms of a yes: life and approval.
+    fn apply(&self, input: &Input, terms: Terms, with_offer: bool) -> Result<Permitted, Refusal> {
+        let approval = || {
+            Refusal::new(
+                RefusalCode::ApprovalRequired,
+                "policy wants a person's approval for this",
+            )
+        };
+        let Some(asked) = &input.credential else {
+            return if terms.approval {
+                Err(approval())
+            } else {
+                Ok(Permitted { ttl_seconds: 0 })
+            };
+        };
+        let max = self.max_ttl(asked, &input.task, terms);
+        if let Some(ttl) = asked.ttl_seconds
+            && ttl > max
+        {
+            let refusal = ttl_too_long(ttl, max);
+            // A policy may ask about the life itself; offer only what it would then permit.
+            let holds = !with_offer || terms.approval || self.would_permit(input, asked, Some(max));
+            return Err(if holds {
+                refusal
+            } else {
+                Refusal {
+                    allowed: None,
+                    ..refusal
+                }
+            });
+        }
+        if terms.approval {
+            return Err(approval());
+        }
+        let ttl_seconds = self.asked_ttl(asked, &input.task).min(max);
+        Ok(Permitted { ttl_seconds })
+    }
+
+    /// The life that policy reads in `context.ttl_seconds`: the asked one, else the resource's
+    /// default within the task's deadline.
+    fn asked_ttl(&self, asked: &CredentialInput, task: &TaskFacts) -> u64 {
+        asked.ttl_seconds.unwrap_or_else(|| {
+            let resource = self.catalog().resource(&asked.resource);
+            let default = resource.map_or(0, |resource| resource.default_ttl_seconds);
+            default.min(task.deadline_seconds_left)
+        })
+    }
+
+    fn max_ttl(&self, asked: &CredentialInput, task: &TaskFacts, terms: Terms) -> u64 {
+        let resource = self.catalog().resource(&asked.resource);
+        resource
+            .map_or(0, |resource| resource.max_ttl_seconds)
+            .min(terms.max_ttl_seconds.unwrap_or(u64::MAX))
+            .min(task.deadline_seconds_left)
+    }
+
+    fn ask_to_open(&self, scene: &Scene, task: &TaskFacts) -> Result<Answer, Unmappable> {
+        let action = self.model.action(schema::OPEN_TASK);
+        let task_type = self.model.task_type(&task.task_type);
+        let context = mapping::task_context(task)?;
+        let request = self.model.request(scene, &action, &task_type, context)?;
+        Ok(self
+            .index
+            .evaluate(&request, &scene.ancestors, &scene.entities))
+    }
+
+    fn ask_each<'a>(
+        &self,
+        scene: &Scene,
+        task: &TaskFacts,
+        asked: &'a CredentialInput,
+    ) -> Result<Vec<Atom<'a>>, Unmappable> {
+        let resource = self
+            .model
+            .resource(&asked.resource)
+            .ok_or_else(|| Unmappable(format!("no resource `{}`", asked.resource)))?;
+        let ttl_seconds = self.asked_ttl(asked, task);
+        let mut atoms = Vec::new();
+        for detail in &asked.authorization_details {
+            for action in detail.actions() {
+                let uid = self.model.action(action.as_str());
+                for location in detail.locations() {
+                    let context =
+                        mapping::credential_context(task, location.as_str(), ttl_seconds)?;
+                    let request = self.model.request(scene, &uid, &resource, context)?;
+                    let answer = self
+                        .index
+                        .evaluate(&request, &scene.ancestors, &scene.entities);
+                    atoms.push(Atom {
+                        action,
+                        location,
+                        answer,
+                    });
+                }
+            }
+        }
+        Ok(atoms)
+    }
+
+    fn terms(&self, permits: &BTreeSet<String>) -> Terms {
+        let mut terms = Terms::default();
+        for obligations in permits.iter().filter_map(|id| self.obligations.get(id)) {
+            terms.approval |= obligations.approval.is_some();
+            terms.max_ttl_seconds = match (terms.max_ttl_seconds, obligations.max_ttl_seconds) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+        terms
+    }
+
+    /// What of this request policy would permit by itself: evaluated again before it is said.
+    fn offer(
+        &self,
+        input: &Input,
+        opening: Option<&Answer>,
+        atoms: &[Atom<'_>],
+    ) -> Option<Allowed> {
+        let asked = input.credential.as_ref()?;
+        let opening = match opening {
+            Some(Answer::Permit(ids)) => ids.clone(),
+            Some(_) => return None,
+            None => BTreeSet::new(),
+        };
+        if self.terms(&opening).approval {
+            return None;
+        }
+        let (rights, permits) = self.permitted_part(atoms);
+        let details = regroup(&asked.authorization_details, &rights);
+        if details.is_empty() {
+            return None;
+        }
+        let terms = self.terms(&opening.union(&permits).cloned().collect());
+        let max = self.max_ttl(asked, &input.task, terms);
+        let smaller = CredentialInput {
+            authorization_details: details,
+            ..asked.clone()
+        };
+        let at_most = self.would_permit(input, &smaller, Some(max));
+        if !at_most && !self.would_permit(input, &smaller, asked.ttl_seconds) {
+            return None;
+        }
+        Some(Allowed {
+            authorization_details: Some(smaller.authorization_details),
+            max_ttl_seconds: at_most.then_some(max),
+            ..Allowed::default()
+        })
+    }
+
+    /// The rights that are permitted without approval. A location stands for everything below it,
+    /// so that one which has a refused place below it is left out.
+    fn permitted_part<'a>(
+        &self,
+        atoms: &'a [Atom<'a>],
+    ) -> (BTreeSet<(&'a ActionName, &'a Location)>, BTreeSet<String>) {
+        let free = |atom: &Atom<'_>| match &atom.answer {
+            Answer::Permit(ids) => !self.terms(ids).approval,
+            _ => false,
+        };
+        let refused: Vec<&Atom<'_>> = atoms.iter().filter(|atom| !free(atom)).collect();
+        let mut rights = BTreeSet::new();
+        let mut permits = BTreeSet::new();
+        for atom in atoms.iter().filter(|atom| free(atom)) {
+            let beneath =
+                |no: &&Atom<'_>| no.action == atom.action && atom.location.covers(no.location);
+            if refused.iter().any(beneath) {
+                continue;
+            }
+            if let Answer::Permit(ids) = &atom.answer {
+                permits.extend(ids.iter().cloned());
+            }
+            rights.insert((atom.action, atom.location));
+        }
+        (rights, permits)
+    }
+
+    fn would_permit(
+        &self,
+        input: &Input,
+        smaller: &CredentialInput,
+        ttl_seconds: Option<u64>,
+    ) -> bool {
+        let input = Input {
+            credential: Some(CredentialInput {
+                ttl_seconds,
+                ..smaller.clone()
+            }),
+            ..input.clone()
+        };
+        self.judge(&input, false).verdict.is_ok()
+    }
+}
+
+fn principal_input(workload: &Workload, roles: &BTreeSet<String>) -> PrincipalInput {
+    PrincipalInput {
+        attestor: workload.attestor.clone(),
+        identity: workload.identity.clone(),
+        roles: roles.clone(),
+        claims: workload.claims.clone(),
+    }
+}
+
+fn check_rights(resource: &Resource, details: &[AuthorizationDetail]) -> Result<(), Refusal> {
+    let mut evaluations = 0_usize;
+    for detail in details {
+        for action in detail.actions() {
+            if !resource.actions.contains(action) {
+                return Err(Refusal::new(
+                    RefusalCode::UnknownAction,
+                    format!("`{}` has no action `{action}`", resource.name),
+                ));
+            }
+        }
+        for location in detail.locations() {
+            if !resource.locations.iter().any(|own| own.covers(location)) {
+                return Err(Refusal::new(
+                    RefusalCode::UnknownLocation,
+                    format!("`{}` does not serve `{location}`", resource.name),
+                ));
+            }
+        }
+        let product = detail.actions().len() * detail.locations().len();
+        if product == 0 {
+            // Of nothing, everything is permitted. It must not come to that.
+            return Err(Refusal::new(
+                RefusalCode::NotPermitted,
+                "an object of authorization_details names no right",
+            ));
+        }
+        evaluations = evaluations.saturating_add(product);
+    }
+    if evaluations == 0 {
+        return Err(Refusal::new(
+            RefusalCode::NotPermitted,
+            "authorization_details names no right",
+        ));
+    }
+    if evaluations > MAX_EVALUATIONS {
+        return Err(Refusal::new(
+            RefusalCode::TooManyRights,
+            format!(
+                "{evaluations} combinations of action and location; at most {MAX_EVALUATIONS} in one request"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn union<'a>(sets: impl Iterator<Item = &'a BTreeSet<String>>) -> BTreeSet<String> {
+    sets.flatten().cloned().collect()
+}
+
+/// Names the first few refused rights; the rest is a number.
+fn describe<'a>(denied: impl Iterator<Item = &'a Atom<'a>>, resource: &str) -> String {
+    const NAMED: usize = 4;
+    let rights: BTreeSet<(&ActionName, &Location)> =
+        denied.map(|atom| (atom.action, atom.location)).collect();
+    let named: Vec<String> = rights
+        .iter()
+        .take(NAMED)
+        .map(|(action, location)| format!("`{action}` at `{location}`"))
+        .collect();
+    let more = match rights.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        n => format!(", and {n} more"),
+    };
+    format!(
+        "policy does not permit {}{more} on `{resource}`",
+        named.join(", ")
+    )
+}
+
+/// Rights as objects that mean exactly them: within each asked object, actions that have the same
+/// locations stand together. At most as many objects as one request may hold.
+fn regroup(
+    asked: &[AuthorizationDetail],
+    rights: &BTreeSet<(&ActionName, &Location)>,
+) -> Vec<AuthorizationDetail> {
+    let mut objects: Vec<AuthorizationDetail> = Vec::new();
+    for detail in asked {
+        let mut groups: BTreeMap<BTreeSet<Location>, BTreeSet<ActionName>> = BTreeMap::new();
+        for action in detail.actions() {
+            let locations: BTreeSet<Location> = detail
+                .locations()
+                .iter()
+                .filter(|location| rights.contains(&(action, *location)))
+                .cloned()
+                .collect();
+            if !locations.is_empty() {
+                groups.entry(locations).or_default().insert(action.clone());
+            }
+        }
+        for (locations, actions) in groups {
+            let object = AuthorizationDetail::Api { actions, locations };
+            if !objects.contains(&object) {
+                objects.push(object);
+            }
+        }
+    }
+    objects.truncate(MAX_DETAILS);
+    objects
+}

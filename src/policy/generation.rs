@@ -1,0 +1,286 @@
+//! From configuration and files to a generation, and from a generation to something that decides.
+//!
+//! There is one way to load: [`CompiledGeneration::compile`], for files that are checked, for an
+//! admin's new generation and for the one that the store says is active. So nothing can be
+//! activated that would not load, and nothing loads that was not checked in full.
+
+use std::collections::HashMap;
+
+use cedar_policy::ffi::DetailedError;
+use cedar_policy::{PolicySet, Schema, ValidationMode, Validator};
+use ring::digest::{SHA256, digest};
+
+use super::bundle::{self, NamedPolicy, Obligations};
+use super::lint;
+use super::mapping::Model;
+use super::problem::PolicyProblem;
+use super::schema;
+use super::slice::Index;
+use crate::domain::catalog::{Catalog, Resource, TaskType};
+use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest, PolicyFile};
+use crate::domain::trust::AttestorSpec;
+
+/// What a generation is made of, before its schema is written.
+#[derive(Clone, Debug, Default)]
+pub struct GenerationParts {
+    /// Policies, by file.
+    pub policies: Vec<PolicyFile>,
+    /// Which evidence is believed.
+    pub attestors: Vec<AttestorSpec>,
+    /// What credentials can be for.
+    pub resources: Vec<Resource>,
+    /// Which kinds of task there are.
+    pub task_types: Vec<TaskType>,
+    /// Limits that decide.
+    pub limits: DecisionLimits,
+}
+
+/// The policy engine of this build: part of what decides.
+#[must_use]
+pub fn engine() -> String {
+    format!(
+        "cedar-policy {} (language {})",
+        cedar_policy::get_sdk_version(),
+        cedar_policy::get_lang_version()
+    )
+}
+
+/// A generation's digest.
+pub fn digest_of(generation: &Generation) -> Result<GenerationDigest, serde_json::Error> {
+    let hash = digest(&SHA256, &generation.to_bytes()?);
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(hash.as_ref());
+    Ok(GenerationDigest::new(bytes))
+}
+
+/// Writes the schema for `parts` and makes a generation of them, which is compiled at once.
+pub fn build(
+    parts: GenerationParts,
+    own_audiences: &[String],
+) -> Result<(Generation, CompiledGeneration), Vec<PolicyProblem>> {
+    let catalog = catalog_of(&parts.resources, &parts.task_types, own_audiences)?;
+    let generation = Generation {
+        format: Generation::FORMAT,
+        engine: engine(),
+        policies: parts.policies,
+        schema: schema::text(&parts.attestors, &catalog)?,
+        attestors: parts.attestors,
+        resources: parts.resources,
+        task_types: parts.task_types,
+        limits: parts.limits,
+    };
+    let compiled = CompiledGeneration::compile(&generation, own_audiences)?;
+    Ok((generation, compiled))
+}
+
+/// A generation, checked and ready to decide. It never changes; a new one replaces it whole.
+#[derive(Debug)]
+pub struct CompiledGeneration {
+    digest: GenerationDigest,
+    catalog: Catalog,
+    attestors: Vec<AttestorSpec>,
+    limits: DecisionLimits,
+    pub(super) model: Model,
+    pub(super) index: Index,
+    pub(super) obligations: HashMap<String, Obligations>,
+    policies: Vec<NamedPolicy>,
+}
+
+impl CompiledGeneration {
+    /// Checks everything and builds the index. `own_audiences` as for [`Catalog::new`].
+    ///
+    /// It takes milliseconds to seconds of CPU: call it off the async threads.
+    pub fn compile(
+        generation: &Generation,
+        own_audiences: &[String],
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        check_frame(generation)?;
+        let catalog = catalog_of(&generation.resources, &generation.task_types, own_audiences)?;
+        let written = schema::text(&generation.attestors, &catalog)?;
+        if written != generation.schema {
+            return Err(one(
+                "schema",
+                "it is not the one that attestors, resources and task types give",
+                "build the generation again with this version",
+            ));
+        }
+        let (schema, warnings) = Schema::from_cedarschema_str(&written)
+            .map_err(|error| one("schema", error.to_string(), "correct the configuration"))?;
+        // Cedar warns where one name hides another, as an attestor's name could.
+        if let Some(warning) = warnings.into_iter().next() {
+            return Err(one("schema", warning.to_string(), "choose another name"));
+        }
+        let model = Model::new(schema, &generation.attestors, &catalog)
+            .map_err(|error| one("schema", error.0, "correct the configuration"))?;
+        let named = bundle::parse(&generation.policies)?;
+        check_policies(generation, &named, &model, &catalog)?;
+        let digest = digest_of(generation).map_err(|e| one("generation", e.to_string(), ""))?;
+        Self::assemble(digest, catalog, generation, model, named)
+            .map_err(|error| one("policies", error, ""))
+    }
+
+    /// Puts checked parts together.
+    fn assemble(
+        digest: GenerationDigest,
+        catalog: Catalog,
+        generation: &Generation,
+        model: Model,
+        named: Vec<NamedPolicy>,
+    ) -> Result<Self, String> {
+        let actions = model.schema.action_entities().map_err(|e| e.to_string())?;
+        let index = Index::new(named.iter().map(|named| &named.policy), &actions)?;
+        let obligations = named
+            .iter()
+            .map(|named| (named.id.clone(), named.obligations.clone()))
+            .collect();
+        Ok(Self {
+            digest,
+            catalog,
+            attestors: generation.attestors.clone(),
+            limits: generation.limits,
+            model,
+            index,
+            obligations,
+            policies: named,
+        })
+    }
+
+    /// A generation whose policies were parsed but not validated: what tests need to see that a
+    /// broken policy which slipped through is still refused when it is evaluated.
+    #[cfg(test)]
+    pub(super) fn unvalidated(generation: &Generation) -> Self {
+        let catalog = catalog_of(&generation.resources, &generation.task_types, &[]).unwrap();
+        let (schema, _) = Schema::from_cedarschema_str(&generation.schema).unwrap();
+        let model = Model::new(schema, &generation.attestors, &catalog).unwrap();
+        let named = bundle::parse(&generation.policies).unwrap();
+        let digest = digest_of(generation).unwrap();
+        Self::assemble(digest, catalog, generation, model, named).unwrap()
+    }
+
+    /// Its digest.
+    #[must_use]
+    pub fn digest(&self) -> GenerationDigest {
+        self.digest
+    }
+
+    /// The registered resources and task types.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The attestors' specifications.
+    #[must_use]
+    pub fn attestors(&self) -> &[AttestorSpec] {
+        &self.attestors
+    }
+
+    /// The limits that decide.
+    #[must_use]
+    pub fn limits(&self) -> DecisionLimits {
+        self.limits
+    }
+
+    /// Every policy's `@id`, in the order of the files.
+    pub fn policy_ids(&self) -> impl Iterator<Item = &str> {
+        self.policies.iter().map(|named| named.id.as_str())
+    }
+
+    /// All policies as one set: what the index must be equal to.
+    #[cfg(test)]
+    pub(super) fn whole_set(&self) -> PolicySet {
+        PolicySet::from_policies(self.policies.iter().map(|named| named.policy.clone())).unwrap()
+    }
+}
+
+fn one(part: &str, message: impl Into<String>, remedy: impl Into<String>) -> Vec<PolicyProblem> {
+    vec![PolicyProblem::of_file(part, message, remedy)]
+}
+
+fn check_frame(generation: &Generation) -> Result<(), Vec<PolicyProblem>> {
+    if generation.format != Generation::FORMAT {
+        return Err(one(
+            "generation",
+            format!(
+                "format {} is not format {}, which this version reads",
+                generation.format,
+                Generation::FORMAT
+            ),
+            "activate it with the version that wrote it, or build it again",
+        ));
+    }
+    if generation.engine != engine() {
+        return Err(one(
+            "generation",
+            format!(
+                "it decides by {}, and this version by {}",
+                generation.engine,
+                engine()
+            ),
+            "the same text may mean something else to another engine: build and activate it again with this version",
+        ));
+    }
+    Ok(())
+}
+
+fn catalog_of(
+    resources: &[Resource],
+    task_types: &[TaskType],
+    own_audiences: &[String],
+) -> Result<Catalog, Vec<PolicyProblem>> {
+    Catalog::new(resources.to_vec(), task_types.to_vec(), own_audiences)
+        .map_err(|error| one("catalogue", error.to_string(), ""))
+}
+
+/// Cedar's strict validation, in which a warning is an error too: a condition that can never hold,
+/// or letters that look like others, are mistakes. Then our own rules.
+fn check_policies(
+    generation: &Generation,
+    named: &[NamedPolicy],
+    model: &Model,
+    catalog: &Catalog,
+) -> Result<(), Vec<PolicyProblem>> {
+    let set = PolicySet::from_policies(named.iter().map(|named| named.policy.clone()))
+        .map_err(|error| one("policies", error.to_string(), ""))?;
+    let result = Validator::new(model.schema.clone()).validate(&set, ValidationMode::Strict);
+    let mut problems = Vec::new();
+    let mut complain = |id: String, error: &DetailedError| {
+        let found = named.iter().find(|named| named.id == id);
+        let place = found.and_then(|n| Some((generation.policies.get(n.file)?, n.offset)));
+        match place {
+            Some((file, offset)) => {
+                problems.extend(PolicyProblem::from_cedar(file, offset, error));
+            }
+            None => problems.push(PolicyProblem::of_file(
+                "policies",
+                error.message.clone(),
+                "",
+            )),
+        }
+    };
+    for error in result.validation_errors() {
+        complain(error.policy_id().to_string(), &DetailedError::from(error));
+    }
+    for warning in result.validation_warnings() {
+        complain(
+            warning.policy_id().to_string(),
+            &DetailedError::from(warning),
+        );
+    }
+    if problems.is_empty() {
+        for policy in named {
+            let Some(file) = generation.policies.get(policy.file) else {
+                continue;
+            };
+            for (message, remedy) in lint::check(policy, model, &generation.attestors, catalog) {
+                problems.push(PolicyProblem::at(file, policy.offset, message, remedy));
+            }
+        }
+    }
+    problems.sort();
+    problems.dedup();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(problems)
+}

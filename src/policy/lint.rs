@@ -1,0 +1,373 @@
+//! What a policy must be beyond what Cedar's validation asks.
+//!
+//! **The rule of who.** Every `permit` must pin its principal to something that the caller cannot
+//! choose. It does so by one of
+//! 1. `principal == E` in its scope;
+//! 2. `principal in Role::"r"` (also `is T in Role::"r"`) in its scope: roles are bound by admins;
+//! 3. a `when` clause with a conjunct, at the top level of its `&&`s, that is
+//!    `principal.identity == "…"`, `principal.claims.c == <literal>` or
+//!    `[<literals>].contains(…)` of one of these, where `c` is declared immutable and not
+//!    caller-shaped. A policy that rests on a claim must apply to the workloads of one attestor
+//!    alone (`principal is Workload::a`): another issuer's claim of that name means something else.
+//!
+//! What holds in a conjunct of a `when` holds whenever the policy permits, whatever the rest says;
+//! so the rule is sound. It is not complete: a condition hidden under `||`, `if` or `like` does not
+//! count, though it might be good enough. Write two policies then.
+//!
+//! The other rules: every entity that a policy names must exist, and every task type that it
+//! compares with, since a `forbid` about a misspelt one forbids nothing; a `permit` is either about resources and tasks or about the broker,
+//! never both, so that nobody becomes an admin by a forgotten scope; obligations stand only where
+//! there is a credential to which they can apply.
+
+use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, Var};
+use cedar_policy::{ActionConstraint, Effect, EntityUid, PrincipalConstraint, ResourceConstraint};
+
+use super::admin::AdminAction;
+use super::bundle::NamedPolicy;
+use super::mapping::Model;
+use super::schema;
+use crate::domain::catalog::Catalog;
+use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::trust::AttestorSpec;
+use crate::domain::workload::Identity;
+
+/// A message and its remedy.
+pub(super) type Finding = (String, &'static str);
+
+/// Checks one policy that Cedar's strict validation has passed.
+pub(super) fn check(
+    named: &NamedPolicy,
+    model: &Model,
+    attestors: &[AttestorSpec],
+    catalog: &Catalog,
+) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = named
+        .policy
+        .entity_literals()
+        .iter()
+        .filter_map(|entity| unknown_entity(entity, model, catalog))
+        .map(|(message, remedy)| (format!("policy `{}`: {message}", named.id), remedy))
+        .collect();
+    findings.extend(foreign_actions(named, catalog));
+    findings.extend(unknown_task_types(named, catalog));
+    if named.policy.effect() == Effect::Permit {
+        findings.extend(check_permit(named, model, attestors));
+    }
+    findings
+}
+
+fn check_permit(named: &NamedPolicy, model: &Model, attestors: &[AttestorSpec]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let reach = Reach::of(named, model);
+    if reach.broker && (reach.credentials || reach.tasks) {
+        findings.push((
+            format!(
+                "policy `{}` permits both use of resources and acts on the broker",
+                named.id
+            ),
+            "name its actions, for example action in Action::\"any\", or write two policies",
+        ));
+    }
+    if !says_who(named, model, &reach, attestors) {
+        findings.push((
+            format!(
+                "policy `{}` permits whoever shapes a request to fit it",
+                named.id
+            ),
+            "say who: principal == …, principal in Role::\"…\", principal.identity == …, or principal is Workload::… and an immutable claim of it ==",
+        ));
+    }
+    if named.obligations.max_ttl_seconds.is_some() && !reach.credentials {
+        findings.push((
+            format!(
+                "policy `{}`: @max_ttl where no credential is given",
+                named.id
+            ),
+            "put it on the permit of the resource's action",
+        ));
+    }
+    if named.obligations.approval.is_some() && !(reach.credentials || reach.tasks) {
+        findings.push((
+            format!("policy `{}`: @approval of an act on the broker", named.id),
+            "approvals are for credentials and tasks; remove it",
+        ));
+    }
+    findings
+}
+
+/// What a policy can apply to, by types.
+struct Reach {
+    credentials: bool,
+    tasks: bool,
+    broker: bool,
+    /// The attestors whose workloads it can apply to.
+    attestors: Vec<String>,
+}
+
+impl Reach {
+    fn of(named: &NamedPolicy, model: &Model) -> Self {
+        let mut reach = Self {
+            credentials: false,
+            tasks: false,
+            broker: false,
+            attestors: Vec::new(),
+        };
+        for env in named.policy.get_valid_request_envs(&model.schema) {
+            let action = env.action().id().unescaped();
+            if action == schema::OPEN_TASK {
+                reach.tasks = true;
+            } else if AdminAction::parse(action).is_some() {
+                reach.broker = true;
+            } else {
+                reach.credentials = true;
+            }
+            if let Some(attestor) = model.attestor_of(env.principal())
+                && !reach.attestors.iter().any(|own| own == attestor)
+            {
+                reach.attestors.push(attestor.to_owned());
+            }
+        }
+        reach
+    }
+}
+
+fn unknown_entity(entity: &EntityUid, model: &Model, catalog: &Catalog) -> Option<Finding> {
+    let id = entity.id().unescaped();
+    let complain = |what: &str, remedy| Some((format!("there is no {what} `{id}`"), remedy));
+    match entity.type_name().to_string().as_str() {
+        schema::API if catalog.resource(id).is_none() => {
+            complain("resource", "register it, or correct the name")
+        }
+        schema::TASK_TYPE if catalog.task_type(id).is_none() => {
+            complain("task type", "register it, or correct the name")
+        }
+        schema::BROKER if id != schema::BROKER_ID => {
+            complain("broker", "it is called Broker::\"taskpass\"")
+        }
+        schema::BOOTSTRAP if id != schema::BOOTSTRAP_ID && id != schema::DEV_ID => {
+            complain("bootstrap token", "it is called Bootstrap::\"token\"")
+        }
+        schema::ROLE if !is_role(id) => {
+            complain("role", "a role is 1 to 64 of a-z, 0-9, `-` and `_`")
+        }
+        _ => {
+            let attestor = model.attestor_of(entity.type_name())?;
+            let own = id
+                .strip_prefix(attestor)
+                .and_then(|rest| rest.strip_prefix(':'));
+            let fits = own.is_some_and(|rest| !rest.is_empty())
+                && Identity::try_from(id.to_owned()).is_ok();
+            if fits {
+                return None;
+            }
+            Some((
+                format!(
+                    "`{}` is no identity that attestor `{attestor}` can yield",
+                    id.escape_debug()
+                ),
+                "write the whole identity: the attestor's name, a colon, and its percent-encoded template",
+            ))
+        }
+    }
+}
+
+/// Whether a text can name a role.
+#[must_use]
+pub fn is_role(name: &str) -> bool {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+    !name.is_empty() && name.len() <= MAX_NAME_BYTES && name.bytes().all(fine)
+}
+
+/// Cedar knows one type for all APIs, and so cannot tell that an action is another resource's.
+fn foreign_actions(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
+    let (ResourceConstraint::Eq(resource)
+    | ResourceConstraint::In(resource)
+    | ResourceConstraint::IsIn(_, resource)) = named.policy.resource_constraint()
+    else {
+        return Vec::new();
+    };
+    if resource.type_name().to_string() != schema::API {
+        return Vec::new();
+    }
+    let Some(resource) = catalog.resource(resource.id().unescaped()) else {
+        return Vec::new();
+    };
+    let actions = match named.policy.action_constraint() {
+        ActionConstraint::Any => Vec::new(),
+        ActionConstraint::Eq(action) => vec![action],
+        ActionConstraint::In(actions) => actions,
+    };
+    actions
+        .iter()
+        .map(|action| action.id().unescaped())
+        .filter(|action| *action != schema::ANY)
+        .filter(|action| !resource.actions.iter().any(|own| own.as_str() == *action))
+        .map(|action| {
+            (
+                format!(
+                    "policy `{}`: resource `{}` has no action `{action}`",
+                    named.id, resource.name
+                ),
+                "name an action that the resource registers",
+            )
+        })
+        .collect()
+}
+
+/// `context.task.type` is text to Cedar, which cannot tell that no task has such a type.
+fn unknown_task_types(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
+    let Ok(policy) = named.policy.to_pst() else {
+        return Vec::new();
+    };
+    let mut compared = Vec::new();
+    for clause in policy.body().clauses() {
+        let (Clause::When(condition) | Clause::Unless(condition)) = clause;
+        task_types_in(condition, &mut compared);
+    }
+    compared
+        .into_iter()
+        .filter(|name| catalog.task_type(name).is_none())
+        .map(|name| {
+            (
+                format!("policy `{}`: there is no task type `{name}`", named.id),
+                "register it, or correct the name",
+            )
+        })
+        .collect()
+}
+
+/// Every text that `condition` compares with `context.task.type`.
+fn task_types_in(condition: &Expr, found: &mut Vec<String>) {
+    match condition {
+        Expr::BinaryOp { op, left, right } => {
+            let sides = [(left, right), (right, left)];
+            for (this, other) in sides {
+                match (op, this.as_ref()) {
+                    (BinaryOp::Eq | BinaryOp::NotEq, Expr::Literal(Literal::String(text)))
+                        if is_task_type(other) =>
+                    {
+                        found.push(text.to_string());
+                    }
+                    (BinaryOp::Contains, Expr::Set(items)) if is_task_type(other) => {
+                        found.extend(items.iter().filter_map(|item| match item.as_ref() {
+                            Expr::Literal(Literal::String(text)) => Some(text.to_string()),
+                            _ => None,
+                        }));
+                    }
+                    _ => {}
+                }
+            }
+            task_types_in(left, found);
+            task_types_in(right, found);
+        }
+        Expr::UnaryOp { expr, .. } => task_types_in(expr, found),
+        Expr::IfThenElse {
+            cond,
+            then_expr,
+            else_expr,
+        } => [cond, then_expr, else_expr]
+            .into_iter()
+            .for_each(|part| task_types_in(part, found)),
+        _ => {}
+    }
+}
+
+fn is_task_type(expr: &Expr) -> bool {
+    let Expr::GetAttr { expr: task, attr } = expr else {
+        return false;
+    };
+    let Expr::GetAttr {
+        expr: context,
+        attr: task,
+    } = task.as_ref()
+    else {
+        return false;
+    };
+    attr.as_str() == "type"
+        && task.as_str() == "task"
+        && matches!(context.as_ref(), Expr::Var(Var::Context))
+}
+
+fn says_who(named: &NamedPolicy, model: &Model, reach: &Reach, attestors: &[AttestorSpec]) -> bool {
+    let in_role = |entity: &EntityUid| {
+        entity.type_name().to_string() == schema::ROLE
+            // Being in an entity of a principal's own type is being that entity.
+            || model.attestor_of(entity.type_name()).is_some()
+    };
+    match named.policy.principal_constraint() {
+        PrincipalConstraint::Eq(_) => return true,
+        PrincipalConstraint::In(entity) | PrincipalConstraint::IsIn(_, entity)
+            if in_role(&entity) =>
+        {
+            return true;
+        }
+        _ => {}
+    }
+    // A token that is no workload's has no attestor; nothing else can be pinned for it than `==`.
+    if reach.attestors.is_empty() {
+        return false;
+    }
+    let Ok(policy) = named.policy.to_pst() else {
+        return false;
+    };
+    policy.body().clauses().iter().any(|clause| match clause {
+        Clause::When(condition) => pins(condition, &reach.attestors, attestors),
+        Clause::Unless(_) => false,
+    })
+}
+
+/// Whether a conjunct of `condition` pins the principal.
+fn pins(condition: &Expr, reached: &[String], attestors: &[AttestorSpec]) -> bool {
+    let Expr::BinaryOp { op, left, right } = condition else {
+        return false;
+    };
+    match op {
+        BinaryOp::And => pins(left, reached, attestors) || pins(right, reached, attestors),
+        BinaryOp::Eq => {
+            (is_pinned(left, reached, attestors) && is_literal(right))
+                || (is_literal(left) && is_pinned(right, reached, attestors))
+        }
+        BinaryOp::Contains => {
+            let literals = match left.as_ref() {
+                Expr::Set(items) => items.iter().all(|item| is_literal(item)),
+                _ => false,
+            };
+            literals && is_pinned(right, reached, attestors)
+        }
+        _ => false,
+    }
+}
+
+fn is_literal(expr: &Expr) -> bool {
+    matches!(
+        expr,
+        Expr::Literal(Literal::String(_) | Literal::Long(_) | Literal::Bool(_))
+    )
+}
+
+/// `principal.identity`, or `principal.claims.c` with a `c` that nobody can choose.
+fn is_pinned(expr: &Expr, reached: &[String], attestors: &[AttestorSpec]) -> bool {
+    let Expr::GetAttr { expr: owner, attr } = expr else {
+        return false;
+    };
+    match owner.as_ref() {
+        Expr::Var(Var::Principal) => attr.as_str() == "identity",
+        Expr::GetAttr {
+            expr: owner,
+            attr: claims,
+        } => {
+            matches!(owner.as_ref(), Expr::Var(Var::Principal))
+                && claims.as_str() == "claims"
+                && matches!(reached, [only] if is_immutable(only, attr.as_str(), attestors))
+        }
+        _ => false,
+    }
+}
+
+fn is_immutable(attestor: &str, claim: &str, attestors: &[AttestorSpec]) -> bool {
+    attestors
+        .iter()
+        .filter(|spec| spec.name() == attestor)
+        .flat_map(AttestorSpec::visible_claims)
+        .any(|(name, spec)| name == claim && spec.immutable && !spec.caller_shaped)
+}

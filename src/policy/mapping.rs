@@ -1,0 +1,295 @@
+//! Our nouns as Cedar's entities and context.
+//!
+//! Everything is built natively and checked against the schema at once. The schema is never left
+//! out: without it Cedar knows no action hierarchy, `action in Action::"any"` matches nothing, and
+//! a `forbid` written with it would be silently dead.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use cedar_policy::{
+    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
+    Schema,
+};
+use serde::{Deserialize, Serialize};
+
+use super::schema;
+use crate::domain::catalog::{Catalog, Resource, Risk};
+use crate::domain::trust::AttestorSpec;
+use crate::domain::workload::{ClaimValue, Identity};
+
+/// Values that Cedar does not take as the schema has them. The texts are for our logs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Unmappable(pub(super) String);
+
+impl Unmappable {
+    fn because(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The caller as policy sees it, and as the evaluation's input records it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PrincipalInput {
+    /// The attestor: the principal's type.
+    pub(super) attestor: String,
+    /// The principal's id.
+    pub(super) identity: Identity,
+    /// What it is `in`.
+    pub(super) roles: BTreeSet<String>,
+    /// What `principal.claims` holds.
+    pub(super) claims: BTreeMap<String, ClaimValue>,
+}
+
+/// What is known of the task: typed facts, never its free text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskFacts {
+    /// The registered type's name.
+    pub task_type: String,
+    /// Its place in its chain; a root has 1.
+    pub depth: u8,
+    /// Whole seconds until it, or a task that it is part of, is over.
+    pub deadline_seconds_left: u64,
+    /// Whether it is part of another.
+    pub has_parent: bool,
+    /// Whether this request opens it, which policy has to permit too.
+    pub opens: bool,
+}
+
+/// One principal, with everything that does not change between the evaluations of one request.
+pub(super) struct Scene {
+    pub(super) principal: EntityUid,
+    /// What the principal is in: its roles.
+    pub(super) ancestors: Vec<EntityUid>,
+    pub(super) entities: Entities,
+}
+
+/// The types and constant entities of one generation.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) schema: Schema,
+    workloads: BTreeMap<String, EntityTypeName>,
+    resources: BTreeMap<String, Entity>,
+    task_type: EntityTypeName,
+    role: EntityTypeName,
+    action: EntityTypeName,
+    bootstrap: EntityTypeName,
+    broker: EntityUid,
+}
+
+impl Model {
+    pub(super) fn new(
+        schema: Schema,
+        attestors: &[AttestorSpec],
+        catalog: &Catalog,
+    ) -> Result<Self, Unmappable> {
+        let name = |text: &str| text.parse::<EntityTypeName>().map_err(Unmappable::because);
+        let mut workloads = BTreeMap::new();
+        for spec in attestors {
+            let full = format!("{}::{}", schema::WORKLOAD, schema::type_name(spec.name()));
+            workloads.insert(spec.name().to_owned(), name(&full)?);
+        }
+        let api = name(schema::API)?;
+        let mut resources = BTreeMap::new();
+        for resource in catalog.resources() {
+            resources.insert(resource.name.clone(), resource_entity(&api, resource)?);
+        }
+        Ok(Self {
+            schema,
+            workloads,
+            resources,
+            task_type: name(schema::TASK_TYPE)?,
+            role: name(schema::ROLE)?,
+            action: name("Action")?,
+            bootstrap: name(schema::BOOTSTRAP)?,
+            broker: uid(&name(schema::BROKER)?, schema::BROKER_ID),
+        })
+    }
+
+    /// The attestor whose workloads have this type.
+    pub(super) fn attestor_of(&self, kind: &EntityTypeName) -> Option<&str> {
+        self.workloads
+            .iter()
+            .find(|(_, own)| *own == kind)
+            .map(|(name, _)| name.as_str())
+    }
+
+    pub(super) fn action(&self, name: &str) -> EntityUid {
+        uid(&self.action, name)
+    }
+
+    pub(super) fn task_type(&self, name: &str) -> EntityUid {
+        uid(&self.task_type, name)
+    }
+
+    pub(super) fn broker(&self) -> EntityUid {
+        self.broker.clone()
+    }
+
+    pub(super) fn resource(&self, name: &str) -> Option<EntityUid> {
+        self.resources.get(name).map(Entity::uid)
+    }
+
+    /// A workload, and the resource that it asks for where there is one.
+    pub(super) fn workload_scene(
+        &self,
+        who: &PrincipalInput,
+        resource: Option<&str>,
+    ) -> Result<Scene, Unmappable> {
+        let kind = self
+            .workloads
+            .get(&who.attestor)
+            .ok_or_else(|| Unmappable(format!("no attestor `{}`", who.attestor)))?;
+        let principal = uid(kind, who.identity.as_str());
+        let ancestors: Vec<EntityUid> = who.roles.iter().map(|r| uid(&self.role, r)).collect();
+        let claims = who
+            .claims
+            .iter()
+            .map(|(name, value)| (name.clone(), claim(value)));
+        let attributes = HashMap::from([
+            (
+                "identity".to_owned(),
+                RestrictedExpression::new_string(who.identity.to_string()),
+            ),
+            (
+                "claims".to_owned(),
+                RestrictedExpression::new_record(claims).map_err(Unmappable::because)?,
+            ),
+        ]);
+        let parents: HashSet<EntityUid> = ancestors.iter().cloned().collect();
+        let entity =
+            Entity::new(principal.clone(), attributes, parents).map_err(Unmappable::because)?;
+        let mut all = vec![entity];
+        if let Some(name) = resource {
+            let resource = self.resources.get(name);
+            all.push(
+                resource
+                    .ok_or_else(|| Unmappable(format!("no resource `{name}`")))?
+                    .clone(),
+            );
+        }
+        Ok(Scene {
+            principal,
+            ancestors,
+            entities: self.entities(all)?,
+        })
+    }
+
+    /// One of the tokens that are no workload's.
+    pub(super) fn token_scene(&self, id: &str) -> Result<Scene, Unmappable> {
+        let principal = uid(&self.bootstrap, id);
+        let entity = Entity::new_no_attrs(principal.clone(), HashSet::new());
+        Ok(Scene {
+            principal,
+            ancestors: Vec::new(),
+            entities: self.entities(vec![entity])?,
+        })
+    }
+
+    fn entities(&self, all: Vec<Entity>) -> Result<Entities, Unmappable> {
+        Entities::from_entities(all, Some(&self.schema)).map_err(Unmappable::because)
+    }
+
+    /// A request, checked against the schema.
+    pub(super) fn request(
+        &self,
+        scene: &Scene,
+        action: &EntityUid,
+        resource: &EntityUid,
+        context: Context,
+    ) -> Result<Request, Unmappable> {
+        Request::new(
+            scene.principal.clone(),
+            action.clone(),
+            resource.clone(),
+            context,
+            Some(&self.schema),
+        )
+        .map_err(Unmappable::because)
+    }
+}
+
+/// The context of opening a task.
+pub(super) fn task_context(task: &TaskFacts) -> Result<Context, Unmappable> {
+    Context::from_pairs([("task".to_owned(), task_record(task)?)]).map_err(Unmappable::because)
+}
+
+/// The context of one action at one location.
+pub(super) fn credential_context(
+    task: &TaskFacts,
+    location: &str,
+    ttl_seconds: u64,
+) -> Result<Context, Unmappable> {
+    Context::from_pairs([
+        ("task".to_owned(), task_record(task)?),
+        (
+            "location".to_owned(),
+            RestrictedExpression::new_string(location.to_owned()),
+        ),
+        (
+            "ttl_seconds".to_owned(),
+            RestrictedExpression::new_long(long(ttl_seconds)?),
+        ),
+    ])
+    .map_err(Unmappable::because)
+}
+
+fn task_record(task: &TaskFacts) -> Result<RestrictedExpression, Unmappable> {
+    RestrictedExpression::new_record([
+        (
+            "type".to_owned(),
+            RestrictedExpression::new_string(task.task_type.clone()),
+        ),
+        (
+            "depth".to_owned(),
+            RestrictedExpression::new_long(i64::from(task.depth)),
+        ),
+        (
+            "deadline_seconds".to_owned(),
+            RestrictedExpression::new_long(long(task.deadline_seconds_left)?),
+        ),
+        (
+            "has_parent".to_owned(),
+            RestrictedExpression::new_bool(task.has_parent),
+        ),
+    ])
+    .map_err(Unmappable::because)
+}
+
+/// A number that Cedar cannot hold is refused: saturating would change what is decided on.
+fn long(value: u64) -> Result<i64, Unmappable> {
+    i64::try_from(value).map_err(Unmappable::because)
+}
+
+fn claim(value: &ClaimValue) -> RestrictedExpression {
+    match value {
+        ClaimValue::Bool(value) => RestrictedExpression::new_bool(*value),
+        ClaimValue::Long(value) => RestrictedExpression::new_long(*value),
+        ClaimValue::String(value) => RestrictedExpression::new_string(value.clone()),
+        ClaimValue::Set(values) => RestrictedExpression::new_set(
+            values
+                .iter()
+                .map(|value| RestrictedExpression::new_string(value.clone())),
+        ),
+    }
+}
+
+fn uid(kind: &EntityTypeName, id: &str) -> EntityUid {
+    EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
+}
+
+fn resource_entity(kind: &EntityTypeName, resource: &Resource) -> Result<Entity, Unmappable> {
+    let risk = match resource.risk {
+        Risk::Low => "low",
+        Risk::Normal => "normal",
+    };
+    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
+    let attributes = HashMap::from([
+        ("owner".to_owned(), text(&resource.owner)),
+        ("audience".to_owned(), text(&resource.audience)),
+        ("risk".to_owned(), text(risk)),
+    ]);
+    Entity::new(uid(kind, &resource.name), attributes, HashSet::new()).map_err(Unmappable::because)
+}

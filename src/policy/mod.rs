@@ -1,0 +1,52 @@
+//! Policy: who may have what, decided by Cedar in process, before a credential exists.
+//!
+//! # The model
+//! - A **principal** is a workload: `Workload::<attestor>::"<identity>"`, with `identity` and the
+//!   record `claims` that its attestor declares, and `in` the roles that admins bound to it.
+//! - A **resource** is what credentials are for: `Api::"orders-api"`, with `owner`, `audience` and
+//!   `risk`. Opening a task is about `TaskType::"nightly-report"`, acts on the broker about
+//!   `Broker::"taskpass"`.
+//! - An **action** is one that the resource registers, `Action::"orders:read"`, all of them
+//!   together `Action::"any"`; or `Action::"openTask"`; or an [`admin`] act.
+//! - The **context** holds typed facts: `context.task.type`, `.depth`, `.deadline_seconds`,
+//!   `.has_parent`, `context.location` and `context.ttl_seconds`. Free text is evidence for people
+//!   and never gets here.
+//!
+//! The `schema` is generated, so that a claim, resource kind or action that is not
+//! configured cannot be written into a policy.
+//!
+//! # Closed when in doubt
+//! Cedar has two ways to permit by accident, and each has its answer here. A policy whose evaluation
+//! fails is skipped, so that a broken `forbid` permits: any error makes the decision
+//! *indeterminate*, which is a refusal. Entities built without the schema have no action hierarchy,
+//! so that `action in Action::"any"` matches nothing: nothing is built without it. Further, what is
+//! misspelt does not load: unknown annotations, entities that do not exist, conditions that can
+//! never hold. And a `permit` must say who, by something that a caller cannot choose; the exact
+//! rule is in `lint`.
+//!
+//! # Reading order
+//! [`bundle`] reads files, `schema` writes what they are checked against, `lint` checks what Cedar
+//! does not, [`generation`] puts it together; `mapping` makes entities and context, `slice` finds
+//! the policies that matter, [`decide`] asks them and joins the answers; [`suite`] runs the tests
+//! that lie beside policies.
+
+pub mod admin;
+pub mod bundle;
+pub mod decide;
+pub mod generation;
+mod lint;
+mod mapping;
+mod problem;
+mod schema;
+mod slice;
+pub mod suite;
+#[cfg(test)]
+mod tests;
+
+pub use admin::{AdminAction, AdminPrincipal};
+pub use bundle::read_directory;
+pub use decide::{PolicyError, Question};
+pub use generation::{CompiledGeneration, GenerationParts, build};
+pub use lint::is_role;
+pub use mapping::TaskFacts;
+pub use problem::PolicyProblem;

@@ -1,0 +1,105 @@
+//! What is wrong with a generation, told so that a person can put it right.
+
+use std::fmt;
+
+use cedar_policy::ffi::{DetailedError, SourceLocation};
+use serde::Serialize;
+
+use crate::domain::generation::PolicyFile;
+
+/// One thing that keeps a generation from being loaded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct PolicyProblem {
+    /// The file, or the part of the configuration: `resources`.
+    pub file: String,
+    /// The line, from 1; 0 where there is no one line.
+    pub line: usize,
+    /// The column in characters, from 1; 0 where there is no one line.
+    pub column: usize,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it; empty where the message says it all.
+    pub remedy: String,
+}
+
+impl PolicyProblem {
+    /// A problem of a whole file or part.
+    #[must_use]
+    pub fn of_file(
+        file: impl Into<String>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            file: file.into(),
+            line: 0,
+            column: 0,
+            message: message.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// A problem at a byte of a file.
+    pub(super) fn at(
+        file: &PolicyFile,
+        offset: usize,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        let before = file.text.get(..offset).unwrap_or(&file.text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        Self {
+            file: file.name.clone(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            message: message.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// Cedar's own diagnosis, with everything related to it. `offset` stands in where it names no
+    /// place.
+    pub(super) fn from_cedar(file: &PolicyFile, offset: usize, error: &DetailedError) -> Vec<Self> {
+        let place = |error: &DetailedError| {
+            let first: Option<SourceLocation> = error.source_locations.first().map(|l| l.loc);
+            first.map_or(offset, |loc| loc.start)
+        };
+        std::iter::once(error)
+            .chain(&error.related)
+            .map(|e| {
+                let remedy = e.help.clone().unwrap_or_default();
+                Self::at(file, place(e), e.message.clone(), remedy)
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for PolicyProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        write!(f, ": {}", self.message)?;
+        if !self.remedy.is_empty() {
+            write!(f, "\n    {}", self.remedy)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_told_by_line_and_character() {
+        let file = PolicyFile {
+            name: "a.cedar".into(),
+            text: "one\n\u{e9}\u{e9}two".into(),
+        };
+        let problem = PolicyProblem::at(&file, file.text.find("two").unwrap(), "m", "r");
+        assert_eq!((problem.line, problem.column), (2, 3));
+        assert_eq!(problem.to_string(), "a.cedar:2:3: m\n    r");
+    }
+}

@@ -1,0 +1,218 @@
+//! The Cedar schema, generated from attestors, resources and task types.
+//!
+//! Each attestor is a principal type of its own, `Workload::<attestor>`, with the claims that it
+//! declares and no others: a policy about GitHub's `repository_id` cannot be met by another
+//! issuer's claim of that name. A `-` in an attestor's name is `_` in the type's, since Cedar's
+//! identifiers have none.
+//!
+//! What is not in the schema cannot be permitted. Credentials and tasks are offered to workload
+//! types alone, so that no policy can give them to the bootstrap token.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+
+use super::admin::AdminAction;
+use super::problem::PolicyProblem;
+use crate::domain::catalog::Catalog;
+use crate::domain::grant::ActionName;
+use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::trust::{AttestorSpec, ClaimType};
+
+/// The parent of every resource's actions.
+pub(super) const ANY: &str = "any";
+/// The action of opening a task.
+pub(super) const OPEN_TASK: &str = "openTask";
+/// The namespace of the principal types.
+pub(super) const WORKLOAD: &str = "Workload";
+/// The type of resources of kind `jwt`: HTTP APIs.
+pub(super) const API: &str = "Api";
+/// The type of task types.
+pub(super) const TASK_TYPE: &str = "TaskType";
+/// The type of the broker itself.
+pub(super) const BROKER: &str = "Broker";
+/// The broker's one id.
+pub(super) const BROKER_ID: &str = "taskpass";
+/// The type of roles.
+pub(super) const ROLE: &str = "Role";
+/// The type of the tokens that are no workload's.
+pub(super) const BOOTSTRAP: &str = "Bootstrap";
+/// The bootstrap token.
+pub(super) const BOOTSTRAP_ID: &str = "token";
+/// The development mode's admin token.
+pub(super) const DEV_ID: &str = "dev";
+
+/// The name of an attestor's principal type within `Workload`.
+pub(super) fn type_name(attestor: &str) -> String {
+    attestor.replace('-', "_")
+}
+
+/// Writes the schema.
+pub(super) fn text(
+    attestors: &[AttestorSpec],
+    catalog: &Catalog,
+) -> Result<String, Vec<PolicyProblem>> {
+    let problems = check(attestors, catalog);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let workloads: Vec<String> = attestors
+        .iter()
+        .map(|spec| format!("{WORKLOAD}::{}", type_name(spec.name())))
+        .collect();
+    let workloads = workloads.join(", ");
+    let mut out = String::from(
+        "// Generated from attestors, resources and task types. Do not edit: change those.\n\n",
+    );
+    write_principals(&mut out, attestors)
+        .and_then(|()| write_resources(&mut out))
+        .and_then(|()| write_actions(&mut out, catalog, &workloads))
+        .map_err(|error| vec![PolicyProblem::of_file("schema", error.to_string(), "")])?;
+    Ok(out)
+}
+
+fn write_principals(out: &mut String, attestors: &[AttestorSpec]) -> fmt::Result {
+    out.push_str("// Who asks: one type for each attestor, with the claims that it declares.\n");
+    writeln!(out, "namespace {WORKLOAD} {{")?;
+    for spec in attestors {
+        writeln!(out, "  entity {} in [{ROLE}] = {{", type_name(spec.name()))?;
+        out.push_str("    identity: String,\n");
+        let claims: Vec<_> = spec.visible_claims().collect();
+        if claims.is_empty() {
+            out.push_str("    claims: {},\n");
+        } else {
+            out.push_str("    claims: {\n");
+            for (name, claim) in claims {
+                let optional = if claim.optional { "?" } else { "" };
+                let kind = match claim.kind {
+                    ClaimType::String => "String",
+                    ClaimType::Long => "Long",
+                    ClaimType::Bool => "Bool",
+                    ClaimType::Set => "Set<String>",
+                };
+                let note = match (claim.caller_shaped, claim.immutable) {
+                    (true, _) => " // the caller can shape it",
+                    (false, true) => " // immutable",
+                    (false, false) => "",
+                };
+                writeln!(out, "      \"{name}\"{optional}: {kind},{note}")?;
+            }
+            out.push_str("    },\n");
+        }
+        out.push_str("  };\n");
+    }
+    writeln!(
+        out,
+        "}}\n\n// Bound to identities by an admin.\nentity {ROLE};\n\n// \"{BOOTSTRAP_ID}\", and in the development mode \"{DEV_ID}\".\nentity {BOOTSTRAP};\n"
+    )
+}
+
+fn write_resources(out: &mut String) -> fmt::Result {
+    writeln!(
+        out,
+        "// What credentials are for: resources of kind `jwt`, by name.\nentity {API} = {{\n  owner: String,\n  audience: String,\n  risk: String,\n}};\n\n// Registered kinds of task, by name.\nentity {TASK_TYPE};\n\n// \"{BROKER_ID}\".\nentity {BROKER};\n"
+    )?;
+    out.push_str(
+        "// The task as admitted. Its type is the caller's choice among the registered ones.\ntype Task = {\n  type: String,\n  depth: Long,\n  deadline_seconds: Long,\n  has_parent: Bool,\n};\n\n",
+    );
+    Ok(())
+}
+
+fn write_actions(out: &mut String, catalog: &Catalog, workloads: &str) -> fmt::Result {
+    writeln!(
+        out,
+        "// The parent of every action on a resource.\naction \"{ANY}\";\n"
+    )?;
+    for action in resource_actions(catalog) {
+        writeln!(
+            out,
+            "action \"{action}\" in [\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{API}],\n  context: {{ task: Task, location: String, ttl_seconds: Long }},\n}};"
+        )?;
+    }
+    writeln!(
+        out,
+        "\naction \"{OPEN_TASK}\" appliesTo {{\n  principal: [{workloads}],\n  resource: [{TASK_TYPE}],\n  context: {{ task: Task }},\n}};\n\n// Acts on the broker itself."
+    )?;
+    for action in AdminAction::ALL {
+        let tokens = if action.open_to_bootstrap() {
+            format!(", {BOOTSTRAP}")
+        } else {
+            String::new()
+        };
+        writeln!(
+            out,
+            "action \"{}\" appliesTo {{ principal: [{workloads}{tokens}], resource: [{BROKER}] }};",
+            action.as_str()
+        )?;
+    }
+    Ok(())
+}
+
+/// Every action of every resource, each once.
+pub(super) fn resource_actions(catalog: &Catalog) -> BTreeSet<&str> {
+    let mut actions = BTreeSet::new();
+    for resource in catalog.resources() {
+        actions.extend(resource.actions.iter().map(ActionName::as_str));
+    }
+    actions
+}
+
+fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
+    let mut problems = Vec::new();
+    let mut complain = |part: &str, message: String, remedy: &str| {
+        problems.push(PolicyProblem::of_file(part, message, remedy));
+    };
+    if attestors.is_empty() {
+        complain(
+            "attestors",
+            "there is no attestor".into(),
+            "without one nobody can be believed; configure at least one",
+        );
+    }
+    let mut types: BTreeMap<String, &str> = BTreeMap::new();
+    for spec in attestors {
+        let name = spec.name();
+        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+        let parses = type_name(name)
+            .parse::<cedar_policy::EntityTypeName>()
+            .is_ok();
+        let starts = name.starts_with(|c: char| c.is_ascii_lowercase());
+        let spelt = name.len() <= MAX_NAME_BYTES && name.bytes().all(fine);
+        if !(starts && spelt && parses) {
+            complain(
+                "attestors",
+                format!("`{}` cannot name an attestor", name.escape_debug()),
+                "use a-z, 0-9, `-` and `_`, a letter first, and no word of Cedar's such as `in`",
+            );
+        }
+        if let Some(other) = types.insert(type_name(name), name) {
+            complain(
+                "attestors",
+                format!("`{name}` and `{other}` are the same principal type"),
+                "give each attestor a name of its own; `-` and `_` count as one",
+            );
+        }
+        for (claim, _) in spec.visible_claims() {
+            let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+            if claim.is_empty() || !claim.bytes().all(plain) {
+                complain(
+                    "attestors",
+                    format!(
+                        "`{name}`: policy cannot read the claim `{}`",
+                        claim.escape_debug()
+                    ),
+                    "declare it hidden, or leave it out",
+                );
+            }
+        }
+    }
+    for action in resource_actions(catalog) {
+        if action == ANY || action == OPEN_TASK || AdminAction::parse(action).is_some() {
+            complain(
+                "resources",
+                format!("the action `{action}` is the broker's own"),
+                "give the resource's action another name, such as `orders:…`",
+            );
+        }
+    }
+    problems
+}

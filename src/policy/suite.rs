@@ -1,0 +1,615 @@
+//! Policy tests: files that lie beside the policies and say what must come out.
+//!
+//! ```toml
+//! [[credential]]
+//! name = "reports may not write"
+//! attestor = "dev"
+//! identity = "dev:agent%3Areports"
+//! claims = { sub = "agent:reports" }
+//! resource = "orders-api"
+//! actions = ["orders:read", "orders:write"]
+//! task_type = "nightly-report"
+//! expect = "deny"
+//! code = "not-permitted"
+//! allowed_actions = ["orders:read"]
+//! ```
+//!
+//! `[[task]]` asks to open a task without a credential, `[[admin]]` to act on the broker. A case
+//! that names what does not exist is an error, not a denial: a test for a misspelt resource would
+//! pass for ever. A suite in which nothing is refused fails, because it would pass with everything
+//! permitted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::admin::{AdminAction, AdminPrincipal};
+use super::decide::Question;
+use super::generation::CompiledGeneration;
+use super::lint::is_role;
+use super::mapping::TaskFacts;
+use super::problem::PolicyProblem;
+use crate::clock::Timestamp;
+use crate::domain::catalog::TaskType;
+use crate::domain::decision::{Decision, Outcome};
+use crate::domain::generation::PolicyFile;
+use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::request::{CredentialRequest, NewTask, TaskSelector};
+use crate::domain::trust::{AttestorSpec, ClaimType};
+use crate::domain::workload::{ClaimValue, Identity, OneTime, Reuse, Workload};
+
+/// A file of cases.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TestFile {
+    #[serde(default)]
+    credential: Vec<CredentialCase>,
+    #[serde(default)]
+    task: Vec<TaskCase>,
+    #[serde(default)]
+    admin: Vec<AdminCase>,
+}
+
+/// The workload of a case.
+struct Who<'a> {
+    attestor: &'a str,
+    identity: &'a Identity,
+    claims: &'a BTreeMap<String, ClaimValue>,
+    roles: &'a BTreeSet<String>,
+}
+
+// `deny_unknown_fields` and `flatten` exclude each other, so that the three cases repeat the
+// workload's fields.
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CredentialCase {
+    name: String,
+    attestor: String,
+    identity: Identity,
+    #[serde(default)]
+    claims: BTreeMap<String, ClaimValue>,
+    #[serde(default)]
+    roles: BTreeSet<String>,
+    resource: String,
+    actions: BTreeSet<ActionName>,
+    /// Left out, everywhere that the resource serves.
+    #[serde(default)]
+    locations: BTreeSet<Location>,
+    task_type: String,
+    /// Whether the request opens the task; `false` joins an open one.
+    #[serde(default = "yes")]
+    opens: bool,
+    #[serde(default = "one")]
+    depth: u8,
+    /// Left out, the task type's maximum.
+    deadline_seconds: Option<u64>,
+    ttl_seconds: Option<u64>,
+    expect: Outcome,
+    /// The refusal's code.
+    code: Option<String>,
+    /// The policies that determine the outcome, all of them.
+    policies: Option<BTreeSet<String>>,
+    /// The life that is granted.
+    granted_ttl_seconds: Option<u64>,
+    /// The longest life that a refusal offers.
+    max_ttl_seconds: Option<u64>,
+    /// The actions that a refusal offers.
+    allowed_actions: Option<BTreeSet<ActionName>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TaskCase {
+    name: String,
+    attestor: String,
+    identity: Identity,
+    #[serde(default)]
+    claims: BTreeMap<String, ClaimValue>,
+    #[serde(default)]
+    roles: BTreeSet<String>,
+    task_type: String,
+    #[serde(default = "one")]
+    depth: u8,
+    deadline_seconds: Option<u64>,
+    expect: Outcome,
+    code: Option<String>,
+    policies: Option<BTreeSet<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdminCase {
+    name: String,
+    /// `"bootstrap"` or `"dev"` instead of a workload.
+    token: Option<Token>,
+    attestor: Option<String>,
+    identity: Option<Identity>,
+    #[serde(default)]
+    claims: BTreeMap<String, ClaimValue>,
+    #[serde(default)]
+    roles: BTreeSet<String>,
+    /// The acts; each must have the expected outcome.
+    actions: BTreeSet<String>,
+    expect: Expected,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Token {
+    Bootstrap,
+    Dev,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Expected {
+    Permit,
+    Deny,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> u8 {
+    1
+}
+
+/// How a suite went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Each case in order.
+    pub cases: Vec<CaseReport>,
+    /// What is wrong with the suite itself.
+    pub problems: Vec<PolicyProblem>,
+    /// Policies that determined no case's outcome; for information.
+    pub untested: Vec<String>,
+}
+
+/// How one case went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaseReport {
+    /// Its file.
+    pub file: String,
+    /// Its name.
+    pub name: String,
+    /// What was not as expected; empty when all was.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    /// Whether everything was as expected.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.problems.is_empty() && self.cases.iter().all(|case| case.failures.is_empty())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for case in &self.cases {
+            let mark = if case.failures.is_empty() {
+                "ok  "
+            } else {
+                "FAIL"
+            };
+            writeln!(f, "{mark} {}: {}", case.file, case.name)?;
+            for failure in &case.failures {
+                writeln!(f, "       {failure}")?;
+            }
+        }
+        for problem in &self.problems {
+            writeln!(f, "FAIL {problem}")?;
+        }
+        if !self.untested.is_empty() {
+            writeln!(f, "note: no case rests on {}", self.untested.join(", "))?;
+        }
+        let failed = self.cases.iter().filter(|c| !c.failures.is_empty()).count();
+        let word = if self.passed() { "passed" } else { "failed" };
+        write!(f, "{word}: {} cases, {failed} failed", self.cases.len())
+    }
+}
+
+/// Runs the cases of all files. `now` is the instant that they are decided at.
+#[must_use]
+pub fn run(generation: &CompiledGeneration, files: &[PolicyFile], now: Timestamp) -> Report {
+    let mut run = Run {
+        generation,
+        now,
+        report: Report::default(),
+        determining: BTreeSet::new(),
+        refusals: 0,
+    };
+    for file in files {
+        match toml::from_str::<TestFile>(&file.text) {
+            Ok(cases) => run.file(&file.name, &cases),
+            Err(error) => {
+                let offset = error.span().map_or(0, |span| span.start);
+                let problem = PolicyProblem::at(file, offset, error.message(), "");
+                run.report.problems.push(problem);
+            }
+        }
+    }
+    run.finish()
+}
+
+struct Run<'a> {
+    generation: &'a CompiledGeneration,
+    now: Timestamp,
+    report: Report,
+    determining: BTreeSet<String>,
+    refusals: usize,
+}
+
+impl Run<'_> {
+    fn file(&mut self, file: &str, cases: &TestFile) {
+        for case in &cases.credential {
+            let result = self.credential(case);
+            self.note(file, &case.name, result);
+        }
+        for case in &cases.task {
+            let result = self.task(case);
+            self.note(file, &case.name, result);
+        }
+        for case in &cases.admin {
+            let result = self.admin(case);
+            self.note(file, &case.name, result);
+        }
+    }
+
+    fn note(&mut self, file: &str, name: &str, result: Result<Vec<String>, String>) {
+        self.report.cases.push(CaseReport {
+            file: file.to_owned(),
+            name: name.to_owned(),
+            failures: result.unwrap_or_else(|error| vec![error]),
+        });
+    }
+
+    fn finish(mut self) -> Report {
+        let problem =
+            |message: &str, remedy: &str| PolicyProblem::of_file("policy tests", message, remedy);
+        if self.report.cases.is_empty() {
+            let nothing = problem("there is no case", "write cases of what must be refused");
+            self.report.problems.push(nothing);
+        } else if self.refusals == 0 {
+            self.report.problems.push(problem(
+                "no case is refused",
+                "add a case of what must not be permitted: this suite passes with everything open",
+            ));
+        }
+        self.report.untested = self
+            .generation
+            .policy_ids()
+            .filter(|id| !self.determining.contains(*id))
+            .map(str::to_owned)
+            .collect();
+        self.report
+    }
+
+    fn credential(&mut self, case: &CredentialCase) -> Result<Vec<String>, String> {
+        let workload = self.workload(&Who {
+            attestor: &case.attestor,
+            identity: &case.identity,
+            claims: &case.claims,
+            roles: &case.roles,
+        })?;
+        let task_type = self.task_type(&case.task_type)?;
+        let detail = AuthorizationDetail::Api {
+            actions: case.actions.clone(),
+            locations: case.locations.clone(),
+        };
+        let request = CredentialRequest {
+            task: TaskSelector::Open(NewTask {
+                task_type: case.task_type.clone(),
+                purpose: None,
+                parent: None,
+                deadline_seconds: case.deadline_seconds,
+                heartbeat_seconds: task_type.max_heartbeat_seconds,
+            }),
+            resource: case.resource.clone(),
+            grant: vec![detail]
+                .try_into()
+                .map_err(|e: crate::domain::grant::InvalidGrant| e.to_string())?,
+            ttl_seconds: case.ttl_seconds,
+            retry: None,
+        };
+        let ask = match self.generation.catalog().resolve(request) {
+            Ok(ask) => ask,
+            Err(refusal) if names_nothing(refusal.code) => return Err(refusal.detail),
+            Err(refusal) => {
+                self.refusals += 1;
+                let mut failures = Vec::new();
+                compare(
+                    "outcome",
+                    case.expect.as_str(),
+                    refusal.outcome().as_str(),
+                    &mut failures,
+                );
+                if let Some(code) = &case.code {
+                    compare("code", code, refusal.code.as_str(), &mut failures);
+                }
+                let offered = refusal.allowed.and_then(|a| a.max_ttl_seconds);
+                if case.max_ttl_seconds.is_some() {
+                    compare_option(
+                        "max_ttl_seconds",
+                        case.max_ttl_seconds,
+                        offered,
+                        &mut failures,
+                    );
+                }
+                return Ok(failures);
+            }
+        };
+        let decision = self.generation.decide(&Question {
+            workload: &workload,
+            roles: &case.roles,
+            ask: &ask,
+            task: facts(&task_type, case.depth, case.deadline_seconds, case.opens),
+            now: self.now,
+        });
+        let mut failures = self.judge(
+            &decision,
+            case.expect,
+            case.code.as_deref(),
+            case.policies.as_ref(),
+        )?;
+        if case.granted_ttl_seconds.is_some() {
+            let granted = decision.verdict.as_ref().ok().map(|p| p.ttl_seconds);
+            let wanted = case.granted_ttl_seconds;
+            compare_option("granted_ttl_seconds", wanted, granted, &mut failures);
+        }
+        let allowed = decision.verdict.err().and_then(|refusal| refusal.allowed);
+        if case.max_ttl_seconds.is_some() {
+            let offered = allowed.as_ref().and_then(|a| a.max_ttl_seconds);
+            compare_option(
+                "max_ttl_seconds",
+                case.max_ttl_seconds,
+                offered,
+                &mut failures,
+            );
+        }
+        if let Some(wanted) = &case.allowed_actions {
+            let offered: BTreeSet<ActionName> = allowed
+                .and_then(|allowed| allowed.authorization_details)
+                .unwrap_or_default()
+                .iter()
+                .flat_map(|detail| detail.actions().iter().cloned())
+                .collect();
+            compare(
+                "allowed_actions",
+                &words(wanted),
+                &words(&offered),
+                &mut failures,
+            );
+        }
+        Ok(failures)
+    }
+
+    fn task(&mut self, case: &TaskCase) -> Result<Vec<String>, String> {
+        let workload = self.workload(&Who {
+            attestor: &case.attestor,
+            identity: &case.identity,
+            claims: &case.claims,
+            roles: &case.roles,
+        })?;
+        let task_type = self.task_type(&case.task_type)?;
+        let facts = facts(&task_type, case.depth, case.deadline_seconds, true);
+        let decision = self
+            .generation
+            .decide_open_task(&workload, &case.roles, facts, self.now);
+        self.judge(
+            &decision,
+            case.expect,
+            case.code.as_deref(),
+            case.policies.as_ref(),
+        )
+    }
+
+    fn admin(&mut self, case: &AdminCase) -> Result<Vec<String>, String> {
+        let workload = match (case.token, &case.attestor, &case.identity) {
+            (Some(_), None, None) => None,
+            (None, Some(attestor), Some(identity)) => Some(self.workload(&Who {
+                attestor,
+                identity,
+                claims: &case.claims,
+                roles: &case.roles,
+            })?),
+            _ => return Err("name either `token`, or `attestor` and `identity`".into()),
+        };
+        if case.actions.is_empty() {
+            return Err("name at least one act in `actions`".into());
+        }
+        let mut failures = Vec::new();
+        for name in &case.actions {
+            let action = AdminAction::parse(name)
+                .ok_or_else(|| format!("there is no act `{name}` on the broker"))?;
+            let who = match (&workload, case.token) {
+                (Some(workload), _) => AdminPrincipal::Workload {
+                    workload,
+                    roles: &case.roles,
+                },
+                (None, Some(Token::Dev)) => AdminPrincipal::Dev,
+                (None, _) => AdminPrincipal::Bootstrap,
+            };
+            let permitted = self
+                .generation
+                .may_by(who, action)
+                .map_err(|error| error.to_string())?;
+            if permitted.is_empty() {
+                self.refusals += 1;
+            }
+            if permitted.is_empty() == (case.expect == Expected::Permit) {
+                let really = if permitted.is_empty() {
+                    "denied"
+                } else {
+                    "permitted"
+                };
+                failures.push(format!("{name} is {really}"));
+            }
+            self.determining.extend(permitted);
+        }
+        Ok(failures)
+    }
+
+    fn judge(
+        &mut self,
+        decision: &Decision,
+        expect: Outcome,
+        code: Option<&str>,
+        policies: Option<&BTreeSet<String>>,
+    ) -> Result<Vec<String>, String> {
+        let mut failures = Vec::new();
+        if decision.verdict.is_err() {
+            self.refusals += 1;
+        }
+        compare(
+            "outcome",
+            expect.as_str(),
+            decision.outcome().as_str(),
+            &mut failures,
+        );
+        if let Err(refusal) = &decision.verdict {
+            if names_nothing(refusal.code) {
+                return Err(refusal.detail.clone());
+            }
+            if !failures.is_empty() {
+                failures.push(format!("because: {}", refusal.detail));
+            }
+        }
+        if let Some(code) = code {
+            let really = match &decision.verdict {
+                Ok(_) => "none",
+                Err(refusal) => refusal.code.as_str(),
+            };
+            compare("code", code, really, &mut failures);
+        }
+        if let Some(wanted) = policies {
+            if let Some(unknown) = wanted
+                .iter()
+                .find(|id| self.generation.policy_ids().all(|own| own != id.as_str()))
+            {
+                return Err(format!("there is no policy `{unknown}`"));
+            }
+            compare(
+                "policies",
+                &words(wanted),
+                &words(&decision.policies),
+                &mut failures,
+            );
+        }
+        self.determining.extend(decision.policies.iter().cloned());
+        Ok(failures)
+    }
+
+    fn task_type(&self, name: &str) -> Result<Arc<TaskType>, String> {
+        self.generation
+            .catalog()
+            .task_type(name)
+            .cloned()
+            .ok_or_else(|| format!("there is no task type `{name}`"))
+    }
+
+    /// The workload of a case, held to what its attestor declares.
+    fn workload(&self, who: &Who<'_>) -> Result<Workload, String> {
+        let spec = self
+            .generation
+            .attestors()
+            .iter()
+            .find(|spec| spec.name() == who.attestor)
+            .ok_or_else(|| format!("there is no attestor `{}`", who.attestor))?;
+        let prefix = format!("{}:", who.attestor);
+        if !who.identity.as_str().starts_with(&prefix) {
+            return Err(format!(
+                "`{}` is no identity of attestor `{}`: it would begin with `{prefix}`",
+                who.identity, who.attestor
+            ));
+        }
+        if let Some(role) = who.roles.iter().find(|role| !is_role(role)) {
+            return Err(format!("`{role}` cannot name a role"));
+        }
+        check_claims(spec, who.claims)?;
+        Ok(Workload {
+            attestor: who.attestor.to_owned(),
+            identity: who.identity.clone(),
+            instance: None,
+            claims: who.claims.clone(),
+            reuse: Reuse::Once,
+            evidence: OneTime {
+                key: [0; 32],
+                binding: None,
+                expires_at: Timestamp::MAX,
+            },
+            proofs: Vec::new(),
+            key: None,
+        })
+    }
+}
+
+fn check_claims(spec: &AttestorSpec, claims: &BTreeMap<String, ClaimValue>) -> Result<(), String> {
+    let declared: BTreeMap<&str, _> = spec.visible_claims().collect();
+    for (name, value) in claims {
+        let claim = declared
+            .get(name.as_str())
+            .ok_or_else(|| format!("attestor `{}` shows policy no claim `{name}`", spec.name()))?;
+        let fits = matches!(
+            (claim.kind, value),
+            (ClaimType::String, ClaimValue::String(_))
+                | (ClaimType::Long, ClaimValue::Long(_))
+                | (ClaimType::Bool, ClaimValue::Bool(_))
+                | (ClaimType::Set, ClaimValue::Set(_))
+        );
+        if !fits {
+            return Err(format!("the claim `{name}` has another type"));
+        }
+    }
+    let missing = declared
+        .iter()
+        .find(|(name, claim)| !claim.optional && !claims.contains_key(**name));
+    match missing {
+        Some((name, _)) => Err(format!("the claim `{name}` is missing")),
+        None => Ok(()),
+    }
+}
+
+fn facts(task_type: &TaskType, depth: u8, deadline: Option<u64>, opens: bool) -> TaskFacts {
+    TaskFacts {
+        task_type: task_type.name.clone(),
+        depth,
+        deadline_seconds_left: deadline.unwrap_or(task_type.max_deadline_seconds),
+        has_parent: depth > 1,
+        opens,
+    }
+}
+
+/// Refusals that mean that the case, not the workload, is wrong.
+fn names_nothing(code: crate::domain::decision::RefusalCode) -> bool {
+    use crate::domain::decision::RefusalCode as Code;
+    matches!(
+        code,
+        Code::UnknownResource | Code::UnknownAction | Code::UnknownLocation | Code::UnknownTaskType
+    )
+}
+
+fn words<'a, T: fmt::Display + 'a>(items: impl IntoIterator<Item = &'a T>) -> String {
+    let items: Vec<String> = items.into_iter().map(ToString::to_string).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn compare(what: &str, wanted: &str, really: &str, failures: &mut Vec<String>) {
+    if wanted != really {
+        failures.push(format!("{what}: expected {wanted}, got {really}"));
+    }
+}
+
+fn compare_option(
+    what: &str,
+    wanted: Option<u64>,
+    really: Option<u64>,
+    failures: &mut Vec<String>,
+) {
+    let show = |value: Option<u64>| value.map_or("none".to_owned(), |value| value.to_string());
+    compare(what, &show(wanted), &show(really), failures);
+}

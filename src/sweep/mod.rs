@@ -1,0 +1,280 @@
+//! The workers that finish what is over: silent and late tasks, mints that nobody finished,
+//! endings that no back end has confirmed, rows that nothing needs.
+//!
+//! Nothing waits for them. Whether a credential is valid is judged at use, so a sweeper that is
+//! late, or dead, is an accounting delay and never a hole. Each worker is idempotent and takes a
+//! bounded bite of what is due; any number of replicas run them at once, and on PostgreSQL skip
+//! what another holds. They are woken by a signal, when something has just ended, and by a timer,
+//! for what nobody signals.
+//!
+//! | worker | finds | does |
+//! |---|---|---|
+//! | `health` | whether the store answers, and its clock | shows it in readiness |
+//! | `silence` | open tasks whose `check_at` has come | ends them if they are over, else puts the check off to when they could be |
+//! | `mints` | `minting` sessions whose lease is over | hands them to `endings` |
+//! | `dead` | external sessions that a task, cutoff or ancestor ended | hands them to `endings` |
+//! | `endings` | `ending` sessions that are due for a try | asks the back end to end them, records its word |
+//! | `denials` | denials beyond the budget | one leaf a window and identity |
+//! | `prune` | rows past their retention | deletes them, children before parents |
+//! | `keys` | signing keys that are due | makes the next, loads what other replicas made |
+//! | `follow` | another active generation | compiles and takes it over |
+
+pub mod prune;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::broker::{Broker, BrokerError};
+use crate::clock::Timestamp;
+use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::task::TaskState;
+use crate::ledger::Appended;
+use crate::ledger::entry::{ConfirmEnd, EndSession, Entry, Request};
+use crate::metrics::Ended;
+use crate::mint::EndOutcome;
+
+pub use prune::Retention;
+
+/// Rows that one worker takes at once: large enough that the round trip does not count, small
+/// enough that no statement is slow.
+const BITE: u32 = 200;
+
+/// How often the workers look when nobody wakes them.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a claimed row is left alone by other replicas.
+const CLAIM_SECONDS: u64 = 30;
+
+/// The longest pause between two tries to end a credential. There is no last try: it ends when the
+/// back end confirms it, or when it expires.
+const MAX_BACKOFF_SECONDS: u64 = 60;
+
+/// Runs all workers until `stop`.
+pub async fn run(
+    broker: Arc<Broker>,
+    retention: Retention,
+    stop: CancellationToken,
+) -> Result<(), Infallible> {
+    let mut pruned_at = None;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = broker.woken() => {}
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        let now = broker.now();
+        sweep(&broker, now).await;
+        let due = pruned_at.is_none_or(|at: Timestamp| at.plus_seconds(60) <= now);
+        if due {
+            pruned_at = Some(now);
+            report(
+                &broker,
+                "prune",
+                prune::prune(&broker, &retention, now).await,
+            );
+        }
+    }
+}
+
+/// One round of everything but pruning, at `now`. Tests call it with a clock of their own.
+pub async fn sweep(broker: &Arc<Broker>, now: Timestamp) {
+    report(
+        broker,
+        "follow",
+        broker.follow_generation().await.map(|()| 0),
+    );
+    report(broker, "keys", broker.follow_keys(now).await);
+    report(broker, "silence", silence(broker, now).await);
+    report(broker, "mints", mints(broker, now).await);
+    report(broker, "dead", dead(broker, now).await);
+    report(broker, "endings", endings(broker, now).await);
+    report(broker, "denials", denials(broker, now).await);
+}
+
+fn report(broker: &Broker, worker: &'static str, result: Result<u64, BrokerError>) {
+    broker
+        .metrics()
+        .sweep(worker, Ended::from(&result), *result.as_ref().unwrap_or(&0));
+    match result {
+        Ok(0) => debug!(worker, "nothing to sweep"),
+        Ok(rows) => info!(worker, rows, "swept"),
+        Err(error) => warn!(worker, %error, "a sweep failed; it is tried again"),
+    }
+}
+
+/// Ends tasks that are over, and looks again at the others when they could be.
+pub async fn silence(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, BrokerError> {
+    let retry_at = now.plus_seconds(CLAIM_SECONDS);
+    let mut ended = 0;
+    loop {
+        let due = broker.store().claim_due_tasks(now, retry_at, BITE).await?;
+        let full = due.len() == BITE as usize;
+        for task in due {
+            if task.life().state_at(now) == TaskState::Expired {
+                ended += u64::from(broker.expire_task(&task).await?);
+            } else {
+                let check_at = task.life().over_at();
+                broker.store().put_off_check(task.id, check_at).await?;
+            }
+        }
+        if !full {
+            return Ok(ended);
+        }
+    }
+}
+
+/// Mints that nobody finished: the credential may exist, so it is ended under the name we chose.
+pub async fn mints(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+    let mut found = 0;
+    for session in broker.store().unfinished_mints(now, BITE).await? {
+        begin_ending(broker, &session, EndReason::Failed, now).await?;
+        found += 1;
+    }
+    Ok(found)
+}
+
+/// External sessions that are over by something other than their own record.
+pub async fn dead(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+    let mut found = 0;
+    let mut after = None;
+    loop {
+        let views = broker.store().active_external(now, after, BITE).await?;
+        let Some(last) = views.last() else {
+            return Ok(found);
+        };
+        after = Some(last.session.id);
+        let full = views.len() == BITE as usize;
+        for view in views {
+            let standing = view.standing_at(now);
+            if let (SessionState::Ending, Some(reason)) = (standing.state, standing.end_reason) {
+                begin_ending(broker, &view.session, reason, now).await?;
+                found += 1;
+            }
+        }
+        if !full {
+            return Ok(found);
+        }
+    }
+}
+
+async fn begin_ending(
+    broker: &Broker,
+    session: &Session,
+    reason: EndReason,
+    now: Timestamp,
+) -> Result<(), BrokerError> {
+    let request = Request {
+        entry: Entry::EndSession(EndSession {
+            session: session.id,
+            state: SessionState::Ending,
+            reason,
+            by: "sweeper".into(),
+            owner: session.workload.clone(),
+        }),
+        one_time: Vec::new(),
+        at: now,
+    };
+    broker.ledger().append(request).await?;
+    Ok(())
+}
+
+/// Asks back ends to end what is `ending`, and records what they say.
+pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+    let retry_at = now.plus_seconds(CLAIM_SECONDS);
+    let mut confirmed = 0;
+    for (session, attempts) in broker
+        .store()
+        .claim_unconfirmed(now, retry_at, BITE)
+        .await?
+    {
+        // Past its expiry it is over for everybody; that is as good as the back end's word.
+        let outcome = if now >= session.expires_at {
+            EndOutcome::Confirmed
+        } else {
+            broker.end_external(&session).await
+        };
+        match outcome {
+            EndOutcome::Confirmed => {
+                confirm(broker, &session, now).await?;
+                confirmed += 1;
+            }
+            EndOutcome::Pending => {
+                let pause = backoff_seconds(attempts);
+                broker
+                    .store()
+                    .put_off_ending(session.id, now.plus_seconds(pause))
+                    .await?;
+            }
+            EndOutcome::Impossible => {
+                broker
+                    .store()
+                    .put_off_ending(session.id, session.expires_at)
+                    .await?;
+            }
+        }
+    }
+    Ok(confirmed)
+}
+
+async fn confirm(broker: &Broker, session: &Session, now: Timestamp) -> Result<(), BrokerError> {
+    let request = Request {
+        entry: Entry::ConfirmEnd(ConfirmEnd {
+            session: session.id,
+            reason: session.end_reason.unwrap_or(EndReason::Expired),
+            confirmed: true,
+            owner: session.workload.clone(),
+        }),
+        one_time: Vec::new(),
+        at: now,
+    };
+    if let Appended::Recorded(_) = broker.ledger().append(request).await? {
+        let reason = session.end_reason.unwrap_or(EndReason::Expired);
+        broker.metrics().sessions_ended(reason, 1);
+    }
+    Ok(())
+}
+
+/// Doubles from a second up to a minute, and never gives up.
+fn backoff_seconds(attempts: u32) -> u64 {
+    1_u64
+        .checked_shl(attempts.min(16))
+        .unwrap_or(MAX_BACKOFF_SECONDS)
+        .min(MAX_BACKOFF_SECONDS)
+}
+
+/// One leaf for all denials of a window that had none of their own.
+pub async fn denials(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+    let omitted = broker.denials().take_omitted(now);
+    let told = u64::try_from(omitted.len()).unwrap_or(u64::MAX);
+    for one in omitted {
+        let request = Request {
+            entry: Entry::DenialsOmitted {
+                of: one.of,
+                count: one.count,
+                since: one.since,
+            },
+            one_time: Vec::new(),
+            at: now,
+        };
+        broker.ledger().append(request).await?;
+    }
+    Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_become_rarer_and_never_stop() {
+        assert_eq!(backoff_seconds(1), 2);
+        assert_eq!(backoff_seconds(5), 32);
+        assert_eq!(backoff_seconds(6), MAX_BACKOFF_SECONDS);
+        assert_eq!(backoff_seconds(u32::MAX), MAX_BACKOFF_SECONDS);
+    }
+}

@@ -1,0 +1,58 @@
+//! Pruning: what nothing needs any more, children before parents, in bounded bites.
+
+use crate::broker::{Broker, BrokerError};
+use crate::clock::Timestamp;
+use crate::domain::limits::{MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS};
+
+/// Rows that one statement deletes at most.
+const BITE: u32 = 1_000;
+
+/// Heads that are kept beside the newest: long enough to find the fate of any batch.
+const KEPT_HEADS: u64 = 1_000_000;
+
+/// How long rows are kept after they are over.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Sessions and tasks.
+    pub sessions_seconds: u64,
+    /// Purposes and inputs of decisions.
+    pub openings_seconds: u64,
+}
+
+/// Deletes what is past its time; says how many rows that were.
+pub async fn prune(
+    broker: &Broker,
+    retention: &Retention,
+    now: Timestamp,
+) -> Result<u64, BrokerError> {
+    let store = broker.store();
+    let over = now.minus_seconds(retention.sessions_seconds);
+    let opened = now.minus_seconds(retention.openings_seconds);
+    // A cutoff is needed for as long as anything could live that it kills.
+    let cutoff = now.minus_seconds(MAX_TTL_SECONDS + MAX_DEADLINE_SECONDS);
+    let size = broker.ledger().basis();
+    let mut rows = 0;
+    // Sessions before their tasks, derived ones before what they were derived from, children
+    // before parents: each statement leaves alone what something still points at.
+    macro_rules! all_of {
+        ($statement:expr) => {
+            loop {
+                let pruned = $statement.await?;
+                rows += pruned;
+                if pruned < u64::from(BITE) {
+                    break;
+                }
+            }
+        };
+    }
+    all_of!(store.prune_one_time(now, BITE));
+    all_of!(store.prune_retries(now, BITE));
+    all_of!(store.prune_delegations(now, BITE));
+    all_of!(store.prune_sessions(over, BITE));
+    all_of!(store.prune_tasks(over, BITE));
+    all_of!(store.prune_cutoffs(cutoff, now, BITE));
+    all_of!(store.prune_openings(opened, BITE));
+    rows += store.prune_heads(size.saturating_sub(KEPT_HEADS)).await?;
+    store.ensure_partitions(size).await?;
+    Ok(rows)
+}
