@@ -201,6 +201,7 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
     let minter: Arc<dyn Minter> = Arc::new(JwtMinter::new(
         config.server.issuer.clone(),
         Arc::clone(&access_keys),
+        key_policy.algorithm,
         key_policy.schedule,
     ));
     let trust = Trust {
