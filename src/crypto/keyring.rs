@@ -14,8 +14,9 @@
 //!
 //! Two cases are apart. The **first** key of a purpose signs at once, since nobody can hold a key
 //! set of an issuer that had none; it is known by `active_from == published_at`. After the
-//! **revocation** of the only usable key there is no signer until its successor has been published
-//! for a lead: nothing is signed then, which is what closed means here.
+//! **revocation** of the key whose turn it is, its successor steps in early if it has been
+//! published for a lead. Otherwise there is no signer until one has: nothing is signed then, which
+//! is what closed means here.
 //!
 //! Whoever can write to the table must not be able to revive a key, so a row's dates carry a tag
 //! of the [`Mac`], see [`SigningKeyRecord::tag`].
@@ -115,15 +116,17 @@ impl SigningKeyRecord {
     /// Whether it may sign at `now`, as far as the key alone can say.
     #[must_use]
     pub fn may_sign(&self, schedule: &KeySchedule, now: Timestamp) -> bool {
+        self.could_sign(schedule, now) && self.active_from <= now
+    }
+
+    /// Whether verifiers know it and its time is not over, be its turn here or still to come.
+    fn could_sign(&self, schedule: &KeySchedule, now: Timestamp) -> bool {
         let known_to_verifiers = self.active_from == self.published_at
             || self
                 .published_at
                 .plus_seconds(schedule.publish_lead_seconds)
                 <= now;
-        self.is_published(now)
-            && known_to_verifiers
-            && self.active_from <= now
-            && now < self.retire_at
+        self.is_published(now) && known_to_verifiers && now < self.retire_at
     }
 
     /// What its envelope is sealed as.
@@ -264,8 +267,9 @@ impl NewKey {
     }
 }
 
-/// The key that signs at `now`: of those that may, the one that became active last. Every replica
-/// chooses the same, ties included.
+/// The key that signs at `now`: of those that may, the one that became active last. Where none may,
+/// because the one whose turn it was is revoked, the next one that verifiers know already steps in
+/// before its turn. Every replica chooses the same, ties included.
 #[must_use]
 pub fn signer_at<'a>(
     keys: &'a [SigningKeyRecord],
@@ -273,9 +277,16 @@ pub fn signer_at<'a>(
     schedule: &KeySchedule,
     now: Timestamp,
 ) -> Option<&'a SigningKeyRecord> {
-    keys.iter()
-        .filter(|key| key.purpose == purpose && key.may_sign(schedule, now))
-        .max_by_key(|key| (key.active_from, key.created_at, &key.kid))
+    let of_purpose = || keys.iter().filter(|key| key.purpose == purpose);
+    let turn = |key: &&'a SigningKeyRecord| (key.active_from, key.created_at, &key.kid);
+    of_purpose()
+        .filter(|key| key.may_sign(schedule, now))
+        .max_by_key(turn)
+        .or_else(|| {
+            of_purpose()
+                .filter(|key| key.could_sign(schedule, now))
+                .min_by_key(turn)
+        })
 }
 
 /// The keys that are published at `now`.
@@ -428,6 +439,22 @@ mod tests {
         assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(500)));
         assert_eq!(signer(&keys, at(599)), None);
         assert_eq!(signer(&keys, at(600)), Some("key-1"));
+    }
+
+    #[test]
+    fn a_successor_that_verifiers_know_steps_in_before_its_turn() {
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(850)));
+        assert_eq!(keys[1].active_from, at(1_000));
+        // Known to verifiers, and it waits its turn all the same.
+        assert_eq!(signer(&keys, at(960)), Some("key-0"));
+        keys[0].revoked_at = Some(at(900));
+        assert_eq!(signer(&keys, at(949)), None);
+        assert_eq!(signer(&keys, at(950)), Some("key-1"));
+        // Its life does not grow: it ends when it would have ended.
+        assert_eq!(signer(&keys, at(1_999)), Some("key-1"));
+        assert_eq!(signer(&keys, at(2_000)), None);
     }
 
     #[test]
@@ -608,6 +635,8 @@ mod tests {
                         prop_assert!(!key.may_sign(&schedule, instant));
                     }
                 }
+                let known = keys.iter().any(|key| key.could_sign(&schedule, now));
+                prop_assert_eq!(signer_at(&keys, PURPOSE, &schedule, now).is_some(), known);
                 if let Some(key) = signer_at(&keys, PURPOSE, &schedule, now) {
                     prop_assert!(key.revoked_at.is_none());
                     let cached = now.minus_seconds(schedule.publish_lead_seconds);
