@@ -289,6 +289,24 @@ pub fn signer_at<'a>(
         })
 }
 
+/// As [`signer_at`], but a key of the configured algorithm goes before every other one. So a change
+/// of algorithm holds although older keys live on: when it is taken back, and when a successor of
+/// the former algorithm was already published.
+#[must_use]
+pub fn signer_preferring<'a>(
+    keys: &'a [SigningKeyRecord],
+    purpose: KeyPurpose,
+    algorithm: Algorithm,
+    schedule: &KeySchedule,
+    now: Timestamp,
+) -> Option<&'a SigningKeyRecord> {
+    keys.iter()
+        .filter(|key| key.purpose == purpose && key.algorithm == algorithm)
+        .filter(|key| key.may_sign(schedule, now))
+        .max_by_key(|key| (key.active_from, key.created_at, &key.kid))
+        .or_else(|| signer_at(keys, purpose, schedule, now))
+}
+
 /// The keys that are published at `now`.
 pub fn published_at(
     keys: &[SigningKeyRecord],
@@ -465,6 +483,33 @@ mod tests {
         assert!(!rotate(&mut keys, Algorithm::EdDsa, &SCHEDULE, at(201)));
         assert_eq!(signer(&keys, at(299)), Some("key-0"));
         assert_eq!(signer(&keys, at(300)), Some("key-1"));
+    }
+
+    #[test]
+    fn the_configured_algorithm_goes_before_what_older_keys_would_do() {
+        let preferring = |keys: &[SigningKeyRecord], algorithm, now| {
+            signer_preferring(keys, PURPOSE, algorithm, &SCHEDULE, now).map(|key| key.kid.clone())
+        };
+        let other = Algorithm::EdDsa;
+        // Changed at 200 and taken back at 400: the former key is alive and known.
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        rotate(&mut keys, other, &SCHEDULE, at(200));
+        assert!(!rotate(&mut keys, ALGORITHM, &SCHEDULE, at(400)));
+        assert_eq!(signer(&keys, at(400)), Some("key-1"));
+        assert_eq!(
+            preferring(&keys, ALGORITHM, at(400)),
+            Some("key-0".to_owned())
+        );
+        // Changed when a successor of the former algorithm was published for 1,000 already.
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(860)));
+        assert!(rotate(&mut keys, other, &SCHEDULE, at(870)));
+        assert_eq!(signer(&keys, at(1_000)), Some("key-1"));
+        for (now, kid) in [(969, "key-0"), (970, "key-2"), (1_000, "key-2")] {
+            assert_eq!(preferring(&keys, other, at(now)), Some(kid.to_owned()));
+        }
     }
 
     #[test]
