@@ -38,8 +38,8 @@ use crate::ledger::entry::Request;
 use crate::ledger::guard::Guard;
 use crate::ledger::{Appended, Ledger, LedgerParts};
 use crate::metrics::Metrics;
-use crate::mint::{Minter, Minters};
 use crate::mint::jwt::JwtMinter;
+use crate::mint::{Minter, Minters};
 use crate::policy::{self, GenerationParts, PolicyProblem};
 use crate::shutdown::{Shutdown, Signals, Stopped};
 use crate::store::Store;
@@ -307,7 +307,10 @@ fn sealing_keys(config: &Config, store: &Store) -> Result<SealingKeys, StartErro
             key
         }
     };
-    info!(store = store.kind(), "development: the sealing key lies beside the store");
+    info!(
+        store = store.kind(),
+        "development: the sealing key lies beside the store"
+    );
     SealingKeys::parse(&[key]).map_err(|error| unfit(format!("{}: {error}", file.display())))
 }
 
@@ -386,9 +389,8 @@ async fn open_ledger(
         .await
         .map_err(unfit)?;
         let key = made.as_ledger_key(origin);
-        known.push(key.ok_or_else(|| {
-            unfit(format!("ledger.origin `{origin}` cannot name a key"))
-        })?);
+        known
+            .push(key.ok_or_else(|| unfit(format!("ledger.origin `{origin}` cannot name a key")))?);
         genesis = made.genesis(origin);
     }
     let parts = LedgerParts {
@@ -433,7 +435,8 @@ async fn admin_tokens(
     let bootstrap = match &config.admin.bootstrap_token_sha256 {
         None => None,
         Some(hex) => {
-            let digest = format!("sha256:{hex}").parse::<crate::domain::generation::GenerationDigest>();
+            let digest =
+                format!("sha256:{hex}").parse::<crate::domain::generation::GenerationDigest>();
             let digest = *digest
                 .map_err(|_| unfit("admin.bootstrap_token_sha256 is 64 hex digits"))?
                 .as_bytes();
