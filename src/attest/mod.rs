@@ -313,6 +313,8 @@ fn one_time(kind: &str, parts: &[&[u8]], expires_at: Timestamp) -> OneTime {
 }
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
