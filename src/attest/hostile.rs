@@ -267,6 +267,32 @@ async fn a_signature_that_was_turned_round_does_not_make_a_new_token() {
     let first = attestors.appraise(&bearer(&token), now()).await.unwrap();
     let second = attestors.appraise(&bearer(&turned), now()).await.unwrap();
     assert_eq!(first.evidence, second.evidence);
+
+    let proof = key.sign(
+        &json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()}),
+        &json!({
+            "htm": "POST", "htu": "https://broker.example/v1/credentials",
+            "iat": now().seconds(), "jti": "p1",
+        }),
+    );
+    let judge = |proof: String| {
+        let mut evidence = bearer(&token);
+        evidence.dpop = vec![proof];
+        dpop::verify(&evidence, None, now()).unwrap()
+    };
+    assert_eq!(judge(other_signature(&proof)), judge(proof));
+}
+
+#[test]
+fn evidence_does_not_print_what_it_holds() {
+    let mut evidence = bearer("SECRET");
+    evidence.dpop = vec!["SECRET".into()];
+    evidence.client_certificates = vec![b"SECRET".to_vec()];
+    evidence
+        .headers
+        .insert("x-token".into(), vec!["SECRET".to_owned().into()]);
+    let shown = format!("{evidence:?} {:?}", Presented::new(&evidence));
+    assert!(shown.contains("x-token") && !shown.contains("SECRET") && !shown.contains("83, 69"));
 }
 
 /// An issuer that says how long its answer is, and lies.
@@ -274,13 +300,14 @@ async fn flooding_issuer(head: &'static str) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let issuer = format!("http://{}", listener.local_addr().unwrap());
     let flood = async move {
+        let spaces = vec![b' '; 0x10000];
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0_u8; 1_024];
             let _read = stream.read(&mut request).await;
             let mut sent = stream.write_all(head.as_bytes()).await;
             while sent.is_ok() {
                 sent = stream.write_all(b"10000\r\n").await;
-                sent = sent.and(stream.write_all(&[b' '; 0x10000]).await);
+                sent = sent.and(stream.write_all(&spaces).await);
                 sent = sent.and(stream.write_all(b"\r\n").await);
             }
         }
