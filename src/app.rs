@@ -9,6 +9,7 @@
 //! Stop: unready, drain, accept nothing more, let tracked requests finish, drain the ledger, close
 //! the store.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::broker::workloads::StoredWorkloadKeys;
 use crate::broker::{Broker, BrokerParts};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{AccessTokenAlgorithm, Config, Mode, StoreKind};
+use crate::crypto::digest::Mac;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::keyring::{KeyPurpose, KeySchedule};
 use crate::crypto::random::{SystemRandom, random_token, token_digest};
@@ -36,8 +38,8 @@ use crate::ledger::entry::Request;
 use crate::ledger::guard::Guard;
 use crate::ledger::{Appended, Ledger, LedgerParts};
 use crate::metrics::Metrics;
-use crate::mint::Minters;
 use crate::mint::jwt::JwtMinter;
+use crate::mint::{Minter, Minters};
 use crate::policy::{self, GenerationParts, PolicyProblem};
 use crate::shutdown::{Shutdown, Signals, Stopped};
 use crate::store::Store;
@@ -54,6 +56,8 @@ pub struct Options {
     pub dev_admin_token: Option<SecretString>,
     /// Policies in place of the configured directory's.
     pub policies: Option<Vec<PolicyFile>>,
+    /// Minters beside our own.
+    pub minters: Vec<Arc<dyn Minter>>,
 }
 
 /// Why there is no broker; the text says what to do.
@@ -155,37 +159,51 @@ pub async fn open_store(config: &Config) -> Result<Store, StartError> {
     }
 }
 
-/// Starts a broker.
-pub async fn start(config: Config, options: Options) -> Result<App, StartError> {
-    let generation = check(&config, options.policies)?;
+/// A broker that is put together but serves nobody yet: no listener, no sweeper.
+pub struct Assembled {
+    /// The stories.
+    pub broker: Arc<Broker>,
+    /// The way to stop it.
+    pub shutdown: Shutdown,
+    /// Where everything is kept.
+    pub store: Store,
+    /// What the files say should decide.
+    pub generation: Generation,
+}
+
+/// Puts a broker together.
+pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, StartError> {
+    let generation = check(config, options.policies)?;
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new(Arc::clone(&metrics));
     let clock = options.clock;
     let now = clock.now();
 
-    let store = open_store(&config).await?;
+    let store = open_store(config).await?;
     prepare_schema(&store, config.mode).await?;
     let mode = match config.mode {
         Mode::Dev => StoreMode::Dev,
         Mode::Production => StoreMode::Production,
     };
-    store
-        .claim(mode, &config.ledger.origin, now)
-        .await
-        .map_err(unfit_store)?;
+    let claimed = store.claim(mode, &config.ledger.origin, now).await;
+    claimed.map_err(unfit_store)?;
 
-    let sealing = sealing_keys(&config, &store)?;
+    let sealing = sealing_keys(config, &store)?;
     let mac = sealing.mac();
     let sealer: Arc<dyn Sealer> = Arc::new(sealing);
-    let key_policy = key_policy(&config)?;
-
-    let ledger = open_ledger(&config, &store, &sealer, &mac, &clock, &metrics, &shutdown).await?;
+    let key_policy = key_policy(config)?;
+    let safe = Safe {
+        sealer: Arc::clone(&sealer),
+        mac: mac.clone(),
+    };
+    let ledger = open_ledger(config, &store, &safe, &clock, &metrics, &shutdown).await?;
     let access_keys = keys::no_access_keys();
-    let minter = JwtMinter::new(
+    let minter: Arc<dyn Minter> = Arc::new(JwtMinter::new(
         config.server.issuer.clone(),
         Arc::clone(&access_keys),
+        key_policy.algorithm,
         key_policy.schedule,
-    );
+    ));
     let trust = Trust {
         own_audiences: config.own_audiences(),
         workload_keys: Arc::new(StoredWorkloadKeys {
@@ -201,24 +219,39 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         ledger,
         clock,
         metrics,
-        minters: Minters::new([Arc::new(minter) as Arc<dyn crate::mint::Minter>]),
+        minters: Minters::new(options.minters.into_iter().chain([minter])),
         access_keys,
         key_policy,
         sealer,
         mac,
         trust,
-        admin_tokens: admin_tokens(&config, &store, options.dev_admin_token, now).await?,
+        admin_tokens: admin_tokens(config, &store, options.dev_admin_token, now).await?,
         shutdown: shutdown.clone(),
     });
-
     broker.follow_keys(now).await.map_err(unfit)?;
+    Ok(Assembled {
+        broker,
+        shutdown,
+        store,
+        generation,
+    })
+}
+
+/// Starts a broker that serves.
+pub async fn start(config: Config, options: Options) -> Result<App, StartError> {
+    let Assembled {
+        broker,
+        shutdown,
+        store,
+        generation,
+    } = assemble(&config, options).await?;
     settle_generation(&broker, &config, generation).await?;
     let retention = Retention {
         sessions_seconds: u64::from(config.retention.sessions_days) * 86_400,
         openings_seconds: u64::from(config.retention.openings_days) * 86_400,
     };
     let sweeping = Arc::clone(&broker);
-    shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, retention, stop));
+    drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, retention, stop)));
     let address = http::server::start(Arc::clone(&broker), &config, &shutdown)
         .await
         .map_err(unfit)?;
@@ -231,6 +264,12 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         drain: Duration::from_secs(config.server.drain_seconds),
         finish: Duration::from_secs(config.server.finish_seconds),
     })
+}
+
+/// What protects our own keys and rows.
+struct Safe {
+    sealer: Arc<dyn Sealer>,
+    mac: Mac,
 }
 
 /// The development mode migrates what it made; production only looks.
@@ -268,7 +307,10 @@ fn sealing_keys(config: &Config, store: &Store) -> Result<SealingKeys, StartErro
             key
         }
     };
-    info!(store = store.kind(), "development: the sealing key lies beside the store");
+    info!(
+        store = store.kind(),
+        "development: the sealing key lies beside the store"
+    );
     SealingKeys::parse(&[key]).map_err(|error| unfit(format!("{}: {error}", file.display())))
 }
 
@@ -318,14 +360,14 @@ fn key_policy(config: &Config) -> Result<KeyPolicy, StartError> {
 async fn open_ledger(
     config: &Config,
     store: &Store,
-    sealer: &Arc<dyn Sealer>,
-    mac: &crate::crypto::digest::Mac,
+    safe: &Safe,
     clock: &SharedClock,
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
 ) -> Result<Ledger, StartError> {
     let origin = config.ledger.origin.as_str();
     let now = clock.now();
+    let Safe { sealer, mac } = safe;
     let open = || keys::open_keys(store, sealer.as_ref(), mac, origin, now);
     let mut known = open().await.map_err(unfit)?.ledger;
     let mut genesis = None;
@@ -347,9 +389,8 @@ async fn open_ledger(
         .await
         .map_err(unfit)?;
         let key = made.as_ledger_key(origin);
-        known.push(key.ok_or_else(|| {
-            unfit(format!("ledger.origin `{origin}` cannot name a key"))
-        })?);
+        known
+            .push(key.ok_or_else(|| unfit(format!("ledger.origin `{origin}` cannot name a key")))?);
         genesis = made.genesis(origin);
     }
     let parts = LedgerParts {
@@ -363,11 +404,11 @@ async fn open_ledger(
     let guard = Guard::new(Some(config.ledger.checkpoint_file.clone()));
     let writer = guard.writer();
     let (ledger, appender) = Ledger::open(parts, guard).await.map_err(unfit)?;
-    shutdown.spawn_worker("ledger", move |stop| appender.run(stop));
-    shutdown.spawn_worker("checkpoint", move |_| async move {
+    drop(shutdown.spawn_worker("ledger", move |stop| appender.run(stop)));
+    drop(shutdown.spawn_worker("checkpoint", move |_| async move {
         writer.await;
-        Ok::<(), std::convert::Infallible>(())
-    });
+        Ok::<(), Infallible>(())
+    }));
     if let Some(entry) = genesis {
         let begun = ledger
             .append(Request {
@@ -394,7 +435,8 @@ async fn admin_tokens(
     let bootstrap = match &config.admin.bootstrap_token_sha256 {
         None => None,
         Some(hex) => {
-            let digest = format!("sha256:{hex}").parse::<crate::domain::generation::GenerationDigest>();
+            let digest =
+                format!("sha256:{hex}").parse::<crate::domain::generation::GenerationDigest>();
             let digest = *digest
                 .map_err(|_| unfit("admin.bootstrap_token_sha256 is 64 hex digits"))?
                 .as_bytes();

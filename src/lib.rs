@@ -13,12 +13,14 @@
 //! - `sweep`: the workers that finish what is over.
 //! - `http`, `cli`: the doors.
 
+pub mod app;
 pub mod attest;
 pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod crypto;
 pub mod domain;
+pub mod http;
 pub mod ids;
 pub mod ledger;
 pub mod merkle;

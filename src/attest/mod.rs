@@ -234,6 +234,10 @@ impl fmt::Debug for Attestors {
 
 impl Attestors {
     /// Checks and builds the attestors of a configuration. Nothing is fetched yet.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a context belongs to the attestors that are built with it"
+    )]
     pub fn new(
         specs: &[AttestorSpec],
         context: AttestContext,

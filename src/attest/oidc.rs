@@ -160,13 +160,11 @@ impl Oidc {
         expires_at: Timestamp,
     ) -> Result<OneTime, AttestError> {
         let issuer = self.spec.issuer.as_bytes();
-        Ok(match claims.token_id()? {
-            Some(id) => one_time("oidc-jti", &[issuer, id.as_bytes()], expires_at),
-            None => {
-                let hash = claims.signing_input_hash();
-                one_time("oidc-token", &[issuer, &hash], expires_at)
-            }
-        })
+        if let Some(id) = claims.token_id()? {
+            return Ok(one_time("oidc-jti", &[issuer, id.as_bytes()], expires_at));
+        }
+        let hash = claims.signing_input_hash();
+        Ok(one_time("oidc-token", &[issuer, &hash], expires_at))
     }
 }
 
@@ -210,7 +208,9 @@ impl Attestor for Oidc {
 
     fn recognises(&self, evidence: &Evidence) -> bool {
         parse_bearer(evidence).is_ok_and(|token| {
-            token.unverified_issuer() == Some(self.spec.issuer.as_str())
+            // An assertion is for registered keys, even where both have one audience.
+            !token.unverified_is_type(super::key::ASSERTION)
+                && token.unverified_issuer() == Some(self.spec.issuer.as_str())
                 && token
                     .unverified_audiences()
                     .contains(&self.spec.audience.as_str())

@@ -80,7 +80,10 @@ impl Template {
     }
 
     /// Fills in the values that `value_of` gives; an absent or empty one refuses.
-    pub(super) fn render(&self, value_of: impl Fn(&str) -> Option<String>) -> Result<String, NoValue> {
+    pub(super) fn render(
+        &self,
+        value_of: impl Fn(&str) -> Option<String>,
+    ) -> Result<String, NoValue> {
         let mut text = String::new();
         for part in &self.0 {
             match part {

@@ -1,8 +1,9 @@
 //! SHA-256, and the MAC that protects rows against whoever can write to the database.
 //!
 //! A [`Mac`] covers a purpose and a list of fields. Each is preceded by its length, so no two
-//! different inputs have the same bytes and a tag for one purpose is worth nothing for another. A tag names the key it was made with, so that a missing key is told apart
-//! from a changed row.
+//! different inputs have the same bytes and a tag for one purpose is worth nothing for another. A
+//! tag names the key it was made with, so that a missing key is told apart from a changed row.
+//! [`sha256_parts`] frames its input in the same way, where no key is needed.
 
 use ring::{digest, hmac};
 use subtle::ConstantTimeEq as _;
@@ -13,6 +14,7 @@ use super::sealer::KeyId;
 pub const TAG_BYTES: usize = KeyId::BYTES + 32;
 
 const MAC_DOMAIN: &[u8] = b"taskpass mac v1";
+const PARTS_DOMAIN: &[u8] = b"taskpass digest v1";
 
 /// SHA-256.
 #[must_use]
@@ -20,6 +22,13 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0_u8; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     out
+}
+
+/// SHA-256 of several fields for one purpose. No field can be taken for a part of another, and no
+/// digest for one purpose is one for another purpose.
+#[must_use]
+pub fn sha256_parts(purpose: &str, fields: &[&[u8]]) -> [u8; 32] {
+    sha256(&framed(PARTS_DOMAIN, purpose, fields))
 }
 
 /// Whether two digests are equal, in constant time.
@@ -103,7 +112,11 @@ impl Mac {
 }
 
 fn message(purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
-    let mut out = MAC_DOMAIN.to_vec();
+    framed(MAC_DOMAIN, purpose, fields)
+}
+
+fn framed(domain: &[u8], purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
+    let mut out = domain.to_vec();
     push_prefixed(&mut out, purpose.as_bytes());
     for field in fields {
         push_prefixed(&mut out, field);
@@ -136,6 +149,24 @@ mod tests {
         assert_eq!(sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
         assert!(digests_equal(&sha256(b"abc"), &sha256(b"abc")));
         assert!(!digests_equal(&sha256(b"abc"), &sha256(b"abd")));
+    }
+
+    #[test]
+    fn a_digest_of_parts_depends_on_where_they_end() {
+        let digests = [
+            sha256_parts("use", &[b"ab", b"c"]),
+            sha256_parts("use", &[b"a", b"bc"]),
+            sha256_parts("use", &[b"abc"]),
+            sha256_parts("use", &[b"ab", b"c", b""]),
+            sha256_parts("use", &[]),
+            sha256_parts("other", &[b"ab", b"c"]),
+            sha256_parts("usea", &[b"b", b"c"]),
+            sha256(b"abc"),
+        ];
+        for (index, digest) in digests.iter().enumerate() {
+            assert!(!digests[..index].contains(digest), "{index}");
+        }
+        assert_eq!(digests[0], sha256_parts("use", &[b"ab", b"c"]));
     }
 
     #[test]

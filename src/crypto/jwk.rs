@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::sha256;
 use super::jwt_provider::PROVIDER;
+use super::small_order::is_small_order;
 
 /// The smallest RSA modulus (NIST SP 800-131A).
 pub const MIN_RSA_BITS: usize = 2_048;
@@ -164,6 +165,9 @@ pub enum JwkError {
     /// RSA exponent even, too small or too large.
     #[error("an RSA key's public exponent must be odd, from 65537 to 33 bits")]
     RsaExponent,
+    /// An Ed25519 point with which anyone can sign.
+    #[error("the key is a point of small order: signatures by it prove nothing")]
+    SmallOrder,
     /// `use` or `key_ops` say that it is not for signatures.
     #[error("the key is not meant for verifying signatures")]
     NotForSignatures,
@@ -304,9 +308,11 @@ impl TryFrom<Members> for PublicJwk {
             },
             ("OKP", Some("Ed25519")) => {
                 absent("y", y.as_ref())?;
-                Point::Ed25519 {
-                    x: decode_exact("x", x)?,
+                let x = decode_exact("x", x)?;
+                if is_small_order(&x) {
+                    return Err(JwkError::SmallOrder);
                 }
+                Point::Ed25519 { x }
             }
             ("RSA", None) => {
                 absent("x", x.as_ref())?;
@@ -772,6 +778,14 @@ mod tests {
             let result = key.verify_signature(Algorithm::Rs384, b"x", &signature);
             assert_eq!(result.is_ok(), verifies);
         }
+    }
+
+    #[test]
+    fn an_ed25519_key_with_which_anyone_can_sign_is_refused() {
+        let identity = [[1].as_slice(), &[0; 31]].concat();
+        let key = with(ed25519(), "x", json!(URL_SAFE_NO_PAD.encode(identity)));
+        assert_eq!(parse(&key).unwrap_err(), JwkError::SmallOrder);
+        assert!(parse(&ed25519()).is_ok());
     }
 
     #[test]

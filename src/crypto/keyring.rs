@@ -14,8 +14,9 @@
 //!
 //! Two cases are apart. The **first** key of a purpose signs at once, since nobody can hold a key
 //! set of an issuer that had none; it is known by `active_from == published_at`. After the
-//! **revocation** of the only usable key there is no signer until its successor has been published
-//! for a lead: nothing is signed then, which is what closed means here.
+//! **revocation** of the key whose turn it is, its successor steps in early if it has been
+//! published for a lead. Otherwise there is no signer until one has: nothing is signed then, which
+//! is what closed means here.
 //!
 //! Whoever can write to the table must not be able to revive a key, so a row's dates carry a tag
 //! of the [`Mac`], see [`SigningKeyRecord::tag`].
@@ -115,15 +116,17 @@ impl SigningKeyRecord {
     /// Whether it may sign at `now`, as far as the key alone can say.
     #[must_use]
     pub fn may_sign(&self, schedule: &KeySchedule, now: Timestamp) -> bool {
+        self.could_sign(schedule, now) && self.active_from <= now
+    }
+
+    /// Whether verifiers know it and its time is not over, be its turn here or still to come.
+    fn could_sign(&self, schedule: &KeySchedule, now: Timestamp) -> bool {
         let known_to_verifiers = self.active_from == self.published_at
             || self
                 .published_at
                 .plus_seconds(schedule.publish_lead_seconds)
                 <= now;
-        self.is_published(now)
-            && known_to_verifiers
-            && self.active_from <= now
-            && now < self.retire_at
+        self.is_published(now) && known_to_verifiers && now < self.retire_at
     }
 
     /// What its envelope is sealed as.
@@ -264,8 +267,9 @@ impl NewKey {
     }
 }
 
-/// The key that signs at `now`: of those that may, the one that became active last. Every replica
-/// chooses the same, ties included.
+/// The key that signs at `now`: of those that may, the one that became active last. Where none may,
+/// because the one whose turn it was is revoked, the next one that verifiers know already steps in
+/// before its turn. Every replica chooses the same, ties included.
 #[must_use]
 pub fn signer_at<'a>(
     keys: &'a [SigningKeyRecord],
@@ -273,9 +277,34 @@ pub fn signer_at<'a>(
     schedule: &KeySchedule,
     now: Timestamp,
 ) -> Option<&'a SigningKeyRecord> {
+    let of_purpose = || keys.iter().filter(|key| key.purpose == purpose);
+    let turn = |key: &&'a SigningKeyRecord| (key.active_from, key.created_at, &key.kid);
+    of_purpose()
+        .filter(|key| key.may_sign(schedule, now))
+        .max_by_key(turn)
+        .or_else(|| {
+            of_purpose()
+                .filter(|key| key.could_sign(schedule, now))
+                .min_by_key(turn)
+        })
+}
+
+/// As [`signer_at`], but a key of the configured algorithm goes before every other one. So a change
+/// of algorithm holds although older keys live on: when it is taken back, and when a successor of
+/// the former algorithm was already published.
+#[must_use]
+pub fn signer_preferring<'a>(
+    keys: &'a [SigningKeyRecord],
+    purpose: KeyPurpose,
+    algorithm: Algorithm,
+    schedule: &KeySchedule,
+    now: Timestamp,
+) -> Option<&'a SigningKeyRecord> {
     keys.iter()
-        .filter(|key| key.purpose == purpose && key.may_sign(schedule, now))
+        .filter(|key| key.purpose == purpose && key.algorithm == algorithm)
+        .filter(|key| key.may_sign(schedule, now))
         .max_by_key(|key| (key.active_from, key.created_at, &key.kid))
+        .or_else(|| signer_at(keys, purpose, schedule, now))
 }
 
 /// The keys that are published at `now`.
@@ -431,6 +460,22 @@ mod tests {
     }
 
     #[test]
+    fn a_successor_that_verifiers_know_steps_in_before_its_turn() {
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(850)));
+        assert_eq!(keys[1].active_from, at(1_000));
+        // Known to verifiers, and it waits its turn all the same.
+        assert_eq!(signer(&keys, at(960)), Some("key-0"));
+        keys[0].revoked_at = Some(at(900));
+        assert_eq!(signer(&keys, at(949)), None);
+        assert_eq!(signer(&keys, at(950)), Some("key-1"));
+        // Its life does not grow: it ends when it would have ended.
+        assert_eq!(signer(&keys, at(1_999)), Some("key-1"));
+        assert_eq!(signer(&keys, at(2_000)), None);
+    }
+
+    #[test]
     fn another_algorithm_takes_over_after_its_lead_without_a_gap() {
         let mut keys = vec![];
         rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
@@ -438,6 +483,33 @@ mod tests {
         assert!(!rotate(&mut keys, Algorithm::EdDsa, &SCHEDULE, at(201)));
         assert_eq!(signer(&keys, at(299)), Some("key-0"));
         assert_eq!(signer(&keys, at(300)), Some("key-1"));
+    }
+
+    #[test]
+    fn the_configured_algorithm_goes_before_what_older_keys_would_do() {
+        let preferring = |keys: &[SigningKeyRecord], algorithm, now| {
+            signer_preferring(keys, PURPOSE, algorithm, &SCHEDULE, now).map(|key| key.kid.clone())
+        };
+        let other = Algorithm::EdDsa;
+        // Changed at 200 and taken back at 400: the former key is alive and known.
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        rotate(&mut keys, other, &SCHEDULE, at(200));
+        assert!(!rotate(&mut keys, ALGORITHM, &SCHEDULE, at(400)));
+        assert_eq!(signer(&keys, at(400)), Some("key-1"));
+        assert_eq!(
+            preferring(&keys, ALGORITHM, at(400)),
+            Some("key-0".to_owned())
+        );
+        // Changed when a successor of the former algorithm was published for 1,000 already.
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(860)));
+        assert!(rotate(&mut keys, other, &SCHEDULE, at(870)));
+        assert_eq!(signer(&keys, at(1_000)), Some("key-1"));
+        for (now, kid) in [(969, "key-0"), (970, "key-2"), (1_000, "key-2")] {
+            assert_eq!(preferring(&keys, other, at(now)), Some(kid.to_owned()));
+        }
     }
 
     #[test]
@@ -608,6 +680,8 @@ mod tests {
                         prop_assert!(!key.may_sign(&schedule, instant));
                     }
                 }
+                let known = keys.iter().any(|key| key.could_sign(&schedule, now));
+                prop_assert_eq!(signer_at(&keys, PURPOSE, &schedule, now).is_some(), known);
                 if let Some(key) = signer_at(&keys, PURPOSE, &schedule, now) {
                     prop_assert!(key.revoked_at.is_none());
                     let cached = now.minus_seconds(schedule.publish_lead_seconds);

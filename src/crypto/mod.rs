@@ -37,6 +37,7 @@ pub mod keyring;
 pub mod random;
 pub mod sealer;
 pub mod signer;
+mod small_order;
 mod strict_json;
 
 #[cfg(test)]

@@ -114,7 +114,7 @@ pub(super) struct Batch<'a> {
     now: Timestamp,
     view: View,
     cutoffs: &'a Cutoffs,
-    seal: &'a dyn Fn(&[Vec<u8>]) -> Vec<u8>,
+    seal: &'a (dyn Fn(&[Vec<u8>]) -> Vec<u8> + Sync),
     next_index: u64,
     used: HashMap<[u8; 32], Option<Vec<u8>>>,
     writes: Writes,
@@ -127,7 +127,7 @@ impl<'a> Batch<'a> {
         size: u64,
         view: View,
         cutoffs: &'a Cutoffs,
-        seal: &'a dyn Fn(&[Vec<u8>]) -> Vec<u8>,
+        seal: &'a (dyn Fn(&[Vec<u8>]) -> Vec<u8> + Sync),
     ) -> Self {
         let used = view.used.clone();
         Self {

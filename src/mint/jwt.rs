@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::{Credential, EndOutcome, MintError, MintPlace, Minter};
 use crate::clock::Timestamp;
-use crate::crypto::jwk::VerificationKey;
-use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_at};
+use crate::crypto::jwk::{Algorithm, VerificationKey};
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
 use crate::crypto::signer::{Signer, sign_jwt};
 use crate::domain::catalog::{Resource, Revocability, Verification};
 use crate::domain::permit::Permit;
@@ -40,16 +40,24 @@ pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 pub struct JwtMinter {
     issuer: String,
     keys: AccessTokenKeys,
+    algorithm: Algorithm,
     schedule: KeySchedule,
 }
 
 impl JwtMinter {
-    /// For tokens of this issuer, with keys that follow one another by this schedule.
+    /// For tokens of this issuer, with keys of this algorithm that follow one another by this
+    /// schedule.
     #[must_use]
-    pub fn new(issuer: String, keys: AccessTokenKeys, schedule: KeySchedule) -> Self {
+    pub fn new(
+        issuer: String,
+        keys: AccessTokenKeys,
+        algorithm: Algorithm,
+        schedule: KeySchedule,
+    ) -> Self {
         Self {
             issuer,
             keys,
+            algorithm,
             schedule,
         }
     }
@@ -119,7 +127,13 @@ impl Minter for JwtMinter {
     fn signing_key(&self, now: Timestamp) -> Option<String> {
         let keys = self.keys.load();
         let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
-        let signer = signer_at(&records, KeyPurpose::AccessToken, &self.schedule, now);
+        let signer = signer_preferring(
+            &records,
+            KeyPurpose::AccessToken,
+            self.algorithm,
+            &self.schedule,
+            now,
+        );
         signer.map(|record| record.kid.clone())
     }
 

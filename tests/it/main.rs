@@ -14,4 +14,5 @@
     reason = "a test may panic, read the clock and the environment, and exports nothing"
 )]
 
+mod laws;
 mod support;

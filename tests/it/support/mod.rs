@@ -1,4 +1,4 @@
-//! What the tests stand on. Nothing here uses the product's code, so that each part is an
+//! What the tests stand on. But for `rig`, nothing here uses the product's code, so that each part is an
 //! independent check of it.
 //!
 //! - [`postgres`], [`sqlite`]: a fresh store for each test.
@@ -21,6 +21,7 @@ pub mod keys;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod rig;
 pub mod sqlite;
 
 use std::fmt::Write as _;

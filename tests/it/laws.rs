@@ -1,0 +1,499 @@
+//! The laws of the design, each tried on both stores by somebody who wants to break it.
+
+use std::sync::Arc;
+
+use secrecy::ExposeSecret;
+use serde_json::json;
+use taskpass::attest::Evidence;
+use taskpass::broker::BrokerError;
+use taskpass::broker::revoke::BlockAsk;
+use taskpass::broker::tasks::TaskAuthority;
+use taskpass::domain::cutoff::{Selector, True};
+use taskpass::domain::session::{EndReason, SessionState};
+use taskpass::domain::task::{TaskEnd, TaskState};
+use taskpass::sweep;
+
+use crate::support::rig::{
+    Kind, Rig, ask, ask_in, ask_joining, bearer, child_of, claims, handle, is_good, job, refusal,
+    with_key,
+};
+
+/// The same case on both stores.
+macro_rules! on_both_stores {
+    ($($(#[$meta:meta])* async fn $name:ident($rig:ident: Rig) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            $(#[$meta])*
+            async fn case($rig: Rig) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                case(Rig::new(Kind::Sqlite).await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                case(Rig::new(Kind::Postgres).await).await;
+            }
+        })+
+    };
+}
+
+on_both_stores! {
+    async fn a_credential_carries_the_hash_of_a_leaf_that_permits_exactly_it(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        issued.receipt.verify(&keys).unwrap();
+        let claims = claims(&issued);
+        use base64::Engine;
+        let hash = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(issued.receipt.leaf_hash.as_bytes());
+        assert_eq!(claims["dec"], hash);
+        let leaf: serde_json::Value = serde_json::from_slice(&issued.receipt.leaf).unwrap();
+        assert_eq!(leaf["outcome"], "permit");
+        assert_eq!(leaf["session"], claims["jti"]);
+        assert_eq!(leaf["task"], claims["task"]);
+        assert_eq!(leaf["audience"], claims["aud"]);
+        assert_eq!(leaf["grant"], claims["authorization_details"]);
+        assert_eq!(leaf["policies"], json!(["reports", "reports-open"]));
+        let stored = rig.broker.store().leaf(issued.receipt.index).await.unwrap().unwrap();
+        assert_eq!(stored.body.unwrap(), issued.receipt.leaf, "the bytes handed out are the bytes stored");
+    }
+
+    async fn a_denial_is_on_record_and_tells_what_would_be_allowed(rig: Rig) {
+        let denied = match rig.issue("agent:reports", ask(&["orders:read", "orders:write"])).await {
+            Err(BrokerError::Denied(denied)) => denied,
+            other => panic!("{other:?}"),
+        };
+        let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        denied.receipt.verify(&keys).unwrap();
+        let text = String::from_utf8(denied.receipt.leaf.clone()).unwrap();
+        assert!(!text.contains("\"slow\""), "a refusal's policies are not its subject's to read: {text}");
+        assert_eq!(refusal(rig.issue("agent:nobody", ask(&["orders:read"])).await), "not-permitted");
+    }
+
+    async fn evidence_is_used_once(rig: Rig) {
+        let token = rig.token("agent:reports", json!({}));
+        rig.broker.issue(bearer(&token), ask(&["orders:read"])).await.unwrap();
+        let size = rig.broker.ledger().basis();
+        let again = rig.broker.issue(bearer(&token), ask(&["orders:read"])).await;
+        assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+        assert_eq!(rig.broker.ledger().basis(), size, "a replay gets no leaf");
+    }
+
+    async fn of_fifty_at_once_with_one_token_one_gets_through(rig: Rig) {
+        let token = rig.token("agent:reports", json!({}));
+        let tries = (0..50).map(|_| rig.broker.issue(bearer(&token), ask(&["orders:read"])));
+        let results = futures_util::future::join_all(tries).await;
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+        let others = results.iter().filter(|result| matches!(result, Err(BrokerError::Replayed)));
+        assert_eq!(others.count(), 49);
+    }
+
+    async fn completing_a_task_kills_its_credential_at_once(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        assert!(rig.is_good(&issued).await);
+        let ended = rig.end(&issued, TaskEnd::Complete).await.unwrap();
+        assert!(!rig.is_good(&issued).await);
+        assert_eq!(ended.task.state, TaskState::Completed);
+        let standing = ended.sessions[0].standing;
+        assert_eq!((standing.state, standing.end_reason), (SessionState::Ended, Some(EndReason::Completed)));
+        assert!(standing.confirmed_at.is_some());
+        // Idempotent, and it stays what it was.
+        let again = rig.end(&issued, TaskEnd::Abort).await.unwrap();
+        assert_eq!(again.task.state, TaskState::Completed);
+        assert_eq!(refusal(rig.issue("agent:reports", ask_joining(&issued, &["orders:read"])).await), "task-ended");
+    }
+
+    async fn an_offline_credential_is_never_called_dead_before_it_expires(rig: Rig) {
+        let mut request = ask(&["orders:read"]);
+        request.resource = "archive-api".into();
+        let issued = rig.issue("agent:reports", request).await.unwrap();
+        assert_eq!(issued.session.revocability.class(), "expiry_only");
+        let ended = rig.end(&issued, TaskEnd::Complete).await.unwrap();
+        let standing = ended.sessions[0].standing;
+        assert_eq!((standing.state, standing.confirmed_at), (SessionState::Ending, None));
+        rig.clock.set(issued.session.expires_at);
+        let view = rig.broker.store().session_view(issued.session.id).await.unwrap().unwrap();
+        let standing = view.standing_at(issued.session.expires_at);
+        assert_eq!((standing.state, standing.end_reason), (SessionState::Ended, Some(EndReason::Completed)));
+    }
+
+    async fn expiry_deadline_and_silence_count_at_use_without_any_sweeper(rig: Rig) {
+        let mut request = ask(&["orders:read"]);
+        request.ttl_seconds = Some(100);
+        let issued = rig.issue("agent:reports", request).await.unwrap();
+        rig.clock.advance(99);
+        assert!(rig.is_good(&issued).await);
+        rig.clock.advance(1);
+        assert!(!rig.is_good(&issued).await);
+
+        let watched = taskpass::domain::request::NewTask {
+            task_type: "watched".into(), heartbeat_seconds: Some(30), ..job()
+        };
+        let quiet = rig.issue("agent:reports", ask_in(watched, &["orders:read"])).await.unwrap();
+        rig.clock.advance(29);
+        rig.heartbeat(&quiet).await.unwrap();
+        rig.clock.advance(29);
+        assert!(rig.is_good(&quiet).await);
+        rig.clock.advance(1);
+        assert!(!rig.is_good(&quiet).await, "silent");
+        // Too late: what fell silent is not brought back.
+        assert!(matches!(rig.heartbeat(&quiet).await, Err(BrokerError::TaskEnded)));
+        assert!(!rig.is_good(&quiet).await);
+        sweep::sweep(&rig.broker, rig.now()).await;
+        let task = rig.broker.store().task(quiet.task.id).await.unwrap().unwrap();
+        assert_eq!(task.state, TaskState::Expired, "the sweeper writes down what was true already");
+    }
+
+    async fn a_session_never_outlives_its_tasks_deadline(rig: Rig) {
+        let short = taskpass::domain::request::NewTask { deadline_seconds: Some(60), ..job() };
+        let issued = rig.issue("agent:reports", ask_in(short.clone(), &["orders:read"])).await.unwrap();
+        assert!(issued.session.expires_at <= issued.task.deadline);
+        let mut asks_more = ask_in(short, &["orders:read"]);
+        asks_more.ttl_seconds = Some(61);
+        assert_eq!(refusal(rig.issue("agent:reports", asks_more).await), "ttl-too-long");
+    }
+
+    async fn a_child_is_within_its_parent_and_dies_with_it(rig: Rig) {
+        let mut request = ask(&["orders:read"]);
+        request.ttl_seconds = Some(300);
+        let parent = rig.issue("agent:reports", request).await.unwrap();
+        // Beyond the parent's grant.
+        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+        let beyond = ask_in(child_of(parent.task.id, &lent), &["orders:write"]);
+        assert_eq!(refusal(rig.issue("agent:child", beyond).await), "exceeds-parent");
+        // Within: never longer than the parent's.
+        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+        let child = rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
+        assert!(child.session.expires_at <= parent.session.expires_at);
+        let said = claims(&child);
+        assert_eq!(said["sub"], "dev:agent%3Areports");
+        assert_eq!(said["act"], json!({"sub": "dev:agent%3Achild"}));
+        // A delegation is for one child, once.
+        let again = ask_in(child_of(parent.task.id, &lent), &["orders:read"]);
+        assert!(matches!(rig.issue("agent:child", again).await, Err(BrokerError::Replayed)));
+        let other = rig.delegate(&parent, "agent:child").await.unwrap();
+        let stranger = ask_in(child_of(parent.task.id, &other), &["orders:read"]);
+        assert!(matches!(rig.issue("agent:orders", stranger).await, Err(BrokerError::NotFound("task"))));
+        assert!(rig.is_good(&child).await);
+        rig.end(&parent, TaskEnd::Complete).await.unwrap();
+        assert!(!rig.is_good(&child).await, "ending a task ends the tree");
+    }
+
+    async fn revoking_a_parents_credential_kills_what_was_derived_from_it(rig: Rig) {
+        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+        let child = rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
+        rig.revoke(parent.session.id).await;
+        assert!(!rig.is_good(&parent).await);
+        assert!(!rig.is_good(&child).await);
+        let again = rig.delegate(&parent, "agent:child").await.unwrap();
+        let orphan = ask_in(child_of(parent.task.id, &again), &["orders:read"]);
+        assert_eq!(refusal(rig.issue("agent:child", orphan).await), "exceeds-parent");
+    }
+
+    async fn a_cutoff_on_a_parents_workload_kills_the_grandchild_too(rig: Rig) {
+        let root = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let lent = rig.delegate(&root, "agent:child").await.unwrap();
+        let mid = rig.issue("agent:child", ask_in(child_of(root.task.id, &lent), &["orders:read"])).await.unwrap();
+        let lent = rig.delegate(&mid, "agent:orders").await.unwrap();
+        let leaf = rig.issue("agent:orders", ask_in(child_of(mid.task.id, &lent), &["orders:read"])).await.unwrap();
+        assert_eq!(claims(&leaf)["act"], json!({"sub": "dev:agent%3Aorders", "act": {"sub": "dev:agent%3Achild"}}));
+        let selector = Selector::Workload(root.session.workload.clone());
+        let tried = rig.broker.revoke_many(&rig.admin(), selector.clone(), BlockAsk::Default, "x".into(), true).await.unwrap();
+        assert_eq!((tried.matched, tried.cutoff.is_none()), (3, true), "a dry run names the whole tree");
+        assert!(rig.is_good(&leaf).await, "and touches nothing");
+        let done = rig.broker.revoke_many(&rig.admin(), selector, BlockAsk::Default, "x".into(), false).await.unwrap();
+        assert_eq!(done.matched, 3);
+        for dead in [&root, &mid, &leaf] {
+            assert!(!rig.is_good(dead).await);
+        }
+    }
+
+    async fn a_block_holds_until_it_is_lifted_and_lifting_revives_nothing(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let all = Selector::All(True);
+        let revoked = rig.broker.revoke_many(&rig.admin(), all, BlockAsk::UntilLifted, "incident".into(), false).await.unwrap();
+        assert!(!rig.is_good(&issued).await);
+        assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
+        rig.clock.advance(86_400);
+        assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
+        rig.broker.lift(&rig.admin(), revoked.cutoff.unwrap().id).await.unwrap();
+        assert!(!rig.is_good(&issued).await);
+        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    }
+
+    async fn a_timed_block_ends_at_its_time(rig: Rig) {
+        let selector = Selector::Resource("orders-api".into());
+        rig.broker.revoke_many(&rig.admin(), selector, BlockAsk::Seconds(60), "x".into(), false).await.unwrap();
+        rig.clock.advance(59);
+        assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
+        rig.clock.advance(1);
+        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    }
+
+    async fn a_retry_supersedes_what_can_be_taken_back(rig: Rig) {
+        let request = with_key(ask(&["orders:read"]), "key-1");
+        let first = rig.issue("agent:reports", request.clone()).await.unwrap();
+        rig.clock.advance(10);
+        let second = rig.issue("agent:reports", request.clone()).await.unwrap();
+        assert_eq!(first.task.id, second.task.id);
+        assert_ne!(handle(&first).expose_secret(), handle(&second).expose_secret());
+        assert!(second.session.expires_at <= first.session.expires_at, "never later");
+        assert!(!rig.is_good(&first).await);
+        assert!(rig.is_good(&second).await);
+        assert!(rig.heartbeat(&first).await.is_err(), "the old handle is dead");
+        rig.heartbeat(&second).await.unwrap();
+        for _ in 0..2 {
+            rig.issue("agent:reports", request.clone()).await.unwrap();
+        }
+        let fifth = rig.issue("agent:reports", request.clone()).await;
+        assert!(matches!(fifth, Err(BrokerError::AlreadyIssued(_))), "at most three times");
+        let mut other = request;
+        other.retry.as_mut().unwrap().fingerprint = [8; 32];
+        assert!(matches!(rig.issue("agent:reports", other).await, Err(BrokerError::RetryMismatch)));
+    }
+
+    async fn a_retry_of_what_cannot_be_taken_back_is_a_conflict(rig: Rig) {
+        let mut request = with_key(ask(&["orders:read"]), "key-2");
+        request.resource = "archive-api".into();
+        let first = rig.issue("agent:reports", request.clone()).await.unwrap();
+        match rig.issue("agent:reports", request).await {
+            Err(BrokerError::AlreadyIssued(session)) => assert_eq!(session, first.session.id),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn what_is_someone_elses_is_not_found(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let theft = ask_joining(&issued, &["orders:read"]);
+        assert!(matches!(rig.issue("agent:orders", theft).await, Err(BrokerError::NotFound("task"))));
+        let other_run = bearer(&rig.token("agent:reports", json!({"run": "run-2"})));
+        let joined = rig.broker.issue(other_run, ask_joining(&issued, &["orders:read"])).await;
+        assert!(matches!(joined, Err(BrokerError::NotFound("task"))), "another run, even with the handle");
+        let guess = TaskAuthority::Handle("tph_guess".to_owned().into(), Evidence::default());
+        let ended = rig.broker.end_task(issued.task.id, guess, TaskEnd::Abort).await;
+        assert!(matches!(ended, Err(BrokerError::NotFound("task"))));
+        let stranger = rig.evidence("agent:orders");
+        let revoked = rig.broker.revoke_session(&stranger, issued.session.id).await;
+        assert!(matches!(revoked, Err(BrokerError::NotFound("session"))));
+        assert!(rig.is_good(&issued).await);
+    }
+
+    async fn the_budget_of_a_task_is_shared_with_its_children(rig: Rig) {
+        // `job` allows six: one for the parent, two lent, three more.
+        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+        let child = rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
+        rig.issue("agent:child", ask_joining(&child, &["orders:read"])).await.unwrap();
+        assert_eq!(refusal(rig.issue("agent:child", ask_joining(&child, &["orders:read"])).await), "task-budget");
+        for _ in 0..3 {
+            rig.issue("agent:reports", ask_joining(&parent, &["orders:read"])).await.unwrap();
+        }
+        assert_eq!(refusal(rig.issue("agent:reports", ask_joining(&parent, &["orders:read"])).await), "task-budget");
+    }
+
+    async fn a_workload_has_only_so_many_tasks_open(rig: Rig) {
+        let asks = (0..60).map(|_| rig.issue("agent:reports", ask(&["orders:read"])));
+        let results = futures_util::future::join_all(asks).await;
+        let granted = results.iter().filter(|result| result.is_ok()).count();
+        assert_eq!(granted, 50, "also within one batch");
+    }
+
+    async fn approval_is_a_refusal_of_its_own_kind(rig: Rig) {
+        let result = rig.issue("agent:reports", ask(&["orders:write"])).await;
+        let Err(BrokerError::Denied(denied)) = result else { panic!("{result:?}") };
+        assert_eq!(denied.refusal.code.as_str(), "approval-required");
+        assert_eq!(denied.outcome.as_str(), "pending");
+    }
+
+    async fn a_generation_decides_from_its_activation_on(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+        let mut next: taskpass::domain::generation::Generation = serde_json::from_slice(&bytes).unwrap();
+        let text = &mut next.policies[0].text;
+        *text = text.replace("agent%3Areports", "agent%3Asomebody");
+        rig.broker.activate(&rig.admin(), next.clone()).await.unwrap().unwrap();
+        assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "not-permitted");
+        assert!(rig.is_good(&issued).await, "what was granted stands until it is revoked");
+        let by_generation = Selector::Generation(issued.session.generation);
+        rig.broker.revoke_many(&rig.admin(), by_generation, BlockAsk::Default, "x".into(), false).await.unwrap();
+        assert!(!rig.is_good(&issued).await);
+        // A bad one never replaces a good one.
+        next.policies[0].text.push_str("permit (principal, action, resource);");
+        assert!(rig.broker.activate(&rig.admin(), next).await.unwrap().is_err());
+        rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+    }
+
+    async fn nothing_that_we_issue_is_at_rest(rig: Rig) {
+        let token = rig.token("agent:reports", json!({}));
+        let request = ask_in(taskpass::domain::request::NewTask {
+            purpose: Some("numbers".into()), ..job()
+        }, &["orders:read"]);
+        let issued = rig.broker.issue(bearer(&token), request).await.unwrap();
+        let lent = rig.delegate(&issued, "agent:child").await.unwrap();
+        let mut canaries = crate::support::canary::Canaries::new();
+        canaries.add("attestation", &token);
+        canaries.add("credential", crate::support::rig::access_token(&issued).expose_secret());
+        canaries.add("handle", handle(&issued).expose_secret());
+        canaries.add("delegation", lent.token.expose_secret());
+        canaries.assert_absent_in(rig.directory());
+        if matches!(rig.broker.store().kind(), "postgres") {
+            canaries.assert_absent_in_postgres(&rig.database().url());
+        }
+        canaries.assert_absent_in_text("Debug", &format!("{issued:?} {lent:?}"));
+    }
+
+    async fn proofs_hold_across_tiles_and_restarts(rig: Rig) {
+        let mut rig = rig;
+        let mut receipts = Vec::new();
+        for round in 0..6 {
+            let asks = (0..60).map(|_| rig.issue("agent:nobody", ask(&["orders:read"])));
+            for result in futures_util::future::join_all(asks).await {
+                let Err(BrokerError::Denied(denied)) = result else { panic!("{result:?}") };
+                receipts.push(denied.receipt);
+            }
+            if round == 3 {
+                rig.restart().await.unwrap();
+            }
+        }
+        let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        let store = rig.broker.store();
+        let head = store.head().await.unwrap().unwrap();
+        assert!(head.size > 300);
+        for receipt in &receipts {
+            receipt.verify(&keys).unwrap();
+            let path = taskpass::ledger::proofs::inclusion(store, receipt.index, head.size).await.unwrap();
+            taskpass::merkle::verify_inclusion(receipt.index, head.size, &receipt.leaf_hash, &path, &head.root).unwrap();
+        }
+        let first = &receipts[0];
+        let path = taskpass::ledger::proofs::consistency(store, first.tree_size, head.size).await.unwrap();
+        let old = taskpass::merkle::SignedCheckpoint::open(first.checkpoint.as_bytes(), &keys).unwrap();
+        taskpass::merkle::verify_consistency(first.tree_size, head.size, &path, &old.checkpoint().root, &head.root).unwrap();
+    }
+
+    async fn pruning_leaves_what_something_still_points_at(rig: Rig) {
+        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+        rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
+        let retention = sweep::Retention { sessions_seconds: 0, openings_seconds: 0 };
+        sweep::prune::prune(&rig.broker, &retention, rig.now()).await.unwrap();
+        let store = rig.broker.store();
+        assert!(store.task(parent.task.id).await.unwrap().is_some());
+        assert!(store.session(parent.session.id).await.unwrap().is_some());
+        rig.clock.advance(2 * 3_600);
+        sweep::sweep(&rig.broker, rig.now()).await;
+        sweep::prune::prune(&rig.broker, &retention, rig.now()).await.unwrap();
+        assert!(store.session(parent.session.id).await.unwrap().is_none());
+        assert!(store.task(parent.task.id).await.unwrap().is_none());
+        let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        parent.receipt.verify(&keys).unwrap();
+        let proof = taskpass::ledger::proofs::inclusion(store, parent.receipt.index, rig.broker.ledger().basis()).await;
+        assert!(proof.is_ok(), "pruning never breaks a proof");
+    }
+
+    async fn a_rotated_log_key_signs_beside_the_old_one(rig: Rig) {
+        let old: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        issued.receipt.verify(&old).unwrap();
+        let new: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        assert_eq!(new.len(), 2);
+        issued.receipt.verify(&new[..1]).unwrap();
+    }
+
+    async fn a_revoked_key_takes_its_tokens_with_it(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        rig.broker.revoke_key(&rig.admin(), &issued.session.kid).await.unwrap();
+        assert!(!rig.is_good(&issued).await);
+        let jwks = rig.broker.published_jwks();
+        assert!(!jwks.to_string().contains(&issued.session.kid));
+        assert!(rig.issue("agent:reports", ask(&["orders:read"])).await.is_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_decided_before_revoke_all_is_usable_after_it_on_two_replicas() {
+    let rig = Arc::new(Rig::new(Kind::Postgres).await);
+    let other = rig.replica().await;
+    let brokers = [Arc::clone(&rig.broker), Arc::clone(&other.broker)];
+    let mut asking = Vec::new();
+    for round in 0..40 {
+        let (rig, broker) = (Arc::clone(&rig), Arc::clone(&brokers[round % 2]));
+        asking.push(tokio::spawn(async move {
+            let mut issued = Vec::new();
+            for _ in 0..10 {
+                let sub = ["agent:reports", "agent:orders"][round % 2];
+                if let Ok(one) = broker.issue(rig.evidence(sub), ask(&["orders:read"])).await {
+                    issued.push(one);
+                }
+            }
+            issued
+        }));
+    }
+    let revoked = rig
+        .broker
+        .revoke_many(&rig.admin(), Selector::All(True), BlockAsk::Seconds(3_600), "drill".into(), false)
+        .await
+        .unwrap();
+    let cutoff = revoked.cutoff.unwrap().index;
+    let mut seen = 0;
+    for issued in futures_util::future::join_all(asking).await {
+        for one in issued.unwrap() {
+            seen += 1;
+            assert!(one.receipt.index < cutoff, "granted after the cutoff");
+            assert!(!is_good(&brokers[0], &one).await);
+            assert!(!is_good(&brokers[1], &one).await);
+        }
+    }
+    assert!(revoked.matched <= seen, "{} of {seen}", revoked.matched);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_write_one_log() {
+    let rig = Rig::new(Kind::Postgres).await;
+    let other = rig.replica().await;
+    let asks = (0..80).map(|n| {
+        let broker = if n % 2 == 0 { &rig.broker } else { &other.broker };
+        broker.issue(rig.evidence("agent:nobody"), ask(&["orders:read"]))
+    });
+    let keys: Vec<_> = other.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+    let mut indexes = Vec::new();
+    for result in futures_util::future::join_all(asks).await {
+        let Err(BrokerError::Denied(denied)) = result else { panic!("{result:?}") };
+        denied.receipt.verify(&keys).unwrap();
+        indexes.push(denied.receipt.index);
+    }
+    indexes.sort_unstable();
+    indexes.dedup();
+    assert_eq!(indexes.len(), 80);
+    // A cutoff of one replica is law to the other at its next append.
+    rig.broker
+        .revoke_many(&rig.admin(), Selector::All(True), BlockAsk::UntilLifted, "x".into(), false)
+        .await
+        .unwrap();
+    let result = other.broker.issue(rig.evidence("agent:reports"), ask(&["orders:read"])).await;
+    assert_eq!(refusal(result), "blocked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_set_back_stops_the_broker() {
+    let mut rig = Rig::new(Kind::Sqlite).await;
+    rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    rig.stop().await;
+    let data = rig.directory().join("data");
+    let backup = rig.directory().join("backup");
+    std::fs::create_dir(&backup).unwrap();
+    for file in std::fs::read_dir(&data).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), backup.join(file.file_name())).unwrap();
+    }
+    rig.restart().await.unwrap();
+    rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    rig.stop().await;
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&backup, &data).unwrap();
+    let told = rig.restart().await.expect_err("it starts on a store that forgot").to_string();
+    assert!(told.contains("rewound") && told.contains("size"), "{told}");
+}

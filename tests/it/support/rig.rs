@@ -1,0 +1,451 @@
+//! A whole broker in this process, on either store, under a clock that the test moves, with a real
+//! issuer over HTTP. For laws and models, which have to move time and look inside.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use taskpass::app::{self, Assembled, Options};
+use taskpass::attest::Evidence;
+use taskpass::broker::issue::Issued;
+use taskpass::broker::tasks::{Delegation, TaskAuthority, TaskEnded};
+use taskpass::broker::{Broker, BrokerError};
+use taskpass::clock::{Clock, ManualClock, Timestamp};
+use taskpass::config::{Config, Mode};
+use taskpass::domain::generation::PolicyFile;
+use taskpass::domain::request::{CredentialRequest, NewTask, ParentRef, RetryKey, TaskSelector};
+use taskpass::domain::task::TaskEnd;
+use taskpass::ids::{SessionId, TaskId};
+use taskpass::mint::{Credential, Minter};
+
+use super::issuer::{AUDIENCE, Issuer, unix_seconds};
+use super::postgres::{TestDatabase, fresh_database};
+use super::random_hex;
+use super::sqlite::{SqliteFile, fresh_sqlite};
+
+/// The admin token of every rig.
+pub const ADMIN: &str = "tpa_rig-admin-token";
+
+/// Which store a rig stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Sqlite,
+    Postgres,
+}
+
+/// A broker with its world.
+pub struct Rig {
+    pub broker: Arc<Broker>,
+    pub clock: Arc<ManualClock>,
+    pub issuer: Issuer,
+    assembled: Option<Assembled>,
+    directory: SqliteFile,
+    database: Option<TestDatabase>,
+}
+
+/// Policies for tests: three agents on two resources.
+pub const POLICIES: &str = r#"
+@id("open") @description("agents open tasks")
+permit (principal in Role::"nobody", action == Action::"openTask", resource);
+
+@id("reports-open") @description("reports opens")
+permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"openTask", resource);
+
+@id("reports") @description("reports reads, ten minutes at most")
+@max_ttl("600")
+permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"orders:read", resource);
+
+@id("orders-open") @description("orders opens")
+permit (principal == Workload::dev::"dev:agent%3Aorders", action == Action::"openTask", resource);
+
+@id("orders") @description("orders reads and writes, two minutes at most")
+@max_ttl("120")
+permit (principal == Workload::dev::"dev:agent%3Aorders", action in [Action::"orders:read", Action::"orders:write"], resource);
+
+@id("child-open") @description("child opens")
+permit (principal == Workload::dev::"dev:agent%3Achild", action == Action::"openTask", resource);
+
+@id("child") @description("child reads and writes")
+@max_ttl("900")
+permit (principal == Workload::dev::"dev:agent%3Achild", action in [Action::"orders:read", Action::"orders:write"], resource);
+
+@id("slow") @description("writing waits for a person")
+@approval("required")
+permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"orders:write", resource);
+
+@id("dev-admin") @description("the rig's admin")
+permit (principal == Bootstrap::"dev", action in [Action::"listTasks", Action::"listSessions",
+  Action::"revokeSession", Action::"revokeMany", Action::"liftCutoff", Action::"readRevocations",
+  Action::"introspect", Action::"readLedger", Action::"manageAdmins", Action::"manageKeys",
+  Action::"manageWorkloads", Action::"readGeneration", Action::"activateGeneration"], resource == Broker::"taskpass");
+"#;
+
+impl Rig {
+    pub async fn new(kind: Kind) -> Self {
+        Self::with(kind, POLICIES, Vec::new(), Vec::new()).await
+    }
+
+    /// With other policies, minters beside the JWT one, and resources of theirs.
+    pub async fn with(
+        kind: Kind,
+        policies: &str,
+        minters: Vec<Arc<dyn Minter>>,
+        resources: Vec<Value>,
+    ) -> Self {
+        let issuer = Issuer::start();
+        let directory = fresh_sqlite();
+        let database = (kind == Kind::Postgres).then(fresh_database);
+        let clock = ManualClock::new(Timestamp::from_seconds(unix_seconds()));
+        let assembled = assemble(
+            directory.dir(),
+            database.as_ref().map(TestDatabase::url),
+            &issuer,
+            Arc::clone(&clock),
+            policies,
+            minters,
+            resources,
+        )
+        .await
+        .unwrap();
+        let rig = Self {
+            broker: Arc::clone(&assembled.broker),
+            clock,
+            issuer,
+            assembled: Some(assembled),
+            directory,
+            database,
+        };
+        rig.activate().await;
+        rig
+    }
+
+    /// A second replica on the same PostgreSQL, under the same clock.
+    pub async fn replica(&self) -> Assembled {
+        let url = self.database.as_ref().map(TestDatabase::url);
+        let other = fresh_sqlite();
+        std::fs::copy(
+            self.directory.dir().join("dev-sealing-key"),
+            other.dir().join("dev-sealing-key"),
+        )
+        .unwrap();
+        let clock = Arc::clone(&self.clock);
+        let assembled = assemble(other.dir(), url, &self.issuer, clock, POLICIES, vec![], vec![]);
+        let assembled = assembled.await.unwrap();
+        assembled.broker.follow_generation().await.unwrap();
+        assembled
+    }
+
+    /// The database, on PostgreSQL.
+    pub fn database(&self) -> &TestDatabase {
+        self.database.as_ref().unwrap()
+    }
+
+    /// Where SQLite, keys and the checkpoint lie.
+    pub fn directory(&self) -> &Path {
+        self.directory.dir()
+    }
+
+    async fn activate(&self) {
+        let generation = self.assembled.as_ref().unwrap().generation.clone();
+        let activated = self.broker.activate_own("rig", generation).await.unwrap();
+        activated.unwrap();
+    }
+
+    /// Stops the broker in order, and starts another on what it left.
+    pub async fn restart(&mut self) -> Result<(), app::StartError> {
+        self.stop().await;
+        let assembled = assemble(
+            self.directory.dir(),
+            self.database.as_ref().map(TestDatabase::url),
+            &self.issuer,
+            Arc::clone(&self.clock),
+            POLICIES,
+            vec![],
+            vec![],
+        )
+        .await?;
+        self.broker = Arc::clone(&assembled.broker);
+        self.assembled = Some(assembled);
+        self.activate().await;
+        Ok(())
+    }
+
+    /// Stops the broker in order.
+    pub async fn stop(&mut self) {
+        if let Some(old) = self.assembled.take() {
+            let second = std::time::Duration::from_secs(1);
+            old.shutdown.drain_then_stop(second / 100, second).await;
+            old.store.close().await;
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A token whose dates fit the rig's clock.
+    pub fn token(&self, sub: &str, more: Value) -> String {
+        let now = self.clock.now().seconds();
+        let mut claims = json!({"sub": sub, "run": "run-1", "aud": AUDIENCE, "iat": now,
+            "exp": now + 300, "jti": random_hex(16)});
+        for (name, value) in more.as_object().cloned().unwrap_or_default() {
+            claims[name] = value;
+        }
+        self.issuer.token(claims)
+    }
+
+    pub fn evidence(&self, sub: &str) -> Evidence {
+        bearer(&self.token(sub, json!({})))
+    }
+
+    /// Asks for a credential as `sub`.
+    pub async fn issue(
+        &self,
+        sub: &str,
+        request: CredentialRequest,
+    ) -> Result<Issued, BrokerError> {
+        self.broker.issue(self.evidence(sub), request).await
+    }
+
+    /// What introspection says of a credential, asked by the admin.
+    pub async fn is_good(&self, issued: &Issued) -> bool {
+        is_good(&self.broker, issued).await
+    }
+
+    pub async fn end(&self, issued: &Issued, end: TaskEnd) -> Result<TaskEnded, BrokerError> {
+        let authority = TaskAuthority::Handle(handle(issued), Evidence::default());
+        self.broker.end_task(issued.task.id, authority, end).await
+    }
+
+    pub async fn heartbeat(&self, issued: &Issued) -> Result<(), BrokerError> {
+        let authority = TaskAuthority::Handle(handle(issued), Evidence::default());
+        let beat = self.broker.heartbeat(issued.task.id, authority).await;
+        beat.map(|_| ())
+    }
+
+    pub async fn delegate(&self, issued: &Issued, child: &str) -> Result<Delegation, BrokerError> {
+        let authority = TaskAuthority::Handle(handle(issued), Evidence::default());
+        let child = format!("dev:{}", taskpass::domain::workload::encode_value(child));
+        let child = child.try_into().unwrap();
+        self.broker
+            .delegate(issued.task.id, authority, child, 2, None)
+            .await
+    }
+
+    pub fn admin(&self) -> Evidence {
+        bearer(ADMIN)
+    }
+
+    pub async fn revoke(&self, session: SessionId) {
+        self.broker
+            .revoke_session(&self.admin(), session)
+            .await
+            .unwrap();
+    }
+}
+
+/// Whether a broker says that a credential is good.
+pub async fn is_good(broker: &Broker, issued: &Issued) -> bool {
+    let answer = broker.introspect(&bearer(ADMIN), &access_token(issued)).await;
+    matches!(
+        answer.unwrap(),
+        taskpass::broker::introspect::Introspection::Active(_)
+    )
+}
+
+async fn assemble(
+    directory: &Path,
+    database: Option<String>,
+    issuer: &Issuer,
+    clock: Arc<ManualClock>,
+    policies: &str,
+    minters: Vec<Arc<dyn Minter>>,
+    resources: Vec<Value>,
+) -> Result<Assembled, app::StartError> {
+    let mut environment = BTreeMap::new();
+    let store = match &database {
+        None => format!(
+            "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"{}/data\"",
+            directory.display()
+        ),
+        Some(url) => {
+            environment.insert("TASKPASS_DATABASE_URL".to_owned(), url.clone());
+            "[store]\nkind = \"postgres\"".to_owned()
+        }
+    };
+    let text = format!(
+        r#"
+[server]
+issuer = "http://127.0.0.1:7070"
+listen = "127.0.0.1:7070"
+{store}
+[ledger]
+origin = "dev.taskpass.local/rig"
+checkpoint_file = "{directory}/checkpoint"
+[policy]
+directory = "policies"
+[limits]
+denials_per_identity = 1000
+[[attestors]]
+kind = "oidc"
+name = "dev"
+issuer = "{issuer}"
+audience = "{AUDIENCE}"
+algorithms = ["ES256"]
+single_tenant = true
+identity = "{{sub}}"
+instance = "{{run}}"
+[attestors.claims]
+sub = {{ type = "string", immutable = true }}
+run = {{ type = "string", immutable = true, hidden = true }}
+[[resources]]
+name = "orders-api"
+kind = "jwt"
+owner = "orders"
+audience = "https://orders.example"
+actions = ["orders:read", "orders:write"]
+locations = ["https://orders.example/v1"]
+verification = "introspection"
+[[resources]]
+name = "archive-api"
+kind = "jwt"
+owner = "orders"
+audience = "https://archive.example"
+actions = ["orders:read"]
+locations = ["https://archive.example"]
+verification = "offline"
+[[task_types]]
+name = "job"
+max_deadline_seconds = 3600
+resources = ["orders-api", "archive-api"]
+max_sessions = 6
+max_open_per_workload = 50
+[[task_types]]
+name = "watched"
+max_deadline_seconds = 3600
+max_heartbeat_seconds = 60
+resources = ["orders-api"]
+"#,
+        directory = directory.display(),
+        issuer = issuer.url(),
+    );
+    let mut config = Config::parse(
+        &directory.join("taskpass.toml"),
+        &text,
+        &environment,
+        Mode::Dev,
+    )
+    .unwrap();
+    for resource in resources {
+        let name = resource["name"].as_str().unwrap().to_owned();
+        config.resources.push(serde_json::from_value(resource).unwrap());
+        config.task_types[0].resources.insert(name);
+    }
+    app::assemble(
+        &config,
+        Options {
+            clock,
+            dev_admin_token: Some(SecretString::from(ADMIN)),
+            policies: Some(vec![PolicyFile {
+                name: "rig.cedar".into(),
+                text: policies.to_owned(),
+            }]),
+            minters,
+        },
+    )
+    .await
+}
+
+/// Evidence that is a bearer token alone.
+pub fn bearer(token: &str) -> Evidence {
+    Evidence {
+        bearer: Some(SecretString::from(token.to_owned())),
+        ..Evidence::default()
+    }
+}
+
+/// A request for `actions` on orders-api in a new `job`.
+pub fn ask(actions: &[&str]) -> CredentialRequest {
+    CredentialRequest {
+        task: TaskSelector::Open(job()),
+        resource: "orders-api".into(),
+        grant: serde_json::from_value(json!([{"type": "api", "actions": actions}])).unwrap(),
+        ttl_seconds: None,
+        retry: None,
+    }
+}
+
+pub fn job() -> NewTask {
+    NewTask {
+        task_type: "job".into(),
+        purpose: None,
+        parent: None,
+        deadline_seconds: None,
+        heartbeat_seconds: None,
+    }
+}
+
+/// The same under another task.
+pub fn ask_in(task: NewTask, actions: &[&str]) -> CredentialRequest {
+    CredentialRequest {
+        task: TaskSelector::Open(task),
+        ..ask(actions)
+    }
+}
+
+/// The same, joining an open task.
+pub fn ask_joining(issued: &Issued, actions: &[&str]) -> CredentialRequest {
+    CredentialRequest {
+        task: TaskSelector::Join {
+            id: issued.task.id,
+            handle: handle(issued),
+        },
+        ..ask(actions)
+    }
+}
+
+/// A job that is a child of another's.
+pub fn child_of(parent: TaskId, delegation: &Delegation) -> NewTask {
+    NewTask {
+        parent: Some(ParentRef {
+            id: parent,
+            delegation: delegation.token.clone(),
+        }),
+        ..job()
+    }
+}
+
+pub fn with_key(request: CredentialRequest, key: &str) -> CredentialRequest {
+    CredentialRequest {
+        retry: Some(RetryKey {
+            key: key.to_owned(),
+            fingerprint: [7; 32],
+        }),
+        ..request
+    }
+}
+
+pub fn handle(issued: &Issued) -> SecretString {
+    issued.task.handle.clone().unwrap()
+}
+
+pub fn access_token(issued: &Issued) -> SecretString {
+    let Credential::Jwt { access_token, .. } = &issued.credential;
+    access_token.clone()
+}
+
+/// The claims of a credential, unverified.
+pub fn claims(issued: &Issued) -> Value {
+    super::keys::peek(access_token(issued).expose_secret()).1
+}
+
+/// The code of a refusal that is on record.
+pub fn refusal(result: Result<Issued, BrokerError>) -> String {
+    match result {
+        Err(BrokerError::Denied(denied)) => denied.refusal.code.as_str().to_owned(),
+        Err(other) => panic!("not a recorded refusal: {other}"),
+        Ok(issued) => panic!("issued {}", issued.session.id),
+    }
+}
