@@ -117,8 +117,7 @@ pub(super) fn read_file(file: &Path, at_most: u64) -> Result<Vec<u8>, Failure> {
         let stdin = std::io::stdin().lock();
         stdin.take(at_most + 1).read_to_end(&mut bytes)
     } else {
-        std::fs::File::open(file)
-            .and_then(|file| file.take(at_most + 1).read_to_end(&mut bytes))
+        std::fs::File::open(file).and_then(|file| file.take(at_most + 1).read_to_end(&mut bytes))
     };
     read.map_err(|error| Failure::Unestablished(format!("cannot read {place}: {error}")))?;
     if bytes.len() as u64 > at_most {
@@ -403,7 +402,11 @@ mod tests {
 
     #[test]
     fn a_token_is_not_sent_in_the_clear_to_another_machine() {
-        for bad in ["http://broker.example", "ftp://127.0.0.1", "http://10.0.0.1"] {
+        for bad in [
+            "http://broker.example",
+            "ftp://127.0.0.1",
+            "http://10.0.0.1",
+        ] {
             let refused = Client::new(&Url::parse(bad).unwrap());
             assert!(matches!(refused, Err(Failure::Usage(_))), "{bad}");
         }
@@ -445,7 +448,11 @@ mod tests {
             (500, 3),
             (503, 3),
         ] {
-            assert_eq!(answer(status, Value::Null).failure().code(), code, "{status}");
+            assert_eq!(
+                answer(status, Value::Null).failure().code(),
+                code,
+                "{status}"
+            );
         }
         assert!(answer(202, json!({})).success().is_err());
         assert!(answer(200, json!({})).success().is_ok());

@@ -13,7 +13,11 @@ use super::{Failure, output};
 )]
 pub(super) struct Health {
     /// The address to ask: a broker's /livez or /readyz
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8443/livez")]
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8443/livez"
+    )]
     url: Url,
 }
 

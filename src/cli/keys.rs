@@ -33,7 +33,9 @@ enum Command {
     #[command(after_help = "Example:\n  taskpass keys list --token-file admin-token")]
     List(List),
     /// Make the next key, to be published before it signs
-    #[command(after_help = "Example:\n  taskpass keys rotate access-token --token-file admin-token")]
+    #[command(
+        after_help = "Example:\n  taskpass keys rotate access-token --token-file admin-token"
+    )]
     Rotate(Rotate),
     /// Withdraw a key at once, and cut off what it signed
     #[command(after_help = "Example:\n  taskpass keys revoke 3q2-7w… --token-file admin-token")]
@@ -101,7 +103,14 @@ impl Keys {
             Command::List(list) => {
                 let path = format!("/v1/keys{}", list.page.query(&[]));
                 let answer = list.connection.client()?.get(&path).await?;
-                let columns = ["kid", "purpose", "algorithm", "state", "active_from", "retire_at"];
+                let columns = [
+                    "kid",
+                    "purpose",
+                    "algorithm",
+                    "state",
+                    "active_from",
+                    "retire_at",
+                ];
                 list.page.print(&answer, "keys", &columns)
             }
             Command::Rotate(rotate) => {

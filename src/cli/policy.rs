@@ -31,10 +31,14 @@ pub(super) struct Policy {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check policies, and what the configuration registers, without a broker
-    #[command(after_help = "Examples:\n  taskpass policy check\n  taskpass policy check policies --dev")]
+    #[command(
+        after_help = "Examples:\n  taskpass policy check\n  taskpass policy check policies --dev"
+    )]
     Check(Check),
     /// Run the tests in the directory `tests` beside the policies
-    #[command(after_help = "Examples:\n  taskpass policy test\n  taskpass policy test policies --dev")]
+    #[command(
+        after_help = "Examples:\n  taskpass policy test\n  taskpass policy test policies --dev"
+    )]
     Test(Check),
     /// Print the Cedar schema that the configuration gives
     #[command(after_help = "Example:\n  taskpass policy schema > policies/taskpass.cedarschema")]
@@ -166,7 +170,8 @@ impl Source {
     }
 
     fn built(&self) -> Result<Built, Failure> {
-        self.build()?.map_err(|problems| Failure::Refused(list(&problems)))
+        self.build()?
+            .map_err(|problems| Failure::Refused(list(&problems)))
     }
 }
 
@@ -180,7 +185,9 @@ impl Policy {
         match self.command {
             Command::Check(check) => check.check(),
             Command::Test(check) => check.test(),
-            Command::Schema(schema) => output::raw(schema.source.built()?.generation.schema.as_bytes()),
+            Command::Schema(schema) => {
+                output::raw(schema.source.built()?.generation.schema.as_bytes())
+            }
             Command::Activate(activate) => activate.run().await,
         }
     }
@@ -215,7 +222,9 @@ impl Check {
             let cases: Vec<Value> = report
                 .cases
                 .iter()
-                .map(|case| json!({"file": case.file, "name": case.name, "failures": case.failures}))
+                .map(
+                    |case| json!({"file": case.file, "name": case.name, "failures": case.failures}),
+                )
                 .collect();
             output::json(&json!({
                 "passed": report.passed(),

@@ -38,7 +38,12 @@ pub(super) struct Request {
     #[arg(long, value_name = "SECONDS", requires = "task_type")]
     heartbeat: Option<u64>,
     /// Join this open task, with its handle
-    #[arg(long, value_name = "ID", conflicts_with = "task_type", requires = "handle_file")]
+    #[arg(
+        long,
+        value_name = "ID",
+        conflicts_with = "task_type",
+        requires = "handle_file"
+    )]
     task: Option<String>,
     /// The file that holds the task's handle; `-` is standard input
     #[arg(long, value_name = "FILE", requires = "task")]

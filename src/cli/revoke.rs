@@ -133,7 +133,15 @@ mod tests {
             selector("policy=a=b").unwrap(),
             Selector::Policy("a=b".into())
         );
-        for bad in ["", "all=", "all=x", "workload", "workload=", "=x", "everything=1"] {
+        for bad in [
+            "",
+            "all=",
+            "all=x",
+            "workload",
+            "workload=",
+            "=x",
+            "everything=1",
+        ] {
             assert!(selector(bad).is_err(), "{bad}");
         }
     }

@@ -14,7 +14,9 @@ use crate::telemetry;
 
 /// Run the broker
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  taskpass serve --config taskpass.toml\n  taskpass serve --check")]
+#[command(
+    after_help = "Examples:\n  taskpass serve --config taskpass.toml\n  taskpass serve --check"
+)]
 pub(super) struct Serve {
     #[command(flatten)]
     file: ConfigFile,
@@ -49,7 +51,8 @@ impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.file.load()?;
         if self.check {
-            let generation = app::check(&config, None).map_err(|e| Failure::Usage(e.to_string()))?;
+            let generation =
+                app::check(&config, None).map_err(|e| Failure::Usage(e.to_string()))?;
             return output::line(format!(
                 "{}: good: {} attestor(s), {} resource(s), {} task type(s), {} policy file(s)",
                 config.source.display(),
@@ -65,6 +68,7 @@ impl Serve {
             clock: Arc::new(SystemClock),
             dev_admin_token: None,
             policies: None,
+            minters: Vec::new(),
         };
         let app = app::start(config, options)
             .await

@@ -18,7 +18,9 @@ pub(super) struct Sessions {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List sessions: everybody's for an admin, a workload's own otherwise
-    #[command(after_help = "Example:\n  taskpass sessions list --state active --token-file admin-token")]
+    #[command(
+        after_help = "Example:\n  taskpass sessions list --state active --token-file admin-token"
+    )]
     List(List),
     /// Show one session
     #[command(after_help = "Example:\n  taskpass sessions show 0198… --token-file admin-token")]
@@ -84,7 +86,14 @@ impl Sessions {
                 ];
                 let path = format!("/v1/sessions{}", list.page.query(&filter));
                 let answer = list.connection.client()?.get(&path).await?;
-                let columns = ["id", "state", "end_reason", "workload", "resource", "expires_at"];
+                let columns = [
+                    "id",
+                    "state",
+                    "end_reason",
+                    "workload",
+                    "resource",
+                    "expires_at",
+                ];
                 list.page.print(&answer, "sessions", &columns)
             }
             Command::Show(show) => {

@@ -109,13 +109,23 @@ impl Page {
     }
 
     /// The listing's rows under `name`, as a table of these columns.
-    pub(super) fn print(&self, answer: &Value, name: &str, columns: &[&str]) -> Result<(), Failure> {
+    pub(super) fn print(
+        &self,
+        answer: &Value,
+        name: &str,
+        columns: &[&str],
+    ) -> Result<(), Failure> {
         if self.json {
             return output::json(answer);
         }
         let heading = columns.iter().map(|name| name.to_uppercase()).collect();
         let mut rows: Vec<Vec<String>> = vec![heading];
-        for item in answer.get(name).and_then(Value::as_array).into_iter().flatten() {
+        for item in answer
+            .get(name)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             let cell = |column: &&str| match item.get(*column) {
                 Some(Value::String(text)) => text.clone(),
                 None | Some(Value::Null) => "-".into(),

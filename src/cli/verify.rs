@@ -135,7 +135,9 @@ pub(super) fn verify(
     let leaf: Leaf = match serde_json::from_slice(receipt.leaf()) {
         Ok(leaf) => leaf,
         Err(error) => {
-            verdict.fail(format!("the leaf is not one that this version reads: {error}"));
+            verdict.fail(format!(
+                "the leaf is not one that this version reads: {error}"
+            ));
             return verdict;
         }
     };
@@ -178,9 +180,9 @@ pub(super) fn verify(
         check_credential(&mut verdict, token, &receipt, decision, jwks);
     }
     if tokens.is_empty() && decision.is_some_and(|d| d.outcome == Outcome::Permit) {
-        verdict
-            .notes
-            .push("no credential was given: whether one carries this decision was not looked at".into());
+        verdict.notes.push(
+            "no credential was given: whether one carries this decision was not looked at".into(),
+        );
     }
     verdict
 }
@@ -201,7 +203,9 @@ fn read(file: &[u8]) -> Result<Held, String> {
         });
     }
     if !begin.starts_with('{') {
-        return Err("the file is neither a receipt, nor an answer of the broker, nor a tlog-proof".into());
+        return Err(
+            "the file is neither a receipt, nor an answer of the broker, nor a tlog-proof".into(),
+        );
     }
     let look: Map<String, Value> =
         serde_json::from_str(text).map_err(|error| format!("the file is not JSON: {error}"))?;
@@ -278,9 +282,8 @@ fn check_body(verdict: &mut Verdict, kind: Kind, body: &Body, decision: Option<&
             decision.outcome.as_str()
         ));
     }
-    let said = |part: &Option<Value>, name: &str| {
-        part.as_ref().and_then(|part| part.get(name)).cloned()
-    };
+    let said =
+        |part: &Option<Value>, name: &str| part.as_ref().and_then(|part| part.get(name)).cloned();
     let leaf = |value: Result<Value, serde_json::Error>| value.unwrap_or_default();
     let pairs = [
         (
@@ -339,7 +342,10 @@ fn check_credential(
     let json = |value: Result<Value, serde_json::Error>| value.unwrap_or_default();
     let hash = URL_SAFE_NO_PAD.encode(receipt.leaf_hash().as_bytes());
     let session = json(serde_json::to_value(decision.session));
-    let scope = decision.grant.as_ref().map(crate::domain::grant::Grant::scope);
+    let scope = decision
+        .grant
+        .as_ref()
+        .map(crate::domain::grant::Grant::scope);
     for (name, leaf) in [
         ("dec", Value::from(hash)),
         ("jti", session.clone()),
@@ -377,7 +383,8 @@ fn check_credential(
             }
         }
         None => verdict.notes.push(
-            "the credential's own signature was not checked; give the issuer's keys with --jwks".into(),
+            "the credential's own signature was not checked; give the issuer's keys with --jwks"
+                .into(),
         ),
     }
 }
@@ -390,8 +397,7 @@ fn parse_token(token: &str) -> Result<(UnverifiedJwt, Map<String, Value>), Strin
     let bytes = URL_SAFE_NO_PAD
         .decode(payload)
         .map_err(|_| unreadable("its payload is not base64url".into()))?;
-    let claims =
-        serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
+    let claims = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
     Ok((jwt, claims))
 }
 

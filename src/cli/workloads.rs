@@ -82,8 +82,11 @@ impl Workloads {
             Command::List(list) => {
                 let path = format!("/v1/workloads{}", list.page.query(&[]));
                 let answer = list.connection.client()?.get(&path).await?;
-                list.page
-                    .print(&answer, "workloads", &["attestor", "workload", "thumbprint"])
+                list.page.print(
+                    &answer,
+                    "workloads",
+                    &["attestor", "workload", "thumbprint"],
+                )
             }
             Command::Remove(remove) => {
                 let part = crate::domain::workload::encode_value;
@@ -109,7 +112,11 @@ impl Add {
         let jwk: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::Usage(format!("{}: {error}", self.key_file.display())))?;
         let body = json!({"attestor": self.attestor, "workload": self.workload, "jwk": jwk});
-        let answer = self.connection.client()?.post("/v1/workloads", &body).await?;
+        let answer = self
+            .connection
+            .client()?
+            .post("/v1/workloads", &body)
+            .await?;
         if self.json {
             return output::json(&answer);
         }

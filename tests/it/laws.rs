@@ -434,7 +434,13 @@ async fn nothing_decided_before_revoke_all_is_usable_after_it_on_two_replicas() 
     }
     let revoked = rig
         .broker
-        .revoke_many(&rig.admin(), Selector::All(True), BlockAsk::Seconds(3_600), "drill".into(), false)
+        .revoke_many(
+            &rig.admin(),
+            Selector::All(True),
+            BlockAsk::Seconds(3_600),
+            "drill".into(),
+            false,
+        )
         .await
         .unwrap();
     let cutoff = revoked.cutoff.unwrap().index;
@@ -455,13 +461,25 @@ async fn replicas_write_one_log() {
     let rig = Rig::new(Kind::Postgres).await;
     let other = rig.replica().await;
     let asks = (0..80).map(|n| {
-        let broker = if n % 2 == 0 { &rig.broker } else { &other.broker };
+        let broker = if n % 2 == 0 {
+            &rig.broker
+        } else {
+            &other.broker
+        };
         broker.issue(rig.evidence("agent:nobody"), ask(&["orders:read"]))
     });
-    let keys: Vec<_> = other.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+    let keys: Vec<_> = other
+        .broker
+        .ledger()
+        .keys()
+        .iter()
+        .map(|key| key.verifier.clone())
+        .collect();
     let mut indexes = Vec::new();
     for result in futures_util::future::join_all(asks).await {
-        let Err(BrokerError::Denied(denied)) = result else { panic!("{result:?}") };
+        let Err(BrokerError::Denied(denied)) = result else {
+            panic!("{result:?}")
+        };
         denied.receipt.verify(&keys).unwrap();
         indexes.push(denied.receipt.index);
     }
@@ -470,17 +488,28 @@ async fn replicas_write_one_log() {
     assert_eq!(indexes.len(), 80);
     // A cutoff of one replica is law to the other at its next append.
     rig.broker
-        .revoke_many(&rig.admin(), Selector::All(True), BlockAsk::UntilLifted, "x".into(), false)
+        .revoke_many(
+            &rig.admin(),
+            Selector::All(True),
+            BlockAsk::UntilLifted,
+            "x".into(),
+            false,
+        )
         .await
         .unwrap();
-    let result = other.broker.issue(rig.evidence("agent:reports"), ask(&["orders:read"])).await;
+    let result = other
+        .broker
+        .issue(rig.evidence("agent:reports"), ask(&["orders:read"]))
+        .await;
     assert_eq!(refusal(result), "blocked");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_was_set_back_stops_the_broker() {
     let mut rig = Rig::new(Kind::Sqlite).await;
-    rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
     rig.stop().await;
     let data = rig.directory().join("data");
     let backup = rig.directory().join("backup");
@@ -490,10 +519,16 @@ async fn a_store_that_was_set_back_stops_the_broker() {
         std::fs::copy(file.path(), backup.join(file.file_name())).unwrap();
     }
     rig.restart().await.unwrap();
-    rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
     rig.stop().await;
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&backup, &data).unwrap();
-    let told = rig.restart().await.expect_err("it starts on a store that forgot").to_string();
+    let told = rig
+        .restart()
+        .await
+        .expect_err("it starts on a store that forgot")
+        .to_string();
     assert!(told.contains("rewound") && told.contains("size"), "{told}");
 }

@@ -131,7 +131,15 @@ impl Rig {
         )
         .unwrap();
         let clock = Arc::clone(&self.clock);
-        let assembled = assemble(other.dir(), url, &self.issuer, clock, POLICIES, vec![], vec![]);
+        let assembled = assemble(
+            other.dir(),
+            url,
+            &self.issuer,
+            clock,
+            POLICIES,
+            vec![],
+            vec![],
+        );
         let assembled = assembled.await.unwrap();
         assembled.broker.follow_generation().await.unwrap();
         assembled
@@ -248,7 +256,9 @@ impl Rig {
 
 /// Whether a broker says that a credential is good.
 pub async fn is_good(broker: &Broker, issued: &Issued) -> bool {
-    let answer = broker.introspect(&bearer(ADMIN), &access_token(issued)).await;
+    let answer = broker
+        .introspect(&bearer(ADMIN), &access_token(issued))
+        .await;
     matches!(
         answer.unwrap(),
         taskpass::broker::introspect::Introspection::Active(_)
@@ -340,7 +350,9 @@ resources = ["orders-api"]
     .unwrap();
     for resource in resources {
         let name = resource["name"].as_str().unwrap().to_owned();
-        config.resources.push(serde_json::from_value(resource).unwrap());
+        config
+            .resources
+            .push(serde_json::from_value(resource).unwrap());
         config.task_types[0].resources.insert(name);
     }
     app::assemble(
