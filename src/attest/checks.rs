@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use url::{Host, Url};
+use uuid::Uuid;
 
 use super::template::Template;
 use crate::domain::trust::{AttestorSpec, ClaimType, OidcSpec};
@@ -48,7 +49,7 @@ struct Shared {
     pins: &'static [&'static str],
 }
 
-const SHARED: [Shared; 6] = [
+const SHARED: [Shared; 8] = [
     Shared {
         service: "GitHub",
         matches: |url| url.host_str() == Some("token.actions.githubusercontent.com"),
@@ -79,10 +80,30 @@ const SHARED: [Shared; 6] = [
         matches: |url| {
             matches!(
                 url.host_str(),
-                Some("login.microsoftonline.com" | "sts.windows.net")
+                Some(
+                    "login.microsoftonline.com"
+                        | "login.microsoftonline.us"
+                        | "login.partner.microsoftonline.cn"
+                        | "sts.windows.net"
+                        | "sts.chinacloudapi.cn"
+                )
             )
         },
         pins: &["tid", "oid"],
+    },
+    Shared {
+        service: "HCP Terraform",
+        matches: |url| url.host_str() == Some("app.terraform.io"),
+        pins: &[
+            "terraform_organization_id",
+            "terraform_project_id",
+            "terraform_workspace_id",
+        ],
+    },
+    Shared {
+        service: "Vercel",
+        matches: |url| url.host_str() == Some("oidc.vercel.com"),
+        pins: &["owner_id", "project_id"],
     },
 ];
 
@@ -174,7 +195,7 @@ fn check_name(at: &Checked<'_>) -> Outcome {
 
 fn check_oidc(at: &Checked<'_>, spec: &OidcSpec, own_issuers: &[String]) -> Outcome {
     let issuer = check_issuer(at, spec, own_issuers)?;
-    check_audience(at, spec)?;
+    check_audience(at, spec, &issuer)?;
     check_header(at, spec)?;
     check_tenant(at, spec, &issuer)?;
     check_template(at, spec, "identity", &spec.identity)?;
@@ -239,25 +260,47 @@ fn check_issuer(
     Ok(url)
 }
 
-fn check_audience(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
+/// Audiences that providers and clouds give to tokens for everybody, by how they begin.
+const DEFAULT_AUDIENCES: [&str; 8] = [
+    "sts.amazonaws.com",
+    "api://azureadtokenexchange",
+    "https://kubernetes.default.svc",
+    "https://buildkite.com/",
+    "https://vercel.com/",
+    "https://iam.googleapis.com/",
+    "//iam.googleapis.com/",
+    "ari:cloud:bitbucket:",
+];
+
+fn check_audience(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
     const REMEDY: &str = "let workloads ask for an audience that means this broker alone";
     let audience = spec.audience.as_str();
     if audience.is_empty() {
         return at.refuse("audience", "it is missing", REMEDY);
     }
-    let github = spec.issuer.contains("token.actions.githubusercontent.com")
-        && is_one_segment(audience, "https://github.com/");
-    let default = github
-        || audience == "sts.amazonaws.com"
-        || audience == "api://AzureADTokenExchange"
-        || same_issuer(audience, &spec.issuer)
-        || audience.starts_with("https://kubernetes.default.svc")
-        || audience.starts_with("https://buildkite.com/");
-    if default {
+    if is_default_audience(audience, issuer) || same_issuer(audience, &spec.issuer) {
         let problem = format!("`{audience}` is a default that tokens for others have too");
         return at.refuse("audience", problem, REMEDY);
     }
     Ok(())
+}
+
+/// Whether tokens that were never asked for this broker may have this audience.
+fn is_default_audience(audience: &str, issuer: &Url) -> bool {
+    let lower = audience.to_ascii_lowercase();
+    let host = issuer.host_str().unwrap_or_default();
+    let of_the_issuer = match host {
+        // The owner's page.
+        "token.actions.githubusercontent.com" => is_one_segment(&lower, "https://github.com/"),
+        // The organisation's id.
+        "oidc.circleci.com" => Uuid::parse_str(&lower).is_ok(),
+        // GitHub Enterprise Server: the owner's page on the same host.
+        _ if issuer.path() == "/_services/token" => {
+            is_one_segment(&lower, &format!("https://{host}/"))
+        }
+        _ => false,
+    };
+    of_the_issuer || DEFAULT_AUDIENCES.iter().any(|d| lower.starts_with(d))
 }
 
 fn is_one_segment(text: &str, prefix: &str) -> bool {

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use super::checks::AttestorConfigError;
-use super::{AttestContext, AttestError, Attestor, Evidence, WorkloadKeys, one_time, parse_bearer};
+use super::{AttestContext, AttestError, Attestor, Presented, WorkloadKeys, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
 use crate::crypto::jwt::{UnverifiedJwt, VerifiedClaims, check_times, verify};
@@ -174,8 +174,8 @@ impl Attestor for Keys {
         &self.name
     }
 
-    fn recognises(&self, evidence: &Evidence) -> bool {
-        parse_bearer(evidence).is_ok_and(|token| {
+    fn recognises(&self, presented: &Presented<'_>) -> bool {
+        presented.token().is_ok_and(|token| {
             token.unverified_is_type(ASSERTION)
                 && token
                     .unverified_audiences()
@@ -185,12 +185,9 @@ impl Attestor for Keys {
 
     fn appraise<'a>(
         &'a self,
-        evidence: &'a Evidence,
+        presented: &'a Presented<'a>,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<Workload, AttestError>> {
-        Box::pin(async move {
-            let token = parse_bearer(evidence)?;
-            self.appraise_assertion(&token, now).await
-        })
+        Box::pin(async move { self.appraise_assertion(presented.token()?, now).await })
     }
 }

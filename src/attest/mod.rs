@@ -44,7 +44,7 @@ use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{OneTime, Reuse, Workload};
 
 /// All that a request presents.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Evidence {
     /// The token of `Authorization: Bearer`.
     pub bearer: Option<SecretString>,
@@ -58,6 +58,53 @@ pub struct Evidence {
     pub method: String,
     /// The configured external URL of the endpoint; never taken from the request's `Host`.
     pub url: String,
+}
+
+impl fmt::Debug for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Evidence")
+            .field("bearer", &self.bearer.is_some())
+            .field("dpop", &self.dpop.len())
+            .field("client_certificates", &self.client_certificates.len())
+            .field("headers", &self.headers.keys())
+            .field("method", &self.method)
+            .field("url", &self.url)
+            .finish()
+    }
+}
+
+/// Evidence whose token was taken apart, once for all attestors, and not verified.
+#[derive(Debug)]
+pub struct Presented<'a> {
+    evidence: &'a Evidence,
+    token: Option<Result<UnverifiedJwt, JwtError>>,
+}
+
+impl<'a> Presented<'a> {
+    /// Takes the bearer token apart.
+    #[must_use]
+    pub fn new(evidence: &'a Evidence) -> Self {
+        let bearer = evidence.bearer.as_ref();
+        Self {
+            evidence,
+            token: bearer.map(|token| UnverifiedJwt::parse(token.expose_secret())),
+        }
+    }
+
+    /// All that the request presents.
+    #[must_use]
+    pub fn evidence(&self) -> &'a Evidence {
+        self.evidence
+    }
+
+    /// The bearer token, with nothing verified.
+    pub fn token(&self) -> Result<&UnverifiedJwt, AttestError> {
+        match &self.token {
+            None => Err(AttestError::Missing),
+            Some(Ok(token)) => Ok(token),
+            Some(Err(error)) => Err((*error).into()),
+        }
+    }
 }
 
 /// Why evidence was refused: for logs and metrics, never for the caller.
@@ -179,12 +226,12 @@ pub trait Attestor: Send + Sync {
 
     /// Whether the evidence says of itself that it is for this attestor. Nothing is verified yet,
     /// so nothing but the choice of the attestor may follow from it.
-    fn recognises(&self, evidence: &Evidence) -> bool;
+    fn recognises(&self, presented: &Presented<'_>) -> bool;
 
     /// Verifies the evidence, all of it, as of `now`.
     fn appraise<'a>(
         &'a self,
-        evidence: &'a Evidence,
+        presented: &'a Presented<'a>,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<Workload, AttestError>>;
 }
@@ -266,11 +313,12 @@ impl Attestors {
         evidence: &Evidence,
         now: Timestamp,
     ) -> Result<Workload, AttestError> {
-        let mut matching = self.attestors.iter().filter(|a| a.recognises(evidence));
+        let presented = Presented::new(evidence);
+        let mut matching = self.attestors.iter().filter(|a| a.recognises(&presented));
         let (Some(attestor), None) = (matching.next(), matching.next()) else {
-            return Err(self.refusal(evidence));
+            return Err(self.refusal(&presented));
         };
-        let mut workload = attestor.appraise(evidence, now).await?;
+        let mut workload = attestor.appraise(&presented, now).await?;
         if !evidence.dpop.is_empty() {
             let proof = dpop::verify(evidence, None, now)?;
             workload.key = Some(proof.key);
@@ -284,8 +332,8 @@ impl Attestors {
     }
 
     /// Why not exactly one attestor recognises it.
-    fn refusal(&self, evidence: &Evidence) -> AttestError {
-        match parse_bearer(evidence) {
+    fn refusal(&self, presented: &Presented<'_>) -> AttestError {
+        match presented.token() {
             Err(error) => error,
             Ok(token) if token.unverified_is_type(key::ASSERTION) => AttestError::WrongAudience,
             Ok(token) => match token.unverified_issuer() {
@@ -296,17 +344,11 @@ impl Attestors {
     }
 }
 
-/// The token of the request, with nothing verified.
-fn parse_bearer(evidence: &Evidence) -> Result<UnverifiedJwt, AttestError> {
-    let token = evidence.bearer.as_ref().ok_or(AttestError::Missing)?;
-    Ok(UnverifiedJwt::parse(token.expose_secret())?)
-}
-
 /// A one-time id over several texts, none of which can be taken for a part of another.
 fn one_time(kind: &str, parts: &[&[u8]], expires_at: Timestamp) -> OneTime {
     let mut input = Vec::new();
     for part in std::iter::once(&kind.as_bytes()).chain(parts) {
-        input.extend_from_slice(&part.len().to_be_bytes());
+        input.extend_from_slice(&(part.len() as u64).to_be_bytes());
         input.extend_from_slice(part);
     }
     OneTime {
@@ -316,6 +358,8 @@ fn one_time(kind: &str, parts: &[&[u8]], expires_at: Timestamp) -> OneTime {
     }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

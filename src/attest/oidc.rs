@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::checks::AttestorConfigError;
 use super::jwks::{self, KeyError, KeySource};
 use super::template::Template;
-use super::{AttestError, Attestor, Evidence, one_time, parse_bearer};
+use super::{AttestError, Attestor, Presented, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::jwt::{UnverifiedJwt, VerifiedClaims, check_times, verify};
@@ -206,8 +206,8 @@ impl Attestor for Oidc {
         &self.spec.name
     }
 
-    fn recognises(&self, evidence: &Evidence) -> bool {
-        parse_bearer(evidence).is_ok_and(|token| {
+    fn recognises(&self, presented: &Presented<'_>) -> bool {
+        presented.token().is_ok_and(|token| {
             // An assertion is for registered keys, even where both have one audience.
             !token.unverified_is_type(super::key::ASSERTION)
                 && token.unverified_issuer() == Some(self.spec.issuer.as_str())
@@ -219,12 +219,9 @@ impl Attestor for Oidc {
 
     fn appraise<'a>(
         &'a self,
-        evidence: &'a Evidence,
+        presented: &'a Presented<'a>,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<Workload, AttestError>> {
-        Box::pin(async move {
-            let token = parse_bearer(evidence)?;
-            self.appraise_token(&token, now).await
-        })
+        Box::pin(async move { self.appraise_token(presented.token()?, now).await })
     }
 }

@@ -324,10 +324,14 @@ async fn a_proof_beside_a_token_must_hold_and_binds_what_may_be_used_again() {
     assert_eq!(one.evidence.key, two.evidence.key);
     assert_ne!(one.evidence.binding, two.evidence.binding);
 
-    let once = World::new().await;
-    let mut evidence = bearer(&once.key.sign(&header(), &once.claims()));
-    evidence.dpop = vec![proof(&once.agent, "https://other.example/v1/credentials")];
-    let refused = once.attestors.appraise(&evidence, now()).await.unwrap_err();
+    let single = World::new().await;
+    let mut evidence = bearer(&single.key.sign(&header(), &single.claims()));
+    evidence.dpop = vec![proof(&single.agent, "https://other.example/v1/credentials")];
+    let refused = single
+        .attestors
+        .appraise(&evidence, now())
+        .await
+        .unwrap_err();
     assert_eq!(refused.reason(), "bad_proof");
 }
 

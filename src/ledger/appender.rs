@@ -218,7 +218,7 @@ impl Appender {
         if behind {
             // So far behind that reading all of it would hold everybody up.
             connection.rollback().await.map_err(failure)?;
-            self.connection = Some(connection);
+            self.keep(connection);
             self.catch_up().await?;
             return Box::pin(self.try_commit(prepared)).await;
         }
@@ -249,7 +249,7 @@ impl Appender {
         let mut writes = settling.into_writes();
         if writes.is_empty() {
             connection.rollback().await.map_err(failure)?;
-            self.connection = Some(connection);
+            self.keep(connection);
             self.move_to(edge);
             return Ok(Committed {
                 settled,
@@ -278,7 +278,7 @@ impl Appender {
                 return Err(Failure::Unavailable(lost));
             }
         } else {
-            self.connection = Some(connection);
+            self.keep(connection);
         }
         self.move_to(next);
         Ok(Committed {
@@ -286,6 +286,10 @@ impl Appender {
             prover,
             at: now,
         })
+    }
+
+    fn keep(&mut self, connection: LedgerConnection) {
+        self.connection = connection.is_own().then_some(connection);
     }
 
     async fn connect(&self) -> Result<LedgerConnection, Failure> {

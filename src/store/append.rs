@@ -455,6 +455,12 @@ impl Store {
 }
 
 impl LedgerConnection {
+    /// Whether the connection may be kept between batches. SQLite's one writer is for everybody.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
     /// Begins the transaction, takes the lock, and reads what the batch depends on.
     pub async fn enter(&mut self, needs: &Needs) -> Result<View, StoreError> {
         match self {

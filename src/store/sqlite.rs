@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
+use sqlx::{ConnectOptions, Executor};
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -24,8 +24,8 @@ pub const FILE: &str = "taskpass.sqlite";
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
-    /// Held for as long as anybody holds the store: a second process would be a second writer.
-    _lock: Arc<File>,
+    /// Held until the store is closed: a second process would be a second writer.
+    lock: Arc<File>,
 }
 
 impl Sqlite {
@@ -45,6 +45,14 @@ impl Sqlite {
             .acquire_timeout(Duration::from_secs(5))
             .idle_timeout(None)
             .max_lifetime(None)
+            // A batch of the ledger that was dropped half-way leaves its transaction open; whoever
+            // is next must not find itself inside. Without one this is an error of no interest.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    drop(connection.execute("ROLLBACK").await);
+                    Ok(true)
+                })
+            })
             .connect_with(options.clone())
             .await?;
         MIGRATIONS
@@ -59,7 +67,7 @@ impl Sqlite {
         Ok(Self {
             writer,
             readers,
-            _lock: Arc::new(lock),
+            lock: Arc::new(lock),
         })
     }
 
@@ -78,6 +86,8 @@ impl Sqlite {
     pub(super) async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+        // If this fails the lock goes with the last clone, at the latest with the process.
+        drop(self.lock.unlock());
     }
 }
 

@@ -39,7 +39,8 @@ pub async fn prune(
             loop {
                 let pruned = $statement.await?;
                 rows += pruned;
-                if pruned < u64::from(BITE) {
+                // Until nothing is left: what a bite took may have been all that kept another.
+                if pruned == 0 {
                     break;
                 }
             }

@@ -197,7 +197,7 @@ on_both_stores! {
         let root = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let lent = rig.delegate(&root, "agent:child").await.unwrap();
         let mid = rig.issue("agent:child", ask_in(child_of(root.task.id, &lent), &["orders:read"])).await.unwrap();
-        let lent = rig.delegate(&mid, "agent:orders").await.unwrap();
+        let lent = rig.lend(&mid, "agent:orders", 1).await.unwrap();
         let leaf = rig.issue("agent:orders", ask_in(child_of(mid.task.id, &lent), &["orders:read"])).await.unwrap();
         assert_eq!(claims(&leaf)["act"], json!({"sub": "dev:agent%3Aorders", "act": {"sub": "dev:agent%3Achild"}}));
         let selector = Selector::Workload(root.session.workload.clone());

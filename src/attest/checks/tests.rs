@@ -117,6 +117,55 @@ fn each_field_is_checked() {
 }
 
 #[test]
+fn an_audience_that_an_issuer_gives_to_everybody_does_not_load() {
+    const ORGANISATION: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
+    let circleci = format!("https://oidc.circleci.com/org/{ORGANISATION}");
+    let ghes = "https://git.example/_services/token";
+    for (issuer, audience, good) in [
+        (circleci.as_str(), ORGANISATION, false),
+        (&circleci, &ORGANISATION.to_uppercase(), false),
+        (&circleci, &circleci, false),
+        (&circleci, "urn:taskpass:broker", true),
+        (ghes, "https://git.example/acme", false),
+        (ghes, "https://git.example/acme/", false),
+        (ghes, "https://github.com/acme", true),
+        ("https://gitlab.com", "https://gitlab.com", false),
+        ("https://gitlab.com", "https://GitLab.com/", false),
+        (
+            "https://gitlab.com",
+            "api://azureadtokenexchangeusgov",
+            false,
+        ),
+        ("https://gitlab.com", "STS.amazonaws.com", false),
+        (
+            "https://gitlab.com",
+            "//iam.googleapis.com/projects/1",
+            false,
+        ),
+        ("https://oidc.vercel.com", "https://vercel.com/acme", false),
+        (
+            "https://api.bitbucket.org/x",
+            "ari:cloud:bitbucket::workspace/1",
+            false,
+        ),
+        ("https://gitlab.com", "https://broker.example", true),
+    ] {
+        let spec = oidc(&|spec| {
+            spec["issuer"] = json!(issuer);
+            spec["audience"] = json!(audience);
+            spec["required"] = json!({
+                "oidc.circleci.com/org-id": ORGANISATION,
+                "namespace_id": "1",
+                "owner_id": "1",
+                "repository_id": "1",
+            });
+        });
+        let expected = (!good).then_some("audience");
+        assert_eq!(refused_key(&[spec]), expected, "{issuer} {audience}");
+    }
+}
+
+#[test]
 fn every_shared_issuer_needs_a_pin() {
     for issuer in [
         "https://gitlab.com",
@@ -124,7 +173,10 @@ fn every_shared_issuer_needs_a_pin() {
         "https://agent.buildkite.com",
         "https://accounts.google.com",
         "https://login.microsoftonline.com/x/v2.0",
+        "https://login.microsoftonline.us/x/v2.0",
         "https://sts.windows.net/x/",
+        "https://app.terraform.io",
+        "https://oidc.vercel.com",
     ] {
         let unpinned = oidc(&|spec| spec["issuer"] = json!(issuer));
         assert_eq!(refused_key(&[unpinned]), Some("required"), "{issuer}");

@@ -234,11 +234,21 @@ impl Rig {
     }
 
     pub async fn delegate(&self, issued: &Issued, child: &str) -> Result<Delegation, BrokerError> {
+        self.lend(issued, child, 2).await
+    }
+
+    /// A delegation with so many credentials.
+    pub async fn lend(
+        &self,
+        issued: &Issued,
+        child: &str,
+        sessions: u32,
+    ) -> Result<Delegation, BrokerError> {
         let authority = TaskAuthority::Handle(handle(issued), Evidence::default());
         let child = format!("dev:{}", taskpass::domain::workload::encode_value(child));
         let child = child.try_into().unwrap();
         self.broker
-            .delegate(issued.task.id, authority, child, 2, None)
+            .delegate(issued.task.id, authority, child, sessions, None)
             .await
     }
 
