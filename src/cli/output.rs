@@ -44,14 +44,14 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// Writes JSON on one line, for programs that read line by line.
 pub(super) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
-    line(serde_json::to_string(value).map_err(unwritable)?)
+    line(serde_json::to_string(value).map_err(|error| unwritable(&error))?)
 }
 
 fn pretty(value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value).map_err(unwritable)
+    serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))
 }
 
-fn unwritable(error: serde_json::Error) -> Failure {
+fn unwritable(error: &serde_json::Error) -> Failure {
     Failure::Unestablished(format!("cannot write the output as JSON: {error}"))
 }
 

@@ -1,6 +1,7 @@
 //! `taskpass request`: asks for a credential.
 
 use clap::Args;
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
 use super::client::{Connection, read_secret};
@@ -73,7 +74,7 @@ impl Request {
         })?;
         if !self.env {
             output::line(token)?;
-            return self.say_what_was_granted(&answer);
+            return say_what_was_granted(&answer);
         }
         let variables = [
             ("TASKPASS_CREDENTIAL", Some(token)),
@@ -97,22 +98,19 @@ impl Request {
             detail.insert("locations".into(), json!(self.locations));
         }
         let mut task = Map::new();
-        match (&self.task, &self.handle_file) {
-            (Some(id), Some(file)) => {
-                use secrecy::ExposeSecret as _;
-                task.insert("id".into(), json!(id));
-                task.insert("handle".into(), json!(read_secret(file)?.expose_secret()));
-            }
-            _ => {
-                task.insert("type".into(), json!(self.task_type));
-                for (name, value) in [
-                    ("purpose", json!(self.purpose)),
-                    ("deadline_seconds", json!(self.deadline)),
-                    ("heartbeat_seconds", json!(self.heartbeat)),
-                ] {
-                    if !value.is_null() {
-                        task.insert(name.into(), value);
-                    }
+        if let (Some(id), Some(file)) = (&self.task, &self.handle_file) {
+            let handle = read_secret(file)?;
+            task.insert("id".into(), json!(id));
+            task.insert("handle".into(), json!(handle.expose_secret()));
+        } else {
+            task.insert("type".into(), json!(self.task_type));
+            for (name, value) in [
+                ("purpose", json!(self.purpose)),
+                ("deadline_seconds", json!(self.deadline)),
+                ("heartbeat_seconds", json!(self.heartbeat)),
+            ] {
+                if !value.is_null() {
+                    task.insert(name.into(), value);
                 }
             }
         }
@@ -126,22 +124,22 @@ impl Request {
         }
         Ok(body)
     }
+}
 
-    /// On standard error, so that the credential alone is on standard output. The handle is a
-    /// secret and is told to those who ask for it by `--env` or `--json`.
-    fn say_what_was_granted(&self, answer: &Value) -> Result<(), Failure> {
-        let text = |pointer: &str| {
-            let value = answer.pointer(pointer).and_then(Value::as_str);
-            output::printable(value.unwrap_or("?"))
-        };
-        output::note(format!(
-            "session {} until {}, task {}, decision {}",
-            text("/session/id"),
-            text("/session/expires_at"),
-            text("/task/id"),
-            text("/decision/id"),
-        ))
-    }
+/// On standard error, so that the credential alone is on standard output. The handle is a
+/// secret and is told to those who ask for it by `--env` or `--json`.
+fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
+    let text = |pointer: &str| {
+        let value = answer.pointer(pointer).and_then(Value::as_str);
+        output::printable(value.unwrap_or("?"))
+    };
+    output::note(format!(
+        "session {} until {}, task {}, decision {}",
+        text("/session/id"),
+        text("/session/expires_at"),
+        text("/task/id"),
+        text("/decision/id"),
+    ))
 }
 
 /// The value as one word of a POSIX shell, whatever is in it.

@@ -28,7 +28,7 @@ pub(super) struct Serve {
 /// Which configuration.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ConfigFile {
-    /// The configuration file [default: TASKPASS_CONFIG, else taskpass.toml]
+    /// The configuration file [default: `TASKPASS_CONFIG`, else taskpass.toml]
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 }

@@ -42,8 +42,8 @@ struct One {
     id: TaskId,
     #[command(flatten)]
     connection: Connection,
-    /// The file that holds the task's handle, `-` for standard input; without it TASKPASS_HANDLE,
-    /// and without that the owner's attestation by --token-file or TASKPASS_TOKEN
+    /// The file that holds the task's handle, `-` for standard input; without it `TASKPASS_HANDLE`,
+    /// and without that the owner's attestation by --token-file or `TASKPASS_TOKEN`
     #[arg(long, value_name = "FILE")]
     handle_file: Option<PathBuf>,
     /// Print the answer as JSON

@@ -374,7 +374,7 @@ fn check_credential(
             "the credential's exp is {exp}, the leaf allows {} at the latest",
             latest.seconds()
         )),
-        _ => verdict.fail("the credential or the leaf does not say when it ends"),
+        _ => verdict.fail("the credential's exp or the leaf's is missing"),
     }
     match jwks {
         Some(jwks) => {

@@ -153,3 +153,51 @@ fn fill_in(shared: &Shared, given: Map<String, Value>) -> Result<Value, Failure>
     }
     Ok(claims)
 }
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::super::super::client::Client;
+    use super::*;
+    use crate::crypto::{UnverifiedJwt, VerificationKey, verify};
+
+    #[tokio::test]
+    async fn its_tokens_verify_with_the_keys_that_discovery_leads_to() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        crate::crypto::jwt_provider::install();
+        let issuer = Issuer::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let issuer = issuer.unwrap();
+        issuer.for_audience("http://127.0.0.1:7070");
+        let url = Url::parse(issuer.url()).unwrap();
+        let client = Client::new(&url).unwrap();
+        let asked = async {
+            let discovery = client.get("/.well-known/openid-configuration").await;
+            let discovery = discovery.unwrap();
+            assert_eq!(discovery["issuer"], url.as_str());
+            assert_eq!(discovery["jwks_uri"], format!("{url}/jwks.json"));
+            let keys = client.get("/jwks.json").await.unwrap();
+            let key = VerificationKey::parse(keys["keys"][0].to_string().as_bytes()).unwrap();
+
+            let given = json!({"sub": "agent:reports", "exp": 1, "extra": [1]});
+            let answer = client.post("/token", &given).await.unwrap();
+            let token = UnverifiedJwt::parse(answer["token"].as_str().unwrap()).unwrap();
+            let claims = verify(&token, &key, &[Algorithm::Es256]).unwrap();
+            assert_eq!(claims.issuer(), Ok(url.as_str()));
+            assert_eq!(claims.get("aud"), Some(&json!("http://127.0.0.1:7070")));
+            assert_eq!(claims.get("exp"), Some(&json!(1)), "it was given");
+            assert_eq!(claims.get("extra"), Some(&json!([1])));
+            assert!(claims.token_id().unwrap().is_some());
+
+            for bad in [json!({}), json!([]), json!({"iss": "x"})] {
+                assert!(client.post("/token", &bad).await.is_err(), "{bad}");
+            }
+            let form = client.post_form("/token", &[("sub", "agent:reports")]);
+            assert_eq!(form.await.unwrap().status.as_u16(), 415);
+        };
+        tokio::select! {
+            ended = issuer.serve() => panic!("{ended:?}"),
+            () = asked => {}
+        }
+    }
+}
