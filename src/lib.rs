@@ -16,6 +16,7 @@
 pub mod app;
 pub mod attest;
 pub mod broker;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod crypto;

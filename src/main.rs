@@ -1,2 +1,13 @@
-//! The `taskpass` binary.
-fn main() {}
+//! The `taskpass` binary: reads the command line, makes ring the one provider of cryptography, and
+//! hands over to [`taskpass::cli`].
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    // Before anything can open a TLS connection or look at a token.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    taskpass::crypto::jwt_provider::install();
+    taskpass::cli::run(taskpass::cli::Cli::parse())
+}

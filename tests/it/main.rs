@@ -14,5 +14,6 @@
     reason = "a test may panic, read the clock and the environment, and exports nothing"
 )]
 
+mod cli;
 mod laws;
 mod support;

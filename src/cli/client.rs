@@ -1,0 +1,469 @@
+//! The client of a broker's HTTP interface, and how a command is told where it is and by what token
+//! it speaks.
+//!
+//! A token is sent over https, or to this very machine, and to nobody else: redirects are not
+//! followed. An answer that is not what was wanted becomes a sentence: what was refused, why, and
+//! what would be allowed.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use super::Failure;
+use super::output::printable;
+use crate::config::{Environment, ProcessEnvironment};
+
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a whole answer may take.
+const TOTAL_TIMEOUT: Duration = Duration::from_mins(1);
+/// No answer of a broker is longer.
+const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// The longest token that is read.
+const MAX_TOKEN_BYTES: u64 = 64 * 1024;
+
+/// Where the broker is.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Address {
+    /// The broker's base URL
+    #[arg(
+        long,
+        env = "TASKPASS_URL",
+        default_value = "http://127.0.0.1:7070",
+        value_name = "URL"
+    )]
+    pub(super) url: Url,
+}
+
+/// Where the broker is, and who speaks.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Connection {
+    #[command(flatten)]
+    pub(super) address: Address,
+    #[command(flatten)]
+    token: Token,
+}
+
+/// Where the token is: an attestation, or an admin's token.
+#[derive(Args, Clone, Debug)]
+struct Token {
+    /// The file that holds the token, an attestation or an admin's; `-` is standard input
+    #[arg(long, env = "TASKPASS_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The variable that holds the token
+    #[arg(long, value_name = "NAME", default_value = "TASKPASS_TOKEN")]
+    token_env: String,
+}
+
+impl Connection {
+    /// A client that presents the token.
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        Client::new(&self.address.url)?.with_bearer(&self.token.read()?)
+    }
+}
+
+impl Token {
+    fn read(&self) -> Result<SecretString, Failure> {
+        let name = self.token_env.as_str();
+        if let Some(file) = &self.token_file {
+            return read_secret(file);
+        }
+        match ProcessEnvironment.get(name) {
+            Ok(Some(token)) => trimmed(&Zeroizing::new(token), name),
+            Ok(None) => Err(Failure::Usage(format!(
+                "no token: name a file with --token-file, or set {name}"
+            ))),
+            Err(_) => Err(Failure::Usage(format!("{name} is not text"))),
+        }
+    }
+}
+
+/// Reads a secret from a file, or from standard input for `-`.
+pub(super) fn read_secret(file: &Path) -> Result<SecretString, Failure> {
+    let place = file.display().to_string();
+    let mut text = Zeroizing::new(String::new());
+    let read = if file == Path::new("-") {
+        let stdin = std::io::stdin().lock();
+        stdin.take(MAX_TOKEN_BYTES).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file)
+            .and_then(|file| file.take(MAX_TOKEN_BYTES).read_to_string(&mut text))
+    };
+    read.map_err(|error| Failure::Unestablished(format!("cannot read {place}: {error}")))?;
+    trimmed(&text, &place)
+}
+
+fn trimmed(text: &str, place: &str) -> Result<SecretString, Failure> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err(Failure::Usage(format!("{place} holds no token")));
+    }
+    Ok(SecretString::from(text))
+}
+
+/// Reads a file that a person named, or standard input for `-`.
+pub(super) fn read_file(file: &Path, at_most: u64) -> Result<Vec<u8>, Failure> {
+    let place = file.display();
+    let mut bytes = Vec::new();
+    let read = if file == Path::new("-") {
+        let stdin = std::io::stdin().lock();
+        stdin.take(at_most + 1).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(at_most + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Failure::Unestablished(format!("cannot read {place}: {error}")))?;
+    if bytes.len() as u64 > at_most {
+        return Err(Failure::Usage(format!(
+            "{place} has more than {at_most} bytes"
+        )));
+    }
+    Ok(bytes)
+}
+
+/// A client of one broker, or of another server at the story's end.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: Url,
+    authorization: Option<HeaderValue>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// Its status.
+    pub(super) status: StatusCode,
+    /// Its body, as JSON; null where there is none or it is something else.
+    pub(super) body: Value,
+}
+
+impl Client {
+    /// A client without a token.
+    pub(super) fn new(base: &Url) -> Result<Self, Failure> {
+        let loopback = is_loopback(base);
+        if base.scheme() != "https" && !(base.scheme() == "http" && loopback) {
+            return Err(Failure::Usage(format!(
+                "{base} is neither https nor on this machine; a token would be readable on its way"
+            )));
+        }
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TOTAL_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("taskpass/", env!("CARGO_PKG_VERSION")));
+        if loopback {
+            builder = builder.no_proxy();
+        }
+        let http = builder
+            .build()
+            .map_err(|error| Failure::Unestablished(format!("no HTTP client: {error}")))?;
+        Ok(Self {
+            http,
+            base: base.clone(),
+            authorization: None,
+        })
+    }
+
+    /// The same client, which presents `token` as a bearer.
+    pub(super) fn with_bearer(self, token: &SecretString) -> Result<Self, Failure> {
+        self.with_authorization("Bearer", token)
+    }
+
+    /// The same client, which presents `token` under `scheme`.
+    pub(super) fn with_authorization(
+        mut self,
+        scheme: &str,
+        token: &SecretString,
+    ) -> Result<Self, Failure> {
+        let value = Zeroizing::new(format!("{scheme} {}", token.expose_secret()));
+        let mut value = HeaderValue::from_str(&value)
+            .map_err(|_| Failure::Usage("the token holds what no header can carry".into()))?;
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Ok(self)
+    }
+
+    /// `GET path`, which must succeed.
+    pub(super) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.send(Method::GET, path, None).await?.success()
+    }
+
+    /// `POST path` with JSON, which must succeed.
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.send(Method::POST, path, Some(body)).await?.success()
+    }
+
+    /// `DELETE path`, which must succeed.
+    pub(super) async fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.send(Method::DELETE, path, None).await?.success()
+    }
+
+    /// Any request, with whatever answer.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.http.request(method, self.at(path)?);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.finish(request).await
+    }
+
+    /// `POST path` with a form, as the OAuth endpoints want it.
+    pub(super) async fn post_form(
+        &self,
+        path: &str,
+        form: &[(&str, &str)],
+    ) -> Result<Answer, Failure> {
+        self.finish(self.http.post(self.at(path)?).form(form)).await
+    }
+
+    fn at(&self, path: &str) -> Result<Url, Failure> {
+        let base = self.base.as_str().trim_end_matches('/');
+        Url::parse(&format!("{base}{path}"))
+            .map_err(|error| Failure::Usage(format!("{base}{path} is not a URL: {error}")))
+    }
+
+    async fn finish(&self, mut request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value.clone());
+        }
+        let unreachable =
+            |error: reqwest::Error| Failure::Unestablished(reason(&self.base, &error));
+        let mut response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > MAX_ANSWER_BYTES {
+                return Err(Failure::Unestablished(format!(
+                    "{} answered with more than {MAX_ANSWER_BYTES} bytes",
+                    self.base
+                )));
+            }
+        }
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Ok(Answer { status, body })
+    }
+}
+
+impl Answer {
+    /// The body of a success; the failure that the problem describes otherwise.
+    pub(super) fn success(self) -> Result<Value, Failure> {
+        if self.status == StatusCode::ACCEPTED {
+            return Err(Failure::Unestablished(
+                "not decided yet: a person has to approve first".into(),
+            ));
+        }
+        if self.status.is_success() {
+            return Ok(self.body);
+        }
+        Err(self.failure())
+    }
+
+    /// What went wrong, as a sentence and an exit code.
+    pub(super) fn failure(&self) -> Failure {
+        let text = describe(self.status, &self.body);
+        match self.status.as_u16() {
+            401 | 403 | 404 | 409 | 410 => Failure::Refused(text),
+            400..=499 if self.status != StatusCode::TOO_MANY_REQUESTS => Failure::Usage(text),
+            _ => Failure::Unestablished(text),
+        }
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// Why nothing answered, with the innermost cause: "connection refused" says more than "error
+/// sending request".
+fn reason(base: &Url, error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    if error.is_timeout() {
+        return format!("{base} did not answer in time");
+    }
+    format!("cannot reach {base}: {cause}")
+}
+
+/// A problem (RFC 9457) or an OAuth error (RFC 6749) as sentences.
+fn describe(status: StatusCode, body: &Value) -> String {
+    let text = |name: &str| body.get(name).and_then(Value::as_str).map(printable);
+    let slug = text("type").unwrap_or_default();
+    let slug = slug
+        .strip_prefix("urn:taskpass:problem:")
+        .unwrap_or_default()
+        .to_owned();
+    let mut lines = Vec::new();
+    let first = text("detail")
+        .or_else(|| text("error_description"))
+        .or_else(|| text("title"))
+        .or_else(|| text("error"));
+    lines.push(match (slug.as_str(), first) {
+        ("", Some(first)) => format!("{status}: {first}"),
+        (slug, Some(first)) => format!("{slug}: {first}"),
+        (_, None) => format!("the broker answered {status}"),
+    });
+    if let Some(code) = text("code").or_else(|| text("reason")) {
+        lines.push(format!("  reason: {code}"));
+    }
+    let list = body.get("errors").and_then(Value::as_array);
+    for error in list.into_iter().flatten() {
+        lines.push(format!("  {}", printable(&one_line(error))));
+    }
+    if let Some(pointer) = text("pointer") {
+        lines.push(format!("  at: {pointer}"));
+    }
+    if let Some(allowed) = body.get("allowed").filter(|allowed| !allowed.is_null()) {
+        lines.extend(would_be_allowed(allowed));
+    }
+    if let Some(id) = body.pointer("/decision/id").and_then(Value::as_str) {
+        lines.push(format!("  decision: {}", printable(id)));
+    }
+    if let Some(session) = text("session_id").or_else(|| text("session")) {
+        lines.push(format!("  session: {session}"));
+    }
+    lines.join("\n")
+}
+
+fn one_line(value: &Value) -> String {
+    let text = |name: &str| value.get(name).and_then(Value::as_str);
+    match (text("pointer"), text("detail")) {
+        (Some(pointer), Some(detail)) => format!("{pointer}: {detail}"),
+        _ => value.to_string(),
+    }
+}
+
+/// What policy would permit instead, one line a limit.
+pub(super) fn would_be_allowed(allowed: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    let details = allowed.get("authorization_details");
+    for detail in details.and_then(Value::as_array).into_iter().flatten() {
+        let words = |name: &str| {
+            let list = detail.get(name).and_then(Value::as_array);
+            let words: Vec<String> = list
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(printable)
+                .collect();
+            words.join(", ")
+        };
+        let (actions, places) = (words("actions"), words("locations"));
+        let place = if places.is_empty() {
+            String::new()
+        } else {
+            format!(" at {places}")
+        };
+        lines.push(format!("  would be allowed: {actions}{place}"));
+    }
+    for (name, what) in [
+        ("max_ttl_seconds", "a life"),
+        ("max_deadline_seconds", "a deadline"),
+        ("max_heartbeat_seconds", "a silence"),
+    ] {
+        if let Some(seconds) = allowed.get(name).and_then(Value::as_u64) {
+            lines.push(format!("  would be allowed: {what} of {seconds} s at most"));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn answer(status: u16, body: Value) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            body,
+        }
+    }
+
+    #[test]
+    fn a_token_is_not_sent_in_the_clear_to_another_machine() {
+        for bad in [
+            "http://broker.example",
+            "ftp://127.0.0.1",
+            "http://10.0.0.1",
+        ] {
+            let refused = Client::new(&Url::parse(bad).unwrap());
+            assert!(matches!(refused, Err(Failure::Usage(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_why_and_what_would_do() {
+        let problem = json!({
+            "type": "urn:taskpass:problem:denied", "status": 403, "title": "Denied",
+            "detail": "orders:write is not permitted", "code": "not-permitted",
+            "allowed": {
+                "authorization_details": [{"type": "api", "actions": ["orders:read"]}],
+                "max_ttl_seconds": 600
+            },
+            "decision": {"id": "d-1"}
+        });
+        let failure = answer(403, problem).failure();
+        assert_eq!(failure.code(), 1);
+        assert_eq!(
+            failure.to_string(),
+            "denied: orders:write is not permitted\n  reason: not-permitted\n  \
+             would be allowed: orders:read\n  would be allowed: a life of 600 s at most\n  \
+             decision: d-1"
+        );
+    }
+
+    #[test]
+    fn each_status_has_its_exit_code() {
+        for (status, code) in [
+            (401, 1),
+            (403, 1),
+            (404, 1),
+            (409, 1),
+            (400, 2),
+            (413, 2),
+            (422, 2),
+            (302, 3),
+            (429, 3),
+            (500, 3),
+            (503, 3),
+        ] {
+            assert_eq!(
+                answer(status, Value::Null).failure().code(),
+                code,
+                "{status}"
+            );
+        }
+        assert!(answer(202, json!({})).success().is_err());
+        assert!(answer(200, json!({})).success().is_ok());
+    }
+
+    #[test]
+    fn a_token_never_shows_in_debug() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let url = Url::parse("http://127.0.0.1:1").unwrap();
+        let client = Client::new(&url).unwrap();
+        let client = client.with_bearer(&"tpa_secret".into()).unwrap();
+        assert!(!format!("{client:?}").contains("tpa_secret"));
+    }
+}

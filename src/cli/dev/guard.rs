@@ -1,0 +1,75 @@
+//! What a web page that somebody has open could try, refused: a foreign `Host` (a name that was
+//! made to point here), any `Origin`, and a body that is not JSON, which a form could send.
+
+use std::net::SocketAddr;
+
+use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
+use axum::http::{HeaderMap, Method, StatusCode};
+
+/// Why a request is refused, if it is.
+pub(super) fn refusal(
+    own: SocketAddr,
+    method: &Method,
+    headers: &HeaderMap,
+) -> Option<(StatusCode, &'static str)> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let names = [own.to_string(), format!("localhost:{}", own.port())];
+    if !text(HOST).is_some_and(|host| names.iter().any(|name| name == host)) {
+        return Some((StatusCode::FORBIDDEN, "this Host is not ours"));
+    }
+    if headers.contains_key(ORIGIN) {
+        return Some((StatusCode::FORBIDDEN, "web pages are not served"));
+    }
+    let json = text(CONTENT_TYPE).is_some_and(|media_type| {
+        let essence = media_type.split(';').next().unwrap_or_default();
+        essence.trim().eq_ignore_ascii_case("application/json")
+    });
+    if method == Method::POST && !json {
+        return Some((StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json"));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.insert(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn a_web_page_gets_nothing() {
+        let own = SocketAddr::from(([127, 0, 0, 1], 7071));
+        let json = ("content-type", "application/json; charset=utf-8");
+        let ask = |method, pairs: &[_]| refusal(own, method, &headers(pairs)).map(|r| r.0.as_u16());
+        assert_eq!(ask(&Method::GET, &[("host", "127.0.0.1:7071")]), None);
+        assert_eq!(
+            ask(&Method::POST, &[("host", "localhost:7071"), json]),
+            None
+        );
+        for (wanted, method, pairs) in [
+            (403, &Method::GET, vec![]),
+            (403, &Method::GET, vec![("host", "evil.example:7071")]),
+            (403, &Method::GET, vec![("host", "127.0.0.1:7072")]),
+            (403, &Method::POST, vec![("host", "evil.example"), json]),
+            (
+                403,
+                &Method::POST,
+                vec![("host", "127.0.0.1:7071"), ("origin", "null"), json],
+            ),
+            (415, &Method::POST, vec![("host", "127.0.0.1:7071")]),
+            (
+                415,
+                &Method::POST,
+                vec![("host", "127.0.0.1:7071"), ("content-type", "text/plain")],
+            ),
+        ] {
+            assert_eq!(ask(method, &pairs), Some(wanted), "{pairs:?}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The development mode's OIDC issuer: discovery and keys over HTTP, and `POST /token`, which signs
+//! whatever claims it is given. That is what makes it an issuer for development alone.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+
+use super::super::Failure;
+use super::guard;
+use crate::clock::{Clock as _, SystemClock};
+use crate::crypto::{
+    Algorithm, LocalSigner, PrivateKey, Signer as _, SystemRandom, random_token, sign_jwt,
+};
+
+/// How long an attestation is good that says nothing else.
+const TOKEN_SECONDS: i64 = 300;
+/// The longest claims that are signed.
+const MAX_CLAIMS_BYTES: usize = 64 * 1024;
+
+/// The issuer, listening and not yet serving.
+pub(super) struct Issuer {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    address: SocketAddr,
+    url: String,
+    signer: LocalSigner,
+    audience: OnceLock<String>,
+}
+
+impl Issuer {
+    /// Listens on the port after the broker's, or on any where that one is taken.
+    pub(super) async fn bind(broker: SocketAddr) -> Result<Self, Failure> {
+        let next = SocketAddr::new(broker.ip(), broker.port().saturating_add(1));
+        let listener = match TcpListener::bind(next).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind(SocketAddr::new(broker.ip(), 0))
+                .await
+                .map_err(Failure::unestablished)?,
+        };
+        let address = listener.local_addr().map_err(Failure::unestablished)?;
+        let key = PrivateKey::generate(Algorithm::Es256).map_err(Failure::unestablished)?;
+        let signer = LocalSigner::new(&key).map_err(Failure::unestablished)?;
+        Ok(Self {
+            listener,
+            shared: Arc::new(Shared {
+                address,
+                url: format!("http://{address}/dev"),
+                signer,
+                audience: OnceLock::new(),
+            }),
+        })
+    }
+
+    /// Its `iss`.
+    pub(super) fn url(&self) -> &str {
+        &self.shared.url
+    }
+
+    /// The `aud` of tokens that name no other.
+    pub(super) fn for_audience(&self, audience: &str) {
+        self.shared.audience.get_or_init(|| audience.to_owned());
+    }
+
+    /// Serves until it is dropped.
+    pub(super) async fn serve(self) -> Result<(), Failure> {
+        let router = Router::new()
+            .route("/dev/.well-known/openid-configuration", get(discovery))
+            .route("/dev/jwks.json", get(keys))
+            .route("/dev/token", post(token))
+            .layer(DefaultBodyLimit::max(MAX_CLAIMS_BYTES))
+            .layer(middleware::from_fn_with_state(
+                Arc::clone(&self.shared),
+                guarded,
+            ))
+            .with_state(self.shared);
+        axum::serve(self.listener, router)
+            .await
+            .map_err(Failure::unestablished)
+    }
+}
+
+async fn guarded(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    match guard::refusal(shared.address, request.method(), request.headers()) {
+        Some(refusal) => refusal.into_response(),
+        None => next.run(request).await,
+    }
+}
+
+async fn discovery(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let url = &shared.url;
+    Json(json!({
+        "issuer": url,
+        "jwks_uri": format!("{url}/jwks.json"),
+        "token_endpoint": format!("{url}/token"),
+        "response_types_supported": ["none"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    }))
+}
+
+async fn keys(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(json!({"keys": [shared.signer.public_jwk()]}))
+}
+
+async fn token(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+    let claims = match serde_json::from_slice::<Map<String, Value>>(&body) {
+        Ok(claims) if claims.contains_key("sub") => claims,
+        Ok(_) => return (StatusCode::BAD_REQUEST, "the claim `sub` is required").into_response(),
+        Err(_) => return (StatusCode::BAD_REQUEST, "send a JSON object of claims").into_response(),
+    };
+    let unavailable = |_| StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    let filled = match fill_in(&shared, claims) {
+        Ok(claims) => claims,
+        Err(error) => return unavailable(error.to_string()),
+    };
+    match sign_jwt("JWT", &filled, &shared.signer).await {
+        Ok(token) => (
+            [(header::CACHE_CONTROL, "no-store")],
+            Json(json!({"token": token.expose_secret()})),
+        )
+            .into_response(),
+        Err(error) => unavailable(error.to_string()),
+    }
+}
+
+/// The claims that were not given. Those that were stay as they are, however bad.
+fn fill_in(shared: &Shared, given: Map<String, Value>) -> Result<Value, Failure> {
+    let now = SystemClock.now().seconds();
+    let id = random_token("", &SystemRandom::new()).map_err(Failure::unestablished)?;
+    let audience = shared.audience.get().map_or("", String::as_str);
+    let mut claims = json!({
+        "iss": shared.url,
+        "aud": audience,
+        "iat": now,
+        "exp": now + TOKEN_SECONDS,
+        "jti": id.expose_secret(),
+    });
+    if let Some(claims) = claims.as_object_mut() {
+        claims.extend(given);
+    }
+    Ok(claims)
+}
+
+#[cfg(test)]
+mod tests {
+    use url::Url;
+
+    use super::super::super::client::Client;
+    use super::*;
+    use crate::crypto::{UnverifiedJwt, VerificationKey, verify};
+
+    #[tokio::test]
+    async fn its_tokens_verify_with_the_keys_that_discovery_leads_to() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        crate::crypto::jwt_provider::install();
+        let issuer = Issuer::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await;
+        let issuer = issuer.unwrap();
+        issuer.for_audience("http://127.0.0.1:7070");
+        let url = Url::parse(issuer.url()).unwrap();
+        let client = Client::new(&url).unwrap();
+        let asked = async {
+            let discovery = client.get("/.well-known/openid-configuration").await;
+            let discovery = discovery.unwrap();
+            assert_eq!(discovery["issuer"], url.as_str());
+            assert_eq!(discovery["jwks_uri"], format!("{url}/jwks.json"));
+            let keys = client.get("/jwks.json").await.unwrap();
+            let key = VerificationKey::parse(keys["keys"][0].to_string().as_bytes()).unwrap();
+
+            let given = json!({"sub": "agent:reports", "exp": 1, "extra": [1]});
+            let answer = client.post("/token", &given).await.unwrap();
+            let token = UnverifiedJwt::parse(answer["token"].as_str().unwrap()).unwrap();
+            let claims = verify(&token, &key, &[Algorithm::Es256]).unwrap();
+            assert_eq!(claims.issuer(), Ok(url.as_str()));
+            assert_eq!(claims.get("aud"), Some(&json!("http://127.0.0.1:7070")));
+            assert_eq!(claims.get("exp"), Some(&json!(1)), "it was given");
+            assert_eq!(claims.get("extra"), Some(&json!([1])));
+            assert!(claims.token_id().unwrap().is_some());
+
+            for bad in [json!({}), json!([]), json!({"iss": "x"})] {
+                assert!(client.post("/token", &bad).await.is_err(), "{bad}");
+            }
+            let form = client.post_form("/token", &[("sub", "agent:reports")]);
+            assert_eq!(form.await.unwrap().status.as_u16(), 415);
+        };
+        tokio::select! {
+            ended = issuer.serve() => panic!("{ended:?}"),
+            () = asked => {}
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! `taskpass dev`: a whole broker for one's own machine, with samples, an issuer of its own, and
+//! the story played through once.
+//!
+//! It is the real broker. Attestations come from an issuer of its own that is fetched and verified
+//! over HTTP like any other, decisions are logged, keys are sealed. What makes it unfit for
+//! anything else is kept apart on purpose: it listens on loopback only, its store is marked `dev`
+//! and its log's origin says so, and it does not start beside settings of production.
+//!
+//! A web page that somebody has open must not be able to speak to it: the issuer, and the broker in
+//! this mode, refuse a foreign `Host`, any `Origin`, and bodies that a form could send.
+//!
+//! - [`settings`]: the samples, as a configuration.
+//! - [`issuer`]: the OIDC issuer. [`guard`]: what it refuses.
+//! - [`shop`]: the story's resource server. [`story`]: the story.
+
+mod guard;
+mod issuer;
+pub(super) mod settings;
+mod shop;
+mod story;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
+
+use self::issuer::Issuer;
+use self::settings::Settings;
+use super::serve::in_order;
+use super::{Failure, output};
+use crate::app::{self, App};
+use crate::broker::admin::ADMIN_PREFIX;
+use crate::clock::SystemClock;
+use crate::config::{
+    self, Environment, LOG_VARIABLE, Log, LogFormat, LogLevel, ProcessEnvironment,
+};
+use crate::crypto::{SystemRandom, random_token};
+use crate::telemetry;
+
+/// Try it: a broker on this machine, with samples, and the story played once
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  taskpass dev\n  taskpass dev --no-story --listen 127.0.0.1:0 --json"
+)]
+pub(super) struct Dev {
+    /// Where to listen; loopback only, port 0 for any
+    #[arg(long, default_value = "127.0.0.1:7070", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// The directory of the store, of its key and of the last checkpoint
+    #[arg(long, default_value = ".taskpass", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// A PostgreSQL database in place of SQLite; it is migrated, and marked as a development store
+    #[arg(long, value_name = "URL")]
+    database_url: Option<String>,
+    /// Do not play the story
+    #[arg(long)]
+    no_story: bool,
+    /// Print where everything is as the first line, as JSON; the story goes to standard error
+    #[arg(long)]
+    json: bool,
+}
+
+/// A development broker that serves.
+struct Running {
+    url: String,
+    issuer: String,
+    admin: SecretString,
+}
+
+impl Dev {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        self.refuse_production()?;
+        let log = Log {
+            format: LogFormat::Text,
+            level: LogLevel::Warn,
+        };
+        let filter = ProcessEnvironment.get(LOG_VARIABLE).ok().flatten();
+        telemetry::init(&log, filter.as_deref()).map_err(|e| Failure::Usage(e.to_string()))?;
+
+        let listen = with_port(self.listen)?;
+        let issuer = Issuer::bind(listen).await?;
+        let running = Running {
+            url: format!("http://{listen}"),
+            issuer: issuer.url().to_owned(),
+            admin: random_token(ADMIN_PREFIX, &SystemRandom::new())
+                .map_err(Failure::unestablished)?,
+        };
+        issuer.for_audience(&running.url);
+        // The issuer serves for as long as the broker does: one ends, both end.
+        tokio::select! {
+            ended = issuer.serve() => ended,
+            ended = self.broker(listen, running) => ended,
+        }
+    }
+
+    async fn broker(&self, listen: SocketAddr, running: Running) -> Result<(), Failure> {
+        let config = Settings {
+            listen,
+            issuer: &running.issuer,
+            data_dir: &self.data_dir,
+            database_url: self.database_url.as_deref(),
+        }
+        .config()?;
+        let options = app::Options {
+            clock: Arc::new(SystemClock),
+            dev_admin_token: Some(running.admin.clone()),
+            policies: Some(settings::policies()),
+            minters: Vec::new(),
+        };
+        let app: App = app::start(config, options)
+            .await
+            .map_err(Failure::unestablished)?;
+        if self.json {
+            output::json_line(&json!({
+                "url": running.url,
+                "issuer": running.issuer,
+                "audience": running.url,
+                "admin_token": running.admin.expose_secret(),
+            }))?;
+        }
+        let served = async {
+            if !self.no_story {
+                story::play(&running, self.json).await?;
+            }
+            if !self.json {
+                output::line(commands(&running))?;
+            }
+            Ok::<(), Failure>(())
+        };
+        let told = served.await;
+        if told.is_err() {
+            app.stop().await;
+            return told;
+        }
+        in_order(&app.run().await.map_err(Failure::unestablished)?)
+    }
+
+    /// Development beside production is a mistake that must not become an accident.
+    fn refuse_production(&self) -> Result<(), Failure> {
+        if !self.listen.ip().is_loopback() {
+            return Err(Failure::Usage(format!(
+                "--listen {} can be reached from other machines; `dev` is for loopback only",
+                self.listen
+            )));
+        }
+        let found = config::production_settings(&ProcessEnvironment);
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Usage(format!(
+            "settings of production are in the environment: {}; unset them",
+            found.join(", ")
+        )))
+    }
+}
+
+/// The address with a port of its own where it has none: the broker's issuer has to name it before
+/// anything listens.
+fn with_port(listen: SocketAddr) -> Result<SocketAddr, Failure> {
+    if listen.port() != 0 {
+        return Ok(listen);
+    }
+    TcpListener::bind(listen)
+        .and_then(|listener| listener.local_addr())
+        .map_err(|error| Failure::Unestablished(format!("cannot listen on {listen}: {error}")))
+}
+
+/// Commands to paste, with what they need filled in.
+fn commands(running: &Running) -> String {
+    let Running { url, issuer, admin } = running;
+    let admin = admin.expose_secret();
+    let json = "-H 'Content-Type: application/json'";
+    format!(
+        r#"
+The broker is at {url}, its development issuer at {issuer}. Ctrl-C stops both. To paste:
+
+# An attestation for the reporting agent, good once:
+TOKEN=$(curl -s {issuer}/token {json} -d '{{"sub": "agent:reports"}}' | sed 's/.*"token":"\([^"]*\)".*/\1/')
+
+# A credential for a task of its own:
+curl -s {url}/v1/credentials -H "Authorization: Bearer $TOKEN" {json} -d '{{
+  "task": {{"type": "nightly-report", "purpose": "monthly numbers"}},
+  "resource": "orders-api",
+  "authorization_details": [{{"type": "api", "actions": ["orders:read"]}}]
+}}'
+
+# What is alive, and the end of all of it:
+export TASKPASS_URL={url} TASKPASS_TOKEN={admin}
+taskpass sessions list --state active
+taskpass revoke all --dry-run --reason "to see what would end"
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_it_does_not_start() {
+        let dev = |listen: &str| Dev {
+            listen: listen.parse().unwrap(),
+            data_dir: PathBuf::new(),
+            database_url: None,
+            no_story: true,
+            json: true,
+        };
+        for bad in ["0.0.0.0:7070", "10.0.0.1:7070", "[::]:7070"] {
+            let refused = dev(bad).refuse_production();
+            assert!(matches!(refused, Err(Failure::Usage(_))), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The story, with real requests: an agent is refused what policy does not allow and told what it
+//! would, gets a credential for its task, uses it, completes the task, and is refused with the same
+//! credential; then the receipt is checked with the log's key alone.
+//!
+//! Each step checks what came back. A story that goes otherwise is a fault, and says so.
+
+use reqwest::{Method, StatusCode};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::super::client::{Answer, Client, would_be_allowed};
+use super::super::{Failure, output, verify};
+use super::Running;
+use super::shop::Shop;
+use crate::merkle::VerifierKey;
+
+/// Where the story is told.
+struct Teller {
+    quietly: bool,
+}
+
+impl Teller {
+    fn say(&self, text: impl AsRef<str>) -> Result<(), Failure> {
+        if self.quietly {
+            return output::note(text);
+        }
+        output::line(text)
+    }
+
+    fn step(&self, number: u8, text: &str) -> Result<(), Failure> {
+        self.say(format!("\n{number}. {text}"))
+    }
+
+    fn result(&self, text: impl AsRef<str>) -> Result<(), Failure> {
+        self.say(format!("   -> {}", text.as_ref()))
+    }
+}
+
+/// Plays it. With `json` it is told on standard error.
+pub(super) async fn play(running: &Running, json: bool) -> Result<(), Failure> {
+    let story = Story {
+        teller: Teller { quietly: json },
+        broker: address(&running.url)?,
+        issuer: address(&running.issuer)?,
+        admin: &running.admin,
+    };
+    let shop = Shop::bind(&story.broker, &story.issuer).await?;
+    let shop_url = shop.url()?;
+    tokio::select! {
+        ended = shop.serve() => ended,
+        told = story.tell(&shop_url) => told,
+    }
+}
+
+/// An attestation of the development issuer.
+pub(super) async fn attest(issuer: &Url, subject: &str) -> Result<SecretString, Failure> {
+    let answer = Client::new(issuer)?
+        .post("/token", &json!({"sub": subject}))
+        .await?;
+    let token = answer.get("token").and_then(Value::as_str);
+    token
+        .map(SecretString::from)
+        .ok_or_else(|| Failure::Unestablished("the issuer gave no attestation".into()))
+}
+
+fn address(url: &str) -> Result<Url, Failure> {
+    Url::parse(url).map_err(Failure::unestablished)
+}
+
+struct Story<'a> {
+    teller: Teller,
+    broker: Url,
+    issuer: Url,
+    admin: &'a SecretString,
+}
+
+impl Story<'_> {
+    async fn tell(&self, shop: &Url) -> Result<(), Failure> {
+        let teller = &self.teller;
+        teller.say(
+            "One credential, for one task, decided before it exists, provable afterwards, dead \
+             when the task ends.",
+        )?;
+
+        teller.step(
+            1,
+            "The reporting agent proves who it is with an OIDC token, and asks to read and write \
+             orders.\n   Policy lets it read, for a nightly report; not write.",
+        )?;
+        let refused = self.ask(&["orders:read", "orders:write"]).await?;
+        expect("the refusal", &refused, StatusCode::FORBIDDEN)?;
+        teller.result(refused.failure().to_string().replace('\n', "\n    "))?;
+        if refused
+            .body
+            .get("allowed")
+            .map(would_be_allowed)
+            .is_none_or(|lines| lines.is_empty())
+        {
+            return Err(otherwise("the refusal did not say what would be allowed"));
+        }
+
+        teller.step(
+            2,
+            "It asks for what is allowed: one call, a fresh attestation.",
+        )?;
+        let granted = self.ask(&["orders:read"]).await?;
+        expect("the grant", &granted, StatusCode::CREATED)?;
+        let text = |pointer: &str| granted.body.pointer(pointer).and_then(Value::as_str);
+        let (Some(token), Some(session), Some(task), Some(handle)) = (
+            text("/credential/access_token"),
+            text("/session/id"),
+            text("/task/id"),
+            text("/task/handle"),
+        ) else {
+            return Err(otherwise("the grant lacks its credential, session or task"));
+        };
+        teller.result(format!(
+            "granted: session {session}, until {}, revocable: {}",
+            text("/session/expires_at").unwrap_or("?"),
+            text("/session/revocability/class").unwrap_or("?"),
+        ))?;
+        teller.result("its decision was logged before it was signed, and the answer proves it")?;
+
+        teller.step(
+            3,
+            "It uses the credential. The orders server asks the broker before it serves.",
+        )?;
+        let orders = Client::new(shop)?.with_bearer(&token.into())?;
+        let served = orders.send(Method::GET, "/v1/42", None).await?;
+        expect("the order", &served, StatusCode::OK)?;
+        teller.result(format!("GET /v1/42: 200 {}", served.body))?;
+        let order = json!({"total": "0.00"});
+        let write = orders.send(Method::POST, "/v1/42", Some(&order)).await?;
+        expect("writing", &write, StatusCode::FORBIDDEN)?;
+        teller.result("POST /v1/42: 403, it is a credential for reading")?;
+
+        teller.step(
+            4,
+            "The work is done: it completes the task with the task's handle.",
+        )?;
+        let done = Client::new(&self.broker)?
+            .with_authorization("Handle", &handle.into())?
+            .post(&format!("/v1/tasks/{task}/complete"), &json!({}))
+            .await?;
+        let state = done.pointer("/task/state").and_then(Value::as_str);
+        if state != Some("completed") {
+            return Err(otherwise("the task is not completed"));
+        }
+        teller.result("the task is completed, and its session ended with it")?;
+
+        teller.step(
+            5,
+            "The same credential, a moment later. It has not expired.",
+        )?;
+        let dead = orders.send(Method::GET, "/v1/42", None).await?;
+        expect("the dead credential", &dead, StatusCode::UNAUTHORIZED)?;
+        teller.result("GET /v1/42: 401, the broker says: not active")?;
+
+        teller.step(
+            6,
+            "An auditor checks the receipt offline, with the log's key and nothing of ours.",
+        )?;
+        self.audit(&granted.body).await
+    }
+
+    async fn ask(&self, actions: &[&str]) -> Result<Answer, Failure> {
+        let attestation = attest(&self.issuer, "agent:reports").await?;
+        let body = json!({
+            "task": {"type": "nightly-report", "purpose": "monthly numbers for finance"},
+            "resource": "orders-api",
+            "authorization_details": [{
+                "type": "api", "actions": actions, "locations": ["https://orders.example/v1"],
+            }],
+            "ttl_seconds": 300,
+        });
+        Client::new(&self.broker)?
+            .with_bearer(&attestation)?
+            .send(Method::POST, "/v1/credentials", Some(&body))
+            .await
+    }
+
+    async fn audit(&self, granted: &Value) -> Result<(), Failure> {
+        let admin = Client::new(&self.broker)?.with_bearer(self.admin)?;
+        let answer = admin.get("/v1/ledger/keys").await?;
+        let list = answer.get("vkeys").and_then(Value::as_array);
+        let keys: Vec<VerifierKey> = list
+            .into_iter()
+            .flatten()
+            .filter_map(|key| key.as_str()?.parse().ok())
+            .collect();
+        let file = serde_json::to_vec(granted).map_err(Failure::unestablished)?;
+        let jwks = Client::new(&self.broker)?
+            .get("/.well-known/jwks.json")
+            .await?;
+        let jwks = serde_json::to_vec(&jwks).map_err(Failure::unestablished)?;
+        let verdict = verify::verify(&file, &keys, None, Some(&jwks));
+        for line in verdict.to_string().lines() {
+            self.teller.result(line)?;
+        }
+        if verdict.holds() {
+            return Ok(());
+        }
+        Err(otherwise("the receipt does not hold"))
+    }
+}
+
+fn expect(what: &str, answer: &Answer, status: StatusCode) -> Result<(), Failure> {
+    if answer.status == status {
+        return Ok(());
+    }
+    Err(otherwise(&format!(
+        "{what} should be {status}: {}",
+        answer.failure()
+    )))
+}
+
+fn otherwise(what: &str) -> Failure {
+    Failure::Unestablished(format!("the story goes otherwise: {what}"))
+}

@@ -1,0 +1,34 @@
+//! `taskpass health`: whether a broker is alive, for container engines that have no other client.
+
+use clap::Args;
+use url::Url;
+
+use super::client::Client;
+use super::{Failure, output};
+
+/// Ask whether a broker is alive, or ready
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exits 0 when it is and 3 when it is not.\n\nExample:\n  taskpass health --url http://127.0.0.1:8443/readyz"
+)]
+pub(super) struct Health {
+    /// The address to ask: a broker's /livez or /readyz
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8443/livez"
+    )]
+    url: Url,
+}
+
+impl Health {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let client = Client::new(&self.url)?;
+        let answer = client.send(reqwest::Method::GET, "", None).await?;
+        if answer.status.is_success() {
+            return output::line("healthy");
+        }
+        let text = answer.failure();
+        Err(Failure::Unestablished(text.to_string()))
+    }
+}

@@ -1,0 +1,169 @@
+//! `taskpass keys`: secrets that a deployment starts with, and the broker's own signing keys.
+
+use clap::{Args, Subcommand, ValueEnum};
+use secrecy::ExposeSecret;
+use serde_json::{Value, json};
+
+use super::client::Connection;
+use super::task::Page;
+use super::{Failure, output};
+use crate::broker::admin::ADMIN_PREFIX;
+use crate::crypto::{SealingKeys, SystemRandom, random_token, token_digest};
+
+/// Make first secrets; list, rotate, revoke and reseal the broker's keys
+#[derive(Args, Debug)]
+pub(super) struct Keys {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a bootstrap token, which can bind the first admin
+    #[command(
+        after_help = "The token is shown once; the configuration holds only its SHA-256. It ends a day after the first start.\n\nExample:\n  taskpass keys bootstrap"
+    )]
+    Bootstrap(Bootstrap),
+    /// Make a sealing key, which seals the broker's keys at rest
+    #[command(
+        after_help = "It goes into TASKPASS_SEALING_KEYS or the file that TASKPASS_SEALING_KEYS_FILE names: the first seals, all open.\n\nExample:\n  (umask 077; taskpass keys sealing-key > sealing-keys)"
+    )]
+    SealingKey,
+    /// List the broker's keys
+    #[command(after_help = "Example:\n  taskpass keys list --token-file admin-token")]
+    List(List),
+    /// Make the next key, to be published before it signs
+    #[command(
+        after_help = "Example:\n  taskpass keys rotate access-token --token-file admin-token"
+    )]
+    Rotate(Rotate),
+    /// Withdraw a key at once, and cut off what it signed
+    #[command(after_help = "Example:\n  taskpass keys revoke 3q2-7w… --token-file admin-token")]
+    Revoke(RevokeKey),
+    /// Seal the broker's keys again, under the first sealing key
+    #[command(after_help = "Example:\n  taskpass keys reseal --token-file admin-token")]
+    Reseal(Reseal),
+}
+
+#[derive(Args, Debug)]
+struct Bootstrap {
+    /// Print both as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct List {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(flatten)]
+    page: Page,
+}
+
+/// What a key signs.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Purpose {
+    /// Access tokens
+    AccessToken,
+    /// The ledger's checkpoints
+    Ledger,
+}
+
+#[derive(Args, Debug)]
+struct Rotate {
+    /// What the key signs
+    #[arg(value_enum)]
+    purpose: Purpose,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Args, Debug)]
+struct RevokeKey {
+    /// The key's id
+    kid: String,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Args, Debug)]
+struct Reseal {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Keys {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Bootstrap(bootstrap) => bootstrap.run(),
+            Command::SealingKey => {
+                let key = SealingKeys::generate(&SystemRandom::new());
+                output::line(key.map_err(Failure::unestablished)?.expose_secret())
+            }
+            Command::List(list) => {
+                let path = format!("/v1/keys{}", list.page.query(&[]));
+                let answer = list.connection.client()?.get(&path).await?;
+                let columns = [
+                    "kid",
+                    "purpose",
+                    "algorithm",
+                    "state",
+                    "active_from",
+                    "retire_at",
+                ];
+                list.page.print(&answer, "keys", &columns)
+            }
+            Command::Rotate(rotate) => {
+                let purpose = match rotate.purpose {
+                    Purpose::AccessToken => "access_token",
+                    Purpose::Ledger => "ledger",
+                };
+                let client = rotate.connection.client()?;
+                let body = json!({"purpose": purpose});
+                let answer = client.post("/v1/keys/rotate", &body).await?;
+                let kid = answer.get("kid").and_then(Value::as_str).unwrap_or("?");
+                output::line(format!("the next key is {}", output::printable(kid)))
+            }
+            Command::Revoke(revoke) => {
+                let kid = crate::domain::workload::encode_value(&revoke.kid);
+                let client = revoke.connection.client()?;
+                client
+                    .post(&format!("/v1/keys/{kid}/revoke"), &json!({}))
+                    .await?;
+                output::line(format!("{} is withdrawn", revoke.kid))
+            }
+            Command::Reseal(reseal) => {
+                let client = reseal.connection.client()?;
+                let answer = client.post("/v1/keys/reseal", &json!({})).await?;
+                let count = answer.get("resealed").and_then(Value::as_u64);
+                output::line(format!("{} key(s) resealed", count.unwrap_or_default()))
+            }
+        }
+    }
+}
+
+impl Bootstrap {
+    fn run(self) -> Result<(), Failure> {
+        let token = random_token(ADMIN_PREFIX, &SystemRandom::new());
+        let token = token.map_err(Failure::unestablished)?;
+        let digest = hex(&token_digest(token.expose_secret()));
+        if self.json {
+            return output::json(&json!({
+                "token": token.expose_secret(),
+                "bootstrap_token_sha256": digest,
+            }));
+        }
+        output::line(token.expose_secret())?;
+        output::note(format!(
+            "Keep it; it is not shown again. The configuration gets its digest:\n\n\
+             [admin]\nbootstrap_token_sha256 = \"{digest}\""
+        ))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}

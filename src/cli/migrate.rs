@@ -1,0 +1,76 @@
+//! `taskpass migrate`: brings a PostgreSQL database up to date, with the owner's role.
+//!
+//! `serve` never does this in production: the role that serves can neither change the schema nor
+//! rewrite the ledger. What it may do is granted here.
+
+use clap::Args;
+
+use super::serve::ConfigFile;
+use super::{Failure, output};
+use crate::config::{
+    Config, Environment, Mode, NotText, ProcessEnvironment, SEALING_KEYS_VARIABLE, StoreKind,
+};
+use crate::store::StoreError;
+use crate::store::postgres::Postgres;
+
+/// Bring the PostgreSQL database up to date
+#[derive(Args, Debug)]
+#[command(
+    after_help = "TASKPASS_DATABASE_URL (or …_FILE) names the database, with the role that owns it.\n\nExample:\n  taskpass migrate --grant-to taskpass_serve"
+)]
+pub(super) struct Migrate {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Give this role the rights that serving needs, and no others
+    #[arg(long, value_name = "ROLE")]
+    grant_to: Option<String>,
+}
+
+/// The environment of a migration, which needs no sealing keys and should not have them.
+struct WithoutSealingKeys;
+
+impl Environment for WithoutSealingKeys {
+    fn get(&self, name: &str) -> Result<Option<String>, NotText> {
+        if name == SEALING_KEYS_VARIABLE {
+            return Ok(Some("none-is-needed-to-migrate".into()));
+        }
+        if name.strip_suffix("_FILE") == Some(SEALING_KEYS_VARIABLE) {
+            return Ok(None);
+        }
+        ProcessEnvironment.get(name)
+    }
+}
+
+impl Migrate {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let path = self.file.path()?;
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Failure::Usage(format!("{} cannot be read: {error}", path.display()))
+        })?;
+        let config = Config::parse(&path, &text, &WithoutSealingKeys, Mode::Production)
+            .map_err(|errors| Failure::Usage(errors.to_string()))?;
+        if config.store.kind != StoreKind::Postgres {
+            return Err(Failure::Usage(
+                "the store is SQLite, which `taskpass serve` brings up to date itself".into(),
+            ));
+        }
+        let Some(url) = &config.secrets.database_url else {
+            return Err(Failure::Usage("no database is named".into()));
+        };
+        let postgres = Postgres::connect(url, 1).await.map_err(|e| failed(&e))?;
+        postgres.migrate().await.map_err(|e| failed(&e))?;
+        output::line("the database is up to date")?;
+        if let Some(role) = &self.grant_to {
+            postgres.grant_serving(role).await.map_err(|e| failed(&e))?;
+            output::line(format!("{role} may serve"))?;
+        }
+        Ok(())
+    }
+}
+
+fn failed(error: &StoreError) -> Failure {
+    Failure::Unestablished(match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    })
+}

@@ -1,0 +1,178 @@
+//! The command line: one file a command.
+//!
+//! `serve`, `migrate` and `dev` run the broker; the others are clients of its HTTP interface and
+//! can do nothing that the interface does not let their caller do. `ledger verify` and
+//! `policy check` and `test` need no broker at all.
+//!
+//! Exit codes are for scripts: 0 done, 1 refused (by policy, or because a proof does not hold),
+//! 2 the command line or a file is not as it must be, 3 could not reach or establish.
+//!
+//! No secret is ever an argument, where every process of the machine could read it: tokens come
+//! from a file, from standard input or from a variable, and are printed only by the commands whose
+//! purpose that is.
+
+mod admins;
+mod client;
+mod completions;
+mod dev;
+mod health;
+mod keys;
+mod ledger;
+mod migrate;
+mod openapi;
+mod output;
+mod policy;
+mod request;
+mod revoke;
+mod serve;
+mod sessions;
+mod task;
+mod verify;
+mod workloads;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "taskpass",
+    version,
+    about = "A just-in-time credential broker: one credential, for one task, decided before it exists",
+    after_help = "Try it: taskpass dev\n\nExit codes: 0 done, 1 refused, 2 usage, 3 could not reach or establish.",
+    disable_help_subcommand = true,
+    propagate_version = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Migrate(migrate::Migrate),
+    Dev(dev::Dev),
+    Request(request::Request),
+    Task(task::Task),
+    Sessions(sessions::Sessions),
+    Revoke(revoke::Revoke),
+    Lift(revoke::Lift),
+    Policy(policy::Policy),
+    Ledger(ledger::Ledger),
+    Workloads(workloads::Workloads),
+    Admins(admins::Admins),
+    Keys(keys::Keys),
+    Openapi(openapi::Openapi),
+    Health(health::Health),
+    Completions(completions::Completions),
+}
+
+/// Why a command came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Policy, or whoever was asked, said no; or a proof does not hold.
+    #[error("{0}")]
+    Refused(String),
+    /// The command line, or a file that it names, is not as it must be.
+    #[error("{0}")]
+    Usage(String),
+    /// Something could not be reached or established.
+    #[error("{0}")]
+    Unestablished(String),
+    /// Nobody reads the output any more.
+    #[error("the reader of the output went away")]
+    ReaderGone,
+    /// All was said already.
+    #[error("refused")]
+    Told,
+}
+
+impl Failure {
+    /// What could not be established, with its cause.
+    fn unestablished(error: impl std::fmt::Display) -> Self {
+        Self::Unestablished(error.to_string())
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::ReaderGone => 0,
+            Self::Refused(_) | Self::Told => 1,
+            Self::Usage(_) => 2,
+            Self::Unestablished(_) => 3,
+        }
+    }
+}
+
+/// Runs a command to its end.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let Err(failure) = dispatch(cli.command) else {
+        return ExitCode::SUCCESS;
+    };
+    if !matches!(failure, Failure::ReaderGone | Failure::Told) {
+        // Nothing is left to be done when even this cannot be written.
+        drop(writeln!(std::io::stderr().lock(), "taskpass: {failure}"));
+    }
+    ExitCode::from(failure.code())
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(serve) => block_on(serve.run()),
+        Command::Migrate(migrate) => block_on(migrate.run()),
+        Command::Dev(dev) => block_on(dev.run()),
+        Command::Request(request) => block_on(request.run()),
+        Command::Task(task) => block_on(task.run()),
+        Command::Sessions(sessions) => block_on(sessions.run()),
+        Command::Revoke(revoke) => block_on(revoke.run()),
+        Command::Lift(lift) => block_on(lift.run()),
+        Command::Policy(policy) => block_on(policy.run()),
+        Command::Ledger(ledger) => block_on(ledger.run()),
+        Command::Workloads(workloads) => block_on(workloads.run()),
+        Command::Admins(admins) => block_on(admins.run()),
+        Command::Keys(keys) => block_on(keys.run()),
+        Command::Openapi(openapi) => block_on(openapi.run()),
+        Command::Health(health) => block_on(health.run()),
+        Command::Completions(completions) => completions.run(),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Unestablished(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(work);
+    // Work that a stop gave up on must not hold the process.
+    runtime.shutdown_background();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_command_has_an_example() {
+        fn check(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            assert!(command.get_about().is_some(), "{path} says what it does");
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(|sub| check(sub, &path));
+                return;
+            }
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_default();
+            assert!(help.contains("taskpass "), "{path} has an example");
+        }
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        check(&command, "");
+    }
+}

@@ -1,0 +1,259 @@
+//! `taskpass policy`: checking, testing and activating what decides.
+//!
+//! `check`, `test` and `schema` work offline, from the files alone: no secret, no database, no
+//! broker. They read of the configuration only what is part of a generation: attestors, resources,
+//! task types and limits. What they build is what `activate` sends, digest and all.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::client::Connection;
+use super::dev::settings;
+use super::serve::ConfigFile;
+use super::{Failure, output};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config;
+use crate::domain::catalog::{Resource, TaskType};
+use crate::domain::generation::{DecisionLimits, Generation};
+use crate::domain::trust::AttestorSpec;
+use crate::policy::{self, CompiledGeneration, GenerationParts, PolicyProblem, suite};
+
+/// Check, test and activate policies
+#[derive(Args, Debug)]
+pub(super) struct Policy {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check policies, and what the configuration registers, without a broker
+    #[command(
+        after_help = "Examples:\n  taskpass policy check\n  taskpass policy check policies --dev"
+    )]
+    Check(Check),
+    /// Run the tests in the directory `tests` beside the policies
+    #[command(
+        after_help = "Examples:\n  taskpass policy test\n  taskpass policy test policies --dev"
+    )]
+    Test(Check),
+    /// Print the Cedar schema that the configuration gives
+    #[command(after_help = "Example:\n  taskpass policy schema > policies/taskpass.cedarschema")]
+    Schema(Schema),
+    /// Send the generation to a broker, to decide from now on
+    #[command(after_help = "Example:\n  taskpass policy activate --token-file admin-token")]
+    Activate(Activate),
+}
+
+#[derive(Args, Debug)]
+struct Source {
+    /// The directory of the policies [default: the configuration's policy.directory]
+    #[arg(value_name = "DIR")]
+    directory: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Take attestors, resources and task types of the development mode, and no configuration
+    #[arg(long, conflicts_with = "config")]
+    dev: bool,
+}
+
+#[derive(Args, Debug)]
+struct Check {
+    #[command(flatten)]
+    source: Source,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct Schema {
+    #[command(flatten)]
+    source: Source,
+}
+
+#[derive(Args, Debug)]
+struct Activate {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What of a configuration is part of a generation. `serve --check` checks the rest.
+#[derive(Deserialize)]
+struct Registrations {
+    server: Issuer,
+    #[serde(default)]
+    attestors: Vec<AttestorSpec>,
+    #[serde(default)]
+    resources: Vec<Resource>,
+    #[serde(default)]
+    task_types: Vec<TaskType>,
+    #[serde(default)]
+    limits: config::Limits,
+    #[serde(default)]
+    policy: config::Policy,
+}
+
+#[derive(Deserialize)]
+struct Issuer {
+    issuer: String,
+}
+
+/// A generation from files, and where its policies are.
+struct Built {
+    generation: Generation,
+    compiled: CompiledGeneration,
+    directory: PathBuf,
+}
+
+impl Source {
+    fn registrations(&self) -> Result<(Registrations, PathBuf), Failure> {
+        let (text, base) = if self.dev {
+            (settings::sample_configuration(), PathBuf::new())
+        } else {
+            let path = self.file.path()?;
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                Failure::Usage(format!(
+                    "{} cannot be read: {error}; name a configuration with --config, or say --dev",
+                    path.display()
+                ))
+            })?;
+            let base = path.parent().unwrap_or(Path::new("")).to_owned();
+            (text, base)
+        };
+        let registrations: Registrations =
+            toml::from_str(&text).map_err(|error| Failure::Usage(error.to_string()))?;
+        let directory = match &self.directory {
+            Some(directory) => directory.clone(),
+            None => base.join(&registrations.policy.directory),
+        };
+        Ok((registrations, directory))
+    }
+
+    fn build(&self) -> Result<Result<Built, Vec<PolicyProblem>>, Failure> {
+        let (from, directory) = self.registrations()?;
+        let policies = match policy::read_directory(&directory, "cedar") {
+            Ok(policies) => policies,
+            Err(problem) => return Ok(Err(vec![problem])),
+        };
+        let mut own_audiences = vec![from.server.issuer];
+        own_audiences.extend(from.attestors.iter().filter_map(|spec| match spec {
+            AttestorSpec::Oidc(spec) => Some(spec.audience.clone()),
+            AttestorSpec::Key(_) => None,
+        }));
+        let parts = GenerationParts {
+            policies,
+            attestors: from.attestors,
+            resources: from.resources,
+            task_types: from.task_types,
+            limits: DecisionLimits {
+                denials_per_identity: from.limits.denials_per_identity,
+                denials_per_attestor: from.limits.denials_per_attestor,
+                denial_window_seconds: from.limits.denial_window_seconds,
+            },
+        };
+        Ok(
+            policy::build(parts, &own_audiences).map(|(generation, compiled)| Built {
+                generation,
+                compiled,
+                directory,
+            }),
+        )
+    }
+
+    fn built(&self) -> Result<Built, Failure> {
+        self.build()?
+            .map_err(|problems| Failure::Refused(list(&problems)))
+    }
+}
+
+fn list(problems: &[PolicyProblem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+impl Policy {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Check(check) => check.check(),
+            Command::Test(check) => check.test(),
+            Command::Schema(schema) => {
+                output::raw(schema.source.built()?.generation.schema.as_bytes())
+            }
+            Command::Activate(activate) => activate.run().await,
+        }
+    }
+}
+
+impl Check {
+    fn check(self) -> Result<(), Failure> {
+        let built = self.source.build()?;
+        if self.json {
+            let problems = built.as_ref().err().cloned().unwrap_or_default();
+            let digest = built.as_ref().ok().map(|built| built.compiled.digest());
+            output::json(&json!({
+                "good": built.is_ok(), "generation": digest, "problems": problems,
+            }))?;
+            return built.map(drop).map_err(|_| Failure::Told);
+        }
+        let built = built.map_err(|problems| Failure::Refused(list(&problems)))?;
+        output::line(format!(
+            "good: {} policies in {}, generation {}",
+            built.compiled.policy_ids().count(),
+            built.directory.display(),
+            built.compiled.digest()
+        ))
+    }
+
+    fn test(self) -> Result<(), Failure> {
+        let built = self.source.built()?;
+        let tests = policy::read_directory(&built.directory.join("tests"), "toml")
+            .map_err(|problem| Failure::Refused(problem.to_string()))?;
+        let report = suite::run(&built.compiled, &tests, SystemClock.now());
+        if self.json {
+            let cases: Vec<Value> = report
+                .cases
+                .iter()
+                .map(
+                    |case| json!({"file": case.file, "name": case.name, "failures": case.failures}),
+                )
+                .collect();
+            output::json(&json!({
+                "passed": report.passed(),
+                "cases": cases,
+                "problems": report.problems,
+                "untested": report.untested,
+            }))?;
+        } else {
+            output::line(report.to_string())?;
+        }
+        if report.passed() {
+            return Ok(());
+        }
+        Err(Failure::Told)
+    }
+}
+
+impl Activate {
+    async fn run(self) -> Result<(), Failure> {
+        let built = self.source.built()?;
+        let body = serde_json::to_value(&built.generation).map_err(Failure::unestablished)?;
+        let client = self.connection.client()?;
+        let answer = client.post("/v1/generations", &body).await?;
+        if self.json {
+            return output::json(&answer);
+        }
+        output::line(format!(
+            "generation {} decides from now on",
+            built.compiled.digest()
+        ))
+    }
+}

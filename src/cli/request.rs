@@ -1,0 +1,158 @@
+//! `taskpass request`: asks for a credential.
+
+use clap::Args;
+use secrecy::ExposeSecret;
+use serde_json::{Map, Value, json};
+
+use super::client::{Connection, read_secret};
+use super::{Failure, output};
+
+/// Ask for a credential
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Prints the credential. The attestation is used up by asking.\n\nExamples:\n  \
+    taskpass request --token-file attestation.jwt --resource orders-api --action orders:read --task-type nightly-report\n  \
+    eval \"$(taskpass request --env --resource orders-api --action orders:read --task-type nightly-report)\""
+)]
+pub(super) struct Request {
+    #[command(flatten)]
+    connection: Connection,
+    /// The resource
+    #[arg(long, value_name = "NAME")]
+    resource: String,
+    /// What is to be done; may be given several times
+    #[arg(long = "action", value_name = "ACTION", required = true)]
+    actions: Vec<String>,
+    /// Where; left out, everywhere that the resource serves
+    #[arg(long = "location", value_name = "URL")]
+    locations: Vec<String>,
+    /// Open a task of this type
+    #[arg(long, value_name = "TYPE", required_unless_present = "task")]
+    task_type: Option<String>,
+    /// What the task is for, in words; people read it, policy does not
+    #[arg(long, value_name = "TEXT", requires = "task_type")]
+    purpose: Option<String>,
+    /// The task's deadline
+    #[arg(long, value_name = "SECONDS", requires = "task_type")]
+    deadline: Option<u64>,
+    /// The longest silence of the task
+    #[arg(long, value_name = "SECONDS", requires = "task_type")]
+    heartbeat: Option<u64>,
+    /// Join this open task, with its handle
+    #[arg(
+        long,
+        value_name = "ID",
+        conflicts_with = "task_type",
+        requires = "handle_file"
+    )]
+    task: Option<String>,
+    /// The file that holds the task's handle; `-` is standard input
+    #[arg(long, value_name = "FILE", requires = "task")]
+    handle_file: Option<std::path::PathBuf>,
+    /// The life of the credential; left out, what policy permits by default
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u64>,
+    /// Print the whole answer, with receipt and handle, as JSON
+    #[arg(long, conflicts_with = "env")]
+    json: bool,
+    /// Print lines for a shell: the credential, the session, the task and its handle
+    #[arg(long)]
+    env: bool,
+}
+
+impl Request {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let client = self.connection.client()?;
+        let body = self.body()?;
+        let answer = client.post("/v1/credentials", &body).await?;
+        if self.json {
+            return output::json(&answer);
+        }
+        let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str);
+        let token = text("/credential/access_token").ok_or_else(|| {
+            Failure::Unestablished("the answer holds no credential that can be printed".into())
+        })?;
+        if !self.env {
+            output::line(token)?;
+            return say_what_was_granted(&answer);
+        }
+        let variables = [
+            ("TASKPASS_CREDENTIAL", Some(token)),
+            ("TASKPASS_SESSION", text("/session/id")),
+            ("TASKPASS_TASK", text("/task/id")),
+            ("TASKPASS_HANDLE", text("/task/handle")),
+        ];
+        for (name, value) in variables {
+            if let Some(value) = value {
+                output::line(format!("export {name}={}", quoted(value)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn body(&self) -> Result<Value, Failure> {
+        let mut detail = Map::new();
+        detail.insert("type".into(), json!("api"));
+        detail.insert("actions".into(), json!(self.actions));
+        if !self.locations.is_empty() {
+            detail.insert("locations".into(), json!(self.locations));
+        }
+        let mut task = Map::new();
+        if let (Some(id), Some(file)) = (&self.task, &self.handle_file) {
+            let handle = read_secret(file)?;
+            task.insert("id".into(), json!(id));
+            task.insert("handle".into(), json!(handle.expose_secret()));
+        } else {
+            task.insert("type".into(), json!(self.task_type));
+            for (name, value) in [
+                ("purpose", json!(self.purpose)),
+                ("deadline_seconds", json!(self.deadline)),
+                ("heartbeat_seconds", json!(self.heartbeat)),
+            ] {
+                if !value.is_null() {
+                    task.insert(name.into(), value);
+                }
+            }
+        }
+        let mut body = json!({
+            "task": task,
+            "resource": self.resource,
+            "authorization_details": [detail],
+        });
+        if let (Some(ttl), Some(body)) = (self.ttl, body.as_object_mut()) {
+            body.insert("ttl_seconds".into(), json!(ttl));
+        }
+        Ok(body)
+    }
+}
+
+/// On standard error, so that the credential alone is on standard output. The handle is a
+/// secret and is told to those who ask for it by `--env` or `--json`.
+fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
+    let text = |pointer: &str| {
+        let value = answer.pointer(pointer).and_then(Value::as_str);
+        output::printable(value.unwrap_or("?"))
+    };
+    output::note(format!(
+        "session {} until {}, task {}, decision {}",
+        text("/session/id"),
+        text("/session/expires_at"),
+        text("/task/id"),
+        text("/decision/id"),
+    ))
+}
+
+/// The value as one word of a POSIX shell, whatever is in it.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_one_word_of_a_shell() {
+        assert_eq!(quoted("a'; rm -r $HOME"), "'a'\\''; rm -r $HOME'");
+    }
+}

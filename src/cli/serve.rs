@@ -1,0 +1,92 @@
+//! `taskpass serve`: the broker, in production.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{Failure, output};
+use crate::app;
+use crate::clock::SystemClock;
+use crate::config::{Config, Mode, ProcessEnvironment};
+use crate::shutdown::Stopped;
+use crate::telemetry;
+
+/// Run the broker
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  taskpass serve --config taskpass.toml\n  taskpass serve --check"
+)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Check the configuration, its files and the policies, and start nothing
+    #[arg(long)]
+    check: bool,
+}
+
+/// Which configuration.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ConfigFile {
+    /// The configuration file [default: `TASKPASS_CONFIG`, else taskpass.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    /// Its path.
+    pub(super) fn path(&self) -> Result<PathBuf, Failure> {
+        Config::path(self.config.clone(), &ProcessEnvironment)
+            .map_err(|errors| Failure::Usage(errors.to_string()))
+    }
+
+    fn load(&self) -> Result<Config, Failure> {
+        let path: &Path = &self.path()?;
+        Config::load(path, &ProcessEnvironment, Mode::Production)
+            .map_err(|errors| Failure::Usage(errors.to_string()))
+    }
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let config = self.file.load()?;
+        if self.check {
+            let generation =
+                app::check(&config, None).map_err(|e| Failure::Usage(e.to_string()))?;
+            return output::line(format!(
+                "{}: good: {} attestor(s), {} resource(s), {} task type(s), {} policy file(s)",
+                config.source.display(),
+                generation.attestors.len(),
+                generation.resources.len(),
+                generation.task_types.len(),
+                generation.policies.len(),
+            ));
+        }
+        telemetry::init(&config.log, config.log_filter.as_deref())
+            .map_err(|error| Failure::Usage(error.to_string()))?;
+        let options = app::Options {
+            clock: Arc::new(SystemClock),
+            dev_admin_token: None,
+            policies: None,
+            minters: Vec::new(),
+        };
+        let app = app::start(config, options)
+            .await
+            .map_err(Failure::unestablished)?;
+        in_order(&app.run().await.map_err(Failure::unestablished)?)
+    }
+}
+
+/// Whether the broker stopped as it should.
+pub(super) fn in_order(stopped: &Stopped) -> Result<(), Failure> {
+    if stopped.is_clean() {
+        return Ok(());
+    }
+    Err(Failure::Unestablished(match stopped.failed_worker {
+        Some(worker) => format!("stopped because the worker `{worker}` ended"),
+        None => format!(
+            "stopped with {} request(s) and {} worker(s) unfinished",
+            stopped.unfinished_requests, stopped.unfinished_workers
+        ),
+    }))
+}

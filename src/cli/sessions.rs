@@ -1,0 +1,120 @@
+//! `taskpass sessions`: what is alive, and the end of one.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::client::Connection;
+use super::task::Page;
+use super::{Failure, output};
+use crate::ids::SessionId;
+
+/// List, show and revoke sessions
+#[derive(Args, Debug)]
+pub(super) struct Sessions {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List sessions: everybody's for an admin, a workload's own otherwise
+    #[command(
+        after_help = "Example:\n  taskpass sessions list --state active --token-file admin-token"
+    )]
+    List(List),
+    /// Show one session
+    #[command(after_help = "Example:\n  taskpass sessions show 0198… --token-file admin-token")]
+    Show(Show),
+    /// End one session
+    #[command(
+        after_help = "Example:\n  taskpass sessions revoke 0198… --reason \"leaked in a log\" --token-file admin-token"
+    )]
+    Revoke(RevokeOne),
+}
+
+#[derive(Args, Debug)]
+struct List {
+    #[command(flatten)]
+    connection: Connection,
+    /// Only those in this state
+    #[arg(long, value_parser = ["minting", "active", "ending", "ended"])]
+    state: Option<String>,
+    /// Only those of this identity
+    #[arg(long, value_name = "IDENTITY")]
+    workload: Option<String>,
+    /// Only those of this task
+    #[arg(long, value_name = "ID")]
+    task: Option<String>,
+    /// Only those for this resource
+    #[arg(long, value_name = "NAME")]
+    resource: Option<String>,
+    #[command(flatten)]
+    page: Page,
+}
+
+#[derive(Args, Debug)]
+struct Show {
+    /// The session
+    id: SessionId,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Args, Debug)]
+struct RevokeOne {
+    /// The session
+    id: SessionId,
+    #[command(flatten)]
+    connection: Connection,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Sessions {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::List(list) => {
+                let filter = [
+                    ("state", list.state.as_ref()),
+                    ("workload", list.workload.as_ref()),
+                    ("task", list.task.as_ref()),
+                    ("resource", list.resource.as_ref()),
+                ];
+                let path = format!("/v1/sessions{}", list.page.query(&filter));
+                let answer = list.connection.client()?.get(&path).await?;
+                let columns = [
+                    "id",
+                    "state",
+                    "end_reason",
+                    "workload",
+                    "resource",
+                    "expires_at",
+                ];
+                list.page.print(&answer, "sessions", &columns)
+            }
+            Command::Show(show) => {
+                let client = show.connection.client()?;
+                output::json(&client.get(&format!("/v1/sessions/{}", show.id)).await?)
+            }
+            Command::Revoke(revoke) => {
+                let path = format!("/v1/sessions/{}/revoke", revoke.id);
+                let body = json!({"reason": revoke.reason});
+                let answer = revoke.connection.client()?.post(&path, &body).await?;
+                if revoke.json {
+                    return output::json(&answer);
+                }
+                let session = answer.get("session").unwrap_or(&answer);
+                let state = session.get("state").and_then(Value::as_str);
+                output::line(format!(
+                    "session {} is {}",
+                    revoke.id,
+                    output::printable(state.unwrap_or("?"))
+                ))
+            }
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! `taskpass task`: heartbeats, and the end of a task.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::client::{Client, Connection, read_secret};
+use super::{Failure, output};
+use crate::config::{Environment, ProcessEnvironment};
+use crate::ids::TaskId;
+
+/// Heartbeat, complete, abort, show and list tasks
+#[derive(Args, Debug)]
+pub(super) struct Task {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say that the task is still at work
+    #[command(after_help = "Example:\n  taskpass task heartbeat 0198… --handle-file handle")]
+    Heartbeat(One),
+    /// End the task and every session under it: the work is done
+    #[command(after_help = "Example:\n  TASKPASS_HANDLE=tph_… taskpass task complete 0198…")]
+    Complete(One),
+    /// End the task and every session under it: the work is given up
+    #[command(after_help = "Example:\n  taskpass task abort 0198… --handle-file handle")]
+    Abort(One),
+    /// Show one task
+    #[command(after_help = "Example:\n  taskpass task show 0198… --token-file admin-token")]
+    Show(Show),
+    /// List tasks
+    #[command(after_help = "Example:\n  taskpass task list --state open --token-file admin-token")]
+    List(List),
+}
+
+#[derive(Args, Debug)]
+struct One {
+    /// The task
+    id: TaskId,
+    #[command(flatten)]
+    connection: Connection,
+    /// The file that holds the task's handle, `-` for standard input; without it `TASKPASS_HANDLE`,
+    /// and without that the owner's attestation by --token-file or `TASKPASS_TOKEN`
+    #[arg(long, value_name = "FILE")]
+    handle_file: Option<PathBuf>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct Show {
+    /// The task
+    id: TaskId,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Args, Debug)]
+struct List {
+    #[command(flatten)]
+    connection: Connection,
+    /// Only those in this state
+    #[arg(long, value_parser = ["open", "completed", "aborted", "expired"])]
+    state: Option<String>,
+    /// Only those of this identity
+    #[arg(long, value_name = "IDENTITY")]
+    owner: Option<String>,
+    #[command(flatten)]
+    page: Page,
+}
+
+/// Which part of a listing.
+#[derive(Args, Debug)]
+pub(super) struct Page {
+    /// Where the page before ended
+    #[arg(long)]
+    cursor: Option<String>,
+    /// The longest page
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Page {
+    /// The query of a listing.
+    pub(super) fn query(&self, filter: &[(&str, Option<&String>)]) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        for (name, value) in filter {
+            if let Some(value) = value {
+                query.append_pair(name, value);
+            }
+        }
+        if let Some(cursor) = &self.cursor {
+            query.append_pair("cursor", cursor);
+        }
+        if let Some(limit) = self.limit {
+            query.append_pair("limit", &limit.to_string());
+        }
+        match query.finish() {
+            query if query.is_empty() => query,
+            query => format!("?{query}"),
+        }
+    }
+
+    /// The listing's rows under `name`, as a table of these columns.
+    pub(super) fn print(
+        &self,
+        answer: &Value,
+        name: &str,
+        columns: &[&str],
+    ) -> Result<(), Failure> {
+        if self.json {
+            return output::json(answer);
+        }
+        let heading = columns.iter().map(|name| name.to_uppercase()).collect();
+        let mut rows: Vec<Vec<String>> = vec![heading];
+        for item in answer
+            .get(name)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let cell = |column: &&str| match item.get(*column) {
+                Some(Value::String(text)) => text.clone(),
+                None | Some(Value::Null) => "-".into(),
+                Some(other) => other.to_string(),
+            };
+            rows.push(columns.iter().map(cell).collect());
+        }
+        output::table(&rows)?;
+        match answer.get("next_cursor").and_then(Value::as_str) {
+            Some(cursor) => output::note(format!(
+                "there is more: --cursor {}",
+                output::printable(cursor)
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Task {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Heartbeat(one) => one.act("heartbeat").await,
+            Command::Complete(one) => one.act("complete").await,
+            Command::Abort(one) => one.act("abort").await,
+            Command::Show(show) => {
+                let client = show.connection.client()?;
+                output::json(&client.get(&format!("/v1/tasks/{}", show.id)).await?)
+            }
+            Command::List(list) => {
+                let filter = [
+                    ("state", list.state.as_ref()),
+                    ("owner", list.owner.as_ref()),
+                ];
+                let path = format!("/v1/tasks{}", list.page.query(&filter));
+                let answer = list.connection.client()?.get(&path).await?;
+                let columns = ["id", "state", "type", "owner", "deadline"];
+                list.page.print(&answer, "tasks", &columns)
+            }
+        }
+    }
+}
+
+impl One {
+    fn client(&self) -> Result<Client, Failure> {
+        let handle = match &self.handle_file {
+            Some(file) => Some(read_secret(file)?),
+            None => match ProcessEnvironment.get("TASKPASS_HANDLE") {
+                Ok(handle) => handle.map(Into::into),
+                Err(_) => return Err(Failure::Usage("TASKPASS_HANDLE is not text".into())),
+            },
+        };
+        match handle {
+            Some(handle) => {
+                Client::new(&self.connection.address.url)?.with_authorization("Handle", &handle)
+            }
+            None => self.connection.client(),
+        }
+    }
+
+    async fn act(&self, what: &str) -> Result<(), Failure> {
+        let path = format!("/v1/tasks/{}/{what}", self.id);
+        let answer = self
+            .client()?
+            .post(&path, &Value::Object(serde_json::Map::new()))
+            .await?;
+        if self.json {
+            return output::json(&answer);
+        }
+        let state = answer.pointer("/task/state").and_then(Value::as_str);
+        let sessions = answer.get("sessions").and_then(Value::as_array);
+        output::line(format!(
+            "task {} is {}; {} session(s)",
+            self.id,
+            output::printable(state.unwrap_or("?")),
+            sessions.map_or(0, Vec::len)
+        ))?;
+        for session in sessions.into_iter().flatten() {
+            let text = |name: &str| session.get(name).and_then(Value::as_str).unwrap_or("-");
+            output::line(format!(
+                "  {} {} {}",
+                output::printable(text("id")),
+                output::printable(text("state")),
+                output::printable(text("end_reason"))
+            ))?;
+        }
+        Ok(())
+    }
+}

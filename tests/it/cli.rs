@@ -1,0 +1,821 @@
+//! The command line, as far as it works without a broker: help, exit codes, policies, completions,
+//! and above all receipts. These are made here, tree, signatures and all, without the product's
+//! code; each is then spoilt in one place, and must be refused for it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+
+use super::support::hex;
+use super::support::keys::{Algorithm, Key, base64url, sign_jwt};
+use super::support::process::{Ended, Launch};
+
+const ORIGIN: &str = "broker.test/log";
+const SESSION: &str = "0198b2a0-0000-7000-8000-000000000002";
+const DECISION: &str = "0198b2a0-0000-7000-8000-000000000001";
+const TASK: &str = "0198b2a0-0000-7000-8000-000000000003";
+/// 2026-10-26T03:33:20Z, which is the latest that the permit allows.
+const EXP: i64 = 1_792_985_600;
+
+fn taskpass(arguments: &[&str]) -> Ended {
+    Launch::taskpass(arguments.iter().copied()).run()
+}
+
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    digest(&SHA256, bytes).as_ref().to_vec()
+}
+
+// ---- a log of our own -------------------------------------------------------------------------
+
+struct Log {
+    key: Key,
+    name: &'static str,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self {
+            key: Key::generate(Algorithm::EdDsa),
+            name: ORIGIN,
+        }
+    }
+
+    fn typed_key(&self) -> Vec<u8> {
+        let x = self.key.jwk()["x"].as_str().unwrap().to_owned();
+        [vec![1], URL_SAFE_NO_PAD.decode(x).unwrap()].concat()
+    }
+
+    fn key_id(&self) -> Vec<u8> {
+        let named = [self.name.as_bytes(), b"\n", &self.typed_key()].concat();
+        sha256(&named)[..4].to_vec()
+    }
+
+    fn vkey(&self) -> String {
+        let typed = STANDARD.encode(self.typed_key());
+        format!("{}+{}+{typed}", self.name, hex(&self.key_id()))
+    }
+
+    fn sign(&self, text: &str) -> String {
+        let blob = [self.key_id(), self.key.sign(text.as_bytes())].concat();
+        format!("{text}\n\u{2014} {} {}\n", self.name, STANDARD.encode(blob))
+    }
+
+    fn checkpoint(&self, origin: &str, size: usize, root: &[u8]) -> String {
+        self.sign(&format!("{origin}\n{size}\n{}\n", STANDARD.encode(root)))
+    }
+}
+
+fn root(leaves: &[Vec<u8>]) -> Vec<u8> {
+    if let [leaf] = leaves {
+        return leaf.clone();
+    }
+    let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
+    sha256(&[vec![1], root(left), root(right)].concat())
+}
+
+fn inclusion(index: usize, leaves: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    if leaves.len() == 1 {
+        return Vec::new();
+    }
+    let middle = leaves.len().next_power_of_two() / 2;
+    let (left, right) = leaves.split_at(middle);
+    let (mut path, sibling) = if index < middle {
+        (inclusion(index, left), right)
+    } else {
+        (inclusion(index - middle, right), left)
+    };
+    path.push(root(sibling));
+    path
+}
+
+fn leaf_hash(leaf: &[u8]) -> Vec<u8> {
+    sha256(&[&[0], leaf].concat())
+}
+
+/// The receipt of `leaf` at index 4 of a log of 7 whose checkpoint names `origin`.
+fn receipt_in(log: &Log, origin: &str, leaf: &Value) -> Value {
+    let bytes = serde_json::to_vec(leaf).unwrap();
+    let mut leaves: Vec<Vec<u8>> = (0..7_u8).map(|n| leaf_hash(&[n])).collect();
+    leaves[4] = leaf_hash(&bytes);
+    let proof = inclusion(4, &leaves);
+    json!({
+        "leaf": STANDARD.encode(&bytes),
+        "leaf_hash": STANDARD.encode(&leaves[4]),
+        "index": 4,
+        "tree_size": 7,
+        "inclusion_proof": proof.iter().map(|h| STANDARD.encode(h)).collect::<Vec<_>>(),
+        "checkpoint": log.checkpoint(origin, 7, &root(&leaves)),
+    })
+}
+
+fn receipt(log: &Log, leaf: &Value) -> Value {
+    receipt_in(log, ORIGIN, leaf)
+}
+
+fn permit(kid: &str) -> Value {
+    json!({
+        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "decision",
+        "decision": DECISION, "outcome": "permit", "workload": "dev:agent%3Areports",
+        "attestor": "dev", "resource": "orders-api", "task": TASK, "session": SESSION,
+        "grant": details(), "audience": "https://orders.example",
+        "expires_at": "2026-10-26T03:33:20Z", "minter": "jwt", "kid": kid,
+        "generation": format!("sha256:{}", "a".repeat(64)), "policies": ["reports-read"],
+        "input": "b".repeat(64)
+    })
+}
+
+fn denial() -> Value {
+    json!({
+        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "decision",
+        "decision": DECISION, "outcome": "deny", "refusal": "not-permitted",
+        "workload": "dev:agent%3Areports", "attestor": "dev", "resource": "orders-api",
+        "generation": format!("sha256:{}", "a".repeat(64)), "input": "b".repeat(64)
+    })
+}
+
+fn details() -> Value {
+    json!([{
+        "type": "api", "actions": ["orders:read"], "locations": ["https://orders.example/v1"]
+    }])
+}
+
+fn claims(receipt: &Value) -> Value {
+    let hash = STANDARD.decode(receipt["leaf_hash"].as_str().unwrap());
+    json!({
+        "iss": "https://broker.test", "sub": "dev:agent%3Areports",
+        "client_id": "dev:agent%3Areports", "aud": "https://orders.example",
+        "iat": EXP - 300, "exp": EXP, "jti": SESSION, "sid": SESSION, "task": TASK,
+        "scope": "orders:read", "authorization_details": details(),
+        "dec": base64url(&hash.unwrap()),
+    })
+}
+
+fn token(key: &Key, claims: &Value) -> String {
+    let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": key.kid});
+    sign_jwt(&header, claims, key)
+}
+
+/// A log, a signing key, and a permit's receipt with the credential that carries it.
+struct Sample {
+    log: Log,
+    signer: Key,
+    receipt: Value,
+    token: String,
+}
+
+impl Sample {
+    fn new() -> Self {
+        let (log, signer) = (Log::new(), Key::generate(Algorithm::Es256));
+        let receipt = receipt(&log, &permit(&signer.kid));
+        let token = token(&signer, &claims(&receipt));
+        Self {
+            log,
+            signer,
+            receipt,
+            token,
+        }
+    }
+
+    fn issued(&self) -> Value {
+        json!({
+            "credential": {"type": "jwt", "access_token": self.token, "expires_in": 300},
+            "session": {
+                "id": SESSION, "workload": "dev:agent%3Areports", "resource": "orders-api",
+                "authorization_details": details()
+            },
+            "decision": {"id": DECISION, "outcome": "permit"},
+            "receipt": self.receipt,
+        })
+    }
+
+    fn verify(&self, file: &Value, more: &[&str]) -> Ended {
+        self.verify_bytes(file.to_string().into_bytes(), more)
+    }
+
+    fn verify_bytes(&self, file: impl Into<Vec<u8>>, more: &[&str]) -> Ended {
+        let vkey = self.log.vkey();
+        let arguments = ["ledger", "verify", "file", "--key", &vkey];
+        let jwks = json!({"keys": [self.signer.jwk()]});
+        Launch::taskpass(arguments.iter().chain(more).copied())
+            .file("file", file)
+            .file("token", self.token.clone())
+            .file("jwks", jwks.to_string())
+            .run()
+    }
+}
+
+#[track_caller]
+fn holds(ended: &Ended) -> String {
+    assert_eq!(ended.code(), Some(0), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("all of it holds"), "{}", ended.stdout);
+    ended.stdout.clone()
+}
+
+#[track_caller]
+fn fails(ended: &Ended, why: &str) {
+    let (out, err) = (&ended.stdout, &ended.stderr);
+    assert_eq!(ended.code(), Some(1), "{out}{err}");
+    assert!(
+        out.contains("FAILED: ") && out.contains(why),
+        "{why}: {out}"
+    );
+    assert!(out.ends_with("it does not hold\n"), "{out}");
+}
+
+// ---- what holds -------------------------------------------------------------------------------
+
+#[test]
+fn a_receipt_holds_and_says_no_more_than_it_shows() {
+    let sample = Sample::new();
+    let out = holds(&sample.verify(&sample.receipt, &[]));
+    assert!(out.contains("file: a receipt\n"), "{out}");
+    assert!(
+        out.contains("decided: permit for dev:agent%3Areports at"),
+        "{out}"
+    );
+    assert!(
+        out.contains("logged: yes, as leaf 4 of 7 in broker.test/log"),
+        "{out}"
+    );
+    assert!(out.contains("logged before use: not shown"), "{out}");
+    assert!(out.contains("no credential was given"), "{out}");
+}
+
+#[test]
+fn a_receipt_holds_for_its_credential_and_the_issuers_key() {
+    let sample = Sample::new();
+    let out = holds(&sample.verify(&sample.receipt, &["--credential", &sample.token]));
+    assert!(out.contains("signature was not checked"), "{out}");
+    let files = ["--credential-file", "token", "--jwks", "jwks"];
+    let out = holds(&sample.verify(&sample.receipt, &files));
+    assert!(!out.contains("not checked"), "{out}");
+    let all = holds(&sample.verify(&sample.issued(), &["--jwks", "jwks"]));
+    assert!(
+        all.contains("the answer to a request that was granted"),
+        "{all}"
+    );
+}
+
+#[test]
+fn a_refusal_and_a_tlog_proof_are_told_apart() {
+    let sample = Sample::new();
+    let refusal = json!({
+        "type": "urn:taskpass:problem:denied", "status": 403,
+        "decision": {"id": DECISION}, "receipt": receipt(&sample.log, &denial()),
+    });
+    let out = holds(&sample.verify(&refusal, &[]));
+    assert!(out.contains("a request that was refused"), "{out}");
+    assert!(out.contains("decided: deny (not-permitted)"), "{out}");
+    let out = holds(&sample.verify_bytes(tlog_proof(&sample.receipt), &[]));
+    assert!(out.contains("file: a tlog-proof"), "{out}");
+}
+
+fn tlog_proof(receipt: &Value) -> String {
+    let text = |name: &str| receipt[name].as_str().unwrap();
+    let hashes: Vec<&str> = receipt["inclusion_proof"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|hash| hash.as_str().unwrap())
+        .collect();
+    format!(
+        "c2sp.org/tlog-proof@v1\nextra {}\nindex 4\n{}\n\n{}",
+        text("leaf"),
+        hashes.join("\n"),
+        text("checkpoint")
+    )
+}
+
+#[test]
+fn an_act_is_logged_but_is_no_decision() {
+    let sample = Sample::new();
+    let leaf = json!({
+        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "task_ended",
+        "task": TASK, "end": "complete", "by": "dev:agent%3Areports"
+    });
+    let act = receipt(&sample.log, &leaf);
+    let out = holds(&sample.verify(&act, &[]));
+    assert!(
+        out.contains("decided: not shown: the leaf records task_ended"),
+        "{out}"
+    );
+    fails(
+        &sample.verify(&act, &["--credential", &sample.token]),
+        "the leaf permits nothing",
+    );
+}
+
+#[test]
+fn the_result_is_json_for_programs() {
+    let sample = Sample::new();
+    let ended = sample.verify(&sample.receipt, &["--json"]);
+    assert_eq!(ended.code(), Some(0));
+    let verdict: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(verdict["kind"], "receipt");
+    assert_eq!(verdict["problems"], json!([]));
+    let ended = sample.verify(&json!({"leaf": "?"}), &["--json"]);
+    assert_eq!(ended.code(), Some(1));
+    let verdict: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(verdict["problems"].as_array().unwrap().len(), 1);
+}
+
+// ---- what does not ----------------------------------------------------------------------------
+
+#[test]
+fn a_spoilt_receipt_is_refused_wherever_it_is_spoilt() {
+    let sample = Sample::new();
+    let good = &sample.receipt;
+    let spoilt = |name: &str, value: Value| {
+        let mut receipt = good.clone();
+        receipt[name] = value;
+        receipt
+    };
+    let other_leaf = serde_json::to_vec(&denial()).unwrap();
+    let consistent = {
+        let mut receipt = spoilt("leaf", json!(STANDARD.encode(&other_leaf)));
+        receipt["leaf_hash"] = json!(STANDARD.encode(leaf_hash(&other_leaf)));
+        receipt
+    };
+    let proof = good["inclusion_proof"].as_array().unwrap().clone();
+    let zero = json!(STANDARD.encode([0; 32]));
+    let checkpoint = good["checkpoint"].as_str().unwrap().to_owned();
+    let bigger = {
+        let mut receipt = spoilt(
+            "checkpoint",
+            json!(checkpoint.replacen("\n7\n", "\n8\n", 1)),
+        );
+        receipt["tree_size"] = json!(8);
+        receipt
+    };
+    let unsigned = format!("{}\n\n", checkpoint.split("\n\n").next().unwrap());
+    let cases = [
+        (
+            "another leaf",
+            spoilt("leaf", json!(STANDARD.encode(&other_leaf))),
+        ),
+        ("another leaf with its hash", consistent),
+        ("no base64", spoilt("leaf", json!("{}"))),
+        ("another hash", spoilt("leaf_hash", zero.clone())),
+        ("another index", spoilt("index", json!(5))),
+        ("an index beyond", spoilt("index", json!(7))),
+        ("a negative index", spoilt("index", json!(-1))),
+        ("another size", spoilt("tree_size", json!(8))),
+        ("a bigger checkpoint", bigger),
+        ("an empty proof", spoilt("inclusion_proof", json!([]))),
+        (
+            "a shorter proof",
+            spoilt("inclusion_proof", json!(proof[1..])),
+        ),
+        (
+            "a longer proof",
+            spoilt(
+                "inclusion_proof",
+                json!([proof.clone(), vec![zero.clone()]].concat()),
+            ),
+        ),
+        (
+            "another hash in the proof",
+            spoilt(
+                "inclusion_proof",
+                json!([vec![zero], proof[1..].to_vec()].concat()),
+            ),
+        ),
+        (
+            "an unsigned checkpoint",
+            spoilt("checkpoint", json!(unsigned)),
+        ),
+        ("no checkpoint", spoilt("checkpoint", json!(""))),
+    ];
+    for (what, receipt) in cases {
+        let ended = sample.verify(&receipt, &[]);
+        assert_eq!(ended.code(), Some(1), "{what}: {}", ended.stdout);
+        let mut issued = sample.issued();
+        issued["receipt"] = receipt;
+        let ended = sample.verify(&issued, &[]);
+        assert_eq!(
+            ended.code(),
+            Some(1),
+            "{what} in an answer: {}",
+            ended.stdout
+        );
+    }
+}
+
+#[test]
+fn another_logs_signature_or_origin_is_refused() {
+    let sample = Sample::new();
+    // The same name, another key.
+    let forger = Log::new();
+    let forged = receipt(&forger, &permit(&sample.signer.kid));
+    assert_eq!(sample.verify(&forged, &[]).code(), Some(1));
+    // The log's own signature under another origin, and a leaf that was meant for another log.
+    let elsewhere = receipt_in(&sample.log, "other.test/log", &permit(&sample.signer.kid));
+    assert_eq!(sample.verify(&elsewhere, &[]).code(), Some(1));
+    let mut leaf = permit(&sample.signer.kid);
+    leaf["origin"] = json!("other.test/log");
+    fails(
+        &sample.verify(&receipt(&sample.log, &leaf), &[]),
+        "meant for the log other.test/log",
+    );
+    leaf = permit(&sample.signer.kid);
+    leaf["v"] = json!(2);
+    fails(
+        &sample.verify(&receipt(&sample.log, &leaf), &[]),
+        "format 2",
+    );
+}
+
+#[test]
+fn a_credential_that_says_more_than_its_leaf_is_refused() {
+    let sample = Sample::new();
+    let wider = json!([{
+        "type": "api", "actions": ["orders:read", "orders:write"],
+        "locations": ["https://orders.example/v1"]
+    }]);
+    let other = "0198b2a0-0000-7000-8000-00000000ffff";
+    let cases = [
+        ("dec", json!(base64url(&[0; 32]))),
+        ("dec", Value::Null),
+        ("jti", json!(other)),
+        ("sid", json!(other)),
+        ("task", json!(other)),
+        ("aud", json!("https://other.example")),
+        ("aud", json!(["https://orders.example"])),
+        ("client_id", json!("dev:mallory")),
+        ("exp", json!(EXP + 1)),
+        ("exp", Value::Null),
+        ("authorization_details", wider),
+        ("scope", json!("orders:read orders:write")),
+        ("cnf", json!({"jkt": "x"})),
+    ];
+    for (claim, value) in cases {
+        let mut claims = claims(&sample.receipt);
+        claims[claim] = value.clone();
+        let token = token(&sample.signer, &claims);
+        let ended = sample.verify(&sample.receipt, &["--credential", &token]);
+        fails(
+            &ended,
+            if claim == "cnf" {
+                "bound to another key"
+            } else {
+                claim
+            },
+        );
+        let alone = ended.stdout.matches("FAILED").count();
+        assert_eq!(alone, 1, "{claim} {value}: {}", ended.stdout);
+        let mut issued = sample.issued();
+        issued["credential"]["access_token"] = json!(token);
+        let ended = sample.verify(&issued, &[]);
+        assert_eq!(
+            ended.code(),
+            Some(1),
+            "{claim} in an answer: {}",
+            ended.stdout
+        );
+    }
+    for bad in ["", "x", "a.b.c"] {
+        let ended = sample.verify(&sample.receipt, &[&format!("--credential={bad}")]);
+        assert_eq!(ended.code(), Some(1), "{bad}: {}", ended.stdout);
+    }
+}
+
+#[test]
+fn a_credential_of_another_type_or_key_is_refused() {
+    let sample = Sample::new();
+    let claims = claims(&sample.receipt);
+    let forger = Key::generate(Algorithm::Es256);
+    for header in [
+        json!({"alg": "ES256", "typ": "JWT", "kid": sample.signer.kid}),
+        json!({"alg": "ES256", "typ": "at+jwt", "kid": forger.kid}),
+        json!({"alg": "ES256", "typ": "at+jwt"}),
+    ] {
+        let token = sign_jwt(&header, &claims, &sample.signer);
+        let ended = sample.verify(&sample.receipt, &["--credential", &token]);
+        assert_eq!(ended.code(), Some(1), "{header}: {}", ended.stdout);
+    }
+    // The right key's name on another's signature: found as soon as there are keys to look with.
+    let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": sample.signer.kid});
+    let forged = sign_jwt(&header, &claims, &forger);
+    fails(
+        &sample.verify(
+            &sample.receipt,
+            &["--credential", &forged, "--jwks", "jwks"],
+        ),
+        "signature does not hold",
+    );
+}
+
+#[test]
+fn an_answer_that_says_other_than_its_leaf_is_refused() {
+    let sample = Sample::new();
+    for (pointer, value) in [
+        ("/decision/id", json!(SESSION)),
+        ("/session/id", json!(DECISION)),
+        ("/session/workload", json!("dev:mallory")),
+        ("/session/resource", json!("other-api")),
+        ("/session/authorization_details", json!([])),
+        ("/receipt", receipt(&sample.log, &denial())),
+    ] {
+        let mut issued = sample.issued();
+        *issued.pointer_mut(pointer).unwrap() = value;
+        let ended = sample.verify(&issued, &[]);
+        assert_eq!(ended.code(), Some(1), "{pointer}: {}", ended.stdout);
+    }
+    // A permit's receipt in what says that it is a refusal.
+    let refusal = json!({"decision": {"id": DECISION}, "receipt": sample.receipt});
+    fails(&sample.verify(&refusal, &[]), "contradicts");
+}
+
+#[test]
+fn what_is_no_receipt_is_told_and_refused() {
+    let sample = Sample::new();
+    let twice = sample.receipt.to_string().replacen('{', "{\"index\":4,", 1);
+    let cut = tlog_proof(&sample.receipt).replacen("index 4", "index 04", 1);
+    for bad in [
+        String::new(),
+        "hello".into(),
+        "[]".into(),
+        "{}".into(),
+        "{\"leaf\"".into(),
+        twice,
+        cut,
+        "c2sp.org/tlog-proof@v2\n".into(),
+    ] {
+        let ended = sample.verify_bytes(bad.clone(), &[]);
+        assert_eq!(ended.code(), Some(1), "{bad}: {}", ended.stdout);
+    }
+    assert_eq!(sample.verify_bytes([0xff, 0xfe], &[]).code(), Some(1));
+}
+
+#[test]
+fn a_wrong_command_line_is_not_a_verdict() {
+    let vkey = Log::new().vkey();
+    let flipped = vkey.replacen("broker", "braker", 1);
+    for bad in [
+        vec!["ledger", "verify", "file"],
+        vec!["ledger", "verify", "--key", &vkey],
+        vec!["ledger", "verify", "file", "--key", "broker.test/log"],
+        vec!["ledger", "verify", "file", "--key", &flipped],
+    ] {
+        assert_eq!(taskpass(&bad).code(), Some(2), "{bad:?}");
+    }
+    let missing = taskpass(&["ledger", "verify", "nowhere", "--key", &vkey]);
+    assert_eq!(missing.code(), Some(3), "{}", missing.stderr);
+}
+
+// ---- the rest of the command line -------------------------------------------------------------
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    let leaves = [
+        "serve",
+        "migrate",
+        "dev",
+        "request",
+        "task heartbeat",
+        "task complete",
+        "task abort",
+        "task show",
+        "task list",
+        "sessions list",
+        "sessions show",
+        "sessions revoke",
+        "revoke",
+        "lift",
+        "policy check",
+        "policy test",
+        "policy schema",
+        "policy activate",
+        "ledger verify",
+        "ledger checkpoint",
+        "ledger keys",
+        "workloads add",
+        "workloads list",
+        "workloads remove",
+        "admins bind",
+        "admins unbind",
+        "admins list",
+        "keys bootstrap",
+        "keys sealing-key",
+        "keys list",
+        "keys rotate",
+        "keys revoke",
+        "keys reseal",
+        "openapi",
+        "health",
+        "completions",
+    ];
+    for command in leaves {
+        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let ended = taskpass(&arguments);
+        assert_eq!(ended.code(), Some(0), "{command}: {}", ended.stderr);
+        let example = format!("taskpass {command}");
+        let help = ended.stdout;
+        assert!(help.contains("Example"), "{command}: {help}");
+        assert!(help.matches(&example).count() >= 2, "{command}: {help}");
+    }
+}
+
+#[test]
+fn the_help_says_which_commands_there_are() {
+    insta::assert_snapshot!(taskpass(&["--help"]).stdout, @r"
+    A just-in-time credential broker: one credential, for one task, decided before it exists
+
+    Usage: taskpass <COMMAND>
+
+    Commands:
+      serve        Run the broker
+      migrate      Bring the PostgreSQL database up to date
+      dev          Try it: a broker on this machine, with samples, and the story played once
+      request      Ask for a credential
+      task         Heartbeat, complete, abort, show and list tasks
+      sessions     List, show and revoke sessions
+      revoke       End everything that a selector matches
+      lift         Let in again what a revocation keeps out
+      policy       Check, test and activate policies
+      ledger       Check receipts offline; show the log's head
+      workloads    Register, list and remove workload keys
+      admins       Bind identities to roles, and unbind them
+      keys         Make first secrets; list, rotate, revoke and reseal the broker's keys
+      openapi      Print the description of a broker's HTTP interface
+      health       Ask whether a broker is alive, or ready
+      completions  Print a shell's completions
+
+    Options:
+      -h, --help     Print help
+      -V, --version  Print version
+
+    Try it: taskpass dev
+
+    Exit codes: 0 done, 1 refused, 2 usage, 3 could not reach or establish.
+    ");
+}
+
+#[test]
+fn usage_is_one_code_and_what_cannot_be_reached_another() {
+    for bad in [
+        vec![],
+        vec!["no-such-command"],
+        vec!["serve", "--no-such-option"],
+        vec!["serve", "--config", "nowhere.toml"],
+        vec!["sessions", "list"],
+        vec!["sessions", "show", "not-an-id"],
+        vec!["revoke", "everything", "--reason", "x"],
+        vec!["revoke", "all"],
+        vec!["health", "--url", "http://broker.example"],
+        vec!["request", "--resource", "r", "--task-type", "t"],
+        vec!["migrate", "--config", "nowhere.toml"],
+    ] {
+        let ended = taskpass(&bad);
+        assert_eq!(ended.code(), Some(2), "{bad:?}: {}", ended.stderr);
+        assert!(
+            !ended.stderr.is_empty() && ended.stdout.is_empty(),
+            "{bad:?}"
+        );
+    }
+    let nobody = taskpass(&["health", "--url", "http://127.0.0.1:1/livez"]);
+    assert_eq!(nobody.code(), Some(3), "{}", nobody.stderr);
+    let nobody = Launch::taskpass(["sessions", "list", "--url", "http://127.0.0.1:1"])
+        .env("TASKPASS_TOKEN", "tpa_x")
+        .run();
+    assert_eq!(nobody.code(), Some(3), "{}", nobody.stderr);
+    assert!(!nobody.stderr.contains("tpa_x"));
+}
+
+#[test]
+fn a_development_broker_does_not_start_where_it_must_not() {
+    let outside = taskpass(&["dev", "--listen", "0.0.0.0:0"]);
+    assert_eq!(outside.code(), Some(2), "{}", outside.stderr);
+    for name in [
+        "TASKPASS_CONFIG",
+        "TASKPASS_DATABASE_URL",
+        "TASKPASS_DATABASE_URL_FILE",
+        "TASKPASS_SEALING_KEYS",
+        "TASKPASS_SEALING_KEYS_FILE",
+    ] {
+        let beside = Launch::taskpass(["dev", "--listen", "127.0.0.1:0", "--no-story"])
+            .env(name, "x")
+            .run();
+        assert_eq!(beside.code(), Some(2), "{name}: {}", beside.stderr);
+        assert!(beside.stderr.contains(name), "{}", beside.stderr);
+    }
+}
+
+#[test]
+fn a_bootstrap_token_is_printed_with_its_digest_and_differs_each_time() {
+    let make = || {
+        let ended = taskpass(&["keys", "bootstrap", "--json"]);
+        assert_eq!(ended.code(), Some(0));
+        serde_json::from_str::<Value>(&ended.stdout).unwrap()
+    };
+    let (one, two) = (make(), make());
+    let token = one["token"].as_str().unwrap();
+    assert!(token.starts_with("tpa_") && token.len() == 47, "{token}");
+    assert_eq!(
+        one["bootstrap_token_sha256"],
+        hex(&sha256(token.as_bytes()))
+    );
+    assert_ne!(one["token"], two["token"]);
+    let plain = taskpass(&["keys", "bootstrap"]);
+    assert_eq!(
+        plain.stdout.lines().count(),
+        1,
+        "the token alone: {}",
+        plain.stdout
+    );
+    let sealing = taskpass(&["keys", "sealing-key"]).stdout;
+    assert!(sealing.starts_with("tpk1_"), "{sealing}");
+}
+
+#[test]
+fn completions_are_there_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ended = taskpass(&["completions", shell]);
+        assert_eq!(ended.code(), Some(0), "{shell}");
+        assert!(ended.stdout.contains("taskpass"), "{shell}");
+    }
+    assert_eq!(taskpass(&["completions", "cmd"]).code(), Some(2));
+}
+
+// ---- policies ---------------------------------------------------------------------------------
+
+const POLICIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies");
+
+#[test]
+fn the_sample_policies_are_good_and_pass_their_tests() {
+    let check = taskpass(&["policy", "check", POLICIES, "--dev"]);
+    assert_eq!(check.code(), Some(0), "{}", check.stderr);
+    assert!(check.stdout.starts_with("good: "), "{}", check.stdout);
+    let test = taskpass(&["policy", "test", POLICIES, "--dev"]);
+    assert_eq!(test.code(), Some(0), "{}{}", test.stdout, test.stderr);
+    assert!(test.stdout.contains(" 0 failed"), "{}", test.stdout);
+    let json = taskpass(&["policy", "test", POLICIES, "--dev", "--json"]);
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report["passed"], true);
+}
+
+#[test]
+fn the_schema_beside_the_policies_is_the_one_that_the_samples_give() {
+    let schema = taskpass(&["policy", "schema", POLICIES, "--dev"]);
+    let stored = std::fs::read_to_string(format!("{POLICIES}/taskpass.cedarschema")).unwrap();
+    assert_eq!(schema.stdout, stored);
+}
+
+#[test]
+fn a_bad_policy_and_a_failed_test_are_refusals() {
+    let good = std::fs::read_to_string(format!("{POLICIES}/orders.cedar")).unwrap();
+    let admin = std::fs::read_to_string(format!("{POLICIES}/admin.cedar")).unwrap();
+    let with = |orders: String, test: &str, command: &str, more: &[&str]| {
+        let arguments = ["policy", command, "p", "--dev"];
+        Launch::taskpass(arguments.iter().chain(more).copied())
+            .file("p/orders.cedar", orders)
+            .file("p/admin.cedar", admin.clone())
+            .file("p/tests/one.toml", test)
+            .run()
+    };
+    let case = |expect: &str| {
+        format!(
+            "[[task]]\nname = \"mallory\"\nattestor = \"dev\"\nidentity = \"dev:mallory\"\n\
+             claims = {{ sub = \"mallory\" }}\ntask_type = \"fix-order\"\nexpect = \"{expect}\"\n"
+        )
+    };
+    assert_eq!(
+        with(good.clone(), &case("deny"), "test", &[]).code(),
+        Some(0)
+    );
+    let failed = with(good.clone(), &case("permit"), "test", &[]);
+    assert_eq!(failed.code(), Some(1), "{}", failed.stdout);
+    assert!(failed.stdout.contains("FAIL"), "{}", failed.stdout);
+
+    let misspelt = good.replacen("@max_ttl", "@max_tll", 1);
+    let bad = with(misspelt.clone(), "", "check", &[]);
+    assert_eq!(bad.code(), Some(1), "{}", bad.stderr);
+    assert!(bad.stderr.contains("orders.cedar:"), "{}", bad.stderr);
+    let bad = with(misspelt, "", "check", &["--json"]);
+    assert_eq!(bad.code(), Some(1));
+    let report: Value = serde_json::from_str(&bad.stdout).unwrap();
+    assert_eq!(report["good"], false);
+    assert!(!report["problems"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn policies_are_checked_against_a_configuration_without_its_secrets() {
+    let example = include_str!("../../taskpass.example.toml");
+    let policy = "@id(\"x\") @description(\"d\") permit (principal == Workload::workload::\"workload:reports\", \
+         action == Action::\"orders:read\", resource == Api::\"orders-api\");";
+    let check = Launch::taskpass(["policy", "check"])
+        .config(example)
+        .file("policies/x.cedar", policy)
+        .run();
+    assert_eq!(check.code(), Some(0), "{}", check.stderr);
+    let none = taskpass(&["policy", "check", "nowhere", "--dev"]);
+    assert_eq!(none.code(), Some(1), "{}", none.stderr);
+    let no_configuration = taskpass(&["policy", "check"]);
+    assert_eq!(
+        no_configuration.code(),
+        Some(2),
+        "{}",
+        no_configuration.stderr
+    );
+}
