@@ -303,14 +303,13 @@ fn sealing_keys(config: &Config, store: &Store) -> Result<SealingKeys, StartErro
         .parent()
         .ok_or_else(|| unfit("the checkpoint file has no directory"))?;
     let file = directory.join("dev-sealing-key");
-    let key = match std::fs::read_to_string(&file) {
-        Ok(text) => SecretString::from(text.trim().to_owned()),
-        Err(_) => {
-            let key = SealingKeys::generate(&SystemRandom::new()).map_err(unfit)?;
-            std::fs::create_dir_all(directory).map_err(unfit)?;
-            write_private(&file, key.expose_secret()).map_err(unfit)?;
-            key
-        }
+    let key = if let Ok(text) = std::fs::read_to_string(&file) {
+        SecretString::from(text.trim().to_owned())
+    } else {
+        let key = SealingKeys::generate(&SystemRandom::new()).map_err(unfit)?;
+        std::fs::create_dir_all(directory).map_err(unfit)?;
+        write_private(&file, key.expose_secret()).map_err(unfit)?;
+        key
     };
     info!(
         store = store.kind(),

@@ -102,7 +102,7 @@ impl Broker {
             Ok(admission) => admission,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let Err(refusal) = self.resource_fits(case, ask, &admission.facts.task_type) {
+        if let Err(refusal) = resource_fits(case, ask, &admission.facts.task_type) {
             return Ok(Err(refusal));
         }
         if let Some(parent) = admission.parents.first().copied() {
@@ -133,17 +133,6 @@ impl Broker {
             admission.evidence_binding = Some(sha256(admission.task.uuid().as_bytes()));
         }
         Ok(Ok(admission))
-    }
-
-    fn resource_fits(&self, case: &Case<'_>, ask: &Ask, task_type: &str) -> Result<(), Refusal> {
-        let known = case.active.catalog().task_type(task_type);
-        let task_type = known.ok_or_else(|| {
-            Refusal::new(
-                RefusalCode::UnknownTaskType,
-                format!("there is no task type `{task_type}` any more"),
-            )
-        })?;
-        check_resource_fits(task_type, &ask.resource)
     }
 
     /// What the first request with this key got, if this is not the first.
@@ -345,6 +334,17 @@ impl Broker {
         let chain = chains.remove(&id).unwrap_or(TaskChain(Vec::new()));
         Ok(Some((task, chain)))
     }
+}
+
+fn resource_fits(case: &Case<'_>, ask: &Ask, task_type: &str) -> Result<(), Refusal> {
+    let known = case.active.catalog().task_type(task_type);
+    let task_type = known.ok_or_else(|| {
+        Refusal::new(
+            RefusalCode::UnknownTaskType,
+            format!("there is no task type `{task_type}` any more"),
+        )
+    })?;
+    check_resource_fits(task_type, &ask.resource)
 }
 
 /// What a first try got.

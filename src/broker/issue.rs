@@ -426,11 +426,11 @@ impl Broker {
     async fn mint_and_settle(&self, permit: Permit) -> Result<(Credential, Session), BrokerError> {
         let minting = Instant::now();
         let minter = Arc::clone(self.resource_minter(permit.session())?);
-        let minted = minter.mint(&permit).await;
+        let made = minter.mint(&permit).await;
         self.metrics().stage(Stage::Mint, minting.elapsed());
-        self.metrics().mint(minter.kind(), Ended::from(&minted));
+        self.metrics().mint(minter.kind(), Ended::from(&made));
         let session = permit.into_session();
-        let credential = match minted {
+        let credential = match made {
             Ok(credential) => credential,
             Err(failed) => {
                 error!(session = %session.id, error = %failed, "a mint failed");

@@ -217,12 +217,12 @@ pub async fn make_key(
     };
     let signer = LocalSigner::new(&private).map_err(|e| unavailable(e.to_string()))?;
     let record = dates.record(signer.kid().to_owned(), purpose, algorithm);
-    let sealed = sealer
+    let envelope = sealer
         .seal(record.seal_context(), private.expose_pkcs8())
         .await
         .map_err(|error| unavailable(error.to_string()))?;
     Ok(MadeKey {
-        row: row_of(&record, sealed, mac),
+        row: row_of(&record, envelope, mac),
         record,
         signer: Arc::new(signer),
     })
@@ -481,11 +481,11 @@ impl Broker {
             .map_err(|error| closed(error.to_string()))?;
         record.retire_at = until;
         record.remove_at = until;
-        let sealed = sealer
+        let envelope = sealer
             .seal(record.seal_context(), &secret)
             .await
             .map_err(|error| closed(error.to_string()))?;
-        let row = row_of(&record, sealed, &self.parts.mac);
+        let row = row_of(&record, envelope, &self.parts.mac);
         self.put_key(row, "retired", None, by).await
     }
 
@@ -577,12 +577,12 @@ impl Broker {
                 .open(record.seal_context(), &row.sealed)
                 .await
                 .map_err(|error| closed(error.to_string()))?;
-            let sealed = sealer
+            let envelope = sealer
                 .seal(record.seal_context(), &secret)
                 .await
                 .map_err(|error| closed(error.to_string()))?;
-            let mac = record.tag(&self.parts.mac, &sealed);
-            self.store().reseal_key(&row.kid, &sealed, &mac).await?;
+            let mac = record.tag(&self.parts.mac, &envelope);
+            self.store().reseal_key(&row.kid, &envelope, &mac).await?;
             resealed += 1;
         }
         Ok(resealed)

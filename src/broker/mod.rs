@@ -255,9 +255,6 @@ pub fn commit(salt: [u8; 16], bytes: Vec<u8>) -> (Commitment, Opening) {
     let mut salted = salt.to_vec();
     salted.extend_from_slice(&bytes);
     let digest = sha256(&salted);
-    let hex = digest.iter().fold(String::new(), |mut hex, byte| {
-        hex.push_str(&format!("{byte:02x}"));
-        hex
-    });
-    (Commitment(hex), Opening { salt, bytes })
+    let hex = digest.iter().map(|byte| format!("{byte:02x}"));
+    (Commitment(hex.collect()), Opening { salt, bytes })
 }

@@ -2,6 +2,7 @@
 
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
+use crate::domain::workload::Identity;
 use crate::ids::DecisionId;
 use crate::ledger::proofs::{self, NoProof};
 use crate::merkle::{Hash, Receipt};
@@ -24,7 +25,7 @@ impl Broker {
             .await?
             .ok_or_else(not_found)?;
         let leaf = self.store().leaf(index).await?.ok_or_else(not_found)?;
-        let own = leaf.subject.as_deref() == caller.identity().map(|own| own.as_str())
+        let own = leaf.subject.as_deref() == caller.identity().map(Identity::as_str)
             && leaf.subject.is_some();
         if !own && !self.may(&caller, AdminAction::ReadLedger)? {
             return Err(not_found());
@@ -43,7 +44,7 @@ impl Broker {
         self.consume(caller.one_time.clone(), self.now()).await?;
         let leaf = self.store().leaf(index).await?.ok_or_else(not_found)?;
         let own = leaf.subject.is_some()
-            && leaf.subject.as_deref() == caller.identity().map(|own| own.as_str());
+            && leaf.subject.as_deref() == caller.identity().map(Identity::as_str);
         if !own && !self.may(&caller, AdminAction::ReadLedger)? {
             return Err(not_found());
         }

@@ -34,6 +34,12 @@ pub(super) struct Problem {
     status: StatusCode,
     slug: &'static str,
     title: &'static str,
+    rest: Box<Rest>,
+}
+
+/// What is only looked at when it is sent.
+#[derive(Debug)]
+struct Rest {
     detail: String,
     more: Map<String, Value>,
     headers: Vec<(header::HeaderName, HeaderValue)>,
@@ -50,22 +56,24 @@ impl Problem {
             status,
             slug,
             title,
-            detail: detail.into(),
-            more: Map::new(),
-            headers: Vec::new(),
+            rest: Box::new(Rest {
+                detail: detail.into(),
+                more: Map::new(),
+                headers: Vec::new(),
+            }),
         }
     }
 
     fn with(mut self, name: &str, value: impl Serialize) -> Self {
         if let Ok(value) = serde_json::to_value(value) {
-            self.more.insert(name.to_owned(), value);
+            self.rest.more.insert(name.to_owned(), value);
         }
         self
     }
 
     fn header(mut self, name: header::HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.push((name, value));
+            self.rest.headers.push((name, value));
         }
         self
     }
@@ -279,8 +287,8 @@ impl IntoResponse for Problem {
             kind: format!("urn:taskpass:problem:{}", self.slug),
             title: self.title,
             status: self.status.as_u16(),
-            detail: self.detail,
-            more: self.more,
+            detail: self.rest.detail,
+            more: self.rest.more,
         };
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (self.status, bytes).into_response();
@@ -290,7 +298,7 @@ impl IntoResponse for Problem {
             HeaderValue::from_static("application/problem+json"),
         );
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        for (name, value) in self.headers {
+        for (name, value) in self.rest.headers {
             headers.insert(name, value);
         }
         response

@@ -59,19 +59,19 @@ pub async fn start(
         let finish = Duration::from_secs(settings.finish_seconds);
         let stopping = shutdown.stopping();
         async move {
-            let served: BoxFuture<'_, io::Result<()>> = match tls {
+            let listening: BoxFuture<'_, io::Result<()>> = match tls {
                 None => Box::pin(server.serve(app)),
                 Some(tls) => {
                     let tls = RustlsAcceptor::new(tls).handshake_timeout(headers);
                     Box::pin(server.map(|bounded| tls.acceptor(bounded)).serve(app))
                 }
             };
-            tokio::pin!(served);
+            tokio::pin!(listening);
             tokio::select! {
-                ended = &mut served => return log_end(ended),
+                ended = &mut listening => return log_end(ended),
                 () = stopping => handle.graceful_shutdown(Some(finish)),
             }
-            log_end(served.await);
+            log_end(listening.await);
         }
     };
     // Tracked like a request: it is over when its last connection is.

@@ -18,7 +18,7 @@ use super::problem::Problem;
 use crate::broker::sessions::SessionReport;
 use crate::crypto::digest::sha256;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_PAGE, MAX_REASON_BYTES};
-use crate::domain::session::{Session, SessionState, Standing};
+use crate::domain::session::{EndReason, Session, SessionState, Standing};
 use crate::ids::{SessionId, TaskId};
 use crate::store::sessions::SessionFilter;
 
@@ -74,7 +74,7 @@ impl SessionBody {
             revocability: serde_json::to_value(session.revocability).unwrap_or_default(),
             decision_id: session.decision_id.to_string(),
             parent_session_id: session.parent.map(|parent| parent.to_string()),
-            end_reason: standing.end_reason.map(|reason| reason.as_str()),
+            end_reason: standing.end_reason.map(EndReason::as_str),
             ended_at: standing.ended_at.map(|at| at.to_string()),
             confirmed_at: standing.confirmed_at.map(|at| at.to_string()),
         }
@@ -129,7 +129,7 @@ struct Cursor {
 }
 
 /// The cursor after `last` of a listing with this filter.
-pub(super) fn cursor(filter: &impl Serialize, last: impl ToString) -> String {
+pub(super) fn cursor(filter: &impl Serialize, last: &impl ToString) -> String {
     let cursor = Cursor {
         filter: fingerprint(filter),
         after: last.to_string(),
@@ -207,7 +207,7 @@ pub(super) async fn list(
         .await?;
     let full = reports.len() == limit as usize;
     let last = reports.last().map(|report| report.view.session.id);
-    let next_cursor = last.filter(|_| full).map(|last| cursor(&asked, last));
+    let next_cursor = last.filter(|_| full).map(|last| cursor(&asked, &last));
     let sessions = reports
         .iter()
         .filter(|report| {
@@ -299,7 +299,7 @@ mod tests {
     fn a_cursor_belongs_to_its_filter() {
         let filter = serde_json::json!({"workload": "dev:a"});
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";
-        let text = cursor(&filter, id);
+        let text = cursor(&filter, &id);
         let read: Option<SessionId> = read_cursor(&filter, Some(&text)).unwrap();
         assert_eq!(read.unwrap().to_string(), id);
         let other = serde_json::json!({"workload": "dev:b"});

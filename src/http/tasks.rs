@@ -15,6 +15,7 @@ use super::json::Strict;
 use super::problem::Problem;
 use super::sessions::{cursor, id, link_next, page_limit, query, read_cursor};
 use crate::broker::tasks::{TaskEnded, TaskReport};
+use crate::domain::session::EndReason;
 use crate::domain::task::{TaskEnd, TaskState};
 use crate::domain::workload::Identity;
 use crate::ids::TaskId;
@@ -99,7 +100,7 @@ impl From<TaskEnded> for TaskEndedBody {
         let sessions = ended.sessions.iter().map(|report| EndedSessionBody {
             id: report.view.session.id.to_string(),
             state: report.standing.state.as_str(),
-            end_reason: report.standing.end_reason.map(|reason| reason.as_str()),
+            end_reason: report.standing.end_reason.map(EndReason::as_str),
         });
         Self {
             task: TaskStateBody::from(&ended.task),
@@ -171,7 +172,7 @@ pub(super) async fn list(
     let reports = state.broker.list_tasks(&presented.evidence, filter).await?;
     let full = reports.len() == limit as usize;
     let last = reports.last().map(|report| report.task.id);
-    let next_cursor = last.filter(|_| full).map(|last| cursor(&asked, last));
+    let next_cursor = last.filter(|_| full).map(|last| cursor(&asked, &last));
     let mut headers = HeaderMap::new();
     if let Some(next) = &next_cursor {
         link_next(&mut headers, "/v1/tasks", &asked, next, limit);

@@ -198,8 +198,7 @@ impl<'a> Batch<'a> {
     fn settle_act(&mut self, prepared: &Prepared, entry: &Entry) -> Settled {
         let index = self.next_index;
         let act = match entry {
-            Entry::Consume => return Settled::Unchanged,
-            Entry::Decide(_) => return Settled::Unchanged,
+            Entry::Consume | Entry::Decide(_) => return Settled::Unchanged,
             Entry::EndTask(end) => {
                 if !self.end_task(end, index) {
                     return Settled::Unchanged;
@@ -259,7 +258,6 @@ impl<'a> Batch<'a> {
                     at: self.now,
                 })
             }
-            Entry::PutKey { row, .. } => Some(ActWrite::SigningKey(row.clone())),
             Entry::WorkloadKey(change) => Some(ActWrite::WorkloadKey {
                 attestor: change.attestor.clone(),
                 workload: change.workload.clone(),
@@ -276,7 +274,9 @@ impl<'a> Batch<'a> {
                 mac: change.mac.clone(),
             }),
             Entry::Genesis { .. } if index > 0 => return Settled::Unchanged,
-            Entry::Genesis { row, .. } => Some(ActWrite::SigningKey(row.clone())),
+            Entry::Genesis { row, .. } | Entry::PutKey { row, .. } => {
+                Some(ActWrite::SigningKey(row.clone()))
+            }
             Entry::DenialsOmitted { .. } => None,
         };
         self.writes.acts.extend(act);

@@ -671,7 +671,7 @@ async fn enter_postgres(connection: &mut PgConnection, needs: &Needs) -> Result<
     let mut view = View {
         head: head(row.try_get("size")?, row.try_get("root")?)?,
         generation: generation(row.try_get("generation")?)?,
-        hashes: hashes(row.try_get("hashes")?)?,
+        hashes: hashes(&row.try_get::<Vec<Vec<u8>>, _>("hashes")?)?,
         ..View::default()
     };
     let used: Vec<Vec<u8>> = row.try_get("used")?;
@@ -680,15 +680,15 @@ async fn enter_postgres(connection: &mut PgConnection, needs: &Needs) -> Result<
         view.used.insert(digest("one-time id", key)?, binding);
     }
     for task in json::<TaskJson>(&row, "tasks")? {
-        let (id, facts) = task_facts(task)?;
+        let (id, facts) = task_facts(&task)?;
         view.tasks.insert(id, facts);
     }
     for session in json::<SessionJson>(&row, "sessions")? {
-        let (id, facts) = session_facts(session)?;
+        let (id, facts) = session_facts(&session)?;
         view.sessions.insert(id, facts);
     }
     for retry in json::<RetryJson>(&row, "retries")? {
-        let (key, facts) = retry_facts(retry)?;
+        let (key, facts) = retry_facts(&retry)?;
         view.retries.insert(key, facts);
     }
     for open in json::<OpenJson>(&row, "open_tasks")? {
@@ -725,7 +725,7 @@ async fn enter_sqlite(
     let mut view = View {
         head: head(size, root)?,
         generation: generation(active.map(|(digest,)| digest))?,
-        hashes: hashes(new_hashes.into_iter().map(|(hash,)| hash).collect())?,
+        hashes: hashes(&column(&new_hashes, |(hash,)| hash.clone()))?,
         ..View::default()
     };
     for key in &needs.one_time {
@@ -802,7 +802,7 @@ async fn sqlite_chain(
     rows.into_iter()
         .map(
             |(id, parent, depth, state, deadline, heartbeat, heard, left)| {
-                task_facts(TaskJson {
+                task_facts(&TaskJson {
                     id,
                     parent,
                     depth: u8::try_from(depth).map_err(|_| StoreError::Corrupt("task"))?,
@@ -832,7 +832,7 @@ async fn sqlite_kin(
     .await?;
     rows.into_iter()
         .map(|(id, parent, task, state, expires, leaf)| {
-            session_facts(SessionJson {
+            session_facts(&SessionJson {
                 id,
                 parent,
                 task,
@@ -868,13 +868,13 @@ fn generation(digest_bytes: Option<Vec<u8>>) -> Result<Option<GenerationDigest>,
         .transpose()
 }
 
-fn hashes(rows: Vec<Vec<u8>>) -> Result<Vec<Hash>, StoreError> {
+fn hashes(rows: &[Vec<u8>]) -> Result<Vec<Hash>, StoreError> {
     rows.iter()
         .map(|hash| digest("leaf hash", hash).map(Hash::from))
         .collect()
 }
 
-fn task_facts(row: TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
+fn task_facts(row: &TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
     let corrupt = || StoreError::Corrupt("task");
     let id = TaskId::from(row.id);
     let life = TaskLife {
@@ -898,7 +898,7 @@ fn task_facts(row: TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
     Ok((id, facts))
 }
 
-fn session_facts(row: SessionJson) -> Result<(SessionId, SessionFacts), StoreError> {
+fn session_facts(row: &SessionJson) -> Result<(SessionId, SessionFacts), StoreError> {
     let facts = SessionFacts {
         state: SessionState::parse(&row.state).ok_or(StoreError::Corrupt("session"))?,
         expires_at: Timestamp::from_micros(row.expires),
@@ -909,7 +909,7 @@ fn session_facts(row: SessionJson) -> Result<(SessionId, SessionFacts), StoreErr
     Ok((SessionId::from(row.id), facts))
 }
 
-fn retry_facts(row: RetryJson) -> Result<([u8; 32], RetryFacts), StoreError> {
+fn retry_facts(row: &RetryJson) -> Result<([u8; 32], RetryFacts), StoreError> {
     let facts = RetryFacts {
         fingerprint: unhex(&row.fingerprint)?,
         session: SessionId::from(row.session),

@@ -1,6 +1,7 @@
 //! PostgreSQL: the pool, the ledger's connection, migrations.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -29,7 +30,7 @@ const LEDGER_LOCK_TIMEOUT_MS: &str = "4000";
 #[derive(Clone, Debug)]
 pub struct Postgres {
     pool: PgPool,
-    ledger: PgConnectOptions,
+    ledger: Arc<PgConnectOptions>,
 }
 
 impl Postgres {
@@ -62,10 +63,13 @@ impl Postgres {
         let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(Duration::from_secs(3))
-            .idle_timeout(Duration::from_secs(300))
+            .idle_timeout(Duration::from_mins(5))
             .connect_with(pooled)
             .await?;
-        Ok(Self { pool, ledger })
+        Ok(Self {
+            pool,
+            ledger: Arc::new(ledger),
+        })
     }
 
     /// The pool.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::codec::{digest, unsigned};
 use super::{Store, StoreError, read, write};
 use crate::clock::Timestamp;
+use crate::domain::limits::MAX_CHAIN_DEPTH;
 use crate::domain::task::{Task, TaskChain, TaskLife, TaskState};
 use crate::ids::TaskId;
 
@@ -306,6 +307,9 @@ impl LinkRow {
     }
 }
 
+/// More links than any chain can have: a cycle could only be made by hand.
+const MAX_LINKS: usize = MAX_CHAIN_DEPTH as usize;
+
 /// Follows the parents of `id`. A parent that is missing makes the chain end in nothing: it is
 /// not alive, because its root is not open.
 fn chain(links: &HashMap<TaskId, (TaskLife, Option<TaskId>)>, id: TaskId) -> TaskChain {
@@ -313,8 +317,7 @@ fn chain(links: &HashMap<TaskId, (TaskLife, Option<TaskId>)>, id: TaskId) -> Tas
     let mut next = Some(id);
     while let Some(id) = next {
         match links.get(&id) {
-            // Depth is bounded by the schema; a cycle could only be made by hand.
-            Some((life, parent)) if lives.len() <= usize::from(u8::MAX) => {
+            Some((life, parent)) if lives.len() <= MAX_LINKS => {
                 lives.push(*life);
                 next = *parent;
             }

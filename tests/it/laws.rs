@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use taskpass::attest::Evidence;
@@ -46,8 +48,7 @@ on_both_stores! {
         let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
         issued.receipt.verify(&keys).unwrap();
         let claims = claims(&issued);
-        use base64::Engine;
-        let hash = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(issued.receipt.leaf_hash.as_bytes());
+        let hash = URL_SAFE_NO_PAD.encode(issued.receipt.leaf_hash.as_bytes());
         assert_eq!(claims["dec"], hash);
         let leaf: serde_json::Value = serde_json::from_slice(&issued.receipt.leaf).unwrap();
         assert_eq!(leaf["outcome"], "permit");
@@ -342,7 +343,7 @@ on_both_stores! {
         if matches!(rig.broker.store().kind(), "postgres") {
             canaries.assert_absent_in_postgres(&rig.database().url());
         }
-        canaries.assert_absent_in_text("Debug", &format!("{issued:?} {lent:?}"));
+        canaries.assert_absent_in_text("Debug", format!("{issued:?} {lent:?}"));
     }
 
     async fn proofs_hold_across_tiles_and_restarts(rig: Rig) {

@@ -8,7 +8,10 @@
     clippy::expect_used,
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
+    clippy::needless_pass_by_value,
     clippy::panic,
+    clippy::similar_names,
+    clippy::unused_self,
     clippy::unwrap_used,
     unreachable_pub,
     reason = "a test may panic, read the clock and the environment, and exports nothing"
