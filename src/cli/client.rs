@@ -364,7 +364,7 @@ fn one_line(value: &Value) -> String {
 }
 
 /// What policy would permit instead, one line a limit.
-pub(super) fn would_be_allowed(allowed: &Value) -> Vec<String> {
+fn would_be_allowed(allowed: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     let details = allowed.get("authorization_details");
     for detail in details.and_then(Value::as_array).into_iter().flatten() {

@@ -118,7 +118,6 @@ verification = "introspection"
 name = "nightly-report"
 max_deadline_seconds = 3600
 resources = ["orders-api"]
-max_heartbeat_seconds = 3600
 
 [[task_types]]
 name = "fix-order"
