@@ -21,6 +21,7 @@ use tracing::info;
 use crate::broker::admin::{AdminTokens, BOOTSTRAP_SECONDS};
 use crate::broker::generations::{Trust, Unfit};
 use crate::broker::keys::{self, KeyPolicy};
+use crate::broker::rate::IdentityLimiter;
 use crate::broker::workloads::StoredWorkloadKeys;
 use crate::broker::{Broker, BrokerParts};
 use crate::clock::{SharedClock, Timestamp};
@@ -226,6 +227,10 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
         mac,
         trust,
         admin_tokens: admin_tokens(config, &store, options.dev_admin_token, now).await?,
+        identities: IdentityLimiter::new(
+            config.limits.identity_requests_per_second,
+            config.limits.identity_burst,
+        ),
         shutdown: shutdown.clone(),
     });
     broker.follow_keys(now).await.map_err(unfit)?;

@@ -231,6 +231,12 @@ impl Broker {
             .collect())
     }
 
+    /// Whether the caller may read metrics.
+    pub async fn check_metrics_reader(&self, evidence: &Evidence) -> Result<(), BrokerError> {
+        let caller = self.admin(evidence, AdminAction::ReadMetrics).await?;
+        self.consume(caller.one_time, self.now()).await
+    }
+
     /// Appends an administrator's act.
     pub(super) async fn act(&self, entry: Entry, caller: Caller) -> Result<(), BrokerError> {
         let request = Request {

@@ -2,7 +2,6 @@
 //! its own language.
 
 use crate::attest::AttestError;
-use crate::clock::Timestamp;
 use crate::domain::decision::{Outcome, Refusal};
 use crate::domain::generation::GenerationDigest;
 use crate::ids::{DecisionId, SessionId};
@@ -67,8 +66,8 @@ pub enum BrokerError {
     /// Too many of these.
     #[error("too many requests")]
     RateLimited {
-        /// When to come again.
-        until: Timestamp,
+        /// Seconds until it is worth coming again.
+        retry_seconds: u64,
     },
     /// Too much is waiting.
     #[error("overloaded")]

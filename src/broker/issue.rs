@@ -32,7 +32,7 @@ use crate::ledger::Appended;
 use crate::ledger::denials::Budget;
 use crate::ledger::entry::{Decide, EndSession, Entry, Request, SessionPlan};
 use crate::merkle::Receipt;
-use crate::metrics::{Ended, Stage};
+use crate::metrics::{Ended, RateLimit, Stage};
 use crate::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
 use crate::policy::Question;
 use crate::store::append::MintLease;
@@ -308,7 +308,12 @@ impl Broker {
             .count(&case.workload.attestor, identity, &limits, case.now);
         match budget {
             Budget::Leaf => Ok(()),
-            Budget::Spent { until } => Err(BrokerError::RateLimited { until }),
+            Budget::Spent { until } => {
+                self.metrics().rate_limited(RateLimit::IdentityDenials);
+                Err(BrokerError::RateLimited {
+                    retry_seconds: case.now.seconds_until(until) + 1,
+                })
+            }
         }
     }
 

@@ -13,6 +13,8 @@ pub mod generations;
 pub mod introspect;
 pub mod issue;
 pub mod keys;
+pub mod proof;
+pub mod rate;
 pub mod revoke;
 pub mod sessions;
 pub mod tasks;
@@ -36,7 +38,7 @@ use crate::domain::workload::Workload;
 use crate::ids::Random;
 use crate::ledger::denials::Denials;
 use crate::ledger::{Ledger, LedgerStatus};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RateLimit};
 use crate::mint::Minters;
 use crate::mint::jwt::AccessTokenKeys;
 use crate::shutdown::Shutdown;
@@ -70,6 +72,8 @@ pub struct BrokerParts {
     pub trust: Trust,
     /// Tokens of administrators that are configured, not issued.
     pub admin_tokens: AdminTokens,
+    /// The limit by identity.
+    pub identities: rate::IdentityLimiter,
     /// Tracks work that must not be cut short.
     pub shutdown: Shutdown,
 }
@@ -225,11 +229,16 @@ impl Broker {
         now: Timestamp,
     ) -> Result<Workload, BrokerError> {
         let appraised = active.attestors.appraise(evidence, now).await;
-        appraised.map_err(|error| {
+        let workload = appraised.map_err(|error| {
             self.parts.metrics.attestation_failure(error.reason());
             self.parts.metrics.unattested();
             BrokerError::Attestation(error)
-        })
+        })?;
+        self.parts
+            .identities
+            .check(&workload.identity)
+            .inspect_err(|_| self.parts.metrics.rate_limited(RateLimit::Identity))?;
+        Ok(workload)
     }
 
     /// Commits to bytes under a fresh salt.

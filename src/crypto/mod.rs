@@ -38,7 +38,7 @@ pub mod random;
 pub mod sealer;
 pub mod signer;
 mod small_order;
-mod strict_json;
+pub(crate) mod strict_json;
 
 #[cfg(test)]
 mod test_keys;

@@ -1,22 +1,252 @@
-//! The HTTP door.
+//! The HTTP door: routes, and the layers around them.
+//!
+//! Each resource has a file with its wire types and thin handlers: they read a request, call one
+//! story of the broker, and write the answer. What a refusal looks like is said once, in
+//! [`problem`]. The order of layers, outermost first:
+//!
+//! 1. metrics, trace context and a request id, for everything, refusals included;
+//! 2. panics become a problem, and the connection lives on;
+//! 3. the limit by address, before a byte of a body is read or a signature checked;
+//! 4. the timeout, which cancels the waiting and not the work;
+//! 5. security headers; 6. the limit of a body.
 
-pub mod server {
-    //! The listener.
+pub mod admin;
+pub mod credentials;
+mod evidence;
+mod json;
+pub mod ledger;
+mod limits;
+pub mod oauth;
+mod ops;
+mod problem;
+pub mod revocations;
+pub mod server;
+pub mod sessions;
+pub mod tasks;
 
-    use std::net::SocketAddr;
-    use std::sync::Arc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-    use crate::broker::Broker;
-    use crate::config::Config;
-    use crate::shutdown::Shutdown;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, Router};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::set_header::SetResponseHeaderLayer;
+use tracing::Instrument;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-    /// Serves the broker; answers once it listens.
-    #[expect(clippy::unused_async, reason = "the door is being built")]
-    pub async fn start(
-        _broker: Arc<Broker>,
-        _config: &Config,
-        _shutdown: &Shutdown,
-    ) -> std::io::Result<SocketAddr> {
-        Err(std::io::Error::other("the door is being built"))
+use self::limits::AddressLimiter;
+use self::problem::Problem;
+use crate::broker::Broker;
+use crate::config::Config;
+use crate::crypto::random::SystemRandom;
+use crate::domain::limits::{MAX_ADMIN_BODY_BYTES, MAX_BODY_BYTES};
+use crate::telemetry::TraceContext;
+
+/// What every handler has.
+#[derive(Clone)]
+pub struct AppState {
+    broker: Arc<Broker>,
+    addresses: Arc<AddressLimiter>,
+    settings: Arc<Settings>,
+}
+
+/// What handlers need of the configuration.
+struct Settings {
+    request_timeout: Duration,
+    public_ledger: bool,
+    metrics_open: bool,
+    jwks_cache_seconds: u64,
+    dev: bool,
+    host: String,
+}
+
+impl AppState {
+    /// For this broker under this configuration.
+    #[must_use]
+    pub fn new(broker: Arc<Broker>, config: &Config) -> Self {
+        Self {
+            addresses: Arc::new(AddressLimiter::new(
+                config.limits.address_requests_per_second,
+                config.limits.address_burst,
+            )),
+            settings: Arc::new(Settings {
+                request_timeout: Duration::from_secs(config.server.request_timeout_seconds),
+                public_ledger: config.server.public_ledger,
+                metrics_open: config.server.listen.ip().is_loopback(),
+                jwks_cache_seconds: config.keys.jwks_cache_seconds,
+                dev: config.mode == crate::config::Mode::Dev,
+                host: config.server.listen.to_string(),
+            }),
+            broker,
+        }
     }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Taskpass",
+        description = "A just-in-time credential broker: policy decides before the credential exists.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    components(schemas(problem::ProblemBody))
+)]
+struct Document;
+
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(credentials::request))
+        .routes(routes!(tasks::open, tasks::list))
+        .routes(routes!(tasks::show))
+        .routes(routes!(tasks::heartbeat))
+        .routes(routes!(tasks::complete))
+        .routes(routes!(tasks::abort))
+        .routes(routes!(tasks::delegate))
+        .routes(routes!(sessions::list))
+        .routes(routes!(sessions::show))
+        .routes(routes!(sessions::revoke))
+        .routes(routes!(revocations::revoke))
+        .routes(routes!(revocations::show))
+        .routes(routes!(revocations::lift))
+        .routes(routes!(ledger::decision))
+        .routes(routes!(ledger::keys))
+        .routes(routes!(ledger::checkpoint))
+        .routes(routes!(ledger::entry))
+        .routes(routes!(ledger::proof))
+        .routes(routes!(ledger::consistency))
+        .routes(routes!(oauth::introspect))
+        .routes(routes!(oauth::authorization_server))
+        .routes(routes!(oauth::openid_configuration))
+        .routes(routes!(oauth::jwks))
+        .routes(routes!(admin::list_admins, admin::bind, admin::unbind))
+        .routes(routes!(
+            admin::list_workloads,
+            admin::add_workload,
+            admin::remove_workload
+        ))
+        .routes(routes!(admin::list_keys))
+        .routes(routes!(admin::rotate_key))
+        .routes(routes!(admin::rotate_ledger_key))
+        .routes(routes!(admin::reseal))
+        .routes(routes!(admin::revoke_key))
+        .routes(routes!(admin::active_generation))
+        .routes(routes!(ops::livez))
+        .routes(routes!(ops::readyz))
+        .routes(routes!(ops::metrics))
+}
+
+/// The description of the whole interface.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let mut document = api()
+        .merge(OpenApiRouter::new().routes(routes!(admin::activate)))
+        .into_openapi();
+    // A version of the interface, not of the build: it changes when the wire does.
+    "1".clone_into(&mut document.info.version);
+    document
+}
+
+/// Everything, with its layers.
+pub fn router(state: AppState) -> Router {
+    let (routes, _) = api()
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .split_for_parts();
+    let (large, _) = OpenApiRouter::<AppState>::new()
+        .routes(routes!(admin::activate))
+        .layer(DefaultBodyLimit::max(MAX_ADMIN_BODY_BYTES))
+        .split_for_parts();
+    let document = openapi();
+    routes
+        .merge(large)
+        .route(
+            "/openapi.json",
+            axum::routing::get(move || async move { Json(document) }),
+        )
+        .route("/ledger/{*path}", axum::routing::get(ledger::tile))
+        .fallback(|| async { Problem::not_found("resource") })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(set(header::REFERRER_POLICY, "no-referrer"))
+        .layer(set(
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ))
+        .layer(SetResponseHeaderLayer::if_not_present(
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("no-store"),
+        ))
+        .layer(middleware::from_fn_with_state(state.clone(), timeout))
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            limits::by_address,
+        ))
+        .layer(middleware::from_fn_with_state(state.clone(), dev_only))
+        .layer(CatchPanicLayer::custom(|_| {
+            Problem::internal().into_response()
+        }))
+        .layer(middleware::from_fn_with_state(state.clone(), observe))
+        .with_state(state)
+}
+
+fn set(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+/// Counts and times every request under its route, in a span that continues the caller's trace.
+async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(|path| path.as_str().to_owned());
+    let method = request.method().as_str().to_owned();
+    let parent = request.headers().get("traceparent");
+    let parent = parent.and_then(|value| value.to_str().ok());
+    let trace = TraceContext::continue_from(parent, &SystemRandom::new()).ok();
+    let span = tracing::info_span!(
+        "request",
+        method,
+        route = route.as_deref().unwrap_or("none"),
+        trace = trace.as_ref().map(ToString::to_string)
+    );
+    let mut response = next.run(request).instrument(span).await;
+    if let Some(value) = trace.and_then(|trace| trace.to_string().parse().ok()) {
+        response.headers_mut().insert("traceparent", value);
+    }
+    let status = response.status().as_u16();
+    let metrics = state.broker.metrics();
+    metrics.http_request(route.as_deref(), &method, status, began.elapsed());
+    response
+}
+
+/// Stops waiting after the configured time. The work itself is tracked and goes on.
+async fn timeout(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(state.settings.request_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::timeout().into_response(),
+    }
+}
+
+/// The development mode is for programs on this machine: no page in a browser may speak to it.
+async fn dev_only(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    if !state.settings.dev {
+        return next.run(request).await;
+    }
+    let headers = request.headers();
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let port = state.settings.host.rsplit(':').next().unwrap_or_default();
+    let own =
+        host.is_none_or(|host| host == state.settings.host || host == format!("localhost:{port}"));
+    if !own || headers.contains_key(header::ORIGIN) {
+        return Problem::forbidden("development mode serves programs on this machine only")
+            .into_response();
+    }
+    next.run(request).await
 }

@@ -1,0 +1,263 @@
+//! What administrators change: admins, workload keys, signing keys, what decides.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::evidence::Presented;
+use super::json::Strict;
+use super::problem::Problem;
+use crate::broker::generations::Unfit;
+use crate::domain::generation::Generation;
+use crate::domain::workload::Identity;
+
+/// A role of an identity.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminBody {
+    /// Who.
+    #[schema(value_type = String)]
+    workload: Identity,
+    /// Which role.
+    role: String,
+}
+
+/// Lists who has which role.
+#[utoipa::path(get, path = "/v1/admins", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn list_admins(
+    State(state): State<AppState>,
+    presented: Presented,
+) -> Result<Json<Value>, Problem> {
+    let bindings = state.broker.admin_bindings(&presented.evidence).await?;
+    let admins: Vec<Value> = bindings
+        .into_iter()
+        .map(|(workload, role)| json!({"workload": workload, "role": role}))
+        .collect();
+    Ok(Json(json!({ "admins": admins })))
+}
+
+/// Gives a role to an identity.
+#[utoipa::path(post, path = "/v1/admins", request_body = AdminBody, responses((status = 204), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn bind(
+    State(state): State<AppState>,
+    presented: Presented,
+    body: Strict<AdminBody>,
+) -> Result<StatusCode, Problem> {
+    let AdminBody { workload, role } = body.value;
+    let bound = state
+        .broker
+        .bind_admin(&presented.evidence, workload, role, true);
+    bound.await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes a role from an identity.
+#[utoipa::path(delete, path = "/v1/admins", request_body = AdminBody, responses((status = 204), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn unbind(
+    State(state): State<AppState>,
+    presented: Presented,
+    body: Strict<AdminBody>,
+) -> Result<StatusCode, Problem> {
+    let AdminBody { workload, role } = body.value;
+    let unbound = state
+        .broker
+        .bind_admin(&presented.evidence, workload, role, false);
+    unbound.await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A workload's key to be registered.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadKeyBody {
+    /// The attestor's name.
+    attestor: String,
+    /// The workload's name.
+    workload: String,
+    /// The public key: Ed25519 or P-256.
+    #[schema(value_type = Object)]
+    jwk: Value,
+}
+
+/// A workload's key to be removed.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadKeyRef {
+    /// The attestor's name.
+    attestor: String,
+    /// The workload's name.
+    workload: String,
+    /// The key's thumbprint (RFC 7638).
+    thumbprint: String,
+}
+
+/// Lists registered workload keys.
+#[utoipa::path(get, path = "/v1/workloads", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn list_workloads(
+    State(state): State<AppState>,
+    presented: Presented,
+) -> Result<Json<Value>, Problem> {
+    let rows = state.broker.list_workload_keys(&presented.evidence).await?;
+    let workloads: Vec<Value> = rows
+        .into_iter()
+        .map(|row| {
+            json!({
+                "attestor": row.attestor,
+                "workload": row.workload,
+                "thumbprint": row.thumbprint,
+                "jwk": serde_json::from_str::<Value>(&row.jwk).unwrap_or_default(),
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "workloads": workloads })))
+}
+
+/// Registers a workload's key.
+#[utoipa::path(post, path = "/v1/workloads", request_body = WorkloadKeyBody, responses((status = 201, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn add_workload(
+    State(state): State<AppState>,
+    presented: Presented,
+    body: Strict<WorkloadKeyBody>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let body = body.value;
+    let thumbprint = state
+        .broker
+        .add_workload_key(&presented.evidence, body.attestor, body.workload, &body.jwk)
+        .await?;
+    Ok((
+        StatusCode::CREATED,
+        Json(json!({ "thumbprint": thumbprint })),
+    ))
+}
+
+/// Removes a workload's key.
+#[utoipa::path(delete, path = "/v1/workloads", request_body = WorkloadKeyRef, responses((status = 204), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn remove_workload(
+    State(state): State<AppState>,
+    presented: Presented,
+    body: Strict<WorkloadKeyRef>,
+) -> Result<StatusCode, Problem> {
+    let body = body.value;
+    state
+        .broker
+        .remove_workload_key(
+            &presented.evidence,
+            body.attestor,
+            body.workload,
+            body.thumbprint,
+        )
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lists our signing keys.
+#[utoipa::path(get, path = "/v1/keys", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn list_keys(
+    State(state): State<AppState>,
+    presented: Presented,
+) -> Result<Json<Value>, Problem> {
+    let keys = state.broker.list_keys(&presented.evidence).await?;
+    let keys: Vec<Value> = keys
+        .into_iter()
+        .map(|key| {
+            let record = key.record;
+            json!({
+                "kid": record.kid,
+                "purpose": record.purpose,
+                "algorithm": record.algorithm.as_str(),
+                "published_at": record.published_at,
+                "active_from": record.active_from,
+                "retire_at": record.retire_at,
+                "remove_at": record.remove_at,
+                "revoked_at": record.revoked_at,
+                "signs": key.signs,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "keys": keys })))
+}
+
+/// Makes the next access-token key; it signs once it has been published long enough.
+#[utoipa::path(post, path = "/v1/keys/rotate", responses((status = 201, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn rotate_key(
+    State(state): State<AppState>,
+    presented: Presented,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let kid = state.broker.rotate_keys(&presented.evidence).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "kid": kid }))))
+}
+
+/// Rotates the log's key; checkpoints are signed by both for a while.
+#[utoipa::path(post, path = "/v1/keys/rotate-ledger", responses((status = 201, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn rotate_ledger_key(
+    State(state): State<AppState>,
+    presented: Presented,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let vkey = state.broker.rotate_ledger_key(&presented.evidence).await?;
+    Ok((StatusCode::CREATED, Json(json!({ "vkey": vkey }))))
+}
+
+/// Seals every key anew with the first sealing key.
+#[utoipa::path(post, path = "/v1/keys/reseal", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn reseal(
+    State(state): State<AppState>,
+    presented: Presented,
+) -> Result<Json<Value>, Problem> {
+    let resealed = state.broker.reseal_keys(&presented.evidence).await?;
+    Ok(Json(json!({ "resealed": resealed })))
+}
+
+/// Withdraws a key at once, and cuts off what it signed.
+#[utoipa::path(post, path = "/v1/keys/{kid}/revoke", params(("kid" = String, Path)), responses((status = 204), (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn revoke_key(
+    State(state): State<AppState>,
+    presented: Presented,
+    Path(kid): Path<String>,
+) -> Result<StatusCode, Problem> {
+    state.broker.revoke_key(&presented.evidence, &kid).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Shows what decides.
+#[utoipa::path(get, path = "/v1/generations/active", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn active_generation(
+    State(state): State<AppState>,
+    presented: Presented,
+) -> Result<Json<Value>, Problem> {
+    let (activation, bytes) = state.broker.generation(&presented.evidence).await?;
+    Ok(Json(json!({
+        "digest": activation.digest,
+        "index": activation.index,
+        "by": activation.by,
+        "at": activation.at,
+        "generation": serde_json::from_slice::<Value>(&bytes).unwrap_or_default(),
+    })))
+}
+
+/// Stores a generation, checks it, and makes it decide.
+#[utoipa::path(post, path = "/v1/generations", request_body = Object, responses((status = 201, body = Object), (status = 400, body = super::problem::ProblemBody), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn activate(
+    State(state): State<AppState>,
+    presented: Presented,
+    body: Strict<Generation>,
+) -> Result<Response, Problem> {
+    let activated = state
+        .broker
+        .activate(&presented.evidence, body.value)
+        .await?;
+    match activated {
+        Ok(digest) => {
+            Ok((StatusCode::CREATED, Json(json!({ "generation": digest }))).into_response())
+        }
+        Err(Unfit::Attestors(why)) => Err(Problem::invalid("/attestors", why)),
+        Err(Unfit::Policy(problems)) => {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Err(Problem::invalid("/policies", lines.join("\n")))
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! `POST /v1/credentials`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::evidence::Presented;
+use super::json::Strict;
+use super::problem::Problem;
+use super::sessions::SessionBody;
+use crate::broker::issue::{DecisionSummary, Issued, IssuedTask};
+use crate::domain::grant::Grant;
+use crate::domain::limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_PURPOSE_BYTES, MIN_HEARTBEAT_SECONDS};
+use crate::domain::request::{CredentialRequest, NewTask, ParentRef, RetryKey, TaskSelector};
+use crate::ids::TaskId;
+use crate::mint::Credential;
+
+/// A request for a credential.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestBody {
+    /// The task that it is for.
+    task: TaskBody,
+    /// The resource's name.
+    resource: String,
+    /// What is asked on it (RFC 9396).
+    #[schema(value_type = Vec<Object>)]
+    authorization_details: Grant,
+    /// The wanted life in seconds; left out, the permitted default.
+    #[serde(default)]
+    ttl_seconds: Option<u64>,
+}
+
+/// An open task by `id` and `handle`, or a new one by `type` and what goes with it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TaskBody {
+    /// An open task, to be joined.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    id: Option<TaskId>,
+    /// Its handle.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    handle: Option<SecretString>,
+    /// The registered type of a new task.
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    /// Free text for people; policy does not see it.
+    #[serde(default)]
+    purpose: Option<String>,
+    /// The task that it is part of.
+    #[serde(default)]
+    parent: Option<ParentBody>,
+    /// Seconds until it is over in any case.
+    #[serde(default)]
+    deadline_seconds: Option<u64>,
+    /// The longest silence, in seconds.
+    #[serde(default)]
+    heartbeat_seconds: Option<u64>,
+}
+
+impl TaskBody {
+    fn into_domain(self) -> Result<TaskSelector, Problem> {
+        let opens = self.kind.is_some()
+            || self.purpose.is_some()
+            || self.parent.is_some()
+            || self.deadline_seconds.is_some()
+            || self.heartbeat_seconds.is_some();
+        match (self.id, self.handle, self.kind) {
+            (Some(id), Some(handle), None) if !opens => Ok(TaskSelector::Join { id, handle }),
+            (None, None, Some(kind)) => {
+                let new = NewTaskBody {
+                    kind,
+                    purpose: self.purpose,
+                    parent: self.parent,
+                    deadline_seconds: self.deadline_seconds,
+                    heartbeat_seconds: self.heartbeat_seconds,
+                };
+                Ok(TaskSelector::Open(new.into_domain("/task")?))
+            }
+            _ => Err(Problem::invalid(
+                "/task",
+                "either `id` and `handle` of an open task, or the `type` of a new one",
+            )),
+        }
+    }
+}
+
+/// A task to be opened.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewTaskBody {
+    /// The registered type's name.
+    #[serde(rename = "type")]
+    kind: String,
+    /// Free text for people; policy does not see it.
+    #[serde(default)]
+    purpose: Option<String>,
+    /// The task that it is part of.
+    #[serde(default)]
+    parent: Option<ParentBody>,
+    /// Seconds until it is over in any case.
+    #[serde(default)]
+    deadline_seconds: Option<u64>,
+    /// The longest silence, in seconds.
+    #[serde(default)]
+    heartbeat_seconds: Option<u64>,
+}
+
+/// A parent task, with the token by which it lets this child in.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParentBody {
+    /// Which.
+    #[schema(value_type = String)]
+    id: TaskId,
+    /// The single-use delegation token.
+    #[schema(value_type = String)]
+    delegation: SecretString,
+}
+
+impl NewTaskBody {
+    /// Checks what can be checked without the catalogue.
+    pub(super) fn into_domain(self, pointer: &str) -> Result<NewTask, Problem> {
+        let at = |member: &str| format!("{pointer}/{member}");
+        if self
+            .purpose
+            .as_ref()
+            .is_some_and(|text| text.len() > MAX_PURPOSE_BYTES)
+        {
+            let detail = format!("at most {MAX_PURPOSE_BYTES} bytes");
+            return Err(Problem::invalid(at("purpose"), detail));
+        }
+        if self.deadline_seconds == Some(0) {
+            return Err(Problem::invalid(at("deadline_seconds"), "at least 1"));
+        }
+        if self
+            .heartbeat_seconds
+            .is_some_and(|s| s < MIN_HEARTBEAT_SECONDS)
+        {
+            let detail = format!("at least {MIN_HEARTBEAT_SECONDS}");
+            return Err(Problem::invalid(at("heartbeat_seconds"), detail));
+        }
+        Ok(NewTask {
+            task_type: self.kind,
+            purpose: self.purpose,
+            parent: self.parent.map(|parent| ParentRef {
+                id: parent.id,
+                delegation: parent.delegation,
+            }),
+            deadline_seconds: self.deadline_seconds,
+            heartbeat_seconds: self.heartbeat_seconds,
+        })
+    }
+}
+
+/// A credential with everything that goes with it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct IssuedBody {
+    /// The secret.
+    #[schema(value_type = Object)]
+    credential: Value,
+    /// Its record.
+    session: SessionBody,
+    /// Its task.
+    task: IssuedTaskBody,
+    /// The decision.
+    decision: DecisionBody,
+    /// The proof that the decision is on record.
+    #[schema(value_type = Object)]
+    receipt: crate::merkle::Receipt,
+}
+
+/// A task, with its handle where it was just made.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct IssuedTaskBody {
+    id: String,
+    state: &'static str,
+    #[serde(rename = "type")]
+    kind: String,
+    deadline: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handle: Option<String>,
+}
+
+impl From<IssuedTask> for IssuedTaskBody {
+    fn from(task: IssuedTask) -> Self {
+        Self {
+            id: task.id.to_string(),
+            state: task.state.as_str(),
+            kind: task.task_type,
+            deadline: task.deadline.to_string(),
+            heartbeat_seconds: task.heartbeat_seconds,
+            // The one place where a handle is put on the wire.
+            handle: task.handle.map(|handle| handle.expose_secret().to_owned()),
+        }
+    }
+}
+
+/// A decision, as its subject may read it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DecisionBody {
+    id: String,
+    outcome: &'static str,
+    policies: Vec<String>,
+    generation: String,
+}
+
+impl From<DecisionSummary> for DecisionBody {
+    fn from(decision: DecisionSummary) -> Self {
+        Self {
+            id: decision.id.to_string(),
+            outcome: decision.outcome.as_str(),
+            policies: decision.policies,
+            generation: decision.generation.to_string(),
+        }
+    }
+}
+
+impl From<Issued> for IssuedBody {
+    fn from(issued: Issued) -> Self {
+        let credential = match &issued.credential {
+            Credential::Jwt {
+                access_token,
+                token_type,
+                expires_in,
+            } => json!({
+                "type": "jwt",
+                // The one place where an access token is put on the wire.
+                "access_token": access_token.expose_secret(),
+                "token_type": token_type,
+                "expires_in": expires_in,
+            }),
+        };
+        Self {
+            credential,
+            session: SessionBody::fresh(&issued.session),
+            task: issued.task.into(),
+            decision: issued.decision.into(),
+            receipt: issued.receipt,
+        }
+    }
+}
+
+/// Asks for a credential: policy decides, and on a permit one is made.
+#[utoipa::path(
+    post,
+    path = "/v1/credentials",
+    request_body = RequestBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "A structured-field string: quoted")),
+    responses(
+        (status = 201, body = IssuedBody),
+        (status = 400, body = super::problem::ProblemBody), (status = 401, body = super::problem::ProblemBody),
+        (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody),
+        (status = 409, body = super::problem::ProblemBody), (status = 413, body = super::problem::ProblemBody),
+        (status = 415, body = super::problem::ProblemBody), (status = 422, body = super::problem::ProblemBody),
+        (status = 429, body = super::problem::ProblemBody), (status = 503, body = super::problem::ProblemBody)
+    )
+)]
+pub(super) async fn request(
+    State(state): State<AppState>,
+    presented: Presented,
+    headers: HeaderMap,
+    body: Strict<RequestBody>,
+) -> Result<Response, Problem> {
+    let retry = idempotency_key(&headers, body.digest)?;
+    let body = body.value;
+    if body.ttl_seconds == Some(0) {
+        return Err(Problem::invalid("/ttl_seconds", "at least 1"));
+    }
+    let request = CredentialRequest {
+        task: body.task.into_domain()?,
+        resource: body.resource,
+        grant: body.authorization_details,
+        ttl_seconds: body.ttl_seconds,
+        retry,
+    };
+    let issued = state.broker.issue(presented.evidence, request).await?;
+    let location = format!("/v1/sessions/{}", issued.session.id);
+    Ok((
+        StatusCode::CREATED,
+        [("location", location)],
+        Json(IssuedBody::from(issued)),
+    )
+        .into_response())
+}
+
+/// The key of the header, which is a structured-field string (RFC 8941 §3.3.3): in quotes.
+fn idempotency_key(
+    headers: &HeaderMap,
+    fingerprint: [u8; 32],
+) -> Result<Option<RetryKey>, Problem> {
+    let mut given = headers.get_all("idempotency-key").iter();
+    let (Some(value), None) = (given.next(), given.next()) else {
+        return if headers.contains_key("idempotency-key") {
+            Err(bad_key("one header only"))
+        } else {
+            Ok(None)
+        };
+    };
+    let text = value.to_str().map_err(|_| bad_key("printable ASCII"))?;
+    let key = text
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'))
+        .ok_or_else(|| bad_key("in double quotes, as \"8e03978e\""))?;
+    let plain = key
+        .bytes()
+        .all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\');
+    if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES || !plain {
+        return Err(bad_key(&format!(
+            "1 to {MAX_IDEMPOTENCY_KEY_BYTES} characters without quotes or backslashes"
+        )));
+    }
+    Ok(Some(RetryKey {
+        key: key.to_owned(),
+        fingerprint,
+    }))
+}
+
+fn bad_key(wanted: &str) -> Problem {
+    Problem::invalid("", format!("Idempotency-Key: {wanted}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert("idempotency-key", text.parse().unwrap());
+        let parsed = idempotency_key(&headers, [0; 32]).ok().flatten();
+        parsed.map(|retry| retry.key)
+    }
+
+    #[test]
+    fn a_key_is_a_quoted_string() {
+        assert_eq!(key("\"8e03978e\"").as_deref(), Some("8e03978e"));
+        for bad in ["8e03978e", "\"\"", "\"a\"b\"", "\"a\\\\b\"", "\"open", ""] {
+            assert_eq!(key(bad), None, "{bad}");
+        }
+        let longest = "x".repeat(MAX_IDEMPOTENCY_KEY_BYTES);
+        assert!(key(&format!("\"{longest}\"")).is_some());
+        assert!(key(&format!("\"{longest}x\"")).is_none());
+    }
+}

@@ -1,0 +1,161 @@
+//! The listener: TLS on ring, timeouts for those who speak slowly, a bound on connections.
+
+use std::future::{Ready, ready};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_server::Handle;
+use axum_server::accept::Accept;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use futures_util::future::BoxFuture;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+
+use super::{AppState, router};
+use crate::broker::Broker;
+use crate::config::{Config, Tls};
+use crate::shutdown::Shutdown;
+
+/// Serves the broker until shutdown; answers once it listens.
+pub async fn start(
+    broker: Arc<Broker>,
+    config: &Config,
+    shutdown: &Shutdown,
+) -> io::Result<SocketAddr> {
+    let app =
+        router(AppState::new(broker, config)).into_make_service_with_connect_info::<SocketAddr>();
+    let settings = &config.server;
+    let headers = Duration::from_secs(settings.header_timeout_seconds);
+    let handle = Handle::new();
+    let listener = std::net::TcpListener::bind(settings.listen)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", settings.listen)))?;
+    listener.set_nonblocking(true)?;
+    let mut server = axum_server::from_tcp(listener)?
+        .handle(handle.clone())
+        .first_request_timeout(headers)
+        .acceptor(Bounded {
+            handle: handle.clone(),
+            connections: settings.max_connections,
+        });
+    let http = server.http_builder();
+    http.http1()
+        .header_read_timeout(headers)
+        .max_buf_size(64 * 1024);
+    http.http2()
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .max_concurrent_streams(Some(128))
+        .max_header_list_size(32 * 1024);
+
+    let tls = tls(&settings.tls).await?;
+    let serving = {
+        let handle = handle.clone();
+        let finish = Duration::from_secs(settings.finish_seconds);
+        let stopping = shutdown.stopping();
+        async move {
+            let served: BoxFuture<'_, io::Result<()>> = match tls {
+                None => Box::pin(server.serve(app)),
+                Some(tls) => {
+                    let tls = RustlsAcceptor::new(tls).handshake_timeout(headers);
+                    Box::pin(server.map(|bounded| tls.acceptor(bounded)).serve(app))
+                }
+            };
+            tokio::pin!(served);
+            tokio::select! {
+                ended = &mut served => return log_end(ended),
+                () = stopping => handle.graceful_shutdown(Some(finish)),
+            }
+            log_end(served.await);
+        }
+    };
+    // Tracked like a request: it is over when its last connection is.
+    drop(shutdown.spawn("http", serving));
+    handle
+        .listening()
+        .await
+        .ok_or_else(|| io::Error::other("the listener did not start"))
+}
+
+fn log_end(ended: io::Result<()>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "the listener failed");
+    }
+}
+
+async fn tls(settings: &Tls) -> io::Result<Option<RustlsConfig>> {
+    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else {
+        return Ok(None);
+    };
+    let (certificate, key) = (certificate.clone(), key.clone());
+    let client_ca = settings.client_ca.clone();
+    let config = tokio::task::spawn_blocking(move || {
+        server_config(&certificate, &key, client_ca.as_deref())
+    });
+    let config = config.await.map_err(io::Error::other)??;
+    Ok(Some(RustlsConfig::from_config(Arc::new(config))))
+}
+
+fn server_config(
+    certificate: &Path,
+    key: &Path,
+    client_ca: Option<&Path>,
+) -> io::Result<ServerConfig> {
+    let named = |path: &Path, error: &dyn std::fmt::Display| {
+        io::Error::other(format!("{}: {error}", path.display()))
+    };
+    let chain = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| named(certificate, &error))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| named(key, &error))?;
+    let builder = ServerConfig::builder();
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            let authorities = CertificateDer::pem_file_iter(path)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .map_err(|error| named(path, &error))?;
+            for authority in authorities {
+                roots.add(authority).map_err(|error| named(path, &error))?;
+            }
+            // Offered, not demanded: most callers attest by a token.
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| named(path, &error))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(chain, private)
+        .map_err(|error| named(certificate, &error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Accepts so many connections at once; one too many is closed before a byte of it is read.
+#[derive(Clone)]
+struct Bounded {
+    handle: Handle<SocketAddr>,
+    connections: usize,
+}
+
+impl<S> Accept<TcpStream, S> for Bounded {
+    type Stream = TcpStream;
+    type Service = S;
+    type Future = Ready<io::Result<(TcpStream, S)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        // The one that is being accepted is counted already.
+        if self.handle.connection_count() > self.connections {
+            return ready(Err(io::Error::other("too many connections")));
+        }
+        ready(stream.set_nodelay(true).map(|()| (stream, service)))
+    }
+}

@@ -1,0 +1,309 @@
+//! `/v1/sessions`.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use super::AppState;
+use super::evidence::Presented;
+use super::json::Strict;
+use super::problem::Problem;
+use crate::broker::sessions::SessionReport;
+use crate::crypto::digest::sha256;
+use crate::domain::limits::{DEFAULT_PAGE, MAX_PAGE, MAX_REASON_BYTES};
+use crate::domain::session::{Session, SessionState, Standing};
+use crate::ids::{SessionId, TaskId};
+use crate::store::sessions::SessionFilter;
+
+/// A session on the wire.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SessionBody {
+    id: String,
+    state: &'static str,
+    task_id: String,
+    workload: String,
+    resource: String,
+    #[schema(value_type = Vec<Object>)]
+    authorization_details: Value,
+    issued_at: String,
+    expires_at: String,
+    #[schema(value_type = Object)]
+    revocability: Value,
+    decision_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_session_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirmed_at: Option<String>,
+}
+
+impl SessionBody {
+    /// One that was just released.
+    pub(super) fn fresh(session: &Session) -> Self {
+        Self::new(
+            session,
+            Standing {
+                state: SessionState::Active,
+                end_reason: None,
+                ended_at: None,
+                confirmed_at: None,
+            },
+        )
+    }
+
+    fn new(session: &Session, standing: Standing) -> Self {
+        Self {
+            id: session.id.to_string(),
+            state: standing.state.as_str(),
+            task_id: session.task_id.to_string(),
+            workload: session.workload.to_string(),
+            resource: session.resource.clone(),
+            authorization_details: serde_json::to_value(&session.grant).unwrap_or_default(),
+            issued_at: session.issued_at.to_string(),
+            expires_at: session.expires_at.to_string(),
+            revocability: serde_json::to_value(session.revocability).unwrap_or_default(),
+            decision_id: session.decision_id.to_string(),
+            parent_session_id: session.parent.map(|parent| parent.to_string()),
+            end_reason: standing.end_reason.map(|reason| reason.as_str()),
+            ended_at: standing.ended_at.map(|at| at.to_string()),
+            confirmed_at: standing.confirmed_at.map(|at| at.to_string()),
+        }
+    }
+}
+
+impl From<&SessionReport> for SessionBody {
+    fn from(report: &SessionReport) -> Self {
+        Self::new(&report.view.session, report.standing)
+    }
+}
+
+/// Which sessions a listing shows.
+#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct SessionQuery {
+    /// `active` shows only what is good now; any other only what stands so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    state: Option<SessionState>,
+    /// Only of this workload.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<String>,
+    /// Only under this task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    task: Option<TaskId>,
+    /// Only on this resource.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<String>,
+    /// Where the last page ended.
+    #[serde(default, skip_serializing)]
+    cursor: Option<String>,
+    /// Rows at most.
+    #[serde(default, skip_serializing)]
+    limit: Option<u32>,
+}
+
+/// A page of a listing.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SessionPage {
+    sessions: Vec<SessionBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// Where a listing goes on: the last id, bound to the filter that it belongs to.
+#[derive(Deserialize, Serialize)]
+struct Cursor {
+    filter: String,
+    after: String,
+}
+
+/// The cursor after `last` of a listing with this filter.
+pub(super) fn cursor(filter: &impl Serialize, last: impl ToString) -> String {
+    let cursor = Cursor {
+        filter: fingerprint(filter),
+        after: last.to_string(),
+    };
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&cursor).unwrap_or_default())
+}
+
+/// The id in a cursor, if it belongs to this filter.
+pub(super) fn read_cursor<T: std::str::FromStr>(
+    filter: &impl Serialize,
+    text: Option<&str>,
+) -> Result<Option<T>, Problem> {
+    let Some(text) = text else { return Ok(None) };
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+    let cursor = bytes.and_then(|bytes| serde_json::from_slice::<Cursor>(&bytes).ok());
+    let own = cursor.filter(|cursor| cursor.filter == fingerprint(filter));
+    let after = own.and_then(|cursor| cursor.after.parse().ok());
+    after
+        .map(Some)
+        .ok_or_else(|| Problem::invalid("/cursor", "not a cursor of this listing with this filter"))
+}
+
+fn fingerprint(filter: &impl Serialize) -> String {
+    let digest = sha256(&serde_json::to_vec(filter).unwrap_or_default());
+    URL_SAFE_NO_PAD.encode(digest.get(..12).unwrap_or_default())
+}
+
+/// A listing's limit, within bounds.
+pub(super) fn page_limit(asked: Option<u32>) -> Result<u32, Problem> {
+    match asked {
+        None => Ok(DEFAULT_PAGE),
+        Some(limit) if (1..=MAX_PAGE).contains(&limit) => Ok(limit),
+        Some(_) => Err(Problem::invalid("/limit", format!("1 to {MAX_PAGE}"))),
+    }
+}
+
+/// Reads a query strictly: what is unknown or wrong is an error.
+pub(super) fn query<T: DeserializeOwned>(
+    query: Result<Query<T>, axum::extract::rejection::QueryRejection>,
+) -> Result<T, Problem> {
+    match query {
+        Ok(Query(query)) => Ok(query),
+        Err(rejection) => Err(Problem::invalid("", rejection.body_text())),
+    }
+}
+
+/// Reads an id in a path. What is no id names nothing.
+pub(super) fn id<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, Problem> {
+    text.parse().map_err(|_| Problem::not_found(what))
+}
+
+/// Lists sessions, newest first: everybody's for an admin, one's own otherwise.
+#[utoipa::path(get, path = "/v1/sessions", params(SessionQuery), responses((status = 200, body = SessionPage)))]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    presented: Presented,
+    asked: Result<Query<SessionQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let asked = query(asked)?;
+    let limit = page_limit(asked.limit)?;
+    let live = asked
+        .state
+        .is_some_and(|state| state != SessionState::Ended);
+    let filter = SessionFilter {
+        workload: asked.workload.clone(),
+        task: asked.task,
+        resource: asked.resource.clone(),
+        live_at: live.then(|| state.broker.now()),
+        before: read_cursor(&asked, asked.cursor.as_deref())?,
+        limit,
+    };
+    let reports = state
+        .broker
+        .list_sessions(&presented.evidence, filter)
+        .await?;
+    let full = reports.len() == limit as usize;
+    let last = reports.last().map(|report| report.view.session.id);
+    let next_cursor = last.filter(|_| full).map(|last| cursor(&asked, last));
+    let sessions = reports
+        .iter()
+        .filter(|report| {
+            asked
+                .state
+                .is_none_or(|state| report.standing.state == state)
+        })
+        .map(SessionBody::from)
+        .collect();
+    let mut headers = HeaderMap::new();
+    if let Some(next) = &next_cursor {
+        link_next(&mut headers, "/v1/sessions", &asked, next, limit);
+    }
+    Ok((
+        headers,
+        Json(SessionPage {
+            sessions,
+            next_cursor,
+        }),
+    )
+        .into_response())
+}
+
+/// `Link: rel="next"` (RFC 8288).
+pub(super) fn link_next(
+    headers: &mut HeaderMap,
+    path: &str,
+    filter: &impl Serialize,
+    cursor: &str,
+    limit: u32,
+) {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    if let Ok(Value::Object(members)) = serde_json::to_value(filter) {
+        for (name, value) in members {
+            query.append_pair(&name, value.as_str().unwrap_or_default());
+        }
+    }
+    query.append_pair("limit", &limit.to_string());
+    query.append_pair("cursor", cursor);
+    if let Ok(value) = format!("<{path}?{}>; rel=\"next\"", query.finish()).parse() {
+        headers.insert(axum::http::header::LINK, value);
+    }
+}
+
+/// Shows one session as it stands now.
+#[utoipa::path(get, path = "/v1/sessions/{id}", params(("id" = String, Path)), responses((status = 200, body = SessionBody), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn show(
+    State(state): State<AppState>,
+    presented: Presented,
+    Path(text): Path<String>,
+) -> Result<Json<SessionBody>, Problem> {
+    let id: SessionId = id("session", &text)?;
+    let report = state.broker.session(id, &presented.evidence).await?;
+    Ok(Json(SessionBody::from(&report)))
+}
+
+/// Why a session is revoked.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeBody {
+    /// For people.
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Ends one session: its own workload may, and an admin.
+#[utoipa::path(post, path = "/v1/sessions/{id}/revoke", params(("id" = String, Path)), request_body = RevokeBody, responses((status = 200, body = SessionBody), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn revoke(
+    State(state): State<AppState>,
+    presented: Presented,
+    Path(text): Path<String>,
+    body: Strict<RevokeBody>,
+) -> Result<Json<SessionBody>, Problem> {
+    let id: SessionId = id("session", &text)?;
+    let reason = body.value.reason.unwrap_or_default();
+    if reason.len() > MAX_REASON_BYTES {
+        let detail = format!("at most {MAX_REASON_BYTES} bytes");
+        return Err(Problem::invalid("/reason", detail));
+    }
+    let report = state.broker.revoke_session(&presented.evidence, id).await?;
+    Ok(Json(SessionBody::from(&report)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_belongs_to_its_filter() {
+        let filter = serde_json::json!({"workload": "dev:a"});
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let text = cursor(&filter, id);
+        let read: Option<SessionId> = read_cursor(&filter, Some(&text)).unwrap();
+        assert_eq!(read.unwrap().to_string(), id);
+        let other = serde_json::json!({"workload": "dev:b"});
+        assert!(read_cursor::<SessionId>(&other, Some(&text)).is_err());
+        assert!(read_cursor::<SessionId>(&filter, Some("nonsense")).is_err());
+    }
+}

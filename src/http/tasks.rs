@@ -1,0 +1,302 @@
+//! `/v1/tasks`.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::AppState;
+use super::credentials::{DecisionBody, IssuedTaskBody, NewTaskBody};
+use super::evidence::Presented;
+use super::json::Strict;
+use super::problem::Problem;
+use super::sessions::{cursor, id, link_next, page_limit, query, read_cursor};
+use crate::broker::tasks::{TaskEnded, TaskReport};
+use crate::domain::task::{TaskEnd, TaskState};
+use crate::domain::workload::Identity;
+use crate::ids::TaskId;
+use crate::store::tasks::TaskFilter;
+
+/// A task that was opened without a credential.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OpenedBody {
+    task: IssuedTaskBody,
+    decision: DecisionBody,
+    #[schema(value_type = Object)]
+    receipt: crate::merkle::Receipt,
+}
+
+/// A task as it is now.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TaskStateBody {
+    id: String,
+    state: &'static str,
+    #[serde(rename = "type")]
+    kind: String,
+    owner: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_id: Option<String>,
+    opened_at: String,
+    deadline: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_due_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+    credentials_left: u32,
+}
+
+impl From<&TaskReport> for TaskStateBody {
+    fn from(report: &TaskReport) -> Self {
+        let task = &report.task;
+        let open = report.state == TaskState::Open;
+        Self {
+            id: task.id.to_string(),
+            state: report.state.as_str(),
+            kind: task.task_type.clone(),
+            owner: task.owner.to_string(),
+            parent_id: task.parent.map(|parent| parent.to_string()),
+            opened_at: task.opened_at.to_string(),
+            deadline: task.deadline.to_string(),
+            heartbeat_seconds: task.heartbeat_seconds,
+            heartbeat_due_at: task
+                .heartbeat_seconds
+                .filter(|_| open)
+                .map(|_| task.life().over_at().to_string()),
+            ended_at: report.ended_at.map(|at| at.to_string()),
+            credentials_left: task.sessions_left,
+        }
+    }
+}
+
+/// A task, alone.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TaskOnlyBody {
+    task: TaskStateBody,
+}
+
+/// A task that was ended, with what it took with it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TaskEndedBody {
+    task: TaskStateBody,
+    sessions: Vec<EndedSessionBody>,
+}
+
+/// A session under a task that was ended.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EndedSessionBody {
+    id: String,
+    state: &'static str,
+    end_reason: Option<&'static str>,
+}
+
+impl From<TaskEnded> for TaskEndedBody {
+    fn from(ended: TaskEnded) -> Self {
+        let sessions = ended.sessions.iter().map(|report| EndedSessionBody {
+            id: report.view.session.id.to_string(),
+            state: report.standing.state.as_str(),
+            end_reason: report.standing.end_reason.map(|reason| reason.as_str()),
+        });
+        Self {
+            task: TaskStateBody::from(&ended.task),
+            sessions: sessions.collect(),
+        }
+    }
+}
+
+/// Opens a task without a credential.
+#[utoipa::path(post, path = "/v1/tasks", request_body = NewTaskBody, responses((status = 201, body = OpenedBody), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn open(
+    State(state): State<AppState>,
+    presented: Presented,
+    body: Strict<NewTaskBody>,
+) -> Result<Response, Problem> {
+    let new = body.value.into_domain("")?;
+    let opened = state.broker.open_task(&presented.evidence, new).await?;
+    let location = format!("/v1/tasks/{}", opened.task.id);
+    let body = OpenedBody {
+        task: opened.task.into(),
+        decision: opened.decision.into(),
+        receipt: opened.receipt,
+    };
+    Ok((StatusCode::CREATED, [("location", location)], Json(body)).into_response())
+}
+
+/// Which tasks a listing shows.
+#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct TaskQuery {
+    /// Only in this state, on record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    state: Option<TaskState>,
+    /// Only of this owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    /// Where the last page ended.
+    #[serde(default, skip_serializing)]
+    cursor: Option<String>,
+    /// Rows at most.
+    #[serde(default, skip_serializing)]
+    limit: Option<u32>,
+}
+
+/// A page of tasks.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TaskPage {
+    tasks: Vec<TaskStateBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// Lists tasks, newest first: everybody's for an admin, one's own otherwise.
+#[utoipa::path(get, path = "/v1/tasks", params(TaskQuery), responses((status = 200, body = TaskPage)))]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    presented: Presented,
+    asked: Result<Query<TaskQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let asked = query(asked)?;
+    let limit = page_limit(asked.limit)?;
+    let filter = TaskFilter {
+        state: asked.state,
+        owner: asked.owner.clone(),
+        before: read_cursor(&asked, asked.cursor.as_deref())?,
+        limit,
+    };
+    let reports = state.broker.list_tasks(&presented.evidence, filter).await?;
+    let full = reports.len() == limit as usize;
+    let last = reports.last().map(|report| report.task.id);
+    let next_cursor = last.filter(|_| full).map(|last| cursor(&asked, last));
+    let mut headers = HeaderMap::new();
+    if let Some(next) = &next_cursor {
+        link_next(&mut headers, "/v1/tasks", &asked, next, limit);
+    }
+    let tasks = reports.iter().map(TaskStateBody::from).collect();
+    Ok((headers, Json(TaskPage { tasks, next_cursor })).into_response())
+}
+
+/// Shows one task as it stands now.
+#[utoipa::path(get, path = "/v1/tasks/{id}", params(("id" = String, Path)), responses((status = 200, body = TaskOnlyBody), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn show(
+    State(state): State<AppState>,
+    presented: Presented,
+    Path(text): Path<String>,
+) -> Result<Json<TaskOnlyBody>, Problem> {
+    let id: TaskId = id("task", &text)?;
+    let report = state.broker.task(id, &presented.evidence).await?;
+    Ok(Json(TaskOnlyBody {
+        task: TaskStateBody::from(&report),
+    }))
+}
+
+/// Says that a task is alive. It never moves the deadline.
+#[utoipa::path(post, path = "/v1/tasks/{id}/heartbeat", params(("id" = String, Path)), responses((status = 200, body = TaskOnlyBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
+pub(super) async fn heartbeat(
+    State(state): State<AppState>,
+    Path(text): Path<String>,
+    presented: Presented,
+) -> Result<Json<TaskOnlyBody>, Problem> {
+    let id: TaskId = id("task", &text)?;
+    let report = state
+        .broker
+        .heartbeat(id, presented.into_authority())
+        .await?;
+    Ok(Json(TaskOnlyBody {
+        task: TaskStateBody::from(&report),
+    }))
+}
+
+/// Completes a task, and with it everything under it.
+#[utoipa::path(post, path = "/v1/tasks/{id}/complete", params(("id" = String, Path)), responses((status = 200, body = TaskEndedBody), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn complete(
+    State(state): State<AppState>,
+    Path(text): Path<String>,
+    presented: Presented,
+) -> Result<Json<TaskEndedBody>, Problem> {
+    end(&state, &text, presented, TaskEnd::Complete).await
+}
+
+/// Breaks a task off, and with it everything under it.
+#[utoipa::path(post, path = "/v1/tasks/{id}/abort", params(("id" = String, Path)), responses((status = 200, body = TaskEndedBody), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn abort(
+    State(state): State<AppState>,
+    Path(text): Path<String>,
+    presented: Presented,
+) -> Result<Json<TaskEndedBody>, Problem> {
+    end(&state, &text, presented, TaskEnd::Abort).await
+}
+
+async fn end(
+    state: &AppState,
+    text: &str,
+    presented: Presented,
+    end: TaskEnd,
+) -> Result<Json<TaskEndedBody>, Problem> {
+    let id: TaskId = id("task", text)?;
+    let ended = state
+        .broker
+        .end_task(id, presented.into_authority(), end)
+        .await?;
+    Ok(Json(ended.into()))
+}
+
+/// A child that a task wants to let in.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DelegateBody {
+    /// The identity of the child.
+    #[schema(value_type = String)]
+    workload: Identity,
+    /// Credentials that the child's budget takes from this task's.
+    #[serde(default = "one")]
+    max_credentials: u32,
+    /// How long the token waits for its child.
+    #[serde(default)]
+    expires_in_seconds: Option<u64>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// A delegation token.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DelegationBody {
+    delegation: String,
+    expires_at: String,
+    max_credentials: u32,
+}
+
+/// Makes a single-use token that lets one child open a task under this one.
+#[utoipa::path(post, path = "/v1/tasks/{id}/delegations", params(("id" = String, Path)), request_body = DelegateBody, responses((status = 201, body = DelegationBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
+pub(super) async fn delegate(
+    State(state): State<AppState>,
+    Path(text): Path<String>,
+    presented: Presented,
+    body: Strict<DelegateBody>,
+) -> Result<(StatusCode, Json<DelegationBody>), Problem> {
+    let id: TaskId = id("task", &text)?;
+    let body = body.value;
+    let lent = state
+        .broker
+        .delegate(
+            id,
+            presented.into_authority(),
+            body.workload,
+            body.max_credentials,
+            body.expires_in_seconds,
+        )
+        .await?;
+    let body = DelegationBody {
+        // The one place where a delegation token is put on the wire.
+        delegation: lent.token.expose_secret().to_owned(),
+        expires_at: lent.expires_at.to_string(),
+        max_credentials: lent.sessions,
+    };
+    Ok((StatusCode::CREATED, Json(body)))
+}
