@@ -214,5 +214,8 @@ fn expect(what: &str, answer: &Answer, status: StatusCode) -> Result<(), Failure
 }
 
 fn otherwise(what: &str) -> Failure {
-    Failure::Unestablished(format!("the story goes otherwise: {what}"))
+    Failure::Unestablished(format!(
+        "the story goes otherwise: {what}\n(what an earlier run left, such as a block, is kept: \
+         start with --no-story, or with another --data-dir)"
+    ))
 }
