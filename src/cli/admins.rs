@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::client::Connection;
-use super::task::Page;
+use super::task::print_rows;
 use super::{Failure, output};
 
 /// Bind identities to roles, and unbind them
@@ -46,29 +46,38 @@ struct Change {
 struct List {
     #[command(flatten)]
     connection: Connection,
-    #[command(flatten)]
-    page: Page,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 impl Admins {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self.command {
-            Command::Bind(change) => change.run("bind", "has").await,
-            Command::Unbind(change) => change.run("unbind", "no longer has").await,
+            Command::Bind(change) => change.run(true).await,
+            Command::Unbind(change) => change.run(false).await,
             Command::List(list) => {
-                let path = format!("/v1/admins{}", list.page.query(&[]));
-                let answer = list.connection.client()?.get(&path).await?;
-                list.page.print(&answer, "admins", &["identity", "role"])
+                let answer = list.connection.client()?.get("/v1/admins").await?;
+                if list.json {
+                    return output::json(&answer);
+                }
+                print_rows(&answer, "admins", &["workload", "role"])
             }
         }
     }
 }
 
 impl Change {
-    async fn run(self, act: &str, now: &str) -> Result<(), Failure> {
-        let body = json!({"identity": self.identity, "role": self.role});
+    async fn run(self, bind: bool) -> Result<(), Failure> {
+        let body = json!({"workload": self.identity, "role": self.role});
         let client = self.connection.client()?;
-        client.post(&format!("/v1/admins/{act}"), &body).await?;
+        let now = if bind {
+            client.post("/v1/admins", &body).await?;
+            "has"
+        } else {
+            client.delete("/v1/admins", &body).await?;
+            "no longer has"
+        };
         output::line(format!("{} {now} the role {}", self.identity, self.role))
     }
 }

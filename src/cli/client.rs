@@ -143,6 +143,8 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// Its body, as JSON; null where there is none or it is something else.
     pub(super) body: Value,
+    /// Its body as it came, as far as it is text.
+    text: String,
 }
 
 impl Client {
@@ -201,9 +203,16 @@ impl Client {
         self.send(Method::POST, path, Some(body)).await?.success()
     }
 
-    /// `DELETE path`, which must succeed.
-    pub(super) async fn delete(&self, path: &str) -> Result<Value, Failure> {
-        self.send(Method::DELETE, path, None).await?.success()
+    /// `GET path`, whose answer is text.
+    pub(super) async fn get_text(&self, path: &str) -> Result<String, Failure> {
+        let answer = self.send(Method::GET, path, None).await?;
+        let text = answer.text.clone();
+        answer.success().map(|_| text)
+    }
+
+    /// `DELETE path` with JSON that says what, which must succeed.
+    pub(super) async fn delete(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.send(Method::DELETE, path, Some(body)).await?.success()
     }
 
     /// Any request, with whatever answer.
@@ -254,7 +263,8 @@ impl Client {
             }
         }
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Ok(Answer { status, body })
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Answer { status, body, text })
     }
 }
 
@@ -354,7 +364,7 @@ fn one_line(value: &Value) -> String {
 }
 
 /// What policy would permit instead, one line a limit.
-pub(super) fn would_be_allowed(allowed: &Value) -> Vec<String> {
+fn would_be_allowed(allowed: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     let details = allowed.get("authorization_details");
     for detail in details.and_then(Value::as_array).into_iter().flatten() {
@@ -396,6 +406,7 @@ mod tests {
     fn answer(status: u16, body: Value) -> Answer {
         Answer {
             status: StatusCode::from_u16(status).unwrap(),
+            text: body.to_string(),
             body,
         }
     }

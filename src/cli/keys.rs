@@ -5,7 +5,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::client::Connection;
-use super::task::Page;
+use super::task::print_rows;
 use super::{Failure, output};
 use crate::broker::admin::ADMIN_PREFIX;
 use crate::crypto::{SealingKeys, SystemRandom, random_token, token_digest};
@@ -56,8 +56,9 @@ struct Bootstrap {
 struct List {
     #[command(flatten)]
     connection: Connection,
-    #[command(flatten)]
-    page: Page,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// What a key signs.
@@ -101,28 +102,33 @@ impl Keys {
                 output::line(key.map_err(Failure::unestablished)?.expose_secret())
             }
             Command::List(list) => {
-                let path = format!("/v1/keys{}", list.page.query(&[]));
-                let answer = list.connection.client()?.get(&path).await?;
-                let columns = [
-                    "kid",
-                    "purpose",
-                    "algorithm",
-                    "state",
-                    "active_from",
-                    "retire_at",
-                ];
-                list.page.print(&answer, "keys", &columns)
+                let answer = list.connection.client()?.get("/v1/keys").await?;
+                if list.json {
+                    return output::json(&answer);
+                }
+                print_rows(
+                    &answer,
+                    "keys",
+                    &[
+                        "kid",
+                        "purpose",
+                        "algorithm",
+                        "signs",
+                        "active_from",
+                        "retire_at",
+                        "revoked_at",
+                    ],
+                )
             }
             Command::Rotate(rotate) => {
-                let purpose = match rotate.purpose {
-                    Purpose::AccessToken => "access_token",
-                    Purpose::Ledger => "ledger",
+                let (path, name) = match rotate.purpose {
+                    Purpose::AccessToken => ("/v1/keys/rotate", "kid"),
+                    Purpose::Ledger => ("/v1/keys/rotate-ledger", "vkey"),
                 };
                 let client = rotate.connection.client()?;
-                let body = json!({"purpose": purpose});
-                let answer = client.post("/v1/keys/rotate", &body).await?;
-                let kid = answer.get("kid").and_then(Value::as_str).unwrap_or("?");
-                output::line(format!("the next key is {}", output::printable(kid)))
+                let answer = client.post(path, &json!({})).await?;
+                let key = answer.get(name).and_then(Value::as_str).unwrap_or("?");
+                output::line(format!("the next key is {}", output::printable(key)))
             }
             Command::Revoke(revoke) => {
                 let kid = crate::domain::workload::encode_value(&revoke.kid);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::client::{Connection, read_file, read_secret};
 use super::verify::{self, Kind, Verdict};
@@ -89,12 +89,14 @@ impl Ledger {
             Command::Verify(verify) => verify.run(),
             Command::Checkpoint(checkpoint) => {
                 let client = checkpoint.connection.client()?;
-                let answer = client.get("/v1/ledger/checkpoint").await?;
-                let note = answer.get("checkpoint").and_then(Value::as_str);
-                match note {
-                    Some(note) if !checkpoint.json => output::raw(note.as_bytes()),
-                    _ => output::json(&answer),
+                let note = client.get_text("/v1/ledger/checkpoint").await?;
+                if checkpoint.json {
+                    return output::json(&json!({"checkpoint": note}));
                 }
+                // A note is text in which a signature vouches for every byte: shown as it is, save
+                // that nothing in it may move the cursor.
+                let lines: Vec<String> = note.lines().map(output::printable).collect();
+                output::line(lines.join("\n"))
             }
             Command::Keys(keys) => {
                 let answer = keys.connection.client()?.get("/v1/ledger/keys").await?;

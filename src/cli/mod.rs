@@ -134,7 +134,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Workloads(workloads) => block_on(workloads.run()),
         Command::Admins(admins) => block_on(admins.run()),
         Command::Keys(keys) => block_on(keys.run()),
-        Command::Openapi(openapi) => block_on(openapi.run()),
+        Command::Openapi(openapi) => openapi.run(),
         Command::Health(health) => block_on(health.run()),
         Command::Completions(completions) => completions.run(),
     }

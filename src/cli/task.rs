@@ -118,22 +118,7 @@ impl Page {
         if self.json {
             return output::json(answer);
         }
-        let heading = columns.iter().map(|name| name.to_uppercase()).collect();
-        let mut rows: Vec<Vec<String>> = vec![heading];
-        for item in answer
-            .get(name)
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            let cell = |column: &&str| match item.get(*column) {
-                Some(Value::String(text)) => text.clone(),
-                None | Some(Value::Null) => "-".into(),
-                Some(other) => other.to_string(),
-            };
-            rows.push(columns.iter().map(cell).collect());
-        }
-        output::table(&rows)?;
+        print_rows(answer, name, columns)?;
         match answer.get("next_cursor").and_then(Value::as_str) {
             Some(cursor) => output::note(format!(
                 "there is more: --cursor {}",
@@ -142,6 +127,22 @@ impl Page {
             None => Ok(()),
         }
     }
+}
+
+/// The rows under `name` as a table of these columns.
+pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result<(), Failure> {
+    let heading = columns.iter().map(|name| name.to_uppercase()).collect();
+    let mut rows: Vec<Vec<String>> = vec![heading];
+    let items = answer.get(name).and_then(Value::as_array);
+    for item in items.into_iter().flatten() {
+        let cell = |column: &&str| match item.get(*column) {
+            Some(Value::String(text)) => text.clone(),
+            None | Some(Value::Null) => "-".into(),
+            Some(other) => other.to_string(),
+        };
+        rows.push(columns.iter().map(cell).collect());
+    }
+    output::table(&rows)
 }
 
 impl Task {

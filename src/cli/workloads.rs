@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{Connection, read_file};
-use super::task::Page;
+use super::task::print_rows;
 use super::{Failure, output};
 use crate::crypto::PublicJwk;
 
@@ -58,8 +58,9 @@ struct Add {
 struct List {
     #[command(flatten)]
     connection: Connection,
-    #[command(flatten)]
-    page: Page,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -80,23 +81,24 @@ impl Workloads {
         match self.command {
             Command::Add(add) => add.run().await,
             Command::List(list) => {
-                let path = format!("/v1/workloads{}", list.page.query(&[]));
-                let answer = list.connection.client()?.get(&path).await?;
-                list.page.print(
+                let answer = list.connection.client()?.get("/v1/workloads").await?;
+                if list.json {
+                    return output::json(&answer);
+                }
+                print_rows(
                     &answer,
                     "workloads",
                     &["attestor", "workload", "thumbprint"],
                 )
             }
             Command::Remove(remove) => {
-                let part = crate::domain::workload::encode_value;
-                let path = format!(
-                    "/v1/workloads/{}/{}/{}",
-                    part(&remove.attestor),
-                    part(&remove.workload),
-                    part(&remove.thumbprint)
-                );
-                remove.connection.client()?.delete(&path).await?;
+                let body = json!({
+                    "attestor": remove.attestor,
+                    "workload": remove.workload,
+                    "thumbprint": remove.thumbprint,
+                });
+                let client = remove.connection.client()?;
+                client.delete("/v1/workloads", &body).await?;
                 output::line(format!("{} is removed", remove.thumbprint))
             }
         }

@@ -638,7 +638,7 @@ fn the_help_says_which_commands_there_are() {
       workloads    Register, list and remove workload keys
       admins       Bind identities to roles, and unbind them
       keys         Make first secrets; list, rotate, revoke and reseal the broker's keys
-      openapi      Print the description of a broker's HTTP interface
+      openapi      Print the description of the HTTP interface
       health       Ask whether a broker is alive, or ready
       completions  Print a shell's completions
 

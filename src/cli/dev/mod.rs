@@ -173,6 +173,9 @@ fn commands(running: &Running) -> String {
     let Running { url, issuer, admin } = running;
     let admin = admin.expose_secret();
     let json = "-H 'Content-Type: application/json'";
+    // Where we are: `make dev` puts nothing on the path.
+    let program = std::env::current_exe().unwrap_or_else(|_| "taskpass".into());
+    let program = program.display();
     format!(
         r#"
 The broker is at {url}, its development issuer at {issuer}. Ctrl-C stops both. To paste:
@@ -189,8 +192,8 @@ curl -s {url}/v1/credentials -H "Authorization: Bearer $TOKEN" {json} -d '{{
 
 # What is alive, and the end of all of it:
 export TASKPASS_URL={url} TASKPASS_TOKEN={admin}
-taskpass sessions list --state active
-taskpass revoke all --dry-run --reason "to see what would end"
+{program} sessions list --state active
+{program} revoke all --dry-run --reason "to see what would end"
 "#
     )
 }

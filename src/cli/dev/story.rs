@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::super::client::{Answer, Client, would_be_allowed};
+use super::super::client::{Answer, Client};
 use super::super::{Failure, output, verify};
 use super::Running;
 use super::shop::Shop;
@@ -91,12 +91,10 @@ impl Story<'_> {
         let refused = self.ask(&["orders:read", "orders:write"]).await?;
         expect("the refusal", &refused, StatusCode::FORBIDDEN)?;
         teller.result(refused.failure().to_string().replace('\n', "\n    "))?;
-        if refused
+        let allowed = refused
             .body
-            .get("allowed")
-            .map(would_be_allowed)
-            .is_none_or(|lines| lines.is_empty())
-        {
+            .pointer("/allowed/authorization_details/0/actions");
+        if allowed != Some(&json!(["orders:read"])) {
             return Err(otherwise("the refusal did not say what would be allowed"));
         }
 
@@ -216,5 +214,8 @@ fn expect(what: &str, answer: &Answer, status: StatusCode) -> Result<(), Failure
 }
 
 fn otherwise(what: &str) -> Failure {
-    Failure::Unestablished(format!("the story goes otherwise: {what}"))
+    Failure::Unestablished(format!(
+        "the story goes otherwise: {what}\n(what an earlier run left, such as a block, is kept: \
+         start with --no-story, or with another --data-dir)"
+    ))
 }
