@@ -258,8 +258,8 @@ impl Store {
             .collect()
     }
 
-    /// How many sessions with a leaf before `index` are not over at `now`, by their own record and
-    /// the clock, and match the selector or were derived from one that does: what a cutoff at
+    /// How many sessions with a leaf before `index` are not over at `now`, by their own record, their
+    /// task's and the clock, and match the selector or were derived from one that does: what a cutoff at
     /// `index` kills.
     pub async fn count_matching(
         &self,
@@ -317,7 +317,9 @@ impl Store {
                          UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), \
                      dead AS ( \
                          SELECT id FROM session \
-                         WHERE expires_at > $1 AND state <> 'ended' AND leaf_idx < $2 AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
+                         WHERE expires_at > $1 AND state <> 'ended' AND leaf_idx < $2 \
+                         AND EXISTS (SELECT 1 FROM task WHERE task.id = session.task_id \
+                             AND task.state = 'open' AND task.deadline > $1) AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
                      WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
                      WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
                      WHEN 'policy' THEN policies LIKE $7 ESCAPE '!' \
