@@ -27,7 +27,7 @@ pub const ADMIN_PREFIX: &str = "tpa_";
 pub const BOOTSTRAP_SECONDS: u64 = 86_400;
 
 /// The purpose under which rows of role bindings are protected.
-const BINDING_MAC: &str = "admin_binding";
+pub(super) const BINDING_MAC: &str = "admin_binding";
 
 /// The tokens that are configured, by their digests.
 #[derive(Clone, Debug, Default)]

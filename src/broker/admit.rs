@@ -21,7 +21,7 @@ use crate::domain::limits::{IDEMPOTENCY_SECONDS, MAX_CHAIN_DEPTH, MAX_SUPERSEDES
 use crate::domain::request::{
     Ask, OpenTask, ParentRef, RetryKey, TaskAsk, check_resource_fits, deadline_too_long,
 };
-use crate::domain::session::SessionState;
+use crate::domain::session::{EndReason, SessionState};
 use crate::domain::task::{Task, TaskChain, TaskState};
 use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
 use crate::ids::{DecisionId, SessionId, TaskId};
@@ -155,8 +155,12 @@ impl Broker {
         if standing.state == SessionState::Minting {
             return Err(BrokerError::InProgress);
         }
+        // Good still, or ended because its caller had gone before it was handed over: the very case
+        // for which there are retries.
+        let unclaimed =
+            standing.state == SessionState::Ended && standing.end_reason == Some(EndReason::Failed);
         let can_be_taken_back = view.session.revocability == Revocability::IMMEDIATE
-            && standing.state == SessionState::Active
+            && (standing.state == SessionState::Active || unclaimed)
             && facts.supersedes < MAX_SUPERSEDES;
         if !can_be_taken_back {
             return Err(BrokerError::AlreadyIssued(facts.session));

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tracing::{info, instrument};
 
+use super::admin::BINDING_MAC;
+use super::workloads::{self, KEY_MAC};
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -21,11 +23,12 @@ use crate::crypto::signer::{LocalSigner, PrivateKey, Signer};
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::ids::CutoffId;
 use crate::ledger::entry::{Entry, Request};
-use crate::ledger::{Appended, LedgerKey, LedgerKeys};
+use crate::ledger::{Appended, CUTOFF_MAC, LedgerKey, LedgerKeys};
 use crate::merkle::VerifierKey;
 use crate::mint::jwt::{AccessTokenKeys, LoadedKey};
 use crate::policy::AdminAction;
 use crate::store::Store;
+use crate::store::cutoffs::SealedCutoff;
 use crate::store::keys::SigningKeyRow;
 
 /// How keys are made and follow one another.
@@ -557,7 +560,8 @@ impl Broker {
         Ok(())
     }
 
-    /// Seals every key anew with the first sealing key. The answer is how many.
+    /// Seals every key anew with the first sealing key, and renews what protects other rows. The
+    /// answer is how many rows that were; afterwards older sealing keys can be removed.
     #[instrument(skip_all)]
     pub async fn reseal_keys(&self, evidence: &Evidence) -> Result<u64, BrokerError> {
         let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
@@ -585,6 +589,44 @@ impl Broker {
             self.store().reseal_key(&row.kid, &envelope, &mac).await?;
             resealed += 1;
         }
-        Ok(resealed)
+        Ok(resealed + self.renew_macs().await?)
+    }
+
+    /// Renews the MACs that an older key made. A row whose MAC does not hold is left as it is, to
+    /// be refused by whoever reads it.
+    async fn renew_macs(&self) -> Result<u64, BrokerError> {
+        let mac = &self.parts.mac;
+        let renewed = |purpose: &str, fields: &[&[u8]], old: &[u8]| {
+            let holds = mac.is_outdated(old) && mac.verify(purpose, fields, old).is_ok();
+            holds.then(|| mac.tag(purpose, fields))
+        };
+        let mut count = 0;
+        for sealed in self.store().cutoffs(u32::MAX >> 1).await? {
+            let owned = SealedCutoff::mac_fields(&sealed.cutoff);
+            let fields: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+            if let Some(tag) = renewed(CUTOFF_MAC, &fields, &sealed.mac) {
+                self.store().remac_cutoff(sealed.cutoff.id, &tag).await?;
+                count += 1;
+            }
+        }
+        for row in self.store().admin_bindings().await? {
+            let fields = [row.identity.as_bytes(), row.role.as_bytes()];
+            if let Some(tag) = renewed(BINDING_MAC, &fields, &row.mac) {
+                self.store()
+                    .remac_binding(&row.identity, &row.role, &tag)
+                    .await?;
+                count += 1;
+            }
+        }
+        for row in self.store().all_workload_keys(u32::MAX >> 1).await? {
+            if let Some(tag) = renewed(KEY_MAC, &workloads::fields(&row), &row.mac) {
+                let store = self.store();
+                store
+                    .remac_workload_key(&row.attestor, &row.workload, &row.thumbprint, &tag)
+                    .await?;
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 }

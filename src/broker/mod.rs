@@ -37,6 +37,7 @@ use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
 use crate::domain::workload::Workload;
 use crate::ids::Random;
 use crate::ledger::denials::Denials;
+use crate::ledger::entry::{Entry, Request};
 use crate::ledger::{Ledger, LedgerStatus};
 use crate::metrics::{Metrics, RateLimit};
 use crate::mint::Minters;
@@ -202,6 +203,16 @@ impl Broker {
 
     async fn try_check_health(&self) -> Result<(), BrokerError> {
         self.store().ping().await?;
+        // An unready replica gets no traffic, and so no batch that could show that it is well
+        // again: it tries an empty one.
+        if matches!(self.ledger().status(), LedgerStatus::Failing(_)) {
+            let probe = Request {
+                entry: Entry::Consume,
+                one_time: Vec::new(),
+                at: self.now(),
+            };
+            self.ledger().append(probe).await?;
+        }
         if let Some(theirs) = self.store().clock().await? {
             let skew = theirs.distance(self.now());
             self.metrics().clock_skew(skew.as_secs_f64());

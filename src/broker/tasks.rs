@@ -276,19 +276,23 @@ impl Broker {
                 at: now,
             })
             .await?;
-        match appended {
+        let ended_now = match appended {
             Appended::Replayed => return Err(BrokerError::Replayed),
-            Appended::Recorded(_) => self.wake_sweeper(),
-            _ => {}
-        }
+            Appended::Recorded(_) => true,
+            _ => false,
+        };
         let now = self.now();
         let sessions = self.store().sessions_under(id, MAX_PAGE).await?;
         let reports: Vec<SessionReport> = sessions
             .into_iter()
             .map(|view| SessionReport::new(view, now))
             .collect();
-        for report in &reports {
-            if let Some(reason) = report.standing.end_reason {
+        if ended_now {
+            self.wake_sweeper();
+            for reason in reports
+                .iter()
+                .filter_map(|report| report.standing.end_reason)
+            {
                 self.metrics().sessions_ended(reason, 1);
             }
         }

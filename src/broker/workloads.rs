@@ -14,7 +14,7 @@ use crate::store::Store;
 use crate::store::workload_keys::WorkloadKeyRow;
 
 /// The purpose under which rows of workload keys are protected.
-const KEY_MAC: &str = "workload_key";
+pub(super) const KEY_MAC: &str = "workload_key";
 
 /// The registered keys of the store.
 #[derive(Clone)]
@@ -50,7 +50,7 @@ impl WorkloadKeys for StoredWorkloadKeys {
     }
 }
 
-fn fields(row: &WorkloadKeyRow) -> [&[u8]; 4] {
+pub(super) fn fields(row: &WorkloadKeyRow) -> [&[u8]; 4] {
     [
         row.attestor.as_bytes(),
         row.workload.as_bytes(),

@@ -680,6 +680,10 @@ fn unreadable(path: &Path, error: &std::io::Error) -> String {
     format!("names {}, which cannot be read: {error}", path.display())
 }
 
+/// Where container engines mount secrets, with the owner and mode that the file has outside. Nobody
+/// but us lives inside, so the mode says nothing there.
+const CONTAINER_SECRETS: &str = "/run/secrets";
+
 /// Whether others than the owner can get at a secret file. As PostgreSQL has it: a file of root's
 /// may be readable to its group, for that is how orchestrators hand secrets to a service.
 fn is_exposed(mode: u32, owned_by_root: bool) -> bool {
@@ -696,7 +700,8 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
     let mut file = File::open(path).map_err(unreadable)?;
     // Of the open file: the name may stand for another a moment later.
     let metadata = file.metadata().map_err(unreadable)?;
-    if is_exposed(metadata.mode(), metadata.uid() == 0) {
+    let others = !path.starts_with(CONTAINER_SECRETS);
+    if others && is_exposed(metadata.mode(), metadata.uid() == 0) {
         let mode = metadata.mode() & 0o777;
         return Err((
             format!(

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -115,7 +116,9 @@ impl Guard {
 async fn write(file: &PathBuf, checkpoint: &str) -> std::io::Result<()> {
     // Whole or not at all: a torn file would stop the next start.
     let new = file.with_extension("new");
-    tokio::fs::write(&new, checkpoint).await?;
+    let mut written = tokio::fs::File::create(&new).await?;
+    written.write_all(checkpoint.as_bytes()).await?;
+    written.sync_all().await?;
     tokio::fs::rename(&new, file).await
 }
 

@@ -1,9 +1,10 @@
-//! Our own signing keys, sealed.
+//! Our own signing keys, sealed; and the renewal of what protects other rows.
 
 use sqlx::FromRow;
 
 use super::{Store, StoreError, read, write};
 use crate::clock::Timestamp;
+use crate::ids::CutoffId;
 
 /// A signing key's row. The public part is derived from the opened private one, never read here.
 #[derive(Clone, Debug, FromRow)]
@@ -55,6 +56,62 @@ impl Store {
                 .bind(mac)
                 .execute(db)
                 .await?;
+        });
+        Ok(())
+    }
+
+    /// Replaces the MAC of a cutoff's row by one made with a newer key.
+    pub async fn remac_cutoff(&self, id: CutoffId, mac: &[u8]) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query("/* remac_cutoff */ UPDATE cutoff SET mac = $2 WHERE id = $1")
+                .bind(id)
+                .bind(mac)
+                .execute(db)
+                .await?;
+        });
+        Ok(())
+    }
+
+    /// The same for a role binding.
+    pub async fn remac_binding(
+        &self,
+        identity: &str,
+        role: &str,
+        mac: &[u8],
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* remac_binding */ UPDATE admin_binding SET mac = $3 \
+                 WHERE identity = $1 AND role = $2",
+            )
+            .bind(identity)
+            .bind(role)
+            .bind(mac)
+            .execute(db)
+            .await?;
+        });
+        Ok(())
+    }
+
+    /// The same for a workload's key.
+    pub async fn remac_workload_key(
+        &self,
+        attestor: &str,
+        workload: &str,
+        thumbprint: &str,
+        mac: &[u8],
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* remac_workload_key */ UPDATE workload_key SET mac = $4 \
+                 WHERE attestor = $1 AND workload = $2 AND thumbprint = $3",
+            )
+            .bind(attestor)
+            .bind(workload)
+            .bind(thumbprint)
+            .bind(mac)
+            .execute(db)
+            .await?;
         });
         Ok(())
     }

@@ -54,6 +54,8 @@ impl Postgres {
                 LEDGER_IDLE_TIMEOUT_MS,
             ),
             ("default_transaction_isolation", "read committed"),
+            // A permit is released upon this commit: it has to be on disk, whatever the default.
+            ("synchronous_commit", "on"),
         ]);
         let pooled = base.options([
             ("statement_timeout", STATEMENT_TIMEOUT_MS),

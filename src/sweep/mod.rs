@@ -83,6 +83,7 @@ pub async fn run(
 
 /// One round of everything but pruning, at `now`. Tests call it with a clock of their own.
 pub async fn sweep(broker: &Arc<Broker>, now: Timestamp) {
+    report(broker, "health", broker.check_health().await.map(|()| 0));
     report(
         broker,
         "follow",

@@ -533,3 +533,52 @@ async fn a_store_that_was_set_back_stops_the_broker() {
         .to_string();
     assert!(told.contains("rewound") && told.contains("size"), "{told}");
 }
+
+#[test]
+fn only_the_ledger_makes_permits() {
+    let mut callers = Vec::new();
+    let mut folders = vec![std::path::PathBuf::from("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if std::fs::read_to_string(&path)
+                .unwrap()
+                .contains("Permit::committed(")
+            {
+                callers.push(path.display().to_string());
+            }
+        }
+    }
+    assert_eq!(callers, ["src/ledger/mod.rs"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_gets_what_its_disconnected_first_try_lost() {
+    let rig = Rig::new(Kind::Sqlite).await;
+    let request = with_key(ask(&["orders:read"]), "gone");
+    // The caller goes away before it hears anything.
+    let lost = rig
+        .broker
+        .issue(rig.evidence("agent:reports"), request.clone());
+    assert!(
+        tokio::time::timeout(std::time::Duration::ZERO, lost)
+            .await
+            .is_err()
+    );
+    let mut answer = rig.issue("agent:reports", request.clone()).await;
+    while matches!(answer, Err(BrokerError::InProgress)) {
+        answer = rig.issue("agent:reports", request.clone()).await;
+    }
+    let issued = answer.unwrap();
+    assert!(rig.is_good(&issued).await);
+    let under = rig
+        .broker
+        .store()
+        .sessions_under(issued.task.id, 10)
+        .await
+        .unwrap();
+    let alive = under.iter().filter(|view| view.is_valid_at(rig.now()));
+    assert_eq!(alive.count(), 1, "what nobody got is dead");
+}

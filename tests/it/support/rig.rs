@@ -308,6 +308,8 @@ checkpoint_file = "{directory}/checkpoint"
 directory = "policies"
 [limits]
 denials_per_identity = 1000
+identity_requests_per_second = 100000
+identity_burst = 100000
 [[attestors]]
 kind = "oidc"
 name = "dev"
