@@ -205,6 +205,11 @@ fn describe(issuer: &str, active: &ActiveToken) -> Value {
 
 fn metadata(state: &AppState) -> Value {
     let issuer = state.broker.issuer();
+    // OpenID Connect Discovery wants RS256 named, whatever there is; no ID token is issued here.
+    let mut algorithms = state.broker.signing_algorithms();
+    if !algorithms.contains(&"RS256") {
+        algorithms.push("RS256");
+    }
     json!({
         "issuer": issuer,
         "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
@@ -212,10 +217,11 @@ fn metadata(state: &AppState) -> Value {
         "introspection_endpoint_auth_methods_supported": ["none"],
         "authorization_details_types_supported": ["api"],
         "dpop_signing_alg_values_supported": ["ES256", "ES384", "EdDSA", "RS256", "PS256"],
-        "response_types_supported": [],
+        // Required by RFC 8414; there is no authorization endpoint.
+        "response_types_supported": ["none"],
         "grant_types_supported": [],
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": state.broker.signing_algorithms(),
+        "id_token_signing_alg_values_supported": algorithms,
         "service_documentation": format!("{issuer}/openapi.json"),
     })
 }
