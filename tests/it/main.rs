@@ -18,5 +18,6 @@
 )]
 
 mod cli;
+mod crash;
 mod laws;
 mod support;

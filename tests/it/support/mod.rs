@@ -1,4 +1,4 @@
-//! What the tests stand on. But for `rig`, nothing here uses the product's code, so that each part is an
+//! What the tests stand on. But for `rig` and `fleet`, nothing here uses the product's code, so that each part is an
 //! independent check of it.
 //!
 //! - [`postgres`], [`sqlite`]: a fresh store for each test.
@@ -15,6 +15,7 @@
 #![allow(dead_code, reason = "not every helper has a caller at all times")]
 
 pub mod canary;
+pub mod fleet;
 pub mod http;
 pub mod issuer;
 pub mod keys;

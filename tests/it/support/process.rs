@@ -218,9 +218,18 @@ impl Process {
     /// Waits until `/readyz` at `address` answers 200. Fails when the process ends before that, or
     /// when it takes too long.
     pub fn wait_ready(&mut self, address: SocketAddr) {
+        self.wait_for(address, "/readyz");
+    }
+
+    /// Waits until it answers at all, ready or not.
+    pub fn wait_alive(&mut self, address: SocketAddr) {
+        self.wait_for(address, "/livez");
+    }
+
+    fn wait_for(&mut self, address: SocketAddr, path: &str) {
         let begin = Instant::now();
         loop {
-            let last = probe(address, "/readyz");
+            let last = probe(address, path);
             if last == Some(200) {
                 return;
             }

@@ -1,0 +1,256 @@
+//! Replicas of the real binary in production mode on one PostgreSQL, each behind a proxy of its
+//! own where a test wants to lose, hold or cut what it says to the database.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use base64::Engine;
+use serde_json::{Value, json};
+use taskpass::app;
+use taskpass::config::{Config, Mode};
+use taskpass::domain::generation::PolicyFile;
+
+use super::http::{Answer, Client};
+use super::issuer::{AUDIENCE, Issuer};
+use super::postgres::{TestDatabase, fresh_database};
+use super::process::{Launch, Process};
+use super::proxy::Proxy;
+use super::rig::POLICIES;
+use super::{free_address, hex, random_bytes, random_hex};
+
+const BOOTSTRAP_POLICY: &str = r#"
+@id("bootstrap") @description("what the tests do as the operator")
+permit (principal == Bootstrap::"token", action in [Action::"listTasks", Action::"listSessions",
+  Action::"revokeSession", Action::"revokeMany", Action::"liftCutoff", Action::"introspect",
+  Action::"readLedger", Action::"activateGeneration"], resource == Broker::"taskpass");
+"#;
+
+/// What all replicas share.
+pub struct Fleet {
+    pub issuer: Issuer,
+    pub database: TestDatabase,
+    pub admin: String,
+    sealing_key: String,
+}
+
+/// One replica.
+pub struct Replica {
+    pub process: Process,
+    pub proxy: Proxy,
+    pub address: SocketAddr,
+    pub client: Client,
+}
+
+impl Fleet {
+    /// A database, an issuer, and a first replica that was told what decides.
+    pub async fn start() -> (Self, Replica) {
+        let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random_bytes(32));
+        let fleet = Self {
+            issuer: Issuer::start(),
+            database: fresh_database(),
+            admin: format!("tpa_{}", random_hex(16)),
+            sealing_key: format!("tpk1_{key}"),
+        };
+        let replica = fleet.launch();
+        let generation = fleet.generation(&replica);
+        let activated = replica
+            .client
+            .post_json(&fleet.admin, "/v1/generations", &generation)
+            .await;
+        activated.expect(201);
+        (fleet, replica)
+    }
+
+    /// One more replica, ready.
+    pub fn replica(&self) -> Replica {
+        let mut replica = self.launch();
+        replica.process.wait_ready(replica.address);
+        replica
+    }
+
+    fn launch(&self) -> Replica {
+        let address = free_address();
+        let proxy = Proxy::before(&self.database);
+        let mut process = Launch::taskpass(["serve", "--config", "taskpass.toml"])
+            .config(self.config(address))
+            .file(
+                "policies/fleet.cedar",
+                format!("{POLICIES}{BOOTSTRAP_POLICY}"),
+            )
+            .env(
+                "TASKPASS_DATABASE_URL",
+                self.database.url_via(proxy.address()),
+            )
+            .env("TASKPASS_SEALING_KEYS", &self.sealing_key)
+            .spawn();
+        process.wait_alive(address);
+        let client = Client::new(&format!("http://{address}"));
+        Replica {
+            process,
+            proxy,
+            address,
+            client,
+        }
+    }
+
+    fn config(&self, address: SocketAddr) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, self.admin.as_bytes());
+        format!(
+            r#"
+[server]
+issuer = "http://127.0.0.1:7070"
+listen = "{address}"
+drain_seconds = 0
+[store]
+kind = "postgres"
+[ledger]
+origin = "broker.test/log"
+checkpoint_file = "checkpoint"
+[admin]
+bootstrap_token_sha256 = "{bootstrap}"
+[policy]
+directory = "policies"
+[limits]
+identity_requests_per_second = 100000
+identity_burst = 100000
+address_requests_per_second = 100000
+address_burst = 100000
+[[attestors]]
+kind = "oidc"
+name = "dev"
+issuer = "{issuer}"
+audience = "{AUDIENCE}"
+algorithms = ["ES256"]
+single_tenant = true
+identity = "{{sub}}"
+instance = "{{run}}"
+[attestors.claims]
+sub = {{ type = "string", immutable = true }}
+run = {{ type = "string", immutable = true, hidden = true }}
+[[resources]]
+name = "orders-api"
+kind = "jwt"
+owner = "orders"
+audience = "https://orders.example"
+actions = ["orders:read", "orders:write"]
+locations = ["https://orders.example/v1"]
+verification = "introspection"
+[[task_types]]
+name = "job"
+max_deadline_seconds = 3600
+resources = ["orders-api"]
+max_open_per_workload = 100000
+"#,
+            bootstrap = hex(digest.as_ref()),
+            issuer = self.issuer.url(),
+        )
+    }
+
+    fn generation(&self, replica: &Replica) -> Value {
+        let mut environment = BTreeMap::new();
+        environment.insert("TASKPASS_DATABASE_URL".to_owned(), self.database.url());
+        environment.insert("TASKPASS_SEALING_KEYS".to_owned(), self.sealing_key.clone());
+        let config = Config::parse(
+            Path::new("taskpass.toml"),
+            &self.config(replica.address),
+            &environment,
+            Mode::Production,
+        );
+        let policies = vec![PolicyFile {
+            name: "fleet.cedar".into(),
+            text: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
+        }];
+        let generation = app::check(&config.unwrap(), Some(policies)).unwrap();
+        serde_json::to_value(generation).unwrap()
+    }
+
+    /// A fresh attestation.
+    pub fn token(&self) -> String {
+        let claims = json!({"sub": "agent:reports", "run": "run-1"});
+        self.issuer.token(claims)
+    }
+
+    /// Whether `replica` says that a granted credential is good.
+    pub async fn is_good(&self, replica: &Replica, granted: &Value) -> bool {
+        let token = granted["credential"]["access_token"].as_str().unwrap();
+        let request = replica
+            .client
+            .request(reqwest::Method::POST, "/oauth2/introspect")
+            .bearer_auth(&self.admin)
+            .form(&[("token", token)]);
+        super::http::send(request).await.expect(200)["active"] == true
+    }
+
+    /// Sessions and permits, each without its counterpart: what no crash may leave.
+    pub fn orphans(&self) -> (i64, i64) {
+        super::block_on(async || {
+            let pool = self.database.pool().await;
+            let sessions: (i64,) = sqlx::query_as(
+                "SELECT count(*) FROM session s WHERE NOT EXISTS (SELECT 1 FROM leaf l \
+                 JOIN leaf_body b ON b.idx = l.idx WHERE l.idx = s.leaf_idx \
+                 AND l.decision_id = s.decision_id \
+                 AND convert_from(b.body, 'UTF8')::json ->> 'session' = s.id::text)",
+            )
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+            let permits: (i64,) = sqlx::query_as(
+                "SELECT count(*) FROM leaf_body WHERE convert_from(body, 'UTF8')::json ->> 'outcome' = 'permit' \
+                 AND NOT EXISTS (SELECT 1 FROM session s WHERE s.leaf_idx = leaf_body.idx)",
+            )
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+            (sessions.0, permits.0)
+        })
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> i64 {
+        super::block_on(async || {
+            let pool = self.database.pool().await;
+            let count: (i64,) = sqlx::query_as("SELECT count(*) FROM session")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            count.0
+        })
+    }
+}
+
+impl Replica {
+    /// Asks for a credential.
+    pub async fn ask(&self, token: &str) -> Answer {
+        self.client
+            .post_json(token, "/v1/credentials", &body())
+            .await
+    }
+}
+
+fn body() -> Value {
+    json!({
+        "task": {"type": "job"},
+        "resource": "orders-api",
+        "authorization_details": [{"type": "api", "actions": ["orders:read"]}],
+    })
+}
+
+/// The verified receipt of an answer, under the log's keys.
+pub async fn verify(
+    fleet: &Fleet,
+    replica: &Replica,
+    granted: &Value,
+) -> taskpass::merkle::Receipt {
+    let keys = replica.client.get_as(&fleet.admin, "/v1/ledger/keys").await;
+    let keys: Vec<taskpass::merkle::VerifierKey> = keys.json()["vkeys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| key.as_str().unwrap().parse().unwrap())
+        .collect();
+    let receipt: taskpass::merkle::Receipt =
+        serde_json::from_value(granted["receipt"].clone()).unwrap();
+    receipt.verify(&keys).unwrap();
+    receipt
+}
