@@ -166,7 +166,7 @@ async fn a_poisoned_request_in_a_batch_fails_alone() {
     let first = replica.ask(&fleet.token()).await.expect(201);
     // A store that refuses one row, for a reason that nobody could see before.
     crate::support::block_on(async || {
-        let pool = fleet.database.pool().await;
+        let pool = fleet.database().pool().await;
         sqlx::raw_sql(
             "CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
              IF NEW.owner_instance = 'poison' THEN RAISE check_violation; END IF; RETURN NEW; END $$; \
@@ -255,7 +255,7 @@ async fn a_stop_under_load_finishes_what_it_released() {
         .filter(|answer| answer.status == 201)
         .count();
     let alive = crate::support::block_on(async || {
-        let pool = fleet.database.pool().await;
+        let pool = fleet.database().pool().await;
         let count: (i64,) = sqlx::query_as("SELECT count(*) FROM session WHERE state = 'active'")
             .fetch_one(&pool)
             .await

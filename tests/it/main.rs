@@ -20,4 +20,5 @@
 mod cli;
 mod crash;
 mod laws;
+mod refusals;
 mod support;

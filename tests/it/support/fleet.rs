@@ -29,7 +29,7 @@ permit (principal == Bootstrap::"token", action in [Action::"listTasks", Action:
 /// What all replicas share.
 pub struct Fleet {
     pub issuer: Issuer,
-    pub database: TestDatabase,
+    database: Option<TestDatabase>,
     pub admin: String,
     sealing_key: String,
 }
@@ -43,15 +43,31 @@ pub struct Replica {
 }
 
 impl Fleet {
-    /// A database, an issuer, and a first replica that was told what decides.
-    pub async fn start() -> (Self, Replica) {
+    /// One replica on SQLite, which decides by its own files.
+    pub fn embedded() -> (Self, Replica) {
+        let fleet = Self::new(None);
+        let replica = fleet.replica();
+        (fleet, replica)
+    }
+
+    fn new(database: Option<TestDatabase>) -> Self {
         let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random_bytes(32));
-        let fleet = Self {
+        Self {
             issuer: Issuer::start(),
-            database: fresh_database(),
+            database,
             admin: format!("tpa_{}", random_hex(16)),
             sealing_key: format!("tpk1_{key}"),
-        };
+        }
+    }
+
+    /// The database that they share.
+    pub fn database(&self) -> &TestDatabase {
+        self.database.as_ref().unwrap()
+    }
+
+    /// A database, an issuer, and a first replica that was told what decides.
+    pub async fn start() -> (Self, Replica) {
+        let fleet = Self::new(Some(fresh_database()));
         let replica = fleet.launch();
         let generation = fleet.generation(&replica);
         let activated = replica
@@ -71,19 +87,20 @@ impl Fleet {
 
     fn launch(&self) -> Replica {
         let address = free_address();
-        let proxy = Proxy::before(&self.database);
-        let mut process = Launch::taskpass(["serve", "--config", "taskpass.toml"])
+        let database = self.database.as_ref();
+        // On SQLite there is nothing to be cut off from; the proxy then leads nowhere.
+        let proxy = database.map_or_else(|| Proxy::start(address), Proxy::before);
+        let mut launch = Launch::taskpass(["serve", "--config", "taskpass.toml"])
             .config(self.config(address))
             .file(
                 "policies/fleet.cedar",
                 format!("{POLICIES}{BOOTSTRAP_POLICY}"),
             )
-            .env(
-                "TASKPASS_DATABASE_URL",
-                self.database.url_via(proxy.address()),
-            )
-            .env("TASKPASS_SEALING_KEYS", &self.sealing_key)
-            .spawn();
+            .env("TASKPASS_SEALING_KEYS", &self.sealing_key);
+        if let Some(database) = database {
+            launch = launch.env("TASKPASS_DATABASE_URL", database.url_via(proxy.address()));
+        }
+        let mut process = launch.spawn();
         process.wait_alive(address);
         let client = Client::new(&format!("http://{address}"));
         Replica {
@@ -102,8 +119,7 @@ impl Fleet {
 issuer = "http://127.0.0.1:7070"
 listen = "{address}"
 drain_seconds = 0
-[store]
-kind = "postgres"
+{store}
 [ledger]
 origin = "broker.test/log"
 checkpoint_file = "checkpoint"
@@ -121,7 +137,7 @@ kind = "oidc"
 name = "dev"
 issuer = "{issuer}"
 audience = "{AUDIENCE}"
-algorithms = ["ES256"]
+algorithms = ["ES256", "RS256"]
 single_tenant = true
 identity = "{{sub}}"
 instance = "{{run}}"
@@ -142,6 +158,10 @@ max_deadline_seconds = 3600
 resources = ["orders-api"]
 max_open_per_workload = 100000
 "#,
+            store = match &self.database {
+                Some(_) => "[store]\nkind = \"postgres\"",
+                None => "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
+            },
             bootstrap = hex(digest.as_ref()),
             issuer = self.issuer.url(),
         )
@@ -149,7 +169,7 @@ max_open_per_workload = 100000
 
     fn generation(&self, replica: &Replica) -> Value {
         let mut environment = BTreeMap::new();
-        environment.insert("TASKPASS_DATABASE_URL".to_owned(), self.database.url());
+        environment.insert("TASKPASS_DATABASE_URL".to_owned(), self.database().url());
         environment.insert("TASKPASS_SEALING_KEYS".to_owned(), self.sealing_key.clone());
         let config = Config::parse(
             Path::new("taskpass.toml"),
@@ -185,7 +205,7 @@ max_open_per_workload = 100000
     /// Sessions and permits, each without its counterpart: what no crash may leave.
     pub fn orphans(&self) -> (i64, i64) {
         super::block_on(async || {
-            let pool = self.database.pool().await;
+            let pool = self.database().pool().await;
             let sessions: (i64,) = sqlx::query_as(
                 "SELECT count(*) FROM session s WHERE NOT EXISTS (SELECT 1 FROM leaf l \
                  JOIN leaf_body b ON b.idx = l.idx WHERE l.idx = s.leaf_idx \
@@ -209,7 +229,7 @@ max_open_per_workload = 100000
     /// How many sessions there are.
     pub fn sessions(&self) -> i64 {
         super::block_on(async || {
-            let pool = self.database.pool().await;
+            let pool = self.database().pool().await;
             let count: (i64,) = sqlx::query_as("SELECT count(*) FROM session")
                 .fetch_one(&pool)
                 .await
