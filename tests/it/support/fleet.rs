@@ -32,6 +32,8 @@ pub struct Fleet {
     database: Option<TestDatabase>,
     pub admin: String,
     sealing_key: String,
+    policies: String,
+    proxied: bool,
 }
 
 /// One replica.
@@ -57,7 +59,32 @@ impl Fleet {
             database,
             admin: format!("tpa_{}", random_hex(16)),
             sealing_key: format!("tpk1_{key}"),
+            policies: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
+            proxied: true,
         }
+    }
+
+    /// For measurements: no proxy in between, and a policy for each of so many agents, named
+    /// `agent:0` and so on.
+    pub async fn for_load(agents: usize, postgres: bool) -> (Self, Replica) {
+        let mut fleet = Self::new(postgres.then(fresh_database));
+        fleet.proxied = false;
+        for n in 0..agents {
+            let who = format!("principal == Workload::dev::\"dev:agent%3A{n}\"");
+            let policies = format!(
+                "@id(\"open-{n}\") @description(\"opens\") permit ({who}, \
+                 action == Action::\"openTask\", resource == TaskType::\"job\");\n\
+                 @id(\"read-{n}\") @description(\"reads\") @max_ttl(\"600\") permit ({who}, \
+                 action == Action::\"orders:read\", resource == Api::\"orders-api\");\n"
+            );
+            fleet.policies.push_str(&policies);
+        }
+        let mut replica = fleet.launch();
+        if postgres {
+            fleet.activate(&replica).await;
+        }
+        replica.process.wait_ready(replica.address);
+        (fleet, replica)
     }
 
     /// The database that they share.
@@ -69,13 +96,22 @@ impl Fleet {
     pub async fn start() -> (Self, Replica) {
         let fleet = Self::new(Some(fresh_database()));
         let replica = fleet.launch();
-        let generation = fleet.generation(&replica);
+        fleet.activate(&replica).await;
+        (fleet, replica)
+    }
+
+    /// The database, where there is one.
+    pub fn maybe_database(&self) -> Option<&TestDatabase> {
+        self.database.as_ref()
+    }
+
+    async fn activate(&self, replica: &Replica) {
+        let generation = self.generation(replica);
         let activated = replica
             .client
-            .post_json(&fleet.admin, "/v1/generations", &generation)
+            .post_json(&self.admin, "/v1/generations", &generation)
             .await;
         activated.expect(201);
-        (fleet, replica)
     }
 
     /// One more replica, ready.
@@ -92,13 +128,15 @@ impl Fleet {
         let proxy = database.map_or_else(|| Proxy::start(address), Proxy::before);
         let mut launch = Launch::taskpass(["serve", "--config", "taskpass.toml"])
             .config(self.config(address))
-            .file(
-                "policies/fleet.cedar",
-                format!("{POLICIES}{BOOTSTRAP_POLICY}"),
-            )
+            .file("policies/fleet.cedar", self.policies.clone())
             .env("TASKPASS_SEALING_KEYS", &self.sealing_key);
         if let Some(database) = database {
-            launch = launch.env("TASKPASS_DATABASE_URL", database.url_via(proxy.address()));
+            let url = if self.proxied {
+                database.url_via(proxy.address())
+            } else {
+                database.url()
+            };
+            launch = launch.env("TASKPASS_DATABASE_URL", url);
         }
         let mut process = launch.spawn();
         process.wait_alive(address);
@@ -179,7 +217,7 @@ max_open_per_workload = 100000
         );
         let policies = vec![PolicyFile {
             name: "fleet.cedar".into(),
-            text: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
+            text: self.policies.clone(),
         }];
         let generation = app::check(&config.unwrap(), Some(policies)).unwrap();
         serde_json::to_value(generation).unwrap()
