@@ -45,7 +45,7 @@ use crate::policy::{self, GenerationParts, PolicyProblem};
 use crate::shutdown::{Shutdown, Signals, Stopped};
 use crate::store::Store;
 use crate::store::meta::StoreMode;
-use crate::store::postgres::Postgres;
+use crate::store::postgres::{Postgres, PostgresSettings};
 use crate::store::sqlite::Sqlite;
 use crate::sweep::{self, Retention};
 
@@ -147,14 +147,20 @@ pub async fn open_store(config: &Config) -> Result<Store, StartError> {
         StoreKind::Sqlite => {
             let settings = config.store.sqlite.as_ref();
             let settings = settings.ok_or_else(|| unfit("[store.sqlite] is missing"))?;
-            let sqlite = Sqlite::open(&settings.data_dir).await;
+            let sqlite = Sqlite::open(&settings.data_dir, settings.read_connections).await;
             Ok(Store::Sqlite(sqlite.map_err(unfit_store)?))
         }
         StoreKind::Postgres => {
             let url = config.secrets.database_url.as_ref();
             let url = url.ok_or_else(|| unfit("TASKPASS_DATABASE_URL is missing"))?;
             let settings = config.store.postgres_or_default();
-            let postgres = Postgres::connect(url, settings.max_connections).await;
+            let settings = PostgresSettings {
+                max_connections: settings.max_connections,
+                acquire_timeout_seconds: settings.acquire_timeout_seconds,
+                statement_timeout_seconds: settings.statement_timeout_seconds,
+                append_timeout_seconds: settings.append_timeout_seconds,
+            };
+            let postgres = Postgres::connect(url, settings).await;
             Ok(Store::Postgres(postgres.map_err(unfit_store)?))
         }
     }

@@ -243,7 +243,7 @@ impl Broker {
         authority: TaskAuthority,
     ) -> Result<TaskReport, BrokerError> {
         let now = self.now();
-        let owner = self.owner(id, authority, now).await?;
+        let owner = self.owner(id, authority, None, now).await?;
         self.consume(owner.one_time.clone(), now).await?;
         let alive = owner.chain.state_at(now) == TaskState::Open;
         if !alive || !self.store().heartbeat(id, now).await? {
@@ -261,7 +261,9 @@ impl Broker {
         end: TaskEnd,
     ) -> Result<TaskEnded, BrokerError> {
         let now = self.now();
-        let owner = self.owner(id, authority, now).await?;
+        let owner = self
+            .owner(id, authority, Some(AdminAction::EndTask), now)
+            .await?;
         let entry = EndTask {
             task: id,
             end,
@@ -313,7 +315,7 @@ impl Broker {
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
         let now = self.now();
-        let owner = self.owner(id, authority, now).await?;
+        let owner = self.owner(id, authority, None, now).await?;
         if owner.chain.state_at(now) != TaskState::Open {
             return Err(BrokerError::TaskEnded);
         }
@@ -407,11 +409,13 @@ impl Broker {
         Ok(task_report(task, &chain, now))
     }
 
-    /// Whether the caller may act for the task. Whoever may not learns nothing of it.
+    /// Whether the caller may act for the task: by its handle, as its owner, or as an admin with
+    /// the right that this act has, if it has one. Whoever may not learns nothing of it.
     async fn owner(
         &self,
         id: TaskId,
         authority: TaskAuthority,
+        admins: Option<AdminAction>,
         now: Timestamp,
     ) -> Result<Owner, BrokerError> {
         let not_found = || BrokerError::NotFound("task");
@@ -437,7 +441,12 @@ impl Broker {
                 // Without an instance every run of the workload looks alike: the handle is needed.
                 let own = task.owner_instance.is_some()
                     && caller.owns(&task.owner, task.owner_instance.as_ref());
-                if !own && !self.may(&caller, AdminAction::EndTask)? {
+                // To end a task is not to keep it alive, nor to lend what it has.
+                let admin = match admins {
+                    Some(action) => self.may(&caller, action)?,
+                    None => false,
+                };
+                if !own && !admin {
                     return Err(not_found());
                 }
                 Ok(Owner {

@@ -11,7 +11,7 @@ use crate::config::{
     Config, Environment, Mode, NotText, ProcessEnvironment, SEALING_KEYS_VARIABLE, StoreKind,
 };
 use crate::store::StoreError;
-use crate::store::postgres::Postgres;
+use crate::store::postgres::{Postgres, PostgresSettings};
 
 /// Bring the PostgreSQL database up to date
 #[derive(Args, Debug)]
@@ -57,7 +57,12 @@ impl Migrate {
         let Some(url) = &config.secrets.database_url else {
             return Err(Failure::Usage("no database is named".into()));
         };
-        let postgres = Postgres::connect(url, 1).await.map_err(|e| failed(&e))?;
+        let settings = PostgresSettings {
+            max_connections: 1,
+            ..PostgresSettings::default()
+        };
+        let postgres = Postgres::connect(url, settings).await;
+        let postgres = postgres.map_err(|e| failed(&e))?;
         postgres.migrate().await.map_err(|e| failed(&e))?;
         output::line("the database is up to date")?;
         if let Some(role) = &self.grant_to {

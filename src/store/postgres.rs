@@ -15,16 +15,34 @@ use crate::clock::Timestamp;
 /// The migrations, in the binary.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-/// No statement of ours takes longer than this on a healthy database.
-const STATEMENT_TIMEOUT_MS: &str = "5000";
+/// How much the pool may take, and how long anything may last.
+#[derive(Clone, Copy, Debug)]
+pub struct PostgresSettings {
+    /// Connections at once, for everything but the ledger.
+    pub max_connections: u32,
+    /// How long a request may wait for one.
+    pub acquire_timeout_seconds: u64,
+    /// How long a statement may run.
+    pub statement_timeout_seconds: u64,
+    /// How long the ledger's transaction may idle while it holds the lock that all replicas wait
+    /// for: a frozen replica loses it after this, and so stops nobody for longer.
+    pub append_timeout_seconds: u64,
+}
 
-/// The ledger's transaction holds the lock that all replicas wait for: a frozen replica loses it
-/// after this long, and so stops nobody for more than a few seconds.
-const LEDGER_IDLE_TIMEOUT_MS: &str = "2000";
+impl Default for PostgresSettings {
+    fn default() -> Self {
+        Self {
+            max_connections: 16,
+            acquire_timeout_seconds: 3,
+            statement_timeout_seconds: 5,
+            append_timeout_seconds: 2,
+        }
+    }
+}
 
-/// How long the ledger waits for the lock. Longer than [`LEDGER_IDLE_TIMEOUT_MS`], so that the
-/// replica behind a frozen one gets through at its first try.
-const LEDGER_LOCK_TIMEOUT_MS: &str = "4000";
+fn millis(seconds: u64) -> String {
+    seconds.saturating_mul(1_000).to_string()
+}
 
 /// A pool of connections to PostgreSQL.
 #[derive(Clone, Debug)]
@@ -34,8 +52,16 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Connects, with at most `connections` at once for everything but the ledger.
-    pub async fn connect(url: &SecretString, connections: u32) -> Result<Self, StoreError> {
+    /// Connects.
+    pub async fn connect(
+        url: &SecretString,
+        settings: PostgresSettings,
+    ) -> Result<Self, StoreError> {
+        let statement = millis(settings.statement_timeout_seconds);
+        let idle = millis(settings.append_timeout_seconds);
+        // Twice as long as a frozen replica keeps it, so that the one behind it gets through at its
+        // first try.
+        let lock = millis(settings.append_timeout_seconds.saturating_mul(2));
         let base = PgConnectOptions::from_str(url.expose_secret())
             .map_err(|_| {
                 StoreError::Unfit(
@@ -47,24 +73,21 @@ impl Postgres {
             .application_name("taskpass")
             .disable_statement_logging();
         let ledger = base.clone().application_name("taskpass-ledger").options([
-            ("statement_timeout", STATEMENT_TIMEOUT_MS),
-            ("lock_timeout", LEDGER_LOCK_TIMEOUT_MS),
-            (
-                "idle_in_transaction_session_timeout",
-                LEDGER_IDLE_TIMEOUT_MS,
-            ),
+            ("statement_timeout", statement.as_str()),
+            ("lock_timeout", lock.as_str()),
+            ("idle_in_transaction_session_timeout", idle.as_str()),
             ("default_transaction_isolation", "read committed"),
             // A permit is released upon this commit: it has to be on disk, whatever the default.
             ("synchronous_commit", "on"),
         ]);
         let pooled = base.options([
-            ("statement_timeout", STATEMENT_TIMEOUT_MS),
+            ("statement_timeout", statement.as_str()),
             ("lock_timeout", "2000"),
             ("idle_in_transaction_session_timeout", "5000"),
         ]);
         let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(Duration::from_secs(3))
+            .max_connections(settings.max_connections)
+            .acquire_timeout(Duration::from_secs(settings.acquire_timeout_seconds))
             .idle_timeout(Duration::from_mins(5))
             .connect_with(pooled)
             .await?;

@@ -30,7 +30,8 @@ pub struct Sqlite {
 
 impl Sqlite {
     /// Opens the store in `directory`, makes it if there is none, and brings its schema up to date.
-    pub async fn open(directory: &Path) -> Result<Self, StoreError> {
+    /// Beside the one connection that writes there are so many that read.
+    pub async fn open(directory: &Path, readers: u32) -> Result<Self, StoreError> {
         let lock = lock_directory(directory)?;
         let options = SqliteConnectOptions::new()
             .filename(directory.join(FILE))
@@ -59,14 +60,14 @@ impl Sqlite {
             .run(&writer)
             .await
             .map_err(|error| StoreError::Unfit(format!("migration failed: {error}")))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(4)
+        let reading = SqlitePoolOptions::new()
+            .max_connections(readers)
             .acquire_timeout(Duration::from_secs(5))
             .connect_with(options.read_only(true))
             .await?;
         Ok(Self {
             writer,
-            readers,
+            readers: reading,
             lock: Arc::new(lock),
         })
     }

@@ -282,6 +282,18 @@ on_both_stores! {
         assert!(rig.is_good(&issued).await);
     }
 
+    async fn the_right_to_end_a_task_is_no_right_to_live_on_it(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let admin = || TaskAuthority::Owner(rig.admin());
+        let child = "dev:agent%3Achild".to_owned().try_into().unwrap();
+        let lent = rig.broker.delegate(issued.task.id, admin(), child, 1, None).await;
+        assert!(matches!(lent, Err(BrokerError::NotFound("task"))), "{lent:?}");
+        let beat = rig.broker.heartbeat(issued.task.id, admin()).await;
+        assert!(matches!(beat, Err(BrokerError::NotFound("task"))));
+        rig.broker.end_task(issued.task.id, admin(), TaskEnd::Abort).await.unwrap();
+        assert!(!rig.is_good(&issued).await);
+    }
+
     async fn the_budget_of_a_task_is_shared_with_its_children(rig: Rig) {
         // `job` allows six: one for the parent, two lent, three more.
         let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();

@@ -76,7 +76,7 @@ permit (principal == Workload::dev::"dev:agent%3Achild", action in [Action::"ord
 permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"orders:write", resource);
 
 @id("dev-admin") @description("the rig's admin")
-permit (principal == Bootstrap::"dev", action in [Action::"listTasks", Action::"listSessions",
+permit (principal == Bootstrap::"dev", action in [Action::"listTasks", Action::"endTask", Action::"listSessions",
   Action::"revokeSession", Action::"revokeMany", Action::"liftCutoff", Action::"readRevocations",
   Action::"introspect", Action::"readLedger", Action::"manageAdmins", Action::"manageKeys",
   Action::"manageWorkloads", Action::"readGeneration", Action::"activateGeneration"], resource == Broker::"taskpass");
