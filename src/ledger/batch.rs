@@ -114,6 +114,8 @@ pub(super) struct Batch<'a> {
     now: Timestamp,
     view: View,
     cutoffs: &'a Cutoffs,
+    /// Cutoffs of this very batch: who comes behind one in it is stopped like everybody else.
+    fresh: Cutoffs,
     seal: &'a (dyn Fn(&[Vec<u8>]) -> Vec<u8> + Sync),
     next_index: u64,
     used: HashMap<[u8; 32], Option<Vec<u8>>>,
@@ -135,6 +137,7 @@ impl<'a> Batch<'a> {
             now,
             view,
             cutoffs,
+            fresh: Cutoffs::default(),
             seal,
             next_index: size,
             used,
@@ -238,6 +241,7 @@ impl<'a> Batch<'a> {
                 let mut cutoff = (**cutoff).clone();
                 cutoff.index = index;
                 cutoff.committed_at = self.now;
+                self.fresh.add(cutoff.clone());
                 Some(ActWrite::Cutoff(Box::new(self.seal_cutoff(cutoff))))
             }
             Entry::Lift { cutoff, .. } => {
@@ -290,14 +294,16 @@ impl<'a> Batch<'a> {
         {
             return Check::RetryTaken(taken);
         }
-        match self.cutoffs.verdict(decide, self.now) {
-            super::cutoffs::Verdict::Free => {}
-            super::cutoffs::Verdict::Stale => return Check::Stale,
-            super::cutoffs::Verdict::Blocked(until) => {
-                return Check::Fails(Refusal::new(
-                    RefusalCode::Blocked,
-                    format!("an administrator has blocked this {until}"),
-                ));
+        for cutoffs in [self.cutoffs, &self.fresh] {
+            match cutoffs.verdict(decide, self.now) {
+                super::cutoffs::Verdict::Free => {}
+                super::cutoffs::Verdict::Stale => return Check::Stale,
+                super::cutoffs::Verdict::Blocked(until) => {
+                    return Check::Fails(Refusal::new(
+                        RefusalCode::Blocked,
+                        format!("an administrator has blocked this {until}"),
+                    ));
+                }
             }
         }
         let task = match &decide.plan {
@@ -625,5 +631,94 @@ fn openings(entry: &Entry) -> (Option<Opening>, Option<Opening>) {
         ),
         Entry::Cutoff(_, _, reason) => (None, Some(reason.clone())),
         _ => (None, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::cutoff::{Block, Cutoff, Selector, True};
+    use crate::domain::generation::GenerationDigest;
+    use crate::domain::leaf::Commitment;
+    use crate::ids::{CutoffId, DecisionId};
+    use uuid::Uuid;
+
+    fn opening() -> (Commitment, Opening) {
+        let opening = Opening {
+            salt: [0; 16],
+            bytes: Vec::new(),
+        };
+        (Commitment(String::new()), opening)
+    }
+
+    fn prepared(entry: Entry) -> Prepared {
+        Prepared {
+            request: Request {
+                entry,
+                one_time: Vec::new(),
+                at: Timestamp::EPOCH,
+            },
+            leaf: Some((Arc::from([]), leaf_hash(&[]))),
+        }
+    }
+
+    fn permit(generation: GenerationDigest) -> Prepared {
+        prepared(Entry::Decide(Box::new(Decide {
+            id: DecisionId::from(Uuid::from_u128(1)),
+            basis: 10,
+            identity: "a:b".to_owned().try_into().unwrap(),
+            instance: None,
+            attestor: "a".into(),
+            outcome: Decided::Permit,
+            refusal: None,
+            policies: Vec::new(),
+            generation,
+            resource: None,
+            input: opening(),
+            purpose: None,
+            task: None,
+            plan: None,
+            session: None,
+            retry: None,
+        })))
+    }
+
+    fn cut(block: Block) -> Prepared {
+        let cutoff = Cutoff {
+            id: CutoffId::from(Uuid::from_u128(2)),
+            index: 0,
+            selector: Selector::All(True),
+            block,
+            reason: String::new(),
+            by: String::new(),
+            requested_at: Timestamp::EPOCH,
+            committed_at: Timestamp::EPOCH,
+            lifted_index: None,
+        };
+        let (commitment, opening) = opening();
+        prepared(Entry::Cutoff(Box::new(cutoff), commitment, opening))
+    }
+
+    #[test]
+    fn a_permit_behind_a_cutoff_in_one_batch_is_stopped_by_it() {
+        let generation = GenerationDigest::new([1; 32]);
+        for (block, refused) in [(Block::No, false), (Block::UntilLifted, true)] {
+            let view = View {
+                generation: Some(generation),
+                ..View::default()
+            };
+            let cutoffs = Cutoffs::default();
+            let seal = |_: &[Vec<u8>]| Vec::new();
+            let mut batch = Batch::new("o", Timestamp::EPOCH, 10, view, &cutoffs, &seal);
+            let before = batch.settle(&permit(generation)).unwrap();
+            assert!(matches!(before, Settled::Recorded(_)));
+            batch.settle(&cut(block)).unwrap();
+            let behind = batch.settle(&permit(generation)).unwrap();
+            if refused {
+                assert!(matches!(behind, Settled::Refused(..)), "{behind:?}");
+            } else {
+                assert!(matches!(behind, Settled::Stale), "{behind:?}");
+            }
+        }
     }
 }

@@ -49,14 +49,18 @@ impl Cutoffs {
             if !genuine(&SealedCutoff::mac_fields(&sealed.cutoff), &sealed.mac) {
                 return Err(Forged);
             }
-            let cutoff = sealed.cutoff;
-            self.newest = self.newest.max(Some(cutoff.index));
-            let known = self.by_selector.entry(cutoff.selector.clone()).or_default();
-            known.retain(|other| other.id != cutoff.id);
-            known.push(cutoff);
+            self.add(sealed.cutoff);
         }
         self.known_to = self.known_to.max(size);
         Ok(())
+    }
+
+    /// Takes in one cutoff, in place of what was known of it.
+    pub(super) fn add(&mut self, cutoff: Cutoff) {
+        self.newest = self.newest.max(Some(cutoff.index));
+        let known = self.by_selector.entry(cutoff.selector.clone()).or_default();
+        known.retain(|other| other.id != cutoff.id);
+        known.push(cutoff);
     }
 
     /// What stands against a permit.
