@@ -1,15 +1,20 @@
 //! Registered workload keys: added and removed by an admin, looked up by the `key` attestor.
 
+use std::collections::BTreeMap;
+
 use futures_util::future::BoxFuture;
 use tracing::{error, instrument};
 
+use super::admin::Caller;
 use super::{Broker, BrokerError};
 use crate::attest::{Evidence, WorkloadKeys, WorkloadKeysUnavailable};
+use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::crypto::jwk::VerificationKey;
 use crate::domain::limits::{MAX_NAME_BYTES, MAX_PAGE};
+use crate::domain::workload::{Identity, OneTime, Reuse, Workload, encode_value};
 use crate::ledger::entry::{Entry, WorkloadKeyChange};
-use crate::policy::AdminAction;
+use crate::policy::{AdminAction, AdminPrincipal, PolicyError};
 use crate::store::Store;
 use crate::store::workload_keys::WorkloadKeyRow;
 
@@ -85,6 +90,7 @@ impl Broker {
             jwk: json,
             mac: Vec::new(),
         };
+        self.check_lends_no_right(&caller, &row).await?;
         let mac = self.parts.mac.tag(KEY_MAC, &fields(&row));
         let change = WorkloadKeyChange {
             attestor: row.attestor,
@@ -96,6 +102,54 @@ impl Broker {
         };
         self.act(Entry::WorkloadKey(change), caller).await?;
         Ok(row.thumbprint)
+    }
+
+    /// Whoever has a key of an identity may do what the identity may. So nobody registers one for
+    /// an identity that may do to the broker what they may not: they would widen their own.
+    async fn check_lends_no_right(
+        &self,
+        caller: &Caller,
+        row: &WorkloadKeyRow,
+    ) -> Result<(), BrokerError> {
+        let identity = format!("{}:{}", row.attestor, encode_value(&row.workload));
+        let identity = Identity::try_from(identity).map_err(|error| BrokerError::Invalid {
+            pointer: "/workload",
+            detail: error.to_string(),
+        })?;
+        let roles = self.roles(&identity).await?;
+        // What the `key` attestor would make of it: it yields no claims.
+        let workload = Workload {
+            attestor: row.attestor.clone(),
+            identity,
+            instance: None,
+            claims: BTreeMap::new(),
+            reuse: Reuse::Once,
+            evidence: OneTime {
+                key: [0; 32],
+                binding: None,
+                expires_at: Timestamp::EPOCH,
+            },
+            proofs: Vec::new(),
+            key: None,
+        };
+        let active = self.active()?;
+        for action in AdminAction::ALL {
+            let theirs = AdminPrincipal::Workload {
+                workload: &workload,
+                roles: &roles,
+            };
+            let lends = match active.policy().may(theirs, *action) {
+                Err(PolicyError::Unmappable(_)) => Err(BrokerError::Invalid {
+                    pointer: "/attestor",
+                    detail: "there is no attestor of registered keys by this name".into(),
+                }),
+                known => known.map_err(BrokerError::from),
+            };
+            if lends? && !self.may(caller, *action)? {
+                return Err(BrokerError::Forbidden(action.as_str()));
+            }
+        }
+        Ok(())
     }
 
     /// Removes a workload's key.
