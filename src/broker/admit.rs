@@ -180,6 +180,12 @@ impl Broker {
         let Some((task, chain)) = self.task_with_chain(first.facts.task).await? else {
             return Err(BrokerError::AlreadyIssued(first.facts.session));
         };
+        // The retry is answered with a handle: it takes what the first request took to have one.
+        if !case.workload.is(&task.owner, task.owner_instance.as_ref())
+            || !key_fits(&task, case.workload.key.as_ref())
+        {
+            return Err(BrokerError::AlreadyIssued(first.facts.session));
+        }
         if chain.state_at(case.now) != TaskState::Open {
             return Ok(Err(task_ended()));
         }
