@@ -41,8 +41,9 @@ impl AddressLimiter {
         if self.seen.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.limiter.retain_recent();
         }
-        let address = match address {
-            IpAddr::V4(_) => address,
+        // On a dual-stack listener IPv4 comes as ::ffff:a.b.c.d, all of it in one /64.
+        let address = match address.to_canonical() {
+            address @ IpAddr::V4(_) => address,
             IpAddr::V6(address) => {
                 let [a, b, c, d, ..] = address.segments();
                 IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
