@@ -10,6 +10,10 @@ const BITE: u32 = 1_000;
 /// Heads that are kept beside the newest: long enough to find the fate of any batch.
 const KEPT_HEADS: u64 = 1_000_000;
 
+/// How much longer than anybody could use them one-time ids are kept: far more than the clocks of
+/// two ready replicas can differ.
+const ONE_TIME_MARGIN_SECONDS: u64 = 60;
+
 /// How long rows are kept after they are over.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
@@ -46,7 +50,9 @@ pub async fn prune(
             }
         };
     }
-    all_of!(store.prune_one_time(now, BITE));
+    // A replica whose clock is behind ours may take for fresh what we would refuse already.
+    let forgotten = now.minus_seconds(ONE_TIME_MARGIN_SECONDS);
+    all_of!(store.prune_one_time(forgotten, BITE));
     all_of!(store.prune_retries(now, BITE));
     all_of!(store.prune_delegations(now, BITE));
     all_of!(store.prune_sessions(over, BITE));
