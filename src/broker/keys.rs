@@ -533,6 +533,9 @@ impl Broker {
                     .into(),
             });
         }
+        record
+            .verify_tag(&self.parts.mac, &row.sealed, &row.mac)
+            .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
         self.consume(caller.one_time.clone(), now).await?;
         let (commitment, opening) = self.commitment(b"the key was revoked".to_vec())?;
         let cutoff = Cutoff {
@@ -586,7 +589,9 @@ impl Broker {
                 .await
                 .map_err(|error| closed(error.to_string()))?;
             let mac = record.tag(&self.parts.mac, &envelope);
-            self.store().reseal_key(&row.kid, &envelope, &mac).await?;
+            self.store()
+                .reseal_key(&row.kid, &row.mac, &envelope, &mac)
+                .await?;
             resealed += 1;
         }
         Ok(resealed + self.renew_macs().await?)
@@ -605,7 +610,9 @@ impl Broker {
             let owned = SealedCutoff::mac_fields(&sealed.cutoff);
             let fields: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
             if let Some(tag) = renewed(CUTOFF_MAC, &fields, &sealed.mac) {
-                self.store().remac_cutoff(sealed.cutoff.id, &tag).await?;
+                self.store()
+                    .remac_cutoff(sealed.cutoff.id, &sealed.mac, &tag)
+                    .await?;
                 count += 1;
             }
         }
@@ -613,7 +620,7 @@ impl Broker {
             let fields = [row.identity.as_bytes(), row.role.as_bytes()];
             if let Some(tag) = renewed(BINDING_MAC, &fields, &row.mac) {
                 self.store()
-                    .remac_binding(&row.identity, &row.role, &tag)
+                    .remac_binding(&row.identity, &row.role, &row.mac, &tag)
                     .await?;
                 count += 1;
             }
@@ -621,9 +628,7 @@ impl Broker {
         for row in self.store().all_workload_keys(u32::MAX >> 1).await? {
             if let Some(tag) = renewed(KEY_MAC, &workloads::fields(&row), &row.mac) {
                 let store = self.store();
-                store
-                    .remac_workload_key(&row.attestor, &row.workload, &row.thumbprint, &tag)
-                    .await?;
+                store.remac_workload_key(&row, &tag).await?;
                 count += 1;
             }
         }

@@ -2,6 +2,7 @@
 
 use sqlx::FromRow;
 
+use super::workload_keys::WorkloadKeyRow;
 use super::{Store, StoreError, read, write};
 use crate::clock::Timestamp;
 use crate::ids::CutoffId;
@@ -47,11 +48,19 @@ impl Store {
         }))
     }
 
-    /// Replaces a key's envelope by one sealed with a newer sealing key.
-    pub async fn reseal_key(&self, kid: &str, sealed: &[u8], mac: &[u8]) -> Result<(), StoreError> {
+    /// Replaces a key's envelope by one sealed with a newer sealing key, if its row is still the one
+    /// with the MAC `old`: what was changed meanwhile has new dates, which these do not fit.
+    pub async fn reseal_key(
+        &self,
+        kid: &str,
+        old: &[u8],
+        sealed: &[u8],
+        mac: &[u8],
+    ) -> Result<(), StoreError> {
         write!(self, db => {
-            sqlx::query("/* reseal_key */ UPDATE signing_key SET sealed = $2, mac = $3 WHERE kid = $1")
+            sqlx::query("/* reseal_key */ UPDATE signing_key SET sealed = $3, mac = $4 WHERE kid = $1 AND mac = $2")
                 .bind(kid)
+                .bind(old)
                 .bind(sealed)
                 .bind(mac)
                 .execute(db)
@@ -60,11 +69,18 @@ impl Store {
         Ok(())
     }
 
-    /// Replaces the MAC of a cutoff's row by one made with a newer key.
-    pub async fn remac_cutoff(&self, id: CutoffId, mac: &[u8]) -> Result<(), StoreError> {
+    /// Replaces the MAC `old` of a cutoff's row by one made with a newer key. A row that has another
+    /// by now, because the cutoff was lifted meanwhile, is left alone.
+    pub async fn remac_cutoff(
+        &self,
+        id: CutoffId,
+        old: &[u8],
+        mac: &[u8],
+    ) -> Result<(), StoreError> {
         write!(self, db => {
-            sqlx::query("/* remac_cutoff */ UPDATE cutoff SET mac = $2 WHERE id = $1")
+            sqlx::query("/* remac_cutoff */ UPDATE cutoff SET mac = $3 WHERE id = $1 AND mac = $2")
                 .bind(id)
+                .bind(old)
                 .bind(mac)
                 .execute(db)
                 .await?;
@@ -77,15 +93,17 @@ impl Store {
         &self,
         identity: &str,
         role: &str,
+        old: &[u8],
         mac: &[u8],
     ) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
-                "/* remac_binding */ UPDATE admin_binding SET mac = $3 \
-                 WHERE identity = $1 AND role = $2",
+                "/* remac_binding */ UPDATE admin_binding SET mac = $4 \
+                 WHERE identity = $1 AND role = $2 AND mac = $3",
             )
             .bind(identity)
             .bind(role)
+            .bind(old)
             .bind(mac)
             .execute(db)
             .await?;
@@ -96,19 +114,18 @@ impl Store {
     /// The same for a workload's key.
     pub async fn remac_workload_key(
         &self,
-        attestor: &str,
-        workload: &str,
-        thumbprint: &str,
+        row: &WorkloadKeyRow,
         mac: &[u8],
     ) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
-                "/* remac_workload_key */ UPDATE workload_key SET mac = $4 \
-                 WHERE attestor = $1 AND workload = $2 AND thumbprint = $3",
+                "/* remac_workload_key */ UPDATE workload_key SET mac = $5 \
+                 WHERE attestor = $1 AND workload = $2 AND thumbprint = $3 AND mac = $4",
             )
-            .bind(attestor)
-            .bind(workload)
-            .bind(thumbprint)
+            .bind(&row.attestor)
+            .bind(&row.workload)
+            .bind(&row.thumbprint)
+            .bind(&row.mac)
             .bind(mac)
             .execute(db)
             .await?;
