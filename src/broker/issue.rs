@@ -456,12 +456,21 @@ impl Broker {
     }
 
     fn resource_minter(&self, session: &Session) -> Result<&Arc<dyn Minter>, BrokerError> {
+        let signed_here = self.parts.access_keys.load();
+        if signed_here
+            .iter()
+            .any(|key| key.signer.kid() == session.kid)
+        {
+            return self.minter("jwt");
+        }
+        // A resource that is gone, or is of another kind now, says nothing of who made this. Nobody
+        // else's word on its end is taken: it is tried again until it has expired.
         let active = self.active()?;
-        let kind = active
-            .catalog()
-            .resource(&session.resource)
-            .map_or_else(|| "jwt".to_owned(), |resource| resource.kind.clone());
-        self.minter(&kind)
+        let resource = active.catalog().resource(&session.resource);
+        let resource = resource.filter(|resource| resource.kind != "jwt");
+        let kind = resource.map(|resource| resource.kind.clone());
+        let unknown = || BrokerError::FailClosed("the session's minter is not known".into());
+        self.minter(&kind.ok_or_else(unknown)?)
     }
 
     /// `minting → active`, by compare-and-set, with chain and cutoffs checked at a fresh clock.
@@ -482,6 +491,8 @@ impl Broker {
                 warn!(session = %session.id, "a credential was lost before its release");
                 self.end_own(&session, SessionState::Ending, EndReason::Revoked)
                     .await;
+                // Whoever ended it may have asked the back end before there was anything to end.
+                self.end_external(&session).await;
                 Err(BrokerError::FailClosed(
                     "the credential was ended before it was released".into(),
                 ))

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tracing::{info, instrument};
+use tracing::{error, info, instrument};
 
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
@@ -16,10 +16,11 @@ use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::ids::{CutoffId, SessionId};
-use crate::ledger::Appended;
 use crate::ledger::entry::{EndSession, Entry, Request};
+use crate::ledger::{Appended, CUTOFF_MAC};
 use crate::metrics::RevocationLag;
 use crate::policy::AdminAction;
+use crate::store::cutoffs::SealedCutoff;
 
 /// Sessions that an answer names; the rest are only counted.
 const NAMED: u32 = 100;
@@ -170,8 +171,7 @@ impl Broker {
         {
             return Err(BrokerError::NotFound("revocation"));
         }
-        let sealed = self.store().cutoff(id).await?;
-        let cutoff = sealed.ok_or(BrokerError::NotFound("revocation"))?.cutoff;
+        let cutoff = self.genuine_cutoff(id).await?;
         let (selector, index) = (cutoff.selector.clone(), cutoff.index);
         let at = cutoff.committed_at;
         self.blast_radius(&selector, index, at, Some(cutoff)).await
@@ -185,8 +185,13 @@ impl Broker {
         if !self.may(&caller, AdminAction::LiftCutoff)? {
             return Err(BrokerError::Forbidden("liftCutoff"));
         }
-        let sealed = self.store().cutoff(id).await?;
-        let cutoff = sealed.ok_or(BrokerError::NotFound("revocation"))?.cutoff;
+        let cutoff = self.genuine_cutoff(id).await?;
+        if let Selector::Workload(blocked) = &cutoff.selector
+            && caller.identity() == Some(blocked)
+        {
+            // Nobody lets themselves in again.
+            return Err(BrokerError::Forbidden("liftCutoff"));
+        }
         if cutoff.lifted_index.is_some() {
             self.consume(caller.one_time.clone(), now).await?;
             return Ok(cutoff);
@@ -212,6 +217,21 @@ impl Broker {
                 "the lifting was not recorded".into(),
             )),
         }
+    }
+
+    /// A cutoff whose row is as the broker wrote it. Lifting makes a new MAC over what is read here,
+    /// which must not bless what somebody else wrote.
+    async fn genuine_cutoff(&self, id: CutoffId) -> Result<Cutoff, BrokerError> {
+        let sealed = self.store().cutoff(id).await?;
+        let sealed = sealed.ok_or(BrokerError::NotFound("revocation"))?;
+        let owned = SealedCutoff::mac_fields(&sealed.cutoff);
+        let fields: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+        let genuine = self.parts.mac.verify(CUTOFF_MAC, &fields, &sealed.mac);
+        genuine.map_err(|_| {
+            error!(cutoff = %id, "a cutoff was changed by something other than the broker");
+            BrokerError::FailClosed("a cutoff was tampered with".into())
+        })?;
+        Ok(sealed.cutoff)
     }
 
     /// What a selector matches: counted as of a leaf and an instant, the first named.
@@ -262,7 +282,11 @@ impl Broker {
 }
 
 /// The state that ending a session puts it into: over for everybody where each use asks us.
+/// What a back end is still making is never over at once: it may come to be yet.
 pub(super) fn ending_state(session: &Session) -> SessionState {
+    if session.state == SessionState::Minting {
+        return SessionState::Ending;
+    }
     match session.revocability {
         Revocability::Immediate { .. } => SessionState::Ended,
         Revocability::Bounded { .. } | Revocability::ExpiryOnly => SessionState::Ending,

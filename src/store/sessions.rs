@@ -416,7 +416,8 @@ impl Store {
     }
 
     /// Endings that no back end has confirmed and that are due for another try, each put off to
-    /// `retry_at` so that replicas do not try the same one at once. With them, the tries so far.
+    /// `retry_at` so that replicas do not try the same one at once. With them, the tries so far. What
+    /// may still be made under a lease waits for the end of that: before, there is nothing to end.
     pub async fn claim_unconfirmed(
         &self,
         now: Timestamp,
@@ -427,7 +428,7 @@ impl Store {
             Self::Postgres(postgres) => sqlx::query_as(
                 "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
                      WHERE id IN (SELECT id FROM session WHERE state = 'ending' AND retry_at <= $1 \
-                         ORDER BY retry_at LIMIT $3 FOR UPDATE SKIP LOCKED) \
+                         AND (lease_until IS NULL OR lease_until <= $1) ORDER BY retry_at LIMIT $3 FOR UPDATE SKIP LOCKED) \
                      RETURNING id, CAST(attempts AS BIGINT)",
             )
             .bind(now)
@@ -438,7 +439,7 @@ impl Store {
             Self::Sqlite(sqlite) => sqlx::query_as(
                 "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
                      WHERE id IN (SELECT id FROM session WHERE state = 'ending' AND retry_at <= $1 \
-                         ORDER BY retry_at LIMIT $3) RETURNING id, attempts",
+                         AND (lease_until IS NULL OR lease_until <= $1) ORDER BY retry_at LIMIT $3) RETURNING id, attempts",
             )
             .bind(now)
             .bind(retry_at)
