@@ -208,7 +208,8 @@ CREATE TABLE activation (
     idx    bigint PRIMARY KEY,
     digest bytea NOT NULL REFERENCES generation (digest),
     actor  text NOT NULL,
-    at     timestamptz NOT NULL
+    at     timestamptz NOT NULL,
+    mac    bytea NOT NULL
 );
 
 CREATE TABLE signing_key (
@@ -254,6 +255,8 @@ BEGIN
     EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, activation, generation TO %I', serving);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, leaf_opening, one_time, task, session, retry, '
         'delegation, cutoff, signing_key, workload_key, admin_binding TO %I', serving);
+    -- Only to renew its MAC when a sealing key is replaced.
+    EXECUTE format('GRANT UPDATE (mac) ON activation TO %I', serving);
     -- Locking a row needs the right to update it; the row has nothing that could be changed.
     EXECUTE format('GRANT UPDATE ON ledger_lock TO %I', serving);
     EXECUTE format('GRANT EXECUTE ON FUNCTION ledger_ensure_partitions(bigint), ledger_prune_heads(bigint) TO %I', serving);

@@ -174,7 +174,8 @@ CREATE TABLE activation (
     idx    INTEGER PRIMARY KEY,
     digest BLOB NOT NULL REFERENCES generation (digest),
     actor  TEXT NOT NULL,
-    at     INTEGER NOT NULL
+    at     INTEGER NOT NULL,
+    mac    BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE signing_key (

@@ -14,8 +14,8 @@ use super::{Broker, BrokerError};
 use crate::attest::{AttestContext, Attestors, Evidence, WorkloadKeys};
 use crate::domain::catalog::Catalog;
 use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
-use crate::ledger::Appended;
 use crate::ledger::entry::{Entry, Request};
+use crate::ledger::{ACTIVATION_MAC, Appended};
 use crate::policy::{AdminAction, CompiledGeneration, PolicyProblem};
 use crate::store::generations::Activation;
 
@@ -144,9 +144,10 @@ impl Broker {
 
     /// Brings this replica to the generation that is active in the store.
     pub async fn follow_generation(&self) -> Result<(), BrokerError> {
-        let Some(Activation { digest, .. }) = self.store().active_generation().await? else {
+        let Some(activation) = self.store().active_generation().await? else {
             return Ok(());
         };
+        let digest = activation.digest;
         if self
             .active
             .load()
@@ -163,6 +164,13 @@ impl Broker {
             )));
             BrokerError::FailClosed("behind the active generation".into())
         };
+        // Who can write to the table must not thereby say what decides.
+        let owned = Activation::mac_fields(activation.index, digest);
+        let fields: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+        self.parts
+            .mac
+            .verify(ACTIVATION_MAC, &fields, &activation.mac)
+            .map_err(|_| fell_behind("it was not activated by the broker".into()))?;
         let bytes = self.store().generation(digest).await?;
         let bytes = bytes.ok_or_else(|| fell_behind("its document is missing".into()))?;
         if GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) != digest {

@@ -23,12 +23,13 @@ use crate::crypto::signer::{LocalSigner, PrivateKey, Signer};
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::ids::CutoffId;
 use crate::ledger::entry::{Entry, Request};
-use crate::ledger::{Appended, CUTOFF_MAC, LedgerKey, LedgerKeys};
+use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC, LedgerKey, LedgerKeys};
 use crate::merkle::VerifierKey;
 use crate::mint::jwt::{AccessTokenKeys, LoadedKey};
 use crate::policy::AdminAction;
 use crate::store::Store;
 use crate::store::cutoffs::SealedCutoff;
+use crate::store::generations::Activation;
 use crate::store::keys::SigningKeyRow;
 
 /// How keys are made and follow one another.
@@ -612,6 +613,17 @@ impl Broker {
             if let Some(tag) = renewed(CUTOFF_MAC, &fields, &sealed.mac) {
                 self.store()
                     .remac_cutoff(sealed.cutoff.id, &sealed.mac, &tag)
+                    .await?;
+                count += 1;
+            }
+        }
+        if let Some(active) = self.store().active_generation().await? {
+            let owned = Activation::mac_fields(active.index, active.digest);
+            let fields: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
+            if let Some(tag) = renewed(ACTIVATION_MAC, &fields, &active.mac) {
+                let store = self.store();
+                store
+                    .remac_activation(active.index, &active.mac, &tag)
                     .await?;
                 count += 1;
             }

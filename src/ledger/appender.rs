@@ -227,9 +227,9 @@ impl Appender {
         self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
 
         let mac = &self.parts.mac;
-        let seal = |fields: &[Vec<u8>]| {
+        let seal = |purpose: &str, fields: &[Vec<u8>]| {
             let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
-            mac.tag(CUTOFF_MAC, &fields)
+            mac.tag(purpose, &fields)
         };
         let mut settling = Batch::new(
             &self.parts.origin,

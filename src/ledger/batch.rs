@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::cutoffs::Cutoffs;
 use super::entry::{Decide, EndTask, Entry, Request, RetryPlan, SessionPlan, TaskPlan, leaf_bytes};
+use super::{ACTIVATION_MAC, CUTOFF_MAC};
 use crate::clock::Timestamp;
 use crate::domain::decision::{Outcome as Decided, Refusal, RefusalCode};
 use crate::domain::leaf::Opening;
@@ -23,6 +24,7 @@ use crate::store::append::{
     TaskFacts, View, Writes,
 };
 use crate::store::cutoffs::SealedCutoff;
+use crate::store::generations::Activation;
 
 /// A request with its leaf serialised and hashed, before it was queued.
 #[derive(Clone, Debug)]
@@ -108,7 +110,7 @@ fn decide_needs(decide: &Decide, needs: &mut Needs) {
     }
 }
 
-/// Settles a batch. `seal` makes the MAC of a cutoff's row.
+/// Settles a batch. `seal` makes the MAC of a row, for its purpose.
 pub(super) struct Batch<'a> {
     origin: &'a str,
     now: Timestamp,
@@ -116,7 +118,7 @@ pub(super) struct Batch<'a> {
     cutoffs: &'a Cutoffs,
     /// Cutoffs of this very batch: who comes behind one in it is stopped like everybody else.
     fresh: Cutoffs,
-    seal: &'a (dyn Fn(&[Vec<u8>]) -> Vec<u8> + Sync),
+    seal: &'a (dyn Fn(&str, &[Vec<u8>]) -> Vec<u8> + Sync),
     next_index: u64,
     used: HashMap<[u8; 32], Option<Vec<u8>>>,
     writes: Writes,
@@ -129,7 +131,7 @@ impl<'a> Batch<'a> {
         size: u64,
         view: View,
         cutoffs: &'a Cutoffs,
-        seal: &'a (dyn Fn(&[Vec<u8>]) -> Vec<u8> + Sync),
+        seal: &'a (dyn Fn(&str, &[Vec<u8>]) -> Vec<u8> + Sync),
     ) -> Self {
         let used = view.used.clone();
         Self {
@@ -260,6 +262,7 @@ impl<'a> Batch<'a> {
                     digest: *digest,
                     by: by.clone(),
                     at: self.now,
+                    mac: (self.seal)(ACTIVATION_MAC, &Activation::mac_fields(index, *digest)),
                 })
             }
             Entry::WorkloadKey(change) => Some(ActWrite::WorkloadKey {
@@ -536,7 +539,7 @@ impl<'a> Batch<'a> {
     }
 
     fn seal_cutoff(&self, cutoff: crate::domain::cutoff::Cutoff) -> SealedCutoff {
-        let mac = (self.seal)(&SealedCutoff::mac_fields(&cutoff));
+        let mac = (self.seal)(CUTOFF_MAC, &SealedCutoff::mac_fields(&cutoff));
         SealedCutoff { cutoff, mac }
     }
 
@@ -708,7 +711,7 @@ mod tests {
                 ..View::default()
             };
             let cutoffs = Cutoffs::default();
-            let seal = |_: &[Vec<u8>]| Vec::new();
+            let seal = |_: &str, _: &[Vec<u8>]| Vec::new();
             let mut batch = Batch::new("o", Timestamp::EPOCH, 10, view, &cutoffs, &seal);
             let before = batch.settle(&permit(generation)).unwrap();
             assert!(matches!(before, Settled::Recorded(_)));

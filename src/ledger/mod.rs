@@ -57,6 +57,9 @@ use crate::store::{Store, StoreError};
 /// The purpose under which cutoffs' rows are protected.
 pub const CUTOFF_MAC: &str = "cutoff";
 
+/// The purpose under which the rows of activations are protected.
+pub const ACTIVATION_MAC: &str = "activation";
+
 /// The key that signs checkpoints, with its public face.
 #[derive(Clone)]
 pub struct LedgerKey {

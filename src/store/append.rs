@@ -246,6 +246,8 @@ pub enum ActWrite {
         by: String,
         /// When.
         at: Timestamp,
+        /// Protects the row.
+        mac: Vec<u8>,
     },
     /// A new signing key, or one with new dates.
     SigningKey(Box<SigningKeyRow>),
@@ -343,15 +345,16 @@ macro_rules! write_act {
                 .execute($connection)
                 .await?;
             }
-            ActWrite::Activation { index, digest, by, at } => {
+            ActWrite::Activation { index, digest, by, at, mac } => {
                 sqlx::query(
-                    "/* write_activation */ INSERT INTO activation (idx, digest, actor, at) \
-                     VALUES ($1, $2, $3, $4)",
+                    "/* write_activation */ INSERT INTO activation (idx, digest, actor, at, mac) \
+                     VALUES ($1, $2, $3, $4, $5)",
                 )
                 .bind(signed(*index))
                 .bind(digest.as_bytes().as_slice())
                 .bind(by)
                 .bind(at)
+                .bind(mac)
                 .execute($connection)
                 .await?;
             }

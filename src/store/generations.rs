@@ -16,6 +16,16 @@ pub struct Activation {
     pub by: String,
     /// When.
     pub at: Timestamp,
+    /// Over what decides of it. Whoever is about to decide by it checks this.
+    pub mac: Vec<u8>,
+}
+
+impl Activation {
+    /// What the MAC is made over.
+    #[must_use]
+    pub fn mac_fields(index: u64, digest: GenerationDigest) -> Vec<Vec<u8>> {
+        vec![index.to_string().into_bytes(), digest.as_bytes().to_vec()]
+    }
 }
 
 impl Store {
@@ -56,20 +66,21 @@ impl Store {
 
     /// The activation that decides now.
     pub async fn active_generation(&self) -> Result<Option<Activation>, StoreError> {
-        let row: Option<(i64, Vec<u8>, String, Timestamp)> = read!(self, db => {
+        let row: Option<(i64, Vec<u8>, String, Timestamp, Vec<u8>)> = read!(self, db => {
             sqlx::query_as(
-                "/* active_generation */ SELECT idx, digest, actor, at FROM activation \
+                "/* active_generation */ SELECT idx, digest, actor, at, mac FROM activation \
                  ORDER BY idx DESC LIMIT 1",
             )
             .fetch_optional(db)
             .await?
         });
-        row.map(|(index, bytes, by, at)| {
+        row.map(|(index, bytes, by, at, mac)| {
             Ok(Activation {
                 index: unsigned("activation", index)?,
                 digest: GenerationDigest::new(digest("activation", &bytes)?),
                 by,
                 at,
+                mac,
             })
         })
         .transpose()

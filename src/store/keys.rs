@@ -88,6 +88,24 @@ impl Store {
         Ok(())
     }
 
+    /// The same for an activation.
+    pub async fn remac_activation(
+        &self,
+        index: u64,
+        old: &[u8],
+        mac: &[u8],
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query("/* remac_activation */ UPDATE activation SET mac = $3 WHERE idx = $1 AND mac = $2")
+                .bind(super::codec::signed(index))
+                .bind(old)
+                .bind(mac)
+                .execute(db)
+                .await?;
+        });
+        Ok(())
+    }
+
     /// The same for a role binding.
     pub async fn remac_binding(
         &self,

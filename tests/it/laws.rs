@@ -594,3 +594,47 @@ async fn a_retry_gets_what_its_disconnected_first_try_lost() {
     let alive = under.iter().filter(|view| view.is_valid_at(rig.now()));
     assert_eq!(alive.count(), 1, "what nobody got is dead");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
+    let rig = Rig::new(Kind::Sqlite).await;
+    let selector = Selector::Workload("dev:agent%3Aorders".to_owned().try_into().unwrap());
+    let cut = rig
+        .broker
+        .revoke_many(
+            &rig.admin(),
+            selector,
+            BlockAsk::UntilLifted,
+            "x".into(),
+            false,
+        )
+        .await
+        .unwrap();
+    let taskpass::store::Store::Sqlite(sqlite) = rig.broker.store() else {
+        panic!("another store")
+    };
+    let write = |sql: &'static str| async move {
+        sqlx::query(sql).execute(sqlite.writer()).await.unwrap();
+    };
+    write("INSERT INTO generation (digest, body, stored_at) SELECT zeroblob(32), body, stored_at FROM generation LIMIT 1").await;
+    write("INSERT INTO activation (idx, digest, actor, at, mac) SELECT idx + 1000, zeroblob(32), actor, at, mac FROM activation LIMIT 1").await;
+    assert!(matches!(
+        rig.broker.follow_generation().await,
+        Err(BrokerError::FailClosed(_))
+    ));
+    assert!(
+        rig.broker
+            .unready()
+            .unwrap()
+            .contains("not activated by the broker")
+    );
+    assert!(
+        rig.issue("agent:reports", ask(&["orders:read"]))
+            .await
+            .is_err()
+    );
+
+    write("UPDATE cutoff SET kind = 'all', value = ''").await;
+    let lifted = rig.broker.lift(&rig.admin(), cut.cutoff.unwrap().id).await;
+    assert!(matches!(lifted, Err(BrokerError::FailClosed(_))));
+}
