@@ -2,25 +2,50 @@
 //! errors.
 //!
 //! Two parsers that meet `{"sub":"a","sub":"b"}` may each believe another half of it; the store
-//! cannot hold U+0000. Nesting is bounded by `serde_json`.
+//! cannot hold U+0000. Nesting is bounded by `serde_json`. Each error arises at the member that is
+//! wrong, so that a door can point at it.
 
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use serde_path_to_error::{Path, Track};
 
 /// Parses `bytes` as one JSON object.
 pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
+    object_or_path(bytes).map_err(|(_, error)| error)
+}
+
+/// Parses `bytes` as one JSON object; an error comes with its place.
+pub(crate) fn object_or_path(
+    bytes: &[u8],
+) -> Result<Map<String, Value>, (Path, serde_json::Error)> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict.deserialize(&mut deserializer)?;
-    deserializer.end()?;
+    let mut track = Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut deserializer, &mut track);
+    let parsed = Strict.deserialize(tracked);
+    let path = track.path();
+    let value = parsed
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|error| (path.clone(), error))?;
     match value {
         Value::Object(members) => Ok(members),
-        _ => Err(de::Error::custom("not an object")),
+        _ => Err((path, de::Error::custom("not an object"))),
     }
 }
 
 struct Strict;
+
+/// The value of a member that was there before: an error in its place, whatever it is.
+struct Repeated;
+
+impl<'de> DeserializeSeed<'de> for Repeated {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, _: D) -> Result<Value, D::Error> {
+        Err(de::Error::custom("a member is named twice"))
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Strict {
     type Value = Value;
@@ -86,10 +111,12 @@ impl<'de> Visitor<'de> for Strict {
         let mut out = Map::new();
         while let Some(name) = members.next_key::<String>()? {
             let name = text(name)?;
-            let value = members.next_value_seed(Strict)?;
-            if out.insert(name, value).is_some() {
-                return Err(de::Error::custom("a member is named twice"));
-            }
+            let value = if out.contains_key(&name) {
+                members.next_value_seed(Repeated)?
+            } else {
+                members.next_value_seed(Strict)?
+            };
+            out.insert(name, value);
         }
         Ok(Value::Object(out))
     }
@@ -107,6 +134,20 @@ mod tests {
             Value::Object(ours),
             serde_json::from_str::<Value>(text).unwrap()
         );
+    }
+
+    #[test]
+    fn an_error_arises_at_its_place() {
+        for (text, place) in [
+            (r#"{"a":1,"a":2}"#, "a"),
+            (r#"{"a":{"b":[{"c":1,"c":[]}]}}"#, "a.b[0].c"),
+            (r#"{"a":["x","\u0000"]}"#, "a[1]"),
+            (r#"{"a":{"\u0000":1}}"#, "a"),
+            (r#"{"a":1,"#, "?"),
+        ] {
+            let (path, _) = object_or_path(text.as_bytes()).unwrap_err();
+            assert_eq!(path.to_string(), place, "{text}");
+        }
     }
 
     #[test]

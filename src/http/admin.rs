@@ -1,7 +1,7 @@
 //! What administrators change: admins, workload keys, signing keys, what decides.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequest, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -11,10 +11,13 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
+use super::params::Named;
 use super::problem::Problem;
+use crate::broker::BrokerError;
 use crate::broker::generations::Unfit;
 use crate::domain::generation::Generation;
 use crate::domain::workload::Identity;
+use crate::policy::AdminAction;
 
 /// A role of an identity.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -217,7 +220,7 @@ pub(super) async fn reseal(
 pub(super) async fn revoke_key(
     State(state): State<AppState>,
     presented: Presented,
-    Path(kid): Path<String>,
+    Named(kid): Named,
 ) -> Result<StatusCode, Problem> {
     state.broker.revoke_key(&presented.evidence, &kid).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -244,8 +247,16 @@ pub(super) async fn active_generation(
 pub(super) async fn activate(
     State(state): State<AppState>,
     presented: Presented,
-    body: Strict<Generation>,
+    request: Request,
 ) -> Result<Response, Problem> {
+    // The one body that may be large is read for nobody else. The story checks again, and there
+    // the evidence is used up.
+    let caller = state.broker.caller(&presented.evidence).await?;
+    let action = AdminAction::ActivateGeneration;
+    if !state.broker.may(&caller, action)? {
+        return Err(BrokerError::Forbidden(action.as_str()).into());
+    }
+    let body = Strict::<Generation>::from_request(request, &state).await?;
     let activated = state
         .broker
         .activate(&presented.evidence, body.value)

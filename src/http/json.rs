@@ -13,6 +13,9 @@ use super::problem::Problem;
 use crate::crypto::digest::sha256;
 use crate::crypto::strict_json;
 
+/// What a mistake's description may quote of a request, in characters.
+const MAX_DETAIL_CHARS: usize = 200;
+
 /// A JSON body, with the digest of its bytes.
 pub(super) struct Strict<T> {
     pub(super) value: T,
@@ -23,12 +26,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Strict<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if media_type(request.headers()) != Some("application/json") {
+        if !is_media_type(request.headers(), "application/json") {
             return Err(Problem::media_type("application/json"));
         }
         let bytes = body(request, state).await?;
-        let members =
-            strict_json::object(&bytes).map_err(|error| Problem::invalid("", error.to_string()))?;
+        let members = strict_json::object_or_path(&bytes)
+            .map_err(|(path, error)| Problem::invalid(pointer(&path), brief(&error)))?;
         let value = typed(Value::Object(members))?;
         Ok(Self {
             value,
@@ -51,37 +54,55 @@ pub(super) async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<
 }
 
 /// The media type without its parameters.
-pub(super) fn media_type(headers: &HeaderMap) -> Option<&str> {
+fn media_type(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     text.split(';').next().map(str::trim)
+}
+
+/// Whether the body says that it is of this media type, whatever its parameters.
+pub(super) fn is_media_type(headers: &HeaderMap, wanted: &str) -> bool {
+    media_type(headers).is_some_and(|given| given.eq_ignore_ascii_case(wanted))
 }
 
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let pointer = pointer(error.path());
-        Problem::invalid(pointer, error.into_inner().to_string())
+        Problem::invalid(pointer, brief(&error.into_inner()))
     })
 }
 
-/// A JSON pointer (RFC 6901).
+/// An error's text without the rest of a long value: it may quote what was sent, all of it.
+fn brief(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(MAX_DETAIL_CHARS) {
+        None => text,
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+    }
+}
+
+/// A JSON pointer (RFC 6901). A place that is not known ends it.
 fn pointer(path: &serde_path_to_error::Path) -> String {
-    path.iter().fold(String::new(), |mut pointer, segment| {
-        pointer.push('/');
-        match segment {
-            Segment::Seq { index } => pointer.push_str(&index.to_string()),
-            Segment::Map { key } | Segment::Enum { variant: key } => {
-                pointer.push_str(&key.replace('~', "~0").replace('/', "~1"));
-            }
-            Segment::Unknown => pointer.push('?'),
-        }
-        pointer
-    })
+    path.iter()
+        .map_while(|segment| match segment {
+            Segment::Seq { index } => Some(format!("/{index}")),
+            Segment::Map { key } | Segment::Enum { variant: key } => Some(member(key)),
+            Segment::Unknown => None,
+        })
+        .collect()
+}
+
+/// A member's part of a JSON pointer.
+pub(super) fn member(name: &str) -> String {
+    format!("/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
     use serde::Deserialize;
+
+    use crate::domain::limits::MAX_BODY_BYTES;
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -97,13 +118,64 @@ mod tests {
         count: u64,
     }
 
-    #[test]
-    fn a_mistake_is_pointed_at() {
-        let bad = serde_json::json!({"inner": [{"count": 1}, {"count": "x"}]});
-        let problem = typed::<Outer>(bad).unwrap_err();
-        assert!(
-            format!("{problem:?}").contains("/inner/1/count"),
-            "{problem:?}"
-        );
+    async fn read(media_type: &str, body: impl Into<Body>) -> Result<[u8; 32], Problem> {
+        let mut request = Request::new(body.into());
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_TYPE, media_type.parse().unwrap());
+        let read = Strict::<Outer>::from_request(request, &()).await;
+        read.map(|strict| strict.digest)
+    }
+
+    #[tokio::test]
+    async fn a_mistake_is_pointed_at() {
+        for (body, pointer) in [
+            (r#"{"inner":[{"count":1},{"count":"x"}]}"#, "/inner/1/count"),
+            (r#"{"inner":[{"count":1,"more":1}]}"#, "/inner/0/more"),
+            (r#"{"inner":[],"inner":[]}"#, "/inner"),
+            (r#"{"inner":[],"a/b~c":1}"#, "/a~1b~0c"),
+            (r#"{"inner":["\u0000"]}"#, "/inner/0"),
+            (r#"{"inner":[{}]}"#, "/inner/0"),
+            (r"{}", ""),
+            (r"[]", ""),
+            (r"{", ""),
+            ("", ""),
+        ] {
+            let problem = read("application/json", body).await.unwrap_err();
+            assert_eq!(problem.slug(), "invalid-request", "{body}");
+            assert_eq!(problem.member("pointer"), pointer, "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_json_is_read() {
+        let good = r#"{"inner":[]}"#;
+        for media_type in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert!(read(media_type, good).await.is_ok(), "{media_type}");
+        }
+        for media_type in [
+            "text/plain",
+            "application/jsonp",
+            "application/problem+json",
+            "",
+        ] {
+            let problem = read(media_type, good).await.unwrap_err();
+            assert_eq!(problem.slug(), "unsupported-media-type", "{media_type}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_digest_is_of_the_bytes_as_they_came() {
+        let digest = read("application/json", r#"{"inner":[]}"#).await.unwrap();
+        assert_eq!(digest, sha256(br#"{"inner":[]}"#));
+        let spaced = read("application/json", r#"{"inner": []}"#).await.unwrap();
+        assert_ne!(digest, spaced);
+    }
+
+    #[tokio::test]
+    async fn a_long_value_is_not_sent_back() {
+        let body = format!("{{\"inner\":\"{}\"}}", "é".repeat(MAX_BODY_BYTES / 4));
+        let problem = read("application/json", body).await.unwrap_err();
+        let detail = problem.detail().chars().count();
+        assert_eq!(detail, MAX_DETAIL_CHARS + 1);
     }
 }

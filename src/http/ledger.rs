@@ -4,7 +4,7 @@
 //! are for readers of the ledger, and everybody's own.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -14,13 +14,13 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::evidence::Presented;
+use super::params::{Asked, Named};
 use super::problem::Problem;
-use super::sessions::{id, query};
+use super::sessions::id;
+use crate::broker::BrokerError;
 use crate::ids::DecisionId;
-use crate::ledger::proofs;
+use crate::ledger::proofs::{self, NoProof};
 use crate::merkle::{Hash, Receipt, TILE_WIDTH, TilePath, encode_entries, hashes_to_bytes};
-
-type Rejected<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
 /// A decision, with the proof that it is on record.
 #[derive(Debug, Serialize, ToSchema)]
@@ -37,7 +37,7 @@ pub struct DecisionProofBody {
 pub(super) async fn decision(
     State(state): State<AppState>,
     presented: Presented,
-    Path(text): Path<String>,
+    Named(text): Named,
 ) -> Result<Json<DecisionProofBody>, Problem> {
     let id: DecisionId = id("decision", &text)?;
     let receipt = state.broker.decision(&presented.evidence, id).await?;
@@ -109,7 +109,7 @@ pub struct EntryBody {
 pub(super) async fn entry(
     State(state): State<AppState>,
     presented: Presented,
-    Path(text): Path<String>,
+    Named(text): Named,
 ) -> Result<Json<EntryBody>, Problem> {
     let index: u64 = id("ledger entry", &text)?;
     let leaf = state
@@ -146,11 +146,10 @@ pub struct InclusionBody {
 pub(super) async fn proof(
     State(state): State<AppState>,
     presented: Presented,
-    Path(text): Path<String>,
-    asked: Rejected<ProofQuery>,
+    Named(text): Named,
+    Asked(asked): Asked<ProofQuery>,
 ) -> Result<Json<InclusionBody>, Problem> {
     let index: u64 = id("ledger entry", &text)?;
-    let asked = query(asked)?;
     let leaf = state
         .broker
         .ledger_entry(&presented.evidence, index)
@@ -190,9 +189,8 @@ pub struct ConsistencyBody {
 pub(super) async fn consistency(
     State(state): State<AppState>,
     presented: Presented,
-    asked: Rejected<ConsistencyQuery>,
+    Asked(asked): Asked<ConsistencyQuery>,
 ) -> Result<Json<ConsistencyBody>, Problem> {
-    let asked = query(asked)?;
     check_public(&state, &presented).await?;
     let to = asked.to.unwrap_or_else(|| state.broker.ledger().basis());
     Ok(Json(ConsistencyBody {
@@ -202,11 +200,13 @@ pub(super) async fn consistency(
     }))
 }
 
-/// The log as others' tools read it (C2SP tlog-tiles).
+/// The log as others' tools read it (C2SP tlog-tiles): `checkpoint`, `tile/L/N[.p/W]` and
+/// `tile/entries/N[.p/W]`. The path has as many parts as tlog-tiles gives it.
+#[utoipa::path(get, path = "/ledger/{path}", params(("path" = String, Path)), responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn tile(
     State(state): State<AppState>,
     presented: Presented,
-    Path(path): Path<String>,
+    Named(path): Named,
 ) -> Result<Response, Problem> {
     if path == "checkpoint" {
         check_public(&state, &presented).await?;
@@ -218,8 +218,15 @@ pub(super) async fn tile(
     let bytes = match tile {
         TilePath::Hashes(id) => {
             check_public(&state, &presented).await?;
-            let hashes = proofs::tile(state.broker.store(), id, size).await;
-            let hashes = hashes.ok().flatten().ok_or_else(not_found)?;
+            let hashes = match proofs::tile(state.broker.store(), id, size).await {
+                Ok(hashes) => hashes.ok_or_else(not_found)?,
+                Err(NoProof::OutOfRange) => return Err(not_found()),
+                // A store that is away is not a log without this tile.
+                Err(error @ NoProof::Broken(_)) => {
+                    return Err(BrokerError::FailClosed(error.to_string()).into());
+                }
+                Err(NoProof::Store(error)) => return Err(BrokerError::from(error).into()),
+            };
             hashes_to_bytes(&hashes)
         }
         // Entries are never public, whatever the tiles are.
@@ -230,7 +237,7 @@ pub(super) async fn tile(
                 .await?;
             let from = index.saturating_mul(TILE_WIDTH as u64);
             let leaves = state.broker.store().leaves(from, u64::from(width)).await;
-            let leaves = leaves.map_err(crate::broker::BrokerError::from)?;
+            let leaves = leaves.map_err(BrokerError::from)?;
             let bodies: Option<Vec<Vec<u8>>> = leaves.into_iter().map(|leaf| leaf.body).collect();
             let bodies = bodies
                 .filter(|bodies| bodies.len() == usize::from(width))

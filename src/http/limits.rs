@@ -65,8 +65,33 @@ pub(super) async fn by_address(
         && let Err(seconds) = state.addresses.check(address.ip())
     {
         state.broker.metrics().rate_limited(RateLimit::Address);
-        let quota = state.addresses.quota;
+        let quota = Some(state.addresses.quota);
         return Problem::rate_limited("address", quota, seconds).into_response();
     }
     next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_burst_and_then_waits() {
+        let limiter = AddressLimiter::new(1, 3);
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        for _ in 0..3 {
+            assert!(limiter.check(address).is_ok());
+        }
+        let seconds = limiter.check(address).unwrap_err();
+        assert!((1..=2).contains(&seconds), "{seconds}");
+        assert!(limiter.check("192.0.2.2".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn a_host_with_a_whole_network_of_addresses_counts_once() {
+        let limiter = AddressLimiter::new(1, 1);
+        assert!(limiter.check("2001:db8::1".parse().unwrap()).is_ok());
+        assert!(limiter.check("2001:db8::ffff:1".parse().unwrap()).is_err());
+        assert!(limiter.check("2001:db8:0:1::1".parse().unwrap()).is_ok());
+    }
 }

@@ -4,20 +4,24 @@
 //! story of the broker, and write the answer. What a refusal looks like is said once, in
 //! [`problem`]. The order of layers, outermost first:
 //!
-//! 1. metrics, trace context and a request id, for everything, refusals included;
-//! 2. panics become a problem, and the connection lives on;
-//! 3. the limit by address, before a byte of a body is read or a signature checked;
-//! 4. the timeout, which cancels the waiting and not the work;
-//! 5. security headers; 6. the limit of a body.
+//! 1. what is secret in a request is marked, so that nothing prints it;
+//! 2. metrics, trace context and a request id, for everything, refusals included;
+//! 3. security headers, for everything too;
+//! 4. panics become a problem, and the connection lives on;
+//! 5. the limit by address, before a byte of a body is read or a signature checked;
+//! 6. the timeout, which cancels the waiting and not the work;
+//! 7. the limit of a body.
 
 pub mod admin;
 pub mod credentials;
+mod document;
 mod evidence;
 mod json;
 pub mod ledger;
 mod limits;
 pub mod oauth;
 mod ops;
+mod params;
 mod problem;
 pub mod revocations;
 pub mod server;
@@ -27,12 +31,13 @@ pub mod tasks;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::Instrument;
 use utoipa::OpenApi;
@@ -94,6 +99,7 @@ impl AppState {
         description = "A just-in-time credential broker: policy decides before the credential exists.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
+    paths(document::openapi_json, ledger::tile),
     components(schemas(problem::ProblemBody))
 )]
 struct Document;
@@ -146,8 +152,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     let mut document = api()
         .merge(OpenApiRouter::new().routes(routes!(admin::activate)))
         .into_openapi();
-    // A version of the interface, not of the build: it changes when the wire does.
-    "1".clone_into(&mut document.info.version);
+    document::complete(&mut document);
     document
 }
 
@@ -160,26 +165,13 @@ pub fn router(state: AppState) -> Router {
         .routes(routes!(admin::activate))
         .layer(DefaultBodyLimit::max(MAX_ADMIN_BODY_BYTES))
         .split_for_parts();
-    let document = openapi();
+    let secret = [header::AUTHORIZATION, HeaderName::from_static("dpop")];
     routes
         .merge(large)
-        .route(
-            "/openapi.json",
-            axum::routing::get(move || async move { Json(document) }),
-        )
+        .route("/openapi.json", axum::routing::get(document::openapi_json))
         .route("/ledger/{*path}", axum::routing::get(ledger::tile))
         .fallback(|| async { Problem::not_found("resource") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
-        .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .layer(set(header::REFERRER_POLICY, "no-referrer"))
-        .layer(set(
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ))
-        .layer(SetResponseHeaderLayer::if_not_present(
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("no-store"),
-        ))
         .layer(middleware::from_fn_with_state(state.clone(), timeout))
         .layer(middleware::from_fn_with_state(
             state.clone(),
@@ -189,7 +181,15 @@ pub fn router(state: AppState) -> Router {
         .layer(CatchPanicLayer::custom(|_| {
             Problem::internal().into_response()
         }))
+        .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(set(header::REFERRER_POLICY, "no-referrer"))
+        .layer(set(
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; frame-ancestors 'none'",
+        ))
+        .layer(set(header::CACHE_CONTROL, "no-store"))
         .layer(middleware::from_fn_with_state(state.clone(), observe))
+        .layer(SetSensitiveRequestHeadersLayer::new(secret))
         .with_state(state)
 }
 
@@ -197,7 +197,8 @@ fn set(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderVa
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
 
-/// Counts and times every request under its route, in a span that continues the caller's trace.
+/// Counts and times every request under its route, in a span that continues the caller's trace. Its
+/// id is that of our own step in the trace, never a name that the caller chose.
 async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request
@@ -214,9 +215,13 @@ async fn observe(State(state): State<AppState>, request: Request, next: Next) ->
         route = route.as_deref().unwrap_or("none"),
         trace = trace.as_ref().map(ToString::to_string)
     );
+    let id = trace.as_ref().map(|trace| trace.span_id.to_string());
     let mut response = next.run(request).instrument(span).await;
     if let Some(value) = trace.and_then(|trace| trace.to_string().parse().ok()) {
         response.headers_mut().insert("traceparent", value);
+    }
+    if let Some(value) = id.and_then(|id| id.parse().ok()) {
+        response.headers_mut().insert("x-request-id", value);
     }
     let status = response.status().as_u16();
     let metrics = state.broker.metrics();

@@ -1,29 +1,44 @@
 //! What OAuth clients and resource servers expect: metadata, keys, introspection. Errors here are
 //! RFC 6749's.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
+use serde::Serialize;
 use serde_json::{Value, json};
+use tracing::warn;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::evidence::Presented;
-use super::json::{body, media_type};
+use super::json::{body, is_media_type};
 use super::problem::Problem;
+use crate::attest::AttestError;
 use crate::broker::BrokerError;
 use crate::broker::introspect::{ActiveToken, Introspection};
 use crate::domain::limits::MAX_BODY_BYTES;
 use crate::mint::jwt::subject_and_actor;
 
+/// An error, as RFC 6749 §5.2 writes it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OAuthErrorBody {
+    /// A code of RFC 6749.
+    error: &'static str,
+    /// What is wrong, for people.
+    error_description: &'static str,
+}
+
 /// An error of RFC 6749 §5.2.
+#[derive(Debug)]
 struct OAuthError {
     status: StatusCode,
     error: &'static str,
     description: &'static str,
-    retry: bool,
+    retry_seconds: Option<u64>,
 }
 
 impl OAuthError {
@@ -32,14 +47,17 @@ impl OAuthError {
             status: StatusCode::BAD_REQUEST,
             error: "invalid_request",
             description,
-            retry: false,
+            retry_seconds: None,
         }
     }
 }
 
 impl IntoResponse for OAuthError {
     fn into_response(self) -> Response {
-        let body = json!({"error": self.error, "error_description": self.description});
+        let body = OAuthErrorBody {
+            error: self.error,
+            error_description: self.description,
+        };
         let mut response = (
             self.status,
             [
@@ -56,8 +74,8 @@ impl IntoResponse for OAuthError {
                 header::HeaderValue::from_static("Bearer"),
             );
         }
-        if self.retry {
-            headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_seconds {
+            headers.insert(header::RETRY_AFTER, seconds.max(1).into());
         }
         response
     }
@@ -65,37 +83,40 @@ impl IntoResponse for OAuthError {
 
 impl From<BrokerError> for OAuthError {
     fn from(error: BrokerError) -> Self {
-        let (status, error, description, retry) = match error {
+        if let BrokerError::FailClosed(why) = &error {
+            warn!(%why, "closed");
+        }
+        let (status, error, description, retry_seconds) = match error {
             BrokerError::Attestation(_) | BrokerError::Replayed => (
                 StatusCode::UNAUTHORIZED,
                 "invalid_client",
                 "present a fresh attestation that is meant for this broker",
-                false,
+                None,
             ),
-            BrokerError::RateLimited { .. } => (
+            BrokerError::RateLimited { retry_seconds } => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "temporarily_unavailable",
                 "too many requests",
-                true,
+                Some(retry_seconds),
             ),
             BrokerError::Overloaded | BrokerError::FailClosed(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "temporarily_unavailable",
                 "something cannot be relied on; try again",
-                true,
+                Some(1),
             ),
             _ => (
                 StatusCode::BAD_REQUEST,
                 "invalid_request",
                 "the request cannot be answered",
-                false,
+                None,
             ),
         };
         Self {
             status,
             error,
             description,
-            retry,
+            retry_seconds,
         }
     }
 }
@@ -118,11 +139,11 @@ pub struct IntrospectForm {
     post,
     path = "/oauth2/introspect",
     request_body(content = IntrospectForm, content_type = "application/x-www-form-urlencoded"),
-    responses((status = 200, body = Object), (status = 400, body = Object), (status = 401, body = Object))
+    responses((status = 200, body = Object), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
 )]
 pub(super) async fn introspect(
     State(state): State<AppState>,
-    presented: Presented,
+    presented: Result<Presented, Problem>,
     request: Request,
 ) -> Response {
     match try_introspect(&state, presented, request).await {
@@ -133,10 +154,12 @@ pub(super) async fn introspect(
 
 async fn try_introspect(
     state: &AppState,
-    presented: Presented,
+    presented: Result<Presented, Problem>,
     request: Request,
 ) -> Result<Value, OAuthError> {
-    if media_type(request.headers()) != Some("application/x-www-form-urlencoded") {
+    // RFC 6749's words for what other doors call a problem.
+    let presented = presented.map_err(|_| BrokerError::Attestation(AttestError::Missing))?;
+    if !is_media_type(request.headers(), "application/x-www-form-urlencoded") {
         return Err(OAuthError {
             status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ..OAuthError::invalid_request("send application/x-www-form-urlencoded")
@@ -149,26 +172,29 @@ async fn try_introspect(
             ..OAuthError::invalid_request("the body is too large")
         })?;
     debug_assert!(bytes.len() <= MAX_BODY_BYTES, "the route's limit is lower");
-    let mut token = None;
-    let mut hint = None;
-    for (name, value) in url::form_urlencoded::parse(&bytes) {
-        let place = match name.as_ref() {
-            "token" => &mut token,
-            "token_type_hint" => &mut hint,
-            // RFC 6749 §3.2: parameters that are not understood are ignored.
-            _ => continue,
-        };
-        if place.replace(value.into_owned()).is_some() {
-            return Err(OAuthError::invalid_request("a parameter is repeated"));
-        }
-    }
-    let token = token.ok_or_else(|| OAuthError::invalid_request("token is missing"))?;
+    let token = form_token(&bytes)?;
     let token = SecretString::from(token);
     let judged = state.broker.introspect(&presented.evidence, &token).await?;
     Ok(match judged {
         Introspection::Inactive => json!({"active": false}),
         Introspection::Active(active) => describe(state.broker.issuer(), &active),
     })
+}
+
+/// The token of a form. No parameter may be there twice, and one without a value is not there
+/// (RFC 6749 §3.2); those that are not understood are ignored.
+fn form_token(form: &[u8]) -> Result<String, OAuthError> {
+    let mut seen = BTreeSet::new();
+    let mut token = None;
+    for (name, value) in url::form_urlencoded::parse(form) {
+        if name == "token" && !value.is_empty() {
+            token = Some(value.into_owned());
+        }
+        if !seen.insert(name) {
+            return Err(OAuthError::invalid_request("a parameter is repeated"));
+        }
+    }
+    token.ok_or_else(|| OAuthError::invalid_request("token is missing"))
 }
 
 fn describe(issuer: &str, active: &ActiveToken) -> Value {
@@ -247,4 +273,56 @@ pub(super) async fn openid_configuration(State(state): State<AppState>) -> Respo
 #[utoipa::path(get, path = "/.well-known/jwks.json", responses((status = 200, body = Object)))]
 pub(super) async fn jwks(State(state): State<AppState>) -> Response {
     cacheable(&state, state.broker.published_jwks())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_has_one_token_and_nothing_twice() {
+        for good in [
+            "token=a.b.c",
+            "token=a.b.c&token_type_hint=x&more=1",
+            "hint=&token=a%2Eb.c",
+        ] {
+            assert_eq!(form_token(good.as_bytes()).unwrap(), "a.b.c", "{good}");
+        }
+        for bad in [
+            "",
+            "token=",
+            "token",
+            "token=a&token=a",
+            "token=a&token=",
+            "token=&token=a",
+            "token=a&x=1&x=1",
+        ] {
+            let error = form_token(bad.as_bytes()).unwrap_err();
+            assert_eq!(
+                (error.status, error.error),
+                (StatusCode::BAD_REQUEST, "invalid_request"),
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn descriptions_keep_to_the_characters_of_rfc_6749() {
+        for error in [
+            OAuthError::invalid_request("send application/x-www-form-urlencoded"),
+            BrokerError::Replayed.into(),
+            BrokerError::RateLimited { retry_seconds: 1 }.into(),
+            BrokerError::Overloaded.into(),
+            BrokerError::FailClosed("postgres://10.0.0.7".into()).into(),
+            BrokerError::Forbidden("x").into(),
+        ] {
+            let allowed = |c: char| matches!(c, ' '..='!' | '#'..='[' | ']'..='~');
+            assert!(
+                error.description.chars().all(allowed),
+                "{}",
+                error.description
+            );
+            assert!(!error.description.contains("10.0.0.7"));
+        }
+    }
 }

@@ -11,7 +11,36 @@ use utoipa::ToSchema;
 use crate::broker::{BrokerError, Denied};
 use crate::domain::decision::{Outcome, RefusalCode};
 
-/// A problem's members, beside those of its type.
+/// Every kind of problem: the end of its `type`, after `urn:taskpass:problem:`.
+pub(super) const SLUGS: &[&str] = &[
+    "already-issued",
+    "approval-required",
+    "attestation-failed",
+    "denied",
+    "fail-closed",
+    "forbidden",
+    "idempotency-mismatch",
+    "in-progress",
+    "indeterminate",
+    "internal",
+    "invalid-request",
+    "method-not-allowed",
+    "not-found",
+    "overloaded",
+    "payload-too-large",
+    "rate-limited",
+    "task-ended",
+    "timeout",
+    "unready",
+    "unsupported-media-type",
+];
+
+/// The `type` of a problem.
+pub(super) fn urn(slug: &str) -> String {
+    format!("urn:taskpass:problem:{slug}")
+}
+
+/// A refusal (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ProblemBody {
     /// `urn:taskpass:problem:<slug>`.
@@ -24,8 +53,31 @@ pub(super) struct ProblemBody {
     /// What happened this time.
     detail: String,
     #[serde(flatten)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = ProblemMembers)]
     more: Map<String, Value>,
+}
+
+/// What a problem has beside, by its type.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes what `ProblemBody` holds as a map")]
+pub(super) struct ProblemMembers {
+    /// Of `invalid-request`: where, as a JSON pointer into the body, or `/name` of a parameter.
+    pointer: Option<String>,
+    /// Of `denied`, `indeterminate`, `approval-required`: what kind of refusal.
+    code: Option<String>,
+    /// Of these: `id`, `outcome` and `generation` of the decision.
+    #[schema(value_type = Option<Object>)]
+    decision: Option<Value>,
+    /// Of these: the proof that the refusal is on record.
+    #[schema(value_type = Option<Object>)]
+    receipt: Option<Value>,
+    /// Of these, where policy could permit a smaller request: what that is.
+    #[schema(value_type = Option<Object>)]
+    allowed: Option<Value>,
+    /// Of `already-issued`: the session to end.
+    session_id: Option<String>,
+    /// Of `forbidden`: the right that is missing.
+    action: Option<String>,
 }
 
 /// A refusal, ready to be sent.
@@ -165,8 +217,9 @@ impl Problem {
         )
     }
 
-    pub(super) fn rate_limited(policy: &str, quota: u32, seconds: u64) -> Self {
-        Self::new(
+    /// Too many by this policy. Its quota is told where it is known, and never made up.
+    pub(super) fn rate_limited(policy: &str, quota: Option<u32>, seconds: u64) -> Self {
+        let problem = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "rate-limited",
             "Too many requests",
@@ -174,13 +227,16 @@ impl Problem {
         )
         .retry_after(seconds)
         .header(
-            header::HeaderName::from_static("ratelimit-policy"),
-            &format!("\"{policy}\";q={quota};w=1"),
-        )
-        .header(
             header::HeaderName::from_static("ratelimit"),
             &format!("\"{policy}\";r=0;t={}", seconds.max(1)),
-        )
+        );
+        match quota {
+            None => problem,
+            Some(quota) => problem.header(
+                header::HeaderName::from_static("ratelimit-policy"),
+                &format!("\"{policy}\";q={quota};w=1"),
+            ),
+        }
     }
 
     fn closed() -> Self {
@@ -264,7 +320,7 @@ impl From<BrokerError> for Problem {
             ),
             BrokerError::Invalid { pointer, detail } => Self::invalid(pointer, detail),
             BrokerError::RateLimited { retry_seconds } => {
-                Self::rate_limited("identity", 1, retry_seconds)
+                Self::rate_limited("identity", None, retry_seconds)
             }
             BrokerError::Overloaded => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -284,7 +340,7 @@ impl From<BrokerError> for Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = ProblemBody {
-            kind: format!("urn:taskpass:problem:{}", self.slug),
+            kind: urn(self.slug),
             title: self.title,
             status: self.status.as_u16(),
             detail: self.rest.detail,
@@ -302,5 +358,193 @@ impl IntoResponse for Problem {
             headers.insert(name, value);
         }
         response
+    }
+}
+
+#[cfg(test)]
+impl Problem {
+    pub(super) fn slug(&self) -> &'static str {
+        self.slug
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.rest.detail
+    }
+
+    pub(super) fn member(&self, name: &str) -> &Value {
+        self.rest.more.get(name).unwrap_or(&Value::Null)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attest::AttestError;
+    use crate::domain::decision::Refusal;
+    use crate::domain::generation::GenerationDigest;
+    use crate::ids::{DecisionId, SessionId};
+    use crate::merkle::{Receipt, leaf_hash};
+
+    const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+    struct Sent {
+        status: u16,
+        headers: axum::http::HeaderMap,
+        body: Value,
+        text: String,
+    }
+
+    async fn send(problem: impl Into<Problem>) -> Sent {
+        let response = problem.into().into_response();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let sent = Sent {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: serde_json::from_slice(&bytes).unwrap(),
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        };
+        assert_eq!(sent.headers["content-type"], "application/problem+json");
+        assert_eq!(sent.headers["cache-control"], "no-store");
+        assert_eq!(sent.body["status"], sent.status);
+        let kind = sent.body["type"].as_str().unwrap();
+        let slug = kind.strip_prefix("urn:taskpass:problem:").unwrap();
+        assert!(SLUGS.contains(&slug), "{slug} is not in the list");
+        sent
+    }
+
+    fn denied(code: RefusalCode, outcome: Outcome) -> BrokerError {
+        let leaf = b"leaf".to_vec();
+        BrokerError::Denied(Box::new(Denied {
+            decision: ID.parse::<DecisionId>().unwrap(),
+            outcome,
+            refusal: Refusal {
+                code,
+                detail: "why".into(),
+                allowed: None,
+            },
+            generation: format!("sha256:{}", "ab".repeat(32))
+                .parse::<GenerationDigest>()
+                .unwrap(),
+            receipt: Receipt {
+                leaf_hash: leaf_hash(&leaf),
+                leaf,
+                index: 4,
+                tree_size: 5,
+                inclusion_proof: Vec::new(),
+                checkpoint: "note".into(),
+            },
+        }))
+    }
+
+    #[tokio::test]
+    async fn each_reason_has_its_status_and_type() {
+        let session: SessionId = ID.parse().unwrap();
+        let invalid = BrokerError::Invalid {
+            pointer: "/role",
+            detail: "a role".into(),
+        };
+        for (error, status, slug) in [
+            (
+                BrokerError::Attestation(AttestError::Missing),
+                401,
+                "attestation-failed",
+            ),
+            (BrokerError::Replayed, 401, "attestation-failed"),
+            (BrokerError::Forbidden("manageKeys"), 403, "forbidden"),
+            (BrokerError::NotFound("task"), 404, "not-found"),
+            (BrokerError::TaskEnded, 409, "task-ended"),
+            (BrokerError::AlreadyIssued(session), 409, "already-issued"),
+            (BrokerError::InProgress, 409, "in-progress"),
+            (BrokerError::RetryMismatch, 422, "idempotency-mismatch"),
+            (invalid, 400, "invalid-request"),
+            (
+                BrokerError::RateLimited { retry_seconds: 3 },
+                429,
+                "rate-limited",
+            ),
+            (BrokerError::Overloaded, 503, "overloaded"),
+            (BrokerError::FailClosed("x".into()), 503, "fail-closed"),
+            (
+                denied(RefusalCode::UnknownResource, Outcome::Deny),
+                403,
+                "denied",
+            ),
+            (
+                denied(RefusalCode::UnknownResource, Outcome::Indeterminate),
+                403,
+                "indeterminate",
+            ),
+            (
+                denied(RefusalCode::ApprovalRequired, Outcome::Deny),
+                403,
+                "approval-required",
+            ),
+        ] {
+            let sent = send(error).await;
+            assert_eq!(
+                (sent.status, &sent.body["type"]),
+                (status, &json!(urn(slug)))
+            );
+            let again = matches!(
+                slug,
+                "in-progress" | "rate-limited" | "overloaded" | "fail-closed"
+            );
+            assert_eq!(sent.headers.contains_key("retry-after"), again, "{slug}");
+            assert_eq!(sent.headers.contains_key("www-authenticate"), status == 401);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_denial_carries_its_decision_and_its_proof() {
+        let sent = send(denied(RefusalCode::UnknownResource, Outcome::Deny)).await;
+        assert_eq!(sent.body["code"], "unknown-resource");
+        assert_eq!(sent.body["decision"]["id"], ID);
+        assert_eq!(sent.body["decision"]["outcome"], "deny");
+        assert_eq!(sent.body["receipt"]["index"], 4);
+        assert!(sent.body.get("allowed").is_none());
+    }
+
+    #[tokio::test]
+    async fn what_failed_inside_is_not_told() {
+        let secret = "postgres://taskpass@10.0.0.7: connection refused";
+        let sent = send(BrokerError::FailClosed(secret.into())).await;
+        assert!(!sent.text.contains("postgres") && !sent.text.contains("10.0.0.7"));
+        // Nor which of its checks an attestation failed.
+        let missing = send(BrokerError::Attestation(AttestError::Missing)).await;
+        let unknown = send(BrokerError::Attestation(AttestError::UnknownKey)).await;
+        let replayed = send(BrokerError::Replayed).await;
+        assert_eq!(
+            (&missing.text, &missing.text),
+            (&unknown.text, &replayed.text)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_limit_says_when_and_only_what_it_knows() {
+        let sent = send(Problem::rate_limited("address", Some(200), 0)).await;
+        assert_eq!(sent.headers["retry-after"], "1");
+        assert_eq!(sent.headers["ratelimit"], "\"address\";r=0;t=1");
+        assert_eq!(sent.headers["ratelimit-policy"], "\"address\";q=200;w=1");
+        let sent = send(BrokerError::RateLimited { retry_seconds: 9 }).await;
+        assert_eq!(sent.headers["ratelimit"], "\"identity\";r=0;t=9");
+        assert!(!sent.headers.contains_key("ratelimit-policy"));
+    }
+
+    #[tokio::test]
+    async fn our_own_refusals_are_in_the_list_too() {
+        for problem in [
+            Problem::method_not_allowed(),
+            Problem::media_type("application/json"),
+            Problem::too_large(),
+            Problem::timeout(),
+            Problem::unready("why"),
+            Problem::internal(),
+            Problem::not_found("thing"),
+            Problem::forbidden("why"),
+            Problem::invalid("/a", "why"),
+        ] {
+            send(problem).await;
+        }
     }
 }

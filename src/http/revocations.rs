@@ -1,13 +1,14 @@
 //! `/v1/revocations`: everything that a selector matches.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
+use super::params::Named;
 use super::problem::Problem;
 use super::sessions::{SessionBody, id};
 use crate::broker::revoke::{BlockAsk, Revocation};
@@ -117,7 +118,7 @@ pub(super) async fn revoke(
 pub(super) async fn show(
     State(state): State<AppState>,
     presented: Presented,
-    Path(text): Path<String>,
+    Named(text): Named,
 ) -> Result<Json<RevocationBody>, Problem> {
     let id: CutoffId = id("revocation", &text)?;
     let revocation = state.broker.revocation(&presented.evidence, id).await?;
@@ -145,7 +146,7 @@ impl From<Cutoff> for LiftedBody {
 pub(super) async fn lift(
     State(state): State<AppState>,
     presented: Presented,
-    Path(text): Path<String>,
+    Named(text): Named,
 ) -> Result<Json<LiftedBody>, Problem> {
     let id: CutoffId = id("revocation", &text)?;
     let cutoff = state.broker.lift(&presented.evidence, id).await?;

@@ -1,12 +1,11 @@
 //! `/v1/sessions`.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -14,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
+use super::params::{Asked, Named};
 use super::problem::Problem;
 use crate::broker::sessions::SessionReport;
 use crate::crypto::digest::sha256;
@@ -166,16 +166,6 @@ pub(super) fn page_limit(asked: Option<u32>) -> Result<u32, Problem> {
     }
 }
 
-/// Reads a query strictly: what is unknown or wrong is an error.
-pub(super) fn query<T: DeserializeOwned>(
-    query: Result<Query<T>, axum::extract::rejection::QueryRejection>,
-) -> Result<T, Problem> {
-    match query {
-        Ok(Query(query)) => Ok(query),
-        Err(rejection) => Err(Problem::invalid("", rejection.body_text())),
-    }
-}
-
 /// Reads an id in a path. What is no id names nothing.
 pub(super) fn id<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, Problem> {
     text.parse().map_err(|_| Problem::not_found(what))
@@ -186,9 +176,8 @@ pub(super) fn id<T: std::str::FromStr>(what: &'static str, text: &str) -> Result
 pub(super) async fn list(
     State(state): State<AppState>,
     presented: Presented,
-    asked: Result<Query<SessionQuery>, axum::extract::rejection::QueryRejection>,
+    Asked(asked): Asked<SessionQuery>,
 ) -> Result<Response, Problem> {
-    let asked = query(asked)?;
     let limit = page_limit(asked.limit)?;
     let live = asked
         .state
@@ -257,7 +246,7 @@ pub(super) fn link_next(
 pub(super) async fn show(
     State(state): State<AppState>,
     presented: Presented,
-    Path(text): Path<String>,
+    Named(text): Named,
 ) -> Result<Json<SessionBody>, Problem> {
     let id: SessionId = id("session", &text)?;
     let report = state.broker.session(id, &presented.evidence).await?;
@@ -278,7 +267,7 @@ pub struct RevokeBody {
 pub(super) async fn revoke(
     State(state): State<AppState>,
     presented: Presented,
-    Path(text): Path<String>,
+    Named(text): Named,
     body: Strict<RevokeBody>,
 ) -> Result<Json<SessionBody>, Problem> {
     let id: SessionId = id("session", &text)?;

@@ -1,7 +1,7 @@
 //! `/v1/tasks`.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use secrecy::ExposeSecret;
@@ -12,8 +12,9 @@ use super::AppState;
 use super::credentials::{DecisionBody, IssuedTaskBody, NewTaskBody};
 use super::evidence::Presented;
 use super::json::Strict;
+use super::params::{Asked, Named};
 use super::problem::Problem;
-use super::sessions::{cursor, id, link_next, page_limit, query, read_cursor};
+use super::sessions::{cursor, id, link_next, page_limit, read_cursor};
 use crate::broker::tasks::{TaskEnded, TaskReport};
 use crate::domain::session::EndReason;
 use crate::domain::task::{TaskEnd, TaskState};
@@ -159,9 +160,8 @@ pub struct TaskPage {
 pub(super) async fn list(
     State(state): State<AppState>,
     presented: Presented,
-    asked: Result<Query<TaskQuery>, axum::extract::rejection::QueryRejection>,
+    Asked(asked): Asked<TaskQuery>,
 ) -> Result<Response, Problem> {
-    let asked = query(asked)?;
     let limit = page_limit(asked.limit)?;
     let filter = TaskFilter {
         state: asked.state,
@@ -186,7 +186,7 @@ pub(super) async fn list(
 pub(super) async fn show(
     State(state): State<AppState>,
     presented: Presented,
-    Path(text): Path<String>,
+    Named(text): Named,
 ) -> Result<Json<TaskOnlyBody>, Problem> {
     let id: TaskId = id("task", &text)?;
     let report = state.broker.task(id, &presented.evidence).await?;
@@ -199,7 +199,7 @@ pub(super) async fn show(
 #[utoipa::path(post, path = "/v1/tasks/{id}/heartbeat", params(("id" = String, Path)), responses((status = 200, body = TaskOnlyBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn heartbeat(
     State(state): State<AppState>,
-    Path(text): Path<String>,
+    Named(text): Named,
     presented: Presented,
 ) -> Result<Json<TaskOnlyBody>, Problem> {
     let id: TaskId = id("task", &text)?;
@@ -216,7 +216,7 @@ pub(super) async fn heartbeat(
 #[utoipa::path(post, path = "/v1/tasks/{id}/complete", params(("id" = String, Path)), responses((status = 200, body = TaskEndedBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn complete(
     State(state): State<AppState>,
-    Path(text): Path<String>,
+    Named(text): Named,
     presented: Presented,
 ) -> Result<Json<TaskEndedBody>, Problem> {
     end(&state, &text, presented, TaskEnd::Complete).await
@@ -226,7 +226,7 @@ pub(super) async fn complete(
 #[utoipa::path(post, path = "/v1/tasks/{id}/abort", params(("id" = String, Path)), responses((status = 200, body = TaskEndedBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn abort(
     State(state): State<AppState>,
-    Path(text): Path<String>,
+    Named(text): Named,
     presented: Presented,
 ) -> Result<Json<TaskEndedBody>, Problem> {
     end(&state, &text, presented, TaskEnd::Abort).await
@@ -277,7 +277,7 @@ pub struct DelegationBody {
 #[utoipa::path(post, path = "/v1/tasks/{id}/delegations", params(("id" = String, Path)), request_body = DelegateBody, responses((status = 201, body = DelegationBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn delegate(
     State(state): State<AppState>,
-    Path(text): Path<String>,
+    Named(text): Named,
     presented: Presented,
     body: Strict<DelegateBody>,
 ) -> Result<(StatusCode, Json<DelegationBody>), Problem> {

@@ -18,6 +18,7 @@
 )]
 
 mod cli;
+mod contract;
 mod crash;
 mod laws;
 mod refusals;

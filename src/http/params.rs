@@ -1,0 +1,109 @@
+//! Paths and queries, read as strictly as bodies: every parameter known and there once, no U+0000,
+//! and a refusal that is a problem like all others.
+
+use std::collections::BTreeSet;
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::json;
+use super::problem::Problem;
+
+/// The one variable part of a path. What no name can be names nothing.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(text)) if !text.contains('\0') => Ok(Self(text)),
+            _ => Err(Problem::not_found("resource")),
+        }
+    }
+}
+
+/// A query.
+pub(super) struct Asked<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let text = parts.uri.query().unwrap_or_default();
+        let mut seen = BTreeSet::new();
+        for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
+            if name.contains('\0') {
+                return Err(Problem::invalid("", "U+0000 in a name"));
+            }
+            if value.contains('\0') {
+                return Err(Problem::invalid(json::member(&name), "U+0000 in a text"));
+            }
+            if let Some(twice) = seen.replace(name) {
+                return Err(Problem::invalid(json::member(&twice), "given twice"));
+            }
+        }
+        Query::try_from_uri(&parts.uri)
+            .map(|Query(query)| Self(query))
+            .map_err(|rejection| {
+                let text = rejection.body_text();
+                // The text names the parameter first, where the mistake is in one.
+                let told = text
+                    .rsplit_once("query string: ")
+                    .map_or(&*text, |(_, rest)| rest);
+                let name = told.split_once(": ").map(|(name, _)| name);
+                let name = name.filter(|name| seen.contains(*name));
+                Problem::invalid(name.map(json::member).unwrap_or_default(), told)
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::extract::Request;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Page {
+        limit: Option<u32>,
+        owner: Option<String>,
+    }
+
+    async fn read(query: &str) -> Result<Page, Problem> {
+        let request = Request::builder()
+            .uri(format!("/x?{query}"))
+            .body(Body::empty());
+        let (mut parts, _) = request.unwrap().into_parts();
+        let asked = Asked::from_request_parts(&mut parts, &()).await;
+        asked.map(|Asked(page)| page)
+    }
+
+    #[tokio::test]
+    async fn a_query_is_read_strictly() {
+        let page = read("limit=7&owner=dev%3Aa").await.unwrap();
+        assert_eq!(
+            (page.limit, page.owner.as_deref()),
+            (Some(7), Some("dev:a"))
+        );
+        assert!(read("").await.is_ok());
+        for (query, pointer) in [
+            ("limit=x", "/limit"),
+            ("limit=-1", "/limit"),
+            ("limit=1&limit=1", "/limit"),
+            ("l%69mit=1&limit=1", "/limit"),
+            ("owner=%00", "/owner"),
+            ("%00=1", ""),
+            ("colour=red", "/colour"),
+            ("a%2Fb=1", "/a~1b"),
+        ] {
+            let problem = read(query).await.unwrap_err();
+            assert_eq!(problem.slug(), "invalid-request", "{query}");
+            assert_eq!(problem.member("pointer"), pointer, "{query}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What every answer over HTTP keeps to, whoever asks and whatever was wrong, alike on both stores.
+
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::http::{Answer, assert_no_store, assert_oauth_error, assert_problem, send};
+
+async fn admin_get(fleet: &Fleet, replica: &Replica, path: &str) -> Answer {
+    replica.client.get_as(&fleet.admin, path).await
+}
+
+fn introspect(fleet: &Fleet, replica: &Replica, form: &'static str) -> reqwest::RequestBuilder {
+    replica
+        .client
+        .request(reqwest::Method::POST, "/oauth2/introspect")
+        .bearer_auth(&fleet.admin)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(form)
+}
+
+/// The same case on both stores.
+macro_rules! on_both_stores {
+    ($(async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            async fn case($fleet: &Fleet, $replica: &Replica) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                let (fleet, replica) = Fleet::embedded();
+                case(&fleet, &replica).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                let (fleet, replica) = Fleet::start().await;
+                case(&fleet, &replica).await;
+            }
+        })+
+    };
+}
+
+on_both_stores! {
+    async fn a_nul_in_a_query_or_a_path_never_reaches_the_store(fleet, replica) {
+        for (query, pointer) in [
+            ("/v1/sessions?workload=a%00b", "/workload"),
+            ("/v1/sessions?resource=%00", "/resource"),
+            ("/v1/sessions?%00=1", ""),
+            ("/v1/tasks?owner=%00", "/owner"),
+        ] {
+            let answer = admin_get(fleet, replica, query).await;
+            let problem = assert_problem(&answer, 400, "invalid-request");
+            assert_eq!(problem["pointer"], pointer, "{query}");
+        }
+        for path in ["/v1/sessions/%00", "/v1/tasks/%00", "/v1/revocations/%00", "/v1/ledger/entries/%00"] {
+            assert_problem(&admin_get(fleet, replica, path).await, 404, "not-found");
+        }
+        for kid in ["%00", "%FF"] {
+            let path = format!("/v1/keys/{kid}/revoke");
+            let request = replica.client.request(reqwest::Method::POST, &path).bearer_auth(&fleet.admin);
+            assert_problem(&send(request).await, 404, "not-found");
+        }
+    }
+
+    async fn a_query_is_as_strict_as_a_body(fleet, replica) {
+        for (query, pointer) in [
+            ("resource=a&resource=b", "/resource"),
+            ("limit=1&limit=1", "/limit"),
+            ("limit=x", "/limit"),
+            ("state=alive", "/state"),
+            ("task=nonsense", "/task"),
+            ("colour=red", "/colour"),
+        ] {
+            let answer = admin_get(fleet, replica, &format!("/v1/sessions?{query}")).await;
+            let problem = assert_problem(&answer, 400, "invalid-request");
+            assert_eq!(problem["pointer"], pointer, "{query}");
+        }
+        for query in ["", "?from=x", "?from=1&from=2"] {
+            let answer = admin_get(fleet, replica, &format!("/v1/ledger/consistency{query}")).await;
+            assert_problem(&answer, 400, "invalid-request");
+        }
+    }
+
+    async fn what_cannot_be_read_as_a_path_is_a_problem_too(fleet, replica) {
+        for path in ["/v1/sessions/%FF", "/v1/tasks/%FF", "/v1/decisions/%FF", "/ledger/%FF", "/v1/ledger/entries/%FF"] {
+            assert_problem(&admin_get(fleet, replica, path).await, 404, "not-found");
+        }
+    }
+
+    async fn introspection_speaks_oauth_whatever_is_wrong(fleet, replica) {
+        for form in ["token=", "token=a&x=1&x=2", "token=a&token_type_hint=x&token_type_hint=x", "token=%00&token="] {
+            let answer = send(introspect(fleet, replica, form)).await;
+            assert_oauth_error(&answer, 400, "invalid_request");
+            assert_no_store(&answer);
+        }
+        // Two credentials in one request: neither is believed.
+        let twice = introspect(fleet, replica, "token=a").header("authorization", "Bearer x");
+        assert_oauth_error(&send(twice).await, 401, "invalid_client");
+        let one_unknown = send(introspect(fleet, replica, "token=a.b.c&unknown=1")).await;
+        assert_eq!(one_unknown.expect(200), json!({"active": false}));
+    }
+
+    async fn a_large_body_is_read_only_for_whoever_may_send_it(fleet, replica) {
+        // Above the ordinary limit, below that of a generation: only the caller is in question.
+        let large = json!({"policies": "x".repeat(100_000)});
+        let nobody = replica.client.request(reqwest::Method::POST, "/v1/generations").json(&large);
+        assert_problem(&send(nobody).await, 401, "attestation-failed");
+        let workload = replica.client.post_json(&fleet.token(), "/v1/generations", &large).await;
+        assert_problem(&workload, 403, "forbidden");
+        let admin = replica.client.post_json(&fleet.admin, "/v1/generations", &large).await;
+        assert_problem(&admin, 400, "invalid-request");
+    }
+
+    async fn a_repeated_or_unstorable_member_is_pointed_at(fleet, replica) {
+        for (body, pointer) in [
+            (r#"{"selector": {"all": true}, "reason": "a", "reason": "b"}"#, "/reason"),
+            (r#"{"reason": "a", "selector": {"workload": "x", "workload": "y"}}"#, "/selector/workload"),
+            ("{\"reason\": \"a\\u0000\", \"selector\": {\"all\": true}}", "/reason"),
+            ("{\"reason\": \"a\", \"selector\": {\"workload\": \"\\u0000\"}}", "/selector/workload"),
+        ] {
+            let request = replica.client.request(reqwest::Method::POST, "/v1/revocations")
+                .bearer_auth(&fleet.admin).header("content-type", "application/json").body(body);
+            let problem = assert_problem(&send(request).await, 400, "invalid-request");
+            assert_eq!(problem["pointer"], pointer, "{body}");
+        }
+    }
+
+    async fn every_answer_has_its_headers(fleet, replica) {
+        for (path, status) in [("/livez", 200), ("/v1/nothing", 404), ("/v1/credentials", 405), ("/v1/sessions", 401)] {
+            let answer = replica.client.get(path).await;
+            assert_eq!(answer.status, status, "{path}");
+            assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{path}");
+            assert_eq!(answer.headers["cache-control"], "no-store", "{path}");
+            assert!(answer.headers.contains_key("traceparent"), "{path}");
+            assert_eq!(answer.headers["x-request-id"].len(), 16, "{path}");
+        }
+        let wrong_method = replica.client.get("/v1/credentials").await;
+        assert_eq!(wrong_method.headers["allow"], "POST");
+        // The caller's own name for its request is not ours.
+        let named = replica.client.request(reqwest::Method::GET, "/livez").header("x-request-id", "mine");
+        assert_ne!(send(named).await.headers["x-request-id"], "mine");
+        let fresh = admin_get(fleet, replica, "/v1/sessions").await;
+        assert_eq!(fresh.headers["cache-control"], "no-store");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_description_is_whole() {
+    let (_fleet, replica) = Fleet::embedded();
+    let document: Value = replica.client.get("/openapi.json").await.expect(200);
+    let schemes = document["components"]["securitySchemes"]
+        .as_object()
+        .unwrap();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let what = format!("{method} {path}");
+            assert!(operation["summary"].is_string(), "{what} is described");
+            for requirement in operation["security"].as_array().unwrap_or(&Vec::new()) {
+                for scheme in requirement.as_object().unwrap().keys() {
+                    assert!(schemes.contains_key(scheme), "{what}: {scheme}");
+                }
+            }
+            let responses = operation["responses"].as_object().unwrap();
+            assert!(responses.contains_key("429"), "{what} may be limited");
+            assert!(responses.contains_key("503"), "{what} may time out");
+            if path.starts_with("/v1/") {
+                assert!(responses.contains_key("401"), "{what} asks who calls");
+            }
+            if operation["requestBody"].is_object() {
+                for status in ["400", "413", "415"] {
+                    assert!(responses.contains_key(status), "{what}: {status}");
+                }
+            }
+            for (status, response) in responses {
+                if status.starts_with(['4', '5']) {
+                    let content = response["content"].as_object().unwrap();
+                    let media_type = if path == "/oauth2/introspect"
+                        && !["429", "500", "503"].contains(&status.as_str())
+                    {
+                        "application/json"
+                    } else {
+                        "application/problem+json"
+                    };
+                    assert!(content.contains_key(media_type), "{what}: {status}");
+                }
+            }
+        }
+    }
+    for path in [
+        "/openapi.json",
+        "/ledger/{path}",
+        "/v1/credentials",
+        "/.well-known/jwks.json",
+    ] {
+        assert!(document["paths"][path].is_object(), "{path}");
+    }
+}
