@@ -7,7 +7,9 @@
 //! little: the ratios within one run are what counts.
 //!
 //! `make bench` runs it; `--smoke` only sees that everything works, `--seconds N` is for how long
-//! each figure is taken, `--replicas` adds a run over two replicas.
+//! each figure is taken, `--replicas` adds a run over two replicas, `--old-snapshot` one beside a
+//! transaction that keeps its snapshot for at least 30 s, and `--json` prints the same figures for
+//! a program after the tables for people.
 
 #![allow(
     clippy::disallowed_methods,
@@ -34,52 +36,116 @@
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use sqlx::Executor;
 use support::fleet::{Fleet, Replica};
 use support::http::{Client, try_send};
 use support::postgres::{fresh_database, postgres_program};
 
 const AGENTS: usize = 200;
 const CLIENTS: [usize; 3] = [1, 8, 64];
+const STAGES: [&str; 6] = ["appraise", "resolve", "admit", "decide", "commit", "mint"];
+/// How long a snapshot is kept: long enough for dead rows to pile up, if anything makes them.
+const OLD_SNAPSHOT_SECONDS: u64 = 30;
 
-/// What was measured of one load.
-#[derive(Clone, Default)]
-struct Figures {
+/// How fast something went.
+#[derive(Clone, Copy, Default)]
+struct Pace {
     per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
+}
+
+/// What was measured of one load. Everything but the pace is for one request.
+#[derive(Clone, Default)]
+struct Figures {
+    pace: Pace,
     broker_cpu_us: f64,
     generator_cpu_us: f64,
-    batches: f64,
+    commits: f64,
     transactions: f64,
+    /// From a stage's begin to its end, waiting included, in the order of [`STAGES`].
+    stages_us: [f64; STAGES.len()],
     failed: usize,
+}
+
+impl Pace {
+    /// Of so many latencies, in microseconds, that took so long together.
+    fn of(mut latencies_us: Vec<f64>, took: Duration) -> Self {
+        assert!(!latencies_us.is_empty(), "nothing was measured");
+        latencies_us.sort_unstable_by(f64::total_cmp);
+        let count = latencies_us.len();
+        let at = |part: f64| latencies_us[((count as f64 * part) as usize).min(count - 1)] / 1e3;
+        Self {
+            per_second: count as f64 / took.as_secs_f64(),
+            p50_ms: at(0.5),
+            p99_ms: at(0.99),
+        }
+    }
+
+    fn to_json(self) -> Value {
+        json!({"per_second": self.per_second, "p50_ms": self.p50_ms, "p99_ms": self.p99_ms})
+    }
+}
+
+impl Figures {
+    fn to_json(&self) -> Value {
+        let stages: serde_json::Map<String, Value> = STAGES
+            .iter()
+            .zip(self.stages_us)
+            .map(|(stage, us)| ((*stage).to_owned(), json!(us)))
+            .collect();
+        json!({
+            "pace": self.pace.to_json(), "broker_cpu_us": self.broker_cpu_us,
+            "generator_cpu_us": self.generator_cpu_us, "commits": self.commits,
+            "transactions": self.transactions, "stages_us": stages, "failed": self.failed,
+        })
+    }
+}
+
+/// What to measure.
+struct Plan {
+    seconds: u64,
+    replicas: bool,
+    old_snapshot: bool,
+    json: bool,
+    smoke: bool,
 }
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let smoke = arguments.iter().any(|argument| argument == "--smoke");
-    let replicas = arguments.iter().any(|argument| argument == "--replicas");
+    let given = |name: &str| arguments.iter().any(|argument| argument == name);
+    let smoke = given("--smoke");
     let seconds = arguments
         .iter()
         .position(|argument| argument == "--seconds")
         .and_then(|at| arguments.get(at + 1))
         .map_or(if smoke { 2 } else { 10 }, |text| text.parse().unwrap());
+    let plan = Plan {
+        seconds,
+        replicas: given("--replicas"),
+        old_snapshot: given("--old-snapshot"),
+        json: given("--json"),
+        smoke,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
-    let failed = runtime.block_on(measure(seconds, replicas));
+    let failed = runtime.block_on(measure(&plan));
     println!("{} passed, {failed} failed", 1 - failed.min(1));
     assert_eq!(failed, 0, "requests failed");
 }
 
-async fn measure(seconds: u64, two_replicas: bool) -> usize {
+async fn measure(plan: &Plan) -> usize {
+    let seconds = plan.seconds;
     let bare = fresh_database();
     let pool = bare.pool().await;
     sqlx::raw_sql(
@@ -89,61 +155,104 @@ async fn measure(seconds: u64, two_replicas: bool) -> usize {
     .execute(&pool)
     .await
     .unwrap();
+    pool.close().await;
     let (fleet, replica) = Fleet::for_load(AGENTS, true).await;
-    println!(
-        "| clients | a: bare row /s | b: bare record /s | c: broker /s | c/b | b p50 ms | c p50 ms | c p99 ms | broker CPU µs | generator CPU µs | commits/request |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
-    let mut failed = 0;
+    let mut found = Vec::new();
+
+    // The first requests fetch keys and prepare statements; that is not what is measured.
+    load(&fleet, &[&replica], 8, 1).await;
+    println!("| clients | a: bare row /s | b: bare record /s | c: broker /s | c/a | c/b |");
+    println!("|---|---|---|---|---|---|");
     for clients in CLIENTS {
         let a = pgbench(&bare.url(), BARE_ROW, clients, seconds);
         let b = pgbench(&bare.url(), BARE_RECORD, clients, seconds);
         let c = load(&fleet, &[&replica], clients, seconds).await;
-        failed += c.failed;
         println!(
-            "| {clients} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {:.3} | {:.2} |",
-            a.0,
-            b.0,
-            c.per_second,
-            c.per_second / b.0,
-            b.1,
-            c.p50_ms,
-            c.p99_ms,
-            c.broker_cpu_us,
-            c.generator_cpu_us,
-            c.batches,
-            c.transactions,
+            "| {clients} | {:.0} | {:.0} | {:.0} | {:.2} | {:.2} |",
+            a.per_second,
+            b.per_second,
+            c.pace.per_second,
+            c.pace.per_second / a.per_second,
+            c.pace.per_second / b.per_second,
         );
+        found.push((format!("PostgreSQL, {clients}"), Some((a, b)), c));
     }
-    println!("\nCPU and waiting of the broker by stage, ms in all:");
-    let metrics = replica.client.get("/metrics").await.text();
-    for line in metrics.lines() {
-        if line.starts_with("taskpass_stage_seconds_sum")
-            || line.starts_with("taskpass_stage_seconds_count")
-        {
-            println!("  {line}");
-        }
-    }
-    if two_replicas {
+    if plan.replicas {
         let other = fleet.replica();
+        load(&fleet, &[&other], 8, 1).await;
         let c = load(&fleet, &[&replica, &other], 64, seconds).await;
-        failed += c.failed;
-        println!(
-            "\ntwo replicas, 64 clients: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms",
-            c.per_second, c.p50_ms, c.p99_ms
-        );
+        found.push(("PostgreSQL, two replicas, 64".into(), None, c));
+    }
+    if plan.old_snapshot {
+        let pool = fleet.database().pool().await;
+        let mut old = pool.acquire().await.unwrap();
+        old.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM task")
+            .await
+            .unwrap();
+        let long = if plan.smoke {
+            seconds
+        } else {
+            seconds.max(OLD_SNAPSHOT_SECONDS)
+        };
+        let c = load(&fleet, &[&replica], 64, long).await;
+        old.execute("ROLLBACK").await.unwrap();
+        found.push(("PostgreSQL, old snapshot, 64".into(), None, c));
     }
     drop(replica);
     let (fleet, replica) = Fleet::for_load(AGENTS, false).await;
+    load(&fleet, &[&replica], 8, 1).await;
     for clients in CLIENTS {
         let c = load(&fleet, &[&replica], clients, seconds).await;
-        failed += c.failed;
+        found.push((format!("SQLite, {clients}"), None, c));
+    }
+    print_broker(&found);
+    if plan.json {
+        let all: Vec<Value> = found
+            .iter()
+            .map(|(name, bare, c)| {
+                json!({
+                    "load": name, "broker": c.to_json(),
+                    "bare_row": bare.map(|(a, _)| a.to_json()),
+                    "bare_record": bare.map(|(_, b)| b.to_json()),
+                })
+            })
+            .collect();
+        println!("{}", Value::from(all));
+    }
+    found.iter().map(|(_, _, c)| c.failed).sum()
+}
+
+/// The broker's loads, one a line: latency beside the bare record's, and what a request costs.
+fn print_broker(found: &[(String, Option<(Pace, Pace)>, Figures)]) {
+    println!(
+        "\n| store, clients | /s | p50 ms | p99 ms | b p50 ms | b p99 ms | broker CPU µs | generator CPU µs | durable commits | transactions |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    for (name, bare, c) in found {
+        let of_b = |part: fn(&Pace) -> f64| {
+            bare.as_ref()
+                .map_or_else(String::new, |(_, b)| format!("{:.2}", part(b)))
+        };
         println!(
-            "SQLite, {clients} clients: {:.0}/s, p50 {:.2} ms, p99 {:.2} ms, broker CPU {:.0} µs a request",
-            c.per_second, c.p50_ms, c.p99_ms, c.broker_cpu_us
+            "| {name} | {:.0} | {:.2} | {:.2} | {} | {} | {:.0} | {:.0} | {:.3} | {:.2} |",
+            c.pace.per_second,
+            c.pace.p50_ms,
+            c.pace.p99_ms,
+            of_b(|b| b.p50_ms),
+            of_b(|b| b.p99_ms),
+            c.broker_cpu_us,
+            c.generator_cpu_us,
+            c.commits,
+            c.transactions,
         );
     }
-    failed
+    println!("\nµs of a request by stage, waiting included:");
+    println!("\n| store, clients | {} |", STAGES.join(" | "));
+    println!("|---{}|", "|---".repeat(STAGES.len()));
+    for (name, _, c) in found {
+        let stages: Vec<String> = c.stages_us.iter().map(|us| format!("{us:.0}")).collect();
+        println!("| {name} | {} |", stages.join(" | "));
+    }
 }
 
 const BARE_ROW: &str = "INSERT INTO bare (value) VALUES (decode(md5(random()::text), 'hex'));\n";
@@ -160,37 +269,44 @@ INSERT INTO leaf_body (idx, body) SELECT idx, repeat('x', 1100)::bytea FROM l;
 COMMIT;
 ";
 
-/// Transactions a second and their mean latency in ms.
-fn pgbench(url: &str, script: &str, clients: usize, seconds: u64) -> (f64, f64) {
+/// Runs a script, and reads every transaction's latency from its log: a mean would say nothing
+/// beside a median.
+fn pgbench(url: &str, script: &str, clients: usize, seconds: u64) -> Pace {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("script.sql");
     std::fs::write(&file, script).unwrap();
     let output = Command::new(postgres_program("pgbench"))
-        .args(["--no-vacuum", "--protocol=prepared", "--jobs=1"])
+        .args(["--no-vacuum", "--protocol=prepared", "--jobs=1", "--log"])
         .arg(format!("--client={clients}"))
         .arg(format!("--time={seconds}"))
         .arg(format!("--file={}", file.display()))
         .arg(url)
+        .current_dir(directory.path())
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
-        "{text}{}",
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    let figure = |name: &str| -> f64 {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-        let word = line
-            .split('=')
-            .nth(1)
-            .unwrap()
-            .split_whitespace()
-            .next()
-            .unwrap();
-        word.parse().unwrap()
-    };
-    (figure("tps"), figure("latency average"))
+    let log = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| {
+            path.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with("pgbench_log")
+        })
+        .unwrap();
+    // client, number, latency in µs, script, second, microsecond
+    let latencies = std::fs::read_to_string(log)
+        .unwrap()
+        .lines()
+        .map(|line| line.split(' ').nth(2).unwrap().parse().unwrap())
+        .collect();
+    Pace::of(latencies, Duration::from_secs(seconds))
 }
 
 async fn load(fleet: &Fleet, replicas: &[&Replica], clients: usize, seconds: u64) -> Figures {
@@ -205,7 +321,11 @@ async fn load(fleet: &Fleet, replicas: &[&Replica], clients: usize, seconds: u64
         .collect();
     let tokens = Arc::new(tokens);
     let next = Arc::new(AtomicUsize::new(0));
-    let (commits_before, batches_before) = (commits(fleet).await, batches(replicas).await);
+    // Made before the clock starts, too: a client sets up TLS, which it then has no use for.
+    let addresses =
+        (0..clients).map(|n| format!("http://{}", replicas[n % replicas.len()].address));
+    let senders: Vec<Client> = addresses.map(|base| Client::new(&base)).collect();
+    let (transactions_before, before) = (transactions(fleet).await, scrape(replicas).await);
     let cpu = || -> f64 {
         replicas
             .iter()
@@ -215,12 +335,11 @@ async fn load(fleet: &Fleet, replicas: &[&Replica], clients: usize, seconds: u64
     let (broker_before, own_before) = (cpu(), cpu_us("self"));
     let began = Instant::now();
     let until = began + Duration::from_secs(seconds);
-    let workers: Vec<_> = (0..clients)
-        .map(|n| {
-            let base = format!("http://{}", replicas[n % replicas.len()].address);
+    let workers: Vec<_> = senders
+        .into_iter()
+        .map(|client| {
             let (tokens, next) = (Arc::clone(&tokens), Arc::clone(&next));
             tokio::spawn(async move {
-                let client = Client::new(&base);
                 let body = json!({
                     "task": {"type": "job"}, "resource": "orders-api",
                     "authorization_details": [{"type": "api", "actions": ["orders:read"]}],
@@ -237,7 +356,9 @@ async fn load(fleet: &Fleet, replicas: &[&Replica], clients: usize, seconds: u64
                         .bearer_auth(token)
                         .json(&body);
                     match try_send(request).await {
-                        Ok(answer) if answer.status == 201 => latencies.push(asked.elapsed()),
+                        Ok(answer) if answer.status == 201 => {
+                            latencies.push(asked.elapsed().as_secs_f64() * 1e6);
+                        }
                         other => {
                             failed += 1;
                             eprintln!("{:?}", other.map(|answer| answer.text()));
@@ -255,32 +376,34 @@ async fn load(fleet: &Fleet, replicas: &[&Replica], clients: usize, seconds: u64
         latencies.extend(own);
         failed += lost;
     }
-    let took = began.elapsed().as_secs_f64();
+    let took = began.elapsed();
     let (broker, own) = (cpu() - broker_before, cpu_us("self") - own_before);
-    latencies.sort_unstable();
-    let at = |part: f64| -> f64 {
-        let index =
-            ((latencies.len() as f64 * part) as usize).min(latencies.len().saturating_sub(1));
-        latencies
-            .get(index)
-            .map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
-    };
-    let requests = latencies.len().max(1) as f64;
+    let requests = latencies.len() as f64;
     // The statistics of a session that is still open arrive late.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let after = scrape(replicas).await;
+    let grown = |name: &str| {
+        let of = |all: &BTreeMap<String, f64>| all.get(name).copied().unwrap_or_default();
+        of(&after) - of(&before)
+    };
+    let stage = |stage| {
+        let name = format!("taskpass_stage_seconds_sum{{stage=\"{stage}\"}}");
+        grown(&name) * 1e6 / requests
+    };
     Figures {
-        per_second: requests / took,
-        p50_ms: at(0.5),
-        p99_ms: at(0.99),
+        pace: Pace::of(latencies, took),
         broker_cpu_us: broker / requests,
         generator_cpu_us: own / requests,
-        batches: (batches(replicas).await - batches_before) / requests,
-        transactions: (commits(fleet).await - commits_before) / requests,
+        // Each batch of the ledger is one durable commit. What else the database counts as a
+        // transaction are single reads, which wait for no disk.
+        commits: grown("taskpass_ledger_batch_entries_count") / requests,
+        transactions: (transactions(fleet).await - transactions_before) / requests,
+        stages_us: STAGES.map(stage),
         failed,
     }
 }
 
-async fn commits(fleet: &Fleet) -> f64 {
+async fn transactions(fleet: &Fleet) -> f64 {
     let Some(database) = fleet.maybe_database() else {
         return 0.0;
     };
@@ -295,18 +418,18 @@ async fn commits(fleet: &Fleet) -> f64 {
     count as f64
 }
 
-/// Batches that the ledger committed: each is one durable commit. What else the database counts as
-/// a transaction are single reads, which wait for no disk.
-async fn batches(replicas: &[&Replica]) -> f64 {
-    let mut all = 0.0;
+/// Every metric, summed over the replicas.
+async fn scrape(replicas: &[&Replica]) -> BTreeMap<String, f64> {
+    let mut all = BTreeMap::new();
     for replica in replicas {
         let metrics = replica.client.get("/metrics").await.text();
-        let line = metrics
-            .lines()
-            .find(|line| line.starts_with("taskpass_ledger_batch_entries_count"));
-        all += line
-            .and_then(|line| line.split_whitespace().last()?.parse::<f64>().ok())
-            .unwrap_or(0.0);
+        for line in metrics.lines().filter(|line| !line.starts_with('#')) {
+            if let Some((name, value)) = line.rsplit_once(' ')
+                && let Ok(value) = value.parse::<f64>()
+            {
+                *all.entry(name.to_owned()).or_insert(0.0) += value;
+            }
+        }
     }
     all
 }
