@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use secrecy::ExposeSecret;
 use tracing::{error, instrument, warn};
 
+use super::issue::Case;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -183,6 +184,17 @@ impl Broker {
             roles.insert(binding.role);
         }
         Ok(roles)
+    }
+
+    /// The caller's roles, where a policy that decides about tasks and credentials asks for any.
+    pub(super) async fn roles_asked_for(
+        &self,
+        case: &Case<'_>,
+    ) -> Result<BTreeSet<String>, BrokerError> {
+        if case.active.policy().asks_for_roles() {
+            return self.roles(&case.workload.identity).await;
+        }
+        Ok(BTreeSet::new())
     }
 
     /// Gives a role to an identity, or takes it away.

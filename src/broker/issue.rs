@@ -213,7 +213,7 @@ impl Broker {
         self.metrics().stage(Stage::Admit, admitting.elapsed());
 
         let deciding = Instant::now();
-        let roles = self.roles(&case.workload.identity).await?;
+        let roles = self.roles_asked_for(case).await?;
         let decision = decide(case, &roles, &ask, &admission);
         self.metrics().stage(Stage::Decide, deciding.elapsed());
         Ok(Judged {

@@ -125,7 +125,7 @@ impl Broker {
         };
         let (decision, mut admission) = match admitted {
             Ok(admission) => {
-                let roles = self.roles(&workload.identity).await?;
+                let roles = self.roles_asked_for(&case).await?;
                 let facts = admission.facts.clone();
                 let policy = active.policy();
                 let decision = policy.decide_open_task(&workload, &roles, facts, now);

@@ -6,6 +6,7 @@
 //! must contain that one.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
@@ -16,6 +17,9 @@ use super::proofs;
 use crate::merkle::{Checkpoint, Note};
 use crate::store::Store;
 use crate::store::append::Head;
+
+/// The least time between two writes of the file.
+const WRITE_EVERY: Duration = Duration::from_millis(200);
 
 /// Keeps the last checkpoint in a file.
 pub struct Guard {
@@ -33,8 +37,9 @@ impl Guard {
         }
     }
 
-    /// The writer of the file: run it as a tracked task. It writes the newest checkpoint whenever
-    /// there is a newer one, so a burst of batches costs one write, and a last one at the end.
+    /// The writer of the file: run it as a tracked task. It writes the newest checkpoint, at most
+    /// every [`WRITE_EVERY`] and a last one at the end: a sync of its own beside each batch's would
+    /// take the disk's time from the batches.
     pub fn writer(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let mut newest = self.newest.subscribe();
         let file = self.file.clone();
@@ -46,6 +51,10 @@ impl Guard {
                 {
                     warn!(%error, file = %file.display(), "the last checkpoint could not be kept");
                 }
+                // Over early when the ledger is gone: its last word is written at once. A clone waits,
+                // for what it sees must not count as seen.
+                let mut end = newest.clone();
+                drop(tokio::time::timeout(WRITE_EVERY, end.wait_for(|_| false)).await);
             }
         }
     }

@@ -7,9 +7,12 @@
 use std::collections::HashMap;
 
 use cedar_policy::ffi::DetailedError;
-use cedar_policy::{PolicySet, Schema, ValidationMode, Validator};
+use cedar_policy::{
+    ActionConstraint, EntityUid, Policy, PolicySet, Schema, ValidationMode, Validator,
+};
 use ring::digest::{SHA256, digest};
 
+use super::AdminAction;
 use super::bundle::{self, NamedPolicy, Obligations};
 use super::lint;
 use super::mapping::Model;
@@ -84,6 +87,7 @@ pub struct CompiledGeneration {
     pub(super) index: Index,
     pub(super) obligations: HashMap<String, Obligations>,
     policies: Vec<NamedPolicy>,
+    asks_for_roles: bool,
 }
 
 impl CompiledGeneration {
@@ -133,6 +137,7 @@ impl CompiledGeneration {
             .iter()
             .map(|named| (named.id.clone(), named.obligations.clone()))
             .collect();
+        let asks_for_roles = named.iter().any(|named| may_ask_for_roles(&named.policy));
         Ok(Self {
             digest,
             catalog,
@@ -142,6 +147,7 @@ impl CompiledGeneration {
             index,
             obligations,
             policies: named,
+            asks_for_roles,
         })
     }
 
@@ -186,10 +192,40 @@ impl CompiledGeneration {
         self.policies.iter().map(|named| named.id.as_str())
     }
 
+    /// Whether any policy about tasks and credentials could depend on the caller's roles. Where none
+    /// does, they need not be read.
+    #[must_use]
+    pub fn asks_for_roles(&self) -> bool {
+        self.asks_for_roles
+    }
+
     /// All policies as one set: what the index must be equal to.
     #[cfg(test)]
     pub(super) fn whole_set(&self) -> PolicySet {
         PolicySet::from_policies(self.policies.iter().map(|named| named.policy.clone())).unwrap()
+    }
+}
+
+/// In doubt it may: any mention counts, unless the policy's scope names administrative actions only.
+fn may_ask_for_roles(policy: &Policy) -> bool {
+    let administrative = |action: &EntityUid| {
+        let id: &str = action.id().unescaped();
+        AdminAction::parse(id).is_some()
+    };
+    let elsewhere = match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(action) => !administrative(&action),
+        ActionConstraint::In(actions) => !actions.iter().all(administrative),
+    };
+    elsewhere && policy.to_json().map_or(true, |json| mentions_role(&json))
+}
+
+fn mentions_role(json: &serde_json::Value) -> bool {
+    match json {
+        serde_json::Value::String(text) => text == schema::ROLE,
+        serde_json::Value::Array(items) => items.iter().any(mentions_role),
+        serde_json::Value::Object(members) => members.values().any(mentions_role),
+        _ => false,
     }
 }
 

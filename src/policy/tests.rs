@@ -1041,6 +1041,47 @@ fn an_act_on_the_broker_that_cannot_be_decided_is_an_error() {
     );
 }
 
+#[test]
+fn roles_are_asked_for_where_a_policy_about_work_names_one() {
+    for (policies, asked) in [
+        (
+            "permit (principal == Workload::dev::\"dev:agent\", action == Action::\"orders:read\", resource);",
+            false,
+        ),
+        (
+            "permit (principal in Role::\"admin\", action == Action::\"readLedger\", resource);",
+            false,
+        ),
+        (
+            "permit (principal in Role::\"r\", action == Action::\"orders:read\", resource);",
+            true,
+        ),
+        (
+            "permit (principal in Role::\"r\", action == Action::\"openTask\", resource);",
+            true,
+        ),
+        ("forbid (principal in Role::\"r\", action, resource);", true),
+        (
+            "permit (principal == Workload::dev::\"dev:agent\", action == Action::\"orders:read\", resource) \
+             unless { principal in [Role::\"a\", Role::\"b\"] };",
+            true,
+        ),
+        (
+            "forbid (principal in Role::\"r\", \
+             action in [Action::\"readLedger\", Action::\"orders:read\"], resource);",
+            true,
+        ),
+    ] {
+        let all = format!(
+            "permit (principal == Workload::dev::\"dev:agent\", action == Action::\"openTask\", resource);\n{policies}"
+        );
+        match load(&all) {
+            Ok(compiled) => assert_eq!(compiled.asks_for_roles(), asked, "{policies}"),
+            Err(problems) => panic!("{policies}: {problems:?}"),
+        }
+    }
+}
+
 // ---- suites ----
 
 fn run_suite(toml: &str) -> suite::Report {

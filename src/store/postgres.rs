@@ -79,6 +79,9 @@ impl Postgres {
             ("default_transaction_isolation", "read committed"),
             // A permit is released upon this commit: it has to be on disk, whatever the default.
             ("synchronous_commit", "on"),
+            // Its two statements are long, and every lookup in them is by a primary key: planning
+            // them anew for each batch would cost more than running them.
+            ("plan_cache_mode", "force_generic_plan"),
         ]);
         let pooled = base.options([
             ("statement_timeout", statement.as_str()),
