@@ -69,6 +69,8 @@ impl Fleet {
     pub async fn for_load(agents: usize, postgres: bool) -> (Self, Replica) {
         let mut fleet = Self::new(postgres.then(fresh_database));
         fleet.proxied = false;
+        // None of the others asks about roles at work, which would cost each request a query.
+        BOOTSTRAP_POLICY.clone_into(&mut fleet.policies);
         for n in 0..agents {
             let who = format!("principal == Workload::dev::\"dev:agent%3A{n}\"");
             let policies = format!(
