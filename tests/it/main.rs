@@ -21,5 +21,6 @@ mod cli;
 mod contract;
 mod crash;
 mod laws;
+mod load;
 mod refusals;
 mod support;

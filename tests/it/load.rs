@@ -1,0 +1,234 @@
+//! `revoke all` under load: two replicas of the real binary on one PostgreSQL, many clients that
+//! keep asking for credentials and using them, and an admin who ends everything in their midst.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::http::assert_problem;
+use crate::support::{SOON, block_on, until};
+
+/// Clients that ask, and as many that use what was granted.
+const CLIENTS: usize = 12;
+
+/// Requests, and uses, that begin in each phase at least.
+const CALLS: usize = 30;
+
+/// How far the admin has come. What a request meets is certain only where it began and ended
+/// within one phase of rest.
+const BEFORE: usize = 0;
+const CUT: usize = 2;
+const LIFTED: usize = 4;
+
+/// A request for a credential, as it ended.
+struct Asked {
+    began: usize,
+    ended: usize,
+    status: u16,
+    index: u64,
+    body: Value,
+}
+
+/// A use of a credential at some replica.
+struct Used {
+    began: usize,
+    ended: usize,
+    index: u64,
+    active: bool,
+}
+
+/// Clients on both replicas, and what they met.
+struct Load<'a> {
+    fleet: &'a Fleet,
+    replicas: [&'a Replica; 2],
+    phase: AtomicUsize,
+    stop: AtomicBool,
+    asked: Mutex<Vec<Asked>>,
+    used: Mutex<Vec<Used>>,
+}
+
+impl Load<'_> {
+    fn phase(&self) -> usize {
+        self.phase.load(Ordering::SeqCst)
+    }
+
+    fn enter(&self, phase: usize) {
+        self.phase.store(phase, Ordering::SeqCst);
+    }
+
+    fn asked_within(&self, phase: usize) -> usize {
+        let asked = self.asked.lock().unwrap();
+        let within = asked.iter().filter(|one| one.began == phase);
+        within.count()
+    }
+
+    fn used_within(&self, phase: usize) -> usize {
+        let used = self.used.lock().unwrap();
+        used.iter().filter(|one| one.began == phase).count()
+    }
+
+    /// Asks at one replica and the other in turn, until told to stop.
+    async fn ask(&self, client: usize) {
+        for n in client.. {
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            let token = self.fleet.token();
+            let began = self.phase();
+            let answer = self.replicas[n % 2].ask(&token).await;
+            let ended = self.phase();
+            let body = answer.json();
+            if answer.status != 201 {
+                // Nothing but the block may be in the way.
+                assert_problem(&answer, 403, "denied");
+                assert_eq!(body["code"], "blocked", "{body}");
+            }
+            let index = body["receipt"]["index"].as_u64().unwrap();
+            self.asked.lock().unwrap().push(Asked {
+                began,
+                ended,
+                status: answer.status,
+                index,
+                body,
+            });
+        }
+    }
+
+    /// Uses what was granted, old and new, at both replicas in turn.
+    async fn use_tokens(&self, client: usize) {
+        for n in client.. {
+            if self.stop.load(Ordering::SeqCst) {
+                return;
+            }
+            let granted = {
+                let asked = self.asked.lock().unwrap();
+                let granted: Vec<&Asked> = asked.iter().filter(|one| one.status == 201).collect();
+                let some = granted.get((n * 7) % granted.len().max(1));
+                some.map(|one| (one.index, one.body.clone()))
+            };
+            let Some((index, body)) = granted else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            let began = self.phase();
+            let active = self.fleet.is_good(self.replicas[n % 2], &body).await;
+            let ended = self.phase();
+            self.used.lock().unwrap().push(Used {
+                began,
+                ended,
+                index,
+                active,
+            });
+        }
+    }
+
+    /// Waits until so many requests and uses began in the present phase and came to an end.
+    async fn go_on(&self, count: usize) {
+        let phase = self.phase();
+        until("the load goes on", SOON, async || {
+            self.asked_within(phase) >= count && self.used_within(phase) >= count
+        })
+        .await;
+    }
+}
+
+/// How many permits stand in the log between two leaves.
+fn permits_between(fleet: &Fleet, from: u64, to: u64) -> i64 {
+    block_on(async || {
+        let pool = fleet.database().pool().await;
+        let count: (i64,) = sqlx::query_as(
+            "SELECT count(*) FROM leaf_body WHERE idx > $1 AND idx < $2 \
+             AND convert_from(body, 'UTF8')::json ->> 'outcome' = 'permit'",
+        )
+        .bind(i64::try_from(from).unwrap())
+        .bind(i64::try_from(to).unwrap())
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        count.0
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_lifted() {
+    let (fleet, one) = Fleet::start().await;
+    let two = fleet.replica();
+    let load = Load {
+        fleet: &fleet,
+        replicas: [&one, &two],
+        phase: AtomicUsize::new(BEFORE),
+        stop: AtomicBool::new(false),
+        asked: Mutex::default(),
+        used: Mutex::default(),
+    };
+    let admin = async {
+        load.go_on(CALLS).await;
+        load.enter(CUT - 1);
+        let order = json!({"selector": {"all": true}, "block_seconds": "until_lifted",
+            "reason": "drill"});
+        let cut = one
+            .client
+            .post_json(&fleet.admin, "/v1/revocations", &order)
+            .await
+            .expect(200);
+        load.enter(CUT);
+        load.go_on(CALLS).await;
+        load.enter(LIFTED - 1);
+        let lift = format!("/v1/revocations/{}/lift", cut["id"].as_str().unwrap());
+        // At the other replica: what one does binds both.
+        let lifted = two.client.post_json(&fleet.admin, &lift, &json!({})).await;
+        let lifted = lifted.expect(200);
+        load.enter(LIFTED);
+        load.go_on(CALLS).await;
+        load.stop.store(true, Ordering::SeqCst);
+        let cut_at = cut["index"].as_u64().unwrap();
+        (cut_at, lifted["lifted_index"].as_u64().unwrap())
+    };
+    let ((cut_at, lifted_at), ..) = tokio::join!(
+        admin,
+        join_all((0..CLIENTS).map(|client| load.ask(client))),
+        join_all((0..CLIENTS).map(|client| load.use_tokens(client))),
+    );
+
+    // What was decided: permits before and after, and nothing but refusals in between.
+    assert_eq!(permits_between(&fleet, cut_at, lifted_at), 0);
+    let asked = load.asked.lock().unwrap();
+    for one in asked.iter() {
+        if one.index < cut_at {
+            assert_eq!(one.status, 201, "{}", one.body);
+        }
+        if cut_at < one.index && one.index < lifted_at {
+            assert_eq!(one.status, 403, "{}", one.body);
+        }
+        // One that shares the lifting's batch may be refused still, behind it in the log.
+        if one.ended == BEFORE || one.began == LIFTED {
+            assert_eq!(one.status, 201, "{}", one.body);
+        }
+        if one.began == CUT && one.ended == CUT {
+            assert_eq!(one.status, 403, "{}", one.body);
+        }
+    }
+    // What could be used: nothing old from the moment that the admin had an answer.
+    for used in load.used.lock().unwrap().iter() {
+        let old = used.index < cut_at;
+        if old && used.began >= CUT {
+            assert!(!used.active, "leaf {} outlived {cut_at}", used.index);
+        }
+        if used.ended == BEFORE || !old {
+            assert!(used.active, "leaf {} died of nothing", used.index);
+        }
+    }
+    // And so it stays, at either.
+    for replica in [&one, &two] {
+        let granted = asked.iter().filter(|one| one.status == 201);
+        let looks = granted.map(|one| async move {
+            let good = load.fleet.is_good(replica, &one.body).await;
+            assert_eq!(good, one.index > lifted_at, "leaf {}", one.index);
+        });
+        join_all(looks).await;
+    }
+    assert_eq!(fleet.orphans(), (0, 0));
+}
