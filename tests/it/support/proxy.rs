@@ -2,7 +2,8 @@
 //!
 //! Two kinds of fault. A [`Mode`] is weather: it holds for all connections until it is changed. A
 //! trap, set by [`Proxy::arm`], is surgery on one COMMIT: hold it or cut its connection, either
-//! before the server has seen it or after the server has committed and before the client knows.
+//! before the server has seen it or after the server has committed and before the client knows. Set
+//! by [`Proxy::arm_statement`] it does the same to any other statement.
 //!
 //! For this the proxy reads the wire protocol (version 3), message by message. It answers requests
 //! for encryption with "no" itself, so that everything after is plain. A COMMIT is recognised in
@@ -35,12 +36,12 @@ pub enum Mode {
     Delay(Duration),
 }
 
-/// Where a trap catches a COMMIT.
+/// Where a trap catches a COMMIT, or another statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
     /// On its way to the server, which has not seen it: the transaction is open.
     Request,
-    /// On the way back: the transaction is committed, and the client does not know.
+    /// On the way back: it is executed, or committed, and the client does not know.
     Answer,
 }
 
@@ -83,8 +84,10 @@ struct Trap {
     fault: Fault,
     /// How many matching COMMITs pass before the one that is caught.
     skip: u64,
-    /// Text that a statement of the transaction must contain.
+    /// Text that the statement, or one of the COMMIT's transaction, must contain.
     marker: String,
+    /// Whether it is for a statement, not for its transaction's COMMIT.
+    statement: bool,
 }
 
 /// Of one connection, what its two directions must know of each other.
@@ -92,6 +95,8 @@ struct Trap {
 struct Link {
     /// What is to happen to the answer of a COMMIT that is on its way.
     on_answer: Option<Fault>,
+    /// What is to happen to whatever the server says next.
+    on_next: Option<Fault>,
 }
 
 impl Proxy {
@@ -149,11 +154,23 @@ impl Proxy {
     /// comment with its function's name, for instance), after `skip` of them have passed. There is
     /// one trap; a new one replaces it.
     pub fn arm_for(&self, marker: &str, skip: u64, at: At, fault: Fault) {
+        self.set_trap(marker, skip, at, fault, false);
+    }
+
+    /// Sets a trap for the next statement that contains `marker`, in place of a COMMIT. The server
+    /// holds back its answer until it is whole, so that one that is caught on its way back has done
+    /// its work.
+    pub fn arm_statement(&self, marker: &str, at: At, fault: Fault) {
+        self.set_trap(marker, 0, at, fault, true);
+    }
+
+    fn set_trap(&self, marker: &str, skip: u64, at: At, fault: Fault, statement: bool) {
         self.shared.lock().trap = Some(Trap {
             at,
             fault,
             skip,
             marker: marker.to_owned(),
+            statement,
         });
     }
 
@@ -210,10 +227,12 @@ impl State {
         }
     }
 
-    /// Whether the trap catches this COMMIT; one that matches is counted off.
-    fn catches(&mut self, statements: &[String]) -> Option<(At, Fault)> {
+    /// Whether the trap catches this statement, or a COMMIT after these; one that matches is counted
+    /// off.
+    fn catches(&mut self, statements: &[String], statement: bool) -> Option<(At, Fault)> {
         let trap = self.trap.as_mut()?;
-        if !statements.iter().any(|sql| sql.contains(&trap.marker)) {
+        let matches = statements.iter().any(|sql| sql.contains(&trap.marker));
+        if trap.statement != statement || !matches {
             return None;
         }
         if trap.skip > 0 {
@@ -375,17 +394,28 @@ impl Direction {
         while self.shared.is_open(self.id) {
             let message = read_message(client)?;
             self.shared.weather(self.id, Mode::StallToServer);
-            if session.is_commit(&message) {
-                let caught = self.shared.lock().catches(&session.statements);
+            let known = session.statements.len();
+            let commits = session.is_commit(&message);
+            let caught = if commits {
+                let caught = self.shared.lock().catches(&session.statements, false);
                 session.statements.clear();
-                if let Some((At::Answer, fault)) = caught {
-                    self.link.lock().unwrap().on_answer = Some(fault);
+                caught
+            } else {
+                let new = session.statements.get(known..).unwrap_or_default();
+                self.shared.lock().catches(new, true)
+            };
+            if let Some((At::Answer, fault)) = caught {
+                let mut link = self.link.lock().unwrap();
+                if commits {
+                    link.on_answer = Some(fault);
+                } else {
+                    link.on_next = Some(fault);
                 }
-                if let Some((At::Request, fault)) = caught
-                    && !self.shared.spring(self.id, fault)
-                {
-                    return Ok(());
-                }
+            }
+            if let Some((At::Request, fault)) = caught
+                && !self.shared.spring(self.id, fault)
+            {
+                return Ok(());
             }
             server.write_all(&message)?;
         }
@@ -395,6 +425,10 @@ impl Direction {
     fn relay_server(&self, server: &mut TcpStream, client: &mut TcpStream) -> std::io::Result<()> {
         while self.shared.is_open(self.id) {
             let message = read_message(server)?;
+            let next = self.link.lock().unwrap().on_next.take();
+            if next.is_some_and(|fault| !self.shared.spring(self.id, fault)) {
+                return Ok(());
+            }
             if message[0] == b'C' && &message[5..] == b"COMMIT\0" {
                 self.shared.lock().commits += 1;
                 let fault = self.link.lock().unwrap().on_answer.take();
@@ -661,6 +695,29 @@ mod tests {
             inserting.await.unwrap().unwrap();
         }
         assert_eq!(rows(&database).await, [1, 2]);
+    }
+
+    #[tokio::test]
+    async fn one_statement_is_caught_on_either_side() {
+        let (database, proxy) = stage().await;
+        for (at, x) in [(At::Request, 1), (At::Answer, 2)] {
+            let mut client = through(&proxy, &database).await;
+            proxy.arm_statement("the_one", at, Fault::Cut);
+            insert(&mut client, 10 * x, "another").await.unwrap();
+            insert(&mut client, x, "the_one").await.unwrap_err();
+        }
+        // Executed or not, it was never committed.
+        assert_eq!(rows(&database).await, [10, 20]);
+
+        let mut client = through(&proxy, &database).await;
+        proxy.arm_statement("the_one", At::Answer, Fault::Hold);
+        let sql = "/* the_one */ INSERT INTO t VALUES (3)";
+        let inserting = tokio::spawn(async move { client.execute(sql).await.map(drop) });
+        super::super::until("it is held", SOON, async || proxy.sprung() == 3).await;
+        assert_eq!(rows(&database).await, [3, 10, 20]);
+        assert!(!inserting.is_finished());
+        proxy.release();
+        inserting.await.unwrap().unwrap();
     }
 
     #[tokio::test]
