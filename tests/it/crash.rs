@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::fleet::{Fleet, Replica, verify};
+use crate::support::fleet::{Fleet, Replica, assert_sound, body, verify};
 use crate::support::http::{Answer, Client, assert_problem, try_send};
 use crate::support::process::Signal;
 use crate::support::proxy::{At, Fault, Mode};
@@ -12,13 +12,6 @@ use crate::support::{SOON, until, wait_until};
 
 /// The statement that every batch of the ledger writes with.
 const BATCH: &str = "ledger_write";
-
-fn body() -> Value {
-    serde_json::json!({
-        "task": {"type": "job"}, "resource": "orders-api",
-        "authorization_details": [{"type": "api", "actions": ["orders:read"]}],
-    })
-}
 
 /// Asks in the background, and tells how it ended.
 fn asking(fleet: &Fleet, replica: &Replica) -> tokio::task::JoinHandle<reqwest::Result<Answer>> {
@@ -31,34 +24,6 @@ fn asking(fleet: &Fleet, replica: &Replica) -> tokio::task::JoinHandle<reqwest::
             .json(&body());
         try_send(request).await
     })
-}
-
-/// Nothing is without its counterpart, and the log goes on.
-async fn assert_sound(fleet: &Fleet, replica: &Replica, earlier: &Value) {
-    assert_eq!(
-        fleet.orphans(),
-        (0, 0),
-        "a session without its leaf, or a permit without its session"
-    );
-    let granted = replica.ask(&fleet.token()).await.expect(201);
-    let receipt = verify(fleet, replica, &granted).await;
-    let old = verify(fleet, replica, earlier).await;
-    let path = format!(
-        "/v1/ledger/consistency?from={}&to={}",
-        old.tree_size, receipt.tree_size
-    );
-    let proof = replica.client.get_as(&fleet.admin, &path).await.expect(200);
-    let proof: Vec<taskpass::merkle::Hash> =
-        serde_json::from_value(proof["consistency_proof"].clone()).unwrap();
-    let root = |checkpoint: &str| checkpoint.lines().nth(2).unwrap().parse().unwrap();
-    taskpass::merkle::verify_consistency(
-        old.tree_size,
-        receipt.tree_size,
-        &proof,
-        &root(&old.checkpoint),
-        &root(&receipt.checkpoint),
-    )
-    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

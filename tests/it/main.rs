@@ -20,6 +20,7 @@
 mod cli;
 mod contract;
 mod crash;
+mod kills;
 mod laws;
 mod load;
 mod refusals;

@@ -288,7 +288,8 @@ impl Replica {
     }
 }
 
-fn body() -> Value {
+/// What is asked for by who asks for nothing special.
+pub fn body() -> Value {
     json!({
         "task": {"type": "job"},
         "resource": "orders-api",
@@ -302,15 +303,45 @@ pub async fn verify(
     replica: &Replica,
     granted: &Value,
 ) -> taskpass::merkle::Receipt {
-    let keys = replica.client.get_as(&fleet.admin, "/v1/ledger/keys").await;
-    let keys: Vec<taskpass::merkle::VerifierKey> = keys.json()["vkeys"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|key| key.as_str().unwrap().parse().unwrap())
-        .collect();
+    let keys = vkeys(fleet, replica).await;
+    let keys: Vec<taskpass::merkle::VerifierKey> =
+        keys.iter().map(|key| key.parse().unwrap()).collect();
     let receipt: taskpass::merkle::Receipt =
         serde_json::from_value(granted["receipt"].clone()).unwrap();
     receipt.verify(&keys).unwrap();
     receipt
+}
+
+/// The log's keys, as a replica tells them.
+pub async fn vkeys(fleet: &Fleet, replica: &Replica) -> Vec<String> {
+    let keys = replica.client.get_as(&fleet.admin, "/v1/ledger/keys").await;
+    serde_json::from_value(keys.expect(200)["vkeys"].clone()).unwrap()
+}
+
+/// Nothing is without its counterpart, and the log goes on from where an earlier grant saw it.
+pub async fn assert_sound(fleet: &Fleet, replica: &Replica, earlier: &Value) {
+    assert_eq!(
+        fleet.orphans(),
+        (0, 0),
+        "a session without its leaf, or a permit without its session"
+    );
+    let granted = replica.ask(&fleet.token()).await.expect(201);
+    let receipt = verify(fleet, replica, &granted).await;
+    let old = verify(fleet, replica, earlier).await;
+    let path = format!(
+        "/v1/ledger/consistency?from={}&to={}",
+        old.tree_size, receipt.tree_size
+    );
+    let proof = replica.client.get_as(&fleet.admin, &path).await.expect(200);
+    let proof: Vec<taskpass::merkle::Hash> =
+        serde_json::from_value(proof["consistency_proof"].clone()).unwrap();
+    let root = |checkpoint: &str| checkpoint.lines().nth(2).unwrap().parse().unwrap();
+    taskpass::merkle::verify_consistency(
+        old.tree_size,
+        receipt.tree_size,
+        &proof,
+        &root(&old.checkpoint),
+        &root(&receipt.checkpoint),
+    )
+    .unwrap();
 }

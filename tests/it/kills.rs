@@ -1,0 +1,341 @@
+//! The real binary with PostgreSQL, killed at each step of a request that can be told apart from
+//! outside, and started again: what was not committed never was, what was is whole, and the caller
+//! who heard nothing gets through by asking again.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, Replica, assert_sound, body, vkeys};
+use crate::support::http::{Client, assert_problem, raw_status, send, try_send};
+use crate::support::process::{Launch, Signal};
+use crate::support::proxy::{At, Fault};
+use crate::support::{SOON, until, wait_until};
+
+/// The statement that every batch of the ledger writes with.
+const BATCH: &str = "ledger_write";
+
+/// Where in its request the process is killed.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Half of the body has arrived.
+    Body,
+    /// At a statement that holds this comment.
+    Statement(&'static str, At),
+    /// At the batch's COMMIT; where it is on its way it never arrives.
+    Commit(At),
+    /// COMMIT is on its way, and arrives though its sender is dead.
+    CommitArrives,
+    /// The first byte of the answer has arrived.
+    FirstByte,
+}
+
+/// Every step in order, and whether what was asked is on record after it.
+const STEPS: [(Step, bool); 14] = [
+    (Step::Body, false),
+    (Step::Statement("/* retry */", At::Request), false),
+    (Step::Statement("/* retry */", At::Answer), false),
+    (Step::Statement("/* roles_of */", At::Request), false),
+    (Step::Statement("/* roles_of */", At::Answer), false),
+    (Step::Statement("/* ledger_lock */", At::Request), false),
+    (Step::Statement("/* ledger_lock */", At::Answer), false),
+    (Step::Statement("/* ledger_enter */", At::Request), false),
+    (Step::Statement("/* ledger_enter */", At::Answer), false),
+    (Step::Statement("/* ledger_write */", At::Request), false),
+    (Step::Statement("/* ledger_write */", At::Answer), false),
+    (Step::Commit(At::Request), false),
+    (Step::CommitArrives, true),
+    (Step::Commit(At::Answer), true),
+];
+
+/// A request as bytes, so that it can be sent in parts and its answer be read in parts.
+fn raw_request(replica: &Replica, token: &str, key: &str) -> Vec<u8> {
+    let body = body().to_string();
+    format!(
+        "POST /v1/credentials HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\n\
+         Idempotency-Key: \"{key}\"\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        replica.address,
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// What a server says that wants the body of a request which expects to be told so.
+const CONTINUE: &[u8; 25] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+fn connect(replica: &Replica) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&replica.address, SOON).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+/// Sends bytes and reads what comes back, up to `limit` of them, on a thread of its own. When it
+/// ends the connection is still open.
+fn exchange(replica: &Replica, bytes: Vec<u8>, limit: u64) -> JoinHandle<(Vec<u8>, TcpStream)> {
+    let mut stream = connect(replica);
+    stream.write_all(&bytes).unwrap();
+    std::thread::spawn(move || {
+        let mut answer = Vec::new();
+        // A killed process may leave a reset behind.
+        drop(
+            Read::by_ref(&mut stream)
+                .take(limit)
+                .read_to_end(&mut answer),
+        );
+        (answer, stream)
+    })
+}
+
+/// Kills the process at this step of a request, and starts it again. What came back of an answer.
+fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &str) -> Vec<u8> {
+    let mut request = raw_request(replica, token, key);
+    if matches!(step, Step::Body) {
+        let expect = b"Expect: 100-continue\r\n".iter().copied();
+        let after_first_line = request.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        request.splice(after_first_line..after_first_line, expect);
+    }
+    let caught = replica.proxy.sprung() + 1;
+    match step {
+        Step::Statement(marker, at) => replica.proxy.arm_statement(marker, at, Fault::Hold),
+        Step::Commit(at) => replica.proxy.arm_for(BATCH, 0, at, Fault::Hold),
+        Step::CommitArrives => replica.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold),
+        Step::Body | Step::FirstByte => {}
+    }
+    let answer = match step {
+        Step::Body => {
+            let half = request.len() - body().to_string().len() / 2;
+            let mut stream = connect(replica);
+            stream.write_all(&request[..half]).unwrap();
+            // It says so once it wants the body, and so has read the head.
+            let mut go_on = [0; CONTINUE.len()];
+            stream.read_exact(&mut go_on).unwrap();
+            assert_eq!(&go_on, CONTINUE);
+            replica.process.kill();
+            let mut answer = Vec::new();
+            drop(stream.read_to_end(&mut answer));
+            answer
+        }
+        Step::FirstByte => {
+            let (mut answer, mut stream) = exchange(replica, request, 1).join().unwrap();
+            replica.process.kill();
+            drop(stream.read_to_end(&mut answer));
+            answer
+        }
+        _ => {
+            let sending = exchange(replica, request, u64::MAX);
+            replica.proxy.wait_sprung(caught);
+            replica.process.kill();
+            sending.join().unwrap().0
+        }
+    };
+    if matches!(step, Step::CommitArrives) {
+        let before = fleet.sessions();
+        replica.proxy.release();
+        wait_until("the COMMIT arrives", SOON, || fleet.sessions() > before);
+    }
+    replica.proxy.cut();
+    replica.process.restart();
+    replica.process.wait_ready(replica.address);
+    answer
+}
+
+/// The sessions that are on record after `seen` of them, oldest first: state, reason, task.
+async fn sessions_after(fleet: &Fleet, seen: i64) -> Vec<(String, Option<String>, uuid::Uuid)> {
+    let pool = fleet.database().pool().await;
+    sqlx::query_as("SELECT state, end_reason, task_id FROM session ORDER BY leaf_idx OFFSET $1")
+        .bind(seen)
+        .fetch_all(&pool)
+        .await
+        .unwrap()
+}
+
+/// Asks with an `Idempotency-Key`.
+async fn ask_again(fleet: &Fleet, replica: &Replica, key: &str) -> Value {
+    // Of this process there was never a connection.
+    let client = Client::new(&format!("http://{}", replica.address));
+    let request = client
+        .request(reqwest::Method::POST, "/v1/credentials")
+        .bearer_auth(fleet.token())
+        .header("Idempotency-Key", format!("\"{key}\""))
+        .json(&body());
+    send(request).await.expect(201)
+}
+
+/// `taskpass ledger verify`, offline, of a whole answer and the credential in it.
+fn verify_by_command(granted: &Value, vkeys: &[String]) {
+    let token = granted["credential"]["access_token"].as_str().unwrap();
+    let mut launch = Launch::taskpass(["ledger", "verify", "granted.json"])
+        .file("granted.json", granted.to_string())
+        .file("credential", token)
+        .arg("--credential-file")
+        .arg("credential");
+    for vkey in vkeys {
+        launch = launch.arg("--key").arg(vkey);
+    }
+    let ended = launch.run();
+    assert_eq!(ended.code(), Some(0), "{}{}", ended.stdout, ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_step_of_a_request_it_is_whole_again_and_the_caller_gets_through() {
+    let (fleet, mut replica) = Fleet::start().await;
+    let first = replica.ask(&fleet.token()).await.expect(201);
+    let mut released = vec![first.clone()];
+    for (n, (step, committed)) in STEPS.into_iter().enumerate() {
+        let seen = fleet.sessions();
+        let (token, key) = (fleet.token(), format!("step-{n}"));
+        let answer = kill_at(&fleet, &mut replica, step, &key, &token);
+        assert!(answer.is_empty(), "{step:?}: nobody was there to answer");
+        assert_eq!(fleet.orphans(), (0, 0), "{step:?}");
+        let lost = sessions_after(&fleet, seen).await;
+        assert_eq!(lost.len(), usize::from(committed), "{step:?}: {lost:?}");
+
+        // Whoever asks again gets one credential, and what was lost is dead.
+        let granted = ask_again(&fleet, &replica, &key).await;
+        assert!(fleet.is_good(&replica, &granted).await, "{step:?}");
+        let after = sessions_after(&fleet, seen).await;
+        let (state, _, task) = after.last().unwrap();
+        assert_eq!(state, "active", "{step:?}");
+        assert_eq!(granted["task"]["id"], task.to_string());
+        if committed {
+            let (state, reason, of) = &after[0];
+            assert_eq!(
+                (state.as_str(), reason.as_deref()),
+                ("ended", Some("superseded"))
+            );
+            assert_eq!(of, task, "{step:?}: the same task");
+            // What the dead process was told is used up.
+            let replayed = replica.ask(&token).await;
+            assert_problem(&replayed, 401, "attestation-failed");
+        }
+        assert_eq!(after.len(), 1 + usize::from(committed), "{step:?}");
+        released.push(granted);
+    }
+    let stuck = sessions_after(&fleet, 0).await;
+    assert!(
+        stuck
+            .iter()
+            .all(|(state, ..)| state == "active" || state == "ended")
+    );
+    let active = stuck.iter().filter(|(state, ..)| state == "active");
+    assert_eq!(active.count(), released.len(), "alive is what somebody has");
+    let vkeys = vkeys(&fleet, &replica).await;
+    for granted in &released {
+        assert!(fleet.is_good(&replica, granted).await);
+        verify_by_command(granted, &vkeys);
+    }
+    assert_sound(&fleet, &replica, &first).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_after_the_answers_first_byte_it_has_released_a_credential_that_is_good() {
+    let (fleet, mut replica) = Fleet::start().await;
+    let first = replica.ask(&fleet.token()).await.expect(201);
+    let answer = kill_at(
+        &fleet,
+        &mut replica,
+        Step::FirstByte,
+        "first-byte",
+        &fleet.token(),
+    );
+    // An answer is one write: the network has the rest of it.
+    assert_eq!(raw_status(&answer), Some(201));
+    let body = answer
+        .windows(4)
+        .position(|end| end == b"\r\n\r\n")
+        .unwrap()
+        + 4;
+    let granted: Value = serde_json::from_slice(&answer[body..]).unwrap();
+    assert!(fleet.is_good(&replica, &granted).await);
+    verify_by_command(&granted, &vkeys(&fleet, &replica).await);
+
+    let again = ask_again(&fleet, &replica, "first-byte").await;
+    assert_eq!(again["task"]["id"], granted["task"]["id"]);
+    assert!(fleet.is_good(&replica, &again).await);
+    assert!(!fleet.is_good(&replica, &granted).await, "superseded");
+    assert_sound(&fleet, &replica, &first).await;
+}
+
+/// Ends the task of a grant by its handle; what the answer was, if any.
+async fn complete(replica: &Replica, granted: &Value) -> Option<u16> {
+    let handle = granted["task"]["handle"].as_str().unwrap();
+    let path = format!(
+        "/v1/tasks/{}/complete",
+        granted["task"]["id"].as_str().unwrap()
+    );
+    let client = Client::new(&format!("http://{}", replica.address));
+    let request = client
+        .request(reqwest::Method::POST, &path)
+        .header("authorization", format!("Handle {handle}"));
+    let answer = try_send(request).await;
+    answer.ok().map(|answer| answer.status)
+}
+
+/// Ends everything; what the answer was, if any.
+async fn revoke_all(fleet: &Fleet, replica: &Replica) -> Option<u16> {
+    let order = json!({"selector": {"all": true}, "block_seconds": 0, "reason": "drill"});
+    let client = Client::new(&format!("http://{}", replica.address));
+    let request = client
+        .request(reqwest::Method::POST, "/v1/revocations")
+        .bearer_auth(&fleet.admin)
+        .json(&order);
+    let answer = try_send(request).await;
+    answer.ok().map(|answer| answer.status)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_while_it_ends_something_it_has_ended_all_of_it_or_none() {
+    let (fleet, mut replica) = Fleet::start().await;
+    let first = replica.ask(&fleet.token()).await.expect(201);
+    let steps = [
+        (Step::Statement("/* ledger_write */", At::Answer), false),
+        (Step::Commit(At::Request), false),
+        (Step::Commit(At::Answer), true),
+    ];
+    for (everything, (step, committed)) in [false, true]
+        .into_iter()
+        .flat_map(|all| steps.map(|step| (all, step)))
+    {
+        let granted = replica.ask(&fleet.token()).await.expect(201);
+        let caught = replica.proxy.sprung() + 1;
+        match step {
+            Step::Statement(marker, at) => replica.proxy.arm_statement(marker, at, Fault::Hold),
+            Step::Commit(at) => replica.proxy.arm_for(BATCH, 0, at, Fault::Hold),
+            _ => unreachable!(),
+        }
+        let end = async || {
+            if everything {
+                revoke_all(&fleet, &replica).await
+            } else {
+                complete(&replica, &granted).await
+            }
+        };
+        let killed = async {
+            until("it is held", SOON, async || {
+                replica.proxy.sprung() >= caught
+            })
+            .await;
+            replica.process.signal(Signal::Kill);
+        };
+        let (answer, ()) = tokio::join!(end(), killed);
+        assert_eq!(answer, None, "{step:?}: nobody was there to answer");
+        replica.process.kill();
+        replica.proxy.cut();
+        replica.process.restart();
+        replica.process.wait_ready(replica.address);
+        let good = fleet.is_good(&replica, &granted).await;
+        assert_eq!(good, !committed, "{step:?}, everything: {everything}");
+
+        let again = if everything {
+            revoke_all(&fleet, &replica).await
+        } else {
+            complete(&replica, &granted).await
+        };
+        assert_eq!(again, Some(200), "{step:?}: it can be done again");
+        assert!(!fleet.is_good(&replica, &granted).await, "{step:?}");
+    }
+    assert_sound(&fleet, &replica, &first).await;
+}
