@@ -195,8 +195,8 @@ async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_
 
     // What was decided: permits before and after, and nothing but refusals in between.
     assert_eq!(permits_between(&fleet, cut_at, lifted_at), 0);
-    let asked = load.asked.lock().unwrap();
-    for one in asked.iter() {
+    let asked = std::mem::take(&mut *load.asked.lock().unwrap());
+    for one in &asked {
         if one.index < cut_at {
             assert_eq!(one.status, 201, "{}", one.body);
         }
