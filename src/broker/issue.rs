@@ -109,6 +109,41 @@ struct Judged {
     ask: Option<Ask>,
 }
 
+/// A credential on its way to whoever asked for it. Where it is dropped before it is claimed, be
+/// it that the caller went before it was sent or while it was under way, it is ended.
+struct Unclaimed {
+    broker: Arc<Broker>,
+    issued: Option<Issued>,
+}
+
+impl Unclaimed {
+    fn new(broker: Arc<Broker>, issued: Issued) -> Self {
+        Self {
+            broker,
+            issued: Some(issued),
+        }
+    }
+
+    fn claim(mut self) -> Result<Issued, BrokerError> {
+        self.issued.take().ok_or_else(lost)
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(unclaimed) = self.issued.take() {
+            let broker = Arc::clone(&self.broker);
+            let ending = async move { broker.end_unclaimed(unclaimed).await };
+            // Dropping the handle does not stop the work.
+            drop(self.broker.shutdown().spawn("unclaimed", ending));
+        }
+    }
+}
+
+fn lost() -> BrokerError {
+    BrokerError::FailClosed("the request was lost".into())
+}
+
 impl Broker {
     /// Answers a request for a credential.
     #[instrument(skip_all)]
@@ -122,13 +157,13 @@ impl Broker {
         // Dropping the handle does not stop the work; that is what it is spawned for.
         drop(self.shutdown().spawn("issue", async move {
             let result = broker.issue_tracked(&evidence, &request).await;
-            if let Err(Ok(unclaimed)) = answer.send(result) {
-                broker.end_unclaimed(unclaimed).await;
-            }
+            // If nobody is there any more it comes back, and is dropped here.
+            drop(answer.send(result.map(|issued| Unclaimed::new(broker, issued))));
         }));
-        answered
-            .await
-            .unwrap_or_else(|_| Err(BrokerError::FailClosed("the request was lost".into())))
+        match answered.await {
+            Ok(result) => result.and_then(Unclaimed::claim),
+            Err(_) => Err(lost()),
+        }
     }
 
     async fn issue_tracked(
