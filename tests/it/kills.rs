@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
-use crate::support::fleet::{Fleet, Replica, assert_sound, body, vkeys};
-use crate::support::http::{Client, assert_problem, raw_status, send, try_send};
+use crate::support::fleet::{Fleet, Replica, assert_sound, vkeys};
+use crate::support::http::{Client, assert_problem, raw_status, try_send};
 use crate::support::process::{Launch, Signal};
 use crate::support::proxy::{At, Fault};
 use crate::support::{SOON, until, wait_until};
@@ -50,32 +50,10 @@ const STEPS: [(Step, bool); 14] = [
     (Step::Commit(At::Answer), true),
 ];
 
-/// A request as bytes, so that it can be sent in parts and its answer be read in parts.
-fn raw_request(replica: &Replica, token: &str, key: &str) -> Vec<u8> {
-    let body = body().to_string();
-    format!(
-        "POST /v1/credentials HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\n\
-         Idempotency-Key: \"{key}\"\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{body}",
-        replica.address,
-        body.len()
-    )
-    .into_bytes()
-}
-
-/// What a server says that wants the body of a request which expects to be told so.
-const CONTINUE: &[u8; 25] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-fn connect(replica: &Replica) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&replica.address, SOON).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream
-}
-
 /// Sends bytes and reads what comes back, up to `limit` of them, on a thread of its own. When it
 /// ends the connection is still open.
 fn exchange(replica: &Replica, bytes: Vec<u8>, limit: u64) -> JoinHandle<(Vec<u8>, TcpStream)> {
-    let mut stream = connect(replica);
+    let mut stream = replica.connect();
     stream.write_all(&bytes).unwrap();
     std::thread::spawn(move || {
         let mut answer = Vec::new();
@@ -91,12 +69,7 @@ fn exchange(replica: &Replica, bytes: Vec<u8>, limit: u64) -> JoinHandle<(Vec<u8
 
 /// Kills the process at this step of a request, and starts it again. What came back of an answer.
 fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &str) -> Vec<u8> {
-    let mut request = raw_request(replica, token, key);
-    if matches!(step, Step::Body) {
-        let expect = b"Expect: 100-continue\r\n".iter().copied();
-        let after_first_line = request.iter().position(|byte| *byte == b'\n').unwrap() + 1;
-        request.splice(after_first_line..after_first_line, expect);
-    }
+    let request = replica.raw_request(token, key, "");
     let caught = replica.proxy.sprung() + 1;
     match step {
         Step::Statement(marker, at) => replica.proxy.arm_statement(marker, at, Fault::Hold),
@@ -106,13 +79,7 @@ fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &
     }
     let answer = match step {
         Step::Body => {
-            let half = request.len() - body().to_string().len() / 2;
-            let mut stream = connect(replica);
-            stream.write_all(&request[..half]).unwrap();
-            // It says so once it wants the body, and so has read the head.
-            let mut go_on = [0; CONTINUE.len()];
-            stream.read_exact(&mut go_on).unwrap();
-            assert_eq!(&go_on, CONTINUE);
+            let mut stream = replica.half_a_request(token, key);
             replica.process.kill();
             let mut answer = Vec::new();
             drop(stream.read_to_end(&mut answer));
@@ -142,28 +109,6 @@ fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &
     answer
 }
 
-/// The sessions that are on record after `seen` of them, oldest first: state, reason, task.
-async fn sessions_after(fleet: &Fleet, seen: i64) -> Vec<(String, Option<String>, uuid::Uuid)> {
-    let pool = fleet.database().pool().await;
-    sqlx::query_as("SELECT state, end_reason, task_id FROM session ORDER BY leaf_idx OFFSET $1")
-        .bind(seen)
-        .fetch_all(&pool)
-        .await
-        .unwrap()
-}
-
-/// Asks with an `Idempotency-Key`.
-async fn ask_again(fleet: &Fleet, replica: &Replica, key: &str) -> Value {
-    // Of this process there was never a connection.
-    let client = Client::new(&format!("http://{}", replica.address));
-    let request = client
-        .request(reqwest::Method::POST, "/v1/credentials")
-        .bearer_auth(fleet.token())
-        .header("Idempotency-Key", format!("\"{key}\""))
-        .json(&body());
-    send(request).await.expect(201)
-}
-
 /// `taskpass ledger verify`, offline, of a whole answer and the credential in it.
 fn verify_by_command(granted: &Value, vkeys: &[String]) {
     let token = granted["credential"]["access_token"].as_str().unwrap();
@@ -190,13 +135,13 @@ async fn killed_at_any_step_of_a_request_it_is_whole_again_and_the_caller_gets_t
         let answer = kill_at(&fleet, &mut replica, step, &key, &token);
         assert!(answer.is_empty(), "{step:?}: nobody was there to answer");
         assert_eq!(fleet.orphans(), (0, 0), "{step:?}");
-        let lost = sessions_after(&fleet, seen).await;
+        let lost = fleet.sessions_after(seen).await;
         assert_eq!(lost.len(), usize::from(committed), "{step:?}: {lost:?}");
 
         // Whoever asks again gets one credential, and what was lost is dead.
-        let granted = ask_again(&fleet, &replica, &key).await;
+        let granted = replica.ask_again(&fleet.token(), &key).await.expect(201);
         assert!(fleet.is_good(&replica, &granted).await, "{step:?}");
-        let after = sessions_after(&fleet, seen).await;
+        let after = fleet.sessions_after(seen).await;
         let (state, _, task) = after.last().unwrap();
         assert_eq!(state, "active", "{step:?}");
         assert_eq!(granted["task"]["id"], task.to_string());
@@ -214,7 +159,7 @@ async fn killed_at_any_step_of_a_request_it_is_whole_again_and_the_caller_gets_t
         assert_eq!(after.len(), 1 + usize::from(committed), "{step:?}");
         released.push(granted);
     }
-    let stuck = sessions_after(&fleet, 0).await;
+    let stuck = fleet.sessions_after(0).await;
     assert!(
         stuck
             .iter()
@@ -252,7 +197,10 @@ async fn killed_after_the_answers_first_byte_it_has_released_a_credential_that_i
     assert!(fleet.is_good(&replica, &granted).await);
     verify_by_command(&granted, &vkeys(&fleet, &replica).await);
 
-    let again = ask_again(&fleet, &replica, "first-byte").await;
+    let again = replica
+        .ask_again(&fleet.token(), "first-byte")
+        .await
+        .expect(201);
     assert_eq!(again["task"]["id"], granted["task"]["id"]);
     assert!(fleet.is_good(&replica, &again).await);
     assert!(!fleet.is_good(&replica, &granted).await, "superseded");

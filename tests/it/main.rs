@@ -20,6 +20,7 @@
 mod cli;
 mod contract;
 mod crash;
+mod disconnects;
 mod kills;
 mod laws;
 mod load;

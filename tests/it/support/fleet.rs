@@ -2,7 +2,8 @@
 //! own where a test wants to lose, hold or cut what it says to the database.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use base64::Engine;
@@ -17,7 +18,7 @@ use super::postgres::{TestDatabase, fresh_database};
 use super::process::{Launch, Process};
 use super::proxy::Proxy;
 use super::rig::POLICIES;
-use super::{free_address, hex, random_bytes, random_hex};
+use super::{SOON, free_address, hex, random_bytes, random_hex};
 
 const BOOTSTRAP_POLICY: &str = r#"
 @id("bootstrap") @description("what the tests do as the operator")
@@ -266,6 +267,17 @@ max_open_per_workload = 100000
         })
     }
 
+    /// The sessions on record after the first `seen`, in the order of their leaves: state, reason of
+    /// the end, task.
+    pub async fn sessions_after(&self, seen: i64) -> Vec<(String, Option<String>, uuid::Uuid)> {
+        let pool = self.database().pool().await;
+        sqlx::query_as("SELECT state, end_reason, task_id FROM session ORDER BY leaf_idx OFFSET $1")
+            .bind(seen)
+            .fetch_all(&pool)
+            .await
+            .unwrap()
+    }
+
     /// How many sessions there are.
     pub fn sessions(&self) -> i64 {
         super::block_on(async || {
@@ -285,6 +297,52 @@ impl Replica {
         self.client
             .post_json(token, "/v1/credentials", &body())
             .await
+    }
+
+    /// A connection of nobody's.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect_timeout(&self.address, SOON).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream
+    }
+
+    /// What [`Self::ask`] sends, with an `Idempotency-Key`, as bytes: so that they can be sent in
+    /// parts, and the answer be read in parts. `headers` are more of them, each with its line's end.
+    pub fn raw_request(&self, token: &str, key: &str, headers: &str) -> Vec<u8> {
+        let body = body().to_string();
+        format!(
+            "POST /v1/credentials HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\n\
+             Idempotency-Key: \"{key}\"\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\nConnection: close\r\n{headers}\r\n{body}",
+            self.address,
+            body.len()
+        )
+        .into_bytes()
+    }
+
+    /// A connection on which the head of a request was read, and half of its body is sent.
+    pub fn half_a_request(&self, token: &str, key: &str) -> TcpStream {
+        const CONTINUE: &[u8; 25] = b"HTTP/1.1 100 Continue\r\n\r\n";
+        let request = self.raw_request(token, key, "Expect: 100-continue\r\n");
+        let half = request.len() - body().to_string().len() / 2;
+        let mut stream = self.connect();
+        stream.write_all(&request[..half]).unwrap();
+        // The server says so when it has read the head and wants the body.
+        let mut go_on = [0; CONTINUE.len()];
+        stream.read_exact(&mut go_on).unwrap();
+        assert_eq!(&go_on, CONTINUE);
+        stream
+    }
+
+    /// Asks again with an `Idempotency-Key`, on a new connection.
+    pub async fn ask_again(&self, token: &str, key: &str) -> Answer {
+        let client = Client::new(&format!("http://{}", self.address));
+        let request = client
+            .request(reqwest::Method::POST, "/v1/credentials")
+            .bearer_auth(token)
+            .header("Idempotency-Key", format!("\"{key}\""))
+            .json(&body());
+        super::http::send(request).await
     }
 }
 
