@@ -21,6 +21,7 @@ mod cli;
 mod contract;
 mod crash;
 mod disconnects;
+mod faults;
 mod kills;
 mod laws;
 mod load;

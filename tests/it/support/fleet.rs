@@ -34,6 +34,8 @@ pub struct Fleet {
     pub admin: String,
     sealing_key: String,
     policies: String,
+    /// More settings of `[server]`.
+    server: &'static str,
     proxied: bool,
 }
 
@@ -61,6 +63,7 @@ impl Fleet {
             admin: format!("tpa_{}", random_hex(16)),
             sealing_key: format!("tpk1_{key}"),
             policies: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
+            server: "",
             proxied: true,
         }
     }
@@ -97,7 +100,13 @@ impl Fleet {
 
     /// A database, an issuer, and a first replica that was told what decides.
     pub async fn start() -> (Self, Replica) {
-        let fleet = Self::new(Some(fresh_database()));
+        Self::start_with("").await
+    }
+
+    /// The same with more settings of `[server]`.
+    pub async fn start_with(server: &'static str) -> (Self, Replica) {
+        let mut fleet = Self::new(Some(fresh_database()));
+        fleet.server = server;
         let replica = fleet.launch();
         fleet.activate(&replica).await;
         (fleet, replica)
@@ -160,6 +169,7 @@ impl Fleet {
 issuer = "http://127.0.0.1:7070"
 listen = "{address}"
 drain_seconds = 0
+{server}
 {store}
 [ledger]
 origin = "broker.test/log"
@@ -204,6 +214,7 @@ max_open_per_workload = 100000
                 None => "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
             },
             bootstrap = hex(digest.as_ref()),
+            server = self.server,
             issuer = self.issuer.url(),
         )
     }
@@ -276,6 +287,13 @@ max_open_per_workload = 100000
             .fetch_all(&pool)
             .await
             .unwrap()
+    }
+
+    /// How many sessions are alive.
+    pub async fn alive(&self) -> usize {
+        let sessions = self.sessions_after(0).await;
+        let alive = sessions.iter().filter(|(state, ..)| state != "ended");
+        alive.count()
     }
 
     /// How many sessions there are.

@@ -1,0 +1,349 @@
+//! A store that is down, full, slow or locked, and more waiting than the broker takes: 503 within
+//! the stated limits, nothing released, nothing half-alive, and all well again without a restart.
+
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, Executor};
+use taskpass::broker::BrokerError;
+use taskpass::domain::limits::MAX_QUEUE_ENTRIES;
+use taskpass::domain::workload::OneTime;
+use taskpass::ledger::entry::{Entry, Request};
+use taskpass::ledger::{AppendError, Appended};
+use taskpass::store::Store;
+
+use crate::support::fleet::{Fleet, Replica, assert_sound, body};
+use crate::support::http::{Answer, assert_problem, send};
+use crate::support::proxy::Mode;
+use crate::support::rig::{self, Kind, Rig};
+use crate::support::{SOON, until};
+
+/// How long any request waits at most: the default of `request_timeout_seconds`.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A request's limit for tests that want to see it.
+const HASTY: &str = "request_timeout_seconds = 2\nheader_timeout_seconds = 2";
+
+/// What every door answers that needs the store: all at once, each within the limit.
+async fn ask_everywhere(fleet: &Fleet, replica: &Replica, granted: &Value) -> Vec<Answer> {
+    let client = &replica.client;
+    let token = granted["credential"]["access_token"].as_str().unwrap();
+    let task = granted["task"]["id"].as_str().unwrap();
+    let handle = granted["task"]["handle"].as_str().unwrap();
+    let post = |path: &str| client.request(reqwest::Method::POST, path);
+    let session = granted["session"]["id"].as_str().unwrap();
+    let all = json!({"selector": {"all": true}, "reason": "drill"});
+    let requests = [
+        post("/v1/credentials")
+            .bearer_auth(fleet.token())
+            .json(&body()),
+        post("/v1/tasks")
+            .bearer_auth(fleet.token())
+            .json(&json!({"type": "job"})),
+        post(&format!("/v1/tasks/{task}/complete"))
+            .header("authorization", format!("Handle {handle}")),
+        post(&format!("/v1/sessions/{session}/revoke"))
+            .bearer_auth(&fleet.admin)
+            .json(&json!({"reason": "drill"})),
+        post("/v1/revocations").bearer_auth(&fleet.admin).json(&all),
+        post("/oauth2/introspect")
+            .bearer_auth(&fleet.admin)
+            .form(&[("token", token)]),
+    ];
+    let began = Instant::now();
+    let answers = futures_util::future::join_all(requests.map(send)).await;
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    answers
+}
+
+fn assert_closed(answer: &Answer) {
+    let problem = assert_problem(answer, 503, "fail-closed");
+    assert_eq!(answer.header("retry-after"), Some("1"), "{problem}");
+}
+
+async fn until_ready(replica: &Replica, ready: u16) {
+    until("readiness shows it", SOON, async || {
+        replica.client.get("/readyz").await.status == ready
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_down_closes_every_door_and_ends_nothing() {
+    let (fleet, mut replica) = Fleet::start().await;
+    let first = replica.ask(&fleet.token()).await.expect(201);
+    replica.proxy.set(Mode::Refuse);
+    replica.proxy.cut();
+    let answers = ask_everywhere(&fleet, &replica, &first).await;
+    let (introspection, others) = answers.split_last().unwrap();
+    others.iter().for_each(assert_closed);
+    // Whoever must know whether a token is good is told neither yes nor no.
+    assert_eq!(introspection.status, 503, "{}", introspection.text());
+    until_ready(&replica, 503).await;
+
+    replica.proxy.set(Mode::Pass);
+    until_ready(&replica, 200).await;
+    assert!(fleet.is_good(&replica, &first).await, "nothing was ended");
+    assert_eq!(fleet.sessions(), 1, "nothing was released");
+    assert_sound(&fleet, &replica, &first).await;
+    assert_eq!(replica.process.terminate().code(), Some(0));
+    assert_eq!(fleet.alive().await, 2);
+}
+
+/// Lets every new leaf fail as on a disk that is full, or lets them be again.
+async fn fill(fleet: &Fleet, full: bool) {
+    let mut direct = fleet.database().connect().await;
+    let sql = if full {
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE disk_full USING MESSAGE = 'could not extend file: No space left on device'; END $$; \
+         CREATE TRIGGER full_disk BEFORE INSERT ON leaf FOR EACH ROW EXECUTE FUNCTION full_disk()"
+    } else {
+        "DROP TRIGGER full_disk ON leaf; DROP FUNCTION full_disk"
+    };
+    direct.execute(AssertSqlSafe(sql)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
+    let (fleet, mut replica) = Fleet::start().await;
+    let first = replica.ask(&fleet.token()).await.expect(201);
+    fill(&fleet, true).await;
+    let token = fleet.token();
+    assert_closed(&replica.ask(&token).await);
+    let answers = ask_everywhere(&fleet, &replica, &first).await;
+    let (introspection, others) = answers.split_last().unwrap();
+    others.iter().for_each(assert_closed);
+    // No end was recorded, and no end is claimed.
+    assert_eq!(introspection.expect(200)["active"], true);
+    until_ready(&replica, 503).await;
+    assert_eq!(fleet.sessions(), 1);
+
+    fill(&fleet, false).await;
+    until_ready(&replica, 200).await;
+    // What was not recorded did not use up the evidence either.
+    replica.ask(&token).await.expect(201);
+    assert!(fleet.is_good(&replica, &first).await);
+    assert_sound(&fleet, &replica, &first).await;
+    assert_eq!(replica.process.terminate().code(), Some(0));
+    assert_eq!(fleet.alive().await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
+    let rig = Rig::new(Kind::Sqlite).await;
+    let first = rig
+        .issue("agent:reports", rig::ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let Store::Sqlite(sqlite) = rig.broker.store() else {
+        panic!("a rig on SQLite");
+    };
+    let pages = async |limit: i64| {
+        let sql = format!("PRAGMA max_page_count = {limit}");
+        let set: (i64,) = sqlx::query_as(AssertSqlSafe(sql))
+            .fetch_one(sqlite.writer())
+            .await
+            .unwrap();
+        set.0
+    };
+    // It takes no more than are in use, and some of those may have room.
+    pages(1).await;
+    let mut granted = 0;
+    let refused = loop {
+        match rig.issue("agent:reports", rig::ask(&["orders:read"])).await {
+            Ok(_) => granted += 1,
+            Err(refused) => break refused,
+        }
+        assert!(granted < 500, "it is never full");
+    };
+    assert!(matches!(refused, BrokerError::FailClosed(_)), "{refused}");
+    assert!(rig.broker.unready().unwrap().starts_with("ledger: "));
+    // What is good is good still: reading takes no room.
+    assert!(rig.is_good(&first).await);
+    let sessions = async || {
+        let count: (i64,) = sqlx::query_as("SELECT count(*) FROM session")
+            .fetch_one(sqlite.readers())
+            .await
+            .unwrap();
+        count.0
+    };
+    assert_eq!(sessions().await, granted + 1);
+
+    pages(1_000_000).await;
+    rig.broker.check_health().await.unwrap();
+    assert_eq!(rig.broker.unready(), None, "well again, by itself");
+    let again = rig
+        .issue("agent:reports", rig::ask(&["orders:read"]))
+        .await
+        .unwrap();
+    assert!(rig.is_good(&again).await);
+    assert_eq!(sessions().await, granted + 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
+    let (fleet, mut replica) = Fleet::start_with(HASTY).await;
+    let first = replica.ask(&fleet.token()).await.expect(201);
+    // Slow is served.
+    replica.proxy.set(Mode::Delay(Duration::from_millis(20)));
+    let slow = replica.ask(&fleet.token()).await.expect(201);
+    assert!(fleet.is_good(&replica, &slow).await);
+
+    for silence in [Mode::Stall, Mode::StallToServer, Mode::StallToClient] {
+        replica.proxy.set(silence);
+        let began = Instant::now();
+        let asks = [fleet.token(), fleet.token()];
+        let asks = asks.iter().map(|token| replica.ask(token));
+        let answers = futures_util::future::join_all(asks).await;
+        assert!(began.elapsed() < Duration::from_secs(4), "{silence:?}");
+        for answer in &answers {
+            assert_problem(answer, 503, "timeout");
+            assert_eq!(answer.header("retry-after"), Some("1"));
+        }
+        replica.proxy.set(Mode::Pass);
+        until("it serves again", SOON, async || {
+            let ready = replica.client.get("/readyz").await.status == 200;
+            ready && fleet.is_good(&replica, &first).await
+        })
+        .await;
+    }
+    assert_sound(&fleet, &replica, &first).await;
+    // What was begun for those who were sent away is finished now, and dead.
+    assert_eq!(replica.process.terminate().code(), Some(0));
+    assert_eq!(fleet.alive().await, 3);
+    assert_eq!(fleet.orphans(), (0, 0));
+}
+
+/// A request that is as large as requests may be.
+fn large() -> Value {
+    let object = |n: usize| {
+        let locations: Vec<String> = (0..16)
+            .map(|m| format!("https://orders.example/v1/{n}/{m}/{}", "x".repeat(400)))
+            .collect();
+        json!({"type": "api", "actions": ["orders:read"], "locations": locations})
+    };
+    let mut body = body();
+    body["authorization_details"] = (0..8).map(object).collect();
+    body
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_the_queue_takes_is_turned_away_at_once() {
+    let (fleet, mut replica) = Fleet::start().await;
+    let first = replica.ask(&fleet.token()).await.expect(201);
+    // Somebody else has the ledger's lock, as a replica that is slow would.
+    let mut other = fleet.database().connect().await;
+    let mut lock = other.begin().await.unwrap();
+    lock.execute("SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE")
+        .await
+        .unwrap();
+
+    // Each takes about 180 KiB of the queue's 16 MiB.
+    let large = large();
+    let ask = async |token: String| {
+        let began = Instant::now();
+        let answer = replica
+            .client
+            .post_json(&token, "/v1/credentials", &large)
+            .await;
+        (answer, began.elapsed())
+    };
+    let mut asks: FuturesUnordered<_> = (0..150).map(|_| ask(fleet.token())).collect();
+    let mut turned_away = 0;
+    while turned_away < 20 {
+        let (answer, _) = asks.next().await.unwrap();
+        assert_problem(&answer, 503, "overloaded");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+        turned_away += 1;
+    }
+    // Whoever comes now is turned away at once, and nothing was recorded of it.
+    let token = fleet.token();
+    let (answer, took) = ask(token.clone()).await;
+    assert_problem(&answer, 503, "overloaded");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // What needs no append is served.
+    assert!(fleet.is_good(&replica, &first).await);
+
+    lock.rollback().await.unwrap();
+    let mut granted = 0;
+    while let Some((answer, _)) = asks.next().await {
+        match answer.status {
+            201 => granted += 1,
+            // Turned away, or of the batch that waited for the lock in vain.
+            _ => drop(assert_closed_or_overloaded(&answer)),
+        }
+    }
+    assert!(granted > 0, "what was queued is served");
+    // Its evidence was never used up.
+    replica.ask(&token).await.expect(201);
+    assert_sound(&fleet, &replica, &first).await;
+    assert_eq!(replica.process.terminate().code(), Some(0));
+    assert_eq!(fleet.alive().await, granted + 3);
+}
+
+fn assert_closed_or_overloaded(answer: &Answer) -> Value {
+    let kind = answer.json()["type"].clone();
+    let slug = match kind.as_str() {
+        Some("urn:taskpass:problem:overloaded") => "overloaded",
+        _ => "fail-closed",
+    };
+    assert_problem(answer, 503, slug)
+}
+
+/// An entry that only uses up a one-time id; it is no leaf, and weighs next to nothing.
+fn consume(rig: &Rig, n: usize) -> Request {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&n.to_be_bytes());
+    Request {
+        entry: Entry::Consume,
+        one_time: vec![OneTime {
+            key,
+            binding: None,
+            expires_at: rig.now().plus_seconds(60),
+        }],
+        at: rig.now(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_entries_wait_and_no_more() {
+    let rig = Rig::new(Kind::Postgres).await;
+    let mut other = rig.database().connect().await;
+    let mut lock = other.begin().await.unwrap();
+    lock.execute("SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE")
+        .await
+        .unwrap();
+    // A batch is in flight once it waits for the lock; it holds one entry, the others queue.
+    let ledger = rig.broker.ledger();
+    let mut asks: FuturesUnordered<_> = FuturesUnordered::new();
+    asks.push(ledger.append(consume(&rig, 0)).boxed());
+    assert!(asks.next().now_or_never().is_none());
+    let waits = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let pool = rig.database().pool().await;
+    until("its batch waits for the lock", SOON, async || {
+        let (waiting,): (i64,) = sqlx::query_as(waits).fetch_one(&pool).await.unwrap();
+        waiting == 1
+    })
+    .await;
+    for n in 1..=MAX_QUEUE_ENTRIES {
+        asks.push(ledger.append(consume(&rig, n)).boxed());
+    }
+    assert!(asks.next().now_or_never().is_none(), "all of them wait");
+    let refused = ledger.append(consume(&rig, usize::MAX)).now_or_never();
+    assert!(
+        matches!(refused, Some(Err(AppendError::Overloaded))),
+        "at once: {refused:?}"
+    );
+    lock.rollback().await.unwrap();
+    while let Some(appended) = asks.next().await {
+        assert!(matches!(appended, Ok(Appended::Unchanged)), "{appended:?}");
+    }
+    // What was recorded is used up; what was turned away is not.
+    let again = ledger.append(consume(&rig, MAX_QUEUE_ENTRIES)).await;
+    assert!(matches!(again, Ok(Appended::Replayed)), "{again:?}");
+    let anew = ledger.append(consume(&rig, usize::MAX)).await;
+    assert!(matches!(anew, Ok(Appended::Unchanged)), "{anew:?}");
+}
