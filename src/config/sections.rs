@@ -110,8 +110,9 @@ fn default_header_timeout_seconds() -> u64 {
     5
 }
 
+/// Ten thousand that say nothing leave room for those who speak.
 fn default_max_connections() -> usize {
-    10_000
+    12_000
 }
 
 /// `[server.tls]`: our own TLS, or the express statement that somebody else ends it.

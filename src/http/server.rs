@@ -15,12 +15,16 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{AppState, router};
 use crate::broker::Broker;
 use crate::config::{Config, Tls};
 use crate::shutdown::Shutdown;
+
+/// Connections that wait to be accepted. When the line is full the kernel drops who comes next, and
+/// they try again after a second or more: a burst of silent connections would delay those who speak.
+const BACKLOG: u32 = 4_096;
 
 /// Serves the broker until shutdown; answers once it listens.
 pub async fn start(
@@ -33,9 +37,8 @@ pub async fn start(
     let settings = &config.server;
     let headers = Duration::from_secs(settings.header_timeout_seconds);
     let handle = Handle::new();
-    let listener = std::net::TcpListener::bind(settings.listen)
+    let listener = listen(settings.listen)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", settings.listen)))?;
-    listener.set_nonblocking(true)?;
     let mut server = axum_server::from_tcp(listener)?
         .handle(handle.clone())
         .first_request_timeout(headers)
@@ -80,6 +83,17 @@ pub async fn start(
         .listening()
         .await
         .ok_or_else(|| io::Error::other("the listener did not start"))
+}
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restart finds connections of its predecessor's that are not forgotten yet.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
 }
 
 fn log_end(ended: io::Result<()>) {
