@@ -18,6 +18,7 @@
 )]
 
 mod cli;
+mod connections;
 mod contract;
 mod crash;
 mod disconnects;

@@ -225,9 +225,21 @@ pub fn send_slowly(
     pause: Duration,
     patience: Duration,
 ) -> SlowOutcome {
+    send_then_slowly(server, &[], bytes, pause, patience)
+}
+
+/// As [`send_slowly`], after a beginning that is sent at once and not counted.
+pub fn send_then_slowly(
+    server: SocketAddr,
+    beginning: &[u8],
+    bytes: &[u8],
+    pause: Duration,
+    patience: Duration,
+) -> SlowOutcome {
     let begin = Instant::now();
     let mut stream = TcpStream::connect_timeout(&server, SOON).unwrap();
     stream.set_nodelay(true).unwrap();
+    stream.write_all(beginning).unwrap();
     // Reading is the pause.
     stream.set_read_timeout(Some(pause)).unwrap();
     let mut outcome = SlowOutcome {
@@ -274,24 +286,32 @@ pub fn open_sockets(server: SocketAddr, count: usize) -> Vec<TcpStream> {
 /// Raises this process's limit of open files to at least `count`, and so that of the processes it
 /// starts from now on. Fails where the system's hard limit is lower.
 pub fn allow_open_files(count: usize) {
-    let pid = std::process::id().to_string();
-    let prlimit = |arguments: &[&str]| {
-        let output = Command::new("prlimit")
-            .args(["--pid", &pid])
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "cannot have {count} open files: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
-    };
     let soft = prlimit(&["--nofile", "--raw", "--noheadings", "--output", "SOFT"]);
     if soft.trim().parse::<usize>().is_ok_and(|soft| soft < count) {
         prlimit(&[&format!("--nofile={count}:")]);
     }
+}
+
+/// How many open files the system permits this process at most.
+pub fn most_open_files() -> usize {
+    let hard = prlimit(&["--nofile", "--raw", "--noheadings", "--output", "HARD"]);
+    // It is a number, or `unlimited`.
+    hard.trim().parse().unwrap_or(usize::MAX)
+}
+
+/// Asks for, or sets, a limit of this process.
+fn prlimit(arguments: &[&str]) -> String {
+    let output = Command::new("prlimit")
+        .args(["--pid", &std::process::id().to_string()])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
 }
 
 mod tests {

@@ -1,0 +1,116 @@
+//! Those who open connections and say nothing, or speak a byte at a time: they are cut off in time,
+//! and until then they take nothing from those who speak.
+
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::fleet::{Fleet, Replica, body};
+use crate::support::http::{
+    Client, allow_open_files, most_open_files, open_sockets, raw_status, send_then_slowly,
+};
+use crate::support::{SOON, until};
+
+/// As many as a replica is to bear.
+const TEN_THOUSAND: usize = 10_000;
+
+/// Files that are open beside; where the system permits fewer than both, it is fewer connections.
+const OTHER_FILES: usize = 1_000;
+
+/// How many of these connections the server has not closed.
+fn still_open(idle: &[TcpStream]) -> usize {
+    let open = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    };
+    idle.iter().filter(|stream| open(stream)).count()
+}
+
+/// Asks on a connection of its own, and uses what it gets.
+async fn is_served(fleet: &Fleet, replica: &Replica) {
+    let client = Client::new(&format!("http://{}", replica.address));
+    let granted = client
+        .post_json(&fleet.token(), "/v1/credentials", &body())
+        .await;
+    assert!(fleet.is_good(replica, &granted.expect(201)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_open_connections_do_not_stop_the_service() {
+    let count = TEN_THOUSAND.min(most_open_files() - OTHER_FILES);
+    // Before the broker is started: it inherits the limit.
+    allow_open_files(count + OTHER_FILES);
+    // They are to stay open until the end of the test.
+    let (fleet, replica) = Fleet::start_with("header_timeout_seconds = 15").await;
+    let idle = open_sockets(replica.address, count);
+    let began = Instant::now();
+    for _ in 0..5 {
+        is_served(&fleet, &replica).await;
+    }
+    assert_eq!(replica.client.get("/readyz").await.status, 200);
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(still_open(&idle), count, "all that time");
+    drop(idle);
+    is_served(&fleet, &replica).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_too_many_is_closed_and_its_place_is_free_again_in_time() {
+    let (fleet, replica) =
+        Fleet::start_with("max_connections = 8\nheader_timeout_seconds = 1").await;
+    let idle = open_sockets(replica.address, 20);
+    // Those beyond the bound are closed unheard, and the silent ones when their time is over.
+    until("there is room again", SOON, async || still_open(&idle) == 0).await;
+    is_served(&fleet, &replica).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_speaks_a_byte_at_a_time_is_cut_off_and_delays_nobody() {
+    let (fleet, replica) =
+        Fleet::start_with("header_timeout_seconds = 1\nrequest_timeout_seconds = 2").await;
+    let request = replica.raw_request(&fleet.token(), "slow", "");
+    let head = request
+        .windows(4)
+        .position(|end| end == b"\r\n\r\n")
+        .unwrap()
+        + 4;
+    let address = replica.address;
+    let pause = Duration::from_millis(100);
+    // A hundred dribble their heads, and a hundred their bodies.
+    let slow: Vec<_> = (0..200)
+        .map(|n| {
+            let (at_once, slowly) = request.split_at(if n % 2 == 0 { 0 } else { head });
+            let (at_once, slowly) = (at_once.to_vec(), slowly.to_vec());
+            std::thread::spawn(move || send_then_slowly(address, &at_once, &slowly, pause, SOON))
+        })
+        .collect();
+    let began = Instant::now();
+    while slow.iter().any(|thread| !thread.is_finished()) {
+        let began = Instant::now();
+        is_served(&fleet, &replica).await;
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    for thread in slow {
+        let outcome = thread.join().unwrap();
+        assert!(outcome.ended_after.is_some(), "it was cut off");
+        let status = raw_status(&outcome.answer);
+        assert!(matches!(status, None | Some(408 | 503)), "{status:?}");
+    }
+    assert_eq!(
+        fleet.alive().await,
+        usize::try_from(fleet.sessions()).unwrap()
+    );
+}
