@@ -27,4 +27,5 @@ mod kills;
 mod laws;
 mod load;
 mod refusals;
+mod skew;
 mod support;
