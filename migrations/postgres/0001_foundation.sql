@@ -133,6 +133,7 @@ CREATE TABLE session (
     resource        text NOT NULL,
     details         text NOT NULL,
     audience        text NOT NULL,
+    minter          text NOT NULL,
     key_binding     text,
     kid             text NOT NULL,
     generation      bytea NOT NULL,

@@ -99,6 +99,7 @@ CREATE TABLE session (
     resource        TEXT NOT NULL,
     details         TEXT NOT NULL,
     audience        TEXT NOT NULL,
+    minter          TEXT NOT NULL,
     key_binding     TEXT,
     kid             TEXT NOT NULL,
     generation      BLOB NOT NULL,

@@ -424,6 +424,7 @@ impl Broker {
             resource: ask.resource.name.clone(),
             grant: ask.grant.clone(),
             audience: ask.resource.audience.clone(),
+            minter: minter.kind().to_owned(),
             key: case.workload.key.clone(),
             kid,
             generation: judged.decision.generation,
@@ -446,7 +447,6 @@ impl Broker {
                 .as_ref()
                 .map(|parent| parent.delegators.clone())
                 .unwrap_or_default(),
-            minter: minter.kind().to_owned(),
             lease,
         })
     }
@@ -460,7 +460,7 @@ impl Broker {
     /// Makes the credential, and releases it only if its session is still to be had.
     async fn mint_and_settle(&self, permit: Permit) -> Result<(Credential, Session), BrokerError> {
         let minting = Instant::now();
-        let minter = Arc::clone(self.resource_minter(permit.session())?);
+        let minter = Arc::clone(self.minter(&permit.session().minter)?);
         let made = minter.mint(&permit).await;
         self.metrics().stage(Stage::Mint, minting.elapsed());
         self.metrics().mint(minter.kind(), Ended::from(&made));
@@ -488,24 +488,6 @@ impl Broker {
         self.metrics().stage(Stage::Settle, settling.elapsed());
         // Where it was lost the secret is dropped here.
         settled.map(|session| (credential, session))
-    }
-
-    fn resource_minter(&self, session: &Session) -> Result<&Arc<dyn Minter>, BrokerError> {
-        let signed_here = self.parts.access_keys.load();
-        if signed_here
-            .iter()
-            .any(|key| key.signer.kid() == session.kid)
-        {
-            return self.minter("jwt");
-        }
-        // A resource that is gone, or is of another kind now, says nothing of who made this. Nobody
-        // else's word on its end is taken: it is tried again until it has expired.
-        let active = self.active()?;
-        let resource = active.catalog().resource(&session.resource);
-        let resource = resource.filter(|resource| resource.kind != "jwt");
-        let kind = resource.map(|resource| resource.kind.clone());
-        let unknown = || BrokerError::FailClosed("the session's minter is not known".into());
-        self.minter(&kind.ok_or_else(unknown)?)
     }
 
     /// `minting → active`, by compare-and-set, with chain and cutoffs checked at a fresh clock.
@@ -537,7 +519,7 @@ impl Broker {
 
     /// Asks the back end of a session to end its credential.
     pub async fn end_external(&self, session: &Session) -> EndOutcome {
-        match self.resource_minter(session) {
+        match self.minter(&session.minter) {
             Ok(minter) => minter.end(session).await,
             Err(_) => EndOutcome::Pending,
         }

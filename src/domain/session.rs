@@ -118,6 +118,8 @@ pub struct Session {
     pub grant: Grant,
     /// The `aud`.
     pub audience: String,
+    /// The kind of the minter that made it, and that alone can end it.
+    pub minter: String,
     /// The key that it is bound to.
     pub key: Option<KeyBinding>,
     /// The key that signed it.

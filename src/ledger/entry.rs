@@ -153,8 +153,6 @@ pub struct SessionPlan {
     pub session: Session,
     /// On whose behalf it is, nearest first.
     pub delegators: Vec<Identity>,
-    /// The minter.
-    pub minter: String,
     /// The lease of a mint that happens elsewhere.
     pub lease: Option<MintLease>,
 }
@@ -449,7 +447,7 @@ impl Decide {
             audience: session.map(|session| session.audience.clone()),
             cnf,
             expires_at: session.map(|session| session.expires_at),
-            minter: permitted.map(|plan| plan.minter.clone()),
+            minter: session.map(|session| session.minter.clone()),
             kid: session.map(|session| session.kid.clone()),
             generation: self.generation,
             policies: if self.outcome == Decided::Permit {

@@ -47,6 +47,7 @@ struct SessionRow {
     resource: String,
     details: String,
     audience: String,
+    minter: String,
     key_binding: Option<String>,
     kid: String,
     generation: Vec<u8>,
@@ -65,7 +66,7 @@ macro_rules! select_session {
     ($rest:literal) => {
         concat!(
             "SELECT id, task_id, parent_id, decision_id, leaf_idx, attestor, workload, instance, ",
-            "resource, details, audience, key_binding, kid, generation, policies, class, ",
+            "resource, details, audience, minter, key_binding, kid, generation, policies, class, ",
             "bound_seconds, issued_at, expires_at, state, end_reason, ended_at, confirmed_at ",
             "FROM session ",
             $rest
@@ -107,6 +108,7 @@ impl TryFrom<SessionRow> for Session {
             resource: row.resource,
             grant: serde_json::from_str(&row.details).map_err(|_| corrupt())?,
             audience: row.audience,
+            minter: row.minter,
             key,
             kid: row.kid,
             generation: GenerationDigest::new(generation),
