@@ -57,7 +57,7 @@ pub struct Options {
     pub dev_admin_token: Option<SecretString>,
     /// Policies in place of the configured directory's.
     pub policies: Option<Vec<PolicyFile>>,
-    /// Minters beside our own.
+    /// Further minters; one of a kind that we have takes the place of ours.
     pub minters: Vec<Arc<dyn Minter>>,
 }
 
@@ -226,7 +226,7 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
         ledger,
         clock,
         metrics,
-        minters: Minters::new(options.minters.into_iter().chain([minter])),
+        minters: Minters::new([minter].into_iter().chain(options.minters)),
         access_keys,
         key_policy,
         sealer,

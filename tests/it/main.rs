@@ -26,6 +26,7 @@ mod faults;
 mod kills;
 mod laws;
 mod load;
+mod minters;
 mod refusals;
 mod skew;
 mod support;

@@ -1,0 +1,308 @@
+//! Mints that happen elsewhere: what becomes of a credential whose back end is slow, unsure, gone,
+//! or finished too late.
+//!
+//! The back end is a double at the minter's seam. It keeps what it made and whether that is alive,
+//! as a cloud would, so each test asks the one question that matters: is there anything alive out
+//! there that is not on record as alive?
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+use taskpass::broker::BrokerError;
+use taskpass::clock::Timestamp;
+use taskpass::domain::catalog::{Resource, Revocability};
+use taskpass::domain::permit::Permit;
+use taskpass::domain::session::{EndReason, Session, SessionState, SessionView};
+use taskpass::domain::task::TaskEnd;
+use taskpass::ids::SessionId;
+use taskpass::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use taskpass::sweep;
+use tokio::sync::Semaphore;
+
+use crate::support::rig::{Kind, POLICIES, Rig, ask};
+
+const LEASE_SECONDS: u64 = 20;
+
+/// What the back end does with one mint.
+#[derive(Clone, Copy, Debug)]
+enum Mint {
+    Make,
+    Refuse,
+    /// Makes it, and the answer is lost.
+    MakeUnheard,
+    /// Waits until it is let through, then makes it.
+    Late,
+}
+
+struct BackEnd {
+    mints: Mutex<VecDeque<Mint>>,
+    ends: Mutex<VecDeque<EndOutcome>>,
+    /// What was made, and whether it is alive.
+    made: Mutex<BTreeMap<SessionId, bool>>,
+    asked_to_end: Mutex<Vec<SessionId>>,
+    started: Semaphore,
+    gate: Semaphore,
+}
+
+impl BackEnd {
+    fn new(
+        mints: impl IntoIterator<Item = Mint>,
+        ends: impl IntoIterator<Item = EndOutcome>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            mints: Mutex::new(mints.into_iter().collect()),
+            ends: Mutex::new(ends.into_iter().collect()),
+            made: Mutex::default(),
+            asked_to_end: Mutex::default(),
+            started: Semaphore::new(0),
+            gate: Semaphore::new(0),
+        })
+    }
+
+    fn alive(&self) -> usize {
+        let made = self.made.lock().unwrap();
+        made.values().filter(|alive| **alive).count()
+    }
+
+    fn made(&self) -> usize {
+        self.made.lock().unwrap().len()
+    }
+
+    fn asked_to_end(&self) -> usize {
+        self.asked_to_end.lock().unwrap().len()
+    }
+
+    /// Until a mint has begun.
+    async fn begun(&self) {
+        let begun = tokio::time::timeout(Duration::from_secs(20), self.started.acquire()).await;
+        begun.unwrap().unwrap().forget();
+    }
+}
+
+impl Minter for BackEnd {
+    fn kind(&self) -> &'static str {
+        "jwt"
+    }
+
+    fn place(&self) -> MintPlace {
+        MintPlace::External {
+            lease_seconds: LEASE_SECONDS,
+        }
+    }
+
+    fn revocability(&self, _: &Resource) -> Revocability {
+        Revocability::Bounded { bound_seconds: 60 }
+    }
+
+    fn signing_key(&self, _: Timestamp) -> Option<String> {
+        Some("elsewhere".into())
+    }
+
+    fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>> {
+        async move {
+            let mint = self.mints.lock().unwrap().pop_front().unwrap_or(Mint::Make);
+            self.started.add_permits(1);
+            match mint {
+                Mint::Refuse => return Err(MintError::Refused("no".into())),
+                Mint::Late => self.gate.acquire().await.unwrap().forget(),
+                Mint::Make | Mint::MakeUnheard => {}
+            }
+            self.made.lock().unwrap().insert(permit.session().id, true);
+            if matches!(mint, Mint::MakeUnheard) {
+                return Err(MintError::Unknown("timed out".into()));
+            }
+            Ok(Credential::Jwt {
+                access_token: SecretString::from("made elsewhere"),
+                token_type: "Bearer",
+                expires_in: 60,
+            })
+        }
+        .boxed()
+    }
+
+    fn end<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, EndOutcome> {
+        async move {
+            self.asked_to_end.lock().unwrap().push(session.id);
+            let planned = self.ends.lock().unwrap().pop_front();
+            let outcome = planned.unwrap_or(EndOutcome::Confirmed);
+            if outcome == EndOutcome::Confirmed
+                && let Some(alive) = self.made.lock().unwrap().get_mut(&session.id)
+            {
+                *alive = false;
+            }
+            outcome
+        }
+        .boxed()
+    }
+}
+
+async fn rig(kind: Kind, back_end: &Arc<BackEnd>) -> Rig {
+    let minter: Arc<dyn Minter> = Arc::clone(back_end) as _;
+    Rig::with(kind, POLICIES, vec![minter], vec![]).await
+}
+
+async fn view(rig: &Rig, id: SessionId) -> SessionView {
+    let view = rig.broker.store().session_view(id).await.unwrap();
+    view.unwrap()
+}
+
+/// The only session there is.
+async fn only_session(rig: &Rig) -> SessionView {
+    let filter = taskpass::store::sessions::SessionFilter {
+        limit: 10,
+        ..Default::default()
+    };
+    let mut all = rig.broker.store().list_sessions(&filter).await.unwrap();
+    assert_eq!(all.len(), 1);
+    all.pop().unwrap()
+}
+
+async fn sweep(rig: &Rig) {
+    sweep::sweep(&rig.broker, rig.now()).await;
+}
+
+macro_rules! on_both_stores {
+    ($(async fn $name:ident($kind:ident: Kind) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            async fn case($kind: Kind) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                case(Kind::Sqlite).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                case(Kind::Postgres).await;
+            }
+        })+
+    };
+}
+
+on_both_stores! {
+    async fn an_ending_is_open_until_the_back_end_confirms_it(kind: Kind) {
+        let back_end = BackEnd::new([], [EndOutcome::Pending, EndOutcome::Pending]);
+        let rig = rig(kind, &back_end).await;
+        let issued = rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+        assert_eq!(issued.session.state, SessionState::Active);
+        assert_eq!(issued.session.minter, "jwt");
+        assert!(view(&rig, issued.session.id).await.is_valid_at(rig.now()));
+
+        rig.end(&issued, TaskEnd::Complete).await.unwrap();
+        let standing = view(&rig, issued.session.id).await.standing_at(rig.now());
+        assert_eq!(standing.state, SessionState::Ending, "over for us, not confirmed");
+        assert_eq!(standing.confirmed_at, None);
+
+        for _ in 0..2 {
+            sweep(&rig).await;
+            let standing = view(&rig, issued.session.id).await.standing_at(rig.now());
+            assert_eq!((standing.state, standing.confirmed_at), (SessionState::Ending, None));
+            assert_eq!(back_end.alive(), 1);
+            rig.clock.advance(10);
+        }
+        sweep(&rig).await;
+        let session = view(&rig, issued.session.id).await.session;
+        assert_eq!(session.state, SessionState::Ended);
+        assert_eq!(session.end_reason, Some(EndReason::Completed));
+        assert_eq!(session.confirmed_at, Some(rig.now()));
+        assert_eq!((back_end.alive(), back_end.asked_to_end()), (0, 3));
+
+        sweep(&rig).await;
+        assert_eq!(back_end.asked_to_end(), 3, "what is confirmed is not asked again");
+    }
+
+    async fn a_definite_refusal_leaves_nothing_to_end(kind: Kind) {
+        let back_end = BackEnd::new([Mint::Refuse], []);
+        let rig = rig(kind, &back_end).await;
+        let refused = rig.issue("agent:orders", ask(&["orders:read"])).await;
+        assert!(matches!(refused, Err(BrokerError::FailClosed(_))));
+        let session = only_session(&rig).await.session;
+        assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Failed)));
+        sweep(&rig).await;
+        assert_eq!((back_end.made(), back_end.asked_to_end()), (0, 0));
+    }
+
+    async fn a_mint_of_unknown_outcome_is_ended_under_its_name(kind: Kind) {
+        let back_end = BackEnd::new([Mint::MakeUnheard], []);
+        let rig = rig(kind, &back_end).await;
+        let lost = rig.issue("agent:orders", ask(&["orders:read"])).await;
+        assert!(matches!(lost, Err(BrokerError::FailClosed(_))));
+        assert_eq!(back_end.alive(), 1, "it exists, and nobody has it");
+        rig.clock.advance(LEASE_SECONDS + 1);
+        sweep(&rig).await;
+        let session = only_session(&rig).await.session;
+        assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Failed)));
+        assert_eq!(back_end.alive(), 0);
+    }
+
+    async fn what_was_revoked_while_it_was_made_is_never_released(kind: Kind) {
+        let back_end = BackEnd::new([Mint::Late], []);
+        let rig = Arc::new(rig(kind, &back_end).await);
+        let asking = tokio::spawn({
+            let rig = Arc::clone(&rig);
+            async move { rig.issue("agent:orders", ask(&["orders:read"])).await }
+        });
+        back_end.begun().await;
+        let minting = only_session(&rig).await;
+        assert_eq!(minting.session.state, SessionState::Minting);
+        assert!(!minting.is_valid_at(rig.now()));
+        rig.revoke(minting.session.id).await;
+        sweep(&rig).await;
+        back_end.gate.add_permits(1);
+        let lost = asking.await.unwrap();
+        assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
+        rig.clock.advance(LEASE_SECONDS + 1);
+        sweep(&rig).await;
+        assert_eq!((back_end.made(), back_end.alive()), (1, 0));
+        let session = only_session(&rig).await.session;
+        assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Revoked)));
+    }
+
+    async fn a_mint_that_outlives_its_lease_is_ended_whenever_it_arrives(kind: Kind) {
+        let back_end = BackEnd::new([Mint::Late], []);
+        let rig = Arc::new(rig(kind, &back_end).await);
+        let asking = tokio::spawn({
+            let rig = Arc::clone(&rig);
+            async move { rig.issue("agent:orders", ask(&["orders:read"])).await }
+        });
+        back_end.begun().await;
+        sweep(&rig).await;
+        assert_eq!(only_session(&rig).await.session.state, SessionState::Minting, "its lease runs");
+        rig.clock.advance(LEASE_SECONDS + 1);
+        sweep(&rig).await;
+        let session = only_session(&rig).await.session;
+        assert_ne!(session.state, SessionState::Minting, "taken for dead");
+
+        back_end.gate.add_permits(1);
+        let lost = asking.await.unwrap();
+        assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
+        rig.clock.advance(60);
+        sweep(&rig).await;
+        assert_eq!((back_end.made(), back_end.alive()), (1, 0));
+        let session = only_session(&rig).await.session;
+        assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Failed)));
+    }
+
+    async fn what_cannot_be_ended_is_said_to_live_until_it_expires(kind: Kind) {
+        let back_end = BackEnd::new([], [EndOutcome::Impossible]);
+        let rig = rig(kind, &back_end).await;
+        let issued = rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+        rig.revoke(issued.session.id).await;
+        sweep(&rig).await;
+        rig.clock.advance(30);
+        sweep(&rig).await;
+        let standing = view(&rig, issued.session.id).await.standing_at(rig.now());
+        assert_eq!((standing.state, standing.confirmed_at), (SessionState::Ending, None));
+        assert_eq!(back_end.asked_to_end(), 1, "it was told no, and does not nag");
+        rig.clock.advance(120);
+        let standing = view(&rig, issued.session.id).await.standing_at(rig.now());
+        assert_eq!(standing.state, SessionState::Ended);
+        assert_eq!(standing.confirmed_at, Some(issued.session.expires_at));
+    }
+}
