@@ -45,9 +45,9 @@ pub struct Revocation {
     pub matched: u64,
     /// The first of them.
     pub sessions: Vec<SessionReport>,
-    /// Of these, over for everybody.
+    /// Of the matched ones, over for everybody; in a dry run, those that would be.
     pub ended: u64,
-    /// Of these, over for us, to be confirmed or to expire.
+    /// Of the matched ones, over for us, to be confirmed or to expire.
     pub ending: u64,
 }
 
@@ -242,35 +242,27 @@ impl Broker {
         at: Timestamp,
         cutoff: Option<Cutoff>,
     ) -> Result<Revocation, BrokerError> {
-        let matched = self.store().count_matching(selector, index, at).await?;
         let ids = self
             .store()
             .list_matching(selector, index, at, NAMED)
             .await?;
         let now = self.now();
+        let (matched, ended) = self
+            .store()
+            .count_matching(selector, index, at, now)
+            .await?;
         let mut sessions = Vec::with_capacity(ids.len());
         for id in ids {
             if let Some(view) = self.store().session_view(id).await? {
                 sessions.push(SessionReport::new(view, now));
             }
         }
-        let in_state = |state| {
-            let found = sessions
-                .iter()
-                .filter(|report| report.standing.state == state);
-            u64::try_from(found.count()).unwrap_or(u64::MAX)
-        };
-        // Beyond the named ones the class decides; counting each would cost what a cutoff saves.
-        let (ended, ending) = (
-            in_state(SessionState::Ended),
-            in_state(SessionState::Ending),
-        );
         Ok(Revocation {
             cutoff,
             matched,
             sessions,
             ended,
-            ending,
+            ending: matched.saturating_sub(ended),
         })
     }
 

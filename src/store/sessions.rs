@@ -260,22 +260,21 @@ impl Store {
             .collect()
     }
 
-    /// How many sessions with a leaf before `index` are not over at `now`, by their own record, their
-    /// task's and the clock, and match the selector or were derived from one that does: what a cutoff at
-    /// `index` kills.
+    /// How many sessions with a leaf before `index` were not over at `at`, by their own record, their
+    /// task's and the clock, and match the selector or were derived from one that does: what a cutoff
+    /// at `index` kills. With that, how many of them are, with the cutoff, over for everybody at `now`.
     pub async fn count_matching(
         &self,
         selector: &Selector,
         index: u64,
+        at: Timestamp,
         now: Timestamp,
-    ) -> Result<u64, StoreError> {
-        let (count,): (i64,) = self
-            .matching(selector, index, now, MatchingColumns::Count)
-            .await?
-            .into_iter()
-            .next()
-            .map_or((0,), |(_, count)| (count,));
-        unsigned("count", count)
+    ) -> Result<(u64, u64), StoreError> {
+        let rows = self
+            .matching(selector, index, at, MatchingColumns::Counts(now))
+            .await?;
+        let (_, matched, over) = rows.into_iter().next().unwrap_or((None, 0, 0));
+        Ok((unsigned("count", matched)?, unsigned("count", over)?))
     }
 
     /// The first of them by id.
@@ -283,22 +282,22 @@ impl Store {
         &self,
         selector: &Selector,
         index: u64,
-        now: Timestamp,
+        at: Timestamp,
         limit: u32,
     ) -> Result<Vec<SessionId>, StoreError> {
         let rows = self
-            .matching(selector, index, now, MatchingColumns::Ids(limit))
+            .matching(selector, index, at, MatchingColumns::Ids(limit))
             .await?;
-        Ok(rows.into_iter().filter_map(|(id, _)| id).collect())
+        Ok(rows.into_iter().filter_map(|(id, _, _)| id).collect())
     }
 
     async fn matching(
         &self,
         selector: &Selector,
         index: u64,
-        now: Timestamp,
+        at: Timestamp,
         columns: MatchingColumns,
-    ) -> Result<Vec<(Option<SessionId>, i64)>, StoreError> {
+    ) -> Result<Vec<(Option<SessionId>, i64, i64)>, StoreError> {
         // One condition a kind; every one of them is static text.
         let (kind, value) = (selector.kind(), selector.value());
         let task = match selector {
@@ -319,15 +318,16 @@ impl Store {
                          UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), \
                      dead AS ( \
                          SELECT id FROM session \
-                         WHERE expires_at > $1 AND state <> 'ended' AND leaf_idx < $2 \
+                         WHERE expires_at > $1 AND (state <> 'ended' OR ended_at >= $1) AND leaf_idx < $2 \
                          AND EXISTS (SELECT 1 FROM task WHERE task.id = session.task_id \
-                             AND task.state = 'open' AND task.deadline > $1) AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
+                             AND (task.state = 'open' OR task.ended_at >= $1) AND task.deadline > $1) \
+                         AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
                      WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
                      WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
                      WHEN 'policy' THEN policies LIKE $7 ESCAPE '!' \
                      WHEN 'task' THEN task_id IN (SELECT id FROM tree) ELSE 1 = 0 END \
                          UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id \
-                         WHERE s.expires_at > $1 AND s.state <> 'ended') ",
+                         WHERE s.expires_at > $1 AND (s.state <> 'ended' OR s.ended_at >= $1)) ",
                     $select,
                     " FROM dead ",
                     $rest
@@ -342,23 +342,28 @@ impl Store {
                 .replace('_', "!_")
         );
         let rows = match columns {
-            MatchingColumns::Count => read!(self, db => {
-                let (count,): (i64,) = sqlx::query_as(matching!("SELECT count(*)", ""))
-                    .bind(now)
+            MatchingColumns::Counts(now) => read!(self, db => {
+                let (matched, over): (i64, i64) = sqlx::query_as(matching!(
+                    "SELECT count(*), count(*) FILTER (WHERE state = 'ended' OR expires_at <= $8 \
+                     OR (state = 'active' AND class = 'immediate'))",
+                    "JOIN session USING (id)"
+                ))
+                    .bind(at)
                     .bind(signed(index))
                     .bind(kind)
                     .bind(task)
                     .bind(&value)
                     .bind(&generation)
                     .bind(&like)
+                    .bind(now)
                     .fetch_one(db)
                     .await?;
-                vec![(None, count)]
+                vec![(None, matched, over)]
             }),
             MatchingColumns::Ids(limit) => read!(self, db => {
                 let rows: Vec<(SessionId,)> =
                     sqlx::query_as(matching!("SELECT id", "ORDER BY id LIMIT $8"))
-                        .bind(now)
+                        .bind(at)
                         .bind(signed(index))
                         .bind(kind)
                         .bind(task)
@@ -368,7 +373,7 @@ impl Store {
                         .bind(i64::from(limit))
                         .fetch_all(db)
                         .await?;
-                rows.into_iter().map(|(id,)| (Some(id), 0)).collect()
+                rows.into_iter().map(|(id,)| (Some(id), 0, 0)).collect()
             }),
         };
         Ok(rows)
@@ -502,7 +507,7 @@ impl Store {
 }
 
 enum MatchingColumns {
-    Count,
+    Counts(Timestamp),
     Ids(u32),
 }
 

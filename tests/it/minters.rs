@@ -13,8 +13,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use taskpass::broker::BrokerError;
+use taskpass::broker::revoke::{BlockAsk, Revocation};
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::{Resource, Revocability};
+use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::permit::Permit;
 use taskpass::domain::session::{EndReason, Session, SessionState, SessionView};
 use taskpass::domain::task::TaskEnd;
@@ -287,6 +289,30 @@ on_both_stores! {
         assert_eq!((back_end.made(), back_end.alive()), (1, 0));
         let session = only_session(&rig).await.session;
         assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Failed)));
+    }
+
+    async fn a_mass_revocation_counts_what_is_confirmed(kind: Kind) {
+        let back_end = BackEnd::new([], []);
+        let rig = rig(kind, &back_end).await;
+        for _ in 0..3 {
+            rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+        }
+        let all = || Selector::All(True);
+        let count = |revocation: &Revocation| (revocation.matched, revocation.ended, revocation.ending);
+        let (admin, reason) = (rig.admin(), String::from("drill"));
+        let tried = rig.broker.revoke_many(&admin, all(), BlockAsk::Default, reason.clone(), true);
+        assert_eq!(count(&tried.await.unwrap()), (3, 0, 3));
+        assert_eq!(back_end.asked_to_end(), 0, "a dry run touches nothing");
+
+        let done = rig.broker.revoke_many(&admin, all(), BlockAsk::Default, reason, false);
+        let done = done.await.unwrap();
+        assert_eq!(count(&done), (3, 0, 3));
+        rig.clock.advance(1);
+        sweep(&rig).await;
+        assert_eq!(back_end.alive(), 0);
+        let id = done.cutoff.unwrap().id;
+        let progress = rig.broker.revocation(&admin, id).await.unwrap();
+        assert_eq!(count(&progress), (3, 3, 0), "as of its commit they are three");
     }
 
     async fn what_cannot_be_ended_is_said_to_live_until_it_expires(kind: Kind) {
