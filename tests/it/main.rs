@@ -27,6 +27,7 @@ mod kills;
 mod laws;
 mod load;
 mod minters;
+mod properties;
 mod refusals;
 mod skew;
 mod support;
