@@ -93,22 +93,26 @@ enum Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let ttl = || proptest::option::of(1..1_000_u64);
-    let (actions, session) = (|| 0..ACTIONS.len(), || any::<usize>());
+    // Most that is asked for should be had: what is refused makes no history.
+    let ttl = || proptest::option::weighted(0.5, prop_oneof![4 => 1..120_u64, 1 => 1..1_000_u64]);
+    let actions = || prop_oneof![4 => Just(0), 1 => 1..ACTIONS.len()];
+    // Counted from the newest, and rarely an old one, which is mostly dead.
+    let session = || prop_oneof![3 => 0..4_usize, 1 => any::<usize>()];
+    let agent = || prop_oneof![6 => 0..2_usize, 1 => 2..AGENTS.len()];
     prop_oneof![
-        6 => (0..AGENTS.len(), actions(), ttl(), 30..3_600_u64, proptest::bool::weighted(0.3)).prop_map(
+        6 => (agent(), actions(), ttl(), 30..3_600_u64, proptest::bool::weighted(0.2)).prop_map(
             |(agent, actions, ttl, deadline, watched)| Step::Open { agent, actions, ttl, deadline, watched }
         ),
         3 => (session(), actions(), ttl()).prop_map(|(session, actions, ttl)| Step::Join { session, actions, ttl }),
-        4 => (session(), actions(), ttl()).prop_map(|(session, actions, ttl)| Step::Delegate { session, actions, ttl }),
+        6 => (session(), actions(), ttl()).prop_map(|(session, actions, ttl)| Step::Delegate { session, actions, ttl }),
         2 => (session(), any::<bool>()).prop_map(|(session, complete)| Step::End { session, complete }),
         2 => session().prop_map(|session| Step::Beat { session }),
         2 => session().prop_map(|session| Step::Revoke { session }),
-        2 => (0..5_usize, session(), proptest::option::of(0..400_u64)).prop_map(
+        1 => (0..5_usize, session(), proptest::option::weighted(0.8, 0..200_u64)).prop_map(
             |(what, session, block)| Step::CutOff { what, session, block }
         ),
         2 => any::<usize>().prop_map(|cutoff| Step::Lift { cutoff }),
-        5 => prop_oneof![1..60_u64, 60..700_u64].prop_map(|seconds| Step::Wait { seconds }),
+        4 => prop_oneof![4 => 1..30_u64, 1 => 30..700_u64].prop_map(|seconds| Step::Wait { seconds }),
         2 => Just(Step::Sweep),
         1 => Just(Step::Restart),
     ]
@@ -238,7 +242,7 @@ impl World {
 
     fn pick(&self, session: usize) -> Option<usize> {
         let count = self.model.sessions.len();
-        (count > 0).then(|| session % count)
+        (count > 0).then(|| count - 1 - session % count)
     }
 
     async fn take(&mut self, step: &Step) -> Checked {
@@ -473,10 +477,14 @@ impl World {
         let now = self.rig.now();
         let parent = self.model.sessions[opener].task;
         let id = self.model.sessions[opener].issued.task.id;
-        let lent = self
-            .rig
-            .delegate(&self.model.sessions[opener].issued, AGENTS[CHILD].0)
-            .await;
+        // Enough for a child that lends one credential on to its own.
+        let sessions = if self.model.tasks[parent].parent.is_none() {
+            3
+        } else {
+            1
+        };
+        let held = &self.model.sessions[opener].issued;
+        let lent = self.rig.lend(held, AGENTS[CHILD].0, sessions).await;
         let Ok(delegation) = lent else {
             return Ok(());
         };
@@ -705,7 +713,7 @@ fn histories(kind: Kind) {
         ..default
     };
     let mut runner = TestRunner::new(config);
-    let steps = proptest::collection::vec(any_step(), 1..40);
+    let steps = proptest::collection::vec(any_step(), 20..60);
     let run = runner.run(&steps, |steps| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
