@@ -18,6 +18,7 @@
 )]
 
 mod cli;
+mod conformance;
 mod connections;
 mod contract;
 mod crash;
