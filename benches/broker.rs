@@ -13,6 +13,7 @@
 
 #![allow(
     clippy::disallowed_methods,
+    clippy::struct_excessive_bools,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
@@ -108,6 +109,9 @@ impl Figures {
         })
     }
 }
+
+/// A load's name, the paces of the bare row and the bare record beside it, and what it came to.
+type Found = (String, Option<(Pace, Pace)>, Figures);
 
 /// What to measure.
 struct Plan {
@@ -223,7 +227,7 @@ async fn measure(plan: &Plan) -> usize {
 }
 
 /// The broker's loads, one a line: latency beside the bare record's, and what a request costs.
-fn print_broker(found: &[(String, Option<(Pace, Pace)>, Figures)]) {
+fn print_broker(found: &[Found]) {
     println!(
         "\n| store, clients | /s | p50 ms | p99 ms | b p50 ms | b p99 ms | broker CPU µs | generator CPU µs | durable commits | transactions |"
     );

@@ -110,7 +110,10 @@ fn decide_needs(decide: &Decide, needs: &mut Needs) {
     }
 }
 
-/// Settles a batch. `seal` makes the MAC of a row, for its purpose.
+/// Makes the MAC of a row's fields, for its purpose.
+type Seal<'a> = &'a (dyn Fn(&str, &[Vec<u8>]) -> Vec<u8> + Sync);
+
+/// Settles a batch.
 pub(super) struct Batch<'a> {
     origin: &'a str,
     now: Timestamp,
@@ -118,7 +121,7 @@ pub(super) struct Batch<'a> {
     cutoffs: &'a Cutoffs,
     /// Cutoffs of this very batch: who comes behind one in it is stopped like everybody else.
     fresh: Cutoffs,
-    seal: &'a (dyn Fn(&str, &[Vec<u8>]) -> Vec<u8> + Sync),
+    seal: Seal<'a>,
     next_index: u64,
     used: HashMap<[u8; 32], Option<Vec<u8>>>,
     writes: Writes,
@@ -131,7 +134,7 @@ impl<'a> Batch<'a> {
         size: u64,
         view: View,
         cutoffs: &'a Cutoffs,
-        seal: &'a (dyn Fn(&str, &[Vec<u8>]) -> Vec<u8> + Sync),
+        seal: Seal<'a>,
     ) -> Self {
         let used = view.used.clone();
         Self {

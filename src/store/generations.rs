@@ -66,7 +66,8 @@ impl Store {
 
     /// The activation that decides now.
     pub async fn active_generation(&self) -> Result<Option<Activation>, StoreError> {
-        let row: Option<(i64, Vec<u8>, String, Timestamp, Vec<u8>)> = read!(self, db => {
+        type Row = (i64, Vec<u8>, String, Timestamp, Vec<u8>);
+        let row: Option<Row> = read!(self, db => {
             sqlx::query_as(
                 "/* active_generation */ SELECT idx, digest, actor, at, mac FROM activation \
                  ORDER BY idx DESC LIMIT 1",

@@ -698,8 +698,10 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
             .execute(connection)
             .await;
         ran.map(|_| ()).map_err(|error| {
-            let code = error.as_database_error().and_then(|error| error.code());
-            code.map_or_else(|| error.to_string(), |code| code.into_owned())
+            let code = error
+                .as_database_error()
+                .and_then(sqlx::error::DatabaseError::code);
+            code.map_or_else(|| error.to_string(), std::borrow::Cow::into_owned)
         })
     };
     run(&mut connection, format!("CREATE ROLE {role}"))
