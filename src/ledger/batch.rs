@@ -252,6 +252,8 @@ impl<'a> Batch<'a> {
             Entry::Lift { cutoff, .. } => {
                 let mut cutoff = (**cutoff).clone();
                 cutoff.lifted_index = Some(index);
+                // Whatever comes after it in this batch is let in again.
+                self.fresh.add(cutoff.clone());
                 Some(ActWrite::Lift(Box::new(self.seal_cutoff(cutoff))))
             }
             Entry::Activate { digest, by } => {
@@ -300,8 +302,8 @@ impl<'a> Batch<'a> {
         {
             return Check::RetryTaken(taken);
         }
-        for cutoffs in [self.cutoffs, &self.fresh] {
-            match cutoffs.verdict(decide, self.now) {
+        for (cutoffs, newer) in [(self.cutoffs, Some(&self.fresh)), (&self.fresh, None)] {
+            match cutoffs.verdict(decide, self.now, newer) {
                 super::cutoffs::Verdict::Free => {}
                 super::cutoffs::Verdict::Stale => return Check::Stale,
                 super::cutoffs::Verdict::Blocked(until) => {
@@ -689,8 +691,8 @@ mod tests {
         })))
     }
 
-    fn cut(block: Block) -> Prepared {
-        let cutoff = Cutoff {
+    fn cutoff(block: Block) -> Cutoff {
+        Cutoff {
             id: CutoffId::from(Uuid::from_u128(2)),
             index: 0,
             selector: Selector::All(True),
@@ -700,9 +702,19 @@ mod tests {
             requested_at: Timestamp::EPOCH,
             committed_at: Timestamp::EPOCH,
             lifted_index: None,
-        };
+        }
+    }
+
+    fn cut(block: Block) -> Prepared {
         let (commitment, opening) = opening();
-        prepared(Entry::Cutoff(Box::new(cutoff), commitment, opening))
+        prepared(Entry::Cutoff(Box::new(cutoff(block)), commitment, opening))
+    }
+
+    fn lift(cutoff: &Cutoff) -> Prepared {
+        prepared(Entry::Lift {
+            cutoff: Box::new(cutoff.clone()),
+            by: String::new(),
+        })
     }
 
     #[test]
@@ -726,5 +738,25 @@ mod tests {
                 assert!(matches!(behind, Settled::Stale), "{behind:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_permit_behind_a_lift_in_one_batch_is_let_in_by_it() {
+        let generation = GenerationDigest::new([1; 32]);
+        // Its index is 0: a permit with the basis 10 was decided behind it.
+        let standing = cutoff(Block::UntilLifted);
+        let mut known = Cutoffs::default();
+        known.add(standing.clone());
+        let view = View {
+            generation: Some(generation),
+            ..View::default()
+        };
+        let seal = |_: &str, _: &[Vec<u8>]| Vec::new();
+        let mut batch = Batch::new("o", Timestamp::EPOCH, 10, view, &known, &seal);
+        let before = batch.settle(&permit(generation)).unwrap();
+        assert!(matches!(before, Settled::Refused(..)), "{before:?}");
+        batch.settle(&lift(&standing)).unwrap();
+        let behind = batch.settle(&permit(generation)).unwrap();
+        assert!(matches!(behind, Settled::Recorded(_)), "{behind:?}");
     }
 }

@@ -63,12 +63,18 @@ impl Cutoffs {
         known.push(cutoff);
     }
 
-    /// What stands against a permit.
-    pub(super) fn verdict(&self, decide: &Decide, now: Timestamp) -> Verdict {
+    fn knows(&self, cutoff: &Cutoff) -> bool {
+        let known = self.by_selector.get(&cutoff.selector);
+        known.is_some_and(|known| known.iter().any(|other| other.id == cutoff.id))
+    }
+
+    /// What stands against a permit, but for those of which `newer` knows better.
+    pub(super) fn verdict(&self, decide: &Decide, now: Timestamp, newer: Option<&Self>) -> Verdict {
         let mut stale = false;
         for selector in selectors(decide) {
             for cutoff in self.by_selector.get(&selector).into_iter().flatten() {
-                if !cutoff.stops(decide.basis, now) {
+                let outdated = newer.is_some_and(|newer| newer.knows(cutoff));
+                if outdated || !cutoff.stops(decide.basis, now) {
                     continue;
                 }
                 // Blocked for everybody who comes now, not only for who was under way.
