@@ -128,12 +128,24 @@ impl Fleet {
 
     /// One more replica, ready.
     pub fn replica(&self) -> Replica {
-        let mut replica = self.launch();
+        Self::ready(self.launch())
+    }
+
+    /// One more, which finds in the database what is first in this search path.
+    pub fn replica_in(&self, search_path: &str) -> Replica {
+        Self::ready(self.launch_in(Some(search_path)))
+    }
+
+    fn ready(mut replica: Replica) -> Replica {
         replica.process.wait_ready(replica.address);
         replica
     }
 
     fn launch(&self) -> Replica {
+        self.launch_in(None)
+    }
+
+    fn launch_in(&self, search_path: Option<&str>) -> Replica {
         let address = free_address();
         let database = self.database.as_ref();
         // On SQLite there is nothing to be cut off from; the proxy then leads nowhere.
@@ -143,11 +155,19 @@ impl Fleet {
             .file("policies/fleet.cedar", self.policies.clone())
             .env("TASKPASS_SEALING_KEYS", &self.sealing_key);
         if let Some(database) = database {
-            let url = if self.proxied {
+            let mut url = if self.proxied {
                 database.url_via(proxy.address())
             } else {
                 database.url()
             };
+            if let Some(search_path) = search_path {
+                let mut with_options: url::Url = url.parse().unwrap();
+                let options = format!("-c search_path={search_path}");
+                with_options
+                    .query_pairs_mut()
+                    .append_pair("options", &options);
+                url = with_options.into();
+            }
             launch = launch.env("TASKPASS_DATABASE_URL", url);
         }
         let mut process = launch.spawn();
