@@ -213,8 +213,11 @@ impl Broker {
             };
             self.ledger().append(probe).await?;
         }
+        let asked = self.now();
         if let Some(theirs) = self.store().clock().await? {
-            let skew = theirs.distance(self.now());
+            // They looked at their clock at some instant between these two: an answer that was long
+            // under way is no wrong clock.
+            let skew = theirs.distance(theirs.clamp(asked, self.now().max(asked)));
             self.metrics().clock_skew(skew.as_secs_f64());
             if skew.as_secs() >= MAX_CLOCK_SKEW_SECONDS {
                 return Err(BrokerError::FailClosed(format!(

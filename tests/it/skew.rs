@@ -1,9 +1,12 @@
 //! A replica whose clock is not its database's is unready, until they agree again.
 
+use std::time::Duration;
+
 use sqlx::{AssertSqlSafe, Executor};
 
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::assert_problem;
+use crate::support::proxy::{At, Fault};
 use crate::support::{SOON, until};
 
 /// Where a clock is found that can be set, before the built-in one: for a replica with this search
@@ -68,4 +71,25 @@ async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree(
     until("it has looked", SOON, async || told(&wrong).await > 0.25).await;
     assert_eq!(wrong.client.get("/readyz").await.status, 200);
     assert!(fleet.is_good(&wrong, &first).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_was_long_under_way_is_no_wrong_clock() {
+    let (_fleet, mut replica) = Fleet::start().await;
+    replica.process.wait_ready(replica.address);
+    replica
+        .proxy
+        .arm_statement("/* clock */", At::Answer, Fault::Hold);
+    replica.proxy.wait_sprung(1);
+    // Longer than the clocks may differ.
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    // It looks again when it is through with this one.
+    replica
+        .proxy
+        .arm_statement("/* clock */", At::Request, Fault::Hold);
+    replica.proxy.release();
+    replica.proxy.wait_sprung(2);
+    assert_eq!(replica.client.get("/readyz").await.status, 200);
+    assert!(told(&replica).await < 0.5);
+    replica.proxy.release();
 }
