@@ -36,6 +36,8 @@ pub struct Fleet {
     policies: String,
     /// More settings of `[server]`.
     server: &'static str,
+    /// What a caller may do: identities and addresses, a second and at once.
+    limits: [u32; 4],
     proxied: bool,
 }
 
@@ -55,6 +57,14 @@ impl Fleet {
         (fleet, replica)
     }
 
+    /// The same with limits: an identity's requests a second and at once, then an address's.
+    pub fn embedded_with_limits(limits: [u32; 4]) -> (Self, Replica) {
+        let mut fleet = Self::new(None);
+        fleet.limits = limits;
+        let replica = fleet.replica();
+        (fleet, replica)
+    }
+
     fn new(database: Option<TestDatabase>) -> Self {
         let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random_bytes(32));
         Self {
@@ -65,6 +75,7 @@ impl Fleet {
             policies: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
             server: "",
             proxied: true,
+            limits: [100_000; 4],
         }
     }
 
@@ -199,10 +210,10 @@ bootstrap_token_sha256 = "{bootstrap}"
 [policy]
 directory = "policies"
 [limits]
-identity_requests_per_second = 100000
-identity_burst = 100000
-address_requests_per_second = 100000
-address_burst = 100000
+identity_requests_per_second = {}
+identity_burst = {}
+address_requests_per_second = {}
+address_burst = {}
 [[attestors]]
 kind = "oidc"
 name = "dev"
@@ -229,6 +240,10 @@ max_deadline_seconds = 3600
 resources = ["orders-api"]
 max_open_per_workload = 100000
 "#,
+            self.limits[0],
+            self.limits[1],
+            self.limits[2],
+            self.limits[3],
             store = match &self.database {
                 Some(_) => "[store]\nkind = \"postgres\"",
                 None => "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",

@@ -1,0 +1,61 @@
+//! What is never printed: the logs, metrics and problems of a whole story, searched for its secrets.
+
+use serde_json::{Value, json};
+
+use crate::support::canary::Canaries;
+use crate::support::fleet::{Fleet, body};
+use crate::support::http::send;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_is_in_a_log_a_metric_or_a_problem() {
+    let (fleet, mut replica) = Fleet::embedded();
+    let mut canaries = Canaries::new();
+    canaries.add("admin token", &fleet.admin);
+    let mut printed = String::new();
+    let mut greedy = body();
+    greedy["ttl_seconds"] = json!(601);
+    for request in [body(), greedy, json!({"task": 1})] {
+        let token = fleet.token();
+        canaries.add("attestation", &token);
+        let answer = replica
+            .client
+            .post_json(&token, "/v1/credentials", &request)
+            .await;
+        if answer.status != 201 {
+            printed.push_str(&answer.text());
+            // Once more: it is used up, or told off.
+            let again = replica
+                .client
+                .post_json(&token, "/v1/credentials", &request)
+                .await;
+            printed.push_str(&again.text());
+            continue;
+        }
+        let granted: Value = answer.json();
+        let credential = granted["credential"]["access_token"].as_str().unwrap();
+        let handle = granted["task"]["handle"].as_str().unwrap();
+        canaries.add("credential", credential);
+        canaries.add("handle", handle);
+        assert!(fleet.is_good(&replica, &granted).await);
+        let id = granted["task"]["id"].as_str().unwrap();
+        for act in ["heartbeat", "complete", "heartbeat"] {
+            let request = replica
+                .client
+                .request(reqwest::Method::POST, &format!("/v1/tasks/{id}/{act}"))
+                .header("Authorization", format!("Handle {handle}"));
+            let answer = send(request).await;
+            let text = answer.text();
+            canaries.assert_absent_in_text("an answer to a handle", &text);
+        }
+        let misused = replica.client.get_as(credential, "/v1/sessions").await;
+        assert_eq!(misused.status, 401);
+        printed.push_str(&misused.text());
+    }
+    printed.push_str(&replica.client.get_as(&fleet.admin, "/metrics").await.text());
+    replica.process.terminate();
+    let logs = format!("{}{}", replica.process.stdout(), replica.process.stderr());
+    assert!(logs.contains("refused"), "it logs at all: {logs}");
+    canaries.assert_absent_in_text("the logs", &logs);
+    canaries.assert_absent_in_text("problems and metrics", &printed);
+    canaries.assert_absent_in(replica.process.dir().join("data"));
+}
