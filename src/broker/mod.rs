@@ -21,6 +21,7 @@ pub mod tasks;
 pub mod workloads;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -85,6 +86,8 @@ pub struct Broker {
     active: ArcSwapOption<Active>,
     behind: ArcSwap<Option<String>>,
     ailing: ArcSwap<Option<String>>,
+    /// By a wrong clock no evidence can be believed.
+    clock_is_off: AtomicBool,
     denials: Denials,
     random: SystemRandom,
     woken: tokio::sync::Notify,
@@ -100,6 +103,7 @@ impl Broker {
             active: ArcSwapOption::empty(),
             behind: ArcSwap::from_pointee(None),
             ailing: ArcSwap::from_pointee(None),
+            clock_is_off: AtomicBool::new(false),
             denials: Denials::default(),
             random: SystemRandom::new(),
             woken: tokio::sync::Notify::new(),
@@ -219,7 +223,9 @@ impl Broker {
             // under way is no wrong clock.
             let skew = theirs.distance(theirs.clamp(asked, self.now().max(asked)));
             self.metrics().clock_skew(skew.as_secs_f64());
-            if skew.as_secs() >= MAX_CLOCK_SKEW_SECONDS {
+            let off = skew.as_secs() >= MAX_CLOCK_SKEW_SECONDS;
+            self.clock_is_off.store(off, Ordering::Relaxed);
+            if off {
                 return Err(BrokerError::FailClosed(format!(
                     "our clock and the database's are {} ms apart",
                     skew.as_millis()
@@ -242,6 +248,11 @@ impl Broker {
         evidence: &Evidence,
         now: Timestamp,
     ) -> Result<Workload, BrokerError> {
+        if self.clock_is_off.load(Ordering::Relaxed) {
+            return Err(BrokerError::FailClosed(
+                "our clock is not the database's".into(),
+            ));
+        }
         let appraised = active.attestors.appraise(evidence, now).await;
         let workload = appraised.map_err(|error| {
             self.parts.metrics.attestation_failure(error.reason());

@@ -57,6 +57,9 @@ async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree(
         let unready = wrong.client.get("/readyz").await;
         assert_problem(&unready, 503, "unready");
         assert!(unready.text().contains("clock"), "{}", unready.text());
+        // Whoever is sent to it all the same gets nothing: by a wrong clock no evidence is good.
+        let refused = wrong.ask(&fleet.token()).await;
+        assert_problem(&refused, 503, "fail-closed");
         let off = f64::from(milliseconds.abs()) / 1_000.0;
         let told = told(&wrong).await;
         assert!((told - off).abs() < 0.5, "{told} for {off}");
@@ -65,6 +68,7 @@ async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree(
 
         set_off(&fleet, 0).await;
         until_readiness_is(&wrong, 200).await;
+        wrong.ask(&fleet.token()).await.expect(201);
     }
     // A little is nothing.
     set_off(&fleet, 500).await;
