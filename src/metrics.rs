@@ -193,8 +193,6 @@ pub struct Metrics {
     ledger_queue_depth: Gauge,
     ledger_commit: Histogram,
     stages: Histograms<1>,
-    store_transactions: Histograms<1>,
-    store_retries: Counters<1>,
     http_requests: Counters<3>,
     http: Histograms<1>,
     rate_limited: Counters<1>,
@@ -280,12 +278,6 @@ impl Metrics {
                 Buckets(STEP_SECONDS).new_metric(),
             ),
             stages: r.histograms("stage_seconds", "Time of a request's stages", STEP_SECONDS),
-            store_transactions: r.histograms(
-                "store_tx_seconds",
-                "Time of transactions, by name",
-                CALL_SECONDS,
-            ),
-            store_retries: r.counters("store_tx_retries", "Transactions tried again, by name"),
             http_requests: r.counters("http_requests", "Requests answered"),
             http: r.histograms("http_seconds", "Time of requests, by route", CALL_SECONDS),
             rate_limited: r.counters("rate_limited", "Requests refused with 429, by limit"),
@@ -422,16 +414,6 @@ impl Metrics {
         observe(&self.stages, &[("stage", stage.as_str().into())], took);
     }
 
-    /// A transaction ended, its retries included.
-    pub fn store_transaction(&self, name: &'static str, took: Duration) {
-        observe(&self.store_transactions, &[("name", name.into())], took);
-    }
-
-    /// A transaction is tried again.
-    pub fn store_retry(&self, name: &'static str) {
-        count(&self.store_retries, &[("name", name.into())]);
-    }
-
     /// A request is answered. `route` is the router's pattern, never the path that was asked for;
     /// `None` where no route matched.
     pub fn http_request(&self, route: Option<&str>, method: &str, status: u16, took: Duration) {
@@ -518,8 +500,6 @@ mod tests {
         metrics.ledger_batch(3, MS);
         metrics.ledger_queue_depth(9);
         metrics.stage(Stage::Commit, MS);
-        metrics.store_transaction("append", MS);
-        metrics.store_retry("append");
         metrics.http_request(Some("/v1/tasks/{id}"), "BREW", 404, MS);
         metrics.http_request(None, "GET", 404, MS);
         metrics.rate_limited(RateLimit::Address);
@@ -546,8 +526,6 @@ mod tests {
             "taskpass_ledger_commit_seconds_count 1",
             "taskpass_stage_seconds_count{stage=\"commit\"} 1",
             "taskpass_stage_seconds_count{stage=\"release\"} 0",
-            "taskpass_store_tx_seconds_count{name=\"append\"} 1",
-            "taskpass_store_tx_retries_total{name=\"append\"} 1",
             "taskpass_http_requests_total{route=\"/v1/tasks/{id}\",method=\"other\",status=\"404\"} 1",
             "taskpass_http_seconds_count{route=\"none\"} 1",
             "taskpass_rate_limited_total{by=\"address\"} 1",

@@ -34,7 +34,7 @@ use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::TaskState;
 use crate::ledger::Appended;
 use crate::ledger::entry::{ConfirmEnd, EndSession, Entry, Request};
-use crate::metrics::Ended;
+use crate::metrics::{Ended, RevocationLag};
 use crate::mint::EndOutcome;
 
 pub use prune::Retention;
@@ -236,6 +236,10 @@ async fn confirm(broker: &Broker, session: &Session, now: Timestamp) -> Result<(
     if let Appended::Recorded(_) = broker.ledger().append(request).await? {
         let reason = session.end_reason.unwrap_or(EndReason::Expired);
         broker.metrics().sessions_ended(reason, 1);
+        let lag = session.ended_at.unwrap_or(now).distance(now);
+        broker
+            .metrics()
+            .revocation_lag(RevocationLag::DurableToConfirmed, lag);
     }
     Ok(())
 }

@@ -16,8 +16,8 @@ use taskpass::domain::task::{TaskEnd, TaskState};
 use taskpass::sweep;
 
 use crate::support::rig::{
-    Kind, Rig, ask, ask_in, ask_joining, bearer, child_of, claims, handle, is_good, job, refusal,
-    with_key,
+    BOOTSTRAP, Kind, POLICIES, Rig, ask, ask_in, ask_joining, bearer, child_of, claims, handle,
+    is_good, job, refusal, with_key,
 };
 
 /// The same case on both stores.
@@ -637,4 +637,81 @@ async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
     write("UPDATE cutoff SET kind = 'all', value = ''").await;
     let lifted = rig.broker.lift(&rig.admin(), cut.cutoff.unwrap().id).await;
     assert!(matches!(lifted, Err(BrokerError::FailClosed(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_binds_a_role_to_themselves() {
+    let policies = format!(
+        "{POLICIES}\n@id(\"admins\") @description(\"admins bind admins\")\n\
+         permit (principal in Role::\"admin\", action in [Action::\"manageAdmins\", \
+         Action::\"listSessions\"], resource == Broker::\"taskpass\");"
+    );
+    let rig = Rig::with(Kind::Sqlite, &policies, vec![], vec![]).await;
+    let identity = |sub: &str| {
+        let text = format!("dev:{}", taskpass::domain::workload::encode_value(sub));
+        taskpass::domain::workload::Identity::try_from(text).unwrap()
+    };
+    let bind = |by: &'static str, whom: &'static str| {
+        let (rig, whom) = (&rig, identity(whom));
+        async move {
+            let by = rig.evidence(by);
+            rig.broker.bind_admin(&by, whom, "admin".into(), true).await
+        }
+    };
+    let stranger = bind("agent:orders", "agent:reports").await;
+    assert!(matches!(stranger, Err(BrokerError::Forbidden(_))));
+    let first = identity("agent:orders");
+    let by = rig.admin();
+    rig.broker
+        .bind_admin(&by, first, "admin".into(), true)
+        .await
+        .unwrap();
+    let own = bind("agent:orders", "agent:orders").await;
+    assert!(
+        matches!(own, Err(BrokerError::Forbidden(_))),
+        "not even what it has"
+    );
+    bind("agent:orders", "agent:reports").await.unwrap();
+    bind("agent:reports", "agent:child").await.unwrap();
+    assert_eq!(rig.broker.store().admin_bindings().await.unwrap().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bootstrap_token_is_over_a_day_after_it_was_first_seen_and_obtains_nothing() {
+    let policies = format!(
+        "{POLICIES}\n@id(\"bootstrap\") @description(\"binds the first admin\")\n\
+         permit (principal == Bootstrap::\"token\", action in [Action::\"manageAdmins\", \
+         Action::\"listSessions\"], resource == Broker::\"taskpass\");"
+    );
+    let mut rig = Rig::with(Kind::Sqlite, &policies, vec![], vec![]).await;
+    let token = bearer(BOOTSTRAP);
+    let list = |rig: &Rig| {
+        let broker = Arc::clone(&rig.broker);
+        async move {
+            broker
+                .list_sessions(&bearer(BOOTSTRAP), Default::default())
+                .await
+        }
+    };
+    list(&rig).await.unwrap();
+    let admin = "dev:agent%3Aorders".to_owned().try_into().unwrap();
+    rig.broker
+        .bind_admin(&token, admin, "admin".into(), true)
+        .await
+        .unwrap();
+    let asked = rig.broker.issue(token, ask(&["orders:read"])).await;
+    assert!(
+        matches!(asked, Err(BrokerError::Attestation(_))),
+        "{asked:?}"
+    );
+
+    rig.clock.advance(86_399);
+    list(&rig).await.unwrap();
+    rig.restart().await.unwrap();
+    rig.clock.advance(1);
+    let over = list(&rig).await;
+    assert!(
+        matches!(over, Err(BrokerError::Attestation(_))),
+        "a restart renews nothing"
+    );
 }

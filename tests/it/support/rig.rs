@@ -28,6 +28,9 @@ use super::sqlite::{SqliteFile, fresh_sqlite};
 /// The admin token of every rig.
 pub const ADMIN: &str = "tpa_rig-admin-token";
 
+/// The bootstrap token of every rig, for whom the rig's policies permit nothing.
+pub const BOOTSTRAP: &str = "tpa_rig-bootstrap-token";
+
 /// Which store a rig stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -304,6 +307,8 @@ listen = "127.0.0.1:7070"
 [ledger]
 origin = "dev.taskpass.local/rig"
 checkpoint_file = "{directory}/checkpoint"
+[admin]
+bootstrap_token_sha256 = "{bootstrap}"
 [policy]
 directory = "policies"
 [limits]
@@ -350,6 +355,8 @@ max_deadline_seconds = 3600
 max_heartbeat_seconds = 60
 resources = ["orders-api"]
 "#,
+        bootstrap =
+            super::hex(ring::digest::digest(&ring::digest::SHA256, BOOTSTRAP.as_bytes()).as_ref()),
         directory = directory.display(),
         issuer = issuer.url(),
     );
