@@ -22,6 +22,7 @@ mod conformance;
 mod connections;
 mod contract;
 mod crash;
+mod development;
 mod disconnects;
 mod faults;
 mod kills;
