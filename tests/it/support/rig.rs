@@ -389,6 +389,11 @@ resources = ["orders-api"]
     .await
 }
 
+fn bootstrap_hash() -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, BOOTSTRAP.as_bytes());
+    super::hex(digest.as_ref())
+}
+
 /// Evidence that is a bearer token alone.
 pub fn bearer(token: &str) -> Evidence {
     Evidence {
