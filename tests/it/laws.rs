@@ -13,6 +13,7 @@ use taskpass::broker::tasks::TaskAuthority;
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::session::{EndReason, SessionState};
 use taskpass::domain::task::{TaskEnd, TaskState};
+use taskpass::store::sessions::SessionFilter;
 use taskpass::sweep;
 
 use crate::support::rig::{
@@ -689,7 +690,7 @@ async fn a_bootstrap_token_is_over_a_day_after_it_was_first_seen_and_obtains_not
         let broker = Arc::clone(&rig.broker);
         async move {
             broker
-                .list_sessions(&bearer(BOOTSTRAP), Default::default())
+                .list_sessions(&bearer(BOOTSTRAP), SessionFilter::default())
                 .await
         }
     };

@@ -287,17 +287,7 @@ async fn assemble(
     minters: Vec<Arc<dyn Minter>>,
     resources: Vec<Value>,
 ) -> Result<Assembled, app::StartError> {
-    let mut environment = BTreeMap::new();
-    let store = match &database {
-        None => format!(
-            "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"{}/data\"",
-            directory.display()
-        ),
-        Some(url) => {
-            environment.insert("TASKPASS_DATABASE_URL".to_owned(), url.clone());
-            "[store]\nkind = \"postgres\"".to_owned()
-        }
-    };
+    let (store, environment) = store_section(directory, database);
     let text = format!(
         r#"
 [server]
@@ -387,6 +377,23 @@ resources = ["orders-api"]
         },
     )
     .await
+}
+
+/// `[store]`, and what the environment says with it.
+fn store_section(directory: &Path, database: Option<String>) -> (String, BTreeMap<String, String>) {
+    match database {
+        None => (
+            format!(
+                "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"{}/data\"",
+                directory.display()
+            ),
+            BTreeMap::new(),
+        ),
+        Some(url) => (
+            "[store]\nkind = \"postgres\"".to_owned(),
+            BTreeMap::from([("TASKPASS_DATABASE_URL".to_owned(), url)]),
+        ),
+    }
 }
 
 fn bootstrap_hash() -> String {
