@@ -126,6 +126,9 @@ impl<'de> Deserialize<'de> for Timestamp {
 pub trait Clock: Send + Sync + 'static {
     /// The present instant.
     fn now(&self) -> Timestamp;
+
+    /// Whether it tells the world's time, so that another clock of the world must agree with it.
+    fn is_real(&self) -> bool;
 }
 
 /// A shared clock.
@@ -142,6 +145,10 @@ impl Clock for SystemClock {
     )]
     fn now(&self) -> Timestamp {
         OffsetDateTime::now_utc().into()
+    }
+
+    fn is_real(&self) -> bool {
+        true
     }
 }
 
@@ -170,6 +177,10 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_micros(self.0.load(Ordering::SeqCst))
+    }
+
+    fn is_real(&self) -> bool {
+        false
     }
 }
 

@@ -217,6 +217,9 @@ impl Broker {
             };
             self.ledger().append(probe).await?;
         }
+        if !self.parts.clock.is_real() {
+            return Ok(());
+        }
         let asked = self.now();
         if let Some(theirs) = self.store().clock().await? {
             // They looked at their clock at some instant between these two: an answer that was long
