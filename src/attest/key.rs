@@ -57,7 +57,7 @@ impl Keys {
             if registered.workload.is_empty() || registered.workload.len() > MAX_NAME_BYTES {
                 return Err(refuse("the workload's name is empty or too long".into()));
             }
-            let key = parse(&registered.jwk).map_err(refuse)?;
+            let key = registrable(&registered.jwk).map_err(refuse)?;
             configured
                 .entry(registered.workload.clone())
                 .or_default()
@@ -92,7 +92,10 @@ impl Keys {
                 if stored.is_empty() {
                     return Err(refused);
                 }
-                let stored: Vec<_> = stored.iter().filter_map(|jwk| parse(jwk).ok()).collect();
+                let stored: Vec<_> = stored
+                    .iter()
+                    .filter_map(|jwk| registrable(jwk).ok())
+                    .collect();
                 try_keys(token, &stored)?
             }
         };
@@ -137,8 +140,8 @@ impl Keys {
     }
 }
 
-/// A registered key, if it is of a kind that may be registered.
-fn parse(jwk: &Value) -> Result<VerificationKey, String> {
+/// The key of this JWK, if it is of a kind that may be registered.
+pub(crate) fn registrable(jwk: &Value) -> Result<VerificationKey, String> {
     let members = jwk.as_object().cloned().ok_or("the key is not a JWK")?;
     let key = PublicJwk::from_members(members).map_err(|error| error.to_string())?;
     let key = VerificationKey::from(key);

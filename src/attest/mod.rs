@@ -24,7 +24,7 @@
 mod checks;
 pub mod dpop;
 mod jwks;
-mod key;
+pub(crate) mod key;
 mod oidc;
 mod template;
 

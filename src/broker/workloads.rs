@@ -7,14 +7,15 @@ use tracing::{error, instrument};
 
 use super::admin::Caller;
 use super::{Broker, BrokerError};
+use crate::attest::key::registrable;
 use crate::attest::{Evidence, WorkloadKeys, WorkloadKeysUnavailable};
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
-use crate::crypto::jwk::VerificationKey;
 use crate::domain::limits::{MAX_NAME_BYTES, MAX_PAGE};
+use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{Identity, OneTime, Reuse, Workload, encode_value};
 use crate::ledger::entry::{Entry, WorkloadKeyChange};
-use crate::policy::{AdminAction, AdminPrincipal, PolicyError};
+use crate::policy::{AdminAction, AdminPrincipal};
 use crate::store::Store;
 use crate::store::workload_keys::WorkloadKeyRow;
 
@@ -80,9 +81,14 @@ impl Broker {
             let detail = format!("a workload's name has 1 to {MAX_NAME_BYTES} bytes");
             return Err(invalid("/workload", detail));
         }
+        let registers =
+            |spec: &AttestorSpec| matches!(spec, AttestorSpec::Key(spec) if spec.name == attestor);
+        if !self.active()?.policy().attestors().iter().any(registers) {
+            let detail = "there is no attestor of registered keys by this name";
+            return Err(invalid("/attestor", detail.into()));
+        }
+        let key = registrable(jwk).map_err(|error| invalid("/jwk", error))?;
         let json = jwk.to_string();
-        let key = VerificationKey::parse(json.as_bytes())
-            .map_err(|error| invalid("/jwk", error.to_string()))?;
         let row = WorkloadKeyRow {
             attestor,
             workload,
@@ -138,14 +144,7 @@ impl Broker {
                 workload: &workload,
                 roles: &roles,
             };
-            let lends = match active.policy().may(theirs, *action) {
-                Err(PolicyError::Unmappable(_)) => Err(BrokerError::Invalid {
-                    pointer: "/attestor",
-                    detail: "there is no attestor of registered keys by this name".into(),
-                }),
-                known => known.map_err(BrokerError::from),
-            };
-            if lends? && !self.may(caller, *action)? {
+            if active.policy().may(theirs, *action)? && !self.may(caller, *action)? {
                 return Err(BrokerError::Forbidden(action.as_str()));
             }
         }

@@ -30,6 +30,7 @@ mod laws;
 mod limits;
 mod load;
 mod minters;
+mod proofs;
 mod properties;
 mod refusals;
 mod retries;

@@ -36,6 +36,8 @@ pub struct Fleet {
     policies: String,
     /// More settings of `[server]`.
     server: &'static str,
+    /// More tables of attestors.
+    attestors: String,
     /// What a caller may do: identities and addresses, a second and at once.
     limits: [u32; 4],
     proxied: bool,
@@ -74,6 +76,7 @@ impl Fleet {
             sealing_key: format!("tpk1_{key}"),
             policies: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
             server: "",
+            attestors: String::new(),
             proxied: true,
             limits: [100_000; 4],
         }
@@ -120,6 +123,23 @@ impl Fleet {
         fleet.server = server;
         let replica = fleet.launch();
         fleet.activate(&replica).await;
+        (fleet, replica)
+    }
+
+    /// One replica, on PostgreSQL or embedded, that believes more attestors and has more policies.
+    pub async fn believing(
+        postgres: bool,
+        attestors: impl Fn(&Issuer) -> String,
+        policies: &str,
+    ) -> (Self, Replica) {
+        let mut fleet = Self::new(postgres.then(fresh_database));
+        fleet.attestors = attestors(&fleet.issuer);
+        fleet.policies.push_str(policies);
+        let mut replica = fleet.launch();
+        if postgres {
+            fleet.activate(&replica).await;
+        }
+        replica.process.wait_ready(replica.address);
         (fleet, replica)
     }
 
@@ -226,6 +246,7 @@ instance = "{{run}}"
 [attestors.claims]
 sub = {{ type = "string", immutable = true }}
 run = {{ type = "string", immutable = true, hidden = true }}
+{attestors}
 [[resources]]
 name = "orders-api"
 kind = "jwt"
@@ -250,6 +271,7 @@ max_open_per_workload = 100000
             },
             bootstrap = hex(digest.as_ref()),
             server = self.server,
+            attestors = self.attestors,
             issuer = self.issuer.url(),
         )
     }

@@ -1,0 +1,315 @@
+//! Evidence with a key: registered workload keys, tokens that may come again, tasks and handles
+//! that are bound to the key of a DPoP proof (RFC 9449). Over HTTP, on both stores.
+
+use std::path::Path;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, Replica, body};
+use crate::support::http::{Answer, assert_problem, send};
+use crate::support::issuer::unix_seconds;
+use crate::support::keys::{Algorithm, Key, peek, sign_jwt};
+use crate::support::process::{Ended, Launch};
+use crate::support::random_hex;
+
+/// The broker's own name, whatever address it has in a test.
+const BROKER: &str = "http://127.0.0.1:7070";
+const BOUND: &str = "https://bound.taskpass.test";
+const PER_TASK: &str = "https://per-task.taskpass.test";
+
+const REGISTRAR: &str = r#"
+@id("registrar") @description("the tests register keys")
+permit (principal == Workload::dev::"dev:registrar", action == Action::"manageWorkloads",
+  resource == Broker::"taskpass");
+"#;
+
+/// What the workload of one attestor may do.
+fn policies(attestor: &str, name: &str) -> String {
+    let who = format!("principal == Workload::{attestor}::\"{attestor}:{name}\"");
+    format!(
+        "@id(\"{attestor}-open\") @description(\"opens\") permit ({who}, \
+         action == Action::\"openTask\", resource == TaskType::\"job\");\n\
+         @id(\"{attestor}-read\") @description(\"reads\") @max_ttl(\"600\") permit ({who}, \
+         action == Action::\"orders:read\", resource == Api::\"orders-api\");\n"
+    )
+}
+
+async fn start(postgres: bool) -> (Fleet, Replica) {
+    let attestors = |issuer: &crate::support::issuer::Issuer| {
+        let oidc = |name: &str, audience: &str, reuse: &str| {
+            format!(
+                r#"
+[[attestors]]
+kind = "oidc"
+name = "{name}"
+issuer = "{issuer}"
+audience = "{audience}"
+algorithms = ["ES256"]
+single_tenant = true
+identity = "{{sub}}"
+instance = "{{run}}"
+reuse = "{reuse}"
+[attestors.claims]
+sub = {{ type = "string", immutable = true }}
+run = {{ type = "string", immutable = true, hidden = true }}
+"#,
+                issuer = issuer.url(),
+            )
+        };
+        let keys = "[[attestors]]\nkind = \"key\"\nname = \"workload\"\n";
+        [
+            oidc("bound", BOUND, "bound"),
+            oidc("steps", PER_TASK, "per_task"),
+            keys.to_owned(),
+        ]
+        .concat()
+    };
+    let policies = [
+        policies("bound", "agent"),
+        policies("steps", "agent"),
+        policies("workload", "nightly"),
+        REGISTRAR.to_owned(),
+    ];
+    Fleet::believing(postgres, attestors, &policies.concat()).await
+}
+
+/// The same case on both stores.
+macro_rules! on_both_stores {
+    ($(async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            async fn case($fleet: &Fleet, $replica: &Replica) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                let (fleet, replica) = start(false).await;
+                case(&fleet, &replica).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                let (fleet, replica) = start(true).await;
+                case(&fleet, &replica).await;
+            }
+        })+
+    };
+}
+
+fn token(fleet: &Fleet, audience: &str) -> String {
+    let claims = json!({"sub": "agent", "run": "run-1", "aud": audience});
+    fleet.issuer.token(claims)
+}
+
+/// A fresh proof by `key` for a POST to `path`.
+fn proof(key: &Key, path: &str) -> String {
+    let header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
+    let claims = json!({
+        "jti": random_hex(16), "htm": "POST", "htu": format!("{BROKER}{path}"),
+        "iat": unix_seconds(),
+    });
+    sign_jwt(&header, &claims, key)
+}
+
+/// What stands in the headers beside the body.
+struct Headers<'a> {
+    authorization: String,
+    proof: Option<&'a Key>,
+}
+
+async fn post(replica: &Replica, path: &str, headers: Headers<'_>, body: &Value) -> Answer {
+    let mut request = replica
+        .client
+        .request(Method::POST, path)
+        .header("authorization", headers.authorization)
+        .json(body);
+    if let Some(key) = headers.proof {
+        request = request.header("dpop", proof(key, path));
+    }
+    send(request).await
+}
+
+async fn ask(replica: &Replica, token: &str, key: Option<&Key>, body: &Value) -> Answer {
+    let headers = Headers {
+        authorization: format!("Bearer {token}"),
+        proof: key,
+    };
+    post(replica, "/v1/credentials", headers, body).await
+}
+
+async fn heartbeat(replica: &Replica, granted: &Value, key: Option<&Key>) -> Answer {
+    let id = granted["task"]["id"].as_str().unwrap();
+    let headers = Headers {
+        authorization: format!("Handle {}", granted["task"]["handle"].as_str().unwrap()),
+        proof: key,
+    };
+    post(
+        replica,
+        &format!("/v1/tasks/{id}/heartbeat"),
+        headers,
+        &json!({}),
+    )
+    .await
+}
+
+fn joining(granted: &Value) -> Value {
+    let mut body = body();
+    body["task"] = json!({"id": granted["task"]["id"], "handle": granted["task"]["handle"]});
+    body
+}
+
+fn attestation_failed(answer: &Answer) {
+    assert_problem(answer, 401, "attestation-failed");
+}
+
+on_both_stores! {
+    async fn a_bound_token_comes_again_only_with_a_proof_by_its_first_key(fleet, replica) {
+        let (own, other) = (Key::generate(Algorithm::Es256), Key::generate(Algorithm::Es256));
+        let bound = token(fleet, BOUND);
+        ask(replica, &bound, Some(&own), &body()).await.expect(201);
+        attestation_failed(&ask(replica, &bound, None, &body()).await);
+        attestation_failed(&ask(replica, &bound, Some(&other), &body()).await);
+        ask(replica, &bound, Some(&own), &body()).await.expect(201);
+        // Without any proof it is good for nothing, and is not used up either.
+        let bare = token(fleet, BOUND);
+        attestation_failed(&ask(replica, &bare, None, &body()).await);
+        ask(replica, &bare, Some(&own), &body()).await.expect(201);
+    }
+
+    async fn a_proof_is_good_once(fleet, replica) {
+        let own = Key::generate(Algorithm::Es256);
+        let bound = token(fleet, BOUND);
+        let one = proof(&own, "/v1/credentials");
+        let request = || {
+            let request = replica.client.request(Method::POST, "/v1/credentials");
+            send(request.bearer_auth(&bound).header("dpop", &one).json(&body()))
+        };
+        request().await.expect(201);
+        attestation_failed(&request().await);
+    }
+
+    async fn a_token_for_one_task_opens_it_and_then_acts_on_it_alone(fleet, replica) {
+        let once = token(fleet, PER_TASK);
+        let granted = ask(replica, &once, None, &body()).await.expect(201);
+        // It opens no second task, and without the handle it is no key to the first.
+        attestation_failed(&ask(replica, &once, None, &body()).await);
+        let mut guessed = joining(&granted);
+        guessed["task"]["handle"] = json!(format!("tph_{}", "A".repeat(43)));
+        assert_problem(&ask(replica, &once, None, &guessed).await, 404, "not-found");
+        let again = ask(replica, &once, None, &joining(&granted)).await.expect(201);
+        assert_eq!(again["task"]["id"], granted["task"]["id"]);
+        // Nor does it get into another task of the same workload and run, with that one's handle.
+        let other = token(fleet, PER_TASK);
+        let second = ask(replica, &other, None, &body()).await.expect(201);
+        attestation_failed(&ask(replica, &once, None, &joining(&second)).await);
+        ask(replica, &other, None, &joining(&second)).await.expect(201);
+    }
+
+    async fn a_handle_is_bound_to_the_key_that_opened_its_task(fleet, replica) {
+        let (own, other) = (Key::generate(Algorithm::Es256), Key::generate(Algorithm::Es256));
+        let granted = ask(replica, &fleet.token(), Some(&own), &body()).await.expect(201);
+        let credential = &granted["credential"];
+        assert_eq!(credential["token_type"], "DPoP");
+        let (_, claims) = peek(credential["access_token"].as_str().unwrap());
+        assert!(claims["cnf"]["jkt"].is_string(), "{claims}");
+        for key in [None, Some(&other)] {
+            assert_problem(&heartbeat(replica, &granted, key).await, 404, "not-found");
+            let joined = ask(replica, &fleet.token(), key, &joining(&granted)).await;
+            assert_problem(&joined, 404, "not-found");
+        }
+        heartbeat(replica, &granted, Some(&own)).await.expect(200);
+        ask(replica, &fleet.token(), Some(&own), &joining(&granted)).await.expect(201);
+    }
+
+    async fn a_workload_with_a_registered_key_is_known_until_the_key_is_removed(fleet, replica) {
+        for algorithm in [Algorithm::Es256, Algorithm::EdDsa] {
+            let key = Key::generate(algorithm);
+            attestation_failed(&ask(replica, &assertion(&key, json!({})), None, &body()).await);
+
+            let before = log_size(fleet, replica).await;
+            let added = workloads(fleet, replica, &["add", "nightly", "--key-file", "key.jwk", "--json"], &key);
+            assert_eq!(added.code(), Some(0), "{}", added.stderr);
+            assert_eq!(log_size(fleet, replica).await, before + 1, "registering is an act on record");
+            let listed = workloads(fleet, replica, &["list"], &key);
+            assert!(listed.stdout.contains("nightly"), "{}", listed.stdout);
+
+            let good = assertion(&key, json!({}));
+            let granted = ask(replica, &good, None, &body()).await.expect(201);
+            assert_eq!(granted["session"]["workload"], "workload:nightly");
+            attestation_failed(&ask(replica, &good, None, &body()).await);
+            let now = unix_seconds();
+            for bad in [
+                json!({"aud": [BROKER]}),
+                json!({"aud": format!("{BROKER}/oauth2/token")}),
+                json!({"iss": "somebody"}),
+                json!({"sub": "somebody"}),
+                json!({"iss": "somebody", "sub": "somebody"}),
+                json!({"exp": now + 900}),
+                json!({"iat": now - 600, "exp": now + 60}),
+                json!({"iat": now - 120, "exp": now - 60}),
+                json!({"jti": null}),
+            ] {
+                attestation_failed(&ask(replica, &assertion(&key, bad), None, &body()).await);
+            }
+            let mut header = key.header();
+            header["typ"] = json!("JWT");
+            let untyped = sign_jwt(&header, &peek(&assertion(&key, json!({}))).1, &key);
+            attestation_failed(&ask(replica, &untyped, None, &body()).await);
+
+            let thumbprint = serde_json::from_str::<Value>(&added.stdout).unwrap()["thumbprint"].clone();
+            let removed = workloads(fleet, replica, &["remove", "nightly", thumbprint.as_str().unwrap()], &key);
+            assert_eq!(removed.code(), Some(0), "{}", removed.stderr);
+            attestation_failed(&ask(replica, &assertion(&key, json!({})), None, &body()).await);
+        }
+        // Keys that no evidence could ever be good by.
+        for (key, more) in [
+            (Key::generate(Algorithm::Rs256), &[][..]),
+            (Key::generate(Algorithm::Es256), &["--attestor", "dev"][..]),
+            (Key::generate(Algorithm::Es256), &["--attestor", "nobody"][..]),
+        ] {
+            let arguments = [&["add", "nightly", "--key-file", "key.jwk"], more].concat();
+            let refused = workloads(fleet, replica, &arguments, &key);
+            assert_ne!(refused.code(), Some(0), "{}", refused.stdout);
+        }
+    }
+}
+
+/// An assertion of the workload `nightly`, spoilt as told.
+fn assertion(key: &Key, spoilt: Value) -> String {
+    let now = unix_seconds();
+    let mut header = key.header();
+    header["typ"] = json!("client-authentication+jwt");
+    let mut claims = json!({
+        "iss": "nightly", "sub": "nightly", "aud": BROKER, "jti": random_hex(16),
+        "iat": now, "exp": now + 120,
+    });
+    for (name, value) in spoilt.as_object().cloned().unwrap() {
+        claims[name] = value;
+    }
+    sign_jwt(&header, &claims, key)
+}
+
+/// `taskpass workloads …` by who may register keys.
+fn workloads(fleet: &Fleet, replica: &Replica, arguments: &[&str], key: &Key) -> Ended {
+    let claims = json!({"sub": "registrar", "run": "run-1"});
+    let url = format!("http://{}", replica.address);
+    Launch::taskpass(["workloads"].iter().chain(arguments).copied())
+        .arg("--url")
+        .arg(url)
+        .env("TASKPASS_TOKEN", fleet.issuer.token(claims))
+        .file(
+            Path::new("key.jwk"),
+            serde_json::to_vec(&key.jwk()).unwrap(),
+        )
+        .run()
+}
+
+async fn log_size(fleet: &Fleet, replica: &Replica) -> u64 {
+    let checkpoint = replica
+        .client
+        .get_as(&fleet.admin, "/v1/ledger/checkpoint")
+        .await;
+    let text = checkpoint.text();
+    text.lines().nth(1).unwrap().parse().unwrap()
+}
