@@ -47,7 +47,7 @@ use crate::store::Store;
 use crate::store::meta::StoreMode;
 use crate::store::postgres::{Postgres, PostgresSettings};
 use crate::store::sqlite::Sqlite;
-use crate::sweep::{self, Retention};
+use crate::sweep;
 
 /// What the configuration does not say.
 pub struct Options {
@@ -135,6 +135,7 @@ pub fn check(config: &Config, policies: Option<Vec<PolicyFile>>) -> Result<Gener
         resources: config.resources.clone(),
         task_types: config.task_types.clone(),
         limits: config.decision_limits(),
+        retention: config.retention,
     };
     let (generation, _) =
         policy::build(parts, &config.own_audiences()).map_err(StartError::Policy)?;
@@ -257,12 +258,8 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         generation,
     } = assemble(&config, options).await?;
     settle_generation(&broker, &config, generation).await?;
-    let retention = Retention {
-        sessions_seconds: u64::from(config.retention.sessions_days) * 86_400,
-        openings_seconds: u64::from(config.retention.openings_days) * 86_400,
-    };
     let sweeping = Arc::clone(&broker);
-    drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, retention, stop)));
+    drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
     let address = http::server::start(Arc::clone(&broker), &config, &shutdown)
         .await
         .map_err(unfit)?;

@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 
 use crate::domain::catalog::{Resource, TaskType};
-use crate::domain::generation::DecisionLimits;
+use crate::domain::generation::{DecisionLimits, Retention};
 use crate::domain::trust::AttestorSpec;
 use check::Checker;
 use document::Document;
@@ -38,7 +38,7 @@ pub use environment::{Environment, NotText, ProcessEnvironment};
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use sections::{
     AccessTokenAlgorithm, Admin, Keys, Ledger, Limits, Log, LogFormat, LogLevel, Policy, Postgres,
-    Retention, Server, Sqlite, Store, StoreKind, Tls,
+    Server, Sqlite, Store, StoreKind, Tls,
 };
 
 /// The name of the variable that names the file.

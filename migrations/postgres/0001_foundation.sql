@@ -1,3 +1,11 @@
+-- Which binaries can serve this schema: those that know at least this migration. A migration that
+-- takes away what older binaries use raises it; one that only adds leaves it alone.
+CREATE TABLE schema_support (
+    only_row      boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    oldest_binary bigint NOT NULL
+);
+INSERT INTO schema_support (oldest_binary) VALUES (1);
+
 -- What this store is. One row, made at birth.
 CREATE TABLE store_meta (
     only_row             boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -57,14 +65,14 @@ CREATE TABLE tile (
     PRIMARY KEY (level, idx)
 );
 
--- The serving role may not create or drop tables; these two do it for exactly one purpose.
-CREATE FUNCTION ledger_ensure_partitions(up_to bigint) RETURNS void
+-- The serving role may not create or drop tables; these do it for exactly one purpose each.
+CREATE FUNCTION ledger_ensure_partitions(size bigint, up_to bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     width CONSTANT bigint := 1048576;
     part bigint;
 BEGIN
-    FOR part IN 0 .. up_to / width LOOP
+    FOR part IN size / width .. up_to / width LOOP
         IF to_regclass(format('leaf_body_%s', part)) IS NULL THEN
             PERFORM pg_advisory_xact_lock(7412, 1);
             EXECUTE format(
@@ -73,7 +81,26 @@ BEGIN
         END IF;
     END LOOP;
 END $$;
-SELECT ledger_ensure_partitions(2097152);
+SELECT ledger_ensure_partitions(0, 2097152);
+
+-- Drops the oldest partition of bodies if all its leaves are older than `before`. Leaves are
+-- appended in order, so the last one's time speaks for all.
+CREATE FUNCTION ledger_prune_bodies(before timestamptz) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    width CONSTANT bigint := 1048576;
+    oldest bigint;
+BEGIN
+    SELECT min(substring(c.relname FROM '^leaf_body_([0-9]+)$')::bigint) INTO oldest
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'leaf_body'::regclass;
+    IF NOT EXISTS (SELECT 1 FROM leaf WHERE idx = (oldest + 1) * width - 1 AND at < before) THEN
+        RETURN 0;
+    END IF;
+    PERFORM pg_advisory_xact_lock(7412, 1);
+    EXECUTE format('DROP TABLE IF EXISTS leaf_body_%s', oldest);
+    RETURN 1;
+END $$;
 
 CREATE FUNCTION ledger_prune_heads(below bigint) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -260,8 +287,9 @@ BEGIN
     EXECUTE format('GRANT UPDATE (mac) ON activation TO %I', serving);
     -- Locking a row needs the right to update it; the row has nothing that could be changed.
     EXECUTE format('GRANT UPDATE ON ledger_lock TO %I', serving);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION ledger_ensure_partitions(bigint), ledger_prune_heads(bigint) TO %I', serving);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION ledger_ensure_partitions(bigint, bigint), ledger_prune_heads(bigint), ledger_prune_bodies(timestamptz) TO %I', serving);
 END $$;
 REVOKE EXECUTE ON FUNCTION taskpass_grant_serving(text) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION ledger_ensure_partitions(bigint) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION ledger_ensure_partitions(bigint, bigint) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION ledger_prune_heads(bigint) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION ledger_prune_bodies(timestamptz) FROM PUBLIC;

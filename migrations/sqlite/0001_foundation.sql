@@ -1,5 +1,13 @@
 -- Times are microseconds since 1970, ids are 16 bytes.
 
+-- Which binaries can serve this schema: those that know at least this migration. A migration that
+-- takes away what older binaries use raises it; one that only adds leaves it alone.
+CREATE TABLE schema_support (
+    only_row      INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row),
+    oldest_binary INTEGER NOT NULL
+) STRICT;
+INSERT INTO schema_support (oldest_binary) VALUES (1);
+
 -- What this store is. One row, made at birth.
 CREATE TABLE store_meta (
     only_row             INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row),

@@ -10,6 +10,19 @@ use crate::merkle::Receipt;
 use crate::policy::PolicyError;
 use crate::store::StoreError;
 
+/// A limit that was exceeded, in the words of the RateLimit header fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exceeded {
+    /// Its name.
+    pub policy: &'static str,
+    /// How many are allowed in a window.
+    pub quota: u32,
+    /// The window's length.
+    pub window_seconds: u64,
+    /// When it is worth coming again.
+    pub retry_seconds: u64,
+}
+
 /// A refusal that is on record.
 #[derive(Debug)]
 pub struct Denied {
@@ -65,10 +78,7 @@ pub enum BrokerError {
     },
     /// Too many of these.
     #[error("too many requests")]
-    RateLimited {
-        /// Seconds until it is worth coming again.
-        retry_seconds: u64,
-    },
+    RateLimited(Exceeded),
     /// Too much is waiting.
     #[error("overloaded")]
     Overloaded,

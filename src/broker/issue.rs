@@ -17,7 +17,7 @@ use tracing::{error, info, instrument, warn};
 use super::admit::Admission;
 use super::error::Denied;
 use super::generations::Active;
-use super::{Broker, BrokerError};
+use super::{Broker, BrokerError, Exceeded};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::domain::decision::{Decision, Outcome, Permitted, Refusal, RefusalCode};
@@ -345,9 +345,12 @@ impl Broker {
             Budget::Leaf => Ok(()),
             Budget::Spent { until } => {
                 self.metrics().rate_limited(RateLimit::IdentityDenials);
-                Err(BrokerError::RateLimited {
+                Err(BrokerError::RateLimited(Exceeded {
+                    policy: "denials",
+                    quota: limits.denials_per_identity,
+                    window_seconds: limits.denial_window_seconds,
                     retry_seconds: case.now.seconds_until(until) + 1,
-                })
+                }))
             }
         }
     }

@@ -75,6 +75,8 @@ pub struct OpenedKeys {
     pub ledger: Vec<LedgerKey>,
     /// Every record.
     pub records: Vec<SigningKeyRecord>,
+    /// Rows that are over, and still hold a private key.
+    over: Vec<SigningKeyRow>,
 }
 
 /// Reads, checks and opens the store's keys.
@@ -93,6 +95,7 @@ pub async fn open_keys(
         access: Vec::new(),
         ledger: Vec::new(),
         records: Vec::new(),
+        over: Vec::new(),
     };
     for row in rows {
         let tampered = || KeyProblem::Tampered(row.kid.clone());
@@ -101,6 +104,10 @@ pub async fn open_keys(
             .verify_tag(mac, &row.sealed, &row.mac)
             .map_err(|_| tampered())?;
         opened.records.push(record.clone());
+        if record.is_over(now) && !row.sealed.is_empty() {
+            opened.over.push(row);
+            continue;
+        }
         if !record.is_published(now) {
             continue;
         }
@@ -269,15 +276,16 @@ impl Broker {
     /// is how many were made.
     pub async fn follow_keys(&self, now: Timestamp) -> Result<u64, BrokerError> {
         let mut opened = self.take_keys(now).await?;
+        self.erase(&opened.over).await?;
         let policy = &self.parts.key_policy;
-        let plan = plan_rotation(
+        let due = plan_rotation(
             &opened.records,
             KeyPurpose::AccessToken,
             policy.algorithm,
             &policy.schedule,
             now,
         );
-        let Some(dates) = plan.make else {
+        let Some(dates) = due else {
             return Ok(0);
         };
         if policy.imported.is_some() && opened.records.iter().any(|key| self.is_imported(key)) {
@@ -288,6 +296,21 @@ impl Broker {
         opened = self.take_keys(now).await?;
         info!(keys = opened.access.len(), "a signing key was made");
         Ok(1)
+    }
+
+    /// Forgets private keys that nothing needs any more. Their rows stay: a purpose that has signed
+    /// before starts differently from one that never has.
+    async fn erase(&self, over: &[SigningKeyRow]) -> Result<(), BrokerError> {
+        for row in over {
+            if let Some(record) = record_of(row) {
+                let mac = record.tag(&self.parts.mac, &[]);
+                self.store()
+                    .reseal_key(&row.kid, &row.mac, &[], &mac)
+                    .await?;
+                info!(kid = row.kid, "a private key that is over was erased");
+            }
+        }
+        Ok(())
     }
 
     fn is_imported(&self, record: &SigningKeyRecord) -> bool {
@@ -578,17 +601,24 @@ impl Broker {
                 .verify_tag(&self.parts.mac, &row.sealed, &row.mac)
                 .map_err(|error| closed(error.to_string()))?;
             let sealer = self.parts.sealer.as_ref();
-            if !sealer.needs_reseal(&row.sealed) && !self.parts.mac.is_outdated(&row.mac) {
+            // An erased key has no envelope, but its row's MAC is renewed all the same.
+            let erased = row.sealed.is_empty();
+            let sealed_well = erased || !sealer.needs_reseal(&row.sealed);
+            if sealed_well && !self.parts.mac.is_outdated(&row.mac) {
                 continue;
             }
-            let secret = sealer
-                .open(record.seal_context(), &row.sealed)
-                .await
-                .map_err(|error| closed(error.to_string()))?;
-            let envelope = sealer
-                .seal(record.seal_context(), &secret)
-                .await
-                .map_err(|error| closed(error.to_string()))?;
+            let envelope = if erased {
+                Vec::new()
+            } else {
+                let secret = sealer
+                    .open(record.seal_context(), &row.sealed)
+                    .await
+                    .map_err(|error| closed(error.to_string()))?;
+                sealer
+                    .seal(record.seal_context(), &secret)
+                    .await
+                    .map_err(|error| closed(error.to_string()))?
+            };
             let mac = record.tag(&self.parts.mac, &envelope);
             self.store()
                 .reseal_key(&row.kid, &row.mac, &envelope, &mac)

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use self::admin::AdminTokens;
-pub use self::error::{BrokerError, Denied};
+pub use self::error::{BrokerError, Denied, Exceeded};
 use self::generations::{Active, Trust};
 use crate::attest::Evidence;
 use crate::clock::{SharedClock, Timestamp};

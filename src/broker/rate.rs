@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use super::BrokerError;
+use super::{BrokerError, Exceeded};
 use crate::domain::workload::Identity;
 
 /// How many requests go by between two looks at identities that have gone quiet.
@@ -17,6 +17,7 @@ const SWEEP_EVERY: u32 = 10_000;
 pub struct IdentityLimiter {
     limiter: DefaultKeyedRateLimiter<Identity>,
     clock: DefaultClock,
+    per_second: u32,
     seen: AtomicU32,
 }
 
@@ -29,6 +30,7 @@ impl IdentityLimiter {
         Self {
             limiter: RateLimiter::keyed(quota),
             clock: DefaultClock::default(),
+            per_second,
             seen: AtomicU32::new(0),
         }
     }
@@ -40,9 +42,12 @@ impl IdentityLimiter {
         }
         self.limiter.check_key(identity).map_err(|not_until| {
             let wait = not_until.wait_time_from(self.clock.now());
-            BrokerError::RateLimited {
+            BrokerError::RateLimited(Exceeded {
+                policy: "identity",
+                quota: self.per_second,
+                window_seconds: 1,
                 retry_seconds: wait.as_secs() + 1,
-            }
+            })
         })
     }
 }

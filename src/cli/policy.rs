@@ -17,7 +17,7 @@ use super::{Failure, output};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config;
 use crate::domain::catalog::{Resource, TaskType};
-use crate::domain::generation::{DecisionLimits, Generation};
+use crate::domain::generation::{DecisionLimits, Generation, Retention};
 use crate::domain::trust::AttestorSpec;
 use crate::policy::{self, CompiledGeneration, GenerationParts, PolicyProblem, suite};
 
@@ -99,6 +99,8 @@ struct Registrations {
     #[serde(default)]
     limits: config::Limits,
     #[serde(default)]
+    retention: Retention,
+    #[serde(default)]
     policy: config::Policy,
 }
 
@@ -159,6 +161,7 @@ impl Source {
                 denials_per_attestor: from.limits.denials_per_attestor,
                 denial_window_seconds: from.limits.denial_window_seconds,
             },
+            retention: from.retention,
         };
         Ok(
             policy::build(parts, &own_audiences).map(|(generation, compiled)| Built {

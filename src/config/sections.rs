@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::catalog::{Resource, TaskType};
-use crate::domain::generation::DecisionLimits;
+use crate::domain::generation::{DecisionLimits, Retention};
 use crate::domain::trust::AttestorSpec;
 
 /// The file as it is written.
@@ -328,28 +328,6 @@ impl Default for Limits {
             address_burst: 400,
             identity_requests_per_second: 50,
             identity_burst: 100,
-        }
-    }
-}
-
-/// `[retention]`: how long what is over is kept. Hashes and proofs stay for ever.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Retention {
-    /// The bytes of leaves.
-    pub bodies_days: u32,
-    /// What leaves only commit to: purposes, inputs, the policies of a denial.
-    pub openings_days: u32,
-    /// Ended tasks and sessions.
-    pub sessions_days: u32,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            bodies_days: 400,
-            openings_days: 90,
-            sessions_days: 30,
         }
     }
 }

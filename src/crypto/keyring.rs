@@ -113,6 +113,12 @@ impl SigningKeyRecord {
         self.revoked_at.is_none() && self.published_at <= now && now < self.remove_at
     }
 
+    /// Whether nothing needs its private half any more: what it signed is over, or it was withdrawn.
+    #[must_use]
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_some() || self.remove_at <= now
+    }
+
     /// Whether it may sign at `now`, as far as the key alone can say.
     #[must_use]
     pub fn may_sign(&self, schedule: &KeySchedule, now: Timestamp) -> bool {
@@ -210,15 +216,6 @@ pub struct NewKey {
     pub retire_at: Timestamp,
     /// See [`SigningKeyRecord`].
     pub remove_at: Timestamp,
-}
-
-/// What a rotation at an instant has to do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RotationPlan {
-    /// The key to make and publish now, if one is due.
-    pub make: Option<NewKey>,
-    /// The keys whose last token is over: their envelopes may be erased.
-    pub remove: Vec<String>,
 }
 
 impl KeySchedule {
@@ -346,7 +343,7 @@ pub fn rotation_due(
     })
 }
 
-/// What is to be done at `now`. `keys` are all records, the revoked and retired ones included: a
+/// The key to make and publish at `now`, if one is due. `keys` are all records, the revoked and retired ones included: a
 /// purpose without any record is one that never signed.
 #[must_use]
 pub fn plan_rotation(
@@ -355,14 +352,9 @@ pub fn plan_rotation(
     algorithm: Algorithm,
     schedule: &KeySchedule,
     now: Timestamp,
-) -> RotationPlan {
-    let remove = keys
-        .iter()
-        .filter(|key| key.purpose == purpose && key.remove_at <= now)
-        .map(|key| key.kid.clone())
-        .collect();
+) -> Option<NewKey> {
     if now < rotation_due(keys, purpose, algorithm, schedule) {
-        return RotationPlan { make: None, remove };
+        return None;
     }
     let first = keys.iter().all(|key| key.purpose != purpose);
     let ready = now.plus_seconds(schedule.publish_lead_seconds);
@@ -371,10 +363,7 @@ pub fn plan_rotation(
         None => ready,
         Some(last) => ready.max(last.retire_at),
     };
-    RotationPlan {
-        make: Some(schedule.new_key(now, active_from)),
-        remove,
-    }
+    Some(schedule.new_key(now, active_from))
 }
 
 #[cfg(test)]
@@ -406,8 +395,8 @@ mod tests {
         now: Timestamp,
     ) -> bool {
         let plan = plan_rotation(keys, PURPOSE, algorithm, schedule, now);
-        let made = plan.make.is_some();
-        if let Some(new) = plan.make {
+        let made = plan.is_some();
+        if let Some(new) = plan {
             keys.push(new.record(format!("key-{}", keys.len()), PURPOSE, algorithm));
         }
         made
@@ -434,7 +423,8 @@ mod tests {
         assert_eq!((published(1_849), published(1_850)), (1, 2));
         assert_eq!((published(2_309), published(2_310)), (2, 1));
         let plan = plan_rotation(&keys, PURPOSE, ALGORITHM, &SCHEDULE, at(2_310));
-        assert_eq!((plan.make, plan.remove), (None, vec!["key-0".to_owned()]));
+        assert_eq!(plan, None);
+        assert!(keys[0].is_over(at(2_310)));
     }
 
     #[test]

@@ -112,6 +112,31 @@ impl Default for DecisionLimits {
     }
 }
 
+/// How long what is over is kept, in days. Hashes and proofs stay for ever.
+///
+/// It decides nothing, but changing it is an act that is recorded, and all replicas follow the
+/// same one: so it is part of what is activated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// The bytes of leaves.
+    pub bodies_days: u32,
+    /// What leaves only commit to: purposes, inputs, the policies of a denial.
+    pub openings_days: u32,
+    /// Ended tasks and sessions.
+    pub sessions_days: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            bodies_days: 400,
+            openings_days: 90,
+            sessions_days: 30,
+        }
+    }
+}
+
 /// Everything that decides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +158,8 @@ pub struct Generation {
     /// Limits that decide.
     #[serde(default)]
     pub limits: DecisionLimits,
+    /// How long what is over is kept.
+    pub retention: Retention,
 }
 
 impl Generation {

@@ -12,6 +12,7 @@ use governor::{Quota, RateLimiter};
 
 use super::AppState;
 use super::problem::Problem;
+use crate::broker::Exceeded;
 use crate::metrics::RateLimit;
 
 /// How many requests go by between two looks at addresses that have gone quiet.
@@ -65,8 +66,13 @@ pub(super) async fn by_address(
         && let Err(seconds) = state.addresses.check(address.ip())
     {
         state.broker.metrics().rate_limited(RateLimit::Address);
-        let quota = Some(state.addresses.quota);
-        return Problem::rate_limited("address", quota, seconds).into_response();
+        let exceeded = Exceeded {
+            policy: "address",
+            quota: state.addresses.quota,
+            window_seconds: 1,
+            retry_seconds: seconds,
+        };
+        return Problem::rate_limited(exceeded).into_response();
     }
     next.run(request).await
 }

@@ -93,11 +93,11 @@ impl From<BrokerError> for OAuthError {
                 "present a fresh attestation that is meant for this broker",
                 None,
             ),
-            BrokerError::RateLimited { retry_seconds } => (
+            BrokerError::RateLimited(exceeded) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "temporarily_unavailable",
                 "too many requests",
-                Some(retry_seconds),
+                Some(exceeded.retry_seconds),
             ),
             BrokerError::Overloaded | BrokerError::FailClosed(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -278,6 +278,7 @@ pub(super) async fn jwks(State(state): State<AppState>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::Exceeded;
 
     #[test]
     fn a_form_has_one_token_and_nothing_twice() {
@@ -311,7 +312,13 @@ mod tests {
         for error in [
             OAuthError::invalid_request("send application/x-www-form-urlencoded"),
             BrokerError::Replayed.into(),
-            BrokerError::RateLimited { retry_seconds: 1 }.into(),
+            BrokerError::RateLimited(Exceeded {
+                policy: "identity",
+                quota: 1,
+                window_seconds: 1,
+                retry_seconds: 1,
+            })
+            .into(),
             BrokerError::Overloaded.into(),
             BrokerError::FailClosed("postgres://10.0.0.7".into()).into(),
             BrokerError::Forbidden("x").into(),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use tracing::warn;
 use utoipa::ToSchema;
 
-use crate::broker::{BrokerError, Denied};
+use crate::broker::{BrokerError, Denied, Exceeded};
 use crate::domain::decision::{Outcome, RefusalCode};
 
 /// Every kind of problem: the end of its `type`, after `urn:taskpass:problem:`.
@@ -218,25 +218,28 @@ impl Problem {
     }
 
     /// Too many by this policy. Its quota is told where it is known, and never made up.
-    pub(super) fn rate_limited(policy: &str, quota: Option<u32>, seconds: u64) -> Self {
-        let problem = Self::new(
+    pub(super) fn rate_limited(exceeded: Exceeded) -> Self {
+        let Exceeded {
+            policy,
+            quota,
+            window_seconds,
+            retry_seconds,
+        } = exceeded;
+        Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "rate-limited",
             "Too many requests",
             "come again after Retry-After",
         )
-        .retry_after(seconds)
+        .retry_after(retry_seconds)
         .header(
             header::HeaderName::from_static("ratelimit"),
-            &format!("\"{policy}\";r=0;t={}", seconds.max(1)),
-        );
-        match quota {
-            None => problem,
-            Some(quota) => problem.header(
-                header::HeaderName::from_static("ratelimit-policy"),
-                &format!("\"{policy}\";q={quota};w=1"),
-            ),
-        }
+            &format!("\"{policy}\";r=0;t={}", retry_seconds.max(1)),
+        )
+        .header(
+            header::HeaderName::from_static("ratelimit-policy"),
+            &format!("\"{policy}\";q={quota};w={window_seconds}"),
+        )
     }
 
     fn closed() -> Self {
@@ -319,9 +322,7 @@ impl From<BrokerError> for Problem {
                 "use a new Idempotency-Key for a new request",
             ),
             BrokerError::Invalid { pointer, detail } => Self::invalid(pointer, detail),
-            BrokerError::RateLimited { retry_seconds } => {
-                Self::rate_limited("identity", None, retry_seconds)
-            }
+            BrokerError::RateLimited(exceeded) => Self::rate_limited(exceeded),
             BrokerError::Overloaded => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",
@@ -413,6 +414,15 @@ mod tests {
         sent
     }
 
+    fn exceeded(retry_seconds: u64) -> Exceeded {
+        Exceeded {
+            policy: "identity",
+            quota: 50,
+            window_seconds: 1,
+            retry_seconds,
+        }
+    }
+
     fn denied(code: RefusalCode, outcome: Outcome) -> BrokerError {
         let leaf = b"leaf".to_vec();
         BrokerError::Denied(Box::new(Denied {
@@ -458,11 +468,7 @@ mod tests {
             (BrokerError::InProgress, 409, "in-progress"),
             (BrokerError::RetryMismatch, 422, "idempotency-mismatch"),
             (invalid, 400, "invalid-request"),
-            (
-                BrokerError::RateLimited { retry_seconds: 3 },
-                429,
-                "rate-limited",
-            ),
+            (BrokerError::RateLimited(exceeded(3)), 429, "rate-limited"),
             (BrokerError::Overloaded, 503, "overloaded"),
             (BrokerError::FailClosed("x".into()), 503, "fail-closed"),
             (
@@ -521,14 +527,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_limit_says_when_and_only_what_it_knows() {
-        let sent = send(Problem::rate_limited("address", Some(200), 0)).await;
+    async fn a_limit_says_what_it_is_and_when_to_come_again() {
+        let sent = send(BrokerError::RateLimited(exceeded(0))).await;
         assert_eq!(sent.headers["retry-after"], "1");
-        assert_eq!(sent.headers["ratelimit"], "\"address\";r=0;t=1");
-        assert_eq!(sent.headers["ratelimit-policy"], "\"address\";q=200;w=1");
-        let sent = send(BrokerError::RateLimited { retry_seconds: 9 }).await;
+        assert_eq!(sent.headers["ratelimit"], "\"identity\";r=0;t=1");
+        assert_eq!(sent.headers["ratelimit-policy"], "\"identity\";q=50;w=1");
+        let sent = send(BrokerError::RateLimited(exceeded(9))).await;
         assert_eq!(sent.headers["ratelimit"], "\"identity\";r=0;t=9");
-        assert!(!sent.headers.contains_key("ratelimit-policy"));
+        assert_eq!(sent.headers["retry-after"], "9");
     }
 
     #[tokio::test]

@@ -67,7 +67,6 @@ admin_actions! {
     /// Bind and unbind roles.
     ManageAdmins = "manageAdmins",
     /// Change how long records are kept.
-    ManageRetention = "manageRetention",
     /// Read metrics.
     ReadMetrics = "readMetrics",
 }

@@ -20,7 +20,9 @@ use super::problem::PolicyProblem;
 use super::schema;
 use super::slice::Index;
 use crate::domain::catalog::{Catalog, Resource, TaskType};
-use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest, PolicyFile};
+use crate::domain::generation::{
+    DecisionLimits, Generation, GenerationDigest, PolicyFile, Retention,
+};
 use crate::domain::trust::AttestorSpec;
 
 /// What a generation is made of, before its schema is written.
@@ -36,6 +38,8 @@ pub struct GenerationParts {
     pub task_types: Vec<TaskType>,
     /// Limits that decide.
     pub limits: DecisionLimits,
+    /// How long what is over is kept.
+    pub retention: Retention,
 }
 
 /// The policy engine of this build: part of what decides.
@@ -71,6 +75,7 @@ pub fn build(
         resources: parts.resources,
         task_types: parts.task_types,
         limits: parts.limits,
+        retention: parts.retention,
     };
     let compiled = CompiledGeneration::compile(&generation, own_audiences)?;
     Ok((generation, compiled))
@@ -83,6 +88,7 @@ pub struct CompiledGeneration {
     catalog: Catalog,
     attestors: Vec<AttestorSpec>,
     limits: DecisionLimits,
+    retention: Retention,
     pub(super) model: Model,
     pub(super) index: Index,
     pub(super) obligations: HashMap<String, Obligations>,
@@ -143,6 +149,7 @@ impl CompiledGeneration {
             catalog,
             attestors: generation.attestors.clone(),
             limits: generation.limits,
+            retention: generation.retention,
             model,
             index,
             obligations,
@@ -173,6 +180,12 @@ impl CompiledGeneration {
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
+    }
+
+    /// How long what is over is kept.
+    #[must_use]
+    pub fn retention(&self) -> Retention {
+        self.retention
     }
 
     /// The attestors' specifications.

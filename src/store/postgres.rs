@@ -123,15 +123,22 @@ impl Postgres {
             .map_err(|error| StoreError::Unfit(format!("migration failed: {error}")))
     }
 
-    /// Whether the schema is one that this binary can work with.
+    /// Whether the schema is one that this binary can work with: it has all that we use, and has
+    /// taken nothing away that we use.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
-        let versions: Vec<(i64,)> = sqlx::query_as(
-            "/* check_schema */ SELECT version FROM _sqlx_migrations WHERE success ORDER BY version",
+        let (applied,): (Option<i64>,) = sqlx::query_as(
+            "/* check_schema */ SELECT max(version) FROM _sqlx_migrations WHERE success",
         )
-        .fetch_all(&self.pool)
+        .fetch_one(&self.pool)
         .await
         .map_err(|_| unmigrated())?;
-        super::sqlite::check_versions(&MIGRATIONS, &versions)
+        let (oldest_binary,): (i64,) =
+            sqlx::query_as("/* check_schema */ SELECT oldest_binary FROM schema_support")
+                .fetch_one(&self.pool)
+                .await
+                .map_err(|_| unmigrated())?;
+        let known = MIGRATIONS.iter().map(|migration| migration.version).max();
+        fits(applied.unwrap_or(0), oldest_binary, known.unwrap_or(0))
     }
 
     /// The database's clock, to be compared with ours.
@@ -164,8 +171,49 @@ impl Postgres {
     }
 }
 
+/// The oldest schema that has all that this binary uses. Raise it with the first statement that
+/// needs a newer one.
+const OLDEST_SCHEMA: i64 = 1;
+
+/// Compares a schema and the oldest binary that it serves with this binary, which knows migrations
+/// up to `known`.
+fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), StoreError> {
+    if applied < OLDEST_SCHEMA {
+        return Err(StoreError::Unfit(format!(
+            "the schema has version {applied}, this binary needs {OLDEST_SCHEMA}; run `taskpass \
+             migrate` with the owner's role"
+        )));
+    }
+    if known < oldest_binary {
+        return Err(StoreError::Unfit(format!(
+            "the schema has version {applied} and serves binaries that know version \
+             {oldest_binary}, this one knows up to {known}; run a newer binary"
+        )));
+    }
+    Ok(())
+}
+
 fn unmigrated() -> StoreError {
     StoreError::Unfit(
         "the database has no schema of ours; run `taskpass migrate` with the owner's role".into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_schema_is_served_until_it_takes_something_away() {
+        assert!(fits(OLDEST_SCHEMA, 1, OLDEST_SCHEMA).is_ok());
+        assert!(fits(OLDEST_SCHEMA + 3, OLDEST_SCHEMA, OLDEST_SCHEMA).is_ok());
+        let taken = fits(OLDEST_SCHEMA + 3, OLDEST_SCHEMA + 2, OLDEST_SCHEMA).unwrap_err();
+        assert!(taken.to_string().contains("newer binary"), "{taken}");
+    }
+
+    #[test]
+    fn a_schema_that_lacks_something_is_to_be_migrated() {
+        let old = fits(OLDEST_SCHEMA - 1, 0, OLDEST_SCHEMA).unwrap_err();
+        assert!(old.to_string().contains("taskpass migrate"), "{old}");
+    }
 }

@@ -132,6 +132,31 @@ impl Store {
         }))
     }
 
+    /// The bytes of leaves that were written before `before`, oldest first. On PostgreSQL whole
+    /// partitions go, once the last of their 2^20 leaves is that old.
+    pub async fn prune_bodies(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        match self {
+            Self::Postgres(postgres) => {
+                let (pruned,): (i64,) =
+                    sqlx::query_as("/* prune_bodies */ SELECT ledger_prune_bodies($1)")
+                        .bind(before)
+                        .fetch_one(postgres.pool())
+                        .await?;
+                super::codec::unsigned("count", pruned)
+            }
+            Self::Sqlite(sqlite) => Ok(sqlx::query(
+                "/* prune_bodies */ DELETE FROM leaf_body WHERE idx IN ( \
+                 SELECT oldest.idx FROM (SELECT idx FROM leaf_body ORDER BY idx LIMIT $2) AS oldest \
+                 JOIN leaf ON leaf.idx = oldest.idx WHERE leaf.at < $1)",
+            )
+            .bind(before)
+            .bind(i64::from(limit))
+            .execute(sqlite.writer())
+            .await?
+            .rows_affected()),
+        }
+    }
+
     /// Heads of trees smaller than `below`; the newest is always kept.
     pub async fn prune_heads(&self, below: u64) -> Result<u64, StoreError> {
         match self {
@@ -158,7 +183,8 @@ impl Store {
     pub async fn ensure_partitions(&self, size: u64) -> Result<(), StoreError> {
         const AHEAD: u64 = 2 * 1_048_576;
         if let Self::Postgres(postgres) = self {
-            sqlx::query("/* ensure_partitions */ SELECT ledger_ensure_partitions($1)")
+            sqlx::query("/* ensure_partitions */ SELECT ledger_ensure_partitions($1, $2)")
+                .bind(signed(size))
                 .bind(signed(size.saturating_add(AHEAD)))
                 .execute(postgres.pool())
                 .await?;

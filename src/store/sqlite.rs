@@ -110,19 +110,3 @@ fn lock_directory(directory: &Path) -> Result<File, StoreError> {
         Err(TryLockError::Error(error)) => Err(unfit(&format!("cannot be locked: {error}"))),
     }
 }
-
-/// Compares what is applied with what this binary knows: nothing missing, nothing from the future.
-pub(super) fn check_versions(known: &Migrator, applied: &[(i64,)]) -> Result<(), StoreError> {
-    let newest_known = known.iter().map(|migration| migration.version).max();
-    let newest_applied = applied.iter().map(|(version,)| *version).max();
-    match (newest_known, newest_applied) {
-        (Some(known), Some(applied)) if applied == known => Ok(()),
-        (Some(known), Some(applied)) if applied > known => Err(StoreError::Unfit(format!(
-            "the schema has version {applied}, this binary knows up to {known}; run a newer binary"
-        ))),
-        _ => Err(StoreError::Unfit(
-            "the schema is older than this binary; run `taskpass migrate` with the owner's role"
-                .into(),
-        )),
-    }
-}

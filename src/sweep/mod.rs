@@ -37,8 +37,6 @@ use crate::ledger::entry::{ConfirmEnd, EndSession, Entry, Request};
 use crate::metrics::{Ended, RevocationLag};
 use crate::mint::EndOutcome;
 
-pub use prune::Retention;
-
 /// Rows that one worker takes at once: large enough that the round trip does not count, small
 /// enough that no statement is slow.
 const BITE: u32 = 200;
@@ -54,11 +52,7 @@ const CLAIM_SECONDS: u64 = 30;
 const MAX_BACKOFF_SECONDS: u64 = 60;
 
 /// Runs all workers until `stop`.
-pub async fn run(
-    broker: Arc<Broker>,
-    retention: Retention,
-    stop: CancellationToken,
-) -> Result<(), Infallible> {
+pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Infallible> {
     let mut pruned_at = None;
     loop {
         tokio::select! {
@@ -72,13 +66,15 @@ pub async fn run(
         let due = pruned_at.is_none_or(|at: Timestamp| at.plus_seconds(60) <= now);
         if due {
             pruned_at = Some(now);
-            report(
-                &broker,
-                "prune",
-                prune::prune(&broker, &retention, now).await,
-            );
+            report(&broker, "prune", prune_as_told(&broker, now).await);
         }
     }
+}
+
+/// Prunes by what the active generation says.
+async fn prune_as_told(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+    let retention = broker.active()?.policy().retention();
+    prune::prune(broker, retention, now).await
 }
 
 /// One round of everything but pruning, at `now`. Tests call it with a clock of their own.

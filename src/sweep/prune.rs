@@ -2,6 +2,7 @@
 
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
+use crate::domain::generation::Retention;
 use crate::domain::limits::{MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS};
 
 /// Rows that one statement deletes at most.
@@ -14,24 +15,17 @@ const KEPT_HEADS: u64 = 1_000_000;
 /// two ready replicas can differ.
 const ONE_TIME_MARGIN_SECONDS: u64 = 60;
 
-/// How long rows are kept after they are over.
-#[derive(Clone, Copy, Debug)]
-pub struct Retention {
-    /// Sessions and tasks.
-    pub sessions_seconds: u64,
-    /// Purposes and inputs of decisions.
-    pub openings_seconds: u64,
-}
-
 /// Deletes what is past its time; says how many rows that were.
 pub async fn prune(
     broker: &Broker,
-    retention: &Retention,
+    retention: Retention,
     now: Timestamp,
 ) -> Result<u64, BrokerError> {
     let store = broker.store();
-    let over = now.minus_seconds(retention.sessions_seconds);
-    let opened = now.minus_seconds(retention.openings_seconds);
+    let ago = |days: u32| now.minus_seconds(u64::from(days) * 86_400);
+    let over = ago(retention.sessions_days);
+    let opened = ago(retention.openings_days);
+    let written = ago(retention.bodies_days);
     // A cutoff is needed for as long as anything could live that it kills.
     let cutoff = now.minus_seconds(MAX_TTL_SECONDS + MAX_DEADLINE_SECONDS);
     let size = broker.ledger().basis();
@@ -59,6 +53,7 @@ pub async fn prune(
     all_of!(store.prune_tasks(over, BITE));
     all_of!(store.prune_cutoffs(cutoff, now, BITE));
     all_of!(store.prune_openings(opened, BITE));
+    all_of!(store.prune_bodies(written, BITE));
     rows += store.prune_heads(size.saturating_sub(KEPT_HEADS)).await?;
     store.ensure_partitions(size).await?;
     Ok(rows)

@@ -649,6 +649,25 @@ cases! {
         store.ensure_partitions(3_000_000).await.unwrap();
     }
 
+    ["prune_bodies"]
+    async fn bodies_go_and_hashes_stay(store: &Store) {
+        // The last leaf of what PostgreSQL keeps in one partition.
+        let last = 1_048_575;
+        let writes = Writes { leaves: vec![leaf(0), leaf(last)], ..Writes::default() };
+        seed(store, writes).await;
+        let body = async |idx| store.leaf(idx).await.unwrap().unwrap().body.is_some();
+        store.prune_bodies(at(0), 9).await.unwrap();
+        assert!(body(0).await, "as old as that is not older");
+        store.prune_bodies(at(i64::try_from(last).unwrap()), 9).await.unwrap();
+        assert!(body(last).await, "as old as that is not older");
+        store.prune_bodies(at(i64::try_from(last).unwrap() + 1), 9).await.unwrap();
+        assert!(!body(0).await && !body(last).await);
+        assert_eq!(store.prune_bodies(at(9_999_999), 9).await.unwrap(), 0);
+        store.ensure_partitions(last + 1).await.unwrap();
+        seed(store, Writes { leaves: vec![leaf(last + 1)], ..Writes::default() }).await;
+        assert!(body(last + 1).await);
+    }
+
     ["prune_sessions" "prune_tasks" "prune_delegations"]
     async fn what_the_store_cannot_hold_is_refused_and_nothing_of_it_stays(store: &Store) {
         let mut bad = session(11, 1, None);

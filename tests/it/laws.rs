@@ -11,6 +11,7 @@ use taskpass::broker::BrokerError;
 use taskpass::broker::revoke::BlockAsk;
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::domain::cutoff::{Selector, True};
+use taskpass::domain::generation::Retention;
 use taskpass::domain::session::{EndReason, SessionState};
 use taskpass::domain::task::{TaskEnd, TaskState};
 use taskpass::store::sessions::SessionFilter;
@@ -391,14 +392,14 @@ on_both_stores! {
         let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let lent = rig.delegate(&parent, "agent:child").await.unwrap();
         rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
-        let retention = sweep::Retention { sessions_seconds: 0, openings_seconds: 0 };
-        sweep::prune::prune(&rig.broker, &retention, rig.now()).await.unwrap();
+        let retention = Retention { sessions_days: 0, openings_days: 0, bodies_days: 400 };
+        sweep::prune::prune(&rig.broker, retention, rig.now()).await.unwrap();
         let store = rig.broker.store();
         assert!(store.task(parent.task.id).await.unwrap().is_some());
         assert!(store.session(parent.session.id).await.unwrap().is_some());
         rig.clock.advance(2 * 3_600);
         sweep::sweep(&rig.broker, rig.now()).await;
-        sweep::prune::prune(&rig.broker, &retention, rig.now()).await.unwrap();
+        sweep::prune::prune(&rig.broker, retention, rig.now()).await.unwrap();
         assert!(store.session(parent.session.id).await.unwrap().is_none());
         assert!(store.task(parent.task.id).await.unwrap().is_none());
         let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
@@ -415,6 +416,25 @@ on_both_stores! {
         let new: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
         assert_eq!(new.len(), 2);
         issued.receipt.verify(&new[..1]).unwrap();
+    }
+
+    async fn a_private_key_is_forgotten_when_its_last_token_is_over(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let sealed = async || {
+            let rows = rig.broker.store().signing_keys().await.unwrap();
+            rows.iter().filter(|row| row.kid == issued.session.kid).map(|row| row.sealed.len()).sum::<usize>()
+        };
+        for _ in 0..31 {
+            rig.clock.advance(86_400);
+            rig.broker.follow_keys(rig.now()).await.unwrap();
+        }
+        assert_eq!(sealed().await, 0);
+        let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        assert_ne!(next.session.kid, issued.session.kid);
+        // What is left of it can be read, and resealed, like every other row.
+        rig.broker.reseal_keys(&rig.admin()).await.unwrap();
+        assert_eq!(rig.broker.follow_keys(rig.now()).await.unwrap(), 0);
+        assert!(rig.is_good(&next).await);
     }
 
     async fn a_revoked_key_takes_its_tokens_with_it(rig: Rig) {
