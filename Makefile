@@ -75,6 +75,10 @@ bench-smoke: ## the benchmark for seconds only, to see that it runs
 foreign: ## other people's code verifies what the broker issues
 	scripts/foreign $(ARGS)
 
+.PHONY: openapi
+openapi: ## write docs/openapi.json anew, from the code
+	cargo run --locked --quiet -- openapi >docs/openapi.json
+
 .PHONY: soak
 soak: ## the suite with many property cases, the slow tests too
 	PROPTEST_CASES=$(SOAK_CASES) NEXTEST_PROFILE=soak scripts/test --run-ignored all $(ARGS)

@@ -560,13 +560,25 @@ impl<'d> Checker<'d> {
                 format!("set {DATABASE_URL_VARIABLE} or {DATABASE_URL_VARIABLE}_FILE"),
             ),
             (StoreKind::Postgres, Some(url)) => {
-                let scheme = Url::parse(url).map(|url| url.scheme().to_owned());
-                if !scheme.is_ok_and(|s| s == "postgres" || s == "postgresql") {
-                    self.refuse_variable(
+                let url = Url::parse(url).ok();
+                let url = url.filter(|url| matches!(url.scheme(), "postgres" | "postgresql"));
+                match url {
+                    None => self.refuse_variable(
                         DATABASE_URL_VARIABLE,
                         "is not a PostgreSQL URL",
                         "write it like postgres://user:password@host/database",
-                    );
+                    ),
+                    Some(url) if !file.store.postgres_or_default().trusted_network => {
+                        if !is_safe_on_the_way(&url) {
+                            self.refuse_variable(
+                                DATABASE_URL_VARIABLE,
+                                "names a database on another host that need not prove itself",
+                                "add ?sslmode=verify-full&sslrootcert=FILE, or say `trusted_network \
+                                 = true` in [store.postgres] if nobody can interfere on the way",
+                            );
+                        }
+                    }
+                    Some(_) => {}
                 }
             }
             (StoreKind::Sqlite, None) => {}
@@ -734,4 +746,19 @@ mod tests {
             assert_eq!(is_exposed(mode, owned_by_root), exposed, "{mode:o}");
         }
     }
+}
+
+/// Whether a database is on this host, or has to prove with a certificate that it is the one named.
+fn is_safe_on_the_way(url: &Url) -> bool {
+    let option = |name: &str| url.query_pairs().find(|(key, _)| key == name);
+    let host = option("host").map(|(_, value)| value.into_owned());
+    let host = host.or_else(|| url.host_str().map(str::to_owned));
+    let here = host.is_none_or(|host| {
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+        host.starts_with('/')
+            || host == "localhost"
+            || address.is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    });
+    let mode = option("sslmode").or_else(|| option("ssl-mode"));
+    here || mode.is_some_and(|(_, mode)| mode == "verify-full")
 }

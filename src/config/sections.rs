@@ -193,6 +193,9 @@ pub struct Postgres {
     /// How long the ledger's append may wait for its lock, or idle inside its transaction: how
     /// long a frozen replica can hold up the others.
     pub append_timeout_seconds: u64,
+    /// Whether nobody can listen or interfere between us and a database on another host, so that
+    /// the URL need not ask for `sslmode=verify-full`.
+    pub trusted_network: bool,
 }
 
 impl Default for Postgres {
@@ -202,6 +205,7 @@ impl Default for Postgres {
             acquire_timeout_seconds: 3,
             statement_timeout_seconds: 5,
             append_timeout_seconds: 2,
+            trusted_network: false,
         }
     }
 }

@@ -218,7 +218,7 @@ const FAULTS: &[(&str, &str, usize, &str, &str, &str)] = &[
     ),
     (
         "kind = \"sqlite\"",
-        "kind = \"postgres\"\nurl = \"postgres://u:hunter2@h/d\"",
+        "kind = \"postgres\"\nurl = \"postgres://u:hunter2@localhost/d\"",
         5,
         "store.url",
         "unknown field",
@@ -747,7 +747,7 @@ fn the_environment_and_the_file_agree() {
     let postgres = SMALL
         .replace("\"sqlite\"", "\"postgres\"")
         .replace("[store.sqlite]\ndata_dir = \"data\"\n", "");
-    let url = "postgres://u:hunter2@h/d";
+    let url = "postgres://u:hunter2@localhost/d";
     let cases: &[Case<'_>] = &[
         (SMALL, &[], "TASKPASS_SEALING_KEYS` is not set"),
         (SMALL, &[(SEALING_KEYS_VARIABLE, "")], "set and empty"),
@@ -911,4 +911,36 @@ fn development_needs_no_sealing_key_and_says_what_it_is() {
     assert!(Config::parse(path, SMALL, &none, Mode::Dev).is_err());
     let text = SMALL.replace("broker.example/log", "dev.taskpass.local/log");
     assert!(Config::parse(path, &text, &none, Mode::Dev).is_ok());
+}
+
+#[test]
+fn a_database_elsewhere_proves_itself() {
+    let postgres = |more: &str| {
+        let store = format!("kind = \"postgres\"\n[store.postgres]\n{more}");
+        SMALL
+            .replace("kind = \"sqlite\"", &store)
+            .replace("[store.sqlite]\ndata_dir = \"data\"", "")
+    };
+    for (url, more, good) in [
+        ("postgres://u:p@db.example/t", "", false),
+        ("postgres://u:p@db.example/t?sslmode=require", "", false),
+        ("postgres://u:p@db.example/t?sslmode=verify-ca", "", false),
+        ("postgres://u:p@localhost/t?host=db.example", "", false),
+        ("postgres://u:p@127.0.0.1.example/t", "", false),
+        ("postgres://u:p@db.example/t?sslmode=verify-full", "", true),
+        (
+            "postgres://u:p@db.example/t",
+            "trusted_network = true",
+            true,
+        ),
+        ("postgres://u:p@127.0.0.1:5433/t", "", true),
+        ("postgres://u:p@[::1]/t", "", true),
+        ("postgres://u:p@localhost/t", "", true),
+        ("postgres:///t?host=/var/run/postgresql", "", true),
+    ] {
+        let text = postgres(more);
+        let environment = variables(&[(SEALING_KEYS_VARIABLE, "a"), (DATABASE_URL_VARIABLE, url)]);
+        let parsed = parse(&text, &environment);
+        assert_eq!(parsed.is_ok(), good, "{url} {more}: {:?}", parsed.err());
+    }
 }

@@ -16,6 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpSocket, TcpStream};
+use tracing::warn;
 
 use super::{AppState, router};
 use crate::broker::Broker;
@@ -26,6 +27,24 @@ use crate::shutdown::Shutdown;
 /// they try again after a second or more: a burst of silent connections would delay those who speak.
 const BACKLOG: u32 = 4_096;
 
+/// Files that are open beside connections: the store's, the log's, what is fetched.
+const OTHER_FILES: u64 = 256;
+
+/// Raises the limit of open files as far as we may, and says so where that is too little for the
+/// connections that are configured.
+fn allow_open_files(connections: usize) {
+    let needed = OTHER_FILES.saturating_add(connections as u64);
+    match rlimit::increase_nofile_limit(needed) {
+        Ok(allowed) if allowed < needed => warn!(
+            allowed,
+            needed,
+            "too few open files for max_connections: raise the limit (LimitNOFILE, ulimit -Hn)"
+        ),
+        Ok(_) => {}
+        Err(error) => warn!(%error, needed, "the limit of open files cannot be read"),
+    }
+}
+
 /// Serves the broker until shutdown; answers once it listens.
 pub async fn start(
     broker: Arc<Broker>,
@@ -35,6 +54,7 @@ pub async fn start(
     let app =
         router(AppState::new(broker, config)).into_make_service_with_connect_info::<SocketAddr>();
     let settings = &config.server;
+    allow_open_files(settings.max_connections);
     let headers = Duration::from_secs(settings.header_timeout_seconds);
     let handle = Handle::new();
     let listener = listen(settings.listen)

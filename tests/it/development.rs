@@ -1,10 +1,12 @@
 //! Development mode, as a process: what it plays, on either store, and whom it turns away.
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::support::http::{Client, send};
 use crate::support::postgres::empty_database;
 use crate::support::process::{Launch, Process};
+use crate::support::random_bytes;
 
 /// A broker in development mode, its story played, and what it said of itself.
 fn start(more: &[&str]) -> (Process, Value) {
@@ -99,4 +101,66 @@ async fn a_web_page_that_somebody_has_open_gets_nothing() {
         .header("content-type", "text/plain")
         .body("{}");
     assert_eq!(send(form).await.status, 415);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn production_never_serves_a_development_store_nor_the_reverse() {
+    let (mut process, told) = start(&["--no-story", "--data-dir", "store"]);
+    let url = told["url"].as_str().unwrap();
+    assert_eq!(Client::new(url).get("/readyz").await.status, 200);
+    process.terminate();
+    let directory = process.dir().join("store");
+    let config = format!(
+        r#"
+[server]
+issuer = "http://127.0.0.1:7070"
+listen = "127.0.0.1:0"
+[store]
+kind = "sqlite"
+[store.sqlite]
+data_dir = "{directory}"
+[ledger]
+origin = "broker.test/log"
+checkpoint_file = "checkpoint"
+[[attestors]]
+kind = "key"
+name = "workload"
+[[resources]]
+name = "orders-api"
+kind = "jwt"
+owner = "orders"
+audience = "https://orders.example"
+actions = ["orders:read"]
+locations = ["https://orders.example/v1"]
+verification = "introspection"
+[[task_types]]
+name = "job"
+max_deadline_seconds = 3600
+resources = ["orders-api"]
+"#,
+        directory = directory.display()
+    );
+    let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random_bytes(32));
+    let serve = |config: &str| {
+        Launch::taskpass(["serve"])
+            .config(config)
+            .file("policies/none.cedar", "")
+            .env("TASKPASS_SEALING_KEYS", format!("tpk1_{key}"))
+    };
+    let refused = serve(&config).run();
+    assert_eq!(refused.code(), Some(3), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("development store"),
+        "{}",
+        refused.stderr
+    );
+
+    let mut own = serve(&config.replace(&directory.display().to_string(), "own")).spawn();
+    own.wait_for_output("serving");
+    own.terminate();
+    let made = own.dir().join("own");
+    let arguments = ["dev", "--listen", "127.0.0.1:0", "--no-story", "--data-dir"];
+    let refused = Launch::taskpass(arguments).arg(made.as_os_str()).run();
+    assert_eq!(refused.code(), Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains("production"), "{}", refused.stderr);
 }
