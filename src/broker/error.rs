@@ -10,7 +10,7 @@ use crate::merkle::Receipt;
 use crate::policy::PolicyError;
 use crate::store::StoreError;
 
-/// A limit that was exceeded, in the words of the RateLimit header fields.
+/// A limit that was exceeded, in the words of the `RateLimit` header fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded {
     /// Its name.

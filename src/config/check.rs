@@ -728,6 +728,21 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
     Ok(text)
 }
 
+/// Whether a database is on this host, or has to prove with a certificate that it is the one named.
+fn is_safe_on_the_way(url: &Url) -> bool {
+    let option = |name: &str| url.query_pairs().find(|(key, _)| key == name);
+    let host = option("host").map(|(_, value)| value.into_owned());
+    let host = host.or_else(|| url.host_str().map(str::to_owned));
+    let here = host.is_none_or(|host| {
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse();
+        host.starts_with('/')
+            || host == "localhost"
+            || address.is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    });
+    let mode = option("sslmode").or_else(|| option("ssl-mode"));
+    here || mode.is_some_and(|(_, mode)| mode == "verify-full")
+}
+
 #[cfg(test)]
 mod tests {
     use super::is_exposed;
@@ -746,19 +761,4 @@ mod tests {
             assert_eq!(is_exposed(mode, owned_by_root), exposed, "{mode:o}");
         }
     }
-}
-
-/// Whether a database is on this host, or has to prove with a certificate that it is the one named.
-fn is_safe_on_the_way(url: &Url) -> bool {
-    let option = |name: &str| url.query_pairs().find(|(key, _)| key == name);
-    let host = option("host").map(|(_, value)| value.into_owned());
-    let host = host.or_else(|| url.host_str().map(str::to_owned));
-    let here = host.is_none_or(|host| {
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse();
-        host.starts_with('/')
-            || host == "localhost"
-            || address.is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-    });
-    let mode = option("sslmode").or_else(|| option("ssl-mode"));
-    here || mode.is_some_and(|(_, mode)| mode == "verify-full")
 }
