@@ -1,9 +1,13 @@
 //! What every answer over HTTP keeps to, whoever asks and whatever was wrong, alike on both stores.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::fleet::{Fleet, Replica};
-use crate::support::http::{Answer, assert_no_store, assert_oauth_error, assert_problem, send};
+use crate::support::http::{
+    Answer, assert_no_store, assert_oauth_error, assert_problem, exchange_raw, raw_status, send,
+};
 
 async fn admin_get(fleet: &Fleet, replica: &Replica, path: &str) -> Answer {
     replica.client.get_as(&fleet.admin, path).await
@@ -104,10 +108,18 @@ on_both_stores! {
     async fn a_large_body_is_read_only_for_whoever_may_send_it(fleet, replica) {
         // Above the ordinary limit, below that of a generation: only the caller is in question.
         let large = json!({"policies": "x".repeat(100_000)});
-        let nobody = replica.client.request(reqwest::Method::POST, "/v1/generations").json(&large);
-        assert_problem(&send(nobody).await, 401, "attestation-failed");
-        let workload = replica.client.post_json(&fleet.token(), "/v1/generations", &large).await;
-        assert_problem(&workload, 403, "forbidden");
+        let length = large.to_string().len();
+        // Whoever may not send it is refused before a byte of it has come.
+        let refused = |authorization: String| {
+            let head = format!(
+                "POST /v1/generations HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\n\
+                 Content-Length: {length}\r\n{authorization}\r\n",
+                replica.address
+            );
+            raw_status(&exchange_raw(replica.address, head.as_bytes(), Duration::from_secs(5)))
+        };
+        assert_eq!(refused(String::new()), Some(401));
+        assert_eq!(refused(format!("Authorization: Bearer {}\r\n", fleet.token())), Some(403));
         let admin = replica.client.post_json(&fleet.admin, "/v1/generations", &large).await;
         assert_problem(&admin, 400, "invalid-request");
     }
