@@ -40,7 +40,7 @@ use crate::ledger::guard::Guard;
 use crate::ledger::{Appended, Ledger, LedgerParts};
 use crate::metrics::Metrics;
 use crate::mint::jwt::JwtMinter;
-use crate::mint::{Minter, Minters};
+use crate::mint::{Minter, Minters, aws};
 use crate::policy::{self, GenerationParts, PolicyProblem};
 use crate::shutdown::{Shutdown, Signals, Stopped};
 use crate::store::Store;
@@ -206,12 +206,18 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
     };
     let ledger = open_ledger(config, &store, &safe, &clock, &metrics, &shutdown).await?;
     let access_keys = keys::no_access_keys();
+    let federation_keys = keys::no_federation_keys();
     let minter: Arc<dyn Minter> = Arc::new(JwtMinter::new(
         config.server.issuer.clone(),
         Arc::clone(&access_keys),
         key_policy.algorithm,
         key_policy.schedule,
     ));
+    let aws = aws::minter(
+        &config.server.issuer,
+        Arc::clone(&federation_keys),
+        key_policy.schedule,
+    );
     let trust = Trust {
         own_audiences: config.own_audiences(),
         workload_keys: Arc::new(StoredWorkloadKeys {
@@ -227,8 +233,9 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
         ledger,
         clock,
         metrics,
-        minters: Minters::new([minter].into_iter().chain(options.minters)),
+        minters: Minters::new([minter, aws].into_iter().chain(options.minters)),
         access_keys,
+        federation_keys,
         key_policy,
         sealer,
         mac,

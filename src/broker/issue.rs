@@ -239,6 +239,11 @@ impl Broker {
             TaskAsk::Open(open) => open.purpose.clone(),
             TaskAsk::Join { .. } => None,
         };
+        let minter = self.minter(&ask.resource.kind)?;
+        if let Err(why) = minter.fits(&ask.resource, &ask.grant) {
+            let refusal = Refusal::new(RefusalCode::TooManyRights, why);
+            return Ok(refused(refusal, purpose, case.active));
+        }
 
         let admitting = Instant::now();
         let admission = match self.admit(case, &ask).await? {
@@ -404,7 +409,7 @@ impl Broker {
     ) -> Result<SessionPlan, BrokerError> {
         let minter = self.minter(&ask.resource.kind)?;
         let kid = minter
-            .signing_key(case.now)
+            .signing_key(&ask.resource, case.now)
             .ok_or_else(|| BrokerError::FailClosed("no key may sign now".into()))?;
         let issued_at = case.now.floor_to_second();
         let place = minter.place();
@@ -426,7 +431,7 @@ impl Broker {
             instance: case.workload.instance.clone(),
             resource: ask.resource.name.clone(),
             grant: ask.grant.clone(),
-            audience: ask.resource.audience.clone(),
+            audience: ask.resource.audience().to_owned(),
             minter: minter.kind().to_owned(),
             key: case.workload.key.clone(),
             kid,
@@ -445,6 +450,7 @@ impl Broker {
         };
         Ok(SessionPlan {
             session,
+            resource: Arc::clone(&ask.resource),
             delegators: admission
                 .covered_by
                 .as_ref()
@@ -473,14 +479,15 @@ impl Broker {
             Err(failed) => {
                 error!(session = %session.id, error = %failed, "a mint failed");
                 let state = match failed {
-                    MintError::Refused(_) => SessionState::Ended,
+                    MintError::Refused(_) | MintError::Throttled(_) => SessionState::Ended,
                     // It may exist: the sweeper ends it under the name we chose.
                     MintError::Unknown(_) => SessionState::Ending,
                 };
                 self.end_own(&session, state, EndReason::Failed).await;
-                return Err(BrokerError::FailClosed(
-                    "the credential was not made".into(),
-                ));
+                return Err(match failed {
+                    MintError::Throttled(_) => BrokerError::Overloaded,
+                    _ => BrokerError::FailClosed("the credential was not made".into()),
+                });
             }
         };
         if minter.place() == MintPlace::Local {

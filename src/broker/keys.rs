@@ -5,6 +5,7 @@
 //! makes it. Replicas find each other's keys by looking at the store now and then; a key is
 //! published for longer than that before it signs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -20,11 +21,13 @@ use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::keyring::{KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation};
 use crate::crypto::sealer::Sealer;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer};
+use crate::domain::aws::AwsMode;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::ids::CutoffId;
 use crate::ledger::entry::{Entry, Request};
 use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC, LedgerKey, LedgerKeys};
 use crate::merkle::VerifierKey;
+use crate::mint::aws::federation::{FEDERATION_ALGORITHM, FederationKeys};
 use crate::mint::jwt::{AccessTokenKeys, LoadedKey};
 use crate::policy::AdminAction;
 use crate::store::Store;
@@ -73,10 +76,18 @@ pub struct OpenedKeys {
     pub access: Vec<LoadedKey>,
     /// Ledger keys, the current one first.
     pub ledger: Vec<LedgerKey>,
+    /// For tokens that are shown to AWS.
+    pub federation: Vec<LoadedKey>,
     /// Every record.
     pub records: Vec<SigningKeyRecord>,
     /// Rows that are over, and still hold a private key.
     over: Vec<SigningKeyRow>,
+}
+
+/// No keys of federation yet.
+#[must_use]
+pub fn no_federation_keys() -> FederationKeys {
+    Arc::default()
 }
 
 /// Reads, checks and opens the store's keys.
@@ -94,6 +105,7 @@ pub async fn open_keys(
     let mut opened = OpenedKeys {
         access: Vec::new(),
         ledger: Vec::new(),
+        federation: Vec::new(),
         records: Vec::new(),
         over: Vec::new(),
     };
@@ -135,7 +147,10 @@ pub async fn open_keys(
                 // Rows come oldest first; the newest key is the current one.
                 opened.ledger.insert(0, key);
             }
-            KeyPurpose::Federation => {}
+            KeyPurpose::Federation => {
+                let key = loaded(record, signer).ok_or_else(tampered)?;
+                opened.federation.push(key);
+            }
         }
     }
     Ok(opened)
@@ -271,31 +286,77 @@ pub struct KeySummary {
     pub signs: bool,
 }
 
+fn jwks(keys: &[LoadedKey], now: Timestamp) -> serde_json::Value {
+    let jwks: Vec<serde_json::Value> = keys
+        .iter()
+        .filter(|key| key.record.is_published(now))
+        .filter_map(|key| {
+            let mut jwk = serde_json::to_value(key.signer.public_jwk()).ok()?;
+            let members = jwk.as_object_mut()?;
+            members.insert("kid".into(), key.record.kid.clone().into());
+            members.insert("use".into(), "sig".into());
+            members.insert("alg".into(), key.record.algorithm.as_str().into());
+            Some(jwk)
+        })
+        .collect();
+    serde_json::json!({ "keys": jwks })
+}
+
 impl Broker {
     /// Takes over the keys that the store holds, and makes the next one when it is due. The answer
     /// is how many were made.
     pub async fn follow_keys(&self, now: Timestamp) -> Result<u64, BrokerError> {
         let mut opened = self.take_keys(now).await?;
         self.erase(&opened.over).await?;
-        let policy = &self.parts.key_policy;
-        let due = plan_rotation(
-            &opened.records,
-            KeyPurpose::AccessToken,
-            policy.algorithm,
-            &policy.schedule,
-            now,
-        );
-        let Some(dates) = due else {
-            return Ok(0);
-        };
-        if policy.imported.is_some() && opened.records.iter().any(|key| self.is_imported(key)) {
-            // The operator's own key is replaced by the operator.
-            return Ok(0);
+        let mut made = 0;
+        for purpose in [KeyPurpose::AccessToken, KeyPurpose::Federation] {
+            if let Some(dates) = self.due(&opened.records, purpose, now) {
+                self.add_key(purpose, dates, "schedule").await?;
+                made += 1;
+            }
         }
-        self.add_access_key(dates, "schedule").await?;
-        opened = self.take_keys(now).await?;
-        info!(keys = opened.access.len(), "a signing key was made");
-        Ok(1)
+        if made > 0 {
+            opened = self.take_keys(now).await?;
+            info!(keys = opened.access.len(), made, "a signing key was made");
+        }
+        Ok(made)
+    }
+
+    /// The dates of the key that has to be made now, if one has.
+    fn due(
+        &self,
+        records: &[SigningKeyRecord],
+        purpose: KeyPurpose,
+        now: Timestamp,
+    ) -> Option<NewKey> {
+        let policy = &self.parts.key_policy;
+        let needed = match purpose {
+            // The operator's own key is replaced by the operator.
+            KeyPurpose::AccessToken => {
+                policy.imported.is_none() || !records.iter().any(|key| self.is_imported(key))
+            }
+            KeyPurpose::Federation => self.federates(),
+            KeyPurpose::Ledger => false,
+        };
+        let algorithm = self.algorithm(purpose);
+        let due = plan_rotation(records, purpose, algorithm, &policy.schedule, now);
+        due.filter(|_| needed)
+    }
+
+    fn algorithm(&self, purpose: KeyPurpose) -> Algorithm {
+        match purpose {
+            KeyPurpose::AccessToken => self.parts.key_policy.algorithm,
+            KeyPurpose::Federation => FEDERATION_ALGORITHM,
+            KeyPurpose::Ledger => Algorithm::EdDsa,
+        }
+    }
+
+    /// Whether anything that is registered needs AWS to trust us.
+    fn federates(&self) -> bool {
+        self.active().is_ok_and(|active| {
+            let mut roles = active.catalog().resources().filter_map(|r| r.aws.as_ref());
+            roles.any(|role| role.mode == AwsMode::WebIdentity)
+        })
     }
 
     /// Forgets private keys that nothing needs any more. Their rows stay: a purpose that has signed
@@ -324,6 +385,9 @@ impl Broker {
         self.parts
             .access_keys
             .store(Arc::new(opened.access.clone()));
+        self.parts
+            .federation_keys
+            .store(Arc::new(opened.federation.clone()));
         if !opened.ledger.is_empty() {
             self.ledger().take_keys(opened.ledger.clone());
         }
@@ -342,13 +406,18 @@ impl Broker {
         opened.map_err(|problem| BrokerError::FailClosed(problem.to_string()))
     }
 
-    async fn add_access_key(&self, dates: NewKey, by: &str) -> Result<String, BrokerError> {
-        let policy = &self.parts.key_policy;
+    async fn add_key(
+        &self,
+        purpose: KeyPurpose,
+        dates: NewKey,
+        by: &str,
+    ) -> Result<String, BrokerError> {
+        let imported = self.parts.key_policy.imported.as_ref();
         let made = make_key(
             dates,
-            KeyPurpose::AccessToken,
-            policy.algorithm,
-            policy.imported.as_ref(),
+            purpose,
+            self.algorithm(purpose),
+            imported.filter(|_| purpose == KeyPurpose::AccessToken),
             self.parts.sealer.as_ref(),
             &self.parts.mac,
         )
@@ -374,21 +443,13 @@ impl Broker {
     /// The published keys as a JWK set (RFC 7517).
     #[must_use]
     pub fn published_jwks(&self) -> serde_json::Value {
-        let now = self.now();
-        let keys = self.parts.access_keys.load();
-        let jwks: Vec<serde_json::Value> = keys
-            .iter()
-            .filter(|key| key.record.is_published(now))
-            .filter_map(|key| {
-                let mut jwk = serde_json::to_value(key.signer.public_jwk()).ok()?;
-                let members = jwk.as_object_mut()?;
-                members.insert("kid".into(), key.record.kid.clone().into());
-                members.insert("use".into(), "sig".into());
-                members.insert("alg".into(), key.record.algorithm.as_str().into());
-                Some(jwk)
-            })
-            .collect();
-        serde_json::json!({ "keys": jwks })
+        jwks(&self.parts.access_keys.load(), self.now())
+    }
+
+    /// The published keys of the federation with AWS, as a JWK set.
+    #[must_use]
+    pub fn federation_jwks(&self) -> serde_json::Value {
+        jwks(&self.parts.federation_keys.load(), self.now())
     }
 
     /// The algorithms of published keys.
@@ -409,16 +470,22 @@ impl Broker {
         let now = self.now();
         self.consume(caller.one_time, now).await?;
         let opened = self.opened_keys(now).await?;
-        let minter = self.minters().of_kind("jwt");
-        let signer = minter.and_then(|minter| minter.signing_key(now));
+        let active = self.active()?;
+        let mut signers: BTreeSet<String> = active
+            .catalog()
+            .resources()
+            .filter_map(|resource| {
+                let minter = self.minters().of_kind(&resource.kind)?;
+                minter.signing_key(resource, now)
+            })
+            .collect();
         let current = self.ledger().keys();
-        let current = current.first().map(|key| key.signer.kid().to_owned());
+        signers.extend(current.first().map(|key| key.signer.kid().to_owned()));
         Ok(opened
             .records
             .into_iter()
             .map(|record| KeySummary {
-                signs: Some(&record.kid) == signer.as_ref()
-                    || Some(&record.kid) == current.as_ref(),
+                signs: signers.contains(&record.kid),
                 record,
             })
             .collect())
@@ -441,7 +508,9 @@ impl Broker {
                 .plus_seconds(schedule.max_ttl_seconds)
                 .plus_seconds(schedule.margin_seconds),
         };
-        let kid = self.add_access_key(dates, &caller.name()).await?;
+        let kid = self
+            .add_key(KeyPurpose::AccessToken, dates, &caller.name())
+            .await?;
         self.take_keys(now).await?;
         Ok(kid)
     }

@@ -33,6 +33,7 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::{Mac, sha256};
 use crate::crypto::random::SystemRandom;
 use crate::crypto::sealer::Sealer;
+use crate::domain::catalog::Resource;
 use crate::domain::leaf::{Commitment, Opening};
 use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
 use crate::domain::workload::Workload;
@@ -42,6 +43,7 @@ use crate::ledger::entry::{Entry, Request};
 use crate::ledger::{Ledger, LedgerStatus};
 use crate::metrics::{Metrics, RateLimit};
 use crate::mint::Minters;
+use crate::mint::aws::federation::FederationKeys;
 use crate::mint::jwt::AccessTokenKeys;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
@@ -64,6 +66,8 @@ pub struct BrokerParts {
     pub minters: Minters,
     /// The keys of access tokens, shared with their minter.
     pub access_keys: AccessTokenKeys,
+    /// The keys with which the broker attests to AWS.
+    pub federation_keys: FederationKeys,
     /// The dates of keys.
     pub key_policy: keys::KeyPolicy,
     /// Seals our own keys.
@@ -190,11 +194,20 @@ impl Broker {
         if self.active.load().is_none() {
             return Some("policy: no generation is active; an admin has to activate one".into());
         }
-        let signs = self.parts.minters.of_kind("jwt");
-        if signs.is_some_and(|minter| minter.signing_key(self.now()).is_none()) {
-            return Some("keys: no key may sign now".into());
-        }
-        None
+        self.unsigned()
+            .map(|name| format!("keys: no key may sign now for `{name}`"))
+    }
+
+    /// A resource for which no key may sign now.
+    fn unsigned(&self) -> Option<String> {
+        let active = self.active.load_full()?;
+        let now = self.now();
+        let unsigned = |resource: &&Arc<Resource>| {
+            let minter = self.parts.minters.of_kind(&resource.kind);
+            minter.is_some_and(|minter| minter.signing_key(resource, now).is_none())
+        };
+        let found = active.catalog().resources().find(unsigned);
+        found.map(|resource| resource.name.clone())
     }
 
     /// Looks whether the store answers and its clock agrees with ours; readiness shows it.

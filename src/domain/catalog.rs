@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::grant::{ActionName, Location};
+use super::aws::AwsRole;
+use super::decision::{Refusal, RefusalCode};
+use super::grant::{ActionName, AuthorizationDetail, Location};
 use super::limits::{
     MAX_DEADLINE_SECONDS, MAX_HEARTBEAT_SECONDS, MAX_NAME_BYTES, MAX_SESSIONS_PER_TASK,
     MAX_TTL_SECONDS, MIN_HEARTBEAT_SECONDS,
@@ -97,21 +99,26 @@ pub enum Risk {
 pub struct Resource {
     /// Its name, unique.
     pub name: String,
-    /// The minter that makes its credentials: `jwt`.
+    /// The minter that makes its credentials: `jwt` or `aws`.
     pub kind: String,
     /// The team that answers for it.
     pub owner: String,
-    /// The `aud` of its tokens.
+    /// The `aud` of its tokens. For kind `jwt`.
+    #[serde(default)]
     pub audience: String,
-    /// Every action that exists on it.
+    /// Every action that exists on it; for kind `aws` patterns of them.
     pub actions: BTreeSet<ActionName>,
-    /// Every place that it serves.
+    /// Every place that it serves: URLs, or for kind `aws` patterns of ARNs.
     pub locations: BTreeSet<Location>,
     /// Identities that may ask about its tokens.
     #[serde(default)]
     pub verifiers: BTreeSet<Identity>,
-    /// How its server verifies.
-    pub verification: Verification,
+    /// How its server verifies. For kind `jwt`.
+    #[serde(default)]
+    pub verification: Option<Verification>,
+    /// The role whose sessions it gives. For kind `aws`.
+    #[serde(default)]
+    pub aws: Option<AwsRole>,
     /// The life of a credential whose request names none, where policy allows that much.
     #[serde(default = "default_ttl_seconds")]
     pub default_ttl_seconds: u64,
@@ -121,6 +128,90 @@ pub struct Resource {
     /// How much harm it can do.
     #[serde(default)]
     pub risk: Risk,
+}
+
+impl Resource {
+    /// Whether it serves what an object of `authorization_details` names; if not, why.
+    pub fn check_serves(&self, detail: &AuthorizationDetail) -> Result<(), Refusal> {
+        let kind = match detail {
+            AuthorizationDetail::Api { .. } => "jwt",
+            AuthorizationDetail::Aws { .. } => "aws",
+        };
+        if self.kind != kind {
+            return Err(Refusal::new(
+                RefusalCode::UnknownAction,
+                format!(
+                    "`{}` takes authorization_details of type `{}`",
+                    self.name,
+                    if self.aws.is_some() { "aws" } else { "api" }
+                ),
+            ));
+        }
+        let unknown = |action: &&ActionName| !self.actions.iter().any(|own| own.covers(action));
+        if let Some(action) = detail.actions().iter().find(unknown) {
+            return Err(Refusal::new(
+                RefusalCode::UnknownAction,
+                format!("`{}` has no action `{action}`", self.name),
+            ));
+        }
+        let outside = |location: &&_| !self.locations.iter().any(|own| own.covers(location));
+        if let Some(location) = detail.locations().iter().find(outside) {
+            return Err(Refusal::new(
+                RefusalCode::UnknownLocation,
+                format!("`{}` does not serve `{location}`", self.name),
+            ));
+        }
+        match (&self.aws, detail.region()) {
+            (Some(role), Some(region))
+                if !role.regions.is_empty() && !role.regions.contains(region) =>
+            {
+                Err(Refusal::new(
+                    RefusalCode::UnknownLocation,
+                    format!("`{}` does not serve region `{region}`", self.name),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The registered actions that policy is asked about where `asked` is asked for.
+    ///
+    /// At an API that is the action itself. On AWS both can be patterns: policy is asked about the
+    /// narrowest registered ones that match all of what is asked, and about every other one that
+    /// has something in common with it, so that a policy about a part holds for who asks for more.
+    /// Wider ones are reached by `action in`.
+    #[must_use]
+    pub fn decided_as(&self, asked: &ActionName) -> Vec<&ActionName> {
+        if self.aws.is_none() {
+            return self.actions.get(asked).into_iter().collect();
+        }
+        let concerned: Vec<_> = self
+            .actions
+            .iter()
+            .filter(|own| own.overlaps(asked))
+            .collect();
+        let is_wider = |own: &ActionName| {
+            own.covers(asked)
+                && concerned
+                    .iter()
+                    .any(|other| other.covers(asked) && own.is_wider_than(other))
+        };
+        concerned
+            .iter()
+            .copied()
+            .filter(|own| !is_wider(own))
+            .collect()
+    }
+
+    /// What its credentials name as the place where they are good: the `aud` of its tokens, or the
+    /// role.
+    #[must_use]
+    pub fn audience(&self) -> &str {
+        match &self.aws {
+            Some(role) => &role.role_arn,
+            None => &self.audience,
+        }
+    }
 }
 
 fn default_ttl_seconds() -> u64 {
@@ -323,33 +414,19 @@ fn check_resource(resource: &Resource, own_audiences: &[String]) -> Result<(), C
         name: resource.name.clone(),
         problem,
     };
-    if resource.kind != "jwt" {
-        return Err(invalid(format!(
-            "unknown kind `{}`; this version mints `jwt`",
-            resource.kind
-        )));
-    }
     if resource.owner.is_empty() {
         return Err(invalid(
             "owner must name the team that answers for it".into(),
         ));
     }
-    if resource.audience.is_empty() {
-        return Err(invalid("audience must not be empty".into()));
+    match resource.kind.as_str() {
+        "jwt" => check_jwt(resource, own_audiences),
+        "aws" => super::aws::check(resource),
+        other => Err(format!(
+            "unknown kind `{other}`; this version mints `jwt` and `aws`"
+        )),
     }
-    // A trailing slash or a path does not make the broker's own name somebody else's.
-    let same_place = |own: &String| {
-        own.trim_end_matches('/') == resource.audience.trim_end_matches('/')
-            || resource
-                .audience
-                .strip_prefix(own.trim_end_matches('/'))
-                .is_some_and(|rest| rest.starts_with('/'))
-    };
-    if own_audiences.iter().any(same_place) {
-        return Err(invalid(
-            "its audience is the broker's own; tokens for it would be good here".into(),
-        ));
-    }
+    .map_err(invalid)?;
     if resource.actions.is_empty() {
         return Err(invalid("register at least one action".into()));
     }
@@ -367,12 +444,45 @@ fn check_resource(resource: &Resource, own_audiences: &[String]) -> Result<(), C
             resource.max_ttl_seconds
         )));
     }
-    if resource.verification == Verification::StatusList {
-        return Err(invalid(
-            "status lists are not served yet; use introspection or offline".into(),
-        ));
-    }
     Ok(())
+}
+
+fn check_jwt(resource: &Resource, own_audiences: &[String]) -> Result<(), String> {
+    if resource.aws.is_some() {
+        return Err("[resources.aws] is for kind `aws`".into());
+    }
+    if resource.audience.is_empty() {
+        return Err("audience must not be empty".into());
+    }
+    // A trailing slash or a path does not make the broker's own name somebody else's.
+    let same_place = |own: &String| {
+        own.trim_end_matches('/') == resource.audience.trim_end_matches('/')
+            || resource
+                .audience
+                .strip_prefix(own.trim_end_matches('/'))
+                .is_some_and(|rest| rest.starts_with('/'))
+    };
+    if own_audiences.iter().any(same_place) {
+        return Err("its audience is the broker's own; tokens for it would be good here".into());
+    }
+    if super::aws::FEDERATION_AUDIENCES.contains(&resource.audience.as_str()) {
+        return Err("its audience is that of federation with AWS; choose another".into());
+    }
+    if resource.actions.iter().any(ActionName::has_wildcards) {
+        return Err("an action must not have wildcards".into());
+    }
+    if resource.locations.iter().any(Location::is_arn) {
+        return Err("a location must be an https URL".into());
+    }
+    match resource.verification {
+        None => {
+            Err("verification must say how its server verifies: introspection or offline".into())
+        }
+        Some(Verification::StatusList) => {
+            Err("status lists are not served yet; use introspection or offline".into())
+        }
+        Some(Verification::Introspection | Verification::Offline) => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -10,17 +10,21 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::limits::{MAX_ACTIONS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATIONS};
+use super::pattern;
 
-/// Text that is not an absolute `https` URL in its one normal form.
+/// Text that is neither an absolute `https` URL in its one normal form nor an ARN.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a location is an absolute https URL without user, query, fragment, escapes or dot segments"
+    "a location is an absolute https URL without user, query, fragment, escapes or dot segments, \
+     or an ARN whose partition and service have no wildcards"
 )]
 pub struct InvalidLocation;
 
-/// A place that a credential is good for: an absolute URL that stands for itself and everything
-/// below it, path segment by path segment. `https://h/v1` covers `https://h/v1/42`, not
-/// `https://h/v10`.
+/// A place that a credential is good for.
+///
+/// An absolute URL stands for itself and everything below it, path segment by path segment:
+/// `https://h/v1` covers `https://h/v1/42`, not `https://h/v10`. An ARN may have the wildcards of
+/// [`super::pattern`] and stands for what it matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Location(String);
@@ -32,9 +36,18 @@ impl Location {
         &self.0
     }
 
-    /// Whether `other` is this place or below it.
+    /// Whether it is an ARN, as opposed to a URL.
+    #[must_use]
+    pub fn is_arn(&self) -> bool {
+        self.0.starts_with(ARN)
+    }
+
+    /// Whether `other` is this place or within it.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
+        if self.is_arn() || other.is_arn() {
+            return arn_covers(&self.0, &other.0);
+        }
         match other.0.strip_prefix(&self.0) {
             Some(rest) => rest.is_empty() || rest.starts_with('/'),
             None => false,
@@ -48,6 +61,13 @@ impl TryFrom<String> for Location {
     fn try_from(text: String) -> Result<Self, InvalidLocation> {
         if text.len() > MAX_GRANT_TEXT_BYTES {
             return Err(InvalidLocation);
+        }
+        if text.starts_with(ARN) {
+            return if is_arn(&text) {
+                Ok(Self(text))
+            } else {
+                Err(InvalidLocation)
+            };
         }
         let url = Url::parse(&text).map_err(|_| InvalidLocation)?;
         let plain = url.username().is_empty()
@@ -78,14 +98,52 @@ impl fmt::Display for Location {
     }
 }
 
-/// The name of an action, as the resource registers it: `orders:read`.
+const ARN: &str = "arn:";
+
+/// The parts of an ARN: `arn`, partition, service, region, account, and the resource, which may
+/// hold colons of its own.
+const ARN_PARTS: usize = 6;
+
+/// Whether this is an ARN that we can reason about: partition and service literal, region and
+/// account literal, empty or a whole `*`, and no character that means something else elsewhere.
+fn is_arn(text: &str) -> bool {
+    let parts: Vec<&str> = text.splitn(ARN_PARTS, ':').collect();
+    let [_, partition, service, region, account, resource] = parts[..] else {
+        return false;
+    };
+    let name = |part: &str| {
+        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !part.is_empty() && part.bytes().all(fine)
+    };
+    // A policy variable such as `${aws:username}` would be filled in by AWS, not by us.
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\' && b != b'$';
+    name(partition)
+        && name(service)
+        && (region.is_empty() || region == "*" || name(region))
+        && (account.is_empty() || account == "*" || account.bytes().all(|b| b.is_ascii_digit()))
+        && !resource.is_empty()
+        && resource.bytes().all(plain)
+}
+
+/// Part by part, so that no wildcard reaches across a colon of the frame.
+fn arn_covers(outer: &str, inner: &str) -> bool {
+    let parts =
+        |text: &'_ str| -> Vec<String> { text.splitn(ARN_PARTS, ':').map(str::to_owned).collect() };
+    let (outer, inner) = (parts(outer), parts(inner));
+    outer.len() == ARN_PARTS
+        && inner.len() == ARN_PARTS
+        && outer.iter().zip(&inner).all(|(o, i)| pattern::covers(o, i))
+}
+
+/// The name of an action, as the resource registers it: `orders:read`. On AWS it may be a pattern,
+/// such as `s3:Get*`, and stands for what it matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ActionName(String);
 
-/// An action's name that is empty, too long or holds other than letters, digits and `:._-/*`.
+/// An action's name that is empty, too long or holds other than letters, digits and `:._-/*?`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an action is 1 to {MAX_GRANT_TEXT_BYTES} letters, digits, or one of : . _ - /")]
+#[error("an action is 1 to {MAX_GRANT_TEXT_BYTES} letters, digits, or one of : . _ - / * ?")]
 pub struct InvalidAction;
 
 impl ActionName {
@@ -94,13 +152,55 @@ impl ActionName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is an action of AWS, or a pattern of such: a service, a colon, a name.
+    #[must_use]
+    pub fn is_aws(&self) -> bool {
+        let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let named = |b: u8| b.is_ascii_alphanumeric() || b == b'*' || b == b'?';
+        self.0.split_once(':').is_some_and(|(service, name)| {
+            !service.is_empty()
+                && service.bytes().all(fine)
+                && !name.is_empty()
+                && name.bytes().all(named)
+        })
+    }
+
+    /// Whether it is a pattern.
+    #[must_use]
+    pub fn has_wildcards(&self) -> bool {
+        self.0.contains(['*', '?'])
+    }
+
+    /// Whether it is `other`, or a pattern that matches all of it.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self == other || self.has_wildcards() && pattern::covers(&self.folded(), &other.folded())
+    }
+
+    /// Whether it matches all that `other` does, and more.
+    #[must_use]
+    pub fn is_wider_than(&self, other: &Self) -> bool {
+        self.covers(other) && !other.covers(self)
+    }
+
+    /// Whether there is an action that both stand for.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self == other || pattern::overlap(&self.folded(), &other.folded())
+    }
+
+    /// AWS does not tell upper from lower case in actions.
+    fn folded(&self) -> String {
+        self.0.to_ascii_lowercase()
+    }
 }
 
 impl TryFrom<String> for ActionName {
     type Error = InvalidAction;
 
     fn try_from(text: String) -> Result<Self, InvalidAction> {
-        let fine = |b: u8| b.is_ascii_alphanumeric() || b":._-/".contains(&b);
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b":._-/*?".contains(&b);
         if text.is_empty() || text.len() > MAX_GRANT_TEXT_BYTES || !text.bytes().all(fine) {
             return Err(InvalidAction);
         }
@@ -132,28 +232,106 @@ pub enum AuthorizationDetail {
         #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
         locations: BTreeSet<Location>,
     },
+    /// Actions in an AWS account.
+    Aws {
+        /// What may be done: actions of AWS, or patterns of such.
+        actions: BTreeSet<ActionName>,
+        /// On what: ARNs, or patterns of such; left out, all that the resource registers.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        resources: BTreeSet<Location>,
+        /// In which region alone; left out, in all that the resource registers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        region: Option<String>,
+    },
 }
 
 impl AuthorizationDetail {
     /// The actions.
     #[must_use]
     pub fn actions(&self) -> &BTreeSet<ActionName> {
-        let Self::Api { actions, .. } = self;
-        actions
+        match self {
+            Self::Api { actions, .. } | Self::Aws { actions, .. } => actions,
+        }
     }
 
-    /// The locations.
+    /// The locations: URLs of an API, ARNs of AWS.
     #[must_use]
     pub fn locations(&self) -> &BTreeSet<Location> {
-        let Self::Api { locations, .. } = self;
-        locations
+        match self {
+            Self::Api { locations, .. } => locations,
+            Self::Aws { resources, .. } => resources,
+        }
     }
 
-    /// Whether this object alone permits `action` at `location`.
+    /// The region that it is confined to, on AWS.
     #[must_use]
-    pub fn permits(&self, action: &ActionName, location: &Location) -> bool {
-        self.actions().contains(action) && self.locations().iter().any(|own| own.covers(location))
+    pub fn region(&self) -> Option<&str> {
+        match self {
+            Self::Api { .. } => None,
+            Self::Aws { region, .. } => region.as_deref(),
+        }
     }
+
+    /// The same kind of object, confined as this one is, with these rights.
+    #[must_use]
+    pub fn with_rights(
+        &self,
+        actions: BTreeSet<ActionName>,
+        locations: BTreeSet<Location>,
+    ) -> Self {
+        match self {
+            Self::Api { .. } => Self::Api { actions, locations },
+            Self::Aws { region, .. } => Self::Aws {
+                actions,
+                resources: locations,
+                region: region.clone(),
+            },
+        }
+    }
+
+    /// Names the locations of an object that names none.
+    pub(super) fn locate(&mut self, everywhere: &BTreeSet<Location>) {
+        let (Self::Api { locations, .. }
+        | Self::Aws {
+            resources: locations,
+            ..
+        }) = self;
+        locations.clone_from(everywhere);
+    }
+
+    /// Whether this object alone permits `action` at `location`, in `region` alone if one is named.
+    #[must_use]
+    pub fn permits(&self, action: &ActionName, location: &Location, region: Option<&str>) -> bool {
+        (self.region().is_none() || self.region() == region)
+            && self.actions().iter().any(|own| own.covers(action))
+            && self.locations().iter().any(|own| own.covers(location))
+    }
+
+    /// Whether what it names is of its own type: no wildcards at an API, no URLs on AWS.
+    fn is_of_its_type(&self) -> bool {
+        match self {
+            Self::Api { actions, locations } => {
+                !actions.iter().any(ActionName::has_wildcards)
+                    && !locations.iter().any(Location::is_arn)
+            }
+            Self::Aws {
+                actions,
+                resources,
+                region,
+            } => {
+                actions.iter().all(ActionName::is_aws)
+                    && resources.iter().all(Location::is_arn)
+                    && region.as_deref().is_none_or(is_region)
+            }
+        }
+    }
+}
+
+/// Whether this could be the name of an AWS region.
+#[must_use]
+pub fn is_region(text: &str) -> bool {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (4..=32).contains(&text.len()) && text.bytes().all(fine)
 }
 
 /// Why a list of objects is not a grant.
@@ -171,6 +349,12 @@ pub enum InvalidGrant {
     /// Too many locations in an object.
     #[error("at most {MAX_LOCATIONS} locations in each object")]
     Locations,
+    /// A wildcard or an ARN at an API, or something that AWS does not know.
+    #[error(
+        "an `api` object has plain actions and https locations, an `aws` object AWS actions, ARNs \
+         and a region"
+    )]
+    Type,
 }
 
 /// What is asked or given on one resource.
@@ -188,22 +372,25 @@ impl Grant {
         &self.0
     }
 
-    /// Every single action at every single location: what policy is asked about, one by one.
-    pub fn atoms(&self) -> impl Iterator<Item = (&ActionName, &Location)> {
+    /// Every single action at every single location, and the region that it is confined to: what
+    /// policy is asked about, one by one.
+    pub fn atoms(&self) -> impl Iterator<Item = (&ActionName, &Location, Option<&str>)> {
         self.0.iter().flat_map(|detail| {
             detail.actions().iter().flat_map(move |action| {
                 detail
                     .locations()
                     .iter()
-                    .map(move |location| (action, location))
+                    .map(move |location| (action, location, detail.region()))
             })
         })
     }
 
-    /// Whether `action` at `location` is given.
+    /// Whether `action` at `location` is given, in `region` alone if one is named.
     #[must_use]
-    pub fn permits(&self, action: &ActionName, location: &Location) -> bool {
-        self.0.iter().any(|detail| detail.permits(action, location))
+    pub fn permits(&self, action: &ActionName, location: &Location, region: Option<&str>) -> bool {
+        self.0
+            .iter()
+            .any(|detail| detail.permits(action, location, region))
     }
 
     /// Whether everything in `other` is in this grant too.
@@ -211,7 +398,7 @@ impl Grant {
     pub fn covers(&self, other: &Self) -> bool {
         other
             .atoms()
-            .all(|(action, location)| self.permits(action, location))
+            .all(|(action, location, region)| self.permits(action, location, region))
     }
 
     /// The grant as an OAuth `scope`: its actions, each once, in order.
@@ -242,6 +429,9 @@ impl TryFrom<Vec<AuthorizationDetail>> for Grant {
             }
             if detail.locations().len() > MAX_LOCATIONS {
                 return Err(InvalidGrant::Locations);
+            }
+            if !detail.is_of_its_type() {
+                return Err(InvalidGrant::Type);
             }
         }
         Ok(Self(details))
@@ -303,7 +493,15 @@ mod tests {
     #[test]
     fn an_unknown_type_or_field_is_an_error() {
         for bad in [
+            r#"[{"type":"gcp","actions":["a"]}]"#,
+            r#"[{"type":"api","actions":["a*"]}]"#,
+            r#"[{"type":"api","actions":["a"],"locations":["arn:aws:s3:::b"]}]"#,
             r#"[{"type":"aws","actions":["a"]}]"#,
+            r#"[{"type":"aws","actions":["*"]}]"#,
+            r#"[{"type":"aws","actions":["s3:Get-Object"]}]"#,
+            r#"[{"type":"aws","actions":["s3:GetObject"],"resources":["https://h"]}]"#,
+            r#"[{"type":"aws","actions":["s3:GetObject"],"locations":["arn:aws:s3:::b"]}]"#,
+            r#"[{"type":"aws","actions":["s3:GetObject"],"region":"EU"}]"#,
             r#"[{"type":"api","actions":["a"],"extra":1}]"#,
             r#"[{"actions":["a"]}]"#,
             r#"[{"type":"api"}]"#,
@@ -312,6 +510,66 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<Grant>(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_arn_covers_what_it_matches_part_by_part() {
+        let covers = |outer: &str, inner: &str| location(outer).covers(&location(inner));
+        assert!(covers("arn:aws:s3:::b/*", "arn:aws:s3:::b/team/x"));
+        assert!(covers("arn:aws:s3:::b/*", "arn:aws:s3:::b/team/*"));
+        assert!(covers(
+            "arn:aws:sqs:*:123456789012:q-*",
+            "arn:aws:sqs:eu-west-1:123456789012:q-a"
+        ));
+        assert!(!covers("arn:aws:s3:::b/*", "arn:aws:s3:::b"));
+        assert!(!covers("arn:aws:s3:::b/team", "arn:aws:s3:::b/*"));
+        assert!(!covers("arn:aws:s3:::b*", "arn:aws-cn:s3:::b"));
+        assert!(!covers(
+            "arn:aws:sqs:eu-west-1:123456789012:*",
+            "arn:aws:sqs:*:123456789012:q"
+        ));
+        // A wildcard of the resource does not reach into the account before it.
+        assert!(!covers(
+            "arn:aws:sqs:eu-west-1::*",
+            "arn:aws:sqs:eu-west-1:123456789012:q"
+        ));
+        assert!(!location("https://orders.example").covers(&location("arn:aws:s3:::b")));
+        assert!(!location("arn:aws:s3:::*").covers(&location("https://orders.example")));
+    }
+
+    #[test]
+    fn an_arn_that_means_more_than_it_says_is_refused() {
+        for bad in [
+            "arn:",
+            "arn:aws:s3",
+            "arn:*:s3:::b",
+            "arn:aws:*:::b",
+            "arn:aws:s3:::",
+            "arn:aws:s3:eu-*::b",
+            "arn:aws:s3::1234*:b",
+            "arn:aws:s3:::b/${aws:username}",
+            "arn:aws:s3:::b\"c",
+            "arn:aws:s3:::b c",
+        ] {
+            assert!(Location::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_region_confines_and_its_absence_does_not() {
+        let grant = |region: &str| -> Grant {
+            let text = format!(
+                r#"[{{"type":"aws","actions":["s3:Get*"],"resources":["arn:aws:s3:::b/*"]{region}}}]"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let (anywhere, here, there) = (
+            grant(""),
+            grant(r#","region":"eu-west-1""#),
+            grant(r#","region":"us-east-1""#),
+        );
+        assert!(anywhere.covers(&here) && here.covers(&here));
+        assert!(!here.covers(&anywhere) && !here.covers(&there));
     }
 
     fn any_grant() -> impl Strategy<Value = Grant> {
@@ -348,11 +606,11 @@ mod tests {
         #[test]
         fn nothing_outside_a_grant_is_permitted_by_what_it_covers(a in any_grant(), b in any_grant()) {
             if a.covers(&b) {
-                for (action, place) in b.atoms() {
-                    prop_assert!(a.permits(action, place));
+                for (action, place, region) in b.atoms() {
+                    prop_assert!(a.permits(action, place, region));
                 }
             } else {
-                prop_assert!(b.atoms().any(|(action, place)| !a.permits(action, place)));
+                prop_assert!(b.atoms().any(|(action, place, region)| !a.permits(action, place, region)));
             }
         }
     }

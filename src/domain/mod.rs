@@ -8,12 +8,14 @@
 //! - [`grant`]: what is asked and given, and when one is within another.
 //! - [`request`]: what a caller asks, and what that means once names are resolved.
 //! - [`task`], [`session`], [`cutoff`]: what lives and dies, judged at use.
+//! - [`pattern`]: wildcards, and when one is within another.
 //! - [`decision`]: the outcome of policy, and why a refusal is one.
 //! - [`permit`]: a decision whose leaf is durable.
 //! - [`generation`]: everything that decides, as one document with one digest.
 //! - [`leaf`]: the bytes that are hashed into the ledger.
 //! - [`limits`]: every maximum, with its reason.
 
+pub mod aws;
 pub mod catalog;
 pub mod cutoff;
 pub mod decision;
@@ -21,6 +23,7 @@ pub mod generation;
 pub mod grant;
 pub mod leaf;
 pub mod limits;
+pub mod pattern;
 pub mod permit;
 pub mod request;
 pub mod session;

@@ -1,5 +1,8 @@
 //! A permit: a decision whose leaf is durable. Minters take nothing else.
 
+use std::sync::Arc;
+
+use super::catalog::Resource;
 use super::session::Session;
 use super::workload::Identity;
 
@@ -10,6 +13,7 @@ use super::workload::Identity;
 #[derive(Debug)]
 pub struct Permit {
     session: Session,
+    resource: Arc<Resource>,
     delegators: Vec<Identity>,
     leaf_hash: [u8; 32],
 }
@@ -17,11 +21,13 @@ pub struct Permit {
 impl Permit {
     pub(crate) fn committed(
         session: Session,
+        resource: Arc<Resource>,
         delegators: Vec<Identity>,
         leaf_hash: [u8; 32],
     ) -> Self {
         Self {
             session,
+            resource,
             delegators,
             leaf_hash,
         }
@@ -31,6 +37,12 @@ impl Permit {
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// The resource, as it was registered when that was decided.
+    #[must_use]
+    pub fn resource(&self) -> &Resource {
+        &self.resource
     }
 
     /// On whose behalf it is, nearest first: the holders of the sessions that it was derived from.

@@ -227,23 +227,10 @@ pub fn ttl_too_long(asked: u64, max: u64) -> Refusal {
 fn resolve_grant(resource: &Resource, asked: Grant) -> Result<Grant, Refusal> {
     let mut details: Vec<AuthorizationDetail> = asked.into();
     for detail in &mut details {
-        let AuthorizationDetail::Api { actions, locations } = detail;
-        if let Some(unknown) = actions.iter().find(|a| !resource.actions.contains(a)) {
-            return Err(Refusal::new(
-                RefusalCode::UnknownAction,
-                format!("`{}` has no action `{unknown}`", resource.name),
-            ));
+        if detail.locations().is_empty() {
+            detail.locate(&resource.locations);
         }
-        if locations.is_empty() {
-            locations.clone_from(&resource.locations);
-        }
-        let outside = |location: &&_| !resource.locations.iter().any(|own| own.covers(location));
-        if let Some(unknown) = locations.iter().find(outside) {
-            return Err(Refusal::new(
-                RefusalCode::UnknownLocation,
-                format!("`{}` does not serve `{unknown}`", resource.name),
-            ));
-        }
+        resource.check_serves(detail)?;
     }
     let evaluations: usize = details
         .iter()

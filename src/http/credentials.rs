@@ -240,6 +240,21 @@ impl From<Issued> for IssuedBody {
                 "token_type": token_type,
                 "expires_in": expires_in,
             }),
+            Credential::AwsSts {
+                access_key_id,
+                secret_access_key,
+                session_token,
+                expiration,
+                region,
+            } => json!({
+                "type": "aws_sts",
+                "access_key_id": access_key_id,
+                // The one place where a session's secrets are put on the wire.
+                "secret_access_key": secret_access_key.expose_secret(),
+                "session_token": session_token.expose_secret(),
+                "expiration": expiration,
+                "region": region,
+            }),
         };
         Self {
             credential,

@@ -16,6 +16,7 @@ pub mod admin;
 pub mod credentials;
 mod document;
 mod evidence;
+pub mod federation;
 mod json;
 pub mod ledger;
 mod limits;
@@ -129,6 +130,8 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(oauth::authorization_server))
         .routes(routes!(oauth::openid_configuration))
         .routes(routes!(oauth::jwks))
+        .routes(routes!(federation::openid_configuration))
+        .routes(routes!(federation::jwks))
         .routes(routes!(admin::list_admins, admin::bind, admin::unbind))
         .routes(routes!(
             admin::list_workloads,

@@ -16,7 +16,7 @@ use crate::domain::leaf::Opening;
 use crate::domain::limits::MAX_CHAIN_DEPTH;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{TaskLife, TaskState};
-use crate::domain::workload::{Identity, OneTime};
+use crate::domain::workload::OneTime;
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{Hash, leaf_hash};
 use crate::store::append::{
@@ -56,8 +56,8 @@ pub(super) struct SettledLeaf {
     pub(super) index: u64,
     pub(super) body: Arc<[u8]>,
     pub(super) hash: Hash,
-    /// The session as it was recorded, and on whose behalf it is.
-    pub(super) session: Option<(Session, Vec<Identity>)>,
+    /// The session as it was recorded.
+    pub(super) session: Option<SessionPlan>,
 }
 
 /// What the batch has to read.
@@ -193,14 +193,16 @@ impl<'a> Batch<'a> {
             }
         }
         let index = self.next_index;
-        let session = decide.session.as_ref().map(|plan| Session {
-            leaf_index: index,
-            ..plan.session.clone()
-        });
-        self.apply(decide, session.clone(), index);
-        let delegators = decide.session.as_ref().map(|plan| plan.delegators.clone());
-        let session = session.zip(delegators);
-        Ok(Settled::Recorded(self.record(prepared, session)))
+        let mut plan = decide.session.clone();
+        if let Some(plan) = &mut plan {
+            plan.session.leaf_index = index;
+        }
+        self.apply(
+            decide,
+            plan.as_ref().map(|plan| plan.session.clone()),
+            index,
+        );
+        Ok(Settled::Recorded(self.record(prepared, plan)))
     }
 
     fn settle_act(&mut self, prepared: &Prepared, entry: &Entry) -> Settled {
@@ -566,11 +568,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn record(
-        &mut self,
-        prepared: &Prepared,
-        session: Option<(Session, Vec<Identity>)>,
-    ) -> SettledLeaf {
+    fn record(&mut self, prepared: &Prepared, session: Option<SessionPlan>) -> SettledLeaf {
         // Every entry that gets here has a leaf; an empty one could not be mistaken for another.
         let (body, hash) = prepared
             .leaf
@@ -599,7 +597,7 @@ impl<'a> Batch<'a> {
         prepared: &Prepared,
         body: Arc<[u8]>,
         hash: Hash,
-        session: Option<(Session, Vec<Identity>)>,
+        session: Option<SessionPlan>,
     ) -> SettledLeaf {
         let index = self.next_index;
         self.next_index += 1;

@@ -3,7 +3,10 @@
 //! An entry says what it wants to record and what must still be true when it is recorded. It is
 //! serialised before it is queued, so that no time is spent on that under the lock.
 
+use std::sync::Arc;
+
 use crate::clock::Timestamp;
+use crate::domain::catalog::Resource;
 use crate::domain::cutoff::Cutoff;
 use crate::domain::decision::{Outcome as Decided, Refusal};
 use crate::domain::generation::GenerationDigest;
@@ -151,6 +154,8 @@ pub struct ParentPlan {
 pub struct SessionPlan {
     /// Its record; `leaf_index` is set when it is appended.
     pub session: Session,
+    /// The resource, as it is registered.
+    pub resource: Arc<Resource>,
     /// On whose behalf it is, nearest first.
     pub delegators: Vec<Identity>,
     /// The lease of a mint that happens elsewhere.

@@ -40,15 +40,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use self::batch::{Prepared, SettledLeaf};
-use self::entry::{Entry, Request, leaf_bytes};
+use self::entry::{Entry, Request, SessionPlan, leaf_bytes};
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::Mac;
 use crate::crypto::signer::Signer;
 use crate::domain::decision::Refusal;
 use crate::domain::limits::{MAX_LEAF_BYTES, MAX_QUEUE_BYTES, MAX_QUEUE_ENTRIES};
 use crate::domain::permit::Permit;
-use crate::domain::session::Session;
-use crate::domain::workload::Identity;
 use crate::merkle::{Hash, Receipt, VerifierKey, leaf_hash};
 use crate::metrics::Metrics;
 use crate::store::append::{Head, RetryFacts};
@@ -116,7 +114,7 @@ pub struct Recorded {
     pub committed_at: Timestamp,
     /// Leaf, proof and signed checkpoint.
     pub receipt: Receipt,
-    session: Option<(Session, Vec<Identity>)>,
+    session: Option<SessionPlan>,
     hash: Hash,
 }
 
@@ -127,7 +125,7 @@ impl Recorded {
         let hash = *self.hash.as_bytes();
         let permit = self
             .session
-            .map(|(session, delegators)| Permit::committed(session, delegators, hash));
+            .map(|plan| Permit::committed(plan.session, plan.resource, plan.delegators, hash));
         (permit, self.receipt)
     }
 }

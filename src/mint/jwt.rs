@@ -118,13 +118,15 @@ impl Minter for JwtMinter {
 
     fn revocability(&self, resource: &Resource) -> Revocability {
         match resource.verification {
-            Verification::Introspection => Revocability::IMMEDIATE,
+            Some(Verification::Introspection) => Revocability::IMMEDIATE,
             // No status list is served yet, so nobody can learn of a revocation from one.
-            Verification::StatusList | Verification::Offline => Revocability::ExpiryOnly,
+            Some(Verification::StatusList | Verification::Offline) | None => {
+                Revocability::ExpiryOnly
+            }
         }
     }
 
-    fn signing_key(&self, now: Timestamp) -> Option<String> {
+    fn signing_key(&self, _resource: &Resource, now: Timestamp) -> Option<String> {
         let keys = self.keys.load();
         let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
         let signer = signer_preferring(

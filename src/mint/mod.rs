@@ -7,6 +7,7 @@
 //! credential is made after the commit. An *external* one is committed `minting` under a lease,
 //! asked, and settled by compare-and-set; what a crash leaves is ended by the sweeper.
 
+pub mod aws;
 pub mod jwt;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use secrecy::SecretString;
 
 use crate::clock::Timestamp;
 use crate::domain::catalog::{Resource, Revocability};
+use crate::domain::grant::Grant;
 use crate::domain::permit::Permit;
 use crate::domain::session::Session;
 
@@ -31,6 +33,19 @@ pub enum Credential {
         token_type: &'static str,
         /// Whole seconds until it expires.
         expires_in: u64,
+    },
+    /// A session of a role in AWS.
+    AwsSts {
+        /// The key's public half.
+        access_key_id: String,
+        /// The key.
+        secret_access_key: SecretString,
+        /// The token that goes with it.
+        session_token: SecretString,
+        /// When it is over.
+        expiration: Timestamp,
+        /// Where to use it, unless told otherwise.
+        region: String,
     },
 }
 
@@ -52,6 +67,9 @@ pub enum MintError {
     /// The back end refused for certain: nothing exists.
     #[error("the back end refused: {0}")]
     Refused(String),
+    /// The back end has had too much of us: nothing exists, and it is worth coming again later.
+    #[error("the back end asks for a pause: {0}")]
+    Throttled(String),
     /// It may exist.
     #[error("the back end's answer is unknown: {0}")]
     Unknown(String),
@@ -79,9 +97,15 @@ pub trait Minter: Send + Sync {
     /// How soon a credential on this resource can be ended, truthfully.
     fn revocability(&self, resource: &Resource) -> Revocability;
 
-    /// The id of the key that would sign at `now`, to be pinned in the decision's leaf. Without one
-    /// nothing is granted.
-    fn signing_key(&self, now: Timestamp) -> Option<String>;
+    /// Whether the back end takes what is asked; if not, why, in words for the caller. Asked before
+    /// anything is decided.
+    fn fits(&self, _resource: &Resource, _grant: &Grant) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The id of the key that would sign for this resource at `now`, to be pinned in the decision's
+    /// leaf. Without one nothing is granted.
+    fn signing_key(&self, resource: &Resource, now: Timestamp) -> Option<String>;
 
     /// Makes the credential of a permit.
     fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>>;

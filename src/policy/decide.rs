@@ -401,27 +401,36 @@ impl CompiledGeneration {
         task: &TaskFacts,
         asked: &'a CredentialInput,
     ) -> Result<Vec<Atom<'a>>, Unmappable> {
-        let resource = self
-            .model
+        let unknown = || Unmappable(format!("no resource `{}`", asked.resource));
+        let resource = self.model.resource(&asked.resource).ok_or_else(unknown)?;
+        let registered = self
+            .catalog()
             .resource(&asked.resource)
-            .ok_or_else(|| Unmappable(format!("no resource `{}`", asked.resource)))?;
+            .ok_or_else(unknown)?;
         let ttl_seconds = self.asked_ttl(asked, task);
         let mut atoms = Vec::new();
         for detail in &asked.authorization_details {
             for action in detail.actions() {
-                let uid = self.model.action(action.as_str());
                 for location in detail.locations() {
-                    let context =
-                        mapping::credential_context(task, location.as_str(), ttl_seconds)?;
-                    let request = self.model.request(scene, &uid, &resource, context)?;
-                    let answer = self
-                        .index
-                        .evaluate(&request, &scene.ancestors, &scene.entities);
-                    atoms.push(Atom {
-                        action,
-                        location,
-                        answer,
-                    });
+                    for decided_as in registered.decided_as(action) {
+                        let uid = self.model.action(decided_as.as_str());
+                        let right = mapping::Right {
+                            location: location.as_str(),
+                            action: action.as_str(),
+                            region: detail.region(),
+                            is_aws: registered.aws.is_some(),
+                        };
+                        let context = mapping::credential_context(task, right, ttl_seconds)?;
+                        let request = self.model.request(scene, &uid, &resource, context)?;
+                        let answer =
+                            self.index
+                                .evaluate(&request, &scene.ancestors, &scene.entities);
+                        atoms.push(Atom {
+                            action,
+                            location,
+                            answer,
+                        });
+                    }
                 }
             }
         }
@@ -534,22 +543,7 @@ fn principal_input(workload: &Workload, roles: &BTreeSet<String>) -> PrincipalIn
 fn check_rights(resource: &Resource, details: &[AuthorizationDetail]) -> Result<(), Refusal> {
     let mut evaluations = 0_usize;
     for detail in details {
-        for action in detail.actions() {
-            if !resource.actions.contains(action) {
-                return Err(Refusal::new(
-                    RefusalCode::UnknownAction,
-                    format!("`{}` has no action `{action}`", resource.name),
-                ));
-            }
-        }
-        for location in detail.locations() {
-            if !resource.locations.iter().any(|own| own.covers(location)) {
-                return Err(Refusal::new(
-                    RefusalCode::UnknownLocation,
-                    format!("`{}` does not serve `{location}`", resource.name),
-                ));
-            }
-        }
+        resource.check_serves(detail)?;
         let product = detail.actions().len() * detail.locations().len();
         if product == 0 {
             // Of nothing, everything is permitted. It must not come to that.
@@ -622,7 +616,7 @@ fn regroup(
             }
         }
         for (locations, actions) in groups {
-            let object = AuthorizationDetail::Api { actions, locations };
+            let object = detail.with_rights(actions, locations);
             if !objects.contains(&object) {
                 objects.push(object);
             }

@@ -135,7 +135,10 @@ fn unknown_entity(entity: &EntityUid, model: &Model, catalog: &Catalog) -> Optio
     let id = entity.id().unescaped();
     let complain = |what: &str, remedy| Some((format!("there is no {what} `{id}`"), remedy));
     match entity.type_name().to_string().as_str() {
-        schema::API if catalog.resource(id).is_none() => {
+        schema::API if catalog.resource(id).is_none_or(|known| known.aws.is_some()) => {
+            complain("resource", "register it, or correct the name")
+        }
+        schema::AWS if catalog.resource(id).is_none_or(|known| known.aws.is_none()) => {
             complain("resource", "register it, or correct the name")
         }
         schema::TASK_TYPE if catalog.task_type(id).is_none() => {
@@ -186,7 +189,7 @@ fn foreign_actions(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
     else {
         return Vec::new();
     };
-    if resource.type_name().to_string() != schema::API {
+    if ![schema::API, schema::AWS].contains(&resource.type_name().to_string().as_str()) {
         return Vec::new();
     }
     let Some(resource) = catalog.resource(resource.id().unescaped()) else {

@@ -91,10 +91,14 @@ impl Model {
             let full = format!("{}::{}", schema::WORKLOAD, schema::type_name(spec.name()));
             workloads.insert(spec.name().to_owned(), name(&full)?);
         }
-        let api = name(schema::API)?;
+        let (api, role_of_aws) = (name(schema::API)?, name(schema::AWS)?);
         let mut resources = BTreeMap::new();
         for resource in catalog.resources() {
-            resources.insert(resource.name.clone(), resource_entity(&api, resource)?);
+            let kind = match resource.aws {
+                None => &api,
+                Some(_) => &role_of_aws,
+            };
+            resources.insert(resource.name.clone(), resource_entity(kind, resource)?);
         }
         Ok(Self {
             schema,
@@ -216,24 +220,40 @@ pub(super) fn task_context(task: &TaskFacts) -> Result<Context, Unmappable> {
     Context::from_pairs([("task".to_owned(), task_record(task)?)]).map_err(Unmappable::because)
 }
 
+/// One action at one location.
+#[derive(Clone, Copy)]
+pub(super) struct Right<'a> {
+    pub(super) location: &'a str,
+    /// As it was asked for: what policy is asked about may be a wider pattern.
+    pub(super) action: &'a str,
+    pub(super) region: Option<&'a str>,
+    pub(super) is_aws: bool,
+}
+
 /// The context of one action at one location.
 pub(super) fn credential_context(
     task: &TaskFacts,
-    location: &str,
+    right: Right<'_>,
     ttl_seconds: u64,
 ) -> Result<Context, Unmappable> {
-    Context::from_pairs([
+    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
+    let mut pairs = vec![
         ("task".to_owned(), task_record(task)?),
-        (
-            "location".to_owned(),
-            RestrictedExpression::new_string(location.to_owned()),
-        ),
+        ("location".to_owned(), text(right.location)),
         (
             "ttl_seconds".to_owned(),
             RestrictedExpression::new_long(long(ttl_seconds)?),
         ),
-    ])
-    .map_err(Unmappable::because)
+    ];
+    if right.is_aws {
+        pairs.push(("action".to_owned(), text(right.action)));
+        pairs.extend(
+            right
+                .region
+                .map(|region| ("region".to_owned(), text(region))),
+        );
+    }
+    Context::from_pairs(pairs).map_err(Unmappable::because)
 }
 
 fn task_record(task: &TaskFacts) -> Result<RestrictedExpression, Unmappable> {
@@ -288,7 +308,7 @@ fn resource_entity(kind: &EntityTypeName, resource: &Resource) -> Result<Entity,
     let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
     let attributes = HashMap::from([
         ("owner".to_owned(), text(&resource.owner)),
-        ("audience".to_owned(), text(&resource.audience)),
+        ("audience".to_owned(), text(resource.audience())),
         ("risk".to_owned(), text(risk)),
     ]);
     Entity::new(uid(kind, &resource.name), attributes, HashSet::new()).map_err(Unmappable::because)

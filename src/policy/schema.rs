@@ -26,6 +26,8 @@ pub(super) const OPEN_TASK: &str = "openTask";
 pub(super) const WORKLOAD: &str = "Workload";
 /// The type of resources of kind `jwt`: HTTP APIs.
 pub(super) const API: &str = "Api";
+/// The type of resources of kind `aws`: roles.
+pub(super) const AWS: &str = "Aws";
 /// The type of task types.
 pub(super) const TASK_TYPE: &str = "TaskType";
 /// The type of the broker itself.
@@ -109,7 +111,7 @@ fn write_principals(out: &mut String, attestors: &[AttestorSpec]) -> fmt::Result
 fn write_resources(out: &mut String) -> fmt::Result {
     writeln!(
         out,
-        "// What credentials are for: resources of kind `jwt`, by name.\nentity {API} = {{\n  owner: String,\n  audience: String,\n  risk: String,\n}};\n\n// Registered kinds of task, by name.\nentity {TASK_TYPE};\n\n// \"{BROKER_ID}\".\nentity {BROKER};\n"
+        "// What credentials are for: resources of kind `jwt`, by name.\nentity {API} = {{\n  owner: String,\n  audience: String,\n  risk: String,\n}};\n\n// Resources of kind `aws`, by name; the audience is the role.\nentity {AWS} = {{\n  owner: String,\n  audience: String,\n  risk: String,\n}};\n\n// Registered kinds of task, by name.\nentity {TASK_TYPE};\n\n// \"{BROKER_ID}\".\nentity {BROKER};\n"
     )?;
     out.push_str(
         "// The task as admitted. Its type is the caller's choice among the registered ones.\ntype Task = {\n  type: String,\n  depth: Long,\n  deadline_seconds: Long,\n  has_parent: Bool,\n};\n\n",
@@ -122,10 +124,25 @@ fn write_actions(out: &mut String, catalog: &Catalog, workloads: &str) -> fmt::R
         out,
         "// The parent of every action on a resource.\naction \"{ANY}\";\n"
     )?;
-    for action in resource_actions(catalog) {
+    for action in actions_of(catalog, false) {
         writeln!(
             out,
             "action \"{action}\" in [\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{API}],\n  context: {{ task: Task, location: String, ttl_seconds: Long }},\n}};"
+        )?;
+    }
+    let on_aws = actions_of(catalog, true);
+    if !on_aws.is_empty() {
+        out.push_str(
+            "\n// Actions of AWS, each within the wider ones that are registered. `action` is what was\n// asked for.\n",
+        );
+    }
+    for action in &on_aws {
+        let wider = on_aws.iter().filter(|other| other.is_wider_than(action));
+        let parents: Vec<String> = wider.map(|other| format!("\"{other}\", ")).collect();
+        writeln!(
+            out,
+            "action \"{action}\" in [{}\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{AWS}],\n  context: {{ task: Task, location: String, action: String, region?: String, ttl_seconds: Long }},\n}};",
+            parents.concat()
         )?;
     }
     writeln!(
@@ -149,11 +166,19 @@ fn write_actions(out: &mut String, catalog: &Catalog, workloads: &str) -> fmt::R
 
 /// Every action of every resource, each once.
 pub(super) fn resource_actions(catalog: &Catalog) -> BTreeSet<&str> {
-    let mut actions = BTreeSet::new();
-    for resource in catalog.resources() {
-        actions.extend(resource.actions.iter().map(ActionName::as_str));
-    }
-    actions
+    let resources = catalog.resources();
+    resources
+        .flat_map(|resource| resource.actions.iter().map(ActionName::as_str))
+        .collect()
+}
+
+/// Every action of the resources on AWS, or of the others.
+fn actions_of(catalog: &Catalog, on_aws: bool) -> BTreeSet<&ActionName> {
+    let resources = catalog.resources();
+    resources
+        .filter(|resource| resource.aws.is_some() == on_aws)
+        .flat_map(|resource| &resource.actions)
+        .collect()
 }
 
 fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
@@ -213,6 +238,13 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
                 "give the resource's action another name, such as `orders:…`",
             );
         }
+    }
+    for action in actions_of(catalog, false).intersection(&actions_of(catalog, true)) {
+        complain(
+            "resources",
+            format!("the action `{action}` is one of AWS and of an API"),
+            "give the API's action another name",
+        );
     }
     problems
 }

@@ -78,6 +78,8 @@ struct CredentialCase {
     /// Left out, everywhere that the resource serves.
     #[serde(default)]
     locations: BTreeSet<Location>,
+    /// On AWS: the region that is named.
+    region: Option<String>,
     task_type: String,
     /// Whether the request opens the task; `false` joins an open one.
     #[serde(default = "yes")]
@@ -289,6 +291,25 @@ impl Run<'_> {
         self.report
     }
 
+    /// What a case asks for, as the resource's kind has it written.
+    fn detail(&self, case: &CredentialCase) -> AuthorizationDetail {
+        let on_aws = self
+            .generation
+            .catalog()
+            .resource(&case.resource)
+            .is_some_and(|r| r.aws.is_some());
+        let (actions, locations) = (case.actions.clone(), case.locations.clone());
+        if on_aws {
+            AuthorizationDetail::Aws {
+                actions,
+                resources: locations,
+                region: case.region.clone(),
+            }
+        } else {
+            AuthorizationDetail::Api { actions, locations }
+        }
+    }
+
     fn credential(&mut self, case: &CredentialCase) -> Result<Vec<String>, String> {
         let workload = self.workload(&Who {
             attestor: &case.attestor,
@@ -297,10 +318,7 @@ impl Run<'_> {
             roles: &case.roles,
         })?;
         let task_type = self.task_type(&case.task_type)?;
-        let detail = AuthorizationDetail::Api {
-            actions: case.actions.clone(),
-            locations: case.locations.clone(),
-        };
+        let detail = self.detail(case);
         let request = CredentialRequest {
             task: TaskSelector::Open(NewTask {
                 task_type: case.task_type.clone(),

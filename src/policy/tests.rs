@@ -82,6 +82,15 @@ fn samples() -> GenerationParts {
 
 /// The samples' configuration with one more attestor and resource, and other policies. A policy
 /// without annotations gets them.
+fn billing() -> super::mapping::Right<'static> {
+    super::mapping::Right {
+        location: "https://billing.example/a",
+        action: "billing:read",
+        region: None,
+        is_aws: false,
+    }
+}
+
 fn parts(policies: &str) -> GenerationParts {
     let mut count = 0;
     let mut text = String::new();
@@ -1319,7 +1328,7 @@ proptest! {
             let uid = compiled.model.resource(resource).unwrap();
             for action in ["orders:read", "bill:read"] {
                 let action = compiled.model.action(action);
-                let context = super::mapping::credential_context(&facts(), "https://billing.example/a", 60).unwrap();
+                let context = super::mapping::credential_context(&facts(), billing(), 60).unwrap();
                 let request = compiled.model.request(&scene, &action, &uid, context).unwrap();
                 let sliced = compiled.index.evaluate(&request, &scene.ancestors, &scene.entities);
                 let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
@@ -1446,8 +1455,7 @@ fn figures() {
             .unwrap();
         let uid = compiled.model.resource("billing").unwrap();
         let action = compiled.model.action("bill:read");
-        let context =
-            super::mapping::credential_context(&facts(), "https://billing.example/a", 60).unwrap();
+        let context = super::mapping::credential_context(&facts(), billing(), 60).unwrap();
         let request = compiled
             .model
             .request(&scene, &action, &uid, context)

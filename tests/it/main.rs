@@ -17,6 +17,7 @@
     reason = "a test may panic, read the clock and the environment, and exports nothing"
 )]
 
+mod aws;
 mod cli;
 mod conformance;
 mod connections;

@@ -100,7 +100,7 @@ impl Minter for BackEnd {
         Revocability::Bounded { bound_seconds: 60 }
     }
 
-    fn signing_key(&self, _: Timestamp) -> Option<String> {
+    fn signing_key(&self, _: &Resource, _: Timestamp) -> Option<String> {
         Some("elsewhere".into())
     }
 

@@ -19,6 +19,7 @@ pub mod fleet;
 pub mod http;
 pub mod issuer;
 pub mod keys;
+pub mod moto;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -475,7 +475,9 @@ pub fn handle(issued: &Issued) -> SecretString {
 }
 
 pub fn access_token(issued: &Issued) -> SecretString {
-    let Credential::Jwt { access_token, .. } = &issued.credential;
+    let Credential::Jwt { access_token, .. } = &issued.credential else {
+        panic!("it is no token");
+    };
     access_token.clone()
 }
 

@@ -1,0 +1,315 @@
+//! A role in AWS that credentials can be for, as it is registered.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::catalog::Resource;
+use super::grant::{ActionName, Location, is_region};
+
+/// Audiences that tokens for AWS may have; no other token of ours has one of them.
+pub const FEDERATION_AUDIENCES: [&str; 2] = ["sts.amazonaws.com", "sts.amazonaws.com.cn"];
+
+/// How long AWS may take until a changed policy holds everywhere. AWS says "a few minutes".
+const DEFAULT_PROPAGATION_SECONDS: u64 = 300;
+
+/// Managed policies that a session may be confined by (AWS allows ten).
+const MAX_POLICY_ARNS: usize = 10;
+
+/// Networks and regions that a session may be confined to: each costs room in its policy.
+const MAX_PINS: usize = 16;
+
+/// How the broker gets a session of the role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AwsMode {
+    /// As an OpenID provider that AWS trusts: the broker holds no key of AWS.
+    WebIdentity,
+    /// With credentials of its own, found where AWS's own tools find them.
+    AssumeRole,
+}
+
+/// A role, and what every session of it is confined to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsRole {
+    /// The role: `arn:aws:iam::123456789012:role/reports`.
+    pub role_arn: String,
+    /// How the broker gets a session of it.
+    pub mode: AwsMode,
+    /// The region whose STS is asked.
+    pub region: String,
+    /// Where STS and IAM are, if not at AWS: for a private endpoint or a test.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// What a role that other accounts may assume expects, in mode `assume_role`.
+    #[serde(default)]
+    pub external_id: Option<String>,
+    /// The regions in which sessions work; empty means all.
+    #[serde(default)]
+    pub regions: BTreeSet<String>,
+    /// The networks, in CIDR notation, from which sessions work; empty means all.
+    #[serde(default)]
+    pub source_networks: BTreeSet<String>,
+    /// Managed policies that confine every session further.
+    #[serde(default)]
+    pub policy_arns: BTreeSet<String>,
+    /// Whether a session may make others of itself: assume roles, make keys, pass roles. What left
+    /// it lives on when it is ended, so its class is `expiry_only`.
+    #[serde(default)]
+    pub may_leave: bool,
+    /// Whether the broker may write the role's inline policy that ends single sessions.
+    #[serde(default)]
+    pub revocation: Option<AwsRevocation>,
+}
+
+/// How single sessions of a role are ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsRevocation {
+    /// The role that may read and write the inline policy, in mode `web_identity`.
+    #[serde(default)]
+    pub role_arn: Option<String>,
+    /// The inline policy's name.
+    #[serde(default = "default_policy_name")]
+    pub policy_name: String,
+    /// How long a written policy may take until it holds everywhere.
+    #[serde(default = "default_propagation_seconds")]
+    pub propagation_seconds: u64,
+}
+
+fn default_policy_name() -> String {
+    "TaskpassRevokedSessions".into()
+}
+
+fn default_propagation_seconds() -> u64 {
+    DEFAULT_PROPAGATION_SECONDS
+}
+
+/// A role's ARN, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleArn<'a> {
+    /// `aws`, `aws-cn`, `aws-us-gov`.
+    pub partition: &'a str,
+    /// Twelve digits.
+    pub account: &'a str,
+    /// The role's name, without its path.
+    pub name: &'a str,
+}
+
+impl<'a> RoleArn<'a> {
+    /// Takes it apart, if it is the ARN of one role.
+    #[must_use]
+    pub fn parse(text: &'a str) -> Option<Self> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let ["arn", partition, "iam", "", account, role] = parts[..] else {
+            return None;
+        };
+        let path = role.strip_prefix("role/")?;
+        let name = path.rsplit('/').next()?;
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@-/".contains(&b);
+        let known = ["aws", "aws-cn", "aws-us-gov"].contains(&partition);
+        let numbered = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
+        let named = (1..=64).contains(&name.len()) && path.bytes().all(fine);
+        (known && numbered && named).then_some(Self {
+            partition,
+            account,
+            name,
+        })
+    }
+}
+
+/// Whether a resource of kind `aws` can be served as it is registered.
+pub(super) fn check(resource: &Resource) -> Result<(), String> {
+    let Some(role) = &resource.aws else {
+        return Err("kind `aws` needs [resources.aws] with the role".into());
+    };
+    if !resource.audience.is_empty() || resource.verification.is_some() {
+        return Err("audience and verification are for kind `jwt`; AWS is asked for a role".into());
+    }
+    if !resource.verifiers.is_empty() {
+        return Err("verifiers are for kind `jwt`; nobody asks us about sessions of AWS".into());
+    }
+    if !resource.actions.iter().all(ActionName::is_aws) {
+        return Err("an action is a service, a colon and a name or pattern: `s3:Get*`".into());
+    }
+    if !resource.locations.iter().all(Location::is_arn) {
+        return Err("a location is an ARN or a pattern of ARNs: `arn:aws:s3:::reports/*`".into());
+    }
+    role.check()
+}
+
+impl AwsRole {
+    /// The role's name and account.
+    #[must_use]
+    pub fn parsed(&self) -> Option<RoleArn<'_>> {
+        RoleArn::parse(&self.role_arn)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Some(role) = self.parsed() else {
+            return Err(
+                "role_arn is not the ARN of a role: `arn:aws:iam::123456789012:role/…`".into(),
+            );
+        };
+        if !is_region(&self.region) || !self.regions.iter().all(|region| is_region(region)) {
+            return Err("a region is written like `eu-central-1`".into());
+        }
+        if self.regions.len() > MAX_PINS || self.source_networks.len() > MAX_PINS {
+            return Err(format!("at most {MAX_PINS} regions and source networks"));
+        }
+        if let Some(bad) = self.source_networks.iter().find(|text| !is_network(text)) {
+            return Err(format!("`{bad}` is not a network like `203.0.113.0/24`"));
+        }
+        if self.policy_arns.len() > MAX_POLICY_ARNS {
+            return Err(format!("AWS takes at most {MAX_POLICY_ARNS} policy_arns"));
+        }
+        let own = format!("arn:{}:iam::{}:policy/", role.partition, role.account);
+        let managed = format!("arn:{}:iam::aws:policy/", role.partition);
+        let strange = |arn: &&String| !arn.starts_with(&own) && !arn.starts_with(&managed);
+        if let Some(arn) = self.policy_arns.iter().find(strange) {
+            return Err(format!("the policy `{arn}` is not of the role's account"));
+        }
+        if let Some(endpoint) = &self.endpoint {
+            check_endpoint(endpoint)?;
+        }
+        if let Some(id) = &self.external_id {
+            let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@:/-".contains(&b);
+            if !(2..=1_224).contains(&id.len()) || !id.bytes().all(fine) {
+                return Err("external_id has 2 to 1224 letters, digits or _+=,.@:/-".into());
+            }
+            if self.mode == AwsMode::WebIdentity {
+                return Err("external_id is for mode `assume_role`".into());
+            }
+        }
+        match &self.revocation {
+            None => Ok(()),
+            Some(revocation) => revocation.check(self, role),
+        }
+    }
+}
+
+impl AwsRevocation {
+    fn check(&self, of: &AwsRole, role: RoleArn<'_>) -> Result<(), String> {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b);
+        if !(1..=128).contains(&self.policy_name.len()) || !self.policy_name.bytes().all(fine) {
+            return Err("revocation.policy_name has 1 to 128 letters, digits or _+=,.@-".into());
+        }
+        if !(1..=3_600).contains(&self.propagation_seconds) {
+            return Err("revocation.propagation_seconds must be 1 to 3600".into());
+        }
+        match (of.mode, self.role_arn.as_deref().map(RoleArn::parse)) {
+            (AwsMode::WebIdentity, None) => Err(
+                "revocation.role_arn must name a role that may write the policy: the broker has no \
+                 key of its own"
+                    .into(),
+            ),
+            (AwsMode::AssumeRole, Some(_)) => Err(
+                "revocation.role_arn is for mode `web_identity`; here the broker's own credentials \
+                 write"
+                    .into(),
+            ),
+            (_, Some(None)) => Err("revocation.role_arn is not the ARN of a role".into()),
+            (_, Some(Some(writer))) if writer.account != role.account => {
+                Err("revocation.role_arn is a role of another account".into())
+            }
+            (_, Some(Some(writer))) if writer == role => {
+                Err("revocation.role_arn is the role itself: its sessions could revive themselves".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_endpoint(endpoint: &str) -> Result<(), String> {
+    let url = url::Url::parse(endpoint).map_err(|_| "endpoint is not a URL".to_owned())?;
+    let here = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => return Err("endpoint names no host".into()),
+    };
+    if url.scheme() == "https" || here && url.scheme() == "http" {
+        return Ok(());
+    }
+    Err("endpoint must be https, save on loopback".into())
+}
+
+fn is_network(text: &str) -> bool {
+    let Some((address, bits)) = text.split_once('/') else {
+        return false;
+    };
+    match (address.parse::<std::net::IpAddr>(), bits.parse::<u8>()) {
+        (Ok(std::net::IpAddr::V4(_)), Ok(bits)) => bits <= 32,
+        (Ok(std::net::IpAddr::V6(_)), Ok(bits)) => bits <= 128,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn checked(change: impl Fn(&mut Value)) -> Result<(), String> {
+        let mut resource = json!({
+            "name": "reports-bucket", "kind": "aws", "owner": "data",
+            "actions": ["s3:Get*"], "locations": ["arn:aws:s3:::reports/*"],
+            "aws": {
+                "role_arn": "arn:aws:iam::123456789012:role/team/reports",
+                "mode": "web_identity", "region": "eu-central-1",
+                "revocation": {"role_arn": "arn:aws:iam::123456789012:role/taskpass-revoker"}
+            }
+        });
+        change(&mut resource);
+        check(&serde_json::from_value(resource).map_err(|error| error.to_string())?)
+    }
+
+    #[test]
+    fn a_role_is_checked_before_anybody_relies_on_it() {
+        checked(|_| {}).unwrap();
+        for (pointer, bad) in [
+            ("/audience", json!("https://x.example")),
+            ("/verification", json!("offline")),
+            ("/verifiers", json!(["a:b"])),
+            ("/actions", json!(["orders.read"])),
+            ("/locations", json!(["https://orders.example"])),
+            (
+                "/aws/role_arn",
+                json!("arn:aws:iam::123456789012:user/reports"),
+            ),
+            ("/aws/role_arn", json!("arn:aws:iam::1234:role/reports")),
+            ("/aws/role_arn", json!("arn:aws:iam::123456789012:role/*")),
+            ("/aws/region", json!("EU")),
+            ("/aws/regions", json!(["*"])),
+            ("/aws/source_networks", json!(["10.0.0.0/33"])),
+            ("/aws/source_networks", json!(["10.0.0.0"])),
+            (
+                "/aws/policy_arns",
+                json!(["arn:aws:iam::999999999999:policy/p"]),
+            ),
+            ("/aws/endpoint", json!("http://sts.example")),
+            ("/aws/endpoint", json!("ftp://127.0.0.1")),
+            ("/aws/external_id", json!("x1")),
+            ("/aws/revocation/role_arn", json!(null)),
+            (
+                "/aws/revocation/role_arn",
+                json!("arn:aws:iam::999999999999:role/other"),
+            ),
+            (
+                "/aws/revocation/role_arn",
+                json!("arn:aws:iam::123456789012:role/team/reports"),
+            ),
+            ("/aws/revocation/policy_name", json!("a b")),
+            ("/aws/revocation/propagation_seconds", json!(0)),
+            ("/aws/mode", json!("assume_role")),
+            ("/aws/unknown", json!(1)),
+        ] {
+            let refused = checked(|resource| {
+                let (parent, key) = pointer.rsplit_once('/').unwrap();
+                resource.pointer_mut(parent).unwrap()[key] = bad.clone();
+            });
+            assert!(refused.is_err(), "{pointer}: {bad}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Sessions of roles in AWS.
+//!
+//! A mint is one call of STS, either with a token of our own that AWS trusts (`web_identity`: the
+//! broker holds no key of AWS) or with the broker's own credentials (`assume_role`). What the
+//! session may do is its policy's business ([`policy`]), and so is its end, since AWS makes none
+//! that is shorter than 15 minutes.
+//!
+//! Every session has a name of its own, `tp-` and the session's id, and carries the hash of its
+//! decision's leaf as its source identity: a line in `CloudTrail` leads to its proof, and a deny can
+//! name this session and no other.
+//!
+//! Whatever STS answers but a definite refusal is taken for a session that exists.
+
+pub mod federation;
+pub mod policy;
+mod sts;
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::BoxFuture;
+
+use self::federation::{Federation, FederationKeys};
+use self::policy::{bounded_text, session_policy};
+use self::sts::{Asked, Clients};
+use super::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use crate::clock::Timestamp;
+use crate::crypto::keyring::KeySchedule;
+use crate::domain::aws::{AwsMode, AwsRole};
+use crate::domain::catalog::{Resource, Revocability};
+use crate::domain::grant::Grant;
+use crate::domain::permit::Permit;
+use crate::domain::session::Session;
+use crate::ids::SessionId;
+
+/// The shortest session that STS makes.
+const MIN_SESSION_SECONDS: u64 = 900;
+
+/// How long a mint may take before it is taken for dead: all tries and their pauses, and more.
+const LEASE_SECONDS: u64 = 60;
+
+/// Who signs where we do not: STS itself.
+const NO_KEY: &str = "sts";
+
+/// Makes sessions of roles.
+pub struct AwsMinter {
+    federation: Federation,
+    clients: Clients,
+}
+
+impl AwsMinter {
+    /// For a broker of this issuer, with these keys of its federation.
+    #[must_use]
+    pub fn new(issuer: &str, keys: FederationKeys, schedule: KeySchedule) -> Self {
+        Self {
+            federation: Federation::new(issuer, keys, schedule),
+            clients: Clients::default(),
+        }
+    }
+
+    async fn make(&self, permit: &Permit, role: &AwsRole) -> Result<Credential, MintError> {
+        let session = permit.session();
+        let refuse = |why: &str| MintError::Refused(why.to_owned());
+        let document = session_policy(role, &session.grant, session.expires_at);
+        let policy = bounded_text(role, &document).map_err(|error| refuse(&error.to_string()))?;
+        let life = session.issued_at.seconds_until(session.expires_at);
+        let asked = Asked {
+            session_name: session_name(session.id),
+            source_identity: URL_SAFE_NO_PAD.encode(permit.leaf_hash()),
+            session_id: session.id.to_string(),
+            policy,
+            seconds: i32::try_from(life.max(MIN_SESSION_SECONDS))
+                .map_err(|_| refuse("the session is too long"))?,
+        };
+        let made = match role.mode {
+            AwsMode::WebIdentity => {
+                let token = self.federation.token(session, &asked).await?;
+                self.clients.with_web_identity(role, &asked, &token).await?
+            }
+            AwsMode::AssumeRole => self.clients.assume_role(role, &asked).await?,
+        };
+        Ok(Credential::AwsSts {
+            access_key_id: made.access_key_id,
+            secret_access_key: made.secret_access_key,
+            session_token: made.session_token,
+            // AWS lets it live longer; its policy does not.
+            expiration: session.expires_at.min(made.expiration),
+            region: role.region.clone(),
+        })
+    }
+}
+
+/// The name by which AWS knows a session, and by which it is ended.
+#[must_use]
+pub fn session_name(id: SessionId) -> String {
+    format!("tp-{}", id.uuid().simple())
+}
+
+impl Minter for AwsMinter {
+    fn kind(&self) -> &'static str {
+        "aws"
+    }
+
+    fn place(&self) -> MintPlace {
+        MintPlace::External {
+            lease_seconds: LEASE_SECONDS,
+        }
+    }
+
+    fn revocability(&self, _resource: &Resource) -> Revocability {
+        Revocability::ExpiryOnly
+    }
+
+    fn fits(&self, resource: &Resource, grant: &Grant) -> Result<(), String> {
+        let Some(role) = &resource.aws else {
+            return Err("it has no role".into());
+        };
+        // Every date has the same length, so any will do.
+        let document = session_policy(role, grant, Timestamp::EPOCH);
+        let text = bounded_text(role, &document);
+        text.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn signing_key(&self, resource: &Resource, now: Timestamp) -> Option<String> {
+        match resource.aws.as_ref()?.mode {
+            AwsMode::WebIdentity => self.federation.signing_key(now),
+            AwsMode::AssumeRole => Some(NO_KEY.to_owned()),
+        }
+    }
+
+    fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>> {
+        Box::pin(async move {
+            let role = permit.resource().aws.as_ref();
+            let role = role.ok_or_else(|| MintError::Refused("it has no role".into()))?;
+            self.make(permit, role).await
+        })
+    }
+
+    fn end<'a>(&'a self, _session: &'a Session) -> BoxFuture<'a, EndOutcome> {
+        Box::pin(async move { EndOutcome::Impossible })
+    }
+}
+
+/// For whoever puts a broker together.
+#[must_use]
+pub fn minter(issuer: &str, keys: FederationKeys, schedule: KeySchedule) -> Arc<dyn Minter> {
+    Arc::new(AwsMinter::new(issuer, keys, schedule))
+}

@@ -1,0 +1,268 @@
+//! The session policy: what of the role one session may use, made from what was granted.
+//!
+//! A session has what the role's own policies *and* this one allow. So what is granted stands here
+//! as allowed, and nothing else is. An explicit deny is final whatever else would allow: it ends
+//! the session at its expiry, which AWS itself can't set below 900 s; it confines the session to the
+//! registered regions and networks; and it closes the ways out of the session, through which its
+//! holder could make credentials that outlive it.
+//!
+//! The document is a typed structure. No text of a caller becomes part of it but as a JSON string
+//! that was checked to be an action, an ARN or a region.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::clock::Timestamp;
+use crate::domain::aws::AwsRole;
+use crate::domain::grant::Grant;
+
+/// The longest session policy that STS takes, managed policies' ARNs included, in characters.
+pub const MAX_POLICY_CHARS: usize = 2_048;
+
+/// What a session could do to live on elsewhere, or to undo its own end.
+const WAYS_OUT: [&str; 13] = [
+    "sts:AssumeRole*",
+    "sts:GetFederationToken",
+    "sts:GetSessionToken",
+    "sts:GetWebIdentityToken",
+    "iam:CreateAccessKey",
+    "iam:*LoginProfile",
+    "iam:*ServiceSpecificCredential",
+    "iam:Upload*",
+    "iam:PassRole",
+    "iam:PutRolePolicy",
+    "iam:DeleteRolePolicy",
+    "iam:UpdateAssumeRolePolicy",
+    "rolesanywhere:*",
+];
+
+/// A policy that is longer than STS takes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the session policy would have {chars} characters, AWS takes {MAX_POLICY_CHARS}: ask for fewer \
+     or wider actions and resources"
+)]
+pub struct PolicyTooLarge {
+    /// Its length.
+    pub chars: usize,
+}
+
+/// A policy document of IAM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Document {
+    version: &'static str,
+    statement: Vec<Statement>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Statement {
+    effect: Effect,
+    action: Vec<String>,
+    resource: Vec<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    condition: Condition,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+enum Effect {
+    Allow,
+    Deny,
+}
+
+/// Operator, key, values: all operators and keys must hold, of the values one.
+type Condition = BTreeMap<&'static str, BTreeMap<&'static str, Vec<String>>>;
+
+fn when<const N: usize>(parts: [(&'static str, &'static str, Vec<String>); N]) -> Condition {
+    let mut condition = Condition::new();
+    for (operator, key, values) in parts {
+        condition.entry(operator).or_default().insert(key, values);
+    }
+    condition
+}
+
+fn everything() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+impl Document {
+    fn of(statement: Vec<Statement>) -> Self {
+        Self {
+            version: "2012-10-17",
+            statement,
+        }
+    }
+
+    /// A document that denies everything where `condition` holds; none at all if there is nothing
+    /// to deny.
+    #[must_use]
+    pub fn denying_sessions(names: Vec<String>) -> Self {
+        let condition = when([("StringLike", "aws:userid", names)]);
+        Self::of(vec![deny_all(condition)])
+    }
+
+    /// Its text.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+}
+
+fn deny_all(condition: Condition) -> Statement {
+    Statement {
+        effect: Effect::Deny,
+        action: everything(),
+        resource: everything(),
+        condition,
+    }
+}
+
+/// The policy of a session of `role` that was granted `grant` until `expires_at`.
+pub fn session_policy(role: &AwsRole, grant: &Grant, expires_at: Timestamp) -> Document {
+    let mut statements: Vec<Statement> = grant
+        .details()
+        .iter()
+        .map(|detail| Statement {
+            effect: Effect::Allow,
+            action: detail.actions().iter().map(ToString::to_string).collect(),
+            resource: detail.locations().iter().map(ToString::to_string).collect(),
+            condition: match detail.region() {
+                None => Condition::new(),
+                Some(region) => when([("StringEquals", REGION, vec![region.to_owned()])]),
+            },
+        })
+        .collect();
+    // Sessions end at whole seconds, which is how IAM compares dates.
+    let end = vec![expires_at.floor_to_second().to_string()];
+    statements.push(deny_all(when([(
+        "DateGreaterThanEquals",
+        "aws:CurrentTime",
+        end,
+    )])));
+    if !role.regions.is_empty() {
+        let regions = role.regions.iter().cloned().collect();
+        statements.push(deny_all(when([("StringNotEquals", REGION, regions)])));
+    }
+    if !role.source_networks.is_empty() {
+        let networks = role.source_networks.iter().cloned().collect();
+        // Where a service of AWS acts for the session, the address is the service's.
+        statements.push(deny_all(when([
+            ("NotIpAddress", "aws:SourceIp", networks),
+            ("Bool", "aws:ViaAWSService", vec!["false".to_owned()]),
+        ])));
+    }
+    if !role.may_leave {
+        statements.push(Statement {
+            effect: Effect::Deny,
+            action: WAYS_OUT.iter().map(ToString::to_string).collect(),
+            resource: everything(),
+            condition: Condition::new(),
+        });
+    }
+    Document::of(statements)
+}
+
+const REGION: &str = "aws:RequestedRegion";
+
+/// The text of a session policy, if STS takes it.
+pub fn bounded_text(role: &AwsRole, policy: &Document) -> Result<String, PolicyTooLarge> {
+    let text = policy.to_json().unwrap_or_default();
+    let arns: usize = role.policy_arns.iter().map(|arn| arn.chars().count()).sum();
+    let chars = text.chars().count() + arns;
+    if text.is_empty() || chars > MAX_POLICY_CHARS {
+        return Err(PolicyTooLarge { chars });
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn role(more: &Value) -> AwsRole {
+        let mut role = json!({
+            "role_arn": "arn:aws:iam::123456789012:role/reports",
+            "mode": "web_identity", "region": "eu-central-1"
+        });
+        for (key, value) in more.as_object().unwrap() {
+            role[key] = value.clone();
+        }
+        serde_json::from_value(role).unwrap()
+    }
+
+    fn grant(details: Value) -> Grant {
+        serde_json::from_value(details).unwrap()
+    }
+
+    fn reading() -> Grant {
+        grant(json!([{
+            "type": "aws", "actions": ["s3:GetObject"], "resources": ["arn:aws:s3:::reports/*"],
+            "region": "eu-central-1"
+        }]))
+    }
+
+    fn value(role: &AwsRole, grant: &Grant) -> Value {
+        let end = Timestamp::from_seconds(1_792_985_600);
+        serde_json::to_value(session_policy(role, grant, end)).unwrap()
+    }
+
+    #[test]
+    fn a_session_has_what_was_granted_until_it_is_over_and_no_way_out() {
+        let policy = value(&role(&json!({})), &reading());
+        assert_eq!(policy["Version"], "2012-10-17");
+        let statements = policy["Statement"].as_array().unwrap();
+        assert_eq!(
+            statements[0],
+            json!({
+                "Effect": "Allow", "Action": ["s3:GetObject"],
+                "Resource": ["arn:aws:s3:::reports/*"],
+                "Condition": {"StringEquals": {"aws:RequestedRegion": ["eu-central-1"]}}
+            })
+        );
+        assert_eq!(
+            statements[1],
+            json!({
+                "Effect": "Deny", "Action": ["*"], "Resource": ["*"], "Condition": {
+                    "DateGreaterThanEquals": {"aws:CurrentTime": ["2026-10-26T03:33:20Z"]}
+                }
+            })
+        );
+        assert_eq!(statements[2]["Effect"], "Deny");
+        assert!(
+            statements[2]["Action"]
+                .as_array()
+                .unwrap()
+                .contains(&json!("sts:AssumeRole*"))
+        );
+        assert_eq!(statements.len(), 3);
+        let may_leave = value(&role(&json!({"may_leave": true})), &reading());
+        assert_eq!(may_leave["Statement"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_role_confines_its_sessions_to_regions_and_networks() {
+        let policy = value(
+            &role(&json!({"regions": ["eu-west-1"], "source_networks": ["203.0.113.0/24"]})),
+            &reading(),
+        );
+        let denies = policy["Statement"].to_string();
+        assert!(denies.contains(r#""StringNotEquals":{"aws:RequestedRegion":["eu-west-1"]}"#));
+        assert!(denies.contains(r#""NotIpAddress":{"aws:SourceIp":["203.0.113.0/24"]}"#));
+    }
+
+    #[test]
+    fn a_policy_that_sts_would_not_take_is_told_before_it_is_asked() {
+        let many: Vec<String> = (0..16)
+            .map(|n| format!("arn:aws:s3:::{n}-{}/*", "b".repeat(110)))
+            .collect();
+        let asked = grant(json!([{"type": "aws", "actions": ["s3:GetObject"], "resources": many}]));
+        let role = role(&json!({}));
+        let end = Timestamp::from_seconds(1_792_985_600);
+        let refused = bounded_text(&role, &session_policy(&role, &asked, end)).unwrap_err();
+        assert!(refused.chars > MAX_POLICY_CHARS);
+        let text = bounded_text(&role, &session_policy(&role, &reading(), end)).unwrap();
+        assert!(text.len() < MAX_POLICY_CHARS / 2, "{}", text.len());
+    }
+}

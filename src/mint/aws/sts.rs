@@ -1,0 +1,235 @@
+//! The calls of STS.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_sts::Client;
+use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_sts::types::{AssumedRoleUser, Credentials, PolicyDescriptorType, Tag};
+use aws_smithy_http_client::Builder;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::clock::Timestamp;
+use crate::domain::aws::{AwsMode, AwsRole};
+use crate::mint::MintError;
+
+/// The session tag that holds our session's id.
+pub(super) const SESSION_TAG: &str = "TaskpassSession";
+
+/// The session tag that holds the hash of the decision's leaf.
+pub(super) const DECISION_TAG: &str = "TaskpassDecision";
+
+/// Tries of one call, pauses with jitter between them.
+const ATTEMPTS: u32 = 3;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// All tries together: well within the mint's lease.
+const CALL_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// What is asked of STS.
+pub(super) struct Asked {
+    pub(super) session_name: String,
+    pub(super) source_identity: String,
+    pub(super) session_id: String,
+    pub(super) policy: String,
+    pub(super) seconds: i32,
+}
+
+/// What STS gave.
+pub(super) struct Made {
+    pub(super) access_key_id: String,
+    pub(super) secret_access_key: SecretString,
+    pub(super) session_token: SecretString,
+    pub(super) expiration: Timestamp,
+}
+
+/// Region, endpoint, and whether the broker's own credentials are used.
+type Way = (String, Option<String>, bool);
+
+/// One client for each way of asking. There are as many as are registered.
+#[derive(Default)]
+pub(super) struct Clients(Mutex<BTreeMap<Way, Client>>);
+
+impl Clients {
+    /// A session by a token of ours.
+    pub(super) async fn with_web_identity(
+        &self,
+        role: &AwsRole,
+        asked: &Asked,
+        token: &SecretString,
+    ) -> Result<Made, MintError> {
+        let client = self.of(role).await;
+        let request = client
+            .assume_role_with_web_identity()
+            .role_arn(&role.role_arn)
+            .role_session_name(&asked.session_name)
+            .web_identity_token(token.expose_secret())
+            .policy(&asked.policy)
+            .set_policy_arns(managed(role))
+            .duration_seconds(asked.seconds);
+        let answer = request.send().await.map_err(failure)?;
+        made(role, asked, answer.credentials, answer.assumed_role_user)
+    }
+
+    /// A session by the broker's own credentials.
+    pub(super) async fn assume_role(
+        &self,
+        role: &AwsRole,
+        asked: &Asked,
+    ) -> Result<Made, MintError> {
+        let client = self.of(role).await;
+        let mut request = client
+            .assume_role()
+            .role_arn(&role.role_arn)
+            .role_session_name(&asked.session_name)
+            .source_identity(&asked.source_identity)
+            .policy(&asked.policy)
+            .set_policy_arns(managed(role))
+            .set_external_id(role.external_id.clone())
+            .duration_seconds(asked.seconds);
+        for (key, value) in [
+            (SESSION_TAG, &asked.session_id),
+            (DECISION_TAG, &asked.source_identity),
+        ] {
+            let tag = Tag::builder().key(key).value(value).build();
+            let tag = tag.map_err(|error| MintError::Refused(error.to_string()))?;
+            request = request.tags(tag).transitive_tag_keys(key);
+        }
+        let answer = request.send().await.map_err(failure)?;
+        made(role, asked, answer.credentials, answer.assumed_role_user)
+    }
+
+    async fn of(&self, role: &AwsRole) -> Client {
+        let own = role.mode == AwsMode::AssumeRole;
+        let key = (role.region.clone(), role.endpoint.clone(), own);
+        let known = self
+            .0
+            .lock()
+            .ok()
+            .and_then(|known| known.get(&key).cloned());
+        if let Some(client) = known {
+            return client;
+        }
+        let client = Client::new(&sdk_config(role, own).await);
+        if let Ok(mut known) = self.0.lock() {
+            known.insert(key, client.clone());
+        }
+        client
+    }
+}
+
+/// How AWS is spoken to, with the broker's own credentials or without any.
+async fn sdk_config(role: &AwsRole, own_credentials: bool) -> SdkConfig {
+    let http = Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+        .operation_timeout(CALL_TIMEOUT)
+        .build();
+    let mut config = aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(role.region.clone()))
+        .http_client(http)
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS));
+    if let Some(endpoint) = &role.endpoint {
+        config = config.endpoint_url(endpoint);
+    }
+    if !own_credentials {
+        config = config.no_credentials();
+    }
+    config.load().await
+}
+
+fn managed(role: &AwsRole) -> Option<Vec<PolicyDescriptorType>> {
+    let arns = role.policy_arns.iter();
+    let all: Vec<_> = arns
+        .map(|arn| PolicyDescriptorType::builder().arn(arn).build())
+        .collect();
+    (!all.is_empty()).then_some(all)
+}
+
+/// Believes an answer only if it is about the session that was asked for.
+fn made(
+    role: &AwsRole,
+    asked: &Asked,
+    credentials: Option<Credentials>,
+    user: Option<AssumedRoleUser>,
+) -> Result<Made, MintError> {
+    let odd = |what: &str| MintError::Unknown(format!("STS answered without {what}"));
+    let credentials = credentials.ok_or_else(|| odd("credentials"))?;
+    let user = user.ok_or_else(|| odd("a session"))?;
+    let name = role.parsed().ok_or_else(|| odd("a role"))?;
+    let expected = format!(
+        "arn:{}:sts::{}:assumed-role/{}/{}",
+        name.partition, name.account, name.name, asked.session_name
+    );
+    if user.arn != expected {
+        return Err(odd("the session that was asked for"));
+    }
+    let expiration = Timestamp::from_seconds(credentials.expiration.secs());
+    let filled = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    if !filled(&credentials.access_key_id)
+        || !filled(&credentials.secret_access_key)
+        || !filled(&credentials.session_token)
+    {
+        return Err(odd("usable credentials"));
+    }
+    Ok(Made {
+        access_key_id: credentials.access_key_id,
+        secret_access_key: credentials.secret_access_key.into(),
+        session_token: credentials.session_token.into(),
+        expiration,
+    })
+}
+
+/// What a failed call means: only STS's own word that it refuses means that nothing was made.
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
+fn failure<E, R>(error: SdkError<E, R>) -> MintError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    match &error {
+        SdkError::ConstructionFailure(_) => MintError::Refused("the call could not be made".into()),
+        SdkError::ServiceError(answer) => {
+            let code = answer.err().code().unwrap_or("unknown");
+            let told = match answer.err().message() {
+                Some(message) => format!("{code}: {message}"),
+                None => code.to_owned(),
+            };
+            match code {
+                "Throttling" | "ThrottlingException" | "RequestLimitExceeded" => {
+                    MintError::Throttled(told)
+                }
+                "AccessDenied"
+                | "AccessDeniedException"
+                | "ValidationError"
+                | "MalformedPolicyDocument"
+                | "PackedPolicyTooLarge"
+                | "RegionDisabledException"
+                | "IDPRejectedClaim"
+                | "InvalidIdentityToken"
+                | "ExpiredTokenException"
+                | "ExpiredToken"
+                | "InvalidClientTokenId"
+                | "SignatureDoesNotMatch"
+                | "MissingAuthenticationToken"
+                | "RequestExpired" => MintError::Refused(told),
+                _ => MintError::Unknown(told),
+            }
+        }
+        SdkError::DispatchFailure(failed) if failed.is_io() || failed.is_user() => {
+            MintError::Unknown("STS could not be reached".into())
+        }
+        SdkError::TimeoutError(_) => MintError::Unknown("STS did not answer in time".into()),
+        _ => MintError::Unknown("STS gave no usable answer".into()),
+    }
+}
