@@ -22,6 +22,7 @@ use crate::broker::admin::{AdminTokens, BOOTSTRAP_SECONDS};
 use crate::broker::generations::{Trust, Unfit};
 use crate::broker::keys::{self, KeyPolicy};
 use crate::broker::rate::IdentityLimiter;
+use crate::broker::status_lists::StatusLists;
 use crate::broker::workloads::StoredWorkloadKeys;
 use crate::broker::{Broker, BrokerParts};
 use crate::clock::{SharedClock, Timestamp};
@@ -236,6 +237,7 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
         minters: Minters::new([minter, aws].into_iter().chain(options.minters)),
         access_keys,
         federation_keys,
+        status_lists: StatusLists::default(),
         key_policy,
         sealer,
         mac,

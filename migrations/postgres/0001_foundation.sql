@@ -185,6 +185,8 @@ CREATE INDEX session_by_task ON session (task_id);
 CREATE INDEX session_by_parent ON session (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX session_by_workload ON session (workload, id);
 CREATE INDEX session_by_expiry ON session (expires_at);
+-- Those whose servers poll status lists, by their place in them.
+CREATE INDEX session_listed ON session (leaf_idx) WHERE minter = 'jwt' AND class = 'bounded';
 CREATE INDEX session_unfinished ON session (lease_until) WHERE state = 'minting';
 CREATE INDEX session_unconfirmed ON session (retry_at) WHERE state = 'ending';
 

@@ -530,7 +530,7 @@ impl Broker {
     /// Asks the back end of a session to end its credential.
     pub async fn end_external(&self, session: &Session) -> EndOutcome {
         match self.minter(&session.minter) {
-            Ok(minter) => minter.end(session).await,
+            Ok(minter) => minter.end(session, self.now()).await,
             Err(_) => EndOutcome::Pending,
         }
     }

@@ -17,6 +17,7 @@ pub mod proof;
 pub mod rate;
 pub mod revoke;
 pub mod sessions;
+pub mod status_lists;
 pub mod tasks;
 pub mod workloads;
 
@@ -68,6 +69,8 @@ pub struct BrokerParts {
     pub access_keys: AccessTokenKeys,
     /// The keys with which the broker attests to AWS.
     pub federation_keys: FederationKeys,
+    /// Status lists that were built.
+    pub status_lists: status_lists::StatusLists,
     /// The dates of keys.
     pub key_policy: keys::KeyPolicy,
     /// Seals our own keys.

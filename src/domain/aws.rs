@@ -10,9 +10,6 @@ use super::grant::{ActionName, Location, is_region};
 /// Audiences that tokens for AWS may have; no other token of ours has one of them.
 pub const FEDERATION_AUDIENCES: [&str; 2] = ["sts.amazonaws.com", "sts.amazonaws.com.cn"];
 
-/// How long AWS may take until a changed policy holds everywhere. AWS says "a few minutes".
-const DEFAULT_PROPAGATION_SECONDS: u64 = 300;
-
 /// Managed policies that a session may be confined by (AWS allows ten).
 const MAX_POLICY_ARNS: usize = 10;
 
@@ -58,32 +55,6 @@ pub struct AwsRole {
     /// it lives on when it is ended, so its class is `expiry_only`.
     #[serde(default)]
     pub may_leave: bool,
-    /// Whether the broker may write the role's inline policy that ends single sessions.
-    #[serde(default)]
-    pub revocation: Option<AwsRevocation>,
-}
-
-/// How single sessions of a role are ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AwsRevocation {
-    /// The role that may read and write the inline policy, in mode `web_identity`.
-    #[serde(default)]
-    pub role_arn: Option<String>,
-    /// The inline policy's name.
-    #[serde(default = "default_policy_name")]
-    pub policy_name: String,
-    /// How long a written policy may take until it holds everywhere.
-    #[serde(default = "default_propagation_seconds")]
-    pub propagation_seconds: u64,
-}
-
-fn default_policy_name() -> String {
-    "TaskpassRevokedSessions".into()
-}
-
-fn default_propagation_seconds() -> u64 {
-    DEFAULT_PROPAGATION_SECONDS
 }
 
 /// A role's ARN, taken apart.
@@ -182,42 +153,7 @@ impl AwsRole {
                 return Err("external_id is for mode `assume_role`".into());
             }
         }
-        match &self.revocation {
-            None => Ok(()),
-            Some(revocation) => revocation.check(self, role),
-        }
-    }
-}
-
-impl AwsRevocation {
-    fn check(&self, of: &AwsRole, role: RoleArn<'_>) -> Result<(), String> {
-        let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b);
-        if !(1..=128).contains(&self.policy_name.len()) || !self.policy_name.bytes().all(fine) {
-            return Err("revocation.policy_name has 1 to 128 letters, digits or _+=,.@-".into());
-        }
-        if !(1..=3_600).contains(&self.propagation_seconds) {
-            return Err("revocation.propagation_seconds must be 1 to 3600".into());
-        }
-        match (of.mode, self.role_arn.as_deref().map(RoleArn::parse)) {
-            (AwsMode::WebIdentity, None) => Err(
-                "revocation.role_arn must name a role that may write the policy: the broker has no \
-                 key of its own"
-                    .into(),
-            ),
-            (AwsMode::AssumeRole, Some(_)) => Err(
-                "revocation.role_arn is for mode `web_identity`; here the broker's own credentials \
-                 write"
-                    .into(),
-            ),
-            (_, Some(None)) => Err("revocation.role_arn is not the ARN of a role".into()),
-            (_, Some(Some(writer))) if writer.account != role.account => {
-                Err("revocation.role_arn is a role of another account".into())
-            }
-            (_, Some(Some(writer))) if writer == role => {
-                Err("revocation.role_arn is the role itself: its sessions could revive themselves".into())
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -257,8 +193,7 @@ mod tests {
             "actions": ["s3:Get*"], "locations": ["arn:aws:s3:::reports/*"],
             "aws": {
                 "role_arn": "arn:aws:iam::123456789012:role/team/reports",
-                "mode": "web_identity", "region": "eu-central-1",
-                "revocation": {"role_arn": "arn:aws:iam::123456789012:role/taskpass-revoker"}
+                "mode": "web_identity", "region": "eu-central-1"
             }
         });
         change(&mut resource);
@@ -291,18 +226,6 @@ mod tests {
             ("/aws/endpoint", json!("http://sts.example")),
             ("/aws/endpoint", json!("ftp://127.0.0.1")),
             ("/aws/external_id", json!("x1")),
-            ("/aws/revocation/role_arn", json!(null)),
-            (
-                "/aws/revocation/role_arn",
-                json!("arn:aws:iam::999999999999:role/other"),
-            ),
-            (
-                "/aws/revocation/role_arn",
-                json!("arn:aws:iam::123456789012:role/team/reports"),
-            ),
-            ("/aws/revocation/policy_name", json!("a b")),
-            ("/aws/revocation/propagation_seconds", json!(0)),
-            ("/aws/mode", json!("assume_role")),
             ("/aws/unknown", json!(1)),
         ] {
             let refused = checked(|resource| {

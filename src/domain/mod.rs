@@ -9,6 +9,7 @@
 //! - [`request`]: what a caller asks, and what that means once names are resolved.
 //! - [`task`], [`session`], [`cutoff`]: what lives and dies, judged at use.
 //! - [`pattern`]: wildcards, and when one is within another.
+//! - [`status_list`]: where servers that poll find whether a credential is good.
 //! - [`decision`]: the outcome of policy, and why a refusal is one.
 //! - [`permit`]: a decision whose leaf is durable.
 //! - [`generation`]: everything that decides, as one document with one digest.
@@ -27,6 +28,7 @@ pub mod pattern;
 pub mod permit;
 pub mod request;
 pub mod session;
+pub mod status_list;
 pub mod task;
 pub mod trust;
 pub mod workload;

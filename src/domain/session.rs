@@ -93,6 +93,9 @@ impl EndReason {
     }
 }
 
+/// The minter that makes credentials in this process: what becomes of them is what we say.
+pub const LOCAL_MINTER: &str = "jwt";
+
 /// A session's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -216,18 +219,24 @@ impl SessionView {
         let Some((reason, at)) = over else {
             return recorded;
         };
-        // Where every use asks us it is over with our word; elsewhere, when that is confirmed.
-        let immediate = session.revocability == Revocability::IMMEDIATE
-            && session.state == SessionState::Active;
+        // Where every use asks us it is over with our word, where our lists are polled, when the last
+        // one that did not know is too old to be believed; elsewhere, when that is confirmed.
+        let known_everywhere = match session.revocability.bound_seconds() {
+            Some(bound) if session.minter == LOCAL_MINTER || bound == 0 => {
+                Some(at.plus_seconds(bound))
+            }
+            _ => None,
+        };
+        let confirmed_at = known_everywhere
+            .filter(|confirmed| session.state == SessionState::Active && *confirmed <= now);
         Standing {
-            state: if immediate {
-                SessionState::Ended
-            } else {
-                SessionState::Ending
+            state: match confirmed_at {
+                Some(_) => SessionState::Ended,
+                None => SessionState::Ending,
             },
             end_reason: Some(reason),
             ended_at: Some(at),
-            confirmed_at: immediate.then_some(at),
+            confirmed_at,
         }
     }
 

@@ -16,7 +16,7 @@ fn cacheable(state: &AppState, body: Value) -> Response {
 
 /// The federation's issuer, as OpenID Connect discovery.
 #[utoipa::path(get, path = "/federation/aws/.well-known/openid-configuration", responses((status = 200, body = Object)))]
-pub(super) async fn openid_configuration(State(state): State<AppState>) -> Response {
+pub(super) async fn federation_configuration(State(state): State<AppState>) -> Response {
     let issuer = issuer(state.broker.issuer());
     let body = json!({
         "issuer": issuer,
@@ -31,6 +31,6 @@ pub(super) async fn openid_configuration(State(state): State<AppState>) -> Respo
 
 /// The federation's published keys (RFC 7517).
 #[utoipa::path(get, path = "/federation/aws/.well-known/jwks.json", responses((status = 200, body = Object)))]
-pub(super) async fn jwks(State(state): State<AppState>) -> Response {
+pub(super) async fn federation_jwks(State(state): State<AppState>) -> Response {
     cacheable(&state, state.broker.federation_jwks())
 }

@@ -27,6 +27,7 @@ mod problem;
 pub mod revocations;
 pub mod server;
 pub mod sessions;
+mod status_lists;
 pub mod tasks;
 
 use std::sync::Arc;
@@ -130,8 +131,9 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(oauth::authorization_server))
         .routes(routes!(oauth::openid_configuration))
         .routes(routes!(oauth::jwks))
-        .routes(routes!(federation::openid_configuration))
-        .routes(routes!(federation::jwks))
+        .routes(routes!(status_lists::status_list))
+        .routes(routes!(federation::federation_configuration))
+        .routes(routes!(federation::federation_jwks))
         .routes(routes!(admin::list_admins, admin::bind, admin::unbind))
         .routes(routes!(
             admin::list_workloads,

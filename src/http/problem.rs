@@ -26,6 +26,7 @@ pub(super) const SLUGS: &[&str] = &[
     "invalid-request",
     "method-not-allowed",
     "not-found",
+    "not-implemented",
     "overloaded",
     "payload-too-large",
     "rate-limited",
@@ -197,6 +198,15 @@ impl Problem {
             "nothing was released to you; try again",
         )
         .retry_after(1)
+    }
+
+    pub(super) fn no_history() -> Self {
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "not-implemented",
+            "This is not served",
+            "only the present list is; leave `time` out",
+        )
     }
 
     pub(super) fn unready(why: &str) -> Self {

@@ -16,7 +16,8 @@ use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_p
 use crate::crypto::signer::{Signer, sign_jwt};
 use crate::domain::catalog::{Resource, Revocability, Verification};
 use crate::domain::permit::Permit;
-use crate::domain::session::Session;
+use crate::domain::session::{LOCAL_MINTER, Session};
+use crate::domain::status_list::{STATUS_LIST_SECONDS, StatusPlace};
 use crate::domain::workload::{Identity, KeyBinding};
 
 /// A signing key that is loaded.
@@ -79,6 +80,8 @@ struct Claims<'a> {
     act: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cnf: &'a Option<KeyBinding>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<Value>,
     task: String,
     sid: String,
     dec: String,
@@ -107,9 +110,20 @@ pub fn subject_and_actor<'a>(
     (root, Some(act))
 }
 
+/// Where a verifier that polls lists finds the status of this session's token.
+fn status(issuer: &str, session: &Session) -> Option<Value> {
+    let Revocability::Bounded { .. } = session.revocability else {
+        return None;
+    };
+    let place = StatusPlace::of(session.leaf_index);
+    Some(json!({
+        "status_list": {"idx": place.index, "uri": place.uri(issuer)}
+    }))
+}
+
 impl Minter for JwtMinter {
     fn kind(&self) -> &'static str {
-        "jwt"
+        LOCAL_MINTER
     }
 
     fn place(&self) -> MintPlace {
@@ -119,10 +133,10 @@ impl Minter for JwtMinter {
     fn revocability(&self, resource: &Resource) -> Revocability {
         match resource.verification {
             Some(Verification::Introspection) => Revocability::IMMEDIATE,
-            // No status list is served yet, so nobody can learn of a revocation from one.
-            Some(Verification::StatusList | Verification::Offline) | None => {
-                Revocability::ExpiryOnly
-            }
+            Some(Verification::StatusList) => Revocability::Bounded {
+                bound_seconds: STATUS_LIST_SECONDS,
+            },
+            Some(Verification::Offline) | None => Revocability::ExpiryOnly,
         }
     }
 
@@ -161,6 +175,7 @@ impl Minter for JwtMinter {
                 authorization_details: &session.grant,
                 act,
                 cnf: &session.key,
+                status: status(&self.issuer, session),
                 task: session.task_id.to_string(),
                 sid: session.id.to_string(),
                 dec: URL_SAFE_NO_PAD.encode(permit.leaf_hash()),
@@ -179,11 +194,17 @@ impl Minter for JwtMinter {
         })
     }
 
-    fn end<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, EndOutcome> {
-        // Where every use asks us, our record is the end of it; elsewhere only expiry is.
+    fn end<'a>(&'a self, session: &'a Session, now: Timestamp) -> BoxFuture<'a, EndOutcome> {
+        // Where every use asks us, our record is the end of it; where a list is asked, the end of the
+        // last list that did not know; elsewhere only expiry is.
+        let since = session.ended_at.unwrap_or(now);
         let outcome = match session.revocability {
             Revocability::Immediate { .. } => EndOutcome::Confirmed,
-            Revocability::Bounded { .. } | Revocability::ExpiryOnly => EndOutcome::Impossible,
+            Revocability::Bounded { bound_seconds } if since.plus_seconds(bound_seconds) <= now => {
+                EndOutcome::Confirmed
+            }
+            Revocability::Bounded { .. } => EndOutcome::Pending,
+            Revocability::ExpiryOnly => EndOutcome::Impossible,
         };
         Box::pin(async move { outcome })
     }

@@ -111,7 +111,7 @@ pub trait Minter: Send + Sync {
     fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>>;
 
     /// Ends a credential, or a mint of unknown outcome, under the name that its session gave it.
-    fn end<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, EndOutcome>;
+    fn end<'a>(&'a self, session: &'a Session, now: Timestamp) -> BoxFuture<'a, EndOutcome>;
 }
 
 /// The minters, by kind.

@@ -479,6 +479,32 @@ impl Store {
         Ok(())
     }
 
+    /// The sessions with leaves from `from` on and before `to` whose servers poll status lists and
+    /// that have not expired at `now`, with everything that decides about them.
+    pub async fn listed(
+        &self,
+        from: u64,
+        to: u64,
+        now: Timestamp,
+    ) -> Result<Vec<SessionView>, StoreError> {
+        let rows: Vec<SessionRow> = read!(self, db => {
+            sqlx::query_as(select_session!(
+                "/* listed */ WHERE minter = 'jwt' AND class = 'bounded' \
+                 AND leaf_idx >= $1 AND leaf_idx < $2 AND expires_at > $3"
+            ))
+            .bind(signed(from))
+            .bind(signed(to))
+            .bind(now)
+            .fetch_all(db)
+            .await?
+        });
+        let sessions = rows
+            .into_iter()
+            .map(Session::try_from)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.session_views(sessions).await
+    }
+
     /// Live sessions of external minters that are over by a task's end, a cutoff or an ancestor,
     /// but on record still `active`: the sweeper's work after a mass revocation.
     pub async fn active_external(
@@ -490,7 +516,7 @@ impl Store {
         let rows: Vec<SessionRow> = read!(self, db => {
             sqlx::query_as(select_session!(
                 "/* active_external */ WHERE state = 'active' AND class = 'bounded' \
-                 AND expires_at > $1 AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3"
+                 AND minter <> 'jwt' AND expires_at > $1 AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3"
             ))
             .bind(now)
             .bind(after)

@@ -439,6 +439,7 @@ cases! {
         let minting = |n| {
             let mut one = session(n, 1, None);
             one.state = SessionState::Minting;
+            one.minter = "aws".into();
             one.revocability = Revocability::Bounded { bound_seconds: 60 };
             (one, Some(MintLease { until: at(20), holder: "r1".into() }))
         };
@@ -463,6 +464,33 @@ cases! {
         store.put_off_ending(session_id(12), at(90)).await.unwrap();
         let again = store.claim_unconfirmed(at(30), at(40), 5).await.unwrap();
         assert_eq!((again.len(), again[0].0.id, again[0].1), (1, session_id(11), 2));
+    }
+
+    ["listed"]
+    async fn a_status_list_is_read_by_the_places_of_leaves(store: &Store) {
+        let one = |n: u128, class: Revocability, minter: &str| {
+            let mut one = session(n, 1, None);
+            one.leaf_index = u64::try_from(n).unwrap();
+            one.revocability = class;
+            one.minter = minter.into();
+            (one, None)
+        };
+        let bounded = Revocability::Bounded { bound_seconds: 30 };
+        let sessions = vec![
+            one(11, bounded, "jwt"),
+            one(12, bounded, "jwt"),
+            one(13, bounded, "aws"),
+            one(14, Revocability::IMMEDIATE, "jwt"),
+        ];
+        seed(store, Writes { tasks: vec![task(1, None)], sessions, ..Writes::default() }).await;
+        let listed = async |from, to, now| {
+            let views = store.listed(from, to, now).await.unwrap();
+            views.iter().map(|view| view.session.leaf_index).collect::<Vec<_>>()
+        };
+        let expiry = session(11, 1, None).expires_at;
+        assert_eq!(listed(11, 12, at(1)).await, [11], "the end is not in it");
+        assert_eq!(listed(0, 99, at(1)).await.len(), 2);
+        assert!(listed(0, 99, expiry).await.is_empty());
     }
 
     ["retry" "prune_retries"]

@@ -37,4 +37,5 @@ mod refusals;
 mod retries;
 mod secrets;
 mod skew;
+mod status_lists;
 mod support;

@@ -12,12 +12,14 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
+use serde_json::json;
 use taskpass::broker::BrokerError;
 use taskpass::broker::revoke::{BlockAsk, Revocation};
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::{Resource, Revocability};
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::permit::Permit;
+use taskpass::domain::request::{CredentialRequest, TaskSelector};
 use taskpass::domain::session::{EndReason, Session, SessionState, SessionView};
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::SessionId;
@@ -25,7 +27,7 @@ use taskpass::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
 use taskpass::sweep;
 use tokio::sync::Semaphore;
 
-use crate::support::rig::{Kind, POLICIES, Rig, ask};
+use crate::support::rig::{Kind, POLICIES, Rig, ask, job};
 
 const LEASE_SECONDS: u64 = 20;
 
@@ -87,7 +89,7 @@ impl BackEnd {
 
 impl Minter for BackEnd {
     fn kind(&self) -> &'static str {
-        "jwt"
+        "aws"
     }
 
     fn place(&self) -> MintPlace {
@@ -126,7 +128,7 @@ impl Minter for BackEnd {
         .boxed()
     }
 
-    fn end<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, EndOutcome> {
+    fn end<'a>(&'a self, session: &'a Session, _: Timestamp) -> BoxFuture<'a, EndOutcome> {
         async move {
             self.asked_to_end.lock().unwrap().push(session.id);
             let planned = self.ends.lock().unwrap().pop_front();
@@ -144,7 +146,31 @@ impl Minter for BackEnd {
 
 async fn rig(kind: Kind, back_end: &Arc<BackEnd>) -> Rig {
     let minter: Arc<dyn Minter> = Arc::clone(back_end) as _;
-    Rig::with(kind, POLICIES, vec![minter], vec![]).await
+    let role = json!({
+        "name": "role", "kind": "aws", "owner": "data", "actions": ["s3:GetObject"],
+        "locations": ["arn:aws:s3:::reports/*"],
+        "aws": {
+            "role_arn": "arn:aws:iam::123456789012:role/reports", "mode": "assume_role",
+            "region": "eu-central-1"
+        }
+    });
+    let policies = format!("{POLICIES}{POLICY}");
+    Rig::with(kind, &policies, vec![minter], vec![role]).await
+}
+
+const POLICY: &str = r#"
+@id("role") @description("orders reads") @max_ttl("120")
+permit (principal == Workload::dev::"dev:agent%3Aorders", action == Action::"s3:GetObject", resource);
+"#;
+
+fn reading() -> CredentialRequest {
+    CredentialRequest {
+        task: TaskSelector::Open(job()),
+        resource: "role".into(),
+        grant: serde_json::from_value(json!([{"type": "aws", "actions": ["s3:GetObject"]}]))
+            .unwrap(),
+        ..ask(&["orders:read"])
+    }
 }
 
 async fn view(rig: &Rig, id: SessionId) -> SessionView {
@@ -191,9 +217,9 @@ on_both_stores! {
     async fn an_ending_is_open_until_the_back_end_confirms_it(kind: Kind) {
         let back_end = BackEnd::new([], [EndOutcome::Pending, EndOutcome::Pending]);
         let rig = rig(kind, &back_end).await;
-        let issued = rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+        let issued = rig.issue("agent:orders", reading()).await.unwrap();
         assert_eq!(issued.session.state, SessionState::Active);
-        assert_eq!(issued.session.minter, "jwt");
+        assert_eq!(issued.session.minter, "aws");
         assert!(view(&rig, issued.session.id).await.is_valid_at(rig.now()));
 
         rig.end(&issued, TaskEnd::Complete).await.unwrap();
@@ -222,7 +248,7 @@ on_both_stores! {
     async fn a_definite_refusal_leaves_nothing_to_end(kind: Kind) {
         let back_end = BackEnd::new([Mint::Refuse], []);
         let rig = rig(kind, &back_end).await;
-        let refused = rig.issue("agent:orders", ask(&["orders:read"])).await;
+        let refused = rig.issue("agent:orders", reading()).await;
         assert!(matches!(refused, Err(BrokerError::FailClosed(_))));
         let session = only_session(&rig).await.session;
         assert_eq!((session.state, session.end_reason), (SessionState::Ended, Some(EndReason::Failed)));
@@ -233,7 +259,7 @@ on_both_stores! {
     async fn a_mint_of_unknown_outcome_is_ended_under_its_name(kind: Kind) {
         let back_end = BackEnd::new([Mint::MakeUnheard], []);
         let rig = rig(kind, &back_end).await;
-        let lost = rig.issue("agent:orders", ask(&["orders:read"])).await;
+        let lost = rig.issue("agent:orders", reading()).await;
         assert!(matches!(lost, Err(BrokerError::FailClosed(_))));
         assert_eq!(back_end.alive(), 1, "it exists, and nobody has it");
         rig.clock.advance(LEASE_SECONDS + 1);
@@ -248,7 +274,7 @@ on_both_stores! {
         let rig = Arc::new(rig(kind, &back_end).await);
         let asking = tokio::spawn({
             let rig = Arc::clone(&rig);
-            async move { rig.issue("agent:orders", ask(&["orders:read"])).await }
+            async move { rig.issue("agent:orders", reading()).await }
         });
         back_end.begun().await;
         let minting = only_session(&rig).await;
@@ -271,7 +297,7 @@ on_both_stores! {
         let rig = Arc::new(rig(kind, &back_end).await);
         let asking = tokio::spawn({
             let rig = Arc::clone(&rig);
-            async move { rig.issue("agent:orders", ask(&["orders:read"])).await }
+            async move { rig.issue("agent:orders", reading()).await }
         });
         back_end.begun().await;
         sweep(&rig).await;
@@ -295,7 +321,7 @@ on_both_stores! {
         let back_end = BackEnd::new([], []);
         let rig = rig(kind, &back_end).await;
         for _ in 0..3 {
-            rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+            rig.issue("agent:orders", reading()).await.unwrap();
         }
         let all = || Selector::All(True);
         let count = |revocation: &Revocation| (revocation.matched, revocation.ended, revocation.ending);
@@ -318,7 +344,7 @@ on_both_stores! {
     async fn what_cannot_be_ended_is_said_to_live_until_it_expires(kind: Kind) {
         let back_end = BackEnd::new([], [EndOutcome::Impossible]);
         let rig = rig(kind, &back_end).await;
-        let issued = rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+        let issued = rig.issue("agent:orders", reading()).await.unwrap();
         rig.revoke(issued.session.id).await;
         sweep(&rig).await;
         rig.clock.advance(30);

@@ -137,7 +137,7 @@ impl Minter for AwsMinter {
         })
     }
 
-    fn end<'a>(&'a self, _session: &'a Session) -> BoxFuture<'a, EndOutcome> {
+    fn end<'a>(&'a self, _session: &'a Session, _now: Timestamp) -> BoxFuture<'a, EndOutcome> {
         Box::pin(async move { EndOutcome::Impossible })
     }
 }

@@ -95,14 +95,6 @@ impl Document {
         }
     }
 
-    /// A document that denies everything where `condition` holds; none at all if there is nothing
-    /// to deny.
-    #[must_use]
-    pub fn denying_sessions(names: Vec<String>) -> Self {
-        let condition = when([("StringLike", "aws:userid", names)]);
-        Self::of(vec![deny_all(condition)])
-    }
-
     /// Its text.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string(self)

@@ -1,0 +1,151 @@
+//! Status lists: what servers that poll read instead of asking at each use.
+//!
+//! A list is dated before the store is read for it and is good for [`STATUS_LIST_SECONDS`] from
+//! then, so that whoever keeps to its dates never believes a revoked credential for longer. It is
+//! built at most once in [`BUILT_FOR_SECONDS`], however many ask: the list itself is public.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use moka::future::Cache;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use tracing::instrument;
+
+use super::{Broker, BrokerError};
+use crate::clock::Timestamp;
+use crate::crypto::keyring::{KeyPurpose, SigningKeyRecord, signer_preferring};
+use crate::crypto::signer::sign_jwt;
+use crate::domain::status_list::{
+    STATUS_LIST_SECONDS, STATUS_LIST_SIZE, StatusPlace, list_uri, packed,
+};
+
+/// The `typ` of a list.
+pub const STATUS_LIST_TYPE: &str = "statuslist+jwt";
+
+/// How long one built list is handed out.
+const BUILT_FOR_SECONDS: i64 = 10;
+
+/// Lists that are kept: those of the last million credentials, and one that somebody guessed.
+const MAX_KEPT: u64 = 16;
+
+/// A list, signed.
+#[derive(Debug)]
+pub struct StatusList {
+    /// The token.
+    pub token: String,
+    /// Until when it may be believed.
+    pub expires_at: Timestamp,
+}
+
+/// Built lists, by number and the time for which they were built.
+pub struct StatusLists(Cache<(u64, i64), Arc<StatusList>>);
+
+impl Default for StatusLists {
+    fn default() -> Self {
+        Self(Cache::new(MAX_KEPT))
+    }
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: String,
+    iat: i64,
+    exp: i64,
+    ttl: i64,
+    status_list: Bits,
+}
+
+#[derive(Serialize)]
+struct Bits {
+    bits: u8,
+    lst: String,
+}
+
+impl Broker {
+    /// The list of this number, if there can be one.
+    #[instrument(skip_all)]
+    pub async fn status_list(&self, list: u64) -> Result<Arc<StatusList>, BrokerError> {
+        let first = list.checked_mul(STATUS_LIST_SIZE);
+        let first = first.filter(|first| *first <= self.ledger().basis());
+        let first = first.ok_or(BrokerError::NotFound("status list"))?;
+        let now = self.now();
+        let built_for = (list, now.seconds() / BUILT_FOR_SECONDS);
+        let built = self.parts.status_lists.0.try_get_with(built_for, async {
+            let built = self.build_status_list(list, first, now).await;
+            built.map(Arc::new).map_err(|error| error.to_string())
+        });
+        built
+            .await
+            .map_err(|why| BrokerError::FailClosed(why.as_ref().clone()))
+    }
+
+    async fn build_status_list(
+        &self,
+        list: u64,
+        first: u64,
+        now: Timestamp,
+    ) -> Result<StatusList, BrokerError> {
+        let end = first.saturating_add(STATUS_LIST_SIZE);
+        let views = self.store().listed(first, end, now).await?;
+        let invalid = views
+            .iter()
+            .filter(|view| !view.is_valid_at(now))
+            .map(|view| StatusPlace::of(view.session.leaf_index).index);
+        let issued_at = now.floor_to_second();
+        let expires_at = issued_at.plus_seconds(STATUS_LIST_SECONDS);
+        let claims = Claims {
+            iss: self.issuer(),
+            sub: list_uri(self.issuer(), list),
+            iat: issued_at.seconds(),
+            exp: expires_at.seconds(),
+            ttl: BUILT_FOR_SECONDS,
+            status_list: Bits {
+                bits: 1,
+                lst: compressed(&packed(invalid))?,
+            },
+        };
+        let token = self.sign_status_list(&claims, now).await?;
+        Ok(StatusList {
+            token: token.expose_secret().to_owned(),
+            expires_at,
+        })
+    }
+
+    async fn sign_status_list(
+        &self,
+        claims: &Claims<'_>,
+        now: Timestamp,
+    ) -> Result<SecretString, BrokerError> {
+        let closed = |why: &str| BrokerError::FailClosed(why.to_owned());
+        let policy = &self.parts.key_policy;
+        let keys = self.parts.access_keys.load_full();
+        let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
+        let signer = signer_preferring(
+            &records,
+            KeyPurpose::AccessToken,
+            policy.algorithm,
+            &policy.schedule,
+            now,
+        );
+        let key = keys
+            .iter()
+            .find(|key| signer.is_some_and(|signer| signer.kid == key.record.kid))
+            .ok_or_else(|| closed("no key may sign now"))?;
+        sign_jwt(STATUS_LIST_TYPE, claims, key.signer.as_ref())
+            .await
+            .map_err(|error| closed(&error.to_string()))
+    }
+}
+
+fn compressed(bits: &[u8]) -> Result<String, BrokerError> {
+    let closed = |error: std::io::Error| BrokerError::FailClosed(error.to_string());
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bits).map_err(closed)?;
+    Ok(URL_SAFE_NO_PAD.encode(encoder.finish().map_err(closed)?))
+}

@@ -1,0 +1,51 @@
+//! `/status/{list}`: status lists, for whoever verifies our tokens. Public, as the draft wants it.
+
+use axum::extract::{RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::AppState;
+use super::params::Named;
+use super::problem::Problem;
+use crate::broker::BrokerError;
+
+/// A status list, as a signed JWT.
+#[utoipa::path(
+    get,
+    path = "/status/{list}",
+    params(("list" = u64, Path)),
+    responses(
+        (status = 200, body = String, content_type = "application/statuslist+jwt"),
+        (status = 404, body = super::problem::ProblemBody),
+        (status = 501, body = super::problem::ProblemBody)
+    )
+)]
+pub(super) async fn status_list(
+    State(state): State<AppState>,
+    Named(list): Named,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    let asks_for_history = query.is_some_and(|query| {
+        url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "time")
+    });
+    if asks_for_history {
+        return Err(Problem::no_history());
+    }
+    let list: u64 = list
+        .parse()
+        .map_err(|_| BrokerError::NotFound("status list"))?;
+    let list = state.broker.status_list(list).await?;
+    let left = state.broker.now().seconds_until(list.expires_at);
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            "application/statuslist+jwt".to_owned(),
+        ),
+        (
+            header::CACHE_CONTROL,
+            format!("public, max-age={}", left.min(10)),
+        ),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned()),
+    ];
+    Ok((StatusCode::OK, headers, list.token.clone()).into_response())
+}

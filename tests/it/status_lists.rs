@@ -1,0 +1,146 @@
+//! Status lists: what a server that polls learns of a revocation, and when at the latest.
+
+use std::io::Read;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use flate2::read::ZlibDecoder;
+use serde_json::{Value, json};
+use taskpass::broker::issue::Issued;
+use taskpass::domain::catalog::Revocability;
+use taskpass::domain::request::{CredentialRequest, TaskSelector};
+use taskpass::domain::session::SessionState;
+use taskpass::domain::task::TaskEnd;
+
+use crate::support::http::assert_problem;
+use crate::support::keys::{peek, verifies};
+use crate::support::rig::{Kind, POLICIES, Rig, ask, claims, job};
+
+async fn rig(kind: Kind) -> Rig {
+    let polled = json!({
+        "name": "polled-api", "kind": "jwt", "owner": "orders", "audience": "https://polled.example",
+        "actions": ["orders:read"], "locations": ["https://polled.example"],
+        "verification": "status_list"
+    });
+    Rig::with(kind, POLICIES, Vec::new(), vec![polled]).await
+}
+
+async fn issued(rig: &Rig) -> Issued {
+    let request = CredentialRequest {
+        task: TaskSelector::Open(job()),
+        resource: "polled-api".into(),
+        ..ask(&["orders:read"])
+    };
+    rig.issue("agent:reports", request).await.unwrap()
+}
+
+/// The list that a token names, verified as a server would, and the bit of that token.
+async fn polled(rig: &Rig, issued: &Issued) -> (Value, bool) {
+    let place = &claims(issued)["status"]["status_list"];
+    let uri = place["uri"].as_str().unwrap();
+    let number = uri.strip_prefix("http://127.0.0.1:7070/status/").unwrap();
+    let list = rig
+        .broker
+        .status_list(number.parse().unwrap())
+        .await
+        .unwrap();
+    let (header, claims) = peek(&list.token);
+    assert_eq!(header["typ"], "statuslist+jwt");
+    let jwks = rig.broker.published_jwks();
+    let keys = jwks["keys"].as_array().unwrap();
+    assert!(keys.iter().any(|jwk| verifies(&list.token, jwk)));
+    assert_eq!(claims["sub"], uri, "a list is good under its own name only");
+    let now = rig.now().seconds();
+    assert!(claims["iat"].as_i64().unwrap() <= now && now < claims["exp"].as_i64().unwrap());
+    assert_eq!(claims["status_list"]["bits"], 1);
+    let compressed = URL_SAFE_NO_PAD
+        .decode(claims["status_list"]["lst"].as_str().unwrap())
+        .unwrap();
+    let mut bits = Vec::new();
+    ZlibDecoder::new(&compressed[..])
+        .take(1 << 20)
+        .read_to_end(&mut bits)
+        .unwrap();
+    let index = usize::try_from(place["idx"].as_u64().unwrap()).unwrap();
+    (claims, bits[index / 8] >> (index % 8) & 1 == 1)
+}
+
+async fn state(rig: &Rig, issued: &Issued) -> SessionState {
+    let view = rig
+        .broker
+        .store()
+        .session_view(issued.session.id)
+        .await
+        .unwrap()
+        .unwrap();
+    view.standing_at(rig.now()).state
+}
+
+async fn a_revocation_is_in_the_list_within_its_bound(kind: Kind) {
+    let rig = rig(kind).await;
+    // To the beginning of a list's time, so that the one that does not know is the oldest possible.
+    let into = u64::try_from(rig.now().seconds() % 10).unwrap();
+    rig.clock.advance(10 - into);
+    let (revoked, completed, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
+    assert_eq!(
+        revoked.session.revocability,
+        Revocability::Bounded { bound_seconds: 30 }
+    );
+    assert_ne!(
+        claims(&revoked)["status"]["status_list"]["idx"],
+        claims(&completed)["status"]["status_list"]["idx"]
+    );
+    let (before, bit) = polled(&rig, &revoked).await;
+    assert!(!bit);
+    rig.revoke(revoked.session.id).await;
+    rig.end(&completed, TaskEnd::Complete).await.unwrap();
+    // What was handed out before is over within the bound …
+    let since = rig.now().seconds();
+    assert!(before["exp"].as_i64().unwrap() <= since + 30);
+    // … and nobody calls it confirmed while somebody may believe it.
+    assert_eq!(state(&rig, &revoked).await, SessionState::Ending);
+    assert_eq!(state(&rig, &completed).await, SessionState::Ending);
+    rig.clock.advance(10);
+    assert!(polled(&rig, &revoked).await.1);
+    assert!(polled(&rig, &completed).await.1);
+    assert!(!polled(&rig, &alive).await.1);
+    rig.clock.advance(19);
+    taskpass::sweep::sweep(&rig.broker, rig.now()).await;
+    assert_eq!(state(&rig, &revoked).await, SessionState::Ending);
+    assert_eq!(state(&rig, &completed).await, SessionState::Ending);
+    rig.clock.advance(60);
+    taskpass::sweep::sweep(&rig.broker, rig.now()).await;
+    assert_eq!(state(&rig, &revoked).await, SessionState::Ended);
+    assert_eq!(state(&rig, &completed).await, SessionState::Ended);
+    assert_eq!(state(&rig, &alive).await, SessionState::Active);
+    assert!(polled(&rig, &revoked).await.1 && !polled(&rig, &alive).await.1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_is_in_the_list_within_its_bound_on_sqlite() {
+    a_revocation_is_in_the_list_within_its_bound(Kind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_is_in_the_list_within_its_bound_on_postgresql() {
+    a_revocation_is_in_the_list_within_its_bound(Kind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_is_served_to_anybody_and_none_is_made_up() {
+    let (_fleet, replica) = crate::support::fleet::Fleet::embedded();
+    let list = replica.client.get("/status/0").await;
+    assert_eq!(list.status, 200);
+    assert_eq!(
+        list.header("content-type"),
+        Some("application/statuslist+jwt")
+    );
+    assert!(list.header("cache-control").unwrap().contains("max-age="));
+    assert_eq!(list.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(peek(&list.text()).0["typ"], "statuslist+jwt");
+    for missing in ["/status/1", "/status/x", "/status/18446744073709551615"] {
+        assert_problem(&replica.client.get(missing).await, 404, "not-found");
+    }
+    let history = replica.client.get("/status/0?time=1").await;
+    assert_problem(&history, 501, "not-implemented");
+}
