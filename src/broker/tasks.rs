@@ -55,9 +55,9 @@ pub struct TaskReport {
     pub ended_at: Option<Timestamp>,
 }
 
-/// A task that was ended, with what it took with it.
+/// A task, and every session under it.
 #[derive(Debug)]
-pub struct TaskEnded {
+pub struct TaskWithSessions {
     /// The task.
     pub task: TaskReport,
     /// Every session under it.
@@ -241,7 +241,7 @@ impl Broker {
         &self,
         id: TaskId,
         authority: TaskAuthority,
-    ) -> Result<TaskReport, BrokerError> {
+    ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
         let owner = self.owner(id, authority, None, now).await?;
         self.consume(owner.one_time.clone(), now).await?;
@@ -249,7 +249,22 @@ impl Broker {
         if !alive || !self.store().heartbeat(id, now).await? {
             return Err(BrokerError::TaskEnded);
         }
-        self.report(id, now).await
+        self.with_sessions(id, now).await
+    }
+
+    async fn with_sessions(
+        &self,
+        id: TaskId,
+        now: Timestamp,
+    ) -> Result<TaskWithSessions, BrokerError> {
+        let sessions = self.store().sessions_under(id, MAX_PAGE).await?;
+        Ok(TaskWithSessions {
+            task: self.report(id, now).await?,
+            sessions: sessions
+                .into_iter()
+                .map(|view| SessionReport::new(view, now))
+                .collect(),
+        })
     }
 
     /// Ends a task, and with it everything under it. Ending it again changes nothing.
@@ -259,7 +274,7 @@ impl Broker {
         id: TaskId,
         authority: TaskAuthority,
         end: TaskEnd,
-    ) -> Result<TaskEnded, BrokerError> {
+    ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
         let owner = self
             .owner(id, authority, Some(AdminAction::EndTask), now)
@@ -283,25 +298,15 @@ impl Broker {
             Appended::Recorded(_) => true,
             _ => false,
         };
-        let now = self.now();
-        let sessions = self.store().sessions_under(id, MAX_PAGE).await?;
-        let reports: Vec<SessionReport> = sessions
-            .into_iter()
-            .map(|view| SessionReport::new(view, now))
-            .collect();
+        let told = self.with_sessions(id, self.now()).await?;
         if ended_now {
             self.wake_sweeper();
-            for reason in reports
-                .iter()
-                .filter_map(|report| report.standing.end_reason)
-            {
+            let over = told.sessions.iter();
+            for reason in over.filter_map(|report| report.standing.end_reason) {
                 self.metrics().sessions_ended(reason, 1);
             }
         }
-        Ok(TaskEnded {
-            task: self.report(id, now).await?,
-            sessions: reports,
-        })
+        Ok(told)
     }
 
     /// Lets one child in: a single-use token for one identity, within the task's own bounds.

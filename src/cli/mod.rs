@@ -15,6 +15,8 @@ mod admins;
 mod client;
 mod completions;
 mod dev;
+mod evidence;
+mod exec;
 mod health;
 mod keys;
 mod ledger;
@@ -28,6 +30,7 @@ mod serve;
 mod sessions;
 mod task;
 mod verify;
+mod wanted;
 mod workloads;
 
 use std::io::Write as _;
@@ -55,6 +58,7 @@ enum Command {
     Serve(serve::Serve),
     Migrate(migrate::Migrate),
     Dev(dev::Dev),
+    Exec(exec::Exec),
     Request(request::Request),
     Task(task::Task),
     Sessions(sessions::Sessions),
@@ -85,6 +89,9 @@ pub(crate) enum Failure {
     /// Nobody reads the output any more.
     #[error("the reader of the output went away")]
     ReaderGone,
+    /// A command that was run for somebody ended so, and said itself what there was to say.
+    #[error("the command ended with {0}")]
+    Ended(u8),
     /// All was said already.
     #[error("refused")]
     Told,
@@ -99,6 +106,7 @@ impl Failure {
     fn code(&self) -> u8 {
         match self {
             Self::ReaderGone => 0,
+            Self::Ended(code) => *code,
             Self::Refused(_) | Self::Told => 1,
             Self::Usage(_) => 2,
             Self::Unestablished(_) => 3,
@@ -112,7 +120,10 @@ pub fn run(cli: Cli) -> ExitCode {
     let Err(failure) = dispatch(cli.command) else {
         return ExitCode::SUCCESS;
     };
-    if !matches!(failure, Failure::ReaderGone | Failure::Told) {
+    if !matches!(
+        failure,
+        Failure::ReaderGone | Failure::Told | Failure::Ended(_)
+    ) {
         // Nothing is left to be done when even this cannot be written.
         drop(writeln!(std::io::stderr().lock(), "taskpass: {failure}"));
     }
@@ -124,6 +135,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Serve(serve) => block_on(serve.run()),
         Command::Migrate(migrate) => block_on(migrate.run()),
         Command::Dev(dev) => block_on(dev.run()),
+        Command::Exec(exec) => block_on(exec.run()),
         Command::Request(request) => block_on(request.run()),
         Command::Task(task) => block_on(task.run()),
         Command::Sessions(sessions) => block_on(sessions.run()),

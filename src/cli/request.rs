@@ -5,6 +5,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
 use super::client::{Connection, read_secret};
+use super::wanted::Wanted;
 use super::{Failure, output};
 
 /// Ask for a credential
@@ -17,15 +18,8 @@ use super::{Failure, output};
 pub(super) struct Request {
     #[command(flatten)]
     connection: Connection,
-    /// The resource
-    #[arg(long, value_name = "NAME")]
-    resource: String,
-    /// What is to be done; may be given several times
-    #[arg(long = "action", value_name = "ACTION", required = true)]
-    actions: Vec<String>,
-    /// Where; left out, everywhere that the resource serves
-    #[arg(long = "location", value_name = "URL")]
-    locations: Vec<String>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// Open a task of this type
     #[arg(long, value_name = "TYPE", required_unless_present = "task")]
     task_type: Option<String>,
@@ -49,9 +43,6 @@ pub(super) struct Request {
     /// The file that holds the task's handle; `-` is standard input
     #[arg(long, value_name = "FILE", requires = "task")]
     handle_file: Option<std::path::PathBuf>,
-    /// The life of the credential; left out, what policy permits by default
-    #[arg(long, value_name = "SECONDS")]
-    ttl: Option<u64>,
     /// Print the whole answer, with receipt and handle, as JSON
     #[arg(long, conflicts_with = "env")]
     json: bool,
@@ -91,12 +82,6 @@ impl Request {
     }
 
     fn body(&self) -> Result<Value, Failure> {
-        let mut detail = Map::new();
-        detail.insert("type".into(), json!("api"));
-        detail.insert("actions".into(), json!(self.actions));
-        if !self.locations.is_empty() {
-            detail.insert("locations".into(), json!(self.locations));
-        }
         let mut task = Map::new();
         if let (Some(id), Some(file)) = (&self.task, &self.handle_file) {
             let handle = read_secret(file)?;
@@ -114,15 +99,7 @@ impl Request {
                 }
             }
         }
-        let mut body = json!({
-            "task": task,
-            "resource": self.resource,
-            "authorization_details": [detail],
-        });
-        if let (Some(ttl), Some(body)) = (self.ttl, body.as_object_mut()) {
-            body.insert("ttl_seconds".into(), json!(ttl));
-        }
-        Ok(body)
+        Ok(self.wanted.body(&Value::Object(task)))
     }
 }
 

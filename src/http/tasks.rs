@@ -15,7 +15,7 @@ use super::json::Strict;
 use super::params::{Asked, Named};
 use super::problem::Problem;
 use super::sessions::{cursor, id, link_next, page_limit, read_cursor};
-use crate::broker::tasks::{TaskEnded, TaskReport};
+use crate::broker::tasks::{TaskReport, TaskWithSessions};
 use crate::domain::session::EndReason;
 use crate::domain::task::{TaskEnd, TaskState};
 use crate::domain::workload::Identity;
@@ -81,9 +81,9 @@ pub struct TaskOnlyBody {
     task: TaskStateBody,
 }
 
-/// A task that was ended, with what it took with it.
+/// A task, and every session under it.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct TaskEndedBody {
+pub struct TaskSessionsBody {
     task: TaskStateBody,
     sessions: Vec<EndedSessionBody>,
 }
@@ -96,8 +96,8 @@ pub struct EndedSessionBody {
     end_reason: Option<&'static str>,
 }
 
-impl From<TaskEnded> for TaskEndedBody {
-    fn from(ended: TaskEnded) -> Self {
+impl From<TaskWithSessions> for TaskSessionsBody {
+    fn from(ended: TaskWithSessions) -> Self {
         let sessions = ended.sessions.iter().map(|report| EndedSessionBody {
             id: report.view.session.id.to_string(),
             state: report.standing.state.as_str(),
@@ -196,39 +196,37 @@ pub(super) async fn show(
 }
 
 /// Says that a task is alive. It never moves the deadline.
-#[utoipa::path(post, path = "/v1/tasks/{id}/heartbeat", params(("id" = String, Path)), responses((status = 200, body = TaskOnlyBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
+#[utoipa::path(post, path = "/v1/tasks/{id}/heartbeat", params(("id" = String, Path)), responses((status = 200, body = TaskSessionsBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn heartbeat(
     State(state): State<AppState>,
     Named(text): Named,
     presented: Presented,
-) -> Result<Json<TaskOnlyBody>, Problem> {
+) -> Result<Json<TaskSessionsBody>, Problem> {
     let id: TaskId = id("task", &text)?;
-    let report = state
+    let told = state
         .broker
         .heartbeat(id, presented.into_authority())
         .await?;
-    Ok(Json(TaskOnlyBody {
-        task: TaskStateBody::from(&report),
-    }))
+    Ok(Json(told.into()))
 }
 
 /// Completes a task, and with it everything under it.
-#[utoipa::path(post, path = "/v1/tasks/{id}/complete", params(("id" = String, Path)), responses((status = 200, body = TaskEndedBody), (status = 404, body = super::problem::ProblemBody)))]
+#[utoipa::path(post, path = "/v1/tasks/{id}/complete", params(("id" = String, Path)), responses((status = 200, body = TaskSessionsBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn complete(
     State(state): State<AppState>,
     Named(text): Named,
     presented: Presented,
-) -> Result<Json<TaskEndedBody>, Problem> {
+) -> Result<Json<TaskSessionsBody>, Problem> {
     end(&state, &text, presented, TaskEnd::Complete).await
 }
 
 /// Breaks a task off, and with it everything under it.
-#[utoipa::path(post, path = "/v1/tasks/{id}/abort", params(("id" = String, Path)), responses((status = 200, body = TaskEndedBody), (status = 404, body = super::problem::ProblemBody)))]
+#[utoipa::path(post, path = "/v1/tasks/{id}/abort", params(("id" = String, Path)), responses((status = 200, body = TaskSessionsBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn abort(
     State(state): State<AppState>,
     Named(text): Named,
     presented: Presented,
-) -> Result<Json<TaskEndedBody>, Problem> {
+) -> Result<Json<TaskSessionsBody>, Problem> {
     end(&state, &text, presented, TaskEnd::Abort).await
 }
 
@@ -237,7 +235,7 @@ async fn end(
     text: &str,
     presented: Presented,
     end: TaskEnd,
-) -> Result<Json<TaskEndedBody>, Problem> {
+) -> Result<Json<TaskSessionsBody>, Problem> {
     let id: TaskId = id("task", text)?;
     let ended = state
         .broker

@@ -25,6 +25,7 @@ mod contract;
 mod crash;
 mod development;
 mod disconnects;
+mod exec;
 mod faults;
 mod kills;
 mod laws;

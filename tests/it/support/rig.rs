@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use taskpass::app::{self, Assembled, Options};
 use taskpass::attest::Evidence;
 use taskpass::broker::issue::Issued;
-use taskpass::broker::tasks::{Delegation, TaskAuthority, TaskEnded};
+use taskpass::broker::tasks::{Delegation, TaskAuthority, TaskWithSessions};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::clock::{Clock, ManualClock, Timestamp};
 use taskpass::config::{Config, Mode};
@@ -225,7 +225,11 @@ impl Rig {
         is_good(&self.broker, issued).await
     }
 
-    pub async fn end(&self, issued: &Issued, end: TaskEnd) -> Result<TaskEnded, BrokerError> {
+    pub async fn end(
+        &self,
+        issued: &Issued,
+        end: TaskEnd,
+    ) -> Result<TaskWithSessions, BrokerError> {
         let authority = TaskAuthority::Handle(handle(issued), Evidence::default());
         self.broker.end_task(issued.task.id, authority, end).await
     }

@@ -1,0 +1,240 @@
+//! Where a workload finds its own attestation: each kind of pipeline keeps it in another place.
+//!
+//! In this order: a key of the workload's own, a file that was named, the variable that was named,
+//! GitHub's endpoint for tokens, a projected token of Kubernetes. What was named is taken or it is
+//! an error; nothing is tried instead of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::header::AUTHORIZATION;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+use url::Url;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::Failure;
+use super::client::{is_loopback, read_file, read_secret};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Environment, ProcessEnvironment};
+use crate::crypto::jwk::Algorithm;
+use crate::crypto::random::SystemRandom;
+use crate::crypto::signer::{LocalSigner, PrivateKey, Signer, sign_jwt};
+use crate::ids::Random as _;
+
+/// Where Kubernetes is told to project a token for us.
+const PROJECTED_TOKEN: &str = "/var/run/secrets/taskpass/token";
+
+/// The variable that holds a token, where no other is named: GitLab's `id_tokens` can be called so.
+const TOKEN_VARIABLE: &str = "TASKPASS_TOKEN";
+
+/// How long an assertion by a key of our own is good.
+const ASSERTION_SECONDS: i64 = 60;
+
+/// The longest key file that is read.
+const MAX_KEY_BYTES: u64 = 64 * 1024;
+
+/// The longest that GitHub may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where the attestation is.
+#[derive(Args, Clone, Debug)]
+pub(super) struct EvidenceArgs {
+    /// The file that holds the attestation; it is read anew whenever one is needed
+    #[arg(long, env = "TASKPASS_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The variable that holds the attestation [default: `TASKPASS_TOKEN`]
+    #[arg(long, value_name = "NAME")]
+    token_env: Option<String>,
+    /// The private key of a registered workload, as PKCS#8 PEM: Ed25519 or P-256
+    #[arg(
+        long,
+        env = "TASKPASS_KEY_FILE",
+        value_name = "FILE",
+        requires = "workload"
+    )]
+    key_file: Option<PathBuf>,
+    /// The registered workload whose key that is
+    #[arg(long, env = "TASKPASS_WORKLOAD", value_name = "NAME")]
+    workload: Option<String>,
+    /// The audience to ask GitHub for [default: the broker's URL]
+    #[arg(long, env = "TASKPASS_AUDIENCE", value_name = "URL")]
+    audience: Option<String>,
+}
+
+/// Where fresh attestations come from.
+pub(super) enum Source {
+    /// Signed here.
+    Key {
+        /// Signs.
+        signer: Box<LocalSigner>,
+        /// Whose key that is.
+        workload: String,
+        /// Whom it is for.
+        audience: String,
+    },
+    /// Read anew each time.
+    File(PathBuf),
+    /// There once, and used up by its first use.
+    Variable(SecretString),
+    /// GitHub's endpoint, asked each time.
+    GitHub {
+        /// With the audience.
+        url: Url,
+        /// The job's right to ask.
+        token: SecretString,
+    },
+}
+
+impl EvidenceArgs {
+    /// Finds out where attestations for the broker at `broker` come from.
+    pub(super) fn source(&self, broker: &Url) -> Result<Source, Failure> {
+        let own_name = broker.as_str().trim_end_matches('/').to_owned();
+        let audience = self.audience.clone().unwrap_or(own_name);
+        if let (Some(file), Some(workload)) = (&self.key_file, &self.workload) {
+            return Ok(Source::Key {
+                signer: Box::new(read_key(file)?),
+                workload: workload.clone(),
+                audience,
+            });
+        }
+        if let Some(file) = &self.token_file {
+            return Ok(Source::File(file.clone()));
+        }
+        let environment = ProcessEnvironment;
+        let get = |name: &str| -> Result<Option<String>, Failure> {
+            environment
+                .get(name)
+                .map_err(|_| Failure::Usage(format!("{name} is not text")))
+        };
+        let name = self.token_env.as_deref().unwrap_or(TOKEN_VARIABLE);
+        match get(name)? {
+            Some(token) if !token.trim().is_empty() => {
+                return Ok(Source::Variable(SecretString::from(token.trim())));
+            }
+            _ if self.token_env.is_some() => {
+                return Err(Failure::Usage(format!("{name} holds no token")));
+            }
+            _ => {}
+        }
+        let (url, token) = (
+            get("ACTIONS_ID_TOKEN_REQUEST_URL")?,
+            get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")?,
+        );
+        if let (Some(url), Some(token)) = (url, token) {
+            let mut url = Url::parse(&url)
+                .map_err(|_| Failure::Usage("ACTIONS_ID_TOKEN_REQUEST_URL is no URL".into()))?;
+            if url.scheme() != "https" && !is_loopback(&url) {
+                return Err(Failure::Usage(
+                    "ACTIONS_ID_TOKEN_REQUEST_URL is not https".into(),
+                ));
+            }
+            url.query_pairs_mut().append_pair("audience", &audience);
+            return Ok(Source::GitHub {
+                url,
+                token: SecretString::from(token),
+            });
+        }
+        let projected = Path::new(PROJECTED_TOKEN);
+        if projected.exists() {
+            return Ok(Source::File(projected.to_owned()));
+        }
+        Err(Failure::Usage(format!(
+            "no attestation found: give --token-file, --key-file with --workload, or {TOKEN_VARIABLE} \
+             in the environment; on GitHub the job needs `permissions: id-token: write`, on \
+             Kubernetes a token projected to {PROJECTED_TOKEN}"
+        )))
+    }
+}
+
+impl Source {
+    /// Whether it can be asked again.
+    pub(super) fn is_renewable(&self) -> bool {
+        !matches!(self, Self::Variable(_))
+    }
+
+    /// A fresh attestation.
+    pub(super) async fn attestation(&self) -> Result<SecretString, Failure> {
+        match self {
+            Self::Key {
+                signer,
+                workload,
+                audience,
+            } => assertion(signer, workload, audience).await,
+            Self::File(file) => read_secret(file),
+            Self::Variable(token) => Ok(token.clone()),
+            Self::GitHub { url, token } => from_github(url, token).await,
+        }
+    }
+}
+
+fn read_key(file: &Path) -> Result<LocalSigner, Failure> {
+    let pem = Zeroizing::new(read_file(file, MAX_KEY_BYTES)?);
+    let place = file.display();
+    let refused = || {
+        Failure::Usage(format!(
+            "{place} is no PKCS#8 PEM of an Ed25519 or P-256 key: `openssl genpkey -algorithm ed25519`"
+        ))
+    };
+    let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| refused())?;
+    [Algorithm::EdDsa, Algorithm::Es256]
+        .into_iter()
+        .find_map(|algorithm| {
+            let bytes = Zeroizing::new(der.secret_pkcs8_der().to_vec());
+            let key = PrivateKey::from_pkcs8(algorithm, bytes).ok()?;
+            LocalSigner::new(&key).ok()
+        })
+        .ok_or_else(refused)
+}
+
+/// A client assertion (RFC 7523bis). The audience is what the caller named as the broker, never
+/// what a server says of itself.
+async fn assertion(
+    signer: &LocalSigner,
+    workload: &str,
+    audience: &str,
+) -> Result<SecretString, Failure> {
+    let now = SystemClock.now().seconds();
+    let mut id = [0; 16];
+    SystemRandom::default()
+        .fill(&mut id)
+        .map_err(Failure::unestablished)?;
+    let claims = json!({
+        "iss": workload, "sub": workload, "aud": audience, "iat": now,
+        "exp": now + ASSERTION_SECONDS, "jti": Uuid::from_bytes(id).to_string(),
+    });
+
+    sign_jwt("client-authentication+jwt", &claims, signer as &dyn Signer)
+        .await
+        .map_err(Failure::unestablished)
+}
+
+async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Failure> {
+    let failed = |why: String| Failure::Unestablished(format!("GitHub gave no token: {why}"));
+    let client = reqwest::Client::builder()
+        .timeout(FETCH_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    let answer = client
+        .get(url.clone())
+        .header(AUTHORIZATION, format!("bearer {}", token.expose_secret()))
+        .send()
+        .await
+        .map_err(|error| failed(error.without_url().to_string()))?;
+    if !answer.status().is_success() {
+        return Err(failed(format!("status {}", answer.status())));
+    }
+    let body: Value = answer
+        .json()
+        .await
+        .map_err(|error| failed(error.without_url().to_string()))?;
+    let value = body.get("value").and_then(Value::as_str);
+    value
+        .map(SecretString::from)
+        .ok_or_else(|| failed("the answer holds none".into()))
+}

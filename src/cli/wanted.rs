@@ -1,0 +1,93 @@
+//! What a command asks for: the resource, the rights, the task. Shared by the commands that ask.
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+/// What is asked for.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Wanted {
+    /// The resource
+    #[arg(long, value_name = "NAME")]
+    pub(super) resource: String,
+    /// What is to be done; may be given several times
+    #[arg(long = "action", value_name = "ACTION", required = true)]
+    actions: Vec<String>,
+    /// Where: URLs, or ARNs of AWS; left out, everywhere that the resource serves
+    #[arg(long = "location", value_name = "PLACE")]
+    locations: Vec<String>,
+    /// The resource is a role in AWS; understood where a location is an ARN or a region is named
+    #[arg(long)]
+    aws: bool,
+    /// On AWS: the region that the credential is confined to
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+    /// The life of the credential; left out, what policy permits by default
+    #[arg(long, value_name = "SECONDS")]
+    ttl: Option<u64>,
+}
+
+/// The task that is opened for it.
+#[derive(Args, Clone, Debug)]
+pub(super) struct NewTask {
+    /// The type of the task
+    #[arg(long, value_name = "TYPE")]
+    pub(super) task_type: String,
+    /// What the task is for, in words; people read it, policy does not
+    #[arg(long, value_name = "TEXT")]
+    purpose: Option<String>,
+    /// The task's deadline
+    #[arg(long, value_name = "SECONDS")]
+    deadline: Option<u64>,
+}
+
+impl Wanted {
+    fn is_aws(&self) -> bool {
+        let arn = |place: &String| place.starts_with("arn:");
+        self.aws || self.region.is_some() || self.locations.iter().any(arn)
+    }
+
+    /// The body of a request within `task`.
+    pub(super) fn body(&self, task: &Value) -> Value {
+        let mut detail = Map::new();
+        let (kind, places) = if self.is_aws() {
+            ("aws", "resources")
+        } else {
+            ("api", "locations")
+        };
+        detail.insert("type".into(), json!(kind));
+        detail.insert("actions".into(), json!(self.actions));
+        if !self.locations.is_empty() {
+            detail.insert(places.into(), json!(self.locations));
+        }
+        if let Some(region) = &self.region {
+            detail.insert("region".into(), json!(region));
+        }
+        let mut body = json!({
+            "task": task,
+            "resource": self.resource,
+            "authorization_details": [detail],
+        });
+        if let (Some(ttl), Some(body)) = (self.ttl, body.as_object_mut()) {
+            body.insert("ttl_seconds".into(), json!(ttl));
+        }
+        body
+    }
+}
+
+impl NewTask {
+    /// The task as a request names it, with the longest silence where there is one.
+    pub(super) fn body(&self, heartbeat_seconds: Option<u64>) -> Value {
+        let mut task = Map::new();
+        task.insert("type".into(), json!(self.task_type));
+        for (name, value) in [
+            ("purpose", json!(self.purpose)),
+            ("deadline_seconds", json!(self.deadline)),
+            ("heartbeat_seconds", json!(heartbeat_seconds)),
+        ] {
+            if !value.is_null() {
+                task.insert(name.into(), value);
+            }
+        }
+        Value::Object(task)
+    }
+}

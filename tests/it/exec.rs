@@ -1,0 +1,413 @@
+//! `taskpass exec`: a command has a credential for as long as it runs, and nothing is left of it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde_json::{Value, json};
+use wiremock::matchers::{header, method, query_param};
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::issuer::AUDIENCE;
+use crate::support::keys::{base64url, peek};
+use crate::support::moto::{Moto, python_program};
+use crate::support::process::{Launch, Process, Signal};
+use crate::support::{SOON, until};
+
+const POLICY: &str = r#"
+@id("nightly-open") @description("opens")
+permit (principal == Workload::workload::"workload:nightly", action == Action::"openTask", resource);
+@id("nightly-read") @description("reads") @max_ttl("600")
+permit (principal == Workload::workload::"workload:nightly", action == Action::"orders:read", resource);
+@id("bucket") @description("reports reads its bucket") @max_ttl("600")
+permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:*",
+  resource == Aws::"bucket");
+"#;
+
+async fn start() -> (Fleet, Replica) {
+    start_with("http://127.0.0.1:9", &json!({})).await
+}
+
+/// A broker with a role in AWS, found at `aws`, and a workload whose key is `jwk`.
+async fn start_with(aws: &str, jwk: &Value) -> (Fleet, Replica) {
+    let keys = match jwk.as_object() {
+        Some(jwk) if !jwk.is_empty() => format!(
+            "keys = [{{ workload = \"nightly\", jwk = {{ kty = \"EC\", crv = \"P-256\", x = {}, y = {} }} }}]",
+            jwk["x"], jwk["y"]
+        ),
+        _ => String::new(),
+    };
+    let more = format!(
+        r#"
+[[attestors]]
+kind = "key"
+name = "workload"
+{keys}
+[[resources]]
+name = "bucket"
+kind = "aws"
+owner = "data"
+actions = ["s3:*"]
+locations = ["arn:aws:s3:::*"]
+[resources.aws]
+role_arn = "arn:aws:iam::123456789012:role/reports"
+mode = "web_identity"
+region = "us-east-1"
+endpoint = "{aws}"
+[[task_types]]
+name = "listing"
+max_deadline_seconds = 3600
+resources = ["bucket"]
+"#
+    );
+    Fleet::believing(false, |_| more.clone(), POLICY).await
+}
+
+/// `taskpass exec` with an attestation in a file, running `script`.
+fn exec(fleet: &Fleet, replica: &Replica, options: &[&str], script: &str) -> Launch {
+    exec_as(fleet, replica, &["--token-file", "token"], options, script)
+}
+
+fn exec_as(
+    fleet: &Fleet,
+    replica: &Replica,
+    who: &[&str],
+    options: &[&str],
+    script: &str,
+) -> Launch {
+    let url = format!("http://{}", replica.address);
+    let rights = [
+        "--resource",
+        "orders-api",
+        "--action",
+        "orders:read",
+        "--task-type",
+        "job",
+    ];
+    let rights: &[&str] = if options.contains(&"--resource") {
+        &[]
+    } else {
+        &rights
+    };
+    let parts = [
+        &["exec", "--url", &url][..],
+        who,
+        rights,
+        options,
+        &["--", "sh", "-c", script],
+    ];
+    Launch::taskpass(parts.concat()).file("token", fleet.token())
+}
+
+/// The sessions there are, newest first.
+async fn sessions(fleet: &Fleet, replica: &Replica) -> Vec<Value> {
+    let listed = replica
+        .client
+        .get_as(&fleet.admin, "/v1/sessions")
+        .await
+        .expect(200);
+    listed["sessions"].as_array().unwrap().clone()
+}
+
+async fn newest(fleet: &Fleet, replica: &Replica) -> (String, String) {
+    let newest = sessions(fleet, replica).await.remove(0);
+    let text = |name: &str| newest[name].as_str().unwrap_or_default().to_owned();
+    (text("state"), text("end_reason"))
+}
+
+fn ended(reason: &str) -> (String, String) {
+    ("ended".to_owned(), reason.to_owned())
+}
+
+fn spawned(launch: Launch, says: &str) -> Process {
+    let mut process = launch.spawn();
+    process.wait_for_output(says);
+    process
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_has_a_credential_while_it_runs_and_its_exit_code_is_ours() {
+    let (fleet, replica) = start().await;
+    let script = "echo token=$TASKPASS_ACCESS_TOKEN; echo other=$TASKPASS_TOKEN; read line";
+    // Standard input closes at once, so it ends at once; what it saw is printed.
+    let ran = exec(&fleet, &replica, &[], script)
+        .env("TASKPASS_TOKEN", "hidden")
+        .run();
+    let token = ran
+        .stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("token="))
+        .unwrap();
+    let (_, claims) = peek(token);
+    assert_eq!(claims["scope"], "orders:read");
+    assert!(
+        ran.stdout.contains("other=\n"),
+        "the command gets no attestation: {}",
+        ran.stdout
+    );
+    for (script, code, reason) in [("true", 0, "completed"), ("exit 7", 7, "revoked")] {
+        let ran = exec(&fleet, &replica, &[], script).run();
+        assert_eq!(ran.code(), Some(code), "{}", ran.stderr);
+        let (state, why) = newest(&fleet, &replica).await;
+        assert_eq!(state, "ended");
+        assert!(why == reason || code == 7, "{why}");
+    }
+    let missing = Launch::taskpass(
+        [
+            "exec",
+            "--url",
+            &format!("http://{}", replica.address),
+            "--token-file",
+            "token",
+            "--resource",
+            "orders-api",
+            "--action",
+            "orders:read",
+            "--task-type",
+            "job",
+            "--",
+            "/nowhere/at/all",
+        ]
+        .map(str::to_owned),
+    )
+    .file("token", fleet.token())
+    .run();
+    assert_eq!(missing.code(), Some(127));
+    assert!(
+        missing.stderr.contains("/nowhere/at/all"),
+        "{}",
+        missing.stderr
+    );
+    assert_eq!(
+        newest(&fleet, &replica).await.0,
+        "ended",
+        "nothing is left of what did not start"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_policy_refuses_is_not_run() {
+    let (fleet, replica) = start().await;
+    let refused = exec(&fleet, &replica, &["--ttl", "700"], "echo ran").run();
+    assert_eq!((refused.code(), refused.stdout.as_str()), (Some(1), ""));
+    assert!(
+        refused.stderr.contains("ttl-too-long"),
+        "{}",
+        refused.stderr
+    );
+    let nobody = exec_as(&fleet, &replica, &[], &[], "echo ran").run();
+    assert_eq!((nobody.code(), nobody.stdout.as_str()), (Some(2), ""));
+    assert!(nobody.stderr.contains("--token-file"), "{}", nobody.stderr);
+    let far = exec(
+        &fleet,
+        &replica,
+        &["--url", "http://127.0.0.1:9"],
+        "echo ran",
+    );
+    let far = far.run();
+    assert_ne!(far.code(), Some(0));
+    assert_eq!(far.stdout, "");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_its_owners_alone_and_gone_at_the_end() {
+    let (fleet, replica) = start().await;
+    let script = "echo file=$TASKPASS_ACCESS_TOKEN_FILE; stat -c mode=%a \"$TASKPASS_ACCESS_TOKEN_FILE\"; \
+                  cat \"$TASKPASS_ACCESS_TOKEN_FILE\"";
+    let ran = exec(&fleet, &replica, &["--as", "file"], script).run();
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
+    let told = |name: &str| {
+        ran.stdout
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap()
+    };
+    assert_eq!(told("mode="), "600");
+    assert!(!Path::new(told("file=")).exists());
+    assert_eq!(
+        peek(ran.stdout.lines().last().unwrap()).1["scope"],
+        "orders:read"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_reaches_the_command_and_its_task_ends() {
+    let (fleet, replica) = start().await;
+    let script = "trap 'echo told; exit 9' TERM; echo up; while :; do sleep 0.05; done";
+    let mut process = spawned(exec(&fleet, &replica, &[], script), "up");
+    assert_eq!(newest(&fleet, &replica).await.0, "active");
+    process.signal(Signal::Term);
+    let status = process.wait(SOON);
+    assert_eq!(status.code(), Some(9));
+    assert!(process.stdout().contains("told"));
+    assert_eq!(newest(&fleet, &replica).await.0, "ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_exec_loses_its_session_within_its_heartbeat() {
+    let (fleet, replica) = start().await;
+    let options = ["--heartbeat", "3"];
+    let mut process = spawned(exec(&fleet, &replica, &options, "echo up; sleep 30"), "up");
+    // It is kept alive for longer than its silence.
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(newest(&fleet, &replica).await.0, "active");
+    process.kill();
+    let killed = Instant::now();
+    until("the session is over", SOON, async || {
+        newest(&fleet, &replica).await.0 == "ended"
+    })
+    .await;
+    assert!(
+        killed.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        killed.elapsed()
+    );
+    assert_eq!(newest(&fleet, &replica).await, ended("expired"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_whose_task_was_ended_is_told_to_stop() {
+    let (fleet, replica) = start().await;
+    let script = "trap 'echo told; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+    let mut process = spawned(exec(&fleet, &replica, &["--heartbeat", "3"], script), "up");
+    let task = sessions(&fleet, &replica).await[0]["task_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let revocation = json!({"selector": {"task": task}, "reason": "test"});
+    let revoked = replica
+        .client
+        .post_json(&fleet.admin, "/v1/revocations", &revocation)
+        .await;
+    assert!(revoked.status < 300, "{}", revoked.text());
+    let status = process.wait(SOON);
+    assert_eq!(status.code(), Some(1), "{}", process.stderr());
+    assert!(process.stdout().contains("told"));
+    assert!(
+        process.stderr().contains("the task is over"),
+        "{}",
+        process.stderr()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn github_is_asked_for_a_token_for_the_broker_alone() {
+    let (fleet, replica) = start().await;
+    let github = MockServer::start().await;
+    Mock::given(method("GET"))
+        .and(query_param("audience", AUDIENCE))
+        .and(query_param("api-version", "2.0"))
+        .and(header("authorization", "bearer job-secret"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"value": fleet.token()})))
+        .mount(&github)
+        .await;
+    let url = format!("{}/token?api-version=2.0", github.uri());
+    let job = |secret: &str| {
+        exec_as(&fleet, &replica, &["--audience", AUDIENCE], &[], "echo ran")
+            .env("ACTIONS_ID_TOKEN_REQUEST_URL", url.clone())
+            .env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", secret)
+            .run()
+    };
+    let ran = job("job-secret");
+    assert_eq!(
+        (ran.code(), ran.stdout.as_str()),
+        (Some(0), "ran\n"),
+        "{}",
+        ran.stderr
+    );
+    let refused = job("wrong");
+    assert_eq!((refused.code(), refused.stdout.as_str()), (Some(3), ""));
+    assert!(!refused.stderr.contains("wrong"), "{}", refused.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registered_key_signs_for_itself() {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let point = key.public_key_raw();
+    let jwk = json!({
+        "kty": "EC", "crv": "P-256",
+        "x": base64url(&point[1..33]), "y": base64url(&point[33..65]),
+    });
+    let (fleet, replica) = start_with("http://127.0.0.1:9", &jwk).await;
+    let who = [
+        "--key-file",
+        "key.pem",
+        "--workload",
+        "nightly",
+        "--audience",
+        "http://127.0.0.1:7070",
+    ];
+    let run = |pem: String| {
+        exec_as(&fleet, &replica, &who, &[], "echo ran")
+            .file("key.pem", pem)
+            .run()
+    };
+    let ran = run(key.serialize_pem());
+    assert_eq!(
+        (ran.code(), ran.stdout.as_str()),
+        (Some(0), "ran\n"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(
+        sessions(&fleet, &replica).await[0]["workload"],
+        "workload:nightly"
+    );
+    let stranger = run(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+        .unwrap()
+        .serialize_pem());
+    assert_eq!((stranger.code(), stranger.stdout.as_str()), (Some(1), ""));
+    let nonsense = run("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n".into());
+    assert_eq!(nonsense.code(), Some(2), "{}", nonsense.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipelines_token_becomes_an_s3_listing_by_every_delivery() {
+    let moto = Moto::start();
+    let (fleet, replica) = start_with(&moto.url(), &json!({})).await;
+    let python: PathBuf = python_program("python");
+    let program = format!(
+        "import boto3, os\n\
+         aws = dict(endpoint_url='{0}', region_name='us-east-1')\n\
+         s3 = boto3.client('s3', **aws)\n\
+         s3.create_bucket(Bucket='made-' + os.environ['TASKPASS_SESSION'])\n\
+         print([b['Name'] for b in s3.list_buckets()['Buckets']])\n\
+         print(boto3.client('sts', **aws).get_caller_identity()['Arn'])\n",
+        moto.url()
+    );
+    let options = [
+        "--resource",
+        "bucket",
+        "--action",
+        "s3:ListAllMyBuckets",
+        "--aws",
+        "--task-type",
+        "listing",
+    ];
+    for how in ["env", "file", "endpoint"] {
+        let options = [&options[..], &["--as", how]].concat();
+        let script = format!("{} list.py", python.display());
+        let ran = exec(&fleet, &replica, &options, &script)
+            .file("list.py", program.clone())
+            .env("AWS_ACCESS_KEY_ID", "AKIAOTHER")
+            .env("AWS_PROFILE", "nowhere")
+            .run();
+        assert_eq!(ran.code(), Some(0), "{how}: {}", ran.stderr);
+        let session = sessions(&fleet, &replica).await.remove(0);
+        let id = session["id"].as_str().unwrap();
+        assert!(
+            ran.stdout.contains(&format!("made-{id}")),
+            "{how}: {}",
+            ran.stdout
+        );
+        let name = format!("assumed-role/reports/tp-{}", id.replace('-', ""));
+        assert!(
+            ran.stdout.contains(&name),
+            "{how}: it was the session: {}",
+            ran.stdout
+        );
+        assert_ne!(session["state"], "active", "{how}");
+        assert_eq!(session["end_reason"], "completed");
+    }
+}
