@@ -9,8 +9,9 @@ use serde_json::Value;
 use url::{Host, Url};
 use uuid::Uuid;
 
+use super::spiffe::is_trust_domain;
 use super::template::Template;
-use crate::domain::trust::{AttestorSpec, ClaimType, OidcSpec};
+use crate::domain::trust::{AttestorSpec, ClaimType, Endpoint, OidcSpec, SpiffeSpec};
 
 /// The algorithms that an attestor may believe. All are asymmetric.
 pub(super) const ALGORITHMS: [&str; 9] = [
@@ -158,6 +159,21 @@ pub fn check(specs: &[AttestorSpec], own_issuers: &[String]) -> Outcome {
                 "put all keys into one: an assertion cannot say which it is for",
             )?,
             AttestorSpec::Key(_) => keys_seen = true,
+            AttestorSpec::Spiffe(spiffe) => {
+                check_spiffe(&at, spiffe)?;
+                let twin = specs.iter().take(index).any(|earlier| {
+                    matches!(earlier, AttestorSpec::Spiffe(earlier)
+                        if earlier.trust_domain == spiffe.trust_domain
+                            && earlier.audience == spiffe.audience)
+                });
+                if twin {
+                    at.refuse(
+                        "audience",
+                        "another attestor has this trust domain and this audience",
+                        "merge the two, or give each an audience of its own",
+                    )?;
+                }
+            }
             AttestorSpec::Oidc(oidc) => {
                 check_oidc(&at, oidc, own_issuers)?;
                 let twin = specs.iter().take(index).any(|earlier| {
@@ -198,18 +214,33 @@ fn check_oidc(at: &Checked<'_>, spec: &OidcSpec, own_issuers: &[String]) -> Outc
     check_audience(at, spec, &issuer)?;
     check_header(at, spec)?;
     check_tenant(at, spec, &issuer)?;
+    check_conditions(at, spec)?;
     check_template(at, spec, "identity", &spec.identity)?;
     if let Some(instance) = &spec.instance {
         check_template(at, spec, "instance", instance)?;
     }
+    let endpoints = [
+        ("keys_from", &spec.keys_from),
+        ("token_review", &spec.token_review),
+    ];
+    for (key, endpoint) in endpoints {
+        if let Some(endpoint) = endpoint {
+            check_endpoint(at, key, endpoint)?;
+        }
+    }
+    check_limits(
+        at,
+        spec.leeway_seconds,
+        spec.max_age_seconds,
+        spec.max_stale_seconds,
+    )
+}
+
+fn check_limits(at: &Checked<'_>, leeway: u64, max_age: u64, max_stale: u64) -> Outcome {
     for (key, value, max) in [
-        ("leeway_seconds", spec.leeway_seconds, MAX_LEEWAY_SECONDS),
-        ("max_age_seconds", spec.max_age_seconds, MAX_AGE_SECONDS),
-        (
-            "max_stale_seconds",
-            spec.max_stale_seconds,
-            MAX_STALE_SECONDS,
-        ),
+        ("leeway_seconds", leeway, MAX_LEEWAY_SECONDS),
+        ("max_age_seconds", max_age, MAX_AGE_SECONDS),
+        ("max_stale_seconds", max_stale, MAX_STALE_SECONDS),
     ] {
         if value > max {
             at.refuse(
@@ -219,14 +250,14 @@ fn check_oidc(at: &Checked<'_>, spec: &OidcSpec, own_issuers: &[String]) -> Outc
             )?;
         }
     }
-    if spec.max_stale_seconds < MIN_STALE_SECONDS {
+    if max_stale < MIN_STALE_SECONDS {
         at.refuse(
             "max_stale_seconds",
             "keys could not be kept",
             "give at least 60",
         )?;
     }
-    if spec.max_age_seconds == 0 {
+    if max_age == 0 {
         at.refuse(
             "max_age_seconds",
             "no token is that young",
@@ -234,6 +265,86 @@ fn check_oidc(at: &Checked<'_>, spec: &OidcSpec, own_issuers: &[String]) -> Outc
         )?;
     }
     Ok(())
+}
+
+/// Places, values and pairs of claims that could never hold, or that would hold by accident.
+fn check_conditions(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
+    for (name, claim) in &spec.claims {
+        if claim.from.as_deref().is_some_and(|p| !is_pointer(p)) {
+            let problem = format!("`{name}` is from a place that is no JSON pointer");
+            at.refuse(
+                "claims",
+                problem,
+                "write `/` before each name, for example `/kubernetes.io/pod/uid`",
+            )?;
+        }
+    }
+    for (name, values) in &spec.allowed {
+        if values.is_empty() || values.contains("") {
+            let problem = format!("`{name}` has no value, or an empty one");
+            at.refuse("allowed", problem, "list the texts that it may have")?;
+        }
+    }
+    for (one, other) in &spec.equal {
+        if !spec.claims.contains_key(one) || one == other {
+            let problem = format!("`{one}` is not declared, or is compared with itself");
+            at.refuse("equal", problem, "name two claims and declare the first")?;
+        }
+    }
+    let review_needs = ["service_account_uid", "pod_uid"];
+    if spec.token_review.is_some() && !review_needs.iter().all(|c| spec.claims.contains_key(*c)) {
+        at.refuse(
+            "token_review",
+            "there is nothing to compare the cluster's answer with",
+            "declare service_account_uid and pod_uid, or say `preset = \"kubernetes\"`",
+        )?;
+    }
+    Ok(())
+}
+
+fn is_pointer(text: &str) -> bool {
+    let escapes = text
+        .split('~')
+        .skip(1)
+        .all(|rest| rest.starts_with(['0', '1']));
+    text.len() > 1 && text.starts_with('/') && escapes
+}
+
+fn check_endpoint(at: &Checked<'_>, key: &'static str, endpoint: &Endpoint) -> Outcome {
+    let secure = Url::parse(&endpoint.url).is_ok_and(|url| is_secure(&url));
+    if secure {
+        return Ok(());
+    }
+    at.refuse(
+        key,
+        "its url cannot be asked safely",
+        "give an https URL (http on loopback only), without a user, password or fragment",
+    )
+}
+
+fn check_spiffe(at: &Checked<'_>, spec: &SpiffeSpec) -> Outcome {
+    if !is_trust_domain(&spec.trust_domain) {
+        at.refuse(
+            "trust_domain",
+            "it is missing, or no trust domain's name",
+            "give its name alone, for example `prod.acme.example`, without `spiffe://`",
+        )?;
+    }
+    let lower = spec.audience.to_ascii_lowercase();
+    if spec.audience.is_empty() || DEFAULT_AUDIENCES.iter().any(|d| lower.starts_with(d)) {
+        at.refuse(
+            "audience",
+            "it is missing, or a default that tokens for others have too",
+            "let workloads ask for an audience that means this broker alone",
+        )?;
+    }
+    check_endpoint(at, "bundle", &spec.bundle)?;
+    check_limits(
+        at,
+        spec.leeway_seconds,
+        spec.max_age_seconds,
+        spec.max_stale_seconds,
+    )
 }
 
 fn check_issuer(
@@ -356,7 +467,7 @@ fn check_tenant(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
         if !spec
             .required
             .keys()
-            .any(|c| shared.pins.contains(&c.as_str()))
+            .any(|c| shared.pins.contains(&source(spec, c).as_str()))
         {
             let problem = format!("any customer of {} would be believed", shared.service);
             at.refuse("required", problem, &remedy)?;
@@ -377,6 +488,18 @@ fn check_tenant(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
         "require a value of a claim that is declared immutable, or say `single_tenant = true` \
          where the issuer serves you alone",
     )
+}
+
+/// The name that a claim has in the token itself, where it stands at the top.
+fn source(spec: &OidcSpec, claim: &str) -> String {
+    match spec.claims.get(claim).and_then(|c| c.from.as_deref()) {
+        None => claim.to_owned(),
+        // A pointer to further below keeps its slash, so that it is no claim of the top.
+        Some(pointer) => match pointer.strip_prefix('/') {
+            Some(name) if !name.contains('/') => name.replace("~1", "/").replace("~0", "~"),
+            _ => pointer.to_owned(),
+        },
+    }
 }
 
 fn check_template(at: &Checked<'_>, spec: &OidcSpec, key: &'static str, text: &str) -> Outcome {

@@ -21,9 +21,11 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 use url::Url;
 
+use super::api::{Api, ApiError};
 use super::checks::is_secure;
 use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
+use crate::domain::trust::Endpoint;
 
 /// The least time from the beginning of one fetch to the beginning of the next.
 pub(super) const COOL_DOWN_SECONDS: u64 = 10;
@@ -72,6 +74,8 @@ enum FetchError {
     TooMany,
     #[error("the set has no usable key")]
     Empty,
+    #[error("the server that has them did not answer as it should")]
+    Api(#[from] ApiError),
 }
 
 #[derive(Deserialize)]
@@ -111,8 +115,13 @@ impl KeySet {
     }
 }
 
-/// The client for all issuers: no redirects, no proxy, no waiting.
+/// The client for all issuers.
 pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
+    client_builder().build()
+}
+
+/// A client with no redirects, no proxy and no waiting.
+pub(super) fn client_builder() -> reqwest::ClientBuilder {
     // An error means that a provider is installed already; `main` installs the same one.
     drop(rustls::crypto::ring::default_provider().install_default());
     reqwest::Client::builder()
@@ -121,16 +130,35 @@ pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .user_agent("taskpass")
-        .build()
+}
+
+/// What the keys of a set must be for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KeyUse {
+    /// Signatures in general.
+    Signatures,
+    /// JWT-SVIDs: `use` must say so, and `kid` must be there.
+    JwtSvid,
+}
+
+/// Where a set is.
+#[derive(Debug)]
+enum Place {
+    /// Where the issuer's discovery says.
+    Discovery {
+        issuer: String,
+        client: reqwest::Client,
+    },
+    /// Where the configuration says.
+    Endpoint { api: Api, usage: KeyUse },
 }
 
 /// The keys of one issuer.
 #[derive(Debug)]
 pub(super) struct KeySource {
     attestor: String,
-    issuer: String,
+    place: Place,
     max_stale_seconds: u64,
-    client: reqwest::Client,
     tracker: TaskTracker,
     current: ArcSwapOption<KeySet>,
     /// Held by the one fetch; inside, when the last one began.
@@ -145,11 +173,34 @@ impl KeySource {
         client: reqwest::Client,
         tracker: TaskTracker,
     ) -> Arc<Self> {
+        let issuer = issuer.to_owned();
+        let place = Place::Discovery { issuer, client };
+        Self::in_place(attestor, place, max_stale_seconds, tracker)
+    }
+
+    /// Keys that the configuration says where to find.
+    pub(super) fn at(
+        attestor: &str,
+        endpoint: &Endpoint,
+        usage: KeyUse,
+        max_stale_seconds: u64,
+        tracker: TaskTracker,
+    ) -> Arc<Self> {
+        let api = Api::new(endpoint);
+        let place = Place::Endpoint { api, usage };
+        Self::in_place(attestor, place, max_stale_seconds, tracker)
+    }
+
+    fn in_place(
+        attestor: &str,
+        place: Place,
+        max_stale_seconds: u64,
+        tracker: TaskTracker,
+    ) -> Arc<Self> {
         Arc::new(Self {
             attestor: attestor.to_owned(),
-            issuer: issuer.to_owned(),
+            place,
             max_stale_seconds,
-            client,
             tracker,
             current: ArcSwapOption::empty(),
             flight: Arc::new(Mutex::new(None)),
@@ -235,51 +286,67 @@ impl KeySource {
     }
 
     async fn fetch(&self) -> Result<Vec<VerificationKey>, FetchError> {
-        let base = self.issuer.trim_end_matches('/');
-        let discovery: Discovery = self
-            .get(&format!("{base}/.well-known/openid-configuration"))
-            .await?;
-        if discovery.issuer != self.issuer {
-            return Err(FetchError::Issuer);
-        }
-        // A remote issuer must not send us to our own loopback.
-        let plain = self.issuer.starts_with("http:");
-        if !is_secure(&discovery.jwks_uri) || (discovery.jwks_uri.scheme() == "http" && !plain) {
-            return Err(FetchError::Address);
-        }
-        let set: Jwks = self.get(discovery.jwks_uri.as_str()).await?;
+        let (set, usage): (Jwks, KeyUse) = match &self.place {
+            Place::Endpoint { api, usage } => (api.get().await?, *usage),
+            Place::Discovery { issuer, client } => {
+                (discovered(client, issuer).await?, KeyUse::Signatures)
+            }
+        };
         if set.keys.len() > MAX_KEYS {
             return Err(FetchError::TooMany);
         }
-        let keys: Vec<_> = set.keys.into_iter().filter_map(usable_key).collect();
+        let keys = set.keys.into_iter();
+        let keys: Vec<_> = keys.filter_map(|key| usable_key(key, usage)).collect();
         if keys.is_empty() {
             return Err(FetchError::Empty);
         }
         Ok(keys)
     }
+}
 
-    async fn get<T: DeserializeOwned>(&self, url: &str) -> Result<T, FetchError> {
-        let mut response = self.client.get(url).send().await?;
-        if response.status() != reqwest::StatusCode::OK {
-            return Err(FetchError::Status(response.status().as_u16()));
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > MAX_DOCUMENT_BYTES {
-                return Err(FetchError::Large);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        serde_json::from_slice(&body).map_err(|_| FetchError::Json)
+async fn discovered(client: &reqwest::Client, issuer: &str) -> Result<Jwks, FetchError> {
+    let base = issuer.trim_end_matches('/');
+    let discovery: Discovery =
+        get(client, &format!("{base}/.well-known/openid-configuration")).await?;
+    if discovery.issuer != issuer {
+        return Err(FetchError::Issuer);
     }
+    // A remote issuer must not send us to our own loopback.
+    let plain = issuer.starts_with("http:");
+    if !is_secure(&discovery.jwks_uri) || (discovery.jwks_uri.scheme() == "http" && !plain) {
+        return Err(FetchError::Address);
+    }
+    get(client, discovery.jwks_uri.as_str()).await
+}
+
+async fn get<T: DeserializeOwned>(client: &reqwest::Client, url: &str) -> Result<T, FetchError> {
+    let mut response = client.get(url).send().await?;
+    if response.status() != reqwest::StatusCode::OK {
+        return Err(FetchError::Status(response.status().as_u16()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MAX_DOCUMENT_BYTES {
+            return Err(FetchError::Large);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    serde_json::from_slice(&body).map_err(|_| FetchError::Json)
 }
 
 /// Keys for encryption, of unknown types or with mistakes are no reason to refuse the others.
-fn usable_key(entry: Value) -> Option<VerificationKey> {
-    match entry {
-        Value::Object(members) => PublicJwk::from_members(members).ok().map(Into::into),
-        _ => None,
+fn usable_key(entry: Value, usage: KeyUse) -> Option<VerificationKey> {
+    let Value::Object(mut members) = entry else {
+        return None;
+    };
+    if usage == KeyUse::JwtSvid {
+        // SPIFFE's own word for it, which means signatures of JWT-SVIDs and nothing else.
+        let meant = members.remove("use")?.as_str() == Some("jwt-svid");
+        if !meant || !members.contains_key("kid") {
+            return None;
+        }
     }
+    PublicJwk::from_members(members).ok().map(Into::into)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Attestation: evidence goes in, a verified [`Workload`] comes out.
 //!
 //! # The seam
-//! An [`Attestor`] is one way to be believed: the tokens of one issuer ([`AttestorSpec::Oidc`]), or
-//! registered keys ([`AttestorSpec::Key`]). [`Evidence`] is all that a request presents, headers
+//! An [`Attestor`] is one way to be believed: the tokens of one issuer ([`AttestorSpec::Oidc`]),
+//! registered keys ([`AttestorSpec::Key`]), or a trust domain's SVIDs ([`AttestorSpec::Spiffe`]). [`Evidence`] is all that a request presents, headers
 //! and TLS connection alike, so that an attestor for certificates or cloud signatures needs no
 //! change here. [`Attestors`] asks which one *recognises* the evidence, from what the evidence
 //! says of itself and before anything is verified. It must be exactly one, and only that one is
@@ -21,11 +21,14 @@
 //!
 //! [`OneTime`]: crate::domain::workload::OneTime
 
+mod api;
 mod checks;
 pub mod dpop;
 mod jwks;
 pub(crate) mod key;
 mod oidc;
+mod review;
+mod spiffe;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -146,6 +149,12 @@ pub enum AttestError {
     /// A claim is missing, or not of its declared type, or too long.
     #[error("the claim `{0}` is missing, too long, or not of its declared type")]
     ClaimType(String),
+    /// The cluster does not vouch for it: revoked, its pod gone, or meant for somebody else.
+    #[error("the cluster does not vouch for the token")]
+    Reviewed,
+    /// The cluster that must vouch for it cannot be asked.
+    #[error("the cluster could not be asked about the token")]
+    ReviewUnreachable,
     /// Identity or instance cannot be written.
     #[error("the identity is empty or too long")]
     Identity,
@@ -180,6 +189,8 @@ impl AttestError {
             Self::WrongTimes(_) => "wrong_times",
             Self::RequiredClaim(_) => "required_claim",
             Self::ClaimType(_) => "claim_type",
+            Self::Reviewed => "reviewed",
+            Self::ReviewUnreachable => "review_unreachable",
             Self::Identity => "identity",
             Self::ReplayUnbound => "replay_unbound",
             Self::BadProof(_) => "bad_proof",
@@ -191,7 +202,10 @@ impl AttestError {
     /// Whether the fault is ours or the issuer's, so that the same caller may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::IssuerUnreachable | Self::KeysUnavailable)
+        matches!(
+            self,
+            Self::IssuerUnreachable | Self::ReviewUnreachable | Self::KeysUnavailable
+        )
     }
 }
 
@@ -301,6 +315,7 @@ impl Attestors {
                     Box::new(oidc::Oidc::new(spec, &context.tracker)?)
                 }
                 AttestorSpec::Key(spec) => Box::new(key::Keys::new(spec, &context)?),
+                AttestorSpec::Spiffe(spec) => Box::new(spiffe::Spiffe::new(spec, &context.tracker)),
             });
         }
         Ok(Self { attestors, issuers })

@@ -13,12 +13,13 @@ use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 use super::checks::AttestorConfigError;
-use super::jwks::{self, KeyError, KeySource};
+use super::jwks::{self, KeyError, KeySource, KeyUse};
+use super::review::Review;
 use super::template::Template;
 use super::{AttestError, Attestor, Presented, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
-use crate::crypto::jwt::{UnverifiedJwt, VerifiedClaims, check_times, verify};
+use crate::crypto::jwt::{VerifiedClaims, check_times, verify};
 use crate::domain::limits::MAX_CLAIM_BYTES;
 use crate::domain::trust::{ClaimType, OidcSpec};
 use crate::domain::workload::{ClaimValue, Identity, Instance, OneTime, Workload};
@@ -30,6 +31,7 @@ pub(super) struct Oidc {
     identity: Template,
     instance: Option<Template>,
     keys: Arc<KeySource>,
+    review: Option<Review>,
 }
 
 impl Oidc {
@@ -45,7 +47,23 @@ impl Oidc {
             Template::parse(text).map_err(|error| refuse(key, error.to_string()))
         };
         let algorithms = spec.algorithms.iter().map(|name| name.parse::<Algorithm>());
-        let client = jwks::client().map_err(|error| refuse("issuer", error.to_string()))?;
+        let keys = match &spec.keys_from {
+            Some(endpoint) => KeySource::at(
+                &spec.name,
+                endpoint,
+                KeyUse::Signatures,
+                spec.max_stale_seconds,
+                tracker.clone(),
+            ),
+            None => KeySource::new(
+                &spec.name,
+                &spec.issuer,
+                spec.max_stale_seconds,
+                jwks::client().map_err(|error| refuse("issuer", error.to_string()))?,
+                tracker.clone(),
+            ),
+        };
+        let review = spec.token_review.as_ref();
         Ok(Self {
             algorithms: algorithms
                 .collect::<Result<_, _>>()
@@ -56,22 +74,18 @@ impl Oidc {
                 .as_deref()
                 .map(|text| template("instance", text))
                 .transpose()?,
-            keys: KeySource::new(
-                &spec.name,
-                &spec.issuer,
-                spec.max_stale_seconds,
-                client,
-                tracker.clone(),
-            ),
+            keys,
+            review: review.map(|endpoint| Review::new(&spec.name, &spec.audience, endpoint)),
             spec: spec.clone(),
         })
     }
 
     async fn appraise_token(
         &self,
-        token: &UnverifiedJwt,
+        presented: &Presented<'_>,
         now: Timestamp,
     ) -> Result<Workload, AttestError> {
+        let token = presented.token()?;
         let algorithm = token.unverified_algorithm();
         // Before the key: a token that can never verify must not cause a fetch.
         if !self.algorithms.contains(&algorithm) {
@@ -86,17 +100,19 @@ impl Oidc {
         self.check_addressing(&claims)?;
         let leeway = self.spec.leeway_seconds;
         let times = check_times(&claims, now, leeway, self.spec.max_age_seconds)?;
-        for (name, required) in &self.spec.required {
-            if claims.get(name) != Some(required) {
-                return Err(AttestError::RequiredClaim(name.clone()));
-            }
-        }
+        self.check_conditions(&claims)?;
         let typed = self.typed_claims(&claims)?;
         let identity = format!("{}:{}", self.spec.name, render(&self.identity, &typed)?);
         let instance = match &self.instance {
             Some(template) => Some(render(template, &typed)?),
             None => None,
         };
+        // Last: a cluster is shown only what its own keys have signed, for us.
+        if let Some(review) = &self.review {
+            let bearer = presented.evidence().bearer.as_ref();
+            let bearer = bearer.ok_or(AttestError::Missing)?;
+            review.check(bearer, &typed).await?;
+        }
         let expires_at = times.expires_at.plus_seconds(leeway).plus_seconds(1);
         Ok(Workload {
             attestor: self.spec.name.clone(),
@@ -131,13 +147,51 @@ impl Oidc {
         }
     }
 
+    /// A claim's value, wherever in the token it stands.
+    fn find<'c>(&self, claims: &'c VerifiedClaims, name: &str) -> Option<&'c Value> {
+        let declared = self.spec.claims.get(name);
+        match declared.and_then(|claim| claim.from.as_deref()) {
+            None => claims.get(name),
+            Some(pointer) => {
+                let rest = pointer.strip_prefix('/')?;
+                let (first, below) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+                // Within a pointer `~1` is a slash and `~0` a tilde, to be read in this order.
+                let first = first.replace("~1", "/").replace("~0", "~");
+                claims.get(&first)?.pointer(below)
+            }
+        }
+    }
+
+    /// What must hold whoever the workload is.
+    fn check_conditions(&self, claims: &VerifiedClaims) -> Result<(), AttestError> {
+        let refused = |name: &String| Err(AttestError::RequiredClaim(name.clone()));
+        for (name, required) in &self.spec.required {
+            if self.find(claims, name) != Some(required) {
+                return refused(name);
+            }
+        }
+        for (name, allowed) in &self.spec.allowed {
+            let value = self.find(claims, name).and_then(Value::as_str);
+            if !value.is_some_and(|value| allowed.contains(value)) {
+                return refused(name);
+            }
+        }
+        for (name, other) in &self.spec.equal {
+            let second = self.find(claims, other);
+            if second.is_some() && second != self.find(claims, name) {
+                return refused(other);
+            }
+        }
+        Ok(())
+    }
+
     fn typed_claims(
         &self,
         claims: &VerifiedClaims,
     ) -> Result<BTreeMap<String, ClaimValue>, AttestError> {
         let mut typed = BTreeMap::new();
         for (name, declared) in &self.spec.claims {
-            let value = match claims.get(name) {
+            let value = match self.find(claims, name) {
                 Some(value) => typed_value(value, declared.kind),
                 None if declared.optional => continue,
                 None => None,
@@ -222,6 +276,6 @@ impl Attestor for Oidc {
         presented: &'a Presented<'a>,
         now: Timestamp,
     ) -> BoxFuture<'a, Result<Workload, AttestError>> {
-        Box::pin(async move { self.appraise_token(presented.token()?, now).await })
+        Box::pin(async move { self.appraise_token(presented, now).await })
     }
 }

@@ -147,10 +147,11 @@ impl Source {
             Err(problem) => return Ok(Err(vec![problem])),
         };
         let mut own_audiences = vec![from.server.issuer];
-        own_audiences.extend(from.attestors.iter().filter_map(|spec| match spec {
-            AttestorSpec::Oidc(spec) => Some(spec.audience.clone()),
-            AttestorSpec::Key(_) => None,
-        }));
+        own_audiences.extend(
+            from.attestors
+                .iter()
+                .filter_map(|spec| spec.audience().map(str::to_owned)),
+        );
         let parts = GenerationParts {
             policies,
             attestors: from.attestors,

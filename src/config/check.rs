@@ -33,10 +33,9 @@ pub(super) struct Checker<'d> {
 }
 
 pub(super) fn own_audiences(issuer: &str, attestors: &[AttestorSpec]) -> Vec<String> {
-    let audiences = attestors.iter().filter_map(|spec| match spec {
-        AttestorSpec::Oidc(spec) => Some(spec.audience.clone()),
-        AttestorSpec::Key(_) => None,
-    });
+    let audiences = attestors
+        .iter()
+        .filter_map(|spec| spec.audience().map(str::to_owned));
     let all: BTreeSet<_> = audiences.chain([issuer.to_owned()]).collect();
     all.into_iter().collect()
 }
@@ -416,6 +415,7 @@ impl<'d> Checker<'d> {
                     }
                     continue;
                 }
+                AttestorSpec::Spiffe(_) => continue,
             };
             if !pairs.insert((oidc.issuer.trim_end_matches('/'), &oidc.audience)) {
                 self.refuse(

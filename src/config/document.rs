@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::error::{ConfigError, ConfigErrors, Position};
 use super::sections::File;
-use crate::domain::trust::{AttestorSpec, KeySpec, OidcSpec};
+use crate::domain::trust::{AttestorSpec, KeySpec, OidcSpec, OidcWritten, SpiffeSpec};
 
 /// A parsed file.
 pub(super) struct Document<'t> {
@@ -71,17 +71,31 @@ impl<'t> Document<'t> {
             let kind = kind.as_ref().and_then(|kind| kind.get_ref().as_str());
             let deserializer = |value| ValueDeserializer::from(value);
             let spec = match kind {
-                Some("oidc") => OidcSpec::deserialize(deserializer(value)).map(AttestorSpec::Oidc),
+                Some("oidc") => match OidcWritten::deserialize(deserializer(value)) {
+                    Ok(written) => Ok(AttestorSpec::Oidc(self.resolve(index, written)?)),
+                    Err(error) => Err(error),
+                },
                 Some("key") => KeySpec::deserialize(deserializer(value)).map(AttestorSpec::Key),
+                Some("spiffe") => {
+                    SpiffeSpec::deserialize(deserializer(value)).map(AttestorSpec::Spiffe)
+                }
                 _ => {
                     let key = format!("attestors.{index}.kind");
-                    let remedy = "say `kind = \"oidc\"` or `kind = \"key\"`";
+                    let remedy = "say `kind = \"oidc\"`, `\"key\"` or `\"spiffe\"`";
                     return Err(self.error(&key, "names no kind of attestor", remedy).into());
                 }
             };
             specs.push(spec.map_err(|error| self.explain(&error))?);
         }
         Ok(specs)
+    }
+
+    fn resolve(&self, index: usize, written: OidcWritten) -> Result<OidcSpec, ConfigErrors> {
+        written.resolve().map_err(|refusal| {
+            let key = format!("attestors.{index}.{}", refusal.key);
+            let key = key.trim_end_matches('.');
+            self.error(key, refusal.problem, refusal.remedy).into()
+        })
     }
 
     /// A complaint about `key`, at its line or that of the nearest table above it.

@@ -52,7 +52,13 @@ impl File {
                 .map(|sqlite| &mut sqlite.data_dir),
         ];
         let always = [&mut self.ledger.checkpoint_file, &mut self.policy.directory];
-        for path in optional.into_iter().flatten().chain(always) {
+        let attestors = self.attestors.iter_mut().flat_map(AttestorSpec::files);
+        for path in optional
+            .into_iter()
+            .flatten()
+            .chain(always)
+            .chain(attestors)
+        {
             *path = base.join(&*path);
         }
     }

@@ -99,6 +99,8 @@ struct Header {
     algorithm: Algorithm,
     typ: Option<String>,
     kid: Option<String>,
+    /// Every member, known or not.
+    names: Vec<String>,
 }
 
 impl Header {
@@ -209,6 +211,13 @@ impl UnverifiedJwt {
         self.header.is_type(expected)
     }
 
+    /// Whether its header has no members but these.
+    #[must_use]
+    pub fn unverified_has_only(&self, names: &[&str]) -> bool {
+        let known = |name: &String| names.contains(&name.as_str());
+        self.header.names.iter().all(known)
+    }
+
     /// The key in a proof's header. Possession is shown once the proof verifies with it; whose key
     /// it is, is not.
     #[must_use]
@@ -231,6 +240,7 @@ fn parse_header(
         return Err(JwtError::BadHeader);
     }
     let mut members = strict_json::object(bytes).map_err(|_| JwtError::BadHeader)?;
+    let names = members.keys().cloned().collect();
     for name in ["jku", "x5u", "x5c", "crit", "b64", "zip", "enc"] {
         if members.contains_key(name) {
             return Err(JwtError::RefusedParameter(name));
@@ -267,6 +277,7 @@ fn parse_header(
         algorithm,
         typ,
         kid,
+        names,
     };
     Ok((header, embedded_key))
 }
@@ -576,6 +587,7 @@ mod tests {
                 algorithm: Algorithm::Es256,
                 typ: None,
                 kid: None,
+                names: Vec::new(),
             },
             claims: claims.as_object().unwrap().clone(),
             signing_input_hash: [0; 32],

@@ -14,6 +14,7 @@
 //! - [`permit`]: a decision whose leaf is durable.
 //! - [`generation`]: everything that decides, as one document with one digest.
 //! - [`leaf`]: the bytes that are hashed into the ledger.
+//! - [`trust`], [`presets`]: which evidence is believed, and what is known of each provider's.
 //! - [`limits`]: every maximum, with its reason.
 
 pub mod aws;
@@ -26,6 +27,7 @@ pub mod leaf;
 pub mod limits;
 pub mod pattern;
 pub mod permit;
+pub mod presets;
 pub mod request;
 pub mod session;
 pub mod status_list;

@@ -1,9 +1,12 @@
 //! Which evidence is believed: the configuration of attestors and of registered workload keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
+use super::presets::{self, Preset};
 use super::workload::Reuse;
 
 /// The type that a claim must have for policy to see it.
@@ -21,7 +24,7 @@ pub enum ClaimType {
 }
 
 /// One claim of an attestor's tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -31,6 +34,10 @@ pub struct ClaimSpec {
     /// Its type; a token in which it has another is refused.
     #[serde(rename = "type")]
     pub kind: ClaimType,
+    /// Where it stands in the token, as a JSON pointer (RFC 6901), where that is not at the top and
+    /// under its own name: `/kubernetes.io/pod/uid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// It names the same thing for ever: an id, not a name that can be given away. Only such
     /// claims may stand in an identity or instance.
     #[serde(default)]
@@ -46,6 +53,20 @@ pub struct ClaimSpec {
     pub hidden: bool,
 }
 
+/// A server that is asked over HTTP, with whatever its own authority and its callers need.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Its exact URL.
+    pub url: String,
+    /// The only authorities that its certificate may come from, as PEM; left out, the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// A file with the bearer token to show it; read again for each request, as it is replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
 /// Equality that a token must show before anything else is read from it.
 pub type RequiredClaims = BTreeMap<String, serde_json::Value>;
 
@@ -57,6 +78,8 @@ pub enum AttestorSpec {
     Oidc(OidcSpec),
     /// Registered workload keys.
     Key(KeySpec),
+    /// JWT-SVIDs of one SPIFFE trust domain.
+    Spiffe(SpiffeSpec),
 }
 
 impl AttestorSpec {
@@ -66,13 +89,39 @@ impl AttestorSpec {
         match self {
             Self::Oidc(spec) => &spec.name,
             Self::Key(spec) => &spec.name,
+            Self::Spiffe(spec) => &spec.name,
         }
+    }
+
+    /// The audience of its tokens, where the configuration names one.
+    #[must_use]
+    pub fn audience(&self) -> Option<&str> {
+        match self {
+            Self::Oidc(spec) => Some(&spec.audience),
+            Self::Spiffe(spec) => Some(&spec.audience),
+            Self::Key(_) => None,
+        }
+    }
+
+    /// The paths of files that it names, to be made absolute.
+    pub fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let endpoints = match self {
+            Self::Oidc(spec) => [spec.keys_from.as_mut(), spec.token_review.as_mut()],
+            Self::Spiffe(spec) => [Some(&mut spec.bundle), None],
+            Self::Key(_) => [None, None],
+        };
+        let paths = endpoints
+            .into_iter()
+            .flatten()
+            .map(|e| [e.ca_file.as_mut(), e.token_file.as_mut()]);
+        paths.flatten().flatten()
     }
 
     /// The claims that policy may read, with their types.
     pub fn visible_claims(&self) -> impl Iterator<Item = (&str, &ClaimSpec)> {
         let claims = match self {
             Self::Oidc(spec) => Some(&spec.claims),
+            Self::Spiffe(_) => Some(&*SPIFFE_CLAIMS),
             Self::Key(_) => None,
         };
         claims
@@ -83,9 +132,10 @@ impl AttestorSpec {
     }
 }
 
-/// OpenID Connect tokens of one issuer.
+/// OpenID Connect tokens of one issuer. It says everything that decides: what a preset fills in
+/// stands here as if it had been written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "OidcWritten")]
 pub struct OidcSpec {
     /// Its name; the first part of every identity it yields.
     pub name: String,
@@ -96,35 +146,136 @@ pub struct OidcSpec {
     /// JWS algorithms that are believed, for example `["RS256"]`.
     pub algorithms: Vec<String>,
     /// The exact `typ` header that a token must have; left out, `JWT` or none at all.
-    #[serde(default)]
     pub typ: Option<String>,
     /// Claims that must have exactly these values. At least one must pin an immutable id of an
     /// owner or tenant, unless `single_tenant` says that the whole issuer is one tenant.
-    #[serde(default)]
     pub required: RequiredClaims,
     /// The issuer serves this tenant alone (a company's own cluster or identity provider).
-    #[serde(default)]
     pub single_tenant: bool,
+    /// Claims that must have one of these texts.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub allowed: BTreeMap<String, BTreeSet<String>>,
+    /// Pairs of claims: where a token has the second, it must equal the first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub equal: Vec<(String, String)>,
     /// The identity, after `<name>:`, for example `repo:{repository_id}:env:{environment}`.
     pub identity: String,
     /// The per-run part, for example `{run_id}:{run_attempt}:{check_run_id}`.
-    #[serde(default)]
     pub instance: Option<String>,
     /// The claims that identity, instance and policy may use.
-    #[serde(default)]
     pub claims: BTreeMap<String, ClaimSpec>,
     /// How often one token may be used.
-    #[serde(default)]
     pub reuse: Reuse,
     /// Allowed difference of clocks.
-    #[serde(default = "default_leeway_seconds")]
     pub leeway_seconds: u64,
     /// The greatest age by `iat`.
-    #[serde(default = "default_max_age_seconds")]
     pub max_age_seconds: u64,
     /// How long the last good key set may serve while the issuer cannot be reached.
-    #[serde(default = "default_max_stale_seconds")]
     pub max_stale_seconds: u64,
+    /// Where the issuer's keys are, instead of where its discovery says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_from: Option<Endpoint>,
+    /// The cluster's TokenReview, asked about each token that was otherwise believed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_review: Option<Endpoint>,
+}
+
+/// [`OidcSpec`] as a person writes it: what a preset knows may be left out.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OidcWritten {
+    /// Whose tokens these are.
+    #[serde(default)]
+    pub(super) preset: Option<Preset>,
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) issuer: Option<String>,
+    #[serde(default)]
+    pub(super) audience: Option<String>,
+    #[serde(default)]
+    pub(super) algorithms: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) typ: Option<String>,
+    #[serde(default)]
+    pub(super) required: RequiredClaims,
+    #[serde(default)]
+    pub(super) single_tenant: bool,
+    #[serde(default)]
+    pub(super) allowed: BTreeMap<String, BTreeSet<String>>,
+    #[serde(default)]
+    pub(super) equal: Vec<(String, String)>,
+    #[serde(default)]
+    pub(super) identity: Option<String>,
+    #[serde(default)]
+    pub(super) instance: Option<String>,
+    #[serde(default)]
+    pub(super) claims: BTreeMap<String, ClaimSpec>,
+    #[serde(default)]
+    pub(super) reuse: Option<Reuse>,
+    #[serde(default = "default_leeway_seconds")]
+    pub(super) leeway_seconds: u64,
+    #[serde(default = "default_max_age_seconds")]
+    pub(super) max_age_seconds: u64,
+    #[serde(default = "default_max_stale_seconds")]
+    pub(super) max_stale_seconds: u64,
+    #[serde(default)]
+    pub(super) keys_from: Option<Endpoint>,
+    #[serde(default)]
+    pub(super) token_review: Option<Endpoint>,
+}
+
+/// What stands in a specification and cannot stay there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}`: {problem}; {remedy}")]
+pub struct SpecRefusal {
+    /// The key.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+impl OidcWritten {
+    /// The whole specification: with what its preset fills in, or as it is written.
+    pub fn resolve(mut self) -> Result<OidcSpec, SpecRefusal> {
+        if let Some(preset) = self.preset.take() {
+            presets::fill_in(preset, &mut self)?;
+        }
+        let missing = |key: &'static str| SpecRefusal {
+            key: String::new(),
+            problem: format!("missing field `{key}`"),
+            remedy: "add it; taskpass.example.toml describes every key".to_owned(),
+        };
+        Ok(OidcSpec {
+            name: self.name,
+            issuer: self.issuer.ok_or_else(|| missing("issuer"))?,
+            audience: self.audience.ok_or_else(|| missing("audience"))?,
+            algorithms: self.algorithms.ok_or_else(|| missing("algorithms"))?,
+            typ: self.typ,
+            required: self.required,
+            single_tenant: self.single_tenant,
+            allowed: self.allowed,
+            equal: self.equal,
+            identity: self.identity.ok_or_else(|| missing("identity"))?,
+            instance: self.instance,
+            claims: self.claims,
+            reuse: self.reuse.unwrap_or_default(),
+            leeway_seconds: self.leeway_seconds,
+            max_age_seconds: self.max_age_seconds,
+            max_stale_seconds: self.max_stale_seconds,
+            keys_from: self.keys_from,
+            token_review: self.token_review,
+        })
+    }
+}
+
+impl TryFrom<OidcWritten> for OidcSpec {
+    type Error = SpecRefusal;
+
+    fn try_from(written: OidcWritten) -> Result<Self, SpecRefusal> {
+        written.resolve()
+    }
 }
 
 fn default_leeway_seconds() -> u64 {
@@ -138,6 +289,48 @@ fn default_max_age_seconds() -> u64 {
 fn default_max_stale_seconds() -> u64 {
     3_600
 }
+
+/// JWT-SVIDs of one SPIFFE trust domain. They need no `iss`: whose key it must be follows from the
+/// trust domain of `sub` alone. The identity is `<name>:<path>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpiffeSpec {
+    /// Its name; the first part of every identity it yields.
+    pub name: String,
+    /// The exact trust domain, without `spiffe://`.
+    pub trust_domain: String,
+    /// The exact `aud`: a value that means this broker and nothing else.
+    pub audience: String,
+    /// Where the trust domain's bundle is (the `https_web` profile of SPIFFE federation).
+    pub bundle: Endpoint,
+    /// How often one token may be used.
+    #[serde(default)]
+    pub reuse: Reuse,
+    /// Allowed difference of clocks.
+    #[serde(default = "default_leeway_seconds")]
+    pub leeway_seconds: u64,
+    /// The greatest age by `iat`.
+    #[serde(default = "default_max_age_seconds")]
+    pub max_age_seconds: u64,
+    /// How long the last good bundle may serve while it cannot be fetched.
+    #[serde(default = "default_max_stale_seconds")]
+    pub max_stale_seconds: u64,
+}
+
+/// What policy sees of a JWT-SVID: the two parts of its SPIFFE ID.
+static SPIFFE_CLAIMS: LazyLock<BTreeMap<String, ClaimSpec>> = LazyLock::new(|| {
+    let part = ClaimSpec {
+        kind: ClaimType::String,
+        from: None,
+        immutable: true,
+        caller_shaped: false,
+        optional: false,
+        hidden: false,
+    };
+    ["path", "trust_domain"]
+        .map(|name| (name.to_owned(), part.clone()))
+        .into()
+});
 
 /// Registered workload keys, proven by a client assertion (RFC 7523bis).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

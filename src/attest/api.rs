@@ -1,0 +1,155 @@
+//! Requests to a server that the configuration names: a cluster's API, a bundle's endpoint.
+//!
+//! Its authorities may be its own and nobody else's, and it may want a bearer token. Both stand in
+//! files that others replace while we run, so they are read for each request. What it answers is
+//! bounded in time and size, and a redirect is an error.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::jwks;
+use crate::domain::trust::Endpoint;
+
+/// The longest time that one request may take, files and connection included.
+pub(super) const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest answer. A key set or a review has a few KiB.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// The largest file of authorities or of a token.
+const MAX_FILE_BYTES: usize = 256 * 1024;
+
+/// Why a server gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("the file {0} cannot be read")]
+    File(PathBuf, #[source] std::io::Error),
+    #[error("the file {0} is empty, too long or not of the expected form")]
+    FileForm(PathBuf),
+    #[error("the request failed")]
+    Request(#[from] reqwest::Error),
+    #[error("the answer took too long")]
+    Slow,
+    #[error("the answer has status {0}")]
+    Status(u16),
+    #[error("the answer is too large")]
+    Large,
+    #[error("the answer is not the JSON that was expected")]
+    Json,
+}
+
+/// A client of one such server.
+#[derive(Debug)]
+pub(super) struct Api {
+    endpoint: Endpoint,
+    /// The client, and the authorities that it was made with.
+    client: Mutex<Option<(Vec<u8>, reqwest::Client)>>,
+}
+
+impl Api {
+    pub(super) fn new(endpoint: &Endpoint) -> Self {
+        Self {
+            endpoint: endpoint.clone(),
+            client: Mutex::new(None),
+        }
+    }
+
+    /// What the server has there.
+    pub(super) async fn get<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        self.within_time(async {
+            let client = self.client().await?;
+            self.ask(client.get(&self.endpoint.url)).await
+        })
+        .await
+    }
+
+    /// What the server answers to `body`.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        body: &impl Serialize,
+    ) -> Result<T, ApiError> {
+        self.within_time(async {
+            let client = self.client().await?;
+            self.ask(client.post(&self.endpoint.url).json(body)).await
+        })
+        .await
+    }
+
+    async fn within_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let done = tokio::time::timeout(TOTAL_TIMEOUT, work).await;
+        done.unwrap_or(Err(ApiError::Slow))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        mut request: reqwest::RequestBuilder,
+    ) -> Result<T, ApiError> {
+        if let Some(path) = &self.endpoint.token_file {
+            let text = String::from_utf8(read(path).await?);
+            let text = text.map_err(|_| ApiError::FileForm(path.clone()))?;
+            let token = SecretString::from(text.trim());
+            if token.expose_secret().is_empty() {
+                return Err(ApiError::FileForm(path.clone()));
+            }
+            request = request.bearer_auth(token.expose_secret());
+        }
+        let mut response = request.send().await?;
+        if !response.status().is_success() {
+            return Err(ApiError::Status(response.status().as_u16()));
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+                return Err(ApiError::Large);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&body).map_err(|_| ApiError::Json)
+    }
+
+    /// The client for the authorities as they are now.
+    async fn client(&self) -> Result<reqwest::Client, ApiError> {
+        let authorities = match &self.endpoint.ca_file {
+            None => Vec::new(),
+            Some(path) => read(path).await?,
+        };
+        let mut kept = self
+            .client
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some((with, client)) = &*kept
+            && *with == authorities
+        {
+            return Ok(client.clone());
+        }
+        let mut builder = jwks::client_builder();
+        if let Some(path) = &self.endpoint.ca_file {
+            let chain = reqwest::Certificate::from_pem_bundle(&authorities)?;
+            if chain.is_empty() {
+                return Err(ApiError::FileForm(path.clone()));
+            }
+            builder = builder.tls_certs_only(chain);
+        }
+        let client = builder.build()?;
+        *kept = Some((authorities, client.clone()));
+        Ok(client)
+    }
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, ApiError> {
+    let bytes = tokio::fs::read(path)
+        .await
+        .map_err(|error| ApiError::File(path.to_owned(), error))?;
+    if bytes.is_empty() || bytes.len() > MAX_FILE_BYTES {
+        return Err(ApiError::FileForm(path.to_owned()));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,467 @@
+//! What is known of each provider of tokens, so that nobody has to find it out again.
+//!
+//! A preset fills in an attestor of kind `oidc`: issuer, algorithms, claims with their types, the
+//! identity's and the instance's template, and the conditions that close the provider's known
+//! holes. What only the operator can know stays to be written: the audience that means this broker,
+//! and the immutable id of the owner. What is written beside a preset may make it narrower; what
+//! would make it wider is refused, and whoever needs it writes the attestor out in full.
+//!
+//! Filling in happens when a configuration is read. What comes out says everything, so a generation
+//! depends on no later version's idea of a preset.
+
+mod aws;
+mod buildkite;
+mod circleci;
+mod github;
+mod gitlab;
+mod kubernetes;
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::Value;
+use url::{Host, Url};
+
+use super::trust::{ClaimSpec, ClaimType, OidcWritten, SpecRefusal};
+use super::workload::Reuse;
+
+/// A provider of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// Jobs of GitHub Actions, of github.com, of an enterprise's own issuer or of a server.
+    GithubActions,
+    /// Jobs of GitLab CI/CD, of gitlab.com or an instance of one's own.
+    Gitlab,
+    /// Pods of one Kubernetes cluster, by their service accounts' projected tokens.
+    Kubernetes,
+    /// Jobs of Buildkite.
+    Buildkite,
+    /// Jobs of CircleCI.
+    Circleci,
+    /// Principals of an AWS account, by STS `GetWebIdentityToken`.
+    Aws,
+}
+
+impl Preset {
+    fn rules(self) -> &'static Rules {
+        match self {
+            Self::GithubActions => &github::RULES,
+            Self::Gitlab => &gitlab::RULES,
+            Self::Kubernetes => &kubernetes::RULES,
+            Self::Buildkite => &buildkite::RULES,
+            Self::Circleci => &circleci::RULES,
+            Self::Aws => &aws::RULES,
+        }
+    }
+}
+
+/// What is known of a provider.
+struct Rules {
+    /// How messages call it.
+    provider: &'static str,
+    /// The `iss`, where there is one for everybody.
+    issuer: Option<&'static str>,
+    /// Whether an `iss` that is written can be this provider's.
+    issuer_fits: fn(&Url) -> bool,
+    /// What an `iss` that is written looks like.
+    issuer_form: &'static str,
+    algorithms: &'static [&'static str],
+    claims: &'static [Claim],
+    /// Claims that name things which can be renamed, given away or chosen: never immutable.
+    names: &'static [&'static str],
+    /// Claims of which one must be required: they name an owner for ever.
+    pins: &'static [&'static str],
+    /// Whether the issuer may be one owner's alone, so that `single_tenant` stands for a pin.
+    single_tenant: bool,
+    required: &'static [(&'static str, Fixed)],
+    allowed: &'static [Allowed],
+    equal: &'static [(&'static str, &'static str)],
+    identity: &'static str,
+    instance: Option<&'static str>,
+    reuse: Reuse,
+}
+
+/// A value that a claim must have.
+enum Fixed {
+    Text(&'static str),
+    Truth(bool),
+}
+
+impl Fixed {
+    fn value(&self) -> Value {
+        match self {
+            Self::Text(text) => Value::from(*text),
+            Self::Truth(truth) => Value::from(*truth),
+        }
+    }
+}
+
+/// Values of which a claim must have one.
+struct Allowed {
+    claim: &'static str,
+    /// Where nothing is written.
+    default: &'static [&'static str],
+    /// All that may be written.
+    most: &'static [&'static str],
+    /// Why no more.
+    why: &'static str,
+}
+
+/// A claim, closed by default; the methods open it one by one.
+#[derive(Clone, Copy)]
+struct Claim {
+    name: &'static str,
+    kind: ClaimType,
+    from: Option<&'static str>,
+    immutable: bool,
+    caller_shaped: bool,
+    optional: bool,
+    hidden: bool,
+}
+
+impl Claim {
+    const fn of(name: &'static str, kind: ClaimType) -> Self {
+        Self {
+            name,
+            kind,
+            from: None,
+            immutable: false,
+            caller_shaped: false,
+            optional: false,
+            hidden: false,
+        }
+    }
+
+    /// A text that names the same thing for ever.
+    const fn id(name: &'static str) -> Self {
+        let mut claim = Self::of(name, ClaimType::String);
+        claim.immutable = true;
+        claim
+    }
+
+    /// A text that the provider answers for, but that need not mean the same tomorrow.
+    const fn text(name: &'static str) -> Self {
+        Self::of(name, ClaimType::String)
+    }
+
+    /// A text that whoever starts the job can choose.
+    const fn chosen(name: &'static str) -> Self {
+        let mut claim = Self::of(name, ClaimType::String);
+        claim.caller_shaped = true;
+        claim
+    }
+
+    const fn from(mut self, pointer: &'static str) -> Self {
+        self.from = Some(pointer);
+        self
+    }
+
+    const fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    /// For identity, instance or a condition alone.
+    const fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
+    }
+
+    fn spec(&self) -> ClaimSpec {
+        ClaimSpec {
+            kind: self.kind,
+            from: self.from.map(str::to_owned),
+            immutable: self.immutable,
+            caller_shaped: self.caller_shaped,
+            optional: self.optional,
+            hidden: self.hidden,
+        }
+    }
+}
+
+/// What is meant for somebody who needs what a preset refuses.
+const WITHOUT: &str = "or leave `preset` out and write the attestor in full";
+
+fn refuse<T>(
+    key: impl Into<String>,
+    problem: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Result<T, SpecRefusal> {
+    Err(SpecRefusal {
+        key: key.into(),
+        problem: problem.into(),
+        remedy: remedy.into(),
+    })
+}
+
+/// Fills in what `preset` knows, and refuses what would undo it.
+pub(super) fn fill_in(preset: Preset, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
+    let rules = preset.rules();
+    rules.issuer(written)?;
+    if written.audience.as_deref().is_none_or(str::is_empty) {
+        return refuse(
+            "audience",
+            "is missing, and no preset can know it",
+            "give the value that workloads ask for when they mean this broker alone",
+        );
+    }
+    rules.algorithms(written)?;
+    rules.claims(written)?;
+    rules.owner(written)?;
+    rules.required(written)?;
+    rules.allowed(written)?;
+    for (one, other) in rules.equal {
+        let pair = ((*one).to_owned(), (*other).to_owned());
+        if !written.equal.contains(&pair) {
+            written.equal.push(pair);
+        }
+    }
+    rules.templates(written)?;
+    written.reuse.get_or_insert(rules.reuse);
+    if preset == Preset::Circleci {
+        circleci::check_organization(written)?;
+    }
+    if preset == Preset::Kubernetes {
+        kubernetes::check_cluster(written)?;
+    }
+    Ok(())
+}
+
+impl Rules {
+    fn issuer(&self, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
+        let Some(text) = &written.issuer else {
+            let Some(fixed) = self.issuer else {
+                return refuse(
+                    "issuer",
+                    format!("is missing: {} has no single one", self.provider),
+                    format!("give {}", self.issuer_form),
+                );
+            };
+            written.issuer = Some(fixed.to_owned());
+            return Ok(());
+        };
+        let fits = Url::parse(text).is_ok_and(|url| is_loopback(&url) || (self.issuer_fits)(&url));
+        if fits && !text.ends_with('/') {
+            return Ok(());
+        }
+        refuse(
+            "issuer",
+            format!("is none of {}", self.provider),
+            format!("give {}, letter by letter", self.issuer_form),
+        )
+    }
+
+    fn algorithms(&self, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
+        let Some(chosen) = &written.algorithms else {
+            let all = self.algorithms.iter().map(|name| (*name).to_owned());
+            written.algorithms = Some(all.collect());
+            return Ok(());
+        };
+        match chosen
+            .iter()
+            .find(|a| !self.algorithms.contains(&a.as_str()))
+        {
+            None => Ok(()),
+            Some(other) => refuse(
+                "algorithms",
+                format!("`{other}` is none that {} signs with", self.provider),
+                format!("choose among {}", self.algorithms.join(", ")),
+            ),
+        }
+    }
+
+    /// A claim of the preset may be written again to hide or show it, or to demand it; a claim that
+    /// the preset does not have may be added, though never a name as an id.
+    fn claims(&self, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
+        for (name, own) in &written.claims {
+            let key = format!("claims.{name}");
+            if let Some(known) = self.claims.iter().find(|known| known.name == name) {
+                let (known, same) = (known.spec(), own.kind);
+                let weaker = same != known.kind
+                    || (own.from.is_some() && own.from != known.from)
+                    || (own.immutable && !known.immutable)
+                    || (!own.caller_shaped && known.caller_shaped)
+                    || (own.optional && !known.optional);
+                if weaker {
+                    return refuse(
+                        key,
+                        "is weaker than the preset's, or of another type or place",
+                        format!("remove it, {WITHOUT}"),
+                    );
+                }
+            } else if own.immutable && self.is_name(name, own) {
+                return refuse(
+                    key,
+                    "is a name: it can be chosen, changed or given to another",
+                    format!("use an id, such as {}", self.pins.join(" or ")),
+                );
+            }
+        }
+        for known in self.claims {
+            let own = written.claims.entry(known.name.to_owned());
+            let own = own.or_insert_with(|| known.spec());
+            own.from = known.from.map(str::to_owned);
+        }
+        Ok(())
+    }
+
+    /// Whether it is a name, under its own name or under another.
+    fn is_name(&self, name: &str, own: &ClaimSpec) -> bool {
+        let source = match &own.from {
+            None => name.to_owned(),
+            Some(pointer) => pointer.trim_start_matches('/').replace("~1", "/"),
+        };
+        let listed = |text: &str| {
+            self.names
+                .iter()
+                .any(|known| match known.strip_suffix('*') {
+                    Some(prefix) => text.starts_with(prefix),
+                    None => text == *known,
+                })
+        };
+        let known = |claim: &&Claim| {
+            !claim.immutable && (claim.from == own.from.as_deref() && own.from.is_some())
+        };
+        listed(&source) || self.claims.iter().any(|claim| known(&claim))
+    }
+
+    fn owner(&self, written: &OidcWritten) -> Result<(), SpecRefusal> {
+        if written.single_tenant {
+            if self.single_tenant {
+                return Ok(());
+            }
+            return refuse(
+                "single_tenant",
+                format!("is not for {}: it signs for many", self.provider),
+                format!("require {}", self.pins.join(" or ")),
+            );
+        }
+        if self
+            .pins
+            .iter()
+            .any(|pin| written.required.contains_key(*pin))
+        {
+            return Ok(());
+        }
+        let alone = if self.single_tenant {
+            ", or say `single_tenant = true` where the whole issuer is yours"
+        } else {
+            ""
+        };
+        refuse(
+            "required",
+            format!(
+                "pins no owner: anybody at {} would be believed",
+                self.provider
+            ),
+            format!("require {}{alone}", self.pins.join(" or ")),
+        )
+    }
+
+    fn required(&self, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
+        for (claim, fixed) in self.required {
+            let fixed = fixed.value();
+            match written.required.get(*claim) {
+                Some(own) if *own != fixed => {
+                    return refuse(
+                        format!("required.{claim}"),
+                        format!("is not {fixed}"),
+                        format!("remove it, {WITHOUT}"),
+                    );
+                }
+                _ => drop(written.required.insert((*claim).to_owned(), fixed)),
+            }
+        }
+        for (name, value) in &written.required {
+            let Some(claim) = self.claims.iter().find(|claim| claim.name == name) else {
+                continue;
+            };
+            let fits = match claim.kind {
+                ClaimType::String => value.is_string(),
+                ClaimType::Long => value.is_i64(),
+                ClaimType::Bool => value.is_boolean(),
+                ClaimType::Set => false,
+            };
+            if !fits {
+                return refuse(
+                    format!("required.{name}"),
+                    format!("is of another type than {} gives it", self.provider),
+                    "write ids of this provider as text, in quotation marks",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn allowed(&self, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
+        for rule in self.allowed {
+            let key = rule.claim.to_owned();
+            let texts = |list: &[&str]| list.iter().map(|t| (*t).to_owned()).collect();
+            let most: BTreeSet<String> = texts(rule.most);
+            let own = written.allowed.entry(key);
+            let own = own.or_insert_with(|| texts(rule.default));
+            if let Some(other) = own.iter().find(|value| !most.contains(*value)) {
+                return refuse(
+                    format!("allowed.{}", rule.claim),
+                    format!("has `{}`: {}", other.escape_debug(), rule.why),
+                    format!("choose among {}, {WITHOUT}", rule.most.join(", ")),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Templates may say more than the preset's, never less: two workloads must not become one.
+    fn templates(&self, written: &mut OidcWritten) -> Result<(), SpecRefusal> {
+        let written_or_known = [
+            ("identity", &mut written.identity, Some(self.identity)),
+            ("instance", &mut written.instance, self.instance),
+        ];
+        for (key, own, known) in written_or_known {
+            let Some(known) = known else { continue };
+            let Some(text) = own else {
+                *own = Some(known.to_owned());
+                continue;
+            };
+            if let Some(lost) = placeholders(known).find(|part| !text.contains(part)) {
+                return refuse(
+                    key,
+                    format!("has no {lost}, so that two would be taken for one"),
+                    format!("keep every part of `{known}`, {WITHOUT}"),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The `{claims}` of a template.
+fn placeholders(template: &'static str) -> impl Iterator<Item = &'static str> {
+    template
+        .split_inclusive('}')
+        .filter_map(|piece| piece.find('{').and_then(|at| piece.get(at..)))
+}
+
+/// An issuer on this machine: a stand-in for the provider, as in tests and in development.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// `https`, a host and nothing that could hide another one.
+fn is_plain_https(url: &Url) -> bool {
+    url.scheme() == "https"
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.port().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
+}
+
+#[cfg(test)]
+mod tests;

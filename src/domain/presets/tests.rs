@@ -1,0 +1,1 @@
+//! Presets as they are written, and as they are refused.
