@@ -73,6 +73,10 @@ pub type RequiredClaims = BTreeMap<String, serde_json::Value>;
 /// An attestor, as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is a handful of them, read once and never moved about"
+)]
 pub enum AttestorSpec {
     /// OpenID Connect tokens of one issuer.
     Oidc(OidcSpec),
@@ -175,7 +179,7 @@ pub struct OidcSpec {
     /// Where the issuer's keys are, instead of where its discovery says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys_from: Option<Endpoint>,
-    /// The cluster's TokenReview, asked about each token that was otherwise believed.
+    /// The cluster's `TokenReview`, asked about each token that was otherwise believed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_review: Option<Endpoint>,
 }

@@ -33,6 +33,7 @@ mod limits;
 mod load;
 mod minters;
 mod proofs;
+mod pipelines;
 mod properties;
 mod refusals;
 mod retries;

@@ -1,4 +1,4 @@
-//! CircleCI.
+//! `CircleCI`.
 //!
 //! The default audience is the organisation's id, the same for all its projects: a job must ask for
 //! the broker's own. A job that somebody re-runs with SSH has a person in it, and is refused.

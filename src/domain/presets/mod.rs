@@ -37,7 +37,7 @@ pub enum Preset {
     Kubernetes,
     /// Jobs of Buildkite.
     Buildkite,
-    /// Jobs of CircleCI.
+    /// Jobs of `CircleCI`.
     Circleci,
     /// Principals of an AWS account, by STS `GetWebIdentityToken`.
     Aws,
@@ -110,6 +110,10 @@ struct Allowed {
 
 /// A claim, closed by default; the methods open it one by one.
 #[derive(Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the properties of `ClaimSpec`, as constants"
+)]
 struct Claim {
     name: &'static str,
     kind: ClaimType,

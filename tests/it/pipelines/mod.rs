@@ -1,0 +1,158 @@
+//! Presets of attestors, each as the operator writes it, against tokens of an issuer over HTTP: who
+//! comes out, and every known way of being somebody else, refused.
+
+mod clouds;
+mod common;
+mod github;
+mod gitlab;
+mod kubernetes;
+mod loading;
+mod spiffe;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use taskpass::attest::{AttestContext, Attestors, Evidence, WorkloadKeys, WorkloadKeysUnavailable};
+use taskpass::clock::Timestamp;
+use taskpass::config::{Config, ConfigErrors, Mode};
+use taskpass::domain::workload::{ClaimValue, Instance, Workload};
+use tokio_util::task::TaskTracker;
+
+use super::support::issuer::{Issuer, unix_seconds};
+use super::support::keys::Algorithm;
+use super::support::rig::bearer;
+
+/// What the operator chose: it means this broker and nothing else.
+const AUDIENCE: &str = "https://broker.example";
+
+/// What stands around the attestors.
+const FRAME: &str = r#"
+[server]
+issuer = "http://127.0.0.1:8443"
+[store]
+kind = "sqlite"
+[store.sqlite]
+data_dir = "data"
+[ledger]
+origin = "dev.taskpass.local/pipelines"
+checkpoint_file = "checkpoint"
+[[resources]]
+name = "orders"
+kind = "jwt"
+owner = "o"
+audience = "https://orders.example"
+actions = ["read"]
+locations = ["https://orders.example/v1"]
+verification = "introspection"
+[[task_types]]
+name = "report"
+max_deadline_seconds = 60
+resources = ["orders"]
+"#;
+
+struct NoKeys;
+
+impl WorkloadKeys for NoKeys {
+    fn find<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Value>, WorkloadKeysUnavailable>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
+fn config(attestors: &str) -> Result<Config, ConfigErrors> {
+    let text = format!("{FRAME}{attestors}");
+    Config::parse(
+        Path::new("/etc/taskpass/taskpass.toml"),
+        &text,
+        &BTreeMap::new(),
+        Mode::Dev,
+    )
+}
+
+/// Loads them as the broker does, or says why it does not.
+fn load(attestors: &str) -> Result<Attestors, String> {
+    let config = config(attestors).map_err(|errors| errors.to_string())?;
+    let context = AttestContext {
+        own_issuer: config.server.issuer.clone(),
+        own_issuers: Vec::new(),
+        tracker: TaskTracker::new(),
+        workload_keys: Arc::new(NoKeys),
+    };
+    Attestors::new(&config.attestors, context).map_err(|error| error.to_string())
+}
+
+/// One attestor, an issuer that it believes, and the claims of a good token.
+struct World {
+    issuer: Issuer,
+    attestors: Attestors,
+    good: Value,
+}
+
+impl World {
+    /// `attestor` with `ISSUER` in the issuer's place.
+    fn new(attestor: &str, good: Value) -> Self {
+        let issuer = Issuer::start_with(Algorithm::Rs256);
+        let text = attestor.replace("ISSUER", issuer.url());
+        Self {
+            attestors: load(&text).unwrap(),
+            issuer,
+            good,
+        }
+    }
+
+    /// The good claims with these over them; `null` removes one.
+    fn claims(&self, over: &Value) -> Value {
+        let mut claims = json!({"aud": AUDIENCE});
+        for from in [&self.good, over] {
+            for (name, value) in from.as_object().unwrap() {
+                claims[name] = value.clone();
+            }
+        }
+        claims
+    }
+
+    fn token(&self, over: Value) -> String {
+        self.issuer.token(self.claims(&over))
+    }
+
+    async fn appraise(&self, token: &str) -> Result<Workload, &'static str> {
+        appraise(&self.attestors, token).await
+    }
+
+    async fn see(&self, over: Value) -> Result<Workload, &'static str> {
+        self.appraise(&self.token(over)).await
+    }
+
+    /// Asserts that each of these changes makes a good token a refused one, for this reason.
+    async fn refuses(&self, cases: &[(Value, &str)]) {
+        self.see(json!({})).await.expect("the good token is good");
+        for (over, reason) in cases {
+            let seen = self.see(over.clone()).await.map(|w| w.identity);
+            assert_eq!(seen, Err(*reason), "{over}");
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_seconds(unix_seconds())
+}
+
+async fn appraise(attestors: &Attestors, token: &str) -> Result<Workload, &'static str> {
+    let evidence: Evidence = bearer(token);
+    let appraised = attestors.appraise(&evidence, now()).await;
+    appraised.map_err(|error| error.reason())
+}
+
+fn text(value: &str) -> ClaimValue {
+    ClaimValue::String(value.to_owned())
+}
+
+fn instance(workload: &Workload) -> Option<&str> {
+    workload.instance.as_ref().map(Instance::as_str)
+}
