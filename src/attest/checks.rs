@@ -311,6 +311,18 @@ fn is_pointer(text: &str) -> bool {
 }
 
 fn check_endpoint(at: &Checked<'_>, key: &'static str, endpoint: &Endpoint) -> Outcome {
+    for file in [&endpoint.ca_file, &endpoint.token_file]
+        .into_iter()
+        .flatten()
+    {
+        if !file.is_absolute() {
+            at.refuse(
+                key,
+                "it names a file by a relative path",
+                "give the absolute path: the same on each replica",
+            )?;
+        }
+    }
     let secure = Url::parse(&endpoint.url).is_ok_and(|url| is_secure(&url));
     if secure {
         return Ok(());

@@ -52,13 +52,7 @@ impl File {
                 .map(|sqlite| &mut sqlite.data_dir),
         ];
         let always = [&mut self.ledger.checkpoint_file, &mut self.policy.directory];
-        let attestors = self.attestors.iter_mut().flat_map(AttestorSpec::files);
-        for path in optional
-            .into_iter()
-            .flatten()
-            .chain(always)
-            .chain(attestors)
-        {
+        for path in optional.into_iter().flatten().chain(always) {
             *path = base.join(&*path);
         }
     }

@@ -60,6 +60,7 @@ pub struct Endpoint {
     /// Its exact URL.
     pub url: String,
     /// The only authorities that its certificate may come from, as PEM; left out, the public ones.
+    /// Absolute, like the other: it is part of the generation, which is the same on each replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// A file with the bearer token to show it; read again for each request, as it is replaced.
@@ -105,20 +106,6 @@ impl AttestorSpec {
             Self::Spiffe(spec) => Some(&spec.audience),
             Self::Key(_) => None,
         }
-    }
-
-    /// The paths of files that it names, to be made absolute.
-    pub fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let endpoints = match self {
-            Self::Oidc(spec) => [spec.keys_from.as_mut(), spec.token_review.as_mut()],
-            Self::Spiffe(spec) => [Some(&mut spec.bundle), None],
-            Self::Key(_) => [None, None],
-        };
-        let paths = endpoints
-            .into_iter()
-            .flatten()
-            .map(|e| [e.ca_file.as_mut(), e.token_file.as_mut()]);
-        paths.flatten().flatten()
     }
 
     /// The claims that policy may read, with their types.

@@ -119,6 +119,7 @@ enum Answer {
     Status(Value),
     Code(u16),
     Text(&'static str),
+    Large,
     Hang,
 }
 
@@ -213,6 +214,11 @@ async fn review(
         }
         Answer::Code(code) => StatusCode::from_u16(code).unwrap().into_response(),
         Answer::Text(text) => text.into_response(),
+        Answer::Large => {
+            let mut answer = json!({"status": vouched()});
+            answer["padding"] = json!("x".repeat(2 * 1024 * 1024));
+            Json(answer).into_response()
+        }
         Answer::Hang => std::future::pending().await,
     }
 }
@@ -292,6 +298,7 @@ async fn a_cluster_that_cannot_be_asked_believes_nobody_and_does_so_in_time() {
         Answer::Code(401),
         Answer::Code(302),
         Answer::Text("<html>"),
+        Answer::Large,
         Answer::Hang,
     ] {
         api.answers(answer);

@@ -239,6 +239,10 @@ fn what_is_written_beside_a_preset_may_not_make_it_wider() {
             "token_review",
         ),
         ("keys_from = { url = \"http://keys.example\" }", "keys_from"),
+        (
+            "keys_from = { url = \"https://keys.example\", ca_file = \"ca.pem\" }",
+            "absolute",
+        ),
         ("leeway_seconds = 3600", "leeway_seconds"),
     ];
     for (line, word) in wider {
