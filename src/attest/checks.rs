@@ -3,12 +3,15 @@
 //! Each check answers a way in which trust was lost in the field: an audience that a provider
 //! gives to everybody, an issuer that signs for every tenant, a name that can be given away.
 
+mod conditions;
+
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 use url::{Host, Url};
 use uuid::Uuid;
 
+use self::conditions::check_conditions;
 use super::spiffe::is_trust_domain;
 use super::template::Template;
 use crate::domain::trust::{AttestorSpec, ClaimType, Endpoint, OidcSpec, SpiffeSpec};
@@ -265,49 +268,6 @@ fn check_limits(at: &Checked<'_>, leeway: u64, max_age: u64, max_stale: u64) -> 
         )?;
     }
     Ok(())
-}
-
-/// Places, values and pairs of claims that could never hold, or that would hold by accident.
-fn check_conditions(at: &Checked<'_>, spec: &OidcSpec) -> Outcome {
-    for (name, claim) in &spec.claims {
-        if claim.from.as_deref().is_some_and(|p| !is_pointer(p)) {
-            let problem = format!("`{name}` is from a place that is no JSON pointer");
-            at.refuse(
-                "claims",
-                problem,
-                "write `/` before each name, for example `/kubernetes.io/pod/uid`",
-            )?;
-        }
-    }
-    for (name, values) in &spec.allowed {
-        if values.is_empty() || values.contains("") {
-            let problem = format!("`{name}` has no value, or an empty one");
-            at.refuse("allowed", problem, "list the texts that it may have")?;
-        }
-    }
-    for (one, other) in &spec.equal {
-        if !spec.claims.contains_key(one) || one == other {
-            let problem = format!("`{one}` is not declared, or is compared with itself");
-            at.refuse("equal", problem, "name two claims and declare the first")?;
-        }
-    }
-    let review_needs = ["service_account_uid", "pod_uid"];
-    if spec.token_review.is_some() && !review_needs.iter().all(|c| spec.claims.contains_key(*c)) {
-        at.refuse(
-            "token_review",
-            "there is nothing to compare the cluster's answer with",
-            "declare service_account_uid and pod_uid, or say `preset = \"kubernetes\"`",
-        )?;
-    }
-    Ok(())
-}
-
-fn is_pointer(text: &str) -> bool {
-    let escapes = text
-        .split('~')
-        .skip(1)
-        .all(|rest| rest.starts_with(['0', '1']));
-    text.len() > 1 && text.starts_with('/') && escapes
 }
 
 fn check_endpoint(at: &Checked<'_>, key: &'static str, endpoint: &Endpoint) -> Outcome {

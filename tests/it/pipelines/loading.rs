@@ -2,7 +2,7 @@
 
 use taskpass::domain::trust::AttestorSpec;
 
-use super::{config, load};
+use super::{config, examples, load};
 
 fn attestor(lines: &str) -> String {
     format!("\n[[attestors]]\nkind = \"oidc\"\nname = \"ci\"\n{lines}\n")
@@ -10,12 +10,7 @@ fn attestor(lines: &str) -> String {
 
 #[test]
 fn every_example_of_the_document_loads() {
-    let document = include_str!("../../../docs/pipelines.md");
-    let blocks: Vec<_> = document
-        .split("```toml\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
+    let blocks = examples();
     assert!(blocks.len() >= 8, "{} examples", blocks.len());
     for block in &blocks {
         if let Err(error) = load(&format!("\n{block}")) {

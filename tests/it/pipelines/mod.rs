@@ -7,6 +7,7 @@ mod github;
 mod gitlab;
 mod kubernetes;
 mod loading;
+mod policies;
 mod spiffe;
 
 use std::collections::BTreeMap;
@@ -52,6 +53,15 @@ name = "report"
 max_deadline_seconds = 60
 resources = ["orders"]
 "#;
+
+/// The examples of the document, in its order.
+fn examples() -> Vec<&'static str> {
+    let document = include_str!("../../../docs/pipelines.md");
+    let blocks = document.split("```toml\n").skip(1);
+    blocks
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect()
+}
 
 struct NoKeys;
 
