@@ -18,6 +18,7 @@ fn generation(
             text: policies.into(),
         }],
         limits: config.decision_limits(),
+        retention: config.retention,
         attestors: config.attestors,
         resources: config.resources,
         task_types: config.task_types,
