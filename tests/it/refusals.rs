@@ -97,7 +97,7 @@ on_both_stores! {
             (with("/task/handle", json!("tph_x")), "/task"),
             (with("/authorization_details", json!([])), "/authorization_details"),
             (with("/authorization_details/0/extra", json!(1)), "/authorization_details"),
-            (with("/authorization_details/0/type", json!("aws")), "/authorization_details"),
+            (with("/authorization_details/0/type", json!("gcp")), "/authorization_details"),
             (with("/authorization_details/0/locations", json!(["http://orders.example/v1"])), "/authorization_details"),
         ];
         for (body, pointer) in cases {
