@@ -200,7 +200,7 @@ pub fn check(specs: &[AttestorSpec], own_issuers: &[String]) -> Outcome {
 fn check_name(at: &Checked<'_>) -> Outcome {
     let mut bytes = at.0.bytes();
     let good = bytes.next().is_some_and(|b| b.is_ascii_lowercase())
-        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
         && at.0.len() <= MAX_NAME_BYTES;
     if good {
         return Ok(());
@@ -208,7 +208,7 @@ fn check_name(at: &Checked<'_>) -> Outcome {
     at.refuse(
         "name",
         "it becomes an identifier in policies and cannot",
-        "use a-z, then at most 31 of a-z, 0-9 and `_`",
+        "use a letter of a-z, then at most 31 of a-z, 0-9, `-` and `_`",
     )
 }
 
