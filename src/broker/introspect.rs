@@ -79,7 +79,7 @@ impl Broker {
     }
 
     /// The session of a token that we signed, with the decision hash that it carries.
-    fn recognise(&self, token: &SecretString) -> Option<(SessionId, String)> {
+    pub(super) fn recognise(&self, token: &SecretString) -> Option<(SessionId, String)> {
         let jwt = UnverifiedJwt::parse(token.expose_secret()).ok()?;
         if !jwt.unverified_is_type(ACCESS_TOKEN_TYPE) {
             return None;

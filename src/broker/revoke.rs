@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
 use tracing::{error, info, instrument};
 
 use super::sessions::SessionReport;
@@ -94,6 +95,25 @@ impl Broker {
         let view = self.store().session_view(id).await?;
         let view = view.ok_or(BrokerError::NotFound("session"))?;
         Ok(SessionReport::new(view, self.now()))
+    }
+
+    /// Ends the session of a token. One that is not ours, or over, needs no ending.
+    #[instrument(skip_all)]
+    pub async fn revoke_token(
+        &self,
+        evidence: &Evidence,
+        token: &SecretString,
+    ) -> Result<(), BrokerError> {
+        let known = match self.recognise(token) {
+            Some((session, _)) => self.store().session(session).await?,
+            None => None,
+        };
+        if let Some(session) = known {
+            return self.revoke_session(evidence, session.id).await.map(drop);
+        }
+        self.metrics().foreign_token();
+        let caller = self.caller(evidence).await?;
+        self.consume(caller.one_time, self.now()).await
     }
 
     /// Ends everything that a selector matches, and keeps it from coming back.

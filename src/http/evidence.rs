@@ -22,6 +22,11 @@ pub(super) struct Presented {
 }
 
 impl Presented {
+    /// Whether anything was said in `Authorization`.
+    pub(super) fn is_by_header(&self) -> bool {
+        self.handle.is_some() || self.evidence.bearer.is_some()
+    }
+
     /// As authority over a task.
     pub(super) fn into_authority(self) -> TaskAuthority {
         match self.handle {

@@ -187,7 +187,7 @@ async fn the_description_is_whole() {
             for (status, response) in responses {
                 if status.starts_with(['4', '5']) {
                     let content = response["content"].as_object().unwrap();
-                    let media_type = if path == "/oauth2/introspect"
+                    let media_type = if path.starts_with("/oauth2/")
                         && !["429", "500", "503"].contains(&status.as_str())
                     {
                         "application/json"

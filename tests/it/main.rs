@@ -32,6 +32,7 @@ mod laws;
 mod limits;
 mod load;
 mod minters;
+mod oauth;
 mod pipelines;
 mod proofs;
 mod properties;

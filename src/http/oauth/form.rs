@@ -1,0 +1,118 @@
+//! The forms of OAuth's endpoints.
+
+use std::collections::BTreeMap;
+
+use axum::extract::Request;
+use axum::http::StatusCode;
+
+use super::error::OAuthError;
+use crate::domain::limits::MAX_BODY_BYTES;
+use crate::http::AppState;
+use crate::http::json::{body, is_media_type};
+use crate::http::problem::Problem;
+
+/// A form whose parameters stand once.
+#[derive(Debug)]
+pub(super) struct Form(BTreeMap<String, String>);
+
+impl Form {
+    /// Reads a request's body. No parameter may be there twice, and one without a value is not there
+    /// (RFC 6749 §3.2); those that are not understood are ignored.
+    pub(super) async fn read(request: Request, state: &AppState) -> Result<Self, OAuthError> {
+        if !is_media_type(request.headers(), "application/x-www-form-urlencoded") {
+            return Err(OAuthError {
+                status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                ..OAuthError::invalid_request("send application/x-www-form-urlencoded")
+            });
+        }
+        let bytes = body(request, state)
+            .await
+            .map_err(|_: Problem| OAuthError {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                ..OAuthError::invalid_request("the body is too large")
+            })?;
+        debug_assert!(bytes.len() <= MAX_BODY_BYTES, "the route's limit is lower");
+        Self::parse(&bytes)
+    }
+
+    fn parse(form: &[u8]) -> Result<Self, OAuthError> {
+        let mut parameters = BTreeMap::new();
+        for (name, value) in url::form_urlencoded::parse(form) {
+            if value.contains('\0') {
+                return Err(OAuthError::invalid_request("a parameter holds U+0000"));
+            }
+            // Both can name several targets, and each would have its rights.
+            let target = name == "resource" || name == "audience";
+            if parameters
+                .insert(name.into_owned(), value.into_owned())
+                .is_some()
+            {
+                return Err(if target {
+                    OAuthError::bad("invalid_target", "name one target, once")
+                } else {
+                    OAuthError::invalid_request("a parameter is repeated")
+                });
+            }
+        }
+        parameters.retain(|_, value| !value.is_empty());
+        Ok(Self(parameters))
+    }
+
+    /// A parameter that has a value.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// A parameter that there has to be.
+    pub(super) fn required(&self, name: &'static str) -> Result<&str, OAuthError> {
+        self.get(name).ok_or(match name {
+            "token" => OAuthError::invalid_request("token is missing"),
+            "subject_token" => OAuthError::invalid_request("subject_token is missing"),
+            "subject_token_type" => OAuthError::invalid_request("subject_token_type is missing"),
+            "grant_type" => OAuthError::invalid_request("grant_type is missing"),
+            _ => OAuthError::invalid_request("a parameter is missing"),
+        })
+    }
+
+    /// A whole number.
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, OAuthError> {
+        let number = self.get(name).map(str::parse::<u64>).transpose();
+        number.map_err(|_| OAuthError::invalid_request("a parameter is not a whole number"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_has_one_token_and_nothing_twice() {
+        for good in [
+            "token=a.b.c",
+            "token=a.b.c&token_type_hint=x&more=1",
+            "hint=&token=a%2Eb.c",
+        ] {
+            let form = Form::parse(good.as_bytes()).unwrap();
+            assert_eq!(form.required("token").unwrap(), "a.b.c", "{good}");
+        }
+        for bad in [
+            "",
+            "token=",
+            "token",
+            "token=a&token=a",
+            "token=a&token=",
+            "token=&token=a",
+            "token=a&x=1&x=1",
+        ] {
+            let form = Form::parse(bad.as_bytes());
+            let error = form
+                .and_then(|form| form.required("token").map(drop))
+                .unwrap_err();
+            assert_eq!(
+                (error.status, error.error),
+                (StatusCode::BAD_REQUEST, "invalid_request"),
+                "{bad}"
+            );
+        }
+    }
+}

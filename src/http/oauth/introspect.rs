@@ -1,0 +1,99 @@
+//! `/oauth2/introspect` (RFC 7662).
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::error::{OAuthError, OAuthErrorBody};
+use super::form::Form;
+use crate::attest::AttestError;
+use crate::broker::BrokerError;
+use crate::broker::introspect::{ActiveToken, Introspection};
+use crate::http::AppState;
+use crate::http::evidence::Presented;
+use crate::http::problem::Problem;
+use crate::mint::jwt::subject_and_actor;
+
+/// The form of RFC 7662.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "describes the form; it is read by hand, to refuse repeated parameters"
+)]
+pub struct IntrospectForm {
+    /// The token.
+    token: String,
+    /// Ignored.
+    token_type_hint: Option<String>,
+}
+
+/// Says whether a token is good now (RFC 7662), to a verifier of its resource or an admin.
+#[utoipa::path(
+    post,
+    path = "/oauth2/introspect",
+    request_body(content = IntrospectForm, content_type = "application/x-www-form-urlencoded"),
+    responses((status = 200, body = Object), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
+)]
+pub(in crate::http) async fn introspect(
+    State(state): State<AppState>,
+    presented: Result<Presented, Problem>,
+    request: Request,
+) -> Response {
+    match try_introspect(&state, presented, request).await {
+        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn try_introspect(
+    state: &AppState,
+    presented: Result<Presented, Problem>,
+    request: Request,
+) -> Result<Value, OAuthError> {
+    // RFC 6749's words for what other doors call a problem.
+    let presented = presented.map_err(|_| BrokerError::Attestation(AttestError::Missing))?;
+    let form = Form::read(request, state).await?;
+    let token = form.required("token")?;
+    let token = SecretString::from(token);
+    let judged = state.broker.introspect(&presented.evidence, &token).await?;
+    Ok(match judged {
+        Introspection::Inactive => json!({"active": false}),
+        Introspection::Active(active) => describe(state.broker.issuer(), &active),
+    })
+}
+
+fn describe(issuer: &str, active: &ActiveToken) -> Value {
+    let session = &active.view.session;
+    let (sub, act) = subject_and_actor(&session.workload, &active.delegators);
+    let mut claims = json!({
+        "active": true,
+        "iss": issuer,
+        "sub": sub,
+        "aud": session.audience,
+        "client_id": session.workload,
+        "iat": session.issued_at.seconds(),
+        "exp": session.expires_at.seconds(),
+        "jti": session.id,
+        "scope": session.grant.scope(),
+        "authorization_details": session.grant,
+        "token_type": if session.key.is_some() { "DPoP" } else { "Bearer" },
+        "task": session.task_id,
+        "sid": session.id,
+        "dec": active.decision_hash,
+    });
+    if let Some(members) = claims.as_object_mut() {
+        if let Some(act) = act {
+            members.insert("act".into(), act);
+        }
+        if let Some(key) = &session.key
+            && let Ok(key) = serde_json::to_value(key)
+        {
+            members.insert("cnf".into(), key);
+        }
+    }
+    claims
+}

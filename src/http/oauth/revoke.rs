@@ -1,0 +1,64 @@
+//! `/oauth2/revoke` (RFC 7009).
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use secrecy::SecretString;
+use utoipa::ToSchema;
+
+use super::error::{OAuthError, OAuthErrorBody};
+use super::form::Form;
+use crate::attest::AttestError;
+use crate::broker::BrokerError;
+use crate::http::AppState;
+use crate::http::evidence::Presented;
+use crate::http::problem::Problem;
+
+/// The form of RFC 7009.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "describes the form; it is read by hand, to refuse repeated parameters"
+)]
+pub struct RevokeForm {
+    /// The token.
+    token: String,
+    /// Ignored.
+    token_type_hint: Option<String>,
+}
+
+/// Ends a token's session, for its workload or an admin. A token that is none is as good as revoked.
+#[utoipa::path(
+    post,
+    path = "/oauth2/revoke",
+    request_body(content = RevokeForm, content_type = "application/x-www-form-urlencoded"),
+    responses((status = 200), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
+)]
+pub(in crate::http) async fn revoke(
+    State(state): State<AppState>,
+    presented: Result<Presented, Problem>,
+    request: Request,
+) -> Response {
+    match try_revoke(&state, presented, request).await {
+        Ok(()) => (StatusCode::OK, [(header::CACHE_CONTROL, "no-store")]).into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn try_revoke(
+    state: &AppState,
+    presented: Result<Presented, Problem>,
+    request: Request,
+) -> Result<(), OAuthError> {
+    let presented = presented.map_err(|_| BrokerError::Attestation(AttestError::Missing))?;
+    let form = Form::read(request, state).await?;
+    let token = SecretString::from(form.required("token")?);
+    match state.broker.revoke_token(&presented.evidence, &token).await {
+        Ok(()) => Ok(()),
+        Err(BrokerError::NotFound(_)) => Err(OAuthError::bad(
+            "unauthorized_client",
+            "the token is not one of yours",
+        )),
+        Err(error) => Err(error.into()),
+    }
+}

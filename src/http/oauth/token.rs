@@ -1,0 +1,408 @@
+//! `/oauth2/token`: the same request as `POST /v1/credentials`, as OAuth clients write it.
+//!
+//! Two grants. Token exchange (RFC 8693): the subject token is the workload's attestation, which is
+//! its client authentication too. Client credentials with `private_key_jwt` (RFC 7523bis), for
+//! workloads with a registered key. The target is one registered resource, named by its audience
+//! (RFC 8707) or by its name; the rights are `authorization_details` (RFC 9396) or a `scope`.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::error::{OAuthError, OAuthErrorBody};
+use super::form::Form;
+use crate::attest::{AttestError, Evidence};
+use crate::broker::BrokerError;
+use crate::broker::error::Denied;
+use crate::broker::issue::Issued;
+use crate::crypto::jwt::UnverifiedJwt;
+use crate::domain::decision::RefusalCode;
+use crate::domain::grant::Grant;
+use crate::domain::limits::MAX_PURPOSE_BYTES;
+use crate::domain::request::{CredentialRequest, NewTask, TaskSelector};
+use crate::http::AppState;
+use crate::http::evidence::Presented;
+use crate::http::problem::Problem;
+use crate::mint::Credential;
+
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const CLIENT_CREDENTIALS: &str = "client_credentials";
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+
+/// The grants, as the metadata names them.
+pub(super) const GRANT_TYPES: [&str; 2] = [EXCHANGE, CLIENT_CREDENTIALS];
+
+/// The form of a token request.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "describes the form; it is read by hand, to refuse repeated parameters"
+)]
+pub struct TokenForm {
+    /// Token exchange (RFC 8693) or `client_credentials`.
+    grant_type: String,
+    /// For an exchange: the workload's attestation.
+    subject_token: Option<String>,
+    /// For an exchange: the URN of `jwt` or `id_token`.
+    subject_token_type: Option<String>,
+    /// For an exchange: the URN of `access_token` or `jwt`, or nothing.
+    requested_token_type: Option<String>,
+    /// For client credentials: the URN of `jwt-bearer`.
+    client_assertion_type: Option<String>,
+    /// For client credentials: the assertion.
+    client_assertion: Option<String>,
+    /// For client credentials, if at all: the subject of the assertion.
+    client_id: Option<String>,
+    /// The audience of the resource.
+    resource: Option<String>,
+    /// The name of the resource, in place of `resource`.
+    audience: Option<String>,
+    /// What is asked (RFC 9396), as JSON.
+    authorization_details: Option<String>,
+    /// In place of `authorization_details`: actions, everywhere that the resource serves.
+    scope: Option<String>,
+    /// The wanted life.
+    ttl_seconds: Option<u64>,
+    /// An open task, to be joined.
+    task: Option<String>,
+    /// Its handle.
+    task_handle: Option<String>,
+    /// The type of a new task.
+    task_type: Option<String>,
+    /// What it is for, in words.
+    task_purpose: Option<String>,
+    /// Its deadline.
+    task_deadline_seconds: Option<u64>,
+    /// Its longest silence.
+    task_heartbeat_seconds: Option<u64>,
+}
+
+/// A token (RFC 6749 §5.1, RFC 8693 §2.2), with its task.
+#[derive(Serialize, ToSchema)]
+pub struct TokenBody {
+    access_token: String,
+    issued_token_type: &'static str,
+    token_type: &'static str,
+    expires_in: u64,
+    scope: String,
+    #[schema(value_type = Vec<Object>)]
+    authorization_details: Grant,
+    task: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_handle: Option<String>,
+    session_id: String,
+    decision_id: String,
+    #[schema(value_type = Object)]
+    receipt: crate::merkle::Receipt,
+}
+
+/// Exchanges an attestation, or a registered key's assertion, for a credential.
+#[utoipa::path(
+    post,
+    path = "/oauth2/token",
+    request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
+    responses((status = 200, body = TokenBody), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
+)]
+pub(in crate::http) async fn token(
+    State(state): State<AppState>,
+    presented: Result<Presented, Problem>,
+    request: Request,
+) -> Response {
+    match try_token(&state, presented, request).await {
+        Ok(body) => (
+            StatusCode::OK,
+            [
+                (header::CACHE_CONTROL, "no-store"),
+                (header::PRAGMA, "no-cache"),
+            ],
+            Json(body),
+        )
+            .into_response(),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn try_token(
+    state: &AppState,
+    presented: Result<Presented, Problem>,
+    request: Request,
+) -> Result<TokenBody, OAuthError> {
+    let two_ways = || OAuthError::invalid_request("authenticate in one way: in the form");
+    let presented = presented.map_err(|_| two_ways())?;
+    if presented.is_by_header() {
+        return Err(two_ways());
+    }
+    let form = Form::read(request, state).await?;
+    let grant_type = GrantType::of(&form)?;
+    let evidence = Evidence {
+        bearer: Some(grant_type.attestation(&form)?),
+        ..presented.evidence
+    };
+    let by_scope = form.get("authorization_details").is_none();
+    let request = CredentialRequest {
+        task: task(&form)?,
+        resource: target(state, &form)?,
+        grant: rights(&form)?,
+        ttl_seconds: form.number("ttl_seconds")?,
+        retry: None,
+    };
+    if request.ttl_seconds == Some(0) {
+        return Err(OAuthError::invalid_request("ttl_seconds is at least 1"));
+    }
+    let issued = state.broker.issue(evidence, request).await;
+    let issued = issued.map_err(|error| refusal(error, grant_type, by_scope))?;
+    answer(issued)
+}
+
+/// How the workload proves itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GrantType {
+    Exchange,
+    ClientCredentials,
+}
+
+impl GrantType {
+    fn of(form: &Form) -> Result<Self, OAuthError> {
+        match form.required("grant_type")? {
+            EXCHANGE => Ok(Self::Exchange),
+            CLIENT_CREDENTIALS => Ok(Self::ClientCredentials),
+            _ => Err(OAuthError::bad(
+                "unsupported_grant_type",
+                "token exchange and client_credentials are served",
+            )),
+        }
+    }
+
+    fn attestation(self, form: &Form) -> Result<SecretString, OAuthError> {
+        match self {
+            Self::Exchange => exchanged(form),
+            Self::ClientCredentials => asserted(form),
+        }
+    }
+}
+
+fn exchanged(form: &Form) -> Result<SecretString, OAuthError> {
+    let token = form.required("subject_token")?;
+    if ![JWT, ID_TOKEN].contains(&form.required("subject_token_type")?) {
+        return Err(OAuthError::invalid_request(
+            "subject_token_type is that of jwt or id_token",
+        ));
+    }
+    if let Some(wanted) = form.get("requested_token_type")
+        && ![ACCESS_TOKEN, JWT].contains(&wanted)
+    {
+        return Err(OAuthError::invalid_request(
+            "requested_token_type is that of access_token or jwt",
+        ));
+    }
+    // Nothing ties the two tokens to each other: on whose behalf is said by tasks and delegation.
+    if form.get("actor_token").is_some() || form.get("actor_token_type").is_some() {
+        return Err(OAuthError::invalid_request("actor_token is not taken"));
+    }
+    if form.get("client_assertion").is_some() || form.get("client_secret").is_some() {
+        return Err(OAuthError::invalid_request(
+            "the subject token alone says who asks",
+        ));
+    }
+    Ok(SecretString::from(token))
+}
+
+fn asserted(form: &Form) -> Result<SecretString, OAuthError> {
+    let refused = |description| OAuthError {
+        status: StatusCode::UNAUTHORIZED,
+        ..OAuthError::bad("invalid_client", description)
+    };
+    let assertion = form.get("client_assertion");
+    let (Some(assertion), Some(JWT_BEARER)) = (assertion, form.get("client_assertion_type")) else {
+        return Err(refused("authenticate with private_key_jwt"));
+    };
+    if form.get("subject_token").is_some() {
+        return Err(OAuthError::invalid_request(
+            "subject_token is for token exchange",
+        ));
+    }
+    if let Some(named) = form.get("client_id") {
+        let jwt = UnverifiedJwt::parse(assertion).ok();
+        if jwt.as_ref().and_then(UnverifiedJwt::unverified_subject) != Some(named) {
+            return Err(refused("client_id is not the subject of the assertion"));
+        }
+    }
+    Ok(SecretString::from(assertion))
+}
+
+/// The name of the one registered resource that is meant.
+fn target(state: &AppState, form: &Form) -> Result<String, OAuthError> {
+    let wrong = |description| OAuthError::bad("invalid_target", description);
+    let active = state.broker.active()?;
+    let mut resources = active.catalog().resources();
+    let found = match (form.get("resource"), form.get("audience")) {
+        (Some(_), Some(_)) | (None, None) => {
+            return Err(wrong("name one target, by resource or by audience"));
+        }
+        (Some(uri), None) => resources.find(|known| known.audience() == uri),
+        (None, Some(name)) => resources.find(|known| known.name == name),
+    };
+    let found = found.ok_or_else(|| wrong("there is no such resource"))?;
+    if found.aws.is_some() {
+        return Err(wrong("ask for a role in AWS at /v1/credentials"));
+    }
+    Ok(found.name.clone())
+}
+
+fn rights(form: &Form) -> Result<Grant, OAuthError> {
+    let (value, code) = match (form.get("authorization_details"), form.get("scope")) {
+        (Some(details), None) => (
+            serde_json::from_str::<Value>(details).unwrap_or_default(),
+            "invalid_authorization_details",
+        ),
+        (None, Some(scope)) => {
+            let actions: Vec<&str> = scope.split(' ').filter(|word| !word.is_empty()).collect();
+            (
+                json!([{"type": "api", "actions": actions}]),
+                "invalid_scope",
+            )
+        }
+        (Some(_), Some(_)) => {
+            return Err(OAuthError::invalid_request(
+                "say what is asked by scope or by authorization_details",
+            ));
+        }
+        (None, None) => {
+            return Err(OAuthError::bad(
+                "invalid_scope",
+                "scope or authorization_details is needed",
+            ));
+        }
+    };
+    serde_json::from_value(value)
+        .map_err(|_| OAuthError::bad(code, "it is not of a known type and form"))
+}
+
+fn task(form: &Form) -> Result<TaskSelector, OAuthError> {
+    let wrong =
+        || OAuthError::invalid_request("either task with task_handle, or task_type for a new task");
+    let new = [
+        "task_type",
+        "task_purpose",
+        "task_deadline_seconds",
+        "task_heartbeat_seconds",
+    ];
+    let opens = new.iter().any(|name| form.get(name).is_some());
+    match (
+        form.get("task"),
+        form.get("task_handle"),
+        form.get("task_type"),
+    ) {
+        (Some(id), Some(handle), None) if !opens => Ok(TaskSelector::Join {
+            id: id.parse().map_err(|_| wrong())?,
+            handle: SecretString::from(handle),
+        }),
+        (None, None, Some(kind)) => {
+            let purpose = form.get("task_purpose").map(str::to_owned);
+            if purpose
+                .as_ref()
+                .is_some_and(|text| text.len() > MAX_PURPOSE_BYTES)
+            {
+                return Err(OAuthError::invalid_request("task_purpose is too long"));
+            }
+            let positive = |name| match form.number(name)? {
+                Some(0) => Err(OAuthError::invalid_request("a time is at least 1 second")),
+                number => Ok(number),
+            };
+            Ok(TaskSelector::Open(NewTask {
+                task_type: kind.to_owned(),
+                purpose,
+                parent: None,
+                deadline_seconds: positive("task_deadline_seconds")?,
+                heartbeat_seconds: positive("task_heartbeat_seconds")?,
+            }))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// What stands in the way, in the standards' words: RFC 8693 wants `invalid_request` where the
+/// subject token is no good or policy does not accept it, RFC 8707 and 9396 have words of their own.
+fn refusal(error: BrokerError, grant_type: GrantType, by_scope: bool) -> OAuthError {
+    match error {
+        BrokerError::Denied(denied) => denial(&denied, by_scope),
+        BrokerError::Attestation(AttestError::BadProof(_)) => {
+            OAuthError::bad("invalid_dpop_proof", "the DPoP proof is no good here")
+        }
+        BrokerError::Attestation(_) | BrokerError::Replayed
+            if grant_type == GrantType::Exchange =>
+        {
+            OAuthError::invalid_request("present a fresh attestation that is meant for this broker")
+        }
+        BrokerError::NotFound(_) => OAuthError::invalid_request("there is no such task"),
+        other => other.into(),
+    }
+}
+
+fn denial(denied: &Denied, by_scope: bool) -> OAuthError {
+    let rights = if by_scope {
+        "invalid_scope"
+    } else {
+        "invalid_authorization_details"
+    };
+    let (error, description) = match denied.refusal.code {
+        RefusalCode::UnknownResource | RefusalCode::ResourceNotForTask => {
+            ("invalid_target", "the target is not to be had")
+        }
+        RefusalCode::UnknownAction
+        | RefusalCode::UnknownLocation
+        | RefusalCode::TooManyRights
+        | RefusalCode::ExceedsParent
+        | RefusalCode::NotPermitted => (rights, "policy does not permit what is asked"),
+        RefusalCode::ApprovalRequired => ("access_denied", "a person has to approve first"),
+        RefusalCode::UnknownTaskType
+        | RefusalCode::TtlTooLong
+        | RefusalCode::DeadlineTooLong
+        | RefusalCode::HeartbeatRequired
+        | RefusalCode::TooDeep
+        | RefusalCode::TaskEnded => ("invalid_request", "the task or the life is not to be had"),
+        _ => ("access_denied", "policy does not permit this"),
+    };
+    OAuthError {
+        decision_id: Some(denied.decision.to_string()),
+        ..OAuthError::bad(error, description)
+    }
+}
+
+fn answer(issued: Issued) -> Result<TokenBody, OAuthError> {
+    let Credential::Jwt {
+        access_token,
+        token_type,
+        expires_in,
+    } = &issued.credential
+    else {
+        return Err(BrokerError::FailClosed("not a token".into()).into());
+    };
+    let session = &issued.session;
+    Ok(TokenBody {
+        // The other place where an access token is put on the wire.
+        access_token: access_token.expose_secret().to_owned(),
+        issued_token_type: ACCESS_TOKEN,
+        token_type,
+        expires_in: *expires_in,
+        scope: session.grant.scope(),
+        authorization_details: session.grant.clone(),
+        task: issued.task.id.to_string(),
+        task_handle: issued
+            .task
+            .handle
+            .as_ref()
+            .map(|handle| handle.expose_secret().to_owned()),
+        session_id: session.id.to_string(),
+        decision_id: issued.decision.id.to_string(),
+        receipt: issued.receipt,
+    })
+}

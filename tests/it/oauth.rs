@@ -1,0 +1,454 @@
+//! OAuth's endpoints, as others' clients speak to them: tokens for attestations (RFC 8693), client
+//! credentials with a key (RFC 7523), revocation (RFC 7009), and the standards' errors.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::http::{Answer, assert_no_store, assert_oauth_error, send};
+use crate::support::issuer::unix_seconds;
+use crate::support::keys::{Algorithm, Key, hmac_jwt, peek, sign_jwt, verifies};
+use crate::support::random_hex;
+
+const BROKER: &str = "http://127.0.0.1:7070";
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+const POLICY: &str = r#"
+@id("nightly-open") @description("opens")
+permit (principal == Workload::workload::"workload:nightly", action == Action::"openTask", resource);
+@id("nightly-read") @description("reads") @max_ttl("600")
+permit (principal == Workload::workload::"workload:nightly", action == Action::"orders:read", resource);
+"#;
+
+type Form<'a> = Vec<(&'a str, String)>;
+
+/// An exchange that is good, but for what the test changes.
+fn exchange(fleet: &Fleet) -> Form<'static> {
+    vec![
+        ("grant_type", EXCHANGE.into()),
+        ("subject_token", fleet.token()),
+        ("subject_token_type", JWT.into()),
+        ("resource", "https://orders.example".into()),
+        ("scope", "orders:read".into()),
+        ("task_type", "job".into()),
+    ]
+}
+
+/// The same with a parameter set, or, empty, taken away.
+fn with<'a>(mut form: Form<'a>, name: &'a str, value: &str) -> Form<'a> {
+    form.retain(|(known, _)| *known != name);
+    if !value.is_empty() {
+        form.push((name, value.to_owned()));
+    }
+    form
+}
+
+async fn post(
+    replica: &Replica,
+    path: &str,
+    form: &Form<'_>,
+    headers: &[(&str, String)],
+) -> Answer {
+    let mut request = replica.client.request(Method::POST, path).form(form);
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    send(request).await
+}
+
+async fn token(replica: &Replica, form: &Form<'_>) -> Answer {
+    post(replica, "/oauth2/token", form, &[]).await
+}
+
+async fn sessions(fleet: &Fleet, replica: &Replica) -> usize {
+    let listed = replica
+        .client
+        .get_as(&fleet.admin, "/v1/sessions")
+        .await
+        .expect(200);
+    listed["sessions"].as_array().unwrap().len()
+}
+
+async fn is_active(fleet: &Fleet, replica: &Replica, access_token: &Value) -> bool {
+    let form = vec![("token", access_token.as_str().unwrap().to_owned())];
+    let bearer = [("authorization", format!("Bearer {}", fleet.admin))];
+    let answer = post(replica, "/oauth2/introspect", &form, &bearer)
+        .await
+        .expect(200);
+    answer["active"] == true
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attestation_is_exchanged_for_a_token_and_its_task() {
+    let (fleet, replica) = Fleet::embedded();
+    let answer = token(&replica, &exchange(&fleet)).await;
+    assert_no_store(&answer);
+    let granted = answer.expect(200);
+    assert_eq!(granted["issued_token_type"], ACCESS_TOKEN);
+    assert_eq!(
+        (&granted["token_type"], &granted["scope"]),
+        (&json!("Bearer"), &json!("orders:read"))
+    );
+    assert_eq!(
+        granted["authorization_details"][0]["actions"],
+        json!(["orders:read"])
+    );
+    let access_token = &granted["access_token"];
+    let (header, claims) = peek(access_token.as_str().unwrap());
+    assert_eq!(
+        (&header["typ"], &claims["aud"]),
+        (&json!("at+jwt"), &json!("https://orders.example"))
+    );
+    let jwks = replica
+        .client
+        .get("/.well-known/jwks.json")
+        .await
+        .expect(200);
+    assert!(verifies(access_token.as_str().unwrap(), &jwks["keys"][0]));
+    assert!(is_active(&fleet, &replica, access_token).await);
+
+    // The task comes back with it, and is joined and ended by its handle.
+    let (task, handle) = (
+        granted["task"].as_str().unwrap(),
+        granted["task_handle"].as_str().unwrap(),
+    );
+    let mut joining = with(exchange(&fleet), "task_type", "");
+    joining.extend([
+        ("task", task.to_owned()),
+        ("task_handle", handle.to_owned()),
+    ]);
+    let joined = token(&replica, &joining).await.expect(200);
+    assert_eq!(joined["task"], task);
+    assert!(joined["task_handle"].is_null(), "it is told once");
+    let complete = format!("/v1/tasks/{task}/complete");
+    let authorization = [("authorization", format!("Handle {handle}"))];
+    let mut request = replica
+        .client
+        .request(Method::POST, &complete)
+        .json(&json!({}));
+    for (name, value) in &authorization {
+        request = request.header(*name, value);
+    }
+    send(request).await.expect(200);
+    assert!(!is_active(&fleet, &replica, access_token).await);
+
+    let details =
+        r#"[{"type":"api","actions":["orders:read"],"locations":["https://orders.example/v1/7"]}]"#;
+    let form = with(
+        with(exchange(&fleet), "scope", ""),
+        "authorization_details",
+        details,
+    );
+    let form = with(with(form, "resource", ""), "audience", "orders-api");
+    let granted = token(&replica, &form).await.expect(200);
+    assert_eq!(
+        granted["authorization_details"],
+        serde_json::from_str::<Value>(details).unwrap()
+    );
+}
+
+/// Forms that are no good, each with the standards' word for it.
+fn bad_forms(fleet: &Fleet, used: Form<'static>) -> Vec<(Form<'static>, &'static str)> {
+    let good = || exchange(fleet);
+    let stranger = Key::generate(Algorithm::Es256);
+    let claims = fleet
+        .issuer
+        .claims(json!({"sub": "agent:reports", "run": "run-1"}));
+    let hmac = hmac_jwt(
+        &json!({"alg": "HS256", "typ": "JWT", "kid": fleet.issuer.key().kid}),
+        &claims,
+        fleet.issuer.key().public_pem().as_bytes(),
+    );
+    let unknown_type = r#"[{"type":"gcp","actions":["a"]}]"#;
+    let unknown_field = r#"[{"type":"api","actions":["orders:read"],"more":1}]"#;
+    let details = |text: &str| with(with(good(), "scope", ""), "authorization_details", text);
+    let twice = |name: &'static str, value: &str| {
+        let mut form = good();
+        form.push((name, value.to_owned()));
+        form
+    };
+    vec![
+        (with(good(), "grant_type", ""), "invalid_request"),
+        (
+            with(good(), "grant_type", "password"),
+            "unsupported_grant_type",
+        ),
+        (with(good(), "subject_token", ""), "invalid_request"),
+        (with(good(), "subject_token", "a.b.c"), "invalid_request"),
+        (with(good(), "subject_token", &hmac), "invalid_request"),
+        (
+            with(
+                good(),
+                "subject_token",
+                &sign_jwt(&stranger.header(), &claims, &stranger),
+            ),
+            "invalid_request",
+        ),
+        (used, "invalid_request"),
+        (with(good(), "subject_token_type", ""), "invalid_request"),
+        (
+            with(good(), "subject_token_type", ACCESS_TOKEN),
+            "invalid_request",
+        ),
+        (
+            with(
+                good(),
+                "requested_token_type",
+                "urn:ietf:params:oauth:token-type:saml2",
+            ),
+            "invalid_request",
+        ),
+        (with(good(), "actor_token", "a.b.c"), "invalid_request"),
+        (with(good(), "client_secret", "x"), "invalid_request"),
+        (with(good(), "resource", ""), "invalid_target"),
+        (
+            with(good(), "resource", "https://elsewhere.example"),
+            "invalid_target",
+        ),
+        (with(good(), "audience", "orders-api"), "invalid_target"),
+        (twice("resource", "https://other.example"), "invalid_target"),
+        (twice("scope", "orders:write"), "invalid_request"),
+        (with(good(), "scope", ""), "invalid_scope"),
+        (with(good(), "scope", "orders:delete"), "invalid_scope"),
+        (with(good(), "scope", "orders:\u{e9}"), "invalid_scope"),
+        (
+            with(good(), "authorization_details", "[]"),
+            "invalid_request",
+        ),
+        (details("[]"), "invalid_authorization_details"),
+        (details("{"), "invalid_authorization_details"),
+        (details(unknown_type), "invalid_authorization_details"),
+        (details(unknown_field), "invalid_authorization_details"),
+        (with(good(), "task_type", ""), "invalid_request"),
+        (with(good(), "task_type", "unknown"), "invalid_request"),
+        (with(good(), "task", "x"), "invalid_request"),
+        (
+            with(good(), "task_deadline_seconds", "0"),
+            "invalid_request",
+        ),
+        (with(good(), "ttl_seconds", "soon"), "invalid_request"),
+        (with(good(), "ttl_seconds", "0"), "invalid_request"),
+        (with(good(), "ttl_seconds", "700"), "invalid_request"),
+        (with(good(), "task_purpose", "a\0b"), "invalid_request"),
+        (with(good(), "client_assertion", "a.b.c"), "invalid_request"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_refusal_is_the_standards_and_nothing_is_left_of_it() {
+    let (fleet, replica) = Fleet::embedded();
+    let good = || exchange(&fleet);
+    let used = good();
+    token(&replica, &used).await.expect(200);
+    let before = sessions(&fleet, &replica).await;
+    for (form, error) in bad_forms(&fleet, used) {
+        let answer = token(&replica, &form).await;
+        assert_oauth_error(&answer, 400, error);
+        assert_no_store(&answer);
+    }
+    // A denial names its decision, and not the rule.
+    let denied = token(&replica, &with(good(), "scope", "orders:delete"))
+        .await
+        .json();
+    assert!(denied["decision_id"].is_string(), "{denied}");
+    assert_eq!(denied.as_object().unwrap().len(), 3);
+    // The attestation is in the form, and nowhere else.
+    let bearer = [("authorization", format!("Bearer {}", fleet.token()))];
+    let both = post(&replica, "/oauth2/token", &good(), &bearer).await;
+    assert_oauth_error(&both, 400, "invalid_request");
+    let json = replica
+        .client
+        .post_json(&fleet.admin, "/oauth2/token", &json!({}))
+        .await;
+    assert!([400, 415].contains(&json.status));
+    assert_eq!(
+        sessions(&fleet, &replica).await,
+        before,
+        "something was left"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proof_binds_the_token_and_a_bad_one_gets_none() {
+    let (fleet, replica) = Fleet::embedded();
+    let key = Key::generate(Algorithm::Es256);
+    let proof = |change: Value| {
+        let mut header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
+        let mut claims = json!({
+            "jti": random_hex(16), "htm": "POST", "htu": format!("{BROKER}/oauth2/token"),
+            "iat": unix_seconds(),
+        });
+        for (name, value) in change.as_object().cloned().unwrap() {
+            let part = if header[&name].is_null() {
+                &mut claims
+            } else {
+                &mut header
+            };
+            part[name] = value;
+        }
+        sign_jwt(&header, &claims, &key)
+    };
+    let ask = async |proofs: &[String]| {
+        let headers: Vec<_> = proofs.iter().map(|proof| ("dpop", proof.clone())).collect();
+        post(&replica, "/oauth2/token", &exchange(&fleet), &headers).await
+    };
+    let once = proof(json!({}));
+    let granted = ask(std::slice::from_ref(&once)).await.expect(200);
+    assert_eq!(granted["token_type"], "DPoP");
+    assert!(peek(granted["access_token"].as_str().unwrap()).1["cnf"]["jkt"].is_string());
+    let before = sessions(&fleet, &replica).await;
+    let now = unix_seconds();
+    for bad in [
+        json!({"htm": "GET"}),
+        json!({"htu": format!("{BROKER}/v1/credentials")}),
+        json!({"htu": "https://elsewhere.example/oauth2/token"}),
+        json!({"iat": now + 600}),
+        json!({"iat": now - 600}),
+        json!({"typ": "JWT"}),
+        json!({"alg": "HS256"}),
+        json!({"alg": "none"}),
+        json!({"jti": null}),
+        json!({"jwk": Key::generate(Algorithm::Es256).jwk()}),
+    ] {
+        let answer = ask(&[proof(bad.clone())]).await;
+        let error = answer.json();
+        assert_eq!(
+            (answer.status, &error["error"]),
+            (400, &json!("invalid_dpop_proof")),
+            "{bad}"
+        );
+    }
+    assert_eq!(
+        ask(&[proof(json!({})), proof(json!({}))]).await.status,
+        400,
+        "two proofs"
+    );
+    assert_eq!(ask(&[once]).await.status, 400, "a proof is good once");
+    assert_eq!(
+        sessions(&fleet, &replica).await,
+        before,
+        "something was left"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registered_key_authenticates_its_client() {
+    let key = Key::generate(Algorithm::Es256);
+    let (x, y) = (key.jwk()["x"].clone(), key.jwk()["y"].clone());
+    let attestor = format!(
+        "[[attestors]]\nkind = \"key\"\nname = \"workload\"\nkeys = [{{ workload = \"nightly\", \
+         jwk = {{ kty = \"EC\", crv = \"P-256\", x = {x}, y = {y}, kid = \"{kid}\" }} }}]\n",
+        kid = key.kid,
+    );
+    let (fleet, replica) = Fleet::believing(false, |_| attestor.clone(), POLICY).await;
+    let assertion = |change: Value| {
+        let now = unix_seconds();
+        let mut header = key.header();
+        header["typ"] = json!("client-authentication+jwt");
+        let mut claims = json!({
+            "iss": "nightly", "sub": "nightly", "aud": BROKER, "jti": random_hex(16),
+            "iat": now, "exp": now + 60,
+        });
+        for (name, value) in change.as_object().cloned().unwrap() {
+            claims[name] = value;
+        }
+        sign_jwt(&header, &claims, &key)
+    };
+    let form = |assertion: String| -> Form<'static> {
+        vec![
+            ("grant_type", "client_credentials".into()),
+            ("client_assertion_type", JWT_BEARER.into()),
+            ("client_assertion", assertion),
+            ("resource", "https://orders.example".into()),
+            ("scope", "orders:read".into()),
+            ("task_type", "job".into()),
+        ]
+    };
+    let named = with(form(assertion(json!({}))), "client_id", "nightly");
+    let granted = token(&replica, &named).await.expect(200);
+    let (_, claims) = peek(granted["access_token"].as_str().unwrap());
+    assert_eq!(claims["client_id"], "workload:nightly");
+    let before = sessions(&fleet, &replica).await;
+    for bad in [
+        named,
+        with(form(assertion(json!({}))), "client_id", "somebody"),
+        with(form(assertion(json!({}))), "client_assertion_type", ""),
+        form(assertion(json!({"aud": format!("{BROKER}/oauth2/token")}))),
+        form(assertion(json!({"aud": [BROKER]}))),
+        form(assertion(json!({"exp": unix_seconds() + 900}))),
+        form(String::new()),
+    ] {
+        let answer = token(&replica, &bad).await;
+        assert_oauth_error(&answer, 401, "invalid_client");
+        assert!(answer.header("www-authenticate").is_some());
+    }
+    assert_eq!(
+        sessions(&fleet, &replica).await,
+        before,
+        "something was left"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_revokes_its_own_token_and_nobody_elses() {
+    let (fleet, replica) = Fleet::embedded();
+    let granted = token(&replica, &exchange(&fleet)).await.expect(200);
+    let access_token = &granted["access_token"];
+    let revoke = async |who: String, token: &str| {
+        let form = vec![
+            ("token", token.to_owned()),
+            ("token_type_hint", "refresh_token".to_owned()),
+        ];
+        let bearer = [("authorization", format!("Bearer {who}"))];
+        post(&replica, "/oauth2/revoke", &form, &bearer).await
+    };
+    let own = access_token.as_str().unwrap();
+    let other = fleet
+        .issuer
+        .token(json!({"sub": "agent:orders", "run": "run-9"}));
+    assert_oauth_error(&revoke(other, own).await, 400, "unauthorized_client");
+    let nobody = post(
+        &replica,
+        "/oauth2/revoke",
+        &vec![("token", own.to_owned())],
+        &[],
+    )
+    .await;
+    assert_oauth_error(&nobody, 401, "invalid_client");
+    assert!(is_active(&fleet, &replica, access_token).await);
+    let done = revoke(fleet.token(), own).await;
+    assert_eq!((done.status, done.text().as_str()), (200, ""));
+    assert_no_store(&done);
+    assert!(!is_active(&fleet, &replica, access_token).await);
+    // Again, and what never was a token: as good as revoked.
+    assert_eq!(revoke(fleet.token(), own).await.status, 200);
+    assert_eq!(revoke(fleet.token(), "no token").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_metadata_says_what_is_served() {
+    let (_fleet, replica) = Fleet::embedded();
+    for path in [
+        "/.well-known/oauth-authorization-server",
+        "/.well-known/openid-configuration",
+    ] {
+        let told = replica.client.get(path).await.expect(200);
+        assert_eq!(told["issuer"], BROKER);
+        for (name, path) in [
+            ("token_endpoint", "/oauth2/token"),
+            ("introspection_endpoint", "/oauth2/introspect"),
+            ("revocation_endpoint", "/oauth2/revoke"),
+        ] {
+            assert_eq!(told[name], format!("{BROKER}{path}"));
+        }
+        assert!(
+            told["grant_types_supported"]
+                .as_array()
+                .unwrap()
+                .contains(&json!(EXCHANGE))
+        );
+    }
+}
