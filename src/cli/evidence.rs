@@ -91,6 +91,11 @@ pub(super) enum Source {
 }
 
 impl EvidenceArgs {
+    /// The variable that was named to hold the attestation.
+    pub(super) fn variable(&self) -> Option<String> {
+        self.token_env.clone()
+    }
+
     /// Finds out where attestations for the broker at `broker` come from.
     pub(super) fn source(&self, broker: &Url) -> Result<Source, Failure> {
         let own_name = broker.as_str().trim_end_matches('/').to_owned();

@@ -153,6 +153,20 @@ async fn a_command_has_a_credential_while_it_runs_and_its_exit_code_is_ours() {
         assert_eq!(state, "ended");
         assert!(why == reason || code == 7, "{why}");
     }
+    let named = exec_as(
+        &fleet,
+        &replica,
+        &["--token-env", "JOB_TOKEN"],
+        &[],
+        "echo [$JOB_TOKEN]",
+    );
+    let named = named.env("JOB_TOKEN", fleet.token()).run();
+    assert_eq!(
+        (named.code(), named.stdout.as_str()),
+        (Some(0), "[]\n"),
+        "{}",
+        named.stderr
+    );
     let missing = Launch::taskpass(
         [
             "exec",

@@ -20,7 +20,7 @@ use crate::ids::Random as _;
 
 /// Variables by which AWS's tools would find other credentials than the ones they are given, and by
 /// which the command could ask the broker in our name.
-const REMOVED: [&str; 16] = [
+const REMOVED: [&str; 17] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -36,12 +36,13 @@ const REMOVED: [&str; 16] = [
     "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
     "TASKPASS_TOKEN",
+    "TASKPASS_TOKEN_FILE",
     "TASKPASS_KEY_FILE",
 ];
 
 /// What of our environment the command does not get, and what it gets beside.
 pub(super) struct Environment {
-    pub(super) remove: Vec<&'static str>,
+    pub(super) remove: Vec<String>,
     set: Vec<(String, SecretString)>,
 }
 
@@ -59,6 +60,8 @@ pub(super) struct Renewal {
     pub(super) client: Client,
     pub(super) source: Source,
     pub(super) wanted: Wanted,
+    /// The variable in which the attestation was named to be, which the command does not get.
+    pub(super) variable: Option<String>,
 }
 
 /// A credential that is where the command looks for it.
@@ -77,6 +80,8 @@ impl Delivered {
         granted: Value,
         renewal: Renewal,
     ) -> Result<Self, Failure> {
+        let mut remove: Vec<String> = REMOVED.map(str::to_owned).to_vec();
+        remove.extend(renewal.variable.clone());
         let text = |pointer: &str| granted.pointer(pointer).and_then(Value::as_str);
         let told = |name: &str, pointer: &str| {
             text(pointer).map(|value| (name.to_owned(), SecretString::from(value)))
@@ -144,10 +149,7 @@ impl Delivered {
             }
         }
         Ok(Self {
-            environment: Environment {
-                remove: REMOVED.to_vec(),
-                set,
-            },
+            environment: Environment { remove, set },
             _file: file,
             endpoint,
         })

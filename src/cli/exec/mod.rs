@@ -93,6 +93,7 @@ impl Exec {
             client: client.clone(),
             source,
             wanted: self.wanted.clone(),
+            variable: self.evidence.variable(),
         };
         let mut delivered =
             Delivered::prepare(self.how, self.variable.as_deref(), granted, renewal).await?;
