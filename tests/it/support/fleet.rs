@@ -303,12 +303,20 @@ max_open_per_workload = 100000
     /// Whether `replica` says that a granted credential is good.
     pub async fn is_good(&self, replica: &Replica, granted: &Value) -> bool {
         let token = granted["credential"]["access_token"].as_str().unwrap();
-        let request = replica
-            .client
-            .request(reqwest::Method::POST, "/oauth2/introspect")
-            .bearer_auth(&self.admin)
-            .form(&[("token", token)]);
-        super::http::send(request).await.expect(200)["active"] == true
+        // A broker that is closed for a moment, as under load, has not said: it is asked again.
+        let begin = std::time::Instant::now();
+        loop {
+            let request = replica
+                .client
+                .request(reqwest::Method::POST, "/oauth2/introspect")
+                .bearer_auth(&self.admin)
+                .form(&[("token", token)]);
+            let answer = super::http::send(request).await;
+            if answer.status == 503 && begin.elapsed() < SOON {
+                continue;
+            }
+            return answer.expect(200)["active"] == true;
+        }
     }
 
     /// Sessions and permits, each without its counterpart: what no crash may leave.
