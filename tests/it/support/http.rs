@@ -32,6 +32,9 @@ impl Client {
             .timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
+            // A broker closes a connection that was silent for five seconds: one that may be closing
+            // is not used again.
+            .pool_idle_timeout(Duration::from_secs(2))
             .build()
             .unwrap();
         Self {
