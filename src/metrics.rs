@@ -186,6 +186,9 @@ pub struct Metrics {
     sessions_ended: Counters<1>,
     revocations: Counters<1>,
     revocation_lag: Histograms<1>,
+    denied: Counters<1>,
+    deny_list: Family<Labels<1>, Gauge>,
+    deny_list_failures: Counter,
     sweeps: Counters<2>,
     swept_rows: Counters<1>,
     ledger_size: Gauge,
@@ -262,6 +265,20 @@ impl Metrics {
                 "revocation_lag_seconds",
                 "Time from the request of a revocation to its commit, and on to confirmation",
                 LAG_SECONDS,
+            ),
+            denied: r.counters(
+                "denied_sessions",
+                "Sessions to be ended by a list at their back end, by whether it had room or reason",
+            ),
+            deny_list: r.add(
+                "deny_list_sessions",
+                "Sessions on a back end's list, by place, as last written or read",
+                Family::default(),
+            ),
+            deny_list_failures: r.add(
+                "deny_list_failures",
+                "Failed tries to bring a back end's list to what it should say",
+                Counter::default(),
             ),
             sweeps: r.counters("sweeps", "Rounds of the sweepers, by worker and result"),
             swept_rows: r.counters("swept_rows", "Rows that the sweepers finished, by worker"),
@@ -379,6 +396,25 @@ impl Metrics {
     /// A revocation got one part of its way further.
     pub fn revocation_lag(&self, part: RevocationLag, lag: Duration) {
         observe(&self.revocation_lag, &[("part", part.as_str().into())], lag);
+    }
+
+    /// A session is to be ended by a list at its back end, or left to its expiry.
+    pub fn denied(&self, listed: bool) {
+        let outcome = if listed { "listed" } else { "left_to_expiry" };
+        count(&self.denied, &[("outcome", outcome.into())]);
+    }
+
+    /// Sessions on the list of a place.
+    pub fn deny_list(&self, place: &str, sessions: u64) {
+        let labels = [("place", place.to_owned().into())];
+        self.deny_list
+            .get_or_create(&labels)
+            .set(to_gauge(sessions));
+    }
+
+    /// A list could not be brought to what it should say.
+    pub fn deny_list_failed(&self) {
+        self.deny_list_failures.inc();
     }
 
     /// A sweeper's round is over, and it finished so many rows.

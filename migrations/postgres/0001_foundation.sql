@@ -223,10 +223,46 @@ CREATE TABLE cutoff (
     committed_at  timestamptz NOT NULL,
     lifted_idx  bigint,
     changed_idx bigint NOT NULL,
+    widened_to    text,
     mac           bytea NOT NULL
 );
 CREATE INDEX cutoff_changes ON cutoff (changed_idx);
 CREATE INDEX cutoff_selector ON cutoff (kind, value, idx);
+CREATE INDEX cutoff_widened ON cutoff (widened_to) WHERE widened_to IS NOT NULL;
+
+-- Back ends that deny sessions by a document of their own, and what is in it. The document is a
+-- projection of `deny_entry`; whoever holds the lease renders it whole.
+CREATE TABLE deny_place (
+    minter              text NOT NULL,
+    name                text NOT NULL,
+    registration        text NOT NULL,
+    capacity            bigint NOT NULL CHECK (capacity > 0),
+    propagation_seconds bigint NOT NULL CHECK (propagation_seconds > 0),
+    generation          bigint NOT NULL DEFAULT 0,
+    read_at             timestamptz,
+    widened_to          timestamptz,
+    widened_at          timestamptz,
+    due_at              timestamptz NOT NULL,
+    attempts            bigint NOT NULL DEFAULT 0,
+    lease_holder        text,
+    lease_until         timestamptz,
+    PRIMARY KEY (minter, name)
+);
+CREATE INDEX deny_place_due ON deny_place (due_at);
+
+-- An entry outlives its session's row: what is denied does not depend on what is pruned.
+CREATE TABLE deny_entry (
+    session_id   uuid PRIMARY KEY,
+    minter       text NOT NULL,
+    place        text NOT NULL,
+    requested_at timestamptz NOT NULL,
+    listed       boolean NOT NULL,
+    written_at   timestamptz,
+    keep_until   timestamptz NOT NULL,
+    FOREIGN KEY (minter, place) REFERENCES deny_place (minter, name)
+);
+CREATE INDEX deny_entry_listed ON deny_entry (minter, place, keep_until) WHERE listed;
+CREATE INDEX deny_entry_over ON deny_entry (keep_until);
 
 CREATE TABLE generation (
     digest    bytea PRIMARY KEY,
@@ -284,7 +320,7 @@ BEGIN
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I', here, serving);
     EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, activation, generation TO %I', serving);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, leaf_opening, one_time, task, session, retry, '
-        'delegation, cutoff, signing_key, workload_key, admin_binding TO %I', serving);
+        'delegation, cutoff, deny_place, deny_entry, signing_key, workload_key, admin_binding TO %I', serving);
     -- Only to renew its MAC when a sealing key is replaced.
     EXECUTE format('GRANT UPDATE (mac) ON activation TO %I', serving);
     -- Locking a row needs the right to update it; the row has nothing that could be changed.

@@ -170,10 +170,46 @@ CREATE TABLE cutoff (
     committed_at  INTEGER NOT NULL,
     lifted_idx  INTEGER,
     changed_idx INTEGER NOT NULL,
+    widened_to    TEXT,
     mac           BLOB NOT NULL
 ) STRICT;
 CREATE INDEX cutoff_changes ON cutoff (changed_idx);
 CREATE INDEX cutoff_selector ON cutoff (kind, value, idx);
+CREATE INDEX cutoff_widened ON cutoff (widened_to) WHERE widened_to IS NOT NULL;
+
+-- Back ends that deny sessions by a document of their own, and what is in it. The document is a
+-- projection of `deny_entry`; whoever holds the lease renders it whole.
+CREATE TABLE deny_place (
+    minter              TEXT NOT NULL,
+    name                TEXT NOT NULL,
+    registration        TEXT NOT NULL,
+    capacity            INTEGER NOT NULL CHECK (capacity > 0),
+    propagation_seconds INTEGER NOT NULL CHECK (propagation_seconds > 0),
+    generation          INTEGER NOT NULL DEFAULT 0,
+    read_at             INTEGER,
+    widened_to          INTEGER,
+    widened_at          INTEGER,
+    due_at              INTEGER NOT NULL,
+    attempts            INTEGER NOT NULL DEFAULT 0,
+    lease_holder        TEXT,
+    lease_until         INTEGER,
+    PRIMARY KEY (minter, name)
+) STRICT;
+CREATE INDEX deny_place_due ON deny_place (due_at);
+
+-- An entry outlives its session's row: what is denied does not depend on what is pruned.
+CREATE TABLE deny_entry (
+    session_id   BLOB PRIMARY KEY,
+    minter       TEXT NOT NULL,
+    place        TEXT NOT NULL,
+    requested_at INTEGER NOT NULL,
+    listed       INTEGER NOT NULL,
+    written_at   INTEGER,
+    keep_until   INTEGER NOT NULL,
+    FOREIGN KEY (minter, place) REFERENCES deny_place (minter, name)
+) STRICT;
+CREATE INDEX deny_entry_listed ON deny_entry (minter, place, keep_until) WHERE listed;
+CREATE INDEX deny_entry_over ON deny_entry (keep_until);
 
 CREATE TABLE generation (
     digest    BLOB PRIMARY KEY,

@@ -33,7 +33,7 @@ use crate::ledger::denials::Budget;
 use crate::ledger::entry::{Decide, EndSession, Entry, Request, SessionPlan};
 use crate::merkle::Receipt;
 use crate::metrics::{Ended, RateLimit, Stage};
-use crate::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use crate::mint::{Credential, MintError, MintPlace, Minter};
 use crate::policy::Question;
 use crate::store::append::MintLease;
 
@@ -244,6 +244,8 @@ impl Broker {
             let refusal = Refusal::new(RefusalCode::TooManyRights, why);
             return Ok(refused(refusal, purpose, case.active));
         }
+        self.room_to_end(minter.as_ref(), &ask.resource, case.now)
+            .await?;
 
         let admitting = Instant::now();
         let admission = match self.admit(case, &ask).await? {
@@ -460,7 +462,7 @@ impl Broker {
         })
     }
 
-    fn minter(&self, kind: &str) -> Result<&Arc<dyn Minter>, BrokerError> {
+    pub(super) fn minter(&self, kind: &str) -> Result<&Arc<dyn Minter>, BrokerError> {
         self.minters()
             .of_kind(kind)
             .ok_or_else(|| BrokerError::FailClosed(format!("no minter of kind `{kind}`")))
@@ -519,19 +521,14 @@ impl Broker {
                 self.end_own(&session, SessionState::Ending, EndReason::Revoked)
                     .await;
                 // Whoever ended it may have asked the back end before there was anything to end.
-                self.end_external(&session).await;
+                // Where that cannot be done at once, the sweeper does it.
+                if let Err(error) = self.end_external(&session).await {
+                    warn!(session = %session.id, %error, "its ending waits for the sweeper");
+                }
                 Err(BrokerError::FailClosed(
                     "the credential was ended before it was released".into(),
                 ))
             }
-        }
-    }
-
-    /// Asks the back end of a session to end its credential.
-    pub async fn end_external(&self, session: &Session) -> EndOutcome {
-        match self.minter(&session.minter) {
-            Ok(minter) => minter.end(session, self.now()).await,
-            Err(_) => EndOutcome::Pending,
         }
     }
 

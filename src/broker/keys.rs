@@ -638,6 +638,7 @@ impl Broker {
             block: Block::UntilLifted,
             reason: "the key was revoked".into(),
             by: caller.name(),
+            widened_to: None,
             requested_at: now,
             committed_at: now,
             lifted_index: None,

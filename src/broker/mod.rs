@@ -8,6 +8,7 @@
 
 pub mod admin;
 mod admit;
+mod deny_lists;
 pub mod error;
 pub mod generations;
 pub mod introspect;

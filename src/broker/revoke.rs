@@ -14,6 +14,7 @@ use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::domain::catalog::Revocability;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
+use crate::domain::deny_list::DenyPlace;
 use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::ids::{CutoffId, SessionId};
@@ -35,6 +36,21 @@ pub enum BlockAsk {
     Seconds(u64),
     /// Until lifted.
     UntilLifted,
+}
+
+/// A mass revocation, as it is asked for.
+#[derive(Debug)]
+pub struct RevokeAsk {
+    /// What is to end.
+    pub selector: Selector,
+    /// For how long nothing new is granted to it.
+    pub block: BlockAsk,
+    /// Whether a back end that names the sessions it denies is to deny all earlier ones instead.
+    pub widen: bool,
+    /// Why, for people.
+    pub reason: String,
+    /// Only say what would end.
+    pub dry_run: bool,
 }
 
 /// A mass revocation, done or tried.
@@ -121,16 +137,25 @@ impl Broker {
     pub async fn revoke_many(
         &self,
         evidence: &Evidence,
-        selector: Selector,
-        block: BlockAsk,
-        reason: String,
-        dry_run: bool,
+        ask: RevokeAsk,
     ) -> Result<Revocation, BrokerError> {
+        let RevokeAsk {
+            selector,
+            block,
+            widen,
+            reason,
+            dry_run,
+        } = ask;
         let asked = self.now();
         let caller = self.caller(evidence).await?;
         if !self.may(&caller, AdminAction::RevokeMany)? {
             return Err(BrokerError::Forbidden("revokeMany"));
         }
+        let place = if widen {
+            Some(self.widened_place(&selector)?)
+        } else {
+            None
+        };
         if dry_run {
             self.consume(caller.one_time.clone(), asked).await?;
             return self.blast_radius(&selector, u64::MAX, asked, None).await;
@@ -142,6 +167,7 @@ impl Broker {
             index: 0,
             selector: selector.clone(),
             block,
+            widened_to: place.as_ref().map(|place| place.name.clone()),
             reason,
             by: caller.name(),
             requested_at: asked,
@@ -167,6 +193,9 @@ impl Broker {
         };
         self.metrics().revocation(&selector);
         self.lag(asked);
+        if let Some(place) = &place {
+            self.store().put_deny_place(place, self.now()).await?;
+        }
         self.wake_sweeper();
         let cutoff = Cutoff {
             index: recorded.index,
@@ -284,6 +313,45 @@ impl Broker {
             ended,
             ending: matched.saturating_sub(ended),
         })
+    }
+
+    /// The place that a resource has to itself, so that all its sessions can be denied there at
+    /// once. Where it shares one, the records of the others would go on calling theirs good.
+    fn widened_place(&self, selector: &Selector) -> Result<DenyPlace, BrokerError> {
+        let invalid = |detail: String| BrokerError::Invalid {
+            pointer: "/widen",
+            detail,
+        };
+        let Selector::Resource(name) = selector else {
+            return Err(invalid(
+                "only a resource's revocation can be widened".into(),
+            ));
+        };
+        let active = self.active()?;
+        let catalog = active.catalog();
+        let resource = catalog
+            .resource(name)
+            .ok_or_else(|| invalid(format!("there is no resource `{name}`")))?;
+        let minter = self.minter(&resource.kind)?;
+        let list = minter.deny_list();
+        let place = list
+            .and_then(|list| list.deny_place(resource))
+            .ok_or_else(|| {
+                invalid(format!(
+                    "sessions of `{name}` are not ended by a list at their back end"
+                ))
+            })?;
+        let other = catalog.resources().find(|other| {
+            other.name != *name && other.kind == resource.kind && other.audience() == place.name
+        });
+        match other {
+            Some(other) => Err(invalid(format!(
+                "`{}` uses the same role: its sessions would die with those of `{name}`; revoke \
+                 both by name, or give each its own role",
+                other.name
+            ))),
+            None => Ok(place),
+        }
     }
 
     fn lag(&self, asked: Timestamp) {

@@ -3,6 +3,7 @@
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
+use crate::domain::deny_list::DenyStanding;
 use crate::domain::limits::DEFAULT_PAGE;
 use crate::domain::session::{SessionView, Standing};
 use crate::ids::SessionId;
@@ -16,6 +17,8 @@ pub struct SessionReport {
     pub view: SessionView,
     /// How it stands.
     pub standing: Standing,
+    /// How far its back end has come with denying it, where that was looked up.
+    pub denying: Option<DenyStanding>,
 }
 
 impl SessionReport {
@@ -23,7 +26,11 @@ impl SessionReport {
     #[must_use]
     pub fn new(view: SessionView, now: Timestamp) -> Self {
         let standing = view.standing_at(now);
-        Self { view, standing }
+        Self {
+            view,
+            standing,
+            denying: None,
+        }
     }
 }
 
@@ -43,7 +50,11 @@ impl Broker {
         if !own && !self.may(&caller, AdminAction::ListSessions)? {
             return Err(BrokerError::NotFound("session"));
         }
-        Ok(SessionReport::new(view, self.now()))
+        let denying = self.store().deny_standing(id).await?;
+        Ok(SessionReport {
+            denying,
+            ..SessionReport::new(view, self.now())
+        })
     }
 
     /// The sessions of a listing: everybody's for an admin, a workload's own otherwise.

@@ -17,6 +17,7 @@ use crate::ids::CutoffId;
     taskpass revoke workload=github:repo:1234 --dry-run --reason \"what would die?\" --token-file admin-token\n  \
     taskpass revoke all --until-lifted --reason \"incident 7\" --token-file admin-token"
 )]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub(super) struct Revoke {
     /// What to end: `kind=value`, or `all`
     #[arg(value_parser = selector)]
@@ -32,6 +33,10 @@ pub(super) struct Revoke {
     /// Grant nothing new until `taskpass lift`
     #[arg(long)]
     until_lifted: bool,
+    /// Have AWS refuse every earlier session of ours on the resource's role, not only as many as a
+    /// list has room for
+    #[arg(long)]
+    widen: bool,
     /// Why
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -101,6 +106,9 @@ impl Revoke {
         body.insert("selector".into(), selector);
         body.insert("reason".into(), json!(self.reason));
         body.insert("dry_run".into(), json!(self.dry_run));
+        if self.widen {
+            body.insert("widen".into(), json!(true));
+        }
         if self.until_lifted {
             body.insert("block_seconds".into(), json!("until_lifted"));
         } else if let Some(seconds) = self.block_seconds {

@@ -55,6 +55,41 @@ pub struct AwsRole {
     /// it lives on when it is ended, so its class is `expiry_only`.
     #[serde(default)]
     pub may_leave: bool,
+    /// How single sessions are ended before their time. Without it they are `expiry_only`.
+    #[serde(default)]
+    pub revocation: Option<AwsRevocation>,
+}
+
+/// How single sessions of a role are ended: by an inline policy of the role that denies them. The
+/// policy is the broker's own, whole; nobody else may write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AwsRevocation {
+    /// The role that may read and write the inline policy, in mode `web_identity`.
+    #[serde(default)]
+    pub role_arn: Option<String>,
+    /// The inline policy's name.
+    #[serde(default = "default_policy_name")]
+    pub policy_name: String,
+    /// How long a written policy may take until it holds everywhere; 1 to 3,600. AWS promises
+    /// nothing; minutes are on the safe side.
+    #[serde(default = "default_propagation_seconds")]
+    pub propagation_seconds: u64,
+    /// Sessions that the policy may name at once; 4 to 240, which is what a role has room for.
+    #[serde(default = "default_max_entries")]
+    pub max_entries: u32,
+}
+
+fn default_policy_name() -> String {
+    "TaskpassRevokedSessions".into()
+}
+
+fn default_propagation_seconds() -> u64 {
+    300
+}
+
+fn default_max_entries() -> u32 {
+    200
 }
 
 /// A role's ARN, taken apart.
@@ -153,7 +188,51 @@ impl AwsRole {
                 return Err("external_id is for mode `assume_role`".into());
             }
         }
-        Ok(())
+        match &self.revocation {
+            Some(revocation) => revocation.check(self, role),
+            None => Ok(()),
+        }
+    }
+}
+
+impl AwsRevocation {
+    fn check(&self, of: &AwsRole, role: RoleArn<'_>) -> Result<(), String> {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@-".contains(&b);
+        if !(1..=128).contains(&self.policy_name.len()) || !self.policy_name.bytes().all(fine) {
+            return Err("revocation.policy_name has 1 to 128 letters, digits or _+=,.@-".into());
+        }
+        if !(1..=3_600).contains(&self.propagation_seconds) {
+            return Err("revocation.propagation_seconds must be 1 to 3600".into());
+        }
+        if !(4..=240).contains(&self.max_entries) {
+            return Err("revocation.max_entries must be 4 to 240".into());
+        }
+        if of.may_leave {
+            return Err(
+                "revocation and may_leave exclude each other: what left a session lives on".into(),
+            );
+        }
+        match (of.mode, self.role_arn.as_deref().map(RoleArn::parse)) {
+            (AwsMode::WebIdentity, None) => Err(
+                "revocation.role_arn must name a role that may write the policy: the broker has no \
+                 key of its own"
+                    .into(),
+            ),
+            (AwsMode::AssumeRole, Some(_)) => Err(
+                "revocation.role_arn is for mode `web_identity`; here the broker's own credentials \
+                 write"
+                    .into(),
+            ),
+            (_, Some(None)) => Err("revocation.role_arn is not the ARN of a role".into()),
+            (_, Some(Some(writer))) if writer.account != role.account => {
+                Err("revocation.role_arn is a role of another account".into())
+            }
+            (_, Some(Some(writer))) if writer == role => Err(
+                "revocation.role_arn is the role itself: its sessions could revive themselves"
+                    .into(),
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -187,6 +266,8 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    const REVOKER: &str = "arn:aws:iam::123456789012:role/taskpass-revoker";
+
     fn checked(change: impl Fn(&mut Value)) -> Result<(), String> {
         let mut resource = json!({
             "name": "reports-bucket", "kind": "aws", "owner": "data",
@@ -203,6 +284,12 @@ mod tests {
     #[test]
     fn a_role_is_checked_before_anybody_relies_on_it() {
         checked(|_| {}).unwrap();
+        checked(|resource| resource["aws"]["revocation"] = json!({"role_arn": REVOKER})).unwrap();
+        let both = checked(|resource| {
+            resource["aws"]["revocation"] = json!({"role_arn": REVOKER});
+            resource["aws"]["may_leave"] = json!(true);
+        });
+        assert!(both.unwrap_err().contains("exclude each other"));
         for (pointer, bad) in [
             ("/audience", json!("https://x.example")),
             ("/verification", json!("offline")),
@@ -227,6 +314,27 @@ mod tests {
             ("/aws/endpoint", json!("ftp://127.0.0.1")),
             ("/aws/external_id", json!("x1")),
             ("/aws/unknown", json!(1)),
+            ("/aws/revocation", json!({})),
+            (
+                "/aws/revocation",
+                json!({"role_arn": "arn:aws:iam::123456789012:role/team/reports"}),
+            ),
+            (
+                "/aws/revocation",
+                json!({"role_arn": "arn:aws:iam::999999999999:role/revoker"}),
+            ),
+            (
+                "/aws/revocation",
+                json!({"role_arn": REVOKER, "propagation_seconds": 0}),
+            ),
+            (
+                "/aws/revocation",
+                json!({"role_arn": REVOKER, "max_entries": 241}),
+            ),
+            (
+                "/aws/revocation",
+                json!({"role_arn": REVOKER, "policy_name": "a b"}),
+            ),
         ] {
             let refused = checked(|resource| {
                 let (parent, key) = pointer.rsplit_once('/').unwrap();

@@ -115,6 +115,9 @@ pub enum Event {
         /// The end of the block: a time, `until_lifted`, or nothing for none.
         #[serde(skip_serializing_if = "Option::is_none")]
         blocked_until: Option<String>,
+        /// The place at a back end of which every earlier session of ours is denied.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        widened_to: Option<String>,
         /// A commitment to the reason given.
         reason: Commitment,
         /// On whose word.

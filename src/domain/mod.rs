@@ -21,6 +21,7 @@ pub mod aws;
 pub mod catalog;
 pub mod cutoff;
 pub mod decision;
+pub mod deny_list;
 pub mod generation;
 pub mod grant;
 pub mod leaf;

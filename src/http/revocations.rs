@@ -11,7 +11,7 @@ use super::json::Strict;
 use super::params::Named;
 use super::problem::Problem;
 use super::sessions::{SessionBody, id};
-use crate::broker::revoke::{BlockAsk, Revocation};
+use crate::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
 use crate::domain::cutoff::{Cutoff, Selector};
 use crate::domain::limits::MAX_REASON_BYTES;
 use crate::ids::CutoffId;
@@ -28,6 +28,10 @@ pub struct RevocationAsk {
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     block_seconds: Option<BlockBody>,
+    /// Only with a resource of kind `aws` whose role no other has: AWS refuses every session of ours
+    /// on the role that was made before, however many there are.
+    #[serde(default)]
+    widen: bool,
     /// For people.
     reason: String,
     /// Only say what would die.
@@ -58,6 +62,8 @@ pub struct RevocationBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_until: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    widened_to: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     requested_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     committed_at: Option<String>,
@@ -75,6 +81,7 @@ impl From<Revocation> for RevocationBody {
             id: cutoff.map(|cutoff| cutoff.id.to_string()),
             index: cutoff.map(|cutoff| cutoff.index),
             blocked_until: cutoff.and_then(|cutoff| cutoff.block.to_text()),
+            widened_to: cutoff.and_then(|cutoff| cutoff.widened_to.clone()),
             requested_at: cutoff.map(|cutoff| cutoff.requested_at.to_string()),
             committed_at: cutoff.map(|cutoff| cutoff.committed_at.to_string()),
             lifted: cutoff.is_some_and(|cutoff| cutoff.lifted_index.is_some()),
@@ -105,10 +112,13 @@ pub(super) async fn revoke(
     };
     let revoked = state.broker.revoke_many(
         &presented.evidence,
-        body.selector,
-        block,
-        body.reason,
-        body.dry_run,
+        RevokeAsk {
+            selector: body.selector,
+            block,
+            widen: body.widen,
+            reason: body.reason,
+            dry_run: body.dry_run,
+        },
     );
     Ok(Json(revoked.await?.into()))
 }

@@ -17,6 +17,8 @@ use super::params::{Asked, Named};
 use super::problem::Problem;
 use crate::broker::sessions::SessionReport;
 use crate::crypto::digest::sha256;
+use crate::domain::catalog::Revocability;
+use crate::domain::deny_list::DenyStanding;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_PAGE, MAX_REASON_BYTES};
 use crate::domain::session::{EndReason, Session, SessionState, Standing};
 use crate::ids::{SessionId, TaskId};
@@ -45,6 +47,38 @@ pub struct SessionBody {
     ended_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confirmed_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    denying: Option<DenyingBody>,
+}
+
+/// How far a back end has come with denying a session before its time.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DenyingBody {
+    requested_at: String,
+    /// Whether it is left to its expiry: there was no room for it, or no time.
+    left_to_expiry: bool,
+    /// When the back end's list was first read with the session on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    written_at: Option<String>,
+    /// From when on it is refused everywhere, by the stated bound. Nobody at the broker holds the
+    /// credential to try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused_from: Option<String>,
+}
+
+impl DenyingBody {
+    fn new(denying: &DenyStanding, session: &Session) -> Self {
+        let refused_from = match session.revocability {
+            Revocability::Bounded { bound_seconds } => denying.holds_from(bound_seconds),
+            _ => None,
+        };
+        Self {
+            requested_at: denying.requested_at.to_string(),
+            left_to_expiry: !denying.listed,
+            written_at: denying.written_at.map(|at| at.to_string()),
+            refused_from: refused_from.map(|at| at.to_string()),
+        }
+    }
 }
 
 impl SessionBody {
@@ -77,13 +111,19 @@ impl SessionBody {
             end_reason: standing.end_reason.map(EndReason::as_str),
             ended_at: standing.ended_at.map(|at| at.to_string()),
             confirmed_at: standing.confirmed_at.map(|at| at.to_string()),
+            denying: None,
         }
     }
 }
 
 impl From<&SessionReport> for SessionBody {
     fn from(report: &SessionReport) -> Self {
-        Self::new(&report.view.session, report.standing)
+        let session = &report.view.session;
+        let denying = report.denying.as_ref();
+        Self {
+            denying: denying.map(|denying| DenyingBody::new(denying, session)),
+            ..Self::new(session, report.standing)
+        }
     }
 }
 

@@ -697,6 +697,7 @@ mod tests {
             block,
             reason: String::new(),
             by: String::new(),
+            widened_to: None,
             requested_at: Timestamp::EPOCH,
             committed_at: Timestamp::EPOCH,
             lifted_index: None,

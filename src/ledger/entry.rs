@@ -306,6 +306,7 @@ impl Entry {
                 id: cutoff.id,
                 selector: cutoff.selector.clone(),
                 blocked_until: cutoff.block.to_text(),
+                widened_to: cutoff.widened_to.clone(),
                 reason: reason.clone(),
                 by: cutoff.by.clone(),
             },

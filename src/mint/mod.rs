@@ -18,6 +18,7 @@ use secrecy::SecretString;
 
 use crate::clock::Timestamp;
 use crate::domain::catalog::{Resource, Revocability};
+use crate::domain::deny_list::{Denied, DenyPlace};
 use crate::domain::grant::Grant;
 use crate::domain::permit::Permit;
 use crate::domain::session::Session;
@@ -82,6 +83,8 @@ pub enum EndOutcome {
     Confirmed,
     /// Not yet; ask again.
     Pending,
+    /// Not before this instant; ask again then.
+    NotBefore(Timestamp),
     /// The back end cannot end it: it lives until it expires.
     Impossible,
 }
@@ -112,6 +115,33 @@ pub trait Minter: Send + Sync {
 
     /// Ends a credential, or a mint of unknown outcome, under the name that its session gave it.
     fn end<'a>(&'a self, session: &'a Session, now: Timestamp) -> BoxFuture<'a, EndOutcome>;
+
+    /// Where sessions are ended by a list of the back end's instead, that list.
+    fn deny_list(&self) -> Option<&dyn DenyList> {
+        None
+    }
+}
+
+/// A back end that denies sessions by documents of its own. Which sessions, and what is certain
+/// when, is the broker's business; a document here is read and written as it is told.
+pub trait DenyList: Send + Sync {
+    /// Where sessions of this resource are denied; nothing where they can't be.
+    fn deny_place(&self, resource: &Resource) -> Option<DenyPlace>;
+
+    /// The document as it stands; nothing where there is none, or none that we could have written.
+    fn read<'a>(
+        &'a self,
+        place: &'a DenyPlace,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<Option<Denied>, MintError>>;
+
+    /// Puts this document in the place of the one that stands.
+    fn write<'a>(
+        &'a self,
+        place: &'a DenyPlace,
+        denied: &'a Denied,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), MintError>>;
 }
 
 /// The minters, by kind.

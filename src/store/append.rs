@@ -317,8 +317,9 @@ macro_rules! write_act {
                 let cutoff = &sealed.cutoff;
                 sqlx::query(
                     "/* write_cutoff */ INSERT INTO cutoff (id, idx, kind, value, blocked_until, \
-                     until_lifted, reason, actor, requested_at, committed_at, changed_idx, mac) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $2, $11)",
+                     until_lifted, reason, actor, requested_at, committed_at, changed_idx, \
+                     widened_to, mac) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $2, $11, $12)",
                 )
                 .bind(cutoff.id)
                 .bind(signed(cutoff.index))
@@ -330,6 +331,7 @@ macro_rules! write_act {
                 .bind(&cutoff.by)
                 .bind(cutoff.requested_at)
                 .bind(cutoff.committed_at)
+                .bind(&cutoff.widened_to)
                 .bind(&sealed.mac)
                 .execute($connection)
                 .await?;

@@ -16,6 +16,7 @@ pub mod admins;
 pub mod append;
 mod codec;
 pub mod cutoffs;
+pub mod deny_lists;
 pub mod generations;
 pub mod keys;
 pub mod leaves;

@@ -77,6 +77,19 @@ impl Store {
         ))
     }
 
+    /// Sessions that no back end needs to deny since `before`.
+    pub async fn prune_denied(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        Ok(prune!(
+            self,
+            "prune_denied",
+            "deny_entry",
+            "session_id",
+            "keep_until < $1",
+            before,
+            limit
+        ))
+    }
+
     /// Tasks that were over before `before`, without sessions, delegations or descendants.
     pub async fn prune_tasks(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         Ok(prune!(

@@ -14,6 +14,7 @@
 //! | `mints` | `minting` sessions whose lease is over | hands them to `endings` |
 //! | `dead` | external sessions that a task, cutoff or ancestor ended | hands them to `endings` |
 //! | `endings` | `ending` sessions that are due for a try | asks the back end to end them, records its word |
+//! | `deny_lists` | lists of denied sessions at back ends that are due | brings them to what our records say |
 //! | `denials` | denials beyond the budget | one leaf a window and identity |
 //! | `prune` | rows past their retention | deletes them, children before parents |
 //! | `keys` | signing keys that are due | makes the next, loads what other replicas made |
@@ -90,6 +91,7 @@ pub async fn sweep(broker: &Arc<Broker>, now: Timestamp) {
     report(broker, "mints", mints(broker, now).await);
     report(broker, "dead", dead(broker, now).await);
     report(broker, "endings", endings(broker, now).await);
+    report(broker, "deny_lists", broker.tend_deny_lists(now).await);
     report(broker, "denials", denials(broker, now).await);
 }
 
@@ -193,7 +195,10 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
         let outcome = if now >= session.expires_at {
             EndOutcome::Confirmed
         } else {
-            broker.end_external(&session).await
+            broker.end_external(&session).await.unwrap_or_else(|error| {
+                warn!(session = %session.id, %error, "its ending is tried again");
+                EndOutcome::Pending
+            })
         };
         match outcome {
             EndOutcome::Confirmed => {
@@ -207,6 +212,7 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
                     .put_off_ending(session.id, now.plus_seconds(pause))
                     .await?;
             }
+            EndOutcome::NotBefore(at) => broker.store().put_off_ending(session.id, at).await?,
             EndOutcome::Impossible => {
                 broker
                     .store()

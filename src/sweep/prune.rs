@@ -50,6 +50,7 @@ pub async fn prune(
     all_of!(store.prune_retries(now, BITE));
     all_of!(store.prune_delegations(now, BITE));
     all_of!(store.prune_sessions(over, BITE));
+    all_of!(store.prune_denied(over, BITE));
     all_of!(store.prune_tasks(over, BITE));
     all_of!(store.prune_cutoffs(cutoff, now, BITE));
     all_of!(store.prune_openings(opened, BITE));

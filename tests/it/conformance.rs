@@ -8,6 +8,7 @@ use serde_json::json;
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::Revocability;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
+use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyStanding};
 use taskpass::domain::generation::GenerationDigest;
 use taskpass::domain::leaf::Opening;
 use taskpass::domain::session::{EndReason, Session, SessionState};
@@ -244,11 +245,22 @@ fn cutoff(n: u128, index: u64, selector: Selector, block: Block) -> SealedCutoff
             block,
             reason: "why ✓".into(),
             by: "admin".into(),
+            widened_to: None,
             requested_at: at(1),
             committed_at: at(2),
             lifted_index: None,
         },
         mac: vec![1; 32],
+    }
+}
+
+fn deny_place(name: &str) -> DenyPlace {
+    DenyPlace {
+        minter: "aws".into(),
+        name: name.into(),
+        registration: "{}".into(),
+        capacity: 4,
+        propagation_seconds: 60,
     }
 }
 
@@ -694,6 +706,114 @@ cases! {
         store.ensure_partitions(last + 1).await.unwrap();
         seed(store, Writes { leaves: vec![leaf(last + 1)], ..Writes::default() }).await;
         assert!(body(last + 1).await);
+    }
+
+    ["put_deny_place" "nudge_deny_place" "ask_deny" "deny_standing" "count_denied"
+        "denied_sessions" "note_denied" "prune_denied"]
+    async fn sessions_are_put_on_a_list_while_it_has_room_and_seen_on_it(store: &Store) {
+        let (place, other) = (deny_place("role"), deny_place("other"));
+        for place in [&place, &other] {
+            store.put_deny_place(place, at(0)).await.unwrap();
+        }
+        let ask = |n, until, room| DenyAsk {
+            session: session_id(n), at: at(10), keep_until: at(until), room,
+        };
+        store.ask_deny(&other, &ask(9, 100, 1)).await.unwrap();
+        for (n, until, room) in [(1, 100, 2), (2, 200, 2), (3, 300, 2), (1, 900, 9)] {
+            store.ask_deny(&place, &ask(n, until, room)).await.unwrap();
+        }
+        let standing = async |n| store.deny_standing(session_id(n)).await.unwrap();
+        let asked = DenyStanding {
+            requested_at: at(10), listed: true, written_at: None, read_at: None,
+        };
+        assert_eq!(standing(1).await, Some(asked));
+        assert_eq!(standing(3).await, Some(DenyStanding { listed: false, ..asked }));
+        assert_eq!(standing(4).await, None);
+        let listed = async |now| {
+            let mut ids = store.denied_sessions(&place, at(now)).await.unwrap();
+            ids.sort_unstable();
+            assert_eq!(store.count_denied(&place, at(now)).await.unwrap(), ids.len() as u64);
+            ids
+        };
+        assert_eq!(listed(99).await, [session_id(1), session_id(2)]);
+        assert_eq!(listed(100).await, [session_id(2)], "asking again did not keep it longer");
+
+        let written = async |n| standing(n).await.unwrap().written_at;
+        store.note_denied(&place, &[session_id(1), session_id(77)], at(20)).await.unwrap();
+        store.note_denied(&place, &[session_id(1), session_id(2)], at(30)).await.unwrap();
+        assert_eq!((written(1).await, written(2).await), (Some(at(20)), Some(at(30))));
+        store.note_denied(&place, &[session_id(2)], at(40)).await.unwrap();
+        assert_eq!((written(1).await, written(2).await), (None, Some(at(30))));
+        store.note_denied(&place, &[session_id(1)], at(150)).await.unwrap();
+        assert_eq!((written(1).await, written(2).await), (None, None), "the first is not on it any more");
+        assert_eq!(written(9).await, None);
+
+        assert_eq!(store.prune_denied(at(100), 9).await.unwrap(), 0);
+        assert_eq!(store.prune_denied(at(101), 9).await.unwrap(), 2);
+        assert_eq!((standing(1).await, standing(9).await), (None, None));
+    }
+
+    ["claim_deny_places" "next_deny_generation" "deny_place_done" "deny_place_failed" "widening"
+        "nudge_deny_place"]
+    async fn a_list_is_one_replicas_at_a_time(store: &Store) {
+        let place = deny_place("role");
+        store.put_deny_place(&place, at(0)).await.unwrap();
+        let claim = async |holder, now, until| {
+            let claimed = store.claim_deny_places(holder, at(now), at(until), 5).await.unwrap();
+            claimed.into_iter().map(|claimed| (claimed.place, claimed.attempts)).collect::<Vec<_>>()
+        };
+        assert_eq!(claim("a", -1, 50).await, [], "not due yet");
+        assert_eq!(claim("a", 0, 50).await, [(place.clone(), 0)]);
+        assert_eq!(claim("b", 49, 90).await, []);
+        let next = async |holder, standing, now| {
+            store.next_deny_generation(&place, holder, standing, at(now)).await.unwrap()
+        };
+        assert_eq!((next("a", 0, 1).await, next("a", 1, 1).await), (Some(1), Some(2)));
+        assert_eq!(next("a", 70, 1).await, Some(71), "greater than the one that stands");
+        assert_eq!((next("b", 0, 1).await, next("a", 0, 50).await), (None, None));
+
+        // Asked for meanwhile: due at once, not at the time that the holder sets.
+        store.nudge_deny_place(&place, at(3)).await.unwrap();
+        store.deny_place_done(&place, "b", None, at(5), at(999)).await.unwrap();
+        store.deny_place_done(&place, "a", Some(at(4)), at(5), at(65)).await.unwrap();
+        let widening = store.widening(&place).await.unwrap().unwrap();
+        assert_eq!(
+            (widening.issued_before, widening.written_at, widening.read_at),
+            (at(4), at(5), Some(at(5)))
+        );
+        assert_eq!(claim("b", 5, 90).await, [(place.clone(), 0)]);
+        store.deny_place_done(&place, "b", Some(at(4)), at(8), at(65)).await.unwrap();
+        let widening = store.widening(&place).await.unwrap().unwrap();
+        assert_eq!((widening.written_at, widening.read_at), (at(5), Some(at(8))));
+        assert_eq!(claim("a", 64, 99).await, []);
+        assert_eq!(claim("a", 65, 99).await.len(), 1);
+        store.deny_place_failed(&place, "b", at(66)).await.unwrap();
+        store.deny_place_failed(&place, "a", at(80)).await.unwrap();
+        store.nudge_deny_place(&place, at(70)).await.unwrap();
+        assert_eq!(claim("a", 79, 99).await, [], "a failing one keeps to its pauses");
+        assert_eq!(claim("a", 80, 99).await, [(place.clone(), 1)]);
+        // Its holder died: another takes over when the lease is over.
+        assert_eq!(claim("b", 98, 150).await, []);
+        let changed = DenyPlace { capacity: 9, ..place.clone() };
+        store.put_deny_place(&changed, at(98)).await.unwrap();
+        assert_eq!(claim("b", 99, 150).await, [(changed, 1)]);
+        store.deny_place_done(&place, "b", None, at(100), at(200)).await.unwrap();
+        assert_eq!(store.widening(&place).await.unwrap(), None);
+    }
+
+    ["widened_at"]
+    async fn the_last_cutoff_that_was_widened_to_a_place_is_found(store: &Store) {
+        let widened = |n, place: &str, committed| {
+            let mut sealed = cutoff(n, u64::try_from(n).unwrap(), Selector::Resource("r".into()), Block::No);
+            sealed.cutoff.widened_to = Some(place.into());
+            sealed.cutoff.committed_at = at(committed);
+            ActWrite::Cutoff(Box::new(sealed))
+        };
+        let plain = ActWrite::Cutoff(Box::new(cutoff(4, 4, Selector::All(True), Block::No)));
+        seed(store, acts(vec![widened(1, "role", 10), widened(2, "role", 20), widened(3, "other", 30), plain])).await;
+        let at_role = async |since| store.widened_at("role", at(since)).await.unwrap();
+        assert_eq!((at_role(0).await, at_role(19).await, at_role(20).await), (Some(at(20)), Some(at(20)), None));
+        assert_eq!(store.cutoff(CutoffId::from(uuid(1))).await.unwrap().unwrap().cutoff.widened_to.as_deref(), Some("role"));
     }
 
     ["prune_sessions" "prune_tasks" "prune_delegations"]

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use taskpass::attest::Evidence;
 use taskpass::broker::BrokerError;
-use taskpass::broker::revoke::BlockAsk;
+use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::generation::Retention;
@@ -204,10 +204,10 @@ on_both_stores! {
         let leaf = rig.issue("agent:orders", ask_in(child_of(mid.task.id, &lent), &["orders:read"])).await.unwrap();
         assert_eq!(claims(&leaf)["act"], json!({"sub": "dev:agent%3Aorders", "act": {"sub": "dev:agent%3Achild"}}));
         let selector = Selector::Workload(root.session.workload.clone());
-        let tried = rig.broker.revoke_many(&rig.admin(), selector.clone(), BlockAsk::Default, "x".into(), true).await.unwrap();
+        let tried = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector: selector.clone(), block: BlockAsk::Default, widen: false, reason: "x".into(), dry_run: true }).await.unwrap();
         assert_eq!((tried.matched, tried.cutoff.is_none()), (3, true), "a dry run names the whole tree");
         assert!(rig.is_good(&leaf).await, "and touches nothing");
-        let done = rig.broker.revoke_many(&rig.admin(), selector, BlockAsk::Default, "x".into(), false).await.unwrap();
+        let done = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, widen: false, reason: "x".into(), dry_run: false }).await.unwrap();
         assert_eq!(done.matched, 3);
         for dead in [&root, &mid, &leaf] {
             assert!(!rig.is_good(dead).await);
@@ -217,7 +217,7 @@ on_both_stores! {
     async fn a_block_holds_until_it_is_lifted_and_lifting_revives_nothing(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let all = Selector::All(True);
-        let revoked = rig.broker.revoke_many(&rig.admin(), all, BlockAsk::UntilLifted, "incident".into(), false).await.unwrap();
+        let revoked = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector: all, block: BlockAsk::UntilLifted, widen: false, reason: "incident".into(), dry_run: false }).await.unwrap();
         assert!(!rig.is_good(&issued).await);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(86_400);
@@ -229,7 +229,7 @@ on_both_stores! {
 
     async fn a_timed_block_ends_at_its_time(rig: Rig) {
         let selector = Selector::Resource("orders-api".into());
-        rig.broker.revoke_many(&rig.admin(), selector, BlockAsk::Seconds(60), "x".into(), false).await.unwrap();
+        rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Seconds(60), widen: false, reason: "x".into(), dry_run: false }).await.unwrap();
         rig.clock.advance(59);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(1);
@@ -333,7 +333,7 @@ on_both_stores! {
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "not-permitted");
         assert!(rig.is_good(&issued).await, "what was granted stands until it is revoked");
         let by_generation = Selector::Generation(issued.session.generation);
-        rig.broker.revoke_many(&rig.admin(), by_generation, BlockAsk::Default, "x".into(), false).await.unwrap();
+        rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector: by_generation, block: BlockAsk::Default, widen: false, reason: "x".into(), dry_run: false }).await.unwrap();
         assert!(!rig.is_good(&issued).await);
         // A bad one never replaces a good one.
         next.policies[0].text.push_str("permit (principal, action, resource);");
@@ -470,10 +470,13 @@ async fn nothing_decided_before_revoke_all_is_usable_after_it_on_two_replicas() 
         .broker
         .revoke_many(
             &rig.admin(),
-            Selector::All(True),
-            BlockAsk::Seconds(3_600),
-            "drill".into(),
-            false,
+            RevokeAsk {
+                selector: Selector::All(True),
+                block: BlockAsk::Seconds(3_600),
+                widen: false,
+                reason: "drill".into(),
+                dry_run: false,
+            },
         )
         .await
         .unwrap();
@@ -524,10 +527,13 @@ async fn replicas_write_one_log() {
     rig.broker
         .revoke_many(
             &rig.admin(),
-            Selector::All(True),
-            BlockAsk::UntilLifted,
-            "x".into(),
-            false,
+            RevokeAsk {
+                selector: Selector::All(True),
+                block: BlockAsk::UntilLifted,
+                widen: false,
+                reason: "x".into(),
+                dry_run: false,
+            },
         )
         .await
         .unwrap();
@@ -624,10 +630,13 @@ async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
         .broker
         .revoke_many(
             &rig.admin(),
-            selector,
-            BlockAsk::UntilLifted,
-            "x".into(),
-            false,
+            RevokeAsk {
+                selector,
+                block: BlockAsk::UntilLifted,
+                widen: false,
+                reason: "x".into(),
+                dry_run: false,
+            },
         )
         .await
         .unwrap();

@@ -18,6 +18,7 @@
 )]
 
 mod aws;
+mod aws_revocation;
 mod cli;
 mod conformance;
 mod connections;

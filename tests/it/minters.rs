@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::json;
 use taskpass::broker::BrokerError;
-use taskpass::broker::revoke::{BlockAsk, Revocation};
+use taskpass::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::{Resource, Revocability};
 use taskpass::domain::cutoff::{Selector, True};
@@ -326,11 +326,11 @@ on_both_stores! {
         let all = || Selector::All(True);
         let count = |revocation: &Revocation| (revocation.matched, revocation.ended, revocation.ending);
         let (admin, reason) = (rig.admin(), String::from("drill"));
-        let tried = rig.broker.revoke_many(&admin, all(), BlockAsk::Default, reason.clone(), true);
+        let tried = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason: reason.clone(), dry_run: true });
         assert_eq!(count(&tried.await.unwrap()), (3, 0, 3));
         assert_eq!(back_end.asked_to_end(), 0, "a dry run touches nothing");
 
-        let done = rig.broker.revoke_many(&admin, all(), BlockAsk::Default, reason, false);
+        let done = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason, dry_run: false });
         let done = done.await.unwrap();
         assert_eq!(count(&done), (3, 0, 3));
         rig.clock.advance(1);

@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use taskpass::broker::BrokerError;
 use taskpass::broker::issue::Issued;
-use taskpass::broker::revoke::BlockAsk;
+use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
 use taskpass::clock::Timestamp;
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::request::CredentialRequest;
@@ -601,7 +601,16 @@ impl World {
         let done = self
             .rig
             .broker
-            .revoke_many(&admin, selector, ask, "why".into(), false)
+            .revoke_many(
+                &admin,
+                RevokeAsk {
+                    selector,
+                    block: ask,
+                    widen: false,
+                    reason: "why".into(),
+                    dry_run: false,
+                },
+            )
             .await;
         let done = done.map_err(|error| fail(&error))?;
         prop_assert!(

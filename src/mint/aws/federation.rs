@@ -15,8 +15,10 @@ use super::sts::Asked;
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
+use crate::crypto::random::SystemRandom;
 use crate::crypto::signer::sign_jwt;
 use crate::domain::session::Session;
+use crate::ids::SessionId;
 use crate::mint::MintError;
 use crate::mint::jwt::LoadedKey;
 
@@ -28,6 +30,9 @@ pub const FEDERATION_ALGORITHM: Algorithm = Algorithm::Es256;
 
 /// How long a token is good.
 const LIFE_SECONDS: u64 = 60;
+
+/// Who the broker is when it writes what roles deny. No resource's subject begins so.
+pub const REVOKER_SUBJECT: &str = "revoker";
 
 /// The federation's issuer, for a broker of this issuer.
 #[must_use]
@@ -52,10 +57,16 @@ struct Claims<'a> {
     nbf: i64,
     exp: i64,
     jti: &'a str,
-    #[serde(rename = "https://aws.amazon.com/tags")]
-    tags: Value,
-    #[serde(rename = "https://aws.amazon.com/source_identity")]
-    source_identity: &'a str,
+    #[serde(
+        rename = "https://aws.amazon.com/tags",
+        skip_serializing_if = "Option::is_none"
+    )]
+    tags: Option<Value>,
+    #[serde(
+        rename = "https://aws.amazon.com/source_identity",
+        skip_serializing_if = "Option::is_none"
+    )]
+    source_identity: Option<&'a str>,
 }
 
 impl Federation {
@@ -86,11 +97,6 @@ impl Federation {
         session: &Session,
         asked: &Asked,
     ) -> Result<SecretString, MintError> {
-        let keys = self.keys.load_full();
-        let key = keys.iter().find(|key| key.signer.kid() == session.kid);
-        let key = key
-            .filter(|key| key.record.revoked_at.is_none())
-            .ok_or_else(|| MintError::Refused("the federation's key was withdrawn".into()))?;
         let at = session.issued_at;
         let claims = Claims {
             iss: &self.issuer,
@@ -100,16 +106,49 @@ impl Federation {
             nbf: at.seconds(),
             exp: at.plus_seconds(LIFE_SECONDS).seconds(),
             jti: &asked.session_id,
-            tags: json!({
+            tags: Some(json!({
                 "principal_tags": {
                     super::sts::SESSION_TAG: [asked.session_id],
                     super::sts::DECISION_TAG: [asked.source_identity],
                 },
                 "transitive_tag_keys": [super::sts::SESSION_TAG, super::sts::DECISION_TAG],
-            }),
-            source_identity: &asked.source_identity,
+            })),
+            source_identity: Some(&asked.source_identity),
         };
-        sign_jwt("JWT", &claims, key.signer.as_ref())
+        self.sign(&session.kid, &claims).await
+    }
+
+    /// A token with which the broker itself becomes the role that writes what roles deny.
+    pub(super) async fn revoker_token(
+        &self,
+        writer: &str,
+        now: Timestamp,
+    ) -> Result<SecretString, MintError> {
+        let kid = self.signing_key(now);
+        let kid = kid.ok_or_else(|| MintError::Refused("no key may sign now".into()))?;
+        let jti = SessionId::new(now, &SystemRandom::default());
+        let jti = jti.map_err(|error| MintError::Refused(error.to_string()))?;
+        let claims = Claims {
+            iss: &self.issuer,
+            sub: REVOKER_SUBJECT.to_owned(),
+            aud: audience(writer),
+            iat: now.seconds(),
+            nbf: now.seconds(),
+            exp: now.plus_seconds(LIFE_SECONDS).seconds(),
+            jti: &jti.to_string(),
+            tags: None,
+            source_identity: None,
+        };
+        self.sign(&kid, &claims).await
+    }
+
+    async fn sign(&self, kid: &str, claims: &Claims<'_>) -> Result<SecretString, MintError> {
+        let keys = self.keys.load_full();
+        let key = keys.iter().find(|key| key.signer.kid() == kid);
+        let key = key
+            .filter(|key| key.record.revoked_at.is_none())
+            .ok_or_else(|| MintError::Refused("the federation's key was withdrawn".into()))?;
+        sign_jwt("JWT", claims, key.signer.as_ref())
             .await
             .map_err(|error| MintError::Refused(error.to_string()))
     }

@@ -9,8 +9,12 @@
 //! decision's leaf as its source identity: a line in `CloudTrail` leads to its proof, and a deny can
 //! name this session and no other.
 //!
+//! A session is ended before its time by a policy of its role that denies it ([`deny`]), where the
+//! broker may write one.
+//!
 //! Whatever STS answers but a definite refusal is taken for a session that exists.
 
+mod deny;
 pub mod federation;
 pub mod policy;
 mod sts;
@@ -21,10 +25,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
 
+use self::deny::OwnSessions;
 use self::federation::{Federation, FederationKeys};
 use self::policy::{bounded_text, session_policy};
 use self::sts::{Asked, Clients};
-use super::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use super::{Credential, DenyList, EndOutcome, MintError, MintPlace, Minter};
 use crate::clock::Timestamp;
 use crate::crypto::keyring::KeySchedule;
 use crate::domain::aws::{AwsMode, AwsRole};
@@ -33,6 +38,8 @@ use crate::domain::grant::Grant;
 use crate::domain::permit::Permit;
 use crate::domain::session::Session;
 use crate::ids::SessionId;
+
+const KIND: &str = "aws";
 
 /// The shortest session that STS makes.
 const MIN_SESSION_SECONDS: u64 = 900;
@@ -47,6 +54,8 @@ const NO_KEY: &str = "sts";
 pub struct AwsMinter {
     federation: Federation,
     clients: Clients,
+    own_sessions: OwnSessions,
+    mark: String,
 }
 
 impl AwsMinter {
@@ -56,6 +65,8 @@ impl AwsMinter {
         Self {
             federation: Federation::new(issuer, keys, schedule),
             clients: Clients::default(),
+            own_sessions: OwnSessions::default(),
+            mark: deny::mark(issuer),
         }
     }
 
@@ -99,7 +110,7 @@ pub fn session_name(id: SessionId) -> String {
 
 impl Minter for AwsMinter {
     fn kind(&self) -> &'static str {
-        "aws"
+        KIND
     }
 
     fn place(&self) -> MintPlace {
@@ -108,8 +119,13 @@ impl Minter for AwsMinter {
         }
     }
 
-    fn revocability(&self, _resource: &Resource) -> Revocability {
-        Revocability::ExpiryOnly
+    fn revocability(&self, resource: &Resource) -> Revocability {
+        match self.deny_place(resource) {
+            Some(place) => Revocability::Bounded {
+                bound_seconds: place.propagation_seconds,
+            },
+            None => Revocability::ExpiryOnly,
+        }
     }
 
     fn fits(&self, resource: &Resource, grant: &Grant) -> Result<(), String> {
@@ -139,6 +155,10 @@ impl Minter for AwsMinter {
 
     fn end<'a>(&'a self, _session: &'a Session, _now: Timestamp) -> BoxFuture<'a, EndOutcome> {
         Box::pin(async move { EndOutcome::Impossible })
+    }
+
+    fn deny_list(&self) -> Option<&dyn DenyList> {
+        Some(self)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The session policy: what of the role one session may use, made from what was granted.
+//! The policies that the broker writes: what of the role one session may use, made from what was
+//! granted, and which sessions the role denies.
 //!
 //! A session has what the role's own policies *and* this one allow. So what is granted stands here
 //! as allowed, and nothing else is. An explicit deny is final whatever else would allow: it ends
@@ -10,12 +11,19 @@
 //! that was checked to be an action, an ARN or a region.
 
 use std::collections::BTreeMap;
+use std::iter;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
 
+use super::session_name;
+use super::sts::SESSION_TAG;
 use crate::clock::Timestamp;
 use crate::domain::aws::AwsRole;
+use crate::domain::deny_list::Denied;
 use crate::domain::grant::Grant;
+use crate::ids::SessionId;
 
 /// The longest session policy that STS takes, managed policies' ARNs included, in characters.
 pub const MAX_POLICY_CHARS: usize = 2_048;
@@ -59,6 +67,8 @@ pub struct Document {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Statement {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sid: Option<String>,
     effect: Effect,
     action: Vec<String>,
     resource: Vec<String>,
@@ -73,12 +83,15 @@ enum Effect {
 }
 
 /// Operator, key, values: all operators and keys must hold, of the values one.
-type Condition = BTreeMap<&'static str, BTreeMap<&'static str, Vec<String>>>;
+type Condition = BTreeMap<&'static str, BTreeMap<String, Vec<String>>>;
 
 fn when<const N: usize>(parts: [(&'static str, &'static str, Vec<String>); N]) -> Condition {
     let mut condition = Condition::new();
     for (operator, key, values) in parts {
-        condition.entry(operator).or_default().insert(key, values);
+        condition
+            .entry(operator)
+            .or_default()
+            .insert(key.to_owned(), values);
     }
     condition
 }
@@ -103,6 +116,7 @@ impl Document {
 
 fn deny_all(condition: Condition) -> Statement {
     Statement {
+        sid: None,
         effect: Effect::Deny,
         action: everything(),
         resource: everything(),
@@ -116,6 +130,7 @@ pub fn session_policy(role: &AwsRole, grant: &Grant, expires_at: Timestamp) -> D
         .details()
         .iter()
         .map(|detail| Statement {
+            sid: None,
             effect: Effect::Allow,
             action: detail.actions().iter().map(ToString::to_string).collect(),
             resource: detail.locations().iter().map(ToString::to_string).collect(),
@@ -146,6 +161,7 @@ pub fn session_policy(role: &AwsRole, grant: &Grant, expires_at: Timestamp) -> D
     }
     if !role.may_leave {
         statements.push(Statement {
+            sid: None,
             effect: Effect::Deny,
             action: WAYS_OUT.iter().map(ToString::to_string).collect(),
             resource: everything(),
@@ -156,6 +172,67 @@ pub fn session_policy(role: &AwsRole, grant: &Grant, expires_at: Timestamp) -> D
 }
 
 const REGION: &str = "aws:RequestedRegion";
+
+/// What the broker's own session may do: see to the inline policies of this one role.
+pub fn over_role(role_arn: &str) -> Document {
+    Document::of(vec![Statement {
+        sid: None,
+        effect: Effect::Allow,
+        action: ["iam:GetRolePolicy", "iam:PutRolePolicy"]
+            .map(str::to_owned)
+            .to_vec(),
+        resource: vec![role_arn.to_owned()],
+        condition: Condition::new(),
+    }])
+}
+
+/// The policy of a role that denies single sessions of it. `mark` says whose policy it is.
+#[must_use]
+pub fn denying(mark: &str, denied: &Denied) -> Document {
+    // A user id is the role's own and the session's name. The first pattern is no session's: the
+    // list is never empty, which IAM would not take.
+    let real = denied.sessions.iter().map(|id| session_name(*id));
+    let names = iter::once("tp-".to_owned()).chain(real);
+    let users = names.map(|name| format!("*:{name}")).collect();
+    let mut statements = vec![Statement {
+        sid: Some(format!("{mark}G{}", denied.generation)),
+        ..deny_all(when([("StringLike", "aws:userid", users)]))
+    }];
+    if let Some(before) = denied.issued_before {
+        let tagged = format!("aws:PrincipalTag/{SESSION_TAG}");
+        let mut condition = when([(
+            "DateLessThan",
+            "aws:TokenIssueTime",
+            vec![before.floor_to_second().to_string()],
+        )]);
+        // Only sessions that bear our tag, whoever else uses the role.
+        condition.insert("Null", [(tagged, vec!["false".to_owned()])].into());
+        statements.push(deny_all(condition));
+    }
+    Document::of(statements)
+}
+
+/// What a policy of a role denies, if it is one that [`denying`] makes.
+#[must_use]
+pub fn denied_by(mark: &str, text: &str) -> Option<Denied> {
+    let document: Value = serde_json::from_str(text).ok()?;
+    let listing = document.pointer("/Statement/0")?;
+    let generation = listing.get("Sid")?.as_str()?.strip_prefix(mark)?;
+    let users = listing.pointer("/Condition/StringLike/aws:userid")?;
+    let ids = users.as_array()?.iter().filter_map(|user| {
+        let name = user.as_str()?.strip_prefix("*:tp-")?;
+        Uuid::try_parse(name).ok().map(SessionId::from)
+    });
+    let before = document.pointer("/Statement/1/Condition/DateLessThan/aws:TokenIssueTime/0");
+    let denied = Denied {
+        generation: generation.strip_prefix('G')?.parse().ok()?,
+        sessions: ids.collect(),
+        issued_before: before.map(Timestamp::deserialize).transpose().ok()?,
+    };
+    // Whatever else was changed in it shows here.
+    let rendered = serde_json::to_value(denying(mark, &denied)).ok()?;
+    (rendered == document).then_some(denied)
+}
 
 /// The text of a session policy, if STS takes it.
 pub fn bounded_text(role: &AwsRole, policy: &Document) -> Result<String, PolicyTooLarge> {
@@ -231,6 +308,57 @@ mod tests {
         assert_eq!(statements.len(), 3);
         let may_leave = value(&role(&json!({"may_leave": true})), &reading());
         assert_eq!(may_leave["Statement"].as_array().unwrap().len(), 2);
+    }
+
+    fn denied(sessions: &[u128], issued_before: Option<i64>) -> Denied {
+        Denied {
+            generation: 7,
+            sessions: sessions
+                .iter()
+                .map(|id| Uuid::from_u128(*id).into())
+                .collect(),
+            issued_before: issued_before.map(Timestamp::from_seconds),
+        }
+    }
+
+    #[test]
+    fn a_list_of_denied_sessions_reads_back_as_it_was_written() {
+        for list in [
+            denied(&[], None),
+            denied(&[1, 2], None),
+            denied(&[3], Some(1_792_985_600)),
+        ] {
+            let text = denying("TaskpassAb", &list).to_json().unwrap();
+            assert_eq!(denied_by("TaskpassAb", &text), Some(list.clone()));
+            assert_eq!(denied_by("TaskpassCd", &text), None, "another broker's");
+            let weaker = text.replacen("Deny", "Allow", 1);
+            assert_eq!(denied_by("TaskpassAb", &weaker), None);
+            let narrower = text.replacen(r#""Action":["*"]"#, r#""Action":["s3:*"]"#, 1);
+            assert_eq!(denied_by("TaskpassAb", &narrower), None);
+        }
+        let value = serde_json::to_value(denying("T", &denied(&[1], Some(0)))).unwrap();
+        assert_eq!(
+            value["Statement"][0]["Condition"]["StringLike"]["aws:userid"],
+            json!(["*:tp-", "*:tp-00000000000000000000000000000001"])
+        );
+        assert_eq!(
+            value["Statement"][1]["Condition"],
+            json!({
+                "DateLessThan": {"aws:TokenIssueTime": ["1970-01-01T00:00:00Z"]},
+                "Null": {"aws:PrincipalTag/TaskpassSession": ["false"]}
+            })
+        );
+    }
+
+    #[test]
+    fn the_longest_list_fits_into_a_role() {
+        let most: Vec<u128> = (0..240).map(|n| u128::MAX - n).collect();
+        let list = Denied {
+            generation: u64::MAX,
+            ..denied(&most, Some(1_792_985_600))
+        };
+        let text = denying("Taskpass01234567", &list).to_json().unwrap();
+        assert!(text.len() <= 10_240, "{}", text.len());
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub(super) const SESSION_TAG: &str = "TaskpassSession";
 /// The session tag that holds the hash of the decision's leaf.
 pub(super) const DECISION_TAG: &str = "TaskpassDecision";
 
+/// The name and the length of the broker's own sessions.
+const OWN_SESSION: &str = "taskpass-revoker";
+const OWN_SECONDS: i32 = 900;
+
 /// Tries of one call, pauses with jitter between them.
 const ATTEMPTS: u32 = 3;
 
@@ -52,9 +56,10 @@ pub(super) struct Made {
 /// Region, endpoint, and whether the broker's own credentials are used.
 type Way = (String, Option<String>, bool);
 
-/// One client for each way of asking. There are as many as are registered.
+/// One configuration, with its connections, for each way of asking. There are as many as are
+/// registered.
 #[derive(Default)]
-pub(super) struct Clients(Mutex<BTreeMap<Way, Client>>);
+pub(super) struct Clients(Mutex<BTreeMap<Way, SdkConfig>>);
 
 impl Clients {
     /// A session by a token of ours.
@@ -64,7 +69,7 @@ impl Clients {
         asked: &Asked,
         token: &SecretString,
     ) -> Result<Made, MintError> {
-        let client = self.of(role).await;
+        let client = Client::new(&self.config(role).await);
         let request = client
             .assume_role_with_web_identity()
             .role_arn(&role.role_arn)
@@ -83,7 +88,7 @@ impl Clients {
         role: &AwsRole,
         asked: &Asked,
     ) -> Result<Made, MintError> {
-        let client = self.of(role).await;
+        let client = Client::new(&self.config(role).await);
         let mut request = client
             .assume_role()
             .role_arn(&role.role_arn)
@@ -105,7 +110,29 @@ impl Clients {
         made(role, asked, answer.credentials, answer.assumed_role_user)
     }
 
-    async fn of(&self, role: &AwsRole) -> Client {
+    /// A session of the broker's own, of a role that is no resource, confined by `policy`.
+    pub(super) async fn own_session(
+        &self,
+        role: &AwsRole,
+        writer: &str,
+        token: &SecretString,
+        policy: &str,
+    ) -> Result<Credentials, MintError> {
+        let client = Client::new(&self.config(role).await);
+        let request = client
+            .assume_role_with_web_identity()
+            .role_arn(writer)
+            .role_session_name(OWN_SESSION)
+            .web_identity_token(token.expose_secret())
+            .policy(policy)
+            .duration_seconds(OWN_SECONDS);
+        let answer = request.send().await.map_err(failure)?;
+        let none = || MintError::Unknown("STS answered without credentials".into());
+        answer.credentials.ok_or_else(none)
+    }
+
+    /// How AWS is spoken to for this role.
+    pub(super) async fn config(&self, role: &AwsRole) -> SdkConfig {
         let own = role.mode == AwsMode::AssumeRole;
         let key = (role.region.clone(), role.endpoint.clone(), own);
         let known = self
@@ -113,14 +140,14 @@ impl Clients {
             .lock()
             .ok()
             .and_then(|known| known.get(&key).cloned());
-        if let Some(client) = known {
-            return client;
+        if let Some(config) = known {
+            return config;
         }
-        let client = Client::new(&sdk_config(role, own).await);
+        let config = sdk_config(role, own).await;
         if let Ok(mut known) = self.0.lock() {
-            known.insert(key, client.clone());
+            known.insert(key, config.clone());
         }
-        client
+        config
     }
 }
 
@@ -190,9 +217,9 @@ fn made(
     })
 }
 
-/// What a failed call means: only STS's own word that it refuses means that nothing was made.
+/// What a failed call means: only the word of AWS that it refuses means that nothing was made.
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
-fn failure<E, R>(error: SdkError<E, R>) -> MintError
+pub(super) fn failure<E, R>(error: SdkError<E, R>) -> MintError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
     R: std::fmt::Debug,
@@ -213,6 +240,9 @@ where
                 | "AccessDeniedException"
                 | "ValidationError"
                 | "MalformedPolicyDocument"
+                | "LimitExceeded"
+                | "NoSuchEntity"
+                | "UnmodifiableEntity"
                 | "PackedPolicyTooLarge"
                 | "RegionDisabledException"
                 | "IDPRejectedClaim"
@@ -227,9 +257,9 @@ where
             }
         }
         SdkError::DispatchFailure(failed) if failed.is_io() || failed.is_user() => {
-            MintError::Unknown("STS could not be reached".into())
+            MintError::Unknown("AWS could not be reached".into())
         }
-        SdkError::TimeoutError(_) => MintError::Unknown("STS did not answer in time".into()),
-        _ => MintError::Unknown("STS gave no usable answer".into()),
+        SdkError::TimeoutError(_) => MintError::Unknown("AWS did not answer in time".into()),
+        _ => MintError::Unknown("AWS gave no usable answer".into()),
     }
 }

@@ -46,6 +46,20 @@ impl Moto {
         }
     }
 
+    /// Its IAM, for somebody who may do everything.
+    pub fn iam(&self) -> aws_sdk_iam::Client {
+        let credentials =
+            aws_sdk_iam::config::Credentials::new("AKIAEXAMPLE", "secret", None, None, "test");
+        let config = aws_sdk_iam::Config::builder()
+            .behavior_version_latest()
+            .region(aws_sdk_iam::config::Region::new("eu-central-1"))
+            .endpoint_url(self.url())
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .credentials_provider(credentials)
+            .build();
+        aws_sdk_iam::Client::from_conf(config)
+    }
+
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

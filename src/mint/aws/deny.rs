@@ -1,0 +1,209 @@
+//! The list of the sessions that a role denies: one inline policy of the role, the broker's own.
+//!
+//! It is read and written with a session of another role, which the broker takes as an OpenID
+//! provider, or with its own credentials where it has some; either way confined to this one role's
+//! inline policies.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use aws_sdk_iam::Client;
+use aws_sdk_iam::config::{Builder, Credentials};
+use aws_sdk_iam::error::ProvideErrorMetadata;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::BoxFuture;
+use percent_encoding::percent_decode_str;
+use secrecy::{ExposeSecret, SecretString};
+use tracing::{error, warn};
+
+use super::AwsMinter;
+use super::policy::{denied_by, denying, over_role};
+use super::sts::failure;
+use crate::clock::Timestamp;
+use crate::crypto::digest::sha256;
+use crate::domain::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
+use crate::domain::catalog::Resource;
+use crate::domain::deny_list::{Denied, DenyPlace};
+use crate::mint::{DenyList, MintError};
+
+/// A session of the broker's own is not used for its last minutes.
+const SPARE_SECONDS: u64 = 120;
+
+/// Sessions of the broker's own, by the role that they may write to.
+pub(super) type OwnSessions = Mutex<BTreeMap<String, OwnSession>>;
+
+/// A session of the broker's own.
+#[derive(Clone)]
+pub(super) struct OwnSession {
+    access_key_id: String,
+    secret_access_key: SecretString,
+    session_token: SecretString,
+    expiration: Timestamp,
+}
+
+/// By which a broker knows its own policies: another broker's must not be written over.
+pub(super) fn mark(issuer: &str) -> String {
+    let digest = sha256(issuer.as_bytes());
+    let text = URL_SAFE_NO_PAD.encode(digest);
+    let letters = text.bytes().filter(u8::is_ascii_alphanumeric).take(10);
+    format!("Taskpass{}", letters.map(char::from).collect::<String>())
+}
+
+impl AwsMinter {
+    async fn iam(&self, target: &Target<'_>, now: Timestamp) -> Result<Client, MintError> {
+        let config = self.clients.config(&target.role).await;
+        let mut builder = Builder::from(&config);
+        if let (AwsMode::WebIdentity, Some(writer)) = (target.role.mode, &target.list.role_arn) {
+            let own = self.own_session(target, writer, now).await?;
+            builder = builder.credentials_provider(Credentials::new(
+                own.access_key_id,
+                own.secret_access_key.expose_secret(),
+                Some(own.session_token.expose_secret().to_owned()),
+                None,
+                "taskpass",
+            ));
+        }
+        Ok(Client::from_conf(builder.build()))
+    }
+
+    async fn own_session(
+        &self,
+        target: &Target<'_>,
+        writer: &str,
+        now: Timestamp,
+    ) -> Result<OwnSession, MintError> {
+        let key = target.role.role_arn.as_str();
+        let known = self.own_sessions.lock().ok();
+        let known = known.and_then(|known| known.get(key).cloned());
+        if let Some(own) = known
+            && now.plus_seconds(SPARE_SECONDS) < own.expiration
+        {
+            return Ok(own);
+        }
+        let token = self.federation.revoker_token(writer, now).await?;
+        let policy = over_role(key).to_json();
+        let policy = policy.map_err(|error| MintError::Refused(error.to_string()))?;
+        let made = self
+            .clients
+            .own_session(&target.role, writer, &token, &policy)
+            .await?;
+        let own = OwnSession {
+            access_key_id: made.access_key_id,
+            secret_access_key: made.secret_access_key.into(),
+            session_token: made.session_token.into(),
+            expiration: Timestamp::from_seconds(made.expiration.secs()),
+        };
+        if let Ok(mut known) = self.own_sessions.lock() {
+            known.insert(key.to_owned(), own.clone());
+        }
+        Ok(own)
+    }
+
+    /// A session that was refused is not used again: its role may have changed.
+    fn forget_own_session(&self, target: &Target<'_>) {
+        if let Ok(mut known) = self.own_sessions.lock() {
+            known.remove(&target.role.role_arn);
+        }
+    }
+}
+
+/// A place, taken apart.
+struct Target<'a> {
+    role: AwsRole,
+    list: AwsRevocation,
+    name: &'a str,
+}
+
+impl<'a> Target<'a> {
+    fn of(place: &'a DenyPlace) -> Result<Self, MintError> {
+        let unreadable = || MintError::Refused("the role's registration is unreadable".into());
+        let role: AwsRole = serde_json::from_str(&place.registration).map_err(|_| unreadable())?;
+        let list = role.revocation.clone().ok_or_else(unreadable)?;
+        let name = RoleArn::parse(&place.name).ok_or_else(unreadable)?.name;
+        Ok(Self { role, list, name })
+    }
+}
+
+impl DenyList for AwsMinter {
+    fn deny_place(&self, resource: &Resource) -> Option<DenyPlace> {
+        let role = resource.aws.as_ref()?;
+        let list = role.revocation.as_ref()?;
+        Some(DenyPlace {
+            minter: super::KIND.to_owned(),
+            name: role.role_arn.clone(),
+            registration: serde_json::to_string(role).ok()?,
+            capacity: list.max_entries,
+            propagation_seconds: list.propagation_seconds,
+        })
+    }
+
+    fn read<'a>(
+        &'a self,
+        place: &'a DenyPlace,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<Option<Denied>, MintError>> {
+        Box::pin(async move {
+            let target = Target::of(place)?;
+            let iam = self.iam(&target, now).await?;
+            let request = iam
+                .get_role_policy()
+                .role_name(target.name)
+                .policy_name(&target.list.policy_name);
+            let answer = match request.send().await {
+                Ok(answer) => answer,
+                // The role itself may be what is missing; writing tells.
+                Err(failed) if failed.code() == Some("NoSuchEntity") => return Ok(None),
+                Err(failed) => {
+                    self.forget_own_session(&target);
+                    return Err(failure(failed));
+                }
+            };
+            // IAM gives documents percent-encoded (RFC 3986).
+            let text = percent_decode_str(answer.policy_document()).decode_utf8_lossy();
+            let denied = denied_by(&self.mark, &text);
+            if denied.is_none() {
+                if text.contains("\"Taskpass") && !text.contains(&self.mark) {
+                    error!(
+                        role = place.name,
+                        policy = target.list.policy_name,
+                        "another broker writes this policy; give each broker its own policy_name"
+                    );
+                    return Err(MintError::Refused("another broker's policy".into()));
+                }
+                warn!(
+                    role = place.name,
+                    policy = target.list.policy_name,
+                    "the policy was changed by something other than the broker; it is written anew"
+                );
+            }
+            Ok(denied)
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        place: &'a DenyPlace,
+        denied: &'a Denied,
+        now: Timestamp,
+    ) -> BoxFuture<'a, Result<(), MintError>> {
+        Box::pin(async move {
+            let target = Target::of(place)?;
+            let text = denying(&self.mark, denied).to_json();
+            let text = text.map_err(|error| MintError::Refused(error.to_string()))?;
+            let iam = self.iam(&target, now).await?;
+            let request = iam
+                .put_role_policy()
+                .role_name(target.name)
+                .policy_name(&target.list.policy_name)
+                .policy_document(text);
+            match request.send().await {
+                Ok(_) => Ok(()),
+                Err(failed) => {
+                    self.forget_own_session(&target);
+                    Err(failure(failed))
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,652 @@
+//! The end of one session of a role before its time: a policy of the role that denies it, written
+//! whole, read back, and put right when somebody else wrote over it.
+//!
+//! IAM is moto's where the story is told once through, and otherwise one of ours that keeps
+//! documents, counts calls and fails as it is told.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use taskpass::broker::BrokerError;
+use taskpass::broker::issue::Issued;
+use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::domain::catalog::Revocability;
+use taskpass::domain::cutoff::Selector;
+use taskpass::domain::deny_list::DenyStanding;
+use taskpass::domain::request::{CredentialRequest, TaskSelector};
+use taskpass::domain::session::SessionState;
+use taskpass::domain::task::TaskEnd;
+use taskpass::ids::SessionId;
+use taskpass::sweep;
+use wiremock::matchers::method;
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::support::moto::Moto;
+use crate::support::rig::{Kind, POLICIES, Rig, ask, job};
+
+const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
+const REVOKER: &str = "arn:aws:iam::123456789012:role/taskpass-revoker";
+const POLICY: &str = "TaskpassRevokedSessions";
+const BOUND: u64 = 120;
+const TTL: u64 = 600;
+
+const MORE: &str = r#"
+@id("bucket") @description("reports reads its bucket") @max_ttl("600")
+permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:Get*",
+  resource == Aws::"reports-bucket");
+"#;
+
+fn bucket(endpoint: &str, entries: u32) -> Value {
+    json!({
+        "name": "reports-bucket", "kind": "aws", "owner": "data", "actions": ["s3:Get*"],
+        "locations": ["arn:aws:s3:::reports/*"], "default_ttl_seconds": TTL,
+        "aws": {
+            "role_arn": ROLE, "mode": "web_identity", "region": "eu-central-1",
+            "endpoint": endpoint,
+            "revocation": {
+                "role_arn": REVOKER, "propagation_seconds": BOUND, "max_entries": entries
+            }
+        }
+    })
+}
+
+async fn rig_with(kind: Kind, resources: Vec<Value>) -> Rig {
+    let policies = format!("{POLICIES}{MORE}");
+    let rig = Rig::with(kind, &policies, Vec::new(), resources).await;
+    rig.broker.follow_keys(rig.now()).await.unwrap();
+    rig
+}
+
+async fn rig(kind: Kind, endpoint: &str, entries: u32) -> Rig {
+    rig_with(kind, vec![bucket(endpoint, entries)]).await
+}
+
+async fn try_issue(rig: &Rig) -> Result<Issued, BrokerError> {
+    let request = CredentialRequest {
+        task: TaskSelector::Open(job()),
+        resource: "reports-bucket".into(),
+        grant: serde_json::from_value(json!([{
+            "type": "aws", "actions": ["s3:GetObject"], "resources": ["arn:aws:s3:::reports/x"]
+        }]))
+        .unwrap(),
+        ..ask(&["orders:read"])
+    };
+    rig.issue("agent:reports", request).await
+}
+
+async fn issued(rig: &Rig, count: usize) -> Vec<Issued> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(try_issue(rig).await.unwrap());
+    }
+    all
+}
+
+/// The sweeper's rounds of so many seconds, one a second.
+async fn pass(rig: &Rig, seconds: u64) {
+    for _ in 0..seconds {
+        rig.clock.advance(1);
+        sweep::sweep(&rig.broker, rig.now()).await;
+    }
+}
+
+async fn state(rig: &Rig, session: SessionId) -> SessionState {
+    let view = rig.broker.store().session_view(session).await.unwrap();
+    view.unwrap().standing_at(rig.now()).state
+}
+
+async fn denying(rig: &Rig, session: SessionId) -> Option<DenyStanding> {
+    rig.broker.store().deny_standing(session).await.unwrap()
+}
+
+fn user(session: SessionId) -> String {
+    format!("*:tp-{}", session.uuid().simple())
+}
+
+/// The sessions that a document names, and its number.
+fn named(document: &str) -> (Vec<String>, u64) {
+    let document: Value = serde_json::from_str(document).unwrap();
+    let listing = &document["Statement"][0];
+    assert_eq!(
+        (&listing["Effect"], &listing["Action"], &listing["Resource"]),
+        (&json!("Deny"), &json!(["*"]), &json!(["*"]))
+    );
+    let users = listing["Condition"]["StringLike"]["aws:userid"].clone();
+    let mut users: Vec<String> = serde_json::from_value(users).unwrap();
+    assert_eq!(users.remove(0), "*:tp-", "which is no session's");
+    let number = listing["Sid"].as_str().unwrap().rsplit_once('G').unwrap().1;
+    (users, number.parse().unwrap())
+}
+
+/// An STS that grants, and an IAM that keeps documents.
+struct Aws {
+    server: MockServer,
+    iam: Arc<Mutex<Iam>>,
+}
+
+#[derive(Default)]
+struct Iam {
+    document: Option<String>,
+    writes: usize,
+    reads: usize,
+    /// The code with which it refuses.
+    refusing: Option<&'static str>,
+    /// Documents that are written come to be so many writes later.
+    forgetting: bool,
+    /// STS says nothing that can be read, but to the broker itself.
+    mute_sts: bool,
+    /// As whom the broker itself came.
+    own: Vec<BTreeMap<String, String>>,
+}
+
+impl Iam {
+    fn answer(&mut self, form: &BTreeMap<String, String>) -> ResponseTemplate {
+        let action = form["Action"].as_str();
+        let xml = |body: String| ResponseTemplate::new(200).set_body_raw(body, "text/xml");
+        let no = |status: u16, code: &str| {
+            let body = format!(
+                "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>account \
+                 123456789012</Message></Error><RequestId>1</RequestId></ErrorResponse>"
+            );
+            ResponseTemplate::new(status).set_body_raw(body, "text/xml")
+        };
+        if action.starts_with("AssumeRole") {
+            let name = form["RoleSessionName"].as_str();
+            if name == "taskpass-revoker" {
+                self.own.push(form.clone());
+            } else if self.mute_sts {
+                return xml("<<<".into());
+            }
+            let role = form["RoleArn"].rsplit_once('/').unwrap().1.to_owned();
+            return xml(format!(
+                "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result>\
+                 <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/{role}/{name}</Arn>\
+                 <AssumedRoleId>AROAEXAMPLE:{name}</AssumedRoleId></AssumedRoleUser><Credentials>\
+                 <AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>made</SecretAccessKey>\
+                 <SessionToken>token</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration>\
+                 </Credentials></{action}Result></{action}Response>"
+            ));
+        }
+        assert_eq!(
+            (form["RoleName"].as_str(), form["PolicyName"].as_str()),
+            ("reports", POLICY)
+        );
+        if let Some(code) = self.refusing {
+            return no(if code == "Throttling" { 429 } else { 403 }, code);
+        }
+        if action == "PutRolePolicy" {
+            self.writes += 1;
+            if !self.forgetting {
+                self.document = Some(form["PolicyDocument"].clone());
+            }
+            return xml("<PutRolePolicyResponse></PutRolePolicyResponse>".into());
+        }
+        self.reads += 1;
+        match &self.document {
+            None => no(404, "NoSuchEntity"),
+            Some(document) => {
+                let encoded: String =
+                    url::form_urlencoded::byte_serialize(document.as_bytes()).collect();
+                xml(format!(
+                    "<GetRolePolicyResponse><GetRolePolicyResult><RoleName>reports</RoleName>\
+                     <PolicyName>{POLICY}</PolicyName><PolicyDocument>{}</PolicyDocument>\
+                     </GetRolePolicyResult></GetRolePolicyResponse>",
+                    encoded.replace('+', "%20")
+                ))
+            }
+        }
+    }
+}
+
+impl Aws {
+    async fn start() -> Self {
+        let server = MockServer::start().await;
+        let iam = Arc::new(Mutex::new(Iam::default()));
+        let own = Arc::clone(&iam);
+        let answer = move |request: &wiremock::Request| {
+            let form = url::form_urlencoded::parse(&request.body)
+                .into_owned()
+                .collect();
+            own.lock().unwrap().answer(&form)
+        };
+        Mock::given(method("POST"))
+            .respond_with(answer)
+            .mount(&server)
+            .await;
+        Self { server, iam }
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Iam) -> T) -> T {
+        look(&mut self.iam.lock().unwrap())
+    }
+
+    fn named(&self) -> (Vec<String>, u64) {
+        named(&self.with(|iam| iam.document.clone().unwrap()))
+    }
+}
+
+/// A session revoked among many dies alone: its role denies it and no other, and it counts as ended
+/// when what was written has been read back, the bound has passed, and it still stands.
+async fn one_of_many(kind: Kind) {
+    let moto = Moto::start();
+    let iam = moto.iam();
+    for role in ["reports", "taskpass-revoker"] {
+        iam.create_role()
+            .role_name(role)
+            .assume_role_policy_document(r#"{"Version":"2012-10-17","Statement":[]}"#)
+            .send()
+            .await
+            .unwrap();
+    }
+    let rig = rig(kind, &moto.url(), 200).await;
+    let all = issued(&rig, 5).await;
+    let bounded = Revocability::Bounded {
+        bound_seconds: BOUND,
+    };
+    assert_eq!(all[2].session.revocability, bounded);
+    let one = all[2].session.id;
+    rig.revoke(one).await;
+    assert_eq!(state(&rig, one).await, SessionState::Ending);
+    pass(&rig, 3).await;
+
+    let request = iam.get_role_policy().role_name("reports");
+    let policy = request.policy_name(POLICY).send().await.unwrap();
+    let text = percent_encoding::percent_decode_str(policy.policy_document());
+    let text = text.decode_utf8().unwrap();
+    assert_eq!(named(&text), (vec![user(one)], 1));
+    let standing = denying(&rig, one).await.unwrap();
+    let written = standing.written_at.unwrap();
+
+    pass(&rig, BOUND - 5).await;
+    assert_eq!(state(&rig, one).await, SessionState::Ending);
+    assert!(rig.now() < written.plus_seconds(BOUND));
+    pass(&rig, 12).await;
+    assert_eq!(state(&rig, one).await, SessionState::Ended);
+    let session = rig.broker.store().session(one).await.unwrap().unwrap();
+    assert!(session.confirmed_at.unwrap() >= written.plus_seconds(BOUND));
+    for other in [0, 1, 3, 4].map(|n| all[n].session.id) {
+        assert_eq!(state(&rig, other).await, SessionState::Active);
+        assert_eq!(denying(&rig, other).await, None);
+    }
+
+    // Once all have expired nobody is on the list.
+    pass(&rig, TTL).await;
+    let request = iam.get_role_policy().role_name("reports");
+    let policy = request.policy_name(POLICY).send().await.unwrap();
+    let text = percent_encoding::percent_decode_str(policy.policy_document());
+    assert_eq!(named(&text.decode_utf8().unwrap()), (vec![], 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_revoked_among_many_dies_alone_on_sqlite() {
+    one_of_many(Kind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_revoked_among_many_dies_alone_on_postgresql() {
+    one_of_many(Kind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_broker_writes_as_a_role_of_its_own_that_may_do_nothing_else() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    let all = issued(&rig, 2).await;
+    rig.revoke(all[0].session.id).await;
+    pass(&rig, 3).await;
+    rig.revoke(all[1].session.id).await;
+    pass(&rig, 3).await;
+    assert_eq!(aws.named().0.len(), 2);
+    let own = aws.with(|iam| iam.own.clone());
+    let [call] = &own[..] else {
+        panic!("its session is used again: {own:?}")
+    };
+    assert_eq!(
+        (call["RoleArn"].as_str(), call["DurationSeconds"].as_str()),
+        (REVOKER, "900")
+    );
+    assert_eq!(
+        serde_json::from_str::<Value>(&call["Policy"]).unwrap(),
+        json!({"Version": "2012-10-17", "Statement": [{
+            "Effect": "Allow", "Action": ["iam:GetRolePolicy", "iam:PutRolePolicy"],
+            "Resource": [ROLE]
+        }]})
+    );
+    let (_, claims) = crate::support::keys::peek(&call["WebIdentityToken"]);
+    assert_eq!(
+        (&claims["sub"], &claims["aud"]),
+        (&json!("revoker"), &json!("sts.amazonaws.com"))
+    );
+    let life = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+    assert!(life <= 60);
+    assert_eq!(claims.get("https://aws.amazon.com/tags"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_was_written_over_is_put_right_and_nothing_counts_meanwhile() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    let all = issued(&rig, 3).await;
+    rig.revoke(all[0].session.id).await;
+    pass(&rig, 3).await;
+    let stale = aws.with(|iam| iam.document.clone());
+    rig.revoke(all[1].session.id).await;
+    pass(&rig, 3).await;
+    assert_eq!(aws.named().1, 2);
+    // A replica that was slow writes what it read long ago.
+    aws.with(|iam| iam.document = stale);
+    pass(&rig, 65).await;
+    let (users, number) = aws.named();
+    assert_eq!((users.len(), number), (2, 3));
+    let first = denying(&rig, all[0].session.id).await.unwrap();
+    let second = denying(&rig, all[1].session.id).await.unwrap();
+    assert!(
+        second.written_at > first.written_at,
+        "its time begins anew: {second:?}"
+    );
+    pass(&rig, 60).await;
+    assert_eq!(
+        state(&rig, all[0].session.id).await,
+        SessionState::Ended,
+        "it was in every document"
+    );
+    assert_eq!(state(&rig, all[1].session.id).await, SessionState::Ending);
+    pass(&rig, 130).await;
+    assert_eq!(state(&rig, all[1].session.id).await, SessionState::Ended);
+
+    // So is one that a person changed, be it by a word.
+    aws.with(|iam| {
+        iam.document = iam
+            .document
+            .as_ref()
+            .map(|text| text.replace("Deny", "Allow"));
+    });
+    pass(&rig, 62).await;
+    assert_eq!(aws.named().0.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_brokers_document_is_left_alone() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    let foreign = json!({"Version": "2012-10-17", "Statement": [{
+        "Sid": "TaskpassOtherG4", "Effect": "Deny", "Action": ["*"], "Resource": ["*"],
+        "Condition": {"StringLike": {"aws:userid": ["*:tp-"]}}
+    }]})
+    .to_string();
+    aws.with(|iam| iam.document = Some(foreign.clone()));
+    let all = issued(&rig, 1).await;
+    rig.revoke(all[0].session.id).await;
+    pass(&rig, 10).await;
+    assert_eq!(aws.with(|iam| iam.document.clone()), Some(foreign));
+    assert_eq!(aws.with(|iam| iam.writes), 0);
+    assert_eq!(state(&rig, all[0].session.id).await, SessionState::Ending);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_read_back_is_not_believed() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    let all = issued(&rig, 1).await;
+    let one = all[0].session.id;
+    aws.with(|iam| iam.forgetting = true);
+    rig.revoke(one).await;
+    pass(&rig, BOUND + 60).await;
+    assert_eq!(state(&rig, one).await, SessionState::Ending);
+    assert_eq!(denying(&rig, one).await.unwrap().written_at, None);
+    let tried = aws.with(|iam| iam.writes);
+    assert!((3..12).contains(&tried), "with pauses: {tried}");
+    aws.with(|iam| iam.forgetting = false);
+    pass(&rig, 200).await;
+    assert!(denying(&rig, one).await.unwrap().written_at.is_some());
+    pass(&rig, 200).await;
+    assert_eq!(state(&rig, one).await, SessionState::Ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_iam_that_refuses_or_throttles_is_asked_again_until_the_session_is_over() {
+    for code in ["AccessDenied", "Throttling", "NoSuchEntity"] {
+        let aws = Aws::start().await;
+        let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+        let all = issued(&rig, 1).await;
+        let one = all[0].session.id;
+        aws.with(|iam| iam.refusing = Some(code));
+        rig.revoke(one).await;
+        pass(&rig, 20).await;
+        assert_eq!(state(&rig, one).await, SessionState::Ending, "{code}");
+        let text = rig.broker.metrics().render();
+        let failures = text
+            .lines()
+            .find(|line| line.starts_with("taskpass_deny_list_failures_total "));
+        assert!(
+            failures.is_some_and(|line| !line.ends_with(" 0")),
+            "{code}: {failures:?}"
+        );
+        aws.with(|iam| iam.refusing = None);
+        pass(&rig, 30).await;
+        assert_eq!(aws.named().0, [user(one)], "{code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_by_itself_before_the_list_would_hold_is_not_put_on_it() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    let all = issued(&rig, 2).await;
+    rig.clock.advance(TTL - BOUND + 1);
+    rig.revoke(all[0].session.id).await;
+    rig.end(&all[1], TaskEnd::Complete).await.unwrap();
+    pass(&rig, 5).await;
+    for one in &all {
+        let standing = denying(&rig, one.session.id).await.unwrap();
+        assert!(!standing.listed, "{standing:?}");
+        assert_eq!(state(&rig, one.session.id).await, SessionState::Ending);
+    }
+    assert_eq!(aws.with(|iam| iam.writes), 0);
+    pass(&rig, BOUND).await;
+    assert_eq!(state(&rig, all[0].session.id).await, SessionState::Ended);
+    assert_eq!(state(&rig, all[1].session.id).await, SessionState::Ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn completions_take_half_of_the_room_and_issuing_stops_before_it_is_full() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 8).await;
+    let all = issued(&rig, 14).await;
+    for one in &all[..6] {
+        rig.end(one, TaskEnd::Complete).await.unwrap();
+    }
+    pass(&rig, 3).await;
+    let mut listed = Vec::new();
+    for one in &all[..6] {
+        listed.push(denying(&rig, one.session.id).await.unwrap().listed);
+    }
+    assert_eq!(listed.iter().filter(|listed| **listed).count(), 4);
+    try_issue(&rig).await.unwrap();
+    for one in &all[6..8] {
+        rig.revoke(one.session.id).await;
+    }
+    pass(&rig, 3).await;
+    let refused = try_issue(&rig).await.unwrap_err();
+    assert!(matches!(refused, BrokerError::Overloaded), "{refused}");
+    // Those that live already can still be revoked, up to the last place.
+    for one in &all[8..12] {
+        rig.revoke(one.session.id).await;
+    }
+    pass(&rig, 3).await;
+    assert_eq!(aws.named().0.len(), 8);
+    let mut left = Vec::new();
+    for one in &all[6..12] {
+        let standing = denying(&rig, one.session.id).await.unwrap();
+        if !standing.listed {
+            left.push(one.session.id);
+        }
+    }
+    assert_eq!(left.len(), 2, "what overflows is left to its expiry");
+    assert_eq!(state(&rig, left[0]).await, SessionState::Ending);
+    pass(&rig, TTL).await;
+    assert_eq!(state(&rig, left[0]).await, SessionState::Ended);
+    try_issue(&rig).await.unwrap();
+}
+
+fn revoke_resource(widen: bool) -> RevokeAsk {
+    RevokeAsk {
+        selector: Selector::Resource("reports-bucket".into()),
+        block: BlockAsk::Default,
+        widen,
+        reason: "incident".into(),
+        dry_run: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_has_every_earlier_session_of_a_role_denied_at_once() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 8).await;
+    let all = issued(&rig, 12).await;
+    rig.clock.advance(70);
+    let late = issued(&rig, 1).await;
+    rig.clock.advance(5);
+    let admin = rig.admin();
+    let done = rig.broker.revoke_many(&admin, revoke_resource(true)).await;
+    let cutoff = done.unwrap().cutoff.unwrap();
+    assert_eq!(cutoff.widened_to.as_deref(), Some(ROLE));
+    pass(&rig, 1).await;
+    let after = issued(&rig, 1).await;
+    pass(&rig, 3).await;
+    let document = aws.with(|iam| iam.document.clone()).unwrap();
+    let document: Value = serde_json::from_str(&document).unwrap();
+    let at = cutoff.committed_at.floor_to_second().to_string();
+    assert_eq!(
+        document["Statement"][1],
+        json!({"Effect": "Deny", "Action": ["*"], "Resource": ["*"], "Condition": {
+            "DateLessThan": {"aws:TokenIssueTime": [at]},
+            "Null": {"aws:PrincipalTag/TaskpassSession": ["false"]}
+        }})
+    );
+    pass(&rig, BOUND + 70).await;
+    for one in &all {
+        assert_eq!(state(&rig, one.session.id).await, SessionState::Ended);
+    }
+    // One that STS may have made after that instant is denied by name.
+    assert!(aws.named().0.contains(&user(late[0].session.id)));
+    assert_eq!(state(&rig, late[0].session.id).await, SessionState::Ended);
+    assert_eq!(state(&rig, after[0].session.id).await, SessionState::Active);
+    // Its leaf says so, and its MAC covers it.
+    let reread = rig.broker.revocation(&admin, cutoff.id).await.unwrap();
+    assert_eq!(reread.cutoff.unwrap().widened_to.as_deref(), Some(ROLE));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_role_that_one_resource_has_to_itself_is_denied_as_a_whole() {
+    let aws = Aws::start().await;
+    let mut shared = bucket(&aws.server.uri(), 8);
+    shared["name"] = json!("other-bucket");
+    let rig = rig_with(Kind::Sqlite, vec![bucket(&aws.server.uri(), 8), shared]).await;
+    let admin = rig.admin();
+    for selector in [
+        Selector::Resource("reports-bucket".into()),
+        Selector::Resource("orders-api".into()),
+        Selector::Resource("nowhere".into()),
+        Selector::Attestor("dev".into()),
+    ] {
+        let ask = RevokeAsk {
+            selector: selector.clone(),
+            ..revoke_resource(true)
+        };
+        let refused = rig.broker.revoke_many(&admin, ask).await;
+        let Err(BrokerError::Invalid { pointer, detail }) = refused else {
+            panic!("{selector:?}: {refused:?}")
+        };
+        assert_eq!(pointer, "/widen", "{detail}");
+    }
+    assert!(rig.broker.store().cutoffs(9).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mint_of_unknown_outcome_stays_denied_for_as_long_as_it_could_have_been_made() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    aws.with(|iam| iam.mute_sts = true);
+    assert!(try_issue(&rig).await.is_err());
+    let sessions = rig
+        .broker
+        .store()
+        .list_sessions(&taskpass::store::sessions::SessionFilter {
+            limit: 9,
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    let one = &sessions[0].session;
+    // Its lease has to be over before anybody can say that it is not being made.
+    pass(&rig, 70).await;
+    assert_eq!(aws.named().0, [user(one.id)]);
+    rig.clock.advance(TTL);
+    pass(&rig, 3).await;
+    assert_eq!(state(&rig, one.id).await, SessionState::Ended);
+    assert_eq!(
+        aws.named().0,
+        [user(one.id)],
+        "it would be dead by its own policy, and is denied all the same"
+    );
+    rig.clock.advance(900);
+    pass(&rig, 3).await;
+    assert!(aws.named().0.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_write_one_after_the_other_and_lose_nobody() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Postgres, &aws.server.uri(), 200).await;
+    let other = rig.replica().await;
+    let all = issued(&rig, 24).await;
+    for (n, one) in all.iter().enumerate() {
+        rig.revoke(one.session.id).await;
+        if n % 4 == 3 {
+            rig.clock.advance(1);
+            let now = rig.now();
+            tokio::join!(
+                sweep::sweep(&rig.broker, now),
+                sweep::sweep(&other.broker, now)
+            );
+        }
+    }
+    pass(&rig, 70).await;
+    let (users, number) = aws.named();
+    assert_eq!(users.len(), 24);
+    let writes = aws.with(|iam| iam.writes);
+    assert_eq!(
+        u64::try_from(writes).unwrap(),
+        number,
+        "each write had a number of its own, and the last one stands"
+    );
+    pass(&rig, BOUND + 10).await;
+    for one in &all {
+        assert_eq!(state(&rig, one.session.id).await, SessionState::Ended);
+    }
+    other.store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_a_role_that_its_resource_left_are_ended_where_they_were_made() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    let all = issued(&rig, 1).await;
+    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let mut generation: Value = serde_json::from_slice(&bytes).unwrap();
+    let resources = generation["resources"].as_array_mut().unwrap();
+    let moved = resources
+        .iter_mut()
+        .find(|resource| resource["name"] == "reports-bucket");
+    moved.unwrap()["aws"]["role_arn"] = json!("arn:aws:iam::123456789012:role/moved");
+    let generation = serde_json::from_value(generation).unwrap();
+    let activated = rig.broker.activate_own("test", generation).await;
+    if let Err(unfit) = activated.unwrap() {
+        panic!("{unfit:?}");
+    }
+    rig.revoke(all[0].session.id).await;
+    pass(&rig, 3).await;
+    assert_eq!(aws.named().0, [user(all[0].session.id)]);
+}
