@@ -27,6 +27,7 @@ mod development;
 mod disconnects;
 mod exec;
 mod faults;
+mod foreign;
 mod judge;
 mod kills;
 mod laws;
