@@ -442,8 +442,8 @@ async fn the_cli_of_aws_lists_by_every_delivery() {
         moto.url()
     );
     let script = format!(
-        "set -e; {aws} s3 mb \"s3://made-$TASKPASS_SESSION\" >made; {aws} s3 ls; \
-         {aws} sts get-caller-identity"
+        "set -e; {aws} sts get-caller-identity & \
+         {aws} s3 mb \"s3://made-$TASKPASS_SESSION\" >made; {aws} s3 ls; wait $!"
     );
     listing_by_every_delivery(&moto, &script, &[]).await;
 }
