@@ -7,6 +7,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 tools=${TASKPASS_TOOLS:-$root/.tools}
 # shellcheck disable=SC2034 # read by the scripts that source this
 venv=$tools/venv
+# shellcheck disable=SC2034
+node=$tools/node
 
 PATH=$tools/bin:$PATH
 export PATH

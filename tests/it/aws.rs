@@ -50,7 +50,7 @@ fn resource(name: &str, mode: &str, endpoint: &str) -> Value {
     })
 }
 
-async fn rig(endpoint: &str) -> Rig {
+pub async fn rig(endpoint: &str) -> Rig {
     let resources = vec![
         resource("reports-bucket", "web_identity", endpoint),
         resource("assumed-bucket", "assume_role", endpoint),
@@ -94,10 +94,10 @@ async fn last_session(rig: &Rig) -> Option<(SessionState, Option<EndReason>)> {
 }
 
 /// An STS that answers as it is told.
-struct Sts(MockServer);
+pub struct Sts(pub MockServer);
 
 impl Sts {
-    async fn answering(answer: impl wiremock::Respond + 'static) -> Self {
+    pub async fn answering(answer: impl wiremock::Respond + 'static) -> Self {
         let server = MockServer::start().await;
         Mock::given(method("POST"))
             .respond_with(answer)
@@ -107,7 +107,7 @@ impl Sts {
     }
 
     /// It grants whatever it is asked for.
-    async fn granting() -> Self {
+    pub async fn granting() -> Self {
         Self::answering(|request: &wiremock::Request| {
             let form = form(&request.body);
             let action = &form["Action"];
@@ -130,7 +130,7 @@ impl Sts {
         .await
     }
 
-    async fn asked(&self) -> Vec<BTreeMap<String, String>> {
+    pub async fn asked(&self) -> Vec<BTreeMap<String, String>> {
         let requests = self.0.received_requests().await.unwrap();
         requests.iter().map(|request| form(&request.body)).collect()
     }

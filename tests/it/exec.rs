@@ -376,20 +376,9 @@ async fn a_registered_key_signs_for_itself() {
     assert_eq!(nonsense.code(), Some(2), "{}", nonsense.stderr);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pipelines_token_becomes_an_s3_listing_by_every_delivery() {
-    let moto = Moto::start();
+/// Runs `script` with a role's session by each delivery, and holds it to have been that session.
+async fn listing_by_every_delivery(moto: &Moto, script: &str, files: &[(&str, &str)]) {
     let (fleet, replica) = start_with(&moto.url(), &json!({})).await;
-    let python: PathBuf = python_program("python");
-    let program = format!(
-        "import boto3, os\n\
-         aws = dict(endpoint_url='{0}', region_name='us-east-1')\n\
-         s3 = boto3.client('s3', **aws)\n\
-         s3.create_bucket(Bucket='made-' + os.environ['TASKPASS_SESSION'])\n\
-         print([b['Name'] for b in s3.list_buckets()['Buckets']])\n\
-         print(boto3.client('sts', **aws).get_caller_identity()['Arn'])\n",
-        moto.url()
-    );
     let options = [
         "--resource",
         "bucket",
@@ -401,12 +390,13 @@ async fn a_pipelines_token_becomes_an_s3_listing_by_every_delivery() {
     ];
     for how in ["env", "file", "endpoint"] {
         let options = [&options[..], &["--as", how]].concat();
-        let script = format!("{} list.py", python.display());
-        let ran = exec(&fleet, &replica, &options, &script)
-            .file("list.py", program.clone())
+        let mut launch = exec(&fleet, &replica, &options, script)
             .env("AWS_ACCESS_KEY_ID", "AKIAOTHER")
-            .env("AWS_PROFILE", "nowhere")
-            .run();
+            .env("AWS_PROFILE", "nowhere");
+        for (name, text) in files {
+            launch = launch.file(*name, *text);
+        }
+        let ran = launch.run();
         assert_eq!(ran.code(), Some(0), "{how}: {}", ran.stderr);
         let session = sessions(&fleet, &replica).await.remove(0);
         let id = session["id"].as_str().unwrap();
@@ -424,4 +414,36 @@ async fn a_pipelines_token_becomes_an_s3_listing_by_every_delivery() {
         assert_ne!(session["state"], "active", "{how}");
         assert_eq!(session["end_reason"], "completed");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipelines_token_becomes_an_s3_listing_by_every_delivery() {
+    let moto = Moto::start();
+    let python: PathBuf = python_program("python");
+    let program = format!(
+        "import boto3, os\n\
+         aws = dict(endpoint_url='{0}', region_name='us-east-1')\n\
+         s3 = boto3.client('s3', **aws)\n\
+         s3.create_bucket(Bucket='made-' + os.environ['TASKPASS_SESSION'])\n\
+         print([b['Name'] for b in s3.list_buckets()['Buckets']])\n\
+         print(boto3.client('sts', **aws).get_caller_identity()['Arn'])\n",
+        moto.url()
+    );
+    let script = format!("{} list.py", python.display());
+    listing_by_every_delivery(&moto, &script, &[("list.py", &program)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cli_of_aws_lists_by_every_delivery() {
+    let moto = Moto::start();
+    let aws = format!(
+        "{} --endpoint-url {}",
+        python_program("aws").display(),
+        moto.url()
+    );
+    let script = format!(
+        "set -e; {aws} sts get-caller-identity & \
+         {aws} s3 mb \"s3://made-$TASKPASS_SESSION\" >made; {aws} s3 ls; wait $!"
+    );
+    listing_by_every_delivery(&moto, &script, &[]).await;
 }

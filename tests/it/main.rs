@@ -28,6 +28,8 @@ mod development;
 mod disconnects;
 mod exec;
 mod faults;
+mod foreign;
+mod judge;
 mod kills;
 mod laws;
 mod limits;

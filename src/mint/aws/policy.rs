@@ -29,15 +29,17 @@ use crate::ids::SessionId;
 pub const MAX_POLICY_CHARS: usize = 2_048;
 
 /// What a session could do to live on elsewhere, or to undo its own end.
-const WAYS_OUT: [&str; 13] = [
-    "sts:AssumeRole*",
-    "sts:GetFederationToken",
-    "sts:GetSessionToken",
-    "sts:GetWebIdentityToken",
-    "iam:CreateAccessKey",
+const WAYS_OUT: [&str; 14] = [
+    "sts:Assume*",
+    "sts:Get*Token",
+    "iam:*AccessKey",
     "iam:*LoginProfile",
     "iam:*ServiceSpecificCredential",
     "iam:Upload*",
+    // A role, a provider or a delegation that lets somebody else in.
+    "iam:CreateRole",
+    "iam:*Provider*",
+    "iam:*Delegation*",
     "iam:PassRole",
     "iam:PutRolePolicy",
     "iam:DeleteRolePolicy",
@@ -303,7 +305,7 @@ mod tests {
             statements[2]["Action"]
                 .as_array()
                 .unwrap()
-                .contains(&json!("sts:AssumeRole*"))
+                .contains(&json!("sts:Assume*"))
         );
         assert_eq!(statements.len(), 3);
         let may_leave = value(&role(&json!({"may_leave": true})), &reading());

@@ -41,6 +41,8 @@ pub struct Fleet {
     /// What a caller may do: identities and addresses, a second and at once.
     limits: [u32; 4],
     proxied: bool,
+    /// Whether the issuer is where the replica is found, as clients expect that start there.
+    found_by_issuer: bool,
 }
 
 /// One replica.
@@ -78,6 +80,7 @@ impl Fleet {
             server: "",
             attestors: String::new(),
             proxied: true,
+            found_by_issuer: false,
             limits: [100_000; 4],
         }
     }
@@ -140,6 +143,20 @@ impl Fleet {
             fleet.activate(&replica).await;
         }
         replica.process.wait_ready(replica.address);
+        (fleet, replica)
+    }
+
+    /// The same embedded, with its own address as its issuer: for others' clients, which find a
+    /// server's endpoints through its issuer.
+    pub fn found_by_issuer(
+        attestors: impl Fn(&Issuer) -> String,
+        policies: &str,
+    ) -> (Self, Replica) {
+        let mut fleet = Self::new(None);
+        fleet.found_by_issuer = true;
+        fleet.attestors = attestors(&fleet.issuer);
+        fleet.policies.push_str(policies);
+        let replica = fleet.replica();
         (fleet, replica)
     }
 
@@ -217,7 +234,7 @@ impl Fleet {
         format!(
             r#"
 [server]
-issuer = "http://127.0.0.1:7070"
+issuer = "http://{own}"
 listen = "{address}"
 drain_seconds = 0
 {server}
@@ -265,6 +282,11 @@ max_open_per_workload = 100000
             self.limits[1],
             self.limits[2],
             self.limits[3],
+            own = if self.found_by_issuer {
+                address.to_string()
+            } else {
+                "127.0.0.1:7070".to_owned()
+            },
             store = match &self.database {
                 Some(_) => "[store]\nkind = \"postgres\"",
                 None => "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",

@@ -6,6 +6,8 @@
 //! - [`keys`], [`issuer`]: JOSE on ring, and an OIDC issuer that can misbehave.
 //! - [`process`]: the real binary, its signals and what it printed.
 //! - [`http`]: a client, and a sender of what no client would send.
+//! - [`moto`], [`node`], [`judge`]: others' code: AWS as far as it can be had, programs of Node.js, an
+//!   evaluator of IAM policies.
 //! - [`canary`]: a search for secrets where none may be.
 //!
 //! Everything works from plain and from async tests: servers, proxies and set-up run on threads of
@@ -18,8 +20,10 @@ pub mod canary;
 pub mod fleet;
 pub mod http;
 pub mod issuer;
+pub mod judge;
 pub mod keys;
 pub mod moto;
+pub mod node;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -24,6 +24,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     environment: BTreeMap<String, OsString>,
     files: Vec<(PathBuf, Vec<u8>)>,
+    links: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Launch {
@@ -42,6 +43,7 @@ impl Launch {
             arguments: arguments.into_iter().map(Into::into).collect(),
             environment: BTreeMap::new(),
             files: Vec::new(),
+            links: Vec::new(),
         }
     }
 
@@ -69,6 +71,13 @@ impl Launch {
     #[must_use]
     pub fn file(mut self, path: impl Into<PathBuf>, contents: impl Into<Vec<u8>>) -> Self {
         self.files.push((path.into(), contents.into()));
+        self
+    }
+
+    /// A symbolic link in the process's directory.
+    #[must_use]
+    pub fn link(mut self, path: impl Into<PathBuf>, target: impl Into<PathBuf>) -> Self {
+        self.links.push((path.into(), target.into()));
         self
     }
 
@@ -104,6 +113,9 @@ impl Launch {
             let path = dir.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, contents).unwrap();
+        }
+        for (path, target) in &self.links {
+            std::os::unix::fs::symlink(target, dir.join(path)).unwrap();
         }
     }
 
