@@ -22,6 +22,7 @@ use taskpass::sweep;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
+use crate::support::judge::{self, Denial, Question, Verdict};
 use crate::support::moto::Moto;
 use crate::support::rig::{Kind, POLICIES, Rig, ask, job};
 
@@ -30,6 +31,7 @@ const REVOKER: &str = "arn:aws:iam::123456789012:role/taskpass-revoker";
 const POLICY: &str = "TaskpassRevokedSessions";
 const BOUND: u64 = 120;
 const TTL: u64 = 600;
+const DENIED: Verdict = Verdict::Denied(Denial::Explicit);
 
 const MORE: &str = r#"
 @id("bucket") @description("reports reads its bucket") @max_ttl("600")
@@ -98,6 +100,13 @@ async fn state(rig: &Rig, session: SessionId) -> SessionState {
 
 async fn denying(rig: &Rig, session: SessionId) -> Option<DenyStanding> {
     rig.broker.store().deny_standing(session).await.unwrap()
+}
+
+/// Whether a session may read, by the role's policies alone.
+fn judged(document: &Value, session: SessionId) -> Question {
+    Question::new("s3:GetObject", "arn:aws:s3:::reports/x")
+        .session_name(&format!("tp-{}", session.uuid().simple()))
+        .role(document)
 }
 
 fn user(session: SessionId) -> String {
@@ -269,6 +278,14 @@ async fn one_of_many(kind: Kind) {
         assert_eq!(state(&rig, other).await, SessionState::Active);
         assert_eq!(denying(&rig, other).await, None);
     }
+
+    // What the role's policy comes to, said by somebody else.
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let mut questions = vec![(judged(&document, one), DENIED)];
+    for other in [0, 1, 3, 4] {
+        questions.push((judged(&document, all[other].session.id), Verdict::Allowed));
+    }
+    judge::expect(&questions);
 
     // Once all have expired nobody is on the list.
     pass(&rig, TTL).await;
@@ -525,6 +542,25 @@ async fn an_admin_has_every_earlier_session_of_a_role_denied_at_once() {
             "Null": {"aws:PrincipalTag/TaskpassSession": ["false"]}
         }})
     );
+    let made = |seconds: u64, session: SessionId| {
+        judged(&document, session).with(
+            "aws:TokenIssueTime",
+            &cutoff
+                .committed_at
+                .minus_seconds(seconds)
+                .floor_to_second()
+                .to_string(),
+        )
+    };
+    let tag = "aws:PrincipalTag/TaskpassSession";
+    let (early, new) = (all[0].session.id, after[0].session.id);
+    judge::expect(&[
+        (made(70, early).with(tag, &early.to_string()), DENIED),
+        (made(1, early).with(tag, &early.to_string()), DENIED),
+        (made(0, new).with(tag, &new.to_string()), Verdict::Allowed),
+        // Somebody who uses the role without us.
+        (made(70, new), Verdict::Allowed),
+    ]);
     pass(&rig, BOUND + 70).await;
     for one in &all {
         assert_eq!(state(&rig, one.session.id).await, SessionState::Ended);
