@@ -1,6 +1,6 @@
 //! DPoP (RFC 9449): the caller holds a private key, and shows it for this one request.
 //!
-//! The checks are those of §4.3, in its order, except for nonces, which we do not give yet. The
+//! The checks are those of §4.3. A nonce is asked for last, of a proof that is good otherwise. The
 //! URL that a proof must name is the configured one, so that a forged `Host` header proves nothing.
 
 use base64::Engine as _;
@@ -69,6 +69,11 @@ pub fn verify(
         if text(&claims, "ath")? != hash {
             return Err(AttestError::BadProof("another access token"));
         }
+    }
+    if let Some(nonces) = &evidence.nonces
+        && !text(&claims, "nonce").is_ok_and(|nonce| nonces.is_good(nonce, now))
+    {
+        return Err(AttestError::NonceWanted);
     }
     let thumbprint = claims.key_thumbprint();
     // Seconds are rounded down when the age is judged; one more covers that.

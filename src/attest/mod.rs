@@ -26,6 +26,7 @@ mod checks;
 pub mod dpop;
 mod jwks;
 pub(crate) mod key;
+pub mod nonce;
 mod oidc;
 mod review;
 mod spiffe;
@@ -40,6 +41,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::task::TaskTracker;
 
 pub use self::checks::{AttestorConfigError, check};
+use self::nonce::DpopNonces;
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
 use crate::crypto::jwt::{JwtError, TimeError, UnverifiedJwt};
@@ -61,6 +63,8 @@ pub struct Evidence {
     pub method: String,
     /// The configured external URL of the endpoint; never taken from the request's `Host`.
     pub url: String,
+    /// One of whose nonces a `DPoP` proof has to contain; none where proofs go without.
+    pub nonces: Option<DpopNonces>,
 }
 
 impl fmt::Debug for Evidence {
@@ -72,6 +76,7 @@ impl fmt::Debug for Evidence {
             .field("headers", &self.headers.keys())
             .field("method", &self.method)
             .field("url", &self.url)
+            .field("nonces", &self.nonces)
             .finish()
     }
 }
@@ -164,6 +169,9 @@ pub enum AttestError {
     /// A `DPoP` header that proves nothing.
     #[error("the DPoP proof is refused: {0}")]
     BadProof(&'static str),
+    /// A `DPoP` header without a nonce of ours, or with one that is too old.
+    #[error("the DPoP proof has no good nonce")]
+    NonceWanted,
     /// The issuer's keys cannot be fetched.
     #[error("the issuer's keys could not be fetched")]
     IssuerUnreachable,
@@ -194,6 +202,7 @@ impl AttestError {
             Self::Identity => "identity",
             Self::ReplayUnbound => "replay_unbound",
             Self::BadProof(_) => "bad_proof",
+            Self::NonceWanted => "use_dpop_nonce",
             Self::IssuerUnreachable => "issuer_unreachable",
             Self::KeysUnavailable => "keys_unavailable",
         }

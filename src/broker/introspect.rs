@@ -5,8 +5,11 @@
 //! answer as for a token that is no good.
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde_json::Value;
 use tracing::instrument;
 
+use super::admin::Caller;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::crypto::jwt::{UnverifiedJwt, verify};
@@ -15,6 +18,27 @@ use crate::domain::workload::Identity;
 use crate::ids::SessionId;
 use crate::mint::jwt::ACCESS_TOKEN_TYPE;
 use crate::policy::AdminAction;
+
+/// The `typ` of a signed answer (RFC 9701).
+const INTROSPECTION_TYPE: &str = "token-introspection+jwt";
+
+/// A signed answer. It has neither `sub` nor `exp`, so that nobody takes it for a token.
+#[derive(Serialize)]
+struct Statement<'a> {
+    iss: &'a str,
+    aud: &'a str,
+    iat: i64,
+    token_introspection: &'a Value,
+}
+
+/// What was found out, and for whom.
+#[derive(Debug)]
+pub struct Answer {
+    /// What they learn.
+    pub introspection: Introspection,
+    /// Who asked.
+    pub asker: String,
+}
 
 /// What a verifier learns.
 #[derive(Debug)]
@@ -43,9 +67,37 @@ impl Broker {
         &self,
         evidence: &Evidence,
         token: &SecretString,
-    ) -> Result<Introspection, BrokerError> {
+    ) -> Result<Answer, BrokerError> {
         let caller = self.caller(evidence).await?;
         self.consume(caller.one_time.clone(), self.now()).await?;
+        Ok(Answer {
+            introspection: self.introspect_for(&caller, token).await?,
+            asker: caller.name(),
+        })
+    }
+
+    /// Signs an answer for whoever asked (RFC 9701): what was true of the token at this moment.
+    pub async fn sign_introspection(
+        &self,
+        asker: &str,
+        token_introspection: &Value,
+    ) -> Result<SecretString, BrokerError> {
+        let now = self.now();
+        let statement = Statement {
+            iss: self.issuer(),
+            aud: asker,
+            iat: now.seconds(),
+            token_introspection,
+        };
+        self.sign_statement(INTROSPECTION_TYPE, &statement, now)
+            .await
+    }
+
+    async fn introspect_for(
+        &self,
+        caller: &Caller,
+        token: &SecretString,
+    ) -> Result<Introspection, BrokerError> {
         let Some((session, decision_hash)) = self.recognise(token) else {
             self.metrics().foreign_token();
             return Ok(Introspection::Inactive);
@@ -60,7 +112,7 @@ impl Broker {
                 .resource(&view.session.resource)
                 .is_some_and(|resource| resource.verifiers.contains(caller))
         });
-        if !verifier && !self.may(&caller, AdminAction::Introspect)? {
+        if !verifier && !self.may(caller, AdminAction::Introspect)? {
             return Ok(Introspection::Inactive);
         }
         if !view.is_valid_at(self.now()) {

@@ -18,6 +18,7 @@ pub mod proof;
 pub mod rate;
 pub mod revoke;
 pub mod sessions;
+mod statements;
 pub mod status_lists;
 pub mod tasks;
 pub mod workloads;
@@ -31,6 +32,7 @@ use self::admin::AdminTokens;
 pub use self::error::{BrokerError, Denied, Exceeded};
 use self::generations::{Active, Trust};
 use crate::attest::Evidence;
+use crate::attest::nonce::DpopNonces;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::{Mac, sha256};
 use crate::crypto::random::SystemRandom;
@@ -146,6 +148,12 @@ impl Broker {
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.parts.issuer
+    }
+
+    /// What gives nonces to those who prove a key, and knows them again.
+    #[must_use]
+    pub fn dpop_nonces(&self) -> DpopNonces {
+        DpopNonces::new(self.parts.mac.clone())
     }
 
     /// The name of this process in leases.

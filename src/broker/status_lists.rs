@@ -12,14 +12,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use moka::future::Cache;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Serialize;
 use tracing::instrument;
 
 use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
-use crate::crypto::keyring::{KeyPurpose, SigningKeyRecord, signer_preferring};
-use crate::crypto::signer::sign_jwt;
 use crate::domain::status_list::{
     STATUS_LIST_SECONDS, STATUS_LIST_SIZE, StatusPlace, list_uri, packed,
 };
@@ -110,36 +108,11 @@ impl Broker {
                 lst: compressed(&packed(invalid))?,
             },
         };
-        let token = self.sign_status_list(&claims, now).await?;
+        let token = self.sign_statement(STATUS_LIST_TYPE, &claims, now).await?;
         Ok(StatusList {
             token: token.expose_secret().to_owned(),
             expires_at,
         })
-    }
-
-    async fn sign_status_list(
-        &self,
-        claims: &Claims<'_>,
-        now: Timestamp,
-    ) -> Result<SecretString, BrokerError> {
-        let closed = |why: &str| BrokerError::FailClosed(why.to_owned());
-        let policy = &self.parts.key_policy;
-        let keys = self.parts.access_keys.load_full();
-        let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
-        let signer = signer_preferring(
-            &records,
-            KeyPurpose::AccessToken,
-            policy.algorithm,
-            &policy.schedule,
-            now,
-        );
-        let key = keys
-            .iter()
-            .find(|key| signer.is_some_and(|signer| signer.kid == key.record.kid))
-            .ok_or_else(|| closed("no key may sign now"))?;
-        sign_jwt(STATUS_LIST_TYPE, claims, key.signer.as_ref())
-            .await
-            .map_err(|error| closed(&error.to_string()))
     }
 }
 

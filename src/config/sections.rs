@@ -85,9 +85,16 @@ pub struct Server {
     /// Whether the ledger's keys, checkpoint and hash tiles are for everyone. Entries never are.
     #[serde(default)]
     pub public_ledger: bool,
+    /// Whether a DPoP proof has to contain a nonce of ours, so that none is made ahead of time.
+    #[serde(default = "default_require_dpop_nonce")]
+    pub require_dpop_nonce: bool,
     /// TLS.
     #[serde(default)]
     pub tls: Tls,
+}
+
+fn default_require_dpop_nonce() -> bool {
+    true
 }
 
 fn default_listen() -> SocketAddr {

@@ -54,6 +54,7 @@ impl FromRequestParts<AppState> for Presented {
                 method: parts.method.as_str().to_owned(),
                 // Never from Host or X-Forwarded-*: those are the client's words.
                 url: format!("{}{}", state.broker.issuer(), parts.uri.path()),
+                nonces: state.settings.nonces.clone(),
             },
             handle: None,
         };

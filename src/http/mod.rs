@@ -48,6 +48,7 @@ use utoipa_axum::routes;
 
 use self::limits::AddressLimiter;
 use self::problem::Problem;
+use crate::attest::nonce::DpopNonces;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::crypto::random::SystemRandom;
@@ -68,6 +69,7 @@ struct Settings {
     public_ledger: bool,
     metrics_open: bool,
     jwks_cache_seconds: u64,
+    nonces: Option<DpopNonces>,
     dev: bool,
     host: String,
 }
@@ -86,6 +88,10 @@ impl AppState {
                 public_ledger: config.server.public_ledger,
                 metrics_open: config.server.listen.ip().is_loopback(),
                 jwks_cache_seconds: config.keys.jwks_cache_seconds,
+                nonces: config
+                    .server
+                    .require_dpop_nonce
+                    .then(|| broker.dpop_nonces()),
                 dev: config.mode == crate::config::Mode::Dev,
                 host: config.server.listen.to_string(),
             }),
@@ -179,6 +185,7 @@ pub fn router(state: AppState) -> Router {
         .route("/ledger/{*path}", axum::routing::get(ledger::tile))
         .fallback(|| async { Problem::not_found("resource") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .layer(middleware::from_fn_with_state(state.clone(), give_nonce))
         .layer(middleware::from_fn_with_state(state.clone(), timeout))
         .layer(middleware::from_fn_with_state(
             state.clone(),
@@ -233,6 +240,18 @@ async fn observe(State(state): State<AppState>, request: Request, next: Next) ->
     let status = response.status().as_u16();
     let metrics = state.broker.metrics();
     metrics.http_request(route.as_deref(), &method, status, began.elapsed());
+    response
+}
+
+/// Gives whoever proves a key the nonce for the next proof (RFC 9449 §8.2).
+async fn give_nonce(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let nonces = state.settings.nonces.as_ref();
+    let nonces = nonces.filter(|_| request.headers().contains_key("dpop"));
+    let mut response = next.run(request).await;
+    let nonce = nonces.map(|nonces| nonces.current(state.broker.now()));
+    if let Some(nonce) = nonce.and_then(|nonce| nonce.parse().ok()) {
+        response.headers_mut().insert("dpop-nonce", nonce);
+    }
     response
 }
 

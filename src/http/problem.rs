@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tracing::warn;
 use utoipa::ToSchema;
 
+use crate::attest::AttestError;
 use crate::broker::{BrokerError, Denied, Exceeded};
 use crate::domain::decision::{Outcome, RefusalCode};
 
@@ -34,6 +35,7 @@ pub(super) const SLUGS: &[&str] = &[
     "timeout",
     "unready",
     "unsupported-media-type",
+    "use-dpop-nonce",
 ];
 
 /// The `type` of a problem.
@@ -291,6 +293,16 @@ impl Problem {
 impl From<BrokerError> for Problem {
     fn from(error: BrokerError) -> Self {
         match error {
+            BrokerError::Attestation(AttestError::NonceWanted) => Self::new(
+                StatusCode::UNAUTHORIZED,
+                "use-dpop-nonce",
+                "The DPoP proof needs a nonce",
+                "make another proof with the nonce of this answer's DPoP-Nonce header",
+            )
+            .header(
+                header::WWW_AUTHENTICATE,
+                "DPoP error=\"use_dpop_nonce\", algs=\"ES256 ES384 EdDSA RS256 PS256\"",
+            ),
             // One face for all of them: no detail that helps a forger.
             BrokerError::Attestation(_) | BrokerError::Replayed => Self::new(
                 StatusCode::UNAUTHORIZED,
@@ -469,6 +481,11 @@ mod tests {
                 BrokerError::Attestation(AttestError::Missing),
                 401,
                 "attestation-failed",
+            ),
+            (
+                BrokerError::Attestation(AttestError::NonceWanted),
+                401,
+                "use-dpop-nonce",
             ),
             (BrokerError::Replayed, 401, "attestation-failed"),
             (BrokerError::Forbidden("manageKeys"), 403, "forbidden"),

@@ -249,7 +249,7 @@ async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
         .await
         .unwrap();
     assert!(matches!(
-        introspected,
+        introspected.introspection,
         taskpass::broker::introspect::Introspection::Inactive
     ));
 }

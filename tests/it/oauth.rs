@@ -272,14 +272,62 @@ async fn every_refusal_is_the_standards_and_nothing_is_left_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn introspection_is_signed_where_that_is_asked_for() {
+    let (fleet, replica) = Fleet::embedded();
+    let granted = token(&replica, &exchange(&fleet)).await.expect(200);
+    let access_token = granted["access_token"].as_str().unwrap().to_owned();
+    let jwks = replica.client.get("/.well-known/jwks.json").await;
+    let jwks = jwks.expect(200);
+    let ask = async |token: &str, accept: &str| {
+        let form = vec![("token", token.to_owned())];
+        let headers = [
+            ("authorization", format!("Bearer {}", fleet.admin)),
+            ("accept", accept.to_owned()),
+        ];
+        post(&replica, "/oauth2/introspect", &form, &headers).await
+    };
+    let signed = "application/json;q=0.5, application/token-introspection+jwt";
+    let answer = ask(&access_token, signed).await;
+    assert_eq!(answer.status, 200);
+    let media_type = answer.header("content-type").unwrap();
+    assert_eq!(media_type, "application/token-introspection+jwt");
+    assert_no_store(&answer);
+    let statement = answer.text();
+    assert!(verifies(&statement, &jwks["keys"][0]));
+    let (header, claims) = peek(&statement);
+    assert_eq!(header["typ"], "token-introspection+jwt");
+    assert_eq!(claims["iss"], BROKER);
+    assert!(claims["aud"].is_string(), "{claims}");
+    assert!(claims["iat"].as_i64().unwrap() <= unix_seconds());
+    for absent in ["sub", "exp", "jti"] {
+        assert_eq!(claims.get(absent), None, "it could pass as a token");
+    }
+    // It says what the unsigned answer says.
+    let plain = ask(&access_token, "application/json").await.expect(200);
+    assert_eq!(claims["token_introspection"], plain);
+    assert_eq!(plain["active"], true);
+    // It is no token, neither here nor as an attestation.
+    assert_eq!(
+        ask(&statement, "*/*").await.expect(200),
+        json!({"active": false})
+    );
+    let form = with(exchange(&fleet), "subject_token", &statement);
+    assert_oauth_error(&token(&replica, &form).await, 400, "invalid_request");
+    // Of a token that is no good it says that, and nothing else.
+    let (_, claims) = peek(&ask("a.b.c", signed).await.text());
+    assert_eq!(claims["token_introspection"], json!({"active": false}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proof_binds_the_token_and_a_bad_one_gets_none() {
     let (fleet, replica) = Fleet::embedded();
     let key = Key::generate(Algorithm::Es256);
+    let nonce = replica.nonce().await;
     let proof = |change: Value| {
         let mut header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
         let mut claims = json!({
             "jti": random_hex(16), "htm": "POST", "htu": format!("{BROKER}/oauth2/token"),
-            "iat": unix_seconds(),
+            "iat": unix_seconds(), "nonce": nonce,
         });
         for (name, value) in change.as_object().cloned().unwrap() {
             let part = if header[&name].is_null() {
@@ -320,6 +368,20 @@ async fn a_proof_binds_the_token_and_a_bad_one_gets_none() {
             (400, &json!("invalid_dpop_proof")),
             "{bad}"
         );
+    }
+    for bad in [
+        json!(null),
+        json!(7),
+        json!("made-up"),
+        json!(format!("{nonce}A")),
+    ] {
+        let answer = ask(&[proof(json!({"nonce": bad}))]).await;
+        assert_eq!(
+            (answer.status, &answer.json()["error"]),
+            (400, &json!("use_dpop_nonce")),
+            "{bad}"
+        );
+        assert!(answer.header("dpop-nonce").is_some());
     }
     assert_eq!(
         ask(&[proof(json!({})), proof(json!({}))]).await.status,

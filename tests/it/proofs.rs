@@ -103,11 +103,11 @@ fn token(fleet: &Fleet, audience: &str) -> String {
 }
 
 /// A fresh proof by `key` for a POST to `path`.
-fn proof(key: &Key, path: &str) -> String {
+fn proof(key: &Key, path: &str, nonce: &str) -> String {
     let header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
     let claims = json!({
         "jti": random_hex(16), "htm": "POST", "htu": format!("{BROKER}{path}"),
-        "iat": unix_seconds(),
+        "iat": unix_seconds(), "nonce": nonce,
     });
     sign_jwt(&header, &claims, key)
 }
@@ -125,7 +125,8 @@ async fn post(replica: &Replica, path: &str, headers: Headers<'_>, body: &Value)
         .header("authorization", headers.authorization)
         .json(body);
     if let Some(key) = headers.proof {
-        request = request.header("dpop", proof(key, path));
+        let nonce = replica.nonce().await;
+        request = request.header("dpop", proof(key, path, &nonce));
     }
     send(request).await
 }
@@ -180,13 +181,34 @@ on_both_stores! {
     async fn a_proof_is_good_once(fleet, replica) {
         let own = Key::generate(Algorithm::Es256);
         let bound = token(fleet, BOUND);
-        let one = proof(&own, "/v1/credentials");
+        let one = proof(&own, "/v1/credentials", &replica.nonce().await);
         let request = || {
             let request = replica.client.request(Method::POST, "/v1/credentials");
             send(request.bearer_auth(&bound).header("dpop", &one).json(&body()))
         };
         request().await.expect(201);
         attestation_failed(&request().await);
+    }
+
+    async fn a_proof_without_our_nonce_is_told_which_and_uses_nothing_up(fleet, replica) {
+        let own = Key::generate(Algorithm::Es256);
+        let bound = token(fleet, BOUND);
+        let ask = async |nonce: &str| {
+            let proof = proof(&own, "/v1/credentials", nonce);
+            let request = replica.client.request(Method::POST, "/v1/credentials");
+            send(request.bearer_auth(&bound).header("dpop", &proof).json(&body())).await
+        };
+        let refused = ask("of-yesterday").await;
+        assert_problem(&refused, 401, "use-dpop-nonce");
+        let challenge = refused.header("www-authenticate").unwrap();
+        assert!(challenge.starts_with("DPoP error=\"use_dpop_nonce\""), "{challenge}");
+        let given = refused.header("dpop-nonce").unwrap().to_owned();
+        let granted = ask(&given).await;
+        assert!(granted.header("dpop-nonce").is_some(), "the next one comes with each answer");
+        granted.expect(201);
+        // Who proves nothing is given none.
+        let bare = send(replica.client.request(Method::GET, "/livez")).await;
+        assert_eq!(bare.header("dpop-nonce"), None);
     }
 
     async fn a_token_for_one_task_opens_it_and_then_acts_on_it_alone(fleet, replica) {

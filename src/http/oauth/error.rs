@@ -7,6 +7,7 @@ use serde::Serialize;
 use tracing::warn;
 use utoipa::ToSchema;
 
+use crate::attest::AttestError;
 use crate::broker::BrokerError;
 
 /// An error, as RFC 6749 §5.2 writes it.
@@ -84,6 +85,12 @@ impl From<BrokerError> for OAuthError {
             warn!(%why, "closed");
         }
         let (status, error, description, retry_seconds) = match error {
+            BrokerError::Attestation(AttestError::NonceWanted) => (
+                StatusCode::BAD_REQUEST,
+                "use_dpop_nonce",
+                "the DPoP proof has to contain the nonce of this answer",
+                None,
+            ),
             BrokerError::Attestation(_) | BrokerError::Replayed => (
                 StatusCode::UNAUTHORIZED,
                 "invalid_client",

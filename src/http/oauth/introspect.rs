@@ -1,10 +1,10 @@
-//! `/oauth2/introspect` (RFC 7662).
+//! `/oauth2/introspect` (RFC 7662), also as a signed statement (RFC 9701).
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
@@ -17,6 +17,9 @@ use crate::http::AppState;
 use crate::http::evidence::Presented;
 use crate::http::problem::Problem;
 use crate::mint::jwt::subject_and_actor;
+
+/// The media type of a signed answer (RFC 9701).
+const STATEMENT: &str = "application/token-introspection+jwt";
 
 /// The form of RFC 7662.
 #[derive(ToSchema)]
@@ -36,7 +39,7 @@ pub struct IntrospectForm {
     post,
     path = "/oauth2/introspect",
     request_body(content = IntrospectForm, content_type = "application/x-www-form-urlencoded"),
-    responses((status = 200, body = Object), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
+    responses((status = 200, content((Object = "application/json"), (String = "application/token-introspection+jwt"))), (status = 400, body = OAuthErrorBody), (status = 401, body = OAuthErrorBody), (status = 413, body = OAuthErrorBody), (status = 415, body = OAuthErrorBody))
 )]
 pub(in crate::http) async fn introspect(
     State(state): State<AppState>,
@@ -44,26 +47,44 @@ pub(in crate::http) async fn introspect(
     request: Request,
 ) -> Response {
     match try_introspect(&state, presented, request).await {
-        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response(),
+        Ok(answer) => ([(header::CACHE_CONTROL, "no-store")], answer).into_response(),
         Err(error) => error.into_response(),
     }
+}
+
+/// Whether the answer is wanted as a signed statement.
+fn wants_statement(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let accepted = accepted.filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|range| {
+        let media_type = range.split(';').next().unwrap_or_default();
+        media_type.trim().eq_ignore_ascii_case(STATEMENT)
+    })
 }
 
 async fn try_introspect(
     state: &AppState,
     presented: Result<Presented, Problem>,
     request: Request,
-) -> Result<Value, OAuthError> {
+) -> Result<Response, OAuthError> {
     // RFC 6749's words for what other doors call a problem.
     let presented = presented.map_err(|_| BrokerError::Attestation(AttestError::Missing))?;
+    let signed = wants_statement(request.headers());
     let form = Form::read(request, state).await?;
     let token = form.required("token")?;
     let token = SecretString::from(token);
-    let judged = state.broker.introspect(&presented.evidence, &token).await?;
-    Ok(match judged {
+    let broker = &state.broker;
+    let answer = broker.introspect(&presented.evidence, &token).await?;
+    let body = match &answer.introspection {
         Introspection::Inactive => json!({"active": false}),
-        Introspection::Active(active) => describe(state.broker.issuer(), &active),
-    })
+        Introspection::Active(active) => describe(broker.issuer(), active),
+    };
+    if !signed {
+        return Ok(Json(body).into_response());
+    }
+    let statement = broker.sign_introspection(&answer.asker, &body).await?;
+    let headers = [(header::CONTENT_TYPE, STATEMENT)];
+    Ok((headers, statement.expose_secret().to_owned()).into_response())
 }
 
 fn describe(issuer: &str, active: &ActiveToken) -> Value {

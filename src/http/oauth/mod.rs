@@ -28,6 +28,7 @@ fn metadata(state: &AppState) -> Value {
         "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
         "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
         "introspection_endpoint_auth_methods_supported": ["none"],
+        "introspection_signing_alg_values_supported": state.broker.signing_algorithms(),
         "authorization_details_types_supported": ["api", "aws"],
         "dpop_signing_alg_values_supported": ["ES256", "ES384", "EdDSA", "RS256", "PS256"],
         // Required by RFC 8414; there is no authorization endpoint.

@@ -343,6 +343,7 @@ fn refusal(error: BrokerError, grant_type: GrantType, by_scope: bool) -> OAuthEr
         BrokerError::Attestation(AttestError::BadProof(_)) => {
             OAuthError::bad("invalid_dpop_proof", "the DPoP proof is no good here")
         }
+        BrokerError::Attestation(AttestError::NonceWanted) => error.into(),
         BrokerError::Attestation(_) | BrokerError::Replayed
             if grant_type == GrantType::Exchange =>
         {

@@ -397,6 +397,13 @@ max_open_per_workload = 100000
 }
 
 impl Replica {
+    /// The nonce that a DPoP proof has to contain now.
+    pub async fn nonce(&self) -> String {
+        let request = self.client.request(reqwest::Method::GET, "/livez");
+        let answer = super::http::send(request.header("dpop", "x")).await;
+        answer.header("dpop-nonce").unwrap().to_owned()
+    }
+
     /// Asks for a credential.
     pub async fn ask(&self, token: &str) -> Answer {
         self.client

@@ -277,7 +277,7 @@ pub async fn is_good(broker: &Broker, issued: &Issued) -> bool {
         .introspect(&bearer(ADMIN), &access_token(issued))
         .await;
     matches!(
-        answer.unwrap(),
+        answer.unwrap().introspection,
         taskpass::broker::introspect::Introspection::Active(_)
     )
 }
