@@ -27,6 +27,7 @@ use super::bundle::NamedPolicy;
 use super::mapping::Model;
 use super::schema;
 use crate::domain::catalog::Catalog;
+use crate::domain::grant::ActionName;
 use crate::domain::limits::MAX_NAME_BYTES;
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::Identity;
@@ -49,6 +50,7 @@ pub(super) fn check(
         .map(|(message, remedy)| (format!("policy `{}`: {message}", named.id), remedy))
         .collect();
     findings.extend(foreign_actions(named, catalog));
+    findings.extend(forbidden_by_name(named, catalog));
     findings.extend(unknown_task_types(named, catalog));
     if named.policy.effect() == Effect::Permit {
         findings.extend(check_permit(named, model, attestors));
@@ -215,6 +217,28 @@ fn foreign_actions(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
             )
         })
         .collect()
+}
+
+/// Policy is asked about the narrowest registered actions of AWS that are concerned. A `forbid` of a
+/// wider one by `==` would let through all that is registered under it.
+fn forbidden_by_name(named: &NamedPolicy, catalog: &Catalog) -> Option<Finding> {
+    let ActionConstraint::Eq(action) = named.policy.action_constraint() else {
+        return None;
+    };
+    if named.policy.effect() != Effect::Forbid {
+        return None;
+    }
+    let wide = ActionName::try_from(action.id().unescaped().to_owned()).ok()?;
+    let missed = catalog
+        .resources()
+        .filter(|resource| resource.aws.is_some())
+        .flat_map(|resource| &resource.actions)
+        .find(|narrow| wide.is_wider_than(narrow))?;
+    let message = format!(
+        "policy `{}` forbids `{wide}` and not `{missed}`, which is asked about by its own name",
+        named.id
+    );
+    Some((message, "write action in instead of action =="))
 }
 
 /// `context.task.type` is text to Cedar, which cannot tell that no task has such a type.

@@ -1498,3 +1498,36 @@ fn figures() {
         );
     }
 }
+
+#[test]
+fn an_action_of_aws_that_stands_for_others_is_forbidden_with_all_of_them_or_not_at_all() {
+    let load = |policy: &str| {
+        let mut parts = parts(policy);
+        let bucket = json!({
+            "name": "bucket", "kind": "aws", "owner": "data",
+            "actions": ["s3:*", "s3:Get*", "s3:GetObject"], "locations": ["arn:aws:s3:::b/*"],
+            "aws": {
+                "role_arn": "arn:aws:iam::123456789012:role/r", "mode": "web_identity",
+                "region": "eu-central-1"
+            }
+        });
+        parts
+            .resources
+            .push(serde_json::from_value(bucket).unwrap());
+        build(parts, &[]).map(|_| ())
+    };
+    for wide in ["s3:*", "s3:Get*"] {
+        let by_name = format!(
+            "forbid (principal, action == Action::\"{wide}\", resource == Aws::\"bucket\");"
+        );
+        let problems = load(&by_name).unwrap_err();
+        assert!(
+            problems[0].to_string().contains("action in"),
+            "{}",
+            problems[0]
+        );
+        load(&by_name.replace("action ==", "action in")).unwrap();
+    }
+    load("forbid (principal, action == Action::\"s3:GetObject\", resource == Aws::\"bucket\");")
+        .unwrap();
+}
