@@ -7,12 +7,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::Args;
 use reqwest::header::AUTHORIZATION;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use url::Url;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -21,6 +23,7 @@ use super::Failure;
 use super::client::{is_loopback, read_file, read_secret};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Environment, ProcessEnvironment};
+use crate::crypto::digest::sha256_parts;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::random::SystemRandom;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer, sign_jwt};
@@ -157,9 +160,37 @@ impl EvidenceArgs {
 }
 
 impl Source {
-    /// Whether it can be asked again.
-    pub(super) fn is_renewable(&self) -> bool {
-        !matches!(self, Self::Variable(_))
+    /// What marks the attestation, where there is only the one: its first use uses it up.
+    pub(super) fn spent(&self) -> Option<String> {
+        match self {
+            Self::Variable(token) => Some(digest(&["variable", token.expose_secret()])),
+            _ => None,
+        }
+    }
+
+    /// What tells whom it speaks for, as far as it can be told here, so that two jobs of one
+    /// machine do not take each other's. A digest: no secret can be read from it. A token that is
+    /// merely fresher than the last gives the same.
+    pub(super) fn fingerprint(&self) -> Result<String, Failure> {
+        Ok(match self {
+            Self::Key {
+                signer,
+                workload,
+                audience,
+            } => digest(&["key", workload, audience, signer.kid()]),
+            Self::File(file) if file == Path::new("-") => {
+                return Err(Failure::Usage(
+                    "standard input holds an attestation once, and it may be needed again".into(),
+                ));
+            }
+            Self::File(file) => {
+                let token = read_secret(file)?;
+                let name = file.to_string_lossy();
+                digest(&["file", &name, &lasting(token.expose_secret())])
+            }
+            Self::Variable(token) => digest(&["variable", &lasting(token.expose_secret())]),
+            Self::GitHub { url, token } => digest(&["github", url.as_str(), token.expose_secret()]),
+        })
     }
 
     /// A fresh attestation.
@@ -175,6 +206,24 @@ impl Source {
             Self::GitHub { url, token } => from_github(url, token).await,
         }
     }
+}
+
+/// What stays the same when a token is made anew: its claims without its times and its id. Nothing
+/// is believed of it. Where it is no JWT, all of it.
+fn lasting(token: &str) -> String {
+    let claims = token.split('.').nth(1);
+    let claims = claims.and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let claims = claims.and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(&bytes).ok());
+    let Some(mut claims) = claims else {
+        return token.to_owned();
+    };
+    claims.retain(|name, _| !["iat", "exp", "nbf", "jti"].contains(&name.as_str()));
+    Value::Object(claims).to_string()
+}
+
+fn digest(parts: &[&str]) -> String {
+    let parts: Vec<&[u8]> = parts.iter().map(|part| part.as_bytes()).collect();
+    URL_SAFE_NO_PAD.encode(sha256_parts("taskpass:evidence", &parts))
 }
 
 fn read_key(file: &Path) -> Result<LocalSigner, Failure> {

@@ -12,13 +12,16 @@
 //! purpose that is.
 
 mod admins;
+mod aws;
 mod client;
 mod completions;
 mod dev;
 mod evidence;
 mod exec;
 mod health;
+mod held;
 mod keys;
+mod lease;
 mod ledger;
 mod migrate;
 mod openapi;
@@ -59,6 +62,7 @@ enum Command {
     Migrate(migrate::Migrate),
     Dev(dev::Dev),
     Exec(exec::Exec),
+    Aws(aws::Aws),
     Request(request::Request),
     Task(task::Task),
     Sessions(sessions::Sessions),
@@ -136,6 +140,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Migrate(migrate) => block_on(migrate.run()),
         Command::Dev(dev) => block_on(dev.run()),
         Command::Exec(exec) => block_on(exec.run()),
+        Command::Aws(aws) => block_on(aws.run()),
         Command::Request(request) => block_on(request.run()),
         Command::Task(task) => block_on(task.run()),
         Command::Sessions(sessions) => block_on(sessions.run()),

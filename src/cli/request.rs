@@ -1,11 +1,10 @@
 //! `taskpass request`: asks for a credential.
 
 use clap::Args;
-use secrecy::ExposeSecret;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::client::{Connection, read_secret};
-use super::wanted::Wanted;
+use super::client::Connection;
+use super::wanted::{AnyTask, Wanted};
 use super::{Failure, output};
 
 /// Ask for a credential
@@ -20,29 +19,8 @@ pub(super) struct Request {
     connection: Connection,
     #[command(flatten)]
     wanted: Wanted,
-    /// Open a task of this type
-    #[arg(long, value_name = "TYPE", required_unless_present = "task")]
-    task_type: Option<String>,
-    /// What the task is for, in words; people read it, policy does not
-    #[arg(long, value_name = "TEXT", requires = "task_type")]
-    purpose: Option<String>,
-    /// The task's deadline
-    #[arg(long, value_name = "SECONDS", requires = "task_type")]
-    deadline: Option<u64>,
-    /// The longest silence of the task
-    #[arg(long, value_name = "SECONDS", requires = "task_type")]
-    heartbeat: Option<u64>,
-    /// Join this open task, with its handle
-    #[arg(
-        long,
-        value_name = "ID",
-        conflicts_with = "task_type",
-        requires = "handle_file"
-    )]
-    task: Option<String>,
-    /// The file that holds the task's handle; `-` is standard input
-    #[arg(long, value_name = "FILE", requires = "task")]
-    handle_file: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    task: AnyTask,
     /// Print the whole answer, with receipt and handle, as JSON
     #[arg(long, conflicts_with = "env")]
     json: bool,
@@ -54,7 +32,7 @@ pub(super) struct Request {
 impl Request {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let client = self.connection.client()?;
-        let body = self.body()?;
+        let body = self.wanted.body(&self.task.body()?);
         let answer = client.post("/v1/credentials", &body).await?;
         if self.json {
             return output::json(&answer);
@@ -79,27 +57,6 @@ impl Request {
             }
         }
         Ok(())
-    }
-
-    fn body(&self) -> Result<Value, Failure> {
-        let mut task = Map::new();
-        if let (Some(id), Some(file)) = (&self.task, &self.handle_file) {
-            let handle = read_secret(file)?;
-            task.insert("id".into(), json!(id));
-            task.insert("handle".into(), json!(handle.expose_secret()));
-        } else {
-            task.insert("type".into(), json!(self.task_type));
-            for (name, value) in [
-                ("purpose", json!(self.purpose)),
-                ("deadline_seconds", json!(self.deadline)),
-                ("heartbeat_seconds", json!(self.heartbeat)),
-            ] {
-                if !value.is_null() {
-                    task.insert(name.into(), value);
-                }
-            }
-        }
-        Ok(self.wanted.body(&Value::Object(task)))
     }
 }
 

@@ -1,7 +1,13 @@
 //! What a command asks for: the resource, the rights, the task. Shared by the commands that ask.
 
+use std::path::PathBuf;
+
 use clap::Args;
+use secrecy::ExposeSecret as _;
 use serde_json::{Map, Value, json};
+
+use super::Failure;
+use super::client::read_secret;
 
 /// What is asked for.
 #[derive(Args, Clone, Debug)]
@@ -40,7 +46,64 @@ pub(super) struct NewTask {
     deadline: Option<u64>,
 }
 
+/// The task: one that is opened for it, or one that is open.
+#[derive(Args, Clone, Debug)]
+pub(super) struct AnyTask {
+    /// Open a task of this type
+    #[arg(long, value_name = "TYPE", required_unless_present = "task")]
+    task_type: Option<String>,
+    /// What the task is for, in words; people read it, policy does not
+    #[arg(long, value_name = "TEXT", requires = "task_type")]
+    purpose: Option<String>,
+    /// The task's deadline
+    #[arg(long, value_name = "SECONDS", requires = "task_type")]
+    deadline: Option<u64>,
+    /// The longest silence of the task
+    #[arg(long, value_name = "SECONDS", requires = "task_type")]
+    heartbeat: Option<u64>,
+    /// Join this open task, with its handle
+    #[arg(
+        long,
+        value_name = "ID",
+        conflicts_with = "task_type",
+        requires = "handle_file"
+    )]
+    task: Option<String>,
+    /// The file that holds the task's handle; `-` is standard input
+    #[arg(long, value_name = "FILE", requires = "task")]
+    handle_file: Option<PathBuf>,
+}
+
+impl AnyTask {
+    /// Whether it was open before.
+    pub(super) fn is_joined(&self) -> bool {
+        self.task.is_some()
+    }
+
+    /// The task as a request names it. Reads the handle.
+    pub(super) fn body(&self) -> Result<Value, Failure> {
+        if let (Some(id), Some(file)) = (&self.task, &self.handle_file) {
+            let handle = read_secret(file)?;
+            return Ok(json!({"id": id, "handle": handle.expose_secret()}));
+        }
+        let new = NewTask {
+            task_type: self.task_type.clone().unwrap_or_default(),
+            purpose: self.purpose.clone(),
+            deadline: self.deadline,
+        };
+        Ok(new.body(self.heartbeat))
+    }
+}
+
 impl Wanted {
+    /// The same, of a role in AWS.
+    pub(super) fn of_aws(&self) -> Self {
+        Self {
+            aws: true,
+            ..self.clone()
+        }
+    }
+
     fn is_aws(&self) -> bool {
         let arn = |place: &String| place.starts_with("arn:");
         self.aws || self.region.is_some() || self.locations.iter().any(arn)

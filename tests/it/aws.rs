@@ -4,7 +4,6 @@
 //! Two stand-ins: moto's server, which keeps roles and sessions and knows who calls, and an STS of
 //! ours that writes down what it was asked and answers as it was told.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -15,12 +14,12 @@ use taskpass::domain::request::{CredentialRequest, TaskSelector};
 use taskpass::domain::session::{EndReason, SessionState};
 use taskpass::mint::Credential;
 use taskpass::store::sessions::SessionFilter;
-use wiremock::matchers::method;
-use wiremock::{Mock, MockServer, ResponseTemplate};
+use wiremock::ResponseTemplate;
 
 use crate::support::keys::{peek, verifies};
 use crate::support::moto::Moto;
 use crate::support::rig::{Kind, POLICIES, Rig, ask, job, refusal};
+use crate::support::sts::{Sts, form, granted};
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
 
@@ -93,68 +92,10 @@ async fn last_session(rig: &Rig) -> Option<(SessionState, Option<EndReason>)> {
     Some((last.session.state, last.session.end_reason))
 }
 
-/// An STS that answers as it is told.
-pub struct Sts(pub MockServer);
-
-impl Sts {
-    pub async fn answering(answer: impl wiremock::Respond + 'static) -> Self {
-        let server = MockServer::start().await;
-        Mock::given(method("POST"))
-            .respond_with(answer)
-            .mount(&server)
-            .await;
-        Self(server)
-    }
-
-    /// It grants whatever it is asked for.
-    pub async fn granting() -> Self {
-        Self::answering(|request: &wiremock::Request| {
-            let form = form(&request.body);
-            let action = &form["Action"];
-            let session = &form["RoleSessionName"];
-            ResponseTemplate::new(200).set_body_raw(granted(action, session), "text/xml")
-        })
-        .await
-    }
-
-    /// It refuses with this code.
-    async fn refusing(status: u16, code: &'static str) -> Self {
-        Self::answering(move |_: &wiremock::Request| {
-            let body = format!(
-                "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error>\
-                 <Type>Sender</Type><Code>{code}</Code><Message>SECRET account 123456789012</Message>\
-                 </Error><RequestId>1</RequestId></ErrorResponse>"
-            );
-            ResponseTemplate::new(status).set_body_raw(body, "text/xml")
-        })
-        .await
-    }
-
-    pub async fn asked(&self) -> Vec<BTreeMap<String, String>> {
-        let requests = self.0.received_requests().await.unwrap();
-        requests.iter().map(|request| form(&request.body)).collect()
-    }
-}
-
-fn form(body: &[u8]) -> BTreeMap<String, String> {
-    url::form_urlencoded::parse(body).into_owned().collect()
-}
-
-fn granted(action: &str, session: &str) -> String {
-    format!(
-        "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result>\
-         <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/reports/{session}</Arn>\
-         <AssumedRoleId>AROAEXAMPLE:{session}</AssumedRoleId></AssumedRoleUser><Credentials>\
-         <AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>made-for-{session}</SecretAccessKey>\
-         <SessionToken>token-of-{session}</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration>\
-         </Credentials></{action}Result></{action}Response>"
-    )
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
     let sts = Sts::granting().await;
-    let rig = rig(&sts.0.uri()).await;
+    let rig = rig(&sts.url()).await;
     let issued = asked(&rig, reading()).await.unwrap();
     let session = &issued.session;
     let name = format!("tp-{}", session.id.uuid().simple());
@@ -257,7 +198,7 @@ async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_asked_of_sts_that_policy_and_registration_do_not_give() {
     let sts = Sts::granting().await;
-    let rig = rig(&sts.0.uri()).await;
+    let rig = rig(&sts.url()).await;
     let detail = |name: &str, value: Value| {
         let mut detail = reading();
         detail[name] = value;
@@ -336,7 +277,7 @@ async fn what_sts_refuses_was_not_made_and_nobody_reads_its_words() {
         ("Throttling", true),
     ] {
         let sts = Sts::refusing(400, code).await;
-        let rig = rig(&sts.0.uri()).await;
+        let rig = rig(&sts.url()).await;
         let error = asked(&rig, reading()).await.unwrap_err();
         assert_eq!(
             matches!(error, BrokerError::Overloaded),
@@ -393,7 +334,7 @@ async fn whatever_else_sts_answers_is_taken_for_a_session() {
     ];
     for (what, answer) in answers {
         let sts = Sts::answering(answer).await;
-        let rig = rig(&sts.0.uri()).await;
+        let rig = rig(&sts.url()).await;
         let error = asked(&rig, reading()).await.unwrap_err();
         assert!(
             matches!(error, BrokerError::FailClosed(_)),
@@ -414,10 +355,10 @@ async fn whatever_else_sts_answers_is_taken_for_a_session() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redirect_is_not_followed() {
     let elsewhere = Sts::granting().await;
-    let target = elsewhere.0.uri();
+    let target = elsewhere.url();
     let sts =
         Sts::answering(ResponseTemplate::new(307).insert_header("location", target.as_str())).await;
-    let rig = rig(&sts.0.uri()).await;
+    let rig = rig(&sts.url()).await;
     assert!(asked(&rig, reading()).await.is_err());
     assert!(
         elsewhere.asked().await.is_empty(),
@@ -429,7 +370,7 @@ async fn a_redirect_is_not_followed() {
 async fn an_sts_that_dawdles_is_left_in_time() {
     let slow = ResponseTemplate::new(200).set_delay(Duration::from_mins(1));
     let sts = Sts::answering(slow).await;
-    let rig = rig(&sts.0.uri()).await;
+    let rig = rig(&sts.url()).await;
     let begin = std::time::Instant::now();
     assert!(matches!(
         asked(&rig, reading()).await,

@@ -603,6 +603,7 @@ fn every_command_has_help_with_an_example() {
         "keys revoke",
         "keys reseal",
         "exec",
+        "aws credential-process",
         "openapi",
         "health",
         "completions",
@@ -630,6 +631,7 @@ fn the_help_says_which_commands_there_are() {
       migrate      Bring the PostgreSQL database up to date
       dev          Try it: a broker on this machine, with samples, and the story played once
       exec         Run a command with a credential that lives as long as it runs
+      aws          Give AWS's own tools their credentials
       request      Ask for a credential
       task         Heartbeat, complete, abort, show and list tasks
       sessions     List, show and revoke sessions

@@ -24,6 +24,7 @@ mod conformance;
 mod connections;
 mod contract;
 mod crash;
+mod credential_process;
 mod development;
 mod disconnects;
 mod exec;

@@ -10,11 +10,9 @@ use serde_json::Value;
 
 use super::How;
 use super::endpoint::Endpoint;
-use super::lease::Never;
 use crate::cli::Failure;
-use crate::cli::client::Client;
-use crate::cli::evidence::Source;
-use crate::cli::wanted::Wanted;
+use crate::cli::held::Asker;
+use crate::cli::lease::Never;
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
 
@@ -55,13 +53,13 @@ impl Environment {
     }
 }
 
-/// What is needed to ask again.
-pub(super) struct Renewal {
-    pub(super) client: Client,
-    pub(super) source: Source,
-    pub(super) wanted: Wanted,
-    /// The variable in which the attestation was named to be, which the command does not get.
-    pub(super) variable: Option<String>,
+/// How the command is to get it.
+pub(super) struct To<'a> {
+    pub(super) how: How,
+    /// The name of the variable, where another was asked for.
+    pub(super) variable: Option<&'a str>,
+    /// One more variable that the command does not get.
+    pub(super) hidden: Option<String>,
 }
 
 /// A credential that is where the command looks for it.
@@ -75,13 +73,13 @@ pub(super) struct Delivered {
 impl Delivered {
     /// Puts it there.
     pub(super) async fn prepare(
-        how: How,
-        variable: Option<&str>,
-        granted: Value,
-        renewal: Renewal,
+        to: To<'_>,
+        granted: &Value,
+        asker: Asker,
     ) -> Result<Self, Failure> {
+        let To { how, variable, .. } = to;
         let mut remove: Vec<String> = REMOVED.map(str::to_owned).to_vec();
-        remove.extend(renewal.variable.clone());
+        remove.extend(to.hidden);
         let text = |pointer: &str| granted.pointer(pointer).and_then(Value::as_str);
         let told = |name: &str, pointer: &str| {
             text(pointer).map(|value| (name.to_owned(), SecretString::from(value)))
@@ -127,12 +125,12 @@ impl Delivered {
                         .flatten(),
                     ),
                     How::File => {
-                        let made = PrivateFile::with(&shared_credentials(&granted))?;
+                        let made = PrivateFile::with(&shared_credentials(granted))?;
                         set.push(("AWS_SHARED_CREDENTIALS_FILE".into(), made.name()));
                         file = Some(made);
                     }
                     How::Endpoint => {
-                        let made = Endpoint::start(granted, renewal).await?;
+                        let made = Endpoint::start(granted, asker).await?;
                         set.extend(made.variables());
                         // Files come before an endpoint when AWS's tools look.
                         for name in ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"] {

@@ -1,11 +1,12 @@
 //! An endpoint on this machine that gives AWS's tools their credentials, in the form that they ask
 //! containers for (`AWS_CONTAINER_CREDENTIALS_FULL_URI`).
 //!
-//! The tools ask early and often: botocore with less than 15 minutes left, which a short session
-//! never has. They get the same credential until little of it is left, and then, as long as the
-//! task lasts and a fresh attestation is to be had, another one within the same task.
+//! How often it is asked makes no difference: it answers with the session that is held, and takes
+//! another only when little of that is left. When the task is over nobody gets anything any more,
+//! not even who was being answered.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -18,16 +19,12 @@ use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
-use super::deliver::Renewal;
-use super::lease::Never;
-use super::{ask, joining};
+use crate::cli::held::{Asker, Held};
+use crate::cli::lease::Never;
 use crate::cli::{Failure, output};
-use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
-
-/// A credential is renewed when less than this part of its life is left.
-const LAST_PART: u64 = 5;
 
 /// An endpoint that listens.
 pub(super) struct Endpoint {
@@ -39,21 +36,23 @@ pub(super) struct Endpoint {
 struct Shared {
     /// What the command has to say for itself.
     secret: SecretString,
-    renewal: Renewal,
-    current: Mutex<Current>,
+    asker: Asker,
+    held: Mutex<Held>,
+    closed: AtomicBool,
 }
 
-/// The credential of now.
-struct Current {
-    granted: Value,
-    /// The task and its handle, as the first answer named them.
-    task: Value,
-    taken_at: Timestamp,
+/// Closes it when it goes: an answer that is being made does not end with who listens.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Endpoint {
     /// Listens on a port of this machine.
-    pub(super) async fn start(granted: Value, renewal: Renewal) -> Result<Self, Failure> {
+    pub(super) async fn start(granted: &Value, asker: Asker) -> Result<Self, Failure> {
         let failed =
             |error: std::io::Error| Failure::Unestablished(format!("no endpoint: {error}"));
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
@@ -63,18 +62,15 @@ impl Endpoint {
             .fill(&mut bytes)
             .map_err(Failure::unestablished)?;
         let secret = format!("{:032x}", u128::from_be_bytes(bytes));
-        let task = joining(&granted);
+        let held = Held::of(granted, None, &asker.source, SystemClock.now())?;
         Ok(Self {
             listener,
             port,
             shared: Arc::new(Shared {
                 secret: SecretString::from(secret),
-                renewal,
-                current: Mutex::new(Current {
-                    granted,
-                    task,
-                    taken_at: SystemClock.now(),
-                }),
+                asker,
+                held: Mutex::new(held),
+                closed: AtomicBool::new(false),
             }),
         })
     }
@@ -93,6 +89,7 @@ impl Endpoint {
 
     /// Answers for ever.
     pub(super) async fn serve(self) -> Never {
+        let _closing = Closing(Arc::clone(&self.shared));
         let app = Router::new()
             .route("/credentials", get(credentials))
             .with_state(self.shared);
@@ -112,47 +109,20 @@ async fn credentials(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> R
     if !bool::from(given.ct_eq(shared.secret.expose_secret().as_bytes())) {
         return refused(StatusCode::UNAUTHORIZED, "not for you");
     }
-    let mut current = shared.current.lock().await;
+    let mut held = shared.held.lock().await;
     let now = SystemClock.now();
-    if current.is_nearly_over(now) && shared.renewal.source.is_renewable() {
-        let renewal = &shared.renewal;
-        let body = renewal.wanted.body(&current.task);
-        match ask(&renewal.client, &renewal.source, &body).await {
-            Ok(granted) => {
-                current.granted = granted;
-                current.taken_at = now;
-            }
-            // The old one serves as long as it is good.
-            Err(failure) => drop(output::note(format!("taskpass: not renewed: {failure}"))),
-        }
+    if let Err(failure) = held.renew_if_due(&shared.asker, now).await {
+        // Nothing is left to be done when even this cannot be written.
+        drop(output::note(format!("taskpass: not renewed: {failure}")));
     }
-    if current.expiration().is_none_or(|end| end <= now) {
+    // Read last: the task may have ended while it was asked for more.
+    if shared.closed.load(Ordering::SeqCst) || !held.is_good(SystemClock.now()) {
         return refused(StatusCode::FORBIDDEN, "the credential is over");
     }
-    let credential = &current.granted["credential"];
-    let body = json!({
-        "AccessKeyId": credential["access_key_id"],
-        "SecretAccessKey": credential["secret_access_key"],
-        "Token": credential["session_token"],
-        "Expiration": credential["expiration"],
-    });
+    let body = held.spoken("Token", &[]);
     ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
 }
 
 fn refused(status: StatusCode, why: &str) -> Response {
     (status, Json(json!({"code": "Refused", "message": why}))).into_response()
-}
-
-impl Current {
-    fn expiration(&self) -> Option<Timestamp> {
-        let text = self.granted.pointer("/credential/expiration")?;
-        serde_json::from_value(text.clone()).ok()
-    }
-
-    fn is_nearly_over(&self, now: Timestamp) -> bool {
-        self.expiration().is_none_or(|end| {
-            let life = self.taken_at.seconds_until(end);
-            now.seconds_until(end) <= life / LAST_PART
-        })
-    }
 }

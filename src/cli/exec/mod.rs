@@ -7,18 +7,18 @@
 mod child;
 mod deliver;
 mod endpoint;
-mod lease;
 
 use std::ffi::OsString;
 
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::child::Child;
 use self::deliver::Delivered;
-use self::lease::Lease;
 use super::client::{Address, Client};
-use super::evidence::{EvidenceArgs, Source};
+use super::evidence::EvidenceArgs;
+use super::held::Asker;
+use super::lease::Lease;
 use super::wanted::{NewTask, Wanted};
 use super::{Failure, output};
 
@@ -68,11 +68,14 @@ enum How {
 impl Exec {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let client = Client::new(&self.address.url)?;
-        let source = self.evidence.source(&self.address.url)?;
-        let task = self.task.body(Some(self.heartbeat));
-        let granted = ask(&client, &source, &self.wanted.body(&task)).await?;
+        let asker = Asker {
+            client: client.clone(),
+            source: self.evidence.source(&self.address.url)?,
+            wanted: self.wanted.clone(),
+        };
+        let granted = asker.ask(&self.task.body(Some(self.heartbeat))).await?;
         let lease = Lease::of(&client, &granted, self.heartbeat)?;
-        let ended = self.with_lease(&client, source, granted, &lease).await;
+        let ended = self.with_lease(asker, granted, &lease).await;
         // Whatever happened, the credential dies with the command.
         lease.end(matches!(ended, Ok(Ended::Well))).await;
         match ended? {
@@ -84,19 +87,17 @@ impl Exec {
 
     async fn with_lease(
         &self,
-        client: &Client,
-        source: Source,
+        asker: Asker,
         granted: Value,
         lease: &Lease,
     ) -> Result<Ended, Failure> {
-        let renewal = deliver::Renewal {
-            client: client.clone(),
-            source,
-            wanted: self.wanted.clone(),
-            variable: self.evidence.variable(),
+        let to = deliver::To {
+            how: self.how,
+            variable: self.variable.as_deref(),
+            // The command does not get what its own attestation was read from.
+            hidden: self.evidence.variable(),
         };
-        let mut delivered =
-            Delivered::prepare(self.how, self.variable.as_deref(), granted, renewal).await?;
+        let mut delivered = Delivered::prepare(to, &granted, asker).await?;
         let mut child = match Child::start(&self.command, &delivered.environment) {
             Ok(child) => child,
             Err(code) => return Ok(Ended::Code(code)),
@@ -120,19 +121,4 @@ enum Ended {
     Code(u8),
     /// The task was over before the command was.
     Lost(String),
-}
-
-/// Asks for a credential with a fresh attestation.
-async fn ask(client: &Client, source: &Source, body: &Value) -> Result<Value, Failure> {
-    let token = source.attestation().await?;
-    let client = client.clone().with_bearer(&token)?;
-    client.post("/v1/credentials", body).await
-}
-
-/// The task of an answer, as a later request joins it.
-fn joining(granted: &Value) -> Value {
-    json!({
-        "id": granted.pointer("/task/id"),
-        "handle": granted.pointer("/task/handle"),
-    })
 }

@@ -11,9 +11,9 @@ use taskpass::broker::issue::Issued;
 use taskpass::clock::Timestamp;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 
-use crate::aws::Sts;
 use crate::support::judge::{ACCOUNT, Denial, Question, Verdict, allowing_everything, expect};
 use crate::support::rig::{Kind, POLICIES, Rig, ask, job};
+use crate::support::sts::Sts;
 
 const MORE: &str = r#"
 @id("bucket") @description("reports reads its bucket") @max_ttl("600")
@@ -102,7 +102,7 @@ const OBJECT: &str = "arn:aws:s3:::reports/team/july.csv";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_may_what_was_granted_and_nothing_beside_it() {
     let sts = Sts::granting().await;
-    let rig = rig(&sts.0.uri()).await;
+    let rig = rig(&sts.url()).await;
     let (issued, policy) = session(&rig, &sts, "bucket", reading()).await;
     let now = issued.session.issued_at;
     let asks = |action: &str, resource: &str| in_order(action, resource, now).session(&policy);
@@ -165,7 +165,7 @@ async fn a_session_may_what_was_granted_and_nothing_beside_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_is_over_at_its_end_and_not_a_second_later() {
     let sts = Sts::granting().await;
-    let rig = rig(&sts.0.uri()).await;
+    let rig = rig(&sts.url()).await;
     let (issued, policy) = session(&rig, &sts, "bucket", reading()).await;
     let (start, end) = (issued.session.issued_at, issued.session.expires_at);
     assert!(
@@ -228,7 +228,7 @@ const WAYS_OUT: &[(&str, &str)] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn there_is_no_way_out_of_a_session_but_where_the_resource_says_so() {
     let sts = Sts::granting().await;
-    let rig = rig(&sts.0.uri()).await;
+    let rig = rig(&sts.url()).await;
     let detail = json!({"type": "aws", "actions": ["s3:*", "iam:*", "sts:*"]});
     let (issued, closed) = session(&rig, &sts, "account", detail.clone()).await;
     let (_, open) = session(&rig, &sts, "open-account", detail).await;
@@ -281,7 +281,7 @@ fn denying(names: &[String]) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deny_of_some_sessions_is_the_end_of_these_and_of_no_neighbour() {
     let sts = Sts::granting().await;
-    let rig = rig(&sts.0.uri()).await;
+    let rig = rig(&sts.url()).await;
     let (revoked, policy) = session(&rig, &sts, "bucket", reading()).await;
     let (neighbour, other_policy) = session(&rig, &sts, "bucket", reading()).await;
     let name = |issued: &Issued| format!("tp-{}", issued.session.id.uuid().simple());

@@ -5,6 +5,7 @@
 //! - [`proxy`]: a TCP proxy before PostgreSQL that loses exactly what it is told to lose.
 //! - [`keys`], [`issuer`]: JOSE on ring, and an OIDC issuer that can misbehave.
 //! - [`process`]: the real binary, its signals and what it printed.
+//! - [`moto`], [`sts`]: stand-ins for AWS.
 //! - [`http`]: a client, and a sender of what no client would send.
 //! - [`moto`], [`node`], [`judge`]: others' code: AWS as far as it can be had, programs of Node.js, an
 //!   evaluator of IAM policies.
@@ -29,6 +30,7 @@ pub mod process;
 pub mod proxy;
 pub mod rig;
 pub mod sqlite;
+pub mod sts;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

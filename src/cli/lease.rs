@@ -1,4 +1,4 @@
-//! The task for as long as the command runs: heartbeats, and its end.
+//! An open task of ours: heartbeats, and its end.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::cli::client::Client;
-use crate::cli::{Failure, output};
+use super::client::Client;
+use super::{Failure, output};
 
 /// How long the end of a task may take: the broker ends it by silence anyway.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +38,11 @@ impl Lease {
         })
     }
 
+    /// A task that is named with its handle, as a request joins it.
+    pub(super) fn joined(client: &Client, task: &Value, silence: u64) -> Result<Self, Failure> {
+        Self::of(client, &json!({ "task": task }), silence)
+    }
+
     /// Heartbeats until the task is over; why it is.
     pub(super) async fn keep(&self) -> String {
         let mut ticks = interval(self.silence / 3);
@@ -45,8 +50,7 @@ impl Lease {
         let mut heard = Instant::now();
         loop {
             ticks.tick().await;
-            let beat = self.post("heartbeat");
-            match timeout(self.silence / 3, beat).await {
+            match timeout(self.silence / 3, self.beat(None)).await {
                 Ok(Ok(())) => heard = Instant::now(),
                 Ok(Err(Failure::Refused(why))) => return format!("the task is over: {why}"),
                 Ok(Err(_)) | Err(_) => {}
@@ -59,12 +63,8 @@ impl Lease {
 
     /// Ends it: completed, or aborted.
     pub(super) async fn end(&self, well: bool) {
-        let what = if well { "complete" } else { "abort" };
-        let ended = timeout(END_TIMEOUT, self.post(what)).await;
-        let failed = match ended {
-            Ok(Ok(()) | Err(Failure::Refused(_))) => return,
-            Ok(Err(failure)) => failure.to_string(),
-            Err(_) => "no answer in time".to_owned(),
+        let Err(failed) = self.finish(well).await else {
+            return;
         };
         // Nothing is left to be done when even this cannot be written.
         drop(output::note(format!(
@@ -73,23 +73,38 @@ impl Lease {
         )));
     }
 
-    async fn post(&self, what: &str) -> Result<(), Failure> {
+    /// Ends it, and says when that could not be done. What is over already was ended.
+    pub(super) async fn finish(&self, well: bool) -> Result<(), Failure> {
+        let what = if well { "complete" } else { "abort" };
+        match timeout(END_TIMEOUT, self.post(what)).await {
+            Ok(Ok(_) | Err(Failure::Refused(_))) => Ok(()),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(Failure::Unestablished("no answer in time".into())),
+        }
+    }
+
+    /// One heartbeat. It is refused when the task is of no more use, or `session` was revoked.
+    pub(super) async fn beat(&self, session: Option<&str>) -> Result<(), Failure> {
+        let body = self.post("heartbeat").await?;
+        match over(&body, session) {
+            Some(why) => Err(Failure::Refused(why)),
+            None => Ok(()),
+        }
+    }
+
+    async fn post(&self, what: &str) -> Result<Value, Failure> {
         let path = format!("{}/{what}", self.path);
         let answer = self
             .client
             .send(Method::POST, &path, Some(&json!({})))
             .await?;
-        let body = answer.success()?;
-        match over(&body).filter(|_| what == "heartbeat") {
-            Some(why) => Err(Failure::Refused(why)),
-            None => Ok(()),
-        }
+        answer.success()
     }
 }
 
 /// Why a task, as its heartbeat tells of it, is of no more use: it is over, or what it had was
 /// revoked. A credential that merely expired is no reason to stop who had it.
-fn over(body: &Value) -> Option<String> {
+fn over(body: &Value, session: Option<&str>) -> Option<String> {
     let text = |value: &Value, name: &str| {
         let text = value.get(name).and_then(Value::as_str);
         text.unwrap_or_default().to_owned()
@@ -101,7 +116,9 @@ fn over(body: &Value) -> Option<String> {
     let sessions = body.get("sessions")?.as_array()?;
     let alive = |session: &Value| ["active", "minting"].contains(&text(session, "state").as_str());
     let revoked = |session: &Value| text(session, "end_reason") == "revoked";
+    let named = |it: &&Value| session.is_some_and(|id| text(it, "id") == id);
     let gone = !sessions.iter().any(alive) && sessions.iter().any(revoked);
+    let gone = gone || sessions.iter().find(named).is_some_and(revoked);
     gone.then(|| "revoked".to_owned())
 }
 

@@ -1,0 +1,504 @@
+//! `taskpass aws credential-process`: calm when it is called often and by many, silent when its
+//! task is over, and careful where it keeps what it got.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::moto::{Moto, python_program};
+use crate::support::process::{Ended, Launch};
+use crate::support::sts::Sts;
+
+const POLICY: &str = r#"
+@id("bucket") @description("reports reads its bucket") @max_ttl("600")
+permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:*",
+  resource == Aws::"bucket");
+"#;
+
+/// A broker with a role in AWS, and what the calls share.
+struct World {
+    fleet: Fleet,
+    replica: Replica,
+    /// Among it is what the calls share, in `taskpass`.
+    runtime: TempDir,
+}
+
+impl World {
+    async fn with(aws: &str) -> Self {
+        let more = format!(
+            r#"
+[[resources]]
+name = "bucket"
+kind = "aws"
+owner = "data"
+actions = ["s3:*"]
+locations = ["arn:aws:s3:::*"]
+[resources.aws]
+role_arn = "arn:aws:iam::123456789012:role/reports"
+mode = "web_identity"
+region = "us-east-1"
+endpoint = "{aws}"
+[[task_types]]
+name = "listing"
+max_deadline_seconds = 3600
+resources = ["bucket"]
+"#
+        );
+        let (fleet, replica) = Fleet::believing(false, |_| more.clone(), POLICY).await;
+        Self {
+            fleet,
+            replica,
+            runtime: TempDir::new().unwrap(),
+        }
+    }
+
+    async fn scripted() -> (Self, Sts) {
+        let sts = Sts::granting().await;
+        (Self::with(&sts.url()).await, sts)
+    }
+
+    /// The arguments of a call without those about the task.
+    fn arguments(&self) -> Vec<String> {
+        let url = format!("http://{}", self.replica.address);
+        let arguments = [
+            "aws",
+            "credential-process",
+            "--url",
+            &url,
+            "--token-file",
+            "token",
+            "--resource",
+            "bucket",
+            "--action",
+            "s3:ListAllMyBuckets",
+        ];
+        arguments.map(str::to_owned).to_vec()
+    }
+
+    fn call_with(&self, options: &[&str], token: String) -> Launch {
+        let options = options.iter().map(|option| (*option).to_owned());
+        let arguments: Vec<String> = self.arguments().into_iter().chain(options).collect();
+        Launch::taskpass(arguments)
+            .file("token", token)
+            .env("XDG_RUNTIME_DIR", self.runtime.path())
+    }
+
+    /// A call with a fresh attestation.
+    fn call(&self, options: &[&str]) -> Ended {
+        let options = [&["--task-type", "listing"], options].concat();
+        self.call_with(&options, self.fleet.token()).run()
+    }
+
+    async fn sessions(&self) -> Vec<Value> {
+        let listed = self
+            .replica
+            .client
+            .get_as(&self.fleet.admin, "/v1/sessions")
+            .await
+            .expect(200);
+        listed["sessions"].as_array().unwrap().clone()
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.runtime.path().join("taskpass")
+    }
+
+    /// The one file of what is kept.
+    fn kept(&self) -> PathBuf {
+        let files: Vec<PathBuf> = fs::read_dir(self.cache())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
+            .collect();
+        let [file] = &files[..] else {
+            panic!("{files:?}");
+        };
+        file.clone()
+    }
+
+    /// Changes what is kept, as if time had passed.
+    fn change(&self, change: impl FnOnce(&mut Value)) {
+        let path = self.kept();
+        let mut kept: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut kept["held"]);
+        fs::write(&path, kept.to_string()).unwrap();
+    }
+
+    async fn revoke(&self, selector: Value) {
+        let revocation = json!({"selector": selector, "reason": "test"});
+        let revoked = self
+            .replica
+            .client
+            .post_json(&self.fleet.admin, "/v1/revocations", &revocation)
+            .await;
+        assert!(revoked.status < 300, "{}", revoked.text());
+    }
+}
+
+/// What was printed, which must be what AWS's SDKs read.
+fn printed(ended: &Ended) -> Value {
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    let printed: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let mut names: Vec<&String> = printed.as_object().unwrap().keys().collect();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "AccessKeyId",
+            "Expiration",
+            "SecretAccessKey",
+            "SessionToken",
+            "Version"
+        ]
+    );
+    assert_eq!(printed["Version"], 1);
+    let secret = printed["SecretAccessKey"].as_str().unwrap();
+    assert!(!ended.stderr.contains(secret), "{}", ended.stderr);
+    printed
+}
+
+fn refused(ended: &Ended, code: i32, says: &str) {
+    assert_eq!(ended.code(), Some(code), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "");
+    assert!(ended.stderr.contains(says), "{}", ended.stderr);
+}
+
+fn soon(seconds: i64) -> Value {
+    let at = crate::support::issuer::unix_seconds() + seconds;
+    let at = time::OffsetDateTime::from_unix_timestamp(at).unwrap();
+    let format = &time::format_description::well_known::Rfc3339;
+    json!(at.format(format).unwrap())
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_calls_at_once_and_one_after_them_share_one_session() {
+    let (world, sts) = World::scripted().await;
+    let calls: Vec<_> = (0..10)
+        .map(|_| {
+            world
+                .call_with(&["--task-type", "listing"], world.fleet.token())
+                .spawn()
+        })
+        .collect();
+    let mut seen = Vec::new();
+    for mut call in calls {
+        let status = call.wait(crate::support::SOON);
+        let (stdout, stderr) = (call.stdout(), call.stderr());
+        seen.push(printed(&Ended {
+            status,
+            stdout,
+            stderr,
+        }));
+    }
+    seen.push(printed(&world.call(&[])));
+    assert!(seen.iter().all(|one| *one == seen[0]), "{seen:?}");
+    let sessions = world.sessions().await;
+    let [session] = &sessions[..] else {
+        panic!("{sessions:?}");
+    };
+    assert_eq!(sts.asked().await.len(), 1);
+    let name = session["id"].as_str().unwrap().replace('-', "");
+    assert_eq!(seen[0]["SecretAccessKey"], format!("made-for-tp-{name}"));
+    assert_eq!(seen[0]["Expiration"], session["expires_at"]);
+
+    // What they share is theirs alone.
+    assert_eq!((mode(&world.cache()), mode(&world.kept())), (0o700, 0o600));
+    let names: Vec<_> = fs::read_dir(world.cache()).unwrap().collect();
+    assert_eq!(names.len(), 2, "a file and its lock: {names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn boto3_lists_s3_by_a_profile_that_names_the_command() {
+    let moto = Moto::start();
+    let world = World::with(&moto.url()).await;
+    let command: Vec<String> = [env!("CARGO_BIN_EXE_taskpass").to_owned()]
+        .into_iter()
+        .chain(world.arguments())
+        .chain(["--task-type", "listing"].map(str::to_owned))
+        .collect();
+    let program = format!(
+        "import boto3\n\
+         aws = dict(endpoint_url='{0}', region_name='us-east-1')\n\
+         session = boto3.Session(profile_name='reports')\n\
+         s3 = session.client('s3', **aws)\n\
+         s3.create_bucket(Bucket='made-here')\n\
+         for _ in range(3): print([b['Name'] for b in s3.list_buckets()['Buckets']])\n\
+         print(session.client('sts', **aws).get_caller_identity()['Arn'])\n",
+        moto.url()
+    );
+    let config = format!(
+        "[profile reports]\ncredential_process = {}\n",
+        command.join(" ")
+    );
+    let ran = Launch::program(python_program("python"), ["list.py"])
+        .file("list.py", program)
+        .file(".aws/config", config)
+        .file("token", world.fleet.token())
+        .env("XDG_RUNTIME_DIR", world.runtime.path())
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .run();
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
+    assert_eq!(ran.stdout.matches("made-here").count(), 3, "{}", ran.stdout);
+    let sessions = world.sessions().await;
+    assert_eq!(sessions.len(), 1, "it asks before each use, and has one");
+    let name = sessions[0]["id"].as_str().unwrap().replace('-', "");
+    let arn = format!("assumed-role/reports/tp-{name}");
+    assert!(ran.stdout.contains(&arn), "{}", ran.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_admin_ended_is_neither_given_out_nor_renewed() {
+    for what in ["task", "session"] {
+        let (world, sts) = World::scripted().await;
+        printed(&world.call(&[]));
+        let session = world.sessions().await.remove(0);
+        if what == "task" {
+            world.revoke(json!({"task": session["task_id"]})).await;
+        } else {
+            let path = format!("/v1/sessions/{}/revoke", session["id"].as_str().unwrap());
+            let body = json!({"reason": "test"});
+            let client = &world.replica.client;
+            let revoked = client.post_json(&world.fleet.admin, &path, &body).await;
+            assert!(revoked.status < 300, "{}", revoked.text());
+        }
+        for options in [&[][..], &["--reopen"]] {
+            refused(&world.call(options), 1, "the task is over");
+        }
+        let kept = fs::read_to_string(world.kept()).unwrap();
+        assert!(!kept.contains("made-for"), "{kept}");
+        assert_eq!(sts.asked().await.len(), 1, "{what}: it was not renewed");
+        // Who begins something new says so.
+        let ended = world.call(&["--end"]);
+        assert_eq!((ended.code(), ended.stdout.as_str()), (Some(0), ""));
+        printed(&world.call(&[]));
+        assert_eq!(sts.asked().await.len(), 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn little_left_is_another_session_of_the_same_task_and_nothing_follows_its_deadline() {
+    let (world, sts) = World::scripted().await;
+    let first = printed(&world.call(&[]));
+    world.change(|held| {
+        held["taken_at"] = soon(-500);
+        held["expires_at"] = soon(60);
+    });
+    let second = printed(&world.call(&[]));
+    assert_ne!(first["SecretAccessKey"], second["SecretAccessKey"]);
+    assert_eq!(printed(&world.call(&[])), second);
+    let sessions = world.sessions().await;
+    assert_eq!(sessions.len(), 2);
+    assert_eq!(sessions[0]["task_id"], sessions[1]["task_id"]);
+
+    // The deadline has passed, whatever the broker says of it.
+    world.change(|held| held["deadline"] = soon(-1));
+    for _ in 0..2 {
+        refused(&world.call(&[]), 1, "the task is over: expired");
+    }
+    assert_eq!(sts.asked().await.len(), 2);
+    let third = printed(&world.call(&["--reopen"]));
+    assert_ne!(second["SecretAccessKey"], third["SecretAccessKey"]);
+    assert_ne!(
+        world.sessions().await[0]["task_id"],
+        sessions[0]["task_id"],
+        "who said so gets another task"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_fails_is_said_and_not_tried_again_at_once() {
+    let (world, sts) = World::scripted().await;
+    let token = world.fleet.token();
+    let listing = ["--task-type", "listing"];
+    let call = || world.call_with(&listing, token.clone()).run();
+    let first = printed(&call());
+    world.change(|held| {
+        held["taken_at"] = soon(-500);
+        held["expires_at"] = soon(60);
+    });
+    // The attestation was used up by the first call, so there can be no other session.
+    let again = call();
+    assert_eq!(printed(&again), first);
+    assert!(again.stderr.contains("not renewed"), "{}", again.stderr);
+    let quiet = call();
+    assert_eq!(printed(&quiet), first);
+    assert_eq!(quiet.stderr, "", "it was not tried again at once");
+    world.change(|held| held["expires_at"] = soon(-1));
+    refused(&call(), 3, "the session is over");
+    assert_eq!(sts.asked().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_away_changes_nothing_while_the_session_lasts() {
+    let (mut world, _sts) = World::scripted().await;
+    let first = printed(&world.call(&[]));
+    world.replica.process.kill();
+    let away = world.call(&[]);
+    assert_eq!(printed(&away), first);
+    assert!(away.stderr.contains("was not asked"), "{}", away.stderr);
+    world.change(|held| held["expires_at"] = soon(-1));
+    refused(&world.call(&[]), 3, "cannot reach");
+    world.change(|held| held["deadline"] = soon(-1));
+    refused(&world.call(&[]), 1, "the task is over");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_job_or_another_wish_does_not_get_this_ones_session() {
+    let (world, _sts) = World::scripted().await;
+    let mine = printed(&world.call(&[]));
+    let claims = json!({"sub": "agent:reports", "run": "run-2"});
+    let token = world.fleet.issuer.token(claims);
+    let theirs = printed(&world.call_with(&["--task-type", "listing"], token).run());
+    let shorter = printed(&world.call(&["--ttl", "300"]));
+    let more = printed(&world.call(&["--action", "s3:GetObject"]));
+    let seen = [&mine, &theirs, &shorter, &more].map(|one| &one["SecretAccessKey"]);
+    for (n, one) in seen.iter().enumerate() {
+        assert!(!seen[..n].contains(one), "{seen:?}");
+    }
+    assert_eq!(printed(&world.call(&[])), mine);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_is_open_is_joined_and_left_to_who_opened_it() {
+    let (world, _sts) = World::scripted().await;
+    let opened = world
+        .replica
+        .client
+        .post_json(
+            &world.fleet.token(),
+            "/v1/tasks",
+            &json!({"type": "listing"}),
+        )
+        .await
+        .expect(201);
+    let (id, handle) = (
+        opened["task"]["id"].as_str().unwrap(),
+        opened["task"]["handle"].as_str().unwrap(),
+    );
+    let options = ["--task", id, "--handle-file", "handle"];
+    let joined = |more: &[&str]| {
+        let options = [&options, more].concat();
+        let call = world.call_with(&options, world.fleet.token());
+        call.file("handle", handle).run()
+    };
+    let first = printed(&joined(&[]));
+    assert_eq!(printed(&joined(&[])), first);
+    let sessions = world.sessions().await;
+    assert_eq!((sessions.len(), &sessions[0]["task_id"]), (1, &json!(id)));
+    let forgotten = joined(&["--end"]);
+    assert_eq!(forgotten.code(), Some(0), "{}", forgotten.stderr);
+    assert_eq!(world.sessions().await[0]["state"], "active");
+    printed(&joined(&[]));
+
+    let path = format!("/v1/tasks/{id}/complete");
+    let complete = world.replica.client.request(reqwest::Method::POST, &path);
+    let complete = complete.header("authorization", format!("Handle {handle}"));
+    let complete = crate::support::http::send(complete.json(&json!({}))).await;
+    complete.expect(200);
+    refused(&joined(&[]), 1, "the task is over");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_done_says_so_and_the_task_is_completed() {
+    let (world, _sts) = World::scripted().await;
+    printed(&world.call(&[]));
+    assert_eq!(world.call(&["--end"]).code(), Some(0));
+    let session = world.sessions().await.remove(0);
+    assert_eq!(session["end_reason"], "completed");
+    let names: Vec<_> = fs::read_dir(world.cache()).unwrap().collect();
+    assert_eq!(names.len(), 1, "the lock alone: {names:?}");
+    assert_eq!(world.call(&["--end"]).code(), Some(0), "nothing to end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_policy_refuses_is_told_and_nothing_is_printed() {
+    let (world, sts) = World::scripted().await;
+    refused(&world.call(&["--ttl", "700"]), 1, "ttl-too-long");
+    let api = Launch::taskpass(["aws", "credential-process", "--resource", "orders-api"])
+        .arg("--action=orders:read")
+        .arg("--task-type=job")
+        .arg(format!("--url=http://{}", world.replica.address))
+        .env("TASKPASS_TOKEN", world.fleet.token())
+        .env("XDG_RUNTIME_DIR", world.runtime.path())
+        .run();
+    refused(&api, 1, "unknown-action");
+    let url = ["--task-type", "listing", "--url", "http://127.0.0.1:9"];
+    let far = Launch::taskpass(["aws", "credential-process", "--resource", "bucket"])
+        .arg("--action=s3:ListAllMyBuckets")
+        .env("TASKPASS_TOKEN", "no-token")
+        .env("XDG_RUNTIME_DIR", world.runtime.path());
+    let far = url.into_iter().fold(far, Launch::arg).run();
+    refused(&far, 3, "cannot reach");
+    assert!(!far.stderr.contains("no-token"), "{}", far.stderr);
+    assert!(sts.asked().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_or_file_that_others_could_have_made_is_not_used() {
+    let (world, sts) = World::scripted().await;
+    let cache = world.cache();
+    let again = || {
+        if cache.symlink_metadata().is_ok() {
+            fs::remove_dir_all(&cache)
+                .or_else(|_| fs::remove_file(&cache))
+                .unwrap();
+        }
+    };
+    let open_to = |mode: u32, path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let elsewhere = world.runtime.path().join("elsewhere");
+    let says = "must be yours";
+
+    fs::create_dir(&elsewhere).unwrap();
+    open_to(0o700, &elsewhere);
+    symlink(&elsewhere, &cache).unwrap();
+    refused(&world.call(&[]), 2, says);
+    fs::remove_file(&cache).unwrap();
+    assert!(fs::read_dir(&elsewhere).unwrap().next().is_none());
+
+    for mode in [0o750, 0o705, 0o770, 0o777, 0o1777] {
+        fs::create_dir(&cache).unwrap();
+        open_to(mode, &cache);
+        refused(&world.call(&[]), 2, says);
+        again();
+    }
+    fs::write(&cache, "no directory").unwrap();
+    refused(&world.call(&[]), 2, says);
+    fs::remove_file(&cache).unwrap();
+
+    // A directory of somebody else's; only root can make one.
+    let theirs = world.runtime.path().join("theirs");
+    fs::create_dir(&theirs).unwrap();
+    open_to(0o700, &theirs);
+    let named = match chown(&theirs, Some(65_534), Some(65_534)) {
+        Ok(()) => theirs.to_str().unwrap(),
+        Err(_) => "/etc",
+    };
+    refused(&world.call(&["--cache-dir", named]), 2, says);
+    assert!(sts.asked().await.is_empty(), "nothing was asked for");
+
+    printed(&world.call(&[]));
+    let kept = world.kept();
+    open_to(0o640, &kept);
+    refused(&world.call(&[]), 2, says);
+    open_to(0o600, &kept);
+    let moved = elsewhere.join("kept");
+    fs::rename(&kept, &moved).unwrap();
+    symlink(&moved, &kept).unwrap();
+    refused(&world.call(&[]), 2, says);
+    fs::remove_file(&kept).unwrap();
+    let lock = kept.with_extension("lock");
+    fs::remove_file(&lock).unwrap();
+    symlink(&moved, &lock).unwrap();
+    refused(&world.call(&[]), 2, says);
+    assert_eq!(sts.asked().await.len(), 1);
+}
