@@ -13,6 +13,7 @@ use crate::support::issuer::AUDIENCE;
 use crate::support::keys::{base64url, peek};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Launch, Process, Signal};
+use crate::support::sts::Sts;
 use crate::support::{SOON, until};
 
 const POLICY: &str = r#"
@@ -446,4 +447,66 @@ async fn the_cli_of_aws_lists_by_every_delivery() {
          {aws} s3 mb \"s3://made-$TASKPASS_SESSION\" >made; {aws} s3 ls; wait $!"
     );
     listing_by_every_delivery(&moto, &script, &[]).await;
+}
+
+/// Asks the endpoint again and again on one connection, and says what it is told when that changes.
+const ASKER: &str = r#"
+import http.client, json, os, signal, time, urllib.parse
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+url = urllib.parse.urlsplit(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"])
+connection = http.client.HTTPConnection(url.hostname, url.port)
+def ask(secret):
+    connection.request("GET", url.path, headers={"Authorization": secret})
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+secret = os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"]
+print("stranger", ask("another")[0], flush=True)
+answers = [ask(secret) for _ in range(20)]
+print("same", all(one == answers[0] for one in answers), answers[0][0], flush=True)
+try:
+    while ask(secret)[0] == 200:
+        time.sleep(0.05)
+except (http.client.HTTPException, ConnectionError):
+    pass
+try:
+    connection.close()
+    print("over", ask(secret)[0], flush=True)
+except ConnectionError:
+    print("over", flush=True)
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_gives_one_session_however_often_it_is_asked_and_none_after_the_end() {
+    let sts = Sts::granting().await;
+    let (fleet, replica) = start_with(&sts.url(), &json!({})).await;
+    let options = [
+        "--resource",
+        "bucket",
+        "--action",
+        "s3:ListAllMyBuckets",
+        "--aws",
+        "--task-type",
+        "listing",
+        "--as",
+        "endpoint",
+        "--heartbeat",
+        "3",
+    ];
+    let script = format!("exec {} ask.py", python_program("python").display());
+    let launch = exec(&fleet, &replica, &options, &script).file("ask.py", ASKER);
+    let mut process = spawned(launch, "same True 200");
+    assert!(process.stdout().contains("stranger 401"));
+    let sessions = sessions(&fleet, &replica).await;
+    assert_eq!((sessions.len(), sts.asked().await.len()), (1, 1));
+    let revocation = json!({"selector": {"task": sessions[0]["task_id"]}, "reason": "test"});
+    let revoked = replica
+        .client
+        .post_json(&fleet.admin, "/v1/revocations", &revocation)
+        .await;
+    assert!(revoked.status < 300, "{}", revoked.text());
+    // It does not let itself be told to stop, and still gets nothing more.
+    process.wait_for_output("over");
+    assert!(!process.stdout().contains("over 200"));
+    assert_eq!(process.wait(SOON).code(), Some(1));
+    assert_eq!(sts.asked().await.len(), 1);
 }
