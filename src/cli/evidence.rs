@@ -1,8 +1,10 @@
 //! Where a workload finds its own attestation: each kind of pipeline keeps it in another place.
 //!
 //! In this order: a key of the workload's own, a file that was named, the variable that was named,
-//! GitHub's endpoint for tokens, a projected token of Kubernetes. What was named is taken or it is
-//! an error; nothing is tried instead of it.
+//! GitHub's endpoint for tokens, a projected token of Kubernetes, the Workload API of SPIFFE. What was
+//! named is taken or it is an error; nothing is tried instead of it.
+
+mod spiffe;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -64,7 +66,7 @@ pub(super) struct EvidenceArgs {
     /// The registered workload whose key that is
     #[arg(long, env = "TASKPASS_WORKLOAD", value_name = "NAME")]
     workload: Option<String>,
-    /// The audience to ask GitHub for [default: the broker's URL]
+    /// The audience to ask GitHub or SPIFFE for [default: the broker's URL]
     #[arg(long, env = "TASKPASS_AUDIENCE", value_name = "URL")]
     audience: Option<String>,
 }
@@ -91,6 +93,8 @@ pub(super) enum Source {
         /// The job's right to ask.
         token: SecretString,
     },
+    /// SPIFFE's Workload API, asked each time.
+    Spiffe(spiffe::WorkloadApi),
 }
 
 impl EvidenceArgs {
@@ -151,10 +155,15 @@ impl EvidenceArgs {
         if projected.exists() {
             return Ok(Source::File(projected.to_owned()));
         }
+        if let Some(socket) = get(spiffe::SOCKET_VARIABLE)? {
+            let api = spiffe::WorkloadApi::at(&socket, audience)?;
+            return Ok(Source::Spiffe(api));
+        }
         Err(Failure::Usage(format!(
             "no attestation found: give --token-file, --key-file with --workload, or {TOKEN_VARIABLE} \
              in the environment; on GitHub the job needs `permissions: id-token: write`, on \
-             Kubernetes a token projected to {PROJECTED_TOKEN}"
+             Kubernetes a token projected to {PROJECTED_TOKEN}, with SPIFFE {}",
+            spiffe::SOCKET_VARIABLE
         )))
     }
 }
@@ -190,6 +199,7 @@ impl Source {
             }
             Self::Variable(token) => digest(&["variable", &lasting(token.expose_secret())]),
             Self::GitHub { url, token } => digest(&["github", url.as_str(), token.expose_secret()]),
+            Self::Spiffe(api) => digest(&["spiffe", api.socket(), api.audience()]),
         })
     }
 
@@ -204,6 +214,7 @@ impl Source {
             Self::File(file) => read_secret(file),
             Self::Variable(token) => Ok(token.clone()),
             Self::GitHub { url, token } => from_github(url, token).await,
+            Self::Spiffe(api) => api.fetch().await,
         }
     }
 }

@@ -46,3 +46,4 @@ mod secrets;
 mod skew;
 mod status_lists;
 mod support;
+mod workload_api;
