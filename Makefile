@@ -14,6 +14,10 @@ help: ## list the commands
 dev: ## build, play the story against a broker on SQLite, and stay up
 	cargo run --locked -- dev $(ARGS)
 
+.PHONY: demo-pipeline
+demo-pipeline: ## a pipeline's token becomes an S3 listing through taskpass exec, then nothing
+	@scripts/demo-pipeline
+
 .PHONY: build
 build: ## build the binary for development
 	cargo build --locked

@@ -27,6 +27,7 @@ mod crash;
 mod credential_process;
 mod development;
 mod disconnects;
+mod examples;
 mod exec;
 mod faults;
 mod foreign;
