@@ -78,11 +78,12 @@ async fn newest(fleet: &Fleet, replica: &Replica) -> Value {
     listed.expect(200)["sessions"][0].clone()
 }
 
-/// A launch that finds `taskpass` as the example does, by its name.
+/// A launch that finds `taskpass` and `aws` as the example does, by their names.
 fn job(script: &str, replica: &Replica) -> Launch {
     let binary = Path::new(env!("CARGO_BIN_EXE_taskpass"));
-    let own = std::env::var("PATH").unwrap();
-    let search = format!("{}:{own}", binary.parent().unwrap().display());
+    let folders = [binary, &python_program("python")]
+        .map(|program| program.parent().unwrap().display().to_string());
+    let search = format!("{}:{}", folders.join(":"), std::env::var("PATH").unwrap());
     Launch::program("bash", ["-euo", "pipefail", "-c", script])
         .env("PATH", search)
         .env("TASKPASS_URL", format!("http://{}", replica.address))
@@ -186,25 +187,20 @@ async fn demo_a_pipelines_token_becomes_an_s3_listing_and_then_nothing() {
     let steps = workflow["jobs"]["list"]["steps"].as_array().unwrap();
     let step = steps.iter().find(|step| step["with"]["run"].is_string());
     let mut inputs = step.unwrap()["with"].clone();
-    assert_eq!(inputs["run"], "aws s3 ls");
     assert_eq!(inputs["url"], AUDIENCE);
     inputs["url"] = json!(format!("http://{}", replica.address));
-    // boto3 instead of the AWS command line, which is not at hand.
-    inputs["run"] = json!(format!("{} list.py", python_program("python").display()));
-    let listing = format!(
-        "import boto3, os\n\
-         aws = dict(endpoint_url='{0}', region_name='us-east-1')\n\
-         s3 = boto3.client('s3', **aws)\n\
-         s3.create_bucket(Bucket='releases')\n\
-         print('buckets', [b['Name'] for b in s3.list_buckets()['Buckets']])\n\
-         print('as', boto3.client('sts', **aws).get_caller_identity()['Arn'])\n\
-         print('session', os.environ['TASKPASS_SESSION'])\n",
-        moto.url()
-    );
+    // Its own command, and before it who that is and something to list.
+    let command = inputs["run"].as_str().unwrap();
+    assert_eq!(command, "aws s3 ls");
+    inputs["run"] = json!(format!(
+        "echo session $TASKPASS_SESSION\n\
+         aws sts get-caller-identity --query Arn --output text\n\
+         aws s3 mb s3://acme-releases\n{command}"
+    ));
     let run = |inputs: &Value| {
         let (script, variables) = action(inputs);
         let mut launch = job(&script, &replica)
-            .file("list.py", listing.clone())
+            .env("AWS_ENDPOINT_URL", moto.url())
             // The broker goes by another name in the token than where it listens here.
             .env("TASKPASS_AUDIENCE", AUDIENCE)
             .env(
@@ -218,7 +214,7 @@ async fn demo_a_pipelines_token_becomes_an_s3_listing_and_then_nothing() {
         launch.run()
     };
     let listed = run(&inputs);
-    ran(&listed, "buckets ['releases']");
+    ran(&listed, " acme-releases\n");
     let session = newest(&fleet, &replica).await;
     let id = session["id"].as_str().unwrap();
     assert!(listed.stdout.contains(&format!("session {id}")));

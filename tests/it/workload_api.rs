@@ -20,6 +20,7 @@ use crate::support::fleet::{Fleet, Replica};
 use crate::support::issuer::{AUDIENCE, unix_seconds};
 use crate::support::keys::{Algorithm, Key, sign_jwt};
 use crate::support::process::{Ended, Launch};
+use crate::support::random_hex;
 
 const ID: &str = "spiffe://prod.acme.example/ns/jobs/sa/report";
 
@@ -92,7 +93,9 @@ async fn fetch_jwt_svid(State(api): State<Arc<Api>>, request: Request) -> Respon
     assert_eq!(frame[0], 0, "not compressed");
     let audiences = texts(&frame[5..], 1);
     let now = unix_seconds();
-    let claims = json!({"sub": ID, "aud": audiences, "iat": now, "exp": now + 300});
+    // Without an id two of the same second would be the same, and that is good once.
+    let jti = random_hex(8);
+    let claims = json!({"sub": ID, "aud": audiences, "iat": now, "exp": now + 300, "jti": jti});
     api.asked.lock().unwrap().push(audiences);
     let key = api.key.as_ref().unwrap();
     let header = json!({"alg": key.algorithm.name(), "kid": key.kid, "typ": "JWT"});
