@@ -35,6 +35,7 @@ mod laws;
 mod limits;
 mod load;
 mod minters;
+mod mtls;
 mod oauth;
 mod pipelines;
 mod proofs;

@@ -6,6 +6,7 @@
 //! - [`keys`], [`issuer`]: JOSE on ring, and an OIDC issuer that can misbehave.
 //! - [`process`]: the real binary, its signals and what it printed.
 //! - [`http`]: a client, and a sender of what no client would send.
+//! - [`tls`]: certificates, and a look at handshakes.
 //! - [`moto`], [`node`], [`judge`]: others' code: AWS as far as it can be had, programs of Node.js, an
 //!   evaluator of IAM policies.
 //! - [`canary`]: a search for secrets where none may be.
@@ -29,6 +30,7 @@ pub mod process;
 pub mod proxy;
 pub mod rig;
 pub mod sqlite;
+pub mod tls;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
