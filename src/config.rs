@@ -37,8 +37,8 @@ use document::Document;
 pub use environment::{Environment, NotText, ProcessEnvironment};
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use sections::{
-    AccessTokenAlgorithm, Admin, Keys, Ledger, Limits, Log, LogFormat, LogLevel, Policy, Postgres,
-    Server, Sqlite, Store, StoreKind, Tls,
+    AccessTokenAlgorithm, Admin, ClientCertificates, Keys, Ledger, Limits, Log, LogFormat,
+    LogLevel, Policy, Postgres, Server, Sqlite, Store, StoreKind, Tls,
 };
 
 /// The name of the variable that names the file.

@@ -22,6 +22,7 @@
 //! [`OneTime`]: crate::domain::workload::OneTime
 
 mod api;
+pub mod certificate;
 mod checks;
 pub mod dpop;
 mod jwks;
@@ -164,7 +165,7 @@ pub enum AttestError {
     #[error("the identity is empty or too long")]
     Identity,
     /// The attestor's tokens may be used again, but only with a proof of possession.
-    #[error("the token needs a DPoP proof beside it")]
+    #[error("the token needs a DPoP proof or a client certificate beside it")]
     ReplayUnbound,
     /// A `DPoP` header that proves nothing.
     #[error("the DPoP proof is refused: {0}")]
@@ -343,6 +344,10 @@ impl Attestors {
             return Err(self.refusal(&presented));
         };
         let mut workload = attestor.appraise(&presented, now).await?;
+        // A proof is made for this one request; the certificate is the connection's, which a proxy
+        // beside the workload may share among many. Where there are both the proof binds, and a
+        // proof that is no good is never made up for by the certificate.
+        workload.key = certificate::key(evidence);
         if !evidence.dpop.is_empty() {
             let proof = dpop::verify(evidence, None, now)?;
             workload.key = Some(proof.key);

@@ -9,7 +9,7 @@ use wiremock::MockServer;
 
 use super::testing::{TestKey, encode, now, serve_keys};
 use super::*;
-use crate::domain::workload::ClaimValue;
+use crate::domain::workload::{ClaimValue, KeyBinding};
 
 const OURS: &str = "https://broker.example";
 const CREDENTIALS: &str = "https://broker.example/v1/credentials";
@@ -333,6 +333,31 @@ async fn a_proof_beside_a_token_must_hold_and_binds_what_may_be_used_again() {
         .await
         .unwrap_err();
     assert_eq!(refused.reason(), "bad_proof");
+}
+
+#[tokio::test]
+async fn a_certificate_binds_where_no_proof_does() {
+    let world = World::with(json!({"reuse": "bound"})).await;
+    let token = world.key.sign(&header(), &world.claims());
+    let mut evidence = bearer(&token);
+    // The first is the client's own, whatever comes with it.
+    evidence.client_certificates = vec![b"abc".to_vec(), b"issuer".to_vec()];
+    let one = world.attestors.appraise(&evidence, now()).await.unwrap();
+    // SHA-256 of "abc", from FIPS 180-2.
+    let digest = "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0";
+    assert_eq!(one.key, Some(KeyBinding::X5t(digest.into())));
+    assert!(one.proofs.is_empty() && one.evidence.binding.is_some());
+    evidence.client_certificates = vec![b"other".to_vec()];
+    let two = world.attestors.appraise(&evidence, now()).await.unwrap();
+    assert_eq!(one.evidence.key, two.evidence.key);
+    assert_ne!(one.evidence.binding, two.evidence.binding);
+
+    evidence.dpop = vec![proof(&world.agent, CREDENTIALS)];
+    let proved = world.attestors.appraise(&evidence, now()).await.unwrap();
+    assert!(matches!(proved.key, Some(KeyBinding::Jkt(_))));
+    evidence.dpop = vec![proof(&world.agent, "https://other.example/v1/credentials")];
+    let refused = world.attestors.appraise(&evidence, now()).await;
+    assert_eq!(refused.unwrap_err().reason(), "bad_proof");
 }
 
 #[tokio::test]

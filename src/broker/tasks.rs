@@ -9,7 +9,7 @@ use super::admit::{DELEGATION_PREFIX, handle_proof, key_fits};
 use super::issue::{Case, DecisionSummary, IssuedTask, before_policy, input};
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
-use crate::attest::Evidence;
+use crate::attest::{Evidence, certificate};
 use crate::clock::Timestamp;
 use crate::crypto::digest::digests_equal;
 use crate::crypto::random::{random_token, token_digest};
@@ -27,7 +27,7 @@ use crate::policy::AdminAction;
 /// How a caller shows that a task is its own.
 #[derive(Debug)]
 pub enum TaskAuthority {
-    /// By the task's handle, with a DPoP proof where the task is bound to a key.
+    /// By the task's handle, with a DPoP proof or the certificate where the task is bound to one.
     Handle(SecretString, Evidence),
     /// By the owner's attestation.
     Owner(Evidence),
@@ -429,7 +429,9 @@ impl Broker {
                 let proof = handle_proof(&evidence, now)?;
                 let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;
                 let digest = token_digest(handle.expose_secret());
+                let certificate = certificate::key(&evidence);
                 let proved = proof.as_ref().map(|proof| &proof.key);
+                let proved = proved.or(certificate.as_ref());
                 if !digests_equal(&digest, &task.handle_digest) || !key_fits(&task, proved) {
                     return Err(not_found());
                 }

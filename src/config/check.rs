@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::document::Document;
 use super::environment::{Environment, NotText};
 use super::error::{ConfigError, ConfigErrors};
-use super::sections::{self, AccessTokenAlgorithm, StoreKind};
+use super::sections::{self, AccessTokenAlgorithm, ClientCertificates, StoreKind};
 use super::{
     Config, DATABASE_URL_VARIABLE, DEV_ORIGIN_HOST, LOG_VARIABLE, Mode, SEALING_KEYS_VARIABLE,
     Secrets,
@@ -153,6 +153,23 @@ impl<'d> Checker<'d> {
         if tls.client_ca.is_some() && tls.certificate.is_none() {
             let remedy = "client certificates need our own TLS: add certificate and private_key";
             self.refuse("server.tls.client_ca", "stands alone", remedy);
+        } else if tls.client_ca.is_some() && tls.client_certificates == ClientCertificates::None {
+            let remedy = "write client_certificates = \"bind\", or remove it";
+            self.refuse(
+                "server.tls.client_ca",
+                "is of no use: none is asked for",
+                remedy,
+            );
+        }
+        if tls.client_certificates == ClientCertificates::Bind && tls.certificate.is_none() {
+            // Whoever ends TLS was shown the key. A header in which a proxy says so would be the
+            // client's own words on every way round that proxy.
+            self.refuse(
+                "server.tls.client_certificates",
+                "binds to what nobody shows us",
+                "client certificates need our own TLS: add certificate and private_key, or \
+                 write \"none\"",
+            );
         }
         if tls.terminated_upstream && (tls.certificate.is_some() || tls.private_key.is_some()) {
             self.refuse(

@@ -132,12 +132,26 @@ pub struct Tls {
     /// Its private key, as PEM; nobody else may read the file.
     #[serde(default)]
     pub private_key: Option<PathBuf>,
-    /// Authorities of client certificates, as PEM; with it clients may present one.
+    /// What follows from a client's certificate.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// The only authorities whose client certificates are accepted, as PEM.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
     /// A proxy before us ends TLS, and nothing but that proxy can reach us.
     #[serde(default)]
     pub terminated_upstream: bool,
+}
+
+/// What follows from a client's certificate (RFC 8705 §3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificates {
+    /// Nothing: none is asked for.
+    #[default]
+    None,
+    /// One is asked for, not demanded, and what its holder gets is bound to it.
+    Bind,
 }
 
 /// Which database.

@@ -139,6 +139,16 @@ impl KeyBinding {
         }
     }
 
+    /// How a token is presented that is bound so: a certificate shows itself beneath the request,
+    /// so a token bound to one is a bearer token to OAuth's eyes (RFC 8705 §3).
+    #[must_use]
+    pub fn token_type(key: Option<&Self>) -> &'static str {
+        match key {
+            Some(Self::Jkt(_)) => "DPoP",
+            Some(Self::X5t(_)) | None => "Bearer",
+        }
+    }
+
     /// The inverse of [`Self::to_text`].
     #[must_use]
     pub fn from_text(text: &str) -> Option<Self> {

@@ -13,6 +13,7 @@
 //! 7. the limit of a body.
 
 pub mod admin;
+mod client_certificates;
 pub mod credentials;
 mod document;
 mod evidence;
@@ -50,7 +51,7 @@ use self::limits::AddressLimiter;
 use self::problem::Problem;
 use crate::attest::nonce::DpopNonces;
 use crate::broker::Broker;
-use crate::config::Config;
+use crate::config::{ClientCertificates, Config};
 use crate::crypto::random::SystemRandom;
 use crate::domain::limits::{MAX_ADMIN_BODY_BYTES, MAX_BODY_BYTES};
 use crate::telemetry::TraceContext;
@@ -70,6 +71,7 @@ struct Settings {
     metrics_open: bool,
     jwks_cache_seconds: u64,
     nonces: Option<DpopNonces>,
+    client_certificates: ClientCertificates,
     dev: bool,
     host: String,
 }
@@ -92,6 +94,7 @@ impl AppState {
                     .server
                     .require_dpop_nonce
                     .then(|| broker.dpop_nonces()),
+                client_certificates: config.server.tls.client_certificates,
                 dev: config.mode == crate::config::Mode::Dev,
                 host: config.server.listen.to_string(),
             }),

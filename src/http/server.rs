@@ -3,7 +3,7 @@
 use std::future::{Ready, ready};
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +13,15 @@ use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use futures_util::future::BoxFuture;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::NoServerSessionStorage;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpSocket, TcpStream};
 use tracing::warn;
 
+use super::client_certificates::Possession;
 use super::{AppState, router};
 use crate::broker::Broker;
-use crate::config::{Config, Tls};
+use crate::config::{ClientCertificates, Config, Tls};
 use crate::shutdown::Shutdown;
 
 /// Connections that wait to be accepted. When the line is full the kernel drops who comes next, and
@@ -127,50 +128,60 @@ async fn tls(settings: &Tls) -> io::Result<Option<RustlsConfig>> {
         return Ok(None);
     };
     let (certificate, key) = (certificate.clone(), key.clone());
-    let client_ca = settings.client_ca.clone();
-    let config = tokio::task::spawn_blocking(move || {
-        server_config(&certificate, &key, client_ca.as_deref())
-    });
+    let clients = (settings.client_certificates == ClientCertificates::Bind)
+        .then(|| settings.client_ca.clone());
+    let config =
+        tokio::task::spawn_blocking(move || server_config(&certificate, &key, clients.as_ref()));
     let config = config.await.map_err(io::Error::other)??;
     Ok(Some(RustlsConfig::from_config(Arc::new(config))))
 }
 
+fn named(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{}: {error}", path.display()))
+}
+
+/// `clients` is there where they are asked for certificates, and names the file of the authorities
+/// that must have signed these, if any must.
 fn server_config(
     certificate: &Path,
     key: &Path,
-    client_ca: Option<&Path>,
+    clients: Option<&Option<PathBuf>>,
 ) -> io::Result<ServerConfig> {
-    let named = |path: &Path, error: &dyn std::fmt::Display| {
-        io::Error::other(format!("{}: {error}", path.display()))
-    };
-    let chain = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| named(certificate, &error))?;
+    let chain = certificates(certificate)?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| named(key, &error))?;
     let builder = ServerConfig::builder();
-    let builder = match client_ca {
+    let builder = match clients {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            let authorities = CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(|error| named(path, &error))?;
-            for authority in authorities {
-                roots.add(authority).map_err(|error| named(path, &error))?;
-            }
-            // Offered, not demanded: most callers attest by a token.
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| named(path, &error))?;
+        Some(authorities) => {
+            let roots = authorities.as_deref().map(authorities_of).transpose()?;
+            let verifier = Possession::new(roots).map_err(io::Error::other)?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     let mut config = builder
         .with_single_cert(chain, private)
         .map_err(|error| named(certificate, &error))?;
+    if clients.is_some() {
+        // A resumed session would carry a certificate whose key nobody showed on this connection.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| named(path, &error))
+}
+
+fn authorities_of(path: &Path) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(path)? {
+        roots.add(authority).map_err(|error| named(path, &error))?;
+    }
+    Ok(roots)
 }
 
 /// Accepts so many connections at once; one too many is closed before a byte of it is read.

@@ -185,10 +185,7 @@ impl Minter for JwtMinter {
                 .map_err(|error| MintError::Refused(error.to_string()))?;
             Ok(Credential::Jwt {
                 access_token,
-                token_type: match &session.key {
-                    Some(KeyBinding::Jkt(_)) => "DPoP",
-                    Some(KeyBinding::X5t(_)) | None => "Bearer",
-                },
+                token_type: KeyBinding::token_type(session.key.as_ref()),
                 expires_in: session.issued_at.seconds_until(session.expires_at),
             })
         })

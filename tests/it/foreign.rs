@@ -10,6 +10,7 @@ use crate::support::issuer::AUDIENCE;
 use crate::support::keys::{base64url, peek};
 use crate::support::moto::python_program;
 use crate::support::process::{Ended, Launch, Process};
+use crate::support::tls::Identity;
 use crate::support::{free_address, node};
 
 const ORDERS: &str = "https://orders.example";
@@ -75,6 +76,43 @@ async fn clients_of_javascript_pass_untouched() {
             "what is wrong with an exchange has the name of its standard",
             "what is wrong with a proof is said to be the proof",
             "who is not the client is told so",
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resource_servers_of_javascript_refuse_a_bound_token_without_its_key() {
+    let bind = "client_certificates = \"bind\"";
+    let (fleet, replica) = Fleet::over_tls(bind, None, |_| String::new(), "").await;
+    let clients = ["agent", "agent"].map(|name| {
+        let own = Identity::client(name);
+        json!({"key": own.key_pem, "cert": own.pem})
+    });
+    let server = Identity::server();
+    let given = json!({
+        "issuer": format!("https://{}", replica.address),
+        "audience": ORDERS,
+        "trusted": [fleet.tls().server.pem, server.pem],
+        "server": {"key": server.key_pem, "certificate": server.pem},
+        "clients": clients,
+        "admin": fleet.admin,
+        "attestations": (0..20).map(|_| fleet.token()).collect::<Vec<_>>(),
+    });
+    let ended = node::script("bound.mjs")
+        .file("given", given.to_string())
+        .run();
+    assert_eq!(
+        seen(&ended),
+        [
+            "a bound token is served with a proof by its key",
+            "presented as a bearer's it is refused, with its proof or without",
+            "a proof by another key, for another URL, method or token, is refused",
+            "a token that is not bound is refused where a proof is demanded",
+            "a token is served with the certificate that it is bound to",
+            "without that certificate, or with another, it is refused",
+            "a token that is not bound to a certificate is refused where one is demanded",
+            "a server that cannot look at certificates refuses a token bound to one",
+            "introspection names the same binding",
         ]
     );
 }

@@ -37,6 +37,7 @@ mod laws;
 mod limits;
 mod load;
 mod minters;
+mod mtls;
 mod oauth;
 mod pipelines;
 mod proofs;

@@ -13,6 +13,7 @@ use super::form::Form;
 use crate::attest::AttestError;
 use crate::broker::BrokerError;
 use crate::broker::introspect::{ActiveToken, Introspection};
+use crate::domain::workload::KeyBinding;
 use crate::http::AppState;
 use crate::http::evidence::Presented;
 use crate::http::problem::Problem;
@@ -101,7 +102,7 @@ fn describe(issuer: &str, active: &ActiveToken) -> Value {
         "jti": session.id,
         "scope": session.grant.scope(),
         "authorization_details": session.grant,
-        "token_type": if session.key.is_some() { "DPoP" } else { "Bearer" },
+        "token_type": KeyBinding::token_type(session.key.as_ref()),
         "task": session.task_id,
         "sid": session.id,
         "dec": active.decision_hash,

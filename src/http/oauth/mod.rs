@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 pub use self::error::OAuthErrorBody;
 use super::AppState;
+use crate::config::ClientCertificates;
 
 fn metadata(state: &AppState) -> Value {
     let issuer = state.broker.issuer();
@@ -23,7 +24,7 @@ fn metadata(state: &AppState) -> Value {
     if !algorithms.contains(&"RS256") {
         algorithms.push("RS256");
     }
-    json!({
+    let mut metadata = json!({
         "issuer": issuer,
         "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
         "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
@@ -42,7 +43,11 @@ fn metadata(state: &AppState) -> Value {
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": algorithms,
         "service_documentation": format!("{issuer}/openapi.json"),
-    })
+    });
+    if state.settings.client_certificates == ClientCertificates::Bind {
+        metadata["tls_client_certificate_bound_access_tokens"] = json!(true);
+    }
+    metadata
 }
 
 fn cacheable(state: &AppState, body: Value) -> Response {

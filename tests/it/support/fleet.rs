@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use base64::Engine;
+use reqwest::tls::Version;
 use serde_json::{Value, json};
 use taskpass::app;
 use taskpass::config::{Config, Mode};
@@ -18,6 +19,7 @@ use super::postgres::{TestDatabase, fresh_database};
 use super::process::{Launch, Process};
 use super::proxy::Proxy;
 use super::rig::POLICIES;
+use super::tls::Identity;
 use super::{SOON, free_address, hex, random_bytes, random_hex};
 
 const BOOTSTRAP_POLICY: &str = r#"
@@ -43,6 +45,18 @@ pub struct Fleet {
     proxied: bool,
     /// Whether the issuer is where the replica is found, as clients expect that start there.
     found_by_issuer: bool,
+    /// Where it ends TLS itself.
+    tls: Option<Tls>,
+}
+
+/// How a replica ends TLS.
+pub struct Tls {
+    /// Its own certificate.
+    pub server: Identity,
+    /// More settings of `[server.tls]`.
+    settings: String,
+    /// Whose clients' certificates it accepts, in the file `authority.pem`.
+    authority: Option<String>,
 }
 
 /// One replica.
@@ -81,6 +95,7 @@ impl Fleet {
             attestors: String::new(),
             proxied: true,
             found_by_issuer: false,
+            tls: None,
             limits: [100_000; 4],
         }
     }
@@ -160,6 +175,37 @@ impl Fleet {
         (fleet, replica)
     }
 
+    /// The same over TLS, with more settings of `[server.tls]`; `authority` is the content of the
+    /// file `authority.pem`.
+    pub async fn over_tls(
+        settings: &str,
+        authority: Option<String>,
+        attestors: impl Fn(&Issuer) -> String,
+        policies: &str,
+    ) -> (Self, Replica) {
+        let mut fleet = Self::new(None);
+        fleet.found_by_issuer = true;
+        fleet.attestors = attestors(&fleet.issuer);
+        fleet.policies.push_str(policies);
+        fleet.tls = Some(Tls {
+            server: Identity::server(),
+            settings: settings.to_owned(),
+            authority,
+        });
+        let replica = fleet.launch();
+        super::until("it is ready", SOON, async || {
+            let answer = replica.client.try_get("/readyz").await;
+            answer.is_ok_and(|answer| answer.status == 200)
+        })
+        .await;
+        (fleet, replica)
+    }
+
+    /// How the replicas end TLS.
+    pub fn tls(&self) -> &Tls {
+        self.tls.as_ref().unwrap()
+    }
+
     /// The database, where there is one.
     pub fn maybe_database(&self) -> Option<&TestDatabase> {
         self.database.as_ref()
@@ -218,9 +264,24 @@ impl Fleet {
             }
             launch = launch.env("TASKPASS_DATABASE_URL", url);
         }
-        let mut process = launch.spawn();
-        process.wait_alive(address);
-        let client = Client::new(&format!("http://{address}"));
+        let (process, client) = match &self.tls {
+            None => {
+                let mut process = launch.spawn();
+                process.wait_alive(address);
+                (process, Client::new(&format!("http://{address}")))
+            }
+            Some(tls) => {
+                launch = launch
+                    .file("certificate.pem", tls.server.pem.clone())
+                    .secret_file("private-key.pem", tls.server.key_pem.clone())
+                    // All that anybody says, to look for what nobody may.
+                    .env("TASKPASS_LOG", "trace");
+                if let Some(authority) = &tls.authority {
+                    launch = launch.file("authority.pem", authority.clone());
+                }
+                (launch.spawn(), tls.client(address, None, Version::TLS_1_3))
+            }
+        };
         Replica {
             process,
             proxy,
@@ -234,10 +295,11 @@ impl Fleet {
         format!(
             r#"
 [server]
-issuer = "http://{own}"
+issuer = "{scheme}://{own}"
 listen = "{address}"
 drain_seconds = 0
 {server}
+{tls}
 {store}
 [ledger]
 origin = "broker.test/log"
@@ -282,6 +344,8 @@ max_open_per_workload = 100000
             self.limits[1],
             self.limits[2],
             self.limits[3],
+            scheme = if self.tls.is_some() { "https" } else { "http" },
+            tls = self.tls.as_ref().map(Tls::section).unwrap_or_default(),
             own = if self.found_by_issuer {
                 address.to_string()
             } else {
@@ -393,6 +457,22 @@ max_open_per_workload = 100000
                 .unwrap();
             count.0
         })
+    }
+}
+
+impl Tls {
+    /// A client of the replica there, with a certificate or without.
+    pub fn client(&self, address: SocketAddr, own: Option<&Identity>, version: Version) -> Client {
+        let own = own.map(Identity::both_pem);
+        let base = format!("https://{address}");
+        Client::over_tls(&base, &self.server.pem, own.as_deref(), version)
+    }
+
+    fn section(&self) -> String {
+        format!(
+            "[server.tls]\ncertificate = \"certificate.pem\"\nprivate_key = \"private-key.pem\"\n{}",
+            self.settings
+        )
     }
 }
 

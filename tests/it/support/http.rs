@@ -27,16 +27,44 @@ impl Client {
 
     /// A client that waits for a whole answer no longer than `timeout`.
     pub fn with_timeout(base: &str, timeout: Duration) -> Self {
+        Self::built(base, timeout, |builder| builder)
+    }
+
+    /// A client over TLS that trusts one certificate, as PEM, and presents another with its key.
+    pub fn over_tls(
+        base: &str,
+        trusted: &str,
+        own: Option<&str>,
+        version: reqwest::tls::Version,
+    ) -> Self {
+        let trusted = reqwest::Certificate::from_pem(trusted.as_bytes()).unwrap();
+        let own = own.map(|pem| reqwest::Identity::from_pem(pem.as_bytes()).unwrap());
+        Self::built(base, SOON, |builder| {
+            let builder = builder
+                .tls_certs_only([trusted])
+                .tls_version_min(version)
+                .tls_version_max(version);
+            match own {
+                None => builder,
+                Some(own) => builder.identity(own),
+            }
+        })
+    }
+
+    fn built(
+        base: &str,
+        timeout: Duration,
+        with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+    ) -> Self {
         install_crypto_provider();
-        let inner = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .timeout(timeout)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             // A broker closes a connection that was silent for five seconds: one that may be closing
             // is not used again.
-            .pool_idle_timeout(Duration::from_secs(2))
-            .build()
-            .unwrap();
+            .pool_idle_timeout(Duration::from_secs(2));
+        let inner = with(builder).build().unwrap();
         Self {
             base: base.trim_end_matches('/').to_owned(),
             inner,

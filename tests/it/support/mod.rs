@@ -7,6 +7,7 @@
 //! - [`process`]: the real binary, its signals and what it printed.
 //! - [`moto`], [`sts`]: stand-ins for AWS.
 //! - [`http`]: a client, and a sender of what no client would send.
+//! - [`tls`]: certificates, and a look at handshakes.
 //! - [`moto`], [`node`], [`judge`]: others' code: AWS as far as it can be had, programs of Node.js, an
 //!   evaluator of IAM policies.
 //! - [`canary`]: a search for secrets where none may be.
@@ -31,6 +32,7 @@ pub mod proxy;
 pub mod rig;
 pub mod sqlite;
 pub mod sts;
+pub mod tls;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

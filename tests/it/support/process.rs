@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     environment: BTreeMap<String, OsString>,
     files: Vec<(PathBuf, Vec<u8>)>,
+    secrets: Vec<(PathBuf, Vec<u8>)>,
     links: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -43,6 +45,7 @@ impl Launch {
             arguments: arguments.into_iter().map(Into::into).collect(),
             environment: BTreeMap::new(),
             files: Vec::new(),
+            secrets: Vec::new(),
             links: Vec::new(),
         }
     }
@@ -71,6 +74,13 @@ impl Launch {
     #[must_use]
     pub fn file(mut self, path: impl Into<PathBuf>, contents: impl Into<Vec<u8>>) -> Self {
         self.files.push((path.into(), contents.into()));
+        self
+    }
+
+    /// A file that nobody else may read.
+    #[must_use]
+    pub fn secret_file(mut self, path: impl Into<PathBuf>, contents: impl Into<Vec<u8>>) -> Self {
+        self.secrets.push((path.into(), contents.into()));
         self
     }
 
@@ -113,6 +123,11 @@ impl Launch {
             let path = dir.join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, contents).unwrap();
+        }
+        for (path, contents) in &self.secrets {
+            let path = dir.join(path);
+            fs::write(&path, contents).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         }
         for (path, target) in &self.links {
             std::os::unix::fs::symlink(target, dir.join(path)).unwrap();
