@@ -254,13 +254,13 @@ impl Broker {
             )));
         };
         let wanted = self.wanted(place).await?;
-        let standing = self.look(list, place).await?;
+        let (standing, looked_at) = self.look(list, place).await?;
         if standing
             .as_ref()
             .is_some_and(|standing| standing.denies_as(&wanted))
             || standing.is_none() && wanted.denies_as(&Denied::default())
         {
-            self.done(place, &wanted).await?;
+            self.done(place, &wanted, looked_at).await?;
             return Ok(false);
         }
         let number = standing.map_or(0, |standing| standing.generation);
@@ -274,7 +274,7 @@ impl Broker {
             ..wanted
         };
         list.write(place, &denied, self.now()).await?;
-        let back = self.look(list, place).await?;
+        let (back, looked_at) = self.look(list, place).await?;
         if back.as_ref() != Some(&denied) {
             // Either not everywhere yet, or somebody else wrote: the next look tells.
             return Err(TendError::BackEnd(MintError::Unknown(
@@ -287,7 +287,7 @@ impl Broker {
             sessions = denied.sessions.len(),
             "a list of denied sessions was written and read back"
         );
-        self.done(place, &denied).await?;
+        self.done(place, &denied, looked_at).await?;
         Ok(true)
     }
 
@@ -302,12 +302,13 @@ impl Broker {
         })
     }
 
-    /// Reads a list, and notes who is on it.
+    /// Reads a list, and notes who is on it. With it, an instant from which on it certainly stood.
     async fn look(
         &self,
         list: &dyn DenyList,
         place: &DenyPlace,
-    ) -> Result<Option<Denied>, TendError> {
+    ) -> Result<(Option<Denied>, Timestamp), TendError> {
+        let began = self.now();
         let standing = list.read(place, self.now()).await?;
         let present: Vec<_> = standing
             .iter()
@@ -318,17 +319,27 @@ impl Broker {
             .note_denied(place, &present, self.now())
             .await
             .map_err(BrokerError::from)?;
-        Ok(standing)
+        Ok((standing, began))
     }
 
-    async fn done(&self, place: &DenyPlace, denied: &Denied) -> Result<(), BrokerError> {
-        let now = self.now();
+    async fn done(
+        &self,
+        place: &DenyPlace,
+        denied: &Denied,
+        looked_at: Timestamp,
+    ) -> Result<(), BrokerError> {
         let nobody = denied.denies_as(&Denied::default());
         let pause = if nobody { REST_SECONDS } else { WATCH_SECONDS };
-        let due_at = now.plus_seconds(pause);
+        let due_at = looked_at.plus_seconds(pause);
         let store = self.store();
         store
-            .deny_place_done(place, self.replica(), denied.issued_before, now, due_at)
+            .deny_place_done(
+                place,
+                self.replica(),
+                denied.issued_before,
+                looked_at,
+                due_at,
+            )
             .await?;
         self.metrics()
             .deny_list(&place.name, denied.sessions.len() as u64);

@@ -302,6 +302,7 @@ impl Catalog {
         let mut catalog = Self::default();
         for resource in resources {
             check_resource(&resource, own_audiences)?;
+            catalog.check_role(&resource)?;
             let name = resource.name.clone();
             if catalog
                 .resources
@@ -351,6 +352,31 @@ impl Catalog {
     /// All task types, by name.
     pub fn task_types(&self) -> impl Iterator<Item = &Arc<TaskType>> {
         self.task_types.values()
+    }
+
+    /// What denies the sessions of a role is the role's: of several resources that have it, each
+    /// must say the same of it.
+    fn check_role(&self, resource: &Resource) -> Result<(), CatalogError> {
+        let Some(role) = &resource.aws else {
+            return Ok(());
+        };
+        let other = self.resources.values().find(|other| {
+            other.aws.as_ref().is_some_and(|other| {
+                other.role_arn == role.role_arn && other.revocation != role.revocation
+            })
+        });
+        match other {
+            None => Ok(()),
+            Some(other) => Err(CatalogError::Invalid {
+                what: "resource",
+                name: resource.name.clone(),
+                problem: format!(
+                    "`{}` has the same role with another [resources.aws.revocation]; give both the \
+                     same, or each its own role",
+                    other.name
+                ),
+            }),
+        }
     }
 
     fn check_task_type(&self, task_type: &TaskType) -> Result<(), CatalogError> {
@@ -540,5 +566,33 @@ mod tests {
             r#"{"class":"immediate","bound_seconds":0}"#
         );
         assert_eq!(text(Revocability::ExpiryOnly), r#"{"class":"expiry_only"}"#);
+    }
+
+    #[test]
+    fn resources_that_share_a_role_end_its_sessions_alike() {
+        let bucket = |name: &str, revocation: Option<&str>| {
+            let mut resource = serde_json::json!({
+                "name": name, "kind": "aws", "owner": "data", "actions": ["s3:GetObject"],
+                "locations": ["arn:aws:s3:::b/*"],
+                "aws": {
+                    "role_arn": "arn:aws:iam::123456789012:role/r", "mode": "assume_role",
+                    "region": "eu-central-1"
+                }
+            });
+            if let Some(policy_name) = revocation {
+                resource["aws"]["revocation"] = serde_json::json!({"policy_name": policy_name});
+            }
+            serde_json::from_value(resource).unwrap()
+        };
+        let together = |one, other| {
+            let resources = vec![bucket("one", one), bucket("other", other)];
+            Catalog::new(resources, Vec::new(), &[])
+        };
+        together(None, None).unwrap();
+        together(Some("Denied"), Some("Denied")).unwrap();
+        for other in [None, Some("AlsoDenied")] {
+            let refused = together(Some("Denied"), other).unwrap_err();
+            assert!(refused.to_string().contains("same role"), "{refused}");
+        }
     }
 }

@@ -604,6 +604,7 @@ fn every_command_has_help_with_an_example() {
         "keys reseal",
         "exec",
         "aws credential-process",
+        "aws trust-policy",
         "openapi",
         "health",
         "completions",
@@ -631,7 +632,7 @@ fn the_help_says_which_commands_there_are() {
       migrate      Bring the PostgreSQL database up to date
       dev          Try it: a broker on this machine, with samples, and the story played once
       exec         Run a command with a credential that lives as long as it runs
-      aws          Give AWS's own tools their credentials
+      aws          Credentials for AWS's own tools, and what roles have to trust
       request      Ask for a credential
       task         Heartbeat, complete, abort, show and list tasks
       sessions     List, show and revoke sessions
@@ -822,4 +823,48 @@ fn policies_are_checked_against_a_configuration_without_its_secrets() {
         "{}",
         no_configuration.stderr
     );
+}
+
+#[test]
+fn the_trust_policy_of_a_role_is_printed_and_one_that_trusts_too_many_is_told() {
+    let example = include_str!("../../taskpass.example.toml");
+    let run = |more: &[&str], policy: &str| {
+        let arguments = ["aws", "trust-policy", "--resource", "reports-bucket"];
+        Launch::taskpass(arguments.iter().chain(more))
+            .config(example)
+            .file("has.json", policy)
+            .run()
+    };
+    for (more, subject) in [
+        (vec![], "resource:reports-bucket"),
+        (vec!["--revoker"], "revoker"),
+    ] {
+        let printed = run(&more, "");
+        assert_eq!(printed.code(), Some(0), "{}", printed.stderr);
+        assert!(
+            printed.stdout.contains(&format!("\"{subject}\"")),
+            "{}",
+            printed.stdout
+        );
+        let judged = run(
+            &[&more[..], &["--check", "has.json"]].concat(),
+            &printed.stdout,
+        );
+        assert_eq!(judged.code(), Some(0), "{}", judged.stderr);
+        let wider = printed.stdout.replace("StringEquals", "StringLike");
+        let judged = run(&[&more[..], &["--check", "has.json"]].concat(), &wider);
+        assert_eq!(judged.code(), Some(1), "{}", judged.stdout);
+        assert!(
+            judged.stderr.contains("no StringEquals on"),
+            "{}",
+            judged.stderr
+        );
+    }
+    for (more, policy) in [
+        (vec!["--check", "has.json"], "{"),
+        (vec!["--check", "nowhere.json"], ""),
+        (vec!["--resource", "orders-api"], ""),
+    ] {
+        assert_eq!(run(&more, policy).code(), Some(2), "{more:?}");
+    }
 }

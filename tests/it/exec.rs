@@ -319,7 +319,8 @@ async fn github_is_asked_for_a_token_for_the_broker_alone() {
         .await;
     let url = format!("{}/token?api-version=2.0", github.uri());
     let job = |secret: &str| {
-        exec_as(&fleet, &replica, &["--audience", AUDIENCE], &[], "echo ran")
+        let script = "echo ran; env | grep ACTIONS_ID_TOKEN || true";
+        exec_as(&fleet, &replica, &["--audience", AUDIENCE], &[], script)
             .env("ACTIONS_ID_TOKEN_REQUEST_URL", url.clone())
             .env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", secret)
             .run()
@@ -328,7 +329,7 @@ async fn github_is_asked_for_a_token_for_the_broker_alone() {
     assert_eq!(
         (ran.code(), ran.stdout.as_str()),
         (Some(0), "ran\n"),
-        "{}",
+        "the command cannot ask for tokens itself: {}",
         ran.stderr
     );
     let refused = job("wrong");

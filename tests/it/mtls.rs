@@ -89,9 +89,12 @@ fn refused_by_the_server(seen: std::io::Result<String>, what: &str) {
     assert!(gone || told, "{what}: {error}");
 }
 
-fn proof(key: &Key, url: &str) -> String {
+async fn proof(replica: &Replica, key: &Key, url: &str) -> String {
     let header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
-    let claims = json!({"jti": random_hex(16), "htm": "POST", "htu": url, "iat": unix_seconds()});
+    let claims = json!({
+        "jti": random_hex(16), "htm": "POST", "htu": url, "iat": unix_seconds(),
+        "nonce": replica.nonce().await,
+    });
     sign_jwt(&header, &claims, key)
 }
 
@@ -191,7 +194,12 @@ async fn a_handle_is_good_only_with_the_certificate_that_opened_its_task() {
             .header("authorization", format!("Handle {handle}"))
             .header(
                 "dpop",
-                proof(&key, &format!("https://{}{path}", replica.address)),
+                proof(
+                    &replica,
+                    &key,
+                    &format!("https://{}{path}", replica.address),
+                )
+                .await,
             );
         assert_problem(&send(request.json(&json!({}))).await, 404, "not-found");
     }
@@ -235,7 +243,8 @@ async fn a_dpop_proof_binds_before_the_certificate_and_a_bad_one_is_not_made_up_
     let with_proof = async |url: &str| {
         let request = own.request(Method::POST, "/v1/credentials");
         let request = request.bearer_auth(fleet.token());
-        send(request.header("dpop", proof(&key, url)).json(&body())).await
+        let proof = proof(&replica, &key, url).await;
+        send(request.header("dpop", proof).json(&body())).await
     };
     let granted = with_proof(&url).await.expect(201);
     assert_eq!(granted["credential"]["token_type"], "DPoP");

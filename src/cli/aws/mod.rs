@@ -2,12 +2,13 @@
 
 mod cache;
 mod credential_process;
+mod trust_policy;
 
 use clap::{Args, Subcommand};
 
 use super::Failure;
 
-/// Give AWS's own tools their credentials
+/// Credentials for AWS's own tools, and what roles have to trust
 #[derive(Args, Debug)]
 pub(super) struct Aws {
     #[command(subcommand)]
@@ -16,13 +17,15 @@ pub(super) struct Aws {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    CredentialProcess(credential_process::CredentialProcess),
+    CredentialProcess(Box<credential_process::CredentialProcess>),
+    TrustPolicy(trust_policy::TrustPolicy),
 }
 
 impl Aws {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::CredentialProcess(process) => process.run().await,
+            Command::TrustPolicy(policy) => policy.run(),
         }
     }
 }

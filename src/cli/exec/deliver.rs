@@ -18,7 +18,7 @@ use crate::ids::Random as _;
 
 /// Variables by which AWS's tools would find other credentials than the ones they are given, and by
 /// which the command could ask the broker in our name.
-const REMOVED: [&str; 17] = [
+const REMOVED: [&str; 19] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -36,6 +36,9 @@ const REMOVED: [&str; 17] = [
     "TASKPASS_TOKEN",
     "TASKPASS_TOKEN_FILE",
     "TASKPASS_KEY_FILE",
+    // With these it could have attestations made, for us or for anybody else.
+    "ACTIONS_ID_TOKEN_REQUEST_URL",
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
 ];
 
 /// What of our environment the command does not get, and what it gets beside.

@@ -18,6 +18,7 @@ mod deny;
 pub mod federation;
 pub mod policy;
 mod sts;
+pub mod trust;
 
 use std::sync::Arc;
 
