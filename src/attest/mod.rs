@@ -381,6 +381,7 @@ fn one_time(kind: &str, parts: &[&[u8]], expires_at: Timestamp) -> OneTime {
         input.extend_from_slice(part);
     }
     OneTime {
+        must_be_new: false,
         key: sha256(&input),
         binding: None,
         expires_at,

@@ -61,6 +61,8 @@ pub(super) struct Admission {
     pub(super) one_time: Vec<OneTime>,
     /// What the evidence is bound to, where it may come again.
     pub(super) evidence_binding: Option<[u8; 32]>,
+    /// Whether the evidence must never have been used, not even for this task.
+    pub(super) evidence_must_be_new: bool,
     /// The use of an `Idempotency-Key`.
     pub(super) retry: Option<RetryPlan>,
     /// The decision, once it is recorded.
@@ -186,6 +188,10 @@ impl Broker {
         {
             return Err(BrokerError::AlreadyIssued(first.facts.session));
         }
+        // Where nothing tells one run of the workload from another, another's key would do.
+        if task.owner_instance.is_none() && task.handle_key.is_none() {
+            return Err(BrokerError::AlreadyIssued(first.facts.session));
+        }
         if chain.state_at(case.now) != TaskState::Open {
             return Ok(Err(task_ended()));
         }
@@ -193,6 +199,9 @@ impl Broker {
         let digest = token_digest(handle.expose_secret());
         let mut admission = joined(case, &task, &chain, Some(digest));
         admission.handle = Some(handle);
+        // Else the very same bytes, captured, would get the credential and the handle. Where the
+        // task has a key, the fresh proof by it is what was not captured.
+        admission.evidence_must_be_new = task.handle_key.is_none();
         Ok(Ok(admission))
     }
 
@@ -271,6 +280,7 @@ impl Broker {
             chain,
             sessions: delegation.sessions,
             one_time: OneTime {
+                must_be_new: false,
                 key: digest,
                 binding: None,
                 expires_at: delegation.expires_at,
@@ -423,6 +433,7 @@ fn opened(
         covered_by: None,
         one_time: parent.map(|parent| parent.one_time).into_iter().collect(),
         evidence_binding: None,
+        evidence_must_be_new: false,
         retry: None,
         decision: None,
         plan: TaskPlan::Open {
@@ -457,6 +468,7 @@ fn joined(
         covered_by: None,
         one_time: Vec::new(),
         evidence_binding: None,
+        evidence_must_be_new: false,
         retry: None,
         decision: None,
         plan: TaskPlan::Join {

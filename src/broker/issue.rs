@@ -285,6 +285,7 @@ impl Broker {
         if let Some(admission) = &judged.admission {
             one_time.extend(admission.one_time.iter().copied());
             one_time[0].binding = admission.evidence_binding.or(one_time[0].binding);
+            one_time[0].must_be_new = admission.evidence_must_be_new;
         }
         let request = Request {
             entry: Entry::Decide(Box::new(decide)),

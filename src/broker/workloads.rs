@@ -131,6 +131,7 @@ impl Broker {
             claims: BTreeMap::new(),
             reuse: Reuse::Once,
             evidence: OneTime {
+                must_be_new: false,
                 key: [0; 32],
                 binding: None,
                 expires_at: Timestamp::EPOCH,

@@ -113,6 +113,8 @@ pub struct OneTime {
     pub key: [u8; 32],
     /// With a binding the key may be seen again, with the same binding.
     pub binding: Option<[u8; 32]>,
+    /// Whether it has to be unused even so: a request that is repeated needs other evidence.
+    pub must_be_new: bool,
     /// When it may be forgotten: after this the evidence is refused for its age.
     pub expires_at: Timestamp,
 }

@@ -554,7 +554,9 @@ impl<'a> Batch<'a> {
         one_time.iter().any(|once| match self.used.get(&once.key) {
             None => false,
             // Bound evidence may come again, with the same binding.
-            Some(Some(binding)) => once.binding.is_none_or(|own| own.as_slice() != binding),
+            Some(Some(binding)) => {
+                once.must_be_new || once.binding.is_none_or(|own| own.as_slice() != binding)
+            }
             Some(None) => true,
         })
     }

@@ -556,6 +556,7 @@ impl Run<'_> {
             claims: who.claims.clone(),
             reuse: Reuse::Once,
             evidence: OneTime {
+                must_be_new: false,
                 key: [0; 32],
                 binding: None,
                 expires_at: Timestamp::MAX,

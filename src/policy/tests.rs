@@ -158,6 +158,7 @@ fn workload(attestor: &str, name: &str, claims: &[(&str, ClaimValue)]) -> Worklo
             .collect(),
         reuse: Reuse::Once,
         evidence: OneTime {
+            must_be_new: false,
             key: [0; 32],
             binding: None,
             expires_at: Timestamp::MAX,

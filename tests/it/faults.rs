@@ -293,6 +293,7 @@ fn consume(rig: &Rig, n: usize) -> Request {
     Request {
         entry: Entry::Consume,
         one_time: vec![OneTime {
+            must_be_new: false,
             key,
             binding: None,
             expires_at: rig.now().plus_seconds(60),

@@ -221,6 +221,20 @@ on_both_stores! {
         assert_problem(&ask(replica, &once, None, &guessed).await, 404, "not-found");
         let again = ask(replica, &once, None, &joining(&granted)).await.expect(201);
         assert_eq!(again["task"]["id"], granted["task"]["id"]);
+        // A request that is repeated to the byte gets nothing, whatever its key.
+        let keyed = |token: String| {
+            let request = replica.client.request(Method::POST, "/v1/credentials");
+            let request = request.header("idempotency-key", "\"k\"").bearer_auth(token);
+            send(request.json(&body()))
+        };
+        let third = token(fleet, PER_TASK);
+        let first = keyed(third.clone()).await.expect(201);
+        attestation_failed(&keyed(third.clone()).await);
+        ask(replica, &third, None, &joining(&first)).await.expect(201);
+        let fresh = token(fleet, PER_TASK);
+        let retried = keyed(fresh.clone()).await.expect(201);
+        assert_eq!(retried["task"]["id"], first["task"]["id"]);
+        ask(replica, &fresh, None, &joining(&retried)).await.expect(201);
         // Nor does it get into another task of the same workload and run, with that one's handle.
         let other = token(fleet, PER_TASK);
         let second = ask(replica, &other, None, &body()).await.expect(201);

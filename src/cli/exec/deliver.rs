@@ -130,6 +130,8 @@ impl Delivered {
                     How::File => {
                         let made = PrivateFile::with(&shared_credentials(granted))?;
                         set.push(("AWS_SHARED_CREDENTIALS_FILE".into(), made.name()));
+                        // Its profiles may name roles and logins, which some tools try first.
+                        set.push(("AWS_CONFIG_FILE".into(), "/dev/null".into()));
                         file = Some(made);
                     }
                     How::Endpoint => {
