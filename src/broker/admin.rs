@@ -160,7 +160,8 @@ impl Broker {
         if self.may(&caller, action)? {
             return Ok(caller);
         }
-        Err(BrokerError::Forbidden(action.as_str()))
+        let refused = BrokerError::Forbidden(action.as_str());
+        Err(self.refused(caller.one_time, refused).await)
     }
 
     /// The roles that admins bound to an identity. A row that was not written by us is an alarm,
@@ -209,7 +210,8 @@ impl Broker {
         let caller = self.admin(evidence, AdminAction::ManageAdmins).await?;
         if caller.identity() == Some(&identity) {
             // Nobody widens their own.
-            return Err(BrokerError::Forbidden("manageAdmins"));
+            let refused = BrokerError::Forbidden("manageAdmins");
+            return Err(self.refused(caller.one_time, refused).await);
         }
         if !crate::policy::is_role(&role) {
             return Err(BrokerError::Invalid {
@@ -261,6 +263,13 @@ impl Broker {
             Appended::Replayed => Err(BrokerError::Replayed),
             _ => Err(BrokerError::FailClosed("the act was not recorded".into())),
         }
+    }
+
+    /// What a caller is told that may not do this: its evidence is used up as if it had been let
+    /// in, so that whoever saw the call cannot send it again when it may.
+    pub(super) async fn refused(&self, one_time: Vec<OneTime>, error: BrokerError) -> BrokerError {
+        let consumed = self.consume(one_time, self.now()).await;
+        consumed.err().unwrap_or(error)
     }
 
     /// Uses up the evidence of a call that only reads.

@@ -79,11 +79,13 @@ impl Broker {
         let asked = self.now();
         let caller = self.caller(evidence).await?;
         let session = self.store().session(id).await?;
-        let session = session.ok_or(BrokerError::NotFound("session"))?;
-        let own = caller.owns(&session.workload, session.instance.as_ref());
-        if !own && !self.may(&caller, AdminAction::RevokeSession)? {
-            return Err(BrokerError::NotFound("session"));
-        }
+        let admin = self.may(&caller, AdminAction::RevokeSession)?;
+        let theirs = session
+            .filter(|session| admin || caller.owns(&session.workload, session.instance.as_ref()));
+        let Some(session) = theirs else {
+            let refused = BrokerError::NotFound("session");
+            return Err(self.refused(caller.one_time, refused).await);
+        };
         let entry = EndSession {
             session: id,
             state: ending_state(&session),
@@ -147,10 +149,7 @@ impl Broker {
             dry_run,
         } = ask;
         let asked = self.now();
-        let caller = self.caller(evidence).await?;
-        if !self.may(&caller, AdminAction::RevokeMany)? {
-            return Err(BrokerError::Forbidden("revokeMany"));
-        }
+        let caller = self.admin(evidence, AdminAction::RevokeMany).await?;
         let place = if widen {
             Some(self.widened_place(&selector)?)
         } else {
@@ -230,16 +229,14 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn lift(&self, evidence: &Evidence, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let now = self.now();
-        let caller = self.caller(evidence).await?;
-        if !self.may(&caller, AdminAction::LiftCutoff)? {
-            return Err(BrokerError::Forbidden("liftCutoff"));
-        }
+        let caller = self.admin(evidence, AdminAction::LiftCutoff).await?;
         let cutoff = self.genuine_cutoff(id).await?;
         if let Selector::Workload(blocked) = &cutoff.selector
             && caller.identity() == Some(blocked)
         {
             // Nobody lets themselves in again.
-            return Err(BrokerError::Forbidden("liftCutoff"));
+            let refused = BrokerError::Forbidden("liftCutoff");
+            return Err(self.refused(caller.one_time, refused).await);
         }
         if cutoff.lifted_index.is_some() {
             self.consume(caller.one_time.clone(), now).await?;

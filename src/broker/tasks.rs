@@ -423,39 +423,44 @@ impl Broker {
         admins: Option<AdminAction>,
         now: Timestamp,
     ) -> Result<Owner, BrokerError> {
-        let not_found = || BrokerError::NotFound("task");
+        let not_found = BrokerError::NotFound("task");
         match authority {
             TaskAuthority::Handle(handle, evidence) => {
                 let proof = handle_proof(&evidence, now)?;
-                let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;
                 let digest = token_digest(handle.expose_secret());
                 let certificate = certificate::key(&evidence);
                 let proved = proof.as_ref().map(|proof| &proof.key);
                 let proved = proved.or(certificate.as_ref());
-                if !digests_equal(&digest, &task.handle_digest) || !key_fits(&task, proved) {
-                    return Err(not_found());
-                }
+                let found = self.task_with_chain(id).await?.filter(|(task, _)| {
+                    digests_equal(&digest, &task.handle_digest) && key_fits(task, proved)
+                });
+                let one_time = proof.map(|proof| proof.one_time).into_iter().collect();
+                let Some((task, chain)) = found else {
+                    return Err(self.refused(one_time, not_found).await);
+                };
                 Ok(Owner {
                     task,
                     chain,
-                    one_time: proof.map(|proof| proof.one_time).into_iter().collect(),
+                    one_time,
                     by: "handle".into(),
                 })
             }
             TaskAuthority::Owner(evidence) => {
                 let caller = self.caller(&evidence).await?;
-                let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;
-                // Without an instance every run of the workload looks alike: the handle is needed.
-                let own = task.owner_instance.is_some()
-                    && caller.owns(&task.owner, task.owner_instance.as_ref());
                 // To end a task is not to keep it alive, nor to lend what it has.
                 let admin = match admins {
                     Some(action) => self.may(&caller, action)?,
                     None => false,
                 };
-                if !own && !admin {
-                    return Err(not_found());
-                }
+                // Without an instance every run of the workload looks alike: the handle is needed.
+                let found = self.task_with_chain(id).await?.filter(|(task, _)| {
+                    let own = task.owner_instance.is_some()
+                        && caller.owns(&task.owner, task.owner_instance.as_ref());
+                    own || admin
+                });
+                let Some((task, chain)) = found else {
+                    return Err(self.refused(caller.one_time, not_found).await);
+                };
                 Ok(Owner {
                     task,
                     chain,

@@ -96,7 +96,9 @@ impl Broker {
             jwk: json,
             mac: Vec::new(),
         };
-        self.check_lends_no_right(&caller, &row).await?;
+        if let Err(refused) = self.check_lends_no_right(&caller, &row).await {
+            return Err(self.refused(caller.one_time, refused).await);
+        }
         let mac = self.parts.mac.tag(KEY_MAC, &fields(&row));
         let change = WorkloadKeyChange {
             attestor: row.attestor,

@@ -212,6 +212,12 @@ impl<'d> Checker<'d> {
                 1,
                 1_000_000,
             ),
+            (
+                "max_connections_per_address",
+                server.connections_per_address() as u64,
+                1,
+                1_000_000,
+            ),
         ];
         for (name, value, min, max) in ranges {
             self.range(&format!("server.{name}"), value, min, max);

@@ -82,6 +82,9 @@ pub struct Server {
     /// Connections at once; more are refused.
     #[serde(default = "default_max_connections")]
     pub max_connections: usize,
+    /// Connections at once from one address; more are refused.
+    #[serde(default)]
+    pub max_connections_per_address: Option<usize>,
     /// Whether the ledger's keys, checkpoint and hash tiles are for everyone. Entries never are.
     #[serde(default)]
     pub public_ledger: bool,
@@ -115,6 +118,16 @@ fn default_request_timeout_seconds() -> u64 {
 
 fn default_header_timeout_seconds() -> u64 {
     5
+}
+
+impl Server {
+    /// Connections at once from one address: where nothing is said an eighth of all, so that one
+    /// cannot keep the others out, and not so few that a small limit troubles honest pools.
+    #[must_use]
+    pub fn connections_per_address(&self) -> usize {
+        let share = (self.max_connections / 8).max(64);
+        self.max_connections_per_address.unwrap_or(share)
+    }
 }
 
 /// Ten thousand that say nothing leave room for those who speak.

@@ -1,8 +1,11 @@
-//! The limit by address, before anything is read or verified.
+//! The limits by address, before anything is read or verified: how many requests a second, and how
+//! many connections at once.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
@@ -42,17 +45,71 @@ impl AddressLimiter {
         if self.seen.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.limiter.retain_recent();
         }
-        // On a dual-stack listener IPv4 comes as ::ffff:a.b.c.d, all of it in one /64.
-        let address = match address.to_canonical() {
-            address @ IpAddr::V4(_) => address,
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
-        };
         self.limiter
-            .check_key(&address)
+            .check_key(&counted_as(address))
             .map_err(|not_until| not_until.wait_time_from(self.clock.now()).as_secs() + 1)
+    }
+}
+
+/// What an address is counted as.
+fn counted_as(address: IpAddr) -> IpAddr {
+    // On a dual-stack listener IPv4 comes as ::ffff:a.b.c.d, all of it in one /64.
+    match address.to_canonical() {
+        address @ IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+/// Connections at once by address. Whoever holds one that was used is not timed out, and so could
+/// hold them all.
+pub(super) struct AddressConnections {
+    most: usize,
+    held: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One connection's place; free again when it is dropped.
+pub struct Place {
+    address: IpAddr,
+    connections: Arc<AddressConnections>,
+}
+
+impl AddressConnections {
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            most,
+            held: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// A place for one more; none if the address has all of its.
+    pub(super) fn place(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = counted_as(address);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(address).or_insert(0);
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Place {
+            address,
+            connections: Arc::clone(self),
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let held = &self.connections.held;
+        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.address);
+            }
+        }
     }
 }
 
@@ -91,6 +148,20 @@ mod tests {
         let seconds = limiter.check(address).unwrap_err();
         assert!((1..=2).contains(&seconds), "{seconds}");
         assert!(limiter.check("192.0.2.2".parse().unwrap()).is_ok());
+    }
+
+    #[test]
+    fn an_address_has_its_connections_and_gets_no_more_until_one_has_gone() {
+        let connections = Arc::new(AddressConnections::new(2));
+        let place = |address: &str| connections.place(address.parse().unwrap());
+        let first = place("2001:db8::1").unwrap();
+        let _second = place("2001:db8::2").unwrap();
+        assert!(place("2001:db8::3").is_none());
+        let other = place("::ffff:192.0.2.1").unwrap();
+        drop(first);
+        assert!(place("2001:db8::3").is_some());
+        drop(other);
+        assert_eq!(connections.held.lock().unwrap().len(), 1, "who has none");
     }
 
     #[test]

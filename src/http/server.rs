@@ -16,9 +16,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpSocket, TcpStream};
+use tower_http::add_extension::AddExtension;
 use tracing::warn;
 
 use super::client_certificates::Possession;
+use super::limits::{AddressConnections, Place};
 use super::{AppState, router};
 use crate::broker::Broker;
 use crate::config::{ClientCertificates, Config, Tls};
@@ -63,10 +65,11 @@ pub async fn start(
     let mut server = axum_server::from_tcp(listener)?
         .handle(handle.clone())
         .first_request_timeout(headers)
-        .acceptor(Bounded {
-            handle: handle.clone(),
-            connections: settings.max_connections,
-        });
+        .acceptor(Bounded::new(
+            handle.clone(),
+            settings.max_connections,
+            settings.connections_per_address(),
+        ));
     let http = server.http_builder();
     http.http1()
         .header_read_timeout(headers)
@@ -186,21 +189,39 @@ fn authorities_of(path: &Path) -> io::Result<RootCertStore> {
 
 /// Accepts so many connections at once; one too many is closed before a byte of it is read.
 #[derive(Clone)]
-struct Bounded {
+pub struct Bounded {
     handle: Handle<SocketAddr>,
     connections: usize,
+    by_address: Arc<AddressConnections>,
+}
+
+impl Bounded {
+    /// Of a server's handle: so many connections, and so many of them from one address.
+    #[must_use]
+    pub fn new(handle: Handle<SocketAddr>, connections: usize, of_one_address: usize) -> Self {
+        Self {
+            handle,
+            connections,
+            by_address: Arc::new(AddressConnections::new(of_one_address)),
+        }
+    }
 }
 
 impl<S> Accept<TcpStream, S> for Bounded {
     type Stream = TcpStream;
-    type Service = S;
-    type Future = Ready<io::Result<(TcpStream, S)>>;
+    /// A connection's place is its service's: both are dropped when it is over.
+    type Service = AddExtension<S, Arc<Place>>;
+    type Future = Ready<io::Result<(TcpStream, Self::Service)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         // The one that is being accepted is counted already.
         if self.handle.connection_count() > self.connections {
             return ready(Err(io::Error::other("too many connections")));
         }
-        ready(stream.set_nodelay(true).map(|()| (stream, service)))
+        ready(stream.set_nodelay(true).and_then(|()| {
+            let place = self.by_address.place(stream.peer_addr()?.ip());
+            let place = place.ok_or_else(|| io::Error::other("too many of one address"))?;
+            Ok((stream, AddExtension::new(service, Arc::new(place))))
+        }))
     }
 }

@@ -1,9 +1,11 @@
 //! Those who open connections and say nothing, or speak a byte at a time: they are cut off in time,
 //! and until then they take nothing from those who speak.
 
-use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
+
+use tokio::net::TcpSocket;
 
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::http::{
@@ -41,7 +43,8 @@ async fn ten_thousand_open_connections_do_not_stop_the_service() {
     // Before the broker is started: it inherits the limit.
     allow_open_files(count + OTHER_FILES);
     // They are to stay open until the end of the test.
-    let (fleet, replica) = Fleet::start_with("header_timeout_seconds = 15").await;
+    let (fleet, replica) =
+        Fleet::start_with("header_timeout_seconds = 15\nmax_connections_per_address = 12000").await;
     let idle = open_sockets(replica.address, count);
     let began = Instant::now();
     for _ in 0..5 {
@@ -65,6 +68,39 @@ async fn one_connection_too_many_is_closed_and_its_place_is_free_again_in_time()
     let idle = open_sockets(replica.address, 20);
     // Those beyond the bound are closed unheard, and the silent ones when their time is over.
     until("there is room again", SOON, async || still_open(&idle) == 0).await;
+    is_served(&fleet, &replica).await;
+}
+
+/// Whether a request on this connection is answered; it stays open.
+fn answers(mut stream: &TcpStream) -> bool {
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let asked = stream.write_all(b"GET /livez HTTP/1.1\r\nHost: broker\r\n\r\n");
+    asked.is_ok() && stream.read(&mut [0; 12]).is_ok_and(|read| read > 0)
+}
+
+/// A connection from another address of this machine.
+async fn from_elsewhere(server: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let stream = socket.connect(server).await.unwrap().into_std().unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_keeps_its_connections_open_gets_no_more_of_them() {
+    let (fleet, replica) = Fleet::start_with("max_connections_per_address = 6").await;
+    let held = open_sockets(replica.address, 20);
+    // Those that were used are not timed out. The test's own client has some of the six.
+    let used = held.iter().filter(|stream| answers(stream)).count();
+    assert!((1..=6).contains(&used), "{used} of 20");
+    assert!(!answers(&open_sockets(replica.address, 1)[0]));
+    assert!(answers(&from_elsewhere(replica.address).await));
+    drop(held);
+    until("their places are free again", SOON, async || {
+        answers(&open_sockets(replica.address, 1)[0])
+    })
+    .await;
     is_served(&fleet, &replica).await;
 }
 

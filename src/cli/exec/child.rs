@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self as signal, SignalKind};
 use tokio::time::timeout;
 
 use super::Ended;
@@ -21,6 +21,42 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The exit codes of shells for a command that is not there, or cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
+
+/// The signals that are passed on. From their making on they no longer end this process, so that
+/// what is put somewhere for the command is always taken away again.
+pub(super) struct Signals {
+    terminate: signal::Signal,
+    hangup: signal::Signal,
+    interrupt: signal::Signal,
+    quit: signal::Signal,
+    user1: signal::Signal,
+    user2: signal::Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let listen = |kind| signal::signal(kind).map_err(Failure::unestablished);
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+            user1: listen(SignalKind::user_defined1())?,
+            user2: listen(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.hangup.recv() => Signal::HUP,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.quit.recv() => Signal::QUIT,
+            _ = self.user1.recv() => Signal::USR1,
+            _ = self.user2.recv() => Signal::USR2,
+        }
+    }
+}
 
 /// A running command.
 pub(super) struct Child(tokio::process::Child);
@@ -49,25 +85,13 @@ impl Child {
     }
 
     /// Waits for its end, and passes signals on meanwhile.
-    pub(super) async fn wait(&mut self) -> Result<Ended, Failure> {
-        let listen = |kind| signal(kind).map_err(Failure::unestablished);
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut hangup = listen(SignalKind::hangup())?;
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut quit = listen(SignalKind::quit())?;
-        let mut user1 = listen(SignalKind::user_defined1())?;
-        let mut user2 = listen(SignalKind::user_defined2())?;
+    pub(super) async fn wait(&mut self, signals: &mut Signals) -> Result<Ended, Failure> {
         // What is typed at a terminal reaches the command without us.
         let typed = std::io::stdin().is_terminal();
         loop {
             let received = tokio::select! {
                 ended = self.0.wait() => return ended.map(outcome).map_err(Failure::unestablished),
-                _ = terminate.recv() => Signal::TERM,
-                _ = hangup.recv() => Signal::HUP,
-                _ = interrupt.recv() => Signal::INT,
-                _ = quit.recv() => Signal::QUIT,
-                _ = user1.recv() => Signal::USR1,
-                _ = user2.recv() => Signal::USR2,
+                received = signals.next() => received,
             };
             if !(typed && [Signal::INT, Signal::QUIT].contains(&received)) {
                 self.send(received);

@@ -75,11 +75,7 @@ pub(super) struct Delivered {
 
 impl Delivered {
     /// Puts it there.
-    pub(super) async fn prepare(
-        to: To<'_>,
-        granted: &Value,
-        asker: Asker,
-    ) -> Result<Self, Failure> {
+    pub(super) fn prepare(to: To<'_>, granted: &Value, asker: Asker) -> Result<Self, Failure> {
         let To { how, variable, .. } = to;
         let mut remove: Vec<String> = REMOVED.map(str::to_owned).to_vec();
         remove.extend(to.hidden);
@@ -135,7 +131,7 @@ impl Delivered {
                         file = Some(made);
                     }
                     How::Endpoint => {
-                        let made = Endpoint::start(granted, asker).await?;
+                        let made = Endpoint::start(granted, asker)?;
                         set.extend(made.variables());
                         // Files come before an endpoint when AWS's tools look.
                         for name in ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"] {

@@ -5,18 +5,21 @@
 //! another only when little of that is left. When the task is over nobody gets anything any more,
 //! not even who was being answered.
 
+use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use axum_server::Handle;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
-use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
 use crate::cli::held::{Asker, Held};
@@ -24,7 +27,12 @@ use crate::cli::lease::Never;
 use crate::cli::{Failure, output};
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::random::SystemRandom;
+use crate::http::server::Bounded;
 use crate::ids::Random as _;
+
+/// Connections at once, and the longest time for a request's head.
+const MAX_CONNECTIONS: usize = 16;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An endpoint that listens.
 pub(super) struct Endpoint {
@@ -52,10 +60,11 @@ impl Drop for Closing {
 
 impl Endpoint {
     /// Listens on a port of this machine.
-    pub(super) async fn start(granted: &Value, asker: Asker) -> Result<Self, Failure> {
+    pub(super) fn start(granted: &Value, asker: Asker) -> Result<Self, Failure> {
         let failed =
             |error: std::io::Error| Failure::Unestablished(format!("no endpoint: {error}"));
-        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
+        let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
         let mut bytes = [0; 16];
         SystemRandom::default()
@@ -93,7 +102,7 @@ impl Endpoint {
         let app = Router::new()
             .route("/credentials", get(credentials))
             .with_state(self.shared);
-        if let Err(error) = axum::serve(self.listener, app).await {
+        if let Err(error) = bounded(self.listener, app).await {
             // Nothing is left to be done when even this cannot be written.
             drop(output::note(format!(
                 "taskpass: the endpoint ended: {error}"
@@ -101,6 +110,19 @@ impl Endpoint {
         }
         std::future::pending().await
     }
+}
+
+/// Others on this machine can reach the port: they get no answer, and must not take up our files
+/// and memory either.
+async fn bounded(listener: TcpListener, app: Router) -> io::Result<()> {
+    let handle = Handle::new();
+    let mut server = axum_server::from_tcp(listener)?
+        .handle(handle.clone())
+        .first_request_timeout(REQUEST_TIMEOUT)
+        .acceptor(Bounded::new(handle, MAX_CONNECTIONS, MAX_CONNECTIONS));
+    let http = server.http_builder();
+    http.http1().header_read_timeout(REQUEST_TIMEOUT);
+    server.serve(app.into_make_service()).await
 }
 
 async fn credentials(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use self::child::Child;
+use self::child::{Child, Signals};
 use self::deliver::Delivered;
 use super::client::{Address, Client};
 use super::evidence::EvidenceArgs;
@@ -97,14 +97,15 @@ impl Exec {
             // The command does not get what its own attestation was read from.
             hidden: self.evidence.variable(),
         };
-        let mut delivered = Delivered::prepare(to, &granted, asker).await?;
+        let mut signals = Signals::listen()?;
+        let mut delivered = Delivered::prepare(to, &granted, asker)?;
         let mut child = match Child::start(&self.command, &delivered.environment) {
             Ok(child) => child,
             Err(code) => return Ok(Ended::Code(code)),
         };
         let serving = delivered.serve();
         tokio::select! {
-            ended = child.wait() => ended,
+            ended = child.wait(&mut signals) => ended,
             why = lease.keep() => {
                 output::note(format!("taskpass: {why}; the command is told to stop"))?;
                 child.stop().await;
