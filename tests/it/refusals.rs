@@ -265,6 +265,22 @@ on_both_stores! {
         }
     }
 
+    async fn who_may_not_act_cannot_send_the_same_again(fleet, replica) {
+        let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let everything = json!({"selector": {"all": true}, "reason": "x"});
+        for (path, body, status, code) in [
+            ("/v1/revocations".into(), everything, 403, "forbidden"),
+            (format!("/v1/sessions/{unknown}/revoke"), json!({}), 404, "not-found"),
+            (format!("/v1/tasks/{unknown}/abort"), json!({}), 404, "not-found"),
+        ] {
+            let token = fleet.token();
+            let refused = replica.client.post_json(&token, &path, &body).await;
+            assert_problem(&refused, status, code);
+            let again = replica.client.post_json(&token, &path, &body).await;
+            assert_problem(&again, 401, "attestation-failed");
+        }
+    }
+
     async fn slow_and_many_clients_do_not_stop_the_service(fleet, replica) {
         let idle = open_sockets(replica.address, 1_000);
         let head = b"POST /v1/credentials HTTP/1.1\r\nHost: x\r\nX-Slow: ".to_vec();
