@@ -35,14 +35,16 @@
 //! # Saying it
 //! A [`Checkpoint`] is a tree's origin, size and root as text, signed as a C2SP [`Note`] by the
 //! log's Ed25519 key ([`VerifierKey`]). A [`Receipt`] is a leaf, its proof and a checkpoint in
-//! JSON; a [`TlogProof`] is the same in C2SP's text form. Signing needs a key and is done
-//! elsewhere: here a note's text goes out, and a signature comes in ([`sign_note`]).
+//! JSON; a [`TlogProof`] is the same in C2SP's text form; a [`LogReader`] reads a whole log from a
+//! file. Signing needs a key and is done elsewhere: here a note's text goes out, and a signature
+//! comes in ([`sign_note`]).
 //!
 //! Parsers are strict: one text for one value, every length bounded, no panic on any input.
 
 mod checkpoint;
 mod edge;
 mod hash;
+mod log_file;
 mod note;
 mod plan;
 mod proof;
@@ -58,6 +60,9 @@ mod testing;
 pub use checkpoint::{Checkpoint, CheckpointError, MAX_ORIGIN_BYTES, SignedCheckpoint};
 pub use edge::{BatchProver, Edge, EdgeError, Frontier};
 pub use hash::{EMPTY_ROOT, Hash, HashError, leaf_hash, node_hash, root_of};
+pub use log_file::{
+    LOG_FILE_FORMAT, LogEntry, LogFileError, LogReader, write_log_entry, write_log_head,
+};
 pub use note::{
     KeyError, MAX_KEY_NAME_BYTES, MAX_NOTE_BYTES, MAX_NOTE_SIGNATURES, Note, NoteError,
     NoteSignature, VerifiedNote, VerifierKey, note_signature_line, sign_note,

@@ -1,0 +1,395 @@
+//! A whole log in one file: a signed checkpoint, and every leaf under it, one a line.
+//!
+//! The first line is a JSON object with `format` ([`LOG_FILE_FORMAT`]) and `checkpoint`, the signed
+//! note. Each further line is a JSON object with `index` and either `leaf`, the leaf's bytes in
+//! base64, or, where the body was pruned, `hash`, the leaf's hash. Lines are in the order of the
+//! log, from 0, and as many as the checkpoint has leaves: whoever reads to the end knows whether
+//! they are what was signed. Nothing but the tree's edge is kept in memory meanwhile.
+
+use std::io::{self, BufRead, Read as _, Write};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::{CheckpointError, SignedCheckpoint};
+use super::edge::Edge;
+use super::hash::{Hash, leaf_hash};
+use super::note::{MAX_NOTE_BYTES, VerifierKey};
+use super::tile::TILE_WIDTH;
+use crate::domain::limits::MAX_LEAF_BYTES;
+
+/// What the first line calls the format.
+pub const LOG_FILE_FORMAT: &str = "taskpass-log@v1";
+
+/// The longest line: the checkpoint with every newline escaped, or a leaf in base64.
+const MAX_LINE_BYTES: u64 = 2 * MAX_NOTE_BYTES as u64;
+
+/// One entry of a log file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its place in the log.
+    pub index: u64,
+    /// Its hash.
+    pub hash: Hash,
+    /// Its bytes; none where they were pruned.
+    pub leaf: Option<Vec<u8>>,
+}
+
+/// Why a file is not the log that it says it is.
+#[derive(Debug, thiserror::Error)]
+pub enum LogFileError {
+    /// The file cannot be read.
+    #[error("the log cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// The first line is not this format's.
+    #[error("the file does not begin as a log does: {0}")]
+    Head(String),
+    /// The checkpoint does not hold.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A line is longer than any entry.
+    #[error("line {0} is longer than any entry")]
+    TooLong(u64),
+    /// A line is not an entry.
+    #[error("line {line} is not an entry: {why}")]
+    Entry {
+        /// The line, from 1.
+        line: u64,
+        /// Why not.
+        why: String,
+    },
+    /// An entry is not the next one.
+    #[error("line {line} holds entry {found}, not {expected}: the log is reordered or incomplete")]
+    Order {
+        /// The line, from 1.
+        line: u64,
+        /// The index that comes next.
+        expected: u64,
+        /// The index there.
+        found: u64,
+    },
+    /// The file ends too early, or does not end.
+    #[error("the file holds {found} entries, its checkpoint is of {expected}")]
+    Size {
+        /// Leaves of the checkpoint.
+        expected: u64,
+        /// Entries found; of more only one is counted.
+        found: u64,
+    },
+    /// The entries are not the ones that were signed.
+    #[error("the entries' root is {found}, the log signed {expected}")]
+    Root {
+        /// What the checkpoint says.
+        expected: Hash,
+        /// What the entries come to.
+        found: Hash,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    format: String,
+    checkpoint: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    index: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leaf: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hash: Option<Hash>,
+}
+
+/// Reads a log file entry by entry. Nothing of it is established before
+/// [`finish`](Self::finish) has said so.
+pub struct LogReader<R> {
+    input: R,
+    line: u64,
+    checkpoint: SignedCheckpoint,
+    edge: Edge,
+    /// Hashes that are not in the edge yet.
+    pending: Vec<Hash>,
+}
+
+impl<R: BufRead> LogReader<R> {
+    /// Reads the first line. One of `keys` must be of the log that the checkpoint names.
+    pub fn open(mut input: R, keys: &[VerifierKey]) -> Result<Self, LogFileError> {
+        let Some(first) = next_line(&mut input, 1)? else {
+            return Err(LogFileError::Head("it is empty".into()));
+        };
+        let head: Head = serde_json::from_slice(&first)
+            .map_err(|error| LogFileError::Head(error.to_string()))?;
+        if head.format != LOG_FILE_FORMAT {
+            return Err(LogFileError::Head(format!(
+                "its format is not {LOG_FILE_FORMAT}"
+            )));
+        }
+        Ok(Self {
+            input,
+            line: 1,
+            checkpoint: SignedCheckpoint::open(head.checkpoint.as_bytes(), keys)?,
+            edge: Edge::empty(),
+            pending: Vec::with_capacity(TILE_WIDTH),
+        })
+    }
+
+    /// The checkpoint under which the entries are meant to be.
+    #[must_use]
+    pub fn checkpoint(&self) -> &SignedCheckpoint {
+        &self.checkpoint
+    }
+
+    /// The next entry; none at the end.
+    pub fn next_entry(&mut self) -> Result<Option<LogEntry>, LogFileError> {
+        let line = self.line + 1;
+        let Some(bytes) = next_line(&mut self.input, line)? else {
+            return Ok(None);
+        };
+        self.line = line;
+        let entry = parse_entry(&bytes).map_err(|why| LogFileError::Entry { line, why })?;
+        let expected = self.read();
+        if entry.index != expected {
+            return Err(LogFileError::Order {
+                line,
+                expected,
+                found: entry.index,
+            });
+        }
+        let size = self.checkpoint.checkpoint().size;
+        if expected >= size {
+            return Err(LogFileError::Size {
+                expected: size,
+                found: expected + 1,
+            });
+        }
+        self.pending.push(entry.hash);
+        if self.pending.len() == TILE_WIDTH {
+            self.edge.append(&self.pending);
+            self.pending.clear();
+        }
+        Ok(Some(entry))
+    }
+
+    /// Entries that were read.
+    fn read(&self) -> u64 {
+        self.edge.size() + self.pending.len() as u64
+    }
+
+    /// Whether what was read, to the end, is what was signed.
+    pub fn finish(mut self) -> Result<SignedCheckpoint, LogFileError> {
+        while self.next_entry()?.is_some() {}
+        self.edge.append(&self.pending);
+        let signed = self.checkpoint.checkpoint();
+        if self.edge.size() != signed.size {
+            return Err(LogFileError::Size {
+                expected: signed.size,
+                found: self.edge.size(),
+            });
+        }
+        if self.edge.root() != signed.root {
+            return Err(LogFileError::Root {
+                expected: signed.root,
+                found: self.edge.root(),
+            });
+        }
+        Ok(self.checkpoint)
+    }
+}
+
+fn next_line(input: &mut impl BufRead, number: u64) -> Result<Option<Vec<u8>>, LogFileError> {
+    let mut line = Vec::new();
+    input.take(MAX_LINE_BYTES).read_until(b'\n', &mut line)?;
+    match line.pop() {
+        None => Ok(None),
+        Some(b'\n') => Ok(Some(line)),
+        Some(_) if line.len() as u64 + 1 == MAX_LINE_BYTES => Err(LogFileError::TooLong(number)),
+        Some(last) => {
+            line.push(last);
+            Ok(Some(line))
+        }
+    }
+}
+
+fn parse_entry(line: &[u8]) -> Result<LogEntry, String> {
+    let line: Line = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let (hash, leaf) = match (line.leaf, line.hash) {
+        (Some(leaf), None) => {
+            let leaf = STANDARD
+                .decode(leaf)
+                .map_err(|_| "its leaf is not standard base64")?;
+            if leaf.len() > MAX_LEAF_BYTES {
+                return Err(format!("its leaf has more than {MAX_LEAF_BYTES} bytes"));
+            }
+            (leaf_hash(&leaf), Some(leaf))
+        }
+        (None, Some(hash)) => (hash, None),
+        _ => return Err("it has to hold either a leaf or a hash".into()),
+    };
+    Ok(LogEntry {
+        index: line.index,
+        hash,
+        leaf,
+    })
+}
+
+/// Writes the first line of a log file.
+pub fn write_log_head(output: &mut impl Write, checkpoint: &str) -> io::Result<()> {
+    let head = Head {
+        format: LOG_FILE_FORMAT.into(),
+        checkpoint: checkpoint.into(),
+    };
+    write_line(output, &head)
+}
+
+/// Writes the next entry of a log file.
+pub fn write_log_entry(output: &mut impl Write, entry: &LogEntry) -> io::Result<()> {
+    let leaf = entry.leaf.as_ref().map(|leaf| STANDARD.encode(leaf));
+    let line = Line {
+        index: entry.index,
+        hash: leaf.is_none().then_some(entry.hash),
+        leaf,
+    };
+    write_line(output, &line)
+}
+
+fn write_line(output: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *output, line)?;
+    output.write_all(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::checkpoint::Checkpoint;
+    use super::super::testing::TestLogKey;
+    use super::*;
+
+    const SIZE: u64 = 600;
+
+    fn key() -> TestLogKey {
+        TestLogKey::new("example.com/log", 1)
+    }
+
+    fn entries() -> Vec<LogEntry> {
+        (0..SIZE)
+            .map(|index| {
+                let leaf = format!("leaf {index}").into_bytes();
+                LogEntry {
+                    index,
+                    hash: leaf_hash(&leaf),
+                    leaf: (index % 7 != 0).then_some(leaf),
+                }
+            })
+            .collect()
+    }
+
+    fn file(entries: &[LogEntry]) -> Vec<u8> {
+        let mut edge = Edge::empty();
+        let hashes: Vec<Hash> = super::tests::entries().iter().map(|e| e.hash).collect();
+        edge.append(&hashes);
+        let checkpoint = Checkpoint::new("example.com/log", SIZE, edge.root()).unwrap();
+        let mut file = Vec::new();
+        write_log_head(&mut file, &key().sign(&checkpoint)).unwrap();
+        for entry in entries {
+            write_log_entry(&mut file, entry).unwrap();
+        }
+        file
+    }
+
+    fn read(file: &[u8]) -> Result<Vec<LogEntry>, LogFileError> {
+        let mut reader = LogReader::open(file, &[key().key])?;
+        let mut entries = Vec::new();
+        while let Some(entry) = reader.next_entry()? {
+            entries.push(entry);
+        }
+        reader.finish()?;
+        Ok(entries)
+    }
+
+    #[test]
+    fn what_was_written_is_read_again_pruned_bodies_and_all() {
+        assert_eq!(read(&file(&entries())).unwrap(), entries());
+        // Without a newline at the end, too.
+        let mut whole = file(&entries());
+        whole.pop();
+        assert_eq!(read(&whole).unwrap(), entries());
+    }
+
+    #[test]
+    fn a_log_that_lacks_repeats_or_reorders_entries_is_told_apart() {
+        let whole = entries();
+        let last = usize::try_from(SIZE).unwrap() - 1;
+        assert!(matches!(
+            read(&file(&whole[..last])),
+            Err(LogFileError::Size { expected: SIZE, .. })
+        ));
+        let mut longer = whole.clone();
+        longer.push(LogEntry {
+            index: SIZE,
+            ..whole[0].clone()
+        });
+        assert!(matches!(
+            read(&file(&longer)),
+            Err(LogFileError::Size { .. })
+        ));
+        let mut swapped = whole.clone();
+        swapped.swap(3, 4);
+        assert!(matches!(
+            read(&file(&swapped)),
+            Err(LogFileError::Order { line: 5, .. })
+        ));
+        let mut renumbered = swapped;
+        renumbered[3].index = 3;
+        renumbered[4].index = 4;
+        assert!(matches!(
+            read(&file(&renumbered)),
+            Err(LogFileError::Root { .. })
+        ));
+        let mut twice = whole;
+        twice[5].index = 4;
+        assert!(matches!(
+            read(&file(&twice)),
+            Err(LogFileError::Order { .. })
+        ));
+    }
+
+    #[test]
+    fn another_key_another_format_and_endless_lines_are_refused() {
+        let other = TestLogKey::new("example.com/log", 2);
+        let whole = file(&entries());
+        assert!(matches!(
+            LogReader::open(&whole[..], &[other.key]),
+            Err(LogFileError::Checkpoint(_))
+        ));
+        for head in [
+            "",
+            "{}\n",
+            "[]\n",
+            "{\"format\":\"x\",\"checkpoint\":\"\"}\n",
+        ] {
+            assert!(
+                matches!(read(head.as_bytes()), Err(LogFileError::Head(_))),
+                "{head}"
+            );
+        }
+        let begin = whole.split_inclusive(|byte| *byte == b'\n').next().unwrap();
+        let endless = io::Cursor::new(begin.to_vec()).chain(io::repeat(b' '));
+        let mut reader = LogReader::open(io::BufReader::new(endless), &[key().key]).unwrap();
+        assert!(matches!(reader.next_entry(), Err(LogFileError::TooLong(2))));
+        for line in [
+            "{\"index\":0}",
+            "{\"index\":0,\"leaf\":\"!\"}",
+            "{\"index\":-1}",
+            "\0",
+        ] {
+            let file = [begin, line.as_bytes()].concat();
+            assert!(
+                matches!(read(&file), Err(LogFileError::Entry { line: 2, .. })),
+                "{line}"
+            );
+        }
+    }
+}
