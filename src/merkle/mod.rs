@@ -51,6 +51,7 @@ mod proof;
 mod receipt;
 mod tile;
 mod tlog_proof;
+mod witness;
 
 #[cfg(test)]
 mod oracle;
@@ -75,6 +76,7 @@ pub use tile::{
     encode_entries, hashes_from_bytes, hashes_to_bytes,
 };
 pub use tlog_proof::{MAX_TLOG_PROOF_BYTES, TlogProof, TlogProofError};
+pub use witness::{Cosignature, WitnessKey, add_checkpoint_body};
 
 /// A decimal number in its only form: digits, no sign, no leading zero.
 fn parse_decimal(text: &str) -> Option<u64> {

@@ -36,8 +36,10 @@ pub enum KeyError {
     /// A name that could not stand in a signature line.
     #[error("a key's name has 1 to 255 bytes, no spaces, control characters or plus signs")]
     Name,
-    /// A key of another kind than Ed25519.
-    #[error("the key is of type {0:#04x}; only Ed25519 (0x01) is supported")]
+    /// A key of another kind than is wanted here.
+    #[error(
+        "the key is of type {0:#04x}; a log's is Ed25519 (0x01), a witness's an Ed25519 cosignature (0x04)"
+    )]
     UnsupportedType(u8),
     /// An Ed25519 key has 32 bytes.
     #[error("an Ed25519 key has 32 bytes, not {0}")]
@@ -67,7 +69,7 @@ impl VerifierKey {
         }
         Ok(Self {
             name: name.to_owned(),
-            id: digest_prefix(&[name.as_bytes(), b"\n", &[ED25519_TYPE], &public_key]),
+            id: key_id(name, ED25519_TYPE, &public_key),
             public_key,
         })
     }
@@ -116,6 +118,26 @@ impl FromStr for VerifierKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = KeyParts::parse(text)?;
+        if parts.kind != ED25519_TYPE {
+            return Err(KeyError::UnsupportedType(parts.kind));
+        }
+        let key = Self::new(parts.name, parts.public_key()?)?;
+        parts.check_id(key.id)?;
+        Ok(key)
+    }
+}
+
+/// A verifier key's text, taken apart.
+pub(super) struct KeyParts<'a> {
+    pub(super) name: &'a str,
+    pub(super) kind: u8,
+    id: &'a str,
+    key: Vec<u8>,
+}
+
+impl<'a> KeyParts<'a> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, KeyError> {
         // The name and the id have no plus sign; the base64 may.
         let mut parts = text.splitn(3, '+');
         let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
@@ -125,22 +147,35 @@ impl FromStr for VerifierKey {
             return Err(KeyError::Malformed);
         }
         let key = STANDARD.decode(key).map_err(|_| KeyError::Malformed)?;
-        let (kind, public_key) = key.split_first().ok_or(KeyError::Malformed)?;
-        if *kind != ED25519_TYPE {
-            return Err(KeyError::UnsupportedType(*kind));
+        let (kind, key) = key.split_first().ok_or(KeyError::Malformed)?;
+        Ok(Self {
+            name,
+            kind: *kind,
+            id,
+            key: key.to_vec(),
+        })
+    }
+
+    pub(super) fn public_key(&self) -> Result<[u8; 32], KeyError> {
+        let key = self.key.as_slice();
+        key.try_into().map_err(|_| KeyError::KeyLength(key.len()))
+    }
+
+    pub(super) fn check_id(&self, id: [u8; KEY_ID_BYTES]) -> Result<(), KeyError> {
+        if format!("{:08x}", u32::from_be_bytes(id)) == self.id {
+            Ok(())
+        } else {
+            Err(KeyError::IdMismatch)
         }
-        let public_key = public_key
-            .try_into()
-            .map_err(|_| KeyError::KeyLength(public_key.len()))?;
-        let key = Self::new(name, public_key)?;
-        if format!("{:08x}", u32::from_be_bytes(key.id)) != id {
-            return Err(KeyError::IdMismatch);
-        }
-        Ok(key)
     }
 }
 
-fn is_key_name(name: &str) -> bool {
+/// The id of a key: the first bytes of what is hashed of its name, type and bytes.
+pub(super) fn key_id(name: &str, kind: u8, public_key: &[u8; 32]) -> [u8; KEY_ID_BYTES] {
+    digest_prefix(&[name.as_bytes(), b"\n", &[kind], public_key])
+}
+
+pub(super) fn is_key_name(name: &str) -> bool {
     !name.is_empty()
         && !name
             .chars()

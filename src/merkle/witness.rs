@@ -1,0 +1,302 @@
+//! Witnesses: others who say that they saw a checkpoint, and when.
+//!
+//! A witness cosigns a checkpoint only if it is consistent with the last one that it cosigned for
+//! that log (C2SP tlog-witness), so a log that a witness follows cannot show it two histories. Its
+//! signature (C2SP tlog-cosignature, `cosignature/v1`) holds the time by the witness's own clock:
+//! that is what "logged before it was used" can rest on.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::signature::{ED25519, UnparsedPublicKey};
+
+use super::hash::Hash;
+use super::note::{KeyError, KeyParts, Note, NoteError, is_key_name, key_id};
+use super::proof::MAX_PROOF_HASHES;
+
+/// The type of a key that makes `cosignature/v1` signatures.
+const COSIGNATURE_TYPE: u8 = 0x04;
+
+/// The longest consistency proof that tlog-witness carries.
+const MAX_CONSISTENCY_LINES: usize = 63;
+
+const TIME_BYTES: usize = 8;
+
+/// The public key of a witness. As text it is `<name>+<id>+<base64 of type and key>`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WitnessKey {
+    name: String,
+    id: [u8; 4],
+    public_key: [u8; 32],
+}
+
+/// What a witness said of a checkpoint: that it saw it at this time, by its own clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cosignature {
+    /// Who.
+    pub witness: WitnessKey,
+    /// When, in seconds since 1970.
+    pub time: u64,
+}
+
+impl WitnessKey {
+    /// The key of this name.
+    pub fn new(name: &str, public_key: [u8; 32]) -> Result<Self, KeyError> {
+        if !is_key_name(name) || name.len() > super::MAX_KEY_NAME_BYTES {
+            return Err(KeyError::Name);
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            id: key_id(name, COSIGNATURE_TYPE, &public_key),
+            public_key,
+        })
+    }
+
+    /// The witness's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What is signed for a note's text: the time first, so that the signature covers it.
+    #[must_use]
+    pub fn message(time: u64, text: &str) -> String {
+        format!("cosignature/v1\ntime {time}\n{text}")
+    }
+
+    /// The line that puts this witness's signature on a note, with its newline.
+    pub fn line(&self, time: u64, signature: &[u8]) -> Result<String, KeyError> {
+        if signature.len() != 64 {
+            return Err(KeyError::SignatureLength(signature.len()));
+        }
+        let blob = [self.id.as_slice(), &time.to_be_bytes(), signature].concat();
+        Ok(format!(
+            "\u{2014} {} {}\n",
+            self.name,
+            STANDARD.encode(blob)
+        ))
+    }
+
+    fn time_of(&self, text: &str, signature: &[u8]) -> Option<u64> {
+        let (time, signature) = signature.split_first_chunk::<TIME_BYTES>()?;
+        let time = u64::from_be_bytes(*time);
+        // A cosignature without a time says only that the tree is one, not when.
+        if time == 0 {
+            return None;
+        }
+        let message = Self::message(time, text);
+        UnparsedPublicKey::new(&ED25519, self.public_key)
+            .verify(message.as_bytes(), signature)
+            .ok()
+            .map(|()| time)
+    }
+}
+
+impl fmt::Display for WitnessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = [[COSIGNATURE_TYPE].as_slice(), &self.public_key].concat();
+        let id = u32::from_be_bytes(self.id);
+        write!(f, "{}+{id:08x}+{}", self.name, STANDARD.encode(key))
+    }
+}
+
+impl fmt::Debug for WitnessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WitnessKey({self})")
+    }
+}
+
+impl FromStr for WitnessKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = KeyParts::parse(text)?;
+        if parts.kind != COSIGNATURE_TYPE {
+            return Err(KeyError::UnsupportedType(parts.kind));
+        }
+        let key = Self::new(parts.name, parts.public_key()?)?;
+        parts.check_id(key.id)?;
+        Ok(key)
+    }
+}
+
+impl Note {
+    /// What the known witnesses among `keys` said of this note. A known one's signature that does
+    /// not verify refuses the whole note.
+    pub fn cosignatures(&self, keys: &[WitnessKey]) -> Result<Vec<Cosignature>, NoteError> {
+        let mut found = Vec::new();
+        for line in self.signatures() {
+            let known = keys
+                .iter()
+                .find(|key| key.name == line.name && key.id == line.key_id);
+            let Some(key) = known else {
+                continue;
+            };
+            let time = key
+                .time_of(self.unverified_text(), &line.signature)
+                .ok_or_else(|| NoteError::BadSignature(line.name.clone()))?;
+            found.push(Cosignature {
+                witness: key.clone(),
+                time,
+            });
+        }
+        Ok(found)
+    }
+}
+
+/// The body of `POST add-checkpoint` (tlog-witness): the size that the witness saw last, the proof
+/// from there, and the signed checkpoint. None if the proof is longer than the protocol carries.
+#[must_use]
+pub fn add_checkpoint_body(old: u64, proof: &[Hash], checkpoint: &str) -> Option<String> {
+    const _: () = assert!(MAX_CONSISTENCY_LINES <= MAX_PROOF_HASHES);
+    if proof.len() > MAX_CONSISTENCY_LINES {
+        return None;
+    }
+    let mut body = format!("old {old}\n");
+    for hash in proof {
+        body.push_str(&hash.to_string());
+        body.push('\n');
+    }
+    body.push('\n');
+    body.push_str(checkpoint);
+    Some(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+
+    use super::super::checkpoint::Checkpoint;
+    use super::super::note::sign_note;
+    use super::super::testing::{TestLogKey, leaves};
+    use super::super::{EMPTY_ROOT, VerifierKey};
+    use super::*;
+
+    struct Witness {
+        pair: Ed25519KeyPair,
+        key: WitnessKey,
+    }
+
+    fn witness(name: &str, seed: u8) -> Witness {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let public = pair.public_key().as_ref().try_into().unwrap();
+        let key = WitnessKey::new(name, public).unwrap();
+        Witness { pair, key }
+    }
+
+    impl Witness {
+        fn line(&self, time: u64, text: &str) -> String {
+            let message = WitnessKey::message(time, text);
+            let signature = self.pair.sign(message.as_bytes());
+            self.key.line(time, signature.as_ref()).unwrap()
+        }
+    }
+
+    fn text() -> String {
+        Checkpoint::new("example.com/log", 3, leaves(1)[0])
+            .unwrap()
+            .text()
+    }
+
+    fn note(lines: &[String]) -> Note {
+        Note::parse(sign_note(&text(), lines).unwrap().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_witness_says_when_and_strangers_say_nothing() {
+        let (known, stranger) = (
+            witness("witness.example/a", 1),
+            witness("witness.example/b", 2),
+        );
+        let log = TestLogKey::new("example.com/log", 3);
+        let cosigned = note(&[
+            log.line(&text()),
+            known.line(1_700_000_000, &text()),
+            stranger.line(5, &text()),
+        ]);
+        let found = cosigned
+            .cosignatures(std::slice::from_ref(&known.key))
+            .unwrap();
+        assert_eq!(
+            found,
+            [Cosignature {
+                witness: known.key.clone(),
+                time: 1_700_000_000
+            }]
+        );
+        // The log's own signature is none of a witness's, and the reverse.
+        assert!(cosigned.verify(std::slice::from_ref(&log.key)).is_ok());
+        let own = note(&[log.line(&text())]);
+        assert_eq!(own.cosignatures(&[known.key]).unwrap(), []);
+    }
+
+    #[test]
+    fn a_cosignature_of_another_text_time_or_kind_refuses_the_note() {
+        let known = witness("witness.example/a", 1);
+        let keys = [known.key.clone()];
+        let other = Checkpoint::new("example.com/log", 4, leaves(1)[0])
+            .unwrap()
+            .text();
+        let elsewhere = note(&[known.line(7, &other)]);
+        assert!(matches!(
+            elsewhere.cosignatures(&keys),
+            Err(NoteError::BadSignature(_))
+        ));
+        let timeless = note(&[known.line(0, &text())]);
+        assert!(matches!(
+            timeless.cosignatures(&keys),
+            Err(NoteError::BadSignature(_))
+        ));
+        // A signature of the plain text is one of another type, even by the same key.
+        let plain = known.pair.sign(text().as_bytes());
+        let plain = known.key.line(7, plain.as_ref()).unwrap();
+        assert!(matches!(
+            note(&[plain]).cosignatures(&keys),
+            Err(NoteError::BadSignature(_))
+        ));
+        let good = known.line(7, &text());
+        for at in 0..20 {
+            let mut blob = STANDARD
+                .decode(good.trim_end().rsplit(' ').next().unwrap())
+                .unwrap();
+            blob[4 + at] ^= 1;
+            let line = format!("\u{2014} {} {}\n", known.key.name(), STANDARD.encode(blob));
+            assert!(note(&[line]).cosignatures(&keys).is_err(), "byte {at}");
+        }
+        assert!(known.key.line(7, &[0; 63]).is_err());
+    }
+
+    #[test]
+    fn a_witness_key_is_not_a_logs_key() {
+        let known = witness("witness.example/a", 1);
+        let text = known.key.to_string();
+        assert_eq!(text.parse::<WitnessKey>().unwrap(), known.key);
+        assert_eq!(
+            text.parse::<VerifierKey>(),
+            Err(KeyError::UnsupportedType(4))
+        );
+        let log = TestLogKey::new("witness.example/a", 1).key;
+        assert_eq!(
+            log.to_string().parse::<WitnessKey>(),
+            Err(KeyError::UnsupportedType(1))
+        );
+        assert_ne!(log.id(), known.key.id, "the type is hashed into the id");
+    }
+
+    #[test]
+    fn what_a_witness_is_sent_has_the_protocols_form() {
+        let hashes = leaves(2);
+        let body = add_checkpoint_body(20, &hashes, "note\n").unwrap();
+        assert_eq!(
+            body,
+            format!("old 20\n{}\n{}\n\nnote\n", hashes[0], hashes[1])
+        );
+        assert_eq!(
+            add_checkpoint_body(0, &[], "note\n").unwrap(),
+            "old 0\n\nnote\n"
+        );
+        assert!(add_checkpoint_body(1, &[EMPTY_ROOT; 64], "note\n").is_none());
+    }
+}
