@@ -6,6 +6,7 @@
 //! log, from 0, and as many as the checkpoint has leaves: whoever reads to the end knows whether
 //! they are what was signed. Nothing but the tree's edge is kept in memory meanwhile.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read as _, Write};
 
 use base64::Engine as _;
@@ -113,6 +114,8 @@ pub struct LogReader<R> {
     edge: Edge,
     /// Hashes that are not in the edge yet.
     pending: Vec<Hash>,
+    /// Sizes whose roots are wanted, and the roots once they are known.
+    roots: BTreeMap<u64, Option<Hash>>,
 }
 
 impl<R: BufRead> LogReader<R> {
@@ -134,7 +137,19 @@ impl<R: BufRead> LogReader<R> {
             checkpoint: SignedCheckpoint::open(head.checkpoint.as_bytes(), keys)?,
             edge: Edge::empty(),
             pending: Vec::with_capacity(TILE_WIDTH),
+            roots: BTreeMap::new(),
         })
+    }
+
+    /// Asks for the root that the log had at an earlier size: it is known once so much was read.
+    pub fn want_root(&mut self, size: u64) {
+        self.roots.insert(size, None);
+    }
+
+    /// The root at a size that was asked for, if the log was read so far.
+    #[must_use]
+    pub fn root_at(&self, size: u64) -> Option<Hash> {
+        self.roots.get(&size).copied().flatten()
     }
 
     /// The checkpoint under which the entries are meant to be.
@@ -167,9 +182,13 @@ impl<R: BufRead> LogReader<R> {
             });
         }
         self.pending.push(entry.hash);
-        if self.pending.len() == TILE_WIDTH {
+        let wanted = self.roots.contains_key(&(expected + 1));
+        if wanted || self.pending.len() == TILE_WIDTH {
             self.edge.append(&self.pending);
             self.pending.clear();
+        }
+        if wanted {
+            self.roots.insert(expected + 1, Some(self.edge.root()));
         }
         Ok(Some(entry))
     }
@@ -180,9 +199,10 @@ impl<R: BufRead> LogReader<R> {
     }
 
     /// Whether what was read, to the end, is what was signed.
-    pub fn finish(mut self) -> Result<SignedCheckpoint, LogFileError> {
+    pub fn finish(&mut self) -> Result<(), LogFileError> {
         while self.next_entry()?.is_some() {}
         self.edge.append(&self.pending);
+        self.pending.clear();
         let signed = self.checkpoint.checkpoint();
         if self.edge.size() != signed.size {
             return Err(LogFileError::Size {
@@ -196,7 +216,7 @@ impl<R: BufRead> LogReader<R> {
                 found: self.edge.root(),
             });
         }
-        Ok(self.checkpoint)
+        Ok(())
     }
 }
 
@@ -264,7 +284,7 @@ fn write_line(output: &mut impl Write, line: &impl Serialize) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::super::checkpoint::Checkpoint;
-    use super::super::testing::TestLogKey;
+    use super::super::testing::{TestLogKey, reference_root};
     use super::*;
 
     const SIZE: u64 = 600;
@@ -307,6 +327,23 @@ mod tests {
         }
         reader.finish()?;
         Ok(entries)
+    }
+
+    #[test]
+    fn the_roots_on_the_way_are_those_of_the_smaller_trees() {
+        let whole = file(&entries());
+        let mut reader = LogReader::open(&whole[..], &[key().key]).unwrap();
+        for size in [1, 300, 512, SIZE, SIZE + 1] {
+            reader.want_root(size);
+        }
+        reader.finish().unwrap();
+        let hashes: Vec<Hash> = entries().iter().map(|entry| entry.hash).collect();
+        for size in [1, 300, 512, SIZE] {
+            let known = reference_root(&hashes[..usize::try_from(size).unwrap()]);
+            assert_eq!(reader.root_at(size), Some(known), "{size}");
+        }
+        assert_eq!(reader.root_at(SIZE + 1), None);
+        assert_eq!(reader.root_at(2), None, "nobody asked");
     }
 
     #[test]

@@ -41,6 +41,7 @@
 //!
 //! Parsers are strict: one text for one value, every length bounded, no panic on any input.
 
+mod anchor;
 mod checkpoint;
 mod edge;
 mod hash;
@@ -58,6 +59,7 @@ mod oracle;
 #[cfg(test)]
 mod testing;
 
+pub use anchor::{Anchor, Trust, verify_same_tree};
 pub use checkpoint::{Checkpoint, CheckpointError, MAX_ORIGIN_BYTES, SignedCheckpoint};
 pub use edge::{BatchProver, Edge, EdgeError, Frontier};
 pub use hash::{EMPTY_ROOT, Hash, HashError, leaf_hash, node_hash, root_of};

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
+use super::witness::WitnessKey;
+
 use super::{
     BatchProver, Checkpoint, EMPTY_ROOT, Edge, Hash, Tile, TileId, TileSource, VerifierKey,
     leaf_hash, node_hash, note_signature_line, sign_note,
@@ -177,5 +179,26 @@ impl TestLogKey {
     pub(super) fn sign(&self, checkpoint: &Checkpoint) -> String {
         let text = checkpoint.text();
         sign_note(&text, &[self.line(&text)]).unwrap()
+    }
+}
+
+/// A witness's key, likewise.
+pub(super) struct TestWitness {
+    pub(super) pair: Ed25519KeyPair,
+    pub(super) key: WitnessKey,
+}
+
+impl TestWitness {
+    pub(super) fn new(name: &str, seed: u8) -> Self {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let public = pair.public_key().as_ref().try_into().unwrap();
+        let key = WitnessKey::new(name, public).unwrap();
+        Self { pair, key }
+    }
+
+    pub(super) fn line(&self, time: u64, text: &str) -> String {
+        let message = WitnessKey::message(time, text);
+        let signature = self.pair.sign(message.as_bytes());
+        self.key.line(time, signature.as_ref()).unwrap()
     }
 }

@@ -166,33 +166,11 @@ pub fn add_checkpoint_body(old: u64, proof: &[Hash], checkpoint: &str) -> Option
 
 #[cfg(test)]
 mod tests {
-    use ring::signature::{Ed25519KeyPair, KeyPair as _};
-
     use super::super::checkpoint::Checkpoint;
     use super::super::note::sign_note;
-    use super::super::testing::{TestLogKey, leaves};
+    use super::super::testing::{TestLogKey, TestWitness, leaves};
     use super::super::{EMPTY_ROOT, VerifierKey};
     use super::*;
-
-    struct Witness {
-        pair: Ed25519KeyPair,
-        key: WitnessKey,
-    }
-
-    fn witness(name: &str, seed: u8) -> Witness {
-        let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
-        let public = pair.public_key().as_ref().try_into().unwrap();
-        let key = WitnessKey::new(name, public).unwrap();
-        Witness { pair, key }
-    }
-
-    impl Witness {
-        fn line(&self, time: u64, text: &str) -> String {
-            let message = WitnessKey::message(time, text);
-            let signature = self.pair.sign(message.as_bytes());
-            self.key.line(time, signature.as_ref()).unwrap()
-        }
-    }
 
     fn text() -> String {
         Checkpoint::new("example.com/log", 3, leaves(1)[0])
@@ -207,8 +185,8 @@ mod tests {
     #[test]
     fn a_witness_says_when_and_strangers_say_nothing() {
         let (known, stranger) = (
-            witness("witness.example/a", 1),
-            witness("witness.example/b", 2),
+            TestWitness::new("witness.example/a", 1),
+            TestWitness::new("witness.example/b", 2),
         );
         let log = TestLogKey::new("example.com/log", 3);
         let cosigned = note(&[
@@ -234,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_cosignature_of_another_text_time_or_kind_refuses_the_note() {
-        let known = witness("witness.example/a", 1);
+        let known = TestWitness::new("witness.example/a", 1);
         let keys = [known.key.clone()];
         let other = Checkpoint::new("example.com/log", 4, leaves(1)[0])
             .unwrap()
@@ -270,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_witness_key_is_not_a_logs_key() {
-        let known = witness("witness.example/a", 1);
+        let known = TestWitness::new("witness.example/a", 1);
         let text = known.key.to_string();
         assert_eq!(text.parse::<WitnessKey>().unwrap(), known.key);
         assert_eq!(
