@@ -23,6 +23,9 @@ use crate::config::{Environment, ProcessEnvironment};
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a stream may say nothing, and how long it may last.
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
+const STREAM_TIMEOUT: Duration = Duration::from_hours(24);
 /// How long a whole answer may take.
 const TOTAL_TIMEOUT: Duration = Duration::from_mins(1);
 /// No answer of a broker is longer.
@@ -159,6 +162,7 @@ impl Client {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("taskpass/", env!("CARGO_PKG_VERSION")));
         if loopback {
@@ -210,6 +214,22 @@ impl Client {
         answer.success().map(|_| text)
     }
 
+    /// `GET path`, whose answer is read bit by bit: it is the caller's to bound.
+    pub(super) async fn stream(&self, path: &str) -> Result<reqwest::Response, Failure> {
+        let mut request = self.http.get(self.at(path)?).timeout(STREAM_TIMEOUT);
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value.clone());
+        }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| Failure::Unestablished(reason(&self.base, &error)))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.whole(response).await?.failure())
+    }
+
     /// `DELETE path` with JSON that says what, which must succeed.
     pub(super) async fn delete(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         self.send(Method::DELETE, path, Some(body)).await?.success()
@@ -248,9 +268,16 @@ impl Client {
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value.clone());
         }
+        let response = request
+            .send()
+            .await
+            .map_err(|error| Failure::Unestablished(reason(&self.base, &error)))?;
+        self.whole(response).await
+    }
+
+    async fn whole(&self, mut response: reqwest::Response) -> Result<Answer, Failure> {
         let unreachable =
             |error: reqwest::Error| Failure::Unestablished(reason(&self.base, &error));
-        let mut response = request.send().await.map_err(unreachable)?;
         let status = response.status();
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(unreachable)? {

@@ -32,7 +32,6 @@ mod revoke;
 mod serve;
 mod sessions;
 mod task;
-mod verify;
 mod wanted;
 mod workloads;
 

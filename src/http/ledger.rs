@@ -3,12 +3,17 @@
 //! Keys, checkpoint and hash tiles may be made public by the configuration; entries and decisions
 //! are for readers of the ledger, and everybody's own.
 
+use std::io;
+use std::sync::Arc;
+
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::stream::{self, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -17,10 +22,13 @@ use super::evidence::Presented;
 use super::params::{Asked, Named};
 use super::problem::Problem;
 use super::sessions::id;
-use crate::broker::BrokerError;
+use crate::broker::{Broker, BrokerError};
 use crate::ids::DecisionId;
 use crate::ledger::proofs::{self, NoProof};
-use crate::merkle::{Hash, Receipt, TILE_WIDTH, TilePath, encode_entries, hashes_to_bytes};
+use crate::merkle::{
+    Hash, LogEntry, Receipt, TILE_WIDTH, TilePath, encode_entries, hashes_to_bytes,
+    write_log_entry, write_log_head,
+};
 
 /// A decision, with the proof that it is on record.
 #[derive(Debug, Serialize, ToSchema)]
@@ -198,6 +206,56 @@ pub(super) async fn consistency(
         to,
         consistency_proof: state.broker.consistency(asked.from, to).await?,
     }))
+}
+
+/// The whole log as one file, to be taken away: a signed checkpoint, then every leaf under it, one
+/// a line, as `taskpass ledger verify` reads it. What was pruned is there by its hash.
+#[utoipa::path(get, path = "/v1/ledger/export", responses((status = 200, body = String, content_type = "application/jsonl"), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn export(
+    State(state): State<AppState>,
+    presented: Presented,
+) -> Result<Response, Problem> {
+    let broker = Arc::clone(&state.broker);
+    broker.check_ledger_reader(&presented.evidence).await?;
+    let signed = broker.ledger().checkpoints().borrow().clone();
+    let signed = signed.ok_or_else(|| Problem::not_found("checkpoint"))?;
+    let mut head = Vec::new();
+    write_log_head(&mut head, &signed.checkpoint)
+        .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
+    let size = signed.head.size;
+    let lines = stream::try_unfold(0, move |from| {
+        let broker = Arc::clone(&broker);
+        async move {
+            if from >= size {
+                return Ok(None);
+            }
+            let count = (size - from).min(TILE_WIDTH as u64);
+            let lines = log_lines(&broker, from, count).await?;
+            Ok::<_, io::Error>(Some((lines, from + count)))
+        }
+    });
+    let whole = stream::once(async move { Ok(head) }).chain(lines);
+    let kind = [(header::CONTENT_TYPE, "application/jsonl")];
+    Ok((kind, Body::from_stream(whole)).into_response())
+}
+
+/// Some leaves as lines. Whoever reads a stream that broke off knows it by the checkpoint's size.
+async fn log_lines(broker: &Broker, from: u64, count: u64) -> io::Result<Vec<u8>> {
+    let leaves = broker.store().leaves(from, count).await;
+    let leaves = leaves.map_err(io::Error::other)?;
+    if leaves.len() as u64 != count {
+        return Err(io::Error::other("the store lacks leaves of its own head"));
+    }
+    let mut lines = Vec::new();
+    for leaf in leaves {
+        let entry = LogEntry {
+            index: leaf.index,
+            hash: leaf.hash,
+            leaf: leaf.body,
+        };
+        write_log_entry(&mut lines, &entry)?;
+    }
+    Ok(lines)
 }
 
 /// The log as others' tools read it (C2SP tlog-tiles): `checkpoint`, `tile/L/N[.p/W]` and

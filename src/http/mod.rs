@@ -136,6 +136,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(ledger::entry))
         .routes(routes!(ledger::proof))
         .routes(routes!(ledger::consistency))
+        .routes(routes!(ledger::export))
         .routes(routes!(oauth::token::token))
         .routes(routes!(oauth::introspect::introspect))
         .routes(routes!(oauth::revoke::revoke))

@@ -13,10 +13,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::{CheckpointError, SignedCheckpoint};
+use super::checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
 use super::edge::Edge;
 use super::hash::{Hash, leaf_hash};
-use super::note::{MAX_NOTE_BYTES, VerifierKey};
+use super::note::{MAX_NOTE_BYTES, Note, VerifierKey};
 use super::tile::TILE_WIDTH;
 use crate::domain::limits::MAX_LEAF_BYTES;
 
@@ -110,7 +110,8 @@ struct Line {
 pub struct LogReader<R> {
     input: R,
     line: u64,
-    checkpoint: SignedCheckpoint,
+    note: String,
+    checkpoint: Checkpoint,
     edge: Edge,
     /// Hashes that are not in the edge yet.
     pending: Vec<Hash>,
@@ -120,7 +121,14 @@ pub struct LogReader<R> {
 
 impl<R: BufRead> LogReader<R> {
     /// Reads the first line. One of `keys` must be of the log that the checkpoint names.
-    pub fn open(mut input: R, keys: &[VerifierKey]) -> Result<Self, LogFileError> {
+    pub fn open(input: R, keys: &[VerifierKey]) -> Result<Self, LogFileError> {
+        let reader = Self::unsigned(input)?;
+        SignedCheckpoint::open(reader.note.as_bytes(), keys)?;
+        Ok(reader)
+    }
+
+    /// Reads the first line, and leaves it to the caller who signed the [`note`](Self::note).
+    pub fn unsigned(mut input: R) -> Result<Self, LogFileError> {
         let Some(first) = next_line(&mut input, 1)? else {
             return Err(LogFileError::Head("it is empty".into()));
         };
@@ -131,10 +139,12 @@ impl<R: BufRead> LogReader<R> {
                 "its format is not {LOG_FILE_FORMAT}"
             )));
         }
+        let note = Note::parse(head.checkpoint.as_bytes()).map_err(CheckpointError::Note)?;
         Ok(Self {
             input,
             line: 1,
-            checkpoint: SignedCheckpoint::open(head.checkpoint.as_bytes(), keys)?,
+            checkpoint: note.unverified_text().parse()?,
+            note: head.checkpoint,
             edge: Edge::empty(),
             pending: Vec::with_capacity(TILE_WIDTH),
             roots: BTreeMap::new(),
@@ -152,10 +162,16 @@ impl<R: BufRead> LogReader<R> {
         self.roots.get(&size).copied().flatten()
     }
 
-    /// The checkpoint under which the entries are meant to be.
+    /// The head under which the entries are meant to be.
     #[must_use]
-    pub fn checkpoint(&self) -> &SignedCheckpoint {
+    pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
+    }
+
+    /// The signed note that says so.
+    #[must_use]
+    pub fn note(&self) -> &str {
+        &self.note
     }
 
     /// The next entry; none at the end.
@@ -174,7 +190,7 @@ impl<R: BufRead> LogReader<R> {
                 found: entry.index,
             });
         }
-        let size = self.checkpoint.checkpoint().size;
+        let size = self.checkpoint.size;
         if expected >= size {
             return Err(LogFileError::Size {
                 expected: size,
@@ -203,7 +219,7 @@ impl<R: BufRead> LogReader<R> {
         while self.next_entry()?.is_some() {}
         self.edge.append(&self.pending);
         self.pending.clear();
-        let signed = self.checkpoint.checkpoint();
+        let signed = &self.checkpoint;
         if self.edge.size() != signed.size {
             return Err(LogFileError::Size {
                 expected: signed.size,
@@ -283,7 +299,6 @@ fn write_line(output: &mut impl Write, line: &impl Serialize) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::checkpoint::Checkpoint;
     use super::super::testing::{TestLogKey, reference_root};
     use super::*;
 

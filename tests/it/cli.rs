@@ -3,157 +3,19 @@
 //! code; each is then spoilt in one place, and must be refused for it.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use ring::digest::{SHA256, digest};
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::support::hex;
 use super::support::keys::{Algorithm, Key, base64url, sign_jwt};
+use super::support::log::{
+    DECISION, EXP, Log, ORIGIN, SESSION, TASK, claims, denial, details, leaf_hash, permit, receipt,
+    receipt_in, sha256, token,
+};
 use super::support::process::{Ended, Launch};
-
-const ORIGIN: &str = "broker.test/log";
-const SESSION: &str = "0198b2a0-0000-7000-8000-000000000002";
-const DECISION: &str = "0198b2a0-0000-7000-8000-000000000001";
-const TASK: &str = "0198b2a0-0000-7000-8000-000000000003";
-/// 2026-10-26T03:33:20Z, which is the latest that the permit allows.
-const EXP: i64 = 1_792_985_600;
 
 fn taskpass(arguments: &[&str]) -> Ended {
     Launch::taskpass(arguments.iter().copied()).run()
-}
-
-fn sha256(bytes: &[u8]) -> Vec<u8> {
-    digest(&SHA256, bytes).as_ref().to_vec()
-}
-
-// ---- a log of our own -------------------------------------------------------------------------
-
-struct Log {
-    key: Key,
-    name: &'static str,
-}
-
-impl Log {
-    fn new() -> Self {
-        Self {
-            key: Key::generate(Algorithm::EdDsa),
-            name: ORIGIN,
-        }
-    }
-
-    fn typed_key(&self) -> Vec<u8> {
-        let x = self.key.jwk()["x"].as_str().unwrap().to_owned();
-        [vec![1], URL_SAFE_NO_PAD.decode(x).unwrap()].concat()
-    }
-
-    fn key_id(&self) -> Vec<u8> {
-        let named = [self.name.as_bytes(), b"\n", &self.typed_key()].concat();
-        sha256(&named)[..4].to_vec()
-    }
-
-    fn vkey(&self) -> String {
-        let typed = STANDARD.encode(self.typed_key());
-        format!("{}+{}+{typed}", self.name, hex(&self.key_id()))
-    }
-
-    fn sign(&self, text: &str) -> String {
-        let blob = [self.key_id(), self.key.sign(text.as_bytes())].concat();
-        format!("{text}\n\u{2014} {} {}\n", self.name, STANDARD.encode(blob))
-    }
-
-    fn checkpoint(&self, origin: &str, size: usize, root: &[u8]) -> String {
-        self.sign(&format!("{origin}\n{size}\n{}\n", STANDARD.encode(root)))
-    }
-}
-
-fn root(leaves: &[Vec<u8>]) -> Vec<u8> {
-    if let [leaf] = leaves {
-        return leaf.clone();
-    }
-    let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
-    sha256(&[vec![1], root(left), root(right)].concat())
-}
-
-fn inclusion(index: usize, leaves: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    if leaves.len() == 1 {
-        return Vec::new();
-    }
-    let middle = leaves.len().next_power_of_two() / 2;
-    let (left, right) = leaves.split_at(middle);
-    let (mut path, sibling) = if index < middle {
-        (inclusion(index, left), right)
-    } else {
-        (inclusion(index - middle, right), left)
-    };
-    path.push(root(sibling));
-    path
-}
-
-fn leaf_hash(leaf: &[u8]) -> Vec<u8> {
-    sha256(&[&[0], leaf].concat())
-}
-
-/// The receipt of `leaf` at index 4 of a log of 7 whose checkpoint names `origin`.
-fn receipt_in(log: &Log, origin: &str, leaf: &Value) -> Value {
-    let bytes = serde_json::to_vec(leaf).unwrap();
-    let mut leaves: Vec<Vec<u8>> = (0..7_u8).map(|n| leaf_hash(&[n])).collect();
-    leaves[4] = leaf_hash(&bytes);
-    let proof = inclusion(4, &leaves);
-    json!({
-        "leaf": STANDARD.encode(&bytes),
-        "leaf_hash": STANDARD.encode(&leaves[4]),
-        "index": 4,
-        "tree_size": 7,
-        "inclusion_proof": proof.iter().map(|h| STANDARD.encode(h)).collect::<Vec<_>>(),
-        "checkpoint": log.checkpoint(origin, 7, &root(&leaves)),
-    })
-}
-
-fn receipt(log: &Log, leaf: &Value) -> Value {
-    receipt_in(log, ORIGIN, leaf)
-}
-
-fn permit(kid: &str) -> Value {
-    json!({
-        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "decision",
-        "decision": DECISION, "outcome": "permit", "workload": "dev:agent%3Areports",
-        "attestor": "dev", "resource": "orders-api", "task": TASK, "session": SESSION,
-        "grant": details(), "audience": "https://orders.example",
-        "expires_at": "2026-10-26T03:33:20Z", "minter": "jwt", "kid": kid,
-        "generation": format!("sha256:{}", "a".repeat(64)), "policies": ["reports-read"],
-        "input": "b".repeat(64)
-    })
-}
-
-fn denial() -> Value {
-    json!({
-        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "decision",
-        "decision": DECISION, "outcome": "deny", "refusal": "not-permitted",
-        "workload": "dev:agent%3Areports", "attestor": "dev", "resource": "orders-api",
-        "generation": format!("sha256:{}", "a".repeat(64)), "input": "b".repeat(64)
-    })
-}
-
-fn details() -> Value {
-    json!([{
-        "type": "api", "actions": ["orders:read"], "locations": ["https://orders.example/v1"]
-    }])
-}
-
-fn claims(receipt: &Value) -> Value {
-    let hash = STANDARD.decode(receipt["leaf_hash"].as_str().unwrap());
-    json!({
-        "iss": "https://broker.test", "sub": "dev:agent%3Areports",
-        "client_id": "dev:agent%3Areports", "aud": "https://orders.example",
-        "iat": EXP - 300, "exp": EXP, "jti": SESSION, "sid": SESSION, "task": TASK,
-        "scope": "orders:read", "authorization_details": details(),
-        "dec": base64url(&hash.unwrap()),
-    })
-}
-
-fn token(key: &Key, claims: &Value) -> String {
-    let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": key.kid});
-    sign_jwt(&header, claims, key)
 }
 
 /// A log, a signing key, and a permit's receipt with the credential that carries it.
@@ -166,7 +28,7 @@ struct Sample {
 
 impl Sample {
     fn new() -> Self {
-        let (log, signer) = (Log::new(), Key::generate(Algorithm::Es256));
+        let (log, signer) = (Log::new(ORIGIN), Key::generate(Algorithm::Es256));
         let receipt = receipt(&log, &permit(&signer.kid));
         let token = token(&signer, &claims(&receipt));
         Self {
@@ -406,7 +268,7 @@ fn a_spoilt_receipt_is_refused_wherever_it_is_spoilt() {
 fn another_logs_signature_or_origin_is_refused() {
     let sample = Sample::new();
     // The same name, another key.
-    let forger = Log::new();
+    let forger = Log::new(ORIGIN);
     let forged = receipt(&forger, &permit(&sample.signer.kid));
     assert_eq!(sample.verify(&forged, &[]).code(), Some(1));
     // The log's own signature under another origin, and a leaf that was meant for another log.
@@ -550,7 +412,7 @@ fn what_is_no_receipt_is_told_and_refused() {
 
 #[test]
 fn a_wrong_command_line_is_not_a_verdict() {
-    let vkey = Log::new().vkey();
+    let vkey = Log::new(ORIGIN).vkey();
     let flipped = vkey.replacen("broker", "braker", 1);
     for bad in [
         vec!["ledger", "verify", "file"],
@@ -588,6 +450,8 @@ fn every_command_has_help_with_an_example() {
         "policy schema",
         "policy activate",
         "ledger verify",
+        "ledger export",
+        "ledger consistency",
         "ledger checkpoint",
         "ledger keys",
         "workloads add",
@@ -639,7 +503,7 @@ fn the_help_says_which_commands_there_are() {
       revoke       End everything that a selector matches
       lift         Let in again what a revocation keeps out
       policy       Check, test and activate policies
-      ledger       Check receipts offline; show the log's head
+      ledger       Check receipts and logs offline; take the log away; show its head
       workloads    Register, list and remove workload keys
       admins       Bind identities to roles, and unbind them
       keys         Make first secrets; list, rotate, revoke and reseal the broker's keys

@@ -17,6 +17,7 @@
     reason = "a test may panic, read the clock and the environment, and exports nothing"
 )]
 
+mod audit;
 mod aws;
 mod aws_revocation;
 mod cli;

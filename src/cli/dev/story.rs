@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::super::client::{Answer, Client};
-use super::super::{Failure, output, verify};
+use super::super::ledger::verify::{self, Asked};
+use super::super::{Failure, output};
 use super::Running;
 use super::shop::Shop;
-use crate::merkle::VerifierKey;
+use crate::merkle::{Trust, VerifierKey};
 
 /// Where the story is told.
 struct Teller {
@@ -192,7 +193,19 @@ impl Story<'_> {
             .get("/.well-known/jwks.json")
             .await?;
         let jwks = serde_json::to_vec(&jwks).map_err(Failure::unestablished)?;
-        let verdict = verify::verify(&file, &keys, None, Some(&jwks));
+        let trust = Trust {
+            keys,
+            witnesses: Vec::new(),
+        };
+        let asked = Asked {
+            trust: &trust,
+            credential: None,
+            jwks: Some(&jwks),
+            given: &[],
+            proofs: &[],
+            used_at: None,
+        };
+        let verdict = verify::verify(file.as_slice(), &asked);
         for line in verdict.to_string().lines() {
             self.teller.result(line)?;
         }

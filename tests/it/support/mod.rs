@@ -7,6 +7,7 @@
 //! - [`process`]: the real binary, its signals and what it printed.
 //! - [`moto`], [`sts`]: stand-ins for AWS.
 //! - [`http`]: a client, and a sender of what no client would send.
+//! - [`log`]: a transparency log by the RFC's own words.
 //! - [`tls`]: certificates, and a look at handshakes.
 //! - [`moto`], [`node`], [`judge`]: others' code: AWS as far as it can be had, programs of Node.js, an
 //!   evaluator of IAM policies.
@@ -24,6 +25,7 @@ pub mod http;
 pub mod issuer;
 pub mod judge;
 pub mod keys;
+pub mod log;
 pub mod moto;
 pub mod node;
 pub mod postgres;

@@ -1,0 +1,85 @@
+//! `taskpass ledger export`: the whole log, taken away as one file.
+
+use std::io::{BufReader, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::cli::client::Connection;
+use crate::cli::{Failure, output};
+use crate::merkle::LogReader;
+
+/// How often a person hears how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Args, Debug)]
+pub(super) struct Export {
+    #[command(flatten)]
+    connection: Connection,
+    /// The file to write [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl Export {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let client = self.connection.client()?;
+        let Some(file) = self.output else {
+            let mut out = std::io::stdout().lock();
+            return copy(client.stream("/v1/ledger/export").await?, &mut out).await;
+        };
+        // Whole or not at all: half a log would look like a log that was cut.
+        let part = file.with_extension("part");
+        let failed = |error: std::io::Error| {
+            Failure::Unestablished(format!("cannot write {}: {error}", part.display()))
+        };
+        let answer = client.stream("/v1/ledger/export").await?;
+        let mut out = std::io::BufWriter::new(std::fs::File::create(&part).map_err(failed)?);
+        let copied = copy(answer, &mut out).await;
+        let written = out.into_inner().map_err(|error| failed(error.into_error()));
+        let kept = copied.and_then(|()| {
+            written?.sync_all().map_err(failed)?;
+            let size = check(&part)?;
+            std::fs::rename(&part, &file).map_err(failed)?;
+            output::note(format!("{size} leaves in {}", file.display()))
+        });
+        if kept.is_err() {
+            drop(std::fs::remove_file(&part));
+        }
+        kept
+    }
+}
+
+async fn copy(mut answer: reqwest::Response, out: &mut impl std::io::Write) -> Result<(), Failure> {
+    let watched = std::io::stderr().is_terminal();
+    let (mut bytes, mut told) = (0_u64, Instant::now());
+    while let Some(chunk) = answer
+        .chunk()
+        .await
+        .map_err(|error| Failure::Unestablished(format!("the log broke off: {error}")))?
+    {
+        out.write_all(&chunk)?;
+        bytes += chunk.len() as u64;
+        if watched && told.elapsed() >= PROGRESS_EVERY {
+            told = Instant::now();
+            write!(std::io::stderr(), "\r{} MB", bytes / 1_000_000)?;
+        }
+    }
+    if watched && bytes >= 1_000_000 {
+        writeln!(std::io::stderr(), "\r{} MB", bytes / 1_000_000)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Whether the file's entries are the ones under its own checkpoint. Who signed that is for
+/// whoever verifies it.
+fn check(file: &Path) -> Result<u64, Failure> {
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::Unestablished(format!("the broker sent a log that is not whole: {error}"))
+    };
+    let input = std::fs::File::open(file).map_err(|error| broken(&error))?;
+    let mut reader = LogReader::unsigned(BufReader::new(input)).map_err(|error| broken(&error))?;
+    reader.finish().map_err(|error| broken(&error))?;
+    Ok(reader.checkpoint().size)
+}

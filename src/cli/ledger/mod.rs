@@ -1,0 +1,277 @@
+//! `taskpass ledger`: checking receipts and whole logs offline, taking a log away, and its present
+//! head.
+
+mod export;
+pub(super) mod verify;
+
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
+
+use self::verify::{Asked, Consistency, Given};
+use super::client::{Connection, read_file, read_secret};
+use super::{Failure, output};
+use crate::clock::Timestamp;
+use crate::merkle::{Trust, VerifierKey, WitnessKey};
+
+/// The longest checkpoint, proof or list of keys that is read.
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// Check receipts and logs offline; take the log away; show its head
+#[derive(Args, Debug)]
+pub(super) struct Ledger {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a receipt, a 201 body, a tlog-proof or a whole log, with keys that you trust and
+    /// nothing else
+    #[command(
+        after_help = "Exits 0 only when all holds that was asked. Keys must come from somewhere that you trust, not from the broker that is checked.\n\nExamples:\n  \
+        taskpass ledger verify answer.json --key 'broker.example/log+1a2b3c4d+AQ…'\n  \
+        taskpass ledger verify receipt.json --key-file log.vkey --credential-file token.jwt\n  \
+        taskpass ledger verify receipt.json --key-file log.vkey --witness 'witness.example/w+…' --used-at 2026-11-01T12:00:00Z\n  \
+        taskpass ledger verify old-receipt.json --key-file log.vkey --checkpoint newest.note --consistency proof.json"
+    )]
+    Verify(Box<Verify>),
+    /// Take the whole log away, to be verified by whoever has the key
+    #[command(
+        after_help = "What people wrote, and what was pruned, is not in it.\n\nExample:\n  \
+        taskpass ledger export --output log.jsonl --token-file auditor-token && taskpass ledger verify log.jsonl --key-file log.vkey"
+    )]
+    Export(export::Export),
+    /// Show the proof that the log of one size continues that of another
+    #[command(
+        after_help = "Example:\n  taskpass ledger consistency --from 4711 --token-file auditor-token > proof.json"
+    )]
+    Consistency(ConsistencyOf),
+    /// Show the log's signed checkpoint
+    #[command(after_help = "Example:\n  taskpass ledger checkpoint --token-file admin-token")]
+    Checkpoint(Checkpoint),
+    /// Show the log's verifier keys, the current one first
+    #[command(after_help = "Example:\n  taskpass ledger keys --token-file admin-token")]
+    Keys(Checkpoint),
+}
+
+#[derive(Args, Debug)]
+struct Verify {
+    /// A receipt, the body of a 201 or of a refusal, a tlog-proof or an exported log; `-` is
+    /// standard input
+    file: PathBuf,
+    /// A verifier key of the log; may be given several times
+    #[arg(
+        long = "key",
+        value_name = "VKEY",
+        value_parser = vkey,
+        required_unless_present = "key_file"
+    )]
+    keys: Vec<VerifierKey>,
+    /// A file with verifier keys, one a line
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// The credential that the receipt must be for. Other processes can read arguments: where that
+    /// matters, use --credential-file
+    #[arg(long, value_name = "JWT", conflicts_with = "credential_file")]
+    credential: Option<String>,
+    /// The file that holds the credential
+    #[arg(long, value_name = "FILE")]
+    credential_file: Option<PathBuf>,
+    /// A JWK set to check the credential's signature with
+    #[arg(long, value_name = "FILE")]
+    jwks: Option<PathBuf>,
+    /// The key of a witness, whose clock says when a checkpoint was there; may be given several
+    /// times
+    #[arg(long = "witness", value_name = "VKEY", value_parser = witness)]
+    witnesses: Vec<WitnessKey>,
+    /// Another signed checkpoint of the log, which must not contradict the file; may be given
+    /// several times
+    #[arg(long = "checkpoint", value_name = "FILE")]
+    checkpoints: Vec<PathBuf>,
+    /// A signed checkpoint, and when it was public by the clock of whoever kept it; may be given
+    /// several times
+    #[arg(long, value_name = "TIME=FILE", value_parser = published)]
+    published: Vec<(Timestamp, PathBuf)>,
+    /// The proof that one checkpoint continues another, as `ledger consistency` prints it; may be
+    /// given several times
+    #[arg(long, value_name = "FILE")]
+    consistency: Vec<PathBuf>,
+    /// When the credential was used, by the clock of whoever recorded that: the decision must have
+    /// been logged before
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    used_at: Option<Timestamp>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct Checkpoint {
+    #[command(flatten)]
+    connection: Connection,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct ConsistencyOf {
+    #[command(flatten)]
+    connection: Connection,
+    /// Leaves in the earlier tree
+    #[arg(long, value_name = "SIZE")]
+    from: u64,
+    /// Leaves in the later tree [default: the newest]
+    #[arg(long, value_name = "SIZE")]
+    to: Option<u64>,
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not a time as RFC 3339 has it, with its offset"))
+}
+
+fn witness(text: &str) -> Result<WitnessKey, String> {
+    text.trim()
+        .parse()
+        .map_err(|error: crate::merkle::KeyError| error.to_string())
+}
+
+fn published(text: &str) -> Result<(Timestamp, PathBuf), String> {
+    let (time, file) = text
+        .split_once('=')
+        .ok_or("a time and a file, as TIME=FILE")?;
+    Ok((self::time(time)?, file.into()))
+}
+
+fn vkey(text: &str) -> Result<VerifierKey, String> {
+    text.trim()
+        .parse()
+        .map_err(|error: crate::merkle::KeyError| error.to_string())
+}
+
+impl Ledger {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Verify(verify) => verify.run(),
+            Command::Export(export) => export.run().await,
+            Command::Consistency(asked) => {
+                let to = asked.to.map(|to| format!("&to={to}")).unwrap_or_default();
+                let path = format!("/v1/ledger/consistency?from={}{to}", asked.from);
+                output::json(&asked.connection.client()?.get(&path).await?)
+            }
+            Command::Checkpoint(checkpoint) => {
+                let client = checkpoint.connection.client()?;
+                let note = client.get_text("/v1/ledger/checkpoint").await?;
+                if checkpoint.json {
+                    return output::json(&json!({"checkpoint": note}));
+                }
+                // A note is text in which a signature vouches for every byte: shown as it is, save
+                // that nothing in it may move the cursor.
+                let lines: Vec<String> = note.lines().map(output::printable).collect();
+                output::line(lines.join("\n"))
+            }
+            Command::Keys(keys) => {
+                let answer = keys.connection.client()?.get("/v1/ledger/keys").await?;
+                if keys.json {
+                    return output::json(&answer);
+                }
+                let list = answer.get("vkeys").and_then(Value::as_array);
+                for key in list.into_iter().flatten().filter_map(Value::as_str) {
+                    output::line(output::printable(key))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Verify {
+    fn run(self) -> Result<(), Failure> {
+        let trust = Trust {
+            keys: self.keys()?,
+            witnesses: self.witnesses.clone(),
+        };
+        let credential = match (&self.credential, &self.credential_file) {
+            (Some(text), _) => Some(SecretString::from(text.trim())),
+            (None, Some(file)) => Some(read_secret(file)?),
+            (None, None) => None,
+        };
+        let jwks = match &self.jwks {
+            Some(file) => Some(read_file(file, MAX_FILE_BYTES)?),
+            None => None,
+        };
+        let asked = Asked {
+            trust: &trust,
+            credential: credential.as_ref().map(ExposeSecret::expose_secret),
+            jwks: jwks.as_deref(),
+            given: &self.given()?,
+            proofs: &self.proofs()?,
+            used_at: self.used_at,
+        };
+        let place = self.file.display();
+        let file: Box<dyn Read> =
+            if self.file == Path::new("-") {
+                Box::new(std::io::stdin().lock())
+            } else {
+                let opened = std::fs::File::open(&self.file);
+                Box::new(opened.map_err(|error| {
+                    Failure::Unestablished(format!("cannot read {place}: {error}"))
+                })?)
+            };
+        let verdict = verify::verify(BufReader::with_capacity(256 * 1024, file), &asked);
+        if self.json {
+            output::json(&verdict)?;
+        } else {
+            output::line(verdict.to_string())?;
+        }
+        if verdict.holds() {
+            return Ok(());
+        }
+        Err(Failure::Told)
+    }
+
+    fn given(&self) -> Result<Vec<Given>, Failure> {
+        let unpublished = self.checkpoints.iter().map(|file| (None, file));
+        let published = self.published.iter();
+        unpublished
+            .chain(published.map(|(at, file)| (Some(*at), file)))
+            .map(|(published, file)| {
+                Ok(Given {
+                    name: file.display().to_string(),
+                    note: read_file(file, MAX_FILE_BYTES)?,
+                    published,
+                })
+            })
+            .collect()
+    }
+
+    fn proofs(&self) -> Result<Vec<Consistency>, Failure> {
+        let read = |file: &PathBuf| {
+            serde_json::from_slice(&read_file(file, MAX_FILE_BYTES)?).map_err(|error| {
+                Failure::Usage(format!("{}: not a proof: {error}", file.display()))
+            })
+        };
+        self.consistency.iter().map(read).collect()
+    }
+
+    fn keys(&self) -> Result<Vec<VerifierKey>, Failure> {
+        let mut keys = self.keys.clone();
+        if let Some(file) = &self.key_file {
+            let text = String::from_utf8(read_file(file, MAX_FILE_BYTES)?)
+                .map_err(|_| Failure::Usage(format!("{} is not text", file.display())))?;
+            for line in text.lines().filter(|line| !line.trim().is_empty()) {
+                let key = vkey(line);
+                keys.push(key.map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?);
+            }
+        }
+        if keys.is_empty() {
+            return Err(Failure::Usage("no verifier key was given".into()));
+        }
+        Ok(keys)
+    }
+}

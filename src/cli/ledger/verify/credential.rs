@@ -1,0 +1,168 @@
+//! Whether a credential is the one that a leaf pins: that policy decided *this*, and decided it
+//! first, for the credential carries the leaf's hash.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::verdict::{Claim, Verdict};
+use crate::crypto::{self, UnverifiedJwt, VerificationKey};
+use crate::domain::decision::Outcome;
+use crate::domain::leaf::DecisionLeaf;
+use crate::merkle::Hash;
+
+/// The `typ` of our credentials (RFC 9068).
+const ACCESS_TOKEN_TYPE: &str = "at+jwt";
+
+/// A credential whose claims nobody has verified yet.
+pub(super) struct Credential {
+    jwt: UnverifiedJwt,
+    claims: Map<String, Value>,
+}
+
+impl Credential {
+    /// Reads one. [`UnverifiedJwt`] refuses what is not strictly a JWT first.
+    pub(super) fn parse(token: &str) -> Result<Self, String> {
+        let unreadable = |why: String| format!("the credential cannot be read: {why}");
+        let jwt = UnverifiedJwt::parse(token).map_err(|error| unreadable(error.to_string()))?;
+        let payload = token.split('.').nth(1).unwrap_or_default();
+        let bytes = URL_SAFE_NO_PAD
+            .decode(payload)
+            .map_err(|_| unreadable("its payload is not base64url".into()))?;
+        let claims =
+            serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))?;
+        Ok(Self { jwt, claims })
+    }
+
+    /// The hash of the leaf that it says it was decided by.
+    pub(super) fn leaf_hash(&self) -> Option<Hash> {
+        let text = self.claims.get("dec")?.as_str()?;
+        Hash::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
+    }
+
+    /// Checks it against the leaf of this hash, and its signature against a JWK set.
+    pub(super) fn check(
+        &self,
+        verdict: &mut Verdict,
+        leaf_hash: &Hash,
+        decision: Option<&DecisionLeaf>,
+        jwks: Option<&[u8]>,
+    ) {
+        let Some(decision) = decision.filter(|decision| decision.outcome == Outcome::Permit) else {
+            return verdict.fail(
+                Claim::Decided,
+                "the leaf permits nothing, so the credential was not decided by it",
+            );
+        };
+        if !self.jwt.unverified_is_type(ACCESS_TOKEN_TYPE) {
+            verdict.fail(
+                Claim::Decided,
+                format!("the credential's typ is not {ACCESS_TOKEN_TYPE}"),
+            );
+        }
+        self.check_claims(verdict, leaf_hash, decision);
+        match jwks {
+            Some(jwks) => {
+                if let Err(why) = self.check_signature(jwks) {
+                    verdict.fail(Claim::Decided, why);
+                }
+            }
+            None => verdict.notes.push(
+                "the credential's own signature was not checked; give the issuer's keys with --jwks"
+                    .into(),
+            ),
+        }
+    }
+
+    fn check_claims(&self, verdict: &mut Verdict, leaf_hash: &Hash, decision: &DecisionLeaf) {
+        let none = Value::Null;
+        let claim = |name: &str| self.claims.get(name).unwrap_or(&none);
+        let json = |value: Result<Value, serde_json::Error>| value.unwrap_or_default();
+        let hash = URL_SAFE_NO_PAD.encode(leaf_hash.as_bytes());
+        let session = json(serde_json::to_value(decision.session));
+        let scope = decision
+            .grant
+            .as_ref()
+            .map(crate::domain::grant::Grant::scope);
+        for (name, leaf) in [
+            ("dec", Value::from(hash)),
+            ("jti", session.clone()),
+            ("sid", session),
+            ("aud", json(serde_json::to_value(&decision.audience))),
+            ("task", json(serde_json::to_value(decision.task))),
+            ("client_id", json(serde_json::to_value(&decision.workload))),
+            (
+                "authorization_details",
+                json(serde_json::to_value(&decision.grant)),
+            ),
+            ("scope", Value::from(scope)),
+        ] {
+            equal(
+                verdict,
+                &format!("the credential's {name}"),
+                claim(name),
+                &leaf,
+            );
+        }
+        let key = json(serde_json::to_value(&decision.cnf));
+        if *claim("cnf") != key {
+            verdict.fail(
+                Claim::Decided,
+                "the credential is bound to another key than the leaf says",
+            );
+        }
+        if self.jwt.unverified_kid() != decision.kid.as_deref() {
+            verdict.fail(
+                Claim::Decided,
+                "the credential names another signing key than the leaf says",
+            );
+        }
+        match (claim("exp").as_i64(), decision.expires_at) {
+            (Some(exp), Some(latest)) if exp <= latest.seconds() => {}
+            (Some(exp), Some(latest)) => verdict.fail(
+                Claim::Decided,
+                format!(
+                    "the credential's exp is {exp}, the leaf allows {} at the latest",
+                    latest.seconds()
+                ),
+            ),
+            _ => verdict.fail(
+                Claim::Decided,
+                "the credential's exp or the leaf's is missing",
+            ),
+        }
+    }
+
+    fn check_signature(&self, jwks: &[u8]) -> Result<(), String> {
+        #[derive(Deserialize)]
+        struct KeySet {
+            keys: Vec<Value>,
+        }
+        let set: KeySet = serde_json::from_slice(jwks)
+            .map_err(|error| format!("the JWK set cannot be read: {error}"))?;
+        let wanted = self.jwt.unverified_kid();
+        let found = set
+            .keys
+            .iter()
+            .find(|key| wanted.is_some() && key.get("kid").and_then(Value::as_str) == wanted);
+        let Some(found) = found else {
+            return Err("the JWK set does not hold the key that the credential names".into());
+        };
+        let key = VerificationKey::parse(found.to_string().as_bytes())
+            .map_err(|error| format!("the JWK set's key cannot be used: {error}"))?;
+        crypto::verify(&self.jwt, &key, &[self.jwt.unverified_algorithm()])
+            .map(drop)
+            .map_err(|error| format!("the credential's signature does not hold: {error}"))
+    }
+}
+
+/// Holds what was said of a decision against what its leaf says.
+pub(super) fn equal(verdict: &mut Verdict, what: &str, said: &Value, leaf: &Value) {
+    if said != leaf || said.is_null() {
+        verdict.fail(
+            Claim::Decided,
+            format!("{what} is {said}, the leaf says {leaf}"),
+        );
+    }
+}

@@ -1,0 +1,285 @@
+//! The heads of the log that an auditor knows beside the one in the file, what joins them into one
+//! tree, and when they were seen.
+//!
+//! A receipt's own head is believed when a pinned key or witness vouches for it, or when it is
+//! shown to be of one tree with a head for which one does: that is how what a retired key signed
+//! still holds. A head that was seen at a certain time, by a witness or by whoever published it,
+//! shows that every leaf under it was logged by then.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::verdict::{Claim, Verdict};
+use crate::clock::Timestamp;
+use crate::merkle::{
+    Anchor, Checkpoint, CheckpointError, Hash, MAX_PROOF_HASHES, NoteError, Trust, VerifierKey,
+    verify_same_tree,
+};
+
+/// A consistency proof, as `GET /v1/ledger/consistency` answers it.
+#[derive(Clone, Debug, Deserialize)]
+pub(in crate::cli) struct Consistency {
+    pub(super) from: u64,
+    pub(super) to: u64,
+    #[serde(rename = "consistency_proof")]
+    pub(super) hashes: Vec<Hash>,
+}
+
+/// A checkpoint beside the file's own.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct Given {
+    /// What to call it.
+    pub(in crate::cli) name: String,
+    /// The signed note.
+    pub(in crate::cli) note: Vec<u8>,
+    /// When it was public, by the clock of whoever kept it.
+    pub(in crate::cli) published: Option<Timestamp>,
+}
+
+/// A head that somebody saw.
+#[derive(Clone, Debug)]
+struct Sighting {
+    head: Checkpoint,
+    at: Timestamp,
+    by: String,
+}
+
+/// The heads that are known.
+pub(super) struct Heads {
+    anchors: Vec<Anchor>,
+    proofs: Vec<Consistency>,
+    /// Roots that a whole log was read to have had.
+    roots: BTreeMap<u64, Hash>,
+    sightings: Vec<Sighting>,
+}
+
+impl Heads {
+    /// Opens what was given. What nobody vouches for is a problem: it was named to be believed.
+    pub(super) fn open(
+        verdict: &mut Verdict,
+        trust: &Trust,
+        given: &[Given],
+        proofs: &[Consistency],
+    ) -> Self {
+        let mut heads = Self {
+            anchors: Vec::new(),
+            proofs: Vec::new(),
+            roots: BTreeMap::new(),
+            sightings: Vec::new(),
+        };
+        for proof in proofs {
+            if proof.hashes.len() > MAX_PROOF_HASHES {
+                verdict.fail(
+                    Claim::Logged,
+                    format!("a consistency proof has more than {MAX_PROOF_HASHES} hashes"),
+                );
+            } else {
+                heads.proofs.push(proof.clone());
+            }
+        }
+        for given in given {
+            match trust.open(&given.note) {
+                Ok(anchor) => heads.add(anchor, given),
+                Err(error) => verdict.fail(Claim::Logged, format!("{}: {error}", given.name)),
+            }
+        }
+        heads
+    }
+
+    fn add(&mut self, anchor: Anchor, given: &Given) {
+        self.sight(&anchor);
+        if let Some(at) = given.published {
+            self.sightings.push(Sighting {
+                head: anchor.checkpoint().clone(),
+                at,
+                by: format!("the clock of whoever kept {}", given.name),
+            });
+        }
+        self.anchors.push(anchor);
+    }
+
+    fn sight(&mut self, anchor: &Anchor) {
+        for cosignature in anchor.cosignatures() {
+            let seconds = i64::try_from(cosignature.time).unwrap_or(i64::MAX);
+            self.sightings.push(Sighting {
+                head: anchor.checkpoint().clone(),
+                at: Timestamp::from_seconds(seconds),
+                by: format!("the clock of the witness {}", cosignature.witness.name()),
+            });
+        }
+    }
+
+    /// The sizes at which a whole log's root is worth knowing.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = u64> {
+        self.anchors.iter().map(|anchor| anchor.checkpoint().size)
+    }
+
+    /// A whole log had this root at this size.
+    pub(super) fn learn(&mut self, size: u64, root: Hash) {
+        self.roots.insert(size, root);
+    }
+
+    /// Whether two heads are of one tree; none if nothing says so.
+    fn joined(&self, one: &Checkpoint, other: &Checkpoint) -> Option<Result<(), String>> {
+        if one.size == other.size {
+            return Some(if one.root == other.root {
+                Ok(())
+            } else {
+                Err(format!("two different trees of {} leaves", one.size))
+            });
+        }
+        let read = |head: &Checkpoint| self.roots.get(&head.size).map(|root| *root == head.root);
+        if let (Some(one), Some(other)) = (read(one), read(other)) {
+            return Some(if one && other {
+                Ok(())
+            } else {
+                Err("a head that the log's own entries do not come to".into())
+            });
+        }
+        let (from, to) = (one.size.min(other.size), one.size.max(other.size));
+        let proof = self
+            .proofs
+            .iter()
+            .find(|proof| (proof.from, proof.to) == (from, to))?;
+        Some(
+            verify_same_tree(one, other, &proof.hashes)
+                .map_err(|error| format!("from {from} to {to}: {error}")),
+        )
+    }
+
+    /// Who vouches for a head, be it through another one. Tells of contradictions.
+    pub(super) fn vouched(
+        &mut self,
+        verdict: &mut Verdict,
+        trust: &Trust,
+        head: &Checkpoint,
+        note: &[u8],
+    ) -> Option<String> {
+        let own = trust.open(note);
+        if let Ok(anchor) = &own {
+            self.sight(anchor);
+        }
+        let mut through = None;
+        for anchor in &self.anchors {
+            let other = anchor.checkpoint();
+            if other.origin != head.origin {
+                verdict.fail(
+                    Claim::Logged,
+                    format!(
+                        "a checkpoint of the log {} was given, this is of {}",
+                        other.origin, head.origin
+                    ),
+                );
+                continue;
+            }
+            match self.joined(head, other) {
+                Some(Ok(())) => {
+                    through.get_or_insert_with(|| {
+                        format!(
+                            "a checkpoint that continues the one of {} leaves, signed by {}",
+                            other.size,
+                            names(anchor)
+                        )
+                    });
+                }
+                Some(Err(why)) => verdict.fail(
+                    Claim::Logged,
+                    format!("THE LOG WAS FORKED OR REWOUND, or a proof is wrong: {why}"),
+                ),
+                None => verdict.notes.push(format!(
+                    "the checkpoint of {} leaves was not joined to the one of {}: give a proof with \
+                     --consistency",
+                    other.size, head.size
+                )),
+            }
+        }
+        match (own, through) {
+            (Ok(anchor), _) => Some(format!("a checkpoint signed by {}", names(&anchor))),
+            (Err(CheckpointError::Note(NoteError::NoKnownSigner)), Some(through)) => {
+                verdict.notes.push(
+                    "the checkpoint's own signature is by no key that you gave: it holds by the \
+                     later one alone"
+                        .into(),
+                );
+                Some(through)
+            }
+            (Err(error), _) => {
+                verdict.fail(Claim::Logged, with_causes(&error));
+                None
+            }
+        }
+    }
+
+    /// By when a leaf under `head` was logged, and before which use.
+    pub(super) fn before_use(
+        &self,
+        verdict: &mut Verdict,
+        head: &Checkpoint,
+        index: u64,
+        used_at: Option<Timestamp>,
+    ) {
+        let first = self
+            .sightings
+            .iter()
+            .filter(|seen| seen.head.origin == head.origin && seen.head.size > index)
+            .filter(|seen| matches!(self.joined(head, &seen.head), Some(Ok(()))))
+            .min_by_key(|seen| seen.at);
+        let claim = Claim::LoggedBeforeUse;
+        match (first, used_at) {
+            (None, None) => {}
+            (None, Some(_)) => {
+                verdict.fail(
+                    claim,
+                    "no witness's or published checkpoint shows that it was logged before the use",
+                );
+            }
+            (Some(seen), None) => verdict.leave(
+                claim,
+                &format!(
+                    "the use's time was not given; logged by {} at the latest, by {}",
+                    seen.at, seen.by
+                ),
+            ),
+            (Some(seen), Some(used)) if seen.at <= used => verdict.show(
+                claim,
+                format!(
+                    "yes, logged by {} at the latest, by {}; used at {used}, by the clock of \
+                     whoever recorded the use",
+                    seen.at, seen.by
+                ),
+            ),
+            (Some(seen), Some(used)) => verdict.fail(
+                claim,
+                format!(
+                    "the first checkpoint that shows it is of {}, by {}, which is after the use at \
+                     {used}",
+                    seen.at, seen.by
+                ),
+            ),
+        }
+    }
+}
+
+/// Who vouches for an anchor.
+fn names(anchor: &Anchor) -> String {
+    let keys = anchor.signers().iter().map(VerifierKey::name);
+    let witnesses = anchor.cosignatures().iter();
+    let witnesses = witnesses.map(|cosignature| cosignature.witness.name());
+    keys.chain(witnesses).collect::<Vec<_>>().join(", ")
+}
+
+/// An error with its causes, none said twice.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,222 @@
+//! What a whole exported log shows: that its entries are the ones that were signed, in an order in
+//! which each act comes after what it acts on.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::BufRead;
+
+use super::credential::Credential;
+use super::heads::{Heads, with_causes};
+use super::verdict::{Claim, Kind, Verdict};
+use super::{Asked, decision_of};
+use crate::domain::decision::Outcome;
+use crate::domain::generation::GenerationDigest;
+use crate::domain::leaf::{Event, Leaf};
+use crate::ids::{SessionId, TaskId};
+use crate::merkle::{LogEntry, LogReader};
+
+/// Faults of order that are told one by one; the rest are counted.
+const TOLD: u64 = 10;
+
+/// A decision that a credential names, as the log has it.
+struct Found {
+    entry: LogEntry,
+    leaf: Leaf,
+}
+
+/// What is remembered of a log while it is read.
+#[derive(Default)]
+struct Order {
+    sessions: HashSet<SessionId>,
+    tasks: HashSet<TaskId>,
+    generations: HashSet<GenerationDigest>,
+    counts: BTreeMap<&'static str, u64>,
+    pruned: u64,
+    faults: u64,
+}
+
+/// Reads a log to its end and says what it shows.
+pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'_>) {
+    let mut reader = match LogReader::unsigned(input) {
+        Ok(reader) => reader,
+        Err(error) => return verdict.fail(Claim::Logged, with_causes(&error)),
+    };
+    verdict.kind = Some(Kind::Log);
+    let mut heads = Heads::open(verdict, asked.trust, asked.given, asked.proofs);
+    let sizes: Vec<u64> = heads.sizes().collect();
+    for size in &sizes {
+        reader.want_root(*size);
+    }
+    let credential = match asked.credential.map(Credential::parse).transpose() {
+        Ok(credential) => credential,
+        Err(why) => return verdict.fail(Claim::Decided, why),
+    };
+    let wanted = credential.as_ref().and_then(Credential::leaf_hash);
+    let mut found = None;
+    let mut order = Order::default();
+    let origin = reader.checkpoint().origin.clone();
+    loop {
+        let entry = match reader.next_entry() {
+            Ok(Some(entry)) => entry,
+            Ok(None) => break,
+            Err(error) => return verdict.fail(Claim::Logged, with_causes(&error)),
+        };
+        let leaf = order.take(verdict, &entry, &origin);
+        if wanted == Some(entry.hash) {
+            found = leaf.map(|leaf| Found { entry, leaf });
+        }
+    }
+    if let Err(error) = reader.finish() {
+        return verdict.fail(Claim::Logged, with_causes(&error));
+    }
+    for size in sizes {
+        if let Some(root) = reader.root_at(size) {
+            heads.learn(size, root);
+        }
+    }
+    let head = reader.checkpoint().clone();
+    heads.learn(head.size, head.root);
+    let Some(vouched) = heads.vouched(verdict, asked.trust, &head, reader.note().as_bytes()) else {
+        return;
+    };
+    order.tell(verdict);
+    verdict.show(
+        Claim::Logged,
+        format!(
+            "yes, all {} leaves of {}, in order, by {vouched}{}",
+            head.size,
+            head.origin,
+            order.summary()
+        ),
+    );
+    match (credential, found) {
+        (None, _) => verdict.leave(Claim::Decided, "no credential was given"),
+        (Some(_), None) => verdict.fail(
+            Claim::Decided,
+            "the log holds no decision that this credential names, or its body was pruned",
+        ),
+        (Some(credential), Some(Found { entry, leaf })) => {
+            let decision = decision_of(verdict, &leaf);
+            credential.check(verdict, &entry.hash, decision, asked.jwks);
+            heads.before_use(verdict, &head, entry.index, asked.used_at);
+        }
+    }
+}
+
+impl Order {
+    /// Takes one entry; its leaf, if it can be read.
+    fn take(&mut self, verdict: &mut Verdict, entry: &LogEntry, origin: &str) -> Option<Leaf> {
+        let Some(bytes) = &entry.leaf else {
+            self.pruned += 1;
+            return None;
+        };
+        let leaf: Leaf = match serde_json::from_slice(bytes) {
+            Ok(leaf) => leaf,
+            Err(error) => {
+                self.fault(verdict, entry.index, &format!("cannot be read: {error}"));
+                return None;
+            }
+        };
+        if leaf.origin != origin {
+            let why = format!("is meant for the log {}", leaf.origin);
+            self.fault(verdict, entry.index, &why);
+        }
+        if (entry.index == 0) != matches!(leaf.event, Event::Genesis { .. }) {
+            self.fault(
+                verdict,
+                entry.index,
+                "a log has one beginning, and begins with it",
+            );
+        }
+        if let Err(why) = self.follow(&leaf.event) {
+            self.fault(verdict, entry.index, &why);
+        }
+        Some(leaf)
+    }
+
+    /// Whether an event comes after what it rests on. What was pruned may have held that, so
+    /// nothing is missed once something was.
+    fn follow(&mut self, event: &Event) -> Result<(), String> {
+        let known = |there: bool, what: &str| {
+            if there || self.pruned > 0 {
+                Ok(())
+            } else {
+                Err(format!("comes before {what}"))
+            }
+        };
+        let (name, result) = match event {
+            Event::Genesis { .. } => ("beginning", Ok(())),
+            Event::Activated { generation, .. } => {
+                self.generations.insert(*generation);
+                ("activation", Ok(()))
+            }
+            Event::Decision(decision) => {
+                let active = known(
+                    self.generations.contains(&decision.generation),
+                    "the activation of the generation that it was decided by",
+                );
+                self.sessions.extend(decision.session);
+                self.tasks.extend(decision.task);
+                let name = match decision.outcome {
+                    Outcome::Permit => "permit",
+                    _ => "refusal",
+                };
+                (name, active)
+            }
+            Event::TaskOpened(opened) => {
+                self.tasks.insert(opened.task);
+                ("task opened", Ok(()))
+            }
+            Event::SessionEnded { session, .. } => (
+                "session ended",
+                known(self.sessions.contains(session), "its session's decision"),
+            ),
+            Event::EndConfirmed { session, .. } => (
+                "end confirmed or not",
+                known(self.sessions.contains(session), "its session's decision"),
+            ),
+            Event::TaskEnded { task, .. } => (
+                "task ended",
+                known(self.tasks.contains(task), "the task was opened"),
+            ),
+            _ => ("other act", Ok(())),
+        };
+        *self.counts.entry(name).or_default() += 1;
+        result
+    }
+
+    fn fault(&mut self, verdict: &mut Verdict, index: u64, why: &str) {
+        self.faults += 1;
+        if self.faults <= TOLD {
+            verdict.fail(Claim::Logged, format!("leaf {index} {why}"));
+        }
+    }
+
+    fn tell(&self, verdict: &mut Verdict) {
+        if self.faults > TOLD {
+            let more = self.faults - TOLD;
+            verdict.fail(
+                Claim::Logged,
+                format!("{more} more leaves are out of order"),
+            );
+        }
+        if self.pruned > 0 {
+            verdict.notes.push(format!(
+                "{} bodies were pruned: their hashes are in the tree, what they said was not looked \
+                 at, and what rests on them was taken as it is",
+                self.pruned
+            ));
+        }
+    }
+
+    fn summary(&self) -> String {
+        let counts: Vec<String> = self
+            .counts
+            .iter()
+            .map(|(name, count)| format!("{count} × {name}"))
+            .collect();
+        if counts.is_empty() {
+            return String::new();
+        }
+        format!(" ({})", counts.join(", "))
+    }
+}

@@ -1,0 +1,502 @@
+//! What an auditor with a pinned key can show offline: that a decision was logged, be its key
+//! retired; that it was logged before the credential was used, and by whose clock; that a whole log
+//! is whole. The logs here are made without the product's code, and each is then spoilt in one place.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, body};
+use crate::support::http::Client;
+use crate::support::keys::{Algorithm, Key};
+use crate::support::log::{
+    Log, ORIGIN, SESSION, TASK, claims, consistency, denial, inclusion, leaf_hash, permit, root,
+    token,
+};
+use crate::support::process::{Ended, Launch};
+
+/// 2026-10-24T12:10:00Z.
+const WITNESSED: u64 = 1_792_843_800;
+const PERMIT: usize = 4;
+const OLD: usize = 9;
+const NEW: usize = 21;
+
+/// A log that has grown, and whose key was replaced on the way.
+struct Grown {
+    retired: Log,
+    current: Log,
+    witness: Log,
+    signer: Key,
+    bodies: Vec<Vec<u8>>,
+    leaves: Vec<Vec<u8>>,
+}
+
+impl Grown {
+    fn new() -> Self {
+        let signer = Key::generate(Algorithm::Es256);
+        let leaf = |event: Value| {
+            let mut leaf = json!({"v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z"});
+            leaf.as_object_mut()
+                .unwrap()
+                .extend(event.as_object().unwrap().clone());
+            leaf
+        };
+        let generation = format!("sha256:{}", "a".repeat(64));
+        let mut leaves = vec![
+            leaf(json!({"event": "genesis", "vkey": "k"})),
+            leaf(json!({"event": "activated", "generation": generation, "by": "admin"})),
+            denial(),
+            denial(),
+            permit(&signer.kid),
+            leaf(
+                json!({"event": "session_ended", "session": SESSION, "reason": "revoked", "by": "x"}),
+            ),
+            leaf(json!({"event": "task_ended", "task": TASK, "end": "complete", "by": "x"})),
+        ];
+        leaves.resize(NEW, denial());
+        let bodies: Vec<Vec<u8>> = leaves
+            .iter()
+            .map(|leaf| serde_json::to_vec(leaf).unwrap())
+            .collect();
+        Self {
+            retired: Log::new(ORIGIN),
+            current: Log::new(ORIGIN),
+            witness: Log::new("witness.test/w"),
+            signer,
+            leaves: bodies.iter().map(|body| leaf_hash(body)).collect(),
+            bodies,
+        }
+    }
+
+    fn text(&self, size: usize) -> String {
+        format!(
+            "{ORIGIN}\n{size}\n{}\n",
+            STANDARD.encode(root(&self.leaves[..size]))
+        )
+    }
+
+    fn receipt(&self, size: usize, checkpoint: &str) -> Value {
+        let leaves = &self.leaves[..size];
+        let proof = inclusion(PERMIT, leaves);
+        json!({
+            "leaf": STANDARD.encode(&self.bodies[PERMIT]),
+            "leaf_hash": STANDARD.encode(&leaves[PERMIT]),
+            "index": PERMIT,
+            "tree_size": size,
+            "inclusion_proof": proof.iter().map(|h| STANDARD.encode(h)).collect::<Vec<_>>(),
+            "checkpoint": checkpoint,
+        })
+    }
+
+    /// The receipt as it was handed out, by a key that has since been retired.
+    fn old_receipt(&self) -> Value {
+        self.receipt(OLD, &self.retired.sign(&self.text(OLD)))
+    }
+
+    fn proof(&self) -> Value {
+        let hashes = consistency(OLD, &self.leaves);
+        let hashes: Vec<String> = hashes.iter().map(|hash| STANDARD.encode(hash)).collect();
+        json!({"from": OLD, "to": NEW, "consistency_proof": hashes})
+    }
+
+    fn token(&self) -> String {
+        token(&self.signer, &claims(&self.old_receipt()))
+    }
+
+    /// The exported log; `change` may spoil its lines.
+    fn file(&self, change: impl FnOnce(&mut Vec<Value>)) -> String {
+        let mut lines = vec![json!({
+            "format": "taskpass-log@v1", "checkpoint": self.current.sign(&self.text(NEW))
+        })];
+        lines.extend(
+            (0..).zip(&self.bodies).map(
+                |(index, body): (u64, _)| json!({"index": index, "leaf": STANDARD.encode(body)}),
+            ),
+        );
+        change(&mut lines);
+        // As the product writes them: the format first.
+        let head = format!(
+            "{{\"format\":{},\"checkpoint\":{}}}\n",
+            lines[0]["format"], lines[0]["checkpoint"]
+        );
+        let rest: Vec<String> = lines[1..].iter().map(|line| format!("{line}\n")).collect();
+        head + &rest.concat()
+    }
+
+    fn verify(&self, file: &str, more: &[&str]) -> Ended {
+        let key = self.current.vkey();
+        let arguments = ["ledger", "verify", "file", "--key", &key];
+        Launch::taskpass(arguments.iter().chain(more).copied())
+            .file("file", file)
+            .file("token", self.token())
+            .file("newest", self.current.sign(&self.text(NEW)))
+            .file("old", self.current.sign(&self.text(OLD)))
+            .file("witnessed", self.witnessed(WITNESSED))
+            .file("proof", self.proof().to_string())
+            .run()
+    }
+
+    /// The old checkpoint, signed by the retired key and seen by the witness.
+    fn witnessed(&self, time: u64) -> String {
+        let text = self.text(OLD);
+        self.retired.sign(&text) + &self.witness.cosign(&text, time)
+    }
+}
+
+#[track_caller]
+fn holds(ended: &Ended, says: &str) {
+    assert_eq!(ended.code(), Some(0), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains(says), "{says}: {}", ended.stdout);
+}
+
+#[track_caller]
+fn fails(ended: &Ended, says: &str) {
+    assert_eq!(ended.code(), Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains(says), "{says}: {}", ended.stdout);
+    assert!(
+        ended.stdout.ends_with("it does not hold\n"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
+fn a_retired_keys_receipt_holds_only_through_a_later_checkpoint() {
+    let grown = Grown::new();
+    let receipt = grown.old_receipt().to_string();
+    fails(
+        &grown.verify(&receipt, &[]),
+        "no known key has signed the note",
+    );
+    // The later checkpoint alone says nothing about the earlier tree.
+    fails(
+        &grown.verify(&receipt, &["--checkpoint", "newest"]),
+        "no known key has signed",
+    );
+    let both = ["--checkpoint", "newest", "--consistency", "proof"];
+    let ended = grown.verify(&receipt, &both);
+    holds(
+        &ended,
+        "logged: yes, as leaf 4 of 9 in broker.test/log, by a checkpoint that continues the one of 21",
+    );
+    assert!(
+        ended.stdout.contains("it holds by the later one alone"),
+        "{}",
+        ended.stdout
+    );
+    // The same head, signed by the pinned key, needs no proof.
+    holds(
+        &grown.verify(&receipt, &["--checkpoint", "old"]),
+        "logged: yes",
+    );
+    // A leaf that the retired key's holder put into a tree of its own.
+    let mut forged = Grown::new();
+    forged.current = Log::new(ORIGIN);
+    let forged = forged.old_receipt().to_string();
+    fails(
+        &grown.verify(&forged, &both),
+        "THE LOG WAS FORKED OR REWOUND, or a proof is wrong",
+    );
+    fails(
+        &grown.verify(&forged, &["--checkpoint", "old"]),
+        "two different trees of 9 leaves",
+    );
+}
+
+#[test]
+fn a_witness_shows_that_it_was_logged_before_it_was_used_and_by_whose_clock() {
+    let grown = Grown::new();
+    let key = grown.witness.witness_key();
+    let receipt = grown.receipt(OLD, &grown.witnessed(WITNESSED)).to_string();
+    let with = |used: &str| grown.verify(&receipt, &["--witness", &key, "--used-at", used]);
+    let ended = with("2026-10-24T14:10:00+02:00");
+    holds(
+        &ended,
+        "logged before use: yes, logged by 2026-10-24T12:10:00Z at the latest, by the clock of the witness witness.test/w",
+    );
+    assert!(
+        ended.stdout.contains("used at 2026-10-24T12:10:00Z"),
+        "{}",
+        ended.stdout
+    );
+    fails(&with("2026-10-24T12:09:59Z"), "which is after the use");
+    // Without the time of the use it is told, and nothing is claimed.
+    let open = grown.verify(&receipt, &["--witness", &key]);
+    holds(
+        &open,
+        "logged before use: not shown: the use's time was not given; logged by 2026-10-24T12:10:00Z",
+    );
+    // Whose key is not pinned says nothing.
+    let used = ["--checkpoint", "old", "--used-at", "2026-10-24T13:00:00Z"];
+    fails(
+        &grown.verify(&receipt, &used),
+        "no witness's or published checkpoint shows",
+    );
+    let naive = grown.verify(&receipt, &["--used-at", "2026-10-24T13:00:00"]);
+    assert_eq!(
+        naive.code(),
+        Some(2),
+        "a time without an offset: {}",
+        naive.stdout
+    );
+}
+
+#[test]
+fn a_published_checkpoint_shows_the_same_by_the_publishers_clock() {
+    let grown = Grown::new();
+    let receipt = grown.old_receipt().to_string();
+    let with = |published: &str, used: &str| {
+        grown.verify(
+            &receipt,
+            &[
+                "--published",
+                published,
+                "--consistency",
+                "proof",
+                "--used-at",
+                used,
+                "--json",
+            ],
+        )
+    };
+    let ended = with("2026-10-24T12:20:00Z=newest", "2026-10-24T12:20:01Z");
+    let verdict: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(ended.code(), Some(0), "{verdict:#}");
+    assert_eq!(verdict["logged_before_use"]["verdict"], "holds");
+    assert_eq!(verdict["logged"]["verdict"], "holds");
+    assert!(
+        verdict["logged_before_use"]["detail"]
+            .as_str()
+            .unwrap()
+            .contains("whoever kept newest")
+    );
+    let late = with("2026-10-24T12:20:02Z=newest", "2026-10-24T12:20:01Z");
+    let verdict: Value = serde_json::from_str(&late.stdout).unwrap();
+    assert_eq!(
+        (late.code(), &verdict["logged_before_use"]["verdict"]),
+        (Some(1), &json!("fails"))
+    );
+    // A checkpoint from before the leaf shows nothing of it, however early.
+    let before = grown.current.sign(&grown.text(PERMIT));
+    let key = grown.current.vkey();
+    let hashes = consistency(PERMIT, &grown.leaves[..OLD]);
+    let hashes: Vec<String> = hashes.iter().map(|hash| STANDARD.encode(hash)).collect();
+    let join = json!({"from": PERMIT, "to": OLD, "consistency_proof": hashes});
+    let ended = Launch::taskpass([
+        "ledger",
+        "verify",
+        "file",
+        "--key",
+        &key,
+        "--published",
+        "2026-10-01T00:00:00Z=before",
+        "--consistency",
+        "join",
+        "--used-at",
+        "2026-10-24T13:00:00Z",
+    ])
+    .file(
+        "file",
+        grown
+            .receipt(OLD, &grown.current.sign(&grown.text(OLD)))
+            .to_string(),
+    )
+    .file("before", before)
+    .file("join", join.to_string())
+    .run();
+    fails(&ended, "no witness's or published checkpoint shows");
+}
+
+#[test]
+fn a_whole_log_holds_and_finds_the_decision_of_a_credential() {
+    let grown = Grown::new();
+    let whole = grown.file(|_| ());
+    let ended = grown.verify(&whole, &[]);
+    holds(&ended, "file: a whole log\n");
+    holds(
+        &ended,
+        "logged: yes, all 21 leaves of broker.test/log, in order",
+    );
+    holds(&ended, "1 × permit");
+    let key = grown.witness.witness_key();
+    let all = [
+        "--credential-file",
+        "token",
+        "--checkpoint",
+        "witnessed",
+        "--witness",
+        &key,
+        "--used-at",
+        "2026-10-24T12:10:00Z",
+    ];
+    let ended = grown.verify(&whole, &all);
+    holds(&ended, "decided: permit for dev:agent%3Areports");
+    holds(&ended, "logged before use: yes");
+    // Bodies that were pruned are told, and break nothing.
+    let pruned = grown.file(|lines| {
+        let hash = STANDARD.encode(&grown.leaves[2]);
+        lines[3] = json!({"index": 2, "hash": hash});
+    });
+    holds(&grown.verify(&pruned, &[]), "1 bodies were pruned");
+    let gone = grown.file(|lines| {
+        let hash = STANDARD.encode(&grown.leaves[PERMIT]);
+        lines[PERMIT + 1] = json!({"index": PERMIT, "hash": hash});
+    });
+    fails(
+        &grown.verify(&gone, &["--credential-file", "token"]),
+        "or its body was pruned",
+    );
+}
+
+#[test]
+fn a_log_that_was_cut_reordered_changed_or_forked_does_not_pass() {
+    let grown = Grown::new();
+    let cases: [(&str, &str, &dyn Fn(&mut Vec<Value>)); 8] = [
+        (
+            "cut",
+            "the file holds 20 entries, its checkpoint is of 21",
+            &|lines| {
+                lines.pop();
+            },
+        ),
+        ("longer", "its checkpoint is of 21", &|lines| {
+            let mut more = lines[5].clone();
+            more["index"] = json!(NEW);
+            lines.push(more);
+        }),
+        ("a gap", "the log is reordered or incomplete", &|lines| {
+            lines.remove(7);
+        }),
+        ("swapped", "the log is reordered or incomplete", &|lines| {
+            lines.swap(6, 7)
+        }),
+        ("twice", "the log is reordered or incomplete", &|lines| {
+            let again = lines[5].clone();
+            lines.insert(5, again);
+        }),
+        ("swapped and renumbered", "the log signed", &|lines| {
+            lines.swap(6, 7);
+            lines[6]["index"] = json!(5);
+            lines[7]["index"] = json!(6);
+        }),
+        ("a changed leaf", "the log signed", &|lines| {
+            lines[9]["leaf"] = json!(STANDARD.encode("{}"));
+        }),
+        ("another's signature", "no known key has signed", &|lines| {
+            lines[0]["checkpoint"] = json!(grown.retired.sign(&grown.text(NEW)));
+        }),
+    ];
+    for (name, why, spoil) in cases {
+        let ended = grown.verify(&grown.file(spoil), &[]);
+        assert!(ended.stdout.contains(why), "{name}: {}", ended.stdout);
+        fails(&ended, "FAILED: ");
+    }
+    // What was signed, but makes no sense in that order.
+    let mut disordered = Grown::new();
+    disordered.bodies.swap(PERMIT, PERMIT + 1);
+    disordered.leaves.swap(PERMIT, PERMIT + 1);
+    let file = disordered.file(|_| ());
+    fails(
+        &disordered.verify(&file, &[]),
+        "leaf 4 comes before its session's decision",
+    );
+    // A checkpoint of the same size that somebody else was shown.
+    let mut other = Grown::new();
+    other.leaves[3] = leaf_hash(b"another");
+    let key = grown.current.vkey();
+    let ended = Launch::taskpass([
+        "ledger",
+        "verify",
+        "file",
+        "--key",
+        &key,
+        "--checkpoint",
+        "shown",
+    ])
+    .file("file", grown.file(|_| ()))
+    .file("shown", grown.current.sign(&other.text(OLD)))
+    .run();
+    fails(&ended, "THE LOG WAS FORKED OR REWOUND");
+}
+
+#[test]
+fn nothing_that_is_no_log_is_taken_for_one() {
+    let grown = Grown::new();
+    let whole = grown.file(|_| ());
+    let head = whole.lines().next().unwrap();
+    let endless = format!("{head}\n{}", " ".repeat(2_000_000));
+    fails(
+        &grown.verify(&endless, &[]),
+        "line 2 is longer than any entry",
+    );
+    for line in [
+        "\u{0}",
+        "[]",
+        "{\"index\":0}",
+        "{\"index\":0,\"leaf\":\"\",\"hash\":\"\"}",
+        "{\"index\":0,\"index\":0,\"leaf\":\"\"}",
+    ] {
+        fails(
+            &grown.verify(&format!("{head}\n{line}\n"), &[]),
+            "line 2 is not an entry",
+        );
+    }
+    let long = format!("{{\"leaf\": \"{}\"}}", "A".repeat(2_000_000));
+    fails(&grown.verify(&long, &[]), "bytes, and is no log");
+    fails(
+        &grown.verify("{\"format\":\"taskpass-log@v1\"", &[]),
+        "does not begin as a log does",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_real_log_is_exported_and_verified_and_only_a_reader_gets_it() {
+    let (fleet, replica) = Fleet::start().await;
+    let granted = replica.ask(&fleet.token()).await.expect(201);
+    for _ in 0..3 {
+        let mut refused = body();
+        refused["resource"] = json!("nothing");
+        replica
+            .client
+            .post_json(&fleet.token(), "/v1/credentials", &refused)
+            .await;
+    }
+    let url = format!("http://{}", replica.address);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("log.jsonl");
+    let export = Launch::taskpass(["ledger", "export", "--url", &url, "--token-file", "admin"])
+        .file("admin", fleet.admin.clone())
+        .arg("--output")
+        .arg(file.to_str().unwrap())
+        .run();
+    assert_eq!(export.code(), Some(0), "{}", export.stderr);
+    let log = std::fs::read(&file).unwrap();
+    let keys = Client::new(&url)
+        .get_as(&fleet.admin, "/v1/ledger/keys")
+        .await
+        .expect(200);
+    let key = keys["vkeys"][0].as_str().unwrap();
+    let ended = Launch::taskpass([
+        "ledger",
+        "verify",
+        "log",
+        "--key",
+        key,
+        "--credential-file",
+        "token",
+    ])
+    .file("log", log)
+    .file(
+        "token",
+        granted["credential"]["access_token"].as_str().unwrap(),
+    )
+    .run();
+    holds(&ended, "decided: permit for");
+    holds(&ended, "1 × permit");
+    // Neither the workload, whose decision is in it, nor a stranger.
+    let own = Client::new(&url)
+        .get_as(&fleet.token(), "/v1/ledger/export")
+        .await;
+    assert_eq!(own.status, 404);
+    assert_eq!(Client::new(&url).get("/v1/ledger/export").await.status, 401);
+}
