@@ -21,6 +21,9 @@ const PERMIT: usize = 4;
 const OLD: usize = 9;
 const NEW: usize = 21;
 
+/// What is done to a file's lines.
+type Spoil<'a> = &'a dyn Fn(&mut Vec<Value>);
+
 /// A log that has grown, and whose key was replaced on the way.
 struct Grown {
     retired: Log,
@@ -351,7 +354,7 @@ fn a_whole_log_holds_and_finds_the_decision_of_a_credential() {
 #[test]
 fn a_log_that_was_cut_reordered_changed_or_forked_does_not_pass() {
     let grown = Grown::new();
-    let cases: [(&str, &str, &dyn Fn(&mut Vec<Value>)); 8] = [
+    let cases: [(&str, &str, Spoil<'_>); 8] = [
         (
             "cut",
             "the file holds 20 entries, its checkpoint is of 21",
@@ -368,7 +371,7 @@ fn a_log_that_was_cut_reordered_changed_or_forked_does_not_pass() {
             lines.remove(7);
         }),
         ("swapped", "the log is reordered or incomplete", &|lines| {
-            lines.swap(6, 7)
+            lines.swap(6, 7);
         }),
         ("twice", "the log is reordered or incomplete", &|lines| {
             let again = lines[5].clone();
