@@ -5,7 +5,8 @@
 //! is what somebody chose to show. Errors carry no values of requests. Secrets have types that
 //! cannot be printed. A panic is logged by its place alone, because its message may quote a value.
 //! And the level of the configuration is ours: dependencies, which know nothing of these rules,
-//! stay at warnings unless an operator says otherwise in `TASKPASS_LOG`.
+//! stay at warnings unless an operator says otherwise in `TASKPASS_LOG`, and even then never say what
+//! they would at `trace`, where some of them write down whole requests and answers.
 //!
 //! A `traceparent` is a stranger's input. It is parsed strictly, and one that does not parse starts
 //! a new trace instead of being repaired. It is never trusted for anything but correlation.
@@ -13,9 +14,11 @@
 use std::fmt;
 use std::io::IsTerminal;
 
-use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::{EnvFilter, Registry};
 
 use crate::config::{Log, LogFormat};
 use crate::ids::{NoRandomness, Random};
@@ -56,19 +59,23 @@ where
     let filter = EnvFilter::builder()
         .parse(filter.unwrap_or(&ours))
         .map_err(|_| TelemetryError::Filter)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer);
+    let filter = filter.and(filter_fn(may_be_logged));
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     Ok(match log.format {
-        LogFormat::Json => Box::new(
-            builder
-                .json()
-                .flatten_event(true)
-                .with_span_list(false)
-                .finish(),
-        ),
-        LogFormat::Text => Box::new(builder.with_ansi(ansi).finish()),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            Box::new(Registry::default().with(lines.with_filter(filter)))
+        }
+        LogFormat::Text => {
+            let lines = lines.with_ansi(ansi);
+            Box::new(Registry::default().with(lines.with_filter(filter)))
+        }
     })
+}
+
+/// Whether a line is one that nothing but what its author chose can be in, whatever the filter says.
+fn may_be_logged(line: &Metadata<'_>) -> bool {
+    line.target().starts_with(env!("CARGO_PKG_NAME")) || *line.level() <= Level::DEBUG
 }
 
 /// The id of a trace; never all zeros.
@@ -322,6 +329,16 @@ mod tests {
         assert!(text.contains("ours") && text.contains("warned"), "{text}");
         assert!(!text.contains("theirs"), "{text}");
         assert!(logged(&log, Some("sqlx=info"), act).contains("theirs"));
+        // Where they quote what goes over the wire nobody can have it.
+        let quoting = || {
+            tracing::trace!(target: "aws_smithy_runtime::client::orchestrator", "a whole answer");
+            tracing::debug!(target: "aws_smithy_runtime", "a stage");
+        };
+        let text = logged(&log, Some("trace,aws_smithy_runtime=trace"), quoting);
+        assert!(
+            text.contains("a stage") && !text.contains("a whole answer"),
+            "{text}"
+        );
         assert!(matches!(
             subscriber(&log, Some("taskpass=["), false, std::io::sink),
             Err(TelemetryError::Filter)

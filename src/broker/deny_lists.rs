@@ -156,12 +156,14 @@ impl Broker {
         now: Timestamp,
     ) -> Result<DenyStanding, BrokerError> {
         let reason = session.end_reason.unwrap_or(EndReason::Revoked);
-        // What ends by itself before the list would hold everywhere needs no place on it.
+        // What is over and ends by itself before the list is sure to hold everywhere needs no place
+        // on it. Where somebody wants it dead, the list holds sooner than its bound as a rule.
         let over_first = session.expires_at <= now.plus_seconds(place.propagation_seconds);
         let room = match reason {
+            EndReason::Revoked => place.capacity,
             _ if over_first => 0,
             EndReason::Completed | EndReason::Superseded => place.room_for_completed(),
-            EndReason::Revoked | EndReason::Expired | EndReason::Failed => place.capacity,
+            EndReason::Expired | EndReason::Failed => place.capacity,
         };
         // One whose making nobody confirmed may have been made late, and longer than was asked.
         let life = session.issued_at.seconds_until(session.expires_at);

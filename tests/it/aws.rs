@@ -4,6 +4,7 @@
 //! Two stand-ins: moto's server, which keeps roles and sessions and knows who calls, and an STS of
 //! ours that writes down what it was asked and answers as it was told.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
@@ -19,7 +20,7 @@ use wiremock::ResponseTemplate;
 use crate::support::keys::{peek, verifies};
 use crate::support::moto::Moto;
 use crate::support::rig::{Kind, POLICIES, Rig, ask, job, refusal};
-use crate::support::sts::{Sts, form, granted};
+use crate::support::sts::{Sts, form, granted, refusal_of};
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
 
@@ -350,6 +351,37 @@ async fn whatever_else_sts_answers_is_taken_for_a_session() {
         Err(BrokerError::FailClosed(_))
     ));
     assert_eq!(last_session(&rig).await.unwrap().1, Some(EndReason::Failed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_says_nothing_of_an_earlier_try_that_was_lost() {
+    let calls = AtomicU32::new(0);
+    let sts = Sts::answering(move |_: &wiremock::Request| {
+        if calls.fetch_add(1, Ordering::SeqCst) == 0 {
+            // It may have been made before this.
+            return ResponseTemplate::new(500);
+        }
+        ResponseTemplate::new(400).set_body_raw(refusal_of("AccessDenied"), "text/xml")
+    })
+    .await;
+    let rig = rig(&sts.url()).await;
+    assert!(asked(&rig, reading()).await.is_err());
+    assert_eq!(sts.asked().await.len(), 2);
+    let ending = Some((SessionState::Ending, Some(EndReason::Failed)));
+    assert_eq!(last_session(&rig).await, ending);
+    // Throttling is a definite no, so a refusal after it is one.
+    let calls = AtomicU32::new(0);
+    let sts = Sts::answering(move |_: &wiremock::Request| {
+        let first = calls.fetch_add(1, Ordering::SeqCst) == 0;
+        let code = if first { "Throttling" } else { "AccessDenied" };
+        ResponseTemplate::new(400).set_body_raw(refusal_of(code), "text/xml")
+    })
+    .await;
+    let rig = self::rig(&sts.url()).await;
+    assert!(asked(&rig, reading()).await.is_err());
+    assert_eq!(sts.asked().await.len(), 2);
+    let ended = Some((SessionState::Ended, Some(EndReason::Failed)));
+    assert_eq!(last_session(&rig).await, ended);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,13 +1,19 @@
 //! The calls of STS.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_sts::Client;
+use aws_sdk_sts::config::interceptors::{
+    BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
+};
+use aws_sdk_sts::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_sts::error::BoxError;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::types::{AssumedRoleUser, Credentials, PolicyDescriptorType, Tag};
 use aws_smithy_http_client::Builder;
@@ -78,7 +84,9 @@ impl Clients {
             .policy(&asked.policy)
             .set_policy_arns(managed(role))
             .duration_seconds(asked.seconds);
-        let answer = request.send().await.map_err(failure)?;
+        let tries = Tries::default();
+        let sent = request.customize().interceptor(tries.clone()).send().await;
+        let answer = sent.map_err(|error| tries.judge(failure(error)))?;
         made(role, asked, answer.credentials, answer.assumed_role_user)
     }
 
@@ -106,7 +114,9 @@ impl Clients {
             let tag = tag.map_err(|error| MintError::Refused(error.to_string()))?;
             request = request.tags(tag).transitive_tag_keys(key);
         }
-        let answer = request.send().await.map_err(failure)?;
+        let tries = Tries::default();
+        let sent = request.customize().interceptor(tries.clone()).send().await;
+        let answer = sent.map_err(|error| tries.judge(failure(error)))?;
         made(role, asked, answer.credentials, answer.assumed_role_user)
     }
 
@@ -161,18 +171,89 @@ async fn sdk_config(role: &AwsRole, own_credentials: bool) -> SdkConfig {
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .operation_timeout(CALL_TIMEOUT)
         .build();
+    let region = Region::new(role.region.clone());
+    let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS);
+    if !own_credentials {
+        // Nothing from variables or files: what these say of endpoints would decide who is shown
+        // our tokens.
+        let mut config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(region)
+            .http_client(http)
+            .timeout_config(timeouts)
+            .retry_config(retries);
+        config.set_endpoint_url(role.endpoint.clone());
+        return config.build();
+    }
     let mut config = aws_config::defaults(BehaviorVersion::latest())
-        .region(Region::new(role.region.clone()))
+        .region(region)
         .http_client(http)
         .timeout_config(timeouts)
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS));
+        .retry_config(retries);
     if let Some(endpoint) = &role.endpoint {
         config = config.endpoint_url(endpoint);
     }
-    if !own_credentials {
-        config = config.no_credentials();
-    }
     config.load().await
+}
+
+/// Whether an earlier try of a call ended so that a session may have been made. That a later one
+/// is refused then says nothing of the earlier.
+#[derive(Clone, Debug, Default)]
+struct Tries(Arc<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    last_unclear: AtomicBool,
+    earlier_unclear: AtomicBool,
+}
+
+impl Intercept for Tries {
+    fn name(&self) -> &'static str {
+        "tries"
+    }
+
+    fn read_before_attempt(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if self.0.last_unclear.load(Ordering::SeqCst) {
+            self.0.earlier_unclear.store(true, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    fn read_after_attempt(
+        &self,
+        context: &FinalizerInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let error = context.output_or_error().and_then(Result::err);
+        let answered = matches!(&error, Some(error) if error.is_operation_error());
+        let client_error = context
+            .response()
+            .is_some_and(|response| response.status().is_client_error());
+        self.0
+            .last_unclear
+            .store(!(answered && client_error), Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl Tries {
+    /// What a failure means, where it may not be about the only try.
+    fn judge(&self, failed: MintError) -> MintError {
+        match failed {
+            MintError::Refused(told) | MintError::Throttled(told)
+                if self.0.earlier_unclear.load(Ordering::SeqCst) =>
+            {
+                MintError::Unknown(format!("{told}, after a try that nothing is known of"))
+            }
+            other => other,
+        }
+    }
 }
 
 fn managed(role: &AwsRole) -> Option<Vec<PolicyDescriptorType>> {

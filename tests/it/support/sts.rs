@@ -38,12 +38,7 @@ impl Sts {
     /// It refuses with this code.
     pub async fn refusing(status: u16, code: &'static str) -> Self {
         Self::answering(move |_: &wiremock::Request| {
-            let body = format!(
-                "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error>\
-                 <Type>Sender</Type><Code>{code}</Code><Message>SECRET account 123456789012</Message>\
-                 </Error><RequestId>1</RequestId></ErrorResponse>"
-            );
-            ResponseTemplate::new(status).set_body_raw(body, "text/xml")
+            ResponseTemplate::new(status).set_body_raw(refusal_of(code), "text/xml")
         })
         .await
     }
@@ -53,6 +48,15 @@ impl Sts {
         let requests = self.0.received_requests().await.unwrap();
         requests.iter().map(|request| form(&request.body)).collect()
     }
+}
+
+/// How STS refuses.
+pub fn refusal_of(code: &str) -> String {
+    format!(
+        "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error>\
+         <Type>Sender</Type><Code>{code}</Code><Message>SECRET account 123456789012</Message>\
+         </Error><RequestId>1</RequestId></ErrorResponse>"
+    )
 }
 
 /// The fields of a form.
