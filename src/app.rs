@@ -269,6 +269,10 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     settle_generation(&broker, &config, generation).await?;
     let sweeping = Arc::clone(&broker);
     drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
+    let denying = Arc::clone(&broker);
+    drop(shutdown.spawn_worker("deny lists", move |stop| {
+        sweep::run_deny_lists(denying, stop)
+    }));
     let address = http::server::start(Arc::clone(&broker), &config, &shutdown)
         .await
         .map_err(unfit)?;

@@ -7,7 +7,7 @@
 //! then. Somebody who writes over it, a replica that was slow or a person, is found at the next
 //! look, which comes while anybody is on it.
 
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
@@ -25,6 +25,13 @@ const LEASE_SECONDS: u64 = 90;
 
 /// Places that are looked at in one round.
 const BITE: u32 = 20;
+
+/// What must be left of a lease before a document is written: longer than writing can take.
+const WRITE_SECONDS: u64 = 30;
+
+/// Failures in a row, some minutes of them, after which nothing new is issued where it could not be
+/// ended.
+const UNWRITABLE_AFTER: u32 = 6;
 
 /// How often a list with somebody on it is looked at, and one with nobody.
 const WATCH_SECONDS: u64 = 60;
@@ -45,23 +52,44 @@ impl Broker {
     pub async fn end_external(&self, session: &Session) -> Result<EndOutcome, BrokerError> {
         let minter = self.minter(&session.minter)?;
         let now = self.now();
-        if let Some(list) = minter.deny_list() {
-            let resource = self.resource_of(session).await?;
-            let place = resource.and_then(|resource| list.deny_place(&resource));
-            if let Some(place) = place {
-                return self.deny(&place, minter.as_ref(), session, now).await;
-            }
+        if let Some(place) = self.place_of(minter.as_ref(), session).await? {
+            return self.deny(&place, minter.as_ref(), session, now).await;
         }
         Ok(minter.end(session, now).await)
     }
 
-    /// The resource of a session: as it is registered now, or else as it was when it was decided.
-    async fn resource_of(&self, session: &Session) -> Result<Option<Resource>, BrokerError> {
+    /// Sees to it that a session that an admin wants dead has a place on its list before all that
+    /// is merely over.
+    pub(super) async fn insist_on_end(&self, session: &Session) -> Result<(), BrokerError> {
+        let minter = self.minter(&session.minter)?;
+        match self.place_of(minter.as_ref(), session).await? {
+            Some(place) => {
+                let now = self.now();
+                self.ask_deny(&place, session, Wish::Admin, now).await?;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The list that a session can be put on: as its resource is registered now, or else as it was
+    /// when the session was decided.
+    async fn place_of(
+        &self,
+        minter: &dyn Minter,
+        session: &Session,
+    ) -> Result<Option<DenyPlace>, BrokerError> {
+        let Some(list) = minter.deny_list() else {
+            return Ok(None);
+        };
         let same = |resource: &Resource| resource.audience() == session.audience;
         let active = self.active()?;
         let now = active.catalog().resource(&session.resource);
-        if let Some(resource) = now.filter(|resource| same(resource)) {
-            return Ok(Some(resource.as_ref().clone()));
+        let place = now
+            .filter(|resource| same(resource))
+            .and_then(|resource| list.deny_place(resource));
+        if place.is_some() {
+            return Ok(place);
         }
         let Some(bytes) = self.store().generation(session.generation).await? else {
             return Ok(None);
@@ -72,7 +100,9 @@ impl Broker {
             .filter(|_| genuine == session.generation)
             .and_then(|generation| {
                 let mut resources = generation.resources.into_iter();
-                resources.find(|resource| resource.name == session.resource && same(resource))
+                let found =
+                    resources.find(|resource| resource.name == session.resource && same(resource));
+                list.deny_place(&found?)
             }))
     }
 
@@ -88,15 +118,20 @@ impl Broker {
         let standing = match self.covered(place, minter, session).await? {
             Some(standing) => standing,
             None => match self.store().deny_standing(session.id).await? {
-                Some(standing) => standing,
-                None => self.ask_deny(place, session, now).await?,
+                Some(standing) if standing.listed => standing,
+                // Room may have come free, or somebody may want it dead who did not before.
+                _ => {
+                    let wish = self.wish_for(session).await?;
+                    self.ask_deny(place, session, wish, now).await?
+                }
             },
         };
         if standing.is_confirmed(bound) {
             return Ok(EndOutcome::Confirmed);
         }
         if !standing.listed {
-            return Ok(EndOutcome::Impossible);
+            let again = now.plus_seconds(WATCH_SECONDS);
+            return Ok(EndOutcome::NotBefore(again.min(session.expires_at)));
         }
         match standing.holds_from(bound) {
             Some(from) if now < from => Ok(EndOutcome::NotBefore(from)),
@@ -105,7 +140,11 @@ impl Broker {
                 self.store().nudge_deny_place(place, now).await?;
                 Ok(EndOutcome::Pending)
             }
-            None => Ok(EndOutcome::Pending),
+            None => {
+                // Whoever asked may have died before the place was told.
+                self.store().put_deny_place(place, now).await?;
+                Ok(EndOutcome::Pending)
+            }
         }
     }
 
@@ -149,42 +188,60 @@ impl Broker {
         Ok(at.map(Timestamp::floor_to_second))
     }
 
+    /// On whose account a session is to be denied.
+    async fn wish_for(&self, session: &Session) -> Result<Wish, BrokerError> {
+        let view = self.store().session_view(session.id).await?;
+        if view.is_some_and(|view| view.cut_off_at.is_some()) {
+            return Ok(Wish::Admin);
+        }
+        Ok(match session.end_reason {
+            Some(EndReason::Failed) => Wish::Unknown,
+            _ => Wish::Over,
+        })
+    }
+
     async fn ask_deny(
         &self,
         place: &DenyPlace,
         session: &Session,
+        wish: Wish,
         now: Timestamp,
     ) -> Result<DenyStanding, BrokerError> {
-        let reason = session.end_reason.unwrap_or(EndReason::Revoked);
         // What is over and ends by itself before the list is sure to hold everywhere needs no place
         // on it. Where somebody wants it dead, the list holds sooner than its bound as a rule.
         let over_first = session.expires_at <= now.plus_seconds(place.propagation_seconds);
-        let room = match reason {
-            EndReason::Revoked => place.capacity,
+        let room = match wish {
+            Wish::Admin => place.capacity,
             _ if over_first => 0,
-            EndReason::Completed | EndReason::Superseded => place.room_for_completed(),
-            EndReason::Expired | EndReason::Failed => place.capacity,
+            Wish::Unknown => place.issues_below(),
+            Wish::Over => place.room_for_completed(),
         };
         // One whose making nobody confirmed may have been made late, and longer than was asked.
         let life = session.issued_at.seconds_until(session.expires_at);
-        let keep_until = match reason {
-            EndReason::Failed => now.plus_seconds(life.max(LATE_SECONDS)),
+        let keep_until = match session.end_reason {
+            Some(EndReason::Failed) => now.plus_seconds(life.max(LATE_SECONDS)),
             _ => session.expires_at,
         };
         let ask = DenyAsk {
             session: session.id,
             at: now,
-            keep_until: keep_until.max(session.expires_at),
+            // Until the back end's clock, too, is past its expiry.
+            keep_until: keep_until
+                .max(session.expires_at)
+                .plus_seconds(SKEW_SECONDS),
             room,
         };
+        let before = self.store().deny_standing(session.id).await?;
         self.store().put_deny_place(place, now).await?;
         self.store().ask_deny(place, &ask).await?;
         let standing = self.store().deny_standing(session.id).await?;
         let standing = standing.ok_or(BrokerError::NotFound("session"))?;
-        if !standing.listed && room > 0 {
-            warn!(session = %session.id, place = place.name, reason = reason.as_str(), "the list of denied sessions has no room for it; it lives until it expires");
+        if before.is_none_or(|before| before.listed != standing.listed) {
+            self.metrics().denied(standing.listed);
+            if !standing.listed && room > 0 {
+                warn!(session = %session.id, place = place.name, "the list of denied sessions has no room for it; it lives until some comes free, or it expires");
+            }
         }
-        self.metrics().denied(standing.listed);
         Ok(standing)
     }
 
@@ -201,12 +258,19 @@ impl Broker {
         let Some(place) = place else {
             return Ok(());
         };
-        let listed = self.store().count_denied(&place, now).await?;
+        let (listed, failures) = self.store().count_denied(&place, now).await?;
+        // Each refusal is the caller's news; the operator has the metric.
         if listed >= u64::from(place.issues_below()) {
-            error!(
+            debug!(
                 place = place.name,
-                listed,
-                "the list of denied sessions is nearly full; nothing is issued there until some of them have expired"
+                listed, "the list of denied sessions is nearly full; nothing is issued there"
+            );
+            return Err(BrokerError::Overloaded);
+        }
+        if failures >= UNWRITABLE_AFTER {
+            debug!(
+                place = place.name,
+                failures, "the list of denied sessions cannot be written; nothing is issued there"
             );
             return Err(BrokerError::Overloaded);
         }
@@ -214,49 +278,71 @@ impl Broker {
     }
 
     /// Brings the lists that are due to what our records say.
-    pub async fn tend_deny_lists(&self, now: Timestamp) -> Result<u64, BrokerError> {
-        let lease_until = now.plus_seconds(LEASE_SECONDS);
+    pub async fn tend_deny_lists(&self) -> Result<u64, BrokerError> {
         let mut written = 0;
-        loop {
-            // One at a time: a lease does not run while another place is waited for.
+        let mut ours = Ok(());
+        for _ in 0..BITE {
+            // One at a time, each by the time that it is then: a lease does not run while another
+            // place is waited for.
+            let now = self.now();
+            let lease_until = now.plus_seconds(LEASE_SECONDS);
             let store = self.store();
             let claimed = store
                 .claim_deny_places(self.replica(), now, lease_until, 1)
                 .await?;
             let Some(claimed) = claimed.first() else {
-                return Ok(written);
+                break;
             };
             let place = &claimed.place;
-            match self.tend(place).await {
-                Ok(wrote) => written += u64::from(wrote),
-                Err(TendError::Lost) => info!(place = place.name, "another replica tends it now"),
-                Err(TendError::Broker(error)) => return Err(error),
-                Err(TendError::BackEnd(failed)) => {
-                    error!(place = place.name, error = %failed, attempts = claimed.attempts + 1, "a list of denied sessions could not be seen to; it is tried again");
-                    self.metrics().deny_list_failed();
-                    let pause = self.pause_seconds(claimed);
-                    store
-                        .deny_place_failed(place, self.replica(), self.now().plus_seconds(pause))
-                        .await?;
+            let failed = match self.tend(claimed).await {
+                Ok(wrote) => {
+                    written += u64::from(wrote);
+                    continue;
                 }
-            }
-            if written >= u64::from(BITE) {
-                return Ok(written);
-            }
+                Err(TendError::Lost) => {
+                    info!(place = place.name, "its lease ran out, or another has it");
+                    continue;
+                }
+                Err(TendError::BackEnd(failed)) => failed.to_string(),
+                Err(TendError::Broker(error)) => {
+                    let told = error.to_string();
+                    ours = Err(error);
+                    told
+                }
+            };
+            error!(
+                place = place.name,
+                error = failed,
+                attempts = claimed.attempts + 1,
+                "a list of denied sessions could not be seen to; it is tried again"
+            );
+            self.metrics().deny_list_failed();
+            let due_at = self.now().plus_seconds(self.pause_seconds(claimed));
+            store
+                .deny_place_failed(place, self.replica(), due_at)
+                .await?;
         }
+        ours.map(|()| written)
     }
 
     /// One place: read, and where it does not say what it should, written and read back. Whether it
     /// was written.
-    async fn tend(&self, place: &DenyPlace) -> Result<bool, TendError> {
+    async fn tend(&self, claimed: &ClaimedPlace) -> Result<bool, TendError> {
+        let place = &claimed.place;
         let minter = self.minter(&place.minter)?;
         let Some(list) = minter.deny_list() else {
             return Err(TendError::BackEnd(MintError::Refused(
                 "the minter has no list any more".into(),
             )));
         };
-        let wanted = self.wanted(place).await?;
         let (standing, looked_at) = self.look(list, place).await?;
+        if let Some(ahead) = standing
+            .as_ref()
+            .filter(|standing| standing.generation > claimed.generation)
+        {
+            self.adopt(place, ahead).await?;
+        }
+        let wanted = self.wanted(place).await?;
         if standing
             .as_ref()
             .is_some_and(|standing| standing.denies_as(&wanted))
@@ -268,7 +354,12 @@ impl Broker {
         let number = standing.map_or(0, |standing| standing.generation);
         let store = self.store();
         let next = store
-            .next_deny_generation(place, self.replica(), number, self.now())
+            .next_deny_generation(
+                place,
+                self.replica(),
+                number,
+                self.now().plus_seconds(WRITE_SECONDS),
+            )
             .await
             .map_err(BrokerError::from)?;
         let denied = Denied {
@@ -291,6 +382,24 @@ impl Broker {
         );
         self.done(place, &denied, looked_at).await?;
         Ok(true)
+    }
+
+    /// A list that is ahead of our records was written by a later state of them, from before a
+    /// restore, or by another deployment of the same name. Nobody on it may come alive again.
+    async fn adopt(&self, place: &DenyPlace, ahead: &Denied) -> Result<(), BrokerError> {
+        error!(
+            place = place.name,
+            generation = ahead.generation,
+            "a list of denied sessions is ahead of our records: was the store set back, or does another deployment write it?"
+        );
+        self.metrics().deny_list_failed();
+        let now = self.now();
+        let all: Vec<_> = ahead.sessions.iter().copied().collect();
+        let keep_until = now.plus_seconds(MAX_TTL_SECONDS);
+        self.store()
+            .adopt_denied(place, &all, now, keep_until)
+            .await?;
+        Ok(())
     }
 
     /// What a place's list should say.
@@ -316,11 +425,14 @@ impl Broker {
             .iter()
             .flat_map(|denied| denied.sessions.iter().copied())
             .collect();
+        let before = standing.as_ref().and_then(|denied| denied.issued_before);
         let store = self.store();
-        store
-            .note_denied(place, &present, self.now())
-            .await
-            .map_err(BrokerError::from)?;
+        let noted = store
+            .note_denied(place, self.replica(), &present, self.now())
+            .await;
+        noted.map_err(BrokerError::from)?;
+        let noted = store.note_widening(place, self.replica(), before).await;
+        noted.map_err(BrokerError::from)?;
         Ok((standing, began))
     }
 
@@ -358,6 +470,18 @@ impl Broker {
         let drawn = self.random.fill(&mut chance).is_ok();
         pause + u64::from(drawn) * (pause * u64::from(chance[0]) / 512)
     }
+}
+
+/// On whose account a session is to be denied, which says how much of a list's room it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// An admin's: all of it.
+    Admin,
+    /// Ours, because it may exist and nobody has it: what is left for issuing.
+    Unknown,
+    /// Nobody's in particular: it is over, by completion, silence or its own workload's word. Half,
+    /// so that no workload can take what an admin needs.
+    Over,
 }
 
 /// Why a place was not brought to what it should say.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
-use tracing::{error, info, instrument};
+use tracing::{error, info, instrument, warn};
 
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
@@ -80,12 +80,13 @@ impl Broker {
         let caller = self.caller(evidence).await?;
         let session = self.store().session(id).await?;
         let admin = self.may(&caller, AdminAction::RevokeSession)?;
-        let theirs = session
-            .filter(|session| admin || caller.owns(&session.workload, session.instance.as_ref()));
+        let own = |session: &Session| caller.owns(&session.workload, session.instance.as_ref());
+        let theirs = session.filter(|session| admin || own(session));
         let Some(session) = theirs else {
             let refused = BrokerError::NotFound("session");
             return Err(self.refused(caller.one_time, refused).await);
         };
+        let insisted = admin && !own(&session);
         let entry = EndSession {
             session: id,
             state: ending_state(&session),
@@ -112,6 +113,12 @@ impl Broker {
         }
         let view = self.store().session_view(id).await?;
         let view = view.ok_or(BrokerError::NotFound("session"))?;
+        if insisted && view.session.state == SessionState::Ending {
+            // It is over for us either way; the sweeper asks again if this fails.
+            if let Err(error) = self.insist_on_end(&view.session).await {
+                warn!(session = %id, %error, "its place among the denied ones waits for the sweeper");
+            }
+        }
         Ok(SessionReport::new(view, self.now()))
     }
 
@@ -151,7 +158,7 @@ impl Broker {
         let asked = self.now();
         let caller = self.admin(evidence, AdminAction::RevokeMany).await?;
         let place = if widen {
-            Some(self.widened_place(&selector)?)
+            Some(self.widened_place(&selector, asked).await?)
         } else {
             None
         };
@@ -314,7 +321,11 @@ impl Broker {
 
     /// The place that a resource has to itself, so that all its sessions can be denied there at
     /// once. Where it shares one, the records of the others would go on calling theirs good.
-    fn widened_place(&self, selector: &Selector) -> Result<DenyPlace, BrokerError> {
+    async fn widened_place(
+        &self,
+        selector: &Selector,
+        now: Timestamp,
+    ) -> Result<DenyPlace, BrokerError> {
         let invalid = |detail: String| BrokerError::Invalid {
             pointer: "/widen",
             detail,
@@ -341,14 +352,20 @@ impl Broker {
         let other = catalog.resources().find(|other| {
             other.name != *name && other.kind == resource.kind && other.audience() == place.name
         });
-        match other {
-            Some(other) => Err(invalid(format!(
+        if let Some(other) = other {
+            return Err(invalid(format!(
                 "`{}` uses the same role: its sessions would die with those of `{name}`; revoke \
                  both by name, or give each its own role",
                 other.name
-            ))),
-            None => Ok(place),
+            )));
         }
+        if self.store().others_live_at(&place, name, now).await? {
+            return Err(invalid(format!(
+                "sessions of a resource that used the same role still live; they would die with \
+                 those of `{name}`"
+            )));
+        }
+        Ok(place)
     }
 
     fn lag(&self, asked: Timestamp) {

@@ -75,7 +75,11 @@ pub struct AwsRevocation {
     /// nothing; minutes are on the safe side.
     #[serde(default = "default_propagation_seconds")]
     pub propagation_seconds: u64,
-    /// Sessions that the policy may name at once; 4 to 240, which is what a role has room for.
+    /// Where IAM is, if neither at AWS nor where STS is.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Sessions that the policy may name at once; 4 to 230, which is what a role has room for that
+    /// has no other inline policies.
     #[serde(default = "default_max_entries")]
     pub max_entries: u32,
 }
@@ -204,8 +208,11 @@ impl AwsRevocation {
         if !(1..=3_600).contains(&self.propagation_seconds) {
             return Err("revocation.propagation_seconds must be 1 to 3600".into());
         }
-        if !(4..=240).contains(&self.max_entries) {
-            return Err("revocation.max_entries must be 4 to 240".into());
+        if !(4..=230).contains(&self.max_entries) {
+            return Err("revocation.max_entries must be 4 to 230".into());
+        }
+        if let Some(endpoint) = &self.endpoint {
+            check_endpoint(endpoint).map_err(|fault| format!("revocation.{fault}"))?;
         }
         if of.may_leave {
             return Err(

@@ -17,6 +17,8 @@ pub struct ClaimedPlace {
     pub place: DenyPlace,
     /// Tries that failed since the last good one.
     pub attempts: u32,
+    /// The number of the last document that was to be written.
+    pub generation: u64,
 }
 
 /// What has been seen of a place as a whole.
@@ -38,6 +40,7 @@ struct PlaceRow {
     capacity: i64,
     propagation_seconds: i64,
     attempts: i64,
+    generation: i64,
 }
 
 impl TryFrom<PlaceRow> for ClaimedPlace {
@@ -49,6 +52,7 @@ impl TryFrom<PlaceRow> for ClaimedPlace {
         };
         Ok(Self {
             attempts: small(row.attempts)?,
+            generation: unsigned("deny_place", row.generation)?,
             place: DenyPlace {
                 minter: row.minter,
                 name: row.name,
@@ -113,7 +117,7 @@ impl Store {
         self.nudge_deny_place(place, now).await
     }
 
-    /// Has a place looked at. One that fails keeps to its pauses.
+    /// Has a place looked at, once more where somebody is at it. One that fails keeps to its pauses.
     pub async fn nudge_deny_place(
         &self,
         place: &DenyPlace,
@@ -122,7 +126,8 @@ impl Store {
         write!(self, db => {
             sqlx::query(
                 "/* nudge_deny_place */ UPDATE deny_place SET due_at = $3 \
-                 WHERE minter = $1 AND name = $2 AND due_at > $3 AND attempts = 0",
+                 WHERE minter = $1 AND name = $2 AND due_at > $3 \
+                 AND (attempts = 0 OR lease_until > $3)",
             )
             .bind(&place.minter)
             .bind(&place.name)
@@ -133,7 +138,8 @@ impl Store {
         Ok(())
     }
 
-    /// Asks for a session to be denied at a known place. Asking again changes nothing.
+    /// Asks for a session to be denied at a known place. Once it is listed, asking again changes
+    /// nothing.
     pub async fn ask_deny(&self, place: &DenyPlace, ask: &DenyAsk) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
@@ -141,7 +147,8 @@ impl Store {
                  (session_id, minter, place, requested_at, keep_until, listed) \
                  SELECT $1, $2, $3, $4, $5, count(*) < $6 FROM deny_entry \
                  WHERE minter = $2 AND place = $3 AND listed AND keep_until > $4 \
-                 ON CONFLICT (session_id) DO NOTHING",
+                 ON CONFLICT (session_id) DO UPDATE SET listed = excluded.listed, \
+                 keep_until = excluded.keep_until WHERE NOT deny_entry.listed AND excluded.listed",
             )
             .bind(ask.session)
             .bind(&place.minter)
@@ -155,12 +162,18 @@ impl Store {
         self.nudge_deny_place(place, ask.at).await
     }
 
-    /// How many sessions a place's document is to name at `now`.
-    pub async fn count_denied(&self, place: &DenyPlace, now: Timestamp) -> Result<u64, StoreError> {
-        let (count,): (i64,) = read!(self, db => {
+    /// How many sessions a place's document is to name at `now`, and how many tries to see to it
+    /// have failed since the last good one.
+    pub async fn count_denied(
+        &self,
+        place: &DenyPlace,
+        now: Timestamp,
+    ) -> Result<(u64, u32), StoreError> {
+        let (count, failures): (i64, Option<i64>) = read!(self, db => {
             sqlx::query_as(
-                "/* count_denied */ SELECT count(*) FROM deny_entry \
-                 WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
+                "/* count_denied */ SELECT count(*), \
+                 (SELECT attempts FROM deny_place WHERE minter = $1 AND name = $2) \
+                 FROM deny_entry WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
             )
             .bind(&place.minter)
             .bind(&place.name)
@@ -168,7 +181,78 @@ impl Store {
             .fetch_one(db)
             .await?
         });
-        unsigned("count", count)
+        let failures = u32::try_from(failures.unwrap_or(0)).unwrap_or(u32::MAX);
+        Ok((unsigned("count", count)?, failures))
+    }
+
+    /// Whether sessions that are not over were made at a place for another resource than this.
+    pub async fn others_live_at(
+        &self,
+        place: &DenyPlace,
+        resource: &str,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (others,): (bool,) = read!(self, db => {
+            sqlx::query_as(
+                "/* others_live_at */ SELECT EXISTS (SELECT 1 FROM session \
+                 WHERE minter = $1 AND audience = $2 AND resource <> $3 AND expires_at > $4 \
+                 AND state <> 'ended')",
+            )
+            .bind(&place.minter)
+            .bind(&place.name)
+            .bind(resource)
+            .bind(now)
+            .fetch_one(db)
+            .await?
+        });
+        Ok(others)
+    }
+
+    /// Takes sessions over that a document names and our records do not.
+    pub async fn adopt_denied(
+        &self,
+        place: &DenyPlace,
+        sessions: &[SessionId],
+        now: Timestamp,
+        keep_until: Timestamp,
+    ) -> Result<(), StoreError> {
+        macro_rules! adopt {
+            ($sessions:literal) => {
+                concat!(
+                    "/* adopt_denied */ INSERT INTO deny_entry \
+                     (session_id, minter, place, requested_at, keep_until, listed, written_at) \
+                     SELECT id, $1, $2, $4, $5, true, $4 FROM ",
+                    $sessions,
+                    " WHERE true ON CONFLICT (session_id) DO NOTHING"
+                )
+            };
+        }
+        match self {
+            Self::Postgres(postgres) => {
+                let ids: Vec<_> = sessions.iter().map(|id| id.uuid()).collect();
+                sqlx::query(adopt!("unnest($3) AS id"))
+                    .bind(&place.minter)
+                    .bind(&place.name)
+                    .bind(ids)
+                    .bind(now)
+                    .bind(keep_until)
+                    .execute(postgres.pool())
+                    .await?;
+            }
+            Self::Sqlite(sqlite) => {
+                sqlx::query(adopt!(
+                    "(SELECT unhex(value) AS id FROM json_each($3)) AS named"
+                ))
+                .bind(&place.minter)
+                .bind(&place.name)
+                .bind(json_ids(sessions.iter().map(|id| id.uuid())))
+                .bind(now)
+                .bind(keep_until)
+                .execute(sqlite.writer())
+                .await?;
+            }
+        }
+        Ok(())
     }
 
     /// The sessions that a place's document is to name at `now`.
@@ -249,7 +333,8 @@ impl Store {
                      WHERE due_at <= $2 AND (lease_until IS NULL OR lease_until <= $2) \
                      ORDER BY due_at LIMIT $4 ",
                     $skip,
-                    ") RETURNING minter, name, registration, capacity, propagation_seconds, attempts"
+                    ") RETURNING minter, name, registration, capacity, propagation_seconds, attempts, \
+                     generation"
                 )
             };
         }
@@ -305,10 +390,11 @@ impl Store {
     }
 
     /// Notes what a document that was read at `now` names: what is in it for the first time, and
-    /// what was in it and is not any more.
+    /// what was in it and is not any more. Only its holder does: a reader of yesterday must not.
     pub async fn note_denied(
         &self,
         place: &DenyPlace,
+        holder: &str,
         present: &[SessionId],
         now: Timestamp,
     ) -> Result<(), StoreError> {
@@ -322,7 +408,8 @@ impl Store {
                      WHERE minter = $1 AND place = $2 AND listed AND keep_until > $4 \
                      AND (written_at IS NULL) = (session_id IN ",
                     $present,
-                    ")"
+                    ") AND EXISTS (SELECT 1 FROM deny_place \
+                     WHERE minter = $1 AND name = $2 AND lease_holder = $5)"
                 )
             };
         }
@@ -334,6 +421,7 @@ impl Store {
                     .bind(&place.name)
                     .bind(ids)
                     .bind(now)
+                    .bind(holder)
                     .execute(postgres.pool())
                     .await?;
             }
@@ -343,10 +431,35 @@ impl Store {
                     .bind(&place.name)
                     .bind(json_ids(present.iter().map(|id| id.uuid())))
                     .bind(now)
+                    .bind(holder)
                     .execute(sqlite.writer())
                     .await?;
             }
         }
+        Ok(())
+    }
+
+    /// Notes what a document that was read says of a place as a whole: another word than the one
+    /// that was read before is new, and its time begins when it is next read back.
+    pub async fn note_widening(
+        &self,
+        place: &DenyPlace,
+        holder: &str,
+        issued_before: Option<Timestamp>,
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* note_widening */ UPDATE deny_place SET widened_to = NULL, widened_at = NULL \
+                 WHERE minter = $1 AND name = $2 AND lease_holder = $3 \
+                 AND widened_to IS NOT NULL AND widened_to IS DISTINCT FROM $4",
+            )
+            .bind(&place.minter)
+            .bind(&place.name)
+            .bind(holder)
+            .bind(issued_before)
+            .execute(db)
+            .await?;
+        });
         Ok(())
     }
 

@@ -63,7 +63,7 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
             () = tokio::time::sleep(INTERVAL) => {}
         }
         let now = broker.now();
-        sweep(&broker, now).await;
+        round(&broker, now).await;
         let due = pruned_at.is_none_or(|at: Timestamp| at.plus_seconds(60) <= now);
         if due {
             pruned_at = Some(now);
@@ -78,8 +78,29 @@ async fn prune_as_told(broker: &Broker, now: Timestamp) -> Result<u64, BrokerErr
     prune::prune(broker, retention, now).await
 }
 
+/// Sees to lists at back ends until `stop`: apart from the rest, which must not wait for somebody
+/// else's time-outs.
+pub async fn run_deny_lists(
+    broker: Arc<Broker>,
+    stop: CancellationToken,
+) -> Result<(), Infallible> {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+        report(&broker, "deny_lists", broker.tend_deny_lists().await);
+    }
+}
+
 /// One round of everything but pruning, at `now`. Tests call it with a clock of their own.
 pub async fn sweep(broker: &Arc<Broker>, now: Timestamp) {
+    round(broker, now).await;
+    report(broker, "deny_lists", broker.tend_deny_lists().await);
+}
+
+async fn round(broker: &Arc<Broker>, now: Timestamp) {
     report(broker, "health", broker.check_health().await.map(|()| 0));
     report(
         broker,
@@ -91,7 +112,6 @@ pub async fn sweep(broker: &Arc<Broker>, now: Timestamp) {
     report(broker, "mints", mints(broker, now).await);
     report(broker, "dead", dead(broker, now).await);
     report(broker, "endings", endings(broker, now).await);
-    report(broker, "deny_lists", broker.tend_deny_lists(now).await);
     report(broker, "denials", denials(broker, now).await);
 }
 

@@ -102,6 +102,22 @@ async fn denying(rig: &Rig, session: SessionId) -> Option<DenyStanding> {
     rig.broker.store().deny_standing(session).await.unwrap()
 }
 
+/// Another generation, in which the resource is registered otherwise.
+async fn activate(rig: &Rig, change: impl FnOnce(&mut Value)) {
+    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let mut generation: Value = serde_json::from_slice(&bytes).unwrap();
+    let resources = generation["resources"].as_array_mut().unwrap();
+    let own = resources
+        .iter_mut()
+        .find(|resource| resource["name"] == "reports-bucket");
+    change(own.unwrap());
+    let generation = serde_json::from_value(generation).unwrap();
+    let activated = rig.broker.activate_own("test", generation).await;
+    if let Err(unfit) = activated.unwrap() {
+        panic!("{unfit:?}");
+    }
+}
+
 /// Whether a session may read, by the role's policies alone.
 fn judged(document: &Value, session: SessionId) -> Question {
     Question::new("s3:GetObject", "arn:aws:s3:::reports/x")
@@ -670,19 +686,160 @@ async fn sessions_of_a_role_that_its_resource_left_are_ended_where_they_were_mad
     let aws = Aws::start().await;
     let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
     let all = issued(&rig, 1).await;
-    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
-    let mut generation: Value = serde_json::from_slice(&bytes).unwrap();
-    let resources = generation["resources"].as_array_mut().unwrap();
-    let moved = resources
-        .iter_mut()
-        .find(|resource| resource["name"] == "reports-bucket");
-    moved.unwrap()["aws"]["role_arn"] = json!("arn:aws:iam::123456789012:role/moved");
-    let generation = serde_json::from_value(generation).unwrap();
-    let activated = rig.broker.activate_own("test", generation).await;
-    if let Err(unfit) = activated.unwrap() {
-        panic!("{unfit:?}");
-    }
+    activate(&rig, |resource| {
+        resource["aws"]["role_arn"] = json!("arn:aws:iam::123456789012:role/moved");
+    })
+    .await;
     rig.revoke(all[0].session.id).await;
     pass(&rig, 3).await;
     assert_eq!(aws.named().0, [user(all[0].session.id)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_ended_as_they_were_promised_when_their_resource_gives_its_list_up() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    let all = issued(&rig, 1).await;
+    activate(&rig, |resource| {
+        resource["aws"]
+            .as_object_mut()
+            .unwrap()
+            .remove("revocation");
+    })
+    .await;
+    rig.revoke(all[0].session.id).await;
+    pass(&rig, 3).await;
+    assert_eq!(aws.named().0, [user(all[0].session.id)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_a_workload_does_takes_the_room_that_an_admin_needs() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 12).await;
+    let all = issued(&rig, 10).await;
+    // Its own word, and its silence, count as much as its completing.
+    for one in &all[..8] {
+        let own = rig.evidence("agent:reports");
+        rig.broker
+            .revoke_session(&own, one.session.id)
+            .await
+            .unwrap();
+    }
+    pass(&rig, 3).await;
+    assert_eq!(aws.named().0.len(), 6);
+    try_issue(&rig).await.unwrap();
+    let mut left = Vec::new();
+    for one in &all[..8] {
+        if !denying(&rig, one.session.id).await.unwrap().listed {
+            left.push(one.session.id);
+        }
+    }
+    // What is over already, but for want of room lives on at AWS, is denied when an admin says so,
+    // by name or by a cutoff.
+    rig.revoke(left[0]).await;
+    pass(&rig, 3).await;
+    assert!(aws.named().0.contains(&user(left[0])));
+    assert_eq!(aws.named().0.len(), 7);
+    let admin = rig.admin();
+    rig.broker
+        .revoke_many(&admin, revoke_resource(false))
+        .await
+        .unwrap();
+    pass(&rig, 65).await;
+    assert!(aws.named().0.contains(&user(left[1])));
+    assert_eq!(aws.named().0.len(), 11);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_roles_denial_that_was_written_over_counts_from_its_return() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 8).await;
+    let all = issued(&rig, 1).await;
+    rig.clock.advance(70);
+    let admin = rig.admin();
+    rig.broker
+        .revoke_many(&admin, revoke_resource(true))
+        .await
+        .unwrap();
+    pass(&rig, 5).await;
+    // Somebody removes it, and IAM cannot be asked for longer than the bound.
+    aws.with(|iam| {
+        iam.document = None;
+        iam.refusing = Some("ServiceFailure");
+    });
+    pass(&rig, BOUND + 65).await;
+    assert_eq!(state(&rig, all[0].session.id).await, SessionState::Ending);
+    aws.with(|iam| iam.refusing = None);
+    pass(&rig, BOUND - 10).await;
+    assert!(aws.with(|iam| iam.document.is_some()), "it is back");
+    assert_eq!(state(&rig, all[0].session.id).await, SessionState::Ending);
+    pass(&rig, BOUND + 70).await;
+    assert_eq!(state(&rig, all[0].session.id).await, SessionState::Ended);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_is_ahead_of_our_records_loses_nobody() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    let all = issued(&rig, 1).await;
+    rig.revoke(all[0].session.id).await;
+    pass(&rig, 3).await;
+    // What the store held when it was set back knows nothing of these.
+    let stranger = SessionId::from(uuid::Uuid::from_u128(7));
+    aws.with(|iam| {
+        let own = format!("\"{}\"", user(all[0].session.id));
+        // As a document names them, in order.
+        let both = format!("\"{}\",{own}", user(stranger));
+        let text = iam.document.take().unwrap().replace(&own, &both);
+        iam.document = Some(text.replace("G1\"", "G9\""));
+    });
+    pass(&rig, 65).await;
+    assert!(aws.named().0.contains(&user(stranger)));
+    rig.clock.advance(20);
+    let more = issued(&rig, 1).await;
+    rig.revoke(more[0].session.id).await;
+    pass(&rig, 3).await;
+    let (users, number) = aws.named();
+    assert_eq!((users.len(), number), (3, 10));
+    assert!(users.contains(&user(stranger)), "{users:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_is_not_denied_as_a_whole_while_a_resource_that_left_it_has_sessions_there() {
+    let aws = Aws::start().await;
+    let mut leaving = bucket(&aws.server.uri(), 8);
+    leaving["name"] = json!("other-bucket");
+    let rig = rig_with(Kind::Sqlite, vec![bucket(&aws.server.uri(), 8), leaving]).await;
+    issued(&rig, 1).await;
+    // The other one is left alone with a role where these sessions are.
+    activate(&rig, |resource| {
+        resource["aws"]["role_arn"] = json!("arn:aws:iam::123456789012:role/moved");
+    })
+    .await;
+    let ask = RevokeAsk {
+        selector: Selector::Resource("other-bucket".into()),
+        ..revoke_resource(true)
+    };
+    let refused = rig.broker.revoke_many(&rig.admin(), ask).await;
+    let Err(BrokerError::Invalid { detail, .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(detail.contains("still live"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_issued_where_it_could_not_be_ended() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
+    let all = issued(&rig, 1).await;
+    aws.with(|iam| iam.refusing = Some("LimitExceeded"));
+    rig.revoke(all[0].session.id).await;
+    pass(&rig, 5).await;
+    try_issue(&rig).await.unwrap();
+    pass(&rig, 250).await;
+    let refused = try_issue(&rig).await.unwrap_err();
+    assert!(matches!(refused, BrokerError::Overloaded), "{refused}");
+    aws.with(|iam| iam.refusing = None);
+    pass(&rig, 190).await;
+    try_issue(&rig).await.unwrap();
 }

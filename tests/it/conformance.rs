@@ -709,7 +709,7 @@ cases! {
     }
 
     ["put_deny_place" "nudge_deny_place" "ask_deny" "deny_standing" "count_denied"
-        "denied_sessions" "note_denied" "prune_denied"]
+        "denied_sessions" "note_denied" "adopt_denied" "prune_denied"]
     async fn sessions_are_put_on_a_list_while_it_has_room_and_seen_on_it(store: &Store) {
         let (place, other) = (deny_place("role"), deny_place("other"));
         for place in [&place, &other] {
@@ -732,29 +732,72 @@ cases! {
         let listed = async |now| {
             let mut ids = store.denied_sessions(&place, at(now)).await.unwrap();
             ids.sort_unstable();
-            assert_eq!(store.count_denied(&place, at(now)).await.unwrap(), ids.len() as u64);
+            let counted = store.count_denied(&place, at(now)).await.unwrap();
+            assert_eq!(counted, (ids.len() as u64, 0));
             ids
         };
         assert_eq!(listed(99).await, [session_id(1), session_id(2)]);
         assert_eq!(listed(100).await, [session_id(2)], "asking again did not keep it longer");
 
+        // One that found no room gets what comes free, and stays.
+        store.ask_deny(&place, &ask(3, 300, 2)).await.unwrap();
+        assert!(!standing(3).await.unwrap().listed);
+        store.ask_deny(&place, &ask(3, 300, 3)).await.unwrap();
+        assert!(standing(3).await.unwrap().listed);
+        store.ask_deny(&place, &ask(3, 900, 0)).await.unwrap();
+        assert_eq!(listed(299).await, [session_id(3)]);
+        assert_eq!(listed(300).await, []);
+
         let written = async |n| standing(n).await.unwrap().written_at;
-        store.note_denied(&place, &[session_id(1), session_id(77)], at(20)).await.unwrap();
-        store.note_denied(&place, &[session_id(1), session_id(2)], at(30)).await.unwrap();
+        let nobody = store.note_denied(&place, "a", &[session_id(1)], at(19)).await;
+        nobody.unwrap();
+        assert_eq!(written(1).await, None, "only who has the lease notes what it read");
+        store.claim_deny_places("a", at(19), at(900), 5).await.unwrap();
+        store.note_denied(&place, "a", &[session_id(1), session_id(77)], at(20)).await.unwrap();
+        store.note_denied(&place, "a", &[session_id(1), session_id(2)], at(30)).await.unwrap();
         assert_eq!((written(1).await, written(2).await), (Some(at(20)), Some(at(30))));
-        store.note_denied(&place, &[session_id(2)], at(40)).await.unwrap();
+        store.note_denied(&place, "a", &[session_id(2)], at(40)).await.unwrap();
         assert_eq!((written(1).await, written(2).await), (None, Some(at(30))));
-        store.note_denied(&place, &[session_id(1)], at(150)).await.unwrap();
+        store.note_denied(&place, "a", &[session_id(1)], at(150)).await.unwrap();
         assert_eq!((written(1).await, written(2).await), (None, None), "the first is not on it any more");
         assert_eq!(written(9).await, None);
 
         assert_eq!(store.prune_denied(at(100), 9).await.unwrap(), 0);
         assert_eq!(store.prune_denied(at(101), 9).await.unwrap(), 2);
         assert_eq!((standing(1).await, standing(9).await), (None, None));
+
+        // What a document names beyond our records is taken over, and what is ours stays as it is.
+        let named = [session_id(3), session_id(50)];
+        store.adopt_denied(&place, &named, at(160), at(700)).await.unwrap();
+        assert_eq!(listed(299).await, [session_id(3), session_id(50)]);
+        assert_eq!(written(50).await, Some(at(160)));
+        assert_eq!(listed(699).await, [session_id(50)]);
+    }
+
+    ["others_live_at"]
+    async fn sessions_of_another_resource_at_a_place_are_seen_while_they_live(store: &Store) {
+        let made = session(11, 1, None);
+        let place = DenyPlace {
+            name: made.audience.clone(), minter: made.minter.clone(), ..deny_place("x")
+        };
+        let others = async |place: &DenyPlace, resource: &str, now| {
+            store.others_live_at(place, resource, now).await.unwrap()
+        };
+        assert!(!others(&place, "other", at(0)).await);
+        let writes = Writes {
+            tasks: vec![task(1, None)],
+            sessions: vec![(made.clone(), None)],
+            ..Writes::default()
+        };
+        seed(store, writes).await;
+        assert!(others(&place, "other", at(0)).await);
+        assert!(!others(&place, &made.resource, at(0)).await);
+        assert!(!others(&deny_place("elsewhere"), "other", at(0)).await);
+        assert!(!others(&place, "other", made.expires_at).await);
     }
 
     ["claim_deny_places" "next_deny_generation" "deny_place_done" "deny_place_failed" "widening"
-        "nudge_deny_place"]
+        "nudge_deny_place" "note_widening"]
     async fn a_list_is_one_replicas_at_a_time(store: &Store) {
         let place = deny_place("role");
         store.put_deny_place(&place, at(0)).await.unwrap();
@@ -787,6 +830,12 @@ cases! {
         assert_eq!((widening.written_at, widening.read_at), (at(5), Some(at(8))));
         assert_eq!(claim("a", 64, 99).await, []);
         assert_eq!(claim("a", 65, 99).await.len(), 1);
+        // The same word leaves its time as it is, another begins anew; only its holder notes it.
+        store.note_widening(&place, "a", Some(at(4))).await.unwrap();
+        store.note_widening(&place, "b", None).await.unwrap();
+        assert_eq!(store.widening(&place).await.unwrap().unwrap().written_at, at(5));
+        store.note_widening(&place, "a", None).await.unwrap();
+        assert_eq!(store.widening(&place).await.unwrap(), None);
         store.deny_place_failed(&place, "b", at(66)).await.unwrap();
         store.deny_place_failed(&place, "a", at(80)).await.unwrap();
         store.nudge_deny_place(&place, at(70)).await.unwrap();

@@ -54,6 +54,9 @@ impl AwsMinter {
     async fn iam(&self, target: &Target<'_>, now: Timestamp) -> Result<Client, MintError> {
         let config = self.clients.config(&target.role).await;
         let mut builder = Builder::from(&config);
+        if let Some(endpoint) = &target.list.endpoint {
+            builder = builder.endpoint_url(endpoint);
+        }
         if let (AwsMode::WebIdentity, Some(writer)) = (target.role.mode, &target.list.role_arn) {
             let own = self.own_session(target, writer, now).await?;
             builder = builder.credentials_provider(Credentials::new(

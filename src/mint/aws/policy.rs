@@ -214,6 +214,9 @@ pub fn denying(mark: &str, denied: &Denied) -> Document {
     Document::of(statements)
 }
 
+/// Beyond what is ever counted to.
+const MAX_GENERATION: u64 = 1 << 62;
+
 /// What a policy of a role denies, if it is one that [`denying`] makes.
 #[must_use]
 pub fn denied_by(mark: &str, text: &str) -> Option<Denied> {
@@ -226,8 +229,10 @@ pub fn denied_by(mark: &str, text: &str) -> Option<Denied> {
         Uuid::try_parse(name).ok().map(SessionId::from)
     });
     let before = document.pointer("/Statement/1/Condition/DateLessThan/aws:TokenIssueTime/0");
+    let generation: u64 = generation.strip_prefix('G')?.parse().ok()?;
     let denied = Denied {
-        generation: generation.strip_prefix('G')?.parse().ok()?,
+        // A number that no counting reaches is nobody's.
+        generation: Some(generation).filter(|number| *number < MAX_GENERATION)?,
         sessions: ids.collect(),
         issued_before: before.map(Timestamp::deserialize).transpose().ok()?,
     };

@@ -94,7 +94,9 @@ impl Trusted {
         let principal = statement.get("Principal");
         let federated = principal.and_then(|principal| principal.get("Federated"));
         let federated = federated.map(texts).unwrap_or_default();
+        let everybody = principal.and_then(|principal| principal.get("AWS"));
         principal.and_then(Value::as_str) == Some("*")
+            || everybody.is_some_and(|who| texts(who).contains(&"*"))
             || federated
                 .iter()
                 .any(|who| *who == "*" || *who == self.provider)
