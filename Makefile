@@ -27,7 +27,7 @@ test: ## set up what is missing, start a private PostgreSQL, run every test
 	scripts/test $(ARGS)
 
 .PHONY: check
-check: fmt clippy deny imports shell compose ## formatting, lints, dependencies, imports, scripts, compose file
+check: fmt clippy deny imports controls shell compose ## formatting, lints, dependencies, imports, controls, scripts, compose file
 
 .PHONY: fmt
 fmt: ## fail where the formatting differs (cargo fmt repairs it)
@@ -54,6 +54,10 @@ advisories: ## dependencies: known vulnerabilities (fetches the database)
 .PHONY: imports
 imports: ## modules import only downwards
 	scripts/check-imports
+
+.PHONY: controls
+controls: ## docs/controls.md names code and tests that exist
+	scripts/check-controls
 
 .PHONY: shell
 shell: ## shellcheck over the scripts
