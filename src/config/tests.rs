@@ -140,6 +140,9 @@ fn the_examples_defaults_are_the_defaults() {
     let mut server = shown.server.clone();
     server.issuer.clone_from(&plain.server.issuer);
     server.tls = Tls::default();
+    // Its default is a share of another key's value.
+    let per_address = server.max_connections_per_address.take();
+    assert_eq!(per_address, Some(plain.server.connections_per_address()));
     assert_eq!(json(&keys), json(&plain.keys));
     assert_eq!(json(&server), json(&plain.server));
     assert_eq!(json(&shown.limits), json(&plain.limits));
