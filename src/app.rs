@@ -38,6 +38,7 @@ use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::http;
 use crate::ledger::entry::Request;
 use crate::ledger::guard::Guard;
+use crate::ledger::place::Place;
 use crate::ledger::{Appended, Ledger, LedgerParts};
 use crate::metrics::Metrics;
 use crate::mint::jwt::JwtMinter;
@@ -421,7 +422,8 @@ async fn open_ledger(
         clock: Arc::clone(clock),
         metrics: Arc::clone(metrics),
     };
-    let guard = Guard::new(Some(config.ledger.checkpoint_file.clone()));
+    let own = config.ledger.checkpoint_file.clone();
+    let guard = Guard::new(&parts, Some(own), shared_place(config)?);
     let writer = guard.writer();
     let (ledger, appender) = Ledger::open(parts, guard).await.map_err(unfit)?;
     drop(shutdown.spawn_worker("ledger", move |stop| appender.run(stop)));
@@ -444,6 +446,23 @@ async fn open_ledger(
         }
     }
     Ok(ledger)
+}
+
+/// Where the replicas keep a checkpoint together.
+fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
+    let Some(shared) = &config.ledger.shared_checkpoint else {
+        return Ok(None);
+    };
+    match (&shared.file, &shared.url) {
+        (Some(file), _) => Ok(Some(Place::File(file.clone()))),
+        (None, Some(url)) => {
+            let url = url.parse().map_err(unfit)?;
+            let authorization = shared.authorization_file.clone();
+            let place = Place::object(url, &shared.headers, authorization);
+            place.map(Some).map_err(unfit)
+        }
+        (None, None) => Ok(None),
+    }
 }
 
 async fn admin_tokens(

@@ -38,7 +38,7 @@ pub use environment::{Environment, NotText, ProcessEnvironment};
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use sections::{
     AccessTokenAlgorithm, Admin, ClientCertificates, Keys, Ledger, Limits, Log, LogFormat,
-    LogLevel, Policy, Postgres, Server, Sqlite, Store, StoreKind, Tls,
+    LogLevel, Policy, Postgres, Server, SharedCheckpoint, Sqlite, Store, StoreKind, Tls,
 };
 
 /// The name of the variable that names the file.

@@ -194,6 +194,9 @@ pub struct Metrics {
     ledger_size: Gauge,
     ledger_batch_entries: Histogram,
     ledger_queue_depth: Gauge,
+    shared_checkpoint_size: Gauge,
+    shared_checkpoint_time: Gauge,
+    shared_checkpoint_failures: Counter,
     ledger_commit: Histogram,
     stages: Histograms<1>,
     http_requests: Counters<3>,
@@ -289,6 +292,19 @@ impl Metrics {
                 Buckets(BATCH_ENTRIES).new_metric(),
             ),
             ledger_queue_depth: r.gauge("ledger_queue_depth", "Entries that wait for a batch"),
+            shared_checkpoint_size: r.gauge(
+                "shared_checkpoint_size",
+                "Leaves under the checkpoint that is kept outside, as last published or found",
+            ),
+            shared_checkpoint_time: r.gauge(
+                "shared_checkpoint_timestamp_seconds",
+                "When a checkpoint was last published or found outside",
+            ),
+            shared_checkpoint_failures: r.add(
+                "shared_checkpoint_failures",
+                "Checkpoints that could not be published outside",
+                Counter::default(),
+            ),
             ledger_commit: r.add(
                 "ledger_commit_seconds",
                 "Time of a batch, lock to commit",
@@ -443,6 +459,17 @@ impl Metrics {
     /// So many entries wait for a batch.
     pub fn ledger_queue_depth(&self, entries: usize) {
         self.ledger_queue_depth.set(to_gauge(entries as u64));
+    }
+
+    /// The place outside holds a checkpoint of so many leaves.
+    pub fn shared_checkpoint(&self, leaves: u64, now: crate::clock::Timestamp) {
+        self.shared_checkpoint_size.set(to_gauge(leaves));
+        self.shared_checkpoint_time.set(now.seconds());
+    }
+
+    /// A checkpoint could not be published.
+    pub fn shared_checkpoint_failed(&self) {
+        self.shared_checkpoint_failures.inc();
     }
 
     /// A request went through a stage.

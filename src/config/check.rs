@@ -91,15 +91,8 @@ impl<'d> Checker<'d> {
         let Ok(url) = Url::parse(&file.server.issuer) else {
             return self.refuse(key, "is not a URL", remedy);
         };
-        let loopback = match url.host() {
-            Some(Host::Ipv4(ip)) => ip.is_loopback(),
-            Some(Host::Ipv6(ip)) => ip.is_loopback(),
-            Some(Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
         let secure = url.scheme() == "https" && url.host().is_some();
-        let plain_on_loopback = url.scheme() == "http" && loopback;
-        if !(secure || plain_on_loopback) {
+        if !(secure || is_plain_on_loopback(&url)) {
             let remedy = "use https; http is for loopback addresses only";
             return self.refuse(key, "is neither https nor http on loopback", remedy);
         }
@@ -337,6 +330,73 @@ impl<'d> Checker<'d> {
                 );
             }
             _ => {}
+        }
+        if let Some(shared) = &file.ledger.shared_checkpoint {
+            self.shared_checkpoint(shared, file);
+        }
+    }
+
+    fn shared_checkpoint(&mut self, shared: &sections::SharedCheckpoint, file: &sections::File) {
+        let key = |part: &str| format!("ledger.shared_checkpoint{part}");
+        match (&shared.file, &shared.url) {
+            (None, None) => {
+                let remedy = "give a file on a disk that all replicas share, or a url";
+                return self.refuse(&key(""), "names no place", remedy);
+            }
+            (Some(_), Some(_)) => {
+                return self.refuse(&key(".url"), "stands beside a file", "remove one of them");
+            }
+            (Some(path), None) => {
+                if *path == file.ledger.checkpoint_file {
+                    let remedy = "give another: that one is this replica's own";
+                    self.refuse(&key(".file"), "is ledger.checkpoint_file", remedy);
+                }
+                let sqlite = file.store.sqlite.as_ref();
+                if sqlite.is_some_and(|sqlite| path.starts_with(&sqlite.data_dir)) {
+                    let problem = "lies in the store's directory and would be rewound with it";
+                    self.refuse(&key(".file"), problem, "keep it elsewhere");
+                }
+                if shared.authorization_file.is_some() || !shared.headers.is_empty() {
+                    let remedy = "remove authorization_file and headers";
+                    self.refuse(&key(".file"), "is asked without any headers", remedy);
+                }
+                return;
+            }
+            (None, Some(text)) => {
+                let safe = Url::parse(text).is_ok_and(|url| {
+                    let plain = url.username().is_empty() && url.password().is_none();
+                    let bare = url.query().is_none() && url.fragment().is_none();
+                    plain && bare && (url.scheme() == "https" || is_plain_on_loopback(&url))
+                });
+                if !safe {
+                    self.refuse(
+                        &key(".url"),
+                        "cannot be asked safely",
+                        "give an https URL (http on loopback only) without a user, password, query \
+                         or fragment; what is secret goes into authorization_file",
+                    );
+                }
+            }
+        }
+        self.protected(
+            &key(".authorization_file"),
+            shared.authorization_file.as_ref(),
+        );
+        let secret = |name: &&String| {
+            let name = name.to_ascii_lowercase();
+            ["authorization", "cookie", "if-match", "if-none-match"].contains(&name.as_str())
+        };
+        if let Some(name) = shared.headers.keys().find(secret) {
+            let remedy = "remove it; what is secret goes into authorization_file";
+            self.refuse(&key(".headers"), format!("must not have `{name}`"), remedy);
+        }
+        let header = |(name, value): &(&String, &String)| {
+            reqwest::header::HeaderName::try_from(*name).is_err()
+                || reqwest::header::HeaderValue::try_from(*value).is_err()
+        };
+        if let Some((name, _)) = shared.headers.iter().find(header) {
+            let remedy = "give names and values as HTTP has them";
+            self.refuse(&key(".headers"), format!("`{name}` is no header"), remedy);
         }
     }
 
@@ -749,6 +809,17 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
     let mut text = Zeroizing::new(String::new());
     file.read_to_string(&mut text).map_err(unreadable)?;
     Ok(text)
+}
+
+/// Whether nobody but this host hears what is sent there unencrypted.
+fn is_plain_on_loopback(url: &Url) -> bool {
+    let loopback = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    url.scheme() == "http" && loopback
 }
 
 /// Whether a database is on this host, or has to prove with a certificate that it is the one named.

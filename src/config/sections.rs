@@ -1,6 +1,7 @@
 //! The sections of the file. `taskpass.example.toml` describes every key; a test holds the two
 //! together.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -41,7 +42,13 @@ impl File {
     /// Makes relative paths relative to the file's own directory.
     pub(super) fn resolve_paths(&mut self, base: &Path) {
         let tls = &mut self.server.tls;
+        let (shared, authorization) = match &mut self.ledger.shared_checkpoint {
+            Some(shared) => (shared.file.as_mut(), shared.authorization_file.as_mut()),
+            None => (None, None),
+        };
         let optional = [
+            shared,
+            authorization,
             tls.certificate.as_mut(),
             tls.private_key.as_mut(),
             tls.client_ca.as_mut(),
@@ -252,6 +259,23 @@ pub struct Ledger {
     pub origin: String,
     /// Where this replica keeps the last checkpoint that it saw, outside the store.
     pub checkpoint_file: PathBuf,
+    /// Where all replicas keep one together.
+    pub shared_checkpoint: Option<SharedCheckpoint>,
+}
+
+/// `[ledger.shared_checkpoint]`: a file or an object.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedCheckpoint {
+    /// A file on a disk that all replicas share.
+    pub file: Option<PathBuf>,
+    /// An object that heeds conditional requests.
+    pub url: Option<String>,
+    /// What goes as `Authorization` with each request; read anew each time.
+    pub authorization_file: Option<PathBuf>,
+    /// Other headers that go with each request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
 }
 
 /// The algorithm of access tokens.

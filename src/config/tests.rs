@@ -68,11 +68,12 @@ fn uncommented() -> String {
 }
 
 /// Tables whose keys are the user's own.
-const FREE: [&str; 4] = [
+const FREE: [&str; 5] = [
     "attestors.claims",
     "attestors.required",
     "attestors.allowed",
     "attestors.keys.jwk",
+    "ledger.shared_checkpoint.headers",
 ];
 
 fn paths(value: &serde_json::Value, at: &str, found: &mut BTreeSet<String>) {
@@ -453,6 +454,46 @@ const FAULTS: &[(&str, &str, usize, &str, &str, &str)] = &[
         "ledger.checkpoint_file",
         "rewound",
         "elsewhere",
+    ),
+    (
+        "checkpoint_file = \"checkpoint\"",
+        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]",
+        10,
+        "ledger.shared_checkpoint",
+        "names no place",
+        "a file on a disk that all replicas share",
+    ),
+    (
+        "checkpoint_file = \"checkpoint\"",
+        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nfile = \"checkpoint\"",
+        11,
+        "ledger.shared_checkpoint.file",
+        "is ledger.checkpoint_file",
+        "give another",
+    ),
+    (
+        "checkpoint_file = \"checkpoint\"",
+        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nfile = \"data/shared\"",
+        11,
+        "ledger.shared_checkpoint.file",
+        "rewound",
+        "elsewhere",
+    ),
+    (
+        "checkpoint_file = \"checkpoint\"",
+        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nurl = \"https://o.example/c?sig=x\"",
+        11,
+        "ledger.shared_checkpoint.url",
+        "safely",
+        "authorization_file",
+    ),
+    (
+        "checkpoint_file = \"checkpoint\"",
+        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nurl = \"https://o.example/c\"\nheaders = { Authorization = \"x\" }",
+        12,
+        "ledger.shared_checkpoint.headers",
+        "must not have",
+        "authorization_file",
     ),
     (
         "broker.example/log",

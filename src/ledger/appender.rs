@@ -13,6 +13,7 @@ use super::batch::{self, Batch, Prepared, Settled, SettledLeaf};
 use super::cutoffs::Cutoffs;
 use super::guard::{self, Guard};
 use super::proofs;
+use super::shared::SharedError;
 use super::{
     AppendError, Appended, CUTOFF_MAC, Ledger, LedgerParts, LedgerStatus, Queued, Shared, Signed,
     queue, recorded,
@@ -77,11 +78,15 @@ impl Ledger {
             .await
             .map_err(AppendError::Stopped)?;
         guard
-            .check(&parts.store, &parts.origin, head)
+            .check_file(&parts.store, &parts.origin, head)
             .await
             .map_err(AppendError::Stopped)?;
+        // A start can wait: one that does not know the last checkpoint would be no guard.
+        let shared = guard.check_shared().await;
+        shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
         let (sender, receiver, bytes) = queue();
         let shared = Arc::new(Shared {
+            alarm: guard.alarm(),
             size: edge.size().into(),
             status: watch::Sender::new(LedgerStatus::Serving),
             latest: watch::Sender::new(None),
@@ -141,6 +146,9 @@ impl Appender {
     async fn process(&mut self, batch: Vec<Queued>) {
         let mut work = VecDeque::from([batch]);
         while let Some(mut batch) = work.pop_front() {
+            if let Some(why) = self.shared.alarm.get() {
+                self.set_status(LedgerStatus::Stopped(why.clone()));
+            }
             if let LedgerStatus::Stopped(why) = &*self.shared.status.borrow() {
                 answer_all(batch, &AppendError::Stopped(why.clone()));
                 continue;
@@ -210,7 +218,7 @@ impl Appender {
         // its transaction with it.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect().await?,
+            None => self.connect_checked().await?,
         };
         let needs = batch::needs(prepared, self.edge.size(), self.cutoffs.known_to());
         let mut view = connection.enter(&needs).await.map_err(failure)?;
@@ -290,6 +298,25 @@ impl Appender {
 
     fn keep(&mut self, connection: LedgerConnection) {
         self.connection = connection.is_own().then_some(connection);
+    }
+
+    /// A new connection to the database may lead to another server than the last one: to a standby
+    /// that took over before it had received all. What the replicas keep together tells.
+    async fn connect_checked(&self) -> Result<LedgerConnection, Failure> {
+        let connection = self.connect().await?;
+        if connection.is_own() {
+            self.guard
+                .check_shared()
+                .await
+                .map_err(|error| match error {
+                    SharedError::Alarm(why) => Failure::Fatal(why),
+                    SharedError::Unavailable(why) => {
+                        let error = std::io::Error::other(why);
+                        Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
+                    }
+                })?;
+        }
+        Ok(connection)
     }
 
     async fn connect(&self) -> Result<LedgerConnection, Failure> {

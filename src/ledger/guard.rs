@@ -2,54 +2,85 @@
 //!
 //! While it runs, a replica compares every head it finds with the tree it saw last: the new leaf
 //! hashes on top of the old edge must give the new root, which is the whole proof of consistency.
-//! Across restarts, the last checkpoint is kept in a file outside the store, and the store's tree
-//! must contain that one.
+//! Across restarts, the last checkpoint is kept in a file outside the store, one a replica, and the
+//! store's tree must contain that one. Across replicas, and failovers of the database, one is kept
+//! together ([`super::shared`]).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::Signed;
+use super::place::{Place, write_whole};
 use super::proofs;
-use crate::merkle::{Checkpoint, Note};
+use super::shared::{Alarm, SharedCheckpoint, SharedError};
+use super::{LedgerParts, Signed};
+use crate::merkle::{Checkpoint, EMPTY_ROOT, Note};
 use crate::store::Store;
 use crate::store::append::Head;
 
 /// The least time between two writes of the file.
 const WRITE_EVERY: Duration = Duration::from_millis(200);
 
-/// Keeps the last checkpoint in a file.
+/// Keeps the last checkpoint outside the store.
 pub struct Guard {
     file: Option<PathBuf>,
+    shared: Option<Arc<SharedCheckpoint>>,
+    alarm: Alarm,
     newest: watch::Sender<Option<Signed>>,
 }
 
 impl Guard {
-    /// With the checkpoint in `file`; without a file there is only the guard within the process.
+    /// With the checkpoint in a file of this replica and in one place of all replicas; without
+    /// either there is only the guard within the process.
     #[must_use]
-    pub fn new(file: Option<PathBuf>) -> Self {
+    pub fn new(parts: &LedgerParts, file: Option<PathBuf>, place: Option<Place>) -> Self {
+        let alarm = Alarm::default();
+        let shared = place.map(|place| {
+            let shared = SharedCheckpoint::new(place, parts, Arc::clone(&alarm));
+            Arc::new(shared)
+        });
         Self {
             file,
+            shared,
+            alarm,
             newest: watch::Sender::new(None),
         }
     }
 
-    /// The writer of the file: run it as a tracked task. It writes the newest checkpoint, at most
-    /// every [`WRITE_EVERY`] and a last one at the end: a sync of its own beside each batch's would
-    /// take the disk's time from the batches.
+    /// What writes both: run it as a tracked task.
     pub fn writer(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let file = self.write_file();
+        let shared = self.shared.clone();
+        let newest = self.newest.subscribe();
+        let publish = async move {
+            if let Some(shared) = shared {
+                shared.run(newest).await;
+            }
+        };
+        async move {
+            tokio::join!(file, publish);
+        }
+    }
+
+    /// The writer of the file. It writes the newest checkpoint, at most every [`WRITE_EVERY`] and a
+    /// last one at the end: a sync of its own beside each batch's would take the disk's time from
+    /// the batches.
+    fn write_file(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let mut newest = self.newest.subscribe();
         let file = self.file.clone();
         async move {
             while newest.changed().await.is_ok() {
                 let signed = newest.borrow_and_update().clone();
-                if let (Some(signed), Some(file)) = (signed, file.as_ref())
-                    && let Err(error) = write(file, &signed.checkpoint).await
-                {
-                    warn!(%error, file = %file.display(), "the last checkpoint could not be kept");
+                if let (Some(signed), Some(file)) = (signed, file.clone()) {
+                    let write = move || {
+                        if let Err(error) = write_whole(&file, signed.checkpoint.as_bytes()) {
+                            warn!(%error, file = %file.display(), "the last checkpoint could not be kept");
+                        }
+                    };
+                    drop(tokio::task::spawn_blocking(write).await);
                 }
                 // Over early when the ledger is gone: its last word is written at once. A clone waits,
                 // for what it sees must not count as seen.
@@ -59,8 +90,21 @@ impl Guard {
         }
     }
 
+    /// Why the ledger must stop, once the publisher found that out.
+    pub(super) fn alarm(&self) -> Alarm {
+        Arc::clone(&self.alarm)
+    }
+
+    /// Checks that the store's tree contains what the replicas keep together.
+    pub(super) async fn check_shared(&self) -> Result<(), SharedError> {
+        match &self.shared {
+            Some(shared) => shared.check().await,
+            None => Ok(()),
+        }
+    }
+
     /// Checks that the store's tree contains the one of the file.
-    pub(super) async fn check(
+    pub(super) async fn check_file(
         &self,
         store: &Store,
         origin: &str,
@@ -97,24 +141,7 @@ impl Guard {
             size: known.size,
             root: known.root,
         };
-        let Some(head) = head.filter(|head| head.size >= kept.size) else {
-            let shown = head.unwrap_or(Head {
-                size: 0,
-                root: crate::merkle::EMPTY_ROOT,
-            });
-            return Err(rewound(kept, shown));
-        };
-        let root = proofs::root_at(store, kept.size, head.size).await?;
-        if root != kept.root {
-            return Err(rewound(
-                kept,
-                Head {
-                    size: kept.size,
-                    root,
-                },
-            ));
-        }
-        Ok(())
+        contains(store, head, kept).await.flatten()
     }
 
     pub(super) fn remember(&self, signed: &Signed) {
@@ -122,19 +149,32 @@ impl Guard {
     }
 }
 
-async fn write(file: &PathBuf, checkpoint: &str) -> std::io::Result<()> {
-    // Whole or not at all: a torn file would stop the next start.
-    let new = file.with_extension("new");
-    let mut written = tokio::fs::File::create(&new).await?;
-    written.write_all(checkpoint.as_bytes()).await?;
-    written.sync_all().await?;
-    tokio::fs::rename(&new, file).await
+/// Whether a store with that head contains the tree of `kept`, and if not, what to say of it. The
+/// outer error means that nobody knows.
+pub(super) async fn contains(
+    store: &Store,
+    head: Option<Head>,
+    kept: Head,
+) -> Result<Result<(), String>, String> {
+    let shown = head.unwrap_or(Head {
+        size: 0,
+        root: EMPTY_ROOT,
+    });
+    if shown.size < kept.size {
+        return Ok(Err(rewound(kept, shown)));
+    }
+    let root = proofs::root_at(store, kept.size, shown.size).await?;
+    if root == kept.root {
+        return Ok(Ok(()));
+    }
+    let size = kept.size;
+    Ok(Err(rewound(kept, Head { size, root })))
 }
 
 /// What to say of a store that shows another tree.
 pub(super) fn rewound(ours: Head, theirs: Head) -> String {
     format!(
-        "the store was rewound or forked: this replica saw size {} root {}, the store shows size {} \
+        "the store was rewound or forked: it had size {} root {}, it shows size {} \
          root {}; nothing is issued until this is resolved",
         ours.size, ours.root, theirs.size, theirs.root
     )

@@ -22,8 +22,9 @@
 //! A batch that the store refuses for its content is halved until the entry that is refused fails
 //! alone. When the answer to COMMIT is lost, a new connection reads by the batch's id whether it
 //! happened; until that is known, nobody gets an answer that could release anything. A store that
-//! shows a smaller or different tree than the one this replica saw last was rewound or forked: the
-//! ledger stops for good and says which two heads it saw ([`guard`]).
+//! shows a smaller or different tree than the one this replica saw last, or than the one that is kept
+//! outside, was rewound or forked: the ledger stops for good and says which two heads it saw
+//! ([`guard`]).
 
 pub mod appender;
 mod batch;
@@ -31,7 +32,9 @@ mod cutoffs;
 pub mod denials;
 pub mod entry;
 pub mod guard;
+pub mod place;
 pub mod proofs;
+mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -192,6 +195,7 @@ pub struct Ledger {
 }
 
 struct Shared {
+    alarm: shared::Alarm,
     size: AtomicU64,
     status: watch::Sender<LedgerStatus>,
     latest: watch::Sender<Option<Signed>>,
@@ -252,6 +256,9 @@ impl Ledger {
     /// Whether it can be relied on.
     #[must_use]
     pub fn status(&self) -> LedgerStatus {
+        if let Some(why) = self.shared.alarm.get() {
+            return LedgerStatus::Stopped(why.clone());
+        }
         self.shared.status.borrow().clone()
     }
 

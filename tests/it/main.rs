@@ -45,6 +45,7 @@ mod proofs;
 mod properties;
 mod refusals;
 mod retries;
+mod rewind;
 mod secrets;
 mod skew;
 mod status_lists;

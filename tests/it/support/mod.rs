@@ -8,6 +8,7 @@
 //! - [`moto`], [`sts`]: stand-ins for AWS.
 //! - [`http`]: a client, and a sender of what no client would send.
 //! - [`log`]: a transparency log by the RFC's own words.
+//! - [`object`]: an object behind HTTP that heeds conditional requests, or does not.
 //! - [`tls`]: certificates, and a look at handshakes.
 //! - [`moto`], [`node`], [`judge`]: others' code: AWS as far as it can be had, programs of Node.js, an
 //!   evaluator of IAM policies.
@@ -28,6 +29,7 @@ pub mod keys;
 pub mod log;
 pub mod moto;
 pub mod node;
+pub mod object;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -90,6 +90,54 @@ impl TestDatabase {
     }
 }
 
+impl TestDatabase {
+    /// Another database with what this one holds now: what a standby had received, or a backup.
+    /// Who is connected to this one has to connect anew.
+    pub fn copy(&self) -> Self {
+        let name = format!("taskpass_it_{}_{}", std::process::id(), random_hex(4));
+        let mut url = self.url.clone();
+        url.set_path(&name);
+        let here = &self.name;
+        administer(&[
+            format!("ALTER DATABASE {here} ALLOW_CONNECTIONS false"),
+            terminate(here),
+            format!("CREATE DATABASE {name} TEMPLATE {here}"),
+            format!("ALTER DATABASE {here} ALLOW_CONNECTIONS true"),
+        ]);
+        Self { name, url }
+    }
+
+    /// Puts `other` in the place of this one, whose connections break: a failover. What this one
+    /// held is gone.
+    pub fn fail_over_to(&self, other: Self) {
+        let (here, there) = (&self.name, &other.name);
+        administer(&[
+            format!("ALTER DATABASE {here} ALLOW_CONNECTIONS false"),
+            terminate(here),
+            format!("ALTER DATABASE {here} RENAME TO {here}_lost"),
+            format!("ALTER DATABASE {there} RENAME TO {here}"),
+            format!("DROP DATABASE {here}_lost"),
+        ]);
+    }
+}
+
+fn terminate(database: &str) -> String {
+    format!(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{database}'"
+    )
+}
+
+/// Statements of the cluster's owner, beside any test's database.
+fn administer(statements: &[String]) {
+    block_on(async || {
+        let mut admin = PgConnection::connect(&CLUSTER.url).await.unwrap();
+        for statement in statements {
+            execute(&mut admin, statement.clone()).await;
+        }
+        admin.close().await.unwrap();
+    });
+}
+
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let dropped: sqlx::Result<()> = block_on(async || {

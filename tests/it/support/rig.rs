@@ -31,6 +31,9 @@ pub const ADMIN: &str = "tpa_rig-admin-token";
 /// The bootstrap token of every rig, for whom the rig's policies permit nothing.
 pub const BOOTSTRAP: &str = "tpa_rig-bootstrap-token";
 
+/// In a rig's directory: what [`Rig::share_checkpoint`] said.
+const SHARED: &str = "shared_checkpoint.toml";
+
 /// Which store a rig stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -134,6 +137,10 @@ impl Rig {
         )
         .unwrap();
         let clock = Arc::clone(&self.clock);
+        let shared = self.directory.dir().join(SHARED);
+        if shared.exists() {
+            std::fs::copy(shared, other.dir().join(SHARED)).unwrap();
+        }
         let assembled = assemble(
             other.dir(),
             url,
@@ -156,6 +163,12 @@ impl Rig {
     /// Where SQLite, keys and the checkpoint lie.
     pub fn directory(&self) -> &Path {
         self.directory.dir()
+    }
+
+    /// From the next start on, this replica and later ones keep their checkpoint there together:
+    /// the lines of `[ledger.shared_checkpoint]`.
+    pub fn share_checkpoint(&self, lines: &str) {
+        std::fs::write(self.directory.dir().join(SHARED), lines).unwrap();
     }
 
     async fn activate(&self) {
@@ -292,6 +305,9 @@ async fn assemble(
     resources: Vec<Value>,
 ) -> Result<Assembled, app::StartError> {
     let (store, environment) = store_section(directory, database);
+    let shared = std::fs::read_to_string(directory.join(SHARED))
+        .map(|lines| format!("[ledger.shared_checkpoint]\n{lines}"))
+        .unwrap_or_default();
     let text = format!(
         r#"
 [server]
@@ -301,6 +317,7 @@ listen = "127.0.0.1:7070"
 [ledger]
 origin = "dev.taskpass.local/rig"
 checkpoint_file = "{directory}/checkpoint"
+{shared}
 [admin]
 bootstrap_token_sha256 = "{bootstrap}"
 [policy]

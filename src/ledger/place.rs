@@ -1,0 +1,377 @@
+//! Where the replicas of a broker keep one checkpoint together: a file on a disk that they share,
+//! or an object behind HTTP. Nothing is ever written over what was not read: the file changes under
+//! a lock, the object by conditional requests (RFC 9110, section 13.1).
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
+};
+use reqwest::{Response, StatusCode, Url};
+
+/// The longest time for one reading or one writing.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The largest note that is read. Ours has a few hundred bytes, and a line for each witness.
+const MAX_NOTE_BYTES: usize = 64 * 1024;
+
+/// A place that holds one note or none.
+#[derive(Debug)]
+pub enum Place {
+    /// A file. Beside it stands a lock, by the same name with `.lock`.
+    File(PathBuf),
+    /// An object behind HTTP.
+    Object(Object),
+}
+
+/// An object that conditional requests read and write: `GET` answers 200 with a strong `ETag`, or
+/// 404; `PUT` heeds `If-Match` and `If-None-Match: *`.
+#[derive(Debug)]
+pub struct Object {
+    url: Url,
+    headers: HeaderMap,
+    authorization: Option<PathBuf>,
+    client: reqwest::Client,
+}
+
+/// What a place held, and what tells it from what it will hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The note; none where nothing was kept yet.
+    pub note: Option<Vec<u8>>,
+    version: Version,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Version {
+    /// The note itself.
+    Content,
+    Tag(HeaderValue),
+    /// An object that is not there.
+    Absent,
+    /// It was written, and the answer did not say as what.
+    Unknown,
+}
+
+/// What became of a swap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Swapped {
+    /// The place holds the new note.
+    Done(Kept),
+    /// It held something else than was read.
+    Changed,
+}
+
+/// Why a place could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// The file, or the lock beside it.
+    #[error("{0}: {1}")]
+    File(PathBuf, std::io::Error),
+    /// Another process holds the lock.
+    #[error("{0}: the lock beside it was held for {PATIENCE:?}")]
+    Locked(PathBuf),
+    /// The request failed.
+    #[error("{0}: {1}")]
+    Request(Box<Url>, reqwest::Error),
+    /// The answer is none that conditional requests have.
+    #[error("{0}: {1}")]
+    Answer(Box<Url>, String),
+    /// What it holds is too large for a checkpoint.
+    #[error("it holds more than {MAX_NOTE_BYTES} bytes, which is no checkpoint")]
+    Large,
+    /// The runtime is going down.
+    #[error("the broker is stopping")]
+    Stopping,
+}
+
+impl Place {
+    /// A place behind HTTP. `headers` go with each request; what `authorization` holds goes as
+    /// `Authorization`, read anew each time, since such things are renewed.
+    pub fn object(
+        url: Url,
+        headers: &BTreeMap<String, String>,
+        authorization: Option<PathBuf>,
+    ) -> Result<Self, String> {
+        // An error means that a provider is installed already; `main` installs the same one.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let parsed = HeaderName::try_from(name).ok().zip(value.parse().ok());
+            let (name, value) = parsed.ok_or_else(|| format!("`{name}` is no header"))?;
+            map.insert(name, value);
+        }
+        let client = reqwest::Client::builder()
+            .timeout(PATIENCE)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .user_agent("taskpass")
+            .build()
+            .map_err(|error| error.to_string())?;
+        Ok(Self::Object(Object {
+            url,
+            headers: map,
+            authorization,
+            client,
+        }))
+    }
+
+    /// What it holds.
+    pub async fn read(&self) -> Result<Kept, PlaceError> {
+        match self {
+            Self::File(path) => {
+                let path = path.clone();
+                let note = blocking(move || read_file(&path)).await?;
+                Ok(Kept {
+                    note,
+                    version: Version::Content,
+                })
+            }
+            Self::Object(object) => object.read().await,
+        }
+    }
+
+    /// Puts `note` in the place of `old`, if that is what it still holds.
+    pub async fn swap(&self, old: &Kept, note: &str) -> Result<Swapped, PlaceError> {
+        match self {
+            Self::File(path) => {
+                let (path, old, note) = (path.clone(), old.note.clone(), note.to_owned());
+                blocking(move || swap_file(&path, old.as_deref(), &note)).await
+            }
+            Self::Object(object) => object.swap(old, note).await,
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Object(object) => object.url.fmt(f),
+        }
+    }
+}
+
+impl Object {
+    async fn read(&self) -> Result<Kept, PlaceError> {
+        let request = self.client.get(self.url.clone());
+        let answer = self.send(request).await?;
+        match answer.status() {
+            StatusCode::NOT_FOUND => Ok(Kept {
+                note: None,
+                version: Version::Absent,
+            }),
+            StatusCode::OK => {
+                let tag = strong_tag(&answer)
+                    .ok_or_else(|| self.unusable("the answer has no strong ETag"))?;
+                Ok(Kept {
+                    note: Some(self.body(answer).await?),
+                    version: Version::Tag(tag),
+                })
+            }
+            other => Err(self.unusable(&format!("GET was answered with {other}"))),
+        }
+    }
+
+    async fn swap(&self, old: &Kept, note: &str) -> Result<Swapped, PlaceError> {
+        let condition = match &old.version {
+            Version::Tag(tag) => (IF_MATCH, tag.clone()),
+            Version::Absent => (IF_NONE_MATCH, HeaderValue::from_static("*")),
+            Version::Content | Version::Unknown => return Ok(Swapped::Changed),
+        };
+        let request = self
+            .client
+            .put(self.url.clone())
+            .header(condition.0, condition.1)
+            .header(CONTENT_TYPE, "text/plain; charset=utf-8")
+            .body(note.to_owned());
+        let answer = self.send(request).await?;
+        match answer.status() {
+            status if status.is_success() => Ok(Swapped::Done(Kept {
+                note: Some(note.as_bytes().to_vec()),
+                version: strong_tag(&answer).map_or(Version::Unknown, Version::Tag),
+            })),
+            // Object stores say 409 where two conditional writes meet.
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Ok(Swapped::Changed),
+            other => Err(self.unusable(&format!("PUT was answered with {other}"))),
+        }
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, PlaceError> {
+        let mut request = request.headers(self.headers.clone());
+        if let Some(file) = &self.authorization {
+            let failed = |error| PlaceError::File(file.clone(), error);
+            let text = tokio::fs::read_to_string(file).await.map_err(failed)?;
+            let mut value = HeaderValue::try_from(text.trim())
+                .map_err(|_| failed(std::io::Error::from(ErrorKind::InvalidData)))?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        let sent = request.send().await;
+        sent.map_err(|error| PlaceError::Request(Box::new(self.url.clone()), error.without_url()))
+    }
+
+    async fn body(&self, mut answer: Response) -> Result<Vec<u8>, PlaceError> {
+        let mut body = Vec::new();
+        loop {
+            match answer.chunk().await {
+                Ok(None) => return Ok(body),
+                Ok(Some(chunk)) if body.len() + chunk.len() > MAX_NOTE_BYTES => {
+                    return Err(PlaceError::Large);
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Err(error) => {
+                    let url = Box::new(self.url.clone());
+                    return Err(PlaceError::Request(url, error.without_url()));
+                }
+            }
+        }
+    }
+
+    fn unusable(&self, what: &str) -> PlaceError {
+        PlaceError::Answer(Box::new(self.url.clone()), what.to_owned())
+    }
+}
+
+/// Weak tags stand for what only means the same (RFC 9110, section 8.8.1): no ground for a swap.
+fn strong_tag(answer: &Response) -> Option<HeaderValue> {
+    let tag = answer.headers().get(ETAG)?;
+    tag.as_bytes().starts_with(b"\"").then(|| tag.clone())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PlaceError> + Send + 'static,
+) -> Result<T, PlaceError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or(Err(PlaceError::Stopping))
+}
+
+fn read_file(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
+    use std::io::Read as _;
+    let failed = |error| PlaceError::File(path.to_owned(), error);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut note = Vec::new();
+    let bound = MAX_NOTE_BYTES as u64 + 1;
+    file.take(bound).read_to_end(&mut note).map_err(failed)?;
+    if note.len() > MAX_NOTE_BYTES {
+        return Err(PlaceError::Large);
+    }
+    Ok(Some(note))
+}
+
+fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, PlaceError> {
+    let lock = beside(path, ".lock");
+    let held = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&lock)
+        .map_err(|error| PlaceError::File(lock.clone(), error))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match held.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => return Err(PlaceError::Locked(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(PlaceError::File(lock, error)),
+        }
+    }
+    if read_file(path)?.as_deref() != old {
+        return Ok(Swapped::Changed);
+    }
+    write_whole(path, note.as_bytes()).map_err(|error| PlaceError::File(path.to_owned(), error))?;
+    Ok(Swapped::Done(Kept {
+        note: Some(note.as_bytes().to_vec()),
+        version: Version::Content,
+    }))
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Writes a file whole or not at all, and so that it is there after a loss of power.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = beside(path, ".new");
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    let directory = path.parent().filter(|parent| parent != &Path::new(""));
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(swapped: Swapped) -> Kept {
+        match swapped {
+            Swapped::Done(kept) => kept,
+            Swapped::Changed => panic!("it was changed"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_changes_only_from_what_was_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let place = Place::File(directory.path().join("checkpoint"));
+        let nothing = place.read().await.unwrap();
+        assert_eq!(nothing.note, None);
+        let first = done(place.swap(&nothing, "one").await.unwrap());
+        assert_eq!(place.read().await.unwrap(), first);
+        assert_eq!(
+            place.swap(&nothing, "other").await.unwrap(),
+            Swapped::Changed
+        );
+        let second = done(place.swap(&first, "two").await.unwrap());
+        assert_eq!(place.swap(&first, "three").await.unwrap(), Swapped::Changed);
+        assert_eq!(place.read().await.unwrap(), second);
+        assert_eq!(second.note.as_deref(), Some(b"two".as_slice()));
+    }
+
+    #[tokio::test]
+    async fn of_many_that_swap_at_once_one_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("checkpoint");
+        let place = Place::File(path.clone());
+        let nothing = place.read().await.unwrap();
+        let mut tries = tokio::task::JoinSet::new();
+        for n in 0..16 {
+            let (place, nothing) = (Place::File(path.clone()), nothing.clone());
+            tries.spawn(async move { place.swap(&nothing, &n.to_string()).await.unwrap() });
+        }
+        let all = tries.join_all().await;
+        let won: Vec<Kept> = all
+            .into_iter()
+            .filter_map(|swapped| match swapped {
+                Swapped::Done(kept) => Some(kept),
+                Swapped::Changed => None,
+            })
+            .collect();
+        assert_eq!(won, [place.read().await.unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn what_is_too_large_or_no_file_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("checkpoint");
+        std::fs::write(&path, vec![b'x'; MAX_NOTE_BYTES + 1]).unwrap();
+        let large = Place::File(path).read().await;
+        assert!(matches!(large, Err(PlaceError::Large)));
+        let folder = Place::File(directory.path().to_owned()).read().await;
+        assert!(matches!(folder, Err(PlaceError::File(..))));
+    }
+}

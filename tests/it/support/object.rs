@@ -1,0 +1,196 @@
+//! One object of an object store, on loopback: conditional reading and writing by RFC 9110, and the
+//! ways in which a store can be unfit or hostile.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::runtime::Runtime;
+
+use super::free_address;
+
+/// How it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// As it should.
+    Good,
+    /// Takes requests and never answers.
+    Hang,
+    /// Only with a status.
+    Status(u16),
+    /// Elsewhere, to where the object is.
+    Redirect,
+    /// With a tag that is weak.
+    WeakTag,
+    /// With a body without an end.
+    Flood,
+    /// Does what it is asked to write, and says 500.
+    WriteAndFail,
+}
+
+/// What it holds and was asked.
+#[derive(Debug)]
+struct Shelf {
+    manner: Manner,
+    content: Option<Bytes>,
+    version: u64,
+    writes: u64,
+    asked_with: Vec<Option<String>>,
+}
+
+/// The server. It ends with its last owner.
+pub struct ObjectStore {
+    address: SocketAddr,
+    shelf: Arc<Mutex<Shelf>>,
+    runtime: Option<Runtime>,
+}
+
+impl ObjectStore {
+    pub fn start() -> Self {
+        let shelf = Arc::new(Mutex::new(Shelf {
+            manner: Manner::Good,
+            content: None,
+            version: 0,
+            writes: 0,
+            asked_with: Vec::new(),
+        }));
+        let app = Router::new()
+            .route("/checkpoint", get(read).put(write))
+            .route("/elsewhere", get(read).put(write))
+            .with_state(Arc::clone(&shelf));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let address = free_address();
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, app).await.unwrap();
+        });
+        Self {
+            address,
+            shelf,
+            runtime: Some(runtime),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/checkpoint", self.address)
+    }
+
+    pub fn set(&self, manner: Manner) {
+        self.shelf.lock().unwrap().manner = manner;
+    }
+
+    pub fn content(&self) -> Option<String> {
+        let shelf = self.shelf.lock().unwrap();
+        let content = shelf.content.as_ref();
+        content.map(|content| String::from_utf8(content.to_vec()).unwrap())
+    }
+
+    /// Puts something there past all conditions.
+    pub fn force(&self, content: Option<&str>) {
+        let mut shelf = self.shelf.lock().unwrap();
+        shelf.content = content.map(|content| Bytes::copy_from_slice(content.as_bytes()));
+        shelf.version += 1;
+    }
+
+    /// How often something was written.
+    pub fn writes(&self) -> u64 {
+        self.shelf.lock().unwrap().writes
+    }
+
+    /// The `Authorization` of each request.
+    pub fn asked_with(&self) -> Vec<Option<String>> {
+        self.shelf.lock().unwrap().asked_with.clone()
+    }
+}
+
+impl Drop for ObjectStore {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+type Shared = State<Arc<Mutex<Shelf>>>;
+
+fn note_caller(shelf: &Mutex<Shelf>, headers: &HeaderMap) -> Manner {
+    let mut shelf = shelf.lock().unwrap();
+    let with = headers.get(header::AUTHORIZATION);
+    let with = with.map(|value| value.to_str().unwrap().to_owned());
+    shelf.asked_with.push(with);
+    shelf.manner
+}
+
+/// What a store says that is not well.
+async fn unwell(manner: Manner) -> Option<Response> {
+    match manner {
+        Manner::Hang => std::future::pending().await,
+        Manner::Status(status) => Some(StatusCode::from_u16(status).unwrap().into_response()),
+        Manner::Redirect => {
+            let to = [(header::LOCATION, "/elsewhere")];
+            Some((StatusCode::TEMPORARY_REDIRECT, to).into_response())
+        }
+        Manner::Flood => {
+            let forever = futures_util::stream::repeat_with(|| {
+                Ok::<_, std::convert::Infallible>(Bytes::from_static(&[b'x'; 8192]))
+            });
+            let tag = [(header::ETAG, "\"flood\"")];
+            Some((tag, Body::from_stream(forever)).into_response())
+        }
+        Manner::Good | Manner::WeakTag | Manner::WriteAndFail => None,
+    }
+}
+
+async fn read(State(shelf): Shared, headers: HeaderMap) -> Response {
+    let manner = note_caller(&shelf, &headers);
+    if let Some(answer) = unwell(manner).await {
+        return answer;
+    }
+    let shelf = shelf.lock().unwrap();
+    let weak = if manner == Manner::WeakTag { "W/" } else { "" };
+    match &shelf.content {
+        None => StatusCode::NOT_FOUND.into_response(),
+        Some(content) => {
+            let tag = format!("{weak}\"v{}\"", shelf.version);
+            ([(header::ETAG, tag)], content.clone()).into_response()
+        }
+    }
+}
+
+async fn write(State(shelf): Shared, headers: HeaderMap, body: Bytes) -> Response {
+    let manner = note_caller(&shelf, &headers);
+    if let Some(answer) = unwell(manner).await {
+        return answer;
+    }
+    let mut shelf = shelf.lock().unwrap();
+    let tag = format!("\"v{}\"", shelf.version);
+    let fits = match (
+        headers.get(header::IF_MATCH),
+        headers.get(header::IF_NONE_MATCH),
+    ) {
+        (Some(wanted), None) => shelf.content.is_some() && wanted.as_bytes() == tag.as_bytes(),
+        (None, Some(wanted)) => shelf.content.is_none() && wanted.as_bytes() == b"*",
+        _ => return StatusCode::BAD_REQUEST.into_response(),
+    };
+    if !fits {
+        return StatusCode::PRECONDITION_FAILED.into_response();
+    }
+    shelf.content = Some(body);
+    shelf.version += 1;
+    shelf.writes += 1;
+    if manner == Manner::WriteAndFail {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    }
+    [(header::ETAG, format!("\"v{}\"", shelf.version))].into_response()
+}
