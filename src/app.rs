@@ -9,6 +9,8 @@
 //! Stop: unready, drain, accept nothing more, let tracked requests finish, drain the ledger, close
 //! the store.
 
+pub mod succession;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use crate::crypto::sealer::{Sealer, SealingKeys};
 use crate::crypto::signer::PrivateKey;
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::limits::MAX_TTL_SECONDS;
+use crate::domain::succession::Succession;
 use crate::http;
 use crate::ledger::entry::Request;
 use crate::ledger::guard::Guard;
@@ -206,7 +209,17 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
         sealer: Arc::clone(&sealer),
         mac: mac.clone(),
     };
-    let ledger = open_ledger(config, &store, &safe, &clock, &metrics, &shutdown).await?;
+    let succeeds = succession::read(&store, &mac).await?;
+    let ledger = open_ledger(
+        config,
+        &store,
+        &safe,
+        &clock,
+        &metrics,
+        &shutdown,
+        succeeds.clone(),
+    )
+    .await?;
     let access_keys = keys::no_access_keys();
     let federation_keys = keys::no_federation_keys();
     let minter: Arc<dyn Minter> = Arc::new(JwtMinter::new(
@@ -214,6 +227,7 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
         Arc::clone(&access_keys),
         key_policy.algorithm,
         key_policy.schedule,
+        ledger.first_status_list(),
     ));
     let aws = aws::minter(
         &config.server.issuer,
@@ -222,6 +236,7 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
     );
     let trust = Trust {
         own_audiences: config.own_audiences(),
+        not_before: succeeds.map(|succeeds| succeeds.at),
         workload_keys: Arc::new(StoredWorkloadKeys {
             store: store.clone(),
             mac: mac.clone(),
@@ -385,6 +400,7 @@ async fn open_ledger(
     clock: &SharedClock,
     metrics: &Arc<Metrics>,
     shutdown: &Shutdown,
+    succeeds: Option<Succession>,
 ) -> Result<Ledger, StartError> {
     let origin = config.ledger.origin.as_str();
     let now = clock.now();
@@ -412,7 +428,7 @@ async fn open_ledger(
         let key = made.as_ledger_key(origin);
         known
             .push(key.ok_or_else(|| unfit(format!("ledger.origin `{origin}` cannot name a key")))?);
-        genesis = made.genesis(origin);
+        genesis = made.genesis(origin, succeeds.clone());
     }
     let parts = LedgerParts {
         store: store.clone(),
@@ -421,6 +437,7 @@ async fn open_ledger(
         mac: mac.clone(),
         clock: Arc::clone(clock),
         metrics: Arc::clone(metrics),
+        succeeds,
     };
     let own = config.ledger.checkpoint_file.clone();
     let guard = Guard::new(&parts, Some(own), shared_place(config)?);

@@ -16,6 +16,13 @@ CREATE TABLE store_meta (
     bootstrap_first_seen timestamptz
 );
 
+-- The log that this one takes the place of, if it does: written before the first leaf.
+CREATE TABLE succession (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    document text NOT NULL,
+    mac      bytea NOT NULL
+);
+
 -- The ledger. Every writer of leaves locks this row first. It is never updated: an updated row
 -- grows a version chain under an old snapshot, a locked one does not.
 CREATE TABLE ledger_lock (
@@ -319,7 +326,7 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', here, serving);
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I', here, serving);
     EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, activation, generation TO %I', serving);
-    EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, leaf_opening, one_time, task, session, retry, '
+    EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, succession, leaf_opening, one_time, task, session, retry, '
         'delegation, cutoff, deny_place, deny_entry, signing_key, workload_key, admin_binding TO %I', serving);
     -- Only to renew its MAC when a sealing key is replaced.
     EXECUTE format('GRANT UPDATE (mac) ON activation TO %I', serving);

@@ -18,6 +18,13 @@ CREATE TABLE store_meta (
     bootstrap_first_seen INTEGER
 ) STRICT;
 
+-- The log that this one takes the place of, if it does: written before the first leaf.
+CREATE TABLE succession (
+    only_row INTEGER PRIMARY KEY DEFAULT 1 CHECK (only_row),
+    document TEXT NOT NULL,
+    mac      BLOB NOT NULL
+) STRICT;
+
 -- The ledger; BEGIN IMMEDIATE is its lock. Heads are only inserted; the newest is the one with
 -- the greatest size.
 CREATE TABLE ledger_head (

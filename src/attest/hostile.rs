@@ -48,6 +48,7 @@ fn attestors(specs: Vec<Value>) -> Attestors {
     let context = AttestContext {
         own_issuer: OURS.into(),
         own_issuers: Vec::new(),
+        not_before: None,
         tracker: TaskTracker::new(),
         workload_keys: Arc::new(NoKeys),
     };

@@ -132,6 +132,7 @@ impl Keys {
             identity: Identity::try_from(identity).map_err(|_| AttestError::Identity)?,
             instance: Some(Instance::try_from(instance).map_err(|_| AttestError::Identity)?),
             claims: BTreeMap::new(),
+            issued_at: times.issued_at,
             reuse: Reuse::Once,
             evidence: one_time("assertion", &parts, expires_at),
             proofs: Vec::new(),

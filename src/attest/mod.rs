@@ -149,6 +149,9 @@ pub enum AttestError {
     /// Too old, from the future, or without usable dates.
     #[error("the token's dates are refused")]
     WrongTimes(#[source] TimeError),
+    /// Made before the log began anew: whether it was used is not known.
+    #[error("the token was made before our log began anew")]
+    BeforeOurLog,
     /// A required claim has another value.
     #[error("the claim `{0}` does not have the required value")]
     RequiredClaim(String),
@@ -196,6 +199,7 @@ impl AttestError {
             Self::BadSignature => "bad_signature",
             Self::Expired => "expired",
             Self::WrongTimes(_) => "wrong_times",
+            Self::BeforeOurLog => "before_our_log",
             Self::RequiredClaim(_) => "required_claim",
             Self::ClaimType(_) => "claim_type",
             Self::Reviewed => "reviewed",
@@ -282,6 +286,8 @@ pub struct AttestContext {
     pub own_issuer: String,
     /// Every value that we sign as issuer or answer to; no attestor may have one as its issuer.
     pub own_issuers: Vec<String>,
+    /// Evidence that was made before counts no more: which of it was used is not known.
+    pub not_before: Option<Timestamp>,
     /// Tracks fetches of keys.
     pub tracker: TaskTracker,
     /// Registered workload keys.
@@ -290,15 +296,16 @@ pub struct AttestContext {
 
 /// All configured attestors.
 pub struct Attestors {
-    attestors: Vec<Box<dyn Attestor>>,
+    all: Vec<Box<dyn Attestor>>,
     /// For an honest word in the logs when an issuer is known and the audience is not.
     issuers: BTreeSet<String>,
+    not_before: Option<Timestamp>,
 }
 
 impl fmt::Debug for Attestors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.attestors.iter().map(|attestor| attestor.name()))
+            .entries(self.all.iter().map(|attestor| attestor.name()))
             .finish()
     }
 }
@@ -328,7 +335,11 @@ impl Attestors {
                 AttestorSpec::Spiffe(spec) => Box::new(spiffe::Spiffe::new(spec, &context.tracker)),
             });
         }
-        Ok(Self { attestors, issuers })
+        Ok(Self {
+            all: attestors,
+            issuers,
+            not_before: context.not_before,
+        })
     }
 
     /// Who presents this evidence. A `DPoP` header must hold whatever the attestor is, and where
@@ -339,11 +350,14 @@ impl Attestors {
         now: Timestamp,
     ) -> Result<Workload, AttestError> {
         let presented = Presented::new(evidence);
-        let mut matching = self.attestors.iter().filter(|a| a.recognises(&presented));
+        let mut matching = self.all.iter().filter(|a| a.recognises(&presented));
         let (Some(attestor), None) = (matching.next(), matching.next()) else {
             return Err(self.refusal(&presented));
         };
         let mut workload = attestor.appraise(&presented, now).await?;
+        if self.not_before.is_some_and(|at| workload.issued_at < at) {
+            return Err(AttestError::BeforeOurLog);
+        }
         // A proof is made for this one request; the certificate is the connection's, which a proxy
         // beside the workload may share among many. Where there are both the proof binds, and a
         // proof that is no good is never made up for by the certificate.

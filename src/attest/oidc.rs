@@ -123,6 +123,7 @@ impl Oidc {
                 .map_err(|_| AttestError::Identity)?,
             evidence: self.evidence_id(&claims, expires_at)?,
             claims: self.visible(typed),
+            issued_at: times.issued_at,
             reuse: self.spec.reuse,
             proofs: Vec::new(),
             key: None,

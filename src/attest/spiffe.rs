@@ -138,6 +138,7 @@ impl Spiffe {
                 ("path".to_owned(), text(id.path)),
                 ("trust_domain".to_owned(), text(id.trust_domain)),
             ]),
+            issued_at: times.issued_at,
             reuse: self.spec.reuse,
             evidence,
             proofs: Vec::new(),

@@ -71,6 +71,7 @@ impl World {
         let context = AttestContext {
             own_issuer: OURS.into(),
             own_issuers: Vec::new(),
+            not_before: None,
             tracker: TaskTracker::new(),
             workload_keys: Arc::new(Registered(agent.jwk())),
         };
@@ -423,6 +424,7 @@ fn keys_that_may_not_be_registered_do_not_load() {
         let context = AttestContext {
             own_issuer: OURS.into(),
             own_issuers: Vec::new(),
+            not_before: None,
             tracker: TaskTracker::new(),
             workload_keys: Arc::new(Registered(Value::Null)),
         };
@@ -437,7 +439,7 @@ proptest! {
     #[test]
     fn no_text_makes_it_panic(text in ".{0,200}", header in ".{0,60}", claims in ".{0,60}") {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let attestors = Attestors { attestors: Vec::new(), issuers: BTreeSet::new() };
+        let attestors = Attestors { all: Vec::new(), issuers: BTreeSet::new(), not_before: None };
         let framed = format!(
             "{}.{}.AAAA",
             URL_SAFE_NO_PAD.encode(header),

@@ -12,6 +12,7 @@ use tracing::{error, info, instrument};
 use super::admin::Caller;
 use super::{Broker, BrokerError};
 use crate::attest::{AttestContext, Attestors, Evidence, WorkloadKeys};
+use crate::clock::Timestamp;
 use crate::domain::catalog::Catalog;
 use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
 use crate::ledger::entry::{Entry, Request};
@@ -24,6 +25,8 @@ use crate::store::generations::Activation;
 pub struct Trust {
     /// Our issuers and audiences: no attestor and no resource may have one of them.
     pub own_audiences: Vec<String>,
+    /// Evidence that was made before counts no more.
+    pub not_before: Option<Timestamp>,
     /// Registered workload keys.
     pub workload_keys: Arc<dyn WorkloadKeys>,
     /// Tracks the refreshes of keys.
@@ -224,6 +227,7 @@ async fn compile(generation: Generation, trust: Trust, issuer: String) -> Result
     let context = AttestContext {
         own_issuer: issuer,
         own_issuers: trust.own_audiences,
+        not_before: trust.not_before,
         tracker: trust.tracker,
         workload_keys: trust.workload_keys,
     };

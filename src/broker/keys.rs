@@ -23,9 +23,10 @@ use crate::crypto::sealer::Sealer;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer};
 use crate::domain::aws::AwsMode;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
+use crate::domain::succession::Succession;
 use crate::ids::CutoffId;
 use crate::ledger::entry::{Entry, Request};
-use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC, LedgerKey, LedgerKeys};
+use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC, LedgerKey, LedgerKeys, SUCCESSION_MAC};
 use crate::merkle::VerifierKey;
 use crate::mint::aws::federation::{FEDERATION_ALGORITHM, FederationKeys};
 use crate::mint::jwt::{AccessTokenKeys, LoadedKey};
@@ -218,11 +219,12 @@ impl MadeKey {
 
     /// The first entry of a log that this key signs.
     #[must_use]
-    pub fn genesis(&self, origin: &str) -> Option<Entry> {
+    pub fn genesis(&self, origin: &str, succeeds: Option<Succession>) -> Option<Entry> {
         let key = self.as_ledger_key(origin)?;
         Some(Entry::Genesis {
             vkey: key.verifier.to_string(),
             row: Box::new(self.row.clone()),
+            succeeds,
         })
     }
 }
@@ -714,6 +716,13 @@ impl Broker {
                 self.store()
                     .remac_cutoff(sealed.cutoff.id, &sealed.mac, &tag)
                     .await?;
+                count += 1;
+            }
+        }
+        if let Some(sealed) = self.store().succession().await? {
+            let fields = [sealed.document.as_bytes()];
+            if let Some(tag) = renewed(SUCCESSION_MAC, &fields, &sealed.mac) {
+                self.store().remac_succession(&sealed.mac, &tag).await?;
                 count += 1;
             }
         }

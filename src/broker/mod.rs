@@ -20,6 +20,7 @@ pub mod revoke;
 pub mod sessions;
 mod statements;
 pub mod status_lists;
+pub mod succession;
 pub mod tasks;
 pub mod workloads;
 

@@ -69,9 +69,15 @@ impl Broker {
     /// The list of this number, if there can be one.
     #[instrument(skip_all)]
     pub async fn status_list(&self, list: u64) -> Result<Arc<StatusList>, BrokerError> {
-        let first = list.checked_mul(STATUS_LIST_SIZE);
-        let first = first.filter(|first| *first <= self.ledger().basis());
-        let first = first.ok_or(BrokerError::NotFound("status list"))?;
+        let known = |first: &u64| *first <= self.ledger().basis();
+        let first = match list.checked_sub(self.ledger().first_status_list()) {
+            Some(own) => {
+                let first = own.checked_mul(STATUS_LIST_SIZE).filter(known);
+                Some(first.ok_or(BrokerError::NotFound("status list"))?)
+            }
+            // A list of the log that ours takes the place of.
+            None => None,
+        };
         let now = self.now();
         let built_for = (list, now.seconds() / BUILT_FOR_SECONDS);
         let built = self.parts.status_lists.0.try_get_with(built_for, async {
@@ -86,15 +92,21 @@ impl Broker {
     async fn build_status_list(
         &self,
         list: u64,
-        first: u64,
+        first: Option<u64>,
         now: Timestamp,
     ) -> Result<StatusList, BrokerError> {
-        let end = first.saturating_add(STATUS_LIST_SIZE);
-        let views = self.store().listed(first, end, now).await?;
-        let invalid = views
-            .iter()
-            .filter(|view| !view.is_valid_at(now))
-            .map(|view| StatusPlace::of(view.session.leaf_index).index);
+        let bits = match first {
+            None => packed(0..STATUS_LIST_SIZE),
+            Some(first) => {
+                let end = first.saturating_add(STATUS_LIST_SIZE);
+                let views = self.store().listed(first, end, now).await?;
+                let invalid = views
+                    .iter()
+                    .filter(|view| !view.is_valid_at(now))
+                    .map(|view| StatusPlace::of(view.session.leaf_index, 0).index);
+                packed(invalid)
+            }
+        };
         let issued_at = now.floor_to_second();
         let expires_at = issued_at.plus_seconds(STATUS_LIST_SECONDS);
         let claims = Claims {
@@ -105,7 +117,7 @@ impl Broker {
             ttl: BUILT_FOR_SECONDS,
             status_list: Bits {
                 bits: 1,
-                lst: compressed(&packed(invalid))?,
+                lst: compressed(&bits)?,
             },
         };
         let token = self.sign_statement(STATUS_LIST_TYPE, &claims, now).await?;

@@ -131,6 +131,7 @@ impl Broker {
             identity,
             instance: None,
             claims: BTreeMap::new(),
+            issued_at: Timestamp::EPOCH,
             reuse: Reuse::Once,
             evidence: OneTime {
                 must_be_new: false,

@@ -1,14 +1,20 @@
 //! `taskpass keys`: secrets that a deployment starts with, and the broker's own signing keys.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::client::Connection;
+use super::ledger::new_origin::{How, revoke_log_key};
+use super::ledger::vkey;
+use super::serve::ConfigFile;
 use super::task::print_rows;
 use super::{Failure, output};
 use crate::broker::admin::ADMIN_PREFIX;
 use crate::crypto::{SealingKeys, SystemRandom, random_token, token_digest};
+use crate::merkle::VerifierKey;
 
 /// Make first secrets; list, rotate, revoke and reseal the broker's keys
 #[derive(Args, Debug)]
@@ -38,8 +44,10 @@ enum Command {
     )]
     Rotate(Rotate),
     /// Withdraw a key at once, and cut off what it signed
-    #[command(after_help = "Example:\n  taskpass keys revoke 3q2-7w… --token-file admin-token")]
-    Revoke(RevokeKey),
+    #[command(
+        after_help = "The log's own key is revoked by giving the log up, as `taskpass ledger new-origin` does, with every broker stopped.\n\nExamples:\n  taskpass keys revoke 3q2-7w… --token-file admin-token\n  taskpass keys revoke --ledger 'broker.example/log+1a2b3c4d+AQ…' --config new.toml --old-config taskpass.toml --list only-by-this-key.jsonl"
+    )]
+    Revoke(Box<RevokeKey>),
     /// Seal the broker's keys again, under the first sealing key
     #[command(after_help = "Example:\n  taskpass keys reseal --token-file admin-token")]
     Reseal(Reseal),
@@ -82,9 +90,24 @@ struct Rotate {
 #[derive(Args, Debug)]
 struct RevokeKey {
     /// The key's id
-    kid: String,
+    #[arg(required_unless_present = "ledger", conflicts_with = "ledger")]
+    kid: Option<String>,
     #[command(flatten)]
     connection: Connection,
+    /// The verifier key of the log that somebody else had: a new log takes the old one's place
+    #[arg(long, value_name = "VKEY", value_parser = vkey, requires = "old_config")]
+    ledger: Option<VerifierKey>,
+    /// The configuration that the old log was kept by. Its PostgreSQL database is named by
+    /// `TASKPASS_OLD_DATABASE_URL` or `…_FILE`
+    #[arg(long, value_name = "FILE", requires = "ledger")]
+    old_config: Option<PathBuf>,
+    /// Where to write, a line each, the leaves that only this key vouches for
+    #[arg(long, value_name = "FILE", requires = "ledger")]
+    list: Option<PathBuf>,
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    how: How,
 }
 
 #[derive(Args, Debug)]
@@ -131,12 +154,17 @@ impl Keys {
                 output::line(format!("the next key is {}", output::printable(key)))
             }
             Command::Revoke(revoke) => {
-                let kid = crate::domain::workload::encode_value(&revoke.kid);
+                if let (Some(key), Some(old)) = (&revoke.ledger, &revoke.old_config) {
+                    let list = revoke.list.as_deref();
+                    return revoke_log_key(&revoke.file, old, &revoke.how, key, list).await;
+                }
+                let given = revoke.kid.unwrap_or_default();
+                let kid = crate::domain::workload::encode_value(&given);
                 let client = revoke.connection.client()?;
                 client
                     .post(&format!("/v1/keys/{kid}/revoke"), &json!({}))
                     .await?;
-                output::line(format!("{} is withdrawn", revoke.kid))
+                output::line(format!("{given} is withdrawn"))
             }
             Command::Reseal(reseal) => {
                 let client = reseal.connection.client()?;

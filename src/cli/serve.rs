@@ -40,7 +40,7 @@ impl ConfigFile {
             .map_err(|errors| Failure::Usage(errors.to_string()))
     }
 
-    fn load(&self) -> Result<Config, Failure> {
+    pub(super) fn load(&self) -> Result<Config, Failure> {
         let path: &Path = &self.path()?;
         Config::load(path, &ProcessEnvironment, Mode::Production)
             .map_err(|errors| Failure::Usage(errors.to_string()))

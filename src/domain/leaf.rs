@@ -14,6 +14,7 @@ use super::decision::{Outcome, RefusalCode};
 use super::generation::GenerationDigest;
 use super::grant::Grant;
 use super::session::EndReason;
+use super::succession::Succession;
 use super::task::TaskEnd;
 use super::workload::{Identity, Instance, KeyBinding};
 use crate::clock::Timestamp;
@@ -65,6 +66,9 @@ pub enum Event {
     Genesis {
         /// The verifier key of its checkpoints.
         vkey: String,
+        /// The log that it takes the place of.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        succeeds: Option<Succession>,
     },
     /// Policy decided.
     Decision(Box<DecisionLeaf>),

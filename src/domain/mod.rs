@@ -10,6 +10,7 @@
 //! - [`task`], [`session`], [`cutoff`]: what lives and dies, judged at use.
 //! - [`pattern`]: wildcards, and when one is within another.
 //! - [`status_list`]: where servers that poll find whether a credential is good.
+//! - [`succession`]: a log that takes the place of another.
 //! - [`decision`]: the outcome of policy, and why a refusal is one.
 //! - [`permit`]: a decision whose leaf is durable.
 //! - [`generation`]: everything that decides, as one document with one digest.
@@ -32,6 +33,7 @@ pub mod presets;
 pub mod request;
 pub mod session;
 pub mod status_list;
+pub mod succession;
 pub mod task;
 pub mod trust;
 pub mod workload;

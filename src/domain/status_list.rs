@@ -21,11 +21,12 @@ pub struct StatusPlace {
 }
 
 impl StatusPlace {
-    /// The place of the credential whose decision is the leaf at `leaf_index`.
+    /// The place of the credential whose decision is the leaf at `leaf_index` of a log whose lists
+    /// begin with `first`.
     #[must_use]
-    pub fn of(leaf_index: u64) -> Self {
+    pub fn of(leaf_index: u64, first: u64) -> Self {
         Self {
-            list: leaf_index / STATUS_LIST_SIZE,
+            list: first.saturating_add(leaf_index / STATUS_LIST_SIZE),
             index: leaf_index % STATUS_LIST_SIZE,
         }
     }
@@ -78,16 +79,23 @@ mod tests {
     #[test]
     fn every_leaf_has_a_place_of_its_own() {
         assert_eq!(
-            StatusPlace::of(65_535),
+            StatusPlace::of(65_535, 0),
             StatusPlace {
                 list: 0,
                 index: 65_535
             }
         );
-        assert_eq!(StatusPlace::of(65_536), StatusPlace { list: 1, index: 0 });
         assert_eq!(
-            StatusPlace::of(65_536).uri("https://b"),
+            StatusPlace::of(65_536, 0),
+            StatusPlace { list: 1, index: 0 }
+        );
+        assert_eq!(
+            StatusPlace::of(65_536, 0).uri("https://b"),
             "https://b/status/1"
+        );
+        assert_eq!(
+            StatusPlace::of(65_536, 16),
+            StatusPlace { list: 17, index: 0 }
         );
     }
 }

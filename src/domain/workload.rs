@@ -173,6 +173,8 @@ pub struct Workload {
     pub instance: Option<Instance>,
     /// What policy may read: only claims that the attestor declares, with the declared types.
     pub claims: BTreeMap<String, ClaimValue>,
+    /// When its attestor says that the evidence was made.
+    pub issued_at: Timestamp,
     /// How often the evidence may be used.
     pub reuse: Reuse,
     /// The evidence's own one-time id; the append consumes it.

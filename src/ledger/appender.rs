@@ -78,7 +78,7 @@ impl Ledger {
             .await
             .map_err(AppendError::Stopped)?;
         guard
-            .check_file(&parts.store, &parts.origin, head)
+            .check_file(&parts.store, &parts.origin, head, parts.succeeds.as_ref())
             .await
             .map_err(AppendError::Stopped)?;
         // A start can wait: one that does not know the last checkpoint would be no guard.

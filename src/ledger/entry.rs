@@ -12,6 +12,7 @@ use crate::domain::decision::{Outcome as Decided, Refusal};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, Opening, TaskLeaf};
 use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::succession::Succession;
 use crate::domain::task::{Task, TaskEnd};
 use crate::domain::workload::{Identity, Instance, KeyBinding, OneTime};
 use crate::ids::{DecisionId, SessionId, TaskId};
@@ -77,6 +78,8 @@ pub enum Entry {
         vkey: String,
         /// Its row: the key is kept if, and only if, the log begins with it.
         row: Box<SigningKeyRow>,
+        /// The log that it takes the place of.
+        succeeds: Option<Succession>,
     },
     /// Nothing to record: evidence that a reading call used up.
     Consume,
@@ -355,7 +358,10 @@ impl Entry {
                 count: *count,
                 since: *since,
             },
-            Self::Genesis { vkey, .. } => Event::Genesis { vkey: vkey.clone() },
+            Self::Genesis { vkey, succeeds, .. } => Event::Genesis {
+                vkey: vkey.clone(),
+                succeeds: succeeds.clone(),
+            },
             Self::Consume => return None,
         })
     }

@@ -17,7 +17,8 @@ use super::place::{Place, write_whole};
 use super::proofs;
 use super::shared::{Alarm, SharedCheckpoint, SharedError};
 use super::{LedgerParts, Signed};
-use crate::merkle::{Checkpoint, EMPTY_ROOT, Note};
+use crate::domain::succession::Succession;
+use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, Note};
 use crate::store::Store;
 use crate::store::append::Head;
 
@@ -109,6 +110,7 @@ impl Guard {
         store: &Store,
         origin: &str,
         head: Option<Head>,
+        succeeds: Option<&Succession>,
     ) -> Result<(), String> {
         let Some(file) = &self.file else {
             return Ok(());
@@ -118,18 +120,16 @@ impl Guard {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(format!("{}: {error}", file.display())),
         };
-        let unreadable = |what: &dyn std::fmt::Display| {
+        let known = unverified(&bytes).map_err(|error| {
             format!(
-                "{}: not a checkpoint of ours ({what}); it is the memory against a rewound \
+                "{}: not a checkpoint of ours ({error}); it is the memory against a rewound \
                  database, so find out what happened to it before you remove it",
                 file.display()
             )
-        };
-        let note = Note::parse(&bytes).map_err(|error| unreadable(&error))?;
-        let known: Checkpoint = note
-            .unverified_text()
-            .parse()
-            .map_err(|error| unreadable(&error))?;
+        })?;
+        if let Some(succeeds) = succeeds.filter(|old| old.origin == known.origin) {
+            return succeeded(&known, succeeds).map_err(|why| format!("{}: {why}", file.display()));
+        }
         if known.origin != origin {
             return Err(format!(
                 "{}: a checkpoint of the log `{}`, but this one is `{origin}`",
@@ -149,9 +149,14 @@ impl Guard {
     }
 }
 
+/// The checkpoint in a note, whoever signed it.
+pub fn unverified(note: &[u8]) -> Result<Checkpoint, CheckpointError> {
+    Note::parse(note)?.unverified_text().parse()
+}
+
 /// Whether a store with that head contains the tree of `kept`, and if not, what to say of it. The
 /// outer error means that nobody knows.
-pub(super) async fn contains(
+pub async fn contains(
     store: &Store,
     head: Option<Head>,
     kept: Head,
@@ -169,6 +174,18 @@ pub(super) async fn contains(
     }
     let size = kept.size;
     Ok(Err(rewound(kept, Head { size, root })))
+}
+
+/// Whether a checkpoint of the log that ours takes the place of was known when that was given up.
+pub(super) fn succeeded(known: &Checkpoint, succeeds: &Succession) -> Result<(), String> {
+    if known.size <= succeeds.size {
+        return Ok(());
+    }
+    Err(format!(
+        "a checkpoint of the log `{}` of {} leaves, but that was given up as of {}; it proves that \
+         more was lost than was said, so keep it, and move it away",
+        known.origin, known.size, succeeds.size
+    ))
 }
 
 /// What to say of a store that shows another tree.

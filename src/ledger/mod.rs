@@ -50,6 +50,7 @@ use crate::crypto::signer::Signer;
 use crate::domain::decision::Refusal;
 use crate::domain::limits::{MAX_LEAF_BYTES, MAX_QUEUE_BYTES, MAX_QUEUE_ENTRIES};
 use crate::domain::permit::Permit;
+use crate::domain::succession::Succession;
 use crate::merkle::{Hash, Receipt, VerifierKey, leaf_hash};
 use crate::metrics::Metrics;
 use crate::store::append::{Head, RetryFacts};
@@ -60,6 +61,9 @@ pub const CUTOFF_MAC: &str = "cutoff";
 
 /// The purpose under which the rows of activations are protected.
 pub const ACTIVATION_MAC: &str = "activation";
+
+/// The purpose under which the word on which log is succeeded is protected.
+pub const SUCCESSION_MAC: &str = "succession";
 
 /// The key that signs checkpoints, with its public face.
 #[derive(Clone)]
@@ -89,6 +93,8 @@ pub struct LedgerParts {
     pub clock: SharedClock,
     /// Figures.
     pub metrics: Arc<Metrics>,
+    /// The log that it takes the place of.
+    pub succeeds: Option<Succession>,
 }
 
 /// What became of an entry.
@@ -251,6 +257,19 @@ impl Ledger {
     #[must_use]
     pub fn origin(&self) -> &str {
         &self.parts.origin
+    }
+
+    /// The log that it takes the place of.
+    #[must_use]
+    pub fn succeeds(&self) -> Option<&Succession> {
+        self.parts.succeeds.as_ref()
+    }
+
+    /// Where its status lists begin.
+    #[must_use]
+    pub fn first_status_list(&self) -> u64 {
+        let succeeds = self.succeeds();
+        succeeds.map_or(0, Succession::first_status_list)
     }
 
     /// Whether it can be relied on.

@@ -13,10 +13,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use super::guard::contains;
+use super::guard::{contains, succeeded, unverified};
 use super::place::{Kept, Place, PlaceError, Swapped};
 use super::{LedgerKeys, LedgerParts, Signed};
 use crate::clock::SharedClock;
+use crate::domain::succession::Succession;
 use crate::merkle::{SignedCheckpoint, VerifierKey};
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -39,6 +40,7 @@ pub(super) struct SharedCheckpoint {
     keys: LedgerKeys,
     clock: SharedClock,
     metrics: Arc<Metrics>,
+    succeeds: Option<Succession>,
     alarm: Alarm,
 }
 
@@ -68,6 +70,7 @@ impl SharedCheckpoint {
             keys: Arc::clone(&parts.keys),
             clock: Arc::clone(&parts.clock),
             metrics: Arc::clone(&parts.metrics),
+            succeeds: parts.succeeds.clone(),
             alarm,
         }
     }
@@ -149,6 +152,16 @@ impl SharedCheckpoint {
             info!(place = %self.place, "no checkpoint is kept there yet");
             return Ok(None);
         };
+        if let Some(succeeds) = &self.succeeds
+            && let Ok(known) = unverified(note)
+            && known.origin == succeeds.origin
+        {
+            // Ours takes its place here, too: whoever still goes on with the old one is stopped.
+            let known = succeeded(&known, succeeds);
+            return known
+                .map(|()| None)
+                .map_err(|why| SharedError::Alarm(format!("{}: {why}", self.place)));
+        }
         let keys = self.keys.load_full();
         let keys: Vec<VerifierKey> = keys.iter().map(|key| key.verifier.clone()).collect();
         let opened = SignedCheckpoint::open(note, &keys).map_err(|error| {

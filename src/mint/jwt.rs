@@ -43,23 +43,26 @@ pub struct JwtMinter {
     keys: AccessTokenKeys,
     algorithm: Algorithm,
     schedule: KeySchedule,
+    first_status_list: u64,
 }
 
 impl JwtMinter {
     /// For tokens of this issuer, with keys of this algorithm that follow one another by this
-    /// schedule.
+    /// schedule, and status lists from this one on.
     #[must_use]
     pub fn new(
         issuer: String,
         keys: AccessTokenKeys,
         algorithm: Algorithm,
         schedule: KeySchedule,
+        first_status_list: u64,
     ) -> Self {
         Self {
             issuer,
             keys,
             algorithm,
             schedule,
+            first_status_list,
         }
     }
 }
@@ -111,11 +114,11 @@ pub fn subject_and_actor<'a>(
 }
 
 /// Where a verifier that polls lists finds the status of this session's token.
-fn status(issuer: &str, session: &Session) -> Option<Value> {
+fn status(issuer: &str, session: &Session, first_list: u64) -> Option<Value> {
     let Revocability::Bounded { .. } = session.revocability else {
         return None;
     };
-    let place = StatusPlace::of(session.leaf_index);
+    let place = StatusPlace::of(session.leaf_index, first_list);
     Some(json!({
         "status_list": {"idx": place.index, "uri": place.uri(issuer)}
     }))
@@ -175,7 +178,7 @@ impl Minter for JwtMinter {
                 authorization_details: &session.grant,
                 act,
                 cnf: &session.key,
-                status: status(&self.issuer, session),
+                status: status(&self.issuer, session, self.first_status_list),
                 task: session.task_id.to_string(),
                 sid: session.id.to_string(),
                 dec: URL_SAFE_NO_PAD.encode(permit.leaf_hash()),

@@ -554,6 +554,7 @@ impl Run<'_> {
             identity: who.identity.clone(),
             instance: None,
             claims: who.claims.clone(),
+            issued_at: crate::clock::Timestamp::EPOCH,
             reuse: Reuse::Once,
             evidence: OneTime {
                 must_be_new: false,

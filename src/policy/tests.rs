@@ -156,6 +156,7 @@ fn workload(attestor: &str, name: &str, claims: &[(&str, ClaimValue)]) -> Worklo
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
             .collect(),
+        issued_at: crate::clock::Timestamp::EPOCH,
         reuse: Reuse::Once,
         evidence: OneTime {
             must_be_new: false,

@@ -29,6 +29,15 @@ struct MetaRow {
     origin: String,
 }
 
+/// Which log a store's own takes the place of, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct SealedSuccession {
+    /// A [`crate::domain::succession::Succession`] in JSON.
+    pub document: String,
+    /// Protects it.
+    pub mac: Vec<u8>,
+}
+
 impl Store {
     /// Marks an empty store, or checks that it was marked for this very use.
     pub async fn claim(
@@ -69,6 +78,46 @@ impl Store {
                 row.origin
             )));
         }
+        Ok(())
+    }
+
+    /// Notes in an empty store which log its own will take the place of. The answer is whether that
+    /// is now what the store says; it is not where it holds leaves, or another word.
+    pub async fn put_succession(&self, sealed: &SealedSuccession) -> Result<bool, StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* put_succession */ INSERT INTO succession (document, mac) \
+                 SELECT $1, $2 WHERE NOT EXISTS (SELECT 1 FROM ledger_head) \
+                 ON CONFLICT (only_row) DO NOTHING",
+            )
+            .bind(&sealed.document)
+            .bind(&sealed.mac)
+            .execute(db)
+            .await?;
+        });
+        let known = self.succession().await?;
+        Ok(known.is_some_and(|known| known.document == sealed.document))
+    }
+
+    /// Which log this store's takes the place of.
+    pub async fn succession(&self) -> Result<Option<SealedSuccession>, StoreError> {
+        let row: Option<SealedSuccession> = read!(self, db => {
+            sqlx::query_as("/* succession */ SELECT document, mac FROM succession")
+                .fetch_optional(db)
+                .await?
+        });
+        Ok(row)
+    }
+
+    /// Protects the word on which log is succeeded with a newer key.
+    pub async fn remac_succession(&self, old: &[u8], new: &[u8]) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query("/* remac_succession */ UPDATE succession SET mac = $2 WHERE mac = $1")
+                .bind(old)
+                .bind(new)
+                .execute(db)
+                .await?;
+        });
         Ok(())
     }
 

@@ -452,6 +452,7 @@ fn every_command_has_help_with_an_example() {
         "ledger verify",
         "ledger export",
         "ledger consistency",
+        "ledger new-origin",
         "ledger checkpoint",
         "ledger keys",
         "workloads add",

@@ -21,7 +21,7 @@ use taskpass::store::append::{
 };
 use taskpass::store::cutoffs::SealedCutoff;
 use taskpass::store::keys::SigningKeyRow;
-use taskpass::store::meta::StoreMode;
+use taskpass::store::meta::{SealedSuccession, StoreMode};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
 use taskpass::store::sessions::SessionFilter;
 use taskpass::store::sqlite::Sqlite;
@@ -652,6 +652,22 @@ cases! {
         if let Store::Postgres(postgres) = store {
             postgres.check_schema().await.unwrap();
         }
+    }
+
+    ["put_succession" "succession" "remac_succession"]
+    async fn an_empty_store_is_told_once_which_log_it_succeeds(store: &Store) {
+        let sealed = |document: &str, mac: u8| SealedSuccession {
+            document: document.into(),
+            mac: vec![mac],
+        };
+        assert_eq!(store.succession().await.unwrap(), None);
+        assert!(store.put_succession(&sealed("one", 1)).await.unwrap());
+        assert!(store.put_succession(&sealed("one", 2)).await.unwrap(), "asked again");
+        assert!(!store.put_succession(&sealed("two", 1)).await.unwrap());
+        assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 1)));
+        store.remac_succession(&[9], &[3]).await.unwrap();
+        store.remac_succession(&[1], &[3]).await.unwrap();
+        assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 3)));
     }
 
     ["prune_openings" "prune_heads" "ensure_partitions" "grant_serving"]

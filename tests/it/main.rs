@@ -49,5 +49,6 @@ mod rewind;
 mod secrets;
 mod skew;
 mod status_lists;
+mod succession;
 mod support;
 mod workload_api;

@@ -2,6 +2,7 @@
 //! head.
 
 mod export;
+pub(super) mod new_origin;
 pub(super) mod verify;
 
 use std::io::{BufReader, Read};
@@ -50,6 +51,13 @@ enum Command {
         after_help = "Example:\n  taskpass ledger consistency --from 4711 --token-file auditor-token > proof.json"
     )]
     Consistency(ConsistencyOf),
+    /// Begin a new log after leaves were lost
+    #[command(
+        after_help = "For when a broker stops because its store was rewound: a backup was restored, or a standby took over that lagged. The new configuration names an empty store and another ledger.origin; the old store stays as it is. What it did is in the new log's first leaf.\n\nExamples:\n  \
+        taskpass ledger new-origin --config new.toml --old-config taskpass.toml\n  \
+        taskpass ledger new-origin --config new.toml --old-config taskpass.toml --checkpoint kept.note --yes"
+    )]
+    NewOrigin(new_origin::NewOrigin),
     /// Show the log's signed checkpoint
     #[command(after_help = "Example:\n  taskpass ledger checkpoint --token-file admin-token")]
     Checkpoint(Checkpoint),
@@ -148,7 +156,7 @@ fn published(text: &str) -> Result<(Timestamp, PathBuf), String> {
     Ok((self::time(time)?, file.into()))
 }
 
-fn vkey(text: &str) -> Result<VerifierKey, String> {
+pub(super) fn vkey(text: &str) -> Result<VerifierKey, String> {
     text.trim()
         .parse()
         .map_err(|error: crate::merkle::KeyError| error.to_string())
@@ -159,6 +167,7 @@ impl Ledger {
         match self.command {
             Command::Verify(verify) => verify.run(),
             Command::Export(export) => export.run().await,
+            Command::NewOrigin(new) => new.run().await,
             Command::Consistency(asked) => {
                 let to = asked.to.map(|to| format!("&to={to}")).unwrap_or_default();
                 let path = format!("/v1/ledger/consistency?from={}{to}", asked.from);

@@ -91,6 +91,7 @@ fn load(attestors: &str) -> Result<Attestors, String> {
     let context = AttestContext {
         own_issuer: config.server.issuer.clone(),
         own_issuers: Vec::new(),
+        not_before: None,
         tracker: TaskTracker::new(),
         workload_keys: Arc::new(NoKeys),
     };

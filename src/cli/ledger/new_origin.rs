@@ -1,0 +1,274 @@
+//! `taskpass ledger new-origin` and `taskpass keys revoke --ledger`: giving a log up, and beginning
+//! the one that takes its place.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::MAX_FILE_BYTES;
+use crate::app::StartError;
+use crate::app::succession::{self, Begun, Evidence, Old};
+use crate::cli::client::read_file;
+use crate::cli::serve::ConfigFile;
+use crate::cli::{Failure, output};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{
+    Config, DATABASE_URL_VARIABLE, Environment, Mode, NotText, ProcessEnvironment,
+};
+use crate::domain::succession::{Succession, Why};
+use crate::merkle::VerifierKey;
+
+/// Where the old store's database is said to be; with `_FILE` appended, a file that says so.
+const OLD_DATABASE_URL_VARIABLE: &str = "TASKPASS_OLD_DATABASE_URL";
+
+/// Begin a new log after leaves were lost
+#[derive(Args, Debug)]
+pub(in crate::cli) struct NewOrigin {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The configuration that the log was kept by so far. Its PostgreSQL database is named by
+    /// `TASKPASS_OLD_DATABASE_URL` or `…_FILE`
+    #[arg(long, value_name = "FILE")]
+    old_config: PathBuf,
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a log is succeeded, whatever for.
+#[derive(Args, Debug)]
+pub(in crate::cli) struct How {
+    /// A signed checkpoint of the old log that somebody kept; may be given several times. The
+    /// checkpoint file and the shared checkpoint of the old configuration are looked at anyway
+    #[arg(long = "checkpoint", value_name = "FILE")]
+    checkpoints: Vec<PathBuf>,
+    /// A verifier key of the old log that its store has forgotten; may be given several times
+    #[arg(long = "key", value_name = "VKEY", value_parser = super::vkey)]
+    keys: Vec<VerifierKey>,
+    /// Take over registered workload keys, admins and the generation that decides as well. What was
+    /// taken back after a lost leaf comes back with them
+    #[arg(long)]
+    carry_over: bool,
+    /// Do it; otherwise it is only told
+    #[arg(long)]
+    yes: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The process's environment, in which the old store's database is the database.
+struct OfTheOld;
+
+impl Environment for OfTheOld {
+    fn get(&self, name: &str) -> Result<Option<String>, NotText> {
+        match name.strip_prefix(DATABASE_URL_VARIABLE) {
+            Some(ending) => ProcessEnvironment.get(&format!("{OLD_DATABASE_URL_VARIABLE}{ending}")),
+            None => ProcessEnvironment.get(name),
+        }
+    }
+}
+
+impl NewOrigin {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let opened = Opened::new(&self.file, &self.old_config, &self.how).await?;
+        let Some(lost) = opened.old.lost().await.map_err(failed)? else {
+            return Err(Failure::Usage(format!(
+                "nothing is known to be lost: the store of `{}` contains {}; a later checkpoint is \
+                 given with --checkpoint, and a key that somebody else had is revoked with \
+                 `taskpass keys revoke --ledger`",
+                opened.old.origin(),
+                match opened.old.known() {
+                    Some((name, known)) => format!("the {} leaves of {name}", known.size),
+                    None => "all that its checkpoint file says, which is nothing".to_owned(),
+                },
+            )));
+        };
+        let succession = opened.old.give_up(Why::Lost, None, SystemClock.now());
+        opened
+            .go_on(&succession, &lost, &json!({}), &self.how)
+            .await
+    }
+}
+
+/// Gives a log up whose key somebody else had, and writes to `list` what only that key vouches for.
+pub(in crate::cli) async fn revoke_log_key(
+    file: &ConfigFile,
+    old_config: &std::path::Path,
+    how: &How,
+    key: &VerifierKey,
+    list: Option<&std::path::Path>,
+) -> Result<(), Failure> {
+    let opened = Opened::new(file, old_config, how).await?;
+    if !opened.old.has_key(key) {
+        return Err(Failure::Usage(format!(
+            "{key} is no key of the log `{}`; `taskpass ledger keys` shows them",
+            opened.old.origin()
+        )));
+    }
+    let mut out = match list {
+        Some(path) => {
+            let made = std::fs::File::create(path);
+            let made = made.map_err(|error| unwritten(path, &error))?;
+            Some(std::io::BufWriter::new(made))
+        }
+        None => None,
+    };
+    let (mut from, mut to) = (None, None);
+    let count = opened
+        .old
+        .vouched_by_alone(key, |orphan| {
+            from.get_or_insert(orphan.index);
+            to = Some(orphan.index);
+            if let Some(out) = &mut out {
+                let line = serde_json::to_string(&orphan)
+                    .map_err(|error| StartError::Unfit(error.to_string()))?;
+                writeln!(out, "{line}").map_err(|error| StartError::Unfit(error.to_string()))?;
+            }
+            Ok(())
+        })
+        .await
+        .map_err(failed)?;
+    if let (Some(mut out), Some(path)) = (out, list) {
+        out.flush().map_err(|error| unwritten(path, &error))?;
+    }
+    let told = match (from, to) {
+        (Some(from), Some(to)) => format!(
+            "{count} leaves, from {from} to {to}, stand under checkpoints of this key alone: \
+             only a witness or whoever kept a checkpoint from before can vouch for them"
+        ),
+        _ => "every leaf stands under a checkpoint that another key of the log signed".to_owned(),
+    };
+    let alone = json!({"vouched_by_this_key_alone": {"count": count, "first": from, "last": to}});
+    let now = SystemClock.now();
+    let succession = opened.old.give_up(Why::KeyRevoked, Some(key), now);
+    opened.go_on(&succession, &told, &alone, how).await
+}
+
+struct Opened {
+    config: Config,
+    old: Old,
+}
+
+impl Opened {
+    async fn new(
+        file: &ConfigFile,
+        old_config: &std::path::Path,
+        how: &How,
+    ) -> Result<Self, Failure> {
+        let config = file.load()?;
+        let old_config = Config::load(old_config, &OfTheOld, Mode::Production)
+            .map_err(|errors| Failure::Usage(errors.to_string()))?;
+        if old_config.ledger.origin == config.ledger.origin {
+            return Err(Failure::Usage(format!(
+                "both configurations say `{}`: give the new log a ledger.origin of its own, and an \
+                 empty store",
+                config.ledger.origin
+            )));
+        }
+        let evidence: Result<Vec<Evidence>, Failure> = how
+            .checkpoints
+            .iter()
+            .map(|file| {
+                Ok(Evidence {
+                    name: file.display().to_string(),
+                    note: read_file(file, MAX_FILE_BYTES)?,
+                })
+            })
+            .collect();
+        let successor = &config.ledger.origin;
+        let now = SystemClock.now();
+        let old = Old::open(old_config, successor, evidence?, &how.keys, now).await;
+        Ok(Self {
+            config,
+            old: old.map_err(failed)?,
+        })
+    }
+
+    /// Tells what will be, and does it where that was said.
+    async fn go_on(
+        &self,
+        succession: &Succession,
+        why: &str,
+        more: &Value,
+        how: &How,
+    ) -> Result<(), Failure> {
+        let new = &self.config.ledger.origin;
+        output::note(format!(
+            "the log `{}` is given up as of {} leaves: {why}",
+            succession.origin, succession.size
+        ))?;
+        output::note(format!(
+            "the log `{new}` takes its place; everything that was issued before is over, and nobody \
+             is believed by evidence from before"
+        ))?;
+        if !how.yes {
+            return Err(Failure::Usage(
+                "nothing was done; stop every broker of the old log, then say --yes".into(),
+            ));
+        }
+        let begun = succession::begin(
+            &self.config,
+            Arc::new(SystemClock),
+            succession,
+            &self.old,
+            how.carry_over,
+        );
+        let begun = begun.await.map_err(failed)?;
+        if how.json {
+            return output::json(&self.report(succession, &begun, more));
+        }
+        let carried = &begun.carried;
+        output::line(format!("the log `{new}` has begun; its key is"))?;
+        output::line(&begun.vkey)?;
+        output::line(format!(
+            "carried over: {} block(s), {} workload key(s), {} admin(s), generation: {}",
+            carried.blocks,
+            carried.workload_keys,
+            carried.admin_bindings,
+            carried
+                .generation
+                .map_or("none".into(), |it| it.to_string()),
+        ))?;
+        if !carried.denied.is_empty() {
+            let denied = carried.denied.join(", ");
+            output::line(format!(
+                "older sessions will be denied, once a broker runs, by {denied}"
+            ))?;
+        }
+        output::line(
+            "give the new key to all who verify, and start every broker with the new configuration",
+        )
+    }
+
+    fn report(&self, succession: &Succession, begun: &Begun, more: &Value) -> Value {
+        let carried = &begun.carried;
+        let mut report = json!({
+            "origin": self.config.ledger.origin,
+            "vkey": begun.vkey,
+            "checkpoint": begun.checkpoint,
+            "succeeds": succession,
+            "carried_over": {
+                "blocks": carried.blocks,
+                "workload_keys": carried.workload_keys,
+                "admin_bindings": carried.admin_bindings,
+                "generation": carried.generation,
+            },
+            "denied": carried.denied,
+        });
+        if let (Some(report), Some(more)) = (report.as_object_mut(), more.as_object()) {
+            report.extend(more.clone());
+        }
+        report
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::unestablished(error)
+}
+
+fn unwritten(path: &std::path::Path, error: &std::io::Error) -> Failure {
+    Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
+}

@@ -1,0 +1,532 @@
+//! A log that cannot go on is given up: `taskpass ledger new-origin` and `keys revoke --ledger`, as
+//! programs, on stores that lost leaves.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::Method;
+use serde_json::{Value, json};
+use taskpass::app;
+use taskpass::config::{Config, Mode};
+use tempfile::TempDir;
+
+use crate::support::http::{Answer, Client, send};
+use crate::support::issuer::{AUDIENCE, Issuer, unix_seconds};
+use crate::support::postgres::{TestDatabase, fresh_database};
+use crate::support::process::{Ended, Launch, Process};
+use crate::support::{SOON, free_address, hex, random_bytes, random_hex, until};
+
+const POLICIES: &str = r#"
+@id("agent") @description("an agent opens tasks and reads")
+permit (principal == Workload::dev::"dev:agent%3Aa", action in [Action::"openTask", Action::"orders:read"], resource);
+@id("thief") @description("so does a thief")
+permit (principal == Workload::dev::"dev:thief", action in [Action::"openTask", Action::"orders:read"], resource);
+@id("operator") @description("the operator")
+permit (principal == Bootstrap::"token", action, resource == Broker::"taskpass");
+"#;
+
+/// A role that nobody reaches here: what counts is that it is known to need a denial.
+const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
+
+const OLD: &str = "old.test/log";
+const NEW: &str = "new.test/log";
+
+/// A deployment that moves from one log to another.
+struct World {
+    issuer: Issuer,
+    directory: TempDir,
+    admin: String,
+    sealing_key: String,
+    databases: Option<(TestDatabase, TestDatabase)>,
+}
+
+struct Broker {
+    process: Process,
+    client: Client,
+}
+
+impl World {
+    fn new(postgres: bool) -> Self {
+        let key = URL_SAFE_NO_PAD.encode(random_bytes(32));
+        let world = Self {
+            issuer: Issuer::start(),
+            directory: tempfile::tempdir().unwrap(),
+            admin: format!("tpa_{}", random_hex(16)),
+            sealing_key: format!("tpk1_{key}"),
+            databases: postgres.then(|| (fresh_database(), fresh_database())),
+        };
+        std::fs::create_dir(world.path("policies")).unwrap();
+        std::fs::write(world.path("policies/all.cedar"), POLICIES).unwrap();
+        for origin in [OLD, NEW] {
+            std::fs::write(
+                world.path(file(origin)),
+                world.config(origin, free_address()),
+            )
+            .unwrap();
+        }
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn config(&self, origin: &str, address: SocketAddr) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, self.admin.as_bytes());
+        let store = if self.databases.is_some() {
+            "kind = \"postgres\"".to_owned()
+        } else {
+            format!(
+                "kind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"{}\"",
+                data(origin)
+            )
+        };
+        format!(
+            r#"
+[server]
+issuer = "http://127.0.0.1:7070"
+listen = "{address}"
+drain_seconds = 0
+[store]
+{store}
+[ledger]
+origin = "{origin}"
+checkpoint_file = "checkpoint"
+[ledger.shared_checkpoint]
+file = "place"
+[admin]
+bootstrap_token_sha256 = "{bootstrap}"
+[policy]
+directory = "policies"
+[[attestors]]
+kind = "oidc"
+name = "dev"
+issuer = "{issuer}"
+audience = "{AUDIENCE}"
+algorithms = ["ES256"]
+single_tenant = true
+identity = "{{sub}}"
+[attestors.claims]
+sub = {{ type = "string", immutable = true }}
+[[attestors]]
+kind = "key"
+name = "keys"
+[[resources]]
+name = "orders-api"
+kind = "jwt"
+owner = "orders"
+audience = "https://orders.example"
+actions = ["orders:read"]
+locations = ["https://orders.example/v1"]
+verification = "status_list"
+[[resources]]
+name = "bucket"
+kind = "aws"
+owner = "data"
+actions = ["s3:Get*"]
+locations = ["arn:aws:s3:::reports/*"]
+default_ttl_seconds = 600
+[resources.aws]
+role_arn = "{ROLE}"
+mode = "web_identity"
+region = "eu-central-1"
+[resources.aws.revocation]
+role_arn = "arn:aws:iam::123456789012:role/revoker"
+[[task_types]]
+name = "job"
+max_deadline_seconds = 3600
+resources = ["orders-api"]
+"#,
+            bootstrap = hex(digest.as_ref()),
+            issuer = self.issuer.url(),
+        )
+    }
+
+    fn program<const N: usize>(&self, arguments: [&str; N]) -> Launch {
+        let launch = Launch::taskpass(arguments).env("TASKPASS_SEALING_KEYS", &self.sealing_key);
+        match &self.databases {
+            None => launch,
+            Some((old, new)) => launch
+                .env("TASKPASS_DATABASE_URL", new.url())
+                .env("TASKPASS_OLD_DATABASE_URL", old.url()),
+        }
+    }
+
+    fn serve(&self, origin: &str) -> Launch {
+        let config = self.path(file(origin));
+        let launch = self.program(["serve", "--config", config.to_str().unwrap()]);
+        match &self.databases {
+            Some((old, _)) if origin == OLD => launch.env("TASKPASS_DATABASE_URL", old.url()),
+            _ => launch,
+        }
+    }
+
+    fn start(&self, origin: &str) -> Broker {
+        let address = free_address();
+        std::fs::write(self.path(file(origin)), self.config(origin, address)).unwrap();
+        let mut process = self.serve(origin).spawn();
+        process.wait_alive(address);
+        Broker {
+            process,
+            client: Client::new(&format!("http://{address}")),
+        }
+    }
+
+    /// `ledger new-origin` or `keys revoke`, from the old log to the new one.
+    fn move_on<const N: usize>(&self, arguments: [&str; N], more: &[&str]) -> Ended {
+        let [old, new] = [OLD, NEW].map(|origin| self.path(file(origin)));
+        let mut launch = self.program(arguments);
+        for argument in [
+            "--config",
+            new.to_str().unwrap(),
+            "--old-config",
+            old.to_str().unwrap(),
+        ] {
+            launch = launch.arg(argument);
+        }
+        for argument in more {
+            launch = launch.arg(*argument);
+        }
+        launch.run()
+    }
+
+    fn begin(&self, more: &[&str]) -> Value {
+        let told = ["--yes", "--json"];
+        let ended = self.move_on(["ledger", "new-origin"], &[&told, more].concat());
+        assert_eq!(ended.code(), Some(0), "{ended:?}");
+        serde_json::from_str(&ended.stdout).unwrap()
+    }
+
+    fn token(&self, sub: &str, seconds_ahead: i64) -> String {
+        let at = unix_seconds() + seconds_ahead;
+        self.issuer
+            .token(json!({"sub": sub, "iat": at, "exp": at + 300, "jti": random_hex(16)}))
+    }
+
+    fn published(&self) -> (String, u64) {
+        let note = std::fs::read_to_string(self.path("place")).unwrap_or_default();
+        let mut lines = note.lines();
+        let origin = lines.next().unwrap_or_default().to_owned();
+        let size = lines.next().and_then(|size| size.parse().ok());
+        (origin, size.unwrap_or_default())
+    }
+
+    /// Waits until all that a broker appended is published, and says how much that is.
+    async fn published_by(&self, broker: &Broker) -> u64 {
+        let checkpoint = broker
+            .client
+            .get_as(&self.admin, "/v1/ledger/checkpoint")
+            .await;
+        let size: u64 = checkpoint.text().lines().nth(1).unwrap().parse().unwrap();
+        until("it is published", SOON, async || self.published().1 >= size).await;
+        size
+    }
+
+    /// Tells a broker on PostgreSQL what decides.
+    async fn activate(&self, broker: &Broker) {
+        let mut environment = std::collections::BTreeMap::new();
+        environment.insert(
+            "TASKPASS_DATABASE_URL".to_owned(),
+            "postgres://127.0.0.1/y".to_owned(),
+        );
+        environment.insert("TASKPASS_SEALING_KEYS".to_owned(), self.sealing_key.clone());
+        let path = self.path(file(OLD));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let config = Config::parse(&path, &text, &environment, Mode::Production).unwrap();
+        let generation = serde_json::to_value(app::check(&config, None).unwrap()).unwrap();
+        let put = broker
+            .client
+            .post_json(&self.admin, "/v1/generations", &generation);
+        put.await.expect(201);
+    }
+
+    async fn admin(&self, broker: &Broker, path: &str, body: Value) {
+        let answer = broker.client.post_json(&self.admin, path, &body).await;
+        assert!(answer.status < 300, "{path}: {}", answer.text());
+    }
+}
+
+impl Broker {
+    async fn ask(&self, token: &str) -> Answer {
+        let body = json!({
+            "task": {"type": "job"},
+            "resource": "orders-api",
+            "authorization_details": [{"type": "api", "actions": ["orders:read"]}],
+        });
+        self.client.post_json(token, "/v1/credentials", &body).await
+    }
+
+    async fn is_good(&self, admin: &str, token: &str) -> bool {
+        let request = self
+            .client
+            .request(Method::POST, "/oauth2/introspect")
+            .bearer_auth(admin)
+            .form(&[("token", token)]);
+        send(request).await.expect(200)["active"] == true
+    }
+}
+
+fn file(origin: &str) -> &'static str {
+    if origin == OLD {
+        "old.toml"
+    } else {
+        "new.toml"
+    }
+}
+
+fn data(origin: &str) -> &'static str {
+    if origin == OLD {
+        "old-data"
+    } else {
+        "new-data"
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+fn credential(granted: &Value) -> &str {
+    granted["credential"]["access_token"].as_str().unwrap()
+}
+
+fn payload(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+/// The bits of a status list.
+async fn list(broker: &Broker, number: u64) -> Vec<u8> {
+    let token = broker.client.get(&format!("/status/{number}")).await;
+    assert_eq!(token.status, 200, "{}", token.text());
+    let packed = payload(&token.text())["status_list"]["lst"].clone();
+    let packed = URL_SAFE_NO_PAD.decode(packed.as_str().unwrap()).unwrap();
+    let mut bits = Vec::new();
+    flate2::read::ZlibDecoder::new(&packed[..])
+        .read_to_end(&mut bits)
+        .unwrap();
+    bits
+}
+
+/// Blocks somebody until that is lifted.
+async fn block(world: &World, broker: &Broker, workload: &str) {
+    let body = json!({"selector": {"workload": workload}, "block_seconds": "until_lifted", "reason": "stolen"});
+    world.admin(broker, "/v1/revocations", body).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
+    let world = World::new(false);
+    let mut old = world.start(OLD);
+    let early = old.ask(&world.token("agent:a", 0)).await.expect(201);
+    block(&world, &old, "dev:thief").await;
+    world.published_by(&old).await;
+    old.process.terminate();
+    let untouched = world.move_on(["ledger", "new-origin"], &["--yes"]);
+    assert_eq!(untouched.code(), Some(2), "{untouched:?}");
+    assert!(
+        untouched.stderr.contains("nothing is known to be lost"),
+        "{untouched:?}"
+    );
+    copy(&world.path("old-data"), &world.path("backup"));
+    let mut old = world.start(OLD);
+    let late = old.ask(&world.token("agent:a", 0)).await.expect(201);
+    let size = world.published_by(&old).await;
+    old.process.terminate();
+    // The disk is lost, a backup is restored.
+    std::fs::remove_dir_all(world.path("old-data")).unwrap();
+    copy(&world.path("backup"), &world.path("old-data"));
+    let refused = world.serve(OLD).run();
+    assert!(
+        refused.stderr.contains("rewound") && refused.code() != Some(0),
+        "{refused:?}"
+    );
+
+    let told = world.move_on(["ledger", "new-origin"], &[]);
+    assert_eq!(told.code(), Some(2), "{told:?}");
+    for word in [OLD, NEW, "rewound", &size.to_string(), "--yes"] {
+        assert!(told.stderr.contains(word), "{word}: {told:?}");
+    }
+    assert_eq!(world.published(), (OLD.to_owned(), size));
+    let unused = world.token("agent:a", 0);
+    let begun = world.begin(&[]);
+    assert_eq!(begun["succeeds"]["origin"], OLD);
+    assert_eq!(begun["succeeds"]["size"], size);
+    assert_eq!(begun["succeeds"]["why"], "lost");
+    assert_eq!(begun["carried_over"]["blocks"], 1);
+    assert_eq!(begun["denied"], json!([ROLE]));
+    assert_eq!(world.published().0, NEW, "the new log has taken the place");
+
+    let mut new = world.start(NEW);
+    for granted in [&early, &late] {
+        assert!(!new.is_good(&world.admin, credential(granted)).await);
+        let place = payload(credential(granted))["status"]["status_list"].clone();
+        assert_eq!(place["uri"], "http://127.0.0.1:7070/status/0");
+    }
+    assert_eq!(
+        list(&new, 0).await,
+        [0xff; 8192],
+        "all of the old log's are invalid"
+    );
+    let jwks = new.client.get("/.well-known/jwks.json").await.expect(200);
+    let header = credential(&early).split('.').next().unwrap();
+    let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
+    assert!(!jwks.to_string().contains(header["kid"].as_str().unwrap()));
+    // Nobody knows any more what was used.
+    let stale = new.ask(&unused).await;
+    assert_eq!(stale.status, 401, "{}", stale.text());
+    let blocked = new.ask(&world.token("thief", 3)).await;
+    assert_eq!(blocked.status, 403, "{}", blocked.text());
+    assert!(blocked.text().contains("blocked"), "{}", blocked.text());
+    let granted = new.ask(&world.token("agent:a", 3)).await.expect(201);
+    assert!(new.is_good(&world.admin, credential(&granted)).await);
+    let place = payload(credential(&granted))["status"]["status_list"].clone();
+    assert_eq!(place["uri"], "http://127.0.0.1:7070/status/16");
+    assert_eq!(list(&new, 16).await, [0; 8192]);
+    let first = new
+        .client
+        .get_as(&world.admin, "/v1/ledger/entries/0")
+        .await
+        .expect(200);
+    let leaf = first["leaf"].as_str().unwrap();
+    let leaf = base64::engine::general_purpose::STANDARD
+        .decode(leaf)
+        .unwrap();
+    let leaf: Value = serde_json::from_slice(&leaf).unwrap();
+    assert_eq!(leaf["event"], "genesis");
+    assert_eq!(leaf["succeeds"], begun["succeeds"]);
+    let receipt = world.path("granted.json");
+    std::fs::write(&receipt, granted.to_string()).unwrap();
+    let key = begun["vkey"].as_str().unwrap();
+    let verify = ["ledger", "verify", receipt.to_str().unwrap(), "--key", key];
+    assert_eq!(world.program(verify).run().code(), Some(0));
+    world.published_by(&new).await;
+    new.process.terminate();
+
+    assert_the_old_one_is_over(&world, &late);
+}
+
+fn assert_the_old_one_is_over(world: &World, late: &Value) {
+    // Whoever goes on with the old one is stopped by the place, be its own memory lost as well.
+    std::fs::remove_file(world.path("checkpoint")).unwrap();
+    let refused = world.serve(OLD).run();
+    assert!(
+        refused.stderr.contains("another log is kept there"),
+        "{refused:?}"
+    );
+    // A store that has begun once begins no other time.
+    let stranger = world.path("kept.note");
+    std::fs::write(&stranger, late["receipt"]["checkpoint"].as_str().unwrap()).unwrap();
+    let twice = ["--yes", "--checkpoint", stranger.to_str().unwrap()];
+    let again = world.move_on(["ledger", "new-origin"], &twice);
+    assert_eq!(
+        again.code(),
+        Some(0),
+        "what was begun is taken up again: {again:?}"
+    );
+    std::fs::remove_file(world.path("checkpoint")).unwrap();
+    let kept = late["receipt"]["checkpoint"].as_str().unwrap();
+    std::fs::write(&stranger, kept.replace(OLD, "third.test/log")).unwrap();
+    let foreign = world.move_on(["ledger", "new-origin"], &twice);
+    assert_eq!(foreign.code(), Some(3), "{foreign:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stolen_log_key_is_revoked_with_its_log_and_what_only_it_vouches_for_is_listed() {
+    let world = World::new(false);
+    let mut old = world.start(OLD);
+    old.ask(&world.token("agent:a", 0)).await.expect(201);
+    let keys = old
+        .client
+        .get_as(&world.admin, "/v1/ledger/keys")
+        .await
+        .expect(200);
+    let first = keys["vkeys"][0].as_str().unwrap().to_owned();
+    let size = world.published_by(&old).await;
+    old.process.terminate();
+    let listed = world.path("alone.jsonl");
+    let arguments = ["--list", listed.to_str().unwrap()];
+    let told = world.move_on(["keys", "revoke", "--ledger", &first], &arguments);
+    assert_eq!(told.code(), Some(2), "{told:?}");
+    assert!(
+        told.stderr
+            .contains(&format!("{size} leaves, from 0 to {}", size - 1)),
+        "{told:?}"
+    );
+    let lines = std::fs::read_to_string(&listed).unwrap();
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len() as u64, size);
+    assert_eq!(lines[0]["event"], "genesis");
+    assert!(lines.iter().any(|line| line["decision"].is_string()));
+    let stranger = first.replace(OLD, "other.test/log");
+    let unknown = world.move_on(["keys", "revoke", "--ledger", &stranger], &[]);
+    assert_eq!(unknown.code(), Some(2), "{unknown:?}");
+
+    // Another key signs along: what it signed it vouches for.
+    let mut old = world.start(OLD);
+    world.admin(&old, "/v1/keys/rotate-ledger", json!({})).await;
+    world.published_by(&old).await;
+    old.process.terminate();
+    let json = ["--yes", "--json"];
+    let ended = world.move_on(["keys", "revoke", "--ledger", &first], &json);
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    let begun: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(begun["vouched_by_this_key_alone"]["count"], 0);
+    assert_eq!(begun["succeeds"]["why"], "key_revoked");
+    assert_eq!(begun["succeeds"]["revoked_key"], first.as_str());
+    let new = world.start(NEW);
+    new.ask(&world.token("agent:a", 3)).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_permits_is_carried_over_only_when_somebody_says_so() {
+    for carry in [false, true] {
+        let world = World::new(true);
+        let (database, _) = world.databases.as_ref().unwrap();
+        let mut old = world.start(OLD);
+        world.activate(&old).await;
+        let jwk = crate::support::keys::Key::generate(crate::support::keys::Algorithm::EdDsa);
+        let registered = json!({"attestor": "keys", "workload": "robot", "jwk": jwk.jwk()});
+        world.admin(&old, "/v1/workloads", registered).await;
+        let bound = json!({"workload": "dev:boss", "role": "operator"});
+        world.admin(&old, "/v1/admins", bound).await;
+        block(&world, &old, "dev:thief").await;
+        let standby = database.copy();
+        until("it is back", SOON, async || {
+            old.ask(&world.token("agent:a", 0)).await.status == 201
+        })
+        .await;
+        world.published_by(&old).await;
+        old.process.terminate();
+        database.fail_over_to(standby);
+        let begun = world.begin(if carry { &["--carry-over"] } else { &[] });
+        let carried = &begun["carried_over"];
+        assert_eq!(carried["blocks"], 1);
+        assert_eq!(carried["workload_keys"], u64::from(carry));
+        assert_eq!(carried["admin_bindings"], u64::from(carry));
+        assert_eq!(carried["generation"].is_string(), carry);
+        let new = world.start(NEW);
+        if !carry {
+            world.activate(&new).await;
+        }
+        let admins = new
+            .client
+            .get_as(&world.admin, "/v1/admins")
+            .await
+            .expect(200);
+        assert_eq!(admins.to_string().contains("dev:boss"), carry);
+        new.ask(&world.token("agent:a", 3)).await.expect(201);
+        let blocked = new.ask(&world.token("thief", 3)).await;
+        assert_eq!(blocked.status, 403, "{}", blocked.text());
+    }
+}
