@@ -1,8 +1,8 @@
 //! The command line: one file a command.
 //!
 //! `serve`, `migrate` and `dev` run the broker; the others are clients of its HTTP interface and
-//! can do nothing that the interface does not let their caller do. `ledger verify` and
-//! `policy check` and `test` need no broker at all.
+//! can do nothing that the interface does not let their caller do. `ledger verify`
+//! and `coverage`, `policy check` and `test` need no broker at all.
 //!
 //! Exit codes are for scripts: 0 done, 1 refused (by policy, or because a proof does not hold),
 //! 2 the command line or a file is not as it must be, 3 could not reach or establish.
@@ -15,6 +15,7 @@ mod admins;
 mod aws;
 mod client;
 mod completions;
+mod coverage;
 mod dev;
 mod evidence;
 mod exec;

@@ -455,6 +455,7 @@ fn every_command_has_help_with_an_example() {
         "ledger new-origin",
         "ledger checkpoint",
         "ledger keys",
+        "ledger coverage",
         "workloads add",
         "workloads list",
         "workloads remove",

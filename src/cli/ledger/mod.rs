@@ -64,6 +64,7 @@ enum Command {
     /// Show the log's verifier keys, the current one first
     #[command(after_help = "Example:\n  taskpass ledger keys --token-file admin-token")]
     Keys(Checkpoint),
+    Coverage(Box<super::coverage::Coverage>),
 }
 
 #[derive(Args, Debug)]
@@ -166,6 +167,7 @@ impl Ledger {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Verify(verify) => verify.run(),
+            Command::Coverage(coverage) => coverage.run(),
             Command::Export(export) => export.run().await,
             Command::NewOrigin(new) => new.run().await,
             Command::Consistency(asked) => {

@@ -40,7 +40,8 @@ use crate::domain::permit::Permit;
 use crate::domain::session::Session;
 use crate::ids::SessionId;
 
-const KIND: &str = "aws";
+/// What leaves call what this makes.
+pub const KIND: &str = "aws";
 
 /// The shortest session that STS makes.
 const MIN_SESSION_SECONDS: u64 = 900;

@@ -1,0 +1,559 @@
+//! What a log decided and what it ended, as compact as it can be kept: a row for each permit, the
+//! ends with their times, and nothing else.
+//!
+//! A permit costs 112 bytes for its row and 8 for the two orders in which it is looked up; an end
+//! costs 32. What permits have in common, who, on what, under which policies and with which grant,
+//! is kept once. The sum is bounded, and a log that needs more is refused with what it needed.
+//! Nothing here is believed before the reader of the log said that it is what was signed.
+
+use std::collections::HashMap;
+use std::io::BufRead;
+use std::mem::size_of;
+
+use uuid::Uuid;
+
+use crate::cli::Failure;
+use crate::clock::Timestamp;
+use crate::domain::cutoff::{Selector, True};
+use crate::domain::decision::Outcome;
+use crate::domain::grant::Grant;
+use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
+use crate::domain::session::EndReason;
+use crate::domain::task::TaskEnd;
+use crate::domain::workload::Identity;
+use crate::ids::{SessionId, TaskId};
+use crate::merkle::{Hash, LogEntry, LogFileError, LogReader, VerifierKey, leaf_hash};
+
+/// How many sessions one can be derived from, in a log that is as it should be.
+const MAX_ANCESTORS: usize = 64;
+
+/// How many entries are read between two calls of the progress.
+const STRIDE: u64 = 16_384;
+
+/// Why something was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its time was up.
+    Expired,
+    /// The session itself was ended.
+    Session(EndReason),
+    /// Its task, or one above it, ended.
+    Task(TaskEnd),
+    /// A cutoff matched it.
+    CutOff,
+}
+
+/// What one permit said, save what it shares with others.
+#[derive(Clone, Debug)]
+struct Row {
+    hash: Hash,
+    session: SessionId,
+    task: TaskId,
+    /// The session that it was derived from; nil for none.
+    parent: Uuid,
+    at: Timestamp,
+    expires_at: Timestamp,
+    index: u64,
+    profile: u32,
+    chain: u32,
+}
+
+/// What permits have in common.
+#[derive(Debug)]
+struct Profile {
+    grant: Grant,
+    resource: String,
+    workload: Identity,
+    aws: bool,
+    /// Every selector that matches it, but for its tasks.
+    selectors: Vec<Selector>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    what: Uuid,
+    at: Timestamp,
+    end: End,
+}
+
+/// One permit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Permit<'a> {
+    row: &'a Row,
+    profile: &'a Profile,
+}
+
+impl Permit<'_> {
+    /// The place of its leaf.
+    pub(super) fn index(&self) -> u64 {
+        self.row.index
+    }
+
+    /// When it was decided.
+    pub(super) fn at(&self) -> Timestamp {
+        self.row.at
+    }
+
+    pub(super) fn grant(&self) -> &Grant {
+        &self.profile.grant
+    }
+
+    pub(super) fn resource(&self) -> &str {
+        &self.profile.resource
+    }
+
+    pub(super) fn workload(&self) -> &str {
+        self.profile.workload.as_str()
+    }
+
+    /// Whether its credential is a session of AWS.
+    pub(super) fn is_aws(&self) -> bool {
+        self.profile.aws
+    }
+
+    /// Which grant it has, among all.
+    pub(super) fn profile(&self) -> u32 {
+        self.row.profile
+    }
+}
+
+/// How a permit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Over {
+    /// When.
+    pub(super) at: Timestamp,
+    /// By what.
+    pub(super) end: End,
+    /// Whether it was a permit above it that ended.
+    pub(super) above: bool,
+}
+
+/// What a verified log decided.
+#[derive(Debug, Default)]
+pub(super) struct Decisions {
+    origin: String,
+    size: u64,
+    root: String,
+    last_at: Option<Timestamp>,
+    rows: Vec<Row>,
+    by_hash: Vec<u32>,
+    by_session: Vec<u32>,
+    profiles: Vec<Profile>,
+    chains: Vec<Box<[TaskId]>>,
+    sessions_ended: Vec<Ended>,
+    tasks_ended: Vec<Ended>,
+    cutoffs: HashMap<Selector, Vec<(u64, Timestamp)>>,
+    /// Leaves whose bodies were pruned, or that this version cannot read.
+    unread: Vec<Hash>,
+    unknown: u64,
+    last_unread: Option<u64>,
+}
+
+/// Reads a log into [`Decisions`].
+struct Builder {
+    all: Decisions,
+    profiles: HashMap<Hash, u32>,
+    chains: HashMap<Vec<TaskId>, u32>,
+    bytes: usize,
+    most: usize,
+}
+
+impl Decisions {
+    /// Reads a log to its end. `most` bounds the bytes that are kept of it.
+    pub(super) fn read(
+        input: impl BufRead,
+        keys: &[VerifierKey],
+        most: usize,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Self, Failure> {
+        let mut reader = LogReader::open(input, keys).map_err(failure)?;
+        let signed = reader.checkpoint().clone();
+        let mut builder = Builder {
+            all: Self {
+                origin: signed.origin.clone(),
+                size: signed.size,
+                root: signed.root.to_string(),
+                ..Self::default()
+            },
+            profiles: HashMap::new(),
+            chains: HashMap::new(),
+            bytes: 0,
+            most,
+        };
+        while let Some(entry) = reader.next_entry().map_err(failure)? {
+            if entry.index % STRIDE == 0 {
+                progress(entry.index, signed.size);
+            }
+            builder.take(&entry)?;
+        }
+        reader.finish().map_err(failure)?;
+        builder.finish()
+    }
+
+    /// The log's name.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Its leaves.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its root, as the checkpoint writes it.
+    pub(super) fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// The latest time in it.
+    pub(super) fn last_at(&self) -> Option<Timestamp> {
+        self.last_at
+    }
+
+    /// How many permits it holds.
+    pub(super) fn permits(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// How many of its leaves have no body any more.
+    pub(super) fn pruned(&self) -> u64 {
+        (self.unread.len() as u64).saturating_sub(self.unknown)
+    }
+
+    /// How many of its leaves this version cannot read.
+    pub(super) fn unknown(&self) -> u64 {
+        self.unknown
+    }
+
+    /// Whether something in it was not read that could be a permit.
+    pub(super) fn has_gaps(&self) -> bool {
+        self.last_unread.is_some()
+    }
+
+    /// Whether a leaf that was not read came after this permit's, and could have ended it; or
+    /// whether a permit that it was derived from was not read.
+    pub(super) fn may_have_ended_unseen(&self, permit: &Permit<'_>) -> bool {
+        let gap_after = |row: &Row| self.last_unread.is_some_and(|last| last > row.index);
+        if gap_after(permit.row) {
+            return true;
+        }
+        let mut row = permit.row;
+        for _ in 0..MAX_ANCESTORS {
+            if row.parent.is_nil() {
+                return false;
+            }
+            match self.find_session(row.parent) {
+                Some(parent) if parent.index < row.index => row = parent,
+                _ => return true,
+            }
+        }
+        true
+    }
+
+    /// The permit whose leaf has this hash.
+    pub(super) fn by_hash(&self, hash: &Hash) -> Option<Permit<'_>> {
+        let key = |at: &u32| self.row(*at).hash;
+        let found = self.by_hash.binary_search_by_key(hash, key).ok()?;
+        Some(self.permit(self.row(*self.by_hash.get(found)?)))
+    }
+
+    /// The permit of this session.
+    pub(super) fn by_session(&self, session: SessionId) -> Option<Permit<'_>> {
+        self.find_session(session.uuid())
+            .map(|row| self.permit(row))
+    }
+
+    /// Whether a leaf with this hash is in the log, but what it says was not read.
+    pub(super) fn is_unread(&self, hash: &Hash) -> bool {
+        self.unread.binary_search(hash).is_ok()
+    }
+
+    /// When and how a permit ended, at the latest by its own expiry.
+    pub(super) fn over(&self, permit: &Permit<'_>) -> Over {
+        let mut first = Over {
+            at: permit.row.expires_at,
+            end: End::Expired,
+            above: false,
+        };
+        let mut row = permit.row;
+        for step in 0..MAX_ANCESTORS {
+            let above = step > 0;
+            let mut consider = |at: Timestamp, end: End, above: bool| {
+                if at < first.at {
+                    first = Over { at, end, above };
+                }
+            };
+            consider(row.expires_at, End::Expired, above);
+            for ended in ends_of(&self.sessions_ended, row.session.uuid()) {
+                consider(ended.at, ended.end, above);
+            }
+            let parents = self.chains.get(row.chain as usize);
+            let parents = parents.into_iter().flat_map(|chain| chain.iter().copied());
+            for task in std::iter::once(row.task).chain(parents) {
+                for ended in ends_of(&self.tasks_ended, task.uuid()) {
+                    consider(ended.at, ended.end, above || task != row.task);
+                }
+                for at in self.cut_off(&Selector::Task(task), row.index) {
+                    consider(at, End::CutOff, above || task != row.task);
+                }
+            }
+            let profile = self.profiles.get(row.profile as usize);
+            for selector in profile.into_iter().flat_map(|profile| &profile.selectors) {
+                for at in self.cut_off(selector, row.index) {
+                    consider(at, End::CutOff, above);
+                }
+            }
+            match self.find_session(row.parent) {
+                Some(parent) if parent.index < row.index => row = parent,
+                _ => break,
+            }
+        }
+        first
+    }
+
+    fn cut_off(&self, selector: &Selector, after: u64) -> impl Iterator<Item = Timestamp> {
+        let none: &[(u64, Timestamp)] = &[];
+        let cuts = self.cutoffs.get(selector).map_or(none, Vec::as_slice);
+        let from = cuts.partition_point(|(index, _)| *index <= after);
+        cuts.iter().skip(from).map(|(_, at)| *at)
+    }
+
+    fn find_session(&self, session: Uuid) -> Option<&Row> {
+        if session.is_nil() {
+            return None;
+        }
+        let key = |at: &u32| self.row(*at).session.uuid();
+        let found = self.by_session.binary_search_by_key(&session, key).ok()?;
+        Some(self.row(*self.by_session.get(found)?))
+    }
+
+    fn row(&self, at: u32) -> &Row {
+        &self.rows[at as usize]
+    }
+
+    fn permit<'a>(&'a self, row: &'a Row) -> Permit<'a> {
+        Permit {
+            row,
+            profile: &self.profiles[row.profile as usize],
+        }
+    }
+}
+
+/// Every end of `what` that is on record.
+fn ends_of(all: &[Ended], what: Uuid) -> impl Iterator<Item = &Ended> {
+    let from = all.partition_point(|ended| ended.what < what);
+    all.iter()
+        .skip(from)
+        .take_while(move |ended| ended.what == what)
+}
+
+impl Builder {
+    fn take(&mut self, entry: &LogEntry) -> Result<(), Failure> {
+        let leaf = entry.leaf.as_deref().map(serde_json::from_slice::<Leaf>);
+        let leaf = match leaf {
+            Some(Ok(leaf)) if leaf.v == Leaf::VERSION => leaf,
+            unread => {
+                self.all.unknown += u64::from(unread.is_some());
+                self.all.last_unread = Some(entry.index);
+                return self.keep(|all| &mut all.unread, entry.hash);
+            }
+        };
+        if leaf.origin != self.all.origin {
+            return Err(Failure::Refused(format!(
+                "leaf {} is meant for another log than {}",
+                entry.index,
+                crate::cli::output::printable(&self.all.origin)
+            )));
+        }
+        self.all.last_at = self.all.last_at.max(Some(leaf.at));
+        match leaf.event {
+            Event::Decision(decision) if decision.outcome == Outcome::Permit => {
+                self.permit(entry.index, entry.hash, leaf.at, &decision)
+            }
+            Event::TaskEnded { task, end, .. } => self.keep(
+                |all| &mut all.tasks_ended,
+                Ended {
+                    what: task.uuid(),
+                    at: leaf.at,
+                    end: End::Task(end),
+                },
+            ),
+            Event::SessionEnded {
+                session, reason, ..
+            } => self.end_session(session, leaf.at, reason),
+            Event::Cutoff { selector, .. } => {
+                self.spend(size_of::<Selector>() + selector.value().len() + 64)?;
+                let cuts = self.all.cutoffs.entry(selector).or_default();
+                cuts.push((entry.index, leaf.at));
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn end_session(
+        &mut self,
+        session: SessionId,
+        at: Timestamp,
+        reason: EndReason,
+    ) -> Result<(), Failure> {
+        let ended = Ended {
+            what: session.uuid(),
+            at,
+            end: End::Session(reason),
+        };
+        self.keep(|all| &mut all.sessions_ended, ended)
+    }
+
+    fn permit(
+        &mut self,
+        index: u64,
+        hash: Hash,
+        at: Timestamp,
+        leaf: &DecisionLeaf,
+    ) -> Result<(), Failure> {
+        if let Some(old) = leaf.supersedes {
+            self.end_session(old, at, EndReason::Superseded)?;
+        }
+        // A task that was opened is permitted too, without a credential: nothing carries that.
+        let (Some(session), Some(task), Some(expires_at), Some(grant)) =
+            (leaf.session, leaf.task, leaf.expires_at, &leaf.grant)
+        else {
+            return Ok(());
+        };
+        let profile = self.profile(leaf, grant)?;
+        let chain = self.chain(&leaf.task_parents)?;
+        let row = Row {
+            hash,
+            session,
+            task,
+            parent: leaf.parent_session.map_or(Uuid::nil(), SessionId::uuid),
+            at,
+            expires_at,
+            index,
+            profile,
+            chain,
+        };
+        // Two places in the orders, which are made at the end.
+        self.spend(2 * size_of::<u32>())?;
+        self.keep(|all| &mut all.rows, row)
+    }
+
+    fn profile(&mut self, leaf: &DecisionLeaf, grant: &Grant) -> Result<u32, Failure> {
+        let minter = leaf.minter.as_deref().unwrap_or_default();
+        let resource = leaf.resource.clone().unwrap_or_default();
+        let text = serde_json::to_vec(&(
+            (&leaf.workload, &leaf.attestor, &resource, grant),
+            (&leaf.generation, &leaf.kid, &leaf.policies, minter),
+        ));
+        let text = text.map_err(Failure::unestablished)?;
+        let key = leaf_hash(&text);
+        if let Some(known) = self.profiles.get(&key) {
+            return Ok(*known);
+        }
+        // As text, as what it was read to, and the selectors, which say most of it again.
+        self.spend(4 * text.len() + size_of::<Profile>() + 64)?;
+        let mut selectors = vec![
+            Selector::All(True),
+            Selector::Workload(leaf.workload.clone()),
+            Selector::Resource(resource.clone()),
+            Selector::Attestor(leaf.attestor.clone()),
+            Selector::Generation(leaf.generation),
+        ];
+        selectors.extend(leaf.policies.iter().cloned().map(Selector::Policy));
+        selectors.extend(leaf.kid.clone().map(Selector::SigningKey));
+        let number = number(self.all.profiles.len())?;
+        self.all.profiles.push(Profile {
+            grant: grant.clone(),
+            resource,
+            workload: leaf.workload.clone(),
+            aws: minter == crate::mint::aws::KIND,
+            selectors,
+        });
+        self.profiles.insert(key, number);
+        Ok(number)
+    }
+
+    fn chain(&mut self, parents: &[TaskId]) -> Result<u32, Failure> {
+        if let Some(known) = self.chains.get(parents) {
+            return Ok(*known);
+        }
+        self.spend(2 * size_of_val(parents) + 96)?;
+        let number = number(self.all.chains.len())?;
+        self.all.chains.push(parents.into());
+        self.chains.insert(parents.to_vec(), number);
+        Ok(number)
+    }
+
+    /// Keeps one more of something. Room is made by a quarter at a time: doubling would need, for a
+    /// moment, three times of what is there.
+    fn keep<T>(
+        &mut self,
+        list: impl FnOnce(&mut Decisions) -> &mut Vec<T>,
+        one: T,
+    ) -> Result<(), Failure> {
+        self.spend(size_of::<T>())?;
+        let list = list(&mut self.all);
+        if list.len() == list.capacity() {
+            list.reserve_exact((list.len() / 4).max(64));
+        }
+        list.push(one);
+        Ok(())
+    }
+
+    fn spend(&mut self, bytes: usize) -> Result<(), Failure> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > self.most {
+            return Err(Failure::Unestablished(format!(
+                "the log's first {} permits need more than {} MiB: allow more with --index-mib",
+                self.all.rows.len(),
+                self.most / (1024 * 1024)
+            )));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Decisions, Failure> {
+        let mut all = self.all;
+        let count = number(all.rows.len())?;
+        let mut by_hash: Vec<u32> = (0..count).collect();
+        let mut by_session = by_hash.clone();
+        by_hash.sort_unstable_by_key(|at| all.row(*at).hash);
+        by_session.sort_unstable_by_key(|at| all.row(*at).session.uuid());
+        let twice = by_session
+            .iter()
+            .zip(by_session.iter().skip(1))
+            .find(|(one, next)| all.row(**one).session == all.row(**next).session);
+        if let Some((one, next)) = twice {
+            return Err(Failure::Refused(format!(
+                "the log's leaves {} and {} permit the same session",
+                all.row(*one).index,
+                all.row(*next).index
+            )));
+        }
+        (all.by_hash, all.by_session) = (by_hash, by_session);
+        all.sessions_ended.sort_unstable_by_key(|ended| ended.what);
+        all.tasks_ended.sort_unstable_by_key(|ended| ended.what);
+        all.unread.sort_unstable();
+        Ok(all)
+    }
+}
+
+fn number(count: usize) -> Result<u32, Failure> {
+    u32::try_from(count)
+        .map_err(|_| Failure::Unestablished("the log holds more permits than can be kept".into()))
+}
+
+fn failure(error: LogFileError) -> Failure {
+    match error {
+        LogFileError::Io(error) => Failure::Unestablished(format!("cannot read the log: {error}")),
+        LogFileError::Head(why) => Failure::Usage(format!(
+            "the log file does not begin as one does: {}",
+            crate::cli::output::printable(&why)
+        )),
+        other => Failure::Refused(format!(
+            "the log does not hold: {}",
+            crate::cli::output::printable(&other.to_string())
+        )),
+    }
+}

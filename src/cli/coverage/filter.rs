@@ -1,0 +1,121 @@
+//! Which records are looked at, by the choice of whoever runs the command. What is left out is
+//! counted.
+
+use std::str::FromStr;
+
+use super::record::Record;
+
+/// `principal=…`, `action=…` or `resource=…`, with `*` for any text and `?` for any one character.
+#[derive(Clone, Debug)]
+pub(super) struct Filter {
+    of: Field,
+    pattern: Vec<char>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Field {
+    Principal,
+    Action,
+    Resource,
+}
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (of, pattern) = text.split_once('=').unwrap_or((text, ""));
+        let of = match of {
+            "principal" => Field::Principal,
+            "action" => Field::Action,
+            "resource" => Field::Resource,
+            _ => return Err("it begins with principal=, action= or resource=".into()),
+        };
+        if pattern.is_empty() {
+            return Err("a pattern has to follow the =".into());
+        }
+        Ok(Self {
+            of,
+            pattern: pattern.chars().collect(),
+        })
+    }
+}
+
+impl Filter {
+    /// Whether it matches a record.
+    pub(super) fn matches(&self, record: &Record) -> bool {
+        let text = match self.of {
+            Field::Principal => &record.principal,
+            Field::Action => &record.action,
+            Field::Resource => &record.resource,
+        };
+        matches(&self.pattern, text)
+    }
+}
+
+/// Unlike in a grant, what stands in the text is literal: a `*` in it is a star.
+fn matches(pattern: &[char], text: &str) -> bool {
+    let text: Vec<char> = text.chars().collect();
+    let (mut at, mut of) = (0, 0);
+    // Where the last `*` stands, and how much of the text it has taken.
+    let mut star: Option<(usize, usize)> = None;
+    while let Some(&c) = text.get(at) {
+        match (pattern.get(of), star) {
+            (Some('*'), _) => {
+                star = Some((of, at));
+                of += 1;
+            }
+            (Some(&own), _) if own == '?' || own == c => {
+                at += 1;
+                of += 1;
+            }
+            (_, Some((place, taken))) => {
+                star = Some((place, taken + 1));
+                (at, of) = (taken + 1, place + 1);
+            }
+            _ => return false,
+        }
+    }
+    pattern.iter().skip(of).all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(pattern: &str, text: &str) -> bool {
+        matches(&pattern.chars().collect::<Vec<_>>(), text)
+    }
+
+    #[test]
+    fn a_star_is_any_text_and_a_question_mark_any_one_character() {
+        for (pattern, text) in [
+            ("*", ""),
+            ("*", "anything"),
+            ("a*c", "abc"),
+            ("a*c", "abcbc"),
+            ("a*b*c", "a--b-b--c"),
+            ("a?c", "a*c"),
+            ("?", "é"),
+            ("**x", "x"),
+        ] {
+            assert!(holds(pattern, text), "{pattern} {text}");
+        }
+        for (pattern, text) in [
+            ("a", "ab"),
+            ("?", ""),
+            ("a*c", "ab"),
+            ("a*b", "*"),
+            ("x", "X"),
+        ] {
+            assert!(!holds(pattern, text), "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_filter_says_of_what() {
+        for bad in ["", "x", "principal", "principal=", "who=eve", "*"] {
+            assert!(bad.parse::<Filter>().is_err(), "{bad}");
+        }
+        assert!("resource=arn:aws:s3:::b/x=y*".parse::<Filter>().is_ok());
+    }
+}

@@ -1,0 +1,446 @@
+//! The join: what a record carries, against what the log decided.
+//!
+//! An action is *proven* when the signed log holds the permit that its credential carries, decided
+//! before the action by the two clocks, the action is within that permit's grant, and neither the
+//! credential's time nor anything in the log had ended it. Everything else has another name, and
+//! what cannot be judged is never proven.
+
+use std::collections::HashMap;
+
+use super::decisions::{Decisions, End, Over, Permit};
+use super::record::{Deed, Record};
+use crate::clock::Timestamp;
+use crate::domain::grant::{ActionName, AuthorizationDetail, Grant, Location};
+use crate::domain::session::EndReason;
+use crate::domain::task::TaskEnd;
+
+/// What an action turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Class {
+    Proven,
+    OutsideGrant,
+    AfterEnd,
+    Unproven,
+    /// It could not be judged, and so is none of the four.
+    Unjudged,
+}
+
+impl Class {
+    /// All of them, in the order in which they are shown.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Proven,
+        Self::OutsideGrant,
+        Self::AfterEnd,
+        Self::Unproven,
+        Self::Unjudged,
+    ];
+
+    /// The name in JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::OutsideGrant => "outside_grant",
+            Self::AfterEnd => "after_end",
+            Self::Unproven => "unproven",
+            Self::Unjudged => "unjudged",
+        }
+    }
+
+    /// The name for people.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::OutsideGrant => "outside the grant",
+            Self::AfterEnd => "after the end",
+            Self::Unproven => "unproven",
+            Self::Unjudged => "not judged",
+        }
+    }
+}
+
+/// Why it is that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Reason {
+    Permitted,
+    Action,
+    Region,
+    Place,
+    Expired,
+    Completed,
+    Revoked,
+    Superseded,
+    Failed,
+    TaskOver,
+    CutOff,
+    NoDecision,
+    UnknownDecision,
+    UnknownSession,
+    Contradiction,
+    DecidedLater,
+    NoSessionOfAws,
+    Unreadable,
+    NoTime,
+    Unclear,
+    NoPlace,
+    Pruned,
+    AfterLog,
+}
+
+impl Reason {
+    /// The name in JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Permitted => "permitted",
+            Self::Action => "action",
+            Self::Region => "region",
+            Self::Place => "place",
+            Self::Expired => "expired",
+            Self::Completed => "completed",
+            Self::Revoked => "revoked",
+            Self::Superseded => "superseded",
+            Self::Failed => "failed",
+            Self::TaskOver => "task_over",
+            Self::CutOff => "cut_off",
+            Self::NoDecision => "no_decision",
+            Self::UnknownDecision => "unknown_decision",
+            Self::UnknownSession => "unknown_session",
+            Self::Contradiction => "contradiction",
+            Self::DecidedLater => "decided_later",
+            Self::NoSessionOfAws => "no_session_of_aws",
+            Self::Unreadable => "unreadable",
+            Self::NoTime => "no_time",
+            Self::Unclear => "unclear",
+            Self::NoPlace => "no_place",
+            Self::Pruned => "pruned",
+            Self::AfterLog => "after_log",
+        }
+    }
+}
+
+/// A verdict on one action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) class: Class,
+    pub(super) reason: Reason,
+    /// The reason, for people.
+    pub(super) told: String,
+    /// The leaf of the permit, where there is one.
+    pub(super) leaf: Option<u64>,
+    /// The workload and the resource of the permit.
+    pub(super) of: Option<(String, String)>,
+    /// Whether it would have been something worse without the allowance for clocks.
+    pub(super) within_skew: bool,
+}
+
+impl Verdict {
+    fn new(class: Class, reason: Reason, told: impl Into<String>) -> Self {
+        Self {
+            class,
+            reason,
+            told: told.into(),
+            leaf: None,
+            of: None,
+            within_skew: false,
+        }
+    }
+
+    /// A record that is none.
+    pub(super) fn unreadable(why: &str) -> Self {
+        Self::new(Class::Unjudged, Reason::Unreadable, why)
+    }
+}
+
+/// Answers that are kept, because logs repeat themselves. When it is full it begins anew.
+const MAX_ANSWERS: usize = 4_096;
+
+/// Judges actions by one log.
+#[derive(Debug)]
+pub(super) struct Judge<'a> {
+    decisions: &'a Decisions,
+    skew_seconds: u64,
+    /// Until when the log is known to be complete.
+    until: Option<Timestamp>,
+    answers: HashMap<(u32, ActionName, Location, Option<String>), bool>,
+}
+
+impl<'a> Judge<'a> {
+    /// By this log, which was complete at `as_of` at least.
+    pub(super) fn new(
+        decisions: &'a Decisions,
+        skew_seconds: u64,
+        as_of: Option<Timestamp>,
+    ) -> Self {
+        Self {
+            decisions,
+            skew_seconds,
+            until: decisions.last_at().max(as_of),
+            answers: HashMap::new(),
+        }
+    }
+
+    /// Until when the log is known to be complete.
+    pub(super) fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
+
+    /// The verdict on one action.
+    pub(super) fn judge(&mut self, record: &Record) -> Verdict {
+        if record.credential.is_empty() {
+            return Verdict::new(
+                Class::Unproven,
+                Reason::NoDecision,
+                "it carries no decision: the broker was not asked",
+            );
+        }
+        let at = match record.at {
+            Ok(at) => at,
+            Err(why) => return Verdict::new(Class::Unjudged, Reason::NoTime, why),
+        };
+        let permit = match self.permit(record, at) {
+            Ok(permit) => permit,
+            Err(verdict) => return verdict,
+        };
+        let mut verdict = self.judge_permitted(record, at, &permit);
+        verdict.leaf = Some(permit.index());
+        verdict.of = Some((permit.workload().to_owned(), permit.resource().to_owned()));
+        verdict
+    }
+
+    /// The permit that a record's credential carries.
+    fn permit(&self, record: &Record, at: Timestamp) -> Result<Permit<'a>, Verdict> {
+        let credential = &record.credential;
+        let contradiction = || {
+            Verdict::new(
+                Class::Unproven,
+                Reason::Contradiction,
+                "its session and its decision are not of the same permit",
+            )
+        };
+        if credential.contradictory {
+            return Err(contradiction());
+        }
+        let by_hash = credential.hash.map(|hash| {
+            self.decisions.by_hash(&hash).ok_or_else(|| {
+                if self.decisions.is_unread(&hash) {
+                    return Verdict::new(
+                        Class::Unjudged,
+                        Reason::Pruned,
+                        "its decision is on record, but what it says was pruned or cannot be read",
+                    );
+                }
+                self.missing(at, Reason::UnknownDecision)
+            })
+        });
+        let by_session = credential.session.map(|session| {
+            let found = self.decisions.by_session(session);
+            found.ok_or_else(|| self.missing(at, Reason::UnknownSession))
+        });
+        match (by_hash, by_session) {
+            (Some(one), Some(other)) => {
+                let one = one?;
+                let other = other.map_err(|_| contradiction())?;
+                if one.index() != other.index() {
+                    return Err(contradiction());
+                }
+                Ok(one)
+            }
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => Err(contradiction()),
+        }
+    }
+
+    /// What a decision is that the log does not hold.
+    fn missing(&self, at: Timestamp, reason: Reason) -> Verdict {
+        if self.is_after_log(at) {
+            return self.after_log();
+        }
+        // A hash would be among those of the leaves that were not read.
+        if reason == Reason::UnknownSession && self.decisions.has_gaps() {
+            return Verdict::new(
+                Class::Unjudged,
+                Reason::Pruned,
+                "its decision may be among the leaves whose bodies could not be read",
+            );
+        }
+        let told = match reason {
+            Reason::UnknownDecision => "no permit in the log has the hash that it carries",
+            _ => "no permit in the log is for the session that it names",
+        };
+        Verdict::new(Class::Unproven, reason, told)
+    }
+
+    fn is_after_log(&self, at: Timestamp) -> bool {
+        self.until
+            .is_none_or(|until| at > until.plus_seconds(self.skew_seconds))
+    }
+
+    fn after_log(&self) -> Verdict {
+        let until = self.until.map_or_else(String::new, |at| format!(", {at}"));
+        Verdict::new(
+            Class::Unjudged,
+            Reason::AfterLog,
+            format!(
+                "it is later than the last entry of the log{until}: what the log says since is unknown"
+            ),
+        )
+    }
+
+    fn judge_permitted(&mut self, record: &Record, at: Timestamp, permit: &Permit<'_>) -> Verdict {
+        if at.plus_seconds(self.skew_seconds) < permit.at() {
+            return Verdict::new(
+                Class::Unproven,
+                Reason::DecidedLater,
+                format!("its permit was decided afterwards, at {}", permit.at()),
+            );
+        }
+        let mut over = self.decisions.over(permit);
+        if let Some(own) = record.credential.expires_at.filter(|own| *own < over.at) {
+            over = Over {
+                at: own,
+                end: End::Expired,
+                above: false,
+            };
+        }
+        if at > over.at.plus_seconds(self.skew_seconds) {
+            let (reason, told) = told(over);
+            return Verdict::new(Class::AfterEnd, reason, told);
+        }
+        let within = self.within(record, permit);
+        if let Err((class, reason, told)) = within {
+            return Verdict::new(class, reason, told);
+        }
+        if self.decisions.may_have_ended_unseen(permit) {
+            return Verdict::new(
+                Class::Unjudged,
+                Reason::Pruned,
+                "what could have ended it is among the leaves whose bodies could not be read",
+            );
+        }
+        if self.is_after_log(at) {
+            return self.after_log();
+        }
+        let mut verdict = Verdict::new(
+            Class::Proven,
+            Reason::Permitted,
+            format!("permitted at {}, by leaf {}", permit.at(), permit.index()),
+        );
+        verdict.within_skew = at < permit.at() || at > over.at;
+        verdict
+    }
+
+    /// Whether what was done is within the grant.
+    fn within(
+        &mut self,
+        record: &Record,
+        permit: &Permit<'_>,
+    ) -> Result<(), (Class, Reason, String)> {
+        let outside = |reason, told: String| Err((Class::OutsideGrant, reason, told));
+        let (action, places, named) = match &record.deed {
+            Deed::Mint if permit.is_aws() => return Ok(()),
+            Deed::Mint => {
+                return Err((
+                    Class::Unproven,
+                    Reason::NoSessionOfAws,
+                    "the permit that it names is not for a session of AWS".into(),
+                ));
+            }
+            Deed::Unclear(why) => {
+                return Err((Class::Unjudged, Reason::Unclear, (*why).to_owned()));
+            }
+            Deed::Rights {
+                action,
+                places,
+                named,
+            } => (action, places, *named),
+        };
+        let grant = permit.grant();
+        let region = record.region.as_deref();
+        if !somewhere(grant, action) {
+            return outside(Reason::Action, format!("{action} was not granted"));
+        }
+        let anywhere = places.is_empty();
+        let all = places
+            .iter()
+            .all(|place| self.permits(permit, action, place, region));
+        if all && !anywhere {
+            return Ok(());
+        }
+        let here =
+            |detail: &&AuthorizationDetail| detail.region().is_none() || detail.region() == region;
+        let of_region = grant.details().iter().filter(here);
+        if !of_region
+            .clone()
+            .any(|detail| detail.actions().iter().any(|own| own.covers(action)))
+        {
+            let region = region.unwrap_or("an unnamed region");
+            return outside(
+                Reason::Region,
+                format!("{action} was not granted in {region}"),
+            );
+        }
+        if !named {
+            return Err((
+                Class::Unjudged,
+                Reason::NoPlace,
+                "it does not say on what it was done".into(),
+            ));
+        }
+        outside(Reason::Place, format!("{action} was not granted there"))
+    }
+
+    fn permits(
+        &mut self,
+        permit: &Permit<'_>,
+        action: &ActionName,
+        place: &Location,
+        region: Option<&str>,
+    ) -> bool {
+        let key = (
+            permit.profile(),
+            action.clone(),
+            place.clone(),
+            region.map(str::to_owned),
+        );
+        if let Some(known) = self.answers.get(&key) {
+            return *known;
+        }
+        if self.answers.len() >= MAX_ANSWERS {
+            self.answers.clear();
+        }
+        let answer = permit.grant().permits(action, place, region);
+        self.answers.insert(key, answer);
+        answer
+    }
+}
+
+fn somewhere(grant: &Grant, action: &ActionName) -> bool {
+    let actions = grant
+        .details()
+        .iter()
+        .flat_map(AuthorizationDetail::actions);
+    actions.into_iter().any(|own| own.covers(action))
+}
+
+fn told(over: Over) -> (Reason, String) {
+    let (reason, what) = match over.end {
+        End::Expired => (Reason::Expired, "expired"),
+        End::Session(EndReason::Completed) => (Reason::Completed, "was completed"),
+        End::Session(EndReason::Revoked) => (Reason::Revoked, "was revoked"),
+        End::Session(EndReason::Superseded) => (Reason::Superseded, "was superseded"),
+        End::Session(EndReason::Failed) => (Reason::Failed, "was never confirmed"),
+        End::Session(EndReason::Expired) => (Reason::Expired, "was over"),
+        End::Task(TaskEnd::Complete) => (
+            Reason::TaskOver,
+            "ended with its task, which was completed,",
+        ),
+        End::Task(TaskEnd::Abort) => (Reason::TaskOver, "ended with its task, which was aborted,"),
+        End::Task(TaskEnd::Expire) => (Reason::TaskOver, "ended with its task, whose time was up,"),
+        End::CutOff => (Reason::CutOff, "was cut off"),
+    };
+    let whose = if over.above {
+        "what it was derived from"
+    } else {
+        "its credential"
+    };
+    (reason, format!("{whose} {what} at {}", over.at))
+}

@@ -1,0 +1,364 @@
+//! `taskpass ledger coverage`: which actions were really gated?
+//!
+//! It reads what happened elsewhere and joins each action to a decision in a log that holds: first
+//! the log, whole ([`decisions`]), then the records, one at a time ([`input`], and [`cloudtrail`] and
+//! [`mapped`] for their formats), each judged ([`judge`]) and counted ([`tally`]). Nothing is
+//! fetched, and nothing that the records say is believed but that it happened.
+
+mod cloudtrail;
+mod decisions;
+mod filter;
+mod input;
+mod judge;
+mod mapped;
+mod names;
+mod picture;
+mod record;
+mod report;
+mod tally;
+#[cfg(test)]
+mod tests;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+
+use self::decisions::Decisions;
+use self::filter::Filter;
+use self::input::{Piece, Shape};
+use self::judge::{Judge, Verdict};
+use self::mapped::Mapping;
+use self::record::{Outcome, Record};
+use self::report::{Allowed, Problem, Report};
+use self::tally::{GroupBy, Tally};
+use super::client::read_file;
+use super::{Failure, output};
+use crate::clock::Timestamp;
+use crate::merkle::VerifierKey;
+
+/// The longest file of keys that is read.
+const MAX_KEY_FILE_BYTES: u64 = 64 * 1024;
+
+/// The longest allowance for clocks that differ.
+const MAX_SKEW_SECONDS: u64 = 300;
+
+/// Records between two looks at the clock.
+const STRIDE: u64 = 4_096;
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+/// The formats of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Files of CloudTrail
+    Cloudtrail,
+    /// Events of OCSF in JSON
+    Ocsf,
+    /// JSON lines that --mapping explains
+    Jsonl,
+}
+
+/// Join what happened elsewhere to the log's decisions: proven, outside the grant, after the end, unproven
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Exits 0 only when every action was judged and proven, 1 when one was not proven, 3 when that could not be established. Nothing is fetched. See docs/coverage.md.\n\nExamples:\n  \
+    taskpass ledger coverage --log log.jsonl --key-file log.vkey --records trail/*.json.gz\n  \
+    taskpass ledger coverage --log log.jsonl --key-file log.vkey --records access.jsonl --mapping access.toml --svg coverage.svg\n  \
+    zcat archive/*.gz | taskpass ledger coverage --log log.jsonl --key-file log.vkey --format ocsf --records - --json"
+)]
+pub(super) struct Coverage {
+    /// The log, as `taskpass ledger export` writes it
+    #[arg(long, value_name = "FILE")]
+    log: PathBuf,
+    /// A verifier key of the log; may be given several times
+    #[arg(long = "key", value_name = "VKEY", value_parser = vkey, required_unless_present = "key_file")]
+    keys: Vec<VerifierKey>,
+    /// A file with verifier keys, one a line
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+    /// The records, compressed by gzip or not; `-` is standard input
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    records: Vec<PathBuf>,
+    /// What the records are; with --mapping alone, JSON lines, and otherwise CloudTrail's
+    #[arg(long)]
+    format: Option<Format>,
+    /// Where records say what: JSON pointers in a small TOML file
+    #[arg(long, value_name = "FILE")]
+    mapping: Option<PathBuf>,
+    /// How many seconds clocks may differ
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(..=MAX_SKEW_SECONDS))]
+    skew: u64,
+    /// When the log was exported, in RFC 3339. Without it what is later than its last entry is not
+    /// judged, since it may have been ended since
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    as_of: Option<Timestamp>,
+    /// Look only at records that match: principal=, action= or resource= and a pattern
+    #[arg(long, value_name = "FILTER")]
+    only: Vec<Filter>,
+    /// Set aside records that match, and count them
+    #[arg(long, value_name = "FILTER")]
+    except: Vec<Filter>,
+    /// The percentage of actions that may be unproven
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = percent)]
+    allow_unproven: f64,
+    /// The percentage of actions that need not be judged
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = percent)]
+    allow_unjudged: f64,
+    /// What actions are put together by
+    #[arg(long, value_enum, default_value_t = GroupBy::Principal)]
+    by: GroupBy,
+    /// Examples of each class that are shown
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u16).range(..=1_000))]
+    examples: u16,
+    /// How much of memory the log's permits may take
+    #[arg(long, value_name = "MIB", default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    index_mib: u32,
+    /// Draw the result into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn vkey(text: &str) -> Result<VerifierKey, String> {
+    text.trim()
+        .parse()
+        .map_err(|error: crate::merkle::KeyError| error.to_string())
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let text = serde_json::Value::String(text.to_owned());
+    record::time(&text, record::TimeFormat::Rfc3339)
+        .map_err(|_| "it is not RFC 3339 with an offset".into())
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let text = text.strip_suffix('%').unwrap_or(text);
+    let number: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
+    if (0.0..=100.0).contains(&number) {
+        return Ok(number);
+    }
+    Err("it is not between 0 and 100".into())
+}
+
+impl Coverage {
+    /// Reads, judges and tells.
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let keys = self.keys()?;
+        let reading = self.reading()?;
+        self.check_inputs()?;
+        let mut progress = Progress::new();
+        let log = input::open(&self.log).map_err(|error| unreadable(&self.log, &error))?;
+        let most = self.index_mib as usize * 1024 * 1024;
+        let decisions = Decisions::read(log, &keys, most, |at, of| {
+            progress.tell(|| format!("the log: {at} of {of} entries"));
+        })?;
+        let mut judge = Judge::new(&decisions, self.skew, self.as_of);
+        let mut tally = Tally::new(self.by, usize::from(self.examples));
+        let mut problems = Vec::new();
+        for path in &self.records {
+            let name = path.display().to_string();
+            let before = tally.records;
+            let read = input::open(path)
+                .map_err(|error| error.to_string())
+                .and_then(|mut input| {
+                    input::each(&mut *input, reading.shape(), &mut |piece| {
+                        tally.records += 1;
+                        let place = (name.as_str(), tally.records - before);
+                        self.take(&reading, piece, place, &mut judge, &mut tally);
+                        if tally.records.is_multiple_of(STRIDE) {
+                            progress.tell(|| format!("{} records", tally.records));
+                        }
+                    })
+                });
+            if let Err(why) = read {
+                problems.push(Problem {
+                    input: tally::shortened(&name),
+                    records: tally.records - before,
+                    why: tally::shortened(&why),
+                });
+            }
+        }
+        progress.end();
+        let report = Report {
+            decisions: &decisions,
+            until: judge.until(),
+            as_of: self.as_of,
+            skew_seconds: self.skew,
+            tally: &tally,
+            problems,
+            allowed: Allowed {
+                unproven: self.allow_unproven,
+                unjudged: self.allow_unjudged,
+            },
+        };
+        if let Some(path) = &self.svg {
+            let picture = picture::draw(&report).map_err(Failure::unestablished)?;
+            std::fs::write(path, picture).map_err(|error| {
+                Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
+            })?;
+        }
+        if self.json {
+            output::json(&report.to_json())?;
+        } else {
+            report.print()?;
+        }
+        report.verdict().exit()
+    }
+
+    fn take(
+        &self,
+        reading: &Reading,
+        piece: Piece<'_>,
+        place: (&str, u64),
+        judge: &mut Judge<'_>,
+        tally: &mut Tally,
+    ) {
+        let record = match piece {
+            Piece::Record(bytes) => reading.read(bytes),
+            Piece::TooLong => Err("it is longer than any record"),
+        };
+        let record = match record {
+            Ok(record) => record,
+            Err(why) => return tally.add(Verdict::unreadable(why), None, place),
+        };
+        if tally.is_repeated(&record) {
+            return;
+        }
+        if !self.only.iter().all(|filter| filter.matches(&record)) {
+            return tally.set_aside("not among --only");
+        }
+        if self.except.iter().any(|filter| filter.matches(&record)) {
+            return tally.set_aside("among --except");
+        }
+        match record.outcome {
+            Outcome::Nobodys(why) => tally.set_aside(why),
+            Outcome::Refused => tally.refused += 1,
+            Outcome::Done => {
+                let verdict = judge.judge(&record);
+                tally.add(verdict, Some(&record), place);
+            }
+        }
+    }
+
+    fn reading(&self) -> Result<Reading, Failure> {
+        let mapping = self.mapping.as_deref().map(Mapping::read).transpose()?;
+        let format = self.format.unwrap_or(match mapping {
+            Some(_) => Format::Jsonl,
+            None => Format::Cloudtrail,
+        });
+        match (format, mapping) {
+            (Format::Cloudtrail, None) => Ok(Reading::Cloudtrail),
+            (Format::Cloudtrail, Some(_)) => Err(Failure::Usage(
+                "records of CloudTrail need no mapping: they say where what is".into(),
+            )),
+            (Format::Ocsf, mapping) => Ok(Reading::Ocsf(mapping.unwrap_or_default())),
+            (Format::Jsonl, Some(mapping)) => {
+                mapping.check()?;
+                Ok(Reading::Mapped(mapping))
+            }
+            (Format::Jsonl, None) => Err(Failure::Usage(
+                "JSON lines need --mapping, which says where what is".into(),
+            )),
+        }
+    }
+
+    /// What can be wrong before an hour was spent on reading.
+    fn check_inputs(&self) -> Result<(), Failure> {
+        let all = || self.records.iter().chain([&self.log]);
+        if all()
+            .filter(|path| path.as_path() == Path::new("-"))
+            .count()
+            > 1
+        {
+            return Err(Failure::Usage("standard input can be read once".into()));
+        }
+        for path in all().filter(|path| path.as_path() != Path::new("-")) {
+            let found = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+            if found.is_dir() {
+                let path = path.display();
+                return Err(Failure::Usage(format!("{path} is a directory, not a file")));
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(&self) -> Result<Vec<VerifierKey>, Failure> {
+        let mut keys = self.keys.clone();
+        if let Some(file) = &self.key_file {
+            let wrong = |why: &str| Failure::Usage(format!("{}: {why}", file.display()));
+            let text = String::from_utf8(read_file(file, MAX_KEY_FILE_BYTES)?)
+                .map_err(|_| wrong("it is not text"))?;
+            for line in text.lines().filter(|line| !line.trim().is_empty()) {
+                keys.push(vkey(line).map_err(|why| wrong(&why))?);
+            }
+        }
+        if keys.is_empty() {
+            return Err(Failure::Usage("no verifier key was given".into()));
+        }
+        Ok(keys)
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::Unestablished(format!("cannot read {}: {error}", path.display()))
+}
+
+/// How records are read.
+enum Reading {
+    Cloudtrail,
+    Ocsf(Mapping),
+    Mapped(Mapping),
+}
+
+impl Reading {
+    fn shape(&self) -> Shape {
+        match self {
+            Self::Cloudtrail => Shape::Documents,
+            Self::Ocsf(_) | Self::Mapped(_) => Shape::Lines,
+        }
+    }
+
+    fn read(&self, bytes: &[u8]) -> Result<Record, &'static str> {
+        match self {
+            Self::Cloudtrail => cloudtrail::read(bytes),
+            Self::Ocsf(mapping) => mapped::read_ocsf(mapping, bytes),
+            Self::Mapped(mapping) => mapped::read(mapping, bytes),
+        }
+    }
+}
+
+/// How far it is, for who waits at a terminal.
+struct Progress {
+    shown: bool,
+    last: Option<Instant>,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            shown: false,
+            last: std::io::stderr().is_terminal().then(Instant::now),
+        }
+    }
+
+    fn tell(&mut self, text: impl FnOnce() -> String) {
+        let Some(last) = self.last.filter(|last| last.elapsed() >= PROGRESS) else {
+            return;
+        };
+        self.last = Some(last + last.elapsed());
+        self.shown = true;
+        // Progress that cannot be told holds nothing up.
+        drop(write!(std::io::stderr().lock(), "\r\u{1b}[K{}", text()));
+    }
+
+    fn end(&mut self) {
+        if self.shown {
+            drop(write!(std::io::stderr().lock(), "\r\u{1b}[K"));
+        }
+    }
+}

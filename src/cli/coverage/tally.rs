@@ -1,0 +1,269 @@
+//! What was counted. However many records there are, it does not grow: groups and examples are
+//! bounded, and what comes twice is told only from what came lately.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use super::judge::{Class, Reason, Verdict};
+use super::record::Record;
+use crate::merkle::leaf_hash;
+
+/// Records among which a repetition is recognized: the last 262,144, at 16 bytes twice.
+const WINDOW: usize = 1 << 18;
+
+/// Groups that are kept; what belongs to none of them is counted together.
+const MAX_GROUPS: usize = 10_000;
+
+/// The longest text of a record that is kept.
+const MAX_TEXT_CHARS: usize = 256;
+
+/// By what actions are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum GroupBy {
+    /// By who did it
+    Principal,
+    /// By what it was done to
+    Resource,
+    /// By what was done
+    Action,
+}
+
+/// One action that is worth a look.
+#[derive(Clone, Debug)]
+pub(super) struct Example {
+    pub(super) verdict: Verdict,
+    /// The input, and which of its records.
+    pub(super) place: (String, u64),
+    pub(super) id: Option<String>,
+    pub(super) at: Option<String>,
+    pub(super) principal: String,
+    pub(super) action: String,
+    pub(super) resource: String,
+}
+
+/// Counts by class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts([u64; 5]);
+
+impl Counts {
+    pub(super) fn of(&self, class: Class) -> u64 {
+        self.0[class as usize]
+    }
+
+    fn add(&mut self, class: Class) {
+        self.0[class as usize] += 1;
+    }
+
+    /// Actions that were judged.
+    pub(super) fn judged(&self) -> u64 {
+        self.all() - self.of(Class::Unjudged)
+    }
+
+    pub(super) fn all(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Those that should not be.
+    pub(super) fn bad(&self) -> u64 {
+        self.judged() - self.of(Class::Proven)
+    }
+}
+
+/// What was counted.
+#[derive(Debug)]
+pub(super) struct Tally {
+    pub(super) records: u64,
+    pub(super) duplicates: u64,
+    pub(super) refused: u64,
+    pub(super) within_skew: u64,
+    pub(super) set_aside: BTreeMap<&'static str, u64>,
+    pub(super) counts: Counts,
+    pub(super) reasons: BTreeMap<(Class, Reason), u64>,
+    pub(super) examples: BTreeMap<Class, Vec<Example>>,
+    pub(super) by: GroupBy,
+    groups: HashMap<String, Counts>,
+    /// Actions of groups beyond those that are kept.
+    pub(super) others: Counts,
+    most_examples: usize,
+    window: usize,
+    lately: HashSet<u128>,
+    order: VecDeque<u128>,
+}
+
+impl Tally {
+    pub(super) fn new(by: GroupBy, most_examples: usize) -> Self {
+        Self {
+            records: 0,
+            duplicates: 0,
+            refused: 0,
+            within_skew: 0,
+            set_aside: BTreeMap::new(),
+            counts: Counts::default(),
+            reasons: BTreeMap::new(),
+            examples: BTreeMap::new(),
+            by,
+            groups: HashMap::new(),
+            others: Counts::default(),
+            most_examples,
+            window: WINDOW,
+            lately: HashSet::new(),
+            order: VecDeque::new(),
+        }
+    }
+
+    /// Whether this very record came lately. Two that have an id in common and differ in anything
+    /// that is judged are two: whoever writes records cannot hide one behind another's id.
+    pub(super) fn is_repeated(&mut self, record: &Record) -> bool {
+        if record.id.is_none() {
+            return false;
+        }
+        let hash = leaf_hash(format!("{record:?}").as_bytes());
+        let (begin, _) = hash.as_bytes().split_at(16);
+        let key = begin
+            .iter()
+            .fold(0_u128, |key, byte| key << 8 | u128::from(*byte));
+        if !self.lately.insert(key) {
+            self.duplicates += 1;
+            return true;
+        }
+        self.order.push_back(key);
+        if self.order.len() > self.window
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.lately.remove(&oldest);
+        }
+        false
+    }
+
+    /// Counts one that is not judged, by choice.
+    pub(super) fn set_aside(&mut self, why: &'static str) {
+        *self.set_aside.entry(why).or_default() += 1;
+    }
+
+    /// Counts a verdict. A record that could not be read is none.
+    pub(super) fn add(&mut self, verdict: Verdict, record: Option<&Record>, place: (&str, u64)) {
+        let class = verdict.class;
+        self.counts.add(class);
+        self.within_skew += u64::from(verdict.within_skew);
+        *self.reasons.entry((class, verdict.reason)).or_default() += 1;
+        let group = record.map_or("unreadable", |record| match self.by {
+            GroupBy::Principal => &record.principal,
+            GroupBy::Resource => &record.resource,
+            GroupBy::Action => &record.action,
+        });
+        let group = shortened(group);
+        if self.groups.len() < MAX_GROUPS || self.groups.contains_key(&group) {
+            self.groups.entry(group).or_default().add(class);
+        } else {
+            self.others.add(class);
+        }
+        let examples = self.examples.entry(class).or_default();
+        if class == Class::Proven || examples.len() >= self.most_examples {
+            return;
+        }
+        let text = |of: fn(&Record) -> &String| record.map_or("-".to_owned(), |r| shortened(of(r)));
+        examples.push(Example {
+            place: (shortened(place.0), place.1),
+            id: record.and_then(|record| record.id.as_deref().map(shortened)),
+            at: record.and_then(|record| record.at.ok().map(|at| at.to_string())),
+            principal: text(|record| &record.principal),
+            action: text(|record| &record.action),
+            resource: text(|record| &record.resource),
+            verdict,
+        });
+    }
+
+    /// Groups, the worst first, at most so many.
+    pub(super) fn worst(&self, most: usize) -> Vec<(&str, Counts)> {
+        let mut all: Vec<(&str, Counts)> = self
+            .groups
+            .iter()
+            .map(|(name, counts)| (name.as_str(), *counts))
+            .collect();
+        all.sort_unstable_by(|(one_name, one), (name, counts)| {
+            let rank = |counts: &Counts| (counts.bad(), counts.of(Class::Unjudged), counts.all());
+            rank(counts)
+                .cmp(&rank(one))
+                .then_with(|| one_name.cmp(name))
+        });
+        all.truncate(most);
+        all
+    }
+
+    /// How many groups there are.
+    pub(super) fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+}
+
+/// A text of a record, no longer than is kept, without what could move a cursor or turn the order
+/// of what is read around.
+pub(super) fn shortened(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let shown = |c: char| if turns(c) { '\u{fffd}' } else { c };
+    let mut short: String = text.chars().take(MAX_TEXT_CHARS).map(shown).collect();
+    if short.len() < text.len() && text.chars().nth(MAX_TEXT_CHARS).is_some() {
+        short.push('…');
+    }
+    crate::cli::output::printable(&short)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Credential, Deed, Outcome};
+    use super::*;
+    use crate::clock::Timestamp;
+
+    fn record(id: &str, principal: &str) -> Record {
+        Record {
+            id: Some(id.to_owned()),
+            at: Ok(Timestamp::from_seconds(7)),
+            principal: principal.to_owned(),
+            action: "a".into(),
+            resource: "r".into(),
+            region: None,
+            credential: Credential::default(),
+            deed: Deed::Mint,
+            outcome: Outcome::Done,
+        }
+    }
+
+    #[test]
+    fn a_record_that_came_lately_is_counted_once_and_another_with_its_id_is_not_hidden() {
+        let mut tally = Tally::new(GroupBy::Principal, 3);
+        assert!(!tally.is_repeated(&record("1", "ann")));
+        assert!(tally.is_repeated(&record("1", "ann")));
+        assert!(!tally.is_repeated(&record("1", "eve")));
+        let nameless = Record {
+            id: None,
+            ..record("", "ann")
+        };
+        assert!(!tally.is_repeated(&nameless) && !tally.is_repeated(&nameless));
+        assert_eq!(tally.duplicates, 1);
+        tally.window = 100;
+        for n in 0..100 {
+            assert!(!tally.is_repeated(&record(&format!("other-{n}"), "ann")));
+        }
+        assert_eq!((tally.order.len(), tally.lately.len()), (100, 100));
+        assert!(!tally.is_repeated(&record("1", "ann")), "long forgotten");
+    }
+
+    #[test]
+    fn groups_and_examples_do_not_grow_with_what_strangers_write() {
+        let mut tally = Tally::new(GroupBy::Principal, 3);
+        for n in 0..MAX_GROUPS + 5 {
+            let record = record("1", &format!("{n}{}", "x".repeat(10_000)));
+            tally.add(Verdict::unreadable("why"), Some(&record), ("file", 1));
+        }
+        assert_eq!(tally.group_count(), MAX_GROUPS);
+        assert_eq!(tally.others.all(), 5);
+        let examples = &tally.examples[&Class::Unjudged];
+        assert_eq!(examples.len(), 3);
+        assert!(examples[0].principal.chars().count() <= MAX_TEXT_CHARS + 1);
+        assert_eq!(tally.counts.all(), MAX_GROUPS as u64 + 5);
+    }
+
+    #[test]
+    fn a_text_can_neither_move_the_cursor_nor_turn_around() {
+        assert_eq!(shortened("a\u{1b}[2J\u{202e}b"), "a\u{fffd}[2J\u{fffd}b");
+    }
+}

@@ -1,0 +1,614 @@
+//! The join, tried on logs that are made here: one permit, and everything that can end it or keep
+//! it from being what a record needs.
+
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use serde_json::{Value, json};
+
+use super::decisions::Decisions;
+use super::judge::{Class, Judge, Reason, Verdict};
+use super::record::{Credential, Deed, Outcome, Record, session, time};
+use crate::cli::Failure;
+use crate::clock::Timestamp;
+use crate::domain::grant::{ActionName, Location};
+use crate::merkle::{
+    Checkpoint, Hash, LogEntry, VerifierKey, leaf_hash, note_signature_line, root_of, sign_note,
+    write_log_entry, write_log_head,
+};
+
+const ORIGIN: &str = "broker.test/log";
+const SESSION: &str = "0198b2a0-0000-7000-8000-000000000002";
+const PARENT: &str = "0198b2a0-0000-7000-8000-000000000012";
+const TASK: &str = "0198b2a0-0000-7000-8000-000000000003";
+const ABOVE: &str = "0198b2a0-0000-7000-8000-000000000013";
+const OTHER: &str = "0198b2a0-0000-7000-8000-000000000099";
+
+/// Noon of a day, and so many seconds.
+fn at(seconds: u64) -> Timestamp {
+    noon().plus_seconds(seconds)
+}
+
+fn noon() -> Timestamp {
+    time(
+        &json!("2026-10-24T12:00:00Z"),
+        super::record::TimeFormat::Rfc3339,
+    )
+    .unwrap()
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "what is given is written on the spot"
+)]
+fn leaf(seconds: u64, event: Value) -> Value {
+    let mut leaf = json!({"v": 1, "origin": ORIGIN, "at": at(seconds)});
+    let members = event.as_object().unwrap().clone();
+    leaf.as_object_mut().unwrap().extend(members);
+    leaf
+}
+
+fn generation() -> String {
+    format!("sha256:{}", "a".repeat(64))
+}
+
+/// A permit at noon for 300 s.
+fn permit() -> Value {
+    leaf(
+        0,
+        json!({
+            "event": "decision", "decision": OTHER, "outcome": "permit",
+            "workload": "dev:agent%3Areports", "attestor": "dev", "resource": "orders-api",
+            "task": TASK, "session": SESSION, "audience": "https://orders.example",
+            "grant": [
+                {"type": "api", "actions": ["orders:read"], "locations": ["https://orders.example/v1"]}
+            ],
+            "expires_at": at(300), "minter": "jwt", "kid": "k1", "generation": generation(),
+            "policies": ["reports-read"], "input": "b".repeat(64)
+        }),
+    )
+}
+
+fn with(mut leaf: Value, name: &str, value: impl Into<Value>) -> Value {
+    leaf[name] = value.into();
+    leaf
+}
+
+fn key(seed: u8) -> (Ed25519KeyPair, VerifierKey) {
+    let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+    let public = pair.public_key().as_ref().try_into().unwrap();
+    let key = VerifierKey::new(ORIGIN, public).unwrap();
+    (pair, key)
+}
+
+/// A log file; where there is nothing, a body was pruned.
+fn file(leaves: &[Option<Value>]) -> Vec<u8> {
+    let bodies = leaves.iter().enumerate().map(|(n, leaf)| {
+        let body = leaf.as_ref().map(|leaf| serde_json::to_vec(leaf).unwrap());
+        let hash = leaf_hash(&body.clone().unwrap_or_else(|| pruned(n)));
+        (hash, body)
+    });
+    let bodies: Vec<(Hash, Option<Vec<u8>>)> = bodies.collect();
+    let hashes: Vec<Hash> = bodies.iter().map(|(hash, _)| *hash).collect();
+    let checkpoint = Checkpoint::new(ORIGIN, hashes.len() as u64, root_of(&hashes)).unwrap();
+    let (pair, key) = key(1);
+    let signature = pair.sign(checkpoint.text().as_bytes());
+    let line = note_signature_line(&key, signature.as_ref()).unwrap();
+    let mut file = Vec::new();
+    let note = sign_note(&checkpoint.text(), &[line]).unwrap();
+    write_log_head(&mut file, &note).unwrap();
+    for (index, (hash, leaf)) in (0..).zip(bodies) {
+        write_log_entry(&mut file, &LogEntry { index, hash, leaf }).unwrap();
+    }
+    file
+}
+
+fn pruned(n: usize) -> Vec<u8> {
+    format!("pruned {n}").into_bytes()
+}
+
+fn read(file: &[u8]) -> Result<Decisions, Failure> {
+    Decisions::read(file, &[key(1).1], 1024 * 1024, |_, _| {})
+}
+
+fn log(leaves: &[Value]) -> Decisions {
+    let mut all: Vec<Option<Value>> = leaves.iter().cloned().map(Some).collect();
+    // Something later, so that the log is known to reach beyond the actions.
+    all.push(Some(leaf(
+        3_600,
+        json!({
+            "event": "admin", "change": "retention", "subject": "x", "by": "x"
+        }),
+    )));
+    read(&file(&all)).unwrap()
+}
+
+fn hash_of(leaf: &Value) -> Hash {
+    leaf_hash(&serde_json::to_vec(leaf).unwrap())
+}
+
+/// The reading of an order, by the session.
+fn action(seconds: u64) -> Record {
+    Record {
+        id: None,
+        at: Ok(at(seconds)),
+        principal: "reports".into(),
+        action: "orders:read".into(),
+        resource: "/v1/42".into(),
+        region: None,
+        credential: Credential {
+            session: session(SESSION),
+            ..Credential::default()
+        },
+        deed: rights("orders:read", "https://orders.example/v1/42"),
+        outcome: Outcome::Done,
+    }
+}
+
+fn rights(action: &str, place: &str) -> Deed {
+    Deed::Rights {
+        action: ActionName::try_from(action.to_owned()).unwrap(),
+        places: vec![Location::try_from(place.to_owned()).unwrap()],
+        named: true,
+    }
+}
+
+fn judged(decisions: &Decisions, record: &Record) -> (Class, Reason) {
+    let Verdict { class, reason, .. } = Judge::new(decisions, 5, None).judge(record);
+    (class, reason)
+}
+
+const PROVEN: (Class, Reason) = (Class::Proven, Reason::Permitted);
+
+#[test]
+fn an_action_within_grant_and_life_is_proven_by_session_by_hash_and_by_both() {
+    let log = log(&[permit()]);
+    let mut record = action(10);
+    assert_eq!(judged(&log, &record), PROVEN);
+    record.credential.hash = Some(hash_of(&permit()));
+    assert_eq!(judged(&log, &record), PROVEN);
+    record.credential.session = None;
+    assert_eq!(judged(&log, &record), PROVEN);
+    let verdict = Judge::new(&log, 5, None).judge(&record);
+    assert_eq!(verdict.leaf, Some(0));
+    assert_eq!(
+        verdict.of,
+        Some(("dev:agent%3Areports".into(), "orders-api".into()))
+    );
+    assert!(!verdict.within_skew);
+}
+
+#[test]
+fn an_action_that_carries_nothing_or_something_unknown_is_unproven() {
+    let log = log(&[permit()]);
+    let unproven = |change: &dyn Fn(&mut Record)| {
+        let mut record = action(10);
+        change(&mut record);
+        let (class, reason) = judged(&log, &record);
+        assert_eq!(class, Class::Unproven, "{reason:?}");
+        reason
+    };
+    assert_eq!(
+        unproven(&|r| r.credential = Credential::default()),
+        Reason::NoDecision
+    );
+    assert_eq!(
+        unproven(&|r| r.credential.session = session(OTHER)),
+        Reason::UnknownSession
+    );
+    assert_eq!(
+        unproven(&|r| r.credential.hash = Some(leaf_hash(b"mine"))),
+        Reason::UnknownDecision
+    );
+    assert_eq!(
+        unproven(&|r| r.credential.contradictory = true),
+        Reason::Contradiction
+    );
+    // The hash of a permit, with a session that is another's.
+    assert_eq!(
+        unproven(&|r| {
+            r.credential.hash = Some(hash_of(&permit()));
+            r.credential.session = session(OTHER);
+        }),
+        Reason::Contradiction
+    );
+    assert_eq!(unproven(&|r| r.deed = Deed::Mint), Reason::NoSessionOfAws);
+    // What carries nothing is unproven whatever else is not known of it.
+    assert_eq!(
+        unproven(&|r| {
+            r.credential = Credential::default();
+            r.at = Err("it has no time");
+            r.deed = Deed::Unclear("");
+        }),
+        Reason::NoDecision
+    );
+}
+
+#[test]
+fn a_denial_proves_nothing() {
+    let denial = leaf(
+        0,
+        json!({
+            "event": "decision", "decision": OTHER, "outcome": "deny", "refusal": "not-permitted",
+            "workload": "dev:agent%3Areports", "attestor": "dev", "resource": "orders-api",
+            "generation": generation(), "input": "b".repeat(64)
+        }),
+    );
+    let log = log(std::slice::from_ref(&denial));
+    let mut record = action(10);
+    record.credential = Credential {
+        hash: Some(hash_of(&denial)),
+        ..Credential::default()
+    };
+    assert_eq!(
+        judged(&log, &record),
+        (Class::Unproven, Reason::UnknownDecision)
+    );
+}
+
+#[test]
+fn what_was_not_granted_is_outside() {
+    let log = log(&[permit()]);
+    for (deed, reason) in [
+        (
+            rights("orders:write", "https://orders.example/v1/42"),
+            Reason::Action,
+        ),
+        (
+            rights("orders:read", "https://orders.example/v10"),
+            Reason::Place,
+        ),
+        (
+            rights("orders:read", "https://orders.example"),
+            Reason::Place,
+        ),
+        (rights("s3:GetObject", "arn:aws:s3:::b/x"), Reason::Action),
+    ] {
+        let mut record = action(10);
+        record.deed = deed;
+        assert_eq!(judged(&log, &record), (Class::OutsideGrant, reason));
+    }
+    let mut both = action(10);
+    let Deed::Rights { places, .. } = &mut both.deed else {
+        panic!()
+    };
+    places.push(Location::try_from("https://orders.example/v2".to_owned()).unwrap());
+    assert_eq!(judged(&log, &both), (Class::OutsideGrant, Reason::Place));
+}
+
+#[test]
+fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
+    let aws = json!([
+        {"type": "aws", "actions": ["s3:Get*"], "resources": ["arn:aws:s3:::b/*"], "region": "eu-west-1"},
+        {"type": "aws", "actions": ["sqs:ReceiveMessage"], "resources": ["arn:aws:sqs:*:*:*"]}
+    ]);
+    let log = log(&[with(with(permit(), "grant", aws), "minter", "aws")]);
+    let of = |deed: Deed, region: &str| {
+        let mut record = action(10);
+        (record.deed, record.region) = (deed, Some(region.to_owned()));
+        judged(&log, &record)
+    };
+    let get = || rights("s3:GetObject", "arn:aws:s3:::b/x");
+    assert_eq!(of(get(), "eu-west-1"), PROVEN);
+    assert_eq!(
+        of(get(), "us-east-1"),
+        (Class::OutsideGrant, Reason::Region)
+    );
+    assert_eq!(
+        of(rights("s3:GetObject", "arn:aws:s3:::c/x"), "eu-west-1"),
+        (Class::OutsideGrant, Reason::Place)
+    );
+    let anywhere = |action: &str, place: &str| match rights(action, place) {
+        Deed::Rights { action, places, .. } => Deed::Rights {
+            action,
+            places,
+            named: false,
+        },
+        other => other,
+    };
+    assert_eq!(
+        of(anywhere("s3:GetObject", "arn:aws:s3:*:*:*"), "eu-west-1"),
+        (Class::Unjudged, Reason::NoPlace)
+    );
+    assert_eq!(
+        of(
+            anywhere("sqs:ReceiveMessage", "arn:aws:sqs:*:*:*"),
+            "us-east-1"
+        ),
+        PROVEN
+    );
+    assert_eq!(
+        of(
+            anywhere("sqs:SendMessage", "arn:aws:sqs:*:*:*"),
+            "us-east-1"
+        ),
+        (Class::OutsideGrant, Reason::Action)
+    );
+    assert_eq!(of(Deed::Mint, "eu-west-1"), PROVEN);
+}
+
+#[test]
+fn what_comes_before_the_decision_or_after_the_expiry_is_told_with_the_clocks_allowance() {
+    let log = log(&[permit()]);
+    let before = |seconds: u64| {
+        let mut record = action(0);
+        record.at = Ok(noon().minus_seconds(seconds));
+        judged(&log, &record)
+    };
+    assert_eq!(before(5), PROVEN);
+    assert_eq!(before(6), (Class::Unproven, Reason::DecidedLater));
+    assert_eq!(judged(&log, &action(305)), PROVEN);
+    assert!(Judge::new(&log, 5, None).judge(&action(305)).within_skew);
+    assert_eq!(
+        judged(&log, &action(306)),
+        (Class::AfterEnd, Reason::Expired)
+    );
+    assert!(Judge::new(&log, 0, None).judge(&action(301)).class == Class::AfterEnd);
+    let mut shorter = action(100);
+    shorter.credential.expires_at = Some(at(60));
+    assert_eq!(judged(&log, &shorter), (Class::AfterEnd, Reason::Expired));
+    // What a token says cannot make it longer.
+    let mut longer = action(306);
+    longer.credential.expires_at = Some(at(9_000));
+    assert_eq!(judged(&log, &longer), (Class::AfterEnd, Reason::Expired));
+}
+
+/// Everything that can end the permit, at 60 s.
+fn ends() -> Vec<(Value, Reason)> {
+    let cut = |selector: Value| {
+        leaf(
+            60,
+            json!({
+                "event": "cutoff", "id": OTHER, "selector": selector, "reason": "c".repeat(64), "by": "x"
+            }),
+        )
+    };
+    let session_ended = |reason: &str| {
+        leaf(
+            60,
+            json!({"event": "session_ended", "session": SESSION, "reason": reason, "by": "x"}),
+        )
+    };
+    let task_ended = |end: &str| {
+        leaf(
+            60,
+            json!({"event": "task_ended", "task": TASK, "end": end, "by": "x"}),
+        )
+    };
+    let another = with(with(permit(), "session", OTHER), "supersedes", SESSION);
+    vec![
+        (session_ended("completed"), Reason::Completed),
+        (session_ended("revoked"), Reason::Revoked),
+        (session_ended("failed"), Reason::Failed),
+        (task_ended("complete"), Reason::TaskOver),
+        (task_ended("abort"), Reason::TaskOver),
+        (task_ended("expire"), Reason::TaskOver),
+        (with(another, "at", json!(at(60))), Reason::Superseded),
+        (cut(json!({"all": true})), Reason::CutOff),
+        (
+            cut(json!({"workload": "dev:agent%3Areports"})),
+            Reason::CutOff,
+        ),
+        (cut(json!({"task": TASK})), Reason::CutOff),
+        (cut(json!({"resource": "orders-api"})), Reason::CutOff),
+        (cut(json!({"attestor": "dev"})), Reason::CutOff),
+        (cut(json!({"generation": generation()})), Reason::CutOff),
+        (cut(json!({"policy": "reports-read"})), Reason::CutOff),
+        (cut(json!({"signing_key": "k1"})), Reason::CutOff),
+    ]
+}
+
+#[test]
+fn whatever_ends_a_permit_in_the_log_ends_it_for_the_records_too() {
+    for (end, reason) in ends() {
+        let log = log(&[permit(), end.clone()]);
+        assert_eq!(judged(&log, &action(65)), PROVEN, "{end}");
+        assert_eq!(
+            judged(&log, &action(66)),
+            (Class::AfterEnd, reason),
+            "{end}"
+        );
+    }
+}
+
+#[test]
+fn what_ends_another_or_came_before_ends_nothing() {
+    let cut = |seconds: u64, selector: Value| {
+        leaf(
+            seconds,
+            json!({
+                "event": "cutoff", "id": OTHER, "selector": selector, "reason": "c".repeat(64), "by": "x"
+            }),
+        )
+    };
+    for end in [
+        leaf(
+            60,
+            json!({"event": "session_ended", "session": OTHER, "reason": "revoked", "by": "x"}),
+        ),
+        leaf(
+            60,
+            json!({"event": "task_ended", "task": OTHER, "end": "abort", "by": "x"}),
+        ),
+        cut(60, json!({"workload": "dev:agent%3Aothers"})),
+        cut(60, json!({"task": OTHER})),
+        cut(60, json!({"policy": "reports-write"})),
+        leaf(
+            60,
+            json!({"event": "end_confirmed", "session": SESSION, "confirmed": true}),
+        ),
+    ] {
+        assert_eq!(
+            judged(&log(&[permit(), end.clone()]), &action(100)),
+            PROVEN,
+            "{end}"
+        );
+    }
+    let before = cut(0, json!({"all": true}));
+    assert_eq!(judged(&log(&[before, permit()]), &action(100)), PROVEN);
+}
+
+#[test]
+fn an_end_above_is_an_end_below() {
+    let parent = with(
+        with(with(permit(), "session", PARENT), "task", ABOVE),
+        "workload",
+        "dev:agent%3Aparent",
+    );
+    let child = with(
+        with(permit(), "parent_session", PARENT),
+        "task_parents",
+        json!([ABOVE]),
+    );
+    let cut = |selector: Value| {
+        json!({
+            "event": "cutoff", "id": OTHER, "selector": selector, "reason": "c".repeat(64), "by": "x"
+        })
+    };
+    for end in [
+        json!({"event": "session_ended", "session": PARENT, "reason": "revoked", "by": "x"}),
+        json!({"event": "task_ended", "task": ABOVE, "end": "abort", "by": "x"}),
+        cut(json!({"task": ABOVE})),
+        cut(json!({"workload": "dev:agent%3Aparent"})),
+    ] {
+        let log = log(&[parent.clone(), child.clone(), leaf(60, end.clone())]);
+        assert_eq!(judged(&log, &action(65)), PROVEN, "{end}");
+        let verdict = Judge::new(&log, 5, None).judge(&action(66));
+        assert_eq!(verdict.class, Class::AfterEnd, "{end}");
+        assert!(verdict.told.contains("derived from"), "{}", verdict.told);
+    }
+    let shorter = with(parent, "expires_at", json!(at(60)));
+    assert_eq!(
+        judged(&log(&[shorter, child.clone()]), &action(66)),
+        (Class::AfterEnd, Reason::Expired)
+    );
+    // A parent that nobody recorded vouches for nobody.
+    assert_eq!(
+        judged(&log(&[child]), &action(10)),
+        (Class::Unjudged, Reason::Pruned)
+    );
+}
+
+#[test]
+fn what_a_pruned_or_unknown_leaf_may_hide_is_not_judged() {
+    let later = leaf(
+        3_600,
+        json!({"event": "admin", "change": "x", "subject": "x", "by": "x"}),
+    );
+    let new_kind = leaf(30, json!({"event": "abolished", "what": "everything"}));
+    let other_version = with(later.clone(), "v", 2);
+    for hidden in [None, Some(new_kind), Some(other_version)] {
+        // Before the permit it could be a permit that is asked for, and no end of this one.
+        let log = read(&file(&[
+            hidden.clone(),
+            Some(permit()),
+            Some(later.clone()),
+        ]))
+        .unwrap();
+        assert_eq!(judged(&log, &action(10)), PROVEN);
+        let mut unknown = action(10);
+        unknown.credential.session = session(OTHER);
+        assert_eq!(judged(&log, &unknown), (Class::Unjudged, Reason::Pruned));
+        // A hash says for certain that it is not in the log, or that it is.
+        unknown.credential.session = None;
+        unknown.credential.hash = Some(leaf_hash(b"mine"));
+        assert_eq!(
+            judged(&log, &unknown),
+            (Class::Unproven, Reason::UnknownDecision)
+        );
+        let own = hidden
+            .as_ref()
+            .map_or_else(|| leaf_hash(&pruned(0)), hash_of);
+        unknown.credential.hash = Some(own);
+        assert_eq!(judged(&log, &unknown), (Class::Unjudged, Reason::Pruned));
+        // After the permit it could be its end. What is outside is so all the same.
+        let log = read(&file(&[Some(permit()), hidden, Some(later.clone())])).unwrap();
+        assert_eq!(judged(&log, &action(10)), (Class::Unjudged, Reason::Pruned));
+        let mut outside = action(10);
+        outside.deed = rights("orders:write", "https://orders.example/v1");
+        assert_eq!(
+            judged(&log, &outside),
+            (Class::OutsideGrant, Reason::Action)
+        );
+    }
+}
+
+#[test]
+fn what_is_later_than_the_log_is_judged_only_when_somebody_says_how_far_it_reaches() {
+    let log = read(&file(&[Some(permit())])).unwrap();
+    assert_eq!(judged(&log, &action(5)), PROVEN);
+    assert_eq!(
+        judged(&log, &action(6)),
+        (Class::Unjudged, Reason::AfterLog)
+    );
+    let mut unknown = action(6);
+    unknown.credential.session = session(OTHER);
+    assert_eq!(judged(&log, &unknown), (Class::Unjudged, Reason::AfterLog));
+    let mut judge = Judge::new(&log, 5, Some(at(200)));
+    assert_eq!(judge.judge(&action(205)).class, Class::Proven);
+    assert_eq!(judge.judge(&action(206)).reason, Reason::AfterLog);
+    assert_eq!(judge.judge(&unknown).reason, Reason::UnknownSession);
+    // An earlier word does not make the log shorter than it is.
+    let mut earlier = Judge::new(&log, 5, Some(noon().minus_seconds(50)));
+    assert_eq!(earlier.judge(&action(5)).class, Class::Proven);
+}
+
+#[test]
+fn what_has_no_time_or_no_clear_deed_is_not_judged() {
+    let log = log(&[permit()]);
+    let mut record = action(10);
+    record.deed = Deed::Unclear("several rights");
+    assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::Unclear));
+    record.at = Err("it has no time");
+    assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::NoTime));
+    // That it came too late is certain, whatever it was.
+    let mut late = action(400);
+    late.deed = Deed::Unclear("several rights");
+    assert_eq!(judged(&log, &late), (Class::AfterEnd, Reason::Expired));
+}
+
+#[test]
+fn a_log_that_does_not_hold_is_refused_whole() {
+    let whole = file(&[Some(permit()), None, Some(permit())]);
+    assert!(matches!(read(&whole), Err(Failure::Refused(why)) if why.contains("same session")));
+    let good = file(&[Some(permit()), None]);
+    read(&good).unwrap();
+    let lines: Vec<&[u8]> = good.split_inclusive(|byte| *byte == b'\n').collect();
+    for bad in [
+        lines[..2].concat(),
+        [lines[0], lines[2], lines[1]].concat(),
+        [lines[0], lines[1], lines[1]].concat(),
+        [lines[0], lines[1], lines[2], lines[2]].concat(),
+    ] {
+        assert!(matches!(read(&bad), Err(Failure::Refused(_))));
+    }
+    for n in 0..good.len() {
+        let mut flipped = good.clone();
+        flipped[n] ^= 1;
+        assert!(read(&flipped).is_err(), "byte {n}");
+    }
+    assert!(matches!(read(b"{}"), Err(Failure::Usage(_))));
+    let strange = with(permit(), "origin", "other.test/log");
+    assert!(matches!(
+        read(&file(&[Some(strange)])),
+        Err(Failure::Refused(_))
+    ));
+    let other = Decisions::read(&good[..], &[key(2).1], 1024, |_, _| {});
+    assert!(matches!(other, Err(Failure::Refused(_))));
+}
+
+#[test]
+fn a_log_that_needs_more_memory_than_is_allowed_says_so() {
+    let leaves: Vec<Option<Value>> = (0..100)
+        .map(|n| {
+            let id = format!("0198b2a0-0000-7000-8000-{n:012}");
+            Some(with(permit(), "session", id))
+        })
+        .collect();
+    let file = file(&leaves);
+    let read = |most: usize| Decisions::read(&file[..], &[key(1).1], most, |_, _| {});
+    // What they have in common is kept once; the rest is 120 bytes for each.
+    assert_eq!(read(16 * 1024).unwrap().permits(), 100);
+    let Err(Failure::Unestablished(why)) = read(8 * 1024) else {
+        panic!("it was read");
+    };
+    assert!(why.contains("--index-mib"), "{why}");
+}
