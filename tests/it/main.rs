@@ -24,6 +24,7 @@ mod cli;
 mod conformance;
 mod connections;
 mod contract;
+mod coverage;
 mod crash;
 mod credential_process;
 mod development;
