@@ -38,6 +38,7 @@ use crate::crypto::signer::PrivateKey;
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::succession::Succession;
+use crate::export::{Exporter, ExporterParts};
 use crate::http;
 use crate::ledger::entry::Request;
 use crate::ledger::guard::Guard;
@@ -276,12 +277,23 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
 
 /// Starts a broker that serves.
 pub async fn start(config: Config, options: Options) -> Result<App, StartError> {
+    let clock = Arc::clone(&options.clock);
     let Assembled {
         broker,
         shutdown,
         store,
         generation,
     } = assemble(&config, options).await?;
+    let exporter = Exporter::new(
+        &config,
+        ExporterParts {
+            store: store.clone(),
+            replica: broker.replica().to_owned(),
+            clock,
+            metrics: Arc::clone(broker.metrics()),
+        },
+    )
+    .map_err(unfit)?;
     settle_generation(&broker, &config, generation).await?;
     let sweeping = Arc::clone(&broker);
     drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
@@ -289,6 +301,7 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     drop(shutdown.spawn_worker("deny lists", move |stop| {
         sweep::run_deny_lists(denying, stop)
     }));
+    drop(shutdown.spawn_worker("exports", move |stop| exporter.run(stop)));
     let address = http::server::start(Arc::clone(&broker), &config, &shutdown)
         .await
         .map_err(unfit)?;

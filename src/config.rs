@@ -23,12 +23,14 @@ mod check;
 mod document;
 mod environment;
 mod error;
+mod exports;
 mod sections;
 
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
+use crate::crypto::webhook::WebhookSecrets;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Retention};
 use crate::domain::trust::AttestorSpec;
@@ -36,6 +38,7 @@ use check::Checker;
 use document::Document;
 pub use environment::{Environment, NotText, ProcessEnvironment};
 pub use error::{ConfigError, ConfigErrors, Position};
+pub use exports::{Export, ExportFormat, ExportFrom, ExportTo};
 pub use sections::{
     AccessTokenAlgorithm, Admin, ClientCertificates, Keys, Ledger, Limits, Log, LogFormat,
     LogLevel, Policy, Postgres, Server, SharedCheckpoint, Sqlite, Store, StoreKind, Tls,
@@ -83,6 +86,8 @@ pub struct Secrets {
     pub sealing_keys: Vec<SecretString>,
     /// The RSA key of RS256, as PEM; read by [`Config::load`].
     pub rs256_private_key: Option<SecretString>,
+    /// What signs webhooks, by the sink's name; read by [`Config::load`].
+    pub webhooks: Vec<(String, WebhookSecrets)>,
 }
 
 /// The whole configuration, checked.
@@ -114,6 +119,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long what is over is kept.
     pub retention: Retention,
+    /// Sinks outside that are told what the ledger says.
+    pub export: Vec<Export>,
     /// Logs.
     pub log: Log,
     /// From [`LOG_VARIABLE`]: a filter that replaces [`Log::level`].
@@ -173,6 +180,7 @@ impl Config {
         let document = Document::parse(path, &text)?;
         let mut checker = Checker::new(&document);
         config.secrets.rs256_private_key = checker.files(&config);
+        config.secrets.webhooks = checker.webhook_secrets(&config);
         checker.finish()?;
         Ok(config)
     }
@@ -208,6 +216,7 @@ impl Config {
             policy: file.policy,
             limits: file.limits,
             retention: file.retention,
+            export: file.export,
             log: file.log,
             log_filter,
             secrets,

@@ -11,6 +11,7 @@
 //! - `ledger`: the only writer of what makes leaves.
 //! - `broker`: the stories; start with `broker::issue`.
 //! - `sweep`: the workers that finish what is over.
+//! - `export`: what the ledger says, told to sinks outside.
 //! - `http`, `cli`: the doors.
 
 pub mod app;
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod config;
 pub mod crypto;
 pub mod domain;
+pub mod export;
 pub mod http;
 pub mod ids;
 pub mod ledger;

@@ -191,6 +191,7 @@ pub struct Metrics {
     deny_list_failures: Counter,
     sweeps: Counters<2>,
     swept_rows: Counters<1>,
+    exports: Exports,
     ledger_size: Gauge,
     ledger_batch_entries: Histogram,
     ledger_queue_depth: Gauge,
@@ -206,6 +207,43 @@ pub struct Metrics {
     generation_behind: Gauge,
     clock_skew: Gauge<f64, AtomicU64>,
     task_panics: Counters<1>,
+}
+
+/// What sinks outside were told.
+#[derive(Debug)]
+struct Exports {
+    delivered: Counters<1>,
+    failures: Counters<1>,
+    lag: Family<Labels<1>, Gauge>,
+    lag_seconds: Family<Labels<1>, Gauge>,
+    disabled: Family<Labels<1>, Gauge>,
+}
+
+impl Exports {
+    fn new(r: &mut Registrar) -> Self {
+        Self {
+            delivered: r.counters(
+                "export_delivered",
+                "Entries that this replica delivered, by sink",
+            ),
+            failures: r.counters("export_failures", "Failed deliveries, by sink"),
+            lag: r.add(
+                "export_lag_entries",
+                "Entries that a sink was not told yet",
+                Family::default(),
+            ),
+            lag_seconds: r.add(
+                "export_lag_seconds",
+                "Age of the oldest entry that a sink was not told yet; 0 when there is none",
+                Family::default(),
+            ),
+            disabled: r.add(
+                "export_disabled",
+                "1 while a sink is told nothing, because it answered that it is gone",
+                Family::default(),
+            ),
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -285,6 +323,7 @@ impl Metrics {
             ),
             sweeps: r.counters("sweeps", "Rounds of the sweepers, by worker and result"),
             swept_rows: r.counters("swept_rows", "Rows that the sweepers finished, by worker"),
+            exports: Exports::new(&mut r),
             ledger_size: r.gauge("ledger_size", "Leaves in the ledger, as last seen"),
             ledger_batch_entries: r.add(
                 "ledger_batch_entries",
@@ -444,6 +483,30 @@ impl Metrics {
         self.swept_rows.get_or_create(&labels).inc_by(rows);
     }
 
+    /// A sink was told so many entries more.
+    pub fn export_delivered(&self, sink: &str, entries: u64) {
+        let labels = [("sink", sink.to_owned().into())];
+        let delivered = self.exports.delivered.get_or_create(&labels);
+        delivered.inc_by(entries);
+    }
+
+    /// A sink could not be told.
+    pub fn export_failed(&self, sink: &str) {
+        let labels = [("sink", sink.to_owned().into())];
+        count(&self.exports.failures, &labels);
+    }
+
+    /// How far a sink is behind, and whether it is told nothing any more.
+    pub fn export_lag(&self, sink: &str, entries: u64, age: Duration, disabled: bool) {
+        let labels = [("sink", Cow::Owned(sink.to_owned()))];
+        let set = |family: &Family<Labels<1>, Gauge>, value| {
+            family.get_or_create(&labels).set(value);
+        };
+        set(&self.exports.lag, to_gauge(entries));
+        set(&self.exports.lag_seconds, to_gauge(age.as_secs()));
+        set(&self.exports.disabled, i64::from(disabled));
+    }
+
     /// The ledger has so many leaves.
     pub fn ledger_size(&self, leaves: u64) {
         self.ledger_size.set(to_gauge(leaves));
@@ -559,6 +622,9 @@ mod tests {
         metrics.revocation(&Selector::Resource("orders".into()));
         metrics.revocation_lag(RevocationLag::RequestedToDurable, MS);
         metrics.sweep("silence", Ended::from(&Err::<(), ()>(())), 2);
+        metrics.export_delivered("siem", 7);
+        metrics.export_failed("siem");
+        metrics.export_lag("siem", 3, 65_000 * MS, true);
         metrics.ledger_size(44);
         metrics.ledger_batch(3, MS);
         metrics.ledger_queue_depth(9);
@@ -583,6 +649,11 @@ mod tests {
             "taskpass_revocation_lag_seconds_count{part=\"requested_to_durable\"} 1",
             "taskpass_sweeps_total{worker=\"silence\",result=\"failed\"} 1",
             "taskpass_swept_rows_total{worker=\"silence\"} 2",
+            "taskpass_export_delivered_total{sink=\"siem\"} 7",
+            "taskpass_export_failures_total{sink=\"siem\"} 1",
+            "taskpass_export_lag_entries{sink=\"siem\"} 3",
+            "taskpass_export_lag_seconds{sink=\"siem\"} 65",
+            "taskpass_export_disabled{sink=\"siem\"} 1",
             "taskpass_ledger_size 44",
             "taskpass_ledger_batch_entries_bucket{le=\"4.0\"} 1",
             "taskpass_ledger_queue_depth 9",

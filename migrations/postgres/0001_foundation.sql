@@ -271,6 +271,21 @@ CREATE TABLE deny_entry (
 CREATE INDEX deny_entry_listed ON deny_entry (minter, place, keep_until) WHERE listed;
 CREATE INDEX deny_entry_over ON deny_entry (keep_until);
 
+-- What each sink outside was told: every leaf before `next_idx`. It moves on after the delivery, so
+-- nothing is left out and some may come twice. One replica at a time delivers.
+CREATE TABLE export_cursor (
+    name         text NOT NULL,
+    origin       text NOT NULL,
+    registration text NOT NULL,
+    next_idx     bigint NOT NULL CHECK (next_idx >= 0),
+    due_at       timestamptz NOT NULL,
+    attempts     bigint NOT NULL DEFAULT 0,
+    disabled_at  timestamptz,
+    lease_holder text,
+    lease_until  timestamptz,
+    PRIMARY KEY (name, origin)
+);
+
 CREATE TABLE generation (
     digest    bytea PRIMARY KEY,
     body      bytea NOT NULL,
@@ -327,7 +342,7 @@ BEGIN
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I', here, serving);
     EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, activation, generation TO %I', serving);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, succession, leaf_opening, one_time, task, session, retry, '
-        'delegation, cutoff, deny_place, deny_entry, signing_key, workload_key, admin_binding TO %I', serving);
+        'delegation, cutoff, deny_place, deny_entry, export_cursor, signing_key, workload_key, admin_binding TO %I', serving);
     -- Only to renew its MAC when a sealing key is replaced.
     EXECUTE format('GRANT UPDATE (mac) ON activation TO %I', serving);
     -- Locking a row needs the right to update it; the row has nothing that could be changed.

@@ -218,6 +218,21 @@ CREATE TABLE deny_entry (
 CREATE INDEX deny_entry_listed ON deny_entry (minter, place, keep_until) WHERE listed;
 CREATE INDEX deny_entry_over ON deny_entry (keep_until);
 
+-- What each sink outside was told: every leaf before `next_idx`. It moves on after the delivery, so
+-- nothing is left out and some may come twice.
+CREATE TABLE export_cursor (
+    name         TEXT NOT NULL,
+    origin       TEXT NOT NULL,
+    registration TEXT NOT NULL,
+    next_idx     INTEGER NOT NULL CHECK (next_idx >= 0),
+    due_at       INTEGER NOT NULL,
+    attempts     INTEGER NOT NULL DEFAULT 0,
+    disabled_at  INTEGER,
+    lease_holder TEXT,
+    lease_until  INTEGER,
+    PRIMARY KEY (name, origin)
+) STRICT;
+
 CREATE TABLE generation (
     digest    BLOB PRIMARY KEY,
     body      BLOB NOT NULL,

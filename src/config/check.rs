@@ -52,7 +52,12 @@ impl<'d> Checker<'d> {
         ConfigErrors::check(self.errors)
     }
 
-    fn refuse(&mut self, key: &str, problem: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn refuse(
+        &mut self,
+        key: &str,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.errors.push(self.document.error(key, problem, remedy));
     }
 
@@ -62,7 +67,7 @@ impl<'d> Checker<'d> {
             .push(ConfigError::unplaced(path, name, problem, remedy));
     }
 
-    fn range(&mut self, key: &str, value: u64, min: u64, max: u64) {
+    pub(super) fn range(&mut self, key: &str, value: u64, min: u64, max: u64) {
         if !(min..=max).contains(&value) {
             self.refuse(
                 key,
@@ -83,6 +88,7 @@ impl<'d> Checker<'d> {
         self.attestors(file);
         self.catalog(file);
         self.limits(file);
+        self.exports(file);
     }
 
     fn issuer(&mut self, file: &sections::File) {
@@ -692,6 +698,7 @@ impl<'d> Checker<'d> {
             database_url: database_url.map(|url| SecretString::from(url.as_str())),
             sealing_keys: listed.into_iter().map(SecretString::from).collect(),
             rs256_private_key: None,
+            webhooks: Vec::new(),
         }
     }
 
@@ -787,7 +794,7 @@ fn is_exposed(mode: u32, owned_by_root: bool) -> bool {
 }
 
 /// The text of a file that nobody else may read; or the problem and the remedy.
-fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
+pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, String)> {
     let unreadable = |error: std::io::Error| {
         let remedy = "make it readable to us and to nobody else".to_owned();
         (unreadable(path, &error), remedy)

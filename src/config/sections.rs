@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::exports::Export;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Retention};
 use crate::domain::trust::AttestorSpec;
@@ -35,6 +36,8 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) retention: Retention,
     #[serde(default)]
+    pub(super) export: Vec<Export>,
+    #[serde(default)]
     pub(super) log: Log,
 }
 
@@ -59,7 +62,8 @@ impl File {
                 .map(|sqlite| &mut sqlite.data_dir),
         ];
         let always = [&mut self.ledger.checkpoint_file, &mut self.policy.directory];
-        for path in optional.into_iter().flatten().chain(always) {
+        let exports = self.export.iter_mut().flat_map(Export::paths_mut);
+        for path in optional.into_iter().flatten().chain(always).chain(exports) {
             *path = base.join(&*path);
         }
     }

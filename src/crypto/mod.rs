@@ -39,6 +39,7 @@ pub mod sealer;
 pub mod signer;
 mod small_order;
 pub(crate) mod strict_json;
+pub mod webhook;
 
 #[cfg(test)]
 mod test_keys;

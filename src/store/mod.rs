@@ -17,6 +17,7 @@ pub mod append;
 mod codec;
 pub mod cutoffs;
 pub mod deny_lists;
+pub mod exports;
 pub mod generations;
 pub mod keys;
 pub mod leaves;

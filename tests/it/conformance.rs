@@ -20,6 +20,7 @@ use taskpass::store::append::{
     ActWrite, Head, LeafRow, MintLease, Needs, RetryFacts, SessionEnd, TaskChange, View, Writes,
 };
 use taskpass::store::cutoffs::SealedCutoff;
+use taskpass::store::exports::{ExportCursor, ExportKey};
 use taskpass::store::keys::SigningKeyRow;
 use taskpass::store::meta::{SealedSuccession, StoreMode};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
@@ -866,6 +867,78 @@ cases! {
         assert_eq!(store.widening(&place).await.unwrap(), None);
     }
 
+    ["register_export" "export_cursor" "claim_export" "advance_export" "release_export"
+        "disable_export"]
+    async fn a_cursor_is_moved_by_whoever_has_its_lease_and_from_where_it_was(store: &Store) {
+        let key = ExportKey { name: "siem".into(), origin: "broker.test/log".into() };
+        let cursor = async || store.export_cursor(&key).await.unwrap().unwrap();
+        assert_eq!(store.export_cursor(&key).await.unwrap(), None);
+        store.register_export(&key, "one", 7, at(0)).await.unwrap();
+        // Registered again as it was, by another replica that saw a longer log.
+        store.register_export(&key, "one", 9, at(5)).await.unwrap();
+        let begun = ExportCursor {
+            registration: "one".into(),
+            next: 7,
+            due_at: at(0),
+            attempts: 0,
+            disabled_at: None,
+        };
+        assert_eq!(cursor().await, begun);
+        let other = ExportKey { origin: "broker.test/log-2".into(), ..key.clone() };
+        assert_eq!(store.export_cursor(&other).await.unwrap(), None);
+
+        let claim = async |what: &str, holder: &str, now, until| {
+            store.claim_export(&key, what, holder, at(now), at(until)).await.unwrap()
+        };
+        assert_eq!(claim("one", "a", -1, 60).await, None, "not due yet");
+        assert_eq!(claim("two", "a", 0, 60).await, None, "another sink by that name");
+        assert_eq!(claim("one", "a", 0, 60).await, Some(7));
+        assert_eq!(claim("one", "b", 59, 90).await, None);
+        assert_eq!(claim("one", "a", 10, 70).await, Some(7), "its holder's still");
+        let advance = async |holder: &str, from, next, until| {
+            store.advance_export(&key, holder, from, next, at(until)).await.unwrap()
+        };
+        assert!(!advance("b", 7, 8, 90).await);
+        assert!(!advance("a", 6, 8, 90).await, "not from where it was");
+        assert!(advance("a", 7, 12, 90).await);
+        assert_eq!(cursor().await.next, 12);
+        assert_eq!(claim("one", "b", 89, 150).await, None, "the lease went on with it");
+        // Its holder is silent: another goes on, and what the first says later counts no more.
+        assert_eq!(claim("one", "b", 90, 150).await, Some(12));
+        assert!(!advance("a", 12, 13, 200).await);
+        store.release_export(&key, "a", Some(at(999))).await.unwrap();
+        assert_eq!(cursor().await.due_at, at(0));
+
+        store.release_export(&key, "b", Some(at(100))).await.unwrap();
+        assert_eq!((cursor().await.attempts, cursor().await.due_at), (1, at(100)));
+        assert_eq!(claim("one", "a", 99, 150).await, None, "it keeps to its pause");
+        assert_eq!(claim("one", "a", 100, 150).await, Some(12));
+        store.release_export(&key, "a", Some(at(101))).await.unwrap();
+        assert_eq!(cursor().await.attempts, 2);
+        assert_eq!(claim("one", "b", 101, 150).await, Some(12));
+        assert!(advance("b", 12, 13, 160).await);
+        assert_eq!(cursor().await.attempts, 0);
+        store.release_export(&key, "b", None).await.unwrap();
+        assert_eq!((cursor().await.attempts, cursor().await.due_at), (0, at(101)));
+
+        assert_eq!(claim("one", "a", 102, 150).await, Some(13));
+        store.disable_export(&key, "b", at(103)).await.unwrap();
+        assert_eq!(cursor().await.disabled_at, None);
+        store.disable_export(&key, "a", at(103)).await.unwrap();
+        assert_eq!(cursor().await.disabled_at, Some(at(103)));
+        assert_eq!(claim("one", "a", 500, 600).await, None, "told nothing any more");
+        // Registered otherwise, it goes on from where it was.
+        store.register_export(&key, "two", 0, at(501)).await.unwrap();
+        assert_eq!(cursor().await, ExportCursor {
+            registration: "two".into(),
+            next: 13,
+            due_at: at(501),
+            attempts: 0,
+            disabled_at: None,
+        });
+        assert_eq!(claim("two", "a", 501, 600).await, Some(13));
+    }
+
     ["widened_at"]
     async fn the_last_cutoff_that_was_widened_to_a_place_is_found(store: &Store) {
         let widened = |n, place: &str, committed| {
@@ -971,6 +1044,7 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         "SELECT id FROM ledger_lock FOR UPDATE",
         "DELETE FROM session",
         "DELETE FROM one_time",
+        "UPDATE export_cursor SET next_idx = 0",
         "SELECT ledger_prune_heads(0)",
         "UPDATE activation SET mac = mac",
     ] {

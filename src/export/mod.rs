@@ -1,0 +1,567 @@
+//! What the ledger says, told to sinks outside: files, standard output, webhooks.
+//!
+//! The log is the outbox. Every decision and every act is a leaf of it before anything follows from
+//! it, leaves have an order without gaps, and nothing that is told is anywhere else; so each sink
+//! needs a cursor and nothing more. A worker beside everything else reads what comes after the
+//! cursor, delivers it and moves the cursor on. Nothing waits for it: a sink that hangs, fails or is
+//! gone shows in the lag and costs no request anything.
+//!
+//! - **At least once.** The cursor moves after the delivery, so what a crash interrupts comes again,
+//!   with the same id.
+//! - **In order.** A file has the order of the log. Of several requests at once all that is about
+//!   one session goes one after another, and what is about none or about several goes alone. A
+//!   duplicate of a replica that was frozen can come late; what comes for the first time does not.
+//! - **One replica at a time** delivers to a sink: the one with its lease, which a dead one loses
+//!   some seconds after the longest attempt would have ended.
+//! - A delivery that fails is tried again, ever more rarely, and for ever: to leave out what one
+//!   receiver cannot take would be to decide what it need not know. Only one that answers 410 is
+//!   told nothing more, with an alarm.
+
+mod cloudevents;
+mod event;
+mod ocsf;
+#[cfg(test)]
+mod tests;
+mod webhook;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+pub use self::event::{Message, Recorded};
+use self::webhook::{MAX_PAUSE_SECONDS, Undelivered, Webhook};
+use self::writer::{Place, Writer};
+use crate::clock::{SharedClock, Timestamp};
+use crate::config::{Config, Export, ExportFormat, ExportFrom, ExportTo};
+use crate::crypto::digest::sha256_parts;
+use crate::merkle::Hash;
+use crate::metrics::Metrics;
+use crate::store::exports::{ExportCursor, ExportKey};
+use crate::store::leaves::StoredLeaf;
+use crate::store::{Store, StoreError};
+
+/// How long requests go on before the cursor is moved.
+const BUDGET: Duration = Duration::from_secs(2);
+
+/// How much longer than [`BUDGET`] and one attempt a sink is one replica's: for reading and moving
+/// the cursor, and for clocks that differ by a second.
+const LEASE_MARGIN: Duration = Duration::from_secs(4);
+
+/// How often a sink is looked at when nobody wakes the worker, and when the store does not answer.
+const INTERVAL: Duration = Duration::from_millis(500);
+const STORE_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long what is under way may go on at a stop.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Entries that are read at once: for requests, and for lines.
+const REQUESTS: u64 = 64;
+const LINES: u64 = 512;
+
+/// The longest pause after a failure, unless the receiver asks for a longer one.
+const MAX_BACKOFF_SECONDS: u64 = 300;
+
+/// From so many failures in a row on they are errors and no warnings.
+const ALARMING: u32 = 5;
+
+/// What an exporter needs.
+pub struct ExporterParts {
+    /// Where the log is, and the cursors.
+    pub store: Store,
+    /// This replica.
+    pub replica: String,
+    /// The time.
+    pub clock: SharedClock,
+    /// Where lag is told.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Tells sinks what the log says.
+pub struct Exporter {
+    parts: ExporterParts,
+    issuer: String,
+    sinks: Vec<Sink>,
+}
+
+struct Sink {
+    key: ExportKey,
+    registration: String,
+    format: ExportFormat,
+    from: ExportFrom,
+    free_text: bool,
+    timeout: Duration,
+    concurrency: u32,
+    to: To,
+    /// Whether it was told that another replica knows this sink otherwise.
+    told_foreign: AtomicBool,
+}
+
+enum To {
+    Lines(Writer),
+    Webhook(Webhook),
+}
+
+/// Why there is no exporter.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// A file or a setting is not as it was when it was checked.
+    #[error("the sink `{0}` {1}")]
+    Unfit(String, &'static str),
+    /// Its client cannot be made.
+    #[error("the sink `{0}` cannot be made")]
+    Client(String, #[source] reqwest::Error),
+    /// Its thread cannot be started.
+    #[error("the sink `{0}` cannot be started")]
+    Thread(String, #[source] std::io::Error),
+}
+
+/// Why a round ended early.
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("an event could not be written")]
+    Event(#[from] serde_json::Error),
+    #[error(transparent)]
+    Undelivered(#[from] Undelivered),
+    #[error("another replica has its lease")]
+    Lost,
+}
+
+impl Exporter {
+    /// With the sinks of the configuration.
+    pub fn new(config: &Config, mut parts: ExporterParts) -> Result<Self, SinkError> {
+        if let Store::Sqlite(_) = parts.store {
+            // There is one process, ever: what another had before it died is ours at once.
+            "embedded".clone_into(&mut parts.replica);
+        }
+        let sinks = config
+            .export
+            .iter()
+            .map(|export| Sink::new(export, config))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            parts,
+            issuer: config.server.issuer.clone(),
+            sinks,
+        })
+    }
+
+    /// Tells all sinks what there is until `stop`, each by itself.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Infallible> {
+        if self.sinks.is_empty() {
+            stop.cancelled().await;
+        }
+        join_all(self.sinks.iter().map(|sink| self.follow(sink, &stop))).await;
+        Ok(())
+    }
+
+    async fn follow(&self, sink: &Sink, stop: &CancellationToken) {
+        let mut registered = false;
+        let mut pause = Duration::ZERO;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let round = async {
+                if !registered {
+                    self.register(sink).await?;
+                    registered = true;
+                }
+                self.round(sink, stop).await
+            };
+            let ended = tokio::select! {
+                ended = round => ended,
+                () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {
+                    let store = &self.parts.store;
+                    drop(store.release_export(&sink.key, &self.parts.replica, None).await);
+                    return;
+                }
+            };
+            pause = INTERVAL;
+            match ended {
+                Ok(()) => {}
+                Err(RoundError::Lost) => {
+                    info!(sink = sink.key.name, "another replica has its lease");
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(
+                        sink = sink.key.name,
+                        error, "a sink could not be seen to; it is tried again"
+                    );
+                    pause = STORE_PAUSE;
+                }
+            }
+        }
+    }
+
+    async fn register(&self, sink: &Sink) -> Result<(), RoundError> {
+        let store = &self.parts.store;
+        let start = match sink.from {
+            ExportFrom::Beginning => 0,
+            ExportFrom::Now => store.head().await?.map_or(0, |head| head.size),
+        };
+        let now = self.parts.clock.now();
+        store
+            .register_export(&sink.key, &sink.registration, start, now)
+            .await?;
+        Ok(())
+    }
+
+    /// Tells a sink all that there is, if it is due and nobody else does.
+    async fn round(&self, sink: &Sink, stop: &CancellationToken) -> Result<(), RoundError> {
+        let ExporterParts {
+            store,
+            replica,
+            clock,
+            metrics,
+        } = &self.parts;
+        let Some(cursor) = store.export_cursor(&sink.key).await? else {
+            return self.register(sink).await;
+        };
+        self.tell_lag(sink, &cursor).await?;
+        let foreign = cursor.registration != sink.registration;
+        if foreign != sink.told_foreign.swap(foreign, Ordering::Relaxed) && foreign {
+            warn!(
+                sink = sink.key.name,
+                "another replica was started later with other settings for this sink, and delivers by them"
+            );
+        }
+        let now = clock.now();
+        if foreign || cursor.disabled_at.is_some() || cursor.due_at > now {
+            return Ok(());
+        }
+        let size = store.head().await?.map_or(0, |head| head.size);
+        if cursor.next >= size {
+            return Ok(());
+        }
+        let until = sink.leased_from(now);
+        let claimed = store
+            .claim_export(&sink.key, &sink.registration, replica, now, until)
+            .await?;
+        let Some(next) = claimed else {
+            return Ok(());
+        };
+        let told = self.tell(sink, next, stop).await;
+        let now = clock.now();
+        match told {
+            Err(RoundError::Undelivered(Undelivered::Gone)) => {
+                error!(
+                    sink = sink.key.name,
+                    "it answered 410 and is told nothing more; raise its `revision` to try again"
+                );
+                metrics.export_failed(&sink.key.name);
+                store.disable_export(&sink.key, replica, now).await?;
+            }
+            Err(RoundError::Undelivered(Undelivered::Later { why, pause_seconds })) => {
+                metrics.export_failed(&sink.key.name);
+                // What was delivered on the way has begun the count anew.
+                let attempts = store.export_cursor(&sink.key).await?;
+                let attempts = attempts.map_or(0, |cursor| cursor.attempts);
+                let pause = backoff_seconds(attempts).max(pause_seconds.unwrap_or(0));
+                if attempts + 1 >= ALARMING {
+                    error!(
+                        sink = sink.key.name,
+                        why,
+                        attempts = attempts + 1,
+                        pause,
+                        "it is not told what happens"
+                    );
+                } else {
+                    warn!(
+                        sink = sink.key.name,
+                        why,
+                        attempts = attempts + 1,
+                        pause,
+                        "a delivery failed; it is tried again"
+                    );
+                }
+                let again = now.plus_seconds(pause);
+                store
+                    .release_export(&sink.key, replica, Some(again))
+                    .await?;
+            }
+            Err(error) => {
+                // Before anybody waits for the lease: it need not run out.
+                store.release_export(&sink.key, replica, None).await?;
+                return Err(error);
+            }
+            Ok(()) => store.release_export(&sink.key, replica, None).await?,
+        }
+        Ok(())
+    }
+
+    /// Tells a sink that is ours what comes from `next` on, until there is no more.
+    async fn tell(
+        &self,
+        sink: &Sink,
+        mut next: u64,
+        stop: &CancellationToken,
+    ) -> Result<(), RoundError> {
+        let ExporterParts {
+            store,
+            replica,
+            clock,
+            metrics,
+        } = &self.parts;
+        while !stop.is_cancelled() {
+            let leaves = store.leaves(next, sink.at_once()).await?;
+            let Some(last) = leaves.last() else {
+                break;
+            };
+            let end = last.index + 1;
+            let messages = self.messages(sink, &leaves).await?;
+            let (until, failed) = match &sink.to {
+                To::Lines(writer) => match writer.write(lines(&messages), sink.timeout).await {
+                    Ok(()) => (end, None),
+                    Err(error) => (next, Some(Undelivered::later(error.to_string()))),
+                },
+                To::Webhook(webhook) => self.post(sink, webhook, &messages, stop).await,
+            };
+            if until > next {
+                let lease = sink.leased_from(clock.now());
+                let moved = store.advance_export(&sink.key, replica, next, until, lease);
+                if !moved.await? {
+                    return Err(RoundError::Lost);
+                }
+                metrics.export_delivered(&sink.key.name, until - next);
+                next = until;
+                if let Some(cursor) = store.export_cursor(&sink.key).await? {
+                    self.tell_lag(sink, &cursor).await?;
+                }
+            }
+            if let Some(failed) = failed {
+                return Err(failed.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// One request for each message, several at once where their order does not matter. The first
+    /// entry that was not delivered, and why.
+    async fn post(
+        &self,
+        sink: &Sink,
+        webhook: &Webhook,
+        messages: &[Message],
+        stop: &CancellationToken,
+    ) -> (u64, Option<Undelivered>) {
+        let begun = Instant::now();
+        let clock = &self.parts.clock;
+        let mut rest = messages;
+        while let Some(first) = rest.first() {
+            let (run, after) = rest.split_at(run_length(rest));
+            let posted = lanes(run, sink.concurrency)
+                .into_iter()
+                .map(|lane| async move {
+                    for message in lane {
+                        let over = stop.is_cancelled() || begun.elapsed() > BUDGET;
+                        if over && message.index != first.index {
+                            return Some((message.index, None));
+                        }
+                        if let Err(failed) = webhook.deliver(message, clock.now()).await {
+                            return Some((message.index, Some(failed)));
+                        }
+                    }
+                    None
+                });
+            let mut undelivered = None;
+            let mut failed = None;
+            for (index, why) in join_all(posted).await.into_iter().flatten() {
+                undelivered = Some(undelivered.map_or(index, |least: u64| least.min(index)));
+                failed = match (failed, why) {
+                    (Some(Undelivered::Gone), _) | (_, Some(Undelivered::Gone)) => {
+                        Some(Undelivered::Gone)
+                    }
+                    (old, new) => old.or(new),
+                };
+            }
+            if let Some(index) = undelivered {
+                return (index, failed);
+            }
+            rest = after;
+            if begun.elapsed() > BUDGET || stop.is_cancelled() {
+                break;
+            }
+        }
+        let end = messages.last().map_or(0, |last| last.index + 1);
+        (rest.first().map_or(end, |next| next.index), None)
+    }
+
+    async fn messages(
+        &self,
+        sink: &Sink,
+        leaves: &[StoredLeaf],
+    ) -> Result<Vec<Message>, RoundError> {
+        let mut messages = Vec::with_capacity(leaves.len());
+        for leaf in leaves {
+            let text = if sink.free_text {
+                let openings = self.parts.store.openings(leaf.index).await?;
+                let bytes = openings.purpose.map(|opening| opening.bytes);
+                bytes.and_then(|bytes| String::from_utf8(bytes).ok())
+            } else {
+                None
+            };
+            messages.push(Message::write(
+                sink.format,
+                Recorded {
+                    issuer: &self.issuer,
+                    origin: &sink.key.origin,
+                    index: leaf.index,
+                    hash: &leaf.hash,
+                    body: leaf.body.as_deref(),
+                    at: leaf.at,
+                    subject: leaf.subject.as_deref(),
+                    free_text: text.as_deref(),
+                },
+            )?);
+        }
+        Ok(messages)
+    }
+
+    async fn tell_lag(&self, sink: &Sink, cursor: &ExportCursor) -> Result<(), RoundError> {
+        let ExporterParts {
+            store,
+            clock,
+            metrics,
+            ..
+        } = &self.parts;
+        let size = store.head().await?.map_or(0, |head| head.size);
+        let behind = size.saturating_sub(cursor.next);
+        let oldest = match behind {
+            0 => None,
+            _ => store.leaf(cursor.next).await?,
+        };
+        let now = clock.now();
+        let age = oldest.map_or(0, |leaf| leaf.at.seconds_until(now));
+        let disabled = cursor.disabled_at.is_some();
+        metrics.export_lag(&sink.key.name, behind, Duration::from_secs(age), disabled);
+        Ok(())
+    }
+}
+
+impl Sink {
+    fn new(export: &Export, config: &Config) -> Result<Self, SinkError> {
+        let name = || export.name.clone();
+        let unfit = |why| SinkError::Unfit(name(), why);
+        let timeout = Duration::from_secs(export.timeout_seconds);
+        let start = |place| Writer::start(place).map_err(|error| SinkError::Thread(name(), error));
+        let (to, place) = match export.to {
+            ExportTo::Stdout => (To::Lines(start(Place::Stdout)?), "-".to_owned()),
+            ExportTo::File => {
+                let path = export.path.as_ref().ok_or_else(|| unfit("has no file"))?;
+                let place = path.to_string_lossy().into_owned();
+                (To::Lines(start(Place::File(path.clone()))?), place)
+            }
+            ExportTo::Webhook => {
+                let url = export.url.as_ref().ok_or_else(|| unfit("has no url"))?;
+                let secrets = config.secrets.webhooks.iter();
+                let secrets = secrets.clone().find(|(of, _)| *of == export.name);
+                let (_, secrets) = secrets.ok_or_else(|| unfit("has no secret"))?;
+                let authorities = export.ca_file.as_ref().map(std::fs::read).transpose();
+                let authorities = authorities.map_err(|_| unfit("has an unreadable ca_file"))?;
+                let webhook = Webhook::new(
+                    url,
+                    secrets.clone(),
+                    content_type(export.format),
+                    timeout,
+                    authorities.as_deref(),
+                )
+                .map_err(|error| SinkError::Client(name(), error.without_url()))?;
+                (To::Webhook(webhook), url.clone())
+            }
+        };
+        let kind = format!("{:?}", export.to);
+        let revision = export.revision.to_be_bytes();
+        let parts: [&[u8]; 3] = [kind.as_bytes(), place.as_bytes(), &revision];
+        Ok(Self {
+            key: ExportKey {
+                name: name(),
+                origin: config.ledger.origin.clone(),
+            },
+            // A digest: an address may hold what is nobody's business.
+            registration: Hash::from(sha256_parts("export registration", &parts)).to_string(),
+            format: export.format,
+            from: export.from,
+            free_text: export.free_text,
+            timeout,
+            concurrency: export.concurrency,
+            to,
+            told_foreign: AtomicBool::new(false),
+        })
+    }
+
+    /// Until when it is one replica's that has it since `now`.
+    fn leased_from(&self, now: Timestamp) -> Timestamp {
+        now.plus_seconds((BUDGET + self.timeout + LEASE_MARGIN).as_secs())
+    }
+
+    fn at_once(&self) -> u64 {
+        match self.to {
+            To::Lines(_) => LINES,
+            To::Webhook(_) => REQUESTS,
+        }
+    }
+}
+
+/// The media type of an event.
+fn content_type(format: ExportFormat) -> &'static str {
+    match format {
+        ExportFormat::Cloudevents => cloudevents::CONTENT_TYPE,
+        ExportFormat::Ocsf => ocsf::CONTENT_TYPE,
+    }
+}
+
+fn lines(messages: &[Message]) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for message in messages {
+        lines.extend_from_slice(&message.body);
+        lines.push(b'\n');
+    }
+    lines
+}
+
+/// How many of the next messages can go at once: one that is alone, or all before the next such.
+fn run_length(messages: &[Message]) -> usize {
+    let alone = messages
+        .iter()
+        .position(|message| message.session.is_none());
+    match alone {
+        Some(0) => 1,
+        Some(at) => at,
+        None => messages.len(),
+    }
+}
+
+/// Messages by their sessions, at most so many lanes, each in order.
+fn lanes(run: &[Message], most: u32) -> Vec<Vec<&Message>> {
+    let mut lanes: BTreeMap<u128, Vec<&Message>> = BTreeMap::new();
+    for message in run {
+        let session = message.session.map_or(0, |session| session.as_u128());
+        lanes
+            .entry(session % u128::from(most.max(1)))
+            .or_default()
+            .push(message);
+    }
+    lanes.into_values().collect()
+}
+
+/// Doubles from a second up to [`MAX_BACKOFF_SECONDS`].
+fn backoff_seconds(attempts: u32) -> u64 {
+    let pause = 1_u64.checked_shl(attempts.min(16));
+    pause
+        .unwrap_or(MAX_BACKOFF_SECONDS)
+        .min(MAX_BACKOFF_SECONDS)
+}
+
+const _: () = assert!(MAX_BACKOFF_SECONDS <= MAX_PAUSE_SECONDS);

@@ -1,0 +1,143 @@
+//! Requests to a receiver that the configuration names, signed as Standard Webhooks has it.
+//!
+//! An attempt is bounded in time; a redirect is a failure, since what was signed for one receiver is
+//! not for another; nothing of an answer but its status is looked at, let alone logged. The id is
+//! the event's and the same at every attempt; time and signature are the attempt's own.
+
+use std::time::Duration;
+
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+
+use super::event::Message;
+use crate::clock::Timestamp;
+use crate::crypto::webhook::WebhookSecrets;
+
+/// How much of an answer is read, so that its connection can be used again.
+const MAX_ANSWER_BYTES: usize = 16 * 1024;
+
+/// How long that may take; what was said with the status counts anyhow.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(250);
+
+/// The longest pause that a receiver may ask for.
+pub(super) const MAX_PAUSE_SECONDS: u64 = 900;
+
+/// Why an event was not delivered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Undelivered {
+    /// Trying again may help.
+    #[error("{why}")]
+    Later {
+        /// For the log.
+        why: String,
+        /// Not before so many seconds, if the receiver said so.
+        pause_seconds: Option<u64>,
+    },
+    /// The receiver wants nothing more.
+    #[error("it answered 410")]
+    Gone,
+}
+
+impl Undelivered {
+    pub(super) fn later(why: impl Into<String>) -> Self {
+        Self::Later {
+            why: why.into(),
+            pause_seconds: None,
+        }
+    }
+}
+
+/// One receiver.
+#[derive(Debug)]
+pub(super) struct Webhook {
+    client: reqwest::Client,
+    url: String,
+    secrets: WebhookSecrets,
+    content_type: &'static str,
+}
+
+impl Webhook {
+    /// `authorities` are the only ones that are believed, as PEM, if there are any.
+    pub(super) fn new(
+        url: &str,
+        secrets: WebhookSecrets,
+        content_type: &'static str,
+        timeout: Duration,
+        authorities: Option<&[u8]>,
+    ) -> Result<Self, reqwest::Error> {
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .user_agent("taskpass");
+        if let Some(pem) = authorities {
+            builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem)?);
+        }
+        Ok(Self {
+            client: builder.build()?,
+            url: url.to_owned(),
+            secrets,
+            content_type,
+        })
+    }
+
+    /// One attempt at `now`.
+    pub(super) async fn deliver(
+        &self,
+        message: &Message,
+        now: Timestamp,
+    ) -> Result<(), Undelivered> {
+        let seconds = now.seconds();
+        let signature = self.secrets.sign(&message.id, seconds, &message.body);
+        let request = self
+            .client
+            .post(&self.url)
+            .header(CONTENT_TYPE, self.content_type)
+            .header("webhook-id", &message.id)
+            .header("webhook-timestamp", seconds.to_string())
+            .header("webhook-signature", signature)
+            .body(message.body.clone());
+        // The address may hold what is nobody's business; what reqwest says without it holds nothing
+        // that the receiver wrote.
+        let answer = request.send().await.map_err(|error| {
+            let why = if error.is_timeout() {
+                "it did not answer in time"
+            } else if error.is_connect() {
+                "it cannot be reached"
+            } else {
+                "the request failed"
+            };
+            Undelivered::later(why)
+        })?;
+        let status = answer.status().as_u16();
+        let pause = answer.headers().get(RETRY_AFTER).cloned();
+        read_away(answer).await;
+        match status {
+            200..300 => Ok(()),
+            410 => Err(Undelivered::Gone),
+            _ => Err(Undelivered::Later {
+                why: format!("it answered {status}"),
+                pause_seconds: pause
+                    .filter(|_| matches!(status, 429 | 503))
+                    .and_then(|pause| pause.to_str().ok()?.trim().parse().ok())
+                    .map(|seconds: u64| seconds.min(MAX_PAUSE_SECONDS)),
+            }),
+        }
+    }
+}
+
+/// Reads a short answer to its end, and lets go of a long one.
+async fn read_away(mut answer: reqwest::Response) {
+    let reading = async {
+        let mut read = 0;
+        while let Ok(Some(part)) = answer.chunk().await {
+            read += part.len();
+            if read > MAX_ANSWER_BYTES {
+                return;
+            }
+        }
+    };
+    // Its status has said what matters.
+    drop(tokio::time::timeout(ANSWER_PATIENCE, reading).await);
+}

@@ -1,0 +1,213 @@
+//! Lines to a file or to standard output, by a thread of its own: a disk that hangs or a pipe that
+//! nobody reads holds up that thread and nothing else.
+//!
+//! A file is opened anew for each batch, so that whoever rotates it needs no signal, and is on the
+//! disk before the batch counts as delivered. What a crash left of a last line is cut off: it was
+//! not delivered, and comes again.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use tokio::sync::{Mutex, oneshot};
+
+/// How far back the last line's end is looked for: longer than any line.
+const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Where lines go.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    File(PathBuf),
+    Stdout,
+}
+
+struct Job {
+    lines: Vec<u8>,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+/// Writes batches of lines, one after another.
+pub(super) struct Writer {
+    jobs: mpsc::Sender<Job>,
+    /// A batch that took too long and may be at it still.
+    late: Mutex<Option<oneshot::Receiver<io::Result<()>>>>,
+}
+
+impl Writer {
+    pub(super) fn start(place: Place) -> io::Result<Self> {
+        let (jobs, work) = mpsc::channel::<Job>();
+        // It is not waited for at the end: it may hang in a write that nobody can end.
+        std::thread::Builder::new()
+            .name("export".into())
+            .spawn(move || {
+                for job in work {
+                    // Whoever asked may have stopped waiting.
+                    drop(job.done.send(write(&place, &job.lines)));
+                }
+            })?;
+        Ok(Self {
+            jobs,
+            late: Mutex::new(None),
+        })
+    }
+
+    /// Writes whole lines. While an earlier batch hangs, nothing is written behind it.
+    pub(super) async fn write(&self, lines: Vec<u8>, patience: Duration) -> io::Result<()> {
+        let mut late = self.late.lock().await;
+        if let Some(receiver) = late.as_mut() {
+            let slow = || io::Error::from(io::ErrorKind::TimedOut);
+            // Whatever came of it, it was not counted: what follows begins with it again.
+            drop(
+                tokio::time::timeout(patience, receiver)
+                    .await
+                    .map_err(|_| slow())?,
+            );
+            *late = None;
+        }
+        let (done, mut receiver) = oneshot::channel();
+        let gone = || io::Error::other("the thread that writes is gone");
+        self.jobs.send(Job { lines, done }).map_err(|_| gone())?;
+        let written = tokio::time::timeout(patience, &mut receiver).await;
+        if written.is_err() {
+            *late = Some(receiver);
+        }
+        written?.map_err(|_| gone())?
+    }
+}
+
+fn write(place: &Place, lines: &[u8]) -> io::Result<()> {
+    match place {
+        Place::Stdout => {
+            let mut out = io::stdout().lock();
+            out.write_all(lines)?;
+            out.flush()
+        }
+        Place::File(path) => {
+            let mut file = open(path)?;
+            cut_unfinished(&mut file)?;
+            file.write_all(lines)?;
+            file.sync_data()
+        }
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let is_new = !path.exists();
+    // Without waiting: a pipe without a reader would hold up the opening itself.
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits())
+        .map_err(|_| io::Error::other("flags that do not fit"))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        .custom_flags(flags)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    if is_new && let Some(directory) = path.parent() {
+        let directory = if directory.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            directory
+        };
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(file)
+}
+
+/// Cuts off what follows the last line's end.
+fn cut_unfinished(file: &mut File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut at = length;
+    let mut block = [0_u8; 4096];
+    while at > 0 && length - at < MAX_TAIL_BYTES {
+        let from = at.saturating_sub(block.len() as u64);
+        let part = usize::try_from(at - from).unwrap_or(block.len());
+        file.seek(SeekFrom::Start(from))?;
+        let (read, _) = block.split_at_mut(part);
+        file.read_exact(read)?;
+        if let Some(end) = read.iter().rposition(|byte| *byte == b'\n') {
+            let whole = from + end as u64 + 1;
+            if whole < length {
+                file.set_len(whole)?;
+            }
+            return Ok(());
+        }
+        at = from;
+    }
+    if at == 0 {
+        return file.set_len(0);
+    }
+    Err(io::Error::other("its last line is longer than any of ours"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_a_crash_left_is_cut_off_and_whole_ones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        let place = Place::File(path.clone());
+        for (before, after) in [
+            ("", "new\n"),
+            ("half", "new\n"),
+            ("one\n", "one\nnew\n"),
+            ("one\nha", "one\nnew\n"),
+        ] {
+            std::fs::write(&path, before).unwrap();
+            write(&place, b"new\n").unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), after, "{before}");
+        }
+        let long = format!("one\n{}", "x".repeat(10_000));
+        std::fs::write(&path, long).unwrap();
+        write(&place, b"new\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nnew\n");
+    }
+
+    #[test]
+    fn what_is_no_file_of_lines_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(write(&Place::File(dir.path().to_owned()), b"new\n").is_err());
+        let path = dir.path().join("other");
+        let other = vec![0; 5 * 1024 * 1024];
+        std::fs::write(&path, &other).unwrap();
+        assert!(write(&Place::File(path.clone()), b"new\n").is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), other);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_behind_what_hangs() {
+        let (jobs, work) = mpsc::channel::<Job>();
+        let writer = Writer {
+            jobs,
+            late: Mutex::new(None),
+        };
+        let soon = Duration::from_millis(20);
+        let slow = writer.write(b"a\n".to_vec(), soon).await.unwrap_err();
+        assert_eq!(slow.kind(), io::ErrorKind::TimedOut);
+        let slow = writer.write(b"b\n".to_vec(), soon).await.unwrap_err();
+        assert_eq!(slow.kind(), io::ErrorKind::TimedOut);
+        let first = work.try_recv().unwrap();
+        assert_eq!(first.lines, b"a\n");
+        assert!(work.try_recv().is_err(), "the second waits for the first");
+        first.done.send(Ok(())).unwrap();
+        let thread = std::thread::spawn(move || {
+            let job = work.recv().unwrap();
+            job.done.send(Ok(())).unwrap();
+            job.lines
+        });
+        writer
+            .write(b"a\nb\n".to_vec(), Duration::from_secs(9))
+            .await
+            .unwrap();
+        assert_eq!(thread.join().unwrap(), b"a\nb\n");
+    }
+}
