@@ -54,12 +54,13 @@ impl Serve {
             let generation =
                 app::check(&config, None).map_err(|e| Failure::Usage(e.to_string()))?;
             return output::line(format!(
-                "{}: good: {} attestor(s), {} resource(s), {} task type(s), {} policy file(s)",
+                "{}: good: {} attestor(s), {} resource(s), {} task type(s), {} policy file(s), {} sink(s)",
                 config.source.display(),
                 generation.attestors.len(),
                 generation.resources.len(),
                 generation.task_types.len(),
                 generation.policies.len(),
+                config.export.len(),
             ));
         }
         telemetry::init(&config.log, config.log_filter.as_deref())

@@ -43,7 +43,7 @@ use crate::config::{Config, Export, ExportFormat, ExportFrom, ExportTo};
 use crate::crypto::digest::sha256_parts;
 use crate::merkle::Hash;
 use crate::metrics::Metrics;
-use crate::store::exports::{ExportCursor, ExportKey};
+use crate::store::exports::ExportKey;
 use crate::store::leaves::StoredLeaf;
 use crate::store::{Store, StoreError};
 
@@ -54,8 +54,10 @@ const BUDGET: Duration = Duration::from_secs(2);
 /// the cursor, and for clocks that differ by a second.
 const LEASE_MARGIN: Duration = Duration::from_secs(4);
 
-/// How often a sink is looked at when nobody wakes the worker, and when the store does not answer.
+/// How often a sink is looked at, how often its lag is measured, and the pause when the store does not
+/// answer.
 const INTERVAL: Duration = Duration::from_millis(500);
+const MEASURE: Duration = Duration::from_secs(1);
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long what is under way may go on at a stop.
@@ -159,7 +161,11 @@ impl Exporter {
         if self.sinks.is_empty() {
             stop.cancelled().await;
         }
-        join_all(self.sinks.iter().map(|sink| self.follow(sink, &stop))).await;
+        let seen_to = self.sinks.iter().map(|sink| async {
+            // Beside one another: how far a sink is behind is known while it hangs, too.
+            tokio::join!(self.follow(sink, &stop), self.watch(sink, &stop));
+        });
+        join_all(seen_to).await;
         Ok(())
     }
 
@@ -205,6 +211,19 @@ impl Exporter {
         }
     }
 
+    /// Measures how far a sink is behind.
+    async fn watch(&self, sink: &Sink, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(MEASURE) => {}
+            }
+            // A store that does not answer is told of by the delivery.
+            drop(self.measure(sink).await);
+        }
+    }
+
     async fn register(&self, sink: &Sink) -> Result<(), RoundError> {
         let store = &self.parts.store;
         let start = match sink.from {
@@ -229,7 +248,6 @@ impl Exporter {
         let Some(cursor) = store.export_cursor(&sink.key).await? else {
             return self.register(sink).await;
         };
-        self.tell_lag(sink, &cursor).await?;
         let foreign = cursor.registration != sink.registration;
         if foreign != sink.told_foreign.swap(foreign, Ordering::Relaxed) && foreign {
             warn!(
@@ -336,9 +354,6 @@ impl Exporter {
                 }
                 metrics.export_delivered(&sink.key.name, until - next);
                 next = until;
-                if let Some(cursor) = store.export_cursor(&sink.key).await? {
-                    self.tell_lag(sink, &cursor).await?;
-                }
             }
             if let Some(failed) = failed {
                 return Err(failed.into());
@@ -429,23 +444,23 @@ impl Exporter {
         Ok(messages)
     }
 
-    async fn tell_lag(&self, sink: &Sink, cursor: &ExportCursor) -> Result<(), RoundError> {
-        let ExporterParts {
-            store,
-            clock,
-            metrics,
-            ..
-        } = &self.parts;
+    async fn measure(&self, sink: &Sink) -> Result<(), StoreError> {
+        let store = &self.parts.store;
+        let Some(cursor) = store.export_cursor(&sink.key).await? else {
+            return Ok(());
+        };
         let size = store.head().await?.map_or(0, |head| head.size);
         let behind = size.saturating_sub(cursor.next);
         let oldest = match behind {
             0 => None,
             _ => store.leaf(cursor.next).await?,
         };
-        let now = clock.now();
+        let now = self.parts.clock.now();
         let age = oldest.map_or(0, |leaf| leaf.at.seconds_until(now));
+        let age = Duration::from_secs(age);
         let disabled = cursor.disabled_at.is_some();
-        metrics.export_lag(&sink.key.name, behind, Duration::from_secs(age), disabled);
+        let metrics = &self.parts.metrics;
+        metrics.export_lag(&sink.key.name, behind, age, disabled);
         Ok(())
     }
 }

@@ -31,6 +31,7 @@ mod development;
 mod disconnects;
 mod examples;
 mod exec;
+mod export;
 mod faults;
 mod foreign;
 mod judge;

@@ -29,6 +29,9 @@ permit (principal == Bootstrap::"token", action in [Action::"listTasks", Action:
   Action::"readLedger", Action::"activateGeneration"], resource == Broker::"taskpass");
 "#;
 
+/// What signs the webhooks of a fleet.
+pub const SINK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
 /// What all replicas share.
 pub struct Fleet {
     pub issuer: Issuer,
@@ -40,6 +43,8 @@ pub struct Fleet {
     server: &'static str,
     /// More tables of attestors.
     attestors: String,
+    /// Tables of sinks, which may name the file `sink.secret`.
+    exports: String,
     /// What a caller may do: identities and addresses, a second and at once.
     limits: [u32; 4],
     proxied: bool,
@@ -93,6 +98,7 @@ impl Fleet {
             policies: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
             server: "",
             attestors: String::new(),
+            exports: String::new(),
             proxied: true,
             found_by_issuer: false,
             tls: None,
@@ -159,6 +165,26 @@ impl Fleet {
         }
         replica.process.wait_ready(replica.address);
         (fleet, replica)
+    }
+
+    /// One replica, on PostgreSQL or embedded, that tells sinks what it records; webhooks are signed
+    /// with [`SINK_SECRET`].
+    pub async fn exporting(postgres: bool, exports: &str) -> (Self, Replica) {
+        let mut fleet = Self::new(postgres.then(fresh_database));
+        exports.clone_into(&mut fleet.exports);
+        let mut replica = fleet.launch();
+        if postgres {
+            fleet.activate(&replica).await;
+        }
+        replica.process.wait_ready(replica.address);
+        (fleet, replica)
+    }
+
+    /// The configuration of an embedded one that tells sinks what it records.
+    pub fn exporting_config(exports: &str) -> String {
+        let mut fleet = Self::new(None);
+        exports.clone_into(&mut fleet.exports);
+        fleet.config(free_address())
     }
 
     /// The same embedded, with its own address as its issuer: for others' clients, which find a
@@ -248,6 +274,9 @@ impl Fleet {
             .config(self.config(address))
             .file("policies/fleet.cedar", self.policies.clone())
             .env("TASKPASS_SEALING_KEYS", &self.sealing_key);
+        if !self.exports.is_empty() {
+            launch = launch.secret_file("sink.secret", SINK_SECRET);
+        }
         if let Some(database) = database {
             let mut url = if self.proxied {
                 database.url_via(proxy.address())
@@ -339,6 +368,7 @@ name = "job"
 max_deadline_seconds = 3600
 resources = ["orders-api"]
 max_open_per_workload = 100000
+{exports}
 "#,
             self.limits[0],
             self.limits[1],
@@ -358,6 +388,7 @@ max_open_per_workload = 100000
             bootstrap = hex(digest.as_ref()),
             server = self.server,
             attestors = self.attestors,
+            exports = self.exports,
             issuer = self.issuer.url(),
         )
     }

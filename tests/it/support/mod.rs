@@ -33,6 +33,7 @@ pub mod object;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod receiver;
 pub mod rig;
 pub mod sqlite;
 pub mod sts;

@@ -1,0 +1,745 @@
+//! What the ledger says, told outside: the real binary on both stores, a receiver that misbehaves,
+//! kills between deliveries, and entries whose bodies are gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use taskpass::config::{Config, Mode};
+use taskpass::domain::generation::Retention;
+use taskpass::export::{Exporter, ExporterParts};
+use taskpass::merkle::leaf_hash;
+use taskpass::metrics::Metrics;
+use taskpass::sweep;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::canary::Canaries;
+use crate::support::fleet::{Fleet, Replica, SINK_SECRET, body};
+use crate::support::process::Launch;
+use crate::support::receiver::{Delivery, Receiver, Reply};
+use crate::support::rig::{Kind, Rig, ask, ask_in, job};
+use crate::support::{SOON, until};
+
+/// What a caller wrote, which nobody outside gets unasked.
+const PURPOSE: &str = "monthly numbers for Ann";
+
+fn webhook(receiver: &Receiver, more: &str) -> String {
+    format!(
+        "[[export]]\nname = \"siem\"\nformat = \"cloudevents\"\nto = \"webhook\"\nurl = \"{}\"\n\
+         secret_file = \"sink.secret\"\ntimeout_seconds = 1\nrevision = 1\n{more}\n",
+        receiver.url()
+    )
+}
+
+/// A figure of a replica.
+async fn metric(fleet: &Fleet, replica: &Replica, name: &str) -> Option<u64> {
+    let metrics = replica.client.get_as(&fleet.admin, "/metrics").await;
+    let text = metrics.text();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map(|value| value.trim().parse().unwrap())
+}
+
+async fn lag(fleet: &Fleet, replica: &Replica, sink: &str) -> Option<u64> {
+    let name = format!("taskpass_export_lag_entries{{sink=\"{sink}\"}}");
+    metric(fleet, replica, &name).await
+}
+
+/// Waits until a receiver took every leaf of the log, which are returned.
+async fn all_taken(fleet: &Fleet, replica: &Replica, receiver: &Receiver) -> Vec<Vec<u8>> {
+    let leaves = leaves(fleet, replica).await;
+    until("everything was taken", SOON, async || {
+        let taken = receiver.taken();
+        let ids: BTreeSet<&str> = taken.iter().map(Delivery::id).collect();
+        ids.len() == leaves.len()
+    })
+    .await;
+    leaves
+}
+
+/// Waits until a replica's figure is this.
+async fn is_metric(fleet: &Fleet, replica: &Replica, name: &str, sink: &str, value: u64) {
+    let name = format!("taskpass_export_{name}{{sink=\"{sink}\"}}");
+    until(&format!("{name} is {value}"), SOON, async || {
+        metric(fleet, replica, &name).await == Some(value)
+    })
+    .await;
+}
+
+/// Every leaf of the log, byte for byte.
+async fn leaves(fleet: &Fleet, replica: &Replica) -> Vec<Vec<u8>> {
+    let get = async |path: &str| replica.client.get_as(&fleet.admin, path).await;
+    let checkpoint = get("/v1/ledger/checkpoint").await.text();
+    let size: u64 = checkpoint.lines().nth(1).unwrap().parse().unwrap();
+    let mut leaves = Vec::new();
+    for index in 0..size {
+        let entry = get(&format!("/v1/ledger/entries/{index}"))
+            .await
+            .expect(200);
+        leaves.push(STANDARD.decode(entry["leaf"].as_str().unwrap()).unwrap());
+    }
+    leaves
+}
+
+/// Asks with a purpose.
+async fn granted(fleet: &Fleet, replica: &Replica) -> Value {
+    let mut request = body();
+    request["task"]["purpose"] = PURPOSE.into();
+    let token = fleet.token();
+    let asked = replica
+        .client
+        .post_json(&token, "/v1/credentials", &request);
+    asked.await.expect(201)
+}
+
+async fn revoke(fleet: &Fleet, replica: &Replica, granted: &Value) {
+    let path = format!(
+        "/v1/sessions/{}/revoke",
+        granted["session"]["id"].as_str().unwrap()
+    );
+    let reason = json!({"reason": "for Ben"});
+    let revoked = replica.client.post_json(&fleet.admin, &path, &reason);
+    revoked.await.expect(200);
+}
+
+/// The lines of a file, each an event.
+fn lines(text: &str) -> Vec<Value> {
+    assert!(
+        text.is_empty() || text.ends_with('\n'),
+        "whole lines: {text}"
+    );
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().unwrap()
+}
+
+fn index(event: &Value) -> u64 {
+    event["data"]["index"].as_u64().unwrap()
+}
+
+/// What was taken, by its id: each signed, each that came twice the same both times.
+fn once(deliveries: &[Delivery]) -> Vec<Value> {
+    let mut seen: BTreeMap<String, &[u8]> = BTreeMap::new();
+    let mut first = Vec::new();
+    for delivery in deliveries {
+        assert!(delivery.verifies(SINK_SECRET), "{delivery:?}");
+        let other = SINK_SECRET.replace("MfKQ", "AAAA");
+        assert!(!delivery.verifies(&other));
+        assert_eq!(
+            delivery.header("content-type"),
+            "application/cloudevents+json; charset=utf-8"
+        );
+        let event = delivery.json();
+        assert_eq!(event["id"], delivery.id());
+        match seen.insert(delivery.id().to_owned(), &delivery.body) {
+            Some(before) => assert_eq!(before, delivery.body, "the same both times"),
+            None => first.push(event),
+        }
+    }
+    first
+}
+
+/// Nothing is missing, and of each session what came first happened first; what is about no single
+/// session came after all before it and before all after it.
+fn assert_complete_and_ordered(events: &[Value], leaves: &[Vec<u8>]) {
+    let mut told: Vec<u64> = events.iter().map(index).collect();
+    for (at, event) in events.iter().enumerate() {
+        let (before, after) = (&events[..at], &events[at + 1..]);
+        let own = index(event);
+        let session = event.get("partitionkey");
+        let alone = session.is_none();
+        let related = |other: &&Value| alone || other.get("partitionkey") == session;
+        assert!(
+            before
+                .iter()
+                .filter(related)
+                .all(|other| index(other) < own),
+            "{own}: {told:?}"
+        );
+        assert!(
+            after.iter().filter(related).all(|other| index(other) > own),
+            "{own}: {told:?}"
+        );
+    }
+    told.sort_unstable();
+    assert_eq!(told, (0..leaves.len() as u64).collect::<Vec<_>>());
+    for event in events {
+        let leaf = &leaves[usize::try_from(index(event)).unwrap()];
+        assert_eq!(event["data"]["leaf_hash"], leaf_hash(leaf).to_string());
+        assert_eq!(
+            event["data"]["leaf"],
+            serde_json::from_slice::<Value>(leaf).unwrap()
+        );
+    }
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "one story, looked at from three sinks"
+)]
+async fn everything_is_told(postgres: bool) {
+    let receiver = Receiver::start([]);
+    let sinks = webhook(&receiver, "")
+        + "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events.jsonl\"\n\
+           [[export]]\nname = \"out\"\nformat = \"cloudevents\"\nto = \"stdout\"\nfree_text = true\n";
+    let (fleet, mut replica) = Fleet::exporting(postgres, &sinks).await;
+    let mut canaries = Canaries::new();
+    canaries.add("admin token", &fleet.admin);
+    canaries.add("webhook secret", SINK_SECRET);
+    for _ in 0..3 {
+        let granted = granted(&fleet, &replica).await;
+        canaries.add(
+            "credential",
+            granted["credential"]["access_token"].as_str().unwrap(),
+        );
+        canaries.add("handle", granted["task"]["handle"].as_str().unwrap());
+        revoke(&fleet, &replica, &granted).await;
+    }
+    let mut greedy = body();
+    greedy["ttl_seconds"] = json!(601);
+    let token = fleet.token();
+    let denied = replica.client.post_json(&token, "/v1/credentials", &greedy);
+    denied.await.expect(403);
+    let selector =
+        json!({"selector": {"resource": "orders-api"}, "block_seconds": 0, "reason": "for Ben"});
+    let cut = replica
+        .client
+        .post_json(&fleet.admin, "/v1/revocations", &selector);
+    assert!(cut.await.status < 300);
+    let leaves = leaves(&fleet, &replica).await;
+    for sink in ["siem", "disk", "out"] {
+        is_metric(
+            &fleet,
+            &replica,
+            "delivered_total",
+            sink,
+            leaves.len() as u64,
+        )
+        .await;
+        is_metric(&fleet, &replica, "lag_entries", sink, 0).await;
+        is_metric(&fleet, &replica, "lag_seconds", sink, 0).await;
+    }
+
+    let taken = receiver.taken();
+    assert_eq!(taken.len(), leaves.len(), "nothing came twice");
+    let events = once(&taken);
+    assert_complete_and_ordered(&events, &leaves);
+    let kinds: BTreeSet<&str> = events
+        .iter()
+        .map(|event| event["type"].as_str().unwrap())
+        .collect();
+    for kind in [
+        "genesis",
+        "activated",
+        "decision.permit",
+        "decision.deny",
+        "session_ended",
+        "cutoff",
+    ] {
+        assert!(
+            kinds.contains(format!("taskpass.{kind}").as_str()),
+            "{kind}: {kinds:?}"
+        );
+    }
+
+    let file = std::fs::read_to_string(replica.process.dir().join("events.jsonl")).unwrap();
+    let ocsf = lines(&file);
+    assert_eq!(ocsf.len(), leaves.len());
+    for (at, (event, leaf)) in ocsf.iter().zip(&leaves).enumerate() {
+        assert_eq!(event["metadata"]["sequence"], at);
+        assert_eq!(event["raw_data"].as_str().unwrap().as_bytes(), leaf);
+        assert_eq!(
+            event["metadata"]["uid"],
+            events.iter().find(|e| index(e) == at as u64).unwrap()["id"]
+        );
+    }
+    let classes: BTreeSet<u64> = ocsf
+        .iter()
+        .map(|event| event["class_uid"].as_u64().unwrap())
+        .collect();
+    assert_eq!(classes, BTreeSet::from([3002, 3003, 3004]));
+
+    replica.process.terminate();
+    let out = replica.process.stdout();
+    let told = lines(&out);
+    assert_eq!(
+        told.iter().map(index).collect::<Vec<_>>(),
+        (0..leaves.len() as u64).collect::<Vec<_>>()
+    );
+    // Only the sink that was to get it got what people wrote.
+    let texts = told
+        .iter()
+        .filter(|event| event["data"]["free_text"] == PURPOSE);
+    assert_eq!(texts.count(), 3);
+    assert!(
+        told.iter()
+            .any(|event| event["data"]["free_text"] == "for Ben")
+    );
+    let sent: Vec<u8> = taken
+        .iter()
+        .flat_map(|delivery| delivery.body.clone())
+        .collect();
+    let sent = String::from_utf8(sent).unwrap();
+    for text in [PURPOSE, "for Ben"] {
+        assert!(!sent.contains(text) && !file.contains(text), "{text}");
+    }
+    canaries.assert_absent_in_text("webhooks", &sent);
+    canaries.assert_absent_in_text("the file", &file);
+    canaries.assert_absent_in_text("standard output", &out);
+    canaries.assert_absent_in_text("the log", replica.process.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_is_recorded_is_told_to_every_sink_on_sqlite() {
+    everything_is_told(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_is_recorded_is_told_to_every_sink_on_postgresql() {
+    everything_is_told(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_with_the_same_ids() {
+    let elsewhere = Receiver::start([]);
+    let location = format!("Location: {}\r\n", elsewhere.url());
+    let receiver = Receiver::start([
+        Reply::Hang,
+        Reply::Status(307, location),
+        Reply::Cut,
+        Reply::Flood,
+    ]);
+    // One request at a time, so that each reply is for the same event until it is taken.
+    let sinks = webhook(&receiver, "concurrency = 1");
+    let (fleet, mut replica) = Fleet::exporting(false, &sinks).await;
+    until("the first attempt hangs", SOON, async || {
+        !receiver.deliveries().is_empty()
+    })
+    .await;
+    let begin = Instant::now();
+    for _ in 0..20 {
+        granted(&fleet, &replica).await;
+    }
+    let took = begin.elapsed();
+    assert!(
+        took < Duration::from_secs(5),
+        "{took:?} for twenty while it is not told"
+    );
+    until("the lag is seen", SOON, async || {
+        lag(&fleet, &replica, "siem").await > Some(19)
+    })
+    .await;
+    let leaves = all_taken(&fleet, &replica, &receiver).await;
+    is_metric(&fleet, &replica, "failures_total", "siem", 3).await;
+    is_metric(&fleet, &replica, "lag_entries", "siem", 0).await;
+    let all = receiver.deliveries();
+    let first: Vec<&str> = all.iter().take(4).map(Delivery::id).collect();
+    assert_eq!(first, [all[0].id(); 4], "the same event until it is taken");
+    let stamps: BTreeSet<&str> = all
+        .iter()
+        .take(4)
+        .map(|d| d.header("webhook-timestamp"))
+        .collect();
+    assert!(stamps.len() > 1, "each attempt has its own time");
+    assert!(elsewhere.deliveries().is_empty(), "no redirect is followed");
+    let taken = receiver.taken();
+    let events = once(&taken);
+    assert_eq!(
+        taken.len(),
+        events.len(),
+        "what was taken does not come again"
+    );
+    assert_complete_and_ordered(&events, &leaves);
+    replica.process.terminate();
+    let log = replica.process.stderr();
+    assert!(
+        log.contains("it answered 307") && log.contains("did not answer in time"),
+        "{log}"
+    );
+    assert!(
+        !log.contains("secret-of-the-receiver") && !log.contains("tenant=7"),
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
+    let receiver = Receiver::start([
+        Reply::Status(204, String::new()),
+        Reply::Status(410, String::new()),
+    ]);
+    let (fleet, mut replica) =
+        Fleet::exporting(false, &webhook(&receiver, "concurrency = 1")).await;
+    let disabled = async |replica: &Replica| {
+        metric(&fleet, replica, "taskpass_export_disabled{sink=\"siem\"}").await == Some(1)
+    };
+    until("it is told nothing more", SOON, async || {
+        disabled(&replica).await
+    })
+    .await;
+    granted(&fleet, &replica).await;
+    assert_eq!(receiver.deliveries().len(), 2);
+    let log = |replica: &Replica| replica.process.stderr();
+    assert!(log(&replica).contains("it answered 410 and is told nothing more"));
+    let restart = async |replica: &mut Replica, change: &str| {
+        replica.process.terminate();
+        let file = replica.process.dir().join("taskpass.toml");
+        let config = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, config.replace("revision = 1", change)).unwrap();
+        replica.process.restart();
+        replica.process.wait_ready(replica.address);
+    };
+    restart(&mut replica, "revision = 1").await;
+    until("it remembers", SOON, async || disabled(&replica).await).await;
+    assert_eq!(receiver.deliveries().len(), 2, "a restart is no reason");
+    restart(&mut replica, "revision = 2").await;
+    let leaves = all_taken(&fleet, &replica, &receiver).await;
+    is_metric(&fleet, &replica, "disabled", "siem", 0).await;
+    assert_complete_and_ordered(&once(&receiver.taken()), &leaves);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_between_deliveries_it_goes_on_where_it_was_and_leaves_nothing_out() {
+    let receiver = Receiver::start(vec![Reply::Slow(Duration::from_millis(30)); 500]);
+    let (fleet, mut replica) = Fleet::exporting(false, &webhook(&receiver, "")).await;
+    for round in 0..3 {
+        let seen = receiver.deliveries().len();
+        for _ in 0..4 {
+            let granted = granted(&fleet, &replica).await;
+            revoke(&fleet, &replica, &granted).await;
+        }
+        until("some of it was told", SOON, async || {
+            receiver.deliveries().len() > seen + round
+        })
+        .await;
+        replica.process.kill();
+        replica.process.restart();
+        replica.process.wait_ready(replica.address);
+    }
+    let leaves = all_taken(&fleet, &replica, &receiver).await;
+    assert_complete_and_ordered(&once(&receiver.taken()), &leaves);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() {
+    let receiver = Receiver::start(vec![Reply::Slow(Duration::from_millis(20)); 500]);
+    let (fleet, one) = Fleet::exporting(true, &webhook(&receiver, "")).await;
+    let mut replicas = vec![one, fleet.replica()];
+    for _ in 0..10 {
+        for replica in &replicas {
+            let granted = granted(&fleet, replica).await;
+            revoke(&fleet, replica, &granted).await;
+        }
+    }
+    // Whoever delivers now is killed at it.
+    let pool = fleet.database().pool().await;
+    let left = async || {
+        let (left,): (i64,) = sqlx::query_as(
+            "SELECT (SELECT max(size) FROM ledger_head) - next_idx FROM export_cursor",
+        )
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+        left
+    };
+    let mut delivered = Vec::new();
+    for replica in &replicas {
+        let name = "taskpass_export_delivered_total{sink=\"siem\"}";
+        delivered.push(metric(&fleet, replica, name).await.unwrap_or(0));
+    }
+    let holder = usize::from(delivered[1] > delivered[0]);
+    let mut killed = replicas.remove(holder);
+    killed.process.kill();
+    let rest = &replicas[0];
+    for _ in 0..5 {
+        let granted = granted(&fleet, rest).await;
+        revoke(&fleet, rest, &granted).await;
+    }
+    until("the other told the rest", SOON, async || left().await == 0).await;
+    let taken = receiver.taken();
+    let events = once(&taken);
+    assert_complete_and_ordered(&events, &leaves(&fleet, rest).await);
+    // Before the kill nothing came twice, and after it no more than was under way.
+    assert!(
+        taken.len() <= events.len() + 64,
+        "{} of {}",
+        taken.len(),
+        events.len()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_takes_nothing_costs_no_request_anything() {
+    let sinks = "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events\"\n\
+                 [[export]]\nname = \"pipe\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"pipe\"\n";
+    let (fleet, replica) = Fleet::exporting(false, sinks).await;
+    let dir = replica.process.dir().to_owned();
+    let begun = leaves(&fleet, &replica).await.len() as u64;
+    for sink in ["disk", "pipe"] {
+        is_metric(&fleet, &replica, "delivered_total", sink, begun).await;
+    }
+    // One file becomes a directory, the other a pipe that nobody reads.
+    std::fs::remove_file(dir.join("pipe")).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(dir.join("pipe"))
+        .status()
+        .unwrap();
+    assert!(made.success());
+    std::fs::rename(dir.join("events"), dir.join("away")).unwrap();
+    std::fs::create_dir(dir.join("events")).unwrap();
+    let begin = Instant::now();
+    for _ in 0..10 {
+        granted(&fleet, &replica).await;
+    }
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    for sink in ["disk", "pipe"] {
+        let failures = format!("taskpass_export_failures_total{{sink=\"{sink}\"}}");
+        until(&format!("{sink} failed"), SOON, async || {
+            metric(&fleet, &replica, &failures).await >= Some(1)
+        })
+        .await;
+        until(&format!("the lag of {sink} is seen"), SOON, async || {
+            lag(&fleet, &replica, sink).await >= Some(1)
+        })
+        .await;
+    }
+    std::fs::remove_dir(dir.join("events")).unwrap();
+    std::fs::rename(dir.join("away"), dir.join("events")).unwrap();
+    std::fs::remove_file(dir.join("pipe")).unwrap();
+    let all = leaves(&fleet, &replica).await.len() as u64;
+    for sink in ["disk", "pipe"] {
+        is_metric(&fleet, &replica, "delivered_total", sink, all).await;
+    }
+    let told = lines(&std::fs::read_to_string(dir.join("events")).unwrap());
+    let sequence: Vec<u64> = told
+        .iter()
+        .map(|e| e["metadata"]["sequence"].as_u64().unwrap())
+        .collect();
+    assert_eq!(sequence, (0..all).collect::<Vec<_>>());
+}
+
+/// An exporter of its own on a rig's store, until it has told all.
+async fn export_from(rig: &Rig, sinks: &str, path: &std::path::Path, entries: usize) -> Vec<Value> {
+    let text = format!(
+        "[server]\nissuer = \"http://127.0.0.1:7070\"\n[store]\nkind = \"sqlite\"\n[store.sqlite]\n\
+         data_dir = \"data\"\n[ledger]\norigin = \"dev.taskpass.local/rig\"\n\
+         checkpoint_file = \"checkpoint\"\n[[attestors]]\nkind = \"oidc\"\nname = \"ci\"\n\
+         issuer = \"https://ci.example\"\naudience = \"https://broker.example\"\n\
+         algorithms = [\"RS256\"]\nidentity = \"{{sub}}\"\nsingle_tenant = true\n{sinks}"
+    );
+    let environment: BTreeMap<String, String> = BTreeMap::new();
+    let config =
+        Config::parse(&path.join("taskpass.toml"), &text, &environment, Mode::Dev).unwrap();
+    let parts = ExporterParts {
+        store: rig.broker.store().clone(),
+        replica: "exporter".into(),
+        clock: Arc::clone(&rig.clock) as _,
+        metrics: Arc::new(Metrics::new()),
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Exporter::new(&config, parts).unwrap().run(stop.clone()));
+    let file = path.join("events");
+    until("it was told", SOON, async || {
+        std::fs::read_to_string(&file).is_ok_and(|text| text.lines().count() >= entries)
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    lines(&std::fs::read_to_string(&file).unwrap())
+}
+
+#[expect(clippy::too_many_lines, reason = "one story")]
+async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
+    let rig = Rig::new(kind).await;
+    let purposeful = || {
+        ask_in(
+            taskpass::domain::request::NewTask {
+                purpose: Some(PURPOSE.into()),
+                ..job()
+            },
+            &["orders:read"],
+        )
+    };
+    let old = rig.issue("agent:reports", purposeful()).await.unwrap();
+    let store = rig.broker.store();
+    let kept = store
+        .openings(old.receipt.index)
+        .await
+        .unwrap()
+        .purpose
+        .unwrap();
+    assert_eq!(kept.bytes, PURPOSE.as_bytes());
+    rig.clock.advance(3 * 86_400);
+    // On PostgreSQL whole ranges of 2^20 go at once, of which none is full here.
+    if kind == Kind::Postgres {
+        let pool = rig.database().pool().await;
+        sqlx::query("DELETE FROM leaf_body")
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+    let before = rig.broker.ledger().basis();
+    let retention = Retention {
+        sessions_days: 1,
+        openings_days: 1,
+        bodies_days: 1,
+    };
+    sweep::prune::prune(&rig.broker, retention, rig.now())
+        .await
+        .unwrap();
+    let new = rig.issue("agent:reports", purposeful()).await.unwrap();
+    let size = rig.broker.ledger().basis();
+
+    // Body and purpose are gone, the hash is not, and everything that was handed out holds.
+    let leaf = store.leaf(old.receipt.index).await.unwrap().unwrap();
+    assert_eq!((leaf.body, leaf.hash), (None, old.receipt.leaf_hash));
+    assert_eq!(
+        store.openings(old.receipt.index).await.unwrap().purpose,
+        None
+    );
+    let keys: Vec<_> = rig
+        .broker
+        .ledger()
+        .keys()
+        .iter()
+        .map(|key| key.verifier.clone())
+        .collect();
+    let head = store.head().await.unwrap().unwrap();
+    for receipt in [&old.receipt, &new.receipt] {
+        receipt.verify(&keys).unwrap();
+        let path = taskpass::ledger::proofs::inclusion(store, receipt.index, size)
+            .await
+            .unwrap();
+        taskpass::merkle::verify_inclusion(
+            receipt.index,
+            size,
+            &receipt.leaf_hash,
+            &path,
+            &head.root,
+        )
+        .unwrap();
+    }
+    let path = taskpass::ledger::proofs::consistency(store, old.receipt.tree_size, size)
+        .await
+        .unwrap();
+    let signed =
+        taskpass::merkle::SignedCheckpoint::open(old.receipt.checkpoint.as_bytes(), &keys).unwrap();
+    taskpass::merkle::verify_consistency(
+        old.receipt.tree_size,
+        size,
+        &path,
+        &signed.checkpoint().root,
+        &head.root,
+    )
+    .unwrap();
+
+    // A sink that was never told anything begins before what is gone.
+    let dir = tempfile::tempdir().unwrap();
+    let sinks = "[[export]]\nname = \"late\"\nformat = \"cloudevents\"\nto = \"file\"\npath = \"events\"\nfree_text = true\n";
+    let told = export_from(&rig, sinks, dir.path(), usize::try_from(size).unwrap()).await;
+    assert_eq!(
+        told.iter().map(index).collect::<Vec<_>>(),
+        (0..size).collect::<Vec<_>>()
+    );
+    for event in &told {
+        let at = index(event);
+        let hash = store.leaf(at).await.unwrap().unwrap().hash.to_string();
+        assert_eq!(event["data"]["leaf_hash"], hash);
+        let pruned = at < before;
+        assert_eq!(event["type"] == "taskpass.pruned", pruned, "{event}");
+        assert_eq!(event["data"].get("leaf").is_none(), pruned);
+    }
+    let texts = |told: &[Value]| {
+        told.iter()
+            .filter(|e| e["data"]["free_text"] == PURPOSE)
+            .count()
+    };
+    assert_eq!(texts(&told), 1, "what was deleted is told nobody");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_whose_bodies_were_pruned_are_told_by_their_hashes_on_sqlite() {
+    pruned_bodies_are_told_by_their_hashes(Kind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_whose_bodies_were_pruned_are_told_by_their_hashes_on_postgresql() {
+    pruned_bodies_are_told_by_their_hashes(Kind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_can_begin_with_what_comes_next() {
+    let rig = Rig::new(Kind::Sqlite).await;
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let sinks = "[[export]]\nname = \"new\"\nformat = \"cloudevents\"\nto = \"file\"\npath = \"events\"\nfrom = \"now\"\n";
+    let size = rig.broker.ledger().basis();
+    let (told, ()) = tokio::join!(export_from(&rig, sinks, dir.path(), 1), async {
+        let key = taskpass::store::exports::ExportKey {
+            name: "new".into(),
+            origin: "dev.taskpass.local/rig".into(),
+        };
+        until("it is registered", SOON, async || {
+            rig.broker
+                .store()
+                .export_cursor(&key)
+                .await
+                .unwrap()
+                .is_some()
+        })
+        .await;
+        rig.issue("agent:reports", ask(&["orders:read"]))
+            .await
+            .unwrap();
+    });
+    assert_eq!(told.iter().map(index).collect::<Vec<_>>(), [size]);
+}
+
+#[test]
+fn a_sink_that_cannot_work_is_told_by_check() {
+    let sink = "[[export]]\nname = \"siem\"\nformat = \"ocsf\"\nto = \"webhook\"\n\
+                url = \"https://siem.example\"\nsecret_file = \"sink.secret\"\n";
+    let check = |secret: &str, sink: &str| {
+        Launch::taskpass(["serve", "--check", "--config", "taskpass.toml"])
+            .config(Fleet::exporting_config(sink))
+            .file("policies/fleet.cedar", crate::support::rig::POLICIES)
+            .secret_file("sink.secret", secret)
+            .env(
+                "TASKPASS_SEALING_KEYS",
+                format!(
+                    "tpk1_{}",
+                    STANDARD.encode([7; 32]).replace(['+', '/', '='], "A")
+                ),
+            )
+            .run()
+    };
+    let good = check(SINK_SECRET, sink);
+    assert_eq!(good.code(), Some(0), "{}{}", good.stdout, good.stderr);
+    assert!(good.stdout.contains("1 sink(s)"), "{}", good.stdout);
+    for (secret, sink, problem) in [
+        (
+            "hunter2-hunter2-hunter2-hunter2",
+            sink.to_owned(),
+            "secret_file",
+        ),
+        (SINK_SECRET, sink.replace("https", "http"), "neither https"),
+        (
+            SINK_SECRET,
+            sink.replace("sink.secret", "nowhere"),
+            "cannot be read",
+        ),
+        (
+            SINK_SECRET,
+            format!("{sink}ca_file = \"sink.secret\"\n"),
+            "ca_file",
+        ),
+    ] {
+        let ended = check(secret, &sink);
+        assert_eq!(ended.code(), Some(2), "{}", ended.stderr);
+        assert!(ended.stderr.contains(problem), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("hunter2"), "{}", ended.stderr);
+    }
+}
