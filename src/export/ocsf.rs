@@ -237,9 +237,14 @@ fn act(event: &Event, origin: &str) -> Class {
             value,
             by: who,
         } => admin(change, subject, value.as_deref(), by(who)),
-        Event::Genesis { vkey } => Class::entity(
+        Event::Genesis { vkey, succeeds } => Class::entity(
             1,
-            INFORMATIONAL,
+            // One that takes another's place tells of a loss or a theft.
+            if succeeds.is_some() {
+                HIGH
+            } else {
+                INFORMATIONAL
+            },
             "Log",
             origin,
             json!({"entity": {"name": vkey}}),
