@@ -203,6 +203,21 @@ impl Broker {
         ))
     }
 
+    /// Any generation that ever decided, by its digest, for admins: the bytes that were hashed.
+    pub async fn generation_of(
+        &self,
+        evidence: &Evidence,
+        digest: GenerationDigest,
+    ) -> Result<Vec<u8>, BrokerError> {
+        let caller = self.caller(evidence).await?;
+        self.consume(caller.one_time.clone(), self.now()).await?;
+        if !self.may(&caller, AdminAction::ReadGeneration)? {
+            return Err(BrokerError::NotFound("generation"));
+        }
+        let bytes = self.store().generation(digest).await?;
+        bytes.ok_or(BrokerError::NotFound("generation"))
+    }
+
     fn take_over(&self, active: Active) {
         self.metrics().generation_active(&active.digest());
         self.active.store(Some(Arc::new(active)));

@@ -23,7 +23,7 @@ use crate::clock::Timestamp;
 use crate::domain::decision::{Decision, Outcome, Permitted, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::permit::Permit;
-use crate::domain::request::{Ask, CredentialRequest, TaskAsk, ttl_too_long};
+use crate::domain::request::{Ask, CredentialRequest, TaskAsk};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::TaskState;
 use crate::domain::workload::Workload;
@@ -34,7 +34,7 @@ use crate::ledger::entry::{Decide, EndSession, Entry, Request, SessionPlan};
 use crate::merkle::Receipt;
 use crate::metrics::{Ended, RateLimit, Stage};
 use crate::mint::{Credential, MintError, MintPlace, Minter};
-use crate::policy::Question;
+use crate::policy::{Bounds, Question, record};
 use crate::store::append::MintLease;
 
 /// How often a request is decided again because something changed while it was decided.
@@ -392,7 +392,7 @@ impl Broker {
             policies: judged.decision.policies.clone(),
             generation: judged.decision.generation,
             resource: judged.resource.clone(),
-            input: self.commitment(input(&judged.decision))?,
+            input: self.commitment(record::committed(&judged.decision))?,
             purpose,
             task: admission.map(|admission| (admission.task, admission.parents.clone())),
             plan: session.map(|(_, admission, _)| admission.plan.clone()),
@@ -564,61 +564,28 @@ impl Broker {
 
 /// Policy's word, bounded by what the task, a parent's credential or a retried one leave.
 fn decide(case: &Case<'_>, roles: &BTreeSet<String>, ask: &Ask, admission: &Admission) -> Decision {
-    let mut decision = case.active.policy().decide(&Question {
+    let retry = admission.retry.as_ref();
+    case.active.policy().decide(&Question {
         workload: case.workload,
         roles,
         ask,
         task: admission.facts.clone(),
+        bounds: Some(Bounds {
+            not_after: admission.not_after,
+            retried: retry.is_some_and(|retry| retry.replaces.is_some()),
+        }),
         now: case.now,
-    });
-    let Ok(permitted) = decision.verdict else {
-        return decision;
-    };
-    let left = case
-        .now
-        .floor_to_second()
-        .seconds_until(admission.not_after);
-    let asked_for_more = ask.ttl_seconds.is_some_and(|asked| asked > left);
-    let retried = admission
-        .retry
-        .as_ref()
-        .is_some_and(|retry| retry.replaces.is_some());
-    decision.verdict = if left == 0 {
-        Err(Refusal::new(
-            RefusalCode::TaskEnded,
-            "less than a second is left for this task",
-        ))
-    } else if asked_for_more && !retried {
-        Err(ttl_too_long(permitted.ttl_seconds, left))
-    } else {
-        Ok(Permitted {
-            ttl_seconds: permitted.ttl_seconds.min(left),
-        })
-    };
-    decision
+    })
 }
 
 /// A refusal that policy was never asked about.
 pub(super) fn before_policy(refusal: Refusal, active: &Active) -> Decision {
-    let input = format!(r#"{{"refused_before_policy":"{}"}}"#, refusal.code.as_str());
     Decision {
+        input: record::before_policy(refusal.code),
         verdict: Err(refusal),
         policies: Vec::new(),
         generation: active.digest(),
-        input: input.into_bytes(),
     }
-}
-
-/// What a decision's leaf commits to: the input and, where its subject may not read them, the
-/// policies.
-pub(super) fn input(decision: &Decision) -> Vec<u8> {
-    if decision.verdict.is_ok() {
-        return decision.input.clone();
-    }
-    let mut bytes = decision.input.clone();
-    bytes.push(b'\n');
-    bytes.extend(serde_json::to_vec(&decision.policies).unwrap_or_default());
-    bytes
 }
 
 fn released(credential: Credential, session: Session, judged: Judged, receipt: Receipt) -> Issued {

@@ -35,7 +35,7 @@ use self::generations::{Active, Trust};
 use crate::attest::Evidence;
 use crate::attest::nonce::DpopNonces;
 use crate::clock::{SharedClock, Timestamp};
-use crate::crypto::digest::{Mac, sha256};
+use crate::crypto::digest::{Mac, salted};
 use crate::crypto::random::SystemRandom;
 use crate::crypto::sealer::Sealer;
 use crate::domain::catalog::Resource;
@@ -306,9 +306,6 @@ impl Broker {
 /// The commitment to `bytes` under `salt`.
 #[must_use]
 pub fn commit(salt: [u8; 16], bytes: Vec<u8>) -> (Commitment, Opening) {
-    let mut salted = salt.to_vec();
-    salted.extend_from_slice(&bytes);
-    let digest = sha256(&salted);
-    let hex = digest.iter().map(|byte| format!("{byte:02x}"));
-    (Commitment(hex.collect()), Opening { salt, bytes })
+    let commitment = Commitment(salted(&salt, &bytes));
+    (commitment, Opening { salt, bytes })
 }

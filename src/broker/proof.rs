@@ -1,13 +1,38 @@
 //! Decisions and leaves, for those who may read them: auditors, and everybody their own.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
+use crate::clock::Timestamp;
+use crate::domain::record::Record;
 use crate::domain::workload::Identity;
 use crate::ids::DecisionId;
 use crate::ledger::proofs::{self, NoProof};
 use crate::merkle::{Hash, Receipt};
 use crate::policy::AdminAction;
-use crate::store::leaves::StoredLeaf;
+use crate::store::leaves::{DecisionRow, StoredLeaf};
+
+/// Decisions in one page.
+const MAX_RECORDS: u32 = 1_000;
+/// Bytes of leaves and inputs in one page; one decision may be more.
+const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// How much later than it was decided a leaf may be committed: a request lives shorter.
+const DISORDER_SECONDS: u64 = 120;
+
+fn record(row: DecisionRow) -> Record {
+    Record {
+        index: row.index,
+        leaf_hash: row.hash.to_string(),
+        leaf: row.body.map(|body| STANDARD.encode(body)),
+        salt: row
+            .input
+            .as_ref()
+            .map(|opening| STANDARD.encode(opening.salt)),
+        input: row.input.map(|opening| STANDARD.encode(opening.bytes)),
+    }
+}
 
 impl Broker {
     /// A decision's leaf with a proof in the newest signed tree.
@@ -31,6 +56,83 @@ impl Broker {
             return Err(not_found());
         }
         self.receipt(leaf).await
+    }
+
+    /// A decision with its opened input, for readers of the whole log and for nobody else: a
+    /// subject may read its own leaf, and never what was held against it.
+    pub async fn decision_record(
+        &self,
+        evidence: &Evidence,
+        id: DecisionId,
+    ) -> Result<Record, BrokerError> {
+        let not_found = || BrokerError::NotFound("decision");
+        let caller = self.caller(evidence).await?;
+        self.consume(caller.one_time.clone(), self.now()).await?;
+        if !self.may(&caller, AdminAction::ReadLedger)? {
+            return Err(not_found());
+        }
+        let index = self.store().decision_index(id).await?;
+        let index = index.ok_or_else(not_found)?;
+        let mut rows = self.store().decisions(index, 1).await?;
+        let row = rows.pop().filter(|row| row.index == index);
+        row.map(record).ok_or_else(not_found)
+    }
+
+    /// Decisions with their opened inputs in the order of the log, from a place in it and not
+    /// before a time: as many as one page holds, and from where to go on. An empty page is the end.
+    pub async fn decision_records(
+        &self,
+        evidence: &Evidence,
+        from: u64,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Record>, BrokerError> {
+        self.check_ledger_reader(evidence).await?;
+        let from = match since {
+            // Leaves lie in the order of their commits; their own times, which were taken a moment
+            // before, need not.
+            Some(since) => from.max(
+                self.first_leaf_at(since.minus_seconds(DISORDER_SECONDS))
+                    .await?,
+            ),
+            None => from,
+        };
+        let limit = limit.clamp(1, MAX_RECORDS);
+        let mut page = Vec::new();
+        let (mut next, mut bytes) = (from, 0_usize);
+        // What is older than asked for is passed over, so that an empty page is the end.
+        while page.is_empty() {
+            let rows = self.store().decisions(next, limit).await?;
+            let Some(last) = rows.last() else {
+                break;
+            };
+            next = last.index + 1;
+            for row in rows {
+                if since.is_some_and(|since| row.at < since) {
+                    continue;
+                }
+                bytes += row.body.as_ref().map_or(0, Vec::len);
+                bytes += row.input.as_ref().map_or(0, |opening| opening.bytes.len());
+                if bytes > MAX_PAGE_BYTES && !page.is_empty() {
+                    break;
+                }
+                page.push(record(row));
+            }
+        }
+        Ok(page)
+    }
+
+    /// The first leaf that is not older than `at`, found by halving.
+    async fn first_leaf_at(&self, at: Timestamp) -> Result<u64, BrokerError> {
+        let (mut low, mut high) = (0, self.ledger().basis());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.store().leaf(middle).await? {
+                Some(leaf) if leaf.at < at => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
     }
 
     /// A leaf, with its body as far as it is kept.

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::instrument;
 
 use super::admit::{DELEGATION_PREFIX, handle_proof, key_fits};
-use super::issue::{Case, DecisionSummary, IssuedTask, before_policy, input};
+use super::issue::{Case, DecisionSummary, IssuedTask, before_policy};
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
 use crate::attest::{Evidence, certificate};
@@ -22,7 +22,7 @@ use crate::ids::{DecisionId, TaskId};
 use crate::ledger::Appended;
 use crate::ledger::entry::{Decide, Delegate, EndTask, Entry, Request};
 use crate::merkle::Receipt;
-use crate::policy::AdminAction;
+use crate::policy::{AdminAction, record};
 
 /// How a caller shows that a task is its own.
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Broker {
             policies: decision.policies.clone(),
             generation: decision.generation,
             resource: None,
-            input: self.commitment(input(&decision))?,
+            input: self.commitment(record::committed(&decision))?,
             purpose: match purpose {
                 Some(purpose) => Some(self.commitment(purpose.into_bytes())?),
                 None => None,

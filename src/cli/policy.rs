@@ -1,8 +1,13 @@
 //! `taskpass policy`: checking, testing and activating what decides.
 //!
+//! `explain` decides again what a broker has on record, by the generation that decided.
+//!
 //! `check`, `test` and `schema` work offline, from the files alone: no secret, no database, no
 //! broker. They read of the configuration only what is part of a generation: attestors, resources,
 //! task types and limits. What they build is what `activate` sends, digest and all.
+
+mod explain;
+mod source;
 
 use std::path::{Path, PathBuf};
 
@@ -46,6 +51,11 @@ enum Command {
     /// Send the generation to a broker, to decide from now on
     #[command(after_help = "Example:\n  taskpass policy activate --token-file admin-token")]
     Activate(Activate),
+    /// Decide a recorded decision again, and say why it came out so and what would have turned it
+    #[command(
+        after_help = "Exits 0 when it comes out byte for byte as it is on record, 1 when it does not, or when leaf, input or generation are not what they were, 3 when it cannot be told: pruned, or decided by another engine.\n\nExample:\n  taskpass policy explain 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
+    )]
+    Explain(explain::Explain),
 }
 
 #[derive(Args, Debug)]
@@ -193,6 +203,7 @@ impl Policy {
                 output::raw(schema.source.built()?.generation.schema.as_bytes())
             }
             Command::Activate(activate) => activate.run().await,
+            Command::Explain(explain) => explain.run().await,
         }
     }
 }

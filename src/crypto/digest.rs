@@ -31,6 +31,17 @@ pub fn sha256_parts(purpose: &str, fields: &[&[u8]]) -> [u8; 32] {
     sha256(&framed(PARTS_DOMAIN, purpose, fields))
 }
 
+/// The digest by which a salted commitment stands for `bytes`, in hexadecimal.
+#[must_use]
+pub fn salted(salt: &[u8; 16], bytes: &[u8]) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(salt);
+    context.update(bytes);
+    let hash = context.finish();
+    let hex = hash.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    hex.collect()
+}
+
 /// Whether two digests are equal, in constant time.
 #[must_use]
 pub fn digests_equal(one: &[u8; 32], other: &[u8; 32]) -> bool {

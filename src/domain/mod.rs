@@ -30,6 +30,7 @@ pub mod limits;
 pub mod pattern;
 pub mod permit;
 pub mod presets;
+pub mod record;
 pub mod request;
 pub mod session;
 pub mod status_list;

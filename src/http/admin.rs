@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{FromRequest, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -240,6 +240,21 @@ pub(super) async fn active_generation(
         "at": activation.at,
         "generation": serde_json::from_slice::<Value>(&bytes).unwrap_or_default(),
     })))
+}
+
+/// Shows a generation that ever decided, as the very bytes that its digest is of.
+#[utoipa::path(get, path = "/v1/generations/{digest}", params(("digest" = String, Path)), responses((status = 200, body = Object), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn generation(
+    State(state): State<AppState>,
+    presented: Presented,
+    Named(text): Named,
+) -> Result<Response, Problem> {
+    let digest = super::sessions::id("generation", &text)?;
+    let bytes = state
+        .broker
+        .generation_of(&presented.evidence, digest)
+        .await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response())
 }
 
 /// Stores a generation, checks it, and makes it decide.

@@ -15,6 +15,7 @@
 pub mod admin;
 mod client_certificates;
 pub mod credentials;
+mod decisions;
 mod document;
 mod evidence;
 pub mod federation;
@@ -130,7 +131,9 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(revocations::revoke))
         .routes(routes!(revocations::show))
         .routes(routes!(revocations::lift))
+        .routes(routes!(decisions::list))
         .routes(routes!(ledger::decision))
+        .routes(routes!(decisions::record))
         .routes(routes!(ledger::keys))
         .routes(routes!(ledger::checkpoint))
         .routes(routes!(ledger::entry))
@@ -158,6 +161,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(admin::reseal))
         .routes(routes!(admin::revoke_key))
         .routes(routes!(admin::active_generation))
+        .routes(routes!(admin::generation))
         .routes(routes!(ops::livez))
         .routes(routes!(ops::readyz))
         .routes(routes!(ops::metrics))

@@ -10,10 +10,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use cedar_policy::Request;
 
 use super::admin::{AdminAction, AdminPrincipal};
 use super::generation::CompiledGeneration;
+use super::input::{CredentialInput, Input};
 use super::mapping::{self, PrincipalInput, Scene, TaskFacts, Unmappable};
 use super::schema;
 use super::slice::Answer;
@@ -36,8 +37,19 @@ pub struct Question<'a> {
     pub ask: &'a Ask,
     /// What is known of the task.
     pub task: TaskFacts,
+    /// What bounds the credential beside policy; nothing where it is only policy that is asked.
+    pub bounds: Option<Bounds>,
     /// When.
     pub now: Timestamp,
+}
+
+/// What the task, a parent's credential or a retried one leave of a life that policy permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// No credential may live longer than this.
+    pub not_after: Timestamp,
+    /// Whether it replaces one that was lost on its way: that is then cut short, not refused.
+    pub retried: bool,
 }
 
 /// Policy could not say.
@@ -58,32 +70,6 @@ impl From<Unmappable> for PolicyError {
     fn from(error: Unmappable) -> Self {
         Self::Unmappable(error.0)
     }
-}
-
-/// The complete input of one evaluation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Input {
-    format: u32,
-    now: Timestamp,
-    principal: PrincipalInput,
-    task: TaskFacts,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    credential: Option<CredentialInput>,
-}
-
-impl Input {
-    const FORMAT: u32 = 1;
-}
-
-/// The part of an input that is about a credential.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CredentialInput {
-    resource: String,
-    authorization_details: Vec<AuthorizationDetail>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ttl_seconds: Option<u64>,
 }
 
 /// A verdict with the policies that determined it.
@@ -117,6 +103,13 @@ struct Terms {
     approval: bool,
 }
 
+/// One action at one location, as Cedar is asked about it.
+pub(super) struct Single<'a> {
+    pub(super) action: &'a ActionName,
+    pub(super) location: &'a Location,
+    pub(super) request: Request,
+}
+
 /// One action at one location, answered.
 struct Atom<'a> {
     action: &'a ActionName,
@@ -137,6 +130,11 @@ impl CompiledGeneration {
                 resource: question.ask.resource.name.clone(),
                 authorization_details: question.ask.grant.details().to_vec(),
                 ttl_seconds: question.ask.ttl_seconds,
+                left_seconds: question.bounds.map(|bounds| {
+                    let now = question.now.floor_to_second();
+                    now.seconds_until(bounds.not_after)
+                }),
+                retried: question.bounds.is_some_and(|bounds| bounds.retried),
             }),
         };
         self.record(&input)
@@ -167,11 +165,7 @@ impl CompiledGeneration {
 
     /// Decides again from a recorded input.
     pub fn redecide(&self, input: &[u8]) -> Result<Decision, PolicyError> {
-        let read: Input =
-            serde_json::from_slice(input).map_err(|error| PolicyError::Input(error.to_string()))?;
-        if read.format != Input::FORMAT {
-            return Err(PolicyError::Input(format!("format {}", read.format)));
-        }
+        let read = Input::read(input)?;
         Ok(Decision {
             input: input.to_vec(),
             ..self.record(&read)
@@ -213,10 +207,10 @@ impl CompiledGeneration {
         }
     }
 
-    fn record(&self, input: &Input) -> Decision {
+    pub(super) fn record(&self, input: &Input) -> Decision {
         let bytes = serde_json::to_vec(input);
         let verdict = match &bytes {
-            Ok(_) => self.judge(input, true),
+            Ok(_) => bounded(self.judge(input, true), input),
             // What cannot be recorded is not permitted.
             Err(_) => Verdict::indeterminate(BTreeSet::new()),
         };
@@ -386,13 +380,7 @@ impl CompiledGeneration {
     }
 
     fn ask_to_open(&self, scene: &Scene, task: &TaskFacts) -> Result<Answer, Unmappable> {
-        let action = self.model.action(schema::OPEN_TASK);
-        let task_type = self.model.task_type(&task.task_type);
-        let context = mapping::task_context(task)?;
-        let request = self.model.request(scene, &action, &task_type, context)?;
-        Ok(self
-            .index
-            .evaluate(&request, &scene.ancestors, &scene.entities))
+        Ok(self.answer(scene, &self.opening_request(scene, task)?))
     }
 
     fn ask_each<'a>(
@@ -401,6 +389,38 @@ impl CompiledGeneration {
         task: &TaskFacts,
         asked: &'a CredentialInput,
     ) -> Result<Vec<Atom<'a>>, Unmappable> {
+        let singles = self.singles(scene, task, asked)?;
+        let atoms = singles.into_iter().map(|single| Atom {
+            action: single.action,
+            location: single.location,
+            answer: self.answer(scene, &single.request),
+        });
+        Ok(atoms.collect())
+    }
+
+    pub(super) fn answer(&self, scene: &Scene, request: &Request) -> Answer {
+        self.index
+            .evaluate(request, &scene.ancestors, &scene.entities)
+    }
+
+    pub(super) fn opening_request(
+        &self,
+        scene: &Scene,
+        task: &TaskFacts,
+    ) -> Result<Request, Unmappable> {
+        let action = self.model.action(schema::OPEN_TASK);
+        let task_type = self.model.task_type(&task.task_type);
+        let context = mapping::task_context(task)?;
+        self.model.request(scene, &action, &task_type, context)
+    }
+
+    /// A request for credentials, taken apart.
+    pub(super) fn singles<'a>(
+        &self,
+        scene: &Scene,
+        task: &TaskFacts,
+        asked: &'a CredentialInput,
+    ) -> Result<Vec<Single<'a>>, Unmappable> {
         let unknown = || Unmappable(format!("no resource `{}`", asked.resource));
         let resource = self.model.resource(&asked.resource).ok_or_else(unknown)?;
         let registered = self
@@ -408,7 +428,7 @@ impl CompiledGeneration {
             .resource(&asked.resource)
             .ok_or_else(unknown)?;
         let ttl_seconds = self.asked_ttl(asked, task);
-        let mut atoms = Vec::new();
+        let mut singles = Vec::new();
         for detail in &asked.authorization_details {
             for action in detail.actions() {
                 for location in detail.locations() {
@@ -421,20 +441,16 @@ impl CompiledGeneration {
                             is_aws: registered.aws.is_some(),
                         };
                         let context = mapping::credential_context(task, right, ttl_seconds)?;
-                        let request = self.model.request(scene, &uid, &resource, context)?;
-                        let answer =
-                            self.index
-                                .evaluate(&request, &scene.ancestors, &scene.entities);
-                        atoms.push(Atom {
+                        singles.push(Single {
                             action,
                             location,
-                            answer,
+                            request: self.model.request(scene, &uid, &resource, context)?,
                         });
                     }
                 }
             }
         }
-        Ok(atoms)
+        Ok(singles)
     }
 
     fn terms(&self, permits: &BTreeSet<String>) -> Terms {
@@ -529,6 +545,30 @@ impl CompiledGeneration {
         };
         self.judge(&input, false).verdict.is_ok()
     }
+}
+
+/// Policy's word, bounded by what else bounds a credential.
+fn bounded(judged: Verdict, input: &Input) -> Verdict {
+    let (Ok(permitted), Some(asked)) = (&judged.verdict, &input.credential) else {
+        return judged;
+    };
+    let Some(left) = asked.left_seconds else {
+        return judged;
+    };
+    let asked_for_more = asked.ttl_seconds.is_some_and(|ttl| ttl > left);
+    let verdict = if left == 0 {
+        Err(Refusal::new(
+            RefusalCode::TaskEnded,
+            "less than a second is left for this task",
+        ))
+    } else if asked_for_more && !asked.retried {
+        Err(ttl_too_long(permitted.ttl_seconds, left))
+    } else {
+        Ok(Permitted {
+            ttl_seconds: permitted.ttl_seconds.min(left),
+        })
+    };
+    Verdict { verdict, ..judged }
 }
 
 fn principal_input(workload: &Workload, roles: &BTreeSet<String>) -> PrincipalInput {

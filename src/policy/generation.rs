@@ -205,6 +205,11 @@ impl CompiledGeneration {
         self.policies.iter().map(|named| named.id.as_str())
     }
 
+    /// Every policy, in the order of the files.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &NamedPolicy> {
+        self.policies.iter()
+    }
+
     /// Whether any policy about tasks and credentials could depend on the caller's roles. Where none
     /// does, they need not be read.
     #[must_use]

@@ -33,10 +33,14 @@
 pub mod admin;
 pub mod bundle;
 pub mod decide;
+pub mod explain;
 pub mod generation;
+mod input;
 mod lint;
 mod mapping;
+mod parts;
 mod problem;
+pub mod record;
 mod schema;
 mod slice;
 pub mod suite;
@@ -45,7 +49,7 @@ mod tests;
 
 pub use admin::{AdminAction, AdminPrincipal};
 pub use bundle::read_directory;
-pub use decide::{PolicyError, Question};
+pub use decide::{Bounds, PolicyError, Question};
 pub use generation::{CompiledGeneration, GenerationParts, build};
 pub use lint::is_role;
 pub use mapping::TaskFacts;

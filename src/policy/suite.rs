@@ -366,6 +366,7 @@ impl Run<'_> {
             roles: &case.roles,
             ask: &ask,
             task: facts(&task_type, case.depth, case.deadline_seconds, case.opens),
+            bounds: None,
             now: self.now,
         });
         let mut failures = self.judge(

@@ -228,6 +228,7 @@ fn decide_as(
         roles: &roles,
         ask,
         task,
+        bounds: None,
         now: Timestamp::from_seconds(NOW),
     })
 }
@@ -1363,6 +1364,7 @@ proptest! {
             roles: &roles,
             ask: &ask,
             task: TaskFacts { opens, ..facts() },
+            bounds: None,
             now: Timestamp::from_seconds(NOW),
         };
         let decision = compiled.decide(&question);
@@ -1386,6 +1388,7 @@ proptest! {
             roles: &roles,
             ask,
             task: facts(),
+            bounds: None,
             now: Timestamp::from_seconds(NOW),
         });
         let first = ask(&compiled, "billing", asked, ttl);

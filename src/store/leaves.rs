@@ -32,6 +32,21 @@ pub struct Openings {
     pub purpose: Option<Opening>,
 }
 
+/// A decision's leaf with what opens its input, as far as neither was pruned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecisionRow {
+    /// Its place.
+    pub index: u64,
+    /// Its hash.
+    pub hash: Hash,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// Its bytes.
+    pub body: Option<Vec<u8>>,
+    /// The evaluation's input.
+    pub input: Option<Opening>,
+}
+
 impl Store {
     /// The newest head.
     pub async fn head(&self) -> Result<Option<Head>, StoreError> {
@@ -146,6 +161,35 @@ impl Store {
                 .await?
         });
         row.map(|(index,)| unsigned("leaf", index)).transpose()
+    }
+
+    /// The decisions among the leaves of `[from, …)`, with what opens their inputs, `count` of them
+    /// at most.
+    pub async fn decisions(&self, from: u64, count: u32) -> Result<Vec<DecisionRow>, StoreError> {
+        type Part = Option<Vec<u8>>;
+        let rows: Vec<(i64, Vec<u8>, Timestamp, Part, Part, Part)> = read!(self, db => {
+            sqlx::query_as(
+                "/* decisions */ SELECT leaf.idx, hash, at, body, input_salt, input FROM leaf \
+                 LEFT JOIN leaf_body ON leaf_body.idx = leaf.idx \
+                 LEFT JOIN leaf_opening ON leaf_opening.idx = leaf.idx \
+                 WHERE leaf.idx >= $1 AND decision_id IS NOT NULL ORDER BY leaf.idx LIMIT $2",
+            )
+            .bind(signed(from))
+            .bind(i64::from(count))
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter()
+            .map(|(index, hash, at, body, salt, input)| {
+                Ok(DecisionRow {
+                    index: unsigned("leaf", index)?,
+                    hash: Hash::from(digest("leaf hash", &hash)?),
+                    at,
+                    body,
+                    input: opening(salt, input)?,
+                })
+            })
+            .collect()
     }
 
     /// What the commitments of a leaf commit to.

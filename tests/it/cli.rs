@@ -449,6 +449,7 @@ fn every_command_has_help_with_an_example() {
         "policy test",
         "policy schema",
         "policy activate",
+        "policy explain",
         "ledger verify",
         "ledger export",
         "ledger consistency",

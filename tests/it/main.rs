@@ -32,6 +32,7 @@ mod disconnects;
 mod examples;
 mod exec;
 mod export;
+mod explain;
 mod faults;
 mod foreign;
 mod judge;

@@ -26,7 +26,7 @@ const BOOTSTRAP_POLICY: &str = r#"
 @id("bootstrap") @description("what the tests do as the operator")
 permit (principal == Bootstrap::"token", action in [Action::"listTasks", Action::"listSessions",
   Action::"revokeSession", Action::"revokeMany", Action::"liftCutoff", Action::"introspect",
-  Action::"readLedger", Action::"activateGeneration"], resource == Broker::"taskpass");
+  Action::"readLedger", Action::"readGeneration", Action::"activateGeneration"], resource == Broker::"taskpass");
 "#;
 
 /// What signs the webhooks of a fleet.
@@ -225,6 +225,11 @@ impl Fleet {
         })
         .await;
         (fleet, replica)
+    }
+
+    /// What decides, as text.
+    pub fn policies_text(&self) -> &str {
+        &self.policies
     }
 
     /// How the replicas end TLS.

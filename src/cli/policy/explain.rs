@@ -1,0 +1,246 @@
+//! `taskpass policy explain`: a decision made again, by the generation and from the input that made
+//! it, and why it came out so.
+
+use std::fmt;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::super::Failure;
+use super::super::client::Connection;
+use super::super::output::{self, printable};
+use super::source::{decider, open};
+use crate::clock::Timestamp;
+use crate::domain::decision::{Outcome, RefusalCode};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::record::Record;
+use crate::ids::DecisionId;
+use crate::policy::explain::{Explanation, Place};
+use crate::policy::record::{Asked, Recorded};
+
+/// How `explain` is called.
+#[derive(Args, Debug)]
+pub(super) struct Explain {
+    /// The decision's id, as answers and logs name it
+    decision: DecisionId,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is told of a decision.
+#[derive(Debug, Serialize)]
+struct Told {
+    decision: DecisionId,
+    index: u64,
+    at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workload: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<String>,
+    outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<RefusalCode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    granted_ttl_seconds: Option<u64>,
+    generation: GenerationDigest,
+    /// Who refused: `policy` decided, it was `never` asked, or the log had `overtaken` its permit.
+    decided_by: &'static str,
+    /// Whether it was made again, byte for byte.
+    reproduced: bool,
+    /// What policy said to its caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explanation: Option<Explanation>,
+}
+
+impl Explain {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let client = self.connection.client()?;
+        let path = format!("/v1/decisions/{}/record", self.decision);
+        let answer = client.get(&path).await?;
+        let record: Record = serde_json::from_value(answer).map_err(Failure::unestablished)?;
+        let recorded = open(&record)?;
+        if recorded.decision() != Some(self.decision) {
+            return Err(Failure::Refused(format!(
+                "FAILED: the record that was handed out is not that of decision {}",
+                self.decision
+            )));
+        }
+        let told = self.tell(&recorded, &client).await?;
+        if self.json {
+            return output::json(&told);
+        }
+        output::line(told.to_string())
+    }
+
+    async fn tell(
+        &self,
+        recorded: &Recorded,
+        client: &super::super::client::Client,
+    ) -> Result<Told, Failure> {
+        let generation = recorded
+            .generation()
+            .ok_or_else(|| Failure::Refused("FAILED: the leaf names no generation".into()))?;
+        let (outcome, refusal) = recorded.outcome();
+        let mut told = Told {
+            decision: self.decision,
+            index: recorded.index,
+            at: recorded.at(),
+            workload: recorded.workload().map(ToString::to_string),
+            resource: recorded.resource().map(str::to_owned),
+            outcome,
+            refusal,
+            granted_ttl_seconds: recorded.granted_seconds(),
+            generation,
+            decided_by: match recorded.asked() {
+                Asked::Policy => "policy",
+                Asked::Never(_) => "never",
+                Asked::Overtaken(_) => "overtaken",
+            },
+            reproduced: false,
+            detail: None,
+            explanation: None,
+        };
+        if let Asked::Never(_) = recorded.asked() {
+            return Ok(told);
+        }
+        let decider = decider(client, generation).await?;
+        let again = recorded
+            .reproduce(&decider.compiled)
+            .map_err(|error| Failure::Refused(format!("FAILED: {error}")))?;
+        if let Some(decision) = again {
+            let files = &decider.generation.policies;
+            let explanation = decider.compiled.explain(recorded.input(), &decision, files);
+            told.reproduced = true;
+            told.explanation = Some(explanation.map_err(Failure::unestablished)?);
+            told.detail = decision.verdict.err().map(|refusal| refusal.detail);
+        }
+        Ok(told)
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, name: &str, text: &str) -> fmt::Result {
+    writeln!(f, "  {name:<11}{}", printable(text))
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = self.outcome.as_str();
+        let code = self.refusal.map(|code| format!(" ({})", code.as_str()));
+        let code = code.unwrap_or_default();
+        writeln!(f, "decision {}: {outcome}{code}", self.decision)?;
+        line(f, "at:", &self.at.to_string())?;
+        line(
+            f,
+            "workload:",
+            self.workload.as_deref().unwrap_or("unknown"),
+        )?;
+        if let Some(resource) = &self.resource {
+            line(f, "resource:", resource)?;
+        }
+        if let Some(seconds) = self.granted_ttl_seconds {
+            line(f, "granted:", &format!("{seconds} s"))?;
+        }
+        line(f, "generation:", &format!(" {}", self.generation))?;
+        line(f, "leaf:", &format!("index {}", self.index))?;
+        if let Some(detail) = &self.detail {
+            line(f, "said:", detail)?;
+        }
+        f.write_str("\n")?;
+        let code = self.refusal.map_or("", RefusalCode::as_str);
+        match self.decided_by {
+            "never" => {
+                return write!(
+                    f,
+                    "refused before policy was asked: {code}. There is no evaluation to make again."
+                );
+            }
+            "overtaken" => writeln!(
+                f,
+                "Policy permitted it; the log refused it when it was to be recorded: {code}. \
+                 Policy's part, made again from the same input by the same generation, is byte for \
+                 byte what is on record; what the log knew at that moment is not evaluated again."
+            )?,
+            _ => writeln!(
+                f,
+                "Decided again from the same input by the same generation: byte for byte what is on \
+                 record."
+            )?,
+        }
+        match &self.explanation {
+            Some(explanation) => show(f, explanation),
+            None => Ok(()),
+        }
+    }
+}
+
+fn place(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
+    writeln!(
+        f,
+        "  {}:{} {} `{}`: {}",
+        printable(&place.file),
+        place.line,
+        place.effect,
+        place.policy,
+        printable(&place.description)
+    )
+}
+
+fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation) -> fmt::Result {
+    if explanation.policies.is_empty() {
+        writeln!(f, "\nNo policy determined it: nothing permits it.")?;
+    } else {
+        writeln!(f, "\nDetermined by")?;
+    }
+    for policy in &explanation.policies {
+        place(f, policy)?;
+    }
+    for right in &explanation.refused {
+        let what = format!("{} at {}", right.action, right.location);
+        writeln!(f, "\nRefused: {}", printable(&what))?;
+        if !right.forbidden_by.is_empty() {
+            writeln!(f, " what stands in the way is")?;
+        }
+        for forbid in &right.forbidden_by {
+            place(f, forbid)?;
+        }
+        if right.forbidden_by.is_empty() && right.nearest.is_empty() {
+            writeln!(f, " no policy comes near to permitting it")?;
+        }
+        if !right.nearest.is_empty() {
+            writeln!(f, " nothing permits it; what comes nearest is")?;
+        }
+        for near in &right.nearest {
+            place(f, &near.place)?;
+            for condition in &near.does_not_hold {
+                writeln!(f, "    does not hold: {}", printable(condition))?;
+            }
+        }
+    }
+    f.write_str("\n")?;
+    if explanation.changes.is_empty() {
+        write!(
+            f,
+            "No single change found that would have turned it ({} tried).",
+            explanation.tried
+        )?;
+    } else {
+        write!(
+            f,
+            "What alone would have turned it ({} tried):",
+            explanation.tried
+        )?;
+    }
+    for change in &explanation.changes {
+        let text = format!("{}: {} -> {}", change.fact, change.from, change.to);
+        write!(f, "\n  {} ({})", printable(&text), change.outcome.as_str())?;
+    }
+    if explanation.cut_short {
+        f.write_str("\n  and there may be more: the search ends here")?;
+    }
+    Ok(())
+}

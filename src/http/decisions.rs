@@ -1,0 +1,69 @@
+//! Recorded decisions with their opened inputs, for readers of the whole log: what `policy explain`
+//! and `policy replay` are made of. A subject never gets its own from here.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::AppState;
+use super::evidence::Presented;
+use super::params::{Asked, Named};
+use super::problem::Problem;
+use super::sessions::id;
+use crate::clock::Timestamp;
+use crate::domain::limits::DEFAULT_PAGE;
+use crate::domain::record::Record;
+use crate::ids::DecisionId;
+
+/// Shows a decision's leaf with the opened input of its evaluation.
+#[utoipa::path(get, path = "/v1/decisions/{id}/record", params(("id" = String, Path)), responses((status = 200, body = Object), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn record(
+    State(state): State<AppState>,
+    presented: Presented,
+    Named(text): Named,
+) -> Result<Json<Record>, Problem> {
+    let id: DecisionId = id("decision", &text)?;
+    let record = state
+        .broker
+        .decision_record(&presented.evidence, id)
+        .await?;
+    Ok(Json(record))
+}
+
+/// Which decisions.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DecisionsQuery {
+    /// The first ledger index. To go on: the last one of the page before, plus one.
+    #[serde(default)]
+    from: u64,
+    /// The earliest time, as RFC 3339 has it.
+    #[param(value_type = Option<String>)]
+    since: Option<Timestamp>,
+    /// Decisions in the answer, 1000 at most.
+    limit: Option<u32>,
+}
+
+/// Lists decisions in the order of the log, with their opened inputs, one line of JSON each. No
+/// line is the end.
+#[utoipa::path(get, path = "/v1/decisions", params(DecisionsQuery), responses((status = 200, body = String, content_type = "application/jsonl"), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    presented: Presented,
+    Asked(asked): Asked<DecisionsQuery>,
+) -> Result<Response, Problem> {
+    let limit = asked.limit.unwrap_or(DEFAULT_PAGE);
+    let page = state
+        .broker
+        .decision_records(&presented.evidence, asked.from, asked.since, limit)
+        .await?;
+    let mut lines = Vec::new();
+    for record in &page {
+        serde_json::to_writer(&mut lines, record).map_err(|_| Problem::internal())?;
+        lines.push(b'\n');
+    }
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], lines).into_response())
+}

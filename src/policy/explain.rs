@@ -1,0 +1,557 @@
+//! Why a decision is what it is, and what small change would have turned it.
+//!
+//! Three things are told. Which policies determined it, with file and line. For each refused right,
+//! which forbid stands in the way, or which permits come nearest and which of their conditions do
+//! not hold. And the single changes of one fact that turn the outcome: each is tried, by deciding
+//! again with that one fact changed, and none is told that was not. The facts that are changed are
+//! those of the request (life, actions, locations), of the caller's claims and roles, of its task,
+//! and last who it is; the values tried are the ones that policies name, and their neighbours. So
+//! the search finds no change that needs two facts, or a value that no policy names: where it finds
+//! nothing it says so, and that is no proof that nothing would.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cedar_policy::{PrincipalConstraint, Request};
+use serde::Serialize;
+
+use super::decide::PolicyError;
+use super::generation::CompiledGeneration;
+use super::input::{CredentialInput, Input};
+use super::mapping::{Scene, Unmappable};
+use super::parts::{Dissected, Literal};
+use super::schema;
+use super::slice::Answer;
+use crate::domain::decision::{Decision, Outcome};
+use crate::domain::generation::PolicyFile;
+use crate::domain::trust::{AttestorSpec, ClaimType};
+use crate::domain::workload::ClaimValue;
+
+/// Decisions that one search makes at most.
+const MAX_TRIES: usize = 2_000;
+/// Changes that are told; the nearest facts come first.
+const MAX_CHANGES: usize = 8;
+/// Policies that are told for one refused right.
+const MAX_NEAREST: usize = 3;
+
+/// A policy and where it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// Its `@id`.
+    pub policy: String,
+    /// Its file.
+    pub file: String,
+    /// Its line, from 1.
+    pub line: usize,
+    /// `permit` or `forbid`.
+    pub effect: &'static str,
+    /// Its `@description`.
+    pub description: String,
+}
+
+/// A permit that did not apply, with what kept it from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Nearest {
+    /// The policy.
+    #[serde(flatten)]
+    pub place: Place,
+    /// What does not hold, as it is written.
+    pub does_not_hold: Vec<String>,
+}
+
+/// A right that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RefusedRight {
+    /// What: an action, or `openTask`.
+    pub action: String,
+    /// Where: a location, or the task's type.
+    pub location: String,
+    /// The forbids that stand in the way.
+    pub forbidden_by: Vec<Place>,
+    /// Where nothing permits: what comes nearest to it.
+    pub nearest: Vec<Nearest>,
+}
+
+/// One fact, changed, with which the outcome is another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Which fact.
+    pub fact: String,
+    /// What it was.
+    pub from: String,
+    /// What would have turned it.
+    pub to: String,
+    /// Into what.
+    pub outcome: Outcome,
+}
+
+/// Why a decision is what it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The policies that determined it.
+    pub policies: Vec<Place>,
+    /// Every right that was refused.
+    pub refused: Vec<RefusedRight>,
+    /// Single changes that would have turned it.
+    pub changes: Vec<Change>,
+    /// How many changes were tried.
+    pub tried: usize,
+    /// Whether there were more to try than are tried.
+    pub cut_short: bool,
+}
+
+impl CompiledGeneration {
+    /// Explains a decision by its recorded input. `files` are this generation's.
+    pub fn explain(
+        &self,
+        input: &[u8],
+        decision: &Decision,
+        files: &[PolicyFile],
+    ) -> Result<Explanation, PolicyError> {
+        let input = Input::read(input)?;
+        let dissected: Vec<Dissected<'_>> = self.policies().map(Dissected::new).collect();
+        let explainer = Explainer {
+            generation: self,
+            files,
+            dissected,
+        };
+        let policies = decision.policies.iter();
+        let policies = policies.filter_map(|id| explainer.place(id)).collect();
+        let refused = match &decision.verdict {
+            Ok(_) => Vec::new(),
+            // What failed before any policy was asked has no refused rights.
+            Err(_) => explainer.refused(&input).unwrap_or_default(),
+        };
+        let mut search = Search::new(self, decision.outcome());
+        explainer.search(&input, decision, &mut search);
+        Ok(Explanation {
+            policies,
+            refused,
+            changes: search.found,
+            tried: search.tried,
+            cut_short: search.cut_short,
+        })
+    }
+}
+
+struct Explainer<'a> {
+    generation: &'a CompiledGeneration,
+    files: &'a [PolicyFile],
+    dissected: Vec<Dissected<'a>>,
+}
+
+impl Explainer<'_> {
+    fn place(&self, id: &str) -> Option<Place> {
+        let found = self.dissected.iter().find(|own| own.named.id == id)?;
+        Some(self.place_of(found))
+    }
+
+    fn place_of(&self, found: &Dissected<'_>) -> Place {
+        let named = found.named;
+        let file = self.files.get(named.file);
+        let before = file.and_then(|file| file.text.get(..named.offset));
+        Place {
+            policy: named.id.clone(),
+            file: file.map(|file| file.name.clone()).unwrap_or_default(),
+            line: before.map_or(0, |text| text.matches('\n').count() + 1),
+            effect: if found.is_permit() {
+                "permit"
+            } else {
+                "forbid"
+            },
+            description: named
+                .policy
+                .annotation("description")
+                .unwrap_or_default()
+                .to_owned(),
+        }
+    }
+
+    fn refused(&self, input: &Input) -> Result<Vec<RefusedRight>, Unmappable> {
+        let generation = self.generation;
+        let asked = input.credential.as_ref();
+        let resource = asked.map(|asked| asked.resource.as_str());
+        let scene = generation
+            .model
+            .workload_scene(&input.principal, resource)?;
+        let mut refused = Vec::new();
+        if input.task.opens || asked.is_none() {
+            let request = generation.opening_request(&scene, &input.task)?;
+            let what = (schema::OPEN_TASK, input.task.task_type.as_str());
+            refused.extend(self.right(&scene, &request, what));
+        }
+        if let Some(asked) = asked {
+            for single in generation.singles(&scene, &input.task, asked)? {
+                let what = (single.action.as_str(), single.location.as_str());
+                refused.extend(self.right(&scene, &single.request, what));
+            }
+        }
+        Ok(refused)
+    }
+
+    fn right(
+        &self,
+        scene: &Scene,
+        request: &Request,
+        (action, location): (&str, &str),
+    ) -> Option<RefusedRight> {
+        let Answer::Deny(forbids) = self.generation.answer(scene, request) else {
+            return None;
+        };
+        let nearest = if forbids.is_empty() {
+            self.nearest(scene, request)
+        } else {
+            Vec::new()
+        };
+        Some(RefusedRight {
+            action: action.to_owned(),
+            location: location.to_owned(),
+            forbidden_by: forbids.iter().filter_map(|id| self.place(id)).collect(),
+            nearest,
+        })
+    }
+
+    /// The permits of which the fewest parts do not hold; those about this caller come before all
+    /// others.
+    fn nearest(&self, scene: &Scene, request: &Request) -> Vec<Nearest> {
+        let mut near: Vec<((bool, usize), Nearest)> = Vec::new();
+        for dissected in self.dissected.iter().filter(|own| own.is_permit()) {
+            let failing: Vec<_> = dissected
+                .parts
+                .iter()
+                .filter(|part| !part.holds(request, &scene.entities))
+                .collect();
+            // One that is about nothing of all this is not near.
+            if failing.is_empty() || failing.len() == dissected.parts.len() {
+                continue;
+            }
+            let about_others = failing.iter().any(|part| part.is_principal);
+            let found = Nearest {
+                place: self.place_of(dissected),
+                does_not_hold: failing.iter().map(|part| part.text.clone()).collect(),
+            };
+            near.push(((about_others, failing.len()), found));
+        }
+        near.sort_by_key(|(distance, _)| *distance);
+        let first = near.first().map(|(distance, _)| *distance);
+        near.retain(|(distance, _)| Some(*distance) == first);
+        near.truncate(MAX_NEAREST);
+        near.into_iter().map(|(_, found)| found).collect()
+    }
+
+    fn search(&self, input: &Input, decision: &Decision, search: &mut Search<'_>) {
+        let mut compared = BTreeMap::new();
+        for part in self.dissected.iter().flat_map(|own| &own.parts) {
+            part.compared(&mut compared);
+        }
+        if let Some(asked) = &input.credential {
+            change_request(input, asked, decision, &compared, search);
+        }
+        self.change_claims(input, &compared, search);
+        self.change_task(input, &compared, search);
+        self.change_who(input, search);
+    }
+
+    fn change_claims(&self, input: &Input, compared: &Compared, search: &mut Search<'_>) {
+        let attestors = self.generation.attestors();
+        let spec = attestors
+            .iter()
+            .find(|spec| spec.name() == input.principal.attestor);
+        for (name, claim) in spec.into_iter().flat_map(AttestorSpec::visible_claims) {
+            let fact = format!("principal.claims.{name}");
+            let has = input.principal.claims.get(name);
+            let Some(literals) = compared.get(&fact) else {
+                continue;
+            };
+            let mut values: Vec<Option<ClaimValue>> = Vec::new();
+            values.extend(
+                claim_values(claim.kind, has, literals)
+                    .into_iter()
+                    .map(Some),
+            );
+            if claim.optional {
+                values.push(None);
+            }
+            for value in values {
+                let mut changed = input.clone();
+                match &value {
+                    Some(value) => drop(
+                        changed
+                            .principal
+                            .claims
+                            .insert(name.to_owned(), value.clone()),
+                    ),
+                    None => drop(changed.principal.claims.remove(name)),
+                }
+                search.attempt(&fact, shown(has), shown(value.as_ref()), input, &changed);
+            }
+        }
+    }
+
+    fn change_task(&self, input: &Input, compared: &Compared, search: &mut Search<'_>) {
+        for task_type in self.generation.catalog().task_types() {
+            let mut changed = input.clone();
+            changed.task.task_type.clone_from(&task_type.name);
+            let (from, to) = (&input.task.task_type, &task_type.name);
+            search.attempt(
+                "context.task.type",
+                from.clone(),
+                to.clone(),
+                input,
+                &changed,
+            );
+        }
+        for depth in numbers(compared, "context.task.depth") {
+            let Ok(depth) = u8::try_from(depth) else {
+                continue;
+            };
+            let mut changed = input.clone();
+            changed.task.depth = depth;
+            let from = input.task.depth.to_string();
+            search.attempt(
+                "context.task.depth",
+                from,
+                depth.to_string(),
+                input,
+                &changed,
+            );
+        }
+        for seconds in numbers(compared, "context.task.deadline_seconds") {
+            let mut changed = input.clone();
+            changed.task.deadline_seconds_left = seconds;
+            let from = input.task.deadline_seconds_left.to_string();
+            let fact = "context.task.deadline_seconds";
+            search.attempt(fact, from, seconds.to_string(), input, &changed);
+        }
+        if compared.contains_key("context.task.has_parent") {
+            let mut changed = input.clone();
+            changed.task.has_parent = !input.task.has_parent;
+            let (from, to) = (input.task.has_parent, changed.task.has_parent);
+            let fact = "context.task.has_parent";
+            search.attempt(fact, from.to_string(), to.to_string(), input, &changed);
+        }
+    }
+
+    /// Roles that policies name, and identities.
+    fn change_who(&self, input: &Input, search: &mut Search<'_>) {
+        let mut roles = input.principal.roles.clone();
+        let mut identities = BTreeSet::new();
+        for dissected in &self.dissected {
+            let (PrincipalConstraint::Eq(entity)
+            | PrincipalConstraint::In(entity)
+            | PrincipalConstraint::IsIn(_, entity)) = dissected.named.policy.principal_constraint()
+            else {
+                continue;
+            };
+            let id = entity.id().unescaped().to_owned();
+            if entity.type_name().to_string() == schema::ROLE {
+                roles.insert(id);
+            } else if self.generation.model.attestor_of(entity.type_name())
+                == Some(input.principal.attestor.as_str())
+            {
+                identities.insert(id);
+            }
+        }
+        for role in roles {
+            let mut changed = input.clone();
+            let had = changed.principal.roles.remove(&role);
+            if !had {
+                changed.principal.roles.insert(role.clone());
+            }
+            let word = |has: bool| if has { "bound" } else { "not bound" }.to_owned();
+            let fact = format!("Role::\"{role}\"");
+            search.attempt(&fact, word(had), word(!had), input, &changed);
+        }
+        for identity in identities {
+            let Ok(identity) = identity.try_into() else {
+                continue;
+            };
+            let mut changed = input.clone();
+            changed.principal.identity = identity;
+            let from = input.principal.identity.to_string();
+            let to = changed.principal.identity.to_string();
+            search.attempt("principal", from, to, input, &changed);
+        }
+    }
+}
+
+type Compared = BTreeMap<String, BTreeSet<Literal>>;
+
+fn change_request(
+    input: &Input,
+    asked: &CredentialInput,
+    decision: &Decision,
+    compared: &Compared,
+    search: &mut Search<'_>,
+) {
+    let with = |asked: CredentialInput| Input {
+        credential: Some(asked),
+        ..input.clone()
+    };
+    let refusal = decision.verdict.as_ref().err();
+    let offered = refusal.and_then(|refusal| refusal.allowed.as_ref());
+    let mut lives = numbers(compared, "context.ttl_seconds");
+    lives.extend(offered.and_then(|allowed| allowed.max_ttl_seconds));
+    lives.extend(asked.left_seconds);
+    let from = asked
+        .ttl_seconds
+        .map_or_else(|| "none asked".to_owned(), |ttl| ttl.to_string());
+    for ttl in lives.into_iter().filter(|ttl| *ttl > 0) {
+        let changed = with(CredentialInput {
+            ttl_seconds: Some(ttl),
+            ..asked.clone()
+        });
+        search.attempt(
+            "ttl_seconds",
+            from.clone(),
+            ttl.to_string(),
+            input,
+            &changed,
+        );
+    }
+    // A refusal may be turned by asking for less, or for something else; a permit by neither.
+    if refusal.is_none() {
+        return;
+    }
+    for (at, detail) in asked.authorization_details.iter().enumerate() {
+        let (actions, locations) = (detail.actions(), detail.locations());
+        let mut smaller = Vec::new();
+        for action in actions {
+            let mut rest = actions.clone();
+            rest.remove(action);
+            smaller.push(("action", action.to_string(), rest, locations.clone()));
+        }
+        for location in locations {
+            let mut rest = locations.clone();
+            rest.remove(location);
+            smaller.push(("location", location.to_string(), actions.clone(), rest));
+        }
+        for (fact, from, actions, locations) in smaller {
+            if actions.is_empty() || locations.is_empty() {
+                continue;
+            }
+            let mut asked = asked.clone();
+            if let Some(place) = asked.authorization_details.get_mut(at) {
+                *place = detail.with_rights(actions, locations);
+            }
+            search.attempt(fact, from, "not asked for".to_owned(), input, &with(asked));
+        }
+    }
+    let resource = search.generation.catalog().resource(&asked.resource);
+    if let ([detail], Some(resource)) = (asked.authorization_details.as_slice(), resource)
+        && detail.actions().len() == 1
+    {
+        for action in &resource.actions {
+            let actions = BTreeSet::from([action.clone()]);
+            let from = detail.actions().first().map(ToString::to_string);
+            let mut asked = asked.clone();
+            asked.authorization_details =
+                vec![detail.with_rights(actions, detail.locations().clone())];
+            let from = from.unwrap_or_default();
+            search.attempt("action", from, action.to_string(), input, &with(asked));
+        }
+    }
+}
+
+/// The values of a claim that are worth trying: those that policies name, their neighbours, and for
+/// text one that nobody names.
+fn claim_values(
+    kind: ClaimType,
+    has: Option<&ClaimValue>,
+    literals: &BTreeSet<Literal>,
+) -> Vec<ClaimValue> {
+    let texts = literals.iter().filter_map(|literal| match literal {
+        Literal::Text(text) => Some(text.clone()),
+        _ => None,
+    });
+    match kind {
+        ClaimType::Bool => vec![ClaimValue::Bool(true), ClaimValue::Bool(false)],
+        ClaimType::Long => literals
+            .iter()
+            .filter_map(|literal| match literal {
+                Literal::Long(value) => Some(*value),
+                _ => None,
+            })
+            .flat_map(|value| [value, value.saturating_sub(1), value.saturating_add(1)])
+            .map(ClaimValue::Long)
+            .collect(),
+        ClaimType::String => texts
+            .chain([ANYTHING_ELSE.to_owned()])
+            .map(ClaimValue::String)
+            .collect(),
+        ClaimType::Set => {
+            let own = match has {
+                Some(ClaimValue::Set(own)) => own.clone(),
+                _ => BTreeSet::new(),
+            };
+            let fewer = own.iter().map(|gone| {
+                let rest = own.iter().filter(|other| *other != gone);
+                rest.cloned().collect::<BTreeSet<_>>()
+            });
+            let more = texts.map(|text| own.iter().cloned().chain([text]).collect());
+            more.chain(fewer).map(ClaimValue::Set).collect()
+        }
+    }
+}
+
+/// Stands for any text that no policy names. No claim can hold it.
+const ANYTHING_ELSE: &str = "\u{1}anything else";
+
+fn numbers(compared: &Compared, fact: &str) -> BTreeSet<u64> {
+    let literals = compared.get(fact).into_iter().flatten();
+    literals
+        .filter_map(|literal| match literal {
+            Literal::Long(value) => u64::try_from(*value).ok(),
+            _ => None,
+        })
+        .flat_map(|value| [value, value.saturating_sub(1), value.saturating_add(1)])
+        .collect()
+}
+
+fn shown(value: Option<&ClaimValue>) -> String {
+    match value {
+        None => "absent".to_owned(),
+        Some(ClaimValue::String(text)) if text == ANYTHING_ELSE => "anything else".to_owned(),
+        Some(value) => serde_json::to_string(value).unwrap_or_default(),
+    }
+}
+
+/// The search for changes: decides again with each, and keeps those that turn the outcome.
+struct Search<'a> {
+    generation: &'a CompiledGeneration,
+    permitted: bool,
+    found: Vec<Change>,
+    tried: usize,
+    cut_short: bool,
+}
+
+impl<'a> Search<'a> {
+    fn new(generation: &'a CompiledGeneration, outcome: Outcome) -> Self {
+        Self {
+            generation,
+            permitted: outcome == Outcome::Permit,
+            found: Vec::new(),
+            tried: 0,
+            cut_short: false,
+        }
+    }
+
+    fn attempt(&mut self, fact: &str, from: String, to: String, was: &Input, changed: &Input) {
+        if changed == was {
+            return;
+        }
+        if self.tried == MAX_TRIES || self.found.len() == MAX_CHANGES {
+            self.cut_short = true;
+            return;
+        }
+        self.tried += 1;
+        let outcome = self.generation.record(changed).outcome();
+        if (outcome == Outcome::Permit) != self.permitted {
+            self.found.push(Change {
+                fact: fact.to_owned(),
+                from,
+                to,
+                outcome,
+            });
+        }
+    }
+}

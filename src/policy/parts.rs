@@ -1,0 +1,299 @@
+//! A policy, taken apart into what must hold for it: principal, action, resource, and each conjunct
+//! of its conditions. So that it can be said which of them does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cedar_policy::{Authorizer, Decision, Effect, Entities, Policy, PolicySet, Request};
+use serde_json::{Value, json};
+
+use super::bundle::NamedPolicy;
+
+/// One thing that must hold for a policy to apply.
+pub(super) struct Part {
+    /// Whether it says whom the policy is about.
+    pub(super) is_principal: bool,
+    /// As it is written.
+    pub(super) text: String,
+    /// A permit that asks for this alone.
+    alone: PolicySet,
+    /// What it says as data.
+    body: Value,
+}
+
+impl Part {
+    fn new(text: Option<String>, policy: &Value, body: Value) -> Option<Self> {
+        let policy = Policy::from_json(None, policy.clone()).ok()?;
+        let text = match text {
+            Some(text) => text,
+            None => condition(&policy.to_cedar()?)?,
+        };
+        Some(Self {
+            is_principal: false,
+            text,
+            alone: PolicySet::from_policies([policy]).ok()?,
+            body,
+        })
+    }
+
+    /// Whether it holds. What cannot be evaluated by itself does not.
+    pub(super) fn holds(&self, request: &Request, entities: &Entities) -> bool {
+        let answer = Authorizer::new().is_authorized(request, &self.alone, entities);
+        answer.decision() == Decision::Allow
+    }
+
+    /// The facts that it reads, each with the values that stand beside it.
+    pub(super) fn compared(&self, found: &mut BTreeMap<String, BTreeSet<Literal>>) {
+        let (mut paths, mut literals) = (BTreeSet::new(), BTreeSet::new());
+        walk(&self.body, &mut paths, &mut literals);
+        for path in paths {
+            found
+                .entry(path)
+                .or_default()
+                .extend(literals.iter().cloned());
+        }
+    }
+}
+
+/// A value that stands in a policy.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Literal {
+    Bool(bool),
+    Long(i64),
+    Text(String),
+}
+
+/// A policy with its parts.
+pub(super) struct Dissected<'a> {
+    pub(super) named: &'a NamedPolicy,
+    pub(super) parts: Vec<Part>,
+}
+
+impl<'a> Dissected<'a> {
+    /// Takes a policy apart. One that Cedar does not show as data has no parts.
+    pub(super) fn new(named: &'a NamedPolicy) -> Self {
+        let parts = named.policy.to_json().ok().map(|json| parts(&json));
+        Self {
+            named,
+            parts: parts.unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn is_permit(&self) -> bool {
+        self.named.policy.effect() == Effect::Permit
+    }
+}
+
+fn parts(policy: &Value) -> Vec<Part> {
+    let all = json!({
+        "effect": "permit", "principal": {"op": "All"}, "action": {"op": "All"},
+        "resource": {"op": "All"}, "conditions": [],
+    });
+    let with = |member: &str, value: &Value| {
+        let mut only = all.clone();
+        only[member] = value.clone();
+        only
+    };
+    let mut parts = Vec::new();
+    for member in ["principal", "action", "resource"] {
+        let scope = &policy[member];
+        if scope["op"] == "All" {
+            continue;
+        }
+        let only = with(member, scope);
+        let text = Policy::from_json(None, only.clone())
+            .ok()
+            .and_then(|policy| policy.to_cedar())
+            .and_then(|text| scope_text(&text, member));
+        let part = text.and_then(|text| Part::new(Some(text), &only, scope.clone()));
+        parts.extend(part.map(|part| Part {
+            is_principal: member == "principal",
+            ..part
+        }));
+    }
+    let conditions = policy["conditions"].as_array();
+    for condition in conditions.into_iter().flatten() {
+        let mut bodies = Vec::new();
+        if condition["kind"] == "when" {
+            conjuncts(&condition["body"], &mut bodies);
+        } else {
+            bodies.push(condition["body"].clone());
+        }
+        for body in bodies {
+            let one = json!([{"kind": condition["kind"], "body": body}]);
+            parts.extend(Part::new(None, &with("conditions", &one), body));
+        }
+    }
+    parts
+}
+
+fn conjuncts(body: &Value, found: &mut Vec<Value>) {
+    match body.get("&&") {
+        Some(both) => {
+            conjuncts(&both["left"], found);
+            conjuncts(&both["right"], found);
+        }
+        None => found.push(body.clone()),
+    }
+}
+
+/// `when { … }` or `unless { … }` of a policy that has nothing else, without what surrounds it.
+fn condition(policy: &str) -> Option<String> {
+    let (_, rest) = policy.split_once(')')?;
+    let rest = rest.trim().trim_end_matches(';').trim();
+    let inner = rest.strip_prefix("when").map(|body| {
+        let body = body.trim();
+        let body = body
+            .strip_prefix('{')
+            .and_then(|body| body.strip_suffix('}'));
+        body.unwrap_or_default().trim()
+    });
+    let text = inner.unwrap_or(rest);
+    Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// The part of a head that begins with `member`.
+fn scope_text(policy: &str, member: &str) -> Option<String> {
+    let policy = policy.split_whitespace().collect::<Vec<_>>().join(" ");
+    let head = policy.split_once('(')?.1.rsplit_once(')')?.0.trim();
+    let text = head.get(head.find(member)?..)?;
+    // What follows are the others, which are unconstrained.
+    let end = match member {
+        "principal" => text.rfind(", action"),
+        "action" => text.rfind(", resource"),
+        _ => None,
+    };
+    let text = text.get(..end.unwrap_or(text.len()))?;
+    Some(text.trim_end_matches([' ', ',']).to_owned())
+}
+
+/// Collects the paths and literals of an expression: `principal.claims.env`, `"prod"`.
+fn walk(body: &Value, paths: &mut BTreeSet<String>, literals: &mut BTreeSet<Literal>) {
+    if let Some(path) = path(body) {
+        paths.insert(path);
+        return;
+    }
+    match body {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match name.as_str() {
+                    "Value" => literal(value, literals),
+                    "has" => {
+                        let attr = value["attr"].as_str().unwrap_or_default();
+                        if let Some(left) = path_of(&value["left"]) {
+                            paths.insert(format!("{left}.{attr}"));
+                        }
+                    }
+                    "pattern" => pattern(value, literals),
+                    _ => walk(value, paths, literals),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| walk(item, paths, literals)),
+        _ => {}
+    }
+}
+
+fn path(body: &Value) -> Option<String> {
+    body.get(".").and_then(|_| path_of(body))
+}
+
+fn path_of(body: &Value) -> Option<String> {
+    if let Some(var) = body.get("Var").and_then(Value::as_str) {
+        return Some(var.to_owned());
+    }
+    let access = body.get(".")?;
+    Some(format!(
+        "{}.{}",
+        path_of(&access["left"])?,
+        access["attr"].as_str()?
+    ))
+}
+
+fn literal(value: &Value, literals: &mut BTreeSet<Literal>) {
+    match value {
+        Value::Bool(value) => drop(literals.insert(Literal::Bool(*value))),
+        Value::String(text) => drop(literals.insert(Literal::Text(text.clone()))),
+        Value::Number(number) => literals.extend(number.as_i64().map(Literal::Long)),
+        Value::Array(items) => items.iter().for_each(|item| literal(item, literals)),
+        _ => {}
+    }
+}
+
+/// The shortest text that a `like` takes.
+fn pattern(value: &Value, literals: &mut BTreeSet<Literal>) {
+    let parts = value.as_array().into_iter().flatten();
+    let text: String = parts
+        .filter_map(|part| part.get("Literal").and_then(Value::as_str))
+        .collect();
+    literals.insert(Literal::Text(text));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::generation::PolicyFile;
+
+    fn texts(policy: &str) -> Vec<String> {
+        let text = format!("@id(\"p\") @description(\"d\") {policy}");
+        let file = PolicyFile {
+            name: "a.cedar".into(),
+            text,
+        };
+        let named = super::super::bundle::parse(&[file]).unwrap();
+        let dissected = Dissected::new(&named[0]);
+        dissected
+            .parts
+            .iter()
+            .map(|part| part.text.clone())
+            .collect()
+    }
+
+    #[test]
+    fn a_policy_is_taken_apart_into_what_must_hold() {
+        assert_eq!(
+            texts(
+                "permit (principal == Workload::dev::\"a, action\", action in [Action::\"x\", Action::\"y\"], resource == Api::\"o\") \
+                 when { principal.claims.env == \"prod\" && (context.ttl_seconds <= 60 || context.task.depth == 1) } \
+                 unless { principal.claims has branch && principal.claims.branch like \"tmp/*\" };"
+            ),
+            [
+                "principal == Workload::dev::\"a, action\"",
+                "action in [Action::\"x\", Action::\"y\"]",
+                "resource == Api::\"o\"",
+                "principal.claims.env == \"prod\"",
+                "(context.ttl_seconds <= 60) || (context.task.depth == 1)",
+                "unless { (principal.claims has branch) && (principal.claims.branch like \"tmp/*\") }",
+            ]
+        );
+        assert!(texts("forbid (principal, action, resource);").is_empty());
+    }
+
+    #[test]
+    fn the_values_that_a_condition_compares_are_found_with_their_facts() {
+        let text = "@id(\"p\") @description(\"d\") permit (principal, action, resource) when { \
+                    [\"prod\", \"stage\"].contains(principal.claims.env) && context.ttl_seconds < 61 };";
+        let file = PolicyFile {
+            name: "a.cedar".into(),
+            text: text.into(),
+        };
+        let named = super::super::bundle::parse(&[file]).unwrap();
+        let mut found = BTreeMap::new();
+        for part in Dissected::new(&named[0]).parts {
+            part.compared(&mut found);
+        }
+        let text = |text: &str| Literal::Text(text.into());
+        assert_eq!(
+            found,
+            BTreeMap::from([
+                (
+                    "principal.claims.env".to_owned(),
+                    BTreeSet::from([text("prod"), text("stage")])
+                ),
+                (
+                    "context.ttl_seconds".to_owned(),
+                    BTreeSet::from([Literal::Long(61)])
+                ),
+            ])
+        );
+    }
+}

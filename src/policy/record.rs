@@ -1,0 +1,360 @@
+//! A recorded decision: what its leaf commits to, reading it, and making it once more.
+//!
+//! A decision's leaf commits to the evaluation's complete input and, where its subject may not read
+//! them, to the policies that refused. With the generation, that gives the decision again. Whether
+//! it is *the same* decision is not judged member by member: the leaf is written anew from what
+//! came out, and must have the very bytes that are on record ([`Recorded::reproduce`]).
+//!
+//! Two kinds of refusal were never policy's, and are not made again: those before policy was asked
+//! (no such resource, a task that is over), whose input is only their code; and those of the log,
+//! where what policy permitted had become impossible when it was to be recorded (cut off, no budget
+//! left). The latter are told by their opening, in which no policies follow the input: policy's own
+//! answer, a permit, is then what is reproduced.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use super::decide::PolicyError;
+use super::generation::CompiledGeneration;
+use super::input::Input;
+use crate::clock::Timestamp;
+use crate::crypto::digest::salted;
+use crate::domain::decision::{Decision, Outcome, Refusal, RefusalCode};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::grant::Grant;
+use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, TaskLeaf};
+use crate::domain::record::Record;
+use crate::domain::workload::Identity;
+use crate::ids::DecisionId;
+
+/// What a decision's leaf commits to: the input and, where its subject may not read them, the
+/// policies.
+#[must_use]
+pub fn committed(decision: &Decision) -> Vec<u8> {
+    if decision.verdict.is_ok() {
+        return decision.input.clone();
+    }
+    let mut bytes = decision.input.clone();
+    bytes.push(b'\n');
+    bytes.extend(serde_json::to_vec(&decision.policies).unwrap_or_default());
+    bytes
+}
+
+const BEFORE_POLICY: &str = "refused_before_policy";
+
+/// The input of a refusal that policy was never asked about.
+#[must_use]
+pub fn before_policy(code: RefusalCode) -> Vec<u8> {
+    format!(r#"{{"{BEFORE_POLICY}":"{}"}}"#, code.as_str()).into_bytes()
+}
+
+/// Why a record cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// It was deleted after its retention; hashes and proofs stay.
+    #[error("{0} was pruned after its retention, so that this decision cannot be made again")]
+    Pruned(&'static str),
+    /// It is no record of a decision.
+    #[error("not the record of a decision: {0}")]
+    Malformed(String),
+    /// What is said to open the leaf's commitment does not.
+    #[error("the input is not the one that the leaf commits to: it was changed after the decision")]
+    NotTheInput,
+}
+
+/// Why a decision could not be made again as it was.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReproduced {
+    /// Another generation than the one that decided.
+    #[error("generation {found} is not {recorded}, which decided")]
+    OtherGeneration {
+        /// The one that decided.
+        recorded: GenerationDigest,
+        /// The one that was given.
+        found: GenerationDigest,
+    },
+    /// The recorded bytes are no input of an evaluation.
+    #[error(transparent)]
+    Input(#[from] PolicyError),
+    /// It comes out differently: what differs, `member: recorded …, again …`.
+    #[error("decided again it is not what is on record: {}", .0.join("; "))]
+    Different(Vec<String>),
+}
+
+/// How far policy was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It decided.
+    Policy,
+    /// It was never asked: the request was refused before, for this.
+    Never(RefusalCode),
+    /// It permitted, and the log refused under its lock, for this.
+    Overtaken(RefusalCode),
+}
+
+/// A recorded decision, read, its input opened.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Its place in the log.
+    pub index: u64,
+    leaf: Leaf,
+    bytes: Vec<u8>,
+    salt: [u8; 16],
+    input: Vec<u8>,
+    asked: Asked,
+}
+
+impl Recorded {
+    /// Reads a record. The caller has compared the leaf with its hash, where that matters.
+    pub fn open(record: &Record) -> Result<Self, RecordError> {
+        let malformed = |what: &str| RecordError::Malformed(what.to_owned());
+        let decode = |text: &str, what| STANDARD.decode(text).map_err(|_| malformed(what));
+        let leaf = record.leaf.as_deref();
+        let bytes = decode(leaf.ok_or(RecordError::Pruned("its leaf"))?, "leaf")?;
+        let leaf: Leaf = serde_json::from_slice(&bytes)
+            .map_err(|error| RecordError::Malformed(error.to_string()))?;
+        let (Some(salt), Some(opened)) = (&record.salt, &record.input) else {
+            return Err(RecordError::Pruned("its input"));
+        };
+        let salt: [u8; 16] = decode(salt, "salt")?
+            .try_into()
+            .map_err(|_| malformed("salt"))?;
+        let opened = decode(opened, "input")?;
+        let commitment = match &leaf.event {
+            Event::Decision(decision) => &decision.input,
+            Event::TaskOpened(task) => &task.input,
+            _ => return Err(malformed("it is about something else")),
+        };
+        if commitment.0 != salted(&salt, &opened) {
+            return Err(RecordError::NotTheInput);
+        }
+        // JSON as it is written here holds no line feed.
+        let end = opened.iter().position(|byte| *byte == b'\n');
+        let input = opened.get(..end.unwrap_or(opened.len()));
+        let input = input.unwrap_or_default().to_vec();
+        let refusal = match &leaf.event {
+            Event::Decision(decision) => decision.refusal,
+            _ => None,
+        };
+        let asked = match (never_asked(&input), refusal, end) {
+            (true, Some(code), _) => Asked::Never(code),
+            (false, Some(code), None) => Asked::Overtaken(code),
+            (false, _, _) => Asked::Policy,
+            (true, None, _) => return Err(malformed("a permit that policy was not asked about")),
+        };
+        Ok(Self {
+            index: record.index,
+            leaf,
+            bytes,
+            salt,
+            input,
+            asked,
+        })
+    }
+
+    /// How far policy was asked.
+    #[must_use]
+    pub fn asked(&self) -> &Asked {
+        &self.asked
+    }
+
+    /// The evaluation's input.
+    #[must_use]
+    pub fn input(&self) -> &[u8] {
+        &self.input
+    }
+
+    /// When it was decided.
+    #[must_use]
+    pub fn at(&self) -> Timestamp {
+        self.leaf.at
+    }
+
+    /// The decision.
+    #[must_use]
+    pub fn decision(&self) -> Option<DecisionId> {
+        match &self.leaf.event {
+            Event::Decision(decision) => Some(decision.decision),
+            Event::TaskOpened(task) => Some(task.decision),
+            _ => None,
+        }
+    }
+
+    /// Who asked.
+    #[must_use]
+    pub fn workload(&self) -> Option<&Identity> {
+        match &self.leaf.event {
+            Event::Decision(decision) => Some(&decision.workload),
+            Event::TaskOpened(task) => Some(&task.workload),
+            _ => None,
+        }
+    }
+
+    /// About which resource; none where a task was opened, or nothing known was named.
+    #[must_use]
+    pub fn resource(&self) -> Option<&str> {
+        self.credential().and_then(|leaf| leaf.resource.as_deref())
+    }
+
+    /// What decided.
+    #[must_use]
+    pub fn generation(&self) -> Option<GenerationDigest> {
+        match &self.leaf.event {
+            Event::Decision(decision) => Some(decision.generation),
+            Event::TaskOpened(task) => Some(task.generation),
+            _ => None,
+        }
+    }
+
+    /// What was decided, and where it was refused, why.
+    #[must_use]
+    pub fn outcome(&self) -> (Outcome, Option<RefusalCode>) {
+        self.credential()
+            .map_or((Outcome::Permit, None), |leaf| (leaf.outcome, leaf.refusal))
+    }
+
+    /// The policies that permitted, as the leaf names them.
+    #[must_use]
+    pub fn policies(&self) -> &[String] {
+        match &self.leaf.event {
+            Event::Decision(decision) => &decision.policies,
+            Event::TaskOpened(task) => &task.policies,
+            _ => &[],
+        }
+    }
+
+    /// The life that was granted.
+    #[must_use]
+    pub fn granted_seconds(&self) -> Option<u64> {
+        let until = self.credential().and_then(|leaf| leaf.expires_at);
+        until.map(|until| self.leaf.at.floor_to_second().seconds_until(until))
+    }
+
+    /// The leaf of a credential's decision, or of a refusal.
+    #[must_use]
+    pub fn credential(&self) -> Option<&DecisionLeaf> {
+        match &self.leaf.event {
+            Event::Decision(decision) => Some(decision),
+            _ => None,
+        }
+    }
+
+    /// Decides again, by the generation that decided, and holds the result against the record, byte
+    /// for byte. `None` where policy was never asked.
+    pub fn reproduce(
+        &self,
+        generation: &CompiledGeneration,
+    ) -> Result<Option<Decision>, NotReproduced> {
+        if let Some(recorded) = self.generation()
+            && recorded != generation.digest()
+        {
+            return Err(NotReproduced::OtherGeneration {
+                recorded,
+                found: generation.digest(),
+            });
+        }
+        if let Asked::Never(_) = self.asked {
+            return Ok(None);
+        }
+        let input = Input::read(&self.input)?;
+        let decision = generation.redecide(&self.input)?;
+        let again = Leaf {
+            at: input.now,
+            event: self.event(&input, &decision),
+            ..self.leaf.clone()
+        };
+        match again.to_bytes() {
+            Ok(bytes) if bytes == self.bytes => Ok(Some(decision)),
+            Ok(bytes) => Err(NotReproduced::Different(differences(&self.bytes, &bytes))),
+            Err(error) => Err(NotReproduced::Different(vec![error.to_string()])),
+        }
+    }
+
+    /// The leaf's event, with everything that the evaluation determines written from it.
+    fn event(&self, input: &Input, decision: &Decision) -> Event {
+        let commitment = Commitment(salted(&self.salt, &committed(decision)));
+        let permitted = decision.verdict.as_ref().ok();
+        match &self.leaf.event {
+            // Where it would not be opened again, the commitment is another: policies follow it.
+            Event::TaskOpened(task) => Event::TaskOpened(Box::new(TaskLeaf {
+                task_type: input.task.task_type.clone(),
+                workload: input.principal.identity.clone(),
+                attestor: input.principal.attestor.clone(),
+                generation: decision.generation,
+                policies: decision.policies.clone(),
+                input: commitment,
+                ..(**task).clone()
+            })),
+            Event::Decision(leaf) => {
+                let mut leaf = (**leaf).clone();
+                if !matches!(self.asked, Asked::Overtaken(_)) {
+                    leaf.outcome = decision.outcome();
+                    leaf.refusal = refusal(decision).map(|refusal| refusal.code);
+                    leaf.policies = match permitted {
+                        Some(_) => decision.policies.clone(),
+                        None => Vec::new(),
+                    };
+                    leaf.expires_at = permitted.map(|permitted| {
+                        let issued_at = input.now.floor_to_second();
+                        issued_at.plus_seconds(permitted.ttl_seconds)
+                    });
+                    let details = input.credential.as_ref().filter(|_| permitted.is_some());
+                    leaf.grant = details.and_then(|asked| {
+                        Grant::try_from(asked.authorization_details.clone()).ok()
+                    });
+                }
+                leaf.workload = input.principal.identity.clone();
+                leaf.attestor.clone_from(&input.principal.attestor);
+                leaf.resource = input
+                    .credential
+                    .as_ref()
+                    .map(|asked| asked.resource.clone());
+                leaf.generation = decision.generation;
+                leaf.input = commitment;
+                Event::Decision(Box::new(leaf))
+            }
+            other => other.clone(),
+        }
+    }
+}
+
+fn refusal(decision: &Decision) -> Option<&Refusal> {
+    decision.verdict.as_ref().err()
+}
+
+fn never_asked(input: &[u8]) -> bool {
+    let read: Result<Value, _> = serde_json::from_slice(input);
+    read.is_ok_and(|value| value.get(BEFORE_POLICY).is_some())
+}
+
+/// Which members of two leaves differ.
+fn differences(recorded: &[u8], again: &[u8]) -> Vec<String> {
+    let read = |bytes| serde_json::from_slice::<Value>(bytes).unwrap_or_default();
+    let (recorded, again) = (read(recorded), read(again));
+    let members = |value: &Value| -> Vec<String> {
+        value
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| name.clone())
+            .collect()
+    };
+    let mut names = members(&recorded);
+    names.extend(members(&again));
+    names.sort();
+    names.dedup();
+    let text = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let mut found: Vec<String> = names
+        .iter()
+        .filter(|name| recorded.get(name.as_str()) != again.get(name.as_str()))
+        .map(|name| {
+            let (was, is) = (recorded.get(name.as_str()), again.get(name.as_str()));
+            format!("{name}: recorded {}, again {}", text(was), text(is))
+        })
+        .collect();
+    if found.is_empty() {
+        found.push("the leaf's bytes are written otherwise".to_owned());
+    }
+    found
+}
