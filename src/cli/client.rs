@@ -30,6 +30,8 @@ const STREAM_TIMEOUT: Duration = Duration::from_hours(24);
 const TOTAL_TIMEOUT: Duration = Duration::from_mins(1);
 /// No answer of a broker is longer.
 const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
+/// How often a request that came too fast is sent again, a second later each.
+const MAX_WAITS: u32 = 120;
 /// The longest token that is read.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
 
@@ -228,6 +230,22 @@ impl Client {
             return Ok(response);
         }
         Err(self.whole(response).await?.failure())
+    }
+
+    /// The same for one of many, which waits where it comes too fast.
+    pub(super) async fn get_text_patiently(&self, path: &str) -> Result<String, Failure> {
+        for _ in 0..MAX_WAITS {
+            let answer = self.send(Method::GET, path, None).await?;
+            if answer.status != StatusCode::TOO_MANY_REQUESTS {
+                let text = answer.text.clone();
+                return answer.success().map(|_| text);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Err(Failure::Unestablished(format!(
+            "{} still says that there are too many requests",
+            self.base
+        )))
     }
 
     /// `DELETE path` with JSON that says what, which must succeed.

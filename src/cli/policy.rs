@@ -1,12 +1,14 @@
 //! `taskpass policy`: checking, testing and activating what decides.
 //!
-//! `explain` decides again what a broker has on record, by the generation that decided.
+//! `explain` decides again what a broker has on record, by the generation that decided, and `replay`
+//! by a candidate.
 //!
 //! `check`, `test` and `schema` work offline, from the files alone: no secret, no database, no
 //! broker. They read of the configuration only what is part of a generation: attestors, resources,
 //! task types and limits. What they build is what `activate` sends, digest and all.
 
 mod explain;
+mod replay;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -56,6 +58,16 @@ enum Command {
         after_help = "Exits 0 when it comes out byte for byte as it is on record, 1 when it does not, or when leaf, input or generation are not what they were, 3 when it cannot be told: pruned, or decided by another engine.\n\nExample:\n  taskpass policy explain 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
     )]
     Explain(explain::Explain),
+    /// Decide what is on record by other policies, and say what would have changed
+    #[command(
+        after_help = "Exits 0 when nothing would have changed, 1 when something would, or when a record is not what was logged (it says so on standard error), 2 for a candidate or a file that does not load, 3 when it cannot be told. Reading page by page needs an admin's token, or evidence that may come again.\n\nExamples:\n  taskpass policy replay --since 7d --candidate policies --token-file admin-token\n  taskpass policy replay --decisions decisions.jsonl --candidate policies --json"
+    )]
+    Replay(replay::ReplayArgs),
+    /// Write recorded decisions, with their inputs, one a line: what replay and unused read
+    #[command(
+        after_help = "The inputs hold claims of workloads: keep the file as the log itself.\n\nExample:\n  taskpass policy decisions --since 7d --token-file admin-token > decisions.jsonl"
+    )]
+    Decisions(replay::DecisionsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -204,6 +216,8 @@ impl Policy {
             }
             Command::Activate(activate) => activate.run().await,
             Command::Explain(explain) => explain.run().await,
+            Command::Replay(replay) => replay.run(),
+            Command::Decisions(decisions) => decisions.run().await,
         }
     }
 }

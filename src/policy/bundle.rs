@@ -12,6 +12,7 @@ use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
 
 use super::problem::PolicyProblem;
+use crate::clock::Timestamp;
 use crate::domain::generation::PolicyFile;
 use crate::domain::limits::{MAX_NAME_BYTES, MAX_TTL_SECONDS};
 
@@ -37,6 +38,8 @@ pub(super) struct NamedPolicy {
     pub(super) policy: Policy,
     /// Its obligations.
     pub(super) obligations: Obligations,
+    /// Until when it is only observed.
+    pub(super) observed_until: Option<Timestamp>,
 }
 
 /// Reads the files of a directory whose names end in `.<extension>`, in the order of their names.
@@ -122,6 +125,7 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Vec<NamedPolicy>, Vec<Policy
                         file: index,
                         offset,
                         obligations,
+                        observed_until: None,
                     });
                 }
             }

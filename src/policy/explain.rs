@@ -210,10 +210,10 @@ impl Explainer<'_> {
         })
     }
 
-    /// The permits of which the fewest parts do not hold; those about this caller come before all
-    /// others.
+    /// The permits of which the fewest parts do not hold. Those about this caller come before all
+    /// others, and then those about this action and resource.
     fn nearest(&self, scene: &Scene, request: &Request) -> Vec<Nearest> {
-        let mut near: Vec<((bool, usize), Nearest)> = Vec::new();
+        let mut near: Vec<((bool, usize, usize), Nearest)> = Vec::new();
         for dissected in self.dissected.iter().filter(|own| own.is_permit()) {
             let failing: Vec<_> = dissected
                 .parts
@@ -229,7 +229,8 @@ impl Explainer<'_> {
                 place: self.place_of(dissected),
                 does_not_hold: failing.iter().map(|part| part.text.clone()).collect(),
             };
-            near.push(((about_others, failing.len()), found));
+            let scope = failing.iter().filter(|part| part.is_scope).count();
+            near.push(((about_others, scope, failing.len()), found));
         }
         near.sort_by_key(|(distance, _)| *distance);
         let first = near.first().map(|(distance, _)| *distance);

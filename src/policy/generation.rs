@@ -19,6 +19,7 @@ use super::mapping::Model;
 use super::problem::PolicyProblem;
 use super::schema;
 use super::slice::Index;
+use crate::clock::Timestamp;
 use crate::domain::catalog::{Catalog, Resource, TaskType};
 use crate::domain::generation::{
     DecisionLimits, Generation, GenerationDigest, PolicyFile, Retention,
@@ -203,6 +204,15 @@ impl CompiledGeneration {
     /// Every policy's `@id`, in the order of the files.
     pub fn policy_ids(&self) -> impl Iterator<Item = &str> {
         self.policies.iter().map(|named| named.id.as_str())
+    }
+
+    /// How many dates after which something is decided otherwise lie before `at`, or at it.
+    pub(super) fn dates_before(&self, at: Timestamp) -> u64 {
+        let passed = self
+            .policies
+            .iter()
+            .filter_map(|named| named.observed_until);
+        passed.filter(|until| *until <= at).fold(0, |n, _| n + 1)
     }
 
     /// Every policy, in the order of the files.

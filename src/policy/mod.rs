@@ -41,6 +41,7 @@ mod mapping;
 mod parts;
 mod problem;
 pub mod record;
+pub mod replay;
 mod schema;
 mod slice;
 pub mod suite;

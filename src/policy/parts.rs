@@ -10,7 +10,9 @@ use super::bundle::NamedPolicy;
 
 /// One thing that must hold for a policy to apply.
 pub(super) struct Part {
-    /// Whether it says whom the policy is about.
+    /// Whether it says what the policy is about, and not under which condition.
+    pub(super) is_scope: bool,
+    /// Whether it says whom.
     pub(super) is_principal: bool,
     /// As it is written.
     pub(super) text: String,
@@ -28,6 +30,7 @@ impl Part {
             None => condition(&policy.to_cedar()?)?,
         };
         Some(Self {
+            is_scope: false,
             is_principal: false,
             text,
             alone: PolicySet::from_policies([policy]).ok()?,
@@ -106,6 +109,7 @@ fn parts(policy: &Value) -> Vec<Part> {
             .and_then(|text| scope_text(&text, member));
         let part = text.and_then(|text| Part::new(Some(text), &only, scope.clone()));
         parts.extend(part.map(|part| Part {
+            is_scope: true,
             is_principal: member == "principal",
             ..part
         }));
@@ -136,7 +140,7 @@ fn conjuncts(body: &Value, found: &mut Vec<Value>) {
     }
 }
 
-/// `when { … }` or `unless { … }` of a policy that has nothing else, without what surrounds it.
+/// The condition of a policy that has nothing else; an `unless` is its negation.
 fn condition(policy: &str) -> Option<String> {
     let (_, rest) = policy.split_once(')')?;
     let rest = rest.trim().trim_end_matches(';').trim();
@@ -258,11 +262,11 @@ mod tests {
             ),
             [
                 "principal == Workload::dev::\"a, action\"",
-                "action in [Action::\"x\", Action::\"y\"]",
+                "action in [Action::\"x\",Action::\"y\"]",
                 "resource == Api::\"o\"",
                 "principal.claims.env == \"prod\"",
                 "(context.ttl_seconds <= 60) || (context.task.depth == 1)",
-                "unless { (principal.claims has branch) && (principal.claims.branch like \"tmp/*\") }",
+                "!((principal.claims has branch) && (principal.claims.branch like \"tmp/*\"))",
             ]
         );
         assert!(texts("forbid (principal, action, resource);").is_empty());

@@ -450,6 +450,8 @@ fn every_command_has_help_with_an_example() {
         "policy schema",
         "policy activate",
         "policy explain",
+        "policy replay",
+        "policy decisions",
         "ledger verify",
         "ledger export",
         "ledger consistency",

@@ -273,7 +273,7 @@ fn acts(acts: Vec<ActWrite>) -> Writes {
 }
 
 cases! {
-    ["ledger_lock" "ledger_enter" "ledger_write" "head" "leaf_hashes" "leaves" "decision_index" "openings" "committed"]
+    ["ledger_lock" "ledger_enter" "ledger_write" "head" "leaf_hashes" "leaves" "decision_index" "decisions" "openings" "committed"]
     async fn a_batch_is_read_back_as_it_was_written(store: &Store) {
         assert_eq!(store.head().await.unwrap(), None);
         let first = seen(store, Needs::default()).await;
@@ -296,6 +296,13 @@ cases! {
         assert_eq!(store.leaf(3).await.unwrap(), None);
         assert_eq!(store.decision_index(uuid(502).into()).await.unwrap(), Some(2));
         assert_eq!(store.decision_index(DecisionId::from(uuid(9))).await.unwrap(), None);
+        let decisions = store.decisions(1, 5).await.unwrap();
+        let found: Vec<_> = decisions.iter().map(|row| (row.index, row.hash, row.at)).collect();
+        assert_eq!(found, [(1, hash(1), at(1)), (2, hash(2), at(2))]);
+        let input = decisions[1].input.as_ref().unwrap();
+        assert_eq!((input.bytes.as_slice(), decisions[1].body.as_deref()), (&b"input"[..], Some(&b"leaf 2"[..])));
+        assert_eq!(store.decisions(0, 1).await.unwrap()[0].index, 0);
+        assert_eq!(store.decisions(3, 5).await.unwrap(), vec![]);
         let openings = store.openings(2).await.unwrap();
         assert_eq!(openings.input.unwrap().bytes, b"input");
         assert_eq!((openings.purpose, store.openings(99).await.unwrap().input), (None, None));

@@ -201,7 +201,7 @@ async fn families(rig: &Rig) {
 
 // ---- the command ------------------------------------------------------------------------------
 
-const CI: &str = r#"
+pub const CI: &str = r#"
 @id("ci-open") @description("the pipeline opens jobs")
 permit (principal == Workload::ci::"ci:app", action == Action::"openTask", resource);
 
@@ -216,7 +216,7 @@ forbid (principal is Workload::ci, action, resource == Api::"orders-api")
 when { principal.claims.fork };
 "#;
 
-async fn start(postgres: bool) -> (Fleet, Replica) {
+pub async fn start(postgres: bool) -> (Fleet, Replica) {
     let attestors = |issuer: &Issuer| {
         format!(
             r#"
@@ -239,14 +239,14 @@ fork = {{ type = "bool" }}
     Fleet::believing(postgres, attestors, CI).await
 }
 
-fn ci_token(fleet: &Fleet, env: &str, fork: bool) -> String {
+pub fn ci_token(fleet: &Fleet, env: &str, fork: bool) -> String {
     fleet.issuer.token(json!({
         "sub": "app", "env": env, "fork": fork, "aud": "https://ci.taskpass.test",
     }))
 }
 
 /// Asks, and says which decision it became.
-async fn decide(replica: &Replica, token: &str, body: &Value) -> String {
+pub async fn decide(replica: &Replica, token: &str, body: &Value) -> String {
     let answer = replica
         .client
         .post_json(token, "/v1/credentials", body)
@@ -366,11 +366,11 @@ on_both_stores! {
         let decision = decide(replica, &ci_token(fleet, "stage", false), &body()).await;
         let good = explain(replica, &fleet.admin, &decision, &[]);
         assert_eq!(good.code(), Some(0), "{}", good.stderr);
-        tamper(fleet, replica, "UPDATE generation SET body = body || body").await;
+        tamper(fleet, replica, "UPDATE generation SET body = digest").await;
         let ended = explain(replica, &fleet.admin, &decision, &[]);
         assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
         assert!(ended.stderr.contains("another digest"), "{}", ended.stderr);
-        tamper(fleet, replica, "UPDATE leaf_opening SET input = input || input_salt WHERE input IS NOT NULL").await;
+        tamper(fleet, replica, "UPDATE leaf_opening SET input = input_salt WHERE input IS NOT NULL").await;
         let ended = explain(replica, &fleet.admin, &decision, &[]);
         assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
         assert!(ended.stderr.contains("not the one that the leaf commits to"), "{}", ended.stderr);

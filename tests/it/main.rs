@@ -47,6 +47,7 @@ mod pipelines;
 mod proofs;
 mod properties;
 mod refusals;
+mod replay;
 mod retries;
 mod rewind;
 mod secrets;

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::super::Failure;
 use super::super::client::Client;
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::crypto::digest::sha256;
 use crate::domain::generation::{Generation, GenerationDigest};
 use crate::domain::record::Record;
@@ -15,14 +16,73 @@ use crate::merkle::leaf_hash;
 use crate::policy::CompiledGeneration;
 use crate::policy::record::{RecordError, Recorded};
 
+/// Decisions in one page.
+const PAGE_RECORDS: u32 = 1_000;
+
 /// A generation with its text, compiled.
 pub(super) struct Decider {
     pub(super) generation: Generation,
     pub(super) compiled: CompiledGeneration,
 }
 
-/// Reads a record: the leaf by its hash, the input by its commitment.
-pub(super) fn open(record: &Record) -> Result<Recorded, Failure> {
+/// Decisions from a broker, in the order of the log, page by page.
+pub(super) struct Pages {
+    client: Client,
+    since: Option<Timestamp>,
+    from: u64,
+}
+
+impl Pages {
+    /// From a time on, or from the beginning.
+    pub(super) fn new(client: Client, since: Option<Timestamp>) -> Self {
+        Self {
+            client,
+            since,
+            from: 0,
+        }
+    }
+
+    /// The next lines; none at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<String>, Failure> {
+        let since = self.since.map(|since| format!("&since={since}"));
+        let (from, since) = (self.from, since.unwrap_or_default());
+        let path = format!("/v1/decisions?from={from}&limit={PAGE_RECORDS}{since}");
+        let page = self.client.get_text_patiently(&path).await?;
+        let Some(last) = page.lines().last() else {
+            return Ok(None);
+        };
+        let last: Record = serde_json::from_str(last).map_err(Failure::unestablished)?;
+        if last.index < self.from {
+            return Err(Failure::Unestablished(
+                "the broker does not list decisions in the order of the log".into(),
+            ));
+        }
+        self.from = last.index + 1;
+        Ok(Some(page))
+    }
+}
+
+/// Reads an age, `30m`, `24h` or `7d`, or a time, into a time.
+pub(super) fn since(text: &str) -> Result<Timestamp, String> {
+    let unit = text.chars().last();
+    let seconds = match unit {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3_600,
+        Some('d') => 86_400,
+        _ => 0,
+    };
+    let number = text.get(..text.len().saturating_sub(1)).unwrap_or_default();
+    if let (Ok(number), 1..) = (number.parse::<u32>(), seconds) {
+        let age = u64::from(number) * seconds;
+        return Ok(SystemClock.now().minus_seconds(age));
+    }
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| "write an age, 30m, 24h or 7d, or a time, 2026-11-23T00:00:00Z".to_owned())
+}
+
+/// Holds a leaf against the hash that the log has of it.
+pub(super) fn check_leaf(record: &Record) -> Result<(), Failure> {
     if let Some(leaf) = &record.leaf {
         let bytes = STANDARD.decode(leaf).unwrap_or_default();
         if leaf_hash(&bytes).to_string() != record.leaf_hash {
@@ -32,6 +92,12 @@ pub(super) fn open(record: &Record) -> Result<Recorded, Failure> {
             )));
         }
     }
+    Ok(())
+}
+
+/// Reads a record: the leaf by its hash, the input by its commitment.
+pub(super) fn open(record: &Record) -> Result<Recorded, Failure> {
+    check_leaf(record)?;
     Recorded::open(record).map_err(|error| match error {
         RecordError::Pruned(_) => Failure::Unestablished(error.to_string()),
         _ => Failure::Refused(format!("FAILED: index {}: {error}", record.index)),
