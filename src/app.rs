@@ -42,7 +42,7 @@ use crate::export::{Exporter, ExporterParts};
 use crate::http;
 use crate::ledger::entry::Request;
 use crate::ledger::guard::Guard;
-use crate::ledger::place::Place;
+use crate::ledger::place::{Authorization, Place};
 use crate::ledger::{Appended, Ledger, LedgerParts};
 use crate::metrics::Metrics;
 use crate::mint::jwt::JwtMinter;
@@ -453,7 +453,7 @@ async fn open_ledger(
         succeeds,
     };
     let own = config.ledger.checkpoint_file.clone();
-    let guard = Guard::new(&parts, Some(own), shared_place(config)?);
+    let guard = Guard::new(&parts, Some(own), shared_place(config).await?);
     let writer = guard.writer();
     let (ledger, appender) = Ledger::open(parts, guard).await.map_err(unfit)?;
     drop(shutdown.spawn_worker("ledger", move |stop| appender.run(stop)));
@@ -479,7 +479,7 @@ async fn open_ledger(
 }
 
 /// Where the replicas keep a checkpoint together.
-fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
+async fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
     let Some(shared) = &config.ledger.shared_checkpoint else {
         return Ok(None);
     };
@@ -487,7 +487,16 @@ fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
         (Some(file), _) => Ok(Some(Place::File(file.clone()))),
         (None, Some(url)) => {
             let url = url.parse().map_err(unfit)?;
-            let authorization = shared.authorization_file.clone();
+            let authorization = match (&shared.authorization_file, &shared.s3_region) {
+                (Some(file), _) => Authorization::File(file.clone()),
+                (None, None) => Authorization::None,
+                (None, Some(region)) => {
+                    let credentials = aws::own_credentials(region).await;
+                    let credentials = credentials
+                        .ok_or_else(|| unfit("there are no credentials of AWS to be found"))?;
+                    Authorization::s3(region.clone(), credentials)
+                }
+            };
             let place = Place::object(url, &shared.headers, authorization);
             place.map(Some).map_err(unfit)
         }

@@ -362,8 +362,9 @@ impl<'d> Checker<'d> {
                     let problem = "lies in the store's directory and would be rewound with it";
                     self.refuse(&key(".file"), problem, "keep it elsewhere");
                 }
-                if shared.authorization_file.is_some() || !shared.headers.is_empty() {
-                    let remedy = "remove authorization_file and headers";
+                let asked = shared.authorization_file.is_some() || shared.s3_region.is_some();
+                if asked || !shared.headers.is_empty() {
+                    let remedy = "remove authorization_file, s3_region and headers";
                     self.refuse(&key(".file"), "is asked without any headers", remedy);
                 }
                 return;
@@ -383,6 +384,14 @@ impl<'d> Checker<'d> {
                     );
                 }
             }
+        }
+        if shared.s3_region.is_some() && shared.authorization_file.is_some() {
+            let remedy = "remove one of them: S3 wants signatures of AWS";
+            self.refuse(
+                &key(".s3_region"),
+                "stands beside authorization_file",
+                remedy,
+            );
         }
         self.protected(
             &key(".authorization_file"),

@@ -277,6 +277,9 @@ pub struct SharedCheckpoint {
     pub url: Option<String>,
     /// What goes as `Authorization` with each request; read anew each time.
     pub authorization_file: Option<PathBuf>,
+    /// The region of the bucket, where the object is one of S3: requests are signed with the
+    /// broker's own credentials of AWS.
+    pub s3_region: Option<String>,
     /// Other headers that go with each request.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,

@@ -496,6 +496,14 @@ const FAULTS: &[(&str, &str, usize, &str, &str, &str)] = &[
         "authorization_file",
     ),
     (
+        "checkpoint_file = \"checkpoint\"",
+        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nfile = \"elsewhere\"\ns3_region = \"eu-central-1\"",
+        11,
+        "ledger.shared_checkpoint.file",
+        "without any headers",
+        "remove",
+    ),
+    (
         "broker.example/log",
         "",
         8,

@@ -2,12 +2,15 @@
 //! or an object behind HTTP. Nothing is ever written over what was not read: the file changes under
 //! a lock, the object by conditional requests (RFC 9110, section 13.1).
 
+mod s3;
+
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use aws_sdk_sts::config::SharedCredentialsProvider;
 use reqwest::header::{
     AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
 };
@@ -34,8 +37,28 @@ pub enum Place {
 pub struct Object {
     url: Url,
     headers: HeaderMap,
-    authorization: Option<PathBuf>,
+    authorization: Authorization,
     client: reqwest::Client,
+}
+
+/// How requests for an object show that they may.
+#[derive(Debug)]
+pub enum Authorization {
+    /// Not at all.
+    None,
+    /// By what this file holds, which goes as `Authorization`; read anew for each request, since
+    /// such things are renewed.
+    File(PathBuf),
+    /// By a signature, as S3 wants it.
+    S3(s3::Signer),
+}
+
+impl Authorization {
+    /// For a bucket in `region`, with these credentials.
+    #[must_use]
+    pub fn s3(region: String, credentials: SharedCredentialsProvider) -> Self {
+        Self::S3(s3::Signer::new(region, credentials))
+    }
 }
 
 /// What a place held, and what tells it from what it will hold.
@@ -78,6 +101,9 @@ pub enum PlaceError {
     /// The request failed.
     #[error("{0}: {1}")]
     Request(Box<Url>, reqwest::Error),
+    /// The request could not be signed.
+    #[error("{0}: {1}")]
+    Unsigned(Box<Url>, String),
     /// The answer is none that conditional requests have.
     #[error("{0}: {1}")]
     Answer(Box<Url>, String),
@@ -90,12 +116,11 @@ pub enum PlaceError {
 }
 
 impl Place {
-    /// A place behind HTTP. `headers` go with each request; what `authorization` holds goes as
-    /// `Authorization`, read anew each time, since such things are renewed.
+    /// A place behind HTTP. `headers` go with each request.
     pub fn object(
         url: Url,
         headers: &BTreeMap<String, String>,
-        authorization: Option<PathBuf>,
+        authorization: Authorization,
     ) -> Result<Self, String> {
         // An error means that a provider is installed already; `main` installs the same one.
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -202,17 +227,25 @@ impl Object {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, PlaceError> {
-        let mut request = request.headers(self.headers.clone());
-        if let Some(file) = &self.authorization {
+        let request = request.headers(self.headers.clone()).build();
+        let mut request = request.map_err(|error| self.failed(error))?;
+        if let Authorization::S3(signer) = &self.authorization {
+            let signed = signer.sign(&mut request).await;
+            signed.map_err(|why| PlaceError::Unsigned(Box::new(self.url.clone()), why))?;
+        } else if let Authorization::File(file) = &self.authorization {
             let failed = |error| PlaceError::File(file.clone(), error);
             let text = tokio::fs::read_to_string(file).await.map_err(failed)?;
             let mut value = HeaderValue::try_from(text.trim())
                 .map_err(|_| failed(std::io::Error::from(ErrorKind::InvalidData)))?;
             value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
+            request.headers_mut().insert(AUTHORIZATION, value);
         }
-        let sent = request.send().await;
-        sent.map_err(|error| PlaceError::Request(Box::new(self.url.clone()), error.without_url()))
+        let sent = self.client.execute(request).await;
+        sent.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: reqwest::Error) -> PlaceError {
+        PlaceError::Request(Box::new(self.url.clone()), error.without_url())
     }
 
     async fn body(&self, mut answer: Response) -> Result<Vec<u8>, PlaceError> {
@@ -224,10 +257,7 @@ impl Object {
                     return Err(PlaceError::Large);
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Err(error) => {
-                    let url = Box::new(self.url.clone());
-                    return Err(PlaceError::Request(url, error.without_url()));
-                }
+                Err(error) => return Err(self.failed(error)),
             }
         }
     }

@@ -1,20 +1,24 @@
 //! A log that cannot go on is given up: `taskpass ledger new-origin` and `keys revoke --ledger`, as
 //! programs, on stores that lost leaves.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use aws_sdk_iam::config::{Credentials, SharedCredentialsProvider};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Method;
 use serde_json::{Value, json};
 use taskpass::app;
 use taskpass::config::{Config, Mode};
+use taskpass::ledger::place::{Authorization, Place, Swapped};
 use tempfile::TempDir;
 
 use crate::support::http::{Answer, Client, send};
 use crate::support::issuer::{AUDIENCE, Issuer, unix_seconds};
+use crate::support::moto::Moto;
 use crate::support::postgres::{TestDatabase, fresh_database};
 use crate::support::process::{Ended, Launch, Process};
 use crate::support::{SOON, free_address, hex, random_bytes, random_hex, until};
@@ -40,6 +44,8 @@ struct World {
     directory: TempDir,
     admin: String,
     sealing_key: String,
+    /// The lines of `[ledger.shared_checkpoint]`.
+    place: String,
     databases: Option<(TestDatabase, TestDatabase)>,
 }
 
@@ -56,6 +62,7 @@ impl World {
             directory: tempfile::tempdir().unwrap(),
             admin: format!("tpa_{}", random_hex(16)),
             sealing_key: format!("tpk1_{key}"),
+            place: "file = \"place\"".to_owned(),
             databases: postgres.then(|| (fresh_database(), fresh_database())),
         };
         std::fs::create_dir(world.path("policies")).unwrap();
@@ -96,7 +103,7 @@ drain_seconds = 0
 origin = "{origin}"
 checkpoint_file = "checkpoint"
 [ledger.shared_checkpoint]
-file = "place"
+{place}
 [admin]
 bootstrap_token_sha256 = "{bootstrap}"
 [policy]
@@ -141,6 +148,7 @@ max_deadline_seconds = 3600
 resources = ["orders-api"]
 "#,
             bootstrap = hex(digest.as_ref()),
+            place = self.place,
             issuer = self.issuer.url(),
         )
     }
@@ -227,7 +235,7 @@ resources = ["orders-api"]
 
     /// Tells a broker on PostgreSQL what decides.
     async fn activate(&self, broker: &Broker) {
-        let mut environment = std::collections::BTreeMap::new();
+        let mut environment = BTreeMap::new();
         environment.insert(
             "TASKPASS_DATABASE_URL".to_owned(),
             "postgres://127.0.0.1/y".to_owned(),
@@ -529,4 +537,57 @@ async fn what_permits_is_carried_over_only_when_somebody_says_so() {
         let blocked = new.ask(&world.token("thief", 3)).await;
         assert_eq!(blocked.status, 403, "{}", blocked.text());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_is_kept_in_a_bucket_that_wants_signed_requests() {
+    let moto = Moto::start();
+    let (id, secret) = moto.bucket("checkpoints").await;
+    moto.enforce().await;
+    let mut world = World::new(false);
+    let url = format!("{}/checkpoints/of%20all", moto.url());
+    world.place = format!("url = \"{url}\"\ns3_region = \"eu-central-1\"");
+    let address = free_address();
+    std::fs::write(world.path("old.toml"), world.config(OLD, address)).unwrap();
+    let launch = |secret: &str| {
+        world
+            .serve(OLD)
+            .env("AWS_ACCESS_KEY_ID", &id)
+            .env("AWS_SECRET_ACCESS_KEY", secret)
+    };
+    let refused = launch("another").run();
+    assert!(refused.stderr.contains("shared checkpoint"), "{refused:?}");
+    assert!(refused.stderr.contains("403"), "{refused:?}");
+    let mut process = launch(&secret).spawn();
+    process.wait_ready(address);
+    let broker = Broker {
+        process,
+        client: Client::new(&format!("http://{address}")),
+    };
+    let read = async || {
+        let region = "eu-central-1".to_owned();
+        let credentials = Credentials::new(&id, &secret, None, None, "test");
+        let credentials = SharedCredentialsProvider::new(credentials);
+        let signed = Authorization::s3(region, credentials);
+        let place = Place::object(url.parse().unwrap(), &BTreeMap::new(), signed).unwrap();
+        let kept = place.read().await.unwrap();
+        (place, kept)
+    };
+    for _ in 0..2 {
+        broker.ask(&world.token("agent:a", 0)).await.expect(201);
+        let checkpoint = broker.client.get_as(&world.admin, "/v1/ledger/checkpoint");
+        let checkpoint = checkpoint.await.text();
+        until("it is in the bucket", SOON, async || {
+            read().await.1.note == Some(checkpoint.clone().into_bytes())
+        })
+        .await;
+    }
+    // The bucket itself sees to it that nothing is written over what was not read.
+    let (place, kept) = read().await;
+    broker.ask(&world.token("agent:a", 0)).await.expect(201);
+    until("it changes", SOON, async || read().await.1 != kept).await;
+    assert_eq!(
+        place.swap(&kept, "over it").await.unwrap(),
+        Swapped::Changed
+    );
 }

@@ -20,6 +20,8 @@ pub mod policy;
 mod sts;
 pub mod trust;
 
+pub use sts::own_credentials;
+
 use std::sync::Arc;
 
 use base64::Engine;

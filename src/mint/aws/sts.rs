@@ -161,11 +161,27 @@ impl Clients {
     }
 }
 
+/// The broker's own credentials, found where AWS's tools find them.
+pub async fn own_credentials(
+    region: &str,
+) -> Option<aws_sdk_sts::config::SharedCredentialsProvider> {
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(region.to_owned()))
+        .http_client(http_client())
+        .load()
+        .await;
+    config.credentials_provider()
+}
+
+fn http_client() -> aws_sdk_sts::config::SharedHttpClient {
+    Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https()
+}
+
 /// How AWS is spoken to, with the broker's own credentials or without any.
 async fn sdk_config(role: &AwsRole, own_credentials: bool) -> SdkConfig {
-    let http = Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_https();
+    let http = http_client();
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)

@@ -63,4 +63,42 @@ impl Moto {
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
+
+    /// From now on it checks who signs, and whether that one may.
+    pub async fn enforce(&self) {
+        let url = format!("{}/moto-api/reset-auth", self.url());
+        let put = client().post(url).body("0").send().await;
+        assert!(put.unwrap().status().is_success());
+    }
+
+    /// A bucket of S3, and the access key of somebody who may do everything there.
+    pub async fn bucket(&self, name: &str) -> (String, String) {
+        let url = format!("{}/{name}", self.url());
+        let body = "<CreateBucketConfiguration><LocationConstraint>eu-central-1\
+                    </LocationConstraint></CreateBucketConfiguration>";
+        let put = client().put(url).body(body).send().await;
+        let put = put.unwrap();
+        assert!(put.status().is_success(), "{}", put.text().await.unwrap());
+        let iam = self.iam();
+        let user = format!("{name}-user");
+        iam.create_user().user_name(&user).send().await.unwrap();
+        iam.put_user_policy()
+            .user_name(&user)
+            .policy_name("all")
+            .policy_document(
+                r#"{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:*","Resource":"*"}}"#,
+            )
+            .send()
+            .await
+            .unwrap();
+        let made = iam.create_access_key().user_name(&user).send().await;
+        let key = made.unwrap().access_key.unwrap();
+        (key.access_key_id, key.secret_access_key)
+    }
+}
+
+/// Of nobody in particular, who signs nothing.
+fn client() -> reqwest::Client {
+    super::http::install_crypto_provider();
+    reqwest::Client::new()
 }
