@@ -453,7 +453,7 @@ async fn open_ledger(
         succeeds,
     };
     let own = config.ledger.checkpoint_file.clone();
-    let guard = Guard::new(&parts, Some(own), shared_place(config).await?);
+    let guard = Guard::new(&parts, Some(own), Box::pin(shared_place(config)).await?);
     let writer = guard.writer();
     let (ledger, appender) = Ledger::open(parts, guard).await.map_err(unfit)?;
     drop(shutdown.spawn_worker("ledger", move |stop| appender.run(stop)));

@@ -130,7 +130,7 @@ impl Old {
             let name = file.display().to_string();
             evidence.push(Evidence { name, note });
         }
-        if let Some(place) = super::shared_place(&config).await? {
+        if let Some(place) = Box::pin(super::shared_place(&config)).await? {
             let kept = place.read().await.map_err(unfit)?;
             let name = place.to_string();
             evidence.extend(kept.note.map(|note| Evidence { name, note }));

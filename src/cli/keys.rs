@@ -156,7 +156,8 @@ impl Keys {
             Command::Revoke(revoke) => {
                 if let (Some(key), Some(old)) = (&revoke.ledger, &revoke.old_config) {
                     let list = revoke.list.as_deref();
-                    return revoke_log_key(&revoke.file, old, &revoke.how, key, list).await;
+                    let revoked = revoke_log_key(&revoke.file, old, &revoke.how, key, list);
+                    return Box::pin(revoked).await;
                 }
                 let given = revoke.kid.unwrap_or_default();
                 let kid = crate::domain::workload::encode_value(&given);

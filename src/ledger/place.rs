@@ -28,7 +28,7 @@ pub enum Place {
     /// A file. Beside it stands a lock, by the same name with `.lock`.
     File(PathBuf),
     /// An object behind HTTP.
-    Object(Object),
+    Object(Box<Object>),
 }
 
 /// An object that conditional requests read and write: `GET` answers 200 with a strong `ETag`, or
@@ -137,12 +137,12 @@ impl Place {
             .user_agent("taskpass")
             .build()
             .map_err(|error| error.to_string())?;
-        Ok(Self::Object(Object {
+        Ok(Self::Object(Box::new(Object {
             url,
             headers: map,
             authorization,
             client,
-        }))
+        })))
     }
 
     /// What it holds.

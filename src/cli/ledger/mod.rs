@@ -169,7 +169,7 @@ impl Ledger {
             Command::Verify(verify) => verify.run(),
             Command::Coverage(coverage) => coverage.run(),
             Command::Export(export) => export.run().await,
-            Command::NewOrigin(new) => new.run().await,
+            Command::NewOrigin(new) => Box::pin(new.run()).await,
             Command::Consistency(asked) => {
                 let to = asked.to.map(|to| format!("&to={to}")).unwrap_or_default();
                 let path = format!("/v1/ledger/consistency?from={}{to}", asked.from);

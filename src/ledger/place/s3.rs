@@ -1,7 +1,7 @@
 //! Requests to S3 are signed one by one (AWS Signature Version 4), with credentials that are found
 //! where AWS's own tools find them.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_sts::config::{Credentials, ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{
@@ -11,6 +11,8 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4::SigningParams;
 use reqwest::Request;
 use reqwest::header::{HeaderName, HeaderValue};
+
+use crate::clock::{Clock, SystemClock};
 
 /// Signs requests to S3 in one region.
 #[derive(Debug)]
@@ -51,6 +53,9 @@ impl Signer {
     ) -> Result<Vec<(String, String)>, String> {
         let unsigned = |error: &dyn std::fmt::Display| format!("a request to S3: {error}");
         let identity = credentials.into();
+        // S3 compares it with its own clock.
+        let seconds = u64::try_from(SystemClock.now().seconds()).unwrap_or_default();
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         // S3 takes paths as they come, and wants the body's digest.
         let mut settings = SigningSettings::default();
         settings.percent_encoding_mode = PercentEncodingMode::Single;
@@ -60,7 +65,7 @@ impl Signer {
             .identity(&identity)
             .region(&self.region)
             .name("s3")
-            .time(SystemTime::now())
+            .time(time)
             .settings(settings)
             .build()
             .map_err(|error| unsigned(&error))?
