@@ -214,6 +214,36 @@ on_both_stores! {
         }
     }
 
+    async fn tasks_are_nested_so_deep_and_no_deeper(rig: Rig) {
+        let opened = rig.broker.open_task(&rig.evidence("agent:child"), job()).await.unwrap();
+        let mut parent = opened.task;
+        let child: taskpass::domain::workload::Identity = "dev:agent%3Achild".to_owned().try_into().unwrap();
+        for depth in 2..=9 {
+            let authority = TaskAuthority::Handle(parent.handle.clone().unwrap(), Evidence::default());
+            let lent = rig.broker.delegate(parent.id, authority, child.clone(), 6, None).await.unwrap();
+            let opened = rig.broker.open_task(&rig.evidence("agent:child"), child_of(parent.id, &lent)).await;
+            if depth == 9 {
+                let Err(BrokerError::Denied(denied)) = opened else { panic!("{opened:?}") };
+                assert_eq!(denied.refusal.code.as_str(), "too-deep");
+                break;
+            }
+            parent = opened.unwrap().task;
+        }
+    }
+
+    async fn a_cutoff_on_an_attestor_kills_what_its_identities_hold_and_lets_none_in(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let cut = async |name: &str| {
+            let ask = RevokeAsk { selector: Selector::Attestor(name.into()), block: BlockAsk::UntilLifted, widen: false, reason: "its key was stolen".into(), dry_run: false };
+            rig.broker.revoke_many(&rig.admin(), ask).await.unwrap().matched
+        };
+        assert_eq!(cut("another").await, 0);
+        assert!(rig.is_good(&issued).await);
+        assert_eq!(cut("dev").await, 1);
+        assert!(!rig.is_good(&issued).await);
+        assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
+    }
+
     async fn a_block_holds_until_it_is_lifted_and_lifting_revives_nothing(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let all = Selector::All(True);

@@ -402,7 +402,10 @@ async fn a_certificate_stands_in_no_log() {
     );
     assert!(refused.greet(replica.address).is_err());
     let log = replica.process.stderr() + &replica.process.stdout();
-    assert!(log.contains("DEBUG"), "everybody was to say all that is ever logged");
+    assert!(
+        log.contains("DEBUG"),
+        "everybody was to say all that is ever logged"
+    );
     let decimals = |bytes: &[u8]| {
         let numbers: Vec<String> = bytes.iter().map(ToString::to_string).collect();
         numbers.join(", ")
