@@ -23,7 +23,8 @@ struct CloudEvent<'a> {
     kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     subject: Option<String>,
-    time: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<Timestamp>,
     datacontenttype: &'static str,
     sequence: String,
     #[serde(skip_serializing_if = "Option::is_none")]

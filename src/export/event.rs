@@ -27,8 +27,8 @@ pub struct Recorded<'a> {
     pub hash: &'a Hash,
     /// Its bytes; none where they were pruned.
     pub body: Option<&'a [u8]>,
-    /// When it was decided.
-    pub at: Timestamp,
+    /// When it was decided, where that is known.
+    pub at: Option<Timestamp>,
     /// The identity whose own it is, where that is known.
     pub subject: Option<&'a str>,
     /// What a person wrote about it, where the sink gets that.

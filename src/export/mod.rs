@@ -20,8 +20,6 @@
 mod cloudevents;
 mod event;
 mod ocsf;
-#[cfg(test)]
-mod tests;
 mod webhook;
 mod writer;
 
@@ -435,7 +433,7 @@ impl Exporter {
                     index: leaf.index,
                     hash: &leaf.hash,
                     body: leaf.body.as_deref(),
-                    at: leaf.at,
+                    at: Some(leaf.at),
                     subject: leaf.subject.as_deref(),
                     free_text: text.as_deref(),
                 },
@@ -580,3 +578,6 @@ fn backoff_seconds(attempts: u32) -> u64 {
 }
 
 const _: () = assert!(MAX_BACKOFF_SECONDS <= MAX_PAUSE_SECONDS);
+
+#[cfg(test)]
+mod tests;

@@ -79,7 +79,7 @@ pub(super) fn event(reading: &Reading<'_>) -> Value {
         "type_uid": class.uid * 100 + class.activity,
         "severity_id": class.severity,
         "status_id": class.status,
-        "time": millis(recorded.at),
+        "time": recorded.at.map_or(0, millis),
         "message": reading.name,
         "metadata": {
             "version": VERSION,

@@ -179,7 +179,7 @@ fn write(format: ExportFormat, body: Option<&[u8]>, free_text: Option<&str>) -> 
             index: 41,
             hash: &hash,
             body,
-            at: Timestamp::from_micros(1_763_899_200_250_000),
+            at: Some(Timestamp::from_micros(1_763_899_200_250_000)),
             subject: Some("dev:agent"),
             free_text,
         },

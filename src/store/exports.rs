@@ -33,7 +33,8 @@ pub struct ExportCursor {
 
 impl Store {
     /// Registers a sink: a new one is told what follows `start`; one that was registered otherwise
-    /// goes on from where it was, and is tried at once.
+    /// goes on from where it was, and is tried at once; whoever delivered to the other is its holder
+    /// no longer.
     pub async fn register_export(
         &self,
         key: &ExportKey,
@@ -46,7 +47,8 @@ impl Store {
                 "/* register_export */ INSERT INTO export_cursor \
                  (name, origin, registration, next_idx, due_at) VALUES ($1, $2, $3, $4, $5) \
                  ON CONFLICT (name, origin) DO UPDATE SET registration = excluded.registration, \
-                 due_at = excluded.due_at, attempts = 0, disabled_at = NULL \
+                 due_at = excluded.due_at, attempts = 0, disabled_at = NULL, \
+                 lease_holder = NULL, lease_until = NULL \
                  WHERE export_cursor.registration <> excluded.registration",
             )
             .bind(&key.name)

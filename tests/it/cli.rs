@@ -459,6 +459,7 @@ fn every_command_has_help_with_an_example() {
         "ledger checkpoint",
         "ledger keys",
         "ledger coverage",
+        "ledger events",
         "workloads add",
         "workloads list",
         "workloads remove",

@@ -934,8 +934,11 @@ cases! {
         store.disable_export(&key, "a", at(103)).await.unwrap();
         assert_eq!(cursor().await.disabled_at, Some(at(103)));
         assert_eq!(claim("one", "a", 500, 600).await, None, "told nothing any more");
-        // Registered otherwise, it goes on from where it was.
+        // Registered otherwise, it goes on from where it was, and whoever was at it is not any more.
+        store.register_export(&key, "three", 0, at(500)).await.unwrap();
+        assert_eq!(claim("three", "a", 500, 600).await, Some(13));
         store.register_export(&key, "two", 0, at(501)).await.unwrap();
+        assert!(!advance("a", 13, 14, 600).await);
         assert_eq!(cursor().await, ExportCursor {
             registration: "two".into(),
             next: 13,

@@ -1,6 +1,7 @@
 //! `taskpass ledger`: checking receipts and whole logs offline, taking a log away, and its present
 //! head.
 
+mod events;
 mod export;
 pub(super) mod new_origin;
 pub(super) mod verify;
@@ -46,6 +47,12 @@ enum Command {
         taskpass ledger export --output log.jsonl --token-file auditor-token && taskpass ledger verify log.jsonl --key-file log.vkey"
     )]
     Export(export::Export),
+    /// Write a verified log's entries as events of OCSF or CloudEvents
+    #[command(
+        after_help = "The same events, with the same ids, as a sink of [[export]] gets (docs/export.md). Nothing is written before the whole log was found to be what was signed.\n\nExample:\n  \
+        taskpass ledger events log.jsonl --key-file log.vkey --issuer https://broker.example --format ocsf --since 2026-11-01T00:00:00Z > events.jsonl"
+    )]
+    Events(events::Events),
     /// Show the proof that the log of one size continues that of another
     #[command(
         after_help = "Example:\n  taskpass ledger consistency --from 4711 --token-file auditor-token > proof.json"
@@ -170,6 +177,7 @@ impl Ledger {
             Command::Coverage(coverage) => coverage.run(),
             Command::Export(export) => export.run().await,
             Command::NewOrigin(new) => Box::pin(new.run()).await,
+            Command::Events(events) => events.run(),
             Command::Consistency(asked) => {
                 let to = asked.to.map(|to| format!("&to={to}")).unwrap_or_default();
                 let path = format!("/v1/ledger/consistency?from={}{to}", asked.from);
@@ -271,18 +279,23 @@ impl Verify {
     }
 
     fn keys(&self) -> Result<Vec<VerifierKey>, Failure> {
-        let mut keys = self.keys.clone();
-        if let Some(file) = &self.key_file {
-            let text = String::from_utf8(read_file(file, MAX_FILE_BYTES)?)
-                .map_err(|_| Failure::Usage(format!("{} is not text", file.display())))?;
-            for line in text.lines().filter(|line| !line.trim().is_empty()) {
-                let key = vkey(line);
-                keys.push(key.map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?);
-            }
-        }
-        if keys.is_empty() {
-            return Err(Failure::Usage("no verifier key was given".into()));
-        }
-        Ok(keys)
+        keys_of(&self.keys, self.key_file.as_deref())
     }
+}
+
+/// The keys of the command line and of a file with one a line.
+fn keys_of(given: &[VerifierKey], file: Option<&Path>) -> Result<Vec<VerifierKey>, Failure> {
+    let mut keys = given.to_vec();
+    if let Some(file) = file {
+        let text = String::from_utf8(read_file(file, MAX_FILE_BYTES)?)
+            .map_err(|_| Failure::Usage(format!("{} is not text", file.display())))?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let key = vkey(line);
+            keys.push(key.map_err(|e| Failure::Usage(format!("{}: {e}", file.display())))?);
+        }
+    }
+    if keys.is_empty() {
+        return Err(Failure::Usage("no verifier key was given".into()));
+    }
+    Ok(keys)
 }
