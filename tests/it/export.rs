@@ -2,6 +2,7 @@
 //! kills between deliveries, and entries whose bodies are gone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::canary::Canaries;
 use crate::support::fleet::{Fleet, Replica, SINK_SECRET, body};
+use crate::support::http::Client;
 use crate::support::moto::python_program;
 use crate::support::process::Launch;
 use crate::support::receiver::{Delivery, Receiver, Reply};
-use crate::support::rig::{Kind, Rig, ask, ask_in, job};
-use crate::support::{SOON, free_address, until};
+use crate::support::rig::{Kind, POLICIES, Rig, ask, ask_in, job};
+use crate::support::{SOON, block_on, free_address, random_bytes, until, wait_until};
 
 /// What a caller wrote, which nobody outside gets unasked.
 const PURPOSE: &str = "monthly numbers for Ann";
@@ -520,6 +522,64 @@ async fn a_disk_that_takes_nothing_costs_no_request_anything() {
     assert_eq!(sequence, (0..all).collect::<Vec<_>>());
 }
 
+#[test]
+fn standard_output_that_nobody_reads_holds_up_neither_the_broker_nor_its_end() {
+    let (reader, mut full) = std::io::pipe().unwrap();
+    // As much as a pipe holds: whoever writes more waits for a reader.
+    full.write_all(&vec![b'x'; 65_536]).unwrap();
+    let sinks =
+        "[[export]]\nname = \"out\"\nformat = \"ocsf\"\nto = \"stdout\"\ntimeout_seconds = 1\n";
+    let config = Fleet::exporting_config(sinks);
+    let address = config
+        .lines()
+        .find_map(|line| line.strip_prefix("listen = "));
+    let address = address.unwrap().trim_matches('"').to_owned();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("policies")).unwrap();
+    std::fs::write(dir.path().join("policies/a.cedar"), POLICIES).unwrap();
+    std::fs::write(dir.path().join("taskpass.toml"), config).unwrap();
+    let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random_bytes(32));
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_taskpass"))
+        .arg("serve")
+        .current_dir(dir.path())
+        .env("TASKPASS_SEALING_KEYS", format!("tpk1_{key}"))
+        .stdout(full)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let metric = |name: &str| {
+        block_on(async || {
+            let client = Client::new(&format!("http://{address}"));
+            let answer = client.try_get("/metrics").await.ok()?;
+            let text = answer.text();
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|value| value.trim().parse::<u64>().unwrap())
+        })
+    };
+    wait_until("the sink failed", SOON, || {
+        metric("taskpass_export_failures_total{sink=\"out\"}") >= Some(1)
+    });
+    wait_until("its lag is seen", SOON, || {
+        metric("taskpass_export_lag_entries{sink=\"out\"}") >= Some(1)
+    });
+    let ready = block_on(async || {
+        let client = Client::new(&format!("http://{address}"));
+        client.try_get("/readyz").await.unwrap().status
+    });
+    assert_eq!(ready, 200);
+    let told = std::process::Command::new("kill")
+        .arg(child.id().to_string())
+        .status();
+    assert!(told.unwrap().success());
+    let mut ended = None;
+    wait_until("it ends", SOON, || {
+        ended = child.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().code(), Some(0), "in order");
+    drop(reader);
+}
+
 /// An exporter of its own on a rig's store, until it has told all.
 async fn export_from(rig: &Rig, sinks: &str, path: &std::path::Path, entries: usize) -> Vec<Value> {
     let text = format!(
@@ -706,7 +766,7 @@ fn a_sink_that_cannot_work_is_told_by_check() {
     let check = |secret: &str, sink: &str| {
         Launch::taskpass(["serve", "--check", "--config", "taskpass.toml"])
             .config(Fleet::exporting_config(sink))
-            .file("policies/fleet.cedar", crate::support::rig::POLICIES)
+            .file("policies/fleet.cedar", POLICIES)
             .secret_file("sink.secret", secret)
             .env(
                 "TASKPASS_SEALING_KEYS",
