@@ -1,7 +1,8 @@
 //! What is counted and measured, for Prometheus.
 //!
 //! Callers say what happened in the words of the domain and know nothing of Prometheus. Every label
-//! has few values by its type: an enumeration, or text from our own source. Ids of workloads,
+//! has few values by its type: an enumeration, text from our own source, or the name of a policy that
+//! admins activated as one that merely observes. Ids of workloads,
 //! tasks and sessions are never labels: they are not bounded, and they are not for everyone who
 //! may scrape.
 
@@ -179,6 +180,7 @@ pub struct Metrics {
     registry: Registry,
     decisions: Counters<1>,
     refusals: Counters<1>,
+    observed: Counters<2>,
     attestation_failures: Counters<1>,
     unattested: Counter,
     foreign_tokens: Counter,
@@ -285,6 +287,10 @@ impl Metrics {
         let metrics = Self {
             decisions: r.counters("decisions", "Decisions in the ledger, by outcome"),
             refusals: r.counters("refusals", "Refused requests, by reason"),
+            observed: r.counters(
+                "observed",
+                "Requests for which a policy that merely observes held, by what it would have made of them",
+            ),
             attestation_failures: r.counters(
                 "attestation_failures",
                 "Evidence that was not believed, by reason",
@@ -411,6 +417,16 @@ impl Metrics {
     /// A request was refused.
     pub fn refusal(&self, code: RefusalCode) {
         count(&self.refusals, &[("code", code.as_str().into())]);
+    }
+
+    /// A policy that merely observes held for a request, which it would have made this of.
+    pub fn observed(&self, policy: &str, would_be: Outcome) {
+        let policy = Cow::Owned(policy.to_owned());
+        let would_be = would_be.as_str().into();
+        count(
+            &self.observed,
+            &[("policy", policy), ("would_be", would_be)],
+        );
     }
 
     /// Evidence was not believed.
@@ -614,6 +630,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.decision(Outcome::Permit);
         metrics.refusal(RefusalCode::TtlTooLong);
+        metrics.observed("freeze", Outcome::Deny);
         metrics.attestation_failure("expired");
         metrics.unattested();
         metrics.foreign_token();
@@ -640,6 +657,7 @@ mod tests {
             "taskpass_decisions_total{outcome=\"permit\"} 1",
             "taskpass_decisions_total{outcome=\"indeterminate\"} 0",
             "taskpass_refusals_total{code=\"ttl-too-long\"} 1",
+            "taskpass_observed_total{policy=\"freeze\",would_be=\"deny\"} 1",
             "taskpass_attestation_failures_total{reason=\"expired\"} 1",
             "taskpass_unattested_total 1",
             "taskpass_foreign_tokens_total 1",

@@ -2,7 +2,7 @@
 //! its own language.
 
 use crate::attest::AttestError;
-use crate::domain::decision::{Outcome, Refusal};
+use crate::domain::decision::{Observed, Outcome, Refusal};
 use crate::domain::generation::GenerationDigest;
 use crate::ids::{DecisionId, SessionId};
 use crate::ledger::AppendError;
@@ -34,6 +34,8 @@ pub struct Denied {
     pub refusal: Refusal,
     /// What decided.
     pub generation: GenerationDigest,
+    /// What policies that merely observe would have made of it.
+    pub observed: Option<Box<Observed>>,
     /// The proof that it is on record.
     pub receipt: Receipt,
 }

@@ -20,7 +20,7 @@ use super::generations::Active;
 use super::{Broker, BrokerError, Exceeded};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::domain::decision::{Decision, Outcome, Permitted, Refusal, RefusalCode};
+use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::permit::Permit;
 use crate::domain::request::{Ask, CredentialRequest, TaskAsk};
@@ -83,6 +83,8 @@ pub struct DecisionSummary {
     pub policies: Vec<String>,
     /// By which generation.
     pub generation: GenerationDigest,
+    /// What policies that merely observe would have made of it.
+    pub observed: Option<Box<Observed>>,
 }
 
 /// What one try came to.
@@ -279,7 +281,7 @@ impl Broker {
             self.spend_denial(case)?;
         }
         let decide = self.entry(case, &judged)?;
-        let (id, generation) = (decide.id, decide.generation);
+        let id = decide.id;
         let mut one_time = vec![case.workload.evidence];
         one_time.extend(case.workload.proofs.iter().copied());
         if let Some(admission) = &judged.admission {
@@ -300,13 +302,14 @@ impl Broker {
                 match (permit, judged.decision.verdict.clone()) {
                     (Some(permit), Ok(_)) => {
                         self.metrics().decision(Outcome::Permit);
+                        self.observed(id, &judged.decision);
                         let mut judged = judged;
                         if let Some(admission) = &mut judged.admission {
                             admission.decision = Some(id);
                         }
                         Ok(Some((permit, receipt, judged)))
                     }
-                    (_, Err(refusal)) => Err(self.denied(id, refusal, generation, receipt)),
+                    (_, Err(refusal)) => Err(self.denied(id, refusal, &judged.decision, receipt)),
                     (None, Ok(_)) => Err(BrokerError::FailClosed(
                         "a permit without a session was recorded".into(),
                     )),
@@ -314,7 +317,7 @@ impl Broker {
             }
             Appended::Refused(recorded, refusal) => {
                 let (_, receipt) = recorded.into_permit();
-                Err(self.denied(id, refusal, generation, receipt))
+                Err(self.denied(id, refusal, &judged.decision, receipt))
             }
             Appended::Replayed => Err(BrokerError::Replayed),
             Appended::Stale => Ok(None),
@@ -327,9 +330,10 @@ impl Broker {
         &self,
         decision: DecisionId,
         refusal: Refusal,
-        generation: GenerationDigest,
+        judged: &Decision,
         receipt: Receipt,
     ) -> BrokerError {
+        self.observed(decision, judged);
         let outcome = refusal.outcome();
         self.metrics().decision(outcome);
         self.metrics().refusal(refusal.code);
@@ -338,9 +342,21 @@ impl Broker {
             decision,
             outcome,
             refusal,
-            generation,
+            generation: judged.generation,
+            observed: judged.observed.clone(),
             receipt,
         }))
+    }
+
+    /// Says aloud what policies that merely observe would have done.
+    fn observed(&self, id: DecisionId, decision: &Decision) {
+        let Some(observed) = &decision.observed else {
+            return;
+        };
+        for policy in &observed.policies {
+            self.metrics().observed(&policy.policy, observed.would_be);
+        }
+        warn!(decision = %id, outcome = decision.outcome().as_str(), %observed, "observed, not enforced");
     }
 
     pub(super) fn spend_denial(&self, case: &Case<'_>) -> Result<(), BrokerError> {
@@ -390,6 +406,7 @@ impl Broker {
             outcome: judged.decision.outcome(),
             refusal: judged.decision.verdict.as_ref().err().cloned(),
             policies: judged.decision.policies.clone(),
+            observed: judged.decision.observed.clone(),
             generation: judged.decision.generation,
             resource: judged.resource.clone(),
             input: self.commitment(record::committed(&judged.decision))?,
@@ -585,10 +602,12 @@ pub(super) fn before_policy(refusal: Refusal, active: &Active) -> Decision {
         verdict: Err(refusal),
         policies: Vec::new(),
         generation: active.digest(),
+        observed: None,
     }
 }
 
 fn released(credential: Credential, session: Session, judged: Judged, receipt: Receipt) -> Issued {
+    let observed = judged.decision.observed;
     let admission = judged.admission;
     let task = IssuedTask {
         id: session.task_id,
@@ -613,6 +632,7 @@ fn released(credential: Credential, session: Session, judged: Judged, receipt: R
             outcome: Outcome::Permit,
             policies: session.policies.clone(),
             generation: session.generation,
+            observed,
         },
         session,
         receipt,

@@ -147,6 +147,7 @@ impl Broker {
             outcome: decision.outcome(),
             refusal: decision.verdict.as_ref().err().cloned(),
             policies: decision.policies.clone(),
+            observed: decision.observed.clone(),
             generation: decision.generation,
             resource: None,
             input: self.commitment(record::committed(&decision))?,
@@ -193,9 +194,8 @@ impl Broker {
         admission: Option<super::admit::Admission>,
         handle: Option<SecretString>,
     ) -> Result<Option<Opened>, BrokerError> {
-        let refused = |refusal: Refusal, receipt: Receipt| {
-            self.denied(id, refusal, decision.generation, receipt)
-        };
+        let refused =
+            |refusal: Refusal, receipt: Receipt| self.denied(id, refusal, &decision, receipt);
         match appended {
             Appended::Recorded(recorded) => {
                 let (_, receipt) = recorded.into_permit();
@@ -219,6 +219,7 @@ impl Broker {
                         outcome: Outcome::Permit,
                         policies: decision.policies,
                         generation: decision.generation,
+                        observed: decision.observed,
                     },
                     receipt,
                 }))

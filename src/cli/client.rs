@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use super::Failure;
 use super::output::printable;
 use crate::config::{Environment, ProcessEnvironment};
+use crate::domain::decision::Observed;
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -395,10 +396,19 @@ fn describe(status: StatusCode, body: &Value) -> String {
     if let Some(id) = body.pointer("/decision/id").and_then(Value::as_str) {
         lines.push(format!("  decision: {}", printable(id)));
     }
+    lines.extend(observed(body).map(|text| format!("  {text}")));
     if let Some(session) = text("session_id").or_else(|| text("session")) {
         lines.push(format!("  session: {session}"));
     }
     lines.join("\n")
+}
+
+/// What policies that merely observe would have made of an answer; none where there are none.
+pub(super) fn observed(answer: &Value) -> Option<String> {
+    let observed = answer.pointer("/decision/observed")?;
+    let told = serde_json::from_value::<Observed>(observed.clone());
+    let text = told.map_or_else(|_| observed.to_string(), |told| told.to_string());
+    Some(printable(&format!("observed, not enforced: {text}")))
 }
 
 fn one_line(value: &Value) -> String {

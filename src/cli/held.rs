@@ -9,10 +9,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::Failure;
-use super::client::Client;
+use super::client::{Client, observed};
 use super::evidence::Source;
 use super::wanted::Wanted;
+use super::{Failure, output};
 use crate::clock::Timestamp;
 
 /// A session is renewed when less than this part of its life is left.
@@ -36,9 +36,11 @@ impl Asker {
     pub(super) async fn ask(&self, task: &Value) -> Result<Value, Failure> {
         let token = self.source.attestation().await?;
         let client = self.client.clone().with_bearer(&token)?;
-        client
-            .post("/v1/credentials", &self.wanted.body(task))
-            .await
+        let body = self.wanted.body(task);
+        let answer = client.post("/v1/credentials", &body).await?;
+        // Nobody has to read it, but everybody can.
+        drop(observed(&answer).map(output::note));
+        Ok(answer)
     }
 }
 

@@ -222,14 +222,30 @@ impl Policy {
     }
 }
 
+/// A policy that is not enforced is not to be overlooked.
+fn say_what_observes(compiled: &CompiledGeneration) -> Result<(), Failure> {
+    for (policy, until) in compiled.observing(SystemClock.now()) {
+        output::line(format!(
+            "NOT ENFORCED before {until}: `{policy}` merely observes"
+        ))?;
+    }
+    Ok(())
+}
+
 impl Check {
     fn check(self) -> Result<(), Failure> {
         let built = self.source.build()?;
+        let now = SystemClock.now();
         if self.json {
             let problems = built.as_ref().err().cloned().unwrap_or_default();
-            let digest = built.as_ref().ok().map(|built| built.compiled.digest());
+            let compiled = built.as_ref().ok().map(|built| &built.compiled);
+            let observing = compiled.into_iter().flat_map(|own| own.observing(now));
+            let observing: Vec<Value> = observing
+                .map(|(policy, until)| json!({"policy": policy, "enforced_from": until}))
+                .collect();
             output::json(&json!({
-                "good": built.is_ok(), "generation": digest, "problems": problems,
+                "good": built.is_ok(), "generation": compiled.map(CompiledGeneration::digest),
+                "observing": observing, "problems": problems,
             }))?;
             return built.map(drop).map_err(|_| Failure::Told);
         }
@@ -239,7 +255,8 @@ impl Check {
             built.compiled.policy_ids().count(),
             built.directory.display(),
             built.compiled.digest()
-        ))
+        ))?;
+        say_what_observes(&built.compiled)
     }
 
     fn test(self) -> Result<(), Failure> {
@@ -283,6 +300,7 @@ impl Activate {
         output::line(format!(
             "generation {} decides from now on",
             built.compiled.digest()
-        ))
+        ))?;
+        say_what_observes(&built.compiled)
     }
 }

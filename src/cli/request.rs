@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::client::Connection;
+use super::client::{Connection, observed};
 use super::wanted::{AnyTask, Wanted};
 use super::{Failure, output};
 
@@ -73,7 +73,8 @@ fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
         text("/session/expires_at"),
         text("/task/id"),
         text("/decision/id"),
-    ))
+    ))?;
+    observed(answer).map_or(Ok(()), output::note)
 }
 
 /// The value as one word of a POSIX shell, whatever is in it.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::generation::GenerationDigest;
 use super::grant::AuthorizationDetail;
+use crate::clock::Timestamp;
 
 /// What policy said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -174,6 +175,8 @@ pub struct Decision {
     /// The complete input of the evaluation, as it was: with the generation it gives this decision
     /// again.
     pub input: Vec<u8>,
+    /// What policies that merely observe would have made of it, where any holds.
+    pub observed: Option<Box<Observed>>,
 }
 
 impl Decision {
@@ -183,6 +186,77 @@ impl Decision {
         match &self.verdict {
             Ok(_) => Outcome::Permit,
             Err(refusal) => refusal.outcome(),
+        }
+    }
+}
+
+/// What policies that merely observe would have made of a decision. It is told to whoever asked,
+/// and recorded in the leaf: an exception that nobody sees would stay one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Those that hold for the request, or could not be evaluated for it, by name.
+    pub policies: Vec<ObservedPolicy>,
+    /// The outcome, were every policy that observes enforced.
+    pub would_be: Outcome,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<RefusalCode>,
+    /// The life that would be granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u64>,
+}
+
+/// A policy that merely observes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedPolicy {
+    /// Its `@id`.
+    pub policy: String,
+    /// What it will do.
+    pub effect: ObservedEffect,
+    /// The instant from which on it is enforced.
+    pub enforced_from: Timestamp,
+}
+
+/// What a policy that merely observes would have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObservedEffect {
+    /// Permit, as far as it goes.
+    Permit,
+    /// Deny.
+    Forbid,
+    /// Fail, which makes the whole indeterminate.
+    Error,
+}
+
+impl ObservedEffect {
+    /// As people read it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Permit => "permit",
+            Self::Forbid => "forbid",
+            Self::Error => "fail",
+        }
+    }
+}
+
+impl std::fmt::Display for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for policy in &self.policies {
+            write!(
+                f,
+                "`{}` would {} from {} on; ",
+                policy.policy,
+                policy.effect.as_str(),
+                policy.enforced_from
+            )?;
+        }
+        write!(f, "it would be {}", self.would_be.as_str())?;
+        match (self.refusal, self.ttl_seconds) {
+            (Some(code), _) => write!(f, " ({})", code.as_str()),
+            (None, Some(seconds)) => write!(f, " ({seconds} s)"),
+            (None, None) => Ok(()),
         }
     }
 }

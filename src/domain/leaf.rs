@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cutoff::Selector;
-use super::decision::{Outcome, RefusalCode};
+use super::decision::{Observed, Outcome, RefusalCode};
 use super::generation::GenerationDigest;
 use super::grant::Grant;
 use super::session::EndReason;
@@ -237,6 +237,9 @@ pub struct DecisionLeaf {
     /// The policies that permitted it. Those that denied are committed to instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+    /// What policies that merely observe would have made of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Box<Observed>>,
     /// A commitment to the evaluation's complete input and, for a denial, its policies.
     pub input: Commitment,
     /// A commitment to the task's purpose.

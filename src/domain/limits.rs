@@ -38,6 +38,10 @@ pub const MAX_GRANT_TEXT_BYTES: usize = 512;
 /// CPU that one request can ask for to a few milliseconds.
 pub const MAX_EVALUATIONS: usize = 128;
 
+/// Policies about one resource that merely observe: each is evaluated beside those that decide, and
+/// named in the leaf.
+pub const MAX_OBSERVED: usize = 16;
+
 /// The longest life of a credential: half a day, as an AWS role's longest session.
 pub const MAX_TTL_SECONDS: u64 = 43_200;
 

@@ -15,6 +15,7 @@ use super::json::Strict;
 use super::problem::Problem;
 use super::sessions::SessionBody;
 use crate::broker::issue::{DecisionSummary, Issued, IssuedTask};
+use crate::domain::decision::Observed;
 use crate::domain::grant::Grant;
 use crate::domain::limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_PURPOSE_BYTES, MIN_HEARTBEAT_SECONDS};
 use crate::domain::request::{CredentialRequest, NewTask, ParentRef, RetryKey, TaskSelector};
@@ -213,6 +214,10 @@ pub struct DecisionBody {
     outcome: &'static str,
     policies: Vec<String>,
     generation: String,
+    /// What policies that merely observe would have made of it.
+    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<Box<Observed>>,
 }
 
 impl From<DecisionSummary> for DecisionBody {
@@ -222,6 +227,7 @@ impl From<DecisionSummary> for DecisionBody {
             outcome: decision.outcome.as_str(),
             policies: decision.policies,
             generation: decision.generation.to_string(),
+            observed: decision.observed,
         }
     }
 }

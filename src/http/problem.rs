@@ -272,16 +272,17 @@ impl Problem {
             (Outcome::Indeterminate, _) => ("indeterminate", "It could not be established"),
             _ => ("denied", "Policy does not permit this"),
         };
+        let mut decision = json!({
+            "id": denied.decision,
+            "outcome": denied.outcome,
+            "generation": denied.generation,
+        });
+        if let Some(observed) = denied.observed {
+            decision["observed"] = json!(observed);
+        }
         let problem = Self::new(StatusCode::FORBIDDEN, slug, title, denied.refusal.detail)
             .with("code", denied.refusal.code)
-            .with(
-                "decision",
-                json!({
-                    "id": denied.decision,
-                    "outcome": denied.outcome,
-                    "generation": denied.generation,
-                }),
-            )
+            .with("decision", decision)
             .with("receipt", denied.receipt);
         match denied.refusal.allowed {
             Some(allowed) => problem.with("allowed", allowed),
@@ -458,6 +459,7 @@ mod tests {
             generation: format!("sha256:{}", "ab".repeat(32))
                 .parse::<GenerationDigest>()
                 .unwrap(),
+            observed: None,
             receipt: Receipt {
                 leaf_hash: leaf_hash(&leaf),
                 leaf,

@@ -680,6 +680,7 @@ mod tests {
             outcome: Decided::Permit,
             refusal: None,
             policies: Vec::new(),
+            observed: None,
             generation,
             resource: None,
             input: opening(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
 use crate::domain::cutoff::Cutoff;
-use crate::domain::decision::{Outcome as Decided, Refusal};
+use crate::domain::decision::{Observed, Outcome as Decided, Refusal};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, Opening, TaskLeaf};
 use crate::domain::session::{EndReason, Session, SessionState};
@@ -104,6 +104,8 @@ pub struct Decide {
     pub refusal: Option<Refusal>,
     /// The policies that determined it.
     pub policies: Vec<String>,
+    /// What policies that merely observe would have made of it.
+    pub observed: Option<Box<Observed>>,
     /// The generation that decided.
     pub generation: GenerationDigest,
     /// The resource, where it exists.
@@ -467,6 +469,7 @@ impl Decide {
             } else {
                 Vec::new()
             },
+            observed: self.observed.clone(),
             input: self.input.0.clone(),
             purpose: self
                 .purpose

@@ -38,7 +38,7 @@ pub(super) struct NamedPolicy {
     pub(super) policy: Policy,
     /// Its obligations.
     pub(super) obligations: Obligations,
-    /// Until when it is only observed.
+    /// `@mode("observe")`: the instant from which on it is enforced; before, it merely observes.
     pub(super) observed_until: Option<Timestamp>,
 }
 
@@ -110,7 +110,7 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Vec<NamedPolicy>, Vec<Policy
                 Err(problem) => {
                     problems.push(PolicyProblem::at(file, offset, problem.0, problem.1));
                 }
-                Ok((id, obligations)) => {
+                Ok((id, obligations, observed_until)) => {
                     if let Some(first) = first_place.insert(id.clone(), file.name.clone()) {
                         problems.push(PolicyProblem::at(
                             file,
@@ -125,7 +125,7 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Vec<NamedPolicy>, Vec<Policy
                         file: index,
                         offset,
                         obligations,
-                        observed_until: None,
+                        observed_until,
                     });
                 }
             }
@@ -162,8 +162,8 @@ fn in_order<'a>(set: &'a PolicySet, text: &str) -> Vec<(&'a Policy, usize)> {
 
 type Complaint = (String, &'static str);
 
-/// A policy's name and obligations, from its annotations.
-fn name(policy: &Policy) -> Result<(String, Obligations), Complaint> {
+/// A policy's name, its obligations and until when it is observed, from its annotations.
+fn name(policy: &Policy) -> Result<(String, Obligations, Option<Timestamp>), Complaint> {
     let id = policy.annotation("id").ok_or_else(|| {
         (
             "a policy has no @id".to_owned(),
@@ -189,19 +189,13 @@ fn name(policy: &Policy) -> Result<(String, Obligations), Complaint> {
     let mut obligations = Obligations::default();
     for (key, value) in policy.annotations() {
         match key {
-            "id" | "description" => {}
+            "id" | "description" | "mode" | "enforce_after" => {}
             "max_ttl" => obligations.max_ttl_seconds = Some(max_ttl(id, value)?),
             "approval" => obligations.approval = Some(approval(id, value)?),
-            "mode" => {
-                return Err((
-                    format!("policy `{id}`: @mode is not supported yet"),
-                    "remove it; a policy that merely observes would be enforced here",
-                ));
-            }
             _ => {
                 return Err((
                     format!("policy `{id}`: unknown annotation @{key}"),
-                    "known are @id, @description, @max_ttl and @approval",
+                    "known are @id, @description, @max_ttl, @approval, @mode and @enforce_after",
                 ));
             }
         }
@@ -212,7 +206,60 @@ fn name(policy: &Policy) -> Result<(String, Obligations), Complaint> {
             "obligations are terms of a yes: put them on the permit",
         ));
     }
-    Ok((id.to_owned(), obligations))
+    Ok((id.to_owned(), obligations, observed_until(id, policy)?))
+}
+
+/// The end of the day that `@enforce_after` names, in UTC. A policy observes only with both
+/// annotations: without a date it would observe for ever.
+fn observed_until(id: &str, policy: &Policy) -> Result<Option<Timestamp>, Complaint> {
+    const DAY_SECONDS: u64 = 86_400;
+    let (mode, after) = (
+        policy.annotation("mode"),
+        policy.annotation("enforce_after"),
+    );
+    match (mode, after) {
+        (None, None) => return Ok(None),
+        (Some("observe"), Some(_)) => {}
+        (Some("observe"), None) => {
+            return Err((
+                format!("policy `{id}`: @mode(\"observe\") without @enforce_after"),
+                "say from when on it counts: @enforce_after(\"2026-12-31\"), the last day of observing",
+            ));
+        }
+        (Some(mode), _) => {
+            return Err((
+                format!(
+                    "policy `{id}`: there is no @mode(\"{}\")",
+                    mode.escape_debug()
+                ),
+                "write @mode(\"observe\") with @enforce_after, or nothing: then it is enforced",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err((
+                format!("policy `{id}`: @enforce_after without @mode(\"observe\")"),
+                "remove it: a policy is enforced from its activation on",
+            ));
+        }
+    }
+    let after = after.unwrap_or_default();
+    let is_date = after.len() == 10
+        && after.bytes().enumerate().all(|(at, b)| match at {
+            4 | 7 => b == b'-',
+            _ => b.is_ascii_digit(),
+        });
+    let day: Option<Timestamp> = format!("{after}T00:00:00Z").parse().ok();
+    day.filter(|_| is_date)
+        .map(|day| Some(day.plus_seconds(DAY_SECONDS)))
+        .ok_or_else(|| {
+            (
+                format!(
+                    "policy `{id}`: @enforce_after(\"{}\") is not a date",
+                    after.escape_debug()
+                ),
+                "write the last day on which it merely observes, in UTC: @enforce_after(\"2026-12-31\")",
+            )
+        })
 }
 
 fn max_ttl(id: &str, value: &str) -> Result<u64, Complaint> {
@@ -307,13 +354,59 @@ mod tests {
             ),
             (
                 "@id(\"a\") @description(\"d\") @mode(\"observe\")",
-                "not supported yet",
+                "without @enforce_after",
             ),
+            (
+                "@id(\"a\") @description(\"d\") @enforce_after(\"2026-12-31\")",
+                "without @mode",
+            ),
+            (
+                "@id(\"a\") @description(\"d\") @mode(\"Observe\") @enforce_after(\"2026-12-31\")",
+                "no @mode",
+            ),
+            (
+                "@id(\"a\") @description(\"d\") @mode(\"enforce\") @enforce_after(\"2026-12-31\")",
+                "no @mode",
+            ),
+            ("@id(\"a\") @description(\"d\") @mode", "no @mode"),
         ] {
             let problem = with(annotations);
             assert!(problem.message.contains(says), "{annotations}: {problem}");
             assert_eq!((problem.file.as_str(), problem.line), ("a.cedar", 2));
             assert!(!problem.remedy.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_day_on_which_observing_ends_is_a_day_of_the_calendar() {
+        let until = |date: &str| {
+            let text = format!(
+                "@id(\"a\") @description(\"d\") @mode(\"observe\") @enforce_after(\"{date}\") permit (principal, action, resource);"
+            );
+            parse_text(&text).map(|mut found| found.remove(0).observed_until)
+        };
+        // That day is the last: the first instant of the next enforces.
+        let end = "2027-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(until("2026-12-31").unwrap(), Some(end));
+        assert_eq!(until("9999-12-31").unwrap(), Some(Timestamp::MAX));
+        for bad in [
+            "",
+            "never",
+            "2026-02-30",
+            "2026-13-01",
+            "2026-1-1",
+            "26-12-31",
+            "2026-12-31 ",
+            "2026-12-31T00:00:00Z",
+            "2026/12/31",
+            "+026-12-31",
+            "２026-12-31",
+        ] {
+            let problem = until(bad).unwrap_err().remove(0);
+            assert!(
+                problem.message.contains("is not a date"),
+                "{bad}: {problem}"
+            );
         }
     }
 

@@ -7,6 +7,9 @@
 //! Everything that an evaluation may depend on is first written down as its *input*, and the
 //! evaluation reads nothing else. So the recorded input and the generation give the same decision
 //! again ([`CompiledGeneration::redecide`]).
+//!
+//! Policies that merely observe count from their date on, by the instant of the input. Before it
+//! they are asked apart ([`Observed`]), so that none can make a verdict weaker or wider.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +23,10 @@ use super::schema;
 use super::slice::Answer;
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
-use crate::domain::decision::{Allowed, Decision, Permitted, Refusal, RefusalCode};
+use crate::domain::decision::{
+    Allowed, Decision, Observed, ObservedEffect, ObservedPolicy, Outcome, Permitted, Refusal,
+    RefusalCode,
+};
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::limits::{MAX_DETAILS, MAX_EVALUATIONS};
 use crate::domain::request::{Ask, check_resource_fits, ttl_too_long};
@@ -172,6 +178,19 @@ impl CompiledGeneration {
         })
     }
 
+    /// What would come of a recorded input if every policy that merely observes were enforced.
+    pub fn redecide_as_if_enforced(&self, input: &[u8]) -> Result<Decision, PolicyError> {
+        let read = Input::read(input)?;
+        let verdict = bounded(self.judge(&read, false, Timestamp::MAX), &read);
+        Ok(Decision {
+            verdict: verdict.verdict,
+            policies: verdict.policies.into_iter().collect(),
+            generation: self.digest(),
+            input: input.to_vec(),
+            observed: None,
+        })
+    }
+
     /// Whether `who` may act on the broker in this way.
     pub fn may(&self, who: AdminPrincipal<'_>, action: AdminAction) -> Result<bool, PolicyError> {
         Ok(!self.may_by(who, action)?.is_empty())
@@ -197,9 +216,11 @@ impl CompiledGeneration {
         let action = self.model.action(action.as_str());
         let context = cedar_policy::Context::empty();
         let request = self.model.request(&scene, &action, &broker, context)?;
+        // None of these observes.
+        let at = Timestamp::MAX;
         match self
             .index
-            .evaluate(&request, &scene.ancestors, &scene.entities)
+            .evaluate(&request, &scene.ancestors, &scene.entities, at)
         {
             Answer::Permit(ids) => Ok(ids),
             Answer::Deny(_) => Ok(BTreeSet::new()),
@@ -209,12 +230,16 @@ impl CompiledGeneration {
 
     pub(super) fn record(&self, input: &Input) -> Decision {
         let bytes = serde_json::to_vec(input);
-        let verdict = match &bytes {
-            Ok(_) => bounded(self.judge(input, true), input),
+        let (verdict, observed) = match &bytes {
+            Ok(_) => (
+                bounded(self.judge(input, true, input.now), input),
+                self.observe(input),
+            ),
             // What cannot be recorded is not permitted.
-            Err(_) => Verdict::indeterminate(BTreeSet::new()),
+            Err(_) => (Verdict::indeterminate(BTreeSet::new()), None),
         };
         Decision {
+            observed: observed.map(Box::new),
             verdict: verdict.verdict,
             policies: verdict.policies.into_iter().collect(),
             generation: self.digest(),
@@ -222,12 +247,63 @@ impl CompiledGeneration {
         }
     }
 
-    fn judge(&self, input: &Input, with_offer: bool) -> Verdict {
+    /// The verdict of the policies that count at `at`.
+    fn judge(&self, input: &Input, with_offer: bool, at: Timestamp) -> Verdict {
         if let Err(refusal) = self.check_names(input) {
             return Verdict::refused(refusal, BTreeSet::new());
         }
-        self.evaluate(input, with_offer)
+        self.evaluate(input, with_offer, at)
             .unwrap_or_else(|_| Verdict::indeterminate(BTreeSet::new()))
+    }
+
+    /// What the policies that merely observe would have made of it. It has no part in the verdict,
+    /// which is found without them.
+    fn observe(&self, input: &Input) -> Option<Observed> {
+        let policies = self.observed_policies(input)?;
+        let verdict = bounded(self.judge(input, false, Timestamp::MAX), input).verdict;
+        let refusal = verdict.as_ref().err();
+        Some(Observed {
+            policies,
+            would_be: refusal.map_or(Outcome::Permit, Refusal::outcome),
+            refusal: refusal.map(|refusal| refusal.code),
+            ttl_seconds: verdict.as_ref().ok().map(|terms| terms.ttl_seconds),
+        })
+    }
+
+    /// Those that hold for any part of what is asked, or fail on it; none where none does.
+    fn observed_policies(&self, input: &Input) -> Option<Vec<ObservedPolicy>> {
+        let asked = input.credential.as_ref()?;
+        let resource = self.model.resource(&asked.resource)?;
+        self.index.observing(&resource, input.now).next()?;
+        // What was refused by its names has no parts to hold for.
+        self.check_names(input).ok()?;
+        let scene = self
+            .model
+            .workload_scene(&input.principal, Some(&asked.resource))
+            .ok()?;
+        let singles = self.singles(&scene, &input.task, asked).ok()?;
+        let mut found = BTreeMap::new();
+        for own in self.index.observing(&resource, input.now) {
+            let effects = singles
+                .iter()
+                .filter_map(|single| own.would(&single.request, &scene.entities));
+            // A failure is worth more than what it does elsewhere.
+            let effect = effects.reduce(|one, other| match other {
+                ObservedEffect::Error => other,
+                _ => one,
+            });
+            let Some(effect) = effect else {
+                continue;
+            };
+            let policy = ObservedPolicy {
+                policy: own.id.clone(),
+                effect,
+                enforced_from: own.until,
+            };
+            found.insert(own.id.as_str(), policy);
+        }
+        let found: Vec<ObservedPolicy> = found.into_values().collect();
+        (!found.is_empty()).then_some(found)
     }
 
     /// What must hold before policy is asked. The request was resolved before; this holds it even
@@ -259,17 +335,22 @@ impl CompiledGeneration {
         check_rights(resource, &asked.authorization_details)
     }
 
-    fn evaluate(&self, input: &Input, with_offer: bool) -> Result<Verdict, Unmappable> {
+    fn evaluate(
+        &self,
+        input: &Input,
+        with_offer: bool,
+        at: Timestamp,
+    ) -> Result<Verdict, Unmappable> {
         let asked = input.credential.as_ref();
         let resource = asked.map(|asked| asked.resource.as_str());
         let scene = self.model.workload_scene(&input.principal, resource)?;
         let opening = if input.task.opens || asked.is_none() {
-            Some(self.ask_to_open(&scene, &input.task)?)
+            Some(self.ask_to_open(&scene, &input.task, at)?)
         } else {
             None
         };
         let atoms = match asked {
-            Some(asked) => self.ask_each(&scene, &input.task, asked)?,
+            Some(asked) => self.ask_each(&scene, &input.task, asked, at)?,
             None => Vec::new(),
         };
 
@@ -301,7 +382,7 @@ impl CompiledGeneration {
                 describe(atoms.iter().filter(denied), resource.unwrap_or_default()),
             );
             let offer = if with_offer {
-                self.offer(input, opening.as_ref(), &atoms)
+                self.offer(input, opening.as_ref(), &atoms, at)
             } else {
                 None
             };
@@ -316,7 +397,7 @@ impl CompiledGeneration {
             _ => None,
         }));
         let terms = self.terms(&permits);
-        let verdict = self.apply(input, terms, with_offer);
+        let verdict = self.apply(input, terms, with_offer, at);
         Ok(Verdict {
             verdict,
             policies: permits,
@@ -324,7 +405,13 @@ impl CompiledGeneration {
     }
 
     /// The terms of a yes: life and approval.
-    fn apply(&self, input: &Input, terms: Terms, with_offer: bool) -> Result<Permitted, Refusal> {
+    fn apply(
+        &self,
+        input: &Input,
+        terms: Terms,
+        with_offer: bool,
+        at: Timestamp,
+    ) -> Result<Permitted, Refusal> {
         let approval = || {
             Refusal::new(
                 RefusalCode::ApprovalRequired,
@@ -344,7 +431,8 @@ impl CompiledGeneration {
         {
             let refusal = ttl_too_long(ttl, max);
             // A policy may ask about the life itself; offer only what it would then permit.
-            let holds = !with_offer || terms.approval || self.would_permit(input, asked, Some(max));
+            let holds =
+                !with_offer || terms.approval || self.would_permit(input, asked, Some(max), at);
             return Err(if holds {
                 refusal
             } else {
@@ -379,8 +467,13 @@ impl CompiledGeneration {
             .min(task.deadline_seconds_left)
     }
 
-    fn ask_to_open(&self, scene: &Scene, task: &TaskFacts) -> Result<Answer, Unmappable> {
-        Ok(self.answer(scene, &self.opening_request(scene, task)?))
+    fn ask_to_open(
+        &self,
+        scene: &Scene,
+        task: &TaskFacts,
+        at: Timestamp,
+    ) -> Result<Answer, Unmappable> {
+        Ok(self.answer(scene, &self.opening_request(scene, task)?, at))
     }
 
     fn ask_each<'a>(
@@ -388,19 +481,20 @@ impl CompiledGeneration {
         scene: &Scene,
         task: &TaskFacts,
         asked: &'a CredentialInput,
+        at: Timestamp,
     ) -> Result<Vec<Atom<'a>>, Unmappable> {
         let singles = self.singles(scene, task, asked)?;
         let atoms = singles.into_iter().map(|single| Atom {
             action: single.action,
             location: single.location,
-            answer: self.answer(scene, &single.request),
+            answer: self.answer(scene, &single.request, at),
         });
         Ok(atoms.collect())
     }
 
-    pub(super) fn answer(&self, scene: &Scene, request: &Request) -> Answer {
+    pub(super) fn answer(&self, scene: &Scene, request: &Request, at: Timestamp) -> Answer {
         self.index
-            .evaluate(request, &scene.ancestors, &scene.entities)
+            .evaluate(request, &scene.ancestors, &scene.entities, at)
     }
 
     pub(super) fn opening_request(
@@ -471,6 +565,7 @@ impl CompiledGeneration {
         input: &Input,
         opening: Option<&Answer>,
         atoms: &[Atom<'_>],
+        at: Timestamp,
     ) -> Option<Allowed> {
         let asked = input.credential.as_ref()?;
         let opening = match opening {
@@ -492,8 +587,8 @@ impl CompiledGeneration {
             authorization_details: details,
             ..asked.clone()
         };
-        let at_most = self.would_permit(input, &smaller, Some(max));
-        if !at_most && !self.would_permit(input, &smaller, asked.ttl_seconds) {
+        let at_most = self.would_permit(input, &smaller, Some(max), at);
+        if !at_most && !self.would_permit(input, &smaller, asked.ttl_seconds, at) {
             return None;
         }
         Some(Allowed {
@@ -535,6 +630,7 @@ impl CompiledGeneration {
         input: &Input,
         smaller: &CredentialInput,
         ttl_seconds: Option<u64>,
+        at: Timestamp,
     ) -> bool {
         let input = Input {
             credential: Some(CredentialInput {
@@ -543,7 +639,7 @@ impl CompiledGeneration {
             }),
             ..input.clone()
         };
-        self.judge(&input, false).verdict.is_ok()
+        self.judge(&input, false, at).verdict.is_ok()
     }
 }
 

@@ -21,6 +21,7 @@ use super::mapping::{Scene, Unmappable};
 use super::parts::{Dissected, Literal};
 use super::schema;
 use super::slice::Answer;
+use crate::clock::Timestamp;
 use crate::domain::decision::{Decision, Outcome};
 use crate::domain::generation::PolicyFile;
 use crate::domain::trust::{AttestorSpec, ClaimType};
@@ -91,6 +92,8 @@ pub struct Explanation {
     pub policies: Vec<Place>,
     /// Every right that was refused.
     pub refused: Vec<RefusedRight>,
+    /// The policies that hold for it and merely observe; they decided nothing.
+    pub observed: Vec<Place>,
     /// Single changes that would have turned it.
     pub changes: Vec<Change>,
     /// How many changes were tried.
@@ -123,9 +126,12 @@ impl CompiledGeneration {
         };
         let mut search = Search::new(self, decision.outcome());
         explainer.search(&input, decision, &mut search);
+        let observed = decision.observed.iter().flat_map(|own| &own.policies);
+        let observed = observed.filter_map(|own| explainer.place(&own.policy));
         Ok(Explanation {
             policies,
             refused,
+            observed: observed.collect(),
             changes: search.found,
             tried: search.tried,
             cut_short: search.cut_short,
@@ -177,12 +183,12 @@ impl Explainer<'_> {
         if input.task.opens || asked.is_none() {
             let request = generation.opening_request(&scene, &input.task)?;
             let what = (schema::OPEN_TASK, input.task.task_type.as_str());
-            refused.extend(self.right(&scene, &request, what));
+            refused.extend(self.right(&scene, &request, what, input.now));
         }
         if let Some(asked) = asked {
             for single in generation.singles(&scene, &input.task, asked)? {
                 let what = (single.action.as_str(), single.location.as_str());
-                refused.extend(self.right(&scene, &single.request, what));
+                refused.extend(self.right(&scene, &single.request, what, input.now));
             }
         }
         Ok(refused)
@@ -193,12 +199,13 @@ impl Explainer<'_> {
         scene: &Scene,
         request: &Request,
         (action, location): (&str, &str),
+        at: Timestamp,
     ) -> Option<RefusedRight> {
-        let Answer::Deny(forbids) = self.generation.answer(scene, request) else {
+        let Answer::Deny(forbids) = self.generation.answer(scene, request, at) else {
             return None;
         };
         let nearest = if forbids.is_empty() {
-            self.nearest(scene, request)
+            self.nearest(scene, request, at)
         } else {
             Vec::new()
         };
@@ -212,9 +219,12 @@ impl Explainer<'_> {
 
     /// The permits of which the fewest parts do not hold. Those about this caller come before all
     /// others, and then those about this action and resource.
-    fn nearest(&self, scene: &Scene, request: &Request) -> Vec<Nearest> {
+    fn nearest(&self, scene: &Scene, request: &Request, at: Timestamp) -> Vec<Nearest> {
         let mut near: Vec<((bool, usize, usize), Nearest)> = Vec::new();
-        for dissected in self.dissected.iter().filter(|own| own.is_permit()) {
+        let counts = |own: &&Dissected<'_>| {
+            own.is_permit() && own.named.observed_until.is_none_or(|until| until <= at)
+        };
+        for dissected in self.dissected.iter().filter(counts) {
             let failing: Vec<_> = dissected
                 .parts
                 .iter()

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{
-    ActionConstraint, EntityUid, Policy, PolicySet, Schema, ValidationMode, Validator,
+    ActionConstraint, EntityUid, Policy, PolicySet, ResourceConstraint, Schema, ValidationMode,
+    Validator,
 };
 use ring::digest::{SHA256, digest};
 
@@ -24,6 +25,7 @@ use crate::domain::catalog::{Catalog, Resource, TaskType};
 use crate::domain::generation::{
     DecisionLimits, Generation, GenerationDigest, PolicyFile, Retention,
 };
+use crate::domain::limits::MAX_OBSERVED;
 use crate::domain::trust::AttestorSpec;
 
 /// What a generation is made of, before its schema is written.
@@ -139,7 +141,10 @@ impl CompiledGeneration {
         named: Vec<NamedPolicy>,
     ) -> Result<Self, String> {
         let actions = model.schema.action_entities().map_err(|e| e.to_string())?;
-        let index = Index::new(named.iter().map(|named| &named.policy), &actions)?;
+        let filed = named
+            .iter()
+            .map(|named| (&named.policy, named.observed_until));
+        let index = Index::new(filed, &actions)?;
         let obligations = named
             .iter()
             .map(|named| (named.id.clone(), named.obligations.clone()))
@@ -206,13 +211,17 @@ impl CompiledGeneration {
         self.policies.iter().map(|named| named.id.as_str())
     }
 
-    /// How many dates after which something is decided otherwise lie before `at`, or at it.
-    pub(super) fn dates_before(&self, at: Timestamp) -> u64 {
-        let passed = self
-            .policies
-            .iter()
-            .filter_map(|named| named.observed_until);
-        passed.filter(|until| *until <= at).fold(0, |n, _| n + 1)
+    /// How many dates on which a policy begins to count have come by `at`.
+    pub(super) fn dates_before(&self, at: Timestamp) -> usize {
+        self.index.dates_before(at)
+    }
+
+    /// Every policy that at `at` merely observes, with the instant from which on it is enforced.
+    pub fn observing(&self, at: Timestamp) -> impl Iterator<Item = (&str, Timestamp)> {
+        self.policies.iter().filter_map(move |named| {
+            let until = named.observed_until.filter(|until| at < *until)?;
+            Some((named.id.as_str(), until))
+        })
     }
 
     /// Every policy, in the order of the files.
@@ -338,6 +347,29 @@ fn check_policies(
             };
             for (message, remedy) in lint::check(policy, model, &generation.attestors, catalog) {
                 problems.push(PolicyProblem::at(file, policy.offset, message, remedy));
+            }
+        }
+    }
+    if problems.is_empty() {
+        let mut counts = HashMap::new();
+        for policy in named.iter().filter(|own| own.observed_until.is_some()) {
+            let ResourceConstraint::Eq(resource) = policy.policy.resource_constraint() else {
+                continue;
+            };
+            let count: &mut usize = counts.entry(resource).or_default();
+            *count += 1;
+            if let (true, Some(file)) =
+                (*count > MAX_OBSERVED, generation.policies.get(policy.file))
+            {
+                problems.push(PolicyProblem::at(
+                    file,
+                    policy.offset,
+                    format!(
+                        "policy `{}`: more than {MAX_OBSERVED} policies observe one resource",
+                        policy.id
+                    ),
+                    "enforce some, or remove them",
+                ));
             }
         }
     }

@@ -17,7 +17,10 @@
 //! The other rules: every entity that a policy names must exist, and every task type that it
 //! compares with, since a `forbid` about a misspelt one forbids nothing; a `permit` is either about resources and tasks or about the broker,
 //! never both, so that nobody becomes an admin by a forgotten scope; obligations stand only where
-//! there is a credential to which they can apply.
+//! there is a credential to which they can apply; and what merely observes names one resource, which
+//! is registered as of low risk.
+
+use std::sync::Arc;
 
 use cedar_policy::pst::{BinaryOp, Clause, Expr, Literal, Var};
 use cedar_policy::{ActionConstraint, Effect, EntityUid, PrincipalConstraint, ResourceConstraint};
@@ -26,7 +29,7 @@ use super::admin::AdminAction;
 use super::bundle::NamedPolicy;
 use super::mapping::Model;
 use super::schema;
-use crate::domain::catalog::Catalog;
+use crate::domain::catalog::{Catalog, Resource, Risk};
 use crate::domain::grant::ActionName;
 use crate::domain::limits::MAX_NAME_BYTES;
 use crate::domain::trust::AttestorSpec;
@@ -52,6 +55,7 @@ pub(super) fn check(
     findings.extend(foreign_actions(named, catalog));
     findings.extend(forbidden_by_name(named, catalog));
     findings.extend(unknown_task_types(named, catalog));
+    findings.extend(observed_where_it_may_not_be(named, catalog));
     if named.policy.effect() == Effect::Permit {
         findings.extend(check_permit(named, model, attestors));
     }
@@ -174,6 +178,48 @@ fn unknown_entity(entity: &EntityUid, model: &Model, catalog: &Catalog) -> Optio
             ))
         }
     }
+}
+
+/// A policy that merely observes is one that is not enforced: that may be so only at resources of
+/// which somebody said, where they are registered, that little harm can come of it.
+fn observed_where_it_may_not_be(named: &NamedPolicy, catalog: &Catalog) -> Option<Finding> {
+    named.observed_until?;
+    let complain = |what: String| format!("policy `{}` may not observe: {what}", named.id);
+    let ResourceConstraint::Eq(resource) = named.policy.resource_constraint() else {
+        return Some((
+            complain("it does not name one resource".into()),
+            "write resource == …, one policy a resource, or enforce it",
+        ));
+    };
+    // A task type may have a resource's name.
+    let is_resource =
+        [schema::API, schema::AWS].contains(&resource.type_name().to_string().as_str());
+    let registered = catalog.resource(resource.id().unescaped());
+    let Some(resource) = registered.filter(|_| is_resource) else {
+        return Some((
+            complain("it is not about a registered resource".into()),
+            "only policies about credentials may observe; enforce it",
+        ));
+    };
+    // Where another resource goes by the same audience or role, a credential of one is good at it.
+    let harmful =
+        |other: &&Arc<Resource>| other.audience() == resource.audience() && other.risk != Risk::Low;
+    let harmful = catalog.resources().find(harmful)?;
+    let what = if harmful.name == resource.name {
+        format!(
+            "resource `{}` is not registered with risk = \"low\"",
+            harmful.name
+        )
+    } else {
+        format!(
+            "its credentials are good at resource `{}` too, which is not registered with risk = \"low\"",
+            harmful.name
+        )
+    };
+    Some((
+        complain(what),
+        "enforce it; or, if little harm can come of that resource, register it so",
+    ))
 }
 
 /// Whether a text can name a role.

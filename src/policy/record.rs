@@ -311,6 +311,7 @@ impl Recorded {
                     .as_ref()
                     .map(|asked| asked.resource.clone());
                 leaf.generation = decision.generation;
+                leaf.observed.clone_from(&decision.observed);
                 leaf.input = commitment;
                 Event::Decision(Box::new(leaf))
             }

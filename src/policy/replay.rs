@@ -210,16 +210,19 @@ impl Tally {
 #[derive(Debug)]
 pub struct Replay<'a> {
     candidate: &'a CompiledGeneration,
+    as_if_enforced: bool,
     remembered: HashMap<[u8; 32], (Short, Vec<String>)>,
     tally: Tally,
 }
 
 impl<'a> Replay<'a> {
-    /// A replay by `candidate`.
+    /// A replay by `candidate`, at the instant of each decision, or as if each policy that merely
+    /// observes were enforced already.
     #[must_use]
-    pub fn new(candidate: &'a CompiledGeneration) -> Self {
+    pub fn new(candidate: &'a CompiledGeneration, as_if_enforced: bool) -> Self {
         Self {
             candidate,
+            as_if_enforced,
             remembered: HashMap::new(),
             tally: Tally::default(),
         }
@@ -291,7 +294,11 @@ impl<'a> Replay<'a> {
         if let Some(known) = self.remembered.get(&key) {
             return Ok(known.clone());
         }
-        let decision = self.candidate.redecide(recorded.input())?;
+        let decision = if self.as_if_enforced {
+            self.candidate.redecide_as_if_enforced(recorded.input())?
+        } else {
+            self.candidate.redecide(recorded.input())?
+        };
         let permitted = decision.verdict.as_ref().ok();
         let opens_only = recorded.credential().is_none() || recorded.resource().is_none();
         let short = Short {
@@ -317,7 +324,11 @@ impl<'a> Replay<'a> {
         let at = input
             .windows(AFTER_NOW.len())
             .position(|part| part == AFTER_NOW);
-        let phase = self.candidate.dates_before(recorded.at());
+        let phase = if self.as_if_enforced {
+            0
+        } else {
+            self.candidate.dates_before(recorded.at())
+        };
         let mut bytes = phase.to_be_bytes().to_vec();
         bytes.extend_from_slice(input.get(at.unwrap_or_default()..).unwrap_or(input));
         sha256(&bytes)

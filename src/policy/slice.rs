@@ -18,13 +18,19 @@
 //! compartment it meets, and the answers are joined as Cedar joins policies: one satisfied forbid
 //! denies, else one satisfied permit permits, and any error is kept. That this equals one
 //! evaluation of the whole set is a property test.
+//!
+//! Policies that merely observe until a date lie beside the compartments, by their resource, each as
+//! a set of its own: they join from their date on, and before it are asked apart.
 
 use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy::{
-    ActionConstraint, Authorizer, Decision, Entities, EntityTypeName, EntityUid, Policy, PolicySet,
-    PrincipalConstraint, Request, ResourceConstraint, Response,
+    ActionConstraint, Authorizer, Decision, Effect, Entities, EntityTypeName, EntityUid, Policy,
+    PolicySet, PrincipalConstraint, Request, ResourceConstraint, Response,
 };
+
+use crate::clock::Timestamp;
+use crate::domain::decision::ObservedEffect;
 
 /// What an evaluation said, with the policies that determined it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +68,33 @@ pub(super) fn join(responses: impl IntoIterator<Item = Response>) -> Answer {
     Answer::Permit(permits)
 }
 
+/// A policy that merely observes until a date. It is in no compartment: whether it counts depends on
+/// when is asked.
+#[derive(Debug)]
+pub(super) struct Observing {
+    /// Its `@id`.
+    pub(super) id: String,
+    /// From when on it counts.
+    pub(super) until: Timestamp,
+    effect: Effect,
+    set: PolicySet,
+}
+
+impl Observing {
+    /// What it would do to `request`, if anything.
+    pub(super) fn would(&self, request: &Request, entities: &Entities) -> Option<ObservedEffect> {
+        let answer = Authorizer::new().is_authorized(request, &self.set, entities);
+        if answer.diagnostics().errors().next().is_some() {
+            return Some(ObservedEffect::Error);
+        }
+        answer.diagnostics().reason().next()?;
+        Some(match self.effect {
+            Effect::Permit => ObservedEffect::Permit,
+            Effect::Forbid => ObservedEffect::Forbid,
+        })
+    }
+}
+
 /// The place of one part of a scope; [`ANY`] is the unconstrained one.
 type Part = u32;
 const ANY: Part = 0;
@@ -75,12 +108,17 @@ pub(super) struct Index {
     action_groups: HashMap<EntityUid, Vec<EntityUid>>,
     compartments: HashMap<(Part, Part, Part), usize>,
     sets: Vec<PolicySet>,
+    /// By the one resource that each is about.
+    observing: HashMap<EntityUid, Vec<Observing>>,
+    /// When they begin to count, in order.
+    dates: Vec<Timestamp>,
 }
 
 impl Index {
-    /// Files `policies`. `actions` are the schema's, with their hierarchy.
+    /// Files `policies`, each with the time until which it merely observes. `actions` are the
+    /// schema's, with their hierarchy.
     pub(super) fn new<'a>(
-        policies: impl IntoIterator<Item = &'a Policy>,
+        policies: impl IntoIterator<Item = (&'a Policy, Option<Timestamp>)>,
         actions: &Entities,
     ) -> Result<Self, String> {
         let mut index = Self::default();
@@ -89,7 +127,25 @@ impl Index {
             let groups = groups.into_iter().flatten().cloned().collect();
             index.action_groups.insert(action.uid(), groups);
         }
-        for policy in policies {
+        for (policy, observed_until) in policies {
+            // About anything but one resource it is not loaded, and counts at once if it were.
+            if let (Some(until), ResourceConstraint::Eq(resource)) =
+                (observed_until, policy.resource_constraint())
+            {
+                let set = PolicySet::from_policies([policy.clone()]).map_err(|e| e.to_string())?;
+                index.dates.push(until);
+                index
+                    .observing
+                    .entry(resource)
+                    .or_default()
+                    .push(Observing {
+                        id: policy.id().to_string(),
+                        until,
+                        effect: policy.effect(),
+                        set,
+                    });
+                continue;
+            }
             for place in index.places(policy) {
                 let next = index.sets.len();
                 let set = *index.compartments.entry(place).or_insert(next);
@@ -101,7 +157,23 @@ impl Index {
                 }
             }
         }
+        index.dates.sort();
         Ok(index)
+    }
+
+    /// The policies about `resource` that at `at` merely observe.
+    pub(super) fn observing(
+        &self,
+        resource: &EntityUid,
+        at: Timestamp,
+    ) -> impl Iterator<Item = &Observing> {
+        let about = self.observing.get(resource).into_iter().flatten();
+        about.filter(move |own| at < own.until)
+    }
+
+    /// How many dates on which a policy begins to count have come by `at`.
+    pub(super) fn dates_before(&self, at: Timestamp) -> usize {
+        self.dates.partition_point(|date| *date <= at)
     }
 
     /// The compartments that this principal, action and resource can meet.
@@ -130,12 +202,13 @@ impl Index {
         met.into_iter().filter_map(|set| self.sets.get(set))
     }
 
-    /// Evaluates `request` against its slice.
+    /// Evaluates `request` against its slice, with every policy that counts at `at`.
     pub(super) fn evaluate(
         &self,
         request: &Request,
         ancestors: &[EntityUid],
         entities: &Entities,
+        at: Timestamp,
     ) -> Answer {
         let (Some(principal), Some(action), Some(resource)) =
             (request.principal(), request.action(), request.resource())
@@ -144,7 +217,13 @@ impl Index {
         };
         let authorizer = Authorizer::new();
         let slice = self.slice(principal, ancestors, action, resource);
-        join(slice.map(|set| authorizer.is_authorized(request, set, entities)))
+        let observed = self.observing.get(resource).into_iter().flatten();
+        let enforced = observed.filter(|own| own.until <= at).map(|own| &own.set);
+        join(
+            slice
+                .chain(enforced)
+                .map(|set| authorizer.is_authorized(request, set, entities)),
+        )
     }
 
     /// How many policies a request meets; a policy that is filed twice counts twice.

@@ -24,6 +24,8 @@ use crate::domain::request::{Ask, CredentialRequest, NewTask, TaskSelector};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{ClaimValue, OneTime, Reuse, Workload};
 
+mod observe;
+
 const NOW: i64 = 1_795_000_000;
 
 fn dev_attestor() -> AttestorSpec {
@@ -1333,7 +1335,7 @@ proptest! {
                 let action = compiled.model.action(action);
                 let context = super::mapping::credential_context(&facts(), billing(), 60).unwrap();
                 let request = compiled.model.request(&scene, &action, &uid, context).unwrap();
-                let sliced = compiled.index.evaluate(&request, &scene.ancestors, &scene.entities);
+                let sliced = compiled.index.evaluate(&request, &scene.ancestors, &scene.entities, Timestamp::MAX);
                 let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
                 prop_assert_eq!(sliced, all);
             }
@@ -1343,7 +1345,7 @@ proptest! {
         let task_type = compiled.model.task_type("nightly-report");
         let context = super::mapping::task_context(&facts()).unwrap();
         let request = compiled.model.request(&scene, &action, &task_type, context).unwrap();
-        let sliced = compiled.index.evaluate(&request, &scene.ancestors, &scene.entities);
+        let sliced = compiled.index.evaluate(&request, &scene.ancestors, &scene.entities, Timestamp::MAX);
         let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
         prop_assert_eq!(sliced, all);
     }
@@ -1482,9 +1484,12 @@ fn figures() {
         );
         let sliced = time(
             &mut || {
-                compiled
-                    .index
-                    .evaluate(&request, &scene.ancestors, &scene.entities);
+                compiled.index.evaluate(
+                    &request,
+                    &scene.ancestors,
+                    &scene.entities,
+                    Timestamp::MAX,
+                );
             },
             200,
         );

@@ -43,6 +43,7 @@ mod load;
 mod minters;
 mod mtls;
 mod oauth;
+mod observe;
 mod pipelines;
 mod proofs;
 mod properties;

@@ -11,7 +11,7 @@ use super::super::client::Connection;
 use super::super::output::{self, printable};
 use super::source::{decider, open};
 use crate::clock::Timestamp;
-use crate::domain::decision::{Outcome, RefusalCode};
+use crate::domain::decision::{Observed, Outcome, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::record::Record;
 use crate::ids::DecisionId;
@@ -50,6 +50,9 @@ struct Told {
     decided_by: &'static str,
     /// Whether it was made again, byte for byte.
     reproduced: bool,
+    /// What policies that merely observe would have made of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<Box<Observed>>,
     /// What policy said to its caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
@@ -102,6 +105,7 @@ impl Explain {
                 Asked::Overtaken(_) => "overtaken",
             },
             reproduced: false,
+            observed: None,
             detail: None,
             explanation: None,
         };
@@ -116,6 +120,7 @@ impl Explain {
             let files = &decider.generation.policies;
             let explanation = decider.compiled.explain(recorded.input(), &decision, files);
             told.reproduced = true;
+            told.observed.clone_from(&decision.observed);
             told.explanation = Some(explanation.map_err(Failure::unestablished)?);
             told.detail = decision.verdict.err().map(|refusal| refusal.detail);
         }
@@ -149,6 +154,9 @@ impl fmt::Display for Told {
         line(f, "leaf:", &format!("index {}", self.index))?;
         if let Some(detail) = &self.detail {
             line(f, "said:", detail)?;
+        }
+        if let Some(observed) = &self.observed {
+            line(f, "observed:", &format!("{observed}; not enforced"))?;
         }
         f.write_str("\n")?;
         let code = self.refusal.map_or("", RefusalCode::as_str);
@@ -197,6 +205,12 @@ fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation) -> fmt::Result {
         writeln!(f, "\nDetermined by")?;
     }
     for policy in &explanation.policies {
+        place(f, policy)?;
+    }
+    if !explanation.observed.is_empty() {
+        writeln!(f, "\nMerely observed by")?;
+    }
+    for policy in &explanation.observed {
         place(f, policy)?;
     }
     for right in &explanation.refused {

@@ -57,6 +57,9 @@ pub(super) struct ReplayArgs {
     decisions: Option<PathBuf>,
     #[command(flatten)]
     connection: Connection,
+    /// Evaluate as if every policy that merely observes were enforced already
+    #[arg(long)]
+    as_if_enforced: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -92,16 +95,21 @@ impl ReplayArgs {
         let built = source
             .build()?
             .map_err(|problems| Failure::Usage(list(&problems)))?;
+        let candidate = Candidate {
+            compiled: &built.compiled,
+            since: self.since,
+            as_if_enforced: self.as_if_enforced,
+        };
         let began = Instant::now();
         let tally = if let Some(path) = &self.decisions {
-            evaluate(&built.compiled, self.since, |give| feed_file(path, give))?
+            evaluate(&candidate, |give| feed_file(path, give))?
         } else {
             let pages = Pages::new(self.connection.client()?, self.since);
             let runtime = tokio::runtime::Handle::current();
             // This thread waits for pages, and the runtime's others fetch them.
             tokio::task::block_in_place(|| {
                 let feed = |give: Give<'_>| feed_pages(pages, &runtime, give);
-                evaluate(&built.compiled, self.since, feed)
+                evaluate(&candidate, feed)
             })?
         };
         let took = began.elapsed();
@@ -109,6 +117,7 @@ impl ReplayArgs {
             output::json(&json!({
                 "candidate": built.compiled.digest(),
                 "since": self.since,
+                "as_if_enforced": self.as_if_enforced,
                 "evaluated": tally.evaluated,
                 "unchanged": tally.unchanged,
                 "newly_denied": tally.of_kind(Kind::NewlyDenied),
@@ -178,10 +187,16 @@ fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
     }
 }
 
+/// What evaluates, and what it evaluates.
+struct Candidate<'a> {
+    compiled: &'a CompiledGeneration,
+    since: Option<Timestamp>,
+    as_if_enforced: bool,
+}
+
 /// What the threads share.
 struct Work<'a> {
-    candidate: &'a CompiledGeneration,
-    since: Option<Timestamp>,
+    candidate: &'a Candidate<'a>,
     queue: Mutex<Receiver<String>>,
     done: AtomicU64,
     stopped: AtomicBool,
@@ -191,7 +206,7 @@ impl Work<'_> {
     /// Evaluates until there is nothing more. Whoever fails goes on taking, so that nobody waits
     /// for it with a full queue.
     fn run(&self) -> Result<Tally, Failure> {
-        let mut replay = Replay::new(self.candidate);
+        let mut replay = Replay::new(self.candidate.compiled, self.candidate.as_if_enforced);
         let mut failed = None;
         loop {
             let taken = {
@@ -235,7 +250,11 @@ impl Work<'_> {
                     )));
                 }
             };
-            if self.since.is_some_and(|since| recorded.at() < since) {
+            if self
+                .candidate
+                .since
+                .is_some_and(|since| recorded.at() < since)
+            {
                 continue;
             }
             replay.add(&recorded).map_err(Failure::unestablished)?;
@@ -245,15 +264,13 @@ impl Work<'_> {
 }
 
 fn evaluate(
-    candidate: &CompiledGeneration,
-    since: Option<Timestamp>,
+    candidate: &Candidate<'_>,
     feed: impl FnOnce(Give<'_>) -> Result<(), Failure>,
 ) -> Result<Tally, Failure> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let (sender, queue) = sync_channel(threads * 2);
     let work = Work {
         candidate,
-        since,
         queue: Mutex::new(queue),
         done: AtomicU64::new(0),
         stopped: AtomicBool::new(false),

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::attest::AttestError;
 use crate::broker::BrokerError;
+use crate::domain::decision::Observed;
 
 /// An error, as RFC 6749 §5.2 writes it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,6 +21,10 @@ pub struct OAuthErrorBody {
     /// The decision that refused, where policy was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     decision_id: Option<String>,
+    /// What policies that merely observe would have made of it.
+    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<Box<Observed>>,
 }
 
 /// An error of RFC 6749 §5.2.
@@ -31,6 +36,8 @@ pub(super) struct OAuthError {
     pub(super) retry_seconds: Option<u64>,
     /// The decision that refused, where there was one.
     pub(super) decision_id: Option<String>,
+    /// What policies that merely observe would have made of it.
+    pub(super) observed: Option<Box<Observed>>,
 }
 
 impl OAuthError {
@@ -41,6 +48,7 @@ impl OAuthError {
             description,
             retry_seconds: None,
             decision_id: None,
+            observed: None,
         }
     }
 
@@ -55,6 +63,7 @@ impl IntoResponse for OAuthError {
             error: self.error,
             error_description: self.description,
             decision_id: self.decision_id,
+            observed: self.observed,
         };
         let mut response = (
             self.status,
@@ -122,6 +131,7 @@ impl From<BrokerError> for OAuthError {
             description,
             retry_seconds,
             decision_id: None,
+            observed: None,
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::broker::BrokerError;
 use crate::broker::error::Denied;
 use crate::broker::issue::Issued;
 use crate::crypto::jwt::UnverifiedJwt;
-use crate::domain::decision::RefusalCode;
+use crate::domain::decision::{Observed, RefusalCode};
 use crate::domain::grant::Grant;
 use crate::domain::limits::MAX_PURPOSE_BYTES;
 use crate::domain::request::{CredentialRequest, NewTask, TaskSelector};
@@ -100,6 +100,10 @@ pub struct TokenBody {
     task_handle: Option<String>,
     session_id: String,
     decision_id: String,
+    /// What policies that merely observe would have made of it.
+    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    observed: Option<Box<Observed>>,
     #[schema(value_type = Object)]
     receipt: crate::merkle::Receipt,
 }
@@ -380,6 +384,7 @@ fn denial(denied: &Denied, by_scope: bool) -> OAuthError {
     };
     OAuthError {
         decision_id: Some(denied.decision.to_string()),
+        observed: denied.observed.clone(),
         ..OAuthError::bad(error, description)
     }
 }
@@ -410,6 +415,7 @@ fn answer(issued: Issued) -> Result<TokenBody, OAuthError> {
             .map(|handle| handle.expose_secret().to_owned()),
         session_id: session.id.to_string(),
         decision_id: issued.decision.id.to_string(),
+        observed: issued.decision.observed,
         receipt: issued.receipt,
     })
 }

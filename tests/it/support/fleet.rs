@@ -398,7 +398,7 @@ max_open_per_workload = 100000
         )
     }
 
-    fn generation(&self, replica: &Replica) -> Value {
+    pub fn generation(&self, replica: &Replica) -> Value {
         let mut environment = BTreeMap::new();
         environment.insert("TASKPASS_DATABASE_URL".to_owned(), self.database().url());
         environment.insert("TASKPASS_SEALING_KEYS".to_owned(), self.sealing_key.clone());

@@ -1,0 +1,282 @@
+//! Policies that merely observe, at a running broker: what it decides, what it answers, what it
+//! records, what it counts, and what comes of it when the record is decided again.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::http::send;
+use crate::support::process::Launch;
+
+const POLICIES: &str = r#"
+@id("trial-open") @description("anybody of ours tries")
+permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"openTask", resource == TaskType::"trial");
+
+@id("demo-read") @description("reads the demonstration")
+permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"demo:read", resource == Api::"demo-api");
+
+@id("demo-freeze") @description("nobody reads it") @mode("observe") @enforce_after("2199-12-31")
+forbid (principal, action == Action::"demo:read", resource == Api::"demo-api");
+
+@id("demo-write") @description("writes it") @mode("observe") @enforce_after("2199-12-31")
+permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"demo:write", resource == Api::"demo-api");
+
+@id("demo-old") @description("nobody deletes") @mode("observe") @enforce_after("2020-01-31")
+permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"demo:list", resource == Api::"demo-api");
+"#;
+
+async fn start(postgres: bool) -> (Fleet, Replica) {
+    let tables = r#"
+[[resources]]
+name = "demo-api"
+kind = "jwt"
+owner = "demo"
+audience = "https://demo.example"
+actions = ["demo:read", "demo:write", "demo:list"]
+locations = ["https://demo.example/v1"]
+verification = "introspection"
+risk = "low"
+[[task_types]]
+name = "trial"
+max_deadline_seconds = 3600
+resources = ["demo-api"]
+"#;
+    Fleet::believing(postgres, |_| tables.to_owned(), POLICIES).await
+}
+
+async fn ask(fleet: &Fleet, replica: &Replica, action: &str, status: u16) -> Value {
+    let body = json!({
+        "task": {"type": "trial"},
+        "resource": "demo-api",
+        "authorization_details": [{"type": "api", "actions": [action]}],
+    });
+    replica
+        .client
+        .post_json(&fleet.token(), "/v1/credentials", &body)
+        .await
+        .expect(status)
+}
+
+async fn exchange(fleet: &Fleet, replica: &Replica, scope: &str, status: u16) -> Value {
+    let form = [
+        (
+            "grant_type",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        ),
+        ("subject_token", &fleet.token()),
+        ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+        ("resource", "https://demo.example"),
+        ("scope", scope),
+        ("task_type", "trial"),
+    ];
+    let request = replica.client.request(Method::POST, "/oauth2/token");
+    send(request.form(&form)).await.expect(status)
+}
+
+/// The leaf of an answer's receipt.
+fn leaf(answer: &Value) -> Value {
+    let bytes = STANDARD.decode(answer["receipt"]["leaf"].as_str().unwrap());
+    serde_json::from_slice(&bytes.unwrap()).unwrap()
+}
+
+fn command(fleet: &Fleet, replica: &Replica, arguments: &[&str]) -> (Value, Option<i32>) {
+    let url = format!("http://{}", replica.address);
+    let config = std::fs::read_to_string(replica.process.dir().join("taskpass.toml"));
+    let ended = Launch::taskpass(arguments.iter().copied().chain(["--url", &url, "--json"]))
+        .config(config.unwrap())
+        .file("policies/all.cedar", fleet.policies_text())
+        .env("TASKPASS_TOKEN", &fleet.admin)
+        .run();
+    let told = serde_json::from_str(&ended.stdout);
+    (
+        told.unwrap_or_else(|_| panic!("{}{}", ended.stdout, ended.stderr)),
+        ended.code(),
+    )
+}
+
+async fn observed(postgres: bool) {
+    let (fleet, replica) = start(postgres).await;
+    let freeze = json!({
+        "policies": [{
+            "policy": "demo-freeze", "effect": "forbid", "enforced_from": "2200-01-01T00:00:00Z"
+        }],
+        "would_be": "deny", "refusal": "not-permitted",
+    });
+    let write = json!({
+        "policies": [{
+            "policy": "demo-write", "effect": "permit", "enforced_from": "2200-01-01T00:00:00Z"
+        }],
+        "would_be": "permit", "ttl_seconds": 300,
+    });
+
+    // Granted what would be denied; denied what would be permitted. Each says so, on every door.
+    let granted = ask(&fleet, &replica, "demo:read", 201).await;
+    assert_eq!(granted["decision"]["observed"], freeze);
+    assert_eq!(
+        granted["decision"]["policies"],
+        json!(["demo-read", "reports-open", "trial-open"])
+    );
+    assert_eq!(leaf(&granted)["observed"], freeze);
+    assert!(fleet.is_good(&replica, &granted).await);
+    let denied = ask(&fleet, &replica, "demo:write", 403).await;
+    assert_eq!(denied["decision"]["observed"], write);
+    assert_eq!(leaf(&denied)["observed"], write);
+    let token = exchange(&fleet, &replica, "demo:read", 200).await;
+    assert_eq!(token["observed"], freeze);
+    let error = exchange(&fleet, &replica, "demo:write", 400).await;
+    assert_eq!(error["observed"], write);
+
+    // A day that is long over is a permit like any other, and nothing is observed.
+    let old = ask(&fleet, &replica, "demo:list", 201).await;
+    assert_eq!(old["decision"].get("observed"), None);
+    assert_eq!(leaf(&old).get("observed"), None);
+
+    let metrics = replica.client.get("/metrics").await.text();
+    for line in [
+        "taskpass_observed_total{policy=\"demo-freeze\",would_be=\"deny\"} 2",
+        "taskpass_observed_total{policy=\"demo-write\",would_be=\"permit\"} 2",
+    ] {
+        assert!(metrics.contains(line), "{metrics}");
+    }
+    assert!(!metrics.contains("demo-old"), "{metrics}");
+
+    // The record alone gives the same leaf again, observation and all.
+    for (answer, observed) in [(&granted, &freeze), (&denied, &write)] {
+        let decision = answer["decision"]["id"].as_str().unwrap();
+        let (why, code) = command(&fleet, &replica, &["policy", "explain", decision]);
+        assert_eq!(code, Some(0));
+        assert_eq!(
+            (&why["reproduced"], &why["observed"]),
+            (&json!(true), observed)
+        );
+        let place = &why["explanation"]["observed"][0];
+        assert_eq!(place["policy"], observed["policies"][0]["policy"]);
+        assert_eq!(place["file"], "fleet.cedar");
+    }
+
+    // Nothing would change, but for the day on which they are enforced.
+    let replay = ["policy", "replay", "--since", "1h"];
+    let (told, code) = command(&fleet, &replica, &replay);
+    assert_eq!(
+        (&told["evaluated"], &told["unchanged"], code),
+        (&json!(5), &json!(5), Some(0)),
+        "{told}"
+    );
+    let enforced = [&replay[..], &["--as-if-enforced"]].concat();
+    let (told, code) = command(&fleet, &replica, &enforced);
+    assert_eq!(
+        (&told["newly_denied"], &told["newly_permitted"], code),
+        (&json!(2), &json!(2), Some(1)),
+        "{told}"
+    );
+    assert_eq!(told["groups"][0]["policies"], json!(["demo-freeze"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_merely_observes_is_told_recorded_counted_and_decided_again_on_sqlite() {
+    observed(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_merely_observes_is_told_recorded_counted_and_decided_again_on_postgresql() {
+    observed(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
+    let (fleet, replica) = start(true).await;
+    let good = fleet.generation(&replica);
+    let text = good["policies"][0]["text"].as_str().unwrap();
+    for (from, to, says) in [
+        (
+            "@mode(\"observe\") @enforce_after(\"2199-12-31\")\nforbid",
+            "@mode(\"observe\")\nforbid",
+            "without @enforce_after",
+        ),
+        (
+            "resource == Api::\"demo-api\"",
+            "resource",
+            "does not name one resource",
+        ),
+    ] {
+        let mut bad = good.clone();
+        assert!(text.contains(from));
+        bad["policies"][0]["text"] = text.replace(from, to).into();
+        let answer = replica
+            .client
+            .post_json(&fleet.admin, "/v1/generations", &bad)
+            .await;
+        let refused = answer.expect(400);
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+    // The same policies where somebody withdrew that the resource is of low risk.
+    let mut bad = good.clone();
+    for resource in bad["resources"].as_array_mut().unwrap() {
+        resource.as_object_mut().unwrap().remove("risk");
+    }
+    let answer = replica
+        .client
+        .post_json(&fleet.admin, "/v1/generations", &bad)
+        .await;
+    let refused = answer.expect(400);
+    assert!(refused.to_string().contains("risk = "), "{refused}");
+    // What decided goes on deciding.
+    ask(&fleet, &replica, "demo:read", 201).await;
+}
+
+#[test]
+fn checking_policies_says_which_of_them_are_not_enforced() {
+    let policies = r#"@id("demo-freeze") @description("d") @mode("observe") @enforce_after("2199-12-31")
+forbid (principal, action, resource == Api::"demo-api");
+@id("demo-old") @description("d") @mode("observe") @enforce_after("2020-01-31")
+forbid (principal, action, resource == Api::"demo-api");"#;
+    let config = r#"
+[server]
+issuer = "https://broker.example"
+[store]
+kind = "sqlite"
+[ledger]
+origin = "broker.example/log"
+[[attestors]]
+kind = "oidc"
+name = "dev"
+issuer = "https://issuer.example"
+audience = "https://broker.example"
+algorithms = ["ES256"]
+single_tenant = true
+identity = "{sub}"
+[attestors.claims]
+sub = { type = "string", immutable = true }
+[[resources]]
+name = "demo-api"
+kind = "jwt"
+owner = "demo"
+audience = "https://demo.example"
+actions = ["demo:read"]
+locations = ["https://demo.example/v1"]
+verification = "introspection"
+risk = "low"
+"#;
+    let check = |more: &[&str]| {
+        Launch::taskpass(["policy", "check"].iter().chain(more).copied())
+            .config(config.to_owned())
+            .file("policies/all.cedar", policies)
+            .run()
+    };
+    let text = check(&[]);
+    assert_eq!(text.code(), Some(0), "{}", text.stderr);
+    assert!(
+        text.stdout
+            .contains("NOT ENFORCED before 2200-01-01T00:00:00Z: `demo-freeze` merely observes"),
+        "{}",
+        text.stdout
+    );
+    assert!(!text.stdout.contains("demo-old"), "{}", text.stdout);
+    let told: Value = serde_json::from_str(&check(&["--json"]).stdout).unwrap();
+    assert_eq!(
+        told["observing"],
+        json!([{"policy": "demo-freeze", "enforced_from": "2200-01-01T00:00:00Z"}])
+    );
+}
