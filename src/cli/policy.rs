@@ -1,7 +1,7 @@
 //! `taskpass policy`: checking, testing and activating what decides.
 //!
 //! `explain` decides again what a broker has on record, by the generation that decided, and `replay`
-//! by a candidate.
+//! by a candidate. `unused` tells what of the policies nobody needed.
 //!
 //! `check`, `test` and `schema` work offline, from the files alone: no secret, no database, no
 //! broker. They read of the configuration only what is part of a generation: attestors, resources,
@@ -10,6 +10,7 @@
 mod explain;
 mod replay;
 mod source;
+mod unused;
 
 use std::path::{Path, PathBuf};
 
@@ -63,6 +64,11 @@ enum Command {
         after_help = "Exits 0 when nothing would have changed, 1 when something would, or when a record is not what was logged (it says so on standard error), 2 for a candidate or a file that does not load, 3 when it cannot be told. Reading page by page needs an admin's token, or evidence that may come again.\n\nExamples:\n  taskpass policy replay --since 7d --candidate policies --token-file admin-token\n  taskpass policy replay --decisions decisions.jsonl --candidate policies --json"
     )]
     Replay(replay::ReplayArgs),
+    /// Say what policies grant and nobody used, and propose narrower ones
+    #[command(
+        after_help = "Exits 0 when everything was used, 1 when something was not or a record is not what was logged (it says so on standard error), 2 for policies or a file that do not load, 3 when it cannot be told. A proposal is for review: check it as any candidate.\n\nExamples:\n  taskpass policy unused --since 30d --token-file admin-token\n  taskpass policy unused --since 30d --proposal narrower --token-file admin-token\n  taskpass policy replay --since 30d --candidate narrower --token-file admin-token"
+    )]
+    Unused(unused::UnusedArgs),
     /// Write recorded decisions, with their inputs, one a line: what replay and unused read
     #[command(
         after_help = "The inputs hold claims of workloads: keep the file as the log itself.\n\nExample:\n  taskpass policy decisions --since 7d --token-file admin-token > decisions.jsonl"
@@ -217,6 +223,7 @@ impl Policy {
             Command::Activate(activate) => activate.run().await,
             Command::Explain(explain) => explain.run().await,
             Command::Replay(replay) => replay.run(),
+            Command::Unused(unused) => unused.run(),
             Command::Decisions(decisions) => decisions.run().await,
         }
     }

@@ -178,6 +178,12 @@ impl CompiledGeneration {
         })
     }
 
+    /// The life that policy permits, whatever else bounds it; none where it does not permit.
+    pub(super) fn permitted_ttl(&self, input: &Input) -> Option<u64> {
+        let verdict = self.judge(input, false, input.now).verdict;
+        verdict.ok().map(|terms| terms.ttl_seconds)
+    }
+
     /// What would come of a recorded input if every policy that merely observes were enforced.
     pub fn redecide_as_if_enforced(&self, input: &[u8]) -> Result<Decision, PolicyError> {
         let read = Input::read(input)?;

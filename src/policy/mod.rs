@@ -47,6 +47,7 @@ mod slice;
 pub mod suite;
 #[cfg(test)]
 mod tests;
+pub mod unused;
 
 pub use admin::{AdminAction, AdminPrincipal};
 pub use bundle::read_directory;

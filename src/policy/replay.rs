@@ -317,22 +317,25 @@ impl<'a> Replay<'a> {
         Ok(known)
     }
 
-    /// Inputs of one key have one outcome: all of it but the instant, and which dates have come.
     fn key(&self, recorded: &Recorded) -> [u8; 32] {
-        const AFTER_NOW: &[u8] = b",\"principal\":";
-        let input = recorded.input();
-        let at = input
-            .windows(AFTER_NOW.len())
-            .position(|part| part == AFTER_NOW);
         let phase = if self.as_if_enforced {
             0
         } else {
             self.candidate.dates_before(recorded.at())
         };
-        let mut bytes = phase.to_be_bytes().to_vec();
-        bytes.extend_from_slice(input.get(at.unwrap_or_default()..).unwrap_or(input));
-        sha256(&bytes)
+        key(phase, recorded.input())
     }
+}
+
+/// Inputs of one key have one outcome: all of it but the instant, and which dates have come.
+pub(super) fn key(phase: usize, input: &[u8]) -> [u8; 32] {
+    const AFTER_NOW: &[u8] = b",\"principal\":";
+    let at = input
+        .windows(AFTER_NOW.len())
+        .position(|part| part == AFTER_NOW);
+    let mut bytes = phase.to_be_bytes().to_vec();
+    bytes.extend_from_slice(input.get(at.unwrap_or_default()..).unwrap_or(input));
+    sha256(&bytes)
 }
 
 fn kind(was: &Short, would_be: &Short) -> Option<Kind> {

@@ -161,6 +161,13 @@ impl Index {
         Ok(index)
     }
 
+    /// The groups that an action is in.
+    pub(super) fn groups(&self, action: &EntityUid) -> &[EntityUid] {
+        self.action_groups
+            .get(action)
+            .map_or(&[][..], Vec::as_slice)
+    }
+
     /// The policies about `resource` that at `at` merely observe.
     pub(super) fn observing(
         &self,
@@ -186,11 +193,7 @@ impl Index {
     ) -> impl Iterator<Item = &'a PolicySet> + use<'a> {
         let principals = self.parts(principal, ancestors);
         let resources = self.parts(resource, &[]);
-        let groups = self
-            .action_groups
-            .get(action)
-            .map_or(&[][..], Vec::as_slice);
-        let actions = self.parts(action, groups);
+        let actions = self.parts(action, self.groups(action));
         let mut met: BTreeSet<usize> = BTreeSet::new();
         for p in &principals {
             for a in &actions {

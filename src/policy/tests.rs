@@ -25,6 +25,7 @@ use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{ClaimValue, OneTime, Reuse, Workload};
 
 mod observe;
+mod unused;
 
 const NOW: i64 = 1_795_000_000;
 

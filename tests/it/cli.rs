@@ -452,6 +452,7 @@ fn every_command_has_help_with_an_example() {
         "policy explain",
         "policy replay",
         "policy decisions",
+        "policy unused",
         "ledger verify",
         "ledger export",
         "ledger consistency",

@@ -56,4 +56,5 @@ mod skew;
 mod status_lists;
 mod succession;
 mod support;
+mod unused;
 mod workload_api;

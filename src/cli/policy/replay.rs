@@ -35,6 +35,8 @@ const BATCH_LINES: usize = 512;
 const MAX_LINE_BYTES: u64 = 1024 * 1024;
 /// How often it is told how far it is.
 const PROGRESS: Duration = Duration::from_secs(2);
+/// What is said of a line that is none.
+pub(super) const NO_RECORD: &str = "a line is not the record of a decision";
 /// Groups that are shown; `--json` has all.
 const SHOWN_GROUPS: usize = 30;
 
@@ -140,9 +142,9 @@ impl ReplayArgs {
 }
 
 /// Takes whole lines to whoever evaluates them. `false` means that nobody wants more.
-type Give<'a> = &'a mut dyn FnMut(String) -> bool;
+pub(super) type Give<'a> = &'a mut dyn FnMut(String) -> bool;
 
-fn feed_pages(
+pub(super) fn feed_pages(
     mut pages: Pages,
     runtime: &tokio::runtime::Handle,
     give: Give<'_>,
@@ -155,7 +157,7 @@ fn feed_pages(
     Ok(())
 }
 
-fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
+pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
     let place = path.display();
     let unreadable =
         |error: io::Error| Failure::Unestablished(format!("{place} cannot be read: {error}"));
@@ -232,9 +234,8 @@ impl Work<'_> {
 
     fn lines(&self, replay: &mut Replay<'_>, lines: &str) -> Result<(), Failure> {
         for line in lines.lines().filter(|line| !line.trim().is_empty()) {
-            let record: Record = serde_json::from_str(line).map_err(|error| {
-                Failure::Usage(format!("a line is not the record of a decision: {error}"))
-            })?;
+            let record: Record = serde_json::from_str(line)
+                .map_err(|error| Failure::Usage(format!("{NO_RECORD}: {error}")))?;
             self.done.fetch_add(1, Ordering::Relaxed);
             check_leaf(&record)?;
             let recorded = match Recorded::open(&record) {

@@ -1,0 +1,283 @@
+//! What was granted and never used, and the narrower bundle: it permits what was used, as it was,
+//! and nothing that the wider one did not.
+
+use super::*;
+use crate::policy::unused::{PolicyUse, Proposal, Usage, proposed};
+
+fn now() -> Timestamp {
+    Timestamp::from_seconds(NOW)
+}
+
+/// A generation with its text.
+fn both(policies: &str) -> (Generation, CompiledGeneration) {
+    build(parts(policies), &[]).unwrap()
+}
+
+fn billing_details(actions: &[&str], locations: &[&str]) -> Vec<AuthorizationDetail> {
+    details(json!([{"type": "api", "actions": actions, "locations": locations}]))
+}
+
+/// What is reported and proposed where `used` are the permitted inputs.
+fn report(
+    (generation, compiled): &(Generation, CompiledGeneration),
+    used: &[Decision],
+) -> (Vec<PolicyUse>, CompiledGeneration) {
+    let mut usage = Usage::new(compiled);
+    for decision in used {
+        let who = Some("dev:agent");
+        usage.note(now(), &decision.input, who).unwrap();
+    }
+    let mut told = usage.report(generation, now());
+    let narrower = proposed(generation, compiled, &mut told);
+    let compiled = CompiledGeneration::compile(&narrower, &[]).unwrap();
+    (told, compiled)
+}
+
+fn find<'a>(told: &'a [PolicyUse], policy: &str) -> &'a PolicyUse {
+    told.iter().find(|own| own.policy == policy).unwrap()
+}
+
+const A: &str = "https://billing.example/a";
+const BELOW_A: &str = "https://billing.example/a/x";
+const B: &str = "https://billing.example/b";
+
+fn asked(compiled: &CompiledGeneration, actions: &[&str], places: &[&str]) -> Decision {
+    let ask = ask(compiled, "billing", billing_details(actions, places), None);
+    decide_as(compiled, &agent(), &[], &ask, facts())
+}
+
+#[test]
+fn a_permit_is_narrowed_to_the_actions_places_and_life_that_were_used() {
+    let wide = both(&format!(
+        "permit ({AGENT}, action, resource is Api) when {{ context.task.depth == 1 }};"
+    ));
+    let used = [
+        asked(&wide.1, &["bill:read"], &[A]),
+        asked(&wide.1, &["bill:read"], &[BELOW_A]),
+    ];
+    let (told, narrower) = report(&wide, &used);
+    let own = find(&told, "p0");
+    assert_eq!(
+        (own.used, own.workloads, own.last_used),
+        (2, 1, Some(now()))
+    );
+    assert_eq!(
+        (own.max_ttl_seconds, own.longest_ttl_seconds),
+        (Some(900), Some(300))
+    );
+    let on: Vec<_> = own
+        .unused
+        .iter()
+        .map(|on| {
+            (
+                on.resource.as_str(),
+                on.entirely,
+                on.actions.len(),
+                on.locations.len(),
+            )
+        })
+        .collect();
+    assert_eq!(on, [("billing", false, 1, 1), ("orders-api", true, 2, 1)]);
+    assert_eq!(own.unused[0].actions, ["orders:read"]);
+    assert_eq!(own.unused[0].locations, [B]);
+    let Some(Proposal::Narrow { text }) = &own.proposal else {
+        panic!("{own:?}");
+    };
+    for part in [
+        "@id(\"p0\")",
+        "@description(\"d\")",
+        "@max_ttl(\"300\")",
+        "action == Action::\"bill:read\"",
+        "resource == Api::\"billing\"",
+        "depth",
+        "context.location == \"https://billing.example/a\"",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    for decision in &used {
+        let again = narrower.redecide(&decision.input).unwrap();
+        assert_eq!(again.verdict, decision.verdict);
+    }
+    for (actions, places) in [
+        (["orders:read"], [A]),
+        (["bill:read"], [B]),
+        (["orders:read"], [B]),
+    ] {
+        assert_eq!(asked(&wide.1, &actions, &places).outcome(), Outcome::Permit);
+        assert_eq!(asked(&narrower, &actions, &places).outcome(), Outcome::Deny);
+    }
+}
+
+#[test]
+fn what_was_never_used_can_go_and_what_was_wholly_used_stays() {
+    let wide = both(&format!(
+        "permit ({AGENT}, action == Action::\"bill:read\", resource == Api::\"billing\");\
+         permit ({AGENT}, action == Action::\"orders:write\", resource == Api::\"orders-api\");\
+         permit ({AGENT}, action == Action::\"openTask\", resource);\
+         permit (principal == Bootstrap::\"token\", action == Action::\"readLedger\", resource);"
+    ));
+    let ask = ask(
+        &wide.1,
+        "billing",
+        billing_details(&["bill:read"], &[A, B]),
+        Some(900),
+    );
+    let used = [decide_as(&wide.1, &agent(), &[], &ask, facts())];
+    let (told, narrower) = report(&wide, &used);
+    // The act on the broker is no grant.
+    assert_eq!(told.len(), 3);
+    assert!(!find(&told, "p0").is_wide(), "{told:?}");
+    for never in ["p1", "p2"] {
+        let own = find(&told, never);
+        assert_eq!((own.used, &own.proposal), (0, &Some(Proposal::Remove)));
+    }
+    let left: Vec<&str> = narrower.policy_ids().collect();
+    assert_eq!(left, ["p0", "p3"]);
+}
+
+#[test]
+fn a_permit_whose_terms_bind_another_keeps_its_scope() {
+    // Without the first the second would permit more than a minute.
+    let wide = both(&format!(
+        "@id(\"short\") @description(\"d\") @max_ttl(\"60\") permit ({AGENT}, action in [Action::\"bill:read\", Action::\"orders:read\"], resource == Api::\"billing\");\
+         @id(\"long\") @description(\"d\") @max_ttl(\"600\") permit ({AGENT}, action == Action::\"orders:read\", resource == Api::\"billing\");"
+    ).replace("@id", "\n@id"));
+    let used = [asked(&wide.1, &["bill:read"], &[A])];
+    let (told, narrower) = report(&wide, &used);
+    for id in ["short", "long"] {
+        let own = find(&told, id);
+        assert!(own.kept.is_some() && own.proposal.is_none(), "{own:?}");
+    }
+    let ttl = |compiled: &CompiledGeneration| {
+        let decision = asked(compiled, &["orders:read"], &[A]);
+        decision.verdict.unwrap().ttl_seconds
+    };
+    assert_eq!((ttl(&wide.1), ttl(&narrower)), (60, 60));
+}
+
+#[test]
+fn what_is_not_permitted_any_more_used_nothing() {
+    let before = both(&format!(
+        "permit ({AGENT}, action, resource == Api::\"billing\");"
+    ));
+    let after = both(&format!(
+        "permit ({AGENT}, action == Action::\"orders:read\", resource == Api::\"billing\");"
+    ));
+    let used = asked(&before.1, &["bill:read"], &[A]);
+    let mut usage = Usage::new(&after.1);
+    usage.note(now(), &used.input, None).unwrap();
+    let read = usage.read();
+    assert_eq!((read.permits, read.no_longer_permitted), (1, 1));
+    assert_eq!(usage.report(&after.0, now())[0].used, 0);
+}
+
+fn any_permit() -> impl Strategy<Value = String> {
+    let principal = prop::sample::select(vec![
+        "principal == Workload::dev::\"dev:agent\"",
+        "principal == Workload::dev::\"dev:other\"",
+        "principal in Role::\"r1\"",
+        "principal is Workload::dev in Role::\"r1\"",
+        "principal in Role::\"r2\"",
+    ]);
+    let scope = prop::sample::select(vec![
+        "action, resource is Api",
+        "action, resource == Api::\"billing\"",
+        "action == Action::\"bill:read\", resource",
+        "action in [Action::\"bill:read\", Action::\"orders:read\"], resource is Api",
+        "action in Action::\"any\", resource in Api::\"billing\"",
+        "action in [Action::\"bill:read\", Action::\"openTask\"], resource",
+        "action == Action::\"openTask\", resource",
+    ]);
+    let when = prop::sample::select(vec![
+        "",
+        "",
+        "when { context.task.depth == 1 }",
+        "unless { context.task.depth == 2 }",
+    ]);
+    let term = prop::sample::select(vec!["", "", "@max_ttl(\"60\")", "@max_ttl(\"600\")"]);
+    (principal, scope, when, term).prop_map(|(principal, scope, when, term)| {
+        // A life is no term of opening a task.
+        let term = if scope.contains("== Action::\"openTask\"") {
+            ""
+        } else {
+            term
+        };
+        format!("{term} permit ({principal}, {scope}) {when};")
+    })
+}
+
+/// Who asks for what, for how long.
+type Wish = (
+    Workload,
+    BTreeSet<String>,
+    Vec<AuthorizationDetail>,
+    Option<u64>,
+    bool,
+);
+
+fn any_wish() -> impl Strategy<Value = Wish> {
+    (
+        any_workload(),
+        any_roles(),
+        any_details(),
+        prop::option::of(1_u64..900),
+        any::<bool>(),
+    )
+}
+
+fn judge(compiled: &CompiledGeneration, (workload, roles, asked, ttl, opens): &Wish) -> Decision {
+    compiled.decide(&Question {
+        workload,
+        roles,
+        ask: &ask(compiled, "billing", asked.clone(), *ttl),
+        task: TaskFacts {
+            opens: *opens,
+            ..facts()
+        },
+        bounds: None,
+        now: now(),
+    })
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn the_narrower_permits_what_was_used_and_nothing_that_the_wider_did_not(
+        permits in prop::collection::vec(any_permit(), 1..5),
+        forbid: bool,
+        used in prop::collection::vec(any_wish(), 0..4),
+        other in prop::collection::vec(any_wish(), 8),
+    ) {
+        let numbered = permits.iter().enumerate();
+        let mut text = numbered.fold(String::new(), |all, (index, permit)| {
+            format!("{all}@id(\"g{index}\") @description(\"d\") {permit}\n")
+        });
+        if forbid {
+            text.push_str("@id(\"no\") @description(\"d\") forbid (principal, action == Action::\"orders:read\", resource) when { context.ttl_seconds > 200 };\n");
+        }
+        let mut from = parts("");
+        from.policies = vec![PolicyFile { name: "g.cedar".into(), text }];
+        let wide = build(from, &[]).unwrap();
+        let permitted: Vec<Decision> = used
+            .iter()
+            .map(|wish| judge(&wide.1, wish))
+            .filter(|decision| decision.verdict.is_ok())
+            .collect();
+        let (_, narrower) = report(&wide, &permitted);
+        for decision in &permitted {
+            let again = narrower.redecide(&decision.input).unwrap();
+            prop_assert_eq!(&again.verdict, &decision.verdict);
+        }
+        for wish in other.iter().chain(&used) {
+            let (before, after) = (judge(&wide.1, wish), judge(&narrower, wish));
+            if let Ok(after) = after.verdict {
+                let before = before.verdict;
+                prop_assert!(
+                    before.as_ref().is_ok_and(|before| after.ttl_seconds <= before.ttl_seconds),
+                    "{:?} became {:?}", before, after
+                );
+            }
+        }
+    }
+}
