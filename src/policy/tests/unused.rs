@@ -109,6 +109,50 @@ fn a_permit_is_narrowed_to_the_actions_places_and_life_that_were_used() {
 }
 
 #[test]
+fn patterns_of_aws_are_narrowed_to_the_registered_ones_that_were_used() {
+    let mut from = parts(&format!(
+        "permit ({AGENT}, action in [Action::\"s3:GetObject\", Action::\"s3:PutObject\"], resource is {});",
+        crate::policy::schema::AWS
+    ));
+    let bucket = json!({
+        "name": "bucket", "kind": "aws", "owner": "data",
+        "actions": ["s3:GetObject", "s3:PutObject"],
+        "locations": ["arn:aws:s3:::reports/*", "arn:aws:s3:::lo?s/*"],
+        "aws": {
+            "role_arn": "arn:aws:iam::123456789012:role/r", "mode": "web_identity",
+            "region": "eu-central-1"
+        }
+    });
+    from.resources.push(serde_json::from_value(bucket).unwrap());
+    from.task_types[0].resources.insert("bucket".into());
+    let wide = build(from, &[]).unwrap();
+    let get = |compiled: &CompiledGeneration, action: &str, place: &str| {
+        let right = json!([{"type": "aws", "actions": [action], "resources": [place]}]);
+        let ask = ask(compiled, "bucket", details(right), None);
+        decide_as(compiled, &agent(), &[], &ask, facts())
+    };
+    for (place, other) in [
+        ("arn:aws:s3:::reports/2026/*", "arn:aws:s3:::lobs/x"),
+        ("arn:aws:s3:::lo?s/x", "arn:aws:s3:::reports/x"),
+    ] {
+        let used = [get(&wide.1, "s3:GetObject", place)];
+        assert_eq!(used[0].outcome(), Outcome::Permit);
+        let (told, narrower) = report(&wide, &used);
+        let own = find(&told, "p0");
+        assert!(
+            matches!(own.proposal, Some(Proposal::Narrow { .. })),
+            "{own:?}"
+        );
+        let again = narrower.redecide(&used[0].input).unwrap();
+        assert_eq!(again.verdict, used[0].verdict);
+        for (action, place) in [("s3:PutObject", place), ("s3:GetObject", other)] {
+            assert_eq!(get(&wide.1, action, place).outcome(), Outcome::Permit);
+            assert_eq!(get(&narrower, action, place).outcome(), Outcome::Deny);
+        }
+    }
+}
+
+#[test]
 fn what_was_never_used_can_go_and_what_was_wholly_used_stays() {
     let wide = both(&format!(
         "permit ({AGENT}, action == Action::\"bill:read\", resource == Api::\"billing\");\
