@@ -118,6 +118,19 @@ impl Failure {
     }
 }
 
+/// The seconds of `30s`, `5m`, `24h` or `7d`.
+fn seconds_of(text: &str) -> Option<u64> {
+    let unit = match text.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return None,
+    };
+    let number = text.get(..text.len().saturating_sub(1))?;
+    Some(u64::from(number.parse::<u32>().ok()?) * unit)
+}
+
 /// Runs a command to its end.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {

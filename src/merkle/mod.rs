@@ -30,7 +30,8 @@
 //! them, and the plan builds the proof. A tile of an older tree is a prefix of the present one, so
 //! a longer tile than was asked for is cut.
 //! What a store returned is only as good as the store: check what was built against a root that is
-//! known ([`verify_inclusion`], [`verify_consistency`]).
+//! known ([`verify_inclusion`], [`verify_consistency`]). Where it is a stranger's, a [`GrowthPlan`]
+//! tells a forked tree from hashes that were made up.
 //!
 //! # Saying it
 //! A [`Checkpoint`] is a tree's origin, size and root as text, signed as a C2SP [`Note`] by the
@@ -44,6 +45,7 @@
 mod anchor;
 mod checkpoint;
 mod edge;
+mod growth;
 mod hash;
 mod log_file;
 mod note;
@@ -62,6 +64,7 @@ mod testing;
 pub use anchor::{Anchor, Trust, verify_same_tree};
 pub use checkpoint::{Checkpoint, CheckpointError, MAX_ORIGIN_BYTES, SignedCheckpoint};
 pub use edge::{BatchProver, Edge, EdgeError, Frontier};
+pub use growth::{Growth, GrowthPlan};
 pub use hash::{EMPTY_ROOT, Hash, HashError, leaf_hash, node_hash, root_of};
 pub use log_file::{
     LOG_FILE_FORMAT, LogEntry, LogFileError, LogReader, write_log_entry, write_log_head,

@@ -163,7 +163,7 @@ impl EdgePlan {
 
 /// Some ranges of leaves, each the leaves of one node of the tree, and where their hashes come from.
 #[derive(Clone, Debug)]
-struct Plan {
+pub(super) struct Plan {
     ranges: Vec<Vec<Node>>,
     tiles: Vec<TileId>,
 }
@@ -177,7 +177,7 @@ struct Node {
 }
 
 impl Plan {
-    fn new(ranges: Vec<(u64, u64)>, tree_size: u64) -> Self {
+    pub(super) fn new(ranges: Vec<(u64, u64)>, tree_size: u64) -> Self {
         let ranges: Vec<Vec<Node>> = ranges
             .into_iter()
             .map(|range| perfect_nodes(range, tree_size))
@@ -189,7 +189,11 @@ impl Plan {
         }
     }
 
-    fn build(&self, tiles: &HashMap<TileId, Vec<Hash>>) -> Result<Vec<Hash>, PlanError> {
+    pub(super) fn tiles(&self) -> &[TileId] {
+        &self.tiles
+    }
+
+    pub(super) fn build(&self, tiles: &HashMap<TileId, Vec<Hash>>) -> Result<Vec<Hash>, PlanError> {
         self.ranges
             .iter()
             .map(|nodes| {
@@ -292,7 +296,7 @@ fn consistency_ranges(from: u64, to: u64) -> Vec<(u64, u64)> {
 }
 
 /// The largest power of two below `size`, for `size > 1`.
-fn split(size: u64) -> u64 {
+pub(super) fn split(size: u64) -> u64 {
     1 << log2(size - 1)
 }
 

@@ -459,6 +459,7 @@ fn every_command_has_help_with_an_example() {
         "ledger new-origin",
         "ledger checkpoint",
         "ledger keys",
+        "ledger watch",
         "ledger coverage",
         "ledger events",
         "workloads add",

@@ -57,4 +57,5 @@ mod status_lists;
 mod succession;
 mod support;
 mod unused;
+mod watch;
 mod workload_api;

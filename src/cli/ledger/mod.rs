@@ -1,10 +1,11 @@
-//! `taskpass ledger`: checking receipts and whole logs offline, taking a log away, and its present
-//! head.
+//! `taskpass ledger`: checking receipts and whole logs offline, taking a log away, its present head,
+//! and whether it stays the log that it was.
 
 mod events;
 mod export;
 pub(super) mod new_origin;
 pub(super) mod verify;
+mod watch;
 
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -71,6 +72,14 @@ enum Command {
     /// Show the log's verifier keys, the current one first
     #[command(after_help = "Example:\n  taskpass ledger keys --token-file admin-token")]
     Keys(Checkpoint),
+    /// Follow a log that is not yours, and shout when it contradicts itself
+    #[command(
+        after_help = "Exits 0 when the log continues what it signed before, 1 when it contradicts that or is not the pinned log (the evidence is beside the state, and the state stays), 2 for the command line or a state file that is not this log's, 3 when it could not be told: unreachable, unreadable, stale or unwitnessed. Without --once it goes on after 3 and ends at 1. Of a first contact nothing is known, and it says so.\n\nExamples:\n  \
+        taskpass ledger watch --url https://broker.example/ledger --key 'broker.example/log+1a2b3c4d+AQ…' --state broker.note --once\n  \
+        taskpass ledger watch --url https://broker.example/ledger --key 'broker.example/log+1a2b3c4d+AQ…' --state broker.note --every 5m --stale 2h --json\n  \
+        taskpass ledger watch --check broker.note.evidence-20261101T120000Z --key 'broker.example/log+1a2b3c4d+AQ…'"
+    )]
+    Watch(Box<watch::Watch>),
     Coverage(Box<super::coverage::Coverage>),
 }
 
@@ -175,6 +184,7 @@ impl Ledger {
         match self.command {
             Command::Verify(verify) => verify.run(),
             Command::Coverage(coverage) => coverage.run(),
+            Command::Watch(watch) => Box::pin(watch.run()).await,
             Command::Export(export) => export.run().await,
             Command::NewOrigin(new) => Box::pin(new.run()).await,
             Command::Events(events) => events.run(),

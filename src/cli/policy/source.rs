@@ -6,8 +6,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::super::Failure;
 use super::super::client::Client;
+use super::super::{Failure, seconds_of};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::crypto::digest::sha256;
 use crate::domain::generation::{Generation, GenerationDigest};
@@ -64,17 +64,7 @@ impl Pages {
 
 /// Reads an age, `30m`, `24h` or `7d`, or a time, into a time.
 pub(super) fn since(text: &str) -> Result<Timestamp, String> {
-    let unit = text.chars().last();
-    let seconds = match unit {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3_600,
-        Some('d') => 86_400,
-        _ => 0,
-    };
-    let number = text.get(..text.len().saturating_sub(1)).unwrap_or_default();
-    if let (Ok(number), 1..) = (number.parse::<u32>(), seconds) {
-        let age = u64::from(number) * seconds;
+    if let Some(age) = seconds_of(text) {
         return Ok(SystemClock.now().minus_seconds(age));
     }
     serde_json::from_value(serde_json::Value::String(text.to_owned()))

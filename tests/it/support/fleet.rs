@@ -88,6 +88,14 @@ impl Fleet {
         (fleet, replica)
     }
 
+    /// The same with more settings of `[server]`.
+    pub fn embedded_with(server: &'static str) -> (Self, Replica) {
+        let mut fleet = Self::new(None);
+        fleet.server = server;
+        let replica = fleet.replica();
+        (fleet, replica)
+    }
+
     fn new(database: Option<TestDatabase>) -> Self {
         let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random_bytes(32));
         Self {

@@ -9,6 +9,7 @@
 //! - [`http`]: a client, and a sender of what no client would send.
 //! - [`log`]: a transparency log by the RFC's own words.
 //! - [`object`]: an object behind HTTP that heeds conditional requests, or does not.
+//! - [`tiles`]: that log behind HTTP, honest or not.
 //! - [`tls`]: certificates, and a look at handshakes.
 //! - [`moto`], [`node`], [`judge`]: others' code: AWS as far as it can be had, programs of Node.js, an
 //!   evaluator of IAM policies.
@@ -37,6 +38,7 @@ pub mod receiver;
 pub mod rig;
 pub mod sqlite;
 pub mod sts;
+pub mod tiles;
 pub mod tls;
 
 use std::fmt::Write as _;

@@ -1,0 +1,168 @@
+//! What a monitor found, as a file that convinces somebody who does not trust the monitor.
+//!
+//! Two signed notes of one size and two roots accuse the log by themselves. A larger tree does so
+//! by one thing more: the root that it has at the older size, with the consistency proof (RFC 9162)
+//! that leads from there to the signed root. What a note alone cannot show is when it was served:
+//! that a smaller head came later is the monitor's word.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::judge::{Contradiction, Kind};
+use super::state::{Kept, State, sync_directory};
+use crate::cli::client::read_file;
+use crate::cli::{Failure, output};
+use crate::clock::Timestamp;
+use crate::merkle::{
+    Checkpoint, Hash, SignedCheckpoint, VerifierKey, hashes_to_bytes, verify_consistency,
+};
+
+const FORMAT: &str = "taskpass-watch-evidence@v1";
+/// Two notes, a proof and at most sixteen tiles.
+const MAX_BYTES: u64 = 2 * 1024 * 1024;
+/// Evidence of one second.
+const MAX_FILES: u32 = 1_000;
+
+/// The file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Evidence {
+    format: String,
+    kind: String,
+    /// When it was found, by the monitor's clock.
+    at: Timestamp,
+    url: String,
+    says: String,
+    /// The signed note that was kept.
+    kept: Option<String>,
+    /// The note that was served.
+    fetched: String,
+    /// The root of the served tree at the kept size, and the proof of that.
+    older_root: Option<Hash>,
+    consistency_proof: Option<Vec<Hash>>,
+    /// The tiles that were read, by their paths, in base64.
+    tiles: BTreeMap<String, String>,
+}
+
+/// Writes it beside the state, over nothing, and says where.
+pub(super) fn write(
+    state: &State,
+    found: &Contradiction,
+    kept: Option<&Kept>,
+    url: &str,
+    at: Timestamp,
+) -> io::Result<PathBuf> {
+    let (older_root, consistency_proof) = found.proof.clone().unzip();
+    let tiles = found.tiles.iter();
+    let evidence = Evidence {
+        format: FORMAT.into(),
+        kind: found.kind.name().into(),
+        at,
+        url: url.into(),
+        says: found.says.clone(),
+        kept: kept.map(|kept| kept.note.clone()),
+        fetched: found.fetched.clone(),
+        older_root,
+        consistency_proof,
+        tiles: tiles
+            .map(|(id, hashes)| (id.to_string(), STANDARD.encode(hashes_to_bytes(hashes))))
+            .collect(),
+    };
+    let mut text = serde_json::to_vec_pretty(&evidence)?;
+    text.push(b'\n');
+    let time: String = at
+        .floor_to_second()
+        .to_string()
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .collect();
+    for number in 1..MAX_FILES {
+        let ending = match number {
+            1 => format!(".evidence-{time}"),
+            _ => format!(".evidence-{time}-{number}"),
+        };
+        let path = state.beside(&ending);
+        let mut file = match File::create_new(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+        };
+        file.write_all(&text)?;
+        file.sync_all()?;
+        sync_directory(&path)?;
+        return Ok(path);
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Checks somebody's evidence, with the log's keys and nothing else.
+pub(super) fn check(file: &Path, keys: &[VerifierKey]) -> Result<(), Failure> {
+    let place = file.display();
+    let evidence: Evidence = serde_json::from_slice(&read_file(file, MAX_BYTES)?)
+        .map_err(|why| Failure::Usage(format!("{place} is no evidence of a monitor: {why}")))?;
+    if evidence.format != FORMAT {
+        return Err(Failure::Usage(format!(
+            "{place} is of another format than {FORMAT}"
+        )));
+    }
+    match evidence.proves(keys) {
+        Ok(says) => output::line(format!("PROVEN: {says}")),
+        Err(why) => Err(Failure::Refused(format!("not proven: {why}"))),
+    }
+}
+
+impl Evidence {
+    /// What is shown by signatures and hashes alone; what the file says of itself does not count.
+    fn proves(&self, keys: &[VerifierKey]) -> Result<String, String> {
+        let open = |name: &str, note: &str| -> Result<Checkpoint, String> {
+            let opened = SignedCheckpoint::open(note.as_bytes(), keys);
+            let opened = opened.map_err(|why| format!("the {name} note: {why}"))?;
+            Ok(opened.checkpoint().clone())
+        };
+        let kept = self.kept.as_deref().ok_or("there is one note only")?;
+        let (old, new) = (open("kept", kept)?, open("fetched", &self.fetched)?);
+        if old.origin != new.origin {
+            return Err("the notes are of two logs".into());
+        }
+        if new.size < old.size {
+            return Err(format!(
+                "{} signed {} leaves and {} leaves; that the smaller one was served later is the word of who kept this",
+                old.origin, old.size, new.size
+            ));
+        }
+        if new.size == old.size {
+            if new.root == old.root {
+                return Err("both notes are of one tree".into());
+            }
+            return Ok(format!(
+                "{} signed two trees of {} leaves, root {} and root {}",
+                old.origin, old.size, old.root, new.root
+            ));
+        }
+        let (Some(root), Some(proof)) = (&self.older_root, &self.consistency_proof) else {
+            return Err("no proof says how the larger tree began".into());
+        };
+        verify_consistency(old.size, new.size, proof, root, &new.root)
+            .map_err(|why| format!("how the larger tree began: {why}"))?;
+        if *root == old.root {
+            return Err("the larger tree continues the smaller".into());
+        }
+        Ok(format!(
+            "{} signed {} leaves with root {}, and a tree of {} leaves that began with root {root} at that size",
+            old.origin, old.size, old.root, new.size
+        ))
+    }
+}
+
+impl Kind {
+    /// Whether signatures and hashes alone prove it to somebody else.
+    pub(super) fn is_proof(self) -> bool {
+        matches!(self, Self::OtherRoot | Self::Fork)
+    }
+}

@@ -1,0 +1,189 @@
+//! A log as others serve it (C2SP tlog-tiles), over HTTP: its checkpoint and its tiles.
+//!
+//! The server is a stranger. It gets little time and few bytes, and is followed nowhere. Each
+//! request has a connection of its own, so that replicas behind one address all get their turn.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::cli::Failure;
+use crate::cli::client::is_loopback;
+use crate::merkle::{Hash, MAX_NOTE_BYTES, TILE_WIDTH, TileId, hashes_from_bytes};
+
+/// How long a connection may take, a silence, and a whole answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a tile is asked for that is not there: of several replicas one may be behind.
+const TRIES: usize = 3;
+
+/// Why nothing is known of the log: no fault of the log's that could be proven.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// It did not answer, or said that it will not.
+    Unreachable(String),
+    /// It answered something that is no checkpoint or no tile of what it signed.
+    Unreadable(String),
+}
+
+/// A log's address.
+#[derive(Debug)]
+pub(super) struct Log {
+    http: reqwest::Client,
+    base: String,
+    authorization: Option<HeaderValue>,
+}
+
+impl Log {
+    pub(super) fn new(base: &Url, token: Option<&SecretString>) -> Result<Self, Failure> {
+        if base.scheme() != "https" && !(base.scheme() == "http" && is_loopback(base)) {
+            return Err(Failure::Usage(format!(
+                "{base} is neither https nor on this machine: whoever is on the way could raise a false alarm"
+            )));
+        }
+        let plain = base.username().is_empty()
+            && base.password().is_none()
+            && base.query().is_none()
+            && base.fragment().is_none();
+        if !plain {
+            return Err(Failure::Usage(
+                "a log's address has no user, no query and no fragment; a token comes from --token-file".into(),
+            ));
+        }
+        let authorization = match token {
+            None => None,
+            Some(token) => {
+                let value = Zeroizing::new(format!("Bearer {}", token.expose_secret()));
+                let value = HeaderValue::from_str(&value);
+                let mut value = value.map_err(|_| {
+                    Failure::Usage("the token holds what no header can carry".into())
+                })?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+        };
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .timeout(TOTAL_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .user_agent(concat!("taskpass/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(Failure::unestablished)?;
+        Ok(Self {
+            http,
+            base: base.as_str().trim_end_matches('/').to_owned(),
+            authorization,
+        })
+    }
+
+    /// Where it is.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Its newest checkpoint, whatever that may be.
+    pub(super) async fn checkpoint(&self) -> Result<Vec<u8>, Trouble> {
+        match self.get("checkpoint", MAX_NOTE_BYTES).await? {
+            (StatusCode::OK, bytes) => Ok(bytes),
+            (StatusCode::NOT_FOUND, _) => Err(Trouble::Unreachable(format!(
+                "{}/checkpoint is not there, or not for this reader; a broker's log is under /ledger",
+                self.base
+            ))),
+            (status, _) => Err(self.answered("checkpoint", status)),
+        }
+    }
+
+    /// The tiles, as many hashes of each as were asked for, or all 256.
+    pub(super) async fn tiles(
+        &self,
+        ids: &[TileId],
+    ) -> Result<HashMap<TileId, Vec<Hash>>, Trouble> {
+        let mut tiles = HashMap::new();
+        for id in ids {
+            tiles.insert(*id, self.tile(*id).await?);
+        }
+        Ok(tiles)
+    }
+
+    async fn tile(&self, id: TileId) -> Result<Vec<Hash>, Trouble> {
+        let full = TileId { width: 256, ..id };
+        // A log may drop an incomplete tile once it is full.
+        let forms: &[TileId] = if id == full { &[full] } else { &[id, full] };
+        for form in forms.iter().cycle().take(forms.len() * TRIES) {
+            let path = form.to_string();
+            let bytes = match self.get(&path, TILE_WIDTH * Hash::BYTES).await? {
+                (StatusCode::OK, bytes) => bytes,
+                (StatusCode::NOT_FOUND, _) => continue,
+                (status, _) => return Err(self.answered(&path, status)),
+            };
+            let hashes = hashes_from_bytes(&bytes).unwrap_or_default();
+            if hashes.len() != usize::from(form.width) {
+                return Err(Trouble::Unreadable(format!(
+                    "{}/{path} has {} bytes, not {} hashes",
+                    self.base,
+                    bytes.len(),
+                    form.width
+                )));
+            }
+            return Ok(hashes);
+        }
+        Err(Trouble::Unreadable(format!(
+            "{}/{id} is not there, though the signed checkpoint is of a tree that has it",
+            self.base
+        )))
+    }
+
+    fn answered(&self, path: &str, status: StatusCode) -> Trouble {
+        let why = if status.is_redirection() {
+            ": a redirect is not followed"
+        } else {
+            ""
+        };
+        Trouble::Unreachable(format!("{}/{path} answered {status}{why}", self.base))
+    }
+
+    async fn get(&self, path: &str, at_most: usize) -> Result<(StatusCode, Vec<u8>), Trouble> {
+        let failed = |error: reqwest::Error| Trouble::Unreachable(self.reason(path, &error));
+        let mut request = self.http.get(format!("{}/{path}", self.base));
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value.clone());
+        }
+        let mut response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        let mut bytes = Vec::new();
+        if status != StatusCode::OK {
+            return Ok((status, bytes));
+        }
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > at_most {
+                return Err(Trouble::Unreadable(format!(
+                    "{}/{path} has more than {at_most} bytes",
+                    self.base
+                )));
+            }
+        }
+        Ok((status, bytes))
+    }
+
+    /// Why nothing came, with the innermost cause.
+    fn reason(&self, path: &str, error: &reqwest::Error) -> String {
+        if error.is_timeout() {
+            return format!("{}/{path} did not come in time", self.base);
+        }
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        format!("cannot reach {}/{path}: {cause}", self.base)
+    }
+}

@@ -1,0 +1,353 @@
+//! `taskpass ledger watch`: a monitor of a log that it does not own.
+//!
+//! It keeps the last checkpoint that it verified, holds every later one against it, and shouts when
+//! the log contradicts itself. It knows the log's keys and its own file, and believes nobody else:
+//! a server can make it blind, which it says, but not make it pass or accuse.
+
+mod evidence;
+mod judge;
+mod log;
+mod state;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use url::Url;
+
+use self::judge::{Contradiction, Seen, Verdict};
+use self::log::{Log, Trouble};
+use self::state::{Kept, State};
+use crate::cli::client::read_secret;
+use crate::cli::{Failure, output, seconds_of};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::merkle::{Note, Trust, VerifierKey, WitnessKey};
+
+/// How long one look may take, whatever the server does.
+const ROUND_TIMEOUT: Duration = Duration::from_mins(1);
+/// Looks that came to nothing are followed by pauses that double, up to this.
+const LONGEST_PAUSE: Duration = Duration::from_mins(10);
+
+#[derive(Args, Debug)]
+pub(super) struct Watch {
+    /// The log's address: `checkpoint` and `tile/…` lie under it. A broker's is its own with
+    /// `/ledger`
+    #[arg(long, value_name = "URL", required_unless_present = "check")]
+    url: Option<Url>,
+    /// A verifier key of the log; may be given several times, as after a rotation
+    #[arg(long = "key", value_name = "VKEY", value_parser = super::vkey, required = true)]
+    keys: Vec<VerifierKey>,
+    /// Where the last verified checkpoint is kept; evidence is written beside it [default: in
+    /// memory]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// Look once and exit
+    #[arg(long)]
+    once: bool,
+    /// How often to look: 30s, 5m, 1h
+    #[arg(long, value_name = "TIME", value_parser = span, default_value = "60s")]
+    every: Duration,
+    /// Warn when no larger or newer checkpoint came for so long: 1h, 2d
+    #[arg(long, value_name = "TIME", value_parser = span)]
+    stale: Option<Duration>,
+    /// The key of a witness; at least one of those named must have cosigned each checkpoint. May be
+    /// given several times
+    #[arg(long = "witness", value_name = "VKEY", value_parser = super::witness)]
+    witnesses: Vec<WitnessKey>,
+    /// A file with a token, for a log that is not public
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print each round as one line of JSON
+    #[arg(long)]
+    json: bool,
+    /// Check a file of evidence instead, offline: exits 0 when signatures and hashes alone prove
+    /// that the log contradicted itself
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "state", "once", "stale", "witnesses", "token_file", "json"])]
+    check: Option<PathBuf>,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    match seconds_of(text) {
+        Some(seconds @ 1..) => Ok(Duration::from_secs(seconds)),
+        _ => Err("write a time, 30s, 5m, 1h or 2d".into()),
+    }
+}
+
+impl Watch {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        if let Some(file) = &self.check {
+            return evidence::check(file, &self.keys);
+        }
+        let monitor = self.monitor()?;
+        let listen = |kind| signal(kind).map_err(Failure::unestablished);
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let name = tokio::select! {
+            ended = monitor.run() => return ended,
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        if self.once {
+            return Err(Failure::Unestablished(format!(
+                "ended by {name} before the log was checked"
+            )));
+        }
+        Ok(())
+    }
+
+    fn monitor(&self) -> Result<Monitor, Failure> {
+        let (Some(url), Some(first)) = (&self.url, self.keys.first()) else {
+            return Err(Failure::Usage("which log, and whose?".into()));
+        };
+        let origin = first.name().to_owned();
+        if self.keys.iter().any(|key| key.name() != origin) {
+            return Err(Failure::Usage(
+                "the keys are of more than one log; watch each by itself".into(),
+            ));
+        }
+        let token = self.token_file.as_deref().map(read_secret).transpose()?;
+        let state = State(self.state.clone());
+        Ok(Monitor {
+            log: Log::new(url, token.as_ref())?,
+            trust: Trust {
+                keys: self.keys.clone(),
+                witnesses: self.witnesses.clone(),
+            },
+            kept: state.load(&self.keys)?,
+            state,
+            origin,
+            once: self.once,
+            every: self.every,
+            stale: self.stale,
+            json: self.json,
+        })
+    }
+}
+
+struct Monitor {
+    log: Log,
+    trust: Trust,
+    origin: String,
+    state: State,
+    kept: Option<Kept>,
+    once: bool,
+    every: Duration,
+    stale: Option<Duration>,
+    json: bool,
+}
+
+/// What a look came to, told.
+struct Round {
+    verdict: &'static str,
+    /// A sentence.
+    detail: String,
+    /// What is not as it should be, though it contradicts nothing.
+    warnings: Vec<String>,
+    /// Whether the log could be read.
+    read: bool,
+}
+
+impl Monitor {
+    async fn run(mut self) -> Result<(), Failure> {
+        let mut failures = 0;
+        loop {
+            let look = judge::look(&self.log, &self.trust, &self.origin, self.kept.as_ref());
+            let verdict = tokio::time::timeout(ROUND_TIMEOUT, look).await;
+            let verdict = verdict.unwrap_or_else(|_| {
+                let why = format!("{} takes too long over everything", self.log.base());
+                Verdict::Unknown(Trouble::Unreachable(why))
+            });
+            let now = SystemClock.now();
+            let round = self.judge(verdict, now)?;
+            self.tell(&round, now)?;
+            if self.once {
+                return round.result();
+            }
+            failures = if round.read { 0 } else { failures + 1 };
+            tokio::time::sleep(self.pause(failures)).await;
+        }
+    }
+
+    /// The pause after so many looks in a row that came to nothing.
+    fn pause(&self, failures: u32) -> Duration {
+        let longer = self
+            .every
+            .saturating_mul(1 << failures.saturating_sub(1).min(10));
+        longer.min(LONGEST_PAUSE.max(self.every))
+    }
+
+    /// Keeps what is to be kept, and finds the words. A contradiction is the end.
+    fn judge(&mut self, verdict: Verdict, now: Timestamp) -> Result<Round, Failure> {
+        let mut warnings = Vec::new();
+        let (verdict, detail, read) = match verdict {
+            Verdict::Contradicted(found) => return Err(self.shout(&found, now)),
+            Verdict::Unknown(Trouble::Unreachable(why)) => ("unreachable", why, false),
+            Verdict::Unknown(Trouble::Unreadable(why)) => ("unreadable", why, false),
+            Verdict::First(seen) => {
+                let detail = format!("first contact: {}", said(&seen));
+                output::note(
+                    "taskpass: FIRST CONTACT: nothing of this log was known, so what it shows is taken as it is; only from here on is it held to it",
+                )?;
+                if self.state.0.is_none() {
+                    output::note("taskpass: without --state this is forgotten with this process")?;
+                }
+                self.settle(seen, true, now, &mut warnings)?;
+                ("first-contact", detail, true)
+            }
+            Verdict::Same(seen) => {
+                let detail = format!("consistent: {}, as before", said(&seen));
+                let newer = seen.witnessed_at > self.witnessed_at();
+                self.settle(seen, newer, now, &mut warnings)?;
+                ("unchanged", detail, true)
+            }
+            Verdict::Grown(seen) => {
+                let before = self.kept.as_ref().map_or(0, |kept| kept.head.size);
+                let detail = format!(
+                    "consistent: {}, which begin with the {before} known before",
+                    said(&seen)
+                );
+                self.settle(seen, true, now, &mut warnings)?;
+                ("grown", detail, true)
+            }
+        };
+        if let (Some(most), Some(kept)) = (self.stale, &self.kept) {
+            let quiet = kept.since.seconds_until(now);
+            if quiet >= most.as_secs() {
+                warnings.push(format!(
+                    "STALE: no larger or newer checkpoint for {quiet} seconds"
+                ));
+            }
+        }
+        Ok(Round {
+            verdict,
+            detail,
+            warnings,
+            read,
+        })
+    }
+
+    /// Keeps a head that was verified, where it says more than the one that is kept.
+    fn settle(
+        &mut self,
+        seen: Seen,
+        keep: bool,
+        now: Timestamp,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Failure> {
+        if !self.trust.witnesses.is_empty() && seen.witnesses == 0 {
+            let named = self.trust.witnesses.len();
+            warnings.push(format!(
+                "UNWITNESSED: none of the {named} named witnesses cosigned this checkpoint"
+            ));
+        }
+        if !keep {
+            return Ok(());
+        }
+        self.state.save(&seen.note)?;
+        self.kept = Some(Kept {
+            note: seen.note,
+            head: seen.head,
+            since: now,
+        });
+        Ok(())
+    }
+
+    /// The newest time that a named witness put on what is kept.
+    fn witnessed_at(&self) -> u64 {
+        let kept = self.kept.as_ref().map(|kept| kept.note.as_bytes());
+        let note = kept.and_then(|note| Note::parse(note).ok());
+        let cosigned = note.and_then(|note| note.cosignatures(&self.trust.witnesses).ok());
+        let times = cosigned.iter().flatten().map(|one| one.time);
+        times.max().unwrap_or(0)
+    }
+
+    /// Writes the evidence down, and says what was found in every way there is.
+    fn shout(&self, found: &Contradiction, now: Timestamp) -> Failure {
+        let kept = self.kept.as_ref();
+        let written = evidence::write(&self.state, found, kept, self.log.base(), now);
+        let place = match &written {
+            Ok(path) => format!("evidence: {}", path.display()),
+            Err(error) => format!(
+                "THE EVIDENCE COULD NOT BE WRITTEN ({error}), so here it is.\nKept:\n{}\nServed:\n{}",
+                kept.map_or("nothing", |kept| &kept.note),
+                found.fetched
+            ),
+        };
+        if self.json {
+            let path = written.ok().map(|path| path.display().to_string());
+            let line = json!({
+                "at": now, "url": self.log.base(), "origin": self.origin,
+                "verdict": found.kind.name(), "contradiction": true, "detail": found.says,
+                "size": kept.map(|kept| kept.head.size), "root": kept.map(|kept| kept.head.root),
+                "warnings": [], "evidence": path,
+            });
+            // Whoever reads this may be gone; the exit code and standard error are not.
+            drop(output::json_line(&line));
+        }
+        let proof = if found.kind.is_proof() {
+            "It proves this to whoever has the log's key: taskpass ledger watch --check"
+        } else {
+            "When it was served is this monitor's word"
+        };
+        Failure::Refused(format!(
+            "CONTRADICTION ({}) by {}: {}\n  {place}\n  {proof}",
+            found.kind.name(),
+            self.log.base(),
+            found.says
+        ))
+    }
+
+    fn tell(&self, round: &Round, now: Timestamp) -> Result<(), Failure> {
+        if self.json {
+            let kept = self.kept.as_ref();
+            output::json_line(&json!({
+                "at": now, "url": self.log.base(), "origin": self.origin,
+                "verdict": round.verdict, "contradiction": false, "detail": round.detail,
+                "size": kept.map(|kept| kept.head.size), "root": kept.map(|kept| kept.head.root),
+                "warnings": round.warnings, "evidence": Value::Null,
+            }))?;
+        } else if round.read {
+            output::line(format!("{now} {}", round.detail))?;
+        } else if !self.once {
+            output::note(format!("{now} {}: {}", round.verdict, round.detail))?;
+        }
+        if self.once {
+            // The exit says it, with what is wrong.
+            return Ok(());
+        }
+        for warning in &round.warnings {
+            output::note(format!("{now} {warning}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Round {
+    /// What a single look ends with: nothing but a log that was read and is as it was asked for is
+    /// a success.
+    fn result(self) -> Result<(), Failure> {
+        let mut faults = self.warnings;
+        if !self.read {
+            faults.insert(0, format!("{}: {}", self.verdict, self.detail));
+        }
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Unestablished(faults.join("\n  ")))
+    }
+}
+
+fn said(seen: &Seen) -> String {
+    let head = &seen.head;
+    let witnesses = match seen.witnesses {
+        0 => String::new(),
+        1 => ", cosigned by 1 witness".into(),
+        count => format!(", cosigned by {count} witnesses"),
+    };
+    format!(
+        "{} has {} leaves, root {}{witnesses}",
+        head.origin, head.size, head.root
+    )
+}

@@ -1,0 +1,204 @@
+//! A log behind HTTP as C2SP tlog-tiles has it, and the ways in which its server can be unfit or
+//! hostile. Tree and signatures are those of [`super::log`], not the product's.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use tokio::runtime::Runtime;
+
+use super::free_address;
+use super::log::{Log, leaf_hash, root};
+
+/// How it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// As it should.
+    Good,
+    /// As it may: incomplete tiles that are full by now are gone.
+    OnlyFullTiles,
+    /// It takes requests for what has this in its path and never answers.
+    Hang(&'static str),
+    /// With a body without an end.
+    Flood(&'static str),
+    /// Elsewhere, to where all is well.
+    Redirect(&'static str),
+    /// Only with a status.
+    Status(&'static str, u16),
+    /// With a body that breaks off.
+    Cut(&'static str),
+    /// With a wrong bit in each tile of a level.
+    Lie(u32),
+    /// With a hash less, or a byte more, than was asked for.
+    Short,
+    Long,
+    /// With tiles of another tree than the checkpoint's.
+    OtherTree,
+}
+
+struct Shelf {
+    manner: Manner,
+    note: String,
+    leaves: Vec<Vec<u8>>,
+    asked: Vec<String>,
+}
+
+/// The server. It ends with its last owner.
+pub struct TileServer {
+    base: String,
+    shelf: Arc<Mutex<Shelf>>,
+    runtime: Option<Runtime>,
+}
+
+/// Leaf hashes, told from others of another `branch` from `fork` on.
+pub fn grown(size: usize, fork: usize, branch: u8) -> Vec<Vec<u8>> {
+    (0..size)
+        .map(|n| {
+            let branch = if n < fork { 0 } else { branch };
+            leaf_hash(format!("{branch} {n}").as_bytes())
+        })
+        .collect()
+}
+
+impl TileServer {
+    /// One that has nothing yet.
+    pub fn start() -> Self {
+        let shelf = Arc::new(Mutex::new(Shelf {
+            manner: Manner::Good,
+            note: String::new(),
+            leaves: Vec::new(),
+            asked: Vec::new(),
+        }));
+        let app = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&shelf));
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let address = free_address();
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, app).await.unwrap();
+        });
+        Self {
+            base: format!("http://{address}/log"),
+            shelf,
+            runtime: Some(runtime),
+        }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
+    pub fn set(&self, manner: Manner) {
+        self.shelf.lock().unwrap().manner = manner;
+    }
+
+    /// Shows these leaves, under a checkpoint of the log's.
+    pub fn show(&self, log: &Log, origin: &str, leaves: &[Vec<u8>]) -> String {
+        let note = log.checkpoint(origin, leaves.len(), &root(leaves));
+        self.show_note(&note, leaves);
+        note
+    }
+
+    /// Shows these leaves under whatever note.
+    pub fn show_note(&self, note: &str, leaves: &[Vec<u8>]) {
+        let mut shelf = self.shelf.lock().unwrap();
+        note.clone_into(&mut shelf.note);
+        shelf.leaves = leaves.to_vec();
+    }
+
+    /// What was asked for so far.
+    pub fn asked(&self) -> Vec<String> {
+        self.shelf.lock().unwrap().asked.clone()
+    }
+}
+
+impl Drop for TileServer {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, uri: Uri) -> Response {
+    let path = uri.path().to_owned();
+    let (manner, content) = {
+        let mut shelf = shelf.lock().unwrap();
+        shelf.asked.push(path.clone());
+        (shelf.manner, content(&shelf, &path))
+    };
+    let endless = |chunk: &'static [u8]| {
+        let chunks =
+            std::iter::repeat_with(move || Ok::<_, std::io::Error>(Bytes::from_static(chunk)));
+        Body::from_stream(futures_util::stream::iter(chunks))
+    };
+    match manner {
+        Manner::Hang(part) if path.contains(part) => std::future::pending().await,
+        Manner::Flood(part) if path.contains(part) => endless(&[b'a'; 4096]).into_response(),
+        Manner::Redirect(part) if path.contains(part) && !path.starts_with("/elsewhere") => {
+            let there = format!("/elsewhere{path}");
+            (StatusCode::FOUND, [(header::LOCATION, there)]).into_response()
+        }
+        Manner::Status(part, status) if path.contains(part) => {
+            StatusCode::from_u16(status).unwrap().into_response()
+        }
+        Manner::Cut(part) if path.contains(part) => {
+            let half = content.unwrap_or_default();
+            let chunks = [
+                Ok(Bytes::from(half[..half.len() / 2].to_vec())),
+                Err(std::io::Error::other("cut")),
+            ];
+            Body::from_stream(futures_util::stream::iter(chunks)).into_response()
+        }
+        _ => match content {
+            Some(content) => content.into_response(),
+            None => StatusCode::NOT_FOUND.into_response(),
+        },
+    }
+}
+
+fn content(shelf: &Shelf, path: &str) -> Option<Vec<u8>> {
+    let path = path.strip_prefix("/elsewhere").unwrap_or(path);
+    let path = path.strip_prefix("/log/")?;
+    if path == "checkpoint" {
+        return Some(shelf.note.clone().into_bytes());
+    }
+    let (level, rest) = path.strip_prefix("tile/")?.split_once('/')?;
+    let level: u32 = level.parse().unwrap();
+    let (index, width) = match rest.split_once(".p/") {
+        Some((index, width)) => (index, width.parse().unwrap()),
+        None => (rest, 256),
+    };
+    let digits: String = index.chars().filter(char::is_ascii_digit).collect();
+    let index: usize = digits.parse().unwrap();
+    let span = 256_usize.pow(level);
+    let present = (shelf.leaves.len() / span)
+        .saturating_sub(index * 256)
+        .min(256);
+    if width > present
+        || (shelf.manner == Manner::OnlyFullTiles && width < present && present == 256)
+    {
+        return None;
+    }
+    let mut bytes: Vec<u8> = (index * 256..index * 256 + width)
+        .flat_map(|n| root(&shelf.leaves[n * span..(n + 1) * span]))
+        .collect();
+    match shelf.manner {
+        Manner::Lie(at) if at == level => bytes.iter_mut().step_by(32).for_each(|byte| *byte ^= 1),
+        Manner::Short => bytes.truncate(bytes.len() - 32),
+        Manner::Long => bytes.push(0),
+        Manner::OtherTree => bytes = leaf_hash(&bytes).repeat(width),
+        _ => {}
+    }
+    Some(bytes)
+}

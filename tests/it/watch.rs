@@ -1,0 +1,690 @@
+//! `taskpass ledger watch` against logs that it does not own: it follows what grows, calls out what
+//! contradicts itself with evidence that convinces others, and takes nothing unreadable for either.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::fleet::{Fleet, Replica, body};
+use crate::support::log::{Log, ORIGIN, consistency, root};
+use crate::support::process::{Ended, Launch, Process, Signal};
+use crate::support::tiles::{Manner, TileServer, grown};
+use crate::support::{SOON, wait_until};
+
+/// A log, its server, and somebody who watches it.
+struct Scene {
+    log: Log,
+    server: TileServer,
+    directory: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self {
+            log: Log::new(ORIGIN),
+            server: TileServer::start(),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// One that was watched when it had so many leaves.
+    fn known(size: usize) -> Self {
+        let scene = Self::new();
+        scene.show(&grown(size, size, 0));
+        says(&scene.once(&[]), 0, "first contact");
+        scene
+    }
+
+    fn show(&self, leaves: &[Vec<u8>]) -> String {
+        self.server.show(&self.log, ORIGIN, leaves)
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    fn kept(&self) -> String {
+        fs::read_to_string(self.state()).unwrap()
+    }
+
+    fn watch(&self, more: &[&str]) -> Launch {
+        watch(self.server.url(), &self.log.vkey(), &self.state(), more)
+    }
+
+    fn once(&self, more: &[&str]) -> Ended {
+        self.watch(more).arg("--once").run()
+    }
+
+    /// The evidence so far, oldest first.
+    fn evidence(&self) -> Vec<PathBuf> {
+        evidence(&self.state())
+    }
+
+    fn check(&self, file: &Path) -> Ended {
+        check(file, &self.log.vkey())
+    }
+}
+
+fn watch(url: &str, key: &str, state: &Path, more: &[&str]) -> Launch {
+    let state = state.to_str().unwrap();
+    let arguments = [
+        "ledger", "watch", "--url", url, "--key", key, "--state", state,
+    ];
+    Launch::taskpass(arguments.into_iter().chain(more.iter().copied()))
+}
+
+fn check(file: &Path, key: &str) -> Ended {
+    let file = file.to_str().unwrap();
+    Launch::taskpass(["ledger", "watch", "--check", file, "--key", key]).run()
+}
+
+fn evidence(state: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(state.parent().unwrap()).unwrap();
+    let mut found: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    found.retain(|path| path.to_str().unwrap().contains("state.evidence-"));
+    found.sort();
+    found
+}
+
+fn read(file: &Path) -> Value {
+    serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
+}
+
+fn says(ended: &Ended, code: i32, text: &str) {
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    assert_eq!(ended.code(), Some(code), "{said}");
+    assert!(said.contains(text), "{text:?} in {said}");
+}
+
+#[test]
+fn a_log_that_grows_is_followed_over_the_borders_of_tiles_and_levels() {
+    let scene = Scene::new();
+    let all = grown(66_100, 66_100, 0);
+    let note = scene.show(&all[..1]);
+    let first = scene.once(&[]);
+    says(&first, 0, "broker.test/log has 1 leaves");
+    assert!(first.stderr.contains("FIRST CONTACT"), "{}", first.stderr);
+    assert_eq!(scene.kept(), note);
+    for size in [255, 256, 257, 512, 700, 65_535, 65_536, 66_100] {
+        let note = scene.show(&all[..size]);
+        // Incomplete tiles may be gone once they are full.
+        let ahead = size == 257;
+        scene
+            .server
+            .show_note(&note, &all[..if ahead { 600 } else { size }]);
+        scene.server.set(if ahead {
+            Manner::OnlyFullTiles
+        } else {
+            Manner::Good
+        });
+        let ended = scene.once(&[]);
+        says(
+            &ended,
+            0,
+            &format!("consistent: broker.test/log has {size} leaves"),
+        );
+        assert!(!ended.stderr.contains("FIRST"), "{}", ended.stderr);
+        assert_eq!(scene.kept(), note);
+        says(&scene.once(&[]), 0, "as before");
+    }
+    assert_eq!(scene.evidence(), Vec::<PathBuf>::new());
+    let files = fs::read_dir(scene.directory.path()).unwrap().count();
+    assert_eq!(files, 1, "nothing but the state is left");
+}
+
+#[test]
+fn a_fork_is_called_out_with_evidence_that_convinces_others() {
+    for (old, new, fork) in [
+        (5, 8, 3),
+        (256, 600, 255),
+        (300, 301, 0),
+        (512, 65_800, 511),
+    ] {
+        let scene = Scene::known(old);
+        let kept = scene.kept();
+        let other = grown(new, fork, 1);
+        let note = scene.show(&other);
+        let ended = scene.once(&[]);
+        says(&ended, 1, "CONTRADICTION (fork)");
+        assert_eq!(scene.kept(), kept, "what was known stays");
+        let [file] = scene.evidence().try_into().unwrap();
+        assert!(
+            ended.stderr.contains(file.to_str().unwrap()),
+            "{}",
+            ended.stderr
+        );
+        let found = read(&file);
+        assert_eq!(found["kept"], json!(kept));
+        assert_eq!(found["fetched"], json!(note));
+        // The proof is RFC 9162's, so anybody's verifier takes it.
+        let proof: Vec<String> = consistency(old, &other)
+            .iter()
+            .map(|h| STANDARD.encode(h))
+            .collect();
+        assert_eq!(found["consistency_proof"], json!(proof));
+        assert_eq!(
+            found["older_root"],
+            json!(STANDARD.encode(root(&other[..old])))
+        );
+        assert!(!found["tiles"].as_object().unwrap().is_empty());
+        says(&scene.check(&file), 0, "PROVEN: broker.test/log signed");
+
+        // Called out as often as it is seen, and nothing is written over.
+        says(&scene.once(&[]), 1, "CONTRADICTION (fork)");
+        assert_eq!(scene.evidence().len(), 2);
+        assert_eq!(read(&file), found);
+    }
+}
+
+#[test]
+fn evidence_that_was_made_up_convinces_nobody() {
+    let scene = Scene::known(300);
+    let honest = scene
+        .log
+        .checkpoint(ORIGIN, 600, &root(&grown(600, 600, 0)));
+    scene.show(&grown(600, 200, 1));
+    says(&scene.once(&[]), 1, "CONTRADICTION (fork)");
+    let [file] = scene.evidence().try_into().unwrap();
+    let spoilt = |change: &dyn Fn(&mut Value)| {
+        let mut found = read(&file);
+        change(&mut found);
+        let path = scene.directory.path().join("spoilt");
+        fs::write(&path, found.to_string()).unwrap();
+        scene.check(&path)
+    };
+    says(&spoilt(&|_| {}), 0, "PROVEN");
+    says(&check(&file, &Log::new(ORIGIN).vkey()), 1, "no known key");
+    says(
+        &spoilt(&|e| e["fetched"] = json!(honest)),
+        1,
+        "leads to another root",
+    );
+    says(
+        &spoilt(&|e| e["older_root"] = json!(STANDARD.encode([7; 32]))),
+        1,
+        "another root",
+    );
+    says(
+        &spoilt(&|e| e["consistency_proof"][0] = json!(STANDARD.encode([7; 32]))),
+        1,
+        "another root",
+    );
+    says(
+        &spoilt(&|e| e["consistency_proof"] = Value::Null),
+        1,
+        "no proof",
+    );
+    says(
+        &spoilt(&|e| e["kept"] = e["fetched"].clone()),
+        1,
+        "both notes are of one tree",
+    );
+    says(&spoilt(&|e| e["kept"] = Value::Null), 1, "one note only");
+    says(&spoilt(&|e| e["format"] = json!("v2")), 2, "another format");
+    says(
+        &spoilt(&|e| e["more"] = json!(1)),
+        2,
+        "no evidence of a monitor",
+    );
+    let swapped = |e: &mut Value| {
+        let kept = e["kept"].take();
+        e["kept"] = e["fetched"].take();
+        e["fetched"] = kept;
+    };
+    says(&spoilt(&swapped), 1, "the word of who kept this");
+    // The tree that does continue the older one proves nothing against it.
+    let continued = |e: &mut Value| {
+        let all = grown(600, 600, 0);
+        let proof: Vec<String> = consistency(300, &all)
+            .iter()
+            .map(|h| STANDARD.encode(h))
+            .collect();
+        e["fetched"] = json!(honest);
+        e["older_root"] = json!(STANDARD.encode(root(&all[..300])));
+        e["consistency_proof"] = json!(proof);
+    };
+    says(&spoilt(&continued), 1, "continues the smaller");
+}
+
+#[test]
+fn every_other_contradiction_is_shouted_and_what_was_known_stays() {
+    let leaves = grown(300, 300, 0);
+    let stranger = Log::new(ORIGIN);
+    let elsewhere = Log::new("another.test/log");
+    let other_root = |scene: &Scene| drop(scene.show(&grown(300, 299, 1)));
+    let rollback = |scene: &Scene| drop(scene.show(&leaves[..299]));
+    let signed_by_another = |scene: &Scene| drop(scene.server.show(&stranger, ORIGIN, &leaves));
+    let other_origin =
+        |scene: &Scene| drop(scene.server.show(&elsewhere, "another.test/log", &leaves));
+    // The pinned key speaks for its own log alone.
+    let own_key_other_origin =
+        |scene: &Scene| drop(scene.server.show(&scene.log, "another.test/log", &leaves));
+    let changed = |scene: &Scene| {
+        let note = scene.log.checkpoint(ORIGIN, 300, &root(&leaves));
+        scene
+            .server
+            .show_note(&note.replacen("\n300\n", "\n301\n", 1), &leaves);
+    };
+    type Case<'a> = (&'a str, &'a str, &'a dyn Fn(&Scene));
+    let cases: [Case<'_>; 6] = [
+        (
+            "other-root",
+            "PROVEN: broker.test/log signed two trees of 300",
+            &other_root,
+        ),
+        (
+            "rollback",
+            "not proven: broker.test/log signed 300 leaves and 299",
+            &rollback,
+        ),
+        (
+            "bad-signature",
+            "not proven: the fetched note",
+            &signed_by_another,
+        ),
+        (
+            "other-origin",
+            "not proven: the fetched note",
+            &other_origin,
+        ),
+        (
+            "other-origin",
+            "not proven: the fetched note",
+            &own_key_other_origin,
+        ),
+        ("bad-signature", "not proven: the fetched note", &changed),
+    ];
+    for (kind, verdict, show) in cases {
+        let scene = Scene::known(300);
+        let kept = scene.kept();
+        show(&scene);
+        let ended = scene.once(&["--json"]);
+        says(&ended, 1, &format!("CONTRADICTION ({kind})"));
+        let line: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!(line["verdict"], kind);
+        assert_eq!(line["contradiction"], true);
+        let [file] = scene.evidence().try_into().unwrap();
+        assert_eq!(line["evidence"], file.to_str().unwrap());
+        assert_eq!(
+            (&read(&file)["kind"], &read(&file)["kept"]),
+            (&json!(kind), &json!(kept))
+        );
+        let checked = scene.check(&file);
+        says(&checked, i32::from(kind != "other-root"), verdict);
+        assert_eq!(scene.kept(), kept);
+        // A first contact with the wrong log is none.
+        if kind == "other-origin" || kind == "bad-signature" {
+            fs::remove_file(scene.state()).unwrap();
+            says(&scene.once(&[]), 1, kind);
+            assert!(!scene.state().exists());
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_neither_passes_nor_is_called_a_fork() {
+    let scene = Scene::known(300);
+    let kept = scene.kept();
+    let honest = grown(66_000, 66_000, 0);
+    let forked = grown(66_000, 250, 1);
+    let manners = [
+        (Manner::Flood("checkpoint"), "more than"),
+        (Manner::Flood("tile"), "more than 8192 bytes"),
+        (Manner::Redirect("checkpoint"), "a redirect is not followed"),
+        (Manner::Redirect("tile"), "a redirect is not followed"),
+        (
+            Manner::Status("checkpoint", 404),
+            "a broker's log is under /ledger",
+        ),
+        (Manner::Status("checkpoint", 500), "answered 500"),
+        (Manner::Status("tile", 429), "answered 429"),
+        (Manner::Status("tile/0/001", 404), "is not there"),
+        (Manner::Status("tile/1", 404), "is not there"),
+        (Manner::Cut("checkpoint"), "cannot reach"),
+        (Manner::Cut("tile"), "cannot reach"),
+        (Manner::Lie(0), "the tiles lead to root"),
+        (Manner::Lie(1), "the tiles lead to root"),
+        (Manner::Short, "not 256 hashes"),
+        (Manner::Long, "more than 8192 bytes"),
+        (Manner::OtherTree, "the tiles lead to root"),
+    ];
+    for leaves in [&honest, &forked] {
+        scene.show(leaves);
+        for (manner, text) in manners {
+            scene.server.set(manner);
+            let ended = scene.once(&[]);
+            let said = &ended.stderr;
+            assert_eq!(ended.code(), Some(3), "{manner:?}: {said}");
+            assert!(said.contains(text), "{manner:?}: {said}");
+            assert_eq!(scene.kept(), kept, "{manner:?}");
+        }
+    }
+    scene.server.set(Manner::Good);
+    let no_notes = [
+        "",
+        "<html>",
+        "broker.test/log\n",
+        "\u{0}",
+        "a\nb\nc\n\n\u{2014} x AAAA\n",
+    ];
+    for note in no_notes {
+        scene.server.show_note(note, &honest);
+        says(&scene.once(&[]), 3, "no checkpoint");
+    }
+    assert_eq!(scene.evidence(), Vec::<PathBuf>::new());
+    assert!(
+        !scene
+            .server
+            .asked()
+            .iter()
+            .any(|path| path.starts_with("/elsewhere"))
+    );
+    // And then it is what it is.
+    scene.show(&honest);
+    says(&scene.once(&[]), 0, "66000 leaves");
+    assert_ne!(scene.kept(), kept);
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up_soon() {
+    std::thread::scope(|scope| {
+        for part in ["checkpoint", "tile"] {
+            scope.spawn(move || {
+                let scene = Scene::known(10);
+                let kept = scene.kept();
+                scene.show(&grown(20, 20, 0));
+                scene.server.set(Manner::Hang(part));
+                says(&scene.once(&[]), 3, "did not come in time");
+                assert_eq!(scene.kept(), kept);
+                // Nor is anybody held who wants it to end; what was not checked is no success.
+                let mut process = scene.watch(&["--once"]).spawn();
+                let asked = scene.server.asked().len();
+                wait_until("it asks", SOON, || scene.server.asked().len() > asked);
+                assert_eq!(process.terminate().code(), Some(3));
+                assert!(process.stderr().contains("SIGTERM"), "{}", process.stderr());
+            });
+        }
+    });
+}
+
+#[test]
+fn a_state_that_is_not_this_logs_is_a_usage_error_and_stays_as_it_is() {
+    let scene = Scene::new();
+    scene.show(&grown(5, 5, 0));
+    let (stranger, other) = (Log::new(ORIGIN), Log::new("another.test/log"));
+    let tree = root(&grown(3, 3, 0));
+    let states = [
+        String::new(),
+        "keep me".into(),
+        stranger.checkpoint(ORIGIN, 3, &tree),
+        other.checkpoint("another.test/log", 3, &tree),
+        scene.log.checkpoint("another.test/log", 3, &tree),
+        format!("{}x", scene.log.checkpoint(ORIGIN, 3, &tree)),
+        "a".repeat(200_000),
+    ];
+    for state in states {
+        fs::write(scene.state(), &state).unwrap();
+        let ended = scene.once(&[]);
+        says(&ended, 2, "state");
+        assert_eq!(scene.kept(), state);
+    }
+    assert_eq!(
+        scene.server.asked(),
+        Vec::<String>::new(),
+        "it does not even ask"
+    );
+    fs::remove_file(scene.state()).unwrap();
+    let bad = |url: &str, more: &[&str], text: &str| {
+        says(
+            &watch(url, &scene.log.vkey(), &scene.state(), more).run(),
+            2,
+            text,
+        );
+    };
+    bad("http://log.test/", &[], "neither https nor on this machine");
+    bad("https://user:word@log.test/", &[], "no user");
+    bad("https://log.test/?a=b", &[], "no query");
+    bad(
+        scene.server.url(),
+        &["--key", &other.vkey()],
+        "more than one log",
+    );
+    bad(scene.server.url(), &["--every", "0s"], "30s, 5m");
+    assert!(!scene.state().exists());
+}
+
+#[test]
+fn a_log_that_stands_still_or_has_no_witness_is_no_success() {
+    let scene = Scene::new();
+    let (witness, stranger) = (Log::new("witness.test/w"), Log::new("stranger.test/w"));
+    let leaves = grown(7, 7, 0);
+    let text = format!("{ORIGIN}\n7\n{}\n", STANDARD.encode(root(&leaves)));
+    let cosigned = |time| format!("{}{}", scene.log.sign(&text), witness.cosign(&text, time));
+    let (key, other) = (witness.witness_key(), stranger.witness_key());
+    let hour_ago = || {
+        let file = fs::File::options()
+            .append(true)
+            .open(scene.state())
+            .unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(1))
+            .unwrap();
+    };
+
+    scene.server.show_note(&cosigned(100), &leaves);
+    let witnessed = ["--witness", &key, "--stale", "30m"];
+    says(&scene.once(&witnessed), 0, "cosigned by 1 witness");
+    hour_ago();
+    says(
+        &scene.once(&witnessed),
+        3,
+        "STALE: no larger or newer checkpoint for 36",
+    );
+    says(&scene.once(&["--stale", "2h"]), 0, "as before");
+    // A witness's newer word on the same tree is news, an older one is none.
+    scene.server.show_note(&cosigned(99), &leaves);
+    says(&scene.once(&witnessed), 3, "STALE");
+    scene.server.show_note(&cosigned(101), &leaves);
+    says(&scene.once(&witnessed), 0, "as before");
+    assert_eq!(scene.kept(), cosigned(101));
+    // Unreachable or not, silence is silence.
+    hour_ago();
+    scene.server.set(Manner::Status("checkpoint", 503));
+    let silent = scene.once(&witnessed);
+    says(&silent, 3, "answered 503");
+    says(&silent, 3, "STALE");
+    scene.server.set(Manner::Good);
+    // One of several is enough, none is not, and a bad one spoils all.
+    says(
+        &scene.once(&["--witness", &other, "--witness", &key]),
+        0,
+        "cosigned by 1 witness",
+    );
+    says(
+        &scene.once(&["--witness", &other]),
+        3,
+        "UNWITNESSED: none of the 1 named",
+    );
+    let wrong = witness.cosign(&format!("{text}more\n"), 102);
+    scene
+        .server
+        .show_note(&format!("{}{wrong}", scene.log.sign(&text)), &leaves);
+    says(&scene.once(&witnessed), 1, "CONTRADICTION (bad-signature)");
+}
+
+/// The lines of JSON so far.
+fn lines(process: &Process) -> Vec<Value> {
+    let text = process.stdout();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn wait_for(process: &Process, verdict: &str, count: usize) {
+    wait_until(verdict, SOON, || {
+        let lines = lines(process);
+        lines
+            .iter()
+            .filter(|line| line["verdict"] == verdict)
+            .count()
+            >= count
+    });
+}
+
+#[test]
+fn a_monitor_goes_on_after_an_outage_remembers_over_a_kill_and_ends_at_a_contradiction() {
+    let scene = Scene::new();
+    scene.show(&grown(200, 200, 0));
+    let mut process = scene.watch(&["--every", "1s", "--json"]).spawn();
+    wait_for(&process, "first-contact", 1);
+    scene.server.set(Manner::Status("checkpoint", 502));
+    wait_for(&process, "unreachable", 2);
+    scene.server.set(Manner::Good);
+    let note = scene.show(&grown(300, 300, 0));
+    wait_for(&process, "grown", 1);
+    wait_for(&process, "unchanged", 1);
+    assert_eq!(scene.kept(), note);
+    let seen = lines(&process);
+    let last = seen.last().unwrap();
+    assert_eq!(
+        (&last["size"], &last["origin"]),
+        (&json!(300), &json!(ORIGIN))
+    );
+    assert!(
+        seen.iter()
+            .all(|line| line["contradiction"] == false && line["evidence"].is_null())
+    );
+
+    process.kill();
+    assert_eq!(scene.kept(), note);
+    // What the log says while nobody looks is held against what was known before.
+    scene.show(&grown(400, 299, 1));
+    process.restart();
+    assert_eq!(process.wait(SOON).code(), Some(1));
+    let last = lines(&process).pop().unwrap();
+    assert_eq!(
+        (&last["verdict"], &last["contradiction"]),
+        (&json!("fork"), &json!(true))
+    );
+    let [file] = scene.evidence().try_into().unwrap();
+    assert_eq!(last["evidence"], file.to_str().unwrap());
+    says(&scene.check(&file), 0, "PROVEN");
+    assert_eq!(scene.kept(), note);
+
+    scene.show(&grown(400, 400, 0));
+    for (start, signal) in [Signal::Term, Signal::Int].into_iter().enumerate() {
+        process.restart();
+        wait_for(&process, if start == 0 { "grown" } else { "unchanged" }, 2);
+        process.signal(signal);
+        assert_eq!(process.wait(SOON).code(), Some(0), "{signal:?}");
+    }
+}
+
+/// So many refusals, each of which is a leaf.
+async fn refuse(fleet: &Fleet, replica: &Replica, count: usize) {
+    let mut refused = body();
+    refused["resource"] = json!("nothing");
+    let asks = (0..count).map(|_| {
+        let (token, refused) = (fleet.token(), &refused);
+        async move {
+            let asked = replica.client.post_json(&token, "/v1/credentials", refused);
+            let answer = asked.await;
+            assert_eq!(answer.status, 403, "{}", answer.text());
+        }
+    });
+    // No more at once than a broker lets in.
+    futures_util::stream::iter(asks)
+        .buffer_unordered(20)
+        .collect::<()>()
+        .await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brokers_log_is_followed_over_restarts_and_a_restored_backup_is_called_out() {
+    let (fleet, mut replica) = Fleet::embedded_with("public_ledger = true");
+    let keys = replica.client.get("/v1/ledger/keys").await.expect(200);
+    let key = keys["vkeys"][0].as_str().unwrap().to_owned();
+    let url = format!("http://{}/ledger", replica.address);
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let once = || watch(&url, &key, &state, &["--once"]).run();
+
+    refuse(&fleet, &replica, 20).await;
+    says(&once(), 0, "first contact");
+    refuse(&fleet, &replica, 250).await;
+    says(&once(), 0, "consistent");
+    let size = |text: &str| -> u64 { text.lines().nth(1).unwrap().parse().unwrap() };
+    let read = || size(&fs::read_to_string(&state).unwrap());
+    assert!(read() > 256, "{}", read());
+
+    // A copy is kept, and the broker goes on.
+    replica.process.terminate();
+    let home = replica.process.dir().to_owned();
+    copy(&home.join("data"), &home.join("backup"));
+    replica.process.restart();
+    replica.process.wait_ready(replica.address);
+    says(&once(), 0, "consistent");
+    refuse(&fleet, &replica, 30).await;
+    says(&once(), 0, "consistent");
+    let (kept, before) = (fs::read_to_string(&state).unwrap(), read());
+
+    // The copy comes back, and with it a broker that has forgotten.
+    replica.process.terminate();
+    fs::remove_dir_all(home.join("data")).unwrap();
+    fs::rename(home.join("backup"), home.join("data")).unwrap();
+    fs::remove_file(home.join("checkpoint")).unwrap();
+    replica.process.restart();
+    replica.process.wait_ready(replica.address);
+    says(&once(), 1, "CONTRADICTION (rollback)");
+    refuse(&fleet, &replica, 60).await;
+    says(&once(), 1, "CONTRADICTION (fork)");
+    assert_eq!(fs::read_to_string(&state).unwrap(), kept);
+    let found = evidence(&state);
+    assert_eq!(found.len(), 2);
+    let fork = found
+        .iter()
+        .find(|file| self::read(file)["kind"] == "fork")
+        .unwrap();
+    let said = format!("PROVEN: broker.test/log signed {before} leaves");
+    says(&check(fork, &key), 0, &said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_not_public_is_watched_by_who_may_read_it() {
+    let (fleet, replica) = Fleet::embedded();
+    let keys = replica
+        .client
+        .get_as(&fleet.admin, "/v1/ledger/keys")
+        .await
+        .expect(200);
+    let key = keys["vkeys"][0].as_str().unwrap().to_owned();
+    let url = format!("http://{}/ledger", replica.address);
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let once = |more: &[&str]| {
+        watch(&url, &key, &state, more)
+            .arg("--once")
+            .secret_file("token", fleet.admin.clone())
+            .run()
+    };
+    says(&once(&[]), 3, "answered 401");
+    assert!(!state.exists());
+    says(&once(&["--token-file", "token"]), 0, "first contact");
+    refuse(&fleet, &replica, 3).await;
+    says(&once(&["--token-file", "token"]), 0, "which begin with");
+}
