@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::fleet::{Fleet, Replica, body};
+use crate::support::fleet::{Fleet, Replica};
 use crate::support::log::{Log, ORIGIN, consistency, root};
 use crate::support::process::{Ended, Launch, Process, Signal};
 use crate::support::tiles::{Manner, TileServer, grown};
@@ -252,6 +252,8 @@ fn evidence_that_was_made_up_convinces_nobody() {
     says(&spoilt(&continued), 1, "continues the smaller");
 }
 
+type Case<'a> = (&'a str, &'a str, &'a dyn Fn(&Scene));
+
 #[test]
 fn every_other_contradiction_is_shouted_and_what_was_known_stays() {
     let leaves = grown(300, 300, 0);
@@ -271,7 +273,6 @@ fn every_other_contradiction_is_shouted_and_what_was_known_stays() {
             .server
             .show_note(&note.replacen("\n300\n", "\n301\n", 1), &leaves);
     };
-    type Case<'a> = (&'a str, &'a str, &'a dyn Fn(&Scene));
     let cases: [Case<'_>; 6] = [
         (
             "other-root",
@@ -587,22 +588,37 @@ fn a_monitor_goes_on_after_an_outage_remembers_over_a_kill_and_ends_at_a_contrad
     }
 }
 
-/// So many refusals, each of which is a leaf.
-async fn refuse(fleet: &Fleet, replica: &Replica, count: usize) {
-    let mut refused = body();
-    refused["resource"] = json!("nothing");
+#[test]
+fn a_monitor_that_nobody_hears_does_not_end_as_if_all_were_well() {
+    let scene = Scene::known(9);
+    let program = env!("CARGO_BIN_EXE_taskpass");
+    let (url, key, state) = (scene.server.url(), scene.log.vkey(), scene.state());
+    let script = format!(
+        "{program} ledger watch --url {url} --key '{key}' --state {} --every 1s {{}} | exec true; \
+         exit ${{PIPESTATUS[0]}}",
+        state.display()
+    );
+    for more in ["", "--json"] {
+        let script = script.replace("{}", more);
+        let ended = Launch::program("/bin/bash", ["-c", &script]).run();
+        says(&ended, 3, "the reader of the output went away");
+    }
+    scene.show(&grown(12, 3, 1));
+    let script = script.replace("{}", "--once --json");
+    let ended = Launch::program("/bin/bash", ["-c", &script]).run();
+    says(&ended, 1, "CONTRADICTION (fork)");
+}
+
+/// So many permits, each of which is a leaf at least.
+async fn issue(fleet: &Fleet, replica: &Replica, count: usize) {
     let asks = (0..count).map(|_| {
-        let (token, refused) = (fleet.token(), &refused);
-        async move {
-            let asked = replica.client.post_json(&token, "/v1/credentials", refused);
-            let answer = asked.await;
-            assert_eq!(answer.status, 403, "{}", answer.text());
-        }
+        let token = fleet.token();
+        async move { replica.ask(&token).await.expect(201) }
     });
     // No more at once than a broker lets in.
     futures_util::stream::iter(asks)
         .buffer_unordered(20)
-        .collect::<()>()
+        .collect::<Vec<_>>()
         .await;
 }
 
@@ -624,9 +640,9 @@ async fn a_brokers_log_is_followed_over_restarts_and_a_restored_backup_is_called
     let state = directory.path().join("state");
     let once = || watch(&url, &key, &state, &["--once"]).run();
 
-    refuse(&fleet, &replica, 20).await;
+    issue(&fleet, &replica, 20).await;
     says(&once(), 0, "first contact");
-    refuse(&fleet, &replica, 250).await;
+    issue(&fleet, &replica, 250).await;
     says(&once(), 0, "consistent");
     let size = |text: &str| -> u64 { text.lines().nth(1).unwrap().parse().unwrap() };
     let read = || size(&fs::read_to_string(&state).unwrap());
@@ -639,7 +655,7 @@ async fn a_brokers_log_is_followed_over_restarts_and_a_restored_backup_is_called
     replica.process.restart();
     replica.process.wait_ready(replica.address);
     says(&once(), 0, "consistent");
-    refuse(&fleet, &replica, 30).await;
+    issue(&fleet, &replica, 30).await;
     says(&once(), 0, "consistent");
     let (kept, before) = (fs::read_to_string(&state).unwrap(), read());
 
@@ -651,7 +667,7 @@ async fn a_brokers_log_is_followed_over_restarts_and_a_restored_backup_is_called
     replica.process.restart();
     replica.process.wait_ready(replica.address);
     says(&once(), 1, "CONTRADICTION (rollback)");
-    refuse(&fleet, &replica, 60).await;
+    issue(&fleet, &replica, 60).await;
     says(&once(), 1, "CONTRADICTION (fork)");
     assert_eq!(fs::read_to_string(&state).unwrap(), kept);
     let found = evidence(&state);
@@ -685,6 +701,6 @@ async fn a_log_that_is_not_public_is_watched_by_who_may_read_it() {
     says(&once(&[]), 3, "answered 401");
     assert!(!state.exists());
     says(&once(&["--token-file", "token"]), 0, "first contact");
-    refuse(&fleet, &replica, 3).await;
+    issue(&fleet, &replica, 3).await;
     says(&once(&["--token-file", "token"]), 0, "which begin with");
 }

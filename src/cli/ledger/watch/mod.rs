@@ -161,10 +161,15 @@ impl Monitor {
             });
             let now = SystemClock.now();
             let round = self.judge(verdict, now)?;
-            self.tell(&round, now)?;
+            let told = self.tell(&round, now).map_err(|failure| match failure {
+                // Elsewhere that is a quiet end. A monitor that nobody hears is none.
+                Failure::ReaderGone => Failure::unestablished(failure),
+                other => other,
+            });
             if self.once {
-                return round.result();
+                return round.result().and(told);
             }
+            told?;
             failures = if round.read { 0 } else { failures + 1 };
             tokio::time::sleep(self.pause(failures)).await;
         }
