@@ -232,10 +232,12 @@ impl Broker {
     }
 
     async fn try_check_health(&self) -> Result<(), BrokerError> {
-        self.store().ping().await?;
+        let head = self.store().head().await?;
+        let behind = head.is_some_and(|head| head.size > self.ledger().basis());
         // An unready replica gets no traffic, and so no batch that could show that it is well
-        // again: it tries an empty one.
-        if matches!(self.ledger().status(), LedgerStatus::Failing(_)) {
+        // again; an idle one gets none that would show it what others appended. It tries an empty
+        // one.
+        if behind || matches!(self.ledger().status(), LedgerStatus::Failing(_)) {
             let probe = Request {
                 entry: Entry::Consume,
                 one_time: Vec::new(),

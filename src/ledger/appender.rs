@@ -405,7 +405,10 @@ impl Appender {
     /// Signs the new head and tells those who wait.
     async fn release(&mut self, batch: Vec<Queued>, committed: Committed) {
         let checkpoint = match &committed.prover {
-            None => None,
+            None => {
+                self.publish_others().await;
+                None
+            }
             Some(prover) => {
                 let head = Head {
                     size: prover.size(),
@@ -453,6 +456,20 @@ impl Appender {
             };
             // Whoever has gone does not miss it; the request's own task ends what it released.
             drop(queued.answer.send(Ok(appended)));
+        }
+    }
+
+    /// Signs what others appended and this replica only followed: an idle one must not show the
+    /// world yesterday's head.
+    async fn publish_others(&mut self) {
+        let latest = self.shared.latest.borrow().as_ref().map(|it| it.head.size);
+        let head = Head {
+            size: self.edge.size(),
+            root: self.edge.root(),
+        };
+        let newer = head.size > latest.unwrap_or_default();
+        if newer && self.publish(head).await.is_err() {
+            error!("a checkpoint could not be signed");
         }
     }
 

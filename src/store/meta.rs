@@ -147,14 +147,6 @@ impl Store {
         Ok(seen)
     }
 
-    /// Whether the store answers, for readiness.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        read!(self, db => {
-            sqlx::query("/* ping */ SELECT 1").execute(db).await?;
-        });
-        Ok(())
-    }
-
     /// The store's own clock, where it has one.
     pub async fn clock(&self) -> Result<Option<Timestamp>, StoreError> {
         match self {

@@ -644,9 +644,8 @@ cases! {
         assert_eq!(store.admin_bindings().await.unwrap().len(), 1);
     }
 
-    ["claim" "bootstrap_first_seen" "ping" "clock" "check_schema"]
+    ["claim" "bootstrap_first_seen" "clock" "check_schema"]
     async fn a_store_is_marked_at_birth(store: &Store) {
-        store.ping().await.unwrap();
         store.claim(StoreMode::Production, "log.example", at(0)).await.unwrap();
         store.claim(StoreMode::Production, "log.example", at(9)).await.unwrap();
         for (mode, origin) in [(StoreMode::Dev, "log.example"), (StoreMode::Production, "other.example")] {

@@ -575,6 +575,22 @@ async fn replicas_write_one_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_replica_shows_what_others_appended() {
+    let rig = Rig::new(Kind::Postgres).await;
+    let idle = rig.replica().await;
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let shown = |broker: &taskpass::broker::Broker| {
+        let signed = broker.ledger().checkpoints().borrow().clone().unwrap();
+        (signed.head, signed.checkpoint)
+    };
+    assert!(shown(&idle.broker).0.size < shown(&rig.broker).0.size);
+    idle.broker.check_health().await.unwrap();
+    assert_eq!(shown(&idle.broker), shown(&rig.broker));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_was_set_back_stops_the_broker() {
     let mut rig = Rig::new(Kind::Sqlite).await;
     rig.issue("agent:reports", ask(&["orders:read"]))
