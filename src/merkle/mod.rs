@@ -81,7 +81,7 @@ pub use tile::{
     encode_entries, hashes_from_bytes, hashes_to_bytes,
 };
 pub use tlog_proof::{MAX_TLOG_PROOF_BYTES, TlogProof, TlogProofError};
-pub use witness::{Cosignature, WitnessKey, add_checkpoint_body};
+pub use witness::{Cosignature, WitnessKey, add_checkpoint_body, parse_witness_size};
 
 /// A decimal number in its only form: digits, no sign, no leading zero.
 fn parse_decimal(text: &str) -> Option<u64> {

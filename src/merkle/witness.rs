@@ -14,6 +14,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 
 use super::hash::Hash;
 use super::note::{KeyError, KeyParts, Note, NoteError, is_key_name, key_id};
+use super::parse_decimal;
 use super::proof::MAX_PROOF_HASHES;
 
 /// The type of a key that makes `cosignature/v1` signatures.
@@ -77,6 +78,27 @@ impl WitnessKey {
             self.name,
             STANDARD.encode(blob)
         ))
+    }
+
+    /// Reads a witness's answer to `add-checkpoint`, which is signature lines, and takes from it what
+    /// this key signed of exactly `text`: the time, and the line as it is written on notes. The lines
+    /// of other keys are passed over.
+    pub fn cosigned(&self, text: &str, answer: &[u8]) -> Result<(u64, String), NoteError> {
+        let note = [text.as_bytes(), b"\n", answer].concat();
+        let note = Note::parse(&note)?;
+        // An answer with an empty line in it would make part of itself a text.
+        if note.unverified_text() != text {
+            return Err(NoteError::Malformed);
+        }
+        let mut lines = note.signatures().iter();
+        let line = lines
+            .find(|line| line.name == self.name && line.key_id == self.id)
+            .ok_or(NoteError::NoKnownSigner)?;
+        let time = self.time_of(text, &line.signature);
+        let bad = || NoteError::BadSignature(self.name.clone());
+        let time = time.ok_or_else(bad)?;
+        let signature = line.signature.get(TIME_BYTES..).unwrap_or_default();
+        Ok((time, self.line(time, signature).map_err(|_| bad())?))
     }
 
     fn time_of(&self, text: &str, signature: &[u8]) -> Option<u64> {
@@ -162,6 +184,15 @@ pub fn add_checkpoint_body(old: u64, proof: &[Hash], checkpoint: &str) -> Option
     body.push('\n');
     body.push_str(checkpoint);
     Some(body)
+}
+
+/// What a witness answers when it saw another size last than it was told (`text/x.tlog.size`): that
+/// size, and a newline.
+#[must_use]
+pub fn parse_witness_size(answer: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(answer).ok()?;
+    let digits = text.strip_suffix('\n')?;
+    (!digits.is_empty()).then(|| parse_decimal(digits))?
 }
 
 #[cfg(test)]
@@ -276,5 +307,53 @@ mod tests {
             "old 0\n\nnote\n"
         );
         assert!(add_checkpoint_body(1, &[EMPTY_ROOT; 64], "note\n").is_none());
+    }
+
+    #[test]
+    fn of_a_witnesss_answer_only_its_own_line_over_our_text_counts() {
+        let witness = TestWitness::new("witness.example/a", 1);
+        let stranger = TestWitness::new("witness.example/b", 2);
+        let (ours, other) = (witness.line(7, &text()), stranger.line(5, &text()));
+        for answer in [ours.clone(), format!("{other}{ours}")] {
+            let read = witness.key.cosigned(&text(), answer.as_bytes());
+            assert_eq!(read, Ok((7, ours.clone())), "{answer}");
+        }
+        let refused = |answer: &str| witness.key.cosigned(&text(), answer.as_bytes());
+        assert_eq!(refused(&other), Err(NoteError::NoKnownSigner));
+        assert_eq!(refused(""), Err(NoteError::MalformedSignature(1)));
+        // What it says of another text, though that text is in the answer.
+        let elsewhere = "example.com/log\n4\nAAAA\n";
+        let smuggled = format!("{other}\n{elsewhere}\n{}", witness.line(7, elsewhere));
+        assert!(refused(&smuggled).is_err());
+        let moved = witness.line(7, elsewhere);
+        let bad = Err(NoteError::BadSignature("witness.example/a".into()));
+        assert_eq!(refused(&moved), bad);
+        assert_eq!(refused(&witness.line(0, &text())), bad);
+        assert!(refused(&ours.replace('\n', "\r\n")).is_err());
+        let named = note_line("witness.example/a", &[0; 8]);
+        assert_eq!(refused(&named), Err(NoteError::NoKnownSigner));
+    }
+
+    fn note_line(name: &str, blob: &[u8]) -> String {
+        format!("\u{2014} {name} {}\n", STANDARD.encode(blob))
+    }
+
+    #[test]
+    fn a_size_has_one_form() {
+        assert_eq!(parse_witness_size(b"0\n"), Some(0));
+        assert_eq!(parse_witness_size(b"20852163\n"), Some(20_852_163));
+        for bad in [
+            "",
+            "\n",
+            "7",
+            "07\n",
+            "+7\n",
+            "7\n\n",
+            " 7\n",
+            "18446744073709551616\n",
+        ] {
+            assert_eq!(parse_witness_size(bad.as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(parse_witness_size(b"\xff\n"), None);
     }
 }
