@@ -286,6 +286,19 @@ CREATE TABLE export_cursor (
     PRIMARY KEY (name, origin)
 );
 
+-- What witnesses said of the log's checkpoints: `line` is their signature on `checkpoint`, the signed
+-- note of the tree of `size` leaves as they were shown it.
+CREATE TABLE cosigned (
+    size       bigint NOT NULL CHECK (size > 0),
+    vkey       text NOT NULL,
+    witness    text NOT NULL,
+    line       text NOT NULL,
+    checkpoint text NOT NULL,
+    PRIMARY KEY (size, vkey)
+);
+CREATE INDEX cosigned_by_key ON cosigned (vkey, size);
+CREATE INDEX cosigned_by_name ON cosigned (witness, size);
+
 CREATE TABLE generation (
     digest    bytea PRIMARY KEY,
     body      bytea NOT NULL,
@@ -340,7 +353,7 @@ DECLARE
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', here, serving);
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I', here, serving);
-    EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, activation, generation TO %I', serving);
+    EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, cosigned, activation, generation TO %I', serving);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, succession, leaf_opening, one_time, task, session, retry, '
         'delegation, cutoff, deny_place, deny_entry, export_cursor, signing_key, workload_key, admin_binding TO %I', serving);
     -- Only to renew its MAC when a sealing key is replaced.

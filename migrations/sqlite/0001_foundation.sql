@@ -233,6 +233,19 @@ CREATE TABLE export_cursor (
     PRIMARY KEY (name, origin)
 ) STRICT;
 
+-- What witnesses said of the log's checkpoints: `line` is their signature on `checkpoint`, the signed
+-- note of the tree of `size` leaves as they were shown it.
+CREATE TABLE cosigned (
+    size       INTEGER NOT NULL CHECK (size > 0),
+    vkey       TEXT NOT NULL,
+    witness    TEXT NOT NULL,
+    line       TEXT NOT NULL,
+    checkpoint TEXT NOT NULL,
+    PRIMARY KEY (size, vkey)
+) STRICT;
+CREATE INDEX cosigned_by_key ON cosigned (vkey, size);
+CREATE INDEX cosigned_by_name ON cosigned (witness, size);
+
 CREATE TABLE generation (
     digest    BLOB PRIMARY KEY,
     body      BLOB NOT NULL,

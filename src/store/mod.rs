@@ -15,6 +15,7 @@
 pub mod admins;
 pub mod append;
 mod codec;
+pub mod cosigned;
 pub mod cutoffs;
 pub mod deny_lists;
 pub mod exports;

@@ -19,6 +19,7 @@ use taskpass::merkle::{Hash, Tile};
 use taskpass::store::append::{
     ActWrite, Head, LeafRow, MintLease, Needs, RetryFacts, SessionEnd, TaskChange, View, Writes,
 };
+use taskpass::store::cosigned::CosignedRow;
 use taskpass::store::cutoffs::SealedCutoff;
 use taskpass::store::exports::{ExportCursor, ExportKey};
 use taskpass::store::keys::SigningKeyRow;
@@ -948,6 +949,38 @@ cases! {
         assert_eq!(claim("two", "a", 501, 600).await, Some(13));
     }
 
+    ["put_cosigned" "last_cosigned" "cosigned_over" "cosigned_over_by" "cosigned_until"]
+    async fn what_witnesses_said_is_kept_and_found_by_size_and_by_whose_word_it_is(store: &Store) {
+        let row = |size, witness: &str, line: &str| CosignedRow {
+            size,
+            vkey: format!("{witness}+key"),
+            witness: witness.into(),
+            line: line.into(),
+            checkpoint: format!("log {size}"),
+        };
+        assert_eq!(store.last_cosigned("a+key").await.unwrap(), None);
+        assert_eq!(store.cosigned_over(0, None).await.unwrap(), []);
+        for row in [row(5, "a", "5"), row(9, "b", "9"), row(9, "a", "9"), row(30, "b", "30")] {
+            store.put_cosigned(&row).await.unwrap();
+        }
+        // Its first word on a size stays.
+        store.put_cosigned(&row(5, "a", "later")).await.unwrap();
+        assert_eq!(store.last_cosigned("a+key").await.unwrap(), Some(9));
+        assert_eq!(store.last_cosigned("b+key").await.unwrap(), Some(30));
+        let over = async |index, witness| store.cosigned_over(index, witness).await.unwrap();
+        assert_eq!(over(4, None).await, [row(5, "a", "5")]);
+        let both = [row(9, "a", "9"), row(9, "b", "9")];
+        assert_eq!(over(5, None).await, both, "leaf 5 is not in a tree of 5");
+        assert_eq!(over(0, Some("b")).await, both, "with the words of the others");
+        assert_eq!(over(9, Some("a")).await, []);
+        assert_eq!(over(29, None).await, [row(30, "b", "30")]);
+        assert_eq!(over(30, None).await, []);
+        let until = async |size, count| store.cosigned_until("b+key", size, count).await.unwrap();
+        assert_eq!(until(30, 9).await, [row(30, "b", "30"), row(9, "b", "9")]);
+        assert_eq!(until(29, 9).await, [row(9, "b", "9")]);
+        assert_eq!(until(30, 1).await, [row(30, "b", "30")]);
+    }
+
     ["widened_at"]
     async fn the_last_cutoff_that_was_widened_to_a_place_is_found(store: &Store) {
         let widened = |n, place: &str, committed| {
@@ -1026,6 +1059,7 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         "UPDATE leaf SET hash = hash".into(),
         "UPDATE leaf_body SET body = body".into(),
         "UPDATE tile SET root = root".into(),
+        "UPDATE cosigned SET line = line".into(),
         "UPDATE ledger_head SET root = root".into(),
         "UPDATE generation SET body = body".into(),
         "UPDATE activation SET digest = digest".into(),
@@ -1035,6 +1069,7 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         "leaf",
         "leaf_body",
         "tile",
+        "cosigned",
         "ledger_head",
         "generation",
         "activation",
@@ -1049,11 +1084,12 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         run(&mut connection, "ROLLBACK".into()).await.unwrap();
     }
     for sql in [
-        "SELECT FROM leaf, leaf_body, tile, ledger_head, generation, activation, session, cutoff",
+        "SELECT FROM leaf, leaf_body, tile, cosigned, ledger_head, generation, activation, session, cutoff",
         "SELECT id FROM ledger_lock FOR UPDATE",
         "DELETE FROM session",
         "DELETE FROM one_time",
         "UPDATE export_cursor SET next_idx = 0",
+        "INSERT INTO cosigned VALUES (1, 'k', 'w', 'l', 'c')",
         "SELECT ledger_prune_heads(0)",
         "UPDATE activation SET mac = mac",
     ] {
