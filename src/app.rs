@@ -43,6 +43,7 @@ use crate::http;
 use crate::ledger::entry::Request;
 use crate::ledger::guard::Guard;
 use crate::ledger::place::{Authorization, Place};
+use crate::ledger::witnesses::Witness;
 use crate::ledger::{Appended, Ledger, LedgerParts};
 use crate::metrics::Metrics;
 use crate::mint::jwt::JwtMinter;
@@ -461,6 +462,14 @@ async fn open_ledger(
         writer.await;
         Ok::<(), Infallible>(())
     }));
+    let witnesses = witnesses(config)?;
+    if !witnesses.is_empty() {
+        let ledger = ledger.clone();
+        drop(shutdown.spawn_worker("witnesses", move |stop| async move {
+            ledger.tell_witnesses(witnesses, stop).await;
+            Ok::<(), Infallible>(())
+        }));
+    }
     if let Some(entry) = genesis {
         let begun = ledger
             .append(Request {
@@ -476,6 +485,17 @@ async fn open_ledger(
         }
     }
     Ok(ledger)
+}
+
+/// Who signs the log's checkpoints along.
+fn witnesses(config: &Config) -> Result<Vec<Witness>, StartError> {
+    let witnesses = config.ledger.witnesses.iter();
+    witnesses
+        .map(|witness| {
+            let key = witness.vkey.parse().map_err(unfit)?;
+            Witness::new(&witness.url, key).map_err(unfit)
+        })
+        .collect()
 }
 
 /// Where the replicas keep a checkpoint together.

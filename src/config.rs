@@ -41,7 +41,7 @@ pub use error::{ConfigError, ConfigErrors, Position};
 pub use exports::{Export, ExportFormat, ExportFrom, ExportTo};
 pub use sections::{
     AccessTokenAlgorithm, Admin, ClientCertificates, Keys, Ledger, Limits, Log, LogFormat,
-    LogLevel, Policy, Postgres, Server, SharedCheckpoint, Sqlite, Store, StoreKind, Tls,
+    LogLevel, Policy, Postgres, Server, SharedCheckpoint, Sqlite, Store, StoreKind, Tls, Witness,
 };
 
 /// The name of the variable that names the file.

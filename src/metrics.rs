@@ -194,6 +194,7 @@ pub struct Metrics {
     sweeps: Counters<2>,
     swept_rows: Counters<1>,
     exports: Exports,
+    witnesses: Witnesses,
     ledger_size: Gauge,
     ledger_batch_entries: Histogram,
     ledger_queue_depth: Gauge,
@@ -243,6 +244,35 @@ impl Exports {
                 "export_disabled",
                 "1 while a sink is told nothing, because it answered that it is gone",
                 Family::default(),
+            ),
+        }
+    }
+}
+
+/// What witnesses said of the log's checkpoints.
+#[derive(Debug)]
+struct Witnesses {
+    size: Family<Labels<1>, Gauge>,
+    time: Family<Labels<1>, Gauge>,
+    failures: Counters<2>,
+}
+
+impl Witnesses {
+    fn new(r: &mut Registrar) -> Self {
+        Self {
+            size: r.add(
+                "witness_size",
+                "Leaves under the largest checkpoint that a witness signed",
+                Family::default(),
+            ),
+            time: r.add(
+                "witness_timestamp_seconds",
+                "When a witness last signed a checkpoint for this replica, by its clock",
+                Family::default(),
+            ),
+            failures: r.counters(
+                "witness_failures",
+                "Checkpoints that a witness did not sign, by reason",
             ),
         }
     }
@@ -330,6 +360,7 @@ impl Metrics {
             sweeps: r.counters("sweeps", "Rounds of the sweepers, by worker and result"),
             swept_rows: r.counters("swept_rows", "Rows that the sweepers finished, by worker"),
             exports: Exports::new(&mut r),
+            witnesses: Witnesses::new(&mut r),
             ledger_size: r.gauge("ledger_size", "Leaves in the ledger, as last seen"),
             ledger_batch_entries: r.add(
                 "ledger_batch_entries",
@@ -523,6 +554,29 @@ impl Metrics {
         set(&self.exports.disabled, i64::from(disabled));
     }
 
+    /// The largest checkpoint that a witness signed has so many leaves.
+    pub fn witness_size(&self, witness: &str, leaves: u64) {
+        let labels = [("witness", witness.to_owned().into())];
+        let size = self.witnesses.size.get_or_create(&labels);
+        size.set(to_gauge(leaves));
+    }
+
+    /// A witness signed one just now, at this time by its clock.
+    pub fn witness_signed(&self, witness: &str, seconds: u64) {
+        let labels = [("witness", witness.to_owned().into())];
+        let time = self.witnesses.time.get_or_create(&labels);
+        time.set(to_gauge(seconds));
+    }
+
+    /// A witness signed nothing.
+    pub fn witness_failed(&self, witness: &str, reason: &'static str) {
+        let labels = [
+            ("witness", witness.to_owned().into()),
+            ("reason", reason.into()),
+        ];
+        count(&self.witnesses.failures, &labels);
+    }
+
     /// The ledger has so many leaves.
     pub fn ledger_size(&self, leaves: u64) {
         self.ledger_size.set(to_gauge(leaves));
@@ -642,6 +696,9 @@ mod tests {
         metrics.export_delivered("siem", 7);
         metrics.export_failed("siem");
         metrics.export_lag("siem", 3, 65_000 * MS, true);
+        metrics.witness_size("w.example/a", 40);
+        metrics.witness_signed("w.example/a", 1_800_000_000);
+        metrics.witness_failed("w.example/a", "refused");
         metrics.ledger_size(44);
         metrics.ledger_batch(3, MS);
         metrics.ledger_queue_depth(9);
@@ -672,6 +729,9 @@ mod tests {
             "taskpass_export_lag_entries{sink=\"siem\"} 3",
             "taskpass_export_lag_seconds{sink=\"siem\"} 65",
             "taskpass_export_disabled{sink=\"siem\"} 1",
+            "taskpass_witness_size{witness=\"w.example/a\"} 40",
+            "taskpass_witness_timestamp_seconds{witness=\"w.example/a\"} 1800000000",
+            "taskpass_witness_failures_total{witness=\"w.example/a\",reason=\"refused\"} 1",
             "taskpass_ledger_size 44",
             "taskpass_ledger_batch_entries_bucket{le=\"4.0\"} 1",
             "taskpass_ledger_queue_depth 9",

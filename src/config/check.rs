@@ -22,9 +22,13 @@ use super::{
 use crate::domain::catalog::{Catalog, CatalogError, Resource, TaskType};
 use crate::domain::limits::MAX_NAME_BYTES;
 use crate::domain::trust::AttestorSpec;
+use crate::merkle::WitnessKey;
 
 /// The longest origin that a checkpoint may name.
 const MAX_ORIGIN_BYTES: usize = 255;
+
+/// Witnesses of one log: a note has room for more signatures, our own among them.
+const MAX_WITNESSES: usize = 16;
 
 /// Collects what is wrong.
 pub(super) struct Checker<'d> {
@@ -340,6 +344,39 @@ impl<'d> Checker<'d> {
         if let Some(shared) = &file.ledger.shared_checkpoint {
             self.shared_checkpoint(shared, file);
         }
+        self.witnesses(&file.ledger.witnesses, origin);
+    }
+
+    fn witnesses(&mut self, witnesses: &[sections::Witness], origin: &str) {
+        if witnesses.len() > MAX_WITNESSES {
+            let remedy = format!("keep at most {MAX_WITNESSES}");
+            self.refuse("ledger.witnesses", "are too many", remedy);
+        }
+        let mut names = BTreeSet::from([origin.to_owned()]);
+        for (index, witness) in witnesses.iter().enumerate() {
+            let key = |part: &str| format!("ledger.witnesses.{index}.{part}");
+            if !is_safe_to_ask(&witness.url) {
+                self.refuse(
+                    &key("url"),
+                    "cannot be asked safely",
+                    "give an https URL (http on loopback only) without a user, password, query or \
+                     fragment: the one to which the witness has `/add-checkpoint` added",
+                );
+            }
+            match witness.vkey.parse::<WitnessKey>() {
+                Err(error) => self.refuse(
+                    &key("vkey"),
+                    format!("is no witness's key: {error}"),
+                    "give the key that the witness publishes, of type 0x04: <name>+<id>+<base64>",
+                ),
+                Ok(vkey) if !names.insert(vkey.name().to_owned()) => self.refuse(
+                    &key("vkey"),
+                    format!("has the name of another, `{}`", vkey.name()),
+                    "name each witness once",
+                ),
+                Ok(_) => {}
+            }
+        }
     }
 
     fn shared_checkpoint(&mut self, shared: &sections::SharedCheckpoint, file: &sections::File) {
@@ -370,12 +407,7 @@ impl<'d> Checker<'d> {
                 return;
             }
             (None, Some(text)) => {
-                let safe = Url::parse(text).is_ok_and(|url| {
-                    let plain = url.username().is_empty() && url.password().is_none();
-                    let bare = url.query().is_none() && url.fragment().is_none();
-                    plain && bare && (url.scheme() == "https" || is_plain_on_loopback(&url))
-                });
-                if !safe {
+                if !is_safe_to_ask(text) {
                     self.refuse(
                         &key(".url"),
                         "cannot be asked safely",
@@ -828,6 +860,15 @@ pub(super) fn read_secret(path: &Path) -> Result<Zeroizing<String>, (String, Str
 }
 
 /// Whether nobody but this host hears what is sent there unencrypted.
+/// Whether requests may go to a URL that is no secret, and nobody on the way can change the answers.
+fn is_safe_to_ask(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        let plain = url.username().is_empty() && url.password().is_none();
+        let bare = url.query().is_none() && url.fragment().is_none();
+        plain && bare && (url.scheme() == "https" || is_plain_on_loopback(&url))
+    })
+}
+
 fn is_plain_on_loopback(url: &Url) -> bool {
     let loopback = match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback(),

@@ -265,6 +265,19 @@ pub struct Ledger {
     pub checkpoint_file: PathBuf,
     /// Where all replicas keep one together.
     pub shared_checkpoint: Option<SharedCheckpoint>,
+    /// Who signs its checkpoints along.
+    #[serde(default)]
+    pub witnesses: Vec<Witness>,
+}
+
+/// `[[ledger.witnesses]]`: one that speaks C2SP tlog-witness.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// The prefix of its submissions: `add-checkpoint` is added.
+    pub url: String,
+    /// The key that it signs with.
+    pub vkey: String,
 }
 
 /// `[ledger.shared_checkpoint]`: a file or an object.

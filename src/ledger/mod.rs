@@ -32,9 +32,11 @@ mod cutoffs;
 pub mod denials;
 pub mod entry;
 pub mod guard;
+mod outbound;
 pub mod place;
 pub mod proofs;
 mod shared;
+pub mod witnesses;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -16,6 +16,8 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode, Url};
 
+use super::outbound::{self, BodyError};
+
 /// The longest time for one reading or one writing.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -122,21 +124,13 @@ impl Place {
         headers: &BTreeMap<String, String>,
         authorization: Authorization,
     ) -> Result<Self, String> {
-        // An error means that a provider is installed already; `main` installs the same one.
-        drop(rustls::crypto::ring::default_provider().install_default());
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             let parsed = HeaderName::try_from(name).ok().zip(value.parse().ok());
             let (name, value) = parsed.ok_or_else(|| format!("`{name}` is no header"))?;
             map.insert(name, value);
         }
-        let client = reqwest::Client::builder()
-            .timeout(PATIENCE)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .user_agent("taskpass")
-            .build()
-            .map_err(|error| error.to_string())?;
+        let client = outbound::client(PATIENCE)?;
         Ok(Self::Object(Box::new(Object {
             url,
             headers: map,
@@ -248,18 +242,12 @@ impl Object {
         PlaceError::Request(Box::new(self.url.clone()), error.without_url())
     }
 
-    async fn body(&self, mut answer: Response) -> Result<Vec<u8>, PlaceError> {
-        let mut body = Vec::new();
-        loop {
-            match answer.chunk().await {
-                Ok(None) => return Ok(body),
-                Ok(Some(chunk)) if body.len() + chunk.len() > MAX_NOTE_BYTES => {
-                    return Err(PlaceError::Large);
-                }
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
-                Err(error) => return Err(self.failed(error)),
-            }
-        }
+    async fn body(&self, answer: Response) -> Result<Vec<u8>, PlaceError> {
+        let body = outbound::body(answer, MAX_NOTE_BYTES).await;
+        body.map_err(|error| match error {
+            BodyError::Large => PlaceError::Large,
+            BodyError::Broken(error) => self.failed(error),
+        })
     }
 
     fn unusable(&self, what: &str) -> PlaceError {

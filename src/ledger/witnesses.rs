@@ -1,0 +1,301 @@
+//! The log as a client of its witnesses (C2SP tlog-witness, `add-checkpoint`).
+//!
+//! Each witness is told of the newest checkpoint, at most about once a second, with the proof that it
+//! continues the one that this witness signed last, and its signature is kept in the store. Each is
+//! told by itself: one that is slow, dead or lies is a warning and a figure, and holds up neither the
+//! others nor anything else. Nothing that a witness says stops the ledger, for its refusals are signed
+//! by nobody; what they may mean is told loudly.
+//!
+//! All replicas do this, from what the store says was signed: whoever is first with a size saves the
+//! others the way.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Client, StatusCode, Url};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::outbound::{self, BodyError};
+use super::proofs::{self, NoProof};
+use super::{Ledger, Signed};
+use crate::merkle::{Note, NoteError, WitnessKey, add_checkpoint_body, parse_witness_size};
+use crate::store::StoreError;
+use crate::store::cosigned::CosignedRow;
+
+/// The least time between two checkpoints that a witness is told of.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// The longest time after failures.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// The longest time for one request.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The largest answer that is read: a witness has a line or two to say.
+const MAX_ANSWER_BYTES: usize = 16 * 1024;
+
+/// How often a witness may say that it saw another size, before it is left alone for a while.
+const TRIES: u32 = 3;
+
+/// How far a witness's clock may be from ours, for its time to be worth keeping.
+const MAX_SKEW_SECONDS: u64 = 300;
+
+/// The media type of the size that a witness saw last.
+const SIZE_TYPE: &str = "text/x.tlog.size";
+
+/// One witness: where it is, and the key that it signs with.
+#[derive(Debug)]
+pub struct Witness {
+    key: WitnessKey,
+    vkey: String,
+    url: Url,
+    client: Client,
+}
+
+/// What a witness answered.
+enum Answer {
+    /// Signatures.
+    Signed(Vec<u8>),
+    /// It saw another size last.
+    Saw(u64),
+}
+
+/// Why a witness signed nothing.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("it cannot be reached: {0}")]
+    Unreachable(reqwest::Error),
+    #[error("it failed: {0}")]
+    Failed(StatusCode),
+    #[error(
+        "it does not know this log (404): give it the origin and the keys that `taskpass ledger \
+         keys` shows"
+    )]
+    UnknownLog,
+    #[error(
+        "it does not take our signature (403): give it the keys that `taskpass ledger keys` shows"
+    )]
+    UnknownKey,
+    #[error("it refused with {0}: look at ledger.witnesses.url, and at what it takes")]
+    Refused(StatusCode),
+    #[error("its answer is more than {MAX_ANSWER_BYTES} bytes")]
+    Large,
+    #[error("its answer is no size that it saw")]
+    NoSize,
+    #[error("its signature does not hold: {0}; compare ledger.witnesses.vkey with its own key")]
+    Signature(NoteError),
+    #[error("its clock says {0}, which is more than {MAX_SKEW_SECONDS} s from ours")]
+    Clock(u64),
+    #[error("it named another size {TRIES} times")]
+    Unsettled,
+    #[error(
+        "it signed a checkpoint of {theirs} leaves, and the store has {ours}: the store was rewound, \
+         or the witness is wrong; find out which, with the checkpoints that others kept"
+    )]
+    Ahead { theirs: u64, ours: u64 },
+    #[error(
+        "it says that our checkpoint of {ours} leaves does not continue the one of {old} that it \
+         signed: the log was forked, or the witness is wrong; find out which, with the checkpoints \
+         that others kept"
+    )]
+    Fork { old: u64, ours: u64 },
+    #[error("the store: {0}")]
+    Store(#[from] StoreError),
+    #[error("no proof for it: {0}")]
+    NoProof(#[from] NoProof),
+    #[error("the proof is longer than the protocol carries")]
+    LongProof,
+}
+
+impl Failure {
+    /// The label of its metric.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) | Self::Failed(_) => "unreachable",
+            Self::UnknownLog | Self::UnknownKey | Self::Refused(_) => "refused",
+            Self::Large | Self::NoSize | Self::Signature(_) | Self::Clock(_) | Self::Unsettled => {
+                "unusable"
+            }
+            Self::Ahead { .. } | Self::Fork { .. } => "inconsistent",
+            Self::Store(_) | Self::NoProof(_) | Self::LongProof => "own",
+        }
+    }
+}
+
+impl Witness {
+    /// The one that takes submissions under `prefix` and signs with `key`.
+    pub fn new(prefix: &str, key: WitnessKey) -> Result<Self, String> {
+        let url = format!("{}/add-checkpoint", prefix.trim_end_matches('/'));
+        Ok(Self {
+            vkey: key.to_string(),
+            key,
+            url: url.parse().map_err(|error| format!("{url}: {error}"))?,
+            client: outbound::client(PATIENCE)?,
+        })
+    }
+
+    async fn add_checkpoint(&self, old: u64, ours: u64, body: String) -> Result<Answer, Failure> {
+        let unreachable = |error: reqwest::Error| Failure::Unreachable(error.without_url());
+        let request = self.client.post(self.url.clone()).body(body);
+        let answer = request.send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let kind = answer.headers().get(CONTENT_TYPE);
+        let is_size = kind.is_some_and(|kind| kind.as_bytes() == SIZE_TYPE.as_bytes());
+        match status {
+            StatusCode::OK => {}
+            StatusCode::CONFLICT if is_size => {}
+            // It says so of two trees of one size.
+            StatusCode::CONFLICT if old == ours => return Err(Failure::Fork { old, ours }),
+            StatusCode::CONFLICT => return Err(Failure::NoSize),
+            StatusCode::UNPROCESSABLE_ENTITY => return Err(Failure::Fork { old, ours }),
+            StatusCode::NOT_FOUND => return Err(Failure::UnknownLog),
+            StatusCode::FORBIDDEN => return Err(Failure::UnknownKey),
+            status if status.is_server_error() => return Err(Failure::Failed(status)),
+            status => return Err(Failure::Refused(status)),
+        }
+        let body = outbound::body(answer, MAX_ANSWER_BYTES).await;
+        let body = body.map_err(|error| match error {
+            BodyError::Large => Failure::Large,
+            BodyError::Broken(error) => unreachable(error),
+        })?;
+        if status == StatusCode::OK {
+            return Ok(Answer::Signed(body));
+        }
+        let size = parse_witness_size(&body).ok_or(Failure::NoSize)?;
+        Ok(Answer::Saw(size))
+    }
+}
+
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.key.name())
+    }
+}
+
+/// The note that rows of one size make: what the log signed, and what each witness added to it.
+#[must_use]
+pub fn cosigned_note(rows: &[CosignedRow]) -> Option<(u64, String)> {
+    let text = |row: &CosignedRow| {
+        let note = Note::parse(row.checkpoint.as_bytes()).ok()?;
+        Some(note.unverified_text().to_owned())
+    };
+    let first = rows.first()?;
+    let signed = text(first)?;
+    let mut note = first.checkpoint.clone();
+    for row in rows {
+        // A line of another text would spoil the note for whoever knows that witness.
+        if text(row).as_ref() == Some(&signed) {
+            note.push_str(&row.line);
+        }
+    }
+    Some((first.size, note))
+}
+
+impl Ledger {
+    /// Tells the witnesses of what is new, until told to stop.
+    pub async fn tell_witnesses(self, witnesses: Vec<Witness>, stop: CancellationToken) {
+        let told = join_all(witnesses.iter().map(|witness| self.follow(witness)));
+        // What one of them is about to say is asked for again at the next start.
+        drop(stop.run_until_cancelled(told).await);
+    }
+
+    async fn follow(&self, witness: &Witness) {
+        let mut newest = self.checkpoints();
+        let mut pause = TELL_EVERY;
+        loop {
+            let signed = newest.borrow_and_update().clone();
+            let told = match &signed {
+                Some(signed) => self.tell(witness, signed).await,
+                None => Ok(()),
+            };
+            match told {
+                Ok(()) => {
+                    pause = TELL_EVERY;
+                    tokio::time::sleep(pause).await;
+                    if newest.changed().await.is_err() {
+                        return;
+                    }
+                }
+                Err(why) => {
+                    self.parts
+                        .metrics
+                        .witness_failed(witness.key.name(), why.reason());
+                    if why.reason() == "inconsistent" {
+                        error!(%witness, %why, "a witness contradicts the log");
+                    } else {
+                        warn!(%witness, %why, "a witness signed nothing");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = LONGEST_PAUSE.min(pause * 2);
+                }
+            }
+        }
+    }
+
+    /// Has one checkpoint signed, unless a later one was.
+    async fn tell(&self, witness: &Witness, signed: &Signed) -> Result<(), Failure> {
+        let (store, metrics) = (&self.parts.store, &self.parts.metrics);
+        let name = witness.key.name();
+        let ours = signed.head.size;
+        let mut old = store.last_cosigned(&witness.vkey).await?.unwrap_or(0);
+        metrics.witness_size(name, old);
+        if old >= ours {
+            return Ok(());
+        }
+        for _ in 0..TRIES {
+            let proof = proofs::consistency(store, old, ours).await?;
+            let body = add_checkpoint_body(old, &proof, &signed.checkpoint);
+            let body = body.ok_or(Failure::LongProof)?;
+            match witness.add_checkpoint(old, ours, body).await? {
+                Answer::Signed(answer) => {
+                    let row = self.read(witness, signed, &answer)?;
+                    store.put_cosigned(&row).await?;
+                    metrics.witness_size(name, ours);
+                    debug!(%witness, size = ours, "a witness signed the checkpoint");
+                    return Ok(());
+                }
+                Answer::Saw(theirs) if theirs > ours => {
+                    let head = store.head().await?.map_or(0, |head| head.size);
+                    if theirs <= head {
+                        // Another replica was first.
+                        return Ok(());
+                    }
+                    return Err(Failure::Ahead { theirs, ours: head });
+                }
+                // Nothing is missing then but the same root.
+                Answer::Saw(theirs) if theirs == old && old == ours => {
+                    return Err(Failure::Fork { old, ours });
+                }
+                Answer::Saw(theirs) => old = theirs,
+            }
+        }
+        Err(Failure::Unsettled)
+    }
+
+    fn read(
+        &self,
+        witness: &Witness,
+        signed: &Signed,
+        answer: &[u8],
+    ) -> Result<CosignedRow, Failure> {
+        let note = Note::parse(signed.checkpoint.as_bytes()).map_err(Failure::Signature)?;
+        let read = witness.key.cosigned(note.unverified_text(), answer);
+        let (time, line) = read.map_err(Failure::Signature)?;
+        let now = u64::try_from(self.parts.clock.now().seconds()).unwrap_or(0);
+        if now.abs_diff(time) > MAX_SKEW_SECONDS {
+            return Err(Failure::Clock(time));
+        }
+        let name = witness.key.name();
+        self.parts.metrics.witness_signed(name, time);
+        Ok(CosignedRow {
+            size: signed.head.size,
+            vkey: witness.vkey.clone(),
+            witness: name.to_owned(),
+            line,
+            checkpoint: signed.checkpoint.to_string(),
+        })
+    }
+}
