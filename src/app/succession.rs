@@ -20,13 +20,19 @@ use crate::crypto::keyring::KeyPurpose;
 use crate::domain::succession::{Succession, Why};
 use crate::ledger::SUCCESSION_MAC;
 use crate::ledger::guard::{contains, unverified};
-use crate::merkle::{Checkpoint, EMPTY_ROOT, Hash, SignedCheckpoint, VerifierKey};
+use crate::merkle::{
+    Checkpoint, EMPTY_ROOT, Hash, Note, SignedCheckpoint, VerifierKey, WitnessKey,
+};
 use crate::store::Store;
 use crate::store::append::Head;
+use crate::store::cosigned::CosignedRow;
 use crate::store::meta::{SealedSuccession, StoreMode};
 
 /// Leaves that are read at once.
 const BITE: u64 = 1_000;
+
+/// Words of witnesses that are read at once.
+const COSIGNED_BITE: u32 = 256;
 
 /// How long the new broker may take to go down again: its last checkpoint is published.
 const STOP: Duration = Duration::from_secs(15);
@@ -228,8 +234,55 @@ impl Old {
         self.kids.iter().any(|(known, _)| known == key)
     }
 
+    /// How many leaves stand under a checkpoint that a witness of the old configuration signed.
+    async fn witnessed(&self) -> Result<u64, StartError> {
+        let mut most = 0;
+        for witness in &self.config.ledger.witnesses {
+            let key = witness.vkey.parse().map_err(unfit)?;
+            most = most.max(self.witnessed_by(&key).await?);
+        }
+        Ok(most)
+    }
+
+    async fn witnessed_by(&self, key: &WitnessKey) -> Result<u64, StartError> {
+        let vkey = key.to_string();
+        let mut until = self.head.size;
+        while until > 0 {
+            let rows = self.store.cosigned_until(&vkey, until, COSIGNED_BITE).await;
+            let rows = rows.map_err(unfit_store)?;
+            let Some(last) = rows.last() else { break };
+            until = last.size - 1;
+            for row in &rows {
+                if self.is_witnessed(key, row).await? {
+                    return Ok(row.size);
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    /// Whether a row is the witness's word, and the store's tree contains what that is about.
+    async fn is_witnessed(&self, key: &WitnessKey, row: &CosignedRow) -> Result<bool, StartError> {
+        let read = || {
+            let note = Note::parse(row.checkpoint.as_bytes()).ok()?;
+            let text = note.unverified_text();
+            key.cosigned(text, row.line.as_bytes()).ok()?;
+            text.parse::<Checkpoint>().ok()
+        };
+        let Some(seen) = read().filter(|seen| seen.origin == self.origin && seen.size == row.size)
+        else {
+            return Ok(false);
+        };
+        let seen = Head {
+            size: seen.size,
+            root: seen.root,
+        };
+        let contained = contains(&self.store, Some(self.head), seen).await;
+        Ok(contained.map_err(unfit)?.is_ok())
+    }
+
     /// The leaves that only `key` vouches for: those that no checkpoint covers which another key of
-    /// the log signed along.
+    /// the log, or a witness, signed along.
     pub async fn vouched_by_alone(
         &self,
         key: &VerifierKey,
@@ -243,7 +296,7 @@ impl Old {
         // What another key signed before it was removed covers all that was there by then.
         let until = others.map(|(_, removed)| *removed).max();
         let mut count = 0;
-        let mut from = 0;
+        let mut from = self.witnessed().await?;
         while from < self.head.size {
             let leaves = self.store.leaves(from, BITE).await.map_err(unfit_store)?;
             let Some(last) = leaves.last() else { break };

@@ -10,6 +10,7 @@ use crate::domain::record::Record;
 use crate::domain::workload::Identity;
 use crate::ids::DecisionId;
 use crate::ledger::proofs::{self, NoProof};
+use crate::ledger::witnesses::cosigned_note;
 use crate::merkle::{Hash, Receipt};
 use crate::policy::AdminAction;
 use crate::store::leaves::{DecisionRow, StoredLeaf};
@@ -34,12 +35,35 @@ fn record(row: DecisionRow) -> Record {
     }
 }
 
+/// Under which checkpoint a leaf is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Under<'a> {
+    /// This replica's newest.
+    Newest,
+    /// The oldest over it that a witness signed; the one of this name, if there is one.
+    Witnessed(Option<&'a str>),
+}
+
+/// A leaf with the proof that it is under a signed checkpoint.
+#[derive(Clone, Debug)]
+pub struct Proven {
+    /// The leaf, with its body as far as it is kept.
+    pub leaf: StoredLeaf,
+    /// Leaves under the checkpoint.
+    pub tree_size: u64,
+    /// The proof.
+    pub inclusion_proof: Vec<Hash>,
+    /// The signed note, with what witnesses signed of it where that was asked for.
+    pub checkpoint: String,
+}
+
 impl Broker {
-    /// A decision's leaf with a proof in the newest signed tree.
+    /// A decision's leaf with a proof that it is under a signed checkpoint.
     pub async fn decision(
         &self,
         evidence: &Evidence,
         id: DecisionId,
+        under: Under<'_>,
     ) -> Result<Receipt, BrokerError> {
         let not_found = || BrokerError::NotFound("decision");
         let caller = self.caller(evidence).await?;
@@ -55,7 +79,18 @@ impl Broker {
         if !own && !self.may(&caller, AdminAction::ReadLedger)? {
             return Err(not_found());
         }
-        self.receipt(leaf).await
+        let proven = self.proven(leaf, under).await?;
+        let leaf = proven.leaf;
+        Ok(Receipt {
+            leaf: leaf
+                .body
+                .ok_or(BrokerError::NotFound("body; it was pruned"))?,
+            leaf_hash: leaf.hash,
+            index: leaf.index,
+            tree_size: proven.tree_size,
+            inclusion_proof: proven.inclusion_proof,
+            checkpoint: proven.checkpoint,
+        })
     }
 
     /// A decision with its opened input, for readers of the whole log and for nobody else: a
@@ -163,24 +198,29 @@ impl Broker {
         Err(BrokerError::NotFound("ledger"))
     }
 
-    async fn receipt(&self, leaf: StoredLeaf) -> Result<Receipt, BrokerError> {
-        let signed = self.ledger().checkpoints().borrow().clone();
-        let signed = signed.filter(|signed| signed.head.size > leaf.index);
-        // Another replica wrote it and this one has not looked since.
-        let signed = signed.ok_or_else(|| {
-            BrokerError::FailClosed("this replica has not seen that leaf yet".into())
-        })?;
-        let size = signed.head.size;
-        let proof = self.inclusion(leaf.index, size).await?;
-        Ok(Receipt {
-            leaf: leaf
-                .body
-                .ok_or(BrokerError::NotFound("body; it was pruned"))?,
-            leaf_hash: leaf.hash,
-            index: leaf.index,
-            tree_size: size,
-            inclusion_proof: proof,
-            checkpoint: signed.checkpoint.to_string(),
+    /// Proves that a leaf is under a signed checkpoint.
+    pub async fn proven(&self, leaf: StoredLeaf, under: Under<'_>) -> Result<Proven, BrokerError> {
+        let (tree_size, checkpoint) = match under {
+            Under::Newest => {
+                let signed = self.ledger().checkpoints().borrow().clone();
+                let signed = signed.filter(|signed| signed.head.size > leaf.index);
+                // Another replica wrote it and this one has not looked since.
+                let signed = signed.ok_or_else(|| {
+                    BrokerError::FailClosed("this replica has not seen that leaf yet".into())
+                })?;
+                (signed.head.size, signed.checkpoint.to_string())
+            }
+            Under::Witnessed(witness) => {
+                let rows = self.store().cosigned_over(leaf.index, witness).await?;
+                let none = BrokerError::NotFound("checkpoint over that leaf that a witness signed");
+                cosigned_note(&rows).ok_or(none)?
+            }
+        };
+        Ok(Proven {
+            inclusion_proof: self.inclusion(leaf.index, tree_size).await?,
+            leaf,
+            tree_size,
+            checkpoint,
         })
     }
 

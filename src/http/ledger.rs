@@ -19,9 +19,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::evidence::Presented;
+use super::json;
 use super::params::{Asked, Named};
 use super::problem::Problem;
 use super::sessions::id;
+use crate::broker::proof::Under;
 use crate::broker::{Broker, BrokerError};
 use crate::ids::DecisionId;
 use crate::ledger::proofs::{self, NoProof};
@@ -40,15 +42,36 @@ pub struct DecisionProofBody {
     leaf: serde_json::Value,
 }
 
-/// Shows a decision with a proof in the newest tree.
-#[utoipa::path(get, path = "/v1/decisions/{id}", params(("id" = String, Path)), responses((status = 200, body = DecisionProofBody), (status = 404, body = super::problem::ProblemBody)))]
+/// Under which checkpoint.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct DecisionQuery {
+    /// Under the oldest checkpoint over it that a witness signed; left out, under the newest.
+    #[serde(default)]
+    witnessed: bool,
+    /// Under the oldest that the witness of this name signed.
+    witness: Option<String>,
+}
+
+fn under(witnessed: bool, witness: Option<&str>) -> Under<'_> {
+    match (witnessed, witness) {
+        (false, None) => Under::Newest,
+        _ => Under::Witnessed(witness),
+    }
+}
+
+/// Shows a decision with a proof in a signed tree.
+#[utoipa::path(get, path = "/v1/decisions/{id}", params(("id" = String, Path), DecisionQuery), responses((status = 200, body = DecisionProofBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn decision(
     State(state): State<AppState>,
     presented: Presented,
     Named(text): Named,
+    Asked(asked): Asked<DecisionQuery>,
 ) -> Result<Json<DecisionProofBody>, Problem> {
     let id: DecisionId = id("decision", &text)?;
-    let receipt = state.broker.decision(&presented.evidence, id).await?;
+    let under = under(asked.witnessed, asked.witness.as_deref());
+    let shown = state.broker.decision(&presented.evidence, id, under);
+    let receipt = shown.await?;
     let leaf = serde_json::from_slice(&receipt.leaf).unwrap_or_default();
     Ok(Json(DecisionProofBody { receipt, leaf }))
 }
@@ -135,8 +158,14 @@ pub(super) async fn entry(
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct ProofQuery {
-    /// Leaves in the tree; left out, in the newest.
+    /// Leaves in the tree: any that there was. Left out, it is the tree of a signed checkpoint, which
+    /// is shown along with the leaf: the answer is a receipt.
     tree_size: Option<u64>,
+    /// Under the oldest checkpoint over it that a witness signed; left out, under the newest.
+    #[serde(default)]
+    witnessed: bool,
+    /// Under the oldest that the witness of this name signed.
+    witness: Option<String>,
 }
 
 /// The proof that a leaf is in a tree.
@@ -147,6 +176,12 @@ pub struct InclusionBody {
     leaf_hash: String,
     #[schema(value_type = Vec<String>)]
     inclusion_proof: Vec<Hash>,
+    /// The signed checkpoint of that tree, unless its size was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint: Option<String>,
+    /// Beside a checkpoint: the leaf's bytes in base64; absent once they are pruned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leaf: Option<String>,
 }
 
 /// Proves that a leaf is in a tree (RFC 9162).
@@ -162,14 +197,30 @@ pub(super) async fn proof(
         .broker
         .ledger_entry(&presented.evidence, index)
         .await?;
-    let tree_size = asked
-        .tree_size
-        .unwrap_or_else(|| state.broker.ledger().basis());
+    let leaf_hash = leaf.hash.to_string();
+    let under = under(asked.witnessed, asked.witness.as_deref());
+    let Some(tree_size) = asked.tree_size else {
+        let proven = state.broker.proven(leaf, under).await?;
+        return Ok(Json(InclusionBody {
+            index,
+            tree_size: proven.tree_size,
+            leaf_hash,
+            inclusion_proof: proven.inclusion_proof,
+            checkpoint: Some(proven.checkpoint),
+            leaf: proven.leaf.body.map(|body| STANDARD.encode(body)),
+        }));
+    };
+    if under != Under::Newest {
+        let told = "given beside a witness, who says which tree";
+        return Err(Problem::invalid(json::member("tree_size"), told));
+    }
     Ok(Json(InclusionBody {
         index,
         tree_size,
-        leaf_hash: leaf.hash.to_string(),
+        leaf_hash,
         inclusion_proof: state.broker.inclusion(index, tree_size).await?,
+        checkpoint: None,
+        leaf: None,
     }))
 }
 

@@ -454,6 +454,7 @@ fn every_command_has_help_with_an_example() {
         "policy decisions",
         "policy unused",
         "ledger verify",
+        "ledger receipt",
         "ledger export",
         "ledger consistency",
         "ledger new-origin",

@@ -58,4 +58,5 @@ mod succession;
 mod support;
 mod unused;
 mod watch;
+mod witness;
 mod workload_api;

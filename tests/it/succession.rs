@@ -11,6 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use taskpass::app;
 use taskpass::config::{Config, Mode};
 use taskpass::ledger::place::{Authorization, Place, Swapped};
@@ -21,6 +22,7 @@ use crate::support::issuer::{AUDIENCE, Issuer, unix_seconds};
 use crate::support::moto::Moto;
 use crate::support::postgres::{TestDatabase, fresh_database};
 use crate::support::process::{Ended, Launch, Process};
+use crate::support::witness::{Manner, Witness};
 use crate::support::{SOON, free_address, hex, random_bytes, random_hex, until};
 
 const POLICIES: &str = r#"
@@ -494,6 +496,51 @@ async fn a_stolen_log_key_is_revoked_with_its_log_and_what_only_it_vouches_for_i
     assert_eq!(begun["succeeds"]["revoked_key"], first.as_str());
     let new = world.start(NEW);
     new.ask(&world.token("agent:a", 3)).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaves_under_a_witnessed_checkpoint_are_vouched_for_by_the_witness() {
+    let witness = Witness::start("witness.test/w", Manner::Good);
+    let mut world = World::new(false);
+    world.place = format!("{}\n{}", world.place, witness.table());
+    let mut old = world.start(OLD);
+    let keys = old.client.get_as(&world.admin, "/v1/ledger/keys").await;
+    let first = keys.expect(200)["vkeys"][0].as_str().unwrap().to_owned();
+    witness.trust(std::slice::from_ref(&first));
+    old.ask(&world.token("agent:a", 0)).await.expect(201);
+    let granted = world.published_by(&old).await;
+    until("the witness has signed it", SOON, async || {
+        witness.size() >= granted
+    })
+    .await;
+    // What comes now no witness saw.
+    witness.set(Manner::Status(503));
+    until("the witness's word is kept", SOON, async || {
+        let metrics = old.client.get("/metrics").await.text();
+        let size = witness.size();
+        let kept = format!("taskpass_witness_size{{witness=\"witness.test/w\"}} {size}\n");
+        metrics.contains(&kept)
+    })
+    .await;
+    let size = witness.size();
+    old.ask(&world.token("agent:a", 0)).await.expect(201);
+    old.process.terminate();
+    let all = world.published().1;
+    assert!(all > size);
+    let told = world.move_on(["keys", "revoke", "--ledger", &first], &[]);
+    let listed = |from: u64| format!("{} leaves, from {from} to {}", all - from, all - 1);
+    assert!(told.stderr.contains(&listed(size)), "{told:?}");
+    // A row that says more than the witness did is nobody's word.
+    let database = world.path(data(OLD)).join("taskpass.db");
+    let database = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+    let mut database = sqlx::SqliteConnection::connect_with(&database)
+        .await
+        .unwrap();
+    let grown = sqlx::query("UPDATE cosigned SET size = size + 1");
+    grown.execute(&mut database).await.unwrap();
+    database.close().await.unwrap();
+    let told = world.move_on(["keys", "revoke", "--ledger", &first], &[]);
+    assert!(told.stderr.contains(&listed(0)), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ use self::verify::{Asked, Consistency, Given};
 use super::client::{Connection, read_file, read_secret};
 use super::{Failure, output};
 use crate::clock::Timestamp;
+use crate::ids::DecisionId;
 use crate::merkle::{Trust, VerifierKey, WitnessKey};
 
 /// The longest checkpoint, proof or list of keys that is read.
@@ -42,6 +43,13 @@ enum Command {
         taskpass ledger verify old-receipt.json --key-file log.vkey --checkpoint newest.note --consistency proof.json"
     )]
     Verify(Box<Verify>),
+    /// Show a leaf with the proof that it is under a signed checkpoint
+    #[command(
+        after_help = "With --witnessed it is the oldest checkpoint over it that a witness signed: the receipt then shows by whose clock the leaf was there when. A witness is told about once a second.\n\nExamples:\n  \
+        taskpass ledger receipt 0198b2a0-0000-7000-8000-000000000001 --token-file auditor-token > receipt.json\n  \
+        taskpass ledger receipt 4711 --witness witness.example/w --token-file auditor-token > receipt.json && taskpass ledger verify receipt.json --key-file log.vkey --witness 'witness.example/w+…' --used-at 2026-11-01T12:00:00Z"
+    )]
+    Receipt(ReceiptOf),
     /// Take the whole log away, to be verified by whoever has the key
     #[command(
         after_help = "What people wrote, and what was pruned, is not in it.\n\nExample:\n  \
@@ -155,6 +163,49 @@ struct ConsistencyOf {
     to: Option<u64>,
 }
 
+#[derive(Args, Debug)]
+struct ReceiptOf {
+    #[command(flatten)]
+    connection: Connection,
+    /// A decision's id, or a leaf's place in the log
+    #[arg(value_name = "DECISION|INDEX")]
+    leaf: String,
+    /// Under the oldest checkpoint that a witness signed [default: under the newest]
+    #[arg(long)]
+    witnessed: bool,
+    /// Under the oldest checkpoint that the witness of this name signed
+    #[arg(long, value_name = "NAME")]
+    witness: Option<String>,
+}
+
+impl ReceiptOf {
+    async fn run(self) -> Result<(), Failure> {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        if self.witnessed {
+            query.append_pair("witnessed", "true");
+        }
+        if let Some(name) = &self.witness {
+            query.append_pair("witness", name);
+        }
+        let query = query.finish();
+        let client = self.connection.client()?;
+        if let Ok(index) = self.leaf.parse::<u64>() {
+            let path = format!("/v1/ledger/entries/{index}/proof?{query}");
+            let receipt = client.get(&path).await?;
+            if receipt.get("leaf").is_none() {
+                let told = format!("the body of leaf {index} was pruned; its hash stays");
+                return Err(Failure::Unestablished(told));
+            }
+            return output::json(&receipt);
+        }
+        let id: DecisionId = self.leaf.parse().map_err(|_| {
+            Failure::Usage(format!("`{}` is no decision's id, nor an index", self.leaf))
+        })?;
+        let shown = client.get(&format!("/v1/decisions/{id}?{query}")).await?;
+        output::json(shown.get("receipt").unwrap_or(&Value::Null))
+    }
+}
+
 fn time(text: &str) -> Result<Timestamp, String> {
     text.parse()
         .map_err(|_| format!("`{text}` is not a time as RFC 3339 has it, with its offset"))
@@ -186,6 +237,7 @@ impl Ledger {
             Command::Coverage(coverage) => coverage.run(),
             Command::Watch(watch) => Box::pin(watch.run()).await,
             Command::Export(export) => export.run().await,
+            Command::Receipt(receipt) => receipt.run().await,
             Command::NewOrigin(new) => Box::pin(new.run()).await,
             Command::Events(events) => events.run(),
             Command::Consistency(asked) => {

@@ -137,9 +137,10 @@ pub(in crate::cli) async fn revoke_log_key(
     let told = match (from, to) {
         (Some(from), Some(to)) => format!(
             "{count} leaves, from {from} to {to}, stand under checkpoints of this key alone: \
-             only a witness or whoever kept a checkpoint from before can vouch for them"
+             only whoever kept a checkpoint from before can vouch for them"
         ),
-        _ => "every leaf stands under a checkpoint that another key of the log signed".to_owned(),
+        _ => "every leaf stands under a checkpoint that another key of the log or a witness signed"
+            .to_owned(),
     };
     let alone = json!({"vouched_by_this_key_alone": {"count": count, "first": from, "last": to}});
     let now = SystemClock.now();

@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::digest::{SHA256, digest};
+use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 
 use super::hex;
@@ -188,4 +189,88 @@ pub fn consistency(from: usize, leaves: &[Vec<u8>]) -> Vec<Vec<u8>> {
         path
     }
     subproof(from, leaves, true)
+}
+
+/// RFC 9162 §2.1.4.2: whether a proof shows that the tree of `second` leaves continues that of `first`.
+pub fn continues(
+    (first, first_root): (u64, &[u8]),
+    (second, second_root): (u64, &[u8]),
+    proof: &[Vec<u8>],
+) -> bool {
+    if first == second {
+        return proof.is_empty() && first_root == second_root;
+    }
+    if first == 0 || first > second {
+        return first == 0 && proof.is_empty();
+    }
+    let mut path = proof.to_vec();
+    if first.is_power_of_two() {
+        path.insert(0, first_root.to_vec());
+    }
+    let Some((seed, path)) = path.split_first() else {
+        return false;
+    };
+    let node = |left: &[u8], right: &[u8]| sha256(&[&[1], left, right].concat());
+    let (mut fnode, mut snode) = (first - 1, second - 1);
+    while fnode & 1 == 1 {
+        (fnode, snode) = (fnode >> 1, snode >> 1);
+    }
+    let (mut old, mut new) = (seed.clone(), seed.clone());
+    for hash in path {
+        if snode == 0 {
+            return false;
+        }
+        if fnode & 1 == 1 || fnode == snode {
+            (old, new) = (node(hash, &old), node(hash, &new));
+            while fnode & 1 == 0 && fnode != 0 {
+                (fnode, snode) = (fnode >> 1, snode >> 1);
+            }
+        } else {
+            new = node(&new, hash);
+        }
+        (fnode, snode) = (fnode >> 1, snode >> 1);
+    }
+    snode == 0 && old == first_root && new == second_root
+}
+
+/// Whether one of `vkeys` signed a note, and the text that it signed.
+pub fn signed_by(note: &str, vkeys: &[String]) -> Option<String> {
+    let (text, lines) = note.rsplit_once("\n\n")?;
+    let text = format!("{text}\n");
+    let known = vkeys.iter().any(|vkey| {
+        let mut parts = vkey.splitn(3, '+');
+        let (name, id) = (parts.next().unwrap(), parts.next().unwrap());
+        let key = STANDARD.decode(parts.next().unwrap()).unwrap();
+        lines.lines().any(|line| {
+            let blob = line.strip_prefix(&format!("\u{2014} {name} "));
+            let Some(blob) = blob.and_then(|blob| STANDARD.decode(blob).ok()) else {
+                return false;
+            };
+            let key = UnparsedPublicKey::new(&ED25519, &key[1..]);
+            hex(&blob[..4]) == id && key.verify(text.as_bytes(), &blob[4..]).is_ok()
+        })
+    });
+    known.then_some(text)
+}
+
+mod tests {
+    use super::*;
+
+    /// The two halves of the RFC agree.
+    #[test]
+    fn a_proof_that_is_made_is_one_that_holds() {
+        let leaves: Vec<Vec<u8>> = (0..20_u8).map(|n| leaf_hash(&[n])).collect();
+        for second in 1..=20 {
+            let now = root(&leaves[..second]);
+            for first in 1..=second {
+                let before = root(&leaves[..first]);
+                let proof = consistency(first, &leaves[..second]);
+                let (first, second) = (first as u64, second as u64);
+                assert!(continues((first, &before), (second, &now), &proof));
+                assert!(!continues((first, &now[1..]), (second, &now), &proof));
+                let other = leaf_hash(&[99]);
+                assert!(!continues((first, &before), (second, &other), &proof));
+            }
+        }
+    }
 }

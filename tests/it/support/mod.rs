@@ -8,6 +8,7 @@
 //! - [`moto`], [`sts`]: stand-ins for AWS.
 //! - [`http`]: a client, and a sender of what no client would send.
 //! - [`log`]: a transparency log by the RFC's own words.
+//! - [`witness`]: a witness of logs over HTTP, and the ways in which one can be unfit or hostile.
 //! - [`object`]: an object behind HTTP that heeds conditional requests, or does not.
 //! - [`tiles`]: that log behind HTTP, honest or not.
 //! - [`tls`]: certificates, and a look at handshakes.
@@ -40,6 +41,7 @@ pub mod sqlite;
 pub mod sts;
 pub mod tiles;
 pub mod tls;
+pub mod witness;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

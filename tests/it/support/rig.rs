@@ -31,8 +31,9 @@ pub const ADMIN: &str = "tpa_rig-admin-token";
 /// The bootstrap token of every rig, for whom the rig's policies permit nothing.
 pub const BOOTSTRAP: &str = "tpa_rig-bootstrap-token";
 
-/// In a rig's directory: what [`Rig::share_checkpoint`] said.
+/// In a rig's directory: what [`Rig::share_checkpoint`] and [`Rig::have_witnesses`] said.
 const SHARED: &str = "shared_checkpoint.toml";
+const WITNESSES: &str = "witnesses.toml";
 
 /// Which store a rig stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,9 +138,11 @@ impl Rig {
         )
         .unwrap();
         let clock = Arc::clone(&self.clock);
-        let shared = self.directory.dir().join(SHARED);
-        if shared.exists() {
-            std::fs::copy(shared, other.dir().join(SHARED)).unwrap();
+        for name in [SHARED, WITNESSES] {
+            let said = self.directory.dir().join(name);
+            if said.exists() {
+                std::fs::copy(said, other.dir().join(name)).unwrap();
+            }
         }
         let assembled = assemble(
             other.dir(),
@@ -169,6 +172,11 @@ impl Rig {
     /// the lines of `[ledger.shared_checkpoint]`.
     pub fn share_checkpoint(&self, lines: &str) {
         std::fs::write(self.directory.dir().join(SHARED), lines).unwrap();
+    }
+
+    /// From the next start on, these are told of checkpoints: tables of `[[ledger.witnesses]]`.
+    pub fn have_witnesses(&self, tables: &str) {
+        std::fs::write(self.directory.dir().join(WITNESSES), tables).unwrap();
     }
 
     async fn activate(&self) {
@@ -308,6 +316,7 @@ async fn assemble(
     let shared = std::fs::read_to_string(directory.join(SHARED))
         .map(|lines| format!("[ledger.shared_checkpoint]\n{lines}"))
         .unwrap_or_default();
+    let witnesses = std::fs::read_to_string(directory.join(WITNESSES)).unwrap_or_default();
     let text = format!(
         r#"
 [server]
@@ -318,6 +327,7 @@ listen = "127.0.0.1:7070"
 origin = "dev.taskpass.local/rig"
 checkpoint_file = "{directory}/checkpoint"
 {shared}
+{witnesses}
 [admin]
 bootstrap_token_sha256 = "{bootstrap}"
 [policy]

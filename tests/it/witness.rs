@@ -1,0 +1,309 @@
+//! Witnesses sign the log's checkpoints along: what that shows to whoever does not trust us, and that
+//! nothing which a witness does or leaves undone changes anything else.
+
+use taskpass::clock::Timestamp;
+
+use crate::support::fleet::{Fleet, Replica, vkeys};
+use crate::support::issuer::unix_seconds;
+use crate::support::process::{Ended, Launch};
+use crate::support::rig::{Kind, Rig, ask};
+use crate::support::witness::{Manner, Witness};
+use crate::support::{SOON, until, wait_until};
+
+fn cli(fleet: &Fleet, replica: &Replica, arguments: &[&str]) -> Ended {
+    Launch::taskpass(arguments.iter().copied())
+        .env("TASKPASS_URL", format!("http://{}", replica.address))
+        .env("TASKPASS_TOKEN", &fleet.admin)
+        .run()
+}
+
+fn offline(receipt: &str, arguments: &[&str]) -> Ended {
+    let command = ["ledger", "verify", "receipt.json"];
+    Launch::taskpass(command.iter().chain(arguments).copied())
+        .file("receipt.json", receipt)
+        .run()
+}
+
+fn time(seconds: i64) -> String {
+    Timestamp::from_seconds(seconds).to_string()
+}
+
+fn log_keys(rig: &Rig) -> Vec<String> {
+    let keys = rig.broker.ledger().keys();
+    keys.iter().map(|key| key.verifier.to_string()).collect()
+}
+
+/// Starts the rig anew with these witnesses, who know its log.
+async fn witnessed(rig: &mut Rig, witnesses: &[&Witness]) {
+    for witness in witnesses {
+        witness.trust(&log_keys(rig));
+    }
+    let tables: String = witnesses.iter().map(|witness| witness.table()).collect();
+    rig.have_witnesses(&tables);
+    rig.restart().await.unwrap();
+}
+
+async fn issue(rig: &Rig) {
+    let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+    asked.unwrap();
+}
+
+/// What the store holds of a witness's words.
+async fn kept(rig: &Rig, witness: &Witness) -> Option<u64> {
+    let store = rig.broker.store();
+    store.last_cosigned(witness.vkey()).await.unwrap()
+}
+
+/// Waits until a witness's word on all that the rig's broker knows is kept.
+async fn caught_up(rig: &Rig, witness: &Witness) {
+    until("the witness has signed all", SOON, async || {
+        kept(rig, witness).await == Some(rig.broker.ledger().basis())
+    })
+    .await;
+}
+
+fn failures(rig: &Rig, witness: &Witness, reason: &str) -> bool {
+    let name = witness.name();
+    let counted =
+        format!("taskpass_witness_failures_total{{witness=\"{name}\",reason=\"{reason}\"}}");
+    rig.broker.metrics().render().contains(&counted)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its_use() {
+    let witness = Witness::start("witness.test/w", Manner::Good);
+    let (fleet, replica) = Fleet::exporting(false, &witness.table()).await;
+    let keys = vkeys(&fleet, &replica).await;
+    let granted = replica.ask(&fleet.token()).await.expect(201);
+    let decision = granted["decision"]["id"].as_str().unwrap().to_owned();
+    let index = granted["receipt"]["index"].to_string();
+    // Nobody told the witness of the log yet.
+    let early = cli(
+        &fleet,
+        &replica,
+        &["ledger", "receipt", &decision, "--witnessed"],
+    );
+    assert_eq!(early.code(), Some(1), "{early:?}");
+    assert!(early.stderr.contains("that a witness signed"), "{early:?}");
+    let plain = cli(&fleet, &replica, &["ledger", "receipt", &index]);
+    assert_eq!(plain.code(), Some(0), "{plain:?}");
+    wait_until("it is refused", SOON, || {
+        let process = &replica.process;
+        format!("{}{}", process.stdout(), process.stderr()).contains("does not know this log (404)")
+    });
+    witness.trust(&keys);
+    let mut receipt = None;
+    wait_until("there is a witnessed receipt", SOON, || {
+        let shown = cli(
+            &fleet,
+            &replica,
+            &["ledger", "receipt", &decision, "--witnessed"],
+        );
+        receipt = (shown.code() == Some(0)).then_some(shown.stdout);
+        receipt.is_some()
+    });
+    let receipt = receipt.unwrap();
+    let now = unix_seconds();
+    let all = |receipt: &str, used: i64| {
+        let used = time(used);
+        offline(
+            receipt,
+            &[
+                "--key",
+                &keys[0],
+                "--witness",
+                witness.vkey(),
+                "--used-at",
+                &used,
+            ],
+        )
+    };
+    let holds = all(&receipt, now + 5);
+    assert_eq!(holds.code(), Some(0), "{holds:?}");
+    let says = "by the clock of the witness witness.test/w";
+    assert!(holds.stdout.contains("logged before use: yes"), "{holds:?}");
+    assert!(holds.stdout.contains(says), "{holds:?}");
+    let late = all(&receipt, now - 600);
+    assert_eq!(late.code(), Some(1), "{late:?}");
+    assert!(late.stdout.contains("which is after the use"), "{late:?}");
+    // Without the witness's word the same says nothing of the time.
+    let used = time(now + 5);
+    let alone = offline(&plain.stdout, &["--key", &keys[0], "--used-at", &used]);
+    assert_eq!(alone.code(), Some(1), "{alone:?}");
+    let unused = offline(&plain.stdout, &["--key", &keys[0]]);
+    assert_eq!(unused.code(), Some(0), "{unused:?}");
+
+    // Later leaves leave it as it is: the oldest checkpoint over the leaf is the earliest time.
+    let before = witness.size();
+    replica.ask(&fleet.token()).await.expect(201);
+    wait_until("the witness has signed more", SOON, || {
+        witness.size() > before
+    });
+    let by_name = ["ledger", "receipt", &index, "--witness", "witness.test/w"];
+    let again = cli(&fleet, &replica, &by_name);
+    assert_eq!(again.code(), Some(0), "{again:?}");
+    let size = |receipt: &str| -> serde_json::Value {
+        let receipt: serde_json::Value = serde_json::from_str(receipt).unwrap();
+        receipt["tree_size"].clone()
+    };
+    assert_eq!(size(&again.stdout), size(&receipt));
+    assert_eq!(all(&again.stdout, now + 5).code(), Some(0));
+    let nobody = ["ledger", "receipt", &index, "--witness", "witness.test/v"];
+    assert_eq!(cli(&fleet, &replica, &nobody).code(), Some(1));
+
+    let own = format!("/v1/ledger/entries/{index}/proof");
+    let token = fleet.token();
+    let seen = replica
+        .client
+        .get_as(&token, &format!("{own}?witnessed=true"))
+        .await;
+    assert_eq!(
+        seen.expect(200)["tree_size"],
+        size(&receipt),
+        "its own, too"
+    );
+    let both = format!("{own}?witnessed=true&tree_size=1");
+    assert_eq!(replica.client.get_as(&fleet.admin, &both).await.status, 400);
+    let metrics = replica.client.get("/metrics").await.text();
+    for line in [
+        "taskpass_witness_size{witness=\"witness.test/w\"} ",
+        "taskpass_witness_timestamp_seconds{witness=\"witness.test/w\"} ",
+        "taskpass_witness_failures_total{witness=\"witness.test/w\",reason=\"refused\"} ",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+}
+
+/// The same case on both stores.
+macro_rules! on_both_stores {
+    ($(async fn $name:ident($rig:ident: Rig) $body:block)+) => {
+        $(mod $name {
+            use super::*;
+
+            async fn case(mut $rig: Rig) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                case(Rig::new(Kind::Sqlite).await).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                case(Rig::new(Kind::Postgres).await).await;
+            }
+        })+
+    };
+}
+
+on_both_stores! {
+    async fn after_a_restart_a_witness_is_told_from_where_it_was_left(rig: Rig) {
+        let witness = Witness::start("witness.test/w", Manner::Good);
+        witnessed(&mut rig, &[&witness]).await;
+        issue(&rig).await;
+        caught_up(&rig, &witness).await;
+        let left = witness.size();
+        let before = witness.asked();
+        assert!(before.iter().all(|(.., status)| *status == 200), "{before:?}");
+        assert_eq!(before[0].0, 0);
+        rig.restart().await.unwrap();
+        issue(&rig).await;
+        caught_up(&rig, &witness).await;
+        let asked = witness.asked()[before.len()..].to_vec();
+        assert_eq!(asked[0].0, left, "{asked:?}");
+        assert!(asked.iter().all(|(.., status)| *status == 200), "{asked:?}");
+        // One that lost its memory says so, and is told from the beginning.
+        witness.forget();
+        issue(&rig).await;
+        caught_up(&rig, &witness).await;
+        let asked = witness.asked();
+        let size = witness.size();
+        assert!(asked.ends_with(&[(0, size, 200)]), "{asked:?}");
+        assert!(!rig.broker.metrics().render().contains("taskpass_witness_failures_total{"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_replicas_have_one_witness_follow_one_log() {
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let witness = Witness::start("witness.test/w", Manner::Good);
+    witnessed(&mut rig, &[&witness]).await;
+    let other = rig.replica().await;
+    for _ in 0..3 {
+        issue(&rig).await;
+        let evidence = rig.evidence("agent:reports");
+        other
+            .broker
+            .issue(evidence, ask(&["orders:read"]))
+            .await
+            .unwrap();
+    }
+    // Each knows of its own batches: the last one's is the largest.
+    until("the witness has signed all", SOON, async || {
+        kept(&rig, &witness).await == Some(other.broker.ledger().basis())
+    })
+    .await;
+    for broker in [&rig.broker, &other.broker] {
+        let metrics = broker.metrics().render();
+        assert!(
+            !metrics.contains("taskpass_witness_failures_total{"),
+            "{metrics}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_a_witness_does_holds_up_a_decision_or_another_witness_and_all_is_counted() {
+    let manners = [
+        (Manner::Hang, "unreachable"),
+        (Manner::Status(500), "unreachable"),
+        (Manner::Status(403), "refused"),
+        (Manner::Redirect, "refused"),
+        (Manner::Flood, "unusable"),
+        (Manner::Say("garbage"), "unusable"),
+        (Manner::Say(""), "unusable"),
+        (Manner::SignOther, "unusable"),
+        (Manner::OtherKey, "unusable"),
+        (Manner::Clock(-900), "unusable"),
+        (Manner::Status(409), "unusable"),
+        (Manner::Restless, "unusable"),
+        (Manner::Saw(1_000_000), "inconsistent"),
+        (Manner::Status(422), "inconsistent"),
+    ];
+    let good = Witness::start("witness.test/good", Manner::Good);
+    let bad: Vec<Witness> = manners
+        .iter()
+        .enumerate()
+        .map(|(n, (manner, _))| Witness::start(&format!("witness.test/{n}"), *manner))
+        .collect();
+    let mut rig = Rig::new(Kind::Sqlite).await;
+    let all: Vec<&Witness> = bad.iter().chain([&good]).collect();
+    witnessed(&mut rig, &all).await;
+    issue(&rig).await;
+    caught_up(&rig, &good).await;
+    issue(&rig).await;
+    caught_up(&rig, &good).await;
+    for (witness, (manner, reason)) in bad.iter().zip(manners) {
+        until(
+            &format!("{manner:?} is counted as {reason}"),
+            SOON,
+            async || failures(&rig, witness, reason),
+        )
+        .await;
+        assert_eq!(kept(&rig, witness).await, None, "{manner:?}");
+    }
+    assert!(
+        !rig.broker
+            .metrics()
+            .render()
+            .contains("witness=\"witness.test/good\",reason")
+    );
+    // Whoever comes to itself is told all.
+    for witness in &bad {
+        witness.forget();
+        witness.set(Manner::Good);
+    }
+    issue(&rig).await;
+    for witness in all {
+        caught_up(&rig, witness).await;
+    }
+}
