@@ -241,6 +241,51 @@ mod tests {
         assert_eq!(own.cosignatures(&[known.key]).unwrap(), []);
     }
 
+    /// A checkpoint of a public log of certificates (the static CT log `arche2025h1.staging`), as it
+    /// was served on 2026-05-23 with the cosignatures of public witnesses, whose keys their operators
+    /// publish.
+    const PUBLIC: &str = "\
+arche2025h1.staging.ct.transparency.dev
+1432088532
+U7WM79jrzyhGZ5/GUBTpM7NzwdyfFx61t3RovgcC4Ro=
+
+\u{2014} arche2025h1.staging.ct.transparency.dev zTM8sQAAAZ5W0WdjBAMARjBEAiBjW5IQf9pvsYLfQFX6hoGREPMHbdQ3urbllzalApkptQIgIpwtEroeW2BXaHAI4kJXFbon5Ch9MNL5zRNZ55lvGt0=
+\u{2014} arche2025h1.staging.ct.transparency.dev ui8GwCF1+kWqZrxGdhj4aX3gcw7XUlXQQabg/27lefwhUkzbC3NygNI75MdhL1bfTW9g8Ei59RA23oHP7Ry1k3ZFWwQ=
+\u{2014} transparency.dev/DEV:witness-little-garden 2AQqhwAAAABqEiEgzgFIqqhbUoDwjMWE6UP8nd8/KYTzwZ2rhIgcqoXHAwVkjZr4AscylP3v7sEodkRAErumC2q44vdgJY096st5BQ==
+\u{2014} witness1.smartit.nu/witness1 pIyCDwAAAABqEiEghIp82KWebrw7/oHQwlTAm3g2RKS4+eebl8eO0WH+/iEcxZ75W3u5hNI7TOQtmJbqmNWVuE0tgh0XwzdZsDsUAQ==
+\u{2014} remora.n621.de 2net5wAAAABqEiEgPlfF3V06o0Y+fHM+J5J9s27wgxxcOVSpZ/2g/KSiXCg9DEZI+aVCIobWX9sXTynk5XeU/zZ0WBxtqB0DrAWfBw==
+\u{2014} witness.stagemole.eu Z/euoAAAAABqEiEgw0i+7g2ENfDAWHmtRzCfKTHSDwYDJA2NmKeGi9Y8FtEyOUvVr+AJmIY/2TUFucgKi7lI7cUiOvKFYe/TmN9DAg==
+";
+
+    #[test]
+    fn what_public_witnesses_signed_of_a_public_log_holds_and_a_change_does_not() {
+        let witnesses: Vec<WitnessKey> = [
+            "transparency.dev/DEV:witness-little-garden+d8042a87+BCtusOxINQNUTN5Oj8HObRkh2yHf/MwYaGX4CPdiVEPM",
+            "witness1.smartit.nu/witness1+a48c820f+BPSFWg9G6KPiO7QPryYO5Xq4oYJJ+kAvLKLSimDhoxMO",
+            "remora.n621.de+da77ade7+BOvN63jn/bLvkieywe8R6UYAtVtNbZpXh34x7onlmtw2",
+            "witness.stagemole.eu+67f7aea0+BEqSG3yu9YrmcM3BHvQYTxwFj3uSWakQepafafpUqklv",
+        ]
+        .iter()
+        .map(|key| key.parse().unwrap())
+        .collect();
+        let log = "arche2025h1.staging.ct.transparency.dev+ba2f06c0+AU0vHmlGCS/PdN8b2OaGmKprLI8HKM+dJ472xgFYh15f";
+        let log: VerifierKey = log.parse().unwrap();
+        let note = Note::parse(PUBLIC.as_bytes()).unwrap();
+        assert!(note.verify(std::slice::from_ref(&log)).is_ok());
+        let found = note.cosignatures(&witnesses).unwrap();
+        let known: Vec<_> = found.iter().map(|one| (&one.witness, one.time)).collect();
+        let all: Vec<_> = witnesses.iter().map(|key| (key, 1_779_573_024)).collect();
+        assert_eq!(known, all);
+        let changed = PUBLIC.replace("1432088532", "1432088533");
+        let changed = Note::parse(changed.as_bytes()).unwrap();
+        assert!(changed.verify(&[log]).is_err());
+        for witness in witnesses {
+            let refused = changed.cosignatures(std::slice::from_ref(&witness));
+            let bad = NoteError::BadSignature(witness.name().to_owned());
+            assert_eq!(refused, Err(bad));
+        }
+    }
+
     #[test]
     fn a_cosignature_of_another_text_time_or_kind_refuses_the_note() {
         let known = TestWitness::new("witness.example/a", 1);
