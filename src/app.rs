@@ -292,6 +292,7 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
             replica: broker.replica().to_owned(),
             clock,
             metrics: Arc::clone(broker.metrics()),
+            checkpoints: broker.ledger().checkpoints(),
         },
     )
     .map_err(unfit)?;

@@ -82,6 +82,9 @@ pub struct Export {
     /// Whether what people wrote goes with it: purposes and reasons.
     #[serde(default)]
     pub free_text: bool,
+    /// Whether each new checkpoint of the log goes there, too, for `webhook`.
+    #[serde(default)]
+    pub checkpoints: bool,
     /// Another number has a sink tried again that said that it is gone.
     #[serde(default = "default_revision")]
     pub revision: u32,
@@ -138,6 +141,13 @@ impl Checker<'_> {
             self.range(&key("timeout_seconds"), export.timeout_seconds, 1, 30);
             self.range(&key("concurrency"), u64::from(export.concurrency), 1, 16);
             let webhook = export.to == ExportTo::Webhook;
+            if export.checkpoints && !(webhook && export.format == ExportFormat::Cloudevents) {
+                self.refuse(
+                    &key("checkpoints"),
+                    "is for webhooks that take cloudevents",
+                    "remove it; a file is [ledger.shared_checkpoint]'s, and OCSF has no class for it",
+                );
+            }
             let parts = [
                 (
                     "path",

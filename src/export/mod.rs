@@ -17,6 +17,7 @@
 //!   receiver cannot take would be to decide what it need not know. Only one that answers 410 is
 //!   told nothing more, with an alarm.
 
+mod checkpoints;
 mod cloudevents;
 mod event;
 mod ocsf;
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -39,6 +41,7 @@ use self::writer::{Place, Writer};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{Config, Export, ExportFormat, ExportFrom, ExportTo};
 use crate::crypto::digest::sha256_parts;
+use crate::ledger::Signed;
 use crate::merkle::Hash;
 use crate::metrics::Metrics;
 use crate::store::exports::ExportKey;
@@ -81,6 +84,8 @@ pub struct ExporterParts {
     pub clock: SharedClock,
     /// Where lag is told.
     pub metrics: Arc<Metrics>,
+    /// The newest checkpoint that this replica signed, and every later one.
+    pub checkpoints: watch::Receiver<Option<Signed>>,
 }
 
 /// Tells sinks what the log says.
@@ -98,6 +103,7 @@ struct Sink {
     free_text: bool,
     timeout: Duration,
     concurrency: u32,
+    checkpoints: bool,
     to: To,
     /// Whether it was told that another replica knows this sink otherwise.
     told_foreign: AtomicBool,
@@ -161,7 +167,11 @@ impl Exporter {
         }
         let seen_to = self.sinks.iter().map(|sink| async {
             // Beside one another: how far a sink is behind is known while it hangs, too.
-            tokio::join!(self.follow(sink, &stop), self.watch(sink, &stop));
+            tokio::join!(
+                self.follow(sink, &stop),
+                self.watch(sink, &stop),
+                self.tell_checkpoints(sink, &stop)
+            );
         });
         join_all(seen_to).await;
         Ok(())
@@ -242,6 +252,7 @@ impl Exporter {
             replica,
             clock,
             metrics,
+            ..
         } = &self.parts;
         let Some(cursor) = store.export_cursor(&sink.key).await? else {
             return self.register(sink).await;
@@ -329,6 +340,7 @@ impl Exporter {
             replica,
             clock,
             metrics,
+            ..
         } = &self.parts;
         while !stop.is_cancelled() {
             let leaves = store.leaves(next, sink.at_once()).await?;
@@ -509,6 +521,7 @@ impl Sink {
             free_text: export.free_text,
             timeout,
             concurrency: export.concurrency,
+            checkpoints: export.checkpoints,
             to,
             told_foreign: AtomicBool::new(false),
         })

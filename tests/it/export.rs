@@ -597,6 +597,7 @@ async fn export_from(rig: &Rig, sinks: &str, path: &std::path::Path, entries: us
         replica: "exporter".into(),
         clock: Arc::clone(&rig.clock) as _,
         metrics: Arc::new(Metrics::new()),
+        checkpoints: rig.broker.ledger().checkpoints(),
     };
     let stop = CancellationToken::new();
     let running = tokio::spawn(Exporter::new(&config, parts).unwrap().run(stop.clone()));
@@ -727,6 +728,47 @@ async fn entries_whose_bodies_were_pruned_are_told_by_their_hashes_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn entries_whose_bodies_were_pruned_are_told_by_their_hashes_on_postgresql() {
     pruned_bodies_are_told_by_their_hashes(Kind::Postgres).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_checkpoint_goes_to_a_webhook_that_wants_them_and_holds_under_the_logs_key() {
+    let receiver = Receiver::start([
+        Reply::Status(500, String::new()),
+        Reply::Status(503, String::new()),
+    ]);
+    let sinks = webhook(&receiver, "checkpoints = true\nfrom = \"now\"");
+    let (fleet, replica) = Fleet::exporting(false, &sinks).await;
+    let keys: Vec<taskpass::merkle::VerifierKey> = crate::support::fleet::vkeys(&fleet, &replica)
+        .await
+        .iter()
+        .map(|key| key.parse().unwrap())
+        .collect();
+    for _ in 0..2 {
+        granted(&fleet, &replica).await;
+        let shown = replica.client.get_as(&fleet.admin, "/v1/ledger/checkpoint");
+        let shown = shown.await.text();
+        until("the checkpoint is taken", SOON, async || {
+            let taken = receiver.taken();
+            let notes = taken
+                .iter()
+                .map(|one| one.json()["data"]["checkpoint"].clone());
+            notes.into_iter().any(|note| note == shown.as_str())
+        })
+        .await;
+    }
+    let mut told = 0;
+    for delivery in receiver.taken() {
+        assert!(delivery.verifies(SINK_SECRET), "{delivery:?}");
+        let event = delivery.json();
+        assert_eq!(event["id"], delivery.id());
+        if event["type"] == "taskpass.checkpoint" {
+            let note = event["data"]["checkpoint"].as_str().unwrap();
+            let opened = taskpass::merkle::SignedCheckpoint::open(note.as_bytes(), &keys).unwrap();
+            assert_eq!(event["data"]["size"], opened.checkpoint().size);
+            told += 1;
+        }
+    }
+    assert!(told >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,119 @@
+//! Checkpoints to a webhook: whoever keeps them can hold the log to each.
+//!
+//! Only the newest counts, so none is queued: what a receiver did not take is told again with
+//! whatever is newest then. Each replica tells what it signed; the id is the checkpoint's.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::event::Message;
+use super::webhook::Undelivered;
+use super::{Exporter, Sink, To, backoff_seconds};
+use crate::clock::Timestamp;
+use crate::ledger::Signed;
+
+/// The least time between two checkpoints.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// A checkpoint as an event of CloudEvents.
+#[derive(Serialize)]
+struct CheckpointEvent<'a> {
+    specversion: &'static str,
+    id: &'a str,
+    source: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    time: Timestamp,
+    datacontenttype: &'static str,
+    data: serde_json::Value,
+}
+
+impl Exporter {
+    /// Tells a sink that wants them of checkpoints, until `stop`.
+    pub(super) async fn tell_checkpoints(&self, sink: &Sink, stop: &CancellationToken) {
+        let To::Webhook(webhook) = &sink.to else {
+            return;
+        };
+        if !sink.checkpoints {
+            return;
+        }
+        let mut newest = self.parts.checkpoints.clone();
+        // What was signed before this began is news as well.
+        newest.mark_changed();
+        let mut failures = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                changed = newest.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+            let Some(signed) = newest.borrow_and_update().clone() else {
+                continue;
+            };
+            let now = self.parts.clock.now();
+            let Ok(message) = self.checkpoint(sink, &signed, now) else {
+                continue;
+            };
+            let pause = match webhook.deliver(&message, now).await {
+                Ok(()) => {
+                    failures = 0;
+                    TELL_EVERY
+                }
+                Err(Undelivered::Gone) => {
+                    error!(sink = sink.key.name, "it answered 410 to a checkpoint");
+                    return;
+                }
+                Err(Undelivered::Later { why, pause_seconds }) => {
+                    self.parts.metrics.export_failed(&sink.key.name);
+                    let pause = backoff_seconds(failures).max(pause_seconds.unwrap_or(0));
+                    failures += 1;
+                    warn!(
+                        sink = sink.key.name,
+                        why, pause, "a checkpoint was not taken; it is told again"
+                    );
+                    newest.mark_changed();
+                    Duration::from_secs(pause)
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    fn checkpoint(
+        &self,
+        sink: &Sink,
+        signed: &Signed,
+        now: Timestamp,
+    ) -> Result<Message, serde_json::Error> {
+        let id = format!("tp-checkpoint-{}-{}", signed.head.size, signed.head.root);
+        let body = serde_json::to_vec(&CheckpointEvent {
+            specversion: "1.0",
+            id: &id,
+            source: &self.issuer,
+            kind: "taskpass.checkpoint",
+            time: now,
+            datacontenttype: "application/json",
+            data: json!({
+                "origin": sink.key.origin,
+                "size": signed.head.size,
+                "checkpoint": &*signed.checkpoint,
+            }),
+        })?;
+        Ok(Message {
+            index: signed.head.size,
+            id,
+            session: None,
+            body,
+        })
+    }
+}
