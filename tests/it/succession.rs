@@ -44,7 +44,10 @@ const NEW: &str = "new.test/log";
 struct World {
     issuer: Issuer,
     directory: TempDir,
+    /// The bootstrap token of the new log.
     admin: String,
+    /// The one of the old log.
+    old_admin: String,
     sealing_key: String,
     /// The lines of `[ledger.shared_checkpoint]`.
     place: String,
@@ -54,6 +57,8 @@ struct World {
 struct Broker {
     process: Process,
     client: Client,
+    /// Its admin's token.
+    admin: String,
 }
 
 impl World {
@@ -63,6 +68,7 @@ impl World {
             issuer: Issuer::start(),
             directory: tempfile::tempdir().unwrap(),
             admin: format!("tpa_{}", random_hex(16)),
+            old_admin: format!("tpa_{}", random_hex(16)),
             sealing_key: format!("tpk1_{key}"),
             place: "file = \"place\"".to_owned(),
             databases: postgres.then(|| (fresh_database(), fresh_database())),
@@ -79,12 +85,20 @@ impl World {
         world
     }
 
+    fn admin_of(&self, origin: &str) -> &str {
+        if origin == OLD {
+            &self.old_admin
+        } else {
+            &self.admin
+        }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     fn config(&self, origin: &str, address: SocketAddr) -> String {
-        let digest = ring::digest::digest(&ring::digest::SHA256, self.admin.as_bytes());
+        let digest = ring::digest::digest(&ring::digest::SHA256, self.admin_of(origin).as_bytes());
         let store = if self.databases.is_some() {
             "kind = \"postgres\"".to_owned()
         } else {
@@ -182,6 +196,7 @@ resources = ["orders-api"]
         Broker {
             process,
             client: Client::new(&format!("http://{address}")),
+            admin: self.admin_of(origin).to_owned(),
         }
     }
 
@@ -228,7 +243,7 @@ resources = ["orders-api"]
     async fn published_by(&self, broker: &Broker) -> u64 {
         let checkpoint = broker
             .client
-            .get_as(&self.admin, "/v1/ledger/checkpoint")
+            .get_as(&broker.admin, "/v1/ledger/checkpoint")
             .await;
         let size: u64 = checkpoint.text().lines().nth(1).unwrap().parse().unwrap();
         until("it is published", SOON, async || self.published().1 >= size).await;
@@ -249,12 +264,12 @@ resources = ["orders-api"]
         let generation = serde_json::to_value(app::check(&config, None).unwrap()).unwrap();
         let put = broker
             .client
-            .post_json(&self.admin, "/v1/generations", &generation);
+            .post_json(&broker.admin, "/v1/generations", &generation);
         put.await.expect(201);
     }
 
     async fn admin(&self, broker: &Broker, path: &str, body: Value) {
-        let answer = broker.client.post_json(&self.admin, path, &body).await;
+        let answer = broker.client.post_json(&broker.admin, path, &body).await;
         assert!(answer.status < 300, "{path}: {}", answer.text());
     }
 }
@@ -365,6 +380,7 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
         assert!(told.stderr.contains(word), "{word}: {told:?}");
     }
     assert_eq!(world.published(), (OLD.to_owned(), size));
+    assert_an_old_bootstrap_token_is_refused(&world);
     let unused = world.token("agent:a", 0);
     let begun = world.begin(&[]);
     assert_eq!(begun["succeeds"]["origin"], OLD);
@@ -402,7 +418,7 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     assert_eq!(list(&new, 16).await, [0; 8192]);
     let first = new
         .client
-        .get_as(&world.admin, "/v1/ledger/entries/0")
+        .get_as(&new.admin, "/v1/ledger/entries/0")
         .await
         .expect(200);
     let leaf = first["leaf"].as_str().unwrap();
@@ -421,6 +437,22 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     new.process.terminate();
 
     assert_the_old_one_is_over(&world, &late);
+}
+
+/// In a new store its day would begin anew, for whoever has kept it.
+fn assert_an_old_bootstrap_token_is_refused(world: &World) {
+    let digest = |token: &str| {
+        let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+        hex(digest.as_ref())
+    };
+    let config = world.path(file(NEW));
+    let good = std::fs::read_to_string(&config).unwrap();
+    let same = good.replace(&digest(&world.admin), &digest(&world.old_admin));
+    std::fs::write(&config, same).unwrap();
+    let refused = world.move_on(["ledger", "new-origin"], &["--yes"]);
+    assert_eq!(refused.code(), Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("bootstrap_token_sha256"));
+    std::fs::write(&config, good).unwrap();
 }
 
 fn assert_the_old_one_is_over(world: &World, late: &Value) {
@@ -455,7 +487,7 @@ async fn a_stolen_log_key_is_revoked_with_its_log_and_what_only_it_vouches_for_i
     old.ask(&world.token("agent:a", 0)).await.expect(201);
     let keys = old
         .client
-        .get_as(&world.admin, "/v1/ledger/keys")
+        .get_as(&old.admin, "/v1/ledger/keys")
         .await
         .expect(200);
     let first = keys["vkeys"][0].as_str().unwrap().to_owned();
@@ -506,7 +538,7 @@ async fn leaves_under_a_witnessed_checkpoint_are_vouched_for_by_the_witness() {
     let mut world = World::new(false);
     world.place = format!("{}\n{}", world.place, witness.table());
     let mut old = world.start(OLD);
-    let keys = old.client.get_as(&world.admin, "/v1/ledger/keys").await;
+    let keys = old.client.get_as(&old.admin, "/v1/ledger/keys").await;
     let first = keys.expect(200)["vkeys"][0].as_str().unwrap().to_owned();
     witness.trust(std::slice::from_ref(&first));
     old.ask(&world.token("agent:a", 0)).await.expect(201);
@@ -582,7 +614,7 @@ async fn what_permits_is_carried_over_only_when_somebody_says_so() {
         }
         let admins = new
             .client
-            .get_as(&world.admin, "/v1/admins")
+            .get_as(&new.admin, "/v1/admins")
             .await
             .expect(200);
         assert_eq!(admins.to_string().contains("dev:boss"), carry);
@@ -616,6 +648,7 @@ async fn a_checkpoint_is_kept_in_a_bucket_that_wants_signed_requests() {
     let broker = Broker {
         process,
         client: Client::new(&format!("http://{address}")),
+        admin: world.old_admin.clone(),
     };
     let read = async || {
         let region = "eu-central-1".to_owned();
@@ -628,7 +661,7 @@ async fn a_checkpoint_is_kept_in_a_bucket_that_wants_signed_requests() {
     };
     for _ in 0..2 {
         broker.ask(&world.token("agent:a", 0)).await.expect(201);
-        let checkpoint = broker.client.get_as(&world.admin, "/v1/ledger/checkpoint");
+        let checkpoint = broker.client.get_as(&broker.admin, "/v1/ledger/checkpoint");
         let checkpoint = checkpoint.await.text();
         until("it is in the bucket", SOON, async || {
             read().await.1.note == Some(checkpoint.clone().into_bytes())

@@ -169,6 +169,15 @@ impl Opened {
                 config.ledger.origin
             )));
         }
+        let bootstrap = &config.admin.bootstrap_token_sha256;
+        if bootstrap.is_some() && *bootstrap == old_config.admin.bootstrap_token_sha256 {
+            // In a new store its day begins anew.
+            return Err(Failure::Usage(format!(
+                "{}: admin.bootstrap_token_sha256 is the old one, and whoever kept that token could \
+                 make admins with it for another day; make a new one with `taskpass keys bootstrap`",
+                config.source.display()
+            )));
+        }
         let evidence: Result<Vec<Evidence>, Failure> = how
             .checkpoints
             .iter()
