@@ -4,6 +4,7 @@
 //! The map, in reading order; each module's own page says more.
 //!
 //! - [`clock`], [`ids`]: time and identifiers, as parameters.
+//! - [`files`], [`outgoing`]: what is written to disk and asked of others, done with care once.
 //! - `domain`: the nouns, their transitions and the subset rules; no HTTP, no SQL.
 //! - [`merkle`]: the tree, its proofs and text formats; all that offline verification needs.
 //! - `attest`, `policy`, `mint`, `crypto`: the plug-in seams.
@@ -23,12 +24,14 @@ pub mod config;
 pub mod crypto;
 pub mod domain;
 pub mod export;
+pub mod files;
 pub mod http;
 pub mod ids;
 pub mod ledger;
 pub mod merkle;
 pub mod metrics;
 pub mod mint;
+pub mod outgoing;
 pub mod policy;
 pub mod shutdown;
 pub mod store;

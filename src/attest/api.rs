@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::jwks;
 use crate::domain::trust::Endpoint;
+use crate::outgoing::{self, BodyError};
 
 /// The longest time that one request may take, files and connection included.
 pub(super) const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,12 +34,12 @@ pub(super) enum ApiError {
     FileForm(PathBuf),
     #[error("the request failed")]
     Request(#[from] reqwest::Error),
+    #[error("the answer could not be read")]
+    Body(#[from] BodyError),
     #[error("the answer took too long")]
     Slow,
     #[error("the answer has status {0}")]
     Status(u16),
-    #[error("the answer is too large")]
-    Large,
     #[error("the answer is not the JSON that was expected")]
     Json,
 }
@@ -101,17 +102,11 @@ impl Api {
             }
             request = request.bearer_auth(token.expose_secret());
         }
-        let mut response = request.send().await?;
+        let response = request.send().await?;
         if !response.status().is_success() {
             return Err(ApiError::Status(response.status().as_u16()));
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-                return Err(ApiError::Large);
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = outgoing::body(response, MAX_ANSWER_BYTES).await?;
         serde_json::from_slice(&body).map_err(|_| ApiError::Json)
     }
 

@@ -26,6 +26,7 @@ use super::checks::is_secure;
 use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
 use crate::domain::trust::Endpoint;
+use crate::outgoing::{self, BodyError};
 
 /// The least time from the beginning of one fetch to the beginning of the next.
 pub(super) const COOL_DOWN_SECONDS: u64 = 10;
@@ -58,12 +59,12 @@ pub(super) enum KeyError {
 enum FetchError {
     #[error("the request failed")]
     Request(#[from] reqwest::Error),
+    #[error("the answer could not be read")]
+    Body(#[from] BodyError),
     #[error("the answer took too long")]
     Slow,
     #[error("the answer has status {0}")]
     Status(u16),
-    #[error("the answer is too large")]
-    Large,
     #[error("the answer is not the JSON that was expected")]
     Json,
     #[error("the discovery document is another issuer's")]
@@ -122,14 +123,9 @@ pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
 
 /// A client with no redirects, no proxy and no waiting.
 pub(super) fn client_builder() -> reqwest::ClientBuilder {
-    // An error means that a provider is installed already; `main` installs the same one.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    reqwest::Client::builder()
+    outgoing::direct_client()
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(TOTAL_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .user_agent("taskpass")
 }
 
 /// What the keys of a set must be for.
@@ -320,17 +316,11 @@ async fn discovered(client: &reqwest::Client, issuer: &str) -> Result<Jwks, Fetc
 }
 
 async fn get<T: DeserializeOwned>(client: &reqwest::Client, url: &str) -> Result<T, FetchError> {
-    let mut response = client.get(url).send().await?;
+    let response = client.get(url).send().await?;
     if response.status() != reqwest::StatusCode::OK {
         return Err(FetchError::Status(response.status().as_u16()));
     }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        if body.len() + chunk.len() > MAX_DOCUMENT_BYTES {
-            return Err(FetchError::Large);
-        }
-        body.extend_from_slice(&chunk);
-    }
+    let body = outgoing::body(response, MAX_DOCUMENT_BYTES).await?;
     serde_json::from_slice(&body).map_err(|_| FetchError::Json)
 }
 

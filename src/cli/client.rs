@@ -21,6 +21,7 @@ use super::Failure;
 use super::output::printable;
 use crate::config::{Environment, ProcessEnvironment};
 use crate::domain::decision::Observed;
+use crate::outgoing::{self, BodyError};
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -162,11 +163,10 @@ impl Client {
                 "{base} is neither https nor on this machine; a token would be readable on its way"
             )));
         }
-        let mut builder = reqwest::Client::builder()
+        let mut builder = outgoing::client()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("taskpass/", env!("CARGO_PKG_VERSION")));
         if loopback {
             builder = builder.no_proxy();
@@ -294,20 +294,17 @@ impl Client {
         self.whole(response).await
     }
 
-    async fn whole(&self, mut response: reqwest::Response) -> Result<Answer, Failure> {
-        let unreachable =
-            |error: reqwest::Error| Failure::Unestablished(reason(&self.base, &error));
+    async fn whole(&self, response: reqwest::Response) -> Result<Answer, Failure> {
         let status = response.status();
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > MAX_ANSWER_BYTES {
-                return Err(Failure::Unestablished(format!(
-                    "{} answered with more than {MAX_ANSWER_BYTES} bytes",
-                    self.base
-                )));
-            }
-        }
+        let bytes = outgoing::body(response, MAX_ANSWER_BYTES).await;
+        let bytes = bytes.map_err(|error| {
+            Failure::Unestablished(match error {
+                BodyError::Broken(error) => reason(&self.base, &error),
+                BodyError::Large(bytes) => {
+                    format!("{} answered with more than {bytes} bytes", self.base)
+                }
+            })
+        })?;
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         let text = String::from_utf8_lossy(&bytes).into_owned();
         Ok(Answer { status, body, text })

@@ -30,6 +30,7 @@ use crate::crypto::jwk::Algorithm;
 use crate::crypto::random::SystemRandom;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer, sign_jwt};
 use crate::ids::Random as _;
+use crate::outgoing::{self, BodyError};
 
 /// Where Kubernetes is told to project a token for us.
 const PROJECTED_TOKEN: &str = "/var/run/secrets/taskpass/token";
@@ -42,6 +43,9 @@ const ASSERTION_SECONDS: i64 = 60;
 
 /// The longest key file that is read.
 const MAX_KEY_BYTES: u64 = 64 * 1024;
+
+/// The longest answer with a token in it.
+const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
 /// The longest that GitHub may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
@@ -280,9 +284,8 @@ async fn assertion(
 
 async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Failure> {
     let failed = |why: String| Failure::Unestablished(format!("GitHub gave no token: {why}"));
-    let client = reqwest::Client::builder()
+    let client = outgoing::client()
         .timeout(FETCH_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none())
         .build()
         .map_err(|error| failed(error.to_string()))?;
     let answer = client
@@ -294,10 +297,14 @@ async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fa
     if !answer.status().is_success() {
         return Err(failed(format!("status {}", answer.status())));
     }
-    let body: Value = answer
-        .json()
-        .await
-        .map_err(|error| failed(error.without_url().to_string()))?;
+    let body = outgoing::body(answer, MAX_TOKEN_BYTES).await;
+    let body = body.map_err(|error| {
+        failed(match error {
+            BodyError::Broken(error) => error.without_url().to_string(),
+            BodyError::Large(_) => error.to_string(),
+        })
+    })?;
+    let body: Value = serde_json::from_slice(&body).map_err(|_| failed("no JSON".into()))?;
     let value = body.get("value").and_then(Value::as_str);
     value
         .map(SecretString::from)

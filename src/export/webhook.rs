@@ -11,6 +11,7 @@ use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 use super::event::Message;
 use crate::clock::Timestamp;
 use crate::crypto::webhook::WebhookSecrets;
+use crate::outgoing;
 
 /// How much of an answer is read, so that its connection can be used again.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
@@ -64,13 +65,10 @@ impl Webhook {
         timeout: Duration,
         authorities: Option<&[u8]>,
     ) -> Result<Self, reqwest::Error> {
-        let mut builder = reqwest::Client::builder()
+        let mut builder = outgoing::direct_client()
             .connect_timeout(timeout)
             .timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .user_agent("taskpass");
+            .retry(reqwest::retry::never());
         if let Some(pem) = authorities {
             builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(pem)?);
         }
@@ -128,16 +126,8 @@ impl Webhook {
 }
 
 /// Reads a short answer to its end, and lets go of a long one.
-async fn read_away(mut answer: reqwest::Response) {
-    let reading = async {
-        let mut read = 0;
-        while let Ok(Some(part)) = answer.chunk().await {
-            read += part.len();
-            if read > MAX_ANSWER_BYTES {
-                return;
-            }
-        }
-    };
+async fn read_away(answer: reqwest::Response) {
+    let reading = outgoing::body(answer, MAX_ANSWER_BYTES);
     // Its status has said what matters.
     drop(tokio::time::timeout(ANSWER_PATIENCE, reading).await);
 }

@@ -15,6 +15,8 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use tokio::sync::{Mutex, oneshot};
 
+use crate::files::sync_name;
+
 /// How far back the last line's end is looked for: longer than any line.
 const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -110,13 +112,8 @@ fn open(path: &Path) -> io::Result<File> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
-    if is_new && let Some(directory) = path.parent() {
-        let directory = if directory.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            directory
-        };
-        File::open(directory)?.sync_all()?;
+    if is_new {
+        sync_name(path)?;
     }
     Ok(file)
 }

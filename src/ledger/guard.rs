@@ -13,11 +13,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::place::{Place, write_whole};
+use super::place::Place;
 use super::proofs;
 use super::shared::{Alarm, SharedCheckpoint, SharedError};
 use super::{LedgerParts, Signed};
 use crate::domain::succession::Succession;
+use crate::files::write_whole;
 use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, Note};
 use crate::store::Store;
 use crate::store::append::Head;

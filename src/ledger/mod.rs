@@ -32,7 +32,6 @@ mod cutoffs;
 pub mod denials;
 pub mod entry;
 pub mod guard;
-mod outbound;
 pub mod place;
 pub mod proofs;
 mod shared;

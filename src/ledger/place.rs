@@ -6,7 +6,7 @@ mod s3;
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,8 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode, Url};
 
-use super::outbound::{self, BodyError};
+use crate::files::{beside, write_whole};
+use crate::outgoing::{self, BodyError};
 
 /// The longest time for one reading or one writing.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -130,7 +131,8 @@ impl Place {
             let (name, value) = parsed.ok_or_else(|| format!("`{name}` is no header"))?;
             map.insert(name, value);
         }
-        let client = outbound::client(PATIENCE)?;
+        let client = outgoing::direct_client().timeout(PATIENCE).build();
+        let client = client.map_err(|error| error.to_string())?;
         Ok(Self::Object(Box::new(Object {
             url,
             headers: map,
@@ -243,9 +245,9 @@ impl Object {
     }
 
     async fn body(&self, answer: Response) -> Result<Vec<u8>, PlaceError> {
-        let body = outbound::body(answer, MAX_NOTE_BYTES).await;
+        let body = outgoing::body(answer, MAX_NOTE_BYTES).await;
         body.map_err(|error| match error {
-            BodyError::Large => PlaceError::Large,
+            BodyError::Large(_) => PlaceError::Large,
             BodyError::Broken(error) => self.failed(error),
         })
     }
@@ -312,23 +314,6 @@ fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, Pla
         note: Some(note.as_bytes().to_vec()),
         version: Version::Content,
     }))
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
-/// Writes a file whole or not at all, and so that it is there after a loss of power.
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let new = beside(path, ".new");
-    let mut file = File::create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&new, path)?;
-    let directory = path.parent().filter(|parent| parent != &Path::new(""));
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -18,10 +18,10 @@ use reqwest::{Client, StatusCode, Url};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::outbound::{self, BodyError};
 use super::proofs::{self, NoProof};
 use super::{Ledger, Signed};
 use crate::merkle::{Note, NoteError, WitnessKey, add_checkpoint_body, parse_witness_size};
+use crate::outgoing::{self, BodyError};
 use crate::store::StoreError;
 use crate::store::cosigned::CosignedRow;
 
@@ -129,11 +129,12 @@ impl Witness {
     /// The one that takes submissions under `prefix` and signs with `key`.
     pub fn new(prefix: &str, key: WitnessKey) -> Result<Self, String> {
         let url = format!("{}/add-checkpoint", prefix.trim_end_matches('/'));
+        let client = outgoing::direct_client().timeout(PATIENCE).build();
         Ok(Self {
             vkey: key.to_string(),
             key,
             url: url.parse().map_err(|error| format!("{url}: {error}"))?,
-            client: outbound::client(PATIENCE)?,
+            client: client.map_err(|error| error.to_string())?,
         })
     }
 
@@ -156,9 +157,9 @@ impl Witness {
             status if status.is_server_error() => return Err(Failure::Failed(status)),
             status => return Err(Failure::Refused(status)),
         }
-        let body = outbound::body(answer, MAX_ANSWER_BYTES).await;
+        let body = outgoing::body(answer, MAX_ANSWER_BYTES).await;
         let body = body.map_err(|error| match error {
-            BodyError::Large => Failure::Large,
+            BodyError::Large(_) => Failure::Large,
             BodyError::Broken(error) => unreachable(error),
         })?;
         if status == StatusCode::OK {

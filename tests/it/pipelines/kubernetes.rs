@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::super::support::issuer::Issuer;
 use super::super::support::keys::Algorithm;
+use super::super::support::server::Server;
 use super::{AUDIENCE, World, appraise, instance, load, text};
 
 const ATTESTOR: &str = r#"
@@ -103,7 +104,7 @@ async fn a_token_of_no_pod_or_with_its_ids_elsewhere_is_refused() {
 
 /// The API server: its keys, and its opinion of tokens.
 struct ApiServer {
-    url: String,
+    server: Server,
     shared: Arc<Shared>,
     directory: TempDir,
 }
@@ -139,20 +140,22 @@ fn vouched() -> Value {
 }
 
 impl ApiServer {
-    async fn start(jwks: Value) -> Self {
+    fn url(&self) -> String {
+        format!("http://{}", self.server.address)
+    }
+
+    fn start(jwks: Value) -> Self {
         let shared = Arc::new(Shared {
             jwks: Mutex::new(jwks),
             answer: Mutex::new(Answer::Status(vouched())),
             seen: Mutex::default(),
         });
         let app = router(Arc::clone(&shared));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        let server = Server::start(app);
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("token"), "first\n").unwrap();
         Self {
-            url,
+            server,
             shared,
             directory,
         }
@@ -170,7 +173,7 @@ impl ApiServer {
     fn attestor(&self, extra: &str) -> String {
         format!(
             "{ATTESTOR}{extra}[attestors.token_review]\nurl = \"{}/review\"\ntoken_file = \"{}\"\n",
-            self.url,
+            self.url(),
             self.token_file().display()
         )
     }
@@ -230,7 +233,7 @@ fn authorization(headers: &HeaderMap) -> Option<String> {
 
 #[tokio::test]
 async fn the_cluster_is_asked_about_our_audience_with_its_current_token() {
-    let api = ApiServer::start(json!({})).await;
+    let api = ApiServer::start(json!({}));
     let world = World::new(&api.attestor(""), good());
     let token = world.token(json!({}));
     let workload = world.appraise(&token).await.unwrap();
@@ -250,7 +253,7 @@ async fn the_cluster_is_asked_about_our_audience_with_its_current_token() {
 
 #[tokio::test]
 async fn a_deleted_pods_token_that_still_verifies_is_refused() {
-    let api = ApiServer::start(json!({})).await;
+    let api = ApiServer::start(json!({}));
     let world = World::new(&api.attestor(""), good());
     world.see(json!({})).await.unwrap();
     let gone = json!({"authenticated": false, "error": "pod report-x7 not found"});
@@ -261,7 +264,7 @@ async fn a_deleted_pods_token_that_still_verifies_is_refused() {
 
 #[tokio::test]
 async fn a_review_that_means_anything_else_is_a_refusal() {
-    let api = ApiServer::start(json!({})).await;
+    let api = ApiServer::start(json!({}));
     let world = World::new(&api.attestor(""), good());
     let pod = "authentication.kubernetes.io/pod-uid";
     let changes: [(&str, Value); 9] = [
@@ -291,7 +294,7 @@ async fn a_review_that_means_anything_else_is_a_refusal() {
 
 #[tokio::test]
 async fn a_cluster_that_cannot_be_asked_believes_nobody_and_does_so_in_time() {
-    let api = ApiServer::start(json!({})).await;
+    let api = ApiServer::start(json!({}));
     let world = World::new(&api.attestor(""), good());
     for answer in [
         Answer::Code(500),
@@ -314,7 +317,7 @@ async fn a_cluster_that_cannot_be_asked_believes_nobody_and_does_so_in_time() {
 
 #[tokio::test]
 async fn the_cluster_is_shown_only_what_its_keys_signed_for_us() {
-    let api = ApiServer::start(json!({})).await;
+    let api = ApiServer::start(json!({}));
     let world = World::new(&api.attestor(""), good());
     let stranger = Issuer::start_with(Algorithm::Es256);
     let claims = world.issuer.claims(world.claims(&json!({})));
@@ -336,12 +339,12 @@ async fn clusters_that_call_themselves_the_same_are_told_apart_by_keys_and_audie
     let mut servers = Vec::new();
     let mut both = String::new();
     for (n, issuer) in issuers.iter().enumerate() {
-        let server = ApiServer::start(json!({"keys": [issuer.key().jwk()]})).await;
+        let server = ApiServer::start(json!({"keys": [issuer.key().jwk()]}));
         both += &ATTESTOR
             .replace("ISSUER", same)
             .replace("\"cluster\"", &format!("\"cluster{n}\""))
             .replace(AUDIENCE, &format!("{AUDIENCE}/{n}"));
-        let keys = format!("{}/openid/v1/jwks", server.url);
+        let keys = format!("{}/openid/v1/jwks", server.url());
         let token_file = server.token_file();
         writeln!(
             both,
@@ -374,7 +377,7 @@ async fn clusters_that_call_themselves_the_same_are_told_apart_by_keys_and_audie
 
 #[tokio::test]
 async fn a_cluster_with_a_certificate_of_its_own_is_believed_by_its_own_authority_alone() {
-    let api = ApiServer::start(json!({})).await;
+    let api = ApiServer::start(json!({}));
     let (address, right) = tls_server(Arc::clone(&api.shared)).await;
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let ca_file = api.directory.path().join("ca.pem");

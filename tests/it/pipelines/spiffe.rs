@@ -10,6 +10,7 @@ use taskpass::attest::Attestors;
 
 use super::super::support::issuer::{TOKEN_SECONDS, unix_seconds};
 use super::super::support::keys::{Algorithm, Key, sign_jwt};
+use super::super::support::server::Server;
 use super::{AUDIENCE, appraise, load, text};
 
 const ID: &str = "spiffe://prod.acme.example/ns/jobs/sa/report";
@@ -18,11 +19,12 @@ struct Domain {
     key: Key,
     bundle: Arc<Mutex<Value>>,
     attestors: Attestors,
+    _server: Server,
 }
 
 impl Domain {
     /// A trust domain whose bundle has `key` as `entry` makes it.
-    async fn with(key: Key, entry: impl FnOnce(&Key) -> Vec<Value>) -> Self {
+    fn with(key: Key, entry: impl FnOnce(&Key) -> Vec<Value>) -> Self {
         let bundle = json!({
             "keys": entry(&key), "spiffe_sequence": 1, "spiffe_refresh_hint": 300,
         });
@@ -34,9 +36,8 @@ impl Domain {
         let app = Router::new()
             .route("/bundle", get(serve))
             .with_state(Arc::clone(&bundle));
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        let server = Server::start(app);
+        let address = server.address;
         let attestors = load(&format!(
             "\n[[attestors]]\nkind = \"spiffe\"\nname = \"mesh\"\n\
              trust_domain = \"prod.acme.example\"\naudience = \"{AUDIENCE}\"\n\
@@ -47,11 +48,12 @@ impl Domain {
             key,
             bundle,
             attestors,
+            _server: server,
         }
     }
 
-    async fn new(algorithm: Algorithm) -> Self {
-        Self::with(Key::generate(algorithm), |key| vec![svid_key(key)]).await
+    fn new(algorithm: Algorithm) -> Self {
+        Self::with(Key::generate(algorithm), |key| vec![svid_key(key)])
     }
 
     fn header(&self) -> Value {
@@ -94,7 +96,7 @@ async fn an_svid_without_an_issuer_is_its_path_in_the_trust_domain() {
         Algorithm::Rs256,
         Algorithm::Ps256,
     ] {
-        let domain = Domain::new(algorithm).await;
+        let domain = Domain::new(algorithm);
         let token = sign_jwt(&domain.header(), &claims(&json!({})), &domain.key);
         let workload = appraise(&domain.attestors, &token).await.unwrap();
         assert_eq!(workload.identity.as_str(), "mesh:ns/jobs/sa/report");
@@ -106,7 +108,7 @@ async fn an_svid_without_an_issuer_is_its_path_in_the_trust_domain() {
 
 #[tokio::test]
 async fn an_issuer_in_an_svid_changes_nothing() {
-    let domain = Domain::new(Algorithm::Es256).await;
+    let domain = Domain::new(Algorithm::Es256);
     let over = json!({"iss": "https://evil.example"});
     let seen = domain.see(&domain.header(), &over).await;
     assert_eq!(seen.unwrap(), "mesh:ns/jobs/sa/report");
@@ -114,7 +116,7 @@ async fn an_issuer_in_an_svid_changes_nothing() {
 
 #[tokio::test]
 async fn an_id_of_another_domain_or_form_is_refused() {
-    let domain = Domain::new(Algorithm::Es256).await;
+    let domain = Domain::new(Algorithm::Es256);
     for sub in [
         "spiffe://prod.acme.example.evil/ns/jobs/sa/report",
         "spiffe://acme.example/ns/jobs/sa/report",
@@ -139,7 +141,7 @@ async fn an_id_of_another_domain_or_form_is_refused() {
 
 #[tokio::test]
 async fn what_the_standard_requires_is_required() {
-    let domain = Domain::new(Algorithm::Es256).await;
+    let domain = Domain::new(Algorithm::Es256);
     let at = unix_seconds();
     for (over, reason) in [
         (json!({"sub": null}), "unknown_issuer"),
@@ -196,8 +198,7 @@ async fn only_named_keys_for_jwt_svids_are_believed() {
         let other = Key::generate(Algorithm::Es256);
         let domain = Domain::with(Key::generate(Algorithm::Es256), |key| {
             vec![spoil(key), svid_key(&other)]
-        })
-        .await;
+        });
         let seen = domain.see(&domain.header(), &json!({})).await;
         assert_eq!(seen, Err("unknown_key"));
         let token = sign_jwt(
@@ -211,14 +212,14 @@ async fn only_named_keys_for_jwt_svids_are_believed() {
 
 #[tokio::test]
 async fn eddsa_is_no_algorithm_of_an_svid_even_where_the_bundle_has_such_a_key() {
-    let domain = Domain::new(Algorithm::EdDsa).await;
+    let domain = Domain::new(Algorithm::EdDsa);
     let seen = domain.see(&domain.header(), &json!({})).await;
     assert_eq!(seen, Err("wrong_algorithm"));
 }
 
 #[tokio::test]
 async fn a_bundle_without_a_usable_key_believes_nobody() {
-    let domain = Domain::new(Algorithm::Es256).await;
+    let domain = Domain::new(Algorithm::Es256);
     *domain.bundle.lock().unwrap() = json!({"keys": []});
     let seen = domain.see(&domain.header(), &json!({})).await;
     assert_eq!(seen, Err("issuer_unreachable"));

@@ -14,9 +14,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream;
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
 
 use super::keys::{Algorithm, Key, sign_jwt};
+use super::server::Server;
 use super::{free_address, random_hex};
 
 /// The audience of tokens that name no other.
@@ -61,7 +61,7 @@ pub struct Fetches {
 /// A running issuer; it goes down when dropped.
 pub struct Issuer {
     shared: Arc<Shared>,
-    runtime: Mutex<Option<Runtime>>,
+    server: Mutex<Option<Server>>,
 }
 
 struct Shared {
@@ -105,7 +105,7 @@ impl Issuer {
                 fetched_jwks: AtomicU64::default(),
                 fetched_moved: AtomicU64::default(),
             }),
-            runtime: Mutex::new(None),
+            server: Mutex::new(None),
         };
         issuer.go_up();
         issuer
@@ -190,9 +190,7 @@ impl Issuer {
 
     /// Refuses connections and breaks those that are open.
     pub fn go_down(&self) {
-        if let Some(runtime) = self.runtime.lock().unwrap().take() {
-            runtime.shutdown_background();
-        }
+        drop(self.server.lock().unwrap().take());
         // The runtime lets go of the port a moment later.
         let address = self.shared.address;
         super::wait_until("the issuer is down", super::SOON, || {
@@ -202,8 +200,8 @@ impl Issuer {
 
     /// Is there (again), at the same address.
     pub fn go_up(&self) {
-        let mut runtime = self.runtime.lock().unwrap();
-        if runtime.is_some() {
+        let mut server = self.server.lock().unwrap();
+        if server.is_some() {
             return;
         }
         let app = Router::new()
@@ -212,30 +210,7 @@ impl Issuer {
             .route("/moved/openid-configuration", get(moved_discovery))
             .route("/moved/jwks", get(moved_jwks))
             .with_state(Arc::clone(&self.shared));
-        let own = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let listener = {
-            let _context = own.enter();
-            let socket = tokio::net::TcpSocket::new_v4().unwrap();
-            socket.set_reuseaddr(true).unwrap();
-            socket.bind(self.shared.address).unwrap();
-            // Long enough for tests that open very many connections at once.
-            socket.listen(4096).unwrap()
-        };
-        own.spawn(async move { axum::serve(listener, app).await.unwrap() });
-        *runtime = Some(own);
-    }
-}
-
-impl Drop for Issuer {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.get_mut().unwrap().take() {
-            // Unlike a plain drop this may happen within an async test.
-            runtime.shutdown_background();
-        }
+        *server = Some(Server::start_at(self.shared.address, app));
     }
 }
 

@@ -11,6 +11,7 @@
 //! - [`witness`]: a witness of logs over HTTP, and the ways in which one can be unfit or hostile.
 //! - [`object`]: an object behind HTTP that heeds conditional requests, or does not.
 //! - [`tiles`]: that log behind HTTP, honest or not.
+//! - [`server`]: what serves those that speak HTTP.
 //! - [`tls`]: certificates, and a look at handshakes.
 //! - [`moto`], [`node`], [`judge`]: others' code: AWS as far as it can be had, programs of Node.js, an
 //!   evaluator of IAM policies.
@@ -37,6 +38,7 @@ pub mod process;
 pub mod proxy;
 pub mod receiver;
 pub mod rig;
+pub mod server;
 pub mod sqlite;
 pub mod sts;
 pub mod tiles;

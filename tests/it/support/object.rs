@@ -1,7 +1,6 @@
 //! One object of an object store, on loopback: conditional reading and writing by RFC 9110, and the
 //! ways in which a store can be unfit or hostile.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -10,9 +9,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::runtime::Runtime;
 
-use super::free_address;
+use super::server::Server;
 
 /// How it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,9 +43,8 @@ struct Shelf {
 
 /// The server. It ends with its last owner.
 pub struct ObjectStore {
-    address: SocketAddr,
     shelf: Arc<Mutex<Shelf>>,
-    runtime: Option<Runtime>,
+    server: Server,
 }
 
 impl ObjectStore {
@@ -63,27 +60,14 @@ impl ObjectStore {
             .route("/checkpoint", get(read).put(write))
             .route("/elsewhere", get(read).put(write))
             .with_state(Arc::clone(&shelf));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let address = free_address();
-        let listener = std::net::TcpListener::bind(address).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, app).await.unwrap();
-        });
         Self {
-            address,
             shelf,
-            runtime: Some(runtime),
+            server: Server::start(app),
         }
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}/checkpoint", self.address)
+        format!("http://{}/checkpoint", self.server.address)
     }
 
     pub fn set(&self, manner: Manner) {
@@ -111,14 +95,6 @@ impl ObjectStore {
     /// The `Authorization` of each request.
     pub fn asked_with(&self) -> Vec<Option<String>> {
         self.shelf.lock().unwrap().asked_with.clone()
-    }
-}
-
-impl Drop for ObjectStore {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

@@ -8,10 +8,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use tokio::runtime::Runtime;
 
-use super::free_address;
 use super::log::{Log, leaf_hash, root};
+use super::server::Server;
 
 /// How it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +49,7 @@ struct Shelf {
 pub struct TileServer {
     base: String,
     shelf: Arc<Mutex<Shelf>>,
-    runtime: Option<Runtime>,
+    _server: Server,
 }
 
 /// Leaf hashes, told from others of another `branch` from `fork` on.
@@ -75,22 +74,11 @@ impl TileServer {
         let app = Router::new()
             .fallback(answer)
             .with_state(Arc::clone(&shelf));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let address = free_address();
-        let listener = std::net::TcpListener::bind(address).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, app).await.unwrap();
-        });
+        let server = Server::start(app);
         Self {
-            base: format!("http://{address}/log"),
+            base: format!("http://{}/log", server.address),
             shelf,
-            runtime: Some(runtime),
+            _server: server,
         }
     }
 
@@ -119,14 +107,6 @@ impl TileServer {
     /// What was asked for so far.
     pub fn asked(&self) -> Vec<String> {
         self.shelf.lock().unwrap().asked.clone()
-    }
-}
-
-impl Drop for TileServer {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

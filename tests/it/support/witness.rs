@@ -1,7 +1,6 @@
 //! A witness of logs over HTTP (C2SP tlog-witness) that shares no code with the product: it checks
 //! the log's signature and the proof before it signs. And the ways in which one can be unfit.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -12,11 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::runtime::Runtime;
 
-use super::free_address;
 use super::issuer::unix_seconds;
 use super::log::{Log, continues, signed_by};
+use super::server::Server;
 
 /// How it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,11 +58,10 @@ struct Seat {
 
 /// The server. It ends with its last owner.
 pub struct Witness {
-    address: SocketAddr,
     vkey: String,
     name: String,
     seat: Arc<Mutex<Seat>>,
-    runtime: Option<Runtime>,
+    server: Server,
 }
 
 impl Witness {
@@ -83,24 +80,11 @@ impl Witness {
             .route("/w/add-checkpoint", post(add_checkpoint))
             .route("/elsewhere", post(elsewhere))
             .with_state(Arc::clone(&seat));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let address = free_address();
-        let listener = std::net::TcpListener::bind(address).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, app).await.unwrap();
-        });
         Self {
-            address,
             vkey,
             name: name.to_owned(),
             seat,
-            runtime: Some(runtime),
+            server: Server::start(app),
         }
     }
 
@@ -108,7 +92,7 @@ impl Witness {
     pub fn table(&self) -> String {
         format!(
             "[[ledger.witnesses]]\nurl = \"http://{}/w\"\nvkey = \"{}\"\n",
-            self.address, self.vkey
+            self.server.address, self.vkey
         )
     }
 
@@ -142,14 +126,6 @@ impl Witness {
     /// Every request that could be read.
     pub fn asked(&self) -> Vec<Asked> {
         self.seat.lock().unwrap().asked.clone()
-    }
-}
-
-impl Drop for Witness {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

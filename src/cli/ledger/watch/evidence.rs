@@ -15,10 +15,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::judge::{Contradiction, Kind};
-use super::state::{Kept, State, sync_directory};
+use super::state::{Kept, State};
 use crate::cli::client::read_file;
 use crate::cli::{Failure, output};
 use crate::clock::Timestamp;
+use crate::files::sync_name;
 use crate::merkle::{
     Checkpoint, Hash, SignedCheckpoint, VerifierKey, hashes_to_bytes, verify_consistency,
 };
@@ -95,7 +96,7 @@ pub(super) fn write(
         };
         file.write_all(&text)?;
         file.sync_all()?;
-        sync_directory(&path)?;
+        sync_name(&path)?;
         return Ok(path);
     }
     Err(io::ErrorKind::AlreadyExists.into())

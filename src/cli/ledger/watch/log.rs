@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::cli::Failure;
 use crate::cli::client::is_loopback;
 use crate::merkle::{Hash, MAX_NOTE_BYTES, TILE_WIDTH, TileId, hashes_from_bytes};
+use crate::outgoing::{self, BodyError};
 
 /// How long a connection may take, a silence, and a whole answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,14 +69,11 @@ impl Log {
                 Some(value)
             }
         };
-        let http = reqwest::Client::builder()
+        let http = outgoing::direct_client()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
             .pool_max_idle_per_host(0)
-            .user_agent(concat!("taskpass/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(Failure::unestablished)?;
         Ok(Self {
@@ -157,22 +155,19 @@ impl Log {
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value.clone());
         }
-        let mut response = request.send().await.map_err(failed)?;
+        let response = request.send().await.map_err(failed)?;
         let status = response.status();
-        let mut bytes = Vec::new();
         if status != StatusCode::OK {
-            return Ok((status, bytes));
+            return Ok((status, Vec::new()));
         }
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > at_most {
-                return Err(Trouble::Unreadable(format!(
-                    "{}/{path} has more than {at_most} bytes",
-                    self.base
-                )));
-            }
+        match outgoing::body(response, at_most).await {
+            Ok(bytes) => Ok((status, bytes)),
+            Err(BodyError::Broken(error)) => Err(failed(error)),
+            Err(BodyError::Large(_)) => Err(Trouble::Unreadable(format!(
+                "{}/{path} has more than {at_most} bytes",
+                self.base
+            ))),
         }
-        Ok((status, bytes))
     }
 
     /// Why nothing came, with the innermost cause.

@@ -1,13 +1,14 @@
 //! What a monitor keeps: the last checkpoint that it verified, as the log signed it. The file is
 //! evidence by itself; whoever holds it can hold the log to it.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use crate::cli::Failure;
 use crate::cli::client::read_file;
 use crate::clock::Timestamp;
+use crate::files;
 use crate::merkle::{Checkpoint, MAX_NOTE_BYTES, SignedCheckpoint, VerifierKey};
 
 /// The last verified checkpoint.
@@ -58,12 +59,7 @@ impl State {
         let Some(path) = &self.0 else {
             return Ok(());
         };
-        let part = beside(path, &format!(".new-{}", std::process::id()));
-        let written = replace(&part, path, note.as_bytes());
-        if written.is_err() {
-            drop(std::fs::remove_file(&part));
-        }
-        written.map_err(|error| {
+        files::write_whole(path, note.as_bytes()).map_err(|error| {
             Failure::Unestablished(format!("cannot keep {}: {error}", path.display()))
         })
     }
@@ -71,30 +67,10 @@ impl State {
     /// A file beside the state with this ending.
     pub(super) fn beside(&self, ending: &str) -> PathBuf {
         let path = self.0.as_deref();
-        beside(path.unwrap_or(Path::new("taskpass-watch")), ending)
+        files::beside(path.unwrap_or(Path::new("taskpass-watch")), ending)
     }
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::Unestablished(format!("cannot read {}: {error}", path.display()))
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
-fn replace(part: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = std::fs::File::create(part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(part, path)?;
-    sync_directory(path)
-}
-
-/// Makes a new name outlive a loss of power.
-pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
-    let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
-    std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }

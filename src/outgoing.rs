@@ -1,0 +1,46 @@
+//! Requests to others: to nobody but who was asked, and with bounded answers.
+
+use reqwest::redirect::Policy;
+use reqwest::{ClientBuilder, Response};
+
+/// Why an answer's body was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// It has more bytes than were expected.
+    #[error("the answer has more than {0} bytes")]
+    Large(usize),
+    /// It broke off, or took too long.
+    #[error("{}", .0)]
+    Broken(#[from] reqwest::Error),
+}
+
+/// A client that follows no redirect and goes by whatever proxy the environment names.
+pub fn client() -> ClientBuilder {
+    // An error means that a provider is installed already; `main` installs the same one.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    reqwest::Client::builder()
+        .redirect(Policy::none())
+        .user_agent("taskpass")
+}
+
+/// A client that follows no redirect and uses no proxy.
+pub fn direct_client() -> ClientBuilder {
+    client().no_proxy()
+}
+
+/// An answer's body.
+///
+/// # Errors
+///
+/// [`BodyError::Large`] if it has more than `at_most` bytes; the rest of it is not read.
+/// [`BodyError::Broken`] if it did not come whole.
+pub async fn body(mut answer: Response, at_most: usize) -> Result<Vec<u8>, BodyError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if body.len() + chunk.len() > at_most {
+            return Err(BodyError::Large(at_most));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
