@@ -48,6 +48,7 @@ use sqlx::Executor;
 use support::fleet::{Fleet, Replica};
 use support::http::{Client, try_send};
 use support::postgres::{fresh_database, postgres_program};
+use support::rig::Kind;
 
 const AGENTS: usize = 200;
 const CLIENTS: [usize; 3] = [1, 8, 64];
@@ -160,7 +161,7 @@ async fn measure(plan: &Plan) -> usize {
     .await
     .unwrap();
     pool.close().await;
-    let (fleet, replica) = Fleet::for_load(AGENTS, true).await;
+    let (fleet, replica) = Fleet::for_load(AGENTS, Kind::Postgres).await;
     let mut found = Vec::new();
 
     // The first requests fetch keys and prepare statements; that is not what is measured.
@@ -203,7 +204,7 @@ async fn measure(plan: &Plan) -> usize {
         found.push(("PostgreSQL, old snapshot, 64".into(), None, c));
     }
     drop(replica);
-    let (fleet, replica) = Fleet::for_load(AGENTS, false).await;
+    let (fleet, replica) = Fleet::for_load(AGENTS, Kind::Sqlite).await;
     load(&fleet, &[&replica], 8, 1).await;
     for clients in CLIENTS {
         let c = load(&fleet, &[&replica], clients, seconds).await;

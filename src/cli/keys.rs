@@ -89,7 +89,7 @@ struct Rotate {
 
 #[derive(Args, Debug)]
 struct RevokeKey {
-    /// The key's id
+    /// The key's id; one that begins with a hyphen comes last, after `--`
     #[arg(required_unless_present = "ledger", conflicts_with = "ledger")]
     kid: Option<String>,
     #[command(flatten)]

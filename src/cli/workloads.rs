@@ -67,7 +67,7 @@ struct List {
 struct Remove {
     /// The workload's name
     workload: String,
-    /// The key's thumbprint
+    /// The key's thumbprint; one that begins with a hyphen comes last, after `--`
     thumbprint: String,
     #[command(flatten)]
     connection: Connection,

@@ -8,6 +8,7 @@ use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::{
     Answer, assert_no_store, assert_oauth_error, assert_problem, exchange_raw, raw_status, send,
 };
+use crate::support::rig::Kind;
 
 async fn admin_get(fleet: &Fleet, replica: &Replica, path: &str) -> Answer {
     replica.client.get_as(&fleet.admin, path).await
@@ -22,27 +23,8 @@ fn introspect(fleet: &Fleet, replica: &Replica, form: &'static str) -> reqwest::
         .body(form)
 }
 
-/// The same case on both stores.
-macro_rules! on_both_stores {
-    ($(async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
-        $(mod $name {
-            use super::*;
-
-            async fn case($fleet: &Fleet, $replica: &Replica) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                let (fleet, replica) = Fleet::embedded();
-                case(&fleet, &replica).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                let (fleet, replica) = Fleet::start().await;
-                case(&fleet, &replica).await;
-            }
-        })+
-    };
+async fn begin(kind: Kind) -> (Fleet, Replica) {
+    Fleet::on(kind).await
 }
 
 on_both_stores! {

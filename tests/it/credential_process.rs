@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Ended, Launch};
+use crate::support::rig::Kind;
 use crate::support::sts::Sts;
 
 const POLICY: &str = r#"
@@ -48,7 +49,7 @@ max_deadline_seconds = 3600
 resources = ["bucket"]
 "#
         );
-        let (fleet, replica) = Fleet::believing(false, |_| more.clone(), POLICY).await;
+        let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| more.clone(), POLICY).await;
         Self {
             fleet,
             replica,

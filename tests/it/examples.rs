@@ -14,6 +14,7 @@ use crate::support::issuer::Issuer;
 use crate::support::keys::Algorithm;
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Ended, Launch};
+use crate::support::rig::Kind;
 
 /// The audience that all the examples name.
 const AUDIENCE: &str = "https://broker.example";
@@ -69,7 +70,7 @@ async fn broker(example: &str, aws: &str) -> (Fleet, Replica) {
         }
         config.to_string()
     };
-    Fleet::believing(false, more, &policy).await
+    Fleet::believing(Kind::Sqlite, more, &policy).await
 }
 
 /// The newest session: whose it was, and how it ended.

@@ -13,6 +13,7 @@ use crate::support::issuer::AUDIENCE;
 use crate::support::keys::{base64url, peek};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Launch, Process, Signal};
+use crate::support::rig::Kind;
 use crate::support::sts::Sts;
 use crate::support::{SOON, until};
 
@@ -62,7 +63,7 @@ max_deadline_seconds = 3600
 resources = ["bucket"]
 "#
     );
-    Fleet::believing(false, |_| more.clone(), POLICY).await
+    Fleet::believing(Kind::Sqlite, |_| more.clone(), POLICY).await
 }
 
 /// `taskpass exec` with an attestation in a file, running `script`.

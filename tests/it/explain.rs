@@ -216,7 +216,7 @@ forbid (principal is Workload::ci, action, resource == Api::"orders-api")
 when { principal.claims.fork };
 "#;
 
-pub async fn start(postgres: bool) -> (Fleet, Replica) {
+pub async fn begin(kind: Kind) -> (Fleet, Replica) {
     let attestors = |issuer: &Issuer| {
         format!(
             r#"
@@ -236,7 +236,7 @@ fork = {{ type = "bool" }}
             issuer = issuer.url()
         )
     };
-    Fleet::believing(postgres, attestors, CI).await
+    Fleet::believing(kind, attestors, CI).await
 }
 
 pub fn ci_token(fleet: &Fleet, env: &str, fork: bool) -> String {
@@ -282,29 +282,6 @@ async fn tamper(fleet: &Fleet, replica: &Replica, sql: &'static str) {
         done.unwrap().rows_affected()
     };
     assert!(changed > 0, "{sql}");
-}
-
-/// The same case on both stores.
-macro_rules! on_both_stores {
-    ($(async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
-        $(mod $name {
-            use super::*;
-
-            async fn case($fleet: &Fleet, $replica: &Replica) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                let (fleet, replica) = start(false).await;
-                case(&fleet, &replica).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                let (fleet, replica) = start(true).await;
-                case(&fleet, &replica).await;
-            }
-        })+
-    };
 }
 
 on_both_stores! {

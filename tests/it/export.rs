@@ -181,12 +181,12 @@ fn assert_complete_and_ordered(events: &[Value], leaves: &[Vec<u8>]) {
     clippy::too_many_lines,
     reason = "one story, looked at from three sinks"
 )]
-async fn everything_is_told(postgres: bool) {
+async fn everything_is_told(kind: Kind) {
     let receiver = Receiver::start([]);
     let sinks = webhook(&receiver, "")
         + "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events.jsonl\"\n\
            [[export]]\nname = \"out\"\nformat = \"cloudevents\"\nto = \"stdout\"\nfree_text = true\n";
-    let (fleet, mut replica) = Fleet::exporting(postgres, &sinks).await;
+    let (fleet, mut replica) = Fleet::exporting(kind, &sinks).await;
     let mut canaries = Canaries::new();
     canaries.add("admin token", &fleet.admin);
     canaries.add("webhook secret", SINK_SECRET);
@@ -295,12 +295,12 @@ async fn everything_is_told(postgres: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_that_is_recorded_is_told_to_every_sink_on_sqlite() {
-    everything_is_told(false).await;
+    everything_is_told(Kind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_that_is_recorded_is_told_to_every_sink_on_postgresql() {
-    everything_is_told(true).await;
+    everything_is_told(Kind::Postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -315,7 +315,7 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
     ]);
     // One request at a time, so that each reply is for the same event until it is taken.
     let sinks = webhook(&receiver, "concurrency = 1");
-    let (fleet, mut replica) = Fleet::exporting(false, &sinks).await;
+    let (fleet, mut replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
     until("the first attempt hangs", SOON, async || {
         !receiver.deliveries().is_empty()
     })
@@ -373,7 +373,7 @@ async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
         Reply::Status(410, String::new()),
     ]);
     let (fleet, mut replica) =
-        Fleet::exporting(false, &webhook(&receiver, "concurrency = 1")).await;
+        Fleet::exporting(Kind::Sqlite, &webhook(&receiver, "concurrency = 1")).await;
     let disabled = async |replica: &Replica| {
         metric(&fleet, replica, "taskpass_export_disabled{sink=\"siem\"}").await == Some(1)
     };
@@ -405,7 +405,7 @@ async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_between_deliveries_it_goes_on_where_it_was_and_leaves_nothing_out() {
     let receiver = Receiver::start(vec![Reply::Slow(Duration::from_millis(30)); 500]);
-    let (fleet, mut replica) = Fleet::exporting(false, &webhook(&receiver, "")).await;
+    let (fleet, mut replica) = Fleet::exporting(Kind::Sqlite, &webhook(&receiver, "")).await;
     for round in 0..3 {
         let seen = receiver.deliveries().len();
         for _ in 0..4 {
@@ -427,7 +427,7 @@ async fn killed_between_deliveries_it_goes_on_where_it_was_and_leaves_nothing_ou
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() {
     let receiver = Receiver::start(vec![Reply::Slow(Duration::from_millis(20)); 500]);
-    let (fleet, one) = Fleet::exporting(true, &webhook(&receiver, "")).await;
+    let (fleet, one) = Fleet::exporting(Kind::Postgres, &webhook(&receiver, "")).await;
     let mut replicas = vec![one, fleet.replica()];
     for _ in 0..10 {
         for replica in &replicas {
@@ -476,7 +476,7 @@ async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() 
 async fn a_disk_that_takes_nothing_costs_no_request_anything() {
     let sinks = "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events\"\n\
                  [[export]]\nname = \"pipe\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"pipe\"\n";
-    let (fleet, replica) = Fleet::exporting(false, sinks).await;
+    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, sinks).await;
     let dir = replica.process.dir().to_owned();
     let begun = leaves(&fleet, &replica).await.len() as u64;
     for sink in ["disk", "pipe"] {
@@ -737,7 +737,7 @@ async fn each_checkpoint_goes_to_a_webhook_that_wants_them_and_holds_under_the_l
         Reply::Status(503, String::new()),
     ]);
     let sinks = webhook(&receiver, "checkpoints = true\nfrom = \"now\"");
-    let (fleet, replica) = Fleet::exporting(false, &sinks).await;
+    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
     let keys: Vec<taskpass::merkle::VerifierKey> = crate::support::fleet::vkeys(&fleet, &replica)
         .await
         .iter()
@@ -865,7 +865,7 @@ async fn the_pages_sinks_its_receiver_and_its_commands_work_as_it_says() {
     let sinks = sinks
         .replace("https://siem.example", &format!("http://{address}"))
         .replace("siem.secret", "sink.secret");
-    let (fleet, replica) = Fleet::exporting(false, &sinks).await;
+    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
     let arguments = [
         "receiver.py",
         "127.0.0.1",

@@ -10,6 +10,7 @@ use crate::support::issuer::AUDIENCE;
 use crate::support::keys::{base64url, peek};
 use crate::support::moto::python_program;
 use crate::support::process::{Ended, Launch, Process};
+use crate::support::rig::Kind;
 use crate::support::tls::Identity;
 use crate::support::{free_address, node};
 
@@ -196,7 +197,7 @@ permit (principal == Workload::provider::"provider:agent%3Areports", action == A
 @id("provider-read") @description("reads") @max_ttl("600")
 permit (principal == Workload::provider::"provider:agent%3Areports", action == Action::"orders:read", resource);
 "#;
-    let (_fleet, replica) = Fleet::believing(false, |_| attestor.clone(), policy).await;
+    let (_fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), policy).await;
     let token = provider.token("agent:reports", AUDIENCE).await;
     let granted = replica.ask(&token).await.expect(201);
     assert_eq!(granted["session"]["workload"], "provider:agent%3Areports");

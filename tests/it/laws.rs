@@ -22,26 +22,8 @@ use crate::support::rig::{
     is_good, job, refusal, with_key,
 };
 
-/// The same case on both stores.
-macro_rules! on_both_stores {
-    ($($(#[$meta:meta])* async fn $name:ident($rig:ident: Rig) $body:block)+) => {
-        $(mod $name {
-            use super::*;
-
-            $(#[$meta])*
-            async fn case($rig: Rig) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                case(Rig::new(Kind::Sqlite).await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                case(Rig::new(Kind::Postgres).await).await;
-            }
-        })+
-    };
+async fn begin(kind: Kind) -> Rig {
+    Rig::new(kind).await
 }
 
 on_both_stores! {

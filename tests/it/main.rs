@@ -17,6 +17,10 @@
     reason = "a test may panic, read the clock and the environment, and exports nothing"
 )]
 
+// First, since the others use its macros.
+#[macro_use]
+mod support;
+
 mod audit;
 mod aws;
 mod aws_revocation;
@@ -55,7 +59,6 @@ mod secrets;
 mod skew;
 mod status_lists;
 mod succession;
-mod support;
 mod unused;
 mod watch;
 mod witness;

@@ -9,6 +9,7 @@ use crate::support::http::{Answer, assert_no_store, assert_oauth_error, send};
 use crate::support::issuer::unix_seconds;
 use crate::support::keys::{Algorithm, Key, hmac_jwt, peek, sign_jwt, verifies};
 use crate::support::random_hex;
+use crate::support::rig::Kind;
 
 const BROKER: &str = "http://127.0.0.1:7070";
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -405,7 +406,7 @@ async fn a_registered_key_authenticates_its_client() {
          jwk = {{ kty = \"EC\", crv = \"P-256\", x = {x}, y = {y}, kid = \"{kid}\" }} }}]\n",
         kid = key.kid,
     );
-    let (fleet, replica) = Fleet::believing(false, |_| attestor.clone(), POLICY).await;
+    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
     let assertion = |change: Value| {
         let now = unix_seconds();
         let mut header = key.header();

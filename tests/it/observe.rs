@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::send;
 use crate::support::process::Launch;
+use crate::support::rig::Kind;
 
 const POLICIES: &str = r#"
 @id("trial-open") @description("anybody of ours tries")
@@ -27,7 +28,7 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"de
 permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"demo:list", resource == Api::"demo-api");
 "#;
 
-async fn start(postgres: bool) -> (Fleet, Replica) {
+async fn begin(kind: Kind) -> (Fleet, Replica) {
     let tables = r#"
 [[resources]]
 name = "demo-api"
@@ -43,7 +44,7 @@ name = "trial"
 max_deadline_seconds = 3600
 resources = ["demo-api"]
 "#;
-    Fleet::believing(postgres, |_| tables.to_owned(), POLICIES).await
+    Fleet::believing(kind, |_| tables.to_owned(), POLICIES).await
 }
 
 async fn ask(fleet: &Fleet, replica: &Replica, action: &str, status: u16) -> Value {
@@ -96,8 +97,8 @@ fn command(fleet: &Fleet, replica: &Replica, arguments: &[&str]) -> (Value, Opti
     )
 }
 
-async fn observed(postgres: bool) {
-    let (fleet, replica) = start(postgres).await;
+async fn observed(kind: Kind) {
+    let (fleet, replica) = begin(kind).await;
     let freeze = json!({
         "policies": [{
             "policy": "demo-freeze", "effect": "forbid", "enforced_from": "2200-01-01T00:00:00Z"
@@ -176,17 +177,17 @@ async fn observed(postgres: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_merely_observes_is_told_recorded_counted_and_decided_again_on_sqlite() {
-    observed(false).await;
+    observed(Kind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_merely_observes_is_told_recorded_counted_and_decided_again_on_postgresql() {
-    observed(true).await;
+    observed(Kind::Postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
-    let (fleet, replica) = start(true).await;
+    let (fleet, replica) = begin(Kind::Postgres).await;
     let good = fleet.generation(&replica);
     let text = good["policies"][0]["text"].as_str().unwrap();
     for (from, to, says) in [

@@ -12,6 +12,7 @@ use crate::support::issuer::unix_seconds;
 use crate::support::keys::{Algorithm, Key, peek, sign_jwt};
 use crate::support::process::{Ended, Launch};
 use crate::support::random_hex;
+use crate::support::rig::Kind;
 
 /// The broker's own name, whatever address it has in a test.
 const BROKER: &str = "http://127.0.0.1:7070";
@@ -35,7 +36,7 @@ fn policies(attestor: &str, name: &str) -> String {
     )
 }
 
-async fn start(postgres: bool) -> (Fleet, Replica) {
+async fn begin(kind: Kind) -> (Fleet, Replica) {
     let attestors = |issuer: &crate::support::issuer::Issuer| {
         let oidc = |name: &str, audience: &str, reuse: &str| {
             format!(
@@ -71,30 +72,7 @@ run = {{ type = "string", immutable = true, hidden = true }}
         policies("workload", "nightly"),
         REGISTRAR.to_owned(),
     ];
-    Fleet::believing(postgres, attestors, &policies.concat()).await
-}
-
-/// The same case on both stores.
-macro_rules! on_both_stores {
-    ($(async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
-        $(mod $name {
-            use super::*;
-
-            async fn case($fleet: &Fleet, $replica: &Replica) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                let (fleet, replica) = start(false).await;
-                case(&fleet, &replica).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                let (fleet, replica) = start(true).await;
-                case(&fleet, &replica).await;
-            }
-        })+
-    };
+    Fleet::believing(kind, attestors, &policies.concat()).await
 }
 
 fn token(fleet: &Fleet, audience: &str) -> String {
@@ -294,7 +272,7 @@ on_both_stores! {
             attestation_failed(&ask(replica, &untyped, None, &body()).await);
 
             let thumbprint = serde_json::from_str::<Value>(&added.stdout).unwrap()["thumbprint"].clone();
-            let removed = workloads(fleet, replica, &["remove", "nightly", thumbprint.as_str().unwrap()], &key);
+            let removed = workloads(fleet, replica, &["remove", "nightly", "--", thumbprint.as_str().unwrap()], &key);
             assert_eq!(removed.code(), Some(0), "{}", removed.stderr);
             attestation_failed(&ask(replica, &assertion(&key, json!({})), None, &body()).await);
         }
@@ -330,9 +308,9 @@ fn assertion(key: &Key, spoilt: Value) -> String {
 fn workloads(fleet: &Fleet, replica: &Replica, arguments: &[&str], key: &Key) -> Ended {
     let claims = json!({"sub": "registrar", "run": "run-1"});
     let url = format!("http://{}", replica.address);
-    Launch::taskpass(["workloads"].iter().chain(arguments).copied())
-        .arg("--url")
-        .arg(url)
+    let (verb, rest) = arguments.split_first().unwrap();
+    let arguments = ["workloads", verb, "--url", &url];
+    Launch::taskpass(arguments.iter().chain(rest).copied())
         .env("TASKPASS_TOKEN", fleet.issuer.token(claims))
         .file(
             Path::new("key.jwk"),

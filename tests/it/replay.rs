@@ -5,9 +5,10 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::explain::{CI, ci_token, decide, start};
+use crate::explain::{CI, begin, ci_token, decide};
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::process::{Ended, Launch};
+use crate::support::rig::Kind;
 
 /// A replay of what `replica` decided, by other policies and another configuration.
 struct Candidate<'a> {
@@ -119,8 +120,8 @@ fn counts(told: &Value) -> Vec<u64> {
     .collect()
 }
 
-async fn replayed(postgres: bool) {
-    let (fleet, replica) = start(postgres).await;
+async fn replayed(kind: Kind) {
+    let (fleet, replica) = begin(kind).await;
     history(&fleet, &replica).await;
     let file = decisions(&fleet, &replica);
     assert_eq!(file.lines().count(), 5);
@@ -225,17 +226,17 @@ async fn replayed(postgres: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_candidate_would_have_changed_is_told_on_sqlite() {
-    replayed(false).await;
+    replayed(Kind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_candidate_would_have_changed_is_told_on_postgresql() {
-    replayed(true).await;
+    replayed(Kind::Postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_not_what_was_logged_is_no_result() {
-    let (fleet, replica) = start(false).await;
+    let (fleet, replica) = begin(Kind::Sqlite).await;
     history(&fleet, &replica).await;
     let file = decisions(&fleet, &replica);
     let same = || Candidate::same(&fleet, &replica);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::process::{Ended, Launch};
+use crate::support::rig::Kind;
 
 const POLICIES: &str = r#"
 @id("trial-open") @description("opens")
@@ -26,7 +27,7 @@ forbid (principal, action == Action::"files:delete", resource == Api::"files-api
 when { context.location == "https://files.example/kept" };
 "#;
 
-async fn start(postgres: bool) -> (Fleet, Replica) {
+async fn begin(kind: Kind) -> (Fleet, Replica) {
     let tables = r#"
 [[resources]]
 name = "files-api"
@@ -41,7 +42,7 @@ name = "trial"
 max_deadline_seconds = 3600
 resources = ["files-api"]
 "#;
-    Fleet::believing(postgres, |_| tables.to_owned(), POLICIES).await
+    Fleet::believing(kind, |_| tables.to_owned(), POLICIES).await
 }
 
 async fn ask(fleet: &Fleet, replica: &Replica, action: &str, location: &str, status: u16) {
@@ -149,9 +150,9 @@ fn assert_told(report: &Value) {
     assert!(report["not_seen"].to_string().contains("CloudTrail"));
 }
 
-async fn reported(postgres: bool) {
+async fn reported(kind: Kind) {
     const UNUSED: [&str; 4] = ["policy", "unused", "--decisions", "decisions.jsonl"];
-    let (fleet, replica) = start(postgres).await;
+    let (fleet, replica) = begin(kind).await;
     let policies = fleet.policies_text();
     let place = tempfile::tempdir().unwrap();
     let narrower = place.path().join("narrower");
@@ -215,17 +216,17 @@ async fn reported(postgres: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_granted_and_never_used_is_told_with_what_would_have_sufficed_on_sqlite() {
-    reported(false).await;
+    reported(Kind::Sqlite).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_granted_and_never_used_is_told_with_what_would_have_sufficed_on_postgresql() {
-    reported(true).await;
+    reported(Kind::Postgres).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_pruned_is_said_and_what_was_changed_is_no_report() {
-    let (fleet, replica) = start(false).await;
+    let (fleet, replica) = begin(Kind::Sqlite).await;
     let policies = fleet.policies_text();
     ask(
         &fleet,

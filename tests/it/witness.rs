@@ -72,7 +72,7 @@ fn failures(rig: &Rig, witness: &Witness, reason: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its_use() {
     let witness = Witness::start("witness.test/w", Manner::Good);
-    let (fleet, replica) = Fleet::exporting(false, &witness.table()).await;
+    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, &witness.table()).await;
     let keys = vkeys(&fleet, &replica).await;
     let granted = replica.ask(&fleet.token()).await.expect(201);
     let decision = granted["decision"]["id"].as_str().unwrap().to_owned();
@@ -174,29 +174,12 @@ async fn a_witnessed_receipt_shows_offline_that_a_decision_was_logged_before_its
     }
 }
 
-/// The same case on both stores.
-macro_rules! on_both_stores {
-    ($(async fn $name:ident($rig:ident: Rig) $body:block)+) => {
-        $(mod $name {
-            use super::*;
-
-            async fn case(mut $rig: Rig) $body
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn sqlite() {
-                case(Rig::new(Kind::Sqlite).await).await;
-            }
-
-            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn postgres() {
-                case(Rig::new(Kind::Postgres).await).await;
-            }
-        })+
-    };
+async fn begin(kind: Kind) -> Rig {
+    Rig::new(kind).await
 }
 
 on_both_stores! {
-    async fn after_a_restart_a_witness_is_told_from_where_it_was_left(rig: Rig) {
+    async fn after_a_restart_a_witness_is_told_from_where_it_was_left(mut rig: Rig) {
         let witness = Witness::start("witness.test/w", Manner::Good);
         witnessed(&mut rig, &[&witness]).await;
         issue(&rig).await;

@@ -21,6 +21,7 @@ use crate::support::issuer::{AUDIENCE, unix_seconds};
 use crate::support::keys::{Algorithm, Key, sign_jwt};
 use crate::support::process::{Ended, Launch};
 use crate::support::random_hex;
+use crate::support::rig::Kind;
 
 const ID: &str = "spiffe://prod.acme.example/ns/jobs/sa/report";
 
@@ -147,7 +148,7 @@ impl World {
              trust_domain = \"prod.acme.example\"\naudience = \"{AUDIENCE}\"\n\
              bundle = {{ url = \"http://{bundles_at}/bundle\" }}\n"
         );
-        let (fleet, replica) = Fleet::believing(false, |_| attestor.clone(), POLICY).await;
+        let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
         Self {
             api,
             directory,

@@ -18,7 +18,7 @@ use super::issuer::{AUDIENCE, Issuer};
 use super::postgres::{TestDatabase, fresh_database};
 use super::process::{Launch, Process};
 use super::proxy::Proxy;
-use super::rig::POLICIES;
+use super::rig::{Kind, POLICIES};
 use super::tls::Identity;
 use super::{SOON, free_address, hex, random_bytes, random_hex};
 
@@ -116,8 +116,8 @@ impl Fleet {
 
     /// For measurements: no proxy in between, and a policy for each of so many agents, named
     /// `agent:0` and so on.
-    pub async fn for_load(agents: usize, postgres: bool) -> (Self, Replica) {
-        let mut fleet = Self::new(postgres.then(fresh_database));
+    pub async fn for_load(agents: usize, kind: Kind) -> (Self, Replica) {
+        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
         fleet.proxied = false;
         // None of the others asks about roles at work, which would cost each request a query.
         BOOTSTRAP_POLICY.clone_into(&mut fleet.policies);
@@ -132,7 +132,7 @@ impl Fleet {
             fleet.policies.push_str(&policies);
         }
         let mut replica = fleet.launch();
-        if postgres {
+        if kind == Kind::Postgres {
             fleet.activate(&replica).await;
         }
         replica.process.wait_ready(replica.address);
@@ -158,30 +158,38 @@ impl Fleet {
         (fleet, replica)
     }
 
-    /// One replica, on PostgreSQL or embedded, that believes more attestors and has more policies.
+    /// One replica on this kind of store.
+    pub async fn on(kind: Kind) -> (Self, Replica) {
+        match kind {
+            Kind::Sqlite => Self::embedded(),
+            Kind::Postgres => Self::start().await,
+        }
+    }
+
+    /// One replica on this kind of store that believes more attestors and has more policies.
     pub async fn believing(
-        postgres: bool,
+        kind: Kind,
         attestors: impl Fn(&Issuer) -> String,
         policies: &str,
     ) -> (Self, Replica) {
-        let mut fleet = Self::new(postgres.then(fresh_database));
+        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
         fleet.attestors = attestors(&fleet.issuer);
         fleet.policies.push_str(policies);
         let mut replica = fleet.launch();
-        if postgres {
+        if kind == Kind::Postgres {
             fleet.activate(&replica).await;
         }
         replica.process.wait_ready(replica.address);
         (fleet, replica)
     }
 
-    /// One replica, on PostgreSQL or embedded, that tells sinks what it records; webhooks are signed
+    /// One replica on this kind of store that tells sinks what it records; webhooks are signed
     /// with [`SINK_SECRET`].
-    pub async fn exporting(postgres: bool, exports: &str) -> (Self, Replica) {
-        let mut fleet = Self::new(postgres.then(fresh_database));
+    pub async fn exporting(kind: Kind, exports: &str) -> (Self, Replica) {
+        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
         exports.clone_into(&mut fleet.exports);
         let mut replica = fleet.launch();
-        if postgres {
+        if kind == Kind::Postgres {
             fleet.activate(&replica).await;
         }
         replica.process.wait_ready(replica.address);

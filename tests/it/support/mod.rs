@@ -21,7 +21,63 @@
 //! their own. What waits (`wait_…`) blocks its thread, so an async test in whose runtime parts of
 //! the product run waits by [`until`] instead.
 
-#![allow(dead_code, reason = "not every helper has a caller at all times")]
+#![allow(
+    dead_code,
+    unused_macros,
+    reason = "not every helper has a caller at all times"
+)]
+
+/// The same cases on both stores. What a case is given comes from its module's `begin`, an async
+/// function of the store's kind; `then` names what must hold after each.
+macro_rules! on_both_stores {
+    (@module $name:ident { $($case:item)+ } |$begun:ident| $play:expr) => {
+        mod $name {
+            use super::*;
+
+            $($case)+
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                let $begun = begin($crate::support::rig::Kind::Sqlite).await;
+                $play
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                let $begun = begin($crate::support::rig::Kind::Postgres).await;
+                $play
+            }
+        }
+    };
+    (then $after:path; $(async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
+        $(on_both_stores! {
+            @module $name {
+                async fn case(($fleet, $replica): &(Fleet, Replica)) $body
+            }
+            |begun| {
+                case(&begun).await;
+                $after(&begun).await;
+            }
+        })+
+    };
+    ($(async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
+        $(on_both_stores! {
+            @module $name {
+                async fn case(($fleet, $replica): &(Fleet, Replica)) $body
+            }
+            |begun| case(&begun).await
+        })+
+    };
+    ($($(#[$meta:meta])* async fn $name:ident($($given:ident)+: $type:ty) $body:block)+) => {
+        $(on_both_stores! {
+            @module $name {
+                $(#[$meta])*
+                async fn case($($given)+: $type) $body
+            }
+            |begun| case(begun).await
+        })+
+    };
+}
 
 pub mod canary;
 pub mod fleet;
