@@ -148,8 +148,19 @@ impl SharedCheckpoint {
 
     /// The head that a place holds, if our keys signed it and the store's tree contains it.
     async fn judge(&self, kept: &Kept) -> Result<Option<Head>, SharedError> {
+        let unavailable = |why: String| SharedError::Unavailable(why);
         let Some(note) = &kept.note else {
-            info!(place = %self.place, "no checkpoint is kept there yet");
+            let head = self.store.head().await;
+            let head = head.map_err(|error| unavailable(error.to_string()))?;
+            match head {
+                None => info!(place = %self.place, "no checkpoint is kept there yet"),
+                // The first time with this place, or somebody took the memory away.
+                Some(head) => warn!(
+                    place = %self.place, leaves = head.size,
+                    "no checkpoint is kept there, though the log has leaves: unless the place is \
+                     new, find out who removed it"
+                ),
+            }
             return Ok(None);
         };
         if let Some(succeeds) = &self.succeeds
@@ -177,7 +188,6 @@ impl SharedCheckpoint {
             size: there.size,
             root: there.root,
         };
-        let unavailable = |why: String| SharedError::Unavailable(why);
         // Only now: the place never holds what is not committed.
         let head = self.store.head().await;
         let head = head.map_err(|error| unavailable(error.to_string()))?;

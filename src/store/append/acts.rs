@@ -1,0 +1,167 @@
+//! The rows of rare acts.
+
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnection;
+
+use super::ActWrite;
+use crate::store::StoreError;
+use crate::store::codec::signed;
+
+/// The statement of one rare act, the same on both databases.
+macro_rules! write_act {
+    ($connection:expr, $act:expr) => {
+        match $act {
+            ActWrite::Delegation { digest, task, child, sessions, expires_at } => {
+                sqlx::query(
+                    "/* write_delegation */ INSERT INTO delegation \
+                     (digest, task_id, child, sessions, expires_at) VALUES ($1, $2, $3, $4, $5)",
+                )
+                .bind(digest.as_slice())
+                .bind(task)
+                .bind(child)
+                .bind(i32::try_from(*sessions).unwrap_or(i32::MAX))
+                .bind(expires_at)
+                .execute($connection)
+                .await?;
+            }
+            ActWrite::Cutoff(sealed) => {
+                let (blocked_until, until_lifted) = sealed.block_columns();
+                let cutoff = &sealed.cutoff;
+                sqlx::query(
+                    "/* write_cutoff */ INSERT INTO cutoff (id, idx, kind, value, blocked_until, \
+                     until_lifted, reason, actor, requested_at, committed_at, changed_idx, \
+                     widened_to, mac) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $2, $11, $12)",
+                )
+                .bind(cutoff.id)
+                .bind(signed(cutoff.index))
+                .bind(cutoff.selector.kind())
+                .bind(cutoff.selector.value())
+                .bind(blocked_until)
+                .bind(until_lifted)
+                .bind(&cutoff.reason)
+                .bind(&cutoff.by)
+                .bind(cutoff.requested_at)
+                .bind(cutoff.committed_at)
+                .bind(&cutoff.widened_to)
+                .bind(&sealed.mac)
+                .execute($connection)
+                .await?;
+            }
+            ActWrite::Lift(sealed) => {
+                sqlx::query(
+                    "/* write_lift */ UPDATE cutoff SET lifted_idx = $2, changed_idx = $2, mac = $3 \
+                     WHERE id = $1 AND lifted_idx IS NULL",
+                )
+                .bind(sealed.cutoff.id)
+                .bind(sealed.cutoff.lifted_index.map(signed))
+                .bind(&sealed.mac)
+                .execute($connection)
+                .await?;
+            }
+            ActWrite::Activation { index, digest, by, at, mac } => {
+                sqlx::query(
+                    "/* write_activation */ INSERT INTO activation (idx, digest, actor, at, mac) \
+                     VALUES ($1, $2, $3, $4, $5)",
+                )
+                .bind(signed(*index))
+                .bind(digest.as_bytes().as_slice())
+                .bind(by)
+                .bind(at)
+                .bind(mac)
+                .execute($connection)
+                .await?;
+            }
+            ActWrite::SigningKey(key) => {
+                sqlx::query(
+                    "/* write_signing_key */ INSERT INTO signing_key (kid, purpose, algorithm, \
+                     sealed, created_at, published_at, active_from, retire_at, remove_at, \
+                     revoked_at, mac) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+                     ON CONFLICT (kid) DO UPDATE SET sealed = excluded.sealed, \
+                     retire_at = excluded.retire_at, remove_at = excluded.remove_at, \
+                     revoked_at = excluded.revoked_at, mac = excluded.mac",
+                )
+                .bind(&key.kid)
+                .bind(&key.purpose)
+                .bind(&key.algorithm)
+                .bind(&key.sealed)
+                .bind(key.created_at)
+                .bind(key.published_at)
+                .bind(key.active_from)
+                .bind(key.retire_at)
+                .bind(key.remove_at)
+                .bind(key.revoked_at)
+                .bind(&key.mac)
+                .execute($connection)
+                .await?;
+            }
+            ActWrite::WorkloadKey { attestor, workload, thumbprint, jwk: Some(jwk), index, mac } => {
+                sqlx::query(
+                    "/* write_workload_key */ INSERT INTO workload_key \
+                     (attestor, workload, thumbprint, jwk, idx, mac) \
+                     VALUES ($1, $2, $3, $4, $5, $6) \
+                     ON CONFLICT (attestor, workload, thumbprint) DO UPDATE SET \
+                     jwk = excluded.jwk, idx = excluded.idx, mac = excluded.mac",
+                )
+                .bind(attestor)
+                .bind(workload)
+                .bind(thumbprint)
+                .bind(jwk)
+                .bind(signed(*index))
+                .bind(mac)
+                .execute($connection)
+                .await?;
+            }
+            ActWrite::WorkloadKey { attestor, workload, thumbprint, jwk: None, .. } => {
+                sqlx::query(
+                    "/* write_workload_key */ DELETE FROM workload_key \
+                     WHERE attestor = $1 AND workload = $2 AND thumbprint = $3",
+                )
+                .bind(attestor)
+                .bind(workload)
+                .bind(thumbprint)
+                .execute($connection)
+                .await?;
+            }
+            ActWrite::AdminBinding { identity, role, bound: true, index, mac } => {
+                sqlx::query(
+                    "/* write_admin_binding */ INSERT INTO admin_binding (identity, role, idx, mac) \
+                     VALUES ($1, $2, $3, $4) ON CONFLICT (identity, role) DO UPDATE SET \
+                     idx = excluded.idx, mac = excluded.mac",
+                )
+                .bind(identity)
+                .bind(role)
+                .bind(signed(*index))
+                .bind(mac)
+                .execute($connection)
+                .await?;
+            }
+            ActWrite::AdminBinding { identity, role, bound: false, .. } => {
+                sqlx::query(
+                    "/* write_admin_binding */ DELETE FROM admin_binding \
+                     WHERE identity = $1 AND role = $2",
+                )
+                .bind(identity)
+                .bind(role)
+                .execute($connection)
+                .await?;
+            }
+        }
+    };
+}
+
+pub(super) async fn postgres(
+    connection: &mut PgConnection,
+    act: &ActWrite,
+) -> Result<(), StoreError> {
+    write_act!(&mut *connection, act);
+    Ok(())
+}
+
+pub(super) async fn sqlite(
+    connection: &mut SqliteConnection,
+    act: &ActWrite,
+) -> Result<(), StoreError> {
+    write_act!(&mut *connection, act);
+    Ok(())
+}

@@ -1,0 +1,422 @@
+//! Reading under the lock all that a batch depends on.
+
+use serde::Deserialize;
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{Executor, Row};
+use uuid::Uuid;
+
+use super::{Head, Needs, POSTGRES_LOCK, RetryFacts, SessionFacts, TaskFacts, View, column};
+use crate::clock::Timestamp;
+use crate::domain::generation::GenerationDigest;
+use crate::domain::session::SessionState;
+use crate::domain::task::{TaskLife, TaskState};
+use crate::ids::{SessionId, TaskId};
+use crate::merkle::Hash;
+use crate::store::StoreError;
+use crate::store::codec::{digest, signed, unsigned};
+use crate::store::cutoffs::{CutoffRow, SealedCutoff};
+
+macro_rules! changed_cutoffs {
+    ($connection:expr, $from:expr) => {{
+        let rows: Vec<CutoffRow> = sqlx::query_as(
+            "/* changed_cutoffs */ SELECT * FROM cutoff WHERE changed_idx >= $1 ORDER BY changed_idx",
+        )
+        .bind(signed($from))
+        .fetch_all($connection)
+        .await?;
+        rows.into_iter()
+            .map(SealedCutoff::try_from)
+            .collect::<Result<Vec<_>, _>>()?
+    }};
+}
+
+const POSTGRES_ENTER: &str = r"/* ledger_enter */
+WITH RECURSIVE chain AS (
+    SELECT id, parent_id, depth, state, deadline, heartbeat_seconds, heard_at, sessions_left
+    FROM task WHERE id = ANY($3)
+    UNION
+    SELECT t.id, t.parent_id, t.depth, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.sessions_left
+    FROM task t JOIN chain c ON t.id = c.parent_id
+), kin AS (
+    SELECT id, parent_id, task_id, state, expires_at, leaf_idx
+    FROM session WHERE id = ANY($4)
+    UNION
+    SELECT s.id, s.parent_id, s.task_id, s.state, s.expires_at, s.leaf_idx
+    FROM session s JOIN kin k ON s.id = k.parent_id
+)
+SELECT
+    (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1) AS size,
+    (SELECT root FROM ledger_head ORDER BY size DESC LIMIT 1) AS root,
+    (SELECT digest FROM activation ORDER BY idx DESC LIMIT 1) AS generation,
+    ARRAY(SELECT hash FROM leaf WHERE idx >= $1 ORDER BY idx LIMIT 8192) AS hashes,
+    ARRAY(SELECT key FROM one_time WHERE key = ANY($2) ORDER BY key) AS used,
+    ARRAY(SELECT binding FROM one_time WHERE key = ANY($2) ORDER BY key) AS bindings,
+    (SELECT coalesce(json_agg(json_build_object(
+        'id', id, 'parent', parent_id, 'depth', depth, 'state', state,
+        'deadline', (extract(epoch FROM deadline) * 1000000)::bigint,
+        'heartbeat', heartbeat_seconds,
+        'heard', (extract(epoch FROM heard_at) * 1000000)::bigint,
+        'left', sessions_left)), '[]')::text FROM chain) AS tasks,
+    (SELECT coalesce(json_agg(json_build_object(
+        'id', id, 'parent', parent_id, 'task', task_id, 'state', state,
+        'expires', (extract(epoch FROM expires_at) * 1000000)::bigint,
+        'leaf', leaf_idx)), '[]')::text FROM kin) AS sessions,
+    (SELECT coalesce(json_agg(json_build_object(
+        'key', encode(key, 'hex'), 'fingerprint', encode(fingerprint, 'hex'),
+        'session', session_id, 'task', task_id, 'supersedes', supersedes,
+        'expires', (extract(epoch FROM expires_at) * 1000000)::bigint)), '[]')::text
+     FROM retry WHERE key = ANY($5)) AS retries,
+    (SELECT coalesce(json_agg(json_build_object(
+        'owner', w.owner, 'type', w.task_type, 'open', (
+            SELECT count(*) FROM (
+                SELECT 1 FROM task t
+                WHERE t.owner = w.owner AND t.task_type = w.task_type AND t.state = 'open'
+                LIMIT w.up_to) counted))), '[]')::text
+     FROM unnest($6::text[], $7::text[], $8::int4[]) AS w (owner, task_type, up_to)) AS open_tasks,
+    EXISTS (SELECT 1 FROM cutoff WHERE changed_idx >= $9) AS cutoffs_changed";
+
+/// Times as microseconds, so that nothing is lost on the way through JSON.
+#[derive(Deserialize)]
+struct TaskJson {
+    id: Uuid,
+    parent: Option<Uuid>,
+    depth: u8,
+    state: String,
+    deadline: i64,
+    heartbeat: Option<i64>,
+    heard: i64,
+    left: u32,
+}
+
+#[derive(Deserialize)]
+struct SessionJson {
+    id: Uuid,
+    parent: Option<Uuid>,
+    task: Uuid,
+    state: String,
+    expires: i64,
+    leaf: i64,
+}
+
+#[derive(Deserialize)]
+struct RetryJson {
+    key: String,
+    fingerprint: String,
+    session: Uuid,
+    task: Uuid,
+    supersedes: u32,
+    expires: i64,
+}
+
+#[derive(Deserialize)]
+struct OpenJson {
+    owner: String,
+    r#type: String,
+    open: u32,
+}
+
+pub(super) async fn postgres(
+    connection: &mut PgConnection,
+    needs: &Needs,
+) -> Result<View, StoreError> {
+    connection.execute(POSTGRES_LOCK).await?;
+    let keys = |keys: &[[u8; 32]]| keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
+    let row = sqlx::query(POSTGRES_ENTER)
+        .bind(signed(needs.hashes_from))
+        .bind(keys(&needs.one_time))
+        .bind(needs.tasks.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+        .bind(
+            needs
+                .sessions
+                .iter()
+                .map(|id| id.uuid())
+                .collect::<Vec<_>>(),
+        )
+        .bind(keys(&needs.retries))
+        .bind(
+            needs
+                .open_tasks
+                .iter()
+                .map(|(owner, _, _)| owner.clone())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            needs
+                .open_tasks
+                .iter()
+                .map(|(_, kind, _)| kind.clone())
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            needs
+                .open_tasks
+                .iter()
+                .map(|(_, _, limit)| i32::try_from(*limit).unwrap_or(i32::MAX))
+                .collect::<Vec<_>>(),
+        )
+        .bind(signed(needs.cutoffs_from))
+        .fetch_one(&mut *connection)
+        .await?;
+    let mut view = View {
+        head: head(row.try_get("size")?, row.try_get("root")?)?,
+        generation: generation(row.try_get("generation")?)?,
+        hashes: hashes(&row.try_get::<Vec<Vec<u8>>, _>("hashes")?)?,
+        ..View::default()
+    };
+    let used: Vec<Vec<u8>> = row.try_get("used")?;
+    let bindings: Vec<Option<Vec<u8>>> = row.try_get("bindings")?;
+    for (key, binding) in used.iter().zip(bindings) {
+        view.used.insert(digest("one-time id", key)?, binding);
+    }
+    for task in json::<TaskJson>(&row, "tasks")? {
+        let (id, facts) = task_facts(&task)?;
+        view.tasks.insert(id, facts);
+    }
+    for session in json::<SessionJson>(&row, "sessions")? {
+        let (id, facts) = session_facts(&session)?;
+        view.sessions.insert(id, facts);
+    }
+    for retry in json::<RetryJson>(&row, "retries")? {
+        let (key, facts) = retry_facts(&retry)?;
+        view.retries.insert(key, facts);
+    }
+    for open in json::<OpenJson>(&row, "open_tasks")? {
+        view.open_tasks.insert((open.owner, open.r#type), open.open);
+    }
+    if row.try_get("cutoffs_changed")? {
+        view.cutoffs = changed_cutoffs!(&mut *connection, needs.cutoffs_from);
+    }
+    Ok(view)
+}
+
+pub(super) async fn sqlite(
+    connection: &mut SqliteConnection,
+    needs: &Needs,
+) -> Result<View, StoreError> {
+    connection.execute("BEGIN IMMEDIATE").await?;
+    let newest: Option<(i64, Vec<u8>)> = sqlx::query_as(
+        "/* ledger_enter */ SELECT size, root FROM ledger_head ORDER BY size DESC LIMIT 1",
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let active: Option<(Vec<u8>,)> = sqlx::query_as(
+        "/* ledger_enter */ SELECT digest FROM activation ORDER BY idx DESC LIMIT 1",
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let new_hashes: Vec<(Vec<u8>,)> = sqlx::query_as(
+        "/* ledger_enter */ SELECT hash FROM leaf WHERE idx >= $1 ORDER BY idx LIMIT 8192",
+    )
+    .bind(signed(needs.hashes_from))
+    .fetch_all(&mut *connection)
+    .await?;
+    let (size, root) = newest.unzip();
+    let mut view = View {
+        head: head(size, root)?,
+        generation: generation(active.map(|(digest,)| digest))?,
+        hashes: hashes(&column(&new_hashes, |(hash,)| hash.clone()))?,
+        ..View::default()
+    };
+    for key in &needs.one_time {
+        let found: Option<(Option<Vec<u8>>,)> =
+            sqlx::query_as("/* ledger_enter */ SELECT binding FROM one_time WHERE key = $1")
+                .bind(key.as_slice())
+                .fetch_optional(&mut *connection)
+                .await?;
+        if let Some((binding,)) = found {
+            view.used.insert(*key, binding);
+        }
+    }
+    for id in &needs.tasks {
+        for (id, facts) in sqlite_chain(connection, *id).await? {
+            view.tasks.insert(id, facts);
+        }
+    }
+    for id in &needs.sessions {
+        for (id, facts) in sqlite_kin(connection, *id).await? {
+            view.sessions.insert(id, facts);
+        }
+    }
+    for key in &needs.retries {
+        let found: Option<(Vec<u8>, SessionId, TaskId, i64, Timestamp)> = sqlx::query_as(
+            "/* ledger_enter */ SELECT fingerprint, session_id, task_id, supersedes, expires_at \
+             FROM retry WHERE key = $1",
+        )
+        .bind(key.as_slice())
+        .fetch_optional(&mut *connection)
+        .await?;
+        if let Some((fingerprint, session, task, supersedes, expires_at)) = found {
+            let facts = RetryFacts {
+                fingerprint: digest("fingerprint", &fingerprint)?,
+                session,
+                task,
+                supersedes: u32::try_from(supersedes).map_err(|_| StoreError::Corrupt("retry"))?,
+                expires_at,
+            };
+            view.retries.insert(*key, facts);
+        }
+    }
+    for (owner, kind, limit) in &needs.open_tasks {
+        let (open,): (i64,) = sqlx::query_as(
+            "/* ledger_enter */ SELECT count(*) FROM (SELECT 1 FROM task \
+             WHERE owner = $1 AND task_type = $2 AND state = 'open' LIMIT $3)",
+        )
+        .bind(owner)
+        .bind(kind)
+        .bind(i64::from(*limit))
+        .fetch_one(&mut *connection)
+        .await?;
+        let open = u32::try_from(open).unwrap_or(u32::MAX);
+        view.open_tasks.insert((owner.clone(), kind.clone()), open);
+    }
+    view.cutoffs = changed_cutoffs!(&mut *connection, needs.cutoffs_from);
+    Ok(view)
+}
+
+async fn sqlite_chain(
+    connection: &mut SqliteConnection,
+    id: TaskId,
+) -> Result<Vec<(TaskId, TaskFacts)>, StoreError> {
+    type Found = (Uuid, Option<Uuid>, i64, String, i64, Option<i64>, i64, i64);
+    let rows: Vec<Found> = sqlx::query_as(
+        "/* ledger_enter */ WITH RECURSIVE chain AS ( \
+             SELECT * FROM task WHERE id = $1 \
+             UNION SELECT t.* FROM task t JOIN chain c ON t.id = c.parent_id) \
+         SELECT id, parent_id, depth, state, deadline, heartbeat_seconds, heard_at, sessions_left \
+         FROM chain",
+    )
+    .bind(id)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(
+            |(id, parent, depth, state, deadline, heartbeat, heard, left)| {
+                task_facts(&TaskJson {
+                    id,
+                    parent,
+                    depth: u8::try_from(depth).map_err(|_| StoreError::Corrupt("task"))?,
+                    state,
+                    deadline,
+                    heartbeat,
+                    heard,
+                    left: u32::try_from(left).map_err(|_| StoreError::Corrupt("task"))?,
+                })
+            },
+        )
+        .collect()
+}
+
+async fn sqlite_kin(
+    connection: &mut SqliteConnection,
+    id: SessionId,
+) -> Result<Vec<(SessionId, SessionFacts)>, StoreError> {
+    let rows: Vec<(Uuid, Option<Uuid>, Uuid, String, i64, i64)> = sqlx::query_as(
+        "/* ledger_enter */ WITH RECURSIVE kin AS ( \
+             SELECT * FROM session WHERE id = $1 \
+             UNION SELECT s.* FROM session s JOIN kin k ON s.id = k.parent_id) \
+         SELECT id, parent_id, task_id, state, expires_at, leaf_idx FROM kin",
+    )
+    .bind(id)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|(id, parent, task, state, expires, leaf)| {
+            session_facts(&SessionJson {
+                id,
+                parent,
+                task,
+                state,
+                expires,
+                leaf,
+            })
+        })
+        .collect()
+}
+
+fn json<T: for<'de> Deserialize<'de>>(
+    row: &sqlx::postgres::PgRow,
+    column: &'static str,
+) -> Result<Vec<T>, StoreError> {
+    let text: String = row.try_get(column)?;
+    serde_json::from_str(&text).map_err(|_| StoreError::Corrupt(column))
+}
+
+fn head(size: Option<i64>, root: Option<Vec<u8>>) -> Result<Option<Head>, StoreError> {
+    let (Some(size), Some(root)) = (size, root) else {
+        return Ok(None);
+    };
+    Ok(Some(Head {
+        size: unsigned("head", size)?,
+        root: Hash::from(digest("root", &root)?),
+    }))
+}
+
+fn generation(digest_bytes: Option<Vec<u8>>) -> Result<Option<GenerationDigest>, StoreError> {
+    digest_bytes
+        .map(|bytes| digest("generation", &bytes).map(GenerationDigest::new))
+        .transpose()
+}
+
+fn hashes(rows: &[Vec<u8>]) -> Result<Vec<Hash>, StoreError> {
+    rows.iter()
+        .map(|hash| digest("leaf hash", hash).map(Hash::from))
+        .collect()
+}
+
+fn task_facts(row: &TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
+    let corrupt = || StoreError::Corrupt("task");
+    let id = TaskId::from(row.id);
+    let life = TaskLife {
+        id,
+        state: TaskState::parse(&row.state).ok_or_else(corrupt)?,
+        deadline: Timestamp::from_micros(row.deadline),
+        heartbeat_seconds: row
+            .heartbeat
+            .map(|seconds| unsigned("task", seconds))
+            .transpose()?,
+        heard_at: Timestamp::from_micros(row.heard),
+        // An append asks whether it is over, not since when.
+        ended_at: None,
+    };
+    let facts = TaskFacts {
+        life,
+        parent: row.parent.map(TaskId::from),
+        depth: row.depth,
+        sessions_left: row.left,
+    };
+    Ok((id, facts))
+}
+
+fn session_facts(row: &SessionJson) -> Result<(SessionId, SessionFacts), StoreError> {
+    let facts = SessionFacts {
+        state: SessionState::parse(&row.state).ok_or(StoreError::Corrupt("session"))?,
+        expires_at: Timestamp::from_micros(row.expires),
+        leaf_index: unsigned("session", row.leaf)?,
+        parent: row.parent.map(SessionId::from),
+        task: TaskId::from(row.task),
+    };
+    Ok((SessionId::from(row.id), facts))
+}
+
+fn retry_facts(row: &RetryJson) -> Result<([u8; 32], RetryFacts), StoreError> {
+    let facts = RetryFacts {
+        fingerprint: unhex(&row.fingerprint)?,
+        session: SessionId::from(row.session),
+        task: TaskId::from(row.task),
+        supersedes: row.supersedes,
+        expires_at: Timestamp::from_micros(row.expires),
+    };
+    Ok((unhex(&row.key)?, facts))
+}
+
+fn unhex(text: &str) -> Result<[u8; 32], StoreError> {
+    let mut out = [0_u8; 32];
+    for (index, byte) in out.iter_mut().enumerate() {
+        let pair = text.get(index * 2..index * 2 + 2);
+        *byte = pair
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+            .ok_or(StoreError::Corrupt("retry"))?;
+    }
+    Ok(out)
+}

@@ -1,0 +1,297 @@
+//! The log and what only its leaves change.
+
+use super::*;
+
+cases! {
+    ["ledger_lock" "ledger_enter" "ledger_write" "head" "leaf_hashes" "leaves" "decision_index" "decisions" "openings" "committed"]
+    async fn a_batch_is_read_back_as_it_was_written(store: &Store) {
+        assert_eq!(store.head().await.unwrap(), None);
+        let first = seen(store, Needs::default()).await;
+        assert_eq!((first.head, first.generation, first.hashes.len()), (None, None, 0));
+        let writes = Writes {
+            leaves: (0..3).map(leaf).collect(),
+            head: Some((head(3), batch(1))),
+            ..Writes::default()
+        };
+        seed(store, writes).await;
+        assert_eq!(store.head().await.unwrap(), Some(head(3)));
+        assert_eq!(store.leaf_hashes(1, 10).await.unwrap(), vec![hash(1), hash(2)]);
+        assert_eq!(store.leaf_hashes(3, 10).await.unwrap(), vec![]);
+        assert_eq!(store.leaf_hashes(u64::MAX, u64::MAX).await.unwrap(), vec![]);
+        let leaves = store.leaves(0, 2).await.unwrap();
+        assert_eq!(leaves.len(), 2);
+        assert_eq!(leaves[1].body.as_deref(), Some(&b"leaf 1"[..]));
+        assert_eq!((leaves[1].hash, leaves[1].at), (hash(1), at(1)));
+        assert_eq!(leaves[1].subject.as_deref(), Some("dev:a"));
+        assert_eq!(store.leaf(3).await.unwrap(), None);
+        assert_eq!(store.decision_index(uuid(502).into()).await.unwrap(), Some(2));
+        assert_eq!(store.decision_index(DecisionId::from(uuid(9))).await.unwrap(), None);
+        let decisions = store.decisions(1, 5).await.unwrap();
+        let found: Vec<_> = decisions.iter().map(|row| (row.index, row.hash, row.at)).collect();
+        assert_eq!(found, [(1, hash(1), at(1)), (2, hash(2), at(2))]);
+        let input = decisions[1].input.as_ref().unwrap();
+        assert_eq!((input.bytes.as_slice(), decisions[1].body.as_deref()), (&b"input"[..], Some(&b"leaf 2"[..])));
+        assert_eq!(store.decisions(0, 1).await.unwrap()[0].index, 0);
+        assert_eq!(store.decisions(3, 5).await.unwrap(), vec![]);
+        let openings = store.openings(2).await.unwrap();
+        assert_eq!(openings.input.unwrap().bytes, b"input");
+        assert_eq!((openings.purpose, store.openings(99).await.unwrap().input), (None, None));
+        let view = seen(store, Needs { hashes_from: 1, ..Needs::default() }).await;
+        assert_eq!((view.head, view.hashes), (Some(head(3)), vec![hash(1), hash(2)]));
+
+        let mut connection = store.ledger_connection().await.unwrap();
+        assert!(connection.committed(batch(1)).await.unwrap());
+        assert!(!connection.committed(batch(2)).await.unwrap());
+    }
+
+    ["tile" "tile_roots"]
+    async fn full_tiles_are_found_by_level_and_place(store: &Store) {
+        let tile = |level, index| Tile { level, index, hashes: vec![hash(index); 256], root: hash(index + 40) };
+        seed(store, Writes { tiles: vec![tile(0, 0), tile(0, 1), tile(1, 0)], ..Writes::default() }).await;
+        assert_eq!(store.tile(0, 1).await.unwrap(), Some(vec![hash(1); 256]));
+        assert_eq!(store.tile(2, 0).await.unwrap(), None);
+        assert_eq!(store.tile_roots(0, 0, 10).await.unwrap(), vec![hash(40), hash(41)]);
+        assert_eq!(store.tile_roots(0, 1, 1).await.unwrap(), vec![hash(41)]);
+        let again = append(store, &Needs::default(), &Writes { tiles: vec![tile(0, 1)], ..Writes::default() }).await;
+        assert!(matches!(again, Err(StoreError::Refused(_))), "a tile is written once");
+    }
+
+    ["prune_one_time"]
+    async fn evidence_is_used_once_and_forgotten_after_its_time(store: &Store) {
+        let once = |n: u8, seconds| OneTime { must_be_new: false, key: [n; 32], binding: (n == 2).then_some([9; 32]), expires_at: at(seconds) };
+        seed(store, Writes { one_time: vec![once(1, 10), once(2, 20)], ..Writes::default() }).await;
+        let view = seen(store, Needs { one_time: vec![[1; 32], [2; 32], [3; 32]], ..Needs::default() }).await;
+        assert_eq!(view.used, HashMap::from([([1; 32], None), ([2; 32], Some(vec![9; 32]))]));
+        let twice = append(store, &Needs::default(), &Writes { one_time: vec![once(1, 10)], ..Writes::default() }).await;
+        assert!(matches!(twice, Err(StoreError::Refused(_))));
+        assert_eq!(store.prune_one_time(at(10), 10).await.unwrap(), 0, "not in its last instant");
+        assert_eq!(store.prune_one_time(at(11), 10).await.unwrap(), 1);
+        assert_eq!(store.prune_one_time(at(99), 0).await.unwrap(), 0);
+    }
+
+    ["cutoff" "cutoffs" "changed_cutoffs" "write_cutoff" "write_lift" "remac_cutoff" "prune_cutoffs"]
+    async fn a_cutoff_is_learnt_lifted_once_and_kept_while_it_matters(store: &Store) {
+        let held = cutoff(61, 3, Selector::All(True), Block::UntilLifted);
+        let timed = cutoff(62, 4, Selector::Workload("dev:a".to_owned().try_into().unwrap()), Block::Until(at(40)));
+        let gone = cutoff(63, 5, Selector::Policy("p".into()), Block::No);
+        let write = |one: &SealedCutoff| ActWrite::Cutoff(Box::new(one.clone()));
+        seed(store, acts(vec![write(&held), write(&timed), write(&gone)])).await;
+        assert_eq!(store.cutoff(held.cutoff.id).await.unwrap(), Some(held.clone()));
+        assert_eq!(store.cutoffs(2).await.unwrap(), [gone.clone(), timed.clone()], "newest first");
+        let later: Vec<u64> = store.cutoffs_after(3).await.unwrap().iter().map(|one| one.index).collect();
+        assert_eq!(later, [4, 5], "those after a leaf, not the leaf's own");
+        let changed = |from| async move { seen(store, Needs { cutoffs_from: from, ..Needs::default() }).await.cutoffs };
+        assert_eq!(changed(4).await, [timed.clone(), gone.clone()]);
+
+        assert_eq!(store.prune_cutoffs(at(3), at(39), 9).await.unwrap(), 1, "what blocks is kept");
+        assert_eq!(store.prune_cutoffs(at(2), at(99), 9).await.unwrap(), 0, "what may still kill is kept");
+        let mut lifted = held.clone();
+        lifted.cutoff.lifted_index = Some(9);
+        lifted.mac = vec![2; 32];
+        seed(store, acts(vec![ActWrite::Lift(Box::new(lifted.clone()))])).await;
+        assert_eq!(changed(5).await, [lifted.clone()], "a lift is a change");
+        let mut again = lifted.clone();
+        again.cutoff.lifted_index = Some(12);
+        seed(store, acts(vec![ActWrite::Lift(Box::new(again))])).await;
+        assert_eq!(store.cutoff(held.cutoff.id).await.unwrap(), Some(lifted.clone()), "once");
+
+        store.remac_cutoff(held.cutoff.id, &[1; 32], &[9; 32]).await.unwrap();
+        assert_eq!(store.cutoff(held.cutoff.id).await.unwrap().unwrap().mac, [2; 32], "it changed meanwhile");
+        store.remac_cutoff(held.cutoff.id, &[2; 32], &[9; 32]).await.unwrap();
+        assert_eq!(store.cutoff(held.cutoff.id).await.unwrap().unwrap().mac, [9; 32]);
+        assert_eq!(store.prune_cutoffs(at(3), at(41), 9).await.unwrap(), 2);
+    }
+
+    ["put_generation" "generation" "active_generation" "write_activation" "remac_activation"]
+    async fn the_newest_activation_decides(store: &Store) {
+        assert_eq!(store.active_generation().await.unwrap(), None);
+        let (one, two) = (GenerationDigest::new([1; 32]), GenerationDigest::new([2; 32]));
+        for (digest, body) in [(one, b"one"), (two, b"two"), (one, b"new")] {
+            store.put_generation(digest, body, at(0)).await.unwrap();
+        }
+        assert_eq!(store.generation(one).await.unwrap().unwrap(), b"one", "what is stored stays");
+        assert_eq!(store.generation(GenerationDigest::new([3; 32])).await.unwrap(), None);
+        let activate = |index, digest| ActWrite::Activation { index, digest, by: "x".into(), at: at(1), mac: vec![1; 32] };
+        seed(store, acts(vec![activate(4, one), activate(8, two)])).await;
+        let active = store.active_generation().await.unwrap().unwrap();
+        assert_eq!((active.digest, active.index), (two, 8));
+        assert_eq!(seen(store, Needs::default()).await.generation, Some(two));
+        let unknown = activate(9, GenerationDigest::new([3; 32]));
+        assert!(append(store, &Needs::default(), &acts(vec![unknown])).await.is_err(), "stored before it is activated");
+        store.remac_activation(8, &[7; 32], &[9; 32]).await.unwrap();
+        assert_eq!(store.active_generation().await.unwrap().unwrap().mac, [1; 32]);
+        store.remac_activation(8, &[1; 32], &[9; 32]).await.unwrap();
+        assert_eq!(store.active_generation().await.unwrap().unwrap().mac, [9; 32]);
+    }
+
+    ["signing_keys" "write_signing_key" "reseal_key"]
+    async fn a_signing_key_is_kept_sealed_and_resealed_by_comparison(store: &Store) {
+        let key = SigningKeyRow {
+            kid: "k1".into(), purpose: "access_token".into(), algorithm: "ES256".into(), sealed: vec![1],
+            created_at: at(0), published_at: at(1), active_from: at(2), retire_at: at(3), remove_at: at(4),
+            revoked_at: None, mac: vec![1],
+        };
+        let revoked = SigningKeyRow { revoked_at: Some(at(9)), mac: vec![2], ..key.clone() };
+        for row in [&key, &revoked] {
+            seed(store, acts(vec![ActWrite::SigningKey(Box::new(row.clone()))])).await;
+        }
+        let kept = store.signing_keys().await.unwrap();
+        assert_eq!((kept.len(), kept[0].revoked_at), (1, Some(at(9))));
+        store.reseal_key("k1", &[1], &[8], &[8]).await.unwrap();
+        assert_eq!(store.signing_keys().await.unwrap()[0].sealed, [1], "its dates changed meanwhile");
+        store.reseal_key("k1", &[2], &[8], &[8]).await.unwrap();
+        let kept = store.signing_keys().await.unwrap().remove(0);
+        assert_eq!((kept.sealed, kept.mac, kept.revoked_at), (vec![8], vec![8], Some(at(9))));
+    }
+
+    ["workload_keys" "all_workload_keys" "write_workload_key" "remac_workload_key"]
+    async fn a_workload_key_is_added_renewed_and_removed(store: &Store) {
+        let write = |thumbprint: &str, jwk: Option<&str>| ActWrite::WorkloadKey {
+            attestor: "key".into(), workload: "w".into(), thumbprint: thumbprint.into(), jwk: jwk.map(Into::into), index: 1, mac: vec![1],
+        };
+        seed(store, acts(vec![write("b", Some("{}")), write("a", Some("{}")), write("a", Some("{1}"))])).await;
+        let keys = store.workload_keys("key", "w").await.unwrap();
+        assert_eq!(keys.iter().map(|key| (key.thumbprint.as_str(), key.jwk.as_str())).collect::<Vec<_>>(), [("a", "{1}"), ("b", "{}")]);
+        assert!(store.workload_keys("key", "v").await.unwrap().is_empty());
+        assert_eq!(store.all_workload_keys(1).await.unwrap().len(), 1);
+        store.remac_workload_key(&keys[0], &[9]).await.unwrap();
+        assert_eq!(store.workload_keys("key", "w").await.unwrap()[0].mac, [9]);
+        store.remac_workload_key(&keys[0], &[7]).await.unwrap();
+        assert_eq!(store.workload_keys("key", "w").await.unwrap()[0].mac, [9], "it changed meanwhile");
+        seed(store, acts(vec![write("a", None)])).await;
+        assert_eq!(store.all_workload_keys(9).await.unwrap().len(), 1);
+    }
+
+    ["roles_of" "admin_bindings" "write_admin_binding" "remac_binding"]
+    async fn a_role_is_given_and_taken(store: &Store) {
+        let write = |role: &str, bound| ActWrite::AdminBinding { identity: "dev:a".into(), role: role.into(), bound, index: 3, mac: vec![1] };
+        seed(store, acts(vec![write("auditor", true), write("admin", true), write("admin", true)])).await;
+        let roles = store.roles_of("dev:a").await.unwrap();
+        assert_eq!(roles.iter().map(|one| one.role.as_str()).collect::<Vec<_>>(), ["admin", "auditor"]);
+        assert!(store.roles_of("dev:A").await.unwrap().is_empty());
+        store.remac_binding("dev:a", "admin", &[1], &[9]).await.unwrap();
+        store.remac_binding("dev:a", "admin", &[1], &[7]).await.unwrap();
+        assert_eq!(store.admin_bindings().await.unwrap()[0].mac, [9], "compared before it is set");
+        seed(store, acts(vec![write("admin", false)])).await;
+        assert_eq!(store.admin_bindings().await.unwrap().len(), 1);
+    }
+
+    ["claim" "bootstrap_first_seen" "clock" "check_schema"]
+    async fn a_store_is_marked_at_birth(store: &Store) {
+        store.claim(StoreMode::Production, "log.example", at(0)).await.unwrap();
+        store.claim(StoreMode::Production, "log.example", at(9)).await.unwrap();
+        for (mode, origin) in [(StoreMode::Dev, "log.example"), (StoreMode::Production, "other.example")] {
+            assert!(matches!(store.claim(mode, origin, at(1)).await, Err(StoreError::Unfit(_))));
+        }
+        assert_eq!(store.bootstrap_first_seen(&[1; 32], at(5)).await.unwrap(), at(5));
+        assert_eq!(store.bootstrap_first_seen(&[1; 32], at(9)).await.unwrap(), at(5), "the first time counts");
+        assert_eq!(store.bootstrap_first_seen(&[2; 32], at(9)).await.unwrap(), at(9), "another begins anew");
+        let clock = store.clock().await.unwrap();
+        assert_eq!(clock.is_some(), store.kind() == "postgres");
+        if let Store::Postgres(postgres) = store {
+            postgres.check_schema().await.unwrap();
+        }
+    }
+
+    ["put_succession" "succession" "remac_succession"]
+    async fn an_empty_store_is_told_once_which_log_it_succeeds(store: &Store) {
+        let sealed = |document: &str, mac: u8| SealedSuccession {
+            document: document.into(),
+            mac: vec![mac],
+        };
+        assert_eq!(store.succession().await.unwrap(), None);
+        assert!(store.put_succession(&sealed("one", 1)).await.unwrap());
+        assert!(store.put_succession(&sealed("one", 2)).await.unwrap(), "asked again");
+        assert!(!store.put_succession(&sealed("two", 1)).await.unwrap());
+        assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 1)));
+        store.remac_succession(&[9], &[3]).await.unwrap();
+        store.remac_succession(&[1], &[3]).await.unwrap();
+        assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 3)));
+    }
+
+    ["prune_openings" "prune_heads" "ensure_partitions" "grant_serving"]
+    async fn pruning_leaves_what_proves(store: &Store) {
+        let writes = |from: u64| Writes {
+            leaves: (from..from + 2).map(leaf).collect(),
+            head: Some((head(from + 2), batch(u128::from(from)))),
+            ..Writes::default()
+        };
+        for from in [0, 2, 4] {
+            seed(store, writes(from)).await;
+        }
+        assert_eq!(store.prune_openings(at(2), 9).await.unwrap(), 2, "by the leaf's time");
+        assert_eq!(store.openings(1).await.unwrap().input, None);
+        assert!(store.openings(2).await.unwrap().input.is_some());
+        assert!(store.leaf(1).await.unwrap().unwrap().body.is_some());
+        assert_eq!(store.prune_heads(4).await.unwrap(), 1);
+        assert_eq!(store.prune_heads(u64::MAX).await.unwrap(), 1, "all but the newest");
+        assert_eq!(store.head().await.unwrap(), Some(head(6)));
+
+        let writes = Writes {
+            tasks: vec![task(1, None), task(2, Some(1))],
+            sessions: vec![(session(11, 1, None), None), (session(12, 2, Some(11)), None)],
+            ..Writes::default()
+        };
+        seed(store, writes).await;
+        let end = |n| (task_id(n), TaskChange { end: Some((TaskState::Expired, at(1_000), 9)), ..TaskChange::default() });
+        seed(store, Writes { task_changes: BTreeMap::from([end(1), end(2)]), ..Writes::default() }).await;
+        assert_eq!(store.prune_tasks(at(9_999), 9).await.unwrap(), 0, "none that has sessions");
+        assert_eq!(store.prune_sessions(at(500), 9).await.unwrap(), 0, "none in its last instant");
+        assert_eq!(store.prune_sessions(at(501), 9).await.unwrap(), 1, "the child, not what it came from");
+        assert_eq!(store.prune_sessions(at(501), 9).await.unwrap(), 1);
+        assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1, "the child, not the one above it");
+        assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1);
+        store.ensure_partitions(3_000_000).await.unwrap();
+    }
+
+    ["prune_bodies"]
+    async fn bodies_go_and_hashes_stay(store: &Store) {
+        // The last leaf of what PostgreSQL keeps in one partition.
+        let last = 1_048_575;
+        let writes = Writes { leaves: vec![leaf(0), leaf(last)], ..Writes::default() };
+        seed(store, writes).await;
+        let body = async |idx| store.leaf(idx).await.unwrap().unwrap().body.is_some();
+        store.prune_bodies(at(0), 9).await.unwrap();
+        assert!(body(0).await, "as old as that is not older");
+        store.prune_bodies(at(i64::try_from(last).unwrap()), 9).await.unwrap();
+        assert!(body(last).await, "as old as that is not older");
+        store.prune_bodies(at(i64::try_from(last).unwrap() + 1), 9).await.unwrap();
+        assert!(!body(0).await && !body(last).await);
+        assert_eq!(store.prune_bodies(at(9_999_999), 9).await.unwrap(), 0);
+        store.ensure_partitions(last + 1).await.unwrap();
+        seed(store, Writes { leaves: vec![leaf(last + 1)], ..Writes::default() }).await;
+        assert!(body(last + 1).await);
+    }
+
+    ["put_cosigned" "last_cosigned" "cosigned_over" "cosigned_over_by" "cosigned_until"]
+    async fn what_witnesses_said_is_kept_and_found_by_size_and_by_whose_word_it_is(store: &Store) {
+        let row = |size, witness: &str, line: &str| CosignedRow {
+            size,
+            vkey: format!("{witness}+key"),
+            witness: witness.into(),
+            line: line.into(),
+            checkpoint: format!("log {size}"),
+        };
+        assert_eq!(store.last_cosigned("a+key").await.unwrap(), None);
+        assert_eq!(store.cosigned_over(0, None).await.unwrap(), []);
+        for row in [row(5, "a", "5"), row(9, "b", "9"), row(9, "a", "9"), row(30, "b", "30")] {
+            store.put_cosigned(&row).await.unwrap();
+        }
+        // Its first word on a size stays.
+        store.put_cosigned(&row(5, "a", "later")).await.unwrap();
+        assert_eq!(store.last_cosigned("a+key").await.unwrap(), Some(9));
+        assert_eq!(store.last_cosigned("b+key").await.unwrap(), Some(30));
+        let over = async |index, witness| store.cosigned_over(index, witness).await.unwrap();
+        assert_eq!(over(4, None).await, [row(5, "a", "5")]);
+        let both = [row(9, "a", "9"), row(9, "b", "9")];
+        assert_eq!(over(5, None).await, both, "leaf 5 is not in a tree of 5");
+        assert_eq!(over(0, Some("b")).await, both, "with the words of the others");
+        assert_eq!(over(9, Some("a")).await, []);
+        assert_eq!(over(29, None).await, [row(30, "b", "30")]);
+        assert_eq!(over(30, None).await, []);
+        let until = async |size, count| store.cosigned_until("b+key", size, count).await.unwrap();
+        assert_eq!(until(30, 9).await, [row(30, "b", "30"), row(9, "b", "9")]);
+        assert_eq!(until(29, 9).await, [row(9, "b", "9")]);
+        assert_eq!(until(30, 1).await, [row(30, "b", "30")]);
+    }
+}

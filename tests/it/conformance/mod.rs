@@ -1,0 +1,383 @@
+//! One suite over both stores: each case names the statements that it is about and says what both
+//! databases must answer. A statement that no case names fails the suite, so a new one needs a case.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use secrecy::SecretString;
+use serde_json::json;
+use taskpass::clock::Timestamp;
+use taskpass::domain::catalog::Revocability;
+use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
+use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyStanding};
+use taskpass::domain::generation::GenerationDigest;
+use taskpass::domain::leaf::Opening;
+use taskpass::domain::session::{EndReason, Session, SessionState};
+use taskpass::domain::task::{Task, TaskState};
+use taskpass::domain::workload::OneTime;
+use taskpass::ids::{BatchId, CutoffId, DecisionId, SessionId, TaskId};
+use taskpass::merkle::{Hash, Tile};
+use taskpass::store::append::{
+    ActWrite, Head, LeafRow, MintLease, Needs, RetryFacts, SessionEnd, TaskChange, View, Writes,
+};
+use taskpass::store::cosigned::CosignedRow;
+use taskpass::store::cutoffs::SealedCutoff;
+use taskpass::store::exports::{ExportCursor, ExportKey};
+use taskpass::store::keys::SigningKeyRow;
+use taskpass::store::meta::{SealedSuccession, StoreMode};
+use taskpass::store::postgres::{Postgres, PostgresSettings};
+use taskpass::store::sessions::SessionFilter;
+use taskpass::store::sqlite::Sqlite;
+use taskpass::store::tasks::TaskFilter;
+use taskpass::store::{Store, StoreError};
+use uuid::Uuid;
+
+use crate::support::postgres::{TestDatabase, fresh_database};
+use crate::support::sqlite::{SqliteFile, fresh_sqlite};
+
+/// A store of its own, and what keeps it there.
+struct Place {
+    store: Store,
+    _file: Option<SqliteFile>,
+    _database: Option<TestDatabase>,
+}
+
+async fn sqlite() -> Place {
+    let file = fresh_sqlite();
+    let store = Store::Sqlite(Sqlite::open(file.dir(), 2).await.unwrap());
+    Place {
+        store,
+        _file: Some(file),
+        _database: None,
+    }
+}
+
+async fn postgres() -> Place {
+    let database = fresh_database();
+    let url = SecretString::from(database.url());
+    let connected = Postgres::connect(&url, PostgresSettings::default());
+    let store = Store::Postgres(connected.await.unwrap());
+    store.ensure_partitions(0).await.unwrap();
+    Place {
+        store,
+        _file: None,
+        _database: Some(database),
+    }
+}
+
+macro_rules! cases {
+    ($($(#[$doc:meta])* [$($label:literal)+] async fn $name:ident($store:ident: &Store) $body:block)+) => {
+        /// The statements that have a case.
+        pub const CLAIMED: &[&str] = &[$($($label,)+)+];
+
+        $($(#[$doc])* mod $name {
+            use super::*;
+
+            async fn case($store: &Store) $body
+
+            #[tokio::test]
+            async fn on_sqlite() {
+                let place = sqlite().await;
+                case(&place.store).await;
+                place.store.close().await;
+            }
+
+            #[tokio::test]
+            async fn on_postgresql() {
+                let place = postgres().await;
+                case(&place.store).await;
+                place.store.close().await;
+            }
+        })+
+    };
+}
+
+// After the macro, which they use.
+mod ledger;
+mod lives;
+mod outside;
+
+fn sources(directory: impl AsRef<std::path::Path>) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| {
+            if path.is_dir() {
+                sources(path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
+
+#[test]
+fn every_statement_has_a_case() {
+    let mut named = BTreeSet::new();
+    for entry in sources("src/store") {
+        let text = std::fs::read_to_string(&entry).unwrap();
+        let mut rest = text.as_str();
+        while let Some((_, after)) = rest.split_once("/* ") {
+            let Some((label, tail)) = after.split_once(" */") else {
+                break;
+            };
+            if label.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') {
+                named.insert(label.to_owned());
+            }
+            rest = tail;
+        }
+    }
+    let claimed = [ledger::CLAIMED, lives::CLAIMED, outside::CLAIMED].concat();
+    let claimed: BTreeSet<String> = claimed.into_iter().map(str::to_owned).collect();
+    assert!(named.len() > 50, "the labels are not found any more");
+    assert_eq!(
+        named.difference(&claimed).collect::<Vec<_>>(),
+        Vec::<&String>::new()
+    );
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_seconds(1_800_000_000 + seconds)
+}
+
+fn uuid(n: u128) -> Uuid {
+    Uuid::from_u128(n)
+}
+
+fn task_id(n: u128) -> TaskId {
+    uuid(n).into()
+}
+
+fn session_id(n: u128) -> SessionId {
+    uuid(n).into()
+}
+
+fn task(n: u128, parent: Option<u128>) -> Task {
+    Task {
+        id: task_id(n),
+        task_type: "job".into(),
+        attestor: "dev".into(),
+        owner: "dev:a".to_owned().try_into().unwrap(),
+        owner_instance: Some("run-1".to_owned().try_into().unwrap()),
+        parent: parent.map(task_id),
+        depth: if parent.is_some() { 2 } else { 1 },
+        state: TaskState::Open,
+        opened_at: at(0),
+        deadline: at(1_000),
+        heartbeat_seconds: None,
+        heard_at: at(0),
+        ended_at: None,
+        handle_digest: [u8::try_from(n).unwrap(); 32],
+        handle_key: None,
+        sessions_left: 5,
+        leaf_index: 0,
+    }
+}
+
+fn session(n: u128, task: u128, parent: Option<u128>) -> Session {
+    Session {
+        id: session_id(n),
+        task_id: task_id(task),
+        parent: parent.map(session_id),
+        decision_id: uuid(n + 1_000).into(),
+        leaf_index: 0,
+        attestor: "dev".into(),
+        workload: "dev:a".to_owned().try_into().unwrap(),
+        instance: None,
+        resource: "orders".into(),
+        grant: serde_json::from_value(json!([
+            {"type": "api", "actions": ["r"], "locations": ["https://o.example/v1"]}
+        ]))
+        .unwrap(),
+        audience: "https://o.example".into(),
+        minter: "jwt".into(),
+        key: None,
+        kid: "k1".into(),
+        generation: GenerationDigest::new([7; 32]),
+        policies: vec!["p_1%".into(), "ünï".into()],
+        revocability: Revocability::IMMEDIATE,
+        issued_at: at(0),
+        expires_at: at(500),
+        state: SessionState::Active,
+        end_reason: None,
+        ended_at: None,
+        confirmed_at: None,
+    }
+}
+
+fn leaf(index: u64) -> LeafRow {
+    LeafRow {
+        index,
+        hash: hash(index),
+        body: format!("leaf {index}").into_bytes(),
+        decision: Some(uuid(u128::from(index) + 500).into()),
+        subject: Some("dev:a".into()),
+        at: at(i64::try_from(index).unwrap()),
+        input: Some(Opening {
+            salt: [1; 16],
+            bytes: b"input".to_vec(),
+        }),
+        purpose: None,
+    }
+}
+
+fn hash(n: u64) -> Hash {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&n.to_be_bytes());
+    Hash::from(bytes)
+}
+
+fn head(size: u64) -> Head {
+    Head {
+        size,
+        root: hash(size + 9_000),
+    }
+}
+
+fn batch(n: u128) -> BatchId {
+    uuid(n + 70_000).into()
+}
+
+/// Writes one batch as the ledger does, and gives back what it saw before.
+async fn append(store: &Store, needs: &Needs, writes: &Writes) -> Result<View, StoreError> {
+    let mut connection = store.ledger_connection().await?;
+    let view = connection.enter(needs).await?;
+    connection.write(writes).await?;
+    connection.commit().await?;
+    Ok(view)
+}
+
+async fn seed(store: &Store, writes: Writes) {
+    append(store, &Needs::default(), &writes).await.unwrap();
+}
+
+async fn seen(store: &Store, needs: Needs) -> View {
+    let mut connection = store.ledger_connection().await.unwrap();
+    let view = connection.enter(&needs).await.unwrap();
+    connection.rollback().await.unwrap();
+    view
+}
+
+fn cutoff(n: u128, index: u64, selector: Selector, block: Block) -> SealedCutoff {
+    SealedCutoff {
+        cutoff: Cutoff {
+            id: CutoffId::from(uuid(n)),
+            index,
+            selector,
+            block,
+            reason: "why ✓".into(),
+            by: "admin".into(),
+            widened_to: None,
+            requested_at: at(1),
+            committed_at: at(2),
+            lifted_index: None,
+        },
+        mac: vec![1; 32],
+    }
+}
+
+fn deny_place(name: &str) -> DenyPlace {
+    DenyPlace {
+        minter: "aws".into(),
+        name: name.into(),
+        registration: "{}".into(),
+        capacity: 4,
+        propagation_seconds: 60,
+    }
+}
+
+fn acts(acts: Vec<ActWrite>) -> Writes {
+    Writes {
+        acts,
+        ..Writes::default()
+    }
+}
+
+/// What the role that serves may do, tried as that role.
+#[tokio::test]
+async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
+    let database = fresh_database();
+    let url = SecretString::from(database.url());
+    let owner = Postgres::connect(&url, PostgresSettings::default());
+    let owner = owner.await.unwrap();
+    let store = Store::Postgres(owner.clone());
+    store.ensure_partitions(0).await.unwrap();
+    let writes = Writes {
+        leaves: vec![leaf(0)],
+        head: Some((head(1), batch(1))),
+        ..Writes::default()
+    };
+    seed(&store, writes).await;
+    let role = format!("serving_{}", database.name().to_lowercase());
+    let mut connection = database.connect().await;
+    let run = async |connection: &mut sqlx::PgConnection, sql: String| {
+        let ran = sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .execute(connection)
+            .await;
+        ran.map(|_| ()).map_err(|error| {
+            let code = error
+                .as_database_error()
+                .and_then(sqlx::error::DatabaseError::code);
+            code.map_or_else(|| error.to_string(), std::borrow::Cow::into_owned)
+        })
+    };
+    run(&mut connection, format!("CREATE ROLE {role}"))
+        .await
+        .unwrap();
+    owner.grant_serving(&role).await.unwrap();
+    let mut forbidden: Vec<String> = vec![
+        "UPDATE leaf SET hash = hash".into(),
+        "UPDATE leaf_body SET body = body".into(),
+        "UPDATE tile SET root = root".into(),
+        "UPDATE cosigned SET line = line".into(),
+        "UPDATE ledger_head SET root = root".into(),
+        "UPDATE generation SET body = body".into(),
+        "UPDATE activation SET digest = digest".into(),
+        "CREATE TABLE t (x int)".into(),
+    ];
+    for table in [
+        "leaf",
+        "leaf_body",
+        "tile",
+        "cosigned",
+        "ledger_head",
+        "generation",
+        "activation",
+    ] {
+        forbidden.push(format!("DELETE FROM {table}"));
+        forbidden.push(format!("TRUNCATE {table}"));
+    }
+    for sql in forbidden {
+        let sql = format!("BEGIN; SET LOCAL ROLE {role}; {sql}; ROLLBACK");
+        let tried = run(&mut connection, sql.clone()).await;
+        assert_eq!(tried, Err("42501".to_owned()), "{sql}");
+        run(&mut connection, "ROLLBACK".into()).await.unwrap();
+    }
+    for sql in [
+        "SELECT FROM leaf, leaf_body, tile, cosigned, ledger_head, generation, activation, session, cutoff",
+        "SELECT id FROM ledger_lock FOR UPDATE",
+        "DELETE FROM session",
+        "DELETE FROM one_time",
+        "UPDATE export_cursor SET next_idx = 0",
+        "INSERT INTO cosigned VALUES (1, 'k', 'w', 'l', 'c')",
+        "SELECT ledger_prune_heads(0)",
+        "UPDATE activation SET mac = mac",
+    ] {
+        let sql = format!("BEGIN; SET LOCAL ROLE {role}; {sql}; ROLLBACK");
+        assert_eq!(run(&mut connection, sql.clone()).await, Ok(()), "{sql}");
+    }
+    let gone = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+    run(&mut connection, gone).await.unwrap();
+}
+
+#[test]
+fn both_databases_have_the_same_migrations() {
+    let names = |directory: &str| -> BTreeSet<String> {
+        let entries = std::fs::read_dir(directory).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let postgres = names("migrations/postgres");
+    assert!(postgres.contains("0001_foundation.sql"));
+    assert_eq!(postgres, names("migrations/sqlite"));
+}

@@ -1,0 +1,237 @@
+//! What is told to others: deny lists of clouds, sinks of events.
+
+use super::*;
+
+cases! {
+    ["put_deny_place" "nudge_deny_place" "ask_deny" "deny_standing" "count_denied"
+        "denied_sessions" "note_denied" "adopt_denied" "prune_denied"]
+    async fn sessions_are_put_on_a_list_while_it_has_room_and_seen_on_it(store: &Store) {
+        let (place, other) = (deny_place("role"), deny_place("other"));
+        for place in [&place, &other] {
+            store.put_deny_place(place, at(0)).await.unwrap();
+        }
+        let ask = |n, until, room| DenyAsk {
+            session: session_id(n), at: at(10), keep_until: at(until), room,
+        };
+        store.ask_deny(&other, &ask(9, 100, 1)).await.unwrap();
+        for (n, until, room) in [(1, 100, 2), (2, 200, 2), (3, 300, 2), (1, 900, 9)] {
+            store.ask_deny(&place, &ask(n, until, room)).await.unwrap();
+        }
+        let standing = async |n| store.deny_standing(session_id(n)).await.unwrap();
+        let asked = DenyStanding {
+            requested_at: at(10), listed: true, written_at: None, read_at: None,
+        };
+        assert_eq!(standing(1).await, Some(asked));
+        assert_eq!(standing(3).await, Some(DenyStanding { listed: false, ..asked }));
+        assert_eq!(standing(4).await, None);
+        let listed = async |now| {
+            let mut ids = store.denied_sessions(&place, at(now)).await.unwrap();
+            ids.sort_unstable();
+            let counted = store.count_denied(&place, at(now)).await.unwrap();
+            assert_eq!(counted, (ids.len() as u64, 0));
+            ids
+        };
+        assert_eq!(listed(99).await, [session_id(1), session_id(2)]);
+        assert_eq!(listed(100).await, [session_id(2)], "asking again did not keep it longer");
+
+        // One that found no room gets what comes free, and stays.
+        store.ask_deny(&place, &ask(3, 300, 2)).await.unwrap();
+        assert!(!standing(3).await.unwrap().listed);
+        store.ask_deny(&place, &ask(3, 300, 3)).await.unwrap();
+        assert!(standing(3).await.unwrap().listed);
+        store.ask_deny(&place, &ask(3, 900, 0)).await.unwrap();
+        assert_eq!(listed(299).await, [session_id(3)]);
+        assert_eq!(listed(300).await, []);
+
+        let written = async |n| standing(n).await.unwrap().written_at;
+        let nobody = store.note_denied(&place, "a", &[session_id(1)], at(19)).await;
+        nobody.unwrap();
+        assert_eq!(written(1).await, None, "only who has the lease notes what it read");
+        store.claim_deny_places("a", at(19), at(900), 5).await.unwrap();
+        store.note_denied(&place, "a", &[session_id(1), session_id(77)], at(20)).await.unwrap();
+        store.note_denied(&place, "a", &[session_id(1), session_id(2)], at(30)).await.unwrap();
+        assert_eq!((written(1).await, written(2).await), (Some(at(20)), Some(at(30))));
+        store.note_denied(&place, "a", &[session_id(2)], at(40)).await.unwrap();
+        assert_eq!((written(1).await, written(2).await), (None, Some(at(30))));
+        store.note_denied(&place, "a", &[session_id(1)], at(150)).await.unwrap();
+        assert_eq!((written(1).await, written(2).await), (None, None), "the first is not on it any more");
+        assert_eq!(written(9).await, None);
+
+        assert_eq!(store.prune_denied(at(100), 9).await.unwrap(), 0);
+        assert_eq!(store.prune_denied(at(101), 9).await.unwrap(), 2);
+        assert_eq!((standing(1).await, standing(9).await), (None, None));
+
+        // What a document names beyond our records is taken over, and what is ours stays as it is.
+        let named = [session_id(3), session_id(50)];
+        store.adopt_denied(&place, &named, at(160), at(700)).await.unwrap();
+        assert_eq!(listed(299).await, [session_id(3), session_id(50)]);
+        assert_eq!(written(50).await, Some(at(160)));
+        assert_eq!(listed(699).await, [session_id(50)]);
+    }
+
+    ["others_live_at"]
+    async fn sessions_of_another_resource_at_a_place_are_seen_while_they_live(store: &Store) {
+        let made = session(11, 1, None);
+        let place = DenyPlace {
+            name: made.audience.clone(), minter: made.minter.clone(), ..deny_place("x")
+        };
+        let others = async |place: &DenyPlace, resource: &str, now| {
+            store.others_live_at(place, resource, now).await.unwrap()
+        };
+        assert!(!others(&place, "other", at(0)).await);
+        let writes = Writes {
+            tasks: vec![task(1, None)],
+            sessions: vec![(made.clone(), None)],
+            ..Writes::default()
+        };
+        seed(store, writes).await;
+        assert!(others(&place, "other", at(0)).await);
+        assert!(!others(&place, &made.resource, at(0)).await);
+        assert!(!others(&deny_place("elsewhere"), "other", at(0)).await);
+        assert!(!others(&place, "other", made.expires_at).await);
+    }
+
+    ["claim_deny_places" "next_deny_generation" "deny_place_done" "deny_place_failed" "widening"
+        "nudge_deny_place" "note_widening"]
+    async fn a_list_is_one_replicas_at_a_time(store: &Store) {
+        let place = deny_place("role");
+        store.put_deny_place(&place, at(0)).await.unwrap();
+        let claim = async |holder, now, until| {
+            let claimed = store.claim_deny_places(holder, at(now), at(until), 5).await.unwrap();
+            claimed.into_iter().map(|claimed| (claimed.place, claimed.attempts)).collect::<Vec<_>>()
+        };
+        assert_eq!(claim("a", -1, 50).await, [], "not due yet");
+        assert_eq!(claim("a", 0, 50).await, [(place.clone(), 0)]);
+        assert_eq!(claim("b", 49, 90).await, []);
+        let next = async |holder, standing, now| {
+            store.next_deny_generation(&place, holder, standing, at(now)).await.unwrap()
+        };
+        assert_eq!((next("a", 0, 1).await, next("a", 1, 1).await), (Some(1), Some(2)));
+        assert_eq!(next("a", 70, 1).await, Some(71), "greater than the one that stands");
+        assert_eq!((next("b", 0, 1).await, next("a", 0, 50).await), (None, None));
+
+        // Asked for meanwhile: due at once, not at the time that the holder sets.
+        store.nudge_deny_place(&place, at(3)).await.unwrap();
+        store.deny_place_done(&place, "b", None, at(5), at(999)).await.unwrap();
+        store.deny_place_done(&place, "a", Some(at(4)), at(5), at(65)).await.unwrap();
+        let widening = store.widening(&place).await.unwrap().unwrap();
+        assert_eq!(
+            (widening.issued_before, widening.written_at, widening.read_at),
+            (at(4), at(5), Some(at(5)))
+        );
+        assert_eq!(claim("b", 5, 90).await, [(place.clone(), 0)]);
+        store.deny_place_done(&place, "b", Some(at(4)), at(8), at(65)).await.unwrap();
+        let widening = store.widening(&place).await.unwrap().unwrap();
+        assert_eq!((widening.written_at, widening.read_at), (at(5), Some(at(8))));
+        assert_eq!(claim("a", 64, 99).await, []);
+        assert_eq!(claim("a", 65, 99).await.len(), 1);
+        // The same word leaves its time as it is, another begins anew; only its holder notes it.
+        store.note_widening(&place, "a", Some(at(4))).await.unwrap();
+        store.note_widening(&place, "b", None).await.unwrap();
+        assert_eq!(store.widening(&place).await.unwrap().unwrap().written_at, at(5));
+        store.note_widening(&place, "a", None).await.unwrap();
+        assert_eq!(store.widening(&place).await.unwrap(), None);
+        store.deny_place_failed(&place, "b", at(66)).await.unwrap();
+        store.deny_place_failed(&place, "a", at(80)).await.unwrap();
+        store.nudge_deny_place(&place, at(70)).await.unwrap();
+        assert_eq!(claim("a", 79, 99).await, [], "a failing one keeps to its pauses");
+        assert_eq!(claim("a", 80, 99).await, [(place.clone(), 1)]);
+        // Its holder died: another takes over when the lease is over.
+        assert_eq!(claim("b", 98, 150).await, []);
+        let changed = DenyPlace { capacity: 9, ..place.clone() };
+        store.put_deny_place(&changed, at(98)).await.unwrap();
+        assert_eq!(claim("b", 99, 150).await, [(changed, 1)]);
+        store.deny_place_done(&place, "b", None, at(100), at(200)).await.unwrap();
+        assert_eq!(store.widening(&place).await.unwrap(), None);
+    }
+
+    ["register_export" "export_cursor" "claim_export" "advance_export" "release_export"
+        "disable_export"]
+    async fn a_cursor_is_moved_by_whoever_has_its_lease_and_from_where_it_was(store: &Store) {
+        let key = ExportKey { name: "siem".into(), origin: "broker.test/log".into() };
+        let cursor = async || store.export_cursor(&key).await.unwrap().unwrap();
+        assert_eq!(store.export_cursor(&key).await.unwrap(), None);
+        store.register_export(&key, "one", 7, at(0)).await.unwrap();
+        // Registered again as it was, by another replica that saw a longer log.
+        store.register_export(&key, "one", 9, at(5)).await.unwrap();
+        let begun = ExportCursor {
+            registration: "one".into(),
+            next: 7,
+            due_at: at(0),
+            attempts: 0,
+            disabled_at: None,
+        };
+        assert_eq!(cursor().await, begun);
+        let other = ExportKey { origin: "broker.test/log-2".into(), ..key.clone() };
+        assert_eq!(store.export_cursor(&other).await.unwrap(), None);
+
+        let claim = async |what: &str, holder: &str, now, until| {
+            store.claim_export(&key, what, holder, at(now), at(until)).await.unwrap()
+        };
+        assert_eq!(claim("one", "a", -1, 60).await, None, "not due yet");
+        assert_eq!(claim("two", "a", 0, 60).await, None, "another sink by that name");
+        assert_eq!(claim("one", "a", 0, 60).await, Some(7));
+        assert_eq!(claim("one", "b", 59, 90).await, None);
+        assert_eq!(claim("one", "a", 10, 70).await, Some(7), "its holder's still");
+        let advance = async |holder: &str, from, next, until| {
+            store.advance_export(&key, holder, from, next, at(until)).await.unwrap()
+        };
+        assert!(!advance("b", 7, 8, 90).await);
+        assert!(!advance("a", 6, 8, 90).await, "not from where it was");
+        assert!(advance("a", 7, 12, 90).await);
+        assert_eq!(cursor().await.next, 12);
+        assert_eq!(claim("one", "b", 89, 150).await, None, "the lease went on with it");
+        // Its holder is silent: another goes on, and what the first says later counts no more.
+        assert_eq!(claim("one", "b", 90, 150).await, Some(12));
+        assert!(!advance("a", 12, 13, 200).await);
+        store.release_export(&key, "a", Some(at(999))).await.unwrap();
+        assert_eq!(cursor().await.due_at, at(0));
+
+        store.release_export(&key, "b", Some(at(100))).await.unwrap();
+        assert_eq!((cursor().await.attempts, cursor().await.due_at), (1, at(100)));
+        assert_eq!(claim("one", "a", 99, 150).await, None, "it keeps to its pause");
+        assert_eq!(claim("one", "a", 100, 150).await, Some(12));
+        store.release_export(&key, "a", Some(at(101))).await.unwrap();
+        assert_eq!(cursor().await.attempts, 2);
+        assert_eq!(claim("one", "b", 101, 150).await, Some(12));
+        assert!(advance("b", 12, 13, 160).await);
+        assert_eq!(cursor().await.attempts, 0);
+        store.release_export(&key, "b", None).await.unwrap();
+        assert_eq!((cursor().await.attempts, cursor().await.due_at), (0, at(101)));
+
+        assert_eq!(claim("one", "a", 102, 150).await, Some(13));
+        store.disable_export(&key, "b", at(103)).await.unwrap();
+        assert_eq!(cursor().await.disabled_at, None);
+        store.disable_export(&key, "a", at(103)).await.unwrap();
+        assert_eq!(cursor().await.disabled_at, Some(at(103)));
+        assert_eq!(claim("one", "a", 500, 600).await, None, "told nothing any more");
+        // Registered otherwise, it goes on from where it was, and whoever was at it is not any more.
+        store.register_export(&key, "three", 0, at(500)).await.unwrap();
+        assert_eq!(claim("three", "a", 500, 600).await, Some(13));
+        store.register_export(&key, "two", 0, at(501)).await.unwrap();
+        assert!(!advance("a", 13, 14, 600).await);
+        assert_eq!(cursor().await, ExportCursor {
+            registration: "two".into(),
+            next: 13,
+            due_at: at(501),
+            attempts: 0,
+            disabled_at: None,
+        });
+        assert_eq!(claim("two", "a", 501, 600).await, Some(13));
+    }
+
+    ["widened_at"]
+    async fn the_last_cutoff_that_was_widened_to_a_place_is_found(store: &Store) {
+        let widened = |n, place: &str, committed| {
+            let mut sealed = cutoff(n, u64::try_from(n).unwrap(), Selector::Resource("r".into()), Block::No);
+            sealed.cutoff.widened_to = Some(place.into());
+            sealed.cutoff.committed_at = at(committed);
+            ActWrite::Cutoff(Box::new(sealed))
+        };
+        let plain = ActWrite::Cutoff(Box::new(cutoff(4, 4, Selector::All(True), Block::No)));
+        seed(store, acts(vec![widened(1, "role", 10), widened(2, "role", 20), widened(3, "other", 30), plain])).await;
+        let at_role = async |since| store.widened_at("role", at(since)).await.unwrap();
+        assert_eq!((at_role(0).await, at_role(19).await, at_role(20).await), (Some(at(20)), Some(at(20)), None));
+        assert_eq!(store.cutoff(CutoffId::from(uuid(1))).await.unwrap().unwrap().cutoff.widened_to.as_deref(), Some("role"));
+    }
+}
