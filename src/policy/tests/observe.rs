@@ -1,5 +1,6 @@
 //! Policies that merely observe: tries to make one of them weaken, widen or outlive anything.
 
+use super::properties::cases;
 use super::*;
 use crate::domain::decision::{Observed, ObservedEffect};
 

@@ -1,6 +1,7 @@
 //! What was granted and never used, and the narrower bundle: it permits what was used, as it was,
 //! and nothing that the wider one did not.
 
+use super::properties::{any_details, any_roles, any_workload, cases};
 use super::*;
 use crate::policy::unused::{PolicyUse, Proposal, Usage, proposed};
 

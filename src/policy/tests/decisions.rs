@@ -1,0 +1,516 @@
+//! What is decided, and the traps of failing open.
+
+use super::*;
+
+#[test]
+fn a_forbid_that_fails_to_evaluate_refuses_instead_of_being_skipped() {
+    // It passes strict validation: types say nothing about overflow.
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);
+         forbid (principal, action == Action::\"orders:read\", resource)
+         when {{ context.ttl_seconds * 9223372036854775807 > 0 }};"
+    ));
+    let decision = decide(&compiled, "orders-api", &["orders:read"], Some(60));
+    assert_eq!(decision.outcome(), Outcome::Indeterminate);
+    assert_eq!(decision.policies, ["p1"]);
+    let refusal = refusal(decision);
+    assert_eq!(refusal.code, RefusalCode::PolicyError);
+    assert_eq!(refusal.allowed, None);
+    assert!(!refusal.detail.contains("p1"), "{}", refusal.detail);
+    // One bad right spoils the request, not the policy's neighbours.
+    let decision = decide(
+        &compiled,
+        "orders-api",
+        &["orders:read", "orders:write"],
+        None,
+    );
+    assert_eq!(decision.outcome(), Outcome::Indeterminate);
+    let decision = decide(&compiled, "orders-api", &["orders:write"], None);
+    assert_eq!(decision.outcome(), Outcome::Permit);
+}
+
+#[test]
+fn a_forbid_that_reads_a_missing_attribute_does_not_load_and_would_refuse() {
+    let policies = format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);
+         forbid (principal, action, resource) when {{ principal.claims.tier == \"bad\" }};"
+    );
+    assert!(refused(&policies).contains("tier"));
+    let (mut generation, _) = build(parts("forbid (principal, action, resource);"), &[]).unwrap();
+    generation.policies = parts(&policies).policies;
+    let slipped_through = CompiledGeneration::unvalidated(&generation);
+    let decision = decide(&slipped_through, "orders-api", &["orders:read"], None);
+    assert_eq!(decision.outcome(), Outcome::Indeterminate);
+    assert_eq!(decision.policies, ["p1"]);
+}
+
+#[test]
+fn a_permit_that_fails_to_evaluate_refuses_even_beside_one_that_holds() {
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);
+         permit ({AGENT}, action in Action::\"any\", resource)
+         when {{ context.ttl_seconds * 9223372036854775807 > 0 }};"
+    ));
+    let decision = decide(&compiled, "orders-api", &["orders:read"], Some(60));
+    assert_eq!(decision.outcome(), Outcome::Indeterminate);
+}
+
+#[test]
+fn a_workload_without_a_declared_claim_or_with_another_type_is_refused() {
+    let compiled =
+        loaded("permit (principal in Role::\"r\", action in Action::\"any\", resource);");
+    let detail = details(json!([{"type": "api", "actions": ["orders:read"]}]));
+    let ask = ask(&compiled, "orders-api", detail, None);
+    for bad in [
+        workload("dev", "agent", &[]),
+        workload("dev", "agent", &[("sub", ClaimValue::Long(1))]),
+        workload(
+            "dev",
+            "agent",
+            &[("sub", text("a")), ("admin", ClaimValue::Bool(true))],
+        ),
+        workload("unknown", "agent", &[("sub", text("a"))]),
+    ] {
+        let decision = decide_as(&compiled, &bad, &["r"], &ask, facts());
+        assert_eq!(decision.outcome(), Outcome::Indeterminate, "{bad:?}");
+    }
+    let good = decide_as(&compiled, &agent(), &["r"], &ask, facts());
+    assert_eq!(good.outcome(), Outcome::Permit);
+}
+
+#[test]
+fn the_action_hierarchy_works_in_permits_and_in_forbids() {
+    let permits = format!("permit ({AGENT}, action in Action::\"any\", resource);");
+    let compiled = loaded(&permits);
+    assert_eq!(
+        decide(
+            &compiled,
+            "orders-api",
+            &["orders:read", "orders:write"],
+            None
+        )
+        .outcome(),
+        Outcome::Permit
+    );
+    let compiled = loaded(&format!(
+        "{permits} forbid (principal, action in Action::\"any\", resource == Api::\"billing\");"
+    ));
+    assert_eq!(
+        decide(&compiled, "orders-api", &["orders:read"], None).outcome(),
+        Outcome::Permit
+    );
+    let decision = decide(&compiled, "billing", &["bill:read"], None);
+    assert_eq!(
+        (decision.outcome(), decision.policies),
+        (Outcome::Deny, vec!["p1".to_owned()])
+    );
+}
+
+#[test]
+fn nothing_asked_is_nothing_permitted() {
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);"
+    ));
+    let good = decide(&compiled, "billing", &["bill:read"], None);
+    let input: serde_json::Value = serde_json::from_slice(&good.input).unwrap();
+    let mut empty = input.clone();
+    empty["credential"]["authorization_details"] = json!([]);
+    let mut no_location = input.clone();
+    no_location["credential"]["authorization_details"][0]["locations"] = json!([]);
+    let mut elsewhere = input.clone();
+    elsewhere["credential"]["authorization_details"][0]["locations"] =
+        json!(["https://evil.example"]);
+    let mut foreign = input.clone();
+    foreign["credential"]["authorization_details"][0]["actions"] = json!(["orders:write"]);
+    for bad in [empty, no_location, elsewhere, foreign] {
+        let decision = compiled.redecide(bad.to_string().as_bytes()).unwrap();
+        assert_eq!(decision.outcome(), Outcome::Deny, "{bad}");
+    }
+}
+
+#[test]
+fn without_a_policy_everything_is_denied() {
+    let compiled = loaded("forbid (principal in Role::\"nobody\", action, resource);");
+    let decision = decide(&compiled, "orders-api", &["orders:read"], None);
+    assert_eq!(decision.outcome(), Outcome::Deny);
+    assert!(decision.policies.is_empty());
+    let refusal = refusal(decision);
+    assert_eq!(refusal.code, RefusalCode::NotPermitted);
+    assert_eq!(
+        refusal.detail,
+        "policy does not permit `orders:read` at `https://orders.example/v1` on `orders-api`"
+    );
+    assert_eq!(refusal.allowed, None);
+}
+
+#[test]
+fn opening_a_task_is_an_action_of_its_own() {
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action == Action::\"orders:read\", resource);
+         permit ({AGENT}, action == Action::\"openTask\", resource == TaskType::\"fix-order\");"
+    ));
+    let detail = details(json!([{"type": "api", "actions": ["orders:read"]}]));
+    let ask = ask(&compiled, "orders-api", detail, None);
+    let opening = |task_type: &str| TaskFacts {
+        task_type: task_type.into(),
+        opens: true,
+        ..facts()
+    };
+    let refused = refusal(decide_as(
+        &compiled,
+        &agent(),
+        &[],
+        &ask,
+        opening("nightly-report"),
+    ));
+    assert_eq!(refused.code, RefusalCode::NotPermitted);
+    assert!(refused.detail.contains("open a task"), "{}", refused.detail);
+    assert_eq!(refused.allowed, None);
+    let good = decide_as(&compiled, &agent(), &[], &ask, opening("fix-order"));
+    assert_eq!(good.policies, ["p0", "p1"]);
+    assert_eq!(good.outcome(), Outcome::Permit);
+
+    let roles = BTreeSet::new();
+    let now = Timestamp::from_seconds(NOW);
+    let alone = compiled.decide_open_task(&agent(), &roles, opening("fix-order"), now);
+    assert_eq!(alone.verdict.unwrap().ttl_seconds, 0);
+    assert_eq!(
+        compiled.redecide(&alone.input).unwrap().outcome(),
+        Outcome::Permit
+    );
+    let other = compiled.decide_open_task(&agent(), &roles, opening("nightly-report"), now);
+    assert_eq!(other.outcome(), Outcome::Deny);
+    let unknown = compiled.decide_open_task(&agent(), &roles, opening("nope"), now);
+    assert_eq!(refusal(unknown).code, RefusalCode::UnknownTaskType);
+}
+
+#[test]
+fn the_strictest_of_all_satisfied_permits_sets_the_life() {
+    let permit = |id: &str, ttl: &str, scope: &str| {
+        format!(
+            "@id(\"{id}\")\n@description(\"d\")\n@max_ttl(\"{ttl}\")\npermit ({AGENT}, {scope});\n"
+        )
+    };
+    let compiled = loaded(
+        &[
+            permit("wide", "600", "action in Action::\"any\", resource"),
+            permit(
+                "narrow",
+                "60",
+                "action == Action::\"orders:write\", resource",
+            ),
+        ]
+        .concat(),
+    );
+    let ttl = |actions: &[&str], asked| {
+        decide(&compiled, "orders-api", actions, asked)
+            .verdict
+            .map(|permitted| permitted.ttl_seconds)
+    };
+    assert_eq!(ttl(&["orders:read"], None), Ok(300));
+    assert_eq!(ttl(&["orders:read"], Some(600)), Ok(600));
+    assert_eq!(ttl(&["orders:read", "orders:write"], None), Ok(60));
+    assert_eq!(ttl(&["orders:write"], Some(60)), Ok(60));
+    for (actions, asked, max) in [
+        (&["orders:read"][..], 601, 600),
+        (&["orders:read", "orders:write"], 61, 60),
+    ] {
+        let refusal = ttl(actions, Some(asked)).unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::TtlTooLong);
+        assert_eq!(refusal.allowed.unwrap().max_ttl_seconds, Some(max));
+    }
+}
+
+#[test]
+fn no_credential_outlives_its_task() {
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);"
+    ));
+    let decide = |asked, left| {
+        let detail = details(json!([{"type": "api", "actions": ["orders:read"]}]));
+        let ask = ask(&compiled, "orders-api", detail, asked);
+        let task = TaskFacts {
+            deadline_seconds_left: left,
+            ..facts()
+        };
+        decide_as(&compiled, &agent(), &[], &ask, task).verdict
+    };
+    assert_eq!(decide(None, 40).unwrap().ttl_seconds, 40);
+    assert_eq!(decide(Some(40), 40).unwrap().ttl_seconds, 40);
+    let late = decide(Some(41), 40).unwrap_err();
+    assert_eq!(late.code, RefusalCode::TtlTooLong);
+    assert_eq!(late.allowed.unwrap().max_ttl_seconds, Some(40));
+    assert_eq!(decide(None, 0).unwrap_err().code, RefusalCode::TaskEnded);
+    // What Cedar cannot count is refused, not rounded.
+    assert_eq!(
+        decide(None, u64::MAX).unwrap_err().code,
+        RefusalCode::PolicyError
+    );
+}
+
+#[test]
+fn one_approval_among_the_satisfied_permits_asks_for_a_person() {
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);
+         @id(\"ask\") @description(\"d\") @approval(\"required\") @max_ttl(\"60\")
+         permit ({AGENT}, action == Action::\"orders:write\", resource);"
+    ));
+    let decision = decide(
+        &compiled,
+        "orders-api",
+        &["orders:read", "orders:write"],
+        Some(60),
+    );
+    assert_eq!(decision.outcome(), Outcome::Pending);
+    assert_eq!(decision.policies, ["ask", "p0"]);
+    // Nobody is bothered with what can't be had.
+    let long = refusal(decide(&compiled, "orders-api", &["orders:write"], Some(61)));
+    assert_eq!(long.code, RefusalCode::TtlTooLong);
+    let free = decide(&compiled, "orders-api", &["orders:read"], Some(61));
+    assert_eq!(free.outcome(), Outcome::Permit);
+}
+
+#[test]
+fn a_denial_offers_exactly_the_permitted_part() {
+    let compiled = loaded(&format!(
+        "@id(\"r\") @description(\"d\") @max_ttl(\"200\")
+         permit ({AGENT}, action == Action::\"bill:read\", resource);
+         permit ({AGENT}, action == Action::\"orders:read\", resource)
+         when {{ context.location like \"https://billing.example/a*\" }};"
+    ));
+    let refusal = refusal(decide(
+        &compiled,
+        "billing",
+        &["bill:read", "orders:read"],
+        None,
+    ));
+    let allowed = refusal.allowed.unwrap();
+    assert_eq!(
+        allowed.authorization_details.unwrap(),
+        details(json!([
+            {"type": "api", "actions": ["orders:read"], "locations": ["https://billing.example/a"]},
+            {"type": "api", "actions": ["bill:read"], "locations": ["https://billing.example/a", "https://billing.example/b"]}
+        ]))
+    );
+    assert_eq!(allowed.max_ttl_seconds, Some(200));
+}
+
+#[test]
+fn an_offer_leaves_out_a_place_with_a_refused_one_below_it() {
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);
+         forbid (principal, action, resource) when {{ context has location && context.location == \"https://billing.example/a/secret\" }};"
+    ));
+    let asked = details(
+        json!([{"type": "api", "actions": ["bill:read"], "locations":
+        ["https://billing.example/a", "https://billing.example/a/secret", "https://billing.example/b"]}]),
+    );
+    let ask = ask(&compiled, "billing", asked, None);
+    let refusal = refusal(decide_as(&compiled, &agent(), &[], &ask, facts()));
+    assert_eq!(
+        refusal.allowed.unwrap().authorization_details.unwrap(),
+        details(
+            json!([{"type": "api", "actions": ["bill:read"], "locations": ["https://billing.example/b"]}])
+        )
+    );
+}
+
+#[test]
+fn a_denial_names_a_few_rights_and_counts_the_rest() {
+    let compiled = loaded("forbid (principal, action, resource);");
+    let locations: Vec<String> = (0..5)
+        .map(|n| format!("https://billing.example/a/{n}"))
+        .collect();
+    let asked = details(json!([{"type": "api", "actions": ["bill:read"], "locations": locations}]));
+    let ask = ask(&compiled, "billing", asked, None);
+    let refusal = refusal(decide_as(&compiled, &agent(), &[], &ask, facts()));
+    assert!(
+        refusal.detail.contains(", and 1 more on `billing`"),
+        "{}",
+        refusal.detail
+    );
+}
+
+#[test]
+fn a_task_type_that_may_not_ask_for_the_resource_is_refused_when_joined_too() {
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);"
+    ));
+    let detail = details(json!([{"type": "api", "actions": ["bill:read"]}]));
+    let ask = ask(&compiled, "billing", detail, None);
+    let task = TaskFacts {
+        task_type: "fix-order".into(),
+        ..facts()
+    };
+    let refusal = refusal(decide_as(&compiled, &agent(), &[], &ask, task));
+    assert_eq!(refusal.code, RefusalCode::ResourceNotForTask);
+}
+
+#[test]
+fn the_input_holds_all_that_was_decided_on_and_no_free_text() {
+    let compiled =
+        loaded("permit (principal in Role::\"r\", action in Action::\"any\", resource);");
+    let detail = details(json!([{"type": "api", "actions": ["orders:read"]}]));
+    let ask = ask(&compiled, "orders-api", detail, Some(60));
+    let decision = decide_as(&compiled, &agent(), &["r"], &ask, facts());
+    let input: serde_json::Value = serde_json::from_slice(&decision.input).unwrap();
+    assert_eq!(
+        input,
+        json!({
+            "format": 1, "now": "2026-11-18T11:06:40Z",
+            "principal": {"attestor": "dev", "identity": "dev:agent", "roles": ["r"], "claims": {"sub": "agent"}},
+            "task": {"task_type": "nightly-report", "depth": 1, "deadline_seconds_left": 3600, "has_parent": false, "opens": false},
+            "credential": {"resource": "orders-api", "ttl_seconds": 60, "authorization_details":
+                [{"type": "api", "actions": ["orders:read"], "locations": ["https://orders.example/v1"]}]}
+        })
+    );
+    assert!(
+        !String::from_utf8(decision.input)
+            .unwrap()
+            .contains("free text")
+    );
+    for bad in [&b"{}"[..], b"", br#"{"format":1,"extra":1}"#] {
+        assert!(matches!(compiled.redecide(bad), Err(PolicyError::Input(_))));
+    }
+}
+
+#[test]
+fn the_number_of_evaluations_is_bounded() {
+    let compiled = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);"
+    ));
+    let places = |n: usize| -> Vec<String> {
+        (0..n)
+            .map(|n| format!("https://billing.example/a/{n}"))
+            .collect()
+    };
+    let object =
+        |n| json!({"type": "api", "actions": ["bill:read", "orders:read"], "locations": places(n)});
+    let full = MAX_EVALUATIONS / 2 / 16;
+    let asked = details(vec![object(16); full].into());
+    let ask = ask(&compiled, "billing", asked, None);
+    let decision = decide_as(&compiled, &agent(), &[], &ask, facts());
+    assert_eq!(decision.outcome(), Outcome::Permit);
+    let mut input: serde_json::Value = serde_json::from_slice(&decision.input).unwrap();
+    input["credential"]["authorization_details"]
+        .as_array_mut()
+        .unwrap()
+        .push(object(1));
+    let over = compiled.redecide(input.to_string().as_bytes()).unwrap();
+    assert_eq!(refusal(over).code, RefusalCode::TooManyRights);
+}
+
+#[test]
+fn an_act_on_the_broker_that_cannot_be_decided_is_an_error() {
+    let compiled = loaded(
+        "permit (principal in Role::\"admin\", action == Action::\"readLedger\", resource);
+         forbid (principal is Workload::ci_main, action == Action::\"readLedger\", resource)
+         when { principal.claims.attempt * 9223372036854775807 > 0 };",
+    );
+    let roles = BTreeSet::from(["admin".to_owned()]);
+    let who = agent();
+    let admin = AdminPrincipal::Workload {
+        workload: &who,
+        roles: &roles,
+    };
+    assert_eq!(compiled.may(admin, AdminAction::ReadLedger), Ok(true));
+    assert_eq!(compiled.may(admin, AdminAction::ManageKeys), Ok(false));
+    assert_eq!(
+        compiled.may(AdminPrincipal::Bootstrap, AdminAction::ReadLedger),
+        Ok(false)
+    );
+    assert_eq!(
+        compiled.may(AdminPrincipal::Dev, AdminAction::ReadLedger),
+        Ok(false)
+    );
+    let ci = workload(
+        "ci-main",
+        "repo:1",
+        &[
+            ("repo_id", text("1")),
+            ("branch", text("b")),
+            ("actor", text("a")),
+            ("attempt", ClaimValue::Long(2)),
+        ],
+    );
+    let admin = AdminPrincipal::Workload {
+        workload: &ci,
+        roles: &roles,
+    };
+    assert_eq!(
+        compiled.may(admin, AdminAction::ReadLedger),
+        Err(PolicyError::Evaluation(vec!["p1".into()]))
+    );
+}
+
+#[test]
+fn roles_are_asked_for_where_a_policy_about_work_names_one() {
+    for (policies, asked) in [
+        (
+            "permit (principal == Workload::dev::\"dev:agent\", action == Action::\"orders:read\", resource);",
+            false,
+        ),
+        (
+            "permit (principal in Role::\"admin\", action == Action::\"readLedger\", resource);",
+            false,
+        ),
+        (
+            "permit (principal in Role::\"r\", action == Action::\"orders:read\", resource);",
+            true,
+        ),
+        (
+            "permit (principal in Role::\"r\", action == Action::\"openTask\", resource);",
+            true,
+        ),
+        ("forbid (principal in Role::\"r\", action, resource);", true),
+        (
+            "permit (principal == Workload::dev::\"dev:agent\", action == Action::\"orders:read\", resource) \
+             unless { principal in [Role::\"a\", Role::\"b\"] };",
+            true,
+        ),
+        (
+            "forbid (principal in Role::\"r\", \
+             action in [Action::\"readLedger\", Action::\"orders:read\"], resource);",
+            true,
+        ),
+    ] {
+        let all = format!(
+            "permit (principal == Workload::dev::\"dev:agent\", action == Action::\"openTask\", resource);\n{policies}"
+        );
+        match load(&all) {
+            Ok(compiled) => assert_eq!(compiled.asks_for_roles(), asked, "{policies}"),
+            Err(problems) => panic!("{policies}: {problems:?}"),
+        }
+    }
+}
+
+/// The index at work: what a request meets does not grow with what others are allowed.
+#[test]
+fn a_request_meets_the_policies_that_can_be_about_it_and_not_all() {
+    let met = |count: usize| {
+        let policies: Vec<String> = (0..count)
+            .map(|n| match n {
+                0 => format!("permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");"),
+                1 => "forbid (principal, action, resource) when { context has location && context.location == \"https://billing.example/z\" };".into(),
+                n => format!("permit (principal == Workload::dev::\"dev:w{n}\", action in Action::\"any\", resource == Api::\"billing\") when {{ context.task.depth == 1 }};"),
+            })
+            .collect();
+        let compiled = generated(&policies);
+        let who = mapping::PrincipalInput {
+            attestor: "dev".into(),
+            identity: agent().identity,
+            roles: BTreeSet::new(),
+            claims: BTreeMap::from([("sub".to_owned(), text("agent"))]),
+        };
+        let scene = compiled
+            .model
+            .workload_scene(&who, Some("billing"))
+            .unwrap();
+        let uid = compiled.model.resource("billing").unwrap();
+        let action = compiled.model.action("bill:read");
+        compiled
+            .index
+            .slice_len(&scene.principal, &scene.ancestors, &action, &uid)
+    };
+    assert_eq!((met(2), met(10), met(500)), (2, 2, 2));
+}

@@ -1,0 +1,387 @@
+//! What loads, what does not, and why.
+
+use super::*;
+
+#[test]
+fn the_samples_load_and_pass_their_tests() {
+    let (generation, compiled) = build(samples(), &[]).unwrap();
+    let files = read_directory(Path::new("policies/tests"), "toml").unwrap();
+    let report = suite::run(&compiled, &files, Timestamp::from_seconds(NOW));
+    assert!(report.passed(), "{report}");
+    assert_eq!(report.untested, Vec::<String>::new());
+    assert!(report.to_string().ends_with("cases, 0 failed"));
+    assert_eq!(
+        compiled.digest(),
+        generation::digest_of(&generation).unwrap()
+    );
+}
+
+#[test]
+fn the_schema_beside_the_samples_is_the_generated_one() {
+    let (generation, _) = build(samples(), &[]).unwrap();
+    let path = Path::new("policies/taskpass.cedarschema");
+    let current = std::fs::read_to_string(path).unwrap_or_default();
+    if current != generation.schema {
+        // The next run sees it; this one fails, so that nobody commits without noticing.
+        std::fs::write(path, &generation.schema).unwrap();
+        panic!("policies/taskpass.cedarschema was not current and has been written again");
+    }
+}
+
+#[test]
+fn a_generation_survives_its_bytes_and_keeps_its_digest() {
+    let (generation, compiled) = build(samples(), &[]).unwrap();
+    let again: Generation = serde_json::from_slice(&generation.to_bytes().unwrap()).unwrap();
+    let recompiled = CompiledGeneration::compile(&again, &[]).unwrap();
+    assert_eq!(recompiled.digest(), compiled.digest());
+    let mut parts = samples();
+    parts.policies[0].text.push_str("// another comment\n");
+    assert_ne!(build(parts, &[]).unwrap().1.digest(), compiled.digest());
+}
+
+#[test]
+fn a_generation_of_another_engine_format_or_schema_does_not_load() {
+    let (good, _) = build(samples(), &[]).unwrap();
+    for bad in [
+        Generation {
+            format: 2,
+            ..good.clone()
+        },
+        Generation {
+            engine: "cedar-policy 3.0.0".into(),
+            ..good.clone()
+        },
+        Generation {
+            schema: format!("{} ", good.schema),
+            ..good.clone()
+        },
+        Generation {
+            attestors: vec![],
+            ..good.clone()
+        },
+    ] {
+        assert!(CompiledGeneration::compile(&bad, &[]).is_err());
+    }
+    let own = ["https://orders.example".to_owned()];
+    assert!(CompiledGeneration::compile(&good, &own).is_err());
+}
+
+#[test]
+fn a_catalogue_action_cannot_be_the_brokers_own() {
+    for name in ["any", "openTask", "revokeSession", "approve"] {
+        let mut parts = samples();
+        let action = name.to_owned().try_into().unwrap();
+        parts.resources[0].actions.insert(action);
+        let problems = build(parts, &[]).unwrap_err();
+        assert!(problems[0].message.contains("the broker's own"), "{name}");
+    }
+}
+
+#[test]
+fn attestors_whose_types_would_meet_or_cannot_be_named_do_not_load() {
+    let named = |name: &str| {
+        let mut spec = dev_attestor();
+        if let AttestorSpec::Oidc(oidc) = &mut spec {
+            oidc.name = name.into();
+        }
+        spec
+    };
+    for names in [
+        &["a-b", "a_b"][..],
+        &["dev", "dev"],
+        &["in"],
+        &["9x"],
+        &["A"],
+        &[""],
+        &["a b"],
+    ] {
+        let mut parts = samples();
+        parts.policies[0].text =
+            "@id(\"x\") @description(\"d\") forbid (principal, action, resource);".into();
+        parts.policies.truncate(1);
+        parts.attestors = names.iter().map(|name| named(name)).collect();
+        let problems = build(parts, &[]).unwrap_err();
+        assert_eq!(problems[0].file, "attestors", "{names:?}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_policy_that_reads_what_is_not_declared_does_not_load() {
+    for (policy, says) in [
+        // An undeclared, hidden or other attestor's claim.
+        (
+            "permit (principal == Workload::dev::\"dev:a\", action == Action::\"orders:read\", resource) when { principal.claims.repo_id == \"1\" };",
+            "repo_id",
+        ),
+        (
+            "permit (principal is Workload::ci_main, action == Action::\"orders:read\", resource) when { principal.claims.owner_id == \"7\" };",
+            "owner_id",
+        ),
+        // An optional one without `has`.
+        (
+            "forbid (principal is Workload::ci_main, action, resource) when { principal.claims.protected };",
+            "protected",
+        ),
+        // Free text is not in the context.
+        (
+            "forbid (principal is Workload::dev, action == Action::\"orders:read\", resource) when { context.purpose == \"x\" };",
+            "purpose",
+        ),
+        (
+            "forbid (principal, action == Action::\"orders:reed\", resource);",
+            "orders:reed",
+        ),
+        (
+            "forbid (principal is Workload::aws, action, resource);",
+            "Workload::aws",
+        ),
+        // Never true.
+        (
+            "forbid (principal is Workload::dev, action == Action::\"orders:read\", resource) when { 1 == 2 };",
+            "evaluates to false",
+        ),
+        (
+            "forbid (principal, action == Action::\"orders:read\", resource is TaskType);",
+            "unable to find an applicable action",
+        ),
+        (
+            "forbid (principal is Workload::dev, action == Action::\"orders:read\", resource) when { principal.claims.sub == 7 };",
+            "7",
+        ),
+    ] {
+        let problems = refused(policy);
+        assert!(problems.contains(says), "{policy}\n{problems}");
+        assert!(problems.starts_with("test.cedar:"), "{problems}");
+    }
+}
+
+#[test]
+fn a_policy_about_what_does_not_exist_does_not_load() {
+    for (policy, says) in [
+        (
+            "forbid (principal, action, resource == Api::\"order-api\");",
+            "no resource `order-api`",
+        ),
+        (
+            "forbid (principal, action == Action::\"orders:read\", resource) when { resource == Api::\"nope\" };",
+            "no resource `nope`",
+        ),
+        (
+            "forbid (principal, action == Action::\"openTask\", resource == TaskType::\"nightly\");",
+            "no task type `nightly`",
+        ),
+        (
+            "forbid (principal, action, resource == Broker::\"other\");",
+            "no broker",
+        ),
+        (
+            "forbid (principal == Bootstrap::\"root\", action, resource);",
+            "no bootstrap",
+        ),
+        (
+            "forbid (principal in Role::\"The Admins\", action, resource);",
+            "no role",
+        ),
+        (
+            "forbid (principal == Workload::dev::\"agent\", action, resource);",
+            "no identity",
+        ),
+        (
+            "forbid (principal == Workload::dev::\"ci-main:repo:1\", action, resource);",
+            "no identity",
+        ),
+        (
+            "forbid (principal == Workload::ci_main::\"ci_main:repo:1\", action, resource);",
+            "no identity",
+        ),
+        (
+            "forbid (principal, action == Action::\"orders:write\", resource == Api::\"billing\");",
+            "no action `orders:write`",
+        ),
+    ] {
+        let problems = refused(policy);
+        assert!(problems.contains(says), "{policy}\n{problems}");
+    }
+    loaded("forbid (principal == Workload::ci_main::\"ci-main:repo:1\", action, resource);");
+}
+
+#[test]
+fn a_condition_on_a_task_type_that_does_not_exist_does_not_load() {
+    for condition in [
+        "context.task.type == \"nightly\"",
+        "\"nightly\" != context.task.type",
+        "[\"fix-order\", \"nightly\"].contains(context.task.type)",
+        "context.task.depth > 1 && !(context.task.type == \"nightly\")",
+        "if context.task.has_parent then context.task.type == \"nightly\" else false",
+    ] {
+        for word in ["when", "unless"] {
+            let policy = format!(
+                "forbid (principal, action == Action::\"openTask\", resource) {word} {{ {condition} }};"
+            );
+            let problems = refused(&policy);
+            assert!(problems.contains("no task type `nightly`"), "{problems}");
+            loaded(&policy.replace("\"nightly\"", "\"nightly-report\""));
+        }
+    }
+}
+
+#[test]
+fn a_permit_says_who_by_something_that_the_caller_cannot_choose() {
+    let read = |scope: &str, rest: &str| {
+        format!("permit ({scope}, action == Action::\"orders:read\", resource) {rest};")
+    };
+    let ci = "principal is Workload::ci_main";
+    for (scope, rest) in [
+        ("principal", ""),
+        (
+            "principal",
+            "when { context.task.type == \"nightly-report\" }",
+        ),
+        (ci, ""),
+        (ci, "when { principal.claims.branch == \"main\" }"),
+        (ci, "when { principal.claims.actor == \"alice\" }"),
+        (
+            ci,
+            "when { principal.claims.repo_id == \"1\" || principal.claims.branch == \"main\" }",
+        ),
+        (ci, "when { principal.claims.repo_id != \"1\" }"),
+        (ci, "when { principal.claims.repo_id like \"*\" }"),
+        (
+            ci,
+            "when { principal.claims.repo_id == principal.claims.branch }",
+        ),
+        (
+            ci,
+            "when { [\"1\", principal.claims.branch].contains(principal.claims.repo_id) }",
+        ),
+        (ci, "when { !(principal.claims.repo_id == \"1\") }"),
+        (
+            ci,
+            "when { (principal.claims.repo_id == \"1\") == (principal.claims.branch == \"x\") }",
+        ),
+        (
+            ci,
+            "when { if true then principal.claims.branch == \"x\" else principal.claims.repo_id == \"1\" }",
+        ),
+        (ci, "unless { principal.claims.repo_id == \"1\" }"),
+        (
+            "principal",
+            "unless { principal.identity == \"dev:agent\" }",
+        ),
+    ] {
+        let policy = read(scope, rest);
+        let problems = refused(&policy);
+        assert!(problems.contains("whoever"), "{policy}\n{problems}");
+    }
+    for (scope, rest) in [
+        (AGENT, ""),
+        ("principal in Role::\"readers\"", ""),
+        ("principal is Workload::ci_main in Role::\"readers\"", ""),
+        ("principal in Workload::dev::\"dev:agent\"", ""),
+        (ci, "when { principal.claims.repo_id == \"1\" }"),
+        (
+            ci,
+            "when { \"1\" == principal.claims.repo_id && principal.claims.branch == \"main\" }",
+        ),
+        (
+            ci,
+            "when { principal.claims.branch == \"main\" } when { principal.claims.repo_id == \"1\" }",
+        ),
+        (
+            ci,
+            "when { [\"1\", \"2\"].contains(principal.claims.repo_id) }",
+        ),
+        ("principal", "when { principal.identity == \"dev:agent\" }"),
+    ] {
+        loaded(&read(scope, rest));
+    }
+}
+
+#[test]
+fn the_rule_of_who_holds_for_tasks_and_for_acts_on_the_broker_too() {
+    for policy in [
+        "permit (principal, action == Action::\"openTask\", resource);",
+        "permit (principal, action == Action::\"readLedger\", resource);",
+        "permit (principal is Bootstrap, action == Action::\"listTasks\", resource);",
+    ] {
+        assert!(refused(policy).contains("whoever"), "{policy}");
+    }
+}
+
+#[test]
+fn a_permit_without_an_action_does_not_make_an_admin() {
+    let problems = refused(&format!("permit ({AGENT}, action, resource);"));
+    assert!(problems.contains("both use of resources and acts on the broker"));
+    loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);"
+    ));
+    loaded(&format!(
+        "permit ({AGENT}, action, resource == Api::\"billing\");"
+    ));
+    loaded("forbid (principal, action, resource);");
+}
+
+#[test]
+fn no_policy_gives_the_bootstrap_token_a_credential_a_task_or_an_approval() {
+    for action in ["orders:read", "any", "openTask", "approve"] {
+        let op = if action == "any" { "in" } else { "==" };
+        let policy = format!(
+            "permit (principal == Bootstrap::\"token\", action {op} Action::\"{action}\", resource);"
+        );
+        refused(&policy);
+    }
+    let everything = loaded(
+        "permit (principal == Bootstrap::\"token\", action, resource == Broker::\"taskpass\");",
+    );
+    for action in AdminAction::ALL {
+        let may = everything.may(AdminPrincipal::Bootstrap, *action).unwrap();
+        assert_eq!(may, *action != AdminAction::Approve, "{action:?}");
+        assert_eq!(AdminAction::parse(action.as_str()), Some(*action));
+    }
+}
+
+#[test]
+fn obligations_stand_only_where_they_can_apply() {
+    let with = |annotation: &str, scope: &str| {
+        format!("@id(\"x\")\n@description(\"d\")\n{annotation}\npermit ({scope});")
+    };
+    let open = format!("{AGENT}, action == Action::\"openTask\", resource");
+    let admin = "principal in Role::\"a\", action == Action::\"readLedger\", resource";
+    assert!(refused(&with("@max_ttl(\"6\")", &open)).contains("@max_ttl"));
+    assert!(refused(&with("@max_ttl(\"6\")", admin)).contains("@max_ttl"));
+    assert!(refused(&with("@approval(\"required\")", admin)).contains("@approval"));
+    loaded(&with("@approval(\"required\")", &open));
+}
+
+#[test]
+fn an_action_of_aws_that_stands_for_others_is_forbidden_with_all_of_them_or_not_at_all() {
+    let load = |policy: &str| {
+        let mut parts = parts(policy);
+        let bucket = json!({
+            "name": "bucket", "kind": "aws", "owner": "data",
+            "actions": ["s3:*", "s3:Get*", "s3:GetObject"], "locations": ["arn:aws:s3:::b/*"],
+            "aws": {
+                "role_arn": "arn:aws:iam::123456789012:role/r", "mode": "web_identity",
+                "region": "eu-central-1"
+            }
+        });
+        parts
+            .resources
+            .push(serde_json::from_value(bucket).unwrap());
+        build(parts, &[]).map(|_| ())
+    };
+    for wide in ["s3:*", "s3:Get*"] {
+        let by_name = format!(
+            "forbid (principal, action == Action::\"{wide}\", resource == Aws::\"bucket\");"
+        );
+        let problems = load(&by_name).unwrap_err();
+        assert!(
+            problems[0].to_string().contains("action in"),
+            "{}",
+            problems[0]
+        );
+        load(&by_name.replace("action ==", "action in")).unwrap();
+    }
+    load("forbid (principal, action == Action::\"s3:GetObject\", resource == Aws::\"bucket\");")
+        .unwrap();
+}

@@ -1,0 +1,228 @@
+//! What must hold for any policies and any question.
+
+use super::*;
+
+/// One policy of a generated set, in the scopes that matter to the index.
+pub(super) fn any_policy() -> impl Strategy<Value = String> {
+    let effect = prop::sample::select(vec!["permit", "permit", "permit", "forbid"]);
+    let principal = prop::sample::select(vec![
+        "principal",
+        "principal == Workload::dev::\"dev:agent\"",
+        "principal in Workload::dev::\"dev:agent\"",
+        "principal == Workload::dev::\"dev:other\"",
+        "principal in Role::\"r1\"",
+        "principal in Role::\"r2\"",
+        "principal is Workload::dev",
+        "principal is Workload::ci_main",
+        "principal is Workload::dev in Role::\"r1\"",
+        "principal is Workload::ci_main in Role::\"r1\"",
+    ]);
+    let action = prop::sample::select(vec![
+        "action",
+        "action == Action::\"orders:read\"",
+        "action == Action::\"bill:read\"",
+        "action in Action::\"any\"",
+        "action in [Action::\"any\", Action::\"orders:read\"]",
+        "action in [Action::\"bill:read\", Action::\"openTask\"]",
+    ]);
+    let resource = prop::sample::select(vec![
+        "resource",
+        "resource == Api::\"billing\"",
+        "resource in Api::\"billing\"",
+        "resource == Api::\"orders-api\"",
+        "resource is Api",
+        "resource is TaskType",
+        "resource is Api in Api::\"billing\"",
+    ]);
+    let when = prop::sample::select(vec![
+        "",
+        "",
+        "",
+        "when { context.task.depth == 1 }",
+        "when { context has location && context.location like \"*/a\" }",
+        "when { context.task.depth * 9223372036854775807 > 1 && context.task.depth > 1 }",
+        "when { principal has nothing }",
+        "when { principal.nothing }",
+    ]);
+    let annotation =
+        prop::sample::select(vec!["", "", "max_ttl(\"60\")", "approval(\"required\")"]);
+    (effect, principal, action, resource, when, annotation).prop_map(
+        |(effect, principal, action, resource, when, annotation)| {
+            let obligation = match (effect, annotation) {
+                ("forbid", _) | (_, "") => String::new(),
+                (_, annotation) => format!("@{annotation} "),
+            };
+            format!("{obligation}{effect} ({principal}, {action}, {resource}) {when};")
+        },
+    )
+}
+
+pub(super) fn any_workload() -> impl Strategy<Value = Workload> {
+    let ci = workload(
+        "ci-main",
+        "repo:1",
+        &[
+            ("repo_id", text("1")),
+            ("branch", text("main")),
+            ("actor", text("a")),
+            ("attempt", ClaimValue::Long(1)),
+        ],
+    );
+    let other = workload("dev", "other", &[("sub", text("other"))]);
+    prop::sample::select(vec![agent(), agent(), other, ci])
+}
+
+pub(super) fn any_roles() -> impl Strategy<Value = BTreeSet<String>> {
+    let role = prop::sample::select(vec!["r1".to_owned(), "r2".to_owned(), "r3".to_owned()]);
+    prop::collection::btree_set(role, 0..3)
+}
+
+pub(super) fn any_details() -> impl Strategy<Value = Vec<AuthorizationDetail>> {
+    let action = prop::sample::select(vec!["bill:read", "orders:read"]);
+    let place = prop::sample::select(vec![
+        "https://billing.example/a",
+        "https://billing.example/a/x",
+        "https://billing.example/b",
+    ]);
+    let detail = (
+        prop::collection::btree_set(action, 1..3),
+        prop::collection::btree_set(place, 1..4),
+    )
+        .prop_map(
+            |(actions, places)| json!({"type": "api", "actions": actions, "locations": places}),
+        );
+    prop::collection::vec(detail, 1..3).prop_map(|all| details(all.into()))
+}
+
+/// Few cases in a check, as each compiles policies; `PROPTEST_CASES` asks for more.
+pub(super) fn cases() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    match asked.cases {
+        256 => ProptestConfig::with_cases(32),
+        _ => asked,
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn the_slice_answers_like_the_whole_set(
+        policies in prop::collection::vec(any_policy(), 0..12),
+        workload in any_workload(),
+        roles in any_roles(),
+    ) {
+        let compiled = generated(&policies);
+        let whole = compiled.whole_set();
+        let who = mapping::PrincipalInput {
+            attestor: workload.attestor.clone(),
+            identity: workload.identity.clone(),
+            roles,
+            claims: workload.claims.clone(),
+        };
+        let authorizer = cedar_policy::Authorizer::new();
+        for resource in ["billing", "orders-api"] {
+            let scene = compiled.model.workload_scene(&who, Some(resource)).unwrap();
+            let uid = compiled.model.resource(resource).unwrap();
+            for action in ["orders:read", "bill:read"] {
+                let action = compiled.model.action(action);
+                let context = mapping::credential_context(&facts(), billing(), 60).unwrap();
+                let request = compiled.model.request(&scene, &action, &uid, context).unwrap();
+                let sliced = compiled.index.evaluate(&request, &scene.ancestors, &scene.entities, Timestamp::MAX);
+                let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
+                prop_assert_eq!(sliced, all);
+            }
+        }
+        let scene = compiled.model.workload_scene(&who, None).unwrap();
+        let action = compiled.model.action("openTask");
+        let task_type = compiled.model.task_type("nightly-report");
+        let context = mapping::task_context(&facts()).unwrap();
+        let request = compiled.model.request(&scene, &action, &task_type, context).unwrap();
+        let sliced = compiled.index.evaluate(&request, &scene.ancestors, &scene.entities, Timestamp::MAX);
+        let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
+        prop_assert_eq!(sliced, all);
+    }
+
+    #[test]
+    fn a_recorded_input_gives_the_same_decision_again(
+        policies in prop::collection::vec(any_policy(), 0..8),
+        workload in any_workload(),
+        roles in any_roles(),
+        asked in any_details(),
+        ttl in prop::option::of(1_u64..900),
+        opens: bool,
+    ) {
+        let compiled = generated(&policies);
+        let ask = ask(&compiled, "billing", asked, ttl);
+        let question = Question {
+            workload: &workload,
+            roles: &roles,
+            ask: &ask,
+            task: TaskFacts { opens, ..facts() },
+            bounds: None,
+            now: Timestamp::from_seconds(NOW),
+        };
+        let decision = compiled.decide(&question);
+        let again = generated(&policies).redecide(&decision.input).unwrap();
+        prop_assert_eq!(&again.verdict, &decision.verdict);
+        prop_assert_eq!(&again.policies, &decision.policies);
+        prop_assert_eq!(again.input, decision.input);
+        prop_assert_eq!(again.generation, decision.generation);
+    }
+
+    #[test]
+    fn what_is_offered_is_permitted_when_it_is_asked_for_and_was_asked_for_before(
+        policies in prop::collection::vec(any_policy(), 1..8),
+        asked in any_details(),
+        ttl in prop::option::of(1_u64..900),
+    ) {
+        let compiled = generated(&policies);
+        let roles = BTreeSet::from(["r1".to_owned()]);
+        let decide = |ask: &Ask| compiled.decide(&Question {
+            workload: &agent(),
+            roles: &roles,
+            ask,
+            task: facts(),
+            bounds: None,
+            now: Timestamp::from_seconds(NOW),
+        });
+        let first = ask(&compiled, "billing", asked, ttl);
+        if let Err(refusal) = decide(&first).verdict
+            && let Some(allowed) = refusal.allowed
+        {
+            let wanted = first.grant.clone();
+            let offered = match allowed.authorization_details {
+                Some(details) => Grant::try_from(details).unwrap(),
+                None => wanted.clone(),
+            };
+            prop_assert!(wanted.covers(&offered));
+            let second = Ask {
+                grant: offered,
+                ttl_seconds: allowed.max_ttl_seconds.or(ttl),
+                resource: Arc::clone(&first.resource),
+                task: first.task.clone(),
+                retry: None,
+            };
+            let outcome = decide(&second).outcome();
+            let fine = outcome == Outcome::Permit
+                || (refusal.code == RefusalCode::TtlTooLong && outcome == Outcome::Pending);
+            prop_assert!(fine, "{:?}", outcome);
+        }
+    }
+
+    #[test]
+    fn another_permit_never_turns_a_yes_into_a_policy_denial(
+        policies in prop::collection::vec(any_policy(), 1..6),
+        more in any_policy(),
+    ) {
+        let more = more.replace("forbid", "permit");
+        let before = decide(&generated(&policies), "billing", &["bill:read"], None);
+        let mut wider = policies;
+        wider.push(more);
+        let after = decide(&generated(&wider), "billing", &["bill:read"], None);
+        if before.outcome() == Outcome::Permit {
+            // Obligations may tighten it and an error may make it uncertain; a no it is not.
+            prop_assert_ne!(after.outcome(), Outcome::Deny);
+        }
+    }
+}
