@@ -219,14 +219,8 @@ impl Client {
 
     /// `GET path`, whose answer is read bit by bit: it is the caller's to bound.
     pub(super) async fn stream(&self, path: &str) -> Result<reqwest::Response, Failure> {
-        let mut request = self.http.get(self.at(path)?).timeout(STREAM_TIMEOUT);
-        if let Some(value) = &self.authorization {
-            request = request.header(AUTHORIZATION, value.clone());
-        }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| Failure::Unestablished(reason(&self.base, &error)))?;
+        let request = self.http.get(self.at(path)?).timeout(STREAM_TIMEOUT);
+        let response = self.answer(request).await?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -283,15 +277,20 @@ impl Client {
             .map_err(|error| Failure::Usage(format!("{base}{path} is not a URL: {error}")))
     }
 
-    async fn finish(&self, mut request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+    async fn finish(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+        let response = self.answer(request).await?;
+        self.whole(response).await
+    }
+
+    async fn answer(
+        &self,
+        mut request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, Failure> {
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value.clone());
         }
-        let response = request
-            .send()
-            .await
-            .map_err(|error| Failure::Unestablished(reason(&self.base, &error)))?;
-        self.whole(response).await
+        let sent = request.send().await;
+        sent.map_err(|error| Failure::Unestablished(reason(&self.base, &error)))
     }
 
     async fn whole(&self, response: reqwest::Response) -> Result<Answer, Failure> {

@@ -1,32 +1,19 @@
 //! The logs of real brokers, and records of what was done with real credentials.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use taskpass::clock::Timestamp;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 
 use super::super::aws::rig;
-use super::super::support::fleet::{Fleet, Replica, vkeys};
+use super::super::support::fleet::{Fleet, Replica, vkeys, whole_log};
 use super::super::support::keys::peek;
 use super::super::support::rig::{Rig, ask, job};
 use super::super::support::sts::Sts;
 use super::{ORIGIN, counts, gzip, json_of, log_file, run, trail};
 
-/// A replica's whole log.
+/// A replica's whole log as a file, and its leaves.
 async fn log_of(fleet: &Fleet, replica: &Replica) -> (Vec<u8>, Vec<Value>) {
-    let get = async |path: &str| replica.client.get_as(&fleet.admin, path).await;
-    let checkpoint = get("/v1/ledger/checkpoint").await;
-    assert_eq!(checkpoint.status, 200);
-    let checkpoint = checkpoint.text();
-    let size: u64 = checkpoint.lines().nth(1).unwrap().parse().unwrap();
-    let mut leaves = Vec::new();
-    for index in 0..size {
-        let entry = get(&format!("/v1/ledger/entries/{index}"))
-            .await
-            .expect(200);
-        leaves.push(STANDARD.decode(entry["leaf"].as_str().unwrap()).unwrap());
-    }
+    let (checkpoint, leaves) = whole_log(fleet, replica).await;
     let read = |leaf: &Vec<u8>| serde_json::from_slice(leaf).unwrap();
     let values = leaves.iter().map(read).collect();
     (log_file(&checkpoint, &leaves), values)

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::tls::Version;
 use serde_json::{Value, json};
 use taskpass::app;
@@ -646,4 +647,22 @@ pub async fn assert_sound(fleet: &Fleet, replica: &Replica, earlier: &Value) {
         &root(&receipt.checkpoint),
     )
     .unwrap();
+}
+
+/// A replica's newest checkpoint, and every leaf under it, byte for byte.
+pub async fn whole_log(fleet: &Fleet, replica: &Replica) -> (String, Vec<Vec<u8>>) {
+    let get = async |path: &str| replica.client.get_as(&fleet.admin, path).await;
+    let checkpoint = get("/v1/ledger/checkpoint").await;
+    assert_eq!(checkpoint.status, 200);
+    let checkpoint = checkpoint.text();
+    let size: u64 = checkpoint.lines().nth(1).unwrap().parse().unwrap();
+    let mut leaves = Vec::new();
+    for index in 0..size {
+        let entry = get(&format!("/v1/ledger/entries/{index}"))
+            .await
+            .expect(200);
+        let leaf = entry["leaf"].as_str().unwrap();
+        leaves.push(STANDARD.decode(leaf).unwrap());
+    }
+    (checkpoint, leaves)
 }

@@ -1,6 +1,8 @@
 //! What the ledger says, told outside: the real binary on both stores, a receiver that misbehaves,
 //! kills between deliveries, and entries whose bodies are gone.
 
+mod trouble;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use taskpass::sweep;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::canary::Canaries;
-use crate::support::fleet::{Fleet, Replica, SINK_SECRET, body};
+use crate::support::fleet::{Fleet, Replica, SINK_SECRET, body, whole_log};
 use crate::support::http::Client;
 use crate::support::moto::python_program;
 use crate::support::process::Launch;
@@ -52,7 +54,7 @@ async fn lag(fleet: &Fleet, replica: &Replica, sink: &str) -> Option<u64> {
 
 /// Waits until a receiver took every leaf of the log, which are returned.
 async fn all_taken(fleet: &Fleet, replica: &Replica, receiver: &Receiver) -> Vec<Vec<u8>> {
-    let leaves = leaves(fleet, replica).await;
+    let leaves = whole_log(fleet, replica).await.1;
     until("everything was taken", SOON, async || {
         let taken = receiver.taken();
         let ids: BTreeSet<&str> = taken.iter().map(Delivery::id).collect();
@@ -69,21 +71,6 @@ async fn is_metric(fleet: &Fleet, replica: &Replica, name: &str, sink: &str, val
         metric(fleet, replica, &name).await == Some(value)
     })
     .await;
-}
-
-/// Every leaf of the log, byte for byte.
-async fn leaves(fleet: &Fleet, replica: &Replica) -> Vec<Vec<u8>> {
-    let get = async |path: &str| replica.client.get_as(&fleet.admin, path).await;
-    let checkpoint = get("/v1/ledger/checkpoint").await.text();
-    let size: u64 = checkpoint.lines().nth(1).unwrap().parse().unwrap();
-    let mut leaves = Vec::new();
-    for index in 0..size {
-        let entry = get(&format!("/v1/ledger/entries/{index}"))
-            .await
-            .expect(200);
-        leaves.push(STANDARD.decode(entry["leaf"].as_str().unwrap()).unwrap());
-    }
-    leaves
 }
 
 /// Asks with a purpose.
@@ -210,7 +197,7 @@ async fn everything_is_told(kind: Kind) {
         .client
         .post_json(&fleet.admin, "/v1/revocations", &selector);
     assert!(cut.await.status < 300);
-    let leaves = leaves(&fleet, &replica).await;
+    let leaves = whole_log(&fleet, &replica).await.1;
     for sink in ["siem", "disk", "out"] {
         is_metric(
             &fleet,
@@ -301,283 +288,6 @@ async fn everything_that_is_recorded_is_told_to_every_sink_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_that_is_recorded_is_told_to_every_sink_on_postgresql() {
     everything_is_told(Kind::Postgres).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_with_the_same_ids() {
-    let elsewhere = Receiver::start([]);
-    let location = format!("Location: {}\r\n", elsewhere.url());
-    let receiver = Receiver::start([
-        Reply::Hang,
-        Reply::Status(307, location),
-        Reply::Cut,
-        Reply::Flood,
-    ]);
-    // One request at a time, so that each reply is for the same event until it is taken.
-    let sinks = webhook(&receiver, "concurrency = 1");
-    let (fleet, mut replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
-    until("the first attempt hangs", SOON, async || {
-        !receiver.deliveries().is_empty()
-    })
-    .await;
-    let begin = Instant::now();
-    for _ in 0..20 {
-        granted(&fleet, &replica).await;
-    }
-    let took = begin.elapsed();
-    assert!(
-        took < Duration::from_secs(5),
-        "{took:?} for twenty while it is not told"
-    );
-    until("the lag is seen", SOON, async || {
-        lag(&fleet, &replica, "siem").await > Some(19)
-    })
-    .await;
-    let leaves = all_taken(&fleet, &replica, &receiver).await;
-    is_metric(&fleet, &replica, "failures_total", "siem", 3).await;
-    is_metric(&fleet, &replica, "lag_entries", "siem", 0).await;
-    let all = receiver.deliveries();
-    let first: Vec<&str> = all.iter().take(4).map(Delivery::id).collect();
-    assert_eq!(first, [all[0].id(); 4], "the same event until it is taken");
-    let stamps: BTreeSet<&str> = all
-        .iter()
-        .take(4)
-        .map(|d| d.header("webhook-timestamp"))
-        .collect();
-    assert!(stamps.len() > 1, "each attempt has its own time");
-    assert!(elsewhere.deliveries().is_empty(), "no redirect is followed");
-    let taken = receiver.taken();
-    let events = once(&taken);
-    assert_eq!(
-        taken.len(),
-        events.len(),
-        "what was taken does not come again"
-    );
-    assert_complete_and_ordered(&events, &leaves);
-    replica.process.terminate();
-    let log = replica.process.stderr();
-    assert!(
-        log.contains("it answered 307") && log.contains("did not answer in time"),
-        "{log}"
-    );
-    assert!(
-        !log.contains("secret-of-the-receiver") && !log.contains("tenant=7"),
-        "{log}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
-    let receiver = Receiver::start([
-        Reply::Status(204, String::new()),
-        Reply::Status(410, String::new()),
-    ]);
-    let (fleet, mut replica) =
-        Fleet::exporting(Kind::Sqlite, &webhook(&receiver, "concurrency = 1")).await;
-    let disabled = async |replica: &Replica| {
-        metric(&fleet, replica, "taskpass_export_disabled{sink=\"siem\"}").await == Some(1)
-    };
-    until("it is told nothing more", SOON, async || {
-        disabled(&replica).await
-    })
-    .await;
-    granted(&fleet, &replica).await;
-    assert_eq!(receiver.deliveries().len(), 2);
-    let log = |replica: &Replica| replica.process.stderr();
-    assert!(log(&replica).contains("it answered 410 and is told nothing more"));
-    let restart = async |replica: &mut Replica, change: &str| {
-        replica.process.terminate();
-        let file = replica.process.dir().join("taskpass.toml");
-        let config = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, config.replace("revision = 1", change)).unwrap();
-        replica.process.restart();
-        replica.process.wait_ready(replica.address);
-    };
-    restart(&mut replica, "revision = 1").await;
-    until("it remembers", SOON, async || disabled(&replica).await).await;
-    assert_eq!(receiver.deliveries().len(), 2, "a restart is no reason");
-    restart(&mut replica, "revision = 2").await;
-    let leaves = all_taken(&fleet, &replica, &receiver).await;
-    is_metric(&fleet, &replica, "disabled", "siem", 0).await;
-    assert_complete_and_ordered(&once(&receiver.taken()), &leaves);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_between_deliveries_it_goes_on_where_it_was_and_leaves_nothing_out() {
-    let receiver = Receiver::start(vec![Reply::Slow(Duration::from_millis(30)); 500]);
-    let (fleet, mut replica) = Fleet::exporting(Kind::Sqlite, &webhook(&receiver, "")).await;
-    for round in 0..3 {
-        let seen = receiver.deliveries().len();
-        for _ in 0..4 {
-            let granted = granted(&fleet, &replica).await;
-            revoke(&fleet, &replica, &granted).await;
-        }
-        until("some of it was told", SOON, async || {
-            receiver.deliveries().len() > seen + round
-        })
-        .await;
-        replica.process.kill();
-        replica.process.restart();
-        replica.process.wait_ready(replica.address);
-    }
-    let leaves = all_taken(&fleet, &replica, &receiver).await;
-    assert_complete_and_ordered(&once(&receiver.taken()), &leaves);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_replicas_one_delivers_and_the_other_goes_on_when_it_is_killed() {
-    let receiver = Receiver::start(vec![Reply::Slow(Duration::from_millis(20)); 500]);
-    let (fleet, one) = Fleet::exporting(Kind::Postgres, &webhook(&receiver, "")).await;
-    let mut replicas = vec![one, fleet.replica()];
-    for _ in 0..10 {
-        for replica in &replicas {
-            let granted = granted(&fleet, replica).await;
-            revoke(&fleet, replica, &granted).await;
-        }
-    }
-    // Whoever delivers now is killed at it.
-    let pool = fleet.database().pool().await;
-    let left = async || {
-        let (left,): (i64,) = sqlx::query_as(
-            "SELECT (SELECT max(size) FROM ledger_head) - next_idx FROM export_cursor",
-        )
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-        left
-    };
-    let mut delivered = Vec::new();
-    for replica in &replicas {
-        let name = "taskpass_export_delivered_total{sink=\"siem\"}";
-        delivered.push(metric(&fleet, replica, name).await.unwrap_or(0));
-    }
-    let holder = usize::from(delivered[1] > delivered[0]);
-    let mut killed = replicas.remove(holder);
-    killed.process.kill();
-    let rest = &replicas[0];
-    for _ in 0..5 {
-        let granted = granted(&fleet, rest).await;
-        revoke(&fleet, rest, &granted).await;
-    }
-    until("the other told the rest", SOON, async || left().await == 0).await;
-    let taken = receiver.taken();
-    let events = once(&taken);
-    assert_complete_and_ordered(&events, &leaves(&fleet, rest).await);
-    // Before the kill nothing came twice, and after it no more than was under way.
-    assert!(
-        taken.len() <= events.len() + 64,
-        "{} of {}",
-        taken.len(),
-        events.len()
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_takes_nothing_costs_no_request_anything() {
-    let sinks = "[[export]]\nname = \"disk\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events\"\n\
-                 [[export]]\nname = \"pipe\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"pipe\"\n";
-    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, sinks).await;
-    let dir = replica.process.dir().to_owned();
-    let begun = leaves(&fleet, &replica).await.len() as u64;
-    for sink in ["disk", "pipe"] {
-        is_metric(&fleet, &replica, "delivered_total", sink, begun).await;
-    }
-    // One file becomes a directory, the other a pipe that nobody reads.
-    std::fs::remove_file(dir.join("pipe")).unwrap();
-    let made = std::process::Command::new("mkfifo")
-        .arg(dir.join("pipe"))
-        .status()
-        .unwrap();
-    assert!(made.success());
-    std::fs::rename(dir.join("events"), dir.join("away")).unwrap();
-    std::fs::create_dir(dir.join("events")).unwrap();
-    let begin = Instant::now();
-    for _ in 0..10 {
-        granted(&fleet, &replica).await;
-    }
-    assert!(begin.elapsed() < Duration::from_secs(5));
-    for sink in ["disk", "pipe"] {
-        let failures = format!("taskpass_export_failures_total{{sink=\"{sink}\"}}");
-        until(&format!("{sink} failed"), SOON, async || {
-            metric(&fleet, &replica, &failures).await >= Some(1)
-        })
-        .await;
-        until(&format!("the lag of {sink} is seen"), SOON, async || {
-            lag(&fleet, &replica, sink).await >= Some(1)
-        })
-        .await;
-    }
-    std::fs::remove_dir(dir.join("events")).unwrap();
-    std::fs::rename(dir.join("away"), dir.join("events")).unwrap();
-    std::fs::remove_file(dir.join("pipe")).unwrap();
-    let all = leaves(&fleet, &replica).await.len() as u64;
-    for sink in ["disk", "pipe"] {
-        is_metric(&fleet, &replica, "delivered_total", sink, all).await;
-    }
-    let told = lines(&std::fs::read_to_string(dir.join("events")).unwrap());
-    let sequence: Vec<u64> = told
-        .iter()
-        .map(|e| e["metadata"]["sequence"].as_u64().unwrap())
-        .collect();
-    assert_eq!(sequence, (0..all).collect::<Vec<_>>());
-}
-
-#[test]
-fn standard_output_that_nobody_reads_holds_up_neither_the_broker_nor_its_end() {
-    let (reader, mut full) = std::io::pipe().unwrap();
-    // As much as a pipe holds: whoever writes more waits for a reader.
-    full.write_all(&vec![b'x'; 65_536]).unwrap();
-    let sinks =
-        "[[export]]\nname = \"out\"\nformat = \"ocsf\"\nto = \"stdout\"\ntimeout_seconds = 1\n";
-    let config = Fleet::exporting_config(sinks);
-    let address = config
-        .lines()
-        .find_map(|line| line.strip_prefix("listen = "));
-    let address = address.unwrap().trim_matches('"').to_owned();
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("policies")).unwrap();
-    std::fs::write(dir.path().join("policies/a.cedar"), POLICIES).unwrap();
-    std::fs::write(dir.path().join("taskpass.toml"), config).unwrap();
-    let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random_bytes(32));
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_taskpass"))
-        .arg("serve")
-        .current_dir(dir.path())
-        .env("TASKPASS_SEALING_KEYS", format!("tpk1_{key}"))
-        .stdout(full)
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let metric = |name: &str| {
-        block_on(async || {
-            let client = Client::new(&format!("http://{address}"));
-            let answer = client.try_get("/metrics").await.ok()?;
-            let text = answer.text();
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.map(|value| value.trim().parse::<u64>().unwrap())
-        })
-    };
-    wait_until("the sink failed", SOON, || {
-        metric("taskpass_export_failures_total{sink=\"out\"}") >= Some(1)
-    });
-    wait_until("its lag is seen", SOON, || {
-        metric("taskpass_export_lag_entries{sink=\"out\"}") >= Some(1)
-    });
-    let ready = block_on(async || {
-        let client = Client::new(&format!("http://{address}"));
-        client.try_get("/readyz").await.unwrap().status
-    });
-    assert_eq!(ready, 200);
-    let told = std::process::Command::new("kill")
-        .arg(child.id().to_string())
-        .status();
-    assert!(told.unwrap().success());
-    let mut ended = None;
-    wait_until("it ends", SOON, || {
-        ended = child.try_wait().unwrap();
-        ended.is_some()
-    });
-    assert_eq!(ended.unwrap().code(), Some(0), "in order");
-    drop(reader);
 }
 
 /// An exporter of its own on a rig's store, until it has told all.
@@ -849,7 +559,7 @@ fn a_sink_that_cannot_work_is_told_by_check() {
 
 /// The blocks of a language on the page.
 fn blocks(language: &str) -> Vec<&'static str> {
-    let page = include_str!("../../docs/export.md");
+    let page = include_str!("../../../docs/export.md");
     let fence = format!("```{language}\n");
     let parts = page.split(fence.as_str()).skip(1);
     parts
@@ -878,7 +588,7 @@ async fn the_pages_sinks_its_receiver_and_its_commands_work_as_it_says() {
         .spawn();
     let one = granted(&fleet, &replica).await;
     revoke(&fleet, &replica, &one).await;
-    let leaves = leaves(&fleet, &replica).await;
+    let leaves = whole_log(&fleet, &replica).await.1;
     until("the page's receiver took everything", SOON, async || {
         receiver.stdout().lines().count() == leaves.len()
     })
