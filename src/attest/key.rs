@@ -178,6 +178,10 @@ impl Attestor for Keys {
         &self.name
     }
 
+    fn leeway_seconds(&self) -> u64 {
+        LEEWAY_SECONDS
+    }
+
     fn recognises(&self, presented: &Presented<'_>) -> bool {
         presented.token().is_ok_and(|token| {
             token.unverified_is_type(ASSERTION)

@@ -256,6 +256,9 @@ pub trait Attestor: Send + Sync {
     /// so nothing but the choice of the attestor may follow from it.
     fn recognises(&self, presented: &Presented<'_>) -> bool;
 
+    /// How far its issuer's clock may be ahead of ours, in seconds.
+    fn leeway_seconds(&self) -> u64;
+
     /// Verifies the evidence, all of it, as of `now`.
     fn appraise<'a>(
         &'a self,
@@ -355,7 +358,12 @@ impl Attestors {
             return Err(self.refusal(&presented));
         };
         let mut workload = attestor.appraise(&presented, now).await?;
-        if self.not_before.is_some_and(|at| workload.issued_at < at) {
+        // An issuer whose clock is ahead may have dated so what it gave out before.
+        let dated = |at: Timestamp| at.plus_seconds(attestor.leeway_seconds());
+        if self
+            .not_before
+            .is_some_and(|at| workload.issued_at < dated(at))
+        {
             return Err(AttestError::BeforeOurLog);
         }
         // A proof is made for this one request; the certificate is the connection's, which a proxy

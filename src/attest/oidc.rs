@@ -261,6 +261,10 @@ impl Attestor for Oidc {
         &self.spec.name
     }
 
+    fn leeway_seconds(&self) -> u64 {
+        self.spec.leeway_seconds
+    }
+
     fn recognises(&self, presented: &Presented<'_>) -> bool {
         presented.token().is_ok_and(|token| {
             // An assertion is for registered keys, even where both have one audience.

@@ -152,6 +152,10 @@ impl Attestor for Spiffe {
         &self.spec.name
     }
 
+    fn leeway_seconds(&self) -> u64 {
+        self.spec.leeway_seconds
+    }
+
     fn recognises(&self, presented: &Presented<'_>) -> bool {
         presented.token().is_ok_and(|token| {
             let id = token.unverified_subject().and_then(SpiffeId::parse);

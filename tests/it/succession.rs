@@ -23,7 +23,7 @@ use crate::support::moto::Moto;
 use crate::support::postgres::{TestDatabase, fresh_database};
 use crate::support::process::{Ended, Launch, Process};
 use crate::support::witness::{Manner, Witness};
-use crate::support::{SOON, free_address, hex, random_bytes, random_hex, until};
+use crate::support::{SOON, free_address, hex, random_bytes, random_hex, until, wait_until};
 
 const POLICIES: &str = r#"
 @id("agent") @description("an agent opens tasks and reads")
@@ -38,6 +38,9 @@ permit (principal == Bootstrap::"token", action, resource == Broker::"taskpass")
 const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
 
 const OLD: &str = "old.test/log";
+/// How far the issuer's clock may be ahead, in seconds.
+const AHEAD: i64 = 3;
+
 const NEW: &str = "new.test/log";
 
 /// A deployment that moves from one log to another.
@@ -132,6 +135,7 @@ audience = "{AUDIENCE}"
 algorithms = ["ES256"]
 single_tenant = true
 identity = "{{sub}}"
+leeway_seconds = {AHEAD}
 [attestors.claims]
 sub = {{ type = "string", immutable = true }}
 [[attestors]]
@@ -223,6 +227,14 @@ resources = ["orders-api"]
         let ended = self.move_on(["ledger", "new-origin"], &[&told, more].concat());
         assert_eq!(ended.code(), Some(0), "{ended:?}");
         serde_json::from_str(&ended.stdout).unwrap()
+    }
+
+    /// Evidence that was certainly made after whatever came before, by a clock that is as far ahead
+    /// as it may be.
+    fn later_token(&self, sub: &str) -> String {
+        let second = unix_seconds();
+        wait_until("the next second", SOON, || unix_seconds() > second);
+        self.token(sub, AHEAD)
     }
 
     fn token(&self, sub: &str, seconds_ahead: i64) -> String {
@@ -381,7 +393,7 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     }
     assert_eq!(world.published(), (OLD.to_owned(), size));
     assert_an_old_bootstrap_token_is_refused(&world);
-    let unused = world.token("agent:a", 0);
+    let unused = [0, AHEAD - 1].map(|ahead| world.token("agent:a", ahead));
     let begun = world.begin(&[]);
     assert_eq!(begun["succeeds"]["origin"], OLD);
     assert_eq!(begun["succeeds"]["size"], size);
@@ -406,12 +418,14 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
     assert!(!jwks.to_string().contains(header["kid"].as_str().unwrap()));
     // Nobody knows any more what was used.
-    let stale = new.ask(&unused).await;
-    assert_eq!(stale.status, 401, "{}", stale.text());
-    let blocked = new.ask(&world.token("thief", 3)).await;
+    for unused in unused {
+        let stale = new.ask(&unused).await;
+        assert_eq!(stale.status, 401, "{}", stale.text());
+    }
+    let blocked = new.ask(&world.later_token("thief")).await;
     assert_eq!(blocked.status, 403, "{}", blocked.text());
     assert!(blocked.text().contains("blocked"), "{}", blocked.text());
-    let granted = new.ask(&world.token("agent:a", 3)).await.expect(201);
+    let granted = new.ask(&world.later_token("agent:a")).await.expect(201);
     assert!(new.is_good(&world.admin, credential(&granted)).await);
     let place = payload(credential(&granted))["status"]["status_list"].clone();
     assert_eq!(place["uri"], "http://127.0.0.1:7070/status/16");
@@ -529,7 +543,7 @@ async fn a_stolen_log_key_is_revoked_with_its_log_and_what_only_it_vouches_for_i
     assert_eq!(begun["succeeds"]["why"], "key_revoked");
     assert_eq!(begun["succeeds"]["revoked_key"], first.as_str());
     let new = world.start(NEW);
-    new.ask(&world.token("agent:a", 3)).await.expect(201);
+    new.ask(&world.later_token("agent:a")).await.expect(201);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -618,8 +632,8 @@ async fn what_permits_is_carried_over_only_when_somebody_says_so() {
             .await
             .expect(200);
         assert_eq!(admins.to_string().contains("dev:boss"), carry);
-        new.ask(&world.token("agent:a", 3)).await.expect(201);
-        let blocked = new.ask(&world.token("thief", 3)).await;
+        new.ask(&world.later_token("agent:a")).await.expect(201);
+        let blocked = new.ask(&world.later_token("thief")).await;
         assert_eq!(blocked.status, 403, "{}", blocked.text());
     }
 }
