@@ -52,7 +52,7 @@ use crate::policy::{self, GenerationParts, PolicyProblem};
 use crate::shutdown::{Shutdown, Signals, Stopped};
 use crate::store::Store;
 use crate::store::meta::StoreMode;
-use crate::store::postgres::{Postgres, PostgresSettings};
+use crate::store::postgres::{BROKER, Postgres, PostgresSettings};
 use crate::store::sqlite::Sqlite;
 use crate::sweep;
 
@@ -151,6 +151,11 @@ pub fn check(config: &Config, policies: Option<Vec<PolicyFile>>) -> Result<Gener
 
 /// Opens the configured store, without claiming it.
 pub async fn open_store(config: &Config) -> Result<Store, StartError> {
+    open_store_as(config, BROKER).await
+}
+
+/// The same; `name` is what a database that is not our own knows us by.
+async fn open_store_as(config: &Config, name: &'static str) -> Result<Store, StartError> {
     match config.store.kind {
         StoreKind::Sqlite => {
             let settings = config.store.sqlite.as_ref();
@@ -163,6 +168,7 @@ pub async fn open_store(config: &Config) -> Result<Store, StartError> {
             let url = url.ok_or_else(|| unfit("TASKPASS_DATABASE_URL is missing"))?;
             let settings = config.store.postgres_or_default();
             let settings = PostgresSettings {
+                name,
                 max_connections: settings.max_connections,
                 acquire_timeout_seconds: settings.acquire_timeout_seconds,
                 statement_timeout_seconds: settings.statement_timeout_seconds,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Assembled, Options, StartError, assemble, open_store, prepare_schema, sealing_keys, unfit,
-    unfit_store,
+    Assembled, Options, StartError, assemble, open_store, open_store_as, prepare_schema,
+    sealing_keys, unfit, unfit_store,
 };
 use crate::broker::keys;
 use crate::broker::succession::{CarriedOver, Legacy};
@@ -107,7 +107,7 @@ impl Old {
         now: Timestamp,
     ) -> Result<Self, StartError> {
         let origin = config.ledger.origin.clone();
-        let store = open_store(&config).await?;
+        let store = open_store_as(&config, "taskpass-succession").await?;
         if config.mode == Mode::Production {
             prepare_schema(&store, config.mode).await?;
         }
@@ -194,6 +194,11 @@ impl Old {
     #[must_use]
     pub fn known(&self) -> Option<(&str, &Checkpoint)> {
         self.known.as_ref().map(|(name, known)| (&**name, known))
+    }
+
+    /// How many connections to its database brokers still have.
+    pub async fn connected_brokers(&self) -> Result<u64, StartError> {
+        self.store.connected_brokers().await.map_err(unfit_store)
     }
 
     /// Why the log cannot go on: what its store lacks. Nothing where it lacks nothing.

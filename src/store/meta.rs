@@ -2,6 +2,7 @@
 
 use sqlx::FromRow;
 
+use super::postgres::BROKER;
 use super::{Store, StoreError, read, write};
 use crate::clock::Timestamp;
 
@@ -145,6 +146,22 @@ impl Store {
                 .await?
         });
         Ok(seen)
+    }
+
+    /// How many connections brokers have to this database now; nothing is known of SQLite's, whose
+    /// directory one process has to itself.
+    pub async fn connected_brokers(&self) -> Result<u64, StoreError> {
+        let Self::Postgres(postgres) = self else {
+            return Ok(0);
+        };
+        let (count,): (i64,) = sqlx::query_as(
+            "/* connected_brokers */ SELECT count(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND application_name = $1",
+        )
+        .bind(BROKER)
+        .fetch_one(postgres.pool())
+        .await?;
+        Ok(count.unsigned_abs())
     }
 
     /// The store's own clock, where it has one.

@@ -18,6 +18,8 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// How much the pool may take, and how long anything may last.
 #[derive(Clone, Copy, Debug)]
 pub struct PostgresSettings {
+    /// What the database knows the connections by. Brokers are called [`BROKER`].
+    pub name: &'static str,
     /// Connections at once, for everything but the ledger.
     pub max_connections: u32,
     /// How long a request may wait for one.
@@ -32,6 +34,7 @@ pub struct PostgresSettings {
 impl Default for PostgresSettings {
     fn default() -> Self {
         Self {
+            name: BROKER,
             max_connections: 16,
             acquire_timeout_seconds: 3,
             statement_timeout_seconds: 5,
@@ -39,6 +42,9 @@ impl Default for PostgresSettings {
         }
     }
 }
+
+/// What brokers are called as the database's clients.
+pub const BROKER: &str = "taskpass";
 
 fn millis(seconds: u64) -> String {
     seconds.saturating_mul(1_000).to_string()
@@ -70,9 +76,9 @@ impl Postgres {
                         .into(),
                 )
             })?
-            .application_name("taskpass")
+            .application_name(settings.name)
             .disable_statement_logging();
-        let ledger = base.clone().application_name("taskpass-ledger").options([
+        let ledger = base.clone().options([
             ("statement_timeout", statement.as_str()),
             ("lock_timeout", lock.as_str()),
             ("idle_in_transaction_session_timeout", idle.as_str()),

@@ -547,6 +547,28 @@ async fn a_stolen_log_key_is_revoked_with_its_log_and_what_only_it_vouches_for_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_log_is_given_up_while_a_broker_still_keeps_it() {
+    let world = World::new(true);
+    let mut old = world.start(OLD);
+    world.activate(&old).await;
+    let keys = old.client.get_as(&old.admin, "/v1/ledger/keys").await;
+    let first = keys.expect(200)["vkeys"][0].as_str().unwrap().to_owned();
+    world.published_by(&old).await;
+    let revoke = || world.move_on(["keys", "revoke", "--ledger", &first], &["--yes"]);
+    let told = revoke();
+    assert_eq!(told.code(), Some(2), "{told:?}");
+    assert!(told.stderr.contains("stop every one"), "{told:?}");
+    assert_eq!(world.published().0, OLD);
+    old.process.terminate();
+    // The server notices a moment later that the last connection is closed.
+    until("the log is given up", SOON, async || {
+        revoke().code() == Some(0)
+    })
+    .await;
+    assert_eq!(world.published().0, NEW);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaves_under_a_witnessed_checkpoint_are_vouched_for_by_the_witness() {
     let witness = Witness::start("witness.test/w", Manner::Good);
     let mut world = World::new(false);

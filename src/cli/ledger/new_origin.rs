@@ -219,6 +219,13 @@ impl Opened {
                 "nothing was done; stop every broker of the old log, then say --yes".into(),
             ));
         }
+        let connected = self.old.connected_brokers().await.map_err(failed)?;
+        if connected > 0 {
+            return Err(Failure::Usage(format!(
+                "nothing was done: brokers still have {connected} connection(s) to the old log's \
+                 database; stop every one of them first"
+            )));
+        }
         let begun = succession::begin(
             &self.config,
             Arc::new(SystemClock),

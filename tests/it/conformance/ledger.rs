@@ -176,7 +176,7 @@ cases! {
         assert_eq!(store.admin_bindings().await.unwrap().len(), 1);
     }
 
-    ["claim" "bootstrap_first_seen" "clock" "check_schema"]
+    ["claim" "bootstrap_first_seen" "clock" "check_schema" "connected_brokers"]
     async fn a_store_is_marked_at_birth(store: &Store) {
         store.claim(StoreMode::Production, "log.example", at(0)).await.unwrap();
         store.claim(StoreMode::Production, "log.example", at(9)).await.unwrap();
@@ -190,6 +190,7 @@ cases! {
         assert_eq!(clock.is_some(), store.kind() == "postgres");
         if let Store::Postgres(postgres) = store {
             postgres.check_schema().await.unwrap();
+            assert!(store.connected_brokers().await.unwrap() > 0, "this one is called as brokers are");
         }
     }
 
