@@ -7,6 +7,7 @@
 //! connection to the database is made, for it may lead to another server, and with each
 //! publication; it stops the ledger for good.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(super) struct SharedCheckpoint {
     metrics: Arc<Metrics>,
     succeeds: Option<Succession>,
     alarm: Alarm,
+    /// Whether the place was seen to refuse what it has to refuse.
+    tried: AtomicBool,
 }
 
 /// Why nothing was published, or found out.
@@ -72,6 +75,7 @@ impl SharedCheckpoint {
             metrics: Arc::clone(&parts.metrics),
             succeeds: parts.succeeds.clone(),
             alarm,
+            tried: AtomicBool::new(false),
         }
     }
 
@@ -135,8 +139,9 @@ impl SharedCheckpoint {
                 }
                 kept
             };
-            if let Swapped::Done(kept) = self.place.swap(&kept, &signed.checkpoint).await? {
-                *known = Some(kept);
+            if let Swapped::Done(new) = self.place.swap(&kept, &signed.checkpoint).await? {
+                self.try_conditions(&kept, signed).await?;
+                *known = Some(new);
                 return Ok(());
             }
         }
@@ -144,6 +149,24 @@ impl SharedCheckpoint {
             "{}: other replicas were first, {TRIES} times",
             self.place
         )))
+    }
+
+    /// Once, right after a swap: the same swap again has to fail, for what it begins with is gone. A
+    /// place that does it nevertheless heeds no conditions, and whoever is slow would write over what
+    /// others published.
+    async fn try_conditions(&self, gone: &Kept, signed: &Signed) -> Result<(), SharedError> {
+        if self.tried.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if let Swapped::Done(_) = self.place.swap(gone, &signed.checkpoint).await? {
+            return Err(SharedError::Alarm(format!(
+                "{}: it was written though the condition did not hold (If-Match, If-None-Match): \
+                 such a store keeps no checkpoint from being written over; take another",
+                self.place
+            )));
+        }
+        self.tried.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The head that a place holds, if our keys signed it and the store's tree contains it.

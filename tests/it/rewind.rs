@@ -264,3 +264,31 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
     object.force(Some(&note));
     rig.restart().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_heeds_no_condition_is_found_out_by_its_first_write() {
+    for begun in [false, true] {
+        let mut rig = Rig::new(Kind::Sqlite).await;
+        let object = ObjectStore::start();
+        rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
+        if begun {
+            rig.restart().await.unwrap();
+            published(&rig, || object.content()).await;
+            rig.stop().await;
+        }
+        object.set(Manner::Careless);
+        rig.reopen().await.unwrap();
+        drop(rig.broker.follow_generation().await);
+        until("it stops", SOON, async || {
+            // Something new is published as long as it is not.
+            let evidence = rig.evidence("agent:reports");
+            drop(rig.broker.issue(evidence, ask(&["orders:read"])).await);
+            matches!(rig.broker.ledger().status(), LedgerStatus::Stopped(_))
+        })
+        .await;
+        let LedgerStatus::Stopped(told) = rig.broker.ledger().status() else {
+            unreachable!()
+        };
+        assert!(told.contains("If-Match"), "{told}");
+    }
+}

@@ -187,6 +187,13 @@ impl Rig {
 
     /// Stops the broker in order, and starts another on what it left.
     pub async fn restart(&mut self) -> Result<(), app::StartError> {
+        self.reopen().await?;
+        self.activate().await;
+        Ok(())
+    }
+
+    /// The same, with nothing appended by the start.
+    pub async fn reopen(&mut self) -> Result<(), app::StartError> {
         self.stop().await;
         let assembled = assemble(
             self.directory.dir(),
@@ -200,7 +207,6 @@ impl Rig {
         .await?;
         self.broker = Arc::clone(&assembled.broker);
         self.assembled = Some(assembled);
-        self.activate().await;
         Ok(())
     }
 
