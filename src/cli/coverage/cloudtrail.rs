@@ -213,6 +213,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
             place = asked.role_arn.0.unwrap_or(place);
         }
     }
+    // Whoever may assume some role chooses the session's name. Ours always have the other, too.
+    credential.by_name_alone = credential.session.is_some() && credential.hash.is_none();
     let by_aws = who.kind.0.as_deref() == Some("AWSService")
         || event.kind.0.as_deref() == Some("AwsServiceEvent");
     let outcome = match &event.error_code.0 {
@@ -368,6 +370,21 @@ mod tests {
         own["eventName"] = "AssumeRole".into();
         own["requestParameters"]["roleSessionName"] = NAME.into();
         assert_ne!(of(&own).deed, Deed::Mint);
+    }
+
+    #[test]
+    fn a_session_by_name_alone_is_told() {
+        let mut event = event();
+        assert!(!of(&event).credential.by_name_alone);
+        event["userIdentity"]["sessionContext"]["sourceIdentity"] = Value::Null;
+        assert!(of(&event).credential.by_name_alone);
+        event["userIdentity"] = json!({"type": "IAMUser", "arn": "arn:aws:iam::1:user/eve"});
+        assert!(!of(&event).credential.by_name_alone, "it names none");
+        // Somebody makes a session by our name.
+        event["eventSource"] = "sts.amazonaws.com".into();
+        event["eventName"] = "AssumeRole".into();
+        event["requestParameters"] = json!({"roleSessionName": NAME});
+        assert!(of(&event).credential.by_name_alone);
     }
 
     #[test]

@@ -75,6 +75,7 @@ pub(super) enum Reason {
     NoDecision,
     UnknownDecision,
     UnknownSession,
+    NameAlone,
     Contradiction,
     DecidedLater,
     NoSessionOfAws,
@@ -104,6 +105,7 @@ impl Reason {
             Self::NoDecision => "no_decision",
             Self::UnknownDecision => "unknown_decision",
             Self::UnknownSession => "unknown_session",
+            Self::NameAlone => "name_alone",
             Self::Contradiction => "contradiction",
             Self::DecidedLater => "decided_later",
             Self::NoSessionOfAws => "no_session_of_aws",
@@ -218,6 +220,14 @@ impl<'a> Judge<'a> {
         };
         if credential.contradictory {
             return Err(contradiction());
+        }
+        if credential.by_name_alone {
+            return Err(Verdict::new(
+                Class::Unproven,
+                Reason::NameAlone,
+                "its session has a name like ours and no source identity, which ours have: anybody \
+                 who may assume a role can choose the name",
+            ));
         }
         let by_hash = credential.hash.map(|hash| {
             self.decisions.by_hash(&hash).ok_or_else(|| {

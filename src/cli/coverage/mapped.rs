@@ -285,6 +285,9 @@ pub(super) fn read_ocsf(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'sta
         }
     }
     let service = at("/api/service/name").as_str().unwrap_or_default();
+    // As with CloudTrail; a mapping that says where the session is vouches for the place.
+    let found = credential.session.is_some() && mapping.credential.session.is_none();
+    credential.by_name_alone = found && is_aws(service) && credential.hash.is_none();
     let place = usual(
         &mapping.location,
         &[
@@ -525,9 +528,23 @@ refused = { pointer = "/status", values = [401, 403] }
         assert_eq!(record.action, "s3:HeadObject");
         assert_eq!(record.resource, "arn:aws:s3:::reports/a");
         assert_eq!(record.credential.session, session(SESSION));
+        assert!(record.credential.by_name_alone);
         let Deed::Rights { action, .. } = record.deed else {
             panic!("{:?}", record.deed);
         };
         assert_eq!(action.as_str(), "s3:GetObject");
+        // The same with the source identity, or where a mapping says that this is the place.
+        let mut whole = event.clone();
+        whole["unmapped"] = json!({
+            "userIdentity.sessionContext.sourceIdentity": "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk"
+        });
+        let vouched = mapping("credential.session = \"/actor/session/uid\"");
+        let mut elsewhere = event;
+        elsewhere["actor"]["session"] = json!({"uid": SESSION});
+        for (mapping, event) in [(&Mapping::default(), whole), (&vouched, elsewhere)] {
+            let record = read_ocsf(mapping, event.to_string().as_bytes()).unwrap();
+            assert!(record.credential.session.is_some());
+            assert!(!record.credential.by_name_alone);
+        }
     }
 }

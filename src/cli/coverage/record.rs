@@ -50,6 +50,8 @@ pub(super) struct Credential {
     pub(super) expires_at: Option<Timestamp>,
     /// Whether two places of the record say different things.
     pub(super) contradictory: bool,
+    /// Whether it names a session in a way that others can choose, and not the decision beside it.
+    pub(super) by_name_alone: bool,
 }
 
 /// What was done, as far as a grant can say something about it.

@@ -211,6 +211,8 @@ async fn what_was_done_with_a_session_of_aws_is_joined_by_what_sts_was_told() {
     let mut legacy = event(8, 0, 10, s3, "GetObject", "team/a");
     legacy["userIdentity"] =
         json!({"type": "IAMUser", "arn": "arn:aws:iam::123456789012:user/jenkins"});
+    let mut chosen = event(10, 0, 10, s3, "GetObject", "team/a");
+    chosen["userIdentity"]["sessionContext"] = json!({});
     let mut versions = event(9, 0, 10, s3, "HeadObject", "team/a");
     versions["requestParameters"]["versionId"] = "3sL4kqtJ".into();
     let events = [
@@ -223,19 +225,20 @@ async fn what_was_done_with_a_session_of_aws_is_joined_by_what_sts_was_told() {
         stolen,
         legacy,
         versions,
+        chosen,
     ];
     let (log, vkey) = log_of_rig(&rig).await;
     let report = json_of(
         &run(&log, &vkey, gzip(trail(&events).as_bytes()), &["--json"]),
         1,
     );
-    assert_eq!(counts(&report), [3, 3, 1, 2, 0], "{report:#}");
+    assert_eq!(counts(&report), [3, 3, 1, 3, 0], "{report:#}");
     let reasons = |class: &str| report["classes"][class]["reasons"].clone();
     assert_eq!(reasons("outside_grant"), json!({"action": 2, "place": 1}));
     assert_eq!(reasons("after_end"), json!({"revoked": 1}));
     assert_eq!(
         reasons("unproven"),
-        json!({"contradiction": 1, "no_decision": 1})
+        json!({"contradiction": 1, "name_alone": 1, "no_decision": 1})
     );
     let report = json_of(&run(&log, &vkey, trail(&events[..3]), &["--json"]), 0);
     assert_eq!(counts(&report), [3, 0, 0, 0, 0]);

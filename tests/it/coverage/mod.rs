@@ -6,6 +6,7 @@ mod brokers;
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -142,13 +143,17 @@ fn counts(report: &Value) -> [u64; 5] {
 
 /// An event of the permit's session, as CloudTrail writes it.
 fn event(id: &str, at: &str) -> Value {
+    static IDENTITY: LazyLock<String> =
+        LazyLock::new(|| URL_SAFE_NO_PAD.encode(made().hash.as_bytes()));
     let name = format!("tp-{}", SESSION.replace('-', ""));
     json!({
         "eventVersion": "1.11",
         "userIdentity": {
             "type": "AssumedRole", "principalId": format!("AROAEXAMPLE:{name}"),
             "arn": format!("arn:aws:sts::123456789012:assumed-role/reports/{name}"),
-            "sessionContext": {"attributes": {"mfaAuthenticated": "false"}}
+            "sessionContext": {
+                "attributes": {"mfaAuthenticated": "false"}, "sourceIdentity": *IDENTITY
+            }
         },
         "eventTime": at, "eventSource": "s3.amazonaws.com", "eventName": "GetObject",
         "awsRegion": "eu-central-1", "requestParameters": {"bucketName": "reports", "key": "team/a"},
@@ -261,7 +266,8 @@ fn an_event_of_ocsf_is_joined_by_hash_and_by_session() {
     );
     assert_eq!(
         ocsf(&|event| event["unmapped"] = json!({})),
-        [1, 0, 0, 0, 0]
+        [0, 0, 0, 1, 0],
+        "anybody may have called a session so"
     );
     assert_eq!(
         ocsf(&|event| event["actor"]["session"]["uid"] = OTHER.into()),
