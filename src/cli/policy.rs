@@ -61,7 +61,7 @@ enum Command {
     Explain(explain::Explain),
     /// Decide what is on record by other policies, and say what would have changed
     #[command(
-        after_help = "Exits 0 when nothing would have changed, 1 when something would, or when a record is not what was logged (it says so on standard error), 2 for a candidate or a file that does not load, 3 when it cannot be told. Reading page by page needs an admin's token, or evidence that may come again.\n\nExamples:\n  taskpass policy replay --since 7d --candidate policies --token-file admin-token\n  taskpass policy replay --decisions decisions.jsonl --candidate policies --json"
+        after_help = "Exits 0 when nothing would have changed, 1 when something would, or when a record is not what was logged (it says so on standard error), 2 for a candidate or a file that does not load, 3 when it cannot be told, also when there was nothing to evaluate. Reading page by page needs an admin's token, or evidence that may come again.\n\nExamples:\n  taskpass policy replay --since 7d --candidate policies --token-file admin-token\n  taskpass policy replay --decisions decisions.jsonl --candidate policies --json"
     )]
     Replay(replay::ReplayArgs),
     /// Say what policies grant and nobody used, and propose narrower ones

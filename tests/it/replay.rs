@@ -221,7 +221,10 @@ async fn replayed(kind: Kind) {
         (&told["pruned"], &told["evaluated"]),
         (&json!(5), &json!(0))
     );
-    assert_eq!(ended.code(), Some(0));
+    // To evaluate nothing shows nothing.
+    assert_eq!(ended.code(), Some(3));
+    let empty = same().run(&["--decisions", "decisions.jsonl"], Some("\n"));
+    assert_eq!(empty.code(), Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

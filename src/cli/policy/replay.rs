@@ -137,6 +137,11 @@ impl ReplayArgs {
         if tally.changed() {
             return Err(Failure::Told);
         }
+        if tally.evaluated == 0 {
+            return Err(Failure::Unestablished(
+                "no decision could be evaluated, which shows nothing".into(),
+            ));
+        }
         Ok(())
     }
 }
@@ -379,7 +384,7 @@ impl fmt::Display for Shown<'_> {
                 write!(f, "\n  and {more} groups more: --json has them")?;
             }
         }
-        if groups.is_empty() {
+        if groups.is_empty() && tally.evaluated > 0 {
             f.write_str("\nnothing would have changed")?;
         }
         Ok(())
