@@ -99,6 +99,8 @@ pub struct Broker {
     ailing: ArcSwap<Option<String>>,
     /// By a wrong clock no evidence can be believed.
     clock_is_off: AtomicBool,
+    /// Whether that was ever looked at.
+    clock_was_compared: AtomicBool,
     denials: Denials,
     random: SystemRandom,
     woken: tokio::sync::Notify,
@@ -115,6 +117,7 @@ impl Broker {
             behind: ArcSwap::from_pointee(None),
             ailing: ArcSwap::from_pointee(None),
             clock_is_off: AtomicBool::new(false),
+            clock_was_compared: AtomicBool::new(false),
             denials: Denials::default(),
             random: SystemRandom::new(),
             woken: tokio::sync::Notify::new(),
@@ -232,6 +235,7 @@ impl Broker {
     }
 
     async fn try_check_health(&self) -> Result<(), BrokerError> {
+        self.check_clock().await?;
         let head = self.store().head().await?;
         let behind = head.is_some_and(|head| head.size > self.ledger().basis());
         // An unready replica gets no traffic, and so no batch that could show that it is well
@@ -245,11 +249,14 @@ impl Broker {
             };
             self.ledger().append(probe).await?;
         }
-        if !self.parts.clock.is_real() {
-            return Ok(());
-        }
+        Ok(())
+    }
+
+    async fn check_clock(&self) -> Result<(), BrokerError> {
         let asked = self.now();
-        if let Some(theirs) = self.store().clock().await? {
+        if self.parts.clock.is_real()
+            && let Some(theirs) = self.store().clock().await?
+        {
             // They looked at their clock at some instant between these two: an answer that was long
             // under way is no wrong clock.
             let skew = theirs.distance(theirs.clamp(asked, self.now().max(asked)));
@@ -263,7 +270,15 @@ impl Broker {
                 )));
             }
         }
+        self.clock_was_compared.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Whether our clock is the database's, as far as was found out: without that nothing is over by
+    /// it, and nothing is deleted.
+    pub(crate) fn goes_by_the_right_clock(&self) -> bool {
+        self.clock_was_compared.load(Ordering::Relaxed)
+            && !self.clock_is_off.load(Ordering::Relaxed)
     }
 
     pub(crate) fn active(&self) -> Result<Arc<Active>, BrokerError> {

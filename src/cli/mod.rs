@@ -141,8 +141,10 @@ pub fn run(cli: Cli) -> ExitCode {
         failure,
         Failure::ReaderGone | Failure::Told | Failure::Ended(_)
     ) {
-        // Nothing is left to be done when even this cannot be written.
-        drop(writeln!(std::io::stderr().lock(), "taskpass: {failure}"));
+        // It may quote what somebody else wrote. Nothing is left to be done when even this cannot be
+        // written.
+        let text = output::printable_lines(&failure.to_string());
+        drop(writeln!(std::io::stderr().lock(), "taskpass: {text}"));
     }
     ExitCode::from(failure.code())
 }

@@ -34,7 +34,8 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
 
 /// Writes one line on standard error: what a person should know and a script need not.
 pub(super) fn note(text: impl AsRef<str>) -> Result<(), Failure> {
-    Ok(writeln!(io::stderr().lock(), "{}", text.as_ref())?)
+    let text = printable_lines(text.as_ref());
+    Ok(writeln!(io::stderr().lock(), "{text}")?)
 }
 
 /// Writes JSON for people.
@@ -83,11 +84,21 @@ pub(super) fn table(rows: &[Vec<String>]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The text without control characters.
+/// The text without what could move the cursor or turn the order around in which it is read.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    let shown = |c: char| if moves(c) { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}
+
+/// The same of a text of several lines.
+pub(super) fn printable_lines(text: &str) -> String {
+    let shown = |c: char| if moves(c) && c != '\n' { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}
+
+fn moves(c: char) -> bool {
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control()
 }
 
 #[cfg(test)]
@@ -97,6 +108,8 @@ mod tests {
     #[test]
     fn a_name_cannot_move_the_cursor() {
         assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        let lines = printable_lines("a\n\u{1b}]0;b\u{7}\r\u{202e}c\n");
+        assert_eq!(lines, "a\n\u{fffd}]0;b\u{fffd}\u{fffd}\u{fffd}c\n");
     }
 
     #[test]

@@ -129,13 +129,15 @@ impl Store {
         }))
     }
 
-    /// The purposes and inputs of leaves that were decided before `before`.
+    /// The purposes and inputs of leaves that were decided before `before`, the oldest first. Only as
+    /// many are looked at as may go: that most of what is kept is young must cost nothing.
     pub async fn prune_openings(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         Ok(write!(self, db => {
             sqlx::query(
                 "/* prune_openings */ DELETE FROM leaf_opening WHERE idx IN ( \
-                 SELECT leaf_opening.idx FROM leaf_opening JOIN leaf ON leaf.idx = leaf_opening.idx \
-                 WHERE leaf.at < $1 ORDER BY leaf_opening.idx LIMIT $2)",
+                 SELECT oldest.idx FROM \
+                 (SELECT idx FROM leaf_opening ORDER BY idx LIMIT $2) AS oldest \
+                 JOIN leaf ON leaf.idx = oldest.idx WHERE leaf.at < $1)",
             )
             .bind(before)
             .bind(i64::from(limit))

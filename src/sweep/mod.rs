@@ -9,7 +9,7 @@
 //!
 //! | worker | finds | does |
 //! |---|---|---|
-//! | `health` | whether the store answers, and its clock | shows it in readiness |
+//! | `health` | whether the store answers, and its clock | shows it in readiness; by a wrong clock no other worker but `follow` does anything |
 //! | `silence` | open tasks whose `check_at` has come | ends them if they are over, else puts the check off to when they could be |
 //! | `mints` | `minting` sessions whose lease is over | hands them to `endings` |
 //! | `dead` | external sessions that a task, cutoff or ancestor ended | hands them to `endings` |
@@ -65,7 +65,7 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
         let now = broker.now();
         round(&broker, now).await;
         let due = pruned_at.is_none_or(|at: Timestamp| at.plus_seconds(60) <= now);
-        if due {
+        if due && broker.goes_by_the_right_clock() {
             pruned_at = Some(now);
             report(&broker, "prune", prune_as_told(&broker, now).await);
         }
@@ -90,7 +90,9 @@ pub async fn run_deny_lists(
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        report(&broker, "deny_lists", broker.tend_deny_lists().await);
+        if broker.goes_by_the_right_clock() {
+            report(&broker, "deny_lists", broker.tend_deny_lists().await);
+        }
     }
 }
 
@@ -107,6 +109,11 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
         "follow",
         broker.follow_generation().await.map(|()| 0),
     );
+    // Everything else is over, due or of no use any more by the time that it is, and what one
+    // replica ends or deletes is gone for all.
+    if !broker.goes_by_the_right_clock() {
+        return;
+    }
     report(broker, "keys", broker.follow_keys(now).await);
     report(broker, "silence", silence(broker, now).await);
     report(broker, "mints", mints(broker, now).await);

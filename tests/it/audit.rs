@@ -423,6 +423,47 @@ fn a_log_that_was_cut_reordered_changed_or_forked_does_not_pass() {
 }
 
 #[test]
+fn a_log_that_was_cut_with_its_checkpoint_is_refuted_by_a_later_one() {
+    let grown = Grown::new();
+    let short = grown.file(|lines| {
+        lines[0]["checkpoint"] = json!(grown.current.sign(&grown.text(OLD)));
+        lines.truncate(OLD + 1);
+    });
+    holds(&grown.verify(&short, &[]), "all 9 leaves");
+    for more in [
+        &["--checkpoint", "newest"][..],
+        &["--checkpoint", "newest", "--consistency", "proof"],
+        &["--published", "2026-10-24T12:00:00Z=newest"],
+    ] {
+        fails(
+            &grown.verify(&short, more),
+            "THE LOG WAS CUT: it had 21 leaves",
+        );
+    }
+    // Of a receipt's tree a later checkpoint says nothing by itself, be the key pinned or not.
+    let receipt = grown.receipt(OLD, &grown.current.sign(&grown.text(OLD)));
+    let receipt = receipt.to_string();
+    let unjoined = ["--checkpoint", "newest"];
+    fails(&grown.verify(&receipt, &unjoined), "was not joined");
+    let joined = ["--checkpoint", "newest", "--consistency", "proof"];
+    holds(&grown.verify(&receipt, &joined), "logged: yes");
+}
+
+#[test]
+fn what_is_asked_of_a_credential_that_is_not_there_is_not_passed_over() {
+    let grown = Grown::new();
+    let log = grown.file(|_| ());
+    let receipt = grown.old_receipt().to_string();
+    let used = ["--used-at", "2020-01-01T00:00:00Z"];
+    fails(&grown.verify(&log, &used), "give it with --credential-file");
+    let both = ["--checkpoint", "newest", "--consistency", "proof"];
+    let jwks = [&both[..], &["--jwks", "proof"]].concat();
+    for file in [&log, &receipt] {
+        fails(&grown.verify(file, &jwks), "give it with --credential-file");
+    }
+}
+
+#[test]
 fn nothing_that_is_no_log_is_taken_for_one() {
     let grown = Grown::new();
     let whole = grown.file(|_| ());

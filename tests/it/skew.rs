@@ -1,17 +1,30 @@
 //! A replica whose clock is not its database's is unready, until they agree again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
+use taskpass::broker::BrokerError;
+use taskpass::clock::{Clock, SystemClock, Timestamp};
+use taskpass::sweep;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::assert_problem;
 use crate::support::proxy::{At, Fault};
+use crate::support::rig::{Kind, Rig, ask, bearer};
 use crate::support::{SOON, until};
 
 /// Where a clock is found that can be set, before the built-in one: for a replica with this search
 /// path the database is a machine with another time.
 const SKEWED: &str = "skew,pg_catalog,public";
+
+/// That clock, still right.
+const CLOCK: &str = "\
+    CREATE SCHEMA skew; CREATE TABLE skew.setting AS SELECT interval '0 ms' AS off; \
+    CREATE FUNCTION skew.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
+    $$ SELECT pg_catalog.clock_timestamp() + off FROM skew.setting $$;";
 
 async fn execute(fleet: &Fleet, sql: &str) {
     let mut direct = fleet.database().connect().await;
@@ -43,13 +56,7 @@ async fn told(replica: &Replica) -> f64 {
 async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree() {
     let (fleet, right) = Fleet::start().await;
     let first = right.ask(&fleet.token()).await.expect(201);
-    execute(
-        &fleet,
-        "CREATE SCHEMA skew; CREATE TABLE skew.setting AS SELECT interval '0 ms' AS off; \
-         CREATE FUNCTION skew.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS \
-         $$ SELECT pg_catalog.clock_timestamp() + off FROM skew.setting $$",
-    )
-    .await;
+    execute(&fleet, CLOCK).await;
     let wrong = fleet.replica_in(SKEWED);
     for milliseconds in [1_500, -3_600_000] {
         set_off(&fleet, milliseconds).await;
@@ -75,6 +82,59 @@ async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree(
     until("it has looked", SOON, async || told(&wrong).await > 0.25).await;
     assert_eq!(wrong.client.get("/readyz").await.status, 200);
     assert!(fleet.is_good(&wrong, &first).await);
+}
+
+/// A clock of the world that is ahead of it.
+struct Ahead(u64);
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus_seconds(self.0)
+    }
+
+    fn is_real(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
+    let rig = Rig::new(Kind::Postgres).await;
+    let token = rig.token("agent:reports", json!({}));
+    let used = async || {
+        rig.broker
+            .issue(bearer(&token), ask(&["orders:read"]))
+            .await
+    };
+    let issued = used().await.unwrap();
+    // For it the evidence, the task and the session are long over.
+    let ahead = rig.replica_by(Arc::new(Ahead(86_400 * 400))).await;
+    let size = async || rig.broker.store().head().await.unwrap().unwrap().size;
+    let before = size().await;
+    let stop = CancellationToken::new();
+    let sweeping = tokio::spawn(sweep::run(Arc::clone(&ahead.broker), stop.clone()));
+    until("it has swept", SOON, async || {
+        let metrics = ahead.broker.metrics().render();
+        metrics.contains("worker=\"health\",result=\"failed\"} 3\n")
+    })
+    .await;
+    stop.cancel();
+    sweeping.await.unwrap().unwrap();
+    let replayed = used().await.map(|_| ());
+    assert!(
+        matches!(replayed, Err(BrokerError::Replayed)),
+        "{replayed:?}"
+    );
+    assert!(rig.is_good(&issued).await);
+    assert_eq!(size().await, before, "nothing was ended");
+    let leaf = rig
+        .broker
+        .store()
+        .openings(issued.receipt.index)
+        .await
+        .unwrap();
+    assert!(leaf.input.is_some(), "what was decided upon is still there");
+    ahead.shutdown.drain_then_stop(Duration::ZERO, SOON).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -195,12 +195,9 @@ impl Tally {
     }
 }
 
-/// A text of a record, no longer than is kept, without what could move a cursor or turn the order
-/// of what is read around.
+/// A text of a record, no longer than is kept, as it can be shown.
 pub(super) fn shortened(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let shown = |c: char| if turns(c) { '\u{fffd}' } else { c };
-    let mut short: String = text.chars().take(MAX_TEXT_CHARS).map(shown).collect();
+    let mut short: String = text.chars().take(MAX_TEXT_CHARS).collect();
     if short.len() < text.len() && text.chars().nth(MAX_TEXT_CHARS).is_some() {
         short.push('…');
     }

@@ -12,7 +12,7 @@ use taskpass::attest::Evidence;
 use taskpass::broker::issue::Issued;
 use taskpass::broker::tasks::{Delegation, TaskAuthority, TaskWithSessions};
 use taskpass::broker::{Broker, BrokerError};
-use taskpass::clock::{Clock, ManualClock, Timestamp};
+use taskpass::clock::{Clock, ManualClock, SharedClock, Timestamp};
 use taskpass::config::{Config, Mode};
 use taskpass::domain::generation::PolicyFile;
 use taskpass::domain::request::{CredentialRequest, NewTask, ParentRef, RetryKey, TaskSelector};
@@ -109,7 +109,7 @@ impl Rig {
             directory.dir(),
             database.as_ref().map(TestDatabase::url),
             &issuer,
-            Arc::clone(&clock),
+            Arc::clone(&clock) as SharedClock,
             policies,
             minters,
             resources,
@@ -130,6 +130,12 @@ impl Rig {
 
     /// A second replica on the same PostgreSQL, under the same clock.
     pub async fn replica(&self) -> Assembled {
+        self.replica_by(Arc::clone(&self.clock) as SharedClock)
+            .await
+    }
+
+    /// A second replica on the same PostgreSQL, under a clock of its own.
+    pub async fn replica_by(&self, clock: SharedClock) -> Assembled {
         let url = self.database.as_ref().map(TestDatabase::url);
         let other = fresh_sqlite();
         std::fs::copy(
@@ -137,7 +143,6 @@ impl Rig {
             other.dir().join("dev-sealing-key"),
         )
         .unwrap();
-        let clock = Arc::clone(&self.clock);
         for name in [SHARED, WITNESSES] {
             let said = self.directory.dir().join(name);
             if said.exists() {
@@ -199,7 +204,7 @@ impl Rig {
             self.directory.dir(),
             self.database.as_ref().map(TestDatabase::url),
             &self.issuer,
-            Arc::clone(&self.clock),
+            Arc::clone(&self.clock) as SharedClock,
             POLICIES,
             vec![],
             vec![],
@@ -313,7 +318,7 @@ async fn assemble(
     directory: &Path,
     database: Option<String>,
     issuer: &Issuer,
-    clock: Arc<ManualClock>,
+    clock: SharedClock,
     policies: &str,
     minters: Vec<Arc<dyn Minter>>,
     resources: Vec<Value>,

@@ -115,6 +115,11 @@ impl Heads {
         self.anchors.iter().map(|anchor| anchor.checkpoint().size)
     }
 
+    /// The largest tree that somebody vouches for.
+    pub(super) fn largest(&self) -> u64 {
+        self.sizes().max().unwrap_or(0)
+    }
+
     /// A whole log had this root at this size.
     pub(super) fn learn(&mut self, size: u64, root: Hash) {
         self.roots.insert(size, root);
@@ -187,11 +192,15 @@ impl Heads {
                     Claim::Logged,
                     format!("THE LOG WAS FORKED OR REWOUND, or a proof is wrong: {why}"),
                 ),
-                None => verdict.notes.push(format!(
-                    "the checkpoint of {} leaves was not joined to the one of {}: give a proof with \
-                     --consistency",
-                    other.size, head.size
-                )),
+                // It was given to be held against this: whoever left the proof away may have to.
+                None => verdict.fail(
+                    Claim::Logged,
+                    format!(
+                        "the checkpoint of {} leaves was not joined to the one of {}: give a proof \
+                         with --consistency",
+                        other.size, head.size
+                    ),
+                ),
             }
         }
         match (own, through) {

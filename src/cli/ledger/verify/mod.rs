@@ -50,6 +50,18 @@ pub(in crate::cli) struct Asked<'a> {
     pub(in crate::cli) used_at: Option<Timestamp>,
 }
 
+impl Asked<'_> {
+    /// Keys are given to look at a credential; where there is none they were given in vain.
+    fn wants_a_credential(&self, verdict: &mut Verdict) {
+        if self.jwks.is_some() {
+            verdict.fail(
+                Claim::Decided,
+                "--jwks says who signs credentials, and there is none: give it with --credential-file",
+            );
+        }
+    }
+}
+
 /// An answer of the broker with a receipt in it.
 #[derive(Deserialize)]
 struct Body {
@@ -145,6 +157,9 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
             }
             Err(why) => verdict.fail(Claim::Decided, why),
         }
+    }
+    if tokens.is_empty() {
+        asked.wants_a_credential(verdict);
     }
     if tokens.is_empty() && decision.is_some_and(|d| d.outcome == Outcome::Permit) {
         verdict.notes.push(

@@ -75,6 +75,17 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
     }
     let head = reader.checkpoint().clone();
     heads.learn(head.size, head.root);
+    if heads.largest() > head.size {
+        return verdict.fail(
+            Claim::Logged,
+            format!(
+                "THE LOG WAS CUT: it had {} leaves when a checkpoint was signed that you gave, and \
+                 this has {}",
+                heads.largest(),
+                head.size
+            ),
+        );
+    }
     let Some(vouched) = heads.vouched(verdict, asked.trust, &head, reader.note().as_bytes()) else {
         return;
     };
@@ -89,7 +100,15 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
         ),
     );
     match (credential, found) {
-        (None, _) => verdict.leave(Claim::Decided, "no credential was given"),
+        (None, _) => {
+            verdict.leave(Claim::Decided, "no credential was given");
+            asked.wants_a_credential(verdict);
+            if asked.used_at.is_some() {
+                let why =
+                    "--used-at says when a credential was used: give it with --credential-file";
+                verdict.fail(Claim::LoggedBeforeUse, why);
+            }
+        }
         (Some(_), None) => verdict.fail(
             Claim::Decided,
             "the log holds no decision that this credential names, or its body was pruned",
