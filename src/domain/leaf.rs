@@ -211,6 +211,9 @@ pub struct DecisionLeaf {
     /// The parent task's session that covers this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_session: Option<SessionId>,
+    /// Who delegated, nearest first: with them the credential names its subject and its actors.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delegators: Vec<Identity>,
     /// The session that this one takes the place of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<SessionId>,

@@ -456,6 +456,7 @@ impl Decide {
             task_parents: self.parents(),
             session: session.map(|session| session.id),
             parent_session: session.and_then(|session| session.parent),
+            delegators: permitted.map_or_else(Vec::new, |plan| plan.delegators.clone()),
             supersedes: replaced.map(|facts| facts.session),
             grant: session.map(|session| session.grant.clone()),
             audience: session.map(|session| session.audience.clone()),

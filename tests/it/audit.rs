@@ -223,6 +223,14 @@ fn a_witness_shows_that_it_was_logged_before_it_was_used_and_by_whose_clock() {
         ended.stdout
     );
     fails(&with("2026-10-24T12:09:59Z"), "which is after the use");
+    // Clocks that say that it was seen, or used, before it was decided show nothing.
+    let early = grown
+        .receipt(OLD, &grown.witnessed(1_000_000_000))
+        .to_string();
+    for used in ["2002-01-01T00:00:00Z", "2026-10-24T14:10:00+02:00"] {
+        let ended = grown.verify(&early, &["--witness", &key, "--used-at", used]);
+        fails(&ended, "before it was decided");
+    }
     // Without the time of the use it is told, and nothing is claimed.
     let open = grown.verify(&receipt, &["--witness", &key]);
     holds(
@@ -336,19 +344,26 @@ fn a_whole_log_holds_and_finds_the_decision_of_a_credential() {
     holds(&ended, "decided: permit for dev:agent%3Areports");
     holds(&ended, "logged before use: yes");
     // Bodies that were pruned are told, and break nothing.
-    let pruned = grown.file(|lines| {
-        let hash = STANDARD.encode(&grown.leaves[2]);
-        lines[3] = json!({"index": 2, "hash": hash});
-    });
-    holds(&grown.verify(&pruned, &[]), "1 bodies were pruned");
-    let gone = grown.file(|lines| {
-        let hash = STANDARD.encode(&grown.leaves[PERMIT]);
-        lines[PERMIT + 1] = json!({"index": PERMIT, "hash": hash});
-    });
+    let without = |bodies: std::ops::Range<usize>| {
+        grown.file(|lines| {
+            for index in bodies {
+                let hash = STANDARD.encode(&grown.leaves[index]);
+                lines[index + 1] = json!({"index": index, "hash": hash});
+            }
+        })
+    };
+    holds(&grown.verify(&without(0..3), &[]), "3 bodies were pruned");
     fails(
-        &grown.verify(&gone, &["--credential-file", "token"]),
+        &grown.verify(&without(0..PERMIT + 1), &["--credential-file", "token"]),
         "or its body was pruned",
     );
+    // What is missing in the middle was left out by somebody.
+    for index in [1, PERMIT, NEW - 1] {
+        fails(
+            &grown.verify(&without(index..index + 1), &[]),
+            "it was not pruned but left out",
+        );
+    }
 }
 
 #[test]

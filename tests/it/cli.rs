@@ -305,6 +305,12 @@ fn a_credential_that_says_more_than_its_leaf_is_refused() {
         ("aud", json!("https://other.example")),
         ("aud", json!(["https://orders.example"])),
         ("client_id", json!("dev:mallory")),
+        ("sub", json!("dev:mallory")),
+        ("sub", Value::Null),
+        ("act", json!({"sub": "dev:mallory"})),
+        ("roles", json!(["root"])),
+        ("iat", json!(1)),
+        ("iat", Value::Null),
         ("exp", json!(EXP + 1)),
         ("exp", Value::Null),
         ("authorization_details", wider),
@@ -377,10 +383,21 @@ fn an_answer_that_says_other_than_its_leaf_is_refused() {
         ("/session/workload", json!("dev:mallory")),
         ("/session/resource", json!("other-api")),
         ("/session/authorization_details", json!([])),
+        ("/session/expires_at", json!("2099-01-01T00:00:00Z")),
+        ("/session/task_id", json!(SESSION)),
+        ("/session/decision_id", json!(SESSION)),
+        ("/session/parent_session_id", json!(SESSION)),
+        ("/task/id", json!(SESSION)),
+        ("/decision/outcome", json!("deny")),
+        ("/decision/policies", json!([])),
+        ("/decision/generation", json!("sha256:00")),
         ("/receipt", receipt(&sample.log, &denial())),
     ] {
         let mut issued = sample.issued();
-        *issued.pointer_mut(pointer).unwrap() = value;
+        issued["task"] = json!({"id": TASK});
+        holds(&sample.verify(&issued, &[]));
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        issued.pointer_mut(parent).unwrap()[name] = value;
         let ended = sample.verify(&issued, &[]);
         assert_eq!(ended.code(), Some(1), "{pointer}: {}", ended.stdout);
     }

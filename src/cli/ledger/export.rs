@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::cli::client::Connection;
 use crate::cli::{Failure, output};
+use crate::files;
 use crate::merkle::LogReader;
 
 /// How often a person hears how far it is.
@@ -30,12 +31,12 @@ impl Export {
             return copy(client.stream("/v1/ledger/export").await?, &mut out).await;
         };
         // Whole or not at all: half a log would look like a log that was cut.
-        let part = file.with_extension("part");
+        let part = files::beside(&file, &format!(".part-{}", std::process::id()));
         let failed = |error: std::io::Error| {
             Failure::Unestablished(format!("cannot write {}: {error}", part.display()))
         };
         let answer = client.stream("/v1/ledger/export").await?;
-        let mut out = std::io::BufWriter::new(std::fs::File::create(&part).map_err(failed)?);
+        let mut out = std::io::BufWriter::new(std::fs::File::create_new(&part).map_err(failed)?);
         let copied = copy(answer, &mut out).await;
         let written = out.into_inner().map_err(|error| failed(error.into_error()));
         let kept = copied.and_then(|()| {

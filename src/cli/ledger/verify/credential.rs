@@ -7,13 +7,34 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::verdict::{Claim, Verdict};
+use crate::clock::Timestamp;
 use crate::crypto::{self, UnverifiedJwt, VerificationKey};
 use crate::domain::decision::Outcome;
-use crate::domain::leaf::DecisionLeaf;
+use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
 use crate::merkle::Hash;
+use crate::mint::jwt::subject_and_actor;
 
 /// The `typ` of our credentials (RFC 9068).
 const ACCESS_TOKEN_TYPE: &str = "at+jwt";
+
+/// Every claim that a credential of ours can have (`mint/jwt.rs`).
+const CLAIMS: [&str; 15] = [
+    "iss",
+    "sub",
+    "aud",
+    "client_id",
+    "iat",
+    "exp",
+    "jti",
+    "scope",
+    "authorization_details",
+    "act",
+    "cnf",
+    "status",
+    "task",
+    "sid",
+    "dec",
+];
 
 /// A credential whose claims nobody has verified yet.
 pub(super) struct Credential {
@@ -46,9 +67,13 @@ impl Credential {
         &self,
         verdict: &mut Verdict,
         leaf_hash: &Hash,
-        decision: Option<&DecisionLeaf>,
+        leaf: &Leaf,
         jwks: Option<&[u8]>,
     ) {
+        let decision = match &leaf.event {
+            Event::Decision(decision) => Some(&**decision),
+            _ => None,
+        };
         let Some(decision) = decision.filter(|decision| decision.outcome == Outcome::Permit) else {
             return verdict.fail(
                 Claim::Decided,
@@ -62,6 +87,7 @@ impl Credential {
             );
         }
         self.check_claims(verdict, leaf_hash, decision);
+        self.check_dates(verdict, leaf.at, decision);
         match jwks {
             Some(jwks) => {
                 if let Err(why) = self.check_signature(jwks) {
@@ -105,6 +131,26 @@ impl Credential {
                 &leaf,
             );
         }
+        let (sub, act) = subject_and_actor(&decision.workload, &decision.delegators);
+        let sub = json(serde_json::to_value(sub));
+        equal(verdict, "the credential's sub", claim("sub"), &sub);
+        let act = act.unwrap_or_default();
+        if *claim("act") != act {
+            verdict.fail(
+                Claim::Decided,
+                format!(
+                    "the credential's act is {}, the leaf says {act}",
+                    claim("act")
+                ),
+            );
+        }
+        let mut names = self.claims.keys();
+        if let Some(unknown) = names.find(|name| !CLAIMS.contains(&name.as_str())) {
+            verdict.fail(
+                Claim::Decided,
+                format!("the credential says `{unknown}`, of which a leaf knows nothing"),
+            );
+        }
         let key = json(serde_json::to_value(&decision.cnf));
         if *claim("cnf") != key {
             verdict.fail(
@@ -118,7 +164,19 @@ impl Credential {
                 "the credential names another signing key than the leaf says",
             );
         }
-        match (claim("exp").as_i64(), decision.expires_at) {
+    }
+
+    fn check_dates(&self, verdict: &mut Verdict, decided_at: Timestamp, decision: &DecisionLeaf) {
+        let date = |name: &str| self.claims.get(name).and_then(Value::as_i64);
+        if date("iat").is_none_or(|iat| iat < decided_at.seconds()) {
+            verdict.fail(
+                Claim::Decided,
+                format!(
+                    "the credential's iat is missing, or before it was decided at {decided_at}"
+                ),
+            );
+        }
+        match (date("exp"), decision.expires_at) {
             (Some(exp), Some(latest)) if exp <= latest.seconds() => {}
             (Some(exp), Some(latest)) => verdict.fail(
                 Claim::Decided,

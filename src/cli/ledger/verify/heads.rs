@@ -17,6 +17,9 @@ use crate::merkle::{
     verify_same_tree,
 };
 
+/// How far the clocks of those who saw a checkpoint may be from the log's, in seconds.
+const MAX_SKEW_SECONDS: u64 = 300;
+
 /// A consistency proof, as `GET /v1/ledger/consistency` answers it.
 #[derive(Clone, Debug, Deserialize)]
 pub(in crate::cli) struct Consistency {
@@ -220,12 +223,13 @@ impl Heads {
         }
     }
 
-    /// By when a leaf under `head` was logged, and before which use.
+    /// By when a leaf under `head` was logged, and before which use. The leaf: its place, and when it
+    /// says that it was decided.
     pub(super) fn before_use(
         &self,
         verdict: &mut Verdict,
         head: &Checkpoint,
-        index: u64,
+        (index, decided_at): (u64, Timestamp),
         used_at: Option<Timestamp>,
     ) {
         let first = self
@@ -235,6 +239,23 @@ impl Heads {
             .filter(|seen| matches!(self.joined(head, &seen.head), Some(Ok(()))))
             .min_by_key(|seen| seen.at);
         let claim = Claim::LoggedBeforeUse;
+        let earliest = decided_at.minus_seconds(MAX_SKEW_SECONDS);
+        if let Some(seen) = first.filter(|seen| seen.at < earliest) {
+            return verdict.fail(
+                claim,
+                format!(
+                    "{} saw it at {}, before it was decided at {decided_at} by the log's: these \
+                     clocks contradict each other",
+                    seen.by, seen.at
+                ),
+            );
+        }
+        if let Some(used) = used_at.filter(|used| *used < earliest) {
+            return verdict.fail(
+                claim,
+                format!("it was used at {used}, before it was decided at {decided_at}"),
+            );
+        }
         match (first, used_at) {
             (None, None) => {}
             (None, Some(_)) => {

@@ -71,6 +71,8 @@ struct Body {
     #[serde(default)]
     session: Option<Value>,
     #[serde(default)]
+    task: Option<Value>,
+    #[serde(default)]
     decision: Option<Value>,
 }
 
@@ -153,7 +155,7 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
     for token in &tokens {
         match Credential::parse(token) {
             Ok(credential) => {
-                credential.check(verdict, &receipt.leaf_hash, decision, asked.jwks);
+                credential.check(verdict, &receipt.leaf_hash, &leaf, asked.jwks);
             }
             Err(why) => verdict.fail(Claim::Decided, why),
         }
@@ -166,7 +168,7 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
             "no credential was given: whether one carries this decision was not looked at".into(),
         );
     }
-    heads.before_use(verdict, &head, receipt.index, asked.used_at);
+    heads.before_use(verdict, &head, (receipt.index, leaf.at), asked.used_at);
 }
 
 /// The leaf, if this version reads it and it is meant for this log.
@@ -313,6 +315,46 @@ fn check_body(verdict: &mut Verdict, kind: Kind, body: &Body, decision: Option<&
         |part: &Option<Value>, name: &str| part.as_ref().and_then(|part| part.get(name)).cloned();
     let leaf = |value: Result<Value, serde_json::Error>| value.unwrap_or_default();
     let pairs = [
+        (
+            "the answer's decision.outcome",
+            said(&body.decision, "outcome"),
+            leaf(serde_json::to_value(decision.outcome)),
+        ),
+        (
+            "the answer's decision.policies",
+            said(&body.decision, "policies"),
+            leaf(serde_json::to_value(&decision.policies)),
+        ),
+        (
+            "the answer's decision.generation",
+            said(&body.decision, "generation"),
+            leaf(serde_json::to_value(decision.generation)),
+        ),
+        (
+            "the answer's session.decision_id",
+            said(&body.session, "decision_id"),
+            leaf(serde_json::to_value(decision.decision)),
+        ),
+        (
+            "the answer's session.task_id",
+            said(&body.session, "task_id"),
+            leaf(serde_json::to_value(decision.task)),
+        ),
+        (
+            "the answer's session.parent_session_id",
+            said(&body.session, "parent_session_id"),
+            leaf(serde_json::to_value(decision.parent_session)),
+        ),
+        (
+            "the answer's session.expires_at",
+            said(&body.session, "expires_at"),
+            leaf(serde_json::to_value(decision.expires_at)),
+        ),
+        (
+            "the answer's task.id",
+            said(&body.task, "id"),
+            leaf(serde_json::to_value(decision.task)),
+        ),
         (
             "the answer's decision.id",
             said(&body.decision, "id"),

@@ -42,6 +42,12 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
     };
     verdict.kind = Some(Kind::Log);
     let mut heads = Heads::open(verdict, asked.trust, asked.given, asked.proofs);
+    // What nobody vouches for need not be read to its end, if it has one.
+    if heads.sizes().next().is_none()
+        && let Err(error) = asked.trust.open(reader.note().as_bytes())
+    {
+        return verdict.fail(Claim::Logged, with_causes(&error));
+    }
     let sizes: Vec<u64> = heads.sizes().collect();
     for size in &sizes {
         reader.want_root(*size);
@@ -114,9 +120,9 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
             "the log holds no decision that this credential names, or its body was pruned",
         ),
         (Some(credential), Some(Found { entry, leaf })) => {
-            let decision = decision_of(verdict, &leaf);
-            credential.check(verdict, &entry.hash, decision, asked.jwks);
-            heads.before_use(verdict, &head, entry.index, asked.used_at);
+            decision_of(verdict, &leaf);
+            credential.check(verdict, &entry.hash, &leaf, asked.jwks);
+            heads.before_use(verdict, &head, (entry.index, leaf.at), asked.used_at);
         }
     }
 }
@@ -125,6 +131,11 @@ impl Order {
     /// Takes one entry; its leaf, if it can be read.
     fn take(&mut self, verdict: &mut Verdict, entry: &LogEntry, origin: &str) -> Option<Leaf> {
         let Some(bytes) = &entry.leaf else {
+            // What retention takes is a beginning.
+            if entry.index > self.pruned {
+                let why = "has no body, though earlier ones have: it was not pruned but left out";
+                self.fault(verdict, entry.index, why);
+            }
             self.pruned += 1;
             return None;
         };
@@ -135,6 +146,14 @@ impl Order {
                 return None;
             }
         };
+        if leaf.v != Leaf::VERSION {
+            let why = format!(
+                "has format {}, this version reads {}",
+                leaf.v,
+                Leaf::VERSION
+            );
+            self.fault(verdict, entry.index, &why);
+        }
         if leaf.origin != origin {
             let why = format!("is meant for the log {}", leaf.origin);
             self.fault(verdict, entry.index, &why);
@@ -173,7 +192,10 @@ impl Order {
                     self.generations.contains(&decision.generation),
                     "the activation of the generation that it was decided by",
                 );
-                self.sessions.extend(decision.session);
+                let again = decision.session.is_some_and(|id| !self.sessions.insert(id));
+                if again {
+                    return Err("permits a session that was permitted before".into());
+                }
                 self.tasks.extend(decision.task);
                 let name = match decision.outcome {
                     Outcome::Permit => "permit",
