@@ -40,7 +40,7 @@ struct Evidence {
     at: Timestamp,
     url: String,
     says: String,
-    /// The signed note that was kept.
+    /// The signed note that is contradicted.
     kept: Option<String>,
     /// The note that was served.
     fetched: String,
@@ -67,7 +67,7 @@ pub(super) fn write(
         at,
         url: url.into(),
         says: found.says.clone(),
-        kept: kept.map(|kept| kept.note.clone()),
+        kept: found.against.clone().or(kept.map(|kept| kept.note.clone())),
         fetched: found.fetched.clone(),
         older_root,
         consistency_proof,

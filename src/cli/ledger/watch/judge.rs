@@ -1,8 +1,9 @@
 //! One look at a log: whether what it signs now continues what it signed before.
 //!
-//! Only what the log itself signed, and hashes that lead to a root that it signed, can accuse it.
-//! Whatever else a server says, a tile that fits nothing, a note that is none, is no answer: it is
-//! neither passed nor called a fork.
+//! Only what the log itself signed, and hashes that lead to a root that it signed, can accuse it of
+//! a fork. Whatever else a server says, a tile that fits nothing, a note that is none, is no answer:
+//! it is neither passed nor called one. That an address goes on serving what is older, another log's
+//! or signed by nobody who is known is told as that; whose fault it is nobody can tell.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,10 +14,11 @@ use crate::merkle::{
     Checkpoint, GrowthPlan, Hash, Note, SignedCheckpoint, TileId, Trust, verify_consistency,
 };
 
-/// How often a smaller head is asked for again before it is called a rollback, and how long after.
-/// Of several replicas behind one address, one that was idle may show an older head.
-const SMALLER_TRIES: usize = 4;
-const SMALLER_PAUSE: Duration = Duration::from_millis(500);
+/// How often a head that would be a contradiction is asked for again before it is called one, and how
+/// long after. Of several replicas behind one address, one that was idle may show an older head; what
+/// a proxy says in between may be nobody's.
+const TRIES: usize = 4;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// A head that the log signed and that contradicts nothing.
 #[derive(Debug)]
@@ -66,6 +68,8 @@ pub(super) struct Contradiction {
     pub(super) says: String,
     /// The note that the log shows now.
     pub(super) fetched: String,
+    /// The note that it contradicts, if that is not the one that was kept.
+    pub(super) against: Option<String>,
     /// Of a fork: the root that the new tree has at the old size, and the proof of that.
     pub(super) proof: Option<(Hash, Vec<Hash>)>,
     /// The tiles that were read.
@@ -106,17 +110,30 @@ async fn try_look(
     origin: &str,
     kept: Option<&Kept>,
 ) -> Result<Verdict, Verdict> {
-    let mut seen = open(&log.checkpoint().await?, trust, origin)?;
+    // Smaller heads that were seen on the way: signed, so the log is held to them as well.
+    let mut smaller: Vec<Seen> = Vec::new();
+    let mut tries = 0;
+    let seen = loop {
+        tries += 1;
+        let opened = open(&log.checkpoint().await?, trust, origin);
+        let again = match &opened {
+            Ok(seen) => kept.is_some_and(|kept| seen.head.size < kept.head.size),
+            Err(Verdict::Contradicted(_)) => true,
+            Err(_) => false,
+        };
+        if !again || tries == TRIES {
+            break opened?;
+        }
+        if let Ok(seen) = opened
+            && smaller.iter().all(|other| other.head != seen.head)
+        {
+            smaller.push(seen);
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
     let Some(kept) = kept else {
         return Ok(Verdict::First(seen));
     };
-    for _ in 1..SMALLER_TRIES {
-        if seen.head.size >= kept.head.size {
-            break;
-        }
-        tokio::time::sleep(SMALLER_PAUSE).await;
-        seen = open(&log.checkpoint().await?, trust, origin)?;
-    }
     let (old, new) = (&kept.head, &seen.head);
     if new.size < old.size {
         let says = format!(
@@ -126,17 +143,35 @@ async fn try_look(
         return Err(contradiction(Kind::Rollback, says, &seen.note));
     }
     if new.size == old.size {
-        if new.root == old.root {
-            return Ok(Verdict::Same(seen));
+        if new.root != old.root {
+            let says = format!(
+                "the log signed two trees of {} leaves: root {} before, root {} now",
+                old.size, old.root, new.root
+            );
+            return Err(contradiction(Kind::OtherRoot, says, &seen.note));
         }
-        let says = format!(
-            "the log signed two trees of {} leaves: root {} before, root {} now",
-            old.size, old.root, new.root
-        );
-        return Err(contradiction(Kind::OtherRoot, says, &seen.note));
+        contains_all(log, &smaller, &seen).await?;
+        return Ok(Verdict::Same(seen));
     }
     contains(log, old, &seen).await?;
+    contains_all(log, &smaller, &seen).await?;
     Ok(Verdict::Grown(seen))
+}
+
+/// Whether a head that was verified contains the smaller ones that came before it.
+async fn contains_all(log: &Log, smaller: &[Seen], seen: &Seen) -> Result<(), Verdict> {
+    for older in smaller.iter().filter(|older| older.head.size > 0) {
+        contains(log, &older.head, seen)
+            .await
+            .map_err(|verdict| match verdict {
+                Verdict::Contradicted(mut found) => {
+                    found.against = Some(older.note.clone());
+                    Verdict::Contradicted(found)
+                }
+                other => other,
+            })?;
+    }
+    Ok(())
 }
 
 /// Opens what came as a checkpoint of the log.
@@ -211,6 +246,7 @@ async fn contains(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdic
         kind: Kind::Fork,
         says,
         fetched: seen.note.clone(),
+        against: None,
         proof: Some((growth.from_root, growth.proof)),
         tiles,
     })))
@@ -221,6 +257,7 @@ fn contradiction(kind: Kind, says: String, fetched: &str) -> Verdict {
         kind,
         says,
         fetched: fetched.to_owned(),
+        against: None,
         proof: None,
         tiles: HashMap::new(),
     }))

@@ -1,8 +1,9 @@
 //! `taskpass ledger watch`: a monitor of a log that it does not own.
 //!
 //! It keeps the last checkpoint that it verified, holds every later one against it, and shouts when
-//! the log contradicts itself. It knows the log's keys and its own file, and believes nobody else:
-//! a server can make it blind, which it says, but not make it pass or accuse.
+//! the log contradicts itself. It knows the log's keys and its own file, and believes nobody else: a
+//! server can make it blind, which it says, but not make it pass, nor accuse the log of a fork. One
+//! that keeps on serving something older or something else is told of as that.
 
 mod evidence;
 mod judge;
@@ -198,13 +199,13 @@ impl Monitor {
                 if self.state.0.is_none() {
                     output::note("taskpass: without --state this is forgotten with this process")?;
                 }
-                self.settle(seen, true, now, &mut warnings)?;
+                self.settle(seen, true, now, &mut warnings);
                 ("first-contact", detail, true)
             }
             Verdict::Same(seen) => {
                 let detail = format!("consistent: {}, as before", said(&seen));
                 let newer = seen.witnessed_at > self.witnessed_at();
-                self.settle(seen, newer, now, &mut warnings)?;
+                self.settle(seen, newer, now, &mut warnings);
                 ("unchanged", detail, true)
             }
             Verdict::Grown(seen) => {
@@ -213,7 +214,7 @@ impl Monitor {
                     "consistent: {}, which begin with the {before} known before",
                     said(&seen)
                 );
-                self.settle(seen, true, now, &mut warnings)?;
+                self.settle(seen, true, now, &mut warnings);
                 ("grown", detail, true)
             }
         };
@@ -234,13 +235,7 @@ impl Monitor {
     }
 
     /// Keeps a head that was verified, where it says more than the one that is kept.
-    fn settle(
-        &mut self,
-        seen: Seen,
-        keep: bool,
-        now: Timestamp,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), Failure> {
+    fn settle(&mut self, seen: Seen, keep: bool, now: Timestamp, warnings: &mut Vec<String>) {
         if !self.trust.witnesses.is_empty() && seen.witnesses == 0 {
             let named = self.trust.witnesses.len();
             warnings.push(format!(
@@ -248,15 +243,17 @@ impl Monitor {
             ));
         }
         if !keep {
-            return Ok(());
+            return;
         }
-        self.state.save(&seen.note)?;
+        // A disk that is full for a moment must not end the watch.
+        if let Err(failure) = self.state.save(&seen.note) {
+            warnings.push(format!("NOT KEPT: {failure}"));
+        }
         self.kept = Some(Kept {
             note: seen.note,
             head: seen.head,
             since: now,
         });
-        Ok(())
     }
 
     /// The newest time that a named witness put on what is kept.
@@ -276,7 +273,10 @@ impl Monitor {
             Ok(path) => format!("evidence: {}", path.display()),
             Err(error) => format!(
                 "THE EVIDENCE COULD NOT BE WRITTEN ({error}), so here it is.\nKept:\n{}\nServed:\n{}",
-                kept.map_or("nothing", |kept| &kept.note),
+                found
+                    .against
+                    .as_deref()
+                    .unwrap_or(kept.map_or("nothing", |kept| &kept.note)),
                 found.fetched
             ),
         };
