@@ -56,6 +56,17 @@ impl Exporter {
             let Some(signed) = newest.borrow_and_update().clone() else {
                 continue;
             };
+            let known = self.parts.store.export_cursor(&sink.key).await;
+            let Ok(Some(cursor)) = known else {
+                // Not registered yet, or the store does not answer.
+                newest.mark_changed();
+                tokio::time::sleep(TELL_EVERY).await;
+                continue;
+            };
+            if cursor.disabled_at.is_some() || cursor.registration != sink.registration {
+                tokio::time::sleep(TELL_EVERY).await;
+                continue;
+            }
             let now = self.parts.clock.now();
             let Ok(message) = self.checkpoint(sink, &signed, now) else {
                 continue;
@@ -66,8 +77,17 @@ impl Exporter {
                     TELL_EVERY
                 }
                 Err(Undelivered::Gone) => {
-                    error!(sink = sink.key.name, "it answered 410 to a checkpoint");
-                    return;
+                    error!(
+                        sink = sink.key.name,
+                        "it answered 410 and is told nothing more; raise its `revision` to try again"
+                    );
+                    let store = &self.parts.store;
+                    drop(
+                        store
+                            .disable_export(&sink.key, &sink.registration, now)
+                            .await,
+                    );
+                    TELL_EVERY
                 }
                 Err(Undelivered::Later { why, pause_seconds }) => {
                     self.parts.metrics.export_failed(&sink.key.name);

@@ -288,7 +288,9 @@ impl Exporter {
                     "it answered 410 and is told nothing more; raise its `revision` to try again"
                 );
                 metrics.export_failed(&sink.key.name);
-                store.disable_export(&sink.key, replica, now).await?;
+                store
+                    .disable_export(&sink.key, &sink.registration, now)
+                    .await?;
             }
             Err(RoundError::Undelivered(Undelivered::Later { why, pause_seconds })) => {
                 metrics.export_failed(&sink.key.name);
@@ -508,7 +510,14 @@ impl Sink {
         };
         let kind = format!("{:?}", export.to);
         let revision = export.revision.to_be_bytes();
-        let parts: [&[u8]; 3] = [kind.as_bytes(), place.as_bytes(), &revision];
+        // What is told counts like to whom: nobody goes on by what was told before.
+        let told = format!("{:?} {}", export.format, export.free_text);
+        let parts: [&[u8]; 4] = [
+            kind.as_bytes(),
+            place.as_bytes(),
+            &revision,
+            told.as_bytes(),
+        ];
         Ok(Self {
             key: ExportKey {
                 name: name(),

@@ -46,9 +46,12 @@ impl Writer {
         std::thread::Builder::new()
             .name("export".into())
             .spawn(move || {
+                let mut torn = false;
                 for job in work {
+                    let written = write(&place, &job.lines, torn);
+                    torn = written.is_err();
                     // Whoever asked may have stopped waiting.
-                    drop(job.done.send(write(&place, &job.lines)));
+                    drop(job.done.send(written));
                 }
             })?;
         Ok(Self {
@@ -81,10 +84,15 @@ impl Writer {
     }
 }
 
-fn write(place: &Place, lines: &[u8]) -> io::Result<()> {
+/// `torn`: the last batch broke off, perhaps within a line.
+fn write(place: &Place, lines: &[u8], torn: bool) -> io::Result<()> {
     match place {
         Place::Stdout => {
             let mut out = io::stdout().lock();
+            // What is out cannot be taken back: what was torn stays a line of its own.
+            if torn {
+                out.write_all(b"\n")?;
+            }
             out.write_all(lines)?;
             out.flush()
         }
@@ -130,18 +138,32 @@ fn cut_unfinished(file: &mut File) -> io::Result<()> {
         let (read, _) = block.split_at_mut(part);
         file.read_exact(read)?;
         if let Some(end) = read.iter().rposition(|byte| *byte == b'\n') {
-            let whole = from + end as u64 + 1;
-            if whole < length {
-                file.set_len(whole)?;
-            }
-            return Ok(());
+            return cut_from(file, from + end as u64 + 1, length);
         }
         at = from;
     }
     if at == 0 {
-        return file.set_len(0);
+        return cut_from(file, 0, length);
     }
     Err(io::Error::other("its last line is longer than any of ours"))
+}
+
+/// Cuts what is there from `whole` on, if it begins as our lines do: whoever named a wrong file loses
+/// nothing by it.
+fn cut_from(file: &mut File, whole: u64, length: u64) -> io::Result<()> {
+    const BEGIN: &[u8] = b"{\"";
+    if whole == length {
+        return Ok(());
+    }
+    let mut begin = Vec::new();
+    file.seek(SeekFrom::Start(whole))?;
+    file.take(BEGIN.len() as u64).read_to_end(&mut begin)?;
+    if !BEGIN.starts_with(&begin) {
+        return Err(io::Error::other(
+            "it ends in what is no line of ours, and is left alone",
+        ));
+    }
+    file.set_len(whole)
 }
 
 #[cfg(test)]
@@ -155,29 +177,35 @@ mod tests {
         let place = Place::File(path.clone());
         for (before, after) in [
             ("", "new\n"),
-            ("half", "new\n"),
+            ("{\"specv", "new\n"),
             ("one\n", "one\nnew\n"),
-            ("one\nha", "one\nnew\n"),
+            ("one\n{", "one\nnew\n"),
+            ("one\n{\"id\":\"tp-7", "one\nnew\n"),
         ] {
             std::fs::write(&path, before).unwrap();
-            write(&place, b"new\n").unwrap();
+            write(&place, b"new\n", false).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), after, "{before}");
         }
-        let long = format!("one\n{}", "x".repeat(10_000));
+        let long = format!("one\n{{\"{}", "x".repeat(10_000));
         std::fs::write(&path, long).unwrap();
-        write(&place, b"new\n").unwrap();
+        write(&place, b"new\n", false).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nnew\n");
     }
 
     #[test]
     fn what_is_no_file_of_lines_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(write(&Place::File(dir.path().to_owned()), b"new\n").is_err());
+        assert!(write(&Place::File(dir.path().to_owned()), b"new\n", false).is_err());
         let path = dir.path().join("other");
-        let other = vec![0; 5 * 1024 * 1024];
-        std::fs::write(&path, &other).unwrap();
-        assert!(write(&Place::File(path.clone()), b"new\n").is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), other);
+        for other in [
+            vec![0; 5 * 1024 * 1024],
+            b"tpk1_a-secret-without-an-end-of-line".to_vec(),
+            b"lines\nand [more]".to_vec(),
+        ] {
+            std::fs::write(&path, &other).unwrap();
+            assert!(write(&Place::File(path.clone()), b"new\n", false).is_err());
+            assert_eq!(std::fs::read(&path).unwrap(), other);
+        }
     }
 
     #[tokio::test]

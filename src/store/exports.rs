@@ -175,18 +175,18 @@ impl Store {
     pub async fn disable_export(
         &self,
         key: &ExportKey,
-        holder: &str,
+        registration: &str,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
                 "/* disable_export */ UPDATE export_cursor \
                  SET disabled_at = $4, lease_holder = NULL, lease_until = NULL \
-                 WHERE name = $1 AND origin = $2 AND lease_holder = $3",
+                 WHERE name = $1 AND origin = $2 AND registration = $3",
             )
             .bind(&key.name)
             .bind(&key.origin)
-            .bind(holder)
+            .bind(registration)
             .bind(now)
             .execute(db)
             .await?;

@@ -200,9 +200,9 @@ cases! {
         assert_eq!((cursor().await.attempts, cursor().await.due_at), (0, at(101)));
 
         assert_eq!(claim("one", "a", 102, 150).await, Some(13));
-        store.disable_export(&key, "b", at(103)).await.unwrap();
+        store.disable_export(&key, "zero", at(103)).await.unwrap();
         assert_eq!(cursor().await.disabled_at, None);
-        store.disable_export(&key, "a", at(103)).await.unwrap();
+        store.disable_export(&key, "one", at(103)).await.unwrap();
         assert_eq!(cursor().await.disabled_at, Some(at(103)));
         assert_eq!(claim("one", "a", 500, 600).await, None, "told nothing any more");
         // Registered otherwise, it goes on from where it was, and whoever was at it is not any more.
