@@ -30,16 +30,23 @@ pub async fn prune(
     let cutoff = now.minus_seconds(MAX_TTL_SECONDS + MAX_DEADLINE_SECONDS);
     let size = broker.ledger().basis();
     let mut rows = 0;
+    let mut failed = Ok(());
+    // Room for what is to come, first: it must not depend on what can go.
+    store.ensure_partitions(size).await?;
     // Sessions before their tasks, derived ones before what they were derived from, children
     // before parents: each statement leaves alone what something still points at.
     macro_rules! all_of {
         ($statement:expr) => {
             loop {
-                let pruned = $statement.await?;
-                rows += pruned;
-                // Until nothing is left: what a bite took may have been all that kept another.
-                if pruned == 0 {
-                    break;
+                match $statement.await {
+                    // Until nothing is left: what a bite took may have been all that kept another.
+                    Ok(0) => break,
+                    Ok(pruned) => rows += pruned,
+                    // One that cannot go now must not keep the others.
+                    Err(error) => {
+                        failed = failed.and(Err(error));
+                        break;
+                    }
                 }
             }
         };
@@ -56,6 +63,6 @@ pub async fn prune(
     all_of!(store.prune_openings(opened, BITE));
     all_of!(store.prune_bodies(written, BITE));
     rows += store.prune_heads(size.saturating_sub(KEPT_HEADS)).await?;
-    store.ensure_partitions(size).await?;
+    failed?;
     Ok(rows)
 }
