@@ -749,6 +749,21 @@ fn the_trust_policy_of_a_role_is_printed_and_one_that_trusts_too_many_is_told() 
             "{}",
             judged.stderr
         );
+        // Somebody else may come in, too.
+        let root = "arn:aws:iam::123456789012:root";
+        let mut policy: Value = serde_json::from_str(&printed.stdout).unwrap();
+        let other =
+            json!({"Effect": "Allow", "Principal": {"AWS": root}, "Action": "sts:AssumeRole"});
+        policy["Statement"].as_array_mut().unwrap().push(other);
+        let check = [&more[..], &["--check", "has.json"]].concat();
+        let judged = run(&check, &policy.to_string());
+        assert_eq!(judged.code(), Some(1), "{}", judged.stdout);
+        assert!(judged.stderr.contains(root), "{}", judged.stderr);
+        let judged = run(
+            &[&check[..], &["--expect", root]].concat(),
+            &policy.to_string(),
+        );
+        assert_eq!(judged.code(), Some(0), "{}", judged.stderr);
     }
     for (more, policy) in [
         (vec!["--check", "has.json"], "{"),

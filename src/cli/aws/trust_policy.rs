@@ -33,9 +33,12 @@ pub(super) struct TrustPolicy {
     /// The policy of the role by which the broker ends sessions of the resource's role, instead
     #[arg(long)]
     revoker: bool,
-    /// Say what is wrong with the policy in this file; exit code 1 if anything is
+    /// Say what is wrong with the policy in this file, and who else is let in; exit code 1 if anything is
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
+    /// Whoever else may come in, as the policy writes it; may be given several times
+    #[arg(long, value_name = "PRINCIPAL", requires = "check")]
+    expect: Vec<String>,
 }
 
 /// What of a configuration says whom a role has to trust; it is read without the rest's secrets.
@@ -72,7 +75,7 @@ impl TrustPolicy {
         }
         let policy: Value =
             serde_json::from_slice(&bytes).map_err(|_| unread("is not JSON".into()))?;
-        let faults = trusted.faults_of(&policy);
+        let faults = trusted.faults_of(&policy, &self.expect);
         if faults.is_empty() {
             return output::line(format!("{}: good", file.display()));
         }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::federation;
 use crate::domain::aws::RoleArn;
+use crate::domain::pattern;
 
 /// What the broker does with the role of a resource.
 const ACTIONS: [&str; 3] = [
@@ -73,21 +74,28 @@ impl Trusted {
         }]})
     }
 
-    /// What is wrong with a policy that stands. What it says of others is not judged.
+    /// What is wrong with a policy that stands: too much or too little for the broker, and whoever
+    /// else is let in. `expected` are principals, as the policy writes them, that may come in beside
+    /// the broker.
     #[must_use]
-    pub fn faults_of(&self, policy: &Value) -> Vec<String> {
+    pub fn faults_of(&self, policy: &Value, expected: &[String]) -> Vec<String> {
         let statements = policy.get("Statement").map(many).unwrap_or_default();
-        let ours: Vec<&Value> = statements
+        let (ours, others): (Vec<&Value>, Vec<&Value>) = statements
             .into_iter()
             .filter(|statement| statement.get("Effect").and_then(Value::as_str) == Some("Allow"))
-            .filter(|statement| self.lets_the_provider_in(statement))
-            .collect();
+            .partition(|statement| self.lets_the_provider_in(statement));
+        let mut faults = Vec::new();
         if ours.is_empty() {
-            return vec![format!("nothing lets {} in", self.provider)];
+            faults.push(format!("nothing lets {} in", self.provider));
         }
-        ours.into_iter()
-            .flat_map(|statement| self.faults_of_statement(statement))
-            .collect()
+        let of_ours = ours.into_iter();
+        faults.extend(of_ours.flat_map(|statement| self.faults_of_statement(statement)));
+        faults.extend(
+            others
+                .into_iter()
+                .flat_map(|statement| faults_of_another(statement, expected)),
+        );
+        faults
     }
 
     fn lets_the_provider_in(&self, statement: &Value) -> bool {
@@ -121,17 +129,64 @@ impl Trusted {
             }
         }
         let actions = statement.get("Action").map(texts).unwrap_or_default();
-        let allowed = |wanted: &str| {
-            actions
-                .iter()
-                .any(|own| ["*", "sts:*"].contains(own) || own.eq_ignore_ascii_case(wanted))
-        };
+        let allowed = |wanted: &str| actions.iter().any(|own| matches(own, wanted));
         let missing = self.actions.iter().filter(|wanted| !allowed(wanted));
         faults.extend(missing.map(|wanted| {
             format!("`{wanted}` is not allowed: AWS will refuse the broker's calls")
         }));
         faults
     }
+}
+
+/// What is wrong with a statement that lets others in.
+fn faults_of_another(statement: &Value, expected: &[String]) -> Vec<String> {
+    const SET_SOURCE_IDENTITY: &str = "sts:SetSourceIdentity";
+    let Some(who) = statement.get("Principal").and_then(principals) else {
+        return vec![
+            "a statement lets in all but some (`NotPrincipal`), or nobody who can be read: whoever \
+             comes in so has no decision of the broker"
+                .into(),
+        ];
+    };
+    let unexpected = who.iter().filter(|one| !expected.contains(one));
+    let mut faults: Vec<String> = unexpected
+        .map(|one| {
+            format!(
+                "`{one}` is let in beside the broker, without any decision of it; `--expect {one}` \
+                 if that is meant"
+            )
+        })
+        .collect();
+    let actions = statement.get("Action").map(texts);
+    // Without a list of actions it is `NotAction`, which allows nearly everything.
+    let may_name = |own: &&str| matches(own, SET_SOURCE_IDENTITY);
+    if actions.is_none_or(|actions| actions.iter().any(may_name)) {
+        faults.push(format!(
+            "{} may set a source identity (`{SET_SOURCE_IDENTITY}`), and so pass for a session of \
+             the broker's",
+            who.join(", ")
+        ));
+    }
+    faults
+}
+
+/// Whether what a policy says of actions, in any case and with wildcards, is about this one.
+fn matches(said: &str, action: &str) -> bool {
+    pattern::covers(&said.to_ascii_lowercase(), &action.to_ascii_lowercase())
+}
+
+/// Who a `Principal` names, with or without the kinds that AWS tells apart; nothing, if it names
+/// nobody in a way that IAM has.
+fn principals(principal: &Value) -> Option<Vec<String>> {
+    let who: Vec<String> = match principal {
+        Value::String(one) => vec![one.clone()],
+        Value::Object(kinds) => {
+            let named = kinds.values().flat_map(texts);
+            named.map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    };
+    (!who.is_empty()).then_some(who)
 }
 
 /// A member by its name, which IAM compares without case.
@@ -175,22 +230,87 @@ mod tests {
                 "broker.example/federation/aws:sub": "resource:reports-bucket"
             })
         );
-        assert_eq!(trusted().faults_of(&policy), Vec::<String>::new());
+        let none: &[String] = &[];
+        assert_eq!(trusted().faults_of(&policy, none), Vec::<String>::new());
         let revoker = Trusted::revoker(ISSUER, ROLE).unwrap();
-        assert_eq!(revoker.faults_of(&revoker.policy()), Vec::<String>::new());
-        assert_eq!(trusted().faults_of(&revoker.policy()).len(), 3);
-        // As IAM may give it back, and beside a statement about others.
+        assert_eq!(revoker.faults_of(&revoker.policy(), none), *none);
+        assert_eq!(trusted().faults_of(&revoker.policy(), none).len(), 3);
+        // As IAM may give it back, and beside statements that forbid, or that are expected.
         let mut single = policy.clone();
         single["Statement"] = json!([
+            {"Effect": "Deny", "Principal": "*", "Action": "sts:AssumeRole"},
             {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::123456789012:root"},
              "Action": "sts:AssumeRole"},
             policy["Statement"][0].clone()
         ]);
-        let keys = &mut single["Statement"][1]["Condition"]["StringEquals"];
+        let keys = &mut single["Statement"][2]["Condition"]["StringEquals"];
         keys["broker.example/federation/aws:sub"] = json!(["resource:reports-bucket"]);
-        assert_eq!(trusted().faults_of(&single), Vec::<String>::new());
-        single["Statement"] = single["Statement"][1].clone();
-        assert_eq!(trusted().faults_of(&single), Vec::<String>::new());
+        let expected = ["arn:aws:iam::123456789012:root".to_owned()];
+        assert_eq!(trusted().faults_of(&single, &expected), *none);
+        single["Statement"] = single["Statement"][2].clone();
+        single["Statement"]["Action"] = json!("STS:*");
+        assert_eq!(trusted().faults_of(&single, none), *none);
+    }
+
+    #[test]
+    fn whoever_else_is_let_in_is_told_unless_expected() {
+        let root = "arn:aws:iam::123456789012:root";
+        let foreign = "arn:aws:iam::999999999999:root";
+        let github = "arn:aws:iam::123456789012:oidc-provider/token.actions.githubusercontent.com";
+        let naming = "may set a source identity";
+        let allow = |who: Value, actions: Value| json!({"Effect": "Allow", "Principal": who, "Action": actions});
+        let assume = json!("sts:AssumeRole");
+        let also = json!(["sts:AssumeRole", "sts:SetSourceIdentity", "sts:TagSession"]);
+        let not_principal =
+            json!({"Effect": "Allow", "NotPrincipal": {"AWS": root}, "Action": "sts:AssumeRole"});
+        let not_action =
+            json!({"Effect": "Allow", "Principal": {"AWS": root}, "NotAction": "sts:TagSession"});
+        let others = [
+            (allow(json!({"AWS": root}), assume.clone()), vec![root]),
+            (
+                allow(json!({"AWS": [foreign, root]}), also.clone()),
+                vec![foreign, root, naming],
+            ),
+            (
+                allow(json!({"AWS": foreign}), json!("sts:Set*")),
+                vec![foreign, naming],
+            ),
+            (
+                allow(
+                    json!({"Federated": github}),
+                    json!("sts:AssumeRoleWithWebIdentity"),
+                ),
+                vec![github],
+            ),
+            (
+                allow(json!({"Service": "ec2.amazonaws.com"}), assume.clone()),
+                vec!["ec2.amazonaws.com"],
+            ),
+            (
+                allow(json!({}), assume.clone()),
+                vec!["nobody who can be read"],
+            ),
+            (not_principal, vec!["NotPrincipal"]),
+            (not_action, vec![root, naming]),
+        ];
+        for (other, told) in others {
+            let mut policy = trusted().policy();
+            policy["Statement"].as_array_mut().unwrap().push(other);
+            let faults = trusted().faults_of(&policy, &[]);
+            assert_eq!(faults.len(), told.len(), "{faults:?}");
+            for (fault, told) in faults.iter().zip(told) {
+                assert!(fault.contains(told), "{told}: {fault}");
+            }
+        }
+        // Who is expected may come in, but may not call itself one of ours.
+        let mut policy = trusted().policy();
+        policy["Statement"]
+            .as_array_mut()
+            .unwrap()
+            .push(allow(json!({"AWS": root}), also));
+        let faults = trusted().faults_of(&policy, &[root.to_owned()]);
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].contains(naming), "{faults:?}");
     }
 
     #[test]
@@ -198,7 +318,7 @@ mod tests {
         let changed = |change: fn(&mut Value)| {
             let mut policy = trusted().policy();
             change(&mut policy["Statement"][0]);
-            trusted().faults_of(&policy)
+            trusted().faults_of(&policy, &[])
         };
         let sub = "broker.example/federation/aws:sub";
         assert_eq!(sub, format!("{}:sub", trusted().key));
@@ -244,6 +364,6 @@ mod tests {
                 "{told}: {faults:?}"
             );
         }
-        assert_eq!(trusted().faults_of(&json!("nonsense")).len(), 1);
+        assert_eq!(trusted().faults_of(&json!("nonsense"), &[]).len(), 1);
     }
 }
