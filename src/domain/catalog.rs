@@ -544,6 +544,16 @@ mod tests {
     }
 
     #[test]
+    fn a_resource_names_its_owner() {
+        let bad = Resource {
+            owner: String::new(),
+            ..resource()
+        };
+        let refused = Catalog::new(vec![bad], vec![], &[]).unwrap_err();
+        assert!(refused.to_string().contains("owner"), "{refused}");
+    }
+
+    #[test]
     fn a_name_stands_once() {
         let twice = Catalog::new(vec![resource(), resource()], vec![], &[]);
         assert!(matches!(twice, Err(CatalogError::Duplicate { .. })));

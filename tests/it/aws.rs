@@ -17,6 +17,7 @@ use taskpass::mint::Credential;
 use taskpass::store::sessions::SessionFilter;
 use wiremock::ResponseTemplate;
 
+use crate::support::canary::Canaries;
 use crate::support::keys::{peek, verifies};
 use crate::support::moto::Moto;
 use crate::support::rig::{Kind, POLICIES, Rig, ask, job, refusal};
@@ -115,6 +116,11 @@ async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
         format!("made-for-{name}")
     );
     assert_eq!(session_token.expose_secret(), format!("token-of-{name}"));
+    let mut canaries = Canaries::new();
+    canaries.add("secret access key", secret_access_key.expose_secret());
+    canaries.add("session token", session_token.expose_secret());
+    canaries.assert_absent_in(rig.directory());
+    canaries.assert_absent_in_text("Debug", format!("{issued:?}"));
     assert_eq!(
         (region.as_str(), *expiration),
         ("eu-central-1", session.expires_at)

@@ -12,6 +12,7 @@ use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::generation::Retention;
+use taskpass::domain::request::CredentialRequest;
 use taskpass::domain::session::{EndReason, SessionState};
 use taskpass::domain::task::{TaskEnd, TaskState};
 use taskpass::store::sessions::SessionFilter;
@@ -55,6 +56,9 @@ on_both_stores! {
         let text = String::from_utf8(denied.receipt.leaf.clone()).unwrap();
         assert!(!text.contains("\"slow\""), "a refusal's policies are not its subject's to read: {text}");
         assert_eq!(refusal(rig.issue("agent:nobody", ask(&["orders:read"])).await), "not-permitted");
+        let long = CredentialRequest { ttl_seconds: Some(601), ..ask(&["orders:read"]) };
+        let Err(BrokerError::Denied(denied)) = rig.issue("agent:reports", long).await else { panic!("it is too long") };
+        assert_eq!(denied.refusal.allowed.unwrap().max_ttl_seconds, Some(600));
     }
 
     async fn evidence_is_used_once(rig: Rig) {
@@ -245,7 +249,26 @@ on_both_stores! {
         rig.clock.advance(59);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(1);
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        // Who is cut off and nothing said of how long: an hour.
+        let selector = Selector::Workload(issued.session.workload.clone());
+        rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, widen: false, reason: "x".into(), dry_run: false }).await.unwrap();
+        rig.clock.advance(3_599);
+        assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
+        rig.clock.advance(1);
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    }
+
+    async fn what_a_policy_permitted_is_ended_by_its_name_and_the_times_are_kept(rig: Rig) {
+        let permitted = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let by_another = rig.issue("agent:child", ask(&["orders:read"])).await.unwrap();
+        rig.clock.advance(7);
+        let selector = Selector::Policy("reports".into());
+        let revoked = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, widen: false, reason: "x".into(), dry_run: false }).await.unwrap();
+        assert_eq!((revoked.matched, revoked.ended), (1, 1));
+        assert_eq!((rig.is_good(&permitted).await, rig.is_good(&by_another).await), (false, true));
+        let kept = rig.broker.store().cutoff(revoked.cutoff.unwrap().id).await.unwrap().unwrap();
+        assert_eq!((kept.cutoff.requested_at, kept.cutoff.committed_at), (rig.now(), rig.now()));
     }
 
     async fn a_retry_supersedes_what_can_be_taken_back(rig: Rig) {

@@ -3,6 +3,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -80,6 +81,11 @@ impl Load<'_> {
             let began = self.phase();
             let answer = self.replicas[n % 2].ask(&token).await;
             let ended = self.phase();
+            if answer.status == 503 {
+                // Closed for a moment, as a loaded machine may make it, is no answer.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
             let body = answer.json();
             if answer.status != 201 {
                 // Nothing but the block may be in the way.

@@ -27,7 +27,7 @@ async fn published(rig: &Rig, read: impl Fn() -> Option<String>) -> Checkpoint {
     opened(&read().unwrap())
 }
 
-fn copy_directory(from: &Path, to: &Path) {
+pub fn copy_directory(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for file in std::fs::read_dir(from).unwrap() {
         let file = file.unwrap();
@@ -36,7 +36,7 @@ fn copy_directory(from: &Path, to: &Path) {
 }
 
 /// Sets SQLite's data back to an earlier copy, and takes the replica's own memory away with it.
-fn restore(rig: &Rig, backup: &Path) {
+pub fn restore(rig: &Rig, backup: &Path) {
     let data = rig.directory().join("data");
     std::fs::remove_dir_all(&data).unwrap();
     copy_directory(backup, &data);

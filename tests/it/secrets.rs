@@ -1,4 +1,5 @@
-//! What is never printed: the logs, metrics and problems of a whole story, searched for its secrets.
+//! What is never printed: the logs, metrics and problems of a whole story, searched for its secrets;
+//! and what metrics say of one.
 
 use serde_json::{Value, json};
 
@@ -58,4 +59,45 @@ async fn no_secret_is_in_a_log_a_metric_or_a_problem() {
     canaries.assert_absent_in_text("the logs", &logs);
     canaries.assert_absent_in_text("problems and metrics", &printed);
     canaries.assert_absent_in(replica.process.dir().join("data"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_done_is_counted() {
+    let (fleet, replica) = Fleet::embedded();
+    let client = &replica.client;
+    let ask = async |token: &str, request: &Value| {
+        let answer = client.post_json(token, "/v1/credentials", request).await;
+        answer.status
+    };
+    let mut greedy = body();
+    greedy["ttl_seconds"] = json!(601);
+    let token = fleet.token();
+    let mut forged = fleet.token();
+    forged.push('x');
+    for (token, request, status) in [
+        (&token, body(), 201),
+        (&token, body(), 401),
+        (&fleet.token(), body(), 201),
+        (&fleet.token(), greedy, 403),
+        (&forged, body(), 401),
+    ] {
+        assert_eq!(ask(token, &request).await, status);
+    }
+    let all = json!({"selector": {"all": true}, "block_seconds": 0, "reason": "drill"});
+    let revoked = client
+        .post_json(&fleet.admin, "/v1/revocations", &all)
+        .await;
+    assert_eq!(revoked.expect(200)["matched"], 2);
+    let metrics = client.get_as(&fleet.admin, "/metrics").await.text();
+    for line in [
+        "taskpass_decisions_total{outcome=\"permit\"} 2",
+        "taskpass_decisions_total{outcome=\"deny\"} 1",
+        "taskpass_refusals_total{code=\"ttl-too-long\"} 1",
+        "taskpass_mints_total{minter=\"jwt\",result=\"ok\"} 2",
+        "taskpass_attestation_failures_total{reason=\"",
+        "taskpass_revocations_total{selector=\"all\"} 1",
+        "taskpass_revocation_lag_seconds_count{part=\"requested_to_durable\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
 }

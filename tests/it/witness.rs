@@ -3,6 +3,7 @@
 
 use taskpass::clock::Timestamp;
 
+use crate::rewind::{copy_directory, restore};
 use crate::support::fleet::{Fleet, Replica, vkeys};
 use crate::support::issuer::unix_seconds;
 use crate::support::process::{Ended, Launch};
@@ -289,4 +290,35 @@ async fn nothing_that_a_witness_does_holds_up_a_decision_or_another_witness_and_
     for witness in all {
         caught_up(&rig, witness).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_set_back_is_contradicted_by_the_witness_that_signed_it() {
+    let mut rig = Rig::new(Kind::Sqlite).await;
+    let witness = Witness::start("witness.test/w", Manner::Good);
+    witnessed(&mut rig, &[&witness]).await;
+    issue(&rig).await;
+    rig.stop().await;
+    let backup = rig.directory().join("backup");
+    copy_directory(&rig.directory().join("data"), &backup);
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+    caught_up(&rig, &witness).await;
+    let signed = witness.size();
+    rig.stop().await;
+    restore(&rig, &backup);
+    // With its own memory gone too nothing here notices, but whoever signed does.
+    rig.restart().await.unwrap();
+    while rig.broker.ledger().basis() <= signed {
+        issue(&rig).await;
+    }
+    until("the witness contradicts", SOON, async || {
+        failures(&rig, &witness, "inconsistent")
+    })
+    .await;
+    assert_eq!(
+        witness.size(),
+        signed,
+        "it signed nothing of the other tree"
+    );
 }
