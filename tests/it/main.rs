@@ -57,6 +57,7 @@ mod retries;
 mod rewind;
 mod secrets;
 mod skew;
+mod standby;
 mod status_lists;
 mod succession;
 mod unused;

@@ -37,18 +37,18 @@ permit (principal == Bootstrap::"token", action, resource == Broker::"taskpass")
 /// A role that nobody reaches here: what counts is that it is known to need a denial.
 const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
 
-const OLD: &str = "old.test/log";
+pub const OLD: &str = "old.test/log";
 /// How far the issuer's clock may be ahead, in seconds.
 const AHEAD: i64 = 3;
 
-const NEW: &str = "new.test/log";
+pub const NEW: &str = "new.test/log";
 
 /// A deployment that moves from one log to another.
-struct World {
+pub struct World {
     issuer: Issuer,
     directory: TempDir,
     /// The bootstrap token of the new log.
-    admin: String,
+    pub admin: String,
     /// The one of the old log.
     old_admin: String,
     sealing_key: String,
@@ -57,15 +57,20 @@ struct World {
     databases: Option<(TestDatabase, TestDatabase)>,
 }
 
-struct Broker {
-    process: Process,
-    client: Client,
+pub struct Broker {
+    pub process: Process,
+    pub client: Client,
     /// Its admin's token.
-    admin: String,
+    pub admin: String,
 }
 
 impl World {
     fn new(postgres: bool) -> Self {
+        Self::on(postgres.then(|| (fresh_database(), fresh_database())))
+    }
+
+    /// With the databases of the old log and of the new one, or on SQLite.
+    pub fn on(databases: Option<(TestDatabase, TestDatabase)>) -> Self {
         let key = URL_SAFE_NO_PAD.encode(random_bytes(32));
         let world = Self {
             issuer: Issuer::start(),
@@ -74,7 +79,7 @@ impl World {
             old_admin: format!("tpa_{}", random_hex(16)),
             sealing_key: format!("tpk1_{key}"),
             place: "file = \"place\"".to_owned(),
-            databases: postgres.then(|| (fresh_database(), fresh_database())),
+            databases,
         };
         std::fs::create_dir(world.path("policies")).unwrap();
         std::fs::write(world.path("policies/all.cedar"), POLICIES).unwrap();
@@ -183,7 +188,7 @@ resources = ["orders-api"]
         }
     }
 
-    fn serve(&self, origin: &str) -> Launch {
+    pub fn serve(&self, origin: &str) -> Launch {
         let config = self.path(file(origin));
         let launch = self.program(["serve", "--config", config.to_str().unwrap()]);
         match &self.databases {
@@ -192,7 +197,7 @@ resources = ["orders-api"]
         }
     }
 
-    fn start(&self, origin: &str) -> Broker {
+    pub fn start(&self, origin: &str) -> Broker {
         let address = free_address();
         std::fs::write(self.path(file(origin)), self.config(origin, address)).unwrap();
         let mut process = self.serve(origin).spawn();
@@ -222,7 +227,7 @@ resources = ["orders-api"]
         launch.run()
     }
 
-    fn begin(&self, more: &[&str]) -> Value {
+    pub fn begin(&self, more: &[&str]) -> Value {
         let told = ["--yes", "--json"];
         let ended = self.move_on(["ledger", "new-origin"], &[&told, more].concat());
         assert_eq!(ended.code(), Some(0), "{ended:?}");
@@ -237,7 +242,7 @@ resources = ["orders-api"]
         self.token(sub, AHEAD)
     }
 
-    fn token(&self, sub: &str, seconds_ahead: i64) -> String {
+    pub fn token(&self, sub: &str, seconds_ahead: i64) -> String {
         let at = unix_seconds() + seconds_ahead;
         self.issuer
             .token(json!({"sub": sub, "iat": at, "exp": at + 300, "jti": random_hex(16)}))
@@ -252,7 +257,7 @@ resources = ["orders-api"]
     }
 
     /// Waits until all that a broker appended is published, and says how much that is.
-    async fn published_by(&self, broker: &Broker) -> u64 {
+    pub async fn published_by(&self, broker: &Broker) -> u64 {
         let checkpoint = broker
             .client
             .get_as(&broker.admin, "/v1/ledger/checkpoint")
@@ -263,7 +268,7 @@ resources = ["orders-api"]
     }
 
     /// Tells a broker on PostgreSQL what decides.
-    async fn activate(&self, broker: &Broker) {
+    pub async fn activate(&self, broker: &Broker) {
         let mut environment = BTreeMap::new();
         environment.insert(
             "TASKPASS_DATABASE_URL".to_owned(),
@@ -287,7 +292,7 @@ resources = ["orders-api"]
 }
 
 impl Broker {
-    async fn ask(&self, token: &str) -> Answer {
+    pub async fn ask(&self, token: &str) -> Answer {
         let body = json!({
             "task": {"type": "job"},
             "resource": "orders-api",
@@ -296,7 +301,7 @@ impl Broker {
         self.client.post_json(token, "/v1/credentials", &body).await
     }
 
-    async fn is_good(&self, admin: &str, token: &str) -> bool {
+    pub async fn is_good(&self, admin: &str, token: &str) -> bool {
         let request = self
             .client
             .request(Method::POST, "/oauth2/introspect")
@@ -330,7 +335,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn credential(granted: &Value) -> &str {
+pub fn credential(granted: &Value) -> &str {
     granted["credential"]["access_token"].as_str().unwrap()
 }
 

@@ -96,6 +96,7 @@ pub mod receiver;
 pub mod rig;
 pub mod server;
 pub mod sqlite;
+pub mod standby;
 pub mod sts;
 pub mod tiles;
 pub mod tls;

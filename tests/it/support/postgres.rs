@@ -50,6 +50,20 @@ pub fn empty_database() -> TestDatabase {
 }
 
 impl TestDatabase {
+    /// A migrated database in another cluster than the tests' own. It goes with that cluster.
+    pub(super) fn elsewhere(cluster: &Url) -> Self {
+        let name = format!("taskpass_it_{}_{}", std::process::id(), random_hex(4));
+        let mut url = cluster.clone();
+        url.set_path(&name);
+        block_on(async || {
+            let mut admin = PgConnection::connect(cluster.as_str()).await.unwrap();
+            execute(&mut admin, format!("CREATE DATABASE {name}")).await;
+            admin.close().await.unwrap();
+            migrate(&url, &migrations()).await;
+        });
+        Self { name, url }
+    }
+
     /// The database's name in the cluster.
     pub fn name(&self) -> &str {
         &self.name
@@ -189,7 +203,7 @@ async fn exists(admin: &mut PgConnection, database: &str) -> bool {
 
 /// The name of the migrated template, which is built when it is not there.
 async fn template(admin: &mut PgConnection) -> String {
-    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
+    let migrations = migrations();
     let name = format!("taskpass_template_{}", digest(&migrations));
     if exists(admin, &name).await {
         return name;
@@ -203,7 +217,9 @@ async fn template(admin: &mut PgConnection) -> String {
         )
         .await;
         execute(admin, format!("CREATE DATABASE {draft} TEMPLATE template0")).await;
-        migrate(&draft, &migrations).await;
+        let mut url = Url::parse(&CLUSTER.url).unwrap();
+        url.set_path(&draft);
+        migrate(&url, &migrations).await;
         // Nobody may connect: a template in use cannot be cloned.
         execute(
             admin,
@@ -216,12 +232,14 @@ async fn template(admin: &mut PgConnection) -> String {
     name
 }
 
-async fn migrate(database: &str, migrations: &Path) {
+fn migrations() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres")
+}
+
+async fn migrate(url: &Url, migrations: &Path) {
     if !migrations.is_dir() {
         return;
     }
-    let mut url = Url::parse(&CLUSTER.url).unwrap();
-    url.set_path(database);
     let migrator = Migrator::new(migrations).await.unwrap();
     let mut connection = PgConnection::connect(url.as_str()).await.unwrap();
     migrator
@@ -285,7 +303,7 @@ fn join_private_cluster(state: &Path, idle_seconds: u32) -> Cluster {
     }
 }
 
-fn lock_file(path: &Path) -> File {
+pub(super) fn lock_file(path: &Path) -> File {
     File::options()
         .create(true)
         .truncate(false)
@@ -322,18 +340,12 @@ fn start_private_cluster(state: &Path, idle_seconds: u32) -> String {
     if owner.root {
         run(Command::new("chown").args(["-R", "postgres:"]).arg(&dir));
     }
-    run(owner
-        .command("initdb")
-        .args(["--username=postgres", "--auth=scram-sha-256", "--no-sync"])
-        .args(["--encoding=UTF8", "--locale=C", "--pgdata"])
-        .arg(&data)
-        .arg("--pwfile")
-        .arg(&password_file));
+    make_cluster(&owner, &data, &password_file);
     let port = (0..8)
         .map(|_| free_address().port())
-        .find(|port| start_server(&owner, &dir, *port))
+        .find(|port| start_server(&owner, &data, *port))
         .unwrap_or_else(|| {
-            let log = fs::read_to_string(dir.join("server.log")).unwrap_or_default();
+            let log = fs::read_to_string(data.join("server.log")).unwrap_or_default();
             panic!("the private PostgreSQL cluster did not start:\n{log}")
         });
     let url = format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres");
@@ -344,7 +356,18 @@ fn start_private_cluster(state: &Path, idle_seconds: u32) -> String {
     url
 }
 
-fn start_server(owner: &Owner, dir: &Path, port: u16) -> bool {
+/// Makes a cluster whose owner, `postgres`, has the password in that file.
+pub(super) fn make_cluster(owner: &Owner, data: &Path, password: &Path) {
+    run(owner
+        .command("initdb")
+        .args(["--username=postgres", "--auth=scram-sha-256", "--no-sync"])
+        .args(["--encoding=UTF8", "--locale=C", "--pgdata"])
+        .arg(data)
+        .arg("--pwfile")
+        .arg(password));
+}
+
+pub(super) fn start_server(owner: &Owner, data: &Path, port: u16) -> bool {
     // Loopback only, no socket file, and no care for a power cut: the data are thrown away.
     let options = format!(
         "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= \
@@ -353,9 +376,9 @@ fn start_server(owner: &Owner, dir: &Path, port: u16) -> bool {
     owner
         .command("pg_ctl")
         .args(["start", "--silent", "--wait", "--timeout=60", "--pgdata"])
-        .arg(dir.join("data"))
+        .arg(data)
         .arg("--log")
-        .arg(dir.join("server.log"))
+        .arg(data.join("server.log"))
         .arg("--options")
         .arg(options)
         .stdout(Stdio::null())
@@ -367,8 +390,8 @@ fn start_server(owner: &Owner, dir: &Path, port: u16) -> bool {
 
 /// Starts the watchdog: a shell in a process group of its own, so that an interrupt of the tests
 /// does not reach it. It takes the lock exclusively once a second; when it could for the whole of
-/// the idle time, it keeps the lock while it stops the cluster, and newcomers wait for that.
-fn watch(owner: &Owner, state: &Path, dir: &Path, idle_seconds: u32) {
+/// the idle time, it keeps the lock while it stops the clusters in `dir`, and newcomers wait for that.
+pub(super) fn watch(owner: &Owner, state: &Path, dir: &Path, idle_seconds: u32) {
     const WATCHDOG: &str = r#"
         dir=$1 users=$2 limit=$3; shift 3
         exec 9>"$users"
@@ -382,7 +405,9 @@ fn watch(owner: &Owner, state: &Path, dir: &Path, idle_seconds: u32) {
                 idle=0
             fi
         done
-        [ ! -f "$dir/data/postmaster.pid" ] || "$@" stop --silent --mode immediate --pgdata "$dir/data"
+        for pid in "$dir"/*/postmaster.pid; do
+            [ ! -f "$pid" ] || "$@" stop --silent --mode immediate --pgdata "${pid%/*}"
+        done
         rm -rf "$dir"
     "#;
     let pg_ctl = owner.command("pg_ctl");
@@ -405,18 +430,18 @@ fn watch(owner: &Owner, state: &Path, dir: &Path, idle_seconds: u32) {
 }
 
 /// Who runs the cluster: PostgreSQL refuses to be root, so root's cluster belongs to `postgres`.
-struct Owner {
-    root: bool,
+pub(super) struct Owner {
+    pub(super) root: bool,
 }
 
 impl Owner {
-    fn of(dir: &Path) -> Self {
+    pub(super) fn of(dir: &Path) -> Self {
         Self {
             root: fs::metadata(dir).unwrap().uid() == 0,
         }
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: &str) -> Command {
         let program = postgres_program(program);
         let mut command = if self.root {
             let mut command = Command::new("runuser");
@@ -447,7 +472,7 @@ pub fn postgres_program(name: &str) -> PathBuf {
 }
 
 /// Runs a command that must succeed; its output is shown when it does not.
-fn run(command: &mut Command) {
+pub(super) fn run(command: &mut Command) {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}; or set {CLUSTER_VARIABLE}"));

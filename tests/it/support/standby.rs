@@ -1,0 +1,141 @@
+//! Two PostgreSQL servers of a test's own: one that is written to, and a standby that streams from it
+//! asynchronously, as PostgreSQL does unless it is told otherwise.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sqlx::{Connection, PgConnection};
+use url::Url;
+
+use super::postgres::{Owner, TestDatabase, lock_file, make_cluster, run, start_server, watch};
+use super::{SOON, block_on, free_address, random_hex, wait_until};
+
+/// For how many seconds the servers outlive the test: it may be killed.
+const IDLE_SECONDS: u32 = 2;
+
+/// A server and its standby.
+pub struct Pair {
+    owner: Owner,
+    dir: PathBuf,
+    password: String,
+    /// Where whoever is in charge listens.
+    port: u16,
+    /// Keeps the servers running.
+    _user: File,
+}
+
+impl Pair {
+    /// Starts both; the standby has all that there is.
+    pub fn start() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("taskpass-it-pair-")
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir()
+            .unwrap()
+            .keep();
+        let password = random_hex(16);
+        fs::write(dir.join("password"), format!("{password}\n")).unwrap();
+        let owner = Owner::of(&dir);
+        let user = lock_file(&dir.join("users.lock"));
+        user.lock_shared().unwrap();
+        watch(&owner, &dir, &dir, IDLE_SECONDS);
+        if owner.root {
+            run(Command::new("chown").args(["-R", "postgres:"]).arg(&dir));
+        }
+        make_cluster(&owner, &dir.join("primary"), &dir.join("password"));
+        let mut pair = Self {
+            owner,
+            dir,
+            password,
+            port: 0,
+            _user: user,
+        };
+        pair.port = pair.serve("primary");
+        run(pair
+            .owner
+            .command("pg_basebackup")
+            .env("PGPASSWORD", &pair.password)
+            .args([
+                "--host=127.0.0.1",
+                "--username=postgres",
+                "--checkpoint=fast",
+            ])
+            .args(["--no-sync", "--write-recovery-conf", "--wal-method=stream"])
+            .arg(format!("--port={}", pair.port))
+            .arg("--pgdata")
+            .arg(pair.data("standby")));
+        pair.serve("standby");
+        pair
+    }
+
+    fn data(&self, server: &str) -> PathBuf {
+        self.dir.join(server)
+    }
+
+    /// Starts a server at some port.
+    fn serve(&self, server: &str) -> u16 {
+        let data = self.data(server);
+        (0..8)
+            .map(|_| free_address().port())
+            .find(|port| start_server(&self.owner, &data, *port))
+            .unwrap_or_else(|| panic!("{server} did not start:\n{}", log(&data)))
+    }
+
+    fn stop(&self, server: &str) {
+        run(self
+            .owner
+            .command("pg_ctl")
+            .args(["stop", "--silent", "--mode=immediate", "--pgdata"])
+            .arg(self.data(server)));
+    }
+
+    fn url(&self) -> Url {
+        let (password, port) = (&self.password, self.port);
+        Url::parse(&format!(
+            "postgres://postgres:{password}@127.0.0.1:{port}/postgres"
+        ))
+        .unwrap()
+    }
+
+    /// A migrated database.
+    pub fn database(&self) -> TestDatabase {
+        TestDatabase::elsewhere(&self.url())
+    }
+
+    /// Cuts the standby off, once it has received all that was written. What comes later it lacks.
+    pub fn cut_off_standby(&self) {
+        const BEHIND: &str = "SELECT count(*) FROM pg_stat_replication \
+            WHERE state = 'streaming' AND replay_lsn >= pg_current_wal_lsn()";
+        wait_until("the standby has all", SOON, || {
+            block_on(async || {
+                let mut admin = PgConnection::connect(self.url().as_str()).await.unwrap();
+                let caught_up: (i64,) = sqlx::query_as(BEHIND).fetch_one(&mut admin).await.unwrap();
+                admin.close().await.unwrap();
+                caught_up.0 == 1
+            })
+        });
+        self.stop("standby");
+    }
+
+    /// The server is gone as if its machine was, and the standby takes its place and its address.
+    pub fn fail_over(&self) {
+        self.stop("primary");
+        let standby = self.data("standby");
+        assert!(
+            start_server(&self.owner, &standby, self.port),
+            "{}",
+            log(&standby)
+        );
+        run(self
+            .owner
+            .command("pg_ctl")
+            .args(["promote", "--silent", "--wait", "--pgdata"])
+            .arg(&standby));
+    }
+}
+
+fn log(data: &Path) -> String {
+    fs::read_to_string(data.join("server.log")).unwrap_or_default()
+}
