@@ -31,6 +31,7 @@ use crate::merkle::{
     Hash, LogEntry, Receipt, TILE_WIDTH, TilePath, encode_entries, hashes_to_bytes,
     write_log_entry, write_log_head,
 };
+use crate::store::leaves::StoredLeaf;
 
 /// A decision, with the proof that it is on record.
 #[derive(Debug, Serialize, ToSchema)]
@@ -274,15 +275,15 @@ pub(super) async fn export(
     write_log_head(&mut head, &signed.checkpoint)
         .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
     let size = signed.head.size;
-    let lines = stream::try_unfold(0, move |from| {
+    let lines = stream::try_unfold((0, false), move |(from, mut bodies)| {
         let broker = Arc::clone(&broker);
         async move {
             if from >= size {
                 return Ok(None);
             }
             let count = (size - from).min(TILE_WIDTH as u64);
-            let lines = log_lines(&broker, from, count).await?;
-            Ok::<_, io::Error>(Some((lines, from + count)))
+            let lines = log_lines(&broker, from, count, &mut bodies).await?;
+            Ok::<_, io::Error>(Some((lines, (from + count, bodies))))
         }
     });
     let whole = stream::once(async move { Ok(head) }).chain(lines);
@@ -291,14 +292,29 @@ pub(super) async fn export(
 }
 
 /// Some leaves as lines. Whoever reads a stream that broke off knows it by the checkpoint's size.
-async fn log_lines(broker: &Broker, from: u64, count: u64) -> io::Result<Vec<u8>> {
+async fn log_lines(
+    broker: &Broker,
+    from: u64,
+    count: u64,
+    bodies: &mut bool,
+) -> io::Result<Vec<u8>> {
     let leaves = broker.store().leaves(from, count).await;
     let leaves = leaves.map_err(io::Error::other)?;
     if leaves.len() as u64 != count {
         return Err(io::Error::other("the store lacks leaves of its own head"));
     }
+    write_lines(leaves, bodies)
+}
+
+/// What is pruned of a log is its beginning. A leaf without a body behind one with its own (`bodies`)
+/// was pruned while the log was read, and in the file it would look as if somebody had left it out.
+fn write_lines(leaves: Vec<StoredLeaf>, bodies: &mut bool) -> io::Result<Vec<u8>> {
     let mut lines = Vec::new();
     for leaf in leaves {
+        if *bodies && leaf.body.is_none() {
+            return Err(io::Error::other("a leaf was pruned while the log was read"));
+        }
+        *bodies |= leaf.body.is_some();
         let entry = LogEntry {
             index: leaf.index,
             hash: leaf.hash,
@@ -355,4 +371,38 @@ pub(super) async fn tile(
         }
     };
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::merkle::leaf_hash;
+
+    fn leaf(index: u64, body: bool) -> StoredLeaf {
+        StoredLeaf {
+            index,
+            hash: leaf_hash(b"{}"),
+            body: body.then(|| b"{}".to_vec()),
+            subject: None,
+            at: Timestamp::from_seconds(0),
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_pruned_while_it_is_read_breaks_off() {
+        let mut bodies = false;
+        // What was pruned before is its beginning, over as many pages as it takes.
+        write_lines(vec![leaf(0, false), leaf(1, false)], &mut bodies).unwrap();
+        let page = vec![leaf(2, false), leaf(3, true), leaf(4, true)];
+        let lines = write_lines(page, &mut bodies).unwrap();
+        assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 3);
+        for hole in [
+            vec![leaf(5, false)],
+            vec![leaf(5, true), leaf(6, false), leaf(7, true)],
+        ] {
+            let error = write_lines(hole, &mut bodies.clone()).unwrap_err();
+            assert!(error.to_string().contains("pruned while"), "{error}");
+        }
+    }
 }

@@ -81,6 +81,17 @@ fn check(file: &Path) -> Result<u64, Failure> {
     };
     let input = std::fs::File::open(file).map_err(|error| broken(&error))?;
     let mut reader = LogReader::unsigned(BufReader::new(input)).map_err(|error| broken(&error))?;
+    let mut bodies = false;
+    while let Some(entry) = reader.next_entry().map_err(|error| broken(&error))? {
+        if bodies && entry.leaf.is_none() {
+            let why = format!(
+                "leaf {} has no body, though earlier ones have: was it pruned meanwhile? Try again",
+                entry.index
+            );
+            return Err(broken(&why));
+        }
+        bodies |= entry.leaf.is_some();
+    }
     reader.finish().map_err(|error| broken(&error))?;
     Ok(reader.checkpoint().size)
 }
