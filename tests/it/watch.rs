@@ -589,6 +589,137 @@ fn a_monitor_goes_on_after_an_outage_remembers_over_a_kill_and_ends_at_a_contrad
 }
 
 #[test]
+fn a_head_that_is_asked_for_again_is_held_against_what_follows() {
+    let note = |scene: &Scene, leaves: &[Vec<u8>]| {
+        scene.log.checkpoint(ORIGIN, leaves.len(), &root(leaves))
+    };
+    let (other, stranger) = (Log::new("another.test/log"), Log::new(ORIGIN));
+    for (now, fork) in [(300, 250), (400, 250), (300, 300), (400, 300)] {
+        let scene = Scene::known(300);
+        let kept = scene.kept();
+        let older = note(&scene, &grown(280, fork, 1));
+        scene.show(&grown(now, now, 0));
+        scene.server.show_before(&[&older, &older]);
+        let ended = scene.once(&[]);
+        if fork < 280 {
+            says(&ended, 1, "CONTRADICTION (fork)");
+            let [file] = scene.evidence().try_into().unwrap();
+            assert_eq!(read(&file)["kept"], json!(older));
+            says(&scene.check(&file), 0, "PROVEN: broker.test/log signed 280");
+            assert_eq!(scene.kept(), kept);
+        } else {
+            says(&ended, 0, &format!("consistent: broker.test/log has {now}"));
+        }
+    }
+    // What a proxy says in between may be nobody's; what it says four times is told.
+    let leaves = grown(300, 300, 0);
+    let nobodys = [
+        other.checkpoint("another.test/log", 300, &root(&leaves)),
+        stranger.checkpoint(ORIGIN, 300, &root(&leaves)),
+    ];
+    for nobodys in &nobodys {
+        let scene = Scene::known(300);
+        scene.server.show_before(&[nobodys; 3].map(String::as_str));
+        says(&scene.once(&[]), 0, "as before");
+        scene.server.show_before(&[nobodys; 4].map(String::as_str));
+        says(&scene.once(&[]), 1, "CONTRADICTION");
+    }
+}
+
+#[test]
+fn a_log_is_held_to_what_it_signed_though_its_tiles_did_not_come() {
+    let forked = grown(30, 10, 1);
+    let later = [
+        (grown(30, 30, 0), "other-root"),
+        (grown(20, 20, 0), "rollback"),
+        (grown(40, 40, 0), "fork"),
+    ];
+    for (leaves, kind) in later {
+        let scene = Scene::known(20);
+        let kept = scene.kept();
+        let signed = scene.show(&forked);
+        scene.server.set(Manner::Status("tile", 404));
+        let mut process = scene.watch(&["--every", "1s", "--json"]).spawn();
+        wait_for(&process, "unreachable", 1);
+        scene.show(&leaves);
+        scene.server.set(Manner::Good);
+        assert_eq!(process.wait(SOON).code(), Some(1), "{kind}");
+        let last = lines(&process).pop().unwrap();
+        assert_eq!(last["verdict"], kind);
+        let [file] = scene.evidence().try_into().unwrap();
+        assert_eq!(read(&file)["kept"], json!(signed));
+        let proven = i32::from(kind == "rollback");
+        says(&scene.check(&file), proven, "broker.test/log signed");
+        assert_eq!(scene.kept(), kept);
+    }
+}
+
+#[test]
+fn a_head_that_could_not_be_kept_is_kept_as_soon_as_it_can_be() {
+    let scene = Scene::new();
+    let directory = scene.directory.path().join("kept");
+    let away = scene.directory.path().join("away");
+    let state = directory.join("state");
+    fs::create_dir(&directory).unwrap();
+    let key = scene.log.vkey();
+    let known = scene.show(&grown(10, 10, 0));
+    let mut process = watch(scene.server.url(), &key, &state, &["--every", "1s"])
+        .arg("--json")
+        .spawn();
+    wait_for(&process, "first-contact", 1);
+    fs::rename(&directory, &away).unwrap();
+    let note = scene.show(&grown(20, 20, 0));
+    // It is told in each round, not once, be the log read or not.
+    let told = |verdict: &str| {
+        let lines = lines(&process);
+        let of = lines.iter().filter(|line| line["verdict"] == verdict);
+        of.filter(|line| line["warnings"].to_string().contains("NOT KEPT"))
+            .count()
+    };
+    wait_until("it warns", SOON, || {
+        told("grown") == 1 && told("unchanged") > 1
+    });
+    scene.server.set(Manner::Status("checkpoint", 503));
+    wait_until("it warns", SOON, || told("unreachable") > 0);
+    scene.server.set(Manner::Good);
+    assert_eq!(fs::read_to_string(away.join("state")).unwrap(), known);
+    fs::rename(&away, &directory).unwrap();
+    wait_until("it is kept", SOON, || {
+        fs::read_to_string(&state).unwrap() == note
+    });
+    process.kill();
+    scene.show(&grown(15, 15, 0));
+    let ended = watch(scene.server.url(), &key, &state, &["--once"]).run();
+    says(&ended, 1, "CONTRADICTION (rollback)");
+}
+
+#[test]
+fn what_another_watch_has_kept_is_not_taken_back() {
+    let scene = Scene::known(20);
+    let process = scene.watch(&["--every", "1s", "--json"]).spawn();
+    wait_for(&process, "unchanged", 1);
+    let all = grown(40, 40, 0);
+    let larger = scene.log.checkpoint(ORIGIN, 30, &root(&all[..30]));
+    let fork = scene.log.checkpoint(ORIGIN, 25, &root(&grown(25, 9, 1)));
+    scene.server.set(Manner::Status("checkpoint", 503));
+    wait_for(&process, "unreachable", 1);
+    for (there, size) in [(&larger, 25), (&fork, 25), (&"not a note".to_owned(), 26)] {
+        fs::write(scene.state(), there).unwrap();
+        scene.show(&all[..size]);
+        scene.server.set(Manner::Good);
+        wait_until("it warns", SOON, || {
+            let last = lines(&process).pop().unwrap();
+            last["size"] == size && last["warnings"].to_string().contains("NOT KEPT")
+        });
+        assert_eq!(&scene.kept(), there);
+    }
+    // What is larger and its own takes the place.
+    fs::write(scene.state(), &larger).unwrap();
+    let newest = scene.show(&all);
+    wait_until("it is kept", SOON, || scene.kept() == newest);
+}
+
+#[test]
 fn a_monitor_that_nobody_hears_does_not_end_as_if_all_were_well() {
     let scene = Scene::known(9);
     let program = env!("CARGO_BIN_EXE_taskpass");

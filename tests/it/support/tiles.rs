@@ -1,6 +1,7 @@
 //! A log behind HTTP as C2SP tlog-tiles has it, and the ways in which its server can be unfit or
 //! hostile. Tree and signatures are those of [`super::log`], not the product's.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -41,6 +42,8 @@ pub enum Manner {
 struct Shelf {
     manner: Manner,
     note: String,
+    /// What is shown in its place first, each once.
+    before: VecDeque<String>,
     leaves: Vec<Vec<u8>>,
     asked: Vec<String>,
 }
@@ -68,6 +71,7 @@ impl TileServer {
         let shelf = Arc::new(Mutex::new(Shelf {
             manner: Manner::Good,
             note: String::new(),
+            before: VecDeque::new(),
             leaves: Vec::new(),
             asked: Vec::new(),
         }));
@@ -104,6 +108,12 @@ impl TileServer {
         shelf.leaves = leaves.to_vec();
     }
 
+    /// Shows these notes first, each once.
+    pub fn show_before(&self, notes: &[&str]) {
+        let notes = notes.iter().map(|note| (*note).to_owned());
+        self.shelf.lock().unwrap().before = notes.collect();
+    }
+
     /// What was asked for so far.
     pub fn asked(&self) -> Vec<String> {
         self.shelf.lock().unwrap().asked.clone()
@@ -115,7 +125,14 @@ async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, uri: Uri) -> Response {
     let (manner, content) = {
         let mut shelf = shelf.lock().unwrap();
         shelf.asked.push(path.clone());
-        (shelf.manner, content(&shelf, &path))
+        let before = path
+            .ends_with("/checkpoint")
+            .then(|| shelf.before.pop_front());
+        let content = match before.flatten() {
+            Some(note) => Some(note.into_bytes()),
+            None => content(&shelf, &path),
+        };
+        (shelf.manner, content)
     };
     let endless = |chunk: &'static [u8]| {
         let chunks =

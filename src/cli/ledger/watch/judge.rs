@@ -19,9 +19,11 @@ use crate::merkle::{
 /// a proxy says in between may be nobody's.
 const TRIES: usize = 4;
 const PAUSE: Duration = Duration::from_millis(500);
+/// Signed heads that are remembered until a later one was held against them.
+const MAX_OPEN: usize = 16;
 
-/// A head that the log signed and that contradicts nothing.
-#[derive(Debug)]
+/// A head that the log signed.
+#[derive(Clone, Debug)]
 pub(super) struct Seen {
     /// The note.
     pub(super) note: String,
@@ -97,9 +99,16 @@ impl From<Trouble> for Verdict {
     }
 }
 
-/// Looks once.
-pub(super) async fn look(log: &Log, trust: &Trust, origin: &str, kept: Option<&Kept>) -> Verdict {
-    match try_look(log, trust, origin, kept).await {
+/// Looks once. `open` has the heads that earlier looks saw and could hold nothing against: the log
+/// signed them, so it is held to them as well.
+pub(super) async fn look(
+    log: &Log,
+    trust: &Trust,
+    origin: &str,
+    kept: Option<&Kept>,
+    open: &mut Vec<Seen>,
+) -> Verdict {
+    match try_look(log, trust, origin, kept, open).await {
         Ok(verdict) | Err(verdict) => verdict,
     }
 }
@@ -109,59 +118,66 @@ async fn try_look(
     trust: &Trust,
     origin: &str,
     kept: Option<&Kept>,
+    open: &mut Vec<Seen>,
 ) -> Result<Verdict, Verdict> {
-    // Smaller heads that were seen on the way: signed, so the log is held to them as well.
-    let mut smaller: Vec<Seen> = Vec::new();
+    let seen = newest(log, trust, origin, kept, open).await?;
+    let Some(kept) = kept else {
+        return Ok(Verdict::First(seen));
+    };
+    let held = hold(log, &kept.head, open, &seen).await;
+    match &held {
+        Ok(()) => open.clear(),
+        Err(_) => remember(open, &seen),
+    }
+    held?;
+    Ok(if seen.head.size == kept.head.size {
+        Verdict::Same(seen)
+    } else {
+        Verdict::Grown(seen)
+    })
+}
+
+/// The head that the log shows, asked for again while it would be a contradiction.
+async fn newest(
+    log: &Log,
+    trust: &Trust,
+    origin: &str,
+    kept: Option<&Kept>,
+    open: &mut Vec<Seen>,
+) -> Result<Seen, Verdict> {
+    let known = open.iter().map(|seen| &seen.head);
+    let known = known.chain(kept.map(|kept| &kept.head));
+    let largest = known.map(|head| head.size).max().unwrap_or(0);
     let mut tries = 0;
-    let seen = loop {
+    loop {
         tries += 1;
-        let opened = open(&log.checkpoint().await?, trust, origin);
+        let opened = self::open(&log.checkpoint().await?, trust, origin);
         let again = match &opened {
-            Ok(seen) => kept.is_some_and(|kept| seen.head.size < kept.head.size),
+            Ok(seen) => seen.head.size < largest,
             Err(Verdict::Contradicted(_)) => true,
             Err(_) => false,
         };
         if !again || tries == TRIES {
-            break opened?;
+            return opened;
         }
-        if let Ok(seen) = opened
-            && smaller.iter().all(|other| other.head != seen.head)
-        {
-            smaller.push(seen);
+        if let Ok(seen) = opened {
+            remember(open, &seen);
         }
         tokio::time::sleep(PAUSE).await;
-    };
-    let Some(kept) = kept else {
-        return Ok(Verdict::First(seen));
-    };
-    let (old, new) = (&kept.head, &seen.head);
-    if new.size < old.size {
-        let says = format!(
-            "the log had {} leaves, root {}; now it signs {} leaves, root {}",
-            old.size, old.root, new.size, new.root
-        );
-        return Err(contradiction(Kind::Rollback, says, &seen.note));
     }
-    if new.size == old.size {
-        if new.root != old.root {
-            let says = format!(
-                "the log signed two trees of {} leaves: root {} before, root {} now",
-                old.size, old.root, new.root
-            );
-            return Err(contradiction(Kind::OtherRoot, says, &seen.note));
-        }
-        contains_all(log, &smaller, &seen).await?;
-        return Ok(Verdict::Same(seen));
-    }
-    contains(log, old, &seen).await?;
-    contains_all(log, &smaller, &seen).await?;
-    Ok(Verdict::Grown(seen))
 }
 
-/// Whether a head that was verified contains the smaller ones that came before it.
-async fn contains_all(log: &Log, smaller: &[Seen], seen: &Seen) -> Result<(), Verdict> {
-    for older in smaller.iter().filter(|older| older.head.size > 0) {
-        contains(log, &older.head, seen)
+fn remember(open: &mut Vec<Seen>, seen: &Seen) {
+    if open.len() < MAX_OPEN && open.iter().all(|other| other.head != seen.head) {
+        open.push(seen.clone());
+    }
+}
+
+/// Holds a head against all that was signed before it.
+async fn hold(log: &Log, kept: &Checkpoint, open: &[Seen], seen: &Seen) -> Result<(), Verdict> {
+    continues(log, kept, seen).await?;
+    for older in open.iter().filter(|older| older.head.size > 0) {
+        continues(log, &older.head, seen)
             .await
             .map_err(|verdict| match verdict {
                 Verdict::Contradicted(mut found) => {
@@ -170,6 +186,29 @@ async fn contains_all(log: &Log, smaller: &[Seen], seen: &Seen) -> Result<(), Ve
                 }
                 other => other,
             })?;
+    }
+    Ok(())
+}
+
+/// Whether a head continues one that was signed before.
+async fn continues(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdict> {
+    let new = &seen.head;
+    if new.size < old.size {
+        let says = format!(
+            "the log had {} leaves, root {}; now it signs {} leaves, root {}",
+            old.size, old.root, new.size, new.root
+        );
+        return Err(contradiction(Kind::Rollback, says, &seen.note));
+    }
+    if new.size > old.size {
+        return contains(log, old, seen).await;
+    }
+    if new.root != old.root {
+        let says = format!(
+            "the log signed two trees of {} leaves: root {} before, root {} now",
+            old.size, old.root, new.root
+        );
+        return Err(contradiction(Kind::OtherRoot, says, &seen.note));
     }
     Ok(())
 }

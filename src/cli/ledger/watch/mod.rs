@@ -117,6 +117,8 @@ impl Watch {
                 witnesses: self.witnesses.clone(),
             },
             kept: state.load(&self.keys)?,
+            unkept: false,
+            open: Vec::new(),
             state,
             origin,
             once: self.once,
@@ -133,6 +135,10 @@ struct Monitor {
     origin: String,
     state: State,
     kept: Option<Kept>,
+    /// Whether what is kept is not on the disk yet.
+    unkept: bool,
+    /// What the log signed and nothing was held against yet.
+    open: Vec<Seen>,
     once: bool,
     every: Duration,
     stale: Option<Duration>,
@@ -154,7 +160,13 @@ impl Monitor {
     async fn run(mut self) -> Result<(), Failure> {
         let mut failures = 0;
         loop {
-            let look = judge::look(&self.log, &self.trust, &self.origin, self.kept.as_ref());
+            let look = judge::look(
+                &self.log,
+                &self.trust,
+                &self.origin,
+                self.kept.as_ref(),
+                &mut self.open,
+            );
             let verdict = tokio::time::timeout(ROUND_TIMEOUT, look).await;
             let verdict = verdict.unwrap_or_else(|_| {
                 let why = format!("{} takes too long over everything", self.log.base());
@@ -188,7 +200,10 @@ impl Monitor {
     fn judge(&mut self, verdict: Verdict, now: Timestamp) -> Result<Round, Failure> {
         let mut warnings = Vec::new();
         let (verdict, detail, read) = match verdict {
-            Verdict::Contradicted(found) => return Err(self.shout(&found, now)),
+            Verdict::Contradicted(found) => {
+                self.keep(&mut warnings);
+                return Err(self.shout(&found, now));
+            }
             Verdict::Unknown(Trouble::Unreachable(why)) => ("unreachable", why, false),
             Verdict::Unknown(Trouble::Unreadable(why)) => ("unreadable", why, false),
             Verdict::First(seen) => {
@@ -218,6 +233,7 @@ impl Monitor {
                 ("grown", detail, true)
             }
         };
+        self.keep(&mut warnings);
         if let (Some(most), Some(kept)) = (self.stale, &self.kept) {
             let quiet = kept.since.seconds_until(now);
             if quiet >= most.as_secs() {
@@ -245,15 +261,24 @@ impl Monitor {
         if !keep {
             return;
         }
-        // A disk that is full for a moment must not end the watch.
-        if let Err(failure) = self.state.save(&seen.note) {
-            warnings.push(format!("NOT KEPT: {failure}"));
-        }
         self.kept = Some(Kept {
             note: seen.note,
             head: seen.head,
             since: now,
         });
+        self.unkept = true;
+    }
+
+    /// Writes down what is kept. A disk that is full for a moment must not end the watch; until it
+    /// is written, each round tries again and says so.
+    fn keep(&mut self, warnings: &mut Vec<String>) {
+        let Some(kept) = self.kept.as_ref().filter(|_| self.unkept) else {
+            return;
+        };
+        match self.state.save(kept, &self.trust.keys) {
+            Ok(()) => self.unkept = false,
+            Err(failure) => warnings.push(format!("NOT KEPT: {failure}")),
+        }
     }
 
     /// The newest time that a named witness put on what is kept.

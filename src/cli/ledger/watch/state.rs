@@ -1,15 +1,19 @@
 //! What a monitor keeps: the last checkpoint that it verified, as the log signed it. The file is
 //! evidence by itself; whoever holds it can hold the log to it.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::cli::Failure;
 use crate::cli::client::read_file;
 use crate::clock::Timestamp;
 use crate::files;
 use crate::merkle::{Checkpoint, MAX_NOTE_BYTES, SignedCheckpoint, VerifierKey};
+
+/// How long another watch may take to write a file beside ours.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The last verified checkpoint.
 #[derive(Clone, Debug)]
@@ -54,12 +58,28 @@ impl State {
         }))
     }
 
-    /// Keeps a note instead, whole or not at all.
-    pub(super) fn save(&self, note: &str) -> Result<(), Failure> {
+    /// Keeps a head instead, whole or not at all. What another watch has kept there meanwhile is not
+    /// taken back, and what is not this log's is not written over.
+    pub(super) fn save(&self, kept: &Kept, keys: &[VerifierKey]) -> Result<(), Failure> {
         let Some(path) = &self.0 else {
             return Ok(());
         };
-        files::write_whole(path, note.as_bytes()).map_err(|error| {
+        let _held = hold(path)?;
+        let (new, there) = (&kept.head, self.load(keys)?);
+        if let Some(old) = there.map(|there| there.head)
+            && (old.size > new.size || (old.size == new.size && old.root != new.root))
+        {
+            return Err(Failure::Unestablished(format!(
+                "{} holds a head of {} leaves, root {}, that somebody else kept; this one has {}, \
+                 root {}",
+                path.display(),
+                old.size,
+                old.root,
+                new.size,
+                new.root
+            )));
+        }
+        files::write_whole(path, kept.note.as_bytes()).map_err(|error| {
             Failure::Unestablished(format!("cannot keep {}: {error}", path.display()))
         })
     }
@@ -68,6 +88,29 @@ impl State {
     pub(super) fn beside(&self, ending: &str) -> PathBuf {
         let path = self.0.as_deref();
         files::beside(path.unwrap_or(Path::new("taskpass-watch")), ending)
+    }
+}
+
+/// Keeps other watches from writing into the state's directory. Where directories cannot be locked,
+/// looking before writing has to do.
+fn hold(path: &Path) -> Result<Option<File>, Failure> {
+    let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
+    let held = File::open(directory.unwrap_or(Path::new("."))).map_err(|e| unreadable(path, &e))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match held.try_lock() {
+            Ok(()) => return Ok(Some(held)),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(Failure::Unestablished(format!(
+                    "somebody else holds the directory of {}",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(_)) => return Ok(None),
+        }
     }
 }
 
