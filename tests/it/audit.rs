@@ -8,15 +8,17 @@ use serde_json::{Value, json};
 
 use crate::support::fleet::{Fleet, body};
 use crate::support::http::Client;
-use crate::support::keys::{Algorithm, Key};
+use crate::support::keys::{Algorithm, Key, sign_jwt};
 use crate::support::log::{
     Log, ORIGIN, SESSION, TASK, claims, consistency, denial, inclusion, leaf_hash, permit, root,
-    token,
+    sha256, token,
 };
 use crate::support::process::{Ended, Launch};
 
 /// 2026-10-24T12:10:00Z.
 const WITNESSED: u64 = 1_792_843_800;
+const KEY: usize = 2;
+const DENIAL: usize = 3;
 const PERMIT: usize = 4;
 const OLD: usize = 9;
 const NEW: usize = 21;
@@ -48,7 +50,10 @@ impl Grown {
         let mut leaves = vec![
             leaf(json!({"event": "genesis", "vkey": "k"})),
             leaf(json!({"event": "activated", "generation": generation, "by": "admin"})),
-            denial(),
+            leaf(json!({
+                "event": "key", "purpose": "access_token", "kid": signer.kid, "change": "added",
+                "public": signer.jwk().to_string(), "by": "broker"
+            })),
             denial(),
             permit(&signer.kid),
             leaf(
@@ -79,12 +84,16 @@ impl Grown {
     }
 
     fn receipt(&self, size: usize, checkpoint: &str) -> Value {
+        self.receipt_of(PERMIT, size, checkpoint)
+    }
+
+    fn receipt_of(&self, index: usize, size: usize, checkpoint: &str) -> Value {
         let leaves = &self.leaves[..size];
-        let proof = inclusion(PERMIT, leaves);
+        let proof = inclusion(index, leaves);
         json!({
-            "leaf": STANDARD.encode(&self.bodies[PERMIT]),
-            "leaf_hash": STANDARD.encode(&leaves[PERMIT]),
-            "index": PERMIT,
+            "leaf": STANDARD.encode(&self.bodies[index]),
+            "leaf_hash": STANDARD.encode(&leaves[index]),
+            "index": index,
             "tree_size": size,
             "inclusion_proof": proof.iter().map(|h| STANDARD.encode(h)).collect::<Vec<_>>(),
             "checkpoint": checkpoint,
@@ -102,8 +111,15 @@ impl Grown {
         json!({"from": OLD, "to": NEW, "consistency_proof": hashes})
     }
 
+    /// The credential, good from the decision on.
     fn token(&self) -> String {
-        token(&self.signer, &claims(&self.old_receipt()))
+        token(&self.signer, &self.claims())
+    }
+
+    fn claims(&self) -> Value {
+        let mut claims = claims(&self.old_receipt());
+        claims["iat"] = json!(WITNESSED - 600);
+        claims
     }
 
     /// The exported log; `change` may spoil its lines.
@@ -127,6 +143,10 @@ impl Grown {
     }
 
     fn verify(&self, file: &str, more: &[&str]) -> Ended {
+        self.launch(file, more).run()
+    }
+
+    fn launch(&self, file: &str, more: &[&str]) -> Launch {
         let key = self.current.vkey();
         let arguments = ["ledger", "verify", "file", "--key", &key];
         Launch::taskpass(arguments.iter().chain(more).copied())
@@ -136,7 +156,7 @@ impl Grown {
             .file("old", self.current.sign(&self.text(OLD)))
             .file("witnessed", self.witnessed(WITNESSED))
             .file("proof", self.proof().to_string())
-            .run()
+            .file("jwks", json!({"keys": [self.signer.jwk()]}).to_string())
     }
 
     /// The old checkpoint, signed by the retired key and seen by the witness.
@@ -180,7 +200,7 @@ fn a_retired_keys_receipt_holds_only_through_a_later_checkpoint() {
     let ended = grown.verify(&receipt, &both);
     holds(
         &ended,
-        "logged: yes, as leaf 4 of 9 in broker.test/log, by a checkpoint that continues the one of 21",
+        "logged: yes, as leaf 4 of 9 in broker.test/log, by a checkpoint that the one of 21 leaves continues",
     );
     assert!(
         ended.stdout.contains("it holds by the later one alone"),
@@ -207,22 +227,174 @@ fn a_retired_keys_receipt_holds_only_through_a_later_checkpoint() {
 }
 
 #[test]
+fn an_earlier_checkpoint_vouches_for_nothing_that_came_after_it() {
+    // Behind what a pinned key signed, the retired key's holder puts leaves of its own.
+    let mut forged = Grown::new();
+    let another = "0198b2a0-0000-7000-8000-00000000ffff";
+    let leaf = String::from_utf8(forged.bodies[PERMIT].clone()).unwrap();
+    forged.bodies[OLD] = leaf.replace(SESSION, another).into_bytes();
+    forged.leaves[OLD] = leaf_hash(&forged.bodies[OLD]);
+    let head = forged.retired.sign(&forged.text(NEW));
+    let receipt = forged.receipt_of(OLD, NEW, &head).to_string();
+    let log = forged.file(|lines| lines[0]["checkpoint"] = json!(head));
+    let empty = format!("{ORIGIN}\n0\n{}\n", STANDARD.encode(sha256(b"")));
+    for file in [&receipt, &log] {
+        for more in [
+            &["--checkpoint", "old", "--consistency", "proof"][..],
+            &["--checkpoint", "empty", "--consistency", "from-nothing"],
+            &[
+                "--published",
+                "2026-10-24T12:00:00Z=old",
+                "--consistency",
+                "proof",
+            ],
+        ] {
+            let ended = forged
+                .launch(file, more)
+                .file("empty", forged.current.sign(&empty))
+                .file(
+                    "from-nothing",
+                    json!({"from": 0, "to": NEW, "consistency_proof": []}).to_string(),
+                )
+                .run();
+            fails(&ended, "no known key has signed");
+            assert!(ended.stdout.contains("logged: DOES NOT HOLD: no known key"));
+        }
+    }
+    // What the pinned key signed of the same size vouches for all of it.
+    holds(
+        &forged.verify(&log, &["--checkpoint", "newest"]),
+        "it holds by the later one alone",
+    );
+}
+
+#[test]
+fn nothing_is_before_the_use_of_what_was_never_permitted_or_not_then() {
+    let grown = Grown::new();
+    let key = grown.witness.witness_key();
+    let used = |index: usize, used: &str| {
+        let receipt = grown.receipt_of(index, OLD, &grown.witnessed(WITNESSED));
+        let more = ["--witness", &key, "--used-at", used];
+        grown.verify(&receipt.to_string(), &more)
+    };
+    for index in [0, 1, KEY, DENIAL, PERMIT + 1] {
+        fails(
+            &used(index, "2026-10-24T12:11:00Z"),
+            "the leaf permits none",
+        );
+    }
+    holds(&used(PERMIT, "2026-10-26T03:33:20Z"), "before use: yes");
+    fails(
+        &used(PERMIT, "2026-10-26T03:33:20.000001Z"),
+        "the leaf permits it until 2026-10-26T03:33:20Z",
+    );
+    // Nor by what the credential says of itself.
+    let log = grown.file(|_| ());
+    let claimed = |used: &str, claims: &Value| {
+        let more = [
+            "--credential-file",
+            "other",
+            "--checkpoint",
+            "witnessed",
+            "--witness",
+            &key,
+            "--used-at",
+            used,
+        ];
+        let token = token(&grown.signer, claims);
+        grown.launch(&log, &more).file("other", token).run()
+    };
+    let mut claims = grown.claims();
+    claims["iat"] = json!(WITNESSED + 60);
+    claims["exp"] = json!(WITNESSED + 120);
+    holds(&claimed("2026-10-24T12:11:00Z", &claims), "before use: yes");
+    fails(
+        &claimed("2026-10-24T12:10:59Z", &claims),
+        "before the credential's iat",
+    );
+    fails(
+        &claimed("2026-10-24T12:12:00Z", &claims),
+        "the credential's exp is 2026-10-24T12:12:00Z",
+    );
+}
+
+#[test]
+fn a_whole_log_itself_names_the_key_of_its_credentials() {
+    let grown = Grown::new();
+    let log = grown.file(|_| ());
+    let with = ["--credential-file", "token"];
+    holds(
+        &grown.verify(&log, &with),
+        "was checked with the key that leaf 2 of the log names",
+    );
+    let stranger = Key::generate(Algorithm::Es256);
+    let forged = |more: &[&str]| {
+        let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": grown.signer.kid});
+        let token = sign_jwt(&header, &grown.claims(), &stranger);
+        grown
+            .launch(&log, &[&with, more].concat())
+            .file("token", token)
+            .run()
+    };
+    for more in [&[][..], &["--unchecked-signature"], &["--jwks", "jwks"]] {
+        fails(&forged(more), "the credential's signature does not hold");
+    }
+    // Where that leaf was pruned, comes too late, or is of a key for something else, it is as with a
+    // receipt.
+    let pruned = grown.file(|lines| {
+        for index in 0..=KEY {
+            let hash = STANDARD.encode(&grown.leaves[index]);
+            lines[index + 1] = json!({"index": index, "hash": hash});
+        }
+    });
+    let mut late = Grown::new();
+    late.bodies.swap(KEY, OLD);
+    late.leaves.swap(KEY, OLD);
+    let mut other = Grown::new();
+    let leaf = String::from_utf8(other.bodies[KEY].clone()).unwrap();
+    other.bodies[KEY] = leaf.replace("access_token", "federation").into_bytes();
+    other.leaves[KEY] = leaf_hash(&other.bodies[KEY]);
+    for (grown, log) in [
+        (&grown, pruned),
+        (&late, late.file(|_| ())),
+        (&other, other.file(|_| ())),
+    ] {
+        let ended = grown.verify(&log, &with);
+        assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
+        let said = &ended.stdout;
+        assert!(said.contains("NOT SHOWN: the credential's own"), "{said}");
+        assert!(said.ends_with("not all of it is shown\n"), "{said}");
+        let jwks = [&with[..], &["--jwks", "jwks"]].concat();
+        holds(&grown.verify(&log, &jwks), "decided: permit");
+        let unchecked = [&with[..], &["--unchecked-signature"]].concat();
+        holds(&grown.verify(&log, &unchecked), "not checked, as you said");
+    }
+}
+
+#[test]
 fn a_witness_shows_that_it_was_logged_before_it_was_used_and_by_whose_clock() {
     let grown = Grown::new();
     let key = grown.witness.witness_key();
     let receipt = grown.receipt(OLD, &grown.witnessed(WITNESSED)).to_string();
     let with = |used: &str| grown.verify(&receipt, &["--witness", &key, "--used-at", used]);
-    let ended = with("2026-10-24T14:10:00+02:00");
+    let ended = with("2026-10-24T14:10:01+02:00");
     holds(
         &ended,
-        "logged before use: yes, logged by 2026-10-24T12:10:00Z at the latest, by the clock of the witness witness.test/w",
+        "logged before use: yes, logged by 2026-10-24T12:10:01Z at the latest, by the clock of the witness witness.test/w",
     );
     assert!(
-        ended.stdout.contains("used at 2026-10-24T12:10:00Z"),
+        ended.stdout.contains("used at 2026-10-24T12:10:01Z"),
         "{}",
         ended.stdout
     );
-    fails(&with("2026-10-24T12:09:59Z"), "which is after the use");
+    // A witness writes a second down, and it was some instant in it.
+    for used in [
+        "2026-10-24T12:09:59Z",
+        "2026-10-24T12:10:00Z",
+        "2026-10-24T12:10:00.999999Z",
+    ] {
+        fails(&with(used), "which is after the use");
+    }
     // Clocks that say that it was seen, or used, before it was decided show nothing.
     let early = grown
         .receipt(OLD, &grown.witnessed(1_000_000_000))
@@ -231,11 +403,22 @@ fn a_witness_shows_that_it_was_logged_before_it_was_used_and_by_whose_clock() {
         let ended = grown.verify(&early, &["--witness", &key, "--used-at", used]);
         fails(&ended, "before it was decided");
     }
+    // A clock that is only a little behind contradicts nothing, and shows as little.
+    for behind in [2, 240] {
+        let decided = WITNESSED - 600;
+        let receipt = grown.receipt(OLD, &grown.witnessed(decided - behind));
+        let receipt = receipt.to_string();
+        let with = |used: &str| grown.verify(&receipt, &["--witness", &key, "--used-at", used]);
+        fails(&with("2026-10-24T12:10:00Z"), "a clock that is behind");
+        fails(&with("2026-10-24T11:59:59Z"), "before it was decided");
+        let untimed = grown.verify(&receipt, &["--witness", &key]);
+        holds(&untimed, "logged before use: not shown");
+    }
     // Without the time of the use it is told, and nothing is claimed.
     let open = grown.verify(&receipt, &["--witness", &key]);
     holds(
         &open,
-        "logged before use: not shown: the use's time was not given; logged by 2026-10-24T12:10:00Z",
+        "logged before use: not shown: the use's time was not given; logged by 2026-10-24T12:10:01Z",
     );
     // Whose key is not pinned says nothing.
     let used = ["--checkpoint", "old", "--used-at", "2026-10-24T13:00:00Z"];
@@ -338,7 +521,7 @@ fn a_whole_log_holds_and_finds_the_decision_of_a_credential() {
         "--witness",
         &key,
         "--used-at",
-        "2026-10-24T12:10:00Z",
+        "2026-10-24T12:10:01Z",
     ];
     let ended = grown.verify(&whole, &all);
     holds(&ended, "decided: permit for dev:agent%3Areports");
@@ -418,6 +601,31 @@ fn a_log_that_was_cut_reordered_changed_or_forked_does_not_pass() {
         &disordered.verify(&file, &[]),
         "leaf 4 comes before its session's decision",
     );
+    // What is claimed to be pruned excuses nothing that the log itself shows later.
+    let pruned = disordered.file(|lines| {
+        let hash = STANDARD.encode(&disordered.leaves[0]);
+        lines[1] = json!({"index": 0, "hash": hash});
+    });
+    let ended = disordered.verify(&pruned, &[]);
+    fails(&ended, "leaf 5 permits a session that had ended before");
+    assert!(
+        !ended.stdout.contains("DOES NOT HOLD: yes"),
+        "{}",
+        ended.stdout
+    );
+    let mut reopened = Grown::new();
+    reopened.bodies[PERMIT + 1] = reopened.bodies[DENIAL].clone();
+    reopened.leaves[PERMIT + 1] = reopened.leaves[DENIAL].clone();
+    reopened.bodies.swap(PERMIT, PERMIT + 2);
+    reopened.leaves.swap(PERMIT, PERMIT + 2);
+    let pruned = reopened.file(|lines| {
+        let hash = STANDARD.encode(&reopened.leaves[0]);
+        lines[1] = json!({"index": 0, "hash": hash});
+    });
+    fails(
+        &reopened.verify(&pruned, &[]),
+        "leaf 6 is of a task that had ended before",
+    );
     // A checkpoint of the same size that somebody else was shown.
     let mut other = Grown::new();
     other.leaves[3] = leaf_hash(b"another");
@@ -455,6 +663,15 @@ fn a_log_that_was_cut_with_its_checkpoint_is_refuted_by_a_later_one() {
             "THE LOG WAS CUT: it had 21 leaves",
         );
     }
+    // That of another log, which is pinned as well, says nothing of this one's length.
+    let other = Log::new("other.test/log");
+    let larger = format!("other.test/log\n99\n{}\n", STANDARD.encode([7; 32]));
+    let ended = grown
+        .launch(&short, &["--key", &other.vkey(), "--checkpoint", "other"])
+        .file("other", other.sign(&larger))
+        .run();
+    fails(&ended, "a checkpoint of the log other.test/log was given");
+    assert!(!ended.stdout.contains("WAS CUT"), "{}", ended.stdout);
     // Of a receipt's tree a later checkpoint says nothing by itself, be the key pinned or not.
     let receipt = grown.receipt(OLD, &grown.current.sign(&grown.text(OLD)));
     let receipt = receipt.to_string();
@@ -508,6 +725,40 @@ fn nothing_that_is_no_log_is_taken_for_one() {
     );
 }
 
+#[test]
+fn a_log_is_known_for_one_however_it_is_spaced_and_however_slowly_it_comes() {
+    let grown = Grown::new();
+    let log = grown.file(|_| ());
+    let spaced = log.replacen("{\"format\":", "{ \"format\" : ", 1);
+    holds(&grown.verify(&spaced, &[]), "file: a whole log\n");
+    let script = format!(
+        "(head -c 9 file; sleep 0.3; tail -c +10 file) | {} ledger verify - --key '{}'",
+        env!("CARGO_BIN_EXE_taskpass"),
+        grown.current.vkey()
+    );
+    let piped = Launch::program("/bin/bash", ["-c", &script]).file("file", log);
+    holds(&piped.run(), "file: a whole log\n");
+}
+
+#[test]
+fn the_exit_code_is_the_verdict_whoever_has_read_why() {
+    let grown = Grown::new();
+    let log = grown.file(|_| ());
+    for more in ["", "--json"] {
+        for (key, code) in [(&grown.current, 0), (&grown.retired, 1)] {
+            // The reader is gone before there is anything to be read.
+            let script = format!(
+                "(sleep 0.5; cat file) | {} ledger verify - --key '{}' {more} | exec true; \
+                 exit ${{PIPESTATUS[1]}}",
+                env!("CARGO_BIN_EXE_taskpass"),
+                key.vkey()
+            );
+            let ended = Launch::program("/bin/bash", ["-c", &script]).file("file", log.as_str());
+            assert_eq!(ended.run().code(), Some(code), "{more}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_real_log_is_exported_and_verified_and_only_a_reader_gets_it() {
     let (fleet, replica) = Fleet::start().await;
@@ -552,6 +803,50 @@ async fn a_real_log_is_exported_and_verified_and_only_a_reader_gets_it() {
     .run();
     holds(&ended, "decided: permit for");
     holds(&ended, "1 × permit");
+    holds(&ended, "was checked with the key that leaf");
+    // One leaf of it as others' tools take it.
+    let decision = granted["decision"]["id"].as_str().unwrap();
+    let index = granted["receipt"]["index"].to_string();
+    let proof = |leaf: &str| {
+        Launch::taskpass(["ledger", "receipt", leaf, "--tlog-proof", "--url", &url])
+            .arg("--token-file")
+            .arg("admin")
+            .file("admin", fleet.admin.clone())
+            .run()
+    };
+    for leaf in [decision, &index] {
+        let exported = proof(leaf);
+        assert_eq!(exported.code(), Some(0), "{}", exported.stderr);
+        assert!(
+            exported
+                .stdout
+                .starts_with("c2sp.org/tlog-proof@v1\nextra ")
+        );
+        let with = |file: &str| {
+            let token = granted["credential"]["access_token"].as_str().unwrap();
+            let arguments = [
+                "ledger",
+                "verify",
+                "file",
+                "--key",
+                key,
+                "--credential-file",
+                "token",
+                "--unchecked-signature",
+            ];
+            Launch::taskpass(arguments)
+                .file("file", file)
+                .file("token", token)
+                .run()
+        };
+        holds(&with(&exported.stdout), "file: a tlog-proof\n");
+        let moved = format!("\nindex {index}\n");
+        let spoilt = exported.stdout.replacen(&moved, "\nindex 0\n", 1);
+        assert_ne!(spoilt, exported.stdout);
+        fails(&with(&spoilt), "FAILED: ");
+    }
+    let none = proof("4000000");
+    assert_eq!((none.code(), none.stdout.as_str()), (Some(1), ""));
     // Neither the workload, whose decision is in it, nor a stranger.
     let own = Client::new(&url)
         .get_as(&fleet.token(), "/v1/ledger/export")

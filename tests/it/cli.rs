@@ -107,8 +107,6 @@ fn a_receipt_holds_and_says_no_more_than_it_shows() {
 #[test]
 fn a_receipt_holds_for_its_credential_and_the_issuers_key() {
     let sample = Sample::new();
-    let out = holds(&sample.verify(&sample.receipt, &["--credential", &sample.token]));
-    assert!(out.contains("signature was not checked"), "{out}");
     let files = ["--credential-file", "token", "--jwks", "jwks"];
     let out = holds(&sample.verify(&sample.receipt, &files));
     assert!(!out.contains("not checked"), "{out}");
@@ -117,6 +115,196 @@ fn a_receipt_holds_for_its_credential_and_the_issuers_key() {
         all.contains("the answer to a request that was granted"),
         "{all}"
     );
+}
+
+#[test]
+fn a_credential_whose_signature_nobody_checked_is_no_pass() {
+    let sample = Sample::new();
+    // Whoever has the receipt can write the claims.
+    let forger = Key::generate(Algorithm::Es256);
+    let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": sample.signer.kid});
+    let forged = sign_jwt(&header, &claims(&sample.receipt), &forger);
+    let mut answer = sample.issued();
+    answer["credential"]["access_token"] = json!(forged);
+    for token in [&sample.token, &forged] {
+        let asked = ["--credential", token, "--json"];
+        let ended = sample.verify(&sample.receipt, &asked);
+        assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
+        let verdict: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!(verdict["decided"]["verdict"], "not_shown");
+        assert_eq!(verdict["logged"]["verdict"], "holds");
+        assert_eq!(verdict["problems"], json!([]));
+        assert_eq!(verdict["missing"].as_array().unwrap().len(), 1);
+    }
+    for answer in [&answer, &sample.issued()] {
+        let ended = sample.verify(answer, &[]);
+        assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
+        let out = ended.stdout;
+        assert!(
+            out.contains("decided: not shown: the credential's own"),
+            "{out}"
+        );
+        assert!(out.contains("found: permit for"), "{out}");
+        assert!(out.ends_with("not all of it is shown\n"), "{out}");
+    }
+    fails(
+        &sample.verify(&answer, &["--jwks", "jwks"]),
+        "signature does not hold",
+    );
+    // Only who says so is content with claims.
+    let out = holds(&sample.verify(&answer, &["--unchecked-signature"]));
+    assert!(
+        out.contains("signature was not checked, as you said"),
+        "{out}"
+    );
+    let both = ["--unchecked-signature", "--jwks", "jwks"];
+    assert_eq!(sample.verify(&answer, &both).code(), Some(2));
+}
+
+#[test]
+fn every_answer_with_a_receipt_is_known_by_its_shape() {
+    let sample = Sample::new();
+    let jwks = ["--jwks", "jwks"];
+    let differs = |answer: &Value, more: &[&str], pointer: &str, value: Value| {
+        holds(&sample.verify(answer, more));
+        let mut other = answer.clone();
+        *other.pointer_mut(pointer).unwrap() = value;
+        fails(&sample.verify(&other, more), "");
+    };
+    // Of the token endpoint.
+    let token = json!({
+        "access_token": sample.token, "token_type": "Bearer", "expires_in": 300,
+        "scope": "orders:read", "authorization_details": details(), "task": TASK,
+        "session_id": SESSION, "decision_id": DECISION, "receipt": sample.receipt,
+    });
+    let out = holds(&sample.verify(&token, &jwks));
+    assert!(out.contains("a request that was granted"), "{out}");
+    for (pointer, value) in [
+        ("/access_token", json!("a.b.c")),
+        ("/access_token", json!(7)),
+        ("/task", json!(SESSION)),
+        ("/session_id", json!(DECISION)),
+        ("/decision_id", json!(SESSION)),
+        ("/scope", json!("orders:read orders:write")),
+        ("/authorization_details", json!([])),
+        ("/receipt", receipt(&sample.log, &denial())),
+    ] {
+        differs(&token, &jwks, pointer, value);
+    }
+    // Of a task that was opened by itself.
+    let generation = format!("sha256:{}", "a".repeat(64));
+    let opened = json!({
+        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "task_opened",
+        "decision": DECISION, "task": TASK, "task_type": "nightly-report",
+        "workload": "dev:agent%3Areports", "attestor": "dev",
+        "deadline": "2026-10-24T13:00:00Z", "generation": generation,
+        "policies": ["reports-read"], "input": "b".repeat(64)
+    });
+    let opened = json!({
+        "task": {
+            "id": TASK, "state": "open", "type": "nightly-report",
+            "deadline": "2026-10-24T13:00:00Z", "handle": "tph_x"
+        },
+        "decision": {
+            "id": DECISION, "outcome": "permit", "policies": ["reports-read"],
+            "generation": generation
+        },
+        "receipt": receipt(&sample.log, &opened),
+    });
+    let out = holds(&sample.verify(&opened, &[]));
+    assert!(out.contains("a request that opened a task"), "{out}");
+    assert!(out.contains("decided: permit for dev:agent"), "{out}");
+    for (pointer, value) in [
+        ("/task/id", json!(SESSION)),
+        ("/task/type", json!("another")),
+        ("/task/deadline", json!("2027-10-24T13:00:00Z")),
+        ("/task", json!(TASK)),
+        ("/decision/id", json!(SESSION)),
+        ("/decision/outcome", json!("deny")),
+        ("/decision/policies", json!([])),
+        ("/decision/generation", json!("sha256:00")),
+        ("/receipt", sample.receipt.clone()),
+    ] {
+        differs(&opened, &[], pointer, value);
+    }
+    // Of a decision that is shown, be it a permit or not.
+    for leaf in [permit(&sample.signer.kid), denial()] {
+        let shown = json!({"receipt": receipt(&sample.log, &leaf), "leaf": leaf});
+        let out = holds(&sample.verify(&shown, &[]));
+        assert!(out.contains("as the broker shows it"), "{out}");
+        differs(&shown, &[], "/leaf/outcome", json!("indeterminate"));
+        differs(&shown, &[], "/leaf", Value::Null);
+    }
+    let shown = json!({"receipt": receipt(&sample.log, &denial()), "leaf": permit("k")});
+    fails(&sample.verify(&shown, &[]), "the answer's leaf is");
+    // Of a refusal.
+    let refused = json!({
+        "type": "urn:taskpass:problem:denied", "status": 403, "code": "not-permitted",
+        "decision": {"id": DECISION, "outcome": "deny"},
+        "receipt": receipt(&sample.log, &denial()),
+    });
+    differs(&refused, &[], "/code", json!("rate-limited"));
+    differs(&refused, &[], "/decision/outcome", json!("indeterminate"));
+    differs(&refused, &[], "/decision", json!("x"));
+    let mut both = refused.clone();
+    both["credential"] = sample.issued()["credential"].clone();
+    fails(
+        &sample.verify(&both, &jwks),
+        "granted and that it was refused",
+    );
+    let bare = json!({"receipt": sample.receipt});
+    fails(
+        &sample.verify(&bare, &[]),
+        "no answer that this version knows",
+    );
+}
+
+#[test]
+fn a_credential_in_an_answer_is_looked_at_or_it_is_told_that_it_was_not() {
+    let sample = Sample::new();
+    let jwks = ["--jwks", "jwks"];
+    let with = |credential: Value, leaf: &Value| {
+        let mut answer = sample.issued();
+        answer["credential"] = credential;
+        answer["receipt"] = receipt(&sample.log, leaf);
+        answer
+    };
+    let aws = json!({"type": "aws_sts", "access_key_id": "ASIA", "session_token": "x"});
+    let mut role = permit(&sample.signer.kid);
+    role["minter"] = json!("aws");
+    let out = holds(&sample.verify(&with(aws.clone(), &role), &[]));
+    assert!(out.contains("is no JWT"), "{out}");
+    assert!(!out.contains("no credential was given"), "{out}");
+    fails(
+        &sample.verify(&with(aws.clone(), &role), &jwks),
+        "there is none",
+    );
+    // Not in the place of a JWT, nor what is no text.
+    let leaf = permit(&sample.signer.kid);
+    fails(
+        &sample.verify(&with(aws, &leaf), &[]),
+        "the leaf permits a JWT",
+    );
+    for bad in [json!(7), Value::Null, json!(["a.b.c"])] {
+        let credential = json!({"type": "jwt", "access_token": bad});
+        fails(&sample.verify(&with(credential, &leaf), &[]), "is no text");
+    }
+    for bad in [json!("a.b.c"), Value::Null] {
+        fails(
+            &sample.verify(&with(bad, &leaf), &[]),
+            "credential is not an object",
+        );
+    }
+    // What stands twice is not chosen from, however deep it stands.
+    let good = sample.issued().to_string();
+    let twice = |what: &str| good.replacen(what, &format!("{what}\"x\",{what}"), 1);
+    for member in ["\"access_token\":", "\"id\":", "\"leaf_hash\":"] {
+        assert_ne!(twice(member), good);
+        fails(
+            &sample.verify_bytes(twice(member), &jwks),
+            "a member is named twice",
+        );
+    }
 }
 
 #[test]
@@ -254,7 +442,7 @@ fn a_spoilt_receipt_is_refused_wherever_it_is_spoilt() {
         assert_eq!(ended.code(), Some(1), "{what}: {}", ended.stdout);
         let mut issued = sample.issued();
         issued["receipt"] = receipt;
-        let ended = sample.verify(&issued, &[]);
+        let ended = sample.verify(&issued, &["--jwks", "jwks"]);
         assert_eq!(
             ended.code(),
             Some(1),
@@ -321,7 +509,9 @@ fn a_credential_that_says_more_than_its_leaf_is_refused() {
         let mut claims = claims(&sample.receipt);
         claims[claim] = value.clone();
         let token = token(&sample.signer, &claims);
-        let ended = sample.verify(&sample.receipt, &["--credential", &token]);
+        let jwks = ["--jwks", "jwks"];
+        let given = ["--credential", &token];
+        let ended = sample.verify(&sample.receipt, &[given, jwks].concat());
         fails(
             &ended,
             if claim == "cnf" {
@@ -334,7 +524,7 @@ fn a_credential_that_says_more_than_its_leaf_is_refused() {
         assert_eq!(alone, 1, "{claim} {value}: {}", ended.stdout);
         let mut issued = sample.issued();
         issued["credential"]["access_token"] = json!(token);
-        let ended = sample.verify(&issued, &[]);
+        let ended = sample.verify(&issued, &jwks);
         assert_eq!(
             ended.code(),
             Some(1),
@@ -359,8 +549,8 @@ fn a_credential_of_another_type_or_key_is_refused() {
         json!({"alg": "ES256", "typ": "at+jwt"}),
     ] {
         let token = sign_jwt(&header, &claims, &sample.signer);
-        let ended = sample.verify(&sample.receipt, &["--credential", &token]);
-        assert_eq!(ended.code(), Some(1), "{header}: {}", ended.stdout);
+        let given = ["--credential", &token, "--unchecked-signature"];
+        fails(&sample.verify(&sample.receipt, &given), "");
     }
     // The right key's name on another's signature: found as soon as there are keys to look with.
     let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": sample.signer.kid});
@@ -395,14 +585,18 @@ fn an_answer_that_says_other_than_its_leaf_is_refused() {
     ] {
         let mut issued = sample.issued();
         issued["task"] = json!({"id": TASK});
-        holds(&sample.verify(&issued, &[]));
+        let jwks = ["--jwks", "jwks"];
+        holds(&sample.verify(&issued, &jwks));
         let (parent, name) = pointer.rsplit_once('/').unwrap();
         issued.pointer_mut(parent).unwrap()[name] = value;
-        let ended = sample.verify(&issued, &[]);
+        let ended = sample.verify(&issued, &jwks);
         assert_eq!(ended.code(), Some(1), "{pointer}: {}", ended.stdout);
     }
     // A permit's receipt in what says that it is a refusal.
-    let refusal = json!({"decision": {"id": DECISION}, "receipt": sample.receipt});
+    let refusal = json!({
+        "type": "urn:taskpass:problem:denied", "status": 403,
+        "decision": {"id": DECISION}, "receipt": sample.receipt,
+    });
     fails(&sample.verify(&refusal, &[]), "contradicts");
 }
 

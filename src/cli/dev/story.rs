@@ -201,6 +201,7 @@ impl Story<'_> {
             trust: &trust,
             credential: None,
             jwks: Some(&jwks),
+            unchecked_signature: false,
             given: &[],
             proofs: &[],
             used_at: None,

@@ -19,7 +19,7 @@ use super::client::{Connection, read_file, read_secret};
 use super::{Failure, output};
 use crate::clock::Timestamp;
 use crate::ids::DecisionId;
-use crate::merkle::{Trust, VerifierKey, WitnessKey};
+use crate::merkle::{Receipt, Trust, VerifierKey, WitnessKey};
 
 /// The longest checkpoint, proof or list of keys that is read.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -36,9 +36,10 @@ enum Command {
     /// Check a receipt, a 201 body, a tlog-proof or a whole log, with keys that you trust and
     /// nothing else
     #[command(
-        after_help = "Exits 0 only when all holds that was asked. Keys must come from somewhere that you trust, not from the broker that is checked.\n\nExamples:\n  \
-        taskpass ledger verify answer.json --key 'broker.example/log+1a2b3c4d+AQ…'\n  \
-        taskpass ledger verify receipt.json --key-file log.vkey --credential-file token.jwt\n  \
+        after_help = "Exits 0 only when all holds that was asked, whoever reads the output. Keys must come from somewhere that you trust, not from the broker that is checked. A whole log names the keys of its credentials itself; a receipt needs --jwks for that.\n\nExamples:\n  \
+        taskpass ledger verify answer.json --key 'broker.example/log+1a2b3c4d+AQ…' --jwks jwks.json\n  \
+        taskpass ledger verify receipt.json --key-file log.vkey --credential-file token.jwt --jwks jwks.json\n  \
+        taskpass ledger verify log.jsonl --key-file log.vkey --credential-file token.jwt\n  \
         taskpass ledger verify receipt.json --key-file log.vkey --witness 'witness.example/w+…' --used-at 2026-11-01T12:00:00Z\n  \
         taskpass ledger verify old-receipt.json --key-file log.vkey --checkpoint newest.note --consistency proof.json"
     )]
@@ -47,6 +48,7 @@ enum Command {
     #[command(
         after_help = "With --witnessed it is the oldest checkpoint over it that a witness signed: the receipt then shows by whose clock the leaf was there when. A witness is told about once a second.\n\nExamples:\n  \
         taskpass ledger receipt 0198b2a0-0000-7000-8000-000000000001 --token-file auditor-token > receipt.json\n  \
+        taskpass ledger receipt 4711 --tlog-proof --token-file auditor-token > leaf.tlog-proof && taskpass ledger verify leaf.tlog-proof --key-file log.vkey\n  \
         taskpass ledger receipt 4711 --witness witness.example/w --token-file auditor-token > receipt.json && taskpass ledger verify receipt.json --key-file log.vkey --witness 'witness.example/w+…' --used-at 2026-11-01T12:00:00Z"
     )]
     Receipt(ReceiptOf),
@@ -117,6 +119,10 @@ struct Verify {
     /// A JWK set to check the credential's signature with
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
+    /// Put up with a credential whose signature nothing here can check: whoever has the receipt
+    /// could have written its claims
+    #[arg(long, conflicts_with = "jwks")]
+    unchecked_signature: bool,
     /// The key of a witness, whose clock says when a checkpoint was there; may be given several
     /// times
     #[arg(long = "witness", value_name = "VKEY", value_parser = witness)]
@@ -176,10 +182,29 @@ struct ReceiptOf {
     /// Under the oldest checkpoint that the witness of this name signed
     #[arg(long, value_name = "NAME")]
     witness: Option<String>,
+    /// Print it as C2SP's tlog-proof, with the leaf as its extra data
+    #[arg(long)]
+    tlog_proof: bool,
 }
 
 impl ReceiptOf {
     async fn run(self) -> Result<(), Failure> {
+        let receipt = self.fetch().await?;
+        if !self.tlog_proof {
+            return output::json(&receipt);
+        }
+        let broken = |why: &dyn std::fmt::Display| {
+            Failure::Unestablished(format!(
+                "the broker sent a receipt that does not hold: {why}"
+            ))
+        };
+        let receipt: Receipt = serde_json::from_value(receipt).map_err(|error| broken(&error))?;
+        // That text has neither the leaf's hash nor the tree's size: what they were has to fit.
+        receipt.unsigned().map_err(|error| broken(&error))?;
+        output::raw(receipt.to_tlog_proof().to_string().as_bytes())
+    }
+
+    async fn fetch(&self) -> Result<Value, Failure> {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         if self.witnessed {
             query.append_pair("witnessed", "true");
@@ -196,13 +221,14 @@ impl ReceiptOf {
                 let told = format!("the body of leaf {index} was pruned; its hash stays");
                 return Err(Failure::Unestablished(told));
             }
-            return output::json(&receipt);
+            return Ok(receipt);
         }
         let id: DecisionId = self.leaf.parse().map_err(|_| {
             Failure::Usage(format!("`{}` is no decision's id, nor an index", self.leaf))
         })?;
-        let shown = client.get(&format!("/v1/decisions/{id}?{query}")).await?;
-        output::json(shown.get("receipt").unwrap_or(&Value::Null))
+        let mut shown = client.get(&format!("/v1/decisions/{id}?{query}")).await?;
+        let receipt = shown.get_mut("receipt").map(Value::take);
+        Ok(receipt.unwrap_or_default())
     }
 }
 
@@ -290,6 +316,7 @@ impl Verify {
             trust: &trust,
             credential: credential.as_ref().map(ExposeSecret::expose_secret),
             jwks: jwks.as_deref(),
+            unchecked_signature: self.unchecked_signature,
             given: &self.given()?,
             proofs: &self.proofs()?,
             used_at: self.used_at,
@@ -305,15 +332,17 @@ impl Verify {
                 })?)
             };
         let verdict = verify::verify(BufReader::with_capacity(256 * 1024, file), &asked);
-        if self.json {
-            output::json(&verdict)?;
+        let told = if self.json {
+            output::json(&verdict)
         } else {
-            output::line(verdict.to_string())?;
+            output::line(verdict.to_string())
+        };
+        match told {
+            // The verdict is the exit code, whoever has read why.
+            Ok(()) | Err(Failure::ReaderGone) if verdict.holds() => Ok(()),
+            Ok(()) | Err(Failure::ReaderGone) => Err(Failure::Told),
+            Err(failure) => Err(failure),
         }
-        if verdict.holds() {
-            return Ok(());
-        }
-        Err(Failure::Told)
     }
 
     fn given(&self) -> Result<Vec<Given>, Failure> {

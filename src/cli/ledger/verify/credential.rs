@@ -6,6 +6,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::Asked;
 use super::verdict::{Claim, Verdict};
 use crate::clock::Timestamp;
 use crate::crypto::{self, UnverifiedJwt, VerificationKey};
@@ -36,6 +37,30 @@ const CLAIMS: [&str; 15] = [
     "dec",
 ];
 
+/// Who says which keys sign credentials.
+pub(super) enum Signers<'a> {
+    /// The auditor, by a JWK set.
+    Set(&'a [u8]),
+    /// The log, in this leaf, by this JWK.
+    Leaf(u64, &'a str),
+    /// Nobody. Whether the caller puts up with claims alone, which whoever has the leaf could have
+    /// written.
+    Nobody { unchecked: bool },
+}
+
+impl<'a> Signers<'a> {
+    /// What the auditor says comes before what a log says of itself.
+    pub(super) fn of(asked: &Asked<'a>, logged: Option<(u64, &'a str)>) -> Self {
+        match (asked.jwks, logged) {
+            (Some(jwks), _) => Self::Set(jwks),
+            (None, Some((index, key))) => Self::Leaf(index, key),
+            (None, None) => Self::Nobody {
+                unchecked: asked.unchecked_signature,
+            },
+        }
+    }
+}
+
 /// A credential whose claims nobody has verified yet.
 pub(super) struct Credential {
     jwt: UnverifiedJwt,
@@ -62,13 +87,18 @@ impl Credential {
         Hash::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()
     }
 
-    /// Checks it against the leaf of this hash, and its signature against a JWK set.
+    /// The key that it says it was signed with.
+    pub(super) fn kid(&self) -> Option<&str> {
+        self.jwt.unverified_kid()
+    }
+
+    /// Checks it against the leaf of this hash, and its signature.
     pub(super) fn check(
         &self,
         verdict: &mut Verdict,
         leaf_hash: &Hash,
         leaf: &Leaf,
-        jwks: Option<&[u8]>,
+        signers: &Signers<'_>,
     ) {
         let decision = match &leaf.event {
             Event::Decision(decision) => Some(&**decision),
@@ -88,16 +118,34 @@ impl Credential {
         }
         self.check_claims(verdict, leaf_hash, decision);
         self.check_dates(verdict, leaf.at, decision);
-        match jwks {
-            Some(jwks) => {
-                if let Err(why) = self.check_signature(jwks) {
-                    verdict.fail(Claim::Decided, why);
-                }
+        self.check_signature(verdict, signers);
+    }
+
+    fn check_signature(&self, verdict: &mut Verdict, signers: &Signers<'_>) {
+        let checked = match signers {
+            Signers::Set(jwks) => self.verify_by_set(jwks),
+            Signers::Leaf(index, key) => self.verify_by_key(key).inspect(|()| {
+                verdict.notes.push(format!(
+                    "the credential's signature was checked with the key that leaf {index} of the \
+                     log names"
+                ));
+            }),
+            Signers::Nobody { unchecked: true } => {
+                let note = "the credential's own signature was not checked, as you said: whoever \
+                            has the leaf could have written its claims";
+                verdict.notes.push(note.into());
+                return;
             }
-            None => verdict.notes.push(
-                "the credential's own signature was not checked; give the issuer's keys with --jwks"
-                    .into(),
-            ),
+            Signers::Nobody { unchecked: false } => {
+                return verdict.lack(
+                    Claim::Decided,
+                    "the credential's own signature was not checked; give the issuer's keys with \
+                     --jwks",
+                );
+            }
+        };
+        if let Err(why) = checked {
+            verdict.fail(Claim::Decided, why);
         }
     }
 
@@ -158,7 +206,7 @@ impl Credential {
                 "the credential is bound to another key than the leaf says",
             );
         }
-        if self.jwt.unverified_kid() != decision.kid.as_deref() {
+        if self.kid() != decision.kid.as_deref() {
             verdict.fail(
                 Claim::Decided,
                 "the credential names another signing key than the leaf says",
@@ -192,14 +240,32 @@ impl Credential {
         }
     }
 
-    fn check_signature(&self, jwks: &[u8]) -> Result<(), String> {
+    /// Whether it was good when it was used, by what it says itself.
+    pub(super) fn check_use(&self, verdict: &mut Verdict, used: Timestamp) {
+        let date = |name: &str| self.claims.get(name).and_then(Value::as_i64);
+        let claim = Claim::LoggedBeforeUse;
+        if let Some(iat) = date("iat").map(Timestamp::from_seconds)
+            && used < iat
+        {
+            let why = format!("it was used at {used}, before the credential's iat, {iat}");
+            verdict.fail(claim, why);
+        }
+        if let Some(exp) = date("exp").map(Timestamp::from_seconds)
+            && used >= exp
+        {
+            let why = format!("it was used at {used}, and the credential's exp is {exp}");
+            verdict.fail(claim, why);
+        }
+    }
+
+    fn verify_by_set(&self, jwks: &[u8]) -> Result<(), String> {
         #[derive(Deserialize)]
         struct KeySet {
             keys: Vec<Value>,
         }
         let set: KeySet = serde_json::from_slice(jwks)
             .map_err(|error| format!("the JWK set cannot be read: {error}"))?;
-        let wanted = self.jwt.unverified_kid();
+        let wanted = self.kid();
         let found = set
             .keys
             .iter()
@@ -207,8 +273,12 @@ impl Credential {
         let Some(found) = found else {
             return Err("the JWK set does not hold the key that the credential names".into());
         };
-        let key = VerificationKey::parse(found.to_string().as_bytes())
-            .map_err(|error| format!("the JWK set's key cannot be used: {error}"))?;
+        self.verify_by_key(&found.to_string())
+    }
+
+    fn verify_by_key(&self, jwk: &str) -> Result<(), String> {
+        let key = VerificationKey::parse(jwk.as_bytes())
+            .map_err(|error| format!("the key of the credential cannot be used: {error}"))?;
         crypto::verify(&self.jwt, &key, &[self.jwt.unverified_algorithm()])
             .map(drop)
             .map_err(|error| format!("the credential's signature does not hold: {error}"))

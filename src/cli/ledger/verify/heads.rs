@@ -17,8 +17,11 @@ use crate::merkle::{
     verify_same_tree,
 };
 
-/// How far the clocks of those who saw a checkpoint may be from the log's, in seconds.
+/// How far behind the log's clock that of somebody who saw a checkpoint may be, in seconds, before
+/// one of them is called wrong. It shows nothing before the use all the same.
 const MAX_SKEW_SECONDS: u64 = 300;
+/// What a witness puts down as a second is some instant in it.
+const COSIGNED_WITHIN_SECONDS: u64 = 1;
 
 /// A consistency proof, as `GET /v1/ledger/consistency` answers it.
 #[derive(Clone, Debug, Deserialize)]
@@ -44,6 +47,7 @@ pub(in crate::cli) struct Given {
 #[derive(Clone, Debug)]
 struct Sighting {
     head: Checkpoint,
+    /// The latest instant at which that may have been.
     at: Timestamp,
     by: String,
 }
@@ -107,7 +111,7 @@ impl Heads {
             let seconds = i64::try_from(cosignature.time).unwrap_or(i64::MAX);
             self.sightings.push(Sighting {
                 head: anchor.checkpoint().clone(),
-                at: Timestamp::from_seconds(seconds),
+                at: Timestamp::from_seconds(seconds).plus_seconds(COSIGNED_WITHIN_SECONDS),
                 by: format!("the clock of the witness {}", cosignature.witness.name()),
             });
         }
@@ -118,9 +122,11 @@ impl Heads {
         self.anchors.iter().map(|anchor| anchor.checkpoint().size)
     }
 
-    /// The largest tree that somebody vouches for.
-    pub(super) fn largest(&self) -> u64 {
-        self.sizes().max().unwrap_or(0)
+    /// The largest tree of this log that somebody vouches for.
+    pub(super) fn largest(&self, origin: &str) -> u64 {
+        let own = self.anchors.iter().map(Anchor::checkpoint);
+        let own = own.filter(|head| head.origin == origin);
+        own.map(|head| head.size).max().unwrap_or(0)
     }
 
     /// A whole log had this root at this size.
@@ -182,10 +188,13 @@ impl Heads {
                 continue;
             }
             match self.joined(head, other) {
+                // One tree with an earlier head says nothing of what came after that: whoever has
+                // the earlier leaves can put any others behind them.
+                Some(Ok(())) if other.size < head.size => {}
                 Some(Ok(())) => {
                     through.get_or_insert_with(|| {
                         format!(
-                            "a checkpoint that continues the one of {} leaves, signed by {}",
+                            "a checkpoint that the one of {} leaves continues, signed by {}",
                             other.size,
                             names(anchor)
                         )
@@ -232,12 +241,13 @@ impl Heads {
         (index, decided_at): (u64, Timestamp),
         used_at: Option<Timestamp>,
     ) {
-        let first = self
+        let seen: Vec<&Sighting> = self
             .sightings
             .iter()
             .filter(|seen| seen.head.origin == head.origin && seen.head.size > index)
             .filter(|seen| matches!(self.joined(head, &seen.head), Some(Ok(()))))
-            .min_by_key(|seen| seen.at);
+            .collect();
+        let first = seen.iter().min_by_key(|seen| seen.at);
         let claim = Claim::LoggedBeforeUse;
         let earliest = decided_at.minus_seconds(MAX_SKEW_SECONDS);
         if let Some(seen) = first.filter(|seen| seen.at < earliest) {
@@ -250,20 +260,30 @@ impl Heads {
                 ),
             );
         }
-        if let Some(used) = used_at.filter(|used| *used < earliest) {
+        if let Some(used) = used_at.filter(|used| *used < decided_at) {
             return verdict.fail(
                 claim,
                 format!("it was used at {used}, before it was decided at {decided_at}"),
             );
         }
-        match (first, used_at) {
+        // By how much a clock is behind that is behind the log's at all, nobody knows.
+        let fit = seen.iter().filter(|seen| seen.at >= decided_at);
+        match (fit.min_by_key(|seen| seen.at), used_at) {
             (None, None) => {}
-            (None, Some(_)) => {
-                verdict.fail(
+            (None, Some(used)) => match first {
+                Some(behind) => verdict.fail(
+                    claim,
+                    format!(
+                        "{} says {}, which is before it was decided at {decided_at}: a clock that \
+                         is behind does not show that it was logged before the use at {used}",
+                        behind.by, behind.at
+                    ),
+                ),
+                None => verdict.fail(
                     claim,
                     "no witness's or published checkpoint shows that it was logged before the use",
-                );
-            }
+                ),
+            },
             (Some(seen), None) => verdict.leave(
                 claim,
                 &format!(

@@ -11,17 +11,18 @@
 //! Nothing is fetched. Whatever does not hold is told, each for itself, and any of it makes the
 //! whole not hold.
 
+mod answer;
 mod credential;
 mod heads;
 mod verdict;
 mod whole_log;
 
-use std::io::{BufRead, Read as _};
+use std::io::{self, BufRead, Read as _};
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use self::credential::{Credential, equal};
+use self::answer::Held;
+use self::credential::{Credential, Signers};
 pub(in crate::cli) use self::heads::{Consistency, Given};
 use self::heads::{Heads, with_causes};
 use self::verdict::Claim;
@@ -29,10 +30,12 @@ pub(in crate::cli) use self::verdict::{Kind, Verdict};
 use crate::clock::Timestamp;
 use crate::domain::decision::Outcome;
 use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
-use crate::merkle::{LOG_FILE_FORMAT, Receipt, TlogProof, Trust};
+use crate::merkle::{LOG_FILE_FORMAT, Receipt, Trust};
 
 /// The longest file that is held in memory: a 201 body with its receipt is a few kilobytes.
 const MAX_PROOF_BYTES: u64 = 1024 * 1024;
+/// So much of a file is looked at to tell whether it is a log: the beginning of one, and blanks.
+const BEGIN_BYTES: u64 = 64;
 
 /// What is asked of a file.
 pub(in crate::cli) struct Asked<'a> {
@@ -42,6 +45,8 @@ pub(in crate::cli) struct Asked<'a> {
     pub(in crate::cli) credential: Option<&'a str>,
     /// The issuer's keys.
     pub(in crate::cli) jwks: Option<&'a [u8]>,
+    /// Whether a credential's claims are enough, its signature unchecked.
+    pub(in crate::cli) unchecked_signature: bool,
     /// Other checkpoints of the log.
     pub(in crate::cli) given: &'a [Given],
     /// What joins them.
@@ -60,64 +65,81 @@ impl Asked<'_> {
             );
         }
     }
-}
 
-/// An answer of the broker with a receipt in it.
-#[derive(Deserialize)]
-struct Body {
-    receipt: Receipt,
-    #[serde(default)]
-    credential: Option<Value>,
-    #[serde(default)]
-    session: Option<Value>,
-    #[serde(default)]
-    task: Option<Value>,
-    #[serde(default)]
-    decision: Option<Value>,
-}
-
-/// What a file held.
-struct Held {
-    kind: Kind,
-    receipt: Receipt,
-    /// The answer around the receipt.
-    body: Option<Body>,
+    /// Whether the use that is asked about was of something that this leaf permits, while it was
+    /// good.
+    fn check_use(
+        &self,
+        verdict: &mut Verdict,
+        decision: Option<&DecisionLeaf>,
+        credentials: &[Credential],
+    ) {
+        let Some(used) = self.used_at else {
+            return;
+        };
+        let claim = Claim::LoggedBeforeUse;
+        let Some(decision) = decision.filter(|decision| decision.outcome == Outcome::Permit) else {
+            return verdict.fail(
+                claim,
+                "--used-at says when a credential was used, and the leaf permits none",
+            );
+        };
+        if let Some(end) = decision.expires_at.filter(|end| used > *end) {
+            verdict.fail(
+                claim,
+                format!("it was used at {used}, the leaf permits it until {end}"),
+            );
+        }
+        for credential in credentials {
+            credential.check_use(verdict, used);
+        }
+    }
 }
 
 /// Checks a file. Only a whole log may be longer than [`MAX_PROOF_BYTES`], and is read line by line.
 pub(in crate::cli) fn verify(mut file: impl BufRead, asked: &Asked<'_>) -> Verdict {
     let mut verdict = Verdict::nothing();
-    match is_log(&mut file) {
-        Ok(true) => whole_log::verify(&mut verdict, file, asked),
-        Ok(false) => {
-            let mut bytes = Vec::new();
-            match file.take(MAX_PROOF_BYTES + 1).read_to_end(&mut bytes) {
-                Ok(read) if read as u64 <= MAX_PROOF_BYTES => {
-                    verify_receipt(&mut verdict, &bytes, asked);
-                }
-                Ok(_) => verdict.fail(
-                    Claim::Logged,
-                    format!("the file has more than {MAX_PROOF_BYTES} bytes, and is no log"),
-                ),
-                Err(error) => {
-                    verdict.fail(Claim::Logged, format!("the file cannot be read: {error}"));
-                }
-            }
+    let unreadable = |error: io::Error| format!("the file cannot be read: {error}");
+    let begin = match begin_of(&mut file) {
+        Ok(begin) => begin,
+        Err(error) => {
+            verdict.fail(Claim::Logged, unreadable(error));
+            return verdict;
         }
-        Err(error) => verdict.fail(Claim::Logged, format!("the file cannot be read: {error}")),
+    };
+    let file = begin.as_slice().chain(file);
+    if is_log(&begin) {
+        whole_log::verify(&mut verdict, file, asked);
+        return verdict;
+    }
+    let mut bytes = Vec::new();
+    match file.take(MAX_PROOF_BYTES + 1).read_to_end(&mut bytes) {
+        Ok(read) if read as u64 <= MAX_PROOF_BYTES => verify_receipt(&mut verdict, &bytes, asked),
+        Ok(_) => verdict.fail(
+            Claim::Logged,
+            format!("the file has more than {MAX_PROOF_BYTES} bytes, and is no log"),
+        ),
+        Err(error) => verdict.fail(Claim::Logged, unreadable(error)),
     }
     verdict
 }
 
-/// Whether a file begins as a whole log does.
-fn is_log(file: &mut impl BufRead) -> std::io::Result<bool> {
-    let begin = file.fill_buf()?;
+/// Whether a file begins as a whole log does, blanks aside.
+fn is_log(begin: &[u8]) -> bool {
     let mark = format!("{{\"format\":\"{LOG_FILE_FORMAT}\"");
-    Ok(begin.starts_with(mark.as_bytes()))
+    let shown = begin.iter().filter(|byte| !byte.is_ascii_whitespace());
+    shown.take(mark.len()).eq(mark.as_bytes())
+}
+
+/// The beginning of a file, however little of it a pipe gives at once.
+fn begin_of(file: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut begin = Vec::new();
+    file.by_ref().take(BEGIN_BYTES).read_to_end(&mut begin)?;
+    Ok(begin)
 }
 
 fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
-    let found = match read(file) {
+    let found = match Held::read(file) {
         Ok(found) => found,
         Err(why) => return verdict.fail(Claim::Logged, why),
     };
@@ -143,31 +165,33 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
         return;
     };
     let decision = decision_of(verdict, &leaf);
-    if let Some(body) = &found.body {
-        check_body(verdict, found.kind, body, decision);
-    }
-    let own = found.body.as_ref().and_then(|body| {
-        let credential = body.credential.as_ref()?;
-        credential.get("access_token")?.as_str()
-    });
-    let mut tokens: Vec<&str> = own.into_iter().collect();
-    tokens.extend(asked.credential.filter(|given| own != Some(given)));
+    found.check(verdict, &leaf);
+    let mut tokens = found.tokens();
+    let given = asked.credential.filter(|given| !tokens.contains(given));
+    tokens.extend(given);
+    let mut credentials = Vec::new();
     for token in &tokens {
         match Credential::parse(token) {
-            Ok(credential) => {
-                credential.check(verdict, &receipt.leaf_hash, &leaf, asked.jwks);
-            }
+            Ok(credential) => credentials.push(credential),
             Err(why) => verdict.fail(Claim::Decided, why),
         }
+    }
+    let signers = Signers::of(asked, None);
+    for credential in &credentials {
+        credential.check(verdict, &receipt.leaf_hash, &leaf, &signers);
     }
     if tokens.is_empty() {
         asked.wants_a_credential(verdict);
     }
-    if tokens.is_empty() && decision.is_some_and(|d| d.outcome == Outcome::Permit) {
+    if tokens.is_empty()
+        && found.kind != Kind::Issued
+        && decision.is_some_and(|d| d.outcome == Outcome::Permit)
+    {
         verdict.notes.push(
             "no credential was given: whether one carries this decision was not looked at".into(),
         );
     }
+    asked.check_use(verdict, decision, &credentials);
     heads.before_use(verdict, &head, (receipt.index, leaf.at), asked.used_at);
 }
 
@@ -214,61 +238,20 @@ fn decision_of<'a>(verdict: &mut Verdict, leaf: &'a Leaf) -> Option<&'a Decision
             verdict.show(Claim::Decided, decided(leaf, decision));
             Some(decision.as_ref())
         }
+        Event::TaskOpened(opened) => {
+            let told = format!(
+                "permit for {} at {} to open task {}, decision {}, by {}",
+                opened.workload, leaf.at, opened.task, opened.decision, opened.generation
+            );
+            verdict.show(Claim::Decided, told);
+            None
+        }
         other => {
             let name = name_of(other);
             verdict.leave(Claim::Decided, &format!("the leaf records {name}"));
             None
         }
     }
-}
-
-/// Tells what a file is.
-fn read(file: &[u8]) -> Result<Held, String> {
-    let text = std::str::from_utf8(file).map_err(|_| "the file is not text")?;
-    let begin = text.trim_start();
-    if begin.starts_with("c2sp.org/tlog-proof@") {
-        let proof: TlogProof = text
-            .parse()
-            .map_err(|error: crate::merkle::TlogProofError| error.to_string())?;
-        let receipt = Receipt::from_tlog_proof(proof).map_err(|error| with_causes(&error))?;
-        return Ok(Held {
-            kind: Kind::TlogProof,
-            receipt,
-            body: None,
-        });
-    }
-    if !begin.starts_with('{') {
-        return Err(
-            "the file is neither a receipt, nor an answer of the broker, nor a tlog-proof".into(),
-        );
-    }
-    let look: Map<String, Value> =
-        serde_json::from_str(text).map_err(|error| format!("the file is not JSON: {error}"))?;
-    if look.contains_key("receipt") {
-        // Read again from the text: what stands twice is refused, not chosen from.
-        let body: Body = serde_json::from_str(text)
-            .map_err(|error| format!("the answer cannot be read: {error}"))?;
-        let kind = if body.credential.is_some() {
-            Kind::Issued
-        } else {
-            Kind::Refused
-        };
-        return Ok(Held {
-            kind,
-            receipt: body.receipt.clone(),
-            body: Some(body),
-        });
-    }
-    if look.contains_key("leaf") {
-        let receipt = serde_json::from_str(text)
-            .map_err(|error| format!("the receipt cannot be read: {error}"))?;
-        return Ok(Held {
-            kind: Kind::Receipt,
-            receipt,
-            body: None,
-        });
-    }
-    Err("the JSON holds neither a receipt nor an answer with one".into())
 }
 
 fn decided(leaf: &Leaf, decision: &DecisionLeaf) -> String {
@@ -291,99 +274,4 @@ fn name_of(event: &Event) -> String {
     let value = serde_json::to_value(event).unwrap_or_default();
     let name = value.get("event").and_then(Value::as_str);
     name.unwrap_or("an event").to_owned()
-}
-
-/// What an answer says beside its receipt must be what the leaf says.
-fn check_body(verdict: &mut Verdict, kind: Kind, body: &Body, decision: Option<&DecisionLeaf>) {
-    let Some(decision) = decision else {
-        return verdict.fail(
-            Claim::Decided,
-            "the answer is about a decision, its receipt is not",
-        );
-    };
-    let permitted = decision.outcome == Outcome::Permit;
-    if permitted != (kind == Kind::Issued) {
-        verdict.fail(
-            Claim::Decided,
-            format!(
-                "the leaf's decision is `{}`, which this answer contradicts",
-                decision.outcome.as_str()
-            ),
-        );
-    }
-    let said =
-        |part: &Option<Value>, name: &str| part.as_ref().and_then(|part| part.get(name)).cloned();
-    let leaf = |value: Result<Value, serde_json::Error>| value.unwrap_or_default();
-    let pairs = [
-        (
-            "the answer's decision.outcome",
-            said(&body.decision, "outcome"),
-            leaf(serde_json::to_value(decision.outcome)),
-        ),
-        (
-            "the answer's decision.policies",
-            said(&body.decision, "policies"),
-            leaf(serde_json::to_value(&decision.policies)),
-        ),
-        (
-            "the answer's decision.generation",
-            said(&body.decision, "generation"),
-            leaf(serde_json::to_value(decision.generation)),
-        ),
-        (
-            "the answer's session.decision_id",
-            said(&body.session, "decision_id"),
-            leaf(serde_json::to_value(decision.decision)),
-        ),
-        (
-            "the answer's session.task_id",
-            said(&body.session, "task_id"),
-            leaf(serde_json::to_value(decision.task)),
-        ),
-        (
-            "the answer's session.parent_session_id",
-            said(&body.session, "parent_session_id"),
-            leaf(serde_json::to_value(decision.parent_session)),
-        ),
-        (
-            "the answer's session.expires_at",
-            said(&body.session, "expires_at"),
-            leaf(serde_json::to_value(decision.expires_at)),
-        ),
-        (
-            "the answer's task.id",
-            said(&body.task, "id"),
-            leaf(serde_json::to_value(decision.task)),
-        ),
-        (
-            "the answer's decision.id",
-            said(&body.decision, "id"),
-            leaf(serde_json::to_value(decision.decision)),
-        ),
-        (
-            "the answer's session.id",
-            said(&body.session, "id"),
-            leaf(serde_json::to_value(decision.session)),
-        ),
-        (
-            "the answer's session.workload",
-            said(&body.session, "workload"),
-            leaf(serde_json::to_value(&decision.workload)),
-        ),
-        (
-            "the answer's session.resource",
-            said(&body.session, "resource"),
-            leaf(serde_json::to_value(&decision.resource)),
-        ),
-        (
-            "the answer's session.authorization_details",
-            said(&body.session, "authorization_details"),
-            leaf(serde_json::to_value(&decision.grant)),
-        ),
-    ];
-    for (what, said, leaf) in pairs {
-        if let Some(said) = said {
-            equal(verdict, what, &said, &leaf);
-        }
-    }
 }

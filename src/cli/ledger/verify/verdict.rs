@@ -12,8 +12,12 @@ use crate::cli::output::printable;
 pub(in crate::cli) enum Kind {
     /// A receipt.
     Receipt,
-    /// The body of a 201, with its receipt.
+    /// The body of a 201 or of a token's 200, with its receipt.
     Issued,
+    /// The body of a 201 for a task alone, with its receipt.
+    Opened,
+    /// A decision as it is shown, with its receipt.
+    Shown,
     /// The body of a refusal, with its receipt.
     Refused,
     /// A C2SP tlog-proof that carries its leaf.
@@ -27,6 +31,8 @@ impl Kind {
         match self {
             Self::Receipt => "a receipt",
             Self::Issued => "the answer to a request that was granted",
+            Self::Opened => "the answer to a request that opened a task",
+            Self::Shown => "a decision as the broker shows it",
             Self::Refused => "the answer to a request that was refused",
             Self::TlogProof => "a tlog-proof",
             Self::Log => "a whole log",
@@ -77,6 +83,8 @@ pub(in crate::cli) struct Verdict {
     pub(super) logged_before_use: Finding,
     /// What was not looked at.
     pub(super) notes: Vec<String>,
+    /// What was asked and is not shown, though nothing contradicts it.
+    pub(super) missing: Vec<String>,
     /// What does not hold.
     pub(super) problems: Vec<String>,
 }
@@ -96,13 +104,14 @@ impl Verdict {
                  does)",
             ),
             notes: Vec::new(),
+            missing: Vec::new(),
             problems: Vec::new(),
         }
     }
 
-    /// Whether everything that was looked at holds.
+    /// Whether everything that was asked is shown, and nothing contradicts it.
     pub(in crate::cli) fn holds(&self) -> bool {
-        self.problems.is_empty() && self.kind.is_some()
+        self.problems.is_empty() && self.missing.is_empty() && self.kind.is_some()
     }
 
     fn finding(&mut self, claim: Claim) -> &mut Finding {
@@ -115,23 +124,39 @@ impl Verdict {
 
     /// A claim is shown, unless something contradicts it.
     pub(super) fn show(&mut self, claim: Claim, detail: String) {
-        let finding = self.finding(claim);
-        finding.detail = detail;
-        if finding.verdict == Standing::NotShown {
-            finding.verdict = Standing::Holds;
-        }
+        self.stand(claim, Standing::Holds, detail);
     }
 
     /// A claim is not shown, and why not.
     pub(super) fn leave(&mut self, claim: Claim, why: &str) {
-        self.finding(claim).detail = format!("not shown: {why}");
+        self.stand(claim, Standing::NotShown, format!("not shown: {why}"));
+    }
+
+    /// A claim was to be shown and is not, though nothing contradicts it. What else was found of it
+    /// is told.
+    pub(super) fn lack(&mut self, claim: Claim, why: &str) {
+        let found = self.finding(claim).detail.clone();
+        self.stand(
+            claim,
+            Standing::NotShown,
+            format!("not shown: {why}; found: {found}"),
+        );
+        self.missing.push(why.to_owned());
+    }
+
+    /// What contradicts a claim is the first thing to know of it.
+    fn stand(&mut self, claim: Claim, verdict: Standing, detail: String) {
+        let finding = self.finding(claim);
+        if finding.verdict != Standing::Fails {
+            *finding = Finding { verdict, detail };
+        }
     }
 
     /// Something contradicts a claim.
     pub(super) fn fail(&mut self, claim: Claim, problem: impl Into<String>) {
-        let finding = self.finding(claim);
-        finding.verdict = Standing::Fails;
-        self.problems.push(problem.into());
+        let problem = problem.into();
+        self.stand(claim, Standing::Fails, problem.clone());
+        self.problems.push(problem);
     }
 }
 
@@ -157,13 +182,16 @@ impl fmt::Display for Verdict {
         for note in &self.notes {
             writeln!(f, "note: {}", printable(note))?;
         }
+        for missing in &self.missing {
+            writeln!(f, "NOT SHOWN: {}", printable(missing))?;
+        }
         for problem in &self.problems {
             writeln!(f, "FAILED: {}", printable(problem))?;
         }
-        f.write_str(if self.holds() {
-            "all of it holds"
-        } else {
-            "it does not hold"
+        f.write_str(match (self.holds(), self.problems.is_empty()) {
+            (true, _) => "all of it holds",
+            (false, true) => "not all of it is shown",
+            (false, false) => "it does not hold",
         })
     }
 }

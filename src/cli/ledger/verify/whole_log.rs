@@ -4,18 +4,20 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::BufRead;
 
-use super::credential::Credential;
+use super::credential::{Credential, Signers};
 use super::heads::{Heads, with_causes};
 use super::verdict::{Claim, Kind, Verdict};
 use super::{Asked, decision_of};
 use crate::domain::decision::Outcome;
 use crate::domain::generation::GenerationDigest;
-use crate::domain::leaf::{Event, Leaf};
+use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{LogEntry, LogReader};
 
 /// Faults of order that are told one by one; the rest are counted.
 const TOLD: u64 = 10;
+/// The purpose of keys that sign credentials, in the log's words.
+const ACCESS_TOKEN: &str = "access_token";
 
 /// A decision that a credential names, as the log has it.
 struct Found {
@@ -28,6 +30,10 @@ struct Found {
 struct Order {
     sessions: HashSet<SessionId>,
     tasks: HashSet<TaskId>,
+    /// What was acted on before it was there, which was excused since bodies are missing. When it is
+    /// there later, that was no excuse.
+    excused_sessions: HashSet<SessionId>,
+    excused_tasks: HashSet<TaskId>,
     generations: HashSet<GenerationDigest>,
     counts: BTreeMap<&'static str, u64>,
     pruned: u64,
@@ -43,7 +49,8 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
     verdict.kind = Some(Kind::Log);
     let mut heads = Heads::open(verdict, asked.trust, asked.given, asked.proofs);
     // What nobody vouches for need not be read to its end, if it has one.
-    if heads.sizes().next().is_none()
+    let head = reader.checkpoint();
+    if heads.largest(&head.origin) < head.size
         && let Err(error) = asked.trust.open(reader.note().as_bytes())
     {
         return verdict.fail(Claim::Logged, with_causes(&error));
@@ -57,7 +64,8 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
         Err(why) => return verdict.fail(Claim::Decided, why),
     };
     let wanted = credential.as_ref().and_then(Credential::leaf_hash);
-    let mut found = None;
+    let kid = credential.as_ref().and_then(Credential::kid);
+    let (mut found, mut key) = (None, None);
     let mut order = Order::default();
     let origin = reader.checkpoint().origin.clone();
     loop {
@@ -67,6 +75,11 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
             Err(error) => return verdict.fail(Claim::Logged, with_causes(&error)),
         };
         let leaf = order.take(verdict, &entry, &origin);
+        // A key that comes after the decision is not the one that it was signed with.
+        if found.is_none() && key.is_none() {
+            let named = leaf.as_ref().and_then(|leaf| signing_key(leaf, kid));
+            key = named.map(|jwk| (entry.index, jwk.to_owned()));
+        }
         if wanted == Some(entry.hash) {
             found = leaf.map(|leaf| Found { entry, leaf });
         }
@@ -81,13 +94,13 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
     }
     let head = reader.checkpoint().clone();
     heads.learn(head.size, head.root);
-    if heads.largest() > head.size {
+    let largest = heads.largest(&head.origin);
+    if largest > head.size {
         return verdict.fail(
             Claim::Logged,
             format!(
-                "THE LOG WAS CUT: it had {} leaves when a checkpoint was signed that you gave, and \
-                 this has {}",
-                heads.largest(),
+                "THE LOG WAS CUT: it had {largest} leaves when a checkpoint was signed that you \
+                 gave, and this has {}",
                 head.size
             ),
         );
@@ -120,10 +133,26 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
             "the log holds no decision that this credential names, or its body was pruned",
         ),
         (Some(credential), Some(Found { entry, leaf })) => {
-            decision_of(verdict, &leaf);
-            credential.check(verdict, &entry.hash, &leaf, asked.jwks);
+            let decision = decision_of(verdict, &leaf);
+            let logged = key.as_ref().map(|(index, jwk)| (*index, jwk.as_str()));
+            let signers = Signers::of(asked, logged);
+            credential.check(verdict, &entry.hash, &leaf, &signers);
+            asked.check_use(verdict, decision, std::slice::from_ref(&credential));
             heads.before_use(verdict, &head, (entry.index, leaf.at), asked.used_at);
         }
+    }
+}
+
+/// The public key that a leaf says was made to sign credentials under this id.
+fn signing_key<'a>(leaf: &'a Leaf, wanted: Option<&str>) -> Option<&'a str> {
+    match &leaf.event {
+        Event::Key {
+            purpose,
+            kid,
+            public,
+            ..
+        } if purpose == ACCESS_TOKEN && Some(kid.as_str()) == wanted => public.as_deref(),
+        _ => None,
     }
 }
 
@@ -172,57 +201,93 @@ impl Order {
     }
 
     /// Whether an event comes after what it rests on. What was pruned may have held that, so
-    /// nothing is missed once something was.
+    /// nothing is missed once something was, unless it turns up later.
     fn follow(&mut self, event: &Event) -> Result<(), String> {
-        let known = |there: bool, what: &str| {
-            if there || self.pruned > 0 {
-                Ok(())
-            } else {
-                Err(format!("comes before {what}"))
-            }
-        };
         let (name, result) = match event {
             Event::Genesis { .. } => ("beginning", Ok(())),
             Event::Activated { generation, .. } => {
                 self.generations.insert(*generation);
                 ("activation", Ok(()))
             }
-            Event::Decision(decision) => {
-                let active = known(
-                    self.generations.contains(&decision.generation),
-                    "the activation of the generation that it was decided by",
-                );
-                let again = decision.session.is_some_and(|id| !self.sessions.insert(id));
-                if again {
-                    return Err("permits a session that was permitted before".into());
+            Event::Decision(decision) => match decision.outcome {
+                Outcome::Permit => ("permit", self.permit(decision)),
+                _ => {
+                    self.tasks.extend(decision.task);
+                    ("refusal", self.decided_by(decision.generation))
                 }
-                self.tasks.extend(decision.task);
-                let name = match decision.outcome {
-                    Outcome::Permit => "permit",
-                    _ => "refusal",
-                };
-                (name, active)
-            }
+            },
             Event::TaskOpened(opened) => {
                 self.tasks.insert(opened.task);
-                ("task opened", Ok(()))
+                ("task opened", self.first_of_task(opened.task))
             }
-            Event::SessionEnded { session, .. } => (
-                "session ended",
-                known(self.sessions.contains(session), "its session's decision"),
-            ),
-            Event::EndConfirmed { session, .. } => (
-                "end confirmed or not",
-                known(self.sessions.contains(session), "its session's decision"),
-            ),
-            Event::TaskEnded { task, .. } => (
-                "task ended",
-                known(self.tasks.contains(task), "the task was opened"),
-            ),
+            Event::SessionEnded { session, .. } => ("session ended", self.of_session(*session)),
+            Event::EndConfirmed { session, .. } => {
+                ("end confirmed or not", self.of_session(*session))
+            }
+            Event::TaskEnded { task, .. } => ("task ended", self.of_task(*task)),
             _ => ("other act", Ok(())),
         };
         *self.counts.entry(name).or_default() += 1;
         result
+    }
+
+    fn permit(&mut self, decision: &DecisionLeaf) -> Result<(), String> {
+        self.tasks.extend(decision.task);
+        if let Some(session) = decision.session {
+            if !self.sessions.insert(session) {
+                return Err("permits a session that was permitted before".into());
+            }
+            if self.excused_sessions.contains(&session) {
+                return Err("permits a session that had ended before".into());
+            }
+        }
+        if let Some(task) = decision.task {
+            self.first_of_task(task)?;
+        }
+        self.decided_by(decision.generation)
+    }
+
+    fn first_of_task(&self, task: TaskId) -> Result<(), String> {
+        if self.excused_tasks.contains(&task) {
+            return Err("is of a task that had ended before".into());
+        }
+        Ok(())
+    }
+
+    fn decided_by(&self, generation: GenerationDigest) -> Result<(), String> {
+        self.excuse(self.generations.contains(&generation))
+            .map_err(|()| {
+                "comes before the activation of the generation that it was decided by".into()
+            })
+    }
+
+    fn of_session(&mut self, session: SessionId) -> Result<(), String> {
+        if self.sessions.contains(&session) {
+            return Ok(());
+        }
+        self.excuse(false)
+            .map_err(|()| "comes before its session's decision")?;
+        self.excused_sessions.insert(session);
+        Ok(())
+    }
+
+    fn of_task(&mut self, task: TaskId) -> Result<(), String> {
+        if self.tasks.contains(&task) {
+            return Ok(());
+        }
+        self.excuse(false)
+            .map_err(|()| "comes before the task was opened")?;
+        self.excused_tasks.insert(task);
+        Ok(())
+    }
+
+    /// Whether something is there, or may have been in what is missing.
+    fn excuse(&self, there: bool) -> Result<(), ()> {
+        if there || self.pruned > 0 {
+            Ok(())
+        } else {
+            Err(())
+        }
     }
 
     fn fault(&mut self, verdict: &mut Verdict, index: u64, why: &str) {

@@ -1,0 +1,302 @@
+//! What a file is, and what an answer of the broker says around its receipt: all of it that a leaf
+//! knows must be what the leaf says.
+
+use serde_json::{Map, Value};
+
+use super::credential::equal;
+use super::heads::with_causes;
+use super::name_of;
+use super::verdict::{Claim, Kind, Verdict};
+use crate::crypto::strict_json;
+use crate::domain::decision::Outcome;
+use crate::domain::grant::Grant;
+use crate::domain::leaf::{DecisionLeaf, Event, Leaf, TaskLeaf};
+use crate::domain::session::LOCAL_MINTER;
+use crate::merkle::{Receipt, TlogProof, TlogProofError};
+
+/// What the `type` of every refusal begins with.
+const PROBLEM: &str = "urn:taskpass:problem:";
+
+/// What a file held.
+pub(super) struct Held {
+    pub(super) kind: Kind,
+    pub(super) receipt: Receipt,
+    /// The answer around the receipt; null where there is none.
+    answer: Value,
+}
+
+impl Held {
+    /// Tells what a file is. What stands twice in it, however deep, is refused, not chosen from.
+    pub(super) fn read(file: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(file).map_err(|_| "the file is not text")?;
+        let begin = text.trim_start();
+        if begin.starts_with("c2sp.org/tlog-proof@") {
+            let proof: TlogProof = text
+                .parse()
+                .map_err(|error: TlogProofError| error.to_string())?;
+            let receipt = Receipt::from_tlog_proof(proof).map_err(|error| with_causes(&error))?;
+            return Ok(Self::alone(Kind::TlogProof, receipt));
+        }
+        if !begin.starts_with('{') {
+            return Err(
+                "the file is neither a receipt, nor an answer of the broker, nor a tlog-proof"
+                    .into(),
+            );
+        }
+        let members = strict_json::object(text.as_bytes())
+            .map_err(|error| format!("the file is not JSON: {error}"))?;
+        if let Some(receipt) = members.get("receipt") {
+            let receipt = serde_json::from_value(receipt.clone())
+                .map_err(|error| format!("the answer's receipt cannot be read: {error}"))?;
+            return Ok(Self {
+                kind: kind_of(&members)?,
+                receipt,
+                answer: Value::Object(members),
+            });
+        }
+        if members.contains_key("leaf") {
+            let receipt = serde_json::from_value(Value::Object(members))
+                .map_err(|error| format!("the receipt cannot be read: {error}"))?;
+            return Ok(Self::alone(Kind::Receipt, receipt));
+        }
+        Err("the JSON holds neither a receipt nor an answer with one".into())
+    }
+
+    fn alone(kind: Kind, receipt: Receipt) -> Self {
+        Self {
+            kind,
+            receipt,
+            answer: Value::Null,
+        }
+    }
+
+    /// The tokens in the answer.
+    pub(super) fn tokens(&self) -> Vec<&str> {
+        ["/credential/access_token", "/access_token"]
+            .into_iter()
+            .filter_map(|place| self.answer.pointer(place)?.as_str())
+            .collect()
+    }
+
+    /// Holds what the answer says against what the leaf says.
+    pub(super) fn check(&self, verdict: &mut Verdict, leaf: &Leaf) {
+        match (self.kind, &leaf.event) {
+            (Kind::Receipt | Kind::TlogProof | Kind::Log, _) => {}
+            (Kind::Shown, _) => {
+                let read = serde_json::from_slice(&self.receipt.leaf).unwrap_or_default();
+                self.hold(verdict, vec![("/leaf", read)]);
+            }
+            (Kind::Opened, Event::TaskOpened(opened)) => {
+                self.check_parts(verdict, &["task", "decision"]);
+                self.hold(verdict, told_of_task(opened));
+            }
+            (Kind::Opened, other) => verdict.fail(
+                Claim::Decided,
+                format!(
+                    "the answer says that a task was opened, the leaf records {}",
+                    name_of(other)
+                ),
+            ),
+            (Kind::Issued | Kind::Refused, Event::Decision(decision)) => {
+                self.check_decision(verdict, decision);
+            }
+            (Kind::Issued | Kind::Refused, _) => verdict.fail(
+                Claim::Decided,
+                "the answer is about a decision, its receipt is not",
+            ),
+        }
+    }
+
+    fn check_decision(&self, verdict: &mut Verdict, decision: &DecisionLeaf) {
+        let permitted = decision.outcome == Outcome::Permit;
+        if permitted != (self.kind == Kind::Issued) {
+            verdict.fail(
+                Claim::Decided,
+                format!(
+                    "the leaf's decision is `{}`, which this answer contradicts",
+                    decision.outcome.as_str()
+                ),
+            );
+        }
+        if self.kind == Kind::Refused {
+            self.check_parts(verdict, &["decision"]);
+            let code = json(serde_json::to_value(decision.refusal));
+            self.hold(verdict, told_of_decision(decision));
+            return self.hold(verdict, vec![("/code", code)]);
+        }
+        if self.answer.get("credential").is_some() {
+            self.check_parts(verdict, &["credential", "session", "task", "decision"]);
+            self.hold(verdict, told_of_decision(decision));
+            self.hold(verdict, told_of_session(decision));
+            self.check_credential(verdict, decision);
+        }
+        if let Some(token) = self.answer.get("access_token") {
+            if !token.is_string() {
+                verdict.fail(Claim::Decided, "the answer's access_token is no text");
+            }
+            self.hold(verdict, told_of_token(decision));
+        }
+    }
+
+    /// A credential without a token is not lost sight of.
+    fn check_credential(&self, verdict: &mut Verdict, decision: &DecisionLeaf) {
+        match self.answer.pointer("/credential/access_token") {
+            Some(Value::String(_)) => {}
+            Some(_) => verdict.fail(
+                Claim::Decided,
+                "the answer's credential.access_token is no text",
+            ),
+            None if decision.minter.as_deref() == Some(LOCAL_MINTER) => verdict.fail(
+                Claim::Decided,
+                "the leaf permits a JWT, and the answer's credential holds none",
+            ),
+            None => verdict.notes.push(
+                "the answer's credential is no JWT, so it carries no leaf's hash: it was not \
+                 looked at"
+                    .into(),
+            ),
+        }
+    }
+
+    /// What is there of these parts has to be what can be looked into.
+    fn check_parts(&self, verdict: &mut Verdict, names: &[&str]) {
+        for name in names {
+            if self.answer.get(name).is_some_and(|part| !part.is_object()) {
+                verdict.fail(
+                    Claim::Decided,
+                    format!("the answer's {name} is not an object"),
+                );
+            }
+        }
+    }
+
+    fn hold(&self, verdict: &mut Verdict, told: Vec<(&str, Value)>) {
+        for (place, leaf) in told {
+            if let Some(said) = self.answer.pointer(place) {
+                let name = place.trim_start_matches('/').replace('/', ".");
+                equal(verdict, &format!("the answer's {name}"), said, &leaf);
+            }
+        }
+    }
+}
+
+/// Which of the broker's answers this is, by its shape.
+fn kind_of(answer: &Map<String, Value>) -> Result<Kind, String> {
+    let has = |name| answer.contains_key(name);
+    let kind = answer.get("type").and_then(Value::as_str);
+    let refused = kind.is_some_and(|kind| kind.starts_with(PROBLEM));
+    match (has("credential") || has("access_token"), refused) {
+        (true, true) => {
+            Err("the answer says both that it was granted and that it was refused".into())
+        }
+        (true, false) => Ok(Kind::Issued),
+        (false, true) => Ok(Kind::Refused),
+        (false, false) if has("leaf") => Ok(Kind::Shown),
+        (false, false) if has("task") => Ok(Kind::Opened),
+        (false, false) => {
+            Err("the JSON holds a receipt in no answer that this version knows".into())
+        }
+    }
+}
+
+fn json(value: Result<Value, serde_json::Error>) -> Value {
+    value.unwrap_or_default()
+}
+
+/// What an answer of `/v1` says of the decision.
+fn told_of_decision(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
+    vec![
+        (
+            "/decision/id",
+            json(serde_json::to_value(decision.decision)),
+        ),
+        (
+            "/decision/outcome",
+            json(serde_json::to_value(decision.outcome)),
+        ),
+        (
+            "/decision/generation",
+            json(serde_json::to_value(decision.generation)),
+        ),
+        (
+            "/decision/policies",
+            json(serde_json::to_value(&decision.policies)),
+        ),
+    ]
+}
+
+/// What a 201 of `/v1/credentials` says of session and task.
+fn told_of_session(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
+    vec![
+        ("/session/id", json(serde_json::to_value(decision.session))),
+        (
+            "/session/decision_id",
+            json(serde_json::to_value(decision.decision)),
+        ),
+        (
+            "/session/task_id",
+            json(serde_json::to_value(decision.task)),
+        ),
+        (
+            "/session/parent_session_id",
+            json(serde_json::to_value(decision.parent_session)),
+        ),
+        (
+            "/session/expires_at",
+            json(serde_json::to_value(decision.expires_at)),
+        ),
+        (
+            "/session/workload",
+            json(serde_json::to_value(&decision.workload)),
+        ),
+        (
+            "/session/resource",
+            json(serde_json::to_value(&decision.resource)),
+        ),
+        (
+            "/session/authorization_details",
+            json(serde_json::to_value(&decision.grant)),
+        ),
+        ("/task/id", json(serde_json::to_value(decision.task))),
+    ]
+}
+
+/// What a 200 of `/oauth2/token` says.
+fn told_of_token(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
+    let scope = decision.grant.as_ref().map(Grant::scope);
+    vec![
+        ("/session_id", json(serde_json::to_value(decision.session))),
+        (
+            "/decision_id",
+            json(serde_json::to_value(decision.decision)),
+        ),
+        ("/task", json(serde_json::to_value(decision.task))),
+        (
+            "/authorization_details",
+            json(serde_json::to_value(&decision.grant)),
+        ),
+        ("/scope", Value::from(scope)),
+    ]
+}
+
+/// What a 201 of `/v1/tasks` says.
+fn told_of_task(opened: &TaskLeaf) -> Vec<(&'static str, Value)> {
+    vec![
+        ("/task/id", json(serde_json::to_value(opened.task))),
+        ("/task/type", Value::from(opened.task_type.as_str())),
+        (
+            "/task/deadline",
+            json(serde_json::to_value(opened.deadline)),
+        ),
+        ("/decision/id", json(serde_json::to_value(opened.decision))),
+        ("/decision/outcome", Value::from(Outcome::Permit.as_str())),
+        (
+            "/decision/generation",
+            json(serde_json::to_value(opened.generation)),
+        ),
+        (
+            "/decision/policies",
+            json(serde_json::to_value(&opened.policies)),
+        ),
+    ]
+}
