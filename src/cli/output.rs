@@ -38,6 +38,14 @@ pub(super) fn note(text: impl AsRef<str>) -> Result<(), Failure> {
     Ok(writeln!(io::stderr().lock(), "{text}")?)
 }
 
+/// What was told, where the exit code tells it too: that holds whether or not somebody read on.
+pub(super) fn even_unread(told: Result<(), Failure>) -> Result<(), Failure> {
+    match told {
+        Err(Failure::ReaderGone) => Ok(()),
+        other => other,
+    }
+}
+
 /// Writes JSON for people.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     line(pretty(value)?)
@@ -56,9 +64,16 @@ fn unwritable(error: &serde_json::Error) -> Failure {
     Failure::Unestablished(format!("cannot write the output as JSON: {error}"))
 }
 
+/// The widest column. What is wider stands out of its own, and moves no other row.
+const MAX_COLUMN_CHARS: usize = 300;
+
 /// A table with its columns aligned, the first row its heading. What came from elsewhere is shown
 /// without control characters: a name must not be able to move the cursor.
 pub(super) fn table(rows: &[Vec<String>]) -> Result<(), Failure> {
+    aligned(rows).into_iter().try_for_each(line)
+}
+
+fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     let mut widths: Vec<usize> = Vec::new();
     let rows: Vec<Vec<String>> = rows
         .iter()
@@ -66,22 +81,19 @@ pub(super) fn table(rows: &[Vec<String>]) -> Result<(), Failure> {
         .collect();
     for row in &rows {
         for (column, cell) in row.iter().enumerate() {
-            let width = cell.chars().count();
+            let width = cell.chars().count().min(MAX_COLUMN_CHARS);
             match widths.get_mut(column) {
                 Some(widest) => *widest = (*widest).max(width),
                 None => widths.push(width),
             }
         }
     }
-    for row in &rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        line(cells.join("  ").trim_end())?;
-    }
-    Ok(())
+    let row = |cells: &Vec<String>| {
+        let cells = cells.iter().zip(&widths);
+        let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(row).collect()
 }
 
 /// The text without what could move the cursor or turn the order around in which it is read.
@@ -110,6 +122,23 @@ mod tests {
         assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
         let lines = printable_lines("a\n\u{1b}]0;b\u{7}\r\u{202e}c\n");
         assert_eq!(lines, "a\n\u{fffd}]0;b\u{fffd}\u{fffd}\u{fffd}c\n");
+    }
+
+    #[test]
+    fn a_cell_of_any_length_can_be_shown() {
+        let cells = |one: &str| vec![one.to_owned(), "x".to_owned()];
+        let long = "r".repeat(70_000);
+        let rows = aligned(&[cells("a"), cells(&long), cells("b")]);
+        assert_eq!(rows[1], format!("{long}  x"));
+        assert_eq!(rows[0].len(), MAX_COLUMN_CHARS + 3);
+        assert_eq!(aligned(&[cells("a"), cells("bcd")]), ["a    x", "bcd  x"]);
+    }
+
+    #[test]
+    fn a_verdict_holds_when_nobody_reads_it() {
+        even_unread(Err(Failure::ReaderGone)).unwrap();
+        let full = even_unread(Err(Failure::Unestablished("full".into())));
+        assert!(matches!(full, Err(Failure::Unestablished(_))));
     }
 
     #[test]

@@ -9,7 +9,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::limits::{MAX_ACTIONS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATIONS};
+use super::limits::{
+    MAX_ACTIONS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATIONS, MAX_PLACE_BYTES,
+};
 use super::pattern;
 
 /// Text that is neither an absolute `https` URL in its one normal form nor an ARN.
@@ -36,6 +38,12 @@ impl Location {
         &self.0
     }
 
+    /// Where something was done, by a record of it: written as in a grant, but as long as the names
+    /// of objects and paths can be.
+    pub fn accessed(text: String) -> Result<Self, InvalidLocation> {
+        Self::within(text, MAX_PLACE_BYTES)
+    }
+
     /// Whether it is an ARN, as opposed to a URL.
     #[must_use]
     pub fn is_arn(&self) -> bool {
@@ -53,13 +61,9 @@ impl Location {
             None => false,
         }
     }
-}
 
-impl TryFrom<String> for Location {
-    type Error = InvalidLocation;
-
-    fn try_from(text: String) -> Result<Self, InvalidLocation> {
-        if text.len() > MAX_GRANT_TEXT_BYTES {
+    fn within(text: String, bytes: usize) -> Result<Self, InvalidLocation> {
+        if text.len() > bytes {
             return Err(InvalidLocation);
         }
         if text.starts_with(ARN) {
@@ -76,13 +80,30 @@ impl TryFrom<String> for Location {
             && url.fragment().is_none();
         let secure = url.scheme() == "https" && url.host().is_some();
         // An escape or an empty segment could mean one thing to us and another to the server.
-        let unambiguous = !text.contains('%') && !url.path().contains("//") && !text.contains('\\');
+        let unambiguous = !text.contains('%')
+            && !url.path().contains("//")
+            && !text.contains('\\')
+            && !url.path().split('/').any(hides_dots);
         // What the parser had to rewrite was not in its normal form: refuse, never reinterpret.
         let normal = url.as_str().trim_end_matches('/') == text.trim_end_matches('/');
         if plain && secure && unambiguous && normal {
             return Ok(Self(url.as_str().trim_end_matches('/').to_owned()));
         }
         Err(InvalidLocation)
+    }
+}
+
+/// Whether a segment is dots to a server that cuts off its parameters (`..;x`), and a name to others.
+fn hides_dots(segment: &str) -> bool {
+    let cut = segment.split_once(';').map(|(name, _)| name);
+    matches!(cut, Some("." | ".."))
+}
+
+impl TryFrom<String> for Location {
+    type Error = InvalidLocation;
+
+    fn try_from(text: String) -> Result<Self, InvalidLocation> {
+        Self::within(text, MAX_GRANT_TEXT_BYTES)
     }
 }
 
@@ -473,6 +494,10 @@ mod tests {
             "https://orders.example/v1#top",
             "https://orders.example/v1/../admin",
             "https://orders.example/v1/%2e%2e/admin",
+            "https://orders.example/v1/..;/admin",
+            "https://orders.example/v1/..;x=1/admin",
+            "https://orders.example/v1/.;/admin",
+            "https://orders.example/v1/..;",
             "https://orders.example//v1",
             "https://orders.example\\v1",
             "HTTPS://orders.example/v1",
@@ -488,6 +513,22 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    #[test]
+    fn a_segment_may_have_parameters_that_hide_no_dots() {
+        for good in ["https://h/a;b=1/c", "https://h/...;x", "https://h/a..;b"] {
+            assert!(Location::try_from(good.to_owned()).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_record_may_name_a_place_that_is_longer_than_a_grant_can() {
+        let of = |length: usize| format!("https://h/{}", "x".repeat(length - 10));
+        assert!(Location::try_from(of(MAX_GRANT_TEXT_BYTES)).is_ok());
+        assert!(Location::try_from(of(MAX_GRANT_TEXT_BYTES + 1)).is_err());
+        assert!(Location::accessed(of(MAX_PLACE_BYTES)).is_ok());
+        assert!(Location::accessed(of(MAX_PLACE_BYTES + 1)).is_err());
     }
 
     #[test]

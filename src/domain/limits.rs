@@ -34,6 +34,9 @@ pub const MAX_LOCATIONS: usize = 16;
 /// One action's or location's text.
 pub const MAX_GRANT_TEXT_BYTES: usize = 512;
 
+/// A place in a record of what was done. An object's name on S3 alone has up to 1,024 bytes.
+pub const MAX_PLACE_BYTES: usize = 2_048;
+
 /// Policy evaluations for one request: one per action and location of each object. It bounds the
 /// CPU that one request can ask for to a few milliseconds.
 pub const MAX_EVALUATIONS: usize = 128;

@@ -2,22 +2,32 @@
 //!
 //! What ties one to a decision is the name of its session, `tp-` and our session's id, and the
 //! source identity, which is the hash of the decision's leaf. Both are ours by construction
-//! (`mint/aws`), and both have to fit where both are there. Only what is looked at is read; a field
-//! that is not of its type is as if it were not there, and one that stands twice makes the record
-//! unreadable.
+//! (`mint/aws`), and both have to be there: whoever may assume some role chooses the one, and the
+//! other outlives the session when its holder goes on into another role. Only what is looked at is
+//! read; a field that is not of its type is as if it were not there, and one that stands twice makes
+//! the record unreadable.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::names::{Call, is_refusal};
-use super::record::{Credential, Deed, Outcome, Record, TimeFormat, hash, session, time};
+use super::record::{Credential, Deed, Outcome, Record, Region, TimeFormat, session, time};
+
+/// What `CloudTrail` itself noticed, which is no call of anybody's.
+const INSIGHT: &str = "AwsCloudTrailInsight";
 
 /// A text; anything else is none.
 #[derive(Default)]
-struct Text(Option<String>);
+struct Text {
+    text: Option<String>,
+    /// Whether something else stands there.
+    odd: bool,
+}
 
 #[derive(Deserialize)]
 struct Event {
@@ -38,7 +48,7 @@ struct Event {
     #[serde(default, rename = "responseElements")]
     answered: Maybe<Elements>,
     #[serde(default)]
-    resources: Option<Vec<Resource>>,
+    resources: Option<Vec<Maybe<Resource>>>,
     #[serde(default, rename = "eventID")]
     id: Text,
     #[serde(default, rename = "eventType")]
@@ -93,7 +103,7 @@ struct Elements {
     source_identity: Text,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Resource {
     #[serde(default, rename = "ARN")]
     arn: Text,
@@ -101,19 +111,74 @@ struct Resource {
     kind: Text,
 }
 
-/// An object; null is an empty one.
-struct Maybe<T>(T);
+/// An object, whose members have names; anything else is none.
+struct Maybe<T>(Option<T>);
 
-impl<T: Default> Default for Maybe<T> {
+impl<T> Default for Maybe<T> {
     fn default() -> Self {
-        Self(T::default())
+        Self(None)
     }
 }
 
-impl<'de, T: Deserialize<'de> + Default> Deserialize<'de> for Maybe<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Maybe<T> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Option::<T>::deserialize(deserializer).map(|found| Self(found.unwrap_or_default()))
+        deserializer.deserialize_any(MaybeVisitor(PhantomData))
     }
+}
+
+struct MaybeVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for MaybeVisitor<T> {
+    type Value = Maybe<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Maybe<T>, A::Error> {
+        let object = T::deserialize(MapAccessDeserializer::new(members))?;
+        Ok(Maybe(Some(object)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Maybe<T>, A::Error> {
+        while elements.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Maybe(None))
+    }
+
+    fn visit_unit<E>(self) -> Result<Maybe<T>, E> {
+        Ok(Maybe(None))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Maybe<T>, E> {
+        Ok(Maybe(None))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Maybe<T>, E> {
+        Ok(Maybe(None))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Maybe<T>, E> {
+        Ok(Maybe(None))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Maybe<T>, E> {
+        Ok(Maybe(None))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Maybe<T>, E> {
+        Ok(Maybe(None))
+    }
+}
+
+impl Text {
+    const NONE: Self = Self {
+        text: None,
+        odd: false,
+    };
+    const ODD: Self = Self {
+        text: None,
+        odd: true,
+    };
 }
 
 impl<'de> Deserialize<'de> for Text {
@@ -132,135 +197,155 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Text, E> {
-        Ok(Text(Some(text.to_owned())))
+        Ok(Text {
+            text: Some(text.to_owned()),
+            odd: false,
+        })
     }
 
     fn visit_unit<E>(self) -> Result<Text, E> {
-        Ok(Text(None))
+        Ok(Text::NONE)
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Text, E> {
-        Ok(Text(None))
+        Ok(Text::ODD)
     }
 
     fn visit_i64<E>(self, _: i64) -> Result<Text, E> {
-        Ok(Text(None))
+        Ok(Text::ODD)
     }
 
     fn visit_u64<E>(self, _: u64) -> Result<Text, E> {
-        Ok(Text(None))
+        Ok(Text::ODD)
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Text, E> {
-        Ok(Text(None))
+        Ok(Text::ODD)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Text, A::Error> {
         while elements.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Text(None))
+        Ok(Text::ODD)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Text, A::Error> {
         while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Text(None))
+        Ok(Text::ODD)
     }
 }
 
 /// Reads one record.
 pub(super) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
-    let event: Event = serde_json::from_slice(bytes)
+    let event: Maybe<Event> = serde_json::from_slice(bytes)
         .map_err(|_| "it is not an event of CloudTrail in JSON, every member once")?;
-    let (Some(source), Some(name)) = (event.source.0, event.name.0) else {
-        return Err("it names no call: neither eventSource nor eventName may be missing");
+    let event = event.0.ok_or("it is no object")?;
+    let kind = event.kind.text.as_deref().unwrap_or_default();
+    let (source, name) = match (event.source.text, event.name.text) {
+        (Some(source), Some(name)) => (source, name),
+        (None, None) if kind == INSIGHT => (String::new(), String::new()),
+        _ => return Err("it names no call: neither eventSource nor eventName may be missing"),
     };
-    let (who, asked) = (event.who.0, event.asked.0);
+    let who = event.who.0.unwrap_or_default();
+    let asked = event.asked.0.unwrap_or_default();
+    let region = match event.region.odd {
+        true => Region::Unclear,
+        false => Region::of(event.region.text.as_deref()),
+    };
     let call = Call {
         source,
         name,
-        region: event.region.0.clone(),
+        region: region.clone(),
         resources: event
             .resources
             .unwrap_or_default()
             .into_iter()
-            .filter_map(|resource| Some((resource.arn.0?, resource.kind.0)))
+            .map(|resource| resource.0.unwrap_or_default())
+            .map(|resource| (resource.arn.text, resource.kind.text))
             .collect(),
-        bucket: asked.bucket_name.0,
-        key: asked.key.0,
-        version: asked.version_id.0,
+        odd: asked.bucket_name.odd || asked.key.odd || asked.version_id.odd,
+        bucket: asked.bucket_name.text,
+        key: asked.key.text,
+        version: asked.version_id.text,
     };
-    let mut credential = Credential::default();
-    for text in [&who.arn.0, &who.principal_id.0].into_iter().flatten() {
-        if let Some(session) = session_of(text) {
-            credential.add_session(session);
-        }
+    let mut credential = Credential {
+        needs_both: true,
+        ..Credential::default()
+    };
+    for text in [&who.arn.text, &who.principal_id.text].into_iter().flatten() {
+        credential.add_session_of_aws(text);
     }
-    let identity = who.session_context.0.source_identity.0.as_deref();
-    if let Some(hash) = identity.and_then(hash) {
-        credential.add_hash(hash);
+    let context = who.session_context.0.unwrap_or_default();
+    if let Some(identity) = &context.source_identity.text {
+        credential.add_hash_text(identity);
     }
-    let mut deed = call.deed();
-    let mut place = call.shown_place();
-    // The broker's own call: what it names is the session that is to be.
-    if credential.is_empty() && call.makes_a_session() {
-        let named = asked.role_session_name.0.as_deref().and_then(session);
-        if let Some(named) = named.filter(|_| is_tp(asked.role_session_name.0.as_deref())) {
-            credential.add_session(named);
-            let sources = [asked.source_identity.0, event.answered.0.source_identity.0];
-            for hash in sources.iter().flatten().filter_map(|text| hash(text)) {
-                credential.add_hash(hash);
-            }
-            deed = Deed::Mint;
-            place = asked.role_arn.0.unwrap_or(place);
-        }
-    }
-    // Whoever may assume some role chooses the session's name. Ours always have the other, too.
-    credential.by_name_alone = credential.session.is_some() && credential.hash.is_none();
-    let by_aws = who.kind.0.as_deref() == Some("AWSService")
-        || event.kind.0.as_deref() == Some("AwsServiceEvent");
-    let outcome = match &event.error_code.0 {
-        _ if by_aws && credential.is_empty() => {
-            Outcome::Nobodys("a service of AWS did it of its own accord")
-        }
+    let answered = event.answered.0.unwrap_or_default();
+    let identities = [&asked.source_identity, &answered.source_identity];
+    let identities = identities.map(|text| text.text.as_deref());
+    let named = asked.role_session_name.text.as_deref();
+    let (deed, place) = if mints(&call, &mut credential, named, &identities) {
+        let role = asked.role_arn.text;
+        (Deed::Mint, role.unwrap_or_else(|| call.shown_place()))
+    } else {
+        (call.deed(), call.shown_place())
+    };
+    let by_aws = who.kind.text.as_deref() == Some("AWSService") || kind == "AwsServiceEvent";
+    let outcome = match &event.error_code.text {
+        _ if kind == INSIGHT => Outcome::Nobodys("an insight of CloudTrail's own"),
+        _ if by_aws && credential.is_empty() => Outcome::Nobodys(OF_ITS_OWN_ACCORD),
         Some(code) if is_refusal(code) => Outcome::Refused,
         _ => Outcome::Done,
     };
     let principal = [
-        who.arn.0,
-        who.user_name.0,
-        who.principal_id.0,
-        who.invoked_by.0,
-        who.kind.0,
+        who.arn.text,
+        who.user_name.text,
+        who.principal_id.text,
+        who.invoked_by.text,
+        who.kind.text,
     ]
     .into_iter()
     .flatten()
     .find(|text| !text.is_empty());
     Ok(Record {
-        id: event.id.0,
+        id: event.id.text,
         at: time(
-            &event.time.0.map_or(Value::Null, Value::String),
+            &event.time.text.map_or(Value::Null, Value::String),
             TimeFormat::Rfc3339,
         ),
         principal: principal.unwrap_or_else(|| "nobody named".to_owned()),
         action: call.shown(),
         resource: place,
-        region: event.region.0,
+        region,
         credential,
         deed,
         outcome,
     })
 }
 
-fn is_tp(name: Option<&str>) -> bool {
-    name.is_some_and(|name| name.starts_with("tp-"))
-}
+/// Why what AWS does without being asked is set aside.
+pub(super) const OF_ITS_OWN_ACCORD: &str = "a service of AWS did it of its own accord";
 
-/// The session in `arn:aws:sts::1:assumed-role/reports/tp-…` or `AROA…:tp-…`.
-pub(super) fn session_of(text: &str) -> Option<crate::ids::SessionId> {
-    let name = text.rsplit(['/', ':']).next()?;
-    if !is_tp(Some(name)) {
-        return None;
+/// Whether it is the broker's own call, and then what that names: the session that is to be, and
+/// its decision. Who calls with a session of ours is judged by what that was granted.
+pub(super) fn mints(
+    call: &Call,
+    credential: &mut Credential,
+    name: Option<&str>,
+    identities: &[Option<&str>],
+) -> bool {
+    let name = name.filter(|name| name.starts_with("tp-") && session(name).is_some());
+    let Some(name) = name.filter(|_| credential.is_empty() && call.makes_a_session()) else {
+        return false;
+    };
+    // The broker may have a session of its own, which is nobody's of ours.
+    *credential = Credential {
+        needs_both: true,
+        ..Credential::default()
+    };
+    credential.add_session_text(name);
+    for identity in identities.iter().flatten() {
+        credential.add_hash_text(identity);
     }
-    session(name)
+    true
 }
 
 #[cfg(test)]
@@ -309,7 +394,7 @@ mod tests {
         assert_eq!(record.at.unwrap().to_string(), "2026-11-23T12:01:00Z");
         assert_eq!(record.action, "s3:GetObject");
         assert_eq!(record.resource, "arn:aws:s3:::reports/team/a");
-        assert_eq!(record.region.as_deref(), Some("eu-central-1"));
+        assert_eq!(record.region.name(), Some("eu-central-1"));
         assert_eq!(record.credential.session, session(NAME));
         assert_eq!(record.credential.hash.unwrap().as_bytes(), &[9; 32]);
         assert!(!record.credential.contradictory);
@@ -373,18 +458,29 @@ mod tests {
     }
 
     #[test]
-    fn a_session_by_name_alone_is_told() {
-        let mut event = event();
-        assert!(!of(&event).credential.by_name_alone);
-        event["userIdentity"]["sessionContext"]["sourceIdentity"] = Value::Null;
-        assert!(of(&event).credential.by_name_alone);
-        event["userIdentity"] = json!({"type": "IAMUser", "arn": "arn:aws:iam::1:user/eve"});
-        assert!(!of(&event).credential.by_name_alone, "it names none");
+    fn a_name_without_its_decision_is_told_and_so_is_a_decision_without_its_name() {
+        let facts = |event: &Value| {
+            let credential = of(event).credential;
+            let (session, hash) = (credential.session.is_some(), credential.hash.is_some());
+            (credential.needs_both, session, hash)
+        };
+        let mut named = event();
+        assert_eq!(facts(&named), (true, true, true));
+        named["userIdentity"]["sessionContext"]["sourceIdentity"] = Value::Null;
+        assert_eq!(facts(&named), (true, true, false));
+        named["userIdentity"] = json!({"type": "IAMUser", "arn": "arn:aws:iam::1:user/eve"});
+        assert_eq!(facts(&named), (true, false, false));
         // Somebody makes a session by our name.
-        event["eventSource"] = "sts.amazonaws.com".into();
-        event["eventName"] = "AssumeRole".into();
-        event["requestParameters"] = json!({"roleSessionName": NAME});
-        assert!(of(&event).credential.by_name_alone);
+        named["eventSource"] = "sts.amazonaws.com".into();
+        named["eventName"] = "AssumeRole".into();
+        named["requestParameters"] = json!({"roleSessionName": NAME});
+        assert_eq!(facts(&named), (true, true, false));
+        // Source identity goes along into another role, where the name is free to choose.
+        let mut chained = event();
+        let identity = &mut chained["userIdentity"];
+        identity["arn"] = "arn:aws:sts::999999999999:assumed-role/Admin/x".into();
+        identity["principalId"] = "AROAOTHER:x".into();
+        assert_eq!(facts(&chained), (true, false, true));
     }
 
     #[test]
@@ -393,6 +489,41 @@ mod tests {
         event["userIdentity"]["principalId"] =
             "AROAEXAMPLE:tp-0198b2a00000700080000000000000ac".into();
         assert!(of(&event).credential.contradictory);
+        event["userIdentity"]["principalId"] = "AROAEXAMPLE:botocore".into();
+        assert!(of(&event).credential.foreign);
+    }
+
+    #[test]
+    fn a_broker_that_has_a_session_of_its_own_may_make_ours() {
+        let mut event = event();
+        event["eventSource"] = "sts.amazonaws.com".into();
+        event["eventName"] = "AssumeRole".into();
+        event["userIdentity"] = json!({
+            "type": "AssumedRole", "principalId": "AROABROKER:i-0123456789",
+            "arn": "arn:aws:sts::123456789012:assumed-role/broker/i-0123456789"
+        });
+        event["requestParameters"] = json!({
+            "roleSessionName": NAME, "sourceIdentity": URL_SAFE_NO_PAD.encode([9; 32])
+        });
+        let record = of(&event);
+        assert_eq!(record.deed, Deed::Mint);
+        assert!(!record.credential.foreign);
+        // Two identities of which one is not ours are no proof of either.
+        event["responseElements"] = json!({"sourceIdentity": "eve"});
+        assert!(of(&event).credential.foreign);
+    }
+
+    #[test]
+    fn an_insight_is_nobodys_action() {
+        let insight = json!({
+            "eventTime": "2026-11-23T12:01:00Z", "awsRegion": "eu-central-1",
+            "eventType": "AwsCloudTrailInsight", "eventID": "i-1",
+            "insightDetails": {"eventSource": "s3.amazonaws.com", "eventName": "GetObject"}
+        });
+        assert!(matches!(of(&insight).outcome, Outcome::Nobodys(_)));
+        let mut other = insight;
+        other["eventType"] = "AwsApiCall".into();
+        assert!(read(other.to_string().as_bytes()).is_err());
     }
 
     #[test]
@@ -400,6 +531,7 @@ mod tests {
         for (code, expected) in [
             ("AccessDenied", Outcome::Refused),
             ("Client.UnauthorizedOperation", Outcome::Refused),
+            ("VpceAccessDenied", Outcome::Refused),
             ("NoSuchKey", Outcome::Done),
             ("ThrottlingException", Outcome::Done),
         ] {
@@ -420,6 +552,29 @@ mod tests {
         assert_eq!(record.id, None);
         assert_eq!(record.at, Err("it has no time"));
         assert_eq!(record.resource, "-");
+        // Texts and arrays in place of objects say nothing, not even by the order of what they hold.
+        for odd in [json!("reports"), json!(["reports", "team/a"]), json!(7)] {
+            let mut odd_one = self::event();
+            odd_one["requestParameters"] = odd.clone();
+            odd_one["responseElements"] = odd.clone();
+            odd_one["resources"] = Value::Null;
+            let record = of(&odd_one);
+            assert_eq!(record.resource, "-", "{odd}");
+            assert!(matches!(record.deed, Deed::Rights { named: false, .. }));
+            odd_one["userIdentity"] = odd;
+            assert!(of(&odd_one).credential.is_empty());
+        }
+        let mut listed = self::event();
+        listed["resources"] = json!([["arn:aws:s3:::reports/team/a", "AWS::S3::Object"]]);
+        let Deed::Rights { unclear, .. } = of(&listed).deed else {
+            panic!()
+        };
+        assert!(unclear.is_some());
+        let mut region = self::event();
+        region["awsRegion"] = json!(["eu-central-1"]);
+        assert_eq!(of(&region).region, Region::Unclear);
+        region["awsRegion"] = "r".repeat(70_000).into();
+        assert_eq!(of(&region).region, Region::Unclear);
     }
 
     #[test]
@@ -438,6 +593,7 @@ mod tests {
             "null",
             "7",
             "\"x\"",
+            r#"[{},"2026-11-23T12:01:00Z","s3.amazonaws.com","GetObject"]"#,
             "{",
             &twice,
             &own[..own.len() - 2],

@@ -132,6 +132,8 @@ pub(super) struct Over {
 #[derive(Debug, Default)]
 pub(super) struct Decisions {
     origin: String,
+    /// The log that it takes the place of.
+    succeeds: Option<String>,
     size: u64,
     root: String,
     last_at: Option<Timestamp>,
@@ -193,6 +195,11 @@ impl Decisions {
     /// The log's name.
     pub(super) fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// The name of the log that it takes the place of.
+    pub(super) fn succeeds(&self) -> Option<&str> {
+        self.succeeds.as_deref()
     }
 
     /// Its leaves.
@@ -369,6 +376,10 @@ impl Builder {
         match leaf.event {
             Event::Decision(decision) if decision.outcome == Outcome::Permit => {
                 self.permit(entry.index, entry.hash, leaf.at, &decision)
+            }
+            Event::Genesis { succeeds, .. } => {
+                self.all.succeeds = succeeds.map(|former| former.origin);
+                Ok(())
             }
             Event::TaskEnded { task, end, .. } => self.keep(
                 |all| &mut all.tasks_ended,

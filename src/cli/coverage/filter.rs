@@ -5,12 +5,10 @@ use std::str::FromStr;
 
 use super::record::Record;
 
-/// `principal=…`, `action=…` or `resource=…`, with `*` for any text and `?` for any one character.
+/// `principal=…`, `action=…` or `resource=…`, with `*` for any text and `?` for any one character;
+/// or several of them with commas between, which all have to match.
 #[derive(Clone, Debug)]
-pub(super) struct Filter {
-    of: Field,
-    pattern: Vec<char>,
-}
+pub(super) struct Filter(Vec<(Field, Vec<char>)>);
 
 #[derive(Clone, Copy, Debug)]
 enum Field {
@@ -19,36 +17,44 @@ enum Field {
     Resource,
 }
 
+const FIELDS: [(&str, Field); 3] = [
+    ("principal=", Field::Principal),
+    ("action=", Field::Action),
+    ("resource=", Field::Resource),
+];
+
 impl FromStr for Filter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (of, pattern) = text.split_once('=').unwrap_or((text, ""));
-        let of = match of {
-            "principal" => Field::Principal,
-            "action" => Field::Action,
-            "resource" => Field::Resource,
-            _ => return Err("it begins with principal=, action= or resource=".into()),
-        };
-        if pattern.is_empty() {
+        let mut all: Vec<(Field, Vec<char>)> = Vec::new();
+        for part in text.split(',') {
+            let begun = |(name, of): &(&str, Field)| Some((*of, part.strip_prefix(name)?));
+            match (FIELDS.iter().find_map(begun), all.last_mut()) {
+                (Some((of, pattern)), _) => all.push((of, pattern.chars().collect())),
+                // A comma may stand in a pattern.
+                (None, Some((_, pattern))) => pattern.extend(",".chars().chain(part.chars())),
+                (None, None) => return Err("it begins with principal=, action= or resource=".into()),
+            }
+        }
+        if all.iter().any(|(_, pattern)| pattern.is_empty()) {
             return Err("a pattern has to follow the =".into());
         }
-        Ok(Self {
-            of,
-            pattern: pattern.chars().collect(),
-        })
+        Ok(Self(all))
     }
 }
 
 impl Filter {
     /// Whether it matches a record.
     pub(super) fn matches(&self, record: &Record) -> bool {
-        let text = match self.of {
-            Field::Principal => &record.principal,
-            Field::Action => &record.action,
-            Field::Resource => &record.resource,
-        };
-        matches(&self.pattern, text)
+        self.0.iter().all(|(of, pattern)| {
+            let text = match of {
+                Field::Principal => &record.principal,
+                Field::Action => &record.action,
+                Field::Resource => &record.resource,
+            };
+            matches(pattern, text)
+        })
     }
 }
 
@@ -116,6 +122,12 @@ mod tests {
         for bad in ["", "x", "principal", "principal=", "who=eve", "*"] {
             assert!(bad.parse::<Filter>().is_err(), "{bad}");
         }
+        for bad in ["principal=a,action=", "principal=,action=a", ",action=a"] {
+            assert!(bad.parse::<Filter>().is_err(), "{bad}");
+        }
         assert!("resource=arn:aws:s3:::b/x=y*".parse::<Filter>().is_ok());
+        let parts = |text: &str| text.parse::<Filter>().unwrap().0.len();
+        assert_eq!(parts("principal=a,action=b,resource=c"), 3);
+        assert_eq!(parts("resource=a,b"), 1);
     }
 }

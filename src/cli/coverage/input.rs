@@ -27,6 +27,12 @@ const MAX_RATIO: u64 = 250;
 const BUFFER_BYTES: usize = 64 * 1024;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
+/// What some programs begin a text with.
+const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+
+/// Members of an event of `CloudTrail` that no list of events has.
+const OF_AN_EVENT: [&str; 3] = ["eventName", "eventSource", "userIdentity"];
+
 /// How records stand in an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -51,7 +57,17 @@ pub(super) fn open(path: &Path) -> io::Result<Box<dyn BufRead>> {
     if path == Path::new("-") {
         return decompressed(io::stdin().lock());
     }
-    decompressed(File::open(path)?)
+    let file = File::open(path)?;
+    let found = file.metadata()?;
+    let compressed = path
+        .extension()
+        .is_some_and(|end| end.eq_ignore_ascii_case("gz"));
+    if compressed && found.is_file() && found.len() == 0 {
+        return Err(io::Error::other(
+            "it is empty, as nothing is that was compressed",
+        ));
+    }
+    decompressed(file)
 }
 
 fn decompressed(input: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
@@ -115,10 +131,19 @@ impl<R: Read> Read for Grown<R> {
 
 /// Hands every record to `take`; the error says why it could not be read to its end.
 pub(super) fn each(
-    input: &mut dyn BufRead,
+    mut input: &mut dyn BufRead,
     shape: Shape,
     take: &mut dyn FnMut(Piece<'_>),
 ) -> Result<(), String> {
+    let mut begin = Vec::new();
+    Read::by_ref(&mut input)
+        .take(BYTE_ORDER_MARK.len() as u64)
+        .read_to_end(&mut begin)
+        .map_err(|error| error.to_string())?;
+    if begin == BYTE_ORDER_MARK {
+        begin.clear();
+    }
+    let input = &mut Cursor::new(begin).chain(input);
     let begin = skip_space(input).map_err(|error| error.to_string())?;
     match (shape, begin) {
         (_, None) => Ok(()),
@@ -244,7 +269,7 @@ impl<'de> Visitor<'de> for Document<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        let mut is_list = false;
+        let (mut is_list, mut is_event) = (false, false);
         // Written down again, for what turns out to be a record.
         let mut record = String::from("{");
         while let Some(name) = members.next_key::<String>()? {
@@ -256,6 +281,7 @@ impl<'de> Visitor<'de> for Document<'_> {
                 })?;
                 continue;
             }
+            is_event |= OF_AN_EVENT.contains(&name.as_str());
             let value = members.next_value::<Box<RawValue>>()?;
             if is_list {
                 continue;
@@ -266,6 +292,9 @@ impl<'de> Visitor<'de> for Document<'_> {
             record.push_str(&serde_json::to_string(&name).map_err(de::Error::custom)?);
             record.push(':');
             record.push_str(value.get());
+        }
+        if is_list && is_event {
+            return Err(de::Error::custom("it is a list of records and a record at once"));
         }
         if !is_list {
             record.push('}');
@@ -365,7 +394,7 @@ mod tests {
             assert_eq!(seen, [r#"{"a":1}"#], "{bad}");
             assert!(read.is_err(), "{bad}");
         }
-        for bad in ["{", "null", "12", r#"{"Records":7}"#, "\u{feff}{}"] {
+        for bad in ["{", "null", "12", r#"{"Records":7}"#, "\u{feff}\u{feff}{}"] {
             let (seen, read) = text(bad, Shape::Documents);
             assert!(seen.is_empty() && read.is_err(), "{bad}: {seen:?}");
         }
@@ -385,6 +414,29 @@ mod tests {
             assert_eq!(seen, ["{}"], "{begin}");
             let why = read.unwrap_err();
             assert!(why.contains("more than 1048576 bytes"), "{begin}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_record() {
+        for input in ["\u{feff}{\"a\":1}\r\n", "\u{feff}[{\"a\":1}]"] {
+            for shape in [Shape::Lines, Shape::Documents] {
+                let (seen, read) = text(input, shape);
+                assert_eq!((seen, read), (vec![r#"{"a":1}"#.to_owned()], Ok(())));
+            }
+            let (seen, _) = read(Cursor::new(gzip(input.as_bytes())), Shape::Documents);
+            assert_eq!(seen, [r#"{"a":1}"#]);
+        }
+    }
+
+    #[test]
+    fn an_event_does_not_vanish_behind_a_list() {
+        for both in [
+            r#"{"eventName":"DeleteObject","Records":[]}"#,
+            r#"{"Records":[],"userIdentity":{}}"#,
+        ] {
+            let (seen, read) = text(both, Shape::Documents);
+            assert!(seen.is_empty() && read.is_err(), "{both}");
         }
     }
 

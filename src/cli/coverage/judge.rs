@@ -8,9 +8,10 @@
 use std::collections::HashMap;
 
 use super::decisions::{Decisions, End, Over, Permit};
-use super::record::{Deed, Record};
+use super::record::{Deed, Record, Region};
 use crate::clock::Timestamp;
-use crate::domain::grant::{ActionName, AuthorizationDetail, Grant, Location};
+use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::pattern;
 use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
 
@@ -76,6 +77,7 @@ pub(super) enum Reason {
     UnknownDecision,
     UnknownSession,
     NameAlone,
+    HashAlone,
     Contradiction,
     DecidedLater,
     NoSessionOfAws,
@@ -106,6 +108,7 @@ impl Reason {
             Self::UnknownDecision => "unknown_decision",
             Self::UnknownSession => "unknown_session",
             Self::NameAlone => "name_alone",
+            Self::HashAlone => "hash_alone",
             Self::Contradiction => "contradiction",
             Self::DecidedLater => "decided_later",
             Self::NoSessionOfAws => "no_session_of_aws",
@@ -132,6 +135,8 @@ pub(super) struct Verdict {
     pub(super) of: Option<(String, String)>,
     /// Whether it would have been something worse without the allowance for clocks.
     pub(super) within_skew: bool,
+    /// Whether the same session of AWS was made before.
+    pub(super) made_again: bool,
 }
 
 impl Verdict {
@@ -143,6 +148,7 @@ impl Verdict {
             leaf: None,
             of: None,
             within_skew: false,
+            made_again: false,
         }
     }
 
@@ -162,7 +168,9 @@ pub(super) struct Judge<'a> {
     skew_seconds: u64,
     /// Until when the log is known to be complete.
     until: Option<Timestamp>,
-    answers: HashMap<(u32, ActionName, Location, Option<String>), bool>,
+    answers: HashMap<(u32, ActionName, Location, Region), bool>,
+    /// Of which permits a session of AWS was seen to be made: a bit for each leaf of the log.
+    made: Vec<u64>,
 }
 
 impl<'a> Judge<'a> {
@@ -177,6 +185,7 @@ impl<'a> Judge<'a> {
             skew_seconds,
             until: decisions.last_at().max(as_of),
             answers: HashMap::new(),
+            made: Vec::new(),
         }
     }
 
@@ -203,17 +212,35 @@ impl<'a> Judge<'a> {
             Err(verdict) => return verdict,
         };
         let mut verdict = self.judge_permitted(record, at, &permit);
+        let made = verdict.class == Class::Proven && record.deed == Deed::Mint;
+        verdict.made_again = made && self.was_made(permit.index());
         verdict.leaf = Some(permit.index());
         verdict.of = Some((permit.workload().to_owned(), permit.resource().to_owned()));
         verdict
     }
 
+    /// Notes that a session was made, and says whether it had been.
+    fn was_made(&mut self, leaf: u64) -> bool {
+        let (word, bit) = (leaf / 64, 1 << (leaf % 64));
+        let Ok(word) = usize::try_from(word) else {
+            return false;
+        };
+        if self.made.len() <= word {
+            self.made.resize(word + 1, 0);
+        }
+        let before = self.made.get(word).is_some_and(|bits| bits & bit != 0);
+        if let Some(bits) = self.made.get_mut(word) {
+            *bits |= bit;
+        }
+        before
+    }
+
     /// The permit that a record's credential carries.
     fn permit(&self, record: &Record, at: Timestamp) -> Result<Permit<'a>, Verdict> {
         let credential = &record.credential;
+        let unproven = |reason, told: &str| Verdict::new(Class::Unproven, reason, told);
         let contradiction = || {
-            Verdict::new(
-                Class::Unproven,
+            unproven(
                 Reason::Contradiction,
                 "its session and its decision are not of the same permit",
             )
@@ -221,14 +248,40 @@ impl<'a> Judge<'a> {
         if credential.contradictory {
             return Err(contradiction());
         }
-        if credential.by_name_alone {
-            return Err(Verdict::new(
-                Class::Unproven,
+        if credential.foreign {
+            return Err(unproven(
+                Reason::Contradiction,
+                "beside what is ours stands something that is not, where ours would stand",
+            ));
+        }
+        if credential.needs_both && credential.hash.is_none() {
+            return Err(unproven(
                 Reason::NameAlone,
                 "its session has a name like ours and no source identity, which ours have: anybody \
                  who may assume a role can choose the name",
             ));
         }
+        if credential.needs_both && credential.session.is_none() {
+            return Err(unproven(
+                Reason::HashAlone,
+                "its source identity is a decision's and its session has another name than ours: \
+                 source identity goes along into other roles",
+            ));
+        }
+        let permit = self.find(record, at, &contradiction)?;
+        if credential.named && !permit.is_aws() {
+            return Err(no_session_of_aws());
+        }
+        Ok(permit)
+    }
+
+    fn find(
+        &self,
+        record: &Record,
+        at: Timestamp,
+        contradiction: &dyn Fn() -> Verdict,
+    ) -> Result<Permit<'a>, Verdict> {
+        let credential = &record.credential;
         let by_hash = credential.hash.map(|hash| {
             self.decisions.by_hash(&hash).ok_or_else(|| {
                 if self.decisions.is_unread(&hash) {
@@ -279,9 +332,9 @@ impl<'a> Judge<'a> {
         Verdict::new(Class::Unproven, reason, told)
     }
 
+    /// No allowance here: what is later by the record's own clock may have been ended by then.
     fn is_after_log(&self, at: Timestamp) -> bool {
-        self.until
-            .is_none_or(|until| at > until.plus_seconds(self.skew_seconds))
+        self.until.is_none_or(|until| at > until)
     }
 
     fn after_log(&self) -> Verdict {
@@ -338,64 +391,82 @@ impl<'a> Judge<'a> {
         verdict
     }
 
-    /// Whether what was done is within the grant.
+    /// Whether what was done is within the grant. What certainly is not is told as that, whatever
+    /// else is not known of it.
     fn within(
         &mut self,
         record: &Record,
         permit: &Permit<'_>,
     ) -> Result<(), (Class, Reason, String)> {
         let outside = |reason, told: String| Err((Class::OutsideGrant, reason, told));
-        let (action, places, named) = match &record.deed {
+        let unjudged = |reason, why: &str| Err((Class::Unjudged, reason, why.to_owned()));
+        let details = permit.grant().details();
+        let granted = |action: &ActionName| details.iter().any(|detail| gives(detail, action));
+        let (action, places, named, unclear) = match &record.deed {
             Deed::Mint if permit.is_aws() => return Ok(()),
             Deed::Mint => {
-                return Err((
-                    Class::Unproven,
-                    Reason::NoSessionOfAws,
-                    "the permit that it names is not for a session of AWS".into(),
-                ));
+                let Verdict {
+                    class,
+                    reason,
+                    told,
+                    ..
+                } = no_session_of_aws();
+                return Err((class, reason, told));
             }
-            Deed::Unclear(why) => {
-                return Err((Class::Unjudged, Reason::Unclear, (*why).to_owned()));
+            Deed::Unclear { why, needs } => {
+                return match needs.first() {
+                    Some(first) if !needs.iter().any(granted) => {
+                        outside(Reason::Action, format!("{first} was not granted"))
+                    }
+                    _ => unjudged(Reason::Unclear, why),
+                };
             }
             Deed::Rights {
                 action,
                 places,
                 named,
-            } => (action, places, *named),
+                unclear,
+            } => (action, places, *named, *unclear),
         };
-        let grant = permit.grant();
-        let region = record.region.as_deref();
-        if !somewhere(grant, action) {
+        let region = &record.region;
+        if !granted(action) {
             return outside(Reason::Action, format!("{action} was not granted"));
         }
-        let anywhere = places.is_empty();
-        let all = places
+        let here = details
             .iter()
-            .all(|place| self.permits(permit, action, place, region));
-        if all && !anywhere {
-            return Ok(());
-        }
-        let here =
-            |detail: &&AuthorizationDetail| detail.region().is_none() || detail.region() == region;
-        let of_region = grant.details().iter().filter(here);
-        if !of_region
-            .clone()
-            .any(|detail| detail.actions().iter().any(|own| own.covers(action)))
-        {
-            let region = region.unwrap_or("an unnamed region");
+            .filter(|detail| region.can_be_within(detail.region()) && gives(detail, action));
+        if here.clone().next().is_none() {
+            let region = region.name().unwrap_or("an unnamed region");
             return outside(
                 Reason::Region,
                 format!("{action} was not granted in {region}"),
             );
         }
-        if !named {
-            return Err((
-                Class::Unjudged,
-                Reason::NoPlace,
-                "it does not say on what it was done".into(),
-            ));
+        let elsewhere = |place: &Location| {
+            let mut own = here.clone().flat_map(AuthorizationDetail::locations);
+            named || !own.any(|own| pattern::overlap(own.as_str(), place.as_str()))
+        };
+        let mut everywhere = !places.is_empty();
+        for place in places {
+            if self.permits(permit, action, place, region) {
+                continue;
+            }
+            if elsewhere(place) {
+                return outside(Reason::Place, format!("{action} was not granted there"));
+            }
+            everywhere = false;
         }
-        outside(Reason::Place, format!("{action} was not granted there"))
+        if let Some(why) = unclear {
+            return unjudged(Reason::Unclear, why);
+        }
+        if !everywhere {
+            return unjudged(Reason::NoPlace, "it does not say on what it was done");
+        }
+        let surely = |place| self.permits(permit, action, place, &Region::Unnamed);
+        if *region == Region::Unclear && !places.iter().all(surely) {
+            return unjudged(Reason::Unclear, "what it names as its region is none");
+        }
+        Ok(())
     }
 
     fn permits(
@@ -403,13 +474,13 @@ impl<'a> Judge<'a> {
         permit: &Permit<'_>,
         action: &ActionName,
         place: &Location,
-        region: Option<&str>,
+        region: &Region,
     ) -> bool {
         let key = (
             permit.profile(),
             action.clone(),
             place.clone(),
-            region.map(str::to_owned),
+            region.clone(),
         );
         if let Some(known) = self.answers.get(&key) {
             return *known;
@@ -417,18 +488,30 @@ impl<'a> Judge<'a> {
         if self.answers.len() >= MAX_ANSWERS {
             self.answers.clear();
         }
-        let answer = permit.grant().permits(action, place, region);
+        let answer = permit.grant().details().iter().any(|detail| {
+            region.can_be_within(detail.region())
+                && gives(detail, action)
+                && detail.locations().iter().any(|own| own.covers(place))
+        });
         self.answers.insert(key, answer);
         answer
     }
 }
 
-fn somewhere(grant: &Grant, action: &ActionName) -> bool {
-    let actions = grant
-        .details()
-        .iter()
-        .flat_map(AuthorizationDetail::actions);
-    actions.into_iter().any(|own| own.covers(action))
+/// Whether an object of a grant has this action. AWS does not tell upper from lower case.
+fn gives(detail: &AuthorizationDetail, action: &ActionName) -> bool {
+    let folds = matches!(detail, AuthorizationDetail::Aws { .. });
+    let alike = |own: &ActionName| own.as_str().eq_ignore_ascii_case(action.as_str());
+    let mut all = detail.actions().iter();
+    all.any(|own| own.covers(action) || folds && alike(own))
+}
+
+fn no_session_of_aws() -> Verdict {
+    Verdict::new(
+        Class::Unproven,
+        Reason::NoSessionOfAws,
+        "the permit that it names is not for a session of AWS",
+    )
 }
 
 fn told(over: Over) -> (Reason, String) {

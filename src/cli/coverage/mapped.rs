@@ -7,9 +7,11 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::cloudtrail::session_of;
+use super::cloudtrail::{OF_ITS_OWN_ACCORD, mints};
 use super::names::{Call, is_aws, is_refusal};
-use super::record::{Credential, Deed, Outcome, Record, TimeFormat, arn, hash, session, time, url};
+use super::record::{
+    Credential, Deed, Outcome, Record, Region, TimeFormat, arn, session, time, url,
+};
 use crate::cli::Failure;
 use crate::domain::grant::{ActionName, Location};
 
@@ -48,7 +50,18 @@ impl Pointer {
             _ => None,
         }
     }
+
+    /// Whatever is there as a text.
+    fn whatever(&self, record: &Value) -> Option<String> {
+        match self.of(record) {
+            Value::Null => None,
+            other => self.text(record).or_else(|| Some(other.to_string())),
+        }
+    }
 }
+
+/// Where a record says that something was done; what is there and cannot be a place is nothing.
+type Said = Vec<Option<String>>;
 
 /// One pointer, or several whose texts are put together with blanks.
 #[derive(Clone, Debug, Deserialize)]
@@ -135,16 +148,28 @@ impl Mapping {
         }
     }
 
+    /// What there is of ours where the mapping says that it is. It has to be ours everywhere.
     fn credential(&self, record: &Value, into: &mut Credential) {
-        let text = |pointer: &Option<Pointer>| pointer.as_ref()?.text(record);
-        if let Some(session) = text(&self.credential.session).and_then(|text| session(&text)) {
-            into.add_session(session);
+        let text = |pointer: &Option<Pointer>| pointer.as_ref()?.whatever(record);
+        if let Some(text) = text(&self.credential.session) {
+            into.add_session_text(&text);
         }
-        if let Some(hash) = text(&self.credential.hash).and_then(|text| hash(&text)) {
-            into.add_hash(hash);
+        if let Some(text) = text(&self.credential.hash) {
+            into.add_hash_text(&text);
         }
-        if let Some(token) = text(&self.credential.jwt) {
-            into.add_token(&token);
+        if let Some(text) = text(&self.credential.jwt) {
+            into.add_token(&text);
+        }
+    }
+
+    /// The place that the mapping points at.
+    fn said(&self, record: &Value) -> Said {
+        let Some(pointer) = &self.location else {
+            return Said::new();
+        };
+        match pointer.of(record) {
+            Value::Null => Said::new(),
+            _ => vec![pointer.text(record)],
         }
     }
 
@@ -164,38 +189,39 @@ impl Mapping {
         }
     }
 
-    /// What was done, by the grant's own names.
-    fn deed(&self, action: Option<&str>, place: Option<&str>) -> Deed {
+    /// What was done, by the grant's own names. What is known of it stands, whatever is not.
+    fn deed(&self, action: Option<&str>, said: &[Option<String>]) -> Deed {
+        let unclear = |why| Deed::Unclear {
+            why,
+            needs: Vec::new(),
+        };
         let named = match action {
             Some(action) if self.actions.is_empty() => Some(action),
             Some(action) => self.actions.get(action).map(String::as_str),
-            None => return Deed::Unclear("it does not say what was done"),
+            None => return unclear("it does not say what was done"),
         };
         let Some(named) = named else {
-            return Deed::Unclear("the mapping has no name for its action");
+            return unclear("the mapping has no name for its action");
         };
         let action = ActionName::try_from(named.to_owned()).ok();
         let Some(action) = action.filter(|action| !action.has_wildcards()) else {
-            return Deed::Unclear("its action has no name that a grant could have");
+            return unclear("its action has no name that a grant could have");
         };
         // A prefix without a location is where everything happened.
         let everywhere = self.location.is_none() && self.location_prefix.is_some();
-        let Some(place) = place.or(everywhere.then_some("")) else {
-            return Deed::Rights {
-                action,
-                places: Vec::new(),
-                named: false,
-            };
+        let here = [Some(String::new())];
+        let said = match said {
+            [] if everywhere => &here,
+            said => said,
         };
-        match self.place(place) {
-            Some(place) => Deed::Rights {
-                action,
-                places: vec![place],
-                named: true,
-            },
-            None => {
-                Deed::Unclear("its location is none that a grant could name, or has two readings")
-            }
+        let places = said.iter().map(|text| self.place(text.as_deref()?));
+        let places: Vec<Option<Location>> = places.collect();
+        let odd = "its location is none that a grant could name, or has two readings";
+        Deed::Rights {
+            action,
+            named: !places.is_empty(),
+            unclear: places.contains(&None).then_some(odd),
+            places: places.into_iter().flatten().collect(),
         }
     }
 }
@@ -216,7 +242,7 @@ fn object(bytes: &[u8]) -> Result<Value, &'static str> {
 pub(super) fn read(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static str> {
     let record = object(bytes)?;
     let text = |pointer: &Option<Pointer>| pointer.as_ref()?.text(&record);
-    let (action, place) = (mapping.action(&record), text(&mapping.location));
+    let (action, said) = (mapping.action(&record), mapping.said(&record));
     let mut credential = Credential::default();
     mapping.credential(&record, &mut credential);
     let at = mapping
@@ -227,10 +253,10 @@ pub(super) fn read(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static s
         id: text(&mapping.id),
         at: time(at, mapping.time_format.unwrap_or_default()),
         principal: text(&mapping.principal).unwrap_or_else(|| "nobody named".to_owned()),
-        deed: mapping.deed(action.as_deref(), place.as_deref()),
+        deed: mapping.deed(action.as_deref(), &said),
         action: action.unwrap_or_else(|| "-".to_owned()),
-        resource: place.unwrap_or_else(|| "-".to_owned()),
-        region: text(&mapping.region),
+        resource: shown(&said),
+        region: region(&mapping.region, &record),
         credential,
         outcome: if mapping.is_refused(&record) {
             Outcome::Refused
@@ -240,125 +266,245 @@ pub(super) fn read(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static s
     })
 }
 
+/// The first place that is a text, for people.
+fn shown(said: &[Option<String>]) -> String {
+    let first = said.iter().flatten().next();
+    first.map_or_else(|| "-".to_owned(), Clone::clone)
+}
+
+fn region(pointer: &Option<Pointer>, record: &Value) -> Region {
+    let found = pointer
+        .as_ref()
+        .and_then(|pointer| pointer.whatever(record));
+    Region::of(found.as_deref())
+}
+
+/// An event of OCSF, and what `mapping` says in place of what is usual.
+struct Ocsf<'a> {
+    mapping: &'a Mapping,
+    record: &'a Value,
+}
+
 /// Reads one event of OCSF. What `mapping` says stands in place of what is usual.
 pub(super) fn read_ocsf(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static str> {
-    /// API Activity.
-    const API_ACTIVITY: u64 = 6003;
     let record = object(bytes)?;
-    let at = |path: &str| record.pointer(path).unwrap_or(&Value::Null);
-    let usual = |pointer: &Option<Pointer>, paths: &[&str]| match pointer {
-        Some(pointer) => pointer.text(&record),
-        None => paths
-            .iter()
-            .find_map(|path| at(path).as_str().map(str::to_owned)),
-    };
-    let Some(class) = at("/class_uid").as_u64() else {
+    let Some(class) = record.get("class_uid").and_then(Value::as_u64) else {
         return Err("it has no class_uid, so it is no event of OCSF");
     };
-    let operation = mapping
-        .action(&record)
-        .or_else(|| at("/api/operation").as_str().map(str::to_owned));
-    let mut credential = Credential::default();
-    mapping.credential(&record, &mut credential);
-    if mapping.credential.session.is_none() {
-        let own = at("/actor/session/uid").as_str().and_then(session);
-        let named = [
-            "/actor/user/uid",
-            "/actor/user/uid_alt",
-            "/actor/session/uid",
-        ];
-        let named = named
-            .iter()
-            .filter_map(|path| session_of(at(path).as_str()?));
-        for session in own.into_iter().chain(named) {
-            credential.add_session(session);
-        }
-    }
-    if mapping.credential.hash.is_none() {
-        let paths = [
-            "/unmapped/userIdentity.sessionContext.sourceIdentity",
-            "/unmapped/userIdentity/sessionContext/sourceIdentity",
-            "/unmapped/dec",
-        ];
-        for hash in paths.iter().filter_map(|path| hash(at(path).as_str()?)) {
-            credential.add_hash(hash);
-        }
-    }
-    let service = at("/api/service/name").as_str().unwrap_or_default();
-    // As with CloudTrail; a mapping that says where the session is vouches for the place.
-    let found = credential.session.is_some() && mapping.credential.session.is_none();
-    credential.by_name_alone = found && is_aws(service) && credential.hash.is_none();
-    let place = usual(
-        &mapping.location,
-        &[
-            "/http_request/url/url_string",
-            "/resources/0/uid",
-            "/resources/0/name",
-        ],
-    );
-    let (deed, shown, shown_place) = if is_aws(service) && mapping.action.is_none() {
-        let call = aws_call(&record, service, operation.as_deref().unwrap_or_default());
-        (call.deed(), call.shown(), call.shown_place())
-    } else {
-        let deed = mapping.deed(operation.as_deref(), place.as_deref());
-        let shown = operation.clone().unwrap_or_else(|| "-".to_owned());
-        (deed, shown, place.unwrap_or_else(|| "-".to_owned()))
+    let event = Ocsf {
+        mapping,
+        record: &record,
     };
-    let code = at("/api/response/error").as_str().unwrap_or_default();
-    let status = at("/http_response/code").as_u64();
-    let refused = is_refusal(code)
-        || matches!(status, Some(401 | 403)) && mapping.refused.is_none()
-        || mapping.is_refused(&record);
-    let outcome = if class != API_ACTIVITY && operation.is_none() && credential.is_empty() {
-        Outcome::Nobodys("an event of another class than API Activity")
-    } else if refused {
+    let service = event.text("/api/service/name").unwrap_or_default();
+    let operation = mapping.action(&record);
+    let operation = operation.or_else(|| event.text("/api/operation").map(str::to_owned));
+    let mut credential = event.credential(is_aws(service));
+    let (deed, action, resource) = if is_aws(service) && mapping.action.is_none() {
+        event.call(service, operation.unwrap_or_default(), &mut credential)
+    } else {
+        let said = event.said();
+        let deed = mapping.deed(operation.as_deref(), &said);
+        let action = operation.unwrap_or_else(|| "-".to_owned());
+        (deed, action, shown(&said))
+    };
+    let outcome = if is_no_action(class) {
+        Outcome::Nobodys("a finding or an inventory, which is no action")
+    } else if credential.is_empty() && is_aws(service) && event.is_of_its_own_accord() {
+        Outcome::Nobodys(OF_ITS_OWN_ACCORD)
+    } else if event.is_refused() {
         Outcome::Refused
     } else {
         Outcome::Done
     };
     let (when, format) = match &mapping.time {
-        Some(pointer) => (pointer.of(&record), mapping.time_format.unwrap_or_default()),
+        Some(pointer) => (
+            pointer.of(&record),
+            mapping.time_format.unwrap_or_default(),
+        ),
         None => (
-            at("/time"),
+            event.at("/time"),
             mapping.time_format.unwrap_or(TimeFormat::EpochMs),
         ),
     };
+    let principal = event.usual(&mapping.principal, &["/actor/user/uid", "/actor/user/name"]);
     Ok(Record {
-        id: usual(&mapping.id, &["/metadata/uid"]),
+        id: event.usual(&mapping.id, &["/metadata/uid"]),
         at: time(when, format),
-        principal: usual(&mapping.principal, &["/actor/user/uid", "/actor/user/name"])
-            .unwrap_or_else(|| "nobody named".to_owned()),
-        action: shown,
-        resource: shown_place,
-        region: usual(&mapping.region, &["/cloud/region"]),
+        principal: principal.unwrap_or_else(|| "nobody named".to_owned()),
+        action,
+        resource,
+        region: event.region(),
         credential,
         deed,
         outcome,
     })
 }
 
-/// What an event of OCSF that was made of one of CloudTrail says that was called.
-fn aws_call(record: &Value, service: &str, operation: &str) -> Call {
-    let text = |value: &Value, path: &str| {
-        let found = value.pointer(path).and_then(Value::as_str);
-        found.map(str::to_owned)
-    };
-    let listed = record.pointer("/resources").and_then(Value::as_array);
-    Call {
-        source: service.to_owned(),
-        name: operation.to_owned(),
-        region: text(record, "/cloud/region"),
-        resources: listed
+/// Whether a class tells what somebody noticed or what there is, and not what was done. Only the
+/// class says so: who did something without a credential did it all the same.
+fn is_no_action(class: u64) -> bool {
+    /// Findings and Discovery, whose classes begin with these.
+    const CATEGORIES: [u64; 2] = [2, 5];
+    CATEGORIES.contains(&(class / 1_000))
+}
+
+impl<'a> Ocsf<'a> {
+    fn at(&self, path: &str) -> &'a Value {
+        self.record.pointer(path).unwrap_or(&Value::Null)
+    }
+
+    fn text(&self, path: &str) -> Option<&'a str> {
+        self.at(path).as_str()
+    }
+
+    fn texts<const N: usize>(&self, paths: [&str; N]) -> [Option<&'a str>; N] {
+        paths.map(|path| self.text(path))
+    }
+
+    fn usual(&self, pointer: &Option<Pointer>, paths: &[&str]) -> Option<String> {
+        match pointer {
+            Some(pointer) => pointer.text(self.record),
+            None => paths
+                .iter()
+                .find_map(|path| self.text(path).map(str::to_owned)),
+        }
+    }
+
+    fn region(&self) -> Region {
+        match self.mapping.region {
+            Some(_) => region(&self.mapping.region, self.record),
+            None => region(&Some(Pointer("/cloud/region".to_owned())), self.record),
+        }
+    }
+
+    fn credential(&self, aws: bool) -> Credential {
+        let mapped = &self.mapping.credential;
+        let mut credential = Credential::default();
+        self.mapping.credential(self.record, &mut credential);
+        if mapped.session.is_none() {
+            let users = self.texts([
+                "/actor/user/uid",
+                "/actor/user/uid_alt",
+                "/actor/user/uuid",
+            ]);
+            for text in users.iter().flatten() {
+                credential.add_session_of_aws(text);
+            }
+            // What AWS itself writes there is none of ours. Any other service writes ours, or none.
+            if let Some(text) = self.text("/actor/session/uid")
+                && !credential.add_session_of_aws(text)
+                && (!aws || session(text).is_some())
+            {
+                credential.add_session_text(text);
+            }
+        }
+        if mapped.hash.is_none() {
+            let hashes = self.texts([
+                "/unmapped/userIdentity.sessionContext.sourceIdentity",
+                "/unmapped/userIdentity/sessionContext/sourceIdentity",
+                "/unmapped/dec",
+            ]);
+            for text in hashes.iter().flatten() {
+                credential.add_hash_text(text);
+            }
+        }
+        // As with CloudTrail; a mapping that says where the session is vouches for the place.
+        credential.needs_both = (aws || credential.named) && mapped.session.is_none();
+        credential
+    }
+
+    /// Everything that it names as what something was done to, by its URL or as a resource.
+    fn said(&self) -> Said {
+        if self.mapping.location.is_some() {
+            return self.mapping.said(self.record);
+        }
+        let url = self.at("/http_request/url/url_string");
+        let url = (!url.is_null()).then(|| url.as_str().map(str::to_owned));
+        url.into_iter().chain(self.resources()).collect()
+    }
+
+    /// By its id or else by its name.
+    fn resources(&self) -> Said {
+        let named = |resource: &Value| {
+            let texts = ["uid", "name"].map(|name| resource.get(name).and_then(Value::as_str));
+            texts.into_iter().flatten().next().map(str::to_owned)
+        };
+        match self.at("/resources") {
+            Value::Null => Said::new(),
+            Value::Array(all) => all.iter().map(named).collect(),
+            _ => vec![None],
+        }
+    }
+
+    /// What an event that was made of one of `CloudTrail` says that was called.
+    fn call(
+        &self,
+        service: &str,
+        operation: String,
+        credential: &mut Credential,
+    ) -> (Deed, String, String) {
+        let asked = self.data("/api/request/data");
+        let answered = self.data("/api/response/data");
+        let text = |of: &Value, name: &str| Some(of.get(name)?.as_str()?.to_owned());
+        let is_odd = |name: &str| {
+            let value = asked.get(name).unwrap_or(&Value::Null);
+            !(value.is_null() || value.is_string())
+        };
+        let kinds = match self.at("/resources") {
+            Value::Array(all) => all.iter().map(|resource| text(resource, "type")).collect(),
+            _ => vec![None],
+        };
+        let arns = self.resources();
+        let arns = arns
             .into_iter()
-            .flatten()
-            .filter_map(|resource| {
-                let uid = text(resource, "/uid").filter(|uid| uid.starts_with("arn:"))?;
-                Some((uid, text(resource, "/type")))
-            })
-            .collect(),
-        bucket: text(record, "/api/request/data/bucketName"),
-        key: text(record, "/api/request/data/key"),
-        version: text(record, "/api/request/data/versionId"),
+            .map(|uid| uid.filter(|uid| uid.starts_with("arn:")));
+        let call = Call {
+            source: service.to_owned(),
+            name: operation,
+            region: self.region(),
+            resources: arns.zip(kinds).collect(),
+            bucket: text(&asked, "bucketName"),
+            key: text(&asked, "key"),
+            version: text(&asked, "versionId"),
+            odd: ["bucketName", "key", "versionId"].into_iter().any(is_odd),
+        };
+        let flat = self.texts([
+            "/unmapped/requestParameters.roleSessionName",
+            "/unmapped/requestParameters.sourceIdentity",
+            "/unmapped/responseElements.sourceIdentity",
+            "/unmapped/requestParameters.roleArn",
+        ]);
+        let name = text(&asked, "roleSessionName").or_else(|| flat[0].map(str::to_owned));
+        let of_data = [&asked, &answered].map(|data| text(data, "sourceIdentity"));
+        let identities = [of_data[0].as_deref(), of_data[1].as_deref(), flat[1], flat[2]];
+        if mints(&call, credential, name.as_deref(), &identities) {
+            let role = text(&asked, "roleArn").or_else(|| flat[3].map(str::to_owned));
+            let place = role.unwrap_or_else(|| call.shown_place());
+            return (Deed::Mint, call.shown(), place);
+        }
+        (call.deed(), call.shown(), call.shown_place())
+    }
+
+    /// An object, or the text of one.
+    fn data(&self, path: &str) -> Value {
+        match self.at(path) {
+            Value::String(text) => object(text.as_bytes()).unwrap_or_default(),
+            other => other.clone(),
+        }
+    }
+
+    fn is_of_its_own_accord(&self) -> bool {
+        let events = ["/metadata/event_code", "/unmapped/eventType"];
+        self.text("/actor/user/type") == Some("AWSService")
+            || self.texts(events).contains(&Some("AwsServiceEvent"))
+    }
+
+    fn is_refused(&self) -> bool {
+        let code = self.text("/api/response/error").unwrap_or_default();
+        let status = self.at("/http_response/code").as_u64();
+        is_refusal(code)
+            || matches!(status, Some(401 | 403)) && self.mapping.refused.is_none()
+            || self.mapping.is_refused(self.record)
     }
 }
 
@@ -416,13 +562,14 @@ refused = { pointer = "/status", values = [401, 403] }
             action,
             places,
             named,
+            unclear,
         } = record.deed
         else {
             panic!("{:?}", record.deed);
         };
         assert_eq!(
-            (action.as_str(), places[0].as_str(), named),
-            ("orders:read", "https://orders.example/v1/42", true)
+            (action.as_str(), places[0].as_str(), named, unclear),
+            ("orders:read", "https://orders.example/v1/42", true, None)
         );
         assert_eq!(record.outcome, Outcome::Done);
         let mut refused = entry();
@@ -436,19 +583,64 @@ refused = { pointer = "/status", values = [401, 403] }
             ("/route", json!("invoices")),
             ("/route", Value::Null),
             ("/path", json!("/v1/../admin")),
+            ("/path", json!("/v1/..;/admin")),
             ("/path", json!("/v1/%2e%2e/admin")),
+            ("/path", json!(["/v1/42"])),
             ("/path", json!("@evil.example/v1")),
             ("/path", json!(".evil.example/v1")),
         ] {
             let mut entry = entry();
             *entry.pointer_mut(path).unwrap() = value;
             let record = of(&access_log(), &entry);
-            assert!(
-                matches!(record.deed, Deed::Unclear(_)),
-                "{path}: {:?}",
-                record.deed
-            );
+            match record.deed {
+                Deed::Unclear { .. } => assert_eq!(path, "/route"),
+                // The action is known all the same.
+                Deed::Rights {
+                    action,
+                    places,
+                    unclear,
+                    ..
+                } => {
+                    assert_eq!((action.as_str(), path), ("orders:read", "/path"));
+                    assert!(places.is_empty() && unclear.is_some());
+                }
+                other => panic!("{other:?}"),
+            }
         }
+    }
+
+    #[test]
+    fn what_stands_where_ours_would_and_is_not_ours_is_told() {
+        let mapping = mapping(
+            "time = \"/ts\"\naction = \"/route\"\n[credential]\n\
+             session = \"/jti\"\nhash = \"/dec\"\njwt = \"/auth\"",
+        );
+        for (path, value) in [
+            ("dec", json!("forged")),
+            ("dec", json!("0".repeat(63))),
+            ("dec", json!({"hash": 1})),
+            ("auth", json!("Bearer nonsense")),
+            ("auth", json!(7)),
+            ("jti", json!("someone-else")),
+            ("jti", json!([SESSION])),
+        ] {
+            let mut entry = entry();
+            entry["dec"] = "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk".into();
+            assert!(!of(&mapping, &entry).credential.foreign);
+            entry[path] = value;
+            assert!(of(&mapping, &entry).credential.foreign, "{entry}");
+        }
+        for nothing in [Value::Null, json!(""), json!("-")] {
+            let mut entry = entry();
+            entry["dec"] = nothing.clone();
+            entry["auth"] = nothing;
+            let credential = of(&mapping, &entry).credential;
+            assert!(!credential.foreign && credential.session.is_some());
+        }
+        // Who carries nothing of ours carries nothing, whatever it is.
+        let mut stranger = entry();
+        stranger["jti"] = "someone-else".into();
+        assert!(of(&mapping, &stranger).credential.is_empty());
     }
 
     #[test]
@@ -501,17 +693,142 @@ refused = { pointer = "/status", values = [401, 403] }
             (Some("agent"), None)
         );
 
-        let mut finding = event.clone();
-        finding["class_uid"] = 2004.into();
-        finding["api"] = Value::Null;
-        finding["actor"] = Value::Null;
-        finding["unmapped"] = Value::Null;
-        let finding = of(&Mapping::default(), &finding).unwrap();
-        assert!(matches!(finding.outcome, Outcome::Nobodys(_)));
         let mut naive = event;
         naive["time"] = "2026-11-23T12:00:00".into();
         assert!(of(&Mapping::default(), &naive).unwrap().at.is_err());
         assert!(of(&Mapping::default(), &json!({})).is_err());
+    }
+
+    fn ocsf(event: &Value) -> Record {
+        read_ocsf(&Mapping::default(), event.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_no_action_by_its_class_and_by_nothing_that_it_lacks() {
+        let of = |class: u64| {
+            let event = json!({
+                "class_uid": class, "time": 1_795_435_200_000_i64,
+                "actor": {"user": {"uid": "eve"}},
+                "http_request": {"http_method": "DELETE", "url": {"url_string": "https://h/v1"}}
+            });
+            ocsf(&event)
+        };
+        for class in [2001, 2004, 2999, 5001, 5019] {
+            assert!(matches!(of(class).outcome, Outcome::Nobodys(_)), "{class}");
+        }
+        for class in [
+            0, 1001, 3001, 3002, 4001, 4002, 6001, 6003, 6005, 6006, 7001, 8001, 20_001, 201_001,
+        ] {
+            let record = of(class);
+            assert_eq!(record.outcome, Outcome::Done, "{class}");
+            assert!(record.credential.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_resource_of_an_event_counts_and_one_that_cannot_be_read_leaves_it_unclear() {
+        let of = |resources: Value, url: Value| {
+            let event = json!({
+                "class_uid": 6003, "time": 1_795_435_200_000_i64, "resources": resources,
+                "api": {"operation": "orders:read", "service": {"name": "orders"}},
+                "http_request": {"url": {"url_string": url}}
+            });
+            match ocsf(&event).deed {
+                Deed::Rights {
+                    places, unclear, ..
+                } => {
+                    let texts = places.iter().map(|place| place.as_str().to_owned());
+                    (texts.collect::<Vec<_>>(), unclear.is_some())
+                }
+                other => panic!("{other:?}"),
+            }
+        };
+        let (one, two) = ("https://h/v1/1", "https://h/admin/9");
+        let both = || vec![one.to_owned(), two.to_owned()];
+        assert_eq!(
+            of(json!([{"uid": one}, {"name": two}]), Value::Null),
+            (both(), false)
+        );
+        assert_eq!(of(json!([{"uid": two}]), json!(one)), (both(), false));
+        for odd in [json!({}), json!({"uid": "order 9"}), json!(7)] {
+            assert_eq!(
+                of(json!([{"uid": one}, odd]), Value::Null),
+                (vec![one.to_owned()], true)
+            );
+        }
+        assert_eq!(
+            of(json!("all"), json!(one)),
+            (vec![one.to_owned()], true)
+        );
+    }
+
+    #[test]
+    fn a_users_name_that_looks_like_a_session_is_none() {
+        let of = |user: &str, session: &str| {
+            let event = json!({
+                "class_uid": 6003, "time": 1_795_435_200_000_i64,
+                "actor": {"user": {"uid": user}, "session": {"uid": session}},
+                "api": {"operation": "orders:read", "service": {"name": "orders"}}
+            });
+            ocsf(&event).credential
+        };
+        let name = "tp-0198b2a00000700080000000000000ab";
+        for user in [name.to_owned(), format!("eve/{name}"), format!("mail:{name}")] {
+            assert!(of(&user, "").is_empty(), "{user}");
+        }
+        // A name is a name of AWS's, whatever the service says that it is.
+        for credential in [
+            of(&format!("arn:aws:sts::1:assumed-role/r/{name}"), ""),
+            of("eve", name),
+        ] {
+            assert!(credential.named && credential.needs_both);
+        }
+        let own = of("eve", SESSION);
+        assert!(own.session.is_some() && !own.named && !own.needs_both);
+    }
+
+    #[test]
+    fn the_brokers_own_call_and_what_aws_does_itself_are_known_in_ocsf_too() {
+        let event = json!({
+            "class_uid": 3002, "time": 1_795_435_200_000_i64, "cloud": {"region": "eu-central-1"},
+            "actor": {"user": {"name": "resource:reports", "type": "WebIdentityUser"}},
+            "api": {
+                "operation": "AssumeRoleWithWebIdentity",
+                "service": {"name": "sts.amazonaws.com"},
+                "request": {"data": {
+                    "roleArn": "arn:aws:iam::1:role/r",
+                    "roleSessionName": "tp-0198b2a00000700080000000000000ab"
+                }},
+                "response": {"data": {"sourceIdentity": "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk"}}
+            }
+        });
+        let mut written = event.clone();
+        written["api"]["request"]["data"] =
+            event["api"]["request"]["data"].to_string().into();
+        let mut flat = event.clone();
+        flat["api"]["request"] = Value::Null;
+        flat["api"]["response"] = Value::Null;
+        flat["unmapped"] = json!({
+            "requestParameters.roleSessionName": "tp-0198b2a00000700080000000000000ab",
+            "responseElements.sourceIdentity": "CQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQk"
+        });
+        for event in [event.clone(), written, flat] {
+            let record = ocsf(&event);
+            assert_eq!(record.deed, Deed::Mint, "{event}");
+            let credential = record.credential;
+            assert!(credential.session.is_some() && credential.hash.is_some());
+            assert!(credential.needs_both && credential.named && !credential.foreign);
+        }
+        let mut other = event.clone();
+        other["api"]["request"]["data"]["roleSessionName"] = "eve".into();
+        assert_ne!(ocsf(&other).deed, Deed::Mint);
+        assert_eq!(ocsf(&other).outcome, Outcome::Done);
+        let mut service = other;
+        service["actor"] = json!({"user": {"type": "AWSService"}});
+        assert!(matches!(ocsf(&service).outcome, Outcome::Nobodys(_)));
+        // What a service of another kind says of itself excuses nobody.
+        service["api"]["service"]["name"] = "orders".into();
+        assert_eq!(ocsf(&service).outcome, Outcome::Done);
     }
 
     #[test]
@@ -522,17 +839,27 @@ refused = { pointer = "/status", values = [401, 403] }
                 "uid": "arn:aws:sts::123456789012:assumed-role/reports/tp-0198b2a00000700080000000000000ab"
             }},
             "api": {"operation": "HeadObject", "service": {"name": "s3.amazonaws.com"}},
-            "resources": [{"uid": "arn:aws:s3:::reports/a", "type": "AWS::S3::Object"}, {"name": "x"}]
+            "resources": [{"uid": "arn:aws:s3:::reports/a", "type": "AWS::S3::Object"}]
         });
         let record = read_ocsf(&Mapping::default(), event.to_string().as_bytes()).unwrap();
         assert_eq!(record.action, "s3:HeadObject");
         assert_eq!(record.resource, "arn:aws:s3:::reports/a");
         assert_eq!(record.credential.session, session(SESSION));
-        assert!(record.credential.by_name_alone);
-        let Deed::Rights { action, .. } = record.deed else {
+        assert!(record.credential.needs_both && record.credential.hash.is_none());
+        let Deed::Rights {
+            action, unclear, ..
+        } = record.deed
+        else {
             panic!("{:?}", record.deed);
         };
-        assert_eq!(action.as_str(), "s3:GetObject");
+        assert_eq!((action.as_str(), unclear), ("s3:GetObject", None));
+        // A second resource is not overlooked because nobody can say which it is.
+        let mut second = event.clone();
+        second["resources"][1] = json!({"name": "secret/x", "type": "AWS::S3::Object"});
+        let Deed::Rights { unclear, .. } = ocsf(&second).deed else {
+            panic!();
+        };
+        assert!(unclear.is_some());
         // The same with the source identity, or where a mapping says that this is the place.
         let mut whole = event.clone();
         whole["unmapped"] = json!({
@@ -541,10 +868,9 @@ refused = { pointer = "/status", values = [401, 403] }
         let vouched = mapping("credential.session = \"/actor/session/uid\"");
         let mut elsewhere = event;
         elsewhere["actor"]["session"] = json!({"uid": SESSION});
-        for (mapping, event) in [(&Mapping::default(), whole), (&vouched, elsewhere)] {
-            let record = read_ocsf(mapping, event.to_string().as_bytes()).unwrap();
-            assert!(record.credential.session.is_some());
-            assert!(!record.credential.by_name_alone);
-        }
+        let whole = ocsf(&whole).credential;
+        assert!(whole.session.is_some() && whole.hash.is_some());
+        let elsewhere = read_ocsf(&vouched, elsewhere.to_string().as_bytes()).unwrap();
+        assert!(elsewhere.credential.session.is_some() && !elsewhere.credential.needs_both);
     }
 }

@@ -35,7 +35,7 @@ use self::report::{Allowed, Problem, Report};
 use self::tally::{GroupBy, Tally};
 use super::client::read_file;
 use super::{Failure, output};
-use crate::clock::Timestamp;
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::merkle::VerifierKey;
 
 /// The longest file of keys that is read.
@@ -95,7 +95,8 @@ pub(super) struct Coverage {
     /// judged, since it may have been ended since
     #[arg(long, value_name = "TIME", value_parser = moment)]
     as_of: Option<Timestamp>,
-    /// Look only at records that match: principal=, action= or resource= and a pattern
+    /// Look only at records that match: principal=, action= or resource= and a pattern, or several
+    /// with commas between, which all have to match
     #[arg(long, value_name = "FILTER")]
     only: Vec<Filter>,
     /// Set aside records that match, and count them
@@ -202,11 +203,11 @@ impl Coverage {
                 Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
             })?;
         }
-        if self.json {
-            output::json(&report.to_json())?;
+        output::even_unread(if self.json {
+            output::json(&report.to_json())
         } else {
-            report.print()?;
-        }
+            report.print()
+        })?;
         report.verdict().exit()
     }
 
@@ -269,6 +270,12 @@ impl Coverage {
 
     /// What can be wrong before an hour was spent on reading.
     fn check_inputs(&self) -> Result<(), Failure> {
+        let latest = SystemClock.now().plus_seconds(MAX_SKEW_SECONDS);
+        if self.as_of.is_some_and(|as_of| as_of > latest) {
+            return Err(Failure::Usage(
+                "--as-of is still to come: it says when the log was exported".into(),
+            ));
+        }
         let all = || self.records.iter().chain([&self.log]);
         if all()
             .filter(|path| path.as_path() == Path::new("-"))
@@ -283,6 +290,22 @@ impl Coverage {
                 let path = path.display();
                 return Err(Failure::Usage(format!("{path} is a directory, not a file")));
             }
+        }
+        self.check_picture()
+    }
+
+    /// The picture is written over nothing that is read.
+    fn check_picture(&self) -> Result<(), Failure> {
+        let picture = self.svg.as_deref().and_then(|path| path.canonicalize().ok());
+        let Some(picture) = picture else {
+            return Ok(());
+        };
+        let more = [&self.key_file, &self.mapping].into_iter().flatten();
+        let mut read = self.records.iter().chain([&self.log]).chain(more);
+        if read.any(|path| path.canonicalize().is_ok_and(|path| path == picture)) {
+            return Err(Failure::Usage(
+                "--svg names a file that is read: it would be written over".into(),
+            ));
         }
         Ok(())
     }

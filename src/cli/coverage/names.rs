@@ -4,7 +4,7 @@
 //! by service and call by call, save where this table says otherwise; it is in `docs/coverage.md`
 //! too. What needs several rights at once is not compared with a grant at all.
 
-use super::record::{Deed, arn};
+use super::record::{Deed, Region, arn, arn_that_begins};
 use crate::domain::grant::{ActionName, Location};
 
 /// What a record of AWS says that was called.
@@ -14,12 +14,14 @@ pub(super) struct Call {
     pub(super) source: String,
     /// `GetObject`.
     pub(super) name: String,
-    pub(super) region: Option<String>,
-    /// ARNs and their types, as the record lists them. What it lists without an ARN is not here.
-    pub(super) resources: Vec<(String, Option<String>)>,
+    pub(super) region: Region,
+    /// ARNs, where it has them, and types of what the record lists.
+    pub(super) resources: Vec<(Option<String>, Option<String>)>,
     pub(super) bucket: Option<String>,
     pub(super) key: Option<String>,
     pub(super) version: Option<String>,
+    /// Whether one of the three is there and is no text.
+    pub(super) odd: bool,
 }
 
 /// Services whose host has another name than their rights.
@@ -32,7 +34,7 @@ const SERVICES: [(&str, &str); 5] = [
 ];
 
 /// Calls that are named otherwise than the right that they need.
-const CALLS: [(&str, &str, &str); 28] = [
+const CALLS: [(&str, &str, &str); 56] = [
     ("s3", "HeadObject", "GetObject"),
     ("s3", "SelectObjectContent", "GetObject"),
     ("s3", "HeadBucket", "ListBucket"),
@@ -46,48 +48,88 @@ const CALLS: [(&str, &str, &str); 28] = [
     ("s3", "CompleteMultipartUpload", "PutObject"),
     ("s3", "ListParts", "ListMultipartUploadParts"),
     ("s3", "ListMultipartUploads", "ListBucketMultipartUploads"),
+    ("s3", "GetObjectLockConfiguration", "GetBucketObjectLockConfiguration"),
+    ("s3", "PutObjectLockConfiguration", "PutBucketObjectLockConfiguration"),
     ("s3", "GetBucketEncryption", "GetEncryptionConfiguration"),
     ("s3", "PutBucketEncryption", "PutEncryptionConfiguration"),
     ("s3", "DeleteBucketEncryption", "PutEncryptionConfiguration"),
     ("s3", "GetBucketLifecycle", "GetLifecycleConfiguration"),
-    (
-        "s3",
-        "GetBucketLifecycleConfiguration",
-        "GetLifecycleConfiguration",
-    ),
+    ("s3", "GetBucketLifecycleConfiguration", "GetLifecycleConfiguration"),
     ("s3", "PutBucketLifecycle", "PutLifecycleConfiguration"),
-    (
-        "s3",
-        "PutBucketLifecycleConfiguration",
-        "PutLifecycleConfiguration",
-    ),
+    ("s3", "PutBucketLifecycleConfiguration", "PutLifecycleConfiguration"),
     ("s3", "DeleteBucketLifecycle", "PutLifecycleConfiguration"),
     ("s3", "GetBucketReplication", "GetReplicationConfiguration"),
     ("s3", "PutBucketReplication", "PutReplicationConfiguration"),
-    (
-        "s3",
-        "DeleteBucketReplication",
-        "PutReplicationConfiguration",
-    ),
+    ("s3", "DeleteBucketReplication", "PutReplicationConfiguration"),
+    ("s3", "GetBucketCors", "GetBucketCORS"),
+    ("s3", "PutBucketCors", "PutBucketCORS"),
     ("s3", "DeleteBucketCors", "PutBucketCORS"),
     ("s3", "DeleteBucketTagging", "PutBucketTagging"),
-    (
-        "s3",
-        "GetBucketAccelerateConfiguration",
-        "GetAccelerateConfiguration",
-    ),
+    ("s3", "GetBucketNotificationConfiguration", "GetBucketNotification"),
+    ("s3", "PutBucketNotificationConfiguration", "PutBucketNotification"),
+    ("s3", "GetPublicAccessBlock", "GetBucketPublicAccessBlock"),
+    ("s3", "PutPublicAccessBlock", "PutBucketPublicAccessBlock"),
+    ("s3", "DeletePublicAccessBlock", "PutBucketPublicAccessBlock"),
+    ("s3", "DeleteBucketPublicAccessBlock", "PutBucketPublicAccessBlock"),
+    ("s3", "DeleteBucketOwnershipControls", "PutBucketOwnershipControls"),
+    ("s3", "GetBucketAccelerateConfiguration", "GetAccelerateConfiguration"),
+    ("s3", "PutBucketAccelerateConfiguration", "PutAccelerateConfiguration"),
+    ("s3", "GetBucketInventoryConfiguration", "GetInventoryConfiguration"),
+    ("s3", "PutBucketInventoryConfiguration", "PutInventoryConfiguration"),
+    ("s3", "DeleteBucketInventoryConfiguration", "PutInventoryConfiguration"),
+    ("s3", "ListBucketInventoryConfigurations", "GetInventoryConfiguration"),
+    ("s3", "GetBucketMetricsConfiguration", "GetMetricsConfiguration"),
+    ("s3", "PutBucketMetricsConfiguration", "PutMetricsConfiguration"),
+    ("s3", "DeleteBucketMetricsConfiguration", "PutMetricsConfiguration"),
+    ("s3", "ListBucketMetricsConfigurations", "GetMetricsConfiguration"),
+    ("s3", "GetBucketAnalyticsConfiguration", "GetAnalyticsConfiguration"),
+    ("s3", "PutBucketAnalyticsConfiguration", "PutAnalyticsConfiguration"),
+    ("s3", "DeleteBucketAnalyticsConfiguration", "PutAnalyticsConfiguration"),
+    ("s3", "ListBucketAnalyticsConfigurations", "GetAnalyticsConfiguration"),
+    ("s3", "GetBucketIntelligentTieringConfiguration", "GetIntelligentTieringConfiguration"),
+    ("s3", "PutBucketIntelligentTieringConfiguration", "PutIntelligentTieringConfiguration"),
+    ("s3", "DeleteBucketIntelligentTieringConfiguration", "PutIntelligentTieringConfiguration"),
+    ("s3", "ListBucketIntelligentTieringConfigurations", "GetIntelligentTieringConfiguration"),
     ("lambda", "Invoke", "InvokeFunction"),
 ];
 
 /// Calls that need several rights, each on another thing: no single right says that they were
-/// granted.
-const SEVERAL: [(&str, &str); 5] = [
-    ("s3", "CopyObject"),
-    ("s3", "UploadPartCopy"),
-    ("s3", "DeleteObjects"),
-    ("dynamodb", "TransactWriteItems"),
-    ("dynamodb", "ExecuteTransaction"),
+/// granted. Without any of those that are named here they were not.
+const SEVERAL: [(&str, &str, &[&str]); 5] = [
+    ("s3", "CopyObject", &["PutObject"]),
+    ("s3", "UploadPartCopy", &["PutObject"]),
+    (
+        "s3",
+        "DeleteObjects",
+        &["DeleteObject", "DeleteObjectVersion"],
+    ),
+    (
+        "dynamodb",
+        "TransactWriteItems",
+        &["PutItem", "UpdateItem", "DeleteItem", "ConditionCheckItem"],
+    ),
+    (
+        "dynamodb",
+        "ExecuteTransaction",
+        &[
+            "PartiQLSelect",
+            "PartiQLInsert",
+            "PartiQLUpdate",
+            "PartiQLDelete",
+        ],
+    ),
 ];
+
+/// Calls that list the objects of a bucket, of which their records tell a beginning without an ARN.
+const LISTINGS: [&str; 4] = [
+    "ListObjects",
+    "ListObjectsV2",
+    "ListObjectVersions",
+    "ListMultipartUploads",
+];
+
+/// What records call an object of S3.
+const OBJECT: &str = "AWS::S3::Object";
 
 /// Calls that need another right for one version of an object.
 const VERSIONED: [&str; 8] = [
@@ -103,7 +145,7 @@ const VERSIONED: [&str; 8] = [
 
 /// Codes by which AWS says that a call was not authorized. Whatever else went wrong did so after it
 /// was let in, or may have.
-const REFUSED: [&str; 16] = [
+const REFUSED: [&str; 17] = [
     "AccessDenied",
     "AccessDeniedException",
     "AllAccessDisabled",
@@ -112,6 +154,7 @@ const REFUSED: [&str; 16] = [
     "Client.UnauthorizedOperation",
     "UnauthorizedOperation",
     "UnauthorizedException",
+    "VpceAccessDenied",
     "NotAuthorized",
     "ExpiredToken",
     "ExpiredTokenException",
@@ -159,22 +202,34 @@ impl Call {
 
     /// What it did, as a grant would say it.
     pub(super) fn deed(&self) -> Deed {
-        let Some(service) = service_of(&self.source) else {
-            return Deed::Unclear("its service is not one of AWS");
+        let unclear = |why| Deed::Unclear {
+            why,
+            needs: Vec::new(),
         };
-        if SEVERAL.contains(&(service, self.name.as_str())) {
-            return Deed::Unclear("the call needs several rights at once");
+        let Some(service) = service_of(&self.source) else {
+            return unclear("its service is not one of AWS");
+        };
+        let several = |(of, call, _): &&(&str, &str, _)| *of == service && *call == self.name;
+        if let Some((_, _, rights)) = SEVERAL.iter().find(several) {
+            let needs = rights.iter().map(|right| format!("{service}:{right}"));
+            return Deed::Unclear {
+                why: "the call needs several rights at once",
+                needs: needs.filter_map(|right| right.try_into().ok()).collect(),
+            };
         }
         let Some(action) = self.action(service) else {
-            return Deed::Unclear("its action has no name that a grant could have");
+            return unclear("its action has no name that a grant could have");
         };
-        match self.places(service) {
-            Ok(places) => Deed::Rights {
-                action,
-                places,
-                named: self.names_a_place(),
-            },
-            Err(why) => Deed::Unclear(why),
+        let mut places = self.places(service);
+        if service == "s3" && is_of_an_object(&action) {
+            places.of_objects();
+        }
+        let odd = self.odd.then_some("a parameter of it is no text");
+        Deed::Rights {
+            action,
+            places: places.all,
+            named: places.named,
+            unclear: places.unclear.or(odd),
         }
     }
 
@@ -193,49 +248,71 @@ impl Call {
     }
 
     /// What it was done to. A record that names nothing is taken to mean anything of the service.
-    fn places(&self, service: &str) -> Result<Vec<Location>, &'static str> {
+    fn places(&self, service: &str) -> Places {
         const UNREADABLE: &str = "it names a resource that no grant could name";
-        let region = self.region.as_deref().unwrap_or_default();
+        let listed = self.listed(service);
+        // Where the bucket alone is listed, the parameters tell the object.
+        let by_key = service == "s3" && self.bucket.is_some() && self.key.is_some();
+        let is_object = |(_, kind): &(_, Option<String>)| kind.as_deref() == Some(OBJECT);
+        let by_key = by_key && !self.resources.iter().any(is_object) && !listed.contains(&None);
+        if !listed.is_empty() && !by_key {
+            let all: Vec<Option<Location>> = listed.iter().map(|text| arn((*text)?)).collect();
+            let unclear = all.contains(&None).then_some(UNREADABLE);
+            return Places {
+                all: all.into_iter().flatten().collect(),
+                named: true,
+                unclear,
+            };
+        }
+        let region = self.region.name().unwrap_or_default();
         let partition = match region {
             _ if region.starts_with("cn-") => "aws-cn",
             _ if region.starts_with("us-gov-") => "aws-us-gov",
             _ => "aws",
         };
-        let listed: Vec<&str> = self.listed(service);
-        if !listed.is_empty() {
-            let places = listed.into_iter().map(|text| arn(text).ok_or(UNREADABLE));
-            return places.collect();
-        }
-        let one = match (service, &self.bucket, &self.key) {
-            ("s3", Some(bucket), Some(key)) => format!("arn:{partition}:s3:::{bucket}/{key}"),
-            ("s3", Some(bucket), None) => format!("arn:{partition}:s3:::{bucket}"),
-            _ => format!("arn:{partition}:{service}:*:*:*"),
+        let (one, named) = match (service, &self.bucket, &self.key) {
+            ("s3", Some(bucket), Some(key)) => {
+                let text = format!("arn:{partition}:s3:::{bucket}/{key}");
+                // Of a name that no object has the bucket is known all the same.
+                match arn(&text) {
+                    Some(place) => (Some(place), true),
+                    None => (arn_that_begins(&text), false),
+                }
+            }
+            ("s3", Some(bucket), None) => (arn(&format!("arn:{partition}:s3:::{bucket}")), true),
+            _ => {
+                let any = format!("arn:{partition}:{service}:*:*:*");
+                (Location::accessed(any).ok(), false)
+            }
         };
-        Ok(vec![arn(&one).ok_or(UNREADABLE)?])
+        Places {
+            unclear: one.is_none().then_some(UNREADABLE),
+            all: one.into_iter().collect(),
+            named,
+        }
     }
 
     /// What the record lists and AWS judged by: where it lists an object of S3, its bucket is told
-    /// for the reader's sake.
-    fn listed(&self, service: &str) -> Vec<&str> {
-        let is_object = |kind: &Option<String>| kind.as_deref() == Some("AWS::S3::Object");
-        let objects = self.resources.iter().any(|(_, kind)| is_object(kind));
-        self.resources
+    /// for the reader's sake. What is listed without an ARN is not known.
+    fn listed(&self, service: &str) -> Vec<Option<&str>> {
+        let is_object = |kind: &Option<String>| kind.as_deref() == Some(OBJECT);
+        let lists = service == "s3" && LISTINGS.contains(&self.name.as_str());
+        let known = self
+            .resources
             .iter()
-            .filter(|(_, kind)| service != "s3" || !objects || is_object(kind))
-            .map(|(text, _)| text.as_str())
+            .filter(|(arn, kind)| !(lists && arn.is_none() && is_object(kind)));
+        let objects = service == "s3" && known.clone().any(|(_, kind)| is_object(kind));
+        known
+            .filter(|(arn, kind)| !objects || arn.is_none() || is_object(kind))
+            .map(|(arn, _)| arn.as_deref())
             .collect()
-    }
-
-    /// Whether it names what it was done to.
-    fn names_a_place(&self) -> bool {
-        !self.resources.is_empty() || self.bucket.is_some()
     }
 
     /// What it was done to, for people.
     pub(super) fn shown_place(&self) -> String {
         let service = service_of(&self.source).unwrap_or_default();
-        if let Some(first) = self.listed(service).first() {
-            return (*first).to_owned();
+        if let Some(first) = self.listed(service).into_iter().flatten().next() {
+            return first.to_owned();
         }
         match (&self.bucket, &self.key) {
             (Some(bucket), Some(key)) => format!("{bucket}/{key}"),
@@ -243,6 +320,36 @@ impl Call {
             _ => "-".to_owned(),
         }
     }
+}
+
+/// What a call was done to.
+struct Places {
+    all: Vec<Location>,
+    /// Whether each is the place itself.
+    named: bool,
+    /// Why these are not all, where they are not.
+    unclear: Option<&'static str>,
+}
+
+impl Places {
+    /// Of a bucket, any object of it: what is done to an object is not done to its bucket.
+    fn of_objects(&mut self) {
+        for place in &mut self.all {
+            let parts: Vec<&str> = place.as_str().splitn(6, ':').collect();
+            if matches!(parts[..], [_, _, _, "", "", name] if !name.contains('/')) {
+                self.named = false;
+                match Location::accessed(format!("{place}/*")) {
+                    Ok(any) => *place = any,
+                    Err(_) => self.unclear = Some("it does not say to which object"),
+                }
+            }
+        }
+    }
+}
+
+/// Whether a right of S3 is one to objects, not to buckets.
+fn is_of_an_object(right: &ActionName) -> bool {
+    right.as_str().contains("Object") && !right.as_str().contains("Bucket")
 }
 
 /// The call's name without the date of the interface's version, which two services append.
@@ -275,7 +382,7 @@ mod tests {
         Call {
             source: source.into(),
             name: name.into(),
-            region: Some("eu-central-1".into()),
+            region: Region::of(Some("eu-central-1")),
             ..Call::default()
         }
     }
@@ -322,6 +429,22 @@ mod tests {
                 "cloudfront:GetDistribution",
             ),
             ("dynamodb.amazonaws.com", "GetItem", "dynamodb:GetItem"),
+            ("s3.amazonaws.com", "GetBucketCors", "s3:GetBucketCORS"),
+            (
+                "s3.amazonaws.com",
+                "DeleteBucketInventoryConfiguration",
+                "s3:PutInventoryConfiguration",
+            ),
+            (
+                "s3.amazonaws.com",
+                "ListBucketMetricsConfigurations",
+                "s3:GetMetricsConfiguration",
+            ),
+            (
+                "s3.amazonaws.com",
+                "DeleteBucketPublicAccessBlock",
+                "s3:PutBucketPublicAccessBlock",
+            ),
         ] {
             assert_eq!(right(source, name), expected);
         }
@@ -352,7 +475,20 @@ mod tests {
         for (n, (service, name, _)) in CALLS.iter().enumerate() {
             let same = |(s, c, _): &(&str, &str, &str)| s == service && c == name;
             assert!(!CALLS[n + 1..].iter().any(same), "{service}:{name}");
-            assert!(!SEVERAL.contains(&(*service, *name)));
+            let several = |(s, c, _): &(&str, &str, &[&str])| s == service && c == name;
+            assert!(!SEVERAL.iter().any(several));
+        }
+    }
+
+    fn entry(arn: &str, kind: &str) -> (Option<String>, Option<String>) {
+        let arn = (!arn.is_empty()).then(|| arn.to_owned());
+        (arn, Some(kind.to_owned()))
+    }
+
+    fn facts(call: &Call) -> (bool, bool) {
+        match call.deed() {
+            Deed::Rights { named, unclear, .. } => (named, unclear.is_some()),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -361,22 +497,72 @@ mod tests {
         let mut one = call("s3.amazonaws.com", "GetObject");
         assert_eq!(places(&one), ["arn:aws:s3:*:*:*"]);
         one.bucket = Some("reports".into());
-        assert_eq!(places(&one), ["arn:aws:s3:::reports"]);
+        // Of which object is not said.
+        assert_eq!(places(&one), ["arn:aws:s3:::reports/*"]);
+        assert_eq!(facts(&one), (false, false));
         one.key = Some("team/x y".into());
         assert_eq!(places(&one), ["arn:aws:s3:::reports/team/x?y"]);
         one.resources = vec![
-            (
-                "arn:aws:s3:::reports".into(),
-                Some("AWS::S3::Bucket".into()),
-            ),
-            (
-                "arn:aws:s3:::reports/a".into(),
-                Some("AWS::S3::Object".into()),
-            ),
+            entry("arn:aws:s3:::reports", "AWS::S3::Bucket"),
+            entry("arn:aws:s3:::reports/a", "AWS::S3::Object"),
         ];
         assert_eq!(places(&one), ["arn:aws:s3:::reports/a"]);
+        assert_eq!(facts(&one), (true, false));
+        one.resources.pop();
+        assert_eq!(places(&one), ["arn:aws:s3:::reports/team/x?y"]);
+        one.key = None;
+        assert_eq!(places(&one), ["arn:aws:s3:::reports/*"]);
+        assert_eq!(facts(&one), (false, false));
+        let mut list = call("s3.amazonaws.com", "ListObjectsV2");
+        list.resources = vec![
+            entry("", "AWS::S3::Object"),
+            entry("arn:aws:s3:::reports", "AWS::S3::Bucket"),
+        ];
+        assert_eq!(places(&list), ["arn:aws:s3:::reports"]);
+        assert_eq!(facts(&list), (true, false));
         let mut china = call("sqs.amazonaws.com", "SendMessage");
-        china.region = Some("cn-north-1".into());
+        china.region = Region::of(Some("cn-north-1"));
         assert_eq!(places(&china), ["arn:aws-cn:sqs:*:*:*"]);
+    }
+
+    #[test]
+    fn what_is_listed_and_cannot_be_read_leaves_the_call_unclear() {
+        let mut one = call("s3.amazonaws.com", "GetObject");
+        for odd in [
+            entry("", "AWS::S3::Object"),
+            entry("", "AWS::S3::Bucket"),
+            entry("secret/x", "AWS::S3::Object"),
+        ] {
+            one.resources = vec![entry("arn:aws:s3:::reports/a", "AWS::S3::Object"), odd];
+            assert_eq!(facts(&one), (true, true), "{one:?}");
+            assert_eq!(places(&one), ["arn:aws:s3:::reports/a"]);
+        }
+        let mut odd = call("s3.amazonaws.com", "GetObject");
+        odd.odd = true;
+        assert!(facts(&odd).1);
+    }
+
+    #[test]
+    fn the_name_of_an_object_may_be_as_long_as_s3_allows() {
+        let mut one = call("s3.amazonaws.com", "GetObject");
+        one.bucket = Some("reports".into());
+        one.key = Some("k".repeat(1_024));
+        assert_eq!(facts(&one), (true, false));
+        assert!(places(&one)[0].ends_with("kkk"));
+        one.key = Some("k".repeat(5_000));
+        assert_eq!(facts(&one), (false, false));
+        assert!(places(&one)[0].starts_with("arn:aws:s3:::reports/kkk"));
+    }
+
+    #[test]
+    fn what_needs_several_rights_says_without_which_it_was_not_granted() {
+        for (service, name, rights) in SEVERAL {
+            let Deed::Unclear { needs, .. } =
+                call(&format!("{service}.amazonaws.com"), name).deed()
+            else {
+                panic!("{name}");
+            };
+            assert_eq!(needs.len(), rights.len(), "{name}");
+        }
     }
 }

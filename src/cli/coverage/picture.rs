@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::judge::Class;
-use super::report::{Report, name_of, percent};
+use super::report::{OTHERS, Report, name_of, percent};
 use super::tally::{Counts, shortened};
 
 const WIDTH: u64 = 960;
@@ -57,7 +57,11 @@ fn label(text: &str) -> String {
 
 /// Draws the picture.
 pub(super) fn draw(report: &Report<'_>) -> Result<String, std::fmt::Error> {
-    let groups = report.tally.worst(ROWS);
+    let mut groups = report.tally.worst(ROWS);
+    let others = report.tally.besides(&groups);
+    if others.all() > 0 {
+        groups.push((OTHERS, others));
+    }
     let height = 250 + ROW_HEIGHT * groups.len() as u64 + 60;
     let mut svg = String::new();
     write(&mut svg, report, &groups, height)?;

@@ -8,7 +8,8 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::domain::grant::{ActionName, Location};
+use crate::domain::grant::{ActionName, Location, is_region};
+use crate::domain::limits::MAX_PLACE_BYTES;
 use crate::ids::SessionId;
 use crate::merkle::Hash;
 
@@ -29,7 +30,7 @@ pub(super) struct Record {
     /// On what, for people.
     pub(super) resource: String,
     /// In which region.
-    pub(super) region: Option<String>,
+    pub(super) region: Region,
     /// What it carries of ours.
     pub(super) credential: Credential,
     /// What has to be within the grant.
@@ -41,6 +42,10 @@ pub(super) struct Record {
 /// What a record carries of our credential. Fields that are there and are not ours are told apart
 /// from fields that are not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about the evidence"
+)]
 pub(super) struct Credential {
     /// The session.
     pub(super) session: Option<SessionId>,
@@ -50,8 +55,47 @@ pub(super) struct Credential {
     pub(super) expires_at: Option<Timestamp>,
     /// Whether two places of the record say different things.
     pub(super) contradictory: bool,
-    /// Whether it names a session in a way that others can choose, and not the decision beside it.
-    pub(super) by_name_alone: bool,
+    /// Whether something stands where ours would, and is none.
+    pub(super) foreign: bool,
+    /// Whether the session is named as AWS names one of ours.
+    pub(super) named: bool,
+    /// Whether others could have chosen the name or the hash, so that one alone proves nothing.
+    pub(super) needs_both: bool,
+}
+
+/// Where something happened, of the regions of a cloud.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Region {
+    /// The record names none.
+    #[default]
+    Unnamed,
+    /// This one.
+    Named(String),
+    /// What it names cannot be a region.
+    Unclear,
+}
+
+impl Region {
+    pub(super) fn of(text: Option<&str>) -> Self {
+        match text {
+            None | Some("") => Self::Unnamed,
+            Some(text) if is_region(text) => Self::Named(text.to_owned()),
+            Some(_) => Self::Unclear,
+        }
+    }
+
+    /// Its name, where there is one.
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Named(name) => Some(name),
+            Self::Unnamed | Self::Unclear => None,
+        }
+    }
+
+    /// Whether it can be within what is confined to `own`, or to no region.
+    pub(super) fn can_be_within(&self, own: Option<&str>) -> bool {
+        own.is_none() || *self == Self::Unclear || own == self.name()
+    }
 }
 
 /// What was done, as far as a grant can say something about it.
@@ -61,13 +105,19 @@ pub(super) enum Deed {
     Rights {
         action: ActionName,
         places: Vec<Location>,
-        /// Whether the record said where; otherwise the place stands for any.
+        /// Whether each is the place itself; otherwise it stands for any that it matches.
         named: bool,
+        /// Why these are not all of its places, where they are not.
+        unclear: Option<&'static str>,
     },
     /// The making of a session of AWS: what a permit of such a session is for.
     Mint,
-    /// What no grant can be compared with, and why.
-    Unclear(&'static str),
+    /// What no grant can be compared with.
+    Unclear {
+        why: &'static str,
+        /// Without any of these it was certainly not granted.
+        needs: Vec<ActionName>,
+    },
 }
 
 /// What became of it.
@@ -97,38 +147,99 @@ impl Credential {
         self.hash = Some(hash);
     }
 
+    /// The text that stands where our session would.
+    pub(super) fn add_session_text(&mut self, text: &str) {
+        match session(text) {
+            Some(session) => {
+                self.named |= is_name(text);
+                self.add_session(session);
+            }
+            None => self.add_stranger(text),
+        }
+    }
+
+    /// The text that stands where our decision would.
+    pub(super) fn add_hash_text(&mut self, text: &str) {
+        match hash(text) {
+            Some(hash) => self.add_hash(hash),
+            None => self.add_stranger(text),
+        }
+    }
+
+    /// Who acted at AWS, where that is a session of a role: its name is ours or somebody else's.
+    /// Says whether it is one.
+    pub(super) fn add_session_of_aws(&mut self, text: &str) -> bool {
+        let Some(name) = name_at_aws(text) else {
+            return false;
+        };
+        match session(name).filter(|_| is_name(name)) {
+            Some(session) => {
+                self.named = true;
+                self.add_session(session);
+            }
+            None => self.foreign = true,
+        }
+        true
+    }
+
+    /// What is there and is not ours. Logs write a dash for what is not there.
+    pub(super) fn add_stranger(&mut self, text: &str) {
+        self.foreign |= !matches!(text.trim(), "" | "-");
+    }
+
     /// What a token of ours says of itself. Nothing of it is verified here: whoever wrote the
-    /// record let it through.
-    pub(super) fn add_token(&mut self, token: &str) {
-        let token = token.trim();
-        let token = token
-            .split_once(' ')
-            .map_or(token, |(_, token)| token.trim_start());
-        let mut parts = token.split('.');
-        let (Some(_), Some(payload), Some(_), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return;
+    /// record let it through. All of ours say both, so one without is somebody else's.
+    pub(super) fn add_token(&mut self, text: &str) {
+        let claims = claims(text);
+        let named = |name: &str| claims.as_ref()?.get(name)?.as_str();
+        let ours = (named("jti").and_then(session), named("dec").and_then(hash));
+        let (Some(session), Some(hash)) = ours else {
+            return self.add_stranger(text);
         };
-        if payload.len() > MAX_TOKEN_BYTES {
-            return;
-        }
-        let claims = URL_SAFE_NO_PAD.decode(payload).ok();
-        let claims = claims.and_then(|claims| crate::crypto::strict_json::object(&claims).ok());
-        let Some(claims) = claims else {
-            return;
-        };
-        let text = |name: &str| claims.get(name).and_then(Value::as_str);
-        if let Some(session) = text("jti").and_then(session) {
-            self.add_session(session);
-        }
-        if let Some(hash) = text("dec").and_then(hash) {
-            self.add_hash(hash);
-        }
-        if let Some(expires) = claims.get("exp").and_then(Value::as_i64) {
-            let expires = Timestamp::from_seconds(expires);
+        self.add_session(session);
+        self.add_hash(hash);
+        let expires = claims.and_then(|claims| claims.get("exp")?.as_i64());
+        if let Some(expires) = expires.map(Timestamp::from_seconds) {
             self.expires_at = Some(self.expires_at.map_or(expires, |at| at.min(expires)));
         }
+    }
+}
+
+/// What a token says, or the header that holds it.
+fn claims(text: &str) -> Option<serde_json::Map<String, Value>> {
+    let token = text.trim();
+    let token = token
+        .split_once(' ')
+        .map_or(token, |(_, token)| token.trim_start());
+    let mut parts = token.split('.');
+    let (Some(_), Some(payload), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return None;
+    };
+    if payload.len() > MAX_TOKEN_BYTES {
+        return None;
+    }
+    let claims = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    crate::crypto::strict_json::object(&claims).ok()
+}
+
+/// Whether it is written as the name of one of our sessions.
+fn is_name(text: &str) -> bool {
+    text.starts_with("tp-")
+}
+
+/// The name of the session in `arn:aws:sts::1:assumed-role/reports/tp-…` or `AROA…:tp-…`. Of
+/// nobody else the last word is the name of a session.
+fn name_at_aws(text: &str) -> Option<&str> {
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    match parts[..] {
+        ["arn", _, "sts", "", _, resource] => {
+            let (_, name) = resource.strip_prefix("assumed-role/")?.split_once('/')?;
+            Some(name)
+        }
+        [role, name] if role.starts_with("AROA") => Some(name),
+        _ => None,
     }
 }
 
@@ -231,19 +342,33 @@ fn rfc3339(text: &str) -> Result<Timestamp, &'static str> {
     Ok(time.into())
 }
 
-/// A place on AWS out of a record. What a grant cannot write, a blank in the name of an object, is
-/// taken for "any one character": only a wildcard can match it, as only a wildcard does at AWS.
+/// A place on AWS out of a record. What a grant cannot write, a blank in the name of an object, or
+/// what means more there, is taken for "any one character": only a wildcard can match it, as only a
+/// wildcard does at AWS.
 pub(super) fn arn(text: &str) -> Option<Location> {
-    let plain = |c: char| c.is_ascii_graphic() && !"\"\\$".contains(c);
-    let text = text.chars().map(|c| if plain(c) { c } else { '?' });
-    let location = Location::try_from(text.collect::<String>()).ok()?;
+    let location = Location::accessed(plain(text)).ok()?;
     location.is_arn().then_some(location)
+}
+
+/// What begins so, of a place that is longer than any there is.
+pub(super) fn arn_that_begins(text: &str) -> Option<Location> {
+    let mut begin: String = plain(text).chars().take(MAX_PLACE_BYTES - 1).collect();
+    begin.push('*');
+    let location = Location::accessed(begin).ok()?;
+    location.is_arn().then_some(location)
+}
+
+fn plain(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() && !"\"\\$*".contains(c);
+    text.chars()
+        .map(|c| if plain(c) { c } else { '?' })
+        .collect()
 }
 
 /// A place of an API out of a record. Query and fragment do not change where it is.
 pub(super) fn url(text: &str) -> Option<Location> {
     let place = text.split(['?', '#']).next().unwrap_or_default();
-    let location = Location::try_from(place.to_owned()).ok()?;
+    let location = Location::accessed(place.to_owned()).ok()?;
     (!location.is_arn()).then_some(location)
 }
 
@@ -351,20 +476,87 @@ mod tests {
         assert!(!credential.contradictory);
         credential.add_session(session("0198b2a0-0000-7000-8000-0000000000ac").unwrap());
         assert!(credential.contradictory && !credential.is_empty());
-        let mut other = Credential::default();
         for bad in [
-            "",
             "Bearer",
             "a.b",
             "a.b.c",
             "a.b.c.d",
             "e30.e30.",
             "Basic dTpw",
+            &token(json!({"jti": 7, "dec": [dec]})),
+            &token(json!({"jti": id})),
+            &token(json!({"jti": id, "dec": "forged"})),
+            &token(json!({"jti": "mine", "dec": dec})),
         ] {
+            let mut other = Credential::default();
             other.add_token(bad);
+            assert!(other.is_empty() && other.foreign, "{bad}");
         }
-        other.add_token(&token(json!({"jti": 7, "dec": [dec]})));
-        assert_eq!(other, Credential::default());
+        let mut none = Credential::default();
+        none.add_token("");
+        none.add_token("-");
+        assert_eq!(none, Credential::default());
+    }
+
+    #[test]
+    fn a_session_of_aws_is_named_by_a_role_and_by_nobody_else() {
+        let name = "tp-0198b2a00000700080000000000000ab";
+        let of = |text: &str| {
+            let mut credential = Credential::default();
+            credential.add_session_of_aws(text);
+            credential
+        };
+        for own in [
+            format!("arn:aws:sts::123456789012:assumed-role/reports/{name}"),
+            format!("arn:aws-cn:sts::123456789012:assumed-role/reports/{name}"),
+            format!("AROAEXAMPLE:{name}"),
+        ] {
+            let credential = of(&own);
+            assert_eq!(credential.session, session(name), "{own}");
+            assert!(credential.named && !credential.foreign, "{own}");
+        }
+        for other in [
+            name.to_owned(),
+            format!("eve/{name}"),
+            format!("x:{name}"),
+            format!("AIDAEXAMPLE:{name}"),
+            format!("arn:aws:iam::123456789012:user/{name}"),
+            format!("arn:aws:sts::123456789012:federated-user/{name}"),
+            format!("arn:aws:sts::123456789012:assumed-role/{name}"),
+        ] {
+            assert_eq!(of(&other), Credential::default(), "{other}");
+        }
+        for other in [
+            "arn:aws:sts::123456789012:assumed-role/reports/botocore",
+            "arn:aws:sts::1:assumed-role/r/x/tp-0198b2a00000700080000000000000ab",
+            "arn:aws:sts::1:assumed-role/r/0198b2a0-0000-7000-8000-0000000000ab",
+            "AROAEXAMPLE:tp-7",
+        ] {
+            let credential = of(other);
+            assert!(credential.is_empty() && credential.foreign, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_region_is_one_or_none_or_cannot_be_told() {
+        let named = Region::of(Some("eu-central-1"));
+        assert_eq!(named.name(), Some("eu-central-1"));
+        assert!(named.can_be_within(None) && named.can_be_within(Some("eu-central-1")));
+        assert!(!named.can_be_within(Some("us-east-1")));
+        for none in [None, Some("")] {
+            let region = Region::of(none);
+            assert!(region.can_be_within(None) && !region.can_be_within(Some("us-east-1")));
+        }
+        let long = "r".repeat(70_000);
+        for odd in ["EU", "eu central 1", long.as_str()] {
+            let region = Region::of(Some(odd));
+            assert_eq!(region, Region::Unclear);
+            assert!(region.can_be_within(Some("us-east-1")));
+        }
+    }
+
+    fn covers(grant: &str, place: &Location) -> bool {
+        Location::try_from(grant.to_owned()).unwrap().covers(place)
     }
 
     #[test]
@@ -382,9 +574,26 @@ mod tests {
             assert_eq!(of(bad), None, "{bad}");
         }
         let odd = arn("arn:aws:s3:::b/a file \"é\".txt").unwrap();
-        let within = |text: &str| Location::try_from(text.to_owned()).unwrap().covers(&odd);
+        let within = |text: &str| covers(text, &odd);
         assert!(within("arn:aws:s3:::b/*") && within("arn:aws:s3:::b/a*.txt"));
         assert!(!within("arn:aws:s3:::b/b*") && !within("arn:aws:s3:::c/*"));
         assert!(arn("https://h").is_none() && arn("*").is_none());
+        // A star in a name is one character and no pattern.
+        let star = arn("arn:aws:s3:::b/*").unwrap();
+        assert!(covers("arn:aws:s3:::b/*", &star) && covers("arn:aws:s3:::b/?", &star));
+        assert!(!covers("arn:aws:s3:::b/a*", &star));
+    }
+
+    #[test]
+    fn a_place_may_be_longer_than_a_grant_and_has_its_end() {
+        let key = "k".repeat(1_024);
+        let long = arn(&format!("arn:aws:s3:::{}/{key}", "b".repeat(63))).unwrap();
+        assert!(long.as_str().len() > crate::domain::limits::MAX_GRANT_TEXT_BYTES);
+        let base = "https://orders.example/";
+        let path = "p".repeat(MAX_PLACE_BYTES - base.len());
+        assert!(url(&format!("{base}{path}")).is_some());
+        assert!(url(&format!("{base}{path}p")).is_none());
+        let begin = arn_that_begins(&format!("arn:aws:s3:::b/{}", "k".repeat(5_000))).unwrap();
+        assert!(covers("arn:aws:s3:::b/*", &begin) && !covers("arn:aws:s3:::b/*x", &begin));
     }
 }

@@ -14,6 +14,9 @@ use crate::clock::Timestamp;
 const SHOWN_GROUPS: usize = 20;
 const LISTED_GROUPS: usize = 1_000;
 
+/// What the rest of them is called.
+pub(super) const OTHERS: &str = "(all others)";
+
 /// An input that could not be read to its end.
 #[derive(Clone, Debug)]
 pub(super) struct Problem {
@@ -165,6 +168,18 @@ impl Report<'_> {
                 tally.within_skew, self.skew_seconds
             ));
         }
+        if tally.made_again > 0 {
+            notes.push(format!(
+                "{} times a session of AWS was made that had been made before: the broker tried twice, somebody else did it, or its record came again",
+                tally.made_again
+            ));
+        }
+        if let Some(former) = decisions.succeeds() {
+            notes.push(format!(
+                "the log takes the place of {}, which holds what was decided before",
+                shortened(former)
+            ));
+        }
         if tally
             .reasons
             .contains_key(&(Class::Unjudged, Reason::AfterLog))
@@ -204,6 +219,7 @@ impl Report<'_> {
             examples.iter().map(|example| example_json(*class, example))
         });
         let groups = tally.worst(LISTED_GROUPS);
+        let others = tally.besides(&groups);
         let groups = groups.iter().map(|(name, counts)| group_json(name, counts));
         json!({
             "verdict": self.verdict().name(),
@@ -217,7 +233,7 @@ impl Report<'_> {
             "records": {
                 "read": tally.records, "repeated": tally.duplicates, "refused": tally.refused,
                 "set_aside": tally.set_aside, "judged": judged,
-                "within_skew": tally.within_skew,
+                "within_skew": tally.within_skew, "made_again": tally.made_again,
             },
             "classes": classes,
             "allowed": {
@@ -228,7 +244,7 @@ impl Report<'_> {
             "examples": examples.collect::<Vec<_>>(),
             "by": name_of(tally.by),
             "groups": groups.collect::<Vec<_>>(),
-            "other_groups": counts_json(&tally.others),
+            "other_groups": counts_json(&others),
             "problems": self.problems.iter().map(|problem| json!({
                 "input": problem.input, "records": problem.records, "why": problem.why
             })).collect::<Vec<_>>(),
@@ -295,10 +311,13 @@ impl Report<'_> {
             [vec![name.to_owned()], numbers.to_vec()].concat()
         };
         rows.extend(groups.iter().map(|(name, counts)| row(name, counts)));
+        let others = tally.besides(&groups);
+        if others.all() > 0 {
+            rows.push(row(OTHERS, &others));
+        }
         output::table(&rows)?;
-        let more = tally.group_count() - groups.len();
-        if more > 0 || tally.others.all() > 0 {
-            output::line(format!("and {more} more, less bad ones; --json lists more"))?;
+        if others.all() > 0 {
+            output::line("--json lists more of them")?;
         }
         Ok(())
     }

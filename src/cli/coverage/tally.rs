@@ -62,6 +62,24 @@ impl Counts {
         self.0.iter().sum()
     }
 
+    fn plus(mut self, other: Self) -> Self {
+        for (own, more) in self.0.iter_mut().zip(other.0) {
+            *own += more;
+        }
+        self
+    }
+
+    fn minus(mut self, other: Self) -> Self {
+        for (own, less) in self.0.iter_mut().zip(other.0) {
+            *own = own.saturating_sub(less);
+        }
+        self
+    }
+
+    fn is_spotless(&self) -> bool {
+        self.all() == self.of(Class::Proven)
+    }
+
     /// Those that should not be.
     pub(super) fn bad(&self) -> u64 {
         self.judged() - self.of(Class::Proven)
@@ -75,14 +93,16 @@ pub(super) struct Tally {
     pub(super) duplicates: u64,
     pub(super) refused: u64,
     pub(super) within_skew: u64,
+    /// Sessions of AWS that were made once more.
+    pub(super) made_again: u64,
     pub(super) set_aside: BTreeMap<&'static str, u64>,
     pub(super) counts: Counts,
     pub(super) reasons: BTreeMap<(Class, Reason), u64>,
     pub(super) examples: BTreeMap<Class, Vec<Example>>,
     pub(super) by: GroupBy,
     groups: HashMap<String, Counts>,
-    /// Actions of groups beyond those that are kept.
-    pub(super) others: Counts,
+    /// Groups that began with a proven action, and give way to those that have something worse.
+    spotless: Vec<String>,
     most_examples: usize,
     window: usize,
     lately: HashSet<u128>,
@@ -96,13 +116,14 @@ impl Tally {
             duplicates: 0,
             refused: 0,
             within_skew: 0,
+            made_again: 0,
             set_aside: BTreeMap::new(),
             counts: Counts::default(),
             reasons: BTreeMap::new(),
             examples: BTreeMap::new(),
             by,
             groups: HashMap::new(),
-            others: Counts::default(),
+            spotless: Vec::new(),
             most_examples,
             window: WINDOW,
             lately: HashSet::new(),
@@ -144,18 +165,14 @@ impl Tally {
         let class = verdict.class;
         self.counts.add(class);
         self.within_skew += u64::from(verdict.within_skew);
+        self.made_again += u64::from(verdict.made_again);
         *self.reasons.entry((class, verdict.reason)).or_default() += 1;
         let group = record.map_or("unreadable", |record| match self.by {
             GroupBy::Principal => &record.principal,
             GroupBy::Resource => &record.resource,
             GroupBy::Action => &record.action,
         });
-        let group = shortened(group);
-        if self.groups.len() < MAX_GROUPS || self.groups.contains_key(&group) {
-            self.groups.entry(group).or_default().add(class);
-        } else {
-            self.others.add(class);
-        }
+        self.add_to_group(shortened(group), class);
         let examples = self.examples.entry(class).or_default();
         if class == Class::Proven || examples.len() >= self.most_examples {
             return;
@@ -168,8 +185,41 @@ impl Tally {
             principal: text(|record| &record.principal),
             action: text(|record| &record.action),
             resource: text(|record| &record.resource),
-            verdict,
+            verdict: Verdict {
+                told: shortened(&verdict.told),
+                ..verdict
+            },
         });
+    }
+
+    fn add_to_group(&mut self, name: String, class: Class) {
+        if let Some(counts) = self.groups.get_mut(&name) {
+            return counts.add(class);
+        }
+        if self.groups.len() >= MAX_GROUPS && !(class != Class::Proven && self.make_room()) {
+            return;
+        }
+        if class == Class::Proven {
+            self.spotless.push(name.clone());
+        }
+        self.groups.entry(name).or_default().add(class);
+    }
+
+    /// Gives up a group of which nothing is to be told, if there is one.
+    fn make_room(&mut self) -> bool {
+        while let Some(name) = self.spotless.pop() {
+            if self.groups.get(&name).is_some_and(Counts::is_spotless) {
+                self.groups.remove(&name);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What is in none of these groups.
+    pub(super) fn besides(&self, groups: &[(&str, Counts)]) -> Counts {
+        let all = groups.iter().map(|(_, counts)| *counts);
+        self.counts.minus(all.fold(Counts::default(), Counts::plus))
     }
 
     /// Groups, the worst first, at most so many.
@@ -188,11 +238,6 @@ impl Tally {
         all.truncate(most);
         all
     }
-
-    /// How many groups there are.
-    pub(super) fn group_count(&self) -> usize {
-        self.groups.len()
-    }
 }
 
 /// A text of a record, no longer than is kept, as it can be shown.
@@ -206,7 +251,7 @@ pub(super) fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{Credential, Deed, Outcome};
+    use super::super::record::{Credential, Deed, Outcome, Region};
     use super::*;
     use crate::clock::Timestamp;
 
@@ -217,7 +262,7 @@ mod tests {
             principal: principal.to_owned(),
             action: "a".into(),
             resource: "r".into(),
-            region: None,
+            region: Region::Unnamed,
             credential: Credential::default(),
             deed: Deed::Mint,
             outcome: Outcome::Done,
@@ -251,12 +296,43 @@ mod tests {
             let record = record("1", &format!("{n}{}", "x".repeat(10_000)));
             tally.add(Verdict::unreadable("why"), Some(&record), ("file", 1));
         }
-        assert_eq!(tally.group_count(), MAX_GROUPS);
-        assert_eq!(tally.others.all(), 5);
+        assert_eq!(tally.groups.len(), MAX_GROUPS);
+        let listed = tally.worst(MAX_GROUPS);
+        assert_eq!(tally.besides(&listed).all(), 5);
         let examples = &tally.examples[&Class::Unjudged];
         assert_eq!(examples.len(), 3);
         assert!(examples[0].principal.chars().count() <= MAX_TEXT_CHARS + 1);
         assert_eq!(tally.counts.all(), MAX_GROUPS as u64 + 5);
+    }
+
+    #[test]
+    fn a_group_with_something_bad_takes_the_place_of_one_without() {
+        let verdict = |class| Verdict {
+            class,
+            told: "y".repeat(70_000),
+            ..Verdict::unreadable("")
+        };
+        let mut tally = Tally::new(GroupBy::Principal, 3);
+        for n in 0..MAX_GROUPS {
+            let record = record("1", &format!("good-{n}"));
+            tally.add(verdict(Class::Proven), Some(&record), ("file", 1));
+        }
+        let eve = record("1", "eve");
+        tally.add(verdict(Class::OutsideGrant), Some(&eve), ("file", 1));
+        assert_eq!(tally.groups.len(), MAX_GROUPS);
+        let worst = tally.worst(1);
+        assert_eq!((worst[0].0, worst[0].1.bad()), ("eve", 1));
+        let besides = tally.besides(&worst);
+        assert_eq!((besides.all(), besides.bad()), (MAX_GROUPS as u64, 0));
+        let told = &tally.examples[&Class::OutsideGrant][0].verdict.told;
+        assert!(told.chars().count() <= MAX_TEXT_CHARS + 1);
+        // Where every group has something bad, nobody gives way, and nothing is lost.
+        let mut bad = Tally::new(GroupBy::Principal, 3);
+        for n in 0..=MAX_GROUPS {
+            let record = record("1", &format!("bad-{n}"));
+            bad.add(verdict(Class::Unproven), Some(&record), ("file", 1));
+        }
+        assert_eq!(bad.besides(&bad.worst(MAX_GROUPS)).bad(), 1);
     }
 
     #[test]

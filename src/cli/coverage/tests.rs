@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::decisions::Decisions;
 use super::judge::{Class, Judge, Reason, Verdict};
-use super::record::{Credential, Deed, Outcome, Record, session, time};
+use super::record::{Credential, Deed, Outcome, Record, Region, session, time};
 use crate::cli::Failure;
 use crate::clock::Timestamp;
 use crate::domain::grant::{ActionName, Location};
@@ -133,7 +133,7 @@ fn action(seconds: u64) -> Record {
         principal: "reports".into(),
         action: "orders:read".into(),
         resource: "/v1/42".into(),
-        region: None,
+        region: Region::Unnamed,
         credential: Credential {
             session: session(SESSION),
             ..Credential::default()
@@ -148,6 +148,16 @@ fn rights(action: &str, place: &str) -> Deed {
         action: ActionName::try_from(action.to_owned()).unwrap(),
         places: vec![Location::try_from(place.to_owned()).unwrap()],
         named: true,
+        unclear: None,
+    }
+}
+
+/// What nobody can compare, and the rights of which it needs one.
+fn unclear(needs: &[&str]) -> Deed {
+    let needs = needs.iter().map(|right| (*right).to_owned().try_into());
+    Deed::Unclear {
+        why: "several rights",
+        needs: needs.collect::<Result<_, _>>().unwrap(),
     }
 }
 
@@ -216,7 +226,7 @@ fn an_action_that_carries_nothing_or_something_unknown_is_unproven() {
         unproven(&|r| {
             r.credential = Credential::default();
             r.at = Err("it has no time");
-            r.deed = Deed::Unclear("");
+            r.deed = unclear(&[]);
         }),
         Reason::NoDecision
     );
@@ -283,7 +293,7 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
     let log = log(&[with(with(permit(), "grant", aws), "minter", "aws")]);
     let of = |deed: Deed, region: &str| {
         let mut record = action(10);
-        (record.deed, record.region) = (deed, Some(region.to_owned()));
+        (record.deed, record.region) = (deed, Region::of(Some(region)));
         judged(&log, &record)
     };
     let get = || rights("s3:GetObject", "arn:aws:s3:::b/x");
@@ -301,6 +311,7 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
             action,
             places,
             named: false,
+            unclear: None,
         },
         other => other,
     };
@@ -323,6 +334,141 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
         (Class::OutsideGrant, Reason::Action)
     );
     assert_eq!(of(Deed::Mint, "eu-west-1"), PROVEN);
+    // What stands for many places is elsewhere when none of them was granted.
+    assert_eq!(
+        of(anywhere("s3:GetObject", "arn:aws:s3:::c/*"), "eu-west-1"),
+        (Class::OutsideGrant, Reason::Place)
+    );
+    assert_eq!(
+        of(anywhere("s3:GetObject", "arn:aws:s3:::b/*"), "eu-west-1"),
+        PROVEN
+    );
+    // AWS does not tell upper from lower case in actions.
+    assert_eq!(
+        of(
+            rights("sqs:receivemessage", "arn:aws:sqs:eu-west-1:1:q"),
+            "eu-west-1"
+        ),
+        PROVEN
+    );
+    // What is no region is one that cannot be told, where one was granted.
+    let odd = "EU (Frankfurt)";
+    assert_eq!(of(get(), odd), (Class::Unjudged, Reason::Unclear));
+    assert_eq!(
+        of(rights("s3:GetObject", "arn:aws:s3:::c/x"), odd),
+        (Class::OutsideGrant, Reason::Place)
+    );
+    assert_eq!(
+        of(rights("sqs:ReceiveMessage", "arn:aws:sqs:eu-west-1:1:q"), odd),
+        PROVEN
+    );
+}
+
+#[test]
+fn what_cannot_be_read_of_an_action_hides_nothing_that_was_not_granted() {
+    let log = log(&[permit()]);
+    let of = |deed: Deed| {
+        let mut record = action(10);
+        record.deed = deed;
+        judged(&log, &record)
+    };
+    let partly = |action: &str, places: &[&str]| {
+        let places = places.iter().map(|place| (*place).to_owned().try_into());
+        Deed::Rights {
+            action: action.to_owned().try_into().unwrap(),
+            places: places.collect::<Result<_, _>>().unwrap(),
+            named: true,
+            unclear: Some("it has two readings"),
+        }
+    };
+    let (here, there) = ("https://orders.example/v1/42", "https://orders.example/v2");
+    assert_eq!(
+        of(partly("orders:delete", &[])),
+        (Class::OutsideGrant, Reason::Action)
+    );
+    assert_eq!(
+        of(partly("orders:read", &[here, there])),
+        (Class::OutsideGrant, Reason::Place)
+    );
+    for places in [&[][..], &[here][..]] {
+        assert_eq!(
+            of(partly("orders:read", places)),
+            (Class::Unjudged, Reason::Unclear)
+        );
+    }
+    assert_eq!(
+        of(unclear(&["orders:read", "orders:delete"])),
+        (Class::Unjudged, Reason::Unclear)
+    );
+    assert_eq!(
+        of(unclear(&["orders:write", "orders:delete"])),
+        (Class::OutsideGrant, Reason::Action)
+    );
+}
+
+#[test]
+fn what_others_can_choose_proves_nothing_alone() {
+    let aws = json!([
+        {"type": "aws", "actions": ["s3:Get*"], "resources": ["arn:aws:s3:::b/*"]}
+    ]);
+    let permit_of_aws = with(with(permit(), "grant", aws), "minter", "aws");
+    let log_of_aws = log(std::slice::from_ref(&permit_of_aws));
+    let deed = rights("s3:GetObject", "arn:aws:s3:::b/x");
+    let of = |log: &Decisions, change: &dyn Fn(&mut Credential)| {
+        let mut record = action(10);
+        record.deed = deed.clone();
+        change(&mut record.credential);
+        judged(log, &record)
+    };
+    let own = hash_of(&permit_of_aws);
+    let both = |credential: &mut Credential| {
+        (credential.needs_both, credential.named) = (true, true);
+        credential.hash = Some(own);
+    };
+    assert_eq!(of(&log_of_aws, &both), PROVEN);
+    assert_eq!(
+        of(&log_of_aws, &|credential| {
+            both(credential);
+            credential.hash = None;
+        }),
+        (Class::Unproven, Reason::NameAlone)
+    );
+    assert_eq!(
+        of(&log_of_aws, &|credential| {
+            both(credential);
+            credential.session = None;
+        }),
+        (Class::Unproven, Reason::HashAlone)
+    );
+    assert_eq!(
+        of(&log_of_aws, &|credential| credential.foreign = true),
+        (Class::Unproven, Reason::Contradiction)
+    );
+    // A name of AWS's leads to no session of another kind.
+    let log = log(&[permit()]);
+    assert_eq!(
+        of(&log, &|credential| {
+            credential.named = true;
+            credential.hash = Some(hash_of(&permit()));
+        }),
+        (Class::Unproven, Reason::NoSessionOfAws)
+    );
+}
+
+#[test]
+fn a_session_that_is_made_twice_is_told() {
+    let aws = json!([
+        {"type": "aws", "actions": ["s3:Get*"], "resources": ["arn:aws:s3:::b/*"]}
+    ]);
+    let log = log(&[with(with(permit(), "grant", aws), "minter", "aws")]);
+    let mut made = action(10);
+    made.deed = Deed::Mint;
+    let mut judge = Judge::new(&log, 5, None);
+    let again: Vec<bool> = (0..3).map(|_| judge.judge(&made).made_again).collect();
+    assert_eq!(again, [false, true, true]);
+    let mut used = action(10);
+    used.deed = rights("s3:GetObject", "arn:aws:s3:::b/x");
+    assert!(!judge.judge(&used).made_again);
 }
 
 #[test]
@@ -534,34 +680,38 @@ fn what_a_pruned_or_unknown_leaf_may_hide_is_not_judged() {
 #[test]
 fn what_is_later_than_the_log_is_judged_only_when_somebody_says_how_far_it_reaches() {
     let log = read(&file(&[Some(permit())])).unwrap();
-    assert_eq!(judged(&log, &action(5)), PROVEN);
-    assert_eq!(
-        judged(&log, &action(6)),
-        (Class::Unjudged, Reason::AfterLog)
-    );
+    assert_eq!(judged(&log, &action(0)), PROVEN);
+    // An allowance for clocks is none for what nobody knows.
+    for (seconds, skew) in [(1, 5), (5, 5), (290, 300)] {
+        let verdict = Judge::new(&log, skew, None).judge(&action(seconds));
+        assert_eq!(
+            (verdict.class, verdict.reason),
+            (Class::Unjudged, Reason::AfterLog)
+        );
+    }
     let mut unknown = action(6);
     unknown.credential.session = session(OTHER);
     assert_eq!(judged(&log, &unknown), (Class::Unjudged, Reason::AfterLog));
     let mut judge = Judge::new(&log, 5, Some(at(200)));
-    assert_eq!(judge.judge(&action(205)).class, Class::Proven);
-    assert_eq!(judge.judge(&action(206)).reason, Reason::AfterLog);
+    assert_eq!(judge.judge(&action(200)).class, Class::Proven);
+    assert_eq!(judge.judge(&action(201)).reason, Reason::AfterLog);
     assert_eq!(judge.judge(&unknown).reason, Reason::UnknownSession);
     // An earlier word does not make the log shorter than it is.
     let mut earlier = Judge::new(&log, 5, Some(noon().minus_seconds(50)));
-    assert_eq!(earlier.judge(&action(5)).class, Class::Proven);
+    assert_eq!(earlier.judge(&action(0)).class, Class::Proven);
 }
 
 #[test]
 fn what_has_no_time_or_no_clear_deed_is_not_judged() {
     let log = log(&[permit()]);
     let mut record = action(10);
-    record.deed = Deed::Unclear("several rights");
+    record.deed = unclear(&[]);
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::Unclear));
     record.at = Err("it has no time");
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::NoTime));
     // That it came too late is certain, whatever it was.
     let mut late = action(400);
-    late.deed = Deed::Unclear("several rights");
+    late.deed = unclear(&[]);
     assert_eq!(judged(&log, &late), (Class::AfterEnd, Reason::Expired));
 }
 
