@@ -90,7 +90,9 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     }
     let row = |cells: &Vec<String>| {
         let cells = cells.iter().zip(&widths);
-        let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         cells.join("  ").trim_end().to_owned()
     };
     rows.iter().map(row).collect()

@@ -111,6 +111,21 @@ struct Resource {
     kind: Text,
 }
 
+impl UserIdentity {
+    /// The most that it says of itself.
+    fn shown(self) -> Option<String> {
+        let texts = [
+            self.arn,
+            self.user_name,
+            self.principal_id,
+            self.invoked_by,
+            self.kind,
+        ];
+        let mut texts = texts.into_iter().filter_map(|text| text.text);
+        texts.find(|text| !text.is_empty())
+    }
+}
+
 /// An object, whose members have names; anything else is none.
 struct Maybe<T>(Option<T>);
 
@@ -247,9 +262,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
     };
     let who = event.who.0.unwrap_or_default();
     let asked = event.asked.0.unwrap_or_default();
-    let region = match event.region.odd {
-        true => Region::Unclear,
-        false => Region::of(event.region.text.as_deref()),
+    let region = if event.region.odd {
+        Region::Unclear
+    } else {
+        Region::of(event.region.text.as_deref())
     };
     let call = Call {
         source,
@@ -271,23 +287,28 @@ pub(super) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
         needs_both: true,
         ..Credential::default()
     };
-    for text in [&who.arn.text, &who.principal_id.text].into_iter().flatten() {
+    for text in [&who.arn.text, &who.principal_id.text]
+        .into_iter()
+        .flatten()
+    {
         credential.add_session_of_aws(text);
     }
-    let context = who.session_context.0.unwrap_or_default();
-    if let Some(identity) = &context.source_identity.text {
+    let context = who.session_context.0.as_ref();
+    let identity = context.and_then(|context| context.source_identity.text.as_deref());
+    if let Some(identity) = identity {
         credential.add_hash_text(identity);
     }
     let answered = event.answered.0.unwrap_or_default();
     let identities = [&asked.source_identity, &answered.source_identity];
     let identities = identities.map(|text| text.text.as_deref());
     let named = asked.role_session_name.text.as_deref();
-    let (deed, place) = if mints(&call, &mut credential, named, &identities) {
-        let role = asked.role_arn.text;
-        (Deed::Mint, role.unwrap_or_else(|| call.shown_place()))
+    let deed = if mints(&call, &mut credential, named, &identities) {
+        Deed::Mint
     } else {
-        (call.deed(), call.shown_place())
+        call.deed()
     };
+    let role = asked.role_arn.text.filter(|_| call.makes_a_session());
+    let place = role.unwrap_or_else(|| call.shown_place());
     let by_aws = who.kind.text.as_deref() == Some("AWSService") || kind == "AwsServiceEvent";
     let outcome = match &event.error_code.text {
         _ if kind == INSIGHT => Outcome::Nobodys("an insight of CloudTrail's own"),
@@ -295,23 +316,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
         Some(code) if is_refusal(code) => Outcome::Refused,
         _ => Outcome::Done,
     };
-    let principal = [
-        who.arn.text,
-        who.user_name.text,
-        who.principal_id.text,
-        who.invoked_by.text,
-        who.kind.text,
-    ]
-    .into_iter()
-    .flatten()
-    .find(|text| !text.is_empty());
+    let time_of_it = event.time.text.map_or(Value::Null, Value::String);
     Ok(Record {
         id: event.id.text,
-        at: time(
-            &event.time.text.map_or(Value::Null, Value::String),
-            TimeFormat::Rfc3339,
-        ),
-        principal: principal.unwrap_or_else(|| "nobody named".to_owned()),
+        at: time(&time_of_it, TimeFormat::Rfc3339),
+        principal: who.shown().unwrap_or_else(|| "nobody named".to_owned()),
         action: call.shown(),
         resource: place,
         region,

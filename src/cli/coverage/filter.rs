@@ -34,7 +34,9 @@ impl FromStr for Filter {
                 (Some((of, pattern)), _) => all.push((of, pattern.chars().collect())),
                 // A comma may stand in a pattern.
                 (None, Some((_, pattern))) => pattern.extend(",".chars().chain(part.chars())),
-                (None, None) => return Err("it begins with principal=, action= or resource=".into()),
+                (None, None) => {
+                    return Err("it begins with principal=, action= or resource=".into());
+                }
             }
         }
         if all.iter().any(|(_, pattern)| pattern.is_empty()) {

@@ -294,7 +294,9 @@ impl<'de> Visitor<'de> for Document<'_> {
             record.push_str(value.get());
         }
         if is_list && is_event {
-            return Err(de::Error::custom("it is a list of records and a record at once"));
+            return Err(de::Error::custom(
+                "it is a list of records and a record at once",
+            ));
         }
         if !is_list {
             record.push('}');

@@ -203,15 +203,20 @@ impl<'a> Judge<'a> {
                 "it carries no decision: the broker was not asked",
             );
         }
-        let at = match record.at {
-            Ok(at) => at,
-            Err(why) => return Verdict::new(Class::Unjudged, Reason::NoTime, why),
-        };
-        let permit = match self.permit(record, at) {
+        let permit = match self.permit(record) {
             Ok(permit) => permit,
             Err(verdict) => return verdict,
         };
-        let mut verdict = self.judge_permitted(record, at, &permit);
+        let mut verdict = match record.at {
+            Ok(at) => self.judge_permitted(record, at, &permit),
+            Err(why) => match self.within(record, &permit) {
+                // At no time was it granted.
+                Err((Class::OutsideGrant, reason, told)) => {
+                    Verdict::new(Class::OutsideGrant, reason, told)
+                }
+                _ => Verdict::new(Class::Unjudged, Reason::NoTime, why),
+            },
+        };
         let made = verdict.class == Class::Proven && record.deed == Deed::Mint;
         verdict.made_again = made && self.was_made(permit.index());
         verdict.leaf = Some(permit.index());
@@ -236,7 +241,7 @@ impl<'a> Judge<'a> {
     }
 
     /// The permit that a record's credential carries.
-    fn permit(&self, record: &Record, at: Timestamp) -> Result<Permit<'a>, Verdict> {
+    fn permit(&self, record: &Record) -> Result<Permit<'a>, Verdict> {
         let credential = &record.credential;
         let unproven = |reason, told: &str| Verdict::new(Class::Unproven, reason, told);
         let contradiction = || {
@@ -247,12 +252,6 @@ impl<'a> Judge<'a> {
         };
         if credential.contradictory {
             return Err(contradiction());
-        }
-        if credential.foreign {
-            return Err(unproven(
-                Reason::Contradiction,
-                "beside what is ours stands something that is not, where ours would stand",
-            ));
         }
         if credential.needs_both && credential.hash.is_none() {
             return Err(unproven(
@@ -268,7 +267,13 @@ impl<'a> Judge<'a> {
                  source identity goes along into other roles",
             ));
         }
-        let permit = self.find(record, at, &contradiction)?;
+        if credential.foreign {
+            return Err(unproven(
+                Reason::Contradiction,
+                "beside what is ours stands something that is not, where ours would stand",
+            ));
+        }
+        let permit = self.find(record, &contradiction)?;
         if credential.named && !permit.is_aws() {
             return Err(no_session_of_aws());
         }
@@ -278,10 +283,9 @@ impl<'a> Judge<'a> {
     fn find(
         &self,
         record: &Record,
-        at: Timestamp,
         contradiction: &dyn Fn() -> Verdict,
     ) -> Result<Permit<'a>, Verdict> {
-        let credential = &record.credential;
+        let (credential, at) = (&record.credential, record.at);
         let by_hash = credential.hash.map(|hash| {
             self.decisions.by_hash(&hash).ok_or_else(|| {
                 if self.decisions.is_unread(&hash) {
@@ -313,9 +317,11 @@ impl<'a> Judge<'a> {
     }
 
     /// What a decision is that the log does not hold.
-    fn missing(&self, at: Timestamp, reason: Reason) -> Verdict {
-        if self.is_after_log(at) {
-            return self.after_log();
+    fn missing(&self, at: Result<Timestamp, &'static str>, reason: Reason) -> Verdict {
+        match at {
+            Err(why) => return Verdict::new(Class::Unjudged, Reason::NoTime, why),
+            Ok(at) if self.is_after_log(at) => return self.after_log(),
+            Ok(_) => {}
         }
         // A hash would be among those of the leaves that were not read.
         if reason == Reason::UnknownSession && self.decisions.has_gaps() {

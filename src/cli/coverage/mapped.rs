@@ -256,7 +256,7 @@ pub(super) fn read(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'static s
         deed: mapping.deed(action.as_deref(), &said),
         action: action.unwrap_or_else(|| "-".to_owned()),
         resource: shown(&said),
-        region: region(&mapping.region, &record),
+        region: region(mapping.region.as_ref(), &record),
         credential,
         outcome: if mapping.is_refused(&record) {
             Outcome::Refused
@@ -272,10 +272,8 @@ fn shown(said: &[Option<String>]) -> String {
     first.map_or_else(|| "-".to_owned(), Clone::clone)
 }
 
-fn region(pointer: &Option<Pointer>, record: &Value) -> Region {
-    let found = pointer
-        .as_ref()
-        .and_then(|pointer| pointer.whatever(record));
+fn region(pointer: Option<&Pointer>, record: &Value) -> Region {
+    let found = pointer.and_then(|pointer| pointer.whatever(record));
     Region::of(found.as_deref())
 }
 
@@ -317,18 +315,18 @@ pub(super) fn read_ocsf(mapping: &Mapping, bytes: &[u8]) -> Result<Record, &'sta
         Outcome::Done
     };
     let (when, format) = match &mapping.time {
-        Some(pointer) => (
-            pointer.of(&record),
-            mapping.time_format.unwrap_or_default(),
-        ),
+        Some(pointer) => (pointer.of(&record), mapping.time_format.unwrap_or_default()),
         None => (
             event.at("/time"),
             mapping.time_format.unwrap_or(TimeFormat::EpochMs),
         ),
     };
-    let principal = event.usual(&mapping.principal, &["/actor/user/uid", "/actor/user/name"]);
+    let principal = event.usual(
+        mapping.principal.as_ref(),
+        &["/actor/user/uid", "/actor/user/name"],
+    );
     Ok(Record {
-        id: event.usual(&mapping.id, &["/metadata/uid"]),
+        id: event.usual(mapping.id.as_ref(), &["/metadata/uid"]),
         at: time(when, format),
         principal: principal.unwrap_or_else(|| "nobody named".to_owned()),
         action,
@@ -361,7 +359,7 @@ impl<'a> Ocsf<'a> {
         paths.map(|path| self.text(path))
     }
 
-    fn usual(&self, pointer: &Option<Pointer>, paths: &[&str]) -> Option<String> {
+    fn usual(&self, pointer: Option<&Pointer>, paths: &[&str]) -> Option<String> {
         match pointer {
             Some(pointer) => pointer.text(self.record),
             None => paths
@@ -371,10 +369,11 @@ impl<'a> Ocsf<'a> {
     }
 
     fn region(&self) -> Region {
-        match self.mapping.region {
-            Some(_) => region(&self.mapping.region, self.record),
-            None => region(&Some(Pointer("/cloud/region".to_owned())), self.record),
-        }
+        let usual = Pointer("/cloud/region".to_owned());
+        region(
+            Some(self.mapping.region.as_ref().unwrap_or(&usual)),
+            self.record,
+        )
     }
 
     fn credential(&self, aws: bool) -> Credential {
@@ -382,11 +381,7 @@ impl<'a> Ocsf<'a> {
         let mut credential = Credential::default();
         self.mapping.credential(self.record, &mut credential);
         if mapped.session.is_none() {
-            let users = self.texts([
-                "/actor/user/uid",
-                "/actor/user/uid_alt",
-                "/actor/user/uuid",
-            ]);
+            let users = self.texts(["/actor/user/uid", "/actor/user/uid_alt", "/actor/user/uuid"]);
             for text in users.iter().flatten() {
                 credential.add_session_of_aws(text);
             }
@@ -476,13 +471,21 @@ impl<'a> Ocsf<'a> {
         ]);
         let name = text(&asked, "roleSessionName").or_else(|| flat[0].map(str::to_owned));
         let of_data = [&asked, &answered].map(|data| text(data, "sourceIdentity"));
-        let identities = [of_data[0].as_deref(), of_data[1].as_deref(), flat[1], flat[2]];
-        if mints(&call, credential, name.as_deref(), &identities) {
-            let role = text(&asked, "roleArn").or_else(|| flat[3].map(str::to_owned));
-            let place = role.unwrap_or_else(|| call.shown_place());
-            return (Deed::Mint, call.shown(), place);
-        }
-        (call.deed(), call.shown(), call.shown_place())
+        let identities = [
+            of_data[0].as_deref(),
+            of_data[1].as_deref(),
+            flat[1],
+            flat[2],
+        ];
+        let deed = if mints(&call, credential, name.as_deref(), &identities) {
+            Deed::Mint
+        } else {
+            call.deed()
+        };
+        let role = text(&asked, "roleArn").or_else(|| flat[3].map(str::to_owned));
+        let role = role.filter(|_| call.makes_a_session());
+        let place = role.unwrap_or_else(|| call.shown_place());
+        (deed, call.shown(), place)
     }
 
     /// An object, or the text of one.
@@ -756,10 +759,7 @@ refused = { pointer = "/status", values = [401, 403] }
                 (vec![one.to_owned()], true)
             );
         }
-        assert_eq!(
-            of(json!("all"), json!(one)),
-            (vec![one.to_owned()], true)
-        );
+        assert_eq!(of(json!("all"), json!(one)), (vec![one.to_owned()], true));
     }
 
     #[test]
@@ -773,7 +773,11 @@ refused = { pointer = "/status", values = [401, 403] }
             ocsf(&event).credential
         };
         let name = "tp-0198b2a00000700080000000000000ab";
-        for user in [name.to_owned(), format!("eve/{name}"), format!("mail:{name}")] {
+        for user in [
+            name.to_owned(),
+            format!("eve/{name}"),
+            format!("mail:{name}"),
+        ] {
             assert!(of(&user, "").is_empty(), "{user}");
         }
         // A name is a name of AWS's, whatever the service says that it is.
@@ -803,8 +807,7 @@ refused = { pointer = "/status", values = [401, 403] }
             }
         });
         let mut written = event.clone();
-        written["api"]["request"]["data"] =
-            event["api"]["request"]["data"].to_string().into();
+        written["api"]["request"]["data"] = event["api"]["request"]["data"].to_string().into();
         let mut flat = event.clone();
         flat["api"]["request"] = Value::Null;
         flat["api"]["response"] = Value::Null;
@@ -855,7 +858,10 @@ refused = { pointer = "/status", values = [401, 403] }
         assert_eq!((action.as_str(), unclear), ("s3:GetObject", None));
         // A second resource is not overlooked because nobody can say which it is.
         let mut second = event.clone();
-        second["resources"][1] = json!({"name": "secret/x", "type": "AWS::S3::Object"});
+        second["resources"] = json!([
+            {"uid": "arn:aws:s3:::reports/a", "type": "AWS::S3::Object"},
+            {"name": "secret/x", "type": "AWS::S3::Object"}
+        ]);
         let Deed::Rights { unclear, .. } = ocsf(&second).deed else {
             panic!();
         };

@@ -296,7 +296,10 @@ impl Coverage {
 
     /// The picture is written over nothing that is read.
     fn check_picture(&self) -> Result<(), Failure> {
-        let picture = self.svg.as_deref().and_then(|path| path.canonicalize().ok());
+        let picture = self
+            .svg
+            .as_deref()
+            .and_then(|path| path.canonicalize().ok());
         let Some(picture) = picture else {
             return Ok(());
         };

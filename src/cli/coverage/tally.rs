@@ -196,7 +196,8 @@ impl Tally {
         if let Some(counts) = self.groups.get_mut(&name) {
             return counts.add(class);
         }
-        if self.groups.len() >= MAX_GROUPS && !(class != Class::Proven && self.make_room()) {
+        let full = self.groups.len() >= MAX_GROUPS;
+        if full && (class == Class::Proven || !self.make_room()) {
             return;
         }
         if class == Class::Proven {

@@ -359,7 +359,10 @@ fn on_aws_region_and_resource_count_and_what_names_none_is_not_judged() {
         (Class::OutsideGrant, Reason::Place)
     );
     assert_eq!(
-        of(rights("sqs:ReceiveMessage", "arn:aws:sqs:eu-west-1:1:q"), odd),
+        of(
+            rights("sqs:ReceiveMessage", "arn:aws:sqs:eu-west-1:1:q"),
+            odd
+        ),
         PROVEN
     );
 }
@@ -708,6 +711,19 @@ fn what_has_no_time_or_no_clear_deed_is_not_judged() {
     record.deed = unclear(&[]);
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::Unclear));
     record.at = Err("it has no time");
+    assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::NoTime));
+    // What was never granted, and what proves nothing, needs no time to be so.
+    record.deed = rights("orders:write", "https://orders.example/v1");
+    assert_eq!(judged(&log, &record), (Class::OutsideGrant, Reason::Action));
+    record.credential.foreign = true;
+    assert_eq!(
+        judged(&log, &record),
+        (Class::Unproven, Reason::Contradiction)
+    );
+    record.credential = Credential {
+        session: session(OTHER),
+        ..Credential::default()
+    };
     assert_eq!(judged(&log, &record), (Class::Unjudged, Reason::NoTime));
     // That it came too late is certain, whatever it was.
     let mut late = action(400);

@@ -92,6 +92,80 @@ fn bad_records_are_counted_apart_and_never_a_pass() {
 }
 
 #[test]
+fn a_text_of_any_length_stops_no_report() {
+    let log = made();
+    let mut long = event("e-1", IN_TIME);
+    long["awsRegion"] = "r".repeat(70_000).into();
+    long["userIdentity"]["userName"] = "u".repeat(70_000).into();
+    let told = log.run(trail(std::slice::from_ref(&long)), &[]);
+    assert_eq!(told.code(), Some(3), "{}", told.stderr);
+    assert!(
+        told.stdout
+            .ends_with("1 of 1 actions could not be judged\n")
+    );
+    assert!(told.stdout.len() < 5_000);
+    let report = json_of(&log.run(trail(&[long]), &["--json"]), 3);
+    assert_eq!(
+        report["classes"]["unjudged"]["reasons"],
+        json!({"unclear": 1})
+    );
+    // A name that no object of S3 can have tells its bucket all the same.
+    let with_key = |bucket: &str, length: usize| {
+        let mut event = event("e-1", IN_TIME);
+        event["resources"] = serde_json::Value::Null;
+        event["requestParameters"] = json!({"bucketName": bucket, "key": "k".repeat(length)});
+        let ended = log.run(trail(&[event]), &["--json"]);
+        counts(&json_of(&ended, ended.code().unwrap()))
+    };
+    assert_eq!(with_key("reports", 1_024), [1, 0, 0, 0, 0]);
+    for length in [600, 1_024, 5_000, 100_000] {
+        assert_eq!(with_key("secret", length), [0, 1, 0, 0, 0]);
+    }
+}
+
+#[test]
+fn an_empty_file_that_is_named_as_compressed_was_cut() {
+    let log = made();
+    let arguments = "--log log --key KEY --records records empty.json.gz --json";
+    let run = |empty: &[u8]| {
+        Launch::taskpass(words(arguments, &log.vkey))
+            .file("log", log.file.clone())
+            .file("records", trail(&[event("e-1", IN_TIME)]))
+            .file("empty.json.gz", empty)
+            .run()
+    };
+    let report = json_of(&run(b""), 3);
+    assert_eq!(report["problems"][0]["input"], "empty.json.gz");
+    json_of(&run(&gzip(b"")), 0);
+}
+
+#[test]
+fn the_picture_is_written_over_nothing_that_is_read() {
+    let log = made();
+    for read in ["log", "records", "key", "mapping.toml", "./records"] {
+        let arguments = "--log log --key-file key --records records --mapping mapping.toml --svg";
+        let mut process = Launch::taskpass(words(arguments, &log.vkey).chain([read]))
+            .file("log", log.file.clone())
+            .file("key", log.vkey.clone())
+            .file("mapping.toml", MAPPING)
+            .file("records", "{}")
+            .spawn();
+        let ended = process.wait(super::super::support::SOON);
+        assert_eq!(ended.code(), Some(2), "{read}");
+        assert_eq!(
+            std::fs::read(process.dir().join("log")).unwrap(),
+            log.file,
+            "{read}"
+        );
+        assert_eq!(
+            std::fs::read_to_string(process.dir().join("records")).unwrap(),
+            "{}",
+            "{read}"
+        );
+    }
+}
+
+#[test]
 fn a_bad_line_costs_itself_and_a_bomb_the_file() {
     let log = made();
     let options = ["--json", "--mapping", "mapping.toml"];
@@ -127,6 +201,8 @@ fn a_command_line_that_makes_no_sense_is_told_before_anything_is_read() {
         "--log log --key KEY --records records --mapping records",
         "--log log --key KEY --records records --format cloudtrail --mapping mapping.toml",
         "--log log --key KEY --records records --as-of 2026-10-24T12:00:00",
+        "--log log --key KEY --records records --as-of 9999-01-01T00:00:00Z",
+        "--log log --key KEY --records records --except principal=x,action=",
         "--log log --key KEY --records records --skew 301",
         "--log log --key KEY --records records --allow-unproven NaN",
         "--log log --key KEY --records records --only eve",

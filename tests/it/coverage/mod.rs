@@ -104,6 +104,7 @@ id = "/id"
 principal = "/who"
 action = "/right"
 location = "/url"
+region = "/region"
 credential.jwt = "/authorization"
 refused = { pointer = "/status", values = [401, 403] }
 "#;
@@ -262,7 +263,8 @@ fn an_event_of_ocsf_is_joined_by_hash_and_by_session() {
     assert_eq!(ocsf(&|_| {}), [1, 0, 0, 0, 0]);
     assert_eq!(
         ocsf(&|event| event["actor"]["session"] = json!({})),
-        [1, 0, 0, 0, 0]
+        [0, 0, 0, 1, 0],
+        "source identity goes along into other roles"
     );
     assert_eq!(
         ocsf(&|event| event["unmapped"] = json!({})),
@@ -281,6 +283,132 @@ fn an_event_of_ocsf_is_joined_by_hash_and_by_session() {
         ocsf(&|event| event["time"] = IN_TIME.into()),
         [0, 0, 0, 0, 1]
     );
+}
+
+#[test]
+fn who_walks_around_the_broker_is_set_aside_by_no_class_of_ocsf() {
+    let log = made();
+    let own = json!({
+        "class_uid": 6003, "time": 1_792_843_260_000_i64, "metadata": {"uid": "o-1"},
+        "cloud": {"region": "eu-central-1"},
+        "actor": {"user": {"uid": "reports"}, "session": {"uid": SESSION}},
+        "api": {"operation": "GetObject", "service": {"name": "s3.amazonaws.com"}},
+        "resources": [{"uid": "arn:aws:s3:::reports/a", "type": "AWS::S3::Object"}],
+        "unmapped": {"dec": URL_SAFE_NO_PAD.encode(log.hash.as_bytes())}
+    });
+    let beside = |class: u64, code: i32| {
+        let other = json!({
+            "class_uid": class, "time": 1_792_843_261_000_i64, "metadata": {"uid": "o-2"},
+            "actor": {"user": {"uid": "eve"}},
+            "http_request": {"http_method": "DELETE", "url": {"url_string": "https://h/v1/4"}}
+        });
+        let ended = log.run(format!("{own}\n{other}"), &["--json", "--format", "ocsf"]);
+        json_of(&ended, code)
+    };
+    for class in [1001, 3001, 4002, 6001, 6005, 6006, 9001] {
+        let report = beside(class, 1);
+        assert_eq!(counts(&report), [1, 0, 0, 1, 0], "{class}");
+        assert_eq!(report["records"]["set_aside"], json!({}), "{class}");
+    }
+    let report = beside(2004, 0);
+    assert_eq!(counts(&report), [1, 0, 0, 0, 0]);
+    // And of one that is ours no part is overlooked.
+    for (second, code, expected) in [
+        (json!({"name": "secret/x"}), 3, [0, 0, 0, 0, 1]),
+        (
+            json!({"uid": "arn:aws:s3:::secret/x", "type": "AWS::S3::Object"}),
+            1,
+            [0, 1, 0, 0, 0],
+        ),
+    ] {
+        let mut more = own.clone();
+        more["resources"] = json!([own["resources"][0], second]);
+        let ended = log.run(more.to_string(), &["--json", "--format", "ocsf"]);
+        assert_eq!(counts(&json_of(&ended, code)), expected, "{second}");
+    }
+}
+
+#[test]
+fn the_verdict_is_the_exit_code_whether_or_not_somebody_reads() {
+    let log = made();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("log"), &log.file).unwrap();
+    let mut legacy = event("e-2", IN_TIME);
+    legacy["userIdentity"] = json!({"type": "IAMUser", "arn": "arn:aws:iam::1:user/ci"});
+    for (events, code) in [
+        (trail(&[event("e-1", IN_TIME), legacy]), 1),
+        (trail(&[event("e-1", IN_TIME)]), 0),
+        ("{".to_owned(), 3),
+    ] {
+        for form in ["", "--json"] {
+            let arguments = format!("--log log --key KEY --records - {form}");
+            let mut child = Command::new(env!("CARGO_BIN_EXE_taskpass"))
+                .args(words(&arguments, &log.vkey))
+                .current_dir(dir.path())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            // Nobody will read, and only then is there anything to tell.
+            drop(child.stdout.take());
+            let mut input = child.stdin.take().unwrap();
+            input.write_all(events.as_bytes()).unwrap();
+            drop(input);
+            assert_eq!(child.wait().unwrap().code(), Some(code), "{form} {events}");
+        }
+    }
+}
+
+#[test]
+fn the_brokers_own_calls_can_be_left_out_exactly() {
+    let log = made();
+    let role = "arn:aws:iam::123456789012:role/taskpass-revoker";
+    let session = "arn:aws:sts::123456789012:assumed-role/taskpass-revoker/taskpass-revoker";
+    let own = |name: &str, source: &str, who: Value| {
+        let mut event = event(name, IN_TIME);
+        event["eventName"] = name.into();
+        event["eventSource"] = source.into();
+        event["userIdentity"] = who;
+        event["resources"] = Value::Null;
+        event["requestParameters"] = json!({"roleName": "reports"});
+        event
+    };
+    let acting = json!({
+        "type": "AssumedRole", "principalId": "AROAREVOKER:taskpass-revoker", "arn": session
+    });
+    let write = own("PutRolePolicy", "iam.amazonaws.com", acting.clone());
+    let mut assumed = own(
+        "AssumeRoleWithWebIdentity",
+        "sts.amazonaws.com",
+        json!({"type": "WebIdentityUser", "userName": "revoker"}),
+    );
+    assumed["resources"] = json!([{"type": "AWS::IAM::Role", "ARN": role}]);
+    assumed["requestParameters"] = json!({"roleArn": role, "roleSessionName": "taskpass-revoker"});
+    let filters = [
+        format!("principal=revoker,action=sts:AssumeRoleWithWebIdentity,resource={role}"),
+        format!("principal={session},action=iam:PutRolePolicy"),
+    ];
+    let options = ["--json", "--except", &filters[0], "--except", &filters[1]];
+    let events = [event("e-1", IN_TIME), write, assumed];
+    let report = json_of(&log.run(trail(&events), &["--json"]), 1);
+    assert_eq!(counts(&report), [1, 0, 0, 2, 0]);
+    let report = json_of(&log.run(trail(&events), &options), 0);
+    assert_eq!(report["records"]["set_aside"], json!({"among --except": 2}));
+    // Nothing else of the same session, of the same name, or with the same role is.
+    let mut elsewhere = acting.clone();
+    elsewhere["arn"] = "arn:aws:sts::999999999999:assumed-role/Admin/taskpass-revoker".into();
+    let mut other_role = events[2].clone();
+    other_role["resources"][0]["ARN"] = "arn:aws:iam::123456789012:role/Admin".into();
+    for other in [
+        own("AttachRolePolicy", "iam.amazonaws.com", acting),
+        own("PutRolePolicy", "iam.amazonaws.com", elsewhere),
+        other_role,
+    ] {
+        let events = [event("e-1", IN_TIME), other];
+        let report = json_of(&log.run(trail(&events), &options), 1);
+        assert_eq!(counts(&report), [1, 0, 0, 1, 0]);
+    }
 }
 
 #[test]
@@ -328,7 +456,7 @@ fn the_picture_is_one_file_without_scripts_whatever_the_records_say() {
 }
 
 /// The most memory, in KiB, that the command had when it had read so many records from its standard
-/// input, each of 4 KiB, every one by another principal with another id.
+/// input, each of 4 to 8 KiB, every one by another principal with another id.
 fn peak_after(log: &Made, records: u32, cloudtrail: bool) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("log"), &log.file).unwrap();
@@ -345,14 +473,25 @@ fn peak_after(log: &Made, records: u32, cloudtrail: bool) -> u64 {
         .unwrap();
     let mut input = std::io::BufWriter::new(child.stdin.take().unwrap());
     let padding = "p".repeat(3_500);
+    let claims = json!({"jti": SESSION, "dec": URL_SAFE_NO_PAD.encode(log.hash.as_bytes())});
+    let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()));
     if cloudtrail {
         input.write_all(b"{\"Records\":[").unwrap();
     }
     for n in 0..records {
+        // In another place each, and in another region, as far as the record goes.
         let mut record = if cloudtrail {
-            event(&format!("e-{n}"), IN_TIME)
+            let mut event = event(&format!("e-{n}"), IN_TIME);
+            event["resources"] = Value::Null;
+            event["requestParameters"]["key"] = format!("team/{n}/{}", &padding[..200]).into();
+            event["awsRegion"] = format!("{padding}{n}").into();
+            event
         } else {
-            json!({"at": IN_TIME, "id": n, "right": "orders:read"})
+            let place = format!("arn:aws:s3:::reports/{n}/{}", &padding[..200]);
+            json!({
+                "at": IN_TIME, "id": n, "right": "s3:GetObject", "url": place,
+                "authorization": token, "region": format!("{padding}{n}")
+            })
         };
         record["padding"] = padding.as_str().into();
         record["who"] = format!("somebody-{n}").into();
@@ -385,7 +524,7 @@ fn memory_does_not_grow_with_the_records() {
     for cloudtrail in [true, false] {
         let small = peak_after(&log, 1_000, cloudtrail);
         let large = peak_after(&log, 8_000, cloudtrail);
-        // 28 MiB more were read. What may grow are the bounded tables: groups, and what came lately.
+        // 28 MiB more were read, and as much again of regions. What may grow are the bounded tables: groups, and what came lately.
         assert!(large < small + 6 * 1024, "{small} KiB, then {large} KiB");
         assert!(large < 128 * 1024, "{large} KiB");
     }
