@@ -180,7 +180,8 @@ pub struct Metrics {
     registry: Registry,
     decisions: Counters<1>,
     refusals: Counters<1>,
-    observed: Counters<2>,
+    observed: Counters<3>,
+    observing: Family<Labels<1>, Gauge>,
     attestation_failures: Counters<1>,
     unattested: Counter,
     foreign_tokens: Counter,
@@ -319,7 +320,12 @@ impl Metrics {
             refusals: r.counters("refusals", "Refused requests, by reason"),
             observed: r.counters(
                 "observed",
-                "Requests for which a policy that merely observes held, by what it would have made of them",
+                "Requests for which a policy that merely observes held, by what became of them and what would have",
+            ),
+            observing: r.add(
+                "observing_until_timestamp_seconds",
+                "Policies of the active generation that merely observe, and when they are enforced",
+                Family::default(),
             ),
             attestation_failures: r.counters(
                 "attestation_failures",
@@ -450,14 +456,24 @@ impl Metrics {
         count(&self.refusals, &[("code", code.as_str().into())]);
     }
 
-    /// A policy that merely observes held for a request, which it would have made this of.
-    pub fn observed(&self, policy: &str, would_be: Outcome) {
-        let policy = Cow::Owned(policy.to_owned());
-        let would_be = would_be.as_str().into();
-        count(
-            &self.observed,
-            &[("policy", policy), ("would_be", would_be)],
-        );
+    /// A policy that merely observes held for a request, of which became `outcome` and would have
+    /// become `would_be`.
+    pub fn observed(&self, policy: &str, outcome: Outcome, would_be: Outcome) {
+        count(&self.observed, &observed(policy, outcome, would_be));
+    }
+
+    /// The policies that merely observe, and until when. What each would refuse begins at zero, so
+    /// that the first request is a rise.
+    pub fn observing<'a>(&self, policies: impl Iterator<Item = (&'a str, crate::clock::Timestamp)>) {
+        self.observing.clear();
+        for (policy, until) in policies {
+            let labels = [("policy", Cow::Owned(policy.to_owned()))];
+            self.observing.get_or_create(&labels).set(until.seconds());
+            for would_be in [Outcome::Deny, Outcome::Indeterminate, Outcome::Pending] {
+                let labels = observed(policy, Outcome::Permit, would_be);
+                drop(self.observed.get_or_create(&labels));
+            }
+        }
     }
 
     /// Evidence was not believed.
@@ -661,6 +677,14 @@ impl Metrics {
     }
 }
 
+fn observed(policy: &str, outcome: Outcome, would_be: Outcome) -> Labels<3> {
+    [
+        ("policy", Cow::Owned(policy.to_owned())),
+        ("outcome", outcome.as_str().into()),
+        ("would_be", would_be.as_str().into()),
+    ]
+}
+
 fn count<const N: usize>(family: &Counters<N>, labels: &Labels<N>) {
     family.get_or_create(labels).inc();
 }
@@ -684,7 +708,9 @@ mod tests {
         let metrics = Metrics::new();
         metrics.decision(Outcome::Permit);
         metrics.refusal(RefusalCode::TtlTooLong);
-        metrics.observed("freeze", Outcome::Deny);
+        metrics.observed("freeze", Outcome::Permit, Outcome::Deny);
+        let until = crate::clock::Timestamp::from_seconds(1_800_000_000);
+        metrics.observing([("freeze", until)].into_iter());
         metrics.attestation_failure("expired");
         metrics.unattested();
         metrics.foreign_token();
@@ -714,7 +740,9 @@ mod tests {
             "taskpass_decisions_total{outcome=\"permit\"} 1",
             "taskpass_decisions_total{outcome=\"indeterminate\"} 0",
             "taskpass_refusals_total{code=\"ttl-too-long\"} 1",
-            "taskpass_observed_total{policy=\"freeze\",would_be=\"deny\"} 1",
+            "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",would_be=\"deny\"} 1",
+            "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",would_be=\"indeterminate\"} 0",
+            "taskpass_observing_until_timestamp_seconds{policy=\"freeze\"} 1800000000",
             "taskpass_attestation_failures_total{reason=\"expired\"} 1",
             "taskpass_unattested_total 1",
             "taskpass_foreign_tokens_total 1",

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use tracing::{error, info, instrument};
+use tracing::{error, info, instrument, warn};
 
 use super::admin::Caller;
 use super::{Broker, BrokerError};
@@ -65,6 +65,25 @@ impl Active {
     }
 }
 
+/// What was activated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activated {
+    /// Its digest.
+    pub digest: GenerationDigest,
+    /// The policies that are not enforced yet, each with the instant from which on it is.
+    pub observing: Vec<(String, Timestamp)>,
+}
+
+/// On whose word something is activated.
+enum Word {
+    /// An admin's, by a call.
+    Admin(Caller),
+    /// That of whoever started an embedded broker.
+    Start(String),
+    /// Nobody's anew: it decided already, in a log that this one succeeds.
+    Carried(String),
+}
+
 /// Why a generation cannot decide.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
@@ -90,12 +109,11 @@ impl Broker {
         &self,
         evidence: &Evidence,
         generation: Generation,
-    ) -> Result<Result<GenerationDigest, Unfit>, BrokerError> {
+    ) -> Result<Result<Activated, Unfit>, BrokerError> {
         let caller = self
             .admin(evidence, AdminAction::ActivateGeneration)
             .await?;
-        self.activate_by(caller.name(), Some(caller), generation)
-            .await
+        self.activate_by(Word::Admin(caller), generation).await
     }
 
     /// The same, on the word of whoever started an embedded broker. Visible in the ledger.
@@ -103,40 +121,72 @@ impl Broker {
         &self,
         by: &str,
         generation: Generation,
+    ) -> Result<Result<Activated, Unfit>, BrokerError> {
+        let word = Word::Start(by.to_owned());
+        self.activate_by(word, generation).await
+    }
+
+    /// Makes a generation decide that decided in a log before this one.
+    pub(super) async fn activate_carried(
+        &self,
+        by: &str,
+        generation: Generation,
     ) -> Result<Result<GenerationDigest, Unfit>, BrokerError> {
-        self.activate_by(by.to_owned(), None, generation).await
+        let word = Word::Carried(by.to_owned());
+        let activated = self.activate_by(word, generation).await?;
+        Ok(activated.map(|activated| activated.digest))
     }
 
     async fn activate_by(
         &self,
-        by: String,
-        caller: Option<Caller>,
+        word: Word,
         generation: Generation,
-    ) -> Result<Result<GenerationDigest, Unfit>, BrokerError> {
+    ) -> Result<Result<Activated, Unfit>, BrokerError> {
         let bytes = generation
             .to_bytes()
             .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
+        let files = generation.policies.clone();
         let active = match self.check_generation(generation).await {
             Ok(active) => active,
             Err(unfit) => return Ok(Err(unfit)),
         };
         let digest = active.digest();
         let now = self.now();
+        // What decides already goes on deciding.
+        let decides = self.store().active_generation().await?;
+        if decides.is_none_or(|own| own.digest != digest)
+            && !matches!(word, Word::Carried(_))
+            && let Err(problems) = active.policy().check_dates(&files, now)
+        {
+            return Ok(Err(Unfit::Policy(problems)));
+        }
+        let activated = Activated {
+            digest,
+            observing: active
+                .policy()
+                .observing(now)
+                .map(|(policy, until)| (policy.to_owned(), until))
+                .collect(),
+        };
+        let (by, one_time) = match word {
+            Word::Admin(caller) => (caller.name(), caller.one_time),
+            Word::Start(by) | Word::Carried(by) => (by, Vec::new()),
+        };
         self.store().put_generation(digest, &bytes, now).await?;
         let request = Request {
             entry: Entry::Activate { digest, by },
-            one_time: caller.map(|caller| caller.one_time).unwrap_or_default(),
+            one_time,
             at: now,
         };
         match self.ledger().append(request).await? {
             Appended::Recorded(_) => {
                 info!(generation = %digest, "activated");
                 self.take_over(active);
-                Ok(Ok(digest))
+                Ok(Ok(activated))
             }
             Appended::Unchanged => {
                 self.follow_generation().await?;
-                Ok(Ok(digest))
+                Ok(Ok(activated))
             }
             Appended::Replayed => Err(BrokerError::Replayed),
             _ => Err(BrokerError::FailClosed(
@@ -219,7 +269,12 @@ impl Broker {
     }
 
     fn take_over(&self, active: Active) {
+        let now = self.now();
         self.metrics().generation_active(&active.digest());
+        self.metrics().observing(active.policy().observing(now));
+        for (policy, until) in active.policy().observing(now) {
+            warn!(%policy, enforced_from = %until, "not enforced: it merely observes");
+        }
         self.active.store(Some(Arc::new(active)));
         self.set_behind(None);
     }

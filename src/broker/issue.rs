@@ -258,7 +258,7 @@ impl Broker {
 
         let deciding = Instant::now();
         let roles = self.roles_asked_for(case).await?;
-        let decision = decide(case, &roles, &ask, &admission);
+        let decision = decide(case, roles.as_ref(), &ask, &admission);
         self.metrics().stage(Stage::Decide, deciding.elapsed());
         Ok(Judged {
             decision,
@@ -354,7 +354,9 @@ impl Broker {
             return;
         };
         for policy in &observed.policies {
-            self.metrics().observed(&policy.policy, observed.would_be);
+            let outcome = decision.outcome();
+            let name = &policy.policy;
+            self.metrics().observed(name, outcome, observed.would_be);
         }
         warn!(decision = %id, outcome = decision.outcome().as_str(), %observed, "observed, not enforced");
     }
@@ -580,7 +582,12 @@ impl Broker {
 }
 
 /// Policy's word, bounded by what the task, a parent's credential or a retried one leave.
-fn decide(case: &Case<'_>, roles: &BTreeSet<String>, ask: &Ask, admission: &Admission) -> Decision {
+fn decide(
+    case: &Case<'_>,
+    roles: Option<&BTreeSet<String>>,
+    ask: &Ask,
+    admission: &Admission,
+) -> Decision {
     let retry = admission.retry.as_ref();
     case.active.policy().decide(&Question {
         workload: case.workload,

@@ -163,7 +163,7 @@ impl Broker {
             carried.admin_bindings += 1;
         }
         if let Some(generation) = legacy.generation {
-            let activated = self.activate_own(BY, generation).await?;
+            let activated = self.activate_carried(BY, generation).await?;
             carried.generation = Some(activated.map_err(|unfit| {
                 BrokerError::FailClosed(format!("the old generation decides no more: {unfit}"))
             })?);

@@ -128,7 +128,7 @@ impl Broker {
                 let roles = self.roles_asked_for(&case).await?;
                 let facts = admission.facts.clone();
                 let policy = active.policy();
-                let decision = policy.decide_open_task(&workload, &roles, facts, now);
+                let decision = policy.decide_open_task(&workload, roles.as_ref(), facts, now);
                 (decision, Some(admission))
             }
             Err(refusal) => (before_policy(refusal, &active), None),

@@ -8,6 +8,7 @@
 //! task types and limits. What they build is what `activate` sends, digest and all.
 
 mod explain;
+mod lines;
 mod replay;
 mod source;
 mod unused;
@@ -22,7 +23,7 @@ use super::client::Connection;
 use super::dev::settings;
 use super::serve::ConfigFile;
 use super::{Failure, output};
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Generation, Retention};
@@ -45,9 +46,9 @@ enum Command {
     Check(Check),
     /// Run the tests in the directory `tests` beside the policies
     #[command(
-        after_help = "Examples:\n  taskpass policy test\n  taskpass policy test policies --dev"
+        after_help = "A policy that merely observes counts from its day on, and so do its tests: --at says when they are decided.\n\nExamples:\n  taskpass policy test\n  taskpass policy test policies --dev\n  taskpass policy test --at 2027-01-01T00:00:00Z"
     )]
-    Test(Check),
+    Test(Test),
     /// Print the Cedar schema that the configuration gives
     #[command(after_help = "Example:\n  taskpass policy schema > policies/taskpass.cedarschema")]
     Schema(Schema),
@@ -56,17 +57,17 @@ enum Command {
     Activate(Activate),
     /// Decide a recorded decision again, and say why it came out so and what would have turned it
     #[command(
-        after_help = "Exits 0 when it comes out byte for byte as it is on record, 1 when it does not, or when leaf, input or generation are not what they were, 3 when it cannot be told: pruned, or decided by another engine.\n\nExample:\n  taskpass policy explain 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
+        after_help = "Exits 0 when it comes out byte for byte as it is on record, 1 when it does not, or when leaf, input or generation are not what they were, 3 when it cannot be told: not there, not for this caller, pruned, or decided by another engine and different by this one.\n\nExample:\n  taskpass policy explain 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
     )]
     Explain(explain::Explain),
     /// Decide what is on record by other policies, and say what would have changed
     #[command(
-        after_help = "Exits 0 when nothing would have changed, 1 when something would, or when a record is not what was logged (it says so on standard error), 2 for a candidate or a file that does not load, 3 when it cannot be told, also when there was nothing to evaluate. Reading page by page needs an admin's token, or evidence that may come again.\n\nExamples:\n  taskpass policy replay --since 7d --candidate policies --token-file admin-token\n  taskpass policy replay --decisions decisions.jsonl --candidate policies --json"
+        after_help = "Exits 0 when nothing would have changed, 1 when something would, or when a record is not what was logged (it says so on standard error), 2 for a candidate or a file that does not load, 3 when it cannot be told: nothing to evaluate, or nothing changed in what could be evaluated and there is more that was pruned, cut off, or lacks what the candidate asks for. It evaluates what is on record. What is on none (what attestors would make of evidence, for example) is listed with the result. Reading page by page needs an admin's token, or evidence that may come again.\n\nExamples:\n  taskpass policy replay --since 7d --candidate policies --token-file admin-token\n  taskpass policy replay --decisions decisions.jsonl --candidate policies --json"
     )]
     Replay(replay::ReplayArgs),
     /// Say what policies grant and nobody used, and propose narrower ones
     #[command(
-        after_help = "Exits 0 when everything was used, 1 when something was not or a record is not what was logged (it says so on standard error), 2 for policies or a file that do not load, 3 when it cannot be told. A proposal is for review: check it as any candidate.\n\nExamples:\n  taskpass policy unused --since 30d --token-file admin-token\n  taskpass policy unused --since 30d --proposal narrower --token-file admin-token\n  taskpass policy replay --since 30d --candidate narrower --token-file admin-token"
+        after_help = "Exits 0 when everything was used, 1 when something was not or a record is not what was logged (it says so on standard error), 2 for policies or a file that do not load, 3 when it cannot be told: no permit on record, or some of which it is not known what they used. Then nothing is proposed. A proposal is for review: check it as any candidate.\n\nExamples:\n  taskpass policy unused --since 30d --token-file admin-token\n  taskpass policy unused --since 30d --proposal narrower --token-file admin-token\n  taskpass policy test narrower\n  taskpass policy replay --since 30d --candidate narrower --token-file admin-token"
     )]
     Unused(unused::UnusedArgs),
     /// Write recorded decisions, with their inputs, one a line: what replay and unused read
@@ -92,6 +93,18 @@ struct Source {
 struct Check {
     #[command(flatten)]
     source: Source,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Debug)]
+struct Test {
+    #[command(flatten)]
+    source: Source,
+    /// The instant that the cases are decided at [default: now]
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -205,6 +218,23 @@ impl Source {
         self.build()?
             .map_err(|problems| Failure::Refused(list(&problems)))
     }
+
+    /// The same where it is to be activated at `now`.
+    fn activatable(&self, now: Timestamp) -> Result<Result<Built, Vec<PolicyProblem>>, Failure> {
+        Ok(self.build()?.and_then(|built| {
+            let dates = built.compiled.check_dates(&built.generation.policies, now);
+            dates.map(|()| built)
+        }))
+    }
+}
+
+/// What was found stands whether or not anybody read it: where the exit code is the verdict, a
+/// reader that went away does not make it a good one.
+fn said(written: Result<(), Failure>) -> Result<(), Failure> {
+    match written {
+        Err(Failure::ReaderGone) => Ok(()),
+        other => other,
+    }
 }
 
 fn list(problems: &[PolicyProblem]) -> String {
@@ -216,7 +246,7 @@ impl Policy {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Check(check) => check.check(),
-            Command::Test(check) => check.test(),
+            Command::Test(test) => test.run(),
             Command::Schema(schema) => {
                 output::raw(schema.source.built()?.generation.schema.as_bytes())
             }
@@ -241,8 +271,8 @@ fn say_what_observes(compiled: &CompiledGeneration) -> Result<(), Failure> {
 
 impl Check {
     fn check(self) -> Result<(), Failure> {
-        let built = self.source.build()?;
         let now = SystemClock.now();
+        let built = self.source.activatable(now)?;
         if self.json {
             let problems = built.as_ref().err().cloned().unwrap_or_default();
             let compiled = built.as_ref().ok().map(|built| &built.compiled);
@@ -250,10 +280,10 @@ impl Check {
             let observing: Vec<Value> = observing
                 .map(|(policy, until)| json!({"policy": policy, "enforced_from": until}))
                 .collect();
-            output::json(&json!({
+            said(output::json(&json!({
                 "good": built.is_ok(), "generation": compiled.map(CompiledGeneration::digest),
                 "observing": observing, "problems": problems,
-            }))?;
+            })))?;
             return built.map(drop).map_err(|_| Failure::Told);
         }
         let built = built.map_err(|problems| Failure::Refused(list(&problems)))?;
@@ -265,13 +295,15 @@ impl Check {
         ))?;
         say_what_observes(&built.compiled)
     }
+}
 
-    fn test(self) -> Result<(), Failure> {
+impl Test {
+    fn run(self) -> Result<(), Failure> {
         let built = self.source.built()?;
         let tests = policy::read_directory(&built.directory.join("tests"), "toml")
             .map_err(|problem| Failure::Refused(problem.to_string()))?;
-        let report = suite::run(&built.compiled, &tests, SystemClock.now());
-        if self.json {
+        let report = suite::run(&built.compiled, &tests, self.at.unwrap_or_else(|| SystemClock.now()));
+        let shown = if self.json {
             let cases: Vec<Value> = report
                 .cases
                 .iter()
@@ -284,10 +316,11 @@ impl Check {
                 "cases": cases,
                 "problems": report.problems,
                 "untested": report.untested,
-            }))?;
+            }))
         } else {
-            output::line(report.to_string())?;
-        }
+            output::line(report.to_string())
+        };
+        said(shown)?;
         if report.passed() {
             return Ok(());
         }
@@ -297,7 +330,8 @@ impl Check {
 
 impl Activate {
     async fn run(self) -> Result<(), Failure> {
-        let built = self.source.built()?;
+        let built = self.source.activatable(SystemClock.now())?;
+        let built = built.map_err(|problems| Failure::Refused(list(&problems)))?;
         let body = serde_json::to_value(&built.generation).map_err(Failure::unestablished)?;
         let client = self.connection.client()?;
         let answer = client.post("/v1/generations", &body).await?;

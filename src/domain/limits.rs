@@ -45,6 +45,10 @@ pub const MAX_EVALUATIONS: usize = 128;
 /// named in the leaf.
 pub const MAX_OBSERVED: usize = 16;
 
+/// How far ahead of its activation the last day may be on which a policy merely observes: half a
+/// year. What is tried for longer is not tried, but left unenforced.
+pub const MAX_OBSERVED_DAYS: u64 = 180;
+
 /// The longest life of a credential: half a day, as an AWS role's longest session.
 pub const MAX_TTL_SECONDS: u64 = 43_200;
 

@@ -257,7 +257,8 @@ pub(super) async fn generation(
     Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response())
 }
 
-/// Stores a generation, checks it, and makes it decide.
+/// Stores a generation, checks it, and makes it decide. The answer names its digest and, as
+/// `observing`, the policies that are not enforced yet.
 #[utoipa::path(post, path = "/v1/generations", request_body = Object, responses((status = 201, body = Object), (status = 400, body = super::problem::ProblemBody), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn activate(
     State(state): State<AppState>,
@@ -277,8 +278,13 @@ pub(super) async fn activate(
         .activate(&presented.evidence, body.value)
         .await?;
     match activated {
-        Ok(digest) => {
-            Ok((StatusCode::CREATED, Json(json!({ "generation": digest }))).into_response())
+        Ok(activated) => {
+            let observing = activated.observing.iter();
+            let observing: Vec<Value> = observing
+                .map(|(policy, until)| json!({"policy": policy, "enforced_from": until}))
+                .collect();
+            let answer = json!({"generation": activated.digest, "observing": observing});
+            Ok((StatusCode::CREATED, Json(answer)).into_response())
         }
         Err(Unfit::Attestors(why)) => Err(Problem::invalid("/attestors", why)),
         Err(Unfit::Policy(problems)) => {

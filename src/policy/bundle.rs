@@ -6,6 +6,7 @@
 //! silently isn't one.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use cedar_policy::ffi::DetailedError;
@@ -147,17 +148,45 @@ fn in_order<'a>(set: &'a PolicySet, text: &str) -> Vec<(&'a Policy, usize)> {
     };
     let mut policies: Vec<&Policy> = set.policies().collect();
     policies.sort_by_key(|policy| position(policy));
+    let comments = comments(text);
+    let in_comment = |at: usize| {
+        let before = comments.partition_point(|comment| comment.start <= at);
+        let last = before.checked_sub(1).and_then(|last| comments.get(last));
+        last.is_some_and(|comment| comment.contains(&at))
+    };
     let mut from = 0;
     policies
         .into_iter()
         .map(|policy| {
-            // A policy shows itself as it was written, so that its text leads back to its place.
+            // A policy shows itself as it was written, so that its text leads back to its place. One
+            // that is commented out may have the same text.
             let own = policy.to_string();
-            let offset = text[from..].find(&own).map_or(from, |at| from + at);
+            let hits = text.get(from..).unwrap_or_default().match_indices(&own);
+            let mut hits = hits.map(|(at, _)| from + at);
+            let offset = hits.find(|at| !in_comment(*at)).unwrap_or(from);
             from = (offset + own.len()).min(text.len());
             (policy, offset)
         })
         .collect()
+}
+
+/// Where a text has its comments: from `//` to the end of the line, where that is in no string.
+fn comments(text: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut in_string = false;
+    let mut bytes = text.bytes().enumerate().peekable();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => drop(bytes.next()),
+            b'/' if !in_string && bytes.peek().is_some_and(|(_, next)| *next == b'/') => {
+                let end = bytes.find(|(_, byte)| *byte == b'\n');
+                found.push(at..end.map_or(text.len(), |(end, _)| end));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
 type Complaint = (String, &'static str);
@@ -313,6 +342,23 @@ mod tests {
         assert_eq!(found[0].offset, text.find("@id(\"one\")").unwrap());
         assert_eq!(found[1].offset, text.find("@id(\"two\")").unwrap());
         assert_eq!(found[1].obligations.max_ttl_seconds, Some(60));
+    }
+
+    #[test]
+    fn what_is_commented_out_is_not_the_place_of_a_policy() {
+        let policy = |id: &str| {
+            format!("@id(\"{id}\") @description(\"see https://x\\\" //\") permit (principal, action, resource);")
+        };
+        let (one, two) = (policy("one"), policy("two"));
+        // In a line of its own, behind another policy, and not merely behind a `//` in a string.
+        let text = format!("// {two}\n{one} // {two}\n//{two}\n{} {two}", policy("three"));
+        let found = parse_text(&text).unwrap();
+        let places: Vec<(&str, usize)> =
+            found.iter().map(|own| (own.id.as_str(), own.offset)).collect();
+        let one_at = text.find(&one).unwrap();
+        let three_at = text.find("@id(\"three\")").unwrap();
+        let two_at = text.rfind(&two).unwrap();
+        assert_eq!(places, [("one", one_at), ("three", three_at), ("two", two_at)]);
     }
 
     #[test]

@@ -37,8 +37,9 @@ use crate::domain::workload::Workload;
 pub struct Question<'a> {
     /// Who asks.
     pub workload: &'a Workload,
-    /// The roles that admins bound to its identity.
-    pub roles: &'a BTreeSet<String>,
+    /// The roles that admins bound to its identity; none where they were not read, which is enough
+    /// where no policy asks for any.
+    pub roles: Option<&'a BTreeSet<String>>,
     /// What it asks.
     pub ask: &'a Ask,
     /// What is known of the task.
@@ -152,7 +153,7 @@ impl CompiledGeneration {
     pub fn decide_open_task(
         &self,
         workload: &Workload,
-        roles: &BTreeSet<String>,
+        roles: Option<&BTreeSet<String>>,
         task: TaskFacts,
         now: Timestamp,
     ) -> Decision {
@@ -178,23 +179,23 @@ impl CompiledGeneration {
         })
     }
 
-    /// The life that policy permits, whatever else bounds it; none where it does not permit.
-    pub(super) fn permitted_ttl(&self, input: &Input) -> Option<u64> {
-        let verdict = self.judge(input, false, input.now).verdict;
+    /// The life that policy permits at `at`, whatever else bounds it; none where it does not permit.
+    pub(super) fn permitted_ttl(&self, input: &Input, at: Timestamp) -> Option<u64> {
+        let verdict = self.judge(input, false, at).verdict;
         verdict.ok().map(|terms| terms.ttl_seconds)
     }
 
-    /// What would come of a recorded input if every policy that merely observes were enforced.
-    pub fn redecide_as_if_enforced(&self, input: &[u8]) -> Result<Decision, PolicyError> {
-        let read = Input::read(input)?;
-        let verdict = bounded(self.judge(&read, false, Timestamp::MAX), &read);
-        Ok(Decision {
+    /// What would come of an input by the policies that are enforced at `at`:
+    /// [`Timestamp::MAX`] enforces whatever merely observes.
+    pub(super) fn decide_at(&self, input: &Input, at: Timestamp) -> Decision {
+        let verdict = bounded(self.judge(input, false, at), input);
+        Decision {
             verdict: verdict.verdict,
             policies: verdict.policies.into_iter().collect(),
             generation: self.digest(),
-            input: input.to_vec(),
+            input: Vec::new(),
             observed: None,
-        })
+        }
     }
 
     /// Whether `who` may act on the broker in this way.
@@ -211,7 +212,7 @@ impl CompiledGeneration {
         let scene = match who {
             AdminPrincipal::Workload { workload, roles } => self
                 .model
-                .workload_scene(&principal_input(workload, roles), None)?,
+                .workload_scene(&principal_input(workload, Some(roles)), None)?,
             AdminPrincipal::Bootstrap | AdminPrincipal::Dev if !action.open_to_bootstrap() => {
                 return Ok(BTreeSet::new());
             }
@@ -257,6 +258,10 @@ impl CompiledGeneration {
     fn judge(&self, input: &Input, with_offer: bool, at: Timestamp) -> Verdict {
         if let Err(refusal) = self.check_names(input) {
             return Verdict::refused(refusal, BTreeSet::new());
+        }
+        // A policy about a role would not hold for who has it.
+        if self.asks_for_roles() && input.principal.roles.is_none() {
+            return Verdict::indeterminate(BTreeSet::new());
         }
         self.evaluate(input, with_offer, at)
             .unwrap_or_else(|_| Verdict::indeterminate(BTreeSet::new()))
@@ -673,11 +678,11 @@ fn bounded(judged: Verdict, input: &Input) -> Verdict {
     Verdict { verdict, ..judged }
 }
 
-fn principal_input(workload: &Workload, roles: &BTreeSet<String>) -> PrincipalInput {
+fn principal_input(workload: &Workload, roles: Option<&BTreeSet<String>>) -> PrincipalInput {
     PrincipalInput {
         attestor: workload.attestor.clone(),
         identity: workload.identity.clone(),
-        roles: roles.clone(),
+        roles: roles.cloned(),
         claims: workload.claims.clone(),
     }
 }

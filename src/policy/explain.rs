@@ -255,11 +255,96 @@ impl Explainer<'_> {
             part.compared(&mut compared);
         }
         if let Some(asked) = &input.credential {
-            change_request(input, asked, decision, &compared, search);
+            self.change_request(input, asked, decision, &compared, search);
         }
         self.change_claims(input, &compared, search);
         self.change_task(input, &compared, search);
         self.change_who(input, search);
+    }
+
+    fn change_request(
+        &self,
+        input: &Input,
+        asked: &CredentialInput,
+        decision: &Decision,
+        compared: &Compared,
+        search: &mut Search<'_>,
+    ) {
+        let with = |asked: CredentialInput| Input {
+            credential: Some(asked),
+            ..input.clone()
+        };
+        let refusal = decision.verdict.as_ref().err();
+        let offered = refusal.and_then(|refusal| refusal.allowed.as_ref());
+        let mut lives = numbers(compared, "context.ttl_seconds");
+        lives.extend(offered.and_then(|allowed| allowed.max_ttl_seconds));
+        lives.extend(asked.left_seconds);
+        if refusal.is_none() {
+            // A permit is turned by a second more than is allowed.
+            let resource = self.generation.catalog().resource(&asked.resource);
+            let longest = resource.map(|resource| resource.max_ttl_seconds);
+            let terms = decision.policies.iter();
+            let terms = terms.filter_map(|id| self.generation.obligations.get(id)?.max_ttl_seconds);
+            lives.extend(terms.chain(longest).map(|most| most.saturating_add(1)));
+        }
+        let from = asked
+            .ttl_seconds
+            .map_or_else(|| "none asked".to_owned(), |ttl| ttl.to_string());
+        for ttl in lives.into_iter().filter(|ttl| *ttl > 0) {
+            let changed = with(CredentialInput {
+                ttl_seconds: Some(ttl),
+                ..asked.clone()
+            });
+            search.attempt(
+                "ttl_seconds",
+                from.clone(),
+                ttl.to_string(),
+                input,
+                &changed,
+            );
+        }
+        // A refusal may be turned by asking for less, or for something else; a permit by neither.
+        if refusal.is_none() {
+            return;
+        }
+        for (at, detail) in asked.authorization_details.iter().enumerate() {
+            let (actions, locations) = (detail.actions(), detail.locations());
+            let mut smaller = Vec::new();
+            for action in actions {
+                let mut rest = actions.clone();
+                rest.remove(action);
+                smaller.push(("action", action.to_string(), rest, locations.clone()));
+            }
+            for location in locations {
+                let mut rest = locations.clone();
+                rest.remove(location);
+                smaller.push(("location", location.to_string(), actions.clone(), rest));
+            }
+            for (fact, from, actions, locations) in smaller {
+                if actions.is_empty() || locations.is_empty() {
+                    continue;
+                }
+                let mut asked = asked.clone();
+                if let Some(place) = asked.authorization_details.get_mut(at) {
+                    *place = detail.with_rights(actions, locations);
+                }
+                search.attempt(fact, from, "not asked for".to_owned(), input, &with(asked));
+            }
+        }
+        let resource = search.generation.catalog().resource(&asked.resource);
+        if let ([detail], Some(resource)) = (asked.authorization_details.as_slice(), resource)
+            && detail.actions().len() == 1
+        {
+            for action in &resource.actions {
+                let actions = BTreeSet::from([action.clone()]);
+                let from = detail.actions().first().map(ToString::to_string);
+                let mut asked = asked.clone();
+                asked.authorization_details =
+                    vec![detail.with_rights(actions, detail.locations().clone())];
+                let from = from.unwrap_or_default();
+                search.attempt("action", from, action.to_string(), input, &with(asked));
+            }
+        }
     }
 
     fn change_claims(&self, input: &Input, compared: &Compared, search: &mut Search<'_>) {
@@ -344,7 +429,7 @@ impl Explainer<'_> {
 
     /// Roles that policies name, and identities.
     fn change_who(&self, input: &Input, search: &mut Search<'_>) {
-        let mut roles = input.principal.roles.clone();
+        let mut roles = input.principal.roles.clone().unwrap_or_default();
         let mut identities = BTreeSet::new();
         for dissected in &self.dissected {
             let (PrincipalConstraint::Eq(entity)
@@ -364,9 +449,10 @@ impl Explainer<'_> {
         }
         for role in roles {
             let mut changed = input.clone();
-            let had = changed.principal.roles.remove(&role);
+            let own = changed.principal.roles.get_or_insert_default();
+            let had = own.remove(&role);
             if !had {
-                changed.principal.roles.insert(role.clone());
+                own.insert(role.clone());
             }
             let word = |has: bool| if has { "bound" } else { "not bound" }.to_owned();
             let fact = format!("Role::\"{role}\"");
@@ -386,82 +472,6 @@ impl Explainer<'_> {
 }
 
 type Compared = BTreeMap<String, BTreeSet<Literal>>;
-
-fn change_request(
-    input: &Input,
-    asked: &CredentialInput,
-    decision: &Decision,
-    compared: &Compared,
-    search: &mut Search<'_>,
-) {
-    let with = |asked: CredentialInput| Input {
-        credential: Some(asked),
-        ..input.clone()
-    };
-    let refusal = decision.verdict.as_ref().err();
-    let offered = refusal.and_then(|refusal| refusal.allowed.as_ref());
-    let mut lives = numbers(compared, "context.ttl_seconds");
-    lives.extend(offered.and_then(|allowed| allowed.max_ttl_seconds));
-    lives.extend(asked.left_seconds);
-    let from = asked
-        .ttl_seconds
-        .map_or_else(|| "none asked".to_owned(), |ttl| ttl.to_string());
-    for ttl in lives.into_iter().filter(|ttl| *ttl > 0) {
-        let changed = with(CredentialInput {
-            ttl_seconds: Some(ttl),
-            ..asked.clone()
-        });
-        search.attempt(
-            "ttl_seconds",
-            from.clone(),
-            ttl.to_string(),
-            input,
-            &changed,
-        );
-    }
-    // A refusal may be turned by asking for less, or for something else; a permit by neither.
-    if refusal.is_none() {
-        return;
-    }
-    for (at, detail) in asked.authorization_details.iter().enumerate() {
-        let (actions, locations) = (detail.actions(), detail.locations());
-        let mut smaller = Vec::new();
-        for action in actions {
-            let mut rest = actions.clone();
-            rest.remove(action);
-            smaller.push(("action", action.to_string(), rest, locations.clone()));
-        }
-        for location in locations {
-            let mut rest = locations.clone();
-            rest.remove(location);
-            smaller.push(("location", location.to_string(), actions.clone(), rest));
-        }
-        for (fact, from, actions, locations) in smaller {
-            if actions.is_empty() || locations.is_empty() {
-                continue;
-            }
-            let mut asked = asked.clone();
-            if let Some(place) = asked.authorization_details.get_mut(at) {
-                *place = detail.with_rights(actions, locations);
-            }
-            search.attempt(fact, from, "not asked for".to_owned(), input, &with(asked));
-        }
-    }
-    let resource = search.generation.catalog().resource(&asked.resource);
-    if let ([detail], Some(resource)) = (asked.authorization_details.as_slice(), resource)
-        && detail.actions().len() == 1
-    {
-        for action in &resource.actions {
-            let actions = BTreeSet::from([action.clone()]);
-            let from = detail.actions().first().map(ToString::to_string);
-            let mut asked = asked.clone();
-            asked.authorization_details =
-                vec![detail.with_rights(actions, detail.locations().clone())];
-            let from = from.unwrap_or_default();
-            search.attempt("action", from, action.to_string(), input, &with(asked));
-        }
-    }
-}
 
 /// The values of a claim that are worth trying: those that policies name, their neighbours, and for
 /// text one that nobody names.

@@ -1,8 +1,12 @@
 //! From configuration and files to a generation, and from a generation to something that decides.
 //!
-//! There is one way to load: [`CompiledGeneration::compile`], for files that are checked, for an
-//! admin's new generation and for the one that the store says is active. So nothing can be
-//! activated that would not load, and nothing loads that was not checked in full.
+//! There is one way to load what is to decide: [`CompiledGeneration::compile`], for files that are
+//! checked, for an admin's new generation and for the one that the store says is active. So nothing
+//! can be activated that would not load, and nothing loads that was not checked in full.
+//!
+//! What decided long ago is loaded by [`CompiledGeneration::compile_recorded`], which checks less:
+//! rules that came later do not undo a decision. Whether it decides as it did is told by the bytes
+//! of what comes out, and by nothing else.
 
 use std::collections::HashMap;
 
@@ -25,7 +29,7 @@ use crate::domain::catalog::{Catalog, Resource, TaskType};
 use crate::domain::generation::{
     DecisionLimits, Generation, GenerationDigest, PolicyFile, Retention,
 };
-use crate::domain::limits::MAX_OBSERVED;
+use crate::domain::limits::{MAX_OBSERVED, MAX_OBSERVED_DAYS};
 use crate::domain::trust::AttestorSpec;
 
 /// What a generation is made of, before its schema is written.
@@ -44,6 +48,8 @@ pub struct GenerationParts {
     /// How long what is over is kept.
     pub retention: Retention,
 }
+
+const DAY_SECONDS: u64 = 86_400;
 
 /// The policy engine of this build: part of what decides.
 #[must_use]
@@ -130,6 +136,48 @@ impl CompiledGeneration {
         let digest = digest_of(generation).map_err(|e| one("generation", e.to_string(), ""))?;
         Self::assemble(digest, catalog, generation, model, named)
             .map_err(|error| one("policies", error, ""))
+    }
+
+    /// A generation that decided, to make its decisions again and for nothing else: by the schema
+    /// that it has, whatever engine it was written for, and without the rules of this version's
+    /// `lint`. `digest` is that of the bytes that `generation` was read from.
+    pub fn compile_recorded(
+        generation: &Generation,
+        digest: GenerationDigest,
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        check_format(generation)?;
+        // Our own audiences only say which configurations are refused, never what is decided.
+        let catalog = catalog_of(&generation.resources, &generation.task_types, &[])?;
+        let (schema, _) = Schema::from_cedarschema_str(&generation.schema)
+            .map_err(|error| one("schema", error.to_string(), ""))?;
+        let model = Model::new(schema, &generation.attestors, &catalog)
+            .map_err(|error| one("schema", error.0, ""))?;
+        let named = bundle::parse(&generation.policies)?;
+        Self::assemble(digest, catalog, generation, model, named)
+            .map_err(|error| one("policies", error, ""))
+    }
+
+    /// Whether every policy that merely observes at `now` is enforced within the time that is
+    /// allowed for it: else it would observe for good. This is asked of what is to be activated, and
+    /// not of what once was: `compile` knows no time. `files` are this generation's.
+    pub fn check_dates(
+        &self,
+        files: &[PolicyFile],
+        now: Timestamp,
+    ) -> Result<(), Vec<PolicyProblem>> {
+        let latest = now.plus_seconds((MAX_OBSERVED_DAYS + 1) * DAY_SECONDS);
+        let late = self.policies.iter().filter_map(|named| {
+            named.observed_until.filter(|until| *until > latest)?;
+            let file = files.get(named.file)?;
+            let message = format!(
+                "policy `{}` would merely observe for more than {MAX_OBSERVED_DAYS} days",
+                named.id
+            );
+            let remedy = "name an earlier day in @enforce_after: it can be moved by another activation";
+            Some(PolicyProblem::at(file, named.offset, message, remedy))
+        });
+        let late: Vec<PolicyProblem> = late.collect();
+        if late.is_empty() { Ok(()) } else { Err(late) }
     }
 
     /// Puts checked parts together.
@@ -270,18 +318,23 @@ fn one(part: &str, message: impl Into<String>, remedy: impl Into<String>) -> Vec
     vec![PolicyProblem::of_file(part, message, remedy)]
 }
 
-fn check_frame(generation: &Generation) -> Result<(), Vec<PolicyProblem>> {
-    if generation.format != Generation::FORMAT {
-        return Err(one(
-            "generation",
-            format!(
-                "format {} is not format {}, which this version reads",
-                generation.format,
-                Generation::FORMAT
-            ),
-            "activate it with the version that wrote it, or build it again",
-        ));
+fn check_format(generation: &Generation) -> Result<(), Vec<PolicyProblem>> {
+    if generation.format == Generation::FORMAT {
+        return Ok(());
     }
+    Err(one(
+        "generation",
+        format!(
+            "format {} is not format {}, which this version reads",
+            generation.format,
+            Generation::FORMAT
+        ),
+        "activate it with the version that wrote it, or build it again",
+    ))
+}
+
+fn check_frame(generation: &Generation) -> Result<(), Vec<PolicyProblem>> {
+    check_format(generation)?;
     if generation.engine != engine() {
         return Err(one(
             "generation",

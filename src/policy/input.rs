@@ -1,4 +1,8 @@
 //! The complete input of one evaluation, as it is recorded beside the decision.
+//!
+//! Roles are read from the store only where a policy asks for any. An input of format 2 says which
+//! it was: `"roles":[]` was read and there were none, and without the member nobody read them. In
+//! format 1 an empty list may be either, and is taken for neither.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,16 +24,25 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) const FORMAT: u32 = 1;
+    pub(super) const FORMAT: u32 = 2;
+    /// The first, in which roles that were not read look like none.
+    const WITHOUT_UNREAD: u32 = 1;
 
     /// Reads recorded bytes.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, PolicyError> {
         let read: Self =
             serde_json::from_slice(bytes).map_err(|error| PolicyError::Input(error.to_string()))?;
-        if read.format != Self::FORMAT {
-            return Err(PolicyError::Input(format!("format {}", read.format)));
+        match read.format {
+            Self::FORMAT => Ok(read),
+            Self::WITHOUT_UNREAD if read.principal.roles.is_some() => Ok(read),
+            other => Err(PolicyError::Input(format!("format {other}"))),
         }
-        Ok(read)
+    }
+
+    /// Whether it is on record which roles the caller had.
+    pub(super) fn knows_roles(&self) -> bool {
+        let roles = self.principal.roles.as_ref();
+        roles.is_some_and(|roles| self.format != Self::WITHOUT_UNREAD || !roles.is_empty())
     }
 }
 

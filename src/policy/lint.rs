@@ -102,16 +102,16 @@ fn check_permit(named: &NamedPolicy, model: &Model, attestors: &[AttestorSpec]) 
 }
 
 /// What a policy can apply to, by types.
-struct Reach {
-    credentials: bool,
-    tasks: bool,
+pub(super) struct Reach {
+    pub(super) credentials: bool,
+    pub(super) tasks: bool,
     broker: bool,
     /// The attestors whose workloads it can apply to.
     attestors: Vec<String>,
 }
 
 impl Reach {
-    fn of(named: &NamedPolicy, model: &Model) -> Self {
+    pub(super) fn of(named: &NamedPolicy, model: &Model) -> Self {
         let mut reach = Self {
             credentials: false,
             tasks: false,

@@ -36,8 +36,9 @@ pub(super) struct PrincipalInput {
     pub(super) attestor: String,
     /// The principal's id.
     pub(super) identity: Identity,
-    /// What it is `in`.
-    pub(super) roles: BTreeSet<String>,
+    /// What it is `in`; none where nobody read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) roles: Option<BTreeSet<String>>,
     /// What `principal.claims` holds.
     pub(super) claims: BTreeMap<String, ClaimValue>,
 }
@@ -147,7 +148,12 @@ impl Model {
             .get(&who.attestor)
             .ok_or_else(|| Unmappable(format!("no attestor `{}`", who.attestor)))?;
         let principal = uid(kind, who.identity.as_str());
-        let ancestors: Vec<EntityUid> = who.roles.iter().map(|r| uid(&self.role, r)).collect();
+        let ancestors: Vec<EntityUid> = who
+            .roles
+            .iter()
+            .flatten()
+            .map(|r| uid(&self.role, r))
+            .collect();
         let claims = who
             .claims
             .iter()

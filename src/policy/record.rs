@@ -138,10 +138,15 @@ impl Recorded {
             _ => None,
         };
         let asked = match (never_asked(&input), refusal, end) {
-            (true, Some(code), _) => Asked::Never(code),
-            (false, Some(code), None) => Asked::Overtaken(code),
-            (false, _, _) => Asked::Policy,
-            (true, None, _) => return Err(malformed("a permit that policy was not asked about")),
+            (Some(said), Some(code), _) if said == code.as_str() => Asked::Never(code),
+            (Some(_), Some(_), _) => {
+                return Err(malformed("it was refused for another reason than its input says"));
+            }
+            (None, Some(code), None) => Asked::Overtaken(code),
+            (None, _, _) => Asked::Policy,
+            (Some(_), None, _) => {
+                return Err(malformed("a permit that policy was not asked about"));
+            }
         };
         Ok(Self {
             index: record.index,
@@ -324,9 +329,19 @@ fn refusal(decision: &Decision) -> Option<&Refusal> {
     decision.verdict.as_ref().err()
 }
 
-fn never_asked(input: &[u8]) -> bool {
-    let read: Result<Value, _> = serde_json::from_slice(input);
-    read.is_ok_and(|value| value.get(BEFORE_POLICY).is_some())
+/// The code of a refusal that policy was never asked about.
+fn never_asked(input: &[u8]) -> Option<String> {
+    let read: Value = serde_json::from_slice(input).ok()?;
+    let code = read.get(BEFORE_POLICY)?;
+    Some(code.as_str().unwrap_or_default().to_owned())
+}
+
+/// When a decision was made whose leaf is left, whatever else of it is.
+#[must_use]
+pub fn decided_at(record: &Record) -> Option<Timestamp> {
+    let bytes = STANDARD.decode(record.leaf.as_deref()?).ok()?;
+    let leaf: Leaf = serde_json::from_slice(&bytes).ok()?;
+    Some(leaf.at)
 }
 
 /// Which members of two leaves differ.

@@ -8,7 +8,12 @@
 //!
 //! What no evaluation can tell is counted and left out: refusals before policy was asked, and
 //! whatever the log or a back end would have said. Where the log refused what policy permitted, the
-//! candidate is held against policy's permit.
+//! candidate is held against policy's permit. Where the recorded input lacks what the candidate asks
+//! for ([`Untold`]), nothing is said of it either way; and what is in no input at all is named
+//! ([`NOT_COMPARED`]).
+//!
+//! The question is what the candidate would do if it were activated now. So a policy that merely
+//! observes until a day that is over counts, whenever the decision was made.
 //!
 //! Evaluation does not read the clock beside comparing it with the dates of observed policies, and
 //! most inputs repeat themselves but for their instant. So each replay remembers what it evaluated.
@@ -18,6 +23,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use super::generation::CompiledGeneration;
+use super::input::Input;
 use super::record::{Asked, Recorded};
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
@@ -30,6 +36,44 @@ const MAX_REMEMBERED: usize = 200_000;
 const MAX_GROUPS: usize = 10_000;
 /// The name of those others.
 const OTHERS: &str = "(others)";
+
+/// What of a configuration no recorded input shows, so that nobody takes a replay for more than it
+/// is.
+pub const NOT_COMPARED: &[&str] = &[
+    "attestors: whether they would believe the same evidence, and which identity and claims they \
+     would make of it; a claim that is newly declared is absent from what is on record",
+    "locations: who named none is evaluated at those that were registered then",
+    "heartbeats and numbers of sessions that task types ask for, and audiences, verification and \
+     roles at AWS of resources",
+    "denials beyond the budget, which are on record as a number",
+];
+
+/// Why a recorded input cannot tell what the candidate would have made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Untold {
+    /// The candidate asks for roles, and whoever decided did not, so that they were not read.
+    RolesNotRead,
+    /// The candidate's attestor declares other claims.
+    OtherClaims,
+    /// The task was opened for longer than the candidate's task type has it: whether that was asked
+    /// for, and would be refused, or was the most there was, and would be cut, is not on record.
+    LongerTask,
+}
+
+impl Untold {
+    /// As people read it.
+    #[must_use]
+    pub fn as_text(self) -> &'static str {
+        match self {
+            Self::RolesNotRead => {
+                "the candidate asks for roles, and they were not read when it was decided"
+            }
+            Self::OtherClaims => "the candidate's attestor declares other claims",
+            Self::LongerTask => "its task was opened for longer than the candidate's task type has it",
+        }
+    }
+}
 
 /// How a decision would have come out differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -132,9 +176,22 @@ pub struct Group {
     pub example: Example,
 }
 
+/// A place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Point {
+    /// The leaf's index.
+    pub index: u64,
+    /// When it was decided.
+    pub at: Timestamp,
+}
+
 /// What came of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
+    /// The first decision of all that were read and not pruned.
+    pub first: Option<Point>,
+    /// The last.
+    pub last: Option<Point>,
     /// Decisions that were evaluated.
     pub evaluated: u64,
     /// Of these, how many come out as they did.
@@ -143,6 +200,8 @@ pub struct Tally {
     pub never_asked: u64,
     /// Their leaf or input was pruned.
     pub pruned: u64,
+    /// Of these it cannot be told what the candidate would have made.
+    pub untold: BTreeMap<Untold, u64>,
     groups: BTreeMap<GroupKey, (u64, Example)>,
 }
 
@@ -154,10 +213,27 @@ impl Tally {
         self.unchanged += other.unchanged;
         self.never_asked += other.never_asked;
         self.pruned += other.pruned;
+        for point in [other.first, other.last].into_iter().flatten() {
+            self.reach(point);
+        }
+        for (why, count) in other.untold {
+            *self.untold.entry(why).or_default() += count;
+        }
         for (key, (count, example)) in other.groups {
             self.count(key, count, example);
         }
         self
+    }
+
+    /// Whether everything that was read could be told.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.pruned == 0 && self.untold.is_empty()
+    }
+
+    fn reach(&mut self, point: Point) {
+        self.first = Some(self.first.map_or(point, |first| first.min(point)));
+        self.last = self.last.max(Some(point));
     }
 
     /// How many would differ in this way.
@@ -206,23 +282,26 @@ impl Tally {
     }
 }
 
+/// What an input comes to, with the policies that determine it.
+type Told = Result<(Short, Vec<String>), Untold>;
+
 /// A replay by one thread.
 #[derive(Debug)]
 pub struct Replay<'a> {
     candidate: &'a CompiledGeneration,
-    as_if_enforced: bool,
-    remembered: HashMap<[u8; 32], (Short, Vec<String>)>,
+    at: Timestamp,
+    remembered: HashMap<[u8; 32], Told>,
     tally: Tally,
 }
 
 impl<'a> Replay<'a> {
-    /// A replay by `candidate`, at the instant of each decision, or as if each policy that merely
-    /// observes were enforced already.
+    /// A replay by `candidate`, with every policy that is enforced at `at`: now, or
+    /// [`Timestamp::MAX`] for whatever merely observes.
     #[must_use]
-    pub fn new(candidate: &'a CompiledGeneration, as_if_enforced: bool) -> Self {
+    pub fn new(candidate: &'a CompiledGeneration, at: Timestamp) -> Self {
         Self {
             candidate,
-            as_if_enforced,
+            at,
             remembered: HashMap::new(),
             tally: Tally::default(),
         }
@@ -241,6 +320,10 @@ impl<'a> Replay<'a> {
 
     /// Evaluates one recorded decision.
     pub fn add(&mut self, recorded: &Recorded) -> Result<(), super::PolicyError> {
+        self.tally.reach(Point {
+            index: recorded.index,
+            at: recorded.at(),
+        });
         let overtaken = match recorded.asked() {
             Asked::Never(_) => {
                 self.tally.never_asked += 1;
@@ -255,7 +338,13 @@ impl<'a> Replay<'a> {
             refusal: refusal.filter(|_| !overtaken),
             ttl_seconds: recorded.granted_seconds(),
         };
-        let (would_be, policies) = self.evaluate(recorded)?;
+        let (would_be, policies) = match self.evaluate(recorded)? {
+            Ok(told) => told,
+            Err(why) => {
+                *self.tally.untold.entry(why).or_default() += 1;
+                return Ok(());
+            }
+        };
         self.tally.evaluated += 1;
         let Some(kind) = kind(&was, &would_be) else {
             self.tally.unchanged += 1;
@@ -286,19 +375,26 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    fn evaluate(
-        &mut self,
-        recorded: &Recorded,
-    ) -> Result<(Short, Vec<String>), super::PolicyError> {
-        let key = self.key(recorded);
+    fn evaluate(&mut self, recorded: &Recorded) -> Result<Told, super::PolicyError> {
+        let at = self.at.max(recorded.at());
+        let key = key(self.candidate.dates_before(at), recorded.input());
         if let Some(known) = self.remembered.get(&key) {
             return Ok(known.clone());
         }
-        let decision = if self.as_if_enforced {
-            self.candidate.redecide_as_if_enforced(recorded.input())?
-        } else {
-            self.candidate.redecide(recorded.input())?
+        let input = Input::read(recorded.input())?;
+        let told = match self.candidate.untold(&input) {
+            Some(why) => Err(why),
+            None => Ok(self.decide(recorded, &input, at)),
         };
+        if self.remembered.len() >= MAX_REMEMBERED {
+            self.remembered.clear();
+        }
+        self.remembered.insert(key, told.clone());
+        Ok(told)
+    }
+
+    fn decide(&self, recorded: &Recorded, input: &Input, at: Timestamp) -> (Short, Vec<String>) {
+        let decision = self.candidate.decide_at(input, at);
         let permitted = decision.verdict.as_ref().ok();
         let opens_only = recorded.credential().is_none() || recorded.resource().is_none();
         let short = Short {
@@ -309,33 +405,49 @@ impl<'a> Replay<'a> {
                 .filter(|_| !opens_only)
                 .map(|terms| terms.ttl_seconds),
         };
-        if self.remembered.len() >= MAX_REMEMBERED {
-            self.remembered.clear();
-        }
-        let known = (short, decision.policies);
-        self.remembered.insert(key, known.clone());
-        Ok(known)
+        (short, decision.policies)
     }
+}
 
-    fn key(&self, recorded: &Recorded) -> [u8; 32] {
-        let phase = if self.as_if_enforced {
-            0
-        } else {
-            self.candidate.dates_before(recorded.at())
-        };
-        key(phase, recorded.input())
+impl CompiledGeneration {
+    /// Why a recorded input does not tell what this generation would make of it, if it does not.
+    pub(super) fn untold(&self, input: &Input) -> Option<Untold> {
+        if self.asks_for_roles() && !input.knows_roles() {
+            return Some(Untold::RolesNotRead);
+        }
+        // Who is of no attestor any more is refused, and that is known.
+        let attestor = &input.principal.attestor;
+        let is_declared = self.attestors().iter().any(|own| own.name() == attestor);
+        if is_declared && self.model.workload_scene(&input.principal, None).is_err() {
+            return Some(Untold::OtherClaims);
+        }
+        let task_type = self.catalog().task_type(&input.task.task_type)?;
+        let most = task_type.max_deadline_seconds;
+        (input.task.opens && input.task.deadline_seconds_left > most).then_some(Untold::LongerTask)
     }
 }
 
 /// Inputs of one key have one outcome: all of it but the instant, and which dates have come.
 pub(super) fn key(phase: usize, input: &[u8]) -> [u8; 32] {
-    const AFTER_NOW: &[u8] = b",\"principal\":";
-    let at = input
-        .windows(AFTER_NOW.len())
-        .position(|part| part == AFTER_NOW);
     let mut bytes = phase.to_be_bytes().to_vec();
-    bytes.extend_from_slice(input.get(at.unwrap_or_default()..).unwrap_or(input));
+    let (before, after) = around_instant(input).unwrap_or((input, &[]));
+    bytes.extend_from_slice(before);
+    bytes.extend_from_slice(after);
     sha256(&bytes)
+}
+
+/// What of an input stands before and after its instant, as inputs are written here. Another order
+/// of its members is read as well, and then the instant counts.
+fn around_instant(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    const BEFORE: &[u8] = b"{\"format\":";
+    const NOW: &[u8] = b",\"now\":\"";
+    let format = input.strip_prefix(BEFORE)?;
+    let digits = format.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (_, rest) = format.split_at_checked(digits)?;
+    let instant = rest.strip_prefix(NOW)?;
+    let end = instant.iter().position(|byte| *byte == b'"')?;
+    let before = input.get(..BEFORE.len() + digits)?;
+    Some((before, instant.get(end..)?))
 }
 
 fn kind(was: &Short, would_be: &Short) -> Option<Kind> {

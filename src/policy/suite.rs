@@ -363,7 +363,7 @@ impl Run<'_> {
         };
         let decision = self.generation.decide(&Question {
             workload: &workload,
-            roles: &case.roles,
+            roles: Some(&case.roles),
             ask: &ask,
             task: facts(&task_type, case.depth, case.deadline_seconds, case.opens),
             bounds: None,
@@ -418,7 +418,7 @@ impl Run<'_> {
         let facts = facts(&task_type, case.depth, case.deadline_seconds, true);
         let decision = self
             .generation
-            .decide_open_task(&workload, &case.roles, facts, self.now);
+            .decide_open_task(&workload, Some(&case.roles), facts, self.now);
         self.judge(
             &decision,
             case.expect,

@@ -20,14 +20,13 @@ use cedar_policy::{
 };
 use serde::Serialize;
 
-use super::AdminAction;
 use super::bundle::NamedPolicy;
 use super::decide::PolicyError;
 use super::generation::CompiledGeneration;
 use super::input::Input;
+use super::lint::Reach;
 use super::record::{Asked, Recorded};
-use super::replay;
-use super::schema;
+use super::replay::{self, Untold};
 use super::slice::Answer;
 use crate::clock::Timestamp;
 use crate::domain::decision::Outcome;
@@ -120,7 +119,7 @@ impl PolicyUse {
 }
 
 /// What was read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Read {
     /// Permits that were evaluated.
     pub permits: u64,
@@ -128,12 +127,31 @@ pub struct Read {
     pub no_longer_permitted: u64,
     /// Their leaf or input was pruned: what they used is not known.
     pub pruned: u64,
+    /// Permits of which it cannot be told what they use of the present policies.
+    pub untold: BTreeMap<Untold, u64>,
+    /// Whether there may be more that was not read.
+    pub cut_short: bool,
     /// The first of all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first: Option<Timestamp>,
     /// The last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Timestamp>,
+}
+
+impl Read {
+    /// Whether what nobody used of this is what nobody used.
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.pruned == 0 && self.untold.is_empty() && !self.cut_short
+    }
+
+    /// Permits that used something.
+    #[must_use]
+    pub fn told(&self) -> u64 {
+        let untold: u64 = self.untold.values().sum();
+        self.permits - self.no_longer_permitted - untold
+    }
 }
 
 /// What one evaluation used.
@@ -170,17 +188,19 @@ struct Used {
 #[derive(Debug)]
 pub struct Usage<'a> {
     generation: &'a CompiledGeneration,
-    remembered: HashMap<[u8; 32], Option<Arc<Seen>>>,
+    now: Timestamp,
+    remembered: HashMap<[u8; 32], Result<Option<Arc<Seen>>, Untold>>,
     used: BTreeMap<String, Used>,
     read: Read,
 }
 
 impl<'a> Usage<'a> {
-    /// Nothing used yet.
+    /// Nothing used yet. It is judged by the policies that are enforced at `now`.
     #[must_use]
-    pub fn new(generation: &'a CompiledGeneration) -> Self {
+    pub fn new(generation: &'a CompiledGeneration, now: Timestamp) -> Self {
         Self {
             generation,
+            now,
             remembered: HashMap::new(),
             used: BTreeMap::new(),
             read: Read::default(),
@@ -189,8 +209,13 @@ impl<'a> Usage<'a> {
 
     /// What was read.
     #[must_use]
-    pub fn read(&self) -> Read {
-        self.read
+    pub fn read(&self) -> &Read {
+        &self.read
+    }
+
+    /// Notes that there may be more than was read.
+    pub fn note_cut_short(&mut self) {
+        self.read.cut_short = true;
     }
 
     /// Notes a decision of which nothing is left to evaluate.
@@ -220,26 +245,40 @@ impl<'a> Usage<'a> {
         workload: Option<&str>,
     ) -> Result<(), PolicyError> {
         self.read.permits += 1;
-        let key = replay::key(self.generation.dates_before(at), input);
+        let judged_at = self.now.max(at);
+        let key = replay::key(self.generation.dates_before(judged_at), input);
         let seen = if let Some(known) = self.remembered.get(&key) {
             known.clone()
         } else {
-            let seen = self.generation.seen(input)?.map(Arc::new);
+            let input = Input::read(input)?;
+            let seen = match self.generation.untold(&input) {
+                Some(why @ (Untold::RolesNotRead | Untold::OtherClaims)) => Err(why),
+                // For how long its task was opened changes nothing of what it used.
+                Some(Untold::LongerTask) | None => {
+                    Ok(self.generation.seen(&input, judged_at)?.map(Arc::new))
+                }
+            };
             if self.remembered.len() >= MAX_REMEMBERED {
                 self.remembered.clear();
             }
             self.remembered.insert(key, seen.clone());
             seen
         };
-        let Some(seen) = seen else {
-            self.read.no_longer_permitted += 1;
-            return Ok(());
+        let seen = match seen {
+            Ok(Some(seen)) => seen,
+            Ok(None) => {
+                self.read.no_longer_permitted += 1;
+                return Ok(());
+            }
+            Err(why) => {
+                *self.read.untold.entry(why).or_default() += 1;
+                return Ok(());
+            }
         };
         let mut policies: BTreeSet<&String> = seen.opening.iter().collect();
         for (policy, right) in &seen.rights {
             policies.insert(policy);
             let used = self.used.entry(policy.clone()).or_default();
-            used.longest_ttl_seconds = used.longest_ttl_seconds.max(seen.ttl_seconds);
             if !used.rights.contains(right) {
                 used.rights.insert(right.clone());
             }
@@ -247,6 +286,8 @@ impl<'a> Usage<'a> {
         for policy in policies {
             let used = self.used.entry(policy.clone()).or_default();
             used.count += 1;
+            // The terms of a permit by which the task was opened bind the whole request.
+            used.longest_ttl_seconds = used.longest_ttl_seconds.max(seen.ttl_seconds);
             used.opened |= seen.opening.contains(policy);
             used.last = used.last.max(Some(at));
             if let Some(workload) = workload
@@ -259,37 +300,41 @@ impl<'a> Usage<'a> {
         Ok(())
     }
 
-    /// Every permit of credentials and tasks that is enforced at `now`. `generation` is the one that
-    /// was compiled.
+    /// Every permit of credentials and tasks that is enforced. `generation` is the one that was
+    /// compiled. Nothing is proposed where what was used is not known whole.
     #[must_use]
-    pub fn report(&self, generation: &Generation, now: Timestamp) -> Vec<PolicyUse> {
+    pub fn report(&self, generation: &Generation) -> Vec<PolicyUse> {
         let nothing = Used::default();
-        let enforced = |named: &&NamedPolicy| {
-            named.policy.effect() == Effect::Permit
-                && named.observed_until.is_none_or(|until| until <= now)
-        };
-        let permits = self.generation.policies().filter(enforced);
-        permits
-            .filter_map(|named| {
-                let scope = Scope::of(self.generation, named)?;
+        let permits = self.generation.policies();
+        let permits = permits.filter(|named| named.policy.effect() == Effect::Permit);
+        let scoped: Vec<Scoped<'_>> = permits
+            .filter_map(|named| Some((named, Scope::of(self.generation, named)?)))
+            .collect();
+        let enforced =
+            |named: &NamedPolicy| named.observed_until.is_none_or(|until| until <= self.now);
+        scoped
+            .iter()
+            .filter(|(named, _)| enforced(named))
+            .filter_map(|(named, scope)| {
                 let used = self.used.get(&named.id).unwrap_or(&nothing);
                 let file = generation.policies.get(named.file)?;
-                Some(self.judge(named, &scope, used, file))
+                let others = binds_others(named, scope, &scoped);
+                Some(self.judge((named, scope), used, file, others))
             })
             .collect()
     }
 
     fn judge(
         &self,
-        named: &NamedPolicy,
-        scope: &Scope,
+        (named, scope): (&NamedPolicy, &Scope),
         used: &Used,
         file: &PolicyFile,
+        bound_elsewhere: bool,
     ) -> PolicyUse {
         let unused = self.unused(scope, used);
         let max_ttl_seconds = scope.max_ttl_seconds(self.generation, named);
-        let longest = (used.longest_ttl_seconds > 0).then_some(used.longest_ttl_seconds);
-        let bound_elsewhere = self.binds_others(named, scope);
+        let longest = Some(used.longest_ttl_seconds)
+            .filter(|seconds| *seconds > 0 && max_ttl_seconds.is_some());
         let narrower = Narrower {
             // What opens tasks as well cannot be about one resource.
             scope: !unused.is_empty() && !bound_elsewhere && !used.opened,
@@ -298,7 +343,10 @@ impl<'a> Usage<'a> {
                 .filter(|(longest, permitted)| longest < permitted)
                 .map(|(longest, _)| longest),
         };
-        let proposal = if used.count == 0 {
+        let known = self.read.complete() && self.read.told() > 0;
+        let proposal = if !known {
+            None
+        } else if used.count == 0 {
             (!bound_elsewhere).then_some(Proposal::Remove)
         } else {
             let text = narrower.write(self.generation, named, used, &unused);
@@ -352,19 +400,18 @@ impl<'a> Usage<'a> {
         found
     }
 
-    /// Whether terms of this permit could bind what another one grants.
-    fn binds_others(&self, named: &NamedPolicy, scope: &Scope) -> bool {
-        if named.obligations == super::bundle::Obligations::default() {
-            return false;
-        }
-        self.generation.policies().any(|other| {
-            let is_other = other.id != named.id && other.policy.effect() == Effect::Permit;
-            // One that merely observes now will be enforced when the proposal still is.
-            is_other
-                && !apart(&named.policy, &other.policy)
-                && Scope::of(self.generation, other).is_some_and(|other| scope.meets(&other))
+}
+
+/// A permit with what it reaches.
+type Scoped<'a> = (&'a NamedPolicy, Scope);
+
+/// Whether terms of this permit could bind what another one grants. One that merely observes now
+/// will be enforced when the proposal still is.
+fn binds_others(named: &NamedPolicy, scope: &Scope, permits: &[Scoped<'_>]) -> bool {
+    named.obligations != super::bundle::Obligations::default()
+        && permits.iter().any(|(other, theirs)| {
+            other.id != named.id && !apart(&named.policy, &other.policy) && scope.meets(theirs)
         })
-    }
 }
 
 /// What a permit's scope reaches.
@@ -376,7 +423,7 @@ struct Scope {
 }
 
 impl Scope {
-    /// None where it is about the broker, or nothing that is registered.
+    /// None where by the types of its scope it is about the broker alone, or nothing registered.
     fn of(generation: &CompiledGeneration, named: &NamedPolicy) -> Option<Self> {
         let model = &generation.model;
         let constraint = named.policy.action_constraint();
@@ -391,22 +438,14 @@ impl Scope {
                 }
             }
         };
-        let administrative = match &constraint {
-            ActionConstraint::Any => false,
-            ActionConstraint::Eq(own) => AdminAction::parse(own.id().unescaped()).is_some(),
-            ActionConstraint::In(all) => all
-                .iter()
-                .any(|own| AdminAction::parse(own.id().unescaped()).is_some()),
-        };
-        if administrative {
-            return None;
-        }
+        let reach = Reach::of(named, model);
         let mut scope = Self {
-            opens_tasks: has_action(schema::OPEN_TASK),
+            opens_tasks: reach.tasks,
             ..Self::default()
         };
         let about = named.policy.resource_constraint();
-        for resource in generation.catalog().resources() {
+        let resources = generation.catalog().resources();
+        for resource in resources.filter(|_| reach.credentials) {
             let Some(uid) = model.resource(&resource.name) else {
                 continue;
             };
@@ -464,10 +503,9 @@ fn apart(one: &Policy, other: &Policy) -> bool {
 }
 
 impl CompiledGeneration {
-    /// What a recorded input uses of this generation; none where it is not permitted.
-    fn seen(&self, input: &[u8]) -> Result<Option<Seen>, PolicyError> {
-        let input = Input::read(input)?;
-        let Some(ttl_seconds) = self.permitted_ttl(&input) else {
+    /// What an input uses of the policies that are enforced at `at`; none where it is not permitted.
+    fn seen(&self, input: &Input, at: Timestamp) -> Result<Option<Seen>, PolicyError> {
+        let Some(ttl_seconds) = self.permitted_ttl(input, at) else {
             return Ok(None);
         };
         let asked = input.credential.as_ref();
@@ -479,7 +517,7 @@ impl CompiledGeneration {
         };
         if input.task.opens || asked.is_none() {
             let request = self.opening_request(&scene, &input.task)?;
-            if let Answer::Permit(ids) = self.answer(&scene, &request, input.now) {
+            if let Answer::Permit(ids) = self.answer(&scene, &request, at) {
                 seen.opening = ids;
             }
         }
@@ -488,7 +526,7 @@ impl CompiledGeneration {
         };
         let registered = self.catalog().resource(&asked.resource);
         for single in self.singles(&scene, &input.task, asked)? {
-            let Answer::Permit(ids) = self.answer(&scene, &single.request, input.now) else {
+            let Answer::Permit(ids) = self.answer(&scene, &single.request, at) else {
                 continue;
             };
             let action = single.request.action().map(|own| own.id().unescaped());

@@ -9,13 +9,14 @@ use serde::Serialize;
 use super::super::Failure;
 use super::super::client::Connection;
 use super::super::output::{self, printable};
-use super::source::{decider, open};
+use super::source::{decider, open, unestablished};
 use crate::clock::Timestamp;
 use crate::domain::decision::{Observed, Outcome, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::record::Record;
 use crate::ids::DecisionId;
 use crate::policy::explain::{Explanation, Place};
+use crate::policy::generation::engine;
 use crate::policy::record::{Asked, Recorded};
 
 /// How `explain` is called.
@@ -50,6 +51,9 @@ struct Told {
     decided_by: &'static str,
     /// Whether it was made again, byte for byte.
     reproduced: bool,
+    /// The engine by which it was decided, where that is not this one's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other_engine: Option<String>,
     /// What policies that merely observe would have made of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     observed: Option<Box<Observed>>,
@@ -64,7 +68,7 @@ impl Explain {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let client = self.connection.client()?;
         let path = format!("/v1/decisions/{}/record", self.decision);
-        let answer = client.get(&path).await?;
+        let answer = client.get(&path).await.map_err(unestablished)?;
         let record: Record = serde_json::from_value(answer).map_err(Failure::unestablished)?;
         let recorded = open(&record)?;
         if recorded.decision() != Some(self.decision) {
@@ -105,6 +109,7 @@ impl Explain {
                 Asked::Overtaken(_) => "overtaken",
             },
             reproduced: false,
+            other_engine: None,
             observed: None,
             detail: None,
             explanation: None,
@@ -113,9 +118,17 @@ impl Explain {
             return Ok(told);
         }
         let decider = decider(client, generation).await?;
-        let again = recorded
-            .reproduce(&decider.compiled)
-            .map_err(|error| Failure::Refused(format!("FAILED: {error}")))?;
+        let theirs = &decider.generation.engine;
+        told.other_engine = (*theirs != engine()).then(|| theirs.clone());
+        let again = recorded.reproduce(&decider.compiled);
+        let again = again.map_err(|error| match &told.other_engine {
+            None => Failure::Refused(format!("FAILED: {error}")),
+            // The same text may mean something else to another engine: that proves nothing.
+            Some(theirs) => Failure::Unestablished(format!(
+                "it was decided by {theirs}, and by {} it comes out differently: {error}",
+                engine()
+            )),
+        })?;
         if let Some(decision) = again {
             let files = &decider.generation.policies;
             let explanation = decider.compiled.explain(recorded.input(), &decision, files);
@@ -179,8 +192,19 @@ impl fmt::Display for Told {
                  record."
             )?,
         }
+        if let Some(engine) = &self.other_engine {
+            writeln!(
+                f,
+                "It was decided by {}, and made again by this version's.",
+                printable(engine)
+            )?;
+        }
+        let turned = match self.decided_by {
+            "overtaken" => "policy's permit",
+            _ => "it",
+        };
         match &self.explanation {
-            Some(explanation) => show(f, explanation),
+            Some(explanation) => show(f, explanation, turned),
             None => Ok(()),
         }
     }
@@ -198,7 +222,7 @@ fn place(f: &mut fmt::Formatter<'_>, place: &Place) -> fmt::Result {
     )
 }
 
-fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation) -> fmt::Result {
+fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation, turned: &str) -> fmt::Result {
     if explanation.policies.is_empty() {
         writeln!(f, "\nNo policy determined it: nothing permits it.")?;
     } else {
@@ -239,13 +263,13 @@ fn show(f: &mut fmt::Formatter<'_>, explanation: &Explanation) -> fmt::Result {
     if explanation.changes.is_empty() {
         write!(
             f,
-            "No single change found that would have turned it ({} tried).",
+            "No single change found that would have turned {turned} ({} tried).",
             explanation.tried
         )?;
     } else {
         write!(
             f,
-            "What alone would have turned it ({} tried):",
+            "What alone would have turned {turned} ({} tried):",
             explanation.tried
         )?;
     }

@@ -2,8 +2,9 @@
 //! reads into a file.
 //!
 //! Records come in pages from the broker, or from a file with one a line, and are evaluated on all
-//! cores: one thread reads, the others evaluate, and between them is a bounded queue, so that a log
-//! of any length needs constant memory.
+//! cores: one thread reads, the others evaluate, and between them is a bounded queue of batches that
+//! are bounded in lines and bytes, so that a log of any length needs constant memory, but for a few
+//! numbers a batch.
 
 use std::fmt;
 use std::fs::File;
@@ -21,22 +22,23 @@ use super::super::Failure;
 use super::super::client::Connection;
 use super::super::output::{self, printable};
 use super::super::serve::ConfigFile;
-use super::source::{Pages, check_leaf, since};
-use super::{Source, list};
-use crate::clock::Timestamp;
+use super::lines::{self, LastLine, Span, Whole};
+use super::source::{Pages, check_leaf, since, unestablished};
+use super::{Source, list, said};
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::record::Record;
 use crate::policy::CompiledGeneration;
-use crate::policy::record::{RecordError, Recorded};
-use crate::policy::replay::{Kind, Replay, Tally};
+use crate::policy::record::{RecordError, Recorded, decided_at};
+use crate::policy::replay::{Kind, NOT_COMPARED, Replay, Tally};
 
 /// Lines that go to a thread at once.
 const BATCH_LINES: usize = 512;
+/// And bytes, but for the last line.
+const BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// The longest line of a file: a leaf and an input in base64, and room.
 const MAX_LINE_BYTES: u64 = 1024 * 1024;
 /// How often it is told how far it is.
 const PROGRESS: Duration = Duration::from_secs(2);
-/// What is said of a line that is none.
-pub(super) const NO_RECORD: &str = "a line is not the record of a decision";
 /// Groups that are shown; `--json` has all.
 const SHOWN_GROUPS: usize = 30;
 
@@ -80,10 +82,12 @@ pub(super) struct DecisionsArgs {
 impl DecisionsArgs {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let mut pages = Pages::new(self.connection.client()?, self.since);
+        let mut spans = Vec::new();
         while let Some(page) = pages.next().await? {
+            spans.push(lines::read(spans.len() as u64, &page, |_| Ok(()))?);
             output::raw(page.as_bytes())?;
         }
-        Ok(())
+        output::json_line(&LastLine::new(Whole::of(spans)?, self.since))
     }
 }
 
@@ -100,10 +104,14 @@ impl ReplayArgs {
         let candidate = Candidate {
             compiled: &built.compiled,
             since: self.since,
-            as_if_enforced: self.as_if_enforced,
+            at: if self.as_if_enforced {
+                Timestamp::MAX
+            } else {
+                SystemClock.now()
+            },
         };
         let began = Instant::now();
-        let tally = if let Some(path) = &self.decisions {
+        let (tally, whole) = if let Some(path) = &self.decisions {
             evaluate(&candidate, |give| feed_file(path, give))?
         } else {
             let pages = Pages::new(self.connection.client()?, self.since);
@@ -115,11 +123,15 @@ impl ReplayArgs {
             })?
         };
         let took = began.elapsed();
-        if self.json {
+        let cut_short = self.decisions.as_ref();
+        let cut_short = cut_short.and_then(|_| whole.cut_short(self.since));
+        let shown = if self.json {
             output::json(&json!({
                 "candidate": built.compiled.digest(),
                 "since": self.since,
                 "as_if_enforced": self.as_if_enforced,
+                "first": tally.first,
+                "last": tally.last,
                 "evaluated": tally.evaluated,
                 "unchanged": tally.unchanged,
                 "newly_denied": tally.of_kind(Kind::NewlyDenied),
@@ -128,22 +140,37 @@ impl ReplayArgs {
                 "other_refusal": tally.of_kind(Kind::OtherRefusal),
                 "refused_before_policy": tally.never_asked,
                 "pruned": tally.pruned,
+                "cannot_be_told": tally.untold,
+                "cut_short": cut_short,
+                "not_compared": NOT_COMPARED,
                 "seconds": took.as_secs_f64(),
                 "groups": tally.groups(),
-            }))?;
+            }))
         } else {
-            output::line(Shown(&tally).to_string())?;
-        }
-        if tally.changed() {
-            return Err(Failure::Told);
-        }
-        if tally.evaluated == 0 {
-            return Err(Failure::Unestablished(
-                "no decision could be evaluated, which shows nothing".into(),
-            ));
-        }
-        Ok(())
+            output::line(Shown(&tally).to_string())
+        };
+        said(shown)?;
+        verdict(&tally, cut_short)
     }
+}
+
+/// What a program is to make of it. That something would change is certain, whatever is missing;
+/// that nothing would is not.
+fn verdict(tally: &Tally, cut_short: Option<String>) -> Result<(), Failure> {
+    if tally.changed() {
+        return Err(Failure::Told);
+    }
+    if tally.evaluated == 0 {
+        return Err(Failure::Unestablished(
+            "no decision could be evaluated, which shows nothing".into(),
+        ));
+    }
+    if !tally.complete() {
+        return Err(Failure::Unestablished(
+            "of some decisions it cannot be told whether they would have changed".into(),
+        ));
+    }
+    cut_short.map_or(Ok(()), |why| Err(Failure::Unestablished(why)))
 }
 
 /// Takes whole lines to whoever evaluates them. `false` means that nobody wants more.
@@ -154,7 +181,7 @@ pub(super) fn feed_pages(
     runtime: &tokio::runtime::Handle,
     give: Give<'_>,
 ) -> Result<(), Failure> {
-    while let Some(page) = runtime.block_on(pages.next())? {
+    while let Some(page) = runtime.block_on(pages.next()).map_err(unestablished)? {
         if !give(page) {
             break;
         }
@@ -185,7 +212,7 @@ pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
             )));
         }
         lines += 1;
-        if read == 0 || lines == BATCH_LINES {
+        if read == 0 || lines == BATCH_LINES || batch.len() >= BATCH_BYTES {
             lines = 0;
             if !give(std::mem::take(&mut batch)) || read == 0 {
                 return Ok(());
@@ -198,13 +225,14 @@ pub(super) fn feed_file(path: &Path, give: Give<'_>) -> Result<(), Failure> {
 struct Candidate<'a> {
     compiled: &'a CompiledGeneration,
     since: Option<Timestamp>,
-    as_if_enforced: bool,
+    /// The instant by which policies are enforced.
+    at: Timestamp,
 }
 
 /// What the threads share.
 struct Work<'a> {
     candidate: &'a Candidate<'a>,
-    queue: Mutex<Receiver<String>>,
+    queue: Mutex<Receiver<(u64, String)>>,
     done: AtomicU64,
     stopped: AtomicBool,
 }
@@ -212,67 +240,74 @@ struct Work<'a> {
 impl Work<'_> {
     /// Evaluates until there is nothing more. Whoever fails goes on taking, so that nobody waits
     /// for it with a full queue.
-    fn run(&self) -> Result<Tally, Failure> {
-        let mut replay = Replay::new(self.candidate.compiled, self.candidate.as_if_enforced);
+    fn run(&self) -> Result<(Tally, Vec<Span>), Failure> {
+        let mut replay = Replay::new(self.candidate.compiled, self.candidate.at);
+        let mut spans = Vec::new();
         let mut failed = None;
         loop {
             let taken = {
                 let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
                 queue.recv()
             };
-            let Ok(lines) = taken else {
+            let Ok((batch, lines)) = taken else {
                 break;
             };
             if self.stopped.load(Ordering::Relaxed) {
                 continue;
             }
-            if let Err(failure) = self.lines(&mut replay, &lines) {
-                self.stopped.store(true, Ordering::Relaxed);
-                failed = Some(failure);
+            match lines::read(batch, &lines, |record| self.record(&mut replay, record)) {
+                Ok(span) => spans.push(span),
+                Err(failure) => {
+                    self.stopped.store(true, Ordering::Relaxed);
+                    failed = Some(failure);
+                }
             }
         }
         match failed {
             Some(failure) => Err(failure),
-            None => Ok(replay.finish()),
+            None => Ok((replay.finish(), spans)),
         }
     }
 
-    fn lines(&self, replay: &mut Replay<'_>, lines: &str) -> Result<(), Failure> {
-        for line in lines.lines().filter(|line| !line.trim().is_empty()) {
-            let record: Record = serde_json::from_str(line)
-                .map_err(|error| Failure::Usage(format!("{NO_RECORD}: {error}")))?;
-            self.done.fetch_add(1, Ordering::Relaxed);
-            check_leaf(&record)?;
-            let recorded = match Recorded::open(&record) {
-                Ok(recorded) => recorded,
-                Err(RecordError::Pruned(_)) => {
+    fn record(&self, replay: &mut Replay<'_>, record: &Record) -> Result<(), Failure> {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        check_leaf(record)?;
+        let recorded = match Recorded::open(record) {
+            Ok(recorded) => recorded,
+            Err(RecordError::Pruned(_)) => {
+                if !is_before(record, self.candidate.since) {
                     replay.note_pruned();
-                    continue;
                 }
-                Err(error) => {
-                    return Err(Failure::Refused(format!(
-                        "FAILED: index {}: {error}",
-                        record.index
-                    )));
-                }
-            };
-            if self
-                .candidate
-                .since
-                .is_some_and(|since| recorded.at() < since)
-            {
-                continue;
+                return Ok(());
             }
-            replay.add(&recorded).map_err(Failure::unestablished)?;
+            Err(error) => {
+                return Err(Failure::Refused(format!(
+                    "FAILED: index {}: {error}",
+                    record.index
+                )));
+            }
+        };
+        if self
+            .candidate
+            .since
+            .is_some_and(|since| recorded.at() < since)
+        {
+            return Ok(());
         }
-        Ok(())
+        replay.add(&recorded).map_err(Failure::unestablished)
     }
+}
+
+/// Whether what is left of a record says that it is older than what was asked for.
+pub(super) fn is_before(record: &Record, since: Option<Timestamp>) -> bool {
+    let at = since.and_then(|_| decided_at(record));
+    at.zip(since).is_some_and(|(at, since)| at < since)
 }
 
 fn evaluate(
     candidate: &Candidate<'_>,
     feed: impl FnOnce(Give<'_>) -> Result<(), Failure>,
-) -> Result<Tally, Failure> {
+) -> Result<(Tally, Whole), Failure> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let (sender, queue) = sync_channel(threads * 2);
     let work = Work {
@@ -282,18 +317,28 @@ fn evaluate(
         stopped: AtomicBool::new(false),
     };
     let mut tally = Tally::default();
+    let mut spans = Vec::new();
     let mut failed = Ok(());
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| work.run())).collect();
-        let mut progress = Progress::new();
+        let mut progress = Progress::new(Instant::now());
+        let mut batch = 0;
         let read = feed(&mut |lines| {
-            progress.tell(work.done.load(Ordering::Relaxed));
-            !work.stopped.load(Ordering::Relaxed) && sender.send(lines).is_ok()
+            let done = work.done.load(Ordering::Relaxed);
+            if let Some(text) = progress.due(Instant::now(), done) {
+                // Nobody has to read it.
+                drop(output::note(text));
+            }
+            batch += 1;
+            !work.stopped.load(Ordering::Relaxed) && sender.send((batch, lines)).is_ok()
         });
         drop(sender);
         for worker in workers {
             match worker.join() {
-                Ok(Ok(part)) => tally = std::mem::take(&mut tally).merged(part),
+                Ok(Ok((part, read))) => {
+                    tally = std::mem::take(&mut tally).merged(part);
+                    spans.extend(read);
+                }
                 Ok(Err(failure)) => failed = Err(failure),
                 Err(_) => failed = Err(Failure::Unestablished("a thread failed".into())),
             }
@@ -303,7 +348,8 @@ fn evaluate(
             failed = read;
         }
     });
-    failed.map(|()| tally)
+    failed?;
+    Ok((tally, Whole::of(spans)?))
 }
 
 /// Tells now and then how far it is.
@@ -313,25 +359,21 @@ struct Progress {
 }
 
 impl Progress {
-    fn new() -> Self {
-        let now = Instant::now();
+    fn new(now: Instant) -> Self {
         Self {
             began: now,
             told: now,
         }
     }
 
-    fn tell(&mut self, done: u64) {
-        if self.told.elapsed() < PROGRESS {
-            return;
+    /// What to say now, when it is time to.
+    fn due(&mut self, now: Instant, done: u64) -> Option<String> {
+        if now.saturating_duration_since(self.told) < PROGRESS {
+            return None;
         }
-        self.told = Instant::now();
-        let seconds = self.began.elapsed().as_secs().max(1);
-        // Nobody has to read it.
-        drop(output::note(format!(
-            "{done} decisions, {} a second",
-            done / seconds
-        )));
+        self.told = now;
+        let seconds = now.saturating_duration_since(self.began).as_secs().max(1);
+        Some(format!("{done} decisions, {} a second", done / seconds))
     }
 }
 
@@ -345,6 +387,13 @@ impl fmt::Display for Shown<'_> {
             "{} decisions evaluated, {} come out as they did",
             tally.evaluated, tally.unchanged
         )?;
+        if let (Some(first), Some(last)) = (tally.first, tally.last) {
+            write!(
+                f,
+                "\nread: from index {} of {} to index {} of {}",
+                first.index, first.at, last.index, last.at
+            )?;
+        }
         for (count, what) in [
             (tally.never_asked, "refused before policy was asked"),
             (tally.pruned, "pruned"),
@@ -352,6 +401,9 @@ impl fmt::Display for Shown<'_> {
             if count > 0 {
                 write!(f, "\nleft out: {count} {what}")?;
             }
+        }
+        for (why, count) in &tally.untold {
+            write!(f, "\ncannot be told: {count}, since {}", why.as_text())?;
         }
         let groups = tally.groups();
         for kind in Kind::ALL {
@@ -385,8 +437,78 @@ impl fmt::Display for Shown<'_> {
             }
         }
         if groups.is_empty() && tally.evaluated > 0 {
-            f.write_str("\nnothing would have changed")?;
+            f.write_str(if tally.complete() {
+                "\nnothing would have changed"
+            } else {
+                "\nnothing of what could be evaluated would have changed"
+            })?;
+        }
+        f.write_str("\n\nOn no record, and so not compared:")?;
+        for what in NOT_COMPARED {
+            write!(f, "\n- {what}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_now_and_then_how_far_it_is() {
+        let began = Instant::now();
+        let mut progress = Progress::new(began);
+        let at = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(progress.due(at(1), 500), None);
+        assert_eq!(
+            progress.due(at(2), 30_000).unwrap(),
+            "30000 decisions, 15000 a second"
+        );
+        // Not again at once, and from the beginning then.
+        assert_eq!(progress.due(at(3), 31_000), None);
+        assert_eq!(
+            progress.due(at(10), 40_000).unwrap(),
+            "40000 decisions, 4000 a second"
+        );
+    }
+
+    #[test]
+    fn a_batch_is_bounded_in_lines_and_in_bytes() {
+        let batches = |line: &str, count: usize| {
+            let place = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(place.path(), format!("{line}\n").repeat(count)).unwrap();
+            let mut given = Vec::new();
+            feed_file(place.path(), &mut |batch| {
+                given.push(batch.len());
+                true
+            })
+            .unwrap();
+            given
+        };
+        let short = batches("x", BATCH_LINES + 1);
+        assert_eq!(short, [2 * BATCH_LINES, 2]);
+        let long = batches(&"x".repeat(1 << 20), 5);
+        assert_eq!(long.len(), 2);
+        assert!(long[0] >= BATCH_BYTES && long[0] < BATCH_BYTES + (1 << 20) + 2);
+    }
+
+    #[test]
+    fn to_find_no_change_in_a_part_shows_nothing_of_the_whole() {
+        let tally = |evaluated, pruned| Tally {
+            evaluated,
+            unchanged: evaluated,
+            pruned,
+            ..Tally::default()
+        };
+        assert!(verdict(&tally(3, 0), None).is_ok());
+        for (tally, cut_short) in [
+            (tally(0, 0), None),
+            (tally(3, 1), None),
+            (tally(3, 0), Some("cut".to_owned())),
+        ] {
+            let refused = verdict(&tally, cut_short).unwrap_err();
+            assert!(matches!(refused, Failure::Unestablished(_)), "{refused}");
+        }
     }
 }

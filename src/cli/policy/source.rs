@@ -94,11 +94,20 @@ pub(super) fn open(record: &Record) -> Result<Recorded, Failure> {
     })
 }
 
+/// What a broker does not tell us is not known; that it refuses is no verdict on a decision.
+pub(super) fn unestablished(failure: Failure) -> Failure {
+    match failure {
+        Failure::Refused(why) => Failure::Unestablished(why),
+        other => other,
+    }
+}
+
 /// Fetches a generation, and holds it against its digest.
 pub(super) async fn decider(client: &Client, digest: GenerationDigest) -> Result<Decider, Failure> {
     let text = client
         .get_text(&format!("/v1/generations/{digest}"))
-        .await?;
+        .await
+        .map_err(unestablished)?;
     if GenerationDigest::new(sha256(text.as_bytes())) != digest {
         return Err(Failure::Refused(format!(
             "FAILED: the generation that was handed out is not {digest}: its bytes have another digest"
@@ -107,8 +116,7 @@ pub(super) async fn decider(client: &Client, digest: GenerationDigest) -> Result
     let generation: Generation = serde_json::from_str(&text).map_err(|error| {
         Failure::Unestablished(format!("generation {digest} cannot be read: {error}"))
     })?;
-    // Our own audiences only say which configurations are refused, never what is decided.
-    let compiled = CompiledGeneration::compile(&generation, &[]).map_err(|problems| {
+    let compiled = CompiledGeneration::compile_recorded(&generation, digest).map_err(|problems| {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let problems = problems.join("\n  ");
         Failure::Unestablished(format!(

@@ -11,13 +11,15 @@ use serde_json::json;
 use super::super::Failure;
 use super::super::client::Connection;
 use super::super::output::{self, printable};
-use super::Source;
-use super::replay::{NO_RECORD, feed_file, feed_pages};
+use super::lines::{self, Whole};
+use super::replay::{feed_file, feed_pages, is_before};
 use super::source::{Pages, check_leaf, since};
+use super::{Source, said};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::domain::generation::Generation;
+use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::record::Record;
 use crate::policy::record::{RecordError, Recorded};
+use crate::policy;
 use crate::policy::unused::{NOT_SEEN, PolicyUse, Proposal, Read, UnusedOn, Usage, proposed};
 
 /// How `unused` is called.
@@ -47,10 +49,15 @@ impl UnusedArgs {
             .source
             .build()?
             .map_err(|problems| Failure::Usage(super::list(&problems)))?;
-        let mut usage = Usage::new(&built.compiled);
+        let mut usage = Usage::new(&built.compiled, SystemClock.now());
         let mut failed = Ok(());
+        let mut spans = Vec::new();
         let mut take = |lines: String| {
-            failed = self.lines(&mut usage, &lines);
+            let batch = spans.len() as u64;
+            match lines::read(batch, &lines, |record| self.record(&mut usage, record)) {
+                Ok(span) => spans.push(span),
+                Err(failure) => failed = Err(failure),
+            }
             failed.is_ok()
         };
         let fed = if let Some(path) = &self.decisions {
@@ -62,53 +69,89 @@ impl UnusedArgs {
         };
         failed?;
         fed?;
-        let mut uses = usage.report(&built.generation, SystemClock.now());
+        let whole = Whole::of(spans)?;
+        let cut_short = self.decisions.as_ref();
+        let cut_short = cut_short.and_then(|_| whole.cut_short(self.since));
+        if cut_short.is_some() {
+            usage.note_cut_short();
+        }
+        let known = known(usage.read(), cut_short);
+        let mut uses = usage.report(&built.generation);
         let narrower = proposed(&built.generation, &built.compiled, &mut uses);
-        if let Some(directory) = &self.proposal {
-            write(directory, &narrower)?;
+        if let (Some(directory), Ok(())) = (&self.proposal, &known) {
+            write(directory, &narrower, &tests_beside(&built.directory)?)?;
         }
         let shown = Shown {
             read: usage.read(),
             uses: &uses,
         };
-        if self.json {
+        let shown = if self.json {
             output::json(&json!({
                 "generation": built.compiled.digest(),
                 "since": self.since,
                 "read": shown.read,
                 "policies": uses,
                 "not_seen": NOT_SEEN,
-            }))?;
+            }))
         } else {
-            output::line(shown.to_string())?;
-        }
+            output::line(shown.to_string())
+        };
+        said(shown)?;
+        known?;
         if uses.iter().any(PolicyUse::is_wide) {
             return Err(Failure::Told);
         }
         Ok(())
     }
 
-    fn lines(&self, usage: &mut Usage<'_>, lines: &str) -> Result<(), Failure> {
-        for line in lines.lines().filter(|line| !line.trim().is_empty()) {
-            let record: Record = serde_json::from_str(line)
-                .map_err(|error| Failure::Usage(format!("{NO_RECORD}: {error}")))?;
-            check_leaf(&record)?;
-            match Recorded::open(&record) {
-                Ok(recorded) if self.since.is_some_and(|since| recorded.at() < since) => {}
-                Ok(recorded) => usage.add(&recorded).map_err(Failure::unestablished)?,
-                Err(RecordError::Pruned(_)) => usage.note_pruned(),
-                Err(error) => {
-                    let text = format!("FAILED: index {}: {error}", record.index);
-                    return Err(Failure::Refused(text));
+    fn record(&self, usage: &mut Usage<'_>, record: &Record) -> Result<(), Failure> {
+        check_leaf(record)?;
+        match Recorded::open(record) {
+            Ok(recorded) if self.since.is_some_and(|since| recorded.at() < since) => Ok(()),
+            Ok(recorded) => usage.add(&recorded).map_err(Failure::unestablished),
+            Err(RecordError::Pruned(_)) => {
+                if !is_before(record, self.since) {
+                    usage.note_pruned();
                 }
+                Ok(())
+            }
+            Err(error) => {
+                let text = format!("FAILED: index {}: {error}", record.index);
+                Err(Failure::Refused(text))
             }
         }
-        Ok(())
     }
 }
 
+/// Whether it is known what was used: only then can it be said what was not.
+fn known(read: &Read, cut_short: Option<String>) -> Result<(), Failure> {
+    let why = if read.told() == 0 {
+        "no permit is on record that the present policies give, which shows nothing".to_owned()
+    } else if let Some(why) = cut_short {
+        why
+    } else if !read.complete() {
+        "of some decisions it is not known what they used, so that nothing is proposed".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Failure::Unestablished(why))
+}
+
+/// The tests that lie beside policies, which are to hold for narrower ones too.
+fn tests_beside(directory: &Path) -> Result<Vec<PolicyFile>, Failure> {
+    let place = directory.join("tests");
+    if !place.is_dir() {
+        return Ok(Vec::new());
+    }
+    policy::read_directory(&place, "toml").map_err(|problem| Failure::Usage(problem.to_string()))
+}
+
 /// Into a directory that is not there yet, so that nothing is written over.
-fn write(directory: &Path, generation: &Generation) -> Result<(), Failure> {
+fn write(
+    directory: &Path,
+    generation: &Generation,
+    tests: &[PolicyFile],
+) -> Result<(), Failure> {
     let unwritten = |error: std::io::Error| {
         Failure::Usage(format!(
             "{} cannot be written: {error}",
@@ -119,17 +162,24 @@ fn write(directory: &Path, generation: &Generation) -> Result<(), Failure> {
     for file in &generation.policies {
         fs::write(directory.join(&file.name), &file.text).map_err(unwritten)?;
     }
+    if !tests.is_empty() {
+        let place = directory.join("tests");
+        fs::create_dir(&place).map_err(unwritten)?;
+        for file in tests {
+            fs::write(place.join(&file.name), &file.text).map_err(unwritten)?;
+        }
+    }
     Ok(())
 }
 
 struct Shown<'a> {
-    read: Read,
+    read: &'a Read,
     uses: &'a [PolicyUse],
 }
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let read = &self.read;
+        let read = self.read;
         write!(f, "{} permits on record", read.permits)?;
         if let (Some(first), Some(last)) = (read.first, read.last) {
             write!(f, ", of decisions from {first} to {last}")?;

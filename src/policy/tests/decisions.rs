@@ -499,7 +499,7 @@ fn a_request_meets_the_policies_that_can_be_about_it_and_not_all() {
         let who = mapping::PrincipalInput {
             attestor: "dev".into(),
             identity: agent().identity,
-            roles: BTreeSet::new(),
+            roles: Some(BTreeSet::new()),
             claims: BTreeMap::from([("sub".to_owned(), text("agent"))]),
         };
         let scene = compiled

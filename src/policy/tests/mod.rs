@@ -10,6 +10,7 @@ use serde_json::json;
 use super::admin::{AdminAction, AdminPrincipal};
 use super::bundle::read_directory;
 use super::decide::{PolicyError, Question};
+use super::input::Input;
 use super::generation::{self, CompiledGeneration, GenerationParts, build};
 use super::mapping::{self, TaskFacts};
 use super::problem::PolicyProblem;
@@ -232,7 +233,7 @@ fn decide_as(
     let roles = roles.iter().map(|role| (*role).to_owned()).collect();
     compiled.decide(&Question {
         workload,
-        roles: &roles,
+        roles: Some(&roles),
         ask,
         task,
         bounds: None,

@@ -75,7 +75,7 @@ fn the_clock_of_the_request_decides_whether_the_day_is_over() {
         let end = "2026-11-19T00:00:00Z".parse::<Timestamp>().unwrap();
         compiled.decide(&Question {
             workload: &agent(),
-            roles: &BTreeSet::new(),
+            roles: Some(&BTreeSet::new()),
             ask: &ask,
             task: facts(),
             bounds: None,
@@ -97,7 +97,8 @@ fn the_clock_of_the_request_decides_whether_the_day_is_over() {
         (again.outcome(), again.observed),
         (Outcome::Permit, last.observed)
     );
-    let enforced = compiled.redecide_as_if_enforced(&last.input).unwrap();
+    let input = Input::read(&last.input).unwrap();
+    let enforced = compiled.decide_at(&input, Timestamp::MAX);
     assert_eq!(enforced.outcome(), Outcome::Deny);
 }
 

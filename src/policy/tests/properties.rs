@@ -117,7 +117,7 @@ proptest! {
         let who = mapping::PrincipalInput {
             attestor: workload.attestor.clone(),
             identity: workload.identity.clone(),
-            roles,
+            roles: Some(roles),
             claims: workload.claims.clone(),
         };
         let authorizer = cedar_policy::Authorizer::new();
@@ -156,7 +156,7 @@ proptest! {
         let ask = ask(&compiled, "billing", asked, ttl);
         let question = Question {
             workload: &workload,
-            roles: &roles,
+            roles: Some(&roles),
             ask: &ask,
             task: TaskFacts { opens, ..facts() },
             bounds: None,
@@ -180,7 +180,7 @@ proptest! {
         let roles = BTreeSet::from(["r1".to_owned()]);
         let decide = |ask: &Ask| compiled.decide(&Question {
             workload: &agent(),
-            roles: &roles,
+            roles: Some(&roles),
             ask,
             task: facts(),
             bounds: None,

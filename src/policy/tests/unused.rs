@@ -23,12 +23,12 @@ fn report(
     (generation, compiled): &(Generation, CompiledGeneration),
     used: &[Decision],
 ) -> (Vec<PolicyUse>, CompiledGeneration) {
-    let mut usage = Usage::new(compiled);
+    let mut usage = Usage::new(compiled, now());
     for decision in used {
         let who = Some("dev:agent");
         usage.note(now(), &decision.input, who).unwrap();
     }
-    let mut told = usage.report(generation, now());
+    let mut told = usage.report(generation);
     let narrower = proposed(generation, compiled, &mut told);
     let compiled = CompiledGeneration::compile(&narrower, &[]).unwrap();
     (told, compiled)
@@ -209,11 +209,11 @@ fn what_is_not_permitted_any_more_used_nothing() {
         "permit ({AGENT}, action == Action::\"orders:read\", resource == Api::\"billing\");"
     ));
     let used = asked(&before.1, &["bill:read"], &[A]);
-    let mut usage = Usage::new(&after.1);
+    let mut usage = Usage::new(&after.1, now());
     usage.note(now(), &used.input, None).unwrap();
     let read = usage.read();
     assert_eq!((read.permits, read.no_longer_permitted), (1, 1));
-    assert_eq!(usage.report(&after.0, now())[0].used, 0);
+    assert_eq!(usage.report(&after.0)[0].used, 0);
 }
 
 fn any_permit() -> impl Strategy<Value = String> {
@@ -273,7 +273,7 @@ fn any_wish() -> impl Strategy<Value = Wish> {
 fn judge(compiled: &CompiledGeneration, (workload, roles, asked, ttl, opens): &Wish) -> Decision {
     compiled.decide(&Question {
         workload,
-        roles,
+        roles: Some(roles),
         ask: &ask(compiled, "billing", asked.clone(), *ttl),
         task: TaskFacts {
             opens: *opens,

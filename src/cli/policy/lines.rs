@@ -1,0 +1,229 @@
+//! The lines in which recorded decisions come, and whether all of them are there.
+//!
+//! `policy decisions` writes one record a line, in the order of the log, and a last line that says
+//! how many there are and which was the first and the last. A file without that line may have been
+//! cut short. One whose indices do not rise, or that is not what its last line says, is not what was
+//! written.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::Failure;
+use crate::clock::Timestamp;
+use crate::domain::record::Record;
+
+/// What is said of a line that is none.
+const NO_RECORD: &str = "a line is not the record of a decision";
+
+/// Which records there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Range {
+    records: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<u64>,
+    /// None before this were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+}
+
+/// The line after the last record.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LastLine {
+    end: Range,
+}
+
+impl LastLine {
+    /// The end of what was read since then.
+    pub(super) fn new(whole: Whole, since: Option<Timestamp>) -> Self {
+        let end = Range {
+            since,
+            ..whole.found
+        };
+        Self { end }
+    }
+}
+
+impl Range {
+    /// Takes what follows. `Err` where it does not come after.
+    fn extend(&mut self, next: &Self) -> Result<(), Failure> {
+        if let (Some(last), Some(first)) = (self.last, next.first)
+            && first <= last
+        {
+            return Err(Failure::Usage(format!(
+                "index {first} follows index {last}: the log has each once and in order"
+            )));
+        }
+        self.records += next.records;
+        self.first = self.first.or(next.first);
+        self.last = next.last.or(self.last);
+        Ok(())
+    }
+
+    fn one(index: u64) -> Self {
+        Self {
+            records: 1,
+            first: Some(index),
+            last: Some(index),
+            since: None,
+        }
+    }
+}
+
+/// Some lines, read.
+#[derive(Debug, Default)]
+pub(super) struct Span {
+    /// Their place among the others.
+    batch: u64,
+    found: Range,
+    end: Option<Range>,
+}
+
+/// Reads lines, and gives each record.
+pub(super) fn read(
+    batch: u64,
+    lines: &str,
+    mut each: impl FnMut(&Record) -> Result<(), Failure>,
+) -> Result<Span, Failure> {
+    let mut span = Span {
+        batch,
+        ..Span::default()
+    };
+    for line in lines.lines().filter(|line| !line.trim().is_empty()) {
+        if span.end.is_some() {
+            return Err(more_than_all());
+        }
+        match serde_json::from_str::<Record>(line) {
+            Ok(record) => {
+                span.found.extend(&Range::one(record.index))?;
+                each(&record)?;
+            }
+            Err(error) => {
+                let last = serde_json::from_str::<LastLine>(line);
+                let last =
+                    last.map_err(|_| Failure::Usage(format!("{NO_RECORD}: {error}")))?;
+                span.end = Some(last.end);
+            }
+        }
+    }
+    Ok(span)
+}
+
+/// All lines together.
+#[derive(Debug, Default)]
+pub(super) struct Whole {
+    found: Range,
+    end: Option<Range>,
+}
+
+impl Whole {
+    /// Joins what was read, in whichever order.
+    pub(super) fn of(mut spans: Vec<Span>) -> Result<Self, Failure> {
+        spans.sort_by_key(|span| span.batch);
+        let mut whole = Self::default();
+        for span in spans {
+            if whole.end.is_some() && (span.found.records > 0 || span.end.is_some()) {
+                return Err(more_than_all());
+            }
+            whole.found.extend(&span.found)?;
+            whole.end = whole.end.or(span.end);
+        }
+        if let Some(end) = &whole.end {
+            let found = Range {
+                since: end.since,
+                ..whole.found.clone()
+            };
+            if found != *end {
+                return Err(Failure::Usage(format!(
+                    "it holds {} decisions, and its last line is of {}: it is not what was written",
+                    found.records, end.records
+                )));
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Why a file may hold less than was asked for.
+    pub(super) fn cut_short(&self, since: Option<Timestamp>) -> Option<String> {
+        let Some(end) = &self.end else {
+            return Some(
+                "the file does not end with the line that `policy decisions` writes last: it may \
+                 have been cut short"
+                    .to_owned(),
+            );
+        };
+        let begins = end.since?;
+        let asked = since.is_some_and(|since| since < begins);
+        asked.then(|| format!("the file goes back to {begins} only"))
+    }
+}
+
+fn more_than_all() -> Failure {
+    Failure::Usage("there are lines after the one that ends a file of decisions".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(index: u64) -> String {
+        format!("{{\"index\":{index},\"leaf_hash\":\"\"}}\n")
+    }
+
+    fn whole(batches: &[&str]) -> Result<Whole, String> {
+        let mut spans = Vec::new();
+        for (batch, lines) in batches.iter().enumerate().rev() {
+            let span = read(batch as u64, lines, |_| Ok(())).map_err(|e| e.to_string())?;
+            spans.push(span);
+        }
+        Whole::of(spans).map_err(|error| error.to_string())
+    }
+
+    fn last(records: u64, first: u64, last: u64) -> String {
+        format!("{{\"end\":{{\"records\":{records},\"first\":{first},\"last\":{last}}}}}\n")
+    }
+
+    #[test]
+    fn what_was_written_whole_is_known_to_be() {
+        let (one, two) = ([record(3), record(5)].concat(), record(9));
+        let good = whole(&[&one, &two, &last(3, 3, 9)]).unwrap();
+        assert_eq!(good.cut_short(None), None);
+        let text = serde_json::to_string(&LastLine::new(good, None)).unwrap();
+        assert_eq!(format!("{text}\n"), last(3, 3, 9));
+        let nothing = whole(&["{\"end\":{\"records\":0}}"]).unwrap();
+        assert_eq!(nothing.cut_short(None), None);
+    }
+
+    #[test]
+    fn a_file_that_may_have_been_cut_says_so() {
+        let cut = whole(&[&record(3), &record(5)]).unwrap();
+        assert!(cut.cut_short(None).unwrap().contains("cut short"));
+        let since = "{\"end\":{\"records\":0,\"since\":\"2026-11-20T00:00:00Z\"}}";
+        let later = whole(&[since]).unwrap();
+        let at = |text: &str| Some(text.parse::<Timestamp>().unwrap());
+        assert_eq!(later.cut_short(at("2026-11-21T00:00:00Z")), None);
+        assert!(later.cut_short(at("2026-11-19T00:00:00Z")).is_some());
+    }
+
+    #[test]
+    fn twice_the_same_another_order_and_what_is_missing_are_refused() {
+        let (three, five, nine) = (record(3), record(5), record(9));
+        let all = last(3, 3, 9);
+        for (batches, says) in [
+            (vec![&three[..], &three], "follows index 3"),
+            (vec![&five[..], &three], "follows index 5"),
+            (vec![&[&three[..], &nine, &five].concat()[..]], "follows index 9"),
+            (vec![&three[..], &nine, &all], "holds 2 decisions"),
+            (vec![&three[..], &five, &last(2, 3, 9)], "not what was written"),
+            (vec![&three[..], &last(1, 3, 3), &five], "after the one that ends"),
+            (vec![&[&last(0, 0, 0)[..], &three].concat()[..]], "after the one that ends"),
+            (vec!["{\"end\":{}}"], "not the record of a decision"),
+            (vec!["{\"end\":{\"records\":0,\"x\":1}}"], "not the record of a decision"),
+        ] {
+            let refused = whole(&batches).unwrap_err();
+            assert!(refused.contains(says), "{says}: {refused}");
+        }
+    }
+}
