@@ -464,7 +464,10 @@ impl Metrics {
 
     /// The policies that merely observe, and until when. What each would refuse begins at zero, so
     /// that the first request is a rise.
-    pub fn observing<'a>(&self, policies: impl Iterator<Item = (&'a str, crate::clock::Timestamp)>) {
+    pub fn observing<'a>(
+        &self,
+        policies: impl Iterator<Item = (&'a str, crate::clock::Timestamp)>,
+    ) {
         self.observing.clear();
         for (policy, until) in policies {
             let labels = [("policy", Cow::Owned(policy.to_owned()))];

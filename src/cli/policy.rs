@@ -302,7 +302,11 @@ impl Test {
         let built = self.source.built()?;
         let tests = policy::read_directory(&built.directory.join("tests"), "toml")
             .map_err(|problem| Failure::Refused(problem.to_string()))?;
-        let report = suite::run(&built.compiled, &tests, self.at.unwrap_or_else(|| SystemClock.now()));
+        let report = suite::run(
+            &built.compiled,
+            &tests,
+            self.at.unwrap_or_else(|| SystemClock.now()),
+        );
         let shown = if self.json {
             let cases: Vec<Value> = report
                 .cases

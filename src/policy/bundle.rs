@@ -347,18 +347,28 @@ mod tests {
     #[test]
     fn what_is_commented_out_is_not_the_place_of_a_policy() {
         let policy = |id: &str| {
-            format!("@id(\"{id}\") @description(\"see https://x\\\" //\") permit (principal, action, resource);")
+            format!(
+                "@id(\"{id}\") @description(\"see https://x\\\" //\") permit (principal, action, resource);"
+            )
         };
         let (one, two) = (policy("one"), policy("two"));
         // In a line of its own, behind another policy, and not merely behind a `//` in a string.
-        let text = format!("// {two}\n{one} // {two}\n//{two}\n{} {two}", policy("three"));
+        let text = format!(
+            "// {two}\n{one} // {two}\n//{two}\n{} {two}",
+            policy("three")
+        );
         let found = parse_text(&text).unwrap();
-        let places: Vec<(&str, usize)> =
-            found.iter().map(|own| (own.id.as_str(), own.offset)).collect();
+        let places: Vec<(&str, usize)> = found
+            .iter()
+            .map(|own| (own.id.as_str(), own.offset))
+            .collect();
         let one_at = text.find(&one).unwrap();
         let three_at = text.find("@id(\"three\")").unwrap();
         let two_at = text.rfind(&two).unwrap();
-        assert_eq!(places, [("one", one_at), ("three", three_at), ("two", two_at)]);
+        assert_eq!(
+            places,
+            [("one", one_at), ("three", three_at), ("two", two_at)]
+        );
     }
 
     #[test]

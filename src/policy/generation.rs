@@ -173,7 +173,8 @@ impl CompiledGeneration {
                 "policy `{}` would merely observe for more than {MAX_OBSERVED_DAYS} days",
                 named.id
             );
-            let remedy = "name an earlier day in @enforce_after: it can be moved by another activation";
+            let remedy =
+                "name an earlier day in @enforce_after: it can be moved by another activation";
             Some(PolicyProblem::at(file, named.offset, message, remedy))
         });
         let late: Vec<PolicyProblem> = late.collect();

@@ -140,7 +140,9 @@ impl Recorded {
         let asked = match (never_asked(&input), refusal, end) {
             (Some(said), Some(code), _) if said == code.as_str() => Asked::Never(code),
             (Some(_), Some(_), _) => {
-                return Err(malformed("it was refused for another reason than its input says"));
+                return Err(malformed(
+                    "it was refused for another reason than its input says",
+                ));
             }
             (None, Some(code), None) => Asked::Overtaken(code),
             (None, _, _) => Asked::Policy,

@@ -70,7 +70,9 @@ impl Untold {
                 "the candidate asks for roles, and they were not read when it was decided"
             }
             Self::OtherClaims => "the candidate's attestor declares other claims",
-            Self::LongerTask => "its task was opened for longer than the candidate's task type has it",
+            Self::LongerTask => {
+                "its task was opened for longer than the candidate's task type has it"
+            }
         }
     }
 }
@@ -442,7 +444,10 @@ fn around_instant(input: &[u8]) -> Option<(&[u8], &[u8])> {
     const BEFORE: &[u8] = b"{\"format\":";
     const NOW: &[u8] = b",\"now\":\"";
     let format = input.strip_prefix(BEFORE)?;
-    let digits = format.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let digits = format
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
     let (_, rest) = format.split_at_checked(digits)?;
     let instant = rest.strip_prefix(NOW)?;
     let end = instant.iter().position(|byte| *byte == b'"')?;

@@ -416,9 +416,9 @@ impl Run<'_> {
         })?;
         let task_type = self.task_type(&case.task_type)?;
         let facts = facts(&task_type, case.depth, case.deadline_seconds, true);
-        let decision = self
-            .generation
-            .decide_open_task(&workload, Some(&case.roles), facts, self.now);
+        let decision =
+            self.generation
+                .decide_open_task(&workload, Some(&case.roles), facts, self.now);
         self.judge(
             &decision,
             case.expect,

@@ -399,7 +399,6 @@ impl<'a> Usage<'a> {
         }
         found
     }
-
 }
 
 /// A permit with what it reaches.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
 use taskpass::domain::cutoff::Selector;
+use taskpass::domain::decision::RefusalCode;
 use taskpass::domain::generation::Generation;
 use taskpass::domain::record::Record;
 use taskpass::domain::request::{CredentialRequest, NewTask};
@@ -72,7 +73,7 @@ fn request(n: usize) -> (String, CredentialRequest) {
 }
 
 /// Everything that is on record.
-async fn records(rig: &Rig) -> Vec<Record> {
+pub async fn records(rig: &Rig) -> Vec<Record> {
     let (mut all, mut from) = (Vec::new(), 0);
     loop {
         let page = rig
@@ -328,6 +329,38 @@ on_both_stores! {
         assert!(text.contains("No single change found"), "{text}");
     }
 
+    async fn a_decision_is_explained_by_the_generation_that_made_it_whatever_decides_now(fleet, replica) {
+        let (prod, stage) = (ci_token(fleet, "prod", false), ci_token(fleet, "stage", false));
+        let permitted = decide(replica, &prod, &body()).await;
+        let refused = decide(replica, &stage, &body()).await;
+        let active = replica.client.get_as(&fleet.admin, "/v1/generations/active").await.expect(200);
+        let mut next = active["generation"].clone();
+        let text = next["policies"][0]["text"].as_str().unwrap();
+        // The other way around, and further down in the file.
+        let text = format!("// A new heading.\n{}", text.replace("env == \"prod\"", "env == \"stage\""));
+        next["policies"][0]["text"] = text.clone().into();
+        let activated = replica.client.post_json(&fleet.admin, "/v1/generations", &next).await.expect(201);
+        assert_eq!(activated["observing"], json!([]));
+        let later = decide(replica, &ci_token(fleet, "stage", false), &body()).await;
+
+        let line = |text: &str| text[..text.find("@id(\"ci-read\")").unwrap()].lines().count() + 1;
+        for (decision, outcome, generation, text) in [
+            (&permitted, "permit", &active["digest"], fleet.policies_text()),
+            (&refused, "deny", &active["digest"], fleet.policies_text()),
+            (&later, "permit", &activated["generation"], &text),
+        ] {
+            let why = told(&explain(replica, &fleet.admin, decision, &["--json"]));
+            assert_eq!((&why["outcome"], &why["reproduced"]), (&json!(outcome), &json!(true)), "{why}");
+            assert_eq!(&why["generation"], generation);
+            let explanation = &why["explanation"];
+            let place = match outcome {
+                "permit" => &explanation["policies"][1],
+                _ => &explanation["refused"][0]["nearest"][0],
+            };
+            assert_eq!((&place["policy"], &place["line"]), (&json!("ci-read"), &json!(line(text))));
+        }
+    }
+
     async fn a_refusal_before_policy_is_not_evaluated_and_says_so(fleet, replica) {
         let mut body = body();
         body["resource"] = json!("no-such-api");
@@ -375,11 +408,12 @@ on_both_stores! {
             assert_eq!(nobody.status, 401, "{path}");
         }
         let ended = explain(replica, &fleet.token(), &decision, &[]);
-        assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
+        // That somebody is told nothing is no verdict on the decision.
+        assert_eq!(ended.code(), Some(3), "{}", ended.stdout);
         assert!(ended.stdout.is_empty() && ended.stderr.contains("not-found"), "{}", ended.stderr);
         let unknown = "0198b2a0-0000-7000-8000-000000000001";
         let ended = explain(replica, &fleet.admin, unknown, &[]);
-        assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
+        assert_eq!(ended.code(), Some(3), "{}", ended.stdout);
         assert!(ended.stderr.contains("not-found"), "{}", ended.stderr);
         assert_eq!(explain(replica, &fleet.admin, "nonsense", &[]).code(), Some(2));
     }
@@ -421,9 +455,12 @@ async fn a_record_with_any_part_changed_is_no_record() {
     rig.issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap();
+    let mut unknown = ask(&["orders:read"]);
+    "no-such-api".clone_into(&mut unknown.resource);
+    drop(rig.issue("agent:reports", unknown).await);
     let compiled = generation(&rig).await;
     let all = records(&rig).await;
-    let [refused, permitted] = &all[..] else {
+    let [refused, permitted, never] = &all[..] else {
         panic!("{all:?}");
     };
     for record in [refused, permitted] {
@@ -435,6 +472,23 @@ async fn a_record_with_any_part_changed_is_no_record() {
                 .is_some()
         );
     }
+    // A refusal before policy says twice why, once in the leaf and once under its commitment.
+    let bytes = STANDARD.decode(never.leaf.as_ref().unwrap()).unwrap();
+    let leaf = String::from_utf8(bytes).unwrap();
+    let other = leaf.replace("unknown-resource", "unknown-action");
+    assert_ne!(leaf, other);
+    let other = Record {
+        leaf: Some(STANDARD.encode(other)),
+        ..never.clone()
+    };
+    assert!(matches!(
+        Recorded::open(&other).unwrap_err(),
+        RecordError::Malformed(_)
+    ));
+    assert_eq!(
+        Recorded::open(never).unwrap().asked(),
+        &Asked::Never(RefusalCode::UnknownResource)
+    );
     // What belongs to another decision opens nothing here.
     let swapped = Record {
         salt: refused.salt.clone(),

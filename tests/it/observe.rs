@@ -5,11 +5,26 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use serde_json::{Value, json};
+use taskpass::clock::{Clock as _, SystemClock, Timestamp};
 
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::send;
-use crate::support::process::Launch;
+use crate::support::process::{Ended, Launch};
 use crate::support::rig::Kind;
+
+/// A day on which what is tried here still observes, and the first on which it would not.
+fn ahead() -> (String, String) {
+    let day = |days: u64| {
+        let at = SystemClock.now().plus_seconds(days * 86_400).to_string();
+        at[..10].to_owned()
+    };
+    (day(90), format!("{}T00:00:00Z", day(91)))
+}
+
+/// Dated.
+fn policies() -> String {
+    POLICIES.replace("AHEAD", &ahead().0)
+}
 
 const POLICIES: &str = r#"
 @id("trial-open") @description("anybody of ours tries")
@@ -18,10 +33,10 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"op
 @id("demo-read") @description("reads the demonstration")
 permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"demo:read", resource == Api::"demo-api");
 
-@id("demo-freeze") @description("nobody reads it") @mode("observe") @enforce_after("2199-12-31")
+@id("demo-freeze") @description("nobody reads it") @mode("observe") @enforce_after("AHEAD")
 forbid (principal, action == Action::"demo:read", resource == Api::"demo-api");
 
-@id("demo-write") @description("writes it") @mode("observe") @enforce_after("2199-12-31")
+@id("demo-write") @description("writes it") @mode("observe") @enforce_after("AHEAD")
 permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"demo:write", resource == Api::"demo-api");
 
 @id("demo-old") @description("nobody deletes") @mode("observe") @enforce_after("2020-01-31")
@@ -44,7 +59,7 @@ name = "trial"
 max_deadline_seconds = 3600
 resources = ["demo-api"]
 "#;
-    Fleet::believing(kind, |_| tables.to_owned(), POLICIES).await
+    Fleet::believing(kind, |_| tables.to_owned(), &policies()).await
 }
 
 async fn ask(fleet: &Fleet, replica: &Replica, action: &str, status: u16) -> Value {
@@ -99,15 +114,28 @@ fn command(fleet: &Fleet, replica: &Replica, arguments: &[&str]) -> (Value, Opti
 
 async fn observed(kind: Kind) {
     let (fleet, replica) = begin(kind).await;
+    let from = ahead().1;
+    // It is said aloud before anybody asks for anything, and what is counted begins at nothing.
+    let metrics = replica.client.get("/metrics").await.text();
+    let until: Timestamp = from.parse().unwrap();
+    for line in [
+        format!("taskpass_observing_until_timestamp_seconds{{policy=\"demo-freeze\"}} {}", until.seconds()),
+        "taskpass_observed_total{policy=\"demo-freeze\",outcome=\"permit\",would_be=\"deny\"} 0".to_owned(),
+        "taskpass_observed_total{policy=\"demo-write\",outcome=\"permit\",would_be=\"indeterminate\"} 0".to_owned(),
+    ] {
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    let log = [replica.process.stdout(), replica.process.stderr()].concat();
+    assert!(log.contains("not enforced: it merely observes"), "{log}");
     let freeze = json!({
         "policies": [{
-            "policy": "demo-freeze", "effect": "forbid", "enforced_from": "2200-01-01T00:00:00Z"
+            "policy": "demo-freeze", "effect": "forbid", "enforced_from": from
         }],
         "would_be": "deny", "refusal": "not-permitted",
     });
     let write = json!({
         "policies": [{
-            "policy": "demo-write", "effect": "permit", "enforced_from": "2200-01-01T00:00:00Z"
+            "policy": "demo-write", "effect": "permit", "enforced_from": from
         }],
         "would_be": "permit", "ttl_seconds": 300,
     });
@@ -136,8 +164,8 @@ async fn observed(kind: Kind) {
 
     let metrics = replica.client.get("/metrics").await.text();
     for line in [
-        "taskpass_observed_total{policy=\"demo-freeze\",would_be=\"deny\"} 2",
-        "taskpass_observed_total{policy=\"demo-write\",would_be=\"permit\"} 2",
+        "taskpass_observed_total{policy=\"demo-freeze\",outcome=\"permit\",would_be=\"deny\"} 2",
+        "taskpass_observed_total{policy=\"demo-write\",outcome=\"deny\",would_be=\"permit\"} 2",
     ] {
         assert!(metrics.contains(line), "{metrics}");
     }
@@ -190,12 +218,15 @@ async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
     let (fleet, replica) = begin(Kind::Postgres).await;
     let good = fleet.generation(&replica);
     let text = good["policies"][0]["text"].as_str().unwrap();
+    let day = ahead().0;
+    let dated = format!("@mode(\"observe\") @enforce_after(\"{day}\")\nforbid");
     for (from, to, says) in [
         (
-            "@mode(\"observe\") @enforce_after(\"2199-12-31\")\nforbid",
+            &dated[..],
             "@mode(\"observe\")\nforbid",
             "without @enforce_after",
         ),
+        (&day, "9999-12-31", "for more than 180 days"),
         (
             "resource == Api::\"demo-api\"",
             "resource",
@@ -223,17 +254,26 @@ async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
         .await;
     let refused = answer.expect(400);
     assert!(refused.to_string().contains("risk = "), "{refused}");
+    // What is good is answered with what of it is not enforced.
+    let mut next = good.clone();
+    next["policies"][0]["text"] = format!("{text}// Another.\n").into();
+    let answer = replica
+        .client
+        .post_json(&fleet.admin, "/v1/generations", &next)
+        .await;
+    let from = ahead().1;
+    assert_eq!(
+        answer.expect(201)["observing"],
+        json!([
+            {"policy": "demo-freeze", "enforced_from": from},
+            {"policy": "demo-write", "enforced_from": from},
+        ])
+    );
     // What decided goes on deciding.
     ask(&fleet, &replica, "demo:read", 201).await;
 }
 
-#[test]
-fn checking_policies_says_which_of_them_are_not_enforced() {
-    let policies = r#"@id("demo-freeze") @description("d") @mode("observe") @enforce_after("2199-12-31")
-forbid (principal, action, resource == Api::"demo-api");
-@id("demo-old") @description("d") @mode("observe") @enforce_after("2020-01-31")
-forbid (principal, action, resource == Api::"demo-api");"#;
-    let config = r#"
+const CONFIG: &str = r#"
 [server]
 issuer = "https://broker.example"
 [store]
@@ -259,25 +299,85 @@ actions = ["demo:read"]
 locations = ["https://demo.example/v1"]
 verification = "introspection"
 risk = "low"
+[[task_types]]
+name = "trial"
+max_deadline_seconds = 3600
+resources = ["demo-api"]
 "#;
-    let check = |more: &[&str]| {
-        Launch::taskpass(["policy", "check"].iter().chain(more).copied())
-            .config(config.to_owned())
-            .file("policies/all.cedar", policies)
-            .run()
-    };
-    let text = check(&[]);
+
+/// An offline command beside these policies.
+fn offline(policies: &str, arguments: &[&str]) -> Ended {
+    Launch::taskpass(["policy"].iter().chain(arguments).copied())
+        .config(CONFIG)
+        .file("policies/all.cedar", policies)
+        .file("policies/tests/all.toml", TESTS)
+        .run()
+}
+
+#[test]
+fn checking_policies_says_which_of_them_are_not_enforced() {
+    let (day, from) = ahead();
+    let policies = r#"@id("demo-freeze") @description("d") @mode("observe") @enforce_after("AHEAD")
+forbid (principal, action, resource == Api::"demo-api");
+@id("demo-old") @description("d") @mode("observe") @enforce_after("2020-01-31")
+forbid (principal, action, resource == Api::"demo-api");"#;
+    let with = |day: &str| policies.replace("AHEAD", day);
+    let text = offline(&with(&day), &["check"]);
     assert_eq!(text.code(), Some(0), "{}", text.stderr);
-    assert!(
-        text.stdout
-            .contains("NOT ENFORCED before 2200-01-01T00:00:00Z: `demo-freeze` merely observes"),
-        "{}",
-        text.stdout
-    );
+    let says = format!("NOT ENFORCED before {from}: `demo-freeze` merely observes");
+    assert!(text.stdout.contains(&says), "{}", text.stdout);
     assert!(!text.stdout.contains("demo-old"), "{}", text.stdout);
-    let told: Value = serde_json::from_str(&check(&["--json"]).stdout).unwrap();
+    let told = offline(&with(&day), &["check", "--json"]).stdout;
+    let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(
         told["observing"],
-        json!([{"policy": "demo-freeze", "enforced_from": "2200-01-01T00:00:00Z"}])
+        json!([{"policy": "demo-freeze", "enforced_from": from}])
     );
+    // A day so far away that nobody will see it is none.
+    let far = offline(&with("9999-12-31"), &["check"]);
+    assert_eq!(far.code(), Some(1), "{}", far.stdout);
+    assert!(
+        far.stderr.contains("all.cedar:1:1") && far.stderr.contains("more than 180 days"),
+        "{}",
+        far.stderr
+    );
+}
+
+const TESTS: &str = r#"
+[[credential]]
+name = "the agent reads"
+attestor = "dev"
+identity = "dev:agent"
+claims = { sub = "agent" }
+resource = "demo-api"
+actions = ["demo:read"]
+task_type = "trial"
+opens = false
+expect = "permit"
+
+[[credential]]
+name = "a stranger does not"
+attestor = "dev"
+identity = "dev:stranger"
+claims = { sub = "stranger" }
+resource = "demo-api"
+actions = ["demo:read"]
+task_type = "trial"
+opens = false
+expect = "deny"
+"#;
+
+#[test]
+fn what_will_be_enforced_is_tested_before_its_day() {
+    let (day, from) = ahead();
+    let policies = format!(
+        r#"@id("demo-read") @description("d") @mode("observe") @enforce_after("{day}")
+permit (principal == Workload::dev::"dev:agent", action == Action::"demo:read", resource == Api::"demo-api");"#
+    );
+    let now = offline(&policies, &["test"]);
+    assert_eq!(now.code(), Some(1), "{}", now.stdout);
+    let then = offline(&policies, &["test", "--at", &from]);
+    assert_eq!(then.code(), Some(0), "{}{}", then.stdout, then.stderr);
+    let never = offline(&policies, &["test", "--at", "tomorrow"]);
+    assert_eq!(never.code(), Some(2), "{}", never.stdout);
 }

@@ -1,14 +1,28 @@
 //! `policy replay` and `policy decisions`: what happened, held against what a candidate would have
 //! decided, by the real binary, from the broker and from a file.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::BufWriter;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use taskpass::clock::{Clock as _, Timestamp};
+use taskpass::crypto::digest::salted;
+use taskpass::domain::generation::{Generation, PolicyFile};
+use taskpass::merkle::leaf_hash;
+use taskpass::policy::generation::digest_of;
+use taskpass::policy::record::Recorded;
+use taskpass::policy::replay::{Replay, Tally};
+use taskpass::policy::{CompiledGeneration, GenerationParts, build};
 
-use crate::explain::{CI, begin, ci_token, decide};
+use crate::explain::{CI, begin, ci_token, decide, records};
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::Kind;
+use crate::support::rig::{Kind, Rig, ask};
 
 /// A replay of what `replica` decided, by other policies and another configuration.
 struct Candidate<'a> {
@@ -124,7 +138,9 @@ async fn replayed(kind: Kind) {
     let (fleet, replica) = begin(kind).await;
     history(&fleet, &replica).await;
     let file = decisions(&fleet, &replica);
-    assert_eq!(file.lines().count(), 5);
+    assert_eq!(file.lines().count(), 6);
+    let end: Value = serde_json::from_str(file.lines().last().unwrap()).unwrap();
+    assert_eq!(end["end"]["records"], 5, "{end}");
     let same = || Candidate::same(&fleet, &replica);
 
     let (told, code) = same().replay(&file);
@@ -203,28 +219,50 @@ async fn replayed(kind: Kind) {
     let refusal = &told["groups"][0]["example"]["would_be"]["refusal"];
     assert_eq!(refusal, "unknown-resource");
 
-    // What was pruned is left out and said; nothing else of it is.
-    let pruned: Vec<String> = file
-        .lines()
-        .map(|line| {
-            let mut record: Value = serde_json::from_str(line).unwrap();
-            record.as_object_mut().unwrap().remove("input");
-            record.to_string()
-        })
-        .collect();
-    let ended = same().run(
-        &["--decisions", "decisions.jsonl"],
-        Some(&pruned.join("\n")),
-    );
-    let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+    // Who may have had a role is not known of decisions for which nobody read it.
+    let role = "@id(\"no-contractors\") @description(\"d\") forbid (principal in Role::\"contractor\", action in Action::\"any\", resource);\n@id(\"ci-open\")";
+    let (told, code) = same().policies("@id(\"ci-open\")", role).replay(&file);
     assert_eq!(
-        (&told["pruned"], &told["evaluated"]),
-        (&json!(5), &json!(0))
+        (counts(&told), code),
+        (vec![0, 0, 0, 0, 0, 0], Some(3)),
+        "{told}"
     );
-    // To evaluate nothing shows nothing.
-    assert_eq!(ended.code(), Some(3));
-    let empty = same().run(&["--decisions", "decisions.jsonl"], Some("\n"));
-    assert_eq!(empty.code(), Some(3));
+    assert_eq!(told["cannot_be_told"], json!({"roles_not_read": 4}));
+    incomplete(&same, &file);
+}
+
+/// What is left out is said, and that nothing changes in the rest shows nothing of it.
+fn incomplete<'a>(same: &impl Fn() -> Candidate<'a>, file: &str) {
+    let run = |lines: &[String]| {
+        let ended = same().run(&["--decisions", "decisions.jsonl"], Some(&lines.join("\n")));
+        let told: Value = serde_json::from_str(&ended.stdout)
+            .unwrap_or_else(|_| panic!("{}{}", ended.stdout, ended.stderr));
+        (told, ended.code(), ended.stderr)
+    };
+    let lines: Vec<String> = file.lines().map(str::to_owned).collect();
+    let pruned = |count: usize| -> Vec<String> {
+        let pruned = lines.iter().enumerate().map(|(at, line)| {
+            let mut record: Value = serde_json::from_str(line).unwrap();
+            if at < count {
+                record.as_object_mut().unwrap().remove("input");
+            }
+            record.to_string()
+        });
+        pruned.collect()
+    };
+    for (count, evaluated) in [(5, 0), (1, 3)] {
+        let (told, code, _) = run(&pruned(count));
+        assert_eq!(
+            (&told["pruned"], &told["evaluated"], code),
+            (&json!(count), &json!(evaluated), Some(3)),
+            "{told}"
+        );
+    }
+    let (told, code, why) = run(&lines[..4]);
+    assert_eq!((&told["unchanged"], code), (&json!(4), Some(3)), "{told}");
+    assert!(why.contains("cut short"), "{why}");
+    let (_, code, _) = run(&[String::new()]);
+    assert_eq!(code, Some(3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -250,7 +288,15 @@ async fn a_file_that_is_not_what_was_logged_is_no_result() {
         changed[member] = second[member].clone();
         changed.to_string()
     };
+    let lines: Vec<&str> = file.lines().collect();
+    let twice = [lines[0], lines[1], lines[1]].join("\n");
+    let turned = [lines[1], lines[0]].join("\n");
+    let fewer = [lines[0], lines[2], lines[5]].join("\n");
     for (text, code, says) in [
+        (twice, 2, "the log has each once and in order"),
+        (turned, 2, "the log has each once and in order"),
+        (fewer, 2, "it is not what was written"),
+        (format!("{file}{}", lines[4]), 2, "after the one that ends"),
         (with("leaf"), 1, "does not have the hash"),
         (with("leaf_hash"), 1, "does not have the hash"),
         (with("input"), 1, "not the one that the leaf commits to"),
@@ -289,4 +335,214 @@ async fn a_file_that_is_not_what_was_logged_is_no_result() {
         .env("TASKPASS_TOKEN", fleet.token())
         .run();
     assert_eq!((ended.code(), ended.stdout.as_str()), (Some(1), ""));
+}
+
+/// What `candidate` makes at `at` of everything that a rig decided.
+async fn replay_at(rig: &Rig, candidate: &CompiledGeneration, at: Timestamp) -> Tally {
+    let mut replay = Replay::new(candidate, at);
+    for record in records(rig).await {
+        replay.add(&Recorded::open(&record).unwrap()).unwrap();
+    }
+    replay.finish()
+}
+
+/// What decides at a rig, with one more policy, and its resource registered as harmless.
+async fn with_policy(rig: &Rig, policy: &str) -> CompiledGeneration {
+    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let mut generation: Value = serde_json::from_slice(&bytes).unwrap();
+    for resource in generation["resources"].as_array_mut().unwrap() {
+        resource["risk"] = json!("low");
+    }
+    let generation: Generation = serde_json::from_value(generation).unwrap();
+    let mut policies = generation.policies;
+    policies.push(PolicyFile {
+        name: "more.cedar".into(),
+        text: policy.to_owned(),
+    });
+    let parts = GenerationParts {
+        policies,
+        attestors: generation.attestors,
+        resources: generation.resources,
+        task_types: generation.task_types,
+        limits: generation.limits,
+        retention: generation.retention,
+    };
+    let (generation, compiled) = build(parts, &[]).unwrap();
+    assert_eq!(digest_of(&generation).unwrap(), compiled.digest());
+    compiled
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_a_candidate_asks_for_counts_where_it_was_read() {
+    let rig = Rig::new(Kind::Sqlite).await;
+    let reports = "dev:agent%3Areports".to_owned().try_into().unwrap();
+    let role = "contractor".to_owned();
+    rig.broker
+        .bind_admin(&rig.admin(), reports, role, true)
+        .await
+        .unwrap();
+    for who in ["agent:reports", "agent:orders"] {
+        rig.issue(who, ask(&["orders:read"])).await.unwrap();
+    }
+    let candidate = with_policy(
+        &rig,
+        "@id(\"no-contractors\") @description(\"d\") forbid (principal in Role::\"contractor\", action in Action::\"any\", resource);",
+    )
+    .await;
+    let tally = replay_at(&rig, &candidate, rig.clock.now()).await;
+    assert_eq!((tally.evaluated, tally.unchanged), (2, 1));
+    assert_eq!(tally.untold, BTreeMap::new());
+    let groups = tally.groups();
+    assert_eq!(groups[0].key.policies, ["no-contractors"]);
+    assert_eq!(groups[0].key.workload, "dev:agent%3Areports");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_observed_when_it_was_decided_counts_once_its_day_is_over() {
+    let rig = Rig::new(Kind::Sqlite).await;
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    let now = rig.clock.now();
+    let day = now.plus_seconds(86_400).to_string();
+    let candidate = with_policy(
+        &rig,
+        &format!(
+            "@id(\"freeze\") @description(\"d\") @mode(\"observe\") @enforce_after(\"{}\")\n\
+             forbid (principal, action == Action::\"orders:read\", resource == Api::\"orders-api\");",
+            &day[..10]
+        ),
+    )
+    .await;
+    let today = replay_at(&rig, &candidate, now).await;
+    assert_eq!((today.evaluated, today.unchanged), (1, 1));
+    let afterwards = replay_at(&rig, &candidate, now.plus_seconds(3 * 86_400)).await;
+    assert_eq!((afterwards.evaluated, afterwards.unchanged), (1, 0));
+    assert_eq!(afterwards.groups()[0].key.policies, ["freeze"]);
+}
+
+/// A command whose output nobody reads, run to its end.
+fn unread(launch: &str, directory: &std::path::Path, arguments: &[&str]) -> Option<i32> {
+    let script =
+        "set -o pipefail; { sleep 0.2; exec \"$0\" \"$@\"; } | true; exit ${PIPESTATUS[0]}";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, launch]).args(arguments);
+    let status = command
+        .current_dir(directory)
+        .stderr(Stdio::null())
+        .status();
+    status.unwrap().code()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_is_one_though_nobody_reads_it() {
+    let (fleet, replica) = begin(Kind::Sqlite).await;
+    history(&fleet, &replica).await;
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path();
+    let own = replica.process.dir();
+    fs::copy(own.join("taskpass.toml"), directory.join("taskpass.toml")).unwrap();
+    fs::write(
+        directory.join("decisions.jsonl"),
+        decisions(&fleet, &replica),
+    )
+    .unwrap();
+    let denies = fleet
+        .policies_text()
+        .replace("env == \"prod\"", "env == \"none\"");
+    for (name, text) in [("same", fleet.policies_text()), ("next", &denies)] {
+        fs::create_dir(directory.join(name)).unwrap();
+        fs::write(directory.join(name).join("all.cedar"), text).unwrap();
+    }
+    let taskpass = env!("CARGO_BIN_EXE_taskpass");
+    let file = [
+        "--decisions",
+        "decisions.jsonl",
+        "--config",
+        "taskpass.toml",
+    ];
+    for json in [&[][..], &["--json"]] {
+        let run = |command: &[&str]| {
+            let arguments = [&["policy"], command, &file[..], json].concat();
+            unread(taskpass, directory, &arguments)
+        };
+        assert_eq!(run(&["replay", "--candidate", "same"]), Some(0));
+        assert_eq!(run(&["replay", "--candidate", "next"]), Some(1));
+        // Whatever else the fleet may do, nobody did.
+        assert_eq!(run(&["unused", "same"]), Some(1));
+    }
+}
+
+/// Records that are all different, made of one that is real: each has an input of its own, so that
+/// nothing that was evaluated once helps with the next.
+fn different(real: &Value, count: u64, mut into: impl std::io::Write) {
+    let bytes = |member: &str| STANDARD.decode(real[member].as_str().unwrap()).unwrap();
+    let mut leaf: Value = serde_json::from_slice(&bytes("leaf")).unwrap();
+    let mut input: Value = serde_json::from_slice(&bytes("input")).unwrap();
+    let salt: [u8; 16] = bytes("salt").try_into().unwrap();
+    for index in 0..count {
+        input["credential"]["left_seconds"] = json!(3_600 + index);
+        let opened = input.to_string().into_bytes();
+        leaf["input"] = json!(salted(&salt, &opened));
+        let leaf = leaf.to_string().into_bytes();
+        let record = json!({
+            "index": index, "leaf_hash": leaf_hash(&leaf).to_string(),
+            "leaf": STANDARD.encode(&leaf), "salt": real["salt"], "input": STANDARD.encode(&opened),
+        });
+        writeln!(into, "{record}").unwrap();
+    }
+    let last = count - 1;
+    let end = json!({"end": {"records": count, "first": 0, "last": last}});
+    writeln!(into, "{end}").unwrap();
+}
+
+/// How fast a replay is, in figures and without a verdict:
+/// `cargo test --release --test it -- --ignored --nocapture replay::how_fast`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: it takes minutes and means little on a development build"]
+async fn how_fast_recorded_decisions_are_replayed() {
+    let count = std::env::var("TASKPASS_REPLAYED_DECISIONS");
+    let count = count.map_or(100_000, |text| text.parse().unwrap());
+    let (fleet, replica) = begin(Kind::Sqlite).await;
+    history(&fleet, &replica).await;
+    let written = decisions(&fleet, &replica);
+    let real: Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("decisions.jsonl");
+    different(
+        &real,
+        count,
+        BufWriter::new(fs::File::create(&path).unwrap()),
+    );
+    let bytes = fs::metadata(&path).unwrap().len();
+    let began = Instant::now();
+    let ended = Command::new(env!("CARGO_BIN_EXE_taskpass"))
+        .args(["policy", "replay", "--json", "--config", "taskpass.toml"])
+        .args(["--candidate", "policies", "--decisions"])
+        .arg(&path)
+        .current_dir(replica.process.dir())
+        .output()
+        .unwrap();
+    let took = began.elapsed().as_secs_f64();
+    let told: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!(
+        (&told["evaluated"], &told["unchanged"]),
+        (&json!(count), &json!(count))
+    );
+    assert_eq!(ended.status.code(), Some(0));
+    let progress = String::from_utf8(ended.stderr).unwrap();
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::print_stderr,
+        reason = "a measurement"
+    )]
+    {
+        eprintln!("{progress}");
+        eprintln!(
+            "{count} different decisions, {} MB, in {took:.1} s: {:.0} a second, a million in {:.0} s",
+            bytes / 1_000_000,
+            count as f64 / took,
+            1e6 * took / count as f64
+        );
+    }
 }

@@ -70,10 +70,30 @@ fn run(
     Launch::taskpass(arguments.iter().copied())
         .config(config)
         .file("policies/fleet.cedar", policies)
+        .file("policies/tests/trial.toml", TESTS)
         .file("decisions.jsonl", decisions)
         .env("TASKPASS_TOKEN", &fleet.admin)
         .run()
 }
+
+/// What has to hold of these policies, whatever becomes of the others.
+const TESTS: &str = r#"
+[[task]]
+name = "the reports open trials"
+attestor = "dev"
+identity = "dev:agent%3Areports"
+claims = { sub = "agent:reports" }
+task_type = "trial"
+expect = "permit"
+
+[[task]]
+name = "a stranger does not"
+attestor = "dev"
+identity = "dev:agent%3Astranger"
+claims = { sub = "agent:stranger" }
+task_type = "trial"
+expect = "deny"
+"#;
 
 fn told(ended: &Ended) -> Value {
     serde_json::from_str(&ended.stdout)
@@ -180,6 +200,18 @@ async fn reported(kind: Kind) {
     ] {
         assert!(text.contains(kept), "{kept}: {text}");
     }
+    // As any candidate it is checked and tested, by the tests of what it is to replace.
+    for (what, more) in [("check", &[][..]), ("test", &["--json"])] {
+        let arguments = [&["policy", what, narrower], more].concat();
+        let ended = run(&fleet, &replica, policies, &file, &arguments);
+        assert_eq!(
+            ended.code(),
+            Some(0),
+            "{what}: {}{}",
+            ended.stdout,
+            ended.stderr
+        );
+    }
     let replay = [
         "policy",
         "replay",
@@ -254,8 +286,27 @@ async fn what_was_pruned_is_said_and_what_was_changed_is_no_report() {
         let lines: Vec<String> = records.iter().map(ToString::to_string).collect();
         lines.join("\n")
     };
+    // Of nothing, or of a part, nothing follows for the whole: neither verdict nor proposal.
+    let place = tempfile::tempdir().unwrap();
+    let proposal = place.path().join("narrower");
+    let proposing = [&arguments[..], &["--proposal", proposal.to_str().unwrap()]].concat();
+    let withheld = |decisions: &str| {
+        let ended = run(&fleet, &replica, policies, decisions, &proposing);
+        assert_eq!(ended.code(), Some(3), "{}{}", ended.stdout, ended.stderr);
+        assert!(
+            !ended.stdout.contains("would have sufficed"),
+            "{}",
+            ended.stdout
+        );
+        assert!(!proposal.exists());
+        ended
+    };
+    withheld("");
+    withheld("{\"end\":{\"records\":0}}");
+    let cut = withheld(&text(&records[..2]));
+    assert!(cut.stderr.contains("cut short"), "{}", cut.stderr);
     let input = records[1].as_object_mut().unwrap().remove("input").unwrap();
-    let ended = run(&fleet, &replica, policies, &text(&records), &arguments);
+    let ended = withheld(&text(&records));
     assert!(
         ended
             .stdout

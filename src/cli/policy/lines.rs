@@ -102,8 +102,7 @@ pub(super) fn read(
             }
             Err(error) => {
                 let last = serde_json::from_str::<LastLine>(line);
-                let last =
-                    last.map_err(|_| Failure::Usage(format!("{NO_RECORD}: {error}")))?;
+                let last = last.map_err(|_| Failure::Usage(format!("{NO_RECORD}: {error}")))?;
                 span.end = Some(last.end);
             }
         }
@@ -214,13 +213,28 @@ mod tests {
         for (batches, says) in [
             (vec![&three[..], &three], "follows index 3"),
             (vec![&five[..], &three], "follows index 5"),
-            (vec![&[&three[..], &nine, &five].concat()[..]], "follows index 9"),
+            (
+                vec![&[&three[..], &nine, &five].concat()[..]],
+                "follows index 9",
+            ),
             (vec![&three[..], &nine, &all], "holds 2 decisions"),
-            (vec![&three[..], &five, &last(2, 3, 9)], "not what was written"),
-            (vec![&three[..], &last(1, 3, 3), &five], "after the one that ends"),
-            (vec![&[&last(0, 0, 0)[..], &three].concat()[..]], "after the one that ends"),
+            (
+                vec![&three[..], &five, &last(2, 3, 9)],
+                "not what was written",
+            ),
+            (
+                vec![&three[..], &last(1, 3, 3), &five],
+                "after the one that ends",
+            ),
+            (
+                vec![&[&last(0, 0, 0)[..], &three].concat()[..]],
+                "after the one that ends",
+            ),
             (vec!["{\"end\":{}}"], "not the record of a decision"),
-            (vec!["{\"end\":{\"records\":0,\"x\":1}}"], "not the record of a decision"),
+            (
+                vec!["{\"end\":{\"records\":0,\"x\":1}}"],
+                "not the record of a decision",
+            ),
         ] {
             let refused = whole(&batches).unwrap_err();
             assert!(refused.contains(says), "{says}: {refused}");

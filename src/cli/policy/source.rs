@@ -116,13 +116,14 @@ pub(super) async fn decider(client: &Client, digest: GenerationDigest) -> Result
     let generation: Generation = serde_json::from_str(&text).map_err(|error| {
         Failure::Unestablished(format!("generation {digest} cannot be read: {error}"))
     })?;
-    let compiled = CompiledGeneration::compile_recorded(&generation, digest).map_err(|problems| {
-        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let problems = problems.join("\n  ");
-        Failure::Unestablished(format!(
-            "generation {digest} does not load in this version:\n  {problems}"
-        ))
-    })?;
+    let compiled =
+        CompiledGeneration::compile_recorded(&generation, digest).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let problems = problems.join("\n  ");
+            Failure::Unestablished(format!(
+                "generation {digest} does not load in this version:\n  {problems}"
+            ))
+        })?;
     Ok(Decider {
         generation,
         compiled,

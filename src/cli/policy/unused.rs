@@ -18,8 +18,8 @@ use super::{Source, said};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::record::Record;
-use crate::policy::record::{RecordError, Recorded};
 use crate::policy;
+use crate::policy::record::{RecordError, Recorded};
 use crate::policy::unused::{NOT_SEEN, PolicyUse, Proposal, Read, UnusedOn, Usage, proposed};
 
 /// How `unused` is called.
@@ -147,11 +147,7 @@ fn tests_beside(directory: &Path) -> Result<Vec<PolicyFile>, Failure> {
 }
 
 /// Into a directory that is not there yet, so that nothing is written over.
-fn write(
-    directory: &Path,
-    generation: &Generation,
-    tests: &[PolicyFile],
-) -> Result<(), Failure> {
+fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Result<(), Failure> {
     let unwritten = |error: std::io::Error| {
         Failure::Usage(format!(
             "{} cannot be written: {error}",

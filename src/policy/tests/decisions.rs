@@ -172,15 +172,15 @@ fn opening_a_task_is_an_action_of_its_own() {
 
     let roles = BTreeSet::new();
     let now = Timestamp::from_seconds(NOW);
-    let alone = compiled.decide_open_task(&agent(), &roles, opening("fix-order"), now);
+    let alone = compiled.decide_open_task(&agent(), Some(&roles), opening("fix-order"), now);
     assert_eq!(alone.verdict.unwrap().ttl_seconds, 0);
     assert_eq!(
         compiled.redecide(&alone.input).unwrap().outcome(),
         Outcome::Permit
     );
-    let other = compiled.decide_open_task(&agent(), &roles, opening("nightly-report"), now);
+    let other = compiled.decide_open_task(&agent(), Some(&roles), opening("nightly-report"), now);
     assert_eq!(other.outcome(), Outcome::Deny);
-    let unknown = compiled.decide_open_task(&agent(), &roles, opening("nope"), now);
+    let unknown = compiled.decide_open_task(&agent(), Some(&roles), opening("nope"), now);
     assert_eq!(refusal(unknown).code, RefusalCode::UnknownTaskType);
 }
 
@@ -357,7 +357,7 @@ fn the_input_holds_all_that_was_decided_on_and_no_free_text() {
     assert_eq!(
         input,
         json!({
-            "format": 1, "now": "2026-11-18T11:06:40Z",
+            "format": 2, "now": "2026-11-18T11:06:40Z",
             "principal": {"attestor": "dev", "identity": "dev:agent", "roles": ["r"], "claims": {"sub": "agent"}},
             "task": {"task_type": "nightly-report", "depth": 1, "deadline_seconds_left": 3600, "has_parent": false, "opens": false},
             "credential": {"resource": "orders-api", "ttl_seconds": 60, "authorization_details":
@@ -369,9 +369,139 @@ fn the_input_holds_all_that_was_decided_on_and_no_free_text() {
             .unwrap()
             .contains("free text")
     );
-    for bad in [&b"{}"[..], b"", br#"{"format":1,"extra":1}"#] {
+    for bad in [&b"{}"[..], b"", br#"{"format":2,"extra":1}"#] {
         assert!(matches!(compiled.redecide(bad), Err(PolicyError::Input(_))));
     }
+}
+
+#[test]
+fn roles_that_nobody_read_are_not_recorded_as_none() {
+    let without = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");"
+    ));
+    let forbid = "forbid (principal in Role::\"r\", action in Action::\"any\", resource);";
+    let asks = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");\n{forbid}"
+    ));
+    let detail = details(json!([{"type": "api", "actions": ["bill:read"]}]));
+    let ask = ask(&without, "billing", detail, None);
+    let judge = |compiled: &CompiledGeneration, roles: Option<&BTreeSet<String>>| {
+        compiled.decide(&Question {
+            workload: &agent(),
+            roles,
+            ask: &ask,
+            task: facts(),
+            bounds: None,
+            now: Timestamp::from_seconds(NOW),
+        })
+    };
+    let unread = judge(&without, None);
+    assert_eq!(unread.outcome(), Outcome::Permit);
+    let text = String::from_utf8(unread.input.clone()).unwrap();
+    assert!(!text.contains("roles"), "{text}");
+    // Whoever asks for roles decides nothing without them: a forbid would be passed by.
+    let refused = judge(&asks, None);
+    assert_eq!(refused.outcome(), Outcome::Indeterminate);
+    assert_eq!(
+        asks.redecide(&unread.input).unwrap().outcome(),
+        Outcome::Indeterminate
+    );
+    let none = judge(&asks, Some(&BTreeSet::new()));
+    assert_eq!(none.outcome(), Outcome::Permit);
+
+    let untold =
+        |compiled: &CompiledGeneration, input: &[u8]| compiled.untold(&Input::read(input).unwrap());
+    assert_eq!(untold(&without, &unread.input), None);
+    assert_eq!(untold(&asks, &unread.input), Some(Untold::RolesNotRead));
+    assert_eq!(untold(&asks, &none.input), None);
+
+    // Before, unread roles were written as none. Such an input is decided again as it was, and
+    // replayed by nobody who asks.
+    let older = String::from_utf8(none.input.clone()).unwrap();
+    let older = older.replace("\"format\":2", "\"format\":1");
+    let again = asks.redecide(older.as_bytes()).unwrap();
+    assert_eq!(
+        (again.outcome(), again.input),
+        (Outcome::Permit, older.clone().into_bytes())
+    );
+    assert_eq!(untold(&asks, older.as_bytes()), Some(Untold::RolesNotRead));
+    assert_eq!(untold(&without, older.as_bytes()), None);
+    let has = older.replace("\"roles\":[]", "\"roles\":[\"r\"]");
+    assert_eq!(untold(&asks, has.as_bytes()), None);
+    let gone = older.replace("\"roles\":[],", "");
+    assert!(matches!(
+        asks.redecide(gone.as_bytes()),
+        Err(PolicyError::Input(_))
+    ));
+}
+
+#[test]
+fn an_input_that_lacks_what_a_candidate_declares_tells_nothing_of_it() {
+    let policies =
+        format!("permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");");
+    let compiled = loaded(&policies);
+    let detail = details(json!([{"type": "api", "actions": ["bill:read"]}]));
+    let ask = ask(&compiled, "billing", detail, None);
+    let opens = TaskFacts {
+        opens: true,
+        ..facts()
+    };
+    let decision = decide_as(&compiled, &agent(), &[], &ask, opens);
+    let untold = |change: &dyn Fn(&mut serde_json::Value)| {
+        let candidate = parts(&policies);
+        let mut spec = serde_json::to_value(&candidate.attestors[0]).unwrap();
+        let mut task_type = serde_json::to_value(&candidate.task_types[0]).unwrap();
+        let mut both = json!({"attestor": spec, "task": task_type});
+        change(&mut both);
+        spec = both["attestor"].take();
+        task_type = both["task"].take();
+        let mut candidate = candidate;
+        candidate.attestors[0] = serde_json::from_value(spec).unwrap();
+        candidate.task_types[0] = serde_json::from_value(task_type).unwrap();
+        let (_, candidate) = build(candidate, &[]).unwrap();
+        candidate.untold(&Input::read(&decision.input).unwrap())
+    };
+    assert_eq!(untold(&|_| {}), None);
+    let claim = |optional: bool| json!({"type": "string", "optional": optional});
+    assert_eq!(
+        untold(&|both| both["attestor"]["claims"]["team"] = claim(false)),
+        Some(Untold::OtherClaims)
+    );
+    assert_eq!(
+        untold(&|both| both["attestor"]["claims"]["team"] = claim(true)),
+        None
+    );
+    assert_eq!(
+        untold(&|both| both["task"]["max_deadline_seconds"] = json!(3_599)),
+        Some(Untold::LongerTask)
+    );
+    assert_eq!(
+        untold(&|both| both["task"]["max_deadline_seconds"] = json!(3_600)),
+        None
+    );
+}
+
+#[test]
+fn of_a_permit_the_first_life_that_is_too_long_is_told() {
+    let (generation, compiled) = build(
+        parts(&format!(
+            "@id(\"short\") @description(\"d\") @max_ttl(\"600\")\n permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");"
+        )),
+        &[],
+    )
+    .unwrap();
+    let decision = decide(&compiled, "billing", &["bill:read"], None);
+    assert_eq!(decision.outcome(), Outcome::Permit);
+    let why = compiled
+        .explain(&decision.input, &decision, &generation.policies)
+        .unwrap();
+    let lives: Vec<&str> = why
+        .changes
+        .iter()
+        .filter(|change| change.fact == "ttl_seconds")
+        .map(|change| change.to.as_str())
+        .collect();
+    assert!(lives.contains(&"601"), "{lives:?}");
 }
 
 #[test]

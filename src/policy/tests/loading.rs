@@ -29,6 +29,60 @@ fn the_schema_beside_the_samples_is_the_generated_one() {
 }
 
 #[test]
+fn what_decided_is_made_again_though_it_would_not_load_any_more() {
+    let policies =
+        format!("permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");");
+    let (today, compiled) = build(parts(&policies), &[]).unwrap();
+    let decision = decide(&compiled, "billing", &["bill:read"], None);
+    let digest = compiled.digest();
+    // Another engine, a schema that was written otherwise, and a rule that is newer.
+    let unruly = "@id(\"who\") @description(\"d\") permit (principal, action == Action::\"orders:read\", resource == Api::\"orders-api\");\n";
+    let older = |change: &dyn Fn(&mut Generation)| {
+        let mut older = today.clone();
+        change(&mut older);
+        older
+    };
+    for older in [
+        older(&|own| own.engine = "cedar-policy 3.0.0 (language 3.0.0)".into()),
+        older(&|own| own.schema.insert_str(0, "// as it was written once\n")),
+        older(&|own| own.policies[0].text.insert_str(0, unruly)),
+    ] {
+        assert!(CompiledGeneration::compile(&older, &[]).is_err());
+        let recorded = CompiledGeneration::compile_recorded(&older, digest).unwrap();
+        let again = recorded.redecide(&decision.input).unwrap();
+        assert_eq!(
+            (&again.verdict, &again.policies),
+            (&decision.verdict, &decision.policies)
+        );
+        assert_eq!(recorded.digest(), digest);
+    }
+    let unknown = older(&|own| own.format += 1);
+    assert!(CompiledGeneration::compile_recorded(&unknown, digest).is_err());
+}
+
+#[test]
+fn what_observes_is_enforced_within_half_a_year_of_its_activation() {
+    let now: Timestamp = "2026-11-18T11:06:40Z".parse().unwrap();
+    let of = |day: &str| {
+        let text = format!(
+            "permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");\n\
+             @id(\"freeze\") @description(\"d\") @mode(\"observe\") @enforce_after(\"{day}\")\n\
+             forbid ({AGENT}, action == Action::\"bill:read\", resource == Api::\"billing\");"
+        );
+        let (generation, compiled) = build(parts(&text), &[]).unwrap();
+        compiled.check_dates(&generation.policies, now)
+    };
+    for good in ["2020-01-01", "2026-11-18", "2027-05-17"] {
+        assert_eq!(of(good), Ok(()), "{good}");
+    }
+    for far in ["2027-05-18", "2199-12-31", "9999-12-31"] {
+        let problem = of(far).unwrap_err().remove(0);
+        assert_eq!((problem.file.as_str(), problem.line), ("test.cedar", 3));
+        assert!(problem.message.contains("more than 180 days"), "{problem}");
+    }
+}
+
+#[test]
 fn a_generation_survives_its_bytes_and_keeps_its_digest() {
     let (generation, compiled) = build(samples(), &[]).unwrap();
     let again: Generation = serde_json::from_slice(&generation.to_bytes().unwrap()).unwrap();

@@ -181,6 +181,108 @@ fn what_was_never_used_can_go_and_what_was_wholly_used_stays() {
 }
 
 #[test]
+fn what_is_about_the_broker_alone_is_not_looked_at_whatever_its_scope_names() {
+    let wide = both(&format!(
+        "permit ({AGENT}, action == Action::\"bill:read\", resource == Api::\"billing\");\
+         permit (principal in Role::\"admin\", action, resource == Broker::\"taskpass\");\
+         permit (principal == Bootstrap::\"token\", action, resource);"
+    ));
+    let used = [asked(&wide.1, &["bill:read"], &[A])];
+    let (told, narrower) = report(&wide, &used);
+    let ids: Vec<&str> = told.iter().map(|own| own.policy.as_str()).collect();
+    assert_eq!(ids, ["p0"]);
+    let left: Vec<&str> = narrower.policy_ids().collect();
+    assert_eq!(left, ["p0", "p1", "p2"]);
+    let boss = BTreeSet::from(["admin".to_owned()]);
+    let who = AdminPrincipal::Workload {
+        workload: &agent(),
+        roles: &boss,
+    };
+    assert_eq!(narrower.may(who, AdminAction::ManageAdmins), Ok(true));
+}
+
+#[test]
+fn a_permit_that_opens_tasks_too_keeps_the_longest_life_of_what_it_opened_for() {
+    let wide = both(&format!(
+        "permit ({AGENT}, action in [Action::\"openTask\", Action::\"bill:read\"], resource);\
+         permit ({AGENT}, action == Action::\"orders:read\", resource == Api::\"billing\");"
+    ));
+    let opens = TaskFacts {
+        opens: true,
+        ..facts()
+    };
+    let used = [("bill:read", 60), ("orders:read", 600)].map(|(action, ttl)| {
+        let asked = billing_details(&[action], &[A]);
+        let ask = ask(&wide.1, "billing", asked, Some(ttl));
+        decide_as(&wide.1, &agent(), &[], &ask, opens.clone())
+    });
+    let (told, narrower) = report(&wide, &used);
+    assert_eq!(find(&told, "p0").longest_ttl_seconds, Some(600));
+    for decision in &used {
+        let again = narrower.redecide(&decision.input).unwrap();
+        assert_eq!(again.verdict, decision.verdict);
+    }
+}
+
+#[test]
+fn nothing_is_proposed_where_what_was_used_is_not_known() {
+    let wide = both(&format!(
+        "permit ({AGENT}, action == Action::\"bill:read\", resource == Api::\"billing\");\
+         permit ({AGENT}, action == Action::\"orders:read\", resource == Api::\"billing\");"
+    ));
+    let used = asked(&wide.1, &["bill:read"], &[A]);
+    let proposals = |fill: &dyn Fn(&mut Usage<'_>)| {
+        let mut usage = Usage::new(&wide.1, now());
+        fill(&mut usage);
+        let told = usage.report(&wide.0);
+        told.iter().filter(|own| own.proposal.is_some()).count()
+    };
+    let note = |usage: &mut Usage<'_>| usage.note(now(), &used.input, None).unwrap();
+    assert_eq!(proposals(&|usage| note(usage)), 2);
+    assert_eq!(proposals(&|_| {}), 0);
+    assert_eq!(
+        proposals(&|usage| {
+            note(usage);
+            usage.note_pruned();
+        }),
+        0
+    );
+    assert_eq!(
+        proposals(&|usage| {
+            note(usage);
+            usage.note_cut_short();
+        }),
+        0
+    );
+
+    // Policies that were moved to roles: whether the caller had them was not read.
+    let moved = both(
+        "permit (principal in Role::\"r\", action in Action::\"any\", resource == Api::\"billing\");",
+    );
+    let before = both(&format!(
+        "permit ({AGENT}, action == Action::\"bill:read\", resource == Api::\"billing\");"
+    ));
+    let detail = billing_details(&["bill:read"], &[A]);
+    let unread = before.1.decide(&Question {
+        workload: &agent(),
+        roles: None,
+        ask: &ask(&before.1, "billing", detail, None),
+        task: facts(),
+        bounds: None,
+        now: now(),
+    });
+    let mut usage = Usage::new(&moved.1, now());
+    usage.note(now(), &unread.input, None).unwrap();
+    let read = usage.read();
+    assert_eq!(
+        (read.permits, read.told(), read.no_longer_permitted),
+        (1, 0, 0)
+    );
+    assert_eq!(read.untold, BTreeMap::from([(Untold::RolesNotRead, 1)]));
+    assert_eq!(usage.report(&moved.0)[0].proposal, None);
+}
+
+#[test]
 fn a_permit_whose_terms_bind_another_keeps_its_scope() {
     // Without the first the second would permit more than a minute.
     let wide = both(&format!(
