@@ -257,8 +257,9 @@ pub(super) async fn generation(
     Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response())
 }
 
-/// Stores a generation, checks it, and makes it decide. The answer names its digest and, as
-/// `observing`, the policies that are not enforced yet.
+/// Stores a generation, checks it, and makes it decide.
+///
+/// The answer names its digest and, as `observing`, the policies that are not enforced yet.
 #[utoipa::path(post, path = "/v1/generations", request_body = Object, responses((status = 201, body = Object), (status = 400, body = super::problem::ProblemBody), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn activate(
     State(state): State<AppState>,
