@@ -291,12 +291,14 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         store,
         generation,
     } = assemble(&config, options).await?;
+    let timed = Arc::clone(&broker);
     let exporter = Exporter::new(
         &config,
         ExporterParts {
             store: store.clone(),
             replica: broker.replica().to_owned(),
             clock,
+            goes_by_the_right_clock: Box::new(move || timed.goes_by_the_right_clock()),
             metrics: Arc::clone(broker.metrics()),
             checkpoints: broker.ledger().checkpoints(),
         },

@@ -38,7 +38,7 @@ use check::Checker;
 use document::Document;
 pub use environment::{Environment, NotText, ProcessEnvironment};
 pub use error::{ConfigError, ConfigErrors, Position};
-pub use exports::{Export, ExportFormat, ExportFrom, ExportTo};
+pub use exports::{Export, ExportFormat, ExportFrom, ExportTo, MAX_TIMEOUT_SECONDS};
 pub use sections::{
     AccessTokenAlgorithm, Admin, ClientCertificates, Keys, Ledger, Limits, Log, LogFormat,
     LogLevel, Policy, Postgres, Server, SharedCheckpoint, Sqlite, Store, StoreKind, Tls, Witness,

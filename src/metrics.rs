@@ -573,6 +573,14 @@ impl Metrics {
         set(&self.exports.disabled, i64::from(disabled));
     }
 
+    /// How far a sink is behind cannot be told: a figure from before would be taken for one of now.
+    pub fn export_unmeasured(&self, sink: &str) {
+        let labels = [("sink", Cow::Owned(sink.to_owned()))];
+        self.exports.lag.remove(&labels);
+        self.exports.lag_seconds.remove(&labels);
+        self.exports.disabled.remove(&labels);
+    }
+
     /// The largest checkpoint that a witness signed has so many leaves.
     pub fn witness_size(&self, witness: &str, leaves: u64) {
         let labels = [("witness", witness.to_owned().into())];

@@ -283,6 +283,8 @@ CREATE TABLE export_cursor (
     disabled_at  timestamptz,
     lease_holder text,
     lease_until  timestamptz,
+    -- When a replica that knows the sink as it is registered was last there.
+    seen_at      timestamptz NOT NULL,
     PRIMARY KEY (name, origin)
 );
 

@@ -230,6 +230,8 @@ CREATE TABLE export_cursor (
     disabled_at  INTEGER,
     lease_holder TEXT,
     lease_until  INTEGER,
+    -- When a replica that knows the sink as it is registered was last there.
+    seen_at      INTEGER NOT NULL,
     PRIMARY KEY (name, origin)
 ) STRICT;
 

@@ -37,6 +37,9 @@ pub enum ExportTo {
     Webhook,
 }
 
+/// The longest that one attempt may take.
+pub const MAX_TIMEOUT_SECONDS: u64 = 30;
+
 /// Where a sink that was never told anything begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -138,7 +141,12 @@ impl Checker<'_> {
                 let remedy = "give each sink a name of its own";
                 self.refuse(&key("name"), "stands twice", remedy);
             }
-            self.range(&key("timeout_seconds"), export.timeout_seconds, 1, 30);
+            self.range(
+                &key("timeout_seconds"),
+                export.timeout_seconds,
+                1,
+                MAX_TIMEOUT_SECONDS,
+            );
             self.range(&key("concurrency"), u64::from(export.concurrency), 1, 16);
             let webhook = export.to == ExportTo::Webhook;
             if export.checkpoints && !(webhook && export.format == ExportFormat::Cloudevents) {

@@ -74,7 +74,7 @@ pub(super) fn write(reading: &Reading<'_>) -> Result<Vec<u8>, serde_json::Error>
         Some(Event::Key { kid, .. }) => (Some(kid.clone()), None),
         Some(Event::Admin { subject, .. }) => (Some(subject.clone()), None),
         Some(Event::DenialsOmitted { of, .. }) => (Some(of.clone()), None),
-        _ => (None, None),
+        Some(Event::Genesis { .. }) | None => (None, None),
     };
     // As it is, byte for byte; but an event is one line, whoever wrote the leaf.
     let line = reading.text.filter(|text| !text.contains(['\n', '\r']));

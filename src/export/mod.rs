@@ -12,7 +12,8 @@
 //!   one session goes one after another, and what is about none or about several goes alone. A
 //!   duplicate of a replica that was frozen can come late; what comes for the first time does not.
 //! - **One replica at a time** delivers to a sink: the one with its lease, which a dead one loses
-//!   some seconds after the longest attempt would have ended.
+//!   some seconds after the longest attempt would have ended. One whose clock is wrong takes none, and
+//!   what it wrote while that was not known yet binds nobody for longer than a right clock would have.
 //! - A delivery that fails is tried again, ever more rarely, and for ever: to leave out what one
 //!   receiver cannot take would be to decide what it need not know. Only one that answers 410 is
 //!   told nothing more, with an alarm.
@@ -24,7 +25,7 @@ mod ocsf;
 mod webhook;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,12 +40,12 @@ pub use self::event::{Message, Recorded};
 use self::webhook::{MAX_PAUSE_SECONDS, Undelivered, Webhook};
 use self::writer::{Place, Writer};
 use crate::clock::{SharedClock, Timestamp};
-use crate::config::{Config, Export, ExportFormat, ExportFrom, ExportTo};
+use crate::config::{Config, Export, ExportFormat, ExportFrom, ExportTo, MAX_TIMEOUT_SECONDS};
 use crate::crypto::digest::sha256_parts;
 use crate::ledger::Signed;
 use crate::merkle::Hash;
 use crate::metrics::Metrics;
-use crate::store::exports::ExportKey;
+use crate::store::exports::{Believed, ExportCursor, ExportKey};
 use crate::store::leaves::StoredLeaf;
 use crate::store::{Store, StoreError};
 
@@ -60,6 +61,18 @@ const LEASE_MARGIN: Duration = Duration::from_secs(4);
 const INTERVAL: Duration = Duration::from_millis(500);
 const MEASURE: Duration = Duration::from_secs(1);
 const STORE_PAUSE: Duration = Duration::from_secs(5);
+
+/// How often a replica says that it is there, and how long nobody who knows a sink as it is registered
+/// may have said so before others go on as they know it.
+const SEEN: Duration = Duration::from_secs(10);
+const GONE_SECONDS: u64 = 60;
+
+/// How far the clocks of two replicas that both go by the right one can be apart.
+const CLOCKS_SECONDS: u64 = 2;
+
+/// How long after the beginning of a log that succeeds another a sink that begins `now` begins with
+/// its first entry: what that says is news.
+const SUCCESSION_NEWS_SECONDS: u64 = 86_400;
 
 /// How long what is under way may go on at a stop.
 const GRACE: Duration = Duration::from_secs(3);
@@ -82,6 +95,8 @@ pub struct ExporterParts {
     pub replica: String,
     /// The time.
     pub clock: SharedClock,
+    /// Whether that is the database's time: by another, nobody's lease is over.
+    pub goes_by_the_right_clock: Box<dyn Fn() -> bool + Send + Sync>,
     /// Where lag is told.
     pub metrics: Arc<Metrics>,
     /// The newest checkpoint that this replica signed, and every later one.
@@ -179,6 +194,7 @@ impl Exporter {
 
     async fn follow(&self, sink: &Sink, stop: &CancellationToken) {
         let mut registered = false;
+        let mut ahead = Ahead::default();
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
@@ -186,12 +202,16 @@ impl Exporter {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
+            pause = INTERVAL;
+            if !(self.parts.goes_by_the_right_clock)() {
+                continue;
+            }
             let round = async {
                 if !registered {
                     self.register(sink).await?;
                     registered = true;
                 }
-                self.round(sink, stop).await
+                self.round(sink, &mut ahead, stop).await
             };
             let ended = tokio::select! {
                 ended = round => ended,
@@ -201,7 +221,6 @@ impl Exporter {
                     return;
                 }
             };
-            pause = INTERVAL;
             match ended {
                 Ok(()) => {}
                 Err(RoundError::Lost) => {
@@ -228,25 +247,44 @@ impl Exporter {
                 () = tokio::time::sleep(MEASURE) => {}
             }
             // A store that does not answer is told of by the delivery.
-            drop(self.measure(sink).await);
+            if !matches!(self.measure(sink).await, Ok(true)) {
+                self.parts.metrics.export_unmeasured(&sink.key.name);
+            }
         }
     }
 
     async fn register(&self, sink: &Sink) -> Result<(), RoundError> {
         let store = &self.parts.store;
-        let start = match sink.from {
-            ExportFrom::Beginning => 0,
-            ExportFrom::Now => store.head().await?.map_or(0, |head| head.size),
-        };
         let now = self.parts.clock.now();
+        let start = match sink.from {
+            ExportFrom::Now if !self.tells_of_a_loss(now).await? => {
+                store.head().await?.map_or(0, |head| head.size)
+            }
+            _ => 0,
+        };
         store
             .register_export(&sink.key, &sink.registration, start, now)
             .await?;
         Ok(())
     }
 
+    /// Whether the log was begun in place of another not long ago.
+    async fn tells_of_a_loss(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let store = &self.parts.store;
+        if store.succession().await?.is_none() {
+            return Ok(false);
+        }
+        let first = store.leaf(0).await?;
+        Ok(first.is_none_or(|leaf| leaf.at.plus_seconds(SUCCESSION_NEWS_SECONDS) > now))
+    }
+
     /// Tells a sink all that there is, if it is due and nobody else does.
-    async fn round(&self, sink: &Sink, stop: &CancellationToken) -> Result<(), RoundError> {
+    async fn round(
+        &self,
+        sink: &Sink,
+        ahead: &mut Ahead,
+        stop: &CancellationToken,
+    ) -> Result<(), RoundError> {
         let ExporterParts {
             store,
             replica,
@@ -257,15 +295,22 @@ impl Exporter {
         let Some(cursor) = store.export_cursor(&sink.key).await? else {
             return self.register(sink).await;
         };
-        let foreign = cursor.registration != sink.registration;
-        if foreign != sink.told_foreign.swap(foreign, Ordering::Relaxed) && foreign {
-            warn!(
-                sink = sink.key.name,
-                "another replica was started later with other settings for this sink, and delivers by them"
-            );
-        }
         let now = clock.now();
-        if foreign || cursor.disabled_at.is_some() || cursor.due_at > now {
+        let believed = believed_at(now);
+        let foreign = cursor.registration != sink.registration;
+        let told = sink.told_foreign.swap(foreign, Ordering::Relaxed);
+        if foreign {
+            if !told {
+                warn!(
+                    sink = sink.key.name,
+                    "another replica was started later with other settings for this sink, and \
+                     delivers by them; this one does when that has not been there for {GONE_SECONDS} s"
+                );
+            }
+            return self.take_over(sink, &cursor, now).await;
+        }
+        let waits = cursor.due_at > now && cursor.due_at <= believed.due_at;
+        if waits || cursor.disabled_at.is_some() {
             return Ok(());
         }
         let size = store.head().await?.map_or(0, |head| head.size);
@@ -274,12 +319,13 @@ impl Exporter {
         }
         let until = sink.leased_from(now);
         let claimed = store
-            .claim_export(&sink.key, &sink.registration, replica, now, until)
+            .claim_export(&sink.key, &sink.registration, replica, now, until, believed)
             .await?;
         let Some(next) = claimed else {
             return Ok(());
         };
-        let told = self.tell(sink, next, stop).await;
+        ahead.go_on_at(next);
+        let told = self.tell(sink, next, ahead, stop).await;
         let now = clock.now();
         match told {
             Err(RoundError::Undelivered(Undelivered::Gone)) => {
@@ -315,10 +361,9 @@ impl Exporter {
                         "a delivery failed; it is tried again"
                     );
                 }
-                let again = now.plus_seconds(pause);
-                store
-                    .release_export(&sink.key, replica, Some(again))
-                    .await?;
+                // By a wrong clock others would wait for that long as well.
+                let again = (self.parts.goes_by_the_right_clock)().then(|| now.plus_seconds(pause));
+                store.release_export(&sink.key, replica, again).await?;
             }
             Err(error) => {
                 // Before anybody waits for the lease: it need not run out.
@@ -330,11 +375,36 @@ impl Exporter {
         Ok(())
     }
 
+    /// Goes on by our settings when nobody is there any more who has those that are registered.
+    async fn take_over(
+        &self,
+        sink: &Sink,
+        cursor: &ExportCursor,
+        now: Timestamp,
+    ) -> Result<(), RoundError> {
+        let gone = now.minus_seconds(GONE_SECONDS);
+        let believed = believed_at(now);
+        if cursor.seen_at > gone && cursor.seen_at <= believed.lease_until {
+            return Ok(());
+        }
+        let (key, store) = (&sink.key, &self.parts.store);
+        let taken = store.take_over_export(key, &sink.registration, now, gone, believed);
+        if taken.await? {
+            warn!(
+                sink = key.name,
+                "whoever had other settings for this sink has not been there for {GONE_SECONDS} s; \
+                 it is delivered to by this replica's"
+            );
+        }
+        Ok(())
+    }
+
     /// Tells a sink that is ours what comes from `next` on, until there is no more.
     async fn tell(
         &self,
         sink: &Sink,
         mut next: u64,
+        ahead: &mut Ahead,
         stop: &CancellationToken,
     ) -> Result<(), RoundError> {
         let ExporterParts {
@@ -344,7 +414,7 @@ impl Exporter {
             metrics,
             ..
         } = &self.parts;
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && (self.parts.goes_by_the_right_clock)() {
             let leaves = store.leaves(next, sink.at_once()).await?;
             let Some(last) = leaves.last() else {
                 break;
@@ -356,7 +426,7 @@ impl Exporter {
                     Ok(()) => (end, None),
                     Err(error) => (next, Some(Undelivered::later(error.to_string()))),
                 },
-                To::Webhook(webhook) => self.post(sink, webhook, &messages, stop).await,
+                To::Webhook(webhook) => self.post(sink, webhook, &messages, ahead, stop).await,
             };
             if until > next {
                 let lease = sink.leased_from(clock.now());
@@ -366,6 +436,7 @@ impl Exporter {
                 }
                 metrics.export_delivered(&sink.key.name, until - next);
                 next = until;
+                ahead.moved_to(next);
             }
             if let Some(failed) = failed {
                 return Err(failed.into());
@@ -374,13 +445,14 @@ impl Exporter {
         Ok(())
     }
 
-    /// One request for each message, several at once where their order does not matter. The first
-    /// entry that was not delivered, and why.
+    /// One request for each message, several at once where their order does not matter, but for what
+    /// was delivered `ahead` of another that was not. The first entry that was not delivered, and why.
     async fn post(
         &self,
         sink: &Sink,
         webhook: &Webhook,
         messages: &[Message],
+        ahead: &mut Ahead,
         stop: &CancellationToken,
     ) -> (u64, Option<Undelivered>) {
         let begun = Instant::now();
@@ -388,23 +460,34 @@ impl Exporter {
         let mut rest = messages;
         while let Some(first) = rest.first() {
             let (run, after) = rest.split_at(run_length(rest));
+            let known = &ahead.delivered;
             let posted = lanes(run, sink.concurrency)
                 .into_iter()
                 .map(|lane| async move {
+                    let mut delivered = Vec::new();
                     for message in lane {
+                        if known.contains(&message.index) {
+                            continue;
+                        }
                         let over = stop.is_cancelled() || begun.elapsed() > BUDGET;
                         if over && message.index != first.index {
-                            return Some((message.index, None));
+                            return (delivered, Some((message.index, None)));
                         }
                         if let Err(failed) = webhook.deliver(message, clock.now()).await {
-                            return Some((message.index, Some(failed)));
+                            return (delivered, Some((message.index, Some(failed))));
                         }
+                        delivered.push(message.index);
                     }
-                    None
+                    (delivered, None)
                 });
+            let posted = join_all(posted).await;
             let mut undelivered = None;
             let mut failed = None;
-            for (index, why) in join_all(posted).await.into_iter().flatten() {
+            for (delivered, missed) in posted {
+                ahead.delivered.extend(delivered);
+                let Some((index, why)) = missed else {
+                    continue;
+                };
                 undelivered = Some(undelivered.map_or(index, |least: u64| least.min(index)));
                 failed = match (failed, why) {
                     (Some(Undelivered::Gone), _) | (_, Some(Undelivered::Gone)) => {
@@ -456,24 +539,55 @@ impl Exporter {
         Ok(messages)
     }
 
-    async fn measure(&self, sink: &Sink) -> Result<(), StoreError> {
+    /// How far a sink is behind, and that we are there for it. Whether that could be told.
+    async fn measure(&self, sink: &Sink) -> Result<bool, StoreError> {
         let store = &self.parts.store;
+        if !(self.parts.goes_by_the_right_clock)() {
+            return Ok(false);
+        }
         let Some(cursor) = store.export_cursor(&sink.key).await? else {
-            return Ok(());
+            return Ok(false);
         };
+        let now = self.parts.clock.now();
+        if cursor.registration == sink.registration && cursor.seen_at.distance(now) >= SEEN {
+            store.see_export(&sink.key, &sink.registration, now).await?;
+        }
         let size = store.head().await?.map_or(0, |head| head.size);
         let behind = size.saturating_sub(cursor.next);
         let oldest = match behind {
             0 => None,
             _ => store.leaf(cursor.next).await?,
         };
-        let now = self.parts.clock.now();
         let age = oldest.map_or(0, |leaf| leaf.at.seconds_until(now));
         let age = Duration::from_secs(age);
         let disabled = cursor.disabled_at.is_some();
         let metrics = &self.parts.metrics;
         metrics.export_lag(&sink.key.name, behind, age, disabled);
-        Ok(())
+        Ok(true)
+    }
+}
+
+/// What a sink took beyond its cursor, because something before it was not taken: it does not come
+/// again for that. Only this process knows it, so what a crash interrupts still does.
+#[derive(Debug, Default)]
+struct Ahead {
+    cursor: u64,
+    delivered: BTreeSet<u64>,
+}
+
+impl Ahead {
+    /// The sink is ours again from `next` on. If that is not where we left it, others went on, or
+    /// somebody wants something told again.
+    fn go_on_at(&mut self, next: u64) {
+        if next != self.cursor {
+            self.delivered.clear();
+        }
+        self.moved_to(next);
+    }
+
+    fn moved_to(&mut self, next: u64) {
+        self.cursor = next;
+        self.delivered = self.delivered.split_off(&next);
     }
 }
 
@@ -546,6 +660,15 @@ impl Sink {
             To::Lines(_) => LINES,
             To::Webhook(_) => REQUESTS,
         }
+    }
+}
+
+/// How far ahead of `now` what replicas by right clocks write can be.
+fn believed_at(now: Timestamp) -> Believed {
+    let lease = BUDGET + Duration::from_secs(MAX_TIMEOUT_SECONDS) + LEASE_MARGIN;
+    Believed {
+        due_at: now.plus_seconds(MAX_PAUSE_SECONDS + CLOCKS_SECONDS),
+        lease_until: now.plus_seconds(lease.as_secs() + CLOCKS_SECONDS),
     }
 }
 

@@ -188,7 +188,13 @@ fn class(reading: &Reading<'_>) -> Class {
             merge(&mut all, json!({"status_detail": word}));
             Class::entity(11, INFORMATIONAL, "Task", &task.to_string(), all)
         }
-        _ => act(&leaf.event, &leaf.origin),
+        // All of them, so that a new one has to find its class.
+        Event::Cutoff { .. }
+        | Event::CutoffLifted { .. }
+        | Event::Activated { .. }
+        | Event::Key { .. }
+        | Event::Admin { .. }
+        | Event::Genesis { .. } => act(&leaf.event, &leaf.origin),
     }
 }
 

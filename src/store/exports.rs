@@ -29,6 +29,18 @@ pub struct ExportCursor {
     pub attempts: u32,
     /// Since when it is told nothing, because it said that it is gone.
     pub disabled_at: Option<Timestamp>,
+    /// When a replica that knows the sink so was last there.
+    pub seen_at: Timestamp,
+}
+
+/// How far ahead times in a cursor's row can be. Those beyond were written by a clock that was
+/// wrong, and count as past: nobody has to wait until it would have been right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Believed {
+    /// The latest that a sink can be due.
+    pub due_at: Timestamp,
+    /// The latest that a lease can end.
+    pub lease_until: Timestamp,
 }
 
 impl Store {
@@ -45,10 +57,11 @@ impl Store {
         write!(self, db => {
             sqlx::query(
                 "/* register_export */ INSERT INTO export_cursor \
-                 (name, origin, registration, next_idx, due_at) VALUES ($1, $2, $3, $4, $5) \
+                 (name, origin, registration, next_idx, due_at, seen_at) \
+                 VALUES ($1, $2, $3, $4, $5, $5) \
                  ON CONFLICT (name, origin) DO UPDATE SET registration = excluded.registration, \
                  due_at = excluded.due_at, attempts = 0, disabled_at = NULL, \
-                 lease_holder = NULL, lease_until = NULL \
+                 lease_holder = NULL, lease_until = NULL, seen_at = excluded.seen_at \
                  WHERE export_cursor.registration <> excluded.registration",
             )
             .bind(&key.name)
@@ -64,27 +77,84 @@ impl Store {
 
     /// How far a sink was told.
     pub async fn export_cursor(&self, key: &ExportKey) -> Result<Option<ExportCursor>, StoreError> {
-        type Row = (String, i64, Timestamp, i64, Option<Timestamp>);
+        type Row = (String, i64, Timestamp, i64, Option<Timestamp>, Timestamp);
         let row: Option<Row> = read!(self, db => {
             sqlx::query_as(
-                "/* export_cursor */ SELECT registration, next_idx, due_at, attempts, disabled_at \
-                 FROM export_cursor WHERE name = $1 AND origin = $2",
+                "/* export_cursor */ SELECT registration, next_idx, due_at, attempts, disabled_at, \
+                 seen_at FROM export_cursor WHERE name = $1 AND origin = $2",
             )
             .bind(&key.name)
             .bind(&key.origin)
             .fetch_optional(db)
             .await?
         });
-        row.map(|(registration, next, due_at, attempts, disabled_at)| {
-            Ok(ExportCursor {
-                registration,
-                next: unsigned("export cursor", next)?,
-                due_at,
-                attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
-                disabled_at,
-            })
-        })
+        row.map(
+            |(registration, next, due_at, attempts, disabled_at, seen_at)| {
+                Ok(ExportCursor {
+                    registration,
+                    next: unsigned("export cursor", next)?,
+                    due_at,
+                    attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
+                    disabled_at,
+                    seen_at,
+                })
+            },
+        )
         .transpose()
+    }
+
+    /// A replica that knows a sink as it is registered is there.
+    pub async fn see_export(
+        &self,
+        key: &ExportKey,
+        registration: &str,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* see_export */ UPDATE export_cursor SET seen_at = $4 \
+                 WHERE name = $1 AND origin = $2 AND registration = $3",
+            )
+            .bind(&key.name)
+            .bind(&key.origin)
+            .bind(registration)
+            .bind(now)
+            .execute(db)
+            .await?;
+        });
+        Ok(())
+    }
+
+    /// Registers a sink as we know it in place of how others knew it, none of whom was seen since
+    /// `gone` or has its lease. Whether that was so.
+    pub async fn take_over_export(
+        &self,
+        key: &ExportKey,
+        registration: &str,
+        now: Timestamp,
+        gone: Timestamp,
+        believed: Believed,
+    ) -> Result<bool, StoreError> {
+        let taken = write!(self, db => {
+            sqlx::query(
+                "/* take_over_export */ UPDATE export_cursor SET registration = $3, due_at = $4, \
+                 attempts = 0, disabled_at = NULL, lease_holder = NULL, lease_until = NULL, \
+                 seen_at = $4 \
+                 WHERE name = $1 AND origin = $2 AND registration <> $3 \
+                 AND (seen_at <= $5 OR seen_at > $6) \
+                 AND (lease_until IS NULL OR lease_until <= $4 OR lease_until > $6)",
+            )
+            .bind(&key.name)
+            .bind(&key.origin)
+            .bind(registration)
+            .bind(now)
+            .bind(gone)
+            .bind(believed.lease_until)
+            .execute(db)
+            .await?
+            .rows_affected()
+        });
+        Ok(taken == 1)
     }
 
     /// Makes a sink that is due ours alone until `lease_until`, and says from where it is told more.
@@ -96,12 +166,16 @@ impl Store {
         holder: &str,
         now: Timestamp,
         lease_until: Timestamp,
+        believed: Believed,
     ) -> Result<Option<u64>, StoreError> {
         let row: Option<(i64,)> = write!(self, db => {
             sqlx::query_as(
-                "/* claim_export */ UPDATE export_cursor SET lease_holder = $4, lease_until = $6 \
+                "/* claim_export */ UPDATE export_cursor \
+                 SET lease_holder = $4, lease_until = $6, due_at = $5 \
                  WHERE name = $1 AND origin = $2 AND registration = $3 AND disabled_at IS NULL \
-                 AND due_at <= $5 AND (lease_until IS NULL OR lease_until <= $5 OR lease_holder = $4) \
+                 AND (due_at <= $5 OR due_at > $7) \
+                 AND (lease_until IS NULL OR lease_until <= $5 OR lease_until > $8 \
+                 OR lease_holder = $4) \
                  RETURNING next_idx",
             )
             .bind(&key.name)
@@ -110,6 +184,8 @@ impl Store {
             .bind(holder)
             .bind(now)
             .bind(lease_until)
+            .bind(believed.due_at)
+            .bind(believed.lease_until)
             .fetch_optional(db)
             .await?
         });

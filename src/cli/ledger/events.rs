@@ -4,7 +4,7 @@
 //! log is read twice: first to see that it is what was signed, then to write it.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Write as _};
+use std::io::{BufReader, BufWriter, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -40,25 +40,32 @@ pub(super) struct Events {
 impl Events {
     pub(super) fn run(self) -> Result<(), Failure> {
         let keys = super::keys_of(&self.keys, self.key_file.as_deref())?;
-        let mut log = open(&self.file, &keys)?;
-        while log.next_entry().map_err(failure)?.is_some() {}
-        log.finish().map_err(failure)?;
-
-        let mut log = open(&self.file, &keys)?;
-        let origin = log.checkpoint().origin.clone();
-        let failed = |error: std::io::Error| Failure::Unestablished(error.to_string());
-        let mut out = BufWriter::new(std::io::stdout().lock());
-        // An entry whose bytes are gone is as old as the one before it, as far as can be told.
-        let mut last = None;
+        let file = open(&self.file)?;
+        let mut log = read(&file, &keys)?;
+        let mut old = None;
         while let Some(entry) = log.next_entry().map_err(failure)? {
             let leaf = entry.leaf.as_deref();
-            let at = leaf.and_then(|leaf| serde_json::from_slice::<Leaf>(leaf).ok());
-            let at = at.map(|leaf| leaf.at);
-            last = at.or(last);
-            if self
-                .since
-                .is_some_and(|since| last.is_none_or(|last| last < since))
-            {
+            if self.since.is_some_and(|since| is_before(leaf, since)) {
+                old = Some(entry.index);
+            }
+        }
+        log.finish().map_err(failure)?;
+
+        let failed = |error: std::io::Error| Failure::Unestablished(error.to_string());
+        (&file).rewind().map_err(failed)?;
+        let mut log = read(&file, &keys)?;
+        let origin = log.checkpoint().origin.clone();
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        while let Some(entry) = log.next_entry().map_err(failure)? {
+            let leaf = entry.leaf.as_deref();
+            let at = leaf.and_then(time);
+            // An entry whose bytes are gone has no time: it is old only if a later one is.
+            let left_out = match (at, self.since) {
+                (_, None) => false,
+                (Some(at), Some(since)) => at < since,
+                (None, Some(_)) => old.is_some_and(|old| entry.index < old),
+            };
+            if left_out {
                 continue;
             }
             let message = Message::write(
@@ -83,11 +90,33 @@ impl Events {
     }
 }
 
-fn open(file: &Path, keys: &[VerifierKey]) -> Result<LogReader<BufReader<File>>, Failure> {
-    let opened = File::open(file).map_err(|error| {
-        Failure::Unestablished(format!("cannot read {}: {error}", file.display()))
-    })?;
-    LogReader::open(BufReader::with_capacity(256 * 1024, opened), keys).map_err(failure)
+/// When a leaf was decided.
+fn time(leaf: &[u8]) -> Option<Timestamp> {
+    serde_json::from_slice(leaf).ok().map(|leaf: Leaf| leaf.at)
+}
+
+fn is_before(leaf: Option<&[u8]>, since: Timestamp) -> bool {
+    leaf.and_then(time).is_some_and(|at| at < since)
+}
+
+fn open(file: &Path) -> Result<File, Failure> {
+    let place = file.display();
+    let unread =
+        |error: std::io::Error| Failure::Unestablished(format!("cannot read {place}: {error}"));
+    let opened = File::open(file).map_err(unread)?;
+    if !opened.metadata().map_err(unread)?.is_file() {
+        return Err(Failure::Usage(format!(
+            "{place} is no regular file, and the log is read twice: write it to one first"
+        )));
+    }
+    Ok(opened)
+}
+
+fn read<'a>(
+    file: &'a File,
+    keys: &[VerifierKey],
+) -> Result<LogReader<BufReader<&'a File>>, Failure> {
+    LogReader::open(BufReader::with_capacity(256 * 1024, file), keys).map_err(failure)
 }
 
 fn failure(error: LogFileError) -> Failure {

@@ -21,7 +21,7 @@ use taskpass::store::append::{
 };
 use taskpass::store::cosigned::CosignedRow;
 use taskpass::store::cutoffs::SealedCutoff;
-use taskpass::store::exports::{ExportCursor, ExportKey};
+use taskpass::store::exports::{Believed, ExportCursor, ExportKey};
 use taskpass::store::keys::SigningKeyRow;
 use taskpass::store::meta::{SealedSuccession, StoreMode};
 use taskpass::store::postgres::{Postgres, PostgresSettings};

@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// Nothing that a case writes is too far ahead to be believed.
+const FAR: Believed = Believed {
+    due_at: Timestamp::MAX,
+    lease_until: Timestamp::MAX,
+};
+
 cases! {
     ["put_deny_place" "nudge_deny_place" "ask_deny" "deny_standing" "count_denied"
         "denied_sessions" "note_denied" "adopt_denied" "prune_denied"]
@@ -146,7 +152,7 @@ cases! {
     }
 
     ["register_export" "export_cursor" "claim_export" "advance_export" "release_export"
-        "disable_export"]
+        "disable_export" "see_export"]
     async fn a_cursor_is_moved_by_whoever_has_its_lease_and_from_where_it_was(store: &Store) {
         let key = ExportKey { name: "siem".into(), origin: "broker.test/log".into() };
         let cursor = async || store.export_cursor(&key).await.unwrap().unwrap();
@@ -160,13 +166,18 @@ cases! {
             due_at: at(0),
             attempts: 0,
             disabled_at: None,
+            seen_at: at(0),
         };
         assert_eq!(cursor().await, begun);
+        store.see_export(&key, "two", at(6)).await.unwrap();
+        assert_eq!(cursor().await, begun, "another sink by that name");
+        store.see_export(&key, "one", at(6)).await.unwrap();
+        assert_eq!(cursor().await.seen_at, at(6));
         let other = ExportKey { origin: "broker.test/log-2".into(), ..key.clone() };
         assert_eq!(store.export_cursor(&other).await.unwrap(), None);
 
         let claim = async |what: &str, holder: &str, now, until| {
-            store.claim_export(&key, what, holder, at(now), at(until)).await.unwrap()
+            store.claim_export(&key, what, holder, at(now), at(until), FAR).await.unwrap()
         };
         assert_eq!(claim("one", "a", -1, 60).await, None, "not due yet");
         assert_eq!(claim("two", "a", 0, 60).await, None, "another sink by that name");
@@ -185,7 +196,7 @@ cases! {
         assert_eq!(claim("one", "b", 90, 150).await, Some(12));
         assert!(!advance("a", 12, 13, 200).await);
         store.release_export(&key, "a", Some(at(999))).await.unwrap();
-        assert_eq!(cursor().await.due_at, at(0));
+        assert_eq!(cursor().await.due_at, at(90), "since the claim");
 
         store.release_export(&key, "b", Some(at(100))).await.unwrap();
         assert_eq!((cursor().await.attempts, cursor().await.due_at), (1, at(100)));
@@ -216,8 +227,47 @@ cases! {
             due_at: at(501),
             attempts: 0,
             disabled_at: None,
+            seen_at: at(501),
         });
         assert_eq!(claim("two", "a", 501, 600).await, Some(13));
+    }
+
+    ["claim_export" "take_over_export"]
+    async fn what_a_wrong_clock_wrote_and_who_is_gone_keep_nobody_from_delivering(store: &Store) {
+        let key = ExportKey { name: "siem".into(), origin: "broker.test/log".into() };
+        let cursor = async || store.export_cursor(&key).await.unwrap().unwrap();
+        // An hour ahead: due then, and leased until after then.
+        store.register_export(&key, "one", 7, at(3_600)).await.unwrap();
+        let claim = async |now, believed| {
+            store.claim_export(&key, "one", "b", at(now), at(now + 36), believed).await.unwrap()
+        };
+        assert_eq!(claim(0, FAR).await, None, "it may be so");
+        let believed = |now| Believed { due_at: at(now + 900), lease_until: at(now + 36) };
+        let by_a = store.claim_export(&key, "one", "a", at(3_600), at(3_636), believed(3_600)).await;
+        assert_eq!(by_a.unwrap(), Some(7));
+        assert_eq!(claim(2_699, believed(2_699)).await, Some(7), "no pause and no lease is so long");
+        assert_eq!(cursor().await.due_at, at(2_699), "and none waits for it later");
+        store.release_export(&key, "b", None).await.unwrap();
+        let by_a = store.claim_export(&key, "one", "a", at(2_700), at(2_736), believed(2_700)).await;
+        assert_eq!(by_a.unwrap(), Some(7));
+        assert_eq!(claim(2_700, believed(2_700)).await, None, "this lease is as long as one can be");
+
+        let take = async |what: &str, now: i64| {
+            let gone = at(now - 60);
+            store.take_over_export(&key, what, at(now), gone, believed(now)).await.unwrap()
+        };
+        store.see_export(&key, "one", at(2_700)).await.unwrap();
+        assert!(!take("two", 2_735).await, "it was there, and has its lease");
+        assert!(!take("two", 2_759).await, "it was there");
+        assert!(!take("one", 2_760).await, "it is its own");
+        assert!(take("two", 2_760).await);
+        assert!(!take("two", 2_900).await, "it is its own now");
+        let taken = cursor().await;
+        assert_eq!((taken.registration.as_str(), taken.next), ("two", 7));
+        assert_eq!((taken.due_at, taken.seen_at, taken.disabled_at), (at(2_760), at(2_760), None));
+        // Said by a clock that is far ahead, that somebody was there counts for nothing.
+        store.see_export(&key, "two", at(9_999)).await.unwrap();
+        assert!(take("three", 2_761).await);
     }
 
     ["widened_at"]

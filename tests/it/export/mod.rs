@@ -1,11 +1,16 @@
 //! What the ledger says, told outside: the real binary on both stores, a receiver that misbehaves,
 //! kills between deliveries, and entries whose bodies are gone.
 
+mod offline;
+mod replicas;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -17,6 +22,7 @@ use taskpass::export::{Exporter, ExporterParts};
 use taskpass::merkle::leaf_hash;
 use taskpass::metrics::Metrics;
 use taskpass::sweep;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::canary::Canaries;
@@ -290,35 +296,60 @@ async fn everything_that_is_recorded_is_told_to_every_sink_on_postgresql() {
     everything_is_told(Kind::Postgres).await;
 }
 
-/// An exporter of its own on a rig's store, until it has told all.
-async fn export_from(rig: &Rig, sinks: &str, path: &std::path::Path, entries: usize) -> Vec<Value> {
-    let text = format!(
-        "[server]\nissuer = \"http://127.0.0.1:7070\"\n[store]\nkind = \"sqlite\"\n[store.sqlite]\n\
-         data_dir = \"data\"\n[ledger]\norigin = \"dev.taskpass.local/rig\"\n\
-         checkpoint_file = \"checkpoint\"\n[[attestors]]\nkind = \"oidc\"\nname = \"ci\"\n\
-         issuer = \"https://ci.example\"\naudience = \"https://broker.example\"\n\
-         algorithms = [\"RS256\"]\nidentity = \"{{sub}}\"\nsingle_tenant = true\n{sinks}"
-    );
-    let environment: BTreeMap<String, String> = BTreeMap::new();
-    let config =
-        Config::parse(&path.join("taskpass.toml"), &text, &environment, Mode::Dev).unwrap();
-    let parts = ExporterParts {
-        store: rig.broker.store().clone(),
-        replica: "exporter".into(),
-        clock: Arc::clone(&rig.clock) as _,
-        metrics: Arc::new(Metrics::new()),
-        checkpoints: rig.broker.ledger().checkpoints(),
-    };
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(Exporter::new(&config, parts).unwrap().run(stop.clone()));
-    let file = path.join("events");
+/// An exporter of its own on a rig's store.
+struct Exporting {
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), Infallible>>,
+}
+
+impl Exporting {
+    fn start(rig: &Rig, sinks: &str, path: &Path, replica: &str, right: &Arc<AtomicBool>) -> Self {
+        let text = format!(
+            "[server]\nissuer = \"http://127.0.0.1:7070\"\n[store]\nkind = \"sqlite\"\n[store.sqlite]\n\
+             data_dir = \"data\"\n[ledger]\norigin = \"dev.taskpass.local/rig\"\n\
+             checkpoint_file = \"checkpoint\"\n[[attestors]]\nkind = \"oidc\"\nname = \"ci\"\n\
+             issuer = \"https://ci.example\"\naudience = \"https://broker.example\"\n\
+             algorithms = [\"RS256\"]\nidentity = \"{{sub}}\"\nsingle_tenant = true\n{sinks}"
+        );
+        let environment: BTreeMap<String, String> = BTreeMap::new();
+        let config =
+            Config::parse(&path.join("taskpass.toml"), &text, &environment, Mode::Dev).unwrap();
+        let right = Arc::clone(right);
+        let parts = ExporterParts {
+            store: rig.broker.store().clone(),
+            replica: replica.to_owned(),
+            clock: Arc::clone(&rig.clock) as _,
+            goes_by_the_right_clock: Box::new(move || right.load(Ordering::SeqCst)),
+            metrics: Arc::new(Metrics::new()),
+            checkpoints: rig.broker.ledger().checkpoints(),
+        };
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(Exporter::new(&config, parts).unwrap().run(stop.clone()));
+        Self { stop, running }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+/// The events of a file, once there are so many.
+async fn written(file: &Path, entries: usize) -> Vec<Value> {
     until("it was told", SOON, async || {
-        std::fs::read_to_string(&file).is_ok_and(|text| text.lines().count() >= entries)
+        std::fs::read_to_string(file).is_ok_and(|text| text.lines().count() >= entries)
     })
     .await;
-    stop.cancel();
-    running.await.unwrap().unwrap();
-    lines(&std::fs::read_to_string(&file).unwrap())
+    lines(&std::fs::read_to_string(file).unwrap())
+}
+
+/// An exporter, until it has told all.
+async fn export_from(rig: &Rig, sinks: &str, path: &Path, entries: usize) -> Vec<Value> {
+    let right = Arc::new(AtomicBool::new(true));
+    let exporting = Exporting::start(rig, sinks, path, "exporter", &right);
+    let events = written(&path.join("events"), entries).await;
+    exporting.stop().await;
+    events
 }
 
 #[expect(clippy::too_many_lines, reason = "one story")]

@@ -66,6 +66,30 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_taken_ahead_of_what_was_refused_does_not_come_again() {
+    let receiver = Receiver::start([Reply::Hang]);
+    let sinks = webhook(&receiver, "concurrency = 16");
+    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, &sinks).await;
+    let alone = whole_log(&fleet, &replica).await.1.len();
+    until("the first attempt hangs", SOON, async || {
+        !receiver.deliveries().is_empty()
+    })
+    .await;
+    for _ in 0..16 {
+        granted(&fleet, &replica).await;
+    }
+    // Of the permits, which go at once, one is refused; the others are taken meanwhile.
+    let taken = std::iter::repeat_n(Reply::Status(204, String::new()), alone);
+    receiver.reply(taken.chain([Reply::Status(500, String::new())]));
+    let leaves = all_taken(&fleet, &replica, &receiver).await;
+    is_metric(&fleet, &replica, "lag_entries", "siem", 0).await;
+    let taken = receiver.taken();
+    assert_eq!(taken.len(), leaves.len(), "each once");
+    assert_complete_and_ordered(&once(&taken), &leaves);
+    assert_eq!(receiver.deliveries().len(), leaves.len() + 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_receiver_that_is_gone_is_told_nothing_until_it_is_registered_anew() {
     let receiver = Receiver::start([
         Reply::Status(204, String::new()),
