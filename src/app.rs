@@ -307,6 +307,8 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     settle_generation(&broker, &config, generation).await?;
     let sweeping = Arc::clone(&broker);
     drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
+    let pruning = Arc::clone(&broker);
+    drop(shutdown.spawn_worker("pruning", move |stop| sweep::run_pruning(pruning, stop)));
     let denying = Arc::clone(&broker);
     drop(shutdown.spawn_worker("deny lists", move |stop| {
         sweep::run_deny_lists(denying, stop)

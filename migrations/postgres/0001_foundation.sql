@@ -72,28 +72,36 @@ CREATE TABLE tile (
     PRIMARY KEY (level, idx)
 );
 
--- The serving role may not create or drop tables; these do it for exactly one purpose each.
+-- The serving role may not create or drop tables; these do it for exactly one purpose each. A table
+-- is made by itself and then attached, which waits for no reader and which no insert waits for;
+-- making it as a partition at once would lock the whole table, and queue all appends behind a dump.
 CREATE FUNCTION ledger_ensure_partitions(size bigint, up_to bigint) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
 DECLARE
     width CONSTANT bigint := 1048576;
     part bigint;
+    named text;
 BEGIN
     FOR part IN size / width .. up_to / width LOOP
-        IF to_regclass(format('leaf_body_%s', part)) IS NULL THEN
-            PERFORM pg_advisory_xact_lock(7412, 1);
-            EXECUTE format(
-                'CREATE TABLE IF NOT EXISTS leaf_body_%s PARTITION OF leaf_body FOR VALUES FROM (%s) TO (%s)',
-                part, part * width, (part + 1) * width);
-        END IF;
+        named := format('leaf_body_%s', part);
+        CONTINUE WHEN to_regclass(named) IS NOT NULL;
+        PERFORM pg_advisory_xact_lock(7412, 1);
+        -- Whoever had the lock may have made it.
+        CONTINUE WHEN to_regclass(named) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I (LIKE leaf_body INCLUDING ALL)', named);
+        EXECUTE format(
+            'ALTER TABLE leaf_body ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
+            named, part * width, (part + 1) * width);
     END LOOP;
 END $$;
 SELECT ledger_ensure_partitions(0, 2097152);
 
 -- Drops the oldest partition of bodies if all its leaves are older than `before`. Leaves are
--- appended in order, so the last one's time speaks for all.
+-- appended in order, so the last one's time speaks for all, but for the moments by which those that
+-- were decided at once may lie the other way round. Dropping needs the whole table for itself: while
+-- somebody reads it, appends wait behind the attempt, and no longer than it does.
 CREATE FUNCTION ledger_prune_bodies(before timestamptz) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
 DECLARE
     width CONSTANT bigint := 1048576;
     oldest bigint;
@@ -109,13 +117,15 @@ BEGIN
     RETURN 1;
 END $$;
 
-CREATE FUNCTION ledger_prune_heads(below bigint) RETURNS bigint
+CREATE FUNCTION ledger_prune_heads(below bigint, most bigint) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     pruned bigint;
 BEGIN
-    DELETE FROM ledger_head
-    WHERE size < least(below, (SELECT max(size) FROM ledger_head));
+    DELETE FROM ledger_head WHERE size IN (
+        SELECT size FROM ledger_head
+        WHERE size < least(below, (SELECT max(size) FROM ledger_head))
+        ORDER BY size LIMIT most);
     GET DIAGNOSTICS pruned = ROW_COUNT;
     RETURN pruned;
 END $$;
@@ -362,9 +372,9 @@ BEGIN
     EXECUTE format('GRANT UPDATE (mac) ON activation TO %I', serving);
     -- Locking a row needs the right to update it; the row has nothing that could be changed.
     EXECUTE format('GRANT UPDATE ON ledger_lock TO %I', serving);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION ledger_ensure_partitions(bigint, bigint), ledger_prune_heads(bigint), ledger_prune_bodies(timestamptz) TO %I', serving);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION ledger_ensure_partitions(bigint, bigint), ledger_prune_heads(bigint, bigint), ledger_prune_bodies(timestamptz) TO %I', serving);
 END $$;
 REVOKE EXECUTE ON FUNCTION taskpass_grant_serving(text) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION ledger_ensure_partitions(bigint, bigint) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION ledger_prune_heads(bigint) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION ledger_prune_heads(bigint, bigint) FROM PUBLIC;
 REVOKE EXECUTE ON FUNCTION ledger_prune_bodies(timestamptz) FROM PUBLIC;

@@ -1,8 +1,8 @@
 //! Forgetting what nothing needs any more. Each statement takes a bounded bite and says how much
 //! it took, so that the sweeper can go on while there is work and nobody waits for it.
 
-use super::codec::signed;
-use super::{Store, StoreError, write};
+use super::codec::{signed, unsigned};
+use super::{Store, StoreError, read, write};
 use crate::clock::Timestamp;
 
 /// Deletes a bounded number of rows of one table by their time.
@@ -129,10 +129,10 @@ impl Store {
         }))
     }
 
-    /// The purposes and inputs of leaves that were decided before `before`, the oldest first. Only as
-    /// many are looked at as may go: that most of what is kept is young must cost nothing.
+    /// The purposes and inputs of leaves that were decided before `before`, the oldest first. Only as many
+    /// are looked at as may go: that most of what is kept is young must cost nothing.
     pub async fn prune_openings(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
-        Ok(write!(self, db => {
+        let pruned = write!(self, db => {
             sqlx::query(
                 "/* prune_openings */ DELETE FROM leaf_opening WHERE idx IN ( \
                  SELECT oldest.idx FROM \
@@ -144,11 +144,57 @@ impl Store {
             .execute(db)
             .await?
             .rows_affected()
-        }))
+        });
+        if pruned > 0 {
+            self.note_deletion();
+        }
+        Ok(pruned)
     }
 
-    /// The bytes of leaves that were written before `before`, oldest first. On PostgreSQL whole
-    /// partitions go, once the last of their 2^20 leaves is that old.
+    /// The same among those from `from` on: what a leaf that is dated ahead would otherwise keep. How
+    /// many went, and where to go on; at the end, nowhere.
+    pub async fn patrol_openings(
+        &self,
+        before: Timestamp,
+        from: u64,
+        limit: u32,
+    ) -> Result<(u64, Option<u64>), StoreError> {
+        let (last,): (Option<i64>,) = read!(self, db => {
+            sqlx::query_as(
+                "/* patrol_openings */ SELECT max(idx) FROM \
+                 (SELECT idx FROM leaf_opening WHERE idx >= $1 ORDER BY idx LIMIT $2) AS next",
+            )
+            .bind(signed(from))
+            .bind(i64::from(limit))
+            .fetch_one(db)
+            .await?
+        });
+        let Some(last) = last else {
+            return Ok((0, None));
+        };
+        let pruned = write!(self, db => {
+            sqlx::query(
+                "/* patrol_openings */ DELETE FROM leaf_opening WHERE idx IN ( \
+                 SELECT kept.idx FROM leaf_opening AS kept JOIN leaf ON leaf.idx = kept.idx \
+                 WHERE kept.idx >= $2 AND kept.idx <= $3 AND leaf.at < $1)",
+            )
+            .bind(before)
+            .bind(signed(from))
+            .bind(last)
+            .execute(db)
+            .await?
+            .rows_affected()
+        });
+        if pruned > 0 {
+            self.note_deletion();
+        }
+        Ok((pruned, Some(unsigned("leaf", last)?.saturating_add(1))))
+    }
+
+    /// The bytes of leaves that were written before `before`, oldest first, and never of one behind a
+    /// younger one: leaves are not dated in the order of the log to the moment, and what is left of
+    /// it has to be its end. On PostgreSQL whole partitions go, once the last of their 2^20 leaves
+    /// is that old.
     pub async fn prune_bodies(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         match self {
             Self::Postgres(postgres) => {
@@ -157,12 +203,15 @@ impl Store {
                         .bind(before)
                         .fetch_one(postgres.pool())
                         .await?;
-                super::codec::unsigned("count", pruned)
+                unsigned("count", pruned)
             }
             Self::Sqlite(sqlite) => Ok(sqlx::query(
-                "/* prune_bodies */ DELETE FROM leaf_body WHERE idx IN ( \
-                 SELECT oldest.idx FROM (SELECT idx FROM leaf_body ORDER BY idx LIMIT $2) AS oldest \
-                 JOIN leaf ON leaf.idx = oldest.idx WHERE leaf.at < $1)",
+                "/* prune_bodies */ WITH oldest AS ( \
+                 SELECT kept.idx, leaf.at FROM \
+                 (SELECT idx FROM leaf_body ORDER BY idx LIMIT $2) AS kept \
+                 JOIN leaf ON leaf.idx = kept.idx) \
+                 DELETE FROM leaf_body WHERE idx IN (SELECT idx FROM oldest WHERE idx < \
+                 COALESCE((SELECT min(idx) FROM oldest WHERE at >= $1), 9223372036854775807))",
             )
             .bind(before)
             .bind(i64::from(limit))
@@ -172,25 +221,76 @@ impl Store {
         }
     }
 
-    /// Heads of trees smaller than `below`; the newest is always kept.
-    pub async fn prune_heads(&self, below: u64) -> Result<u64, StoreError> {
+    /// Heads of trees smaller than `below`, the smallest first; the newest is always kept.
+    pub async fn prune_heads(&self, below: u64, limit: u32) -> Result<u64, StoreError> {
         match self {
             Self::Postgres(postgres) => {
                 let (pruned,): (i64,) =
-                    sqlx::query_as("/* prune_heads */ SELECT ledger_prune_heads($1)")
+                    sqlx::query_as("/* prune_heads */ SELECT ledger_prune_heads($1, $2)")
                         .bind(signed(below))
+                        .bind(i64::from(limit))
                         .fetch_one(postgres.pool())
                         .await?;
-                super::codec::unsigned("count", pruned)
+                unsigned("count", pruned)
             }
             Self::Sqlite(sqlite) => Ok(sqlx::query(
-                "/* prune_heads */ DELETE FROM ledger_head \
-                 WHERE size < min($1, (SELECT max(size) FROM ledger_head))",
+                "/* prune_heads */ DELETE FROM ledger_head WHERE size IN ( \
+                 SELECT size FROM ledger_head \
+                 WHERE size < min($1, (SELECT max(size) FROM ledger_head)) \
+                 ORDER BY size LIMIT $2)",
             )
             .bind(signed(below))
+            .bind(i64::from(limit))
             .execute(sqlite.writer())
             .await?
             .rows_affected()),
+        }
+    }
+
+    /// Forgets what somebody wrote: a leaf's purpose or reason with the salt of its commitment, and
+    /// its copy in a cutoff's row. What was decided upon stays, and so does the row that keeps
+    /// somebody out. Whether there was something.
+    pub async fn forget_purpose(&self, index: u64) -> Result<bool, StoreError> {
+        let opened = write!(self, db => {
+            sqlx::query(
+                "/* forget_purpose */ UPDATE leaf_opening SET purpose = NULL, purpose_salt = NULL \
+                 WHERE idx = $1 AND (purpose IS NOT NULL OR purpose_salt IS NOT NULL)",
+            )
+            .bind(signed(index))
+            .execute(db)
+            .await?
+            .rows_affected()
+        });
+        let copied = write!(self, db => {
+            sqlx::query(
+                "/* forget_purpose */ UPDATE cutoff SET reason = '' WHERE idx = $1 AND reason <> ''",
+            )
+            .bind(signed(index))
+            .execute(db)
+            .await?
+            .rows_affected()
+        });
+        let forgotten = opened + copied > 0;
+        if forgotten {
+            self.note_deletion();
+        }
+        Ok(forgotten)
+    }
+
+    /// What somebody wrote was deleted: see [`Self::scrub`].
+    fn note_deletion(&self) {
+        if let Self::Sqlite(sqlite) = self {
+            sqlite.note_deletion();
+        }
+    }
+
+    /// Has the store let go of the bytes of what was deleted, as far as that is ours: of SQLite's
+    /// write-ahead log, which otherwise keeps old pages until something is written over them.
+    /// Whether they are gone; while somebody reads they cannot go yet.
+    pub async fn scrub(&self) -> Result<bool, StoreError> {
+        match self {
+            Self::Postgres(_) => Ok(true),
+            Self::Sqlite(sqlite) => sqlite.empty_log().await,
         }
     }
 

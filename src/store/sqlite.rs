@@ -3,11 +3,13 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Executor};
 
@@ -19,11 +21,17 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// The file in the data directory that holds everything.
 pub const FILE: &str = "taskpass.sqlite";
 
+/// How long a statement waits for another connection's lock; `empty_log` has it in words.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A SQLite file with one writer and several readers.
 #[derive(Clone, Debug)]
 pub struct Sqlite {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// Whether the write-ahead log may hold what was deleted. A process before this one may not have
+    /// come to emptying it.
+    unscrubbed: Arc<AtomicBool>,
     /// Held until the store is closed: a second process would be a second writer.
     lock: Arc<File>,
 }
@@ -39,9 +47,10 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            // What is deleted is gone: a person's text must not stay in pages that are free.
+            // What is deleted is gone from the file: a person's text must not stay in pages that are
+            // free. The write-ahead log is seen to by `empty_log`.
             .pragma("secure_delete", "on")
-            .busy_timeout(Duration::from_secs(5))
+            .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
@@ -70,6 +79,7 @@ impl Sqlite {
         Ok(Self {
             writer,
             readers: reading,
+            unscrubbed: Arc::new(AtomicBool::new(true)),
             lock: Arc::new(lock),
         })
     }
@@ -84,6 +94,39 @@ impl Sqlite {
     #[must_use]
     pub fn readers(&self) -> &SqlitePool {
         &self.readers
+    }
+
+    /// What somebody wrote was deleted.
+    pub(super) fn note_deletion(&self) {
+        self.unscrubbed.store(true, Ordering::SeqCst);
+    }
+
+    /// Folds the write-ahead log into the file and cuts it off: whatever was overwritten or deleted
+    /// stays in it otherwise, for as long as nothing longer is written. Nothing is to be done when
+    /// nothing was deleted since the last time. Whether it is done; a long reader keeps it from being.
+    pub(super) async fn empty_log(&self) -> Result<bool, StoreError> {
+        let mut writer = self.writer.acquire().await?;
+        if !self.unscrubbed.load(Ordering::SeqCst) {
+            return Ok(true);
+        }
+        let emptied = Self::truncate(&mut writer).await?;
+        if emptied {
+            // With the writer at hand: what was noted meanwhile was deleted before.
+            self.unscrubbed.store(false, Ordering::SeqCst);
+        }
+        Ok(emptied)
+    }
+
+    async fn truncate(writer: &mut SqliteConnection) -> Result<bool, StoreError> {
+        // All writers wait for this one: it may not wait for a reader as long as they may for it.
+        writer.execute("PRAGMA busy_timeout = 100").await?;
+        let emptied: Result<(i64, i64, i64), sqlx::Error> =
+            sqlx::query_as("/* empty_log */ PRAGMA wal_checkpoint(TRUNCATE)")
+                .fetch_one(&mut *writer)
+                .await;
+        writer.execute("PRAGMA busy_timeout = 5000").await?;
+        let (busy, ..) = emptied?;
+        Ok(busy == 0)
     }
 
     pub(super) async fn close(&self) {

@@ -5,17 +5,19 @@
 //! late, or dead, is an accounting delay and never a hole. Each worker is idempotent and takes a
 //! bounded bite of what is due; any number of replicas run them at once, and on PostgreSQL skip
 //! what another holds. They are woken by a signal, when something has just ended, and by a timer,
-//! for what nobody signals.
+//! for what nobody signals. What may take long has a loop of its own, so that nothing else waits for
+//! it: pruning, and lists at back ends.
 //!
 //! | worker | finds | does |
 //! |---|---|---|
-//! | `health` | whether the store answers, and its clock | shows it in readiness; by a wrong clock no other worker but `follow` does anything |
+//! | `health` | whether the store answers, and its clock | shows it in readiness; by a wrong clock no other worker but `follow` and `room` does anything |
 //! | `silence` | open tasks whose `check_at` has come | ends them if they are over, else puts the check off to when they could be |
 //! | `mints` | `minting` sessions whose lease is over | hands them to `endings` |
 //! | `dead` | external sessions that a task, cutoff or ancestor ended | hands them to `endings` |
 //! | `endings` | `ending` sessions that are due for a try | asks the back end to end them, records its word |
 //! | `deny_lists` | lists of denied sessions at back ends that are due | brings them to what our records say |
 //! | `denials` | denials beyond the budget | one leaf a window and identity |
+//! | `room` | whether there are tables for the leaves to come | makes them, on PostgreSQL |
 //! | `prune` | rows past their retention | deletes them, children before parents |
 //! | `keys` | signing keys that are due | makes the next, loads what other replicas made |
 //! | `follow` | another active generation | compiles and takes it over |
@@ -24,11 +26,12 @@ pub mod prune;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::prune::{Pruned, Pruner};
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::session::{EndReason, Session, SessionState};
@@ -52,9 +55,18 @@ const CLAIM_SECONDS: u64 = 30;
 /// back end confirms it, or when it expires.
 const MAX_BACKOFF_SECONDS: u64 = 60;
 
-/// Runs all workers until `stop`.
+/// How often rows are pruned while none are left over.
+const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
+
+/// The pause between two rounds of pruning while there is more.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// How often room is made for leaves: each time for many times as many as can come until the next.
+const ROOM_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Runs all workers but pruning and lists at back ends until `stop`.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Infallible> {
-    let mut pruned_at = None;
+    let mut room_made: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
@@ -62,20 +74,49 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
             () = broker.woken() => {}
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        let now = broker.now();
-        round(&broker, now).await;
-        let due = pruned_at.is_none_or(|at: Timestamp| at.plus_seconds(60) <= now);
-        if due && broker.goes_by_the_right_clock() {
-            pruned_at = Some(now);
-            report(&broker, "prune", prune_as_told(&broker, now).await);
+        if room_made.is_none_or(|at| at.elapsed() >= ROOM_INTERVAL) {
+            // By any clock: it depends on the size of the log alone.
+            let room = broker.store().ensure_partitions(broker.ledger().basis());
+            let made = room.await.map(|()| 0).map_err(BrokerError::from);
+            room_made = made.is_ok().then(Instant::now);
+            report(&broker, "room", made);
+        }
+        round(&broker, broker.now()).await;
+    }
+}
+
+/// Prunes until `stop`: a backlog keeps it busy for long, and nothing else may wait for that.
+pub async fn run_pruning(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Infallible> {
+    let mut pruner = Pruner::new(stop.clone());
+    let mut pause = INTERVAL;
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = INTERVAL;
+        if broker.goes_by_the_right_clock() {
+            let more = prune_as_told(&broker, &mut pruner).await;
+            pause = if more { BREATH } else { PRUNE_INTERVAL };
         }
     }
 }
 
-/// Prunes by what the active generation says.
-async fn prune_as_told(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
-    let retention = broker.active()?.policy().retention();
-    prune::prune(broker, retention, now).await
+/// A round of pruning by what the active generation says. Whether there is more.
+async fn prune_as_told(broker: &Broker, pruner: &mut Pruner) -> bool {
+    let retention = broker.active().map(|active| active.policy().retention());
+    match retention {
+        Ok(retention) => {
+            let Pruned { rows, more, failed } = pruner.round(broker, retention, broker.now()).await;
+            report(broker, "prune", failed.map(|()| rows));
+            more
+        }
+        Err(error) => {
+            report(broker, "prune", Err(error));
+            false
+        }
+    }
 }
 
 /// Sees to lists at back ends until `stop`: apart from the rest, which must not wait for somebody

@@ -51,6 +51,7 @@ mod observe;
 mod pipelines;
 mod proofs;
 mod properties;
+mod pruning;
 mod refusals;
 mod replay;
 mod retries;

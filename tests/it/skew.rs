@@ -113,6 +113,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
     let before = size().await;
     let stop = CancellationToken::new();
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&ahead.broker), stop.clone()));
+    let pruning = tokio::spawn(sweep::run_pruning(Arc::clone(&ahead.broker), stop.clone()));
     until("it has swept", SOON, async || {
         let metrics = ahead.broker.metrics().render();
         metrics.contains("worker=\"health\",result=\"failed\"} 3\n")
@@ -120,6 +121,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
     .await;
     stop.cancel();
     sweeping.await.unwrap().unwrap();
+    pruning.await.unwrap().unwrap();
     let replayed = used().await.map(|_| ());
     assert!(
         matches!(replayed, Err(BrokerError::Replayed)),

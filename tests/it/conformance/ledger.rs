@@ -224,8 +224,9 @@ cases! {
         assert_eq!(store.openings(1).await.unwrap().input, None);
         assert!(store.openings(2).await.unwrap().input.is_some());
         assert!(store.leaf(1).await.unwrap().unwrap().body.is_some());
-        assert_eq!(store.prune_heads(4).await.unwrap(), 1);
-        assert_eq!(store.prune_heads(u64::MAX).await.unwrap(), 1, "all but the newest");
+        assert_eq!(store.prune_heads(4, 9).await.unwrap(), 1);
+        assert_eq!(store.prune_heads(u64::MAX, 0).await.unwrap(), 0);
+        assert_eq!(store.prune_heads(u64::MAX, 9).await.unwrap(), 1, "all but the newest");
         assert_eq!(store.head().await.unwrap(), Some(head(6)));
 
         let writes = Writes {
@@ -243,6 +244,42 @@ cases! {
         assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1, "the child, not the one above it");
         assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1);
         store.ensure_partitions(3_000_000).await.unwrap();
+    }
+
+    ["patrol_openings"]
+    async fn openings_are_walked_through_from_anywhere_a_bite_at_a_time(store: &Store) {
+        // A wrong clock dated the first three.
+        let leaves = [900, 901, 902, 3, 4, 500].into_iter().zip(0..);
+        let leaves = leaves.map(|(dated, index)| LeafRow { at: at(dated), ..leaf(index) }).collect();
+        seed(store, Writes { leaves, ..Writes::default() }).await;
+        let patrol = async |from| store.patrol_openings(at(100), from, 3).await.unwrap();
+        assert_eq!(store.prune_openings(at(100), 3).await.unwrap(), 0, "the first ones are young");
+        assert_eq!(patrol(0).await, (0, Some(3)));
+        assert_eq!(patrol(3).await, (2, Some(6)));
+        assert_eq!(patrol(6).await, (0, None));
+        let kept = async |index| store.openings(index).await.unwrap().input.is_some();
+        assert!(kept(0).await && !kept(3).await && !kept(4).await && kept(5).await);
+    }
+
+    ["forget_purpose" "empty_log"]
+    async fn what_somebody_wrote_is_forgotten_and_nothing_else(store: &Store) {
+        let purpose = Some(Opening { salt: [2; 16], bytes: b"for Ann".to_vec() });
+        let leaves = (0..3).map(|index| LeafRow { purpose: purpose.clone(), ..leaf(index) }).collect();
+        seed(store, Writes { leaves, ..Writes::default() }).await;
+        let cut = cutoff(7, 2, Selector::All(True), Block::UntilLifted);
+        seed(store, acts(vec![ActWrite::Cutoff(Box::new(cut))])).await;
+        for index in [1, 2] {
+            assert!(store.forget_purpose(index).await.unwrap());
+            assert!(!store.forget_purpose(index).await.unwrap(), "there is nothing any more");
+            let left = store.openings(index).await.unwrap();
+            assert_eq!((left.input, left.purpose), (leaf(index).input, None));
+            assert!(store.leaf(index).await.unwrap().unwrap().body.is_some());
+        }
+        assert_eq!(store.openings(0).await.unwrap().purpose, purpose);
+        let kept = store.cutoff(CutoffId::from(uuid(7))).await.unwrap().unwrap().cutoff;
+        assert_eq!((kept.reason.as_str(), kept.block), ("", Block::UntilLifted));
+        assert!(!store.forget_purpose(99).await.unwrap());
+        assert!(store.scrub().await.unwrap());
     }
 
     ["prune_bodies"]

@@ -37,8 +37,8 @@ use crate::support::sqlite::{SqliteFile, fresh_sqlite};
 /// A store of its own, and what keeps it there.
 struct Place {
     store: Store,
-    _file: Option<SqliteFile>,
-    _database: Option<TestDatabase>,
+    file: Option<SqliteFile>,
+    database: Option<TestDatabase>,
 }
 
 async fn sqlite() -> Place {
@@ -46,8 +46,8 @@ async fn sqlite() -> Place {
     let store = Store::Sqlite(Sqlite::open(file.dir(), 2).await.unwrap());
     Place {
         store,
-        _file: Some(file),
-        _database: None,
+        file: Some(file),
+        database: None,
     }
 }
 
@@ -59,8 +59,8 @@ async fn postgres() -> Place {
     store.ensure_partitions(0).await.unwrap();
     Place {
         store,
-        _file: None,
-        _database: Some(database),
+        file: None,
+        database: Some(database),
     }
 }
 
@@ -359,7 +359,7 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         "DELETE FROM one_time",
         "UPDATE export_cursor SET next_idx = 0",
         "INSERT INTO cosigned VALUES (1, 'k', 'w', 'l', 'c')",
-        "SELECT ledger_prune_heads(0)",
+        "SELECT ledger_prune_heads(0, 1)",
         "UPDATE activation SET mac = mac",
     ] {
         let sql = format!("BEGIN; SET LOCAL ROLE {role}; {sql}; ROLLBACK");
@@ -367,6 +367,138 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
     }
     let gone = format!("DROP OWNED BY {role}; DROP ROLE {role}");
     run(&mut connection, gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_appends_hardly() {
+    let place = postgres().await;
+    let database = place.database.as_ref().unwrap();
+    // As a dump does, for as long as it takes.
+    let mut reader = database.connect().await;
+    let mut begun = sqlx::Connection::begin(&mut reader).await.unwrap();
+    let reading = sqlx::query("LOCK TABLE leaf_body IN ACCESS SHARE MODE");
+    reading.execute(&mut *begun).await.unwrap();
+
+    let store = &place.store;
+    store.ensure_partitions(3_000_000).await.unwrap();
+    // The last leaf of a partition, so that the one before it is to go, and one of the new ones.
+    let leaves = vec![leaf(1_048_575), leaf(4_000_000)];
+    seed(
+        store,
+        Writes {
+            leaves,
+            ..Writes::default()
+        },
+    )
+    .await;
+    let dropping = async {
+        let begin = std::time::Instant::now();
+        let dropped = store.prune_bodies(at(2_000_000), 9).await;
+        (dropped.map_err(drop), begin.elapsed())
+    };
+    let appending = async {
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        let begin = std::time::Instant::now();
+        let leaves = vec![leaf(1_048_576)];
+        seed(
+            store,
+            Writes {
+                leaves,
+                ..Writes::default()
+            },
+        )
+        .await;
+        begin.elapsed()
+    };
+    let ((dropped, tried), appended) = tokio::join!(dropping, appending);
+    assert_eq!(dropped, Err(()), "somebody reads it");
+    let soon = std::time::Duration::from_secs(1);
+    assert!(tried < soon && appended < soon, "{tried:?}, {appended:?}");
+
+    begun.rollback().await.unwrap();
+    assert_eq!(store.prune_bodies(at(2_000_000), 9).await.unwrap(), 1);
+    assert_eq!(store.leaf(1_048_575).await.unwrap().unwrap().body, None);
+    assert!(store.leaf(4_000_000).await.unwrap().unwrap().body.is_some());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn on_sqlite_what_is_left_of_the_bodies_is_the_end_of_the_log() {
+    let place = sqlite().await;
+    let store = &place.store;
+    // Dated as they were decided, and not in the order in which they were committed.
+    let dated = [100, 110, 130, 120, 140];
+    let leaves = (0..).zip(dated).map(|(index, dated)| LeafRow {
+        at: at(dated),
+        ..leaf(index)
+    });
+    let leaves = leaves.collect();
+    seed(
+        store,
+        Writes {
+            leaves,
+            ..Writes::default()
+        },
+    )
+    .await;
+    let kept = async || {
+        let leaves = store.leaves(0, 9).await.unwrap();
+        let kept = leaves.into_iter().filter(|leaf| leaf.body.is_some());
+        kept.map(|leaf| leaf.index).collect::<Vec<_>>()
+    };
+    assert_eq!(store.prune_bodies(at(125), 9).await.unwrap(), 2);
+    assert_eq!(kept().await, [2, 3, 4], "nothing behind a younger one");
+    assert_eq!(store.prune_bodies(at(125), 9).await.unwrap(), 0);
+    assert_eq!(
+        store.prune_bodies(at(131), 1).await.unwrap(),
+        1,
+        "one at a time"
+    );
+    assert_eq!(store.prune_bodies(at(140), 9).await.unwrap(), 1);
+    assert_eq!(kept().await, [4]);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn on_sqlite_what_was_deleted_is_in_nofile_even_when_a_reader_had_held_the_log() {
+    let place = sqlite().await;
+    let (store, directory) = (&place.store, place.file.as_ref().unwrap().dir());
+    let Store::Sqlite(sqlite) = store else {
+        unreachable!("it is")
+    };
+    let canary = b"what nobody is to find again";
+    let found = || {
+        let files = std::fs::read_dir(directory).unwrap();
+        let mut bytes = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
+        bytes.any(|bytes| bytes.windows(canary.len()).any(|part| part == canary))
+    };
+    let mut reader = sqlite.readers().begin().await.unwrap();
+    let read = sqlx::query("SELECT count(*) FROM leaf").execute(&mut *reader);
+    read.await.unwrap();
+    let leaves = (0..300).map(|index| LeafRow {
+        purpose: Some(Opening {
+            salt: [2; 16],
+            bytes: canary.repeat(30),
+        }),
+        ..leaf(index)
+    });
+    let leaves = leaves.collect();
+    seed(
+        store,
+        Writes {
+            leaves,
+            ..Writes::default()
+        },
+    )
+    .await;
+    assert_eq!(store.prune_openings(at(300), 1_000).await.unwrap(), 300);
+    assert!(!store.scrub().await.unwrap(), "the log is being read");
+    assert!(found());
+    reader.rollback().await.unwrap();
+    assert!(store.scrub().await.unwrap());
+    assert!(!found());
+    assert!(store.scrub().await.unwrap(), "again, nothing is to be done");
+    store.close().await;
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! Pruning: a backlog keeps nothing else from being done, and nothing keeps text for longer than it
+//! has to be kept.
+
+use std::sync::Arc;
+
+use taskpass::clock::Timestamp;
+use taskpass::domain::generation::Retention;
+use taskpass::store::Store;
+use taskpass::sweep::{self, prune::Pruner};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::rig::{Kind, Rig};
+use crate::support::{SOON, until};
+
+const RETENTION: Retention = Retention {
+    sessions_days: 1,
+    openings_days: 1,
+    bodies_days: 1,
+};
+
+async fn begin(kind: Kind) -> Rig {
+    Rig::new(kind).await
+}
+
+/// The same statement for each database, with two times in it.
+async fn run(store: &Store, postgres: &'static str, sqlite: &'static str, at: Timestamp) {
+    match store {
+        Store::Postgres(database) => {
+            let ran = sqlx::query(postgres)
+                .bind(at)
+                .execute(database.pool())
+                .await;
+            ran.unwrap();
+        }
+        Store::Sqlite(database) => {
+            let ran = sqlx::query(sqlite)
+                .bind(at)
+                .execute(database.writer())
+                .await;
+            ran.unwrap();
+        }
+    }
+}
+
+async fn count(store: &Store, sql: &'static str) -> i64 {
+    let (count,): (i64,) = match store {
+        Store::Postgres(database) => sqlx::query_as(sql).fetch_one(database.pool()).await,
+        Store::Sqlite(database) => sqlx::query_as(sql).fetch_one(database.readers()).await,
+    }
+    .unwrap();
+    count
+}
+
+async fn left(store: &Store) -> i64 {
+    count(store, "SELECT count(*) FROM one_time").await
+}
+
+/// A hundred thousand rows that nothing needs any more.
+async fn backlog(rig: &Rig) {
+    run(
+        rig.broker.store(),
+        "INSERT INTO one_time (key, expires_at) \
+         SELECT decode(md5(n::text) || md5((-n)::text), 'hex'), $1 FROM generate_series(1, 100000) n",
+        "WITH RECURSIVE numbers (n) AS \
+         (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 100000) \
+         INSERT INTO one_time (key, expires_at) SELECT randomblob(32), $1 FROM numbers",
+        rig.now().minus_seconds(86_400),
+    )
+    .await;
+}
+
+on_both_stores! {
+    async fn a_round_takes_so_much_of_a_backlog_and_says_that_there_is_more(rig: Rig) {
+        backlog(&rig).await;
+        let (store, stop) = (rig.broker.store(), CancellationToken::new());
+        let before = left(store).await;
+        let mut pruner = Pruner::new(stop.clone());
+        let pruned = pruner.round(&rig.broker, RETENTION, rig.now()).await;
+        pruned.failed.unwrap();
+        assert!(pruned.more);
+        assert_eq!(left(store).await, before - 10_000);
+        stop.cancel();
+        let pruned = pruner.round(&rig.broker, RETENTION, rig.now()).await;
+        assert_eq!((pruned.rows, left(store).await), (0, before - 10_000), "nothing is begun after a stop");
+    }
+
+    async fn a_backlog_keeps_neither_the_other_workers_nor_a_stop(rig: Rig) {
+        backlog(&rig).await;
+        let stop = CancellationToken::new();
+        let sweeping = tokio::spawn(sweep::run(Arc::clone(&rig.broker), stop.clone()));
+        let pruning = tokio::spawn(sweep::run_pruning(Arc::clone(&rig.broker), stop.clone()));
+        let swept = |worker: &str| {
+            let line = format!("taskpass_sweeps_total{{worker=\"{worker}\",result=\"ok\"}}");
+            rig.broker.metrics().render().contains(&line)
+        };
+        until("some of it is pruned", SOON, async || swept("prune")).await;
+        stop.cancel();
+        sweeping.await.unwrap().unwrap();
+        pruning.await.unwrap().unwrap();
+        assert!(left(rig.broker.store()).await > 0, "it ended before all was pruned");
+        for worker in ["health", "silence", "room"] {
+            assert!(swept(worker), "{worker}");
+        }
+    }
+
+    async fn what_was_dated_ahead_keeps_no_text_that_is_behind_it(rig: Rig) {
+        let store = rig.broker.store();
+        // A thousand leaves by a clock that was a year ahead, and then one by the right clock.
+        let year = rig.now().plus_seconds(365 * 86_400);
+        run(
+            store,
+            "INSERT INTO leaf (idx, hash, at) SELECT n, decode(md5('a') || md5('b'), 'hex'), $1 \
+             FROM generate_series(1000, 1999) n",
+            "WITH RECURSIVE numbers (n) AS \
+             (SELECT 1000 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1999) \
+             INSERT INTO leaf (idx, hash, at) SELECT n, randomblob(32), $1 FROM numbers",
+            year,
+        )
+        .await;
+        let old = "INSERT INTO leaf (idx, hash, at) SELECT 2000, hash, $1 FROM leaf WHERE idx = 1000";
+        run(store, old, old, rig.now().minus_seconds(2 * 86_400)).await;
+        let text = "INSERT INTO leaf_opening (idx, purpose_salt, purpose) \
+                    SELECT idx, hash, hash FROM leaf WHERE idx >= 1000 AND at <> $1";
+        run(store, text, text, Timestamp::from_seconds(0)).await;
+        let kept = async || {
+            (
+                count(store, "SELECT count(*) FROM leaf_opening WHERE idx = 2000").await,
+                count(store, "SELECT count(*) FROM leaf_opening WHERE idx BETWEEN 1000 AND 1999").await,
+            )
+        };
+        assert_eq!(kept().await, (1, 1_000));
+        assert_eq!(store.prune_openings(rig.now().minus_seconds(86_400), 1_000).await.unwrap(), 0);
+        let mut pruner = Pruner::new(CancellationToken::new());
+        let pruned = pruner.round(&rig.broker, RETENTION, rig.now()).await;
+        pruned.failed.unwrap();
+        assert_eq!(kept().await, (0, 1_000));
+    }
+}
