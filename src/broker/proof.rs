@@ -2,13 +2,15 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use tracing::{info, instrument, warn};
+use uuid::Uuid;
 
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::domain::record::Record;
 use crate::domain::workload::Identity;
-use crate::ids::DecisionId;
+use crate::ids::{CutoffId, DecisionId};
 use crate::ledger::proofs::{self, NoProof};
 use crate::ledger::witnesses::cosigned_note;
 use crate::merkle::{Hash, Receipt};
@@ -111,6 +113,39 @@ impl Broker {
         let mut rows = self.store().decisions(index, 1).await?;
         let row = rows.pop().filter(|row| row.index == index);
         row.map(record).ok_or_else(not_found)
+    }
+
+    /// Forgets what somebody wrote: the purpose of a decision, the reason of a cutoff. The entry keeps
+    /// its salted digest, so that every proof holds, and what was decided upon stays. Whoever may
+    /// activate could delete all of it by a shorter retention, so this is that right. Forgetting it
+    /// again changes nothing.
+    #[instrument(skip_all)]
+    pub async fn forget_purpose(&self, evidence: &Evidence, id: Uuid) -> Result<(), BrokerError> {
+        let caller = self
+            .admin(evidence, AdminAction::ActivateGeneration)
+            .await?;
+        self.consume(caller.one_time.clone(), self.now()).await?;
+        let store = self.store();
+        let index = match store.decision_index(DecisionId::from(id)).await? {
+            Some(index) => index,
+            None => {
+                let cutoff = store.cutoff(CutoffId::from(id)).await?;
+                cutoff
+                    .ok_or(BrokerError::NotFound("decision"))?
+                    .cutoff
+                    .index
+            }
+        };
+        let forgotten = store.forget_purpose(index).await?;
+        info!(index, forgotten, by = caller.name(), "a text was forgotten");
+        // If this fails the sweeper comes to it.
+        if !store.scrub().await? {
+            warn!(
+                index,
+                "the store's log is being read, and keeps its bytes until the next pruning"
+            );
+        }
+        Ok(())
     }
 
     /// Decisions with their opened inputs in the order of the log, from a place in it and not

@@ -1,12 +1,14 @@
 //! Recorded decisions with their opened inputs, for readers of the whole log: what `policy explain`
-//! and `policy replay` are made of. A subject never gets its own from here.
+//! and `policy replay` are made of. A subject never gets its own from here. And the way to have what
+//! people wrote forgotten.
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
+use uuid::Uuid;
 
 use super::AppState;
 use super::evidence::Presented;
@@ -31,6 +33,19 @@ pub(super) async fn record(
         .decision_record(&presented.evidence, id)
         .await?;
     Ok(Json(record))
+}
+
+/// Forgets what somebody wrote: a decision's purpose, or a revocation's reason by its id. The entry and
+/// what proves it stay, and so does what was decided upon.
+#[utoipa::path(delete, path = "/v1/decisions/{id}/purpose", params(("id" = String, Path)), responses((status = 204), (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
+pub(super) async fn forget(
+    State(state): State<AppState>,
+    presented: Presented,
+    Named(text): Named,
+) -> Result<StatusCode, Problem> {
+    let id: Uuid = id("decision", &text)?;
+    state.broker.forget_purpose(&presented.evidence, id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Which decisions.

@@ -134,6 +134,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(decisions::list))
         .routes(routes!(ledger::decision))
         .routes(routes!(decisions::record))
+        .routes(routes!(decisions::forget))
         .routes(routes!(ledger::keys))
         .routes(routes!(ledger::checkpoint))
         .routes(routes!(ledger::entry))

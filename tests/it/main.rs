@@ -39,6 +39,7 @@ mod explain;
 mod export;
 mod faults;
 mod foreign;
+mod forgetting;
 mod judge;
 mod kills;
 mod laws;

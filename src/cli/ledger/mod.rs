@@ -11,8 +11,10 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use reqwest::Method;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use self::verify::{Asked, Consistency, Given};
 use super::client::{Connection, read_file, read_secret};
@@ -69,6 +71,11 @@ enum Command {
         after_help = "Example:\n  taskpass ledger consistency --from 4711 --token-file auditor-token > proof.json"
     )]
     Consistency(ConsistencyOf),
+    /// Delete what somebody wrote with a decision: its purpose, or a revocation's reason
+    #[command(
+        after_help = "The entry stays with its salted digest, so every proof holds, and what was decided upon stays: receipts verify and `policy explain` says the same. It cannot be undone. Sinks that asked for free text, and backups, have copies of their own.\n\nExample:\n  taskpass ledger forget 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
+    )]
+    Forget(Forget),
     /// Begin a new log after leaves were lost
     #[command(
         after_help = "For when a broker stops because its store was rewound: a backup was restored, or a standby took over that lagged. The new configuration names an empty store and another ledger.origin; the old store stays as it is. What it did is in the new log's first leaf.\n\nExamples:\n  \
@@ -155,6 +162,15 @@ struct Checkpoint {
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args, Debug)]
+struct Forget {
+    /// A decision's id, or a revocation's
+    #[arg(value_name = "DECISION|REVOCATION")]
+    id: Uuid,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 #[derive(Args, Debug)]
@@ -266,6 +282,14 @@ impl Ledger {
             Command::Receipt(receipt) => receipt.run().await,
             Command::NewOrigin(new) => Box::pin(new.run()).await,
             Command::Events(events) => events.run(),
+            Command::Forget(Forget { id, connection }) => {
+                let path = format!("/v1/decisions/{id}/purpose");
+                let client = connection.client()?;
+                client.send(Method::DELETE, &path, None).await?.success()?;
+                output::line(format!(
+                    "what was written with {id} is deleted; its entry stays"
+                ))
+            }
             Command::Consistency(asked) => {
                 let to = asked.to.map(|to| format!("&to={to}")).unwrap_or_default();
                 let path = format!("/v1/ledger/consistency?from={}{to}", asked.from);
