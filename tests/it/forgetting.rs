@@ -124,7 +124,7 @@ on_both_stores! {
         assert_eq!(forget(fleet, replica, &id).await, 204);
         let path = format!("/v1/revocations/{id}");
         let shown = replica.client.get_as(&fleet.admin, &path).await.expect(200);
-        assert_eq!(shown["reason"], "", "{shown}");
+        assert_eq!((&shown["lifted"], shown["blocked_until"].is_string()), (&json!(false), true), "{shown}");
         // Its row is genuine still: nothing is closed by it.
         let (other, asked) = (fleet.token(), body());
         replica.client.post_json(&other, "/v1/credentials", &asked).await.expect(201);
