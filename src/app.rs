@@ -158,8 +158,7 @@ pub async fn open_store(config: &Config) -> Result<Store, StartError> {
 async fn open_store_as(config: &Config, name: &'static str) -> Result<Store, StartError> {
     match config.store.kind {
         StoreKind::Sqlite => {
-            let settings = config.store.sqlite.as_ref();
-            let settings = settings.ok_or_else(|| unfit("[store.sqlite] is missing"))?;
+            let settings = sqlite_settings(config)?;
             let sqlite = Sqlite::open(&settings.data_dir, settings.read_connections).await;
             Ok(Store::Sqlite(sqlite.map_err(unfit_store)?))
         }
@@ -180,6 +179,31 @@ async fn open_store_as(config: &Config, name: &'static str) -> Result<Store, Sta
     }
 }
 
+/// Opens a store to read what it says, and nothing else. Nothing where there is none.
+async fn open_store_to_read(
+    config: &Config,
+    name: &'static str,
+) -> Result<Option<Store>, StartError> {
+    let store = match config.store.kind {
+        StoreKind::Sqlite => {
+            let settings = sqlite_settings(config)?;
+            let readers = settings.read_connections;
+            let sqlite = Sqlite::open_to_read(&settings.data_dir, readers).await;
+            sqlite.map_err(unfit_store)?.map(Store::Sqlite)
+        }
+        StoreKind::Postgres => Some(open_store_as(config, name).await?),
+    };
+    if let Some(store) = &store {
+        store.check_readable().await.map_err(unfit_store)?;
+    }
+    Ok(store)
+}
+
+fn sqlite_settings(config: &Config) -> Result<&crate::config::Sqlite, StartError> {
+    let settings = config.store.sqlite.as_ref();
+    settings.ok_or_else(|| unfit("[store.sqlite] is missing"))
+}
+
 /// A broker that is put together but serves nobody yet: no listener, no sweeper.
 pub struct Assembled {
     /// The stories.
@@ -194,6 +218,23 @@ pub struct Assembled {
 
 /// Puts a broker together.
 pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, StartError> {
+    put_together(config, options, Succeeded::Wholly).await
+}
+
+/// How far a log that takes the place of another must have come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Succeeded {
+    /// What forbids was taken over.
+    Wholly,
+    /// It has begun.
+    InPart,
+}
+
+async fn put_together(
+    config: &Config,
+    options: Options,
+    succeeded: Succeeded,
+) -> Result<Assembled, StartError> {
     let generation = check(config, options.policies)?;
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new(Arc::clone(&metrics));
@@ -217,7 +258,12 @@ pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, St
         sealer: Arc::clone(&sealer),
         mac: mac.clone(),
     };
-    let succeeds = succession::read(&store, &mac).await?;
+    let known = succession::read(&store, &mac).await?;
+    if let Some(known) = known.as_ref().filter(|_| succeeded == Succeeded::Wholly) {
+        known.check_finished(&config.ledger.origin)?;
+    }
+    let succeeds = known.map(|known| known.succession);
+    succession::check_first_leaf(&store, succeeds.as_ref()).await?;
     let ledger = open_ledger(
         config,
         &store,
@@ -515,7 +561,7 @@ async fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
         return Ok(None);
     };
     match (&shared.file, &shared.url) {
-        (Some(file), _) => Ok(Some(Place::File(file.clone()))),
+        (Some(file), _) => Ok(Some(Place::file(file.clone()))),
         (None, Some(url)) => {
             let url = url.parse().map_err(unfit)?;
             let authorization = match (&shared.authorization_file, &shared.s3_region) {

@@ -7,22 +7,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
-    Assembled, Options, StartError, assemble, open_store, open_store_as, prepare_schema,
-    sealing_keys, unfit, unfit_store,
+    Assembled, Options, StartError, Succeeded, key_policy, open_store, open_store_to_read,
+    prepare_schema, put_together, sealing_keys, unfit, unfit_store,
 };
 use crate::broker::keys;
 use crate::broker::succession::{CarriedOver, Legacy};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{Config, Mode};
 use crate::crypto::digest::Mac;
+use crate::crypto::jwk::PublicJwk;
 use crate::crypto::keyring::KeyPurpose;
-use crate::domain::succession::{Succession, Why};
+use crate::crypto::signer::{LocalSigner, Signer};
+use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
+use crate::domain::succession::{Succession, Why, first_list_after};
 use crate::ledger::SUCCESSION_MAC;
 use crate::ledger::guard::{contains, unverified};
 use crate::merkle::{
-    Checkpoint, EMPTY_ROOT, Hash, Note, SignedCheckpoint, VerifierKey, WitnessKey,
+    Checkpoint, EMPTY_ROOT, Hash, Note, SignedCheckpoint, VerifierKey, WitnessKey, leaf_hash,
 };
+use crate::policy::CompiledGeneration;
 use crate::store::Store;
 use crate::store::append::Head;
 use crate::store::cosigned::CosignedRow;
@@ -37,15 +43,40 @@ const COSIGNED_BITE: u32 = 256;
 /// How long the new broker may take to go down again: its last checkpoint is published.
 const STOP: Duration = Duration::from_secs(15);
 
+/// What these commands are called as the old database's client; brokers are called otherwise.
+const CLIENT: &str = "taskpass-succession";
+
 /// What an old store holds, and what its log was when it was last seen elsewhere.
 pub struct Old {
     origin: String,
     store: Store,
     config: Config,
-    kids: Vec<(VerifierKey, String)>,
+    mac: Mac,
+    /// The log's keys, those included that its store has forgotten.
+    keys: Vec<VerifierKey>,
+    /// Its keys by their ids, and when they were removed.
     records: Vec<(String, Timestamp)>,
+    /// The ids of the keys that signed its access tokens.
+    access_kids: Vec<String>,
+    first_status_list: u64,
     head: Head,
-    known: Option<(String, Checkpoint)>,
+    known: Vec<Known>,
+}
+
+/// A checkpoint of the old log that somebody kept.
+struct Known {
+    name: String,
+    note: Vec<u8>,
+    checkpoint: Checkpoint,
+}
+
+impl Known {
+    fn head(&self) -> Head {
+        Head {
+            size: self.checkpoint.size,
+            root: self.checkpoint.root,
+        }
+    }
 }
 
 /// A checkpoint that somebody kept.
@@ -84,8 +115,45 @@ pub struct Begun {
     pub carried: CarriedOver,
 }
 
+/// What a store says of the log that its own takes the place of.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Said {
+    /// Which, and why.
+    #[serde(flatten)]
+    pub(super) succession: Succession,
+    /// Whether what forbids is still to be taken over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unfinished: bool,
+}
+
+impl Said {
+    fn seal(&self, mac: &Mac) -> Result<SealedSuccession, StartError> {
+        let document = serde_json::to_string(self).map_err(unfit)?;
+        Ok(SealedSuccession {
+            mac: mac.tag(SUCCESSION_MAC, &[document.as_bytes()]),
+            document,
+        })
+    }
+
+    /// A log that was begun, and does not forbid yet what the old one forbade, serves nobody.
+    pub(super) fn check_finished(&self, origin: &str) -> Result<(), StartError> {
+        if !self.unfinished {
+            return Ok(());
+        }
+        let command = match self.succession.why {
+            Why::Lost => "taskpass ledger new-origin",
+            Why::KeyRevoked => "taskpass keys revoke --ledger",
+        };
+        Err(unfit(format!(
+            "the log `{origin}` was begun in the place of `{}`, and that was cut short: what was \
+             forbidden is not taken over yet; say `{command}` again, with the same configurations",
+            self.succession.origin
+        )))
+    }
+}
+
 /// Which log a store's own takes the place of, if the broker wrote that.
-pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<Succession>, StartError> {
+pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<Said>, StartError> {
     let Some(sealed) = store.succession().await.map_err(unfit_store)? else {
         return Ok(None);
     };
@@ -93,6 +161,70 @@ pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<Succession>,
     let genuine = mac.verify(SUCCESSION_MAC, &[document], &sealed.mac);
     genuine.map_err(|_| unfit("the table succession was changed by something else than us"))?;
     serde_json::from_slice(document).map(Some).map_err(unfit)
+}
+
+/// What the first leaf says of it; nothing where there is none, or its body was pruned.
+async fn first_leaf(store: &Store) -> Result<Option<Option<Succession>>, StartError> {
+    #[derive(Deserialize)]
+    struct Genesis {
+        succeeds: Option<Succession>,
+    }
+    let leaf = store.leaf(0).await.map_err(unfit_store)?;
+    let Some((hash, body)) = leaf.and_then(|leaf| Some((leaf.hash, leaf.body?))) else {
+        return Ok(None);
+    };
+    if leaf_hash(&body) != hash {
+        return Err(unfit("the body of the first leaf does not fit its hash"));
+    }
+    let genesis: Genesis = serde_json::from_slice(&body).map_err(unfit)?;
+    Ok(Some(genesis.succeeds))
+}
+
+/// Whether the first leaf says the same: whoever can delete a row cannot change a leaf.
+pub(super) async fn check_first_leaf(
+    store: &Store,
+    succeeds: Option<&Succession>,
+) -> Result<(), StartError> {
+    let Some(leaf) = first_leaf(store).await? else {
+        return Ok(());
+    };
+    if leaf.as_ref() == succeeds {
+        return Ok(());
+    }
+    let says = |succession: Option<&Succession>| match succession {
+        Some(succession) => format!("that of `{}`", succession.origin),
+        None => "that of none".to_owned(),
+    };
+    Err(unfit(format!(
+        "by its first leaf this log takes the place of another one, {}, by the table succession {}: \
+         the table was changed by something else than us; restore it",
+        says(leaf.as_ref()),
+        says(succeeds)
+    )))
+}
+
+/// A log that was begun in the place of another one.
+pub struct Beginning {
+    /// Which it takes the place of.
+    pub succession: Succession,
+    /// Whether all that forbids was taken over.
+    pub finished: bool,
+}
+
+/// What the store of a new log says, if that has begun.
+pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
+    let Some(store) = open_store_to_read(config, CLIENT).await? else {
+        return Ok(None);
+    };
+    let said = read(&store, &sealing_keys(config, &store)?.mac()).await?;
+    let head = store.head().await.map_err(unfit_store)?;
+    store.close().await;
+    // Before the first leaf nothing was done yet that would have to be gone on with.
+    let said = said.filter(|_| head.is_some());
+    Ok(said.map(|said| Beginning {
+        finished: !said.unfinished,
+        succession: said.succession,
+    }))
 }
 
 impl Old {
@@ -107,72 +239,42 @@ impl Old {
         now: Timestamp,
     ) -> Result<Self, StartError> {
         let origin = config.ledger.origin.clone();
-        let store = open_store_as(&config, "taskpass-succession").await?;
-        if config.mode == Mode::Production {
-            prepare_schema(&store, config.mode).await?;
-        }
+        let store = open_store_to_read(&config, CLIENT).await?;
+        let store = store.ok_or_else(|| unfit(format!("there is no store of `{origin}`")))?;
         let sealer = sealing_keys(&config, &store)?;
-        let opened = keys::open_keys(&store, &sealer, &sealer.mac(), &origin, now).await;
+        let mac = sealer.mac();
+        let opened = keys::open_keys(&store, &sealer, &mac, &origin, now).await;
         let opened = opened.map_err(unfit)?;
-        let kids: Vec<(VerifierKey, String)> = opened
-            .ledger
-            .iter()
-            .map(|key| (key.verifier.clone(), key.signer.kid().to_owned()))
-            .collect();
-        let own = kids.iter().map(|(key, _)| key);
+        let own = opened.ledger.iter().map(|key| &key.verifier);
         let keys: Vec<VerifierKey> = own.chain(pinned).cloned().collect();
-        let ledger_keys = opened.records.iter();
-        let records = ledger_keys
-            .filter(|record| record.purpose == KeyPurpose::Ledger)
+        let of = |purpose| {
+            let records = opened.records.iter();
+            records.filter(move |record| record.purpose == purpose)
+        };
+        let records = of(KeyPurpose::Ledger)
             .map(|record| (record.kid.clone(), record.remove_at))
             .collect();
+        let access_kids = of(KeyPurpose::AccessToken)
+            .map(|record| record.kid.clone())
+            .collect();
+        let succeeded = match read(&store, &mac).await? {
+            Some(said) => Some(said.succession),
+            None => first_leaf(&store).await?.flatten(),
+        };
         let head = store.head().await.map_err(unfit_store)?.unwrap_or(Head {
             size: 0,
             root: EMPTY_ROOT,
         });
-        let mut evidence = given;
-        let file = &config.ledger.checkpoint_file;
-        if let Ok(note) = tokio::fs::read(file).await {
-            let name = file.display().to_string();
-            evidence.push(Evidence { name, note });
-        }
-        if let Some(place) = Box::pin(super::shared_place(&config)).await? {
-            let kept = place.read().await.map_err(unfit)?;
-            let name = place.to_string();
-            evidence.extend(kept.note.map(|note| Evidence { name, note }));
-        }
-        let mut known: Option<(String, Checkpoint)> = None;
-        for Evidence { name, note } in evidence {
-            // Where the new log has begun already, it has taken the old one's place.
-            if unverified(&note).is_ok_and(|known| known.origin == successor) {
-                continue;
-            }
-            let checkpoint = SignedCheckpoint::open(&note, &keys).map_err(|error| {
-                unfit(format!(
-                    "{name}: not a checkpoint of `{origin}` by a key that is known ({error}); if \
-                     the store has forgotten its key, give it with --key"
-                ))
-            })?;
-            let checkpoint = checkpoint.checkpoint().clone();
-            if checkpoint.origin != origin {
-                return Err(unfit(format!(
-                    "{name}: a checkpoint of the log `{}`, not of `{origin}`",
-                    checkpoint.origin
-                )));
-            }
-            if known
-                .as_ref()
-                .is_none_or(|(_, it)| it.size < checkpoint.size)
-            {
-                known = Some((name, checkpoint));
-            }
-        }
+        let known = known(&config, &keys, successor, given).await?;
         Ok(Self {
             origin,
             store,
             config,
-            kids,
+            mac,
+            keys,
             records,
+            access_kids,
+            first_status_list: succeeded.map_or(0, |it| it.first_status_list()),
             head,
             known,
         })
@@ -190,10 +292,11 @@ impl Old {
         self.head
     }
 
-    /// The last checkpoint that somebody kept, and where.
+    /// The largest checkpoint that somebody kept, and where.
     #[must_use]
     pub fn known(&self) -> Option<(&str, &Checkpoint)> {
-        self.known.as_ref().map(|(name, known)| (&**name, known))
+        let largest = self.known.iter().max_by_key(|known| known.checkpoint.size);
+        largest.map(|known| (&*known.name, &known.checkpoint))
     }
 
     /// How many connections to its database brokers still have.
@@ -201,42 +304,101 @@ impl Old {
         self.store.connected_brokers().await.map_err(unfit_store)
     }
 
-    /// Why the log cannot go on: what its store lacks. Nothing where it lacks nothing.
+    /// Why the log cannot go on: what its store lacks of all that somebody kept. Nothing where it
+    /// lacks nothing.
     pub async fn lost(&self) -> Result<Option<String>, StartError> {
-        let Some((name, known)) = self.known() else {
-            return Ok(None);
-        };
-        let kept = Head {
-            size: known.size,
-            root: known.root,
-        };
-        let contained = contains(&self.store, Some(self.head), kept).await;
-        let rewound = contained.map_err(unfit)?.err();
-        Ok(rewound.map(|why| format!("{name}: {why}")))
+        for known in &self.known {
+            if let Some(why) = self.lacks(known).await? {
+                return Ok(Some(format!("{}: {why}", known.name)));
+            }
+        }
+        Ok(None)
     }
 
-    /// The succession that gives this log up.
-    pub fn give_up(&self, why: Why, key: Option<&VerifierKey>, at: Timestamp) -> Succession {
-        let last = self.known.as_ref().map(|(_, known)| Head {
-            size: known.size,
-            root: known.root,
-        });
-        let last = last.filter(|last| why == Why::Lost || last.size > self.head.size);
-        let last = last.unwrap_or(self.head);
+    async fn lacks(&self, known: &Known) -> Result<Option<String>, StartError> {
+        let contained = contains(&self.store, Some(self.head), known.head()).await;
+        Ok(contained.map_err(unfit)?.err())
+    }
+
+    /// The succession that gives this log up after a loss.
+    #[must_use]
+    pub fn give_up(&self, at: Timestamp) -> Succession {
+        self.give_up_as_of(self.known.iter(), Why::Lost, None, at)
+    }
+
+    /// The succession that gives this log up because somebody else had `key`, and the checkpoints
+    /// that are not believed: those that the store does not contain, if nobody else signed them.
+    pub async fn revoke(
+        &self,
+        key: &VerifierKey,
+        at: Timestamp,
+    ) -> Result<(Succession, Vec<String>), StartError> {
+        let (mut believed, mut not) = (Vec::new(), Vec::new());
+        for known in &self.known {
+            if self.is_vouched_for(known, key) || self.lacks(known).await?.is_none() {
+                believed.push(known);
+            } else {
+                let Checkpoint { size, root, .. } = &known.checkpoint;
+                not.push(format!("{}: size {size} root {root}", known.name));
+            }
+        }
+        let key = Some(key.to_string());
+        let succession = self.give_up_as_of(believed.into_iter(), Why::KeyRevoked, key, at);
+        Ok((succession, not))
+    }
+
+    /// Whether another key of the log than `key`, or a witness, signed a checkpoint.
+    fn is_vouched_for(&self, known: &Known, key: &VerifierKey) -> bool {
+        let others: Vec<VerifierKey> = self.keys.iter().filter(|it| *it != key).cloned().collect();
+        let witnesses = self.config.ledger.witnesses.iter();
+        let witnesses: Vec<WitnessKey> =
+            witnesses.filter_map(|it| it.vkey.parse().ok()).collect();
+        let witnessed = || {
+            let cosigned = Note::parse(&known.note).ok()?.cosignatures(&witnesses);
+            cosigned.ok().filter(|found| !found.is_empty())
+        };
+        SignedCheckpoint::open(&known.note, &others).is_ok() || witnessed().is_some()
+    }
+
+    fn give_up_as_of<'a>(
+        &'a self,
+        known: impl Iterator<Item = &'a Known>,
+        why: Why,
+        revoked_key: Option<String>,
+        at: Timestamp,
+    ) -> Succession {
+        let largest = known.map(Known::head).max_by_key(|head| head.size);
+        let largest = largest.filter(|head| head.size >= self.head.size);
+        let last = largest.unwrap_or(self.head);
         Succession {
             origin: self.origin.clone(),
             size: last.size,
             root: last.root.to_string(),
             why,
-            revoked_key: key.map(ToString::to_string),
+            revoked_key,
+            first_status_list: Some(first_list_after(self.first_status_list, last.size)),
             at,
         }
     }
 
-    /// Whether a key was one of this log's.
+    /// Whether a key is or was one of this log's.
     #[must_use]
     pub fn has_key(&self, key: &VerifierKey) -> bool {
-        self.kids.iter().any(|(known, _)| known == key)
+        let kid = kid(key);
+        key.name() == self.origin && self.records.iter().any(|(known, _)| *known == kid)
+    }
+
+    /// The id of the RS256 key of another configuration, if tokens of this log were signed with it.
+    pub fn signed_with_key_of(&self, new: &Config) -> Result<Option<String>, StartError> {
+        let kid = |config: &Config| {
+            let Some(key) = key_policy(config)?.imported else {
+                return Ok(None);
+            };
+            let signer = LocalSigner::new(&key).map_err(unfit)?;
+            Ok::<_, StartError>(Some(signer.kid().to_owned()))
+        };
+        let (theirs, own) = (kid(new)?, kid(&self.config)?);
+        Ok(theirs.filter(|it| self.access_kids.contains(it) || own.as_ref() == Some(it)))
     }
 
     /// How many leaves stand under a checkpoint that a witness of the old configuration signed.
@@ -293,11 +455,8 @@ impl Old {
         key: &VerifierKey,
         mut each: impl FnMut(Orphan) -> Result<(), StartError>,
     ) -> Result<u64, StartError> {
-        let own = self.kids.iter().find(|(known, _)| known == key);
-        let others = self
-            .records
-            .iter()
-            .filter(|(kid, _)| own.is_none_or(|(_, own)| own != kid));
+        let own = kid(key);
+        let others = self.records.iter().filter(|(kid, _)| *kid != own);
         // What another key signed before it was removed covers all that was there by then.
         let until = others.map(|(_, removed)| *removed).max();
         let mut count = 0;
@@ -330,8 +489,64 @@ impl Old {
     }
 }
 
+/// The id that a key of the log has in its store.
+fn kid(key: &VerifierKey) -> String {
+    PublicJwk::from_ed25519(*key.public_key()).thumbprint()
+}
+
+/// The checkpoints of the old log that somebody kept: what was given, the replica's own file, the
+/// place of all replicas.
+async fn known(
+    config: &Config,
+    keys: &[VerifierKey],
+    successor: &str,
+    given: Vec<Evidence>,
+) -> Result<Vec<Known>, StartError> {
+    let origin = &config.ledger.origin;
+    let mut evidence = given;
+    let file = &config.ledger.checkpoint_file;
+    let name = file.display().to_string();
+    match tokio::fs::read(file).await {
+        Ok(note) => evidence.push(Evidence { name, note }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // It may be the only one that knows of a loss.
+        Err(error) => return Err(unfit(format!("{name}: {error}"))),
+    }
+    if let Some(place) = Box::pin(super::shared_place(config)).await? {
+        let kept = place.read().await.map_err(unfit)?;
+        let name = place.to_string();
+        evidence.extend(kept.note.map(|note| Evidence { name, note }));
+    }
+    let mut known = Vec::new();
+    for Evidence { name, note } in evidence {
+        // Where the new log has begun already, it has taken the old one's place.
+        if unverified(&note).is_ok_and(|known| known.origin == successor) {
+            continue;
+        }
+        let checkpoint = SignedCheckpoint::open(&note, keys).map_err(|error| {
+            unfit(format!(
+                "{name}: not a checkpoint of `{origin}` by a key that is known ({error}); if the \
+                 store has forgotten its key, give it with --key"
+            ))
+        })?;
+        let checkpoint = checkpoint.checkpoint().clone();
+        if checkpoint.origin != *origin {
+            return Err(unfit(format!(
+                "{name}: a checkpoint of the log `{}`, not of `{origin}`",
+                checkpoint.origin
+            )));
+        }
+        known.push(Known {
+            name,
+            note,
+            checkpoint,
+        });
+    }
+    Ok(known)
+}
+
 /// Begins the new log in an empty store, and takes over from `old` what forbids, and with `all` what
-/// permits, too. What was begun and cut short is taken up again.
+/// permits, too. One that was cut short is gone on with, by what [`begun`] says of it.
 pub async fn begin(
     config: &Config,
     clock: SharedClock,
@@ -344,45 +559,32 @@ pub async fn begin(
             "ledger.origin is still the old one: give the new log a name of its own",
         ));
     }
-    let store = open_store(config).await?;
-    prepare_schema(&store, config.mode).await?;
-    let mode = match config.mode {
-        Mode::Dev => StoreMode::Dev,
-        Mode::Production => StoreMode::Production,
-    };
-    let claimed = store.claim(mode, &config.ledger.origin, clock.now()).await;
-    claimed.map_err(unfit_store)?;
-    let mac = sealing_keys(config, &store)?.mac();
-    let begun = read(&store, &mac).await?;
-    // One that was begun before and cut short keeps the time at which the old log was given up.
-    let same = begun.filter(|begun| {
-        let at = succession.at;
-        Succession {
-            at,
-            ..begun.clone()
-        } == *succession
-    });
-    let document = serde_json::to_string(same.as_ref().unwrap_or(succession)).map_err(unfit)?;
-    let sealed = SealedSuccession {
-        mac: mac.tag(SUCCESSION_MAC, &[document.as_bytes()]),
-        document,
-    };
-    let put = store.put_succession(&sealed).await.map_err(unfit_store)?;
-    store.close().await;
-    if !put {
-        return Err(unfit(
-            "the new store holds a log already, or was told of another one to succeed: a new log \
-             needs an empty store",
-        ));
+    // Whatever cannot be taken over stops this before anything is done.
+    let mac = sealing_keys(config, &old.store)?.mac();
+    let legacy = Legacy::read(&old.store, &old.mac, &mac, clock.now()).await;
+    let legacy = legacy.map_err(unfit)?;
+    if let Some(generation) = legacy.generation().filter(|_| all) {
+        let decides = CompiledGeneration::compile(generation, &config.own_audiences());
+        decides.map_err(|problems| {
+            unfit(format!(
+                "the old generation decides no more; leave out --carry-over, and activate one: {}",
+                StartError::Policy(problems)
+            ))
+        })?;
     }
+    let sealed = claim(config, &clock, succession, &mac).await?;
     let options = Options {
         clock: Arc::clone(&clock),
         dev_admin_token: None,
         policies: None,
         minters: Vec::new(),
     };
-    let assembled = assemble(config, options).await?;
-    let carried = carry(&assembled, config, old, all, clock.now()).await;
+    let assembled = put_together(config, options, Succeeded::InPart).await?;
+    let carried = carry(&assembled, config, old, legacy, all).await;
+    let finished = match &carried {
+        Ok(_) => finish(&assembled, succession, &sealed, &mac).await,
+        Err(_) => Ok(()),
+    };
     let ledger = assembled.broker.ledger();
     let vkey = ledger.keys().first().map(|key| key.verifier.to_string());
     let signed = ledger.checkpoints().borrow().clone();
@@ -392,6 +594,7 @@ pub async fn begin(
         .await;
     assembled.store.close().await;
     let carried = carried?;
+    finished?;
     if !stopped.is_clean() {
         return Err(unfit(
             "the new log was begun, but its checkpoint may not have been published; \
@@ -405,17 +608,86 @@ pub async fn begin(
     })
 }
 
+/// Has the new store say which log it succeeds, and that this is not finished.
+async fn claim(
+    config: &Config,
+    clock: &SharedClock,
+    succession: &Succession,
+    mac: &Mac,
+) -> Result<SealedSuccession, StartError> {
+    let store = open_store(config).await?;
+    prepare_schema(&store, config.mode).await?;
+    check_clock(&store, clock).await?;
+    let mode = match config.mode {
+        Mode::Dev => StoreMode::Dev,
+        Mode::Production => StoreMode::Production,
+    };
+    let claimed = store.claim(mode, &config.ledger.origin, clock.now()).await;
+    claimed.map_err(unfit_store)?;
+    let said = Said {
+        succession: succession.clone(),
+        unfinished: true,
+    };
+    let sealed = said.seal(mac)?;
+    let before = store.succession().await.map_err(unfit_store)?;
+    let begun = store.head().await.map_err(unfit_store)?.is_some();
+    if let Some(before) = before.filter(|_| !begun) {
+        // Nothing followed from it.
+        let updated = store.update_succession(&before.mac, &sealed).await;
+        updated.map_err(unfit_store)?;
+    }
+    let put = store.put_succession(&sealed).await.map_err(unfit_store)?;
+    let said = store.succession().await.map_err(unfit_store)?;
+    store.close().await;
+    said.filter(|_| put).ok_or_else(|| {
+        unfit(
+            "the new store holds a log already, or was told of another one to succeed: a new log \
+             needs an empty store",
+        )
+    })
+}
+
+/// What was attested before the log was given up counts no more, so it matters by whose clock.
+async fn check_clock(store: &Store, clock: &SharedClock) -> Result<(), StartError> {
+    let asked = clock.now();
+    let Some(theirs) = store.clock().await.map_err(unfit_store)? else {
+        return Ok(());
+    };
+    let skew = theirs.distance(theirs.clamp(asked, clock.now().max(asked)));
+    if skew.as_secs() < MAX_CLOCK_SKEW_SECONDS {
+        return Ok(());
+    }
+    Err(unfit(format!(
+        "our clock and the database's are {} ms apart, and what was attested before this instant is \
+         refused for ever: repair the one that is wrong",
+        skew.as_millis()
+    )))
+}
+
+async fn finish(
+    assembled: &Assembled,
+    succession: &Succession,
+    sealed: &SealedSuccession,
+    mac: &Mac,
+) -> Result<(), StartError> {
+    let said = Said {
+        succession: succession.clone(),
+        unfinished: false,
+    };
+    let said = said.seal(mac)?;
+    let updated = assembled.store.update_succession(&sealed.mac, &said).await;
+    updated.map_err(unfit_store)
+}
+
 async fn carry(
     assembled: &Assembled,
     config: &Config,
     old: &Old,
+    legacy: Legacy,
     all: bool,
-    now: Timestamp,
 ) -> Result<CarriedOver, StartError> {
-    let broker = &assembled.broker;
-    let legacy: Legacy = broker.legacy(&old.store, now).await.map_err(unfit)?;
     let registered = config.resources.iter().chain(&old.config.resources);
     let registered: Vec<_> = registered.cloned().collect();
-    let carried = broker.succeed(legacy, &registered, all).await;
+    let carried = assembled.broker.succeed(legacy, &registered, all).await;
     carried.map_err(unfit)
 }

@@ -13,6 +13,7 @@ use super::admin::BINDING_MAC;
 use super::workloads::{self, KEY_MAC};
 use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
+use crate::crypto::digest::Mac;
 use crate::domain::catalog::Resource;
 use crate::domain::cutoff::{Block, Cutoff, Selector, True};
 use crate::domain::generation::{Generation, GenerationDigest};
@@ -20,8 +21,10 @@ use crate::ids::CutoffId;
 use crate::ledger::entry::{AdminBindingChange, Entry, Request, WorkloadKeyChange};
 use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC};
 use crate::store::Store;
+use crate::store::admins::AdminBinding;
 use crate::store::cutoffs::SealedCutoff;
 use crate::store::generations::Activation;
+use crate::store::workload_keys::WorkloadKeyRow;
 
 /// On whose word all of this stands in the log.
 const BY: &str = "new-origin";
@@ -50,34 +53,36 @@ pub struct Legacy {
     generation: Option<Generation>,
 }
 
-impl Broker {
-    /// Reads what an old store says, each row checked to be the broker's own.
-    pub async fn legacy(&self, old: &Store, now: Timestamp) -> Result<Legacy, BrokerError> {
-        let mac = &self.parts.mac;
-        let genuine = |purpose: &str, fields: &[Vec<u8>], tag: &[u8]| {
-            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
-            mac.verify(purpose, &fields, tag).map_err(|_| {
+impl Legacy {
+    /// Reads what an old store says, each row checked to be the broker's own by `theirs`. Rows for the
+    /// new store are protected by `ours`.
+    pub async fn read(
+        old: &Store,
+        theirs: &Mac,
+        ours: &Mac,
+        now: Timestamp,
+    ) -> Result<Self, BrokerError> {
+        let genuine = |purpose: &str, which: &str, fields: &[&[u8]], tag: &[u8]| {
+            theirs.verify(purpose, fields, tag).map_err(|_| {
                 let what = "a row of the old store was changed by something other than the broker";
-                BrokerError::FailClosed(format!("{what}: {purpose}"))
+                BrokerError::FailClosed(format!("{what}: {purpose} {which}"))
             })
         };
-        let mut legacy = Legacy::default();
+        let mut legacy = Self::default();
         for sealed in old.cutoffs(u32::MAX >> 1).await? {
-            genuine(
-                CUTOFF_MAC,
-                &SealedCutoff::mac_fields(&sealed.cutoff),
-                &sealed.mac,
-            )?;
+            let fields = SealedCutoff::mac_fields(&sealed.cutoff);
+            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+            let id = sealed.cutoff.id.to_string();
+            genuine(CUTOFF_MAC, &id, &fields, &sealed.mac)?;
             // As it stands against whoever comes now.
             if sealed.cutoff.stops(u64::MAX, now) {
                 legacy.blocks.push(sealed.cutoff);
             }
         }
         for row in old.all_workload_keys(u32::MAX >> 1).await? {
-            let fields: Vec<Vec<u8>> = workloads::fields(&row).map(<[u8]>::to_vec).to_vec();
-            genuine(KEY_MAC, &fields, &row.mac)?;
+            genuine(KEY_MAC, &row.workload, &workloads::fields(&row), &row.mac)?;
             legacy.keys.push(WorkloadKeyChange {
-                mac: mac.tag(KEY_MAC, &workloads::fields(&row)),
+                mac: ours.tag(KEY_MAC, &workloads::fields(&row)),
                 attestor: row.attestor,
                 workload: row.workload,
                 thumbprint: row.thumbprint,
@@ -87,10 +92,10 @@ impl Broker {
         }
         for row in old.admin_bindings().await? {
             let fields = [row.identity.as_bytes(), row.role.as_bytes()];
-            genuine(BINDING_MAC, &fields.map(<[u8]>::to_vec), &row.mac)?;
+            genuine(BINDING_MAC, &row.identity, &fields, &row.mac)?;
             let unreadable = |_| BrokerError::FailClosed("an unreadable identity".into());
             legacy.bindings.push(AdminBindingChange {
-                mac: mac.tag(BINDING_MAC, &fields),
+                mac: ours.tag(BINDING_MAC, &fields),
                 identity: row.identity.clone().try_into().map_err(unreadable)?,
                 role: row.role,
                 bound: true,
@@ -99,7 +104,9 @@ impl Broker {
         }
         if let Some(active) = old.active_generation().await? {
             let fields = Activation::mac_fields(active.index, active.digest);
-            genuine(ACTIVATION_MAC, &fields, &active.mac)?;
+            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+            let digest = active.digest.to_string();
+            genuine(ACTIVATION_MAC, &digest, &fields, &active.mac)?;
             let bytes = old.generation(active.digest).await?.unwrap_or_default();
             let fits =
                 GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) == active.digest;
@@ -111,8 +118,17 @@ impl Broker {
         Ok(legacy)
     }
 
+    /// The generation that decided.
+    #[must_use]
+    pub fn generation(&self) -> Option<&Generation> {
+        self.generation.as_ref()
+    }
+}
+
+impl Broker {
     /// Cuts off what came before this log, and takes over what `legacy` says: what forbids always,
     /// what permits if `all`. `registered` are resources of which the old log may have issued, too.
+    /// What was taken over before, by one that was cut short, is not taken over again.
     pub async fn succeed(
         &self,
         legacy: Legacy,
@@ -122,8 +138,21 @@ impl Broker {
         let mut carried = CarriedOver::default();
         let now = self.now();
         let reason = "issued under a log that was given up";
-        self.carry_cutoff(Selector::All(True), Block::No, reason, None, now)
-            .await?;
+        let mut before = self.carried_cutoffs().await?;
+        let mut carry = async |selector, block, reason: &str, to: Option<String>| {
+            let same = before.iter().position(|cutoff| {
+                cutoff.selector == selector
+                    && cutoff.block == block
+                    && cutoff.reason == reason
+                    && cutoff.widened_to == to
+            });
+            if let Some(same) = same {
+                before.swap_remove(same);
+                return Ok(());
+            }
+            self.carry_cutoff(selector, block, reason, to, now).await
+        };
+        carry(Selector::All(True), Block::No, reason, None).await?;
         let known = legacy.generation.iter().flat_map(|known| &known.resources);
         let mut resources: BTreeMap<&str, Vec<&Resource>> = BTreeMap::new();
         for resource in known.chain(registered) {
@@ -138,28 +167,38 @@ impl Broker {
                 if let Some(place) = place {
                     let selector = Selector::Resource(name.to_owned());
                     let to = Some(place.name.clone());
-                    self.carry_cutoff(selector, Block::No, reason, to, now)
-                        .await?;
+                    carry(selector, Block::No, reason, to).await?;
                     self.store().put_deny_place(&place, now).await?;
                     carried.denied.push(place.name);
                 }
             }
         }
         for block in legacy.blocks {
-            let (selector, until) = (block.selector, block.block);
-            self.carry_cutoff(selector, until, &block.reason, None, now)
-                .await?;
+            carry(block.selector, block.block, &block.reason, None).await?;
             carried.blocks += 1;
         }
         if !all {
             return Ok(carried);
         }
+        let keys = self.store().all_workload_keys(u32::MAX >> 1).await?;
         for change in legacy.keys {
-            self.carry(Entry::WorkloadKey(change)).await?;
+            let same = |row: &WorkloadKeyRow| {
+                (&row.attestor, &row.workload, &row.thumbprint)
+                    == (&change.attestor, &change.workload, &change.thumbprint)
+            };
+            if !keys.iter().any(same) {
+                self.carry(Entry::WorkloadKey(change)).await?;
+            }
             carried.workload_keys += 1;
         }
+        let bindings = self.store().admin_bindings().await?;
         for change in legacy.bindings {
-            self.carry(Entry::AdminBinding(change)).await?;
+            let same = |row: &AdminBinding| {
+                row.identity == change.identity.as_str() && row.role == change.role
+            };
+            if !bindings.iter().any(same) {
+                self.carry(Entry::AdminBinding(change)).await?;
+            }
             carried.admin_bindings += 1;
         }
         if let Some(generation) = legacy.generation {
@@ -170,6 +209,18 @@ impl Broker {
         }
         info!(?carried, "carried over");
         Ok(carried)
+    }
+
+    /// The cutoffs that were taken over before.
+    async fn carried_cutoffs(&self) -> Result<Vec<Cutoff>, BrokerError> {
+        let rows = self.store().cutoffs(u32::MAX >> 1).await?;
+        let ours = rows.into_iter().filter(|sealed| {
+            let fields = SealedCutoff::mac_fields(&sealed.cutoff);
+            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+            let genuine = self.parts.mac.verify(CUTOFF_MAC, &fields, &sealed.mac);
+            sealed.cutoff.by == BY && genuine.is_ok()
+        });
+        Ok(ours.map(|sealed| sealed.cutoff).collect())
     }
 
     async fn carry_cutoff(

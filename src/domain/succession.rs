@@ -31,19 +31,35 @@ pub struct Succession {
     /// The verifier key that nobody may believe any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_key: Option<String>,
+    /// The first status list of the new log, beyond all that the old one had, which may itself have
+    /// begun beyond those of another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_status_list: Option<u64>,
     /// When it was given up: what was attested before counts no more, for which of it was used is
     /// not known.
     pub at: Timestamp,
 }
 
 impl Succession {
-    /// The first status list of the new log. The old one's lists, with room for those of leaves
-    /// that were lost, call everything invalid from now on.
+    /// The first status list of the new log. All lists before it call everything invalid from now
+    /// on.
     #[must_use]
     pub fn first_status_list(&self) -> u64 {
-        self.size / STATUS_LIST_SIZE + 16
+        let first = self.first_status_list;
+        first.unwrap_or_else(|| first_list_after(0, self.size))
     }
 }
+
+/// The first status list beyond those of a log of `size` leaves whose own began with `first`, with
+/// room for those of leaves that were lost.
+#[must_use]
+pub fn first_list_after(first: u64, size: u64) -> u64 {
+    let lists = size / STATUS_LIST_SIZE + SPARE_LISTS;
+    first.saturating_add(lists)
+}
+
+/// Lists that are left out for leaves of the old log of which nobody knows any more.
+const SPARE_LISTS: u64 = 16;
 
 #[cfg(test)]
 mod tests {
@@ -57,10 +73,20 @@ mod tests {
             root: String::new(),
             why: Why::Lost,
             revoked_key: None,
+            first_status_list: None,
             at: Timestamp::EPOCH,
         };
         assert_eq!(after(0).first_status_list(), 16);
         assert_eq!(after(STATUS_LIST_SIZE - 1).first_status_list(), 16);
         assert_eq!(after(STATUS_LIST_SIZE).first_status_list(), 17);
+    }
+
+    #[test]
+    fn the_lists_of_a_third_log_are_none_of_the_first_two() {
+        let second = first_list_after(0, 20 * STATUS_LIST_SIZE);
+        assert_eq!(second, 36);
+        // Few leaves of its own, but its lists began far beyond.
+        assert_eq!(first_list_after(second, 7), 52);
+        assert_eq!(first_list_after(u64::MAX, u64::MAX), u64::MAX);
     }
 }

@@ -13,7 +13,7 @@ use super::batch::{self, Batch, Prepared, Settled, SettledLeaf};
 use super::cutoffs::Cutoffs;
 use super::guard::{self, Guard};
 use super::proofs;
-use super::shared::SharedError;
+use super::shared::{SharedError, Through};
 use super::{
     AppendError, Appended, CUTOFF_MAC, Ledger, LedgerParts, LedgerStatus, Queued, Shared, Signed,
     queue, recorded,
@@ -26,11 +26,18 @@ use crate::merkle::{
     BatchProver, Checkpoint, Edge, Hash, Receipt, Tile, note_signature_line, sign_note,
 };
 use crate::store::StoreError;
-use crate::store::append::{Head, LedgerConnection, MAX_HASHES, Writes};
+use crate::store::append::{Head, LedgerConnection, MAX_HASHES, Server, Writes};
 
 /// How long the fate of a COMMIT whose answer was lost is asked for. The lock's owner may be
 /// frozen for a few seconds; after this those who wait are told that nobody knows.
 const FATE_PATIENCE: Duration = Duration::from_secs(8);
+
+/// How long a new connection may take, and the check of the server that it leads to.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often an append that finds itself on another server than the one that was checked has that one
+/// checked.
+const SERVERS: u32 = 3;
 
 /// How long a batch may take before those behind it are told that the store is too slow.
 const BATCH_PATIENCE: Duration = Duration::from_secs(10);
@@ -44,6 +51,10 @@ pub struct Appender {
     queue: mpsc::Receiver<Queued>,
     shared: Arc<Shared>,
     connection: Option<LedgerConnection>,
+    /// The server that was checked against what the replicas keep together.
+    checked: Option<Server>,
+    /// Whether COMMIT was sent, and nobody knows what became of it.
+    in_doubt: bool,
     edge: Edge,
     cutoffs: Cutoffs,
     guard: Guard,
@@ -81,8 +92,12 @@ impl Ledger {
             .check_file(&parts.store, &parts.origin, head, parts.succeeds.as_ref())
             .await
             .map_err(AppendError::Stopped)?;
+        let signed = match head {
+            Some(head) => Some(sign(&parts, head).await?),
+            None => None,
+        };
         // A start can wait: one that does not know the last checkpoint would be no guard.
-        let shared = guard.check_shared().await;
+        let shared = guard.check_shared(signed.as_ref(), Through::Pool).await;
         shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
         let (sender, receiver, bytes) = queue();
         let shared = Arc::new(Shared {
@@ -97,17 +112,19 @@ impl Ledger {
             bytes,
             shared: Arc::clone(&shared),
         };
-        let mut appender = Appender {
+        let appender = Appender {
             parts,
             queue: receiver,
             shared,
             connection: None,
+            checked: None,
+            in_doubt: false,
             edge,
             cutoffs: Cutoffs::default(),
             guard,
         };
-        if let Some(head) = head {
-            appender.publish(head).await?;
+        if let Some(signed) = signed {
+            appender.show(signed);
         }
         Ok((ledger, appender))
     }
@@ -193,42 +210,66 @@ impl Appender {
 
     async fn commit(&mut self, batch: &[Queued]) -> Result<Committed, Failure> {
         let prepared: Vec<&Prepared> = batch.iter().map(|queued| &queued.prepared).collect();
+        let began = Instant::now();
         let mut tries = 0;
         loop {
             tries += 1;
-            let attempt = tokio::time::timeout(BATCH_PATIENCE, self.try_commit(&prepared));
-            let failure = match attempt.await {
-                Ok(Ok(committed)) => return Ok(committed),
-                Ok(Err(failure)) => failure,
-                Err(_) => {
-                    // Dropped at an unknown place: only its id can tell whether it was committed.
-                    self.connection = None;
-                    return Err(Failure::Unknown);
-                }
+            let failure = match self.attempt(&prepared).await {
+                Ok(committed) => return Ok(committed),
+                Err(failure) => failure,
             };
             match failure {
-                Failure::Unavailable(_) if tries < TRIES => {}
+                Failure::Unavailable(_) if tries < TRIES && began.elapsed() < BATCH_PATIENCE => {}
                 other => return Err(other),
             }
         }
     }
 
-    async fn try_commit(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
-        // The connection is put back only after a success; after anything else it is dropped, and
-        // its transaction with it.
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.connect_checked().await?,
-        };
+    async fn attempt(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
+        self.in_doubt = false;
+        for _ in 0..SERVERS {
+            // The connection is put back only after a success; after anything else it is dropped,
+            // and its transaction with it.
+            let connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => self.connect_checked().await?,
+            };
+            let attempt = self.try_commit(connection, prepared);
+            match tokio::time::timeout(BATCH_PATIENCE, attempt).await {
+                Ok(Ok(Some(committed))) => return Ok(committed),
+                Ok(Ok(None)) => {}
+                Ok(Err(failure)) => return Err(failure),
+                // Only its id can tell whether it was committed.
+                Err(_) if self.in_doubt => return Err(Failure::Unknown),
+                Err(_) => return Err(too_slow("a ledger batch", BATCH_PATIENCE)),
+            }
+        }
+        Err(Failure::Unavailable(StoreError::Unfit(
+            "the connection to the database leads to one server after the other: is there a pooler in \
+             between? The broker has to connect to the database itself"
+                .into(),
+        )))
+    }
+
+    /// Commits a batch, unless the connection leads elsewhere than to the server that was checked.
+    async fn try_commit(
+        &mut self,
+        mut connection: LedgerConnection,
+        prepared: &[&Prepared],
+    ) -> Result<Option<Committed>, Failure> {
         let needs = batch::needs(prepared, self.edge.size(), self.cutoffs.known_to());
         let mut view = connection.enter(&needs).await.map_err(failure)?;
+        if self.checked.is_some() && view.server != self.checked {
+            // Without a word from the connection: something stands in between.
+            warn!("the connection to the database leads to another server than before");
+            return Ok(None);
+        }
         let behind = view.hashes.len() >= MAX_HASHES;
         if behind {
             // So far behind that reading all of it would hold everybody up.
             connection.rollback().await.map_err(failure)?;
-            self.keep(connection);
             self.catch_up().await?;
-            return Box::pin(self.try_commit(prepared)).await;
+            return Box::pin(self.try_commit(connection, prepared)).await;
         }
         let (edge, _) = self.follow(view.head, &view.hashes)?;
         let now = self.parts.clock.now();
@@ -259,11 +300,11 @@ impl Appender {
             connection.rollback().await.map_err(failure)?;
             self.keep(connection);
             self.move_to(edge);
-            return Ok(Committed {
+            return Ok(Some(Committed {
                 settled,
                 prover: None,
                 at: now,
-            });
+            }));
         }
         let hashes: Vec<Hash> = writes.leaves.iter().map(|leaf| leaf.hash).collect();
         let prover = (!hashes.is_empty()).then(|| BatchProver::new(&edge, &hashes));
@@ -279,6 +320,7 @@ impl Appender {
             writes.head = Some((head, batch_id));
         }
         connection.write(&writes).await.map_err(failure)?;
+        self.in_doubt = true;
         if let Err(lost) = connection.commit().await {
             drop(connection);
             warn!(error = %lost, "the answer to COMMIT was lost");
@@ -289,11 +331,11 @@ impl Appender {
             self.keep(connection);
         }
         self.move_to(next);
-        Ok(Committed {
+        Ok(Some(Committed {
             settled,
             prover,
             at: now,
-        })
+        }))
     }
 
     fn keep(&mut self, connection: LedgerConnection) {
@@ -302,21 +344,32 @@ impl Appender {
 
     /// A new connection to the database may lead to another server than the last one: to a standby
     /// that took over before it had received all. What the replicas keep together tells.
-    async fn connect_checked(&self) -> Result<LedgerConnection, Failure> {
-        let connection = self.connect().await?;
-        if connection.is_own() {
-            self.guard
-                .check_shared()
-                .await
-                .map_err(|error| match error {
-                    SharedError::Alarm(why) => Failure::Fatal(why),
-                    SharedError::Unavailable(why) => {
-                        let error = std::io::Error::other(why);
-                        Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
-                    }
-                })?;
-        }
+    async fn connect_checked(&mut self) -> Result<LedgerConnection, Failure> {
+        let connected = tokio::time::timeout(CONNECT_PATIENCE, self.try_connect());
+        let (connection, checked) = connected
+            .await
+            .map_err(|_| too_slow("a new connection", CONNECT_PATIENCE))??;
+        self.checked = checked;
         Ok(connection)
+    }
+
+    async fn try_connect(&self) -> Result<(LedgerConnection, Option<Server>), Failure> {
+        let mut connection = self.connect().await?;
+        if !connection.is_own() || !self.guard.is_shared() {
+            return Ok((connection, None));
+        }
+        let look = connection.look().await.map_err(failure)?;
+        let newest = self.shared.latest.borrow().clone();
+        let through = Through::Connection(look.head);
+        let checked = self.guard.check_shared(newest.as_ref(), through).await;
+        checked.map_err(|error| match error {
+            SharedError::Alarm(why) => Failure::Fatal(why),
+            SharedError::Unavailable(_) => {
+                let error = std::io::Error::other(error.to_string());
+                Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
+            }
+        })?;
+        Ok((connection, Some(look.server)))
     }
 
     async fn connect(&self) -> Result<LedgerConnection, Failure> {
@@ -475,30 +528,15 @@ impl Appender {
 
     /// Signs a head's checkpoint and shows it to the world.
     async fn publish(&mut self, head: Head) -> Result<Arc<str>, AppendError> {
-        let text = Checkpoint {
-            origin: self.parts.origin.clone(),
-            size: head.size,
-            root: head.root,
-        }
-        .to_string();
-        let keys = self.parts.keys.load_full();
-        let mut lines = Vec::with_capacity(keys.len());
-        for key in keys.iter() {
-            let signature = key.signer.sign(text.as_bytes()).await;
-            let signature = signature.map_err(|_| AppendError::Unsigned)?;
-            let line = note_signature_line(&key.verifier, &signature);
-            lines.push(line.map_err(|_| AppendError::Unsigned)?);
-        }
-        let checkpoint: Arc<str> = sign_note(&text, &lines)
-            .map_err(|_| AppendError::Unsigned)?
-            .into();
-        let signed = Signed {
-            head,
-            checkpoint: Arc::clone(&checkpoint),
-        };
+        let signed = sign(&self.parts, head).await?;
+        let checkpoint = Arc::clone(&signed.checkpoint);
+        self.show(signed);
+        Ok(checkpoint)
+    }
+
+    fn show(&self, signed: Signed) {
         self.guard.remember(&signed);
         self.shared.latest.send_replace(Some(signed));
-        Ok(checkpoint)
     }
 
     fn set_status(&self, status: LedgerStatus) {
@@ -508,6 +546,35 @@ impl Appender {
             changed
         });
     }
+}
+
+/// Signs a head with every key of the log.
+async fn sign(parts: &LedgerParts, head: Head) -> Result<Signed, AppendError> {
+    let text = Checkpoint {
+        origin: parts.origin.clone(),
+        size: head.size,
+        root: head.root,
+    }
+    .to_string();
+    let keys = parts.keys.load_full();
+    let mut lines = Vec::with_capacity(keys.len());
+    for key in keys.iter() {
+        let signature = key.signer.sign(text.as_bytes()).await;
+        let signature = signature.map_err(|_| AppendError::Unsigned)?;
+        let line = note_signature_line(&key.verifier, &signature);
+        lines.push(line.map_err(|_| AppendError::Unsigned)?);
+    }
+    let checkpoint = sign_note(&text, &lines).map_err(|_| AppendError::Unsigned)?;
+    Ok(Signed {
+        head,
+        checkpoint: checkpoint.into(),
+    })
+}
+
+/// Nothing was committed.
+fn too_slow(what: &str, patience: Duration) -> Failure {
+    let error = std::io::Error::other(format!("{what} took more than {patience:?}"));
+    Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
 }
 
 fn advance(edge: &mut Edge, prover: &BatchProver) -> Result<Vec<Tile>, Failure> {

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::place::Place;
 use super::proofs;
-use super::shared::{Alarm, SharedCheckpoint, SharedError};
+use super::shared::{Alarm, SharedCheckpoint, SharedError, Through};
 use super::{LedgerParts, Signed};
 use crate::domain::succession::Succession;
 use crate::files::write_whole;
@@ -97,10 +97,19 @@ impl Guard {
         Arc::clone(&self.alarm)
     }
 
+    /// Whether the replicas keep one together.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// Checks that the store's tree contains what the replicas keep together.
-    pub(super) async fn check_shared(&self) -> Result<(), SharedError> {
+    pub(super) async fn check_shared(
+        &self,
+        ours: Option<&Signed>,
+        through: Through,
+    ) -> Result<(), SharedError> {
         match &self.shared {
-            Some(shared) => shared.check().await,
+            Some(shared) => shared.check(ours, through).await,
             None => Ok(()),
         }
     }
@@ -183,9 +192,9 @@ pub(super) fn succeeded(known: &Checkpoint, succeeds: &Succession) -> Result<(),
         return Ok(());
     }
     Err(format!(
-        "a checkpoint of the log `{}` of {} leaves, but that was given up as of {}; it proves that \
-         more was lost than was said, so keep it, and move it away",
-        known.origin, known.size, succeeds.size
+        "a checkpoint of the log `{}` of size {} root {}, but that was given up as of size {} root \
+         {}; it proves that more was lost than was said, so keep it, and move it away",
+        known.origin, known.size, known.root, succeeds.size, succeeds.root
     ))
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_sts::config::SharedCredentialsProvider;
@@ -15,6 +16,7 @@ use reqwest::header::{
     AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH,
 };
 use reqwest::{Response, StatusCode, Url};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::files::{beside, write_whole};
 use crate::outgoing::{self, BodyError};
@@ -22,16 +24,30 @@ use crate::outgoing::{self, BodyError};
 /// The longest time for one reading or one writing.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// The longest time that a lock is waited for, within that.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A tag that no object ever has.
+const NEVER: HeaderValue = HeaderValue::from_static("\"taskpass-never-was\"");
+
 /// The largest note that is read. Ours has a few hundred bytes, and a line for each witness.
 const MAX_NOTE_BYTES: usize = 64 * 1024;
 
 /// A place that holds one note or none.
 #[derive(Debug)]
 pub enum Place {
-    /// A file. Beside it stands a lock, by the same name with `.lock`.
-    File(PathBuf),
+    /// A file.
+    File(SharedFile),
     /// An object behind HTTP.
     Object(Box<Object>),
+}
+
+/// A file. Beside it stands a lock, by the same name with `.lock`.
+#[derive(Debug)]
+pub struct SharedFile {
+    path: PathBuf,
+    /// Whose turn it is with the disk.
+    turn: Arc<Semaphore>,
 }
 
 /// An object that conditional requests read and write: `GET` answers 200 with a strong `ETag`, or
@@ -99,8 +115,11 @@ pub enum PlaceError {
     #[error("{0}: {1}")]
     File(PathBuf, std::io::Error),
     /// Another process holds the lock.
-    #[error("{0}: the lock beside it was held for {PATIENCE:?}")]
+    #[error("{0}: the lock beside it was held for {LOCK_PATIENCE:?}")]
     Locked(PathBuf),
+    /// The disk does not answer.
+    #[error("{0}: the disk did not answer for {PATIENCE:?}")]
+    Hangs(PathBuf),
     /// The request failed.
     #[error("{0}: {1}")]
     Request(Box<Url>, reqwest::Error),
@@ -119,6 +138,15 @@ pub enum PlaceError {
 }
 
 impl Place {
+    /// A file on a disk that the replicas share.
+    #[must_use]
+    pub fn file(path: PathBuf) -> Self {
+        Self::File(SharedFile {
+            path,
+            turn: Arc::new(Semaphore::new(1)),
+        })
+    }
+
     /// A place behind HTTP. `headers` go with each request.
     pub fn object(
         url: Url,
@@ -144,9 +172,8 @@ impl Place {
     /// What it holds.
     pub async fn read(&self) -> Result<Kept, PlaceError> {
         match self {
-            Self::File(path) => {
-                let path = path.clone();
-                let note = blocking(move || read_file(&path)).await?;
+            Self::File(file) => {
+                let note = file.with(read_file).await?;
                 Ok(Kept {
                     note,
                     version: Version::Content,
@@ -159,19 +186,35 @@ impl Place {
     /// Puts `note` in the place of `old`, if that is what it still holds.
     pub async fn swap(&self, old: &Kept, note: &str) -> Result<Swapped, PlaceError> {
         match self {
-            Self::File(path) => {
-                let (path, old, note) = (path.clone(), old.note.clone(), note.to_owned());
-                blocking(move || swap_file(&path, old.as_deref(), &note)).await
+            Self::File(file) => {
+                let (old, note) = (old.note.clone(), note.to_owned());
+                file.with(move |path| swap_file(path, old.as_deref(), &note))
+                    .await
             }
             Self::Object(object) => object.swap(old, note).await,
         }
+    }
+
+    /// Whether what it holds changes from what never was there; it must not. What it already holds
+    /// is offered, so that a place that takes it loses nothing.
+    pub async fn is_careless(&self, kept: &Kept) -> Result<bool, PlaceError> {
+        let note = kept.note.as_deref().map(std::str::from_utf8);
+        let (Self::Object(object), Some(Ok(note))) = (self, note) else {
+            return Ok(false);
+        };
+        let never = Kept {
+            note: None,
+            version: Version::Tag(NEVER),
+        };
+        let swapped = object.swap(&never, note).await?;
+        Ok(swapped != Swapped::Changed)
     }
 }
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::File(path) => path.display().fmt(f),
+            Self::File(file) => file.path.display().fmt(f),
             Self::Object(object) => object.url.fmt(f),
         }
     }
@@ -263,11 +306,32 @@ fn strong_tag(answer: &Response) -> Option<HeaderValue> {
     tag.as_bytes().starts_with(b"\"").then(|| tag.clone())
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PlaceError> + Send + 'static,
-) -> Result<T, PlaceError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or(Err(PlaceError::Stopping))
+impl SharedFile {
+    /// Works with the disk on a thread of its own, one at a time: a disk that hangs keeps that thread,
+    /// and nobody else.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Path) -> Result<T, PlaceError> + Send + 'static,
+    ) -> Result<T, PlaceError> {
+        let done = async {
+            let turn = Arc::clone(&self.turn).acquire_owned().await;
+            let turn = turn.map_err(|_| PlaceError::Stopping)?;
+            let (answer, outcome) = oneshot::channel();
+            let path = self.path.clone();
+            std::thread::Builder::new()
+                .name("place".to_owned())
+                .spawn(move || {
+                    let done = work(&path);
+                    drop(turn);
+                    // Whoever asked may have given up.
+                    drop(answer.send(done));
+                })
+                .map_err(|error| PlaceError::File(self.path.clone(), error))?;
+            outcome.await.unwrap_or(Err(PlaceError::Stopping))
+        };
+        let done = tokio::time::timeout(PATIENCE, done).await;
+        done.unwrap_or_else(|_| Err(PlaceError::Hangs(self.path.clone())))
+    }
 }
 
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
@@ -275,7 +339,7 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
     let failed = |error| PlaceError::File(path.to_owned(), error);
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return missing(path).map(|()| None),
         Err(error) => return Err(failed(error)),
     };
     let mut note = Vec::new();
@@ -287,6 +351,18 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
     Ok(Some(note))
 }
 
+/// A file may be missing from a directory that is there. Where the directory is not, nobody knows
+/// what it holds.
+fn missing(path: &Path) -> Result<(), PlaceError> {
+    let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
+    let directory = directory.unwrap_or(Path::new("."));
+    let failed = |error| PlaceError::File(directory.to_owned(), error);
+    if std::fs::metadata(directory).map_err(failed)?.is_dir() {
+        return Ok(());
+    }
+    Err(failed(ErrorKind::NotADirectory.into()))
+}
+
 fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, PlaceError> {
     let lock = beside(path, ".lock");
     let held = File::options()
@@ -295,7 +371,7 @@ fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, Pla
         .truncate(false)
         .open(&lock)
         .map_err(|error| PlaceError::File(lock.clone(), error))?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match held.try_lock() {
             Ok(()) => break,
@@ -330,7 +406,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_changes_only_from_what_was_read() {
         let directory = tempfile::tempdir().unwrap();
-        let place = Place::File(directory.path().join("checkpoint"));
+        let place = Place::file(directory.path().join("checkpoint"));
         let nothing = place.read().await.unwrap();
         assert_eq!(nothing.note, None);
         let first = done(place.swap(&nothing, "one").await.unwrap());
@@ -349,11 +425,11 @@ mod tests {
     async fn of_many_that_swap_at_once_one_does() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("checkpoint");
-        let place = Place::File(path.clone());
+        let place = Place::file(path.clone());
         let nothing = place.read().await.unwrap();
         let mut tries = tokio::task::JoinSet::new();
         for n in 0..16 {
-            let (place, nothing) = (Place::File(path.clone()), nothing.clone());
+            let (place, nothing) = (Place::file(path.clone()), nothing.clone());
             tries.spawn(async move { place.swap(&nothing, &n.to_string()).await.unwrap() });
         }
         let all = tries.join_all().await;
@@ -372,9 +448,43 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("checkpoint");
         std::fs::write(&path, vec![b'x'; MAX_NOTE_BYTES + 1]).unwrap();
-        let large = Place::File(path).read().await;
+        let large = Place::file(path).read().await;
         assert!(matches!(large, Err(PlaceError::Large)));
-        let folder = Place::File(directory.path().to_owned()).read().await;
+        let folder = Place::file(directory.path().to_owned()).read().await;
         assert!(matches!(folder, Err(PlaceError::File(..))));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_mounted_is_not_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = directory.path().join("mnt/checkpoint");
+        let read = Place::file(gone.clone()).read().await;
+        assert!(matches!(read, Err(PlaceError::File(..))), "{read:?}");
+        std::fs::create_dir(gone.parent().unwrap()).unwrap();
+        assert_eq!(Place::file(gone).read().await.unwrap().note, None);
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_keeps_one_thread_and_nobody_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("checkpoint");
+        // Whoever opens it to read waits for somebody who writes.
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let place = Place::file(path.clone());
+        let began = Instant::now();
+        let asked = [place.read(), place.read(), place.read()];
+        for read in futures_util::future::join_all(asked).await {
+            assert!(matches!(read, Err(PlaceError::Hangs(_))), "{read:?}");
+        }
+        assert!(began.elapsed() < PATIENCE * 2);
+        let Place::File(file) = &place else {
+            unreachable!()
+        };
+        assert_eq!(file.turn.available_permits(), 0, "the first one's thread");
+        // It comes back, and so does the place.
+        std::fs::write(&path, "late").unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(place.read().await.unwrap().note, None);
     }
 }

@@ -1,7 +1,9 @@
 //! The checkpoint that all replicas keep together, outside the store.
 //!
 //! Each replica puts its newest one there, in the place of what it read and verified, so what is
-//! there never goes back. A store that does not contain it has lost or changed leaves that somebody
+//! there never goes back. That nothing is there is believed of a new place alone, and only once
+//! something could be put there: a share that is not mounted, a bucket or a route that is gone look
+//! empty, too. A store that does not contain it has lost or changed leaves that somebody
 //! may hold receipts for: a backup was restored, a standby took over that had not yet received all,
 //! or there are two stores where there was one. That is looked for at the start, whenever a new
 //! connection to the database is made, for it may lead to another server, and with each
@@ -16,13 +18,13 @@ use tracing::{error, info, warn};
 
 use super::guard::{contains, succeeded, unverified};
 use super::place::{Kept, Place, PlaceError, Swapped};
-use super::{LedgerKeys, LedgerParts, Signed};
+use super::{LedgerKeys, LedgerParts, Signed, proofs};
 use crate::clock::SharedClock;
-use crate::domain::succession::Succession;
-use crate::merkle::{SignedCheckpoint, VerifierKey};
+use crate::domain::succession::{Succession, Why};
+use crate::merkle::{CheckpointError, SignedCheckpoint, VerifierKey};
 use crate::metrics::Metrics;
-use crate::store::Store;
 use crate::store::append::Head;
+use crate::store::{Store, StoreError};
 
 /// The least time between two publications.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -43,8 +45,32 @@ pub(super) struct SharedCheckpoint {
     metrics: Arc<Metrics>,
     succeeds: Option<Succession>,
     alarm: Alarm,
-    /// Whether the place was seen to refuse what it has to refuse.
-    tried: AtomicBool,
+    /// What the place was seen to refuse, as it has to.
+    tried: Tried,
+    /// Whether this process saw a note there.
+    seen: AtomicBool,
+    /// Whether the store knows that ours is kept there.
+    noted: AtomicBool,
+}
+
+/// Which conditions were tried: a store may heed the one and not the other.
+#[derive(Default)]
+struct Tried {
+    /// A second creation of what is there.
+    creation: AtomicBool,
+    /// A change from what is gone.
+    change: AtomicBool,
+    /// A change from what never was, which can be tried before anything is changed.
+    careless: AtomicBool,
+}
+
+/// Through what the store was looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Through {
+    /// Whatever server the pool leads to.
+    Pool,
+    /// A new connection, by which the store shows this head.
+    Connection(Option<Head>),
 }
 
 /// Why nothing was published, or found out.
@@ -75,15 +101,76 @@ impl SharedCheckpoint {
             metrics: Arc::clone(&parts.metrics),
             succeeds: parts.succeeds.clone(),
             alarm,
-            tried: AtomicBool::new(false),
+            tried: Tried::default(),
+            seen: AtomicBool::new(false),
+            noted: AtomicBool::new(false),
         }
     }
 
-    /// Checks that the store contains what the place holds. An empty place is believed: it is so
-    /// when the first replica of all starts.
-    pub(super) async fn check(&self) -> Result<(), SharedError> {
-        let kept = self.place.read().await?;
-        self.judge(&kept).await.map(|_| ())
+    /// Checks that the store contains what the place holds. Where that is nothing, `ours`, which an
+    /// empty log has not, is put there first.
+    pub(super) async fn check(
+        &self,
+        ours: Option<&Signed>,
+        through: Through,
+    ) -> Result<(), SharedError> {
+        let mut kept = self.place.read().await?;
+        if kept.note.is_none() {
+            self.check_new().await?;
+            let Some(ours) = ours else {
+                info!(place = %self.place, "no checkpoint is kept there yet");
+                return Ok(());
+            };
+            // The first time with this place, or somebody took the memory away.
+            warn!(
+                place = %self.place, leaves = ours.head.size,
+                "no checkpoint is kept there, though the log has leaves: unless the place is new, \
+                 find out who removed it"
+            );
+            kept = match self.place.swap(&kept, &ours.checkpoint).await? {
+                Swapped::Done(new) => {
+                    self.try_conditions(&kept, ours).await?;
+                    new
+                }
+                // Another replica was first.
+                Swapped::Changed => self.place.read().await?,
+            };
+        }
+        self.try_careless(&kept).await?;
+        let there = self.judge(&kept, through).await?;
+        if there.is_some() {
+            self.note().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the place may be as empty as it looks: nothing was ever kept there.
+    async fn check_new(&self) -> Result<(), SharedError> {
+        let mut before = self.seen.load(Ordering::Relaxed);
+        if !before {
+            let known = self.store.shared_place().await.map_err(unavailable)?;
+            before = known.is_some_and(|known| known == self.place.to_string());
+        }
+        if !before {
+            return Ok(());
+        }
+        Err(SharedError::Unavailable(format!(
+            "{}: a checkpoint was kept there and is gone: the disk is not mounted, the bucket or the \
+             route is not there, or somebody removed it. If it is lost, put another checkpoint of this \
+             log there, a replica's ledger.checkpoint_file for one",
+            self.place
+        )))
+    }
+
+    /// Notes in the store that ours is kept here: from now on the place is not new any more.
+    async fn note(&self) -> Result<(), SharedError> {
+        if !self.noted.load(Ordering::Relaxed) {
+            let place = self.place.to_string();
+            let noted = self.store.put_shared_place(&place).await;
+            noted.map_err(unavailable)?;
+            self.noted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Publishes what comes, until nothing does.
@@ -132,17 +219,23 @@ impl SharedCheckpoint {
                 kept
             } else {
                 let kept = self.place.read().await?;
-                let there = self.judge(&kept).await?;
-                if there.is_some_and(|there| there.size >= signed.head.size) {
-                    *known = Some(kept);
-                    return Ok(());
+                if kept.note.is_none() {
+                    self.check_new().await?;
+                } else {
+                    let there = self.judge(&kept, Through::Pool).await?;
+                    if there.is_some_and(|there| there.size >= signed.head.size) {
+                        *known = Some(kept);
+                        return self.note().await;
+                    }
                 }
                 kept
             };
             if let Swapped::Done(new) = self.place.swap(&kept, &signed.checkpoint).await? {
+                self.seen.store(true, Ordering::Relaxed);
                 self.try_conditions(&kept, signed).await?;
+                self.try_careless(&new).await?;
                 *known = Some(new);
-                return Ok(());
+                return self.note().await;
             }
         }
         Err(SharedError::Unavailable(format!(
@@ -151,73 +244,142 @@ impl SharedCheckpoint {
         )))
     }
 
-    /// Once, right after a swap: the same swap again has to fail, for what it begins with is gone. A
-    /// place that does it nevertheless heeds no conditions, and whoever is slow would write over what
-    /// others published.
+    /// Once for each condition, right after a swap: the same swap again has to fail, for what it
+    /// begins with is gone. A place that does it nevertheless heeds no conditions, and whoever is slow
+    /// would write over what others published.
     async fn try_conditions(&self, gone: &Kept, signed: &Signed) -> Result<(), SharedError> {
-        if self.tried.load(Ordering::Relaxed) {
-            return Ok(());
+        let tried = match gone.note {
+            None => &self.tried.creation,
+            Some(_) => &self.tried.change,
+        };
+        if !tried.load(Ordering::Relaxed) {
+            if let Swapped::Done(_) = self.place.swap(gone, &signed.checkpoint).await? {
+                return Err(self.careless());
+            }
+            tried.store(true, Ordering::Relaxed);
         }
-        if let Swapped::Done(_) = self.place.swap(gone, &signed.checkpoint).await? {
-            return Err(SharedError::Alarm(format!(
-                "{}: it was written though the condition did not hold (If-Match, If-None-Match): \
-                 such a store keeps no checkpoint from being written over; take another",
-                self.place
-            )));
-        }
-        self.tried.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The head that a place holds, if our keys signed it and the store's tree contains it.
-    async fn judge(&self, kept: &Kept) -> Result<Option<Head>, SharedError> {
-        let unavailable = |why: String| SharedError::Unavailable(why);
+    /// The same of a change from what never was, before anything depends on it.
+    async fn try_careless(&self, kept: &Kept) -> Result<(), SharedError> {
+        if self.tried.careless.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.place.is_careless(kept).await {
+            Ok(true) => return Err(self.careless()),
+            Ok(false) => self.tried.careless.store(true, Ordering::Relaxed),
+            // It is found out by the first change.
+            Err(error) => info!(%error, "whether the place heeds conditions is not known yet"),
+        }
+        Ok(())
+    }
+
+    fn careless(&self) -> SharedError {
+        SharedError::Alarm(format!(
+            "{}: it was written though the condition did not hold (If-Match, If-None-Match): such a \
+             store keeps no checkpoint from being written over; take another",
+            self.place
+        ))
+    }
+
+    /// The head that a place holds, if our keys signed it and the store's tree contains it. None
+    /// where it holds one of the log that ours takes the place of.
+    async fn judge(&self, kept: &Kept, through: Through) -> Result<Option<Head>, SharedError> {
         let Some(note) = &kept.note else {
-            let head = self.store.head().await;
-            let head = head.map_err(|error| unavailable(error.to_string()))?;
-            match head {
-                None => info!(place = %self.place, "no checkpoint is kept there yet"),
-                // The first time with this place, or somebody took the memory away.
-                Some(head) => warn!(
-                    place = %self.place, leaves = head.size,
-                    "no checkpoint is kept there, though the log has leaves: unless the place is \
-                     new, find out who removed it"
-                ),
-            }
-            return Ok(None);
+            return Err(SharedError::Unavailable(format!(
+                "{}: what was there is gone",
+                self.place
+            )));
         };
+        self.seen.store(true, Ordering::Relaxed);
         if let Some(succeeds) = &self.succeeds
             && let Ok(known) = unverified(note)
             && known.origin == succeeds.origin
         {
             // Ours takes its place here, too: whoever still goes on with the old one is stopped.
-            let known = succeeded(&known, succeeds);
-            return known
-                .map(|()| None)
-                .map_err(|why| SharedError::Alarm(format!("{}: {why}", self.place)));
+            return match succeeded(&known, succeeds) {
+                Ok(()) => Ok(None),
+                Err(why) if succeeds.why == Why::KeyRevoked => {
+                    // Whoever had the key could sign anything; what others signed along was looked
+                    // at when the log was given up.
+                    warn!(place = %self.place, %why, "it is written over: the key was somebody else's");
+                    Ok(None)
+                }
+                Err(why) => Err(SharedError::Alarm(format!("{}: {why}", self.place))),
+            };
         }
+        let head = match through {
+            Through::Connection(head) => head,
+            // Only now: the place never holds what is not committed.
+            Through::Pool => self.store.head().await.map_err(unavailable)?,
+        };
         let keys = self.keys.load_full();
         let keys: Vec<VerifierKey> = keys.iter().map(|key| key.verifier.clone()).collect();
-        let opened = SignedCheckpoint::open(note, &keys).map_err(|error| {
-            SharedError::Alarm(format!(
-                "{}: not a checkpoint of the log `{}` by a key that the store holds ({error}): the \
-                 store is older than a change of keys, another log is kept there, or somebody else \
-                 wrote to it; find out which before you change anything",
-                self.place, self.origin
-            ))
-        })?;
+        let opened = SignedCheckpoint::open(note, &keys)
+            .map_err(|error| SharedError::Alarm(self.unknown(note, &error, head)))?;
         let there = opened.checkpoint();
         let kept = Head {
             size: there.size,
             root: there.root,
         };
-        // Only now: the place never holds what is not committed.
-        let head = self.store.head().await;
-        let head = head.map_err(|error| unavailable(error.to_string()))?;
+        if let Through::Connection(head) = through {
+            self.check_pool(head).await?;
+        }
         match contains(&self.store, head, kept).await {
             Ok(Ok(())) => Ok(Some(kept)),
             Ok(Err(rewound)) => Err(SharedError::Alarm(format!("{}: {rewound}", self.place))),
-            Err(unknown) => Err(unavailable(unknown)),
+            Err(unknown) => Err(SharedError::Unavailable(unknown)),
         }
     }
+
+    /// What to say of a note that no key of ours signed: what it says itself, and what the store
+    /// shows.
+    fn unknown(&self, note: &[u8], error: &CheckpointError, head: Option<Head>) -> String {
+        let says = match unverified(note) {
+            Ok(known) => format!(
+                "it says, which nothing proves, that the log `{}` had size {} root {}",
+                known.origin, known.size, known.root
+            ),
+            Err(_) => "it says nothing of any log".to_owned(),
+        };
+        let shows = match head {
+            Some(head) => format!("shows size {} root {}", head.size, head.root),
+            None => "is empty".to_owned(),
+        };
+        format!(
+            "{}: not a checkpoint of the log `{}` by a key that the store holds ({error}); {says}, \
+             and the store {shows}: the store is older than a change of keys, another log is kept \
+             there, or somebody else wrote to it; find out which before you change anything",
+            self.place, self.origin
+        )
+    }
+
+    /// Tiles are read through the pool. Its server must have the tree that the new connection shows,
+    /// or nothing that it says is about that one.
+    async fn check_pool(&self, shown: Option<Head>) -> Result<(), SharedError> {
+        let pooled = self.store.head().await.map_err(unavailable)?;
+        let size = |head: Option<Head>| head.map_or(0, |head| head.size);
+        let (ours, theirs) = (size(shown), size(pooled));
+        let same = match shown {
+            // If the first leaf came in between, it is asked again.
+            None => theirs == 0,
+            Some(head) if head.size <= theirs => {
+                let root = proofs::root_at(&self.store, head.size, theirs).await;
+                root.map_err(SharedError::Unavailable)? == head.root
+            }
+            Some(_) => false,
+        };
+        if same {
+            return Ok(());
+        }
+        Err(SharedError::Unavailable(format!(
+            "a new connection to the database shows {ours} leaves, an older one {theirs}, and not of \
+             one tree: they lead to different servers"
+        )))
+    }
+}
+
+fn unavailable(error: StoreError) -> SharedError {
+    SharedError::Unavailable(error.to_string())
 }

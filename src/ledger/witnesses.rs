@@ -20,7 +20,9 @@ use tracing::{debug, error, warn};
 
 use super::proofs::{self, NoProof};
 use super::{Ledger, Signed};
-use crate::merkle::{Note, NoteError, WitnessKey, add_checkpoint_body, parse_witness_size};
+use crate::merkle::{
+    Checkpoint, Note, NoteError, WitnessKey, add_checkpoint_body, parse_witness_size,
+};
 use crate::outgoing::{self, BodyError};
 use crate::store::StoreError;
 use crate::store::cosigned::CosignedRow;
@@ -39,6 +41,10 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024;
 
 /// How often a witness may say that it saw another size, before it is left alone for a while.
 const TRIES: u32 = 3;
+
+/// How many rows are looked at for the last word of a witness. Each has an honest one, unless
+/// somebody else wrote to the table.
+const ROWS: u32 = 16;
 
 /// How far a witness's clock may be from ours, for its time to be worth keeping.
 const MAX_SKEW_SECONDS: u64 = 300;
@@ -97,6 +103,11 @@ enum Failure {
     )]
     Ahead { theirs: u64, ours: u64 },
     #[error(
+        "by the table cosigned it signed a checkpoint of {theirs} leaves, and the store has {ours}: the \
+         store was rewound, or somebody else wrote to the table"
+    )]
+    Row { theirs: u64, ours: u64 },
+    #[error(
         "it says that our checkpoint of {ours} leaves does not continue the one of {old} that it \
          signed: the log was forked, or the witness is wrong; find out which, with the checkpoints \
          that others kept"
@@ -119,7 +130,7 @@ impl Failure {
             Self::Large | Self::NoSize | Self::Signature(_) | Self::Clock(_) | Self::Unsettled => {
                 "unusable"
             }
-            Self::Ahead { .. } | Self::Fork { .. } => "inconsistent",
+            Self::Ahead { .. } | Self::Row { .. } | Self::Fork { .. } => "inconsistent",
             Self::Store(_) | Self::NoProof(_) | Self::LongProof => "own",
         }
     }
@@ -221,14 +232,7 @@ impl Ledger {
                     }
                 }
                 Err(why) => {
-                    self.parts
-                        .metrics
-                        .witness_failed(witness.key.name(), why.reason());
-                    if why.reason() == "inconsistent" {
-                        error!(%witness, %why, "a witness contradicts the log");
-                    } else {
-                        warn!(%witness, %why, "a witness signed nothing");
-                    }
+                    self.count(witness, &why);
                     tokio::time::sleep(pause).await;
                     pause = LONGEST_PAUSE.min(pause * 2);
                 }
@@ -236,12 +240,46 @@ impl Ledger {
         }
     }
 
+    fn count(&self, witness: &Witness, why: &Failure) {
+        let reason = why.reason();
+        self.parts
+            .metrics
+            .witness_failed(witness.key.name(), reason);
+        if reason == "inconsistent" {
+            error!(%witness, %why, "a witness contradicts the log");
+        } else {
+            warn!(%witness, %why, "a witness signed nothing");
+        }
+    }
+
+    /// How much a witness signed by what the store holds of its words. Rows are anybody's who can
+    /// write to the table: they count as far as its signature is in them.
+    async fn last_signed(&self, witness: &Witness) -> Result<u64, Failure> {
+        let store = &self.parts.store;
+        let last = store.last_cosigned(&witness.vkey).await?.unwrap_or(0);
+        // A row comes after the leaves that it is about.
+        let ours = store.head().await?.map_or(0, |head| head.size);
+        if last > ours {
+            self.count(witness, &Failure::Row { theirs: last, ours });
+        }
+        let rows = store.cosigned_until(&witness.vkey, ours, ROWS).await?;
+        let genuine = |row: &&CosignedRow| {
+            let note = Note::parse(row.checkpoint.as_bytes()).ok()?;
+            let text = note.unverified_text();
+            let said: Checkpoint = text.parse().ok()?;
+            witness.key.cosigned(text, row.line.as_bytes()).ok()?;
+            Some(said.origin == self.parts.origin && said.size == row.size)
+        };
+        let last = rows.iter().find(|row| genuine(row) == Some(true));
+        Ok(last.map_or(0, |row| row.size))
+    }
+
     /// Has one checkpoint signed, unless a later one was.
     async fn tell(&self, witness: &Witness, signed: &Signed) -> Result<(), Failure> {
         let (store, metrics) = (&self.parts.store, &self.parts.metrics);
         let name = witness.key.name();
         let ours = signed.head.size;
-        let mut old = store.last_cosigned(&witness.vkey).await?.unwrap_or(0);
+        let mut old = self.last_signed(witness).await?;
         metrics.witness_size(name, old);
         if old >= ours {
             return Ok(());

@@ -110,6 +110,25 @@ impl Store {
         Ok(row)
     }
 
+    /// Says anew which log is succeeded, if it is still said by the row with the MAC `old`.
+    pub async fn update_succession(
+        &self,
+        old: &[u8],
+        sealed: &SealedSuccession,
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* update_succession */ UPDATE succession SET document = $2, mac = $3 WHERE mac = $1",
+            )
+            .bind(old)
+            .bind(&sealed.document)
+            .bind(&sealed.mac)
+            .execute(db)
+            .await?;
+        });
+        Ok(())
+    }
+
     /// Protects the word on which log is succeeded with a newer key.
     pub async fn remac_succession(&self, old: &[u8], new: &[u8]) -> Result<(), StoreError> {
         write!(self, db => {
@@ -118,6 +137,30 @@ impl Store {
                 .bind(new)
                 .execute(db)
                 .await?;
+        });
+        Ok(())
+    }
+
+    /// Where the replicas last kept a checkpoint together.
+    pub async fn shared_place(&self) -> Result<Option<String>, StoreError> {
+        let row: Option<(Option<String>,)> = read!(self, db => {
+            sqlx::query_as("/* shared_place */ SELECT shared_place FROM store_meta")
+                .fetch_optional(db)
+                .await?
+        });
+        Ok(row.and_then(|(place,)| place))
+    }
+
+    /// Notes where the replicas keep a checkpoint together.
+    pub async fn put_shared_place(&self, place: &str) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* put_shared_place */ UPDATE store_meta SET shared_place = $1 \
+                 WHERE shared_place IS NULL OR shared_place <> $1",
+            )
+            .bind(place)
+            .execute(db)
+            .await?;
         });
         Ok(())
     }

@@ -14,6 +14,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Executor};
 
 use super::StoreError;
+use super::postgres::{OLDEST_READABLE, fits};
 
 /// The migrations, in the binary.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -41,17 +42,12 @@ impl Sqlite {
     /// Beside the one connection that writes there are so many that read.
     pub async fn open(directory: &Path, readers: u32) -> Result<Self, StoreError> {
         let lock = lock_directory(directory)?;
-        let options = SqliteConnectOptions::new()
-            .filename(directory.join(FILE))
+        let options = options(directory)
             .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
             // What is deleted is gone from the file: a person's text must not stay in pages that are
             // free. The write-ahead log is seen to by `empty_log`.
-            .pragma("secure_delete", "on")
-            .busy_timeout(BUSY_TIMEOUT)
-            .disable_statement_logging();
+            .pragma("secure_delete", "on");
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(5))
@@ -71,17 +67,53 @@ impl Sqlite {
             .run(&writer)
             .await
             .map_err(|error| StoreError::Unfit(format!("migration failed: {error}")))?;
-        let reading = SqlitePoolOptions::new()
-            .max_connections(readers)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_with(options.read_only(true))
-            .await?;
+        let readers = reading(options, readers).await?;
         Ok(Self {
             writer,
-            readers: reading,
+            readers,
             unscrubbed: Arc::new(AtomicBool::new(true)),
             lock: Arc::new(lock),
         })
+    }
+
+    /// Opens the store in `directory` to be read and not changed, its schema included. Nothing where
+    /// there is none.
+    pub async fn open_to_read(directory: &Path, readers: u32) -> Result<Option<Self>, StoreError> {
+        if !directory.join(FILE).exists() {
+            return Ok(None);
+        }
+        let lock = lock_directory(directory)?;
+        let readers = reading(options(directory), readers).await?;
+        let (made,): (bool,) = sqlx::query_as(
+            "/* open_to_read */ SELECT EXISTS (SELECT 1 FROM sqlite_master \
+             WHERE name = '_sqlx_migrations')",
+        )
+        .fetch_one(&readers)
+        .await?;
+        if !made {
+            return Ok(None);
+        }
+        let unfit = |error| StoreError::Unfit(format!("{}: {error}", directory.display()));
+        let (applied,): (Option<i64>,) = sqlx::query_as(
+            "/* open_to_read */ SELECT max(version) FROM _sqlx_migrations WHERE success",
+        )
+        .fetch_one(&readers)
+        .await
+        .map_err(unfit)?;
+        let (oldest_binary,): (i64,) =
+            sqlx::query_as("/* open_to_read */ SELECT oldest_binary FROM schema_support")
+                .fetch_one(&readers)
+                .await
+                .map_err(unfit)?;
+        let known = MIGRATIONS.iter().map(|migration| migration.version).max();
+        let known = known.unwrap_or(0);
+        fits(OLDEST_READABLE, applied.unwrap_or(0), oldest_binary, known)?;
+        Ok(Some(Self {
+            writer: readers.clone(),
+            readers,
+            unscrubbed: Arc::new(AtomicBool::new(false)),
+            lock: Arc::new(lock),
+        }))
     }
 
     /// The one connection that writes.
@@ -135,6 +167,23 @@ impl Sqlite {
         // If this fails the lock goes with the last clone, at the latest with the process.
         drop(self.lock.unlock());
     }
+}
+
+fn options(directory: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(directory.join(FILE))
+        .journal_mode(SqliteJournalMode::Wal)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging()
+}
+
+async fn reading(options: SqliteConnectOptions, readers: u32) -> Result<SqlitePool, StoreError> {
+    let pool = SqlitePoolOptions::new()
+        .max_connections(readers)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options.read_only(true));
+    Ok(pool.await?)
 }
 
 fn lock_directory(directory: &Path) -> Result<File, StoreError> {

@@ -184,9 +184,10 @@ async fn another_tree_at_the_place_stops_a_broker_that_runs() {
     let one = published(&rig, || object.content()).await;
     let note = object.content().unwrap();
     rig.stop().await;
-    // The other branch of the fork, under the same key.
+    // The other branch of the fork, under the same key, and at a place of its own.
     restore(&rig, &backup);
-    object.force(None);
+    let object = ObjectStore::start();
+    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
     rig.restart().await.unwrap();
     issue(&rig).await;
     issue(&rig).await;
@@ -223,6 +224,7 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
     let first = published(&rig, || object.content()).await;
     let unwell = [
         Manner::Hang,
+        Manner::Status(404),
         Manner::Status(403),
         Manner::Status(500),
         Manner::Redirect,
@@ -253,6 +255,7 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
     }
     object.set(Manner::Good);
     let note = object.content().unwrap();
+    let rig_size = |note: &str| opened(note).size;
     let foreign = note.replace("dev.taskpass.local/rig", "dev.taskpass.local/other");
     let unsigned = note.rsplit_once('\n').unwrap().0;
     let unsigned = unsigned.rsplit_once("\n\n").unwrap().0;
@@ -260,35 +263,210 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
         object.force(Some(wrong));
         let told = rig.restart().await.expect_err("it starts").to_string();
         assert!(told.contains("not a checkpoint of the log"), "{told}");
+        // Both are named, as far as the one says anything.
+        let size = rig_size(&note);
+        assert!(told.contains(&format!("the store shows size {size} root")), "{told}");
+        let foreign = wrong.contains("other");
+        let named = format!("the log `dev.taskpass.local/other` had size {size} root");
+        assert_eq!(told.contains(&named), foreign, "{told}");
     }
     object.force(Some(&note));
     rig.restart().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_store_that_heeds_no_condition_is_found_out_by_its_first_write() {
+async fn a_store_that_heeds_no_condition_is_found_out_before_anything_depends_on_it() {
     for begun in [false, true] {
-        let mut rig = Rig::new(Kind::Sqlite).await;
-        let object = ObjectStore::start();
-        rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
-        if begun {
-            rig.restart().await.unwrap();
-            published(&rig, || object.content()).await;
-            rig.stop().await;
+        for manner in [Manner::Careless, Manner::HalfCareless] {
+            let mut rig = Rig::new(Kind::Sqlite).await;
+            let object = ObjectStore::start();
+            rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
+            if begun {
+                rig.restart().await.unwrap();
+                published(&rig, || object.content()).await;
+                rig.stop().await;
+            }
+            object.set(manner);
+            let told = rig.reopen().await.expect_err("it starts").to_string();
+            assert!(told.contains("If-Match"), "{manner:?}: {told}");
         }
-        object.set(Manner::Careless);
-        rig.reopen().await.unwrap();
-        drop(rig.broker.follow_generation().await);
-        until("it stops", SOON, async || {
-            // Something new is published as long as it is not.
-            let evidence = rig.evidence("agent:reports");
-            drop(rig.broker.issue(evidence, ask(&["orders:read"])).await);
-            matches!(rig.broker.ledger().status(), LedgerStatus::Stopped(_))
-        })
-        .await;
-        let LedgerStatus::Stopped(told) = rig.broker.ledger().status() else {
-            unreachable!()
-        };
-        assert!(told.contains("If-Match"), "{told}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_ceases_to_heed_a_condition_is_found_out_by_the_first_change() {
+    let mut rig = Rig::new(Kind::Sqlite).await;
+    let object = ObjectStore::start();
+    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
+    rig.reopen().await.unwrap();
+    object.set(Manner::HalfCareless);
+    drop(rig.broker.follow_generation().await);
+    issue(&rig).await;
+    until("it stops", SOON, async || {
+        matches!(rig.broker.ledger().status(), LedgerStatus::Stopped(_))
+    })
+    .await;
+    let LedgerStatus::Stopped(told) = rig.broker.ledger().status() else {
+        unreachable!()
+    };
+    assert!(told.contains("If-Match"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_is_gone_is_not_taken_for_an_empty_one() {
+    let mut rig = Rig::new(Kind::Sqlite).await;
+    let share = rig.directory().join("mnt");
+    std::fs::create_dir(&share).unwrap();
+    let place = share.join("place");
+    rig.share_checkpoint(&format!("file = \"{}\"", place.display()));
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+    published(&rig, || std::fs::read_to_string(&place).ok()).await;
+    rig.stop().await;
+    // The replica lost its own memory, and the share is not mounted.
+    let kept = rig.directory().join("checkpoint");
+    let note = std::fs::read(&kept).unwrap();
+    std::fs::remove_file(&kept).unwrap();
+    let elsewhere = rig.directory().join("elsewhere");
+    std::fs::rename(&share, &elsewhere).unwrap();
+    let told = rig.restart().await.expect_err("it starts").to_string();
+    assert!(told.contains("shared checkpoint"), "{told}");
+    assert!(told.contains(share.to_str().unwrap()), "{told}");
+    // Where it is mounted there is an empty directory.
+    std::fs::create_dir(&share).unwrap();
+    let told = rig.restart().await.expect_err("it starts").to_string();
+    assert!(told.contains("was kept there and is gone"), "{told}");
+    // What somebody kept is put there, and tells as well as the lost one.
+    std::fs::write(&place, &note).unwrap();
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_place_has_a_checkpoint_before_the_first_commit_or_there_is_no_start() {
+    let mut rig = Rig::new(Kind::Sqlite).await;
+    let object = ObjectStore::start();
+    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
+    // A bucket or a route that is not there says what an empty place says.
+    object.set(Manner::Status(404));
+    let told = rig.reopen().await.expect_err("it starts").to_string();
+    assert!(told.contains("shared checkpoint"), "{told}");
+    object.set(Manner::Good);
+    rig.reopen().await.unwrap();
+    let size = opened(&object.content().unwrap()).size;
+    assert_eq!(size, rig.broker.ledger().basis());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_went_down_with_the_old_server_lets_nobody_go_on() {
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let object = ObjectStore::start();
+    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+    published(&rig, || object.content()).await;
+    let note = object.content().unwrap();
+    object.force(None);
+    rig.database().break_connections();
+    for _ in 0..3 {
+        let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+        assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
+    }
+    assert_eq!(object.content(), None, "nobody begins anew");
+    assert!(matches!(
+        rig.broker.ledger().status(),
+        LedgerStatus::Failing(_)
+    ));
+    object.force(Some(&note));
+    until("it goes on", SOON, async || {
+        let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+        asked.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_puts_no_commit_in_doubt() {
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let place = rig.directory().join("place");
+    rig.share_checkpoint(&format!("file = \"{}\"", place.display()));
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+    published(&rig, || std::fs::read_to_string(&place).ok()).await;
+    let note = std::fs::read(&place).unwrap();
+    // Whoever reads it waits for somebody who writes.
+    std::fs::remove_file(&place).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&place).status();
+    assert!(made.unwrap().success());
+    rig.database().break_connections();
+    let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+    assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
+    let LedgerStatus::Failing(told) = rig.broker.ledger().status() else {
+        panic!("it is well, or over");
+    };
+    assert!(!told.contains("in doubt"), "{told}");
+    until("the failures are counted", SOON, async || {
+        let metrics = rig.broker.metrics().render();
+        !metrics.contains("taskpass_shared_checkpoint_failures_total 0")
+    })
+    .await;
+    // The disk is back, and whoever hung on it goes on.
+    let hung = rig.directory().join("hung");
+    std::fs::rename(&place, &hung).unwrap();
+    std::fs::write(&place, &note).unwrap();
+    std::fs::write(&hung, &note).unwrap();
+    until("it goes on", SOON, async || {
+        let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+        asked.is_ok()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again() {
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let object = ObjectStore::start();
+    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
+    // A server that says to be another one when it is told to.
+    let name = rig.database().name().to_owned();
+    let mut database = rig.database().connect().await;
+    let mut run = async |sql: &str| {
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        sqlx::raw_sql(sql).execute(&mut database).await.unwrap();
+    };
+    run(&format!(
+        "CREATE SCHEMA other; CREATE TABLE other.server (pid int); \
+         INSERT INTO other.server VALUES (1); \
+         CREATE FUNCTION other.pg_backend_pid() RETURNS int LANGUAGE sql \
+         AS 'SELECT pid FROM other.server'; \
+         ALTER DATABASE {name} SET search_path = public, other, pg_catalog"
+    ))
+    .await;
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+    published(&rig, || object.content()).await;
+    object.set(Manner::Status(503));
+    issue(&rig).await;
+    run("UPDATE other.server SET pid = 2").await;
+    let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+    assert!(
+        matches!(asked, Err(BrokerError::FailClosed(_))),
+        "it goes on where nothing was checked"
+    );
+    object.set(Manner::Good);
+    until("it goes on", SOON, async || {
+        let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+        asked.is_ok()
+    })
+    .await;
+    // One whose every look leads elsewhere is told so.
+    run("CREATE SEQUENCE other.pid; CREATE OR REPLACE FUNCTION other.pg_backend_pid() RETURNS int \
+         LANGUAGE sql AS 'SELECT nextval(''other.pid'')::int'")
+    .await;
+    let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+    assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
+    let LedgerStatus::Failing(told) = rig.broker.ledger().status() else {
+        panic!("it is well, or over");
+    };
+    assert!(told.contains("pooler"), "{told}");
 }

@@ -13,8 +13,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use taskpass::app;
+use taskpass::app::succession::{Old, begin};
+use taskpass::clock::{ManualClock, Timestamp};
 use taskpass::config::{Config, Mode};
 use taskpass::ledger::place::{Authorization, Place, Swapped};
+use taskpass::store::Store;
+use taskpass::store::sqlite::Sqlite;
 use tempfile::TempDir;
 
 use crate::support::http::{Answer, Client, send};
@@ -43,6 +47,8 @@ const AHEAD: i64 = 3;
 
 pub const NEW: &str = "new.test/log";
 
+const THIRD: &str = "third.test/log";
+
 /// A deployment that moves from one log to another.
 pub struct World {
     issuer: Issuer,
@@ -54,6 +60,8 @@ pub struct World {
     sealing_key: String,
     /// The lines of `[ledger.shared_checkpoint]`.
     place: String,
+    /// The lines of `[keys]`.
+    keys: String,
     databases: Option<(TestDatabase, TestDatabase)>,
 }
 
@@ -79,11 +87,12 @@ impl World {
             old_admin: format!("tpa_{}", random_hex(16)),
             sealing_key: format!("tpk1_{key}"),
             place: "file = \"place\"".to_owned(),
+            keys: String::new(),
             databases,
         };
         std::fs::create_dir(world.path("policies")).unwrap();
         std::fs::write(world.path("policies/all.cedar"), POLICIES).unwrap();
-        for origin in [OLD, NEW] {
+        for origin in [OLD, NEW, THIRD] {
             std::fs::write(
                 world.path(file(origin)),
                 world.config(origin, free_address()),
@@ -93,11 +102,12 @@ impl World {
         world
     }
 
+    /// Two logs that follow one another have two tokens.
     fn admin_of(&self, origin: &str) -> &str {
-        if origin == OLD {
-            &self.old_admin
-        } else {
+        if origin == NEW {
             &self.admin
+        } else {
+            &self.old_admin
         }
     }
 
@@ -128,6 +138,8 @@ origin = "{origin}"
 checkpoint_file = "checkpoint"
 [ledger.shared_checkpoint]
 {place}
+[keys]
+{keys}
 [admin]
 bootstrap_token_sha256 = "{bootstrap}"
 [policy]
@@ -174,6 +186,7 @@ resources = ["orders-api"]
 "#,
             bootstrap = hex(digest.as_ref()),
             place = self.place,
+            keys = self.keys,
             issuer = self.issuer.url(),
         )
     }
@@ -211,7 +224,16 @@ resources = ["orders-api"]
 
     /// `ledger new-origin` or `keys revoke`, from the old log to the new one.
     fn move_on<const N: usize>(&self, arguments: [&str; N], more: &[&str]) -> Ended {
-        let [old, new] = [OLD, NEW].map(|origin| self.path(file(origin)));
+        self.move_between([OLD, NEW], arguments, more)
+    }
+
+    fn move_between<const N: usize>(
+        &self,
+        logs: [&str; 2],
+        arguments: [&str; N],
+        more: &[&str],
+    ) -> Ended {
+        let [old, new] = logs.map(|origin| self.path(file(origin)));
         let mut launch = self.program(arguments);
         for argument in [
             "--config",
@@ -267,17 +289,63 @@ resources = ["orders-api"]
         size
     }
 
+    /// A configuration, read.
+    fn read(&self, origin: &str) -> Config {
+        let mut environment = BTreeMap::new();
+        if let Some((old, new)) = &self.databases {
+            let database = if origin == OLD { old } else { new };
+            environment.insert("TASKPASS_DATABASE_URL".to_owned(), database.url());
+        }
+        environment.insert("TASKPASS_SEALING_KEYS".to_owned(), self.sealing_key.clone());
+        let path = self.path(file(origin));
+        let text = std::fs::read_to_string(&path).unwrap();
+        Config::parse(&path, &text, &environment, Mode::Production).unwrap()
+    }
+
+    /// The log's key, from a broker that is then stopped.
+    async fn key(&self, mut broker: Broker) -> String {
+        let keys = broker.client.get_as(&broker.admin, "/v1/ledger/keys").await;
+        let key = keys.expect(200)["vkeys"][0].as_str().unwrap().to_owned();
+        self.published_by(&broker).await;
+        broker.process.terminate();
+        key
+    }
+
+    /// Runs statements in a log's SQLite file, of which nobody else makes use.
+    async fn run_sql(&self, origin: &str, statements: &[&str]) {
+        let database = self.path(data(origin)).join("taskpass.sqlite");
+        let database = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+        let mut database = sqlx::SqliteConnection::connect_with(&database)
+            .await
+            .unwrap();
+        for sql in statements {
+            let sql = sqlx::AssertSqlSafe((*sql).to_owned());
+            sqlx::raw_sql(sql).execute(&mut database).await.unwrap();
+        }
+        database.close().await.unwrap();
+    }
+
+    /// Loses what a broker on the old log appends, and says what it had published.
+    async fn lose(&self, requests: u32) -> u64 {
+        let mut old = self.start(OLD);
+        block(self, &old, "dev:thief").await;
+        self.published_by(&old).await;
+        old.process.terminate();
+        copy(&self.path("old-data"), &self.path("backup"));
+        let mut old = self.start(OLD);
+        for _ in 0..requests {
+            old.ask(&self.token("agent:a", 0)).await.expect(201);
+        }
+        let size = self.published_by(&old).await;
+        old.process.terminate();
+        std::fs::remove_dir_all(self.path("old-data")).unwrap();
+        copy(&self.path("backup"), &self.path("old-data"));
+        size
+    }
+
     /// Tells a broker on PostgreSQL what decides.
     pub async fn activate(&self, broker: &Broker) {
-        let mut environment = BTreeMap::new();
-        environment.insert(
-            "TASKPASS_DATABASE_URL".to_owned(),
-            "postgres://127.0.0.1/y".to_owned(),
-        );
-        environment.insert("TASKPASS_SEALING_KEYS".to_owned(), self.sealing_key.clone());
-        let path = self.path(file(OLD));
-        let text = std::fs::read_to_string(&path).unwrap();
-        let config = Config::parse(&path, &text, &environment, Mode::Production).unwrap();
+        let config = self.read(OLD);
         let generation = serde_json::to_value(app::check(&config, None).unwrap()).unwrap();
         let put = broker
             .client
@@ -312,18 +380,18 @@ impl Broker {
 }
 
 fn file(origin: &str) -> &'static str {
-    if origin == OLD {
-        "old.toml"
-    } else {
-        "new.toml"
+    match origin {
+        OLD => "old.toml",
+        NEW => "new.toml",
+        _ => "third.toml",
     }
 }
 
 fn data(origin: &str) -> &'static str {
-    if origin == OLD {
-        "old-data"
-    } else {
-        "new-data"
+    match origin {
+        OLD => "old-data",
+        NEW => "new-data",
+        _ => "third-data",
     }
 }
 
@@ -482,17 +550,13 @@ fn assert_the_old_one_is_over(world: &World, late: &Value) {
         refused.stderr.contains("another log is kept there"),
         "{refused:?}"
     );
-    // A store that has begun once begins no other time.
+    // What has begun and is finished begins no other time.
     let stranger = world.path("kept.note");
     std::fs::write(&stranger, late["receipt"]["checkpoint"].as_str().unwrap()).unwrap();
     let twice = ["--yes", "--checkpoint", stranger.to_str().unwrap()];
     let again = world.move_on(["ledger", "new-origin"], &twice);
-    assert_eq!(
-        again.code(),
-        Some(0),
-        "what was begun is taken up again: {again:?}"
-    );
-    std::fs::remove_file(world.path("checkpoint")).unwrap();
+    assert_eq!(again.code(), Some(2), "{again:?}");
+    assert!(again.stderr.contains("has taken the place"), "{again:?}");
     let kept = late["receipt"]["checkpoint"].as_str().unwrap();
     std::fs::write(&stranger, kept.replace(OLD, "third.test/log")).unwrap();
     let foreign = world.move_on(["ledger", "new-origin"], &twice);
@@ -606,18 +670,15 @@ async fn leaves_under_a_witnessed_checkpoint_are_vouched_for_by_the_witness() {
     let listed = |from: u64| format!("{} leaves, from {from} to {}", all - from, all - 1);
     assert!(told.stderr.contains(&listed(size)), "{told:?}");
     // A row that says more than the witness did is nobody's word.
-    let database = world.path(data(OLD)).join("taskpass.sqlite");
-    let database = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
-    let mut database = sqlx::SqliteConnection::connect_with(&database)
-        .await
-        .unwrap();
-    for sql in [
-        "DELETE FROM cosigned WHERE size < (SELECT max(size) FROM cosigned)",
-        "UPDATE cosigned SET size = (SELECT max(size) FROM ledger_head)",
-    ] {
-        sqlx::query(sql).execute(&mut database).await.unwrap();
-    }
-    database.close().await.unwrap();
+    world
+        .run_sql(
+            OLD,
+            &[
+                "DELETE FROM cosigned WHERE size < (SELECT max(size) FROM cosigned)",
+                "UPDATE cosigned SET size = (SELECT max(size) FROM ledger_head)",
+            ],
+        )
+        .await;
     let told = world.move_on(["keys", "revoke", "--ledger", &first], &[]);
     assert!(told.stderr.contains(&listed(0)), "{told:?}");
 }
@@ -717,4 +778,227 @@ async fn a_checkpoint_is_kept_in_a_bucket_that_wants_signed_requests() {
         place.swap(&kept, "over it").await.unwrap(),
         Swapped::Changed
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_begun_and_cut_short_serves_nobody_until_it_is_gone_on_with() {
+    let world = World::new(false);
+    let size = world.lose(1).await;
+    // The new store takes the first leaves, and then no more.
+    Store::Sqlite(Sqlite::open(&world.path(data(NEW)), 1).await.unwrap())
+        .close()
+        .await;
+    world
+        .run_sql(
+            NEW,
+            &["CREATE TRIGGER full BEFORE INSERT ON cutoff \
+               WHEN (SELECT count(*) FROM cutoff) > 0 BEGIN SELECT RAISE(ABORT, 'full'); END"],
+        )
+        .await;
+    let cut_short = world.move_on(["ledger", "new-origin"], &["--yes"]);
+    assert_eq!(cut_short.code(), Some(3), "{cut_short:?}");
+    world.run_sql(NEW, &["DROP TRIGGER full"]).await;
+    // What it began with is gone from the place and from the replica's file.
+    assert_eq!(world.published().0, NEW);
+    let refused = world.serve(NEW).run();
+    assert_ne!(refused.code(), Some(0), "{refused:?}");
+    for word in ["cut short", "taskpass ledger new-origin", OLD, NEW] {
+        assert!(refused.stderr.contains(word), "{word}: {refused:?}");
+    }
+    let stolen = format!("{OLD}+00000000+AQ==");
+    let other = world.move_on(["keys", "revoke", "--ledger", &stolen], &["--yes"]);
+    assert_eq!(other.code(), Some(2), "{other:?}");
+    let told = world.move_on(["ledger", "new-origin"], &[]);
+    assert!(told.stderr.contains("gone on with"), "{told:?}");
+    let refused = world.serve(NEW).run();
+    assert!(refused.stderr.contains("cut short"), "{refused:?}");
+
+    let begun = world.begin(&[]);
+    assert_eq!(begun["succeeds"]["size"], size);
+    assert_eq!(begun["carried_over"]["blocks"], 1);
+    assert_eq!(begun["denied"], json!([ROLE]));
+    let new = world.start(NEW);
+    let blocked = new.ask(&world.later_token("thief")).await;
+    assert_eq!(blocked.status, 403, "{}", blocked.text());
+    new.ask(&world.later_token("agent:a")).await.expect(201);
+    let cutoffs = new.client.get_as(&new.admin, "/v1/revocations").await;
+    let cutoffs = cutoffs.expect(200);
+    assert_eq!(
+        cutoffs["revocations"].as_array().map(Vec::len),
+        Some(3),
+        "each of them once: {cutoffs}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_taken_over_stops_a_new_log_before_it_begins() {
+    let world = World::new(false);
+    let nothing = world.move_on(["ledger", "new-origin"], &["--yes"]);
+    assert_eq!(nothing.code(), Some(3), "{nothing:?}");
+    assert!(nothing.stderr.contains("there is no store"), "{nothing:?}");
+    assert!(!world.path(data(OLD)).exists(), "the old one is only read");
+    let size = world.lose(1).await;
+    let stolen = "UPDATE cutoff SET value = 'dev:nobody' WHERE value = 'dev:thief'";
+    world.run_sql(OLD, &[stolen]).await;
+    let refused = world.move_on(["ledger", "new-origin"], &["--yes"]);
+    assert_eq!(refused.code(), Some(3), "{refused:?}");
+    assert!(refused.stderr.contains("cutoff cutoff_"), "{refused:?}");
+    assert_eq!(world.published(), (OLD.to_owned(), size));
+    // What the replica remembers may be the only word on a loss: not to be able to read it is none.
+    let [file, kept] = ["checkpoint", "kept"].map(|name| world.path(name));
+    std::fs::rename(&file, &kept).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let refused = world.move_on(["ledger", "new-origin"], &["--yes"]);
+    assert_eq!(refused.code(), Some(3), "{refused:?}");
+    assert!(
+        refused.stderr.contains(file.to_str().unwrap()),
+        "{refused:?}"
+    );
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&kept, &file).unwrap();
+    let back = "UPDATE cutoff SET value = 'dev:thief' WHERE value = 'dev:nobody'";
+    world.run_sql(OLD, &[back]).await;
+    assert_eq!(world.begin(&[])["carried_over"]["blocks"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_third_log_gives_out_none_of_the_places_of_the_second() {
+    let world = World::new(false);
+    let first = world.key(world.start(OLD)).await;
+    let yes = ["--yes"];
+    let moved = world.move_on(["keys", "revoke", "--ledger", &first], &yes);
+    assert_eq!(moved.code(), Some(0), "{moved:?}");
+    let place = |granted: &Value| {
+        let place = payload(credential(granted))["status"]["status_list"].clone();
+        place["uri"].as_str().unwrap().to_owned()
+    };
+    let new = world.start(NEW);
+    let second = new.ask(&world.later_token("agent:a")).await.expect(201);
+    assert!(place(&second).ends_with("/status/16"), "{second}");
+    let key = world.key(new).await;
+    let revoke = ["keys", "revoke", "--ledger", &key];
+    let moved = world.move_between([NEW, THIRD], revoke, &yes);
+    assert_eq!(moved.code(), Some(0), "{moved:?}");
+    let mut third = world.start(THIRD);
+    for number in [0, 16] {
+        let bits = list(&third, number).await;
+        assert_eq!(bits, [0xff; 8192], "{number}: all from before is invalid");
+    }
+    let granted = third.ask(&world.later_token("agent:a")).await.expect(201);
+    assert!(place(&granted).ends_with("/status/32"), "{granted}");
+    third.process.terminate();
+    // Whoever takes the word on that away does not bring back what it ended.
+    world.run_sql(THIRD, &["DELETE FROM succession"]).await;
+    let refused = world.serve(THIRD).run();
+    assert_ne!(refused.code(), Some(0), "{refused:?}");
+    assert!(refused.stderr.contains("by its first leaf"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_log_signs_with_no_key_of_the_old_one() {
+    let mut world = World::new(false);
+    let pem = world.path("rsa.pem");
+    std::fs::write(&pem, include_str!("support/test_only_rsa_key.pem")).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&pem, private).unwrap();
+    world.keys =
+        "access_token_algorithm = \"RS256\"\nrs256_private_key_file = \"rsa.pem\"".to_owned();
+    let configured = world.config(NEW, free_address());
+    std::fs::write(world.path(file(NEW)), configured).unwrap();
+    world.lose(1).await;
+    let refused = world.move_on(["ledger", "new-origin"], &["--yes"]);
+    assert_eq!(refused.code(), Some(2), "{refused:?}");
+    assert!(
+        refused.stderr.contains("rs256_private_key_file is the old"),
+        "{refused:?}"
+    );
+    // The old configuration need not say so any more: its store does.
+    world.keys = String::new();
+    let forgotten = world.config(OLD, free_address());
+    std::fs::write(world.path(file(OLD)), forgotten).unwrap();
+    let refused = world.move_on(["ledger", "new-origin"], &["--yes"]);
+    assert_eq!(refused.code(), Some(2), "{refused:?}");
+    let another = world.config(NEW, free_address());
+    std::fs::write(world.path(file(NEW)), another).unwrap();
+    world.begin(&[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_is_a_loss_though_the_store_has_more_leaves_than_what_proves_it() {
+    let world = World::new(false);
+    world.lose(1).await;
+    let fork = world.path("fork");
+    std::fs::copy(world.path("checkpoint"), &fork).unwrap();
+    // Whoever goes on at the standby has only the checkpoint from before.
+    let before = |name: &str| {
+        let mut store = sqlx::sqlite::SqliteConnectOptions::new();
+        store = store.filename(world.path(data(OLD)).join("taskpass.sqlite"));
+        (name.to_owned(), store)
+    };
+    drop(before("place"));
+    for name in ["place", "checkpoint"] {
+        std::fs::remove_file(world.path(name)).unwrap();
+    }
+    world
+        .run_sql(OLD, &["UPDATE store_meta SET shared_place = NULL"])
+        .await;
+    let mut old = world.start(OLD);
+    for _ in 0..4 {
+        old.ask(&world.token("agent:a", 0)).await.expect(201);
+    }
+    let size = world.published_by(&old).await;
+    old.process.terminate();
+    let nothing = world.move_on(["ledger", "new-origin"], &[]);
+    assert!(
+        nothing.stderr.contains("nothing is known to be lost"),
+        "{nothing:?}"
+    );
+    let kept = ["--checkpoint", fork.to_str().unwrap()];
+    let told = world.move_on(["ledger", "new-origin"], &kept);
+    for word in ["rewound or forked", fork.to_str().unwrap()] {
+        assert!(told.stderr.contains(word), "{told:?}");
+    }
+    let begun = world.begin(&kept);
+    assert!(begun["succeeds"]["size"].as_u64().unwrap() >= size);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_a_revoked_key_signed_is_not_believed() {
+    let world = World::new(false);
+    let mut old = world.start(OLD);
+    world.published_by(&old).await;
+    old.process.terminate();
+    // A tree that the store does not have, signed by the log's key: whoever has that can do so.
+    let theirs = world.lose(3).await;
+    std::fs::remove_file(world.path("checkpoint")).unwrap();
+    let note = std::fs::read_to_string(world.path("place")).unwrap();
+    let signer = {
+        let old = Old::open(world.read(OLD), NEW, vec![], &[], Timestamp::EPOCH).await;
+        let old = old.unwrap();
+        let told = old.known().map(|(_, known)| known.size);
+        assert_eq!(told, Some(theirs));
+        old.head().size
+    };
+    let listed = world.path("alone.jsonl");
+    let list = ["--list", listed.to_str().unwrap()];
+    let key = world.path("key");
+    drop(key);
+    let vkey = stored_key(&world).await;
+    let revoke = ["keys", "revoke", "--ledger", &vkey];
+    let told = world.move_on(revoke, &list);
+    assert_eq!(told.code(), Some(2), "{told:?}");
+    let root = note.lines().nth(2).unwrap();
+    assert!(
+        told.stderr
+            .contains(&format!("place: size {theirs} root {root}: the store does not")),
+        "{told:?}"
+    );
+    let ended = world.move_on(revoke, &["--yes", "--json"]);
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    let begun: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(begun["succeeds"]["size"], signer);
+    assert_ne!(begun["succeeds"]["root"], root);
+    assert_eq!(world.published().0, NEW);
+    let new = world.start(NEW);
+    new.ask(&world.later_token("agent:a")).await.expect(201);
 }

@@ -73,7 +73,12 @@ impl Environment for OfTheOld {
 
 impl NewOrigin {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let opened = Opened::new(&self.file, &self.old_config, &self.how).await?;
+        let opened = Opened::new(&self.file, &self.old_config, &self.how, None).await?;
+        if let Some(succession) = opened.cut_short(Why::Lost, None).await? {
+            return opened
+                .go_on(&succession, TAKEN_UP, &json!({}), &self.how)
+                .await;
+        }
         let Some(lost) = opened.old.lost().await.map_err(failed)? else {
             return Err(Failure::Usage(format!(
                 "nothing is known to be lost: the store of `{}` contains {}; a later checkpoint is \
@@ -86,7 +91,7 @@ impl NewOrigin {
                 },
             )));
         };
-        let succession = opened.old.give_up(Why::Lost, None, SystemClock.now());
+        let succession = opened.old.give_up(SystemClock.now());
         opened
             .go_on(&succession, &lost, &json!({}), &self.how)
             .await
@@ -101,7 +106,7 @@ pub(in crate::cli) async fn revoke_log_key(
     key: &VerifierKey,
     list: Option<&std::path::Path>,
 ) -> Result<(), Failure> {
-    let opened = Opened::new(file, old_config, how).await?;
+    let opened = Opened::new(file, old_config, how, Some(key)).await?;
     if !opened.old.has_key(key) {
         return Err(Failure::Usage(format!(
             "{key} is no key of the log `{}`; `taskpass ledger keys` shows them",
@@ -143,10 +148,23 @@ pub(in crate::cli) async fn revoke_log_key(
             .to_owned(),
     };
     let alone = json!({"vouched_by_this_key_alone": {"count": count, "first": from, "last": to}});
-    let now = SystemClock.now();
-    let succession = opened.old.give_up(Why::KeyRevoked, Some(key), now);
+    if let Some(succession) = opened.cut_short(Why::KeyRevoked, Some(key)).await? {
+        return opened.go_on(&succession, TAKEN_UP, &alone, how).await;
+    }
+    let revoked = opened.old.revoke(key, SystemClock.now()).await;
+    let (succession, not_believed) = revoked.map_err(failed)?;
+    for checkpoint in not_believed {
+        output::note(format!(
+            "not believed: {checkpoint}: the store does not contain it, and nobody else signed it; \
+             keep it, for it may be of whoever had the key, and move it away where it is a replica's \
+             checkpoint_file"
+        ))?;
+    }
     opened.go_on(&succession, &told, &alone, how).await
 }
+
+/// Said of a new log that was begun before.
+const TAKEN_UP: &str = "this was begun before and cut short, and is gone on with";
 
 struct Opened {
     config: Config,
@@ -158,6 +176,7 @@ impl Opened {
         file: &ConfigFile,
         old_config: &std::path::Path,
         how: &How,
+        revoked: Option<&VerifierKey>,
     ) -> Result<Self, Failure> {
         let config = file.load()?;
         let old_config = Config::load(old_config, &OfTheOld, Mode::Production)
@@ -190,11 +209,49 @@ impl Opened {
             .collect();
         let successor = &config.ledger.origin;
         let now = SystemClock.now();
-        let old = Old::open(old_config, successor, evidence?, &how.keys, now).await;
-        Ok(Self {
-            config,
-            old: old.map_err(failed)?,
-        })
+        let keys: Vec<VerifierKey> = how.keys.iter().chain(revoked).cloned().collect();
+        let old = Old::open(old_config, successor, evidence?, &keys, now).await;
+        let old = old.map_err(failed)?;
+        if let Some(kid) = old.signed_with_key_of(&config).map_err(failed)? {
+            return Err(Failure::Usage(format!(
+                "{}: keys.rs256_private_key_file is the old one ({kid}), and what it signed would be \
+                 taken for the new log's; make a new one",
+                config.source.display()
+            )));
+        }
+        Ok(Self { config, old })
+    }
+
+    /// The succession that was begun for the same reason, and cut short. What it began with may be
+    /// known by nobody else any more.
+    async fn cut_short(
+        &self,
+        why: Why,
+        key: Option<&VerifierKey>,
+    ) -> Result<Option<Succession>, Failure> {
+        let Some(begun) = succession::begun(&self.config).await.map_err(failed)? else {
+            return Ok(None);
+        };
+        let new = &self.config.ledger.origin;
+        let of = &begun.succession;
+        let same = of.origin == self.old.origin()
+            && of.why == why
+            && of.revoked_key == key.map(ToString::to_string);
+        if same && !begun.finished {
+            return Ok(Some(begun.succession));
+        }
+        Err(Failure::Usage(if same {
+            format!(
+                "the log `{new}` has taken the place of `{}` already; start brokers with it",
+                of.origin
+            )
+        } else {
+            format!(
+                "the store of `{new}` was begun in the place of `{}` for another reason: a new log \
+                 needs an empty store",
+                of.origin
+            )
+        }))
     }
 
     /// Tells what will be, and does it where that was said.

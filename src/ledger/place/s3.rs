@@ -12,6 +12,7 @@ use aws_sigv4::sign::v4::SigningParams;
 use reqwest::Request;
 use reqwest::header::{HeaderName, HeaderValue};
 
+use super::PATIENCE;
 use crate::clock::{Clock, SystemClock};
 
 /// Signs requests to S3 in one region.
@@ -32,7 +33,10 @@ impl Signer {
     /// Signs all of a request: method, path, headers and body.
     pub(super) async fn sign(&self, request: &mut Request) -> Result<(), String> {
         // The provider keeps them for as long as they are good.
-        let credentials = self.credentials.provide_credentials().await;
+        let credentials = self.credentials.provide_credentials();
+        let credentials = tokio::time::timeout(PATIENCE, credentials)
+            .await
+            .map_err(|_| format!("no credentials for S3 within {PATIENCE:?}"))?;
         let credentials: Credentials =
             credentials.map_err(|error| format!("no credentials for S3: {error}"))?;
         let signed = self.headers(request, credentials)?;

@@ -6,7 +6,9 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{Executor, Row};
 use uuid::Uuid;
 
-use super::{Head, Needs, POSTGRES_LOCK, RetryFacts, SessionFacts, TaskFacts, View, column};
+use super::{
+    Head, Look, Needs, POSTGRES_LOCK, RetryFacts, Server, SessionFacts, TaskFacts, View, column,
+};
 use crate::clock::Timestamp;
 use crate::domain::generation::GenerationDigest;
 use crate::domain::session::SessionState;
@@ -46,6 +48,8 @@ WITH RECURSIVE chain AS (
     FROM session s JOIN kin k ON s.id = k.parent_id
 )
 SELECT
+    pg_backend_pid() AS process,
+    pg_postmaster_start_time() AS since,
     (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1) AS size,
     (SELECT root FROM ledger_head ORDER BY size DESC LIMIT 1) AS root,
     (SELECT digest FROM activation ORDER BY idx DESC LIMIT 1) AS generation,
@@ -159,6 +163,7 @@ pub(super) async fn postgres(
         .fetch_one(&mut *connection)
         .await?;
     let mut view = View {
+        server: Some(server(&row)?),
         head: head(row.try_get("size")?, row.try_get("root")?)?,
         generation: generation(row.try_get("generation")?)?,
         hashes: hashes(&row.try_get::<Vec<Vec<u8>>, _>("hashes")?)?,
@@ -188,6 +193,28 @@ pub(super) async fn postgres(
         view.cutoffs = changed_cutoffs!(&mut *connection, needs.cutoffs_from);
     }
     Ok(view)
+}
+
+pub(super) async fn look(connection: &mut PgConnection) -> Result<Look, StoreError> {
+    let row = sqlx::query(
+        "/* ledger_look */ SELECT pg_backend_pid() AS process, pg_postmaster_start_time() AS since, \
+         newest.size, newest.root \
+         FROM (SELECT 1) AS always LEFT JOIN \
+         (SELECT size, root FROM ledger_head ORDER BY size DESC LIMIT 1) AS newest ON true",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Look {
+        head: head(row.try_get("size")?, row.try_get("root")?)?,
+        server: server(&row)?,
+    })
+}
+
+fn server(row: &sqlx::postgres::PgRow) -> Result<Server, StoreError> {
+    Ok(Server {
+        process: row.try_get("process")?,
+        since: row.try_get("since")?,
+    })
 }
 
 pub(super) async fn sqlite(

@@ -104,9 +104,28 @@ pub struct RetryFacts {
     pub expires_at: Timestamp,
 }
 
+/// Which server process a connection leads to, and since when that server runs. It changes on a
+/// connection only where a pooler stands in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Server {
+    process: i32,
+    since: Timestamp,
+}
+
+/// What a new connection shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// The newest head; none in an empty log.
+    pub head: Option<Head>,
+    /// Who says so.
+    pub server: Server,
+}
+
 /// What was read under the lock.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    /// Who says all this; nothing is known of SQLite, which has no servers.
+    pub server: Option<Server>,
     /// The newest head; none in an empty log.
     pub head: Option<Head>,
     /// What decides now.
@@ -307,6 +326,14 @@ impl LedgerConnection {
     #[must_use]
     pub fn is_own(&self) -> bool {
         matches!(self, Self::Postgres(_))
+    }
+
+    /// What the connection shows, and who says so. SQLite's shows what its store shows.
+    pub async fn look(&mut self) -> Result<Look, StoreError> {
+        match self {
+            Self::Postgres(connection) => enter::look(connection).await,
+            Self::Sqlite(_) => Err(StoreError::Unfit("SQLite has no servers".into())),
+        }
     }
 
     /// Begins the transaction, takes the lock, and reads what the batch depends on.

@@ -194,7 +194,53 @@ cases! {
         }
     }
 
-    ["put_succession" "succession" "remac_succession"]
+    ["shared_place" "put_shared_place"]
+    async fn it_is_known_where_a_checkpoint_was_kept(store: &Store) {
+        assert_eq!(store.shared_place().await.unwrap(), None);
+        store.put_shared_place("nowhere").await.unwrap();
+        assert_eq!(store.shared_place().await.unwrap(), None, "not in a store that is nobody's");
+        store.claim(StoreMode::Dev, "dev.local/log", at(1)).await.unwrap();
+        assert_eq!(store.shared_place().await.unwrap(), None);
+        for place in ["/mnt/one", "/mnt/one", "https://two.example"] {
+            store.put_shared_place(place).await.unwrap();
+            assert_eq!(store.shared_place().await.unwrap().as_deref(), Some(place));
+        }
+    }
+
+    ["open_to_read"]
+    async fn a_store_is_read_and_neither_made_nor_changed(store: &Store) {
+        store.check_readable().await.unwrap();
+        let file = fresh_sqlite();
+        assert!(Sqlite::open_to_read(file.dir(), 1).await.unwrap().is_none());
+        let made = Store::Sqlite(Sqlite::open(file.dir(), 1).await.unwrap());
+        made.claim(StoreMode::Dev, "dev.local/log", at(1)).await.unwrap();
+        made.close().await;
+        let read = Sqlite::open_to_read(file.dir(), 1).await.unwrap();
+        let read = Store::Sqlite(read.unwrap());
+        assert_eq!(read.head().await.unwrap(), None);
+        assert!(read.put_shared_place("anywhere").await.is_err());
+        read.close().await;
+    }
+
+    ["ledger_look"]
+    async fn a_connection_says_to_what_server_it_leads(store: &Store) {
+        let mut one = store.ledger_connection().await.unwrap();
+        if store.kind() == "sqlite" {
+            assert_eq!(one.enter(&Needs::default()).await.unwrap().server, None);
+            return;
+        }
+        let before = one.look().await.unwrap();
+        assert_eq!(before.head, None);
+        seed(store, Writes { head: Some((head(3), batch(1))), ..Writes::default() }).await;
+        let look = one.look().await.unwrap();
+        assert_eq!((look.head, look.server), (Some(head(3)), before.server));
+        assert_eq!(one.enter(&Needs::default()).await.unwrap().server, Some(look.server));
+        one.rollback().await.unwrap();
+        let mut other = store.ledger_connection().await.unwrap();
+        assert_ne!(other.look().await.unwrap().server, look.server);
+    }
+
+    ["put_succession" "succession" "update_succession" "remac_succession"]
     async fn an_empty_store_is_told_once_which_log_it_succeeds(store: &Store) {
         let sealed = |document: &str, mac: u8| SealedSuccession {
             document: document.into(),
@@ -208,6 +254,10 @@ cases! {
         store.remac_succession(&[9], &[3]).await.unwrap();
         store.remac_succession(&[1], &[3]).await.unwrap();
         assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 3)));
+        store.update_succession(&[1], &sealed("two", 4)).await.unwrap();
+        assert_eq!(store.succession().await.unwrap(), Some(sealed("one", 3)), "it is not that one");
+        store.update_succession(&[3], &sealed("two", 4)).await.unwrap();
+        assert_eq!(store.succession().await.unwrap(), Some(sealed("two", 4)));
     }
 
     ["prune_openings" "prune_heads" "ensure_partitions" "grant_serving"]

@@ -31,6 +31,8 @@ pub enum Manner {
     WriteAndFail,
     /// Writes whatever the condition says.
     Careless,
+    /// Heeds the condition of a creation, and no other.
+    HalfCareless,
 }
 
 /// What it holds and was asked.
@@ -126,7 +128,11 @@ async fn unwell(manner: Manner) -> Option<Response> {
             let tag = [(header::ETAG, "\"flood\"")];
             Some((tag, Body::from_stream(forever)).into_response())
         }
-        Manner::Good | Manner::WeakTag | Manner::WriteAndFail | Manner::Careless => None,
+        Manner::Good
+        | Manner::WeakTag
+        | Manner::WriteAndFail
+        | Manner::Careless
+        | Manner::HalfCareless => None,
     }
 }
 
@@ -161,7 +167,13 @@ async fn write(State(shelf): Shared, headers: HeaderMap, body: Bytes) -> Respons
         (None, Some(wanted)) => shelf.content.is_none() && wanted.as_bytes() == b"*",
         _ => return StatusCode::BAD_REQUEST.into_response(),
     };
-    if !fits && manner != Manner::Careless {
+    let creates = headers.contains_key(header::IF_NONE_MATCH);
+    let careless = match manner {
+        Manner::Careless => true,
+        Manner::HalfCareless => !creates,
+        _ => false,
+    };
+    if !fits && !careless {
         return StatusCode::PRECONDITION_FAILED.into_response();
     }
     shelf.content = Some(body);

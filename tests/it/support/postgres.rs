@@ -121,6 +121,11 @@ impl TestDatabase {
         Self { name, url }
     }
 
+    /// Breaks every connection to it.
+    pub fn break_connections(&self) {
+        administer(&[terminate(&self.name)]);
+    }
+
     /// Puts `other` in the place of this one, whose connections break: a failover. What this one
     /// held is gone.
     pub fn fail_over_to(&self, other: Self) {
