@@ -383,3 +383,89 @@ impl SharedCheckpoint {
 fn unavailable(error: StoreError) -> SharedError {
     SharedError::Unavailable(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+
+    use super::*;
+    use crate::clock::{ManualClock, Timestamp};
+    use crate::crypto::digest::Mac;
+    use crate::crypto::random::SystemRandom;
+    use crate::crypto::sealer::SealingKeys;
+    use crate::ids::BatchId;
+    use crate::merkle::{Edge, Hash};
+    use crate::store::append::{LeafRow, Needs, Writes};
+    use crate::store::sqlite::Sqlite;
+
+    async fn store(directory: &std::path::Path, hashes: &[Hash]) -> Store {
+        let store = Store::Sqlite(Sqlite::open(directory, 1).await.unwrap());
+        let leaves = hashes.iter().zip(0..).map(|(hash, index)| LeafRow {
+            index,
+            hash: *hash,
+            body: Vec::new(),
+            decision: None,
+            subject: None,
+            at: Timestamp::EPOCH,
+            input: None,
+            purpose: None,
+        });
+        let writes = Writes {
+            leaves: leaves.collect(),
+            head: Some((head(hashes), BatchId::from(uuid::Uuid::nil()))),
+            ..Writes::default()
+        };
+        let mut connection = store.ledger_connection().await.unwrap();
+        connection.enter(&Needs::default()).await.unwrap();
+        connection.write(&writes).await.unwrap();
+        connection.commit().await.unwrap();
+        drop(connection);
+        store
+    }
+
+    fn mac() -> Mac {
+        let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
+        SealingKeys::parse(&[key]).unwrap().mac()
+    }
+
+    fn head(hashes: &[Hash]) -> Head {
+        let mut edge = Edge::empty();
+        edge.append(hashes);
+        Head {
+            size: edge.size(),
+            root: edge.root(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_leads_to_another_server_proves_nothing_and_accuses_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let hashes: Vec<Hash> = (0..5).map(|n| Hash::from([n; 32])).collect();
+        let store = store(directory.path(), &hashes).await;
+        let parts = LedgerParts {
+            store,
+            origin: "one.test/log".into(),
+            keys: Arc::new(ArcSwap::from_pointee(Vec::new())),
+            mac: mac(),
+            clock: ManualClock::new(Timestamp::EPOCH),
+            metrics: Arc::new(Metrics::new()),
+            succeeds: None,
+        };
+        let place = Place::file(directory.path().join("place"));
+        let shared = SharedCheckpoint::new(place, &parts, Alarm::default());
+        // The pool's server may have grown since.
+        for count in [1, 3, 5] {
+            let shown = head(&hashes[..count]);
+            shared.check_pool(Some(shown)).await.unwrap();
+        }
+        let longer: Vec<Hash> = (0..6).map(|n| Hash::from([n; 32])).collect();
+        let other: Vec<Hash> = (7..10).map(|n| Hash::from([n; 32])).collect();
+        for shown in [None, Some(head(&longer)), Some(head(&other))] {
+            let told = shared.check_pool(shown).await;
+            assert!(
+                matches!(&told, Err(SharedError::Unavailable(why)) if why.contains("different servers")),
+                "{told:?}"
+            );
+        }
+    }
+}

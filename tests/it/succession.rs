@@ -17,6 +17,7 @@ use taskpass::app::succession::{Old, begin};
 use taskpass::clock::{ManualClock, Timestamp};
 use taskpass::config::{Config, Mode};
 use taskpass::ledger::place::{Authorization, Place, Swapped};
+use taskpass::merkle::VerifierKey;
 use taskpass::store::Store;
 use taskpass::store::sqlite::Sqlite;
 use tempfile::TempDir;
@@ -817,17 +818,16 @@ async fn a_log_that_was_begun_and_cut_short_serves_nobody_until_it_is_gone_on_wi
     assert_eq!(begun["succeeds"]["size"], size);
     assert_eq!(begun["carried_over"]["blocks"], 1);
     assert_eq!(begun["denied"], json!([ROLE]));
-    let new = world.start(NEW);
+    let mut new = world.start(NEW);
     let blocked = new.ask(&world.later_token("thief")).await;
     assert_eq!(blocked.status, 403, "{}", blocked.text());
     new.ask(&world.later_token("agent:a")).await.expect(201);
-    let cutoffs = new.client.get_as(&new.admin, "/v1/revocations").await;
-    let cutoffs = cutoffs.expect(200);
-    assert_eq!(
-        cutoffs["revocations"].as_array().map(Vec::len),
-        Some(3),
-        "each of them once: {cutoffs}"
-    );
+    new.process.terminate();
+    let store = Sqlite::open_to_read(&world.path(data(NEW)), 1).await;
+    let store = Store::Sqlite(store.unwrap().unwrap());
+    let cutoffs = store.cutoffs(100).await.unwrap();
+    let kinds: Vec<&str> = cutoffs.iter().map(|it| it.cutoff.selector.kind()).collect();
+    assert_eq!(kinds, ["workload", "resource", "all"], "each of them once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -929,19 +929,12 @@ async fn a_fork_is_a_loss_though_the_store_has_more_leaves_than_what_proves_it()
     world.lose(1).await;
     let fork = world.path("fork");
     std::fs::copy(world.path("checkpoint"), &fork).unwrap();
-    // Whoever goes on at the standby has only the checkpoint from before.
-    let before = |name: &str| {
-        let mut store = sqlx::sqlite::SqliteConnectOptions::new();
-        store = store.filename(world.path(data(OLD)).join("taskpass.sqlite"));
-        (name.to_owned(), store)
-    };
-    drop(before("place"));
+    // The standby that the others go on with never heard of it.
     for name in ["place", "checkpoint"] {
         std::fs::remove_file(world.path(name)).unwrap();
     }
-    world
-        .run_sql(OLD, &["UPDATE store_meta SET shared_place = NULL"])
-        .await;
+    let unheard = "UPDATE store_meta SET shared_place = NULL";
+    world.run_sql(OLD, &[unheard]).await;
     let mut old = world.start(OLD);
     for _ in 0..4 {
         old.ask(&world.token("agent:a", 0)).await.expect(201);
@@ -965,27 +958,18 @@ async fn a_fork_is_a_loss_though_the_store_has_more_leaves_than_what_proves_it()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_only_a_revoked_key_signed_is_not_believed() {
     let world = World::new(false);
-    let mut old = world.start(OLD);
-    world.published_by(&old).await;
-    old.process.terminate();
+    let vkey = world.key(world.start(OLD)).await;
     // A tree that the store does not have, signed by the log's key: whoever has that can do so.
     let theirs = world.lose(3).await;
     std::fs::remove_file(world.path("checkpoint")).unwrap();
     let note = std::fs::read_to_string(world.path("place")).unwrap();
-    let signer = {
-        let old = Old::open(world.read(OLD), NEW, vec![], &[], Timestamp::EPOCH).await;
-        let old = old.unwrap();
-        let told = old.known().map(|(_, known)| known.size);
-        assert_eq!(told, Some(theirs));
-        old.head().size
-    };
-    let listed = world.path("alone.jsonl");
-    let list = ["--list", listed.to_str().unwrap()];
-    let key = world.path("key");
-    drop(key);
-    let vkey = stored_key(&world).await;
+    let old = Old::open(world.read(OLD), NEW, vec![], &[], now()).await;
+    let old = old.unwrap();
+    let own = old.head().size;
+    assert_eq!(old.known().map(|(_, known)| known.size), Some(theirs));
+    drop(old);
     let revoke = ["keys", "revoke", "--ledger", &vkey];
-    let told = world.move_on(revoke, &list);
+    let told = world.move_on(revoke, &[]);
     assert_eq!(told.code(), Some(2), "{told:?}");
     let root = note.lines().nth(2).unwrap();
     assert!(
@@ -996,9 +980,43 @@ async fn what_only_a_revoked_key_signed_is_not_believed() {
     let ended = world.move_on(revoke, &["--yes", "--json"]);
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     let begun: Value = serde_json::from_str(&ended.stdout).unwrap();
-    assert_eq!(begun["succeeds"]["size"], signer);
+    assert_eq!(begun["succeeds"]["size"], own);
     assert_ne!(begun["succeeds"]["root"], root);
     assert_eq!(world.published().0, NEW);
     let new = world.start(NEW);
     new.ask(&world.later_token("agent:a")).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_retired_long_ago_is_still_known_as_the_logs() {
+    let world = World::new(false);
+    let mut old = world.start(OLD);
+    let keys = old.client.get_as(&old.admin, "/v1/ledger/keys").await;
+    let first = keys.expect(200)["vkeys"][0].as_str().unwrap().to_owned();
+    world.admin(&old, "/v1/keys/rotate-ledger", json!({})).await;
+    world.published_by(&old).await;
+    old.process.terminate();
+    let later = now().plus_seconds(40 * 86_400);
+    let old = Old::open(world.read(OLD), NEW, vec![], &[], later).await;
+    let old = old.unwrap();
+    assert!(old.has_key(&first.parse().unwrap()));
+    let stranger = VerifierKey::new(OLD, *b"01234567890123456789012345678901");
+    assert!(!old.has_key(&stranger.unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_a_wrong_clock_no_log_is_given_up() {
+    let world = World::new(true);
+    let old = Old::open(world.read(OLD), NEW, vec![], &[], now()).await;
+    let (old, config) = (old.unwrap(), world.read(NEW));
+    for wrong in [now().minus_seconds(5), now().plus_seconds(5)] {
+        let clock = ManualClock::new(wrong);
+        let refused = begin(&config, clock, &old.give_up(wrong), &old, false).await;
+        let told = refused.err().unwrap().to_string();
+        assert!(told.contains("ms apart"), "{told}");
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_seconds(unix_seconds())
 }

@@ -327,3 +327,34 @@ async fn a_log_that_was_set_back_is_contradicted_by_the_witness_that_signed_it()
         "it signed nothing of the other tree"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_no_witness_signed_silences_no_witness() {
+    let witness = Witness::start("witness.test/w", Manner::Good);
+    let mut rig = Rig::new(Kind::Sqlite).await;
+    witnessed(&mut rig, &[&witness]).await;
+    issue(&rig).await;
+    caught_up(&rig, &witness).await;
+    let store = rig.broker.store();
+    let size = witness.size();
+    let rows = store.cosigned_until(witness.vkey(), size, 1).await.unwrap();
+    for more in [1, 1_000_000] {
+        let mut forged = rows[0].clone();
+        forged.size = size + more;
+        store.put_cosigned(&forged).await.unwrap();
+    }
+    issue(&rig).await;
+    until("the witness has signed all", SOON, async || {
+        witness.size() == rig.broker.ledger().basis()
+    })
+    .await;
+    assert!(failures(&rig, &witness, "inconsistent"));
+    let shown = format!(
+        "taskpass_witness_size{{witness=\"witness.test/w\"}} {}\n",
+        witness.size()
+    );
+    until("the size is the witness's", SOON, async || {
+        rig.broker.metrics().render().contains(&shown)
+    })
+    .await;
+}
