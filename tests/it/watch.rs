@@ -640,7 +640,7 @@ fn a_log_is_held_to_what_it_signed_though_its_tiles_did_not_come() {
         let signed = scene.show(&forked);
         scene.server.set(Manner::Status("tile", 404));
         let mut process = scene.watch(&["--every", "1s", "--json"]).spawn();
-        wait_for(&process, "unreachable", 1);
+        wait_for(&process, "unreadable", 1);
         scene.show(&leaves);
         scene.server.set(Manner::Good);
         assert_eq!(process.wait(SOON).code(), Some(1), "{kind}");

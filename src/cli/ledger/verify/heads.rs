@@ -1,10 +1,11 @@
 //! The heads of the log that an auditor knows beside the one in the file, what joins them into one
 //! tree, and when they were seen.
 //!
-//! A receipt's own head is believed when a pinned key or witness vouches for it, or when it is
-//! shown to be of one tree with a head for which one does: that is how what a retired key signed
-//! still holds. A head that was seen at a certain time, by a witness or by whoever published it,
-//! shows that every leaf under it was logged by then.
+//! A receipt's own head is believed when a pinned key or witness vouches for it, or when a head for
+//! which one does is shown to continue it: that is how what a retired key signed still holds. That
+//! it continues such a head itself shows nothing of the leaves behind that. A head that was seen at a
+//! certain time, by a witness or by whoever published it, shows that every leaf under it was logged
+//! by then; a witness's time is the whole second in which that was.
 
 use std::collections::BTreeMap;
 

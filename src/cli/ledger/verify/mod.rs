@@ -2,14 +2,15 @@
 //!
 //! Three things can be asked of a credential: that it was *decided*, that the decision was
 //! *logged*, and that it was logged *before it was used*. The first is shown by the leaf, whose
-//! hash the credential carries: the decision's bytes existed before the signature did. The second
+//! hash the credential carries: the decision's bytes existed before the signature did, if there is a
+//! signature, which takes the issuer's keys or the log that names them. The second
 //! by the inclusion proof under a checkpoint that a pinned key or witness vouches for. The third is
 //! shown by neither, for a receipt does not say when the log got its leaf: it takes a checkpoint
 //! that a witness cosigned, or that somebody published, before the use, and it is told by whose
 //! clock.
 //!
 //! Nothing is fetched. Whatever does not hold is told, each for itself, and any of it makes the
-//! whole not hold.
+//! whole not hold; so does what was asked and cannot be shown.
 
 mod answer;
 mod credential;
