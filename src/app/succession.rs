@@ -29,10 +29,10 @@ use crate::merkle::{
     Checkpoint, EMPTY_ROOT, Hash, Note, SignedCheckpoint, VerifierKey, WitnessKey, leaf_hash,
 };
 use crate::policy::CompiledGeneration;
-use crate::store::Store;
 use crate::store::append::Head;
 use crate::store::cosigned::CosignedRow;
 use crate::store::meta::{SealedSuccession, StoreMode};
+use crate::store::{Store, StoreError};
 
 /// Leaves that are read at once.
 const BITE: u64 = 1_000;
@@ -265,7 +265,12 @@ impl Old {
             size: 0,
             root: EMPTY_ROOT,
         });
-        let known = known(&config, &keys, successor, given).await?;
+        let place = match store.shared_place().await {
+            // One of an older schema does not know.
+            Err(StoreError::Refused(_)) => None,
+            known => known.map_err(unfit_store)?,
+        };
+        let known = known(&config, &keys, successor, given, place).await?;
         Ok(Self {
             origin,
             store,
@@ -351,8 +356,7 @@ impl Old {
     fn is_vouched_for(&self, known: &Known, key: &VerifierKey) -> bool {
         let others: Vec<VerifierKey> = self.keys.iter().filter(|it| *it != key).cloned().collect();
         let witnesses = self.config.ledger.witnesses.iter();
-        let witnesses: Vec<WitnessKey> =
-            witnesses.filter_map(|it| it.vkey.parse().ok()).collect();
+        let witnesses: Vec<WitnessKey> = witnesses.filter_map(|it| it.vkey.parse().ok()).collect();
         let witnessed = || {
             let cosigned = Note::parse(&known.note).ok()?.cosignatures(&witnesses);
             cosigned.ok().filter(|found| !found.is_empty())
@@ -495,12 +499,13 @@ fn kid(key: &VerifierKey) -> String {
 }
 
 /// The checkpoints of the old log that somebody kept: what was given, the replica's own file, the
-/// place of all replicas.
+/// place of all replicas. `kept_at` is where its store says that there is one.
 async fn known(
     config: &Config,
     keys: &[VerifierKey],
     successor: &str,
     given: Vec<Evidence>,
+    kept_at: Option<String>,
 ) -> Result<Vec<Known>, StartError> {
     let origin = &config.ledger.origin;
     let mut evidence = given;
@@ -515,6 +520,12 @@ async fn known(
     if let Some(place) = Box::pin(super::shared_place(config)).await? {
         let kept = place.read().await.map_err(unfit)?;
         let name = place.to_string();
+        if kept.note.is_none() && kept_at.as_ref() == Some(&name) {
+            return Err(unfit(format!(
+                "{name}: a checkpoint was kept there and is gone: the disk is not mounted, or somebody \
+                 removed it; if it is lost, take the place out of the old configuration"
+            )));
+        }
         evidence.extend(kept.note.map(|note| Evidence { name, note }));
     }
     let mut known = Vec::new();

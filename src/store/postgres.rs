@@ -153,7 +153,12 @@ impl Postgres {
                 .await
                 .map_err(|_| unmigrated())?;
         let known = MIGRATIONS.iter().map(|migration| migration.version).max();
-        fits(oldest, applied.unwrap_or(0), oldest_binary, known.unwrap_or(0))
+        fits(
+            oldest,
+            applied.unwrap_or(0),
+            oldest_binary,
+            known.unwrap_or(0),
+        )
     }
 
     /// The database's clock, to be compared with ours.
@@ -195,7 +200,12 @@ pub(super) const OLDEST_READABLE: i64 = 1;
 
 /// Compares a schema and the oldest binary that it serves with this binary, which needs `oldest` and
 /// knows migrations up to `known`.
-pub(super) fn fits(oldest: i64, applied: i64, oldest_binary: i64, known: i64) -> Result<(), StoreError> {
+pub(super) fn fits(
+    oldest: i64,
+    applied: i64,
+    oldest_binary: i64,
+    known: i64,
+) -> Result<(), StoreError> {
     if applied < oldest {
         return Err(StoreError::Unfit(format!(
             "the schema has version {applied}, this binary needs {oldest}; run `taskpass \

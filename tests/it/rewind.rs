@@ -265,7 +265,10 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
         assert!(told.contains("not a checkpoint of the log"), "{told}");
         // Both are named, as far as the one says anything.
         let size = rig_size(&note);
-        assert!(told.contains(&format!("the store shows size {size} root")), "{told}");
+        assert!(
+            told.contains(&format!("the store shows size {size} root")),
+            "{told}"
+        );
         let foreign = wrong.contains("other");
         let named = format!("the log `dev.taskpass.local/other` had size {size} root");
         assert_eq!(told.contains(&named), foreign, "{told}");
@@ -398,6 +401,14 @@ async fn a_disk_that_hangs_puts_no_commit_in_doubt() {
     std::fs::remove_file(&place).unwrap();
     let made = std::process::Command::new("mkfifo").arg(&place).status();
     assert!(made.unwrap().success());
+    // That holds up nobody, and is told.
+    issue(&rig).await;
+    until("the failures are counted", SOON, async || {
+        let metrics = rig.broker.metrics().render();
+        let counted = "taskpass_shared_checkpoint_failures_total ";
+        metrics.contains(counted) && !metrics.contains(&format!("{counted}0\n"))
+    })
+    .await;
     rig.database().break_connections();
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
@@ -405,11 +416,6 @@ async fn a_disk_that_hangs_puts_no_commit_in_doubt() {
         panic!("it is well, or over");
     };
     assert!(!told.contains("in doubt"), "{told}");
-    until("the failures are counted", SOON, async || {
-        let metrics = rig.broker.metrics().render();
-        !metrics.contains("taskpass_shared_checkpoint_failures_total 0")
-    })
-    .await;
     // The disk is back, and whoever hung on it goes on.
     let hung = rig.directory().join("hung");
     std::fs::rename(&place, &hung).unwrap();
@@ -460,8 +466,10 @@ async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again()
     })
     .await;
     // One whose every look leads elsewhere is told so.
-    run("CREATE SEQUENCE other.pid; CREATE OR REPLACE FUNCTION other.pg_backend_pid() RETURNS int \
-         LANGUAGE sql AS 'SELECT nextval(''other.pid'')::int'")
+    run(
+        "CREATE SEQUENCE other.pid; CREATE OR REPLACE FUNCTION other.pg_backend_pid() RETURNS int \
+         LANGUAGE sql AS 'SELECT nextval(''other.pid'')::int'",
+    )
     .await;
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
