@@ -163,12 +163,14 @@ pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<Said>, Start
     serde_json::from_slice(document).map(Some).map_err(unfit)
 }
 
-/// What the first leaf says of it; nothing where there is none, or its body was pruned.
-async fn first_leaf(store: &Store) -> Result<Option<Option<Succession>>, StartError> {
-    #[derive(Deserialize)]
-    struct Genesis {
-        succeeds: Option<Succession>,
-    }
+/// What the first leaf says of it.
+#[derive(Deserialize)]
+struct Genesis {
+    succeeds: Option<Succession>,
+}
+
+/// Reads the first leaf; nothing where there is none, or its body was pruned.
+async fn first_leaf(store: &Store) -> Result<Option<Genesis>, StartError> {
     let leaf = store.leaf(0).await.map_err(unfit_store)?;
     let Some((hash, body)) = leaf.and_then(|leaf| Some((leaf.hash, leaf.body?))) else {
         return Ok(None);
@@ -176,8 +178,7 @@ async fn first_leaf(store: &Store) -> Result<Option<Option<Succession>>, StartEr
     if leaf_hash(&body) != hash {
         return Err(unfit("the body of the first leaf does not fit its hash"));
     }
-    let genesis: Genesis = serde_json::from_slice(&body).map_err(unfit)?;
-    Ok(Some(genesis.succeeds))
+    serde_json::from_slice(&body).map(Some).map_err(unfit)
 }
 
 /// Whether the first leaf says the same: whoever can delete a row cannot change a leaf.
@@ -185,7 +186,7 @@ pub(super) async fn check_first_leaf(
     store: &Store,
     succeeds: Option<&Succession>,
 ) -> Result<(), StartError> {
-    let Some(leaf) = first_leaf(store).await? else {
+    let Some(Genesis { succeeds: leaf }) = first_leaf(store).await? else {
         return Ok(());
     };
     if leaf.as_ref() == succeeds {
@@ -259,7 +260,7 @@ impl Old {
             .collect();
         let succeeded = match read(&store, &mac).await? {
             Some(said) => Some(said.succession),
-            None => first_leaf(&store).await?.flatten(),
+            None => first_leaf(&store).await?.and_then(|leaf| leaf.succeeds),
         };
         let head = store.head().await.map_err(unfit_store)?.unwrap_or(Head {
             size: 0,
@@ -270,7 +271,7 @@ impl Old {
             Err(StoreError::Refused(_)) => None,
             known => known.map_err(unfit_store)?,
         };
-        let known = known(&config, &keys, successor, given, place).await?;
+        let known = known(&config, &keys, successor, given, place.as_deref()).await?;
         Ok(Self {
             origin,
             store,
@@ -505,7 +506,7 @@ async fn known(
     keys: &[VerifierKey],
     successor: &str,
     given: Vec<Evidence>,
-    kept_at: Option<String>,
+    kept_at: Option<&str>,
 ) -> Result<Vec<Known>, StartError> {
     let origin = &config.ledger.origin;
     let mut evidence = given;
@@ -520,7 +521,7 @@ async fn known(
     if let Some(place) = Box::pin(super::shared_place(config)).await? {
         let kept = place.read().await.map_err(unfit)?;
         let name = place.to_string();
-        if kept.note.is_none() && kept_at.as_ref() == Some(&name) {
+        if kept.note.is_none() && kept_at == Some(&*name) {
             return Err(unfit(format!(
                 "{name}: a checkpoint was kept there and is gone: the disk is not mounted, or somebody \
                  removed it; if it is lost, take the place out of the old configuration"

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A tag that no object ever has.
-const NEVER: HeaderValue = HeaderValue::from_static("\"taskpass-never-was\"");
+const NEVER: &str = "\"taskpass-never-was\"";
 
 /// The largest note that is read. Ours has a few hundred bytes, and a line for each witness.
 const MAX_NOTE_BYTES: usize = 64 * 1024;
@@ -204,7 +204,7 @@ impl Place {
         };
         let never = Kept {
             note: None,
-            version: Version::Tag(NEVER),
+            version: Version::Tag(HeaderValue::from_static(NEVER)),
         };
         let swapped = object.swap(&never, note).await?;
         Ok(swapped != Swapped::Changed)

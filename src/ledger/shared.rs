@@ -84,6 +84,12 @@ pub(super) enum SharedError {
     Alarm(String),
 }
 
+impl From<StoreError> for SharedError {
+    fn from(error: StoreError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
 impl From<PlaceError> for SharedError {
     fn from(error: PlaceError) -> Self {
         Self::Unavailable(error.to_string())
@@ -148,7 +154,7 @@ impl SharedCheckpoint {
     async fn check_new(&self) -> Result<(), SharedError> {
         let mut before = self.seen.load(Ordering::Relaxed);
         if !before {
-            let known = self.store.shared_place().await.map_err(unavailable)?;
+            let known = self.store.shared_place().await?;
             before = known.is_some_and(|known| known == self.place.to_string());
         }
         if !before {
@@ -166,8 +172,7 @@ impl SharedCheckpoint {
     async fn note(&self) -> Result<(), SharedError> {
         if !self.noted.load(Ordering::Relaxed) {
             let place = self.place.to_string();
-            let noted = self.store.put_shared_place(&place).await;
-            noted.map_err(unavailable)?;
+            self.store.put_shared_place(&place).await?;
             self.noted.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -312,7 +317,7 @@ impl SharedCheckpoint {
         let head = match through {
             Through::Connection(head) => head,
             // Only now: the place never holds what is not committed.
-            Through::Pool => self.store.head().await.map_err(unavailable)?,
+            Through::Pool => self.store.head().await?,
         };
         let keys = self.keys.load_full();
         let keys: Vec<VerifierKey> = keys.iter().map(|key| key.verifier.clone()).collect();
@@ -358,7 +363,7 @@ impl SharedCheckpoint {
     /// Tiles are read through the pool. Its server must have the tree that the new connection shows,
     /// or nothing that it says is about that one.
     async fn check_pool(&self, shown: Option<Head>) -> Result<(), SharedError> {
-        let pooled = self.store.head().await.map_err(unavailable)?;
+        let pooled = self.store.head().await?;
         let size = |head: Option<Head>| head.map_or(0, |head| head.size);
         let (ours, theirs) = (size(shown), size(pooled));
         let same = match shown {
@@ -378,10 +383,6 @@ impl SharedCheckpoint {
              one tree: they lead to different servers"
         )))
     }
-}
-
-fn unavailable(error: StoreError) -> SharedError {
-    SharedError::Unavailable(error.to_string())
 }
 
 #[cfg(test)]

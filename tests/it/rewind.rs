@@ -255,7 +255,7 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
     }
     object.set(Manner::Good);
     let note = object.content().unwrap();
-    let rig_size = |note: &str| opened(note).size;
+    let size_of = |note: &str| opened(note).size;
     let foreign = note.replace("dev.taskpass.local/rig", "dev.taskpass.local/other");
     let unsigned = note.rsplit_once('\n').unwrap().0;
     let unsigned = unsigned.rsplit_once("\n\n").unwrap().0;
@@ -264,7 +264,7 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
         let told = rig.restart().await.expect_err("it starts").to_string();
         assert!(told.contains("not a checkpoint of the log"), "{told}");
         // Both are named, as far as the one says anything.
-        let size = rig_size(&note);
+        let size = size_of(&note);
         assert!(
             told.contains(&format!("the store shows size {size} root")),
             "{told}"
