@@ -193,8 +193,9 @@ async fn open_store_to_read(
         }
         StoreKind::Postgres => Some(open_store_as(config, name).await?),
     };
-    if let Some(store) = &store {
-        store.check_readable().await.map_err(unfit_store)?;
+    // A file's schema was looked at when it was opened.
+    if let Some(Store::Postgres(postgres)) = &store {
+        postgres.check_schema().await.map_err(unfit_store)?;
     }
     Ok(store)
 }

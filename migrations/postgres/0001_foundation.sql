@@ -13,7 +13,10 @@ CREATE TABLE store_meta (
     origin               text NOT NULL,
     created_at           timestamptz NOT NULL,
     bootstrap_digest     bytea,
-    bootstrap_first_seen timestamptz
+    bootstrap_first_seen timestamptz,
+    -- Where the replicas last kept a checkpoint together. A place of that name which holds nothing
+    -- has lost it.
+    shared_place         text
 );
 
 -- The log that this one takes the place of, if it does: written before the first leaf.

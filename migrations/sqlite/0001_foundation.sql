@@ -15,7 +15,10 @@ CREATE TABLE store_meta (
     origin               TEXT NOT NULL,
     created_at           INTEGER NOT NULL,
     bootstrap_digest     BLOB,
-    bootstrap_first_seen INTEGER
+    bootstrap_first_seen INTEGER,
+    -- Where the replicas last kept a checkpoint together. A place of that name which holds nothing
+    -- has lost it.
+    shared_place         TEXT
 ) STRICT;
 
 -- The log that this one takes the place of, if it does: written before the first leaf.

@@ -140,15 +140,6 @@ impl Store {
         }
     }
 
-    /// Whether all can be read that a log that is given up says.
-    pub async fn check_readable(&self) -> Result<(), StoreError> {
-        match self {
-            Self::Postgres(postgres) => postgres.check_readable().await,
-            // Looked at when it was opened.
-            Self::Sqlite(_) => Ok(()),
-        }
-    }
-
     /// Closes every connection; in SQLite also folds the write-ahead log into the file.
     pub async fn close(&self) {
         match self {

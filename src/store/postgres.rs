@@ -132,15 +132,6 @@ impl Postgres {
     /// Whether the schema is one that this binary can work with: it has all that we use, and has
     /// taken nothing away that we use.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
-        self.check_schema_from(OLDEST_SCHEMA).await
-    }
-
-    /// The same, to read what a log that was given up says.
-    pub(super) async fn check_readable(&self) -> Result<(), StoreError> {
-        self.check_schema_from(OLDEST_READABLE).await
-    }
-
-    async fn check_schema_from(&self, oldest: i64) -> Result<(), StoreError> {
         let (applied,): (Option<i64>,) = sqlx::query_as(
             "/* check_schema */ SELECT max(version) FROM _sqlx_migrations WHERE success",
         )
@@ -153,12 +144,7 @@ impl Postgres {
                 .await
                 .map_err(|_| unmigrated())?;
         let known = MIGRATIONS.iter().map(|migration| migration.version).max();
-        fits(
-            oldest,
-            applied.unwrap_or(0),
-            oldest_binary,
-            known.unwrap_or(0),
-        )
+        fits(applied.unwrap_or(0), oldest_binary, known.unwrap_or(0))
     }
 
     /// The database's clock, to be compared with ours.
@@ -193,22 +179,14 @@ impl Postgres {
 
 /// The oldest schema that has all that this binary uses. Raise it with the first statement that
 /// needs a newer one.
-const OLDEST_SCHEMA: i64 = 3;
+const OLDEST_SCHEMA: i64 = 1;
 
-/// The oldest schema of which all can be read that a new log takes over.
-pub(super) const OLDEST_READABLE: i64 = 1;
-
-/// Compares a schema and the oldest binary that it serves with this binary, which needs `oldest` and
-/// knows migrations up to `known`.
-pub(super) fn fits(
-    oldest: i64,
-    applied: i64,
-    oldest_binary: i64,
-    known: i64,
-) -> Result<(), StoreError> {
-    if applied < oldest {
+/// Compares a schema and the oldest binary that it serves with this binary, which knows migrations
+/// up to `known`.
+pub(super) fn fits(applied: i64, oldest_binary: i64, known: i64) -> Result<(), StoreError> {
+    if applied < OLDEST_SCHEMA {
         return Err(StoreError::Unfit(format!(
-            "the schema has version {applied}, this binary needs {oldest}; run `taskpass \
+            "the schema has version {applied}, this binary needs {OLDEST_SCHEMA}; run `taskpass \
              migrate` with the owner's role"
         )));
     }
@@ -233,16 +211,15 @@ mod tests {
 
     #[test]
     fn a_newer_schema_is_served_until_it_takes_something_away() {
-        let fits = |applied, oldest| super::fits(OLDEST_SCHEMA, applied, oldest, OLDEST_SCHEMA);
-        assert!(fits(OLDEST_SCHEMA, 1).is_ok());
-        assert!(fits(OLDEST_SCHEMA + 3, OLDEST_SCHEMA).is_ok());
-        let taken = fits(OLDEST_SCHEMA + 3, OLDEST_SCHEMA + 2).unwrap_err();
+        assert!(fits(OLDEST_SCHEMA, 1, OLDEST_SCHEMA).is_ok());
+        assert!(fits(OLDEST_SCHEMA + 3, OLDEST_SCHEMA, OLDEST_SCHEMA).is_ok());
+        let taken = fits(OLDEST_SCHEMA + 3, OLDEST_SCHEMA + 2, OLDEST_SCHEMA).unwrap_err();
         assert!(taken.to_string().contains("newer binary"), "{taken}");
     }
 
     #[test]
     fn a_schema_that_lacks_something_is_to_be_migrated() {
-        let old = fits(OLDEST_SCHEMA, OLDEST_SCHEMA - 1, 0, OLDEST_SCHEMA).unwrap_err();
+        let old = fits(OLDEST_SCHEMA - 1, 0, OLDEST_SCHEMA).unwrap_err();
         assert!(old.to_string().contains("taskpass migrate"), "{old}");
     }
 }

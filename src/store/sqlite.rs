@@ -14,7 +14,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Executor};
 
 use super::StoreError;
-use super::postgres::{OLDEST_READABLE, fits};
+use super::postgres::fits;
 
 /// The migrations, in the binary.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -107,7 +107,7 @@ impl Sqlite {
                 .map_err(unfit)?;
         let known = MIGRATIONS.iter().map(|migration| migration.version).max();
         let known = known.unwrap_or(0);
-        fits(OLDEST_READABLE, applied.unwrap_or(0), oldest_binary, known)?;
+        fits(applied.unwrap_or(0), oldest_binary, known)?;
         Ok(Some(Self {
             writer: readers.clone(),
             readers,
