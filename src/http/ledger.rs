@@ -396,7 +396,7 @@ mod tests {
         write_lines(vec![leaf(0, false), leaf(1, false)], &mut bodies).unwrap();
         let page = vec![leaf(2, false), leaf(3, true), leaf(4, true)];
         let lines = write_lines(page, &mut bodies).unwrap();
-        assert_eq!(lines.iter().filter(|byte| **byte == b'\n').count(), 3);
+        assert_eq!(String::from_utf8(lines).unwrap().lines().count(), 3);
         for hole in [
             vec![leaf(5, false)],
             vec![leaf(5, true), leaf(6, false), leaf(7, true)],

@@ -209,13 +209,13 @@ impl Order {
                 self.generations.insert(*generation);
                 ("activation", Ok(()))
             }
-            Event::Decision(decision) => match decision.outcome {
-                Outcome::Permit => ("permit", self.permit(decision)),
-                _ => {
-                    self.tasks.extend(decision.task);
-                    ("refusal", self.decided_by(decision.generation))
-                }
-            },
+            Event::Decision(decision) if decision.outcome == Outcome::Permit => {
+                ("permit", self.permit(decision))
+            }
+            Event::Decision(decision) => {
+                self.tasks.extend(decision.task);
+                ("refusal", self.decided_by(decision.generation))
+            }
             Event::TaskOpened(opened) => {
                 self.tasks.insert(opened.task);
                 ("task opened", self.first_of_task(opened.task))
