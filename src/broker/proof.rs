@@ -126,15 +126,12 @@ impl Broker {
             .await?;
         self.consume(caller.one_time.clone(), self.now()).await?;
         let store = self.store();
-        let index = match store.decision_index(DecisionId::from(id)).await? {
-            Some(index) => index,
-            None => {
-                let cutoff = store.cutoff(CutoffId::from(id)).await?;
-                cutoff
-                    .ok_or(BrokerError::NotFound("decision"))?
-                    .cutoff
-                    .index
-            }
+        let index = if let Some(index) = store.decision_index(DecisionId::from(id)).await? {
+            index
+        } else {
+            let cutoff = store.cutoff(CutoffId::from(id)).await?;
+            let cutoff = cutoff.ok_or(BrokerError::NotFound("decision"))?;
+            cutoff.cutoff.index
         };
         let forgotten = store.forget_purpose(index).await?;
         info!(index, forgotten, by = caller.name(), "a text was forgotten");

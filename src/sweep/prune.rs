@@ -169,7 +169,7 @@ pub async fn prune(
     retention: Retention,
     now: Timestamp,
 ) -> Result<u64, BrokerError> {
-    let mut pruner = Pruner::new(CancellationToken::new());
-    let pruned = pruner.round(broker, retention, now).await;
-    pruned.failed.map(|()| pruned.rows)
+    let mut by_itself = Pruner::new(CancellationToken::new());
+    let Pruned { rows, failed, .. } = by_itself.round(broker, retention, now).await;
+    failed.map(|()| rows)
 }

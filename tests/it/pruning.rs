@@ -77,13 +77,13 @@ on_both_stores! {
         backlog(&rig).await;
         let (store, stop) = (rig.broker.store(), CancellationToken::new());
         let before = left(store).await;
-        let mut pruner = Pruner::new(stop.clone());
-        let pruned = pruner.round(&rig.broker, RETENTION, rig.now()).await;
+        let mut worker = Pruner::new(stop.clone());
+        let pruned = worker.round(&rig.broker, RETENTION, rig.now()).await;
         pruned.failed.unwrap();
         assert!(pruned.more);
         assert_eq!(left(store).await, before - 10_000);
         stop.cancel();
-        let pruned = pruner.round(&rig.broker, RETENTION, rig.now()).await;
+        let pruned = worker.round(&rig.broker, RETENTION, rig.now()).await;
         assert_eq!((pruned.rows, left(store).await), (0, before - 10_000), "nothing is begun after a stop");
     }
 
@@ -133,8 +133,8 @@ on_both_stores! {
         };
         assert_eq!(kept().await, (1, 1_000));
         assert_eq!(store.prune_openings(rig.now().minus_seconds(86_400), 1_000).await.unwrap(), 0);
-        let mut pruner = Pruner::new(CancellationToken::new());
-        let pruned = pruner.round(&rig.broker, RETENTION, rig.now()).await;
+        let mut worker = Pruner::new(CancellationToken::new());
+        let pruned = worker.round(&rig.broker, RETENTION, rig.now()).await;
         pruned.failed.unwrap();
         assert_eq!(kept().await, (0, 1_000));
     }

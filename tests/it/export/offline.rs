@@ -42,7 +42,8 @@ fn pruned(log: &str, entries: usize) -> String {
             leaf: None,
         };
         write_log_entry(&mut written, &entry).unwrap();
-        *line = String::from_utf8(written).unwrap().trim_end().to_owned();
+        let written = String::from_utf8(written).unwrap();
+        written.trim_end().clone_into(line);
     }
     lines.join("\n") + "\n"
 }
