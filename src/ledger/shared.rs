@@ -259,7 +259,7 @@ impl SharedCheckpoint {
         };
         if !tried.load(Ordering::Relaxed) {
             if let Swapped::Done(_) = self.place.swap(gone, &signed.checkpoint).await? {
-                return Err(self.careless());
+                return Err(self.careless(signed.checkpoint.as_bytes()).await);
             }
             tried.store(true, Ordering::Relaxed);
         }
@@ -272,7 +272,10 @@ impl SharedCheckpoint {
             return Ok(());
         }
         match self.place.is_careless(kept).await {
-            Ok(true) => return Err(self.careless()),
+            Ok(true) => {
+                let note = kept.note.as_deref().unwrap_or_default();
+                return Err(self.careless(note).await);
+            }
             Ok(false) => self.tried.careless.store(true, Ordering::Relaxed),
             // It is found out by the first change.
             Err(error) => info!(%error, "whether the place heeds conditions is not known yet"),
@@ -280,12 +283,21 @@ impl SharedCheckpoint {
         Ok(())
     }
 
-    fn careless(&self) -> SharedError {
-        SharedError::Alarm(format!(
-            "{}: it was written though the condition did not hold (If-Match, If-None-Match): such a \
-             store keeps no checkpoint from being written over; take another",
-            self.place
-        ))
+    /// What it means that `note` was written where that had to fail. Something in between may say
+    /// that all is well whatever it is asked, and that passes.
+    async fn careless(&self, note: &[u8]) -> SharedError {
+        match self.place.read().await {
+            Ok(kept) if kept.note.as_deref() == Some(note) => SharedError::Alarm(format!(
+                "{}: it was written though the condition did not hold (If-Match, If-None-Match): such \
+                 a store keeps no checkpoint from being written over; take another",
+                self.place
+            )),
+            Ok(_) => SharedError::Unavailable(format!(
+                "{}: it says that something was written, and does not hold it",
+                self.place
+            )),
+            Err(error) => error.into(),
+        }
     }
 
     /// The head that a place holds, if our keys signed it and the store's tree contains it. None

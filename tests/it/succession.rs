@@ -1014,9 +1014,11 @@ async fn a_key_that_was_retired_long_ago_is_still_known_as_the_logs() {
     world.published_by(&old).await;
     old.process.terminate();
     let later = now().plus_seconds(40 * 86_400);
-    let old = Old::open(world.read(OLD), NEW, vec![], &[], later).await;
+    let first: VerifierKey = first.parse().unwrap();
+    let pinned = std::slice::from_ref(&first);
+    let old = Old::open(world.read(OLD), NEW, vec![], pinned, later).await;
     let old = old.unwrap();
-    assert!(old.has_key(&first.parse().unwrap()));
+    assert!(old.has_key(&first));
     let stranger = VerifierKey::new(OLD, *b"01234567890123456789012345678901");
     assert!(!old.has_key(&stranger.unwrap()));
 }
