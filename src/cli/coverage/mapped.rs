@@ -607,7 +607,7 @@ refused = { pointer = "/status", values = [401, 403] }
                     assert_eq!((action.as_str(), path), ("orders:read", "/path"));
                     assert!(places.is_empty() && unclear.is_some());
                 }
-                other => panic!("{other:?}"),
+                Deed::Mint => panic!("{path}"),
             }
         }
     }
