@@ -16,13 +16,13 @@ use taskpass::domain::generation::{Generation, PolicyFile};
 use taskpass::merkle::leaf_hash;
 use taskpass::policy::generation::digest_of;
 use taskpass::policy::record::Recorded;
-use taskpass::policy::replay::{Replay, Tally};
+use taskpass::policy::replay::{Replay, Tally, Untold};
 use taskpass::policy::{CompiledGeneration, GenerationParts, build};
 
 use crate::explain::{CI, begin, ci_token, decide, records};
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::{Kind, Rig, ask};
+use crate::support::rig::{self, Kind, Rig, ask};
 
 /// A replay of what `replica` decided, by other policies and another configuration.
 struct Candidate<'a> {
@@ -219,15 +219,6 @@ async fn replayed(kind: Kind) {
     let refusal = &told["groups"][0]["example"]["would_be"]["refusal"];
     assert_eq!(refusal, "unknown-resource");
 
-    // Who may have had a role is not known of decisions for which nobody read it.
-    let role = "@id(\"no-contractors\") @description(\"d\") forbid (principal in Role::\"contractor\", action in Action::\"any\", resource);\n@id(\"ci-open\")";
-    let (told, code) = same().policies("@id(\"ci-open\")", role).replay(&file);
-    assert_eq!(
-        (counts(&told), code),
-        (vec![0, 0, 0, 0, 0, 0], Some(3)),
-        "{told}"
-    );
-    assert_eq!(told["cannot_be_told"], json!({"roles_not_read": 4}));
     incomplete(&same, &file);
 }
 
@@ -372,9 +363,9 @@ async fn with_policy(rig: &Rig, policy: &str) -> CompiledGeneration {
     compiled
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_role_that_a_candidate_asks_for_counts_where_it_was_read() {
-    let rig = Rig::new(Kind::Sqlite).await;
+/// What becomes of two permits, one of them to a contractor, by a candidate that forbids those.
+async fn without_contractors(policies: &str) -> Tally {
+    let rig = Rig::with(Kind::Sqlite, policies, vec![], vec![]).await;
     let reports = "dev:agent%3Areports".to_owned().try_into().unwrap();
     let role = "contractor".to_owned();
     rig.broker
@@ -389,12 +380,24 @@ async fn a_role_that_a_candidate_asks_for_counts_where_it_was_read() {
         "@id(\"no-contractors\") @description(\"d\") forbid (principal in Role::\"contractor\", action in Action::\"any\", resource);",
     )
     .await;
-    let tally = replay_at(&rig, &candidate, rig.clock.now()).await;
-    assert_eq!((tally.evaluated, tally.unchanged), (2, 1));
-    assert_eq!(tally.untold, BTreeMap::new());
-    let groups = tally.groups();
+    replay_at(&rig, &candidate, rig.clock.now()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_a_candidate_asks_for_counts_where_it_was_read_and_else_nothing_is_told() {
+    let read = without_contractors(rig::POLICIES).await;
+    assert_eq!((read.evaluated, read.unchanged), (2, 1));
+    assert_eq!(read.untold, BTreeMap::new());
+    let groups = read.groups();
     assert_eq!(groups[0].key.policies, ["no-contractors"]);
     assert_eq!(groups[0].key.workload, "dev:agent%3Areports");
+    // Where no policy asks for roles nobody reads them, and that is not taken for having none.
+    let nobody = "principal == Workload::dev::\"dev:nobody\"";
+    let policies = rig::POLICIES.replace("principal in Role::\"nobody\"", nobody);
+    assert_ne!(policies, rig::POLICIES);
+    let unread = without_contractors(&policies).await;
+    assert_eq!((unread.evaluated, unread.changed()), (0, false));
+    assert_eq!(unread.untold, BTreeMap::from([(Untold::RolesNotRead, 2)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
