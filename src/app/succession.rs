@@ -358,11 +358,11 @@ impl Old {
         let others: Vec<VerifierKey> = self.keys.iter().filter(|it| *it != key).cloned().collect();
         let witnesses = self.config.ledger.witnesses.iter();
         let witnesses: Vec<WitnessKey> = witnesses.filter_map(|it| it.vkey.parse().ok()).collect();
-        let witnessed = || {
+        let by_a_witness = || {
             let cosigned = Note::parse(&known.note).ok()?.cosignatures(&witnesses);
             cosigned.ok().filter(|found| !found.is_empty())
         };
-        SignedCheckpoint::open(&known.note, &others).is_ok() || witnessed().is_some()
+        SignedCheckpoint::open(&known.note, &others).is_ok() || by_a_witness().is_some()
     }
 
     fn give_up_as_of<'a>(

@@ -356,16 +356,15 @@ impl Verify {
                 })?)
             };
         let verdict = verify::verify(BufReader::with_capacity(256 * 1024, file), &asked);
-        let told = if self.json {
+        output::even_unread(if self.json {
             output::json(&verdict)
         } else {
             output::line(verdict.to_string())
-        };
-        match told {
-            // The verdict is the exit code, whoever has read why.
-            Ok(()) | Err(Failure::ReaderGone) if verdict.holds() => Ok(()),
-            Ok(()) | Err(Failure::ReaderGone) => Err(Failure::Told),
-            Err(failure) => Err(failure),
+        })?;
+        if verdict.holds() {
+            Ok(())
+        } else {
+            Err(Failure::Told)
         }
     }
 

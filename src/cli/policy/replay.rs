@@ -24,7 +24,7 @@ use super::super::output::{self, printable};
 use super::super::serve::ConfigFile;
 use super::lines::{self, LastLine, Span, Whole};
 use super::source::{Pages, check_leaf, since, unestablished};
-use super::{Source, list, said};
+use super::{Source, list};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::record::Record;
 use crate::policy::CompiledGeneration;
@@ -149,7 +149,7 @@ impl ReplayArgs {
         } else {
             output::line(Shown(&tally).to_string())
         };
-        said(shown)?;
+        output::even_unread(shown)?;
         verdict(&tally, cut_short)
     }
 }

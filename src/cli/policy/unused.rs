@@ -11,10 +11,10 @@ use serde_json::json;
 use super::super::Failure;
 use super::super::client::Connection;
 use super::super::output::{self, printable};
+use super::Source;
 use super::lines::{self, Whole};
 use super::replay::{feed_file, feed_pages, is_before};
 use super::source::{Pages, check_leaf, since};
-use super::{Source, said};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::record::Record;
@@ -96,7 +96,7 @@ impl UnusedArgs {
         } else {
             output::line(shown.to_string())
         };
-        said(shown)?;
+        output::even_unread(shown)?;
         known?;
         if uses.iter().any(PolicyUse::is_wide) {
             return Err(Failure::Told);
