@@ -37,10 +37,10 @@ pub(super) struct LastLine {
 
 impl LastLine {
     /// The end of what was read since then.
-    pub(super) fn new(whole: Whole, since: Option<Timestamp>) -> Self {
+    pub(super) fn new(whole: &Whole, since: Option<Timestamp>) -> Self {
         let end = Range {
             since,
-            ..whole.found
+            ..whole.found.clone()
         };
         Self { end }
     }
@@ -189,7 +189,7 @@ mod tests {
         let (one, two) = ([record(3), record(5)].concat(), record(9));
         let good = whole(&[&one, &two, &last(3, 3, 9)]).unwrap();
         assert_eq!(good.cut_short(None), None);
-        let text = serde_json::to_string(&LastLine::new(good, None)).unwrap();
+        let text = serde_json::to_string(&LastLine::new(&good, None)).unwrap();
         assert_eq!(format!("{text}\n"), last(3, 3, 9));
         let nothing = whole(&["{\"end\":{\"records\":0}}"]).unwrap();
         assert_eq!(nothing.cut_short(None), None);

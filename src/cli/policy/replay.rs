@@ -87,7 +87,7 @@ impl DecisionsArgs {
             spans.push(lines::read(spans.len() as u64, &page, |_| Ok(()))?);
             output::raw(page.as_bytes())?;
         }
-        output::json_line(&LastLine::new(Whole::of(spans)?, self.since))
+        output::json_line(&LastLine::new(&Whole::of(spans)?, self.since))
     }
 }
 
