@@ -199,9 +199,7 @@ pub struct Metrics {
     ledger_size: Gauge,
     ledger_batch_entries: Histogram,
     ledger_queue_depth: Gauge,
-    shared_checkpoint_size: Gauge,
-    shared_checkpoint_time: Gauge,
-    shared_checkpoint_failures: Counter,
+    shared_checkpoint: SharedCheckpoint,
     ledger_commit: Histogram,
     stages: Histograms<1>,
     http_requests: Counters<3>,
@@ -245,6 +243,34 @@ impl Exports {
                 "export_disabled",
                 "1 while a sink is told nothing, because it answered that it is gone",
                 Family::default(),
+            ),
+        }
+    }
+}
+
+/// The checkpoint that all replicas keep outside.
+#[derive(Debug)]
+struct SharedCheckpoint {
+    size: Gauge,
+    time: Gauge,
+    failures: Counter,
+}
+
+impl SharedCheckpoint {
+    fn new(r: &mut Registrar) -> Self {
+        Self {
+            size: r.gauge(
+                "shared_checkpoint_size",
+                "Leaves under the checkpoint that is kept outside, as last published or found",
+            ),
+            time: r.gauge(
+                "shared_checkpoint_timestamp_seconds",
+                "When a checkpoint was last published or found outside",
+            ),
+            failures: r.add(
+                "shared_checkpoint_failures",
+                "Checkpoints that could not be published outside",
+                Counter::default(),
             ),
         }
     }
@@ -374,19 +400,7 @@ impl Metrics {
                 Buckets(BATCH_ENTRIES).new_metric(),
             ),
             ledger_queue_depth: r.gauge("ledger_queue_depth", "Entries that wait for a batch"),
-            shared_checkpoint_size: r.gauge(
-                "shared_checkpoint_size",
-                "Leaves under the checkpoint that is kept outside, as last published or found",
-            ),
-            shared_checkpoint_time: r.gauge(
-                "shared_checkpoint_timestamp_seconds",
-                "When a checkpoint was last published or found outside",
-            ),
-            shared_checkpoint_failures: r.add(
-                "shared_checkpoint_failures",
-                "Checkpoints that could not be published outside",
-                Counter::default(),
-            ),
+            shared_checkpoint: SharedCheckpoint::new(&mut r),
             ledger_commit: r.add(
                 "ledger_commit_seconds",
                 "Time of a batch, lock to commit",
@@ -623,13 +637,13 @@ impl Metrics {
 
     /// The place outside holds a checkpoint of so many leaves.
     pub fn shared_checkpoint(&self, leaves: u64, now: crate::clock::Timestamp) {
-        self.shared_checkpoint_size.set(to_gauge(leaves));
-        self.shared_checkpoint_time.set(now.seconds());
+        self.shared_checkpoint.size.set(to_gauge(leaves));
+        self.shared_checkpoint.time.set(now.seconds());
     }
 
     /// A checkpoint could not be published.
     pub fn shared_checkpoint_failed(&self) {
-        self.shared_checkpoint_failures.inc();
+        self.shared_checkpoint.failures.inc();
     }
 
     /// A request went through a stage.
