@@ -448,8 +448,8 @@ on_both_stores! {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_record_with_any_part_changed_is_no_record() {
+/// A rig that refused a request, permitted one, and refused one without asking policy, in that order.
+async fn three_decisions() -> Rig {
     let rig = Rig::new(Kind::Sqlite).await;
     drop(rig.issue("agent:reports", ask(&["orders:write"])).await);
     rig.issue("agent:reports", ask(&["orders:read"]))
@@ -458,6 +458,12 @@ async fn a_record_with_any_part_changed_is_no_record() {
     let mut unknown = ask(&["orders:read"]);
     "no-such-api".clone_into(&mut unknown.resource);
     drop(rig.issue("agent:reports", unknown).await);
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_with_any_part_changed_is_no_record() {
+    let rig = three_decisions().await;
     let compiled = generation(&rig).await;
     let all = records(&rig).await;
     let [refused, permitted, never] = &all[..] else {
@@ -527,7 +533,14 @@ async fn a_record_with_any_part_changed_is_no_record() {
             RecordError::Pruned(what)
         );
     }
-    // A leaf that says something else of the same input: it does not come out again.
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leaf_that_says_something_else_of_the_same_input_does_not_come_out_again() {
+    let rig = three_decisions().await;
+    let compiled = generation(&rig).await;
+    let all = records(&rig).await;
+    let permitted = &all[1];
     let leaf = |from: &str, to: &str| {
         let bytes = STANDARD.decode(permitted.leaf.as_ref().unwrap()).unwrap();
         let text = String::from_utf8(bytes).unwrap();
