@@ -358,18 +358,17 @@ impl Appender {
         if !connection.is_own() || !self.guard.is_shared() {
             return Ok((connection, None));
         }
-        let look = connection.look().await.map_err(failure)?;
         let newest = self.shared.latest.borrow().clone();
-        let through = Through::Connection(look.head);
+        let through = Through::Connection(&mut connection);
         let checked = self.guard.check_shared(newest.as_ref(), through).await;
-        checked.map_err(|error| match error {
+        let server = checked.map_err(|error| match error {
             SharedError::Alarm(why) => Failure::Fatal(why),
             SharedError::Unavailable(_) => {
                 let error = std::io::Error::other(error.to_string());
                 Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
             }
         })?;
-        Ok((connection, Some(look.server)))
+        Ok((connection, server))
     }
 
     async fn connect(&self) -> Result<LedgerConnection, Failure> {

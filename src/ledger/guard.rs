@@ -21,7 +21,7 @@ use crate::domain::succession::Succession;
 use crate::files::write_whole;
 use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, Note};
 use crate::store::Store;
-use crate::store::append::Head;
+use crate::store::append::{Head, Server};
 
 /// The least time between two writes of the file.
 const WRITE_EVERY: Duration = Duration::from_millis(200);
@@ -102,15 +102,16 @@ impl Guard {
         self.shared.is_some()
     }
 
-    /// Checks that the store's tree contains what the replicas keep together.
+    /// Checks that the store's tree contains what the replicas keep together; which server a new
+    /// connection leads to.
     pub(super) async fn check_shared(
         &self,
         ours: Option<&Signed>,
-        through: Through,
-    ) -> Result<(), SharedError> {
+        through: Through<'_>,
+    ) -> Result<Option<Server>, SharedError> {
         match &self.shared {
             Some(shared) => shared.check(ours, through).await,
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 

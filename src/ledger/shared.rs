@@ -23,7 +23,7 @@ use crate::clock::SharedClock;
 use crate::domain::succession::{Succession, Why};
 use crate::merkle::{CheckpointError, SignedCheckpoint, VerifierKey};
 use crate::metrics::Metrics;
-use crate::store::append::Head;
+use crate::store::append::{Head, LedgerConnection, Server};
 use crate::store::{Store, StoreError};
 
 /// The least time between two publications.
@@ -64,13 +64,21 @@ struct Tried {
     careless: AtomicBool,
 }
 
-/// Through what the store was looked at.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Through {
+/// Through what the store is looked at, once the place was read.
+pub(super) enum Through<'a> {
     /// Whatever server the pool leads to.
     Pool,
-    /// A new connection, by which the store shows this head.
-    Connection(Option<Head>),
+    /// A new connection.
+    Connection(&'a mut LedgerConnection),
+}
+
+/// What the place holds, held against the store.
+#[derive(Default)]
+struct Judged {
+    /// Its head, if it is of our log and not of the one that ours takes the place of.
+    there: Option<Head>,
+    /// Whom a new connection leads to.
+    server: Option<Server>,
 }
 
 /// Why nothing was published, or found out.
@@ -114,18 +122,19 @@ impl SharedCheckpoint {
     }
 
     /// Checks that the store contains what the place holds. Where that is nothing, `ours`, which an
-    /// empty log has not, is put there first.
+    /// empty log has not, is put there first. Says which server a new connection leads to, if that was
+    /// compared with anything.
     pub(super) async fn check(
         &self,
         ours: Option<&Signed>,
-        through: Through,
-    ) -> Result<(), SharedError> {
+        through: Through<'_>,
+    ) -> Result<Option<Server>, SharedError> {
         let mut kept = self.place.read().await?;
         if kept.note.is_none() {
             self.check_new().await?;
             let Some(ours) = ours else {
                 info!(place = %self.place, "no checkpoint is kept there yet");
-                return Ok(());
+                return Ok(None);
             };
             // The first time with this place, or somebody took the memory away.
             warn!(
@@ -143,11 +152,11 @@ impl SharedCheckpoint {
             };
         }
         self.try_careless(&kept).await?;
-        let there = self.judge(&kept, through).await?;
-        if there.is_some() {
+        let judged = self.judge(&kept, through).await?;
+        if judged.there.is_some() {
             self.note().await?;
         }
-        Ok(())
+        Ok(judged.server)
     }
 
     /// Whether the place may be as empty as it looks: nothing was ever kept there.
@@ -227,8 +236,11 @@ impl SharedCheckpoint {
                 if kept.note.is_none() {
                     self.check_new().await?;
                 } else {
-                    let there = self.judge(&kept, Through::Pool).await?;
-                    if there.is_some_and(|there| there.size >= signed.head.size) {
+                    let judged = self.judge(&kept, Through::Pool).await?;
+                    if judged
+                        .there
+                        .is_some_and(|there| there.size >= signed.head.size)
+                    {
                         *known = Some(kept);
                         return self.note().await;
                     }
@@ -300,9 +312,8 @@ impl SharedCheckpoint {
         }
     }
 
-    /// The head that a place holds, if our keys signed it and the store's tree contains it. None
-    /// where it holds one of the log that ours takes the place of.
-    async fn judge(&self, kept: &Kept, through: Through) -> Result<Option<Head>, SharedError> {
+    /// The head that a place holds, if our keys signed it and the store's tree contains it.
+    async fn judge(&self, kept: &Kept, through: Through<'_>) -> Result<Judged, SharedError> {
         let Some(note) = &kept.note else {
             return Err(SharedError::Unavailable(format!(
                 "{}: what was there is gone",
@@ -316,20 +327,24 @@ impl SharedCheckpoint {
         {
             // Ours takes its place here, too: whoever still goes on with the old one is stopped.
             return match succeeded(&known, succeeds) {
-                Ok(()) => Ok(None),
+                Ok(()) => Ok(Judged::default()),
                 Err(why) if succeeds.why == Why::KeyRevoked => {
                     // Whoever had the key could sign anything; what others signed along was looked
                     // at when the log was given up.
                     warn!(place = %self.place, %why, "it is written over: the key was somebody else's");
-                    Ok(None)
+                    Ok(Judged::default())
                 }
                 Err(why) => Err(SharedError::Alarm(format!("{}: {why}", self.place))),
             };
         }
-        let head = match through {
-            Through::Connection(head) => head,
-            // Only now: the place never holds what is not committed.
-            Through::Pool => self.store.head().await?,
+        // Only now: the place never holds what is not committed, so what is looked at after it was
+        // read has all of it, whatever others append meanwhile.
+        let (head, server) = match through {
+            Through::Pool => (self.store.head().await?, None),
+            Through::Connection(connection) => {
+                let look = connection.look().await?;
+                (look.head, Some(look.server))
+            }
         };
         let keys = self.keys.load_full();
         let keys: Vec<VerifierKey> = keys.iter().map(|key| key.verifier.clone()).collect();
@@ -340,11 +355,14 @@ impl SharedCheckpoint {
             size: there.size,
             root: there.root,
         };
-        if let Through::Connection(head) = through {
+        if server.is_some() {
             self.check_pool(head).await?;
         }
         match contains(&self.store, head, kept).await {
-            Ok(Ok(())) => Ok(Some(kept)),
+            Ok(Ok(())) => Ok(Judged {
+                there: Some(kept),
+                server,
+            }),
             Ok(Err(rewound)) => Err(SharedError::Alarm(format!("{}: {rewound}", self.place))),
             Err(unknown) => Err(SharedError::Unavailable(unknown)),
         }

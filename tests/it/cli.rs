@@ -237,6 +237,21 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
     }
     let shown = json!({"receipt": receipt(&sample.log, &denial()), "leaf": permit("k")});
     fails(&sample.verify(&shown, &[]), "the answer's leaf is");
+    // What does not belong there is held against the leaf all the same.
+    let observed = json!({"policies": [], "would_be": "permit"});
+    let shown = json!({"receipt": receipt(&sample.log, &denial()), "leaf": denial()});
+    for (name, part) in [
+        ("decision", json!({"outcome": "permit"})),
+        ("decision", json!({"observed": observed})),
+        ("session", json!({"id": SESSION})),
+    ] {
+        let mut more = shown.clone();
+        more[name] = part;
+        fails(&sample.verify(&more, &[]), "");
+    }
+    let mut more = token.clone();
+    more["observed"] = observed;
+    fails(&sample.verify(&more, &jwks), "observed");
     // Of a refusal.
     let refused = json!({
         "type": "urn:taskpass:problem:denied", "status": 403, "code": "not-permitted",
@@ -244,6 +259,8 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
         "receipt": receipt(&sample.log, &denial()),
     });
     differs(&refused, &[], "/code", json!("rate-limited"));
+    let other = json!("urn:taskpass:problem:approval-required");
+    differs(&refused, &[], "/type", other);
     differs(&refused, &[], "/decision/outcome", json!("indeterminate"));
     differs(&refused, &[], "/decision", json!("x"));
     let mut both = refused.clone();

@@ -170,6 +170,56 @@ async fn replicas_publish_to_one_place_and_none_is_alarmed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_publish_while_a_new_connection_is_checked_is_no_rewind() {
+    const BACKENDS: &str = "SELECT pid FROM pg_stat_activity \
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let object = ObjectStore::start();
+    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+    published(&rig, || object.content()).await;
+    let mut database = rig.database().connect().await;
+    let own: Vec<i32> = sqlx::query_scalar(BACKENDS)
+        .fetch_all(&mut database)
+        .await
+        .unwrap();
+    let other = rig.replica().await;
+    let grow = async || {
+        let evidence = rig.evidence("agent:reports");
+        let asked = other.broker.issue(evidence, ask(&["orders:read"])).await;
+        asked.unwrap();
+        let size = other.broker.ledger().basis();
+        until("the other publishes", SOON, async || {
+            let content = object.content();
+            content.is_some_and(|note| opened(&note).size >= size)
+        })
+        .await;
+    };
+    // From here on it knows what is there, and does not read it to change it.
+    grow().await;
+    object.set(Manner::HoldReads);
+    let asked_before = object.asked_with().len();
+    sqlx::query("SELECT pg_terminate_backend(pid, 5000) FROM unnest($1) AS gone(pid)")
+        .bind(&own)
+        .execute(&mut database)
+        .await
+        .unwrap();
+    let others = async {
+        until("the place is read", SOON, async || {
+            object.asked_with().len() > asked_before
+        })
+        .await;
+        grow().await;
+        object.set(Manner::Good);
+    };
+    tokio::join!(rig.issue("agent:reports", ask(&["orders:read"])), others)
+        .0
+        .unwrap();
+    assert_eq!(rig.broker.ledger().status(), LedgerStatus::Serving);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_tree_at_the_place_stops_a_broker_that_runs() {
     let mut rig = Rig::new(Kind::Sqlite).await;
     let object = ObjectStore::start();

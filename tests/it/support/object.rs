@@ -19,6 +19,8 @@ pub enum Manner {
     Good,
     /// Takes requests and never answers.
     Hang,
+    /// Reads only once it is told to answer otherwise, with what is there by then.
+    HoldReads,
     /// Only with a status.
     Status(u16),
     /// Elsewhere, to where the object is.
@@ -129,6 +131,7 @@ async fn unwell(manner: Manner) -> Option<Response> {
             Some((tag, Body::from_stream(forever)).into_response())
         }
         Manner::Good
+        | Manner::HoldReads
         | Manner::WeakTag
         | Manner::WriteAndFail
         | Manner::Careless
@@ -137,7 +140,11 @@ async fn unwell(manner: Manner) -> Option<Response> {
 }
 
 async fn read(State(shelf): Shared, headers: HeaderMap) -> Response {
-    let manner = note_caller(&shelf, &headers);
+    let mut manner = note_caller(&shelf, &headers);
+    while manner == Manner::HoldReads {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        manner = shelf.lock().unwrap().manner;
+    }
     if let Some(answer) = unwell(manner).await {
         return answer;
     }

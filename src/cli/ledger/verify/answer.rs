@@ -8,7 +8,7 @@ use super::heads::with_causes;
 use super::name_of;
 use super::verdict::{Claim, Kind, Verdict};
 use crate::crypto::strict_json;
-use crate::domain::decision::Outcome;
+use crate::domain::decision::{Outcome, RefusalCode};
 use crate::domain::grant::Grant;
 use crate::domain::leaf::{DecisionLeaf, Event, Leaf, TaskLeaf};
 use crate::domain::session::LOCAL_MINTER;
@@ -82,9 +82,13 @@ impl Held {
     pub(super) fn check(&self, verdict: &mut Verdict, leaf: &Leaf) {
         match (self.kind, &leaf.event) {
             (Kind::Receipt | Kind::TlogProof | Kind::Log, _) => {}
-            (Kind::Shown, _) => {
+            (Kind::Shown, event) => {
                 let read = serde_json::from_slice(&self.receipt.leaf).unwrap_or_default();
                 self.hold(verdict, vec![("/leaf", read)]);
+                if let Event::Decision(decision) = event {
+                    self.hold(verdict, told_of_decision(decision));
+                    self.hold(verdict, told_of_session(decision));
+                }
             }
             (Kind::Opened, Event::TaskOpened(opened)) => {
                 self.check_parts(verdict, &["task", "decision"]);
@@ -118,16 +122,16 @@ impl Held {
                 ),
             );
         }
+        self.hold(verdict, told_of_decision(decision));
+        self.hold(verdict, told_of_session(decision));
         if self.kind == Kind::Refused {
             self.check_parts(verdict, &["decision"]);
             let code = json(serde_json::to_value(decision.refusal));
-            self.hold(verdict, told_of_decision(decision));
-            return self.hold(verdict, vec![("/code", code)]);
+            let kind = Value::from(format!("{PROBLEM}{}", slug(decision)));
+            return self.hold(verdict, vec![("/code", code), ("/type", kind)]);
         }
         if self.answer.get("credential").is_some() {
             self.check_parts(verdict, &["credential", "session", "task", "decision"]);
-            self.hold(verdict, told_of_decision(decision));
-            self.hold(verdict, told_of_session(decision));
             self.check_credential(verdict, decision);
         }
         if let Some(token) = self.answer.get("access_token") {
@@ -222,7 +226,20 @@ fn told_of_decision(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
             "/decision/policies",
             json(serde_json::to_value(&decision.policies)),
         ),
+        (
+            "/decision/observed",
+            json(serde_json::to_value(&decision.observed)),
+        ),
     ]
+}
+
+/// What a refusal's problem is called.
+fn slug(decision: &DecisionLeaf) -> &'static str {
+    match (decision.outcome, decision.refusal) {
+        (_, Some(RefusalCode::ApprovalRequired)) => "approval-required",
+        (Outcome::Indeterminate, _) => "indeterminate",
+        _ => "denied",
+    }
 }
 
 /// What a 201 of `/v1/credentials` says of session and task.
@@ -276,6 +293,7 @@ fn told_of_token(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
             json(serde_json::to_value(&decision.grant)),
         ),
         ("/scope", Value::from(scope)),
+        ("/observed", json(serde_json::to_value(&decision.observed))),
     ]
 }
 
