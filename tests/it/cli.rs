@@ -161,16 +161,18 @@ fn a_credential_whose_signature_nobody_checked_is_no_pass() {
     assert_eq!(sample.verify(&answer, &both).code(), Some(2));
 }
 
+/// The answer holds, and does not any more with another value there.
+fn differs(sample: &Sample, answer: &Value, more: &[&str], pointer: &str, value: Value) {
+    holds(&sample.verify(answer, more));
+    let mut other = answer.clone();
+    *other.pointer_mut(pointer).unwrap() = value;
+    fails(&sample.verify(&other, more), "");
+}
+
 #[test]
 fn every_answer_with_a_receipt_is_known_by_its_shape() {
     let sample = Sample::new();
     let jwks = ["--jwks", "jwks"];
-    let differs = |answer: &Value, more: &[&str], pointer: &str, value: Value| {
-        holds(&sample.verify(answer, more));
-        let mut other = answer.clone();
-        *other.pointer_mut(pointer).unwrap() = value;
-        fails(&sample.verify(&other, more), "");
-    };
     // Of the token endpoint.
     let token = json!({
         "access_token": sample.token, "token_type": "Bearer", "expires_in": 300,
@@ -189,7 +191,7 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
         ("/authorization_details", json!([])),
         ("/receipt", receipt(&sample.log, &denial())),
     ] {
-        differs(&token, &jwks, pointer, value);
+        differs(&sample, &token, &jwks, pointer, value);
     }
     // Of a task that was opened by itself.
     let generation = format!("sha256:{}", "a".repeat(64));
@@ -225,15 +227,27 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
         ("/decision/generation", json!("sha256:00")),
         ("/receipt", sample.receipt.clone()),
     ] {
-        differs(&opened, &[], pointer, value);
+        differs(&sample, &opened, &[], pointer, value);
     }
+}
+
+#[test]
+fn what_stands_beside_a_receipt_is_held_against_its_leaf_wherever_it_stands() {
+    let sample = Sample::new();
+    let jwks = ["--jwks", "jwks"];
     // Of a decision that is shown, be it a permit or not.
     for leaf in [permit(&sample.signer.kid), denial()] {
         let shown = json!({"receipt": receipt(&sample.log, &leaf), "leaf": leaf});
         let out = holds(&sample.verify(&shown, &[]));
         assert!(out.contains("as the broker shows it"), "{out}");
-        differs(&shown, &[], "/leaf/outcome", json!("indeterminate"));
-        differs(&shown, &[], "/leaf", Value::Null);
+        differs(
+            &sample,
+            &shown,
+            &[],
+            "/leaf/outcome",
+            json!("indeterminate"),
+        );
+        differs(&sample, &shown, &[], "/leaf", Value::Null);
     }
     let shown = json!({"receipt": receipt(&sample.log, &denial()), "leaf": permit("k")});
     fails(&sample.verify(&shown, &[]), "the answer's leaf is");
@@ -249,8 +263,8 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
         more[name] = part;
         fails(&sample.verify(&more, &[]), "");
     }
-    let mut more = token.clone();
-    more["observed"] = observed;
+    let mut more = sample.issued();
+    more["decision"]["observed"] = observed;
     fails(&sample.verify(&more, &jwks), "observed");
     // Of a refusal.
     let refused = json!({
@@ -258,11 +272,17 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
         "decision": {"id": DECISION, "outcome": "deny"},
         "receipt": receipt(&sample.log, &denial()),
     });
-    differs(&refused, &[], "/code", json!("rate-limited"));
+    differs(&sample, &refused, &[], "/code", json!("rate-limited"));
     let other = json!("urn:taskpass:problem:approval-required");
-    differs(&refused, &[], "/type", other);
-    differs(&refused, &[], "/decision/outcome", json!("indeterminate"));
-    differs(&refused, &[], "/decision", json!("x"));
+    differs(&sample, &refused, &[], "/type", other);
+    differs(
+        &sample,
+        &refused,
+        &[],
+        "/decision/outcome",
+        json!("indeterminate"),
+    );
+    differs(&sample, &refused, &[], "/decision", json!("x"));
     let mut both = refused.clone();
     both["credential"] = sample.issued()["credential"].clone();
     fails(
