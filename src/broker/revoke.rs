@@ -58,6 +58,13 @@ pub struct RevokeAsk {
 pub struct Revocation {
     /// The cutoff; none where it was only tried.
     pub cutoff: Option<Cutoff>,
+    /// What it ends; none where it stands and the store did not count afterwards.
+    pub radius: Option<BlastRadius>,
+}
+
+/// What a selector matches.
+#[derive(Debug)]
+pub struct BlastRadius {
     /// Sessions that it matches.
     pub matched: u64,
     /// The first of them.
@@ -164,7 +171,11 @@ impl Broker {
         };
         if dry_run {
             self.consume(caller.one_time.clone(), asked).await?;
-            return self.blast_radius(&selector, u64::MAX, asked, None).await;
+            let radius = self.blast_radius(&selector, u64::MAX, asked).await?;
+            return Ok(Revocation {
+                cutoff: None,
+                radius: Some(radius),
+            });
         }
         let block = block_until(&selector, block, asked)?;
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
@@ -210,7 +221,15 @@ impl Broker {
         };
         info!(cutoff = %cutoff.id, selector = selector.kind(), index = cutoff.index, "cut off");
         let (index, at) = (cutoff.index, cutoff.committed_at);
-        self.blast_radius(&selector, index, at, Some(cutoff)).await
+        let counted = self.blast_radius(&selector, index, at).await;
+        // It stands: whoever is told otherwise would do it again, or think that things live on.
+        let counted = counted.inspect_err(|error| {
+            warn!(cutoff = %cutoff.id, %error, "what a revocation ends was not counted");
+        });
+        Ok(Revocation {
+            cutoff: Some(cutoff),
+            radius: counted.ok(),
+        })
     }
 
     /// How far a mass revocation has come.
@@ -227,9 +246,12 @@ impl Broker {
             return Err(BrokerError::NotFound("revocation"));
         }
         let cutoff = self.genuine_cutoff(id).await?;
-        let (selector, index) = (cutoff.selector.clone(), cutoff.index);
-        let at = cutoff.committed_at;
-        self.blast_radius(&selector, index, at, Some(cutoff)).await
+        let (index, at) = (cutoff.index, cutoff.committed_at);
+        let radius = self.blast_radius(&cutoff.selector, index, at).await?;
+        Ok(Revocation {
+            cutoff: Some(cutoff),
+            radius: Some(radius),
+        })
     }
 
     /// Lets in again what a cutoff keeps out. What it killed stays dead.
@@ -293,9 +315,8 @@ impl Broker {
         selector: &Selector,
         index: u64,
         at: Timestamp,
-        cutoff: Option<Cutoff>,
-    ) -> Result<Revocation, BrokerError> {
-        let ids = self
+    ) -> Result<BlastRadius, BrokerError> {
+        let views = self
             .store()
             .list_matching(selector, index, at, NAMED)
             .await?;
@@ -304,14 +325,11 @@ impl Broker {
             .store()
             .count_matching(selector, index, at, now)
             .await?;
-        let mut sessions = Vec::with_capacity(ids.len());
-        for id in ids {
-            if let Some(view) = self.store().session_view(id).await? {
-                sessions.push(SessionReport::new(view, now));
-            }
-        }
-        Ok(Revocation {
-            cutoff,
+        let sessions = views
+            .into_iter()
+            .map(|view| SessionReport::new(view, now))
+            .collect();
+        Ok(BlastRadius {
             matched,
             sessions,
             ended,

@@ -90,9 +90,14 @@ impl Revoke {
             ));
         }
         let id = answer.get("id").and_then(Value::as_str).unwrap_or("?");
+        let id = output::printable(id);
+        if answer.get("matched").is_none() {
+            return output::line(format!(
+                "revocation {id} stands; what it ends could not be counted just now"
+            ));
+        }
         output::line(format!(
-            "revocation {}: {} session(s) matched, {} ended, {} ending",
-            output::printable(id),
+            "revocation {id}: {} session(s) matched, {} ended, {} ending",
             number("matched"),
             number("ended"),
             number("ending"),

@@ -68,15 +68,22 @@ pub struct RevocationBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     committed_at: Option<String>,
     lifted: bool,
-    matched: u64,
-    sessions: Vec<SessionBody>,
-    ended: u64,
-    ending: u64,
+    /// What it ends. Absent, with the three below, where the revocation stands and could not be
+    /// counted afterwards: it can be read again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    matched: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions: Option<Vec<SessionBody>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ending: Option<u64>,
 }
 
 impl From<Revocation> for RevocationBody {
     fn from(revocation: Revocation) -> Self {
         let cutoff = revocation.cutoff.as_ref();
+        let radius = revocation.radius.as_ref();
         Self {
             id: cutoff.map(|cutoff| cutoff.id.to_string()),
             index: cutoff.map(|cutoff| cutoff.index),
@@ -85,10 +92,10 @@ impl From<Revocation> for RevocationBody {
             requested_at: cutoff.map(|cutoff| cutoff.requested_at.to_string()),
             committed_at: cutoff.map(|cutoff| cutoff.committed_at.to_string()),
             lifted: cutoff.is_some_and(|cutoff| cutoff.lifted_index.is_some()),
-            matched: revocation.matched,
-            sessions: revocation.sessions.iter().map(SessionBody::from).collect(),
-            ended: revocation.ended,
-            ending: revocation.ending,
+            matched: radius.map(|radius| radius.matched),
+            sessions: radius.map(|radius| radius.sessions.iter().map(SessionBody::from).collect()),
+            ended: radius.map(|radius| radius.ended),
+            ending: radius.map(|radius| radius.ending),
         }
     }
 }

@@ -74,6 +74,78 @@ macro_rules! select_session {
     };
 }
 
+/// `dead`: the sessions that a cutoff kills. One condition a kind of selector; every one of them is
+/// static text. [`bind_matching`] binds the first seven parameters.
+macro_rules! matching {
+    ($rest:literal) => {
+        concat!(
+            "/* matching */ WITH RECURSIVE tree AS ( \
+                 SELECT id FROM task WHERE id = $4 \
+                 UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), \
+             dead AS ( \
+                 SELECT id FROM session \
+                 WHERE expires_at > $1 AND (state <> 'ended' OR ended_at >= $1) AND leaf_idx < $2 \
+                 AND EXISTS (SELECT 1 FROM task WHERE task.id = session.task_id \
+                     AND (task.state = 'open' OR task.ended_at >= $1) AND task.deadline > $1) \
+                 AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
+             WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
+             WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
+             WHEN 'policy' THEN policies LIKE $7 ESCAPE '!' \
+             WHEN 'task' THEN task_id IN (SELECT id FROM tree) ELSE 1 = 0 END \
+                 UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id \
+                 WHERE s.expires_at > $1 AND (s.state <> 'ended' OR s.ended_at >= $1)) ",
+            $rest
+        )
+    };
+}
+
+macro_rules! bind_matching {
+    ($query:expr, $columns:expr, $index:expr, $at:expr) => {
+        $query
+            .bind($at)
+            .bind(signed($index))
+            .bind($columns.kind)
+            .bind($columns.task)
+            .bind(&$columns.value)
+            .bind(&$columns.generation)
+            .bind(&$columns.policy)
+    };
+}
+
+/// A selector, as [`matching`] compares with the columns.
+struct SelectorColumns {
+    kind: &'static str,
+    value: String,
+    task: Option<TaskId>,
+    generation: Option<Vec<u8>>,
+    /// A policy's id as it stands in the JSON list of a session's policies, for LIKE.
+    policy: String,
+}
+
+impl SelectorColumns {
+    fn new(selector: &Selector) -> Result<Self, StoreError> {
+        let value = selector.value();
+        let policy = serde_json::to_string(&value).map_err(|_| StoreError::Corrupt("policy"))?;
+        let policy = policy
+            .replace('!', "!!")
+            .replace('%', "!%")
+            .replace('_', "!_");
+        Ok(Self {
+            kind: selector.kind(),
+            task: match selector {
+                Selector::Task(id) => Some(*id),
+                _ => None,
+            },
+            generation: match selector {
+                Selector::Generation(digest) => Some(digest.as_bytes().to_vec()),
+                _ => None,
+            },
+            policy: format!("%{policy}%"),
+            value,
+        })
+    }
+}
+
 impl TryFrom<SessionRow> for Session {
     type Error = StoreError;
 
@@ -270,113 +342,40 @@ impl Store {
         at: Timestamp,
         now: Timestamp,
     ) -> Result<(u64, u64), StoreError> {
-        let rows = self
-            .matching(selector, index, at, MatchingColumns::Counts(now))
-            .await?;
-        let (_, matched, over) = rows.into_iter().next().unwrap_or((None, 0, 0));
+        let columns = SelectorColumns::new(selector)?;
+        let (matched, over): (i64, i64) = read!(self, db => {
+            let query = sqlx::query_as(matching!(
+                "SELECT count(*), count(*) FILTER (WHERE state = 'ended' OR expires_at <= $8 \
+                 OR (state = 'active' AND class = 'immediate')) FROM dead JOIN session USING (id)"
+            ));
+            bind_matching!(query, columns, index, at).bind(now).fetch_one(db).await?
+        });
         Ok((unsigned("count", matched)?, unsigned("count", over)?))
     }
 
-    /// The first of them by id.
+    /// The first of them by id, at most `limit`, with everything that decides about them: four
+    /// statements, however many there are.
     pub async fn list_matching(
         &self,
         selector: &Selector,
         index: u64,
         at: Timestamp,
         limit: u32,
-    ) -> Result<Vec<SessionId>, StoreError> {
-        let rows = self
-            .matching(selector, index, at, MatchingColumns::Ids(limit))
-            .await?;
-        Ok(rows.into_iter().filter_map(|(id, _, _)| id).collect())
-    }
-
-    async fn matching(
-        &self,
-        selector: &Selector,
-        index: u64,
-        at: Timestamp,
-        columns: MatchingColumns,
-    ) -> Result<Vec<(Option<SessionId>, i64, i64)>, StoreError> {
-        // One condition a kind; every one of them is static text.
-        let (kind, value) = (selector.kind(), selector.value());
-        let task = match selector {
-            Selector::Task(id) => Some(*id),
-            _ => None,
-        };
-        let generation = match selector {
-            Selector::Generation(digest) => Some(digest.as_bytes().to_vec()),
-            _ => None,
-        };
-        // A policy's id as it stands in the JSON list of a session's policies.
-        let policy = serde_json::to_string(&value).map_err(|_| StoreError::Corrupt("policy"))?;
-        macro_rules! matching {
-            ($select:literal, $rest:literal) => {
-                concat!(
-                    "/* matching */ WITH RECURSIVE tree AS ( \
-                         SELECT id FROM task WHERE id = $4 \
-                         UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), \
-                     dead AS ( \
-                         SELECT id FROM session \
-                         WHERE expires_at > $1 AND (state <> 'ended' OR ended_at >= $1) AND leaf_idx < $2 \
-                         AND EXISTS (SELECT 1 FROM task WHERE task.id = session.task_id \
-                             AND (task.state = 'open' OR task.ended_at >= $1) AND task.deadline > $1) \
-                         AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
-                     WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
-                     WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
-                     WHEN 'policy' THEN policies LIKE $7 ESCAPE '!' \
-                     WHEN 'task' THEN task_id IN (SELECT id FROM tree) ELSE 1 = 0 END \
-                         UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id \
-                         WHERE s.expires_at > $1 AND (s.state <> 'ended' OR s.ended_at >= $1)) ",
-                    $select,
-                    " FROM dead ",
-                    $rest
-                )
-            };
-        }
-        let like = format!(
-            "%{}%",
-            policy
-                .replace('!', "!!")
-                .replace('%', "!%")
-                .replace('_', "!_")
-        );
-        let rows = match columns {
-            MatchingColumns::Counts(now) => read!(self, db => {
-                let (matched, over): (i64, i64) = sqlx::query_as(matching!(
-                    "SELECT count(*), count(*) FILTER (WHERE state = 'ended' OR expires_at <= $8 \
-                     OR (state = 'active' AND class = 'immediate'))",
-                    "JOIN session USING (id)"
-                ))
-                    .bind(at)
-                    .bind(signed(index))
-                    .bind(kind)
-                    .bind(task)
-                    .bind(&value)
-                    .bind(&generation)
-                    .bind(&like)
-                    .bind(now)
-                    .fetch_one(db)
-                    .await?;
-                vec![(None, matched, over)]
-            }),
-            MatchingColumns::Ids(limit) => read!(self, db => {
-                let rows: Vec<(SessionId,)> =
-                    sqlx::query_as(matching!("SELECT id", "ORDER BY id LIMIT $8"))
-                        .bind(at)
-                        .bind(signed(index))
-                        .bind(kind)
-                        .bind(task)
-                        .bind(&value)
-                        .bind(&generation)
-                        .bind(&like)
-                        .bind(i64::from(limit))
-                        .fetch_all(db)
-                        .await?;
-                rows.into_iter().map(|(id,)| (Some(id), 0, 0)).collect()
-            }),
-        };
-        Ok(rows)
+    ) -> Result<Vec<SessionView>, StoreError> {
+        let columns = SelectorColumns::new(selector)?;
+        let rows: Vec<SessionRow> = read!(self, db => {
+            let query = sqlx::query_as(concat!(
+                matching!(""),
+                select_session!("WHERE id IN (SELECT id FROM dead) ORDER BY id LIMIT $8")
+            ));
+            let query = bind_matching!(query, columns, index, at);
+            query.bind(i64::from(limit)).fetch_all(db).await?
+        });
+        let sessions = rows
+            .into_iter()
+            .map(Session::try_from)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.session_views(sessions).await
     }
 
     /// A mint has been finished: `minting → active`, if it is still the mint of this holder and
@@ -530,11 +529,6 @@ impl Store {
             .collect::<Result<Vec<_>, _>>()?;
         self.session_views(sessions).await
     }
-}
-
-enum MatchingColumns {
-    Counts(Timestamp),
-    Ids(u32),
 }
 
 fn view(

@@ -191,10 +191,10 @@ on_both_stores! {
         assert_eq!(claims(&leaf)["act"], json!({"sub": "dev:agent%3Aorders", "act": {"sub": "dev:agent%3Achild"}}));
         let selector = Selector::Workload(root.session.workload.clone());
         let tried = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector: selector.clone(), block: BlockAsk::Default, widen: false, reason: "x".into(), dry_run: true }).await.unwrap();
-        assert_eq!((tried.matched, tried.cutoff.is_none()), (3, true), "a dry run names the whole tree");
+        assert_eq!((tried.radius.unwrap().matched, tried.cutoff.is_none()), (3, true), "a dry run names the whole tree");
         assert!(rig.is_good(&leaf).await, "and touches nothing");
         let done = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, widen: false, reason: "x".into(), dry_run: false }).await.unwrap();
-        assert_eq!(done.matched, 3);
+        assert_eq!(done.radius.unwrap().matched, 3);
         for dead in [&root, &mid, &leaf] {
             assert!(!rig.is_good(dead).await);
         }
@@ -221,7 +221,7 @@ on_both_stores! {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let cut = async |name: &str| {
             let ask = RevokeAsk { selector: Selector::Attestor(name.into()), block: BlockAsk::UntilLifted, widen: false, reason: "its key was stolen".into(), dry_run: false };
-            rig.broker.revoke_many(&rig.admin(), ask).await.unwrap().matched
+            rig.broker.revoke_many(&rig.admin(), ask).await.unwrap().radius.unwrap().matched
         };
         assert_eq!(cut("another").await, 0);
         assert!(rig.is_good(&issued).await);
@@ -265,7 +265,8 @@ on_both_stores! {
         rig.clock.advance(7);
         let selector = Selector::Policy("reports".into());
         let revoked = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, widen: false, reason: "x".into(), dry_run: false }).await.unwrap();
-        assert_eq!((revoked.matched, revoked.ended), (1, 1));
+        let radius = revoked.radius.unwrap();
+        assert_eq!((radius.matched, radius.ended), (1, 1));
         assert_eq!((rig.is_good(&permitted).await, rig.is_good(&by_another).await), (false, true));
         let kept = rig.broker.store().cutoff(revoked.cutoff.unwrap().id).await.unwrap().unwrap();
         assert_eq!((kept.cutoff.requested_at, kept.cutoff.committed_at), (rig.now(), rig.now()));
@@ -525,7 +526,8 @@ async fn nothing_decided_before_revoke_all_is_usable_after_it_on_two_replicas() 
             assert!(!is_good(&brokers[1], &one).await);
         }
     }
-    assert!(revoked.matched <= seen, "{} of {seen}", revoked.matched);
+    let matched = revoked.radius.unwrap().matched;
+    assert!(matched <= seen, "{matched} of {seen}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -233,3 +233,29 @@ async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_
     }
     assert_eq!(fleet.orphans(), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_stands_though_a_session_that_it_ends_cannot_be_read() {
+    let (fleet, one) = Fleet::start().await;
+    let granted = one.ask(&fleet.token()).await.expect(201);
+    let pool = fleet.database().pool().await;
+    let details = async |change: &str| {
+        let text = format!("UPDATE session SET details = {change}");
+        let changed = sqlx::query(sqlx::AssertSqlSafe(text)).execute(&pool).await;
+        assert_eq!(changed.unwrap().rows_affected(), 1);
+    };
+    details("details || '?'").await;
+    let order = json!({"selector": {"all": true}, "reason": "drill"});
+    let revoked = one
+        .client
+        .post_json(&fleet.admin, "/v1/revocations", &order);
+    let revoked = revoked.await.expect(200);
+    assert!(revoked["index"].is_u64(), "{revoked}");
+    assert!(revoked.get("matched").is_none(), "{revoked}");
+
+    details("rtrim(details, '?')").await;
+    assert!(!fleet.is_good(&one, &granted).await);
+    let path = format!("/v1/revocations/{}", revoked["id"].as_str().unwrap());
+    let read = one.client.get_as(&fleet.admin, &path).await.expect(200);
+    assert_eq!((&read["matched"], &read["ended"]), (&json!(1), &json!(1)));
+}

@@ -613,11 +613,12 @@ impl World {
             )
             .await;
         let done = done.map_err(|error| fail(&error))?;
+        let radius = done.radius.ok_or_else(|| fail(&"not counted"))?;
         prop_assert!(
-            done.matched >= expected.len() as u64,
+            radius.matched >= expected.len() as u64,
             "it names what it kills"
         );
-        prop_assert_eq!(done.matched, done.ended + done.ending);
+        prop_assert_eq!(radius.matched, radius.ended + radius.ending);
         let made = done.cutoff.ok_or_else(|| fail(&"no cutoff"))?;
         self.model.cutoffs.push(Cutoff {
             id: made.id,
