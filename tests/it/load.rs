@@ -3,20 +3,24 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use taskpass::ids::CutoffId;
 
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::assert_problem;
 use crate::support::{SOON, block_on, until};
 
 /// Clients that ask, and as many that use what was granted.
-const CLIENTS: usize = 12;
+const CLIENTS: usize = 6;
 
 /// Requests, and uses, that begin in each phase at least.
 const CALLS: usize = 30;
+
+/// Between two tries.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// How far the admin has come. What a request meets is certain only where it began and ended
 /// within one phase of rest.
@@ -83,7 +87,7 @@ impl Load<'_> {
             let ended = self.phase();
             if answer.status == 503 {
                 // Closed for a moment, as a loaded machine may make it, is no answer.
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(MOMENT).await;
                 continue;
             }
             let body = answer.json();
@@ -116,7 +120,7 @@ impl Load<'_> {
                 some.map(|one| (one.index, one.body.clone()))
             };
             let Some((index, body)) = granted else {
-                tokio::task::yield_now().await;
+                tokio::time::sleep(MOMENT).await;
                 continue;
             };
             let began = self.phase();
@@ -139,6 +143,26 @@ impl Load<'_> {
         })
         .await;
     }
+}
+
+/// An admin's order at a replica, given until it is answered. What was answered with 503 may have
+/// been done all the same.
+async fn insist(fleet: &Fleet, replica: &Replica, path: &str, order: &Value) -> Value {
+    let begin = Instant::now();
+    loop {
+        let answer = replica.client.post_json(&fleet.admin, path, order).await;
+        if answer.status != 503 || begin.elapsed() > SOON {
+            return answer.expect(200);
+        }
+        tokio::time::sleep(MOMENT).await;
+    }
+}
+
+/// Every cutoff, oldest first: its id and its leaf.
+async fn cutoffs(fleet: &Fleet) -> Vec<(CutoffId, i64)> {
+    let pool = fleet.database().pool().await;
+    let cutoffs = sqlx::query_as("SELECT id, idx FROM cutoff ORDER BY idx");
+    cutoffs.fetch_all(&pool).await.unwrap()
 }
 
 /// How many permits stand in the log between two leaves.
@@ -175,22 +199,21 @@ async fn revoke_all_under_load_ends_everything_at_every_replica_and_holds_until_
         load.enter(CUT - 1);
         let order = json!({"selector": {"all": true}, "block_seconds": "until_lifted",
             "reason": "drill"});
-        let cut = one
-            .client
-            .post_json(&fleet.admin, "/v1/revocations", &order)
-            .await
-            .expect(200);
+        insist(&fleet, &one, "/v1/revocations", &order).await;
         load.enter(CUT);
         load.go_on(CALLS).await;
         load.enter(LIFTED - 1);
-        let lift = format!("/v1/revocations/{}/lift", cut["id"].as_str().unwrap());
-        // At the other replica: what one does binds both.
-        let lifted = two.client.post_json(&fleet.admin, &lift, &json!({})).await;
-        let lifted = lifted.expect(200);
+        let cut = cutoffs(&fleet).await;
+        let mut lifted = Value::Null;
+        for (id, _) in &cut {
+            let lift = format!("/v1/revocations/{id}/lift");
+            // At the other replica: what one does binds both.
+            lifted = insist(&fleet, &two, &lift, &json!({})).await;
+        }
         load.enter(LIFTED);
         load.go_on(CALLS).await;
         load.stop.store(true, Ordering::SeqCst);
-        let cut_at = cut["index"].as_u64().unwrap();
+        let cut_at = u64::try_from(cut[0].1).unwrap();
         (cut_at, lifted["lifted_index"].as_u64().unwrap())
     };
     let ((cut_at, lifted_at), ..) = tokio::join!(
