@@ -3,6 +3,7 @@
 //! A mass revocation is one row, a cutoff, however many sessions it kills: they are dead for every
 //! use from its commit on. What an external back end has yet to confirm is the sweeper's work.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -26,6 +27,9 @@ use crate::store::cutoffs::SealedCutoff;
 
 /// Sessions that an answer names; the rest are only counted.
 const NAMED: u32 = 100;
+
+/// How long a revocation that stands is kept from its answer by counting.
+const COUNT_PATIENCE: Duration = Duration::from_secs(4);
 
 /// For how long an admin wants nothing new to be granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,9 +152,21 @@ impl Broker {
         self.consume(caller.one_time, self.now()).await
     }
 
-    /// Ends everything that a selector matches, and keeps it from coming back.
+    /// Ends everything that a selector matches, and keeps it from coming back: to the end, whoever
+    /// waits for it.
     #[instrument(skip_all)]
     pub async fn revoke_many(
+        self: &Arc<Self>,
+        evidence: &Evidence,
+        ask: RevokeAsk,
+    ) -> Result<Revocation, BrokerError> {
+        let (broker, evidence) = (Arc::clone(self), evidence.clone());
+        let revoking = async move { broker.revoke_tracked(&evidence, ask).await };
+        let revoked = self.shutdown().spawn("revoke", revoking).await;
+        revoked.map_err(|_| BrokerError::FailClosed("the revocation was lost".into()))?
+    }
+
+    async fn revoke_tracked(
         &self,
         evidence: &Evidence,
         ask: RevokeAsk,
@@ -179,6 +195,10 @@ impl Broker {
         }
         let block = block_until(&selector, block, asked)?;
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
+        if let Some(place) = &place {
+            // Known before the cutoff is, or nobody would come by with what it widens.
+            self.store().put_deny_place(place, asked).await?;
+        }
         let cutoff = Cutoff {
             id: CutoffId::new(asked, &self.random)?,
             index: 0,
@@ -210,8 +230,10 @@ impl Broker {
         };
         self.metrics().revocation(&selector);
         self.lag(asked);
-        if let Some(place) = &place {
-            self.store().put_deny_place(place, self.now()).await?;
+        if let Some(place) = &place
+            && let Err(error) = self.store().nudge_deny_place(place, self.now()).await
+        {
+            warn!(place = %place.name, %error, "a widening waits until its place is due");
         }
         self.wake_sweeper();
         let cutoff = Cutoff {
@@ -220,16 +242,29 @@ impl Broker {
             ..cutoff
         };
         info!(cutoff = %cutoff.id, selector = selector.kind(), index = cutoff.index, "cut off");
+        Ok(self.counted(cutoff).await)
+    }
+
+    /// A revocation that stands, with what it ends if that can be counted. Whoever were told of the
+    /// failure alone would do it again, or think that things live on.
+    async fn counted(&self, cutoff: Cutoff) -> Revocation {
         let (index, at) = (cutoff.index, cutoff.committed_at);
-        let counted = self.blast_radius(&selector, index, at).await;
-        // It stands: whoever is told otherwise would do it again, or think that things live on.
-        let counted = counted.inspect_err(|error| {
-            warn!(cutoff = %cutoff.id, %error, "what a revocation ends was not counted");
-        });
-        Ok(Revocation {
+        let counting = self.blast_radius(&cutoff.selector, index, at);
+        let radius = match tokio::time::timeout(COUNT_PATIENCE, counting).await {
+            Ok(Ok(radius)) => Some(radius),
+            Ok(Err(error)) => {
+                warn!(cutoff = %cutoff.id, %error, "what a revocation ends was not counted");
+                None
+            }
+            Err(_) => {
+                warn!(cutoff = %cutoff.id, "what a revocation ends was not counted in time");
+                None
+            }
+        };
+        Revocation {
             cutoff: Some(cutoff),
-            radius: counted.ok(),
-        })
+            radius,
+        }
     }
 
     /// How far a mass revocation has come.
@@ -246,12 +281,7 @@ impl Broker {
             return Err(BrokerError::NotFound("revocation"));
         }
         let cutoff = self.genuine_cutoff(id).await?;
-        let (index, at) = (cutoff.index, cutoff.committed_at);
-        let radius = self.blast_radius(&cutoff.selector, index, at).await?;
-        Ok(Revocation {
-            cutoff: Some(cutoff),
-            radius: Some(radius),
-        })
+        Ok(self.counted(cutoff).await)
     }
 
     /// Lets in again what a cutoff keeps out. What it killed stays dead.

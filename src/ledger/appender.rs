@@ -363,12 +363,18 @@ impl Appender {
         let checked = self.guard.check_shared(newest.as_ref(), through).await;
         let server = checked.map_err(|error| match error {
             SharedError::Alarm(why) => Failure::Fatal(why),
+            SharedError::Store(error) => failure(error),
             SharedError::Unavailable(_) => {
                 let error = std::io::Error::other(error.to_string());
                 Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
             }
         })?;
-        Ok((connection, server))
+        let server = match server {
+            Some(server) => server,
+            // There was nothing to compare; from now on it leads to this server or to none.
+            None => connection.look().await.map_err(failure)?.server,
+        };
+        Ok((connection, Some(server)))
     }
 
     async fn connect(&self) -> Result<LedgerConnection, Failure> {
@@ -548,7 +554,7 @@ impl Appender {
 }
 
 /// Signs a head with every key of the log.
-async fn sign(parts: &LedgerParts, head: Head) -> Result<Signed, AppendError> {
+pub(super) async fn sign(parts: &LedgerParts, head: Head) -> Result<Signed, AppendError> {
     let text = Checkpoint {
         origin: parts.origin.clone(),
         size: head.size,

@@ -81,21 +81,24 @@ struct Judged {
     server: Option<Server>,
 }
 
+/// A note in the place: ours, or one that was found to be of our log.
+struct Known {
+    kept: Kept,
+    size: u64,
+}
+
 /// Why nothing was published, or found out.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SharedError {
-    /// The place or the store did not answer: a passing fault.
+    /// The place did not answer, or what it says cannot be told yet: a passing fault.
     #[error("the shared checkpoint: {0}")]
     Unavailable(String),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// What it holds and what the store holds are not one log.
     #[error("{0}")]
     Alarm(String),
-}
-
-impl From<StoreError> for SharedError {
-    fn from(error: StoreError) -> Self {
-        Self::Unavailable(error.to_string())
-    }
 }
 
 impl From<PlaceError> for SharedError {
@@ -189,7 +192,7 @@ impl SharedCheckpoint {
 
     /// Publishes what comes, until nothing does.
     pub(super) async fn run(self: Arc<Self>, mut newest: watch::Receiver<Option<Signed>>) {
-        let mut known: Option<Kept> = None;
+        let mut known: Option<Known> = None;
         while newest.changed().await.is_ok() {
             let Some(signed) = newest.borrow_and_update().clone() else {
                 continue;
@@ -200,16 +203,16 @@ impl SharedCheckpoint {
                     let now = self.clock.now();
                     self.metrics.shared_checkpoint(signed.head.size, now);
                 }
-                Err(SharedError::Unavailable(why)) => {
-                    known = None;
-                    self.metrics.shared_checkpoint_failed();
-                    warn!(%why, place = %self.place, "a checkpoint could not be published");
-                }
                 Err(SharedError::Alarm(why)) => {
                     error!(%why, "the ledger stops");
                     // The first reason stays.
                     drop(self.alarm.set(why.clone()));
                     return;
+                }
+                Err(why) => {
+                    known = None;
+                    self.metrics.shared_checkpoint_failed();
+                    warn!(%why, place = %self.place, "a checkpoint could not be published");
                 }
             }
             // Over early when the ledger is gone: its last word is published at once.
@@ -226,22 +229,28 @@ impl SharedCheckpoint {
         }
     }
 
-    async fn publish(&self, signed: &Signed, known: &mut Option<Kept>) -> Result<(), SharedError> {
+    async fn publish(&self, signed: &Signed, known: &mut Option<Known>) -> Result<(), SharedError> {
         for _ in 0..TRIES {
-            // Ours, or one that was found to be of our log: nothing to find out.
-            let kept = if let Some(kept) = known.take() {
-                kept
+            // Another replica was further, and its word stays.
+            if known
+                .as_ref()
+                .is_some_and(|known| known.size > signed.head.size)
+            {
+                return self.note().await;
+            }
+            let kept = if let Some(known) = known.take() {
+                // Nothing to find out.
+                known.kept
             } else {
                 let kept = self.place.read().await?;
                 if kept.note.is_none() {
                     self.check_new().await?;
                 } else {
                     let judged = self.judge(&kept, Through::Pool).await?;
-                    if judged
-                        .there
-                        .is_some_and(|there| there.size >= signed.head.size)
+                    if let Some(Head { size, .. }) = judged.there
+                        && size >= signed.head.size
                     {
-                        *known = Some(kept);
+                        *known = Some(Known { kept, size });
                         return self.note().await;
                     }
                 }
@@ -251,7 +260,10 @@ impl SharedCheckpoint {
                 self.seen.store(true, Ordering::Relaxed);
                 self.try_conditions(&kept, signed).await?;
                 self.try_careless(&new).await?;
-                *known = Some(new);
+                *known = Some(Known {
+                    kept: new,
+                    size: signed.head.size,
+                });
                 return self.note().await;
             }
         }
@@ -419,11 +431,14 @@ impl SharedCheckpoint {
 mod tests {
     use arc_swap::ArcSwap;
 
+    use super::super::LedgerKey;
+    use super::super::appender::sign;
     use super::*;
     use crate::clock::{ManualClock, Timestamp};
-    use crate::crypto::digest::Mac;
+    use crate::crypto::jwk::Algorithm;
     use crate::crypto::random::SystemRandom;
     use crate::crypto::sealer::SealingKeys;
+    use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
     use crate::ids::BatchId;
     use crate::merkle::{Edge, Hash};
     use crate::store::append::{LeafRow, Needs, Writes};
@@ -454,9 +469,17 @@ mod tests {
         store
     }
 
-    fn mac() -> Mac {
+    fn parts(store: Store, keys: Vec<LedgerKey>) -> LedgerParts {
         let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
-        SealingKeys::parse(&[key]).unwrap().mac()
+        LedgerParts {
+            store,
+            origin: "one.test/log".into(),
+            keys: Arc::new(ArcSwap::from_pointee(keys)),
+            mac: SealingKeys::parse(&[key]).unwrap().mac(),
+            clock: ManualClock::new(Timestamp::EPOCH),
+            metrics: Arc::new(Metrics::new()),
+            succeeds: None,
+        }
     }
 
     fn head(hashes: &[Hash]) -> Head {
@@ -469,19 +492,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_others_published_is_never_written_over_by_less() {
+        let directory = tempfile::tempdir().unwrap();
+        let hashes: Vec<Hash> = (0..5).map(|n| Hash::from([n; 32])).collect();
+        let key = PrivateKey::generate(Algorithm::EdDsa).unwrap();
+        let signer = LocalSigner::new(&key).unwrap();
+        let public = signer.public_jwk().ed25519_bytes().unwrap();
+        let key = LedgerKey {
+            verifier: VerifierKey::new("one.test/log", public).unwrap(),
+            signer: Arc::new(signer),
+        };
+        let parts = parts(store(directory.path(), &hashes).await, vec![key]);
+        let place = || Place::file(directory.path().join("place"));
+        let there = async || {
+            let kept = place().read().await.unwrap();
+            unverified(&kept.note.unwrap()).unwrap().size
+        };
+        let of = async |size: usize| sign(&parts, head(&hashes[..size])).await.unwrap();
+        let fast = SharedCheckpoint::new(place(), &parts, Alarm::default());
+        let slow = SharedCheckpoint::new(place(), &parts, Alarm::default());
+        let (mut its, mut other) = (None, None);
+        fast.publish(&of(4).await, &mut its).await.unwrap();
+        // It learns that the other is further, and still is so with the next of its own.
+        for size in [2, 3] {
+            slow.publish(&of(size).await, &mut other).await.unwrap();
+            assert_eq!(there().await, 4);
+        }
+        slow.publish(&of(5).await, &mut other).await.unwrap();
+        assert_eq!(there().await, 5);
+        fast.publish(&of(4).await, &mut its).await.unwrap();
+        assert_eq!(there().await, 5);
+    }
+
+    #[tokio::test]
     async fn a_pool_that_leads_to_another_server_proves_nothing_and_accuses_nobody() {
         let directory = tempfile::tempdir().unwrap();
         let hashes: Vec<Hash> = (0..5).map(|n| Hash::from([n; 32])).collect();
         let store = store(directory.path(), &hashes).await;
-        let parts = LedgerParts {
-            store,
-            origin: "one.test/log".into(),
-            keys: Arc::new(ArcSwap::from_pointee(Vec::new())),
-            mac: mac(),
-            clock: ManualClock::new(Timestamp::EPOCH),
-            metrics: Arc::new(Metrics::new()),
-            succeeds: None,
-        };
+        let parts = parts(store, Vec::new());
         let place = Place::file(directory.path().join("place"));
         let shared = SharedCheckpoint::new(place, &parts, Alarm::default());
         // The pool's server may have grown since.

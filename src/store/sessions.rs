@@ -366,7 +366,9 @@ impl Store {
         let rows: Vec<SessionRow> = read!(self, db => {
             let query = sqlx::query_as(concat!(
                 matching!(""),
-                select_session!("WHERE id IN (SELECT id FROM dead) ORDER BY id LIMIT $8")
+                select_session!(
+                    "WHERE id IN (SELECT id FROM dead ORDER BY id LIMIT $8) ORDER BY id"
+                )
             ));
             let query = bind_matching!(query, columns, index, at);
             query.bind(i64::from(limit)).fetch_all(db).await?

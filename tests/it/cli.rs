@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::support::hex;
 use super::support::keys::{Algorithm, Key, base64url, sign_jwt};
 use super::support::log::{
-    DECISION, EXP, Log, ORIGIN, SESSION, TASK, claims, denial, details, leaf_hash, permit, receipt,
-    receipt_in, sha256, token,
+    DECISION, EXP, LIFE, Log, ORIGIN, SESSION, TASK, claims, denial, details, leaf_hash, permit,
+    receipt, receipt_in, sha256, token,
 };
 use super::support::process::{Ended, Launch};
 
@@ -41,7 +41,7 @@ impl Sample {
 
     fn issued(&self) -> Value {
         json!({
-            "credential": {"type": "jwt", "access_token": self.token, "expires_in": 300},
+            "credential": {"type": "jwt", "access_token": self.token, "expires_in": LIFE},
             "session": {
                 "id": SESSION, "workload": "dev:agent%3Areports", "resource": "orders-api",
                 "authorization_details": details()
@@ -169,13 +169,22 @@ fn differs(sample: &Sample, answer: &Value, more: &[&str], pointer: &str, value:
     fails(&sample.verify(&other, more), "");
 }
 
+/// The answer holds, and does not any more with this member in what stands there.
+fn gains(sample: &Sample, answer: &Value, more: &[&str], parent: &str, name: &str, value: Value) {
+    holds(&sample.verify(answer, more));
+    let mut other = answer.clone();
+    other.pointer_mut(parent).unwrap()[name] = value;
+    let ended = sample.verify(&other, more);
+    assert_eq!(ended.code(), Some(1), "{parent}/{name}: {}", ended.stdout);
+}
+
 #[test]
 fn every_answer_with_a_receipt_is_known_by_its_shape() {
     let sample = Sample::new();
     let jwks = ["--jwks", "jwks"];
     // Of the token endpoint.
     let token = json!({
-        "access_token": sample.token, "token_type": "Bearer", "expires_in": 300,
+        "access_token": sample.token, "token_type": "Bearer", "expires_in": LIFE,
         "scope": "orders:read", "authorization_details": details(), "task": TASK,
         "session_id": SESSION, "decision_id": DECISION, "receipt": sample.receipt,
     });
@@ -184,6 +193,8 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
     for (pointer, value) in [
         ("/access_token", json!("a.b.c")),
         ("/access_token", json!(7)),
+        ("/token_type", json!("DPoP")),
+        ("/expires_in", json!(LIFE + 1)),
         ("/task", json!(SESSION)),
         ("/session_id", json!(DECISION)),
         ("/decision_id", json!(SESSION)),
@@ -195,7 +206,7 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
     }
     // Of a task that was opened by itself.
     let generation = format!("sha256:{}", "a".repeat(64));
-    let opened = json!({
+    let leaf = json!({
         "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "task_opened",
         "decision": DECISION, "task": TASK, "task_type": "nightly-report",
         "workload": "dev:agent%3Areports", "attestor": "dev",
@@ -211,13 +222,14 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
             "id": DECISION, "outcome": "permit", "policies": ["reports-read"],
             "generation": generation
         },
-        "receipt": receipt(&sample.log, &opened),
+        "receipt": receipt(&sample.log, &leaf),
     });
     let out = holds(&sample.verify(&opened, &[]));
     assert!(out.contains("a request that opened a task"), "{out}");
     assert!(out.contains("decided: permit for dev:agent"), "{out}");
     for (pointer, value) in [
         ("/task/id", json!(SESSION)),
+        ("/task/state", json!("ended")),
         ("/task/type", json!("another")),
         ("/task/deadline", json!("2027-10-24T13:00:00Z")),
         ("/task", json!(TASK)),
@@ -229,6 +241,73 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
     ] {
         differs(&sample, &opened, &[], pointer, value);
     }
+    let observed = json!({"policies": [], "would_be": "deny"});
+    gains(&sample, &opened, &[], "/decision", "observed", observed);
+    gains(&sample, &opened, &[], "", "session", json!({"id": SESSION}));
+    // Whoever adds the leaf makes it another kind of answer, and no less is held against it.
+    let mut shown = opened.clone();
+    shown["leaf"] = leaf;
+    for (pointer, value) in [
+        ("/task/id", json!(SESSION)),
+        ("/task/type", json!("another")),
+        ("/task", json!(TASK)),
+        ("/decision/outcome", json!("deny")),
+        ("/leaf/task_type", json!("another")),
+    ] {
+        differs(&sample, &shown, &[], pointer, value);
+    }
+}
+
+#[test]
+fn what_an_answer_gains_is_held_against_its_leaf() {
+    let sample = Sample::new();
+    let jwks = ["--jwks", "jwks"];
+    let mut issued = sample.issued();
+    issued["task"] = json!({"id": TASK});
+    for (parent, name, value) in [
+        ("/session", "state", json!("ended")),
+        ("/session", "issued_at", json!("2026-10-24T12:00:01Z")),
+        ("/session", "end_reason", json!("revoked")),
+        ("/session", "ended_at", json!("2026-10-24T12:00:00Z")),
+        ("/session", "confirmed_at", json!("2026-10-24T12:00:00Z")),
+        ("/session", "denying", json!({})),
+        ("/task", "state", json!("ended")),
+        ("/credential", "type", json!("aws_sts")),
+        ("/credential", "token_type", json!("DPoP")),
+        ("/credential", "expires_in", json!(LIFE + 1)),
+        ("", "token_type", json!("DPoP")),
+        ("", "expires_in", json!(LIFE + 1)),
+        ("", "session_id", json!(DECISION)),
+        ("", "decision_id", json!(SESSION)),
+        ("", "scope", json!("orders:write")),
+        ("", "leaf", denial()),
+        ("", "session", json!([])),
+        ("", "decision", json!("deny")),
+        ("", "task", json!(TASK)),
+    ] {
+        gains(&sample, &issued, &jwks, parent, name, value);
+    }
+    for (name, value) in [
+        ("issued_at", json!("2026-10-24T12:00:00Z")),
+        ("state", json!("active")),
+    ] {
+        issued["session"][name] = value;
+    }
+    issued["leaf"] = permit(&sample.signer.kid);
+    holds(&sample.verify(&issued, &jwks));
+    let token = json!({"access_token": sample.token, "task": TASK, "receipt": sample.receipt});
+    for (name, value) in [
+        ("decision", json!("deny")),
+        ("session", json!([{"id": DECISION}])),
+        ("leaf", denial()),
+    ] {
+        gains(&sample, &token, &jwks, "", name, value);
+    }
+    let refused = json!({
+        "type": "urn:taskpass:problem:denied", "receipt": receipt(&sample.log, &denial()),
+    });
+    gains(&sample, &refused, &[], "", "session", json!({}));
+    gains(&sample, &refused, &[], "", "leaf", permit("k"));
 }
 
 #[test]

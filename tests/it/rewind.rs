@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
+use sqlx::PgConnection;
 use taskpass::broker::BrokerError;
 use taskpass::ledger::LedgerStatus;
 use taskpass::merkle::{Checkpoint, Note};
 
 use crate::support::object::{Manner, ObjectStore};
+use crate::support::postgres::TestDatabase;
 use crate::support::rig::{Kind, Rig, ask};
 use crate::support::{SOON, until};
 
@@ -478,32 +480,62 @@ async fn a_disk_that_hangs_puts_no_commit_in_doubt() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again() {
-    let mut rig = Rig::new(Kind::Postgres).await;
-    let object = ObjectStore::start();
-    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
-    // A server that says to be another one when it is told to.
-    let name = rig.database().name().to_owned();
-    let mut database = rig.database().connect().await;
-    let mut run = async |sql: &str| {
-        let sql = sqlx::AssertSqlSafe(sql.to_owned());
-        sqlx::raw_sql(sql).execute(&mut database).await.unwrap();
-    };
-    run(&format!(
+async fn run(database: &mut PgConnection, sql: &str) {
+    let sql = sqlx::AssertSqlSafe(sql.to_owned());
+    sqlx::raw_sql(sql).execute(database).await.unwrap();
+}
+
+/// Makes it a server that says to be another one when `other.server` says so: to those who connect
+/// from now on.
+async fn pretend(database: &TestDatabase, connection: &mut PgConnection) {
+    let name = database.name();
+    let pretending = format!(
         "CREATE SCHEMA other; CREATE TABLE other.server (pid int); \
          INSERT INTO other.server VALUES (1); \
          CREATE FUNCTION other.pg_backend_pid() RETURNS int LANGUAGE sql \
          AS 'SELECT pid FROM other.server'; \
          ALTER DATABASE {name} SET search_path = public, other, pg_catalog"
-    ))
+    );
+    run(connection, &pretending).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connection_on_which_a_log_began_leads_to_its_server_or_to_none() {
+    let object = ObjectStore::start();
+    let lines = format!("url = \"{}\"", object.url());
+    let prepare = async |database: &TestDatabase| {
+        let mut connection = database.connect().await;
+        pretend(database, &mut connection).await;
+    };
+    let rig = Rig::sharing(&lines, prepare).await;
+    issue(&rig).await;
+    published(&rig, || object.content()).await;
+    object.set(Manner::Status(503));
+    let mut database = rig.database().connect().await;
+    run(&mut database, "UPDATE other.server SET pid = 2").await;
+    let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+    assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
+    object.set(Manner::Good);
+    until("it goes on", SOON, async || {
+        let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
+        asked.is_ok()
+    })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again() {
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let object = ObjectStore::start();
+    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
+    let mut database = rig.database().connect().await;
+    pretend(rig.database(), &mut database).await;
     rig.restart().await.unwrap();
     issue(&rig).await;
     published(&rig, || object.content()).await;
     object.set(Manner::Status(503));
     issue(&rig).await;
-    run("UPDATE other.server SET pid = 2").await;
+    run(&mut database, "UPDATE other.server SET pid = 2").await;
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(
         matches!(asked, Err(BrokerError::FailClosed(_))),
@@ -517,6 +549,7 @@ async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again()
     .await;
     // One whose every look leads elsewhere is told so.
     run(
+        &mut database,
         "CREATE SEQUENCE other.pid; CREATE OR REPLACE FUNCTION other.pg_backend_pid() RETURNS int \
          LANGUAGE sql AS 'SELECT nextval(''other.pid'')::int'",
     )

@@ -125,6 +125,9 @@ pub fn receipt(log: &Log, leaf: &Value) -> Value {
     receipt_in(log, ORIGIN, leaf)
 }
 
+/// The life of what [`permit`] grants, in seconds.
+pub const LIFE: u64 = 142_400;
+
 pub fn permit(kid: &str) -> Value {
     json!({
         "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "decision",

@@ -101,9 +101,29 @@ impl Rig {
         minters: Vec<Arc<dyn Minter>>,
         resources: Vec<Value>,
     ) -> Self {
-        let issuer = Issuer::start();
         let directory = fresh_sqlite();
         let database = (kind == Kind::Postgres).then(fresh_database);
+        Self::begin(directory, database, policies, minters, resources).await
+    }
+
+    /// On PostgreSQL, with a checkpoint that is shared from the very first start on. `prepare` is
+    /// given the database before that.
+    pub async fn sharing(lines: &str, prepare: impl AsyncFnOnce(&TestDatabase)) -> Self {
+        let directory = fresh_sqlite();
+        std::fs::write(directory.dir().join(SHARED), lines).unwrap();
+        let database = fresh_database();
+        prepare(&database).await;
+        Self::begin(directory, Some(database), POLICIES, vec![], vec![]).await
+    }
+
+    async fn begin(
+        directory: SqliteFile,
+        database: Option<TestDatabase>,
+        policies: &str,
+        minters: Vec<Arc<dyn Minter>>,
+        resources: Vec<Value>,
+    ) -> Self {
+        let issuer = Issuer::start();
         let clock = ManualClock::new(Timestamp::from_seconds(unix_seconds()));
         let assembled = assemble(
             directory.dir(),

@@ -1,5 +1,8 @@
 //! What a file is, and what an answer of the broker says around its receipt: all of it that a leaf
 //! knows must be what the leaf says.
+//!
+//! A decision's leaf knows neither its task's type and deadline, nor how fast the credential can be
+//! revoked, nor what a refusal adds for people: an answer's word on these is nobody's.
 
 use serde_json::{Map, Value};
 
@@ -7,12 +10,16 @@ use super::credential::equal;
 use super::heads::with_causes;
 use super::name_of;
 use super::verdict::{Claim, Kind, Verdict};
+use crate::clock::Timestamp;
 use crate::crypto::strict_json;
 use crate::domain::decision::{Outcome, RefusalCode};
 use crate::domain::grant::Grant;
 use crate::domain::leaf::{DecisionLeaf, Event, Leaf, TaskLeaf};
-use crate::domain::session::LOCAL_MINTER;
+use crate::domain::session::{LOCAL_MINTER, SessionState};
+use crate::domain::task::TaskState;
+use crate::domain::workload::KeyBinding;
 use crate::merkle::{Receipt, TlogProof, TlogProofError};
+use crate::mint;
 
 /// What the `type` of every refusal begins with.
 const PROBLEM: &str = "urn:taskpass:problem:";
@@ -80,19 +87,23 @@ impl Held {
 
     /// Holds what the answer says against what the leaf says.
     pub(super) fn check(&self, verdict: &mut Verdict, leaf: &Leaf) {
+        let read = serde_json::from_slice(&self.receipt.leaf).unwrap_or_default();
+        self.hold(verdict, vec![("/leaf", read)]);
         match (self.kind, &leaf.event) {
             (Kind::Receipt | Kind::TlogProof | Kind::Log, _) => {}
-            (Kind::Shown, event) => {
-                let read = serde_json::from_slice(&self.receipt.leaf).unwrap_or_default();
-                self.hold(verdict, vec![("/leaf", read)]);
-                if let Event::Decision(decision) = event {
-                    self.hold(verdict, told_of_decision(decision));
-                    self.hold(verdict, told_of_session(decision));
-                }
+            (Kind::Shown, Event::Decision(decision)) => {
+                self.check_parts(verdict, &["session", "task", "decision"]);
+                self.hold(verdict, told_of_decision(decision));
+                self.hold(verdict, told_of_session(decision));
             }
-            (Kind::Opened, Event::TaskOpened(opened)) => {
+            (Kind::Shown | Kind::Opened, Event::TaskOpened(opened)) => {
                 self.check_parts(verdict, &["task", "decision"]);
                 self.hold(verdict, told_of_task(opened));
+            }
+            (Kind::Shown, _) => {
+                let nothing = ["/session", "/task", "/decision"];
+                let nothing = nothing.map(|part| (part, Value::Null));
+                self.hold(verdict, nothing.to_vec());
             }
             (Kind::Opened, other) => verdict.fail(
                 Claim::Decided,
@@ -102,7 +113,7 @@ impl Held {
                 ),
             ),
             (Kind::Issued | Kind::Refused, Event::Decision(decision)) => {
-                self.check_decision(verdict, decision);
+                self.check_decision(verdict, decision, leaf.at);
             }
             (Kind::Issued | Kind::Refused, _) => verdict.fail(
                 Claim::Decided,
@@ -111,7 +122,7 @@ impl Held {
         }
     }
 
-    fn check_decision(&self, verdict: &mut Verdict, decision: &DecisionLeaf) {
+    fn check_decision(&self, verdict: &mut Verdict, decision: &DecisionLeaf, at: Timestamp) {
         let permitted = decision.outcome == Outcome::Permit;
         if permitted != (self.kind == Kind::Issued) {
             verdict.fail(
@@ -122,23 +133,29 @@ impl Held {
                 ),
             );
         }
+        self.check_parts(verdict, &["credential", "session", "decision"]);
         self.hold(verdict, told_of_decision(decision));
         self.hold(verdict, told_of_session(decision));
         if self.kind == Kind::Refused {
-            self.check_parts(verdict, &["decision"]);
             let code = json(serde_json::to_value(decision.refusal));
             let kind = Value::from(format!("{PROBLEM}{}", slug(decision)));
-            return self.hold(verdict, vec![("/code", code), ("/type", kind)]);
+            let told = vec![("/code", code), ("/type", kind), ("/session", Value::Null)];
+            return self.hold(verdict, told);
         }
+        self.hold(verdict, told_of_token(decision));
+        self.hold(verdict, told_of_making(decision, at));
         if self.answer.get("credential").is_some() {
-            self.check_parts(verdict, &["credential", "session", "task", "decision"]);
             self.check_credential(verdict, decision);
         }
         if let Some(token) = self.answer.get("access_token") {
             if !token.is_string() {
                 verdict.fail(Claim::Decided, "the answer's access_token is no text");
             }
-            self.hold(verdict, told_of_token(decision));
+            // Here, it is its id.
+            let task = json(serde_json::to_value(decision.task));
+            self.hold(verdict, vec![("/task", task)]);
+        } else {
+            self.check_parts(verdict, &["task"]);
         }
     }
 
@@ -287,7 +304,6 @@ fn told_of_token(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
             "/decision_id",
             json(serde_json::to_value(decision.decision)),
         ),
-        ("/task", json(serde_json::to_value(decision.task))),
         (
             "/authorization_details",
             json(serde_json::to_value(&decision.grant)),
@@ -297,9 +313,38 @@ fn told_of_token(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// What either says of a credential that was just made, by the leaf's clock and key.
+fn told_of_making(decision: &DecisionLeaf, at: Timestamp) -> Vec<(&'static str, Value)> {
+    let issued_at = at.floor_to_second();
+    let token_type = Value::from(KeyBinding::token_type(decision.cnf.as_ref()));
+    let expires_in = decision.expires_at.map(|end| issued_at.seconds_until(end));
+    let credential = match decision.minter.as_deref() {
+        Some(LOCAL_MINTER) => Value::from("jwt"),
+        Some(mint::aws::KIND) => Value::from("aws_sts"),
+        other => Value::from(other),
+    };
+    vec![
+        ("/credential/type", credential),
+        ("/credential/token_type", token_type.clone()),
+        ("/token_type", token_type),
+        ("/credential/expires_in", Value::from(expires_in)),
+        ("/expires_in", Value::from(expires_in)),
+        ("/session/issued_at", Value::from(issued_at.to_string())),
+        ("/session/state", Value::from(SessionState::Active.as_str())),
+        ("/session/end_reason", Value::Null),
+        ("/session/ended_at", Value::Null),
+        ("/session/confirmed_at", Value::Null),
+        ("/session/denying", Value::Null),
+        ("/task/state", Value::from(TaskState::Open.as_str())),
+    ]
+}
+
 /// What a 201 of `/v1/tasks` says.
 fn told_of_task(opened: &TaskLeaf) -> Vec<(&'static str, Value)> {
     vec![
+        ("/session", Value::Null),
+        ("/decision/observed", Value::Null),
+        ("/task/state", Value::from(TaskState::Open.as_str())),
         ("/task/id", json(serde_json::to_value(opened.task))),
         ("/task/type", Value::from(opened.task_type.as_str())),
         (
