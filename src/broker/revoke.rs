@@ -28,6 +28,9 @@ use crate::store::cutoffs::SealedCutoff;
 /// Sessions that an answer names; the rest are only counted.
 const NAMED: u32 = 100;
 
+/// When a place that was not known is looked at though nobody says that its cutoff is committed.
+const WIDENED_BY_SECONDS: u64 = 60;
+
 /// How long a revocation that stands is kept from its answer by counting.
 const COUNT_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -161,7 +164,14 @@ impl Broker {
         ask: RevokeAsk,
     ) -> Result<Revocation, BrokerError> {
         let (broker, evidence) = (Arc::clone(self), evidence.clone());
-        let revoking = async move { broker.revoke_tracked(&evidence, ask).await };
+        let revoking = async move {
+            let revoked = broker.revoke_tracked(&evidence, ask).await;
+            if let Err(error @ BrokerError::FailClosed(_)) = &revoked {
+                // Nobody may be there any more to be told.
+                warn!(%error, "nothing is known to be revoked");
+            }
+            revoked
+        };
         let revoked = self.shutdown().spawn("revoke", revoking).await;
         revoked.map_err(|_| BrokerError::FailClosed("the revocation was lost".into()))?
     }
@@ -196,8 +206,10 @@ impl Broker {
         let block = block_until(&selector, block, asked)?;
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
         if let Some(place) = &place {
-            // Known before the cutoff is, or nobody would come by with what it widens.
-            self.store().put_deny_place(place, asked).await?;
+            // Known before the cutoff is, or nobody would come by with what it widens; but not looked
+            // at before, or the look that finds nothing would be in the way.
+            let due = asked.plus_seconds(WIDENED_BY_SECONDS);
+            self.store().know_deny_place(place, due).await?;
         }
         let cutoff = Cutoff {
             id: CutoffId::new(asked, &self.random)?,

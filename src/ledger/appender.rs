@@ -363,7 +363,7 @@ impl Appender {
         let checked = self.guard.check_shared(newest.as_ref(), through).await;
         let server = checked.map_err(|error| match error {
             SharedError::Alarm(why) => Failure::Fatal(why),
-            SharedError::Store(error) => failure(error),
+            SharedError::Store(error) => unanswered(error),
             SharedError::Unavailable(_) => {
                 let error = std::io::Error::other(error.to_string());
                 Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
@@ -372,7 +372,7 @@ impl Appender {
         let server = match server {
             Some(server) => server,
             // There was nothing to compare; from now on it leads to this server or to none.
-            None => connection.look().await.map_err(failure)?.server,
+            None => connection.look().await.map_err(unanswered)?.server,
         };
         Ok((connection, Some(server)))
     }
@@ -592,6 +592,14 @@ fn failure(error: StoreError) -> Failure {
         StoreError::Refused(_) => Failure::Content(error),
         StoreError::Unavailable(_) => Failure::Unavailable(error),
         StoreError::Corrupt(_) | StoreError::Unfit(_) => Failure::Fatal(error.to_string()),
+    }
+}
+
+/// The same where nothing of a batch was given to the store yet: no entry is to blame.
+fn unanswered(error: StoreError) -> Failure {
+    match failure(error) {
+        Failure::Content(error) => Failure::Unavailable(error),
+        other => other,
     }
 }
 

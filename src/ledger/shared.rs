@@ -231,10 +231,10 @@ impl SharedCheckpoint {
 
     async fn publish(&self, signed: &Signed, known: &mut Option<Known>) -> Result<(), SharedError> {
         for _ in 0..TRIES {
-            // Another replica was further, and its word stays.
+            // Another replica was as far or further, and its word stays.
             if known
                 .as_ref()
-                .is_some_and(|known| known.size > signed.head.size)
+                .is_some_and(|known| known.size >= signed.head.size)
             {
                 return self.note().await;
             }
@@ -281,7 +281,9 @@ impl SharedCheckpoint {
             None => &self.tried.creation,
             Some(_) => &self.tried.change,
         };
-        if !tried.load(Ordering::Relaxed) {
+        // What is replaced by itself is not gone.
+        let same = gone.note.as_deref() == Some(signed.checkpoint.as_bytes());
+        if !same && !tried.load(Ordering::Relaxed) {
             if let Swapped::Done(_) = self.place.swap(gone, &signed.checkpoint).await? {
                 return Err(self.careless(signed.checkpoint.as_bytes()).await);
             }
@@ -513,8 +515,9 @@ mod tests {
         let slow = SharedCheckpoint::new(place(), &parts, Alarm::default());
         let (mut its, mut other) = (None, None);
         fast.publish(&of(4).await, &mut its).await.unwrap();
-        // It learns that the other is further, and still is so with the next of its own.
-        for size in [2, 3] {
+        // It learns that the other is further, and that still is so with the next of its own; what it
+        // has from the other is no reason to write the same again.
+        for size in [2, 3, 4] {
             slow.publish(&of(size).await, &mut other).await.unwrap();
             assert_eq!(there().await, 4);
         }

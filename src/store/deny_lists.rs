@@ -97,9 +97,20 @@ impl Store {
         place: &DenyPlace,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        self.know_deny_place(place, now).await?;
+        self.nudge_deny_place(place, now).await
+    }
+
+    /// Makes a place known, or its registration what it is now. One that was not known is looked at
+    /// when it is `due`.
+    pub async fn know_deny_place(
+        &self,
+        place: &DenyPlace,
+        due: Timestamp,
+    ) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
-                "/* put_deny_place */ INSERT INTO deny_place \
+                "/* know_deny_place */ INSERT INTO deny_place \
                  (minter, name, registration, capacity, propagation_seconds, due_at) \
                  VALUES ($1, $2, $3, $4, $5, $6) \
                  ON CONFLICT (minter, name) DO UPDATE SET registration = $3, capacity = $4, \
@@ -110,11 +121,11 @@ impl Store {
             .bind(&place.registration)
             .bind(i64::from(place.capacity))
             .bind(signed(place.propagation_seconds))
-            .bind(now)
+            .bind(due)
             .execute(db)
             .await?;
         });
-        self.nudge_deny_place(place, now).await
+        Ok(())
     }
 
     /// Has a place looked at, once more where somebody is at it. One that fails keeps to its pauses.

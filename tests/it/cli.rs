@@ -244,17 +244,16 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
     let observed = json!({"policies": [], "would_be": "deny"});
     gains(&sample, &opened, &[], "/decision", "observed", observed);
     gains(&sample, &opened, &[], "", "session", json!({"id": SESSION}));
-    // Whoever adds the leaf makes it another kind of answer, and no less is held against it.
-    let mut shown = opened.clone();
-    shown["leaf"] = leaf;
-    for (pointer, value) in [
-        ("/task/id", json!(SESSION)),
-        ("/task/type", json!("another")),
-        ("/task", json!(TASK)),
-        ("/decision/outcome", json!("deny")),
-        ("/leaf/task_type", json!("another")),
+    for (name, value) in [
+        ("session_id", json!(SESSION)),
+        ("decision_id", json!(DECISION)),
+        ("scope", json!("orders:read")),
+        ("authorization_details", details()),
+        ("expires_in", json!(LIFE)),
+        // Whoever adds the leaf makes it an answer that the broker never gives.
+        ("leaf", leaf),
     ] {
-        differs(&sample, &shown, &[], pointer, value);
+        gains(&sample, &opened, &[], "", name, value);
     }
 }
 
@@ -275,7 +274,15 @@ fn what_an_answer_gains_is_held_against_its_leaf() {
         ("/credential", "type", json!("aws_sts")),
         ("/credential", "token_type", json!("DPoP")),
         ("/credential", "expires_in", json!(LIFE + 1)),
+        ("/credential", "expires_in", json!("300")),
+        ("/credential", "expiration", json!("2026-10-26T03:33:21Z")),
+        ("/credential", "expiration", json!("tomorrow")),
         ("", "token_type", json!("DPoP")),
+        (
+            "",
+            "issued_token_type",
+            json!("urn:ietf:params:oauth:token-type:jwt"),
+        ),
         ("", "expires_in", json!(LIFE + 1)),
         ("", "session_id", json!(DECISION)),
         ("", "decision_id", json!(SESSION)),
@@ -287,6 +294,9 @@ fn what_an_answer_gains_is_held_against_its_leaf() {
     ] {
         gains(&sample, &issued, &jwks, parent, name, value);
     }
+    // What a minter makes may be shorter than what was decided.
+    issued["credential"]["expires_in"] = json!(LIFE - 1);
+    issued["credential"]["expiration"] = json!("2026-10-26T03:33:20Z");
     for (name, value) in [
         ("issued_at", json!("2026-10-24T12:00:00Z")),
         ("state", json!("active")),
@@ -306,8 +316,30 @@ fn what_an_answer_gains_is_held_against_its_leaf() {
     let refused = json!({
         "type": "urn:taskpass:problem:denied", "receipt": receipt(&sample.log, &denial()),
     });
-    gains(&sample, &refused, &[], "", "session", json!({}));
-    gains(&sample, &refused, &[], "", "leaf", permit("k"));
+    for (name, value) in [
+        ("session", json!({})),
+        ("session_id", json!(SESSION)),
+        ("scope", json!("orders:read")),
+        ("authorization_details", details()),
+        ("task", json!(TASK)),
+        ("leaf", permit("k")),
+    ] {
+        gains(&sample, &refused, &[], "", name, value);
+    }
+    // An answer that was made to look like a receipt, and one like a decision that is shown.
+    for part in [
+        "credential",
+        "access_token",
+        "session",
+        "task",
+        "decision",
+        "type",
+    ] {
+        gains(&sample, &sample.receipt, &[], "", part, json!("x"));
+    }
+    let leaf = permit(&sample.signer.kid);
+    let shown = json!({"receipt": sample.receipt, "leaf": leaf});
+    gains(&sample, &shown, &[], "", "scope", json!("orders:read"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ const FAR: Believed = Believed {
 };
 
 cases! {
-    ["put_deny_place" "nudge_deny_place" "ask_deny" "deny_standing" "count_denied"
+    ["put_deny_place" "know_deny_place" "nudge_deny_place" "ask_deny" "deny_standing" "count_denied"
         "denied_sessions" "note_denied" "adopt_denied" "prune_denied"]
     async fn sessions_are_put_on_a_list_while_it_has_room_and_seen_on_it(store: &Store) {
         let (place, other) = (deny_place("role"), deny_place("other"));

@@ -21,6 +21,19 @@ use crate::domain::workload::KeyBinding;
 use crate::merkle::{Receipt, TlogProof, TlogProofError};
 use crate::mint;
 
+/// What stands beside receipts, in answers.
+const PARTS: [&str; 6] = [
+    "credential",
+    "access_token",
+    "session",
+    "task",
+    "decision",
+    "type",
+];
+
+/// What every token of ours is to RFC 8693.
+const ISSUED_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
+
 /// What the `type` of every refusal begins with.
 const PROBLEM: &str = "urn:taskpass:problem:";
 
@@ -62,6 +75,9 @@ impl Held {
             });
         }
         if members.contains_key("leaf") {
+            if let Some(part) = PARTS.iter().find(|part| members.contains_key(**part)) {
+                return Err(format!("the receipt holds a {part}, which no receipt does"));
+            }
             let receipt = serde_json::from_value(Value::Object(members))
                 .map_err(|error| format!("the receipt cannot be read: {error}"))?;
             return Ok(Self::alone(Kind::Receipt, receipt));
@@ -90,20 +106,10 @@ impl Held {
         let read = serde_json::from_slice(&self.receipt.leaf).unwrap_or_default();
         self.hold(verdict, vec![("/leaf", read)]);
         match (self.kind, &leaf.event) {
-            (Kind::Receipt | Kind::TlogProof | Kind::Log, _) => {}
-            (Kind::Shown, Event::Decision(decision)) => {
-                self.check_parts(verdict, &["session", "task", "decision"]);
-                self.hold(verdict, told_of_decision(decision));
-                self.hold(verdict, told_of_session(decision));
-            }
-            (Kind::Shown | Kind::Opened, Event::TaskOpened(opened)) => {
+            (Kind::Receipt | Kind::TlogProof | Kind::Log | Kind::Shown, _) => {}
+            (Kind::Opened, Event::TaskOpened(opened)) => {
                 self.check_parts(verdict, &["task", "decision"]);
                 self.hold(verdict, told_of_task(opened));
-            }
-            (Kind::Shown, _) => {
-                let nothing = ["/session", "/task", "/decision"];
-                let nothing = nothing.map(|part| (part, Value::Null));
-                self.hold(verdict, nothing.to_vec());
             }
             (Kind::Opened, other) => verdict.fail(
                 Claim::Decided,
@@ -136,14 +142,16 @@ impl Held {
         self.check_parts(verdict, &["credential", "session", "decision"]);
         self.hold(verdict, told_of_decision(decision));
         self.hold(verdict, told_of_session(decision));
+        self.hold(verdict, told_of_token(decision));
         if self.kind == Kind::Refused {
+            self.check_parts(verdict, &["task"]);
             let code = json(serde_json::to_value(decision.refusal));
             let kind = Value::from(format!("{PROBLEM}{}", slug(decision)));
             let told = vec![("/code", code), ("/type", kind), ("/session", Value::Null)];
             return self.hold(verdict, told);
         }
-        self.hold(verdict, told_of_token(decision));
         self.hold(verdict, told_of_making(decision, at));
+        self.check_life(verdict, decision, at);
         if self.answer.get("credential").is_some() {
             self.check_credential(verdict, decision);
         }
@@ -156,6 +164,34 @@ impl Held {
             self.hold(verdict, vec![("/task", task)]);
         } else {
             self.check_parts(verdict, &["task"]);
+        }
+    }
+
+    /// A minter may make it shorter than was decided, never longer.
+    fn check_life(&self, verdict: &mut Verdict, decision: &DecisionLeaf, at: Timestamp) {
+        let issued_at = at.floor_to_second();
+        let longest = decision.expires_at.map(|end| issued_at.seconds_until(end));
+        for place in ["/credential/expires_in", "/expires_in"] {
+            if let Some(said) = self.answer.pointer(place)
+                && said.as_u64().is_none_or(|said| Some(said) > longest)
+            {
+                verdict.fail(
+                    Claim::Decided,
+                    format!(
+                        "the answer's expires_in is {said}, the leaf grants {} seconds",
+                        longest.unwrap_or_default()
+                    ),
+                );
+            }
+        }
+        if let Some(said) = self.answer.pointer("/credential/expiration") {
+            let end: Option<Timestamp> = serde_json::from_value(said.clone()).ok();
+            if end.is_none_or(|end| Some(end) > decision.expires_at) {
+                verdict.fail(
+                    Claim::Decided,
+                    format!("the answer's credential.expiration is {said}, which the leaf does not grant"),
+                );
+            }
         }
     }
 
@@ -212,7 +248,8 @@ fn kind_of(answer: &Map<String, Value>) -> Result<Kind, String> {
         }
         (true, false) => Ok(Kind::Issued),
         (false, true) => Ok(Kind::Refused),
-        (false, false) if has("leaf") => Ok(Kind::Shown),
+        // As the broker shows a decision: nothing else stands there.
+        (false, false) if has("leaf") && answer.len() == 2 => Ok(Kind::Shown),
         (false, false) if has("task") => Ok(Kind::Opened),
         (false, false) => {
             Err("the JSON holds a receipt in no answer that this version knows".into())
@@ -315,34 +352,37 @@ fn told_of_token(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
 
 /// What either says of a credential that was just made, by the leaf's clock and key.
 fn told_of_making(decision: &DecisionLeaf, at: Timestamp) -> Vec<(&'static str, Value)> {
-    let issued_at = at.floor_to_second();
+    let issued_at = at.floor_to_second().to_string();
     let token_type = Value::from(KeyBinding::token_type(decision.cnf.as_ref()));
-    let expires_in = decision.expires_at.map(|end| issued_at.seconds_until(end));
-    let credential = match decision.minter.as_deref() {
-        Some(LOCAL_MINTER) => Value::from("jwt"),
-        Some(mint::aws::KIND) => Value::from("aws_sts"),
-        other => Value::from(other),
-    };
-    vec![
-        ("/credential/type", credential),
+    let mut told = vec![
         ("/credential/token_type", token_type.clone()),
         ("/token_type", token_type),
-        ("/credential/expires_in", Value::from(expires_in)),
-        ("/expires_in", Value::from(expires_in)),
-        ("/session/issued_at", Value::from(issued_at.to_string())),
+        ("/issued_token_type", Value::from(ISSUED_TOKEN_TYPE)),
+        ("/session/issued_at", Value::from(issued_at)),
         ("/session/state", Value::from(SessionState::Active.as_str())),
         ("/session/end_reason", Value::Null),
         ("/session/ended_at", Value::Null),
         ("/session/confirmed_at", Value::Null),
         ("/session/denying", Value::Null),
         ("/task/state", Value::from(TaskState::Open.as_str())),
-    ]
+    ];
+    match decision.minter.as_deref() {
+        Some(LOCAL_MINTER) => told.push(("/credential/type", Value::from("jwt"))),
+        Some(mint::aws::KIND) => told.push(("/credential/type", Value::from("aws_sts"))),
+        _ => {}
+    }
+    told
 }
 
 /// What a 201 of `/v1/tasks` says.
 fn told_of_task(opened: &TaskLeaf) -> Vec<(&'static str, Value)> {
     vec![
         ("/session", Value::Null),
+        ("/session_id", Value::Null),
+        ("/decision_id", Value::Null),
+        ("/scope", Value::Null),
+        ("/authorization_details", Value::Null),
+        ("/expires_in", Value::Null),
         ("/decision/observed", Value::Null),
         ("/task/state", Value::from(TaskState::Open.as_str())),
         ("/task/id", json(serde_json::to_value(opened.task))),
