@@ -213,7 +213,7 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
         "deadline": "2026-10-24T13:00:00Z", "generation": generation,
         "policies": ["reports-read"], "input": "b".repeat(64)
     });
-    let opened = json!({
+    let mut opened = json!({
         "task": {
             "id": TASK, "state": "open", "type": "nightly-report",
             "deadline": "2026-10-24T13:00:00Z", "handle": "tph_x"
@@ -250,10 +250,19 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
         ("scope", json!("orders:read")),
         ("authorization_details", details()),
         ("expires_in", json!(LIFE)),
-        // Whoever adds the leaf makes it an answer that the broker never gives.
-        ("leaf", leaf),
+        ("leaf", denial()),
     ] {
         gains(&sample, &opened, &[], "", name, value);
+    }
+    // Nothing is held less against the leaf for that it stands there, too.
+    opened["leaf"] = leaf;
+    for (pointer, value) in [
+        ("/task/id", json!(SESSION)),
+        ("/task/deadline", json!("2027-10-24T13:00:00Z")),
+        ("/decision/outcome", json!("deny")),
+        ("/leaf/task_type", json!("another")),
+    ] {
+        differs(&sample, &opened, &[], pointer, value);
     }
 }
 
