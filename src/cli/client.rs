@@ -21,6 +21,7 @@ use super::Failure;
 use super::output::printable;
 use crate::config::{Environment, ProcessEnvironment};
 use crate::domain::decision::Observed;
+use crate::http::problem;
 use crate::outgoing::{self, BodyError};
 
 /// How long a connection may take.
@@ -363,7 +364,7 @@ fn describe(status: StatusCode, body: &Value) -> String {
     let text = |name: &str| body.get(name).and_then(Value::as_str).map(printable);
     let slug = text("type").unwrap_or_default();
     let slug = slug
-        .strip_prefix("urn:taskpass:problem:")
+        .strip_prefix(problem::URN)
         .unwrap_or_default()
         .to_owned();
     let mut lines = Vec::new();

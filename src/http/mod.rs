@@ -25,7 +25,7 @@ mod limits;
 pub mod oauth;
 mod ops;
 mod params;
-mod problem;
+pub(crate) mod problem;
 pub mod revocations;
 pub mod server;
 pub mod sessions;

@@ -38,9 +38,23 @@ pub(super) const SLUGS: &[&str] = &[
     "use-dpop-nonce",
 ];
 
+/// What the `type` of every problem begins with.
+pub(crate) const URN: &str = "urn:taskpass:problem:";
+
 /// The `type` of a problem.
 pub(super) fn urn(slug: &str) -> String {
-    format!("urn:taskpass:problem:{slug}")
+    format!("{URN}{slug}")
+}
+
+/// What the `type` of a recorded refusal ends with, and its title.
+pub(crate) fn of_refusal(outcome: Outcome, code: RefusalCode) -> (&'static str, &'static str) {
+    match (outcome, code) {
+        (_, RefusalCode::ApprovalRequired) => {
+            ("approval-required", "A person would have to approve this")
+        }
+        (Outcome::Indeterminate, _) => ("indeterminate", "It could not be established"),
+        _ => ("denied", "Policy does not permit this"),
+    }
 }
 
 /// A refusal (RFC 9457).
@@ -265,13 +279,7 @@ impl Problem {
     }
 
     fn denied(denied: Denied) -> Self {
-        let (slug, title) = match (denied.outcome, denied.refusal.code) {
-            (_, RefusalCode::ApprovalRequired) => {
-                ("approval-required", "A person would have to approve this")
-            }
-            (Outcome::Indeterminate, _) => ("indeterminate", "It could not be established"),
-            _ => ("denied", "Policy does not permit this"),
-        };
+        let (slug, title) = of_refusal(denied.outcome, denied.refusal.code);
         let mut decision = json!({
             "id": denied.decision,
             "outcome": denied.outcome,
@@ -432,7 +440,7 @@ mod tests {
         assert_eq!(sent.headers["cache-control"], "no-store");
         assert_eq!(sent.body["status"], sent.status);
         let kind = sent.body["type"].as_str().unwrap();
-        let slug = kind.strip_prefix("urn:taskpass:problem:").unwrap();
+        let slug = kind.strip_prefix(URN).unwrap();
         assert!(SLUGS.contains(&slug), "{slug} is not in the list");
         sent
     }

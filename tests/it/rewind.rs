@@ -19,6 +19,17 @@ fn opened(note: &str) -> Checkpoint {
     note.unverified_text().parse().unwrap()
 }
 
+/// A replica on PostgreSQL that granted something, and the object that holds its checkpoint.
+async fn sharing() -> (Rig, ObjectStore) {
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let object = ObjectStore::start();
+    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
+    rig.restart().await.unwrap();
+    issue(&rig).await;
+    published(&rig, || object.content()).await;
+    (rig, object)
+}
+
 /// Waits until a place holds all that the rig's broker appended.
 async fn published(rig: &Rig, read: impl Fn() -> Option<String>) -> Checkpoint {
     until("the checkpoint is published", SOON, async || {
@@ -175,12 +186,7 @@ async fn replicas_publish_to_one_place_and_none_is_alarmed() {
 async fn what_others_publish_while_a_new_connection_is_checked_is_no_rewind() {
     const BACKENDS: &str = "SELECT pid FROM pg_stat_activity \
         WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    let mut rig = Rig::new(Kind::Postgres).await;
-    let object = ObjectStore::start();
-    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
-    rig.restart().await.unwrap();
-    issue(&rig).await;
-    published(&rig, || object.content()).await;
+    let (rig, object) = sharing().await;
     let mut database = rig.database().connect().await;
     let own: Vec<i32> = sqlx::query_scalar(BACKENDS)
         .fetch_all(&mut database)
@@ -414,12 +420,7 @@ async fn a_new_place_has_a_checkpoint_before_the_first_commit_or_there_is_no_sta
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_went_down_with_the_old_server_lets_nobody_go_on() {
-    let mut rig = Rig::new(Kind::Postgres).await;
-    let object = ObjectStore::start();
-    rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
-    rig.restart().await.unwrap();
-    issue(&rig).await;
-    published(&rig, || object.content()).await;
+    let (rig, object) = sharing().await;
     let note = object.content().unwrap();
     object.force(None);
     rig.database().break_connections();

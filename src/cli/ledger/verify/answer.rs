@@ -12,12 +12,14 @@ use super::name_of;
 use super::verdict::{Claim, Kind, Verdict};
 use crate::clock::Timestamp;
 use crate::crypto::strict_json;
-use crate::domain::decision::{Outcome, RefusalCode};
+use crate::domain::decision::Outcome;
 use crate::domain::grant::Grant;
 use crate::domain::leaf::{DecisionLeaf, Event, Leaf, TaskLeaf};
 use crate::domain::session::{LOCAL_MINTER, SessionState};
 use crate::domain::task::TaskState;
 use crate::domain::workload::KeyBinding;
+use crate::http::oauth::token::ACCESS_TOKEN;
+use crate::http::problem;
 use crate::merkle::{Receipt, TlogProof, TlogProofError};
 use crate::mint;
 
@@ -30,12 +32,6 @@ const PARTS: [&str; 6] = [
     "decision",
     "type",
 ];
-
-/// What every token of ours is to RFC 8693.
-const ISSUED_TOKEN_TYPE: &str = "urn:ietf:params:oauth:token-type:access_token";
-
-/// What the `type` of every refusal begins with.
-const PROBLEM: &str = "urn:taskpass:problem:";
 
 /// What a file held.
 pub(super) struct Held {
@@ -146,7 +142,11 @@ impl Held {
         if self.kind == Kind::Refused {
             self.check_parts(verdict, &["task"]);
             let code = json(serde_json::to_value(decision.refusal));
-            let kind = Value::from(format!("{PROBLEM}{}", slug(decision)));
+            let kind = decision.refusal.map(|code| {
+                let (slug, _) = problem::of_refusal(decision.outcome, code);
+                format!("{}{slug}", problem::URN)
+            });
+            let kind = Value::from(kind);
             let told = vec![("/code", code), ("/type", kind), ("/session", Value::Null)];
             return self.hold(verdict, told);
         }
@@ -241,7 +241,7 @@ impl Held {
 fn kind_of(answer: &Map<String, Value>) -> Result<Kind, String> {
     let has = |name| answer.contains_key(name);
     let kind = answer.get("type").and_then(Value::as_str);
-    let refused = kind.is_some_and(|kind| kind.starts_with(PROBLEM));
+    let refused = kind.is_some_and(|kind| kind.starts_with(problem::URN));
     match (has("credential") || has("access_token"), refused) {
         (true, true) => {
             Err("the answer says both that it was granted and that it was refused".into())
@@ -285,15 +285,6 @@ fn told_of_decision(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
             json(serde_json::to_value(&decision.observed)),
         ),
     ]
-}
-
-/// What a refusal's problem is called.
-fn slug(decision: &DecisionLeaf) -> &'static str {
-    match (decision.outcome, decision.refusal) {
-        (_, Some(RefusalCode::ApprovalRequired)) => "approval-required",
-        (Outcome::Indeterminate, _) => "indeterminate",
-        _ => "denied",
-    }
 }
 
 /// What a 201 of `/v1/credentials` says of session and task.
@@ -357,7 +348,7 @@ fn told_of_making(decision: &DecisionLeaf, at: Timestamp) -> Vec<(&'static str, 
     let mut told = vec![
         ("/credential/token_type", token_type.clone()),
         ("/token_type", token_type),
-        ("/issued_token_type", Value::from(ISSUED_TOKEN_TYPE)),
+        ("/issued_token_type", Value::from(ACCESS_TOKEN)),
         ("/session/issued_at", Value::from(issued_at)),
         ("/session/state", Value::from(SessionState::Active.as_str())),
         ("/session/end_reason", Value::Null),
