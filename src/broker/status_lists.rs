@@ -19,7 +19,7 @@ use tracing::instrument;
 use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::status_list::{
-    STATUS_LIST_SECONDS, STATUS_LIST_SIZE, StatusPlace, list_uri, packed,
+    STATUS_LIST_SECONDS, STATUS_LIST_SIZE, StatusBits, StatusPlace, list_uri,
 };
 
 /// The `typ` of a list.
@@ -89,6 +89,27 @@ impl Broker {
             .map_err(|why| BrokerError::FailClosed(why.as_ref().clone()))
     }
 
+    /// The bits of the list that begins with the leaf at `first`. Every position that has a leaf is
+    /// invalid unless a row shows that its session is good at `now`: a row that was pruned or is
+    /// missing shows nothing.
+    ///
+    /// Positions beyond the log's end belong to no credential yet. They stay valid, because a server
+    /// may hold this list when it is shown a credential that is issued next; the list is too old to
+    /// be believed before such a credential could be revoked for longer than the bound.
+    async fn status_bits(&self, first: u64, now: Timestamp) -> Result<StatusBits, BrokerError> {
+        // The size before the rows: what is appended in between has no row only because it is new.
+        let head = self.store().head().await?;
+        let size = head.map_or(0, |head| head.size);
+        let end = first.saturating_add(STATUS_LIST_SIZE);
+        let views = self.store().listed(first, end, now).await?;
+        let mut bits = StatusBits::invalid_first(size.saturating_sub(first));
+        for view in views {
+            let index = StatusPlace::of(view.session.leaf_index, 0).index;
+            bits.set(index, !view.is_valid_at(now));
+        }
+        Ok(bits)
+    }
+
     async fn build_status_list(
         &self,
         list: u64,
@@ -96,16 +117,8 @@ impl Broker {
         now: Timestamp,
     ) -> Result<StatusList, BrokerError> {
         let bits = match first {
-            None => packed(0..STATUS_LIST_SIZE),
-            Some(first) => {
-                let end = first.saturating_add(STATUS_LIST_SIZE);
-                let views = self.store().listed(first, end, now).await?;
-                let invalid = views
-                    .iter()
-                    .filter(|view| !view.is_valid_at(now))
-                    .map(|view| StatusPlace::of(view.session.leaf_index, 0).index);
-                packed(invalid)
-            }
+            None => StatusBits::invalid_first(STATUS_LIST_SIZE),
+            Some(first) => self.status_bits(first, now).await?,
         };
         let issued_at = now.floor_to_second();
         let expires_at = issued_at.plus_seconds(STATUS_LIST_SECONDS);
@@ -117,7 +130,7 @@ impl Broker {
             ttl: BUILT_FOR_SECONDS,
             status_list: Bits {
                 bits: 1,
-                lst: compressed(&bits)?,
+                lst: compressed(bits.as_bytes())?,
             },
         };
         let token = self.sign_statement(STATUS_LIST_TYPE, &claims, now).await?;

@@ -44,20 +44,44 @@ pub fn list_uri(issuer: &str, list: u64) -> String {
     format!("{issuer}/status/{list}")
 }
 
-/// Bits, the first in the lowest place of the first byte.
-#[must_use]
-pub fn packed(invalid: impl IntoIterator<Item = u64>) -> Vec<u8> {
-    let size = usize::try_from(STATUS_LIST_SIZE / 8).unwrap_or_default();
-    let mut bits = vec![0_u8; size];
-    for index in invalid {
-        if let Some(byte) = usize::try_from(index / 8)
-            .ok()
-            .and_then(|at| bits.get_mut(at))
-        {
-            *byte |= 1 << (index % 8);
+/// The bits of one list, the first in the lowest place of the first byte. A set bit is an invalid
+/// credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusBits(Vec<u8>);
+
+impl StatusBits {
+    /// A list whose first `count` positions are invalid and whose others are valid. Without a row
+    /// that shows it to be good, no credential may count as good: `count` covers every leaf that
+    /// the log holds.
+    #[must_use]
+    pub fn invalid_first(count: u64) -> Self {
+        let size = usize::try_from(STATUS_LIST_SIZE / 8).unwrap_or_default();
+        let mut bits = Self(vec![0_u8; size]);
+        for index in 0..count.min(STATUS_LIST_SIZE) {
+            bits.set(index, true);
+        }
+        bits
+    }
+
+    /// Says of one position whether its credential is invalid. A position beyond the list changes
+    /// nothing.
+    pub fn set(&mut self, index: u64, invalid: bool) {
+        let place = usize::try_from(index / 8).ok();
+        if let Some(byte) = place.and_then(|at| self.0.get_mut(at)) {
+            let bit = 1 << (index % 8);
+            if invalid {
+                *byte |= bit;
+            } else {
+                *byte &= !bit;
+            }
         }
     }
-    bits
+
+    /// The packed bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 #[cfg(test)]
@@ -66,14 +90,29 @@ mod tests {
 
     #[test]
     fn bits_stand_as_in_the_drafts_example() {
-        let ones = [0, 3, 4, 5, 7, 8, 9, 13, 15];
-        assert_eq!(packed(ones)[..2], [0xb9, 0xa3]);
-        assert_eq!(
-            packed([STATUS_LIST_SIZE]),
-            packed([]),
-            "beyond the list is nothing"
-        );
-        assert_eq!(packed([STATUS_LIST_SIZE - 1]).last(), Some(&0x80));
+        let mut bits = StatusBits::invalid_first(0);
+        for index in [0, 3, 4, 5, 7, 8, 9, 13, 15] {
+            bits.set(index, true);
+        }
+        assert_eq!(bits.as_bytes()[..2], [0xb9, 0xa3]);
+        let before = bits.clone();
+        bits.set(STATUS_LIST_SIZE, true);
+        assert_eq!(bits, before, "beyond the list is nothing");
+        bits.set(STATUS_LIST_SIZE - 1, true);
+        assert_eq!(bits.as_bytes().last(), Some(&0x80));
+    }
+
+    #[test]
+    fn positions_start_invalid_up_to_the_end_of_the_log() {
+        let mut bits = StatusBits::invalid_first(11);
+        assert_eq!(bits.as_bytes()[..3], [0xff, 0x07, 0]);
+        bits.set(1, false);
+        bits.set(8, false);
+        assert_eq!(bits.as_bytes()[..2], [0xfd, 0x06]);
+        for whole in [STATUS_LIST_SIZE, u64::MAX] {
+            let bits = StatusBits::invalid_first(whole);
+            assert!(bits.as_bytes().iter().all(|byte| *byte == 0xff));
+        }
     }
 
     #[test]

@@ -6,11 +6,13 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flate2::read::ZlibDecoder;
 use serde_json::{Value, json};
+use taskpass::broker::BrokerError;
 use taskpass::broker::issue::Issued;
 use taskpass::domain::catalog::Revocability;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 use taskpass::domain::session::SessionState;
 use taskpass::domain::task::TaskEnd;
+use taskpass::store::Store;
 
 use crate::support::http::assert_problem;
 use crate::support::keys::{peek, verifies};
@@ -143,4 +145,64 @@ async fn a_list_is_served_to_anybody_and_none_is_made_up() {
     }
     let history = replica.client.get("/status/0?time=1").await;
     assert_problem(&history, 501, "not-implemented");
+}
+
+/// Runs a statement about one session.
+async fn change(rig: &Rig, statement: &'static str, issued: &Issued) {
+    let changed = match rig.broker.store() {
+        Store::Postgres(database) => {
+            let query = sqlx::query(statement).bind(issued.session.id);
+            let ran = query.execute(database.pool()).await;
+            ran.unwrap().rows_affected()
+        }
+        Store::Sqlite(database) => {
+            let query = sqlx::query(statement).bind(issued.session.id);
+            let ran = query.execute(database.writer()).await;
+            ran.unwrap().rows_affected()
+        }
+    };
+    assert_eq!(changed, 1, "{statement}");
+}
+
+async fn begin(kind: Kind) -> Rig {
+    rig(kind).await
+}
+
+on_both_stores! {
+    async fn a_revoked_token_whose_row_is_gone_stays_invalid_in_its_list(rig: Rig) {
+        let (revoked, pruned, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
+        rig.revoke(revoked.session.id).await;
+        change(&rig, "DELETE FROM session WHERE id = $1", &revoked).await;
+        // A row that is gone shows nothing, whatever became of its session.
+        change(&rig, "DELETE FROM session WHERE id = $1", &pruned).await;
+        assert!(polled(&rig, &revoked).await.1);
+        assert!(polled(&rig, &pruned).await.1);
+        assert!(!polled(&rig, &alive).await.1);
+    }
+
+    async fn a_list_calls_nothing_invalid_that_is_issued_after_it_was_built(rig: Rig) {
+        // To the beginning of a list's time, so that the second answer is the same list.
+        let into = u64::try_from(rig.now().seconds() % 10).unwrap();
+        rig.clock.advance(10 - into);
+        let before = issued(&rig).await;
+        let (list, bit) = polled(&rig, &before).await;
+        assert!(!bit);
+        let after = issued(&rig).await;
+        let (same, bit) = polled(&rig, &after).await;
+        assert_eq!((same, bit), (list, false), "its position was beyond the log's end");
+        // The next list knows it, and its end.
+        rig.revoke(after.session.id).await;
+        rig.clock.advance(10);
+        assert!(polled(&rig, &after).await.1);
+        assert!(!polled(&rig, &before).await.1);
+    }
+
+    async fn a_list_that_cannot_be_built_to_its_end_is_not_served(rig: Rig) {
+        let (alive, broken) = (issued(&rig).await, issued(&rig).await);
+        change(&rig, "UPDATE session SET details = '{' WHERE id = $1", &broken).await;
+        let built = rig.broker.status_list(0).await;
+        assert!(matches!(built, Err(BrokerError::FailClosed(_))), "{built:?}");
+        change(&rig, "UPDATE session SET details = '[]' WHERE id = $1", &broken).await;
+        assert!(!polled(&rig, &alive).await.1, "a failure is not kept");
+    }
 }
