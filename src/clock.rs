@@ -7,9 +7,10 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -135,6 +136,14 @@ pub trait Clock: Send + Sync + 'static {
     /// The present instant.
     fn now(&self) -> Timestamp;
 
+    /// How long ago the machine was booted, suspension included. Setting the clock does not move
+    /// it: a clock that moved by another amount was set.
+    fn since_boot(&self) -> Duration;
+
+    /// A span that grows by one second in each second in which the machine runs, and stands still
+    /// while it is suspended. Its beginning means nothing.
+    fn running(&self) -> Duration;
+
     /// Whether it tells the world's time, so that another clock of the world must agree with it.
     fn is_real(&self) -> bool;
 }
@@ -155,6 +164,19 @@ impl Clock for SystemClock {
         OffsetDateTime::now_utc().into()
     }
 
+    fn since_boot(&self) -> Duration {
+        #[cfg(target_os = "linux")]
+        let id = ClockId::Boottime;
+        // Elsewhere the monotonic clock goes on during suspension.
+        #[cfg(not(target_os = "linux"))]
+        let id = ClockId::Monotonic;
+        Duration::try_from(clock_gettime(id)).unwrap_or_default()
+    }
+
+    fn running(&self) -> Duration {
+        Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default()
+    }
+
     fn is_real(&self) -> bool {
         true
     }
@@ -162,29 +184,60 @@ impl Clock for SystemClock {
 
 /// A clock that stands still until it is told otherwise, for tests and models.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    wall: AtomicI64,
+    since_boot: AtomicU64,
+    running: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock that shows `start`.
     #[must_use]
     pub fn new(start: Timestamp) -> Arc<Self> {
-        Arc::new(Self(AtomicI64::new(start.micros())))
+        Arc::new(Self {
+            wall: AtomicI64::new(start.micros()),
+            since_boot: AtomicU64::new(0),
+            running: AtomicU64::new(0),
+        })
     }
 
-    /// Moves on by `seconds`.
+    /// Time passes: `seconds` of it.
     pub fn advance(&self, seconds: u64) {
+        self.pass(self.now().plus_seconds(seconds));
+    }
+
+    /// Time passes until `at`, which is not earlier than the present.
+    pub fn pass(&self, at: Timestamp) {
+        let passed = u64::try_from(at.micros().saturating_sub(self.now().micros())).unwrap_or(0);
+        self.since_boot.fetch_add(passed, Ordering::SeqCst);
+        self.running.fetch_add(passed, Ordering::SeqCst);
+        self.wall.store(at.micros(), Ordering::SeqCst);
+    }
+
+    /// The machine is suspended for `seconds`.
+    pub fn suspend(&self, seconds: u64) {
+        let passed = seconds.saturating_mul(1_000_000);
+        self.since_boot.fetch_add(passed, Ordering::SeqCst);
         self.set(self.now().plus_seconds(seconds));
     }
 
-    /// Shows `at` from now on, be it earlier or later.
+    /// Somebody sets the clock to `at`, be it earlier or later. No time passes.
     pub fn set(&self, at: Timestamp) {
-        self.0.store(at.micros(), Ordering::SeqCst);
+        self.wall.store(at.micros(), Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_micros(self.0.load(Ordering::SeqCst))
+        Timestamp::from_micros(self.wall.load(Ordering::SeqCst))
+    }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_micros(self.since_boot.load(Ordering::SeqCst))
+    }
+
+    fn running(&self) -> Duration {
+        Duration::from_micros(self.running.load(Ordering::SeqCst))
     }
 
     fn is_real(&self) -> bool {
@@ -209,5 +262,24 @@ mod tests {
         assert_eq!(Timestamp::MAX.plus_seconds(u64::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::EPOCH.minus_seconds(u64::MAX), Timestamp::EPOCH);
         assert_eq!(Timestamp::MAX.seconds_until(Timestamp::EPOCH), 0);
+    }
+
+    #[test]
+    fn the_machines_clocks_go_on() {
+        let (boot, running) = (SystemClock.since_boot(), SystemClock.running());
+        assert!(boot > Duration::ZERO && running > Duration::ZERO);
+        assert!(SystemClock.since_boot() >= boot && SystemClock.running() >= running);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_moves_no_other() {
+        let start = Timestamp::from_seconds(1_000);
+        let clock = ManualClock::new(start);
+        clock.advance(10);
+        clock.suspend(100);
+        clock.set(start);
+        let told = (clock.now(), clock.since_boot(), clock.running());
+        let seconds = Duration::from_secs;
+        assert_eq!(told, (start, seconds(110), seconds(10)));
     }
 }

@@ -102,7 +102,7 @@ on_both_stores! {
         let ended = rig.end(&issued, TaskEnd::Complete).await.unwrap();
         let standing = ended.sessions[0].standing;
         assert_eq!((standing.state, standing.confirmed_at), (SessionState::Ending, None));
-        rig.clock.set(issued.session.expires_at);
+        rig.clock.pass(issued.session.expires_at);
         let view = rig.broker.store().session_view(issued.session.id).await.unwrap().unwrap();
         let standing = view.standing_at(issued.session.expires_at);
         assert_eq!((standing.state, standing.end_reason), (SessionState::Ended, Some(EndReason::Completed)));

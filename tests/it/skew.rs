@@ -92,6 +92,14 @@ impl Clock for Ahead {
         SystemClock.now().plus_seconds(self.0)
     }
 
+    fn since_boot(&self) -> Duration {
+        SystemClock.since_boot()
+    }
+
+    fn running(&self) -> Duration {
+        SystemClock.running()
+    }
+
     fn is_real(&self) -> bool {
         true
     }
