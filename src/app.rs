@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::broker::admin::{AdminTokens, BOOTSTRAP_SECONDS};
+use crate::broker::admin::{AdminTokens, bootstrap_fault};
 use crate::broker::generations::{Trust, Unfit};
 use crate::broker::keys::{self, KeyPolicy};
 use crate::broker::rate::IdentityLimiter;
@@ -35,7 +35,7 @@ use crate::crypto::keyring::{KeyPurpose, KeySchedule};
 use crate::crypto::random::{SystemRandom, random_token, token_digest};
 use crate::crypto::sealer::{Sealer, SealingKeys};
 use crate::crypto::signer::PrivateKey;
-use crate::domain::generation::{Generation, PolicyFile};
+use crate::domain::generation::{Generation, GenerationDigest, PolicyFile};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::succession::Succession;
 use crate::export::{Exporter, ExporterParts};
@@ -582,6 +582,13 @@ async fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
     }
 }
 
+/// The digest of `admin.bootstrap_token_sha256`.
+fn bootstrap_digest(hex: &str) -> Result<[u8; 32], StartError> {
+    let digest = format!("sha256:{hex}").parse::<GenerationDigest>();
+    let digest = digest.map_err(|_| unfit("admin.bootstrap_token_sha256 is 64 hex digits"))?;
+    Ok(*digest.as_bytes())
+}
+
 async fn admin_tokens(
     config: &Config,
     store: &Store,
@@ -591,16 +598,19 @@ async fn admin_tokens(
     let bootstrap = match &config.admin.bootstrap_token_sha256 {
         None => None,
         Some(hex) => {
-            let digest =
-                format!("sha256:{hex}").parse::<crate::domain::generation::GenerationDigest>();
-            let digest = *digest
-                .map_err(|_| unfit("admin.bootstrap_token_sha256 is 64 hex digits"))?
-                .as_bytes();
-            let seen = store
-                .bootstrap_first_seen(&digest, now)
+            let digest = bootstrap_digest(hex)?;
+            store
+                .see_bootstrap(&digest, now)
                 .await
                 .map_err(unfit_store)?;
-            Some((digest, seen.plus_seconds(BOOTSTRAP_SECONDS)))
+            let seen = store.bootstrap_token(&digest).await.map_err(unfit_store)?;
+            if let Some(why) = seen.and_then(|seen| bootstrap_fault(&seen, now)) {
+                warn!(
+                    why,
+                    "admin.bootstrap_token_sha256 names a token that is good no more"
+                );
+            }
+            Some(digest)
         }
     };
     Ok(AdminTokens {
@@ -619,7 +629,7 @@ async fn settle_generation(
     if config.mode == Mode::Production && config.store.kind == StoreKind::Postgres {
         // Behind is a state to be seen in readiness, not a reason not to start.
         if let Err(behind) = broker.follow_generation().await {
-            tracing::warn!(error = %behind, "started behind the active generation");
+            warn!(error = %behind, "started behind the active generation");
         }
         return Ok(());
     }

@@ -12,11 +12,19 @@ CREATE TABLE store_meta (
     mode                 text NOT NULL CHECK (mode IN ('dev', 'production')),
     origin               text NOT NULL,
     created_at           timestamptz NOT NULL,
-    bootstrap_digest     bytea,
-    bootstrap_first_seen timestamptz,
     -- Where the replicas last kept a checkpoint together. A place of that name which holds nothing
     -- has lost it.
     shared_place         text
+);
+
+-- Every bootstrap token that was ever configured, by its SHA-256, in the order in which they were
+-- first seen. Rows are kept for good: a token that is over, or that another one replaced, must not
+-- begin a new day. `ended` says that an administrator's act ended it.
+CREATE TABLE bootstrap_token (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    digest     bytea NOT NULL UNIQUE CHECK (length(digest) = 32),
+    first_seen timestamptz NOT NULL,
+    ended      boolean NOT NULL DEFAULT false
 );
 
 -- The log that this one takes the place of, if it does: written before the first leaf.
@@ -371,6 +379,8 @@ BEGIN
     EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, cosigned, activation, generation TO %I', serving);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, succession, leaf_opening, one_time, task, session, retry, '
         'delegation, cutoff, deny_place, deny_entry, export_cursor, signing_key, workload_key, admin_binding TO %I', serving);
+    -- A digest that was seen is neither forgotten nor seen anew.
+    EXECUTE format('GRANT INSERT, UPDATE (ended) ON bootstrap_token TO %I', serving);
     -- Only to renew its MAC when a sealing key is replaced.
     EXECUTE format('GRANT UPDATE (mac) ON activation TO %I', serving);
     -- Locking a row needs the right to update it; the row has nothing that could be changed.

@@ -14,11 +14,19 @@ CREATE TABLE store_meta (
     mode                 TEXT NOT NULL CHECK (mode IN ('dev', 'production')),
     origin               TEXT NOT NULL,
     created_at           INTEGER NOT NULL,
-    bootstrap_digest     BLOB,
-    bootstrap_first_seen INTEGER,
     -- Where the replicas last kept a checkpoint together. A place of that name which holds nothing
     -- has lost it.
     shared_place         TEXT
+) STRICT;
+
+-- Every bootstrap token that was ever configured, by its SHA-256, in the order in which they were
+-- first seen. Rows are kept for good: a token that is over, or that another one replaced, must not
+-- begin a new day. `ended` says that an administrator's act ended it.
+CREATE TABLE bootstrap_token (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    digest     BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    first_seen INTEGER NOT NULL,
+    ended      INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 -- The log that this one takes the place of, if it does: written before the first leaf.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Assembled, Options, StartError, Succeeded, key_policy, open_store, open_store_to_read,
-    prepare_schema, put_together, sealing_keys, unfit, unfit_store,
+    Assembled, Options, StartError, Succeeded, bootstrap_digest, key_policy, open_store,
+    open_store_to_read, prepare_schema, put_together, sealing_keys, unfit, unfit_store,
 };
 use crate::broker::keys;
 use crate::broker::succession::{CarriedOver, Legacy};
@@ -393,6 +393,16 @@ impl Old {
         key.name() == self.origin && self.records.iter().any(|(known, _)| *known == kid)
     }
 
+    /// Whether the bootstrap token of another configuration was ever one of this log's.
+    pub async fn has_seen_bootstrap_of(&self, new: &Config) -> Result<bool, StartError> {
+        let Some(hex) = &new.admin.bootstrap_token_sha256 else {
+            return Ok(false);
+        };
+        let digest = bootstrap_digest(hex)?;
+        let seen = self.store.bootstrap_token(&digest).await;
+        Ok(seen.map_err(unfit_store)?.is_some())
+    }
+
     /// The id of the RS256 key of another configuration, if tokens of this log were signed with it.
     pub fn signed_with_key_of(&self, new: &Config) -> Result<Option<String>, StartError> {
         let kid = |config: &Config| {
@@ -584,7 +594,8 @@ pub async fn begin(
             ))
         })?;
     }
-    let sealed = claim(config, &clock, succession, &mac).await?;
+    let tokens = old.store.bootstrap_tokens().await.map_err(unfit_store)?;
+    let sealed = claim(config, &clock, succession, &tokens, &mac).await?;
     let options = Options {
         clock: Arc::clone(&clock),
         dev_admin_token: None,
@@ -625,6 +636,7 @@ async fn claim(
     config: &Config,
     clock: &SharedClock,
     succession: &Succession,
+    bootstrap_tokens: &[([u8; 32], Timestamp)],
     mac: &Mac,
 ) -> Result<SealedSuccession, StartError> {
     let store = open_store(config).await?;
@@ -636,6 +648,11 @@ async fn claim(
     };
     let claimed = store.claim(mode, &config.ledger.origin, clock.now()).await;
     claimed.map_err(unfit_store)?;
+    // A token that had its day under the old log gets no other under this one.
+    for (digest, first_seen) in bootstrap_tokens {
+        let seen = store.see_bootstrap(digest, *first_seen).await;
+        seen.map_err(unfit_store)?;
+    }
     let said = Said {
         succession: succession.clone(),
         unfinished: true,

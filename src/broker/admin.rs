@@ -2,8 +2,9 @@
 //!
 //! An administrator is an attested identity with a role that was bound to it; what the role may do
 //! is Cedar policy like everything else. Beside that there are two tokens: the bootstrap token,
-//! whose hash alone is configured and which is over a day after it was first seen, and the
-//! development mode's, which exists in no other mode and lives as long as its process.
+//! whose hash alone is configured and which is over a day after it was first seen or as soon as
+//! another one is seen, and the development mode's, which exists in no other mode and lives as long
+//! as its process.
 
 use std::collections::BTreeSet;
 
@@ -16,10 +17,12 @@ use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::crypto::digest::digests_equal;
 use crate::crypto::random::token_digest;
+use crate::domain::limits::MAX_CLOCK_STEP_SECONDS;
 use crate::domain::workload::{Identity, Instance, OneTime, Workload};
 use crate::ledger::Appended;
 use crate::ledger::entry::{AdminBindingChange, Entry, Request};
 use crate::policy::{AdminAction, AdminPrincipal};
+use crate::store::meta::BootstrapToken;
 
 /// The prefix of administrators' tokens.
 pub const ADMIN_PREFIX: &str = "tpa_";
@@ -33,10 +36,30 @@ pub(super) const BINDING_MAC: &str = "admin_binding";
 /// The tokens that are configured, by their digests.
 #[derive(Clone, Debug, Default)]
 pub struct AdminTokens {
-    /// The bootstrap token's digest and the instant at which it is over.
-    pub bootstrap: Option<([u8; 32], Timestamp)>,
+    /// The bootstrap token's digest.
+    pub bootstrap: Option<[u8; 32]>,
     /// The development token's digest.
     pub dev: Option<[u8; 32]>,
+}
+
+/// Why a bootstrap token is good no more at `now`, if it is not. There is no way back: a token that
+/// is over stays over, whatever is configured afterwards.
+#[must_use]
+pub fn bootstrap_fault(seen: &BootstrapToken, now: Timestamp) -> Option<&'static str> {
+    if seen.ended {
+        Some("an admin's act ended it; configure a new one")
+    } else if seen.replaced {
+        Some(
+            "another bootstrap token was configured after it, here or on another replica; configure \
+             one new token on every replica",
+        )
+    } else if seen.first_seen > now.plus_seconds(MAX_CLOCK_STEP_SECONDS) {
+        Some("it was first seen at a time that is ahead of our clock; configure a new one")
+    } else if now >= seen.first_seen.plus_seconds(BOOTSTRAP_SECONDS) {
+        Some("its day is over; bind an admin, or configure a new one")
+    } else {
+        None
+    }
 }
 
 /// Who calls.
@@ -94,7 +117,7 @@ impl Broker {
         if let Some(token) = &evidence.bearer
             && token.expose_secret().starts_with(ADMIN_PREFIX)
         {
-            let who = self.token_bearer(token.expose_secret(), now)?;
+            let who = self.token_bearer(token.expose_secret(), now).await?;
             return Ok(Caller {
                 who,
                 one_time: Vec::new(),
@@ -114,20 +137,26 @@ impl Broker {
         })
     }
 
-    fn token_bearer(&self, token: &str, now: Timestamp) -> Result<Who, BrokerError> {
+    async fn token_bearer(&self, token: &str, now: Timestamp) -> Result<Who, BrokerError> {
         let digest = token_digest(token);
         let tokens = &self.parts.admin_tokens;
         if tokens.dev.is_some_and(|own| digests_equal(&own, &digest)) {
             return Ok(Who::Dev);
         }
         let bootstrap = tokens.bootstrap.as_ref();
-        match bootstrap.filter(|(own, _)| digests_equal(own, &digest)) {
-            Some((_, until)) if now < *until => Ok(Who::Bootstrap),
-            Some(_) => {
-                warn!("the bootstrap token is over; bind an admin, or configure a new one");
+        if !bootstrap.is_some_and(|own| digests_equal(own, &digest)) {
+            return Err(unknown_token());
+        }
+        // The store knows since when it is configured, and whether another replica was given
+        // another one meanwhile.
+        let seen = self.store().bootstrap_token(&digest).await?;
+        match seen.map(|seen| bootstrap_fault(&seen, now)) {
+            Some(None) => Ok(Who::Bootstrap),
+            fault => {
+                let why = fault.flatten().unwrap_or("the store does not know it");
+                warn!(why, "the bootstrap token was refused");
                 Err(unknown_token())
             }
-            None => Err(unknown_token()),
         }
     }
 

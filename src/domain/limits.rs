@@ -104,3 +104,7 @@ pub const MAX_BLOCK_SECONDS: u64 = 31_536_000;
 
 /// How far a replica's clock may be from its database's before it is unready.
 pub const MAX_CLOCK_SKEW_SECONDS: u64 = 1;
+
+/// How far a clock may be set at once, or lie behind a time on record, without being in doubt. Two
+/// ready replicas are up to two seconds apart, and a leap second or a time service adds another.
+pub const MAX_CLOCK_STEP_SECONDS: u64 = 5;

@@ -2,6 +2,7 @@
 
 use sqlx::FromRow;
 
+use super::codec::digest;
 use super::postgres::BROKER;
 use super::{Store, StoreError, read, write};
 use crate::clock::Timestamp;
@@ -37,6 +38,17 @@ pub struct SealedSuccession {
     pub document: String,
     /// Protects it.
     pub mac: Vec<u8>,
+}
+
+/// A bootstrap token, as the store has seen it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromRow)]
+pub struct BootstrapToken {
+    /// When it was first seen configured, on any replica.
+    pub first_seen: Timestamp,
+    /// Whether an administrator's act ended it.
+    pub ended: bool,
+    /// Whether another one was first seen after it.
+    pub replaced: bool,
 }
 
 impl Store {
@@ -165,30 +177,51 @@ impl Store {
         Ok(())
     }
 
-    /// When a bootstrap token of this digest was first seen configured. Another digest
-    /// starts anew.
-    pub async fn bootstrap_first_seen(
-        &self,
-        digest: &[u8; 32],
-        now: Timestamp,
-    ) -> Result<Timestamp, StoreError> {
+    /// Notes that a bootstrap token is configured. One that was seen before keeps its first time.
+    pub async fn see_bootstrap(&self, digest: &[u8; 32], now: Timestamp) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
-                "/* bootstrap_first_seen */ UPDATE store_meta \
-                 SET bootstrap_digest = $1, bootstrap_first_seen = $2 \
-                 WHERE bootstrap_digest IS NULL OR bootstrap_digest <> $1",
+                "/* see_bootstrap */ INSERT INTO bootstrap_token (digest, first_seen) \
+                 VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING",
             )
             .bind(digest.as_slice())
             .bind(now)
             .execute(db)
             .await?;
         });
-        let (seen,): (Timestamp,) = read!(self, db => {
-            sqlx::query_as("/* bootstrap_first_seen */ SELECT bootstrap_first_seen FROM store_meta")
-                .fetch_one(db)
-                .await?
+        Ok(())
+    }
+
+    /// A bootstrap token that was seen.
+    pub async fn bootstrap_token(
+        &self,
+        digest: &[u8; 32],
+    ) -> Result<Option<BootstrapToken>, StoreError> {
+        let token: Option<BootstrapToken> = read!(self, db => {
+            sqlx::query_as(
+                "/* bootstrap_token */ SELECT first_seen, ended, EXISTS (SELECT 1 \
+                 FROM bootstrap_token newer WHERE newer.id > seen.id) AS replaced \
+                 FROM bootstrap_token seen WHERE digest = $1",
+            )
+            .bind(digest.as_slice())
+            .fetch_optional(db)
+            .await?
         });
-        Ok(seen)
+        Ok(token)
+    }
+
+    /// The digests of all bootstrap tokens that were seen, with their first times, oldest first.
+    pub async fn bootstrap_tokens(&self) -> Result<Vec<([u8; 32], Timestamp)>, StoreError> {
+        let rows: Vec<(Vec<u8>, Timestamp)> = read!(self, db => {
+            sqlx::query_as(
+                "/* bootstrap_tokens */ SELECT digest, first_seen FROM bootstrap_token ORDER BY id",
+            )
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter()
+            .map(|(bytes, first_seen)| Ok((digest("bootstrap token", &bytes)?, first_seen)))
+            .collect()
     }
 
     /// How many connections brokers have to this database now; nothing is known of SQLite's, whose

@@ -24,6 +24,7 @@ mod support;
 mod audit;
 mod aws;
 mod aws_revocation;
+mod bootstrap;
 mod cli;
 mod conformance;
 mod connections;

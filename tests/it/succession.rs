@@ -58,6 +58,8 @@ pub struct World {
     pub admin: String,
     /// The one of the old log.
     old_admin: String,
+    /// The one of the third log.
+    third_admin: String,
     sealing_key: String,
     /// The lines of `[ledger.shared_checkpoint]`.
     place: String,
@@ -86,6 +88,7 @@ impl World {
             directory: tempfile::tempdir().unwrap(),
             admin: format!("tpa_{}", random_hex(16)),
             old_admin: format!("tpa_{}", random_hex(16)),
+            third_admin: format!("tpa_{}", random_hex(16)),
             sealing_key: format!("tpk1_{key}"),
             place: "file = \"place\"".to_owned(),
             keys: String::new(),
@@ -103,12 +106,12 @@ impl World {
         world
     }
 
-    /// Two logs that follow one another have two tokens.
+    /// Each log has a token of its own.
     fn admin_of(&self, origin: &str) -> &str {
-        if origin == NEW {
-            &self.admin
-        } else {
-            &self.old_admin
+        match origin {
+            NEW => &self.admin,
+            THIRD => &self.third_admin,
+            _ => &self.old_admin,
         }
     }
 
@@ -503,7 +506,14 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     assert!(new.is_good(&world.admin, credential(&granted)).await);
     let place = payload(credential(&granted))["status"]["status_list"].clone();
     assert_eq!(place["uri"], "http://127.0.0.1:7070/status/16");
-    assert_eq!(list(&new, 16).await, [0; 8192]);
+    let bits = list(&new, 16).await;
+    let index = usize::try_from(place["idx"].as_u64().unwrap()).unwrap();
+    assert_eq!(bits[index / 8] >> (index % 8) & 1, 0, "it is good");
+    assert_eq!(
+        bits[64..],
+        [0; 8192 - 64],
+        "beyond the log's end is nothing"
+    );
     let first = new
         .client
         .get_as(&new.admin, "/v1/ledger/entries/0")
@@ -893,6 +903,20 @@ async fn a_third_log_gives_out_none_of_the_places_of_the_second() {
     assert!(place(&second).ends_with("/status/16"), "{second}");
     let key = world.key(new).await;
     let revoke = ["keys", "revoke", "--ledger", &key];
+    // The token of the first log is not in the second one's configuration; its store knows it.
+    let config = world.path(file(THIRD));
+    let good = std::fs::read_to_string(&config).unwrap();
+    let digest =
+        |token: &str| hex(ring::digest::digest(&ring::digest::SHA256, token.as_bytes()).as_ref());
+    let first = good.replace(&digest(&world.third_admin), &digest(&world.old_admin));
+    std::fs::write(&config, first).unwrap();
+    let refused = world.move_between([NEW, THIRD], revoke, &yes);
+    assert_eq!(refused.code(), Some(2), "{refused:?}");
+    assert!(
+        refused.stderr.contains("one of the old log's"),
+        "{refused:?}"
+    );
+    std::fs::write(&config, good).unwrap();
     let moved = world.move_between([NEW, THIRD], revoke, &yes);
     assert_eq!(moved.code(), Some(0), "{moved:?}");
     let mut third = world.start(THIRD);

@@ -212,6 +212,13 @@ impl Opened {
         let keys: Vec<VerifierKey> = how.keys.iter().chain(revoked).cloned().collect();
         let old = Old::open(old_config, successor, evidence?, &keys, now).await;
         let old = old.map_err(failed)?;
+        if old.has_seen_bootstrap_of(&config).await.map_err(failed)? {
+            return Err(Failure::Usage(format!(
+                "{}: admin.bootstrap_token_sha256 was one of the old log's; make a new one with \
+                 `taskpass keys bootstrap`",
+                config.source.display()
+            )));
+        }
         if let Some(kid) = old.signed_with_key_of(&config).map_err(failed)? {
             return Err(Failure::Usage(format!(
                 "{}: keys.rs256_private_key_file is the old one ({kid}), and what it signed would be \

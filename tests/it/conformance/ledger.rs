@@ -176,16 +176,29 @@ cases! {
         assert_eq!(store.admin_bindings().await.unwrap().len(), 1);
     }
 
-    ["claim" "bootstrap_first_seen" "clock" "check_schema" "connected_brokers"]
+    ["see_bootstrap" "bootstrap_token" "bootstrap_tokens"]
+    async fn a_bootstrap_token_is_seen_for_the_first_time_once(store: &Store) {
+        let (one, other) = ([1; 32], [2; 32]);
+        assert_eq!(store.bootstrap_token(&one).await.unwrap(), None);
+        store.see_bootstrap(&one, at(5)).await.unwrap();
+        store.see_bootstrap(&one, at(9)).await.unwrap();
+        let seen = |first_seen, replaced| Some(BootstrapToken { first_seen, ended: false, replaced });
+        assert_eq!(store.bootstrap_token(&one).await.unwrap(), seen(at(5), false), "the first time counts");
+        // By a clock that was set back: the order in which they came counts, not their times.
+        store.see_bootstrap(&other, at(3)).await.unwrap();
+        store.see_bootstrap(&one, at(9)).await.unwrap();
+        assert_eq!(store.bootstrap_token(&one).await.unwrap(), seen(at(5), true));
+        assert_eq!(store.bootstrap_token(&other).await.unwrap(), seen(at(3), false));
+        assert_eq!(store.bootstrap_tokens().await.unwrap(), [(one, at(5)), (other, at(3))]);
+    }
+
+    ["claim" "clock" "check_schema" "connected_brokers"]
     async fn a_store_is_marked_at_birth(store: &Store) {
         store.claim(StoreMode::Production, "log.example", at(0)).await.unwrap();
         store.claim(StoreMode::Production, "log.example", at(9)).await.unwrap();
         for (mode, origin) in [(StoreMode::Dev, "log.example"), (StoreMode::Production, "other.example")] {
             assert!(matches!(store.claim(mode, origin, at(1)).await, Err(StoreError::Unfit(_))));
         }
-        assert_eq!(store.bootstrap_first_seen(&[1; 32], at(5)).await.unwrap(), at(5));
-        assert_eq!(store.bootstrap_first_seen(&[1; 32], at(9)).await.unwrap(), at(5), "the first time counts");
-        assert_eq!(store.bootstrap_first_seen(&[2; 32], at(9)).await.unwrap(), at(9), "another begins anew");
         let clock = store.clock().await.unwrap();
         assert_eq!(clock.is_some(), store.kind() == "postgres");
         if let Store::Postgres(postgres) = store {

@@ -23,7 +23,7 @@ use taskpass::store::cosigned::CosignedRow;
 use taskpass::store::cutoffs::SealedCutoff;
 use taskpass::store::exports::{Believed, ExportCursor, ExportKey};
 use taskpass::store::keys::SigningKeyRow;
-use taskpass::store::meta::{SealedSuccession, StoreMode};
+use taskpass::store::meta::{BootstrapToken, SealedSuccession, StoreMode};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
 use taskpass::store::sessions::SessionFilter;
 use taskpass::store::sqlite::Sqlite;

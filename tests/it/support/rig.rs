@@ -34,6 +34,8 @@ pub const BOOTSTRAP: &str = "tpa_rig-bootstrap-token";
 /// In a rig's directory: what [`Rig::share_checkpoint`] and [`Rig::have_witnesses`] said.
 const SHARED: &str = "shared_checkpoint.toml";
 const WITNESSES: &str = "witnesses.toml";
+/// The same for [`Rig::configure_bootstrap`].
+const BOOTSTRAP_FILE: &str = "bootstrap_token";
 
 /// Which store a rig stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,8 +158,19 @@ impl Rig {
 
     /// A second replica on the same PostgreSQL, under a clock of its own.
     pub async fn replica_by(&self, clock: SharedClock) -> Assembled {
-        let url = self.database.as_ref().map(TestDatabase::url);
+        self.replica_in(fresh_sqlite(), clock).await
+    }
+
+    /// A second replica on the same PostgreSQL, configured with another bootstrap token.
+    pub async fn replica_with_bootstrap(&self, token: &str) -> Assembled {
         let other = fresh_sqlite();
+        std::fs::write(other.dir().join(BOOTSTRAP_FILE), token).unwrap();
+        self.replica_in(other, Arc::clone(&self.clock) as SharedClock)
+            .await
+    }
+
+    async fn replica_in(&self, other: SqliteFile, clock: SharedClock) -> Assembled {
+        let url = self.database.as_ref().map(TestDatabase::url);
         std::fs::copy(
             self.directory.dir().join("dev-sealing-key"),
             other.dir().join("dev-sealing-key"),
@@ -197,6 +210,11 @@ impl Rig {
     /// the lines of `[ledger.shared_checkpoint]`.
     pub fn share_checkpoint(&self, lines: &str) {
         std::fs::write(self.directory.dir().join(SHARED), lines).unwrap();
+    }
+
+    /// From the next start on, this is the configured bootstrap token.
+    pub fn configure_bootstrap(&self, token: &str) {
+        std::fs::write(self.directory.dir().join(BOOTSTRAP_FILE), token).unwrap();
     }
 
     /// From the next start on, these are told of checkpoints: tables of `[[ledger.witnesses]]`.
@@ -348,6 +366,8 @@ async fn assemble(
         .map(|lines| format!("[ledger.shared_checkpoint]\n{lines}"))
         .unwrap_or_default();
     let witnesses = std::fs::read_to_string(directory.join(WITNESSES)).unwrap_or_default();
+    let bootstrap = std::fs::read_to_string(directory.join(BOOTSTRAP_FILE));
+    let bootstrap = bootstrap.unwrap_or_else(|_| BOOTSTRAP.to_owned());
     let text = format!(
         r#"
 [server]
@@ -407,8 +427,7 @@ max_deadline_seconds = 3600
 max_heartbeat_seconds = 60
 resources = ["orders-api"]
 "#,
-        bootstrap =
-            super::hex(ring::digest::digest(&ring::digest::SHA256, BOOTSTRAP.as_bytes()).as_ref()),
+        bootstrap = bootstrap_hash(&bootstrap),
         directory = directory.display(),
         issuer = issuer.url(),
     );
@@ -460,8 +479,8 @@ fn store_section(directory: &Path, database: Option<String>) -> (String, BTreeMa
     }
 }
 
-fn bootstrap_hash() -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, BOOTSTRAP.as_bytes());
+fn bootstrap_hash(token: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
     super::hex(digest.as_ref())
 }
 
