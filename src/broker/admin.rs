@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use secrecy::ExposeSecret;
 use tracing::{error, instrument, warn};
 
+use super::call::Call;
 use super::issue::Case;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -18,9 +19,9 @@ use crate::clock::Timestamp;
 use crate::crypto::digest::digests_equal;
 use crate::crypto::random::token_digest;
 use crate::domain::limits::MAX_CLOCK_STEP_SECONDS;
-use crate::domain::workload::{Identity, Instance, OneTime, Workload};
+use crate::domain::workload::{Identity, Instance, Workload};
 use crate::ledger::Appended;
-use crate::ledger::entry::{AdminBindingChange, Entry, Request};
+use crate::ledger::entry::{AdminBindingChange, Entry};
 use crate::policy::{AdminAction, AdminPrincipal};
 use crate::store::meta::BootstrapToken;
 
@@ -66,8 +67,6 @@ pub fn bootstrap_fault(seen: &BootstrapToken, now: Timestamp) -> Option<&'static
 #[derive(Debug)]
 pub struct Caller {
     who: Who,
-    /// What the call uses up.
-    pub(super) one_time: Vec<OneTime>,
 }
 
 #[derive(Debug)]
@@ -112,28 +111,22 @@ impl Caller {
 
 impl Broker {
     /// Who calls: an administrator's token, or an attested workload with its roles.
-    pub async fn caller(&self, evidence: &Evidence) -> Result<Caller, BrokerError> {
+    pub(super) async fn caller(&self, call: &Call<'_>) -> Result<Caller, BrokerError> {
         let now = self.now();
-        if let Some(token) = &evidence.bearer
+        if let Some(token) = &call.evidence().bearer
             && token.expose_secret().starts_with(ADMIN_PREFIX)
         {
             let who = self.token_bearer(token.expose_secret(), now).await?;
-            return Ok(Caller {
-                who,
-                one_time: Vec::new(),
-            });
+            return Ok(Caller { who });
         }
         let active = self.active()?;
-        let workload = self.appraise(&active, evidence, now).await?;
+        let workload = self.appraise(&active, call, now).await?;
         let roles = self.roles(&workload.identity).await?;
-        let mut one_time = vec![workload.evidence];
-        one_time.extend(workload.proofs.iter().copied());
         Ok(Caller {
             who: Who::Workload {
                 workload: Box::new(workload),
                 roles,
             },
-            one_time,
         })
     }
 
@@ -182,15 +175,14 @@ impl Broker {
     /// The caller, if it may; otherwise a refusal that names the right.
     pub(super) async fn admin(
         &self,
-        evidence: &Evidence,
+        call: &Call<'_>,
         action: AdminAction,
     ) -> Result<Caller, BrokerError> {
-        let caller = self.caller(evidence).await?;
+        let caller = self.caller(call).await?;
         if self.may(&caller, action)? {
             return Ok(caller);
         }
-        let refused = BrokerError::Forbidden(action.as_str());
-        Err(self.refused(caller.one_time, refused).await)
+        Err(BrokerError::Forbidden(action.as_str()))
     }
 
     /// The roles that admins bound to an identity. A row that was not written by us is an alarm,
@@ -238,11 +230,22 @@ impl Broker {
         role: String,
         bound: bool,
     ) -> Result<(), BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageAdmins).await?;
+        let call = self.call(evidence);
+        call.run(self.bind_admin_by(&call, identity, role, bound))
+            .await
+    }
+
+    async fn bind_admin_by(
+        &self,
+        call: &Call<'_>,
+        identity: Identity,
+        role: String,
+        bound: bool,
+    ) -> Result<(), BrokerError> {
+        let caller = self.admin(call, AdminAction::ManageAdmins).await?;
         if caller.identity() == Some(&identity) {
             // Nobody widens their own.
-            let refused = BrokerError::Forbidden("manageAdmins");
-            return Err(self.refused(caller.one_time, refused).await);
+            return Err(BrokerError::Forbidden("manageAdmins"));
         }
         if !crate::policy::is_role(&role) {
             return Err(BrokerError::Invalid {
@@ -259,7 +262,7 @@ impl Broker {
             mac,
             by: caller.name(),
         };
-        self.act(Entry::AdminBinding(change), caller).await
+        self.act(call, Entry::AdminBinding(change)).await
     }
 
     /// The bindings, for admins.
@@ -267,8 +270,16 @@ impl Broker {
         &self,
         evidence: &Evidence,
     ) -> Result<Vec<(String, String)>, BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageAdmins).await?;
-        self.consume(caller.one_time, self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.admin_bindings_by(&call)).await
+    }
+
+    async fn admin_bindings_by(
+        &self,
+        call: &Call<'_>,
+    ) -> Result<Vec<(String, String)>, BrokerError> {
+        self.admin(call, AdminAction::ManageAdmins).await?;
+        call.consume().await?;
         let bindings = self.store().admin_bindings().await?;
         Ok(bindings
             .into_iter()
@@ -278,48 +289,21 @@ impl Broker {
 
     /// Whether the caller may read metrics.
     pub async fn check_metrics_reader(&self, evidence: &Evidence) -> Result<(), BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ReadMetrics).await?;
-        self.consume(caller.one_time, self.now()).await
+        let call = self.call(evidence);
+        call.run(self.check_metrics_reader_by(&call)).await
+    }
+
+    async fn check_metrics_reader_by(&self, call: &Call<'_>) -> Result<(), BrokerError> {
+        self.admin(call, AdminAction::ReadMetrics).await?;
+        call.consume().await
     }
 
     /// Appends an administrator's act.
-    pub(super) async fn act(&self, entry: Entry, caller: Caller) -> Result<(), BrokerError> {
-        let request = Request {
-            entry,
-            one_time: caller.one_time,
-            at: self.now(),
-        };
-        match self.ledger().append(request).await? {
+    pub(super) async fn act(&self, call: &Call<'_>, entry: Entry) -> Result<(), BrokerError> {
+        match call.append(entry, self.now()).await? {
             Appended::Recorded(_) | Appended::Unchanged => Ok(()),
             Appended::Replayed => Err(BrokerError::Replayed),
             _ => Err(BrokerError::FailClosed("the act was not recorded".into())),
-        }
-    }
-
-    /// What a caller is told that may not do this: its evidence is used up as if it had been let
-    /// in, so that whoever saw the call cannot send it again when it may.
-    pub(super) async fn refused(&self, one_time: Vec<OneTime>, error: BrokerError) -> BrokerError {
-        let consumed = self.consume(one_time, self.now()).await;
-        consumed.err().unwrap_or(error)
-    }
-
-    /// Uses up the evidence of a call that only reads.
-    pub(super) async fn consume(
-        &self,
-        one_time: Vec<OneTime>,
-        now: Timestamp,
-    ) -> Result<(), BrokerError> {
-        if one_time.is_empty() {
-            return Ok(());
-        }
-        let request = Request {
-            entry: Entry::Consume,
-            one_time,
-            at: now,
-        };
-        match self.ledger().append(request).await? {
-            Appended::Replayed => Err(BrokerError::Replayed),
-            _ => Ok(()),
         }
     }
 }

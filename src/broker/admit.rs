@@ -69,6 +69,17 @@ pub(super) struct Admission {
     pub(super) decision: Option<DecisionId>,
 }
 
+impl Admission {
+    /// Adds what else is used up, and binds the evidence where it may come again.
+    pub(super) fn adjust(&self, one_time: &mut Vec<OneTime>) {
+        if let Some(evidence) = one_time.first_mut() {
+            evidence.binding = self.evidence_binding.or(evidence.binding);
+            evidence.must_be_new = self.evidence_must_be_new;
+        }
+        one_time.extend(self.one_time.iter().copied());
+    }
+}
+
 /// A parent's credential that covers a child's.
 pub(super) struct Covering {
     pub(super) session: SessionId,
@@ -294,6 +305,10 @@ impl Broker {
         id: TaskId,
         handle: &SecretString,
     ) -> Result<Result<Admission, Refusal>, BrokerError> {
+        if case.workload.reuse == Reuse::PerTask {
+            // Evidence that serves this task already serves it still, whatever comes of this.
+            case.call.bind(sha256(id.uuid().as_bytes()));
+        }
         let not_found = || BrokerError::NotFound("task");
         let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;
         let digest = token_digest(handle.expose_secret());

@@ -89,6 +89,14 @@ pub enum BrokerError {
     FailClosed(String),
 }
 
+impl BrokerError {
+    /// Whether the fault is ours, so that the same request may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Overloaded | Self::FailClosed(_))
+    }
+}
+
 impl From<AttestError> for BrokerError {
     fn from(error: AttestError) -> Self {
         Self::Attestation(error)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, instrument, warn};
 
-use super::admin::Caller;
+use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::{AttestContext, Attestors, Evidence, WorkloadKeys};
 use crate::clock::Timestamp;
@@ -75,9 +75,9 @@ pub struct Activated {
 }
 
 /// On whose word something is activated.
-enum Word {
+enum Word<'a> {
     /// An admin's, by a call.
-    Admin(Caller),
+    Admin(&'a Call<'a>, String),
     /// That of whoever started an embedded broker.
     Start(String),
     /// Nobody's anew: it decided already, in a log that this one succeeds.
@@ -103,17 +103,25 @@ impl Broker {
         compile(generation, trust, issuer).await
     }
 
-    /// Stores a generation and makes it decide, on an admin's word.
+    /// Stores a generation and makes it decide, on an admin's word. A document that may be large is
+    /// read only for a caller who may activate one; `None` where it could not be read.
     #[instrument(skip_all)]
     pub async fn activate(
         &self,
         evidence: &Evidence,
-        generation: Generation,
-    ) -> Result<Result<Activated, Unfit>, BrokerError> {
-        let caller = self
-            .admin(evidence, AdminAction::ActivateGeneration)
-            .await?;
-        self.activate_by(Word::Admin(caller), generation).await
+        document: impl Future<Output = Option<Generation>> + Send,
+    ) -> Result<Option<Result<Activated, Unfit>>, BrokerError> {
+        let call = self.call(evidence);
+        let activated = async {
+            let action = AdminAction::ActivateGeneration;
+            let caller = self.admin(&call, action).await?;
+            let Some(generation) = document.await else {
+                return Ok(None);
+            };
+            let word = Word::Admin(&call, caller.name());
+            self.activate_by(word, generation).await.map(Some)
+        };
+        call.run(activated).await
     }
 
     /// The same, on the word of whoever started an embedded broker. Visible in the ledger.
@@ -139,7 +147,7 @@ impl Broker {
 
     async fn activate_by(
         &self,
-        word: Word,
+        word: Word<'_>,
         generation: Generation,
     ) -> Result<Result<Activated, Unfit>, BrokerError> {
         let bytes = generation
@@ -168,17 +176,19 @@ impl Broker {
                 .map(|(policy, until)| (policy.to_owned(), until))
                 .collect(),
         };
-        let (by, one_time) = match word {
-            Word::Admin(caller) => (caller.name(), caller.one_time),
-            Word::Start(by) | Word::Carried(by) => (by, Vec::new()),
-        };
         self.store().put_generation(digest, &bytes, now).await?;
-        let request = Request {
-            entry: Entry::Activate { digest, by },
-            one_time,
-            at: now,
+        let appended = match word {
+            Word::Admin(call, by) => call.append(Entry::Activate { digest, by }, now).await?,
+            Word::Start(by) | Word::Carried(by) => {
+                let request = Request {
+                    entry: Entry::Activate { digest, by },
+                    one_time: Vec::new(),
+                    at: now,
+                };
+                self.ledger().append(request).await?
+            }
         };
-        match self.ledger().append(request).await? {
+        match appended {
             Appended::Recorded(_) => {
                 info!(generation = %digest, "activated");
                 self.take_over(active);
@@ -242,8 +252,13 @@ impl Broker {
         &self,
         evidence: &Evidence,
     ) -> Result<(Activation, Vec<u8>), BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ReadGeneration).await?;
-        self.consume(caller.one_time, self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.generation_by(&call)).await
+    }
+
+    async fn generation_by(&self, call: &Call<'_>) -> Result<(Activation, Vec<u8>), BrokerError> {
+        self.admin(call, AdminAction::ReadGeneration).await?;
+        call.consume().await?;
         let activation = self.store().active_generation().await?;
         let activation = activation.ok_or(BrokerError::NotFound("generation"))?;
         let bytes = self.store().generation(activation.digest).await?;
@@ -259,8 +274,17 @@ impl Broker {
         evidence: &Evidence,
         digest: GenerationDigest,
     ) -> Result<Vec<u8>, BrokerError> {
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.generation_of_by(&call, digest)).await
+    }
+
+    async fn generation_of_by(
+        &self,
+        call: &Call<'_>,
+        digest: GenerationDigest,
+    ) -> Result<Vec<u8>, BrokerError> {
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         if !self.may(&caller, AdminAction::ReadGeneration)? {
             return Err(BrokerError::NotFound("generation"));
         }

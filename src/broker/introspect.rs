@@ -10,6 +10,7 @@ use serde_json::Value;
 use tracing::instrument;
 
 use super::admin::Caller;
+use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::crypto::jwt::{UnverifiedJwt, verify};
@@ -68,8 +69,17 @@ impl Broker {
         evidence: &Evidence,
         token: &SecretString,
     ) -> Result<Answer, BrokerError> {
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.introspect_by(&call, token)).await
+    }
+
+    async fn introspect_by(
+        &self,
+        call: &Call<'_>,
+        token: &SecretString,
+    ) -> Result<Answer, BrokerError> {
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         Ok(Answer {
             introspection: self.introspect_for(&caller, token).await?,
             asker: caller.name(),

@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use tracing::{error, info, instrument, warn};
 
 use super::admit::Admission;
+use super::call::Call;
 use super::error::Denied;
 use super::generations::Active;
 use super::{Broker, BrokerError, Exceeded};
@@ -97,6 +98,7 @@ enum Attempt {
 /// What does not change while one request is decided.
 pub(super) struct Case<'a> {
     pub(super) active: &'a Active,
+    pub(super) call: &'a Call<'a>,
     pub(super) workload: &'a Workload,
     pub(super) basis: u64,
     pub(super) now: Timestamp,
@@ -173,8 +175,17 @@ impl Broker {
         evidence: &Evidence,
         request: &CredentialRequest,
     ) -> Result<Issued, BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.issue_by(&call, request)).await
+    }
+
+    async fn issue_by(
+        &self,
+        call: &Call<'_>,
+        request: &CredentialRequest,
+    ) -> Result<Issued, BrokerError> {
         for _ in 0..TRIES {
-            match self.try_issue(evidence, request.clone()).await? {
+            match self.try_issue(call, request.clone()).await? {
                 Attempt::Released(issued) => return Ok(*issued),
                 Attempt::Stale => self.follow_generation().await?,
             }
@@ -187,7 +198,7 @@ impl Broker {
     /// The story.
     async fn try_issue(
         &self,
-        evidence: &Evidence,
+        call: &Call<'_>,
         request: CredentialRequest,
     ) -> Result<Attempt, BrokerError> {
         // The log's size comes first: whatever is cut off from here on stops this request.
@@ -196,11 +207,12 @@ impl Broker {
         let active = self.active()?;
 
         let appraising = Instant::now();
-        let workload = self.appraise(&active, evidence, now).await?;
+        let workload = self.appraise(&active, call, now).await?;
         self.metrics().stage(Stage::Appraise, appraising.elapsed());
 
         let case = Case {
             active: &active,
+            call,
             workload: &workload,
             basis,
             now,
@@ -282,19 +294,13 @@ impl Broker {
         }
         let decide = self.entry(case, &judged)?;
         let id = decide.id;
-        let mut one_time = vec![case.workload.evidence];
-        one_time.extend(case.workload.proofs.iter().copied());
-        if let Some(admission) = &judged.admission {
-            one_time.extend(admission.one_time.iter().copied());
-            one_time[0].binding = admission.evidence_binding.or(one_time[0].binding);
-            one_time[0].must_be_new = admission.evidence_must_be_new;
-        }
-        let request = Request {
-            entry: Entry::Decide(Box::new(decide)),
-            one_time,
-            at: case.now,
-        };
-        let appended = self.ledger().append(request).await?;
+        let entry = Entry::Decide(Box::new(decide));
+        let appended = case.call.append_with(entry, case.now, |one_time| {
+            if let Some(admission) = &judged.admission {
+                admission.adjust(one_time);
+            }
+        });
+        let appended = appended.await?;
         self.metrics().stage(Stage::Commit, committing.elapsed());
         match appended {
             Appended::Recorded(recorded) => {

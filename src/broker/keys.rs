@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tracing::{info, instrument};
 
 use super::admin::BINDING_MAC;
+use super::call::Call;
 use super::workloads::{self, KEY_MAC};
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -468,9 +469,14 @@ impl Broker {
 
     /// Every key's record, for admins.
     pub async fn list_keys(&self, evidence: &Evidence) -> Result<Vec<KeySummary>, BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
+        let call = self.call(evidence);
+        call.run(self.list_keys_by(&call)).await
+    }
+
+    async fn list_keys_by(&self, call: &Call<'_>) -> Result<Vec<KeySummary>, BrokerError> {
+        self.admin(call, AdminAction::ManageKeys).await?;
         let now = self.now();
-        self.consume(caller.one_time, now).await?;
+        call.consume().await?;
         let opened = self.opened_keys(now).await?;
         let active = self.active()?;
         let mut signers: BTreeSet<String> = active
@@ -496,9 +502,14 @@ impl Broker {
     /// Makes the next access-token key now; it signs once it has been published long enough.
     #[instrument(skip_all)]
     pub async fn rotate_keys(&self, evidence: &Evidence) -> Result<String, BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
+        let call = self.call(evidence);
+        call.run(self.rotate_keys_by(&call)).await
+    }
+
+    async fn rotate_keys_by(&self, call: &Call<'_>) -> Result<String, BrokerError> {
+        let caller = self.admin(call, AdminAction::ManageKeys).await?;
         let now = self.now();
-        self.consume(caller.one_time.clone(), now).await?;
+        call.consume().await?;
         let schedule = self.parts.key_policy.schedule;
         let active_from = now.plus_seconds(schedule.publish_lead_seconds);
         let retire_at = active_from.plus_seconds(schedule.period_seconds);
@@ -521,9 +532,14 @@ impl Broker {
     /// while.
     #[instrument(skip_all)]
     pub async fn rotate_ledger_key(&self, evidence: &Evidence) -> Result<String, BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
+        let call = self.call(evidence);
+        call.run(self.rotate_ledger_key_by(&call)).await
+    }
+
+    async fn rotate_ledger_key_by(&self, call: &Call<'_>) -> Result<String, BrokerError> {
+        let caller = self.admin(call, AdminAction::ManageKeys).await?;
         let now = self.now();
-        self.consume(caller.one_time.clone(), now).await?;
+        call.consume().await?;
         let origin = self.ledger().origin().to_owned();
         let made = make_key(
             ledger_key_dates(now),
@@ -613,7 +629,12 @@ impl Broker {
     /// Withdraws an access-token key at once, and cuts off what it signed.
     #[instrument(skip_all)]
     pub async fn revoke_key(&self, evidence: &Evidence, kid: &str) -> Result<(), BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
+        let call = self.call(evidence);
+        call.run(self.revoke_key_by(&call, kid)).await
+    }
+
+    async fn revoke_key_by(&self, call: &Call<'_>, kid: &str) -> Result<(), BrokerError> {
+        let caller = self.admin(call, AdminAction::ManageKeys).await?;
         let now = self.now();
         let rows = self.store().signing_keys().await?;
         let found = rows.into_iter().find(|row| row.kid == kid);
@@ -631,7 +652,7 @@ impl Broker {
         record
             .verify_tag(&self.parts.mac, &row.sealed, &row.mac)
             .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
-        self.consume(caller.one_time.clone(), now).await?;
+        call.consume().await?;
         let (commitment, opening) = self.commitment(b"the key was revoked".to_vec())?;
         let cutoff = Cutoff {
             id: CutoffId::new(now, &self.random)?,
@@ -663,8 +684,13 @@ impl Broker {
     /// answer is how many rows that were; afterwards older sealing keys can be removed.
     #[instrument(skip_all)]
     pub async fn reseal_keys(&self, evidence: &Evidence) -> Result<u64, BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageKeys).await?;
-        self.consume(caller.one_time, self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.reseal_keys_by(&call)).await
+    }
+
+    async fn reseal_keys_by(&self, call: &Call<'_>) -> Result<u64, BrokerError> {
+        self.admin(call, AdminAction::ManageKeys).await?;
+        call.consume().await?;
         let mut resealed = 0;
         for row in self.store().signing_keys().await? {
             let closed = |why: String| BrokerError::FailClosed(why);

@@ -8,6 +8,7 @@
 
 pub mod admin;
 mod admit;
+mod call;
 mod deny_lists;
 pub mod error;
 pub mod generations;
@@ -30,9 +31,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use self::admin::AdminTokens;
+use self::call::Call;
 pub use self::error::{BrokerError, Denied, Exceeded};
 use self::generations::{Active, Trust};
-use crate::attest::Evidence;
 use crate::attest::nonce::DpopNonces;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::{Mac, salted};
@@ -287,11 +288,11 @@ impl Broker {
             .ok_or_else(|| BrokerError::FailClosed("no generation is active".into()))
     }
 
-    /// Who calls, by the evidence it presents.
-    pub(crate) async fn appraise(
+    /// Who calls, by the evidence it presents. From here on that is used up on every way out.
+    async fn appraise(
         &self,
         active: &Active,
-        evidence: &Evidence,
+        call: &Call<'_>,
         now: Timestamp,
     ) -> Result<Workload, BrokerError> {
         if self.clock_is_off.load(Ordering::Relaxed) {
@@ -299,12 +300,13 @@ impl Broker {
                 "our clock is not the database's".into(),
             ));
         }
-        let appraised = active.attestors.appraise(evidence, now).await;
+        let appraised = active.attestors.appraise(call.evidence(), now).await;
         let workload = appraised.map_err(|error| {
             self.parts.metrics.attestation_failure(error.reason());
             self.parts.metrics.unattested();
             BrokerError::Attestation(error)
         })?;
+        call.verified(workload.one_time());
         self.parts
             .identities
             .check(&workload.identity)

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use tracing::{info, instrument, warn};
 use uuid::Uuid;
 
+use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -67,9 +68,19 @@ impl Broker {
         id: DecisionId,
         under: Under<'_>,
     ) -> Result<Receipt, BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.decision_by(&call, id, under)).await
+    }
+
+    async fn decision_by(
+        &self,
+        call: &Call<'_>,
+        id: DecisionId,
+        under: Under<'_>,
+    ) -> Result<Receipt, BrokerError> {
         let not_found = || BrokerError::NotFound("decision");
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         let index = self
             .store()
             .decision_index(id)
@@ -102,9 +113,18 @@ impl Broker {
         evidence: &Evidence,
         id: DecisionId,
     ) -> Result<Record, BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.decision_record_by(&call, id)).await
+    }
+
+    async fn decision_record_by(
+        &self,
+        call: &Call<'_>,
+        id: DecisionId,
+    ) -> Result<Record, BrokerError> {
         let not_found = || BrokerError::NotFound("decision");
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         if !self.may(&caller, AdminAction::ReadLedger)? {
             return Err(not_found());
         }
@@ -121,10 +141,13 @@ impl Broker {
     /// again changes nothing.
     #[instrument(skip_all)]
     pub async fn forget_purpose(&self, evidence: &Evidence, id: Uuid) -> Result<(), BrokerError> {
-        let caller = self
-            .admin(evidence, AdminAction::ActivateGeneration)
-            .await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.forget_purpose_by(&call, id)).await
+    }
+
+    async fn forget_purpose_by(&self, call: &Call<'_>, id: Uuid) -> Result<(), BrokerError> {
+        let caller = self.admin(call, AdminAction::ActivateGeneration).await?;
+        call.consume().await?;
         let store = self.store();
         let index = if let Some(index) = store.decision_index(DecisionId::from(id)).await? {
             index
@@ -154,7 +177,19 @@ impl Broker {
         since: Option<Timestamp>,
         limit: u32,
     ) -> Result<Vec<Record>, BrokerError> {
-        self.check_ledger_reader(evidence).await?;
+        let call = self.call(evidence);
+        call.run(self.decision_records_by(&call, from, since, limit))
+            .await
+    }
+
+    async fn decision_records_by(
+        &self,
+        call: &Call<'_>,
+        from: u64,
+        since: Option<Timestamp>,
+        limit: u32,
+    ) -> Result<Vec<Record>, BrokerError> {
+        self.check_ledger_reader_by(call).await?;
         let from = match since {
             // Leaves lie in the order of their commits; their own times, which were taken a moment
             // before, need not.
@@ -208,9 +243,18 @@ impl Broker {
         evidence: &Evidence,
         index: u64,
     ) -> Result<StoredLeaf, BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.ledger_entry_by(&call, index)).await
+    }
+
+    async fn ledger_entry_by(
+        &self,
+        call: &Call<'_>,
+        index: u64,
+    ) -> Result<StoredLeaf, BrokerError> {
         let not_found = || BrokerError::NotFound("ledger entry");
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         let leaf = self.store().leaf(index).await?.ok_or_else(not_found)?;
         let own = leaf.subject.is_some()
             && leaf.subject.as_deref() == caller.identity().map(Identity::as_str);
@@ -222,8 +266,13 @@ impl Broker {
 
     /// Whether the caller may read the whole log.
     pub async fn check_ledger_reader(&self, evidence: &Evidence) -> Result<(), BrokerError> {
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.check_ledger_reader_by(&call)).await
+    }
+
+    async fn check_ledger_reader_by(&self, call: &Call<'_>) -> Result<(), BrokerError> {
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         if self.may(&caller, AdminAction::ReadLedger)? {
             return Ok(());
         }

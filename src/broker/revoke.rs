@@ -9,6 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::{error, info, instrument, warn};
 
+use super::call::Call;
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -19,7 +20,7 @@ use crate::domain::deny_list::DenyPlace;
 use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::ids::{CutoffId, SessionId};
-use crate::ledger::entry::{EndSession, Entry, Request};
+use crate::ledger::entry::{EndSession, Entry};
 use crate::ledger::{Appended, CUTOFF_MAC};
 use crate::metrics::RevocationLag;
 use crate::policy::AdminAction;
@@ -90,16 +91,22 @@ impl Broker {
         evidence: &Evidence,
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.revoke_session_by(&call, id)).await
+    }
+
+    async fn revoke_session_by(
+        &self,
+        call: &Call<'_>,
+        id: SessionId,
+    ) -> Result<SessionReport, BrokerError> {
         let asked = self.now();
-        let caller = self.caller(evidence).await?;
+        let caller = self.caller(call).await?;
         let session = self.store().session(id).await?;
         let admin = self.may(&caller, AdminAction::RevokeSession)?;
         let own = |session: &Session| caller.owns(&session.workload, session.instance.as_ref());
         let theirs = session.filter(|session| admin || own(session));
-        let Some(session) = theirs else {
-            let refused = BrokerError::NotFound("session");
-            return Err(self.refused(caller.one_time, refused).await);
-        };
+        let session = theirs.ok_or(BrokerError::NotFound("session"))?;
         let insisted = admin && !own(&session);
         let entry = EndSession {
             session: id,
@@ -108,14 +115,7 @@ impl Broker {
             by: caller.name(),
             owner: session.workload.clone(),
         };
-        let appended = self
-            .ledger()
-            .append(Request {
-                entry: Entry::EndSession(entry),
-                one_time: caller.one_time,
-                at: asked,
-            })
-            .await?;
+        let appended = call.append(Entry::EndSession(entry), asked).await?;
         match appended {
             Appended::Replayed => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => {
@@ -143,16 +143,25 @@ impl Broker {
         evidence: &Evidence,
         token: &SecretString,
     ) -> Result<(), BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.revoke_token_by(&call, token)).await
+    }
+
+    async fn revoke_token_by(
+        &self,
+        call: &Call<'_>,
+        token: &SecretString,
+    ) -> Result<(), BrokerError> {
         let known = match self.recognise(token) {
             Some((session, _)) => self.store().session(session).await?,
             None => None,
         };
         if let Some(session) = known {
-            return self.revoke_session(evidence, session.id).await.map(drop);
+            return self.revoke_session_by(call, session.id).await.map(drop);
         }
         self.metrics().foreign_token();
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time, self.now()).await
+        self.caller(call).await?;
+        call.consume().await
     }
 
     /// Ends everything that a selector matches, and keeps it from coming back: to the end, whoever
@@ -165,7 +174,8 @@ impl Broker {
     ) -> Result<Revocation, BrokerError> {
         let (broker, evidence) = (Arc::clone(self), evidence.clone());
         let revoking = async move {
-            let revoked = broker.revoke_tracked(&evidence, ask).await;
+            let call = broker.call(&evidence);
+            let revoked = call.run(broker.revoke_tracked(&call, ask)).await;
             if let Err(error @ BrokerError::FailClosed(_)) = &revoked {
                 // Nobody may be there any more to be told.
                 warn!(%error, "nothing is known to be revoked");
@@ -178,7 +188,7 @@ impl Broker {
 
     async fn revoke_tracked(
         &self,
-        evidence: &Evidence,
+        call: &Call<'_>,
         ask: RevokeAsk,
     ) -> Result<Revocation, BrokerError> {
         let RevokeAsk {
@@ -189,14 +199,14 @@ impl Broker {
             dry_run,
         } = ask;
         let asked = self.now();
-        let caller = self.admin(evidence, AdminAction::RevokeMany).await?;
+        let caller = self.admin(call, AdminAction::RevokeMany).await?;
         let place = if widen {
             Some(self.widened_place(&selector, asked).await?)
         } else {
             None
         };
         if dry_run {
-            self.consume(caller.one_time.clone(), asked).await?;
+            call.consume().await?;
             let radius = self.blast_radius(&selector, u64::MAX, asked).await?;
             return Ok(Revocation {
                 cutoff: None,
@@ -223,14 +233,8 @@ impl Broker {
             committed_at: asked,
             lifted_index: None,
         };
-        let appended = self
-            .ledger()
-            .append(Request {
-                entry: Entry::Cutoff(Box::new(cutoff.clone()), commitment, opening),
-                one_time: caller.one_time.clone(),
-                at: asked,
-            })
-            .await?;
+        let entry = Entry::Cutoff(Box::new(cutoff.clone()), commitment, opening);
+        let appended = call.append(entry, asked).await?;
         let recorded = match appended {
             Appended::Recorded(recorded) => recorded,
             Appended::Replayed => return Err(BrokerError::Replayed),
@@ -285,8 +289,17 @@ impl Broker {
         evidence: &Evidence,
         id: CutoffId,
     ) -> Result<Revocation, BrokerError> {
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.revocation_by(&call, id)).await
+    }
+
+    async fn revocation_by(
+        &self,
+        call: &Call<'_>,
+        id: CutoffId,
+    ) -> Result<Revocation, BrokerError> {
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         if !self.may(&caller, AdminAction::ReadRevocations)?
             && !self.may(&caller, AdminAction::RevokeMany)?
         {
@@ -299,31 +312,29 @@ impl Broker {
     /// Lets in again what a cutoff keeps out. What it killed stays dead.
     #[instrument(skip_all)]
     pub async fn lift(&self, evidence: &Evidence, id: CutoffId) -> Result<Cutoff, BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.lift_by(&call, id)).await
+    }
+
+    async fn lift_by(&self, call: &Call<'_>, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let now = self.now();
-        let caller = self.admin(evidence, AdminAction::LiftCutoff).await?;
+        let caller = self.admin(call, AdminAction::LiftCutoff).await?;
         let cutoff = self.genuine_cutoff(id).await?;
         if let Selector::Workload(blocked) = &cutoff.selector
             && caller.identity() == Some(blocked)
         {
             // Nobody lets themselves in again.
-            let refused = BrokerError::Forbidden("liftCutoff");
-            return Err(self.refused(caller.one_time, refused).await);
+            return Err(BrokerError::Forbidden("liftCutoff"));
         }
         if cutoff.lifted_index.is_some() {
-            self.consume(caller.one_time.clone(), now).await?;
+            call.consume().await?;
             return Ok(cutoff);
         }
-        let appended = self
-            .ledger()
-            .append(Request {
-                entry: Entry::Lift {
-                    cutoff: Box::new(cutoff.clone()),
-                    by: caller.name(),
-                },
-                one_time: caller.one_time,
-                at: now,
-            })
-            .await?;
+        let entry = Entry::Lift {
+            cutoff: Box::new(cutoff.clone()),
+            by: caller.name(),
+        };
+        let appended = call.append(entry, now).await?;
         match appended {
             Appended::Recorded(recorded) => Ok(Cutoff {
                 lifted_index: Some(recorded.index),

@@ -1,5 +1,6 @@
 //! Sessions, for those who may see them.
 
+use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -41,8 +42,17 @@ impl Broker {
         id: SessionId,
         evidence: &Evidence,
     ) -> Result<SessionReport, BrokerError> {
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.session_by(&call, id)).await
+    }
+
+    async fn session_by(
+        &self,
+        call: &Call<'_>,
+        id: SessionId,
+    ) -> Result<SessionReport, BrokerError> {
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         let view = self.store().session_view(id).await?;
         let view = view.ok_or(BrokerError::NotFound("session"))?;
         let session = &view.session;
@@ -61,10 +71,19 @@ impl Broker {
     pub async fn list_sessions(
         &self,
         evidence: &Evidence,
+        filter: SessionFilter,
+    ) -> Result<Vec<SessionReport>, BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.list_sessions_by(&call, filter)).await
+    }
+
+    async fn list_sessions_by(
+        &self,
+        call: &Call<'_>,
         mut filter: SessionFilter,
     ) -> Result<Vec<SessionReport>, BrokerError> {
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         if !self.may(&caller, AdminAction::ListSessions)? {
             let own = caller
                 .identity()

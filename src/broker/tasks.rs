@@ -6,18 +6,19 @@ use secrecy::{ExposeSecret, SecretString};
 use tracing::instrument;
 
 use super::admit::{DELEGATION_PREFIX, handle_proof, key_fits};
+use super::call::Call;
 use super::issue::{Case, DecisionSummary, IssuedTask, before_policy};
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
 use crate::attest::{Evidence, certificate};
 use crate::clock::Timestamp;
-use crate::crypto::digest::digests_equal;
+use crate::crypto::digest::{digests_equal, sha256};
 use crate::crypto::random::{random_token, token_digest};
 use crate::domain::decision::{Decision, Outcome, Refusal};
 use crate::domain::limits::{DEFAULT_PAGE, MAX_DELEGATION_SECONDS, MAX_PAGE};
 use crate::domain::request::NewTask;
 use crate::domain::task::{Task, TaskChain, TaskEnd, TaskState};
-use crate::domain::workload::{Identity, OneTime};
+use crate::domain::workload::{Identity, Reuse};
 use crate::ids::{DecisionId, TaskId};
 use crate::ledger::Appended;
 use crate::ledger::entry::{Decide, Delegate, EndTask, Entry, Request};
@@ -31,6 +32,14 @@ pub enum TaskAuthority {
     Handle(SecretString, Evidence),
     /// By the owner's attestation.
     Owner(Evidence),
+}
+
+impl TaskAuthority {
+    fn evidence(&self) -> &Evidence {
+        match self {
+            Self::Handle(_, evidence) | Self::Owner(evidence) => evidence,
+        }
+    }
 }
 
 /// A task that was opened without a credential.
@@ -79,7 +88,6 @@ pub struct Delegation {
 struct Owner {
     task: Task,
     chain: TaskChain,
-    one_time: Vec<OneTime>,
     by: String,
 }
 
@@ -91,8 +99,13 @@ impl Broker {
         evidence: &Evidence,
         new: NewTask,
     ) -> Result<Opened, BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.open_task_by(&call, new)).await
+    }
+
+    async fn open_task_by(&self, call: &Call<'_>, new: NewTask) -> Result<Opened, BrokerError> {
         for _ in 0..3 {
-            if let Some(opened) = self.try_open_task(evidence, new.clone()).await? {
+            if let Some(opened) = self.try_open_task(call, new.clone()).await? {
                 return Ok(opened);
             }
             self.follow_generation().await?;
@@ -104,15 +117,16 @@ impl Broker {
 
     async fn try_open_task(
         &self,
-        evidence: &Evidence,
+        call: &Call<'_>,
         new: NewTask,
     ) -> Result<Option<Opened>, BrokerError> {
         let basis = self.ledger().basis();
         let now = self.now();
         let active = self.active()?;
-        let workload = self.appraise(&active, evidence, now).await?;
+        let workload = self.appraise(&active, call, now).await?;
         let case = Case {
             active: &active,
+            call,
             workload: &workload,
             basis,
             now,
@@ -163,23 +177,18 @@ impl Broker {
             retry: None,
         };
         let id = decide.id;
-        let mut one_time = vec![workload.evidence];
-        one_time.extend(workload.proofs.iter().copied());
-        if let Some(admission) = &admission {
-            one_time.extend(admission.one_time.iter().copied());
-            if workload.reuse == crate::domain::workload::Reuse::PerTask {
-                let bound = crate::crypto::digest::sha256(admission.task.uuid().as_bytes());
-                one_time[0].binding = Some(bound);
-            }
+        if workload.reuse == Reuse::PerTask
+            && let Some(admission) = &mut admission
+        {
+            admission.evidence_binding = Some(sha256(admission.task.uuid().as_bytes()));
         }
-        let appended = self
-            .ledger()
-            .append(Request {
-                entry: Entry::Decide(Box::new(decide)),
-                one_time,
-                at: now,
-            })
-            .await?;
+        let entry = Entry::Decide(Box::new(decide));
+        let appended = call.append_with(entry, now, |one_time| {
+            if let Some(admission) = &admission {
+                admission.adjust(one_time);
+            }
+        });
+        let appended = appended.await?;
         let handle = admission
             .as_mut()
             .and_then(|admission| admission.handle.take());
@@ -243,9 +252,19 @@ impl Broker {
         id: TaskId,
         authority: TaskAuthority,
     ) -> Result<TaskWithSessions, BrokerError> {
+        let call = self.call(authority.evidence());
+        call.run(self.heartbeat_by(&call, id, &authority)).await
+    }
+
+    async fn heartbeat_by(
+        &self,
+        call: &Call<'_>,
+        id: TaskId,
+        authority: &TaskAuthority,
+    ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
-        let owner = self.owner(id, authority, None, now).await?;
-        self.consume(owner.one_time.clone(), now).await?;
+        let owner = self.owner(call, id, authority, None, now).await?;
+        call.consume().await?;
         let alive = owner.chain.state_at(now) == TaskState::Open;
         if !alive || !self.store().heartbeat(id, now).await? {
             return Err(BrokerError::TaskEnded);
@@ -276,9 +295,20 @@ impl Broker {
         authority: TaskAuthority,
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
+        let call = self.call(authority.evidence());
+        call.run(self.end_task_by(&call, id, &authority, end)).await
+    }
+
+    async fn end_task_by(
+        &self,
+        call: &Call<'_>,
+        id: TaskId,
+        authority: &TaskAuthority,
+        end: TaskEnd,
+    ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
         let owner = self
-            .owner(id, authority, Some(AdminAction::EndTask), now)
+            .owner(call, id, authority, Some(AdminAction::EndTask), now)
             .await?;
         let entry = EndTask {
             task: id,
@@ -286,14 +316,7 @@ impl Broker {
             by: owner.by,
             owner: owner.task.owner.clone(),
         };
-        let appended = self
-            .ledger()
-            .append(Request {
-                entry: Entry::EndTask(entry),
-                one_time: owner.one_time,
-                at: now,
-            })
-            .await?;
+        let appended = call.append(Entry::EndTask(entry), now).await?;
         let ended_now = match appended {
             Appended::Replayed => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => true,
@@ -320,8 +343,22 @@ impl Broker {
         sessions: u32,
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
+        let call = self.call(authority.evidence());
+        let lent = self.delegate_by(&call, id, &authority, child, sessions, expires_in_seconds);
+        call.run(lent).await
+    }
+
+    async fn delegate_by(
+        &self,
+        call: &Call<'_>,
+        id: TaskId,
+        authority: &TaskAuthority,
+        child: Identity,
+        sessions: u32,
+        expires_in_seconds: Option<u64>,
+    ) -> Result<Delegation, BrokerError> {
         let now = self.now();
-        let owner = self.owner(id, authority, None, now).await?;
+        let owner = self.owner(call, id, authority, None, now).await?;
         if owner.chain.state_at(now) != TaskState::Open {
             return Err(BrokerError::TaskEnded);
         }
@@ -340,21 +377,15 @@ impl Broker {
         }
         let expires_at = now.plus_seconds(seconds).min(owner.chain.deadline());
         let token = random_token(DELEGATION_PREFIX, &self.random)?;
-        let appended = self
-            .ledger()
-            .append(Request {
-                entry: Entry::Delegate(Delegate {
-                    digest: token_digest(token.expose_secret()),
-                    task: id,
-                    child,
-                    sessions,
-                    expires_at,
-                    owner: owner.task.owner,
-                }),
-                one_time: owner.one_time,
-                at: now,
-            })
-            .await?;
+        let entry = Entry::Delegate(Delegate {
+            digest: token_digest(token.expose_secret()),
+            task: id,
+            child,
+            sessions,
+            expires_at,
+            owner: owner.task.owner,
+        });
+        let appended = call.append(entry, now).await?;
         match appended {
             Appended::Recorded(_) => Ok(Delegation {
                 token,
@@ -368,8 +399,13 @@ impl Broker {
 
     /// A task, for its owner or an admin.
     pub async fn task(&self, id: TaskId, evidence: &Evidence) -> Result<TaskReport, BrokerError> {
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.task_by(&call, id)).await
+    }
+
+    async fn task_by(&self, call: &Call<'_>, id: TaskId) -> Result<TaskReport, BrokerError> {
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         let task = self.store().task(id).await?;
         let task = task.ok_or(BrokerError::NotFound("task"))?;
         let own = caller.owns(&task.owner, task.owner_instance.as_ref());
@@ -383,10 +419,19 @@ impl Broker {
     pub async fn list_tasks(
         &self,
         evidence: &Evidence,
+        filter: crate::store::tasks::TaskFilter,
+    ) -> Result<Vec<TaskReport>, BrokerError> {
+        let call = self.call(evidence);
+        call.run(self.list_tasks_by(&call, filter)).await
+    }
+
+    async fn list_tasks_by(
+        &self,
+        call: &Call<'_>,
         mut filter: crate::store::tasks::TaskFilter,
     ) -> Result<Vec<TaskReport>, BrokerError> {
-        let caller = self.caller(evidence).await?;
-        self.consume(caller.one_time.clone(), self.now()).await?;
+        let caller = self.caller(call).await?;
+        call.consume().await?;
         if !self.may(&caller, AdminAction::ListTasks)? {
             let own = caller
                 .identity()
@@ -419,35 +464,33 @@ impl Broker {
     /// the right that this act has, if it has one. Whoever may not learns nothing of it.
     async fn owner(
         &self,
+        call: &Call<'_>,
         id: TaskId,
-        authority: TaskAuthority,
+        authority: &TaskAuthority,
         admins: Option<AdminAction>,
         now: Timestamp,
     ) -> Result<Owner, BrokerError> {
-        let not_found = BrokerError::NotFound("task");
+        let not_found = || BrokerError::NotFound("task");
         match authority {
             TaskAuthority::Handle(handle, evidence) => {
-                let proof = handle_proof(&evidence, now)?;
+                let proof = handle_proof(evidence, now)?;
+                call.verified(proof.iter().map(|proof| proof.one_time).collect());
                 let digest = token_digest(handle.expose_secret());
-                let certificate = certificate::key(&evidence);
+                let certificate = certificate::key(evidence);
                 let proved = proof.as_ref().map(|proof| &proof.key);
                 let proved = proved.or(certificate.as_ref());
                 let found = self.task_with_chain(id).await?.filter(|(task, _)| {
                     digests_equal(&digest, &task.handle_digest) && key_fits(task, proved)
                 });
-                let one_time = proof.map(|proof| proof.one_time).into_iter().collect();
-                let Some((task, chain)) = found else {
-                    return Err(self.refused(one_time, not_found).await);
-                };
+                let (task, chain) = found.ok_or_else(not_found)?;
                 Ok(Owner {
                     task,
                     chain,
-                    one_time,
                     by: "handle".into(),
                 })
             }
-            TaskAuthority::Owner(evidence) => {
-                let caller = self.caller(&evidence).await?;
+            TaskAuthority::Owner(_) => {
+                let caller = self.caller(call).await?;
                 // To end a task is not to keep it alive, nor to lend what it has.
                 let admin = match admins {
                     Some(action) => self.may(&caller, action)?,
@@ -459,14 +502,11 @@ impl Broker {
                         && caller.owns(&task.owner, task.owner_instance.as_ref());
                     own || admin
                 });
-                let Some((task, chain)) = found else {
-                    return Err(self.refused(caller.one_time, not_found).await);
-                };
+                let (task, chain) = found.ok_or_else(not_found)?;
                 Ok(Owner {
                     task,
                     chain,
                     by: caller.name(),
-                    one_time: caller.one_time,
                 })
             }
         }

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use tracing::{error, instrument};
 
 use super::admin::Caller;
+use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::key::registrable;
 use crate::attest::{Evidence, WorkloadKeys, WorkloadKeysUnavailable};
@@ -75,7 +76,19 @@ impl Broker {
         workload: String,
         jwk: &serde_json::Value,
     ) -> Result<String, BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageWorkloads).await?;
+        let call = self.call(evidence);
+        call.run(self.add_workload_key_by(&call, attestor, workload, jwk))
+            .await
+    }
+
+    async fn add_workload_key_by(
+        &self,
+        call: &Call<'_>,
+        attestor: String,
+        workload: String,
+        jwk: &serde_json::Value,
+    ) -> Result<String, BrokerError> {
+        let caller = self.admin(call, AdminAction::ManageWorkloads).await?;
         let invalid = |pointer, detail: String| BrokerError::Invalid { pointer, detail };
         if workload.is_empty() || workload.len() > MAX_NAME_BYTES {
             let detail = format!("a workload's name has 1 to {MAX_NAME_BYTES} bytes");
@@ -96,9 +109,7 @@ impl Broker {
             jwk: json,
             mac: Vec::new(),
         };
-        if let Err(refused) = self.check_lends_no_right(&caller, &row).await {
-            return Err(self.refused(caller.one_time, refused).await);
-        }
+        self.check_lends_no_right(&caller, &row).await?;
         let mac = self.parts.mac.tag(KEY_MAC, &fields(&row));
         let change = WorkloadKeyChange {
             attestor: row.attestor,
@@ -108,7 +119,7 @@ impl Broker {
             mac,
             by: caller.name(),
         };
-        self.act(Entry::WorkloadKey(change), caller).await?;
+        self.act(call, Entry::WorkloadKey(change)).await?;
         Ok(row.thumbprint)
     }
 
@@ -164,7 +175,19 @@ impl Broker {
         workload: String,
         thumbprint: String,
     ) -> Result<(), BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageWorkloads).await?;
+        let call = self.call(evidence);
+        call.run(self.remove_workload_key_by(&call, attestor, workload, thumbprint))
+            .await
+    }
+
+    async fn remove_workload_key_by(
+        &self,
+        call: &Call<'_>,
+        attestor: String,
+        workload: String,
+        thumbprint: String,
+    ) -> Result<(), BrokerError> {
+        let caller = self.admin(call, AdminAction::ManageWorkloads).await?;
         let change = WorkloadKeyChange {
             attestor,
             workload,
@@ -173,7 +196,7 @@ impl Broker {
             mac: Vec::new(),
             by: caller.name(),
         };
-        self.act(Entry::WorkloadKey(change), caller).await
+        self.act(call, Entry::WorkloadKey(change)).await
     }
 
     /// The registered keys, for admins.
@@ -181,8 +204,16 @@ impl Broker {
         &self,
         evidence: &Evidence,
     ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
-        let caller = self.admin(evidence, AdminAction::ManageWorkloads).await?;
-        self.consume(caller.one_time, self.now()).await?;
+        let call = self.call(evidence);
+        call.run(self.list_workload_keys_by(&call)).await
+    }
+
+    async fn list_workload_keys_by(
+        &self,
+        call: &Call<'_>,
+    ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
+        self.admin(call, AdminAction::ManageWorkloads).await?;
+        call.consume().await?;
         Ok(self.store().all_workload_keys(MAX_PAGE).await?)
     }
 }

@@ -192,6 +192,13 @@ impl Workload {
     pub fn is(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
         self.identity == *identity && self.instance.as_ref() == instance
     }
+
+    /// Everything that one use of its evidence uses up; the evidence's own id is the first.
+    #[must_use]
+    pub fn one_time(&self) -> Vec<OneTime> {
+        let proofs = self.proofs.iter().copied();
+        std::iter::once(self.evidence).chain(proofs).collect()
+    }
 }
 
 #[cfg(test)]

@@ -13,11 +13,9 @@ use super::evidence::Presented;
 use super::json::Strict;
 use super::params::Named;
 use super::problem::Problem;
-use crate::broker::BrokerError;
 use crate::broker::generations::Unfit;
 use crate::domain::generation::Generation;
 use crate::domain::workload::Identity;
-use crate::policy::AdminAction;
 
 /// A role of an identity.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -266,18 +264,17 @@ pub(super) async fn activate(
     presented: Presented,
     request: Request,
 ) -> Result<Response, Problem> {
-    // The one body that may be large is read for nobody else. The story checks again, and there
-    // the evidence is used up.
-    let caller = state.broker.caller(&presented.evidence).await?;
-    let action = AdminAction::ActivateGeneration;
-    if !state.broker.may(&caller, action)? {
-        return Err(BrokerError::Forbidden(action.as_str()).into());
-    }
-    let body = Strict::<Generation>::from_request(request, &state).await?;
-    let activated = state
-        .broker
-        .activate(&presented.evidence, body.value)
-        .await?;
+    // The one body that may be large is read for no one who may not activate it.
+    let mut unreadable = None;
+    let document = async {
+        let read = Strict::<Generation>::from_request(request, &state).await;
+        let read = read.map_err(|problem| unreadable = Some(problem));
+        read.ok().map(|body| body.value)
+    };
+    let activated = state.broker.activate(&presented.evidence, document).await?;
+    let Some(activated) = activated else {
+        return Err(unreadable.unwrap_or_else(Problem::internal));
+    };
     match activated {
         Ok(activated) => {
             let observing = activated.observing.iter();

@@ -1,5 +1,6 @@
 //! The laws of the design, each tried on both stores by somebody who wants to break it.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -365,7 +366,7 @@ on_both_stores! {
         let mut next: taskpass::domain::generation::Generation = serde_json::from_slice(&bytes).unwrap();
         let text = &mut next.policies[0].text;
         *text = text.replace("agent%3Areports", "agent%3Asomebody");
-        rig.broker.activate(&rig.admin(), next.clone()).await.unwrap().unwrap();
+        rig.broker.activate(&rig.admin(), ready(Some(next.clone()))).await.unwrap().unwrap().unwrap();
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "not-permitted");
         assert!(rig.is_good(&issued).await, "what was granted stands until it is revoked");
         let by_generation = Selector::Generation(issued.session.generation);
@@ -373,7 +374,7 @@ on_both_stores! {
         assert!(!rig.is_good(&issued).await);
         // A bad one never replaces a good one.
         next.policies[0].text.push_str("permit (principal, action, resource);");
-        assert!(rig.broker.activate(&rig.admin(), next).await.unwrap().is_err());
+        assert!(rig.broker.activate(&rig.admin(), ready(Some(next))).await.unwrap().unwrap().is_err());
         rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
     }
 

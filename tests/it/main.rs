@@ -34,6 +34,7 @@ mod crash;
 mod credential_process;
 mod development;
 mod disconnects;
+mod evidence;
 mod examples;
 mod exec;
 mod explain;

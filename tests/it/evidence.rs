@@ -1,0 +1,530 @@
+//! Evidence is used up on every way out of a call once it was verified: whatever the call came to,
+//! and whether or not its caller waited for that.
+
+use std::future::{poll_fn, ready};
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use serde_json::json;
+use taskpass::attest::Evidence;
+use taskpass::broker::BrokerError;
+use taskpass::broker::issue::Issued;
+use taskpass::broker::tasks::TaskAuthority;
+use taskpass::clock::Timestamp;
+use taskpass::domain::catalog::{Resource, Revocability};
+use taskpass::domain::grant::Grant;
+use taskpass::domain::permit::Permit;
+use taskpass::domain::request::{CredentialRequest, TaskSelector};
+use taskpass::domain::session::Session;
+use taskpass::domain::task::TaskEnd;
+use taskpass::ids::{SessionId, TaskId};
+use taskpass::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
+use taskpass::store::sessions::SessionFilter;
+use tokio::sync::Semaphore;
+
+use crate::support::fleet::{Fleet, Replica, body};
+use crate::support::http::assert_problem;
+use crate::support::rig::{
+    Kind, POLICIES, Rig, ask, ask_joining, bearer, handle, job, refusal, with_key,
+};
+
+/// Lists the variants of an error once, for the match that the compiler checks and for the tests:
+/// a new variant does not compile here, and then fails the test until it has a case.
+macro_rules! variants {
+    ($($name:ident: $pattern:pat),+ $(,)?) => {
+        const VARIANTS: &[&str] = &[$(stringify!($name)),+];
+
+        fn variant(error: &BrokerError) -> &'static str {
+            match error {
+                $($pattern => stringify!($name)),+
+            }
+        }
+    };
+}
+
+variants! {
+    Attestation: BrokerError::Attestation(_),
+    Replayed: BrokerError::Replayed,
+    Forbidden: BrokerError::Forbidden(_),
+    NotFound: BrokerError::NotFound(_),
+    Denied: BrokerError::Denied(_),
+    TaskEnded: BrokerError::TaskEnded,
+    AlreadyIssued: BrokerError::AlreadyIssued(_),
+    InProgress: BrokerError::InProgress,
+    RetryMismatch: BrokerError::RetryMismatch,
+    Invalid: BrokerError::Invalid { .. },
+    RateLimited: BrokerError::RateLimited(_),
+    Overloaded: BrokerError::Overloaded,
+    FailClosed: BrokerError::FailClosed(_),
+}
+
+/// Evidence that was never verified cannot be used up: the same may be shown again.
+const UNVERIFIED: &[&str] = &["Attestation"];
+
+const UNKNOWN: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+/// A back end that fails as told.
+struct BackEnd {
+    fault: Mutex<Fault>,
+    waiting: Semaphore,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    NoKey,
+    Panics,
+    Throttles,
+    Hangs,
+}
+
+impl BackEnd {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            fault: Mutex::new(Fault::None),
+            waiting: Semaphore::new(0),
+        })
+    }
+
+    fn fail(&self, fault: Fault) {
+        *self.fault.lock().unwrap() = fault;
+    }
+
+    fn fault(&self) -> Fault {
+        *self.fault.lock().unwrap()
+    }
+}
+
+impl Minter for BackEnd {
+    fn kind(&self) -> &'static str {
+        "aws"
+    }
+
+    fn place(&self) -> MintPlace {
+        MintPlace::External { lease_seconds: 600 }
+    }
+
+    fn revocability(&self, _: &Resource) -> Revocability {
+        Revocability::ExpiryOnly
+    }
+
+    fn fits(&self, _: &Resource, _: &Grant) -> Result<(), String> {
+        assert!(self.fault() != Fault::Panics, "as told");
+        Ok(())
+    }
+
+    fn signing_key(&self, _: &Resource, _: Timestamp) -> Option<String> {
+        (self.fault() != Fault::NoKey).then(|| "elsewhere".to_owned())
+    }
+
+    fn mint<'a>(&'a self, _: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>> {
+        async move {
+            if self.fault() == Fault::Hangs {
+                self.waiting.add_permits(1);
+                std::future::pending::<()>().await;
+            }
+            Err(MintError::Throttled("later".into()))
+        }
+        .boxed()
+    }
+
+    fn end<'a>(&'a self, _: &'a Session, _: Timestamp) -> BoxFuture<'a, EndOutcome> {
+        ready(EndOutcome::Confirmed).boxed()
+    }
+}
+
+const POLICY: &str = r#"
+@id("role") @description("reports reads") @max_ttl("120")
+permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"s3:GetObject", resource);
+"#;
+
+struct World {
+    rig: Rig,
+    back_end: Arc<BackEnd>,
+    /// Open, of `agent:reports`.
+    open: Issued,
+    /// The same, over.
+    over: Issued,
+}
+
+async fn begin(kind: Kind) -> World {
+    let back_end = BackEnd::new();
+    let role = json!({
+        "name": "role", "kind": "aws", "owner": "data", "actions": ["s3:GetObject"],
+        "locations": ["arn:aws:s3:::reports/*"],
+        "aws": {
+            "role_arn": "arn:aws:iam::123456789012:role/reports", "mode": "assume_role",
+            "region": "eu-central-1"
+        }
+    });
+    let minter: Arc<dyn Minter> = Arc::clone(&back_end) as _;
+    let policies = format!("{POLICIES}{POLICY}");
+    let rig = Rig::with(kind, &policies, vec![minter], vec![role]).await;
+    let open = rig.issue("agent:reports", ask(&["orders:read"])).await;
+    let over = rig.issue("agent:reports", ask(&["orders:read"])).await;
+    let over = over.unwrap();
+    rig.end(&over, TaskEnd::Complete).await.unwrap();
+    World {
+        rig,
+        back_end,
+        open: open.unwrap(),
+        over,
+    }
+}
+
+fn on_role() -> CredentialRequest {
+    let grant = json!([{"type": "aws", "actions": ["s3:GetObject"]}]);
+    CredentialRequest {
+        task: TaskSelector::Open(job()),
+        resource: "role".into(),
+        grant: serde_json::from_value(grant).unwrap(),
+        ttl_seconds: None,
+        retry: None,
+    }
+}
+
+impl World {
+    fn token(&self) -> String {
+        self.rig.token("agent:reports", json!({}))
+    }
+
+    /// Every way out that is known: the variant of the error, which call, and how that ends.
+    const EXITS: &[(&'static str, &'static str)] = &[
+        ("Attestation", "issue"),
+        ("Replayed", "issue"),
+        ("Forbidden", "bind_admin"),
+        ("Forbidden", "activate"),
+        ("Forbidden", "revoke_many"),
+        ("Forbidden", "list_keys"),
+        ("Forbidden", "add_workload_key"),
+        ("NotFound", "join"),
+        ("NotFound", "session"),
+        ("NotFound", "revoke_session"),
+        ("NotFound", "task"),
+        ("NotFound", "end_task"),
+        ("NotFound", "heartbeat"),
+        ("NotFound", "decision"),
+        ("NotFound", "ledger_entry"),
+        ("NotFound", "check_ledger_reader"),
+        ("NotFound", "parent"),
+        ("Denied", "issue"),
+        ("Denied", "open_task"),
+        ("TaskEnded", "heartbeat"),
+        ("TaskEnded", "delegate"),
+        ("AlreadyIssued", "issue"),
+        ("InProgress", "issue"),
+        ("RetryMismatch", "issue"),
+        ("Invalid", "delegate"),
+        ("RateLimited", "issue"),
+        ("RateLimited", "open_task"),
+        ("Overloaded", "issue"),
+        ("FailClosed", "issue"),
+    ];
+
+    /// Makes a call that ends so.
+    async fn leave(
+        &self,
+        variant: &str,
+        call: &str,
+        evidence: Evidence,
+    ) -> Result<(), BrokerError> {
+        let broker = &self.rig.broker;
+        let session: SessionId = UNKNOWN.parse().unwrap();
+        let task: TaskId = UNKNOWN.parse().unwrap();
+        let issue = async |evidence, request| broker.issue(evidence, request).await.map(drop);
+        match (variant, call) {
+            ("Attestation", _) => {
+                let spoilt = Evidence {
+                    dpop: vec!["a.b.c".into()],
+                    ..evidence
+                };
+                issue(spoilt, ask(&["orders:read"])).await
+            }
+            ("Replayed", _) => {
+                issue(evidence.clone(), ask(&["orders:read"])).await?;
+                issue(evidence, ask(&["orders:read"])).await
+            }
+            (_, "bind_admin") => {
+                let who = "dev:agent%3Aorders".to_owned().try_into().unwrap();
+                broker.bind_admin(&evidence, who, "ops".into(), true).await
+            }
+            (_, "activate") => {
+                let (_, bytes) = broker.generation(&self.rig.admin()).await.unwrap();
+                let read = async { serde_json::from_slice(&bytes).ok() };
+                broker.activate(&evidence, read).await.map(drop)
+            }
+            (_, "revoke_many") => {
+                let everything = serde_json::from_value(json!({"all": true})).unwrap();
+                let wanted = taskpass::broker::revoke::RevokeAsk {
+                    selector: everything,
+                    block: taskpass::broker::revoke::BlockAsk::Default,
+                    widen: false,
+                    reason: "x".into(),
+                    dry_run: false,
+                };
+                broker.revoke_many(&evidence, wanted).await.map(drop)
+            }
+            (_, "list_keys") => broker.list_keys(&evidence).await.map(drop),
+            (_, "add_workload_key") => {
+                let key = json!({});
+                let added = broker.add_workload_key(&evidence, "w".into(), "x".into(), &key);
+                added.await.map(drop)
+            }
+            (_, "join") => {
+                let mut request = ask_joining(&self.open, &["orders:read"]);
+                let handle = handle(&self.open);
+                request.task = TaskSelector::Join { id: task, handle };
+                issue(evidence, request).await
+            }
+            (_, "session") => broker.session(session, &evidence).await.map(drop),
+            (_, "revoke_session") => broker.revoke_session(&evidence, session).await.map(drop),
+            (_, "task") => broker.task(task, &evidence).await.map(drop),
+            (_, "end_task") => {
+                let authority = TaskAuthority::Owner(evidence);
+                let ended = broker.end_task(task, authority, TaskEnd::Abort).await;
+                ended.map(drop)
+            }
+            (_, "heartbeat") => {
+                let known = self.over.task.id;
+                let id = if variant == "TaskEnded" { known } else { task };
+                let authority = TaskAuthority::Owner(evidence);
+                broker.heartbeat(id, authority).await.map(drop)
+            }
+            (_, "decision") => {
+                let id = UNKNOWN.parse().unwrap();
+                let under = taskpass::broker::proof::Under::Newest;
+                broker.decision(&evidence, id, under).await.map(drop)
+            }
+            (_, "ledger_entry") => broker.ledger_entry(&evidence, 0).await.map(drop),
+            (_, "check_ledger_reader") => broker.check_ledger_reader(&evidence).await,
+            (_, "parent") => {
+                let mut child = job();
+                child.parent = Some(taskpass::domain::request::ParentRef {
+                    id: self.open.task.id,
+                    delegation: "tpd_guessed".to_owned().into(),
+                });
+                broker.open_task(&evidence, child).await.map(drop)
+            }
+            ("Denied" | "RateLimited", "issue") => {
+                let mut request = ask(&["orders:read"]);
+                request.resource = "unknown".into();
+                if variant == "RateLimited" {
+                    self.allow_one_denial().await;
+                    let first = self.rig.issue("agent:reports", request.clone()).await;
+                    drop(first.unwrap_err());
+                }
+                issue(evidence, request).await
+            }
+            ("Denied" | "RateLimited", "open_task") => {
+                let mut unknown = job();
+                unknown.task_type = "unknown".into();
+                broker.open_task(&evidence, unknown).await.map(drop)
+            }
+            (_, "delegate") => {
+                let ended = variant == "TaskEnded";
+                let parent = if ended { &self.over } else { &self.open };
+                let child = "dev:agent%3Achild".to_owned().try_into().unwrap();
+                let authority = TaskAuthority::Owner(evidence);
+                let sessions = u32::from(ended);
+                let lent = broker.delegate(parent.task.id, authority, child, sessions, None);
+                lent.await.map(drop)
+            }
+            ("AlreadyIssued", _) => {
+                let mut request = ask(&["orders:read"]);
+                request.resource = "archive-api".into();
+                let request = with_key(request, "already");
+                let first = self.rig.issue("agent:reports", request.clone()).await;
+                first.unwrap();
+                issue(evidence, request).await
+            }
+            ("InProgress", _) => {
+                self.back_end.fail(Fault::Hangs);
+                let request = with_key(on_role(), "hangs");
+                let first = self.rig.issue("agent:reports", request.clone());
+                let hangs = async { self.back_end.waiting.acquire().await.unwrap().forget() };
+                tokio::select! {
+                    issued = first => panic!("{issued:?}"),
+                    () = hangs => {}
+                }
+                self.back_end.fail(Fault::None);
+                issue(evidence, request).await
+            }
+            ("RetryMismatch", _) => {
+                let first = with_key(ask(&["orders:read"]), "mismatch");
+                self.rig.issue("agent:reports", first).await.unwrap();
+                let mut other = with_key(ask(&["orders:read"]), "mismatch");
+                other.retry.as_mut().unwrap().fingerprint = [8; 32];
+                issue(evidence, other).await
+            }
+            ("Overloaded", _) => {
+                self.back_end.fail(Fault::Throttles);
+                issue(evidence, on_role()).await
+            }
+            ("FailClosed", _) => {
+                self.back_end.fail(Fault::NoKey);
+                issue(evidence, on_role()).await
+            }
+            other => panic!("{other:?} has no case"),
+        }
+    }
+
+    async fn allow_one_denial(&self) {
+        let admin = self.rig.admin();
+        let (_, bytes) = self.rig.broker.generation(&admin).await.unwrap();
+        let mut next: taskpass::domain::generation::Generation =
+            serde_json::from_slice(&bytes).unwrap();
+        next.limits.denials_per_identity = 1;
+        let activated = self.rig.broker.activate(&admin, ready(Some(next))).await;
+        activated.unwrap().unwrap().unwrap();
+    }
+
+    /// How many entries were appended so far, those without a leaf included.
+    fn appended(&self) -> u64 {
+        let text = self.rig.broker.metrics().render();
+        let sum = "taskpass_ledger_batch_entries_sum ";
+        let line = text.lines().find_map(|line| line.strip_prefix(sum));
+        line.unwrap().parse::<f64>().unwrap() as u64
+    }
+
+    /// Whether evidence gets what it would have got if it had never been shown.
+    async fn is_spent(&self, token: &str) -> bool {
+        let again = self.rig.broker.issue(bearer(token), ask(&["orders:read"]));
+        match again.await {
+            Ok(_) => false,
+            Err(BrokerError::Replayed) => true,
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// Polls `story` until it is done or was not ready so many times, and then drops it.
+async fn drop_after<T>(pauses: usize, story: impl Future<Output = T>) -> Option<T> {
+    let mut story = pin!(story);
+    let mut left = pauses;
+    poll_fn(|context| match story.as_mut().poll(context) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => {
+            left -= 1;
+            if left == 0 {
+                Poll::Ready(None)
+            } else {
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+on_both_stores! {
+    async fn evidence_is_used_up_on_every_way_out(world: World) {
+        for variant in VARIANTS {
+            let known = World::EXITS.iter().any(|(known, _)| known == variant);
+            assert!(known, "no way out is tried that ends as {variant}");
+        }
+        for (expected, call) in World::EXITS {
+            let token = world.token();
+            let left = world.leave(expected, call, bearer(&token)).await;
+            world.back_end.fail(Fault::None);
+            let error = left.expect_err(call);
+            assert_eq!(variant(&error), *expected, "{call}: {error}");
+            let survives = UNVERIFIED.contains(expected);
+            assert_eq!(world.is_spent(&token).await, !survives, "{expected} by {call}");
+        }
+    }
+
+    async fn evidence_is_used_up_by_what_succeeds_without_a_leaf(world: World) {
+        let calls = ["sessions", "tasks", "end again", "revoke nothing"];
+        for call in calls {
+            let token = world.token();
+            let evidence = bearer(&token);
+            let broker = &world.rig.broker;
+            match call {
+                "sessions" => drop(broker.list_sessions(&evidence, SessionFilter::default()).await.unwrap()),
+                "tasks" => drop(broker.list_tasks(&evidence, Default::default()).await.unwrap()),
+                "end again" => {
+                    let authority = TaskAuthority::Owner(evidence);
+                    drop(broker.end_task(world.over.task.id, authority, TaskEnd::Abort).await.unwrap());
+                }
+                _ => broker.revoke_token(&evidence, &"a.b.c".to_owned().into()).await.unwrap(),
+            }
+            assert!(world.is_spent(&token).await, "{call}");
+        }
+    }
+
+    async fn evidence_is_used_up_by_a_caller_that_goes_away(world: World) {
+        // The issuer's keys are known by now, so evidence is verified before the first pause.
+        let broker = &world.rig.broker;
+        for pauses in 1..=8 {
+            for call in ["revoke", "end", "delegate", "bind", "read"] {
+                let token = world.token();
+                let evidence = bearer(&token);
+                let unknown = UNKNOWN.parse::<TaskId>().unwrap();
+                let story: BoxFuture<'_, ()> = match call {
+                    "revoke" => async {
+                        drop(broker.revoke_session(&evidence, UNKNOWN.parse().unwrap()).await);
+                    }.boxed(),
+                    "end" => async {
+                        let authority = TaskAuthority::Owner(evidence.clone());
+                        drop(broker.end_task(unknown, authority, TaskEnd::Abort).await);
+                    }.boxed(),
+                    "delegate" => async {
+                        let authority = TaskAuthority::Owner(evidence.clone());
+                        let child = "dev:agent%3Achild".to_owned().try_into().unwrap();
+                        drop(broker.delegate(world.over.task.id, authority, child, 1, None).await);
+                    }.boxed(),
+                    "bind" => async {
+                        let who = "dev:agent%3Aorders".to_owned().try_into().unwrap();
+                        drop(broker.bind_admin(&evidence, who, "ops".into(), true).await);
+                    }.boxed(),
+                    _ => async { drop(broker.session(UNKNOWN.parse().unwrap(), &evidence).await) }.boxed(),
+                };
+                let _ = drop_after(pauses, story).await;
+                assert!(world.is_spent(&token).await, "{call}, dropped at its pause {pauses}");
+            }
+        }
+    }
+
+    async fn evidence_is_used_up_by_a_story_that_panics(world: World) {
+        let token = world.token();
+        world.back_end.fail(Fault::Panics);
+        let lost = world.rig.broker.issue(bearer(&token), on_role()).await;
+        assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
+        world.back_end.fail(Fault::None);
+        assert!(world.is_spent(&token).await);
+    }
+
+    async fn a_request_that_has_a_leaf_costs_one_append(world: World) {
+        let before = world.appended();
+        world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let mut request = ask(&["orders:read"]);
+        request.resource = "unknown".into();
+        assert_eq!(refusal(world.rig.issue("agent:reports", request).await), "unknown-resource");
+        assert_eq!(world.appended(), before + 2);
+    }
+}
+
+/// Over HTTP, where the body is read between the two looks at the evidence.
+async fn activation(kind: Kind) {
+    let (fleet, replica): (Fleet, Replica) = Fleet::on(kind).await;
+    let token = fleet.token();
+    let client = &replica.client;
+    let refused = client
+        .post_json(&token, "/v1/generations", &json!({}))
+        .await;
+    assert_problem(&refused, 403, "forbidden");
+    let again = client.post_json(&token, "/v1/credentials", &body()).await;
+    assert_problem(&again, 401, "attestation-failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evidence_is_used_up_by_a_refused_activation_on_sqlite() {
+    activation(Kind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn evidence_is_used_up_by_a_refused_activation_on_postgresql() {
+    activation(Kind::Postgres).await;
+}
