@@ -40,7 +40,7 @@ use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::succession::Succession;
 use crate::export::{Exporter, ExporterParts};
 use crate::http;
-use crate::ledger::entry::Request;
+use crate::ledger::entry::{OneTimeUse, Request};
 use crate::ledger::guard::Guard;
 use crate::ledger::place::{Authorization, Place};
 use crate::ledger::witnesses::Witness;
@@ -532,7 +532,7 @@ async fn open_ledger(
         let begun = ledger
             .append(Request {
                 entry,
-                one_time: Vec::new(),
+                one_time: OneTimeUse::default(),
                 at: now,
             })
             .await

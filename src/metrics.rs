@@ -184,6 +184,7 @@ pub struct Metrics {
     observing: Family<Labels<1>, Gauge>,
     attestation_failures: Counters<1>,
     unattested: Counter,
+    blocked_calls: Counters<1>,
     foreign_tokens: Counter,
     mints: Counters<2>,
     sessions_ended: Counters<1>,
@@ -362,6 +363,10 @@ impl Metrics {
                 "Requests without any evidence; never in the ledger",
                 Counter::default(),
             ),
+            blocked_calls: r.counters(
+                "blocked_calls",
+                "Calls refused because a revocation blocks their caller, by act",
+            ),
             foreign_tokens: r.add(
                 "foreign_tokens",
                 "Tokens asked about that are not ours; never in the ledger",
@@ -501,6 +506,11 @@ impl Metrics {
     /// A request came without evidence.
     pub fn unattested(&self) {
         self.unattested.inc();
+    }
+
+    /// A call was refused because a revocation blocks its caller.
+    pub fn blocked_call(&self, act: &'static str) {
+        count(&self.blocked_calls, &[("act", act.into())]);
     }
 
     /// Somebody asked about a token that is not ours.

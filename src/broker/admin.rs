@@ -110,8 +110,26 @@ impl Caller {
 }
 
 impl Broker {
-    /// Who calls: an administrator's token, or an attested workload with its roles.
+    /// Who calls: an administrator's token, or an attested workload with its roles. A workload
+    /// that a revocation blocks is refused.
     pub(super) async fn caller(&self, call: &Call<'_>) -> Result<Caller, BrokerError> {
+        let caller = self.attested_caller(call).await?;
+        self.refuse_if_blocked(call, &caller).await?;
+        Ok(caller)
+    }
+
+    /// Refuses a blocked caller before anything is looked up for it. Each entry that it appends is
+    /// judged again under the ledger's lock.
+    async fn refuse_if_blocked(&self, call: &Call<'_>, caller: &Caller) -> Result<(), BrokerError> {
+        if !call.may_be_blocked() {
+            return Ok(());
+        }
+        let may_lift = self.may(caller, AdminAction::LiftCutoff);
+        call.may_lift(may_lift.unwrap_or(false));
+        call.consume().await
+    }
+
+    async fn attested_caller(&self, call: &Call<'_>) -> Result<Caller, BrokerError> {
         let now = self.now();
         if let Some(token) = &call.evidence().bearer
             && token.expose_secret().starts_with(ADMIN_PREFIX)
@@ -178,8 +196,15 @@ impl Broker {
         call: &Call<'_>,
         action: AdminAction,
     ) -> Result<Caller, BrokerError> {
-        let caller = self.caller(call).await?;
+        let caller = self.attested_caller(call).await?;
+        call.name_act(action.as_str());
+        // Whether a blocked admin may lift this very cutoff is judged with the lifting.
+        let lifts = action == AdminAction::LiftCutoff;
+        if !lifts {
+            self.refuse_if_blocked(call, &caller).await?;
+        }
         if self.may(&caller, action)? {
+            call.may_lift(lifts);
             return Ok(caller);
         }
         Err(BrokerError::Forbidden(action.as_str()))

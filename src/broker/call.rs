@@ -7,6 +7,9 @@
 //! before the caller gets the answer: evidence that was seen once cannot be sent again when it
 //! would get further. If that append fails the answer is the 503.
 //!
+//! Each entry carries the caller too, and is refused while a cutoff blocks it. What a blocked caller
+//! is told is always that, whatever else the story came to.
+//!
 //! A caller that goes away, or a story that panics, never gets there. Then dropping the call
 //! queues the consumption.
 //!
@@ -16,12 +19,14 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt as _;
+use tracing::info;
 
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::domain::workload::OneTime;
-use crate::ledger::entry::{Entry, Request};
+use crate::domain::workload::{OneTime, Workload};
+use crate::ids::TaskId;
+use crate::ledger::entry::{Entry, OneTimeUse, Request, RequestCaller};
 use crate::ledger::{AppendError, Appended};
 
 /// A call under way.
@@ -38,6 +43,10 @@ struct Verified {
     unspent: Vec<OneTime>,
     /// The ids were carried by an append, or the append that carried them failed with the store.
     settled: bool,
+    /// The caller, as cutoffs match it.
+    by: Option<RequestCaller>,
+    /// An append has judged the caller by the cutoffs.
+    judged: bool,
 }
 
 impl Broker {
@@ -70,6 +79,69 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Registers a caller that attested who it is, with its evidence.
+    pub(super) fn attested(&self, workload: &Workload) {
+        self.verified(workload.one_time());
+        self.acts_as(RequestCaller::of(workload));
+    }
+
+    /// Registers the caller, to be judged by the cutoffs with each entry.
+    pub(super) fn acts_as(&self, by: RequestCaller) {
+        self.state().by = Some(by);
+    }
+
+    /// The caller, if it is one that cutoffs can match.
+    pub(super) fn by(&self) -> Option<RequestCaller> {
+        self.state().by.clone()
+    }
+
+    /// Registers the task that the call keeps alive or lends from.
+    pub(super) fn acts_for(&self, task: TaskId) {
+        if let Some(by) = &mut self.state().by {
+            by.task = Some(task);
+        }
+    }
+
+    /// Names what the call is about, for a refusal.
+    pub(super) fn name_act(&self, act: &'static str) {
+        if let Some(by) = &mut self.state().by {
+            by.act = act;
+        }
+    }
+
+    /// Registers whether policy lets the caller lift cutoffs.
+    pub(super) fn may_lift(&self, may_lift: bool) {
+        if let Some(by) = &mut self.state().by {
+            by.may_lift = may_lift;
+        }
+    }
+
+    /// Whether a cutoff blocks the caller, as far as this replica knows.
+    pub(super) fn may_be_blocked(&self) -> bool {
+        let ledger = self.broker.ledger();
+        let state = self.state();
+        let by = state.by.as_ref();
+        by.is_some_and(|by| ledger.may_block(&by.identity, &by.attestor))
+    }
+
+    /// Whether a cutoff blocks the caller of a decision. Where this replica knows of none, the
+    /// append that records the decision tells.
+    pub(super) async fn is_blocked(&self) -> Result<bool, BrokerError> {
+        if !self.may_be_blocked() {
+            return Ok(false);
+        }
+        let request = Request {
+            entry: Entry::Consume,
+            one_time: OneTimeUse {
+                ids: Vec::new(),
+                by: self.by(),
+            },
+            at: self.broker.now(),
+        };
+        let appended = self.broker.ledger().append(request).await?;
+        Ok(matches!(appended, Appended::Blocked(_)))
+    }
+
     /// Binds the evidence, however the call ends: what was used with this binding before may be used
     /// with it again.
     pub(super) fn bind(&self, binding: [u8; 32]) {
@@ -94,8 +166,15 @@ impl<'a> Call<'a> {
         at: Timestamp,
         adjust: impl FnOnce(&mut Vec<OneTime>),
     ) -> Result<Appended, BrokerError> {
-        let mut one_time = self.state().unspent.clone();
-        adjust(&mut one_time);
+        let one_time = {
+            let state = self.state();
+            let mut ids = state.unspent.clone();
+            adjust(&mut ids);
+            OneTimeUse {
+                ids,
+                by: state.by.clone(),
+            }
+        };
         let request = Request {
             entry,
             one_time,
@@ -112,13 +191,24 @@ impl<'a> Call<'a> {
         if !survives {
             self.settle();
         }
-        Ok(appended?)
+        match appended? {
+            Appended::Blocked(blocked) => {
+                self.broker.metrics().blocked_call(blocked.act);
+                info!(act = blocked.act, "refused: a revocation blocks the caller");
+                Err(BrokerError::Blocked(blocked))
+            }
+            appended => Ok(appended),
+        }
     }
 
-    /// Uses up the evidence of a call that only reads. Doing it again changes nothing.
+    /// Uses up the evidence of a call that only reads, and judges its caller by the cutoffs. Doing
+    /// it again changes nothing.
     pub(super) async fn consume(&self) -> Result<(), BrokerError> {
-        if self.state().unspent.is_empty() {
-            return Ok(());
+        {
+            let state = self.state();
+            if state.unspent.is_empty() && (state.by.is_none() || state.judged) {
+                return Ok(());
+            }
         }
         match self.append(Entry::Consume, self.broker.now()).await? {
             Appended::Replayed => Err(BrokerError::Replayed),
@@ -127,10 +217,10 @@ impl<'a> Call<'a> {
     }
 
     fn settle(&self) {
-        *self.state() = Verified {
-            unspent: Vec::new(),
-            settled: true,
-        };
+        let mut state = self.state();
+        state.unspent = Vec::new();
+        state.settled = true;
+        state.judged = true;
     }
 
     /// Runs the call's story, and uses up what it verified and did not use up, before anybody
@@ -160,7 +250,7 @@ impl Drop for Call<'_> {
         }
         let request = Request {
             entry: Entry::Consume,
-            one_time,
+            one_time: one_time.into(),
             at: self.broker.now(),
         };
         // One poll puts the entry into the queue, and nobody has to wait for what becomes of it.

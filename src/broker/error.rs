@@ -6,6 +6,7 @@ use crate::domain::decision::{Observed, Outcome, Refusal};
 use crate::domain::generation::GenerationDigest;
 use crate::ids::{DecisionId, SessionId};
 use crate::ledger::AppendError;
+use crate::ledger::entry::Blocked;
 use crate::merkle::Receipt;
 use crate::policy::PolicyError;
 use crate::store::StoreError;
@@ -52,6 +53,9 @@ pub enum BrokerError {
     /// The caller is known, and may not do this.
     #[error("not allowed: {0}")]
     Forbidden(&'static str),
+    /// The caller is known, and a revocation blocks it. It learns no more than that.
+    #[error("{} is refused: a revocation blocks the caller", .0.act)]
+    Blocked(Blocked),
     /// There is no such thing, or it is not the caller's to know.
     #[error("there is no such {0}")]
     NotFound(&'static str),

@@ -15,7 +15,7 @@ use crate::attest::{AttestContext, Attestors, Evidence, WorkloadKeys};
 use crate::clock::Timestamp;
 use crate::domain::catalog::Catalog;
 use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
-use crate::ledger::entry::{Entry, Request};
+use crate::ledger::entry::{Entry, OneTimeUse, Request};
 use crate::ledger::{ACTIVATION_MAC, Appended};
 use crate::policy::{AdminAction, CompiledGeneration, PolicyProblem};
 use crate::store::generations::Activation;
@@ -182,7 +182,7 @@ impl Broker {
             Word::Start(by) | Word::Carried(by) => {
                 let request = Request {
                     entry: Entry::Activate { digest, by },
-                    one_time: Vec::new(),
+                    one_time: OneTimeUse::default(),
                     at: now,
                 };
                 self.ledger().append(request).await?

@@ -29,9 +29,9 @@ use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::TaskState;
 use crate::domain::workload::Workload;
 use crate::ids::{DecisionId, SessionId, TaskId};
-use crate::ledger::Appended;
 use crate::ledger::denials::Budget;
-use crate::ledger::entry::{Decide, EndSession, Entry, Request, SessionPlan};
+use crate::ledger::entry::{Decide, EndSession, Entry, OneTimeUse, Request, SessionPlan};
+use crate::ledger::{Appended, blocked_caller};
 use crate::merkle::Receipt;
 use crate::metrics::{Ended, RateLimit, Stage};
 use crate::mint::{Credential, MintError, MintPlace, Minter};
@@ -243,6 +243,9 @@ impl Broker {
             ask: None,
         };
 
+        if case.call.is_blocked().await? {
+            return Ok(refused(blocked_caller(), None, case.active));
+        }
         let resolving = Instant::now();
         let ask = match case.active.catalog().resolve(request) {
             Ok(ask) => ask,
@@ -328,7 +331,9 @@ impl Broker {
             Appended::Replayed => Err(BrokerError::Replayed),
             Appended::Stale => Ok(None),
             Appended::RetryTaken(_) => Err(BrokerError::InProgress),
-            Appended::Unchanged => Err(BrokerError::FailClosed("nothing was recorded".into())),
+            Appended::Unchanged | Appended::Blocked(_) => {
+                Err(BrokerError::FailClosed("nothing was recorded".into()))
+            }
         }
     }
 
@@ -575,7 +580,7 @@ impl Broker {
                 by: "broker".into(),
                 owner: session.workload.clone(),
             }),
-            one_time: Vec::new(),
+            one_time: OneTimeUse::default(),
             at: self.now(),
         };
         match self.ledger().append(request).await {

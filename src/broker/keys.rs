@@ -26,7 +26,7 @@ use crate::domain::aws::AwsMode;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::succession::Succession;
 use crate::ids::CutoffId;
-use crate::ledger::entry::{Entry, Request};
+use crate::ledger::entry::{Entry, OneTimeUse, Request};
 use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC, LedgerKey, LedgerKeys, SUCCESSION_MAC};
 use crate::merkle::VerifierKey;
 use crate::mint::aws::federation::{FEDERATION_ALGORITHM, FederationKeys};
@@ -314,7 +314,7 @@ impl Broker {
         let mut made = 0;
         for purpose in [KeyPurpose::AccessToken, KeyPurpose::Federation] {
             if let Some(dates) = self.due(&opened.records, purpose, now) {
-                self.add_key(purpose, dates, "schedule").await?;
+                self.add_key(None, purpose, dates, "schedule").await?;
                 made += 1;
             }
         }
@@ -411,6 +411,7 @@ impl Broker {
 
     async fn add_key(
         &self,
+        call: Option<&Call<'_>>,
         purpose: KeyPurpose,
         dates: NewKey,
         by: &str,
@@ -427,20 +428,33 @@ impl Broker {
         .await
         .map_err(|problem| BrokerError::FailClosed(problem.to_string()))?;
         let public = serde_json::to_string(made.signer.public_jwk()).ok();
-        let request = Request {
-            entry: Entry::PutKey {
-                row: Box::new(made.row),
-                change: "added",
-                public,
-                by: by.to_owned(),
-            },
-            one_time: Vec::new(),
-            at: self.now(),
+        let entry = Entry::PutKey {
+            row: Box::new(made.row),
+            change: "added",
+            public,
+            by: by.to_owned(),
         };
-        match self.ledger().append(request).await? {
+        match self.append_key(call, entry).await? {
             Appended::Recorded(_) => Ok(made.record.kid),
             _ => Err(BrokerError::FailClosed("the key was not recorded".into())),
         }
+    }
+
+    async fn append_key(
+        &self,
+        call: Option<&Call<'_>>,
+        entry: Entry,
+    ) -> Result<Appended, BrokerError> {
+        let at = self.now();
+        if let Some(call) = call {
+            return call.append(entry, at).await;
+        }
+        let request = Request {
+            entry,
+            one_time: OneTimeUse::default(),
+            at,
+        };
+        Ok(self.ledger().append(request).await?)
     }
 
     /// The published keys as a JWK set (RFC 7517).
@@ -522,7 +536,7 @@ impl Broker {
                 .plus_seconds(schedule.margin_seconds),
         };
         let kid = self
-            .add_key(KeyPurpose::AccessToken, dates, &caller.name())
+            .add_key(Some(call), KeyPurpose::AccessToken, dates, &caller.name())
             .await?;
         self.take_keys(now).await?;
         Ok(kid)
@@ -558,6 +572,7 @@ impl Broker {
             .verifier
             .to_string();
         self.put_key(
+            Some(call),
             made.row.clone(),
             "added",
             Some(vkey.clone()),
@@ -600,27 +615,26 @@ impl Broker {
             .await
             .map_err(|error| closed(error.to_string()))?;
         let row = row_of(&record, envelope, &self.parts.mac);
-        self.put_key(row, "retired", None, by).await
+        self.put_key(None, row, "retired", None, by).await
     }
 
+    /// Records a key of ours. An entry of an admin's call is judged by the cutoffs; one that ends
+    /// an act that was begun is not.
     async fn put_key(
         &self,
+        call: Option<&Call<'_>>,
         row: SigningKeyRow,
         change: &'static str,
         public: Option<String>,
         by: &str,
     ) -> Result<(), BrokerError> {
-        let request = Request {
-            entry: Entry::PutKey {
-                row: Box::new(row),
-                change,
-                public,
-                by: by.to_owned(),
-            },
-            one_time: Vec::new(),
-            at: self.now(),
+        let entry = Entry::PutKey {
+            row: Box::new(row),
+            change,
+            public,
+            by: by.to_owned(),
         };
-        match self.ledger().append(request).await? {
+        match self.append_key(call, entry).await? {
             Appended::Recorded(_) => Ok(()),
             _ => Err(BrokerError::FailClosed("the key was not recorded".into())),
         }
@@ -667,15 +681,19 @@ impl Broker {
             lifted_index: None,
         };
         // The cutoff first: what the key signed is dead before the key is gone.
-        let request = Request {
-            entry: Entry::Cutoff(Box::new(cutoff), commitment, opening),
-            one_time: Vec::new(),
-            at: now,
-        };
-        self.ledger().append(request).await?;
+        let entry = Entry::Cutoff(Box::new(cutoff), commitment, opening);
+        match call.append(entry, now).await? {
+            Appended::Recorded(_) => {}
+            _ => {
+                let why = "the key's cutoff was not recorded";
+                return Err(BrokerError::FailClosed(why.into()));
+            }
+        }
         record.revoked_at = Some(now);
         let row = row_of(&record, row.sealed, &self.parts.mac);
-        self.put_key(row, "revoked", None, &caller.name()).await?;
+        // The same act goes on: it is not judged by what comes between its two leaves.
+        self.put_key(None, row, "revoked", None, &caller.name())
+            .await?;
         self.follow_keys(now).await?;
         Ok(())
     }

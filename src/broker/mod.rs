@@ -45,7 +45,7 @@ use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
 use crate::domain::workload::Workload;
 use crate::ids::Random;
 use crate::ledger::denials::Denials;
-use crate::ledger::entry::{Entry, Request};
+use crate::ledger::entry::{Entry, OneTimeUse, Request};
 use crate::ledger::{Ledger, LedgerStatus};
 use crate::metrics::{Metrics, RateLimit};
 use crate::mint::Minters;
@@ -245,7 +245,7 @@ impl Broker {
         if behind || matches!(self.ledger().status(), LedgerStatus::Failing(_)) {
             let probe = Request {
                 entry: Entry::Consume,
-                one_time: Vec::new(),
+                one_time: OneTimeUse::default(),
                 at: self.now(),
             };
             self.ledger().append(probe).await?;
@@ -306,7 +306,7 @@ impl Broker {
             self.parts.metrics.unattested();
             BrokerError::Attestation(error)
         })?;
-        call.verified(workload.one_time());
+        call.attested(&workload);
         self.parts
             .identities
             .check(&workload.identity)

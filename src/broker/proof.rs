@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::domain::record::Record;
 use crate::domain::workload::Identity;
 use crate::ids::{CutoffId, DecisionId};
+use crate::ledger::entry::RequestCaller;
 use crate::ledger::proofs::{self, NoProof};
 use crate::ledger::witnesses::cosigned_note;
 use crate::merkle::{Hash, Receipt};
@@ -37,6 +38,10 @@ fn record(row: DecisionRow) -> Record {
         input: row.input.map(|opening| STANDARD.encode(opening.bytes)),
     }
 }
+
+/// A caller that may read the whole log.
+#[derive(Clone, Debug)]
+pub struct LedgerReader(Option<RequestCaller>);
 
 /// Under which checkpoint a leaf is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,18 +270,31 @@ impl Broker {
     }
 
     /// Whether the caller may read the whole log.
-    pub async fn check_ledger_reader(&self, evidence: &Evidence) -> Result<(), BrokerError> {
+    pub async fn check_ledger_reader(
+        &self,
+        evidence: &Evidence,
+    ) -> Result<LedgerReader, BrokerError> {
         let call = self.call(evidence);
         call.run(self.check_ledger_reader_by(&call)).await
     }
 
-    async fn check_ledger_reader_by(&self, call: &Call<'_>) -> Result<(), BrokerError> {
+    async fn check_ledger_reader_by(&self, call: &Call<'_>) -> Result<LedgerReader, BrokerError> {
         let caller = self.caller(call).await?;
         call.consume().await?;
         if self.may(&caller, AdminAction::ReadLedger)? {
-            return Ok(());
+            return Ok(LedgerReader(call.by()));
         }
         Err(BrokerError::NotFound("ledger"))
+    }
+
+    /// Whether a reader whose answer takes long may read on: no revocation blocks it meanwhile.
+    pub async fn check_still_reads(&self, reader: &LedgerReader) -> Result<(), BrokerError> {
+        let nothing = Evidence::default();
+        let call = self.call(&nothing);
+        if let Some(by) = &reader.0 {
+            call.acts_as(by.clone());
+        }
+        call.consume().await
     }
 
     /// Proves that a leaf is under a signed checkpoint.

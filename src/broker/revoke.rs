@@ -310,6 +310,10 @@ impl Broker {
     }
 
     /// Lets in again what a cutoff keeps out. What it killed stays dead.
+    ///
+    /// A caller that the cutoff itself blocks never lifts it, with one exception: a cutoff of an
+    /// attestor or of everything can be lifted by an admin whom no narrower one blocks, since there
+    /// may be no admin left whom it does not block. Each lift is judged so under the ledger's lock.
     #[instrument(skip_all)]
     pub async fn lift(&self, evidence: &Evidence, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let call = self.call(evidence);
@@ -320,10 +324,10 @@ impl Broker {
         let now = self.now();
         let caller = self.admin(call, AdminAction::LiftCutoff).await?;
         let cutoff = self.genuine_cutoff(id).await?;
-        if let Selector::Workload(blocked) = &cutoff.selector
-            && caller.identity() == Some(blocked)
+        if let Selector::Workload(own) = &cutoff.selector
+            && caller.identity() == Some(own)
         {
-            // Nobody lets themselves in again.
+            // A caller never lifts what was cut off of itself, not even once the block is over.
             return Err(BrokerError::Forbidden("liftCutoff"));
         }
         if cutoff.lifted_index.is_some() {

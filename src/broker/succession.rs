@@ -18,7 +18,7 @@ use crate::domain::catalog::Resource;
 use crate::domain::cutoff::{Block, Cutoff, Selector, True};
 use crate::domain::generation::{Generation, GenerationDigest};
 use crate::ids::CutoffId;
-use crate::ledger::entry::{AdminBindingChange, Entry, Request, WorkloadKeyChange};
+use crate::ledger::entry::{AdminBindingChange, Entry, OneTimeUse, Request, WorkloadKeyChange};
 use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC};
 use crate::store::Store;
 use crate::store::admins::AdminBinding;
@@ -251,7 +251,7 @@ impl Broker {
     async fn carry(&self, entry: Entry) -> Result<(), BrokerError> {
         let request = Request {
             entry,
-            one_time: Vec::new(),
+            one_time: OneTimeUse::default(),
             at: self.now(),
         };
         match self.ledger().append(request).await? {

@@ -20,8 +20,8 @@ use crate::domain::request::NewTask;
 use crate::domain::task::{Task, TaskChain, TaskEnd, TaskState};
 use crate::domain::workload::{Identity, Reuse};
 use crate::ids::{DecisionId, TaskId};
-use crate::ledger::Appended;
-use crate::ledger::entry::{Decide, Delegate, EndTask, Entry, Request};
+use crate::ledger::entry::{Decide, Delegate, EndTask, Entry, OneTimeUse, Request, RequestCaller};
+use crate::ledger::{Appended, blocked_caller};
 use crate::merkle::Receipt;
 use crate::policy::{AdminAction, record};
 
@@ -132,10 +132,13 @@ impl Broker {
             now,
         };
         let purpose = new.purpose.clone();
-        let resolved = active.catalog().resolve_task(new);
-        let admitted = match resolved {
-            Ok(open) => self.admit_new(&case, &open).await?,
-            Err(refusal) => Err(refusal),
+        let admitted = if call.is_blocked().await? {
+            Err(blocked_caller())
+        } else {
+            match active.catalog().resolve_task(new) {
+                Ok(open) => self.admit_new(&case, &open).await?,
+                Err(refusal) => Err(refusal),
+            }
         };
         let (decision, mut admission) = match admitted {
             Ok(admission) => {
@@ -239,7 +242,7 @@ impl Broker {
             }
             Appended::Replayed => Err(BrokerError::Replayed),
             Appended::Stale => Ok(None),
-            Appended::Unchanged | Appended::RetryTaken(_) => {
+            Appended::Unchanged | Appended::Blocked(_) | Appended::RetryTaken(_) => {
                 Err(BrokerError::FailClosed("nothing was recorded".into()))
             }
         }
@@ -462,6 +465,9 @@ impl Broker {
 
     /// Whether the caller may act for the task: by its handle, as its owner, or as an admin with
     /// the right that this act has, if it has one. Whoever may not learns nothing of it.
+    ///
+    /// An act without such a right keeps the task alive or lends from it, so it is refused too
+    /// while a cutoff blocks the task or one above it. To end a task only takes away.
     async fn owner(
         &self,
         call: &Call<'_>,
@@ -483,6 +489,10 @@ impl Broker {
                     digests_equal(&digest, &task.handle_digest) && key_fits(task, proved)
                 });
                 let (task, chain) = found.ok_or_else(not_found)?;
+                call.acts_as(RequestCaller::by_handle(&task));
+                if admins.is_none() {
+                    call.acts_for(id);
+                }
                 Ok(Owner {
                     task,
                     chain,
@@ -503,6 +513,9 @@ impl Broker {
                     own || admin
                 });
                 let (task, chain) = found.ok_or_else(not_found)?;
+                if admins.is_none() {
+                    call.acts_for(id);
+                }
                 Ok(Owner {
                     task,
                     chain,
@@ -523,7 +536,7 @@ impl Broker {
                     by: "sweeper".into(),
                     owner: task.owner.clone(),
                 }),
-                one_time: Vec::new(),
+                one_time: OneTimeUse::default(),
                 at: self.now(),
             })
             .await?;

@@ -113,6 +113,16 @@ impl Selector {
     }
 }
 
+/// The selectors that match a caller, the narrowest first: its identity, its attestor, everything.
+#[must_use]
+pub fn selectors_of_caller(identity: &Identity, attestor: &str) -> [Selector; 3] {
+    [
+        Selector::Workload(identity.clone()),
+        Selector::Attestor(attestor.to_owned()),
+        Selector::All(True),
+    ]
+}
+
 /// For how long nothing new is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
@@ -184,9 +194,12 @@ impl Cutoff {
     /// began before the cutoff was committed, or that falls into its block.
     #[must_use]
     pub fn stops(&self, basis: u64, now: Timestamp) -> bool {
-        if self.index >= basis {
-            return true;
-        }
+        self.index >= basis || self.blocks(now)
+    }
+
+    /// Whether it keeps out what comes now: its block stands.
+    #[must_use]
+    pub fn blocks(&self, now: Timestamp) -> bool {
         if self.lifted_index.is_some() {
             return false;
         }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Body;
@@ -32,6 +33,9 @@ use crate::merkle::{
     write_log_entry, write_log_head,
 };
 use crate::store::leaves::StoredLeaf;
+
+/// How long a reader of the whole log reads on before it is judged by the cutoffs again.
+const READER_IS_JUDGED_EVERY: Duration = Duration::from_secs(1);
 
 /// A decision, with the proof that it is on record.
 #[derive(Debug, Serialize, ToSchema)]
@@ -81,10 +85,11 @@ async fn check_public(state: &AppState, presented: &Presented) -> Result<(), Pro
     if state.settings.public_ledger {
         return Ok(());
     }
-    Ok(state
+    state
         .broker
         .check_ledger_reader(&presented.evidence)
-        .await?)
+        .await?;
+    Ok(())
 }
 
 /// The log's verifier keys.
@@ -268,22 +273,31 @@ pub(super) async fn export(
     presented: Presented,
 ) -> Result<Response, Problem> {
     let broker = Arc::clone(&state.broker);
-    broker.check_ledger_reader(&presented.evidence).await?;
+    let reader = broker.check_ledger_reader(&presented.evidence).await?;
     let signed = broker.ledger().checkpoints().borrow().clone();
     let signed = signed.ok_or_else(|| Problem::not_found("checkpoint"))?;
     let mut head = Vec::new();
     write_log_head(&mut head, &signed.checkpoint)
         .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
     let size = signed.head.size;
-    let lines = stream::try_unfold((0, false), move |(from, mut bodies)| {
-        let broker = Arc::clone(&broker);
+    let judged = Instant::now();
+    let lines = stream::try_unfold((0, false, judged), move |(from, mut bodies, judged)| {
+        let (broker, reader) = (Arc::clone(&broker), reader.clone());
         async move {
             if from >= size {
                 return Ok(None);
             }
+            let judged = if judged.elapsed() < READER_IS_JUDGED_EVERY {
+                judged
+            } else {
+                // A reader that is cut off meanwhile gets no more.
+                let still = broker.check_still_reads(&reader).await;
+                still.map_err(io::Error::other)?;
+                Instant::now()
+            };
             let count = (size - from).min(TILE_WIDTH as u64);
             let lines = log_lines(&broker, from, count, &mut bodies).await?;
-            Ok::<_, io::Error>(Some((lines, (from + count, bodies))))
+            Ok::<_, io::Error>(Some((lines, (from + count, bodies, judged))))
         }
     });
     let whole = stream::once(async move { Ok(head) }).chain(lines);

@@ -11,12 +11,14 @@ use utoipa::ToSchema;
 use crate::attest::AttestError;
 use crate::broker::{BrokerError, Denied, Exceeded};
 use crate::domain::decision::{Outcome, RefusalCode};
+use crate::ledger::entry::Blocked;
 
 /// Every kind of problem: the end of its `type`, after `urn:taskpass:problem:`.
 pub(super) const SLUGS: &[&str] = &[
     "already-issued",
     "approval-required",
     "attestation-failed",
+    "blocked",
     "denied",
     "fail-closed",
     "forbidden",
@@ -95,6 +97,8 @@ pub(super) struct ProblemMembers {
     session_id: Option<String>,
     /// Of `forbidden`: the right that is missing.
     action: Option<String>,
+    /// Of `blocked`: the revocation, where the caller may lift it.
+    revocation: Option<String>,
 }
 
 /// A refusal, ready to be sent.
@@ -268,6 +272,27 @@ impl Problem {
         )
     }
 
+    /// A caller that a revocation blocks. Which one it is is told to who may lift it.
+    fn blocked(blocked: Blocked) -> Self {
+        let act = blocked.act;
+        let new = |detail: &str| {
+            Self::new(
+                StatusCode::FORBIDDEN,
+                "blocked",
+                "A revocation blocks you",
+                detail,
+            )
+        };
+        match blocked.liftable {
+            None => new(&format!("{act} is refused: a revocation blocks the caller")),
+            Some(id) => new(&format!(
+                "{act} is refused: revocation {id} blocks the caller; you may lift it: \
+                 `taskpass lift {id}`"
+            ))
+            .with("revocation", id),
+        }
+    }
+
     fn closed() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -324,6 +349,7 @@ impl From<BrokerError> for Problem {
                 Self::forbidden(&format!("policy does not give you `{action}`"))
                     .with("action", action)
             }
+            BrokerError::Blocked(blocked) => Self::blocked(blocked),
             BrokerError::NotFound(what) => Self::not_found(what),
             BrokerError::Denied(denied) => Self::denied(*denied),
             BrokerError::TaskEnded => Self::new(
@@ -414,7 +440,7 @@ mod tests {
     use crate::attest::AttestError;
     use crate::domain::decision::Refusal;
     use crate::domain::generation::GenerationDigest;
-    use crate::ids::{DecisionId, SessionId};
+    use crate::ids::{CutoffId, DecisionId, SessionId};
     use crate::merkle::{Receipt, leaf_hash};
 
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -500,6 +526,7 @@ mod tests {
             (BrokerError::Replayed, 401, "attestation-failed"),
             (BrokerError::Forbidden("manageKeys"), 403, "forbidden"),
             (BrokerError::NotFound("task"), 404, "not-found"),
+            (blocked(None), 403, "blocked"),
             (BrokerError::TaskEnded, 409, "task-ended"),
             (BrokerError::AlreadyIssued(session), 409, "already-issued"),
             (BrokerError::InProgress, 409, "in-progress"),
@@ -536,6 +563,30 @@ mod tests {
             assert_eq!(sent.headers.contains_key("retry-after"), again, "{slug}");
             assert_eq!(sent.headers.contains_key("www-authenticate"), status == 401);
         }
+    }
+
+    fn blocked(liftable: Option<CutoffId>) -> BrokerError {
+        BrokerError::Blocked(Blocked {
+            act: "manageKeys",
+            liftable,
+        })
+    }
+
+    #[tokio::test]
+    async fn which_revocation_blocks_a_caller_is_told_to_who_may_lift_it() {
+        let sent = send(blocked(None)).await;
+        assert_eq!(
+            sent.body["detail"],
+            "manageKeys is refused: a revocation blocks the caller"
+        );
+        assert!(sent.body.get("revocation").is_none());
+        let sent = send(blocked(Some(ID.parse().unwrap()))).await;
+        assert_eq!(sent.body["revocation"], ID);
+        let detail = sent.body["detail"].as_str().unwrap();
+        assert!(
+            detail.contains(&format!("`taskpass lift {ID}`")),
+            "{detail}"
+        );
     }
 
     #[tokio::test]

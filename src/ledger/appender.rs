@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -26,7 +27,7 @@ use crate::merkle::{
     BatchProver, Checkpoint, Edge, Hash, Receipt, Tile, note_signature_line, sign_note,
 };
 use crate::store::StoreError;
-use crate::store::append::{Head, LedgerConnection, MAX_HASHES, Server, Writes};
+use crate::store::append::{ActWrite, Head, LedgerConnection, MAX_HASHES, Server, Writes};
 
 /// How long the fate of a COMMIT whose answer was lost is asked for. The lock's owner may be
 /// frozen for a few seconds; after this those who wait are told that nobody knows.
@@ -102,6 +103,7 @@ impl Ledger {
         let (sender, receiver, bytes) = queue();
         let shared = Arc::new(Shared {
             alarm: guard.alarm(),
+            cutoffs: ArcSwap::from_pointee(Cutoffs::default()),
             size: edge.size().into(),
             status: watch::Sender::new(LedgerStatus::Serving),
             latest: watch::Sender::new(None),
@@ -331,6 +333,7 @@ impl Appender {
             self.keep(connection);
         }
         self.move_to(next);
+        self.take_own_cutoffs(&writes);
         Ok(Some(Committed {
             settled,
             prover,
@@ -446,9 +449,34 @@ impl Appender {
             let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
             mac.verify(CUTOFF_MAC, &fields, tag).is_ok()
         };
+        let news = !changed.is_empty();
         self.cutoffs
             .learn(changed, size, genuine)
-            .map_err(|forged| Failure::Fatal(forged.to_string()))
+            .map_err(|forged| Failure::Fatal(forged.to_string()))?;
+        if news {
+            self.show_cutoffs();
+        }
+        Ok(())
+    }
+
+    /// Takes in what this replica cut off or lifted itself, once it is committed.
+    fn take_own_cutoffs(&mut self, writes: &Writes) {
+        let changed = writes.acts.iter().filter_map(|act| match act {
+            ActWrite::Cutoff(sealed) | ActWrite::Lift(sealed) => Some(&sealed.cutoff),
+            _ => None,
+        });
+        let changed: Vec<_> = changed.cloned().collect();
+        if changed.is_empty() {
+            return;
+        }
+        for cutoff in changed {
+            self.cutoffs.add(cutoff);
+        }
+        self.show_cutoffs();
+    }
+
+    fn show_cutoffs(&self) {
+        self.shared.cutoffs.store(Arc::new(self.cutoffs.clone()));
     }
 
     fn move_to(&mut self, edge: Edge) {
@@ -509,6 +537,7 @@ impl Appender {
                 }
                 Settled::Unchanged => Appended::Unchanged,
                 Settled::Replayed => Appended::Replayed,
+                Settled::Blocked(blocked) => Appended::Blocked(blocked),
                 Settled::Stale => Appended::Stale,
                 Settled::RetryTaken(facts) => Appended::RetryTaken(facts),
             };

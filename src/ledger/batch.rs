@@ -8,15 +8,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::cutoffs::Cutoffs;
-use super::entry::{Decide, EndTask, Entry, Request, RetryPlan, SessionPlan, TaskPlan, leaf_bytes};
+use super::entry::{
+    Blocked, Decide, EndTask, Entry, OneTimeUse, Request, RequestCaller, RetryPlan, SessionPlan,
+    TaskPlan, leaf_bytes,
+};
 use super::{ACTIVATION_MAC, CUTOFF_MAC};
 use crate::clock::Timestamp;
+use crate::domain::cutoff::{Cutoff, Selector, selectors_of_caller};
 use crate::domain::decision::{Outcome as Decided, Refusal, RefusalCode};
 use crate::domain::leaf::Opening;
 use crate::domain::limits::MAX_CHAIN_DEPTH;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{TaskLife, TaskState};
-use crate::domain::workload::OneTime;
+use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{Hash, leaf_hash};
 use crate::store::append::{
@@ -44,6 +48,8 @@ pub(super) enum Settled {
     Unchanged,
     /// Not recorded: its evidence was used before.
     Replayed,
+    /// Not recorded: a cutoff blocks its caller. The evidence is used up.
+    Blocked(Blocked),
     /// Not recorded: it was decided upon what is no longer so. Decide again.
     Stale,
     /// Not recorded: its `Idempotency-Key` got something else meanwhile.
@@ -68,8 +74,9 @@ pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) ->
         ..Needs::default()
     };
     for prepared in batch {
-        let used = prepared.request.one_time.iter().map(|once| once.key);
-        needs.one_time.extend(used);
+        let OneTimeUse { ids, by } = &prepared.request.one_time;
+        needs.one_time.extend(ids.iter().map(|once| once.key));
+        needs.tasks.extend(by.as_ref().and_then(|by| by.task));
         match &prepared.request.entry {
             Entry::Decide(decide) => decide_needs(decide, &mut needs),
             Entry::EndTask(end) => needs.tasks.push(end.task),
@@ -157,16 +164,22 @@ impl<'a> Batch<'a> {
 
     /// Settles one entry. An error is of the entry's own making and fails it alone.
     pub(super) fn settle(&mut self, prepared: &Prepared) -> Result<Settled, serde_json::Error> {
-        if self.replayed(&prepared.request.one_time) {
+        let OneTimeUse { ids, by } = &prepared.request.one_time;
+        if self.replayed(ids) {
             return Ok(Settled::Replayed);
         }
-        let settled = match &prepared.request.entry {
+        let entry = &prepared.request.entry;
+        let settled = match entry {
+            // Judged by its own identity, and recorded as refused.
             Entry::Decide(decide) => self.settle_decision(prepared, decide)?,
-            other => self.settle_act(prepared, other),
+            other => match by.as_ref().and_then(|by| self.blocked(by, other)) {
+                Some(blocked) => Settled::Blocked(blocked),
+                None => self.settle_act(prepared, other),
+            },
         };
         let spends = !matches!(settled, Settled::Stale | Settled::RetryTaken(_));
         if spends {
-            self.spend(&prepared.request.one_time);
+            self.spend(ids);
         }
         Ok(settled)
     }
@@ -178,6 +191,20 @@ impl<'a> Batch<'a> {
     ) -> Result<Settled, serde_json::Error> {
         if self.view.generation != Some(decide.generation) {
             return Ok(Settled::Stale);
+        }
+        let refused_as = decide.refusal.as_ref().map(|refusal| refusal.code);
+        if refused_as != Some(RefusalCode::Blocked)
+            && self.blocker(&decide.identity, &decide.attestor).is_some()
+        {
+            // A blocked caller learns that it is blocked, and nothing of what policy said. A plain
+            // permit is recorded as refused here; anything that says more is decided again, which
+            // ends before policy.
+            if decide.outcome != Decided::Permit || decide.observed.is_some() {
+                return Ok(Settled::Stale);
+            }
+            let refusal = blocked_caller();
+            let leaf = self.record_refused(prepared, decide.refused(refusal.clone()))?;
+            return Ok(Settled::Refused(leaf, refusal));
         }
         if decide.outcome != Decided::Permit {
             return Ok(Settled::Recorded(self.record(prepared, None)));
@@ -297,6 +324,52 @@ impl<'a> Batch<'a> {
         Settled::Recorded(self.record(prepared, None))
     }
 
+    /// The cutoff that blocks what this selector matches now, this very batch's included.
+    fn blocking(&self, selector: &Selector) -> Option<&Cutoff> {
+        let fresh = self.fresh.blocking(selector, self.now, None);
+        fresh.or_else(|| self.cutoffs.blocking(selector, self.now, Some(&self.fresh)))
+    }
+
+    /// The narrowest cutoff that blocks a caller.
+    fn blocker(&self, identity: &Identity, attestor: &str) -> Option<&Cutoff> {
+        let selectors = selectors_of_caller(identity, attestor);
+        selectors
+            .iter()
+            .find_map(|selector| self.blocking(selector))
+    }
+
+    /// Whether a cutoff blocks a task, one above it, or the owner of either.
+    fn chain_is_blocked(&self, task: TaskId) -> bool {
+        self.chain(task).any(|facts| {
+            self.blocking(&Selector::Task(facts.life.id)).is_some()
+                || self.blocker(&facts.owner, &facts.attestor).is_some()
+        })
+    }
+
+    /// What stands against the caller of an entry.
+    fn blocked(&self, by: &RequestCaller, entry: &Entry) -> Option<Blocked> {
+        let Some(cutoff) = self.blocker(&by.identity, &by.attestor) else {
+            let blocked = by.task.is_some_and(|task| self.chain_is_blocked(task));
+            return blocked.then_some(Blocked {
+                act: by.act,
+                liftable: None,
+            });
+        };
+        // An admin's own block is for others to lift. Those of its attestor and of everything are
+        // not, or nobody might be left who can.
+        let liftable = matches!(cutoff.selector, Selector::Attestor(_) | Selector::All(_));
+        if let Entry::Lift { cutoff: lifted, .. } = entry
+            && liftable
+            && lifted.selector == cutoff.selector
+        {
+            return None;
+        }
+        Some(Blocked {
+            act: by.act,
+            liftable: (liftable && by.may_lift).then_some(cutoff.id),
+        })
+    }
+
     /// Whether everything that a permit rests on is still true.
     fn check(&self, decide: &Decide) -> Check {
         if let Some(retry) = &decide.retry
@@ -311,10 +384,21 @@ impl<'a> Batch<'a> {
                 super::cutoffs::Verdict::Blocked(until) => {
                     return Check::Fails(Refusal::new(
                         RefusalCode::Blocked,
-                        format!("an administrator has blocked this {until}"),
+                        format!("a revocation blocks this {until}"),
                     ));
                 }
             }
+        }
+        let under = match &decide.plan {
+            Some(TaskPlan::Open { parent, .. }) => parent.map(|parent| parent.task),
+            Some(TaskPlan::Join { task, .. }) => Some(*task),
+            None => None,
+        };
+        if under.is_some_and(|task| self.chain_is_blocked(task)) {
+            return Check::Fails(Refusal::new(
+                RefusalCode::Blocked,
+                "a revocation blocks the task, or one that it is part of",
+            ));
         }
         let task = match &decide.plan {
             Some(TaskPlan::Open {
@@ -420,19 +504,26 @@ impl<'a> Batch<'a> {
     }
 
     fn chain_is_open(&self, task: TaskId) -> bool {
-        let mut next = Some(task);
         let mut links = 0;
-        while let Some(id) = next {
-            let Some(TaskFacts { life, parent, .. }) = self.view.tasks.get(&id) else {
-                return false;
-            };
-            if life.state_at(self.now) != TaskState::Open || links > MAX_CHAIN_DEPTH {
+        let mut root = false;
+        for facts in self.chain(task) {
+            if facts.life.state_at(self.now) != TaskState::Open || links > MAX_CHAIN_DEPTH {
                 return false;
             }
             links += 1;
-            next = *parent;
+            root = facts.parent.is_none();
         }
-        true
+        root
+    }
+
+    /// A task and those above it, as far as they were read.
+    fn chain(&self, task: TaskId) -> impl Iterator<Item = &TaskFacts> {
+        let read = |id: &TaskId| self.view.tasks.get(id);
+        std::iter::successors(read(&task), move |facts| {
+            facts.parent.as_ref().and_then(read)
+        })
+        // A circle has no end; a chain has at most so many links.
+        .take(usize::from(MAX_CHAIN_DEPTH) + 2)
     }
 
     /// Writes what a permit brings about, so that later entries see it.
@@ -545,7 +636,7 @@ impl<'a> Batch<'a> {
         true
     }
 
-    fn seal_cutoff(&self, cutoff: crate::domain::cutoff::Cutoff) -> SealedCutoff {
+    fn seal_cutoff(&self, cutoff: Cutoff) -> SealedCutoff {
         let mac = (self.seal)(CUTOFF_MAC, &SealedCutoff::mac_fields(&cutoff));
         SealedCutoff { cutoff, mac }
     }
@@ -624,6 +715,12 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The refusal of a decision whose caller is blocked. It says no more than that.
+#[must_use]
+pub(crate) fn blocked_caller() -> Refusal {
+    Refusal::new(RefusalCode::Blocked, "a revocation blocks this caller")
+}
+
 enum Check {
     Holds,
     Stale,
@@ -645,7 +742,7 @@ fn openings(entry: &Entry) -> (Option<Opening>, Option<Opening>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::cutoff::{Block, Cutoff, Selector, True};
+    use crate::domain::cutoff::{Block, True};
     use crate::domain::generation::GenerationDigest;
     use crate::domain::leaf::Commitment;
     use crate::ids::{CutoffId, DecisionId};
@@ -663,7 +760,7 @@ mod tests {
         Prepared {
             request: Request {
                 entry,
-                one_time: Vec::new(),
+                one_time: OneTimeUse::default(),
                 at: Timestamp::EPOCH,
             },
             leaf: Some((Arc::from([]), leaf_hash(&[]))),

@@ -63,6 +63,19 @@ impl Cutoffs {
         known.push(cutoff);
     }
 
+    /// A cutoff with this selector whose block stands, but for those of which `newer` knows better.
+    pub(super) fn blocking(
+        &self,
+        selector: &Selector,
+        now: Timestamp,
+        newer: Option<&Self>,
+    ) -> Option<&Cutoff> {
+        let known = self.by_selector.get(selector).into_iter().flatten();
+        known
+            .filter(|cutoff| !newer.is_some_and(|newer| newer.knows(cutoff)))
+            .find(|cutoff| cutoff.blocks(now))
+    }
+
     fn knows(&self, cutoff: &Cutoff) -> bool {
         let known = self.by_selector.get(&cutoff.selector);
         known.is_some_and(|known| known.iter().any(|other| other.id == cutoff.id))
@@ -78,7 +91,7 @@ impl Cutoffs {
                     continue;
                 }
                 // Blocked for everybody who comes now, not only for who was under way.
-                if cutoff.stops(u64::MAX, now) {
+                if cutoff.blocks(now) {
                     let until = match cutoff.block.to_text().as_deref() {
                         Some("until_lifted") | None => "until it is lifted".to_owned(),
                         Some(at) => format!("until {at}"),

@@ -14,8 +14,8 @@ use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, Opening, TaskLe
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::succession::Succession;
 use crate::domain::task::{Task, TaskEnd};
-use crate::domain::workload::{Identity, Instance, KeyBinding, OneTime};
-use crate::ids::{DecisionId, SessionId, TaskId};
+use crate::domain::workload::{Identity, Instance, KeyBinding, OneTime, Workload};
+use crate::ids::{CutoffId, DecisionId, SessionId, TaskId};
 use crate::store::append::{MintLease, RetryFacts};
 use crate::store::keys::SigningKeyRow;
 
@@ -81,7 +81,7 @@ pub enum Entry {
         /// The log that it takes the place of.
         succeeds: Option<Succession>,
     },
-    /// Nothing to record: evidence that a reading call used up.
+    /// Nothing to record: evidence that a reading call used up, and its caller, judged.
     Consume,
 }
 
@@ -270,13 +270,80 @@ pub struct AdminBindingChange {
     pub by: String,
 }
 
+/// The caller of a request, as cutoffs match it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestCaller {
+    /// Its identity. With a task's handle alone, the identity of the task's owner.
+    pub identity: Identity,
+    /// The attestor that verified it, or that verified the task's owner.
+    pub attestor: String,
+    /// The task that the request keeps alive or lends from. A cutoff that blocks this task, one
+    /// above it or the owner of either refuses the request too.
+    pub task: Option<TaskId>,
+    /// The act, for the refusal: the name of an admin's action, or `the request`.
+    pub act: &'static str,
+    /// Whether policy lets the caller lift cutoffs. Then a refusal names the one that it may lift.
+    pub may_lift: bool,
+}
+
+impl RequestCaller {
+    /// A caller that attested who it is.
+    #[must_use]
+    pub fn of(workload: &Workload) -> Self {
+        Self {
+            identity: workload.identity.clone(),
+            attestor: workload.attestor.clone(),
+            task: None,
+            act: "the request",
+            may_lift: false,
+        }
+    }
+
+    /// A caller that shows the handle of a task, and so speaks for its owner.
+    #[must_use]
+    pub fn by_handle(task: &Task) -> Self {
+        Self {
+            identity: task.owner.clone(),
+            attestor: task.attestor.clone(),
+            task: None,
+            act: "the request",
+            may_lift: false,
+        }
+    }
+}
+
+/// The one-time ids that a request uses up, and the caller that presented them.
+#[derive(Clone, Debug, Default)]
+pub struct OneTimeUse {
+    /// The ids. If one was used before, nothing is appended.
+    pub ids: Vec<OneTime>,
+    /// The caller: while a cutoff blocks it, nothing is appended. `None` for the broker's own work,
+    /// and for the tokens of the configuration, which no selector names.
+    pub by: Option<RequestCaller>,
+}
+
+impl From<Vec<OneTime>> for OneTimeUse {
+    fn from(ids: Vec<OneTime>) -> Self {
+        Self { ids, by: None }
+    }
+}
+
+/// An entry that was refused because a cutoff blocks its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// The act that was refused.
+    pub act: &'static str,
+    /// The cutoff, if the caller may lift it; otherwise the caller may not know which one it is.
+    pub liftable: Option<CutoffId>,
+}
+
 /// An entry with what it uses up and when it was made: what is queued.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// What to append.
     pub entry: Entry,
-    /// One-time ids that it uses up. If one was used before, nothing is appended.
-    pub one_time: Vec<OneTime>,
+    /// The evidence that it uses up, and the caller that it is judged by.
+    pub one_time: OneTimeUse,
     /// When it was decided.
     pub at: Timestamp,
 }

@@ -43,15 +43,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+pub(crate) use self::batch::blocked_caller;
 use self::batch::{Prepared, SettledLeaf};
-use self::entry::{Entry, Request, SessionPlan, leaf_bytes};
+use self::cutoffs::Cutoffs;
+use self::entry::{Blocked, Entry, Request, SessionPlan, leaf_bytes};
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::Mac;
 use crate::crypto::signer::Signer;
+use crate::domain::cutoff::selectors_of_caller;
 use crate::domain::decision::Refusal;
 use crate::domain::limits::{MAX_LEAF_BYTES, MAX_QUEUE_BYTES, MAX_QUEUE_ENTRIES};
 use crate::domain::permit::Permit;
 use crate::domain::succession::Succession;
+use crate::domain::workload::Identity;
 use crate::merkle::{Hash, Receipt, VerifierKey, leaf_hash};
 use crate::metrics::Metrics;
 use crate::store::append::{Head, RetryFacts};
@@ -109,6 +113,8 @@ pub enum Appended {
     Unchanged,
     /// Not recorded: its evidence was used before.
     Replayed,
+    /// Not recorded: a cutoff blocks its caller, whose evidence is used up.
+    Blocked(Blocked),
     /// Not recorded: decide again upon what is so now.
     Stale,
     /// Not recorded: its `Idempotency-Key` got something else meanwhile.
@@ -203,6 +209,8 @@ pub struct Ledger {
 
 struct Shared {
     alarm: shared::Alarm,
+    /// The cutoffs as of this replica's last batch.
+    cutoffs: ArcSwap<Cutoffs>,
     size: AtomicU64,
     status: watch::Sender<LedgerStatus>,
     latest: watch::Sender<Option<Signed>>,
@@ -252,6 +260,17 @@ impl Ledger {
     #[must_use]
     pub fn basis(&self) -> u64 {
         self.shared.size.load(Ordering::SeqCst)
+    }
+
+    /// Whether a cutoff blocks this caller, as far as this replica knows. It may know less or more
+    /// than is true by now: only an append tells.
+    #[must_use]
+    pub fn may_block(&self, identity: &Identity, attestor: &str) -> bool {
+        let now = self.parts.clock.now();
+        let cutoffs = self.shared.cutoffs.load();
+        selectors_of_caller(identity, attestor)
+            .iter()
+            .any(|selector| cutoffs.blocking(selector, now, None).is_some())
     }
 
     /// The name of the log.

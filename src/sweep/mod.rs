@@ -37,7 +37,7 @@ use crate::clock::Timestamp;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::TaskState;
 use crate::ledger::Appended;
-use crate::ledger::entry::{ConfirmEnd, EndSession, Entry, Request};
+use crate::ledger::entry::{ConfirmEnd, EndSession, Entry, OneTimeUse, Request};
 use crate::metrics::{Ended, RevocationLag};
 use crate::mint::EndOutcome;
 
@@ -243,7 +243,7 @@ async fn begin_ending(
             by: "sweeper".into(),
             owner: session.workload.clone(),
         }),
-        one_time: Vec::new(),
+        one_time: OneTimeUse::default(),
         at: now,
     };
     broker.ledger().append(request).await?;
@@ -300,7 +300,7 @@ async fn confirm(broker: &Broker, session: &Session, now: Timestamp) -> Result<(
             confirmed: true,
             owner: session.workload.clone(),
         }),
-        one_time: Vec::new(),
+        one_time: OneTimeUse::default(),
         at: now,
     };
     if let Appended::Recorded(_) = broker.ledger().append(request).await? {
@@ -333,7 +333,7 @@ pub async fn denials(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
                 count: one.count,
                 since: one.since,
             },
-            one_time: Vec::new(),
+            one_time: OneTimeUse::default(),
             at: now,
         };
         broker.ledger().append(request).await?;

@@ -49,6 +49,7 @@ variants! {
     Attestation: BrokerError::Attestation(_),
     Replayed: BrokerError::Replayed,
     Forbidden: BrokerError::Forbidden(_),
+    Blocked: BrokerError::Blocked(_),
     NotFound: BrokerError::NotFound(_),
     Denied: BrokerError::Denied(_),
     TaskEnded: BrokerError::TaskEnded,
@@ -200,6 +201,10 @@ impl World {
         ("Forbidden", "revoke_many"),
         ("Forbidden", "list_keys"),
         ("Forbidden", "add_workload_key"),
+        ("Blocked", "session"),
+        ("Blocked", "revoke_session"),
+        ("Blocked", "bind_admin"),
+        ("Blocked", "check_ledger_reader"),
         ("NotFound", "join"),
         ("NotFound", "session"),
         ("NotFound", "revoke_session"),
@@ -236,6 +241,22 @@ impl World {
         let task: TaskId = UNKNOWN.parse().unwrap();
         let issue = async |evidence, request| broker.issue(evidence, request).await.map(drop);
         match (variant, call) {
+            ("Blocked", _) => {
+                let workload = json!({"workload": "dev:agent%3Areports"});
+                let block = taskpass::broker::revoke::RevokeAsk {
+                    selector: serde_json::from_value(workload).unwrap(),
+                    block: taskpass::broker::revoke::BlockAsk::Default,
+                    widen: false,
+                    reason: "x".into(),
+                    dry_run: false,
+                };
+                let admin = self.rig.admin();
+                let blocked = broker.revoke_many(&admin, block).await.unwrap();
+                let left = Box::pin(self.leave("Forbidden", call, evidence)).await;
+                let id = blocked.cutoff.unwrap().id;
+                broker.lift(&admin, id).await.unwrap();
+                left
+            }
             ("Attestation", _) => {
                 let spoilt = Evidence {
                     dpop: vec!["a.b.c".into()],
@@ -299,7 +320,7 @@ impl World {
                 broker.decision(&evidence, id, under).await.map(drop)
             }
             (_, "ledger_entry") => broker.ledger_entry(&evidence, 0).await.map(drop),
-            (_, "check_ledger_reader") => broker.check_ledger_reader(&evidence).await,
+            (_, "check_ledger_reader") => broker.check_ledger_reader(&evidence).await.map(drop),
             (_, "parent") => {
                 let mut child = job();
                 child.parent = Some(taskpass::domain::request::ParentRef {

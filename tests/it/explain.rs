@@ -155,6 +155,7 @@ async fn thousands_of_recorded_decisions_come_out_again_byte_for_byte() {
         "never deny unknown-task-type",
         "never deny deadline-too-long",
         "overtaken deny task-budget",
+        "never deny blocked",
         "overtaken deny blocked",
     ] {
         assert!(kinds.contains_key(kind), "{kind} of {kinds:?}");
@@ -187,17 +188,21 @@ async fn families(rig: &Rig) {
     let joins = (0..8).map(|_| rig.issue("agent:reports", ask_joining(&family, &["orders:read"])));
     let joined = join_all(joins).await;
     assert!(joined.iter().any(Result::is_err), "of a budget of six");
-    let selector = Selector::Workload("dev:agent%3Areports".to_owned().try_into().unwrap());
-    let stop = RevokeAsk {
-        selector,
-        block: BlockAsk::UntilLifted,
-        widen: false,
-        reason: "a test".into(),
-        dry_run: false,
-    };
-    rig.broker.revoke_many(&rig.admin(), stop).await.unwrap();
-    let blocked = rig.issue("agent:reports", ask(&["orders:read"])).await;
-    assert_eq!(rig::refusal(blocked), "blocked");
+    // Of a caller that is cut off policy is not asked; of a resource it is.
+    let caller = Selector::Workload("dev:agent%3Areports".to_owned().try_into().unwrap());
+    let resource = Selector::Resource("orders-api".into());
+    for (selector, who) in [(caller, "agent:reports"), (resource, "agent:orders")] {
+        let stop = RevokeAsk {
+            selector,
+            block: BlockAsk::UntilLifted,
+            widen: false,
+            reason: "a test".into(),
+            dry_run: false,
+        };
+        rig.broker.revoke_many(&rig.admin(), stop).await.unwrap();
+        let blocked = rig.issue(who, ask(&["orders:read"])).await;
+        assert_eq!(rig::refusal(blocked), "blocked");
+    }
 }
 
 // ---- the command ------------------------------------------------------------------------------

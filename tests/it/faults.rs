@@ -297,7 +297,8 @@ fn consume(rig: &Rig, n: usize) -> Request {
             key,
             binding: None,
             expires_at: rig.now().plus_seconds(60),
-        }],
+        }]
+        .into(),
         at: rig.now(),
     }
 }

@@ -32,6 +32,7 @@ mod contract;
 mod coverage;
 mod crash;
 mod credential_process;
+mod cutoffs;
 mod development;
 mod disconnects;
 mod evidence;

@@ -205,7 +205,7 @@ impl Model {
     /// Whether a cutoff keeps a request out; `task` is the one that it would be under.
     fn is_blocked(&self, agent: usize, task: Option<usize>, kid: &str, now: Timestamp) -> bool {
         self.cutoffs.iter().any(|cutoff| {
-            let holds = !cutoff.lifted && cutoff.blocks.is_none_or(|until| now < until);
+            let holds = cutoff.holds(now);
             let meets = match (&cutoff.cut, task) {
                 (Cut::Task(_), None) => false,
                 (cut, Some(task)) => self.cuts(cut, agent, task, Some(kid)),
@@ -213,6 +213,36 @@ impl Model {
             };
             holds && meets
         })
+    }
+
+    /// Whether a cutoff blocks an agent as a caller, whatever it asks for.
+    fn is_caller_blocked(&self, agent: usize, now: Timestamp) -> bool {
+        self.cutoffs.iter().any(|cutoff| {
+            let meets = match cutoff.cut {
+                Cut::All => true,
+                Cut::Agent(own) => own == agent,
+                Cut::Task(_) | Cut::Resource | Cut::Key(_) => false,
+            };
+            cutoff.holds(now) && meets
+        })
+    }
+
+    /// Whether a cutoff blocks a task, one above it, or the owner of either.
+    fn is_task_blocked(&self, task: usize, now: Timestamp) -> bool {
+        self.task_chain(task).into_iter().any(|link| {
+            let named = |cutoff: &Cutoff| matches!(cutoff.cut, Cut::Task(own) if own == link);
+            self.is_caller_blocked(self.tasks[link].agent, now)
+                || self
+                    .cutoffs
+                    .iter()
+                    .any(|cutoff| cutoff.holds(now) && named(cutoff))
+        })
+    }
+}
+
+impl Cutoff {
+    fn holds(&self, now: Timestamp) -> bool {
+        !self.lifted && self.blocks.is_none_or(|until| now < until)
     }
 }
 
@@ -280,8 +310,15 @@ impl World {
                         .rig
                         .end(&self.model.sessions[session].issued, end)
                         .await;
-                    prop_assert!(ended.is_ok(), "ending is idempotent: {ended:?}");
-                    self.model.tasks[task].ended = true;
+                    if self
+                        .model
+                        .is_caller_blocked(self.model.tasks[task].agent, now)
+                    {
+                        prop_assert!(matches!(ended, Err(BrokerError::Blocked(_))), "{ended:?}");
+                    } else {
+                        prop_assert!(ended.is_ok(), "ending is idempotent: {ended:?}");
+                        self.model.tasks[task].ended = true;
+                    }
                 }
             }
             Step::Beat { session } => {
@@ -291,7 +328,12 @@ impl World {
                         .rig
                         .heartbeat(&self.model.sessions[session].issued)
                         .await;
-                    prop_assert_eq!(beat.is_ok(), self.model.is_open(task, now), "{:?}", beat);
+                    let blocked = self.model.is_task_blocked(task, now);
+                    let may = self.model.is_open(task, now) && !blocked;
+                    prop_assert_eq!(beat.is_ok(), may, "{:?}", beat);
+                    if blocked {
+                        prop_assert!(matches!(beat, Err(BrokerError::Blocked(_))), "{beat:?}");
+                    }
                     let task = &mut self.model.tasks[task];
                     if beat.is_ok() && task.silent_at.is_some() {
                         task.silent_at = Some(now.plus_seconds(HEARTBEAT_SECONDS));
@@ -435,7 +477,8 @@ impl World {
         let simple = chain.len() == 1 && self.model.tasks[task].silent_at.is_none();
         let may = fits
             && self.model.is_open(task, now)
-            && !self.model.is_blocked(agent, Some(task), &self.kid(), now);
+            && !self.model.is_blocked(agent, Some(task), &self.kid(), now)
+            && !self.model.is_task_blocked(task, now);
         let asked = ask_joining(&self.model.sessions[opener].issued, actions);
         let asked = CredentialRequest {
             ttl_seconds: ttl,
@@ -491,6 +534,10 @@ impl World {
         prop_assert!(
             self.model.is_open(parent, now),
             "a dead task delegates nothing"
+        );
+        prop_assert!(
+            !self.model.is_task_blocked(parent, now),
+            "a blocked task delegates nothing"
         );
         let asked = ask_in(child_of(id, &delegation), actions);
         let asked = CredentialRequest {

@@ -11,6 +11,9 @@ use crate::attest::AttestError;
 use crate::broker::BrokerError;
 use crate::domain::decision::Observed;
 
+/// What a caller is told that a revocation blocks.
+pub(super) const BLOCKED: &str = "a revocation blocks this caller";
+
 /// An error, as RFC 6749 §5.2 writes it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OAuthErrorBody {
@@ -106,6 +109,7 @@ impl From<BrokerError> for OAuthError {
                 "present a fresh attestation that is meant for this broker",
                 None,
             ),
+            BrokerError::Blocked(_) => (StatusCode::FORBIDDEN, "access_denied", BLOCKED, None),
             BrokerError::RateLimited(exceeded) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "temporarily_unavailable",

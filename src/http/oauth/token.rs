@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::error::{OAuthError, OAuthErrorBody};
+use super::error::{BLOCKED, OAuthError, OAuthErrorBody};
 use super::form::Form;
 use crate::attest::{AttestError, Evidence};
 use crate::broker::BrokerError;
@@ -354,6 +354,7 @@ fn refusal(error: BrokerError, grant_type: GrantType, by_scope: bool) -> OAuthEr
         {
             OAuthError::invalid_request("present a fresh attestation that is meant for this broker")
         }
+        BrokerError::Blocked(_) => OAuthError::bad("access_denied", BLOCKED),
         BrokerError::NotFound(_) => OAuthError::invalid_request("there is no such task"),
         other => other.into(),
     }
@@ -375,6 +376,7 @@ fn denial(denied: &Denied, by_scope: bool) -> OAuthError {
         | RefusalCode::ExceedsParent
         | RefusalCode::NotPermitted => (rights, "policy does not permit what is asked"),
         RefusalCode::ApprovalRequired => ("access_denied", "a person has to approve first"),
+        RefusalCode::Blocked => ("access_denied", "a revocation blocks this"),
         RefusalCode::UnknownTaskType
         | RefusalCode::TtlTooLong
         | RefusalCode::DeadlineTooLong

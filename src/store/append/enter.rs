@@ -35,10 +35,10 @@ macro_rules! changed_cutoffs {
 
 const POSTGRES_ENTER: &str = r"/* ledger_enter */
 WITH RECURSIVE chain AS (
-    SELECT id, parent_id, depth, state, deadline, heartbeat_seconds, heard_at, sessions_left
+    SELECT id, parent_id, depth, state, deadline, heartbeat_seconds, heard_at, sessions_left, owner, attestor
     FROM task WHERE id = ANY($3)
     UNION
-    SELECT t.id, t.parent_id, t.depth, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.sessions_left
+    SELECT t.id, t.parent_id, t.depth, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.sessions_left, t.owner, t.attestor
     FROM task t JOIN chain c ON t.id = c.parent_id
 ), kin AS (
     SELECT id, parent_id, task_id, state, expires_at, leaf_idx
@@ -61,7 +61,8 @@ SELECT
         'deadline', (extract(epoch FROM deadline) * 1000000)::bigint,
         'heartbeat', heartbeat_seconds,
         'heard', (extract(epoch FROM heard_at) * 1000000)::bigint,
-        'left', sessions_left)), '[]')::text FROM chain) AS tasks,
+        'left', sessions_left, 'owner', owner, 'attestor', attestor)), '[]')::text
+     FROM chain) AS tasks,
     (SELECT coalesce(json_agg(json_build_object(
         'id', id, 'parent', parent_id, 'task', task_id, 'state', state,
         'expires', (extract(epoch FROM expires_at) * 1000000)::bigint,
@@ -91,6 +92,8 @@ struct TaskJson {
     heartbeat: Option<i64>,
     heard: i64,
     left: u32,
+    owner: String,
+    attestor: String,
 }
 
 #[derive(Deserialize)]
@@ -175,7 +178,7 @@ pub(super) async fn postgres(
         view.used.insert(digest("one-time id", key)?, binding);
     }
     for task in json::<TaskJson>(&row, "tasks")? {
-        let (id, facts) = task_facts(&task)?;
+        let (id, facts) = task_facts(task)?;
         view.tasks.insert(id, facts);
     }
     for session in json::<SessionJson>(&row, "sessions")? {
@@ -305,12 +308,24 @@ async fn sqlite_chain(
     connection: &mut SqliteConnection,
     id: TaskId,
 ) -> Result<Vec<(TaskId, TaskFacts)>, StoreError> {
-    type Found = (Uuid, Option<Uuid>, i64, String, i64, Option<i64>, i64, i64);
+    type Found = (
+        Uuid,
+        Option<Uuid>,
+        i64,
+        String,
+        i64,
+        Option<i64>,
+        i64,
+        i64,
+        String,
+        String,
+    );
     let rows: Vec<Found> = sqlx::query_as(
         "/* ledger_enter */ WITH RECURSIVE chain AS ( \
              SELECT * FROM task WHERE id = $1 \
              UNION SELECT t.* FROM task t JOIN chain c ON t.id = c.parent_id) \
-         SELECT id, parent_id, depth, state, deadline, heartbeat_seconds, heard_at, sessions_left \
+         SELECT id, parent_id, depth, state, deadline, heartbeat_seconds, heard_at, sessions_left, \
+             owner, attestor \
          FROM chain",
     )
     .bind(id)
@@ -318,8 +333,8 @@ async fn sqlite_chain(
     .await?;
     rows.into_iter()
         .map(
-            |(id, parent, depth, state, deadline, heartbeat, heard, left)| {
-                task_facts(&TaskJson {
+            |(id, parent, depth, state, deadline, heartbeat, heard, left, owner, attestor)| {
+                task_facts(TaskJson {
                     id,
                     parent,
                     depth: u8::try_from(depth).map_err(|_| StoreError::Corrupt("task"))?,
@@ -328,6 +343,8 @@ async fn sqlite_chain(
                     heartbeat,
                     heard,
                     left: u32::try_from(left).map_err(|_| StoreError::Corrupt("task"))?,
+                    owner,
+                    attestor,
                 })
             },
         )
@@ -391,7 +408,7 @@ fn hashes(rows: &[Vec<u8>]) -> Result<Vec<Hash>, StoreError> {
         .collect()
 }
 
-fn task_facts(row: &TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
+fn task_facts(row: TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
     let corrupt = || StoreError::Corrupt("task");
     let id = TaskId::from(row.id);
     let life = TaskLife {
@@ -411,6 +428,8 @@ fn task_facts(row: &TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
         parent: row.parent.map(TaskId::from),
         depth: row.depth,
         sessions_left: row.left,
+        owner: row.owner.try_into().map_err(|_| corrupt())?,
+        attestor: row.attestor,
     };
     Ok((id, facts))
 }

@@ -27,7 +27,7 @@ use crate::domain::generation::GenerationDigest;
 use crate::domain::leaf::Opening;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskLife, TaskState};
-use crate::domain::workload::OneTime;
+use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{BatchId, DecisionId, SessionId, TaskId};
 use crate::merkle::{Hash, Tile};
 
@@ -72,6 +72,10 @@ pub struct TaskFacts {
     pub depth: u8,
     /// Credentials that may still be issued under it.
     pub sessions_left: u32,
+    /// Its owner.
+    pub owner: Identity,
+    /// The attestor that verified its owner.
+    pub attestor: String,
 }
 
 /// What decides about a session in an append.

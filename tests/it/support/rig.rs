@@ -1,12 +1,14 @@
 //! A whole broker in this process, on either store, under a clock that the test moves, with a real
 //! issuer over HTTP. For laws and models, which have to move time and look inside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection};
 use taskpass::app::{self, Assembled, Options};
 use taskpass::attest::Evidence;
 use taskpass::broker::issue::Issued;
@@ -14,15 +16,18 @@ use taskpass::broker::tasks::{Delegation, TaskAuthority, TaskWithSessions};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::clock::{Clock, ManualClock, SharedClock, Timestamp};
 use taskpass::config::{Config, Mode};
-use taskpass::domain::generation::PolicyFile;
+use taskpass::domain::generation::{Generation, PolicyFile};
 use taskpass::domain::request::{CredentialRequest, NewTask, ParentRef, RetryKey, TaskSelector};
 use taskpass::domain::task::TaskEnd;
+use taskpass::http::AppState;
 use taskpass::ids::{SessionId, TaskId};
 use taskpass::mint::{Credential, Minter};
 
+use super::http::Client;
 use super::issuer::{AUDIENCE, Issuer, unix_seconds};
 use super::postgres::{TestDatabase, fresh_database};
 use super::random_hex;
+use super::server::Server;
 use super::sqlite::{SqliteFile, fresh_sqlite};
 
 /// The admin token of every rig.
@@ -50,6 +55,8 @@ pub struct Rig {
     pub clock: Arc<ManualClock>,
     pub issuer: Issuer,
     assembled: Option<Assembled>,
+    config: Config,
+    policies: String,
     directory: SqliteFile,
     database: Option<TestDatabase>,
 }
@@ -127,7 +134,7 @@ impl Rig {
     ) -> Self {
         let issuer = Issuer::start();
         let clock = ManualClock::new(Timestamp::from_seconds(unix_seconds()));
-        let assembled = assemble(
+        let (assembled, config) = assemble(
             directory.dir(),
             database.as_ref().map(TestDatabase::url),
             &issuer,
@@ -143,11 +150,46 @@ impl Rig {
             clock,
             issuer,
             assembled: Some(assembled),
+            config,
+            policies: policies.to_owned(),
             directory,
             database,
         };
         rig.activate().await;
         rig
+    }
+
+    /// The broker behind HTTP, as at an address that is not loopback: nothing is open to everybody.
+    pub fn serve(&mut self) -> (Server, Client) {
+        let address = super::free_address();
+        self.config.server.listen = (Ipv4Addr::UNSPECIFIED, address.port()).into();
+        let state = AppState::new(Arc::clone(&self.broker), &self.config);
+        let server = Server::start_at(address, taskpass::http::router(state));
+        let client = Client::new(&format!("http://localhost:{}", address.port()));
+        (server, client)
+    }
+
+    /// What decides from now on beside what the rig's files say: one more attestor.
+    pub async fn believe(&mut self, attestor: Value) -> Generation {
+        self.config
+            .attestors
+            .push(serde_json::from_value(attestor).unwrap());
+        let policies = vec![PolicyFile {
+            name: "rig.cedar".into(),
+            text: self.policies.clone(),
+        }];
+        let generation = app::check(&self.config, Some(policies)).unwrap();
+        let activated = self.broker.activate_own("rig", generation.clone()).await;
+        activated.unwrap().unwrap();
+        generation
+    }
+
+    /// Every row of every table, as text.
+    pub async fn rows(&self) -> BTreeMap<String, BTreeSet<String>> {
+        match &self.database {
+            Some(database) => postgres_rows(database).await,
+            None => sqlite_rows(&self.directory().join("data/taskpass.sqlite")).await,
+        }
     }
 
     /// A second replica on the same PostgreSQL, under the same clock.
@@ -191,7 +233,7 @@ impl Rig {
             vec![],
             vec![],
         );
-        let assembled = assembled.await.unwrap();
+        let (assembled, _) = assembled.await.unwrap();
         assembled.broker.follow_generation().await.unwrap();
         assembled
     }
@@ -222,6 +264,11 @@ impl Rig {
         std::fs::write(self.directory.dir().join(WITNESSES), tables).unwrap();
     }
 
+    /// What the rig's files say should decide.
+    pub fn generation(&self) -> Generation {
+        self.assembled.as_ref().unwrap().generation.clone()
+    }
+
     async fn activate(&self) {
         let generation = self.assembled.as_ref().unwrap().generation.clone();
         let activated = self.broker.activate_own("rig", generation).await.unwrap();
@@ -238,7 +285,7 @@ impl Rig {
     /// The same, with nothing appended by the start.
     pub async fn reopen(&mut self) -> Result<(), app::StartError> {
         self.stop().await;
-        let assembled = assemble(
+        let (assembled, config) = assemble(
             self.directory.dir(),
             self.database.as_ref().map(TestDatabase::url),
             &self.issuer,
@@ -250,6 +297,7 @@ impl Rig {
         .await?;
         self.broker = Arc::clone(&assembled.broker);
         self.assembled = Some(assembled);
+        self.config = config;
         Ok(())
     }
 
@@ -360,7 +408,7 @@ async fn assemble(
     policies: &str,
     minters: Vec<Arc<dyn Minter>>,
     resources: Vec<Value>,
-) -> Result<Assembled, app::StartError> {
+) -> Result<(Assembled, Config), app::StartError> {
     let (store, environment) = store_section(directory, database);
     let shared = std::fs::read_to_string(directory.join(SHARED))
         .map(|lines| format!("[ledger.shared_checkpoint]\n{lines}"))
@@ -445,19 +493,59 @@ resources = ["orders-api"]
             .push(serde_json::from_value(resource).unwrap());
         config.task_types[0].resources.insert(name);
     }
-    app::assemble(
-        &config,
-        Options {
-            clock,
-            dev_admin_token: Some(SecretString::from(ADMIN)),
-            policies: Some(vec![PolicyFile {
-                name: "rig.cedar".into(),
-                text: policies.to_owned(),
-            }]),
-            minters,
-        },
-    )
-    .await
+    let options = Options {
+        clock,
+        dev_admin_token: Some(SecretString::from(ADMIN)),
+        policies: Some(vec![PolicyFile {
+            name: "rig.cedar".into(),
+            text: policies.to_owned(),
+        }]),
+        minters,
+    };
+    let assembled = app::assemble(&config, options).await?;
+    Ok((assembled, config))
+}
+
+async fn postgres_rows(database: &TestDatabase) -> BTreeMap<String, BTreeSet<String>> {
+    let pool = database.pool().await;
+    let names = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND NOT c.relispartition";
+    let names: Vec<(String,)> = sqlx::query_as(names).fetch_all(&pool).await.unwrap();
+    let mut rows = BTreeMap::new();
+    for (name,) in names {
+        let all = sqlx::AssertSqlSafe(format!("SELECT t::text FROM \"{name}\" t"));
+        let all: Vec<(String,)> = sqlx::query_as(all).fetch_all(&pool).await.unwrap();
+        rows.insert(name, all.into_iter().map(|(row,)| row).collect());
+    }
+    pool.close().await;
+    rows
+}
+
+async fn sqlite_rows(file: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut file = SqliteConnection::connect(&format!("sqlite://{}?mode=ro", file.display()))
+        .await
+        .unwrap();
+    let names = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+    let names: Vec<(String,)> = sqlx::query_as(names).fetch_all(&mut file).await.unwrap();
+    let mut rows = BTreeMap::new();
+    for (name,) in names {
+        let columns: Vec<(String,)> = sqlx::query_as("SELECT name FROM pragma_table_info($1)")
+            .bind(&name)
+            .fetch_all(&mut file)
+            .await
+            .unwrap();
+        let columns: Vec<String> = columns
+            .iter()
+            .map(|(column,)| format!("quote(\"{column}\")"))
+            .collect();
+        let all = format!("SELECT {} FROM \"{name}\"", columns.join(" || ',' || "));
+        let all: Vec<(String,)> = sqlx::query_as(sqlx::AssertSqlSafe(all))
+            .fetch_all(&mut file)
+            .await
+            .unwrap();
+        rows.insert(name, all.into_iter().map(|(row,)| row).collect());
+    }
+    rows
 }
 
 /// `[store]`, and what the environment says with it.

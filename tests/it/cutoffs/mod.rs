@@ -1,0 +1,67 @@
+//! A caller that a cutoff blocks changes nothing and learns nothing: at every door, under every
+//! selector that matches it, and in a race within one batch. Who may lift what.
+
+mod doors;
+mod lifting;
+mod race;
+
+use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::domain::cutoff::{Selector, True};
+use taskpass::domain::workload::{Identity, encode_value};
+use taskpass::ids::CutoffId;
+use taskpass::policy::AdminAction;
+
+use crate::support::rig::{POLICIES, Rig};
+
+/// The workload that is cut off; it has every right of an admin by policy.
+const WORKLOAD: &str = "agent:reports";
+
+/// The rig's policies, and every admin's action for [`WORKLOAD`] and whom it might bind.
+fn policies() -> String {
+    let actions: Vec<String> = AdminAction::ALL
+        .iter()
+        .map(|action| format!("Action::\"{}\"", action.as_str()))
+        .collect();
+    let actions = actions.join(", ");
+    format!(
+        "{POLICIES}\n@id(\"admin-by-name\") @description(\"an admin by its name\")\n\
+         permit (principal == Workload::dev::\"dev:agent%3Areports\", action in [{actions}], \
+         resource == Broker::\"taskpass\");\n\
+         @id(\"admins\") @description(\"admins by their role\")\n\
+         permit (principal in Role::\"admin\", action in [{actions}], \
+         resource == Broker::\"taskpass\");\n\
+         @id(\"bootstrap\") @description(\"the operator\")\n\
+         permit (principal == Bootstrap::\"token\", action in [Action::\"liftCutoff\", \
+         Action::\"revokeMany\"], resource == Broker::\"taskpass\");"
+    )
+}
+
+fn identity(sub: &str) -> Identity {
+    format!("dev:{}", encode_value(sub)).try_into().unwrap()
+}
+
+/// The selectors that match a caller, by its `sub`.
+fn selectors(sub: &str) -> [Selector; 3] {
+    [
+        Selector::Workload(identity(sub)),
+        Selector::Attestor("dev".into()),
+        Selector::All(True),
+    ]
+}
+
+fn revocation(selector: Selector, block: BlockAsk) -> RevokeAsk {
+    RevokeAsk {
+        selector,
+        block,
+        widen: false,
+        reason: "test".into(),
+        dry_run: false,
+    }
+}
+
+/// Cuts off, until lifted.
+async fn block(rig: &Rig, selector: Selector) -> CutoffId {
+    let asked = revocation(selector, BlockAsk::UntilLifted);
+    let revoked = rig.broker.revoke_many(&rig.admin(), asked).await;
+    revoked.unwrap().cutoff.unwrap().id
+}

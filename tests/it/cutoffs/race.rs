@@ -1,0 +1,372 @@
+//! A cutoff and an entry of whom it blocks, in one batch, in both orders: what comes first stands,
+//! what comes behind is refused.
+
+use futures_util::FutureExt;
+use serde_json::json;
+use sqlx::{Connection, Executor, SqliteConnection};
+use taskpass::broker::issue::Issued;
+use taskpass::broker::revoke::BlockAsk;
+use taskpass::clock::Timestamp;
+use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
+use taskpass::domain::decision::{Outcome, RefusalCode};
+use taskpass::domain::generation::GenerationDigest;
+use taskpass::domain::leaf::{Commitment, Opening};
+use taskpass::domain::session::{EndReason, SessionState};
+use taskpass::domain::task::TaskEnd;
+use taskpass::domain::workload::OneTime;
+use taskpass::ids::{CutoffId, DecisionId, SessionId};
+use taskpass::ledger::Appended;
+use taskpass::ledger::entry::{
+    AdminBindingChange, ConfirmEnd, Decide, Delegate, EndSession, EndTask, Entry, OneTimeUse,
+    Request, RequestCaller, WorkloadKeyChange,
+};
+use uuid::Uuid;
+
+use super::{WORKLOAD, block, identity, policies, revocation, selectors};
+use crate::support::rig::{Kind, Rig, ask};
+use crate::support::{SOON, random_bytes, until};
+
+async fn begin(kind: Kind) -> Rig {
+    Rig::with(kind, &policies(), vec![], vec![]).await
+}
+
+fn uuid() -> Uuid {
+    Uuid::from_slice(&random_bytes(16)).unwrap()
+}
+
+fn opening() -> (Commitment, Opening) {
+    let opening = Opening {
+        salt: [0; 16],
+        bytes: b"{}".to_vec(),
+    };
+    taskpass::broker::commit(opening.salt, opening.bytes)
+}
+
+/// The kinds of entry that a caller brings about, by name.
+const KINDS: &[&str] = &[
+    "decide",
+    "end_task",
+    "delegate",
+    "end_session",
+    "cutoff",
+    "lift",
+    "activate",
+    "put_key",
+    "workload_key",
+    "admin_binding",
+    "consume",
+];
+
+/// The name of an entry's kind; none of those that no caller brings about. A new kind does not
+/// compile without a line here.
+fn kind_of(entry: &Entry) -> Option<&'static str> {
+    Some(match entry {
+        Entry::Decide(_) => "decide",
+        Entry::EndTask(_) => "end_task",
+        Entry::Delegate(_) => "delegate",
+        Entry::EndSession(_) => "end_session",
+        Entry::Cutoff(..) => "cutoff",
+        Entry::Lift { .. } => "lift",
+        Entry::Activate { .. } => "activate",
+        Entry::PutKey { .. } => "put_key",
+        Entry::WorkloadKey(_) => "workload_key",
+        Entry::AdminBinding(_) => "admin_binding",
+        Entry::Consume => "consume",
+        Entry::ConfirmEnd(ConfirmEnd { .. })
+        | Entry::DenialsOmitted { .. }
+        | Entry::Genesis { .. } => return None,
+    })
+}
+
+/// Something that the workload wants of this kind.
+async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
+    let now = rig.now();
+    let by = identity(WORKLOAD).to_string();
+    let store = rig.broker.store();
+    let made = match kind {
+        "decide" => Entry::Decide(Box::new(Decide {
+            id: DecisionId::from(uuid()),
+            basis: rig.broker.ledger().basis(),
+            identity: identity(WORKLOAD),
+            instance: None,
+            attestor: "dev".into(),
+            outcome: Outcome::Permit,
+            refusal: None,
+            policies: vec!["reports".into()],
+            observed: None,
+            generation: store.active_generation().await.unwrap().unwrap().digest,
+            resource: None,
+            input: opening(),
+            purpose: None,
+            task: None,
+            plan: None,
+            session: None,
+            retry: None,
+        })),
+        "end_task" => Entry::EndTask(EndTask {
+            task: issued.task.id,
+            end: TaskEnd::Complete,
+            by,
+            owner: identity(WORKLOAD),
+        }),
+        "delegate" => Entry::Delegate(Delegate {
+            digest: random_bytes(32).try_into().unwrap(),
+            task: issued.task.id,
+            child: identity("agent:child"),
+            sessions: 1,
+            expires_at: now.plus_seconds(60),
+            owner: identity(WORKLOAD),
+        }),
+        "end_session" => Entry::EndSession(EndSession {
+            session: issued.session.id,
+            state: SessionState::Ended,
+            reason: EndReason::Revoked,
+            by,
+            owner: identity(WORKLOAD),
+        }),
+        "cutoff" => cutoff(Selector::Resource("archive-api".into()), Block::No, now),
+        "lift" => {
+            let cut = revocation(
+                Selector::Resource("archive-api".into()),
+                BlockAsk::Seconds(9),
+            );
+            let cut = rig.broker.revoke_many(&rig.admin(), cut).await.unwrap();
+            Entry::Lift {
+                cutoff: Box::new(cut.cutoff.unwrap()),
+                by,
+            }
+        }
+        "activate" => {
+            let digest = GenerationDigest::new(random_bytes(32).try_into().unwrap());
+            store.put_generation(digest, b"{}", now).await.unwrap();
+            Entry::Activate { digest, by }
+        }
+        "put_key" => {
+            let mut row = store.signing_keys().await.unwrap().pop().unwrap();
+            row.kid = uuid().to_string();
+            Entry::PutKey {
+                row: Box::new(row),
+                change: "added",
+                public: None,
+                by,
+            }
+        }
+        "workload_key" => Entry::WorkloadKey(WorkloadKeyChange {
+            attestor: "keys".into(),
+            workload: "batch".into(),
+            thumbprint: uuid().to_string(),
+            jwk: Some("{}".into()),
+            mac: Vec::new(),
+            by,
+        }),
+        "admin_binding" => Entry::AdminBinding(AdminBindingChange {
+            identity: identity("agent:child"),
+            role: "admin".into(),
+            bound: true,
+            mac: Vec::new(),
+            by,
+        }),
+        "consume" => Entry::Consume,
+        other => panic!("an entry of kind {other}"),
+    };
+    assert_eq!(kind_of(&made), Some(kind));
+    made
+}
+
+fn cutoff(selector: Selector, block: Block, now: Timestamp) -> Entry {
+    let (commitment, opening) = opening();
+    let cutoff = Cutoff {
+        id: CutoffId::from(uuid()),
+        index: 0,
+        selector,
+        block,
+        widened_to: None,
+        reason: "test".into(),
+        by: "test".into(),
+        requested_at: now,
+        committed_at: now,
+        lifted_index: None,
+    };
+    Entry::Cutoff(Box::new(cutoff), commitment, opening)
+}
+
+fn evidence(rig: &Rig) -> OneTime {
+    OneTime {
+        key: random_bytes(32).try_into().unwrap(),
+        binding: None,
+        must_be_new: false,
+        expires_at: rig.now().plus_seconds(60),
+    }
+}
+
+/// An entry of the workload's, with evidence that it uses up.
+fn of_workload(rig: &Rig, entry: Entry, evidence: OneTime) -> Request {
+    let by = RequestCaller {
+        identity: identity(WORKLOAD),
+        attestor: "dev".into(),
+        task: None,
+        act: "the act",
+        may_lift: false,
+    };
+    Request {
+        entry,
+        one_time: OneTimeUse {
+            ids: vec![evidence],
+            by: Some(by),
+        },
+        at: rig.now(),
+    }
+}
+
+fn of_nobody(rig: &Rig, entry: Entry) -> Request {
+    Request {
+        entry,
+        one_time: OneTimeUse::default(),
+        at: rig.now(),
+    }
+}
+
+/// Keeps every batch from the store while it lives.
+enum Held {
+    Sqlite(SqliteConnection),
+    Postgres(sqlx::PgConnection),
+}
+
+impl Held {
+    async fn hold(rig: &Rig) -> Self {
+        if rig.broker.store().kind() == "postgres" {
+            let mut other = rig.database().connect().await;
+            other.execute("BEGIN").await.unwrap();
+            let lock = "SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE";
+            other.execute(lock).await.unwrap();
+            return Self::Postgres(other);
+        }
+        let file = rig.directory().join("data/taskpass.sqlite");
+        let url = format!("sqlite://{}", file.display());
+        let mut other = SqliteConnection::connect(&url).await.unwrap();
+        other
+            .execute("PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE")
+            .await
+            .unwrap();
+        Self::Sqlite(other)
+    }
+
+    async fn release(self) {
+        match self {
+            Self::Sqlite(mut other) => other.execute("ROLLBACK").await.map(drop).unwrap(),
+            Self::Postgres(mut other) => other.execute("ROLLBACK").await.map(drop).unwrap(),
+        }
+    }
+}
+
+/// Appends two entries in one batch, in this order.
+async fn in_one_batch(rig: &Rig, first: Request, second: Request) -> (Appended, Appended) {
+    let ledger = rig.broker.ledger();
+    let held = Held::hold(rig).await;
+    // A batch that waits for the store; what is queued meanwhile is the next one, together.
+    let mut waits = Box::pin(ledger.append(of_nobody(rig, Entry::Consume)));
+    assert!((&mut waits).now_or_never().is_none());
+    until("the batch before is under way", SOON, async || {
+        let metrics = rig.broker.metrics().render();
+        metrics
+            .lines()
+            .any(|line| line == "taskpass_ledger_queue_depth 0")
+    })
+    .await;
+    let (mut first, mut second) = (
+        Box::pin(ledger.append(first)),
+        Box::pin(ledger.append(second)),
+    );
+    assert!((&mut first).now_or_never().is_none());
+    assert!((&mut second).now_or_never().is_none());
+    held.release().await;
+    let (before, first, second) = tokio::join!(waits, first, second);
+    before.unwrap();
+    (first.unwrap(), second.unwrap())
+}
+
+fn is_blocked(appended: &Appended) -> bool {
+    match appended {
+        Appended::Blocked(_) => true,
+        Appended::Refused(_, refusal) => refusal.code == RefusalCode::Blocked,
+        _ => false,
+    }
+}
+
+on_both_stores! {
+    async fn what_is_queued_behind_a_cutoff_in_one_batch_is_refused(rig: Rig) {
+        for (n, kind) in KINDS.iter().enumerate() {
+            let selector = selectors(WORKLOAD)[n % 3].clone();
+            let issued = rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
+            let (wanted, used) = (entry(&rig, kind, &issued).await, evidence(&rig));
+            let before = rig.rows().await;
+            let cut = cutoff(selector, Block::Until(rig.now().plus_seconds(60)), rig.now());
+            let cut = of_nobody(&rig, cut);
+            let wanted = of_workload(&rig, wanted, used);
+            let (cut, refused) = in_one_batch(&rig, cut, wanted.clone()).await;
+            assert!(matches!(cut, Appended::Recorded(_)), "{kind}: {cut:?}");
+            assert!(is_blocked(&refused), "{kind}: {refused:?}");
+            let after = rig.rows().await;
+            for table in ["task", "session", "delegation", "activation", "signing_key", "workload_key", "admin_binding"] {
+                assert_eq!(after[table], before[table], "{kind} changed {table}");
+            }
+            assert_eq!(after["cutoff"].len(), before["cutoff"].len() + 1, "{kind}");
+            let again = rig.broker.ledger().append(wanted).await.unwrap();
+            assert!(matches!(again, Appended::Replayed), "{kind}: its evidence is used up: {again:?}");
+            rig.clock.advance(60);
+        }
+    }
+
+    async fn what_is_queued_before_a_cutoff_in_one_batch_stands(rig: Rig) {
+        for kind in KINDS {
+            let issued = rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
+            let wanted = entry(&rig, kind, &issued).await;
+            let cut = cutoff(Selector::All(True), Block::Until(rig.now().plus_seconds(60)), rig.now());
+            let wanted = of_workload(&rig, wanted, evidence(&rig));
+            let (stands, cut) = in_one_batch(&rig, wanted, of_nobody(&rig, cut)).await;
+            match (*kind, &stands) {
+                ("consume", Appended::Unchanged) | (_, Appended::Recorded(_)) => {}
+                other => panic!("{other:?}"),
+            }
+            assert!(matches!(cut, Appended::Recorded(_)), "{kind}: {cut:?}");
+            rig.clock.advance(60);
+            if *kind == "activate" {
+                rig.broker.activate_own("test", rig.generation()).await.unwrap().unwrap();
+            }
+        }
+    }
+
+    async fn of_two_admins_who_cut_each_other_off_in_one_batch_the_first_prevails(rig: Rig) {
+        let by = |rig: &Rig, sub: &str, entry: Entry| {
+            let mut request = of_workload(rig, entry, evidence(rig));
+            request.one_time.by.as_mut().unwrap().identity = identity(sub);
+            request
+        };
+        let of = |sub: &str| cutoff(Selector::Workload(identity(sub)), Block::UntilLifted, rig.now());
+        let first = by(&rig, WORKLOAD, of("agent:orders"));
+        let second = by(&rig, "agent:orders", of(WORKLOAD));
+        let (first, second) = in_one_batch(&rig, first, second).await;
+        assert!(matches!(first, Appended::Recorded(_)), "{first:?}");
+        assert!(is_blocked(&second), "{second:?}");
+        rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
+    }
+
+    async fn whom_a_lift_in_the_same_batch_frees_goes_on(rig: Rig) {
+        let id = block(&rig, selectors(WORKLOAD)[0].clone()).await;
+        let cut = rig.broker.store().cutoff(id).await.unwrap().unwrap().cutoff;
+        let lift = Entry::Lift { cutoff: Box::new(cut), by: "test".into() };
+        let ended = Entry::EndSession(EndSession {
+            session: SessionId::from(uuid()),
+            state: SessionState::Ended,
+            reason: EndReason::Revoked,
+            by: "test".into(),
+            owner: identity(WORKLOAD),
+        });
+        let wanted = of_workload(&rig, ended, evidence(&rig));
+        let (lifted, freed) = in_one_batch(&rig, of_nobody(&rig, lift), wanted).await;
+        assert!(matches!(lifted, Appended::Recorded(_)), "{lifted:?}");
+        assert!(matches!(freed, Appended::Unchanged), "{freed:?}");
+        let token = rig.token(WORKLOAD, json!({}));
+        rig.broker.list_tasks(&crate::support::rig::bearer(&token), Default::default()).await.unwrap();
+    }
+}
