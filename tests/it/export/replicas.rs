@@ -38,9 +38,17 @@ async fn run(rig: &Rig, sql: &'static str, at: taskpass::clock::Timestamp) {
     assert_eq!(rows, 1, "{sql}");
 }
 
-/// Some rounds of an exporter.
-async fn some_rounds() {
-    tokio::time::sleep(Duration::from_millis(1_700)).await;
+/// Waits until some replica has registered a sink of this name.
+async fn registered(rig: &Rig, name: &str) {
+    let key = taskpass::store::exports::ExportKey {
+        name: name.into(),
+        origin: "dev.taskpass.local/rig".into(),
+    };
+    until("it is registered", SOON, async || {
+        let cursor = rig.broker.store().export_cursor(&key).await;
+        cursor.unwrap().is_some()
+    })
+    .await;
 }
 
 on_both_stores! {
@@ -48,15 +56,15 @@ on_both_stores! {
         let dir = tempfile::tempdir().unwrap();
         let right = Arc::new(AtomicBool::new(false));
         let exporting = Exporting::start(&rig, CLOUDEVENTS, dir.path(), "one", &right);
-        some_rounds().await;
+        exporting.some_rounds().await;
         assert!(!dir.path().join("events").exists());
         right.store(true, Ordering::SeqCst);
         written(&dir.path().join("events"), size(&rig)).await;
         right.store(false, Ordering::SeqCst);
-        some_rounds().await;
+        exporting.some_rounds().await;
         let told = size(&rig);
         issue(&rig).await;
-        some_rounds().await;
+        exporting.some_rounds().await;
         assert_eq!(written(&dir.path().join("events"), 0).await.len(), told);
         exporting.stop().await;
     }
@@ -92,7 +100,7 @@ on_both_stores! {
         let now = now.replace("disk", "later");
         let right = Arc::new(AtomicBool::new(true));
         let exporting = Exporting::start(&rig, &now, later.path(), "two", &right);
-        some_rounds().await;
+        registered(&rig, "later").await;
         let before = size(&rig) as u64;
         issue(&rig).await;
         let told = written(&later.path().join("events"), 1).await;
@@ -110,11 +118,6 @@ async fn when_whoever_knew_a_sink_otherwise_is_gone_the_others_go_on() {
     let first = Exporting::start(&rig, CLOUDEVENTS, one.path(), "one", &right);
     let begun = size(&rig);
     written(&file(&one), begun).await;
-    // One with other settings comes, and is there for long.
-    let second = Exporting::start(&rig, OCSF, two.path(), "two", &right);
-    issue(&rig).await;
-    let new = size(&rig) - begun;
-    written(&file(&two), new).await;
     let pool = rig.database().pool().await;
     let cursor = async || {
         let sql = "SELECT registration, seen_at FROM export_cursor";
@@ -122,6 +125,17 @@ async fn when_whoever_knew_a_sink_otherwise_is_gone_the_others_go_on() {
             sqlx::query_as(sql).fetch_one(&pool).await.unwrap();
         row
     };
+    // One with other settings comes, and is there for long.
+    let before = cursor().await.0;
+    let second = Exporting::start(&rig, OCSF, two.path(), "two", &right);
+    // Until it is registered the first one delivers; what both deliver comes twice.
+    until("the second one is registered", SOON, async || {
+        cursor().await.0 != before
+    })
+    .await;
+    issue(&rig).await;
+    let new = size(&rig) - begun;
+    written(&file(&two), new).await;
     let registered = cursor().await.0;
     for _ in 0..4 {
         rig.clock.advance(20);
@@ -133,7 +147,7 @@ async fn when_whoever_knew_a_sink_otherwise_is_gone_the_others_go_on() {
     assert_eq!(cursor().await.0, registered);
     second.stop().await;
     issue(&rig).await;
-    some_rounds().await;
+    first.some_rounds().await;
     assert_eq!(
         written(&file(&one), 0).await.len(),
         begun,

@@ -21,6 +21,8 @@ pub enum Reply {
     Status(u16, String),
     /// Never.
     Hang,
+    /// With 500, once it is [released](Receiver::release).
+    Held,
     /// With 200 and a body without an end.
     Flood,
     /// It closes the connection.
@@ -43,6 +45,7 @@ struct State {
     deliveries: Mutex<Vec<Delivery>>,
     /// The next replies; when they are used up, the last of all.
     replies: Mutex<VecDeque<Reply>>,
+    released: AtomicBool,
     stopped: AtomicBool,
 }
 
@@ -82,6 +85,11 @@ impl Receiver {
         let mut next = self.state.replies.lock().unwrap();
         next.clear();
         next.extend(replies);
+    }
+
+    /// Answers what is held.
+    pub fn release(&self) {
+        self.state.released.store(true, Ordering::SeqCst);
     }
 
     /// What came, in order.
@@ -131,6 +139,14 @@ fn serve(state: &State, stream: TcpStream) {
                 // Until the caller has had enough.
                 drop(input.read(&mut [0]));
                 return;
+            }
+            Reply::Held => {
+                while !state.released.load(Ordering::SeqCst)
+                    && !state.stopped.load(Ordering::SeqCst)
+                {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                write!(out, "HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n")
             }
             Reply::Cut => return,
             Reply::Flood => {
