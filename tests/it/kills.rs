@@ -71,6 +71,7 @@ fn exchange(replica: &Replica, bytes: Vec<u8>, limit: u64) -> JoinHandle<(Vec<u8
 fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &str) -> Vec<u8> {
     let request = replica.raw_request(token, key, "");
     let caught = replica.proxy.sprung() + 1;
+    let before = fleet.sessions();
     match step {
         Step::Statement(marker, at) => replica.proxy.arm_statement(marker, at, Fault::Hold),
         Step::Commit(at) => replica.proxy.arm_for(BATCH, 0, at, Fault::Hold),
@@ -99,7 +100,7 @@ fn kill_at(fleet: &Fleet, replica: &mut Replica, step: Step, key: &str, token: &
         }
     };
     if matches!(step, Step::CommitArrives) {
-        let before = fleet.sessions();
+        // At once: the database gives up a transaction that says nothing for 2 s.
         replica.proxy.release();
         wait_until("the COMMIT arrives", SOON, || fleet.sessions() > before);
     }

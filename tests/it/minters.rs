@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -27,6 +26,7 @@ use taskpass::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
 use taskpass::sweep;
 use tokio::sync::Semaphore;
 
+use crate::support::SOON;
 use crate::support::rig::{Kind, POLICIES, Rig, ask, job};
 
 const LEASE_SECONDS: u64 = 20;
@@ -82,7 +82,7 @@ impl BackEnd {
 
     /// Until a mint has begun.
     async fn begun(&self) {
-        let begun = tokio::time::timeout(Duration::from_secs(20), self.started.acquire()).await;
+        let begun = tokio::time::timeout(SOON, self.started.acquire()).await;
         begun.unwrap().unwrap().forget();
     }
 }
