@@ -1,7 +1,8 @@
-# syntax=docker/dockerfile:1
+# Images by digest: a tag can be moved to other contents. To renew one:
+# `docker buildx imagetools inspect IMAGE:TAG --format '{{.Manifest.Digest}}'`.
 
 # Debian 12 on both sides: the binary links the C library it was built against.
-FROM rust:1.95-slim-bookworm AS build
+FROM rust:1.95-slim-bookworm@sha256:d7482085ff5b415f84dba5647ae71606650bdef00db7aeb69f4b3d170c3e4082 AS build
 WORKDIR /build
 COPY . .
 # The caches stay out of the image, so the binary is copied out in the same step.
@@ -12,7 +13,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     && install -d /out/state
 
 # No shell, no package manager; the C library and the root certificates.
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
 LABEL org.opencontainers.image.title="Taskpass" \
       org.opencontainers.image.description="A just-in-time credential broker: policy decides before the credential exists" \
       org.opencontainers.image.licenses="Apache-2.0"

@@ -7,6 +7,9 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 SECRET_DIR = "/run/secrets/"
+DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
+# What the operator builds from the Dockerfile beside it, and no registry has.
+BUILT_HERE = "taskpass:local"
 faults: list[str] = []
 
 
@@ -27,7 +30,7 @@ def check_service(name: str, service: dict, compose: dict) -> None:
     user = str(service.get("user", ""))
     require(re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), f"{name}: user must be numbers and not root, is {user!r}")
     image = re.sub(r"\$\{[^}]*:-([^}]*)\}", r"\1", service.get("image", ""))
-    require(":" in image and not image.endswith(":latest"), f"{name}: the image needs a fixed tag")
+    require(DIGEST.search(image) or image == BUILT_HERE, f"{name}: the image needs its digest: a tag can be moved")
     limits = service.get("deploy", {}).get("resources", {}).get("limits", {})
     for limit in ("cpus", "memory", "pids"):
         require(limit in limits, f"{name}: no limit on {limit}")
@@ -91,10 +94,11 @@ def check_dockerfile(path: Path) -> None:
     for line in lines:
         if line[0] == "FROM":
             image = line[1].split()[0]
-            require(":" in image and not image.endswith(":latest"), f"Dockerfile: {image} needs a fixed tag")
+            require(DIGEST.search(image), f"Dockerfile: {image} needs its digest: a tag can be moved")
         if line[0] == "COPY" and "--from=" not in line[1]:
             for source in line[1].split()[:-1]:
                 require(source.startswith("--") or (path.parent / source).exists(), f"Dockerfile: {source} is not there")
+    require("syntax=" not in text, "Dockerfile: a frontend by tag decides how the image is built")
     require(not re.search(r"^(ARG|ENV)\b.*(PASSWORD|SECRET|TOKEN|SEALING)", text, re.MULTILINE), "Dockerfile: a secret in a layer")
 
 

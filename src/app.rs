@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::broker::admin::{AdminTokens, bootstrap_fault};
-use crate::broker::generations::{Trust, Unfit};
+use crate::broker::generations::{Trust, Unfit, check_surroundings};
 use crate::broker::keys::{self, KeyPolicy};
 use crate::broker::rate::IdentityLimiter;
 use crate::broker::status_lists::StatusLists;
@@ -82,6 +82,13 @@ pub enum StartError {
 fn list(problems: &[PolicyProblem]) -> String {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     lines.join("\n")
+}
+
+fn unfit_generation(error: Unfit) -> StartError {
+    match error {
+        Unfit::Policy(problems) => StartError::Policy(problems),
+        other => unfit(other),
+    }
 }
 
 fn unfit(error: impl std::fmt::Display) -> StartError {
@@ -146,6 +153,13 @@ pub fn check(config: &Config, policies: Option<Vec<PolicyFile>>) -> Result<Gener
     };
     let (generation, _) =
         policy::build(parts, &config.own_audiences()).map_err(StartError::Policy)?;
+    check_surroundings(
+        &generation,
+        &config.own_audiences(),
+        &config.endpoints,
+        config.mode == Mode::Dev,
+    )
+    .map_err(unfit_generation)?;
     Ok(generation)
 }
 
@@ -288,6 +302,7 @@ async fn put_together(
         &config.server.issuer,
         Arc::clone(&federation_keys),
         key_policy.schedule,
+        Arc::clone(&config.endpoints),
     );
     let trust = Trust {
         own_audiences: config.own_audiences(),
@@ -297,6 +312,8 @@ async fn put_together(
             mac: mac.clone(),
         }),
         tracker: TaskTracker::new(),
+        endpoints: Arc::clone(&config.endpoints),
+        plain_issuers: config.mode == Mode::Dev,
     };
     let broker = Broker::new(BrokerParts {
         issuer: config.server.issuer.clone(),
@@ -364,7 +381,14 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     let address = http::server::start(Arc::clone(&broker), &config, &shutdown)
         .await
         .map_err(unfit)?;
-    info!(%address, issuer = config.server.issuer, store = store.kind(), "serving");
+    info!(
+        %address,
+        issuer = config.server.issuer,
+        store = store.kind(),
+        replica = broker.replica(),
+        endpoints = %broker.endpoints_digest(),
+        "serving"
+    );
     Ok(App {
         broker,
         shutdown,
@@ -639,8 +663,7 @@ async fn settle_generation(
     };
     match broker.activate_own(by, generation).await.map_err(unfit)? {
         Ok(_) => Ok(()),
-        Err(Unfit::Policy(problems)) => Err(StartError::Policy(problems)),
-        Err(Unfit::Attestors(why)) => Err(unfit(why)),
+        Err(unfit) => Err(unfit_generation(unfit)),
     }
 }
 

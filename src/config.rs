@@ -21,19 +21,22 @@
 
 mod check;
 mod document;
+mod endpoints;
 mod environment;
 mod error;
 mod exports;
 mod sections;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::crypto::webhook::WebhookSecrets;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Retention};
 use crate::domain::trust::AttestorSpec;
+use crate::endpoints::EndpointTable;
 use check::Checker;
 use document::Document;
 pub use environment::{Environment, NotText, ProcessEnvironment};
@@ -90,6 +93,15 @@ pub struct Secrets {
     pub webhooks: Vec<(String, WebhookSecrets)>,
 }
 
+impl Secrets {
+    /// Whether text holds one of the secrets that have a recognisable form of their own.
+    fn are_in(&self, text: &str) -> bool {
+        let keys = self.sealing_keys.iter().chain(&self.database_url);
+        let mut keys = keys.map(ExposeSecret::expose_secret);
+        keys.any(|secret| !secret.is_empty() && text.contains(secret))
+    }
+}
+
 /// The whole configuration, checked.
 #[derive(Debug)]
 pub struct Config {
@@ -107,6 +119,8 @@ pub struct Config {
     pub keys: Keys,
     /// The first admin.
     pub admin: Admin,
+    /// The servers that this replica may ask, by the names that generations use.
+    pub endpoints: Arc<EndpointTable>,
     /// Which evidence is believed.
     pub attestors: Vec<AttestorSpec>,
     /// What credentials can be for.
@@ -181,6 +195,7 @@ impl Config {
         let mut checker = Checker::new(&document);
         config.secrets.rs256_private_key = checker.files(&config);
         config.secrets.webhooks = checker.webhook_secrets(&config);
+        checker.endpoint_files(&config, environment);
         checker.finish()?;
         Ok(config)
     }
@@ -201,6 +216,7 @@ impl Config {
         let secrets = checker.secrets(&file, environment, mode);
         let log_filter = checker.log_filter(environment);
         checker.check(&file, mode);
+        let endpoints = checker.endpoints(&file);
         checker.finish()?;
         Ok(Self {
             source: path.to_owned(),
@@ -210,6 +226,7 @@ impl Config {
             ledger: file.ledger,
             keys: file.keys,
             admin: file.admin,
+            endpoints: Arc::new(endpoints),
             attestors: file.attestors,
             resources: file.resources,
             task_types: file.task_types,

@@ -6,6 +6,7 @@
 //! - [`clock`], [`ids`]: time and identifiers, as parameters.
 //! - [`files`], [`outgoing`]: what is written to disk and asked of others, done with care once.
 //! - `domain`: the nouns, their transitions and the subset rules; no HTTP, no SQL.
+//! - `endpoints`: the replica's own table of servers to ask, and which addresses are public.
 //! - [`merkle`]: the tree, its proofs and text formats; all that offline verification needs.
 //! - `attest`, `policy`, `mint`, `crypto`: the plug-in seams.
 //! - `store`: PostgreSQL and SQLite behind one type.
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod config;
 pub mod crypto;
 pub mod domain;
+pub mod endpoints;
 pub mod export;
 pub mod files;
 pub mod http;

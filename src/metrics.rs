@@ -208,6 +208,7 @@ pub struct Metrics {
     rate_limited: Counters<1>,
     generation_active: Family<Labels<1>, Gauge>,
     generation_behind: Gauge,
+    other_endpoints: Gauge,
     clock_skew: Gauge<f64, AtomicU64>,
     task_panics: Counters<1>,
 }
@@ -423,6 +424,10 @@ impl Metrics {
             generation_behind: r.gauge(
                 "generation_behind",
                 "1 while this replica has not loaded the active generation",
+            ),
+            other_endpoints: r.gauge(
+                "replicas_with_other_endpoints",
+                "Running replicas whose table of endpoints differs from this one's",
             ),
             clock_skew: r.add(
                 "clock_skew_seconds",
@@ -701,6 +706,12 @@ impl Metrics {
         self.generation_behind.set(i64::from(behind));
     }
 
+    /// How many running replicas have another table of endpoints.
+    pub fn other_endpoints(&self, replicas: usize) {
+        let replicas = i64::try_from(replicas).unwrap_or(i64::MAX);
+        self.other_endpoints.set(replicas);
+    }
+
     /// How far our clock is ahead of the database's; negative when it is behind.
     pub fn clock_skew(&self, seconds: f64) {
         self.clock_skew.set(seconds);
@@ -768,6 +779,7 @@ mod tests {
         metrics.http_request(None, "GET", 404, MS);
         metrics.rate_limited(RateLimit::Address);
         metrics.generation_behind(true);
+        metrics.other_endpoints(2);
         metrics.clock_skew(-0.25);
         metrics.task_panic("request");
         let text = metrics.render();
@@ -805,6 +817,7 @@ mod tests {
             "taskpass_http_seconds_count{route=\"none\"} 1",
             "taskpass_rate_limited_total{by=\"address\"} 1",
             "taskpass_generation_behind 1",
+            "taskpass_replicas_with_other_endpoints 2",
             "taskpass_clock_skew_seconds -0.25",
             "taskpass_task_panics_total{task=\"request\"} 1",
         ] {

@@ -322,6 +322,14 @@ CREATE TABLE cosigned (
 CREATE INDEX cosigned_by_key ON cosigned (vkey, size);
 CREATE INDEX cosigned_by_name ON cosigned (witness, size);
 
+-- What each replica says of its own configuration: the digest of its endpoints. Written every few
+-- seconds, so that replicas which would ask other servers are seen.
+CREATE TABLE replica (
+    name      text PRIMARY KEY,
+    endpoints text NOT NULL,
+    seen_at   timestamptz NOT NULL
+);
+
 CREATE TABLE generation (
     digest    bytea PRIMARY KEY,
     body      bytea NOT NULL,
@@ -378,7 +386,7 @@ BEGIN
     EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I', here, serving);
     EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, cosigned, activation, generation TO %I', serving);
     EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, succession, leaf_opening, one_time, task, session, retry, '
-        'delegation, cutoff, deny_place, deny_entry, export_cursor, signing_key, workload_key, admin_binding TO %I', serving);
+        'delegation, cutoff, deny_place, deny_entry, export_cursor, replica, signing_key, workload_key, admin_binding TO %I', serving);
     -- A digest that was seen is neither forgotten nor seen anew.
     EXECUTE format('GRANT INSERT, UPDATE (ended) ON bootstrap_token TO %I', serving);
     -- Only to renew its MAC when a sealing key is replaced.

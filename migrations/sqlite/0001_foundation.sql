@@ -259,6 +259,14 @@ CREATE TABLE cosigned (
 CREATE INDEX cosigned_by_key ON cosigned (vkey, size);
 CREATE INDEX cosigned_by_name ON cosigned (witness, size);
 
+-- What each replica says of its own configuration: the digest of its endpoints. Written every few
+-- seconds, so that replicas which would ask other servers are seen.
+CREATE TABLE replica (
+    name      TEXT PRIMARY KEY,
+    endpoints TEXT NOT NULL,
+    seen_at   INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE generation (
     digest    BLOB PRIMARY KEY,
     body      BLOB NOT NULL,

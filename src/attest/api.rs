@@ -1,8 +1,8 @@
-//! Requests to a server that the configuration names: a cluster's API, a bundle's endpoint.
+//! Requests to an endpoint of the replica's own configuration: a cluster's API, a bundle's server.
 //!
-//! Its authorities may be its own and nobody else's, and it may want a bearer token. Both stand in
-//! files that others replace while we run, so they are read for each request. What it answers is
-//! bounded in time and size, and a redirect is an error.
+//! An endpoint may have authorities of its own and a bearer token. Both stand in files that others
+//! replace while the broker runs, so they are read for each request. Answers are bounded in time and
+//! size, and a redirect is an error.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -11,9 +11,10 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use url::Url;
 
 use super::jwks;
-use crate::domain::trust::Endpoint;
+use crate::endpoints::Endpoint;
 use crate::outgoing::{self, BodyError};
 
 /// The longest time that one request may take, files and connection included.
@@ -42,9 +43,11 @@ pub(super) enum ApiError {
     Status(u16),
     #[error("the answer is not the JSON that was expected")]
     Json,
+    #[error("the URL is not at the endpoint's own server")]
+    Elsewhere,
 }
 
-/// A client of one such server.
+/// A client of one endpoint. Its token goes to the endpoint's own origin and nowhere else.
 #[derive(Debug)]
 pub(super) struct Api {
     endpoint: Endpoint,
@@ -60,11 +63,24 @@ impl Api {
         }
     }
 
-    /// What the server has there.
+    /// The endpoint.
+    pub(super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The document at the endpoint's URL.
     pub(super) async fn get<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        self.get_at(self.endpoint.url()).await
+    }
+
+    /// The document at another URL of the same server.
+    pub(super) async fn get_at<T: DeserializeOwned>(&self, url: &Url) -> Result<T, ApiError> {
+        if !self.endpoint.serves(url) {
+            return Err(ApiError::Elsewhere);
+        }
         self.within_time(async {
             let client = self.client().await?;
-            self.ask(client.get(&self.endpoint.url)).await
+            self.ask(client.get(url.clone())).await
         })
         .await
     }
@@ -76,7 +92,8 @@ impl Api {
     ) -> Result<T, ApiError> {
         self.within_time(async {
             let client = self.client().await?;
-            self.ask(client.post(&self.endpoint.url).json(body)).await
+            self.ask(client.post(self.endpoint.url().clone()).json(body))
+                .await
         })
         .await
     }
@@ -93,7 +110,7 @@ impl Api {
         &self,
         mut request: reqwest::RequestBuilder,
     ) -> Result<T, ApiError> {
-        if let Some(path) = &self.endpoint.token_file {
+        if let Some(path) = self.endpoint.token_file() {
             let text = String::from_utf8(read(path).await?);
             let text = text.map_err(|_| ApiError::FileForm(path.clone()))?;
             let token = SecretString::from(text.trim());
@@ -112,7 +129,7 @@ impl Api {
 
     /// The client for the authorities as they are now.
     async fn client(&self) -> Result<reqwest::Client, ApiError> {
-        let authorities = match &self.endpoint.ca_file {
+        let authorities = match self.endpoint.ca_file() {
             None => Vec::new(),
             Some(path) => read(path).await?,
         };
@@ -126,7 +143,7 @@ impl Api {
             return Ok(client.clone());
         }
         let mut builder = jwks::client_builder();
-        if let Some(path) = &self.endpoint.ca_file {
+        if let Some(path) = self.endpoint.ca_file() {
             let chain = reqwest::Certificate::from_pem_bundle(&authorities)?;
             if chain.is_empty() {
                 return Err(ApiError::FileForm(path.clone()));

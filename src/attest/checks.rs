@@ -8,13 +8,15 @@ mod conditions;
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 use uuid::Uuid;
 
 use self::conditions::check_conditions;
 use super::spiffe::is_trust_domain;
 use super::template::Template;
-use crate::domain::trust::{AttestorSpec, ClaimType, Endpoint, OidcSpec, SpiffeSpec};
+use crate::domain::trust::{AttestorSpec, ClaimType, OidcSpec, SpiffeSpec};
+use crate::endpoints::UnfitEndpoint;
+use crate::endpoints::address::{check_url, is_loopback_host};
 
 /// The algorithms that an attestor may believe. All are asymmetric.
 pub(super) const ALGORITHMS: [&str; 9] = [
@@ -111,18 +113,6 @@ const SHARED: [Shared; 8] = [
     },
 ];
 
-/// Whether a URL may be fetched from: https, or http on this machine's loopback.
-pub(super) fn is_secure(url: &Url) -> bool {
-    let loopback = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => return false,
-    };
-    let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
-    plain && (url.scheme() == "https" || (url.scheme() == "http" && loopback))
-}
-
 /// Two spellings of one issuer.
 fn same_issuer(one: &str, other: &str) -> bool {
     one.trim_end_matches('/')
@@ -145,8 +135,23 @@ impl Checked<'_> {
     }
 }
 
-/// Checks every attestor alone and against the others.
-pub fn check(specs: &[AttestorSpec], own_issuers: &[String]) -> Outcome {
+/// An attestor names an endpoint that this replica cannot use.
+pub(super) fn refuse_endpoint(
+    attestor: &str,
+    key: &'static str,
+    unfit: &UnfitEndpoint,
+) -> AttestorConfigError {
+    AttestorConfigError {
+        attestor: attestor.to_owned(),
+        key,
+        problem: unfit.problem(),
+        remedy: unfit.remedy(),
+    }
+}
+
+/// Checks every attestor alone and against the others. `plain_issuers`: whether issuers may have
+/// http URLs.
+pub fn check(specs: &[AttestorSpec], own_issuers: &[String], plain_issuers: bool) -> Outcome {
     let mut names = BTreeSet::new();
     let mut keys_seen = false;
     for (index, spec) in specs.iter().enumerate() {
@@ -178,7 +183,7 @@ pub fn check(specs: &[AttestorSpec], own_issuers: &[String]) -> Outcome {
                 }
             }
             AttestorSpec::Oidc(oidc) => {
-                check_oidc(&at, oidc, own_issuers)?;
+                check_oidc(&at, oidc, own_issuers, plain_issuers)?;
                 let twin = specs.iter().take(index).any(|earlier| {
                     matches!(earlier, AttestorSpec::Oidc(earlier)
                         if same_issuer(&earlier.issuer, &oidc.issuer)
@@ -212,8 +217,13 @@ fn check_name(at: &Checked<'_>) -> Outcome {
     )
 }
 
-fn check_oidc(at: &Checked<'_>, spec: &OidcSpec, own_issuers: &[String]) -> Outcome {
-    let issuer = check_issuer(at, spec, own_issuers)?;
+fn check_oidc(
+    at: &Checked<'_>,
+    spec: &OidcSpec,
+    own_issuers: &[String],
+    plain_issuers: bool,
+) -> Outcome {
+    let issuer = check_issuer(at, spec, own_issuers, plain_issuers)?;
     check_audience(at, spec, &issuer)?;
     check_header(at, spec)?;
     check_tenant(at, spec, &issuer)?;
@@ -222,15 +232,7 @@ fn check_oidc(at: &Checked<'_>, spec: &OidcSpec, own_issuers: &[String]) -> Outc
     if let Some(instance) = &spec.instance {
         check_template(at, spec, "instance", instance)?;
     }
-    let endpoints = [
-        ("keys_from", &spec.keys_from),
-        ("token_review", &spec.token_review),
-    ];
-    for (key, endpoint) in endpoints {
-        if let Some(endpoint) = endpoint {
-            check_endpoint(at, key, endpoint)?;
-        }
-    }
+    check_key_source(at, spec, &issuer)?;
     check_limits(
         at,
         spec.leeway_seconds,
@@ -270,28 +272,27 @@ fn check_limits(at: &Checked<'_>, leeway: u64, max_age: u64, max_stale: u64) -> 
     Ok(())
 }
 
-fn check_endpoint(at: &Checked<'_>, key: &'static str, endpoint: &Endpoint) -> Outcome {
-    for file in [&endpoint.ca_file, &endpoint.token_file]
-        .into_iter()
-        .flatten()
-    {
-        if !file.is_absolute() {
-            at.refuse(
-                key,
-                "it names a file by a relative path",
-                "give the absolute path: the same on each replica",
-            )?;
-        }
+/// Whether the keys can be fetched as the specification says.
+fn check_key_source(at: &Checked<'_>, spec: &OidcSpec, issuer: &Url) -> Outcome {
+    if spec.discovery.is_some() && spec.keys_from.is_some() {
+        at.refuse(
+            "keys_from",
+            "it stands beside discovery",
+            "keep one: with keys_from no discovery is asked",
+        )?;
     }
-    let secure = Url::parse(&endpoint.url).is_ok_and(|url| is_secure(&url));
-    if secure {
+    if spec.discovery.is_some() || spec.keys_from.is_some() {
         return Ok(());
     }
-    at.refuse(
-        key,
-        "its url cannot be asked safely",
-        "give an https URL (http on loopback only), without a user, password or fragment",
-    )
+    match check_url(issuer) {
+        Ok(()) => Ok(()),
+        Err(refused) => at.refuse(
+            "issuer",
+            refused.to_string(),
+            "give an issuer with a public https URL, or name the endpoint that serves its metadata \
+             as `discovery`, or its keys as `keys_from`",
+        ),
+    }
 }
 
 fn check_spiffe(at: &Checked<'_>, spec: &SpiffeSpec) -> Outcome {
@@ -310,7 +311,6 @@ fn check_spiffe(at: &Checked<'_>, spec: &SpiffeSpec) -> Outcome {
             "let workloads ask for an audience that means this broker alone",
         )?;
     }
-    check_endpoint(at, "bundle", &spec.bundle)?;
     check_limits(
         at,
         spec.leeway_seconds,
@@ -323,19 +323,30 @@ fn check_issuer(
     at: &Checked<'_>,
     spec: &OidcSpec,
     own_issuers: &[String],
+    plain_issuers: bool,
 ) -> Result<Url, AttestorConfigError> {
-    let refuse = |problem: &str| AttestorConfigError {
+    let refuse = |problem: &str| {
+        AttestorConfigError {
         attestor: at.0.to_owned(),
         key: "issuer",
         problem: problem.to_owned(),
-        remedy: "give the exact `iss` of its tokens, an https URL (http on loopback only)".into(),
+        remedy: "give the exact `iss` of its tokens, an https URL (http on loopback in development mode \
+                 only)"
+            .into(),
+    }
     };
     if spec.issuer.is_empty() {
         return Err(refuse("it is missing"));
     }
     let url = Url::parse(&spec.issuer).map_err(|_| refuse("it is not a URL"))?;
-    if !is_secure(&url) || url.query().is_some() {
-        return Err(refuse("its keys could not be fetched safely"));
+    let plain = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    let secure = match url.scheme() {
+        "https" => url.host().is_some(),
+        "http" => plain_issuers && is_loopback_host(&url),
+        _ => false,
+    };
+    if !plain || !secure || url.query().is_some() {
+        return Err(refuse("it is no plain https URL"));
     }
     if own_issuers.iter().any(|own| same_issuer(own, &spec.issuer)) {
         return Err(refuse("it is our own, so what we issue would obtain more"));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use wiremock::MockServer;
 
-use super::testing::{TestKey, now, ok, serve, serve_keys};
+use super::testing::{TestKey, now, ok, serve, serve_keys, with_endpoints};
 use super::*;
 
 const OURS: &str = "https://broker.example";
@@ -40,7 +40,8 @@ fn spec(name: &str, issuer: &str, audience: &str) -> Value {
     })
 }
 
-fn attestors(specs: Vec<Value>) -> Attestors {
+fn attestors(mut specs: Vec<Value>) -> Attestors {
+    let endpoints = with_endpoints(&mut specs);
     let specs: Vec<AttestorSpec> = specs
         .into_iter()
         .map(|spec| serde_json::from_value(spec).unwrap())
@@ -51,6 +52,8 @@ fn attestors(specs: Vec<Value>) -> Attestors {
         not_before: None,
         tracker: TaskTracker::new(),
         workload_keys: Arc::new(NoKeys),
+        endpoints,
+        plain_issuers: true,
     };
     Attestors::new(&specs, context).unwrap()
 }

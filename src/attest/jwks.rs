@@ -9,6 +9,10 @@
 //! What an issuer answers is not trusted beyond its purpose. Its size, its time and its number of
 //! keys are bounded, redirects are refused, and a key that we cannot use is skipped alone. A new
 //! set without any usable key leaves the last good one in place, until that is too old.
+//!
+//! Discovery goes to public addresses alone, except to the server of the endpoint that the attestor
+//! names for it. The issuer's metadata says where the key set is, and so cannot lead elsewhere into
+//! the host's network.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +26,9 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::api::{Api, ApiError};
-use super::checks::is_secure;
 use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
-use crate::domain::trust::Endpoint;
+use crate::endpoints::{Endpoint, PublicClient, RefusedAddress};
 use crate::outgoing::{self, BodyError};
 
 /// The least time from the beginning of one fetch to the beginning of the next.
@@ -69,8 +72,10 @@ enum FetchError {
     Json,
     #[error("the discovery document is another issuer's")]
     Issuer,
-    #[error("the keys' address is not https")]
-    Address,
+    #[error("the address is refused")]
+    Address(#[from] RefusedAddress),
+    #[error("the issuer is not a URL")]
+    NoUrl,
     #[error("the set has too many keys")]
     TooMany,
     #[error("the set has no usable key")]
@@ -116,9 +121,9 @@ impl KeySet {
     }
 }
 
-/// The client for all issuers.
-pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
-    client_builder().build()
+/// The client for issuers at public addresses.
+fn public_client() -> Result<PublicClient, reqwest::Error> {
+    PublicClient::new(client_builder())
 }
 
 /// A client with no redirects, no proxy and no waiting.
@@ -140,12 +145,13 @@ pub(super) enum KeyUse {
 /// Where a set is.
 #[derive(Debug)]
 enum Place {
-    /// Where the issuer's discovery says.
+    /// Where the issuer's discovery says. `own` is the endpoint that serves it, if there is one.
     Discovery {
         issuer: String,
-        client: reqwest::Client,
+        own: Option<Api>,
+        public: PublicClient,
     },
-    /// Where the configuration says.
+    /// At an endpoint.
     Endpoint { api: Api, usage: KeyUse },
 }
 
@@ -162,19 +168,24 @@ pub(super) struct KeySource {
 }
 
 impl KeySource {
-    pub(super) fn new(
+    /// Keys that the issuer's discovery says where to find. `endpoint` serves the discovery; without
+    /// one it is at the issuer's own, public address.
+    pub(super) fn discovered(
         attestor: &str,
         issuer: &str,
+        endpoint: Option<&Endpoint>,
         max_stale_seconds: u64,
-        client: reqwest::Client,
         tracker: TaskTracker,
-    ) -> Arc<Self> {
-        let issuer = issuer.to_owned();
-        let place = Place::Discovery { issuer, client };
-        Self::in_place(attestor, place, max_stale_seconds, tracker)
+    ) -> Result<Arc<Self>, reqwest::Error> {
+        let place = Place::Discovery {
+            issuer: issuer.to_owned(),
+            own: endpoint.map(Api::new),
+            public: public_client()?,
+        };
+        Ok(Self::in_place(attestor, place, max_stale_seconds, tracker))
     }
 
-    /// Keys that the configuration says where to find.
+    /// Keys that an endpoint serves.
     pub(super) fn at(
         attestor: &str,
         endpoint: &Endpoint,
@@ -284,8 +295,13 @@ impl KeySource {
     async fn fetch(&self) -> Result<Vec<VerificationKey>, FetchError> {
         let (set, usage): (Jwks, KeyUse) = match &self.place {
             Place::Endpoint { api, usage } => (api.get().await?, *usage),
-            Place::Discovery { issuer, client } => {
-                (discovered(client, issuer).await?, KeyUse::Signatures)
+            Place::Discovery {
+                issuer,
+                own,
+                public,
+            } => {
+                let found = discovered(issuer, own.as_ref(), public).await?;
+                (found, KeyUse::Signatures)
             }
         };
         if set.keys.len() > MAX_KEYS {
@@ -300,23 +316,32 @@ impl KeySource {
     }
 }
 
-async fn discovered(client: &reqwest::Client, issuer: &str) -> Result<Jwks, FetchError> {
-    let base = issuer.trim_end_matches('/');
-    let discovery: Discovery =
-        get(client, &format!("{base}/.well-known/openid-configuration")).await?;
+async fn discovered(
+    issuer: &str,
+    own: Option<&Api>,
+    public: &PublicClient,
+) -> Result<Jwks, FetchError> {
+    let base = own.map_or(issuer, |own| own.endpoint().url().as_str());
+    let base = base.trim_end_matches('/');
+    let url = format!("{base}/.well-known/openid-configuration");
+    let url = Url::parse(&url).map_err(|_| FetchError::NoUrl)?;
+    let discovery: Discovery = get(&url, own, public).await?;
     if discovery.issuer != issuer {
         return Err(FetchError::Issuer);
     }
-    // A remote issuer must not send us to our own loopback.
-    let plain = issuer.starts_with("http:");
-    if !is_secure(&discovery.jwks_uri) || (discovery.jwks_uri.scheme() == "http" && !plain) {
-        return Err(FetchError::Address);
-    }
-    get(client, discovery.jwks_uri.as_str()).await
+    get(&discovery.jwks_uri, own, public).await
 }
 
-async fn get<T: DeserializeOwned>(client: &reqwest::Client, url: &str) -> Result<T, FetchError> {
-    let response = client.get(url).send().await?;
+/// The document at `url`: from the endpoint where it is the endpoint's, else from a public address.
+async fn get<T: DeserializeOwned>(
+    url: &Url,
+    own: Option<&Api>,
+    public: &PublicClient,
+) -> Result<T, FetchError> {
+    if let Some(own) = own.filter(|own| own.endpoint().serves(url)) {
+        return Ok(own.get_at(url).await?);
+    }
+    let response = public.get(url)?.send().await?;
     if response.status() != reqwest::StatusCode::OK {
         return Err(FetchError::Status(response.status().as_u16()));
     }

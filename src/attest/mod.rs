@@ -48,6 +48,7 @@ use crate::crypto::digest::sha256;
 use crate::crypto::jwt::{JwtError, TimeError, UnverifiedJwt};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{OneTime, Reuse, Workload};
+use crate::endpoints::EndpointTable;
 
 /// All that a request presents.
 #[derive(Clone, Default)]
@@ -295,6 +296,10 @@ pub struct AttestContext {
     pub tracker: TaskTracker,
     /// Registered workload keys.
     pub workload_keys: Arc<dyn WorkloadKeys>,
+    /// This replica's endpoints.
+    pub endpoints: Arc<EndpointTable>,
+    /// Whether issuers may have http URLs: in development mode alone.
+    pub plain_issuers: bool,
 }
 
 /// All configured attestors.
@@ -325,17 +330,17 @@ impl Attestors {
     ) -> Result<Self, AttestorConfigError> {
         let mut own_issuers = context.own_issuers.clone();
         own_issuers.push(context.own_issuer.clone());
-        check(specs, &own_issuers)?;
+        check(specs, &own_issuers, context.plain_issuers)?;
         let mut attestors: Vec<Box<dyn Attestor>> = Vec::with_capacity(specs.len());
         let mut issuers = BTreeSet::new();
         for spec in specs {
             attestors.push(match spec {
                 AttestorSpec::Oidc(spec) => {
                     issuers.insert(spec.issuer.clone());
-                    Box::new(oidc::Oidc::new(spec, &context.tracker)?)
+                    Box::new(oidc::Oidc::new(spec, &context)?)
                 }
                 AttestorSpec::Key(spec) => Box::new(key::Keys::new(spec, &context)?),
-                AttestorSpec::Spiffe(spec) => Box::new(spiffe::Spiffe::new(spec, &context.tracker)),
+                AttestorSpec::Spiffe(spec) => Box::new(spiffe::Spiffe::new(spec, &context)?),
             });
         }
         Ok(Self {

@@ -10,16 +10,16 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio_util::task::TaskTracker;
 
-use super::checks::AttestorConfigError;
-use super::jwks::{self, KeyError, KeySource, KeyUse};
+use super::checks::{AttestorConfigError, refuse_endpoint};
+use super::jwks::{KeyError, KeySource, KeyUse};
 use super::review::Review;
 use super::template::Template;
-use super::{AttestError, Attestor, Presented, one_time};
+use super::{AttestContext, AttestError, Attestor, Presented, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::jwt::{VerifiedClaims, check_times, verify};
+use crate::domain::endpoint::{EndpointName, EndpointUse};
 use crate::domain::limits::MAX_CLAIM_BYTES;
 use crate::domain::trust::{ClaimType, OidcSpec};
 use crate::domain::workload::{ClaimValue, Identity, Instance, OneTime, Workload};
@@ -36,7 +36,10 @@ pub(super) struct Oidc {
 
 impl Oidc {
     /// From a specification that passed [`super::check`].
-    pub(super) fn new(spec: &OidcSpec, tracker: &TaskTracker) -> Result<Self, AttestorConfigError> {
+    pub(super) fn new(
+        spec: &OidcSpec,
+        context: &AttestContext,
+    ) -> Result<Self, AttestorConfigError> {
         let refuse = |key: &'static str, problem: String| AttestorConfigError {
             attestor: spec.name.clone(),
             key,
@@ -47,23 +50,33 @@ impl Oidc {
             Template::parse(text).map_err(|error| refuse(key, error.to_string()))
         };
         let algorithms = spec.algorithms.iter().map(|name| name.parse::<Algorithm>());
-        let keys = match &spec.keys_from {
+        let endpoint = |key: &'static str, name: &Option<EndpointName>, used_for: EndpointUse| {
+            let found = name
+                .as_ref()
+                .map(|name| context.endpoints.find(name, used_for));
+            found
+                .transpose()
+                .map_err(|unfit| refuse_endpoint(&spec.name, key, &unfit))
+        };
+        let discovery = endpoint("discovery", &spec.discovery, EndpointUse::Discovery)?;
+        let keys = match endpoint("keys_from", &spec.keys_from, EndpointUse::Keys)? {
             Some(endpoint) => KeySource::at(
                 &spec.name,
                 endpoint,
                 KeyUse::Signatures,
                 spec.max_stale_seconds,
-                tracker.clone(),
+                context.tracker.clone(),
             ),
-            None => KeySource::new(
+            None => KeySource::discovered(
                 &spec.name,
                 &spec.issuer,
+                discovery,
                 spec.max_stale_seconds,
-                jwks::client().map_err(|error| refuse("issuer", error.to_string()))?,
-                tracker.clone(),
-            ),
+                context.tracker.clone(),
+            )
+            .map_err(|error| refuse("issuer", error.to_string()))?,
         };
-        let review = spec.token_review.as_ref();
+        let review = endpoint("token_review", &spec.token_review, EndpointUse::TokenReview)?;
         Ok(Self {
             algorithms: algorithms
                 .collect::<Result<_, _>>()

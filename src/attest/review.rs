@@ -13,8 +13,8 @@ use serde_json::json;
 
 use super::AttestError;
 use super::api::Api;
-use crate::domain::trust::Endpoint;
 use crate::domain::workload::ClaimValue;
+use crate::endpoints::Endpoint;
 
 /// The key of the pod's uid among what the API server says about a user.
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tokio_util::task::TaskTracker;
 
+use super::checks::{AttestorConfigError, refuse_endpoint};
 use super::jwks::{KeyError, KeySource, KeyUse};
-use super::{AttestError, Attestor, Presented, one_time};
+use super::{AttestContext, AttestError, Attestor, Presented, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::jwt::{UnverifiedJwt, check_times, verify};
+use crate::domain::endpoint::EndpointUse;
 use crate::domain::trust::SpiffeSpec;
 use crate::domain::workload::{ClaimValue, Identity, Workload};
 
@@ -71,17 +72,22 @@ pub(super) struct Spiffe {
 
 impl Spiffe {
     /// From a specification that passed [`super::check`].
-    pub(super) fn new(spec: &SpiffeSpec, tracker: &TaskTracker) -> Self {
-        Self {
+    pub(super) fn new(
+        spec: &SpiffeSpec,
+        context: &AttestContext,
+    ) -> Result<Self, AttestorConfigError> {
+        let bundle = context.endpoints.find(&spec.bundle, EndpointUse::Keys);
+        let bundle = bundle.map_err(|unfit| refuse_endpoint(&spec.name, "bundle", &unfit))?;
+        Ok(Self {
             keys: KeySource::at(
                 &spec.name,
-                &spec.bundle,
+                bundle,
                 KeyUse::JwtSvid,
                 spec.max_stale_seconds,
-                tracker.clone(),
+                context.tracker.clone(),
             ),
             spec: spec.clone(),
-        }
+        })
     }
 
     async fn appraise_token(

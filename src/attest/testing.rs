@@ -1,5 +1,7 @@
 //! Keys and tokens for this module's tests.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::rand::SystemRandom;
@@ -9,6 +11,7 @@ use wiremock::matchers::{method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::clock::Timestamp;
+use crate::endpoints::EndpointTable;
 
 pub(super) fn now() -> Timestamp {
     Timestamp::from_seconds(1_795_000_000)
@@ -58,6 +61,20 @@ impl TestKey {
         let signature = self.pair.sign(&self.random, input.as_bytes()).unwrap();
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
+}
+
+/// Has each issuer's discovery served by an endpoint of the attestor's name, at the issuer's own URL.
+pub(super) fn with_endpoints(specs: &mut [Value]) -> Arc<EndpointTable> {
+    let mut table = json!({});
+    for spec in specs {
+        if let Some(issuer) = spec.get("issuer").cloned() {
+            let name = spec["name"].as_str().unwrap().to_owned();
+            spec["discovery"] = json!(name);
+            table[name] = json!({"url": issuer, "use": ["discovery"]});
+        }
+    }
+    let table = serde_json::from_value(table).unwrap();
+    Arc::new(EndpointTable::new(&table).unwrap())
 }
 
 /// Serves discovery and `keys` under the server's own address.

@@ -7,7 +7,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 use wiremock::MockServer;
 
-use super::testing::{TestKey, encode, now, serve_keys};
+use super::testing::{TestKey, encode, now, serve_keys, with_endpoints};
 use super::*;
 use crate::domain::workload::{ClaimValue, KeyBinding};
 
@@ -67,13 +67,17 @@ impl World {
             "kind": "key", "name": "workload",
             "keys": [{"workload": "reports", "jwk": agent.jwk()}],
         });
-        let specs = [spec, keys].map(|spec| serde_json::from_value(spec).unwrap());
+        let mut specs = [spec, keys];
+        let endpoints = with_endpoints(&mut specs);
+        let specs = specs.map(|spec| serde_json::from_value(spec).unwrap());
         let context = AttestContext {
             own_issuer: OURS.into(),
             own_issuers: Vec::new(),
             not_before: None,
             tracker: TaskTracker::new(),
             workload_keys: Arc::new(Registered(agent.jwk())),
+            endpoints,
+            plain_issuers: true,
         };
         let attestors = Attestors::new(&specs, context).unwrap();
         Self {
@@ -427,6 +431,8 @@ fn keys_that_may_not_be_registered_do_not_load() {
             not_before: None,
             tracker: TaskTracker::new(),
             workload_keys: Arc::new(Registered(Value::Null)),
+            endpoints: Arc::default(),
+            plain_issuers: false,
         };
         let specs = [serde_json::from_value(spec).unwrap()];
         assert_eq!(Attestors::new(&specs, context).unwrap_err().key, "keys");

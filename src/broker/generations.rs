@@ -15,6 +15,7 @@ use crate::attest::{AttestContext, Attestors, Evidence, WorkloadKeys};
 use crate::clock::Timestamp;
 use crate::domain::catalog::Catalog;
 use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
+use crate::endpoints::{EndpointTable, UnfitEndpoint};
 use crate::ledger::entry::{Entry, OneTimeUse, Request};
 use crate::ledger::{ACTIVATION_MAC, Appended};
 use crate::policy::{AdminAction, CompiledGeneration, PolicyProblem};
@@ -31,6 +32,10 @@ pub struct Trust {
     pub workload_keys: Arc<dyn WorkloadKeys>,
     /// Tracks the refreshes of keys.
     pub tracker: tokio_util::task::TaskTracker,
+    /// This replica's endpoints.
+    pub endpoints: Arc<EndpointTable>,
+    /// Whether issuers may have http URLs: in development mode alone.
+    pub plain_issuers: bool,
 }
 
 /// The generation that decides, ready to.
@@ -93,6 +98,29 @@ pub enum Unfit {
     /// Its attestors.
     #[error("{0}")]
     Attestors(String),
+    /// It names an endpoint that this replica does not have, or has for another use.
+    #[error("`{pointer}`: {unfit}")]
+    Endpoint {
+        /// Where the generation names it, as a JSON pointer.
+        pointer: String,
+        /// Why it cannot be used.
+        unfit: UnfitEndpoint,
+    },
+}
+
+/// Whether attestors and endpoints of a generation can be used by a replica with this table: what
+/// activation checks beside the policies.
+pub fn check_surroundings(
+    generation: &Generation,
+    own_audiences: &[String],
+    endpoints: &EndpointTable,
+    plain_issuers: bool,
+) -> Result<(), Unfit> {
+    endpoints
+        .check(&generation.endpoints())
+        .map_err(|(pointer, unfit)| Unfit::Endpoint { pointer, unfit })?;
+    crate::attest::check(&generation.attestors, own_audiences, plain_issuers)
+        .map_err(|error| Unfit::Attestors(error.to_string()))
 }
 
 impl Broker {
@@ -177,11 +205,19 @@ impl Broker {
                 .collect(),
         };
         self.store().put_generation(digest, &bytes, now).await?;
+        let by = match &word {
+            Word::Admin(_, by) | Word::Start(by) | Word::Carried(by) => by.clone(),
+        };
+        let entry = Entry::Activate {
+            digest,
+            endpoints: self.endpoints_digest(),
+            by,
+        };
         let appended = match word {
-            Word::Admin(call, by) => call.append(Entry::Activate { digest, by }, now).await?,
-            Word::Start(by) | Word::Carried(by) => {
+            Word::Admin(call, _) => call.append(entry, now).await?,
+            Word::Start(_) | Word::Carried(_) => {
                 let request = Request {
-                    entry: Entry::Activate { digest, by },
+                    entry,
                     one_time: OneTimeUse::default(),
                     at: now,
                 };
@@ -311,6 +347,12 @@ impl Broker {
 
 async fn compile(generation: Generation, trust: Trust, issuer: String) -> Result<Active, Unfit> {
     let audiences = trust.own_audiences.clone();
+    check_surroundings(
+        &generation,
+        &audiences,
+        &trust.endpoints,
+        trust.plain_issuers,
+    )?;
     // Parsing and validating take CPU: not on the threads that serve.
     let compiled =
         tokio::task::spawn_blocking(move || CompiledGeneration::compile(&generation, &audiences));
@@ -324,6 +366,8 @@ async fn compile(generation: Generation, trust: Trust, issuer: String) -> Result
         not_before: trust.not_before,
         tracker: trust.tracker,
         workload_keys: trust.workload_keys,
+        endpoints: trust.endpoints,
+        plain_issuers: trust.plain_issuers,
     };
     let attestors = Attestors::new(compiled.attestors(), context)
         .map_err(|error| Unfit::Attestors(error.to_string()))?;

@@ -17,6 +17,7 @@ pub mod issue;
 pub mod keys;
 pub mod proof;
 pub mod rate;
+pub mod replicas;
 pub mod revoke;
 pub mod sessions;
 mod statements;
@@ -34,6 +35,7 @@ use self::admin::AdminTokens;
 use self::call::Call;
 pub use self::error::{BrokerError, Denied, Exceeded};
 use self::generations::{Active, Trust};
+use self::replicas::OtherEndpoints;
 use crate::attest::nonce::DpopNonces;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::{Mac, salted};
@@ -98,6 +100,7 @@ pub struct Broker {
     active: ArcSwapOption<Active>,
     behind: ArcSwap<Option<String>>,
     ailing: ArcSwap<Option<String>>,
+    other_endpoints: ArcSwap<Vec<OtherEndpoints>>,
     /// By a wrong clock no evidence can be believed.
     clock_is_off: AtomicBool,
     /// Whether that was ever looked at.
@@ -117,6 +120,7 @@ impl Broker {
             active: ArcSwapOption::empty(),
             behind: ArcSwap::from_pointee(None),
             ailing: ArcSwap::from_pointee(None),
+            other_endpoints: ArcSwap::from_pointee(Vec::new()),
             clock_is_off: AtomicBool::new(false),
             clock_was_compared: AtomicBool::new(false),
             denials: Denials::default(),

@@ -13,6 +13,7 @@ mod replay;
 mod source;
 mod unused;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -23,11 +24,13 @@ use super::client::Connection;
 use super::dev::settings;
 use super::serve::ConfigFile;
 use super::{Failure, output};
+use crate::broker::generations::{Unfit, check_surroundings};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Generation, Retention};
 use crate::domain::trust::AttestorSpec;
+use crate::endpoints::{EndpointSpec, EndpointTable};
 use crate::policy::{self, CompiledGeneration, GenerationParts, PolicyProblem, suite};
 
 /// Check, test and activate policies
@@ -132,6 +135,8 @@ struct Activate {
 struct Registrations {
     server: Issuer,
     #[serde(default)]
+    endpoints: BTreeMap<String, EndpointSpec>,
+    #[serde(default)]
     attestors: Vec<AttestorSpec>,
     #[serde(default)]
     resources: Vec<Resource>,
@@ -150,11 +155,38 @@ struct Issuer {
     issuer: String,
 }
 
-/// A generation from files, and where its policies are.
+/// A generation from files, where its policies are, and what the configuration says of the replica.
 struct Built {
     generation: Generation,
     compiled: CompiledGeneration,
     directory: PathBuf,
+    own_audiences: Vec<String>,
+    endpoints: EndpointTable,
+}
+
+impl Built {
+    /// What activation at a broker with this configuration would check beside the policies.
+    fn check_surroundings(&self, plain_issuers: bool) -> Result<(), Vec<PolicyProblem>> {
+        let checked = check_surroundings(
+            &self.generation,
+            &self.own_audiences,
+            &self.endpoints,
+            plain_issuers,
+        );
+        checked.map_err(|unfit| match unfit {
+            Unfit::Policy(problems) => problems,
+            Unfit::Attestors(error) => {
+                vec![PolicyProblem::of_file("attestors", error, "")]
+            }
+            Unfit::Endpoint { pointer, unfit } => {
+                vec![PolicyProblem::of_file(
+                    pointer,
+                    unfit.problem(),
+                    unfit.remedy(),
+                )]
+            }
+        })
+    }
 }
 
 impl Source {
@@ -187,6 +219,18 @@ impl Source {
             Ok(policies) => policies,
             Err(problem) => return Ok(Err(vec![problem])),
         };
+        let endpoints = EndpointTable::new(&from.endpoints).map_err(|errors| {
+            let lines = errors.into_iter().map(|error| {
+                let key = format!("endpoints.{}.{}", error.name, error.key);
+                format!(
+                    "`{}` {}; {}",
+                    key.trim_end_matches('.'),
+                    error.problem,
+                    error.remedy
+                )
+            });
+            Failure::Usage(lines.collect::<Vec<_>>().join("\n"))
+        })?;
         let mut own_audiences = vec![from.server.issuer];
         own_audiences.extend(
             from.attestors
@@ -210,6 +254,8 @@ impl Source {
                 generation,
                 compiled,
                 directory,
+                own_audiences,
+                endpoints,
             }),
         )
     }
@@ -222,6 +268,7 @@ impl Source {
     /// The same where it is to be activated at `now`.
     fn activatable(&self, now: Timestamp) -> Result<Result<Built, Vec<PolicyProblem>>, Failure> {
         Ok(self.build()?.and_then(|built| {
+            built.check_surroundings(self.dev)?;
             let dates = built.compiled.check_dates(&built.generation.policies, now);
             dates.map(|()| built)
         }))

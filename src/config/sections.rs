@@ -11,6 +11,7 @@ use super::exports::Export;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Retention};
 use crate::domain::trust::AttestorSpec;
+use crate::endpoints::EndpointSpec;
 
 /// The file as it is written.
 #[derive(Debug, Serialize, Deserialize)]
@@ -23,6 +24,8 @@ pub(super) struct File {
     pub(super) keys: Keys,
     #[serde(default)]
     pub(super) admin: Admin,
+    #[serde(default)]
+    pub(super) endpoints: BTreeMap<String, EndpointSpec>,
     #[serde(default)]
     pub(super) attestors: Vec<AttestorSpec>,
     #[serde(default)]
@@ -63,7 +66,10 @@ impl File {
         ];
         let always = [&mut self.ledger.checkpoint_file, &mut self.policy.directory];
         let exports = self.export.iter_mut().flat_map(Export::paths_mut);
-        for path in optional.into_iter().flatten().chain(always).chain(exports) {
+        let endpoints = self.endpoints.values_mut();
+        let endpoints = endpoints.flat_map(|own| [own.ca_file.as_mut(), own.token_file.as_mut()]);
+        let all = optional.into_iter().chain(endpoints).flatten();
+        for path in all.chain(always).chain(exports) {
             *path = base.join(&*path);
         }
     }

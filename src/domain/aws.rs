@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Resource;
+use super::endpoint::EndpointName;
 use super::grant::{ActionName, Location, is_region};
 
 /// Audiences that tokens for AWS may have; no other token of ours has one of them.
@@ -36,9 +37,9 @@ pub struct AwsRole {
     pub mode: AwsMode,
     /// The region whose STS is asked.
     pub region: String,
-    /// Where STS and IAM are, if not at AWS: for a private endpoint or a test.
+    /// The endpoint that is asked in place of AWS's own STS.
     #[serde(default)]
-    pub endpoint: Option<String>,
+    pub endpoint: Option<EndpointName>,
     /// What a role that other accounts may assume expects, in mode `assume_role`.
     #[serde(default)]
     pub external_id: Option<String>,
@@ -75,9 +76,9 @@ pub struct AwsRevocation {
     /// nothing; minutes are on the safe side.
     #[serde(default = "default_propagation_seconds")]
     pub propagation_seconds: u64,
-    /// Where IAM is, if neither at AWS nor where STS is.
+    /// The endpoint that is asked in place of AWS's own IAM.
     #[serde(default)]
-    pub endpoint: Option<String>,
+    pub endpoint: Option<EndpointName>,
     /// Sessions that the policy may name at once; 4 to 230, which is what a role has room for that
     /// has no other inline policies.
     #[serde(default = "default_max_entries")]
@@ -129,6 +130,47 @@ impl<'a> RoleArn<'a> {
     }
 }
 
+impl RoleArn<'_> {
+    /// The host of an AWS service for this role: of the role's partition and in AWS's own domain.
+    /// None where `region` is no region of that partition. IAM has one host a partition.
+    #[must_use]
+    pub fn service_host(&self, service: &str, region: &str) -> Option<String> {
+        let of_partition = match region.split('-').next()? {
+            "cn" => "aws-cn",
+            "us" if region.starts_with("us-gov-") => "aws-us-gov",
+            _ => "aws",
+        };
+        if !is_aws_region(region) || of_partition != self.partition {
+            return None;
+        }
+        let domain = if self.partition == "aws-cn" {
+            "amazonaws.com.cn"
+        } else {
+            "amazonaws.com"
+        };
+        Some(match (service, self.partition) {
+            ("iam", "aws") => format!("iam.{domain}"),
+            ("iam", "aws-us-gov") => format!("iam.us-gov.{domain}"),
+            ("iam", _) => format!("iam.cn-north-1.{domain}"),
+            _ => format!("{service}.{region}.{domain}"),
+        })
+    }
+}
+
+/// Whether text is a region's name as AWS forms them, `eu-central-1`: letters in two groups or more,
+/// then a number. It becomes a part of a host's name.
+fn is_aws_region(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let Some((number, [area, rest @ ..])) = parts.split_last() else {
+        return false;
+    };
+    let letters = |part: &&str| {
+        (1..=12).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_lowercase())
+    };
+    let counted = (1..=2).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+    counted && area.len() == 2 && letters(area) && !rest.is_empty() && rest.iter().all(letters)
+}
+
 /// Whether a resource of kind `aws` can be served as it is registered.
 pub(super) fn check(resource: &Resource) -> Result<(), String> {
     let Some(role) = &resource.aws else {
@@ -165,6 +207,12 @@ impl AwsRole {
         if !is_region(&self.region) || !self.regions.iter().all(|region| is_region(region)) {
             return Err("a region is written like `eu-central-1`".into());
         }
+        if role.service_host("sts", &self.region).is_none() {
+            return Err(format!(
+                "the region `{}` has no STS of the role's partition `{}`",
+                self.region, role.partition
+            ));
+        }
         if self.regions.len() > MAX_PINS || self.source_networks.len() > MAX_PINS {
             return Err(format!("at most {MAX_PINS} regions and source networks"));
         }
@@ -179,9 +227,6 @@ impl AwsRole {
         let strange = |arn: &&String| !arn.starts_with(&own) && !arn.starts_with(&managed);
         if let Some(arn) = self.policy_arns.iter().find(strange) {
             return Err(format!("the policy `{arn}` is not of the role's account"));
-        }
-        if let Some(endpoint) = &self.endpoint {
-            check_endpoint(endpoint)?;
         }
         if let Some(id) = &self.external_id {
             let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@:/-".contains(&b);
@@ -210,9 +255,6 @@ impl AwsRevocation {
         }
         if !(4..=230).contains(&self.max_entries) {
             return Err("revocation.max_entries must be 4 to 230".into());
-        }
-        if let Some(endpoint) = &self.endpoint {
-            check_endpoint(endpoint).map_err(|fault| format!("revocation.{fault}"))?;
         }
         if of.may_leave {
             return Err(
@@ -243,20 +285,6 @@ impl AwsRevocation {
     }
 }
 
-fn check_endpoint(endpoint: &str) -> Result<(), String> {
-    let url = url::Url::parse(endpoint).map_err(|_| "endpoint is not a URL".to_owned())?;
-    let here = match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => return Err("endpoint names no host".into()),
-    };
-    if url.scheme() == "https" || here && url.scheme() == "http" {
-        return Ok(());
-    }
-    Err("endpoint must be https, save on loopback".into())
-}
-
 fn is_network(text: &str) -> bool {
     let Some((address, bits)) = text.split_once('/') else {
         return false;
@@ -272,6 +300,67 @@ fn is_network(text: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn a_services_host_is_of_the_roles_partition() {
+        let host = |partition: &str, service: &str, region: &str| {
+            let arn = format!("arn:{partition}:iam::123456789012:role/r");
+            RoleArn::parse(&arn).unwrap().service_host(service, region)
+        };
+        for (partition, service, region, expected) in [
+            (
+                "aws",
+                "sts",
+                "eu-central-1",
+                Some("sts.eu-central-1.amazonaws.com"),
+            ),
+            (
+                "aws",
+                "sts",
+                "ap-southeast-5",
+                Some("sts.ap-southeast-5.amazonaws.com"),
+            ),
+            ("aws", "iam", "eu-central-1", Some("iam.amazonaws.com")),
+            (
+                "aws-us-gov",
+                "sts",
+                "us-gov-west-1",
+                Some("sts.us-gov-west-1.amazonaws.com"),
+            ),
+            (
+                "aws-us-gov",
+                "iam",
+                "us-gov-east-1",
+                Some("iam.us-gov.amazonaws.com"),
+            ),
+            (
+                "aws-cn",
+                "sts",
+                "cn-north-1",
+                Some("sts.cn-north-1.amazonaws.com.cn"),
+            ),
+            (
+                "aws-cn",
+                "iam",
+                "cn-northwest-1",
+                Some("iam.cn-north-1.amazonaws.com.cn"),
+            ),
+            ("aws", "sts", "cn-north-1", None),
+            ("aws-cn", "sts", "eu-central-1", None),
+            ("aws-us-gov", "sts", "us-east-1", None),
+            ("aws", "sts", "x.evil.example/", None),
+            ("aws", "sts", "eu-central-1.evil", None),
+            ("aws", "sts", "eu-1", None),
+            ("aws", "sts", "eu--1", None),
+            ("aws", "sts", "", None),
+        ] {
+            assert_eq!(
+                host(partition, service, region).as_deref(),
+                expected,
+                "{region}"
+            );
+        }
+    }
 
     const REVOKER: &str = "arn:aws:iam::123456789012:role/taskpass-revoker";
 
@@ -310,6 +399,12 @@ mod tests {
             ("/aws/role_arn", json!("arn:aws:iam::1234:role/reports")),
             ("/aws/role_arn", json!("arn:aws:iam::123456789012:role/*")),
             ("/aws/region", json!("EU")),
+            ("/aws/region", json!("cn-north-1")),
+            ("/aws/region", json!("us-gov-west-1")),
+            ("/aws/region", json!("evil")),
+            ("/aws/region", json!("eu-central-1.evil.example")),
+            ("/aws/region", json!("evil.example/")),
+            ("/aws/region", json!("eu-central-1@evil")),
             ("/aws/regions", json!(["*"])),
             ("/aws/source_networks", json!(["10.0.0.0/33"])),
             ("/aws/source_networks", json!(["10.0.0.0"])),
@@ -317,8 +412,8 @@ mod tests {
                 "/aws/policy_arns",
                 json!(["arn:aws:iam::999999999999:policy/p"]),
             ),
-            ("/aws/endpoint", json!("http://sts.example")),
-            ("/aws/endpoint", json!("ftp://127.0.0.1")),
+            ("/aws/endpoint", json!("http://127.0.0.1:1/")),
+            ("/aws/endpoint", json!({"url": "https://sts.example"})),
             ("/aws/external_id", json!("x1")),
             ("/aws/unknown", json!(1)),
             ("/aws/revocation", json!({})),

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Resource, TaskType};
+use super::endpoint::{EndpointReference, EndpointUse};
 use super::trust::AttestorSpec;
 
 /// SHA-256 of a generation's document, written `sha256:<hex>`.
@@ -165,6 +166,62 @@ pub struct Generation {
 impl Generation {
     /// The present version of the format.
     pub const FORMAT: u32 = 1;
+
+    /// Every endpoint that the generation names, with its use. A replica that lacks one of them
+    /// cannot decide by this generation.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<EndpointReference<'_>> {
+        let attestors = self.attestors.iter().enumerate().flat_map(|(at, spec)| {
+            let named = match spec {
+                AttestorSpec::Oidc(oidc) => vec![
+                    ("discovery", oidc.discovery.as_ref(), EndpointUse::Discovery),
+                    ("keys_from", oidc.keys_from.as_ref(), EndpointUse::Keys),
+                    (
+                        "token_review",
+                        oidc.token_review.as_ref(),
+                        EndpointUse::TokenReview,
+                    ),
+                ],
+                AttestorSpec::Spiffe(spiffe) => {
+                    vec![("bundle", Some(&spiffe.bundle), EndpointUse::Keys)]
+                }
+                AttestorSpec::Key(_) => Vec::new(),
+            };
+            named.into_iter().map(move |(key, name, used_for)| {
+                (format!("/attestors/{at}/{key}"), name, used_for)
+            })
+        });
+        let resources = self
+            .resources
+            .iter()
+            .enumerate()
+            .flat_map(|(at, resource)| {
+                let role = resource.aws.as_ref();
+                let list = role.and_then(|role| role.revocation.as_ref());
+                [
+                    (
+                        format!("/resources/{at}/aws/endpoint"),
+                        role.and_then(|role| role.endpoint.as_ref()),
+                        EndpointUse::Sts,
+                    ),
+                    (
+                        format!("/resources/{at}/aws/revocation/endpoint"),
+                        list.and_then(|list| list.endpoint.as_ref()),
+                        EndpointUse::Iam,
+                    ),
+                ]
+            });
+        attestors
+            .chain(resources)
+            .filter_map(|(pointer, name, used_for)| {
+                Some(EndpointReference {
+                    pointer,
+                    name: name?,
+                    used_for,
+                })
+            })
+            .collect()
+    }
 
     /// The document's bytes: what is stored and hashed. Struct order and `BTreeMap`s make them the
     /// same wherever the same generation is written.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cutoff::Selector;
 use super::decision::{Observed, Outcome, RefusalCode};
+use super::endpoint::EndpointsDigest;
 use super::generation::GenerationDigest;
 use super::grant::Grant;
 use super::session::EndReason;
@@ -138,6 +139,8 @@ pub enum Event {
     Activated {
         /// Its digest.
         generation: GenerationDigest,
+        /// The digest of the activating replica's endpoints: what the names in it meant there.
+        endpoints: EndpointsDigest,
         /// On whose word.
         by: String,
     },

@@ -15,6 +15,7 @@
 //! - [`permit`]: a decision whose leaf is durable.
 //! - [`generation`]: everything that decides, as one document with one digest.
 //! - [`leaf`]: the bytes that are hashed into the ledger.
+//! - [`endpoint`]: network places by name, which each replica's own configuration explains.
 //! - [`trust`], [`presets`]: which evidence is believed, and what is known of each provider's.
 //! - [`limits`]: every maximum, with its reason.
 
@@ -23,6 +24,7 @@ pub mod catalog;
 pub mod cutoff;
 pub mod decision;
 pub mod deny_list;
+pub mod endpoint;
 pub mod generation;
 pub mod grant;
 pub mod leaf;

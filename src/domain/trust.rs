@@ -1,11 +1,11 @@
 //! Which evidence is believed: the configuration of attestors and of registered workload keys.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
+use super::endpoint::EndpointName;
 use super::presets::{self, Preset};
 use super::workload::Reuse;
 
@@ -51,21 +51,6 @@ pub struct ClaimSpec {
     /// Kept from policy: used for identity or instance only.
     #[serde(default)]
     pub hidden: bool,
-}
-
-/// A server that is asked over HTTP, with whatever its own authority and its callers need.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Endpoint {
-    /// Its exact URL.
-    pub url: String,
-    /// The only authorities that its certificate may come from, as PEM; left out, the public ones.
-    /// Absolute, like the other: it is part of the generation, which is the same on each replica.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// A file with the bearer token to show it; read again for each request, as it is replaced.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token_file: Option<PathBuf>,
 }
 
 /// Equality that a token must show before anything else is read from it.
@@ -163,12 +148,17 @@ pub struct OidcSpec {
     pub max_age_seconds: u64,
     /// How long the last good key set may serve while the issuer cannot be reached.
     pub max_stale_seconds: u64,
-    /// Where the issuer's keys are, instead of where its discovery says.
+    /// The endpoint that serves the issuer's discovery. Needed where the issuer has no public https
+    /// address.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub keys_from: Option<Endpoint>,
-    /// The cluster's `TokenReview`, asked about each token that was otherwise believed.
+    pub discovery: Option<EndpointName>,
+    /// The endpoint that serves the issuer's keys, in place of discovery.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_review: Option<Endpoint>,
+    pub keys_from: Option<EndpointName>,
+    /// The endpoint of the cluster's `TokenReview`, asked about each token that was otherwise
+    /// believed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_review: Option<EndpointName>,
 }
 
 /// [`OidcSpec`] as a person writes it: what a preset knows may be left out.
@@ -210,9 +200,11 @@ pub struct OidcWritten {
     #[serde(default = "default_max_stale_seconds")]
     pub(super) max_stale_seconds: u64,
     #[serde(default)]
-    pub(super) keys_from: Option<Endpoint>,
+    pub(super) discovery: Option<EndpointName>,
     #[serde(default)]
-    pub(super) token_review: Option<Endpoint>,
+    pub(super) keys_from: Option<EndpointName>,
+    #[serde(default)]
+    pub(super) token_review: Option<EndpointName>,
 }
 
 /// What stands in a specification and cannot stay there.
@@ -255,6 +247,7 @@ impl OidcWritten {
             leeway_seconds: self.leeway_seconds,
             max_age_seconds: self.max_age_seconds,
             max_stale_seconds: self.max_stale_seconds,
+            discovery: self.discovery,
             keys_from: self.keys_from,
             token_review: self.token_review,
         })
@@ -292,8 +285,9 @@ pub struct SpiffeSpec {
     pub trust_domain: String,
     /// The exact `aud`: a value that means this broker and nothing else.
     pub audience: String,
-    /// Where the trust domain's bundle is (the `https_web` profile of SPIFFE federation).
-    pub bundle: Endpoint,
+    /// The endpoint that serves the trust domain's bundle (the `https_web` profile of SPIFFE
+    /// federation).
+    pub bundle: EndpointName,
     /// How often one token may be used.
     #[serde(default)]
     pub reuse: Reuse,

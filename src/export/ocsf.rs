@@ -219,6 +219,7 @@ fn act(event: &Event, origin: &str) -> Class {
         Event::Activated {
             generation,
             by: who,
+            ..
         } => Class::entity(10, MEDIUM, "Policy", &generation.to_string(), by(who)),
         Event::Key {
             purpose,

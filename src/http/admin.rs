@@ -284,10 +284,17 @@ pub(super) async fn activate(
             let answer = json!({"generation": activated.digest, "observing": observing});
             Ok((StatusCode::CREATED, Json(answer)).into_response())
         }
-        Err(Unfit::Attestors(why)) => Err(Problem::invalid("/attestors", why)),
-        Err(Unfit::Policy(problems)) => {
+        Err(unfit) => Err(unfit_problem(unfit)),
+    }
+}
+
+fn unfit_problem(unfit: Unfit) -> Problem {
+    match unfit {
+        Unfit::Attestors(why) => Problem::invalid("/attestors", why),
+        Unfit::Endpoint { pointer, unfit } => Problem::invalid(&pointer, unfit.to_string()),
+        Unfit::Policy(problems) => {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Err(Problem::invalid("/policies", lines.join("\n")))
+            Problem::invalid("/policies", lines.join("\n"))
         }
     }
 }

@@ -285,7 +285,7 @@ impl<'a> Batch<'a> {
                 self.fresh.add(cutoff.clone());
                 Some(ActWrite::Lift(Box::new(self.seal_cutoff(cutoff))))
             }
-            Entry::Activate { digest, by } => {
+            Entry::Activate { digest, by, .. } => {
                 if self.view.generation == Some(*digest) {
                     return Settled::Unchanged;
                 }

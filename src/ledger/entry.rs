@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
 use crate::domain::cutoff::Cutoff;
 use crate::domain::decision::{Observed, Outcome as Decided, Refusal};
+use crate::domain::endpoint::EndpointsDigest;
 use crate::domain::generation::GenerationDigest;
 use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, Opening, TaskLeaf};
 use crate::domain::session::{EndReason, Session, SessionState};
@@ -45,6 +46,8 @@ pub enum Entry {
     Activate {
         /// Its digest. Its document is in the store already.
         digest: GenerationDigest,
+        /// The digest of the activating replica's endpoints.
+        endpoints: EndpointsDigest,
         /// On whose word.
         by: String,
     },
@@ -386,8 +389,13 @@ impl Entry {
                 id: cutoff.id,
                 by: by.clone(),
             },
-            Self::Activate { digest, by } => Event::Activated {
+            Self::Activate {
+                digest,
+                endpoints,
+                by,
+            } => Event::Activated {
                 generation: *digest,
+                endpoints: endpoints.clone(),
                 by: by.clone(),
             },
             Self::PutKey {

@@ -25,6 +25,7 @@ pub mod leaves;
 pub mod meta;
 pub mod postgres;
 pub mod prune;
+pub mod replicas;
 pub mod retries;
 pub mod sessions;
 pub mod sqlite;

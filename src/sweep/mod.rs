@@ -20,6 +20,7 @@
 //! | `room` | whether there are tables for the leaves to come | makes them, on PostgreSQL |
 //! | `prune` | rows past their retention | deletes them, children before parents |
 //! | `keys` | signing keys that are due | makes the next, loads what other replicas made |
+//! | `replicas` | replicas with other endpoints | shows them in readiness |
 //! | `follow` | another active generation | compiles and takes it over |
 
 pub mod prune;
@@ -64,9 +65,13 @@ const BREATH: Duration = Duration::from_millis(100);
 /// How often room is made for leaves: each time for many times as many as can come until the next.
 const ROOM_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often a replica describes itself to the others.
+const REPLICAS_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Runs all workers but pruning and lists at back ends until `stop`.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Infallible> {
     let mut room_made: Option<Instant> = None;
+    let mut compared: Option<Instant> = None;
     loop {
         tokio::select! {
             biased;
@@ -82,6 +87,11 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
             report(&broker, "room", made);
         }
         round(&broker, broker.now()).await;
+        if compared.is_none_or(|at| at.elapsed() >= REPLICAS_INTERVAL) {
+            let done = broker.compare_replicas(broker.now()).await;
+            compared = done.is_ok().then(Instant::now);
+            report(&broker, "replicas", done);
+        }
     }
 }
 

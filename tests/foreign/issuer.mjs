@@ -9,7 +9,7 @@ import { generateKeyPairSync } from 'node:crypto';
 import { Provider } from 'oidc-provider';
 
 const [, , port] = process.argv;
-const issuer = `http://127.0.0.1:${port}`;
+const issuer = `https://issuer-${port}.test`;
 const clients = ['agent:reports', 'agent:nobody'].map((client_id) => ({
   client_id,
   client_secret: 'test-only',

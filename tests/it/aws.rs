@@ -39,25 +39,25 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3
   resource == Aws::"assumed-bucket");
 "#;
 
-fn resource(name: &str, mode: &str, endpoint: &str) -> Value {
+fn resource(name: &str, mode: &str) -> Value {
     json!({
         "name": name, "kind": "aws", "owner": "data",
         "actions": ["s3:Get*", "s3:GetObjectAcl", "s3:ListBucket", "s3:*"],
         "locations": ["arn:aws:s3:::reports", "arn:aws:s3:::reports/*"],
         "aws": {
-            "role_arn": ROLE, "mode": mode, "region": "eu-central-1", "endpoint": endpoint,
+            "role_arn": ROLE, "mode": mode, "region": "eu-central-1", "endpoint": "aws",
             "regions": ["eu-central-1", "eu-west-1"]
         }
     })
 }
 
-pub async fn rig(endpoint: &str) -> Rig {
+pub async fn rig(aws: &str) -> Rig {
     let resources = vec![
-        resource("reports-bucket", "web_identity", endpoint),
-        resource("assumed-bucket", "assume_role", endpoint),
+        resource("reports-bucket", "web_identity"),
+        resource("assumed-bucket", "assume_role"),
     ];
     let policies = format!("{POLICIES}{MORE}");
-    let rig = Rig::with(Kind::Sqlite, &policies, Vec::new(), resources).await;
+    let rig = Rig::with_aws(Kind::Sqlite, &policies, aws, resources).await;
     rig.broker.follow_keys(rig.now()).await.unwrap();
     rig
 }

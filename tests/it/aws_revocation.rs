@@ -39,29 +39,30 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3
   resource == Aws::"reports-bucket");
 "#;
 
-fn bucket(endpoint: &str, entries: u32) -> Value {
+fn bucket(entries: u32) -> Value {
     json!({
         "name": "reports-bucket", "kind": "aws", "owner": "data", "actions": ["s3:Get*"],
         "locations": ["arn:aws:s3:::reports/*"], "default_ttl_seconds": TTL,
         "aws": {
             "role_arn": ROLE, "mode": "web_identity", "region": "eu-central-1",
-            "endpoint": endpoint,
+            "endpoint": "aws",
             "revocation": {
-                "role_arn": REVOKER, "propagation_seconds": BOUND, "max_entries": entries
+                "role_arn": REVOKER, "propagation_seconds": BOUND, "max_entries": entries,
+                "endpoint": "aws"
             }
         }
     })
 }
 
-async fn rig_with(kind: Kind, resources: Vec<Value>) -> Rig {
+async fn rig_with(kind: Kind, aws: &str, resources: Vec<Value>) -> Rig {
     let policies = format!("{POLICIES}{MORE}");
-    let rig = Rig::with(kind, &policies, Vec::new(), resources).await;
+    let rig = Rig::with_aws(kind, &policies, aws, resources).await;
     rig.broker.follow_keys(rig.now()).await.unwrap();
     rig
 }
 
-async fn rig(kind: Kind, endpoint: &str, entries: u32) -> Rig {
-    rig_with(kind, vec![bucket(endpoint, entries)]).await
+async fn rig(kind: Kind, aws: &str, entries: u32) -> Rig {
+    rig_with(kind, aws, vec![bucket(entries)]).await
 }
 
 async fn try_issue(rig: &Rig) -> Result<Issued, BrokerError> {
@@ -593,9 +594,9 @@ async fn an_admin_has_every_earlier_session_of_a_role_denied_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_role_that_one_resource_has_to_itself_is_denied_as_a_whole() {
     let aws = Aws::start().await;
-    let mut shared = bucket(&aws.server.uri(), 8);
+    let mut shared = bucket(8);
     shared["name"] = json!("other-bucket");
-    let rig = rig_with(Kind::Sqlite, vec![bucket(&aws.server.uri(), 8), shared]).await;
+    let rig = rig_with(Kind::Sqlite, &aws.server.uri(), vec![bucket(8), shared]).await;
     let admin = rig.admin();
     for selector in [
         Selector::Resource("reports-bucket".into()),
@@ -807,9 +808,9 @@ async fn a_list_that_is_ahead_of_our_records_loses_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_role_is_not_denied_as_a_whole_while_a_resource_that_left_it_has_sessions_there() {
     let aws = Aws::start().await;
-    let mut leaving = bucket(&aws.server.uri(), 8);
+    let mut leaving = bucket(8);
     leaving["name"] = json!("other-bucket");
-    let rig = rig_with(Kind::Sqlite, vec![bucket(&aws.server.uri(), 8), leaving]).await;
+    let rig = rig_with(Kind::Sqlite, &aws.server.uri(), vec![bucket(8), leaving]).await;
     issued(&rig, 1).await;
     // The other one is left alone with a role where these sessions are.
     activate(&rig, |resource| {

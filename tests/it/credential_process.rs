@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::Kind;
+use crate::support::rig::{Kind, aws_endpoint};
 use crate::support::sts::Sts;
 
 const POLICY: &str = r#"
@@ -42,12 +42,14 @@ locations = ["arn:aws:s3:::*"]
 role_arn = "arn:aws:iam::123456789012:role/reports"
 mode = "web_identity"
 region = "us-east-1"
-endpoint = "{aws}"
+endpoint = "aws"
 [[task_types]]
 name = "listing"
 max_deadline_seconds = 3600
 resources = ["bucket"]
-"#
+{endpoint}
+"#,
+            endpoint = aws_endpoint(aws),
         );
         let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| more.clone(), POLICY).await;
         Self {

@@ -14,7 +14,7 @@ use crate::support::issuer::Issuer;
 use crate::support::keys::Algorithm;
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::Kind;
+use crate::support::rig::{Kind, aws_endpoint};
 
 /// The audience that all the examples name.
 const AUDIENCE: &str = "https://broker.example";
@@ -45,8 +45,8 @@ fn yaml(name: &str) -> Vec<Value> {
     serde_json::from_str(&read.stdout).unwrap()
 }
 
-/// A broker that is configured as the example says, but believes the issuer of these tests, and
-/// finds AWS at `aws`.
+/// A broker that is configured as the example says, but has the keys of the example's issuer from the
+/// issuer of these tests, and finds AWS at `aws`.
 async fn broker(example: &str, aws: &str) -> (Fleet, Replica) {
     let config = text(&format!("{example}/broker.toml"));
     let policy = text(&format!("{example}/policy.cedar"));
@@ -57,18 +57,21 @@ async fn broker(example: &str, aws: &str) -> (Fleet, Replica) {
         config["attestors"][0]
             .as_table_mut()
             .unwrap()
-            .insert("issuer".into(), issuer.url().into());
+            .insert("keys_from".into(), "stand-in".into());
         // The broker of the tests has the sample API already.
         let resources = config["resources"].as_array_mut().unwrap();
         resources.retain(|resource| resource["name"].as_str() != Some("orders-api"));
         for resource in resources.iter_mut() {
             let role = resource["aws"].as_table_mut().unwrap();
-            role.insert("endpoint".into(), aws.into());
+            role.insert("endpoint".into(), "aws".into());
         }
         if resources.is_empty() {
             config.remove("resources");
         }
-        config.to_string()
+        let keys = issuer.base();
+        let keys = format!("[endpoints.stand-in]\nurl = \"{keys}/jwks\"\nuse = [\"keys\"]\n");
+        let aws = (!aws.is_empty()).then(|| aws_endpoint(aws));
+        format!("{config}\n{keys}{}", aws.unwrap_or_default())
     };
     Fleet::believing(Kind::Sqlite, more, &policy).await
 }
@@ -153,6 +156,7 @@ fn action(inputs: &Value) -> (String, Vec<(String, String)>) {
 
 fn github_claims() -> Value {
     json!({
+        "iss": "https://token.actions.githubusercontent.com",
         "sub": "repo:octo-org/octo-repo:ref:refs/heads/main", "aud": AUDIENCE,
         "ref": "refs/heads/main", "sha": "0a1b", "repository": "octo-org/octo-repo",
         "repository_owner": "octo-org", "actor_id": "12", "repository_visibility": "private",
@@ -265,6 +269,7 @@ async fn the_gitlab_job_runs_its_script_with_the_token_in_its_variable() {
     let script = job_definition["script"][0].as_str().unwrap();
     let claims = |project: &str| {
         json!({
+            "iss": "https://gitlab.com",
             "sub": "project_path:my-group/my-project:ref_type:branch:ref:main", "aud": AUDIENCE,
             "namespace_id": "72", "namespace_path": "my-group", "project_id": project,
             "project_path": "my-group/my-project", "user_id": "1", "user_login": "sample",
@@ -326,6 +331,7 @@ async fn the_kubernetes_job_runs_its_command_with_the_projected_token_and_holds_
     let words: Vec<&str> = words.iter().map(|word| word.as_str().unwrap()).collect();
     let script = format!("chmod +x report.sh; {}", words.join(" "));
     let claims = json!({
+        "iss": "https://oidc.eks.eu-west-1.amazonaws.com/id/EXAMPLE",
         "sub": "system:serviceaccount:jobs:report", "aud": [AUDIENCE],
         "kubernetes.io": {
             "namespace": "jobs",

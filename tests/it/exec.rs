@@ -14,7 +14,7 @@ use crate::support::issuer::{AUDIENCE, unix_seconds};
 use crate::support::keys::{base64url, peek};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Launch, Process, Signal};
-use crate::support::rig::Kind;
+use crate::support::rig::{Kind, aws_endpoint};
 use crate::support::sts::Sts;
 use crate::support::{SOON, until};
 
@@ -57,12 +57,14 @@ locations = ["arn:aws:s3:::*"]
 role_arn = "arn:aws:iam::123456789012:role/reports"
 mode = "web_identity"
 region = "us-east-1"
-endpoint = "{aws}"
+endpoint = "aws"
 [[task_types]]
 name = "listing"
 max_deadline_seconds = 3600
 resources = ["bucket"]
-"#
+{endpoint}
+"#,
+        endpoint = aws_endpoint(aws),
     );
     Fleet::believing(Kind::Sqlite, |_| more.clone(), POLICY).await
 }

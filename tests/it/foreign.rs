@@ -141,6 +141,9 @@ async fn a_client_of_python_passes_untouched() {
 /// oidc-provider, which gives tokens to those who are registered in `tests/foreign/issuer.mjs`.
 struct Provider {
     _process: Process,
+    /// What it calls itself.
+    issuer: String,
+    /// Where it is found.
     url: String,
 }
 
@@ -151,6 +154,7 @@ impl Provider {
         process.wait_for_output("serving");
         Self {
             _process: process,
+            issuer: format!("https://issuer-{port}.test"),
             url: format!("http://127.0.0.1:{port}"),
         }
     }
@@ -179,6 +183,7 @@ async fn a_token_of_an_independent_issuer_attests_whom_it_names() {
 kind = "oidc"
 name = "provider"
 issuer = "{}"
+discovery = "provider"
 audience = "{AUDIENCE}"
 typ = "at+jwt"
 algorithms = ["ES256"]
@@ -188,8 +193,11 @@ instance = "{{run}}"
 [attestors.claims]
 sub = {{ type = "string", immutable = true }}
 run = {{ type = "string", immutable = true, hidden = true }}
+[endpoints.provider]
+url = "{}"
+use = ["discovery"]
 "#,
-        provider.url
+        provider.issuer, provider.url
     );
     let policy = r#"
 @id("provider-open") @description("opens")

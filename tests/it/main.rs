@@ -35,6 +35,7 @@ mod credential_process;
 mod cutoffs;
 mod development;
 mod disconnects;
+mod endpoints;
 mod evidence;
 mod examples;
 mod exec;

@@ -129,7 +129,7 @@ impl World {
                 data(origin)
             )
         };
-        format!(
+        let text = format!(
             r#"
 [server]
 issuer = "http://127.0.0.1:7070"
@@ -192,7 +192,8 @@ resources = ["orders-api"]
             place = self.place,
             keys = self.keys,
             issuer = self.issuer.url(),
-        )
+        );
+        self.issuer.served(&text)
     }
 
     fn program<const N: usize>(&self, arguments: [&str; N]) -> Launch {

@@ -146,7 +146,8 @@ impl World {
         let attestor = format!(
             "\n[[attestors]]\nkind = \"spiffe\"\nname = \"mesh\"\n\
              trust_domain = \"prod.acme.example\"\naudience = \"{AUDIENCE}\"\n\
-             bundle = {{ url = \"http://{bundles_at}/bundle\" }}\n"
+             bundle = \"bundles\"\n[endpoints.bundles]\n\
+             url = \"http://{bundles_at}/bundle\"\nuse = [\"keys\"]\n"
         );
         let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| attestor.clone(), POLICY).await;
         Self {

@@ -26,7 +26,7 @@ fn oidc(change: &dyn Fn(&mut Value)) -> AttestorSpec {
 }
 
 fn refused_key(specs: &[AttestorSpec]) -> Option<&'static str> {
-    check(specs, &["https://broker.example".into()])
+    check(specs, &["https://broker.example".into()], false)
         .err()
         .map(|e| e.key)
 }
@@ -41,10 +41,69 @@ fn a_good_attestor_loads() {
     });
     assert_eq!(refused_key(&[own_cluster]), None);
     let pinned = oidc(&|spec| {
-        spec["issuer"] = json!("http://127.0.0.1:9/x");
+        spec["issuer"] = json!("https://127.0.0.1:9/x");
+        spec["discovery"] = json!("here");
         spec["required"] = json!({"repository_id": "7"});
     });
     assert_eq!(refused_key(&[pinned]), None);
+}
+
+#[test]
+fn an_issuer_that_is_no_public_address_needs_an_endpoint() {
+    let at = |issuer: &str, change: &dyn Fn(&mut Value)| {
+        oidc(&|spec| {
+            spec["issuer"] = json!(issuer);
+            spec["required"] = json!({"repository_id": "7"});
+            change(spec);
+        })
+    };
+    for private in [
+        "https://127.0.0.1/",
+        "https://[::1]/",
+        "https://localhost:8443",
+        "https://10.0.0.1",
+        "https://169.254.169.254",
+        "https://[fd00::1]",
+        "https://[::ffff:10.0.0.1]",
+    ] {
+        assert_eq!(
+            refused_key(&[at(private, &|_| {})]),
+            Some("issuer"),
+            "{private}"
+        );
+        for key in ["discovery", "keys_from"] {
+            let named = at(private, &|spec| spec[key] = json!("here"));
+            assert_eq!(refused_key(&[named]), None, "{private} {key}");
+        }
+    }
+    let both = at("https://issuer.example", &|spec| {
+        spec["discovery"] = json!("here");
+        spec["keys_from"] = json!("here");
+    });
+    assert_eq!(refused_key(&[both]), Some("keys_from"));
+}
+
+#[test]
+fn an_http_issuer_on_loopback_is_for_development_mode_alone() {
+    let plain = oidc(&|spec| {
+        spec["issuer"] = json!("http://127.0.0.1:9/x");
+        spec["required"] = json!({"repository_id": "7"});
+        spec["discovery"] = json!("here");
+    });
+    assert_eq!(refused_key(std::slice::from_ref(&plain)), Some("issuer"));
+    assert!(check(&[plain], &[], true).is_ok());
+    let unnamed = oidc(&|spec| {
+        spec["issuer"] = json!("http://127.0.0.1:9/x");
+        spec["required"] = json!({"repository_id": "7"});
+    });
+    let refused = check(&[unnamed], &[], true).unwrap_err();
+    assert_eq!(refused.key, "issuer");
+    let elsewhere = oidc(&|spec| {
+        spec["issuer"] = json!("http://issuer.example");
+        spec["required"] = json!({"repository_id": "7"});
+        spec["discovery"] = json!("here");
+    });
+    assert!(check(&[elsewhere], &[], true).is_err());
 }
 
 #[test]
@@ -212,7 +271,7 @@ fn attestors_do_not_overlap() {
 #[test]
 fn a_complaint_names_attestor_and_remedy() {
     let spec = oidc(&|spec| spec["algorithms"] = json!(["none"]));
-    let text = check(&[spec], &[]).unwrap_err().to_string();
+    let text = check(&[spec], &[], false).unwrap_err().to_string();
     assert!(
         text.contains("`github`") && text.contains("choose among RS256"),
         "{text}"

@@ -1,13 +1,17 @@
 use serde_json::json;
 use wiremock::{MockServer, ResponseTemplate};
 
-use super::super::testing::{TestKey, now, ok, serve, serve_keys};
+use super::super::testing::{TestKey, now, ok, serve, serve_keys, with_endpoints};
 use super::*;
+use crate::domain::endpoint::{EndpointName, EndpointUse};
 
 const DISCOVERY: &str = "/.well-known/openid-configuration";
 
 fn source(issuer: &str) -> Arc<KeySource> {
-    KeySource::new("test", issuer, 600, client().unwrap(), TaskTracker::new())
+    let table = with_endpoints(&mut [json!({"name": "test", "issuer": issuer})]);
+    let name = EndpointName::try_from("test".to_owned()).unwrap();
+    let own = table.find(&name, EndpointUse::Discovery).unwrap();
+    KeySource::discovered("test", issuer, Some(own), 600, TaskTracker::new()).unwrap()
 }
 
 async fn fetches(server: &MockServer) -> usize {
@@ -139,6 +143,21 @@ async fn an_issuer_that_lies_redirects_or_floods_is_not_believed() {
             None,
         ),
         (
+            "this machine, by https",
+            Some(json!({"issuer": "SELF", "jwks_uri": jwks.replace("http:", "https:")})),
+            None,
+        ),
+        (
+            "this machine, by another port",
+            Some(json!({"issuer": "SELF", "jwks_uri": jwks})),
+            None,
+        ),
+        (
+            "a name of this machine",
+            Some(json!({"issuer": "SELF", "jwks_uri": "https://localhost:1/jwks"})),
+            None,
+        ),
+        (
             "a file",
             Some(json!({"issuer": "SELF", "jwks_uri": "file:///etc/passwd"})),
             None,
@@ -203,4 +222,22 @@ async fn an_issuer_that_hangs_is_given_up_once_for_all() {
     );
     let nobody = self::source("http://127.0.0.1:1");
     assert_eq!(find(&nobody, "a", now()).await, Err(KeyError::Unreachable));
+}
+
+#[tokio::test]
+async fn without_an_endpoint_no_issuer_leads_into_the_hosts_own_network() {
+    let server = MockServer::start().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
+    let port = server.address().port();
+    for issuer in [
+        server.uri(),
+        format!("https://127.0.0.1:{port}"),
+        format!("https://localhost:{port}"),
+        format!("https://[::1]:{port}"),
+    ] {
+        let source = KeySource::discovered("test", &issuer, None, 600, TaskTracker::new());
+        let result = find(&source.unwrap(), "a", now()).await;
+        assert_eq!(result, Err(KeyError::Unreachable), "{issuer}");
+    }
+    assert!(server.received_requests().await.unwrap().is_empty());
 }

@@ -92,10 +92,15 @@ directory = "policies"
 format = "text"
 level = "warn"
 
+[endpoints.dev-issuer]
+url = "{issuer}"
+use = ["discovery"]
+
 [[attestors]]
 kind = "oidc"
 name = "dev"
 issuer = "{issuer}"
+discovery = "dev-issuer"
 audience = "{url}"
 algorithms = ["ES256"]
 single_tenant = true

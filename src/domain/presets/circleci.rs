@@ -6,7 +6,7 @@
 use url::Url;
 use uuid::Uuid;
 
-use super::{Claim, Fixed, Rules, is_loopback, is_plain_https, refuse};
+use super::{Claim, Fixed, Rules, is_plain_https, refuse};
 use crate::domain::trust::{ClaimType, OidcWritten, SpecRefusal};
 use crate::domain::workload::Reuse;
 
@@ -66,7 +66,7 @@ pub(super) fn check_organization(written: &OidcWritten) -> Result<(), SpecRefusa
     };
     let required = written.required.get("org_id").and_then(|id| id.as_str());
     let same = required.is_none_or(|id| Uuid::parse_str(id).ok() == organization(&issuer));
-    if same || is_loopback(&issuer) {
+    if same {
         return Ok(());
     }
     refuse(

@@ -53,13 +53,13 @@ pub(super) fn check_cluster(written: &OidcWritten) -> Result<(), SpecRefusal> {
     let host = Url::parse(issuer).ok();
     let host = host.as_ref().and_then(Url::host_str).unwrap_or_default();
     let shared = EVERYBODYS.contains(&host);
-    if !shared || written.keys_from.is_some() {
+    if !shared || written.keys_from.is_some() || written.discovery.is_some() {
         return Ok(());
     }
     refuse(
         "issuer",
         "is what every cluster calls itself, and says not whose keys are meant",
-        "add keys_from with the URL of this cluster's keys and its authority, and give each \
+        "add keys_from with the name of the endpoint that serves this cluster's keys, and give each \
          cluster an audience of its own",
     )
 }

@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 
 use super::trust::{ClaimSpec, ClaimType, OidcWritten, SpecRefusal};
 use super::workload::Reuse;
@@ -245,7 +245,7 @@ impl Rules {
             written.issuer = Some(fixed.to_owned());
             return Ok(());
         };
-        let fits = Url::parse(text).is_ok_and(|url| is_loopback(&url) || (self.issuer_fits)(&url));
+        let fits = Url::parse(text).is_ok_and(|url| (self.issuer_fits)(&url));
         if fits && !text.ends_with('/') {
             return Ok(());
         }
@@ -445,16 +445,6 @@ fn placeholders(template: &'static str) -> impl Iterator<Item = &'static str> {
     template
         .split_inclusive('}')
         .filter_map(|piece| piece.find('{').and_then(|at| piece.get(at..)))
-}
-
-/// An issuer on this machine: a stand-in for the provider, as in tests and in development.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }
 
 /// `https`, a host and nothing that could hide another one.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use aws_sdk_iam::Client;
-use aws_sdk_iam::config::{Builder, Credentials};
+use aws_sdk_iam::config::Credentials;
 use aws_sdk_iam::error::ProvideErrorMetadata;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -52,22 +52,24 @@ pub(super) fn mark(issuer: &str) -> String {
 
 impl AwsMinter {
     async fn iam(&self, target: &Target<'_>, now: Timestamp) -> Result<Client, MintError> {
-        let config = self.clients.config(&target.role).await;
-        let mut builder = Builder::from(&config);
-        if let Some(endpoint) = &target.list.endpoint {
-            builder = builder.endpoint_url(endpoint);
-        }
-        if let (AwsMode::WebIdentity, Some(writer)) = (target.role.mode, &target.list.role_arn) {
-            let own = self.own_session(target, writer, now).await?;
-            builder = builder.credentials_provider(Credentials::new(
+        let own = match (target.role.mode, &target.list.role_arn) {
+            (AwsMode::WebIdentity, Some(writer)) => {
+                Some(self.own_session(target, writer, now).await?)
+            }
+            _ => None,
+        };
+        let credentials = own.map(|own| {
+            Credentials::new(
                 own.access_key_id,
                 own.secret_access_key.expose_secret(),
                 Some(own.session_token.expose_secret().to_owned()),
                 None,
                 "taskpass",
-            ));
-        }
-        Ok(Client::from_conf(builder.build()))
+            )
+        });
+        self.clients
+            .iam(&target.role, &target.list, credentials)
+            .await
     }
 
     async fn own_session(

@@ -14,13 +14,14 @@
 //!
 //! Whatever STS answers but a definite refusal is taken for a session that exists.
 
+mod clients;
 mod deny;
 pub mod federation;
 pub mod policy;
 mod sts;
 pub mod trust;
 
-pub use sts::own_credentials;
+pub use clients::own_credentials;
 
 use std::sync::Arc;
 
@@ -28,10 +29,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
 
+use self::clients::Clients;
 use self::deny::OwnSessions;
 use self::federation::{Federation, FederationKeys};
 use self::policy::{bounded_text, session_policy};
-use self::sts::{Asked, Clients};
+use self::sts::Asked;
 use super::{Credential, DenyList, EndOutcome, MintError, MintPlace, Minter};
 use crate::clock::Timestamp;
 use crate::crypto::keyring::KeySchedule;
@@ -40,6 +42,7 @@ use crate::domain::catalog::{Resource, Revocability};
 use crate::domain::grant::Grant;
 use crate::domain::permit::Permit;
 use crate::domain::session::Session;
+use crate::endpoints::EndpointTable;
 use crate::ids::SessionId;
 
 /// What leaves call what this makes.
@@ -63,12 +66,17 @@ pub struct AwsMinter {
 }
 
 impl AwsMinter {
-    /// For a broker of this issuer, with these keys of its federation.
+    /// For a broker of this issuer, with these keys of its federation and these endpoints.
     #[must_use]
-    pub fn new(issuer: &str, keys: FederationKeys, schedule: KeySchedule) -> Self {
+    pub fn new(
+        issuer: &str,
+        keys: FederationKeys,
+        schedule: KeySchedule,
+        endpoints: Arc<EndpointTable>,
+    ) -> Self {
         Self {
             federation: Federation::new(issuer, keys, schedule),
-            clients: Clients::default(),
+            clients: Clients::new(endpoints),
             own_sessions: OwnSessions::default(),
             mark: deny::mark(issuer),
         }
@@ -168,6 +176,11 @@ impl Minter for AwsMinter {
 
 /// For whoever puts a broker together.
 #[must_use]
-pub fn minter(issuer: &str, keys: FederationKeys, schedule: KeySchedule) -> Arc<dyn Minter> {
-    Arc::new(AwsMinter::new(issuer, keys, schedule))
+pub fn minter(
+    issuer: &str,
+    keys: FederationKeys,
+    schedule: KeySchedule,
+    endpoints: Arc<EndpointTable>,
+) -> Arc<dyn Minter> {
+    Arc::new(AwsMinter::new(issuer, keys, schedule, endpoints))
 }

@@ -1,14 +1,8 @@
 //! The calls of STS.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_sts::Client;
 use aws_sdk_sts::config::interceptors::{
     BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef,
 };
@@ -16,12 +10,11 @@ use aws_sdk_sts::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_sts::error::BoxError;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sts::types::{AssumedRoleUser, Credentials, PolicyDescriptorType, Tag};
-use aws_smithy_http_client::Builder;
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use secrecy::{ExposeSecret, SecretString};
 
+use super::clients::Clients;
 use crate::clock::Timestamp;
-use crate::domain::aws::{AwsMode, AwsRole};
+use crate::domain::aws::AwsRole;
 use crate::mint::MintError;
 
 /// The session tag that holds our session's id.
@@ -33,14 +26,6 @@ pub(super) const DECISION_TAG: &str = "TaskpassDecision";
 /// The name and the length of the broker's own sessions.
 const OWN_SESSION: &str = "taskpass-revoker";
 const OWN_SECONDS: i32 = 900;
-
-/// Tries of one call, pauses with jitter between them.
-const ATTEMPTS: u32 = 3;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// All tries together: well within the mint's lease.
-const CALL_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// What is asked of STS.
 pub(super) struct Asked {
@@ -59,14 +44,6 @@ pub(super) struct Made {
     pub(super) expiration: Timestamp,
 }
 
-/// Region, endpoint, and whether the broker's own credentials are used.
-type Way = (String, Option<String>, bool);
-
-/// One configuration, with its connections, for each way of asking. There are as many as are
-/// registered.
-#[derive(Default)]
-pub(super) struct Clients(Mutex<BTreeMap<Way, SdkConfig>>);
-
 impl Clients {
     /// A session by a token of ours.
     pub(super) async fn with_web_identity(
@@ -75,7 +52,7 @@ impl Clients {
         asked: &Asked,
         token: &SecretString,
     ) -> Result<Made, MintError> {
-        let client = Client::new(&self.config(role).await);
+        let client = self.sts(role).await?;
         let request = client
             .assume_role_with_web_identity()
             .role_arn(&role.role_arn)
@@ -96,7 +73,7 @@ impl Clients {
         role: &AwsRole,
         asked: &Asked,
     ) -> Result<Made, MintError> {
-        let client = Client::new(&self.config(role).await);
+        let client = self.sts(role).await?;
         let mut request = client
             .assume_role()
             .role_arn(&role.role_arn)
@@ -128,7 +105,7 @@ impl Clients {
         token: &SecretString,
         policy: &str,
     ) -> Result<Credentials, MintError> {
-        let client = Client::new(&self.config(role).await);
+        let client = self.sts(role).await?;
         let request = client
             .assume_role_with_web_identity()
             .role_arn(writer)
@@ -140,76 +117,6 @@ impl Clients {
         let none = || MintError::Unknown("STS answered without credentials".into());
         answer.credentials.ok_or_else(none)
     }
-
-    /// How AWS is spoken to for this role.
-    pub(super) async fn config(&self, role: &AwsRole) -> SdkConfig {
-        let own = role.mode == AwsMode::AssumeRole;
-        let key = (role.region.clone(), role.endpoint.clone(), own);
-        let known = self
-            .0
-            .lock()
-            .ok()
-            .and_then(|known| known.get(&key).cloned());
-        if let Some(config) = known {
-            return config;
-        }
-        let config = sdk_config(role, own).await;
-        if let Ok(mut known) = self.0.lock() {
-            known.insert(key, config.clone());
-        }
-        config
-    }
-}
-
-/// The broker's own credentials, found where AWS's tools find them.
-pub async fn own_credentials(
-    region: &str,
-) -> Option<aws_sdk_sts::config::SharedCredentialsProvider> {
-    let config = aws_config::defaults(BehaviorVersion::latest())
-        .region(Region::new(region.to_owned()))
-        .http_client(http_client())
-        .load()
-        .await;
-    config.credentials_provider()
-}
-
-fn http_client() -> aws_sdk_sts::config::SharedHttpClient {
-    Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_https()
-}
-
-/// How AWS is spoken to, with the broker's own credentials or without any.
-async fn sdk_config(role: &AwsRole, own_credentials: bool) -> SdkConfig {
-    let http = http_client();
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(ATTEMPT_TIMEOUT)
-        .operation_timeout(CALL_TIMEOUT)
-        .build();
-    let region = Region::new(role.region.clone());
-    let retries = RetryConfig::standard().with_max_attempts(ATTEMPTS);
-    if !own_credentials {
-        // Nothing from variables or files: what these say of endpoints would decide who is shown
-        // our tokens.
-        let mut config = SdkConfig::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(region)
-            .http_client(http)
-            .timeout_config(timeouts)
-            .retry_config(retries);
-        config.set_endpoint_url(role.endpoint.clone());
-        return config.build();
-    }
-    let mut config = aws_config::defaults(BehaviorVersion::latest())
-        .region(region)
-        .http_client(http)
-        .timeout_config(timeouts)
-        .retry_config(retries);
-    if let Some(endpoint) = &role.endpoint {
-        config = config.endpoint_url(endpoint);
-    }
-    config.load().await
 }
 
 /// Whether an earlier try of a call ended so that a session may have been made. That a later one

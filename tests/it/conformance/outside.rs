@@ -270,6 +270,30 @@ cases! {
         assert!(take("three", 2_761).await);
     }
 
+    ["put_replica" "replicas" "forget_replicas"]
+    async fn a_replica_is_known_for_as_long_as_it_describes_itself(store: &Store) {
+        let row = |name: &str, endpoints: &str, seen| ReplicaRow {
+            name: name.into(),
+            endpoints: EndpointsDigest(endpoints.into()),
+            seen_at: at(seen),
+        };
+        let (one, two) = (row("a", "sha256:1", 100), row("b", "sha256:2", 130));
+        for row in [&two, &one] {
+            store.put_replica(row).await.unwrap();
+        }
+        let seen = async |from, until| store.replicas(at(from), at(until)).await.unwrap();
+        assert_eq!(seen(100, 130).await, [one.clone(), two.clone()]);
+        assert_eq!(seen(101, 130).await, std::slice::from_ref(&two));
+        assert_eq!(seen(100, 129).await, std::slice::from_ref(&one));
+        let changed = row("a", "sha256:2", 140);
+        store.put_replica(&changed).await.unwrap();
+        assert_eq!(seen(0, 200).await, [changed.clone(), two]);
+        assert_eq!(store.forget_replicas(at(131), at(140)).await.unwrap(), 1, "silent for too long");
+        assert_eq!(seen(0, 200).await, std::slice::from_ref(&changed));
+        assert_eq!(store.forget_replicas(at(0), at(139)).await.unwrap(), 1, "from the future");
+        assert_eq!(seen(0, 200).await, []);
+    }
+
     ["widened_at"]
     async fn the_last_cutoff_that_was_widened_to_a_place_is_found(store: &Store) {
         let widened = |n, place: &str, committed| {

@@ -139,7 +139,12 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
         "activate" => {
             let digest = GenerationDigest::new(random_bytes(32).try_into().unwrap());
             store.put_generation(digest, b"{}", now).await.unwrap();
-            Entry::Activate { digest, by }
+            let endpoints = rig.broker.endpoints_digest();
+            Entry::Activate {
+                digest,
+                endpoints,
+                by,
+            }
         }
         "put_key" => {
             let mut row = store.signing_keys().await.unwrap().pop().unwrap();

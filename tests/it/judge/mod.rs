@@ -28,11 +28,11 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action, resource == A
 const EXPLICIT: Verdict = Verdict::Denied(Denial::Explicit);
 const IMPLICIT: Verdict = Verdict::Denied(Denial::Implicit);
 
-async fn rig(endpoint: &str) -> Rig {
+async fn rig(aws: &str) -> Rig {
     let role = |more: Value| {
         let mut role = json!({
             "role_arn": format!("arn:aws:iam::{ACCOUNT}:role/reports"), "mode": "web_identity",
-            "region": "eu-central-1", "endpoint": endpoint,
+            "region": "eu-central-1", "endpoint": "aws",
         });
         for (name, value) in more.as_object().unwrap() {
             role[name] = value.clone();
@@ -63,7 +63,7 @@ async fn rig(endpoint: &str) -> Rig {
         wide("open-account", json!({"may_leave": true})),
     ];
     let policies = format!("{POLICIES}{MORE}");
-    let rig = Rig::with(Kind::Sqlite, &policies, Vec::new(), resources).await;
+    let rig = Rig::with_aws(Kind::Sqlite, &policies, aws, resources).await;
     rig.broker.follow_keys(rig.now()).await.unwrap();
     rig
 }

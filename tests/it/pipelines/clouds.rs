@@ -9,7 +9,7 @@ const BUILDKITE: &str = r#"
 kind = "oidc"
 preset = "buildkite"
 name = "buildkite"
-issuer = "ISSUER"
+issuer = "https://agent.buildkite.com"
 audience = "https://broker.example"
 required = { organization_id = "0184990a-477b-4fa8-9968-496074483cee" }
 "#;
@@ -69,7 +69,7 @@ const CIRCLECI: &str = r#"
 kind = "oidc"
 preset = "circleci"
 name = "circleci"
-issuer = "ISSUER"
+issuer = "https://oidc.circleci.com/org/3b31b6ab-1f5c-4a5d-b1f5-0f5a9e1c7d11"
 audience = "https://broker.example"
 required = { project_id = "8a9b1c2d-0000-4a5d-b1f5-0f5a9e1c7d22" }
 "#;
@@ -131,7 +131,7 @@ const AWS: &str = r#"
 kind = "oidc"
 preset = "aws"
 name = "aws"
-issuer = "ISSUER"
+issuer = "https://0f1e2d3c.tokens.sts.global.api.aws"
 audience = "https://broker.example"
 required = { aws_account = "123456789012", org_id = "o-abc1234567" }
 "#;

@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use super::super::support::issuer::Behaviour;
 use super::super::support::keys::{Algorithm, Key, hmac_jwt, unsigned_jwt};
-use super::{AUDIENCE, World, github, load, now};
+use super::{AUDIENCE, World, github, issuer_of, load, now};
 
 const ATTESTOR: &str = r#"
 [[attestors]]
 kind = "oidc"
 preset = "github-actions"
 name = "github"
-issuer = "ISSUER"
+issuer = "https://token.actions.githubusercontent.com"
 audience = "https://broker.example"
 required = { repository_owner_id = "65" }
 "#;
@@ -163,7 +163,7 @@ async fn an_issuer_that_is_nearly_the_one_is_not() {
         format!("{url}/"),
         format!("{url}.evil.example"),
         url.to_uppercase(),
-        url.replace("http", "https"),
+        url.replace("https", "http"),
         String::new(),
     ];
     for iss in nearly {
@@ -176,8 +176,9 @@ async fn an_issuer_that_is_nearly_the_one_is_not() {
 async fn discovery_that_leads_elsewhere_is_not_followed() {
     for lie in [
         Behaviour::Redirect,
-        Behaviour::Merge(json!({"issuer": "https://token.actions.githubusercontent.com"})),
+        Behaviour::Merge(json!({"issuer": "https://token.actions.evil.example"})),
         Behaviour::Merge(json!({"jwks_uri": "http://keys.evil.example/jwks"})),
+        Behaviour::Merge(json!({"jwks_uri": "https://127.0.0.1/jwks"})),
     ] {
         let world = world();
         world.issuer.discovery(lie.clone());
@@ -210,13 +211,16 @@ async fn the_evidence_of_a_token_seen_again_is_the_same_and_its_jti_decides() {
 
 #[tokio::test]
 async fn one_subject_at_two_issuers_is_two_workloads() {
-    let (one, two) = (world(), world());
+    let attestor = |name: &str| {
+        let own = ATTESTOR.replace("\"github\"", &format!("\"{name}\""));
+        own.replace(
+            issuer_of(ATTESTOR),
+            &format!("https://{name}.example/_services/token"),
+        )
+    };
+    let [one, two] = ["one", "two"].map(|name| World::new(&attestor(name), github::good()));
     let text = [(&one, "one"), (&two, "two")]
-        .map(|(world, name)| {
-            ATTESTOR
-                .replace("ISSUER", world.issuer.url())
-                .replace("\"github\"", &format!("\"{name}\""))
-        })
+        .map(|(world, name)| world.issuer.served(&attestor(name)))
         .concat();
     let both = load(&text).unwrap();
     for (world, name) in [(&one, "one"), (&two, "two")] {

@@ -9,7 +9,7 @@ const ATTESTOR: &str = r#"
 kind = "oidc"
 preset = "github-actions"
 name = "github"
-issuer = "ISSUER"
+issuer = "https://token.actions.githubusercontent.com"
 audience = "https://broker.example"
 required = { repository_owner_id = "65" }
 "#;

@@ -9,7 +9,7 @@ const ATTESTOR: &str = r#"
 kind = "oidc"
 preset = "gitlab"
 name = "gitlab"
-issuer = "ISSUER"
+issuer = "https://gitlab.com"
 audience = "https://broker.example"
 required = { namespace_id = "72" }
 "#;

@@ -17,14 +17,14 @@ use tempfile::TempDir;
 use super::super::support::issuer::Issuer;
 use super::super::support::keys::Algorithm;
 use super::super::support::server::Server;
-use super::{AUDIENCE, World, appraise, instance, load, text};
+use super::{AUDIENCE, World, appraise, instance, issuer_of, load, text};
 
 const ATTESTOR: &str = r#"
 [[attestors]]
 kind = "oidc"
 preset = "kubernetes"
 name = "cluster"
-issuer = "ISSUER"
+issuer = "https://oidc.cluster.example"
 audience = "https://broker.example"
 single_tenant = true
 "#;
@@ -172,7 +172,8 @@ impl ApiServer {
     /// An attestor that asks it.
     fn attestor(&self, extra: &str) -> String {
         format!(
-            "{ATTESTOR}{extra}[attestors.token_review]\nurl = \"{}/review\"\ntoken_file = \"{}\"\n",
+            "{ATTESTOR}token_review = \"review\"\n{extra}[endpoints.review]\nurl = \"{}/review\"\n\
+             use = [\"token_review\"]\ntoken_file = \"{}\"\n",
             self.url(),
             self.token_file().display()
         )
@@ -333,7 +334,7 @@ async fn the_cluster_is_shown_only_what_its_keys_signed_for_us() {
 #[tokio::test]
 async fn clusters_that_call_themselves_the_same_are_told_apart_by_keys_and_audience() {
     let same = "https://kubernetes.default.svc";
-    let bare = ATTESTOR.replace("ISSUER", same);
+    let bare = ATTESTOR.replace(issuer_of(ATTESTOR), same);
     assert!(load(&bare).unwrap_err().contains("keys_from"));
     let issuers = [Algorithm::Rs256, Algorithm::Es256].map(Issuer::start_with);
     let mut servers = Vec::new();
@@ -341,14 +342,15 @@ async fn clusters_that_call_themselves_the_same_are_told_apart_by_keys_and_audie
     for (n, issuer) in issuers.iter().enumerate() {
         let server = ApiServer::start(json!({"keys": [issuer.key().jwk()]}));
         both += &ATTESTOR
-            .replace("ISSUER", same)
+            .replace(issuer_of(ATTESTOR), same)
             .replace("\"cluster\"", &format!("\"cluster{n}\""))
             .replace(AUDIENCE, &format!("{AUDIENCE}/{n}"));
         let keys = format!("{}/openid/v1/jwks", server.url());
         let token_file = server.token_file();
         writeln!(
             both,
-            "keys_from = {{ url = {keys:?}, token_file = {token_file:?} }}"
+            "keys_from = \"keys{n}\"\n[endpoints.keys{n}]\nurl = {keys:?}\nuse = [\"keys\"]\n\
+             token_file = {token_file:?}"
         )
         .unwrap();
         servers.push(server);
@@ -382,7 +384,8 @@ async fn a_cluster_with_a_certificate_of_its_own_is_believed_by_its_own_authorit
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let ca_file = api.directory.path().join("ca.pem");
     let attestor = format!(
-        "{ATTESTOR}[attestors.token_review]\nurl = \"https://{address}/review\"\nca_file = \"{}\"\n",
+        "{ATTESTOR}token_review = \"review\"\n[endpoints.review]\nurl = \"https://{address}/review\"\n\
+         use = [\"token_review\"]\nca_file = \"{}\"\n",
         ca_file.display()
     );
     let world = World::new(&attestor, good());

@@ -229,14 +229,14 @@ fn what_is_written_beside_a_preset_may_not_make_it_wider() {
             "JSON pointer",
         ),
         ("equal = [[\"nowhere\", \"sub\"]]", "equal"),
+        ("token_review = \"k8s\"", "token_review"),
+        ("keys_from = \"nowhere\"", "[endpoints.nowhere]"),
+        ("discovery = \"nowhere\"", "[endpoints.nowhere]"),
+        ("keys_from = \"a\"\ndiscovery = \"b\"", "keys_from"),
+        ("keys_from = \"https://keys.example\"", "keys_from"),
         (
-            "token_review = { url = \"https://k8s.example\" }",
-            "token_review",
-        ),
-        ("keys_from = { url = \"http://keys.example\" }", "keys_from"),
-        (
-            "keys_from = { url = \"https://keys.example\", ca_file = \"ca.pem\" }",
-            "absolute",
+            "keys_from = { url = \"https://keys.example\" }",
+            "keys_from",
         ),
         ("leeway_seconds = 3600", "leeway_seconds"),
     ];
@@ -307,7 +307,8 @@ fn a_refusal_says_the_line_the_key_and_the_remedy() {
 fn a_trust_domain_without_its_exact_name_audience_and_bundle_does_not_load() {
     let good = "\n[[attestors]]\nkind = \"spiffe\"\nname = \"mesh\"\n\
                 trust_domain = \"prod.acme.example\"\naudience = \"https://broker.example\"\n\
-                bundle = { url = \"https://spire.acme.example/bundle\" }\n";
+                bundle = \"spire\"\n[endpoints.spire]\n\
+                url = \"https://spire.acme.example/bundle\"\nuse = [\"keys\"]\n";
     load(good).unwrap();
     for (from, to, word) in [
         (
@@ -319,12 +320,24 @@ fn a_trust_domain_without_its_exact_name_audience_and_bundle_does_not_load() {
         ("prod.acme.example", "", "trust_domain"),
         ("https://broker.example", "", "audience"),
         ("https://broker.example", "sts.amazonaws.com", "audience"),
-        ("https://spire", "http://spire", "bundle"),
+        ("https://spire", "http://spire", "endpoints.spire.url"),
+        ("use = [\"keys\"]", "use = [\"sts\"]", "bundle"),
+        (
+            "bundle = \"spire\"",
+            "bundle = \"mesh\"",
+            "[endpoints.mesh]",
+        ),
+        (
+            "bundle = \"spire\"",
+            "bundle = { url = \"https://spire.acme.example/bundle\" }",
+            "bundle",
+        ),
         ("bundle = ", "bundel = ", "bundel"),
     ] {
         let error = load(&good.replace(from, to)).expect_err(to);
         assert!(error.contains(word), "{to}: {error}");
     }
-    let twice = format!("{good}{}", good.replace("mesh", "mesh2"));
+    let (attestor, _) = good.split_once("[endpoints").unwrap();
+    let twice = format!("{attestor}{}", good.replace("mesh", "mesh2"));
     assert!(load(&twice).unwrap_err().contains("audience"));
 }

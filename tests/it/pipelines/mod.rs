@@ -94,6 +94,8 @@ fn load(attestors: &str) -> Result<Attestors, String> {
         not_before: None,
         tracker: TaskTracker::new(),
         workload_keys: Arc::new(NoKeys),
+        endpoints: config.endpoints,
+        plain_issuers: false,
     };
     Attestors::new(&config.attestors, context).map_err(|error| error.to_string())
 }
@@ -106,12 +108,11 @@ struct World {
 }
 
 impl World {
-    /// `attestor` with `ISSUER` in the issuer's place.
+    /// `attestor`, which says its issuer.
     fn new(attestor: &str, good: Value) -> Self {
-        let issuer = Issuer::start_with(Algorithm::Rs256);
-        let text = attestor.replace("ISSUER", issuer.url());
+        let issuer = Issuer::start_as(Algorithm::Rs256, issuer_of(attestor));
         Self {
-            attestors: load(&text).unwrap(),
+            attestors: load(&issuer.served(attestor)).unwrap(),
             issuer,
             good,
         }
@@ -148,6 +149,14 @@ impl World {
             assert_eq!(seen, Err(*reason), "{over}");
         }
     }
+}
+
+/// The issuer that an attestor says.
+fn issuer_of(attestor: &str) -> &str {
+    let line = attestor
+        .lines()
+        .find_map(|line| line.strip_prefix("issuer = \""));
+    line.unwrap().trim_end_matches('"')
 }
 
 fn now() -> Timestamp {

@@ -41,7 +41,8 @@ impl Domain {
         let attestors = load(&format!(
             "\n[[attestors]]\nkind = \"spiffe\"\nname = \"mesh\"\n\
              trust_domain = \"prod.acme.example\"\naudience = \"{AUDIENCE}\"\n\
-             bundle = {{ url = \"http://{address}/bundle\" }}\n"
+             bundle = \"bundle\"\n[endpoints.bundle]\n\
+             url = \"http://{address}/bundle\"\nuse = [\"keys\"]\n"
         ))
         .unwrap();
         Self {

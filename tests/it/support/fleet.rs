@@ -197,6 +197,16 @@ impl Fleet {
         (fleet, replica)
     }
 
+    /// The configuration of an embedded one.
+    pub fn embedded_config() -> String {
+        Self::exporting_config("")
+    }
+
+    /// Replicas that are started from now on have these tables in their configuration too.
+    pub fn add_to_configuration(&mut self, tables: &str) {
+        self.attestors.push_str(tables);
+    }
+
     /// The configuration of an embedded one that tells sinks what it records.
     pub fn exporting_config(exports: &str) -> String {
         let mut fleet = Self::new(None);
@@ -343,7 +353,7 @@ impl Fleet {
 
     fn config(&self, address: SocketAddr) -> String {
         let digest = ring::digest::digest(&ring::digest::SHA256, self.admin.as_bytes());
-        format!(
+        let text = format!(
             r#"
 [server]
 issuer = "{scheme}://{own}"
@@ -412,12 +422,15 @@ max_open_per_workload = 100000
             attestors = self.attestors,
             exports = self.exports,
             issuer = self.issuer.url(),
-        )
+        );
+        self.issuer.served(&text)
     }
 
     pub fn generation(&self, replica: &Replica) -> Value {
         let mut environment = BTreeMap::new();
-        environment.insert("TASKPASS_DATABASE_URL".to_owned(), self.database().url());
+        if let Some(database) = &self.database {
+            environment.insert("TASKPASS_DATABASE_URL".to_owned(), database.url());
+        }
         environment.insert("TASKPASS_SEALING_KEYS".to_owned(), self.sealing_key.clone());
         let config = Config::parse(
             Path::new("taskpass.toml"),

@@ -363,7 +363,7 @@ mod tests {
 
     fn address(issuer: &Issuer) -> SocketAddr {
         issuer
-            .url()
+            .base()
             .strip_prefix("http://")
             .unwrap()
             .parse()
@@ -429,6 +429,6 @@ mod tests {
         let issuer = Issuer::start();
         let sockets = open_sockets(address(&issuer), 1_500);
         assert_eq!(sockets.len(), 1_500);
-        assert_eq!(Client::new(issuer.url()).get("/jwks").await.status, 200);
+        assert_eq!(Client::new(issuer.base()).get("/jwks").await.status, 200);
     }
 }

@@ -66,6 +66,9 @@ pub struct Issuer {
 
 struct Shared {
     address: SocketAddr,
+    /// Where it is found.
+    base: String,
+    /// What it calls itself.
     url: String,
     keys: Mutex<Keys>,
     discovery: Mutex<Behaviour>,
@@ -91,10 +94,21 @@ impl Issuer {
     /// An issuer with one key for `algorithm`.
     pub fn start_with(algorithm: Algorithm) -> Self {
         let address = free_address();
+        let url = format!("https://issuer-{}.test", address.port());
+        Self::begin(algorithm, address, url)
+    }
+
+    /// The same, which calls itself `url`.
+    pub fn start_as(algorithm: Algorithm, url: &str) -> Self {
+        Self::begin(algorithm, free_address(), url.to_owned())
+    }
+
+    fn begin(algorithm: Algorithm, address: SocketAddr, url: String) -> Self {
         let issuer = Self {
             shared: Arc::new(Shared {
                 address,
-                url: format!("http://{address}"),
+                base: format!("http://{address}"),
+                url,
                 keys: Mutex::new(Keys {
                     published: vec![Arc::new(Key::generate(algorithm))],
                     raw: Vec::new(),
@@ -111,9 +125,27 @@ impl Issuer {
         issuer
     }
 
-    /// The issuer's identifier, and where it is.
+    /// The issuer's identifier, which no resolver knows.
     pub fn url(&self) -> &str {
         &self.shared.url
+    }
+
+    /// Where it is found.
+    pub fn base(&self) -> &str {
+        &self.shared.base
+    }
+
+    /// A configuration in which each attestor of this issuer names an endpoint of the replica that
+    /// serves its discovery.
+    pub fn served(&self, configuration: &str) -> String {
+        let name = format!("issuer-{}", self.shared.address.port());
+        let line = format!("issuer = \"{}\"\n", self.url());
+        let named = format!("{line}discovery = \"{name}\"\n");
+        let base = self.base();
+        format!(
+            "{}\n[endpoints.{name}]\nurl = \"{base}\"\nuse = [\"discovery\"]\n",
+            configuration.replace(&line, &named)
+        )
     }
 
     /// The key that signs.
@@ -218,7 +250,7 @@ impl Shared {
     fn discovery_document(&self) -> Value {
         json!({
             "issuer": self.url,
-            "jwks_uri": format!("{}/jwks", self.url),
+            "jwks_uri": format!("{}/jwks", self.base),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": Algorithm::ALL.map(Algorithm::name),
@@ -332,12 +364,12 @@ mod tests {
     async fn tokens_verify_by_what_discovery_leads_to() {
         for algorithm in Algorithm::ALL {
             let issuer = Issuer::start_with(algorithm);
-            let client = Client::new(issuer.url());
+            let client = Client::new(issuer.base());
             let document = client.get(DISCOVERY).await.json();
             assert_eq!(document["issuer"], json!(issuer.url()));
             assert_eq!(
                 document["jwks_uri"],
-                json!(format!("{}/jwks", issuer.url()))
+                json!(format!("{}/jwks", issuer.base()))
             );
 
             let token = issuer.token(json!({"sub": "agent:reports", "jti": null}));
@@ -359,7 +391,7 @@ mod tests {
     #[tokio::test]
     async fn rotation_replaces_and_addition_keeps() {
         let issuer = Issuer::start();
-        let client = Client::new(issuer.url());
+        let client = Client::new(issuer.base());
         let old = issuer.token(json!({"sub": "a"}));
         issuer.add_key(Algorithm::EdDsa);
         assert!(served_key(&client, &old).await.is_some());
@@ -374,8 +406,8 @@ mod tests {
     #[tokio::test]
     async fn it_misbehaves_as_told_and_only_as_long() {
         let issuer = Issuer::start();
-        let client = Client::new(issuer.url());
-        let impatient = Client::with_timeout(issuer.url(), Duration::from_millis(300));
+        let client = Client::new(issuer.base());
+        let impatient = Client::with_timeout(issuer.base(), Duration::from_millis(300));
 
         issuer.discovery(Behaviour::Merge(json!({"issuer": "https://evil.test"})));
         let lie = client.get(DISCOVERY).await.json();

@@ -41,6 +41,7 @@ const SHARED: &str = "shared_checkpoint.toml";
 const WITNESSES: &str = "witnesses.toml";
 /// The same for [`Rig::configure_bootstrap`].
 const BOOTSTRAP_FILE: &str = "bootstrap_token";
+const ENDPOINTS: &str = "endpoints.toml";
 
 /// Which store a rig stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +114,14 @@ impl Rig {
         let directory = fresh_sqlite();
         let database = (kind == Kind::Postgres).then(fresh_database);
         Self::begin(directory, database, policies, minters, resources).await
+    }
+
+    /// With resources of AWS, which name the endpoint `aws` for what is at this URL.
+    pub async fn with_aws(kind: Kind, policies: &str, aws: &str, resources: Vec<Value>) -> Self {
+        let directory = fresh_sqlite();
+        std::fs::write(directory.dir().join(ENDPOINTS), aws_endpoint(aws)).unwrap();
+        let database = (kind == Kind::Postgres).then(fresh_database);
+        Self::begin(directory, database, policies, vec![], resources).await
     }
 
     /// On PostgreSQL, with a checkpoint that is shared from the very first start on. `prepare` is
@@ -218,7 +227,7 @@ impl Rig {
             other.dir().join("dev-sealing-key"),
         )
         .unwrap();
-        for name in [SHARED, WITNESSES] {
+        for name in [SHARED, WITNESSES, ENDPOINTS] {
             let said = self.directory.dir().join(name);
             if said.exists() {
                 std::fs::copy(said, other.dir().join(name)).unwrap();
@@ -400,6 +409,11 @@ pub async fn is_good(broker: &Broker, issued: &Issued) -> bool {
     )
 }
 
+/// The endpoint `aws`: what stands in for STS and IAM.
+pub fn aws_endpoint(url: &str) -> String {
+    format!("[endpoints.aws]\nurl = \"{url}\"\nuse = [\"sts\", \"iam\"]\n")
+}
+
 async fn assemble(
     directory: &Path,
     database: Option<String>,
@@ -416,6 +430,7 @@ async fn assemble(
     let witnesses = std::fs::read_to_string(directory.join(WITNESSES)).unwrap_or_default();
     let bootstrap = std::fs::read_to_string(directory.join(BOOTSTRAP_FILE));
     let bootstrap = bootstrap.unwrap_or_else(|_| BOOTSTRAP.to_owned());
+    let endpoints = std::fs::read_to_string(directory.join(ENDPOINTS)).unwrap_or_default();
     let text = format!(
         r#"
 [server]
@@ -474,6 +489,7 @@ name = "watched"
 max_deadline_seconds = 3600
 max_heartbeat_seconds = 60
 resources = ["orders-api"]
+{endpoints}
 "#,
         bootstrap = bootstrap_hash(&bootstrap),
         directory = directory.display(),
@@ -481,7 +497,7 @@ resources = ["orders-api"]
     );
     let mut config = Config::parse(
         &directory.join("taskpass.toml"),
-        &text,
+        &issuer.served(&text),
         &environment,
         Mode::Dev,
     )

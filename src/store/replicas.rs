@@ -1,0 +1,78 @@
+//! What each replica says of its own configuration.
+
+use super::{Store, StoreError, read, write};
+use crate::clock::Timestamp;
+use crate::domain::endpoint::EndpointsDigest;
+
+/// A replica, as it last described itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaRow {
+    /// The name in its leases.
+    pub name: String,
+    /// The digest of its endpoints.
+    pub endpoints: EndpointsDigest,
+    /// When it wrote this, by its own clock.
+    pub seen_at: Timestamp,
+}
+
+impl Store {
+    /// Writes what a replica says of itself.
+    pub async fn put_replica(&self, row: &ReplicaRow) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* put_replica */ INSERT INTO replica (name, endpoints, seen_at) \
+                 VALUES ($1, $2, $3) ON CONFLICT (name) DO UPDATE \
+                 SET endpoints = excluded.endpoints, seen_at = excluded.seen_at",
+            )
+            .bind(&row.name)
+            .bind(&row.endpoints.0)
+            .bind(row.seen_at)
+            .execute(db)
+            .await?;
+        });
+        Ok(())
+    }
+
+    /// The replicas that described themselves between two instants, by name.
+    pub async fn replicas(
+        &self,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<Vec<ReplicaRow>, StoreError> {
+        let rows: Vec<(String, String, Timestamp)> = read!(self, db => {
+            sqlx::query_as(
+                "/* replicas */ SELECT name, endpoints, seen_at FROM replica \
+                 WHERE seen_at >= $1 AND seen_at <= $2 ORDER BY name",
+            )
+            .bind(from)
+            .bind(until)
+            .fetch_all(db)
+            .await?
+        });
+        let rows = rows
+            .into_iter()
+            .map(|(name, endpoints, seen_at)| ReplicaRow {
+                name,
+                endpoints: EndpointsDigest(endpoints),
+                seen_at,
+            });
+        Ok(rows.collect())
+    }
+
+    /// Forgets the replicas that did not describe themselves between two instants.
+    pub async fn forget_replicas(
+        &self,
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let gone = write!(self, db => {
+            sqlx::query("/* forget_replicas */ DELETE FROM replica WHERE seen_at < $1 OR seen_at > $2")
+                .bind(from)
+                .bind(until)
+                .execute(db)
+                .await?
+                .rows_affected()
+        });
+        Ok(gone)
+    }
+}
