@@ -682,12 +682,10 @@ impl Broker {
         };
         // The cutoff first: what the key signed is dead before the key is gone.
         let entry = Entry::Cutoff(Box::new(cutoff), commitment, opening);
-        match call.append(entry, now).await? {
-            Appended::Recorded(_) => {}
-            _ => {
-                let why = "the key's cutoff was not recorded";
-                return Err(BrokerError::FailClosed(why.into()));
-            }
+        let appended = call.append(entry, now).await?;
+        if !matches!(appended, Appended::Recorded(_)) {
+            let why = "the key's cutoff was not recorded";
+            return Err(BrokerError::FailClosed(why.into()));
         }
         record.revoked_at = Some(now);
         let row = row_of(&record, row.sealed, &self.parts.mac);

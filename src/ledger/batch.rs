@@ -504,13 +504,12 @@ impl<'a> Batch<'a> {
     }
 
     fn chain_is_open(&self, task: TaskId) -> bool {
-        let mut links = 0;
         let mut root = false;
-        for facts in self.chain(task) {
-            if facts.life.state_at(self.now) != TaskState::Open || links > MAX_CHAIN_DEPTH {
+        for (links, facts) in self.chain(task).enumerate() {
+            let open = facts.life.state_at(self.now) == TaskState::Open;
+            if !open || links > usize::from(MAX_CHAIN_DEPTH) {
                 return false;
             }
-            links += 1;
             root = facts.parent.is_none();
         }
         root
