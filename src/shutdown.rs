@@ -382,14 +382,11 @@ mod tests {
             Ok::<_, Infallible>(())
         });
         tokio::task::yield_now().await;
-        let stop = shutdown.drain_then_stop(SHORT, LONG);
-        let look = async {
-            tokio::time::sleep(SHORT / 3).await;
-            shutdown.phase()
-        };
-        let (stopped, during) = tokio::join!(stop, look);
+        let mut stop = pin!(shutdown.drain_then_stop(SHORT, LONG));
+        assert!((&mut stop).now_or_never().is_none());
+        assert_eq!(shutdown.phase(), Phase::Draining);
+        let stopped = stop.await;
         assert!(stopped.is_clean(), "{stopped:?}");
-        assert_eq!(during, Phase::Draining);
         assert_eq!((request.await, worker.await), (Ok(()), Ok(())));
         let seen = seen.lock().unwrap().clone();
         let wanted = [
