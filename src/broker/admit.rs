@@ -15,9 +15,12 @@ use crate::attest::dpop;
 use crate::clock::Timestamp;
 use crate::crypto::digest::{digests_equal, sha256};
 use crate::crypto::random::{random_token, token_digest};
-use crate::domain::catalog::{Revocability, TaskType};
+use crate::domain::catalog::{Revocability, TaskType, too_many_steps};
 use crate::domain::decision::{Refusal, RefusalCode};
-use crate::domain::limits::{IDEMPOTENCY_SECONDS, MAX_CHAIN_DEPTH, MAX_SUPERSEDES};
+use crate::domain::limits::{
+    IDEMPOTENCY_SECONDS, MAX_CHAIN_DEPTH, MAX_REQUEST_STEPS, MAX_SUPERSEDES,
+};
+use crate::domain::pattern::Budget;
 use crate::domain::request::{
     Ask, OpenTask, ParentRef, RetryKey, TaskAsk, check_resource_fits, deadline_too_long,
 };
@@ -119,7 +122,11 @@ impl Broker {
             return Ok(Err(refusal));
         }
         if let Some(parent) = admission.parents.first().copied() {
-            let Some(covering) = self.covering(case, ask, parent).await? else {
+            let covering = match self.covering(case, ask, parent).await? {
+                Ok(covering) => covering,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            let Some(covering) = covering else {
                 return Ok(Err(Refusal::new(
                     RefusalCode::ExceedsParent,
                     "the parent task holds no valid credential that covers this",
@@ -324,13 +331,14 @@ impl Broker {
         Ok(Ok(joined(case, &task, &chain, None)))
     }
 
-    /// The parent's valid credential on this resource that covers what is asked and lives longest.
+    /// The parent's valid credential on this resource that covers what is asked and lives longest. The
+    /// inner error is the refusal of a request whose patterns take too long to compare.
     async fn covering(
         &self,
         case: &Case<'_>,
         ask: &Ask,
         parent: TaskId,
-    ) -> Result<Option<Covering>, BrokerError> {
+    ) -> Result<Result<Option<Covering>, Refusal>, BrokerError> {
         let filter = crate::store::sessions::SessionFilter {
             task: Some(parent),
             resource: Some(ask.resource.name.clone()),
@@ -339,11 +347,16 @@ impl Broker {
             ..Default::default()
         };
         let views = self.store().list_sessions(&filter).await?;
+        let budget = Budget::new(MAX_REQUEST_STEPS);
         let covering = views
             .into_iter()
-            .filter(|view| view.is_valid_at(case.now) && view.session.grant.covers(&ask.grant))
+            .filter(|view| view.is_valid_at(case.now))
+            .filter(|view| view.session.grant.covers_within(&ask.grant, &budget))
             .max_by_key(|view| view.session.expires_at);
-        Ok(covering.map(|view| {
+        if budget.is_exhausted() {
+            return Ok(Err(too_many_steps()));
+        }
+        Ok(Ok(covering.map(|view| {
             let above = view
                 .ancestors
                 .iter()
@@ -355,7 +368,7 @@ impl Broker {
                     .chain(above)
                     .collect(),
             }
-        }))
+        })))
     }
 
     pub(super) async fn task_with_chain(

@@ -9,9 +9,10 @@ use super::aws::AwsRole;
 use super::decision::{Refusal, RefusalCode};
 use super::grant::{ActionName, AuthorizationDetail, Location};
 use super::limits::{
-    MAX_DEADLINE_SECONDS, MAX_HEARTBEAT_SECONDS, MAX_NAME_BYTES, MAX_SESSIONS_PER_TASK,
-    MAX_TTL_SECONDS, MIN_HEARTBEAT_SECONDS,
+    MAX_DEADLINE_SECONDS, MAX_HEARTBEAT_SECONDS, MAX_NAME_BYTES, MAX_REQUEST_STEPS,
+    MAX_SESSIONS_PER_TASK, MAX_TTL_SECONDS, MIN_HEARTBEAT_SECONDS,
 };
+use super::pattern::Budget;
 use super::workload::Identity;
 
 /// How a resource's server learns whether a credential is still good. It decides what we may
@@ -131,8 +132,13 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// Whether it serves what an object of `authorization_details` names; if not, why.
-    pub fn check_serves(&self, detail: &AuthorizationDetail) -> Result<(), Refusal> {
+    /// Whether it serves what an object of `authorization_details` names; if not, why. Comparisons
+    /// take their steps out of `budget`.
+    pub fn check_serves(
+        &self,
+        detail: &AuthorizationDetail,
+        budget: &Budget,
+    ) -> Result<(), Refusal> {
         let kind = match detail {
             AuthorizationDetail::Api { .. } => "jwt",
             AuthorizationDetail::Aws { .. } => "aws",
@@ -147,15 +153,26 @@ impl Resource {
                 ),
             ));
         }
-        let unknown = |action: &&ActionName| !self.actions.iter().any(|own| own.covers(action));
-        if let Some(action) = detail.actions().iter().find(unknown) {
+        let unknown = |action: &&ActionName| {
+            let own = |own: &ActionName| own.covers_within(action, budget);
+            !self.actions.contains(*action) && !self.actions.iter().any(own)
+        };
+        let action = detail.actions().iter().find(unknown);
+        let outside = |location: &&Location| {
+            let own = |own: &Location| own.covers_within(location, budget);
+            !self.locations.contains(*location) && !self.locations.iter().any(own)
+        };
+        let location = detail.locations().iter().find(outside);
+        if budget.is_exhausted() {
+            return Err(too_many_steps());
+        }
+        if let Some(action) = action {
             return Err(Refusal::new(
                 RefusalCode::UnknownAction,
                 format!("`{}` has no action `{action}`", self.name),
             ));
         }
-        let outside = |location: &&_| !self.locations.iter().any(|own| own.covers(location));
-        if let Some(location) = detail.locations().iter().find(outside) {
+        if let Some(location) = location {
             return Err(Refusal::new(
                 RefusalCode::UnknownLocation,
                 format!("`{}` does not serve `{location}`", self.name),
@@ -179,27 +196,27 @@ impl Resource {
     /// At an API that is the action itself. On AWS both can be patterns: policy is asked about the
     /// narrowest registered ones that match all of what is asked, and about every other one that
     /// has something in common with it, so that a policy about a part holds for who asks for more.
-    /// Wider ones are reached by `action in`.
+    /// Wider ones are reached by `action in`. So whoever asks for less is asked about no other ones.
     #[must_use]
-    pub fn decided_as(&self, asked: &ActionName) -> Vec<&ActionName> {
+    pub fn decided_as(&self, asked: &ActionName, budget: &Budget) -> Vec<&ActionName> {
         if self.aws.is_none() {
             return self.actions.get(asked).into_iter().collect();
         }
-        let concerned: Vec<_> = self
-            .actions
-            .iter()
-            .filter(|own| own.overlaps(asked))
+        let concerned = self.actions.iter();
+        let concerned: Vec<_> = concerned
+            .filter(|own| own.overlaps_within(asked, budget))
+            .map(|own| (own, own.covers_within(asked, budget)))
             .collect();
+        // Of those that match all of it, the ones without a narrower one among them.
         let is_wider = |own: &ActionName| {
-            own.covers(asked)
-                && concerned
-                    .iter()
-                    .any(|other| other.covers(asked) && own.is_wider_than(other))
+            concerned.iter().any(|(other, covers)| {
+                *covers && own.covers_within(other, budget) && !other.covers_within(own, budget)
+            })
         };
         concerned
             .iter()
-            .copied()
-            .filter(|own| !is_wider(own))
+            .filter(|(own, covers)| !covers || !is_wider(own))
+            .map(|(own, _)| *own)
             .collect()
     }
 
@@ -212,6 +229,18 @@ impl Resource {
             None => &self.audience,
         }
     }
+}
+
+/// The refusal of a request whose patterns take too long to compare.
+#[must_use]
+pub fn too_many_steps() -> Refusal {
+    Refusal::new(
+        RefusalCode::TooManyRights,
+        format!(
+            "to compare the patterns of this request takes more than {MAX_REQUEST_STEPS} steps; ask \
+             for fewer actions and locations at once, or with fewer wildcards"
+        ),
+    )
 }
 
 fn default_ttl_seconds() -> u64 {

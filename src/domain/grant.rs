@@ -10,15 +10,17 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::limits::{
-    MAX_ACTIONS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATIONS, MAX_PLACE_BYTES,
+    MAX_ACTIONS, MAX_COMPARISON_STEPS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATIONS,
+    MAX_PLACE_BYTES, MAX_REQUEST_STEPS, MAX_WILDCARDS,
 };
-use super::pattern;
+use super::pattern::{self, Budget};
 
 /// Text that is neither an absolute `https` URL in its one normal form nor an ARN.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a location is an absolute https URL without user, query, fragment, escapes or dot segments, \
-     or an ARN whose partition and service have no wildcards"
+     or an ARN whose partition and service have no wildcards, and of which at most \
+     {MAX_WILDCARDS} characters are wildcards"
 )]
 pub struct InvalidLocation;
 
@@ -53,8 +55,17 @@ impl Location {
     /// Whether `other` is this place or within it.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
+        self.covers_within(other, &Budget::new(MAX_COMPARISON_STEPS))
+    }
+
+    /// The same, with steps out of `budget`; `false` where they are used up.
+    #[must_use]
+    pub fn covers_within(&self, other: &Self, budget: &Budget) -> bool {
+        if !budget.spend(1) {
+            return false;
+        }
         if self.is_arn() || other.is_arn() {
-            return arn_covers(&self.0, &other.0);
+            return arn_covers(&self.0, &other.0, budget);
         }
         match other.0.strip_prefix(&self.0) {
             Some(rest) => rest.is_empty() || rest.starts_with('/'),
@@ -103,7 +114,12 @@ impl TryFrom<String> for Location {
     type Error = InvalidLocation;
 
     fn try_from(text: String) -> Result<Self, InvalidLocation> {
-        Self::within(text, MAX_GRANT_TEXT_BYTES)
+        let location = Self::within(text, MAX_GRANT_TEXT_BYTES)?;
+        // A `*` in a URL stands for itself.
+        if location.is_arn() && pattern::count_wildcards(&location.0) > MAX_WILDCARDS {
+            return Err(InvalidLocation);
+        }
+        Ok(location)
     }
 }
 
@@ -119,11 +135,12 @@ impl fmt::Display for Location {
     }
 }
 
-const ARN: &str = "arn:";
+/// How an ARN begins.
+pub const ARN: &str = "arn:";
 
 /// The parts of an ARN: `arn`, partition, service, region, account, and the resource, which may
 /// hold colons of its own.
-const ARN_PARTS: usize = 6;
+pub const ARN_PARTS: usize = 6;
 
 /// Whether this is an ARN that we can reason about: partition and service literal, region and
 /// account literal, empty or a whole `*`, and no character that means something else elsewhere.
@@ -147,13 +164,17 @@ fn is_arn(text: &str) -> bool {
 }
 
 /// Part by part, so that no wildcard reaches across a colon of the frame.
-fn arn_covers(outer: &str, inner: &str) -> bool {
-    let parts =
-        |text: &'_ str| -> Vec<String> { text.splitn(ARN_PARTS, ':').map(str::to_owned).collect() };
-    let (outer, inner) = (parts(outer), parts(inner));
-    outer.len() == ARN_PARTS
-        && inner.len() == ARN_PARTS
-        && outer.iter().zip(&inner).all(|(o, i)| pattern::covers(o, i))
+fn arn_covers(outer: &str, inner: &str, budget: &Budget) -> bool {
+    let (mut outer, mut inner) = (outer.splitn(ARN_PARTS, ':'), inner.splitn(ARN_PARTS, ':'));
+    for _ in 0..ARN_PARTS {
+        let (Some(outer), Some(inner)) = (outer.next(), inner.next()) else {
+            return false;
+        };
+        if !pattern::covers_within(outer, inner, budget) {
+            return false;
+        }
+    }
+    true
 }
 
 /// The name of an action, as the resource registers it: `orders:read`. On AWS it may be a pattern,
@@ -162,9 +183,13 @@ fn arn_covers(outer: &str, inner: &str) -> bool {
 #[serde(try_from = "String", into = "String")]
 pub struct ActionName(String);
 
-/// An action's name that is empty, too long or holds other than letters, digits and `:._-/*?`.
+/// An action's name that is empty, too long, holds other than letters, digits and `:._-/*?`, or has
+/// too many wildcards.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an action is 1 to {MAX_GRANT_TEXT_BYTES} letters, digits, or one of : . _ - / * ?")]
+#[error(
+    "an action is 1 to {MAX_GRANT_TEXT_BYTES} letters, digits, or one of : . _ - / * ?, of which \
+     at most {MAX_WILDCARDS} are * or ?"
+)]
 pub struct InvalidAction;
 
 impl ActionName {
@@ -190,13 +215,25 @@ impl ActionName {
     /// Whether it is a pattern.
     #[must_use]
     pub fn has_wildcards(&self) -> bool {
-        self.0.contains(['*', '?'])
+        pattern::has_wildcards(&self.0)
     }
 
     /// Whether it is `other`, or a pattern that matches all of it.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        self == other || self.has_wildcards() && pattern::covers(&self.folded(), &other.folded())
+        self.covers_within(other, &Budget::new(MAX_COMPARISON_STEPS))
+    }
+
+    /// The same, with steps out of `budget`; `false` where they are used up.
+    #[must_use]
+    pub fn covers_within(&self, other: &Self, budget: &Budget) -> bool {
+        if !budget.spend(1) {
+            return false;
+        }
+        if self == other || !self.has_wildcards() {
+            return self == other;
+        }
+        pattern::covers_within(&self.folded(), &other.folded(), budget)
     }
 
     /// Whether it matches all that `other` does, and more.
@@ -208,11 +245,20 @@ impl ActionName {
     /// Whether there is an action that both stand for.
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
-        self == other || pattern::overlap(&self.folded(), &other.folded())
+        self.overlaps_within(other, &Budget::new(MAX_COMPARISON_STEPS))
     }
 
-    /// AWS does not tell upper from lower case in actions.
-    fn folded(&self) -> String {
+    /// The same, with steps out of `budget`; `true` where they are used up.
+    #[must_use]
+    pub fn overlaps_within(&self, other: &Self, budget: &Budget) -> bool {
+        self == other
+            || !budget.spend(1)
+            || pattern::overlap_within(&self.folded(), &other.folded(), budget)
+    }
+
+    /// In lower case: AWS does not tell upper from lower case in actions.
+    #[must_use]
+    pub fn folded(&self) -> String {
         self.0.to_ascii_lowercase()
     }
 }
@@ -222,7 +268,11 @@ impl TryFrom<String> for ActionName {
 
     fn try_from(text: String) -> Result<Self, InvalidAction> {
         let fine = |b: u8| b.is_ascii_alphanumeric() || b":._-/*?".contains(&b);
-        if text.is_empty() || text.len() > MAX_GRANT_TEXT_BYTES || !text.bytes().all(fine) {
+        if text.is_empty()
+            || text.len() > MAX_GRANT_TEXT_BYTES
+            || !text.bytes().all(fine)
+            || pattern::count_wildcards(&text) > MAX_WILDCARDS
+        {
             return Err(InvalidAction);
         }
         Ok(Self(text))
@@ -328,6 +378,36 @@ impl AuthorizationDetail {
             && self.locations().iter().any(|own| own.covers(location))
     }
 
+    /// What of `other` it permits: its actions and its locations in their order, each with whether
+    /// this object permits it. The rights are the product of the two.
+    fn part_of(&self, other: &Self, budget: &Budget) -> (Vec<bool>, Vec<bool>) {
+        let elsewhere = self.region().is_some() && self.region() != other.region();
+        if elsewhere || budget.is_exhausted() {
+            return (
+                vec![false; other.actions().len()],
+                vec![false; other.locations().len()],
+            );
+        }
+        let action = |asked: &ActionName| {
+            self.actions().contains(asked)
+                || self
+                    .actions()
+                    .iter()
+                    .any(|own| own.covers_within(asked, budget))
+        };
+        let location = |asked: &Location| {
+            self.locations().contains(asked)
+                || self
+                    .locations()
+                    .iter()
+                    .any(|own| own.covers_within(asked, budget))
+        };
+        (
+            other.actions().iter().map(action).collect(),
+            other.locations().iter().map(location).collect(),
+        )
+    }
+
     /// Whether what it names is of its own type: no wildcards at an API, no URLs on AWS.
     fn is_of_its_type(&self) -> bool {
         match self {
@@ -417,9 +497,31 @@ impl Grant {
     /// Whether everything in `other` is in this grant too.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        other
-            .atoms()
-            .all(|(action, location, region)| self.permits(action, location, region))
+        self.covers_within(other, &Budget::new(MAX_REQUEST_STEPS))
+    }
+
+    /// The same, with steps out of `budget`; `false` where they are used up.
+    #[must_use]
+    pub fn covers_within(&self, other: &Self, budget: &Budget) -> bool {
+        other.0.iter().all(|asked| {
+            if budget.is_exhausted() {
+                return false;
+            }
+            // Each action and location is compared once, not once for each right.
+            let parts: Vec<_> = self
+                .0
+                .iter()
+                .map(|own| own.part_of(asked, budget))
+                .collect();
+            let within = (0..asked.actions().len()).all(|action| {
+                (0..asked.locations().len()).all(|location| {
+                    parts.iter().any(|(actions, locations)| {
+                        actions.get(action) == Some(&true) && locations.get(location) == Some(&true)
+                    })
+                })
+            });
+            within && !budget.is_exhausted()
+        })
     }
 
     /// The grant as an OAuth `scope`: its actions, each once, in order.
@@ -529,6 +631,42 @@ mod tests {
         assert!(Location::try_from(of(MAX_GRANT_TEXT_BYTES + 1)).is_err());
         assert!(Location::accessed(of(MAX_PLACE_BYTES)).is_ok());
         assert!(Location::accessed(of(MAX_PLACE_BYTES + 1)).is_err());
+    }
+
+    #[test]
+    fn a_pattern_with_more_wildcards_than_any_needs_is_refused() {
+        let action = |stars: usize| ActionName::try_from(format!("s3:{}", "a*".repeat(stars)));
+        assert!(action(MAX_WILDCARDS).is_ok() && action(MAX_WILDCARDS + 1).is_err());
+        let arn = |stars: usize| Location::try_from(format!("arn:aws:s3:::{}", "a?".repeat(stars)));
+        assert!(arn(MAX_WILDCARDS).is_ok() && arn(MAX_WILDCARDS + 1).is_err());
+        // In a URL they are characters like others.
+        let url = format!("https://h/{}", "*".repeat(MAX_WILDCARDS + 1));
+        assert!(Location::try_from(url).is_ok());
+    }
+
+    #[test]
+    fn a_grant_of_everything_is_compared_within_a_budget() {
+        let grant = |star: &str| -> Grant {
+            let actions: Vec<String> = (0..MAX_ACTIONS)
+                .map(|n| format!("s3:{star}a{n}{star}b{}", "?a".repeat(8)))
+                .collect();
+            let places: Vec<String> = (0..MAX_LOCATIONS)
+                .map(|n| format!("arn:aws:s3:::{star}a{n}{star}b{}*", "?a".repeat(6)))
+                .collect();
+            let detail =
+                serde_json::json!({"type": "aws", "actions": actions, "resources": places});
+            serde_json::from_value(vec![detail; MAX_DETAILS].into()).unwrap()
+        };
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        assert!(grant("*").covers_within(&grant("*"), &budget));
+        assert!(budget.spent() < 1_000, "{}", budget.spent());
+        // What runs out is no yes.
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let held = vec![grant("*"); 200];
+        let asked = grant("*?");
+        assert!(held.iter().all(|own| !own.covers_within(&asked, &budget)));
+        assert!(budget.is_exhausted());
+        assert!(budget.spent() < 2 * MAX_REQUEST_STEPS, "{}", budget.spent());
     }
 
     #[test]

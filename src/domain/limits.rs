@@ -41,6 +41,32 @@ pub const MAX_PLACE_BYTES: usize = 2_048;
 /// CPU that one request can ask for to a few milliseconds.
 pub const MAX_EVALUATIONS: usize = 128;
 
+/// Wildcards in one action or location. Real ones have a handful; more would make comparing two of
+/// them slow.
+pub const MAX_WILDCARDS: usize = 16;
+
+/// Steps of one comparison of two patterns: about a millisecond. Those of real patterns take
+/// a few hundred.
+pub const MAX_COMPARISON_STEPS: u64 = 10_000;
+
+/// Steps of all comparisons and evaluations in one pass over a request: resolving it, finding what
+/// covers it in its parent, deciding it. It bounds the CPU time of a pass to about ten milliseconds.
+pub const MAX_REQUEST_STEPS: u64 = 100_000;
+
+/// What one evaluation of policies counts for beside comparisons: about as long as so many steps.
+pub const EVALUATION_STEPS: u64 = 200;
+
+/// How deep brackets, `if`s and accesses may nest in a policy.
+pub const MAX_POLICY_NESTING: usize = 128;
+
+/// Terms that one chain of `&&`, `||`, `+`, `-` and `*` in a policy may have, those of the chains
+/// around it included: room for two thousand places, each with what is below it.
+pub const MAX_POLICY_TERMS: usize = 4_096;
+
+/// Levels of a policy's condition after its chains were balanced. The stack for evaluation is made
+/// for it.
+pub const MAX_EVALUATION_DEPTH: usize = 192;
+
 /// Policies about one resource that merely observe: each is evaluated beside those that decide, and
 /// named in the leaf.
 pub const MAX_OBSERVED: usize = 16;

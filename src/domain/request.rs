@@ -7,7 +7,8 @@ use secrecy::SecretString;
 use super::catalog::{Catalog, Resource, TaskType};
 use super::decision::{Allowed, Refusal, RefusalCode};
 use super::grant::{AuthorizationDetail, Grant};
-use super::limits::{MAX_EVALUATIONS, MIN_HEARTBEAT_SECONDS};
+use super::limits::{MAX_EVALUATIONS, MAX_REQUEST_STEPS, MIN_HEARTBEAT_SECONDS};
+use super::pattern::Budget;
 use crate::ids::TaskId;
 
 /// A request for a credential, well-formed but not yet understood.
@@ -226,11 +227,12 @@ pub fn ttl_too_long(asked: u64, max: u64) -> Refusal {
 
 fn resolve_grant(resource: &Resource, asked: Grant) -> Result<Grant, Refusal> {
     let mut details: Vec<AuthorizationDetail> = asked.into();
+    let budget = Budget::new(MAX_REQUEST_STEPS);
     for detail in &mut details {
         if detail.locations().is_empty() {
             detail.locate(&resource.locations);
         }
-        resource.check_serves(detail)?;
+        resource.check_serves(detail, &budget)?;
     }
     let evaluations: usize = details
         .iter()

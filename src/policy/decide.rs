@@ -28,7 +28,8 @@ use crate::domain::decision::{
     RefusalCode,
 };
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
-use crate::domain::limits::{MAX_DETAILS, MAX_EVALUATIONS};
+use crate::domain::limits::{MAX_DETAILS, MAX_EVALUATIONS, MAX_REQUEST_STEPS};
+use crate::domain::pattern::Budget;
 use crate::domain::request::{Ask, check_resource_fits, ttl_too_long};
 use crate::domain::workload::Workload;
 
@@ -534,10 +535,11 @@ impl CompiledGeneration {
             .ok_or_else(unknown)?;
         let ttl_seconds = self.asked_ttl(asked, task);
         let mut singles = Vec::new();
+        let budget = Budget::new(MAX_REQUEST_STEPS);
         for detail in &asked.authorization_details {
             for action in detail.actions() {
                 for location in detail.locations() {
-                    for decided_as in registered.decided_as(action) {
+                    for decided_as in registered.decided_as(action, &budget) {
                         let uid = self.model.action(decided_as.as_str());
                         let right = mapping::Right {
                             location: location.as_str(),
@@ -689,8 +691,9 @@ fn principal_input(workload: &Workload, roles: Option<&BTreeSet<String>>) -> Pri
 
 fn check_rights(resource: &Resource, details: &[AuthorizationDetail]) -> Result<(), Refusal> {
     let mut evaluations = 0_usize;
+    let budget = Budget::new(MAX_REQUEST_STEPS);
     for detail in details {
-        resource.check_serves(detail)?;
+        resource.check_serves(detail, &budget)?;
         let product = detail.actions().len() * detail.locations().len();
         if product == 0 {
             // Of nothing, everything is permitted. It must not come to that.
