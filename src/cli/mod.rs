@@ -175,6 +175,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // Decisions are made on these threads.
+        .thread_stack_size(crate::policy::RUNTIME_STACK_BYTES)
         .build()
         .map_err(|error| Failure::Unestablished(format!("cannot start: {error}")))?;
     let result = runtime.block_on(work);

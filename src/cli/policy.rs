@@ -307,6 +307,22 @@ fn say_what_observes(compiled: &CompiledGeneration) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Permits that name a URL and not what is below it permit nothing by themselves.
+fn say_single_places(compiled: &CompiledGeneration) -> Result<(), Failure> {
+    for own in compiled.single_places() {
+        let more = match own.count {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        output::line(format!(
+            "note: permit `{}` names `{}`{more} by == alone. It covers that single place, and who asks \
+             for a URL asks for what is below it too: add || context.location like \"{}/*\"",
+            own.policy, own.first, own.first
+        ))?;
+    }
+    Ok(())
+}
+
 impl Check {
     fn check(self) -> Result<(), Failure> {
         let now = SystemClock.now();
@@ -318,9 +334,14 @@ impl Check {
             let observing: Vec<Value> = observing
                 .map(|(policy, until)| json!({"policy": policy, "enforced_from": until}))
                 .collect();
+            let single_places = compiled.map_or(&[][..], CompiledGeneration::single_places);
+            let single_places: Vec<Value> = single_places
+                .iter()
+                .map(|own| json!({"policy": own.policy, "first": own.first, "count": own.count}))
+                .collect();
             output::even_unread(output::json(&json!({
                 "good": built.is_ok(), "generation": compiled.map(CompiledGeneration::digest),
-                "observing": observing, "problems": problems,
+                "observing": observing, "problems": problems, "single_places": single_places,
             })))?;
             return built.map(drop).map_err(|_| Failure::Told);
         }
@@ -331,6 +352,7 @@ impl Check {
             built.directory.display(),
             built.compiled.digest()
         ))?;
+        say_single_places(&built.compiled)?;
         say_what_observes(&built.compiled)
     }
 }

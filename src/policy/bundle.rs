@@ -13,9 +13,10 @@ use cedar_policy::ffi::DetailedError;
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
 
 use super::problem::PolicyProblem;
+use super::{balance, shape};
 use crate::clock::Timestamp;
 use crate::domain::generation::PolicyFile;
-use crate::domain::limits::{MAX_NAME_BYTES, MAX_TTL_SECONDS};
+use crate::domain::limits::{MAX_EVALUATION_DEPTH, MAX_NAME_BYTES, MAX_TTL_SECONDS};
 
 /// What a satisfied permit asks for beside its yes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,12 +36,24 @@ pub(super) struct NamedPolicy {
     pub(super) file: usize,
     /// The byte of the file at which it begins.
     pub(super) offset: usize,
-    /// The policy under its own name.
+    /// How many bytes its text has.
+    pub(super) length: usize,
+    /// The policy under its own name, with its chains balanced.
     pub(super) policy: Policy,
     /// Its obligations.
     pub(super) obligations: Obligations,
     /// `@mode("observe")`: the instant from which on it is enforced; before, it merely observes.
     pub(super) observed_until: Option<Timestamp>,
+}
+
+/// What files hold.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    /// Every policy, in the order of the files.
+    pub(super) named: Vec<NamedPolicy>,
+    /// The same policies as Cedar reads them, which know their places in the text. They can be so deep
+    /// that they are neither used nor dropped on another stack than that for loading.
+    pub(super) written: Vec<Policy>,
 }
 
 /// Reads the files of a directory whose names end in `.<extension>`, in the order of their names.
@@ -83,12 +96,19 @@ pub fn read_directory(directory: &Path, extension: &str) -> Result<Vec<PolicyFil
     Ok(files)
 }
 
-/// Parses every file and names every policy. All problems are found, not only the first.
-pub(super) fn parse(files: &[PolicyFile]) -> Result<Vec<NamedPolicy>, Vec<PolicyProblem>> {
+/// Parses every file and names every policy. All problems are found, not only the first. To be called
+/// on the stack for loading ([`super::stack`]).
+pub(super) fn parse(files: &[PolicyFile]) -> Result<Parsed, Vec<PolicyProblem>> {
     let mut problems = Vec::new();
     let mut found: Vec<NamedPolicy> = Vec::new();
+    let mut written: Vec<Policy> = Vec::new();
     let mut first_place: BTreeMap<String, String> = BTreeMap::new();
     for (index, file) in files.iter().enumerate() {
+        let too_deep = shape::check(file);
+        if !too_deep.is_empty() {
+            problems.extend(too_deep);
+            continue;
+        }
         let set = match file.text.parse::<PolicySet>() {
             Ok(set) => set,
             Err(error) => {
@@ -106,12 +126,13 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Vec<NamedPolicy>, Vec<Policy
                 "write the policy out, without ?principal and ?resource",
             ));
         }
-        for (policy, offset) in in_order(&set, &file.text) {
-            match name(policy) {
+        for (policy, offset, length) in in_order(&set, &file.text) {
+            let named = name(policy).and_then(|named| Ok((named, balanced(policy)?)));
+            match named {
                 Err(problem) => {
                     problems.push(PolicyProblem::at(file, offset, problem.0, problem.1));
                 }
-                Ok((id, obligations, observed_until)) => {
+                Ok(((id, obligations, observed_until), balanced)) => {
                     if let Some(first) = first_place.insert(id.clone(), file.name.clone()) {
                         problems.push(PolicyProblem::at(
                             file,
@@ -120,11 +141,13 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Vec<NamedPolicy>, Vec<Policy
                             "give each policy an id of its own",
                         ));
                     }
+                    written.push(policy.new_id(PolicyId::new(&id)));
                     found.push(NamedPolicy {
-                        policy: policy.new_id(PolicyId::new(&id)),
+                        policy: balanced.new_id(PolicyId::new(&id)),
                         id,
                         file: index,
                         offset,
+                        length,
                         obligations,
                         observed_until,
                     });
@@ -133,13 +156,32 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Vec<NamedPolicy>, Vec<Policy
         }
     }
     if problems.is_empty() {
-        return Ok(found);
+        return Ok(Parsed {
+            named: found,
+            written,
+        });
     }
     Err(problems)
 }
 
-/// The policies of a text from its top to its bottom, each with the byte at which it begins.
-fn in_order<'a>(set: &'a PolicySet, text: &str) -> Vec<(&'a Policy, usize)> {
+/// The policy with its chains balanced, where it is not too deep then.
+fn balanced(policy: &Policy) -> Result<Policy, Complaint> {
+    let (balanced, depth) = balance::balanced(policy)
+        .map_err(|error| (format!("a policy cannot be read: {error}"), ""))?;
+    if depth > MAX_EVALUATION_DEPTH {
+        return Err((
+            format!(
+                "the conditions of a policy are {depth} levels deep; at most {MAX_EVALUATION_DEPTH}"
+            ),
+            "take brackets away that change nothing, write `if` as && and ||, or split the policy",
+        ));
+    }
+    Ok(balanced)
+}
+
+/// The policies of a text from its top to its bottom, each with the byte at which it begins and the
+/// number of its bytes.
+fn in_order<'a>(set: &'a PolicySet, text: &str) -> Vec<(&'a Policy, usize, usize)> {
     let position = |policy: &Policy| {
         let id = policy.id().to_string();
         id.trim_start_matches("policy")
@@ -165,7 +207,7 @@ fn in_order<'a>(set: &'a PolicySet, text: &str) -> Vec<(&'a Policy, usize)> {
             let mut hits = hits.map(|(at, _)| from + at);
             let offset = hits.find(|at| !in_comment(*at)).unwrap_or(from);
             from = (offset + own.len()).min(text.len());
-            (policy, offset)
+            (policy, offset, own.len())
         })
         .collect()
 }
@@ -328,10 +370,11 @@ mod tests {
     use super::*;
 
     fn parse_text(text: &str) -> Result<Vec<NamedPolicy>, Vec<PolicyProblem>> {
-        parse(&[PolicyFile {
+        let file = PolicyFile {
             name: "a.cedar".into(),
             text: text.into(),
-        }])
+        };
+        Ok(parse(&[file])?.named)
     }
 
     #[test]

@@ -13,22 +13,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::Request;
-
 use super::admin::{AdminAction, AdminPrincipal};
+use super::asked::Extent;
 use super::generation::CompiledGeneration;
 use super::input::{CredentialInput, Input};
-use super::mapping::{self, PrincipalInput, Scene, TaskFacts, Unmappable};
+use super::inquiry::Inquiry;
+use super::mapping::{self, PrincipalInput, TaskFacts, Unmappable};
 use super::schema;
 use super::slice::Answer;
 use crate::clock::Timestamp;
-use crate::domain::catalog::Resource;
+use crate::domain::catalog::{Resource, too_many_steps};
 use crate::domain::decision::{
-    Allowed, Decision, Observed, ObservedEffect, ObservedPolicy, Outcome, Permitted, Refusal,
-    RefusalCode,
+    Decision, Observed, ObservedEffect, ObservedPolicy, Outcome, Permitted, Refusal, RefusalCode,
 };
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
-use crate::domain::limits::{MAX_DETAILS, MAX_EVALUATIONS, MAX_REQUEST_STEPS};
+use crate::domain::limits::{MAX_EVALUATIONS, MAX_REQUEST_STEPS};
 use crate::domain::pattern::Budget;
 use crate::domain::request::{Ask, check_resource_fits, ttl_too_long};
 use crate::domain::workload::Workload;
@@ -81,8 +80,8 @@ impl From<Unmappable> for PolicyError {
 }
 
 /// A verdict with the policies that determined it.
-struct Verdict {
-    verdict: Result<Permitted, Refusal>,
+pub(super) struct Verdict {
+    pub(super) verdict: Result<Permitted, Refusal>,
     policies: BTreeSet<String>,
 }
 
@@ -106,23 +105,55 @@ impl Verdict {
 
 /// The joined terms of satisfied permits.
 #[derive(Clone, Copy, Debug, Default)]
-struct Terms {
-    max_ttl_seconds: Option<u64>,
-    approval: bool,
-}
-
-/// One action at one location, as Cedar is asked about it.
-pub(super) struct Single<'a> {
-    pub(super) action: &'a ActionName,
-    pub(super) location: &'a Location,
-    pub(super) request: Request,
+pub(super) struct Terms {
+    pub(super) max_ttl_seconds: Option<u64>,
+    pub(super) approval: bool,
 }
 
 /// One action at one location, answered.
-struct Atom<'a> {
-    action: &'a ActionName,
-    location: &'a Location,
-    answer: Answer,
+pub(super) struct Atom<'a> {
+    pub(super) action: &'a ActionName,
+    pub(super) location: &'a Location,
+    pub(super) answer: Answer,
+}
+
+/// How a judgement is made.
+#[derive(Clone, Copy)]
+pub(super) struct Manner<'a> {
+    /// Whether what would be permitted instead is looked for.
+    pub(super) with_offer: bool,
+    /// The policies that count are those of this instant.
+    pub(super) at: Timestamp,
+    /// What comparisons and evaluations take their steps out of.
+    pub(super) budget: &'a Budget,
+}
+
+impl<'a> Manner<'a> {
+    fn plain(at: Timestamp, budget: &'a Budget) -> Self {
+        Self {
+            with_offer: false,
+            at,
+            budget,
+        }
+    }
+}
+
+/// The answers to each action at each location.
+fn atoms<'a>(inquiry: &Inquiry<'_, 'a>, answers: &[Answer]) -> Vec<Atom<'a>> {
+    let singles = inquiry.singles.iter();
+    singles
+        .map(|single| {
+            let own = single
+                .asked
+                .keys()
+                .filter_map(|number| answers.get(*number));
+            Atom {
+                action: single.action,
+                location: single.location,
+                answer: Answer::to_all(own),
+            }
+        })
+        .collect()
 }
 
 impl CompiledGeneration {
@@ -182,14 +213,16 @@ impl CompiledGeneration {
 
     /// The life that policy permits at `at`, whatever else bounds it; none where it does not permit.
     pub(super) fn permitted_ttl(&self, input: &Input, at: Timestamp) -> Option<u64> {
-        let verdict = self.judge(input, false, at).verdict;
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let verdict = self.judge(input, Manner::plain(at, &budget)).verdict;
         verdict.ok().map(|terms| terms.ttl_seconds)
     }
 
     /// What would come of an input by the policies that are enforced at `at`:
     /// [`Timestamp::MAX`] enforces whatever merely observes.
     pub(super) fn decide_at(&self, input: &Input, at: Timestamp) -> Decision {
-        let verdict = bounded(self.judge(input, false, at), input);
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let verdict = bounded(self.judge(input, Manner::plain(at, &budget)), input);
         Decision {
             verdict: verdict.verdict,
             policies: verdict.policies.into_iter().collect(),
@@ -222,15 +255,18 @@ impl CompiledGeneration {
         };
         let broker = self.model.broker();
         let action = self.model.action(action.as_str());
-        let context = cedar_policy::Context::empty();
+        let slice = self
+            .index
+            .slice(&scene.principal, &scene.ancestors, &action, &broker);
+        // An act on the broker is about no place.
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let holding = self.index.holding(&slice, &Extent::default(), &budget);
+        let context = mapping::broker_context(&holding)?;
         let request = self.model.request(&scene, &action, &broker, context)?;
         // None of these observes.
         let at = Timestamp::MAX;
-        match self
-            .index
-            .evaluate(&request, &scene.ancestors, &scene.entities, at)
-        {
-            Answer::Permit(ids) => Ok(ids),
+        match slice.evaluate(&request, &scene.entities, at) {
+            Answer::Permit(permits) => Ok(permits.satisfied),
             Answer::Deny(_) => Ok(BTreeSet::new()),
             Answer::Error(ids) => Err(PolicyError::Evaluation(ids.into_iter().collect())),
         }
@@ -238,9 +274,14 @@ impl CompiledGeneration {
 
     pub(super) fn record(&self, input: &Input) -> Decision {
         let bytes = serde_json::to_vec(input);
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let manner = Manner {
+            with_offer: true,
+            ..Manner::plain(input.now, &budget)
+        };
         let (verdict, observed) = match &bytes {
             Ok(_) => (
-                bounded(self.judge(input, true, input.now), input),
+                bounded(self.judge(input, manner), input),
                 self.observe(input),
             ),
             // What cannot be recorded is not permitted.
@@ -255,24 +296,26 @@ impl CompiledGeneration {
         }
     }
 
-    /// The verdict of the policies that count at `at`.
-    fn judge(&self, input: &Input, with_offer: bool, at: Timestamp) -> Verdict {
-        if let Err(refusal) = self.check_names(input) {
+    /// The verdict of the policies that count.
+    pub(super) fn judge(&self, input: &Input, manner: Manner<'_>) -> Verdict {
+        if let Err(refusal) = self.check_names(input, manner.budget) {
             return Verdict::refused(refusal, BTreeSet::new());
         }
         // A policy about a role would not hold for who has it.
         if self.asks_for_roles() && input.principal.roles.is_none() {
             return Verdict::indeterminate(BTreeSet::new());
         }
-        self.evaluate(input, with_offer, at)
+        self.evaluate(input, manner)
             .unwrap_or_else(|_| Verdict::indeterminate(BTreeSet::new()))
     }
 
     /// What the policies that merely observe would have made of it. It has no part in the verdict,
     /// which is found without them.
     fn observe(&self, input: &Input) -> Option<Observed> {
-        let policies = self.observed_policies(input)?;
-        let verdict = bounded(self.judge(input, false, Timestamp::MAX), input).verdict;
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let policies = self.observed_policies(input, &budget)?;
+        let manner = Manner::plain(Timestamp::MAX, &budget);
+        let verdict = bounded(self.judge(input, manner), input).verdict;
         let refusal = verdict.as_ref().err();
         Some(Observed {
             policies,
@@ -283,22 +326,21 @@ impl CompiledGeneration {
     }
 
     /// Those that hold for any part of what is asked, or fail on it; none where none does.
-    fn observed_policies(&self, input: &Input) -> Option<Vec<ObservedPolicy>> {
+    fn observed_policies(&self, input: &Input, budget: &Budget) -> Option<Vec<ObservedPolicy>> {
         let asked = input.credential.as_ref()?;
         let resource = self.model.resource(&asked.resource)?;
         self.index.observing(&resource, input.now).next()?;
         // What was refused by its names has no parts to hold for.
-        self.check_names(input).ok()?;
-        let scene = self
-            .model
-            .workload_scene(&input.principal, Some(&asked.resource))
-            .ok()?;
-        let singles = self.singles(&scene, &input.task, asked).ok()?;
+        self.check_names(input, budget).ok()?;
+        let inquiry = self.inquiry(input, budget).ok()?;
+        if budget.is_exhausted() {
+            return None;
+        }
         let mut found = BTreeMap::new();
         for own in self.index.observing(&resource, input.now) {
-            let effects = singles
-                .iter()
-                .filter_map(|single| own.would(&single.request, &scene.entities));
+            let effects = inquiry
+                .credential_requests()
+                .filter_map(|request| own.would(request, &inquiry.scene.entities));
             // A failure is worth more than what it does elsewhere.
             let effect = effects.reduce(|one, other| match other {
                 ObservedEffect::Error => other,
@@ -320,7 +362,7 @@ impl CompiledGeneration {
 
     /// What must hold before policy is asked. The request was resolved before; this holds it even
     /// where it was resolved by another generation, or is read from a record.
-    fn check_names(&self, input: &Input) -> Result<(), Refusal> {
+    fn check_names(&self, input: &Input, budget: &Budget) -> Result<(), Refusal> {
         let task = &input.task;
         let task_type = self.catalog().task_type(&task.task_type).ok_or_else(|| {
             Refusal::new(
@@ -344,29 +386,25 @@ impl CompiledGeneration {
             )
         })?;
         check_resource_fits(task_type, resource)?;
-        check_rights(resource, &asked.authorization_details)
+        check_rights(resource, &asked.authorization_details, budget)
     }
 
-    fn evaluate(
-        &self,
-        input: &Input,
-        with_offer: bool,
-        at: Timestamp,
-    ) -> Result<Verdict, Unmappable> {
+    fn evaluate(&self, input: &Input, manner: Manner<'_>) -> Result<Verdict, Unmappable> {
         let asked = input.credential.as_ref();
         let resource = asked.map(|asked| asked.resource.as_str());
-        let scene = self.model.workload_scene(&input.principal, resource)?;
-        let opening = if input.task.opens || asked.is_none() {
-            Some(self.ask_to_open(&scene, &input.task, at)?)
-        } else {
-            None
-        };
-        let atoms = match asked {
-            Some(asked) => self.ask_each(&scene, &input.task, asked, at)?,
-            None => Vec::new(),
-        };
+        let inquiry = self.inquiry(input, manner.budget)?;
+        let all = inquiry.answers(manner.at, manner.budget);
+        if manner.budget.is_exhausted() {
+            return Ok(Verdict::refused(too_many_steps(), BTreeSet::new()));
+        }
+        let opening = inquiry.opening.and_then(|number| all.get(number));
+        let atoms = atoms(&inquiry, &all);
 
-        let answers = || opening.iter().chain(atoms.iter().map(|atom| &atom.answer));
+        let answers = || {
+            opening
+                .into_iter()
+                .chain(atoms.iter().map(|atom| &atom.answer))
+        };
         let errors = union(answers().filter_map(|answer| match answer {
             Answer::Error(ids) => Some(ids),
             _ => None,
@@ -393,8 +431,8 @@ impl CompiledGeneration {
                 RefusalCode::NotPermitted,
                 describe(atoms.iter().filter(denied), resource.unwrap_or_default()),
             );
-            let offer = if with_offer {
-                self.offer(input, opening.as_ref(), &atoms, at)
+            let offer = if manner.with_offer {
+                self.offer(input, opening, &atoms, manner)
             } else {
                 None
             };
@@ -404,12 +442,15 @@ impl CompiledGeneration {
             };
             return Ok(Verdict::refused(refusal, forbids));
         }
-        let permits = union(answers().filter_map(|answer| match answer {
-            Answer::Permit(ids) => Some(ids),
-            _ => None,
-        }));
+        let permits: BTreeSet<String> = answers()
+            .filter_map(|answer| match answer {
+                Answer::Permit(permits) => Some(permits.all().cloned()),
+                _ => None,
+            })
+            .flatten()
+            .collect();
         let terms = self.terms(&permits);
-        let verdict = self.apply(input, terms, with_offer, at);
+        let verdict = self.apply(input, terms, manner);
         Ok(Verdict {
             verdict,
             policies: permits,
@@ -417,13 +458,7 @@ impl CompiledGeneration {
     }
 
     /// The terms of a yes: life and approval.
-    fn apply(
-        &self,
-        input: &Input,
-        terms: Terms,
-        with_offer: bool,
-        at: Timestamp,
-    ) -> Result<Permitted, Refusal> {
+    fn apply(&self, input: &Input, terms: Terms, manner: Manner<'_>) -> Result<Permitted, Refusal> {
         let approval = || {
             Refusal::new(
                 RefusalCode::ApprovalRequired,
@@ -443,8 +478,9 @@ impl CompiledGeneration {
         {
             let refusal = ttl_too_long(ttl, max);
             // A policy may ask about the life itself; offer only what it would then permit.
-            let holds =
-                !with_offer || terms.approval || self.would_permit(input, asked, Some(max), at);
+            let holds = !manner.with_offer
+                || terms.approval
+                || self.would_permit(input, asked, Some(max), manner);
             return Err(if holds {
                 refusal
             } else {
@@ -463,7 +499,7 @@ impl CompiledGeneration {
 
     /// The life that policy reads in `context.ttl_seconds`: the asked one, else the resource's
     /// default within the task's deadline.
-    fn asked_ttl(&self, asked: &CredentialInput, task: &TaskFacts) -> u64 {
+    pub(super) fn asked_ttl(&self, asked: &CredentialInput, task: &TaskFacts) -> u64 {
         asked.ttl_seconds.unwrap_or_else(|| {
             let resource = self.catalog().resource(&asked.resource);
             let default = resource.map_or(0, |resource| resource.default_ttl_seconds);
@@ -471,7 +507,7 @@ impl CompiledGeneration {
         })
     }
 
-    fn max_ttl(&self, asked: &CredentialInput, task: &TaskFacts, terms: Terms) -> u64 {
+    pub(super) fn max_ttl(&self, asked: &CredentialInput, task: &TaskFacts, terms: Terms) -> u64 {
         let resource = self.catalog().resource(&asked.resource);
         resource
             .map_or(0, |resource| resource.max_ttl_seconds)
@@ -479,90 +515,12 @@ impl CompiledGeneration {
             .min(task.deadline_seconds_left)
     }
 
-    fn ask_to_open(
-        &self,
-        scene: &Scene,
-        task: &TaskFacts,
-        at: Timestamp,
-    ) -> Result<Answer, Unmappable> {
-        Ok(self.answer(scene, &self.opening_request(scene, task)?, at))
-    }
-
-    fn ask_each<'a>(
-        &self,
-        scene: &Scene,
-        task: &TaskFacts,
-        asked: &'a CredentialInput,
-        at: Timestamp,
-    ) -> Result<Vec<Atom<'a>>, Unmappable> {
-        let singles = self.singles(scene, task, asked)?;
-        let atoms = singles.into_iter().map(|single| Atom {
-            action: single.action,
-            location: single.location,
-            answer: self.answer(scene, &single.request, at),
-        });
-        Ok(atoms.collect())
-    }
-
-    pub(super) fn answer(&self, scene: &Scene, request: &Request, at: Timestamp) -> Answer {
-        self.index
-            .evaluate(request, &scene.ancestors, &scene.entities, at)
-    }
-
-    pub(super) fn opening_request(
-        &self,
-        scene: &Scene,
-        task: &TaskFacts,
-    ) -> Result<Request, Unmappable> {
-        let action = self.model.action(schema::OPEN_TASK);
-        let task_type = self.model.task_type(&task.task_type);
-        let context = mapping::task_context(task)?;
-        self.model.request(scene, &action, &task_type, context)
-    }
-
-    /// A request for credentials, taken apart.
-    pub(super) fn singles<'a>(
-        &self,
-        scene: &Scene,
-        task: &TaskFacts,
-        asked: &'a CredentialInput,
-    ) -> Result<Vec<Single<'a>>, Unmappable> {
-        let unknown = || Unmappable(format!("no resource `{}`", asked.resource));
-        let resource = self.model.resource(&asked.resource).ok_or_else(unknown)?;
-        let registered = self
-            .catalog()
-            .resource(&asked.resource)
-            .ok_or_else(unknown)?;
-        let ttl_seconds = self.asked_ttl(asked, task);
-        let mut singles = Vec::new();
-        let budget = Budget::new(MAX_REQUEST_STEPS);
-        for detail in &asked.authorization_details {
-            for action in detail.actions() {
-                for location in detail.locations() {
-                    for decided_as in registered.decided_as(action, &budget) {
-                        let uid = self.model.action(decided_as.as_str());
-                        let right = mapping::Right {
-                            location: location.as_str(),
-                            action: action.as_str(),
-                            region: detail.region(),
-                            is_aws: registered.aws.is_some(),
-                        };
-                        let context = mapping::credential_context(task, right, ttl_seconds)?;
-                        singles.push(Single {
-                            action,
-                            location,
-                            request: self.model.request(scene, &uid, &resource, context)?,
-                        });
-                    }
-                }
-            }
-        }
-        Ok(singles)
-    }
-
-    fn terms(&self, permits: &BTreeSet<String>) -> Terms {
+    pub(super) fn terms<'p>(&self, permits: impl IntoIterator<Item = &'p String>) -> Terms {
         let mut terms = Terms::default();
-        for obligations in permits.iter().filter_map(|id| self.obligations.get(id)) {
+        for obligations in permits
+            .into_iter()
+            .filter_map(|id| self.obligations.get(id))
+        {
             terms.approval |= obligations.approval.is_some();
             terms.max_ttl_seconds = match (terms.max_ttl_seconds, obligations.max_ttl_seconds) {
                 (Some(a), Some(b)) => Some(a.min(b)),
@@ -570,89 +528,6 @@ impl CompiledGeneration {
             };
         }
         terms
-    }
-
-    /// What of this request policy would permit by itself: evaluated again before it is said.
-    fn offer(
-        &self,
-        input: &Input,
-        opening: Option<&Answer>,
-        atoms: &[Atom<'_>],
-        at: Timestamp,
-    ) -> Option<Allowed> {
-        let asked = input.credential.as_ref()?;
-        let opening = match opening {
-            Some(Answer::Permit(ids)) => ids.clone(),
-            Some(_) => return None,
-            None => BTreeSet::new(),
-        };
-        if self.terms(&opening).approval {
-            return None;
-        }
-        let (rights, permits) = self.permitted_part(atoms);
-        let details = regroup(&asked.authorization_details, &rights);
-        if details.is_empty() {
-            return None;
-        }
-        let terms = self.terms(&opening.union(&permits).cloned().collect());
-        let max = self.max_ttl(asked, &input.task, terms);
-        let smaller = CredentialInput {
-            authorization_details: details,
-            ..asked.clone()
-        };
-        let at_most = self.would_permit(input, &smaller, Some(max), at);
-        if !at_most && !self.would_permit(input, &smaller, asked.ttl_seconds, at) {
-            return None;
-        }
-        Some(Allowed {
-            authorization_details: Some(smaller.authorization_details),
-            max_ttl_seconds: at_most.then_some(max),
-            ..Allowed::default()
-        })
-    }
-
-    /// The rights that are permitted without approval. A location stands for everything below it,
-    /// so that one which has a refused place below it is left out.
-    fn permitted_part<'a>(
-        &self,
-        atoms: &'a [Atom<'a>],
-    ) -> (BTreeSet<(&'a ActionName, &'a Location)>, BTreeSet<String>) {
-        let free = |atom: &Atom<'_>| match &atom.answer {
-            Answer::Permit(ids) => !self.terms(ids).approval,
-            _ => false,
-        };
-        let refused: Vec<&Atom<'_>> = atoms.iter().filter(|atom| !free(atom)).collect();
-        let mut rights = BTreeSet::new();
-        let mut permits = BTreeSet::new();
-        for atom in atoms.iter().filter(|atom| free(atom)) {
-            let beneath =
-                |no: &&Atom<'_>| no.action == atom.action && atom.location.covers(no.location);
-            if refused.iter().any(beneath) {
-                continue;
-            }
-            if let Answer::Permit(ids) = &atom.answer {
-                permits.extend(ids.iter().cloned());
-            }
-            rights.insert((atom.action, atom.location));
-        }
-        (rights, permits)
-    }
-
-    fn would_permit(
-        &self,
-        input: &Input,
-        smaller: &CredentialInput,
-        ttl_seconds: Option<u64>,
-        at: Timestamp,
-    ) -> bool {
-        let input = Input {
-            credential: Some(CredentialInput {
-                ttl_seconds,
-                ..smaller.clone()
-            }),
-            ..input.clone()
-        };
-        self.judge(&input, false, at).verdict.is_ok()
     }
 }
 
@@ -689,11 +564,14 @@ fn principal_input(workload: &Workload, roles: Option<&BTreeSet<String>>) -> Pri
     }
 }
 
-fn check_rights(resource: &Resource, details: &[AuthorizationDetail]) -> Result<(), Refusal> {
+fn check_rights(
+    resource: &Resource,
+    details: &[AuthorizationDetail],
+    budget: &Budget,
+) -> Result<(), Refusal> {
     let mut evaluations = 0_usize;
-    let budget = Budget::new(MAX_REQUEST_STEPS);
     for detail in details {
-        resource.check_serves(detail, &budget)?;
+        resource.check_serves(detail, budget)?;
         let product = detail.actions().len() * detail.locations().len();
         if product == 0 {
             // Of nothing, everything is permitted. It must not come to that.
@@ -743,35 +621,4 @@ fn describe<'a>(denied: impl Iterator<Item = &'a Atom<'a>>, resource: &str) -> S
         "policy does not permit {}{more} on `{resource}`",
         named.join(", ")
     )
-}
-
-/// Rights as objects that mean exactly them: within each asked object, actions that have the same
-/// locations stand together. At most as many objects as one request may hold.
-fn regroup(
-    asked: &[AuthorizationDetail],
-    rights: &BTreeSet<(&ActionName, &Location)>,
-) -> Vec<AuthorizationDetail> {
-    let mut objects: Vec<AuthorizationDetail> = Vec::new();
-    for detail in asked {
-        let mut groups: BTreeMap<BTreeSet<Location>, BTreeSet<ActionName>> = BTreeMap::new();
-        for action in detail.actions() {
-            let locations: BTreeSet<Location> = detail
-                .locations()
-                .iter()
-                .filter(|location| rights.contains(&(action, *location)))
-                .cloned()
-                .collect();
-            if !locations.is_empty() {
-                groups.entry(locations).or_default().insert(action.clone());
-            }
-        }
-        for (locations, actions) in groups {
-            let object = detail.with_rights(actions, locations);
-            if !objects.contains(&object) {
-                objects.push(object);
-            }
-        }
-    }
-    objects.truncate(MAX_DETAILS);
-    objects
 }

@@ -11,19 +11,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::{PrincipalConstraint, Request};
+use cedar_policy::PrincipalConstraint;
 use serde::Serialize;
 
+use super::asked::Extent;
 use super::decide::PolicyError;
 use super::generation::CompiledGeneration;
 use super::input::{CredentialInput, Input};
-use super::mapping::{Scene, Unmappable};
-use super::parts::{Dissected, Literal};
+use super::inquiry::Inquiry;
+use super::mapping::{self, Unmappable};
+use super::parts::{Case, Dissected, Literal};
 use super::schema;
 use super::slice::Answer;
+use super::stack::with_balanced_stack;
 use crate::clock::Timestamp;
 use crate::domain::decision::{Decision, Outcome};
 use crate::domain::generation::PolicyFile;
+use crate::domain::limits::MAX_REQUEST_STEPS;
+use crate::domain::pattern::Budget;
 use crate::domain::trust::{AttestorSpec, ClaimType};
 use crate::domain::workload::ClaimValue;
 
@@ -111,6 +116,17 @@ impl CompiledGeneration {
         files: &[PolicyFile],
     ) -> Result<Explanation, PolicyError> {
         let input = Input::read(input)?;
+        Ok(with_balanced_stack(|| {
+            self.explain_here(&input, decision, files)
+        }))
+    }
+
+    fn explain_here(
+        &self,
+        input: &Input,
+        decision: &Decision,
+        files: &[PolicyFile],
+    ) -> Explanation {
         let dissected: Vec<Dissected<'_>> = self.policies().map(Dissected::new).collect();
         let explainer = Explainer {
             generation: self,
@@ -122,20 +138,20 @@ impl CompiledGeneration {
         let refused = match &decision.verdict {
             Ok(_) => Vec::new(),
             // What failed before any policy was asked has no refused rights.
-            Err(_) => explainer.refused(&input).unwrap_or_default(),
+            Err(_) => explainer.refused(input).unwrap_or_default(),
         };
         let mut search = Search::new(self, decision.outcome());
-        explainer.search(&input, decision, &mut search);
+        explainer.search(input, decision, &mut search);
         let observed = decision.observed.iter().flat_map(|own| &own.policies);
         let observed = observed.filter_map(|own| explainer.place(&own.policy));
-        Ok(Explanation {
+        Explanation {
             policies,
             refused,
             observed: observed.collect(),
             changes: search.found,
             tried: search.tried,
             cut_short: search.cut_short,
-        })
+        }
     }
 }
 
@@ -174,52 +190,87 @@ impl Explainer<'_> {
 
     fn refused(&self, input: &Input) -> Result<Vec<RefusedRight>, Unmappable> {
         let generation = self.generation;
-        let asked = input.credential.as_ref();
-        let resource = asked.map(|asked| asked.resource.as_str());
-        let scene = generation
-            .model
-            .workload_scene(&input.principal, resource)?;
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let inquiry = generation.inquiry(input, &budget)?;
+        let answers = inquiry.answers(input.now, &budget);
         let mut refused = Vec::new();
-        if input.task.opens || asked.is_none() {
-            let request = generation.opening_request(&scene, &input.task)?;
-            let what = (schema::OPEN_TASK, input.task.task_type.as_str());
-            refused.extend(self.right(&scene, &request, what, input.now));
+        if let Some(opening) = inquiry.opening
+            && let Some(Answer::Deny(forbids)) = answers.get(opening)
+        {
+            let right = RefusedRight {
+                action: schema::OPEN_TASK.to_owned(),
+                location: input.task.task_type.clone(),
+                forbidden_by: self.places(forbids),
+                nearest: self.nearest_to(&inquiry, opening, Extent::default(), forbids, input),
+            };
+            refused.push(right);
         }
-        if let Some(asked) = asked {
-            for single in generation.singles(&scene, &input.task, asked)? {
-                let what = (single.action.as_str(), single.location.as_str());
-                refused.extend(self.right(&scene, &single.request, what, input.now));
-            }
+        for single in &inquiry.singles {
+            // Of what it stands for, the first that is refused.
+            let denied =
+                single
+                    .asked
+                    .iter()
+                    .find_map(|(number, place)| match answers.get(*number) {
+                        Some(Answer::Deny(forbids)) => Some((*number, *place, forbids)),
+                        _ => None,
+                    });
+            let Some((number, place, forbids)) = denied else {
+                continue;
+            };
+            let extent = inquiry.extent(place);
+            // Of a URL it may be what is below it that is refused, and not the place.
+            let below = extent
+                .location
+                .filter(|_| single.asked.len() > 1 && !single.location.is_arn());
+            refused.push(RefusedRight {
+                action: single.action.to_string(),
+                location: below.map_or_else(|| single.location.to_string(), ToString::to_string),
+                forbidden_by: self.places(forbids),
+                nearest: self.nearest_to(&inquiry, number, extent, forbids, input),
+            });
         }
+        refused.dedup();
         Ok(refused)
     }
 
-    fn right(
+    fn places(&self, policies: &BTreeSet<String>) -> Vec<Place> {
+        policies.iter().filter_map(|id| self.place(id)).collect()
+    }
+
+    /// Where nothing forbids: the permits that come nearest to `extent`.
+    fn nearest_to(
         &self,
-        scene: &Scene,
-        request: &Request,
-        (action, location): (&str, &str),
-        at: Timestamp,
-    ) -> Option<RefusedRight> {
-        let Answer::Deny(forbids) = self.generation.answer(scene, request, at) else {
-            return None;
+        inquiry: &Inquiry<'_, '_>,
+        number: usize,
+        extent: Extent<'_>,
+        forbids: &BTreeSet<String>,
+        input: &Input,
+    ) -> Vec<Nearest> {
+        let Some(asked) = inquiry.request(number).filter(|_| forbids.is_empty()) else {
+            return Vec::new();
         };
-        let nearest = if forbids.is_empty() {
-            self.nearest(scene, request, at)
-        } else {
-            Vec::new()
+        let is_opening = inquiry.opening == Some(number);
+        let context = |holding: &[u32]| match &input.credential {
+            Some(asked) if !is_opening => {
+                let ttl_seconds = self.generation.asked_ttl(asked, &input.task);
+                mapping::credential_context(&input.task, holding, ttl_seconds)
+            }
+            _ => mapping::task_context(&input.task, holding),
         };
-        Some(RefusedRight {
-            action: action.to_owned(),
-            location: location.to_owned(),
-            forbidden_by: forbids.iter().filter_map(|id| self.place(id)).collect(),
-            nearest,
-        })
+        let case = Case {
+            model: &self.generation.model,
+            scene: &inquiry.scene,
+            asked,
+            extent,
+            context: &context,
+        };
+        self.nearest(&case, input.now)
     }
 
     /// The permits of which the fewest parts do not hold. Those about this caller come before all
     /// others, and then those about this action and resource.
-    fn nearest(&self, scene: &Scene, request: &Request, at: Timestamp) -> Vec<Nearest> {
+    fn nearest(&self, case: &Case<'_>, at: Timestamp) -> Vec<Nearest> {
         let mut near: Vec<((bool, usize, usize), Nearest)> = Vec::new();
         let counts = |own: &&Dissected<'_>| {
             own.is_permit() && own.named.observed_until.is_none_or(|until| until <= at)
@@ -228,7 +279,7 @@ impl Explainer<'_> {
             let failing: Vec<_> = dissected
                 .parts
                 .iter()
-                .filter(|part| !part.holds(request, &scene.entities))
+                .filter(|part| !part.holds(case))
                 .collect();
             // One that is about nothing of all this is not near.
             if failing.is_empty() || failing.len() == dissected.parts.len() {

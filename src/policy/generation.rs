@@ -8,28 +8,34 @@
 //! rules that came later do not undo a decision. Whether it decides as it did is told by the bytes
 //! of what comes out, and by nothing else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{
-    ActionConstraint, EntityUid, Policy, PolicySet, ResourceConstraint, Schema, ValidationMode,
-    Validator,
+    ActionConstraint, Effect, EntityUid, Policy, PolicySet, ResourceConstraint, Schema,
+    ValidationMode, Validator,
 };
 use ring::digest::{SHA256, digest};
 
 use super::AdminAction;
-use super::bundle::{self, NamedPolicy, Obligations};
+use super::asked::question::Questions;
+use super::asked::rewrite::{self, Rule};
+use super::asked::{Fact, text::AskedText};
+use super::bundle::{self, NamedPolicy, Obligations, Parsed};
 use super::lint;
 use super::mapping::Model;
 use super::problem::PolicyProblem;
 use super::schema;
 use super::slice::Index;
+use super::stack;
 use crate::clock::Timestamp;
 use crate::domain::catalog::{Catalog, Resource, TaskType};
 use crate::domain::generation::{
     DecisionLimits, Generation, GenerationDigest, PolicyFile, Retention,
 };
+use crate::domain::grant::Location;
 use crate::domain::limits::{MAX_OBSERVED, MAX_OBSERVED_DAYS};
+use crate::domain::pattern::Budget;
 use crate::domain::trust::AttestorSpec;
 
 /// What a generation is made of, before its schema is written.
@@ -51,11 +57,16 @@ pub struct GenerationParts {
 
 const DAY_SECONDS: u64 = 86_400;
 
+/// How this build reads policies; counted up where the same text comes to mean something else. In the
+/// first, a rule was asked about each text that a request names; since the second, about everything
+/// that is asked for.
+const READING: u32 = 2;
+
 /// The policy engine of this build: part of what decides.
 #[must_use]
 pub fn engine() -> String {
     format!(
-        "cedar-policy {} (language {})",
+        "cedar-policy {} (language {}), reading {READING}",
         cedar_policy::get_sdk_version(),
         cedar_policy::get_lang_version()
     )
@@ -103,6 +114,19 @@ pub struct CompiledGeneration {
     pub(super) obligations: HashMap<String, Obligations>,
     policies: Vec<NamedPolicy>,
     asks_for_roles: bool,
+    single_places: Vec<SinglePlaces>,
+}
+
+/// A permit that names URLs by `==` and not what is below them. Who asks for a URL asks for what is
+/// below it too, so that such a permit alone permits nothing there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SinglePlaces {
+    /// The policy's `@id`.
+    pub policy: String,
+    /// The first of the places.
+    pub first: String,
+    /// How many places.
+    pub count: usize,
 }
 
 impl CompiledGeneration {
@@ -110,6 +134,13 @@ impl CompiledGeneration {
     ///
     /// It takes milliseconds to seconds of CPU: call it off the async threads.
     pub fn compile(
+        generation: &Generation,
+        own_audiences: &[String],
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        loading(|| Self::compile_here(generation, own_audiences))
+    }
+
+    fn compile_here(
         generation: &Generation,
         own_audiences: &[String],
     ) -> Result<Self, Vec<PolicyProblem>> {
@@ -129,19 +160,24 @@ impl CompiledGeneration {
         if let Some(warning) = warnings.into_iter().next() {
             return Err(one("schema", warning.to_string(), "choose another name"));
         }
-        let model = Model::new(schema, &generation.attestors, &catalog)
-            .map_err(|error| one("schema", error.0, "correct the configuration"))?;
-        let named = bundle::parse(&generation.policies)?;
-        check_policies(generation, &named, &model, &catalog)?;
+        let model = model_of(schema, &generation.attestors, &catalog)?;
+        let parsed = bundle::parse(&generation.policies)?;
+        check_policies(generation, &parsed, &model, &catalog)?;
         let digest = digest_of(generation).map_err(|e| one("generation", e.to_string(), ""))?;
-        Self::assemble(digest, catalog, generation, model, named)
-            .map_err(|error| one("policies", error, ""))
+        Self::assemble(digest, catalog, generation, model, parsed.named)
     }
 
-    /// A generation that decided, to make its decisions again and for nothing else: by the schema
-    /// that it has, whatever engine it was written for, and without the rules of this version's
-    /// `lint`. `digest` is that of the bytes that `generation` was read from.
+    /// A generation that decided, to make its decisions again and for nothing else: by the schema that
+    /// it has, whatever engine it was written for, and without the rules of this version's `lint`.
+    /// `digest` is that of the bytes that `generation` was read from.
     pub fn compile_recorded(
+        generation: &Generation,
+        digest: GenerationDigest,
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        loading(|| Self::compile_unchecked(generation, digest))
+    }
+
+    fn compile_unchecked(
         generation: &Generation,
         digest: GenerationDigest,
     ) -> Result<Self, Vec<PolicyProblem>> {
@@ -150,11 +186,9 @@ impl CompiledGeneration {
         let catalog = catalog_of(&generation.resources, &generation.task_types, &[])?;
         let (schema, _) = Schema::from_cedarschema_str(&generation.schema)
             .map_err(|error| one("schema", error.to_string(), ""))?;
-        let model = Model::new(schema, &generation.attestors, &catalog)
-            .map_err(|error| one("schema", error.0, ""))?;
-        let named = bundle::parse(&generation.policies)?;
-        Self::assemble(digest, catalog, generation, model, named)
-            .map_err(|error| one("policies", error, ""))
+        let model = model_of(schema, &generation.attestors, &catalog)?;
+        let parsed = bundle::parse(&generation.policies)?;
+        Self::assemble(digest, catalog, generation, model, parsed.named)
     }
 
     /// Whether every policy that merely observes at `now` is enforced within the time that is
@@ -188,12 +222,25 @@ impl CompiledGeneration {
         generation: &Generation,
         model: Model,
         named: Vec<NamedPolicy>,
-    ) -> Result<Self, String> {
-        let actions = model.schema.action_entities().map_err(|e| e.to_string())?;
-        let filed = named
-            .iter()
-            .map(|named| (&named.policy, named.observed_until));
-        let index = Index::new(filed, &actions)?;
+    ) -> Result<Self, Vec<PolicyProblem>> {
+        let failed = |error: String| one("policies", error, "");
+        let actions = model.schema.action_entities();
+        let actions = actions.map_err(|error| failed(error.to_string()))?;
+        let mut questions = Questions::default();
+        let rules = rules_of(generation, &named, &model, &mut questions)?;
+        let deepest = rules.iter().map(|rule| rule.depth).max().unwrap_or(0);
+        if !stack::evaluates_at(deepest) {
+            return Err(failed(format!(
+                "conditions of {deepest} levels cannot be evaluated by this build"
+            )));
+        }
+        let single_places = named.iter().zip(&rules);
+        let single_places =
+            single_places.filter_map(|(named, rule)| single_places_of(named, rule, &questions));
+        let single_places = single_places.collect();
+        let filed = rules.iter().zip(&named);
+        let filed = filed.map(|(rule, named)| (rule, named.observed_until));
+        let index = Index::new(filed, questions, &actions).map_err(failed)?;
         let obligations = named
             .iter()
             .map(|named| (named.id.clone(), named.obligations.clone()))
@@ -210,6 +257,7 @@ impl CompiledGeneration {
             obligations,
             policies: named,
             asks_for_roles,
+            single_places,
         })
     }
 
@@ -217,12 +265,7 @@ impl CompiledGeneration {
     /// broken policy which slipped through is still refused when it is evaluated.
     #[cfg(test)]
     pub(super) fn unvalidated(generation: &Generation) -> Self {
-        let catalog = catalog_of(&generation.resources, &generation.task_types, &[]).unwrap();
-        let (schema, _) = Schema::from_cedarschema_str(&generation.schema).unwrap();
-        let model = Model::new(schema, &generation.attestors, &catalog).unwrap();
-        let named = bundle::parse(&generation.policies).unwrap();
-        let digest = digest_of(generation).unwrap();
-        Self::assemble(digest, catalog, generation, model, named).unwrap()
+        Self::compile_recorded(generation, digest_of(generation).unwrap()).unwrap()
     }
 
     /// Its digest.
@@ -278,18 +321,107 @@ impl CompiledGeneration {
         self.policies.iter()
     }
 
+    /// Every permit that names URLs by `==` and not what is below them.
+    #[must_use]
+    pub fn single_places(&self) -> &[SinglePlaces] {
+        &self.single_places
+    }
+
     /// Whether any policy about tasks and credentials could depend on the caller's roles. Where none
     /// does, they need not be read.
     #[must_use]
     pub fn asks_for_roles(&self) -> bool {
         self.asks_for_roles
     }
+}
 
-    /// All policies as one set: what the index must be equal to.
-    #[cfg(test)]
-    pub(super) fn whole_set(&self) -> PolicySet {
-        PolicySet::from_policies(self.policies.iter().map(|named| named.policy.clone())).unwrap()
+/// Runs `load` on a stack that is made for it.
+fn loading<T: Send>(
+    load: impl FnOnce() -> Result<T, Vec<PolicyProblem>> + Send,
+) -> Result<T, Vec<PolicyProblem>> {
+    stack::with_load_stack(load).unwrap_or_else(|error| {
+        Err(one(
+            "policies",
+            format!("a thread to read them on cannot be had: {error}"),
+            "allow the process more memory or threads",
+        ))
+    })
+}
+
+/// The policies as they are evaluated.
+fn rules_of(
+    generation: &Generation,
+    named: &[NamedPolicy],
+    model: &Model,
+    questions: &mut Questions,
+) -> Result<Vec<Rule>, Vec<PolicyProblem>> {
+    let mut rules = Vec::new();
+    let mut problems = Vec::new();
+    let mut changed = Vec::new();
+    for named in named {
+        let has_terms = named.obligations != Obligations::default();
+        match rewrite::rewrite(&named.policy, has_terms, questions) {
+            Ok(rule) => {
+                if !rule.questions.is_empty() {
+                    changed.push(rule.policy.clone());
+                }
+                rules.push(rule);
+            }
+            Err(unaskable) => {
+                let message = format!("policy `{}` {}", named.id, unaskable.message);
+                problems.extend(
+                    generation.policies.get(named.file).map(|file| {
+                        PolicyProblem::at(file, named.offset, message, unaskable.remedy)
+                    }),
+                );
+            }
+        }
     }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    // What is evaluated has no other facts than those of its schema: none was overlooked.
+    let set = PolicySet::from_policies(changed);
+    let set = set.map_err(|error| one("policies", error.to_string(), ""))?;
+    let result = Validator::new(model.schema.clone()).validate(&set, ValidationMode::Strict);
+    let errors = result.validation_errors();
+    let errors = errors.map(|error| PolicyProblem::of_file("policies", error.to_string(), ""));
+    let errors: Vec<PolicyProblem> = errors.collect();
+    if errors.is_empty() {
+        Ok(rules)
+    } else {
+        Err(errors)
+    }
+}
+
+/// What a permit names by `==` alone, of URLs.
+fn single_places_of(
+    named: &NamedPolicy,
+    rule: &Rule,
+    questions: &Questions,
+) -> Option<SinglePlaces> {
+    if named.policy.effect() != Effect::Permit {
+        return None;
+    }
+    let budget = Budget::new(u64::MAX);
+    let asked = rule.questions.iter().filter_map(|own| questions.get(*own));
+    let mut places = BTreeSet::new();
+    for patterns in asked.flat_map(|own| own.covering(Fact::Location)) {
+        for text in patterns.exact() {
+            let Ok(location) = Location::try_from(text.clone()) else {
+                continue;
+            };
+            let below = AskedText::of_location(&location);
+            if !location.is_arn() && !below.iter().all(|own| patterns.covers(own, &budget)) {
+                places.insert(text.clone());
+            }
+        }
+    }
+    Some(SinglePlaces {
+        policy: named.id.clone(),
+        count: places.len(),
+        first: places.into_iter().next()?,
+    })
 }
 
 /// In doubt it may: any mention counts, unless the policy's scope names administrative actions only.
@@ -350,6 +482,19 @@ fn check_frame(generation: &Generation) -> Result<(), Vec<PolicyProblem>> {
     Ok(())
 }
 
+/// The model of policies that are written against `written`.
+fn model_of(
+    written: Schema,
+    attestors: &[AttestorSpec],
+    catalog: &Catalog,
+) -> Result<Model, Vec<PolicyProblem>> {
+    let text = schema::evaluated_text(attestors, catalog)?;
+    let (schema, _) = Schema::from_cedarschema_str(&text)
+        .map_err(|error| one("schema", error.to_string(), "correct the configuration"))?;
+    Model::new(written, schema, attestors, catalog)
+        .map_err(|error| one("schema", error.0, "correct the configuration"))
+}
+
 fn catalog_of(
     resources: &[Resource],
     task_types: &[TaskType],
@@ -361,38 +506,25 @@ fn catalog_of(
 
 /// Cedar's strict validation, in which a warning is an error too: a condition that can never hold,
 /// or letters that look like others, are mistakes. Then our own rules.
+///
+/// What decides is the validation of the balanced policies. Of a very deep one Cedar's validator gives
+/// up without a word; these are not deep. Where they have problems, the policies as they were written
+/// are asked too, since those know where.
 fn check_policies(
     generation: &Generation,
-    named: &[NamedPolicy],
+    parsed: &Parsed,
     model: &Model,
     catalog: &Catalog,
 ) -> Result<(), Vec<PolicyProblem>> {
-    let set = PolicySet::from_policies(named.iter().map(|named| named.policy.clone()))
-        .map_err(|error| one("policies", error.to_string(), ""))?;
-    let result = Validator::new(model.schema.clone()).validate(&set, ValidationMode::Strict);
-    let mut problems = Vec::new();
-    let mut complain = |id: String, error: &DetailedError| {
-        let found = named.iter().find(|named| named.id == id);
-        let place = found.and_then(|n| Some((generation.policies.get(n.file)?, n.offset)));
-        match place {
-            Some((file, offset)) => {
-                problems.extend(PolicyProblem::from_cedar(file, offset, error));
-            }
-            None => problems.push(PolicyProblem::of_file(
-                "policies",
-                error.message.clone(),
-                "",
-            )),
+    let named = &parsed.named;
+    let validator = Validator::new(model.written.clone());
+    let balanced = named.iter().map(|named| named.policy.clone()).collect();
+    let mut problems = validate(generation, named, &validator, balanced)?;
+    if !problems.is_empty() {
+        let placed = validate(generation, named, &validator, parsed.written.clone())?;
+        if !placed.is_empty() {
+            problems = placed;
         }
-    };
-    for error in result.validation_errors() {
-        complain(error.policy_id().to_string(), &DetailedError::from(error));
-    }
-    for warning in result.validation_warnings() {
-        complain(
-            warning.policy_id().to_string(),
-            &DetailedError::from(warning),
-        );
     }
     if problems.is_empty() {
         for policy in named {
@@ -433,4 +565,41 @@ fn check_policies(
         return Ok(());
     }
     Err(problems)
+}
+
+/// What Cedar's validation says of `policies`, whose names are those of `named`.
+fn validate(
+    generation: &Generation,
+    named: &[NamedPolicy],
+    validator: &Validator,
+    policies: Vec<Policy>,
+) -> Result<Vec<PolicyProblem>, Vec<PolicyProblem>> {
+    let set = PolicySet::from_policies(policies)
+        .map_err(|error| one("policies", error.to_string(), ""))?;
+    let result = validator.validate(&set, ValidationMode::Strict);
+    let mut problems = Vec::new();
+    let mut complain = |id: String, error: &DetailedError| {
+        let found = named.iter().find(|named| named.id == id);
+        let place = found.and_then(|n| Some((generation.policies.get(n.file)?, n.offset)));
+        match place {
+            Some((file, offset)) => {
+                problems.extend(PolicyProblem::from_cedar(file, offset, error));
+            }
+            None => problems.push(PolicyProblem::of_file(
+                "policies",
+                error.message.clone(),
+                "",
+            )),
+        }
+    };
+    for error in result.validation_errors() {
+        complain(error.policy_id().to_string(), &DetailedError::from(error));
+    }
+    for warning in result.validation_warnings() {
+        complain(
+            warning.policy_id().to_string(),
+            &DetailedError::from(warning),
+        );
+    }
+    Ok(problems)
 }

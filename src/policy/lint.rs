@@ -118,7 +118,7 @@ impl Reach {
             broker: false,
             attestors: Vec::new(),
         };
-        for env in named.policy.get_valid_request_envs(&model.schema) {
+        for env in named.policy.get_valid_request_envs(&model.written) {
             let action = env.action().id().unescaped();
             if action == schema::OPEN_TASK {
                 reach.tasks = true;

@@ -12,6 +12,7 @@ use cedar_policy::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::asked::ASKED;
 use super::schema;
 use crate::domain::catalog::{Catalog, Resource, Risk};
 use crate::domain::trust::AttestorSpec;
@@ -70,6 +71,9 @@ pub(super) struct Scene {
 /// The types and constant entities of one generation.
 #[derive(Debug)]
 pub(super) struct Model {
+    /// The schema that policies are written against.
+    pub(super) written: Schema,
+    /// The schema of what is evaluated.
     pub(super) schema: Schema,
     workloads: BTreeMap<String, EntityTypeName>,
     resources: BTreeMap<String, Entity>,
@@ -82,6 +86,7 @@ pub(super) struct Model {
 
 impl Model {
     pub(super) fn new(
+        written: Schema,
         schema: Schema,
         attestors: &[AttestorSpec],
         catalog: &Catalog,
@@ -102,6 +107,7 @@ impl Model {
             resources.insert(resource.name.clone(), resource_entity(kind, resource)?);
         }
         Ok(Self {
+            written,
             schema,
             workloads,
             resources,
@@ -221,45 +227,36 @@ impl Model {
     }
 }
 
+/// The context of an act on the broker. `asked` are the numbers of the questions that hold.
+pub(super) fn broker_context(asked: &[u32]) -> Result<Context, Unmappable> {
+    Context::from_pairs([numbers(asked)]).map_err(Unmappable::because)
+}
+
 /// The context of opening a task.
-pub(super) fn task_context(task: &TaskFacts) -> Result<Context, Unmappable> {
-    Context::from_pairs([("task".to_owned(), task_record(task)?)]).map_err(Unmappable::because)
+pub(super) fn task_context(task: &TaskFacts, asked: &[u32]) -> Result<Context, Unmappable> {
+    let pairs = [("task".to_owned(), task_record(task)?), numbers(asked)];
+    Context::from_pairs(pairs).map_err(Unmappable::because)
 }
 
-/// One action at one location.
-#[derive(Clone, Copy)]
-pub(super) struct Right<'a> {
-    pub(super) location: &'a str,
-    /// As it was asked for: what policy is asked about may be a wider pattern.
-    pub(super) action: &'a str,
-    pub(super) region: Option<&'a str>,
-    pub(super) is_aws: bool,
-}
-
-/// The context of one action at one location.
+/// The context of a right.
 pub(super) fn credential_context(
     task: &TaskFacts,
-    right: Right<'_>,
+    asked: &[u32],
     ttl_seconds: u64,
 ) -> Result<Context, Unmappable> {
-    let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
-    let mut pairs = vec![
+    let ttl_seconds = RestrictedExpression::new_long(long(ttl_seconds)?);
+    let pairs = [
         ("task".to_owned(), task_record(task)?),
-        ("location".to_owned(), text(right.location)),
-        (
-            "ttl_seconds".to_owned(),
-            RestrictedExpression::new_long(long(ttl_seconds)?),
-        ),
+        ("ttl_seconds".to_owned(), ttl_seconds),
+        numbers(asked),
     ];
-    if right.is_aws {
-        pairs.push(("action".to_owned(), text(right.action)));
-        pairs.extend(
-            right
-                .region
-                .map(|region| ("region".to_owned(), text(region))),
-        );
-    }
     Context::from_pairs(pairs).map_err(Unmappable::because)
+}
+
+fn numbers(asked: &[u32]) -> (String, RestrictedExpression) {
+    let numbers = asked.iter().copied().map(i64::from);
+    let set = RestrictedExpression::new_set(numbers.map(RestrictedExpression::new_long));
+    (ASKED.to_owned(), set)
 }
 
 fn task_record(task: &TaskFacts) -> Result<RestrictedExpression, Unmappable> {

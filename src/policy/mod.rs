@@ -25,25 +25,32 @@
 //! rule is in `lint`.
 //!
 //! # Reading order
-//! [`bundle`] reads files, `schema` writes what they are checked against, `lint` checks what Cedar
-//! does not, [`generation`] puts it together; `mapping` makes entities and context, `slice` finds
-//! the policies that matter, [`decide`] asks them and joins the answers; [`suite`] runs the tests
-//! that lie beside policies.
+//! [`bundle`] reads files, `shape` and `balance` keep them shallow, `schema` writes what they are
+//! checked against, `lint` checks what Cedar does not, `asked` makes rules about parts hold for the
+//! whole, [`generation`] puts it together; `mapping` makes entities and context, `slice` finds the
+//! policies that matter, `inquiry` asks them, on the stacks of `stack`, and [`decide`] joins the
+//! answers; [`suite`] runs the tests that lie beside policies.
 
 pub mod admin;
+mod asked;
+mod balance;
 pub mod bundle;
 pub mod decide;
 pub mod explain;
 pub mod generation;
 mod input;
+mod inquiry;
 mod lint;
 mod mapping;
+mod offer;
 mod parts;
 mod problem;
 pub mod record;
 pub mod replay;
 mod schema;
+mod shape;
 mod slice;
+mod stack;
 pub mod suite;
 #[cfg(test)]
 mod tests;
@@ -52,7 +59,8 @@ pub mod unused;
 pub use admin::{AdminAction, AdminPrincipal};
 pub use bundle::read_directory;
 pub use decide::{Bounds, PolicyError, Question};
-pub use generation::{CompiledGeneration, GenerationParts, build};
+pub use generation::{CompiledGeneration, GenerationParts, SinglePlaces, build};
 pub use lint::is_role;
 pub use mapping::TaskFacts;
 pub use problem::PolicyProblem;
+pub use stack::RUNTIME_STACK_BYTES;

@@ -3,10 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cedar_policy::{Authorizer, Decision, Effect, Entities, Policy, PolicySet, Request};
+use cedar_policy::{Authorizer, Context, Decision, Effect, Policy, PolicySet, Request};
 use serde_json::{Value, json};
 
+use super::asked::Extent;
+use super::asked::question::Questions;
+use super::asked::rewrite::{self, Rule};
 use super::bundle::NamedPolicy;
+use super::mapping::{Model, Scene, Unmappable};
+use super::stack::with_evaluation_stack;
+use crate::domain::limits::MAX_REQUEST_STEPS;
+use crate::domain::pattern::Budget;
 
 /// One thing that must hold for a policy to apply.
 pub(super) struct Part {
@@ -16,8 +23,8 @@ pub(super) struct Part {
     pub(super) is_principal: bool,
     /// As it is written.
     pub(super) text: String,
-    /// A permit that asks for this alone.
-    alone: PolicySet,
+    /// A permit that asks for this alone, with the questions that it has. None where that cannot be put.
+    alone: Option<(Rule, Questions)>,
     /// What it says as data.
     body: Value,
 }
@@ -33,15 +40,29 @@ impl Part {
             is_scope: false,
             is_principal: false,
             text,
-            alone: PolicySet::from_policies([policy]).ok()?,
+            alone: {
+                let mut questions = Questions::default();
+                let rule = rewrite::rewrite(&policy, false, &mut questions).ok();
+                rule.map(|rule| (rule, questions))
+            },
             body,
         })
     }
 
-    /// Whether it holds. What cannot be evaluated by itself does not.
-    pub(super) fn holds(&self, request: &Request, entities: &Entities) -> bool {
-        let answer = Authorizer::new().is_authorized(request, &self.alone, entities);
-        answer.decision() == Decision::Allow
+    /// Whether it holds in `case`. What cannot be evaluated by itself does not.
+    pub(super) fn holds(&self, case: &Case<'_>) -> bool {
+        let evaluated = || {
+            let (rule, questions) = self.alone.as_ref()?;
+            let budget = Budget::new(MAX_REQUEST_STEPS);
+            let holding = questions.holding(&rule.questions, &case.extent, &budget);
+            let request = case.request(&holding).ok()?;
+            let set = PolicySet::from_policies([rule.policy.clone()]).ok()?;
+            let answer = with_evaluation_stack(rule.depth, || {
+                Authorizer::new().is_authorized(&request, &set, &case.scene.entities)
+            });
+            Some(answer.decision() == Decision::Allow)
+        };
+        evaluated().unwrap_or(false)
     }
 
     /// The facts that it reads, each with the values that stand beside it.
@@ -54,6 +75,29 @@ impl Part {
                 .or_default()
                 .extend(literals.iter().cloned());
         }
+    }
+}
+
+/// What parts are held against.
+pub(super) struct Case<'a> {
+    pub(super) model: &'a Model,
+    pub(super) scene: &'a Scene,
+    /// What was asked.
+    pub(super) asked: &'a Request,
+    /// What was asked for.
+    pub(super) extent: Extent<'a>,
+    /// The context in which these questions hold.
+    pub(super) context: &'a dyn Fn(&[u32]) -> Result<Context, Unmappable>,
+}
+
+impl Case<'_> {
+    /// What was asked, in a context in which other questions hold.
+    fn request(&self, holding: &[u32]) -> Result<Request, Unmappable> {
+        let unknown = || Unmappable("a request without action and resource".into());
+        let action = self.asked.action().ok_or_else(unknown)?;
+        let resource = self.asked.resource().ok_or_else(unknown)?;
+        let context = (self.context)(holding)?;
+        self.model.request(self.scene, action, resource, context)
     }
 }
 
@@ -243,7 +287,7 @@ mod tests {
             name: "a.cedar".into(),
             text,
         };
-        let named = super::super::bundle::parse(&[file]).unwrap();
+        let named = super::super::bundle::parse(&[file]).unwrap().named;
         let dissected = Dissected::new(&named[0]);
         dissected
             .parts
@@ -280,7 +324,7 @@ mod tests {
             name: "a.cedar".into(),
             text: text.into(),
         };
-        let named = super::super::bundle::parse(&[file]).unwrap();
+        let named = super::super::bundle::parse(&[file]).unwrap().named;
         let mut found = BTreeMap::new();
         for part in Dissected::new(&named[0]).parts {
             part.compared(&mut found);

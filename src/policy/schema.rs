@@ -48,10 +48,50 @@ pub(super) fn type_name(attestor: &str) -> String {
     attestor.replace('-', "_")
 }
 
-/// Writes the schema.
+/// Writes the schema that policies are written against.
 pub(super) fn text(
     attestors: &[AttestorSpec],
     catalog: &Catalog,
+) -> Result<String, Vec<PolicyProblem>> {
+    write(attestors, catalog, &Contexts::WRITTEN)
+}
+
+/// Writes the schema of what is evaluated: the same, but for what is asked for. See
+/// [`super::asked`].
+pub(super) fn evaluated_text(
+    attestors: &[AttestorSpec],
+    catalog: &Catalog,
+) -> Result<String, Vec<PolicyProblem>> {
+    write(attestors, catalog, &Contexts::EVALUATED)
+}
+
+/// What the context of each sort of action holds.
+struct Contexts {
+    api: &'static str,
+    aws: &'static str,
+    task: &'static str,
+    broker: &'static str,
+}
+
+impl Contexts {
+    const WRITTEN: Self = Self {
+        api: "task: Task, location: String, ttl_seconds: Long",
+        aws: "task: Task, location: String, action: String, region?: String, ttl_seconds: Long",
+        task: "task: Task",
+        broker: "",
+    };
+    const EVALUATED: Self = Self {
+        api: "task: Task, asked: Set<Long>, ttl_seconds: Long",
+        aws: "task: Task, asked: Set<Long>, ttl_seconds: Long",
+        task: "task: Task, asked: Set<Long>",
+        broker: ", context: { asked: Set<Long> }",
+    };
+}
+
+fn write(
+    attestors: &[AttestorSpec],
+    catalog: &Catalog,
+    contexts: &Contexts,
 ) -> Result<String, Vec<PolicyProblem>> {
     let problems = check(attestors, catalog);
     if !problems.is_empty() {
@@ -67,7 +107,7 @@ pub(super) fn text(
     );
     write_principals(&mut out, attestors)
         .and_then(|()| write_resources(&mut out))
-        .and_then(|()| write_actions(&mut out, catalog, &workloads))
+        .and_then(|()| write_actions(&mut out, catalog, &workloads, contexts))
         .map_err(|error| vec![PolicyProblem::of_file("schema", error.to_string(), "")])?;
     Ok(out)
 }
@@ -119,7 +159,12 @@ fn write_resources(out: &mut String) -> fmt::Result {
     Ok(())
 }
 
-fn write_actions(out: &mut String, catalog: &Catalog, workloads: &str) -> fmt::Result {
+fn write_actions(
+    out: &mut String,
+    catalog: &Catalog,
+    workloads: &str,
+    contexts: &Contexts,
+) -> fmt::Result {
     writeln!(
         out,
         "// The parent of every action on a resource.\naction \"{ANY}\";\n"
@@ -127,7 +172,8 @@ fn write_actions(out: &mut String, catalog: &Catalog, workloads: &str) -> fmt::R
     for action in actions_of(catalog, false) {
         writeln!(
             out,
-            "action \"{action}\" in [\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{API}],\n  context: {{ task: Task, location: String, ttl_seconds: Long }},\n}};"
+            "action \"{action}\" in [\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{API}],\n  context: {{ {} }},\n}};",
+            contexts.api
         )?;
     }
     let on_aws = actions_of(catalog, true);
@@ -141,13 +187,15 @@ fn write_actions(out: &mut String, catalog: &Catalog, workloads: &str) -> fmt::R
         let parents: Vec<String> = wider.map(|other| format!("\"{other}\", ")).collect();
         writeln!(
             out,
-            "action \"{action}\" in [{}\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{AWS}],\n  context: {{ task: Task, location: String, action: String, region?: String, ttl_seconds: Long }},\n}};",
-            parents.concat()
+            "action \"{action}\" in [{}\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{AWS}],\n  context: {{ {} }},\n}};",
+            parents.concat(),
+            contexts.aws
         )?;
     }
     writeln!(
         out,
-        "\naction \"{OPEN_TASK}\" appliesTo {{\n  principal: [{workloads}],\n  resource: [{TASK_TYPE}],\n  context: {{ task: Task }},\n}};\n\n// Acts on the broker itself."
+        "\naction \"{OPEN_TASK}\" appliesTo {{\n  principal: [{workloads}],\n  resource: [{TASK_TYPE}],\n  context: {{ {} }},\n}};\n\n// Acts on the broker itself.",
+        contexts.task
     )?;
     for action in AdminAction::ALL {
         let tokens = if action.open_to_bootstrap() {
@@ -157,8 +205,9 @@ fn write_actions(out: &mut String, catalog: &Catalog, workloads: &str) -> fmt::R
         };
         writeln!(
             out,
-            "action \"{}\" appliesTo {{ principal: [{workloads}{tokens}], resource: [{BROKER}] }};",
-            action.as_str()
+            "action \"{}\" appliesTo {{ principal: [{workloads}{tokens}], resource: [{BROKER}]{} }};",
+            action.as_str(),
+            contexts.broker
         )?;
     }
     Ok(())

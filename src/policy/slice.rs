@@ -21,6 +21,9 @@
 //!
 //! Policies that merely observe until a date lie beside the compartments, by their resource, each as
 //! a set of its own: they join from their date on, and before it are asked apart.
+//!
+//! What is filed is the policy as it is evaluated ([`Rule`]). Permits whose terms bind more than they
+//! permit have a second set, which is asked where the first permits.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -29,19 +32,67 @@ use cedar_policy::{
     PolicySet, PrincipalConstraint, Request, ResourceConstraint, Response,
 };
 
+use super::asked::Extent;
+use super::asked::question::Questions;
+use super::asked::rewrite::Rule;
+use super::stack::with_evaluation_stack;
 use crate::clock::Timestamp;
 use crate::domain::decision::ObservedEffect;
+use crate::domain::pattern::Budget;
 
 /// What an evaluation said, with the policies that determined it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// At least one permit and no forbid: all satisfied permits.
-    Permit(BTreeSet<String>),
+    /// At least one permit and no forbid.
+    Permit(Permits),
     /// The satisfied forbids, or none where nothing permits.
     Deny(BTreeSet<String>),
     /// The policies that could not be evaluated. Whatever the others said counts for nothing: one
     /// of these might have been the forbid.
     Error(BTreeSet<String>),
+}
+
+/// The permits that determined an evaluation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Permits {
+    /// Those that permit.
+    pub(super) satisfied: BTreeSet<String>,
+    /// Those whose terms bind because they apply to a part of what is asked for.
+    pub(super) binding: BTreeSet<String>,
+}
+
+impl Permits {
+    /// Both.
+    pub(super) fn all(&self) -> impl Iterator<Item = &String> {
+        self.satisfied.union(&self.binding)
+    }
+}
+
+impl Answer {
+    /// The answer to several things asked for together: an error counts before a denial, and a denial
+    /// before a permit.
+    pub(super) fn to_all<'a>(answers: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut permits = Permits::default();
+        let (mut forbids, mut errors): (Option<BTreeSet<String>>, BTreeSet<String>) =
+            (None, BTreeSet::new());
+        for answer in answers {
+            match answer {
+                Self::Permit(own) => {
+                    permits.satisfied.extend(own.satisfied.iter().cloned());
+                    permits.binding.extend(own.binding.iter().cloned());
+                }
+                Self::Deny(ids) => forbids.get_or_insert_default().extend(ids.iter().cloned()),
+                Self::Error(ids) => errors.extend(ids.iter().cloned()),
+            }
+        }
+        match (errors.is_empty(), forbids) {
+            (false, _) => Self::Error(errors),
+            (true, Some(forbids)) => Self::Deny(forbids),
+            // Nothing asked for is nothing permitted.
+            (true, None) if permits.satisfied.is_empty() => Self::Deny(BTreeSet::new()),
+            (true, None) => Self::Permit(permits),
+        }
+    }
 }
 
 /// Joins responses over parts of a policy set into the answer of the whole.
@@ -65,7 +116,10 @@ pub(super) fn join(responses: impl IntoIterator<Item = Response>) -> Answer {
     if !forbids.is_empty() || permits.is_empty() {
         return Answer::Deny(forbids);
     }
-    Answer::Permit(permits)
+    Answer::Permit(Permits {
+        satisfied: permits,
+        binding: BTreeSet::new(),
+    })
 }
 
 /// A policy that merely observes until a date. It is in no compartment: whether it counts depends on
@@ -77,17 +131,22 @@ pub(super) struct Observing {
     /// From when on it counts.
     pub(super) until: Timestamp,
     effect: Effect,
-    set: PolicySet,
+    own: Compartment,
 }
 
 impl Observing {
     /// What it would do to `request`, if anything.
     pub(super) fn would(&self, request: &Request, entities: &Entities) -> Option<ObservedEffect> {
-        let answer = Authorizer::new().is_authorized(request, &self.set, entities);
-        if answer.diagnostics().errors().next().is_some() {
+        // Of a permit with terms, those bind where it applies to a part of what is asked for.
+        let answers = with_evaluation_stack(self.own.depth, || {
+            let ask = |set| Authorizer::new().is_authorized(request, set, entities);
+            [&self.own.set, &self.own.terms].map(ask)
+        });
+        let mut all = answers.iter().map(cedar_policy::Response::diagnostics);
+        if all.clone().any(|own| own.errors().next().is_some()) {
             return Some(ObservedEffect::Error);
         }
-        answer.diagnostics().reason().next()?;
+        all.any(|own| own.reason().next().is_some()).then_some(())?;
         Some(match self.effect {
             Effect::Permit => ObservedEffect::Permit,
             Effect::Forbid => ObservedEffect::Forbid,
@@ -99,6 +158,83 @@ impl Observing {
 type Part = u32;
 const ANY: Part = 0;
 
+/// Policies that are evaluated together.
+#[derive(Debug, Default)]
+struct Compartment {
+    set: PolicySet,
+    /// The permits of it whose terms bind more than they permit.
+    terms: PolicySet,
+    questions: BTreeSet<u32>,
+    /// The levels of the deepest condition.
+    depth: usize,
+}
+
+impl Compartment {
+    fn add(&mut self, rule: &Rule) -> Result<(), String> {
+        let refused = |error: cedar_policy::PolicySetError| error.to_string();
+        self.set.add(rule.policy.clone()).map_err(refused)?;
+        if let Some(terms) = &rule.terms {
+            self.terms.add(terms.clone()).map_err(refused)?;
+        }
+        self.questions.extend(&rule.questions);
+        self.depth = self.depth.max(rule.depth);
+        Ok(())
+    }
+}
+
+/// The policies that requests with one principal, action and resource can meet.
+#[derive(Debug)]
+pub(super) struct Slice<'a> {
+    compartments: Vec<&'a Compartment>,
+    observing: &'a [Observing],
+    /// What they want to know, in order.
+    questions: Vec<u32>,
+    depth: usize,
+}
+
+impl Slice<'_> {
+    /// Evaluates `request` with every policy that counts at `at`.
+    pub(super) fn evaluate(&self, request: &Request, entities: &Entities, at: Timestamp) -> Answer {
+        with_evaluation_stack(self.depth, || self.evaluate_here(request, entities, at))
+    }
+
+    fn evaluate_here(&self, request: &Request, entities: &Entities, at: Timestamp) -> Answer {
+        let authorizer = Authorizer::new();
+        let enforced = self.observing.iter().filter(|own| own.until <= at);
+        let counting = || {
+            let observed = enforced.clone().map(|own| &own.own);
+            self.compartments.iter().copied().chain(observed)
+        };
+        let ask = |set: &PolicySet| authorizer.is_authorized(request, set, entities);
+        let mut permits = match join(counting().map(|own| ask(&own.set))) {
+            Answer::Permit(permits) => permits,
+            refused => return refused,
+        };
+        let with_terms = counting().filter(|own| !own.terms.is_empty());
+        match join(with_terms.map(|own| ask(&own.terms))) {
+            Answer::Permit(binding) => {
+                permits.binding = binding.satisfied;
+                Answer::Permit(permits)
+            }
+            // None of them applies to any part.
+            Answer::Deny(_) => Answer::Permit(permits),
+            failed @ Answer::Error(_) => failed,
+        }
+    }
+
+    /// What its policies want to know, by numbers.
+    pub(super) fn questions(&self) -> &[u32] {
+        &self.questions
+    }
+
+    /// How many policies are met; a policy that is filed twice counts twice.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let sets = self.compartments.iter();
+        sets.map(|own| own.set.num_of_policies()).sum()
+    }
+}
+
 /// The index.
 #[derive(Debug, Default)]
 pub(super) struct Index {
@@ -107,32 +243,40 @@ pub(super) struct Index {
     /// The groups that an action is in.
     action_groups: HashMap<EntityUid, Vec<EntityUid>>,
     compartments: HashMap<(Part, Part, Part), usize>,
-    sets: Vec<PolicySet>,
+    sets: Vec<Compartment>,
     /// By the one resource that each is about.
     observing: HashMap<EntityUid, Vec<Observing>>,
     /// When they begin to count, in order.
     dates: Vec<Timestamp>,
+    /// What the policies want to know of what is asked for.
+    questions: Questions,
 }
 
 impl Index {
-    /// Files `policies`, each with the time until which it merely observes. `actions` are the
-    /// schema's, with their hierarchy.
+    /// Files `rules`, each with the time until which it merely observes. `questions` are theirs, and
+    /// `actions` the schema's, with their hierarchy.
     pub(super) fn new<'a>(
-        policies: impl IntoIterator<Item = (&'a Policy, Option<Timestamp>)>,
+        rules: impl IntoIterator<Item = (&'a Rule, Option<Timestamp>)>,
+        questions: Questions,
         actions: &Entities,
     ) -> Result<Self, String> {
-        let mut index = Self::default();
+        let mut index = Self {
+            questions,
+            ..Self::default()
+        };
         for action in actions.iter() {
             let groups = actions.ancestors(&action.uid());
             let groups = groups.into_iter().flatten().cloned().collect();
             index.action_groups.insert(action.uid(), groups);
         }
-        for (policy, observed_until) in policies {
+        for (rule, observed_until) in rules {
+            let policy = &rule.policy;
             // About anything but one resource it is not loaded, and counts at once if it were.
             if let (Some(until), ResourceConstraint::Eq(resource)) =
                 (observed_until, policy.resource_constraint())
             {
-                let set = PolicySet::from_policies([policy.clone()]).map_err(|e| e.to_string())?;
+                let mut own = Compartment::default();
+                own.add(rule)?;
                 index.dates.push(until);
                 index
                     .observing
@@ -142,7 +286,7 @@ impl Index {
                         id: policy.id().to_string(),
                         until,
                         effect: policy.effect(),
-                        set,
+                        own,
                     });
                 continue;
             }
@@ -150,10 +294,10 @@ impl Index {
                 let next = index.sets.len();
                 let set = *index.compartments.entry(place).or_insert(next);
                 if set == next {
-                    index.sets.push(PolicySet::new());
+                    index.sets.push(Compartment::default());
                 }
                 if let Some(set) = index.sets.get_mut(set) {
-                    set.add(policy.clone()).map_err(|error| error.to_string())?;
+                    set.add(rule)?;
                 }
             }
         }
@@ -183,14 +327,14 @@ impl Index {
         self.dates.partition_point(|date| *date <= at)
     }
 
-    /// The compartments that this principal, action and resource can meet.
-    pub(super) fn slice<'a>(
-        &'a self,
+    /// The policies that this principal, action and resource can meet.
+    pub(super) fn slice(
+        &self,
         principal: &EntityUid,
         ancestors: &[EntityUid],
         action: &EntityUid,
         resource: &EntityUid,
-    ) -> impl Iterator<Item = &'a PolicySet> + use<'a> {
+    ) -> Slice<'_> {
         let principals = self.parts(principal, ancestors);
         let resources = self.parts(resource, &[]);
         let actions = self.parts(action, self.groups(action));
@@ -202,45 +346,41 @@ impl Index {
                 }
             }
         }
-        met.into_iter().filter_map(|set| self.sets.get(set))
-    }
-
-    /// Evaluates `request` against its slice, with every policy that counts at `at`.
-    pub(super) fn evaluate(
-        &self,
-        request: &Request,
-        ancestors: &[EntityUid],
-        entities: &Entities,
-        at: Timestamp,
-    ) -> Answer {
-        let (Some(principal), Some(action), Some(resource)) =
-            (request.principal(), request.action(), request.resource())
-        else {
-            return Answer::Deny(BTreeSet::new());
+        let met = met.into_iter().filter_map(|set| self.sets.get(set));
+        let compartments: Vec<&Compartment> = met.collect();
+        let observing = self.observing.get(resource).map_or(&[][..], Vec::as_slice);
+        let all = || {
+            let observing = observing.iter().map(|own| &own.own);
+            compartments.iter().copied().chain(observing)
         };
-        let authorizer = Authorizer::new();
-        let slice = self.slice(principal, ancestors, action, resource);
-        let observed = self.observing.get(resource).into_iter().flatten();
-        let enforced = observed.filter(|own| own.until <= at).map(|own| &own.set);
-        join(
-            slice
-                .chain(enforced)
-                .map(|set| authorizer.is_authorized(request, set, entities)),
-        )
+        let questions: BTreeSet<u32> = all().flat_map(|own| &own.questions).copied().collect();
+        Slice {
+            questions: questions.into_iter().collect(),
+            depth: all().map(|own| own.depth).max().unwrap_or(0),
+            observing,
+            compartments,
+        }
     }
 
-    /// How many policies a request meets; a policy that is filed twice counts twice.
-    #[cfg(test)]
-    pub(super) fn slice_len(
+    /// Those of the slice's questions that hold for `extent`.
+    pub(super) fn holding(
         &self,
-        principal: &EntityUid,
-        ancestors: &[EntityUid],
-        action: &EntityUid,
-        resource: &EntityUid,
-    ) -> usize {
-        self.slice(principal, ancestors, action, resource)
-            .map(PolicySet::num_of_policies)
-            .sum()
+        slice: &Slice<'_>,
+        extent: &Extent<'_>,
+        budget: &Budget,
+    ) -> Vec<u32> {
+        self.questions.holding(slice.questions(), extent, budget)
+    }
+
+    /// Everything that is in compartments as one set: what slices must be equal to.
+    #[cfg(test)]
+    pub(super) fn whole(&self) -> PolicySet {
+        let mut whole = PolicySet::new();
+        for policy in self.sets.iter().flat_map(|own| own.set.policies()) {
+            // One that is filed twice is added once.
+            drop(whole.add(policy.clone()));
+        }
+        whole
     }
 
     /// Every part under which something about this entity may be filed.

@@ -28,10 +28,13 @@ use super::lint::Reach;
 use super::record::{Asked, Recorded};
 use super::replay::{self, Untold};
 use super::slice::Answer;
+use super::stack::with_balanced_stack;
 use crate::clock::Timestamp;
 use crate::domain::decision::Outcome;
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::grant::ActionName;
+use crate::domain::limits::MAX_REQUEST_STEPS;
+use crate::domain::pattern::Budget;
 use crate::domain::workload::Identity;
 
 pub use proposal::proposed;
@@ -304,6 +307,10 @@ impl<'a> Usage<'a> {
     /// compiled. Nothing is proposed where what was used is not known whole.
     #[must_use]
     pub fn report(&self, generation: &Generation) -> Vec<PolicyUse> {
+        with_balanced_stack(|| self.report_here(generation))
+    }
+
+    fn report_here(&self, generation: &Generation) -> Vec<PolicyUse> {
         let nothing = Used::default();
         let permits = self.generation.policies();
         let permits = permits.filter(|named| named.policy.effect() == Effect::Permit);
@@ -507,36 +514,37 @@ impl CompiledGeneration {
         let Some(ttl_seconds) = self.permitted_ttl(input, at) else {
             return Ok(None);
         };
-        let asked = input.credential.as_ref();
-        let name = asked.map(|asked| asked.resource.as_str());
-        let scene = self.model.workload_scene(&input.principal, name)?;
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let inquiry = self.inquiry(input, &budget)?;
+        let answers = inquiry.answers(at, &budget);
         let mut seen = Seen {
             ttl_seconds,
             ..Seen::default()
         };
-        if input.task.opens || asked.is_none() {
-            let request = self.opening_request(&scene, &input.task)?;
-            if let Answer::Permit(ids) = self.answer(&scene, &request, at) {
-                seen.opening = ids;
-            }
+        if let Some(Answer::Permit(permits)) = inquiry.opening.and_then(|own| answers.get(own)) {
+            seen.opening.clone_from(&permits.satisfied);
         }
-        let Some(asked) = asked else {
+        let Some(asked) = &input.credential else {
             return Ok(Some(seen));
         };
         let registered = self.catalog().resource(&asked.resource);
-        for single in self.singles(&scene, &input.task, asked)? {
-            let Answer::Permit(ids) = self.answer(&scene, &single.request, at) else {
+        for single in &inquiry.singles {
+            let own = single
+                .asked
+                .keys()
+                .filter_map(|number| answers.get(*number));
+            let Answer::Permit(permits) = Answer::to_all(own) else {
                 continue;
             };
-            let action = single.request.action().map(|own| own.id().unescaped());
             let all = registered.iter().flat_map(|own| &own.locations);
             let within = all.filter(|own| own.covers(single.location));
             let right = Right {
                 resource: asked.resource.clone(),
-                action: action.unwrap_or_default().to_owned(),
+                action: single.decided_as.to_owned(),
                 locations: within.map(|own| own.as_str().to_owned()).collect(),
             };
-            let rights = ids.into_iter().map(|id| (id, right.clone()));
+            let rights = permits.satisfied.into_iter();
+            let rights = rights.map(|id| (id, right.clone()));
             seen.rights.extend(rights);
         }
         Ok(Some(seen))

@@ -53,6 +53,7 @@ mod minters;
 mod mtls;
 mod oauth;
 mod observe;
+mod parts;
 mod pipelines;
 mod proofs;
 mod properties;

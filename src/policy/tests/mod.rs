@@ -27,11 +27,13 @@ use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{ClaimValue, OneTime, Reuse, Workload};
 
 mod decisions;
+mod depth;
 mod loading;
 mod observe;
 mod properties;
 mod suites;
 mod unused;
+mod whole;
 
 const NOW: i64 = 1_795_000_000;
 
@@ -91,15 +93,6 @@ fn samples() -> GenerationParts {
 
 /// The samples' configuration with one more attestor and resource, and other policies. A policy
 /// without annotations gets them.
-fn billing() -> mapping::Right<'static> {
-    mapping::Right {
-        location: "https://billing.example/a",
-        action: "billing:read",
-        region: None,
-        is_aws: false,
-    }
-}
-
 fn parts(policies: &str) -> GenerationParts {
     let mut count = 0;
     let mut text = String::new();

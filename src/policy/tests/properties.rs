@@ -103,6 +103,17 @@ pub(super) fn cases() -> ProptestConfig {
     }
 }
 
+/// The whole set has no terms that bind more than a policy permits: those are a set of their own.
+fn without_terms(answer: slice::Answer) -> slice::Answer {
+    match answer {
+        slice::Answer::Permit(permits) => slice::Answer::Permit(slice::Permits {
+            binding: BTreeSet::new(),
+            ..permits
+        }),
+        other => other,
+    }
+}
+
 proptest! {
     #![proptest_config(cases())]
 
@@ -113,7 +124,6 @@ proptest! {
         roles in any_roles(),
     ) {
         let compiled = generated(&policies);
-        let whole = compiled.whole_set();
         let who = mapping::PrincipalInput {
             attestor: workload.attestor.clone(),
             identity: workload.identity.clone(),
@@ -121,26 +131,31 @@ proptest! {
             claims: workload.claims.clone(),
         };
         let authorizer = cedar_policy::Authorizer::new();
+        let agree = |scene: &mapping::Scene, action: &str, resource: &cedar_policy::EntityUid, context| {
+            let action = compiled.model.action(action);
+            let request = compiled.model.request(scene, &action, resource, context).unwrap();
+            let slice = compiled.index.slice(&scene.principal, &scene.ancestors, &action, resource);
+            let sliced = slice.evaluate(&request, &scene.entities, Timestamp::MAX);
+            // Half of the questions hold, whatever is asked for.
+            let whole = compiled.index.whole();
+            let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
+            let (sliced, all) = (without_terms(sliced), without_terms(all));
+            prop_assert_eq!(sliced, all);
+            Ok(())
+        };
+        let asked: Vec<u32> = (0..8).step_by(2).collect();
         for resource in ["billing", "orders-api"] {
             let scene = compiled.model.workload_scene(&who, Some(resource)).unwrap();
             let uid = compiled.model.resource(resource).unwrap();
             for action in ["orders:read", "bill:read"] {
-                let action = compiled.model.action(action);
-                let context = mapping::credential_context(&facts(), billing(), 60).unwrap();
-                let request = compiled.model.request(&scene, &action, &uid, context).unwrap();
-                let sliced = compiled.index.evaluate(&request, &scene.ancestors, &scene.entities, Timestamp::MAX);
-                let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
-                prop_assert_eq!(sliced, all);
+                let context = mapping::credential_context(&facts(), &asked, 60).unwrap();
+                agree(&scene, action, &uid, context)?;
             }
         }
         let scene = compiled.model.workload_scene(&who, None).unwrap();
-        let action = compiled.model.action("openTask");
         let task_type = compiled.model.task_type("nightly-report");
-        let context = mapping::task_context(&facts()).unwrap();
-        let request = compiled.model.request(&scene, &action, &task_type, context).unwrap();
-        let sliced = compiled.index.evaluate(&request, &scene.ancestors, &scene.entities, Timestamp::MAX);
-        let all = slice::join([authorizer.is_authorized(&request, &whole, &scene.entities)]);
-        prop_assert_eq!(sliced, all);
+        let context = mapping::task_context(&facts(), &asked).unwrap();
+        agree(&scene, "openTask", &task_type, context)?;
     }
 
     #[test]

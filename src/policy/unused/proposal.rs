@@ -11,6 +11,7 @@ use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::grant::Location;
 use crate::policy::bundle::NamedPolicy;
 use crate::policy::generation::CompiledGeneration;
+use crate::policy::stack::with_balanced_stack;
 
 /// What is to be narrower.
 pub(super) struct Narrower {
@@ -128,6 +129,14 @@ pub fn proposed(
     compiled: &CompiledGeneration,
     uses: &mut [PolicyUse],
 ) -> Generation {
+    with_balanced_stack(|| proposed_here(generation, compiled, uses))
+}
+
+fn proposed_here(
+    generation: &Generation,
+    compiled: &CompiledGeneration,
+    uses: &mut [PolicyUse],
+) -> Generation {
     let with = |uses: &[PolicyUse]| Generation {
         policies: rewritten(generation, compiled, uses),
         ..generation.clone()
@@ -169,7 +178,7 @@ fn is_sound(candidate: &Generation, before: &CompiledGeneration, uses: &[PolicyU
             Some(Proposal::Narrow { .. }) => {
                 now.is_some_and(|now| now.effect() == named.policy.effect())
             }
-            None => now.is_some_and(|now| now.to_string() == named.policy.to_string()),
+            None => now.is_some_and(|now| now.to_pst() == named.policy.to_pst()),
         }
     });
     kept && left == after.len()
@@ -191,8 +200,8 @@ fn rewritten(
         let Some(file) = files.get_mut(named.file) else {
             continue;
         };
-        let end = named.offset + named.policy.to_string().len();
-        if file.text.get(named.offset..end) != Some(named.policy.to_string().as_str()) {
+        let end = named.offset + named.length;
+        if file.text.get(named.offset..end).is_none() {
             continue;
         }
         // A comment takes all of its line.

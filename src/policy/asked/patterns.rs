@@ -1,0 +1,233 @@
+//! The texts of a policy that one fact is compared with.
+//!
+//! Lists of places are long: a thousand of them must not cost a thousand comparisons for each
+//! request. So texts without wildcards, and those whose only wildcard is a `*` at their end, are kept
+//! in order and looked up; all others are compared one by one.
+
+use super::text::{AskedText, Kind};
+use crate::domain::pattern::{Budget, Pattern, Token};
+
+/// Texts and patterns, any of which may match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(in crate::policy) struct PatternSet {
+    /// Texts, in order.
+    exact: Vec<String>,
+    /// What patterns begin with that end with their only `*`, in order. None begins with another.
+    prefixes: Vec<String>,
+    /// All other patterns.
+    others: Vec<Pattern>,
+}
+
+impl PatternSet {
+    /// Of patterns, each a list of its elements.
+    pub(in crate::policy) fn new<T: IntoIterator<Item = Token>>(
+        patterns: impl IntoIterator<Item = T>,
+    ) -> Self {
+        let mut set = Self::default();
+        for tokens in patterns {
+            let pattern = Pattern::new(tokens);
+            let text = |tokens: &[Token]| -> Option<String> {
+                let chars = tokens.iter().map(|token| match token {
+                    Token::Char(c) => Some(*c),
+                    _ => None,
+                });
+                chars.collect()
+            };
+            let tokens = pattern.tokens();
+            match (text(tokens), tokens.split_last()) {
+                (Some(exact), _) => set.exact.push(exact),
+                (None, Some((Token::Many, head))) if text(head).is_some() => {
+                    set.prefixes.extend(text(head));
+                }
+                _ => set.others.push(pattern),
+            }
+        }
+        set.ordered()
+    }
+
+    /// What any of these matches.
+    pub(in crate::policy) fn union(sets: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Self::default();
+        for set in sets {
+            all.exact.extend(set.exact);
+            all.prefixes.extend(set.prefixes);
+            all.others.extend(set.others);
+        }
+        all.ordered()
+    }
+
+    fn ordered(mut self) -> Self {
+        self.exact.sort_unstable();
+        self.exact.dedup();
+        self.prefixes.sort_unstable();
+        // In order, what begins with another follows it.
+        self.prefixes
+            .dedup_by(|later, earlier| later.starts_with(earlier.as_str()));
+        self
+    }
+
+    /// Whether one of these matches everything that is asked for; `false` where `budget` does not
+    /// suffice.
+    pub(in crate::policy) fn covers(&self, asked: &AskedText, budget: &Budget) -> bool {
+        if !budget.spend(1) {
+            return false;
+        }
+        let is_exact = asked.kind() == Kind::Single && self.has_exact(asked.head());
+        is_exact
+            || self.has_prefix_of(asked.head())
+            || self
+                .others
+                .iter()
+                .any(|own| own.covers(asked.pattern(), budget))
+    }
+
+    /// Whether one of these matches something that is asked for; `true` where `budget` does not
+    /// suffice.
+    pub(in crate::policy) fn overlaps(&self, asked: &AskedText, budget: &Budget) -> bool {
+        if !budget.spend(1) {
+            return true;
+        }
+        let head = asked.head();
+        // What matches everything that begins with a part of the head matches all that is asked for.
+        if self.has_prefix_of(head) {
+            return true;
+        }
+        let found = match asked.kind() {
+            Kind::Single => self.has_exact(head),
+            Kind::Prefix => {
+                !beginning_with(&self.exact, head).is_empty()
+                    || !beginning_with(&self.prefixes, head).is_empty()
+            }
+            Kind::Pattern => {
+                let exact = beginning_with(&self.exact, head);
+                let prefixes = beginning_with(&self.prefixes, head);
+                exact
+                    .iter()
+                    .any(|text| asked.pattern().may_match(text, budget))
+                    || prefixes.iter().any(|text| {
+                        let tokens = text.chars().map(Token::Char).chain([Token::Many]);
+                        asked.pattern().overlaps_tokens(tokens, budget)
+                    })
+            }
+        };
+        found
+            || self
+                .others
+                .iter()
+                .any(|own| own.overlaps(asked.pattern(), budget))
+    }
+
+    /// The texts without wildcards.
+    pub(in crate::policy) fn exact(&self) -> &[String] {
+        &self.exact
+    }
+
+    fn has_exact(&self, text: &str) -> bool {
+        self.exact
+            .binary_search_by(|own| own.as_str().cmp(text))
+            .is_ok()
+    }
+
+    /// Whether `text` begins with one of the prefixes. Since none begins with another, that can only be
+    /// the last one that is not behind it.
+    fn has_prefix_of(&self, text: &str) -> bool {
+        let behind = self.prefixes.partition_point(|own| own.as_str() <= text);
+        let last = behind.checked_sub(1).and_then(|at| self.prefixes.get(at));
+        last.is_some_and(|own| text.starts_with(own.as_str()))
+    }
+}
+
+/// Those of `texts`, which are in order, that begin with `head`.
+fn beginning_with<'a>(texts: &'a [String], head: &str) -> &'a [String] {
+    let from = texts.partition_point(|text| text.as_str() < head);
+    let rest = texts.get(from..).unwrap_or_default();
+    let length = rest.partition_point(|text| text.starts_with(head));
+    rest.get(..length).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::pattern;
+
+    fn set(patterns: &[String]) -> PatternSet {
+        PatternSet::new(
+            patterns
+                .iter()
+                .map(|own| Pattern::parse(own).tokens().to_vec()),
+        )
+    }
+
+    fn answers(patterns: &[String], asked: &str) -> (bool, bool) {
+        let budget = Budget::new(u64::MAX);
+        let (set, asked) = (set(patterns), AskedText::parse(asked));
+        (set.covers(&asked, &budget), set.overlaps(&asked, &budget))
+    }
+
+    #[test]
+    fn a_list_of_texts_and_prefixes_is_looked_up_in_few_steps() {
+        let patterns: Vec<String> = (0..1_000)
+            .flat_map(|n| [format!("https://h/{n}"), format!("https://h/{n}/*")])
+            .collect();
+        let set = set(&patterns);
+        for (asked, expected) in [
+            ("https://h/7", (true, true)),
+            ("https://h/7/*", (true, true)),
+            ("https://h/7/x/y", (true, true)),
+            ("https://h/1000", (false, false)),
+            ("https://h/*", (false, true)),
+            ("https://h/99*", (false, true)),
+            ("https://other/*", (false, false)),
+        ] {
+            let budget = Budget::new(u64::MAX);
+            let asked_text = AskedText::parse(asked);
+            let found = (
+                set.covers(&asked_text, &budget),
+                set.overlaps(&asked_text, &budget),
+            );
+            assert_eq!(found, expected, "{asked}");
+            assert!(budget.spent() <= 2, "{asked}: {}", budget.spent());
+        }
+    }
+
+    #[test]
+    fn a_prefix_within_another_is_not_kept() {
+        let patterns = ["ab*", "a*", "b", "abc*", "b*"].map(str::to_owned);
+        assert_eq!(set(&patterns).prefixes, ["a", "b"]);
+        assert_eq!(answers(&patterns, "abx"), (true, true));
+        assert_eq!(answers(&["ab*".into(), "ac*".into()], "a*"), (false, true));
+    }
+
+    fn any_pattern(parts: &[&'static str]) -> impl Strategy<Value = String> + use<> {
+        let part = prop::sample::select(parts.to_vec());
+        prop::collection::vec(part, 0..5).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_answers_like_its_patterns_one_by_one(
+            patterns in prop::collection::vec(any_pattern(&["a", "b", "*"]), 0..6),
+            asked in any_pattern(&["a", "b", "*", "?"]),
+        ) {
+            let covers = patterns.iter().any(|own| pattern::covers(own, &asked));
+            let overlaps = patterns.iter().any(|own| pattern::overlap(own, &asked));
+            prop_assert_eq!(answers(&patterns, &asked), (covers, overlaps));
+        }
+
+        #[test]
+        fn a_union_answers_like_its_sets(
+            one in prop::collection::vec(any_pattern(&["a", "b", "*"]), 0..4),
+            other in prop::collection::vec(any_pattern(&["a", "b", "*"]), 0..4),
+            asked in any_pattern(&["a", "b", "*", "?"]),
+        ) {
+            let union = PatternSet::union([set(&one), set(&other)]);
+            prop_assert_eq!(&union, &set(&[one.clone(), other.clone()].concat()));
+            let (asked_text, budget) = (AskedText::parse(&asked), Budget::new(u64::MAX));
+            let (of_one, of_other) = (answers(&one, &asked), answers(&other, &asked));
+            prop_assert_eq!(union.covers(&asked_text, &budget), of_one.0 || of_other.0);
+            prop_assert_eq!(union.overlaps(&asked_text, &budget), of_one.1 || of_other.1);
+        }
+    }
+}

@@ -1,0 +1,647 @@
+//! Policies as they are evaluated: every part of a condition that speaks of what is asked for, and of
+//! nothing else, is a question's number.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use cedar_policy::pst::{BinaryOp, Clause, Effect, Expr, Literal, PatternElem, UnaryOp, Var};
+use cedar_policy::{Policy, pst};
+
+use super::patterns::PatternSet;
+use super::question::{Question, Questions, Relation};
+use super::{ASKED, Fact};
+use crate::domain::limits::{MAX_EVALUATION_DEPTH, MAX_WILDCARDS};
+use crate::domain::pattern::Token;
+use crate::policy::balance;
+
+/// Expressions that one policy may become. `if` in the condition of an `if` doubles what is within.
+const MAX_EXPRESSIONS: usize = 50_000;
+
+/// A policy as it is evaluated.
+#[derive(Clone, Debug)]
+pub(in crate::policy) struct Rule {
+    /// The policy, with questions in the place of what is asked for.
+    pub(in crate::policy) policy: Policy,
+    /// A permit that applies wherever the policy would apply to some value of those that are asked for:
+    /// its terms bind then. None where that is so exactly when it permits, or it has no terms.
+    pub(in crate::policy) terms: Option<Policy>,
+    /// The questions of both, in order.
+    pub(in crate::policy) questions: Vec<u32>,
+    /// How many levels their conditions have.
+    pub(in crate::policy) depth: usize,
+}
+
+/// Why a policy cannot be asked about many values at once, and what to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::policy) struct Unaskable {
+    pub(in crate::policy) message: String,
+    pub(in crate::policy) remedy: &'static str,
+}
+
+/// Rewrites a policy whose chains are balanced. `has_terms` says whether it is a permit with terms.
+pub(in crate::policy) fn rewrite(
+    policy: &Policy,
+    has_terms: bool,
+    questions: &mut Questions,
+) -> Result<Rule, Unaskable> {
+    let written = policy.to_pst().map_err(|error| not_readable(&error))?;
+    let body = written.body();
+    let clauses: Vec<(&Arc<Expr>, bool)> = body
+        .clauses()
+        .iter()
+        .map(|clause| match clause {
+            Clause::When(condition) => (condition, false),
+            Clause::Unless(condition) => (condition, true),
+        })
+        .collect();
+    if !clauses
+        .iter()
+        .any(|(condition, _)| speaks_of_asked(condition))
+    {
+        let levels = clauses.iter().map(|(own, _)| balance::levels(own)).max();
+        return Ok(Rule {
+            policy: policy.clone(),
+            terms: None,
+            questions: Vec::new(),
+            depth: levels.unwrap_or(0) + clauses.len(),
+        });
+    }
+    let mut rewriter = Rewriter {
+        questions,
+        used: BTreeSet::new(),
+        expressions: 0,
+        depth: 0,
+    };
+    let reading = match body.effect {
+        Effect::Permit => Reading::Every,
+        Effect::Forbid => Reading::Some,
+    };
+    let rule = rewriter.policy(body, &clauses, reading)?;
+    let terms = match has_terms {
+        true => Some(rewriter.policy(body, &clauses, Reading::Some)?),
+        false => None,
+    };
+    if clauses.iter().any(|(condition, _)| can_fail(condition)) {
+        return Err(Unaskable {
+            message: "computes beside a condition on what is asked for".into(),
+            remedy: "whether it fails could not be told of each part of what is asked for: write what \
+                     is computed (arithmetic, extension functions, attributes of an entity that is \
+                     named) into a policy of its own, for example forbid … unless { … }",
+        });
+    }
+    Ok(Rule {
+        policy: rule,
+        terms,
+        questions: rewriter.used.into_iter().collect(),
+        depth: rewriter.depth,
+    })
+}
+
+fn not_readable(error: &pst::PstConstructionError) -> Unaskable {
+    Unaskable {
+        message: format!("cannot be put as it is evaluated: {error}"),
+        remedy: "",
+    }
+}
+
+/// How a comparison with what is asked for is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// It holds if it holds for every value.
+    Every,
+    /// It holds if it holds for some value.
+    Some,
+}
+
+impl Reading {
+    fn flipped(self) -> Self {
+        match self {
+            Self::Every => Self::Some,
+            Self::Some => Self::Every,
+        }
+    }
+}
+
+/// A condition, rewritten.
+enum Form {
+    /// It speaks of what is asked for alone.
+    Asked(Question),
+    /// It speaks of other things too.
+    Other(Arc<Expr>),
+}
+
+struct Rewriter<'a> {
+    questions: &'a mut Questions,
+    used: BTreeSet<u32>,
+    expressions: usize,
+    depth: usize,
+}
+
+impl Rewriter<'_> {
+    fn policy(
+        &mut self,
+        body: &pst::Template,
+        clauses: &[(&Arc<Expr>, bool)],
+        reading: Reading,
+    ) -> Result<Policy, Unaskable> {
+        let mut forms = Vec::new();
+        for (condition, negated) in clauses {
+            forms.push(self.signed(condition, *negated, reading)?);
+        }
+        let joined = self.join(BinaryOp::And, forms);
+        let condition = self.expression(joined);
+        let depth = balance::levels(&condition);
+        if depth > MAX_EVALUATION_DEPTH {
+            return Err(too_large());
+        }
+        self.depth = self.depth.max(depth + 1);
+        balance::with_clauses(body, vec![Clause::When(condition)])
+            .map_err(|error| not_readable(&error))
+    }
+
+    /// A condition or its negation.
+    fn signed(
+        &mut self,
+        condition: &Arc<Expr>,
+        negated: bool,
+        reading: Reading,
+    ) -> Result<Form, Unaskable> {
+        if !negated {
+            return self.form(condition, reading);
+        }
+        Ok(match self.form(condition, reading.flipped())? {
+            Form::Asked(question) => Form::Asked(question.negated()),
+            Form::Other(expr) => Form::Other(Arc::new(Expr::UnaryOp {
+                op: UnaryOp::Not,
+                expr,
+            })),
+        })
+    }
+
+    fn form(&mut self, condition: &Arc<Expr>, reading: Reading) -> Result<Form, Unaskable> {
+        self.expressions += 1;
+        if self.expressions > MAX_EXPRESSIONS {
+            return Err(too_large());
+        }
+        if let Some(question) = comparison(condition, reading)? {
+            return Ok(Form::Asked(question));
+        }
+        match condition.as_ref() {
+            Expr::BinaryOp {
+                op: op @ (BinaryOp::And | BinaryOp::Or),
+                ..
+            } => {
+                let mut forms = Vec::new();
+                for term in balance::terms(condition, *op) {
+                    forms.push(self.form(term, reading)?);
+                }
+                Ok(self.join(*op, forms))
+            }
+            Expr::UnaryOp {
+                op: UnaryOp::Not,
+                expr,
+            } => self.signed(expr, true, reading),
+            Expr::IfThenElse {
+                cond,
+                then_expr,
+                else_expr,
+            } => self.conditional(cond, then_expr, else_expr, reading),
+            other if speaks_of_asked(other) => Err(used_otherwise(other)),
+            _ => Ok(Form::Other(Arc::clone(condition))),
+        }
+    }
+
+    fn conditional(
+        &mut self,
+        cond: &Arc<Expr>,
+        then_expr: &Arc<Expr>,
+        else_expr: &Arc<Expr>,
+        reading: Reading,
+    ) -> Result<Form, Unaskable> {
+        if speaks_of_asked(cond) {
+            let mut branches = Vec::new();
+            for (negated, branch) in [(false, then_expr), (true, else_expr)] {
+                let both = vec![
+                    self.signed(cond, negated, reading)?,
+                    self.form(branch, reading)?,
+                ];
+                branches.push(self.join(BinaryOp::And, both));
+            }
+            return Ok(self.join(BinaryOp::Or, branches));
+        }
+        let then_form = self.form(then_expr, reading)?;
+        let else_form = self.form(else_expr, reading)?;
+        Ok(Form::Other(Arc::new(Expr::IfThenElse {
+            cond: Arc::clone(cond),
+            then_expr: self.expression(then_form),
+            else_expr: self.expression(else_form),
+        })))
+    }
+
+    /// A chain: one question of all terms that are questions, and behind it the others in their order.
+    /// A question cannot fail and narrows no type, so that it may be asked first.
+    fn join(&mut self, op: BinaryOp, forms: Vec<Form>) -> Form {
+        let (mut asked, mut others) = (Vec::new(), Vec::new());
+        for form in forms {
+            match form {
+                Form::Asked(question) => asked.push(question),
+                Form::Other(expr) => others.push(expr),
+            }
+        }
+        let question = (!asked.is_empty()).then(|| match op {
+            BinaryOp::And => Question::all(asked),
+            _ => Question::any(asked),
+        });
+        match (question, others.is_empty()) {
+            (Some(question), true) => Form::Asked(question),
+            (question, _) => {
+                let first = question.map(|question| self.expression(Form::Asked(question)));
+                let terms: Vec<Arc<Expr>> = first.into_iter().chain(others).collect();
+                // A chain of no terms, which no policy has, is true.
+                let truth = || Arc::new(Expr::Literal(Literal::Bool(true)));
+                Form::Other(balance::chain(op, terms).unwrap_or_else(truth))
+            }
+        }
+    }
+
+    fn expression(&mut self, form: Form) -> Arc<Expr> {
+        let question = match form {
+            Form::Other(expr) => return expr,
+            Form::Asked(question) => question,
+        };
+        let number = self.questions.number(question);
+        self.used.insert(number);
+        Arc::new(Expr::BinaryOp {
+            op: BinaryOp::Contains,
+            left: Arc::new(Expr::GetAttr {
+                expr: Arc::new(Expr::Var(Var::Context)),
+                attr: ASKED.into(),
+            }),
+            right: Arc::new(Expr::Literal(Literal::Long(i64::from(number)))),
+        })
+    }
+}
+
+fn too_large() -> Unaskable {
+    Unaskable {
+        message: "its condition becomes too large or too deep".into(),
+        remedy: "write `if` as && and ||, or split the policy into several",
+    }
+}
+
+/// The question that a comparison with what is asked for is, if it is one.
+fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskable> {
+    let text = |fact, patterns: PatternSet, reading| {
+        let relation = match reading {
+            Reading::Every => Relation::Covered,
+            Reading::Some => Relation::Met,
+        };
+        Question::Text {
+            fact,
+            patterns,
+            relation,
+        }
+    };
+    let exact = |fact: Fact, texts: Vec<&str>| {
+        PatternSet::new(texts.into_iter().map(|text| {
+            let chars = text.chars().map(|c| Token::Char(folded(fact, c)));
+            chars.collect::<Vec<_>>()
+        }))
+    };
+    Ok(match expr {
+        Expr::HasAttr { expr, attrs } if is_context(expr) && attrs.tail.is_empty() => {
+            let fact = Fact::of(&attrs.head);
+            fact.map(|fact| Question::Has {
+                fact,
+                expected: true,
+            })
+        }
+        Expr::BinaryOp {
+            op: op @ (BinaryOp::Eq | BinaryOp::NotEq),
+            left,
+            right,
+        } => {
+            let compared = [(left, right), (right, left)]
+                .into_iter()
+                .find_map(|(one, other)| Some((fact_of(one)?, text_of(other)?)));
+            compared.map(|(fact, value)| match op {
+                BinaryOp::Eq => text(fact, exact(fact, vec![value]), reading),
+                _ => text(fact, exact(fact, vec![value]), reading.flipped()).negated(),
+            })
+        }
+        Expr::BinaryOp {
+            op: BinaryOp::Contains,
+            left,
+            right,
+        } => match (left.as_ref(), fact_of(right)) {
+            (Expr::Set(items), Some(fact)) => {
+                let texts: Option<Vec<&str>> = items.iter().map(text_of).collect();
+                texts.map(|texts| text(fact, exact(fact, texts), reading))
+            }
+            _ => None,
+        },
+        Expr::Like { expr, pattern } => match fact_of(expr) {
+            None => None,
+            Some(fact) => {
+                let wildcards = pattern.iter().filter(|own| **own == PatternElem::Wildcard);
+                if wildcards.count() > MAX_WILDCARDS {
+                    return Err(Unaskable {
+                        message: format!(
+                            "a pattern for context.{} has more than {MAX_WILDCARDS} wildcards",
+                            fact.name()
+                        ),
+                        remedy: "write a shorter pattern, or several",
+                    });
+                }
+                let tokens = pattern.iter().map(|own| match own {
+                    PatternElem::Char(c) => Token::Char(folded(fact, *c)),
+                    PatternElem::Wildcard => Token::Many,
+                });
+                Some(text(fact, PatternSet::new([tokens]), reading))
+            }
+        },
+        _ => None,
+    })
+}
+
+/// AWS does not tell upper from lower case in actions.
+fn folded(fact: Fact, c: char) -> char {
+    match fact {
+        Fact::Action => c.to_ascii_lowercase(),
+        Fact::Location | Fact::Region => c,
+    }
+}
+
+fn is_context(expr: &Expr) -> bool {
+    matches!(expr, Expr::Var(Var::Context))
+}
+
+fn fact_of(expr: &Arc<Expr>) -> Option<Fact> {
+    match expr.as_ref() {
+        Expr::GetAttr { expr, attr } if is_context(expr) => Fact::of(attr),
+        _ => None,
+    }
+}
+
+fn text_of(expr: &Arc<Expr>) -> Option<&str> {
+    match expr.as_ref() {
+        Expr::Literal(Literal::String(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// The fact of what is asked for that an expression itself reads; `context` as a whole is all of them.
+enum Mention {
+    Fact(Fact),
+    Whole,
+}
+
+fn mention(expr: &Expr) -> Option<Mention> {
+    match expr {
+        Expr::GetAttr { expr, attr } if is_context(expr) => Fact::of(attr).map(Mention::Fact),
+        Expr::HasAttr { expr, attrs } if is_context(expr) => {
+            Fact::of(&attrs.head).map(Mention::Fact)
+        }
+        Expr::Var(Var::Context) => Some(Mention::Whole),
+        _ => {
+            let mut parts = balance::parts(expr).into_iter();
+            parts.find_map(|part| mention(part))
+        }
+    }
+}
+
+fn speaks_of_asked(expr: &Expr) -> bool {
+    mention(expr).is_some()
+}
+
+fn used_otherwise(expr: &Expr) -> Unaskable {
+    match mention(expr) {
+        Some(Mention::Fact(fact)) => Unaskable {
+            message: format!(
+                "uses context.{} in a way that cannot be asked about many values at once",
+                fact.name()
+            ),
+            remedy: match fact {
+                Fact::Location => {
+                    "compare it with a text: context.location == \"…\", != or like \"…*\", or \
+                     [\"…\", \"…\"].contains(context.location); join comparisons by &&, ||, ! and if"
+                }
+                Fact::Action => {
+                    "compare it with a text: context.action == \"…\", != or like \"…*\", or \
+                     [\"…\", \"…\"].contains(context.action); join comparisons by &&, ||, ! and if"
+                }
+                Fact::Region => {
+                    "compare it with a text: context.region == \"…\", != or like \"…*\", or \
+                     [\"…\", \"…\"].contains(context.region); join comparisons by &&, ||, ! and if"
+                }
+            },
+        },
+        Some(Mention::Whole) | None => Unaskable {
+            message: "uses `context` as a whole".into(),
+            remedy: "name its members: context.task.type, context.ttl_seconds, context.location",
+        },
+    }
+}
+
+/// Whether an evaluation that passed validation can fail at it: by an overflow, by what an extension
+/// refuses, or by an entity that is not there.
+fn can_fail(expr: &Expr) -> bool {
+    let own = match expr {
+        Expr::UnaryOp { op, .. } => !matches!(op, UnaryOp::Not | UnaryOp::IsEmpty),
+        Expr::BinaryOp { op, .. } => !matches!(
+            op,
+            BinaryOp::Eq
+                | BinaryOp::NotEq
+                | BinaryOp::Less
+                | BinaryOp::LessEq
+                | BinaryOp::Greater
+                | BinaryOp::GreaterEq
+                | BinaryOp::And
+                | BinaryOp::Or
+                | BinaryOp::In
+                | BinaryOp::Contains
+                | BinaryOp::ContainsAll
+                | BinaryOp::ContainsAny
+        ),
+        Expr::GetAttr { expr, .. } => !is_of_request(expr),
+        Expr::Literal(_)
+        | Expr::Var(_)
+        | Expr::HasAttr { .. }
+        | Expr::Like { .. }
+        | Expr::Is { .. }
+        | Expr::IfThenElse { .. }
+        | Expr::Set(_)
+        | Expr::Record(_) => false,
+        _ => true,
+    };
+    own || balance::parts(expr).into_iter().any(|part| can_fail(part))
+}
+
+/// Whether it is a variable, a record, or a member of one: those are there.
+fn is_of_request(expr: &Expr) -> bool {
+    match expr {
+        Expr::Var(_) | Expr::Record(_) => true,
+        Expr::GetAttr { expr, .. } => is_of_request(expr),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::stack::with_load_stack;
+
+    fn rewritten(policy: &str) -> Result<(String, Questions), Unaskable> {
+        let read = || {
+            let policy = Policy::parse(None, policy).unwrap();
+            let mut questions = Questions::default();
+            let rule = rewrite(&policy, false, &mut questions)?;
+            let text = rule.policy.to_cedar().unwrap();
+            Ok((
+                text.split_whitespace().collect::<Vec<_>>().join(" "),
+                questions,
+            ))
+        };
+        with_load_stack(read).unwrap()
+    }
+
+    fn condition(condition: &str) -> String {
+        let policy = format!("permit (principal, action, resource) when {{ {condition} }};");
+        let (text, _) = rewritten(&policy).unwrap();
+        let (_, rest) = text.split_once('{').unwrap();
+        rest.trim_end_matches("};").trim().to_owned()
+    }
+
+    const DEEP: &str = "context.task.depth == 1";
+
+    #[test]
+    fn what_speaks_of_what_is_asked_for_alone_becomes_one_question() {
+        for alone in [
+            "context.location == \"a\"",
+            "\"a\" != context.location",
+            "context has region",
+            "[\"a\", \"b\"].contains(context.action)",
+            "context.location like \"a*\" && !(context.location == \"ab\" || context.location like \"a*c\")",
+            "if context.location == \"a\" then context has region else !(context has action)",
+        ] {
+            assert_eq!(condition(alone), "context.asked.contains(0)", "{alone}");
+        }
+        assert_eq!(
+            condition(&format!(
+                "{DEEP} && context.location == \"a\" && (context.location == \"b\" || {DEEP})"
+            )),
+            "context.asked.contains(1) && (context.task.depth == 1) && \
+             (context.asked.contains(0) || (context.task.depth == 1))"
+        );
+        assert_eq!(condition(DEEP), DEEP);
+    }
+
+    #[test]
+    fn a_list_of_places_is_one_question_whatever_its_length() {
+        let list: Vec<String> = (0..500)
+            .map(|n| format!("context.location == \"a{n}\" || context.location like \"a{n}/*\""))
+            .collect();
+        let policy = format!(
+            "permit (principal, action, resource) when {{ {} }};",
+            list.join(" || ")
+        );
+        let (text, questions) = rewritten(&policy).unwrap();
+        assert!(text.contains("context.asked.contains(0)") && text.len() < 100);
+        let Some(Question::Text { patterns, .. }) = questions.get(0) else {
+            panic!("{questions:?}");
+        };
+        assert_eq!(patterns.exact().len(), 500);
+        assert_eq!(questions.get(1), None);
+    }
+
+    #[test]
+    fn what_cannot_be_asked_about_many_values_is_told_with_the_form_that_can() {
+        for (condition, says) in [
+            (
+                "context.location == principal.identity",
+                "uses context.location",
+            ),
+            (
+                "context.location == context.action",
+                "uses context.location",
+            ),
+            (
+                "[context.location].contains(\"a\")",
+                "uses context.location",
+            ),
+            (
+                "[\"a\"].containsAny([context.location])",
+                "uses context.location",
+            ),
+            (
+                "[\"a\", principal.identity].contains(context.location)",
+                "uses context.location",
+            ),
+            (
+                "(context.location == \"a\") == true",
+                "uses context.location",
+            ),
+            ("{a: context.region}.a == \"a\"", "uses context.region"),
+            ("context.action < 1", "uses context.action"),
+            ("context has location.a", "uses context.location"),
+            (
+                "(if context.location == \"a\" then 1 else 2) < context.ttl_seconds",
+                "uses context.location",
+            ),
+            ("context == {}", "`context` as a whole"),
+            ("{a: context}.a.task.depth == 1", "`context` as a whole"),
+            (
+                "(if true then context else context).location == \"a\"",
+                "`context` as a whole",
+            ),
+            (
+                "context.location == \"a\" && context.ttl_seconds + 1 > 3",
+                "computes beside",
+            ),
+            (
+                "context.location == \"a\" && -context.ttl_seconds > 3",
+                "computes beside",
+            ),
+            (
+                "context.location == \"a\" && decimal(\"1.0\").lessThan(decimal(\"1.1\"))",
+                "computes beside",
+            ),
+            (
+                "context.location == \"a\" && E::\"e\".a == 1",
+                "computes beside",
+            ),
+        ] {
+            for word in ["when", "unless"] {
+                for effect in ["permit", "forbid"] {
+                    let policy =
+                        format!("{effect} (principal, action, resource) {word} {{ {condition} }};");
+                    let refused = rewritten(&policy).unwrap_err();
+                    assert!(refused.message.contains(says), "{condition}: {refused:?}");
+                    assert!(!refused.remedy.is_empty());
+                }
+            }
+        }
+        let stars = "*a".repeat(MAX_WILDCARDS + 1);
+        let policy = format!(
+            "permit (principal, action, resource) when {{ context.location like \"{stars}\" }};"
+        );
+        assert!(
+            rewritten(&policy)
+                .unwrap_err()
+                .message
+                .contains("wildcards")
+        );
+        // Each `if` in the condition of another doubles it.
+        let mut condition = "context.location == \"a\"".to_owned();
+        for _ in 0..40 {
+            condition = format!("if {condition} then {DEEP} else true");
+        }
+        let policy = format!("permit (principal, action, resource) when {{ {condition} }};");
+        assert!(
+            rewritten(&policy)
+                .unwrap_err()
+                .message
+                .contains("too large")
+        );
+    }
+}

@@ -1,0 +1,286 @@
+//! What policy is asked about one request.
+//!
+//! A request is taken apart into single actions at single locations. Each of them may still stand for
+//! many: for what is below a URL, for what a pattern matches, for every region. Where the policies that
+//! it meets have questions about that ([`super::asked`]), these are answered first. What then differs
+//! neither in the action that is asked about nor in the answers is one evaluation: of a request for a
+//! hundred places, policies that name no places are asked once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use cedar_policy::{EntityUid, Request};
+
+use super::asked::Extent;
+use super::asked::text::AskedText;
+use super::generation::CompiledGeneration;
+use super::input::{CredentialInput, Input};
+use super::mapping::{self, Scene, TaskFacts, Unmappable};
+use super::schema;
+use super::slice::{Answer, Slice};
+use crate::clock::Timestamp;
+use crate::domain::catalog::Resource;
+use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::limits::EVALUATION_STEPS;
+use crate::domain::pattern::Budget;
+
+/// One action at one location.
+pub(super) struct Single<'a> {
+    pub(super) action: &'a ActionName,
+    pub(super) location: &'a Location,
+    /// The registered action that policy is asked about.
+    pub(super) decided_as: &'a str,
+    /// The evaluations that it takes, by their numbers, in order, each with something of it that is
+    /// asked about.
+    pub(super) asked: BTreeMap<usize, Place>,
+}
+
+/// One evaluation.
+struct Evaluation {
+    slice: usize,
+    request: Request,
+}
+
+/// What is asked for, by its places in the texts of the inquiry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Place {
+    location: Option<usize>,
+    action: Option<usize>,
+    region: Option<usize>,
+}
+
+/// Everything that policy is asked about one request.
+pub(super) struct Inquiry<'g, 'a> {
+    pub(super) scene: Scene,
+    /// The evaluation of opening the task, where it is opened.
+    pub(super) opening: Option<usize>,
+    /// Every single action at every single location.
+    pub(super) singles: Vec<Single<'a>>,
+    slices: Vec<(EntityUid, Slice<'g>)>,
+    texts: Vec<AskedText>,
+    evaluations: Vec<Evaluation>,
+}
+
+impl CompiledGeneration {
+    /// What policy is asked about `input`. Questions take their steps out of `budget`; where it does not
+    /// suffice, what is asked is worth nothing.
+    pub(super) fn inquiry<'g, 'a>(
+        &'g self,
+        input: &'a Input,
+        budget: &Budget,
+    ) -> Result<Inquiry<'g, 'a>, Unmappable>
+    where
+        'g: 'a,
+    {
+        let asked = input.credential.as_ref();
+        let resource = asked.map(|asked| asked.resource.as_str());
+        let mut inquiry = Inquiry {
+            scene: self.model.workload_scene(&input.principal, resource)?,
+            opening: None,
+            singles: Vec::new(),
+            slices: Vec::new(),
+            texts: Vec::new(),
+            evaluations: Vec::new(),
+        };
+        if input.task.opens || asked.is_none() {
+            inquiry.ask_to_open(self, &input.task, budget)?;
+        }
+        if let Some(asked) = asked {
+            inquiry.ask_for(self, &input.task, asked, budget)?;
+        }
+        Ok(inquiry)
+    }
+}
+
+impl<'g, 'a> Inquiry<'g, 'a>
+where
+    'g: 'a,
+{
+    fn ask_to_open(
+        &mut self,
+        generation: &'g CompiledGeneration,
+        task: &TaskFacts,
+        budget: &Budget,
+    ) -> Result<(), Unmappable> {
+        let model = &generation.model;
+        let action = model.action(schema::OPEN_TASK);
+        let task_type = model.task_type(&task.task_type);
+        let slice = self.slice(generation, action.clone(), &task_type);
+        let holding = self.holding(generation, slice, Place::default(), budget);
+        let context = mapping::task_context(task, &holding)?;
+        let request = model.request(&self.scene, &action, &task_type, context)?;
+        self.opening = Some(self.evaluations.len());
+        self.evaluations.push(Evaluation { slice, request });
+        Ok(())
+    }
+
+    fn ask_for(
+        &mut self,
+        generation: &'g CompiledGeneration,
+        task: &TaskFacts,
+        asked: &'a CredentialInput,
+        budget: &Budget,
+    ) -> Result<(), Unmappable> {
+        let unknown = || Unmappable(format!("no resource `{}`", asked.resource));
+        let uid = generation.model.resource(&asked.resource);
+        let uid = uid.ok_or_else(unknown)?;
+        let catalog = generation.catalog();
+        let registered = catalog.resource(&asked.resource).ok_or_else(unknown)?;
+        let ttl_seconds = generation.asked_ttl(asked, task);
+        let mut known: HashMap<(usize, Vec<u32>), usize> = HashMap::new();
+        for detail in &asked.authorization_details {
+            let extents = self.extents(registered, detail);
+            for action in detail.actions() {
+                let text = registered.aws.as_ref().map(|_| {
+                    self.texts.push(AskedText::of_action(action));
+                    self.texts.len() - 1
+                });
+                let decided_as = registered.decided_as(action, budget);
+                if decided_as.is_empty() {
+                    // What policy cannot be asked about is not permitted.
+                    self.singles
+                        .extend(detail.locations().iter().map(|location| Single {
+                            action,
+                            location,
+                            decided_as: action.as_str(),
+                            asked: BTreeMap::new(),
+                        }));
+                }
+                for decided_as in decided_as {
+                    let name = decided_as.as_str();
+                    let slice = self.slice(generation, generation.model.action(name), &uid);
+                    for (location, extents) in &extents {
+                        let mut numbers = BTreeMap::new();
+                        for extent in extents {
+                            let extent = Place {
+                                action: text,
+                                ..*extent
+                            };
+                            let holding = self.holding(generation, slice, extent, budget);
+                            let key = (slice, holding);
+                            if let Some(number) = known.get(&key) {
+                                numbers.entry(*number).or_insert(extent);
+                                continue;
+                            }
+                            let context = mapping::credential_context(task, &key.1, ttl_seconds)?;
+                            let (action, _) = &self.slices[slice];
+                            let request =
+                                generation
+                                    .model
+                                    .request(&self.scene, action, &uid, context)?;
+                            numbers.insert(self.evaluations.len(), extent);
+                            known.insert(key, self.evaluations.len());
+                            self.evaluations.push(Evaluation { slice, request });
+                        }
+                        self.singles.push(Single {
+                            action,
+                            location: *location,
+                            decided_as: name,
+                            asked: numbers,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What each location of `detail` stands for.
+    fn extents(
+        &mut self,
+        registered: &Resource,
+        detail: &'a AuthorizationDetail,
+    ) -> BTreeMap<&'a Location, Vec<Place>> {
+        let mut add = |texts: Vec<AskedText>| {
+            let from = self.texts.len();
+            self.texts.extend(texts);
+            from..self.texts.len()
+        };
+        let regions: Vec<Option<usize>> = match &registered.aws {
+            None => vec![None],
+            Some(role) => {
+                let texts = AskedText::of_region(detail.region(), &role.regions);
+                add(texts).map(Some).collect()
+            }
+        };
+        let locations = detail.locations().iter();
+        locations
+            .map(|location| {
+                let texts = add(AskedText::of_location(location));
+                let extents = texts.flat_map(|text| {
+                    regions.iter().map(move |region| Place {
+                        location: Some(text),
+                        action: None,
+                        region: *region,
+                    })
+                });
+                (location, extents.collect())
+            })
+            .collect()
+    }
+
+    /// The policies that are met with this action, by their number here.
+    fn slice(
+        &mut self,
+        generation: &'g CompiledGeneration,
+        action: EntityUid,
+        resource: &EntityUid,
+    ) -> usize {
+        if let Some(known) = self.slices.iter().position(|(own, _)| *own == action) {
+            return known;
+        }
+        let scene = &self.scene;
+        let slice = generation
+            .index
+            .slice(&scene.principal, &scene.ancestors, &action, resource);
+        self.slices.push((action, slice));
+        self.slices.len() - 1
+    }
+
+    fn holding(
+        &self,
+        generation: &CompiledGeneration,
+        slice: usize,
+        extent: Place,
+        budget: &Budget,
+    ) -> Vec<u32> {
+        let (_, slice) = &self.slices[slice];
+        generation
+            .index
+            .holding(slice, &self.extent(extent), budget)
+    }
+
+    /// What is asked for at a place of it.
+    pub(super) fn extent(&self, extent: Place) -> Extent<'_> {
+        let text = |place: Option<usize>| place.and_then(|place| self.texts.get(place));
+        Extent {
+            location: text(extent.location),
+            action: text(extent.action),
+            region: text(extent.region),
+        }
+    }
+
+    /// Evaluates everything with the policies that count at `at`. Where `budget` does not suffice, the
+    /// rest is denied.
+    pub(super) fn answers(&self, at: Timestamp, budget: &Budget) -> Vec<Answer> {
+        let answer = |own: &Evaluation| {
+            if !budget.spend(EVALUATION_STEPS) {
+                return Answer::Deny(BTreeSet::new());
+            }
+            let (_, slice) = &self.slices[own.slice];
+            slice.evaluate(&own.request, &self.scene.entities, at)
+        };
+        self.evaluations.iter().map(answer).collect()
+    }
+
+    /// Every request for a credential that is evaluated.
+    pub(super) fn credential_requests(&self) -> impl Iterator<Item = &Request> {
+        let all = self.evaluations.iter().enumerate();
+        all.filter(|(number, _)| Some(*number) != self.opening)
+            .map(|(_, own)| &own.request)
+    }
+
+    /// The request of one evaluation.
+    pub(super) fn request(&self, number: usize) -> Option<&Request> {
+        self.evaluations.get(number).map(|own| &own.request)
+    }
+}

@@ -1,0 +1,133 @@
+//! What of a refused request would be permitted: the part that is told to its caller.
+//!
+//! It is never more than the caller could find out by asking for it: what is offered is decided first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::decide::{Atom, Manner};
+use super::generation::CompiledGeneration;
+use super::input::{CredentialInput, Input};
+use super::slice::Answer;
+use crate::domain::decision::Allowed;
+use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::limits::MAX_DETAILS;
+
+impl CompiledGeneration {
+    /// What of this request policy would permit by itself: evaluated again before it is said.
+    pub(super) fn offer(
+        &self,
+        input: &Input,
+        opening: Option<&Answer>,
+        atoms: &[Atom<'_>],
+        manner: Manner<'_>,
+    ) -> Option<Allowed> {
+        let asked = input.credential.as_ref()?;
+        let opening: BTreeSet<String> = match opening {
+            Some(Answer::Permit(permits)) => permits.all().cloned().collect(),
+            Some(_) => return None,
+            None => BTreeSet::new(),
+        };
+        if self.terms(&opening).approval {
+            return None;
+        }
+        let (rights, permits) = self.permitted_part(atoms);
+        let details = regroup(&asked.authorization_details, &rights);
+        if details.is_empty() {
+            return None;
+        }
+        let terms = self.terms(opening.union(&permits));
+        let max = self.max_ttl(asked, &input.task, terms);
+        let smaller = CredentialInput {
+            authorization_details: details,
+            ..asked.clone()
+        };
+        let at_most = self.would_permit(input, &smaller, Some(max), manner);
+        if !at_most && !self.would_permit(input, &smaller, asked.ttl_seconds, manner) {
+            return None;
+        }
+        Some(Allowed {
+            authorization_details: Some(smaller.authorization_details),
+            max_ttl_seconds: at_most.then_some(max),
+            ..Allowed::default()
+        })
+    }
+
+    /// The rights that are permitted without approval. A location stands for everything below it,
+    /// so that one which has a refused place below it is left out.
+    fn permitted_part<'a>(
+        &self,
+        atoms: &'a [Atom<'a>],
+    ) -> (BTreeSet<(&'a ActionName, &'a Location)>, BTreeSet<String>) {
+        let free = |atom: &Atom<'_>| match &atom.answer {
+            Answer::Permit(permits) => !self.terms(permits.all()).approval,
+            _ => false,
+        };
+        let refused: Vec<&Atom<'_>> = atoms.iter().filter(|atom| !free(atom)).collect();
+        let mut rights = BTreeSet::new();
+        let mut permits = BTreeSet::new();
+        for atom in atoms.iter().filter(|atom| free(atom)) {
+            let beneath =
+                |no: &&Atom<'_>| no.action == atom.action && atom.location.covers(no.location);
+            if refused.iter().any(beneath) {
+                continue;
+            }
+            if let Answer::Permit(own) = &atom.answer {
+                permits.extend(own.all().cloned());
+            }
+            rights.insert((atom.action, atom.location));
+        }
+        (rights, permits)
+    }
+
+    pub(super) fn would_permit(
+        &self,
+        input: &Input,
+        smaller: &CredentialInput,
+        ttl_seconds: Option<u64>,
+        manner: Manner<'_>,
+    ) -> bool {
+        let input = Input {
+            credential: Some(CredentialInput {
+                ttl_seconds,
+                ..smaller.clone()
+            }),
+            ..input.clone()
+        };
+        let manner = Manner {
+            with_offer: false,
+            ..manner
+        };
+        self.judge(&input, manner).verdict.is_ok()
+    }
+}
+
+/// Rights as objects that mean exactly them: within each asked object, actions that have the same
+/// locations stand together. At most as many objects as one request may hold.
+fn regroup(
+    asked: &[AuthorizationDetail],
+    rights: &BTreeSet<(&ActionName, &Location)>,
+) -> Vec<AuthorizationDetail> {
+    let mut objects: Vec<AuthorizationDetail> = Vec::new();
+    for detail in asked {
+        let mut groups: BTreeMap<BTreeSet<Location>, BTreeSet<ActionName>> = BTreeMap::new();
+        for action in detail.actions() {
+            let locations: BTreeSet<Location> = detail
+                .locations()
+                .iter()
+                .filter(|location| rights.contains(&(action, *location)))
+                .cloned()
+                .collect();
+            if !locations.is_empty() {
+                groups.entry(locations).or_default().insert(action.clone());
+            }
+        }
+        for (locations, actions) in groups {
+            let object = detail.with_rights(actions, locations);
+            if !objects.contains(&object) {
+                objects.push(object);
+            }
+        }
+    }
+    objects.truncate(MAX_DETAILS);
+    objects
+}
