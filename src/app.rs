@@ -40,6 +40,7 @@ use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::succession::Succession;
 use crate::export::{Exporter, ExporterParts};
 use crate::http;
+use crate::ids::Random;
 use crate::ledger::entry::{OneTimeUse, Request};
 use crate::ledger::guard::Guard;
 use crate::ledger::place::{Authorization, Place};
@@ -165,11 +166,16 @@ pub fn check(config: &Config, policies: Option<Vec<PolicyFile>>) -> Result<Gener
 
 /// Opens the configured store, without claiming it.
 pub async fn open_store(config: &Config) -> Result<Store, StartError> {
-    open_store_as(config, BROKER).await
+    open_store_as(config, BROKER, false).await
 }
 
-/// The same; `name` is what a database that is not our own knows us by.
-async fn open_store_as(config: &Config, name: &'static str) -> Result<Store, StartError> {
+/// The same; `name` is what a database that is not our own knows us by, and `standby_will_do` says
+/// whether it may be a standby's.
+async fn open_store_as(
+    config: &Config,
+    name: &'static str,
+    standby_will_do: bool,
+) -> Result<Store, StartError> {
     match config.store.kind {
         StoreKind::Sqlite => {
             let settings = sqlite_settings(config)?;
@@ -186,6 +192,7 @@ async fn open_store_as(config: &Config, name: &'static str) -> Result<Store, Sta
                 acquire_timeout_seconds: settings.acquire_timeout_seconds,
                 statement_timeout_seconds: settings.statement_timeout_seconds,
                 append_timeout_seconds: settings.append_timeout_seconds,
+                standby_will_do,
             };
             let postgres = Postgres::connect(url, settings).await;
             Ok(Store::Postgres(postgres.map_err(unfit_store)?))
@@ -205,7 +212,7 @@ async fn open_store_to_read(
             let sqlite = Sqlite::open_to_read(&settings.data_dir, readers).await;
             sqlite.map_err(unfit_store)?.map(Store::Sqlite)
         }
-        StoreKind::Postgres => Some(open_store_as(config, name).await?),
+        StoreKind::Postgres => Some(open_store_as(config, name, true).await?),
     };
     // A file's schema was looked at when it was opened.
     if let Some(Store::Postgres(postgres)) = &store {
@@ -265,6 +272,8 @@ async fn put_together(
     let claimed = store.claim(mode, &config.ledger.origin, now).await;
     claimed.map_err(unfit_store)?;
 
+    let read_lease = Box::pin(hold_read_lease(config, &store, &shutdown)).await?;
+
     let sealing = sealing_keys(config, &store)?;
     let mac = sealing.mac();
     let sealer: Arc<dyn Sealer> = Arc::new(sealing);
@@ -279,7 +288,7 @@ async fn put_together(
     }
     let succeeds = known.map(|known| known.succession);
     succession::check_first_leaf(&store, succeeds.as_ref()).await?;
-    let ledger = open_ledger(
+    let ledger = Box::pin(open_ledger(
         config,
         &store,
         &safe,
@@ -287,7 +296,7 @@ async fn put_together(
         &metrics,
         &shutdown,
         succeeds.clone(),
-    )
+    ))
     .await?;
     let access_keys = keys::no_access_keys();
     let federation_keys = keys::no_federation_keys();
@@ -297,6 +306,7 @@ async fn put_together(
         key_policy.algorithm,
         key_policy.schedule,
         ledger.first_status_list(),
+        read_lease,
     ));
     let aws = aws::minter(
         &config.server.issuer,
@@ -397,6 +407,48 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         drain: Duration::from_secs(config.server.drain_seconds),
         finish: Duration::from_secs(config.server.finish_seconds),
     })
+}
+
+/// Has rows that decide validity given under a lease only, which a worker renews from now on. The
+/// answer is for how many seconds it holds.
+async fn hold_read_lease(
+    config: &Config,
+    store: &Store,
+    shutdown: &Shutdown,
+) -> Result<u64, StartError> {
+    let seconds = config.store.postgres_or_default().read_lease_seconds;
+    let mut number = [0; 4];
+    SystemRandom::new().fill(&mut number).map_err(unfit)?;
+    let lease = store
+        .hold_read_lease(Duration::from_secs(seconds), i32::from_ne_bytes(number))
+        .await
+        .map_err(unfit_store)?;
+    let Some(mut lease) = lease else {
+        return Ok(0);
+    };
+    drop(shutdown.spawn_worker("read lease", move |stop| async move {
+        let mut failing = false;
+        loop {
+            let renewed = async {
+                tokio::time::sleep(lease.interval()).await;
+                lease.renew().await
+            };
+            let renewed = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok::<(), Infallible>(()),
+                renewed = renewed => renewed,
+            };
+            match renewed {
+                Ok(()) => failing = false,
+                Err(error) if failing => tracing::debug!(%error, "the read lease was not renewed"),
+                Err(error) => {
+                    failing = true;
+                    tracing::warn!(%error, "the read lease was not renewed; it is tried again");
+                }
+            }
+        }
+    }));
+    Ok(seconds)
 }
 
 /// What protects our own keys and rows.

@@ -179,7 +179,8 @@ impl Broker {
         // for which there are retries.
         let unclaimed =
             standing.state == SessionState::Ended && standing.end_reason == Some(EndReason::Failed);
-        let can_be_taken_back = view.session.revocability == Revocability::IMMEDIATE
+        let immediate = matches!(view.session.revocability, Revocability::Immediate { .. });
+        let can_be_taken_back = immediate
             && (standing.state == SessionState::Active || unclaimed)
             && facts.supersedes < MAX_SUPERSEDES;
         if !can_be_taken_back {

@@ -241,8 +241,16 @@ impl Broker {
 
     async fn try_check_health(&self) -> Result<(), BrokerError> {
         self.check_clock().await?;
+        self.store().check_read_lease()?;
+        let basis = self.ledger().basis();
         let head = self.store().head().await?;
-        let behind = head.is_some_and(|head| head.size > self.ledger().basis());
+        let shown = head.map_or(0, |head| head.size);
+        if shown < basis {
+            return Err(BrokerError::FailClosed(format!(
+                "the database shows {shown} leaves, and {basis} are known to be committed"
+            )));
+        }
+        let behind = shown > basis;
         // An unready replica gets no traffic, and so no batch that could show that it is well
         // again; an idle one gets none that would show it what others appended. It tries an empty
         // one.

@@ -116,11 +116,13 @@ impl Broker {
         first: Option<u64>,
         now: Timestamp,
     ) -> Result<StatusList, BrokerError> {
+        // What is read may be as old as the read lease, and the list is dated by that.
+        let age = self.store().read_lease_age();
         let bits = match first {
             None => StatusBits::invalid_first(STATUS_LIST_SIZE),
             Some(first) => self.status_bits(first, now).await?,
         };
-        let issued_at = now.floor_to_second();
+        let issued_at = now.minus(age).floor_to_second();
         let expires_at = issued_at.plus_seconds(STATUS_LIST_SECONDS);
         let claims = Claims {
             iss: self.issuer(),

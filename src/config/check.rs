@@ -300,6 +300,7 @@ impl<'d> Checker<'d> {
                         1,
                         10,
                     ),
+                    ("read_lease_seconds", postgres.read_lease_seconds, 2, 60),
                 ];
                 for (name, value, min, max) in ranges {
                     self.range(&format!("store.postgres.{name}"), value, min, max);

@@ -244,6 +244,9 @@ pub struct Postgres {
     /// How long the ledger's append may wait for its lock, or idle inside its transaction: how
     /// long a frozen replica can hold up the others.
     pub append_timeout_seconds: u64,
+    /// How old the last synchronous commit may be that the database's server acknowledged while what
+    /// decides validity is read from it. With the synchronous standby gone, reads stop after this.
+    pub read_lease_seconds: u64,
     /// Whether nobody can listen or interfere between us and a database on another host, so that
     /// the URL need not ask for `sslmode=verify-full`.
     pub trusted_network: bool,
@@ -256,6 +259,7 @@ impl Default for Postgres {
             acquire_timeout_seconds: 3,
             statement_timeout_seconds: 5,
             append_timeout_seconds: 2,
+            read_lease_seconds: 5,
             trusted_network: false,
         }
     }

@@ -32,9 +32,10 @@ pub enum Verification {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "class", rename_all = "snake_case")]
 pub enum Revocability {
-    /// At once: each use reads the primary store.
+    /// At the next use: each use reads the primary store.
     Immediate {
-        /// Always zero.
+        /// How old what is read may be at most, right after a failover of the store. Zero where the
+        /// store cannot fail over.
         bound_seconds: u64,
     },
     /// Within a stated time.
@@ -47,9 +48,6 @@ pub enum Revocability {
 }
 
 impl Revocability {
-    /// Revoked at the next use.
-    pub const IMMEDIATE: Self = Self::Immediate { bound_seconds: 0 };
-
     /// The class's name on the wire and in the store.
     #[must_use]
     pub fn class(self) -> &'static str {
@@ -75,7 +73,7 @@ impl Revocability {
     #[must_use]
     pub fn from_parts(class: &str, bound_seconds: Option<u64>) -> Option<Self> {
         match (class, bound_seconds) {
-            ("immediate", Some(0)) => Some(Self::IMMEDIATE),
+            ("immediate", Some(bound_seconds)) => Some(Self::Immediate { bound_seconds }),
             ("bounded", Some(bound_seconds)) => Some(Self::Bounded { bound_seconds }),
             ("expiry_only", None) => Some(Self::ExpiryOnly),
             _ => None,
@@ -601,7 +599,7 @@ mod tests {
     fn revocability_says_its_class_and_bound() {
         let text = |r: Revocability| serde_json::to_string(&r).unwrap();
         assert_eq!(
-            text(Revocability::IMMEDIATE),
+            text(Revocability::Immediate { bound_seconds: 0 }),
             r#"{"class":"immediate","bound_seconds":0}"#
         );
         assert_eq!(text(Revocability::ExpiryOnly), r#"{"class":"expiry_only"}"#);

@@ -221,9 +221,10 @@ impl SessionView {
         };
         // Where every use asks us it is over with our word, where our lists are polled, when the last
         // one that did not know is too old to be believed; elsewhere, when that is confirmed.
-        let known_everywhere = match session.revocability.bound_seconds() {
-            Some(bound) if session.minter == LOCAL_MINTER || bound == 0 => {
-                Some(at.plus_seconds(bound))
+        let known_everywhere = match session.revocability {
+            Revocability::Immediate { .. } => Some(at),
+            Revocability::Bounded { bound_seconds } if session.minter == LOCAL_MINTER => {
+                Some(at.plus_seconds(bound_seconds))
             }
             _ => None,
         };

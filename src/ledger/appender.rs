@@ -100,6 +100,7 @@ impl Ledger {
         // A start can wait: one that does not know the last checkpoint would be no guard.
         let shared = guard.check_shared(signed.as_ref(), Through::Pool).await;
         shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
+        parts.store.note_committed(edge.size());
         let (sender, receiver, bytes) = queue();
         let shared = Arc::new(Shared {
             alarm: guard.alarm(),
@@ -270,6 +271,9 @@ impl Appender {
         if behind {
             // So far behind that reading all of it would hold everybody up.
             connection.rollback().await.map_err(failure)?;
+            // The pool must lead to a server that has as many, or catching up would never end.
+            let shown = view.head.map_or(0, |head| head.size);
+            self.parts.store.note_committed(shown);
             self.catch_up().await?;
             return Box::pin(self.try_commit(connection, prepared)).await;
         }
@@ -482,6 +486,8 @@ impl Appender {
     fn move_to(&mut self, edge: Edge) {
         let size = edge.size();
         self.edge = edge;
+        // Before anybody is told: whatever they then read has it.
+        self.parts.store.note_committed(size);
         self.shared
             .size
             .store(size, std::sync::atomic::Ordering::SeqCst);
@@ -619,7 +625,7 @@ fn advance(edge: &mut Edge, prover: &BatchProver) -> Result<Vec<Tile>, Failure> 
 fn failure(error: StoreError) -> Failure {
     match error {
         StoreError::Refused(_) => Failure::Content(error),
-        StoreError::Unavailable(_) => Failure::Unavailable(error),
+        StoreError::Unavailable(_) | StoreError::NotPrimary(_) => Failure::Unavailable(error),
         StoreError::Corrupt(_) | StoreError::Unfit(_) => Failure::Fatal(error.to_string()),
     }
 }

@@ -59,7 +59,7 @@ impl Guard {
         let newest = self.newest.subscribe();
         let publish = async move {
             if let Some(shared) = shared {
-                shared.run(newest).await;
+                Box::pin(shared.run(newest)).await;
             }
         };
         async move {

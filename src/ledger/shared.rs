@@ -8,26 +8,35 @@
 //! or there are two stores where there was one. That is looked for at the start, whenever a new
 //! connection to the database is made, for it may lead to another server, and with each
 //! publication; it stops the ledger for good.
+//!
+//! Each replica also reads the place about twice a second. What is there is known to be committed, so
+//! a replica that appends nothing finds out that its connections lead to a server which lacks some of
+//! it, and asks that server nothing more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
 
-use super::guard::{contains, succeeded, unverified};
+use super::guard::{contains, rewound, succeeded, unverified};
 use super::place::{Kept, Place, PlaceError, Swapped};
 use super::{LedgerKeys, LedgerParts, Signed, proofs};
 use crate::clock::SharedClock;
 use crate::domain::succession::{Succession, Why};
-use crate::merkle::{CheckpointError, SignedCheckpoint, VerifierKey};
+use crate::merkle::{CheckpointError, EMPTY_ROOT, SignedCheckpoint, VerifierKey};
 use crate::metrics::Metrics;
 use crate::store::append::{Head, LedgerConnection, Server};
 use crate::store::{Store, StoreError};
 
 /// The least time between two publications.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// The time between two looks at the place. With [`PUBLISH_EVERY`] it bounds how long a replica on a
+/// server that was failed over from gives answers of before: to about two seconds.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often a publication begins anew because another replica was first.
 const TRIES: u32 = 8;
@@ -51,6 +60,8 @@ pub(super) struct SharedCheckpoint {
     seen: AtomicBool,
     /// Whether the store knows that ours is kept there.
     noted: AtomicBool,
+    /// Whether the start is over. Until then the store is what is judged.
+    running: AtomicBool,
 }
 
 /// Which conditions were tried: a store may heed the one and not the other.
@@ -87,6 +98,14 @@ struct Known {
     size: u64,
 }
 
+/// What the worker knows of the place.
+struct Watched {
+    known: Option<Known>,
+    next_look: Instant,
+    /// Whether the last look failed.
+    failing: bool,
+}
+
 /// Why nothing was published, or found out.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SharedError {
@@ -121,6 +140,7 @@ impl SharedCheckpoint {
             tried: Tried::default(),
             seen: AtomicBool::new(false),
             noted: AtomicBool::new(false),
+            running: AtomicBool::new(false),
         }
     }
 
@@ -155,7 +175,7 @@ impl SharedCheckpoint {
             };
         }
         self.try_careless(&kept).await?;
-        let judged = self.judge(&kept, through).await?;
+        let judged = Box::pin(self.judge(&kept, through)).await?;
         if judged.there.is_some() {
             self.note().await?;
         }
@@ -190,43 +210,122 @@ impl SharedCheckpoint {
         Ok(())
     }
 
-    /// Publishes what comes, until nothing does.
+    /// Publishes what comes, until nothing does, and looks at the place all the while.
     pub(super) async fn run(self: Arc<Self>, mut newest: watch::Receiver<Option<Signed>>) {
-        let mut known: Option<Known> = None;
-        while newest.changed().await.is_ok() {
-            let Some(signed) = newest.borrow_and_update().clone() else {
-                continue;
+        self.running.store(true, Ordering::Relaxed);
+        let mut watched = Watched {
+            known: None,
+            next_look: Instant::now() + LOOK_EVERY,
+            failing: false,
+        };
+        loop {
+            let changed = tokio::time::timeout_at(watched.next_look, newest.changed()).await;
+            let stopped = match changed {
+                Ok(Err(_)) => return,
+                Err(_) => self.look(&mut watched).await.is_err(),
+                Ok(Ok(())) => {
+                    let signed = newest.borrow_and_update().clone();
+                    match signed {
+                        Some(signed) => self.publish_next(&signed, &mut newest, &mut watched).await,
+                        None => Ok(()),
+                    }
+                    .is_err()
+                }
             };
-            let published = self.publish(&signed, &mut known).await;
-            match &published {
-                Ok(()) => {
-                    let now = self.clock.now();
-                    self.metrics.shared_checkpoint(signed.head.size, now);
-                }
-                Err(SharedError::Alarm(why)) => {
-                    error!(%why, "the ledger stops");
-                    // The first reason stays.
-                    drop(self.alarm.set(why.clone()));
-                    return;
-                }
-                Err(why) => {
-                    known = None;
-                    self.metrics.shared_checkpoint_failed();
-                    warn!(%why, place = %self.place, "a checkpoint could not be published");
-                }
+            if stopped {
+                return;
             }
+        }
+    }
+
+    /// Publishes one checkpoint, and rests. `Err` when there is nothing more to do.
+    async fn publish_next(
+        &self,
+        signed: &Signed,
+        newest: &mut watch::Receiver<Option<Signed>>,
+        watched: &mut Watched,
+    ) -> Result<(), ()> {
+        let published = Box::pin(self.publish(signed, &mut watched.known)).await;
+        match &published {
+            Ok(()) => {
+                let now = self.clock.now();
+                self.metrics.shared_checkpoint(signed.head.size, now);
+            }
+            Err(SharedError::Alarm(why)) => {
+                self.raise_alarm(why);
+                return Err(());
+            }
+            Err(why) => {
+                watched.known = None;
+                self.metrics.shared_checkpoint_failed();
+                warn!(%why, place = %self.place, "a checkpoint could not be published");
+            }
+        }
+        let until = Instant::now() + PUBLISH_EVERY;
+        let gone = loop {
             // Over early when the ledger is gone: its last word is published at once.
             let mut end = newest.clone();
             let wait = end.wait_for(|_| false);
-            let gone = tokio::time::timeout(PUBLISH_EVERY, wait).await.is_ok();
-            if published.is_err() {
-                if gone {
-                    return;
-                }
-                // Tried again without waiting for a newer one.
-                newest.mark_changed();
+            let next = until.min(watched.next_look);
+            if tokio::time::timeout_at(next, wait).await.is_ok() {
+                break true;
+            }
+            if next == until {
+                break false;
+            }
+            self.look(watched).await?;
+        };
+        if published.is_err() {
+            if gone {
+                return Err(());
+            }
+            // Tried again without waiting for a newer one.
+            newest.mark_changed();
+        }
+        Ok(())
+    }
+
+    /// Reads the place and holds the server of the pool's connections against it. `Err` when the
+    /// ledger stops.
+    async fn look(&self, watched: &mut Watched) -> Result<(), ()> {
+        let looked = Box::pin(self.try_look(&mut watched.known)).await;
+        watched.next_look = Instant::now() + LOOK_EVERY;
+        match looked {
+            Ok(()) => watched.failing = false,
+            Err(SharedError::Alarm(why)) => {
+                self.raise_alarm(&why);
+                return Err(());
+            }
+            Err(why) if watched.failing => {
+                debug!(%why, place = %self.place, "the shared checkpoint was not compared");
+            }
+            Err(why) => {
+                watched.failing = true;
+                warn!(%why, place = %self.place, "the shared checkpoint was not compared");
             }
         }
+        Ok(())
+    }
+
+    async fn try_look(&self, known: &mut Option<Known>) -> Result<(), SharedError> {
+        let kept = self.place.read().await?;
+        if kept.note.is_none() {
+            return self.check_new().await;
+        }
+        let same = |known: &Known| known.kept.note == kept.note;
+        if known.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        *known = None;
+        let judged = Box::pin(self.judge(&kept, Through::Pool)).await?;
+        *known = judged.there.map(|Head { size, .. }| Known { kept, size });
+        Ok(())
+    }
+
+    fn raise_alarm(&self, why: &str) {
+        error!(%why, "the ledger stops");
+        // The first reason stays.
+        drop(self.alarm.set(why.to_owned()));
     }
 
     async fn publish(&self, signed: &Signed, known: &mut Option<Known>) -> Result<(), SharedError> {
@@ -246,7 +345,7 @@ impl SharedCheckpoint {
                 if kept.note.is_none() {
                     self.check_new().await?;
                 } else {
-                    let judged = self.judge(&kept, Through::Pool).await?;
+                    let judged = Box::pin(self.judge(&kept, Through::Pool)).await?;
                     if let Some(Head { size, .. }) = judged.there
                         && size >= signed.head.size
                     {
@@ -351,6 +450,16 @@ impl SharedCheckpoint {
                 Err(why) => Err(SharedError::Alarm(format!("{}: {why}", self.place))),
             };
         }
+        let keys = self.keys.load_full();
+        let keys: Vec<VerifierKey> = keys.iter().map(|key| key.verifier.clone()).collect();
+        let opened = SignedCheckpoint::open(note, &keys);
+        if let Ok(opened) = &opened
+            && self.running.load(Ordering::Relaxed)
+        {
+            // A server that lacks some of it is asked nothing more. The pool may have led to another
+            // one before.
+            self.store.note_committed(opened.checkpoint().size);
+        }
         // Only now: the place never holds what is not committed, so what is looked at after it was
         // read has all of it, whatever others append meanwhile.
         let (head, server) = match through {
@@ -360,16 +469,25 @@ impl SharedCheckpoint {
                 (look.head, Some(look.server))
             }
         };
-        let keys = self.keys.load_full();
-        let keys: Vec<VerifierKey> = keys.iter().map(|key| key.verifier.clone()).collect();
-        let opened = SignedCheckpoint::open(note, &keys)
-            .map_err(|error| SharedError::Alarm(self.unknown(note, &error, head)))?;
+        let opened =
+            opened.map_err(|error| SharedError::Alarm(self.unknown(note, &error, head)))?;
         let there = opened.checkpoint();
         let kept = Head {
             size: there.size,
             root: there.root,
         };
         if server.is_some() {
+            if head.map_or(0, |head| head.size) < kept.size {
+                let shown = head.unwrap_or(Head {
+                    size: 0,
+                    root: EMPTY_ROOT,
+                });
+                return Err(SharedError::Alarm(format!(
+                    "{}: {}",
+                    self.place,
+                    rewound(kept, shown)
+                )));
+            }
             self.check_pool(head).await?;
         }
         match contains(&self.store, head, kept).await {

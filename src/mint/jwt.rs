@@ -44,11 +44,13 @@ pub struct JwtMinter {
     algorithm: Algorithm,
     schedule: KeySchedule,
     first_status_list: u64,
+    read_lease_seconds: u64,
 }
 
 impl JwtMinter {
     /// For tokens of this issuer, with keys of this algorithm that follow one another by this
-    /// schedule, and status lists from this one on.
+    /// schedule, and status lists from this one on. `read_lease_seconds` is how old an answer of the
+    /// store on a token's validity may be.
     #[must_use]
     pub fn new(
         issuer: String,
@@ -56,6 +58,7 @@ impl JwtMinter {
         algorithm: Algorithm,
         schedule: KeySchedule,
         first_status_list: u64,
+        read_lease_seconds: u64,
     ) -> Self {
         Self {
             issuer,
@@ -63,6 +66,7 @@ impl JwtMinter {
             algorithm,
             schedule,
             first_status_list,
+            read_lease_seconds,
         }
     }
 }
@@ -135,7 +139,9 @@ impl Minter for JwtMinter {
 
     fn revocability(&self, resource: &Resource) -> Revocability {
         match resource.verification {
-            Some(Verification::Introspection) => Revocability::IMMEDIATE,
+            Some(Verification::Introspection) => Revocability::Immediate {
+                bound_seconds: self.read_lease_seconds,
+            },
             Some(Verification::StatusList) => Revocability::Bounded {
                 bound_seconds: STATUS_LIST_SECONDS,
             },

@@ -1,7 +1,7 @@
 //! Which roles an identity has.
 
 use super::codec::unsigned;
-use super::{Store, StoreError, read};
+use super::{Store, StoreError, read_current};
 
 /// A role of an identity, with the MAC that protects the row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct AdminBinding {
 impl Store {
     /// The roles of one identity.
     pub async fn roles_of(&self, identity: &str) -> Result<Vec<AdminBinding>, StoreError> {
-        let rows: Vec<(String, String, i64, Vec<u8>)> = read!(self, db => {
+        let rows: Vec<(String, String, i64, Vec<u8>)> = read_current!(self, db => {
             sqlx::query_as(
                 "/* roles_of */ SELECT identity, role, idx, mac FROM admin_binding \
                  WHERE identity = $1 ORDER BY role",
@@ -33,7 +33,7 @@ impl Store {
 
     /// All bindings.
     pub async fn admin_bindings(&self) -> Result<Vec<AdminBinding>, StoreError> {
-        let rows: Vec<(String, String, i64, Vec<u8>)> = read!(self, db => {
+        let rows: Vec<(String, String, i64, Vec<u8>)> = read_current!(self, db => {
             sqlx::query_as(
                 "/* admin_bindings */ SELECT identity, role, idx, mac FROM admin_binding \
                  ORDER BY identity, role",

@@ -4,7 +4,7 @@
 use sqlx::FromRow;
 
 use super::codec::{signed, unsigned};
-use super::{Store, StoreError, read};
+use super::{Store, StoreError, read_current};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::ids::CutoffId;
@@ -101,7 +101,7 @@ impl TryFrom<CutoffRow> for SealedCutoff {
 impl Store {
     /// Cutoffs with a leaf after `index`, oldest first: those that can kill what has that leaf.
     pub async fn cutoffs_after(&self, index: u64) -> Result<Vec<Cutoff>, StoreError> {
-        let rows: Vec<CutoffRow> = read!(self, db => {
+        let rows: Vec<CutoffRow> = read_current!(self, db => {
             sqlx::query_as("/* cutoffs_after */ SELECT * FROM cutoff WHERE idx > $1 ORDER BY idx")
                 .bind(signed(index))
                 .fetch_all(db)
@@ -114,7 +114,7 @@ impl Store {
 
     /// All cutoffs, newest first, at most `limit`.
     pub async fn cutoffs(&self, limit: u32) -> Result<Vec<SealedCutoff>, StoreError> {
-        let rows: Vec<CutoffRow> = read!(self, db => {
+        let rows: Vec<CutoffRow> = read_current!(self, db => {
             sqlx::query_as("/* cutoffs */ SELECT * FROM cutoff ORDER BY idx DESC LIMIT $1")
                 .bind(i64::from(limit))
                 .fetch_all(db)
@@ -125,7 +125,7 @@ impl Store {
 
     /// One cutoff.
     pub async fn cutoff(&self, id: CutoffId) -> Result<Option<SealedCutoff>, StoreError> {
-        let row: Option<CutoffRow> = read!(self, db => {
+        let row: Option<CutoffRow> = read_current!(self, db => {
             sqlx::query_as("/* cutoff */ SELECT * FROM cutoff WHERE id = $1")
                 .bind(id)
                 .fetch_optional(db)

@@ -5,7 +5,7 @@ use sqlx::FromRow;
 
 use super::codec::{signed, unsigned};
 use super::tasks::json_ids;
-use super::{Store, StoreError, read, write};
+use super::{Store, StoreError, on_pool, read, read_current, write};
 use crate::clock::Timestamp;
 use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyStanding};
 use crate::ids::SessionId;
@@ -203,7 +203,7 @@ impl Store {
         resource: &str,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let (others,): (bool,) = read!(self, db => {
+        let (others,): (bool,) = read_current!(self, db => {
             sqlx::query_as(
                 "/* others_live_at */ SELECT EXISTS (SELECT 1 FROM session \
                  WHERE minter = $1 AND audience = $2 AND resource <> $3 AND expires_at > $4 \
@@ -241,14 +241,16 @@ impl Store {
         match self {
             Self::Postgres(postgres) => {
                 let ids: Vec<_> = sessions.iter().map(|id| id.uuid()).collect();
-                sqlx::query(adopt!("unnest($3) AS id"))
-                    .bind(&place.minter)
-                    .bind(&place.name)
-                    .bind(ids)
-                    .bind(now)
-                    .bind(keep_until)
-                    .execute(postgres.pool())
-                    .await?;
+                on_pool!(postgres, db => {
+                    sqlx::query(adopt!("unnest($3) AS id"))
+                        .bind(&place.minter)
+                        .bind(&place.name)
+                        .bind(ids)
+                        .bind(now)
+                        .bind(keep_until)
+                        .execute(db)
+                        .await?
+                });
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query(adopt!(
@@ -292,7 +294,7 @@ impl Store {
         place: &str,
         since: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let (at,): (Option<Timestamp>,) = read!(self, db => {
+        let (at,): (Option<Timestamp>,) = read_current!(self, db => {
             sqlx::query_as(
                 "/* widened_at */ SELECT max(committed_at) FROM cutoff \
                  WHERE widened_to = $1 AND committed_at > $2",
@@ -351,13 +353,15 @@ impl Store {
         }
         let rows: Vec<PlaceRow> = match self {
             Self::Postgres(postgres) => {
-                sqlx::query_as(claim!("FOR UPDATE SKIP LOCKED"))
-                    .bind(holder)
-                    .bind(now)
-                    .bind(lease_until)
-                    .bind(i64::from(limit))
-                    .fetch_all(postgres.pool())
-                    .await?
+                on_pool!(postgres, db => {
+                    sqlx::query_as(claim!("FOR UPDATE SKIP LOCKED"))
+                        .bind(holder)
+                        .bind(now)
+                        .bind(lease_until)
+                        .bind(i64::from(limit))
+                        .fetch_all(db)
+                        .await?
+                })
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query_as(claim!(""))
@@ -427,14 +431,16 @@ impl Store {
         match self {
             Self::Postgres(postgres) => {
                 let ids: Vec<_> = present.iter().map(|id| id.uuid()).collect();
-                sqlx::query(note!("(SELECT unnest($3))"))
-                    .bind(&place.minter)
-                    .bind(&place.name)
-                    .bind(ids)
-                    .bind(now)
-                    .bind(holder)
-                    .execute(postgres.pool())
-                    .await?;
+                on_pool!(postgres, db => {
+                    sqlx::query(note!("(SELECT unnest($3))"))
+                        .bind(&place.minter)
+                        .bind(&place.name)
+                        .bind(ids)
+                        .bind(now)
+                        .bind(holder)
+                        .execute(db)
+                        .await?
+                });
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query(note!("(SELECT unhex(value) FROM json_each($3))"))

@@ -1,7 +1,7 @@
 //! Generations: stored whole under their digest before one is activated.
 
 use super::codec::{digest, unsigned};
-use super::{Store, StoreError, read, write};
+use super::{Store, StoreError, read, read_current, write};
 use crate::clock::Timestamp;
 use crate::domain::generation::GenerationDigest;
 
@@ -67,7 +67,7 @@ impl Store {
     /// The activation that decides now.
     pub async fn active_generation(&self) -> Result<Option<Activation>, StoreError> {
         type Row = (i64, Vec<u8>, String, Timestamp, Vec<u8>);
-        let row: Option<Row> = read!(self, db => {
+        let row: Option<Row> = read_current!(self, db => {
             sqlx::query_as(
                 "/* active_generation */ SELECT idx, digest, actor, at, mac FROM activation \
                  ORDER BY idx DESC LIMIT 1",

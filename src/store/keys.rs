@@ -3,7 +3,7 @@
 use sqlx::FromRow;
 
 use super::workload_keys::WorkloadKeyRow;
-use super::{Store, StoreError, read, write};
+use super::{Store, StoreError, read_current, write};
 use crate::clock::Timestamp;
 use crate::ids::CutoffId;
 
@@ -37,7 +37,7 @@ pub struct SigningKeyRow {
 impl Store {
     /// Every signing key, oldest first.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
-        Ok(read!(self, db => {
+        Ok(read_current!(self, db => {
             sqlx::query_as(
                 "/* signing_keys */ SELECT kid, purpose, algorithm, sealed, created_at, \
                  published_at, active_from, retire_at, remove_at, revoked_at, mac \

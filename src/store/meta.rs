@@ -4,7 +4,7 @@ use sqlx::FromRow;
 
 use super::codec::digest;
 use super::postgres::BROKER;
-use super::{Store, StoreError, read, write};
+use super::{Store, StoreError, on_pool, read, write};
 use crate::clock::Timestamp;
 
 /// What the store is for.
@@ -230,13 +230,15 @@ impl Store {
         let Self::Postgres(postgres) = self else {
             return Ok(0);
         };
-        let (count,): (i64,) = sqlx::query_as(
-            "/* connected_brokers */ SELECT count(*) FROM pg_stat_activity \
-             WHERE datname = current_database() AND application_name = $1",
-        )
-        .bind(BROKER)
-        .fetch_one(postgres.pool())
-        .await?;
+        let (count,): (i64,) = on_pool!(postgres, db => {
+            sqlx::query_as(
+                "/* connected_brokers */ SELECT count(*) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND application_name = $1",
+            )
+            .bind(BROKER)
+            .fetch_one(db)
+            .await?
+        });
         Ok(count.unsigned_abs())
     }
 

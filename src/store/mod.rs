@@ -10,6 +10,10 @@
 //! transaction. The other writers here touch what is no act: heartbeats, the sweeper's notes,
 //! pruning, generations that nobody has activated yet.
 //!
+//! Every statement of PostgreSQL's pool runs on a connection whose server was held against what this
+//! process knows to be committed ([`fence`]), and rows that decide validity are given only under a
+//! lease besides ([`lease`]).
+//!
 //! SQL never says `now()`: time is a parameter.
 
 pub mod admins;
@@ -19,8 +23,10 @@ pub mod cosigned;
 pub mod cutoffs;
 pub mod deny_lists;
 pub mod exports;
+mod fence;
 pub mod generations;
 pub mod keys;
+pub mod lease;
 pub mod leaves;
 pub mod meta;
 pub mod postgres;
@@ -32,6 +38,9 @@ pub mod sqlite;
 pub mod tasks;
 pub mod workload_keys;
 
+use std::time::Duration;
+
+use self::lease::ReadLease;
 use self::postgres::Postgres;
 use self::sqlite::Sqlite;
 
@@ -44,13 +53,31 @@ pub enum Store {
     Sqlite(Sqlite),
 }
 
+/// Runs a statement on a connection of PostgreSQL's pool.
+macro_rules! on_pool {
+    ($postgres:expr, $db:ident => $body:expr) => {
+        $crate::store::on_pool!($postgres, finish, $db => $body)
+    };
+    ($postgres:expr, $finish:ident, $db:ident => $body:expr) => {{
+        let mut connection = $postgres.acquire().await?;
+        let outcome = async {
+            let $db = connection.executor();
+            Ok::<_, sqlx::Error>($body)
+        }
+        .await;
+        connection.$finish(outcome)?
+    }};
+}
+
 /// Runs the same statement on whichever database it is, for reading.
 macro_rules! read {
     ($store:expr, $db:ident => $body:expr) => {
+        $crate::store::read!($store, finish, $db => $body)
+    };
+    ($store:expr, $finish:ident, $db:ident => $body:expr) => {
         match $store {
             $crate::store::Store::Postgres(postgres) => {
-                let $db = postgres.pool();
-                $body
+                $crate::store::on_pool!(postgres, $finish, $db => $body)
             }
             $crate::store::Store::Sqlite(sqlite) => {
                 let $db = sqlite.readers();
@@ -60,13 +87,21 @@ macro_rules! read {
     };
 }
 
+/// The same for rows that decide whether something is valid: sessions, tasks, cutoffs, roles, keys,
+/// the active generation. They are given only while the server that was asked is known to be the
+/// primary ([`fence`]). A test holds every statement over these tables to it.
+macro_rules! read_current {
+    ($store:expr, $db:ident => $body:expr) => {
+        $crate::store::read!($store, finish_current, $db => $body)
+    };
+}
+
 /// The same, for writing: SQLite has one writer.
 macro_rules! write {
     ($store:expr, $db:ident => $body:expr) => {
         match $store {
             $crate::store::Store::Postgres(postgres) => {
-                let $db = postgres.pool();
-                $body
+                $crate::store::on_pool!(postgres, $db => $body)
             }
             $crate::store::Store::Sqlite(sqlite) => {
                 let $db = sqlite.writer();
@@ -76,7 +111,7 @@ macro_rules! write {
     };
 }
 
-pub(crate) use {read, write};
+pub(crate) use {on_pool, read, read_current, write};
 
 /// Why the store did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +122,9 @@ pub enum StoreError {
     /// It refused what it was given. Trying again does not help.
     #[error("the store refused a statement")]
     Refused(#[source] sqlx::Error),
+    /// The database's server is not known to be the primary. Trying again may help.
+    #[error("the database's server is not known to be the primary: {0}")]
+    NotPrimary(String),
     /// A row holds what we never wrote.
     #[error("the store holds an unreadable {0}")]
     Corrupt(&'static str),
@@ -141,11 +179,128 @@ impl Store {
         }
     }
 
+    /// So many leaves are known to be committed: a server that shows fewer is not asked any more.
+    pub fn note_committed(&self, size: u64) {
+        if let Self::Postgres(postgres) = self {
+            postgres.fence().raise(size);
+        }
+    }
+
+    /// From now on, rows that decide validity are given only within `bound` of a commit that their
+    /// server acknowledged. The first one is made here; keep renewing what is returned. SQLite has one
+    /// process, whose own file cannot be behind it.
+    pub async fn hold_read_lease(
+        &self,
+        bound: Duration,
+        number: i32,
+    ) -> Result<Option<ReadLease>, StoreError> {
+        let Self::Postgres(postgres) = self else {
+            return Ok(None);
+        };
+        let mut lease = ReadLease::new(postgres.clone(), bound, number);
+        lease.renew().await?;
+        postgres.fence().demand_lease(bound);
+        Ok(Some(lease))
+    }
+
+    /// Whether rows that decide validity are given now.
+    pub fn check_read_lease(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(postgres) => postgres.fence().check_lease(None),
+            Self::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// How old what is read may be at most.
+    #[must_use]
+    pub fn read_lease_age(&self) -> Duration {
+        match self {
+            Self::Postgres(postgres) => postgres.fence().lease_age().unwrap_or_default(),
+            Self::Sqlite(_) => Duration::ZERO,
+        }
+    }
+
     /// Closes every connection; in SQLite also folds the write-ahead log into the file.
     pub async fn close(&self) {
         match self {
             Self::Postgres(postgres) => postgres.close().await,
             Self::Sqlite(sqlite) => sqlite.close().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// Tables of which a row decides whether something is valid.
+    const VALIDITY: [&str; 8] = [
+        "session",
+        "task",
+        "cutoff",
+        "admin_binding",
+        "workload_key",
+        "signing_key",
+        "activation",
+        "delegation",
+    ];
+
+    /// Whether a statement reads one of these tables.
+    fn decides(statement: &str) -> bool {
+        let words: Vec<&str> = statement
+            .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .collect();
+        words
+            .windows(2)
+            .any(|pair| ["FROM", "JOIN"].contains(&pair[0]) && VALIDITY.contains(&pair[1]))
+    }
+
+    /// What stands between `open` and the parenthesis that closes it.
+    fn invocations<'a>(source: &'a str, open: &str) -> Vec<&'a str> {
+        let mut found = Vec::new();
+        let mut rest = source;
+        while let Some(start) = rest.find(open) {
+            rest = &rest[start + open.len()..];
+            let mut depth = 1_u32;
+            let end = rest.find(|c| {
+                depth = match c {
+                    '(' => depth + 1,
+                    ')' => depth - 1,
+                    _ => depth,
+                };
+                depth == 0
+            });
+            found.push(&rest[..end.unwrap()]);
+        }
+        found
+    }
+
+    #[test]
+    fn no_row_that_decides_validity_is_read_without_the_lease() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store");
+        let mut current = 0;
+        for file in std::fs::read_dir(directory).unwrap() {
+            let path = file.unwrap().path();
+            if path.is_dir() || path.file_name().is_some_and(|name| name == "mod.rs") {
+                // The ledger's own connection, under the lock; and the macros themselves.
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            for plain in [" read!(", "on_pool!(postgres, db"] {
+                for statement in invocations(&source, plain) {
+                    let changes = statement.contains("UPDATE ") || statement.contains("INSERT ");
+                    assert!(
+                        changes || !decides(statement) && !statement.contains("select_"),
+                        "{}: read_current! is for this: {statement}",
+                        path.display()
+                    );
+                }
+            }
+            for statement in invocations(&source, "read_current!(") {
+                current += usize::from(decides(statement) || statement.contains("select_"));
+            }
+        }
+        // The search itself finds what there is.
+        assert!(current >= 20, "{current}");
     }
 }

@@ -4,12 +4,16 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
 use super::StoreError;
+use super::codec::unsigned;
+use super::fence::{Fence, Shown, ends_connection};
 use crate::clock::Timestamp;
 
 /// The migrations, in the binary.
@@ -29,6 +33,8 @@ pub struct PostgresSettings {
     /// How long the ledger's transaction may idle while it holds the lock that all replicas wait
     /// for: a frozen replica loses it after this, and so stops nobody for longer.
     pub append_timeout_seconds: u64,
+    /// Whether a standby will do, for looking into a store without serving from it.
+    pub standby_will_do: bool,
 }
 
 impl Default for PostgresSettings {
@@ -39,6 +45,7 @@ impl Default for PostgresSettings {
             acquire_timeout_seconds: 3,
             statement_timeout_seconds: 5,
             append_timeout_seconds: 2,
+            standby_will_do: false,
         }
     }
 }
@@ -50,11 +57,71 @@ fn millis(seconds: u64) -> String {
     seconds.saturating_mul(1_000).to_string()
 }
 
-/// A pool of connections to PostgreSQL.
+/// A pool of connections to PostgreSQL. Statements get them by [`Self::acquire`] and in no other way.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     pool: PgPool,
     ledger: Arc<PgConnectOptions>,
+    lease: Arc<PgConnectOptions>,
+    fence: Arc<Fence>,
+    standby_will_do: bool,
+}
+
+/// A connection of the pool whose server was held against the fence. It goes back into the pool when
+/// it is dropped.
+#[derive(Debug)]
+pub(super) struct Fenced {
+    connection: PoolConnection<sqlx::Postgres>,
+    /// Since when its server runs.
+    since: Timestamp,
+    fence: Arc<Fence>,
+}
+
+impl Fenced {
+    /// The connection, for one statement.
+    pub(super) fn executor(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    /// What a statement on it came to. After an error that ends the connection, neither it nor those
+    /// that were made before are used again.
+    pub(super) fn finish<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, StoreError> {
+        if let Err(error) = &outcome
+            && ends_connection(error)
+        {
+            self.connection.close_on_drop();
+            self.fence.retire();
+        }
+        Ok(outcome?)
+    }
+
+    /// The same for rows that decide validity, which are given only under the read lease.
+    pub(super) fn finish_current<T>(
+        self,
+        outcome: Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        let (fence, since) = (Arc::clone(&self.fence), self.since);
+        let answer = self.finish(outcome)?;
+        fence.check_lease(Some(since))?;
+        Ok(answer)
+    }
+}
+
+/// What a connection's server shows.
+async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
+    let (in_recovery, since, size): (bool, Timestamp, Option<i64>) = sqlx::query_as(
+        "/* fence */ SELECT pg_is_in_recovery(), pg_postmaster_start_time(), \
+         (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1)",
+    )
+    .fetch_one(connection)
+    .await?;
+    // One that is negative, which none is, is less than any that is known.
+    let size = unsigned("head", size.unwrap_or(0)).unwrap_or(0);
+    Ok(Shown {
+        size,
+        since,
+        in_recovery,
+    })
 }
 
 impl Postgres {
@@ -94,31 +161,105 @@ impl Postgres {
             ("lock_timeout", "2000"),
             ("idle_in_transaction_session_timeout", "5000"),
         ]);
+        let lease = pooled.clone().options([("synchronous_commit", "on")]);
+        let fence = Arc::new(Fence::default());
+        let admitting = Arc::clone(&fence);
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(Duration::from_secs(settings.acquire_timeout_seconds))
             .idle_timeout(Duration::from_mins(5))
+            // [`Self::acquire`] asks more of each connection than whether it still answers.
+            .test_before_acquire(false)
+            .before_acquire(move |_, connection| {
+                let admitted = admitting.admits(connection.age);
+                Box::pin(async move { Ok(admitted) })
+            })
             .connect_with(pooled)
             .await?;
         Ok(Self {
             pool,
             ledger: Arc::new(ledger),
+            lease: Arc::new(lease),
+            fence,
+            standby_will_do: settings.standby_will_do,
         })
     }
 
-    /// The pool.
-    #[must_use]
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    /// A connection whose server shows all that is known to be committed, and is no standby. It is
+    /// awaited in front of every statement, so the future is kept small.
+    pub(super) fn acquire(&self) -> BoxFuture<'_, Result<Fenced, StoreError>> {
+        Box::pin(self.try_acquire())
     }
 
-    /// A new connection with the ledger's short timeouts.
+    async fn try_acquire(&self) -> Result<Fenced, StoreError> {
+        if let Some(refusal) = self.fence.recent_refusal() {
+            return Err(refusal);
+        }
+        // What is known by now is what the request rests on, or more.
+        let known = self.fence.known();
+        let mut refused = None;
+        // The first may be an old one. Whatever is wrong with that retires all like it, and the next
+        // is new.
+        for _ in 0..2 {
+            let mut connection = self.pool.acquire().await?;
+            let shown = match look(&mut connection).await {
+                Ok(shown) => shown,
+                Err(error) if ends_connection(&error) => {
+                    drop(connection.detach());
+                    self.fence.retire();
+                    refused = Some(StoreError::Unavailable(error));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let refusal = Fence::refusal(known, shown);
+            let Some(why) = refusal.filter(|_| !(self.standby_will_do && shown.in_recovery)) else {
+                self.fence.note_admission();
+                return Ok(Fenced {
+                    connection,
+                    since: shown.since,
+                    fence: Arc::clone(&self.fence),
+                });
+            };
+            drop(connection.detach());
+            self.fence.retire();
+            if refused.is_some() {
+                self.fence.note_refusal(&why);
+            }
+            refused = Some(StoreError::NotPrimary(why));
+        }
+        Err(refused.unwrap_or(StoreError::Unavailable(sqlx::Error::PoolTimedOut)))
+    }
+
+    /// What all connections are held against.
+    pub(super) fn fence(&self) -> &Arc<Fence> {
+        &self.fence
+    }
+
+    /// How the connection of the read lease is made.
+    pub(super) fn lease_options(&self) -> &PgConnectOptions {
+        &self.lease
+    }
+
+    /// A new connection with the ledger's short timeouts. The connections of the pool are retired:
+    /// the new one may lead to another server than they do.
     pub async fn ledger_connection(&self) -> Result<PgConnection, StoreError> {
         let connecting = PgConnection::connect_with(&self.ledger);
-        match tokio::time::timeout(Duration::from_secs(3), connecting).await {
-            Ok(connection) => Ok(connection?),
-            Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
+        let connected = tokio::time::timeout(Duration::from_secs(3), connecting).await;
+        let Ok(connection) = connected else {
+            return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
+        };
+        let mut connection = connection?;
+        self.fence.retire();
+        let (in_recovery,): (bool,) =
+            sqlx::query_as("/* ledger_connection */ SELECT pg_is_in_recovery()")
+                .fetch_one(&mut connection)
+                .await?;
+        if in_recovery {
+            let why = "it is in recovery, as a standby is".to_owned();
+            return Err(StoreError::NotPrimary(why));
         }
+        Ok(connection)
     }
 
     /// Applies the migrations. Needs the owner's role; `serve` never calls it in production.
@@ -149,9 +290,11 @@ impl Postgres {
 
     /// The database's clock, to be compared with ours.
     pub async fn clock(&self) -> Result<Timestamp, StoreError> {
-        let (at,): (Timestamp,) = sqlx::query_as("/* clock */ SELECT clock_timestamp()")
-            .fetch_one(&self.pool)
-            .await?;
+        let mut connection = self.acquire().await?;
+        let at = sqlx::query_as("/* clock */ SELECT clock_timestamp()")
+            .fetch_one(connection.executor())
+            .await;
+        let (at,): (Timestamp,) = connection.finish(at)?;
         Ok(at)
     }
 

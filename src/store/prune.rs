@@ -2,7 +2,7 @@
 //! it took, so that the sweeper can go on while there is work and nobody waits for it.
 
 use super::codec::{signed, unsigned};
-use super::{Store, StoreError, read, write};
+use super::{Store, StoreError, on_pool, read, write};
 use crate::clock::Timestamp;
 
 /// Deletes a bounded number of rows of one table by their time.
@@ -198,11 +198,12 @@ impl Store {
     pub async fn prune_bodies(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         match self {
             Self::Postgres(postgres) => {
-                let (pruned,): (i64,) =
+                let (pruned,): (i64,) = on_pool!(postgres, db => {
                     sqlx::query_as("/* prune_bodies */ SELECT ledger_prune_bodies($1)")
                         .bind(before)
-                        .fetch_one(postgres.pool())
-                        .await?;
+                        .fetch_one(db)
+                        .await?
+                });
                 unsigned("count", pruned)
             }
             Self::Sqlite(sqlite) => Ok(sqlx::query(
@@ -225,12 +226,13 @@ impl Store {
     pub async fn prune_heads(&self, below: u64, limit: u32) -> Result<u64, StoreError> {
         match self {
             Self::Postgres(postgres) => {
-                let (pruned,): (i64,) =
+                let (pruned,): (i64,) = on_pool!(postgres, db => {
                     sqlx::query_as("/* prune_heads */ SELECT ledger_prune_heads($1, $2)")
                         .bind(signed(below))
                         .bind(i64::from(limit))
-                        .fetch_one(postgres.pool())
-                        .await?;
+                        .fetch_one(db)
+                        .await?
+                });
                 unsigned("count", pruned)
             }
             Self::Sqlite(sqlite) => Ok(sqlx::query(
@@ -298,11 +300,13 @@ impl Store {
     pub async fn ensure_partitions(&self, size: u64) -> Result<(), StoreError> {
         const AHEAD: u64 = 2 * 1_048_576;
         if let Self::Postgres(postgres) = self {
-            sqlx::query("/* ensure_partitions */ SELECT ledger_ensure_partitions($1, $2)")
-                .bind(signed(size))
-                .bind(signed(size.saturating_add(AHEAD)))
-                .execute(postgres.pool())
-                .await?;
+            on_pool!(postgres, db => {
+                sqlx::query("/* ensure_partitions */ SELECT ledger_ensure_partitions($1, $2)")
+                    .bind(signed(size))
+                    .bind(signed(size.saturating_add(AHEAD)))
+                    .execute(db)
+                    .await?
+            });
         }
         Ok(())
     }

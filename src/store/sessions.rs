@@ -7,7 +7,7 @@ use sqlx::FromRow;
 
 use super::codec::{signed, unsigned};
 use super::tasks::json_ids;
-use super::{Store, StoreError, read, write};
+use super::{Store, StoreError, on_pool, read_current, write};
 use crate::clock::Timestamp;
 use crate::domain::catalog::Revocability;
 use crate::domain::cutoff::{Cutoff, Selector};
@@ -199,7 +199,7 @@ impl TryFrom<SessionRow> for Session {
 impl Store {
     /// One session's record, without what decides whether it is valid.
     pub async fn session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
-        let row: Option<SessionRow> = read!(self, db => {
+        let row: Option<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!("/* session */ WHERE id = $1"))
                 .bind(id)
                 .fetch_optional(db)
@@ -224,7 +224,7 @@ impl Store {
         &self,
         filter: &SessionFilter,
     ) -> Result<Vec<SessionView>, StoreError> {
-        let rows: Vec<SessionRow> = read!(self, db => {
+        let rows: Vec<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!(
                 "/* list_sessions */ WHERE ($1 IS NULL OR workload = $1) \
                  AND ($2 IS NULL OR task_id = $2) AND ($3 IS NULL OR resource = $3) \
@@ -253,7 +253,7 @@ impl Store {
         task: TaskId,
         limit: u32,
     ) -> Result<Vec<SessionView>, StoreError> {
-        let rows: Vec<SessionRow> = read!(self, db => {
+        let rows: Vec<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!(
                 "/* sessions_under */ WHERE task_id IN ( \
                      WITH RECURSIVE tree AS ( \
@@ -304,15 +304,17 @@ impl Store {
     ) -> Result<HashMap<SessionId, Session>, StoreError> {
         let rows: Vec<SessionRow> = match self {
             Self::Postgres(postgres) => {
-                sqlx::query_as(select_session!(
-                    "/* ancestors */ WHERE id IN (WITH RECURSIVE kin AS ( \
-                         SELECT id, parent_id FROM session WHERE id = ANY($1) \
-                         UNION SELECT s.id, s.parent_id FROM session s JOIN kin k ON s.id = k.parent_id) \
-                     SELECT id FROM kin)"
-                ))
-                .bind(parents.iter().map(|id| id.uuid()).collect::<Vec<_>>())
-                .fetch_all(postgres.pool())
-                .await?
+                on_pool!(postgres, finish_current, db => {
+                    sqlx::query_as(select_session!(
+                        "/* ancestors */ WHERE id IN (WITH RECURSIVE kin AS ( \
+                             SELECT id, parent_id FROM session WHERE id = ANY($1) \
+                             UNION SELECT s.id, s.parent_id FROM session s JOIN kin k ON s.id = k.parent_id) \
+                         SELECT id FROM kin)"
+                    ))
+                    .bind(parents.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+                    .fetch_all(db)
+                    .await?
+                })
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query_as(select_session!(
@@ -343,7 +345,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(u64, u64), StoreError> {
         let columns = SelectorColumns::new(selector)?;
-        let (matched, over): (i64, i64) = read!(self, db => {
+        let (matched, over): (i64, i64) = read_current!(self, db => {
             let query = sqlx::query_as(matching!(
                 "SELECT count(*), count(*) FILTER (WHERE state = 'ended' OR expires_at <= $8 \
                  OR (state = 'active' AND class = 'immediate')) FROM dead JOIN session USING (id)"
@@ -363,7 +365,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<SessionView>, StoreError> {
         let columns = SelectorColumns::new(selector)?;
-        let rows: Vec<SessionRow> = read!(self, db => {
+        let rows: Vec<SessionRow> = read_current!(self, db => {
             let query = sqlx::query_as(concat!(
                 matching!(""),
                 select_session!(
@@ -410,7 +412,7 @@ impl Store {
         now: Timestamp,
         limit: u32,
     ) -> Result<Vec<Session>, StoreError> {
-        let rows: Vec<SessionRow> = read!(self, db => {
+        let rows: Vec<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!(
                 "/* unfinished_mints */ WHERE state = 'minting' AND lease_until <= $1 \
                  ORDER BY lease_until LIMIT $2"
@@ -433,17 +435,19 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<(Session, u32)>, StoreError> {
         let claimed: Vec<(SessionId, i64)> = match self {
-            Self::Postgres(postgres) => sqlx::query_as(
-                "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
-                     WHERE id IN (SELECT id FROM session WHERE state = 'ending' AND retry_at <= $1 \
-                         AND (lease_until IS NULL OR lease_until <= $1) ORDER BY retry_at LIMIT $3 FOR UPDATE SKIP LOCKED) \
-                     RETURNING id, CAST(attempts AS BIGINT)",
-            )
-            .bind(now)
-            .bind(retry_at)
-            .bind(i64::from(limit))
-            .fetch_all(postgres.pool())
-            .await?,
+            Self::Postgres(postgres) => on_pool!(postgres, db => {
+                sqlx::query_as(
+                    "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
+                         WHERE id IN (SELECT id FROM session WHERE state = 'ending' AND retry_at <= $1 \
+                             AND (lease_until IS NULL OR lease_until <= $1) ORDER BY retry_at LIMIT $3 FOR UPDATE SKIP LOCKED) \
+                         RETURNING id, CAST(attempts AS BIGINT)",
+                )
+                .bind(now)
+                .bind(retry_at)
+                .bind(i64::from(limit))
+                .fetch_all(db)
+                .await?
+            }),
             Self::Sqlite(sqlite) => sqlx::query_as(
                 "/* claim_unconfirmed */ UPDATE session SET retry_at = $2, attempts = attempts + 1 \
                      WHERE id IN (SELECT id FROM session WHERE state = 'ending' AND retry_at <= $1 \
@@ -488,7 +492,7 @@ impl Store {
         to: u64,
         now: Timestamp,
     ) -> Result<Vec<SessionView>, StoreError> {
-        let rows: Vec<SessionRow> = read!(self, db => {
+        let rows: Vec<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!(
                 "/* listed */ WHERE minter = 'jwt' AND class = 'bounded' \
                  AND leaf_idx >= $1 AND leaf_idx < $2 AND expires_at > $3"
@@ -514,7 +518,7 @@ impl Store {
         after: Option<SessionId>,
         limit: u32,
     ) -> Result<Vec<SessionView>, StoreError> {
-        let rows: Vec<SessionRow> = read!(self, db => {
+        let rows: Vec<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!(
                 "/* active_external */ WHERE state = 'active' AND class = 'bounded' \
                  AND minter <> 'jwt' AND expires_at > $1 AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3"

@@ -6,7 +6,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::codec::{digest, unsigned};
-use super::{Store, StoreError, read, write};
+use super::{Store, StoreError, on_pool, read_current, write};
 use crate::clock::Timestamp;
 use crate::domain::limits::MAX_CHAIN_DEPTH;
 use crate::domain::task::{Task, TaskChain, TaskLife, TaskState};
@@ -109,7 +109,7 @@ pub struct Delegation {
 impl Store {
     /// One task.
     pub async fn task(&self, id: TaskId) -> Result<Option<Task>, StoreError> {
-        let row: Option<TaskRow> = read!(self, db => {
+        let row: Option<TaskRow> = read_current!(self, db => {
             sqlx::query_as(select_task!("/* task */ WHERE id = $1")).bind(id).fetch_optional(db).await?
         });
         row.map(Task::try_from).transpose()
@@ -117,7 +117,7 @@ impl Store {
 
     /// The tasks of a listing, newest first.
     pub async fn tasks(&self, filter: &TaskFilter) -> Result<Vec<Task>, StoreError> {
-        let rows: Vec<TaskRow> = read!(self, db => {
+        let rows: Vec<TaskRow> = read_current!(self, db => {
             sqlx::query_as(select_task!(
                 "/* tasks */ WHERE ($1 IS NULL OR state = $1) AND ($2 IS NULL OR owner = $2) \
                  AND ($3 IS NULL OR id < $3) ORDER BY id DESC LIMIT $4"
@@ -139,17 +139,19 @@ impl Store {
     ) -> Result<HashMap<TaskId, TaskChain>, StoreError> {
         let rows: Vec<LinkRow> = match self {
             Self::Postgres(postgres) => {
-                sqlx::query_as(
-                    "/* task_chains */ WITH RECURSIVE chain AS ( \
-                         SELECT id, parent_id, state, deadline, heartbeat_seconds, heard_at, ended_at \
-                         FROM task WHERE id = ANY($1) \
-                         UNION SELECT t.id, t.parent_id, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
-                         FROM task t JOIN chain c ON t.id = c.parent_id) \
-                     SELECT * FROM chain",
-                )
-                .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
-                .fetch_all(postgres.pool())
-                .await?
+                on_pool!(postgres, finish_current, db => {
+                    sqlx::query_as(
+                        "/* task_chains */ WITH RECURSIVE chain AS ( \
+                             SELECT id, parent_id, state, deadline, heartbeat_seconds, heard_at, ended_at \
+                             FROM task WHERE id = ANY($1) \
+                             UNION SELECT t.id, t.parent_id, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
+                             FROM task t JOIN chain c ON t.id = c.parent_id) \
+                         SELECT * FROM chain",
+                    )
+                    .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+                    .fetch_all(db)
+                    .await?
+                })
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query_as(
@@ -177,15 +179,17 @@ impl Store {
     /// is not brought back: the answer is whether it was noted.
     pub async fn heartbeat(&self, id: TaskId, now: Timestamp) -> Result<bool, StoreError> {
         let written = match self {
-            Self::Postgres(postgres) => sqlx::query(
-                "/* heartbeat */ UPDATE task SET heard_at = greatest(heard_at, $2) \
-                 WHERE id = $1 AND state = 'open' AND deadline > $2 AND (heartbeat_seconds IS NULL \
-                 OR heard_at + make_interval(secs => heartbeat_seconds) > $2)",
-            )
-            .bind(id)
-            .bind(now)
-            .execute(postgres.pool())
-            .await?
+            Self::Postgres(postgres) => on_pool!(postgres, db => {
+                sqlx::query(
+                    "/* heartbeat */ UPDATE task SET heard_at = greatest(heard_at, $2) \
+                     WHERE id = $1 AND state = 'open' AND deadline > $2 AND (heartbeat_seconds IS NULL \
+                     OR heard_at + make_interval(secs => heartbeat_seconds) > $2)",
+                )
+                .bind(id)
+                .bind(now)
+                .execute(db)
+                .await?
+            })
             .rows_affected(),
             Self::Sqlite(sqlite) => sqlx::query(
                 "/* heartbeat */ UPDATE task SET heard_at = max(heard_at, $2) \
@@ -212,16 +216,18 @@ impl Store {
     ) -> Result<Vec<Task>, StoreError> {
         let ids: Vec<(TaskId,)> = match self {
             Self::Postgres(postgres) => {
-                sqlx::query_as(
-                    "/* claim_due_tasks */ UPDATE task SET check_at = $2 WHERE id IN ( \
-                         SELECT id FROM task WHERE state = 'open' AND check_at <= $1 \
-                         ORDER BY check_at LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING id",
-                )
-                .bind(now)
-                .bind(retry_at)
-                .bind(i64::from(limit))
-                .fetch_all(postgres.pool())
-                .await?
+                on_pool!(postgres, db => {
+                    sqlx::query_as(
+                        "/* claim_due_tasks */ UPDATE task SET check_at = $2 WHERE id IN ( \
+                             SELECT id FROM task WHERE state = 'open' AND check_at <= $1 \
+                             ORDER BY check_at LIMIT $3 FOR UPDATE SKIP LOCKED) RETURNING id",
+                    )
+                    .bind(now)
+                    .bind(retry_at)
+                    .bind(i64::from(limit))
+                    .fetch_all(db)
+                    .await?
+                })
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query_as(
@@ -257,7 +263,7 @@ impl Store {
 
     /// A delegation token, by its digest.
     pub async fn delegation(&self, digest: &[u8; 32]) -> Result<Option<Delegation>, StoreError> {
-        let row: Option<(TaskId, String, i64, Timestamp)> = read!(self, db => {
+        let row: Option<(TaskId, String, i64, Timestamp)> = read_current!(self, db => {
             sqlx::query_as(
                 "/* delegation */ SELECT task_id, child, CAST(sessions AS BIGINT), expires_at \
                  FROM delegation WHERE digest = $1",

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Store, StoreError, read};
+use super::{Store, StoreError, read_current};
 
 /// A registered key, with the MAC that protects the row.
 #[derive(Clone, Debug, FromRow)]
@@ -26,7 +26,7 @@ impl Store {
         attestor: &str,
         workload: &str,
     ) -> Result<Vec<WorkloadKeyRow>, StoreError> {
-        Ok(read!(self, db => {
+        Ok(read_current!(self, db => {
             sqlx::query_as(
                 "/* workload_keys */ SELECT attestor, workload, thumbprint, jwk, mac \
                  FROM workload_key WHERE attestor = $1 AND workload = $2 ORDER BY thumbprint",
@@ -40,7 +40,7 @@ impl Store {
 
     /// Every registered key, at most `limit`.
     pub async fn all_workload_keys(&self, limit: u32) -> Result<Vec<WorkloadKeyRow>, StoreError> {
-        Ok(read!(self, db => {
+        Ok(read_current!(self, db => {
             sqlx::query_as(
                 "/* all_workload_keys */ SELECT attestor, workload, thumbprint, jwk, mac \
                  FROM workload_key ORDER BY attestor, workload, thumbprint LIMIT $1",

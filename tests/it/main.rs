@@ -41,6 +41,7 @@ mod examples;
 mod exec;
 mod explain;
 mod export;
+mod failover;
 mod faults;
 mod foreign;
 mod forgetting;

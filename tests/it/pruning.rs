@@ -23,12 +23,12 @@ async fn begin(kind: Kind) -> Rig {
 }
 
 /// A statement in the words of each database, with a time in it.
-async fn run(store: &Store, postgres: &'static str, sqlite: &'static str, at: Timestamp) {
-    match store {
-        Store::Postgres(database) => {
+async fn run(rig: &Rig, postgres: &'static str, sqlite: &'static str, at: Timestamp) {
+    match rig.broker.store() {
+        Store::Postgres(_) => {
             let ran = sqlx::query(postgres)
                 .bind(at)
-                .execute(database.pool())
+                .execute(&mut rig.database().connect().await)
                 .await;
             ran.unwrap();
         }
@@ -42,24 +42,27 @@ async fn run(store: &Store, postgres: &'static str, sqlite: &'static str, at: Ti
     }
 }
 
-async fn count(store: &Store, sql: &'static str) -> i64 {
-    let (count,): (i64,) = match store {
-        Store::Postgres(database) => sqlx::query_as(sql).fetch_one(database.pool()).await,
+async fn count(rig: &Rig, sql: &'static str) -> i64 {
+    let (count,): (i64,) = match rig.broker.store() {
+        Store::Postgres(_) => {
+            let mut database = rig.database().connect().await;
+            sqlx::query_as(sql).fetch_one(&mut database).await
+        }
         Store::Sqlite(database) => sqlx::query_as(sql).fetch_one(database.readers()).await,
     }
     .unwrap();
     count
 }
 
-async fn left(store: &Store) -> i64 {
-    count(store, "SELECT count(*) FROM one_time").await
+async fn left(rig: &Rig) -> i64 {
+    count(rig, "SELECT count(*) FROM one_time").await
 }
 
 /// A hundred thousand rows that nothing needs any more.
 async fn backlog(rig: &Rig) {
     for _ in 0..10 {
         run(
-            rig.broker.store(),
+            rig,
             "INSERT INTO one_time (key, expires_at) \
              SELECT decode(md5(random()::text) || md5(random()::text), 'hex'), $1 \
              FROM generate_series(1, 10000)",
@@ -75,16 +78,16 @@ async fn backlog(rig: &Rig) {
 on_both_stores! {
     async fn a_round_takes_so_much_of_a_backlog_and_says_that_there_is_more(rig: Rig) {
         backlog(&rig).await;
-        let (store, stop) = (rig.broker.store(), CancellationToken::new());
-        let before = left(store).await;
+        let stop = CancellationToken::new();
+        let before = left(&rig).await;
         let mut worker = Pruner::new(stop.clone());
         let pruned = worker.round(&rig.broker, RETENTION, rig.now()).await;
         pruned.failed.unwrap();
         assert!(pruned.more);
-        assert_eq!(left(store).await, before - 10_000);
+        assert_eq!(left(&rig).await, before - 10_000);
         stop.cancel();
         let pruned = worker.round(&rig.broker, RETENTION, rig.now()).await;
-        assert_eq!((pruned.rows, left(store).await), (0, before - 10_000), "nothing is begun after a stop");
+        assert_eq!((pruned.rows, left(&rig).await), (0, before - 10_000), "nothing is begun after a stop");
     }
 
     async fn a_backlog_keeps_neither_the_other_workers_nor_a_stop(rig: Rig) {
@@ -105,6 +108,9 @@ on_both_stores! {
         sweeping.await.unwrap().unwrap();
         pruning.await.unwrap().unwrap();
         assert!(left(rig.broker.store()).await > 0, "it ended before all was pruned");
+        for worker in ["health", "silence", "room"] {
+            assert!(swept(worker), "{worker}");
+        }
     }
 
     async fn what_was_dated_ahead_keeps_no_text_that_is_behind_it(rig: Rig) {
@@ -112,7 +118,7 @@ on_both_stores! {
         // A thousand leaves by a clock that was a year ahead, and then one by the right clock.
         let year = rig.now().plus_seconds(365 * 86_400);
         run(
-            store,
+            &rig,
             "INSERT INTO leaf (idx, hash, at) SELECT n, decode(md5('a') || md5('b'), 'hex'), $1 \
              FROM generate_series(1000, 1999) n",
             "WITH RECURSIVE numbers (n) AS \
@@ -122,14 +128,14 @@ on_both_stores! {
         )
         .await;
         let old = "INSERT INTO leaf (idx, hash, at) SELECT 2000, hash, $1 FROM leaf WHERE idx = 1000";
-        run(store, old, old, rig.now().minus_seconds(2 * 86_400)).await;
+        run(&rig, old, old, rig.now().minus_seconds(2 * 86_400)).await;
         let text = "INSERT INTO leaf_opening (idx, purpose_salt, purpose) \
                     SELECT idx, hash, hash FROM leaf WHERE idx >= 1000 AND at <> $1";
-        run(store, text, text, Timestamp::from_seconds(0)).await;
+        run(&rig, text, text, Timestamp::from_seconds(0)).await;
         let kept = async || {
             (
-                count(store, "SELECT count(*) FROM leaf_opening WHERE idx = 2000").await,
-                count(store, "SELECT count(*) FROM leaf_opening WHERE idx BETWEEN 1000 AND 1999").await,
+                count(&rig, "SELECT count(*) FROM leaf_opening WHERE idx = 2000").await,
+                count(&rig, "SELECT count(*) FROM leaf_opening WHERE idx BETWEEN 1000 AND 1999").await,
             )
         };
         assert_eq!(kept().await, (1, 1_000));

@@ -164,7 +164,7 @@ cases! {
             one(11, bounded, "jwt"),
             one(12, bounded, "jwt"),
             one(13, bounded, "aws"),
-            one(14, Revocability::IMMEDIATE, "jwt"),
+            one(14, Revocability::Immediate { bound_seconds: 0 }, "jwt"),
         ];
         seed(store, Writes { tasks: vec![task(1, None)], sessions, ..Writes::default() }).await;
         let listed = async |from, to, now| {

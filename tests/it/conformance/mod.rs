@@ -97,6 +97,7 @@ macro_rules! cases {
 mod ledger;
 mod lives;
 mod outside;
+mod reads;
 
 fn sources(directory: impl AsRef<std::path::Path>) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(directory).unwrap();
@@ -128,7 +129,13 @@ fn every_statement_has_a_case() {
             rest = tail;
         }
     }
-    let claimed = [ledger::CLAIMED, lives::CLAIMED, outside::CLAIMED].concat();
+    let claimed = [
+        ledger::CLAIMED,
+        lives::CLAIMED,
+        outside::CLAIMED,
+        reads::CLAIMED,
+    ]
+    .concat();
     let claimed: BTreeSet<String> = claimed.into_iter().map(str::to_owned).collect();
     assert!(named.len() > 50, "the labels are not found any more");
     assert_eq!(
@@ -196,7 +203,7 @@ fn session(n: u128, task: u128, parent: Option<u128>) -> Session {
         kid: "k1".into(),
         generation: GenerationDigest::new([7; 32]),
         policies: vec!["p_1%".into(), "ünï".into()],
-        revocability: Revocability::IMMEDIATE,
+        revocability: Revocability::Immediate { bound_seconds: 0 },
         issued_at: at(0),
         expires_at: at(500),
         state: SessionState::Active,

@@ -26,8 +26,9 @@ fn size(rig: &Rig) -> usize {
 /// Runs a statement, with a time in it.
 async fn run(rig: &Rig, sql: &'static str, at: taskpass::clock::Timestamp) {
     let rows = match rig.broker.store() {
-        Store::Postgres(database) => {
-            let ran = sqlx::query(sql).bind(at).execute(database.pool()).await;
+        Store::Postgres(_) => {
+            let mut database = rig.database().connect().await;
+            let ran = sqlx::query(sql).bind(at).execute(&mut database).await;
             ran.unwrap().rows_affected()
         }
         Store::Sqlite(database) => {

@@ -46,6 +46,8 @@ pub struct Fleet {
     attestors: String,
     /// Tables of sinks, which may name the file `sink.secret`.
     exports: String,
+    /// More tables of the configuration.
+    tables: String,
     /// What a caller may do: identities and addresses, a second and at once.
     limits: [u32; 4],
     proxied: bool,
@@ -108,6 +110,7 @@ impl Fleet {
             server: "",
             attestors: String::new(),
             exports: String::new(),
+            tables: String::new(),
             proxied: true,
             found_by_issuer: false,
             tls: None,
@@ -154,6 +157,15 @@ impl Fleet {
     pub async fn start_with(server: &'static str) -> (Self, Replica) {
         let mut fleet = Self::new(Some(fresh_database()));
         fleet.server = server;
+        let replica = fleet.launch();
+        fleet.activate(&replica).await;
+        (fleet, replica)
+    }
+
+    /// The same on this database, with more tables of the configuration.
+    pub async fn start_on(database: TestDatabase, tables: &str) -> (Self, Replica) {
+        let mut fleet = Self::new(Some(database));
+        tables.clone_into(&mut fleet.tables);
         let replica = fleet.launch();
         fleet.activate(&replica).await;
         (fleet, replica)
@@ -401,6 +413,7 @@ max_deadline_seconds = 3600
 resources = ["orders-api"]
 max_open_per_workload = 100000
 {exports}
+{tables}
 "#,
             self.limits[0],
             self.limits[1],
@@ -421,6 +434,7 @@ max_open_per_workload = 100000
             server = self.server,
             attestors = self.attestors,
             exports = self.exports,
+            tables = self.tables,
             issuer = self.issuer.url(),
         );
         self.issuer.served(&text)

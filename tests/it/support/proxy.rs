@@ -62,12 +62,13 @@ pub struct Proxy {
 }
 
 struct Shared {
-    upstream: SocketAddr,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
+    /// Where new connections lead.
+    upstream: SocketAddr,
     mode: Mode,
     closed: bool,
     trap: Option<Trap>,
@@ -105,8 +106,8 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
-            upstream,
             state: Mutex::new(State {
+                upstream,
                 mode: Mode::Pass,
                 closed: false,
                 trap: None,
@@ -137,6 +138,11 @@ impl Proxy {
     pub fn set(&self, mode: Mode) {
         self.shared.lock().mode = mode;
         self.shared.changed.notify_all();
+    }
+
+    /// From now on new connections lead there, as when an address moves. Present ones stay.
+    pub fn lead_to(&self, upstream: SocketAddr) {
+        self.shared.lock().upstream = upstream;
     }
 
     /// Cuts all present connections, both sides, with whatever is on its way.
@@ -311,17 +317,17 @@ fn shut(stream: &TcpStream) {
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     for client in listener.incoming() {
         let Ok(client) = client else { continue };
-        let mode = {
+        let (mode, upstream) = {
             let state = shared.lock();
             if state.closed {
                 return;
             }
-            state.mode
+            (state.mode, state.upstream)
         };
         if mode == Mode::Refuse {
             continue;
         }
-        let Ok(server) = TcpStream::connect(shared.upstream) else {
+        let Ok(server) = TcpStream::connect(upstream) else {
             continue;
         };
         // The client may have gone already.

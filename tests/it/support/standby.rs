@@ -1,7 +1,8 @@
-//! Two PostgreSQL servers of a test's own: one that is written to, and a standby that streams from it
-//! asynchronously, as PostgreSQL does unless it is told otherwise.
+//! Two PostgreSQL servers of a test's own: one that is written to, and a standby that streams from it,
+//! asynchronously, as PostgreSQL does unless it is told otherwise, or synchronously.
 
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,8 +21,10 @@ pub struct Pair {
     owner: Owner,
     dir: PathBuf,
     password: String,
-    /// Where whoever is in charge listens.
+    /// Where the server listens that is written to.
     port: u16,
+    /// Where the standby listens.
+    standby_port: u16,
     /// Keeps the servers running.
     _user: File,
 }
@@ -50,24 +53,115 @@ impl Pair {
             dir,
             password,
             port: 0,
+            standby_port: 0,
             _user: user,
         };
         pair.port = pair.serve("primary");
-        run(pair
+        pair.copy(pair.port, "standby");
+        pair.standby_port = pair.serve("standby");
+        pair
+    }
+
+    /// The same, and a commit is acknowledged only once the standby has it.
+    pub fn start_synchronous() -> Self {
+        let pair = Self::start();
+        pair.run_sql(&[
+            "ALTER SYSTEM SET synchronous_standby_names = '*'",
+            "SELECT pg_reload_conf()",
+        ]);
+        wait_until("commits wait for the standby", SOON, || {
+            pair.ask::<i64>("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'")
+                == 1
+        });
+        pair
+    }
+
+    /// Makes a standby of the server at `port`.
+    fn copy(&self, port: u16, server: &str) {
+        run(self
             .owner
             .command("pg_basebackup")
-            .env("PGPASSWORD", &pair.password)
+            .env("PGPASSWORD", &self.password)
             .args([
                 "--host=127.0.0.1",
                 "--username=postgres",
                 "--checkpoint=fast",
             ])
             .args(["--no-sync", "--write-recovery-conf", "--wal-method=stream"])
-            .arg(format!("--port={}", pair.port))
+            .arg(format!("--port={port}"))
             .arg("--pgdata")
-            .arg(pair.data("standby")));
-        pair.serve("standby");
-        pair
+            .arg(self.data(server)));
+    }
+
+    fn run_sql(&self, statements: &[&'static str]) {
+        block_on(async || {
+            let mut admin = PgConnection::connect(self.url().as_str()).await.unwrap();
+            for sql in statements {
+                sqlx::raw_sql(*sql).execute(&mut admin).await.unwrap();
+            }
+            admin.close().await.unwrap();
+        });
+    }
+
+    /// What the server that is written to answers.
+    fn ask<T>(&self, sql: &'static str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        block_on(async || {
+            let mut admin = PgConnection::connect(self.url().as_str()).await.unwrap();
+            let found = sqlx::query_scalar(sql).fetch_one(&mut admin).await.unwrap();
+            admin.close().await.unwrap();
+            found
+        })
+    }
+
+    /// Where the server that was written to first listens.
+    pub fn primary_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// Where the standby listens, before it is promoted and after.
+    pub fn standby_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.standby_port).into()
+    }
+
+    /// The standby is promoted at its own address once it has all, and the primary stays alive at
+    /// its own, without a standby: two servers that take writes.
+    pub fn promote(&self) {
+        self.wait_for_standby();
+        run(self
+            .owner
+            .command("pg_ctl")
+            .args(["promote", "--silent", "--wait", "--pgdata"])
+            .arg(self.data("standby")));
+    }
+
+    /// The old primary comes back at its own address, as a standby of the one that was promoted.
+    pub fn return_primary(&self) {
+        self.stop("primary");
+        self.copy(self.standby_port, "returned");
+        let returned = self.data("returned");
+        assert!(
+            start_server(&self.owner, &returned, self.port),
+            "{}",
+            log(&returned)
+        );
+    }
+
+    /// The standby is gone as if its machine was.
+    pub fn stop_standby(&self) {
+        self.stop("standby");
+    }
+
+    /// The standby is back.
+    pub fn restart_standby(&self) {
+        let standby = self.data("standby");
+        assert!(
+            start_server(&self.owner, &standby, self.standby_port),
+            "{}",
+            log(&standby)
+        );
     }
 
     fn data(&self, server: &str) -> PathBuf {
@@ -104,18 +198,17 @@ impl Pair {
         TestDatabase::elsewhere(&self.url())
     }
 
-    /// Cuts the standby off, once it has received all that was written. What comes later it lacks.
-    pub fn cut_off_standby(&self) {
-        const BEHIND: &str = "SELECT count(*) FROM pg_stat_replication \
+    fn wait_for_standby(&self) {
+        const CAUGHT_UP: &str = "SELECT count(*) FROM pg_stat_replication \
             WHERE state = 'streaming' AND replay_lsn >= pg_current_wal_lsn()";
         wait_until("the standby has all", SOON, || {
-            block_on(async || {
-                let mut admin = PgConnection::connect(self.url().as_str()).await.unwrap();
-                let caught_up: (i64,) = sqlx::query_as(BEHIND).fetch_one(&mut admin).await.unwrap();
-                admin.close().await.unwrap();
-                caught_up.0 == 1
-            })
+            self.ask::<i64>(CAUGHT_UP) == 1
         });
+    }
+
+    /// Cuts the standby off, once it has received all that was written. What comes later it lacks.
+    pub fn cut_off_standby(&self) {
+        self.wait_for_standby();
         self.stop("standby");
     }
 

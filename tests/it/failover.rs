@@ -1,0 +1,223 @@
+//! Failovers of the database under replicas of the real binary: two PostgreSQL servers that both take
+//! writes, the old primary back as a standby, the standby gone. What matters is what is said of a
+//! credential that was revoked: no replica may call it good for more than two seconds.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::http::{Answer, try_send};
+use crate::support::standby::Pair;
+use crate::support::{SOON, until};
+
+/// For how long an answer may be of before the revocation.
+const STALE: Duration = Duration::from_secs(2);
+
+/// The read lease of these replicas, in seconds.
+const LEASE: u64 = 2;
+
+/// Whether a replica says that a credential is good; nothing where it says neither.
+async fn says(fleet: &Fleet, replica: &Replica, granted: &Value) -> Option<bool> {
+    let answer = introspect(fleet, replica, granted).await?;
+    match answer.status {
+        200 => Some(answer.json()["active"] == true),
+        503 => {
+            assert!(answer.header("retry-after").is_some(), "{answer:?}");
+            None
+        }
+        other => panic!("{other}: {}", answer.text()),
+    }
+}
+
+async fn introspect(fleet: &Fleet, replica: &Replica, granted: &Value) -> Option<Answer> {
+    let token = granted["credential"]["access_token"].as_str().unwrap();
+    let request = replica
+        .client
+        .request(Method::POST, "/oauth2/introspect")
+        .bearer_auth(&fleet.admin)
+        .form(&[("token", token)]);
+    try_send(request).await.ok()
+}
+
+/// Revokes everything at a replica, however often it has to be asked, and says when it was answered.
+/// The answer itself calls nothing alive.
+async fn revoke_all(fleet: &Fleet, replica: &Replica) -> Instant {
+    let begin = Instant::now();
+    loop {
+        let body = json!({"selector": {"all": true}, "reason": "a test", "block_seconds": 0});
+        let request = replica
+            .client
+            .request(Method::POST, "/v1/revocations")
+            .bearer_auth(&fleet.admin)
+            .json(&body);
+        if let Ok(answer) = try_send(request).await
+            && answer.status < 300
+        {
+            let answered = Instant::now();
+            let told = answer.json();
+            for session in told["sessions"].as_array().into_iter().flatten() {
+                assert_ne!(session["state"], "active", "{told}");
+            }
+            return answered;
+        }
+        assert!(begin.elapsed() < 2 * SOON, "nothing was revoked");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Polls replicas until each has said that the credential is not good, for as long as an old answer
+/// could come at least: none may be one of before for too long.
+async fn assert_noticed(fleet: &Fleet, replicas: &[&Replica], granted: &Value, revoked: Instant) {
+    let mut noticed = vec![false; replicas.len()];
+    while revoked.elapsed() < 3 * STALE || noticed.contains(&false) {
+        for (replica, noticed) in replicas.iter().zip(&mut noticed) {
+            let begun = revoked.elapsed();
+            match says(fleet, replica, granted).await {
+                Some(true) => assert!(
+                    begun < STALE,
+                    "{begun:?} after the revocation was answered, {} calls it good",
+                    replica.address
+                ),
+                Some(false) => *noticed = true,
+                None => {}
+            }
+        }
+        assert!(
+            revoked.elapsed() < 2 * SOON,
+            "the revocation was not noticed: {noticed:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn granted(fleet: &Fleet, replicas: &[&Replica]) -> Value {
+    let granted = replicas[0].ask(&fleet.token()).await.expect(201);
+    for replica in replicas {
+        until("it is good everywhere", SOON, async || {
+            says(fleet, replica, &granted).await == Some(true)
+        })
+        .await;
+    }
+    granted
+}
+
+/// The tables of replicas that keep a checkpoint together, or do not.
+fn tables(place: Option<&tempfile::TempDir>) -> String {
+    let shared = place.map_or_else(String::new, |directory| {
+        let file = directory.path().join("place");
+        format!(
+            "[ledger.shared_checkpoint]\nfile = \"{}\"\n",
+            file.display()
+        )
+    });
+    format!("[store.postgres]\nread_lease_seconds = {LEASE}\n{shared}")
+}
+
+/// Whether a replica says why it is not ready, in these words.
+async fn is_unready_for(replica: &Replica, words: &str) -> bool {
+    let answer = replica.client.try_get("/readyz").await;
+    answer.is_ok_and(|answer| answer.status == 503 && answer.text().contains(words))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_on_a_second_primary_calls_nothing_good_that_was_revoked() {
+    // The old primary goes on taking writes by itself, so that its commits tell nothing.
+    let pair = Pair::start();
+    let place = tempfile::tempdir().unwrap();
+    let (fleet, a) = Fleet::start_on(pair.database(), &tables(Some(&place))).await;
+    let idle = fleet.replica();
+    let granted = granted(&fleet, &[&a, &idle]).await;
+
+    pair.promote();
+    for replica in [&a, &idle] {
+        replica.proxy.lead_to(pair.standby_address());
+    }
+    // One loses its connections, and the idle one keeps all of its own.
+    a.proxy.cut();
+    let revoked = revoke_all(&fleet, &a).await;
+    assert_noticed(&fleet, &[&a, &idle], &granted, revoked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_stays_on_the_old_primary_is_not_asked_when_the_ledger_has_moved() {
+    // Commits on the old primary wait for ever, and reads there are answered as before. There is no
+    // shared checkpoint that could tell.
+    let pair = Pair::start_synchronous();
+    let (fleet, a) = Fleet::start_on(pair.database(), &tables(None)).await;
+    let idle = fleet.replica();
+    let granted = granted(&fleet, &[&a, &idle]).await;
+
+    pair.promote();
+    for replica in [&a, &idle] {
+        replica.proxy.lead_to(pair.standby_address());
+    }
+    let revoked = revoke_all(&fleet, &a).await;
+    assert_noticed(&fleet, &[&a, &idle], &granted, revoked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_old_primary_back_as_a_standby_is_asked_nothing() {
+    let pair = Pair::start();
+    let (fleet, a) = Fleet::start_on(pair.database(), &tables(None)).await;
+    let other = fleet.replica();
+    let granted = granted(&fleet, &[&a, &other]).await;
+
+    pair.promote();
+    a.proxy.lead_to(pair.standby_address());
+    a.proxy.cut();
+    // The other's address stays where it was, and a standby comes to be there.
+    pair.return_primary();
+    until("it is not ready", SOON, async || {
+        is_unready_for(&other, "in recovery").await
+    })
+    .await;
+    // It has all that the primary has, and is not asked nevertheless.
+    assert_eq!(says(&fleet, &other, &granted).await, None);
+    let revoked = revoke_all(&fleet, &a).await;
+    while revoked.elapsed() < 2 * STALE {
+        assert_eq!(says(&fleet, &other, &granted).await, None);
+        assert_ne!(other.ask(&fleet.token()).await.status, 201);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    other.proxy.lead_to(pair.standby_address());
+    assert_noticed(&fleet, &[&a, &other], &granted, revoked).await;
+    until("it serves again", SOON, async || {
+        other.ask(&fleet.token()).await.status == 201
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_standby_a_primary_is_read_for_no_longer_than_the_lease() {
+    let pair = Pair::start_synchronous();
+    let (fleet, a) = Fleet::start_on(pair.database(), &tables(None)).await;
+    let granted = granted(&fleet, &[&a]).await;
+
+    pair.stop_standby();
+    let gone = Instant::now();
+    let mut refused = 0;
+    // Some answers more than the one that could be a passing fault.
+    while refused < 20 {
+        let begun = gone.elapsed();
+        match says(&fleet, &a, &granted).await {
+            // It is; and whether it still is, nobody can say once the lease is over.
+            Some(true) => assert!(begun <= Duration::from_secs(LEASE), "{begun:?}"),
+            Some(false) => panic!("it was never revoked"),
+            None => refused += 1,
+        }
+        assert!(begun < 2 * SOON, "it was answered all the while");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until("it is not ready", SOON, async || {
+        is_unready_for(&a, "synchronous commit").await
+    })
+    .await;
+
+    pair.restart_standby();
+    until("it is read again", 2 * SOON, async || {
+        says(&fleet, &a, &granted).await == Some(true)
+    })
+    .await;
+}
