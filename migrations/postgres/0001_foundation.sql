@@ -57,7 +57,7 @@ CREATE TABLE leaf (
 );
 CREATE UNIQUE INDEX leaf_decision ON leaf (decision_id) WHERE decision_id IS NOT NULL;
 
--- Bodies apart from hashes, in ranges of 2^20 leaves, so that pruning drops tables and never
+-- Bodies apart from hashes, in ranges of 2^24 leaves, so that pruning drops tables and never
 -- touches what proofs are made of.
 CREATE TABLE leaf_body (
     idx   bigint PRIMARY KEY,
@@ -89,7 +89,7 @@ CREATE TABLE tile (
 CREATE FUNCTION ledger_ensure_partitions(size bigint, up_to bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
 DECLARE
-    width CONSTANT bigint := 1048576;
+    width CONSTANT bigint := 16777216;
     part bigint;
     named text;
 BEGIN
@@ -114,7 +114,7 @@ SELECT ledger_ensure_partitions(0, 2097152);
 CREATE FUNCTION ledger_prune_bodies(before timestamptz) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
 DECLARE
-    width CONSTANT bigint := 1048576;
+    width CONSTANT bigint := 16777216;
     oldest bigint;
 BEGIN
     SELECT min(substring(c.relname FROM '^leaf_body_([0-9]+)$')::bigint) INTO oldest
@@ -213,6 +213,10 @@ CREATE INDEX session_by_task ON session (task_id);
 CREATE INDEX session_by_parent ON session (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX session_by_workload ON session (workload, id);
 CREATE INDEX session_by_expiry ON session (expires_at);
+-- Those of back ends that have to be told of their end. It is walked from the present on, so that
+-- what has expired and is kept costs nothing.
+CREATE INDEX session_external ON session (expires_at, id)
+    WHERE state = 'active' AND class = 'bounded' AND minter <> 'jwt';
 -- Those whose servers poll status lists, by their place in them.
 CREATE INDEX session_listed ON session (leaf_idx) WHERE minter = 'jwt' AND class = 'bounded';
 CREATE INDEX session_unfinished ON session (lease_until) WHERE state = 'minting';

@@ -150,6 +150,10 @@ CREATE INDEX session_by_task ON session (task_id);
 CREATE INDEX session_by_parent ON session (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX session_by_workload ON session (workload, id);
 CREATE INDEX session_by_expiry ON session (expires_at);
+-- Those of back ends that have to be told of their end. It is walked from the present on, so that
+-- what has expired and is kept costs nothing.
+CREATE INDEX session_external ON session (expires_at, id)
+    WHERE state = 'active' AND class = 'bounded' AND minter <> 'jwt';
 -- Those whose servers poll status lists, by their place in them.
 CREATE INDEX session_listed ON session (leaf_idx) WHERE minter = 'jwt' AND class = 'bounded';
 CREATE INDEX session_unfinished ON session (lease_until) WHERE state = 'minting';

@@ -30,7 +30,9 @@ use crate::domain::task::TaskState;
 use crate::domain::workload::Workload;
 use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::ledger::denials::Budget;
-use crate::ledger::entry::{Decide, EndSession, Entry, OneTimeUse, Request, SessionPlan};
+use crate::ledger::entry::{
+    Decide, EndSession, Entry, OneTimeUse, Request, RetryPlan, SessionPlan,
+};
 use crate::ledger::{Appended, blocked_caller};
 use crate::merkle::Receipt;
 use crate::metrics::{Ended, RateLimit, Stage};
@@ -315,6 +317,11 @@ impl Broker {
                         let mut judged = judged;
                         if let Some(admission) = &mut judged.admission {
                             admission.decision = Some(id);
+                            let superseded = |retry: &RetryPlan| retry.replaces.is_some();
+                            if admission.retry.as_ref().is_some_and(superseded) {
+                                // One was superseded, by no act of its own.
+                                self.orphan_search.demand();
+                            }
                         }
                         Ok(Some((permit, receipt, judged)))
                     }

@@ -15,6 +15,7 @@ pub mod generations;
 pub mod introspect;
 pub mod issue;
 pub mod keys;
+pub mod orphans;
 pub mod proof;
 pub mod rate;
 pub mod replicas;
@@ -106,6 +107,7 @@ pub struct Broker {
     /// Whether that was ever looked at.
     clock_was_compared: AtomicBool,
     denials: Denials,
+    orphan_search: orphans::OrphanSearch,
     random: SystemRandom,
     woken: tokio::sync::Notify,
 }
@@ -124,6 +126,7 @@ impl Broker {
             clock_is_off: AtomicBool::new(false),
             clock_was_compared: AtomicBool::new(false),
             denials: Denials::default(),
+            orphan_search: orphans::OrphanSearch::default(),
             random: SystemRandom::new(),
             woken: tokio::sync::Notify::new(),
         })
@@ -187,6 +190,12 @@ impl Broker {
     #[must_use]
     pub fn denials(&self) -> &Denials {
         &self.denials
+    }
+
+    /// How far the search for orphaned sessions has come.
+    #[must_use]
+    pub fn orphan_search(&self) -> &orphans::OrphanSearch {
+        &self.orphan_search
     }
 
     /// Resolves when there is work for the sweeper before its timer says so.

@@ -125,13 +125,16 @@ impl Store {
         Ok(leaves.pop())
     }
 
-    /// Leaves of `[from, from + count)`, as many as there are.
+    /// Leaves of `[from, from + count)`, as many as there are. The range is said of bodies, too: from
+    /// the equality of two columns PostgreSQL does not conclude that they have the same range, and
+    /// would open and lock every partition of bodies.
     pub async fn leaves(&self, from: u64, count: u64) -> Result<Vec<StoredLeaf>, StoreError> {
         type Row = (i64, Vec<u8>, Option<Vec<u8>>, Option<String>, Timestamp);
         let rows: Vec<Row> = read!(self, db => {
             sqlx::query_as(
                 "/* leaves */ SELECT leaf.idx, hash, body, subject, at FROM leaf \
                  LEFT JOIN leaf_body ON leaf_body.idx = leaf.idx \
+                 AND leaf_body.idx >= $1 AND leaf_body.idx < $2 \
                  WHERE leaf.idx >= $1 AND leaf.idx < $2 ORDER BY leaf.idx",
             )
             .bind(signed(from))
@@ -139,17 +142,32 @@ impl Store {
             .fetch_all(db)
             .await?
         });
-        rows.into_iter()
-            .map(|(index, hash, body, subject, at)| {
-                Ok(StoredLeaf {
-                    index: unsigned("leaf", index)?,
-                    hash: Hash::from(digest("leaf hash", &hash)?),
-                    body,
-                    subject,
-                    at,
-                })
-            })
-            .collect()
+        rows.into_iter().map(stored).collect()
+    }
+
+    /// The acts among the leaves of `[from, to)`, which are no decisions, `count` of them at most.
+    pub async fn acts(
+        &self,
+        from: u64,
+        to: u64,
+        count: u32,
+    ) -> Result<Vec<StoredLeaf>, StoreError> {
+        type Row = (i64, Vec<u8>, Option<Vec<u8>>, Option<String>, Timestamp);
+        let rows: Vec<Row> = read!(self, db => {
+            sqlx::query_as(
+                "/* acts */ SELECT leaf.idx, hash, body, subject, at FROM leaf \
+                 LEFT JOIN leaf_body ON leaf_body.idx = leaf.idx \
+                 AND leaf_body.idx >= $1 AND leaf_body.idx < $2 \
+                 WHERE leaf.idx >= $1 AND leaf.idx < $2 AND decision_id IS NULL \
+                 ORDER BY leaf.idx LIMIT $3",
+            )
+            .bind(signed(from))
+            .bind(signed(to))
+            .bind(i64::from(count))
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter().map(stored).collect()
     }
 
     /// Where a decision's leaf is.
@@ -167,15 +185,32 @@ impl Store {
     /// at most.
     pub async fn decisions(&self, from: u64, count: u32) -> Result<Vec<DecisionRow>, StoreError> {
         type Part = Option<Vec<u8>>;
+        // Where the last one is, first, so that the range of bodies is known.
+        let (last,): (Option<i64>,) = read!(self, db => {
+            sqlx::query_as(
+                "/* decisions_end */ SELECT max(idx) FROM (SELECT idx FROM leaf \
+                 WHERE idx >= $1 AND decision_id IS NOT NULL ORDER BY idx LIMIT $2) AS next",
+            )
+            .bind(signed(from))
+            .bind(i64::from(count))
+            .fetch_one(db)
+            .await?
+        });
+        let Some(last) = last else {
+            return Ok(Vec::new());
+        };
         let rows: Vec<(i64, Vec<u8>, Timestamp, Part, Part, Part)> = read!(self, db => {
             sqlx::query_as(
                 "/* decisions */ SELECT leaf.idx, hash, at, body, input_salt, input FROM leaf \
                  LEFT JOIN leaf_body ON leaf_body.idx = leaf.idx \
+                 AND leaf_body.idx >= $1 AND leaf_body.idx <= $2 \
                  LEFT JOIN leaf_opening ON leaf_opening.idx = leaf.idx \
-                 WHERE leaf.idx >= $1 AND decision_id IS NOT NULL ORDER BY leaf.idx LIMIT $2",
+                 AND leaf_opening.idx >= $1 AND leaf_opening.idx <= $2 \
+                 WHERE leaf.idx >= $1 AND leaf.idx <= $2 AND decision_id IS NOT NULL \
+                 ORDER BY leaf.idx",
             )
             .bind(signed(from))
-            .bind(i64::from(count))
+            .bind(last)
             .fetch_all(db)
             .await?
         });
@@ -212,6 +247,18 @@ impl Store {
             purpose: opening(purpose_salt, purpose)?,
         })
     }
+}
+
+fn stored(
+    (index, hash, body, subject, at): (i64, Vec<u8>, Option<Vec<u8>>, Option<String>, Timestamp),
+) -> Result<StoredLeaf, StoreError> {
+    Ok(StoredLeaf {
+        index: unsigned("leaf", index)?,
+        hash: Hash::from(digest("leaf hash", &hash)?),
+        body,
+        subject,
+        at,
+    })
 }
 
 fn opening(salt: Option<Vec<u8>>, bytes: Option<Vec<u8>>) -> Result<Option<Opening>, StoreError> {

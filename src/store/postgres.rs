@@ -152,14 +152,23 @@ impl Postgres {
             ("default_transaction_isolation", "read committed"),
             // A permit is released upon this commit: it has to be on disk, whatever the default.
             ("synchronous_commit", "on"),
-            // Its two statements are long, and every lookup in them is by a primary key: planning
-            // them anew for each batch would cost more than running them.
+            // Its two statements are long, and every lookup in them is by an index: planning them
+            // anew for each batch would cost more than running them.
             ("plan_cache_mode", "force_generic_plan"),
+            // Those plans, and the ones that foreign keys are checked by, are made at the first batch,
+            // perhaps on empty tables, and stay until a table is analysed. They must be the plans of
+            // large tables from the beginning.
+            ("enable_seqscan", "off"),
+            ("enable_hashjoin", "off"),
+            ("enable_mergejoin", "off"),
+            ("jit", "off"),
         ]);
         let pooled = base.options([
             ("statement_timeout", statement.as_str()),
             ("lock_timeout", "2000"),
             ("idle_in_transaction_session_timeout", "5000"),
+            // Compiling takes longer than any of its statements.
+            ("jit", "off"),
         ]);
         let lease = pooled.clone().options([("synchronous_commit", "on")]);
         let fence = Arc::new(Fence::default());

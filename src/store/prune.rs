@@ -193,7 +193,7 @@ impl Store {
 
     /// The bytes of leaves that were written before `before`, oldest first, and never of one behind a
     /// younger one: leaves are not dated in the order of the log to the moment, and what is left of
-    /// it has to be its end. On PostgreSQL whole partitions go, once the last of their 2^20 leaves
+    /// it has to be its end. On PostgreSQL whole partitions go, once the last of their 2^24 leaves
     /// is that old.
     pub async fn prune_bodies(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         match self {

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use sqlx::FromRow;
+use uuid::Uuid;
 
 use super::codec::{signed, unsigned};
 use super::tasks::json_ids;
@@ -95,6 +96,29 @@ macro_rules! matching {
                  UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id \
                  WHERE s.expires_at > $1 AND (s.state <> 'ended' OR s.ended_at >= $1)) ",
             $rest
+        )
+    };
+}
+
+/// Live external sessions that are on record `active`, under tasks and everything below them, or
+/// among sessions and everything that was derived from them. `$tasks` and `$sessions` say which, and
+/// `$3` is the present instant.
+macro_rules! external_under {
+    ($tasks:literal, $sessions:literal) => {
+        concat!(
+            "/* external_under */ WITH RECURSIVE tree AS ( \
+                 SELECT id FROM task WHERE id IN (",
+            $tasks,
+            ") UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), \
+             kin AS ( \
+                 SELECT id FROM session WHERE id IN (",
+            $sessions,
+            ") UNION SELECT s.id FROM session s JOIN tree ON s.task_id = tree.id \
+                 UNION SELECT s.id FROM session s JOIN kin ON s.parent_id = kin.id) ",
+            select_session!(
+                "WHERE id IN (SELECT id FROM kin) AND state = 'active' AND class = 'bounded' \
+                 AND minter <> 'jwt' AND expires_at > $3 ORDER BY id"
+            )
         )
     };
 }
@@ -510,24 +534,25 @@ impl Store {
         self.session_views(sessions).await
     }
 
-    /// Live sessions of external minters that are over by a task's end, a cutoff or an ancestor,
-    /// but on record still `active`: the sweeper's work after a mass revocation.
+    /// Live sessions of external minters that are on record `active`, those first that expire first,
+    /// with everything that decides about them: some may be over by a task's end, a cutoff or an
+    /// ancestor, which is the sweeper's work after a mass revocation. `after` is the expiry and the id
+    /// of the last one that was read.
     pub async fn active_external(
         &self,
         now: Timestamp,
-        after: Option<SessionId>,
+        after: Option<(Timestamp, SessionId)>,
         limit: u32,
     ) -> Result<Vec<SessionView>, StoreError> {
+        // What expires at this instant has expired, whatever its id.
+        let (expiry, id) = after.unwrap_or((now, SessionId::from(Uuid::max())));
         let rows: Vec<SessionRow> = read_current!(self, db => {
-            sqlx::query_as(select_session!(
-                "/* active_external */ WHERE state = 'active' AND class = 'bounded' \
-                 AND minter <> 'jwt' AND expires_at > $1 AND ($2 IS NULL OR id > $2) ORDER BY id LIMIT $3"
-            ))
-            .bind(now)
-            .bind(after)
-            .bind(i64::from(limit))
-            .fetch_all(db)
-            .await?
+            sqlx::query_as(ACTIVE_EXTERNAL)
+                .bind(expiry)
+                .bind(id)
+                .bind(i64::from(limit))
+                .fetch_all(db)
+                .await?
         });
         let sessions = rows
             .into_iter()
@@ -535,7 +560,54 @@ impl Store {
             .collect::<Result<Vec<_>, _>>()?;
         self.session_views(sessions).await
     }
+
+    /// The same sessions, but only those under these tasks and what is part of them, and among these
+    /// sessions and what was derived from them.
+    pub async fn external_under(
+        &self,
+        tasks: &[TaskId],
+        sessions: &[SessionId],
+        now: Timestamp,
+    ) -> Result<Vec<SessionView>, StoreError> {
+        let tasks = tasks.iter().map(|id| id.uuid());
+        let sessions = sessions.iter().map(|id| id.uuid());
+        let rows: Vec<SessionRow> = match self {
+            Self::Postgres(postgres) => on_pool!(postgres, finish_current, db => {
+                sqlx::query_as(external_under!(
+                    "SELECT unnest($1::uuid[])",
+                    "SELECT unnest($2::uuid[])"
+                ))
+                .bind(tasks.collect::<Vec<_>>())
+                .bind(sessions.collect::<Vec<_>>())
+                .bind(now)
+                .fetch_all(db)
+                .await?
+            }),
+            Self::Sqlite(sqlite) => {
+                sqlx::query_as(external_under!(
+                    "SELECT unhex(value) FROM json_each($1)",
+                    "SELECT unhex(value) FROM json_each($2)"
+                ))
+                .bind(json_ids(tasks))
+                .bind(json_ids(sessions))
+                .bind(now)
+                .fetch_all(sqlite.readers())
+                .await?
+            }
+        };
+        let sessions = rows
+            .into_iter()
+            .map(Session::try_from)
+            .collect::<Result<Vec<_>, _>>()?;
+        self.session_views(sessions).await
+    }
 }
+
+/// Its conditions are those of the index `session_external`, word for word.
+const ACTIVE_EXTERNAL: &str = select_session!(
+    "/* active_external */ WHERE state = 'active' AND class = 'bounded' AND minter <> 'jwt' \
+     AND (expires_at, id) > ($1, $2) ORDER BY expires_at, id LIMIT $3"
+);
 
 fn view(
     session: Session,
@@ -575,5 +647,31 @@ fn view(
         tasks,
         ancestors: derived_from,
         cut_off_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::Sqlite;
+
+    #[tokio::test]
+    async fn sqlite_reads_live_external_sessions_by_their_own_index() {
+        let directory = tempfile::tempdir().unwrap();
+        let sqlite = Sqlite::open(directory.path(), 1).await.unwrap();
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "EXPLAIN QUERY PLAN {ACTIVE_EXTERNAL}"
+        )))
+        .fetch_all(sqlite.readers())
+        .await
+        .unwrap();
+        let steps: Vec<&str> = plan.iter().map(|(_, _, _, step)| step.as_str()).collect();
+        let [step] = steps[..] else {
+            panic!("more than one step: {steps:?}")
+        };
+        assert!(
+            step.starts_with("SEARCH session USING INDEX session_external (expires_at>"),
+            "{step}"
+        );
     }
 }

@@ -23,6 +23,7 @@
 //! | `replicas` | replicas with other endpoints | shows them in readiness |
 //! | `follow` | another active generation | compiles and takes it over |
 
+mod orphans;
 pub mod prune;
 
 use std::convert::Infallible;
@@ -48,6 +49,10 @@ const BITE: u32 = 200;
 
 /// How often the workers look when nobody wakes them.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The least time between two rounds, however often they are woken: each costs some statements, and
+/// whatever ended meanwhile is found by the next one together.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long a claimed row is left alone by other replicas.
 const CLAIM_SECONDS: u64 = 30;
@@ -86,11 +91,17 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
             room_made = made.is_ok().then(Instant::now);
             report(&broker, "room", made);
         }
+        let began = Instant::now();
         round(&broker, broker.now()).await;
         if compared.is_none_or(|at| at.elapsed() >= REPLICAS_INTERVAL) {
             let done = broker.compare_replicas(broker.now()).await;
             compared = done.is_ok().then(Instant::now);
             report(&broker, "replicas", done);
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep_until((began + LEAST_INTERVAL).into()) => {}
         }
     }
 }
@@ -168,7 +179,7 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
     report(broker, "keys", broker.follow_keys(now).await);
     report(broker, "silence", silence(broker, now).await);
     report(broker, "mints", mints(broker, now).await);
-    report(broker, "dead", dead(broker, now).await);
+    report(broker, "dead", orphans::dead(broker, now).await);
     report(broker, "endings", endings(broker, now).await);
     report(broker, "denials", denials(broker, now).await);
 }
@@ -213,30 +224,6 @@ pub async fn mints(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> 
         found += 1;
     }
     Ok(found)
-}
-
-/// External sessions that are over by something other than their own record.
-pub async fn dead(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
-    let mut found = 0;
-    let mut after = None;
-    loop {
-        let views = broker.store().active_external(now, after, BITE).await?;
-        let Some(last) = views.last() else {
-            return Ok(found);
-        };
-        after = Some(last.session.id);
-        let full = views.len() == BITE as usize;
-        for view in views {
-            let standing = view.standing_at(now);
-            if let (SessionState::Ending, Some(reason)) = (standing.state, standing.end_reason) {
-                begin_ending(broker, &view.session, reason, now).await?;
-                found += 1;
-            }
-        }
-        if !full {
-            return Ok(found);
-        }
-    }
 }
 
 async fn begin_ending(

@@ -56,6 +56,7 @@ mod oauth;
 mod observe;
 mod parts;
 mod pipelines;
+mod plans;
 mod proofs;
 mod properties;
 mod pruning;

@@ -107,7 +107,7 @@ on_both_stores! {
         stop.cancel();
         sweeping.await.unwrap().unwrap();
         pruning.await.unwrap().unwrap();
-        assert!(left(rig.broker.store()).await > 0, "it ended before all was pruned");
+        assert!(left(&rig).await > 0, "it ended before all was pruned");
         for worker in ["health", "silence", "room"] {
             assert!(swept(worker), "{worker}");
         }

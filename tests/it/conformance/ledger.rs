@@ -305,7 +305,7 @@ cases! {
         assert_eq!(store.prune_sessions(at(501), 9).await.unwrap(), 1);
         assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1, "the child, not the one above it");
         assert_eq!(store.prune_tasks(at(1_001), 9).await.unwrap(), 1);
-        store.ensure_partitions(3_000_000).await.unwrap();
+        store.ensure_partitions(20_000_000).await.unwrap();
     }
 
     ["patrol_openings"]
@@ -347,7 +347,7 @@ cases! {
     ["prune_bodies"]
     async fn bodies_go_and_hashes_stay(store: &Store) {
         // The last leaf of what PostgreSQL keeps in one partition.
-        let last = 1_048_575;
+        let last = 16_777_215;
         let writes = Writes { leaves: vec![leaf(0), leaf(last)], ..Writes::default() };
         seed(store, writes).await;
         let body = async |idx| store.leaf(idx).await.unwrap().unwrap().body.is_some();
@@ -357,7 +357,7 @@ cases! {
         assert!(body(last).await, "as old as that is not older");
         store.prune_bodies(at(i64::try_from(last).unwrap() + 1), 9).await.unwrap();
         assert!(!body(0).await && !body(last).await);
-        assert_eq!(store.prune_bodies(at(9_999_999), 9).await.unwrap(), 0);
+        assert_eq!(store.prune_bodies(at(99_999_999), 9).await.unwrap(), 0);
         store.ensure_partitions(last + 1).await.unwrap();
         seed(store, Writes { leaves: vec![leaf(last + 1)], ..Writes::default() }).await;
         assert!(body(last + 1).await);

@@ -137,7 +137,10 @@ cases! {
         assert_eq!(dead.iter().map(|one| one.id).collect::<Vec<_>>(), [session_id(12)]);
         let external = store.active_external(at(20), None, 5).await.unwrap();
         assert_eq!(external.len(), 1);
-        assert_eq!(store.active_external(at(20), Some(session_id(11)), 5).await.unwrap().len(), 0);
+        let expiry = external[0].session.expires_at;
+        assert_eq!(store.active_external(expiry, None, 5).await.unwrap().len(), 0, "it has expired");
+        let after = async |n| store.active_external(at(20), Some((expiry, session_id(n))), 5).await.unwrap().len();
+        assert_eq!((after(10).await, after(11).await), (1, 0));
 
         let end = |n| (session_id(n), SessionEnd { state: SessionState::Ending, reason: EndReason::Failed, at: at(21) });
         seed(store, Writes { session_ends: BTreeMap::from([end(11), end(12)]), ..Writes::default() }).await;

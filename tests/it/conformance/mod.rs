@@ -389,9 +389,9 @@ async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_
     reading.execute(&mut *begun).await.unwrap();
 
     let store = &place.store;
-    store.ensure_partitions(3_000_000).await.unwrap();
+    store.ensure_partitions(20_000_000).await.unwrap();
     // The last leaf of a partition, so that the one before it is to go, and one of the new ones.
-    let leaves = vec![leaf(1_048_575), leaf(4_000_000)];
+    let leaves = vec![leaf(16_777_215), leaf(17_000_000)];
     seed(
         store,
         Writes {
@@ -402,13 +402,13 @@ async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_
     .await;
     let dropping = async {
         let begin = std::time::Instant::now();
-        let dropped = store.prune_bodies(at(2_000_000), 9).await;
+        let dropped = store.prune_bodies(at(18_000_000), 9).await;
         (dropped.map_err(drop), begin.elapsed())
     };
     let appending = async {
         tokio::time::sleep(std::time::Duration::from_millis(30)).await;
         let begin = std::time::Instant::now();
-        let leaves = vec![leaf(1_048_576)];
+        let leaves = vec![leaf(16_777_216)];
         seed(
             store,
             Writes {
@@ -426,9 +426,17 @@ async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_
     assert!(tried < soon && appended < soon, "{tried:?}, {appended:?}");
 
     begun.rollback().await.unwrap();
-    assert_eq!(store.prune_bodies(at(2_000_000), 9).await.unwrap(), 1);
-    assert_eq!(store.leaf(1_048_575).await.unwrap().unwrap().body, None);
-    assert!(store.leaf(4_000_000).await.unwrap().unwrap().body.is_some());
+    assert_eq!(store.prune_bodies(at(18_000_000), 9).await.unwrap(), 1);
+    assert_eq!(store.leaf(16_777_215).await.unwrap().unwrap().body, None);
+    assert!(
+        store
+            .leaf(17_000_000)
+            .await
+            .unwrap()
+            .unwrap()
+            .body
+            .is_some()
+    );
     store.close().await;
 }
 

@@ -54,4 +54,56 @@ cases! {
         }
         assert_eq!(read.unwrap(), None);
     }
+
+    ["decisions_end" "acts"]
+    async fn decisions_and_acts_are_read_apart_and_so_many_at_a_time(store: &Store) {
+        let act = |index| LeafRow { decision: None, ..leaf(index) };
+        let leaves = vec![act(0), leaf(1), leaf(2), act(3), leaf(4), act(5)];
+        seed(store, Writes { leaves, ..Writes::default() }).await;
+        let decisions = async |from, count| {
+            let rows = store.decisions(from, count).await.unwrap();
+            rows.iter().map(|row| (row.index, row.body.is_some(), row.input.is_some())).collect::<Vec<_>>()
+        };
+        assert_eq!(decisions(0, 9).await, [(1, true, true), (2, true, true), (4, true, true)]);
+        assert_eq!(decisions(2, 1).await, [(2, true, true)]);
+        assert_eq!(decisions(5, 9).await, []);
+        let acts = async |from, to, count| {
+            let rows = store.acts(from, to, count).await.unwrap();
+            rows.iter().map(|row| (row.index, row.body.is_some())).collect::<Vec<_>>()
+        };
+        assert_eq!(acts(0, 9, 9).await, [(0, true), (3, true), (5, true)]);
+        assert_eq!(acts(1, 5, 9).await, [(3, true)]);
+        assert_eq!(acts(1, 9, 1).await, [(3, true)]);
+        assert_eq!(acts(6, 9, 9).await, []);
+    }
+
+    ["external_under"]
+    async fn external_sessions_are_found_under_what_ended(store: &Store) {
+        let external = |n, task, parent| {
+            let mut one = session(n, task, parent);
+            one.minter = "aws".into();
+            one.revocability = Revocability::Bounded { bound_seconds: 60 };
+            (one, None)
+        };
+        let token = |n, task, parent| (session(n, task, parent), None);
+        let writes = Writes {
+            tasks: vec![task(1, None), task(2, Some(1)), task(3, None)],
+            sessions: vec![token(11, 1, None), external(12, 1, None), external(13, 2, Some(11)), external(14, 3, None)],
+            ..Writes::default()
+        };
+        seed(store, writes).await;
+        let expiry = session(12, 1, None).expires_at;
+        let found = async |tasks: &[u128], sessions: &[u128], now| {
+            let tasks: Vec<_> = tasks.iter().map(|n| task_id(*n)).collect();
+            let sessions: Vec<_> = sessions.iter().map(|n| session_id(*n)).collect();
+            let views = store.external_under(&tasks, &sessions, now).await.unwrap();
+            views.iter().map(|view| view.session.id).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[1], &[], at(1)).await, [session_id(12), session_id(13)], "with the task below it");
+        assert_eq!(found(&[2], &[], at(1)).await, [session_id(13)]);
+        assert_eq!(found(&[], &[11], at(1)).await, [session_id(13)], "derived from it");
+        assert_eq!(found(&[3], &[12], at(1)).await, [session_id(12), session_id(14)]);
+        assert!(found(&[1, 3], &[11], expiry).await.is_empty(), "they have expired");
+        assert!(found(&[], &[], at(1)).await.is_empty());
+    }
 }

@@ -402,7 +402,7 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
         .unwrap();
     assert_eq!(kept.bytes, PURPOSE.as_bytes());
     rig.clock.advance(3 * 86_400);
-    // On PostgreSQL whole ranges of 2^20 go at once, of which none is full here.
+    // On PostgreSQL whole ranges of 2^24 go at once, of which none is full here.
     if kind == Kind::Postgres {
         let pool = rig.database().pool().await;
         sqlx::query("DELETE FROM leaf_body")

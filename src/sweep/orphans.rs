@@ -1,0 +1,151 @@
+//! The worker `dead`: external sessions that something other than their own record ended, a task's
+//! end, a cutoff or the end of a session that they were derived from.
+//!
+//! All of these are acts with leaves of their own. So the worker reads the acts of the log since it
+//! last looked, and searches only under what they ended. Where none ended anything, that is one look
+//! at the newest head, or at the few leaves since. All live external sessions are searched at a
+//! start, after a cutoff, and now and then, for a session whose mint was finished by a process that
+//! died before it could judge it again.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::{BITE, begin_ending};
+use crate::broker::{Broker, BrokerError};
+use crate::clock::Timestamp;
+use crate::domain::leaf::{Event, Leaf};
+use crate::domain::session::{SessionState, SessionView};
+use crate::ids::{SessionId, TaskId};
+use crate::store::leaves::StoredLeaf;
+
+/// With more leaves than this since the last look, all sessions are searched instead.
+const MAX_LEAVES: u64 = 10_000;
+
+/// Acts that are read at once, and things whose sessions are searched at once.
+const ACTS: u32 = 256;
+
+/// What acts ended, by themselves.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Ended {
+    tasks: BTreeSet<TaskId>,
+    sessions: BTreeSet<SessionId>,
+}
+
+/// External sessions that are over by something other than their own record.
+pub(super) async fn dead(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+    let search = broker.orphan_search();
+    let from = search.heed_from();
+    let began = Instant::now();
+    // Read before anything else: what comes later is heeded the next time.
+    let head = broker.store().head().await?;
+    let size = head.map_or(0, |head| head.size);
+    let ended = match from.filter(|from| size.saturating_sub(*from) <= MAX_LEAVES) {
+        Some(from) => ended_by_acts(broker, from, size).await?,
+        None => None,
+    };
+    match ended {
+        Some(ended) => {
+            let found = under(broker, &ended, now).await?;
+            search.heeded(size);
+            Ok(found)
+        }
+        None => {
+            let found = all(broker, now).await?;
+            search.searched_all(began, size);
+            Ok(found)
+        }
+    }
+}
+
+/// What the acts of the leaves `[from, to)` ended; nothing where that can be anything.
+async fn ended_by_acts(broker: &Broker, from: u64, to: u64) -> Result<Option<Ended>, BrokerError> {
+    let mut ended = Ended::default();
+    let mut next = from;
+    while next < to {
+        let acts = broker.store().acts(next, to, ACTS).await?;
+        let Some(last) = acts.last() else {
+            break;
+        };
+        next = last.index + 1;
+        if !acts.iter().all(|act| ended.heed(act)) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(ended))
+}
+
+impl Ended {
+    /// Notes what an act ended. Whether that is certain things alone.
+    fn heed(&mut self, act: &StoredLeaf) -> bool {
+        let leaf = act.body.as_deref().map(serde_json::from_slice::<Leaf>);
+        let Some(Ok(leaf)) = leaf else {
+            return false;
+        };
+        match leaf.event {
+            Event::TaskEnded { task, .. } => {
+                self.tasks.insert(task);
+            }
+            Event::SessionEnded { session, .. } => {
+                self.sessions.insert(session);
+            }
+            Event::Cutoff { .. } => return false,
+            // One that is withdrawn cuts off what it signed.
+            Event::Key { change, .. } => return change == "added",
+            Event::Genesis { .. }
+            | Event::Decision(_)
+            | Event::TaskOpened(_)
+            | Event::Delegated { .. }
+            | Event::EndConfirmed { .. }
+            | Event::CutoffLifted { .. }
+            | Event::Activated { .. }
+            | Event::Admin { .. }
+            | Event::DenialsOmitted { .. } => {}
+        }
+        true
+    }
+}
+
+/// Those under what was ended.
+async fn under(broker: &Broker, ended: &Ended, now: Timestamp) -> Result<u64, BrokerError> {
+    let mut found = 0;
+    let tasks: Vec<TaskId> = ended.tasks.iter().copied().collect();
+    for tasks in tasks.chunks(ACTS as usize) {
+        let views = broker.store().external_under(tasks, &[], now).await?;
+        found += end(broker, &views, now).await?;
+    }
+    let sessions: Vec<SessionId> = ended.sessions.iter().copied().collect();
+    for sessions in sessions.chunks(ACTS as usize) {
+        let views = broker.store().external_under(&[], sessions, now).await?;
+        found += end(broker, &views, now).await?;
+    }
+    Ok(found)
+}
+
+/// Those among all that are live.
+async fn all(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+    let mut found = 0;
+    let mut after = None;
+    loop {
+        let views = broker.store().active_external(now, after, BITE).await?;
+        let Some(last) = views.last() else {
+            return Ok(found);
+        };
+        after = Some((last.session.expires_at, last.session.id));
+        found += end(broker, &views, now).await?;
+        if views.len() < BITE as usize {
+            return Ok(found);
+        }
+    }
+}
+
+async fn end(broker: &Broker, views: &[SessionView], now: Timestamp) -> Result<u64, BrokerError> {
+    let mut found = 0;
+    for view in views {
+        let standing = view.standing_at(now);
+        if let (SessionState::Ending, Some(reason)) = (standing.state, standing.end_reason) {
+            begin_ending(broker, &view.session, reason, now).await?;
+            found += 1;
+        }
+    }
+    Ok(found)
+}
