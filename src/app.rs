@@ -22,7 +22,7 @@ use tracing::{info, warn};
 
 use crate::broker::admin::{AdminTokens, bootstrap_fault};
 use crate::broker::generations::{Trust, Unfit, check_surroundings};
-use crate::broker::keys::{self, KeyPolicy};
+use crate::broker::keys::{self, KeyPolicy, StoredLedgerKeys};
 use crate::broker::rate::IdentityLimiter;
 use crate::broker::status_lists::StatusLists;
 use crate::broker::workloads::StoredWorkloadKeys;
@@ -45,7 +45,7 @@ use crate::ledger::entry::{OneTimeUse, Request};
 use crate::ledger::guard::Guard;
 use crate::ledger::place::{Authorization, Place};
 use crate::ledger::witnesses::Witness;
-use crate::ledger::{Appended, Ledger, LedgerParts};
+use crate::ledger::{AppendError, Ledger, LedgerKey, LedgerKeySource, LedgerParts};
 use crate::metrics::Metrics;
 use crate::mint::jwt::JwtMinter;
 use crate::mint::{Minter, Minters, aws};
@@ -551,42 +551,35 @@ async fn open_ledger(
     succeeds: Option<Succession>,
 ) -> Result<Ledger, StartError> {
     let origin = config.ledger.origin.as_str();
-    let now = clock.now();
     let Safe { sealer, mac } = safe;
-    let open = || keys::open_keys(store, sealer.as_ref(), mac, origin, now);
-    let mut known = open().await.map_err(unfit)?.ledger;
-    let mut genesis = None;
-    if known.is_empty() {
-        let head = store.head().await.map_err(unfit_store)?;
-        if head.is_some() {
-            return Err(unfit(
-                "the store holds a log but no key of it; restore the table signing_key",
-            ));
-        }
-        let made = keys::make_key(
-            keys::ledger_key_dates(now),
-            KeyPurpose::Ledger,
-            Algorithm::EdDsa,
-            None,
-            sealer.as_ref(),
-            mac,
-        )
-        .await
-        .map_err(unfit)?;
-        let key = made.as_ledger_key(origin);
-        known
-            .push(key.ok_or_else(|| unfit(format!("ledger.origin `{origin}` cannot name a key")))?);
-        genesis = made.genesis(origin, succeeds.clone());
-    }
-    let parts = LedgerParts {
+    let source: Arc<dyn LedgerKeySource> = Arc::new(StoredLedgerKeys {
+        store: store.clone(),
+        sealer: Arc::clone(sealer),
+        mac: mac.clone(),
+        origin: origin.to_owned(),
+        clock: Arc::clone(clock),
+    });
+    let parts = |known: Vec<LedgerKey>| LedgerParts {
         store: store.clone(),
         origin: origin.to_owned(),
         keys: keys::ledger_keys(known),
+        key_source: Arc::clone(&source),
         mac: mac.clone(),
         clock: Arc::clone(clock),
         metrics: Arc::clone(metrics),
-        succeeds,
+        succeeds: succeeds.clone(),
     };
+    let mut known = source.read().await.map_err(unfit)?;
+    if known.is_empty() {
+        Box::pin(begin_log(config, store, safe, clock.now(), &parts)).await?;
+        known = source.read().await.map_err(unfit)?;
+    }
+    if known.is_empty() {
+        return Err(unfit(
+            "the store holds a log but no key of it; restore the table signing_key",
+        ));
+    }
+    let parts = parts(known);
     let own = config.ledger.checkpoint_file.clone();
     let guard = Guard::new(&parts, Some(own), Box::pin(shared_place(config)).await?);
     let writer = guard.writer();
@@ -604,21 +597,47 @@ async fn open_ledger(
             Ok::<(), Infallible>(())
         }));
     }
-    if let Some(entry) = genesis {
-        let begun = ledger
-            .append(Request {
-                entry,
-                one_time: OneTimeUse::default(),
-                at: now,
-            })
-            .await
-            .map_err(unfit)?;
-        // Another replica was first: the log is signed by its key.
-        if !matches!(begun, Appended::Recorded(_)) {
-            ledger.take_keys(open().await.map_err(unfit)?.ledger);
-        }
-    }
     Ok(ledger)
+}
+
+/// Begins the log of an empty store with a key that is made here, unless another replica that starts
+/// at the same time is first. Only the store says whose key it became.
+async fn begin_log(
+    config: &Config,
+    store: &Store,
+    safe: &Safe,
+    now: Timestamp,
+    parts: &(dyn Fn(Vec<LedgerKey>) -> LedgerParts + Sync),
+) -> Result<(), StartError> {
+    if store.head().await.map_err(unfit_store)?.is_some() {
+        return Ok(());
+    }
+    let origin = config.ledger.origin.as_str();
+    let made = keys::make_key(
+        keys::ledger_key_dates(now),
+        KeyPurpose::Ledger,
+        Algorithm::EdDsa,
+        None,
+        safe.sealer.as_ref(),
+        &safe.mac,
+    )
+    .await
+    .map_err(unfit)?;
+    let unnamed = || unfit(format!("ledger.origin `{origin}` cannot name a key"));
+    let parts = parts(vec![made.as_ledger_key(origin).ok_or_else(unnamed)?]);
+    let entry = made.genesis(origin, parts.succeeds.clone());
+    let request = Request {
+        entry: entry.ok_or_else(unnamed)?,
+        one_time: OneTimeUse::default(),
+        at: now,
+    };
+    let own = config.ledger.checkpoint_file.clone();
+    let guard = Guard::new(&parts, Some(own), Box::pin(shared_place(config)).await?);
+    match Ledger::begin(parts, guard, request).await {
+        // Whether it was written is read.
+        Ok(()) | Err(AppendError::Unknown) => Ok(()),
+        Err(error) => Err(unfit(error)),
+    }
 }
 
 /// Who signs the log's checkpoints along.

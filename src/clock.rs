@@ -138,40 +138,6 @@ impl FromStr for Timestamp {
     }
 }
 
-/// An instant of this machine since it was started, time during which it was suspended included. It
-/// measures ages, which a change of the wall clock must not make younger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BootInstant(Duration);
-
-impl BootInstant {
-    /// The present instant.
-    #[must_use]
-    pub fn now() -> Self {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        const CLOCK: ClockId = ClockId::Boottime;
-        // It counts time of suspension where there is no other that does.
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        const CLOCK: ClockId = ClockId::Monotonic;
-        let now = clock_gettime(CLOCK);
-        // Neither part is ever negative.
-        let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-        let nanos = u32::try_from(now.tv_nsec).unwrap_or(0);
-        Self(Duration::new(seconds, nanos))
-    }
-
-    /// How long ago it was.
-    #[must_use]
-    pub fn elapsed(self) -> Duration {
-        Self::now().0.saturating_sub(self.0)
-    }
-
-    /// Earlier by `duration`.
-    #[must_use]
-    pub fn minus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(duration))
-    }
-}
-
 /// Where the time comes from.
 pub trait Clock: Send + Sync + 'static {
     /// The present instant.
@@ -220,6 +186,32 @@ impl Clock for SystemClock {
 
     fn is_real(&self) -> bool {
         true
+    }
+}
+
+/// An instant of this machine by [`SystemClock::since_boot`]. It measures how old an answer is that
+/// came from another machine, which neither a change of the wall clock nor a suspension may make
+/// younger. What is valid is never judged by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootInstant(Duration);
+
+impl BootInstant {
+    /// The present instant.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(SystemClock.since_boot())
+    }
+
+    /// How long ago it was.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        Self::now().0.saturating_sub(self.0)
+    }
+
+    /// Earlier by `duration`.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
     }
 }
 

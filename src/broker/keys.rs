@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use tracing::{info, instrument};
 
 use super::admin::BINDING_MAC;
@@ -16,7 +17,7 @@ use super::call::Call;
 use super::workloads::{self, KEY_MAC};
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
-use crate::clock::Timestamp;
+use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::Mac;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::keyring::{KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation};
@@ -27,7 +28,9 @@ use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::succession::Succession;
 use crate::ids::CutoffId;
 use crate::ledger::entry::{Entry, OneTimeUse, Request};
-use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC, LedgerKey, LedgerKeys, SUCCESSION_MAC};
+use crate::ledger::{
+    ACTIVATION_MAC, Appended, CUTOFF_MAC, LedgerKey, LedgerKeySource, LedgerKeys, SUCCESSION_MAC,
+};
 use crate::merkle::VerifierKey;
 use crate::mint::aws::federation::{FEDERATION_ALGORITHM, FederationKeys};
 use crate::mint::jwt::{AccessTokenKeys, LoadedKey};
@@ -122,7 +125,13 @@ pub async fn open_keys(
             opened.over.push(row);
             continue;
         }
-        if !record.is_published(now) {
+        // A log's key is good from its leaf on. Another replica, whose clock is a little ahead, may
+        // have made it a moment ago.
+        let at = match record.purpose {
+            KeyPurpose::Ledger => now.max(record.published_at),
+            KeyPurpose::AccessToken | KeyPurpose::Federation => now,
+        };
+        if !record.is_published(at) {
             continue;
         }
         let secret = sealer
@@ -156,6 +165,32 @@ pub async fn open_keys(
         }
     }
     Ok(opened)
+}
+
+/// The log's keys in the store.
+pub struct StoredLedgerKeys {
+    /// Where they are kept.
+    pub store: Store,
+    /// Opens them.
+    pub sealer: Arc<dyn Sealer>,
+    /// Protects their rows.
+    pub mac: Mac,
+    /// The log's name.
+    pub origin: String,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+impl LedgerKeySource for StoredLedgerKeys {
+    fn read(&self) -> BoxFuture<'_, Result<Vec<LedgerKey>, String>> {
+        Box::pin(async {
+            let now = self.clock.now();
+            let sealer = self.sealer.as_ref();
+            let opened = open_keys(&self.store, sealer, &self.mac, &self.origin, now).await;
+            let opened = opened.map_err(|problem| problem.to_string())?;
+            Ok(opened.ledger)
+        })
+    }
 }
 
 fn record_of(row: &SigningKeyRow) -> Option<SigningKeyRecord> {

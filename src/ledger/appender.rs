@@ -12,12 +12,13 @@ use tracing::{error, info, warn};
 
 use super::batch::{self, Batch, Prepared, Settled, SettledLeaf};
 use super::cutoffs::Cutoffs;
+use super::entry::Request;
 use super::guard::{self, Guard};
 use super::proofs;
 use super::shared::{SharedError, Through};
 use super::{
     AppendError, Appended, CUTOFF_MAC, Ledger, LedgerParts, LedgerStatus, Queued, Shared, Signed,
-    queue, recorded,
+    prepare, queue, recorded,
 };
 use crate::clock::Timestamp;
 use crate::crypto::random::SystemRandom;
@@ -81,6 +82,33 @@ struct Committed {
 }
 
 impl Ledger {
+    /// Begins the log of an empty store with its first entry. Where another replica was first,
+    /// nothing is written. Nothing is signed either: only then it is known by whose key.
+    pub async fn begin(
+        parts: LedgerParts,
+        guard: Guard,
+        request: Request,
+    ) -> Result<(), AppendError> {
+        let succeeds = parts.succeeds.as_ref();
+        guard
+            .check_file(&parts.store, &parts.origin, None, succeeds)
+            .await
+            .map_err(AppendError::Stopped)?;
+        let shared = guard.check_shared(None, Through::Pool).await;
+        shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
+        let prepared = prepare(&parts.origin, request)?;
+        let (_, queue, _) = queue();
+        let shared = shared_state(&guard, 0);
+        let mut appender = Appender::new(parts, queue, shared, Edge::empty(), guard);
+        match appender.commit(&[&prepared]).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Content(error)) => Err(AppendError::Poisoned(Arc::new(error))),
+            Err(Failure::Unavailable(error)) => Err(AppendError::Unavailable(Arc::new(error))),
+            Err(Failure::Unknown) => Err(AppendError::Unknown),
+            Err(Failure::Fatal(why)) => Err(AppendError::Stopped(why)),
+        }
+    }
+
     /// Opens the log as the store holds it, and checks it against the last checkpoint that was
     /// kept outside the store.
     pub async fn open(parts: LedgerParts, guard: Guard) -> Result<(Self, Appender), AppendError> {
@@ -102,30 +130,14 @@ impl Ledger {
         shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
         parts.store.note_committed(edge.size());
         let (sender, receiver, bytes) = queue();
-        let shared = Arc::new(Shared {
-            alarm: guard.alarm(),
-            cutoffs: ArcSwap::from_pointee(Cutoffs::default()),
-            size: edge.size().into(),
-            status: watch::Sender::new(LedgerStatus::Serving),
-            latest: watch::Sender::new(None),
-        });
+        let shared = shared_state(&guard, edge.size());
         let ledger = Self {
             parts: parts.clone(),
             queue: sender,
             bytes,
             shared: Arc::clone(&shared),
         };
-        let appender = Appender {
-            parts,
-            queue: receiver,
-            shared,
-            connection: None,
-            checked: None,
-            in_doubt: false,
-            edge,
-            cutoffs: Cutoffs::default(),
-            guard,
-        };
+        let appender = Appender::new(parts, receiver, shared, edge, guard);
         if let Some(signed) = signed {
             appender.show(signed);
         }
@@ -133,7 +145,37 @@ impl Ledger {
     }
 }
 
+fn shared_state(guard: &Guard, size: u64) -> Arc<Shared> {
+    Arc::new(Shared {
+        alarm: guard.alarm(),
+        cutoffs: ArcSwap::from_pointee(Cutoffs::default()),
+        size: size.into(),
+        status: watch::Sender::new(LedgerStatus::Serving),
+        latest: watch::Sender::new(None),
+    })
+}
+
 impl Appender {
+    fn new(
+        parts: LedgerParts,
+        queue: mpsc::Receiver<Queued>,
+        shared: Arc<Shared>,
+        edge: Edge,
+        guard: Guard,
+    ) -> Self {
+        Self {
+            parts,
+            queue,
+            shared,
+            connection: None,
+            checked: None,
+            in_doubt: false,
+            edge,
+            cutoffs: Cutoffs::default(),
+            guard,
+        }
+    }
+
     /// Commits batches until `stop`, and then what is queued.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
         loop {
@@ -174,7 +216,8 @@ impl Appender {
                 continue;
             }
             let began = Instant::now();
-            match self.commit(&batch).await {
+            let prepared: Vec<&Prepared> = batch.iter().map(|queued| &queued.prepared).collect();
+            match self.commit(&prepared).await {
                 Ok(committed) => {
                     self.parts
                         .metrics
@@ -211,13 +254,12 @@ impl Appender {
         }
     }
 
-    async fn commit(&mut self, batch: &[Queued]) -> Result<Committed, Failure> {
-        let prepared: Vec<&Prepared> = batch.iter().map(|queued| &queued.prepared).collect();
+    async fn commit(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
         let began = Instant::now();
         let mut tries = 0;
         loop {
             tries += 1;
-            let failure = match self.attempt(&prepared).await {
+            let failure = match self.attempt(prepared).await {
                 Ok(committed) => return Ok(committed),
                 Err(failure) => failure,
             };
@@ -261,6 +303,7 @@ impl Appender {
         prepared: &[&Prepared],
     ) -> Result<Option<Committed>, Failure> {
         let needs = batch::needs(prepared, self.edge.size(), self.cutoffs.known_to());
+        let known = self.parts.store.known_committed();
         let mut view = connection.enter(&needs).await.map_err(failure)?;
         if self.checked.is_some() && view.server != self.checked {
             // Without a word from the connection: something stands in between.
@@ -278,6 +321,16 @@ impl Appender {
             return Box::pin(self.try_commit(connection, prepared)).await;
         }
         let (edge, _) = self.follow(view.head, &view.hashes)?;
+        if edge.size() < known {
+            // Others append on another server. A new connection may lead there, and is compared with
+            // what the replicas keep together.
+            let shown = edge.size();
+            warn!(
+                known,
+                shown, "the database's server lacks leaves that were committed"
+            );
+            return Ok(None);
+        }
         let now = self.parts.clock.now();
         self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
 

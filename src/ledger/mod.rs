@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use self::batch::blocked_caller;
@@ -82,6 +83,13 @@ pub struct LedgerKey {
 /// The keys of checkpoints, swapped whole; never empty.
 pub type LedgerKeys = Arc<ArcSwap<Vec<LedgerKey>>>;
 
+/// Where the log's keys are kept. They are read anew before a checkpoint is called foreign: another
+/// replica may have begun the log, or changed its key, since this one read them.
+pub trait LedgerKeySource: Send + Sync {
+    /// The keys as they are kept now.
+    fn read(&self) -> BoxFuture<'_, Result<Vec<LedgerKey>, String>>;
+}
+
 /// What the ledger is made of.
 #[derive(Clone)]
 pub struct LedgerParts {
@@ -92,6 +100,8 @@ pub struct LedgerParts {
     /// The keys of its checkpoints, the current one first. After a rotation the old one signs
     /// along for a while, so that whoever knows only that one learns the new one from the log.
     pub keys: LedgerKeys,
+    /// Where these come from.
+    pub key_source: Arc<dyn LedgerKeySource>,
     /// Protects the rows of cutoffs.
     pub mac: Mac,
     /// The time.
@@ -220,23 +230,7 @@ impl Ledger {
     /// Appends one entry and waits for what became of it. Whoever stops waiting does not stop the
     /// entry.
     pub async fn append(&self, request: Request) -> Result<Appended, AppendError> {
-        let event = request.entry.event();
-        let leaf = match event {
-            None => None,
-            Some(event) => {
-                let body = leaf_bytes(&self.parts.origin, request.at, event)
-                    .map_err(|error| AppendError::Unwritable(error.to_string()))?;
-                if body.len() > MAX_LEAF_BYTES {
-                    return Err(AppendError::Unwritable(format!(
-                        "{} bytes, at most {MAX_LEAF_BYTES}",
-                        body.len()
-                    )));
-                }
-                let hash = leaf_hash(&body);
-                Some((Arc::from(body), hash))
-            }
-        };
-        let prepared = Prepared { request, leaf };
+        let prepared = prepare(&self.parts.origin, request)?;
         let weight = weight(&prepared);
         let bytes = Arc::clone(&self.bytes)
             .try_acquire_many_owned(weight)
@@ -323,6 +317,27 @@ impl Ledger {
     pub fn store(&self) -> &Store {
         &self.parts.store
     }
+}
+
+/// Serialises and hashes the leaf of an entry.
+fn prepare(origin: &str, request: Request) -> Result<Prepared, AppendError> {
+    let event = request.entry.event();
+    let leaf = match event {
+        None => None,
+        Some(event) => {
+            let body = leaf_bytes(origin, request.at, event)
+                .map_err(|error| AppendError::Unwritable(error.to_string()))?;
+            if body.len() > MAX_LEAF_BYTES {
+                return Err(AppendError::Unwritable(format!(
+                    "{} bytes, at most {MAX_LEAF_BYTES}",
+                    body.len()
+                )));
+            }
+            let hash = leaf_hash(&body);
+            Some((Arc::from(body), hash))
+        }
+    };
+    Ok(Prepared { request, leaf })
 }
 
 /// A rough measure of the memory that an entry takes while it waits; at least one.

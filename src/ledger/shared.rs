@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use super::guard::{contains, rewound, succeeded, unverified};
 use super::place::{Kept, Place, PlaceError, Swapped};
-use super::{LedgerKeys, LedgerParts, Signed, proofs};
+use super::{LedgerKey, LedgerKeySource, LedgerKeys, LedgerParts, Signed, proofs};
 use crate::clock::SharedClock;
 use crate::domain::succession::{Succession, Why};
 use crate::merkle::{CheckpointError, EMPTY_ROOT, SignedCheckpoint, VerifierKey};
@@ -50,6 +50,7 @@ pub(super) struct SharedCheckpoint {
     store: Store,
     origin: String,
     keys: LedgerKeys,
+    key_source: Arc<dyn LedgerKeySource>,
     clock: SharedClock,
     metrics: Arc<Metrics>,
     succeeds: Option<Succession>,
@@ -133,6 +134,7 @@ impl SharedCheckpoint {
             store: parts.store.clone(),
             origin: parts.origin.clone(),
             keys: Arc::clone(&parts.keys),
+            key_source: Arc::clone(&parts.key_source),
             clock: Arc::clone(&parts.clock),
             metrics: Arc::clone(&parts.metrics),
             succeeds: parts.succeeds.clone(),
@@ -450,9 +452,7 @@ impl SharedCheckpoint {
                 Err(why) => Err(SharedError::Alarm(format!("{}: {why}", self.place))),
             };
         }
-        let keys = self.keys.load_full();
-        let keys: Vec<VerifierKey> = keys.iter().map(|key| key.verifier.clone()).collect();
-        let opened = SignedCheckpoint::open(note, &keys);
+        let opened = self.open(note).await?;
         if let Ok(opened) = &opened
             && self.running.load(Ordering::Relaxed)
         {
@@ -498,6 +498,21 @@ impl SharedCheckpoint {
             Ok(Err(rewound)) => Err(SharedError::Alarm(format!("{}: {rewound}", self.place))),
             Err(unknown) => Err(SharedError::Unavailable(unknown)),
         }
+    }
+
+    /// Opens a note with the keys that are known or, if none of them signed it, with those that are
+    /// kept by now. The inner error means that none of these did either.
+    async fn open(
+        &self,
+        note: &[u8],
+    ) -> Result<Result<SignedCheckpoint, CheckpointError>, SharedError> {
+        let opened = SignedCheckpoint::open(note, &verifiers(&self.keys.load_full()));
+        if opened.is_ok() {
+            return Ok(opened);
+        }
+        let kept = self.key_source.read().await;
+        let kept = kept.map_err(SharedError::Unavailable)?;
+        Ok(SignedCheckpoint::open(note, &verifiers(&kept)))
     }
 
     /// What to say of a note that no key of ours signed: what it says itself, and what the store
@@ -547,11 +562,15 @@ impl SharedCheckpoint {
     }
 }
 
+fn verifiers(keys: &[LedgerKey]) -> Vec<VerifierKey> {
+    keys.iter().map(|key| key.verifier.clone()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use arc_swap::ArcSwap;
+    use futures_util::future::BoxFuture;
 
-    use super::super::LedgerKey;
     use super::super::appender::sign;
     use super::*;
     use crate::clock::{ManualClock, Timestamp};
@@ -589,12 +608,22 @@ mod tests {
         store
     }
 
+    /// No other replica made a key.
+    struct NoOthers;
+
+    impl LedgerKeySource for NoOthers {
+        fn read(&self) -> BoxFuture<'_, Result<Vec<LedgerKey>, String>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+    }
+
     fn parts(store: Store, keys: Vec<LedgerKey>) -> LedgerParts {
         let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
         LedgerParts {
             store,
             origin: "one.test/log".into(),
             keys: Arc::new(ArcSwap::from_pointee(keys)),
+            key_source: Arc::new(NoOthers),
             mac: SealingKeys::parse(&[key]).unwrap().mac(),
             clock: ManualClock::new(Timestamp::EPOCH),
             metrics: Arc::new(Metrics::new()),

@@ -186,6 +186,16 @@ impl Store {
         }
     }
 
+    /// Leaves that are known to be committed.
+    #[must_use]
+    pub fn known_committed(&self) -> u64 {
+        match self {
+            Self::Postgres(postgres) => postgres.fence().known(),
+            // One process, to which its own file shows all.
+            Self::Sqlite(_) => 0,
+        }
+    }
+
     /// From now on, rows that decide validity are given only within `bound` of a commit that their
     /// server acknowledged. The first one is made here; keep renewing what is returned. SQLite has one
     /// process, whose own file cannot be behind it.

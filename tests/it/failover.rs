@@ -138,6 +138,23 @@ async fn a_replica_on_a_second_primary_calls_nothing_good_that_was_revoked() {
     a.proxy.cut();
     let revoked = revoke_all(&fleet, &a).await;
     assert_noticed(&fleet, &[&a, &idle], &granted, revoked).await;
+    // Nor does it append where the others do not: it goes on with the log of the new primary.
+    let begin = Instant::now();
+    let earlier = loop {
+        let answer = idle.ask(&fleet.token()).await;
+        if answer.status == 201 {
+            break answer.json();
+        }
+        assert!(begin.elapsed() < 2 * SOON, "it grants nothing any more");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let receipt = &earlier["receipt"];
+    let path = format!("/v1/ledger/entries/{}", receipt["index"]);
+    until("the other has the same leaf", SOON, async || {
+        let entry = a.client.get_as(&fleet.admin, &path).await;
+        entry.status == 200 && entry.json()["leaf"] == receipt["leaf"]
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

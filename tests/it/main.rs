@@ -43,6 +43,7 @@ mod explain;
 mod export;
 mod failover;
 mod faults;
+mod first_start;
 mod foreign;
 mod forgetting;
 mod judge;

@@ -150,9 +150,10 @@ async fn a_list_is_served_to_anybody_and_none_is_made_up() {
 /// Runs a statement about one session.
 async fn change(rig: &Rig, statement: &'static str, issued: &Issued) {
     let changed = match rig.broker.store() {
-        Store::Postgres(database) => {
+        Store::Postgres(_) => {
+            let mut database = rig.database().connect().await;
             let query = sqlx::query(statement).bind(issued.session.id);
-            let ran = query.execute(database.pool()).await;
+            let ran = query.execute(&mut database).await;
             ran.unwrap().rows_affected()
         }
         Store::Sqlite(database) => {

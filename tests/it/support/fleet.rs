@@ -171,6 +171,22 @@ impl Fleet {
         (fleet, replica)
     }
 
+    /// So many replicas that start at the same time on a database which none has used before, ready.
+    pub async fn start_together(count: usize, tables: &str) -> (Self, Vec<Replica>) {
+        let mut fleet = Self::new(Some(fresh_database()));
+        tables.clone_into(&mut fleet.tables);
+        let mut replicas: Vec<Replica> = std::thread::scope(|scope| {
+            let starting: Vec<_> = (0..count).map(|_| scope.spawn(|| fleet.launch())).collect();
+            let started = starting.into_iter().map(|one| one.join().unwrap());
+            started.collect()
+        });
+        fleet.activate(&replicas[0]).await;
+        for replica in &mut replicas {
+            replica.process.wait_ready(replica.address);
+        }
+        (fleet, replicas)
+    }
+
     /// One replica on this kind of store.
     pub async fn on(kind: Kind) -> (Self, Replica) {
         match kind {

@@ -1,0 +1,40 @@
+//! First starts: several replicas at the same time on a database that none has used before. One of
+//! them begins the log, and the others go by its key.
+
+use crate::support::fleet::{Fleet, verify, vkeys};
+
+/// Replicas that start at once.
+const REPLICAS: usize = 3;
+
+/// How often that is tried: who is first differs.
+const ROUNDS: usize = 3;
+
+async fn all_come_up(tables: impl Fn() -> String) {
+    for round in 0..ROUNDS {
+        let (fleet, replicas) = Fleet::start_together(REPLICAS, &tables()).await;
+        let keys = vkeys(&fleet, &replicas[0]).await;
+        assert_eq!(keys.len(), 1, "round {round}: {keys:?}");
+        for replica in &replicas {
+            assert_eq!(vkeys(&fleet, replica).await, keys, "round {round}");
+            let granted = replica.ask(&fleet.token()).await.expect(201);
+            verify(&fleet, replica, &granted).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_start_together_on_a_new_database_all_come_up() {
+    all_come_up(String::new).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_start_together_with_a_shared_checkpoint_all_come_up() {
+    let place = tempfile::tempdir().unwrap();
+    let rounds = std::cell::Cell::new(0);
+    all_come_up(|| {
+        rounds.set(rounds.get() + 1);
+        let file = place.path().join(format!("place-{}", rounds.get()));
+        format!("[ledger.shared_checkpoint]\nfile = \"{}\"", file.display())
+    })
+    .await;
+}
