@@ -19,6 +19,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use crate::broker::admin::{AdminTokens, bootstrap_fault};
 use crate::broker::generations::{Trust, Unfit, check_surroundings};
@@ -39,6 +40,7 @@ use crate::domain::generation::{Generation, GenerationDigest, PolicyFile};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::succession::Succession;
 use crate::export::{Exporter, ExporterParts};
+use crate::files::{make_directories, read_private, write_whole};
 use crate::http;
 use crate::ids::Random;
 use crate::ledger::entry::{OneTimeUse, Request};
@@ -56,6 +58,9 @@ use crate::store::meta::StoreMode;
 use crate::store::postgres::{BROKER, Postgres, PostgresSettings};
 use crate::store::sqlite::Sqlite;
 use crate::sweep;
+
+/// The longest file with the sealing key of the development mode.
+const MAX_SEALING_KEY_BYTES: usize = 1024;
 
 /// What the configuration does not say.
 pub struct Options {
@@ -483,12 +488,14 @@ fn sealing_keys(config: &Config, store: &Store) -> Result<SealingKeys, StartErro
         .parent()
         .ok_or_else(|| unfit("the checkpoint file has no directory"))?;
     let file = directory.join("dev-sealing-key");
-    let key = if let Ok(text) = std::fs::read_to_string(&file) {
+    let kept = read_private(&file, MAX_SEALING_KEY_BYTES).map_err(unfit)?;
+    let key = if let Some(bytes) = kept.map(Zeroizing::new) {
+        let text = std::str::from_utf8(&bytes).map_err(unfit)?;
         SecretString::from(text.trim().to_owned())
     } else {
         let key = SealingKeys::generate(&SystemRandom::new()).map_err(unfit)?;
-        std::fs::create_dir_all(directory).map_err(unfit)?;
-        write_private(&file, key.expose_secret()).map_err(unfit)?;
+        make_directories(directory).map_err(unfit)?;
+        write_whole(&file, key.expose_secret().as_bytes()).map_err(unfit)?;
         key
     };
     info!(
@@ -496,17 +503,6 @@ fn sealing_keys(config: &Config, store: &Store) -> Result<SealingKeys, StartErro
         "development: the sealing key lies beside the store"
     );
     SealingKeys::parse(&[key]).map_err(|error| unfit(format!("{}: {error}", file.display())))
-}
-
-fn write_private(file: &std::path::Path, text: &str) -> std::io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)?;
-    file.write_all(text.as_bytes())
 }
 
 fn key_policy(config: &Config) -> Result<KeyPolicy, StartError> {

@@ -1,8 +1,237 @@
-//! Files that have to be there after a loss of power, whole.
+//! Files that the process makes: whole after a loss of power, and closed to other users.
+//!
+//! Every file with state or a secret is made and opened here. Such a file has mode 0600 and belongs
+//! to the user of this process; a file or a directory that other users can get at is refused, with
+//! the command that mends it. New files get names that cannot be guessed and are created exclusively.
+//! No symbolic link is followed in the last part of a path. Each check looks at the opened file, so
+//! that a file that is exchanged afterwards is not the one that is used.
 
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read as _, Seek as _, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, open, openat, renameat, statat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use crate::crypto::random::SystemRandom;
+use crate::ids::Random as _;
+
+/// Rights of others to a file or directory that is this user's alone.
+const OTHERS: u32 = 0o077;
+
+/// Rights of others to write.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// With this bit, only its owner can remove or rename a file of a directory.
+const STICKY: u32 = 0o1000;
+
+/// Flags of every opening. Without `NONBLOCK`, opening a pipe would wait for its other end.
+const CAREFUL: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY);
+
+/// A file or directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// Other users can get at it, or it is of the wrong kind.
+    #[error("{} {problem}: {remedy}", path.display())]
+    Unfit {
+        /// The file or directory.
+        path: PathBuf,
+        /// The problem, as the rest of a sentence that begins with the path.
+        problem: String,
+        /// The command or the change that mends it.
+        remedy: String,
+    },
+    /// The file system's own error.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error.
+        source: io::Error,
+    },
+}
+
+impl FileError {
+    fn io(path: &Path) -> impl Fn(Errno) -> Self + use<> {
+        let path = path.to_owned();
+        move |errno| Self::Io {
+            path: path.clone(),
+            source: errno.into(),
+        }
+    }
+
+    fn unfit(path: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Unfit {
+            path: path.to_owned(),
+            problem: problem.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    /// A link, or something that is no file, where a file or directory is expected.
+    fn wrong_kind(path: &Path, found: FileType, expected: FileType) -> Self {
+        if found == FileType::Symlink {
+            let remedy = "name the place that it leads to";
+            return Self::unfit(path, "is a symbolic link, which is not followed", remedy);
+        }
+        let expected = match expected {
+            FileType::Directory => "is no directory",
+            _ => "is no regular file",
+        };
+        Self::unfit(path, expected, "move it away, or give another path")
+    }
+}
+
+impl From<FileError> for io::Error {
+    fn from(error: FileError) -> Self {
+        let kind = match &error {
+            FileError::Unfit { .. } => io::ErrorKind::PermissionDenied,
+            FileError::Io { source, .. } => source.kind(),
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// `path` as one word of a shell's command.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Refuses what others can get at. `rights` are those that others may not have.
+fn check(found: &Stat, path: &Path, kind: FileType, rights: u32) -> Result<(), FileError> {
+    let actual = FileType::from_raw_mode(found.st_mode);
+    if actual != kind {
+        return Err(FileError::wrong_kind(path, actual, kind));
+    }
+    let us = geteuid().as_raw();
+    if found.st_uid != us {
+        let problem = format!("belongs to user {}, not to user {us}", found.st_uid);
+        let remedy = format!("chown {us} {}, or run as its owner", quoted(path));
+        return Err(FileError::unfit(path, problem, remedy));
+    }
+    if found.st_mode & rights != 0 {
+        let mode = found.st_mode & 0o7777;
+        let private = match kind {
+            FileType::Directory => "0700",
+            _ => "0600",
+        };
+        return Err(FileError::unfit(
+            path,
+            format!("is open to other users (mode {mode:04o})"),
+            format!("chmod {private} {}", quoted(path)),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a directory in which other users could exchange a file of ours.
+fn check_directory_of(directory: &OwnedFd, path: &Path) -> Result<(), FileError> {
+    let found = fstat(directory).map_err(FileError::io(path))?;
+    let us = geteuid().as_raw();
+    if found.st_uid != us && found.st_uid != 0 {
+        let problem = format!("belongs to user {}, not to user {us}", found.st_uid);
+        let remedy = format!("chown {us} {}, or use a directory of our own", quoted(path));
+        return Err(FileError::unfit(path, problem, remedy));
+    }
+    if found.st_mode & OTHERS_WRITE != 0 && found.st_mode & STICKY == 0 {
+        let mode = found.st_mode & 0o7777;
+        return Err(FileError::unfit(
+            path,
+            format!("lets other users exchange the files in it (mode {mode:04o})"),
+            format!("chmod go-w {}, or use a directory of our own", quoted(path)),
+        ));
+    }
+    Ok(())
+}
+
+/// The directory of a path and the name in it.
+fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
+    let name = path.file_name().ok_or_else(|| {
+        let what = format!("{} names no file", path.display());
+        io::Error::new(io::ErrorKind::InvalidInput, what)
+    })?;
+    let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
+    Ok((directory.unwrap_or(Path::new(".")), name))
+}
+
+/// Opens the directory of a file. Links on the way to it are the operator's and are followed.
+fn open_directory(path: &Path) -> Result<OwnedFd, FileError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(FileError::io(path))
+}
+
+/// Opens `name` in `directory`; `None` if it does not exist.
+fn open_in(
+    directory: &OwnedFd,
+    name: &OsStr,
+    path: &Path,
+    flags: OFlags,
+) -> Result<Option<File>, FileError> {
+    match openat(directory, name, flags | CAREFUL, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(Some(File::from(file))),
+        Err(Errno::NOENT) => Ok(None),
+        // A link (which some systems report as MLINK), or a pipe or socket that has no other end.
+        Err(Errno::LOOP | Errno::MLINK) => Err(FileError::wrong_kind(
+            path,
+            FileType::Symlink,
+            FileType::RegularFile,
+        )),
+        Err(Errno::NXIO) => Err(FileError::wrong_kind(
+            path,
+            FileType::Fifo,
+            FileType::RegularFile,
+        )),
+        Err(errno) => Err(FileError::io(path)(errno)),
+    }
+}
+
+/// Opens `name` in `directory`, and refuses a file that is not this user's alone.
+fn open_private_in(
+    directory: &OwnedFd,
+    name: &OsStr,
+    path: &Path,
+    flags: OFlags,
+) -> Result<Option<File>, FileError> {
+    let Some(file) = open_in(directory, name, path, flags)? else {
+        return Ok(None);
+    };
+    let found = fstat(&file).map_err(FileError::io(path))?;
+    check(&found, path, FileType::RegularFile, OTHERS)?;
+    Ok(Some(file))
+}
+
+/// Refuses a file that is there and is not this user's alone, without opening it. Whether it is
+/// there.
+fn check_in(directory: &OwnedFd, name: &OsStr, path: &Path) -> Result<bool, FileError> {
+    match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => check(&found, path, FileType::RegularFile, OTHERS).map(|()| true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(FileError::io(path)(errno)),
+    }
+}
+
+/// A name that cannot be guessed, beside `name`.
+fn unguessable(name: &OsStr) -> io::Result<OsString> {
+    let mut random = [0; 16];
+    SystemRandom::default()
+        .fill(&mut random)
+        .map_err(io::Error::other)?;
+    let mut new = name.to_owned();
+    new.push(format!(".new-{:032x}", u128::from_be_bytes(random)));
+    Ok(new)
+}
 
 /// `path` with `ending` after its whole name: a file that stands beside it.
 #[must_use]
@@ -12,27 +241,249 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// Writes a file whole or not at all, by way of one beside it whose name is this process's own.
+/// Opens a file of this process's state to be read; `None` if it does not exist.
 ///
 /// # Errors
 ///
-/// What the file system says. The file at `path` is then as it was, or is the new one though its
-/// name may not outlive a loss of power.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = beside(path, &format!(".new-{}", std::process::id()));
-    let replaced = replace(path, &new, bytes);
-    if replaced.is_err() {
-        drop(std::fs::remove_file(&new));
-    }
-    replaced
+/// [`FileError`], also for a file that other users can read or write.
+pub fn open_private(path: &Path) -> Result<Option<File>, FileError> {
+    let (directory, name) = split(path).map_err(|source| FileError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let directory = match open_directory(directory) {
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        opened => opened?,
+    };
+    open_private_in(&directory, name, path, OFlags::RDONLY)
 }
 
-fn replace(path: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(new, path)?;
-    sync_name(path)
+/// Reads a file of this process's state; `None` if it does not exist.
+///
+/// # Errors
+///
+/// [`FileError`], also for a file that other users can read or write, or that is longer than
+/// `at_most` bytes.
+pub fn read_private(path: &Path, at_most: usize) -> Result<Option<Vec<u8>>, FileError> {
+    let Some(file) = open_private(path)? else {
+        return Ok(None);
+    };
+    let failed = |source| FileError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut bytes = Vec::new();
+    file.take((at_most as u64).saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() > at_most {
+        let why = format!("has more than {at_most} bytes");
+        return Err(FileError::unfit(path, why, "give another path"));
+    }
+    Ok(Some(bytes))
+}
+
+/// Opens a file that locks are taken on, and makes it if it does not exist.
+///
+/// # Errors
+///
+/// [`FileError`], also for a file or a directory that other users can write to.
+pub fn open_lock(path: &Path) -> Result<File, FileError> {
+    let (parent, name) = split(path).map_err(|source| FileError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let directory = open_directory(parent)?;
+    check_directory_of(&directory, parent)?;
+    let flags = OFlags::RDWR | OFlags::CREATE;
+    let file = open_private_in(&directory, name, path, flags)?;
+    file.ok_or_else(|| FileError::io(path)(Errno::NOENT))
+}
+
+/// Makes a file that was not there, for this user alone.
+///
+/// # Errors
+///
+/// The file system's error; `AlreadyExists` also for a link.
+pub fn create_private(path: &Path) -> io::Result<File> {
+    let (parent, name) = split(path)?;
+    create_in(&open_directory(parent)?, name).map_err(Into::into)
+}
+
+fn create_in(directory: &OwnedFd, name: &OsStr) -> Result<File, Errno> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(directory, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+}
+
+/// Opens a file to append to that programs of its group may read, and makes it with mode 0640 if it
+/// does not exist.
+///
+/// # Errors
+///
+/// [`FileError`], also for a file that every user can write to or that a third user owns.
+pub fn open_to_append(path: &Path) -> Result<File, FileError> {
+    const SHARED: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
+    let failed = |source| FileError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let (parent, name) = split(path).map_err(failed)?;
+    let directory = open_directory(parent)?;
+    let flags = OFlags::RDWR | OFlags::APPEND;
+    let file = match open_in(&directory, name, path, flags)? {
+        Some(file) => file,
+        None => {
+            let new = flags | OFlags::CREATE | OFlags::EXCL | CAREFUL;
+            let file = openat(&directory, name, new, SHARED).map_err(FileError::io(path))?;
+            rustix::fs::fsync(&directory).map_err(FileError::io(path))?;
+            File::from(file)
+        }
+    };
+    let found = fstat(&file).map_err(FileError::io(path))?;
+    let kind = FileType::from_raw_mode(found.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(FileError::wrong_kind(path, kind, FileType::RegularFile));
+    }
+    let us = geteuid().as_raw();
+    if found.st_uid != us && found.st_uid != 0 {
+        let problem = format!("belongs to user {}, not to user {us}", found.st_uid);
+        let remedy = format!("chown {us} {}", quoted(path));
+        return Err(FileError::unfit(path, problem, remedy));
+    }
+    if found.st_mode & 0o002 != 0 {
+        let problem = "can be written by every user";
+        let remedy = format!("chmod o-w {}", quoted(path));
+        return Err(FileError::unfit(path, problem, remedy));
+    }
+    Ok(file)
+}
+
+/// Makes the directory of a file of state if it alone is missing, for this user alone.
+///
+/// # Errors
+///
+/// The file system's error.
+pub fn make_directory_of(path: &Path) -> io::Result<()> {
+    let (directory, _) = split(path)?;
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
+}
+
+/// Makes a directory and those above it, as far as they are missing, for this user alone.
+///
+/// # Errors
+///
+/// The file system's error.
+pub fn make_directories(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).recursive(true).create(path)
+}
+
+/// A file that is being written under another name, and takes its place when it is whole.
+///
+/// It is removed when it is dropped before.
+#[derive(Debug)]
+pub struct NewFile {
+    file: File,
+    directory: OwnedFd,
+    /// The name under which it is written.
+    new: OsString,
+    /// The name that it takes.
+    name: OsString,
+    kept: bool,
+}
+
+impl NewFile {
+    /// Begins a file that is to stand at `path`, readable to this user alone.
+    ///
+    /// # Errors
+    ///
+    /// The file system's error, or [`FileError::Unfit`] where something else than a file is at `path`.
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        let (parent, name) = split(path)?;
+        let directory = open_directory(parent)?;
+        if let Ok(found) = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            let kind = FileType::from_raw_mode(found.st_mode);
+            if kind != FileType::RegularFile {
+                return Err(FileError::wrong_kind(path, kind, FileType::RegularFile).into());
+            }
+        }
+        Self::begin_in(directory, name)
+    }
+
+    fn begin_in(directory: OwnedFd, name: &OsStr) -> io::Result<Self> {
+        let new = unguessable(name)?;
+        let file = create_in(&directory, &new)?;
+        Ok(Self {
+            file,
+            directory,
+            new,
+            name: name.to_owned(),
+            kept: false,
+        })
+    }
+
+    /// What was written so far, from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// The file system's error.
+    pub fn reread(&mut self) -> io::Result<&File> {
+        self.file.rewind()?;
+        Ok(&self.file)
+    }
+
+    /// Puts it in its place, in a way that outlives a loss of power.
+    ///
+    /// # Errors
+    ///
+    /// The file system's error. What stood there is then as it was, or is the new file though its
+    /// name may not outlive a loss of power.
+    pub fn keep(mut self) -> io::Result<()> {
+        self.file.sync_all()?;
+        renameat(&self.directory, &self.new, &self.directory, &self.name)?;
+        self.kept = true;
+        Ok(rustix::fs::fsync(&self.directory)?)
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.kept {
+            // It is this user's alone, wherever it cannot be removed.
+            rustix::fs::unlinkat(&self.directory, &self.new, AtFlags::empty()).ok();
+        }
+    }
+}
+
+/// Writes a file of state whole or not at all.
+///
+/// # Errors
+///
+/// The file system's error, or [`FileError::Unfit`] where other users can get at the file or
+/// exchange it. The file at `path` is then as it was, or is the new one though its name may not
+/// outlive a loss of power.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let (parent, name) = split(path)?;
+    let directory = open_directory(parent)?;
+    check_directory_of(&directory, parent)?;
+    check_in(&directory, name, path)?;
+    let mut new = NewFile::begin_in(directory, name)?;
+    new.write_all(bytes)?;
+    new.keep()
 }
 
 /// Makes the name of a new file outlive a loss of power.
@@ -41,31 +492,145 @@ fn replace(path: &Path, new: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// What the file system says of the directory.
 pub fn sync_name(path: &Path) -> io::Result<()> {
-    let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    let (directory, _) = split(path)?;
+    Ok(rustix::fs::fsync(open_directory(directory)?)?)
+}
+
+/// An opened directory that is this user's alone.
+#[derive(Debug)]
+pub struct PrivateDirectory {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl PrivateDirectory {
+    /// Opens the directory, and makes it if it is missing; `parents` says whether those above it are
+    /// made, too.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`], also for a directory that other users can get at.
+    pub fn open_or_make(path: &Path, parents: bool) -> Result<Self, FileError> {
+        let made = DirBuilder::new()
+            .mode(0o700)
+            .recursive(parents)
+            .create(path);
+        match made {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(FileError::Io {
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+            _ => {}
+        }
+        Self::open(path)
+    }
+
+    /// Opens the directory.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`], also for a directory that other users can get at.
+    pub fn open(path: &Path) -> Result<Self, FileError> {
+        // With a slash at its end, a link would be followed.
+        let path: PathBuf = path.components().collect();
+        let path = match path.as_os_str().is_empty() {
+            true => PathBuf::from("."),
+            false => path,
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = open(&path, flags, Mode::empty()).map_err(|errno| {
+            let found = rustix::fs::lstat(&path).ok();
+            let kind = found.map(|found| FileType::from_raw_mode(found.st_mode));
+            match kind {
+                Some(kind) if kind != FileType::Directory => {
+                    FileError::wrong_kind(&path, kind, FileType::Directory)
+                }
+                _ => FileError::io(&path)(errno),
+            }
+        })?;
+        let found = fstat(&directory).map_err(FileError::io(&path))?;
+        check(&found, &path, FileType::Directory, OTHERS)?;
+        Ok(Self { directory, path })
+    }
+
+    /// Opens a file in it to be read; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`], also for a file that other users can get at.
+    pub fn open_file(&self, name: &str) -> Result<Option<File>, FileError> {
+        let path = self.path.join(name);
+        open_private_in(&self.directory, OsStr::new(name), &path, OFlags::RDONLY)
+    }
+
+    /// Opens a file in it that locks are taken on, and makes it if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`], also for a file that other users can get at.
+    pub fn open_lock(&self, name: &str) -> Result<File, FileError> {
+        let path = self.path.join(name);
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let file = open_private_in(&self.directory, OsStr::new(name), &path, flags)?;
+        file.ok_or_else(|| FileError::io(&path)(Errno::NOENT))
+    }
+
+    /// Makes an empty file in it if there is none of that name. It is not opened where it is there:
+    /// closing a file ends the locks that another part of this process holds on it.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`], also for a file that other users can get at.
+    pub fn make_file(&self, name: &str) -> Result<(), FileError> {
+        if self.check_file(name)? {
+            return Ok(());
+        }
+        let made = create_in(&self.directory, OsStr::new(name));
+        made.map(drop).map_err(FileError::io(&self.path.join(name)))
+    }
+
+    /// Refuses a file in it that other users can get at. Whether it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`].
+    pub fn check_file(&self, name: &str) -> Result<bool, FileError> {
+        check_in(&self.directory, OsStr::new(name), &self.path.join(name))
+    }
+
+    /// Replaces a file in it. It is whole, and not on the disk before the system puts it there.
+    ///
+    /// # Errors
+    ///
+    /// The file system's error.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+        let failed = |source| FileError::Io {
+            path: self.path.join(name),
+            source,
+        };
+        let directory = self.directory.try_clone().map_err(failed)?;
+        let mut new = NewFile::begin_in(directory, OsStr::new(name)).map_err(failed)?;
+        new.write_all(bytes).map_err(failed)?;
+        renameat(&new.directory, &new.new, &new.directory, &new.name)
+            .map_err(|errno| failed(errno.into()))?;
+        new.kept = true;
+        Ok(())
+    }
+
+    /// Removes a file in it, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The file system's error.
+    pub fn remove(&self, name: &str) -> Result<(), FileError> {
+        match rustix::fs::unlinkat(&self.directory, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(FileError::io(&self.path.join(name))(errno)),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_replaced_whole_and_nothing_is_left_beside_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("kept");
-        write_whole(&path, b"the first, longer one").unwrap();
-        write_whole(&path, b"the second").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"the second");
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn what_cannot_be_replaced_stays_and_nothing_is_left_beside_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("folder");
-        std::fs::create_dir(&path).unwrap();
-        assert!(write_whole(&path, b"anything").is_err());
-        assert!(path.is_dir());
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
-    }
-}
+mod tests;

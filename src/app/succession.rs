@@ -23,10 +23,12 @@ use crate::crypto::keyring::KeyPurpose;
 use crate::crypto::signer::{LocalSigner, Signer};
 use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
 use crate::domain::succession::{Succession, Why, first_list_after};
+use crate::files::read_private;
 use crate::ledger::SUCCESSION_MAC;
 use crate::ledger::guard::{contains, unverified};
 use crate::merkle::{
-    Checkpoint, EMPTY_ROOT, Hash, Note, SignedCheckpoint, VerifierKey, WitnessKey, leaf_hash,
+    Checkpoint, EMPTY_ROOT, Hash, MAX_NOTE_BYTES, Note, SignedCheckpoint, VerifierKey, WitnessKey,
+    leaf_hash,
 };
 use crate::policy::CompiledGeneration;
 use crate::store::append::Head;
@@ -522,11 +524,9 @@ async fn known(
     let mut evidence = given;
     let file = &config.ledger.checkpoint_file;
     let name = file.display().to_string();
-    match tokio::fs::read(file).await {
-        Ok(note) => evidence.push(Evidence { name, note }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        // It may be the only one that knows of a loss.
-        Err(error) => return Err(unfit(format!("{name}: {error}"))),
+    // It may be the only one that knows of a loss.
+    if let Some(note) = read_private(file, MAX_NOTE_BYTES).map_err(unfit)? {
+        evidence.push(Evidence { name, note });
     }
     if let Some(place) = Box::pin(super::shared_place(config)).await? {
         let kept = place.read().await.map_err(unfit)?;

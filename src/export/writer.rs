@@ -5,17 +5,15 @@
 //! disk before the batch counts as delivered. What a crash left of a last line is cut off: it was
 //! not delivered, and comes again.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use tokio::sync::{Mutex, oneshot};
 
-use crate::files::sync_name;
+use crate::files::open_to_append;
 
 /// How far back the last line's end is looked for: longer than any line.
 const MAX_TAIL_BYTES: u64 = 4 * 1024 * 1024;
@@ -97,33 +95,12 @@ fn write(place: &Place, lines: &[u8], torn: bool) -> io::Result<()> {
             out.flush()
         }
         Place::File(path) => {
-            let mut file = open(path)?;
+            let mut file = open_to_append(path)?;
             cut_unfinished(&mut file)?;
             file.write_all(lines)?;
             file.sync_data()
         }
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    let is_new = !path.exists();
-    // Without waiting: a pipe without a reader would hold up the opening itself.
-    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits())
-        .map_err(|_| io::Error::other("flags that do not fit"))?;
-    let file = OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(flags)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    if is_new {
-        sync_name(path)?;
-    }
-    Ok(file)
 }
 
 /// Cuts off what follows the last line's end.

@@ -18,8 +18,8 @@ use super::proofs;
 use super::shared::{Alarm, SharedCheckpoint, SharedError, Through};
 use super::{LedgerParts, Signed};
 use crate::domain::succession::Succession;
-use crate::files::write_whole;
-use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, Note};
+use crate::files::{make_directory_of, read_private, write_whole};
+use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, MAX_NOTE_BYTES, Note};
 use crate::store::Store;
 use crate::store::append::{Head, Server};
 
@@ -126,10 +126,11 @@ impl Guard {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        let bytes = match tokio::fs::read(file).await {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(format!("{}: {error}", file.display())),
+        let named = |error: std::io::Error| format!("{}: {error}", file.display());
+        make_directory_of(file).map_err(named)?;
+        let read = read_private(file, MAX_NOTE_BYTES).map_err(|error| error.to_string())?;
+        let Some(bytes) = read else {
+            return Ok(());
         };
         let known = unverified(&bytes).map_err(|error| {
             format!(

@@ -5,7 +5,7 @@
 mod s3;
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use reqwest::header::{
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::files::{beside, write_whole};
+use crate::files::{FileError, beside, open_lock, open_private, write_whole};
 use crate::outgoing::{self, BodyError};
 
 /// The longest time for one reading or one writing.
@@ -114,6 +114,9 @@ pub enum PlaceError {
     /// The file, or the lock beside it.
     #[error("{0}: {1}")]
     File(PathBuf, std::io::Error),
+    /// The file, its directory or the lock beside it cannot be opened, or other users can get at it.
+    #[error(transparent)]
+    Unfit(#[from] FileError),
     /// Another process holds the lock.
     #[error("{0}: the lock beside it was held for {LOCK_PATIENCE:?}")]
     Locked(PathBuf),
@@ -337,10 +340,8 @@ impl SharedFile {
 fn read_file(path: &Path) -> Result<Option<Vec<u8>>, PlaceError> {
     use std::io::Read as _;
     let failed = |error| PlaceError::File(path.to_owned(), error);
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return missing(path).map(|()| None),
-        Err(error) => return Err(failed(error)),
+    let Some(file) = open_private(path)? else {
+        return missing(path).map(|()| None);
     };
     let mut note = Vec::new();
     let bound = MAX_NOTE_BYTES as u64 + 1;
@@ -365,12 +366,7 @@ fn missing(path: &Path) -> Result<(), PlaceError> {
 
 fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, PlaceError> {
     let lock = beside(path, ".lock");
-    let held = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&lock)
-        .map_err(|error| PlaceError::File(lock.clone(), error))?;
+    let held = open_lock(&lock)?;
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         match held.try_lock() {
@@ -447,11 +443,11 @@ mod tests {
     async fn what_is_too_large_or_no_file_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("checkpoint");
-        std::fs::write(&path, vec![b'x'; MAX_NOTE_BYTES + 1]).unwrap();
+        write_whole(&path, &vec![b'x'; MAX_NOTE_BYTES + 1]).unwrap();
         let large = Place::file(path).read().await;
         assert!(matches!(large, Err(PlaceError::Large)));
         let folder = Place::file(directory.path().to_owned()).read().await;
-        assert!(matches!(folder, Err(PlaceError::File(..))));
+        assert!(matches!(folder, Err(PlaceError::Unfit(..))));
     }
 
     #[tokio::test]
@@ -467,24 +463,27 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_hangs_keeps_one_thread_and_nobody_waiting() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("checkpoint");
-        // Whoever opens it to read waits for somebody who writes.
-        let made = std::process::Command::new("mkfifo").arg(&path).status();
-        assert!(made.unwrap().success());
-        let place = Place::file(path.clone());
-        let began = Instant::now();
-        let asked = [place.read(), place.read(), place.read()];
-        for read in futures_util::future::join_all(asked).await {
-            assert!(matches!(read, Err(PlaceError::Hangs(_))), "{read:?}");
-        }
-        assert!(began.elapsed() < PATIENCE * 2);
+        let place = Place::file(directory.path().join("checkpoint"));
         let Place::File(file) = &place else {
             unreachable!()
         };
+        let (comes_back, hangs) = std::sync::mpsc::channel::<()>();
+        let began = Instant::now();
+        let first = file.with(move |path| {
+            // Until the test says so, as a system call that the disk does not answer.
+            hangs.recv().ok();
+            read_file(path)
+        });
+        let (first, ..) = tokio::join!(first, async {
+            for read in futures_util::future::join_all([place.read(), place.read()]).await {
+                assert!(matches!(read, Err(PlaceError::Hangs(_))), "{read:?}");
+            }
+        });
+        assert!(matches!(first, Err(PlaceError::Hangs(_))), "{first:?}");
+        assert!(began.elapsed() < PATIENCE * 2);
         assert_eq!(file.turn.available_permits(), 0, "the first one's thread");
         // It comes back, and so does the place.
-        std::fs::write(&path, "late").unwrap();
-        std::fs::remove_file(&path).unwrap();
+        drop(comes_back);
         assert_eq!(place.read().await.unwrap().note, None);
     }
 }

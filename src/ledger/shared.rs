@@ -584,7 +584,8 @@ mod tests {
     use crate::store::sqlite::Sqlite;
 
     async fn store(directory: &std::path::Path, hashes: &[Hash]) -> Store {
-        let store = Store::Sqlite(Sqlite::open(directory, 1).await.unwrap());
+        let directory = directory.join("data");
+        let store = Store::Sqlite(Sqlite::open(&directory, 1).await.unwrap());
         let leaves = hashes.iter().zip(0..).map(|(hash, index)| LeafRow {
             index,
             hash: *hash,

@@ -1,6 +1,6 @@
 //! SQLite: one process, one writer, a locked data directory.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +15,19 @@ use sqlx::{ConnectOptions, Executor};
 
 use super::StoreError;
 use super::postgres::fits;
+use crate::files::PrivateDirectory;
 
 /// The migrations, in the binary.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// The file in the data directory that holds everything.
 pub const FILE: &str = "taskpass.sqlite";
+
+/// The file that a process locks for as long as it uses the directory.
+const LOCK: &str = "lock";
+
+/// What SQLite appends to the name of [`FILE`]. It gives these files the mode of that one.
+const ENDINGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// How long a statement waits for another connection's lock; `empty_log` has it in words.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,9 +48,12 @@ impl Sqlite {
     /// Opens the store in `directory`, makes it if there is none, and brings its schema up to date.
     /// Beside the one connection that writes there are so many that read.
     pub async fn open(directory: &Path, readers: u32) -> Result<Self, StoreError> {
-        let lock = lock_directory(directory)?;
+        let private = PrivateDirectory::open_or_make(directory, true).map_err(unfit)?;
+        let lock = lock(&private, directory)?;
+        check_files(&private)?;
+        // Made here and not by SQLite, which would make it readable to others.
+        private.make_file(FILE).map_err(unfit)?;
         let options = options(directory)
-            .create_if_missing(true)
             .synchronous(SqliteSynchronous::Full)
             // What is deleted is gone from the file: a person's text must not stay in pages that are
             // free. The write-ahead log is seen to by `empty_log`.
@@ -82,7 +92,9 @@ impl Sqlite {
         if !directory.join(FILE).exists() {
             return Ok(None);
         }
-        let lock = lock_directory(directory)?;
+        let private = PrivateDirectory::open(directory).map_err(unfit)?;
+        let lock = lock(&private, directory)?;
+        check_files(&private)?;
         let readers = reading(options(directory), readers).await?;
         let (made,): (bool,) = sqlx::query_as(
             "/* open_to_read */ SELECT EXISTS (SELECT 1 FROM sqlite_master \
@@ -186,21 +198,28 @@ async fn reading(options: SqliteConnectOptions, readers: u32) -> Result<SqlitePo
     Ok(pool.await?)
 }
 
-fn lock_directory(directory: &Path) -> Result<File, StoreError> {
-    let unfit = |what: &str| StoreError::Unfit(format!("{}: {what}", directory.display()));
-    std::fs::create_dir_all(directory)
-        .map_err(|error| unfit(&format!("cannot make the data directory: {error}")))?;
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(directory.join("lock"))
-        .map_err(|error| unfit(&format!("cannot write the lock file: {error}")))?;
+fn unfit(error: impl std::fmt::Display) -> StoreError {
+    StoreError::Unfit(error.to_string())
+}
+
+/// Refuses a database that other users can get at.
+fn check_files(directory: &PrivateDirectory) -> Result<(), StoreError> {
+    directory.check_file(FILE).map_err(unfit)?;
+    for ending in ENDINGS {
+        let name = format!("{FILE}{ending}");
+        directory.check_file(&name).map_err(unfit)?;
+    }
+    Ok(())
+}
+
+fn lock(directory: &PrivateDirectory, path: &Path) -> Result<File, StoreError> {
+    let unfit_here = |what: &str| StoreError::Unfit(format!("{}: {what}", path.display()));
+    let file = directory.open_lock(LOCK).map_err(unfit)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(unfit(
+        Err(TryLockError::WouldBlock) => Err(unfit_here(
             "another process uses this data directory; stop it, or name another directory",
         )),
-        Err(TryLockError::Error(error)) => Err(unfit(&format!("cannot be locked: {error}"))),
+        Err(TryLockError::Error(error)) => Err(unfit_here(&format!("cannot be locked: {error}"))),
     }
 }

@@ -459,7 +459,7 @@ async fn a_directory_or_file_that_others_could_have_made_is_not_used() {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     };
     let elsewhere = world.runtime.path().join("elsewhere");
-    let says = "must be yours";
+    let says = "--cache-dir names another directory";
 
     fs::create_dir(&elsewhere).unwrap();
     open_to(0o700, &elsewhere);

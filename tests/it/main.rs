@@ -44,6 +44,7 @@ mod export;
 mod failover;
 mod faults;
 mod first_start;
+mod files;
 mod foreign;
 mod forgetting;
 mod judge;

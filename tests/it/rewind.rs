@@ -11,7 +11,7 @@ use taskpass::merkle::{Checkpoint, Note};
 use crate::support::object::{Manner, ObjectStore};
 use crate::support::postgres::TestDatabase;
 use crate::support::rig::{Kind, Rig, ask};
-use crate::support::{SOON, until};
+use crate::support::{SOON, make_private_directory, until, write_private};
 
 /// The checkpoint in a note that nobody verified.
 fn opened(note: &str) -> Checkpoint {
@@ -41,7 +41,7 @@ async fn published(rig: &Rig, read: impl Fn() -> Option<String>) -> Checkpoint {
 }
 
 pub fn copy_directory(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
+    make_private_directory(to);
     for file in std::fs::read_dir(from).unwrap() {
         let file = file.unwrap();
         std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
@@ -398,7 +398,7 @@ async fn a_place_that_is_gone_is_not_taken_for_an_empty_one() {
     let told = rig.restart().await.expect_err("it starts").to_string();
     assert!(told.contains("was kept there and is gone"), "{told}");
     // What somebody kept is put there, and tells as well as the lost one.
-    std::fs::write(&place, &note).unwrap();
+    write_private(&place, &note);
     rig.restart().await.unwrap();
     issue(&rig).await;
 }
@@ -442,18 +442,9 @@ async fn a_place_that_went_down_with_the_old_server_lets_nobody_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_disk_that_hangs_puts_no_commit_in_doubt() {
-    let mut rig = Rig::new(Kind::Postgres).await;
-    let place = rig.directory().join("place");
-    rig.share_checkpoint(&format!("file = \"{}\"", place.display()));
-    rig.restart().await.unwrap();
-    issue(&rig).await;
-    published(&rig, || std::fs::read_to_string(&place).ok()).await;
-    let note = std::fs::read(&place).unwrap();
-    // Whoever reads it waits for somebody who writes.
-    std::fs::remove_file(&place).unwrap();
-    let made = std::process::Command::new("mkfifo").arg(&place).status();
-    assert!(made.unwrap().success());
+async fn a_place_that_hangs_puts_no_commit_in_doubt() {
+    let (rig, object) = sharing().await;
+    object.set(Manner::Hang);
     // That holds up nobody, and is told.
     issue(&rig).await;
     until("the failures are counted", SOON, async || {
@@ -469,11 +460,8 @@ async fn a_disk_that_hangs_puts_no_commit_in_doubt() {
         panic!("it is well, or over");
     };
     assert!(!told.contains("in doubt"), "{told}");
-    // The disk is back, and whoever hung on it goes on.
-    let hung = rig.directory().join("hung");
-    std::fs::rename(&place, &hung).unwrap();
-    std::fs::write(&place, &note).unwrap();
-    std::fs::write(&hung, &note).unwrap();
+    // The place is back, and the ledger goes on.
+    object.set(Manner::Good);
     until("it goes on", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()

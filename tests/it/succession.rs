@@ -28,7 +28,9 @@ use crate::support::moto::Moto;
 use crate::support::postgres::{TestDatabase, fresh_database};
 use crate::support::process::{Ended, Launch, Process};
 use crate::support::witness::{Manner, Witness};
-use crate::support::{SOON, free_address, hex, random_bytes, random_hex, until, wait_until};
+use crate::support::{
+    SOON, free_address, hex, make_private_directory, random_bytes, random_hex, until, wait_until,
+};
 
 const POLICIES: &str = r#"
 @id("agent") @description("an agent opens tasks and reads")
@@ -401,7 +403,7 @@ fn data(origin: &str) -> &'static str {
 }
 
 fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
+    make_private_directory(to);
     for file in std::fs::read_dir(from).unwrap() {
         let file = file.unwrap();
         std::fs::copy(file.path(), to.join(file.file_name())).unwrap();

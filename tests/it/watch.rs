@@ -15,7 +15,7 @@ use crate::support::fleet::{Fleet, Replica};
 use crate::support::log::{Log, ORIGIN, consistency, root};
 use crate::support::process::{Ended, Launch, Process, Signal};
 use crate::support::tiles::{Manner, TileServer, grown};
-use crate::support::{SOON, wait_until};
+use crate::support::{SOON, make_private_directory, wait_until, write_private};
 
 /// A log, its server, and somebody who watches it.
 struct Scene {
@@ -430,7 +430,7 @@ fn a_state_that_is_not_this_logs_is_a_usage_error_and_stays_as_it_is() {
         "a".repeat(200_000),
     ];
     for state in states {
-        fs::write(scene.state(), &state).unwrap();
+        write_private(&scene.state(), state.as_bytes());
         let ended = scene.once(&[]);
         says(&ended, 2, "state");
         assert_eq!(scene.kept(), state);
@@ -704,7 +704,7 @@ fn what_another_watch_has_kept_is_not_taken_back() {
     scene.server.set(Manner::Status("checkpoint", 503));
     wait_for(&process, "unreachable", 1);
     for (there, size) in [(&larger, 25), (&fork, 25), (&"not a note".to_owned(), 26)] {
-        fs::write(scene.state(), there).unwrap();
+        write_private(&scene.state(), there.as_bytes());
         scene.show(&all[..size]);
         scene.server.set(Manner::Good);
         wait_until("it warns", SOON, || {
@@ -714,7 +714,7 @@ fn what_another_watch_has_kept_is_not_taken_back() {
         assert_eq!(&scene.kept(), there);
     }
     // What is larger and its own takes the place.
-    fs::write(scene.state(), &larger).unwrap();
+    write_private(&scene.state(), larger.as_bytes());
     let newest = scene.show(&all);
     wait_until("it is kept", SOON, || scene.kept() == newest);
 }
@@ -754,7 +754,7 @@ async fn issue(fleet: &Fleet, replica: &Replica, count: usize) {
 }
 
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir(to).unwrap();
+    make_private_directory(to);
     for file in fs::read_dir(from).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), to.join(file.file_name())).unwrap();

@@ -36,6 +36,7 @@ use self::tally::{GroupBy, Tally};
 use super::client::read_file;
 use super::{Failure, output};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::files::NewFile;
 use crate::merkle::VerifierKey;
 
 /// The longest file of keys that is read.
@@ -199,7 +200,11 @@ impl Coverage {
         };
         if let Some(path) = &self.svg {
             let picture = picture::draw(&report).map_err(Failure::unestablished)?;
-            std::fs::write(path, picture).map_err(|error| {
+            let written = NewFile::begin(path).and_then(|mut new| {
+                new.write_all(picture.as_bytes())?;
+                new.keep()
+            });
+            written.map_err(|error| {
                 Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
             })?;
         }

@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -14,6 +13,7 @@ use crate::cli::Failure;
 use crate::cli::held::Asker;
 use crate::cli::lease::Never;
 use crate::crypto::random::SystemRandom;
+use crate::files::create_private;
 use crate::ids::Random as _;
 
 /// Variables by which AWS's tools would find other credentials than the ones they are given, and by
@@ -191,12 +191,7 @@ impl PrivateFile {
         let failed = |error: std::io::Error| {
             Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
         };
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed)?;
+        let mut file = create_private(&path).map_err(failed)?;
         let private = Self(path.clone());
         file.write_all(text.as_bytes()).map_err(failed)?;
         Ok(private)

@@ -1,14 +1,15 @@
 //! `taskpass ledger export`: the whole log, taken away as one file.
 
+use std::fs::File;
 use std::io::{BufReader, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use crate::cli::client::Connection;
 use crate::cli::{Failure, output};
-use crate::files;
+use crate::files::NewFile;
 use crate::merkle::LogReader;
 
 /// How often a person hears how far it is.
@@ -31,24 +32,18 @@ impl Export {
             return copy(client.stream("/v1/ledger/export").await?, &mut out).await;
         };
         // Whole or not at all: half a log would look like a log that was cut.
-        let part = files::beside(&file, &format!(".part-{}", std::process::id()));
         let failed = |error: std::io::Error| {
-            Failure::Unestablished(format!("cannot write {}: {error}", part.display()))
+            Failure::Unestablished(format!("cannot write {}: {error}", file.display()))
         };
         let answer = client.stream("/v1/ledger/export").await?;
-        let mut out = std::io::BufWriter::new(std::fs::File::create_new(&part).map_err(failed)?);
-        let copied = copy(answer, &mut out).await;
-        let written = out.into_inner().map_err(|error| failed(error.into_error()));
-        let kept = copied.and_then(|()| {
-            written?.sync_all().map_err(failed)?;
-            let size = check(&part)?;
-            std::fs::rename(&part, &file).map_err(failed)?;
-            output::note(format!("{size} leaves in {}", file.display()))
-        });
-        if kept.is_err() {
-            drop(std::fs::remove_file(&part));
-        }
-        kept
+        let mut out = std::io::BufWriter::new(NewFile::begin(&file).map_err(failed)?);
+        copy(answer, &mut out).await?;
+        let mut new = out
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        let size = check(new.reread().map_err(failed)?)?;
+        new.keep().map_err(failed)?;
+        output::note(format!("{size} leaves in {}", file.display()))
     }
 }
 
@@ -75,12 +70,11 @@ async fn copy(mut answer: reqwest::Response, out: &mut impl std::io::Write) -> R
 
 /// Whether the file's entries are the ones under its own checkpoint. Who signed that is for
 /// whoever verifies it.
-fn check(file: &Path) -> Result<u64, Failure> {
+fn check(file: &File) -> Result<u64, Failure> {
     let broken = |error: &dyn std::fmt::Display| {
         Failure::Unestablished(format!("the broker sent a log that is not whole: {error}"))
     };
-    let input = std::fs::File::open(file).map_err(|error| broken(&error))?;
-    let mut reader = LogReader::unsigned(BufReader::new(input)).map_err(|error| broken(&error))?;
+    let mut reader = LogReader::unsigned(BufReader::new(file)).map_err(|error| broken(&error))?;
     let mut bodies = false;
     while let Some(entry) = reader.next_entry().map_err(|error| broken(&error))? {
         if bodies && entry.leaf.is_none() {

@@ -19,6 +19,7 @@ use crate::config::{
     Config, DATABASE_URL_VARIABLE, Environment, Mode, NotText, ProcessEnvironment,
 };
 use crate::domain::succession::{Succession, Why};
+use crate::files::NewFile;
 use crate::merkle::VerifierKey;
 
 /// Where the old store's database is said to be; with `_FILE` appended, a file that says so.
@@ -115,8 +116,7 @@ pub(in crate::cli) async fn revoke_log_key(
     }
     let mut out = match list {
         Some(path) => {
-            let made = std::fs::File::create(path);
-            let made = made.map_err(|error| unwritten(path, &error))?;
+            let made = NewFile::begin(path).map_err(|error| unwritten(path, &error))?;
             Some(std::io::BufWriter::new(made))
         }
         None => None,
@@ -136,8 +136,12 @@ pub(in crate::cli) async fn revoke_log_key(
         })
         .await
         .map_err(failed)?;
-    if let (Some(mut out), Some(path)) = (out, list) {
-        out.flush().map_err(|error| unwritten(path, &error))?;
+    if let (Some(out), Some(path)) = (out, list) {
+        let written = out
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error);
+        let kept = written.and_then(NewFile::keep);
+        kept.map_err(|error| unwritten(path, &error))?;
     }
     let told = match (from, to) {
         (Some(from), Some(to)) => format!(

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -156,16 +157,21 @@ fn write(directory: &Path, generation: &Generation, tests: &[PolicyFile]) -> Res
     };
     fs::create_dir(directory).map_err(unwritten)?;
     for file in &generation.policies {
-        fs::write(directory.join(&file.name), &file.text).map_err(unwritten)?;
+        write_new(&directory.join(&file.name), &file.text).map_err(unwritten)?;
     }
     if !tests.is_empty() {
         let place = directory.join("tests");
         fs::create_dir(&place).map_err(unwritten)?;
         for file in tests {
-            fs::write(place.join(&file.name), &file.text).map_err(unwritten)?;
+            write_new(&place.join(&file.name), &file.text).map_err(unwritten)?;
         }
     }
     Ok(())
+}
+
+/// Over nothing, and through no link.
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    fs::File::create_new(path)?.write_all(text.as_bytes())
 }
 
 struct Shown<'a> {

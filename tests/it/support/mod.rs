@@ -104,6 +104,8 @@ pub mod witness;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -157,6 +159,18 @@ pub async fn until<F: Future<Output = bool>>(
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// Writes a file of a broker's or a monitor's state, as an operator puts one back.
+pub fn write_private(path: &Path, bytes: impl AsRef<[u8]>) {
+    std::fs::write(path, bytes).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+/// Makes a directory that other users cannot enter.
+pub fn make_private_directory(path: &Path) {
+    std::fs::create_dir(path).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o700)).unwrap();
 }
 
 /// `length` random bytes.

@@ -1,5 +1,6 @@
 //! A fresh SQLite file in a directory of its own.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -15,6 +16,7 @@ pub fn fresh_sqlite() -> SqliteFile {
     SqliteFile {
         dir: tempfile::Builder::new()
             .prefix("taskpass-it-")
+            .permissions(PermissionsExt::from_mode(0o700))
             .tempdir()
             .unwrap(),
     }

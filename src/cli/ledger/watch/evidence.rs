@@ -6,7 +6,6 @@
 //! that a smaller head came later is the monitor's word.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +18,7 @@ use super::state::{Kept, State};
 use crate::cli::client::read_file;
 use crate::cli::{Failure, output};
 use crate::clock::Timestamp;
-use crate::files::sync_name;
+use crate::files::{create_private, sync_name};
 use crate::merkle::{
     Checkpoint, Hash, SignedCheckpoint, VerifierKey, hashes_to_bytes, verify_consistency,
 };
@@ -89,7 +88,7 @@ pub(super) fn write(
             _ => format!(".evidence-{time}-{number}"),
         };
         let path = state.beside(&ending);
-        let mut file = match File::create_new(&path) {
+        let mut file = match create_private(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
             Err(error) => return Err(error),

@@ -2,12 +2,11 @@
 //! evidence by itself; whoever holds it can hold the log to it.
 
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::cli::Failure;
-use crate::cli::client::read_file;
 use crate::clock::Timestamp;
 use crate::files;
 use crate::merkle::{Checkpoint, MAX_NOTE_BYTES, SignedCheckpoint, VerifierKey};
@@ -37,12 +36,25 @@ impl State {
         let Some(path) = &self.0 else {
             return Ok(None);
         };
-        let metadata = match std::fs::metadata(path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(unreadable(path, &error)),
+        let opened = files::open_private(path).map_err(|error| match error {
+            files::FileError::Unfit { .. } => Failure::Usage(error.to_string()),
+            files::FileError::Io { .. } => Failure::Unestablished(format!("cannot read {error}")),
+        })?;
+        let Some(file) = opened else {
+            return Ok(None);
         };
-        let bytes = read_file(path, MAX_NOTE_BYTES as u64)?;
+        let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+        let mut bytes = Vec::new();
+        let at_most = MAX_NOTE_BYTES as u64;
+        file.take(at_most + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| unreadable(path, &error))?;
+        if bytes.len() as u64 > at_most {
+            let path = path.display();
+            return Err(Failure::Usage(format!(
+                "{path} has more than {at_most} bytes"
+            )));
+        }
         let signed = SignedCheckpoint::open(&bytes, keys).map_err(|why| {
             Failure::Usage(format!(
                 "{} is not a checkpoint that these keys vouch for, and is left as it is: {why}",
