@@ -5,6 +5,7 @@
 //!
 //! - [`clock`], [`ids`]: time and identifiers, as parameters.
 //! - [`files`], [`outgoing`]: what is written to disk and asked of others, done with care once.
+//! - [`process`]: what other processes of the machine can see of this one.
 //! - `domain`: the nouns, their transitions and the subset rules; no HTTP, no SQL.
 //! - `endpoints`: the replica's own table of servers to ask, and which addresses are public.
 //! - [`merkle`]: the tree, its proofs and text formats; all that offline verification needs.
@@ -35,6 +36,7 @@ pub mod metrics;
 pub mod mint;
 pub mod outgoing;
 pub mod policy;
+pub mod process;
 pub mod shutdown;
 pub mod store;
 pub mod sweep;

@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    // Before anything secret is in memory.
+    if let Err(error) = taskpass::process::deny_inspection() {
+        return taskpass::cli::not_hidden(&error);
+    }
     // Before anything can open a TLS connection or look at a token.
     drop(rustls::crypto::ring::default_provider().install_default());
     taskpass::crypto::jwt_provider::install();

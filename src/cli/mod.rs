@@ -149,12 +149,23 @@ pub fn run(cli: Cli) -> ExitCode {
     ExitCode::from(failure.code())
 }
 
+/// The system does not let this process hide from others, so that it does not begin.
+#[must_use]
+pub fn not_hidden(error: &std::io::Error) -> ExitCode {
+    let text = format!("taskpass: cannot deny other processes to read this one: {error}");
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+    ExitCode::from(Failure::Unestablished(text).code())
+}
+
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(serve) => block_on(serve.run()),
         Command::Migrate(migrate) => block_on(migrate.run()),
         Command::Dev(dev) => block_on(dev.run()),
-        Command::Exec(exec) => block_on(exec.run()),
+        Command::Exec(exec) => {
+            exec.withhold()?;
+            block_on(exec.run())
+        }
         Command::Aws(aws) => block_on(aws.run()),
         Command::Request(request) => block_on(request.run()),
         Command::Task(task) => block_on(task.run()),

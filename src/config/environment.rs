@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::process;
+
 /// A variable that is set to something other than UTF-8 text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not UTF-8 text")]
@@ -16,7 +18,7 @@ pub trait Environment {
     fn get(&self, name: &str) -> Result<Option<String>, NotText>;
 }
 
-/// The environment of this process.
+/// The environment of this process, including what it withholds from others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessEnvironment;
 
@@ -26,6 +28,9 @@ impl Environment for ProcessEnvironment {
         reason = "the one place that reads the environment"
     )]
     fn get(&self, name: &str) -> Result<Option<String>, NotText> {
+        if let Some(value) = process::withheld(name) {
+            return value.to_str().map(str::to_owned).map(Some).ok_or(NotText);
+        }
         match std::env::var(name) {
             Ok(value) => Ok(Some(value)),
             Err(std::env::VarError::NotPresent) => Ok(None),

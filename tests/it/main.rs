@@ -47,6 +47,7 @@ mod first_start;
 mod files;
 mod foreign;
 mod forgetting;
+mod inspection;
 mod judge;
 mod kills;
 mod laws;

@@ -15,10 +15,11 @@ use crate::cli::lease::Never;
 use crate::crypto::random::SystemRandom;
 use crate::files::create_private;
 use crate::ids::Random as _;
+use crate::process::HANDOVER_VARIABLE;
 
 /// Variables by which AWS's tools would find other credentials than the ones they are given, and by
 /// which the command could ask the broker in our name.
-const REMOVED: [&str; 19] = [
+const REMOVED: [&str; 20] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -36,10 +37,23 @@ const REMOVED: [&str; 19] = [
     "TASKPASS_TOKEN",
     "TASKPASS_TOKEN_FILE",
     "TASKPASS_KEY_FILE",
+    HANDOVER_VARIABLE,
     // With these it could have attestations made, for us or for anybody else.
     "ACTIONS_ID_TOKEN_REQUEST_URL",
     "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
 ];
+
+/// Variables that name files and that the command line is read by: they hold no secret, and stay in
+/// the environment of this process.
+const OF_THE_COMMAND_LINE: [&str; 2] = ["TASKPASS_TOKEN_FILE", "TASKPASS_KEY_FILE"];
+
+/// Variables that are not even in the environment that the command could read of this process.
+/// `hidden` is one more that it does not get.
+pub(super) fn withheld(hidden: Option<String>) -> Vec<String> {
+    let stay = |name: &&str| OF_THE_COMMAND_LINE.contains(name);
+    let names = REMOVED.into_iter().filter(|name| !stay(name));
+    names.map(str::to_owned).chain(hidden).collect()
+}
 
 /// What of our environment the command does not get, and what it gets beside.
 pub(super) struct Environment {

@@ -21,6 +21,7 @@ use super::held::Asker;
 use super::lease::Lease;
 use super::wanted::{NewTask, Wanted};
 use super::{Failure, output};
+use crate::process;
 
 /// Run a command with a credential that lives as long as it runs
 #[derive(Args, Debug)]
@@ -66,6 +67,15 @@ enum How {
 }
 
 impl Exec {
+    /// Takes secrets out of the environment that the command could read of this process. Where there
+    /// are some, the program starts again here.
+    pub(super) fn withhold(&self) -> Result<(), Failure> {
+        let names = deliver::withheld(self.evidence.variable());
+        process::withhold(&names).map_err(|error| {
+            Failure::Unestablished(format!("cannot keep secrets from the command: {error}"))
+        })
+    }
+
     pub(super) async fn run(self) -> Result<(), Failure> {
         let client = Client::new(&self.address.url)?;
         let asker = Asker {
