@@ -393,6 +393,12 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         sweep::run_deny_lists(denying, stop)
     }));
     drop(shutdown.spawn_worker("exports", move |stop| exporter.run(stop)));
+    let metrics = http::server::start_metrics(Arc::clone(&broker), &config, &shutdown)
+        .await
+        .map_err(unfit)?;
+    if let Some(address) = metrics {
+        info!(%address, "serving metrics");
+    }
     let address = http::server::start(Arc::clone(&broker), &config, &shutdown)
         .await
         .map_err(unfit)?;

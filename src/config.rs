@@ -44,7 +44,8 @@ pub use error::{ConfigError, ConfigErrors, Position};
 pub use exports::{Export, ExportFormat, ExportFrom, ExportTo, MAX_TIMEOUT_SECONDS};
 pub use sections::{
     AccessTokenAlgorithm, Admin, ClientCertificates, Keys, Ledger, Limits, Log, LogFormat,
-    LogLevel, Policy, Postgres, Server, SharedCheckpoint, Sqlite, Store, StoreKind, Tls, Witness,
+    LogLevel, Metrics, Policy, Postgres, Server, SharedCheckpoint, Sqlite, Store, StoreKind, Tls,
+    Witness,
 };
 
 /// The name of the variable that names the file.
@@ -137,6 +138,8 @@ pub struct Config {
     pub export: Vec<Export>,
     /// Logs.
     pub log: Log,
+    /// Where metrics are read without credentials.
+    pub metrics: Metrics,
     /// From [`LOG_VARIABLE`]: a filter that replaces [`Log::level`].
     pub log_filter: Option<String>,
     /// Secrets.
@@ -235,6 +238,7 @@ impl Config {
             retention: file.retention,
             export: file.export,
             log: file.log,
+            metrics: file.metrics,
             log_filter,
             secrets,
         })

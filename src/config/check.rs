@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 use tracing_subscriber::EnvFilter;
-use url::{Host, Url};
+use url::Url;
 use zeroize::Zeroizing;
 
 use super::document::Document;
@@ -84,6 +84,7 @@ impl<'d> Checker<'d> {
     pub(super) fn check(&mut self, file: &sections::File, mode: Mode) {
         self.issuer(file);
         self.tls(file);
+        self.metrics(file);
         self.times(file);
         self.store(file, mode);
         self.ledger(file, mode);
@@ -188,6 +189,39 @@ impl<'d> Checker<'d> {
                 "is reachable from other machines without TLS",
                 "configure [server.tls], or say there that it is terminated_upstream, or listen \
                  on 127.0.0.1",
+            );
+        }
+    }
+
+    fn metrics(&mut self, file: &sections::File) {
+        let metrics = &file.metrics;
+        let Some(listen) = metrics.listen else {
+            if metrics.trusted_network {
+                self.refuse(
+                    "metrics.trusted_network",
+                    "has no effect without `listen`",
+                    "add metrics.listen, or remove it",
+                );
+            }
+            return;
+        };
+        if !listen.ip().is_loopback() && !metrics.trusted_network {
+            self.refuse(
+                "metrics.listen",
+                "shows metrics to other machines without credentials",
+                "listen on 127.0.0.1, or say `trusted_network = true` if only clients that may \
+                 read metrics can reach it",
+            );
+        }
+        let server = file.server.listen;
+        let overlap = listen.ip() == server.ip()
+            || listen.ip().is_unspecified()
+            || server.ip().is_unspecified();
+        if listen.port() != 0 && listen.port() == server.port() && overlap {
+            self.refuse(
+                "metrics.listen",
+                "is the address of server.listen, which callers reach",
+                "give metrics a port of their own",
             );
         }
     }
@@ -871,13 +905,7 @@ fn is_safe_to_ask(text: &str) -> bool {
 }
 
 fn is_plain_on_loopback(url: &Url) -> bool {
-    let loopback = match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
-    url.scheme() == "http" && loopback
+    url.scheme() == "http" && sections::is_loopback(url)
 }
 
 /// Whether a database is on this host, or has to prove with a certificate that it is the one named.

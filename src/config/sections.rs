@@ -6,12 +6,23 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use url::{Host, Url};
 
 use super::exports::Export;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Retention};
 use crate::domain::trust::AttestorSpec;
 use crate::endpoints::EndpointSpec;
+
+/// Whether a URL names this machine by a loopback address or as `localhost`.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
 
 /// The file as it is written.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,6 +53,8 @@ pub(super) struct File {
     pub(super) export: Vec<Export>,
     #[serde(default)]
     pub(super) log: Log,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
 }
 
 impl File {
@@ -138,6 +151,14 @@ fn default_header_timeout_seconds() -> u64 {
 }
 
 impl Server {
+    /// Whether every request that comes over loopback was made on this machine: no proxy ends TLS
+    /// before the broker, and callers know it by a name that leads to this machine alone.
+    #[must_use]
+    pub fn is_of_this_machine_alone(&self) -> bool {
+        let own_name = Url::parse(&self.issuer).is_ok_and(|url| is_loopback(&url));
+        self.listen.ip().is_loopback() && !self.tls.terminated_upstream && own_name
+    }
+
     /// Connections at once from one address: where nothing is said an eighth of all, so that one
     /// cannot keep the others out, and not so few that a small limit troubles honest pools.
     #[must_use]
@@ -182,6 +203,18 @@ pub enum ClientCertificates {
     None,
     /// One is asked for, not demanded, and what its holder gets is bound to it.
     Bind,
+}
+
+/// `[metrics]`: where metrics are read without credentials.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// The address of a listener that serves metrics, and nothing else, to every client.
+    #[serde(default)]
+    pub listen: Option<SocketAddr>,
+    /// Whether only clients that may read metrics can reach `listen` from other machines.
+    #[serde(default)]
+    pub trusted_network: bool,
 }
 
 /// Which database.

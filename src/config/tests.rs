@@ -377,6 +377,46 @@ const FAULTS: &[(&str, &str, usize, &str, &str, &str)] = &[
         "127.0.0.1",
     ),
     (
+        "[store]",
+        "[metrics]\nlisten = \"0.0.0.0:9464\"\n[store]",
+        4,
+        "metrics.listen",
+        "without credentials",
+        "127.0.0.1",
+    ),
+    (
+        "[store]",
+        "[metrics]\nlisten = \"[2001:db8::1]:9464\"\n[store]",
+        4,
+        "metrics.listen",
+        "without credentials",
+        "trusted_network = true",
+    ),
+    (
+        "[store]",
+        "[metrics]\nlisten = \"127.0.0.1:8443\"\n[store]",
+        4,
+        "metrics.listen",
+        "which callers reach",
+        "a port of their own",
+    ),
+    (
+        "[store]",
+        "[metrics]\nlisten = \"0.0.0.0:8443\"\ntrusted_network = true\n[store]",
+        4,
+        "metrics.listen",
+        "which callers reach",
+        "a port of their own",
+    ),
+    (
+        "[store]",
+        "[metrics]\ntrusted_network = true\n[store]",
+        4,
+        "metrics.trusted_network",
+        "has no effect",
+        "add metrics.listen",
+    ),
+    (
         "[server]",
         "[server]\ndrain_seconds = 301",
         2,
@@ -936,6 +976,29 @@ fn a_variable_that_is_not_text_is_refused() {
     assert!(Config::path(None, &Broken).is_err());
     let named = Config::path(Some("x.toml".into()), &Broken).unwrap();
     assert_eq!(named, Path::new("x.toml"));
+}
+
+#[test]
+fn metrics_are_shown_without_credentials_only_where_no_proxy_can_be_in_between() {
+    let open = |text: &str| {
+        let config = parse(text, &sealed()).unwrap();
+        config.server.is_of_this_machine_alone()
+    };
+    assert!(open(SMALL));
+    assert!(open(&SMALL.replace("127.0.0.1:8443", "localhost:8443")));
+    // Callers know it by a name of the world, so something passes them on.
+    let named = SMALL.replace("http://127.0.0.1:8443", "https://broker.example");
+    let tls = "[server.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\n[store]";
+    assert!(!open(&named.replacen("[store]", tls, 1)));
+    let proxied = "[server.tls]\nterminated_upstream = true\n[store]";
+    assert!(!open(&named.replacen("[store]", proxied, 1)));
+    assert!(!open(&SMALL.replacen("[store]", proxied, 1)));
+    let all = SMALL.replacen(
+        "[store]",
+        &format!("listen = \"0.0.0.0:8443\"\n{proxied}"),
+        1,
+    );
+    assert!(!open(&all));
 }
 
 #[test]

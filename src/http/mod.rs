@@ -89,7 +89,8 @@ impl AppState {
             settings: Arc::new(Settings {
                 request_timeout: Duration::from_secs(config.server.request_timeout_seconds),
                 public_ledger: config.server.public_ledger,
-                metrics_open: config.server.listen.ip().is_loopback(),
+                metrics_open: config.metrics.listen.is_none()
+                    && config.server.is_of_this_machine_alone(),
                 jwks_cache_seconds: config.keys.jwks_cache_seconds,
                 nonces: config
                     .server

@@ -1,8 +1,10 @@
 //! Health, readiness, metrics.
 
+use std::net::{IpAddr, SocketAddr};
+
 use axum::Json;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -65,18 +67,119 @@ pub(super) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBo
     }))
 }
 
-/// Metrics in Prometheus' text format: on loopback for everybody, elsewhere for whoever may.
+/// Headers by which a proxy says for whom it asks.
+const FORWARDED: [&str; 6] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
+/// Whether a request was made on this machine, for this machine: by no proxy that says so, and by no
+/// page in a browser, which would name another host or its origin.
+fn is_direct(peer: SocketAddr, headers: &HeaderMap, uri: &Uri) -> bool {
+    let host = headers.get(header::HOST).map(|host| host.to_str().ok());
+    let named = match (uri.host(), host) {
+        (Some(host), _) => Some(host),
+        (None, Some(host)) => host.map(without_port),
+        (None, None) => None,
+    };
+    let local = named.is_some_and(|name| {
+        let address = name.trim_start_matches('[').trim_end_matches(']');
+        let address = address.parse::<IpAddr>();
+        name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    });
+    peer.ip().to_canonical().is_loopback()
+        && local
+        && !headers.contains_key(header::ORIGIN)
+        && !FORWARDED.iter().any(|name| headers.contains_key(*name))
+}
+
+/// The host of `host:port`, where the port is left out sometimes.
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// The text of all metrics.
+pub(super) fn exposition(broker: &crate::broker::Broker) -> Response {
+    let text = broker.metrics().render();
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
+}
+
+/// Metrics in OpenMetrics text: without credentials for a direct request on this machine where no
+/// proxy is configured, otherwise for an identity with `readMetrics`.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn metrics(
     State(state): State<AppState>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    uri: Uri,
+    headers: HeaderMap,
     presented: Presented,
 ) -> Result<Response, Problem> {
-    if !state.settings.metrics_open {
+    if !(state.settings.metrics_open && is_direct(peer, &headers, &uri)) {
         state
             .broker
             .check_metrics_reader(&presented.evidence)
             .await?;
     }
-    let text = state.broker.metrics().render();
-    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+    Ok(exposition(&state.broker))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn direct(peer: &str, uri: &str, headers: &[(&'static str, &str)]) -> bool {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, value.parse().unwrap());
+        }
+        is_direct(peer.parse().unwrap(), &map, &uri.parse().unwrap())
+    }
+
+    #[test]
+    fn a_request_is_direct_that_was_made_here_for_here() {
+        let path = "/metrics";
+        for host in [
+            "127.0.0.1:8443",
+            "localhost:8443",
+            "[::1]:8443",
+            "[::1]",
+            "127.0.0.1",
+        ] {
+            assert!(direct("127.0.0.1:9", path, &[("host", host)]), "{host}");
+            assert!(direct("[::1]:9", path, &[("host", host)]), "{host}");
+            assert!(direct("[::ffff:127.0.0.1]:9", path, &[("host", host)]));
+            assert!(!direct("192.0.2.7:9", path, &[("host", host)]), "{host}");
+        }
+        assert!(direct("127.0.0.1:9", "http://localhost:8443/metrics", &[]));
+        assert!(!direct("127.0.0.1:9", "http://broker.example/metrics", &[]));
+        assert!(!direct("127.0.0.1:9", path, &[]));
+    }
+
+    #[test]
+    fn what_a_proxy_passes_on_and_what_a_page_asks_is_not_direct() {
+        let host = ("host", "127.0.0.1:8443");
+        for name in FORWARDED.into_iter().chain(["origin"]) {
+            let asked = direct("127.0.0.1:9", "/metrics", &[host, (name, "for=192.0.2.7")]);
+            assert!(!asked, "{name}");
+        }
+        for host in [
+            "broker.example",
+            "rebound.example:8443",
+            "127.0.0.1.example",
+            "[::2]:8443",
+            "",
+        ] {
+            assert!(
+                !direct("127.0.0.1:9", "/metrics", &[("host", host)]),
+                "{host}"
+            );
+        }
+    }
 }

@@ -21,7 +21,7 @@ use tracing::warn;
 
 use super::client_certificates::Possession;
 use super::limits::{AddressConnections, Place};
-use super::{AppState, router};
+use super::{AppState, ops, router};
 use crate::broker::Broker;
 use crate::config::{ClientCertificates, Config, Tls};
 use crate::shutdown::Shutdown;
@@ -46,6 +46,61 @@ fn allow_open_files(connections: usize) {
         Ok(_) => {}
         Err(error) => warn!(%error, needed, "the limit of open files cannot be read"),
     }
+}
+
+/// Connections at once to the listener for metrics. A scraper needs one.
+const METRICS_CONNECTIONS: usize = 64;
+
+/// Serves metrics until shutdown on a listener of their own, if one is configured; answers once it
+/// listens.
+pub async fn start_metrics(
+    broker: Arc<Broker>,
+    config: &Config,
+    shutdown: &Shutdown,
+) -> io::Result<Option<SocketAddr>> {
+    let Some(address) = config.metrics.listen else {
+        return Ok(None);
+    };
+    let serve = move || std::future::ready(ops::exposition(&broker));
+    let app = axum::Router::new()
+        .route("/metrics", axum::routing::get(serve))
+        .into_make_service();
+    let patience = Duration::from_secs(config.server.header_timeout_seconds);
+    let handle = Handle::new();
+    let listener = listen(address).map_err(|error| {
+        io::Error::new(error.kind(), format!("metrics.listen {address}: {error}"))
+    })?;
+    let mut server = axum_server::from_tcp(listener)?
+        .handle(handle.clone())
+        .first_request_timeout(patience)
+        .acceptor(Bounded::new(
+            handle.clone(),
+            METRICS_CONNECTIONS,
+            METRICS_CONNECTIONS,
+        ));
+    let http = server.http_builder();
+    http.http1()
+        .header_read_timeout(patience)
+        .max_buf_size(16 * 1024);
+    http.http2().max_concurrent_streams(Some(8));
+    let serving = {
+        let handle = handle.clone();
+        let stopping = shutdown.stopping();
+        async move {
+            let listening = server.serve(app);
+            tokio::pin!(listening);
+            tokio::select! {
+                ended = &mut listening => return log_end(ended),
+                () = stopping => handle.graceful_shutdown(Some(patience)),
+            }
+            log_end(listening.await);
+        }
+    };
+    drop(shutdown.spawn("metrics", serving));
+    let listening = handle.listening().await;
+    listening
+        .map(Some)
+        .ok_or_else(|| io::Error::other("the listener for metrics did not start"))
 }
 
 /// Serves the broker until shutdown; answers once it listens.

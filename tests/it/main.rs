@@ -53,6 +53,7 @@ mod kills;
 mod laws;
 mod limits;
 mod load;
+mod metrics_access;
 mod minters;
 mod mtls;
 mod oauth;

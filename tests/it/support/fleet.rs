@@ -27,7 +27,8 @@ const BOOTSTRAP_POLICY: &str = r#"
 @id("bootstrap") @description("what the tests do as the operator")
 permit (principal == Bootstrap::"token", action in [Action::"listTasks", Action::"listSessions",
   Action::"revokeSession", Action::"revokeMany", Action::"liftCutoff", Action::"introspect",
-  Action::"readLedger", Action::"readGeneration", Action::"activateGeneration"], resource == Broker::"taskpass");
+  Action::"readLedger", Action::"readGeneration", Action::"activateGeneration",
+  Action::"readMetrics"], resource == Broker::"taskpass");
 "#;
 
 /// What signs the webhooks of a fleet.
@@ -42,6 +43,8 @@ pub struct Fleet {
     policies: String,
     /// More settings of `[server]`.
     server: &'static str,
+    /// Whether it listens on every address.
+    on_all: bool,
     /// More tables of attestors.
     attestors: String,
     /// Tables of sinks, which may name the file `sink.secret`.
@@ -99,6 +102,15 @@ impl Fleet {
         (fleet, replica)
     }
 
+    /// The same on every address of this machine; the tests reach it on loopback.
+    pub fn listening_on_all(server: &'static str) -> (Self, Replica) {
+        let mut fleet = Self::new(None);
+        fleet.server = server;
+        fleet.on_all = true;
+        let replica = fleet.replica();
+        (fleet, replica)
+    }
+
     fn new(database: Option<TestDatabase>) -> Self {
         let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random_bytes(32));
         Self {
@@ -108,6 +120,7 @@ impl Fleet {
             sealing_key: format!("tpk1_{key}"),
             policies: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
             server: "",
+            on_all: false,
             attestors: String::new(),
             exports: String::new(),
             tables: String::new(),
@@ -385,7 +398,7 @@ impl Fleet {
             r#"
 [server]
 issuer = "{scheme}://{own}"
-listen = "{address}"
+listen = "{listen}"
 drain_seconds = 0
 {server}
 {tls}
@@ -435,6 +448,11 @@ max_open_per_workload = 100000
             self.limits[1],
             self.limits[2],
             self.limits[3],
+            listen = if self.on_all {
+                SocketAddr::from(([0, 0, 0, 0], address.port()))
+            } else {
+                address
+            },
             scheme = if self.tls.is_some() { "https" } else { "http" },
             tls = self.tls.as_ref().map(Tls::section).unwrap_or_default(),
             own = if self.found_by_issuer {
