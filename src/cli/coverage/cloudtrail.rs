@@ -16,7 +16,9 @@ use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::names::{Call, is_refusal};
-use super::record::{Credential, Deed, Outcome, Record, Region, TimeFormat, session, time};
+use super::record::{
+    Credential, Deed, Outcome, Record, Region, RoleSeen, TimeFormat, session, time,
+};
 
 /// What `CloudTrail` itself noticed, which is no call of anybody's.
 const INSIGHT: &str = "AwsCloudTrailInsight";
@@ -67,6 +69,8 @@ struct UserIdentity {
     #[serde(default)]
     user_name: Text,
     #[serde(default)]
+    account_id: Text,
+    #[serde(default)]
     invoked_by: Text,
     #[serde(default)]
     session_context: Maybe<SessionContext>,
@@ -77,6 +81,14 @@ struct UserIdentity {
 struct SessionContext {
     #[serde(default)]
     source_identity: Text,
+    #[serde(default)]
+    session_issuer: Maybe<SessionIssuer>,
+}
+
+#[derive(Default, Deserialize)]
+struct SessionIssuer {
+    #[serde(default)]
+    arn: Text,
 }
 
 #[derive(Default, Deserialize)]
@@ -101,6 +113,14 @@ struct Parameters {
 struct Elements {
     #[serde(default)]
     source_identity: Text,
+    #[serde(default)]
+    assumed_role_user: Maybe<AssumedRoleUser>,
+}
+
+#[derive(Default, Deserialize)]
+struct AssumedRoleUser {
+    #[serde(default)]
+    arn: Text,
 }
 
 #[derive(Default, Deserialize)]
@@ -294,6 +314,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
         credential.add_session_of_aws(text);
     }
     let context = who.session_context.0.as_ref();
+    let issuer = context.and_then(|context| context.session_issuer.0.as_ref());
+    let issuer = issuer.and_then(|issuer| issuer.arn.text.clone());
+    credential.roles.extend(issuer.map(RoleSeen::Arn));
+    let account = who.account_id.text.clone().filter(|_| credential.named);
+    credential.roles.extend(account.map(RoleSeen::Account));
     let identity = context.and_then(|context| context.source_identity.text.as_deref());
     if let Some(identity) = identity {
         credential.add_hash_text(identity);
@@ -301,8 +326,16 @@ pub(super) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
     let answered = event.answered.0.unwrap_or_default();
     let identities = [&asked.source_identity, &answered.source_identity];
     let identities = identities.map(|text| text.text.as_deref());
-    let named = asked.role_session_name.text.as_deref();
-    let deed = if mints(&call, &mut credential, named, &identities) {
+    let asked_for = AskedFor {
+        name: asked.role_session_name.text.as_deref(),
+        role: asked.role_arn.text.as_deref(),
+    };
+    let deed = if mints(&call, &mut credential, asked_for, &identities) {
+        // The answer names what was made, which is the session that was asked for.
+        let made = answered.assumed_role_user.0.unwrap_or_default();
+        if let Some(made) = made.arn.text {
+            credential.add_session_of_aws(&made);
+        }
         Deed::Mint
     } else {
         call.deed()
@@ -333,15 +366,25 @@ pub(super) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
 /// Why what AWS does without being asked is set aside.
 pub(super) const OF_ITS_OWN_ACCORD: &str = "a service of AWS did it of its own accord";
 
-/// Whether it is the broker's own call, and then what that names: the session that is to be, and
-/// its decision. Who calls with a session of ours is judged by what that was granted.
+/// Which session a call asks for.
+pub(super) struct AskedFor<'a> {
+    /// By which name.
+    pub(super) name: Option<&'a str>,
+    /// Of which role, by its ARN.
+    pub(super) role: Option<&'a str>,
+}
+
+/// Whether it is the broker's own call, and then what that names: the session that is to be, its
+/// role and its decision. Who calls with a session of ours is judged by what that was granted.
 pub(super) fn mints(
     call: &Call,
     credential: &mut Credential,
-    name: Option<&str>,
+    asked: AskedFor<'_>,
     identities: &[Option<&str>],
 ) -> bool {
-    let name = name.filter(|name| name.starts_with("tp-") && session(name).is_some());
+    let name = asked
+        .name
+        .filter(|name| name.starts_with("tp-") && session(name).is_some());
     let Some(name) = name.filter(|_| credential.is_empty() && call.makes_a_session()) else {
         return false;
     };
@@ -351,6 +394,8 @@ pub(super) fn mints(
         ..Credential::default()
     };
     credential.add_session_text(name);
+    let role = asked.role.map(str::to_owned);
+    credential.roles.extend(role.map(RoleSeen::Arn));
     for identity in identities.iter().flatten() {
         credential.add_hash_text(identity);
     }

@@ -63,6 +63,8 @@ struct Row {
 struct Profile {
     grant: Grant,
     resource: String,
+    /// The `aud`: of a session of AWS, the ARN of its role.
+    audience: String,
     workload: Identity,
     aws: bool,
     /// Every selector that matches it, but for its tasks.
@@ -100,6 +102,11 @@ impl Permit<'_> {
 
     pub(super) fn resource(&self) -> &str {
         &self.profile.resource
+    }
+
+    /// For which API or, at AWS, for which role.
+    pub(super) fn audience(&self) -> &str {
+        &self.profile.audience
     }
 
     pub(super) fn workload(&self) -> &str {
@@ -453,8 +460,9 @@ impl Builder {
     fn profile(&mut self, leaf: &DecisionLeaf, grant: &Grant) -> Result<u32, Failure> {
         let minter = leaf.minter.as_deref().unwrap_or_default();
         let resource = leaf.resource.clone().unwrap_or_default();
+        let audience = leaf.audience.clone().unwrap_or_default();
         let text = serde_json::to_vec(&(
-            (&leaf.workload, &leaf.attestor, &resource, grant),
+            (&leaf.workload, &leaf.attestor, &resource, &audience, grant),
             (&leaf.generation, &leaf.kid, &leaf.policies, minter),
         ));
         let text = text.map_err(Failure::unestablished)?;
@@ -477,6 +485,7 @@ impl Builder {
         self.all.profiles.push(Profile {
             grant: grant.clone(),
             resource,
+            audience,
             workload: leaf.workload.clone(),
             aws: minter == crate::mint::aws::KIND,
             selectors,

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use super::decisions::{Decisions, End, Over, Permit};
-use super::record::{Deed, Record, Region};
+use super::record::{Credential, Deed, Record, Region, RoleSeen};
 use crate::clock::Timestamp;
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::pattern;
@@ -78,6 +78,7 @@ pub(super) enum Reason {
     UnknownSession,
     NameAlone,
     HashAlone,
+    OtherRole,
     Contradiction,
     DecidedLater,
     NoSessionOfAws,
@@ -109,6 +110,7 @@ impl Reason {
             Self::UnknownSession => "unknown_session",
             Self::NameAlone => "name_alone",
             Self::HashAlone => "hash_alone",
+            Self::OtherRole => "other_role",
             Self::Contradiction => "contradiction",
             Self::DecidedLater => "decided_later",
             Self::NoSessionOfAws => "no_session_of_aws",
@@ -276,6 +278,9 @@ impl<'a> Judge<'a> {
         let permit = self.find(record, &contradiction)?;
         if credential.named && !permit.is_aws() {
             return Err(no_session_of_aws());
+        }
+        if permit.is_aws() {
+            check_role(credential, &permit)?;
         }
         Ok(permit)
     }
@@ -510,6 +515,24 @@ fn gives(detail: &AuthorizationDetail, action: &ActionName) -> bool {
     let alike = |own: &ActionName| own.as_str().eq_ignore_ascii_case(action.as_str());
     let mut all = detail.actions().iter();
     all.any(|own| own.covers(action) || folds && alike(own))
+}
+
+/// A session of AWS has to be of the role that its decision is for: names and source identities are
+/// chosen by callers, in every account.
+fn check_role(credential: &Credential, permit: &Permit<'_>) -> Result<(), Verdict> {
+    let decided = permit.audience();
+    if let Some(other) = credential.roles.iter().find(|seen| !seen.is(decided)) {
+        let other = crate::cli::output::printable(&other.to_string());
+        let told = format!("its session is of {other}, and its decision is for {decided}");
+        return Err(Verdict::new(Class::Unproven, Reason::OtherRole, told));
+    }
+    // A mapping that says where the session is vouches for the place.
+    let named = credential.roles.iter().any(RoleSeen::names_a_role);
+    if credential.needs_both && !named {
+        let told = "it does not say of which role its session is";
+        return Err(Verdict::new(Class::Unproven, Reason::OtherRole, told));
+    }
+    Ok(())
 }
 
 fn no_session_of_aws() -> Verdict {

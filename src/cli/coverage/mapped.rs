@@ -7,10 +7,10 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::cloudtrail::{OF_ITS_OWN_ACCORD, mints};
+use super::cloudtrail::{AskedFor, OF_ITS_OWN_ACCORD, mints};
 use super::names::{Call, is_aws, is_refusal};
 use super::record::{
-    Credential, Deed, Outcome, Record, Region, TimeFormat, arn, session, time, url,
+    Credential, Deed, Outcome, Record, Region, RoleSeen, TimeFormat, arn, session, time, url,
 };
 use crate::cli::Failure;
 use crate::domain::grant::{ActionName, Location};
@@ -403,6 +403,19 @@ impl<'a> Ocsf<'a> {
                 credential.add_hash_text(text);
             }
         }
+        let issuers = self.texts([
+            "/actor/session/issuer",
+            "/unmapped/userIdentity.sessionContext.sessionIssuer.arn",
+            "/unmapped/userIdentity/sessionContext/sessionIssuer/arn",
+        ]);
+        // Sessions that are none of AWS have other issuers.
+        let issuers = issuers.into_iter().flatten();
+        let issuers = issuers.filter(|issuer| aws || issuer.starts_with("arn:"));
+        let issuers = issuers.map(str::to_owned);
+        credential.roles.extend(issuers.map(RoleSeen::Arn));
+        let account = self.text("/actor/user/account/uid");
+        let account = account.filter(|_| credential.named).map(str::to_owned);
+        credential.roles.extend(account.map(RoleSeen::Account));
         // As with CloudTrail; a mapping that says where the session is vouches for the place.
         credential.needs_both = (aws || credential.named) && mapped.session.is_none();
         credential
@@ -477,12 +490,23 @@ impl<'a> Ocsf<'a> {
             flat[1],
             flat[2],
         ];
-        let deed = if mints(&call, credential, name.as_deref(), &identities) {
+        let role = text(&asked, "roleArn").or_else(|| flat[3].map(str::to_owned));
+        let asked_for = AskedFor {
+            name: name.as_deref(),
+            role: role.as_deref(),
+        };
+        let deed = if mints(&call, credential, asked_for, &identities) {
+            let made = answered
+                .pointer("/assumedRoleUser/arn")
+                .and_then(Value::as_str);
+            if let Some(made) = made.or(self.text("/unmapped/responseElements.assumedRoleUser.arn"))
+            {
+                credential.add_session_of_aws(made);
+            }
             Deed::Mint
         } else {
             call.deed()
         };
-        let role = text(&asked, "roleArn").or_else(|| flat[3].map(str::to_owned));
         let role = role.filter(|_| call.makes_a_session());
         let place = role.unwrap_or_else(|| call.shown_place());
         (deed, call.shown(), place)

@@ -1,5 +1,7 @@
 //! One record of something done elsewhere, whatever its format was.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Number, Value};
@@ -8,6 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
+use crate::domain::aws::RoleArn;
 use crate::domain::grant::{ActionName, Location, is_region};
 use crate::domain::limits::MAX_PLACE_BYTES;
 use crate::ids::SessionId;
@@ -61,6 +64,59 @@ pub(super) struct Credential {
     pub(super) named: bool,
     /// Whether others could have chosen the name or the hash, so that one alone proves nothing.
     pub(super) needs_both: bool,
+    /// The roles of AWS that the record says the session is of, each as often as it says so.
+    pub(super) roles: Vec<RoleSeen>,
+}
+
+/// A role of AWS, as a record names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RoleSeen {
+    /// By its own ARN.
+    Arn(String),
+    /// By the ARN of a session, which leaves the role's path out.
+    Session {
+        /// `aws`, `aws-cn`, `aws-us-gov`.
+        partition: String,
+        /// The account's number.
+        account: String,
+        /// The role's name.
+        name: String,
+    },
+    /// By its account alone.
+    Account(String),
+}
+
+impl RoleSeen {
+    /// Whether it can be the role with this ARN.
+    pub(super) fn is(&self, role_arn: &str) -> bool {
+        let Some(role) = RoleArn::parse(role_arn) else {
+            return false;
+        };
+        match self {
+            Self::Arn(arn) => arn == role_arn,
+            Self::Session {
+                partition,
+                account,
+                name,
+            } => (role.partition, role.account, role.name) == (partition, account, name),
+            Self::Account(account) => role.account == account,
+        }
+    }
+
+    /// Whether it names a role, and not just an account.
+    pub(super) fn names_a_role(&self) -> bool {
+        !matches!(self, Self::Account(_))
+    }
+}
+
+impl fmt::Display for RoleSeen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Arn(arn) => f.write_str(arn),
+            Self::Session { account, name, .. } => write!(f, "role {name} of account {account}"),
+            Self::Account(account) => write!(f, "account {account}"),
+        }
+    }
 }
 
 /// Where something happened, of the regions of a cloud.
@@ -169,9 +225,10 @@ impl Credential {
     /// Who acted at AWS, where that is a session of a role: its name is ours or somebody else's.
     /// Says whether it is one.
     pub(super) fn add_session_of_aws(&mut self, text: &str) -> bool {
-        let Some(name) = name_at_aws(text) else {
+        let Some((role, name)) = name_at_aws(text) else {
             return false;
         };
+        self.roles.extend(role);
         match session(name).filter(|_| is_name(name)) {
             Some(session) => {
                 self.named = true;
@@ -229,16 +286,22 @@ fn is_name(text: &str) -> bool {
     text.starts_with("tp-")
 }
 
-/// The name of the session in `arn:aws:sts::1:assumed-role/reports/tp-…` or `AROA…:tp-…`. Of
-/// nobody else the last word is the name of a session.
-fn name_at_aws(text: &str) -> Option<&str> {
+/// The role, where it is named, and the name of the session in
+/// `arn:aws:sts::1:assumed-role/reports/tp-…` or `AROA…:tp-…`. In no other text is the last word the
+/// name of a session.
+fn name_at_aws(text: &str) -> Option<(Option<RoleSeen>, &str)> {
     let parts: Vec<&str> = text.splitn(6, ':').collect();
     match parts[..] {
-        ["arn", _, "sts", "", _, resource] => {
-            let (_, name) = resource.strip_prefix("assumed-role/")?.split_once('/')?;
-            Some(name)
+        ["arn", partition, "sts", "", account, resource] => {
+            let (role, name) = resource.strip_prefix("assumed-role/")?.split_once('/')?;
+            let role = RoleSeen::Session {
+                partition: partition.to_owned(),
+                account: account.to_owned(),
+                name: role.to_owned(),
+            };
+            Some((Some(role), name))
         }
-        [role, name] if role.starts_with("AROA") => Some(name),
+        [role, name] if role.starts_with("AROA") => Some((None, name)),
         _ => None,
     }
 }
@@ -506,6 +569,21 @@ mod tests {
             credential.add_session_of_aws(text);
             credential
         };
+        let seen = of(&format!(
+            "arn:aws:sts::123456789012:assumed-role/reports/{name}"
+        ))
+        .roles;
+        for (arn, same) in [
+            ("arn:aws:iam::123456789012:role/reports", true),
+            // The ARN of a session has the role's name without its path.
+            ("arn:aws:iam::123456789012:role/team/reports", true),
+            ("arn:aws:iam::999999999999:role/reports", false),
+            ("arn:aws:iam::123456789012:role/other", false),
+            ("arn:aws-cn:iam::123456789012:role/reports", false),
+            ("https://orders.example", false),
+        ] {
+            assert_eq!(seen[0].is(arn), same, "{arn}");
+        }
         for own in [
             format!("arn:aws:sts::123456789012:assumed-role/reports/{name}"),
             format!("arn:aws-cn:sts::123456789012:assumed-role/reports/{name}"),

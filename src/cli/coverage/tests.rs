@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::decisions::Decisions;
 use super::judge::{Class, Judge, Reason, Verdict};
-use super::record::{Credential, Deed, Outcome, Record, Region, session, time};
+use super::record::{Credential, Deed, Outcome, Record, Region, RoleSeen, session, time};
 use crate::cli::Failure;
 use crate::clock::Timestamp;
 use crate::domain::grant::{ActionName, Location};
@@ -415,6 +415,8 @@ fn what_others_can_choose_proves_nothing_alone() {
         {"type": "aws", "actions": ["s3:Get*"], "resources": ["arn:aws:s3:::b/*"]}
     ]);
     let permit_of_aws = with(with(permit(), "grant", aws), "minter", "aws");
+    let role = "arn:aws:iam::123456789012:role/reports";
+    let permit_of_aws = with(permit_of_aws, "audience", role);
     let log_of_aws = log(std::slice::from_ref(&permit_of_aws));
     let deed = rights("s3:GetObject", "arn:aws:s3:::b/x");
     let of = |log: &Decisions, change: &dyn Fn(&mut Credential)| {
@@ -427,7 +429,21 @@ fn what_others_can_choose_proves_nothing_alone() {
     let both = |credential: &mut Credential| {
         (credential.needs_both, credential.named) = (true, true);
         credential.hash = Some(own);
+        credential.roles = vec![RoleSeen::Arn(role.to_owned())];
     };
+    let with_roles = |roles: &[&str]| {
+        let seen = roles.iter().map(|role| RoleSeen::Arn((*role).to_owned()));
+        let seen: Vec<RoleSeen> = seen.collect();
+        of(&log_of_aws, &|credential| {
+            both(credential);
+            credential.roles.clone_from(&seen);
+        })
+    };
+    let other = "arn:aws:iam::999999999999:role/reports";
+    for roles in [&[][..], &[other], &[role, other]] {
+        let expected = (Class::Unproven, Reason::OtherRole);
+        assert_eq!(with_roles(roles), expected, "{roles:?}");
+    }
     assert_eq!(of(&log_of_aws, &both), PROVEN);
     assert_eq!(
         of(&log_of_aws, &|credential| {

@@ -22,6 +22,7 @@ use taskpass::merkle::{
 use super::support::process::{Ended, Launch};
 
 const ORIGIN: &str = "broker.test/log";
+const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
 const SESSION: &str = "0198b2a0-0000-7000-8000-000000000002";
 const OTHER: &str = "0198b2a0-0000-7000-8000-000000000099";
 
@@ -60,7 +61,7 @@ fn made() -> Made {
             json!({
                 "event": "decision", "decision": OTHER, "outcome": "permit",
                 "workload": "dev:agent%3Areports", "attestor": "dev", "resource": "reports-bucket",
-                "task": OTHER, "session": SESSION, "audience": "sts.amazonaws.com",
+                "task": OTHER, "session": SESSION, "audience": ROLE,
                 "grant": [{
                     "type": "aws", "actions": ["s3:GetObject"],
                     "resources": ["arn:aws:s3:::reports/*"], "region": "eu-central-1"
@@ -250,7 +251,7 @@ fn an_event_of_ocsf_is_joined_by_hash_and_by_session() {
         let mut event = json!({
             "class_uid": 6003, "time": 1_792_843_260_000_i64, "metadata": {"uid": "o-1"},
             "cloud": {"region": "eu-central-1"},
-            "actor": {"user": {"uid": "reports"}, "session": {"uid": SESSION}},
+            "actor": {"user": {"uid": "reports"}, "session": {"uid": SESSION, "issuer": ROLE}},
             "api": {"operation": "GetObject", "service": {"name": "s3.amazonaws.com"}},
             "resources": [{"uid": "arn:aws:s3:::reports/a", "type": "AWS::S3::Object"}],
             "unmapped": {"dec": URL_SAFE_NO_PAD.encode(log.hash.as_bytes())}
@@ -275,6 +276,13 @@ fn an_event_of_ocsf_is_joined_by_hash_and_by_session() {
         ocsf(&|event| event["actor"]["session"]["uid"] = OTHER.into()),
         [0, 0, 0, 1, 0]
     );
+    for issuer in [json!(null), json!("arn:aws:iam::999999999999:role/reports")] {
+        assert_eq!(
+            ocsf(&|event| event["actor"]["session"]["issuer"] = issuer.clone()),
+            [0, 0, 0, 1, 0],
+            "a session of no role that is known, or of another account's: {issuer}"
+        );
+    }
     assert_eq!(
         ocsf(&|event| event["cloud"]["region"] = "us-east-1".into()),
         [0, 1, 0, 0, 0]
@@ -291,7 +299,7 @@ fn who_walks_around_the_broker_is_set_aside_by_no_class_of_ocsf() {
     let own = json!({
         "class_uid": 6003, "time": 1_792_843_260_000_i64, "metadata": {"uid": "o-1"},
         "cloud": {"region": "eu-central-1"},
-        "actor": {"user": {"uid": "reports"}, "session": {"uid": SESSION}},
+        "actor": {"user": {"uid": "reports"}, "session": {"uid": SESSION, "issuer": ROLE}},
         "api": {"operation": "GetObject", "service": {"name": "s3.amazonaws.com"}},
         "resources": [{"uid": "arn:aws:s3:::reports/a", "type": "AWS::S3::Object"}],
         "unmapped": {"dec": URL_SAFE_NO_PAD.encode(log.hash.as_bytes())}
@@ -357,6 +365,69 @@ fn the_verdict_is_the_exit_code_whether_or_not_somebody_reads() {
             drop(input);
             assert_eq!(child.wait().unwrap().code(), Some(code), "{form} {events}");
         }
+    }
+}
+
+#[test]
+fn a_session_of_a_foreign_account_and_what_it_read_are_unproven() {
+    let log = made();
+    let name = format!("tp-{}", SESSION.replace('-', ""));
+    let making = |role: &str| {
+        let mut event = event("e-0", IN_TIME);
+        let identity = event["userIdentity"]["sessionContext"]["sourceIdentity"].clone();
+        event["eventSource"] = "sts.amazonaws.com".into();
+        event["eventName"] = "AssumeRoleWithWebIdentity".into();
+        event["userIdentity"] = json!({"type": "WebIdentityUser", "userName": "resource:reports"});
+        event["resources"] = Value::Null;
+        event["requestParameters"] = json!({"roleArn": role, "roleSessionName": name});
+        event["responseElements"] = json!({"sourceIdentity": identity});
+        event
+    };
+    let reading = |role: &str, account: &str| {
+        let mut event = event("e-1", IN_TIME);
+        let who = &mut event["userIdentity"];
+        who["arn"] = format!("arn:aws:sts::{account}:assumed-role/{role}/{name}").into();
+        who["accountId"] = account.into();
+        who["sessionContext"]["sessionIssuer"] =
+            json!({"type": "Role", "arn": format!("arn:aws:iam::{account}:role/{role}")});
+        event
+    };
+    let own = [making(ROLE), reading("reports", "123456789012")];
+    let report = json_of(&log.run(trail(&own), &["--json"]), 0);
+    assert_eq!(counts(&report), [2, 0, 0, 0, 0]);
+
+    let mut other_issuer = reading("reports", "123456789012");
+    other_issuer["userIdentity"]["sessionContext"]["sessionIssuer"]["arn"] =
+        "arn:aws:iam::999999999999:role/reports".into();
+    let mut other_account = reading("reports", "123456789012");
+    other_account["userIdentity"]["accountId"] = "999999999999".into();
+    let mut made_elsewhere = making(ROLE);
+    made_elsewhere["responseElements"]["assumedRoleUser"] =
+        json!({"arn": format!("arn:aws:sts::999999999999:assumed-role/reports/{name}")});
+    let mut unnamed = making(ROLE);
+    unnamed["requestParameters"]["roleArn"] = Value::Null;
+    let mut by_id_alone = reading("reports", "123456789012");
+    by_id_alone["userIdentity"]["arn"] = Value::Null;
+    by_id_alone["userIdentity"]["sessionContext"]["sessionIssuer"] = Value::Null;
+    for foreign in [
+        making("arn:aws:iam::999999999999:role/reports"),
+        making("arn:aws:iam::123456789012:role/Admin"),
+        making("arn:aws:iam::123456789012:role/other/reports"),
+        reading("reports", "999999999999"),
+        reading("Admin", "123456789012"),
+        other_issuer,
+        other_account,
+        made_elsewhere,
+        unnamed,
+        by_id_alone,
+    ] {
+        let report = json_of(&log.run(trail(&[foreign.clone()]), &["--json"]), 1);
+        assert_eq!(counts(&report), [0, 0, 0, 1, 0], "{foreign}");
+        assert_eq!(
+            report["classes"]["unproven"]["reasons"],
+            json!({"other_role": 1}),
+            "{foreign}"
+        );
     }
 }
 
