@@ -182,7 +182,7 @@ pub struct Metrics {
     refusals: Counters<1>,
     observed: Counters<3>,
     observing: Family<Labels<1>, Gauge>,
-    attestation_failures: Counters<1>,
+    attestation_failures: Counters<2>,
     unattested: Counter,
     blocked_calls: Counters<1>,
     foreign_tokens: Counter,
@@ -357,7 +357,7 @@ impl Metrics {
             ),
             attestation_failures: r.counters(
                 "attestation_failures",
-                "Evidence that was not believed, by reason",
+                "Evidence that was not believed, by attestor and reason",
             ),
             unattested: r.add(
                 "unattested",
@@ -504,8 +504,20 @@ impl Metrics {
     }
 
     /// Evidence was not believed.
-    pub fn attestation_failure(&self, reason: &'static str) {
-        count(&self.attestation_failures, &[("reason", reason.into())]);
+    pub fn attestation_failure(&self, attestor: &str, reason: &'static str) {
+        let labels = attestation_labels(attestor, reason);
+        count(&self.attestation_failures, &labels);
+    }
+
+    /// These attestors may refuse evidence for these reasons: each begins at zero, so that the
+    /// first failure is a rise.
+    pub fn attestors<'a>(&self, names: impl Iterator<Item = &'a str>, reasons: &[&'static str]) {
+        for name in names {
+            for reason in reasons {
+                let labels = attestation_labels(name, reason);
+                drop(self.attestation_failures.get_or_create(&labels));
+            }
+        }
     }
 
     /// A request came without evidence.
@@ -731,6 +743,13 @@ fn observed(policy: &str, outcome: Outcome, would_be: Outcome) -> Labels<3> {
     ]
 }
 
+fn attestation_labels(attestor: &str, reason: &'static str) -> Labels<2> {
+    [
+        ("attestor", Cow::Owned(attestor.to_owned())),
+        ("reason", reason.into()),
+    ]
+}
+
 fn count<const N: usize>(family: &Counters<N>, labels: &Labels<N>) {
     family.get_or_create(labels).inc();
 }
@@ -757,7 +776,8 @@ mod tests {
         metrics.observed("freeze", Outcome::Permit, Outcome::Deny);
         let until = crate::clock::Timestamp::from_seconds(1_800_000_000);
         metrics.observing([("freeze", until)].into_iter());
-        metrics.attestation_failure("expired");
+        metrics.attestation_failure("ci", "expired");
+        metrics.attestors(["ci"].into_iter(), &["expired", "replayed"]);
         metrics.unattested();
         metrics.foreign_token();
         metrics.mint("jwt", Ended::Ok);
@@ -790,7 +810,8 @@ mod tests {
             "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",would_be=\"deny\"} 1",
             "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",would_be=\"indeterminate\"} 0",
             "taskpass_observing_until_timestamp_seconds{policy=\"freeze\"} 1800000000",
-            "taskpass_attestation_failures_total{reason=\"expired\"} 1",
+            "taskpass_attestation_failures_total{attestor=\"ci\",reason=\"expired\"} 1",
+            "taskpass_attestation_failures_total{attestor=\"ci\",reason=\"replayed\"} 0",
             "taskpass_unattested_total 1",
             "taskpass_foreign_tokens_total 1",
             "taskpass_mints_total{minter=\"jwt\",result=\"ok\"} 1",

@@ -5,9 +5,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Value;
 use url::Url;
 
-use super::{AttestError, Evidence, one_time};
+use secrecy::ExposeSecret;
+
+use super::{AttestError, Evidence, TokenScheme, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
@@ -32,10 +35,42 @@ pub struct Proof {
     pub one_time: OneTime,
 }
 
-/// Verifies the request's only `DPoP` header. With an `access_token`, the proof must name it too.
+/// The proof of a request, where it has one or its scheme demands one. With `Authorization: DPoP`
+/// the proof has to name the token (RFC 9449 §7.1); beside a token that is presented otherwise it
+/// may, and then it must be that token.
+pub fn of_request(evidence: &Evidence, now: Timestamp) -> Result<Option<Proof>, AttestError> {
+    let named = evidence.scheme == TokenScheme::Dpop;
+    if evidence.dpop.is_empty() {
+        if named {
+            return Err(AttestError::BadProof("the DPoP scheme needs one"));
+        }
+        return Ok(None);
+    }
+    let token = evidence.bearer.as_ref();
+    let token = token.map(ExposeSecret::expose_secret);
+    let hash = match (token, named) {
+        (Some(token), true) => TokenHash::Demanded(token),
+        (Some(token), false) => TokenHash::Allowed(token),
+        (None, _) => TokenHash::None,
+    };
+    verify(evidence, hash, now).map(Some)
+}
+
+/// What a proof has to say of the token that it comes with (`ath`).
+#[derive(Clone, Copy)]
+pub enum TokenHash<'a> {
+    /// It must hold the hash of this token.
+    Demanded(&'a str),
+    /// Where it holds a hash it must be of this token.
+    Allowed(&'a str),
+    /// It comes with no token.
+    None,
+}
+
+/// Verifies the request's only `DPoP` header.
 pub fn verify(
     evidence: &Evidence,
-    access_token: Option<&str>,
+    hash: TokenHash<'_>,
     now: Timestamp,
 ) -> Result<Proof, AttestError> {
     let [header] = evidence.dpop.as_slice() else {
@@ -64,12 +99,7 @@ pub fn verify(
     if id.len() > MAX_ID_BYTES {
         return Err(AttestError::BadProof("its id is too long"));
     }
-    if let Some(access_token) = access_token {
-        let hash = URL_SAFE_NO_PAD.encode(sha256(access_token.as_bytes()));
-        if text(&claims, "ath")? != hash {
-            return Err(AttestError::BadProof("another access token"));
-        }
-    }
+    check_token_hash(&claims, hash)?;
     if let Some(nonces) = &evidence.nonces
         && !text(&claims, "nonce").is_ok_and(|nonce| nonces.is_good(nonce, now))
     {
@@ -82,6 +112,20 @@ pub fn verify(
         one_time: one_time("dpop", &[thumbprint.as_bytes(), id.as_bytes()], expires_at),
         key: KeyBinding::Jkt(thumbprint.to_owned()),
     })
+}
+
+fn check_token_hash(claims: &VerifiedClaims, wanted: TokenHash<'_>) -> Result<(), AttestError> {
+    let token = match wanted {
+        TokenHash::Demanded(token) => token,
+        TokenHash::Allowed(token) if claims.get("ath").is_some() => token,
+        TokenHash::Allowed(_) | TokenHash::None => return Ok(()),
+    };
+    let hash = URL_SAFE_NO_PAD.encode(sha256(token.as_bytes()));
+    match claims.get("ath").and_then(Value::as_str) {
+        None => Err(AttestError::BadProof("it has no `ath`")),
+        Some(named) if named == hash => Ok(()),
+        Some(_) => Err(AttestError::BadProof("its `ath` is of another token")),
+    }
 }
 
 fn text<'a>(claims: &'a VerifiedClaims, name: &'static str) -> Result<&'a str, AttestError> {

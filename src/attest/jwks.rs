@@ -15,6 +15,7 @@
 //! the host's network.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -52,7 +53,7 @@ pub(super) enum KeyError {
     /// The issuer's set does not have it.
     #[error("the issuer has no such key")]
     Unknown,
-    /// There is no set that is young enough.
+    /// There is no set that is young enough, or the newest could not be fetched and may have it.
     #[error("the issuer's keys could not be fetched")]
     Unreachable,
 }
@@ -103,22 +104,31 @@ struct KeySet {
 
 impl KeySet {
     fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<VerificationKey> {
-        let fits = |key: &&VerificationKey| key.algorithms().contains(&algorithm);
-        let found = match kid {
-            Some(kid) => self
-                .keys
-                .iter()
-                .filter(|key| key.kid() == Some(kid))
-                .find(fits),
-            // Without a name there must be nothing to choose.
-            None => self
-                .keys
-                .first()
-                .filter(|_| self.keys.len() == 1)
-                .filter(fits),
-        };
-        found.cloned()
+        select(&self.keys, kid, algorithm)
     }
+}
+
+/// The key of a set that a token names.
+pub(super) fn select(
+    keys: &[VerificationKey],
+    kid: Option<&str>,
+    algorithm: Algorithm,
+) -> Option<VerificationKey> {
+    let fits = |key: &&VerificationKey| key.algorithms().contains(&algorithm);
+    let found = match kid {
+        Some(kid) => keys.iter().filter(|key| key.kid() == Some(kid)).find(fits),
+        // Without a name there must be nothing to choose.
+        None => keys.first().filter(|_| keys.len() == 1).filter(fits),
+    };
+    found.cloned()
+}
+
+/// The usable keys of a set that somebody has at hand; `None` where there is none.
+pub(super) fn parse(bytes: &[u8], usage: KeyUse) -> Option<Vec<VerificationKey>> {
+    let set: Jwks = serde_json::from_slice(bytes).ok()?;
+    let keys: Vec<_> = set.keys.into_iter().take(MAX_KEYS).collect();
+    let usable = keys.into_iter().filter_map(|key| usable_key(key, usage));
+    Some(usable.collect()).filter(|keys: &Vec<_>| !keys.is_empty())
 }
 
 /// The client for issuers at public addresses.
@@ -163,6 +173,8 @@ pub(super) struct KeySource {
     max_stale_seconds: u64,
     tracker: TaskTracker,
     current: ArcSwapOption<KeySet>,
+    /// Whether the last fetch came to nothing: then a key that is not known may exist all the same.
+    failing: AtomicBool,
     /// Held by the one fetch; inside, when the last one began.
     flight: Arc<Mutex<Option<Timestamp>>>,
 }
@@ -210,6 +222,7 @@ impl KeySource {
             max_stale_seconds,
             tracker,
             current: ArcSwapOption::empty(),
+            failing: AtomicBool::new(false),
             flight: Arc::new(Mutex::new(None)),
         })
     }
@@ -230,7 +243,12 @@ impl KeySource {
         }
         self.refresh(now).await;
         let set = self.usable(now).ok_or(KeyError::Unreachable)?;
-        set.find(kid, algorithm).ok_or(KeyError::Unknown)
+        set.find(kid, algorithm)
+            .ok_or(if self.failing.load(Ordering::Acquire) {
+                KeyError::Unreachable
+            } else {
+                KeyError::Unknown
+            })
     }
 
     fn usable(&self, now: Timestamp) -> Option<Arc<KeySet>> {
@@ -277,7 +295,9 @@ impl KeySource {
         let source = Arc::clone(self);
         Some(self.tracker.spawn(async move {
             let fetched = tokio::time::timeout(TOTAL_TIMEOUT, source.fetch()).await;
-            match fetched.unwrap_or(Err(FetchError::Slow)) {
+            let fetched = fetched.unwrap_or(Err(FetchError::Slow));
+            source.failing.store(fetched.is_err(), Ordering::Release);
+            match fetched {
                 Ok(keys) => source.current.store(Some(Arc::new(KeySet {
                     keys,
                     fetched_at: now,

@@ -11,10 +11,15 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use super::checks::AttestorConfigError;
+use super::error::Refused;
+use super::explain::Conditions;
 use super::{AttestContext, AttestError, Attestor, Presented, WorkloadKeys, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
-use crate::crypto::jwt::{UnverifiedJwt, VerifiedClaims, check_times, verify};
+use crate::crypto::jwt::{
+    Claims, UnverifiedJwt, VerifiedClaims, check_expiry, check_issued_at, check_not_before,
+    check_times, verify,
+};
 use crate::domain::limits::MAX_NAME_BYTES;
 use crate::domain::trust::KeySpec;
 use crate::domain::workload::{Identity, Instance, Reuse, Workload, encode_value};
@@ -75,13 +80,13 @@ impl Keys {
         &self,
         token: &UnverifiedJwt,
         now: Timestamp,
-    ) -> Result<Workload, AttestError> {
+    ) -> Result<Workload, Refused> {
         let workload = token.unverified_issuer().unwrap_or_default();
         if workload.is_empty() || workload.len() > MAX_NAME_BYTES {
-            return Err(AttestError::UnknownKey);
+            return Err(AttestError::UnknownKey.into());
         }
         if !ALGORITHMS.contains(&token.unverified_algorithm()) {
-            return Err(AttestError::WrongAlgorithm);
+            return Err(AttestError::WrongAlgorithm.into());
         }
         let configured = self.configured.get(workload).map_or(&[][..], Vec::as_slice);
         let claims = match try_keys(token, configured) {
@@ -90,7 +95,7 @@ impl Keys {
                 let stored = self.stored.find(&self.name, workload).await;
                 let stored = stored.map_err(|_| AttestError::KeysUnavailable)?;
                 if stored.is_empty() {
-                    return Err(refused);
+                    return Err(refused.into());
                 }
                 let stored: Vec<_> = stored
                     .iter()
@@ -100,6 +105,7 @@ impl Keys {
             }
         };
         self.workload(&claims, workload, now)
+            .map_err(Refused::signed)
     }
 
     /// The workload `name`, whose key signed these claims.
@@ -109,19 +115,11 @@ impl Keys {
         name: &str,
         now: Timestamp,
     ) -> Result<Workload, AttestError> {
-        if !claims.is_type(ASSERTION) {
-            return Err(AttestError::WrongType);
-        }
-        if claims.issuer()? != name || claims.subject()? != name {
-            return Err(AttestError::RequiredClaim("sub".into()));
-        }
-        if claims.sole_audience()? != self.own_issuer {
-            return Err(AttestError::WrongAudience);
+        self.conditions(claims, now).hold()?;
+        if claims.issuer()? != name {
+            return Err(AttestError::RequiredClaim("iss".into()));
         }
         let times = check_times(claims, now, LEEWAY_SECONDS, MAX_LIFE_SECONDS)?;
-        if times.issued_at.seconds_until(times.expires_at) > MAX_LIFE_SECONDS {
-            return Err(AttestError::ClaimType("exp".into()));
-        }
         let id = claims.text("jti")?;
         let parts = [self.name.as_bytes(), name.as_bytes(), id.as_bytes()];
         let expires_at = times.expires_at.plus_seconds(LEEWAY_SECONDS + 1);
@@ -138,6 +136,19 @@ impl Keys {
             proofs: Vec::new(),
             key: None,
         })
+    }
+}
+
+/// Whether an assertion says that it lives no longer than one may.
+fn check_life(claims: &Claims, now: Timestamp) -> Result<(), AttestError> {
+    let expires_at = check_expiry(claims, now, LEEWAY_SECONDS)?;
+    // Where that fails, it has a condition of its own.
+    let issued_at = check_issued_at(claims, now, LEEWAY_SECONDS, MAX_LIFE_SECONDS);
+    match issued_at {
+        Ok(issued_at) if issued_at.seconds_until(expires_at) > MAX_LIFE_SECONDS => {
+            Err(AttestError::ClaimType("exp".into()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -182,20 +193,73 @@ impl Attestor for Keys {
         LEEWAY_SECONDS
     }
 
-    fn recognises(&self, presented: &Presented<'_>) -> bool {
-        presented.token().is_ok_and(|token| {
-            token.unverified_is_type(ASSERTION)
-                && token
-                    .unverified_audiences()
-                    .contains(&self.own_issuer.as_str())
+    fn algorithms(&self) -> &[Algorithm] {
+        &ALGORITHMS
+    }
+
+    fn conditions(&self, claims: &Claims, now: Timestamp) -> Conditions {
+        let mut conditions = Conditions::default();
+        let right_type = claims.is_type(ASSERTION);
+        conditions.check(
+            "typ",
+            right_type.then_some(()).ok_or(AttestError::WrongType),
+        );
+        let own = claims.issuer().is_ok() && claims.issuer() == claims.subject();
+        let subject = own.then_some(());
+        let subject = subject.ok_or_else(|| AttestError::RequiredClaim("sub".into()));
+        conditions.check("sub", subject);
+        let audience = claims.sole_audience().map_err(AttestError::from);
+        let audience = audience.and_then(|audience| {
+            let ours = audience == self.own_issuer;
+            ours.then_some(()).ok_or(AttestError::WrongAudience)
+        });
+        conditions.check("aud", audience);
+        let issued = check_issued_at(claims, now, LEEWAY_SECONDS, MAX_LIFE_SECONDS);
+        conditions.check("iat", issued.map(drop).map_err(Into::into));
+        conditions.check("exp", check_life(claims, now));
+        let not_before = check_not_before(claims, now, LEEWAY_SECONDS);
+        conditions.check("nbf", not_before.map(drop).map_err(Into::into));
+        conditions.check("jti", claims.text("jti").map(drop).map_err(Into::into));
+        conditions
+    }
+
+    fn expected(&self, name: &str) -> Option<String> {
+        Some(match name {
+            "typ" => ASSERTION.into(),
+            "sub" => "the same as `iss`: the workload's name".into(),
+            "aud" => format!("{}, as one text", self.own_issuer),
+            "iat" => format!("at most {MAX_LIFE_SECONDS} seconds ago"),
+            "exp" => format!("later than now, at most {MAX_LIFE_SECONDS} seconds after `iat`"),
+            "nbf" => "not later than now".into(),
+            "jti" => "a text of its own".into(),
+            _ => return None,
         })
+    }
+
+    fn configured_keys(&self, token: &UnverifiedJwt) -> Vec<VerificationKey> {
+        let workload = token.unverified_issuer().unwrap_or_default();
+        self.configured.get(workload).cloned().unwrap_or_default()
+    }
+
+    fn recognises(&self, presented: &Presented<'_>) -> bool {
+        let audience = self.own_issuer.as_str();
+        self.issued(presented)
+            && presented
+                .token()
+                .is_ok_and(|token| token.unverified_audiences().contains(&audience))
+    }
+
+    fn issued(&self, presented: &Presented<'_>) -> bool {
+        presented
+            .token()
+            .is_ok_and(|token| token.unverified_is_type(ASSERTION))
     }
 
     fn appraise<'a>(
         &'a self,
         presented: &'a Presented<'a>,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<Workload, AttestError>> {
+    ) -> BoxFuture<'a, Result<Workload, Refused>> {
         Box::pin(async move { self.appraise_assertion(presented.token()?, now).await })
     }
 }

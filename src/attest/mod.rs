@@ -16,15 +16,18 @@
 //! with what they are used for. A replay therefore loses in the store, on whichever replica.
 //!
 //! # What a caller learns
-//! Nothing. [`AttestError`] is for logs and metrics; on the wire every one of them is the same 401,
-//! except that an issuer which cannot be reached may be answered as a fault of ours.
+//! Nothing before the signature of its token has verified; afterwards, which condition of its own
+//! token failed ([`error`]). An issuer that cannot be reached is a fault of ours, to everyone.
 //!
 //! [`OneTime`]: crate::domain::workload::OneTime
 
 mod api;
 pub mod certificate;
 mod checks;
+mod confirmation;
 pub mod dpop;
+pub mod error;
+pub mod explain;
 mod jwks;
 pub(crate) mod key;
 pub mod nonce;
@@ -42,19 +45,42 @@ use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::task::TaskTracker;
 
 pub use self::checks::{AttestorConfigError, check};
+use self::confirmation::Confirmation;
+pub use self::error::{AttestError, AttestFailure};
+use self::error::{Refused, printable_issuer};
+use self::explain::Conditions;
 use self::nonce::DpopNonces;
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
-use crate::crypto::jwt::{JwtError, TimeError, UnverifiedJwt};
+use crate::crypto::jwk::{Algorithm, VerificationKey};
+use crate::crypto::jwt::{Claims, JwtError, UnverifiedJwt};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{OneTime, Reuse, Workload};
 use crate::endpoints::EndpointTable;
 
+/// In which way a token is presented.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenScheme {
+    /// `Authorization: Bearer` (RFC 6750).
+    #[default]
+    Bearer,
+    /// `Authorization: DPoP` (RFC 9449 §7.1).
+    Dpop,
+    /// As a parameter of a form: a subject token, or a client assertion.
+    Parameter,
+    /// `Authorization` is there twice, or has a scheme that is not served: no token is read.
+    Unreadable,
+}
+
 /// All that a request presents.
 #[derive(Clone, Default)]
 pub struct Evidence {
-    /// The token of `Authorization: Bearer`.
+    /// The token, in whichever way it is presented.
     pub bearer: Option<SecretString>,
+    /// In which way.
+    pub scheme: TokenScheme,
+    /// The id by which the answer and the log lines of this request are found.
+    pub request_id: Option<String>,
     /// Every `DPoP` header.
     pub dpop: Vec<String>,
     /// The client's certificates in DER, its own first, as the TLS connection verified possession.
@@ -73,6 +99,8 @@ impl fmt::Debug for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Evidence")
             .field("bearer", &self.bearer.is_some())
+            .field("scheme", &self.scheme)
+            .field("request_id", &self.request_id)
             .field("dpop", &self.dpop.len())
             .field("client_certificates", &self.client_certificates.len())
             .field("headers", &self.headers.keys())
@@ -80,6 +108,16 @@ impl fmt::Debug for Evidence {
             .field("url", &self.url)
             .field("nonces", &self.nonces)
             .finish()
+    }
+}
+
+impl Evidence {
+    /// The issuer that its token names, as a log line may have it. Nothing vouches for it.
+    #[must_use]
+    pub fn claimed_issuer(&self) -> Option<String> {
+        let presented = Presented::new(self);
+        let issuer = presented.token().ok()?.unverified_issuer();
+        issuer.map(printable_issuer)
     }
 }
 
@@ -117,139 +155,8 @@ impl<'a> Presented<'a> {
     }
 }
 
-/// Why evidence was refused: for logs and metrics, never for the caller.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AttestError {
-    /// Nothing that any attestor could read.
-    #[error("no evidence was presented")]
-    Missing,
-    /// A token that cannot be read unambiguously.
-    #[error("the token is malformed")]
-    Malformed(#[source] JwtError),
-    /// No attestor is configured for it, or more than one.
-    #[error("no attestor is configured for the token's issuer and audience")]
-    UnknownIssuer,
-    /// Not for us, or not for us alone.
-    #[error("the token has another audience, or more than one")]
-    WrongAudience,
-    /// Another kind of token.
-    #[error("the token is of another type")]
-    WrongType,
-    /// An algorithm that its issuer may not use.
-    #[error("the token's algorithm is not believed from its issuer")]
-    WrongAlgorithm,
-    /// The issuer or the workload has no such key.
-    #[error("the token's key is not known")]
-    UnknownKey,
-    /// The signature does not verify.
-    #[error("the token's signature does not verify")]
-    BadSignature,
-    /// `exp` has passed.
-    #[error("the token has expired")]
-    Expired,
-    /// Too old, from the future, or without usable dates.
-    #[error("the token's dates are refused")]
-    WrongTimes(#[source] TimeError),
-    /// Made before the log began anew: whether it was used is not known.
-    #[error("the token was made before our log began anew")]
-    BeforeOurLog,
-    /// A required claim has another value.
-    #[error("the claim `{0}` does not have the required value")]
-    RequiredClaim(String),
-    /// A claim is missing, or not of its declared type, or too long.
-    #[error("the claim `{0}` is missing, too long, or not of its declared type")]
-    ClaimType(String),
-    /// The cluster does not vouch for it: revoked, its pod gone, or meant for somebody else.
-    #[error("the cluster does not vouch for the token")]
-    Reviewed,
-    /// The cluster that must vouch for it cannot be asked.
-    #[error("the cluster could not be asked about the token")]
-    ReviewUnreachable,
-    /// Identity or instance cannot be written.
-    #[error("the identity is empty or too long")]
-    Identity,
-    /// The attestor's tokens may be used again, but only with a proof of possession.
-    #[error("the token needs a DPoP proof or a client certificate beside it")]
-    ReplayUnbound,
-    /// A `DPoP` header that proves nothing.
-    #[error("the DPoP proof is refused: {0}")]
-    BadProof(&'static str),
-    /// A `DPoP` header without a nonce of ours, or with one that is too old.
-    #[error("the DPoP proof has no good nonce")]
-    NonceWanted,
-    /// The issuer's keys cannot be fetched.
-    #[error("the issuer's keys could not be fetched")]
-    IssuerUnreachable,
-    /// Registered keys cannot be read.
-    #[error("the registered keys could not be read")]
-    KeysUnavailable,
-}
-
-impl AttestError {
-    /// A stable short word, for logs and metrics.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Malformed(_) => "malformed",
-            Self::UnknownIssuer => "unknown_issuer",
-            Self::WrongAudience => "wrong_audience",
-            Self::WrongType => "wrong_type",
-            Self::WrongAlgorithm => "wrong_algorithm",
-            Self::UnknownKey => "unknown_key",
-            Self::BadSignature => "bad_signature",
-            Self::Expired => "expired",
-            Self::WrongTimes(_) => "wrong_times",
-            Self::BeforeOurLog => "before_our_log",
-            Self::RequiredClaim(_) => "required_claim",
-            Self::ClaimType(_) => "claim_type",
-            Self::Reviewed => "reviewed",
-            Self::ReviewUnreachable => "review_unreachable",
-            Self::Identity => "identity",
-            Self::ReplayUnbound => "replay_unbound",
-            Self::BadProof(_) => "bad_proof",
-            Self::NonceWanted => "use_dpop_nonce",
-            Self::IssuerUnreachable => "issuer_unreachable",
-            Self::KeysUnavailable => "keys_unavailable",
-        }
-    }
-
-    /// Whether the fault is ours or the issuer's, so that the same caller may succeed later.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::IssuerUnreachable | Self::ReviewUnreachable | Self::KeysUnavailable
-        )
-    }
-}
-
-impl From<JwtError> for AttestError {
-    fn from(error: JwtError) -> Self {
-        match error {
-            JwtError::BadSignature => Self::BadSignature,
-            JwtError::UnsupportedAlgorithm
-            | JwtError::AlgorithmNotAllowed(_)
-            | JwtError::AlgorithmNotOfKey(_) => Self::WrongAlgorithm,
-            JwtError::MissingClaim(name) | JwtError::MalformedClaim(name) => {
-                Self::ClaimType(name.to_owned())
-            }
-            other => Self::Malformed(other),
-        }
-    }
-}
-
-impl From<TimeError> for AttestError {
-    fn from(error: TimeError) -> Self {
-        match error {
-            TimeError::Expired => Self::Expired,
-            other => Self::WrongTimes(other),
-        }
-    }
-}
-
 /// One way to be believed.
-pub trait Attestor: Send + Sync {
+trait Attestor: Send + Sync {
     /// Its configured name.
     fn name(&self) -> &str;
 
@@ -257,15 +164,43 @@ pub trait Attestor: Send + Sync {
     /// so nothing but the choice of the attestor may follow from it.
     fn recognises(&self, presented: &Presented<'_>) -> bool;
 
+    /// Whether it is from this attestor's issuer, be it for us or for another audience. Such a token
+    /// is verified, so that its holder may be told; it is never believed.
+    fn issued(&self, presented: &Presented<'_>) -> bool;
+
     /// How far its issuer's clock may be ahead of ours, in seconds.
     fn leeway_seconds(&self) -> u64;
+
+    /// The algorithms that are believed.
+    fn algorithms(&self) -> &[Algorithm];
 
     /// Verifies the evidence, all of it, as of `now`.
     fn appraise<'a>(
         &'a self,
         presented: &'a Presented<'a>,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<Workload, AttestError>>;
+    ) -> BoxFuture<'a, Result<Workload, Refused>>;
+
+    /// What a token's claims have to fulfil as of `now`, beside its signature.
+    fn conditions(&self, claims: &Claims, now: Timestamp) -> Conditions;
+
+    /// What the configuration wants of a claim, for its operator.
+    fn expected(&self, name: &str) -> Option<String>;
+
+    /// Keys in the configuration itself that the token may be signed with.
+    fn configured_keys(&self, _token: &UnverifiedJwt) -> Vec<VerificationKey> {
+        Vec::new()
+    }
+
+    /// What the keys of its issuer's set have to be for.
+    fn key_use(&self) -> jwks::KeyUse {
+        jwks::KeyUse::Signatures
+    }
+
+    /// Whether a cluster is asked about each token.
+    fn is_reviewed(&self) -> bool {
+        false
+    }
 }
 
 /// Registered keys cannot be read now.
@@ -356,13 +291,41 @@ impl Attestors {
         &self,
         evidence: &Evidence,
         now: Timestamp,
-    ) -> Result<Workload, AttestError> {
+    ) -> Result<Workload, AttestFailure> {
         let presented = Presented::new(evidence);
+        let failure = |attestor: Option<&dyn Attestor>, refused: Refused| {
+            let token = presented.token().ok();
+            let issuer = token.and_then(UnverifiedJwt::unverified_issuer);
+            AttestFailure {
+                error: refused.error,
+                attestor: attestor.map(|attestor| attestor.name().to_owned()),
+                issuer: issuer.map(printable_issuer),
+                told: refused.signed,
+            }
+        };
         let mut matching = self.all.iter().filter(|a| a.recognises(&presented));
         let (Some(attestor), None) = (matching.next(), matching.next()) else {
-            return Err(self.refusal(&presented));
+            let (attestor, refused) = self.not_for_us(&presented, now).await;
+            return Err(failure(attestor, refused));
         };
-        let mut workload = attestor.appraise(&presented, now).await?;
+        let attestor = attestor.as_ref();
+        let appraised = attestor.appraise(&presented, now).await;
+        let appraised = appraised.and_then(|workload| {
+            self.with_proof(attestor, &presented, workload, now)
+                .map_err(Refused::signed)
+        });
+        appraised.map_err(|refused| failure(Some(attestor), refused))
+    }
+
+    /// What goes for every attestor, once it has verified a token: its age, its key, its proof.
+    fn with_proof(
+        &self,
+        attestor: &dyn Attestor,
+        presented: &Presented<'_>,
+        mut workload: Workload,
+        now: Timestamp,
+    ) -> Result<Workload, AttestError> {
+        let evidence = presented.evidence();
         // An issuer whose clock is ahead may have dated so what it gave out before.
         let dated = |at: Timestamp| at.plus_seconds(attestor.leeway_seconds());
         if self
@@ -371,20 +334,50 @@ impl Attestors {
         {
             return Err(AttestError::BeforeOurLog);
         }
+        let confirmation = Confirmation::of(presented.token()?.unverified_claims())?;
         // A proof is made for this one request; the certificate is the connection's, which a proxy
         // beside the workload may share among many. Where there are both the proof binds, and a
         // proof that is no good is never made up for by the certificate.
         workload.key = certificate::key(evidence);
-        if !evidence.dpop.is_empty() {
-            let proof = dpop::verify(evidence, None, now)?;
+        let proof = dpop::of_request(evidence, now)?;
+        confirmation.check(evidence, proof.as_ref().map(|proof| &proof.key))?;
+        if let Some(proof) = proof {
             workload.key = Some(proof.key);
             workload.proofs.push(proof.one_time);
         }
-        if workload.reuse == Reuse::Bound {
-            let key = workload.key.as_ref().ok_or(AttestError::ReplayUnbound)?;
-            workload.evidence.binding = Some(sha256(key.to_text().as_bytes()));
+        match (workload.reuse, &workload.key) {
+            (Reuse::Bound, None) => return Err(AttestError::ReplayUnbound),
+            // Evidence that its holder cannot renew at will serves one task, or one key where its
+            // holder has one.
+            (Reuse::Bound | Reuse::PerTask, Some(key)) => {
+                workload.reuse = Reuse::Bound;
+                workload.evidence.binding = Some(sha256(key.to_text().as_bytes()));
+            }
+            (Reuse::PerTask, None) | (Reuse::Once, _) => {}
         }
         Ok(workload)
+    }
+
+    /// Why a token is refused that no attestor, or more than one, takes for its own. Where a known
+    /// issuer's key signed it, its holder may learn the reason; it is never believed.
+    async fn not_for_us(
+        &self,
+        presented: &Presented<'_>,
+        now: Timestamp,
+    ) -> (Option<&dyn Attestor>, Refused) {
+        let issuing = self.all.iter().filter(|a| a.issued(presented));
+        let issuing: Vec<_> = issuing.map(AsRef::as_ref).collect();
+        let only = issuing.first().copied().filter(|_| issuing.len() == 1);
+        for attestor in issuing {
+            match attestor.appraise(presented, now).await {
+                Err(refused) if refused.signed => return (only, refused),
+                // Its audience is not this attestor's, or not this one's alone, so this is not
+                // reached; if it were, the token would not be believed for it.
+                Ok(_) => return (only, Refused::signed(AttestError::WrongAudience)),
+                Err(_) => {}
+            }
+        }
+        (only, self.refusal(presented).into())
     }
 
     /// Why not exactly one attestor recognises it.

@@ -12,13 +12,17 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use super::checks::{AttestorConfigError, refuse_endpoint};
+use super::error::Refused;
+use super::explain::Conditions;
 use super::jwks::{KeyError, KeySource, KeyUse};
 use super::review::Review;
 use super::template::Template;
 use super::{AttestContext, AttestError, Attestor, Presented, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
-use crate::crypto::jwt::{VerifiedClaims, check_times, verify};
+use crate::crypto::jwt::{
+    Claims, VerifiedClaims, check_expiry, check_issued_at, check_not_before, check_times, verify,
+};
 use crate::domain::endpoint::{EndpointName, EndpointUse};
 use crate::domain::limits::MAX_CLAIM_BYTES;
 use crate::domain::trust::{ClaimType, OidcSpec};
@@ -97,12 +101,12 @@ impl Oidc {
         &self,
         presented: &Presented<'_>,
         now: Timestamp,
-    ) -> Result<Workload, AttestError> {
+    ) -> Result<Workload, Refused> {
         let token = presented.token()?;
         let algorithm = token.unverified_algorithm();
         // Before the key: a token that can never verify must not cause a fetch.
         if !self.algorithms.contains(&algorithm) {
-            return Err(AttestError::WrongAlgorithm);
+            return Err(AttestError::WrongAlgorithm.into());
         }
         let key = self.keys.key(token.unverified_kid(), algorithm, now).await;
         let key = key.map_err(|error| match error {
@@ -110,16 +114,22 @@ impl Oidc {
             KeyError::Unreachable => AttestError::IssuerUnreachable,
         })?;
         let claims = verify(token, &key, &self.algorithms)?;
-        self.check_addressing(&claims)?;
+        // From here on its holder may learn what is wrong with it.
+        let judged = self.judge(presented, &claims, now).await;
+        judged.map_err(Refused::signed)
+    }
+
+    async fn judge(
+        &self,
+        presented: &Presented<'_>,
+        claims: &VerifiedClaims,
+        now: Timestamp,
+    ) -> Result<Workload, AttestError> {
+        self.conditions(claims, now).hold()?;
         let leeway = self.spec.leeway_seconds;
-        let times = check_times(&claims, now, leeway, self.spec.max_age_seconds)?;
-        self.check_conditions(&claims)?;
-        let typed = self.typed_claims(&claims)?;
-        let identity = format!("{}:{}", self.spec.name, render(&self.identity, &typed)?);
-        let instance = match &self.instance {
-            Some(template) => Some(render(template, &typed)?),
-            None => None,
-        };
+        let times = check_times(claims, now, leeway, self.spec.max_age_seconds)?;
+        let typed = self.typed_claims(claims)?;
+        let (identity, instance) = self.names(&typed)?;
         // Last: a cluster is shown only what its own keys have signed, for us.
         if let Some(review) = &self.review {
             let bearer = presented.evidence().bearer.as_ref();
@@ -129,12 +139,9 @@ impl Oidc {
         let expires_at = times.expires_at.plus_seconds(leeway).plus_seconds(1);
         Ok(Workload {
             attestor: self.spec.name.clone(),
-            identity: Identity::try_from(identity).map_err(|_| AttestError::Identity)?,
-            instance: instance
-                .map(Instance::try_from)
-                .transpose()
-                .map_err(|_| AttestError::Identity)?,
-            evidence: self.evidence_id(&claims, expires_at)?,
+            identity,
+            instance,
+            evidence: self.evidence_id(claims, expires_at)?,
             claims: self.visible(typed),
             issued_at: times.issued_at,
             reuse: self.spec.reuse,
@@ -143,26 +150,46 @@ impl Oidc {
         })
     }
 
+    fn names(
+        &self,
+        typed: &BTreeMap<String, ClaimValue>,
+    ) -> Result<(Identity, Option<Instance>), AttestError> {
+        let identity = format!("{}:{}", self.spec.name, render(&self.identity, typed)?);
+        let identity = Identity::try_from(identity).map_err(|_| AttestError::Identity)?;
+        let instance = match &self.instance {
+            Some(template) => Some(render(template, typed)?),
+            None => None,
+        };
+        let instance = instance.map(Instance::try_from).transpose();
+        Ok((identity, instance.map_err(|_| AttestError::Identity)?))
+    }
+
     /// Whether the token is of the right kind, from this issuer and for us alone.
-    fn check_addressing(&self, claims: &VerifiedClaims) -> Result<(), AttestError> {
+    fn check_addressing(&self, claims: &Claims, conditions: &mut Conditions) {
         let right_type = match &self.spec.typ {
             Some(typ) => claims.is_type(typ),
             None => !claims.has_type() || claims.is_type("JWT"),
         };
-        if !right_type {
-            return Err(AttestError::WrongType);
-        }
-        if claims.issuer()? != self.spec.issuer {
-            return Err(AttestError::UnknownIssuer);
-        }
-        match claims.audiences()?.as_slice() {
+        conditions.check(
+            "typ",
+            right_type.then_some(()).ok_or(AttestError::WrongType),
+        );
+        let issuer = claims.issuer().map_err(AttestError::from);
+        let issuer = issuer.and_then(|issuer| {
+            let own = issuer == self.spec.issuer;
+            own.then_some(()).ok_or(AttestError::UnknownIssuer)
+        });
+        conditions.check("iss", issuer);
+        let audiences = claims.audiences().map_err(|_| AttestError::WrongAudience);
+        let audience = audiences.and_then(|audiences| match audiences.as_slice() {
             [only] if *only == self.spec.audience => Ok(()),
             _ => Err(AttestError::WrongAudience),
-        }
+        });
+        conditions.check("aud", audience);
     }
 
     /// A claim's value, wherever in the token it stands.
-    fn find<'c>(&self, claims: &'c VerifiedClaims, name: &str) -> Option<&'c Value> {
+    fn find<'c>(&self, claims: &'c Claims, name: &str) -> Option<&'c Value> {
         let declared = self.spec.claims.get(name);
         match declared.and_then(|claim| claim.from.as_deref()) {
             None => claims.get(name),
@@ -177,41 +204,48 @@ impl Oidc {
     }
 
     /// What must hold whoever the workload is.
-    fn check_conditions(&self, claims: &VerifiedClaims) -> Result<(), AttestError> {
-        let refused = |name: &String| Err(AttestError::RequiredClaim(name.clone()));
+    fn check_claims(&self, claims: &Claims, conditions: &mut Conditions) {
+        let mut check = |name: &String, holds: bool| {
+            let result = holds.then_some(());
+            let result = result.ok_or_else(|| AttestError::RequiredClaim(name.clone()));
+            conditions.check(name.clone(), result);
+        };
         for (name, required) in &self.spec.required {
-            if self.find(claims, name) != Some(required) {
-                return refused(name);
-            }
+            check(name, self.find(claims, name) == Some(required));
         }
         for (name, allowed) in &self.spec.allowed {
             let value = self.find(claims, name).and_then(Value::as_str);
-            if !value.is_some_and(|value| allowed.contains(value)) {
-                return refused(name);
-            }
+            check(name, value.is_some_and(|value| allowed.contains(value)));
         }
         for (name, other) in &self.spec.equal {
             let second = self.find(claims, other);
-            if second.is_some() && second != self.find(claims, name) {
-                return refused(other);
-            }
+            let equal = second.is_none() || second == self.find(claims, name);
+            check(other, equal);
         }
-        Ok(())
+        for name in self.spec.claims.keys() {
+            conditions.check(name.clone(), self.typed_claim(claims, name).map(drop));
+        }
     }
 
-    fn typed_claims(
-        &self,
-        claims: &VerifiedClaims,
-    ) -> Result<BTreeMap<String, ClaimValue>, AttestError> {
+    /// A declared claim's value in its declared type; `None` for an optional one that is not there.
+    fn typed_claim(&self, claims: &Claims, name: &str) -> Result<Option<ClaimValue>, AttestError> {
+        let wrong = || AttestError::ClaimType(name.to_owned());
+        let declared = self.spec.claims.get(name).ok_or_else(wrong)?;
+        match self.find(claims, name) {
+            None if declared.optional => Ok(None),
+            None => Err(wrong()),
+            Some(value) => typed_value(value, declared.kind)
+                .map(Some)
+                .ok_or_else(wrong),
+        }
+    }
+
+    fn typed_claims(&self, claims: &Claims) -> Result<BTreeMap<String, ClaimValue>, AttestError> {
         let mut typed = BTreeMap::new();
-        for (name, declared) in &self.spec.claims {
-            let value = match self.find(claims, name) {
-                Some(value) => typed_value(value, declared.kind),
-                None if declared.optional => continue,
-                None => None,
-            };
-            let value = value.ok_or_else(|| AttestError::ClaimType(name.clone()))?;
-            typed.insert(name.clone(), value);
+        for name in self.spec.claims.keys() {
+            if let Some(value) = self.typed_claim(claims, name)? {
+                typed.insert(name.clone(), value);
+            }
         }
         Ok(typed)
     }
@@ -274,18 +308,82 @@ impl Attestor for Oidc {
         &self.spec.name
     }
 
+    fn algorithms(&self) -> &[Algorithm] {
+        &self.algorithms
+    }
+
+    fn conditions(&self, claims: &Claims, now: Timestamp) -> Conditions {
+        let mut conditions = Conditions::default();
+        self.check_addressing(claims, &mut conditions);
+        let leeway = self.spec.leeway_seconds;
+        let issued = check_issued_at(claims, now, leeway, self.spec.max_age_seconds);
+        conditions.check("iat", issued.map(drop).map_err(Into::into));
+        let expiry = check_expiry(claims, now, leeway);
+        conditions.check("exp", expiry.map(drop).map_err(Into::into));
+        let not_before = check_not_before(claims, now, leeway);
+        conditions.check("nbf", not_before.map(drop).map_err(Into::into));
+        self.check_claims(claims, &mut conditions);
+        conditions.check("jti", claims.token_id().map(drop).map_err(Into::into));
+        if let Ok(typed) = self.typed_claims(claims) {
+            conditions.check("identity", self.names(&typed).map(drop));
+        }
+        conditions
+    }
+
+    fn expected(&self, name: &str) -> Option<String> {
+        let spec = &self.spec;
+        match name {
+            "alg" => return Some(format!("one of {}", spec.algorithms.join(", "))),
+            "typ" => {
+                let typ = spec.typ.as_deref();
+                return Some(typ.unwrap_or("JWT, or none").to_owned());
+            }
+            "iss" => return Some(spec.issuer.clone()),
+            "aud" => return Some(format!("{} alone", spec.audience)),
+            "iat" => {
+                let age = spec.max_age_seconds;
+                return Some(format!("at most {age} seconds ago"));
+            }
+            "exp" => return Some("later than now, and than `iat`".into()),
+            "nbf" => return Some("not later than now".into()),
+            "identity" => return Some(format!("{}:{}", spec.name, spec.identity)),
+            _ => {}
+        }
+        if let Some(required) = spec.required.get(name) {
+            return Some(required.to_string());
+        }
+        if let Some(allowed) = spec.allowed.get(name) {
+            let values: Vec<&str> = allowed.iter().map(String::as_str).collect();
+            return Some(format!("one of {}", values.join(", ")));
+        }
+        if let Some((one, _)) = spec.equal.iter().find(|(_, other)| other == name) {
+            return Some(format!("the value of `{one}`"));
+        }
+        let declared = spec.claims.get(name)?;
+        Some(declared.kind.as_str().to_owned())
+    }
+
+    fn is_reviewed(&self) -> bool {
+        self.review.is_some()
+    }
+
     fn leeway_seconds(&self) -> u64 {
         self.spec.leeway_seconds
     }
 
     fn recognises(&self, presented: &Presented<'_>) -> bool {
+        let audience = self.spec.audience.as_str();
+        self.issued(presented)
+            && presented
+                .token()
+                .is_ok_and(|token| token.unverified_audiences().contains(&audience))
+    }
+
+    fn issued(&self, presented: &Presented<'_>) -> bool {
         presented.token().is_ok_and(|token| {
             // An assertion is for registered keys, even where both have one audience.
             !token.unverified_is_type(super::key::ASSERTION)
                 && token.unverified_issuer() == Some(self.spec.issuer.as_str())
-                && token
-                    .unverified_audiences()
-                    .contains(&self.spec.audience.as_str())
         })
     }
 
@@ -293,7 +391,7 @@ impl Attestor for Oidc {
         &'a self,
         presented: &'a Presented<'a>,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<Workload, AttestError>> {
+    ) -> BoxFuture<'a, Result<Workload, Refused>> {
         Box::pin(async move { self.appraise_token(presented, now).await })
     }
 }

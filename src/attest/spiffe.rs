@@ -10,11 +10,16 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::checks::{AttestorConfigError, refuse_endpoint};
+use super::error::Refused;
+use super::explain::Conditions;
 use super::jwks::{KeyError, KeySource, KeyUse};
 use super::{AttestContext, AttestError, Attestor, Presented, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
-use crate::crypto::jwt::{UnverifiedJwt, check_times, verify};
+use crate::crypto::jwt::{
+    Claims, UnverifiedJwt, VerifiedClaims, check_expiry, check_issued_at, check_not_before,
+    check_times, verify,
+};
 use crate::domain::endpoint::EndpointUse;
 use crate::domain::trust::SpiffeSpec;
 use crate::domain::workload::{ClaimValue, Identity, Workload};
@@ -30,6 +35,9 @@ const ALGORITHMS: [Algorithm; 8] = [
     Algorithm::Es256,
     Algorithm::Es384,
 ];
+
+/// The header parameters that the standard allows.
+const HEADER: &[&str] = &["alg", "kid", "typ"];
 
 /// The longest SPIFFE ID and the longest trust domain that the standard allows.
 const MAX_ID_BYTES: usize = 2048;
@@ -94,13 +102,13 @@ impl Spiffe {
         &self,
         token: &UnverifiedJwt,
         now: Timestamp,
-    ) -> Result<Workload, AttestError> {
-        if !token.unverified_has_only(&["alg", "kid", "typ"]) {
-            return Err(AttestError::WrongType);
+    ) -> Result<Workload, Refused> {
+        if !token.unverified_claims().header_has_only(HEADER) {
+            return Err(AttestError::WrongType.into());
         }
         let algorithm = token.unverified_algorithm();
         if !ALGORITHMS.contains(&algorithm) {
-            return Err(AttestError::WrongAlgorithm);
+            return Err(AttestError::WrongAlgorithm.into());
         }
         let key = self.keys.key(token.unverified_kid(), algorithm, now).await;
         let key = key.map_err(|error| match error {
@@ -108,20 +116,14 @@ impl Spiffe {
             KeyError::Unreachable => AttestError::IssuerUnreachable,
         })?;
         let claims = verify(token, &key, &ALGORITHMS)?;
-        if claims.has_type() && !claims.is_type("JWT") && !claims.is_type("JOSE") {
-            return Err(AttestError::WrongType);
-        }
-        match claims.audiences()?.as_slice() {
-            [only] if *only == self.spec.audience => {}
-            _ => return Err(AttestError::WrongAudience),
-        }
-        let subject = claims.subject()?;
-        let id = SpiffeId::parse(subject).ok_or(AttestError::Identity)?;
-        if id.trust_domain != self.spec.trust_domain {
-            return Err(AttestError::UnknownIssuer);
-        }
+        self.judge(&claims, now).map_err(Refused::signed)
+    }
+
+    fn judge(&self, claims: &VerifiedClaims, now: Timestamp) -> Result<Workload, AttestError> {
+        self.conditions(claims, now).hold()?;
+        let id = SpiffeId::parse(claims.subject()?).ok_or(AttestError::Identity)?;
         let leeway = self.spec.leeway_seconds;
-        let times = check_times(&claims, now, leeway, self.spec.max_age_seconds)?;
+        let times = check_times(claims, now, leeway, self.spec.max_age_seconds)?;
         let expires_at = times.expires_at.plus_seconds(leeway).plus_seconds(1);
         let domain = self.spec.trust_domain.as_bytes();
         let evidence = match claims.token_id()? {
@@ -132,13 +134,10 @@ impl Spiffe {
                 expires_at,
             ),
         };
-        // Of a path's characters none needs encoding, and its slashes separate its segments.
-        let identity = Identity::try_from(format!("{}:{}", self.spec.name, id.path))
-            .map_err(|_| AttestError::Identity)?;
         let text = |text: &str| ClaimValue::String(text.to_owned());
         Ok(Workload {
             attestor: self.spec.name.clone(),
-            identity,
+            identity: self.identity(id)?,
             instance: None,
             claims: BTreeMap::from([
                 ("path".to_owned(), text(id.path)),
@@ -151,6 +150,21 @@ impl Spiffe {
             key: None,
         })
     }
+
+    /// Of a path's characters none needs encoding, and its slashes separate its segments.
+    fn identity(&self, id: SpiffeId<'_>) -> Result<Identity, AttestError> {
+        let identity = format!("{}:{}", self.spec.name, id.path);
+        Identity::try_from(identity).map_err(|_| AttestError::Identity)
+    }
+
+    fn check_subject(&self, claims: &Claims) -> Result<(), AttestError> {
+        let id = SpiffeId::parse(claims.subject()?);
+        let id = id.ok_or_else(|| AttestError::ClaimType("sub".into()))?;
+        if id.trust_domain != self.spec.trust_domain {
+            return Err(AttestError::RequiredClaim("sub".into()));
+        }
+        self.identity(id).map(drop)
+    }
 }
 
 impl Attestor for Spiffe {
@@ -162,14 +176,65 @@ impl Attestor for Spiffe {
         self.spec.leeway_seconds
     }
 
+    fn algorithms(&self) -> &[Algorithm] {
+        &ALGORITHMS
+    }
+
+    fn conditions(&self, claims: &Claims, now: Timestamp) -> Conditions {
+        let mut conditions = Conditions::default();
+        let typed = claims.has_type() && !claims.is_type("JWT") && !claims.is_type("JOSE");
+        let right_type = claims.header_has_only(HEADER) && !typed;
+        conditions.check(
+            "typ",
+            right_type.then_some(()).ok_or(AttestError::WrongType),
+        );
+        let audiences = claims.audiences().map_err(|_| AttestError::WrongAudience);
+        let audience = audiences.and_then(|audiences| match audiences.as_slice() {
+            [only] if *only == self.spec.audience => Ok(()),
+            _ => Err(AttestError::WrongAudience),
+        });
+        conditions.check("aud", audience);
+        conditions.check("sub", self.check_subject(claims));
+        let leeway = self.spec.leeway_seconds;
+        let issued = check_issued_at(claims, now, leeway, self.spec.max_age_seconds);
+        conditions.check("iat", issued.map(drop).map_err(Into::into));
+        let expiry = check_expiry(claims, now, leeway);
+        conditions.check("exp", expiry.map(drop).map_err(Into::into));
+        let not_before = check_not_before(claims, now, leeway);
+        conditions.check("nbf", not_before.map(drop).map_err(Into::into));
+        conditions.check("jti", claims.token_id().map(drop).map_err(Into::into));
+        conditions
+    }
+
+    fn expected(&self, name: &str) -> Option<String> {
+        Some(match name {
+            "typ" => "JWT, JOSE, or none; beside it `alg` and `kid` alone".into(),
+            "aud" => format!("{} alone", self.spec.audience),
+            "sub" => format!("spiffe://{}/…", self.spec.trust_domain),
+            "iat" => format!("at most {} seconds ago", self.spec.max_age_seconds),
+            "exp" => "later than now, and than `iat`".into(),
+            "nbf" => "not later than now".into(),
+            _ => return None,
+        })
+    }
+
+    fn key_use(&self) -> KeyUse {
+        KeyUse::JwtSvid
+    }
+
     fn recognises(&self, presented: &Presented<'_>) -> bool {
+        let audience = self.spec.audience.as_str();
+        self.issued(presented)
+            && presented
+                .token()
+                .is_ok_and(|token| token.unverified_audiences().contains(&audience))
+    }
+
+    fn issued(&self, presented: &Presented<'_>) -> bool {
         presented.token().is_ok_and(|token| {
             let id = token.unverified_subject().and_then(SpiffeId::parse);
             !token.unverified_is_type(super::key::ASSERTION)
                 && id.is_some_and(|id| id.trust_domain == self.spec.trust_domain)
-                && token
-                    .unverified_audiences()
-                    .contains(&self.spec.audience.as_str())
         })
     }
 
@@ -177,7 +242,7 @@ impl Attestor for Spiffe {
         &'a self,
         presented: &'a Presented<'a>,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<Workload, AttestError>> {
+    ) -> BoxFuture<'a, Result<Workload, Refused>> {
         Box::pin(async move { self.appraise_token(presented.token()?, now).await })
     }
 }

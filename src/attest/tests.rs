@@ -306,7 +306,7 @@ async fn forged_signatures_are_refused_without_asking_the_issuer() {
     assert_eq!(world.reason(&foreign).await, "bad_signature");
     assert_eq!(world.reason(&(foreign + ".x")).await, "malformed");
     let nothing = world.attestors.appraise(&Evidence::default(), now()).await;
-    assert_eq!(nothing.unwrap_err(), AttestError::Missing);
+    assert_eq!(nothing.unwrap_err().error, AttestError::Missing);
 }
 
 fn proof(key: &TestKey, url: &str) -> String {
@@ -363,6 +363,103 @@ async fn a_certificate_binds_where_no_proof_does() {
     evidence.dpop = vec![proof(&world.agent, "https://other.example/v1/credentials")];
     let refused = world.attestors.appraise(&evidence, now()).await;
     assert_eq!(refused.unwrap_err().reason(), "bad_proof");
+}
+
+/// The RFC 7638 thumbprint of a test's key.
+fn thumbprint(key: &TestKey) -> String {
+    let jwk = key.jwk();
+    let canonical = format!(
+        "{{\"crv\":\"P-256\",\"kty\":\"EC\",\"x\":{},\"y\":{}}}",
+        jwk["x"], jwk["y"]
+    );
+    URL_SAFE_NO_PAD.encode(sha256(canonical.as_bytes()))
+}
+
+/// A proof for the credentials' door that names this token.
+fn proof_of(key: &TestKey, token: &str) -> String {
+    let header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
+    let ath = URL_SAFE_NO_PAD.encode(sha256(token.as_bytes()));
+    let claims = json!({
+        "htm": "POST", "htu": CREDENTIALS, "iat": now().seconds(), "jti": "p1", "ath": ath,
+    });
+    key.sign(&header, &claims)
+}
+
+#[tokio::test]
+async fn whatever_attestor_a_bound_token_is_for_its_key_has_to_be_proved() {
+    let world = World::new().await;
+    let (own, thief) = (TestKey::new(), TestKey::new());
+    let cnf = json!({"jkt": thumbprint(&own)});
+    let tokens = [
+        world.key.sign(&header(), &world.changed("cnf", &cnf)),
+        world.assertion(&json!({"cnf": cnf})),
+    ];
+    for token in tokens {
+        for (scheme, key, reason) in [
+            (TokenScheme::Dpop, Some(&own), "good"),
+            (TokenScheme::Parameter, Some(&own), "good"),
+            (TokenScheme::Bearer, Some(&own), "confirmation"),
+            (TokenScheme::Dpop, Some(&thief), "confirmation"),
+            (TokenScheme::Parameter, Some(&thief), "confirmation"),
+            (TokenScheme::Parameter, None, "confirmation"),
+            (TokenScheme::Bearer, None, "confirmation"),
+            (TokenScheme::Dpop, None, "bad_proof"),
+        ] {
+            let evidence = Evidence {
+                scheme,
+                dpop: key.into_iter().map(|key| proof_of(key, &token)).collect(),
+                // A certificate is no DPoP key.
+                client_certificates: vec![b"abc".to_vec()],
+                ..bearer(&token)
+            };
+            let appraised = world.attestors.appraise(&evidence, now()).await;
+            let seen = appraised.map_or_else(|error| error.reason(), |_| "good");
+            assert_eq!(seen, reason, "{scheme:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_certificate_needs_that_one() {
+    let world = World::new().await;
+    // SHA-256 of "abc", from FIPS 180-2.
+    let cnf = json!({"x5t#S256": "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0"});
+    let tokens = [
+        world.key.sign(&header(), &world.changed("cnf", &cnf)),
+        world.assertion(&json!({"cnf": cnf})),
+    ];
+    for token in tokens {
+        for (certificates, reason) in [
+            (vec![b"abc".to_vec(), b"issuer".to_vec()], "good"),
+            (vec![b"issuer".to_vec(), b"abc".to_vec()], "confirmation"),
+            (vec![], "confirmation"),
+        ] {
+            let evidence = Evidence {
+                client_certificates: certificates,
+                ..bearer(&token)
+            };
+            let appraised = world.attestors.appraise(&evidence, now()).await;
+            let seen = appraised.map_or_else(|error| error.reason(), |_| "good");
+            assert_eq!(seen, reason);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_for_one_task_is_bound_to_a_key_where_its_holder_has_one() {
+    let world = World::with(json!({"reuse": "per_task"})).await;
+    let token = world.key.sign(&header(), &world.claims());
+    let bare = world.attestors.appraise(&bearer(&token), now()).await;
+    let bare = bare.unwrap();
+    assert_eq!((bare.reuse, bare.evidence.binding), (Reuse::PerTask, None));
+    // Four fifths of its 300 seconds, and of what we add to them.
+    assert_eq!(bare.next_evidence_at(), Some(now().plus_seconds(248)));
+    let mut evidence = bearer(&token);
+    evidence.dpop = vec![proof(&world.agent, CREDENTIALS)];
+    let bound = world.attestors.appraise(&evidence, now()).await.unwrap();
+    assert_eq!(bound.reuse, Reuse::Bound);
+    assert!(bound.evidence.binding.is_some());
+    assert_eq!(bound.next_evidence_at(), None);
 }
 
 #[tokio::test]
@@ -455,7 +552,8 @@ proptest! {
             let mut evidence = bearer(&token);
             evidence.dpop = vec![token];
             let refused = runtime.block_on(attestors.appraise(&evidence, now())).is_err();
-            prop_assert!(refused && dpop::verify(&evidence, None, now()).is_err());
+            let unproven = dpop::verify(&evidence, dpop::TokenHash::None, now()).is_err();
+            prop_assert!(refused && unproven);
         }
     }
 }

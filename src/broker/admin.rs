@@ -14,7 +14,7 @@ use tracing::{error, instrument, warn};
 use super::call::Call;
 use super::issue::Case;
 use super::{Broker, BrokerError};
-use crate::attest::Evidence;
+use crate::attest::{AttestError, AttestFailure, Evidence, TokenScheme};
 use crate::clock::Timestamp;
 use crate::crypto::digest::digests_equal;
 use crate::crypto::random::token_digest;
@@ -134,7 +134,10 @@ impl Broker {
         if let Some(token) = &call.evidence().bearer
             && token.expose_secret().starts_with(ADMIN_PREFIX)
         {
-            let who = self.token_bearer(token.expose_secret(), now).await?;
+            let evidence = call.evidence();
+            let who = self.token_bearer(token.expose_secret(), evidence, now);
+            let who = who.await?;
+            only_as_bearer(evidence).map_err(|failure| self.refuse_evidence(evidence, failure))?;
             return Ok(Caller { who });
         }
         let active = self.active()?;
@@ -148,7 +151,13 @@ impl Broker {
         })
     }
 
-    async fn token_bearer(&self, token: &str, now: Timestamp) -> Result<Who, BrokerError> {
+    async fn token_bearer(
+        &self,
+        token: &str,
+        evidence: &Evidence,
+        now: Timestamp,
+    ) -> Result<Who, BrokerError> {
+        let refused = || self.refuse_evidence(evidence, unknown_token());
         let digest = token_digest(token);
         let tokens = &self.parts.admin_tokens;
         if tokens.dev.is_some_and(|own| digests_equal(&own, &digest)) {
@@ -156,7 +165,7 @@ impl Broker {
         }
         let bootstrap = tokens.bootstrap.as_ref();
         if !bootstrap.is_some_and(|own| digests_equal(own, &digest)) {
-            return Err(unknown_token());
+            return Err(refused());
         }
         // The store knows since when it is configured, and whether another replica was given
         // another one meanwhile.
@@ -166,7 +175,7 @@ impl Broker {
             fault => {
                 let why = fault.flatten().unwrap_or("the store does not know it");
                 warn!(why, "the bootstrap token was refused");
-                Err(unknown_token())
+                Err(refused())
             }
         }
     }
@@ -333,6 +342,16 @@ impl Broker {
     }
 }
 
-fn unknown_token() -> BrokerError {
-    BrokerError::Attestation(crate::attest::AttestError::UnknownKey)
+fn unknown_token() -> AttestFailure {
+    AttestFailure::unattributed(AttestError::UnknownAdminToken)
+}
+
+/// An administrator's token is bound to no key, so no proof can add to it: one that comes with a
+/// proof was meant for something else.
+fn only_as_bearer(evidence: &Evidence) -> Result<(), AttestFailure> {
+    if evidence.scheme == TokenScheme::Dpop || !evidence.dpop.is_empty() {
+        let why = "an administrator's token is sent as `Bearer`, without a proof";
+        return Err(AttestFailure::of_proof(AttestError::BadProof(why)));
+    }
+    Ok(())
 }

@@ -11,7 +11,6 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::issue::Case;
 use super::{Broker, BrokerError};
-use crate::attest::dpop;
 use crate::clock::Timestamp;
 use crate::crypto::digest::{digests_equal, sha256};
 use crate::crypto::random::{random_token, token_digest};
@@ -505,16 +504,4 @@ fn joined(
             new_handle,
         },
     }
-}
-
-/// The DPoP proof of a call that comes with a handle alone.
-pub(super) fn handle_proof(
-    evidence: &crate::attest::Evidence,
-    now: Timestamp,
-) -> Result<Option<dpop::Proof>, BrokerError> {
-    if evidence.dpop.is_empty() {
-        return Ok(None);
-    }
-    let proof = dpop::verify(evidence, None, now).map_err(BrokerError::Attestation)?;
-    Ok(Some(proof))
 }

@@ -22,7 +22,7 @@ use futures_util::FutureExt as _;
 use tracing::info;
 
 use super::{Broker, BrokerError};
-use crate::attest::Evidence;
+use crate::attest::{AttestError, AttestFailure, Evidence};
 use crate::clock::Timestamp;
 use crate::domain::workload::{OneTime, Workload};
 use crate::ids::TaskId;
@@ -39,6 +39,10 @@ pub(super) struct Call<'a> {
 /// What was verified of a call's evidence.
 #[derive(Default)]
 struct Verified {
+    /// The attestor that verified it, where one did.
+    attestor: Option<String>,
+    /// When its holder gets the next, where it cannot be renewed at will.
+    next_at: Option<Timestamp>,
     /// One-time ids that an append has yet to carry; the evidence's own is the first.
     unspent: Vec<OneTime>,
     /// The ids were carried by an append, or the append that carried them failed with the store.
@@ -70,19 +74,25 @@ impl<'a> Call<'a> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers evidence that was verified. A story that decides again verifies again, which
-    /// takes the place of what was registered before.
-    pub(super) fn verified(&self, one_time: Vec<OneTime>) {
+    /// Registers an attestation that was verified, and the caller that it names. A story that decides
+    /// again verifies again, which takes the place of what was registered before.
+    pub(super) fn attested(&self, workload: &Workload) {
         let mut state = self.state();
+        state.attestor = Some(workload.attestor.clone());
+        state.next_at = workload.next_evidence_at();
         if !state.settled {
-            state.unspent = one_time;
+            state.unspent = workload.one_time();
         }
+        drop(state);
+        self.acts_as(RequestCaller::of(workload));
     }
 
-    /// Registers a caller that attested who it is, with its evidence.
-    pub(super) fn attested(&self, workload: &Workload) {
-        self.verified(workload.one_time());
-        self.acts_as(RequestCaller::of(workload));
+    /// Registers a proof that was verified and that comes with no attestation.
+    pub(super) fn proved(&self, proof: OneTime) {
+        let mut state = self.state();
+        if !state.settled {
+            state.unspent = vec![proof];
+        }
     }
 
     /// Registers the caller, to be judged by the cutoffs with each entry.
@@ -233,12 +243,32 @@ impl<'a> Call<'a> {
         let consumed = self.consume().await;
         // What cannot be consumed now is answered with 503, and not tried again by dropping.
         self.settle();
-        match (result, consumed) {
+        let result = match (result, consumed) {
             // A failure of ours stays one, whatever the consumption came to.
             (Err(error), _) if error.is_transient() => Err(error),
             (_, Err(error)) => Err(error),
             (result, Ok(())) => result,
-        }
+        };
+        result.map_err(|error| match error {
+            BrokerError::Replayed => self.replayed(),
+            other => other,
+        })
+    }
+
+    /// Notes that the evidence was used before, and gives the error that its caller gets.
+    fn replayed(&self) -> BrokerError {
+        let state = self.state();
+        let failure = AttestFailure {
+            attestor: state.attestor.clone(),
+            issuer: self.evidence.claimed_issuer(),
+            ..AttestFailure::unattributed(AttestError::Replayed)
+        };
+        let next_at = state.next_at;
+        drop(state);
+        self.broker.note_failure(self.evidence, &failure);
+        next_at.map_or(BrokerError::Replayed, |next_at| BrokerError::UsedUp {
+            next_at,
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Why a call came to nothing: one variant a reason. Each door has one place that turns these into
 //! its own language.
 
-use crate::attest::AttestError;
+use crate::attest::AttestFailure;
+use crate::clock::Timestamp;
 use crate::domain::decision::{Observed, Outcome, Refusal};
 use crate::domain::generation::GenerationDigest;
 use crate::ids::{DecisionId, SessionId};
@@ -44,12 +45,23 @@ pub struct Denied {
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
-    /// The evidence does not show who calls. The caller learns no more than that.
-    #[error("attestation failed")]
-    Attestation(#[source] AttestError),
+    /// The evidence does not show who calls. The caller learns the reason only where
+    /// [`AttestFailure::for_caller`] gives it.
+    #[error("attestation failed: {0}")]
+    Attestation(#[source] Box<AttestFailure>),
+    /// It cannot be found out now whether the evidence is good: the issuer, the cluster or the
+    /// registered keys cannot be read. It was not used up.
+    #[error("attestation is not possible now: {0}")]
+    AttestationUnavailable(#[source] Box<AttestFailure>),
     /// The evidence was used before.
     #[error("the attestation was used before")]
     Replayed,
+    /// The evidence was used before, and its holder cannot renew it at will.
+    #[error("the attestation was used before, the next is to be had at {next_at}")]
+    UsedUp {
+        /// When the next is to be had.
+        next_at: Timestamp,
+    },
     /// The caller is known, and may not do this.
     #[error("not allowed: {0}")]
     Forbidden(&'static str),
@@ -97,13 +109,10 @@ impl BrokerError {
     /// Whether the fault is ours, so that the same request may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Overloaded | Self::FailClosed(_))
-    }
-}
-
-impl From<AttestError> for BrokerError {
-    fn from(error: AttestError) -> Self {
-        Self::Attestation(error)
+        matches!(
+            self,
+            Self::AttestationUnavailable(_) | Self::Overloaded | Self::FailClosed(_)
+        )
     }
 }
 

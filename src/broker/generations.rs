@@ -10,11 +10,13 @@ use std::sync::Arc;
 use tracing::{error, info, instrument, warn};
 
 use super::call::Call;
+use super::failures::NO_ATTESTOR;
 use super::{Broker, BrokerError};
-use crate::attest::{AttestContext, Attestors, Evidence, WorkloadKeys};
+use crate::attest::{AttestContext, AttestError, Attestors, Evidence, WorkloadKeys};
 use crate::clock::Timestamp;
 use crate::domain::catalog::Catalog;
 use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
+use crate::domain::trust::AttestorSpec;
 use crate::endpoints::{EndpointTable, UnfitEndpoint};
 use crate::ledger::entry::{Entry, OneTimeUse, Request};
 use crate::ledger::{ACTIVATION_MAC, Appended};
@@ -332,6 +334,9 @@ impl Broker {
         let now = self.now();
         self.metrics().generation_active(&active.digest());
         self.metrics().observing(active.policy().observing(now));
+        let names = active.policy().attestors().iter().map(AttestorSpec::name);
+        let names = names.chain([NO_ATTESTOR]);
+        self.metrics().attestors(names, &AttestError::REASONS);
         for (policy, until) in active.policy().observing(now) {
             warn!(%policy, enforced_from = %until, "not enforced: it merely observes");
         }

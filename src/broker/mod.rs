@@ -11,6 +11,7 @@ mod admit;
 mod call;
 mod deny_lists;
 pub mod error;
+pub mod failures;
 pub mod generations;
 pub mod introspect;
 pub mod issue;
@@ -37,6 +38,7 @@ use self::call::Call;
 pub use self::error::{BrokerError, Denied, Exceeded};
 use self::generations::{Active, Trust};
 use self::replicas::OtherEndpoints;
+use crate::attest::AttestError;
 use crate::attest::nonce::DpopNonces;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::{Mac, salted};
@@ -108,6 +110,7 @@ pub struct Broker {
     clock_was_compared: AtomicBool,
     denials: Denials,
     orphan_search: orphans::OrphanSearch,
+    failure_lines: failures::FailureLines,
     random: SystemRandom,
     woken: tokio::sync::Notify,
 }
@@ -117,6 +120,8 @@ impl Broker {
     /// found one.
     #[must_use]
     pub fn new(parts: BrokerParts) -> Arc<Self> {
+        let unattributed = [failures::NO_ATTESTOR].into_iter();
+        parts.metrics.attestors(unattributed, &AttestError::REASONS);
         Arc::new(Self {
             parts,
             active: ArcSwapOption::empty(),
@@ -127,6 +132,7 @@ impl Broker {
             clock_was_compared: AtomicBool::new(false),
             denials: Denials::default(),
             orphan_search: orphans::OrphanSearch::default(),
+            failure_lines: failures::FailureLines::default(),
             random: SystemRandom::new(),
             woken: tokio::sync::Notify::new(),
         })
@@ -322,11 +328,8 @@ impl Broker {
             ));
         }
         let appraised = active.attestors.appraise(call.evidence(), now).await;
-        let workload = appraised.map_err(|error| {
-            self.parts.metrics.attestation_failure(error.reason());
-            self.parts.metrics.unattested();
-            BrokerError::Attestation(error)
-        })?;
+        let workload =
+            appraised.map_err(|failure| self.refuse_evidence(call.evidence(), failure))?;
         call.attested(&workload);
         self.parts
             .identities

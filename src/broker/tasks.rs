@@ -5,12 +5,12 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::instrument;
 
-use super::admit::{DELEGATION_PREFIX, handle_proof, key_fits};
+use super::admit::{DELEGATION_PREFIX, key_fits};
 use super::call::Call;
 use super::issue::{Case, DecisionSummary, IssuedTask, before_policy};
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
-use crate::attest::{Evidence, certificate};
+use crate::attest::{AttestFailure, Evidence, certificate, dpop};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{digests_equal, sha256};
 use crate::crypto::random::{random_token, token_digest};
@@ -479,8 +479,12 @@ impl Broker {
         let not_found = || BrokerError::NotFound("task");
         match authority {
             TaskAuthority::Handle(handle, evidence) => {
-                let proof = handle_proof(evidence, now)?;
-                call.verified(proof.iter().map(|proof| proof.one_time).collect());
+                let proof = dpop::of_request(evidence, now).map_err(|error| {
+                    self.refuse_evidence(evidence, AttestFailure::of_proof(error))
+                })?;
+                if let Some(proof) = &proof {
+                    call.proved(proof.one_time);
+                }
                 let digest = token_digest(handle.expose_secret());
                 let certificate = certificate::key(evidence);
                 let proved = proof.as_ref().map(|proof| &proof.key);

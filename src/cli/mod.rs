@@ -2,7 +2,7 @@
 //!
 //! `serve`, `migrate` and `dev` run the broker; the others are clients of its HTTP interface and
 //! can do nothing that the interface does not let their caller do. `ledger verify`
-//! and `coverage`, `policy check` and `test` need no broker at all.
+//! and `coverage`, `policy check` and `test`, and `attest check`, need no broker at all.
 //!
 //! Exit codes are for scripts: 0 done, 1 refused (by policy, or because a proof does not hold),
 //! 2 the command line or a file is not as it must be, 3 could not reach or establish.
@@ -12,6 +12,7 @@
 //! purpose that is.
 
 mod admins;
+mod attest;
 mod aws;
 mod client;
 mod completions;
@@ -72,6 +73,7 @@ enum Command {
     Ledger(ledger::Ledger),
     Workloads(workloads::Workloads),
     Admins(admins::Admins),
+    Attest(attest::Attest),
     Keys(keys::Keys),
     Openapi(openapi::Openapi),
     Health(health::Health),
@@ -176,6 +178,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Ledger(ledger) => block_on(ledger.run()),
         Command::Workloads(workloads) => block_on(workloads.run()),
         Command::Admins(admins) => block_on(admins.run()),
+        Command::Attest(attest) => attest.run(),
         Command::Keys(keys) => block_on(keys.run()),
         Command::Openapi(openapi) => openapi.run(),
         Command::Health(health) => block_on(health.run()),

@@ -16,6 +16,7 @@
 //! that verifies as well, and so make a replayed token look new.
 
 use std::fmt;
+use std::ops::Deref;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -87,8 +88,7 @@ pub enum JwtError {
 /// A token whose signature nobody has checked. Its `Debug` shows the header alone.
 #[derive(Clone)]
 pub struct UnverifiedJwt {
-    header: Header,
-    claims: Map<String, Value>,
+    claims: Claims,
     signing_input: Zeroizing<String>,
     signature: Zeroizing<Vec<u8>>,
     embedded_key: Option<PublicJwk>,
@@ -119,7 +119,7 @@ impl Header {
 impl fmt::Debug for UnverifiedJwt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UnverifiedJwt")
-            .field("header", &self.header)
+            .field("header", &self.claims.header)
             .finish_non_exhaustive()
     }
 }
@@ -167,55 +167,54 @@ impl UnverifiedJwt {
         let claims = strict_json::object(&claims).map_err(|_| JwtError::BadPayload)?;
         let (signing_input, _) = token.rsplit_once('.').ok_or(JwtError::NotCompact)?;
         Ok(Self {
-            header,
-            claims,
+            claims: Claims { header, claims },
             signing_input: Zeroizing::new(signing_input.to_owned()),
             signature,
             embedded_key,
         })
     }
 
+    /// What the token says, header and payload. Nothing vouches for a word of it: it is for choosing
+    /// a key, and for explaining a token to its holder.
+    #[must_use]
+    pub fn unverified_claims(&self) -> &Claims {
+        &self.claims
+    }
+
     /// The issuer that the token claims, to choose whose keys to verify it with.
     #[must_use]
     pub fn unverified_issuer(&self) -> Option<&str> {
-        text(&self.claims, "iss")
+        text(&self.claims.claims, "iss")
     }
 
     /// The subject that the token claims.
     #[must_use]
     pub fn unverified_subject(&self) -> Option<&str> {
-        text(&self.claims, "sub")
+        text(&self.claims.claims, "sub")
     }
 
     /// The audiences that the token claims; none where the claim is missing or malformed.
     #[must_use]
     pub fn unverified_audiences(&self) -> Vec<&str> {
-        audiences(&self.claims).unwrap_or_default()
+        self.claims.audiences().unwrap_or_default()
     }
 
     /// The algorithm that the token claims to be signed with.
     #[must_use]
     pub fn unverified_algorithm(&self) -> Algorithm {
-        self.header.algorithm
+        self.claims.header.algorithm
     }
 
     /// The key that the token claims to be signed with. Look it up, do nothing else with it.
     #[must_use]
     pub fn unverified_kid(&self) -> Option<&str> {
-        self.header.kid.as_deref()
+        self.claims.header.kid.as_deref()
     }
 
     /// Whether the token claims to be of this type (`at+jwt`, `dpop+jwt`).
     #[must_use]
     pub fn unverified_is_type(&self, expected: &str) -> bool {
-        self.header.is_type(expected)
-    }
-
-    /// Whether its header has no members but these.
-    #[must_use]
-    pub fn unverified_has_only(&self, names: &[&str]) -> bool {
-        let known = |name: &String| names.contains(&name.as_str());
-        self.header.names.iter().all(known)
+        self.claims.header.is_type(expected)
     }
 
     /// The key in a proof's header. Possession is shown once the proof verifies with it; whose key
@@ -298,11 +297,26 @@ fn audiences(claims: &Map<String, Value>) -> Result<Vec<&str>, JwtError> {
     }
 }
 
+/// The header and the claims of a token, as they stand in it. Only [`VerifiedClaims`] says that a
+/// key signed them.
+#[derive(Clone)]
+pub struct Claims {
+    header: Header,
+    claims: Map<String, Value>,
+}
+
+impl fmt::Debug for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claims")
+            .field("header", &self.header)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The claims of a token whose signature was checked. Nothing else about it was.
 #[derive(Clone)]
 pub struct VerifiedClaims {
-    header: Header,
-    claims: Map<String, Value>,
+    claims: Claims,
     signing_input_hash: [u8; 32],
     key_thumbprint: String,
 }
@@ -310,7 +324,7 @@ pub struct VerifiedClaims {
 impl fmt::Debug for VerifiedClaims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifiedClaims")
-            .field("header", &self.header)
+            .field("header", &self.claims.header)
             .field("key_thumbprint", &self.key_thumbprint)
             .finish_non_exhaustive()
     }
@@ -322,7 +336,7 @@ pub fn verify(
     key: &VerificationKey,
     allowed: &[Algorithm],
 ) -> Result<VerifiedClaims, JwtError> {
-    let algorithm = token.header.algorithm;
+    let algorithm = token.claims.header.algorithm;
     if !allowed.contains(&algorithm) {
         return Err(JwtError::AlgorithmNotAllowed(algorithm));
     }
@@ -332,14 +346,21 @@ pub fn verify(
     key.verify_signature(algorithm, token.signing_input.as_bytes(), &token.signature)
         .map_err(|_| JwtError::BadSignature)?;
     Ok(VerifiedClaims {
-        header: token.header.clone(),
         claims: token.claims.clone(),
         signing_input_hash: token.signing_input_hash(),
         key_thumbprint: key.thumbprint().to_owned(),
     })
 }
 
-impl VerifiedClaims {
+impl Deref for VerifiedClaims {
+    type Target = Claims;
+
+    fn deref(&self) -> &Claims {
+        &self.claims
+    }
+}
+
+impl Claims {
     /// All claims.
     #[must_use]
     pub fn claims(&self) -> &Map<String, Value> {
@@ -407,12 +428,21 @@ impl VerifiedClaims {
         self.header.kid.as_deref()
     }
 
-    /// The algorithm it was signed with.
+    /// The algorithm it says it was signed with.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         self.header.algorithm
     }
 
+    /// Whether its header has no members but these.
+    #[must_use]
+    pub fn header_has_only(&self, names: &[&str]) -> bool {
+        let known = |name: &String| names.contains(&name.as_str());
+        self.header.names.iter().all(known)
+    }
+}
+
+impl VerifiedClaims {
     /// The thumbprint of the key that verified it.
     #[must_use]
     pub fn key_thumbprint(&self) -> &str {
@@ -452,6 +482,19 @@ pub enum TimeError {
     Backwards,
 }
 
+impl TimeError {
+    /// The claim that did not hold.
+    #[must_use]
+    pub fn claim(self) -> &'static str {
+        match self {
+            Self::Missing(name) | Self::NotADate(name) => name,
+            Self::Expired | Self::Backwards => "exp",
+            Self::NotYetValid => "nbf",
+            Self::IssuedInTheFuture | Self::TooOld => "iat",
+        }
+    }
+}
+
 /// A token's dates, each rounded down to a whole second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
@@ -466,33 +509,52 @@ pub struct Times {
 /// Judges a token's dates at `now`. `exp` and `iat` are required, `nbf` is honoured. The leeway is
 /// for clocks that differ and is granted in every comparison with `now`, and in no other.
 pub fn check_times(
-    claims: &VerifiedClaims,
+    claims: &Claims,
     now: Timestamp,
     leeway_seconds: u64,
     max_age_seconds: u64,
 ) -> Result<Times, TimeError> {
-    let expires_at = date(&claims.claims, "exp")?.ok_or(TimeError::Missing("exp"))?;
-    let not_before = date(&claims.claims, "nbf")?;
     let issued_at = check_issued_at(claims, now, leeway_seconds, max_age_seconds)?;
-    if expires_at <= issued_at {
+    Ok(Times {
+        issued_at,
+        expires_at: check_expiry(claims, now, leeway_seconds)?,
+        not_before: check_not_before(claims, now, leeway_seconds)?,
+    })
+}
+
+/// Judges `exp` alone, and that it is later than `iat` where there is one.
+pub fn check_expiry(
+    claims: &Claims,
+    now: Timestamp,
+    leeway_seconds: u64,
+) -> Result<Timestamp, TimeError> {
+    let expires_at = date(&claims.claims, "exp")?.ok_or(TimeError::Missing("exp"))?;
+    let issued_at = date(&claims.claims, "iat").unwrap_or_default();
+    if issued_at.is_some_and(|issued_at| expires_at <= issued_at) {
         return Err(TimeError::Backwards);
     }
     if now >= expires_at.plus_seconds(leeway_seconds) {
         return Err(TimeError::Expired);
     }
+    Ok(expires_at)
+}
+
+/// Judges `nbf` alone.
+pub fn check_not_before(
+    claims: &Claims,
+    now: Timestamp,
+    leeway_seconds: u64,
+) -> Result<Option<Timestamp>, TimeError> {
+    let not_before = date(&claims.claims, "nbf")?;
     if not_before.is_some_and(|from| from > now.plus_seconds(leeway_seconds)) {
         return Err(TimeError::NotYetValid);
     }
-    Ok(Times {
-        issued_at,
-        not_before,
-        expires_at,
-    })
+    Ok(not_before)
 }
 
 /// Judges `iat` alone, for proofs, which have no `exp`.
 pub fn check_issued_at(
-    claims: &VerifiedClaims,
+    claims: &Claims,
     now: Timestamp,
     leeway_seconds: u64,
     max_age_seconds: u64,
@@ -583,13 +645,15 @@ mod tests {
 
     fn claims(claims: &Value) -> VerifiedClaims {
         VerifiedClaims {
-            header: Header {
-                algorithm: Algorithm::Es256,
-                typ: None,
-                kid: None,
-                names: Vec::new(),
+            claims: Claims {
+                header: Header {
+                    algorithm: Algorithm::Es256,
+                    typ: None,
+                    kid: None,
+                    names: Vec::new(),
+                },
+                claims: claims.as_object().unwrap().clone(),
             },
-            claims: claims.as_object().unwrap().clone(),
             signing_input_hash: [0; 32],
             key_thumbprint: String::new(),
         }

@@ -134,3 +134,9 @@ pub const MAX_CLOCK_SKEW_SECONDS: u64 = 1;
 /// How far a clock may be set at once, or lie behind a time on record, without being in doubt. Two
 /// ready replicas are up to two seconds apart, and a leap second or a time service adds another.
 pub const MAX_CLOCK_STEP_SECONDS: u64 = 5;
+
+/// Log lines of failed attestations that one attestor and reason may have at once.
+pub const ATTESTATION_LINES_AT_ONCE: u64 = 10;
+
+/// Seconds after which such an attestor and reason may have one line more.
+pub const ATTESTATION_LINE_SECONDS: u64 = 6;

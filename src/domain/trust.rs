@@ -23,6 +23,19 @@ pub enum ClaimType {
     Set,
 }
 
+impl ClaimType {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::Long => "long",
+            Self::Bool => "bool",
+            Self::Set => "set",
+        }
+    }
+}
+
 /// One claim of an attestor's tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -262,6 +275,10 @@ impl TryFrom<OidcWritten> for OidcSpec {
     }
 }
 
+fn per_task() -> Reuse {
+    Reuse::PerTask
+}
+
 fn default_leeway_seconds() -> u64 {
     10
 }
@@ -288,8 +305,9 @@ pub struct SpiffeSpec {
     /// The endpoint that serves the trust domain's bundle (the `https_web` profile of SPIFFE
     /// federation).
     pub bundle: EndpointName,
-    /// How often one token may be used.
-    #[serde(default)]
+    /// How often one token may be used. An agent hands out the same one until half its life has
+    /// passed, so it serves one task unless it is bound to a key.
+    #[serde(default = "per_task")]
     pub reuse: Reuse,
     /// Allowed difference of clocks.
     #[serde(default = "default_leeway_seconds")]

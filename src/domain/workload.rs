@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::limits::MAX_IDENTITY_BYTES;
 use crate::clock::Timestamp;
 
+/// A projected token is replaced once it is this old, however late it expires.
+const REPLACED_AFTER_SECONDS: u64 = 86_400;
+
 /// What stays unescaped in one value of an identity. The colon separates values, so it is not here.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -191,6 +194,17 @@ impl Workload {
     #[must_use]
     pub fn is(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
         self.identity == *identity && self.instance.as_ref() == instance
+    }
+
+    /// When its holder can have the next evidence, where that does not follow from asking for it: a
+    /// file is replaced once most of its token's life has passed. A kubelet does so after four
+    /// fifths of it and after a day at the latest, a SPIRE agent after half.
+    #[must_use]
+    pub fn next_evidence_at(&self) -> Option<Timestamp> {
+        let file = self.reuse == Reuse::PerTask;
+        let life = self.issued_at.seconds_until(self.evidence.expires_at);
+        let seconds = (life / 5 * 4).min(REPLACED_AFTER_SECONDS);
+        file.then(|| self.issued_at.plus_seconds(seconds))
     }
 
     /// Everything that one use of its evidence uses up; the evidence's own id is the first.

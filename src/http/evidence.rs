@@ -1,6 +1,6 @@
 //! What a request presents, as attestors take it.
 
-use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -10,10 +10,12 @@ use axum_server::tls::TlsInfo;
 use secrecy::SecretString;
 
 use super::AppState;
-use super::problem::Problem;
-use crate::attest::{AttestError, Evidence};
-use crate::broker::BrokerError;
+use crate::attest::{Evidence, TokenScheme};
 use crate::broker::tasks::TaskAuthority;
+
+/// The id by which a request's answer and its log lines are found.
+#[derive(Clone)]
+pub(super) struct RequestId(pub(super) String);
 
 /// Evidence, and the handle where one is presented instead of an attestation.
 pub(super) struct Presented {
@@ -24,7 +26,9 @@ pub(super) struct Presented {
 impl Presented {
     /// Whether anything was said in `Authorization`.
     pub(super) fn is_by_header(&self) -> bool {
-        self.handle.is_some() || self.evidence.bearer.is_some()
+        self.handle.is_some()
+            || self.evidence.bearer.is_some()
+            || self.evidence.scheme == TokenScheme::Unreadable
     }
 
     /// As authority over a task.
@@ -37,45 +41,52 @@ impl Presented {
 }
 
 impl FromRequestParts<AppState> for Presented {
-    type Rejection = Problem;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
+    /// Reads what is presented, and refuses nothing: that is the story's, which says so to its
+    /// operator.
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
         let certificates = parts
             .extensions
             .get::<Arc<TlsInfo>>()
             .map(|tls| tls.peer_certificates.clone())
             .unwrap_or_default();
+        let id = parts.extensions.get::<RequestId>();
         let mut presented = Self {
             evidence: Evidence {
-                bearer: None,
                 dpop: texts(&parts.headers, "dpop"),
                 client_certificates: certificates,
-                headers: BTreeMap::new(),
+                request_id: id.map(|id| id.0.clone()),
                 method: parts.method.as_str().to_owned(),
                 // Never from Host or X-Forwarded-*: those are the client's words.
                 url: format!("{}{}", state.broker.issuer(), parts.uri.path()),
                 nonces: state.settings.nonces.clone(),
+                ..Evidence::default()
             },
             handle: None,
         };
-        let given: Vec<String> = texts(&parts.headers, header::AUTHORIZATION.as_str());
-        match given.as_slice() {
-            [] => {}
-            [one] => match one.split_once(' ') {
-                // A handle is never tried as an attestation, nor the reverse.
-                Some((scheme, handle)) if scheme.eq_ignore_ascii_case("handle") => {
-                    presented.handle = Some(SecretString::from(handle.trim().to_owned()));
-                }
-                Some((scheme, token))
-                    if scheme.eq_ignore_ascii_case("bearer")
-                        || scheme.eq_ignore_ascii_case("dpop") =>
-                {
-                    presented.evidence.bearer = Some(SecretString::from(token.trim().to_owned()));
-                }
-                _ => return Err(BrokerError::Attestation(AttestError::Missing).into()),
-            },
+        let given = texts(&parts.headers, header::AUTHORIZATION.as_str());
+        let read = match given.as_slice() {
+            [] => return Ok(presented),
+            [one] => one.split_once(' '),
             // Of two, each reader may believe another one.
-            _ => return Err(BrokerError::Attestation(AttestError::Missing).into()),
+            _ => None,
+        };
+        let secret = |text: &str| Some(SecretString::from(text.trim().to_owned()));
+        let evidence = &mut presented.evidence;
+        match read {
+            // A handle is never tried as an attestation, nor the reverse.
+            Some((scheme, handle)) if scheme.eq_ignore_ascii_case("handle") => {
+                presented.handle = secret(handle);
+            }
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+                evidence.bearer = secret(token);
+            }
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("dpop") => {
+                evidence.bearer = secret(token);
+                evidence.scheme = TokenScheme::Dpop;
+            }
+            _ => evidence.scheme = TokenScheme::Unreadable,
         }
         Ok(presented)
     }

@@ -48,6 +48,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::evidence::RequestId;
 use self::limits::AddressLimiter;
 use self::problem::Problem;
 use crate::attest::nonce::DpopNonces;
@@ -223,7 +224,7 @@ fn set(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderVa
 
 /// Counts and times every request under its route, in a span that continues the caller's trace. Its
 /// id is that of our own step in the trace, never a name that the caller chose.
-async fn observe(State(state): State<AppState>, request: Request, next: Next) -> Response {
+async fn observe(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let route = request
         .extensions()
@@ -240,6 +241,9 @@ async fn observe(State(state): State<AppState>, request: Request, next: Next) ->
         trace = trace.as_ref().map(ToString::to_string)
     );
     let id = trace.as_ref().map(|trace| trace.span_id.to_string());
+    if let Some(id) = &id {
+        request.extensions_mut().insert(RequestId(id.clone()));
+    }
     let mut response = next.run(request).instrument(span).await;
     if let Some(value) = trace.and_then(|trace| trace.to_string().parse().ok()) {
         response.headers_mut().insert("traceparent", value);

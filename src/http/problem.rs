@@ -18,6 +18,7 @@ pub(super) const SLUGS: &[&str] = &[
     "already-issued",
     "approval-required",
     "attestation-failed",
+    "attestation-unavailable",
     "blocked",
     "denied",
     "fail-closed",
@@ -39,6 +40,19 @@ pub(super) const SLUGS: &[&str] = &[
     "unsupported-media-type",
     "use-dpop-nonce",
 ];
+
+/// How evidence is to be presented that was refused for this (RFC 6750 §3.1, RFC 9449 §7.1).
+fn challenge(error: &AttestError) -> &'static str {
+    match error {
+        AttestError::BadProof(_) => {
+            "DPoP error=\"invalid_dpop_proof\", algs=\"ES256 ES384 EdDSA RS256 PS256\""
+        }
+        AttestError::Confirmation(_) => {
+            "DPoP error=\"invalid_token\", algs=\"ES256 ES384 EdDSA RS256 PS256\""
+        }
+        _ => "Bearer error=\"invalid_token\"",
+    }
+}
 
 /// What the `type` of every problem begins with.
 pub(crate) const URN: &str = "urn:taskpass:problem:";
@@ -99,6 +113,13 @@ pub(super) struct ProblemMembers {
     action: Option<String>,
     /// Of `blocked`: the revocation, where the caller may lift it.
     revocation: Option<String>,
+    /// Of `attestation-failed`, once the signature has verified: which condition of the caller's own
+    /// token failed, in a word that does not change.
+    reason: Option<String>,
+    /// Beside `reason`: the claim or the header parameter that it is about.
+    claim: Option<String>,
+    /// Of an attestation from a file that was used before: when the file should hold the next.
+    next_attestation_at: Option<String>,
 }
 
 /// A refusal, ready to be sent.
@@ -215,7 +236,7 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE,
             "timeout",
             "It took too long",
-            "nothing was released to you; try again",
+            "nothing was released to you; try again with a fresh attestation",
         )
         .retry_after(1)
     }
@@ -298,9 +319,35 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE,
             "fail-closed",
             "Closed: something cannot be relied on",
-            "nothing was released; try again",
+            "nothing was released; try again after Retry-After, with a fresh attestation",
         )
         .retry_after(1)
+    }
+
+    fn attestation_failed(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "attestation-failed",
+            "The attestation does not show who you are",
+            detail,
+        )
+    }
+
+    /// Before the signature has verified: one face for all of them, a challenge included.
+    fn unattested() -> Self {
+        Self::attestation_failed("present a fresh attestation that is meant for this broker")
+            .header(header::WWW_AUTHENTICATE, "Bearer")
+    }
+
+    /// Which condition of the caller's own evidence failed.
+    fn refused_attestation(error: &AttestError) -> Self {
+        let problem = Self::attestation_failed(format!("the attestation is refused: {error}"))
+            .with("reason", error.reason())
+            .header(header::WWW_AUTHENTICATE, challenge(error));
+        match error.claim() {
+            Some(claim) => problem.with("claim", claim),
+            None => problem,
+        }
     }
 
     fn denied(denied: Denied) -> Self {
@@ -327,24 +374,40 @@ impl Problem {
 impl From<BrokerError> for Problem {
     fn from(error: BrokerError) -> Self {
         match error {
-            BrokerError::Attestation(AttestError::NonceWanted) => Self::new(
-                StatusCode::UNAUTHORIZED,
-                "use-dpop-nonce",
-                "The DPoP proof needs a nonce",
-                "make another proof with the nonce of this answer's DPoP-Nonce header",
+            BrokerError::Attestation(failure) if failure.error == AttestError::NonceWanted => {
+                Self::new(
+                    StatusCode::UNAUTHORIZED,
+                    "use-dpop-nonce",
+                    "The DPoP proof needs a nonce",
+                    "make another proof with the nonce of this answer's DPoP-Nonce header",
+                )
+                .header(
+                    header::WWW_AUTHENTICATE,
+                    "DPoP error=\"use_dpop_nonce\", algs=\"ES256 ES384 EdDSA RS256 PS256\"",
+                )
+            }
+            BrokerError::Attestation(failure) => match failure.for_caller() {
+                None => Self::unattested(),
+                Some(error) => Self::refused_attestation(error),
+            },
+            BrokerError::AttestationUnavailable(failure) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "attestation-unavailable",
+                "It cannot be found out now who you are",
+                "what vouches for the attestation cannot be read; it was not used up: come again \
+                 with it, or with a fresh one, after Retry-After",
             )
-            .header(
-                header::WWW_AUTHENTICATE,
-                "DPoP error=\"use_dpop_nonce\", algs=\"ES256 ES384 EdDSA RS256 PS256\"",
-            ),
-            // One face for all of them: no detail that helps a forger.
-            BrokerError::Attestation(_) | BrokerError::Replayed => Self::new(
-                StatusCode::UNAUTHORIZED,
-                "attestation-failed",
-                "The attestation does not show who you are",
-                "present a fresh attestation that is meant for this broker",
-            )
-            .header(header::WWW_AUTHENTICATE, "Bearer"),
+            .retry_after(failure.error.retry_seconds().unwrap_or(1)),
+            BrokerError::Replayed => Self::refused_attestation(&AttestError::Replayed),
+            BrokerError::UsedUp { next_at } => {
+                let mut problem = Self::refused_attestation(&AttestError::Replayed);
+                problem.rest.detail = format!(
+                    "the attestation is refused: it was used before, and serves the task that it \
+                     opened; the file that holds it should have the next at {next_at}, or bind it \
+                     to a key by a DPoP proof"
+                );
+                problem.with("next_attestation_at", next_at.to_string())
+            }
             BrokerError::Forbidden(action) => {
                 Self::forbidden(&format!("policy does not give you `{action}`"))
                     .with("action", action)
@@ -384,7 +447,7 @@ impl From<BrokerError> for Problem {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "overloaded",
                 "Too much is waiting",
-                "nothing was recorded; come again after Retry-After",
+                "nothing was released; try again after Retry-After, with a fresh attestation",
             )
             .retry_after(1),
             BrokerError::FailClosed(why) => {
@@ -437,7 +500,7 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attest::AttestError;
+    use crate::attest::AttestFailure;
     use crate::domain::decision::Refusal;
     use crate::domain::generation::GenerationDigest;
     use crate::ids::{CutoffId, DecisionId, SessionId};
@@ -469,6 +532,13 @@ mod tests {
         let slug = kind.strip_prefix(URN).unwrap();
         assert!(SLUGS.contains(&slug), "{slug} is not in the list");
         sent
+    }
+
+    fn refused(error: AttestError, told: bool) -> BrokerError {
+        BrokerError::Attestation(Box::new(AttestFailure {
+            told,
+            ..AttestFailure::unattributed(error)
+        }))
     }
 
     fn exceeded(retry_seconds: u64) -> Exceeded {
@@ -514,14 +584,28 @@ mod tests {
         };
         for (error, status, slug) in [
             (
-                BrokerError::Attestation(AttestError::Missing),
+                refused(AttestError::Missing, false),
                 401,
                 "attestation-failed",
             ),
             (
-                BrokerError::Attestation(AttestError::NonceWanted),
+                refused(AttestError::NonceWanted, true),
                 401,
                 "use-dpop-nonce",
+            ),
+            (
+                BrokerError::AttestationUnavailable(Box::new(AttestFailure::unattributed(
+                    AttestError::IssuerUnreachable,
+                ))),
+                503,
+                "attestation-unavailable",
+            ),
+            (
+                BrokerError::UsedUp {
+                    next_at: crate::clock::Timestamp::from_seconds(1_800_000_000),
+                },
+                401,
+                "attestation-failed",
             ),
             (BrokerError::Replayed, 401, "attestation-failed"),
             (BrokerError::Forbidden("manageKeys"), 403, "forbidden"),
@@ -558,7 +642,11 @@ mod tests {
             );
             let again = matches!(
                 slug,
-                "in-progress" | "rate-limited" | "overloaded" | "fail-closed"
+                "in-progress"
+                    | "rate-limited"
+                    | "overloaded"
+                    | "fail-closed"
+                    | "attestation-unavailable"
             );
             assert_eq!(sent.headers.contains_key("retry-after"), again, "{slug}");
             assert_eq!(sent.headers.contains_key("www-authenticate"), status == 401);
@@ -604,14 +692,34 @@ mod tests {
         let secret = "postgres://taskpass@10.0.0.7: connection refused";
         let sent = send(BrokerError::FailClosed(secret.into())).await;
         assert!(!sent.text.contains("postgres") && !sent.text.contains("10.0.0.7"));
-        // Nor which of its checks an attestation failed.
-        let missing = send(BrokerError::Attestation(AttestError::Missing)).await;
-        let unknown = send(BrokerError::Attestation(AttestError::UnknownKey)).await;
-        let replayed = send(BrokerError::Replayed).await;
+        // Nor which of its checks an attestation failed whose signature did not verify.
+        let missing = send(refused(AttestError::Missing, false)).await;
+        let unknown = send(refused(AttestError::UnknownKey, false)).await;
         assert_eq!(
-            (&missing.text, &missing.text),
-            (&unknown.text, &replayed.text)
+            (&missing.text, &missing.headers),
+            (&unknown.text, &unknown.headers)
         );
+    }
+
+    #[tokio::test]
+    async fn whose_signature_verified_is_told_the_claim_and_no_value() {
+        let owner = AttestError::RequiredClaim("owner_id".into());
+        let sent = send(refused(owner.clone(), true)).await;
+        assert_eq!(
+            (&sent.body["reason"], &sent.body["claim"]),
+            (&json!("required_claim"), &json!("owner_id"))
+        );
+        assert_eq!(
+            sent.headers["www-authenticate"],
+            "Bearer error=\"invalid_token\""
+        );
+        let untold = send(refused(owner, false)).await;
+        assert_eq!(untold.body.get("reason"), None);
+        let replayed = send(BrokerError::Replayed).await;
+        assert_eq!(replayed.body["reason"], "replayed");
+        let proof = send(refused(AttestError::BadProof("another URL"), true)).await;
+        let challenge = proof.headers["www-authenticate"].to_str().unwrap();
+        assert!(challenge.starts_with("DPoP error=\"invalid_dpop_proof\""));
     }
 
     #[tokio::test]

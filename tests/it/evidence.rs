@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::http::assert_problem;
+use crate::support::keys::Algorithm;
 use crate::support::rig::{
     Kind, POLICIES, Rig, ask, ask_joining, bearer, handle, job, refusal, with_key,
 };
@@ -47,7 +48,9 @@ macro_rules! variants {
 
 variants! {
     Attestation: BrokerError::Attestation(_),
+    AttestationUnavailable: BrokerError::AttestationUnavailable(_),
     Replayed: BrokerError::Replayed,
+    UsedUp: BrokerError::UsedUp { .. },
     Forbidden: BrokerError::Forbidden(_),
     Blocked: BrokerError::Blocked(_),
     NotFound: BrokerError::NotFound(_),
@@ -63,7 +66,7 @@ variants! {
 }
 
 /// Evidence that was never verified cannot be used up: the same may be shown again.
-const UNVERIFIED: &[&str] = &["Attestation"];
+const UNVERIFIED: &[&str] = &["Attestation", "AttestationUnavailable"];
 
 const UNKNOWN: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -195,6 +198,7 @@ impl World {
     /// Every way out that is known: the variant of the error, which call, and how that ends.
     const EXITS: &[(&'static str, &'static str)] = &[
         ("Attestation", "issue"),
+        ("AttestationUnavailable", "issue"),
         ("Replayed", "issue"),
         ("Forbidden", "bind_admin"),
         ("Forbidden", "activate"),
@@ -227,6 +231,8 @@ impl World {
         ("RateLimited", "open_task"),
         ("Overloaded", "issue"),
         ("FailClosed", "issue"),
+        // These change what decides, so they come last.
+        ("UsedUp", "issue"),
     ];
 
     /// Makes a call that ends so.
@@ -263,6 +269,23 @@ impl World {
                     ..evidence
                 };
                 issue(spoilt, ask(&["orders:read"])).await
+            }
+            ("AttestationUnavailable", _) => {
+                // After the pause between two fetches, so that the new key is looked for.
+                self.rig.issuer.go_down();
+                self.rig.clock.advance(11);
+                let asked = issue(evidence, ask(&["orders:read"])).await;
+                self.rig.issuer.go_up();
+                self.rig.clock.advance(11);
+                asked
+            }
+            ("UsedUp", _) => {
+                self.decide_by(|next| {
+                    next["attestors"][0]["reuse"] = json!("per_task");
+                })
+                .await;
+                issue(evidence.clone(), ask(&["orders:read"])).await?;
+                issue(evidence, ask(&["orders:read"])).await
             }
             ("Replayed", _) => {
                 issue(evidence.clone(), ask(&["orders:read"])).await?;
@@ -393,11 +416,17 @@ impl World {
     }
 
     async fn allow_one_denial(&self) {
+        self.decide_by(|next| next["limits"]["denials_per_identity"] = json!(1))
+            .await;
+    }
+
+    /// Changes what decides.
+    async fn decide_by(&self, change: impl FnOnce(&mut serde_json::Value)) {
         let admin = self.rig.admin();
         let (_, bytes) = self.rig.broker.generation(&admin).await.unwrap();
-        let mut next: taskpass::domain::generation::Generation =
-            serde_json::from_slice(&bytes).unwrap();
-        next.limits.denials_per_identity = 1;
+        let mut next: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        change(&mut next);
+        let next = serde_json::from_value(next).unwrap();
         let activated = self.rig.broker.activate(&admin, ready(Some(next))).await;
         activated.unwrap().unwrap().unwrap();
     }
@@ -415,7 +444,7 @@ impl World {
         let again = self.rig.broker.issue(bearer(token), ask(&["orders:read"]));
         match again.await {
             Ok(_) => false,
-            Err(BrokerError::Replayed) => true,
+            Err(BrokerError::Replayed | BrokerError::UsedUp { .. }) => true,
             Err(other) => panic!("{other}"),
         }
     }
@@ -446,6 +475,10 @@ on_both_stores! {
             assert!(known, "no way out is tried that ends as {variant}");
         }
         for (expected, call) in World::EXITS {
+            if *expected == "AttestationUnavailable" {
+                // A key that nobody has seen makes the broker ask for keys again.
+                world.rig.issuer.add_key(Algorithm::Es256);
+            }
             let token = world.token();
             let left = world.leave(expected, call, bearer(&token)).await;
             world.back_end.fail(Fault::None);

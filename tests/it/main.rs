@@ -21,6 +21,7 @@
 #[macro_use]
 mod support;
 
+mod attestation;
 mod audit;
 mod aws;
 mod aws_revocation;
@@ -61,6 +62,7 @@ mod observe;
 mod parts;
 mod pipelines;
 mod plans;
+mod possession;
 mod proofs;
 mod properties;
 mod pruning;

@@ -235,6 +235,43 @@ async fn an_attestation_that_may_come_again_comes_with_its_first_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attestation_that_is_bound_to_a_certificate_is_good_with_that_one_alone() {
+    let (fleet, replica) = start(BIND).await;
+    let own = Identity::client("agent");
+    let bound = || {
+        let cnf = json!({"x5t#S256": own.thumbprint()});
+        fleet
+            .issuer
+            .token(json!({"sub": "agent:reports", "run": "run-1", "cnf": cnf}))
+    };
+    let with_own = client(&fleet, &replica, Some(&own));
+    let others = [
+        client(&fleet, &replica, None),
+        client(&fleet, &replica, Some(&Identity::client("agent"))),
+    ];
+    let token = bound();
+    for other in &others {
+        let refused = ask(other, &token, &body()).await;
+        let problem = assert_problem(&refused, 401, "attestation-failed");
+        assert_eq!(problem["claim"], "cnf", "{problem}");
+        let form = [
+            ("grant_type", EXCHANGE),
+            ("subject_token", token.as_str()),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+            ("resource", "https://orders.example"),
+            ("scope", "orders:read"),
+            ("task_type", "job"),
+        ];
+        let exchanged = other.post_form("/oauth2/token", &form).await;
+        assert_eq!(exchanged.status, 400, "{}", exchanged.text());
+    }
+    // None of that used it up.
+    let granted = ask(&with_own, &token, &body()).await.expect(201);
+    let claims = peek(access_token(&granted)).1;
+    assert_eq!(claims["cnf"]["x5t#S256"], json!(own.thumbprint()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dpop_proof_binds_before_the_certificate_and_a_bad_one_is_not_made_up_for() {
     let (fleet, replica) = start(BIND).await;
     let own = client(&fleet, &replica, Some(&Identity::client("agent")));

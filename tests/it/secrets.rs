@@ -94,7 +94,7 @@ async fn what_was_done_is_counted() {
         "taskpass_decisions_total{outcome=\"deny\"} 1",
         "taskpass_refusals_total{code=\"ttl-too-long\"} 1",
         "taskpass_mints_total{minter=\"jwt\",result=\"ok\"} 2",
-        "taskpass_attestation_failures_total{reason=\"",
+        "taskpass_attestation_failures_total{attestor=\"",
         "taskpass_revocations_total{selector=\"all\"} 1",
         "taskpass_revocation_lag_seconds_count{part=\"requested_to_durable\"} 1",
     ] {

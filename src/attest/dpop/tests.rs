@@ -14,13 +14,18 @@ fn claims() -> Value {
 }
 
 fn judge(headers: Vec<String>, access_token: Option<&str>) -> Result<Proof, AttestError> {
+    let token = access_token.map_or(TokenHash::None, TokenHash::Demanded);
+    judge_with(headers, token)
+}
+
+fn judge_with(headers: Vec<String>, token: TokenHash<'_>) -> Result<Proof, AttestError> {
     let evidence = Evidence {
         dpop: headers,
         method: "POST".into(),
         url: URL.into(),
         ..Evidence::default()
     };
-    verify(&evidence, access_token, now())
+    verify(&evidence, token, now())
 }
 
 #[test]
@@ -110,5 +115,13 @@ fn a_proof_for_an_access_token_names_it() {
     claims["ath"] = json!(URL_SAFE_NO_PAD.encode(sha256(b"token")));
     let proof = key.sign(&header(&key), &claims);
     assert!(judge(vec![proof.clone()], Some("token")).is_ok());
-    assert!(judge(vec![proof], Some("other")).is_err());
+    assert!(judge(vec![proof.clone()], Some("other")).is_err());
+    // Where it need not name a token, it may not name another one either.
+    for (token, good) in [("token", true), ("other", false)] {
+        let judged = judge_with(vec![proof.clone()], TokenHash::Allowed(token));
+        assert_eq!(judged.is_ok(), good, "{token}");
+    }
+    claims["ath"] = json!(7);
+    let odd = key.sign(&header(&key), &claims);
+    assert!(judge_with(vec![odd], TokenHash::Allowed("token")).is_err());
 }

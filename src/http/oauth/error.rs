@@ -1,5 +1,7 @@
 //! RFC 6749's errors.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,7 +22,14 @@ pub struct OAuthErrorBody {
     /// A code of RFC 6749.
     error: &'static str,
     /// What is wrong, for people.
-    error_description: &'static str,
+    #[schema(value_type = String)]
+    error_description: Cow<'static, str>,
+    /// Which condition of the caller's own token failed, where that may be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// The claim or the header parameter that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claim: Option<String>,
     /// The decision that refused, where policy was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     decision_id: Option<String>,
@@ -35,7 +44,9 @@ pub struct OAuthErrorBody {
 pub(super) struct OAuthError {
     pub(super) status: StatusCode,
     pub(super) error: &'static str,
-    pub(super) description: &'static str,
+    pub(super) description: Cow<'static, str>,
+    /// Which condition of the caller's evidence failed, where that may be told.
+    pub(super) refused: Option<Box<AttestError>>,
     pub(super) retry_seconds: Option<u64>,
     /// The decision that refused, where there was one.
     pub(super) decision_id: Option<String>,
@@ -48,7 +59,29 @@ impl OAuthError {
         Self {
             status: StatusCode::BAD_REQUEST,
             error,
+            description: description.into(),
+            refused: None,
+            retry_seconds: None,
+            decision_id: None,
+            observed: None,
+        }
+    }
+
+    /// Evidence that was refused, with as much of the reason as its caller may learn.
+    pub(super) fn refused_evidence(
+        status: StatusCode,
+        error: &'static str,
+        refused: Option<&AttestError>,
+    ) -> Self {
+        let description = match refused {
+            None => "present a fresh attestation that is meant for this broker".into(),
+            Some(refused) => describe(refused),
+        };
+        Self {
+            status,
+            error,
             description,
+            refused: refused.cloned().map(Box::new),
             retry_seconds: None,
             decision_id: None,
             observed: None,
@@ -60,11 +93,25 @@ impl OAuthError {
     }
 }
 
+/// RFC 6749 allows neither quotes nor backslashes in a description, nor anything but ASCII.
+fn describe(refused: &AttestError) -> Cow<'static, str> {
+    let allowed = |c: char| matches!(c, ' '..='!' | '#'..='[' | ']'..='~');
+    let text = format!("the attestation is refused: {refused}");
+    let shown = text.chars().map(|c| if allowed(c) { c } else { '?' });
+    Cow::Owned(shown.collect())
+}
+
 impl IntoResponse for OAuthError {
     fn into_response(self) -> Response {
         let body = OAuthErrorBody {
             error: self.error,
             error_description: self.description,
+            reason: self.refused.as_deref().map(AttestError::reason),
+            claim: self
+                .refused
+                .as_deref()
+                .and_then(AttestError::claim)
+                .map(str::to_owned),
             decision_id: self.decision_id,
             observed: self.observed,
         };
@@ -97,17 +144,26 @@ impl From<BrokerError> for OAuthError {
             warn!(%why, "closed");
         }
         let (status, error, description, retry_seconds) = match error {
-            BrokerError::Attestation(AttestError::NonceWanted) => (
+            BrokerError::Attestation(failure) if failure.error == AttestError::NonceWanted => (
                 StatusCode::BAD_REQUEST,
                 "use_dpop_nonce",
                 "the DPoP proof has to contain the nonce of this answer",
                 None,
             ),
-            BrokerError::Attestation(_) | BrokerError::Replayed => (
-                StatusCode::UNAUTHORIZED,
-                "invalid_client",
-                "present a fresh attestation that is meant for this broker",
-                None,
+            BrokerError::Attestation(failure) => {
+                let status = StatusCode::UNAUTHORIZED;
+                return Self::refused_evidence(status, "invalid_client", failure.for_caller());
+            }
+            BrokerError::Replayed | BrokerError::UsedUp { .. } => {
+                let status = StatusCode::UNAUTHORIZED;
+                let refused = Some(&AttestError::Replayed);
+                return Self::refused_evidence(status, "invalid_client", refused);
+            }
+            BrokerError::AttestationUnavailable(failure) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                "what vouches for the attestation cannot be read now; come again with it",
+                failure.error.retry_seconds(),
             ),
             BrokerError::Blocked(_) => (StatusCode::FORBIDDEN, "access_denied", BLOCKED, None),
             BrokerError::RateLimited(exceeded) => (
@@ -119,10 +175,17 @@ impl From<BrokerError> for OAuthError {
             BrokerError::Overloaded | BrokerError::FailClosed(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "temporarily_unavailable",
-                "something cannot be relied on; try again",
+                "something cannot be relied on; try again with a fresh attestation",
                 Some(1),
             ),
-            _ => (
+            BrokerError::Forbidden(_)
+            | BrokerError::NotFound(_)
+            | BrokerError::Denied(_)
+            | BrokerError::TaskEnded
+            | BrokerError::AlreadyIssued(_)
+            | BrokerError::InProgress
+            | BrokerError::RetryMismatch
+            | BrokerError::Invalid { .. } => (
                 StatusCode::BAD_REQUEST,
                 "invalid_request",
                 "the request cannot be answered",
@@ -132,7 +195,8 @@ impl From<BrokerError> for OAuthError {
         Self {
             status,
             error,
-            description,
+            description: description.into(),
+            refused: None,
             retry_seconds,
             decision_id: None,
             observed: None,
@@ -150,6 +214,11 @@ mod tests {
         for error in [
             OAuthError::invalid_request("send application/x-www-form-urlencoded"),
             BrokerError::Replayed.into(),
+            OAuthError::refused_evidence(
+                StatusCode::UNAUTHORIZED,
+                "invalid_client",
+                Some(&AttestError::RequiredClaim("a\"b\\c\u{e9}".into())),
+            ),
             BrokerError::RateLimited(Exceeded {
                 policy: "identity",
                 quota: 1,

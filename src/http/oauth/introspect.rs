@@ -10,13 +10,10 @@ use utoipa::ToSchema;
 
 use super::error::{OAuthError, OAuthErrorBody};
 use super::form::Form;
-use crate::attest::AttestError;
-use crate::broker::BrokerError;
 use crate::broker::introspect::{ActiveToken, Introspection};
 use crate::domain::workload::KeyBinding;
 use crate::http::AppState;
 use crate::http::evidence::Presented;
-use crate::http::problem::Problem;
 use crate::mint::jwt::subject_and_actor;
 
 /// The media type of a signed answer (RFC 9701).
@@ -44,7 +41,7 @@ pub struct IntrospectForm {
 )]
 pub(in crate::http) async fn introspect(
     State(state): State<AppState>,
-    presented: Result<Presented, Problem>,
+    presented: Presented,
     request: Request,
 ) -> Response {
     match try_introspect(&state, presented, request).await {
@@ -65,11 +62,9 @@ fn wants_statement(headers: &HeaderMap) -> bool {
 
 async fn try_introspect(
     state: &AppState,
-    presented: Result<Presented, Problem>,
+    presented: Presented,
     request: Request,
 ) -> Result<Response, OAuthError> {
-    // RFC 6749's words for what other doors call a problem.
-    let presented = presented.map_err(|_| BrokerError::Attestation(AttestError::Missing))?;
     let signed = wants_statement(request.headers());
     let form = Form::read(request, state).await?;
     let token = form.required("token")?;

@@ -8,11 +8,9 @@ use utoipa::ToSchema;
 
 use super::error::{OAuthError, OAuthErrorBody};
 use super::form::Form;
-use crate::attest::AttestError;
 use crate::broker::BrokerError;
 use crate::http::AppState;
 use crate::http::evidence::Presented;
-use crate::http::problem::Problem;
 
 /// The form of RFC 7009.
 #[derive(ToSchema)]
@@ -36,7 +34,7 @@ pub struct RevokeForm {
 )]
 pub(in crate::http) async fn revoke(
     State(state): State<AppState>,
-    presented: Result<Presented, Problem>,
+    presented: Presented,
     request: Request,
 ) -> Response {
     match try_revoke(&state, presented, request).await {
@@ -47,10 +45,9 @@ pub(in crate::http) async fn revoke(
 
 async fn try_revoke(
     state: &AppState,
-    presented: Result<Presented, Problem>,
+    presented: Presented,
     request: Request,
 ) -> Result<(), OAuthError> {
-    let presented = presented.map_err(|_| BrokerError::Attestation(AttestError::Missing))?;
     let form = Form::read(request, state).await?;
     let token = SecretString::from(form.required("token")?);
     match state.broker.revoke_token(&presented.evidence, &token).await {

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::error::{BLOCKED, OAuthError, OAuthErrorBody};
 use super::form::Form;
-use crate::attest::{AttestError, Evidence};
+use crate::attest::{AttestError, Evidence, TokenScheme};
 use crate::broker::BrokerError;
 use crate::broker::error::Denied;
 use crate::broker::issue::Issued;
@@ -27,7 +27,6 @@ use crate::domain::limits::MAX_PURPOSE_BYTES;
 use crate::domain::request::{CredentialRequest, NewTask, TaskSelector};
 use crate::http::AppState;
 use crate::http::evidence::Presented;
-use crate::http::problem::Problem;
 use crate::mint::Credential;
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -118,7 +117,7 @@ pub struct TokenBody {
 )]
 pub(in crate::http) async fn token(
     State(state): State<AppState>,
-    presented: Result<Presented, Problem>,
+    presented: Presented,
     request: Request,
 ) -> Response {
     match try_token(&state, presented, request).await {
@@ -143,18 +142,19 @@ pub(in crate::http) async fn token(
 
 async fn try_token(
     state: &AppState,
-    presented: Result<Presented, Problem>,
+    presented: Presented,
     request: Request,
 ) -> Result<TokenBody, OAuthError> {
-    let two_ways = || OAuthError::invalid_request("authenticate in one way: in the form");
-    let presented = presented.map_err(|_| two_ways())?;
     if presented.is_by_header() {
-        return Err(two_ways());
+        return Err(OAuthError::invalid_request(
+            "authenticate in one way: in the form",
+        ));
     }
     let form = Form::read(request, state).await?;
     let grant_type = GrantType::of(&form)?;
     let evidence = Evidence {
         bearer: Some(grant_type.attestation(&form)?),
+        scheme: TokenScheme::Parameter,
         ..presented.evidence
     };
     let by_scope = form.get("authorization_details").is_none();
@@ -345,14 +345,24 @@ fn task(form: &Form) -> Result<TaskSelector, OAuthError> {
 fn refusal(error: BrokerError, grant_type: GrantType, by_scope: bool) -> OAuthError {
     match error {
         BrokerError::Denied(denied) => denial(&denied, by_scope),
-        BrokerError::Attestation(AttestError::BadProof(_)) => {
-            OAuthError::bad("invalid_dpop_proof", "the DPoP proof is no good here")
-        }
-        BrokerError::Attestation(AttestError::NonceWanted) => error.into(),
-        BrokerError::Attestation(_) | BrokerError::Replayed
-            if grant_type == GrantType::Exchange =>
-        {
-            OAuthError::invalid_request("present a fresh attestation that is meant for this broker")
+        BrokerError::Attestation(failure) => match (&failure.error, grant_type) {
+            (AttestError::NonceWanted, _) => BrokerError::Attestation(failure).into(),
+            (AttestError::BadProof(_), _) => OAuthError::refused_evidence(
+                StatusCode::BAD_REQUEST,
+                "invalid_dpop_proof",
+                failure.for_caller(),
+            ),
+            (_, GrantType::Exchange) => OAuthError::refused_evidence(
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                failure.for_caller(),
+            ),
+            (_, GrantType::ClientCredentials) => BrokerError::Attestation(failure).into(),
+        },
+        BrokerError::Replayed | BrokerError::UsedUp { .. } if grant_type == GrantType::Exchange => {
+            let status = StatusCode::BAD_REQUEST;
+            let refused = Some(&AttestError::Replayed);
+            OAuthError::refused_evidence(status, "invalid_request", refused)
         }
         BrokerError::Blocked(_) => OAuthError::bad("access_denied", BLOCKED),
         BrokerError::NotFound(_) => OAuthError::invalid_request("there is no such task"),

@@ -146,10 +146,10 @@ async fn what_the_standard_requires_is_required() {
     let at = unix_seconds();
     for (over, reason) in [
         (json!({"sub": null}), "unknown_issuer"),
-        (json!({"aud": null}), "unknown_issuer"),
+        (json!({"aud": null}), "wrong_audience"),
         (
             json!({"aud": "spiffe://prod.acme.example/db"}),
-            "unknown_issuer",
+            "wrong_audience",
         ),
         (
             json!({"aud": [AUDIENCE, "spiffe://prod.acme.example/db"]}),

@@ -1,0 +1,225 @@
+//! What a token has to fulfil, condition by condition.
+//!
+//! An attestor lists its conditions once. To believe a token it takes the first that fails; to
+//! explain one to the operator who configured it, offline, all of them are shown.
+
+use std::borrow::Cow;
+
+use super::{AttestError, Attestor, Attestors, Confirmation, Evidence, Presented, jwks};
+use crate::clock::Timestamp;
+use crate::crypto::jwk::VerificationKey;
+use crate::crypto::jwt::{UnverifiedJwt, verify};
+
+/// What became of one condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The token meets it.
+    Holds,
+    /// The token does not.
+    Fails(AttestError),
+    /// It cannot be checked here, for this reason.
+    NotChecked(&'static str),
+}
+
+/// One condition, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The claim or the header parameter that it is about, or `signature`, `identity`, `use`.
+    pub name: Cow<'static, str>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What the configuration wants, for its operator.
+    pub expected: Option<String>,
+}
+
+/// Conditions, in the order in which they are judged.
+#[derive(Debug, Default)]
+pub(super) struct Conditions(Vec<Condition>);
+
+impl Conditions {
+    /// Notes whether one holds. Several may be about one claim, which then has one line: the first
+    /// that fails.
+    pub(super) fn check(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        result: Result<(), AttestError>,
+    ) {
+        let name = name.into();
+        let outcome = result.map_or_else(Outcome::Fails, |()| Outcome::Holds);
+        let known = self.0.iter_mut().find(|known| known.name == name);
+        match known {
+            Some(known) if known.outcome == Outcome::Holds => known.outcome = outcome,
+            Some(_) => {}
+            None => self.0.push(Condition {
+                name,
+                outcome,
+                expected: None,
+            }),
+        }
+    }
+
+    /// The first that fails, as the reason to refuse.
+    pub(super) fn hold(self) -> Result<(), AttestError> {
+        let failed = self
+            .0
+            .into_iter()
+            .find_map(|condition| match condition.outcome {
+                Outcome::Fails(error) => Some(error),
+                Outcome::Holds | Outcome::NotChecked(_) => None,
+            });
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// A token, held against a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The attestor that it is for.
+    pub attestor: Option<String>,
+    /// The conditions, in the order in which the broker judges them.
+    pub conditions: Vec<Condition>,
+}
+
+impl Explanation {
+    /// Whether a condition fails.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.failures() > 0
+    }
+
+    fn failures(&self) -> usize {
+        let fails = |condition: &&Condition| matches!(condition.outcome, Outcome::Fails(_));
+        self.conditions.iter().filter(fails).count()
+    }
+
+    fn of_nobody(name: &'static str, error: AttestError, expected: Option<String>) -> Self {
+        Self {
+            attestor: None,
+            conditions: vec![Condition {
+                name: name.into(),
+                outcome: Outcome::Fails(error),
+                expected,
+            }],
+        }
+    }
+}
+
+impl Attestors {
+    /// Holds a token against the configuration, without a network and without using it up. `keys`
+    /// are those of its issuer, where they are at hand.
+    #[must_use]
+    pub fn explain(&self, evidence: &Evidence, keys: Option<&[u8]>, now: Timestamp) -> Explanation {
+        let presented = Presented::new(evidence);
+        let token = match presented.token() {
+            Ok(token) => token,
+            Err(error) => return Explanation::of_nobody("token", error, None),
+        };
+        let all = || self.all.iter().map(AsRef::as_ref);
+        let recognising: Vec<_> = all().filter(|a| a.recognises(&presented)).collect();
+        let candidates = match recognising.as_slice() {
+            [_] => recognising,
+            // For none, or for several at once: then it is told by the one that it comes closest to.
+            _ => all().filter(|a| a.issued(&presented)).collect(),
+        };
+        let explained = candidates
+            .into_iter()
+            .map(|attestor| hold_against(attestor, token, keys, now));
+        explained
+            .min_by_key(Explanation::failures)
+            .unwrap_or_else(|| {
+                let error = self.refusal(&presented);
+                let issuers: Vec<&str> = self.issuers.iter().map(String::as_str).collect();
+                let expected = Some(format!("one of {}", issuers.join(", ")));
+                Explanation::of_nobody("iss", error, expected)
+            })
+    }
+}
+
+/// Every condition of one attestor.
+fn hold_against(
+    attestor: &dyn Attestor,
+    token: &UnverifiedJwt,
+    keys: Option<&[u8]>,
+    now: Timestamp,
+) -> Explanation {
+    let mut conditions = vec![algorithm(attestor, token), signature(attestor, token, keys)];
+    let claims = token.unverified_claims();
+    conditions.extend(attestor.conditions(claims, now).0);
+    match Confirmation::of(claims) {
+        Ok(wanted) if wanted.is_empty() => {}
+        Ok(_) => conditions.push(not_checked(
+            "cnf",
+            "the caller has to prove this key with each call",
+        )),
+        Err(error) => {
+            let mut failed = Conditions::default();
+            failed.check("cnf", Err(error));
+            conditions.extend(failed.0);
+        }
+    }
+    if attestor.is_reviewed() {
+        conditions.push(not_checked("review", "only the cluster can vouch for it"));
+    }
+    conditions.push(not_checked(
+        "use",
+        "only the broker knows whether it was used before",
+    ));
+    for condition in &mut conditions {
+        condition.expected = attestor.expected(&condition.name);
+    }
+    Explanation {
+        attestor: Some(attestor.name().to_owned()),
+        conditions,
+    }
+}
+
+fn not_checked(name: &'static str, why: &'static str) -> Condition {
+    Condition {
+        name: name.into(),
+        outcome: Outcome::NotChecked(why),
+        expected: None,
+    }
+}
+
+fn algorithm(attestor: &dyn Attestor, token: &UnverifiedJwt) -> Condition {
+    let believed = attestor
+        .algorithms()
+        .contains(&token.unverified_algorithm());
+    Condition {
+        name: "alg".into(),
+        outcome: if believed {
+            Outcome::Holds
+        } else {
+            Outcome::Fails(AttestError::WrongAlgorithm)
+        },
+        expected: None,
+    }
+}
+
+fn signature(attestor: &dyn Attestor, token: &UnverifiedJwt, keys: Option<&[u8]>) -> Condition {
+    const NAME: &str = "signature";
+    let configured = attestor.configured_keys(token);
+    let keys: Vec<VerificationKey> = match keys {
+        Some(set) => match jwks::parse(set, attestor.key_use()) {
+            Some(keys) => keys,
+            None => return not_checked(NAME, "the key set has no usable key"),
+        },
+        None if configured.is_empty() => {
+            return not_checked(NAME, "no keys are at hand: name the issuer's key set");
+        }
+        None => configured,
+    };
+    let algorithm = token.unverified_algorithm();
+    let outcome = match jwks::select(&keys, token.unverified_kid(), algorithm) {
+        None => Outcome::Fails(AttestError::UnknownKey),
+        Some(key) => match verify(token, &key, attestor.algorithms()) {
+            Ok(_) => Outcome::Holds,
+            Err(error) => Outcome::Fails(error.into()),
+        },
+    };
+    Condition {
+        name: NAME.into(),
+        outcome,
+        expected: None,
+    }
+}

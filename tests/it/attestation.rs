@@ -1,0 +1,471 @@
+//! Failed attestations, from the outside: what the operator can find out, and what a caller learns.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, Replica, body};
+use crate::support::http::{Answer, assert_oauth_error, assert_problem, send};
+use crate::support::issuer::{Issuer, unix_seconds};
+use crate::support::keys::{self, Algorithm, Key};
+use crate::support::process::Launch;
+use crate::support::rig::Kind;
+use crate::support::{SOON, until};
+
+const CI: &str = "https://ci.taskpass.test";
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+fn attestor(issuer: &Issuer) -> String {
+    format!(
+        r#"
+[[attestors]]
+kind = "oidc"
+name = "ci"
+issuer = "{}"
+audience = "{CI}"
+algorithms = ["ES256", "RS256"]
+required = {{ owner_id = "77" }}
+identity = "{{repo_id}}"
+[attestors.claims]
+owner_id = {{ type = "string", immutable = true, hidden = true }}
+repo_id = {{ type = "string", immutable = true }}
+"#,
+        issuer.url()
+    )
+}
+
+async fn begin(kind: Kind) -> (Fleet, Replica) {
+    Fleet::believing(kind, attestor, "").await
+}
+
+fn good(over: &Value) -> Value {
+    let mut claims = json!({"aud": CI, "sub": "x", "owner_id": "77", "repo_id": "5"});
+    for (name, value) in over.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+/// A token that must be refused.
+struct Bad {
+    token: String,
+    attestor: &'static str,
+    reason: &'static str,
+    claim: Option<&'static str>,
+    /// The condition that the command names; none where it cannot know.
+    explained: Option<&'static str>,
+    /// Whether a known issuer's key signed it.
+    signed: bool,
+}
+
+/// Tokens that a known issuer signed, each with one fault.
+fn signed(fleet: &Fleet) -> Vec<Bad> {
+    let now = unix_seconds();
+    let case = |over: Value, reason, claim| Bad {
+        token: fleet.issuer.token(good(&over)),
+        attestor: "ci",
+        reason,
+        claim: Some(claim),
+        explained: Some(claim),
+        signed: true,
+    };
+    let mut header = fleet.issuer.key().header();
+    header["typ"] = json!("at+jwt");
+    let claims = fleet.issuer.claims(good(&json!({})));
+    let typed = fleet
+        .issuer
+        .token_with(&header, &claims, &fleet.issuer.key());
+    vec![
+        Bad {
+            // Two attestors have this issuer, and the token is for neither.
+            attestor: "none",
+            ..case(
+                json!({"aud": "https://elsewhere.example"}),
+                "wrong_audience",
+                "aud",
+            )
+        },
+        case(
+            json!({"aud": [CI, "https://elsewhere.example"]}),
+            "wrong_audience",
+            "aud",
+        ),
+        case(json!({"owner_id": "78"}), "required_claim", "owner_id"),
+        case(json!({"owner_id": null}), "required_claim", "owner_id"),
+        case(json!({"repo_id": null}), "claim_type", "repo_id"),
+        case(json!({"repo_id": 5}), "claim_type", "repo_id"),
+        case(json!({"iat": now - 120, "exp": now - 60}), "expired", "exp"),
+        case(json!({"iat": now - 7_200}), "wrong_times", "iat"),
+        case(
+            json!({"iat": now + 3_600, "exp": now + 7_200}),
+            "wrong_times",
+            "iat",
+        ),
+        case(json!({"nbf": now + 3_600}), "wrong_times", "nbf"),
+        case(json!({"exp": null}), "wrong_times", "exp"),
+        case(json!({"jti": 7}), "claim_type", "jti"),
+        case(json!({"cnf": {"kid": "k"}}), "confirmation", "cnf"),
+        Bad {
+            token: typed,
+            ..case(json!({}), "wrong_type", "typ")
+        },
+    ]
+}
+
+/// Tokens that no known issuer signed.
+fn unsigned(fleet: &Fleet) -> Vec<Bad> {
+    let key = fleet.issuer.key();
+    let stranger = Key::generate(Algorithm::Es256);
+    let claims = |over: &Value| fleet.issuer.claims(good(over));
+    let mut same_kid = stranger.header();
+    same_kid["kid"] = key.header()["kid"].clone();
+    let case = |token: String, attestor, reason, claim, explained| Bad {
+        token,
+        attestor,
+        reason,
+        claim,
+        explained: Some(explained),
+        signed: false,
+    };
+    let by_stranger = |header: &Value, over: &Value| {
+        let claims = claims(over);
+        fleet.issuer.token_with(header, &claims, &stranger)
+    };
+    let elsewhere = json!({"iss": "https://evil.example"});
+    vec![
+        case(
+            by_stranger(&same_kid, &json!({})),
+            "ci",
+            "bad_signature",
+            None,
+            "signature",
+        ),
+        case(
+            by_stranger(&stranger.header(), &json!({})),
+            "ci",
+            "unknown_key",
+            Some("kid"),
+            "signature",
+        ),
+        case(
+            by_stranger(&same_kid, &json!({"aud": "https://elsewhere.example"})),
+            "none",
+            "wrong_audience",
+            Some("aud"),
+            "aud",
+        ),
+        case(
+            by_stranger(&stranger.header(), &elsewhere),
+            "none",
+            "unknown_issuer",
+            Some("iss"),
+            "iss",
+        ),
+        case(
+            keys::hmac_jwt(
+                &json!({"alg": "HS256", "kid": key.kid}),
+                &claims(&json!({})),
+                key.public_pem().as_bytes(),
+            ),
+            "none",
+            "wrong_algorithm",
+            Some("alg"),
+            "token",
+        ),
+        case("a.b.c".to_owned(), "none", "malformed", None, "token"),
+    ]
+}
+
+/// The series of the failures' counter, by attestor and reason.
+async fn counted(replica: &Replica, admin: &str) -> BTreeMap<(String, String), u64> {
+    let text = replica.client.get_as(admin, "/metrics").await.text();
+    let prefix = "taskpass_attestation_failures_total{attestor=\"";
+    let series = text.lines().filter_map(|line| line.strip_prefix(prefix));
+    series
+        .map(|line| {
+            let (attestor, rest) = line.split_once("\",reason=\"").unwrap();
+            let (reason, count) = rest.split_once("\"} ").unwrap();
+            let key = (attestor.to_owned(), reason.to_owned());
+            (key, count.parse().unwrap())
+        })
+        .collect()
+}
+
+/// The lines about the request with this id.
+fn lines(replica: &Replica, request_id: &str) -> Vec<Value> {
+    let stderr = replica.process.stderr();
+    let parsed = stderr
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    parsed
+        .filter(|line| line["message"] == "an attestation failed")
+        .filter(|line| line["request_id"] == request_id)
+        .collect()
+}
+
+/// What `taskpass attest check` says of a token.
+fn explain(fleet: &Fleet, replica: &Replica, token: &str) -> (Option<i32>, Value) {
+    let config = std::fs::read_to_string(replica.process.dir().join("taskpass.toml")).unwrap();
+    let jwks = json!({"keys": [fleet.issuer.key().jwk()]});
+    let arguments = [
+        "attest",
+        "check",
+        "--token-file",
+        "token",
+        "--jwks",
+        "keys.json",
+        "--json",
+    ];
+    let run = |json: bool| {
+        let wanted = arguments.iter().filter(|word| json || **word != "--json");
+        Launch::taskpass(wanted.copied())
+            .config(config.clone())
+            .secret_file("token", token)
+            .file("keys.json", jwks.to_string())
+            .run()
+    };
+    let (told, plain) = (run(true), run(false));
+    assert_eq!(told.code(), plain.code(), "{}", plain.stderr);
+    for part in token.split('.').filter(|part| part.len() > 8) {
+        for output in [&told.stdout, &told.stderr, &plain.stdout, &plain.stderr] {
+            assert!(!output.contains(part), "a part of the token is printed");
+        }
+    }
+    let told_json = serde_json::from_str(&told.stdout);
+    (
+        told.code(),
+        told_json.unwrap_or_else(|_| panic!("{} {}", told.stdout, told.stderr)),
+    )
+}
+
+async fn ask(replica: &Replica, token: &str) -> Answer {
+    replica
+        .client
+        .post_json(token, "/v1/credentials", &body())
+        .await
+}
+
+/// An answer without what is the request's own.
+fn face(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
+    let own = ["x-request-id", "traceparent", "date", "dpop-nonce"];
+    let headers = answer.headers.iter();
+    let headers = headers.filter(|(name, _)| !own.contains(&name.as_str()));
+    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
+    (answer.status, headers.collect(), answer.text())
+}
+
+on_both_stores! {
+    async fn a_failed_attestation_is_one_line_one_counter_and_one_explained_claim(fleet, replica) {
+        let bad = signed(fleet).into_iter().chain(unsigned(fleet));
+        for Bad { token, attestor, reason, claim, explained, signed } in bad {
+            let before = counted(replica, &fleet.admin).await;
+            assert!(before.contains_key(&("ci".into(), reason.into())), "{reason} begins at zero");
+            let answer = ask(replica, &token).await;
+            let problem = assert_problem(&answer, 401, "attestation-failed");
+            let after = counted(replica, &fleet.admin).await;
+            let risen: Vec<_> = after.iter().filter(|(key, count)| before.get(*key) != Some(*count)).collect();
+            assert_eq!(risen.len(), 1, "{reason}: {risen:?}");
+            let key = (attestor.to_owned(), reason.to_owned());
+            assert_eq!(after[&key], before[&key] + 1, "{reason}");
+
+            let id = answer.header("x-request-id").unwrap();
+            let lines = lines(replica, id);
+            assert_eq!(lines.len(), 1, "{reason}: {lines:?}");
+            let line = &lines[0];
+            assert_eq!((&line["level"], &line["attestor"], &line["reason"]), (&json!("WARN"), &json!(attestor), &json!(reason)));
+            assert_eq!(line.get("claim").and_then(Value::as_str), claim, "{line}");
+            let issuer = if reason == "unknown_issuer" { "https://evil.example" } else { fleet.issuer.url() };
+            let read = !["malformed", "wrong_algorithm"].contains(&reason);
+            assert_eq!(line.get("iss").and_then(Value::as_str), read.then_some(issuer), "{line}");
+
+            let (code, told) = explain(fleet, replica, &token);
+            let failed: Vec<_> = told["conditions"].as_array().unwrap().iter()
+                .filter(|condition| condition["outcome"] == "fails")
+                .map(|condition| condition["name"].as_str().unwrap().to_owned())
+                .collect();
+            // What no key of the issuer's signed has that fault, too.
+            let unsigned = !signed && told["attestor"].is_string();
+            let mut wanted: Vec<&str> = explained.into_iter().collect();
+            if unsigned && !wanted.contains(&"signature") {
+                wanted.insert(0, "signature");
+            }
+            assert_eq!(failed, wanted, "{reason}: {told}");
+            assert_eq!(code, Some(1), "{told}");
+
+            // The caller learns the claim of its own token, and never what it should have been.
+            if signed {
+                assert_eq!(problem["reason"], reason);
+                assert_eq!(problem["claim"].as_str(), claim, "{problem}");
+                for value in ["77", CI] {
+                    assert!(!answer.text().contains(value), "{problem}");
+                }
+            } else {
+                assert_eq!((&problem["reason"], &problem["claim"]), (&Value::Null, &Value::Null));
+            }
+        }
+    }
+
+    async fn a_replay_is_one_line_and_one_counter_and_is_told(fleet, replica) {
+        let token = fleet.token();
+        ask(replica, &token).await.expect(201);
+        let key = ("dev".to_owned(), "replayed".to_owned());
+        let before = counted(replica, &fleet.admin).await[&key];
+        let again = ask(replica, &token).await;
+        let problem = assert_problem(&again, 401, "attestation-failed");
+        assert_eq!(problem["reason"], "replayed");
+        assert_eq!(counted(replica, &fleet.admin).await[&key], before + 1);
+        let lines = lines(replica, again.header("x-request-id").unwrap());
+        assert_eq!(lines.len(), 1);
+        assert_eq!((&lines[0]["reason"], &lines[0]["iss"]), (&json!("replayed"), &json!(fleet.issuer.url())));
+        // Offline the token is good, but for its use, which only the broker knows.
+        let (code, told) = explain(fleet, replica, &token);
+        assert_eq!((code, &told["refused"]), (Some(0), &json!(false)), "{told}");
+        let used = told["conditions"].as_array().unwrap().iter().find(|c| c["name"] == "use").unwrap();
+        assert_eq!(used["outcome"], "not_checked");
+    }
+
+    async fn tokens_without_a_valid_signature_get_one_answer_to_the_byte(fleet, replica) {
+        // The keys are known, so that no answer depends on a fetch.
+        ask(replica, &fleet.token()).await.expect(201);
+        let mut faces = Vec::new();
+        for bad in unsigned(fleet) {
+            faces.push(face(&ask(replica, &bad.token).await));
+        }
+        for junk in ["x", "tph_guess", "tpa_guess", "..", &"x".repeat(20_000)] {
+            faces.push(face(&ask(replica, junk).await));
+        }
+        let request = || replica.client.request(Method::POST, "/v1/credentials").json(&body());
+        faces.push(face(&send(request()).await));
+        faces.push(face(&send(request().header("authorization", "Basic eDp5")).await));
+        let twice = request().bearer_auth(fleet.token()).header("authorization", "Bearer x");
+        faces.push(face(&send(twice).await));
+        // A proof beside junk is not looked at.
+        let proven = request().header("authorization", "DPoP x").header("dpop", "y");
+        faces.push(face(&send(proven).await));
+        for other in &faces {
+            assert_eq!(other, &faces[0]);
+        }
+        assert_eq!(faces[0].0, 401);
+    }
+
+    async fn an_issuer_that_is_away_is_a_503_at_every_door_and_uses_nothing_up(fleet, replica) {
+        fleet.issuer.go_down();
+        let token = fleet.token();
+        let client = &replica.client;
+        let unknown = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let form = |path: &str, form: &[(&str, &str)]| {
+            client.request(Method::POST, path).form(form)
+        };
+        let post = |path: &str, body: &Value| client.request(Method::POST, path).bearer_auth(&token).json(body);
+        let get = |path: &str| client.request(Method::GET, path).bearer_auth(&token);
+        let task = format!("/v1/tasks/{unknown}");
+        for (door, request) in [
+            ("credentials", post("/v1/credentials", &body())),
+            ("open task", post("/v1/tasks", &json!({"type": "job"}))),
+            ("heartbeat", post(&format!("{task}/heartbeat"), &json!({}))),
+            ("complete", post(&format!("{task}/complete"), &json!({}))),
+            ("delegate", post(&format!("{task}/delegations"), &json!({"workload": "dev:x"}))),
+            ("show task", get(&task)),
+            ("tasks", get("/v1/tasks")),
+            ("sessions", get("/v1/sessions")),
+            ("revoke session", post(&format!("/v1/sessions/{unknown}/revoke"), &json!({}))),
+            ("revocations", post("/v1/revocations", &json!({"selector": {"all": true}, "reason": "x"}))),
+            ("decision", get(&format!("/v1/decisions/{unknown}"))),
+            ("entry", get("/v1/ledger/entries/0")),
+            ("keys", get("/v1/keys")),
+            ("admins", get("/v1/admins")),
+            ("activate", post("/v1/generations", &json!({}))),
+        ] {
+            let answer = send(request).await;
+            assert_problem(&answer, 503, "attestation-unavailable");
+            assert!(answer.header("retry-after").is_some(), "{door}");
+        }
+        let exchange = [
+            ("grant_type", EXCHANGE),
+            ("subject_token", token.as_str()),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+            ("resource", "https://orders.example"),
+            ("scope", "orders:read"),
+            ("task_type", "job"),
+        ];
+        for (door, request) in [
+            ("token", form("/oauth2/token", &exchange)),
+            ("introspect", form("/oauth2/introspect", &[("token", "x")]).bearer_auth(&token)),
+            ("revoke", form("/oauth2/revoke", &[("token", "x")]).bearer_auth(&token)),
+        ] {
+            let answer = send(request).await;
+            assert_oauth_error(&answer, 503, "temporarily_unavailable");
+            assert!(answer.header("retry-after").is_some(), "{door}");
+        }
+        fleet.issuer.go_up();
+        // The pause between two fetches is ten seconds.
+        let granted = std::sync::Mutex::new(None);
+        until("the issuer is asked again", SOON + Duration::from_secs(20), async || {
+            let answer = ask(replica, &token).await;
+            let done = answer.status != 503;
+            if done {
+                *granted.lock().unwrap() = Some(answer);
+            } else {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            done
+        }).await;
+        granted.into_inner().unwrap().unwrap().expect(201);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_bad_tokens_writes_few_lines_and_says_how_many_it_left_out() {
+    let (_fleet, replica) = begin(Kind::Sqlite).await;
+    let sent = 200;
+    for n in 0..sent {
+        assert_eq!(ask(&replica, &format!("a.b.{n}")).await.status, 401);
+    }
+    let stderr = replica.process.stderr();
+    let told: Vec<Value> = stderr
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["message"] == "an attestation failed")
+        .collect();
+    assert!((1..100).contains(&told.len()), "{}", told.len());
+    let suppressed = told.iter().filter_map(|line| line["suppressed"].as_u64());
+    assert!(suppressed.sum::<u64>() + (told.len() as u64) <= sent);
+}
+
+#[test]
+fn the_command_says_what_it_did_not_check_and_refuses_what_is_no_configuration() {
+    let issuer = Issuer::start();
+    let frame = "[server]\nissuer = \"https://broker.example\"\n";
+    let config = format!("{frame}{}", attestor(&issuer));
+    let token = issuer.token(good(&json!({})));
+    let run = |config: &str, arguments: &[&str]| {
+        let base = ["attest", "check", "--token-file", "token"];
+        Launch::taskpass(base.iter().chain(arguments).copied())
+            .config(config)
+            .secret_file("token", token.clone())
+            .file("empty.json", "{\"keys\": []}")
+            .run()
+    };
+    let told = run(&config, &[]);
+    assert_eq!(told.code(), Some(0), "{}", told.stderr);
+    let signature = told.stdout.lines().find(|line| line.contains("signature"));
+    assert!(
+        signature.unwrap().contains("not checked"),
+        "{}",
+        told.stdout
+    );
+    let told = run(&config, &["--jwks", "empty.json"]);
+    assert!(told.stdout.contains("no usable key"), "{}", told.stdout);
+    let late = run(&config, &["--at", "2099-01-01T00:00:00Z"]);
+    assert_eq!(late.code(), Some(1));
+    assert!(late.stdout.contains("FAILS"), "{}", late.stdout);
+    for bad in [
+        frame.replace("issuer", "else"),
+        config.replace("algorithms", "algorithm"),
+    ] {
+        assert_eq!(run(&bad, &[]).code(), Some(2));
+    }
+    assert_eq!(run(&config, &["--jwks", "absent.json"]).code(), Some(3));
+}
