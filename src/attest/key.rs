@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::checks::AttestorConfigError;
 use super::error::Refused;
 use super::explain::Conditions;
+use super::template::Template;
 use super::{AttestContext, AttestError, Attestor, Presented, WorkloadKeys, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
@@ -234,6 +235,11 @@ impl Attestor for Keys {
             "jti" => "a text of its own".into(),
             _ => return None,
         })
+    }
+
+    fn could_name(&self, name: &str) -> bool {
+        // A registered workload's name is one encoded value.
+        Template::parse("{workload}").is_ok_and(|template| template.could_render(name))
     }
 
     fn configured_keys(&self, token: &UnverifiedJwt) -> Vec<VerificationKey> {

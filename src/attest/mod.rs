@@ -55,7 +55,7 @@ use crate::crypto::digest::sha256;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::jwt::{Claims, JwtError, UnverifiedJwt};
 use crate::domain::trust::AttestorSpec;
-use crate::domain::workload::{OneTime, Reuse, Workload};
+use crate::domain::workload::{Identity, OneTime, Reuse, Workload};
 use crate::endpoints::EndpointTable;
 
 /// In which way a token is presented.
@@ -187,6 +187,9 @@ trait Attestor: Send + Sync {
     /// What the configuration wants of a claim, for its operator.
     fn expected(&self, name: &str) -> Option<String>;
 
+    /// Whether it could give this name, which stands behind its own in an identity.
+    fn could_name(&self, name: &str) -> bool;
+
     /// Keys in the configuration itself that the token may be signed with.
     fn configured_keys(&self, _token: &UnverifiedJwt) -> Vec<VerificationKey> {
         Vec::new()
@@ -315,6 +318,15 @@ impl Attestors {
                 .map_err(Refused::signed)
         });
         appraised.map_err(|refused| failure(Some(attestor), refused))
+    }
+
+    /// Whether an identity could still be attested: its attestor is there, and gives such names.
+    #[must_use]
+    pub fn could_attest(&self, attestor: &str, identity: &Identity) -> bool {
+        let name = identity.as_str().strip_prefix(attestor);
+        let name = name.and_then(|rest| rest.strip_prefix(':'));
+        let attestor = self.all.iter().find(|known| known.name() == attestor);
+        matches!((attestor, name), (Some(attestor), Some(name)) if attestor.could_name(name))
     }
 
     /// What goes for every attestor, once it has verified a token: its age, its key, its proof.

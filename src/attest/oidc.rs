@@ -363,6 +363,10 @@ impl Attestor for Oidc {
         Some(declared.kind.as_str().to_owned())
     }
 
+    fn could_name(&self, name: &str) -> bool {
+        self.identity.could_render(name)
+    }
+
     fn is_reviewed(&self) -> bool {
         self.review.is_some()
     }

@@ -218,6 +218,10 @@ impl Attestor for Spiffe {
         })
     }
 
+    fn could_name(&self, name: &str) -> bool {
+        SpiffeId::parse(&format!("spiffe://{}/{name}", self.spec.trust_domain)).is_some()
+    }
+
     fn key_use(&self) -> KeyUse {
         KeyUse::JwtSvid
     }

@@ -79,6 +79,11 @@ impl Template {
         })
     }
 
+    /// Whether some values make this text of it.
+    pub(super) fn could_render(&self, text: &str) -> bool {
+        fits(&self.0, text)
+    }
+
     /// Fills in the values that `value_of` gives; an absent or empty one refuses.
     pub(super) fn render(
         &self,
@@ -97,6 +102,24 @@ impl Template {
             }
         }
         Ok(text)
+    }
+}
+
+/// Whether `parts` can be filled in to make `text`.
+fn fits(parts: &[Part], text: &str) -> bool {
+    match parts.split_first() {
+        None => text.is_empty(),
+        Some((Part::Literal(literal), rest)) => text
+            .strip_prefix(literal.as_str())
+            .is_some_and(|after| fits(rest, after)),
+        // Two claims have a character between them that no value has, so each can end in few places.
+        Some((Part::Claim(_), rest)) => {
+            let value = text.chars().take_while(|c| in_values(*c)).count();
+            (1..=value).rev().any(|end| {
+                let after = text.get(end..);
+                after.is_some_and(|after| fits(rest, after))
+            })
+        }
     }
 }
 
@@ -171,6 +194,24 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_told_to_be_of_a_template_or_not() {
+        let template = Template::parse("repo:{id}:env:x{env}").unwrap();
+        for (text, could) in [
+            ("repo:1234:env:xprod", true),
+            ("repo:1%3A4:env:xx", true),
+            ("repo:1234:env:x", false),
+            ("repo::env:xprod", false),
+            ("repo:1234:env:prod", false),
+            ("repo:1:2:env:xprod", false),
+            ("repo:1234:env:xprod:more", false),
+            ("1234", false),
+            ("", false),
+        ] {
+            assert_eq!(template.could_render(text), could, "{text}");
+        }
+    }
+
+    #[test]
     fn what_would_be_ambiguous_or_broken_does_not_parse() {
         for (text, error) in [
             ("", TemplateError::NoClaim),
@@ -211,6 +252,7 @@ mod tests {
                 .render(|claim| Some(if claim == "x" { x.to_owned() } else { y.to_owned() }))
                 .unwrap();
             prop_assert_eq!(render(&a, &b) == render(&c, &d), a == c && b == d);
+            prop_assert!(template.could_render(&render(&a, &b)));
         }
     }
 }

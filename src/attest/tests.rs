@@ -463,6 +463,28 @@ async fn a_token_for_one_task_is_bound_to_a_key_where_its_holder_has_one() {
 }
 
 #[tokio::test]
+async fn an_identity_could_be_attested_or_not() {
+    let world = World::new().await;
+    for (attestor, identity, could) in [
+        ("ci", "ci:repo:5", true),
+        ("ci", "ci:repo:a%3Ab", true),
+        ("ci", "ci:5", false),
+        ("ci", "ci:repo:5:env:x", false),
+        ("ci", "cirepo:5", false),
+        ("workload", "workload:reports", true),
+        ("workload", "workload:a:b", false),
+        ("gone", "gone:repo:5", false),
+    ] {
+        let named = identity.to_owned().try_into().unwrap();
+        assert_eq!(
+            world.attestors.could_attest(attestor, &named),
+            could,
+            "{identity}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_registered_key_proves_its_workload_and_no_other() {
     let world = World::new().await;
     let good = world.assertion(&json!({}));

@@ -9,6 +9,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::generations::Active;
 use super::issue::Case;
 use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
@@ -117,6 +118,9 @@ impl Broker {
             Ok(admission) => admission,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if !self.owners_stand(case.active, &admission.parents).await? {
+            return Ok(Err(owner_withdrawn()));
+        }
         if let Err(refusal) = resource_fits(case, ask, &admission.facts.task_type) {
             return Ok(Err(refusal));
         }
@@ -371,6 +375,22 @@ impl Broker {
         })))
     }
 
+    /// Whether the owners of these tasks could still be attested by what decides now. One whose
+    /// attestor is gone must not go on through those it let in.
+    pub(super) async fn owners_stand(
+        &self,
+        active: &Active,
+        tasks: &[TaskId],
+    ) -> Result<bool, BrokerError> {
+        for id in tasks {
+            let task = self.store().task(*id).await?;
+            if !task.is_some_and(|task| active.attests(&task)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     pub(super) async fn task_with_chain(
         &self,
         id: TaskId,
@@ -420,6 +440,13 @@ pub(super) fn task_ended() -> Refusal {
     Refusal::new(
         RefusalCode::TaskEnded,
         "the task, or one that it is part of, is over",
+    )
+}
+
+pub(super) fn owner_withdrawn() -> Refusal {
+    Refusal::new(
+        RefusalCode::OwnerWithdrawn,
+        "the owner of a task that this one is part of is attested no more",
     )
 }
 

@@ -77,6 +77,9 @@ pub enum BrokerError {
     /// The task, or one that it is part of, is over.
     #[error("the task is over")]
     TaskEnded,
+    /// The attestor of the task's owner, or of one above it, was removed or gives other identities.
+    #[error("the task's owner is attested no more")]
+    OwnerWithdrawn,
     /// The key's first request got a credential that cannot be taken back.
     #[error("this Idempotency-Key was answered already")]
     AlreadyIssued(SessionId),

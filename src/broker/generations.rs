@@ -16,6 +16,7 @@ use crate::attest::{AttestContext, AttestError, Attestors, Evidence, WorkloadKey
 use crate::clock::Timestamp;
 use crate::domain::catalog::Catalog;
 use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
+use crate::domain::task::Task;
 use crate::domain::trust::AttestorSpec;
 use crate::endpoints::{EndpointTable, UnfitEndpoint};
 use crate::ledger::entry::{Entry, OneTimeUse, Request};
@@ -63,6 +64,12 @@ impl Active {
     #[must_use]
     pub fn policy(&self) -> &CompiledGeneration {
         &self.compiled
+    }
+
+    /// Whether a task's owner could still be attested.
+    #[must_use]
+    pub fn attests(&self, task: &Task) -> bool {
+        self.attestors.could_attest(&task.attestor, &task.owner)
     }
 
     /// Limits that decide.

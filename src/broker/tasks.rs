@@ -5,7 +5,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::instrument;
 
-use super::admit::{DELEGATION_PREFIX, key_fits};
+use super::admit::{DELEGATION_PREFIX, key_fits, owner_withdrawn};
 use super::call::Call;
 use super::issue::{Case, DecisionSummary, IssuedTask, before_policy};
 use super::sessions::SessionReport;
@@ -140,6 +140,12 @@ impl Broker {
                 Err(refusal) => Err(refusal),
             }
         };
+        let admitted = match admitted {
+            Ok(admission) if !self.owners_stand(&active, &admission.parents).await? => {
+                Err(owner_withdrawn())
+            }
+            other => other,
+        };
         let (decision, mut admission) = match admitted {
             Ok(admission) => {
                 let roles = self.roles_asked_for(&case).await?;
@@ -268,6 +274,7 @@ impl Broker {
         let now = self.now();
         let owner = self.owner(call, id, authority, None, now).await?;
         call.consume().await?;
+        self.check_owners(&owner).await?;
         let alive = owner.chain.state_at(now) == TaskState::Open;
         if !alive || !self.store().heartbeat(id, now).await? {
             return Err(BrokerError::TaskEnded);
@@ -365,6 +372,7 @@ impl Broker {
         if owner.chain.state_at(now) != TaskState::Open {
             return Err(BrokerError::TaskEnded);
         }
+        self.check_owners(&owner).await?;
         if sessions == 0 || sessions > owner.task.sessions_left {
             return Err(BrokerError::Invalid {
                 pointer: "/max_credentials",
@@ -527,6 +535,17 @@ impl Broker {
                 })
             }
         }
+    }
+
+    /// What keeps a task alive or lends what it has needs an owner who could still be attested, here
+    /// and above. A handle alone may end a task whose attestor was removed, and nothing more.
+    async fn check_owners(&self, owner: &Owner) -> Result<(), BrokerError> {
+        let active = self.active()?;
+        let above = owner.chain.parents();
+        if active.attests(&owner.task) && self.owners_stand(&active, &above).await? {
+            return Ok(());
+        }
+        Err(BrokerError::OwnerWithdrawn)
     }
 
     /// Ends a task on the sweeper's word.

@@ -73,6 +73,8 @@ pub enum RefusalCode {
     TooManyOpenTasks,
     /// An admin has cut this off, until a time or until lifted.
     Blocked,
+    /// The owner of a task above this one is attested no more.
+    OwnerWithdrawn,
 }
 
 impl RefusalCode {
@@ -98,6 +100,7 @@ impl RefusalCode {
             Self::TaskBudget => "task-budget",
             Self::TooManyOpenTasks => "too-many-open-tasks",
             Self::Blocked => "blocked",
+            Self::OwnerWithdrawn => "owner-withdrawn",
         }
     }
 }

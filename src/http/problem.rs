@@ -32,6 +32,7 @@ pub(super) const SLUGS: &[&str] = &[
     "not-found",
     "not-implemented",
     "overloaded",
+    "owner-withdrawn",
     "payload-too-large",
     "rate-limited",
     "task-ended",
@@ -421,6 +422,13 @@ impl From<BrokerError> for Problem {
                 "The task is over",
                 "the task, or one that it is part of, is over; open another",
             ),
+            BrokerError::OwnerWithdrawn => Self::new(
+                StatusCode::CONFLICT,
+                "owner-withdrawn",
+                "The task's owner is attested no more",
+                "the attestor of the task's owner, or of one above it, was removed or changed: the \
+                 task can be completed or aborted, and nothing else",
+            ),
             BrokerError::AlreadyIssued(session) => Self::new(
                 StatusCode::CONFLICT,
                 "already-issued",
@@ -612,6 +620,7 @@ mod tests {
             (BrokerError::NotFound("task"), 404, "not-found"),
             (blocked(None), 403, "blocked"),
             (BrokerError::TaskEnded, 409, "task-ended"),
+            (BrokerError::OwnerWithdrawn, 409, "owner-withdrawn"),
             (BrokerError::AlreadyIssued(session), 409, "already-issued"),
             (BrokerError::InProgress, 409, "in-progress"),
             (BrokerError::RetryMismatch, 422, "idempotency-mismatch"),

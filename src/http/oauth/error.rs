@@ -182,6 +182,7 @@ impl From<BrokerError> for OAuthError {
             | BrokerError::NotFound(_)
             | BrokerError::Denied(_)
             | BrokerError::TaskEnded
+            | BrokerError::OwnerWithdrawn
             | BrokerError::AlreadyIssued(_)
             | BrokerError::InProgress
             | BrokerError::RetryMismatch

@@ -1,0 +1,173 @@
+//! Tasks whose owner is attested no more: its attestor was removed, or gives other identities. They
+//! can be ended, and nothing goes on through them.
+
+use std::future::ready;
+
+use secrecy::SecretString;
+use serde_json::json;
+use taskpass::attest::Evidence;
+use taskpass::broker::BrokerError;
+use taskpass::broker::issue::Issued;
+use taskpass::broker::tasks::{Delegation, TaskAuthority};
+use taskpass::domain::generation::{Generation, PolicyFile};
+use taskpass::domain::task::{TaskEnd, TaskState};
+use taskpass::domain::trust::AttestorSpec;
+use taskpass::policy::{self, GenerationParts};
+
+use crate::support::issuer::AUDIENCE;
+use crate::support::rig::{
+    Kind, POLICIES, Rig, ask, ask_in, ask_joining, bearer, child_of, handle, refusal,
+};
+
+/// The audience of tokens for the attestor that is going to be removed.
+const TEAM: &str = "https://team.taskpass.test";
+
+const TEAM_POLICY: &str = r#"
+@id("team-open") @description("the team opens")
+permit (principal == Workload::team::"team:lead", action == Action::"openTask", resource);
+@id("team") @description("the team reads and writes") @max_ttl("900")
+permit (principal == Workload::team::"team:lead", action in [Action::"orders:read", Action::"orders:write"], resource);
+"#;
+
+struct World {
+    rig: Rig,
+    /// What decided before.
+    before: Generation,
+}
+
+/// The rig's own attestor for another audience, under another name.
+fn team(own: &AttestorSpec, identity: &str) -> AttestorSpec {
+    let mut spec = serde_json::to_value(own).unwrap();
+    spec["name"] = json!("team");
+    spec["audience"] = json!(TEAM);
+    spec["identity"] = json!(identity);
+    serde_json::from_value(spec).unwrap()
+}
+
+async fn begin(kind: Kind) -> World {
+    let rig = Rig::new(kind).await;
+    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let world = World {
+        before: serde_json::from_slice(&bytes).unwrap(),
+        rig,
+    };
+    world.decide_by(Some("{sub}")).await;
+    world
+}
+
+impl World {
+    /// With the team's attestor under this template of identities, or without it.
+    async fn decide_by(&self, identity: Option<&str>) {
+        let mut text = POLICIES.to_owned();
+        let mut attestors = self.before.attestors.clone();
+        if let Some(identity) = identity {
+            attestors.push(team(&self.before.attestors[0], identity));
+            text.push_str(TEAM_POLICY);
+        }
+        let parts = GenerationParts {
+            policies: vec![PolicyFile {
+                name: "rig.cedar".into(),
+                text,
+            }],
+            attestors,
+            resources: self.before.resources.clone(),
+            task_types: self.before.task_types.clone(),
+            limits: self.before.limits,
+            retention: self.before.retention,
+        };
+        let own = vec![
+            self.rig.broker.issuer().to_owned(),
+            AUDIENCE.into(),
+            TEAM.into(),
+        ];
+        let (next, _) = policy::build(parts, &own).unwrap();
+        let activated = self
+            .rig
+            .broker
+            .activate(&self.rig.admin(), ready(Some(next)))
+            .await;
+        activated.unwrap().unwrap().unwrap();
+    }
+
+    fn lead(&self) -> Evidence {
+        bearer(&self.rig.token("lead", json!({"aud": TEAM})))
+    }
+
+    async fn open(&self) -> Issued {
+        let asked = ask(&["orders:read", "orders:write"]);
+        self.rig.broker.issue(self.lead(), asked).await.unwrap()
+    }
+
+    async fn heartbeat(&self, issued: &Issued) -> Result<(), BrokerError> {
+        self.rig.heartbeat(issued).await
+    }
+
+    async fn lend(&self, issued: &Issued) -> Result<Delegation, BrokerError> {
+        self.rig.delegate(issued, "agent:child").await
+    }
+
+    /// What a child gets under this delegation.
+    async fn child(&self, parent: &Issued, lent: &Delegation) -> Result<Issued, BrokerError> {
+        let task = child_of(parent.task.id, lent);
+        self.rig
+            .issue("agent:child", ask_in(task, &["orders:read"]))
+            .await
+    }
+}
+
+fn is_withdrawn<T: std::fmt::Debug>(result: Result<T, BrokerError>) -> bool {
+    matches!(result, Err(BrokerError::OwnerWithdrawn))
+}
+
+on_both_stores! {
+    async fn a_task_whose_attestor_was_removed_lends_nothing_and_its_children_get_nothing(world: World) {
+        for (change, what) in [(None, "removed"), (Some("team:{sub}"), "with other identities")] {
+            world.decide_by(Some("{sub}")).await;
+            let parent = world.open().await;
+            let early = world.lend(&parent).await.unwrap();
+            let late = world.lend(&parent).await.unwrap();
+            let last = world.lend(&parent).await.unwrap();
+            let child = world.child(&parent, &early).await.unwrap();
+            world.heartbeat(&parent).await.unwrap();
+
+            world.decide_by(change).await;
+            assert!(is_withdrawn(world.lend(&parent).await), "{what}");
+            assert!(is_withdrawn(world.heartbeat(&parent).await), "{what}");
+            // A delegation from before lets nobody in any more, with a credential or without.
+            assert_eq!(refusal(world.child(&parent, &late).await), "owner-withdrawn", "{what}");
+            let evidence = world.rig.evidence("agent:child");
+            let opened = world.rig.broker.open_task(&evidence, child_of(parent.task.id, &last)).await;
+            let Err(BrokerError::Denied(denied)) = opened else { panic!("{what}: {opened:?}") };
+            assert_eq!(denied.refusal.code.as_str(), "owner-withdrawn", "{what}");
+            // Who is in already gets nothing more, though its own attestor is there.
+            let joined = world.rig.issue("agent:child", ask_joining(&child, &["orders:read"])).await;
+            assert_eq!(refusal(joined), "owner-withdrawn", "{what}");
+            assert!(is_withdrawn(world.heartbeat(&child).await), "{what}");
+            assert!(is_withdrawn(world.rig.delegate(&child, "agent:orders").await), "{what}");
+            // Its own evidence is not believed.
+            let joined = world.rig.broker.issue(world.lead(), ask_joining(&parent, &["orders:read"])).await;
+            assert!(joined.is_err(), "{what}");
+            // To end it is always possible, and ends what is under it.
+            let ended = world.rig.end(&parent, TaskEnd::Complete).await.unwrap();
+            assert_eq!(ended.task.state, TaskState::Completed, "{what}");
+            assert!(!world.rig.is_good(&child).await, "{what}");
+        }
+    }
+
+    async fn a_task_goes_on_when_its_attestor_is_back(world: World) {
+        let parent = world.open().await;
+        world.decide_by(None).await;
+        assert!(is_withdrawn(world.heartbeat(&parent).await));
+        world.decide_by(Some("{sub}")).await;
+        world.heartbeat(&parent).await.unwrap();
+        let lent = world.lend(&parent).await.unwrap();
+        world.child(&parent, &lent).await.unwrap();
+        // One that was never touched by a change is aborted by its handle as ever.
+        let authority = TaskAuthority::Handle(handle(&parent), Evidence::default());
+        let ended = world.rig.broker.end_task(parent.task.id, authority, TaskEnd::Abort).await.unwrap();
+        assert_eq!(ended.task.state, TaskState::Aborted);
+        let guessed = TaskAuthority::Handle(SecretString::from("tph_x"), Evidence::default());
+        let refused = world.rig.broker.end_task(parent.task.id, guessed, TaskEnd::Abort).await;
+        assert!(matches!(refused, Err(BrokerError::NotFound(_))));
+    }
+}
