@@ -173,8 +173,8 @@ impl Positions {
 
     /// The highest of the positions that are in `of` too.
     fn highest_in(&self, of: &Self) -> Option<usize> {
-        let words = self.0.iter().zip(&of.0).map(|(a, b)| a & b).enumerate();
-        let (at, word) = words.filter(|(_, word)| *word != 0).last()?;
+        let mut words = self.0.iter().zip(&of.0).map(|(a, b)| a & b).enumerate();
+        let (at, word) = words.rfind(|(_, word)| *word != 0)?;
         Some(at * WORD + WORD - 1 - word.leading_zeros() as usize)
     }
 
@@ -289,14 +289,14 @@ impl Pattern {
                 Token::One => pattern.one.insert(at),
                 Token::Many => pattern.many.insert(at),
                 Token::ManyInPart => pattern.in_part.insert(at),
-                Token::Char(c) => match pattern.chars.iter_mut().find(|(own, _)| own == c) {
-                    Some((_, places)) => places.insert(at),
-                    None => {
-                        let mut places = none.clone();
-                        places.insert(at);
-                        pattern.chars.push((*c, places));
-                    }
-                },
+                Token::Char(c) => {
+                    let known = pattern.chars.iter().position(|(own, _)| own == c);
+                    let known = known.unwrap_or_else(|| {
+                        pattern.chars.push((*c, none.clone()));
+                        pattern.chars.len() - 1
+                    });
+                    pattern.chars[known].1.insert(at);
+                }
             }
         }
         pattern.tokens = tokens;

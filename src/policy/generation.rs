@@ -238,9 +238,9 @@ impl CompiledGeneration {
         let single_places =
             single_places.filter_map(|(named, rule)| single_places_of(named, rule, &questions));
         let single_places = single_places.collect();
-        let filed = rules.iter().zip(&named);
-        let filed = filed.map(|(rule, named)| (rule, named.observed_until));
-        let index = Index::new(filed, questions, &actions).map_err(failed)?;
+        let dated = rules.iter().zip(&named);
+        let dated = dated.map(|(rule, named)| (rule, named.observed_until));
+        let index = Index::new(dated, questions, &actions).map_err(failed)?;
         let obligations = named
             .iter()
             .map(|named| (named.id.clone(), named.obligations.clone()))

@@ -173,7 +173,7 @@ where
                         }
                         self.singles.push(Single {
                             action,
-                            location: *location,
+                            location,
                             decided_as: name,
                             asked: numbers,
                         });

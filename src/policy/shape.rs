@@ -16,8 +16,7 @@ use crate::domain::limits::{MAX_POLICY_NESTING, MAX_POLICY_TERMS};
 pub(super) fn check(file: &PolicyFile) -> Vec<PolicyProblem> {
     let mut shape = Shape::default();
     let mut problems = Vec::new();
-    let mut tokens = Tokens::new(&file.text);
-    while let Some((at, token)) = tokens.next() {
+    for (at, token) in Tokens::new(&file.text) {
         let found = shape.take(token);
         if let Some((message, remedy)) = found.filter(|_| !shape.is_told) {
             shape.is_told = true;

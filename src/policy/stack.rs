@@ -81,7 +81,7 @@ pub(super) fn evaluates_at(depth: usize) -> bool {
                 .enumerate()
                 .map(|(index, nest)| {
                     let id = PolicyId::new(format!("p{index}"));
-                    nested(id, depth, *nest).ok()
+                    nested(&id, depth, *nest).ok()
                 })
                 .collect::<Option<Vec<Policy>>>()?,
         )
@@ -130,7 +130,7 @@ fn truth() -> pst::Expr {
 }
 
 /// A permit whose condition has so many levels and is true.
-fn nested(id: PolicyId, depth: usize, nest: Nest) -> Result<Policy, pst::PstConstructionError> {
+fn nested(id: &PolicyId, depth: usize, nest: Nest) -> Result<Policy, pst::PstConstructionError> {
     // A negation is undone by another.
     let mut condition = truth();
     for _ in 0..depth.saturating_sub(1) / 2 * 2 {

@@ -77,9 +77,10 @@ pub(in crate::policy) fn rewrite(
         Effect::Forbid => Reading::Some,
     };
     let rule = rewriter.policy(body, &clauses, reading)?;
-    let terms = match has_terms {
-        true => Some(rewriter.policy(body, &clauses, Reading::Some)?),
-        false => None,
+    let terms = if has_terms {
+        Some(rewriter.policy(body, &clauses, Reading::Some)?)
+    } else {
+        None
     };
     if clauses.iter().any(|(condition, _)| can_fail(condition)) {
         return Err(Unaskable {

@@ -121,9 +121,8 @@ fn a_chain_of_five_thousand_terms_is_refused_with_its_line() {
 fn a_mistake_in_the_deepest_place_is_found() {
     for size in [35, 1_000] {
         for (shape, _, bad) in shapes(size) {
-            let problems = match load(&permit(&bad)) {
-                Ok(_) => panic!("{shape} of {size} loaded"),
-                Err(problems) => problems,
+            let Err(problems) = load(&permit(&bad)) else {
+                panic!("{shape} of {size} loaded");
             };
             assert_eq!(problems[0].file, "test.cedar", "{shape}: {problems:?}");
             assert!(problems[0].line >= 4, "{shape}: {problems:?}");

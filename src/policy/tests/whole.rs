@@ -45,10 +45,10 @@ fn unvalidated(policies: &[String], regions: &[&str]) -> CompiledGeneration {
         &[],
     )
     .unwrap();
-    let text = policies.iter().enumerate();
-    let text: String = text
-        .map(|(index, policy)| format!("@id(\"g{index}\") @description(\"d\") {policy}\n"))
-        .collect();
+    let all = policies.iter().enumerate();
+    let text = all.fold(String::new(), |all, (index, policy)| {
+        format!("{all}@id(\"g{index}\") @description(\"d\") {policy}\n")
+    });
     CompiledGeneration::unvalidated(&Generation {
         policies: vec![PolicyFile {
             name: "g.cedar".into(),
@@ -683,7 +683,7 @@ proptest! {
                     prop_assert!(alone.is_some_and(|longest| granted <= longest), "{}: {:?}", text, alone);
                 }
                 // And the place, asked for alone.
-                let alone = decide_at(&compiled, "billing", &detail(&[text.clone()]), ttl, now);
+                let alone = decide_at(&compiled, "billing", &detail(std::slice::from_ref(&text)), ttl, now);
                 let life = alone.verdict.map(|terms| terms.ttl_seconds);
                 prop_assert!(life.as_ref().is_ok_and(|life| *life >= granted), "{}: {:?}", text, life);
             }
