@@ -20,6 +20,7 @@
 //! | `TASKPASS_LOG` | a filter that replaces `log.level` |
 
 mod check;
+mod database;
 mod document;
 mod endpoints;
 mod environment;

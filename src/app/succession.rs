@@ -13,6 +13,7 @@ use super::{
     Assembled, Options, StartError, Succeeded, bootstrap_digest, key_policy, open_store,
     open_store_to_read, prepare_schema, put_together, sealing_keys, unfit, unfit_store,
 };
+use crate::broker::generations::check_surroundings;
 use crate::broker::keys;
 use crate::broker::succession::{CarriedOver, Legacy};
 use crate::clock::{SharedClock, Timestamp};
@@ -591,6 +592,19 @@ pub async fn begin(
             unfit(format!(
                 "the old generation decides no more; leave out --carry-over, and activate one: {}",
                 StartError::Policy(problems)
+            ))
+        })?;
+        let plain_issuers = config.mode == Mode::Dev;
+        let usable = check_surroundings(
+            generation,
+            &config.own_audiences(),
+            &config.endpoints,
+            plain_issuers,
+        );
+        usable.map_err(|error| {
+            unfit(format!(
+                "the old generation cannot decide here; correct the configuration, or leave out \
+                 --carry-over, and activate one: {error}"
             ))
         })?;
     }

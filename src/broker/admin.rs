@@ -6,7 +6,7 @@
 //! another one is seen, and the development mode's, which exists in no other mode and lives as long
 //! as its process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use secrecy::ExposeSecret;
 use tracing::{error, instrument, warn};
@@ -23,6 +23,7 @@ use crate::domain::workload::{Identity, Instance, Workload};
 use crate::ledger::Appended;
 use crate::ledger::entry::{AdminBindingChange, Entry};
 use crate::policy::{AdminAction, AdminPrincipal};
+use crate::store::admins::AdminBinding;
 use crate::store::meta::BootstrapToken;
 
 /// The prefix of administrators' tokens.
@@ -96,6 +97,14 @@ impl Caller {
             Who::Bootstrap => "bootstrap-token".into(),
             Who::Dev => "dev-admin-token".into(),
             Who::Workload { workload, .. } => workload.identity.to_string(),
+        }
+    }
+
+    /// The roles that were bound to it; none for a token.
+    pub(super) fn roles(&self) -> BTreeSet<String> {
+        match &self.who {
+            Who::Bootstrap | Who::Dev => BTreeSet::new(),
+            Who::Workload { roles, .. } => roles.clone(),
         }
     }
 
@@ -187,16 +196,10 @@ impl Broker {
             Who::Dev => AdminPrincipal::Dev,
             Who::Workload { workload, roles } => AdminPrincipal::Workload { workload, roles },
         };
-        // Without a generation there is no policy; then the bootstrap token may still bring one.
-        match self.active() {
-            Ok(active) => Ok(active.policy().may(principal, action)?),
-            Err(closed) => match (&caller.who, action) {
-                (Who::Bootstrap, AdminAction::ActivateGeneration | AdminAction::ManageAdmins) => {
-                    Ok(true)
-                }
-                _ => Err(closed),
-            },
+        if matches!(caller.who, Who::Bootstrap) && action.always_open_to_bootstrap() {
+            return Ok(true);
         }
+        Ok(self.active()?.policy().may(principal, action)?)
     }
 
     /// The caller, if it may; otherwise a refusal that names the right.
@@ -225,21 +228,37 @@ impl Broker {
         let bindings = self.store().roles_of(identity.as_str()).await?;
         let mut roles = BTreeSet::new();
         for binding in bindings {
-            let fields = [binding.identity.as_bytes(), binding.role.as_bytes()];
-            if self
-                .parts
-                .mac
-                .verify(BINDING_MAC, &fields, &binding.mac)
-                .is_err()
-            {
-                error!(identity = %identity, "a role binding was not written by the broker");
-                return Err(BrokerError::FailClosed(
-                    "a role binding was tampered with".into(),
-                ));
-            }
+            self.verify_binding(&binding)?;
             roles.insert(binding.role);
         }
         Ok(roles)
+    }
+
+    /// Every bound identity with its roles.
+    pub(super) async fn bound_roles(
+        &self,
+    ) -> Result<BTreeMap<String, BTreeSet<String>>, BrokerError> {
+        let mut bound: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for binding in self.store().admin_bindings().await? {
+            self.verify_binding(&binding)?;
+            bound
+                .entry(binding.identity)
+                .or_default()
+                .insert(binding.role);
+        }
+        Ok(bound)
+    }
+
+    fn verify_binding(&self, binding: &AdminBinding) -> Result<(), BrokerError> {
+        let fields = [binding.identity.as_bytes(), binding.role.as_bytes()];
+        let verified = self.parts.mac.verify(BINDING_MAC, &fields, &binding.mac);
+        verified.map_err(|_| {
+            error!(
+                identity = binding.identity,
+                "a role binding was not written by the broker"
+            );
+            BrokerError::FailClosed("a role binding was tampered with".into())
+        })
     }
 
     /// The caller's roles, where a policy that decides about tasks and credentials asks for any.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tracing::{error, info, instrument, warn};
 
+use super::admin::Caller;
 use super::call::Call;
 use super::failures::NO_ATTESTOR;
 use super::{Broker, BrokerError};
@@ -18,6 +19,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
 use crate::domain::task::Task;
 use crate::domain::trust::AttestorSpec;
+use crate::domain::workload::Identity;
 use crate::endpoints::{EndpointTable, UnfitEndpoint};
 use crate::ledger::entry::{Entry, OneTimeUse, Request};
 use crate::ledger::{ACTIVATION_MAC, Appended};
@@ -91,7 +93,7 @@ pub struct Activated {
 /// On whose word something is activated.
 enum Word<'a> {
     /// An admin's, by a call.
-    Admin(&'a Call<'a>, String),
+    Admin(&'a Call<'a>, Caller),
     /// That of whoever started an embedded broker.
     Start(String),
     /// Nobody's anew: it decided already, in a log that this one succeeds.
@@ -115,6 +117,29 @@ pub enum Unfit {
         /// Why it cannot be used.
         unfit: UnfitEndpoint,
     },
+    /// Once it decides, no bound identity could activate the next one.
+    #[error(
+        "none of the {bound} bound identities could activate the next generation by its roles alone, \
+         without any claim; permit Action::\"activateGeneration\" to one of their roles, as \
+         policies/admin.cedar does, keep the attestor of one of them, or bind another identity first"
+    )]
+    LockOut {
+        /// Identities that are bound to any role.
+        bound: usize,
+    },
+}
+
+/// What a check of a generation found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Its digest.
+    pub digest: GenerationDigest,
+    /// The policies that would not be enforced yet, each with the instant from which on it is.
+    pub observing: Vec<(String, Timestamp)>,
+    /// Identities that are bound to any role.
+    pub bound: usize,
+    /// How many of them could activate the next generation by their roles alone.
+    pub can_activate: usize,
 }
 
 /// Whether attestors and endpoints of a generation can be used by a replica with this table: what
@@ -140,6 +165,76 @@ impl Broker {
         compile(generation, trust, issuer).await
     }
 
+    /// Checks everything that activation would check, and activates nothing. The document is read
+    /// only for a caller who may read generations; `None` where it could not be read.
+    #[instrument(skip_all)]
+    pub async fn try_generation(
+        &self,
+        evidence: &Evidence,
+        document: impl Future<Output = Option<Generation>> + Send,
+    ) -> Result<Option<Result<Checked, Unfit>>, BrokerError> {
+        let call = self.call(evidence);
+        let tried = async {
+            self.admin(&call, AdminAction::ReadGeneration).await?;
+            let Some(generation) = document.await else {
+                return Ok(None);
+            };
+            self.checked(generation).await.map(Some)
+        };
+        call.run(tried).await
+    }
+
+    async fn checked(&self, generation: Generation) -> Result<Result<Checked, Unfit>, BrokerError> {
+        let files = generation.policies.clone();
+        let active = match self.check_generation(generation).await {
+            Ok(active) => active,
+            Err(unfit) => return Ok(Err(unfit)),
+        };
+        let now = self.now();
+        if let Err(problems) = active.policy().check_dates(&files, now) {
+            return Ok(Err(Unfit::Policy(problems)));
+        }
+        let successors = self.successors(&active, None).await?;
+        Ok(successors.map(|successors| Checked {
+            digest: active.digest(),
+            observing: observing(&active, now),
+            bound: successors.bound,
+            can_activate: successors.can_activate,
+        }))
+    }
+
+    /// Who could activate the next generation once this one decides: bound identities, and the
+    /// caller itself where it is a workload. Where there is none this one is refused. As long as no
+    /// identity is bound, a token may activate it nevertheless: the bootstrap token can bind one.
+    async fn successors(
+        &self,
+        active: &Active,
+        caller: Option<&Caller>,
+    ) -> Result<Result<Successors, Unfit>, BrokerError> {
+        let mut candidates = self.bound_roles().await?;
+        let bound = candidates.len();
+        let own = caller.and_then(|caller| Some((caller.identity()?, caller.roles())));
+        let by_token = own.is_none();
+        if let Some((identity, roles)) = own {
+            let known = candidates.entry(identity.to_string()).or_default();
+            known.extend(roles);
+        }
+        let able = candidates.into_iter().filter(|(identity, roles)| {
+            Identity::try_from(identity.clone()).is_ok_and(|identity| {
+                let action = AdminAction::ActivateGeneration;
+                active.policy().may_by_role(&identity, roles, action)
+            })
+        });
+        let can_activate = able.count();
+        if can_activate == 0 && !(bound == 0 && by_token) {
+            return Ok(Err(Unfit::LockOut { bound }));
+        }
+        Ok(Ok(Successors {
+            bound,
+            can_activate,
+        }))
+    }
+
     /// Stores a generation and makes it decide, on an admin's word. A document that may be large is
     /// read only for a caller who may activate one; `None` where it could not be read.
     #[instrument(skip_all)]
@@ -155,7 +250,7 @@ impl Broker {
             let Some(generation) = document.await else {
                 return Ok(None);
             };
-            let word = Word::Admin(&call, caller.name());
+            let word = Word::Admin(&call, caller);
             self.activate_by(word, generation).await.map(Some)
         };
         call.run(activated).await
@@ -205,17 +300,19 @@ impl Broker {
         {
             return Ok(Err(Unfit::Policy(problems)));
         }
+        if let Word::Admin(_, caller) = &word
+            && let Err(unfit) = self.successors(&active, Some(caller)).await?
+        {
+            return Ok(Err(unfit));
+        }
         let activated = Activated {
             digest,
-            observing: active
-                .policy()
-                .observing(now)
-                .map(|(policy, until)| (policy.to_owned(), until))
-                .collect(),
+            observing: observing(&active, now),
         };
         self.store().put_generation(digest, &bytes, now).await?;
         let by = match &word {
-            Word::Admin(_, by) | Word::Start(by) | Word::Carried(by) => by.clone(),
+            Word::Admin(_, caller) => caller.name(),
+            Word::Start(by) | Word::Carried(by) => by.clone(),
         };
         let entry = Entry::Activate {
             digest,
@@ -355,6 +452,20 @@ impl Broker {
         self.metrics().generation_behind(why.is_some());
         self.behind.store(Arc::new(why));
     }
+}
+
+/// How many identities could activate the next generation.
+struct Successors {
+    bound: usize,
+    can_activate: usize,
+}
+
+/// The policies that merely observe at `now`, each with the instant from which on it is enforced.
+fn observing(active: &Active, now: Timestamp) -> Vec<(String, Timestamp)> {
+    let observing = active.policy().observing(now);
+    observing
+        .map(|(policy, until)| (policy.to_owned(), until))
+        .collect()
 }
 
 async fn compile(generation: Generation, trust: Trust, issuer: String) -> Result<Active, Unfit> {

@@ -62,7 +62,7 @@ pub(super) struct Connection {
 
 /// Where the token is: an attestation, or an admin's token.
 #[derive(Args, Clone, Debug)]
-struct Token {
+pub(super) struct Token {
     /// The file that holds the token, an attestation or an admin's; `-` is standard input
     #[arg(long, env = "TASKPASS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -74,11 +74,16 @@ struct Token {
 impl Connection {
     /// A client that presents the token.
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        Client::new(&self.address.url)?.with_bearer(&self.token.read()?)
+        self.token.client_at(&self.address.url)
     }
 }
 
 impl Token {
+    /// A client of the broker at `url` that presents the token.
+    pub(super) fn client_at(&self, url: &Url) -> Result<Client, Failure> {
+        Client::new(url)?.with_bearer(&self.read()?)
+    }
+
     fn read(&self) -> Result<SecretString, Failure> {
         let name = self.token_env.as_str();
         if let Some(file) = &self.token_file {

@@ -241,7 +241,7 @@ fn digest(parts: &[&str]) -> String {
     URL_SAFE_NO_PAD.encode(sha256_parts("taskpass:evidence", &parts))
 }
 
-fn read_key(file: &Path) -> Result<LocalSigner, Failure> {
+pub(super) fn read_key(file: &Path) -> Result<LocalSigner, Failure> {
     let pem = Zeroizing::new(read_file(file, MAX_KEY_BYTES)?);
     let place = file.display();
     let refused = || {
@@ -262,7 +262,7 @@ fn read_key(file: &Path) -> Result<LocalSigner, Failure> {
 
 /// A client assertion (RFC 7523bis). The audience is what the caller named as the broker, never
 /// what a server says of itself.
-async fn assertion(
+pub(super) async fn assertion(
     signer: &LocalSigner,
     workload: &str,
     audience: &str,

@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use url::Url;
 
-use super::client::Connection;
+use super::client::{Connection, Token};
 use super::dev::settings;
 use super::serve::ConfigFile;
 use super::{Failure, output};
@@ -42,9 +43,9 @@ pub(super) struct Policy {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check policies, and what the configuration registers, without a broker
+    /// Check policies, and what the configuration registers, without a broker or against one
     #[command(
-        after_help = "Examples:\n  taskpass policy check\n  taskpass policy check policies --dev"
+        after_help = "Without --url it is not checked whether a bound admin could still activate the next generation: the bindings are in the broker. With it the broker checks everything that activation would check; the token needs the right readGeneration.\n\nExamples:\n  taskpass policy check\n  taskpass policy check policies --dev\n  taskpass policy check --url https://broker.example --token-file admin-token"
     )]
     Check(Check),
     /// Run the tests in the directory `tests` beside the policies
@@ -96,6 +97,11 @@ struct Source {
 struct Check {
     #[command(flatten)]
     source: Source,
+    /// The broker that checks it too, with its endpoints and the admins that are bound there
+    #[arg(long, value_name = "URL")]
+    url: Option<Url>,
+    #[command(flatten)]
+    token: Token,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -175,9 +181,6 @@ impl Built {
         );
         checked.map_err(|unfit| match unfit {
             Unfit::Policy(problems) => problems,
-            Unfit::Attestors(error) => {
-                vec![PolicyProblem::of_file("attestors", error, "")]
-            }
             Unfit::Endpoint { pointer, unfit } => {
                 vec![PolicyProblem::of_file(
                     pointer,
@@ -185,6 +188,7 @@ impl Built {
                     unfit.remedy(),
                 )]
             }
+            other => vec![PolicyProblem::of_file("attestors", other.to_string(), "")],
         })
     }
 }
@@ -283,7 +287,7 @@ fn list(problems: &[PolicyProblem]) -> String {
 impl Policy {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self.command {
-            Command::Check(check) => check.check(),
+            Command::Check(check) => check.check().await,
             Command::Test(test) => test.run(),
             Command::Schema(schema) => {
                 output::raw(schema.source.built()?.generation.schema.as_bytes())
@@ -324,9 +328,18 @@ fn say_single_places(compiled: &CompiledGeneration) -> Result<(), Failure> {
 }
 
 impl Check {
-    fn check(self) -> Result<(), Failure> {
+    async fn check(self) -> Result<(), Failure> {
         let now = SystemClock.now();
         let built = self.source.activatable(now)?;
+        let told = match (&self.url, &built) {
+            (Some(url), Ok(built)) => {
+                let body = serde_json::to_value(&built.generation);
+                let body = body.map_err(Failure::unestablished)?;
+                let client = self.token.client_at(url)?;
+                Some(client.post("/v1/generations/check", &body).await?)
+            }
+            _ => None,
+        };
         if self.json {
             let problems = built.as_ref().err().cloned().unwrap_or_default();
             let compiled = built.as_ref().ok().map(|built| &built.compiled);
@@ -342,6 +355,9 @@ impl Check {
             output::even_unread(output::json(&json!({
                 "good": built.is_ok(), "generation": compiled.map(CompiledGeneration::digest),
                 "observing": observing, "problems": problems, "single_places": single_places,
+                // What only the broker knows; null where it was not asked.
+                "bound": told.as_ref().map(|told| &told["bound"]),
+                "can_activate": told.as_ref().map(|told| &told["can_activate"]),
             })))?;
             return built.map(drop).map_err(|_| Failure::Told);
         }
@@ -353,6 +369,16 @@ impl Check {
             built.compiled.digest()
         ))?;
         say_single_places(&built.compiled)?;
+        match &told {
+            None => output::line(
+                "not checked: whether an admin that is bound at the broker could activate the next \
+                 generation; --url asks it",
+            )?,
+            Some(told) => output::line(format!(
+                "at the broker: {} of {} bound identities could activate the next generation",
+                told["can_activate"], told["bound"]
+            ))?,
+        }
         say_what_observes(&built.compiled)
     }
 }

@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use super::client::{Connection, read_file};
+use super::evidence::{assertion, read_key};
 use super::task::print_rows;
 use super::{Failure, output};
 use crate::crypto::PublicJwk;
@@ -30,6 +32,11 @@ enum Command {
     /// List the registered keys
     #[command(after_help = "Example:\n  taskpass workloads list --token-file admin-token")]
     List(List),
+    /// Print an attestation by the key of a registered workload; each is good once, for a minute
+    #[command(
+        after_help = "With it an admin acts whose role is bound to a registered key, on the day that the identity provider is down.\n\nExample:\n  taskpass workloads assert oncall --key-file oncall.pem --audience https://broker.example | taskpass policy activate --url https://broker.example --token-file -"
+    )]
+    Assert(Assert),
     /// Remove a key, by its thumbprint
     #[command(
         after_help = "Example:\n  taskpass workloads remove reports 3q2-7w… --token-file admin-token"
@@ -64,6 +71,18 @@ struct List {
 }
 
 #[derive(Args, Debug)]
+struct Assert {
+    /// The workload's name
+    workload: String,
+    /// The file that holds the private key, as PKCS#8 PEM: Ed25519 or P-256
+    #[arg(long, env = "TASKPASS_KEY_FILE", value_name = "FILE")]
+    key_file: PathBuf,
+    /// The broker's issuer
+    #[arg(long, env = "TASKPASS_AUDIENCE", value_name = "URL")]
+    audience: String,
+}
+
+#[derive(Args, Debug)]
 struct Remove {
     /// The workload's name
     workload: String,
@@ -90,6 +109,11 @@ impl Workloads {
                     "workloads",
                     &["attestor", "workload", "thumbprint"],
                 )
+            }
+            Command::Assert(own) => {
+                let signer = read_key(&own.key_file)?;
+                let made = assertion(&signer, &own.workload, &own.audience).await?;
+                output::raw(format!("{}\n", made.expose_secret()).as_bytes())
             }
             Command::Remove(remove) => {
                 let body = json!({

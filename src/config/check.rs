@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 use url::Url;
 use zeroize::Zeroizing;
 
+use super::database::{self, DatabaseFault};
 use super::document::Document;
 use super::environment::{Environment, NotText};
 use super::error::{ConfigError, ConfigErrors};
@@ -725,25 +726,28 @@ impl<'d> Checker<'d> {
                 format!("set {DATABASE_URL_VARIABLE} or {DATABASE_URL_VARIABLE}_FILE"),
             ),
             (StoreKind::Postgres, Some(url)) => {
-                let url = Url::parse(url).ok();
-                let url = url.filter(|url| matches!(url.scheme(), "postgres" | "postgresql"));
-                match url {
-                    None => self.refuse_variable(
+                let trusted = file.store.postgres_or_default().trusted_network;
+                match database::check(url, trusted) {
+                    Ok(()) => {}
+                    Err(DatabaseFault::NoUrl) => self.refuse_variable(
                         DATABASE_URL_VARIABLE,
                         "is not a PostgreSQL URL",
                         "write it like postgres://user:password@host/database",
                     ),
-                    Some(url) if !file.store.postgres_or_default().trusted_network => {
-                        if !is_safe_on_the_way(&url) {
-                            self.refuse_variable(
-                                DATABASE_URL_VARIABLE,
-                                "names a database on another host that need not prove itself",
-                                "add ?sslmode=verify-full&sslrootcert=FILE, or say `trusted_network \
-                                 = true` in [store.postgres] if nobody can interfere on the way",
-                            );
-                        }
-                    }
-                    Some(_) => {}
+                    Err(DatabaseFault::Unknown(name)) => self.refuse_variable(
+                        DATABASE_URL_VARIABLE,
+                        &format!("has the parameter `{name}`, which would be ignored"),
+                        "remove it or correct its spelling; what a server should set goes into \
+                         options",
+                    ),
+                    Err(DatabaseFault::Unproven) => self.refuse_variable(
+                        DATABASE_URL_VARIABLE,
+                        "leads, with the variables of the environment, to a database on another \
+                         host that need not prove itself",
+                        "end it with sslmode=verify-full&sslrootcert=FILE, or say \
+                         `trusted_network = true` in [store.postgres] if nobody can interfere on \
+                         the way",
+                    ),
                 }
             }
             (StoreKind::Sqlite, None) => {}
@@ -906,21 +910,6 @@ fn is_safe_to_ask(text: &str) -> bool {
 
 fn is_plain_on_loopback(url: &Url) -> bool {
     url.scheme() == "http" && sections::is_loopback(url)
-}
-
-/// Whether a database is on this host, or has to prove with a certificate that it is the one named.
-fn is_safe_on_the_way(url: &Url) -> bool {
-    let option = |name: &str| url.query_pairs().find(|(key, _)| key == name);
-    let host = option("host").map(|(_, value)| value.into_owned());
-    let host = host.or_else(|| url.host_str().map(str::to_owned));
-    let here = host.is_none_or(|host| {
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse();
-        host.starts_with('/')
-            || host == "localhost"
-            || address.is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-    });
-    let mode = option("sslmode").or_else(|| option("ssl-mode"));
-    here || mode.is_some_and(|(_, mode)| mode == "verify-full")
 }
 
 #[cfg(test)]

@@ -288,10 +288,71 @@ pub(super) async fn activate(
     }
 }
 
+/// Checks a generation as its activation would, and activates nothing.
+///
+/// The answer says how many of the bound identities could activate the next generation by their
+/// roles alone. It is for those who may read generations.
+#[utoipa::path(post, path = "/v1/generations/check", request_body = Object, responses((status = 200, body = CheckedBody), (status = 400, body = super::problem::ProblemBody), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn check(
+    State(state): State<AppState>,
+    presented: Presented,
+    request: Request,
+) -> Result<Json<CheckedBody>, Problem> {
+    let mut unreadable = None;
+    let document = async {
+        let read = Strict::<Generation>::from_request(request, &state).await;
+        let read = read.map_err(|problem| unreadable = Some(problem));
+        read.ok().map(|body| body.value)
+    };
+    let checked = state
+        .broker
+        .try_generation(&presented.evidence, document)
+        .await?;
+    let Some(checked) = checked else {
+        return Err(unreadable.unwrap_or_else(Problem::internal));
+    };
+    let checked = checked.map_err(unfit_problem)?;
+    let observing = checked.observing.into_iter();
+    Ok(Json(CheckedBody {
+        generation: checked.digest.to_string(),
+        observing: observing
+            .map(|(policy, until)| ObservingBody {
+                policy,
+                enforced_from: until.to_string(),
+            })
+            .collect(),
+        bound: checked.bound,
+        can_activate: checked.can_activate,
+    }))
+}
+
+/// What a check of a generation found.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CheckedBody {
+    /// Its digest.
+    generation: String,
+    /// Policies that would not be enforced yet.
+    observing: Vec<ObservingBody>,
+    /// Identities that are bound to any role.
+    bound: usize,
+    /// How many of them could activate the next generation by their roles alone.
+    can_activate: usize,
+}
+
+/// A policy that is not enforced yet.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ObservingBody {
+    /// Its id.
+    policy: String,
+    /// From when on it is enforced.
+    enforced_from: String,
+}
+
 fn unfit_problem(unfit: Unfit) -> Problem {
     match unfit {
         Unfit::Attestors(why) => Problem::invalid("/attestors", why),
         Unfit::Endpoint { pointer, unfit } => Problem::invalid(&pointer, unfit.to_string()),
+        locked @ Unfit::LockOut { .. } => Problem::invalid("/policies", locked.to_string()),
         Unfit::Policy(problems) => {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             Problem::invalid("/policies", lines.join("\n"))

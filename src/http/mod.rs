@@ -170,12 +170,17 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(ops::metrics))
 }
 
+/// The routes whose bodies may be large.
+fn large() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(admin::activate))
+        .routes(routes!(admin::check))
+}
+
 /// The description of the whole interface.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut document = api()
-        .merge(OpenApiRouter::new().routes(routes!(admin::activate)))
-        .into_openapi();
+    let mut document = api().merge(large()).into_openapi();
     document::complete(&mut document);
     document
 }
@@ -185,8 +190,7 @@ pub fn router(state: AppState) -> Router {
     let (routes, _) = api()
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .split_for_parts();
-    let (large, _) = OpenApiRouter::<AppState>::new()
-        .routes(routes!(admin::activate))
+    let (large, _) = large()
         .layer(DefaultBodyLimit::max(MAX_ADMIN_BODY_BYTES))
         .split_for_parts();
     let secret = [header::AUTHORIZATION, HeaderName::from_static("dpop")];

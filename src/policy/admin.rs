@@ -2,8 +2,8 @@
 //!
 //! Each act is an action on `Broker::"taskpass"`. A workload acts under its attested identity and
 //! its bound roles; the bootstrap token as `Bootstrap::"token"`; the admin token of the
-//! development mode as `Bootstrap::"dev"`. What the bootstrap token may never do is not left to
-//! policies: the schema does not offer it credentials, tasks or approvals, so that a policy which
+//! development mode as `Bootstrap::"dev"`. The bootstrap token may always activate a generation and
+//! manage admins, whatever policies say. What it may never do is not left to policies either: the schema does not offer it credentials, tasks or approvals, so that a policy which
 //! gives it one does not load.
 
 use std::collections::BTreeSet;
@@ -78,7 +78,15 @@ impl AdminAction {
         Self::ALL.iter().copied().find(|own| own.as_str() == name)
     }
 
-    /// Whether the bootstrap token may ever be permitted this; policies can only narrow it.
+    /// Whether the bootstrap token may do this whatever policies say: with these two it leads out of
+    /// a generation by which nobody may do anything.
+    #[must_use]
+    pub fn always_open_to_bootstrap(self) -> bool {
+        matches!(self, Self::ActivateGeneration | Self::ManageAdmins)
+    }
+
+    /// Whether the bootstrap token may ever be permitted this. Policies narrow it, except for what is
+    /// always open to it.
     #[must_use]
     pub fn open_to_bootstrap(self) -> bool {
         self != Self::Approve

@@ -193,6 +193,36 @@ impl Model {
         })
     }
 
+    /// A workload of which nothing is known but its identity and roles. It has no claims, whatever the
+    /// schema says. None where its attestor is none of this generation.
+    pub(super) fn unclaimed_scene(
+        &self,
+        identity: &Identity,
+        roles: &BTreeSet<String>,
+    ) -> Option<Scene> {
+        let (attestor, _) = identity.as_str().split_once(':')?;
+        let principal = uid(self.workloads.get(attestor)?, identity.as_str());
+        let ancestors: Vec<EntityUid> = roles.iter().map(|r| uid(&self.role, r)).collect();
+        let no_claims = RestrictedExpression::new_record(std::iter::empty()).ok()?;
+        let attributes = HashMap::from([
+            (
+                "identity".to_owned(),
+                RestrictedExpression::new_string(identity.to_string()),
+            ),
+            ("claims".to_owned(), no_claims),
+        ]);
+        let parents: HashSet<EntityUid> = ancestors.iter().cloned().collect();
+        let entity = Entity::new(principal.clone(), attributes, parents).ok()?;
+        // Without the schema, which asks for claims; but with the actions that it adds otherwise.
+        let actions = self.schema.action_entities().ok()?;
+        let all = actions.iter().cloned().chain([entity]);
+        Some(Scene {
+            principal,
+            ancestors,
+            entities: Entities::from_entities(all, None).ok()?,
+        })
+    }
+
     /// One of the tokens that are no workload's.
     pub(super) fn token_scene(&self, id: &str) -> Result<Scene, Unmappable> {
         let principal = uid(&self.bootstrap, id);

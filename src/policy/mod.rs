@@ -47,6 +47,7 @@ mod parts;
 mod problem;
 pub mod record;
 pub mod replay;
+mod roles;
 mod schema;
 mod shape;
 mod slice;

@@ -222,6 +222,19 @@ impl Slice<'_> {
         }
     }
 
+    /// The answer of each set of policies to `request`, those that observe left out.
+    pub(super) fn responses(
+        &self,
+        request: &Request,
+        entities: &Entities,
+    ) -> Vec<(&PolicySet, cedar_policy::Response)> {
+        with_evaluation_stack(self.depth, || {
+            let sets = self.compartments.iter().map(|own| &own.set);
+            let ask = |set| (set, Authorizer::new().is_authorized(request, set, entities));
+            sets.map(ask).collect()
+        })
+    }
+
     /// What its policies want to know, by numbers.
     pub(super) fn questions(&self) -> &[u32] {
         &self.questions

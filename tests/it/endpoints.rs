@@ -336,3 +336,46 @@ fn what_would_be_unfit_here_is_told_before_it_is_activated() {
         assert_eq!(good.code(), Some(0), "{arguments:?}: {}", good.stderr);
     }
 }
+
+/// The driver's own variables count where the URL says nothing.
+#[test]
+fn a_database_that_the_environment_names_has_to_prove_itself() {
+    let text = Fleet::embedded_config().replace(
+        "kind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
+        "kind = \"postgres\"",
+    );
+    let run = |url: &str, variables: &[(&str, &str)]| {
+        let mut launch = Launch::taskpass(["serve", "--check"])
+            .config(text.clone())
+            .file("policies/none.cedar", "")
+            .env("TASKPASS_SEALING_KEYS", "tpk1_any")
+            .env("TASKPASS_DATABASE_URL", url);
+        for (name, value) in variables {
+            launch = launch.env(name, value);
+        }
+        launch.run()
+    };
+    let local = run("postgres://u:p@localhost/d", &[("PGHOST", "db.example")]);
+    assert_eq!(local.code(), Some(0), "{}", local.stderr);
+    for (url, variables) in [
+        ("postgres:///d", &[("PGHOST", "db.example")][..]),
+        ("postgres:///d", &[("PGHOSTADDR", "192.0.2.1")]),
+        (
+            "postgres:///d",
+            &[("PGHOST", "db.example"), ("PGSSLMODE", "require")],
+        ),
+    ] {
+        let refused = run(url, variables);
+        assert_eq!(refused.code(), Some(2), "{variables:?}: {}", refused.stdout);
+        assert!(
+            refused.stderr.contains("need not prove itself"),
+            "{}",
+            refused.stderr
+        );
+    }
+    let proven = run(
+        "postgres:///d",
+        &[("PGHOST", "db.example"), ("PGSSLMODE", "verify-full")],
+    );
+    assert_eq!(proven.code(), Some(0), "{}", proven.stderr);
+}

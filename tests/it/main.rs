@@ -54,6 +54,7 @@ mod kills;
 mod laws;
 mod limits;
 mod load;
+mod lock_out;
 mod metrics_access;
 mod minters;
 mod mtls;

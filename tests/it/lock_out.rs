@@ -1,0 +1,202 @@
+//! There is always a way on: a bound identity, or the bootstrap token, can activate the next
+//! generation.
+
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use serde_json::{Value, json};
+
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::http::Answer;
+use crate::support::keys::base64url;
+use crate::support::process::Launch;
+use crate::support::random_hex;
+use crate::support::rig::{Kind, POLICIES};
+
+const ADMIN: &str = r#"
+@id("admin") @description("admins read, activate and bind")
+permit (principal in Role::"admin", action in [Action::"activateGeneration",
+  Action::"readGeneration", Action::"manageAdmins"], resource == Broker::"taskpass");
+"#;
+
+const BY_CLAIM: &str = r#"
+@id("admin") @description("admins activate if their claim says so")
+permit (principal is Workload::dev in Role::"admin", action == Action::"activateGeneration",
+  resource == Broker::"taskpass") when { principal.claims.sub == "alice" };
+"#;
+
+const FROZEN: &str = r#"
+@id("freeze") @description("no workload changes what decides")
+forbid (principal is Workload::dev, action == Action::"activateGeneration",
+  resource == Broker::"taskpass");
+"#;
+
+const OTHER_ROLE: &str = r#"
+@id("operator") @description("operators activate")
+permit (principal in Role::"operator", action == Action::"activateGeneration",
+  resource == Broker::"taskpass");
+"#;
+
+async fn begin(kind: Kind) -> (Fleet, Replica) {
+    Fleet::believing(kind, |_| String::new(), ADMIN).await
+}
+
+/// An attestation of the admin.
+fn alice(fleet: &Fleet) -> String {
+    let claims = json!({"sub": "alice", "run": random_hex(8)});
+    fleet.issuer.token(claims)
+}
+
+/// The generation that decides, with other policies.
+fn with(good: &Value, policies: &[&str]) -> Value {
+    let mut generation = good.clone();
+    generation["policies"] = json!([{"name": "fleet.cedar", "text": policies.concat()}]);
+    generation
+}
+
+async fn activate(replica: &Replica, token: &str, generation: &Value) -> Answer {
+    let client = &replica.client;
+    client.post_json(token, "/v1/generations", generation).await
+}
+
+async fn check(replica: &Replica, token: &str, generation: &Value) -> Answer {
+    let client = &replica.client;
+    client
+        .post_json(token, "/v1/generations/check", generation)
+        .await
+}
+
+async fn bind(fleet: &Fleet, replica: &Replica, workload: &str) {
+    let body = json!({"workload": workload, "role": "admin"});
+    let bound = replica.client.post_json(&fleet.admin, "/v1/admins", &body);
+    assert_eq!(bound.await.status, 204);
+}
+
+on_both_stores! {
+    async fn a_bundle_by_which_no_bound_admin_could_activate_the_next_is_refused(fleet, replica) {
+        let good = fleet.generation(replica);
+        bind(fleet, replica, "dev:alice").await;
+        let locking = [
+            with(&good, &[POLICIES]),
+            with(&good, &[POLICIES, BY_CLAIM]),
+            with(&good, &[POLICIES, OTHER_ROLE]),
+            with(&good, &[POLICIES, ADMIN, FROZEN]),
+        ];
+        for generation in &locking {
+            for token in [alice(fleet), fleet.admin.clone()] {
+                let refused = activate(replica, &token, generation).await;
+                assert_eq!(refused.status, 400, "{}", refused.text());
+                assert!(refused.text().contains("none of the 1 bound"), "{}", refused.text());
+            }
+            let refused = check(replica, &alice(fleet), generation).await;
+            assert_eq!(refused.status, 400, "{}", refused.text());
+        }
+        // The admin still acts, and what was refused changed nothing.
+        let active = replica.client.get_as(&alice(fleet), "/v1/generations/active").await;
+        let active = active.expect(200);
+        let checked = check(replica, &alice(fleet), &good).await.expect(200);
+        assert_eq!((&checked["bound"], &checked["can_activate"]), (&json!(1), &json!(1)));
+        assert_eq!(checked["generation"], active["digest"]);
+        // A permit that needs a claim is no harm beside one that needs none.
+        let wider = BY_CLAIM.replace("\"admin\")", "\"by-claim\")");
+        let wider = with(&good, &[POLICIES, ADMIN, &wider]);
+        activate(replica, &alice(fleet), &wider).await.expect(201);
+        activate(replica, &alice(fleet), &good).await.expect(201);
+        // Who may not read generations is told nothing.
+        let stranger = fleet.token();
+        assert_eq!(check(replica, &stranger, &good).await.status, 403);
+    }
+
+    async fn the_bootstrap_token_activates_and_binds_whatever_policies_say(fleet, replica) {
+        let good = fleet.generation(replica);
+        let bare = with(&good, &[POLICIES]);
+        // While nothing is bound it may activate anything: it can still bind an admin.
+        activate(replica, &fleet.admin, &bare).await.expect(201);
+        let reads = replica.client.get_as(&fleet.admin, "/v1/generations/active").await;
+        assert_eq!(reads.status, 403, "no policy permits it anything");
+        replica.client.get_as(&fleet.admin, "/v1/admins").await.expect(200);
+        bind(fleet, replica, "dev:alice").await;
+        // Now one is bound who could do nothing next: the bundle that lets it act is taken.
+        assert_eq!(activate(replica, &fleet.admin, &bare).await.status, 400);
+        activate(replica, &fleet.admin, &good).await.expect(201);
+        activate(replica, &alice(fleet), &good).await.expect(201);
+    }
+}
+
+/// The day the identity provider is down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let point = key.public_key_raw();
+    let keys = format!(
+        "[[attestors]]\nkind = \"key\"\nname = \"operator\"\nkeys = [{{ workload = \"oncall\", \
+         jwk = {{ kty = \"EC\", crv = \"P-256\", x = \"{}\", y = \"{}\" }} }}]\n",
+        base64url(&point[1..33]),
+        base64url(&point[33..65]),
+    );
+    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| keys.clone(), ADMIN).await;
+    bind(&fleet, &replica, "operator:oncall").await;
+    fleet.issuer.go_down();
+    let assert = || {
+        let made = Launch::taskpass(["workloads", "assert", "oncall", "--key-file", "key.pem"])
+            .arg("--audience")
+            .arg("http://127.0.0.1:7070")
+            .file("key.pem", key.serialize_pem())
+            .run();
+        assert_eq!(made.code(), Some(0), "{}", made.stderr);
+        made.stdout.trim().to_owned()
+    };
+    let good = fleet.generation(&replica);
+    activate(&replica, &assert(), &good).await.expect(201);
+    let locking = with(&good, &[POLICIES]);
+    assert_eq!(activate(&replica, &assert(), &locking).await.status, 400);
+    let token = assert();
+    activate(&replica, &token, &good).await.expect(201);
+    assert_eq!(
+        activate(&replica, &token, &good).await.status,
+        401,
+        "each once"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policy_check_asks_the_bindings_of_a_broker_and_says_when_it_did_not() {
+    let (fleet, replica) = begin(Kind::Sqlite).await;
+    bind(&fleet, &replica, "dev:alice").await;
+    let directory = replica.process.dir();
+    let config = directory.join("taskpass.toml").display().to_string();
+    let url = format!("http://{}", replica.address);
+    let run = |policies: &str, arguments: &[&str]| {
+        Launch::taskpass(["policy", "check", "policies", "--config", &config])
+            .file("policies/fleet.cedar", policies)
+            .env("TASKPASS_TOKEN", &fleet.admin)
+            .arguments(arguments)
+            .run()
+    };
+    let good = fleet.policies_text();
+    let offline = run(good, &[]);
+    assert_eq!(offline.code(), Some(0), "{}", offline.stderr);
+    assert!(offline.stdout.contains("not checked"), "{}", offline.stdout);
+    let asked = run(good, &["--url", &url]);
+    assert_eq!(asked.code(), Some(0), "{}", asked.stderr);
+    let says = "1 of 1 bound identities could activate the next generation";
+    assert!(asked.stdout.contains(says), "{}", asked.stdout);
+    assert!(!asked.stdout.contains("not checked"), "{}", asked.stdout);
+    let told = run(good, &["--url", &url, "--json"]);
+    let told: Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!(
+        (&told["bound"], &told["can_activate"]),
+        (&json!(1), &json!(1))
+    );
+    let locking = good.replace(ADMIN, "");
+    assert_eq!(
+        run(&locking, &[]).code(),
+        Some(0),
+        "offline it cannot be known"
+    );
+    let refused = run(&locking, &["--url", &url]);
+    assert_eq!(refused.code(), Some(1), "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("none of the 1 bound"),
+        "{}",
+        refused.stderr
+    );
+}
