@@ -116,7 +116,7 @@ fn every_kind() -> Vec<(Value, u32, &'static str)> {
             "cutoff_lifted",
         ),
         (
-            json!({"event": "activated", "generation": generation(), "by": by}),
+            json!({"event": "activated", "generation": generation(), "endpoints": generation(), "by": by}),
             300_410,
             "activated",
         ),

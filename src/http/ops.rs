@@ -2,10 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -116,12 +116,15 @@ pub(super) fn exposition(broker: &crate::broker::Broker) -> Response {
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn metrics(
     State(state): State<AppState>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     uri: Uri,
     headers: HeaderMap,
     presented: Presented,
 ) -> Result<Response, Problem> {
-    if !(state.settings.metrics_open && is_direct(peer, &headers, &uri)) {
+    // Without an address, as over no network, a request is not known to be direct.
+    let peer = peer.map(|Extension(ConnectInfo(peer))| peer);
+    let direct = peer.is_some_and(|peer| is_direct(peer, &headers, &uri));
+    if !(state.settings.metrics_open && direct) {
         state
             .broker
             .check_metrics_reader(&presented.evidence)

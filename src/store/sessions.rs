@@ -658,7 +658,9 @@ mod tests {
     #[tokio::test]
     async fn sqlite_reads_live_external_sessions_by_their_own_index() {
         let directory = tempfile::tempdir().unwrap();
-        let sqlite = Sqlite::open(directory.path(), 1).await.unwrap();
+        let sqlite = Sqlite::open(&directory.path().join("data"), 1)
+            .await
+            .unwrap();
         let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "EXPLAIN QUERY PLAN {ACTIVE_EXTERNAL}"
         )))

@@ -49,7 +49,10 @@ impl Grown {
         let generation = format!("sha256:{}", "a".repeat(64));
         let mut leaves = vec![
             leaf(json!({"event": "genesis", "vkey": "k"})),
-            leaf(json!({"event": "activated", "generation": generation, "by": "admin"})),
+            leaf(json!({
+                "event": "activated", "generation": generation,
+                "endpoints": format!("sha256:{}", "b".repeat(64)), "by": "admin"
+            })),
             leaf(json!({
                 "event": "key", "purpose": "access_token", "kid": signer.kid, "change": "added",
                 "public": signer.jwk().to_string(), "by": "broker"

@@ -372,6 +372,10 @@ impl World {
                 other["limits"]["denials_per_identity"] = json!(1_000 + limit);
                 vec![admin(post(path, other), AdminAction::ActivateGeneration)]
             }
+            ("post", "/v1/generations/check") => {
+                let request = post(path, self.generation.clone());
+                vec![admin(request, AdminAction::ReadGeneration)]
+            }
             ("get", "/metrics") => vec![admin(get(path), AdminAction::ReadMetrics)],
             _ => return None,
         })
