@@ -220,18 +220,22 @@ async fn begin(kind: Kind) -> Rig {
 async fn spoil(rig: &Rig, issued: &Issued) {
     const SQL: &str = "UPDATE session SET minter = 'aws', class = 'bounded', policies = '?' \
                        WHERE id = $1";
-    let query = sqlx::query(SQL).bind(issued.session.id);
-    match rig.broker.store() {
+    let spoilt = match rig.broker.store() {
         Store::Postgres(_) => {
             let mut own = rig.database().connect().await;
-            assert_eq!(query.execute(&mut own).await.unwrap().rows_affected(), 1);
+            let query = sqlx::query(SQL).bind(issued.session.id);
+            query.execute(&mut own).await.unwrap().rows_affected()
         }
         Store::Sqlite(sqlite) => {
             let query = sqlx::query(SQL).bind(issued.session.id);
-            let ran = query.execute(sqlite.writer()).await;
-            assert_eq!(ran.unwrap().rows_affected(), 1);
+            query
+                .execute(sqlite.writer())
+                .await
+                .unwrap()
+                .rows_affected()
         }
-    }
+    };
+    assert_eq!(spoilt, 1);
 }
 
 on_both_stores! {
