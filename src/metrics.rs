@@ -193,6 +193,7 @@ pub struct Metrics {
     denied: Counters<1>,
     deny_list: Family<Labels<1>, Gauge>,
     deny_list_failures: Counter,
+    short_deny_lists: Gauge,
     sweeps: Counters<2>,
     swept_rows: Counters<1>,
     exports: Exports,
@@ -277,6 +278,10 @@ impl SharedCheckpoint {
         }
     }
 }
+
+/// Outcomes of a session that is to be ended by a list at its back end.
+const LISTED: &str = "listed";
+const LEFT_TO_EXPIRY: &str = "left_to_expiry";
 
 /// What witnesses said of the log's checkpoints.
 #[derive(Debug)]
@@ -383,7 +388,12 @@ impl Metrics {
             ),
             denied: r.counters(
                 "denied_sessions",
-                "Sessions to be ended by a list at their back end, by whether it had room or reason",
+                "Sessions that were read back from a list at their back end, or left to their expiry \
+                 for want of room or reason",
+            ),
+            short_deny_lists: r.gauge(
+                "deny_lists_short",
+                "Lists that a back end refused for their size: nothing is issued there",
             ),
             deny_list: r.add(
                 "deny_list_sessions",
@@ -437,6 +447,9 @@ impl Metrics {
             task_panics: r.counters("task_panics", "Tracked tasks that panicked, by name"),
             registry: r.0,
         };
+        for outcome in [LISTED, LEFT_TO_EXPIRY] {
+            metrics.count_denied(outcome, 0);
+        }
         metrics.begin_at_zero();
         metrics
     }
@@ -560,10 +573,25 @@ impl Metrics {
         observe(&self.revocation_lag, &[("part", part.as_str().into())], lag);
     }
 
-    /// A session is to be ended by a list at its back end, or left to its expiry.
-    pub fn denied(&self, listed: bool) {
-        let outcome = if listed { "listed" } else { "left_to_expiry" };
-        count(&self.denied, &[("outcome", outcome.into())]);
+    /// So many sessions were read back from a list at their back end.
+    pub fn denied(&self, sessions: u64) {
+        self.count_denied(LISTED, sessions);
+    }
+
+    /// So many sessions found no room or reason on a list, and live until some comes free or they
+    /// expire.
+    pub fn left_to_expiry(&self, sessions: u64) {
+        self.count_denied(LEFT_TO_EXPIRY, sessions);
+    }
+
+    fn count_denied(&self, outcome: &'static str, sessions: u64) {
+        let labels = [("outcome", outcome.into())];
+        self.denied.get_or_create(&labels).inc_by(sessions);
+    }
+
+    /// So many places have less room than is registered.
+    pub fn short_deny_lists(&self, places: u64) {
+        self.short_deny_lists.set(to_gauge(places));
     }
 
     /// Sessions on the list of a place.

@@ -276,24 +276,34 @@ CREATE TABLE deny_place (
     widened_at          timestamptz,
     due_at              timestamptz NOT NULL,
     attempts            bigint NOT NULL DEFAULT 0,
+    -- The sessions that the last document named that the back end took, and when it refused a larger
+    -- one: as long as both are there.
+    fits                bigint,
+    refused_at          timestamptz,
     lease_holder        text,
     lease_until         timestamptz,
-    PRIMARY KEY (minter, name)
+    PRIMARY KEY (minter, name),
+    CHECK ((fits IS NULL) = (refused_at IS NULL))
 );
 CREATE INDEX deny_place_due ON deny_place (due_at);
 
--- An entry outlives its session's row: what is denied does not depend on what is pruned.
+-- An entry outlives its session's row: what is denied does not depend on what is pruned. `wish` says
+-- who wants it: 0 nobody, it is over; 1 the broker, it may exist unknown to all; 2 an admin. It is
+-- raised and never lowered. An entry without `requested_at` waits for its session's end.
 CREATE TABLE deny_entry (
     session_id   uuid PRIMARY KEY,
     minter       text NOT NULL,
     place        text NOT NULL,
-    requested_at timestamptz NOT NULL,
+    wish         smallint NOT NULL CHECK (wish BETWEEN 0 AND 2),
+    requested_at timestamptz,
     listed       boolean NOT NULL,
     written_at   timestamptz,
     keep_until   timestamptz NOT NULL,
+    CHECK (requested_at IS NOT NULL OR NOT listed),
     FOREIGN KEY (minter, place) REFERENCES deny_place (minter, name)
 );
 CREATE INDEX deny_entry_listed ON deny_entry (minter, place, keep_until) WHERE listed;
+CREATE INDEX deny_entry_waiting ON deny_entry (minter, place) WHERE NOT listed;
 CREATE INDEX deny_entry_over ON deny_entry (keep_until);
 
 -- What each sink outside was told: every leaf before `next_idx`. It moves on after the delivery, so

@@ -213,24 +213,34 @@ CREATE TABLE deny_place (
     widened_at          INTEGER,
     due_at              INTEGER NOT NULL,
     attempts            INTEGER NOT NULL DEFAULT 0,
+    -- The sessions that the last document named that the back end took, and when it refused a larger
+    -- one: as long as both are there.
+    fits                INTEGER,
+    refused_at          INTEGER,
     lease_holder        TEXT,
     lease_until         INTEGER,
-    PRIMARY KEY (minter, name)
+    PRIMARY KEY (minter, name),
+    CHECK ((fits IS NULL) = (refused_at IS NULL))
 ) STRICT;
 CREATE INDEX deny_place_due ON deny_place (due_at);
 
--- An entry outlives its session's row: what is denied does not depend on what is pruned.
+-- An entry outlives its session's row: what is denied does not depend on what is pruned. `wish` says
+-- who wants it: 0 nobody, it is over; 1 the broker, it may exist unknown to all; 2 an admin. It is
+-- raised and never lowered. An entry without `requested_at` waits for its session's end.
 CREATE TABLE deny_entry (
     session_id   BLOB PRIMARY KEY,
     minter       TEXT NOT NULL,
     place        TEXT NOT NULL,
-    requested_at INTEGER NOT NULL,
+    wish         INTEGER NOT NULL CHECK (wish BETWEEN 0 AND 2),
+    requested_at INTEGER,
     listed       INTEGER NOT NULL,
     written_at   INTEGER,
     keep_until   INTEGER NOT NULL,
+    CHECK (requested_at IS NOT NULL OR NOT listed),
     FOREIGN KEY (minter, place) REFERENCES deny_place (minter, name)
 ) STRICT;
 CREATE INDEX deny_entry_listed ON deny_entry (minter, place, keep_until) WHERE listed;
+CREATE INDEX deny_entry_waiting ON deny_entry (minter, place) WHERE NOT listed;
 CREATE INDEX deny_entry_over ON deny_entry (keep_until);
 
 -- What each sink outside was told: every leaf before `next_idx`. It moves on after the delivery, so

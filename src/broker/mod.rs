@@ -10,6 +10,7 @@ pub mod admin;
 mod admit;
 mod call;
 mod deny_lists;
+mod deny_reconcile;
 pub mod error;
 pub mod failures;
 pub mod generations;

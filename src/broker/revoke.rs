@@ -108,6 +108,14 @@ impl Broker {
         let theirs = session.filter(|session| admin || own(session));
         let session = theirs.ok_or(BrokerError::NotFound("session"))?;
         let insisted = admin && !own(&session);
+        let lives = session.state != SessionState::Ended;
+        if insisted
+            && lives
+            && let Err(error) = self.note_insistence(&session).await
+        {
+            // It ends all the same, if need be without its place before others.
+            warn!(session = %id, %error, "an admin's wish to have a session denied was not noted");
+        }
         let entry = EndSession {
             session: id,
             state: ending_state(&session),

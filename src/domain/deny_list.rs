@@ -24,7 +24,30 @@ pub struct DenyPlace {
     pub propagation_seconds: u64,
 }
 
+/// Who wants a session denied. It decides how much of a list's room it may take, and who is listed
+/// first when room comes free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DenyWish {
+    /// Nobody: it is over by completion, silence or its own workload's word. Half of the room, so
+    /// that no workload can take what an admin needs.
+    Over = 0,
+    /// The broker, because it may exist and nobody has it: the room that issuing leaves.
+    Unknown = 1,
+    /// An admin: all of the room.
+    Admin = 2,
+}
+
 impl DenyPlace {
+    /// Sessions that may be listed at once for one to be added with this wish.
+    #[must_use]
+    pub fn room_for(&self, wish: DenyWish) -> u32 {
+        match wish {
+            DenyWish::Admin => self.capacity,
+            DenyWish::Unknown => self.issues_below(),
+            DenyWish::Over => self.room_for_completed(),
+        }
+    }
+
     /// Sessions that may be listed because they are over anyhow, by completion: half of the room,
     /// so that they never take that of a revocation.
     #[must_use]
@@ -68,8 +91,8 @@ pub struct DenyAsk {
     pub at: Timestamp,
     /// Until when it is listed.
     pub keep_until: Timestamp,
-    /// Listed only while fewer than this are; zero leaves it to its expiry.
-    pub room: u32,
+    /// Who wants it.
+    pub wish: DenyWish,
 }
 
 /// How far the denying of a session has come.
@@ -101,6 +124,17 @@ impl DenyStanding {
             _ => false,
         }
     }
+}
+
+/// What is known of the room on a place's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenyRoom {
+    /// Sessions that its document is to name.
+    pub listed: u64,
+    /// Tries to see to it that have failed since the last good one.
+    pub failures: u32,
+    /// Whether the back end refused a document of the registered capacity for its size.
+    pub is_short: bool,
 }
 
 #[cfg(test)]

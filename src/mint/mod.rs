@@ -76,6 +76,17 @@ pub enum MintError {
     Unknown(String),
 }
 
+/// A document of denied sessions was not written, or nobody can say.
+#[derive(Debug, thiserror::Error)]
+pub enum DenyWriteError {
+    /// The back end refused it for its size; the one that stood stands.
+    #[error("the back end has no room for it: {0}")]
+    TooLarge(String),
+    /// Something else.
+    #[error(transparent)]
+    Other(#[from] MintError),
+}
+
 /// What became of an attempt to end a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndOutcome {
@@ -141,7 +152,7 @@ pub trait DenyList: Send + Sync {
         place: &'a DenyPlace,
         denied: &'a Denied,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<(), MintError>>;
+    ) -> BoxFuture<'a, Result<(), DenyWriteError>>;
 }
 
 /// The minters, by kind.

@@ -1,14 +1,14 @@
-//! Lists of denied sessions at back ends: what is to be in each, who writes it, and what was read
-//! back. The document at the back end follows from these rows, never the other way round.
+//! Lists of denied sessions at back ends: where they are, who writes each, and what was read back of
+//! it as a whole. The document at the back end follows from our rows, never the other way round;
+//! [`super::deny_entries`] has the sessions in it.
 
 use sqlx::FromRow;
 
-use super::codec::{signed, unsigned};
-use super::tasks::json_ids;
+use super::codec::{digest, signed, unsigned};
 use super::{Store, StoreError, on_pool, read, read_current, write};
 use crate::clock::Timestamp;
-use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyStanding};
-use crate::ids::SessionId;
+use crate::domain::deny_list::DenyPlace;
+use crate::domain::generation::GenerationDigest;
 
 /// A place that this process may write to until its lease is over.
 #[derive(Clone, Debug)]
@@ -19,6 +19,21 @@ pub struct ClaimedPlace {
     pub attempts: u32,
     /// The number of the last document that was to be written.
     pub generation: u64,
+    /// When the back end last refused a document for its size, while that counts.
+    pub refused_at: Option<Timestamp>,
+}
+
+/// What sessions that may live have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionsAt {
+    /// The kind of their minter.
+    pub minter: String,
+    /// What they are for: at AWS, a role.
+    pub audience: String,
+    /// The resource's name.
+    pub resource: String,
+    /// What decided.
+    pub generation: GenerationDigest,
 }
 
 /// What has been seen of a place as a whole.
@@ -41,6 +56,7 @@ struct PlaceRow {
     propagation_seconds: i64,
     attempts: i64,
     generation: i64,
+    refused_at: Option<Timestamp>,
 }
 
 impl TryFrom<PlaceRow> for ClaimedPlace {
@@ -53,6 +69,7 @@ impl TryFrom<PlaceRow> for ClaimedPlace {
         Ok(Self {
             attempts: small(row.attempts)?,
             generation: unsigned("deny_place", row.generation)?,
+            refused_at: row.refused_at,
             place: DenyPlace {
                 minter: row.minter,
                 name: row.name,
@@ -65,30 +82,19 @@ impl TryFrom<PlaceRow> for ClaimedPlace {
 }
 
 impl Store {
-    /// How far the denying of a session has come; nothing where it was never asked for.
-    pub async fn deny_standing(
-        &self,
-        session: SessionId,
-    ) -> Result<Option<DenyStanding>, StoreError> {
-        type Row = (Timestamp, bool, Option<Timestamp>, Option<Timestamp>);
-        let row: Option<Row> = read!(self, db => {
+    /// Every place that is known.
+    pub async fn deny_places(&self) -> Result<Vec<DenyPlace>, StoreError> {
+        let rows: Vec<PlaceRow> = read!(self, db => {
             sqlx::query_as(
-                "/* deny_standing */ SELECT e.requested_at, e.listed, e.written_at, p.read_at \
-                 FROM deny_entry e JOIN deny_place p ON p.minter = e.minter AND p.name = e.place \
-                 WHERE e.session_id = $1",
+                "/* deny_places */ SELECT minter, name, registration, capacity, \
+                 propagation_seconds, attempts, generation, refused_at FROM deny_place \
+                 ORDER BY minter, name",
             )
-            .bind(session)
-            .fetch_optional(db)
+            .fetch_all(db)
             .await?
         });
-        Ok(
-            row.map(|(requested_at, listed, written_at, read_at)| DenyStanding {
-                requested_at,
-                listed,
-                written_at,
-                read_at,
-            }),
-        )
+        let claimed = rows.into_iter().map(ClaimedPlace::try_from);
+        claimed.map(|claimed| Ok(claimed?.place)).collect()
     }
 
     /// Makes a place known, or its registration what it is now, and has it looked at.
@@ -149,51 +155,33 @@ impl Store {
         Ok(())
     }
 
-    /// Asks for a session to be denied at a known place. Once it is listed, asking again changes
-    /// nothing.
-    pub async fn ask_deny(&self, place: &DenyPlace, ask: &DenyAsk) -> Result<(), StoreError> {
-        write!(self, db => {
-            sqlx::query(
-                "/* ask_deny */ INSERT INTO deny_entry \
-                 (session_id, minter, place, requested_at, keep_until, listed) \
-                 SELECT $1, $2, $3, $4, $5, count(*) < $6 FROM deny_entry \
-                 WHERE minter = $2 AND place = $3 AND listed AND keep_until > $4 \
-                 ON CONFLICT (session_id) DO UPDATE SET listed = excluded.listed, \
-                 keep_until = excluded.keep_until WHERE NOT deny_entry.listed AND excluded.listed",
-            )
-            .bind(ask.session)
-            .bind(&place.minter)
-            .bind(&place.name)
-            .bind(ask.at)
-            .bind(ask.keep_until)
-            .bind(i64::from(ask.room))
-            .execute(db)
-            .await?;
-        });
-        self.nudge_deny_place(place, ask.at).await
-    }
-
-    /// How many sessions a place's document is to name at `now`, and how many tries to see to it
-    /// have failed since the last good one.
-    pub async fn count_denied(
+    /// Where sessions that have not expired at `now` were made by other minters than `minter`.
+    pub async fn places_of_sessions(
         &self,
-        place: &DenyPlace,
+        minter: &str,
         now: Timestamp,
-    ) -> Result<(u64, u32), StoreError> {
-        let (count, failures): (i64, Option<i64>) = read!(self, db => {
+    ) -> Result<Vec<SessionsAt>, StoreError> {
+        type Row = (String, String, String, Vec<u8>);
+        let rows: Vec<Row> = read_current!(self, db => {
             sqlx::query_as(
-                "/* count_denied */ SELECT count(*), \
-                 (SELECT attempts FROM deny_place WHERE minter = $1 AND name = $2) \
-                 FROM deny_entry WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
+                "/* places_of_sessions */ SELECT DISTINCT minter, audience, resource, generation \
+                 FROM session WHERE minter <> $1 AND expires_at > $2",
             )
-            .bind(&place.minter)
-            .bind(&place.name)
+            .bind(minter)
             .bind(now)
-            .fetch_one(db)
+            .fetch_all(db)
             .await?
         });
-        let failures = u32::try_from(failures.unwrap_or(0)).unwrap_or(u32::MAX);
-        Ok((unsigned("count", count)?, failures))
+        rows.into_iter()
+            .map(|(minter, audience, resource, generation)| {
+                Ok(SessionsAt {
+                    minter,
+                    audience,
+                    resource,
+                    generation: GenerationDigest::new(digest("session", &generation)?),
+                })
+            })
+            .collect()
     }
 
     /// Whether sessions that are not over were made at a place for another resource than this.
@@ -217,75 +205,6 @@ impl Store {
             .await?
         });
         Ok(others)
-    }
-
-    /// Takes sessions over that a document names and our records do not.
-    pub async fn adopt_denied(
-        &self,
-        place: &DenyPlace,
-        sessions: &[SessionId],
-        now: Timestamp,
-        keep_until: Timestamp,
-    ) -> Result<(), StoreError> {
-        macro_rules! adopt {
-            ($sessions:literal) => {
-                concat!(
-                    "/* adopt_denied */ INSERT INTO deny_entry \
-                     (session_id, minter, place, requested_at, keep_until, listed, written_at) \
-                     SELECT id, $1, $2, $4, $5, true, $4 FROM ",
-                    $sessions,
-                    " WHERE true ON CONFLICT (session_id) DO NOTHING"
-                )
-            };
-        }
-        match self {
-            Self::Postgres(postgres) => {
-                let ids: Vec<_> = sessions.iter().map(|id| id.uuid()).collect();
-                on_pool!(postgres, db => {
-                    sqlx::query(adopt!("unnest($3) AS id"))
-                        .bind(&place.minter)
-                        .bind(&place.name)
-                        .bind(ids)
-                        .bind(now)
-                        .bind(keep_until)
-                        .execute(db)
-                        .await?
-                });
-            }
-            Self::Sqlite(sqlite) => {
-                sqlx::query(adopt!(
-                    "(SELECT unhex(value) AS id FROM json_each($3)) AS named"
-                ))
-                .bind(&place.minter)
-                .bind(&place.name)
-                .bind(json_ids(sessions.iter().map(|id| id.uuid())))
-                .bind(now)
-                .bind(keep_until)
-                .execute(sqlite.writer())
-                .await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The sessions that a place's document is to name at `now`.
-    pub async fn denied_sessions(
-        &self,
-        place: &DenyPlace,
-        now: Timestamp,
-    ) -> Result<Vec<SessionId>, StoreError> {
-        let rows: Vec<(SessionId,)> = read!(self, db => {
-            sqlx::query_as(
-                "/* denied_sessions */ SELECT session_id FROM deny_entry \
-                 WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
-            )
-            .bind(&place.minter)
-            .bind(&place.name)
-            .bind(now)
-            .fetch_all(db)
-            .await?
-        });
-        Ok(rows.into_iter().map(|(id,)| id).collect())
     }
 
     /// The latest cutoff since `since` that an admin widened to a whole place.
@@ -347,7 +266,7 @@ impl Store {
                      ORDER BY due_at LIMIT $4 ",
                     $skip,
                     ") RETURNING minter, name, registration, capacity, propagation_seconds, attempts, \
-                     generation"
+                     generation, refused_at"
                 )
             };
         }
@@ -402,58 +321,6 @@ impl Store {
         });
         row.map(|(generation,)| unsigned("deny_place", generation))
             .transpose()
-    }
-
-    /// Notes what a document that was read at `now` names: what is in it for the first time, and
-    /// what was in it and is not any more. Only its holder does: a reader of yesterday must not.
-    pub async fn note_denied(
-        &self,
-        place: &DenyPlace,
-        holder: &str,
-        present: &[SessionId],
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        macro_rules! note {
-            ($present:literal) => {
-                concat!(
-                    "/* note_denied */ UPDATE deny_entry SET written_at = \
-                     CASE WHEN session_id IN ",
-                    $present,
-                    " THEN COALESCE(written_at, $4) END \
-                     WHERE minter = $1 AND place = $2 AND listed AND keep_until > $4 \
-                     AND (written_at IS NULL) = (session_id IN ",
-                    $present,
-                    ") AND EXISTS (SELECT 1 FROM deny_place \
-                     WHERE minter = $1 AND name = $2 AND lease_holder = $5)"
-                )
-            };
-        }
-        match self {
-            Self::Postgres(postgres) => {
-                let ids: Vec<_> = present.iter().map(|id| id.uuid()).collect();
-                on_pool!(postgres, db => {
-                    sqlx::query(note!("(SELECT unnest($3))"))
-                        .bind(&place.minter)
-                        .bind(&place.name)
-                        .bind(ids)
-                        .bind(now)
-                        .bind(holder)
-                        .execute(db)
-                        .await?
-                });
-            }
-            Self::Sqlite(sqlite) => {
-                sqlx::query(note!("(SELECT unhex(value) FROM json_each($3))"))
-                    .bind(&place.minter)
-                    .bind(&place.name)
-                    .bind(json_ids(present.iter().map(|id| id.uuid())))
-                    .bind(now)
-                    .bind(holder)
-                    .execute(sqlite.writer())
-                    .await?;
-            }
-        }
-        Ok(())
     }
 
     /// Notes what a document that was read says of a place as a whole: another word than the one

@@ -21,6 +21,7 @@ pub mod append;
 mod codec;
 pub mod cosigned;
 pub mod cutoffs;
+pub mod deny_entries;
 pub mod deny_lists;
 pub mod exports;
 mod fence;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use taskpass::broker::BrokerError;
 use taskpass::broker::issue::Issued;
 use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
@@ -18,6 +19,7 @@ use taskpass::domain::request::{CredentialRequest, TaskSelector};
 use taskpass::domain::session::SessionState;
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::SessionId;
+use taskpass::store::Store;
 use taskpass::sweep;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -155,9 +157,13 @@ struct Aws {
 struct Iam {
     document: Option<String>,
     writes: usize,
+    /// Documents that were refused for their size.
+    too_large: usize,
     reads: usize,
     /// The code with which it refuses.
     refusing: Option<&'static str>,
+    /// Sessions that a document may name: the role has other policies.
+    most: Option<usize>,
     /// Documents that are written come to be so many writes later.
     forgetting: bool,
     /// STS says nothing that can be read, but to the broker itself.
@@ -202,6 +208,11 @@ impl Iam {
             return no(if code == "Throttling" { 429 } else { 403 }, code);
         }
         if action == "PutRolePolicy" {
+            let count = named(&form["PolicyDocument"]).0.len();
+            if self.most.is_some_and(|most| count > most) {
+                self.too_large += 1;
+                return no(409, "LimitExceeded");
+            }
             self.writes += 1;
             if !self.forgetting {
                 self.document = Some(form["PolicyDocument"].clone());
@@ -833,7 +844,7 @@ async fn nothing_is_issued_where_it_could_not_be_ended() {
     let aws = Aws::start().await;
     let rig = rig(Kind::Sqlite, &aws.server.uri(), 200).await;
     let all = issued(&rig, 1).await;
-    aws.with(|iam| iam.refusing = Some("LimitExceeded"));
+    aws.with(|iam| iam.refusing = Some("AccessDenied"));
     rig.revoke(all[0].session.id).await;
     pass(&rig, 5).await;
     try_issue(&rig).await.unwrap();
@@ -843,4 +854,198 @@ async fn nothing_is_issued_where_it_could_not_be_ended() {
     aws.with(|iam| iam.refusing = None);
     pass(&rig, 190).await;
     try_issue(&rig).await.unwrap();
+}
+
+/// The value of a metric, which is there from the start.
+fn metric(rig: &Rig, name: &str) -> u64 {
+    let text = rig.broker.metrics().render();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.unwrap_or_else(|| panic!("no {name}: {text}"));
+    value.trim().parse().unwrap()
+}
+
+const LISTED: &str = "taskpass_denied_sessions_total{outcome=\"listed\"}";
+const LEFT: &str = "taskpass_denied_sessions_total{outcome=\"left_to_expiry\"}";
+const SHORT: &str = "taskpass_deny_lists_short";
+
+/// A role whose other inline policies leave room for fewer sessions than are registered.
+async fn a_list_without_room(kind: Kind) {
+    let aws = Aws::start().await;
+    let rig = rig(kind, &aws.server.uri(), 8).await;
+    for alarm in [LISTED, LEFT, SHORT] {
+        assert_eq!(
+            metric(&rig, alarm),
+            0,
+            "{alarm} exists before anything happens"
+        );
+    }
+    let all = issued(&rig, 6).await;
+    aws.with(|iam| iam.most = Some(2));
+    // Some that are merely over come before the admin's.
+    for one in &all[..3] {
+        rig.end(one, TaskEnd::Complete).await.unwrap();
+    }
+    for one in &all[3..] {
+        rig.revoke(one.session.id).await;
+    }
+    assert_eq!(metric(&rig, LISTED), 0, "nothing is written yet");
+    pass(&rig, 2).await;
+    // What fits is written, an admin's first, and only that is counted.
+    let (users, _) = aws.named();
+    assert_eq!(users.len(), 2, "{users:?}");
+    let is_named = |one: &&Issued| users.contains(&user(one.session.id));
+    assert_eq!(all[3..].iter().filter(is_named).count(), 2);
+    assert_eq!(metric(&rig, LISTED), 2);
+    assert!(metric(&rig, LEFT) >= 4);
+    assert_eq!(metric(&rig, SHORT), 1);
+    // Nothing more is issued there, before anything is decided.
+    let size = rig.broker.ledger().basis();
+    let refused = try_issue(&rig).await.unwrap_err();
+    assert!(matches!(refused, BrokerError::Overloaded), "{refused}");
+    assert_eq!(rig.broker.ledger().basis(), size);
+    // The others are said to be left to their expiry, at which they end.
+    let left = all[3..]
+        .iter()
+        .find(|one| !is_named(one))
+        .unwrap()
+        .session
+        .id;
+    assert!(!denying(&rig, left).await.unwrap().listed);
+    assert_eq!(state(&rig, left).await, SessionState::Ending);
+    // IAM is not asked again and again meanwhile.
+    let refused = aws.with(|iam| iam.too_large);
+    pass(&rig, 120).await;
+    assert!(aws.with(|iam| iam.too_large) <= refused + 3);
+    pass(&rig, TTL).await;
+    assert_eq!(state(&rig, left).await, SessionState::Ended);
+    assert!(
+        try_issue(&rig).await.is_err(),
+        "the role has no more room than before"
+    );
+    // When the other policies are gone it is found out by a list of the registered size.
+    aws.with(|iam| iam.most = Some(8));
+    pass(&rig, 960).await;
+    assert_eq!(metric(&rig, SHORT), 0);
+    assert!(
+        aws.named().0.is_empty(),
+        "names that are no session's do not stay"
+    );
+    let one = issued(&rig, 1).await;
+    rig.revoke(one[0].session.id).await;
+    pass(&rig, 3).await;
+    assert_eq!(aws.named().0, [user(one[0].session.id)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_issued_at_a_role_that_has_no_room_for_its_list_on_sqlite() {
+    a_list_without_room(Kind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_issued_at_a_role_that_has_no_room_for_its_list_on_postgresql() {
+    a_list_without_room(Kind::Postgres).await;
+}
+
+/// An admin's word by id keeps its rank, however often the sweeper asks again.
+async fn an_admins_word_waits_first(kind: Kind) {
+    let aws = Aws::start().await;
+    let rig = rig(kind, &aws.server.uri(), 4).await;
+    let all = issued(&rig, 7).await;
+    // The list is full of what an admin wanted.
+    for one in &all[..4] {
+        rig.revoke(one.session.id).await;
+    }
+    rig.end(&all[4], TaskEnd::Complete).await.unwrap();
+    pass(&rig, 3).await;
+    assert_eq!(aws.named().0.len(), 4);
+    // One that was over before, and one that lives: both by an admin's word now.
+    for one in &all[4..6] {
+        rig.revoke(one.session.id).await;
+    }
+    rig.end(&all[6], TaskEnd::Complete).await.unwrap();
+    // The sweeper asks for each again, by what their own records say.
+    pass(&rig, 130).await;
+    assert_eq!(aws.named().0.len(), 4);
+    for one in &all[4..] {
+        assert!(!denying(&rig, one.session.id).await.unwrap().listed);
+    }
+    // Room for two comes free: it is theirs, and not what is merely over.
+    forget(&rig, &all[..2]).await;
+    pass(&rig, 65).await;
+    let users = aws.named().0;
+    assert_eq!(users.len(), 4);
+    for one in &all[4..6] {
+        assert!(users.contains(&user(one.session.id)), "{users:?}");
+    }
+}
+
+/// As if these had expired.
+async fn forget(rig: &Rig, sessions: &[Issued]) {
+    for one in sessions {
+        let id = one.session.id.uuid();
+        let text = "DELETE FROM deny_entry WHERE session_id = $1";
+        match rig.broker.store() {
+            Store::Postgres(_) => {
+                let url = rig.database().url();
+                let mut database = sqlx::PgConnection::connect(&url).await.unwrap();
+                let deleted = sqlx::query(text).bind(id).execute(&mut database).await;
+                assert_eq!(deleted.unwrap().rows_affected(), 1);
+                database.close().await.unwrap();
+            }
+            Store::Sqlite(sqlite) => {
+                let deleted = sqlx::query(text).bind(id).execute(sqlite.writer()).await;
+                assert_eq!(deleted.unwrap().rows_affected(), 1);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admins_revocation_by_id_goes_first_when_room_comes_free_on_sqlite() {
+    an_admins_word_waits_first(Kind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admins_revocation_by_id_goes_first_when_room_comes_free_on_postgresql() {
+    an_admins_word_waits_first(Kind::Postgres).await;
+}
+
+/// What replicas adopt and what they ask for meanwhile never exceeds the room together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_adopted_has_its_room_and_no_list_is_larger_than_registered() {
+    let aws = Aws::start().await;
+    let rig = rig(Kind::Postgres, &aws.server.uri(), 8).await;
+    let other = rig.replica().await;
+    let all = issued(&rig, 10).await;
+    rig.revoke(all[0].session.id).await;
+    pass(&rig, 3).await;
+    // The store was set back: the list names six more than its records do.
+    let strangers: Vec<String> = (1..=6_u128)
+        .map(|n| user(SessionId::from(uuid::Uuid::from_u128(n))))
+        .collect();
+    aws.with(|iam| {
+        let own = format!("\"{}\"", user(all[0].session.id));
+        let more = strangers.iter().map(|name| format!("\"{name}\","));
+        let text = iam.document.take().unwrap();
+        let text = text.replace(&own, &format!("{}{own}", more.collect::<String>()));
+        iam.document = Some(text.replace("G1\"", "G9\""));
+    });
+    for one in &all[1..] {
+        rig.revoke(one.session.id).await;
+    }
+    for _ in 0..70 {
+        rig.clock.advance(1);
+        let now = rig.now();
+        tokio::join!(
+            sweep::sweep(&rig.broker, now),
+            sweep::sweep(&other.broker, now)
+        );
+        assert!(aws.named().0.len() <= 8, "{:?}", aws.named());
+    }
+    let users = aws.named().0;
+    assert_eq!(users.len(), 8);
+    for name in strangers.iter().chain([&user(all[0].session.id)]) {
+        assert!(users.contains(name), "it came alive again: {name}");
+    }
+    other.store.close().await;
 }

@@ -25,7 +25,7 @@ use crate::crypto::digest::sha256;
 use crate::domain::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::domain::catalog::Resource;
 use crate::domain::deny_list::{Denied, DenyPlace};
-use crate::mint::{DenyList, MintError};
+use crate::mint::{DenyList, DenyWriteError, MintError};
 
 /// A session of the broker's own is not used for its last minutes.
 const SPARE_SECONDS: u64 = 120;
@@ -191,7 +191,7 @@ impl DenyList for AwsMinter {
         place: &'a DenyPlace,
         denied: &'a Denied,
         now: Timestamp,
-    ) -> BoxFuture<'a, Result<(), MintError>> {
+    ) -> BoxFuture<'a, Result<(), DenyWriteError>> {
         Box::pin(async move {
             let target = Target::of(place)?;
             let text = denying(&self.mark, denied).to_json();
@@ -204,9 +204,13 @@ impl DenyList for AwsMinter {
                 .policy_document(text);
             match request.send().await {
                 Ok(_) => Ok(()),
+                // All inline policies of a role share 10,240 characters.
+                Err(failed) if failed.code() == Some("LimitExceeded") => {
+                    Err(DenyWriteError::TooLarge(failure(failed).to_string()))
+                }
                 Err(failed) => {
                     self.forget_own_session(&target);
-                    Err(failure(failed))
+                    Err(failure(failed).into())
                 }
             }
         })

@@ -8,7 +8,7 @@ use serde_json::json;
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::Revocability;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
-use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyStanding};
+use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyStanding, DenyWish};
 use taskpass::domain::endpoint::EndpointsDigest;
 use taskpass::domain::generation::GenerationDigest;
 use taskpass::domain::leaf::Opening;
@@ -22,6 +22,7 @@ use taskpass::store::append::{
 };
 use taskpass::store::cosigned::CosignedRow;
 use taskpass::store::cutoffs::SealedCutoff;
+use taskpass::store::deny_lists::SessionsAt;
 use taskpass::store::exports::{Believed, ExportCursor, ExportKey};
 use taskpass::store::keys::SigningKeyRow;
 use taskpass::store::meta::{BootstrapToken, SealedSuccession, StoreMode};

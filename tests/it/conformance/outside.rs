@@ -9,70 +9,201 @@ const FAR: Believed = Believed {
 };
 
 cases! {
-    ["put_deny_place" "know_deny_place" "nudge_deny_place" "ask_deny" "deny_standing" "count_denied"
-        "denied_sessions" "note_denied" "adopt_denied" "prune_denied"]
+    ["put_deny_place" "know_deny_place" "nudge_deny_place" "ask_deny" "lock_deny_place" "list_waiting"
+        "deny_standing" "deny_room" "denied_sessions" "note_denied" "prune_denied"]
     async fn sessions_are_put_on_a_list_while_it_has_room_and_seen_on_it(store: &Store) {
+        // Room for four of an admin's, three of ours, two that are merely over.
         let (place, other) = (deny_place("role"), deny_place("other"));
         for place in [&place, &other] {
             store.put_deny_place(place, at(0)).await.unwrap();
         }
-        let ask = |n, until, room| DenyAsk {
-            session: session_id(n), at: at(10), keep_until: at(until), room,
+        let ask = |n: i64, until, wish| DenyAsk {
+            session: session_id(n.unsigned_abs().into()), at: at(10 + n), keep_until: at(until), wish,
         };
-        store.ask_deny(&other, &ask(9, 100, 1)).await.unwrap();
-        for (n, until, room) in [(1, 100, 2), (2, 200, 2), (3, 300, 2), (1, 900, 9)] {
-            store.ask_deny(&place, &ask(n, until, room)).await.unwrap();
+        let over = DenyWish::Over;
+        store.ask_deny(&other, &ask(9, 100, over)).await.unwrap();
+        for (n, until) in [(1, 100), (2, 200), (3, 300), (1, 900)] {
+            store.ask_deny(&place, &ask(n, until, over)).await.unwrap();
         }
         let standing = async |n| store.deny_standing(session_id(n)).await.unwrap();
         let asked = DenyStanding {
-            requested_at: at(10), listed: true, written_at: None, read_at: None,
+            requested_at: at(11), listed: true, written_at: None, read_at: None,
         };
         assert_eq!(standing(1).await, Some(asked));
-        assert_eq!(standing(3).await, Some(DenyStanding { listed: false, ..asked }));
+        assert!(!standing(3).await.unwrap().listed);
         assert_eq!(standing(4).await, None);
         let listed = async |now| {
             let mut ids = store.denied_sessions(&place, at(now)).await.unwrap();
             ids.sort_unstable();
-            let counted = store.count_denied(&place, at(now)).await.unwrap();
-            assert_eq!(counted, (ids.len() as u64, 0));
+            let room = store.deny_room(&place, at(now)).await.unwrap();
+            let expected = DenyRoom { listed: ids.len() as u64, failures: 0, is_short: false };
+            assert_eq!(room, expected);
             ids
         };
         assert_eq!(listed(99).await, [session_id(1), session_id(2)]);
         assert_eq!(listed(100).await, [session_id(2)], "asking again did not keep it longer");
 
         // One that found no room gets what comes free, and stays.
-        store.ask_deny(&place, &ask(3, 300, 2)).await.unwrap();
-        assert!(!standing(3).await.unwrap().listed);
-        store.ask_deny(&place, &ask(3, 300, 3)).await.unwrap();
+        assert_eq!(store.list_waiting(&place, at(50)).await.unwrap(), []);
+        assert_eq!(store.list_waiting(&place, at(101)).await.unwrap(), [session_id(3)]);
         assert!(standing(3).await.unwrap().listed);
-        store.ask_deny(&place, &ask(3, 900, 0)).await.unwrap();
         assert_eq!(listed(299).await, [session_id(3)]);
         assert_eq!(listed(300).await, []);
 
         let written = async |n| standing(n).await.unwrap().written_at;
-        let nobody = store.note_denied(&place, "a", &[session_id(1)], at(19)).await;
-        nobody.unwrap();
+        let note = async |holder, present: &[SessionId], now| {
+            store.note_denied(&place, holder, present, at(now)).await.unwrap()
+        };
+        assert_eq!(note("a", &[session_id(1)], 19).await, 0);
         assert_eq!(written(1).await, None, "only who has the lease notes what it read");
         store.claim_deny_places("a", at(19), at(900), 5).await.unwrap();
-        store.note_denied(&place, "a", &[session_id(1), session_id(77)], at(20)).await.unwrap();
-        store.note_denied(&place, "a", &[session_id(1), session_id(2)], at(30)).await.unwrap();
+        assert_eq!(note("a", &[session_id(1), session_id(77)], 20).await, 1);
+        assert_eq!(note("a", &[session_id(1), session_id(2)], 30).await, 1);
         assert_eq!((written(1).await, written(2).await), (Some(at(20)), Some(at(30))));
-        store.note_denied(&place, "a", &[session_id(2)], at(40)).await.unwrap();
+        assert_eq!(note("a", &[session_id(2)], 40).await, 0, "what is gone from it was not written");
         assert_eq!((written(1).await, written(2).await), (None, Some(at(30))));
-        store.note_denied(&place, "a", &[session_id(1)], at(150)).await.unwrap();
+        note("a", &[session_id(1)], 150).await;
         assert_eq!((written(1).await, written(2).await), (None, None), "the first is not on it any more");
         assert_eq!(written(9).await, None);
 
         assert_eq!(store.prune_denied(at(100), 9).await.unwrap(), 0);
         assert_eq!(store.prune_denied(at(101), 9).await.unwrap(), 2);
         assert_eq!((standing(1).await, standing(9).await), (None, None));
+    }
 
-        // What a document names beyond our records is taken over, and what is ours stays as it is.
-        let named = [session_id(3), session_id(50)];
-        store.adopt_denied(&place, &named, at(160), at(700)).await.unwrap();
-        assert_eq!(listed(299).await, [session_id(3), session_id(50)]);
-        assert_eq!(written(50).await, Some(at(160)));
-        assert_eq!(listed(699).await, [session_id(50)]);
+    ["note_deny_wish" "ask_deny" "list_waiting" "unlist_unwritten"]
+    async fn a_wish_is_raised_and_never_lowered_and_an_admins_comes_first(store: &Store) {
+        let place = deny_place("role");
+        store.put_deny_place(&place, at(0)).await.unwrap();
+        let ask = |n: i64, wish| DenyAsk {
+            session: session_id(n.unsigned_abs().into()),
+            at: at(n),
+            keep_until: at(if n == 1 { 100 } else { 900 }),
+            wish,
+        };
+        let listed = async |now| {
+            let mut ids = store.denied_sessions(&place, at(now)).await.unwrap();
+            ids.sort_unstable();
+            ids
+        };
+        let put = async |n, wish| store.ask_deny(&place, &ask(n, wish)).await.unwrap();
+        // Noted beforehand, it is neither denied nor asked for.
+        store.note_deny_wish(&place, &ask(8, DenyWish::Admin)).await.unwrap();
+        assert_eq!(store.list_waiting(&place, at(20)).await.unwrap(), []);
+        assert_eq!(store.deny_standing(session_id(8)).await.unwrap(), None);
+        for n in 1..=4 {
+            put(n, DenyWish::Admin).await;
+        }
+        // The list is full: what waits is asked for by less than was noted.
+        put(7, DenyWish::Unknown).await;
+        put(6, DenyWish::Over).await;
+        put(8, DenyWish::Over).await;
+        put(9, DenyWish::Over).await;
+        assert_eq!(listed(20).await, [1, 2, 3, 4].map(session_id));
+        // What no document names gives way, an admin's last; it waits for room as before.
+        let left = store.unlist_unwritten(&place, 1, at(20)).await.unwrap();
+        assert_eq!(left, [2, 3, 4].map(session_id));
+        let again = store.list_waiting(&place, at(20)).await.unwrap();
+        assert_eq!(again.len(), 3);
+        assert_eq!(listed(20).await, [1, 2, 3, 4].map(session_id));
+        store.unlist_unwritten(&place, 2, at(20)).await.unwrap();
+        put(3, DenyWish::Over).await;
+        put(4, DenyWish::Over).await;
+        assert_eq!(listed(20).await, [1, 2, 3, 4].map(session_id), "an admin's stays one");
+        // Room for one comes free: the admin's gets it, though it was asked for after the others and
+        // by a lower wish last.
+        assert_eq!(store.list_waiting(&place, at(101)).await.unwrap(), [session_id(8)]);
+        assert_eq!(listed(101).await, [2, 3, 4, 8].map(session_id));
+    }
+
+    ["adopt_denied"]
+    async fn what_a_document_names_has_its_room_and_what_none_names_gives_way(store: &Store) {
+        let place = deny_place("role");
+        store.put_deny_place(&place, at(0)).await.unwrap();
+        let ask = |n: i64, wish| DenyAsk {
+            session: session_id(n.unsigned_abs().into()), at: at(n), keep_until: at(300), wish,
+        };
+        for n in [1, 2] {
+            store.ask_deny(&place, &ask(n, DenyWish::Admin)).await.unwrap();
+        }
+        store.ask_deny(&place, &ask(3, DenyWish::Unknown)).await.unwrap();
+        let listed = async |now| {
+            let mut ids = store.denied_sessions(&place, at(now)).await.unwrap();
+            ids.sort_unstable();
+            ids
+        };
+        let written = async |n| {
+            let standing = store.deny_standing(session_id(n)).await.unwrap();
+            standing.unwrap().written_at
+        };
+        store.claim_deny_places("a", at(10), at(900), 5).await.unwrap();
+        store.note_denied(&place, "a", &[session_id(2)], at(10)).await.unwrap();
+        // A document with the second one and three that our records do not know: there is room for
+        // four. The one that is in no document and is no admin's goes, then an admin's.
+        let named = [2, 51, 52, 50].map(session_id);
+        let left = store.adopt_denied(&place, &named, at(20), at(700)).await.unwrap();
+        assert_eq!(left, [session_id(3), session_id(1)]);
+        assert_eq!(listed(20).await, [2, 50, 51, 52].map(session_id));
+        assert_eq!((written(50).await, written(2).await), (Some(at(20)), Some(at(10))));
+        assert_eq!(listed(699).await, [50, 51, 52].map(session_id));
+        // Again changes nothing; a fifth has no room, for all others are in a document.
+        assert_eq!(store.adopt_denied(&place, &named, at(30), at(800)).await.unwrap(), []);
+        let left = store.adopt_denied(&place, &[session_id(53)], at(30), at(800)).await.unwrap();
+        assert_eq!(left, [session_id(53)]);
+        assert_eq!(listed(30).await, [2, 50, 51, 52].map(session_id));
+        // It waits with what gave way, and an admin's goes first of all that do.
+        assert_eq!(store.list_waiting(&place, at(310)).await.unwrap(), [session_id(53)]);
+    }
+
+    ["deny_place_short" "deny_place_fits" "short_deny_places"]
+    async fn a_list_takes_no_more_than_its_back_end_has_room_for(store: &Store) {
+        let place = deny_place("role");
+        store.put_deny_place(&place, at(0)).await.unwrap();
+        let claimed = store.claim_deny_places("a", at(1), at(900), 5).await.unwrap();
+        assert_eq!(claimed[0].refused_at, None);
+        assert_eq!(store.short_deny_places().await.unwrap(), 0);
+        store.deny_place_short(&claimed[0], 1, at(5)).await.unwrap();
+        assert_eq!(store.short_deny_places().await.unwrap(), 1);
+        assert!(store.deny_room(&place, at(5)).await.unwrap().is_short);
+        for n in [1, 2] {
+            let ask = DenyAsk {
+                session: session_id(n), at: at(2), keep_until: at(300), wish: DenyWish::Admin,
+            };
+            store.ask_deny(&place, &ask).await.unwrap();
+        }
+        let listed = async || store.denied_sessions(&place, at(10)).await.unwrap();
+        assert_eq!(listed().await, [session_id(1)]);
+        let again = store.claim_deny_places("a", at(900), at(990), 5).await.unwrap();
+        assert_eq!(again[0].refused_at, Some(at(5)));
+        store.deny_place_fits(&place).await.unwrap();
+        assert_eq!(store.short_deny_places().await.unwrap(), 0);
+        assert_eq!(store.list_waiting(&place, at(10)).await.unwrap(), [session_id(2)]);
+    }
+
+    ["deny_places" "places_of_sessions"]
+    async fn the_places_of_lists_and_of_sessions_that_live_are_found(store: &Store) {
+        assert_eq!(store.deny_places().await.unwrap(), []);
+        for name in ["two", "one"] {
+            store.put_deny_place(&deny_place(name), at(0)).await.unwrap();
+        }
+        assert_eq!(store.deny_places().await.unwrap(), ["one", "two"].map(deny_place));
+        let made = session(11, 1, None);
+        let writes = Writes {
+            tasks: vec![task(1, None)],
+            sessions: vec![(made.clone(), None), (session(12, 1, None), None)],
+            ..Writes::default()
+        };
+        seed(store, writes).await;
+        let expected = SessionsAt {
+            minter: made.minter.clone(),
+            audience: made.audience.clone(),
+            resource: made.resource.clone(),
+            generation: made.generation,
+        };
+        let found = async |minter, now| store.places_of_sessions(minter, now).await.unwrap();
+        assert_eq!(found("other", at(0)).await, [expected]);
+        assert_eq!(found(made.minter.as_str(), at(0)).await, []);
+        assert_eq!(found("other", made.expires_at).await, []);
     }
 
     ["others_live_at"]

@@ -1,0 +1,428 @@
+//! Sessions on lists at back ends: who is to be denied, who found room, and what was read back.
+//!
+//! Whatever takes or frees room on a list does so under the lock of its place, so that no two
+//! replicas give the same room away.
+
+use sqlx::Connection as _;
+
+use super::codec::unsigned;
+use super::deny_lists::ClaimedPlace;
+use super::tasks::json_ids;
+use super::{Store, StoreError, on_pool, read, write};
+use crate::clock::Timestamp;
+use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyStanding, DenyWish};
+use crate::ids::SessionId;
+
+/// Does statements in one transaction that has a place to itself. `$fits` is what the back end was
+/// seen to have room for, where that is less than registered.
+macro_rules! locked {
+    ($store:expr, $place:expr, ($db:ident, $fits:ident) => $body:expr) => {{
+        match $store {
+            Store::Postgres(postgres) => on_pool!(postgres, connection => {
+                let mut $db = connection.begin().await?;
+                // Not against those who merely refer to the place.
+                let row: Option<(Option<i64>,)> = sqlx::query_as(
+                    "/* lock_deny_place */ SELECT fits FROM deny_place \
+                     WHERE minter = $1 AND name = $2 FOR NO KEY UPDATE",
+                )
+                .bind(&$place.minter)
+                .bind(&$place.name)
+                .fetch_optional(&mut *$db)
+                .await?;
+                let $fits = row.and_then(|(fits,)| fits);
+                let done = $body;
+                $db.commit().await?;
+                done
+            }),
+            Store::Sqlite(sqlite) => {
+                let mut $db = sqlite.writer().begin_with("BEGIN IMMEDIATE").await?;
+                let row: Option<(Option<i64>,)> = sqlx::query_as(
+                    "/* lock_deny_place */ SELECT fits FROM deny_place \
+                     WHERE minter = $1 AND name = $2",
+                )
+                .bind(&$place.minter)
+                .bind(&$place.name)
+                .fetch_optional(&mut *$db)
+                .await?;
+                let $fits = row.and_then(|(fits,)| fits);
+                let done = $body;
+                $db.commit().await?;
+                done
+            }
+        }
+    }};
+}
+
+/// Lists those that wait, as far as there is room: an admin's first, then by the time at which they
+/// were asked for. What is over and expires before the list is sure to hold is not worth its room.
+macro_rules! list_waiting {
+    ($db:ident, $fits:expr, $place:expr, $now:expr) => {{
+        let rows: Vec<(SessionId,)> = sqlx::query_as(
+            "/* list_waiting */ UPDATE deny_entry SET listed = true WHERE session_id IN ( \
+             SELECT w.session_id FROM (SELECT session_id, wish, \
+             row_number() OVER (ORDER BY wish DESC, requested_at, session_id) AS nth \
+             FROM deny_entry WHERE minter = $1 AND place = $2 AND NOT listed \
+             AND requested_at IS NOT NULL AND keep_until > $3 \
+             AND (wish = 2 OR keep_until > $4)) AS w \
+             WHERE w.nth + (SELECT count(*) FROM deny_entry \
+             WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3) \
+             <= CASE w.wish WHEN 2 THEN CAST($5 AS bigint) WHEN 1 THEN CAST($6 AS bigint) \
+             ELSE CAST($7 AS bigint) END) RETURNING session_id",
+        )
+        .bind(&$place.minter)
+        .bind(&$place.name)
+        .bind($now)
+        .bind($now.plus_seconds($place.propagation_seconds + SKEW_SECONDS))
+        .bind(room($place, DenyWish::Admin, $fits))
+        .bind(room($place, DenyWish::Unknown, $fits))
+        .bind(room($place, DenyWish::Over, $fits))
+        .fetch_all(&mut *$db)
+        .await?;
+        rows.into_iter().map(|(id,)| id).collect::<Vec<_>>()
+    }};
+}
+
+/// How far the clocks of a back end and of ours may be apart: a session is listed so much longer.
+pub const SKEW_SECONDS: u64 = 5;
+
+fn room(place: &DenyPlace, wish: DenyWish, fits: Option<i64>) -> i64 {
+    let registered = i64::from(place.room_for(wish));
+    fits.map_or(registered, |fits| registered.min(fits))
+}
+
+impl Store {
+    /// How far the denying of a session has come; nothing where it was never asked for.
+    pub async fn deny_standing(
+        &self,
+        session: SessionId,
+    ) -> Result<Option<DenyStanding>, StoreError> {
+        type Row = (Timestamp, bool, Option<Timestamp>, Option<Timestamp>);
+        let row: Option<Row> = read!(self, db => {
+            sqlx::query_as(
+                "/* deny_standing */ SELECT e.requested_at, e.listed, e.written_at, p.read_at \
+                 FROM deny_entry e JOIN deny_place p ON p.minter = e.minter AND p.name = e.place \
+                 WHERE e.session_id = $1 AND e.requested_at IS NOT NULL",
+            )
+            .bind(session)
+            .fetch_optional(db)
+            .await?
+        });
+        Ok(
+            row.map(|(requested_at, listed, written_at, read_at)| DenyStanding {
+                requested_at,
+                listed,
+                written_at,
+                read_at,
+            }),
+        )
+    }
+
+    /// Notes who wants a session denied, before its end is recorded: whatever happens between the
+    /// two, the wish is known when it is asked for. A wish is raised and never lowered.
+    pub async fn note_deny_wish(&self, place: &DenyPlace, ask: &DenyAsk) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* note_deny_wish */ INSERT INTO deny_entry \
+                 (session_id, minter, place, wish, listed, keep_until) \
+                 VALUES ($1, $2, $3, $4, false, $5) ON CONFLICT (session_id) DO UPDATE \
+                 SET wish = CASE WHEN excluded.wish > deny_entry.wish THEN excluded.wish \
+                 ELSE deny_entry.wish END",
+            )
+            .bind(ask.session)
+            .bind(&place.minter)
+            .bind(&place.name)
+            .bind(ask.wish as i16)
+            .bind(ask.keep_until)
+            .execute(db)
+            .await?;
+        });
+        Ok(())
+    }
+
+    /// Asks for a session to be denied at a known place, and lists whoever has room there by now.
+    /// Asking again raises the wish and changes nothing else.
+    pub async fn ask_deny(&self, place: &DenyPlace, ask: &DenyAsk) -> Result<(), StoreError> {
+        locked!(self, place, (db, fits) => {
+            sqlx::query(
+                "/* ask_deny */ INSERT INTO deny_entry \
+                 (session_id, minter, place, wish, requested_at, listed, keep_until) \
+                 VALUES ($1, $2, $3, $4, $5, false, $6) ON CONFLICT (session_id) DO UPDATE SET \
+                 wish = CASE WHEN excluded.wish > deny_entry.wish THEN excluded.wish \
+                 ELSE deny_entry.wish END, \
+                 requested_at = COALESCE(deny_entry.requested_at, excluded.requested_at), \
+                 keep_until = CASE WHEN deny_entry.listed THEN deny_entry.keep_until \
+                 ELSE excluded.keep_until END",
+            )
+            .bind(ask.session)
+            .bind(&place.minter)
+            .bind(&place.name)
+            .bind(ask.wish as i16)
+            .bind(ask.at)
+            .bind(ask.keep_until)
+            .execute(&mut *db)
+            .await?;
+            list_waiting!(db, fits, place, ask.at)
+        });
+        self.nudge_deny_place(place, ask.at).await
+    }
+
+    /// Lists the sessions that wait for room at a place, as far as there is some at `now`.
+    pub async fn list_waiting(
+        &self,
+        place: &DenyPlace,
+        now: Timestamp,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        Ok(locked!(self, place, (db, fits) => list_waiting!(db, fits, place, now)))
+    }
+
+    /// What is known of the room on a place's list at `now`.
+    pub async fn deny_room(
+        &self,
+        place: &DenyPlace,
+        now: Timestamp,
+    ) -> Result<DenyRoom, StoreError> {
+        type Row = (i64, Option<i64>, Option<bool>);
+        let (count, failures, is_short): Row = read!(self, db => {
+            sqlx::query_as(
+                "/* deny_room */ SELECT count(*), \
+                 (SELECT attempts FROM deny_place WHERE minter = $1 AND name = $2), \
+                 (SELECT fits IS NOT NULL FROM deny_place WHERE minter = $1 AND name = $2) \
+                 FROM deny_entry WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
+            )
+            .bind(&place.minter)
+            .bind(&place.name)
+            .bind(now)
+            .fetch_one(db)
+            .await?
+        });
+        Ok(DenyRoom {
+            listed: unsigned("count", count)?,
+            failures: u32::try_from(failures.unwrap_or(0)).unwrap_or(u32::MAX),
+            is_short: is_short.unwrap_or(false),
+        })
+    }
+
+    /// Takes sessions over that a document names and our records do not. They have their room
+    /// already: where the list is full, what no document names yet gives way, an admin's last. The
+    /// sessions that gave way, and those for which there is no room all the same.
+    pub async fn adopt_denied(
+        &self,
+        place: &DenyPlace,
+        sessions: &[SessionId],
+        now: Timestamp,
+        keep_until: Timestamp,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let left = locked!(self, place, (db, _fits) => {
+            let listed: Vec<(SessionId, bool)> = sqlx::query_as(
+                "/* adopt_denied */ SELECT session_id, written_at IS NOT NULL FROM deny_entry \
+                 WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3 \
+                 ORDER BY wish DESC, requested_at, session_id",
+            )
+            .bind(&place.minter)
+            .bind(&place.name)
+            .bind(now)
+            .fetch_all(&mut *db)
+            .await?;
+            let is_new = |id: &&SessionId| !listed.iter().any(|(listed, _)| listed == *id);
+            let new: Vec<SessionId> = sessions.iter().filter(is_new).copied().collect();
+            let capacity = usize::try_from(place.capacity).unwrap_or(usize::MAX);
+            let mut excess = (listed.len() + new.len()).saturating_sub(capacity);
+            let mut left = Vec::new();
+            for (id, written) in listed.iter().rev() {
+                if excess > 0 && !written && !sessions.contains(id) {
+                    sqlx::query(
+                        "/* adopt_denied */ UPDATE deny_entry SET listed = false \
+                         WHERE session_id = $1",
+                    )
+                    .bind(id)
+                    .execute(&mut *db)
+                    .await?;
+                    left.push(*id);
+                    excess -= 1;
+                }
+            }
+            for (nth, id) in new.iter().enumerate() {
+                let has_room = nth + excess < new.len();
+                if !has_room {
+                    left.push(*id);
+                }
+                sqlx::query(
+                    "/* adopt_denied */ INSERT INTO deny_entry \
+                     (session_id, minter, place, wish, requested_at, listed, written_at, keep_until) \
+                     VALUES ($1, $2, $3, 2, $4, $5, CASE WHEN $5 THEN $4 END, $6) \
+                     ON CONFLICT (session_id) DO UPDATE SET listed = $5, \
+                     wish = 2, requested_at = COALESCE(deny_entry.requested_at, $4), \
+                     written_at = CASE WHEN $5 THEN COALESCE(deny_entry.written_at, $4) END",
+                )
+                .bind(id)
+                .bind(&place.minter)
+                .bind(&place.name)
+                .bind(now)
+                .bind(has_room)
+                .bind(keep_until)
+                .execute(&mut *db)
+                .await?;
+            }
+            left
+        });
+        Ok(left)
+    }
+
+    /// Takes sessions off a place's list again that no document names yet, all but the first `keep`:
+    /// an admin's stay longest. The sessions that were taken off.
+    pub async fn unlist_unwritten(
+        &self,
+        place: &DenyPlace,
+        keep: usize,
+        now: Timestamp,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        Ok(locked!(self, place, (db, _fits) => {
+            let unwritten: Vec<(SessionId,)> = sqlx::query_as(
+                "/* unlist_unwritten */ SELECT session_id FROM deny_entry \
+                 WHERE minter = $1 AND place = $2 AND listed AND written_at IS NULL \
+                 AND keep_until > $3 ORDER BY wish DESC, requested_at, session_id",
+            )
+            .bind(&place.minter)
+            .bind(&place.name)
+            .bind(now)
+            .fetch_all(&mut *db)
+            .await?;
+            let left: Vec<_> = unwritten.into_iter().skip(keep).map(|(id,)| id).collect();
+            for id in &left {
+                sqlx::query(
+                    "/* unlist_unwritten */ UPDATE deny_entry SET listed = false \
+                     WHERE session_id = $1",
+                )
+                .bind(id)
+                .execute(&mut *db)
+                .await?;
+            }
+            left
+        }))
+    }
+
+    /// The sessions that a place's document is to name at `now`.
+    pub async fn denied_sessions(
+        &self,
+        place: &DenyPlace,
+        now: Timestamp,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        let rows: Vec<(SessionId,)> = read!(self, db => {
+            sqlx::query_as(
+                "/* denied_sessions */ SELECT session_id FROM deny_entry \
+                 WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
+            )
+            .bind(&place.minter)
+            .bind(&place.name)
+            .bind(now)
+            .fetch_all(db)
+            .await?
+        });
+        Ok(rows.into_iter().map(|(id,)| id).collect())
+    }
+
+    /// Notes what a document that was read at `now` names: what is in it for the first time, and
+    /// what was in it and is not any more. Only its holder does: a reader of yesterday must not. How
+    /// many are in it that were not.
+    pub async fn note_denied(
+        &self,
+        place: &DenyPlace,
+        holder: &str,
+        present: &[SessionId],
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        macro_rules! note {
+            ($present:literal) => {
+                concat!(
+                    "/* note_denied */ UPDATE deny_entry SET written_at = \
+                     CASE WHEN session_id IN ",
+                    $present,
+                    " THEN COALESCE(written_at, $4) END \
+                     WHERE minter = $1 AND place = $2 AND listed AND keep_until > $4 \
+                     AND (written_at IS NULL) = (session_id IN ",
+                    $present,
+                    ") AND EXISTS (SELECT 1 FROM deny_place \
+                     WHERE minter = $1 AND name = $2 AND lease_holder = $5) \
+                     RETURNING written_at IS NOT NULL"
+                )
+            };
+        }
+        let changed: Vec<(bool,)> = match self {
+            Self::Postgres(postgres) => {
+                let ids: Vec<_> = present.iter().map(|id| id.uuid()).collect();
+                on_pool!(postgres, db => {
+                    sqlx::query_as(note!("(SELECT unnest($3))"))
+                        .bind(&place.minter)
+                        .bind(&place.name)
+                        .bind(ids)
+                        .bind(now)
+                        .bind(holder)
+                        .fetch_all(db)
+                        .await?
+                })
+            }
+            Self::Sqlite(sqlite) => {
+                sqlx::query_as(note!("(SELECT unhex(value) FROM json_each($3))"))
+                    .bind(&place.minter)
+                    .bind(&place.name)
+                    .bind(json_ids(present.iter().map(|id| id.uuid())))
+                    .bind(now)
+                    .bind(holder)
+                    .fetch_all(sqlite.writer())
+                    .await?
+            }
+        };
+        Ok(changed.iter().map(|(written,)| u64::from(*written)).sum())
+    }
+
+    /// Notes that a place's back end refused a document for its size at `now`, and how many sessions
+    /// the one that stands names.
+    pub async fn deny_place_short(
+        &self,
+        claimed: &ClaimedPlace,
+        fits: u64,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let place = &claimed.place;
+        write!(self, db => {
+            sqlx::query(
+                "/* deny_place_short */ UPDATE deny_place SET fits = $3, refused_at = $4 \
+                 WHERE minter = $1 AND name = $2",
+            )
+            .bind(&place.minter)
+            .bind(&place.name)
+            .bind(i64::try_from(fits).unwrap_or(i64::MAX))
+            .bind(now)
+            .execute(db)
+            .await?;
+        });
+        Ok(())
+    }
+
+    /// Notes that a place's back end has room for all that is registered.
+    pub async fn deny_place_fits(&self, place: &DenyPlace) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* deny_place_fits */ UPDATE deny_place SET fits = NULL, refused_at = NULL \
+                 WHERE minter = $1 AND name = $2",
+            )
+            .bind(&place.minter)
+            .bind(&place.name)
+            .execute(db)
+            .await?;
+        });
+        Ok(())
+    }
+
+    /// How many places have less room than is registered.
+    pub async fn short_deny_places(&self) -> Result<u64, StoreError> {
+        let (count,): (i64,) = read!(self, db => {
+            sqlx::query_as(
+                "/* short_deny_places */ SELECT count(*) FROM deny_place WHERE fits IS NOT NULL",
+            )
+            .fetch_one(db)
+            .await?
+        });
+        unsigned("count", count)
+    }
+}
