@@ -1,12 +1,14 @@
 //! A new log takes the place of one that cannot go on: what the old one's store still says is
 //! carried over as far as it forbids, and as far as somebody asked for the rest.
 //!
-//! Nothing that was issued lives on. Its sessions are not in the new store, its signing keys are not
-//! published any more, its status lists call all invalid, and back ends that deny by a list of ours
-//! are made to deny whatever is older than this.
+//! No credential that the broker is asked about lives on: its sessions are not in the new store, its
+//! signing keys are not published any more, and its status lists call all invalid. Back ends that deny
+//! by a list of ours are made to deny whatever is older than this, wherever the old log may have had
+//! sessions made. Where a back end has no such list, they live until they expire, and that is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
 use tracing::info;
 
 use super::admin::BINDING_MAC;
@@ -16,26 +18,49 @@ use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::domain::catalog::Resource;
 use crate::domain::cutoff::{Block, Cutoff, Selector, True};
+use crate::domain::deny_list::DenyPlace;
 use crate::domain::generation::{Generation, GenerationDigest};
+use crate::domain::limits::MAX_TTL_SECONDS;
+use crate::domain::session::LOCAL_MINTER;
 use crate::ids::CutoffId;
 use crate::ledger::entry::{AdminBindingChange, Entry, OneTimeUse, Request, WorkloadKeyChange};
 use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC};
+use crate::mint::MintPlace;
 use crate::store::Store;
 use crate::store::admins::AdminBinding;
 use crate::store::cutoffs::SealedCutoff;
+use crate::store::deny_lists::SessionsAt;
 use crate::store::generations::Activation;
 use crate::store::workload_keys::WorkloadKeyRow;
 
 /// On whose word all of this stands in the log.
 const BY: &str = "new-origin";
 
+/// Why sessions at a place are not denied.
+const NO_LIST: &str = "it has no list of denied sessions";
+const NO_MINTER: &str = "no back end of its kind is configured";
+const UNREADABLE: &str = "what was registered then cannot be read";
+
+/// Sessions that the new log cannot end before their time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LeftToExpiry {
+    /// The place at the back end, or the generation whose places are unknown.
+    pub place: String,
+    /// Why they are not denied.
+    pub why: &'static str,
+    /// When the last of them has expired.
+    pub until: Timestamp,
+}
+
 /// What was carried over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CarriedOver {
     /// Blocks that still stood.
     pub blocks: u64,
-    /// Places whose older sessions are denied.
+    /// Places whose older sessions are denied, once a broker writes their lists.
     pub denied: Vec<String>,
+    /// Places whose older sessions live until they expire.
+    pub left: Vec<LeftToExpiry>,
     /// Registered workload keys.
     pub workload_keys: u64,
     /// Roles of admins.
@@ -51,6 +76,23 @@ pub struct Legacy {
     keys: Vec<WorkloadKeyChange>,
     bindings: Vec<AdminBindingChange>,
     generation: Option<Generation>,
+    /// What was registered in each generation by which a session that may live was decided.
+    resources: Vec<Resource>,
+    /// Generations of that kind whose documents are missing or changed.
+    unreadable: Vec<GenerationDigest>,
+    /// The lists that the old broker wrote.
+    places: Vec<DenyPlace>,
+    /// Where its sessions were made elsewhere.
+    sessions: Vec<SessionsAt>,
+}
+
+/// A place at a back end where sessions may live.
+#[derive(Default)]
+struct Found {
+    /// A resource that it is for, as far as that is known.
+    resource: Option<String>,
+    /// Its list.
+    list: Option<DenyPlace>,
 }
 
 impl Legacy {
@@ -115,7 +157,30 @@ impl Legacy {
                 BrokerError::FailClosed("the old generation does not fit its digest".into())
             })?);
         }
+        legacy.read_places(old, now).await?;
         Ok(legacy)
+    }
+
+    /// Finds the places at back ends where sessions may live: of the rows of the old store, and of
+    /// every generation that decided within the longest life of a session. After a loss the rows are
+    /// not complete, and neither need the generations be.
+    async fn read_places(&mut self, old: &Store, now: Timestamp) -> Result<(), BrokerError> {
+        self.places = old.deny_places().await?;
+        self.sessions = old.places_of_sessions(LOCAL_MINTER, now).await?;
+        let since = now.minus_seconds(MAX_TTL_SECONDS);
+        let decided = old.generations_since(since).await?.into_iter();
+        let of_sessions = self.sessions.iter().map(|session| session.generation);
+        let all: BTreeSet<GenerationDigest> = decided.chain(of_sessions).collect();
+        for digest in all {
+            let bytes = old.generation(digest).await?.unwrap_or_default();
+            let fits = GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) == digest;
+            let generation: Option<Generation> = serde_json::from_slice(&bytes).ok();
+            match generation.filter(|_| fits) {
+                Some(generation) => self.resources.extend(generation.resources),
+                None => self.unreadable.push(digest),
+            }
+        }
+        Ok(())
     }
 
     /// The generation that decided.
@@ -153,25 +218,30 @@ impl Broker {
             self.carry_cutoff(selector, block, reason, to, now).await
         };
         carry(Selector::All(True), Block::No, reason, None).await?;
-        let known = legacy.generation.iter().flat_map(|known| &known.resources);
-        let mut resources: BTreeMap<&str, Vec<&Resource>> = BTreeMap::new();
-        for resource in known.chain(registered) {
-            resources.entry(&resource.name).or_default().push(resource);
+        for ((kind, name), found) in self.places_of(&legacy, registered) {
+            let Some(place) = found.list else {
+                let known = self.minters().of_kind(&kind).is_some();
+                carried.left.push(LeftToExpiry {
+                    place: name,
+                    why: if known { NO_LIST } else { NO_MINTER },
+                    until: now.plus_seconds(MAX_TTL_SECONDS),
+                });
+                continue;
+            };
+            let selector = match found.resource {
+                Some(resource) => Selector::Resource(resource),
+                None => Selector::All(True),
+            };
+            carry(selector, Block::No, reason, Some(name)).await?;
+            self.store().put_deny_place(&place, now).await?;
+            carried.denied.push(place.name);
         }
-        for (name, registrations) in resources {
-            for resource in registrations {
-                let list = self.minters().of_kind(&resource.kind);
-                let place = list
-                    .and_then(|minter| minter.deny_list()?.deny_place(resource))
-                    .filter(|place| !carried.denied.contains(&place.name));
-                if let Some(place) = place {
-                    let selector = Selector::Resource(name.to_owned());
-                    let to = Some(place.name.clone());
-                    carry(selector, Block::No, reason, to).await?;
-                    self.store().put_deny_place(&place, now).await?;
-                    carried.denied.push(place.name);
-                }
-            }
+        for generation in &legacy.unreadable {
+            carried.left.push(LeftToExpiry {
+                place: generation.to_string(),
+                why: UNREADABLE,
+                until: now.plus_seconds(MAX_TTL_SECONDS),
+            });
         }
         for block in legacy.blocks {
             carry(block.selector, block.block, &block.reason, None).await?;
@@ -209,6 +279,45 @@ impl Broker {
         }
         info!(?carried, "carried over");
         Ok(carried)
+    }
+
+    /// The places at back ends where sessions of the old log may live, by kind and name. What is
+    /// registered now says how a list is reached, before what was registered once.
+    fn places_of(
+        &self,
+        legacy: &Legacy,
+        registered: &[Resource],
+    ) -> BTreeMap<(String, String), Found> {
+        let mut all: BTreeMap<(String, String), Found> = BTreeMap::new();
+        for resource in registered.iter().chain(&legacy.resources) {
+            let minter = self.minters().of_kind(&resource.kind);
+            let Some(minter) = minter.filter(|minter| minter.place() != MintPlace::Local) else {
+                continue;
+            };
+            let list = minter
+                .deny_list()
+                .and_then(|list| list.deny_place(resource));
+            let name = resource.audience().to_owned();
+            let found = all.entry((resource.kind.clone(), name)).or_default();
+            found.resource.get_or_insert_with(|| resource.name.clone());
+            found.list = found.list.take().or(list);
+        }
+        for session in &legacy.sessions {
+            let key = (session.minter.clone(), session.audience.clone());
+            let found = all.entry(key).or_default();
+            found
+                .resource
+                .get_or_insert_with(|| session.resource.clone());
+        }
+        for place in &legacy.places {
+            let key = (place.minter.clone(), place.name.clone());
+            let minter = self.minters().of_kind(&place.minter);
+            let found = all.entry(key).or_default();
+            if minter.is_some_and(|minter| minter.deny_list().is_some()) {
+                found.list = found.list.take().or_else(|| Some(place.clone()));
+            }
+        }
+        all
     }
 
     /// The cutoffs that were taken over before.

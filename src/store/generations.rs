@@ -64,6 +64,26 @@ impl Store {
         Ok(row.map(|(body,)| body))
     }
 
+    /// The generations that decided at some time since `since`: what was active then, and what was
+    /// activated later.
+    pub async fn generations_since(
+        &self,
+        since: Timestamp,
+    ) -> Result<Vec<GenerationDigest>, StoreError> {
+        let rows: Vec<(Vec<u8>,)> = read_current!(self, db => {
+            sqlx::query_as(
+                "/* generations_since */ SELECT DISTINCT digest FROM activation \
+                 WHERE idx >= COALESCE((SELECT max(idx) FROM activation WHERE at <= $1), 0)",
+            )
+            .bind(since)
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter()
+            .map(|(bytes,)| Ok(GenerationDigest::new(digest("activation", &bytes)?)))
+            .collect()
+    }
+
     /// The activation that decides now.
     pub async fn active_generation(&self) -> Result<Option<Activation>, StoreError> {
         type Row = (i64, Vec<u8>, String, Timestamp, Vec<u8>);

@@ -67,6 +67,8 @@ pub struct World {
     place: String,
     /// The lines of `[keys]`.
     keys: String,
+    /// Tables of further resources.
+    resources: String,
     databases: Option<(TestDatabase, TestDatabase)>,
 }
 
@@ -94,6 +96,7 @@ impl World {
             sealing_key: format!("tpk1_{key}"),
             place: "file = \"place\"".to_owned(),
             keys: String::new(),
+            resources: String::new(),
             databases,
         };
         std::fs::create_dir(world.path("policies")).unwrap();
@@ -185,6 +188,7 @@ mode = "web_identity"
 region = "eu-central-1"
 [resources.aws.revocation]
 role_arn = "arn:aws:iam::123456789012:role/revoker"
+{resources}
 [[task_types]]
 name = "job"
 max_deadline_seconds = 3600
@@ -193,6 +197,7 @@ resources = ["orders-api"]
             bootstrap = hex(digest.as_ref()),
             place = self.place,
             keys = self.keys,
+            resources = self.resources,
             issuer = self.issuer.url(),
         );
         self.issuer.served(&text)
@@ -658,6 +663,109 @@ async fn no_log_is_given_up_while_a_broker_still_keeps_it() {
     })
     .await;
     assert_eq!(world.published().0, NEW);
+}
+
+/// A resource for a role of AWS, with a list of denied sessions or without.
+fn role(name: &str, lists: bool) -> String {
+    let list = "[resources.aws.revocation]\nrole_arn = \"arn:aws:iam::123456789012:role/revoker\"";
+    format!(
+        r#"
+[[resources]]
+name = "{name}"
+kind = "aws"
+owner = "data"
+actions = ["s3:Get*"]
+locations = ["arn:aws:s3:::{name}/*"]
+[resources.aws]
+role_arn = "{}"
+mode = "web_identity"
+region = "eu-central-1"
+{}
+"#,
+        arn(name),
+        if lists { list } else { "" }
+    )
+}
+
+fn arn(name: &str) -> String {
+    format!("arn:aws:iam::123456789012:role/{name}")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time() {
+    for lost in [true, false] {
+        let mut world = World::new(false);
+        // Three generations, the last of which knows one role only.
+        world.resources = format!("{}{}", role("listed", true), role("bare", false));
+        let mut old = world.start(OLD);
+        old.ask(&world.token("agent:a", 0)).await.expect(201);
+        old.process.terminate();
+        world.resources = role("once", true);
+        world.start(OLD).process.terminate();
+        world.resources = String::new();
+        let key = if lost {
+            world.lose(1).await;
+            None
+        } else {
+            let mut old = world.start(OLD);
+            let keys = old.client.get_as(&old.admin, "/v1/ledger/keys").await;
+            let key = keys.expect(200)["vkeys"][0].as_str().unwrap().to_owned();
+            world.published_by(&old).await;
+            old.process.terminate();
+            Some(key)
+        };
+        // A list that is known by its row alone, and a session by its own.
+        let registration = json!({
+            "role_arn": arn("row"), "mode": "web_identity", "region": "eu-central-1",
+            "revocation": {"role_arn": arn("revoker")}
+        });
+        let row = format!(
+            "INSERT INTO deny_place (minter, name, registration, capacity, propagation_seconds, due_at) \
+             VALUES ('aws', '{}', '{registration}', 8, 300, 0)",
+            arn("row")
+        );
+        let session = format!(
+            "UPDATE session SET minter = 'aws', audience = '{}', state = 'active', end_reason = NULL, \
+             ended_at = NULL, confirmed_at = NULL, expires_at = expires_at + 3600000000",
+            arn("session")
+        );
+        world.run_sql(OLD, &[&row, &session]).await;
+        let arguments = ["--yes", "--json"];
+        let ended = match &key {
+            None => world.move_on(["ledger", "new-origin"], &arguments),
+            Some(key) => world.move_on(["keys", "revoke", "--ledger", key], &arguments),
+        };
+        assert_eq!(ended.code(), Some(0), "{ended:?}");
+        assert!(!ended.stderr.contains("is over"), "{ended:?}");
+        let begun: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let denied = ["listed", "once", "reports", "row"].map(arn);
+        assert_eq!(begun["denied"], json!(denied));
+        let left = begun["left_to_expiry"].as_array().unwrap();
+        let names: Vec<&Value> = left.iter().map(|left| &left["place"]).collect();
+        assert_eq!(json!(names), json!(["bare", "session"].map(arn)));
+        for left in left {
+            let until = time::OffsetDateTime::parse(
+                left["until"].as_str().unwrap(),
+                &time::format_description::well_known::Rfc3339,
+            );
+            let hours = (until.unwrap().unix_timestamp() - unix_seconds()) / 3_600;
+            assert!((11..=12).contains(&hours), "{left}");
+            assert!(left["why"].as_str().unwrap().contains("no list"), "{left}");
+        }
+        // Each list is due in the new store, and a cutoff stands for it.
+        let store = Store::Sqlite(Sqlite::open(&world.path(data(NEW)), 1).await.unwrap());
+        let places = store.deny_places().await.unwrap();
+        let names: Vec<&str> = places.iter().map(|place| &*place.name).collect();
+        assert_eq!(names, denied);
+        for name in &denied {
+            let since = taskpass::clock::Timestamp::EPOCH;
+            assert!(
+                store.widened_at(name, since).await.unwrap().is_some(),
+                "{name}"
+            );
+        }
+        store.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

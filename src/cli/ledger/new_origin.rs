@@ -279,8 +279,10 @@ impl Opened {
             succession.origin, succession.size
         ))?;
         output::note(format!(
-            "the log `{new}` takes its place; everything that was issued before is over, and nobody \
-             is believed by evidence from before"
+            "the log `{new}` takes its place; what was issued before is refused wherever the broker is \
+             asked, and evidence from before is not believed. Sessions that back ends made are denied \
+             there by their lists once a broker runs; those of a place without a list live until they \
+             expire. Both are named when it is done"
         ))?;
         if !how.yes {
             return Err(Failure::Usage(
@@ -320,7 +322,14 @@ impl Opened {
         if !carried.denied.is_empty() {
             let denied = carried.denied.join(", ");
             output::line(format!(
-                "older sessions will be denied, once a broker runs, by {denied}"
+                "older sessions will be denied, once a broker runs and has written their lists, by \
+                 {denied}"
+            ))?;
+        }
+        for left in &carried.left {
+            output::line(format!(
+                "NOT ENDED: sessions of {} may live until {}: {}",
+                left.place, left.until, left.why
             ))?;
         }
         output::line(
@@ -342,6 +351,7 @@ impl Opened {
                 "generation": carried.generation,
             },
             "denied": carried.denied,
+            "left_to_expiry": carried.left,
         });
         if let (Some(report), Some(more)) = (report.as_object_mut(), more.as_object()) {
             report.extend(more.clone());

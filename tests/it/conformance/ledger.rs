@@ -102,6 +102,30 @@ cases! {
         assert_eq!(store.prune_cutoffs(at(3), at(41), 9).await.unwrap(), 2);
     }
 
+    ["generations_since"]
+    async fn what_decided_at_some_time_since_is_found(store: &Store) {
+        let digests = [1, 2, 3].map(|n| GenerationDigest::new([n; 32]));
+        assert_eq!(store.generations_since(at(0)).await.unwrap(), []);
+        let [one, two, three] = digests;
+        for digest in digests {
+            store.put_generation(digest, b"x", at(0)).await.unwrap();
+        }
+        let activate = |index, digest, when| ActWrite::Activation {
+            index, digest, by: "x".into(), at: at(when), mac: vec![1; 32],
+        };
+        let all = vec![activate(4, one, 10), activate(8, two, 20), activate(9, one, 30), activate(12, three, 40)];
+        seed(store, acts(all)).await;
+        let since = async |when| {
+            let mut found = store.generations_since(at(when)).await.unwrap();
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(since(5).await, [one, two, three]);
+        assert_eq!(since(20).await, [one, two, three], "what was active then decided, too");
+        assert_eq!(since(30).await, [one, three]);
+        assert_eq!(since(99).await, [three]);
+    }
+
     ["put_generation" "generation" "active_generation" "write_activation" "remac_activation"]
     async fn the_newest_activation_decides(store: &Store) {
         assert_eq!(store.active_generation().await.unwrap(), None);
