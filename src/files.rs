@@ -332,14 +332,13 @@ pub fn open_to_append(path: &Path) -> Result<File, FileError> {
     let (parent, name) = split(path).map_err(failed)?;
     let directory = open_directory(parent)?;
     let flags = OFlags::RDWR | OFlags::APPEND;
-    let file = match open_in(&directory, name, path, flags)? {
-        Some(file) => file,
-        None => {
-            let new = flags | OFlags::CREATE | OFlags::EXCL | CAREFUL;
-            let file = openat(&directory, name, new, SHARED).map_err(FileError::io(path))?;
-            rustix::fs::fsync(&directory).map_err(FileError::io(path))?;
-            File::from(file)
-        }
+    let file = if let Some(file) = open_in(&directory, name, path, flags)? {
+        file
+    } else {
+        let new = flags | OFlags::CREATE | OFlags::EXCL | CAREFUL;
+        let file = openat(&directory, name, new, SHARED).map_err(FileError::io(path))?;
+        rustix::fs::fsync(&directory).map_err(FileError::io(path))?;
+        File::from(file)
     };
     let found = fstat(&file).map_err(FileError::io(path))?;
     let kind = FileType::from_raw_mode(found.st_mode);
@@ -535,9 +534,10 @@ impl PrivateDirectory {
     pub fn open(path: &Path) -> Result<Self, FileError> {
         // With a slash at its end, a link would be followed.
         let path: PathBuf = path.components().collect();
-        let path = match path.as_os_str().is_empty() {
-            true => PathBuf::from("."),
-            false => path,
+        let path = if path.as_os_str().is_empty() {
+            PathBuf::from(".")
+        } else {
+            path
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = open(&path, flags, Mode::empty()).map_err(|errno| {

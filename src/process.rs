@@ -74,7 +74,7 @@ mod linux {
     use rustix::fs::{MemfdFlags, memfd_create};
     use zeroize::Zeroizing;
 
-    use super::*;
+    use super::{BTreeMap, HANDOVER_VARIABLE, OsString, WITHHELD, io};
 
     /// The name of the memory in which variables are handed over.
     const NAME: &str = "taskpass-withheld";

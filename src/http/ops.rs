@@ -111,7 +111,7 @@ pub(super) fn exposition(broker: &crate::broker::Broker) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
-/// Metrics in OpenMetrics text: without credentials for a direct request on this machine where no
+/// Metrics in the text format of `OpenMetrics`: without credentials for a direct request on this machine where no
 /// proxy is configured, otherwise for an identity with `readMetrics`.
 #[utoipa::path(get, path = "/metrics", responses((status = 200, body = String), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn metrics(

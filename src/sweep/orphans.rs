@@ -43,17 +43,14 @@ pub(super) async fn dead(broker: &Broker, now: Timestamp) -> Result<u64, BrokerE
         Some(from) => ended_by_acts(broker, from, size).await?,
         None => None,
     };
-    match ended {
-        Some(ended) => {
-            let found = under(broker, &ended, now).await?;
-            search.heeded(size);
-            Ok(found)
-        }
-        None => {
-            let found = all(broker, now).await?;
-            search.searched_all(began, size);
-            Ok(found)
-        }
+    if let Some(ended) = ended {
+        let found = under(broker, &ended, now).await?;
+        search.heeded(size);
+        Ok(found)
+    } else {
+        let found = all(broker, now).await?;
+        search.searched_all(began, size);
+        Ok(found)
     }
 }
 

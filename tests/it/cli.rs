@@ -883,6 +883,7 @@ fn the_help_says_which_commands_there_are() {
       ledger       Check receipts and logs offline; take the log away; show its head
       workloads    Register, list and remove workload keys
       admins       Bind identities to roles, and unbind them
+      attest       Explain attestations
       keys         Make first secrets; list, rotate, revoke and reseal the broker's keys
       openapi      Print the description of the HTTP interface
       health       Ask whether a broker is alive, or ready

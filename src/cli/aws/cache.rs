@@ -103,6 +103,10 @@ impl Slot {
 }
 
 /// A file or directory that others can get at is refused; nothing is read from it or written to it.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the shape that map_err takes"
+)]
 fn unusable(error: FileError) -> Failure {
     match error {
         FileError::Unfit { .. } => {

@@ -367,6 +367,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Record, &'static str> {
 pub(super) const OF_ITS_OWN_ACCORD: &str = "a service of AWS did it of its own accord";
 
 /// Which session a call asks for.
+#[derive(Clone, Copy)]
 pub(super) struct AskedFor<'a> {
     /// By which name.
     pub(super) name: Option<&'a str>,
