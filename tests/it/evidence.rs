@@ -238,6 +238,7 @@ impl World {
     ];
 
     /// Makes a call that ends so.
+    #[expect(clippy::too_many_lines, reason = "a table")]
     async fn leave(
         &self,
         variant: &str,
@@ -472,7 +473,7 @@ impl World {
         let text = self.rig.broker.metrics().render();
         let sum = "taskpass_ledger_batch_entries_sum ";
         let line = text.lines().find_map(|line| line.strip_prefix(sum));
-        line.unwrap().parse::<f64>().unwrap() as u64
+        line.unwrap().trim_end_matches(".0").parse().unwrap()
     }
 
     /// Whether evidence gets what it would have got if it had never been shown.
@@ -536,7 +537,7 @@ on_both_stores! {
             let broker = &world.rig.broker;
             match call {
                 "sessions" => drop(broker.list_sessions(&evidence, SessionFilter::default()).await.unwrap()),
-                "tasks" => drop(broker.list_tasks(&evidence, Default::default()).await.unwrap()),
+                "tasks" => drop(broker.list_tasks(&evidence, taskpass::store::tasks::TaskFilter::default()).await.unwrap()),
                 "end again" => {
                     let authority = TaskAuthority::Owner(evidence);
                     drop(broker.end_task(world.over.task.id, authority, TaskEnd::Abort).await.unwrap());

@@ -215,9 +215,10 @@ fn what_a_broker_and_a_client_hold_is_closed_to_programs_of_the_same_user() {
         "chown -R {UNPRIVILEGED} . && exec setpriv --reuid {UNPRIVILEGED} --regid {UNPRIVILEGED} \
          --clear-groups {program} serve --config taskpass.toml"
     );
-    let script = match is_root() {
-        true => script,
-        false => format!("exec {program} serve --config taskpass.toml"),
+    let script = if is_root() {
+        script
+    } else {
+        format!("exec {program} serve --config taskpass.toml")
     };
     let mut broker = crate::files::broker(Launch::program("/bin/sh", ["-c", &script])).spawn();
     broker.wait_for_output("serving");

@@ -62,13 +62,12 @@ fn is_taken(scheme: Scheme, token: Token, proof: Proof) -> bool {
     match (token, scheme) {
         // It is bound to no key, so no proof can add to it.
         (Token::Admin, Scheme::Bearer) => proof == Proof::None,
-        (Token::Admin, _) => false,
+        // §7.2: what is bound to a key is no bearer token.
+        (Token::Admin, _) | (Token::Bound, Scheme::Bearer) => false,
         (Token::Plain, Scheme::Bearer | Scheme::Parameter) => {
             !matches!(proof, Proof::OtherHash | Proof::Twice)
         }
         (Token::Plain, Scheme::Dpop) => matches!(proof, Proof::WithHash | Proof::Thief),
-        // §7.2: what is bound to a key is no bearer token.
-        (Token::Bound, Scheme::Bearer) => false,
         (Token::Bound, Scheme::Dpop) => proof == Proof::WithHash,
         (Token::Bound, Scheme::Parameter) => matches!(proof, Proof::Good | Proof::WithHash),
     }

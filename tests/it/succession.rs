@@ -444,6 +444,7 @@ async fn block(world: &World, broker: &Broker, workload: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "one story")]
 async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     let world = World::new(false);
     let mut old = world.start(OLD);

@@ -421,7 +421,10 @@ fn a_session_of_a_foreign_account_and_what_it_read_are_unproven() {
         unnamed,
         by_id_alone,
     ] {
-        let report = json_of(&log.run(trail(&[foreign.clone()]), &["--json"]), 1);
+        let report = json_of(
+            &log.run(trail(std::slice::from_ref(&foreign)), &["--json"]),
+            1,
+        );
         assert_eq!(counts(&report), [0, 0, 0, 1, 0], "{foreign}");
         assert_eq!(
             report["classes"]["unproven"]["reasons"],

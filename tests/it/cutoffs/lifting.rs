@@ -11,6 +11,8 @@ use taskpass::domain::request::CredentialRequest;
 use taskpass::domain::task::{TaskEnd, TaskState};
 use taskpass::ids::CutoffId;
 use taskpass::ledger::entry::Blocked;
+use taskpass::store::sessions::SessionFilter;
+use taskpass::store::tasks::TaskFilter;
 
 use super::{WORKLOAD, block, identity, policies, revocation, selectors};
 use crate::support::rig::{
@@ -66,13 +68,13 @@ on_both_stores! {
         // One alone.
         for selector in [attestor.clone(), all.clone()] {
             let id = block(&rig, selector).await;
-            let unprivileged = rig.broker.list_sessions(&rig.evidence("agent:child"), Default::default()).await;
+            let unprivileged = rig.broker.list_sessions(&rig.evidence("agent:child"), SessionFilter::default()).await;
             assert_eq!(blocked(unprivileged.map(drop)), None, "who may not lift does not learn which");
             assert_eq!(blocked(lift(&rig, "agent:child", id).await), None);
-            let listed = rig.broker.list_sessions(&rig.evidence(WORKLOAD), Default::default()).await;
+            let listed = rig.broker.list_sessions(&rig.evidence(WORKLOAD), SessionFilter::default()).await;
             assert_eq!(blocked(listed.map(drop)), Some(id), "who may lift learns which");
             lift(&rig, WORKLOAD, id).await.unwrap();
-            rig.broker.list_sessions(&rig.evidence(WORKLOAD), Default::default()).await.unwrap();
+            rig.broker.list_sessions(&rig.evidence(WORKLOAD), SessionFilter::default()).await.unwrap();
         }
         // A narrower one blocks too: first that one, by another.
         let (by_name, by_attestor) = (block(&rig, narrow).await, block(&rig, attestor.clone()).await);
@@ -235,7 +237,7 @@ async fn a_block_that_another_replica_made_counts_at_once() {
     assert_eq!(
         blocked(
             rig.broker
-                .list_tasks(&rig.evidence(WORKLOAD), Default::default())
+                .list_tasks(&rig.evidence(WORKLOAD), TaskFilter::default())
                 .await
                 .map(drop)
         ),
@@ -247,12 +249,12 @@ async fn a_block_that_another_replica_made_counts_at_once() {
         .await
         .unwrap();
     rig.broker
-        .list_tasks(&rig.evidence(WORKLOAD), Default::default())
+        .list_tasks(&rig.evidence(WORKLOAD), TaskFilter::default())
         .await
         .unwrap();
     let token = rig.token(WORKLOAD, json!({}));
     rig.broker
-        .list_sessions(&bearer(&token), Default::default())
+        .list_sessions(&bearer(&token), SessionFilter::default())
         .await
         .unwrap();
     other

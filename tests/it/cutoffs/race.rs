@@ -372,6 +372,6 @@ on_both_stores! {
         assert!(matches!(lifted, Appended::Recorded(_)), "{lifted:?}");
         assert!(matches!(freed, Appended::Unchanged), "{freed:?}");
         let token = rig.token(WORKLOAD, json!({}));
-        rig.broker.list_tasks(&crate::support::rig::bearer(&token), Default::default()).await.unwrap();
+        rig.broker.list_tasks(&crate::support::rig::bearer(&token), taskpass::store::tasks::TaskFilter::default()).await.unwrap();
     }
 }

@@ -60,9 +60,10 @@ macro_rules! on_both_stores {
             }
         })+
     };
-    ($(async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
+    ($($(#[$meta:meta])* async fn $name:ident($fleet:ident, $replica:ident) $body:block)+) => {
         $(on_both_stores! {
             @module $name {
+                $(#[$meta])*
                 async fn case(($fleet, $replica): &(Fleet, Replica)) $body
             }
             |begun| case(&begun).await
@@ -113,7 +114,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 /// How long a test waits for something that should come soon: long enough for a machine that is busy
 /// with other work. Nothing that passes takes so long.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
 
 /// Does async work on a thread and a runtime of its own, and blocks until it is done. Unlike a
 /// runtime's own `block_on` it may be called from an async test and from `Drop`.
