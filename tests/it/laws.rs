@@ -608,6 +608,7 @@ async fn a_store_that_was_set_back_stops_the_broker() {
     let data = rig.directory().join("data");
     let backup = rig.directory().join("backup");
     std::fs::create_dir(&backup).unwrap();
+    std::fs::set_permissions(&backup, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     for file in std::fs::read_dir(&data).unwrap() {
         let file = file.unwrap();
         std::fs::copy(file.path(), backup.join(file.file_name())).unwrap();
