@@ -193,7 +193,7 @@ async fn policy_check_asks_the_bindings_of_a_broker_and_says_when_it_did_not() {
         "offline it cannot be known"
     );
     let refused = run(&locking, &["--url", &url]);
-    assert_eq!(refused.code(), Some(1), "{}", refused.stdout);
+    assert_eq!(refused.code(), Some(2), "{}", refused.stdout);
     assert!(
         refused.stderr.contains("none of the 1 bound"),
         "{}",
