@@ -286,7 +286,7 @@ fn a_broker_does_not_start_from_a_policy_that_is_too_deep_and_says_where() {
             .file("policies/all.cedar", policy(&deep))
             .env("TASKPASS_SEALING_KEYS", format!("tpk1_{key}"))
             .run();
-        assert_eq!(ended.code(), Some(1), "{}", ended.stderr);
+        assert_eq!(ended.code(), Some(3), "{}", ended.stderr);
         assert!(ended.stderr.contains("all.cedar:2:"), "{}", ended.stderr);
     }
 }
