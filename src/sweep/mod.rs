@@ -73,6 +73,10 @@ const ROOM_INTERVAL: Duration = Duration::from_secs(30);
 /// How often a replica describes itself to the others.
 const REPLICAS_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long that may take: its commit waits for a synchronous standby that may be gone, and the check
+/// of the replica's health runs in the same loop.
+const REPLICAS_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Runs all workers but pruning and lists at back ends until `stop`.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Infallible> {
     let mut room_made: Option<Instant> = None;
@@ -94,9 +98,12 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
         let began = Instant::now();
         round(&broker, broker.now()).await;
         if compared.is_none_or(|at| at.elapsed() >= REPLICAS_INTERVAL) {
-            let done = broker.compare_replicas(broker.now()).await;
-            compared = done.is_ok().then(Instant::now);
-            report(&broker, "replicas", done);
+            let comparing = broker.compare_replicas(broker.now());
+            let done = tokio::time::timeout(REPLICAS_PATIENCE, comparing).await;
+            let slow =
+                || BrokerError::FailClosed("the comparison of replicas took too long".into());
+            compared = Some(Instant::now());
+            report(&broker, "replicas", done.unwrap_or_else(|_| Err(slow())));
         }
         tokio::select! {
             biased;
