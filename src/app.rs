@@ -280,7 +280,8 @@ async fn put_together(
     let read_lease = Box::pin(hold_read_lease(config, &store, &shutdown)).await?;
 
     let sealing = sealing_keys(config, &store)?;
-    let mac = sealing.mac();
+    let mac = sealing.mac(&config.ledger.origin);
+    store.authenticate_with(&mac);
     let sealer: Arc<dyn Sealer> = Arc::new(sealing);
     let key_policy = key_policy(config)?;
     let safe = Safe {
@@ -324,7 +325,6 @@ async fn put_together(
         not_before: succeeds.map(|succeeds| succeeds.at),
         workload_keys: Arc::new(StoredWorkloadKeys {
             store: store.clone(),
-            mac: mac.clone(),
         }),
         tracker: TaskTracker::new(),
         endpoints: Arc::clone(&config.endpoints),
@@ -374,12 +374,11 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     let exporter = Exporter::new(
         &config,
         ExporterParts {
-            store: store.clone(),
+            ledger: broker.ledger().clone(),
             replica: broker.replica().to_owned(),
             clock,
             goes_by_the_right_clock: Box::new(move || timed.goes_by_the_right_clock()),
             metrics: Arc::clone(broker.metrics()),
-            checkpoints: broker.ledger().checkpoints(),
         },
     )
     .map_err(unfit)?;
@@ -475,7 +474,10 @@ async fn prepare_schema(store: &Store, mode: Mode) -> Result<(), StartError> {
     };
     match mode {
         Mode::Dev => postgres.migrate().await.map_err(unfit_store),
-        Mode::Production => postgres.check_schema().await.map_err(unfit_store),
+        Mode::Production => {
+            postgres.check_schema().await.map_err(unfit_store)?;
+            postgres.check_confined(None).await.map_err(unfit_store)
+        }
     }
 }
 
@@ -611,7 +613,7 @@ async fn begin_log(
     now: Timestamp,
     parts: &(dyn Fn(Vec<LedgerKey>) -> LedgerParts + Sync),
 ) -> Result<(), StartError> {
-    if store.head().await.map_err(unfit_store)?.is_some() {
+    if store.sealed_head().await.map_err(unfit_store)?.is_some() {
         return Ok(());
     }
     let origin = config.ledger.origin.as_str();

@@ -199,6 +199,7 @@ pub struct Metrics {
     exports: Exports,
     witnesses: Witnesses,
     ledger_size: Gauge,
+    ledger_key_days: Gauge,
     ledger_batch_entries: Histogram,
     ledger_queue_depth: Gauge,
     shared_checkpoint: SharedCheckpoint,
@@ -341,6 +342,9 @@ impl Registrar {
     }
 }
 
+/// What the metric of the ledger key's end shows where there is none: a century.
+const ENDLESS_DAYS: u64 = 36_500;
+
 impl Metrics {
     /// All at zero.
     #[must_use]
@@ -411,6 +415,10 @@ impl Metrics {
             exports: Exports::new(&mut r),
             witnesses: Witnesses::new(&mut r),
             ledger_size: r.gauge("ledger_size", "Leaves in the ledger, as last seen"),
+            ledger_key_days: r.gauge(
+                "ledger_key_days_left",
+                "Days until the current ledger key ends; 36500 where it has no end",
+            ),
             ledger_batch_entries: r.add(
                 "ledger_batch_entries",
                 "Entries of a batch",
@@ -679,6 +687,12 @@ impl Metrics {
         self.ledger_size.set(to_gauge(leaves));
     }
 
+    /// The current ledger key ends in so many seconds; nothing where it has no end.
+    pub fn ledger_key_left(&self, seconds: Option<u64>) {
+        let days = seconds.map_or(ENDLESS_DAYS, |seconds| seconds / 86_400);
+        self.ledger_key_days.set(to_gauge(days));
+    }
+
     /// A batch of so many entries is committed.
     pub fn ledger_batch(&self, entries: usize, took: Duration) {
         let entries = u32::try_from(entries).unwrap_or(u32::MAX);
@@ -821,6 +835,7 @@ mod tests {
         metrics.witness_signed("w.example/a", 1_800_000_000);
         metrics.witness_failed("w.example/a", "refused");
         metrics.ledger_size(44);
+        metrics.ledger_key_left(Some(6 * 86_400 + 1));
         metrics.ledger_batch(3, MS);
         metrics.ledger_queue_depth(9);
         metrics.stage(Stage::Commit, MS);
@@ -858,6 +873,7 @@ mod tests {
             "taskpass_witness_timestamp_seconds{witness=\"w.example/a\"} 1800000000",
             "taskpass_witness_failures_total{witness=\"w.example/a\",reason=\"refused\"} 1",
             "taskpass_ledger_size 44",
+            "taskpass_ledger_key_days_left 6",
             "taskpass_ledger_batch_entries_bucket{le=\"4.0\"} 1",
             "taskpass_ledger_queue_depth 9",
             "taskpass_ledger_commit_seconds_count 1",

@@ -45,7 +45,9 @@ INSERT INTO ledger_lock VALUES (1);
 CREATE TABLE ledger_head (
     size     bigint PRIMARY KEY CHECK (size > 0),
     root     bytea NOT NULL CHECK (length(root) = 32),
-    batch_id uuid NOT NULL UNIQUE
+    batch_id uuid NOT NULL UNIQUE,
+    -- Over the log's name and the rest of the row: no replica follows or signs a head without it.
+    mac      bytea NOT NULL
 );
 
 CREATE TABLE leaf (
@@ -82,64 +84,6 @@ CREATE TABLE tile (
     hashes bytea NOT NULL CHECK (length(hashes) = 8192),
     PRIMARY KEY (level, idx)
 );
-
--- The serving role may not create or drop tables; these do it for exactly one purpose each. A table
--- is made by itself and then attached, which waits for no reader and which no insert waits for;
--- making it as a partition at once would lock the whole table, and queue all appends behind a dump.
-CREATE FUNCTION ledger_ensure_partitions(size bigint, up_to bigint) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
-DECLARE
-    width CONSTANT bigint := 16777216;
-    part bigint;
-    named text;
-BEGIN
-    FOR part IN size / width .. up_to / width LOOP
-        named := format('leaf_body_%s', part);
-        CONTINUE WHEN to_regclass(named) IS NOT NULL;
-        PERFORM pg_advisory_xact_lock(7412, 1);
-        -- Whoever had the lock may have made it.
-        CONTINUE WHEN to_regclass(named) IS NOT NULL;
-        EXECUTE format('CREATE TABLE %I (LIKE leaf_body INCLUDING ALL)', named);
-        EXECUTE format(
-            'ALTER TABLE leaf_body ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
-            named, part * width, (part + 1) * width);
-    END LOOP;
-END $$;
-SELECT ledger_ensure_partitions(0, 2097152);
-
--- Drops the oldest partition of bodies if all its leaves are older than `before`. Leaves are
--- appended in order, so the last one's time speaks for all, but for the moments by which those that
--- were decided at once may lie the other way round. Dropping needs the whole table for itself: while
--- somebody reads it, appends wait behind the attempt, and no longer than it does.
-CREATE FUNCTION ledger_prune_bodies(before timestamptz) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '100ms' AS $$
-DECLARE
-    width CONSTANT bigint := 16777216;
-    oldest bigint;
-BEGIN
-    SELECT min(substring(c.relname FROM '^leaf_body_([0-9]+)$')::bigint) INTO oldest
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = 'leaf_body'::regclass;
-    IF NOT EXISTS (SELECT 1 FROM leaf WHERE idx = (oldest + 1) * width - 1 AND at < before) THEN
-        RETURN 0;
-    END IF;
-    PERFORM pg_advisory_xact_lock(7412, 1);
-    EXECUTE format('DROP TABLE IF EXISTS leaf_body_%s', oldest);
-    RETURN 1;
-END $$;
-
-CREATE FUNCTION ledger_prune_heads(below bigint, most bigint) RETURNS bigint
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-DECLARE
-    pruned bigint;
-BEGIN
-    DELETE FROM ledger_head WHERE size IN (
-        SELECT size FROM ledger_head
-        WHERE size < least(below, (SELECT max(size) FROM ledger_head))
-        ORDER BY size LIMIT most);
-    GET DIAGNOSTICS pruned = ROW_COUNT;
-    RETURN pruned;
-END $$;
 
 -- Evidence that was used, until it would be refused for its age anyway.
 CREATE TABLE one_time (
@@ -254,11 +198,10 @@ CREATE TABLE cutoff (
     requested_at  timestamptz NOT NULL,
     committed_at  timestamptz NOT NULL,
     lifted_idx  bigint,
-    changed_idx bigint NOT NULL,
     widened_to    text,
     mac           bytea NOT NULL
 );
-CREATE INDEX cutoff_changes ON cutoff (changed_idx);
+CREATE INDEX cutoff_lifted ON cutoff (lifted_idx) WHERE lifted_idx IS NOT NULL;
 CREATE INDEX cutoff_selector ON cutoff (kind, value, idx);
 CREATE INDEX cutoff_widened ON cutoff (widened_to) WHERE widened_to IS NOT NULL;
 
@@ -372,44 +315,199 @@ CREATE TABLE signing_key (
     mac          bytea NOT NULL
 );
 
+-- Of workload keys and of role bindings rows are only added: the newest says what is so. One that was
+-- taken away cannot be put back from an older row.
 CREATE TABLE workload_key (
     attestor   text NOT NULL,
     workload   text NOT NULL,
     thumbprint text NOT NULL,
-    jwk        text NOT NULL,
+    -- None where the key was removed.
+    jwk        text,
     idx        bigint NOT NULL,
     mac        bytea NOT NULL,
-    PRIMARY KEY (attestor, workload, thumbprint)
+    PRIMARY KEY (attestor, workload, thumbprint, idx)
 );
 
 CREATE TABLE admin_binding (
     identity text NOT NULL,
     role     text NOT NULL,
+    bound    boolean NOT NULL,
     idx      bigint NOT NULL,
     mac      bytea NOT NULL,
-    PRIMARY KEY (identity, role)
+    PRIMARY KEY (identity, role, idx)
 );
 
--- The rights of the serving role. Leaves, tiles and heads can be added and read, never changed.
-CREATE FUNCTION taskpass_grant_serving(serving text) RETURNS void
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+-- Functions. Those that the owner lends to the serving role (SECURITY DEFINER) name everything with
+-- its schema and look nothing up in pg_temp before the system's catalogue and this schema: a caller
+-- could otherwise put its own table or function in the place of ours and have it run as the owner.
+-- The schema's name is known only here, so each is made from a text in which it stands as @schema@.
+DO $migration$
 DECLARE
-    here CONSTANT text := current_schema();
+    statement text;
 BEGIN
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', here, serving);
-    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA %I TO %I', here, serving);
-    EXECUTE format('GRANT INSERT ON ledger_head, leaf, leaf_body, tile, cosigned, activation, generation TO %I', serving);
-    EXECUTE format('GRANT INSERT, UPDATE, DELETE ON store_meta, succession, leaf_opening, one_time, task, session, retry, '
-        'delegation, cutoff, deny_place, deny_entry, export_cursor, replica, signing_key, workload_key, admin_binding TO %I', serving);
+    IF current_schema() !~ '^[a-z_][a-z0-9_]*$' THEN
+        RAISE EXCEPTION 'the schema % needs a name of a-z, 0-9 and _', current_schema();
+    END IF;
+    FOREACH statement IN ARRAY ARRAY[
+-- The serving role may not create or drop tables; these do it for exactly one purpose each. A table
+-- is made by itself and then attached, which waits for no reader and which no insert waits for;
+-- making it as a partition at once would lock the whole table, and queue all appends behind a dump.
+$function$
+CREATE FUNCTION @schema@.ledger_ensure_partitions(size bigint, up_to bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, @schema@, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+    width CONSTANT bigint := 16777216;
+    part bigint;
+    named text;
+BEGIN
+    FOR part IN size / width .. up_to / width LOOP
+        named := format('@schema@.leaf_body_%s', part);
+        CONTINUE WHEN to_regclass(named) IS NOT NULL;
+        PERFORM pg_advisory_xact_lock(7412, 1);
+        -- Another replica that had the lock may have made it.
+        CONTINUE WHEN to_regclass(named) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %s (LIKE @schema@.leaf_body INCLUDING ALL)', named);
+        EXECUTE format(
+            'ALTER TABLE @schema@.leaf_body ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)',
+            named, part * width, (part + 1) * width);
+    END LOOP;
+END $$
+$function$,
+-- Drops the oldest partition of bodies if all its leaves are older than `before`. Leaves are
+-- appended in order, so the last one's time speaks for all, but for the moments by which those that
+-- were decided at once may lie the other way round. Only a partition that lies wholly below the
+-- newest head goes: what is behind the head is not a leaf of the log, whatever its row says, so the
+-- partition that is being written stays. Dropping needs the whole table for itself: while somebody
+-- reads it, appends wait behind the attempt, and no longer than it does.
+$function$
+CREATE FUNCTION @schema@.ledger_prune_bodies(before timestamptz) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, @schema@, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+    width CONSTANT bigint := 16777216;
+    oldest bigint;
+    below bigint;
+BEGIN
+    SELECT min(substring(c.relname FROM '^leaf_body_([0-9]+)$')::bigint) INTO oldest
+    FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = '@schema@.leaf_body'::regclass;
+    SELECT max(h.size) INTO below FROM @schema@.ledger_head h;
+    IF below IS NULL OR (oldest + 1) * width > below OR NOT EXISTS (
+        SELECT 1 FROM @schema@.leaf l WHERE l.idx = (oldest + 1) * width - 1 AND l.at < before
+    ) THEN
+        RETURN 0;
+    END IF;
+    PERFORM pg_advisory_xact_lock(7412, 1);
+    EXECUTE format('DROP TABLE IF EXISTS @schema@.leaf_body_%s', oldest);
+    RETURN 1;
+END $$
+$function$,
+$function$
+CREATE FUNCTION @schema@.ledger_prune_heads(below bigint, most bigint) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, @schema@, pg_temp AS $$
+DECLARE
+    pruned bigint;
+BEGIN
+    DELETE FROM @schema@.ledger_head WHERE size IN (
+        SELECT h.size FROM @schema@.ledger_head h
+        WHERE h.size < least(below, (SELECT max(n.size) FROM @schema@.ledger_head n))
+        ORDER BY h.size LIMIT most);
+    GET DIAGNOSTICS pruned = ROW_COUNT;
+    RETURN pruned;
+END $$
+$function$,
+-- What has ended does not begin again, whoever writes to its row.
+$function$
+CREATE FUNCTION @schema@.refuse_revival() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, @schema@, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION 'a row of the table % has ended, and does not begin again', TG_TABLE_NAME
+        USING ERRCODE = 'check_violation';
+END $$
+$function$,
+$trigger$
+CREATE TRIGGER session_ends_once BEFORE UPDATE OF state ON @schema@.session FOR EACH ROW
+    WHEN (array_position(ARRAY['minting', 'active', 'ending', 'ended'], NEW.state)
+        < array_position(ARRAY['minting', 'active', 'ending', 'ended'], OLD.state))
+    EXECUTE FUNCTION @schema@.refuse_revival()
+$trigger$,
+$trigger$
+CREATE TRIGGER task_ends_once BEFORE UPDATE OF state ON @schema@.task FOR EACH ROW
+    WHEN (OLD.state <> 'open' AND NEW.state = 'open')
+    EXECUTE FUNCTION @schema@.refuse_revival()
+$trigger$,
+$trigger$
+CREATE TRIGGER signing_key_ends_once BEFORE UPDATE ON @schema@.signing_key FOR EACH ROW
+    WHEN (NEW.retire_at > OLD.retire_at OR NEW.remove_at > OLD.remove_at
+        OR (OLD.revoked_at IS NOT NULL AND NEW.revoked_at IS DISTINCT FROM OLD.revoked_at))
+    EXECUTE FUNCTION @schema@.refuse_revival()
+$trigger$,
+-- Takes from the serving role, and from everybody, the right to make objects of their own here, as
+-- far as the caller owns database and schema. By its temporary objects a role could stand in for ours.
+$function$
+CREATE FUNCTION @schema@.taskpass_confine_serving(serving text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, @schema@, pg_temp AS $$
+BEGIN
+    IF pg_has_role(current_user, (SELECT d.datdba FROM pg_catalog.pg_database d
+            WHERE d.datname = current_database()), 'USAGE') THEN
+        EXECUTE format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC, %I',
+            current_database(), serving);
+    END IF;
+    IF pg_has_role(current_user, (SELECT n.nspowner FROM pg_catalog.pg_namespace n
+            WHERE n.nspname = '@schema@'), 'USAGE') THEN
+        EXECUTE format('REVOKE CREATE ON SCHEMA @schema@ FROM PUBLIC, %I', serving);
+    END IF;
+END $$
+$function$,
+-- The rights of the serving role. Leaves, tiles and heads can be added and read, never changed.
+$function$
+CREATE FUNCTION @schema@.taskpass_grant_serving(serving text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, @schema@, pg_temp AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA @schema@ TO %I', serving);
+    EXECUTE format('GRANT SELECT ON ALL TABLES IN SCHEMA @schema@ TO %I', serving);
+    EXECUTE format('GRANT INSERT ON @schema@.ledger_head, @schema@.leaf, @schema@.leaf_body, '
+        '@schema@.tile, @schema@.cosigned, @schema@.activation, @schema@.generation TO %I', serving);
+    EXECUTE format('GRANT INSERT, UPDATE, DELETE ON @schema@.leaf_opening, @schema@.retry, '
+        '@schema@.delegation, @schema@.deny_place, @schema@.deny_entry, @schema@.export_cursor, '
+        '@schema@.replica TO %I',
+        serving);
+    EXECUTE format('GRANT INSERT, UPDATE ON @schema@.store_meta, @schema@.succession TO %I', serving);
+    EXECUTE format('GRANT INSERT, DELETE ON @schema@.one_time TO %I', serving);
+    -- What a session, a task or a cutoff is about is written once; how it ends, and what is kept of
+    -- its mint, its heartbeats and its budget, changes.
+    EXECUTE format('GRANT INSERT, DELETE, UPDATE (state, end_reason, ended_at, confirmed_at, '
+        'lease_until, lease_holder, attempts, retry_at) ON @schema@.session TO %I', serving);
+    EXECUTE format('GRANT INSERT, DELETE, UPDATE (state, heard_at, check_at, ended_at, end_idx, '
+        'handle_digest, sessions_left) ON @schema@.task TO %I', serving);
+    EXECUTE format('GRANT INSERT, DELETE, UPDATE (lifted_idx, reason, mac) '
+        'ON @schema@.cutoff TO %I', serving);
+    EXECUTE format('GRANT INSERT, UPDATE (sealed, retire_at, remove_at, revoked_at, mac) '
+        'ON @schema@.signing_key TO %I', serving);
+    EXECUTE format('GRANT INSERT, UPDATE (mac) ON @schema@.workload_key, @schema@.admin_binding '
+        'TO %I', serving);
     -- A digest that was seen is neither forgotten nor seen anew.
-    EXECUTE format('GRANT INSERT, UPDATE (ended) ON bootstrap_token TO %I', serving);
+    EXECUTE format('GRANT INSERT, UPDATE (ended) ON @schema@.bootstrap_token TO %I', serving);
     -- Only to renew its MAC when a sealing key is replaced.
-    EXECUTE format('GRANT UPDATE (mac) ON activation TO %I', serving);
+    EXECUTE format('GRANT UPDATE (mac) ON @schema@.activation TO %I', serving);
     -- Locking a row needs the right to update it; the row has nothing that could be changed.
-    EXECUTE format('GRANT UPDATE ON ledger_lock TO %I', serving);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION ledger_ensure_partitions(bigint, bigint), ledger_prune_heads(bigint, bigint), ledger_prune_bodies(timestamptz) TO %I', serving);
-END $$;
-REVOKE EXECUTE ON FUNCTION taskpass_grant_serving(text) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION ledger_ensure_partitions(bigint, bigint) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION ledger_prune_heads(bigint, bigint) FROM PUBLIC;
-REVOKE EXECUTE ON FUNCTION ledger_prune_bodies(timestamptz) FROM PUBLIC;
+    EXECUTE format('GRANT UPDATE ON @schema@.ledger_lock TO %I', serving);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION '
+        '@schema@.ledger_ensure_partitions(bigint, bigint), '
+        '@schema@.ledger_prune_heads(bigint, bigint), '
+        '@schema@.ledger_prune_bodies(timestamptz) TO %I', serving);
+END $$
+$function$,
+'REVOKE EXECUTE ON FUNCTION @schema@.ledger_ensure_partitions(bigint, bigint) FROM PUBLIC',
+'REVOKE EXECUTE ON FUNCTION @schema@.ledger_prune_bodies(timestamptz) FROM PUBLIC',
+'REVOKE EXECUTE ON FUNCTION @schema@.ledger_prune_heads(bigint, bigint) FROM PUBLIC',
+'REVOKE EXECUTE ON FUNCTION @schema@.refuse_revival() FROM PUBLIC',
+'REVOKE EXECUTE ON FUNCTION @schema@.taskpass_confine_serving(text) FROM PUBLIC',
+'REVOKE EXECUTE ON FUNCTION @schema@.taskpass_grant_serving(text) FROM PUBLIC'
+    ] LOOP
+        EXECUTE replace(statement, '@schema@', quote_ident(current_schema()));
+    END LOOP;
+END $migration$;
+SELECT ledger_ensure_partitions(0, 2097152);

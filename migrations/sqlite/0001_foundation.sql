@@ -41,7 +41,9 @@ CREATE TABLE succession (
 CREATE TABLE ledger_head (
     size     INTEGER PRIMARY KEY CHECK (size > 0),
     root     BLOB NOT NULL CHECK (length(root) = 32),
-    batch_id BLOB NOT NULL UNIQUE
+    batch_id BLOB NOT NULL UNIQUE,
+    -- Over the log's name and the rest of the row: no replica follows or signs a head without it.
+    mac      BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE leaf (
@@ -191,11 +193,10 @@ CREATE TABLE cutoff (
     requested_at  INTEGER NOT NULL,
     committed_at  INTEGER NOT NULL,
     lifted_idx  INTEGER,
-    changed_idx INTEGER NOT NULL,
     widened_to    TEXT,
     mac           BLOB NOT NULL
 ) STRICT;
-CREATE INDEX cutoff_changes ON cutoff (changed_idx);
+CREATE INDEX cutoff_lifted ON cutoff (lifted_idx) WHERE lifted_idx IS NOT NULL;
 CREATE INDEX cutoff_selector ON cutoff (kind, value, idx);
 CREATE INDEX cutoff_widened ON cutoff (widened_to) WHERE widened_to IS NOT NULL;
 
@@ -309,20 +310,24 @@ CREATE TABLE signing_key (
     mac          BLOB NOT NULL
 ) STRICT;
 
+-- Of workload keys and of role bindings rows are only added: the newest says what is so. One that was
+-- taken away cannot be put back from an older row.
 CREATE TABLE workload_key (
     attestor   TEXT NOT NULL,
     workload   TEXT NOT NULL,
     thumbprint TEXT NOT NULL,
-    jwk        TEXT NOT NULL,
+    -- None where the key was removed.
+    jwk        TEXT,
     idx        INTEGER NOT NULL,
     mac        BLOB NOT NULL,
-    PRIMARY KEY (attestor, workload, thumbprint)
+    PRIMARY KEY (attestor, workload, thumbprint, idx)
 ) STRICT;
 
 CREATE TABLE admin_binding (
     identity TEXT NOT NULL,
     role     TEXT NOT NULL,
+    bound    INTEGER NOT NULL,
     idx      INTEGER NOT NULL,
     mac      BLOB NOT NULL,
-    PRIMARY KEY (identity, role)
+    PRIMARY KEY (identity, role, idx)
 ) STRICT;

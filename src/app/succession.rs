@@ -32,8 +32,8 @@ use crate::merkle::{
     leaf_hash,
 };
 use crate::policy::CompiledGeneration;
-use crate::store::append::Head;
 use crate::store::cosigned::CosignedRow;
+use crate::store::heads::{Head, HeadError, HeadSeal};
 use crate::store::meta::{SealedSuccession, StoreMode};
 use crate::store::{Store, StoreError};
 
@@ -116,6 +116,16 @@ pub struct Begun {
     pub checkpoint: String,
     /// What was carried over.
     pub carried: CarriedOver,
+}
+
+/// An old head that no broker of the old log wrote is not what the log came to.
+fn unfit_head(error: HeadError) -> StartError {
+    match error {
+        HeadError::Store(error) => unfit_store(error),
+        HeadError::Foreign(why) => unfit(format!(
+            "{why}. Remove that row from a copy of the old store, and name the copy in --old-config"
+        )),
+    }
 }
 
 /// What a store says of the log that its own takes the place of.
@@ -220,8 +230,12 @@ pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
     let Some(store) = open_store_to_read(config, CLIENT).await? else {
         return Ok(None);
     };
-    let said = read(&store, &sealing_keys(config, &store)?.mac()).await?;
-    let head = store.head().await.map_err(unfit_store)?;
+    let said = read(
+        &store,
+        &sealing_keys(config, &store)?.mac(&config.ledger.origin),
+    )
+    .await?;
+    let head = store.sealed_head().await.map_err(unfit_store)?;
     store.close().await;
     // Before the first leaf nothing was done yet that would have to be gone on with.
     let said = said.filter(|_| head.is_some());
@@ -246,7 +260,7 @@ impl Old {
         let store = open_store_to_read(&config, CLIENT).await?;
         let store = store.ok_or_else(|| unfit(format!("there is no store of `{origin}`")))?;
         let sealer = sealing_keys(&config, &store)?;
-        let mac = sealer.mac();
+        let mac = sealer.mac(&origin);
         let opened = keys::open_keys(&store, &sealer, &mac, &origin, now).await;
         let opened = opened.map_err(unfit)?;
         let own = opened.ledger.iter().map(|key| &key.verifier);
@@ -265,7 +279,8 @@ impl Old {
             Some(said) => Some(said.succession),
             None => first_leaf(&store).await?.and_then(|leaf| leaf.succeeds),
         };
-        let head = store.head().await.map_err(unfit_store)?.unwrap_or(Head {
+        let head = store.head(&HeadSeal::new(&origin, &mac)).await;
+        let head = head.map_err(unfit_head)?.unwrap_or(Head {
             size: 0,
             root: EMPTY_ROOT,
         });
@@ -583,8 +598,8 @@ pub async fn begin(
         ));
     }
     // Whatever cannot be taken over stops this before anything is done.
-    let mac = sealing_keys(config, &old.store)?.mac();
-    let legacy = Legacy::read(&old.store, &old.mac, &mac, clock.now()).await;
+    let mac = sealing_keys(config, &old.store)?.mac(&config.ledger.origin);
+    let legacy = Legacy::read(&old.store, &old.mac, clock.now()).await;
     let legacy = legacy.map_err(unfit)?;
     if let Some(generation) = legacy.generation().filter(|_| all) {
         let decides = CompiledGeneration::compile(generation, &config.own_audiences());
@@ -673,7 +688,7 @@ async fn claim(
     };
     let sealed = said.seal(mac)?;
     let before = store.succession().await.map_err(unfit_store)?;
-    let begun = store.head().await.map_err(unfit_store)?.is_some();
+    let begun = store.sealed_head().await.map_err(unfit_store)?.is_some();
     if let Some(before) = before.filter(|_| !begun) {
         // Nothing followed from it.
         let updated = store.update_succession(&before.mac, &sealed).await;

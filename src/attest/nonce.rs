@@ -70,7 +70,7 @@ mod tests {
 
     fn nonces() -> DpopNonces {
         let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
-        DpopNonces::new(SealingKeys::parse(&[key]).unwrap().mac())
+        DpopNonces::new(SealingKeys::parse(&[key]).unwrap().mac("o"))
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use secrecy::ExposeSecret;
-use tracing::{error, instrument, warn};
+use tracing::{instrument, warn};
 
 use super::call::Call;
 use super::issue::Case;
@@ -23,7 +23,6 @@ use crate::domain::workload::{Identity, Instance, Workload};
 use crate::ledger::Appended;
 use crate::ledger::entry::{AdminBindingChange, Entry};
 use crate::policy::{AdminAction, AdminPrincipal};
-use crate::store::admins::AdminBinding;
 use crate::store::meta::BootstrapToken;
 
 /// The prefix of administrators' tokens.
@@ -31,9 +30,6 @@ pub const ADMIN_PREFIX: &str = "tpa_";
 
 /// How long a bootstrap token is good after it was first seen.
 pub const BOOTSTRAP_SECONDS: u64 = 86_400;
-
-/// The purpose under which rows of role bindings are protected.
-pub(super) const BINDING_MAC: &str = "admin_binding";
 
 /// The tokens that are configured, by their digests.
 #[derive(Clone, Debug, Default)]
@@ -222,16 +218,9 @@ impl Broker {
         Err(BrokerError::Forbidden(action.as_str()))
     }
 
-    /// The roles that admins bound to an identity. A row that was not written by us is an alarm,
-    /// and gives nothing.
+    /// The roles that admins bound to an identity.
     pub(super) async fn roles(&self, identity: &Identity) -> Result<BTreeSet<String>, BrokerError> {
-        let bindings = self.store().roles_of(identity.as_str()).await?;
-        let mut roles = BTreeSet::new();
-        for binding in bindings {
-            self.verify_binding(&binding)?;
-            roles.insert(binding.role);
-        }
-        Ok(roles)
+        Ok(self.store().roles_of(identity.as_str()).await?)
     }
 
     /// Every bound identity with its roles.
@@ -239,26 +228,13 @@ impl Broker {
         &self,
     ) -> Result<BTreeMap<String, BTreeSet<String>>, BrokerError> {
         let mut bound: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for binding in self.store().admin_bindings().await? {
-            self.verify_binding(&binding)?;
+        for binding in self.store().bound_roles().await? {
             bound
                 .entry(binding.identity)
                 .or_default()
                 .insert(binding.role);
         }
         Ok(bound)
-    }
-
-    fn verify_binding(&self, binding: &AdminBinding) -> Result<(), BrokerError> {
-        let fields = [binding.identity.as_bytes(), binding.role.as_bytes()];
-        let verified = self.parts.mac.verify(BINDING_MAC, &fields, &binding.mac);
-        verified.map_err(|_| {
-            error!(
-                identity = binding.identity,
-                "a role binding was not written by the broker"
-            );
-            BrokerError::FailClosed("a role binding was tampered with".into())
-        })
     }
 
     /// The caller's roles, where a policy that decides about tasks and credentials asks for any.
@@ -306,13 +282,10 @@ impl Broker {
                 detail: "a role is 1 to 64 of a-z, 0-9 and `-`".into(),
             });
         }
-        let fields = [identity.as_str().as_bytes(), role.as_bytes()];
-        let mac = self.parts.mac.tag(BINDING_MAC, &fields);
         let change = AdminBindingChange {
             identity,
             role,
             bound,
-            mac,
             by: caller.name(),
         };
         self.act(call, Entry::AdminBinding(change)).await
@@ -333,7 +306,7 @@ impl Broker {
     ) -> Result<Vec<(String, String)>, BrokerError> {
         self.admin(call, AdminAction::ManageAdmins).await?;
         call.consume().await?;
-        let bindings = self.store().admin_bindings().await?;
+        let bindings = self.store().bound_roles().await?;
         Ok(bindings
             .into_iter()
             .map(|binding| (binding.identity, binding.role))

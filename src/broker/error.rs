@@ -11,6 +11,7 @@ use crate::ledger::entry::Blocked;
 use crate::merkle::Receipt;
 use crate::policy::PolicyError;
 use crate::store::StoreError;
+use crate::store::heads::HeadError;
 
 /// A limit that was exceeded, in the words of the `RateLimit` header fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +90,14 @@ pub enum BrokerError {
     /// The key was used for another request.
     #[error("this Idempotency-Key was used for another request")]
     RetryMismatch,
+    /// As many keys of a purpose are published as may be.
+    #[error("{most} keys are published already; the next rotation is possible from {until}")]
+    TooManyKeys {
+        /// How many may be.
+        most: usize,
+        /// When one of them is gone.
+        until: Timestamp,
+    },
     /// What was sent contradicts itself or our limits.
     #[error("{detail}")]
     Invalid {
@@ -126,6 +135,15 @@ impl From<StoreError> for BrokerError {
             Some(cause) => format!("{error}: {cause}"),
             None => error.to_string(),
         })
+    }
+}
+
+impl From<HeadError> for BrokerError {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Store(error) => error.into(),
+            HeadError::Foreign(why) => Self::FailClosed(why.to_string()),
+        }
     }
 }
 

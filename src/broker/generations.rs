@@ -21,8 +21,8 @@ use crate::domain::task::Task;
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::Identity;
 use crate::endpoints::{EndpointTable, UnfitEndpoint};
+use crate::ledger::Appended;
 use crate::ledger::entry::{Entry, OneTimeUse, Request};
-use crate::ledger::{ACTIVATION_MAC, Appended};
 use crate::policy::{AdminAction, CompiledGeneration, PolicyProblem};
 use crate::store::generations::Activation;
 
@@ -294,7 +294,7 @@ impl Broker {
         let now = self.now();
         // What decides already goes on deciding.
         let decides = self.store().active_generation().await?;
-        if decides.is_none_or(|own| own.digest != digest)
+        if decides.is_none_or(|own| own.sealed.claimed() != digest)
             && !matches!(word, Word::Carried(_))
             && let Err(problems) = active.policy().check_dates(&files, now)
         {
@@ -352,7 +352,17 @@ impl Broker {
         let Some(activation) = self.store().active_generation().await? else {
             return Ok(());
         };
-        let digest = activation.digest;
+        let digest = activation.sealed.claimed();
+        let fell_behind = |why: String| {
+            error!(generation = %digest, %why, "this replica cannot follow the active generation");
+            self.set_behind(Some(format!(
+                "behind the active generation {digest}: {why}"
+            )));
+            BrokerError::FailClosed("behind the active generation".into())
+        };
+        // Who can write to the table must not thereby say what decides, or goes on deciding.
+        let genuine = activation.sealed.open(&self.parts.mac);
+        genuine.map_err(|_| fell_behind("it was not activated by the broker".into()))?;
         if self
             .active
             .load()
@@ -362,20 +372,6 @@ impl Broker {
             self.set_behind(None);
             return Ok(());
         }
-        let fell_behind = |why: String| {
-            error!(generation = %digest, %why, "this replica cannot follow the active generation");
-            self.set_behind(Some(format!(
-                "behind the active generation {digest}: {why}"
-            )));
-            BrokerError::FailClosed("behind the active generation".into())
-        };
-        // Who can write to the table must not thereby say what decides.
-        let owned = Activation::mac_fields(activation.index, digest);
-        let fields: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
-        self.parts
-            .mac
-            .verify(ACTIVATION_MAC, &fields, &activation.mac)
-            .map_err(|_| fell_behind("it was not activated by the broker".into()))?;
         let bytes = self.store().generation(digest).await?;
         let bytes = bytes.ok_or_else(|| fell_behind("its document is missing".into()))?;
         if GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) != digest {
@@ -403,7 +399,7 @@ impl Broker {
         call.consume().await?;
         let activation = self.store().active_generation().await?;
         let activation = activation.ok_or(BrokerError::NotFound("generation"))?;
-        let bytes = self.store().generation(activation.digest).await?;
+        let bytes = self.store().generation(activation.sealed.claimed()).await?;
         Ok((
             activation,
             bytes.ok_or(BrokerError::NotFound("generation"))?,

@@ -21,17 +21,18 @@ use super::generations::Active;
 use super::{Broker, BrokerError, Exceeded};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
+use crate::domain::catalog::Revocability;
 use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::permit::Permit;
 use crate::domain::request::{Ask, CredentialRequest, TaskAsk};
-use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::session::{EndReason, LOCAL_MINTER, Session, SessionState};
 use crate::domain::task::TaskState;
 use crate::domain::workload::Workload;
 use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::ledger::denials::Budget;
 use crate::ledger::entry::{
-    Decide, EndSession, Entry, OneTimeUse, Request, RetryPlan, SessionPlan,
+    Decide, EndSession, Entry, OneTimeUse, Request, RetryPlan, SessionPlan, TokenPlan,
 };
 use crate::ledger::{Appended, blocked_caller};
 use crate::merkle::Receipt;
@@ -488,6 +489,11 @@ impl Broker {
             ended_at: None,
             confirmed_at: None,
         };
+        let listed = matches!(session.revocability, Revocability::Bounded { .. });
+        let token = (session.minter == LOCAL_MINTER).then(|| TokenPlan {
+            issuer: self.issuer().to_owned(),
+            status_lists_from: listed.then(|| self.ledger().first_status_list()),
+        });
         Ok(SessionPlan {
             session,
             resource: Arc::clone(&ask.resource),
@@ -497,6 +503,7 @@ impl Broker {
                 .map(|parent| parent.delegators.clone())
                 .unwrap_or_default(),
             lease,
+            token,
         })
     }
 

@@ -12,32 +12,30 @@ use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use tracing::{info, instrument};
 
-use super::admin::BINDING_MAC;
 use super::call::Call;
-use super::workloads::{self, KEY_MAC};
+use super::key_changes::KeyWish;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::Mac;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
-use crate::crypto::keyring::{KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation};
+use crate::crypto::keyring::{
+    KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, ledger_order, newest_ledger_key,
+    plan_rotation,
+};
 use crate::crypto::sealer::Sealer;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer};
 use crate::domain::aws::AwsMode;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::succession::Succession;
 use crate::ids::CutoffId;
-use crate::ledger::entry::{Entry, OneTimeUse, Request};
-use crate::ledger::{
-    ACTIVATION_MAC, Appended, CUTOFF_MAC, LedgerKey, LedgerKeySource, LedgerKeys, SUCCESSION_MAC,
-};
+use crate::ledger::entry::Entry;
+use crate::ledger::{Appended, LedgerKey, LedgerKeySource, LedgerKeys};
 use crate::merkle::VerifierKey;
-use crate::mint::aws::federation::{FEDERATION_ALGORITHM, FederationKeys};
+use crate::mint::aws::federation::FederationKeys;
 use crate::mint::jwt::{AccessTokenKeys, LoadedKey};
 use crate::policy::AdminAction;
 use crate::store::Store;
-use crate::store::cutoffs::SealedCutoff;
-use crate::store::generations::Activation;
 use crate::store::keys::SigningKeyRow;
 
 /// How keys are made and follow one another.
@@ -54,7 +52,7 @@ pub struct KeyPolicy {
 }
 
 /// How long the previous ledger key signs along after a rotation.
-const LEDGER_OVERLAP_SECONDS: u64 = 30 * 86_400;
+pub(super) const LEDGER_OVERLAP_SECONDS: u64 = 30 * 86_400;
 
 /// A row that cannot be used, with what to do.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +81,8 @@ pub struct OpenedKeys {
     pub ledger: Vec<LedgerKey>,
     /// For tokens that are shown to AWS.
     pub federation: Vec<LoadedKey>,
+    /// When the current ledger key ends; nothing where it has no end.
+    pub ledger_key_ends: Option<Timestamp>,
     /// Every record.
     pub records: Vec<SigningKeyRecord>,
     /// Rows that are over, and still hold a private key.
@@ -107,22 +107,28 @@ pub async fn open_keys(
         .signing_keys()
         .await
         .map_err(|error| KeyProblem::Unavailable(error.to_string()))?;
+    let records = verified_records(&rows, mac)?;
+    // A log goes on with its newest key even if that ended: without one it could never go on.
+    let current = newest_ledger_key(&records).cloned();
     let mut opened = OpenedKeys {
         access: Vec::new(),
         ledger: Vec::new(),
         federation: Vec::new(),
-        records: Vec::new(),
+        ledger_key_ends: current
+            .as_ref()
+            .map(|record| record.remove_at)
+            .filter(|end| *end < Timestamp::MAX),
+        records: records.clone(),
         over: Vec::new(),
     };
-    for row in rows {
+    let mut ledger = Vec::new();
+    for (row, record) in rows.into_iter().zip(records) {
         let tampered = || KeyProblem::Tampered(row.kid.clone());
-        let record = record_of(&row).ok_or_else(tampered)?;
-        record
-            .verify_tag(mac, &row.sealed, &row.mac)
-            .map_err(|_| tampered())?;
-        opened.records.push(record.clone());
-        if record.is_over(now) && !row.sealed.is_empty() {
-            opened.over.push(row);
+        let is_current = current.as_ref().is_some_and(|key| key.kid == record.kid);
+        if record.is_over(now) && !is_current {
+            if !row.sealed.is_empty() {
+                opened.over.push(row);
+            }
             continue;
         }
         // A log's key is good from its leaf on. Another replica, whose clock is a little ahead, may
@@ -131,7 +137,8 @@ pub async fn open_keys(
             KeyPurpose::Ledger => now.max(record.published_at),
             KeyPurpose::AccessToken | KeyPurpose::Federation => now,
         };
-        if !record.is_published(at) {
+        let is_erased = row.sealed.is_empty();
+        if is_erased || !(record.is_published(at) || is_current) {
             continue;
         }
         let secret = sealer
@@ -155,8 +162,7 @@ pub async fn open_keys(
             }
             KeyPurpose::Ledger => {
                 let key = ledger_key(origin, signer).ok_or_else(tampered)?;
-                // Rows come oldest first; the newest key is the current one.
-                opened.ledger.insert(0, key);
+                ledger.push((record, key));
             }
             KeyPurpose::Federation => {
                 let key = loaded(record, signer).ok_or_else(tampered)?;
@@ -164,6 +170,8 @@ pub async fn open_keys(
             }
         }
     }
+    ledger.sort_by(|(one, _), (other, _)| ledger_order(other).cmp(&ledger_order(one)));
+    opened.ledger = ledger.into_iter().map(|(_, key)| key).collect();
     Ok(opened)
 }
 
@@ -193,7 +201,22 @@ impl LedgerKeySource for StoredLedgerKeys {
     }
 }
 
-fn record_of(row: &SigningKeyRow) -> Option<SigningKeyRecord> {
+/// The records of all rows, in their order, each checked to be the broker's own.
+pub(super) fn verified_records(
+    rows: &[SigningKeyRow],
+    mac: &Mac,
+) -> Result<Vec<SigningKeyRecord>, KeyProblem> {
+    let verified = |row: &SigningKeyRow| {
+        let record = record_of(row)?;
+        record.verify_tag(mac, &row.sealed, &row.mac).ok()?;
+        Some(record)
+    };
+    rows.iter()
+        .map(|row| verified(row).ok_or_else(|| KeyProblem::Tampered(row.kid.clone())))
+        .collect()
+}
+
+pub(super) fn record_of(row: &SigningKeyRow) -> Option<SigningKeyRecord> {
     Some(SigningKeyRecord {
         kid: row.kid.clone(),
         purpose: row.purpose.parse().ok()?,
@@ -207,7 +230,7 @@ fn record_of(row: &SigningKeyRow) -> Option<SigningKeyRecord> {
     })
 }
 
-fn row_of(record: &SigningKeyRecord, sealed: Vec<u8>, mac: &Mac) -> SigningKeyRow {
+pub(super) fn row_of(record: &SigningKeyRecord, sealed: Vec<u8>, mac: &Mac) -> SigningKeyRow {
     SigningKeyRow {
         kid: record.kid.clone(),
         purpose: record.purpose.as_str().to_owned(),
@@ -242,11 +265,21 @@ fn ledger_key(origin: &str, signer: Arc<dyn Signer>) -> Option<LedgerKey> {
 /// A key that was just made, not yet in the store.
 pub struct MadeKey {
     row: SigningKeyRow,
-    record: SigningKeyRecord,
     signer: Arc<dyn Signer>,
 }
 
 impl MadeKey {
+    /// Its row, which is not in the store yet.
+    #[must_use]
+    pub fn into_row(self) -> SigningKeyRow {
+        self.row
+    }
+
+    /// Its public part, as a JWK's text.
+    pub(super) fn public_jwk(&self) -> Option<String> {
+        serde_json::to_string(self.signer.public_jwk()).ok()
+    }
+
     /// As a ledger's key.
     #[must_use]
     pub fn as_ledger_key(&self, origin: &str) -> Option<LedgerKey> {
@@ -287,7 +320,6 @@ pub async fn make_key(
         .map_err(|error| unavailable(error.to_string()))?;
     Ok(MadeKey {
         row: row_of(&record, envelope, mac),
-        record,
         signer: Arc::new(signer),
     })
 }
@@ -344,24 +376,21 @@ impl Broker {
     /// Takes over the keys that the store holds, and makes the next one when it is due. The answer
     /// is how many were made.
     pub async fn follow_keys(&self, now: Timestamp) -> Result<u64, BrokerError> {
-        let mut opened = self.take_keys(now).await?;
+        let opened = self.take_keys(now).await?;
         self.erase(&opened.over).await?;
-        let mut made = 0;
+        let mut made = u64::from(self.restore_ledger_key().await?);
         for purpose in [KeyPurpose::AccessToken, KeyPurpose::Federation] {
-            if let Some(dates) = self.due(&opened.records, purpose, now) {
-                self.add_key(None, purpose, dates, "schedule").await?;
-                made += 1;
-            }
+            made += u64::from(self.make_due_key(purpose).await?);
         }
         if made > 0 {
-            opened = self.take_keys(now).await?;
-            info!(keys = opened.access.len(), made, "a signing key was made");
+            // By the time of now: the key was made a moment after this began.
+            self.take_keys(self.now()).await?;
         }
         Ok(made)
     }
 
     /// The dates of the key that has to be made now, if one has.
-    fn due(
+    pub(super) fn due(
         &self,
         records: &[SigningKeyRecord],
         purpose: KeyPurpose,
@@ -381,14 +410,6 @@ impl Broker {
         due.filter(|_| needed)
     }
 
-    fn algorithm(&self, purpose: KeyPurpose) -> Algorithm {
-        match purpose {
-            KeyPurpose::AccessToken => self.parts.key_policy.algorithm,
-            KeyPurpose::Federation => FEDERATION_ALGORITHM,
-            KeyPurpose::Ledger => Algorithm::EdDsa,
-        }
-    }
-
     /// Whether anything that is registered needs AWS to trust us.
     fn federates(&self) -> bool {
         self.active().is_ok_and(|active| {
@@ -403,10 +424,10 @@ impl Broker {
         for row in over {
             if let Some(record) = record_of(row) {
                 let mac = record.tag(&self.parts.mac, &[]);
-                self.store()
-                    .reseal_key(&row.kid, &row.mac, &[], &mac)
-                    .await?;
-                info!(kid = row.kid, "a private key that is over was erased");
+                let erased = self.store().reseal_key(&row.kid, &row.mac, &[], &mac);
+                if erased.await? {
+                    info!(kid = row.kid, "a private key that is over was erased");
+                }
             }
         }
         Ok(())
@@ -418,7 +439,7 @@ impl Broker {
         signer.is_some_and(|signer| signer.kid() == record.kid)
     }
 
-    async fn take_keys(&self, now: Timestamp) -> Result<OpenedKeys, BrokerError> {
+    pub(super) async fn take_keys(&self, now: Timestamp) -> Result<OpenedKeys, BrokerError> {
         let opened = self.opened_keys(now).await?;
         self.parts
             .access_keys
@@ -429,6 +450,7 @@ impl Broker {
         if !opened.ledger.is_empty() {
             self.ledger().take_keys(opened.ledger.clone());
         }
+        self.note_ledger_key(opened.ledger_key_ends, now);
         Ok(opened)
     }
 
@@ -442,54 +464,6 @@ impl Broker {
         )
         .await;
         opened.map_err(|problem| BrokerError::FailClosed(problem.to_string()))
-    }
-
-    async fn add_key(
-        &self,
-        call: Option<&Call<'_>>,
-        purpose: KeyPurpose,
-        dates: NewKey,
-        by: &str,
-    ) -> Result<String, BrokerError> {
-        let imported = self.parts.key_policy.imported.as_ref();
-        let made = make_key(
-            dates,
-            purpose,
-            self.algorithm(purpose),
-            imported.filter(|_| purpose == KeyPurpose::AccessToken),
-            self.parts.sealer.as_ref(),
-            &self.parts.mac,
-        )
-        .await
-        .map_err(|problem| BrokerError::FailClosed(problem.to_string()))?;
-        let public = serde_json::to_string(made.signer.public_jwk()).ok();
-        let entry = Entry::PutKey {
-            row: Box::new(made.row),
-            change: "added",
-            public,
-            by: by.to_owned(),
-        };
-        match self.append_key(call, entry).await? {
-            Appended::Recorded(_) => Ok(made.record.kid),
-            _ => Err(BrokerError::FailClosed("the key was not recorded".into())),
-        }
-    }
-
-    async fn append_key(
-        &self,
-        call: Option<&Call<'_>>,
-        entry: Entry,
-    ) -> Result<Appended, BrokerError> {
-        let at = self.now();
-        if let Some(call) = call {
-            return call.append(entry, at).await;
-        }
-        let request = Request {
-            entry,
-            one_time: OneTimeUse::default(),
-            at,
-        };
-        Ok(self.ledger().append(request).await?)
     }
 
     /// The published keys as a JWK set (RFC 7517).
@@ -548,133 +522,6 @@ impl Broker {
             .collect())
     }
 
-    /// Makes the next access-token key now; it signs once it has been published long enough.
-    #[instrument(skip_all)]
-    pub async fn rotate_keys(&self, evidence: &Evidence) -> Result<String, BrokerError> {
-        let call = self.call(evidence);
-        call.run(self.rotate_keys_by(&call)).await
-    }
-
-    async fn rotate_keys_by(&self, call: &Call<'_>) -> Result<String, BrokerError> {
-        let caller = self.admin(call, AdminAction::ManageKeys).await?;
-        let now = self.now();
-        call.consume().await?;
-        let schedule = self.parts.key_policy.schedule;
-        let active_from = now.plus_seconds(schedule.publish_lead_seconds);
-        let retire_at = active_from.plus_seconds(schedule.period_seconds);
-        let dates = NewKey {
-            published_at: now,
-            active_from,
-            retire_at,
-            remove_at: retire_at
-                .plus_seconds(schedule.max_ttl_seconds)
-                .plus_seconds(schedule.margin_seconds),
-        };
-        let kid = self
-            .add_key(Some(call), KeyPurpose::AccessToken, dates, &caller.name())
-            .await?;
-        self.take_keys(now).await?;
-        Ok(kid)
-    }
-
-    /// Rotates the log's key: a leaf names the new one, and checkpoints are signed by both for a
-    /// while.
-    #[instrument(skip_all)]
-    pub async fn rotate_ledger_key(&self, evidence: &Evidence) -> Result<String, BrokerError> {
-        let call = self.call(evidence);
-        call.run(self.rotate_ledger_key_by(&call)).await
-    }
-
-    async fn rotate_ledger_key_by(&self, call: &Call<'_>) -> Result<String, BrokerError> {
-        let caller = self.admin(call, AdminAction::ManageKeys).await?;
-        let now = self.now();
-        call.consume().await?;
-        let origin = self.ledger().origin().to_owned();
-        let made = make_key(
-            ledger_key_dates(now),
-            KeyPurpose::Ledger,
-            Algorithm::EdDsa,
-            None,
-            self.parts.sealer.as_ref(),
-            &self.parts.mac,
-        )
-        .await
-        .map_err(|problem| BrokerError::FailClosed(problem.to_string()))?;
-        let closed = |what: &str| BrokerError::FailClosed(what.to_owned());
-        let key = made.as_ledger_key(&origin);
-        let vkey = key
-            .ok_or_else(|| closed("the key was not made"))?
-            .verifier
-            .to_string();
-        self.put_key(
-            Some(call),
-            made.row.clone(),
-            "added",
-            Some(vkey.clone()),
-            &caller.name(),
-        )
-        .await?;
-        let until = now.plus_seconds(LEDGER_OVERLAP_SECONDS);
-        for row in self.store().signing_keys().await? {
-            let old = record_of(&row).filter(|old| {
-                old.purpose == KeyPurpose::Ledger
-                    && old.kid != made.record.kid
-                    && old.remove_at == Timestamp::MAX
-            });
-            if let Some(old) = old {
-                self.retire(row, old, until, &caller.name()).await?;
-            }
-        }
-        self.take_keys(now).await?;
-        Ok(vkey)
-    }
-
-    /// Gives a key new dates. What it is sealed as holds its dates, so it is sealed anew.
-    async fn retire(
-        &self,
-        row: SigningKeyRow,
-        mut record: SigningKeyRecord,
-        until: Timestamp,
-        by: &str,
-    ) -> Result<(), BrokerError> {
-        let sealer = self.parts.sealer.as_ref();
-        let closed = |why: String| BrokerError::FailClosed(why);
-        let secret = sealer
-            .open(record.seal_context(), &row.sealed)
-            .await
-            .map_err(|error| closed(error.to_string()))?;
-        record.retire_at = until;
-        record.remove_at = until;
-        let envelope = sealer
-            .seal(record.seal_context(), &secret)
-            .await
-            .map_err(|error| closed(error.to_string()))?;
-        let row = row_of(&record, envelope, &self.parts.mac);
-        self.put_key(None, row, "retired", None, by).await
-    }
-
-    /// Records a key of ours. An entry of an admin's call is judged by the cutoffs; one that ends
-    /// an act that was begun is not.
-    async fn put_key(
-        &self,
-        call: Option<&Call<'_>>,
-        row: SigningKeyRow,
-        change: &'static str,
-        public: Option<String>,
-        by: &str,
-    ) -> Result<(), BrokerError> {
-        let entry = Entry::PutKey {
-            row: Box::new(row),
-            change,
-            public,
-            by: by.to_owned(),
-        };
-        match self.append_key(call, entry).await? {
-            Appended::Recorded(_) => Ok(()),
-            _ => Err(BrokerError::FailClosed("the key was not recorded".into())),
-        }
-    }
-
     /// Withdraws an access-token key at once, and cuts off what it signed.
     #[instrument(skip_all)]
     pub async fn revoke_key(&self, evidence: &Evidence, kid: &str) -> Result<(), BrokerError> {
@@ -685,12 +532,9 @@ impl Broker {
     async fn revoke_key_by(&self, call: &Call<'_>, kid: &str) -> Result<(), BrokerError> {
         let caller = self.admin(call, AdminAction::ManageKeys).await?;
         let now = self.now();
-        let rows = self.store().signing_keys().await?;
-        let found = rows.into_iter().find(|row| row.kid == kid);
-        let found = found.and_then(|row| record_of(&row).map(|record| (row, record)));
-        let Some((row, mut record)) = found else {
-            return Err(BrokerError::NotFound("key"));
-        };
+        let records = self.opened_keys(now).await?.records;
+        let found = records.into_iter().find(|record| record.kid == kid);
+        let record = found.ok_or(BrokerError::NotFound("key"))?;
         if record.purpose != KeyPurpose::AccessToken {
             return Err(BrokerError::Invalid {
                 pointer: "/kid",
@@ -698,9 +542,6 @@ impl Broker {
                     .into(),
             });
         }
-        record
-            .verify_tag(&self.parts.mac, &row.sealed, &row.mac)
-            .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
         call.consume().await?;
         let (commitment, opening) = self.commitment(b"the key was revoked".to_vec())?;
         let cutoff = Cutoff {
@@ -722,114 +563,10 @@ impl Broker {
             let why = "the key's cutoff was not recorded";
             return Err(BrokerError::FailClosed(why.into()));
         }
-        record.revoked_at = Some(now);
-        let row = row_of(&record, row.sealed, &self.parts.mac);
         // The same act goes on: it is not judged by what comes between its two leaves.
-        self.put_key(None, row, "revoked", None, &caller.name())
+        self.change_keys(None, KeyWish::Revoke(kid), &caller.name())
             .await?;
         self.follow_keys(now).await?;
         Ok(())
-    }
-
-    /// Seals every key anew with the first sealing key, and renews what protects other rows. The
-    /// answer is how many rows that were; afterwards older sealing keys can be removed.
-    #[instrument(skip_all)]
-    pub async fn reseal_keys(&self, evidence: &Evidence) -> Result<u64, BrokerError> {
-        let call = self.call(evidence);
-        call.run(self.reseal_keys_by(&call)).await
-    }
-
-    async fn reseal_keys_by(&self, call: &Call<'_>) -> Result<u64, BrokerError> {
-        self.admin(call, AdminAction::ManageKeys).await?;
-        call.consume().await?;
-        let mut resealed = 0;
-        for row in self.store().signing_keys().await? {
-            let closed = |why: String| BrokerError::FailClosed(why);
-            let record = record_of(&row).ok_or_else(|| closed("an unreadable key".into()))?;
-            record
-                .verify_tag(&self.parts.mac, &row.sealed, &row.mac)
-                .map_err(|error| closed(error.to_string()))?;
-            let sealer = self.parts.sealer.as_ref();
-            // An erased key has no envelope, but its row's MAC is renewed all the same.
-            let erased = row.sealed.is_empty();
-            let sealed_well = erased || !sealer.needs_reseal(&row.sealed);
-            if sealed_well && !self.parts.mac.is_outdated(&row.mac) {
-                continue;
-            }
-            let envelope = if erased {
-                Vec::new()
-            } else {
-                let secret = sealer
-                    .open(record.seal_context(), &row.sealed)
-                    .await
-                    .map_err(|error| closed(error.to_string()))?;
-                sealer
-                    .seal(record.seal_context(), &secret)
-                    .await
-                    .map_err(|error| closed(error.to_string()))?
-            };
-            let mac = record.tag(&self.parts.mac, &envelope);
-            self.store()
-                .reseal_key(&row.kid, &row.mac, &envelope, &mac)
-                .await?;
-            resealed += 1;
-        }
-        Ok(resealed + self.renew_macs().await?)
-    }
-
-    /// Renews the MACs that an older key made. A row whose MAC does not hold is left as it is, to
-    /// be refused by whoever reads it.
-    async fn renew_macs(&self) -> Result<u64, BrokerError> {
-        let mac = &self.parts.mac;
-        let renewed = |purpose: &str, fields: &[&[u8]], old: &[u8]| {
-            let holds = mac.is_outdated(old) && mac.verify(purpose, fields, old).is_ok();
-            holds.then(|| mac.tag(purpose, fields))
-        };
-        let mut count = 0;
-        for sealed in self.store().cutoffs(u32::MAX >> 1).await? {
-            let owned = SealedCutoff::mac_fields(&sealed.cutoff);
-            let fields: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
-            if let Some(tag) = renewed(CUTOFF_MAC, &fields, &sealed.mac) {
-                self.store()
-                    .remac_cutoff(sealed.cutoff.id, &sealed.mac, &tag)
-                    .await?;
-                count += 1;
-            }
-        }
-        if let Some(sealed) = self.store().succession().await? {
-            let fields = [sealed.document.as_bytes()];
-            if let Some(tag) = renewed(SUCCESSION_MAC, &fields, &sealed.mac) {
-                self.store().remac_succession(&sealed.mac, &tag).await?;
-                count += 1;
-            }
-        }
-        if let Some(active) = self.store().active_generation().await? {
-            let owned = Activation::mac_fields(active.index, active.digest);
-            let fields: Vec<&[u8]> = owned.iter().map(Vec::as_slice).collect();
-            if let Some(tag) = renewed(ACTIVATION_MAC, &fields, &active.mac) {
-                let store = self.store();
-                store
-                    .remac_activation(active.index, &active.mac, &tag)
-                    .await?;
-                count += 1;
-            }
-        }
-        for row in self.store().admin_bindings().await? {
-            let fields = [row.identity.as_bytes(), row.role.as_bytes()];
-            if let Some(tag) = renewed(BINDING_MAC, &fields, &row.mac) {
-                self.store()
-                    .remac_binding(&row.identity, &row.role, &row.mac, &tag)
-                    .await?;
-                count += 1;
-            }
-        }
-        for row in self.store().all_workload_keys(u32::MAX >> 1).await? {
-            if let Some(tag) = renewed(KEY_MAC, &workloads::fields(&row), &row.mac) {
-                let store = self.store();
-                store.remac_workload_key(&row, &tag).await?;
-                count += 1;
-            }
-        }
-        Ok(count)
     }
 }

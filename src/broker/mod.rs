@@ -16,11 +16,13 @@ pub mod failures;
 pub mod generations;
 pub mod introspect;
 pub mod issue;
+mod key_changes;
 pub mod keys;
 pub mod orphans;
 pub mod proof;
 pub mod rate;
 pub mod replicas;
+mod reseal;
 pub mod revoke;
 pub mod sessions;
 mod statements;
@@ -30,7 +32,7 @@ pub mod tasks;
 pub mod workloads;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -47,7 +49,7 @@ use crate::crypto::random::SystemRandom;
 use crate::crypto::sealer::Sealer;
 use crate::domain::catalog::Resource;
 use crate::domain::leaf::{Commitment, Opening};
-use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
+use crate::domain::limits::{LEDGER_KEY_WARNING_SECONDS, MAX_CLOCK_SKEW_SECONDS};
 use crate::domain::workload::Workload;
 use crate::ids::Random;
 use crate::ledger::denials::Denials;
@@ -59,6 +61,10 @@ use crate::mint::aws::federation::FederationKeys;
 use crate::mint::jwt::AccessTokenKeys;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
+
+/// With every so many looks at its health, one a second, a replica checks all rows that decide what
+/// somebody may do.
+const CHECKS_A_ROW_CHECK: u32 = 10;
 
 /// What a broker is made of.
 pub struct BrokerParts {
@@ -109,6 +115,10 @@ pub struct Broker {
     clock_is_off: AtomicBool,
     /// Whether that was ever looked at.
     clock_was_compared: AtomicBool,
+    /// How often its health was looked at.
+    checks: AtomicU32,
+    /// When the current ledger key ends, if it does.
+    ledger_key_ends: ArcSwapOption<Timestamp>,
     denials: Denials,
     orphan_search: orphans::OrphanSearch,
     failure_lines: failures::FailureLines,
@@ -131,6 +141,8 @@ impl Broker {
             other_endpoints: ArcSwap::from_pointee(Vec::new()),
             clock_is_off: AtomicBool::new(false),
             clock_was_compared: AtomicBool::new(false),
+            checks: AtomicU32::new(0),
+            ledger_key_ends: ArcSwapOption::empty(),
             denials: Denials::default(),
             orphan_search: orphans::OrphanSearch::default(),
             failure_lines: failures::FailureLines::default(),
@@ -231,6 +243,13 @@ impl Broker {
         if self.active.load().is_none() {
             return Some("policy: no generation is active; an admin has to activate one".into());
         }
+        if let Some(ends) = self.ledger_key_ends.load_full()
+            && *ends <= self.now().plus_seconds(LEDGER_KEY_WARNING_SECONDS)
+        {
+            return Some(format!(
+                "keys: the ledger key ends at {ends}, and none follows it; run `taskpass keys rotate ledger`"
+            ));
+        }
         self.unsigned()
             .map(|name| format!("keys: no key may sign now for `{name}`"))
     }
@@ -247,6 +266,13 @@ impl Broker {
         found.map(|resource| resource.name.clone())
     }
 
+    /// Takes note of when the current ledger key ends, for readiness and metrics.
+    pub(crate) fn note_ledger_key(&self, ends: Option<Timestamp>, now: Timestamp) {
+        let left = ends.map(|ends| now.seconds_until(ends));
+        self.metrics().ledger_key_left(left);
+        self.ledger_key_ends.store(ends.map(Arc::new));
+    }
+
     /// Looks whether the store answers and its clock agrees with ours; readiness shows it.
     pub async fn check_health(&self) -> Result<(), BrokerError> {
         let checked = self.try_check_health().await;
@@ -258,8 +284,9 @@ impl Broker {
     async fn try_check_health(&self) -> Result<(), BrokerError> {
         self.check_clock().await?;
         self.store().check_read_lease()?;
+        self.check_rows().await?;
         let basis = self.ledger().basis();
-        let head = self.store().head().await?;
+        let head = self.ledger().head().await?;
         let shown = head.map_or(0, |head| head.size);
         if shown < basis {
             return Err(BrokerError::FailClosed(format!(
@@ -277,6 +304,15 @@ impl Broker {
                 at: self.now(),
             };
             self.ledger().append(probe).await?;
+        }
+        Ok(())
+    }
+
+    /// Checks now and then that every row that decides what somebody may do is the broker's own.
+    async fn check_rows(&self) -> Result<(), BrokerError> {
+        let checks = self.checks.fetch_add(1, Ordering::Relaxed);
+        if checks.is_multiple_of(CHECKS_A_ROW_CHECK) {
+            self.store().check_rows().await?;
         }
         Ok(())
     }

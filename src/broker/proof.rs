@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use tracing::{info, instrument, warn};
+use tracing::{error, info, instrument, warn};
 use uuid::Uuid;
 
 use super::call::Call;
@@ -15,7 +15,7 @@ use crate::ids::{CutoffId, DecisionId};
 use crate::ledger::entry::RequestCaller;
 use crate::ledger::proofs::{self, NoProof};
 use crate::ledger::witnesses::cosigned_note;
-use crate::merkle::{Hash, Receipt};
+use crate::merkle::{Hash, Receipt, leaf_hash};
 use crate::policy::AdminAction;
 use crate::store::leaves::{DecisionRow, StoredLeaf};
 
@@ -91,7 +91,7 @@ impl Broker {
             .decision_index(id)
             .await?
             .ok_or_else(not_found)?;
-        let leaf = self.store().leaf(index).await?.ok_or_else(not_found)?;
+        let leaf = self.leaf(index).await?.ok_or_else(not_found)?;
         let own = leaf.subject.as_deref() == caller.identity().map(Identity::as_str)
             && leaf.subject.is_some();
         if !own && !self.may(&caller, AdminAction::ReadLedger)? {
@@ -135,7 +135,8 @@ impl Broker {
         }
         let index = self.store().decision_index(id).await?;
         let index = index.ok_or_else(not_found)?;
-        let mut rows = self.store().decisions(index, 1).await?;
+        let size = self.stored_size().await?;
+        let mut rows = self.store().decisions(index, size, 1).await?;
         let row = rows.pop().filter(|row| row.index == index);
         row.map(record).ok_or_else(not_found)
     }
@@ -159,7 +160,7 @@ impl Broker {
         } else {
             let cutoff = store.cutoff(CutoffId::from(id)).await?;
             let cutoff = cutoff.ok_or(BrokerError::NotFound("decision"))?;
-            cutoff.cutoff.index
+            cutoff.index
         };
         let forgotten = store.forget_purpose(index).await?;
         info!(index, forgotten, by = caller.name(), "a text was forgotten");
@@ -205,11 +206,12 @@ impl Broker {
             None => from,
         };
         let limit = limit.clamp(1, MAX_RECORDS);
+        let size = self.stored_size().await?;
         let mut page = Vec::new();
         let (mut next, mut bytes) = (from, 0_usize);
         // What is older than asked for is passed over, so that an empty page is the end.
         while page.is_empty() {
-            let rows = self.store().decisions(next, limit).await?;
+            let rows = self.store().decisions(next, size, limit).await?;
             let Some(last) = rows.last() else {
                 break;
             };
@@ -242,6 +244,31 @@ impl Broker {
         Ok(low)
     }
 
+    /// Leaves under the newest head. What is behind it was not written by a broker of this log.
+    async fn stored_size(&self) -> Result<u64, BrokerError> {
+        let head = self.ledger().head().await?;
+        Ok(head.map_or(0, |head| head.size))
+    }
+
+    /// A leaf of the log, its body held against its hash.
+    async fn leaf(&self, index: u64) -> Result<Option<StoredLeaf>, BrokerError> {
+        if index >= self.ledger().basis() && index >= self.stored_size().await? {
+            return Ok(None);
+        }
+        let leaf = self.store().leaf(index).await?;
+        let changed = |leaf: &StoredLeaf| {
+            let body = leaf.body.as_ref();
+            body.is_some_and(|body| leaf_hash(body) != leaf.hash)
+        };
+        if leaf.as_ref().is_some_and(changed) {
+            error!(index, "a leaf's body does not fit its hash");
+            return Err(BrokerError::FailClosed(format!(
+                "the body of leaf {index} was changed: it does not fit its hash"
+            )));
+        }
+        Ok(leaf)
+    }
+
     /// A leaf, with its body as far as it is kept.
     pub async fn ledger_entry(
         &self,
@@ -260,7 +287,7 @@ impl Broker {
         let not_found = || BrokerError::NotFound("ledger entry");
         let caller = self.caller(call).await?;
         call.consume().await?;
-        let leaf = self.store().leaf(index).await?.ok_or_else(not_found)?;
+        let leaf = self.leaf(index).await?.ok_or_else(not_found)?;
         let own = leaf.subject.is_some()
             && leaf.subject.as_deref() == caller.identity().map(Identity::as_str);
         if !own && !self.may(&caller, AdminAction::ReadLedger)? {
@@ -325,14 +352,16 @@ impl Broker {
 
     /// The proof that a leaf is in the tree of `size` leaves.
     pub async fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, BrokerError> {
-        proofs::inclusion(self.store(), index, size)
+        let stored = self.stored_size().await?;
+        proofs::inclusion(self.store(), index, size, stored)
             .await
             .map_err(no_proof)
     }
 
     /// The proof that one tree is the beginning of another.
     pub async fn consistency(&self, from: u64, to: u64) -> Result<Vec<Hash>, BrokerError> {
-        proofs::consistency(self.store(), from, to)
+        let stored = self.stored_size().await?;
+        proofs::consistency(self.store(), from, to, stored)
             .await
             .map_err(no_proof)
     }

@@ -98,7 +98,7 @@ impl Broker {
     /// be believed before such a credential could be revoked for longer than the bound.
     async fn status_bits(&self, first: u64, now: Timestamp) -> Result<StatusBits, BrokerError> {
         // The size before the rows: what is appended in between has no row only because it is new.
-        let head = self.store().head().await?;
+        let head = self.ledger().head().await?;
         let size = head.map_or(0, |head| head.size);
         let end = first.saturating_add(STATUS_LIST_SIZE);
         let views = self.store().listed(first, end, now).await?;

@@ -11,8 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use tracing::info;
 
-use super::admin::BINDING_MAC;
-use super::workloads::{self, KEY_MAC};
 use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
@@ -23,14 +21,12 @@ use crate::domain::generation::{Generation, GenerationDigest};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::session::LOCAL_MINTER;
 use crate::ids::CutoffId;
+use crate::ledger::Appended;
 use crate::ledger::entry::{AdminBindingChange, Entry, OneTimeUse, Request, WorkloadKeyChange};
-use crate::ledger::{ACTIVATION_MAC, Appended, CUTOFF_MAC};
 use crate::mint::MintPlace;
 use crate::store::Store;
 use crate::store::admins::AdminBinding;
-use crate::store::cutoffs::SealedCutoff;
 use crate::store::deny_lists::SessionsAt;
-use crate::store::generations::Activation;
 use crate::store::workload_keys::WorkloadKeyRow;
 
 /// On whose word all of this stands in the log.
@@ -96,62 +92,51 @@ struct Found {
 }
 
 impl Legacy {
-    /// Reads what an old store says, each row checked to be the broker's own by `theirs`. Rows for the
-    /// new store are protected by `ours`.
-    pub async fn read(
-        old: &Store,
-        theirs: &Mac,
-        ours: &Mac,
-        now: Timestamp,
-    ) -> Result<Self, BrokerError> {
-        let genuine = |purpose: &str, which: &str, fields: &[&[u8]], tag: &[u8]| {
-            theirs.verify(purpose, fields, tag).map_err(|_| {
-                let what = "a row of the old store was changed by something other than the broker";
-                BrokerError::FailClosed(format!("{what}: {purpose} {which}"))
-            })
+    /// Reads what an old store says, each row checked to be the broker's own by `theirs`.
+    pub async fn read(old: &Store, theirs: &Mac, now: Timestamp) -> Result<Self, BrokerError> {
+        let foreign = |row: &str| {
+            BrokerError::FailClosed(format!(
+                "a row of the old store was changed by something other than the broker: {row}"
+            ))
         };
         let mut legacy = Self::default();
         for sealed in old.cutoffs(u32::MAX >> 1).await? {
-            let fields = SealedCutoff::mac_fields(&sealed.cutoff);
-            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
-            let id = sealed.cutoff.id.to_string();
-            genuine(CUTOFF_MAC, &id, &fields, &sealed.mac)?;
-            // As it stands against whoever comes now.
-            if sealed.cutoff.stops(u64::MAX, now) {
-                legacy.blocks.push(sealed.cutoff);
+            let cutoff = sealed.open(theirs);
+            let cutoff = cutoff.map_err(|_| foreign(&sealed.name()))?;
+            // As it stands against those that come now.
+            if cutoff.stops(u64::MAX, now) {
+                legacy.blocks.push(cutoff.clone());
             }
         }
         for row in old.all_workload_keys(u32::MAX >> 1).await? {
-            genuine(KEY_MAC, &row.workload, &workloads::fields(&row), &row.mac)?;
-            legacy.keys.push(WorkloadKeyChange {
-                mac: ours.tag(KEY_MAC, &workloads::fields(&row)),
-                attestor: row.attestor,
-                workload: row.workload,
-                thumbprint: row.thumbprint,
-                jwk: Some(row.jwk),
-                by: BY.to_owned(),
-            });
+            row.open(theirs).map_err(|_| foreign(&row.name()))?;
+            if row.jwk.is_some() {
+                legacy.keys.push(WorkloadKeyChange {
+                    attestor: row.attestor,
+                    workload: row.workload,
+                    thumbprint: row.thumbprint,
+                    jwk: row.jwk,
+                    by: BY.to_owned(),
+                });
+            }
         }
         for row in old.admin_bindings().await? {
-            let fields = [row.identity.as_bytes(), row.role.as_bytes()];
-            genuine(BINDING_MAC, &row.identity, &fields, &row.mac)?;
+            row.open(theirs).map_err(|_| foreign(&row.name()))?;
             let unreadable = |_| BrokerError::FailClosed("an unreadable identity".into());
-            legacy.bindings.push(AdminBindingChange {
-                mac: ours.tag(BINDING_MAC, &fields),
-                identity: row.identity.clone().try_into().map_err(unreadable)?,
-                role: row.role,
-                bound: true,
-                by: BY.to_owned(),
-            });
+            if row.bound {
+                legacy.bindings.push(AdminBindingChange {
+                    identity: row.identity.clone().try_into().map_err(unreadable)?,
+                    role: row.role,
+                    bound: true,
+                    by: BY.to_owned(),
+                });
+            }
         }
         if let Some(active) = old.active_generation().await? {
-            let fields = Activation::mac_fields(active.index, active.digest);
-            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
-            let digest = active.digest.to_string();
-            genuine(ACTIVATION_MAC, &digest, &fields, &active.mac)?;
-            let bytes = old.generation(active.digest).await?.unwrap_or_default();
-            let fits =
-                GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) == active.digest;
+            let digest = active.sealed.open(theirs);
+            let digest = digest.map_err(|_| foreign(&active.sealed.name()))?;
+            let bytes = old.generation(digest).await?.unwrap_or_default();
+            let fits = GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) == digest;
             let generation = serde_json::from_slice(&bytes).ok().filter(|_| fits);
             legacy.generation = Some(generation.ok_or_else(|| {
                 BrokerError::FailClosed("the old generation does not fit its digest".into())
@@ -250,7 +235,7 @@ impl Broker {
         if !all {
             return Ok(carried);
         }
-        let keys = self.store().all_workload_keys(u32::MAX >> 1).await?;
+        let keys = self.store().registered_keys(u32::MAX >> 1).await?;
         for change in legacy.keys {
             let same = |row: &WorkloadKeyRow| {
                 (&row.attestor, &row.workload, &row.thumbprint)
@@ -261,7 +246,7 @@ impl Broker {
             }
             carried.workload_keys += 1;
         }
-        let bindings = self.store().admin_bindings().await?;
+        let bindings = self.store().bound_roles().await?;
         for change in legacy.bindings {
             let same = |row: &AdminBinding| {
                 row.identity == change.identity.as_str() && row.role == change.role
@@ -324,12 +309,10 @@ impl Broker {
     async fn carried_cutoffs(&self) -> Result<Vec<Cutoff>, BrokerError> {
         let rows = self.store().cutoffs(u32::MAX >> 1).await?;
         let ours = rows.into_iter().filter(|sealed| {
-            let fields = SealedCutoff::mac_fields(&sealed.cutoff);
-            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
-            let genuine = self.parts.mac.verify(CUTOFF_MAC, &fields, &sealed.mac);
-            sealed.cutoff.by == BY && genuine.is_ok()
+            let genuine = sealed.open(&self.parts.mac);
+            genuine.is_ok_and(|cutoff| cutoff.by == BY)
         });
-        Ok(ours.map(|sealed| sealed.cutoff).collect())
+        Ok(ours.map(|sealed| sealed.claimed().clone()).collect())
     }
 
     async fn carry_cutoff(

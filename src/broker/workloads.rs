@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
-use tracing::{error, instrument};
+use tracing::instrument;
 
 use super::admin::Caller;
 use super::call::Call;
@@ -11,7 +11,6 @@ use super::{Broker, BrokerError};
 use crate::attest::key::registrable;
 use crate::attest::{Evidence, WorkloadKeys, WorkloadKeysUnavailable};
 use crate::clock::Timestamp;
-use crate::crypto::digest::Mac;
 use crate::domain::limits::{MAX_NAME_BYTES, MAX_PAGE};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{Identity, OneTime, Reuse, Workload, encode_value};
@@ -20,16 +19,11 @@ use crate::policy::{AdminAction, AdminPrincipal};
 use crate::store::Store;
 use crate::store::workload_keys::WorkloadKeyRow;
 
-/// The purpose under which rows of workload keys are protected.
-pub(super) const KEY_MAC: &str = "workload_key";
-
 /// The registered keys of the store.
 #[derive(Clone)]
 pub struct StoredWorkloadKeys {
     /// Where they are kept.
     pub store: Store,
-    /// Protects their rows.
-    pub mac: Mac,
 }
 
 impl WorkloadKeys for StoredWorkloadKeys {
@@ -41,29 +35,11 @@ impl WorkloadKeys for StoredWorkloadKeys {
         Box::pin(async move {
             let rows = self.store.workload_keys(attestor, workload).await;
             let rows = rows.map_err(|_| WorkloadKeysUnavailable)?;
-            rows.iter()
-                .map(|row| {
-                    if self.mac.verify(KEY_MAC, &fields(row), &row.mac).is_err() {
-                        error!(
-                            attestor,
-                            workload, "a workload key was not written by the broker"
-                        );
-                        return Err(WorkloadKeysUnavailable);
-                    }
-                    serde_json::from_str(&row.jwk).map_err(|_| WorkloadKeysUnavailable)
-                })
+            let jwks = rows.iter().filter_map(|row| row.jwk.as_deref());
+            jwks.map(|jwk| serde_json::from_str(jwk).map_err(|_| WorkloadKeysUnavailable))
                 .collect()
         })
     }
-}
-
-pub(super) fn fields(row: &WorkloadKeyRow) -> [&[u8]; 4] {
-    [
-        row.attestor.as_bytes(),
-        row.workload.as_bytes(),
-        row.thumbprint.as_bytes(),
-        row.jwk.as_bytes(),
-    ]
 }
 
 impl Broker {
@@ -102,25 +78,17 @@ impl Broker {
         }
         let key = registrable(jwk).map_err(|error| invalid("/jwk", error))?;
         let json = jwk.to_string();
-        let row = WorkloadKeyRow {
+        let change = WorkloadKeyChange {
             attestor,
             workload,
             thumbprint: key.thumbprint().to_owned(),
-            jwk: json,
-            mac: Vec::new(),
-        };
-        self.check_lends_no_right(&caller, &row).await?;
-        let mac = self.parts.mac.tag(KEY_MAC, &fields(&row));
-        let change = WorkloadKeyChange {
-            attestor: row.attestor,
-            workload: row.workload,
-            thumbprint: row.thumbprint.clone(),
-            jwk: Some(row.jwk),
-            mac,
+            jwk: Some(json),
             by: caller.name(),
         };
+        let thumbprint = change.thumbprint.clone();
+        self.check_lends_no_right(&caller, &change).await?;
         self.act(call, Entry::WorkloadKey(change)).await?;
-        Ok(row.thumbprint)
+        Ok(thumbprint)
     }
 
     /// Whoever has a key of an identity may do what the identity may. So nobody registers one for
@@ -128,7 +96,7 @@ impl Broker {
     async fn check_lends_no_right(
         &self,
         caller: &Caller,
-        row: &WorkloadKeyRow,
+        row: &WorkloadKeyChange,
     ) -> Result<(), BrokerError> {
         let identity = format!("{}:{}", row.attestor, encode_value(&row.workload));
         let identity = Identity::try_from(identity).map_err(|error| BrokerError::Invalid {
@@ -193,7 +161,6 @@ impl Broker {
             workload,
             thumbprint,
             jwk: None,
-            mac: Vec::new(),
             by: caller.name(),
         };
         self.act(call, Entry::WorkloadKey(change)).await
@@ -214,6 +181,6 @@ impl Broker {
     ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
         self.admin(call, AdminAction::ManageWorkloads).await?;
         call.consume().await?;
-        Ok(self.store().all_workload_keys(MAX_PAGE).await?)
+        Ok(self.store().registered_keys(MAX_PAGE).await?)
     }
 }

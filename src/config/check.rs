@@ -21,15 +21,16 @@ use super::{
     Secrets,
 };
 use crate::domain::catalog::{Catalog, CatalogError, Resource, TaskType};
-use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::limits::{MAX_LEDGER_KEYS, MAX_NAME_BYTES};
 use crate::domain::trust::AttestorSpec;
-use crate::merkle::WitnessKey;
+use crate::merkle::{MAX_NOTE_SIGNATURES, WitnessKey};
 
 /// The longest origin that a checkpoint may name.
 const MAX_ORIGIN_BYTES: usize = 255;
 
 /// Witnesses of one log: a note has room for more signatures, our own among them.
 const MAX_WITNESSES: usize = 16;
+const _: () = assert!(MAX_WITNESSES + MAX_LEDGER_KEYS <= MAX_NOTE_SIGNATURES);
 
 /// Collects what is wrong.
 pub(super) struct Checker<'d> {

@@ -1,9 +1,12 @@
 //! SHA-256, and the MAC that protects rows against whoever can write to the database.
 //!
-//! A [`Mac`] covers a purpose and a list of fields. Each is preceded by its length, so no two
-//! different inputs have the same bytes and a tag for one purpose is worth nothing for another. A
-//! tag names the key it was made with, so that a missing key is told apart from a changed row.
+//! A [`Mac`] covers the log's name, a purpose and a list of fields. Each is preceded by its length,
+//! so no two different inputs have the same bytes, and a tag for one log or purpose is worth nothing
+//! for another. A tag names the key it was made with, so that a missing key is told apart from a
+//! changed row.
 //! [`sha256_parts`] frames its input in the same way, where no key is needed.
+
+use std::sync::Arc;
 
 use ring::{digest, hmac};
 use subtle::ConstantTimeEq as _;
@@ -62,9 +65,11 @@ pub enum MacError {
     Mismatch,
 }
 
-/// HMAC-SHA-256 over a purpose and fields: the first key makes tags, all of them verify.
+/// HMAC-SHA-256 over a log's name, a purpose and fields: the first key makes tags, all of them
+/// verify.
 #[derive(Clone)]
 pub struct Mac {
+    origin: Arc<str>,
     keys: Vec<(KeyId, hmac::Key)>,
 }
 
@@ -77,11 +82,18 @@ impl std::fmt::Debug for Mac {
 }
 
 impl Mac {
-    pub(super) fn new(first: (KeyId, hmac::Key), others: Vec<(KeyId, hmac::Key)>) -> Self {
+    pub(super) fn new(
+        origin: &str,
+        first: (KeyId, hmac::Key),
+        others: Vec<(KeyId, hmac::Key)>,
+    ) -> Self {
         let mut keys = Vec::with_capacity(1 + others.len());
         keys.push(first);
         keys.extend(others);
-        Self { keys }
+        Self {
+            origin: origin.into(),
+            keys,
+        }
     }
 
     /// The tag of `fields` for `purpose`, made with the first key.
@@ -91,7 +103,7 @@ impl Mac {
         // `new` takes the first key by name, so there always is one.
         if let Some((id, key)) = self.keys.first() {
             out.extend_from_slice(id.as_bytes());
-            out.extend_from_slice(hmac::sign(key, &message(purpose, fields)).as_ref());
+            out.extend_from_slice(hmac::sign(key, &self.message(purpose, fields)).as_ref());
         }
         out
     }
@@ -110,7 +122,7 @@ impl Mac {
             .iter()
             .find(|(known, _)| *known == id)
             .ok_or(MacError::NoSuchKey(id))?;
-        hmac::verify(key, &message(purpose, fields), value).map_err(|_| MacError::Mismatch)
+        hmac::verify(key, &self.message(purpose, fields), value).map_err(|_| MacError::Mismatch)
     }
 
     /// Whether `tag` was made with another key than the first, and should be made anew.
@@ -120,10 +132,12 @@ impl Mac {
             .first()
             .is_none_or(|(id, _)| !tag.starts_with(id.as_bytes()))
     }
-}
 
-fn message(purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
-    framed(MAC_DOMAIN, purpose, fields)
+    fn message(&self, purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
+        let mut domain = MAC_DOMAIN.to_vec();
+        push_prefixed(&mut domain, self.origin.as_bytes());
+        framed(&domain, purpose, fields)
+    }
 }
 
 fn framed(domain: &[u8], purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
@@ -152,7 +166,7 @@ mod tests {
                 hmac::Key::new(hmac::HMAC_SHA256, &[*byte; 32]),
             )
         });
-        Mac::new(keys.next().unwrap(), keys.collect())
+        Mac::new("o", keys.next().unwrap(), keys.collect())
     }
 
     #[test]

@@ -113,6 +113,12 @@ impl SigningKeyRecord {
         self.revoked_at.is_none() && self.published_at <= now && now < self.remove_at
     }
 
+    /// Whether it is a key of this purpose, not withdrawn, that has no end.
+    #[must_use]
+    pub fn is_endless(&self, purpose: KeyPurpose) -> bool {
+        self.purpose == purpose && self.revoked_at.is_none() && self.remove_at == Timestamp::MAX
+    }
+
     /// Whether nothing needs its private half any more: what it signed is over, or it was withdrawn.
     #[must_use]
     pub fn is_over(&self, now: Timestamp) -> bool {
@@ -228,6 +234,12 @@ impl KeySchedule {
         Ok(())
     }
 
+    /// The dates of a key that is made now and signs as soon as it has been published for a lead.
+    #[must_use]
+    pub fn next_key(&self, now: Timestamp) -> NewKey {
+        self.new_key(now, now.plus_seconds(self.publish_lead_seconds))
+    }
+
     fn new_key(&self, now: Timestamp, active_from: Timestamp) -> NewKey {
         let retire_at = active_from.plus_seconds(self.period_seconds);
         NewKey {
@@ -302,6 +314,21 @@ pub fn signer_preferring<'a>(
         .filter(|key| key.may_sign(schedule, now))
         .max_by_key(|key| (key.active_from, key.created_at, &key.kid))
         .or_else(|| signer_at(keys, purpose, schedule, now))
+}
+
+/// The place of a ledger key among the log's keys: the greatest is the current one. The one without
+/// an end comes before every other, whatever clock made it.
+#[must_use]
+pub fn ledger_order(key: &SigningKeyRecord) -> (Timestamp, Timestamp, &str) {
+    (key.remove_at, key.created_at, &key.kid)
+}
+
+/// The current ledger key, be it over: the log has no other to go on with.
+#[must_use]
+pub fn newest_ledger_key(keys: &[SigningKeyRecord]) -> Option<&SigningKeyRecord> {
+    keys.iter()
+        .filter(|key| key.purpose == KeyPurpose::Ledger && key.revoked_at.is_none())
+        .max_by_key(|key| ledger_order(key))
 }
 
 /// The keys that are published at `now`.
@@ -546,7 +573,7 @@ mod tests {
     #[test]
     fn the_tag_holds_every_field() {
         let text = SealingKeys::generate(&SystemRandom::new()).unwrap();
-        let mac = SealingKeys::parse(&[text]).unwrap().mac();
+        let mac = SealingKeys::parse(&[text]).unwrap().mac("o");
         let mut keys = vec![];
         rotate(&mut keys, ALGORITHM, &SCHEDULE, at(7));
         let key = keys.remove(0);

@@ -328,11 +328,16 @@ impl SealingKeys {
         self.all().map(|key| key.id)
     }
 
-    /// The MAC for rows that only we may write: the first key makes tags, all verify.
+    /// The MAC for rows that only brokers of the log `origin` may write: the first key makes tags,
+    /// all verify. A row of another log with the same sealing keys does not pass for one of this.
     #[must_use]
-    pub fn mac(&self) -> Mac {
+    pub fn mac(&self, origin: &str) -> Mac {
         let pair = |key: &SealingKey| (key.id, key.mac.clone());
-        Mac::new(pair(&self.first), self.others.iter().map(pair).collect())
+        Mac::new(
+            origin,
+            pair(&self.first),
+            self.others.iter().map(pair).collect(),
+        )
     }
 
     fn all(&self) -> impl Iterator<Item = &SealingKey> {
@@ -572,9 +577,10 @@ mod tests {
 
     #[test]
     fn the_mac_follows_the_list() {
-        let tag = keys(&[1]).mac().tag("row", &[b"x"]);
-        assert!(keys(&[2, 1]).mac().verify("row", &[b"x"], &tag).is_ok());
-        assert!(keys(&[2]).mac().verify("row", &[b"x"], &tag).is_err());
+        let tag = keys(&[1]).mac("o").tag("row", &[b"x"]);
+        assert!(keys(&[2, 1]).mac("o").verify("row", &[b"x"], &tag).is_ok());
+        assert!(keys(&[2]).mac("o").verify("row", &[b"x"], &tag).is_err());
+        assert!(keys(&[1]).mac("p").verify("row", &[b"x"], &tag).is_err());
     }
 
     #[test]
@@ -646,7 +652,11 @@ mod tests {
     fn debug_shows_ids_alone() {
         let keys = keys(&[1]);
         let id = keys.key_ids().next().unwrap().to_string();
-        let shown = format!("{keys:?} {keys:#?} {:?} {:#?}", keys.mac(), keys.mac());
+        let shown = format!(
+            "{keys:?} {keys:#?} {:?} {:#?}",
+            keys.mac("o"),
+            keys.mac("o")
+        );
         assert!(shown.contains(&id));
         assert!(!shown.contains("1, 2, 3") && !shown.contains("010203"));
         assert!(!shown.contains(text(1).expose_secret()));

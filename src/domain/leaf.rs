@@ -70,6 +70,10 @@ pub enum Event {
         /// The log that it takes the place of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         succeeds: Option<Succession>,
+        /// Whether every head of the log carries the broker's own MAC, so that a checkpoint is its
+        /// word for each leaf below.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        heads_authenticated: bool,
     },
     /// Policy decided.
     Decision(Box<DecisionLeaf>),
@@ -155,13 +159,17 @@ pub enum Event {
         /// Its public part, when added: a JWK's text, or a signed-note verifier key.
         #[serde(skip_serializing_if = "Option::is_none")]
         public: Option<String>,
+        /// The ids of the ledger keys that the added one takes the place of: they sign along until
+        /// they end.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        retires: Vec<String>,
         /// On whose word.
         by: String,
     },
     /// Something else that an admin changed.
     Admin {
         /// What: `admin_bound`, `admin_unbound`, `workload_key_added`, `workload_key_removed`,
-        /// `retention`.
+        /// `keys_resealed`, `retention`.
         change: String,
         /// Of what or whom.
         subject: String,
@@ -238,6 +246,13 @@ pub struct DecisionLeaf {
     /// The key that signs it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kid: Option<String>,
+    /// The `iss`, if it is a token of the broker's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// The first status list of this log, if the credential is in one: which one, and its bit, follow
+    /// from the leaf's index.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_lists_from: Option<u64>,
     /// What decided.
     pub generation: GenerationDigest,
     /// The policies that permitted it. Those that denied are committed to instead.

@@ -104,6 +104,19 @@ pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 128;
 /// How long a delegation token may wait for its child.
 pub const MAX_DELEGATION_SECONDS: u64 = 300;
 
+/// Ledger keys that are published at once. Each of them signs every checkpoint, and readers look at no
+/// more than 32 signatures on a note, those of witnesses included. Three rotations within the overlap
+/// leave room for an emergency.
+pub const MAX_LEDGER_KEYS: usize = 4;
+
+/// Access-token keys that a rotation on demand may have published at once. Verifiers bound the keys of
+/// a set: ours takes 100.
+pub const MAX_PUBLISHED_KEYS: usize = 16;
+
+/// How long before its end the ledger key that signs makes the broker unready, in seconds: a week.
+/// A log whose key ended has none to go on with.
+pub const LEDGER_KEY_WARNING_SECONDS: u64 = 604_800;
+
 /// Entries that wait for the ledger. Full is 503 at once: a longer queue only hides the overload.
 pub const MAX_QUEUE_ENTRIES: usize = 4_096;
 

@@ -31,6 +31,12 @@ impl StatusPlace {
         }
     }
 
+    /// The `status` of a token that has this place.
+    #[must_use]
+    pub fn claim(self, issuer: &str) -> serde_json::Value {
+        serde_json::json!({"status_list": {"idx": self.index, "uri": self.uri(issuer)}})
+    }
+
     /// Where the list is served.
     #[must_use]
     pub fn uri(self, issuer: &str) -> String {

@@ -41,7 +41,7 @@ impl Exporter {
         if !sink.checkpoints {
             return;
         }
-        let mut newest = self.parts.checkpoints.clone();
+        let mut newest = self.parts.ledger.checkpoints();
         // What was signed before this began is news as well.
         newest.mark_changed();
         let mut failures = 0;
@@ -56,7 +56,7 @@ impl Exporter {
             let Some(signed) = newest.borrow_and_update().clone() else {
                 continue;
             };
-            let known = self.parts.store.export_cursor(&sink.key).await;
+            let known = self.store().export_cursor(&sink.key).await;
             let Ok(Some(cursor)) = known else {
                 // Not registered yet, or the store does not answer.
                 newest.mark_changed();
@@ -81,7 +81,7 @@ impl Exporter {
                         sink = sink.key.name,
                         "it answered 410 and is told nothing more; raise its `revision` to try again"
                     );
-                    let store = &self.parts.store;
+                    let store = self.store();
                     drop(
                         store
                             .disable_export(&sink.key, &sink.registration, now)

@@ -32,7 +32,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -42,10 +41,11 @@ use self::writer::{Place, Writer};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{Config, Export, ExportFormat, ExportFrom, ExportTo, MAX_TIMEOUT_SECONDS};
 use crate::crypto::digest::sha256_parts;
-use crate::ledger::Signed;
+use crate::ledger::Ledger;
 use crate::merkle::Hash;
 use crate::metrics::Metrics;
 use crate::store::exports::{Believed, ExportCursor, ExportKey};
+use crate::store::heads::HeadError;
 use crate::store::leaves::StoredLeaf;
 use crate::store::{Store, StoreError};
 
@@ -89,8 +89,8 @@ const ALARMING: u32 = 5;
 
 /// What an exporter needs.
 pub struct ExporterParts {
-    /// Where the log is, and the cursors.
-    pub store: Store,
+    /// The log. Its store has the cursors.
+    pub ledger: Ledger,
     /// This replica.
     pub replica: String,
     /// The time.
@@ -99,8 +99,6 @@ pub struct ExporterParts {
     pub goes_by_the_right_clock: Box<dyn Fn() -> bool + Send + Sync>,
     /// Where lag is told.
     pub metrics: Arc<Metrics>,
-    /// The newest checkpoint that this replica signed, and every later one.
-    pub checkpoints: watch::Receiver<Option<Signed>>,
 }
 
 /// Tells sinks what the log says.
@@ -148,6 +146,8 @@ pub enum SinkError {
 enum RoundError {
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Head(#[from] HeadError),
     #[error("an event could not be written")]
     Event(#[from] serde_json::Error),
     #[error(transparent)]
@@ -159,7 +159,7 @@ enum RoundError {
 impl Exporter {
     /// With the sinks of the configuration.
     pub fn new(config: &Config, mut parts: ExporterParts) -> Result<Self, SinkError> {
-        if let Store::Sqlite(_) = parts.store {
+        if let Store::Sqlite(_) = parts.ledger.store() {
             // There is one process, ever: what another had before it died is ours at once.
             "embedded".clone_into(&mut parts.replica);
         }
@@ -216,7 +216,7 @@ impl Exporter {
             let ended = tokio::select! {
                 ended = round => ended,
                 () = async { stop.cancelled().await; tokio::time::sleep(GRACE).await } => {
-                    let store = &self.parts.store;
+                    let store = self.store();
                     drop(store.release_export(&sink.key, &self.parts.replica, None).await);
                     return;
                 }
@@ -253,13 +253,21 @@ impl Exporter {
         }
     }
 
+    fn store(&self) -> &Store {
+        self.parts.ledger.store()
+    }
+
+    /// Leaves under the newest head: what is behind it is not of the log.
+    async fn size(&self) -> Result<u64, HeadError> {
+        let head = self.parts.ledger.head().await?;
+        Ok(head.map_or(0, |head| head.size))
+    }
+
     async fn register(&self, sink: &Sink) -> Result<(), RoundError> {
-        let store = &self.parts.store;
+        let store = self.store();
         let now = self.parts.clock.now();
         let start = match sink.from {
-            ExportFrom::Now if !self.tells_of_a_loss(now).await? => {
-                store.head().await?.map_or(0, |head| head.size)
-            }
+            ExportFrom::Now if !self.tells_of_a_loss(now).await? => self.size().await?,
             _ => 0,
         };
         store
@@ -270,7 +278,7 @@ impl Exporter {
 
     /// Whether the log was begun in place of another not long ago.
     async fn tells_of_a_loss(&self, now: Timestamp) -> Result<bool, StoreError> {
-        let store = &self.parts.store;
+        let store = self.store();
         if store.succession().await?.is_none() {
             return Ok(false);
         }
@@ -285,8 +293,8 @@ impl Exporter {
         ahead: &mut Ahead,
         stop: &CancellationToken,
     ) -> Result<(), RoundError> {
+        let store = self.store();
         let ExporterParts {
-            store,
             replica,
             clock,
             metrics,
@@ -313,8 +321,7 @@ impl Exporter {
         if waits || cursor.disabled_at.is_some() {
             return Ok(());
         }
-        let size = store.head().await?.map_or(0, |head| head.size);
-        if cursor.next >= size {
+        if cursor.next >= self.size().await? {
             return Ok(());
         }
         let until = sink.leased_from(now);
@@ -387,7 +394,7 @@ impl Exporter {
         if cursor.seen_at > gone && cursor.seen_at <= believed.lease_until {
             return Ok(());
         }
-        let (key, store) = (&sink.key, &self.parts.store);
+        let (key, store) = (&sink.key, &self.store());
         let taken = store.take_over_export(key, &sink.registration, now, gone, believed);
         if taken.await? {
             warn!(
@@ -407,15 +414,16 @@ impl Exporter {
         ahead: &mut Ahead,
         stop: &CancellationToken,
     ) -> Result<(), RoundError> {
+        let store = self.store();
         let ExporterParts {
-            store,
             replica,
             clock,
             metrics,
             ..
         } = &self.parts;
         while !stop.is_cancelled() && (self.parts.goes_by_the_right_clock)() {
-            let leaves = store.leaves(next, sink.at_once()).await?;
+            let there = self.size().await?.saturating_sub(next);
+            let leaves = store.leaves(next, there.min(sink.at_once())).await?;
             let Some(last) = leaves.last() else {
                 break;
             };
@@ -516,7 +524,7 @@ impl Exporter {
         let mut messages = Vec::with_capacity(leaves.len());
         for leaf in leaves {
             let text = if sink.free_text {
-                let openings = self.parts.store.openings(leaf.index).await?;
+                let openings = self.store().openings(leaf.index).await?;
                 let bytes = openings.purpose.map(|opening| opening.bytes);
                 bytes.and_then(|bytes| String::from_utf8(bytes).ok())
             } else {
@@ -540,8 +548,8 @@ impl Exporter {
     }
 
     /// How far a sink is behind, and that we are there for it. Whether that could be told.
-    async fn measure(&self, sink: &Sink) -> Result<bool, StoreError> {
-        let store = &self.parts.store;
+    async fn measure(&self, sink: &Sink) -> Result<bool, RoundError> {
+        let store = self.store();
         if !(self.parts.goes_by_the_right_clock)() {
             return Ok(false);
         }
@@ -552,8 +560,7 @@ impl Exporter {
         if cursor.registration == sink.registration && cursor.seen_at.distance(now) >= SEEN {
             store.see_export(&sink.key, &sink.registration, now).await?;
         }
-        let size = store.head().await?.map_or(0, |head| head.size);
-        let behind = size.saturating_sub(cursor.next);
+        let behind = self.size().await?.saturating_sub(cursor.next);
         let oldest = match behind {
             0 => None,
             _ => store.leaf(cursor.next).await?,

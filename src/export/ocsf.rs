@@ -244,7 +244,7 @@ fn act(event: &Event, origin: &str) -> Class {
             value,
             by: who,
         } => admin(change, subject, value.as_deref(), by(who)),
-        Event::Genesis { vkey, succeeds } => Class::entity(
+        Event::Genesis { vkey, succeeds, .. } => Class::entity(
             1,
             // One that takes another's place tells of a loss or a theft.
             if succeeds.is_some() {

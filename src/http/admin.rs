@@ -111,7 +111,7 @@ pub(super) async fn list_workloads(
                 "attestor": row.attestor,
                 "workload": row.workload,
                 "thumbprint": row.thumbprint,
-                "jwk": serde_json::from_str::<Value>(&row.jwk).unwrap_or_default(),
+                "jwk": row.jwk.as_deref().and_then(|jwk| serde_json::from_str::<Value>(jwk).ok()),
             })
         })
         .collect();
@@ -232,8 +232,8 @@ pub(super) async fn active_generation(
 ) -> Result<Json<Value>, Problem> {
     let (activation, bytes) = state.broker.generation(&presented.evidence).await?;
     Ok(Json(json!({
-        "digest": activation.digest,
-        "index": activation.index,
+        "digest": activation.sealed.claimed(),
+        "index": activation.sealed.index(),
         "by": activation.by,
         "at": activation.at,
         "generation": serde_json::from_slice::<Value>(&bytes).unwrap_or_default(),

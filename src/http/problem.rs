@@ -37,6 +37,7 @@ pub(super) const SLUGS: &[&str] = &[
     "rate-limited",
     "task-ended",
     "timeout",
+    "too-many-keys",
     "unready",
     "unsupported-media-type",
     "use-dpop-nonce",
@@ -449,6 +450,16 @@ impl From<BrokerError> for Problem {
                 "This key belongs to another request",
                 "use a new Idempotency-Key for a new request",
             ),
+            BrokerError::TooManyKeys { most, until } => Self::new(
+                StatusCode::CONFLICT,
+                "too-many-keys",
+                "As many keys are published as may be",
+                format!(
+                    "nothing was changed: {most} keys are published already, and the readers of \
+                     checkpoints and key sets take no number of them; the next rotation is possible \
+                     from {until}"
+                ),
+            ),
             BrokerError::Invalid { pointer, detail } => Self::invalid(pointer, detail),
             BrokerError::RateLimited(exceeded) => Self::rate_limited(exceeded),
             BrokerError::Overloaded => Self::new(
@@ -509,6 +520,7 @@ impl Problem {
 mod tests {
     use super::*;
     use crate::attest::AttestFailure;
+    use crate::clock::Timestamp;
     use crate::domain::decision::Refusal;
     use crate::domain::generation::GenerationDigest;
     use crate::ids::{CutoffId, DecisionId, SessionId};
@@ -624,6 +636,14 @@ mod tests {
             (BrokerError::AlreadyIssued(session), 409, "already-issued"),
             (BrokerError::InProgress, 409, "in-progress"),
             (BrokerError::RetryMismatch, 422, "idempotency-mismatch"),
+            (
+                BrokerError::TooManyKeys {
+                    most: 4,
+                    until: Timestamp::EPOCH,
+                },
+                409,
+                "too-many-keys",
+            ),
             (invalid, 400, "invalid-request"),
             (BrokerError::RateLimited(exceeded(3)), 429, "rate-limited"),
             (BrokerError::Overloaded, 503, "overloaded"),

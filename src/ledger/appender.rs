@@ -12,23 +12,26 @@ use tracing::{error, info, warn};
 
 use super::batch::{self, Batch, Prepared, Settled, SettledLeaf};
 use super::cutoffs::Cutoffs;
-use super::entry::Request;
+use super::entry::{Entry, Request};
 use super::guard::{self, Guard};
 use super::proofs;
 use super::shared::{SharedError, Through};
 use super::{
-    AppendError, Appended, CUTOFF_MAC, Ledger, LedgerParts, LedgerStatus, Queued, Shared, Signed,
-    prepare, queue, recorded,
+    AppendError, Appended, Ledger, LedgerParts, LedgerStatus, Queued, Shared, Signed, prepare,
+    queue, recorded,
 };
 use crate::clock::Timestamp;
 use crate::crypto::random::SystemRandom;
-use crate::domain::limits::MAX_BATCH_ENTRIES;
+use crate::domain::generation::GenerationDigest;
+use crate::domain::limits::{MAX_BATCH_ENTRIES, MAX_LEDGER_KEYS};
 use crate::ids::BatchId;
 use crate::merkle::{
     BatchProver, Checkpoint, Edge, Hash, Receipt, Tile, note_signature_line, sign_note,
 };
 use crate::store::StoreError;
-use crate::store::append::{ActWrite, Head, LedgerConnection, MAX_HASHES, Server, Writes};
+use crate::store::append::{ActWrite, LedgerConnection, MAX_HASHES, Server, Writes};
+use crate::store::generations::SealedActivation;
+use crate::store::heads::{ForeignHead, Head, HeadError, HeadSeal, SealedHead};
 
 /// How long the fate of a COMMIT whose answer was lost is asked for. The lock's owner may be
 /// frozen for a few seconds; after this those who wait are told that nobody knows.
@@ -60,6 +63,7 @@ pub struct Appender {
     edge: Edge,
     cutoffs: Cutoffs,
     guard: Guard,
+    heads: HeadSeal,
 }
 
 /// Why a batch failed.
@@ -112,8 +116,15 @@ impl Ledger {
     /// Opens the log as the store holds it, and checks it against the last checkpoint that was
     /// kept outside the store.
     pub async fn open(parts: LedgerParts, guard: Guard) -> Result<(Self, Appender), AppendError> {
-        let unavailable = |error| AppendError::Unavailable(Arc::new(error));
-        let head = parts.store.head().await.map_err(unavailable)?;
+        let heads = parts.head_seal();
+        let head = parts
+            .store
+            .head(&heads)
+            .await
+            .map_err(|error| match error {
+                HeadError::Store(error) => AppendError::Unavailable(Arc::new(error)),
+                HeadError::Foreign(why) => AppendError::Stopped(why.to_string()),
+            })?;
         let edge = proofs::edge_at(&parts.store, head)
             .await
             .map_err(AppendError::Stopped)?;
@@ -163,6 +174,7 @@ impl Appender {
         edge: Edge,
         guard: Guard,
     ) -> Self {
+        let heads = parts.head_seal();
         Self {
             parts,
             queue,
@@ -173,6 +185,7 @@ impl Appender {
             edge,
             cutoffs: Cutoffs::default(),
             guard,
+            heads,
         }
     }
 
@@ -310,17 +323,23 @@ impl Appender {
             warn!("the connection to the database leads to another server than before");
             return Ok(None);
         }
-        let behind = view.hashes.len() >= MAX_HASHES;
-        if behind {
+        let head = self.open_head(view.head.as_ref())?;
+        let size = head.map_or(0, |head| head.size);
+        let missing = size.saturating_sub(self.edge.size());
+        if let Some(head) = head.filter(|_| missing > MAX_HASHES as u64) {
             // So far behind that reading all of it would hold everybody up.
             connection.rollback().await.map_err(failure)?;
             // The pool must lead to a server that has as many, or catching up would never end.
-            let shown = view.head.map_or(0, |head| head.size);
-            self.parts.store.note_committed(shown);
-            self.catch_up().await?;
+            self.parts.store.note_committed(size);
+            self.catch_up(head).await?;
             return Box::pin(self.try_commit(connection, prepared)).await;
         }
-        let (edge, _) = self.follow(view.head, &view.hashes)?;
+        if view.hashes.len() as u64 > missing {
+            let index = size.max(self.edge.size());
+            let why = ForeignHead::Uncovered { index, size };
+            return Err(Failure::Fatal(why.to_string()));
+        }
+        let edge = self.follow(head, &view.hashes)?;
         if edge.size() < known {
             // Others append on another server. A new connection may lead there, and is compared with
             // what the replicas keep together.
@@ -333,19 +352,16 @@ impl Appender {
         }
         let now = self.parts.clock.now();
         self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
+        let generation = self.open_activation(view.activation.as_ref())?;
 
         let mac = &self.parts.mac;
-        let seal = |purpose: &str, fields: &[Vec<u8>]| {
-            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
-            mac.tag(purpose, &fields)
-        };
         let mut settling = Batch::new(
             &self.parts.origin,
             now,
-            edge.size(),
+            (edge.size(), generation),
             view,
             &self.cutoffs,
-            &seal,
+            mac,
         );
         let mut settled = Vec::with_capacity(prepared.len());
         for prepared in prepared {
@@ -376,14 +392,22 @@ impl Appender {
                 size: prover.size(),
                 root: prover.root(),
             };
-            writes.head = Some((head, batch_id));
+            writes.head = Some(self.heads.seal(head, batch_id));
         }
-        connection.write(&writes).await.map_err(failure)?;
+        let written = connection.write(&writes).await;
+        written.map_err(|error| match error.occupied() {
+            // Under the lock nobody else of us can have written it.
+            Some(row) => Failure::Fatal(format!(
+                "a row of the log that this batch was to write is there already, so it was not written \
+                 by a broker of this log: {row}; nothing is issued until it is known who wrote it"
+            )),
+            None => failure(error),
+        })?;
         self.in_doubt = true;
         if let Err(lost) = connection.commit().await {
             drop(connection);
             warn!(error = %lost, "the answer to COMMIT was lost");
-            if !self.fate(batch_id, &writes).await? {
+            if !self.fate(&writes).await? {
                 return Err(Failure::Unavailable(lost));
             }
         } else {
@@ -442,15 +466,15 @@ impl Appender {
     }
 
     /// Whether a batch was committed, asked on new connections until one can tell.
-    async fn fate(&self, batch: BatchId, writes: &Writes) -> Result<bool, Failure> {
-        if writes.head.is_none() {
+    async fn fate(&self, writes: &Writes) -> Result<bool, Failure> {
+        let Some(head) = &writes.head else {
             // Only evidence was used up; without a head there is nothing to find it by.
             return Err(Failure::Unknown);
-        }
+        };
         let deadline = Instant::now() + FATE_PATIENCE;
         while Instant::now() < deadline {
             if let Ok(mut connection) = self.connect().await
-                && let Ok(committed) = connection.committed(batch).await
+                && let Ok(committed) = connection.committed(head).await
             {
                 return Ok(committed);
             }
@@ -459,41 +483,75 @@ impl Appender {
         Err(Failure::Unknown)
     }
 
-    /// The edge of the tree that the store shows, if it is this replica's tree grown.
-    fn follow(&self, head: Option<Head>, hashes: &[Hash]) -> Result<(Edge, Vec<Tile>), Failure> {
-        let mut edge = self.edge.clone();
-        let tiles = edge.append(hashes);
-        let (size, root) = head.map_or((0, Edge::empty().root()), |head| (head.size, head.root));
-        if edge.size() != size || edge.root() != root {
-            return Err(Failure::Fatal(guard::rewound(
-                Head {
-                    size: self.edge.size(),
-                    root: self.edge.root(),
-                },
-                Head { size, root },
-            )));
-        }
-        Ok((edge, tiles))
+    /// A head's row, if a broker of this log wrote it.
+    fn open_head(&self, sealed: Option<&SealedHead>) -> Result<Option<Head>, Failure> {
+        let head = sealed.map(|sealed| self.heads.open(sealed)).transpose();
+        head.map_err(|why| Failure::Fatal(why.to_string()))
     }
 
-    /// Reads what other replicas appended, outside the lock.
-    async fn catch_up(&mut self) -> Result<(), Failure> {
-        loop {
-            let store = &self.parts.store;
-            let head = store.head().await.map_err(failure)?;
-            let Some(head) = head else { return Ok(()) };
-            let missing = head.size.saturating_sub(self.edge.size());
-            if missing == 0 {
-                return Ok(());
-            }
-            let count = missing.min(MAX_HASHES as u64);
-            let from = self.edge.size();
-            let hashes = store.leaf_hashes(from, count).await.map_err(failure)?;
-            if hashes.is_empty() {
-                return Ok(());
-            }
-            self.edge.append(&hashes);
+    /// The generation that decides, if a broker activated it.
+    fn open_activation(
+        &self,
+        sealed: Option<&SealedActivation>,
+    ) -> Result<Option<GenerationDigest>, Failure> {
+        let open = |sealed: &SealedActivation| {
+            sealed.open(&self.parts.mac).map_err(|why| {
+                Failure::Fatal(format!(
+                    "the table activation: the activation of {} by leaf {} was not written by a broker \
+                     of this log: {why}; nothing is issued until it is known who wrote it",
+                    sealed.claimed(),
+                    sealed.index()
+                ))
+            })
+        };
+        sealed.map(open).transpose()
+    }
+
+    /// The edge of the tree that the store shows, if it is this replica's tree grown.
+    fn follow(&self, head: Option<Head>, hashes: &[Hash]) -> Result<Edge, Failure> {
+        let mut edge = self.edge.clone();
+        drop(edge.append(hashes));
+        let empty = Head {
+            size: 0,
+            root: Edge::empty().root(),
+        };
+        self.follow_to(edge, head.unwrap_or(empty))
+    }
+
+    /// An edge that was read, if it comes to the head that a broker wrote.
+    fn follow_to(&self, edge: Edge, head: Head) -> Result<Edge, Failure> {
+        if edge.size() == head.size && edge.root() == head.root {
+            return Ok(edge);
         }
+        let ours = Head {
+            size: self.edge.size(),
+            root: self.edge.root(),
+        };
+        Err(Failure::Fatal(guard::rewound(ours, head)))
+    }
+
+    /// Reads what other replicas appended up to a head, outside the lock.
+    async fn catch_up(&mut self, head: Head) -> Result<(), Failure> {
+        let mut edge = self.edge.clone();
+        while edge.size() < head.size {
+            let count = (head.size - edge.size()).min(MAX_HASHES as u64);
+            let hashes = self.parts.store.leaf_hashes(edge.size(), count).await;
+            let hashes = hashes.map_err(failure)?;
+            if hashes.is_empty() {
+                let error = std::io::Error::other(format!(
+                    "an older connection to the database shows {} leaves, the ledger's {}: they may \
+                     lead to different servers",
+                    edge.size(),
+                    head.size
+                ));
+                return Err(Failure::Unavailable(StoreError::Unavailable(
+                    sqlx::Error::Io(error),
+                )));
+            }
+            drop(edge.append(&hashes));
+        }
+        self.edge = self.follow_to(edge, head)?;
+        Ok(())
     }
 
     fn learn_cutoffs(
@@ -502,13 +560,9 @@ impl Appender {
         size: u64,
     ) -> Result<(), Failure> {
         let mac = &self.parts.mac;
-        let genuine = |fields: &[Vec<u8>], tag: &[u8]| {
-            let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
-            mac.verify(CUTOFF_MAC, &fields, tag).is_ok()
-        };
         let news = !changed.is_empty();
         self.cutoffs
-            .learn(changed, size, genuine)
+            .learn(changed, size, mac)
             .map_err(|forged| Failure::Fatal(forged.to_string()))?;
         if news {
             self.show_cutoffs();
@@ -519,7 +573,7 @@ impl Appender {
     /// Takes in what this replica cut off or lifted itself, once it is committed.
     fn take_own_cutoffs(&mut self, writes: &Writes) {
         let changed = writes.acts.iter().filter_map(|act| match act {
-            ActWrite::Cutoff(sealed) | ActWrite::Lift(sealed) => Some(&sealed.cutoff),
+            ActWrite::Cutoff(sealed) | ActWrite::Lift(sealed) => Some(sealed.claimed()),
             _ => None,
         });
         let changed: Vec<_> = changed.cloned().collect();
@@ -559,17 +613,21 @@ impl Appender {
                     size: prover.size(),
                     root: prover.root(),
                 };
-                match self.publish(head).await {
-                    Ok(checkpoint) => Some(checkpoint),
-                    Err(unsigned) => {
-                        error!("a checkpoint could not be signed");
-                        answer_all(batch, &unsigned);
-                        return;
-                    }
+                let published = self.publish(head).await.ok();
+                if published.is_none() {
+                    self.note_unsigned(head);
                 }
+                published
             }
         };
+        let unsigned = committed.prover.is_some() && checkpoint.is_none();
         for (queued, settled) in batch.into_iter().zip(committed.settled) {
+            // A decision is worth nothing without its receipt. An act stands: told that it failed, an
+            // admin would take what was revoked for good.
+            if unsigned && matches!(queued.prepared.request.entry, Entry::Decide(_)) {
+                drop(queued.answer.send(Err(AppendError::Unsigned)));
+                continue;
+            }
             let receipt = |leaf: &SettledLeaf| {
                 let proof = committed.prover.as_ref().and_then(|prover| {
                     let position = leaf.index.checked_sub(prover.first_index())?;
@@ -615,8 +673,17 @@ impl Appender {
         };
         let newer = head.size > latest.unwrap_or_default();
         if newer && self.publish(head).await.is_err() {
-            error!("a checkpoint could not be signed");
+            self.note_unsigned(head);
         }
+    }
+
+    /// Makes the broker unready until the newest head, or a later one, is signed.
+    fn note_unsigned(&self, head: Head) {
+        error!(size = head.size, "a checkpoint could not be signed");
+        self.set_status(LedgerStatus::Failing(format!(
+            "the checkpoint of {} leaves could not be signed",
+            head.size
+        )));
     }
 
     /// Signs a head's checkpoint and shows it to the world.
@@ -641,7 +708,8 @@ impl Appender {
     }
 }
 
-/// Signs a head with every key of the log.
+/// Signs a head with the keys of the log, the current one and those that it took the place of. Never
+/// with more than readers look at, whatever the store says: a note that they refuse would be none.
 pub(super) async fn sign(parts: &LedgerParts, head: Head) -> Result<Signed, AppendError> {
     let text = Checkpoint {
         origin: parts.origin.clone(),
@@ -651,7 +719,7 @@ pub(super) async fn sign(parts: &LedgerParts, head: Head) -> Result<Signed, Appe
     .to_string();
     let keys = parts.keys.load_full();
     let mut lines = Vec::with_capacity(keys.len());
-    for key in keys.iter() {
+    for key in keys.iter().take(MAX_LEDGER_KEYS) {
         let signature = key.signer.sign(text.as_bytes()).await;
         let signature = signature.map_err(|_| AppendError::Unsigned)?;
         let line = note_signature_line(&key.verifier, &signature);
@@ -679,7 +747,9 @@ fn failure(error: StoreError) -> Failure {
     match error {
         StoreError::Refused(_) => Failure::Content(error),
         StoreError::Unavailable(_) | StoreError::NotPrimary(_) => Failure::Unavailable(error),
-        StoreError::Corrupt(_) | StoreError::Unfit(_) => Failure::Fatal(error.to_string()),
+        StoreError::Corrupt(_) | StoreError::Unfit(_) | StoreError::Forged(_) => {
+            Failure::Fatal(error.to_string())
+        }
     }
 }
 

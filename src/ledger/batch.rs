@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use super::cutoffs::Cutoffs;
 use super::entry::{
-    Blocked, Decide, EndTask, Entry, OneTimeUse, Request, RequestCaller, RetryPlan, SessionPlan,
-    TaskPlan, leaf_bytes,
+    Blocked, Decide, EndTask, Entry, KeyChange, OneTimeUse, Request, RequestCaller, RetryPlan,
+    SessionPlan, TaskPlan, leaf_bytes,
 };
-use super::{ACTIVATION_MAC, CUTOFF_MAC};
 use crate::clock::Timestamp;
+use crate::crypto::digest::Mac;
+use crate::crypto::keyring::KeyPurpose;
 use crate::domain::cutoff::{Cutoff, Selector, selectors_of_caller};
 use crate::domain::decision::{Outcome as Decided, Refusal, RefusalCode};
+use crate::domain::generation::GenerationDigest;
 use crate::domain::leaf::Opening;
 use crate::domain::limits::MAX_CHAIN_DEPTH;
 use crate::domain::session::{EndReason, Session, SessionState};
@@ -23,12 +25,15 @@ use crate::domain::task::{TaskLife, TaskState};
 use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{Hash, leaf_hash};
+use crate::store::admins::AdminBinding;
 use crate::store::append::{
     ActWrite, LeafRow, MintLease, Needs, RetryFacts, SessionEnd, SessionFacts, TaskChange,
     TaskFacts, View, Writes,
 };
 use crate::store::cutoffs::SealedCutoff;
-use crate::store::generations::Activation;
+use crate::store::generations::SealedActivation;
+use crate::store::keys::{SigningKeyRow, keys_basis};
+use crate::store::workload_keys::WorkloadKeyRow;
 
 /// A request with its leaf serialised and hashed, before it was queued.
 #[derive(Clone, Debug)]
@@ -83,6 +88,7 @@ pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) ->
             Entry::Delegate(delegate) => needs.tasks.push(delegate.task),
             Entry::EndSession(end) => needs.sessions.push(end.session),
             Entry::ConfirmEnd(confirm) => needs.sessions.push(confirm.session),
+            Entry::ChangeKeys(_) => needs.signing_keys = true,
             _ => {}
         }
     }
@@ -117,18 +123,17 @@ fn decide_needs(decide: &Decide, needs: &mut Needs) {
     }
 }
 
-/// Makes the MAC of a row's fields, for its purpose.
-type Seal<'a> = &'a (dyn Fn(&str, &[Vec<u8>]) -> Vec<u8> + Sync);
-
 /// Settles a batch.
 pub(super) struct Batch<'a> {
     origin: &'a str,
     now: Timestamp,
     view: View,
+    /// What decides now.
+    generation: Option<GenerationDigest>,
     cutoffs: &'a Cutoffs,
     /// Cutoffs of this very batch: who comes behind one in it is stopped like everybody else.
     fresh: Cutoffs,
-    seal: Seal<'a>,
+    mac: &'a Mac,
     next_index: u64,
     used: HashMap<[u8; 32], Option<Vec<u8>>>,
     writes: Writes,
@@ -138,19 +143,20 @@ impl<'a> Batch<'a> {
     pub(super) fn new(
         origin: &'a str,
         now: Timestamp,
-        size: u64,
+        (size, generation): (u64, Option<GenerationDigest>),
         view: View,
         cutoffs: &'a Cutoffs,
-        seal: Seal<'a>,
+        mac: &'a Mac,
     ) -> Self {
         let used = view.used.clone();
         Self {
             origin,
             now,
             view,
+            generation,
             cutoffs,
             fresh: Cutoffs::default(),
-            seal,
+            mac,
             next_index: size,
             used,
             writes: Writes::default(),
@@ -189,7 +195,7 @@ impl<'a> Batch<'a> {
         prepared: &Prepared,
         decide: &Decide,
     ) -> Result<Settled, serde_json::Error> {
-        if self.view.generation != Some(decide.generation) {
+        if self.generation != Some(decide.generation) {
             return Ok(Settled::Stale);
         }
         let refused_as = decide.refusal.as_ref().map(|refusal| refusal.code);
@@ -286,42 +292,67 @@ impl<'a> Batch<'a> {
                 Some(ActWrite::Lift(Box::new(self.seal_cutoff(cutoff))))
             }
             Entry::Activate { digest, by, .. } => {
-                if self.view.generation == Some(*digest) {
+                if self.generation == Some(*digest) {
                     return Settled::Unchanged;
                 }
                 // Whatever comes after it in this batch was decided by another generation.
-                self.view.generation = Some(*digest);
+                self.generation = Some(*digest);
                 Some(ActWrite::Activation {
-                    index,
-                    digest: *digest,
+                    sealed: SealedActivation::seal(index, *digest, self.mac),
                     by: by.clone(),
                     at: self.now,
-                    mac: (self.seal)(ACTIVATION_MAC, &Activation::mac_fields(index, *digest)),
                 })
             }
-            Entry::WorkloadKey(change) => Some(ActWrite::WorkloadKey {
-                attestor: change.attestor.clone(),
-                workload: change.workload.clone(),
-                thumbprint: change.thumbprint.clone(),
-                jwk: change.jwk.clone(),
-                index,
-                mac: change.mac.clone(),
-            }),
-            Entry::AdminBinding(change) => Some(ActWrite::AdminBinding {
-                identity: change.identity.to_string(),
-                role: change.role.clone(),
-                bound: change.bound,
-                index,
-                mac: change.mac.clone(),
-            }),
-            Entry::Genesis { .. } if index > 0 => return Settled::Unchanged,
-            Entry::Genesis { row, .. } | Entry::PutKey { row, .. } => {
-                Some(ActWrite::SigningKey(row.clone()))
+            Entry::WorkloadKey(change) => {
+                let row = WorkloadKeyRow {
+                    attestor: change.attestor.clone(),
+                    workload: change.workload.clone(),
+                    thumbprint: change.thumbprint.clone(),
+                    jwk: change.jwk.clone(),
+                    index,
+                    mac: Vec::new(),
+                };
+                Some(ActWrite::WorkloadKey(Box::new(row.seal(self.mac))))
             }
-            Entry::DenialsOmitted { .. } => None,
+            Entry::AdminBinding(change) => {
+                let row = AdminBinding {
+                    identity: change.identity.to_string(),
+                    role: change.role.clone(),
+                    bound: change.bound,
+                    index,
+                    mac: Vec::new(),
+                };
+                Some(ActWrite::AdminBinding(Box::new(row.seal(self.mac))))
+            }
+            Entry::Genesis { .. } if index > 0 => return Settled::Unchanged,
+            Entry::Genesis { row, .. } => Some(ActWrite::SigningKey(row.clone())),
+            Entry::ChangeKeys(change) => {
+                if keys_basis(&self.view.signing_keys, &change.row.purpose) != change.basis {
+                    return Settled::Stale;
+                }
+                if !self.change_keys(change) {
+                    return Settled::Unchanged;
+                }
+                None
+            }
+            Entry::DenialsOmitted { .. } | Entry::Resealed { .. } => None,
         };
         self.writes.acts.extend(act);
         Settled::Recorded(self.record(prepared, None))
+    }
+
+    /// Writes the rows of a change of keys, unless it would leave the ledger without exactly one key.
+    fn change_keys(&mut self, change: &KeyChange) -> bool {
+        let changed = changed_keys(&self.view.signing_keys, change);
+        if !has_one_ledger_key(&changed) {
+            return false;
+        }
+        // Whatever comes after it in this batch was planned upon other keys.
+        self.view.signing_keys = changed;
+        let rows = std::iter::once(&change.row).chain(&change.retired);
+        let rows = rows.map(|row| ActWrite::SigningKey(Box::new(row.clone())));
+        self.writes.acts.extend(rows);
+        true
     }
 
     /// The cutoff that blocks what this selector matches now, this very batch's included.
@@ -636,8 +667,7 @@ impl<'a> Batch<'a> {
     }
 
     fn seal_cutoff(&self, cutoff: Cutoff) -> SealedCutoff {
-        let mac = (self.seal)(CUTOFF_MAC, &SealedCutoff::mac_fields(&cutoff));
-        SealedCutoff { cutoff, mac }
+        SealedCutoff::seal(cutoff, self.mac)
     }
 
     fn replayed(&self, one_time: &[OneTime]) -> bool {
@@ -720,6 +750,26 @@ pub(crate) fn blocked_caller() -> Refusal {
     Refusal::new(RefusalCode::Blocked, "a revocation blocks this caller")
 }
 
+/// The signing keys as they are after a change.
+fn changed_keys(known: &[SigningKeyRow], change: &KeyChange) -> Vec<SigningKeyRow> {
+    let new: Vec<&SigningKeyRow> = std::iter::once(&change.row)
+        .chain(&change.retired)
+        .collect();
+    let is_kept = |row: &&SigningKeyRow| new.iter().all(|new| new.kid != row.kid);
+    let kept = known.iter().filter(is_kept);
+    kept.chain(new.iter().copied()).cloned().collect()
+}
+
+/// Whether exactly one ledger key has no end: the log has one to go on with, and one only.
+fn has_one_ledger_key(rows: &[SigningKeyRow]) -> bool {
+    let endless = rows.iter().filter(|row| {
+        row.purpose == KeyPurpose::Ledger.as_str()
+            && row.revoked_at.is_none()
+            && row.remove_at == Timestamp::MAX
+    });
+    endless.count() == 1
+}
+
 enum Check {
     Holds,
     Stale,
@@ -741,11 +791,17 @@ fn openings(entry: &Entry) -> (Option<Opening>, Option<Opening>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::SealingKeys;
+    use crate::crypto::random::SystemRandom;
     use crate::domain::cutoff::{Block, True};
-    use crate::domain::generation::GenerationDigest;
     use crate::domain::leaf::Commitment;
     use crate::ids::{CutoffId, DecisionId};
     use uuid::Uuid;
+
+    fn mac() -> Mac {
+        let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
+        SealingKeys::parse(&[key]).unwrap().mac("o")
+    }
 
     fn opening() -> (Commitment, Opening) {
         let opening = Opening {
@@ -819,13 +875,9 @@ mod tests {
     fn a_permit_behind_a_cutoff_in_one_batch_is_stopped_by_it() {
         let generation = GenerationDigest::new([1; 32]);
         for (block, refused) in [(Block::No, false), (Block::UntilLifted, true)] {
-            let view = View {
-                generation: Some(generation),
-                ..View::default()
-            };
             let cutoffs = Cutoffs::default();
-            let seal = |_: &str, _: &[Vec<u8>]| Vec::new();
-            let mut batch = Batch::new("o", Timestamp::EPOCH, 10, view, &cutoffs, &seal);
+            let (mac, at) = (mac(), (10, Some(generation)));
+            let mut batch = Batch::new("o", Timestamp::EPOCH, at, View::default(), &cutoffs, &mac);
             let before = batch.settle(&permit(generation)).unwrap();
             assert!(matches!(before, Settled::Recorded(_)));
             batch.settle(&cut(block)).unwrap();
@@ -845,12 +897,8 @@ mod tests {
         let standing = cutoff(Block::UntilLifted);
         let mut known = Cutoffs::default();
         known.add(standing.clone());
-        let view = View {
-            generation: Some(generation),
-            ..View::default()
-        };
-        let seal = |_: &str, _: &[Vec<u8>]| Vec::new();
-        let mut batch = Batch::new("o", Timestamp::EPOCH, 10, view, &known, &seal);
+        let (mac, at) = (mac(), (10, Some(generation)));
+        let mut batch = Batch::new("o", Timestamp::EPOCH, at, View::default(), &known, &mac);
         let before = batch.settle(&permit(generation)).unwrap();
         assert!(matches!(before, Settled::Refused(..)), "{before:?}");
         batch.settle(&lift(&standing)).unwrap();

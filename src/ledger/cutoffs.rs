@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::entry::{Decide, TaskPlan};
 use crate::clock::Timestamp;
+use crate::crypto::digest::{Mac, MacError};
 use crate::domain::cutoff::{Cutoff, Selector, True};
 use crate::store::cutoffs::SealedCutoff;
 
@@ -28,9 +29,15 @@ pub(super) enum Verdict {
 }
 
 /// A row whose MAC does not fit.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a cutoff was changed by something other than the broker")]
-pub(super) struct Forged;
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "{row} was not written by a broker of this log: {why}; nothing is issued until it is known who \
+     wrote it"
+)]
+pub(super) struct Forged {
+    row: String,
+    why: MacError,
+}
 
 impl Cutoffs {
     /// Changes at or after this leaf are unknown.
@@ -38,18 +45,19 @@ impl Cutoffs {
         self.known_to
     }
 
-    /// Takes in what changed. `genuine` checks a row's MAC.
+    /// Takes in what changed.
     pub(super) fn learn(
         &mut self,
         changed: Vec<SealedCutoff>,
         size: u64,
-        genuine: impl Fn(&[Vec<u8>], &[u8]) -> bool,
+        mac: &Mac,
     ) -> Result<(), Forged> {
         for sealed in changed {
-            if !genuine(&SealedCutoff::mac_fields(&sealed.cutoff), &sealed.mac) {
-                return Err(Forged);
-            }
-            self.add(sealed.cutoff);
+            let cutoff = sealed.open(mac).map_err(|why| Forged {
+                row: sealed.name(),
+                why,
+            })?;
+            self.add(cutoff.clone());
         }
         self.known_to = self.known_to.max(size);
         Ok(())

@@ -51,15 +51,13 @@ pub enum Entry {
         /// On whose word.
         by: String,
     },
-    /// A signing key, new or with new dates.
-    PutKey {
-        /// The row.
-        row: Box<SigningKeyRow>,
-        /// `added`, `revoked` or `removed`.
-        change: &'static str,
-        /// Its public part, when added.
-        public: Option<String>,
-        /// On whose word.
+    /// A change of the signing keys of one purpose.
+    ChangeKeys(Box<KeyChange>),
+    /// The renewal of every envelope and MAC that an older sealing key made.
+    Resealed {
+        /// How many rows were renewed.
+        rows: u64,
+        /// The admin.
         by: String,
     },
     /// A workload key, added or removed.
@@ -168,6 +166,17 @@ pub struct SessionPlan {
     pub delegators: Vec<Identity>,
     /// The lease of a mint that happens elsewhere.
     pub lease: Option<MintLease>,
+    /// What a token of the broker's own says of its issuer; nothing of other credentials.
+    pub token: Option<TokenPlan>,
+}
+
+/// What a token of the broker's own says of its issuer.
+#[derive(Clone, Debug)]
+pub struct TokenPlan {
+    /// The `iss`.
+    pub issuer: String,
+    /// The first status list of this log, if the token is in one.
+    pub status_lists_from: Option<u64>,
 }
 
 /// The use of an `Idempotency-Key`.
@@ -241,6 +250,24 @@ pub struct ConfirmEnd {
     pub owner: Identity,
 }
 
+/// A change of the signing keys of one purpose: recorded whole, and only if the keys are still those
+/// upon which it was planned.
+#[derive(Clone, Debug)]
+pub struct KeyChange {
+    /// The key that the leaf is about, new or with new dates.
+    pub row: SigningKeyRow,
+    /// Other keys that get an end by it.
+    pub retired: Vec<SigningKeyRow>,
+    /// [`keys_basis`](crate::store::keys::keys_basis) of the keys upon which it was planned.
+    pub basis: [u8; 32],
+    /// `added`, `revoked` or `retired`.
+    pub change: &'static str,
+    /// The public part of an added key.
+    pub public: Option<String>,
+    /// The admin, or `schedule`.
+    pub by: String,
+}
+
 /// A workload key, added or removed.
 #[derive(Clone, Debug)]
 pub struct WorkloadKeyChange {
@@ -252,8 +279,6 @@ pub struct WorkloadKeyChange {
     pub thumbprint: String,
     /// The key; none removes it.
     pub jwk: Option<String>,
-    /// Protects the row.
-    pub mac: Vec<u8>,
     /// On whose word.
     pub by: String,
 }
@@ -267,8 +292,6 @@ pub struct AdminBindingChange {
     pub role: String,
     /// Given or taken.
     pub bound: bool,
-    /// Protects the row.
-    pub mac: Vec<u8>,
     /// On whose word.
     pub by: String,
 }
@@ -398,16 +421,18 @@ impl Entry {
                 endpoints: endpoints.clone(),
                 by: by.clone(),
             },
-            Self::PutKey {
-                row,
-                change,
-                public,
-                by,
-            } => Event::Key {
-                purpose: row.purpose.clone(),
-                kid: row.kid.clone(),
-                change: (*change).to_owned(),
-                public: public.clone(),
+            Self::ChangeKeys(change) => Event::Key {
+                purpose: change.row.purpose.clone(),
+                kid: change.row.kid.clone(),
+                change: change.change.to_owned(),
+                public: change.public.clone(),
+                retires: change.retired.iter().map(|row| row.kid.clone()).collect(),
+                by: change.by.clone(),
+            },
+            Self::Resealed { rows, by } => Event::Admin {
+                change: "keys_resealed".into(),
+                subject: "sealing-keys".into(),
+                value: Some(rows.to_string()),
                 by: by.clone(),
             },
             Self::WorkloadKey(change) => Event::Admin {
@@ -438,6 +463,7 @@ impl Entry {
             Self::Genesis { vkey, succeeds, .. } => Event::Genesis {
                 vkey: vkey.clone(),
                 succeeds: succeeds.clone(),
+                heads_authenticated: true,
             },
             Self::Consume => return None,
         })
@@ -514,6 +540,7 @@ impl Decide {
     fn leaf(&self) -> DecisionLeaf {
         let permitted = self.session.as_ref();
         let session = permitted.map(|plan| &plan.session);
+        let token = permitted.and_then(|plan| plan.token.as_ref());
         let cnf: Option<KeyBinding> = session.and_then(|session| session.key.clone());
         let replaced = self
             .retry
@@ -539,6 +566,8 @@ impl Decide {
             expires_at: session.map(|session| session.expires_at),
             minter: session.map(|session| session.minter.clone()),
             kid: session.map(|session| session.kid.clone()),
+            issuer: token.map(|token| token.issuer.clone()),
+            status_lists_from: token.and_then(|token| token.status_lists_from),
             generation: self.generation,
             policies: if self.outcome == Decided::Permit {
                 self.policies.clone()

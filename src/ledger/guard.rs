@@ -15,13 +15,15 @@ use tracing::warn;
 
 use super::place::Place;
 use super::proofs;
-use super::shared::{Alarm, SharedCheckpoint, SharedError, Through};
+use super::shared::{SharedCheckpoint, SharedError, Through};
 use super::{LedgerParts, Signed};
 use crate::domain::succession::Succession;
 use crate::files::{make_directory_of, read_private, write_whole};
 use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, MAX_NOTE_BYTES, Note};
 use crate::store::Store;
-use crate::store::append::{Head, Server};
+use crate::store::append::Server;
+use crate::store::authenticity::Alarm;
+use crate::store::heads::Head;
 
 /// The least time between two writes of the file.
 const WRITE_EVERY: Duration = Duration::from_millis(200);
@@ -39,7 +41,8 @@ impl Guard {
     /// either there is only the guard within the process.
     #[must_use]
     pub fn new(parts: &LedgerParts, file: Option<PathBuf>, place: Option<Place>) -> Self {
-        let alarm = Alarm::default();
+        // Rows that are read elsewhere stop it, too.
+        let alarm = parts.store.alarm();
         let shared = place.map(|place| {
             let shared = SharedCheckpoint::new(place, parts, Arc::clone(&alarm));
             Arc::new(shared)

@@ -24,7 +24,9 @@
 //! happened; until that is known, nobody gets an answer that could release anything. A store that
 //! shows a smaller or different tree than the one this replica saw last, or than the one that is kept
 //! outside, was rewound or forked: the ledger stops for good and says which two heads it saw
-//! ([`guard`]).
+//! ([`guard`]). It stops in the same way at a head without the broker's own MAC
+//! ([`crate::store::heads`]), and at a leaf that no head covers: so a checkpoint's signature is the
+//! broker's word for every leaf below it, whoever else can write to the tables.
 
 pub mod appender;
 mod batch;
@@ -43,6 +45,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tracing::error;
 
 pub(crate) use self::batch::blocked_caller;
 use self::batch::{Prepared, SettledLeaf};
@@ -59,14 +62,10 @@ use crate::domain::succession::Succession;
 use crate::domain::workload::Identity;
 use crate::merkle::{Hash, Receipt, VerifierKey, leaf_hash};
 use crate::metrics::Metrics;
-use crate::store::append::{Head, RetryFacts};
+use crate::store::append::RetryFacts;
+use crate::store::authenticity::Alarm;
+use crate::store::heads::{Head, HeadError, HeadSeal};
 use crate::store::{Store, StoreError};
-
-/// The purpose under which cutoffs' rows are protected.
-pub const CUTOFF_MAC: &str = "cutoff";
-
-/// The purpose under which the rows of activations are protected.
-pub const ACTIVATION_MAC: &str = "activation";
 
 /// The purpose under which the word on which log is succeeded is protected.
 pub const SUCCESSION_MAC: &str = "succession";
@@ -110,6 +109,14 @@ pub struct LedgerParts {
     pub metrics: Arc<Metrics>,
     /// The log that it takes the place of.
     pub succeeds: Option<Succession>,
+}
+
+impl LedgerParts {
+    /// Makes and checks the MACs of the log's heads.
+    #[must_use]
+    pub fn head_seal(&self) -> HeadSeal {
+        HeadSeal::new(&self.origin, &self.mac)
+    }
 }
 
 /// What became of an entry.
@@ -174,8 +181,9 @@ pub enum AppendError {
     /// The entry has no bytes that could be a leaf.
     #[error("an entry cannot be written as a leaf: {0}")]
     Unwritable(String),
-    /// The checkpoint could not be signed.
-    #[error("the checkpoint could not be signed")]
+    /// A decision was recorded, and the checkpoint over it could not be signed. Nothing may be
+    /// released.
+    #[error("it was recorded, and the checkpoint over it could not be signed")]
     Unsigned,
     /// The ledger has stopped for good.
     #[error("the ledger has stopped: {0}")]
@@ -218,7 +226,7 @@ pub struct Ledger {
 }
 
 struct Shared {
-    alarm: shared::Alarm,
+    alarm: Alarm,
     /// The cutoffs as of this replica's last batch.
     cutoffs: ArcSwap<Cutoffs>,
     size: AtomicU64,
@@ -293,6 +301,21 @@ impl Ledger {
             return LedgerStatus::Stopped(why.clone());
         }
         self.shared.status.borrow().clone()
+    }
+
+    /// The newest head in the store. One that no broker of this log wrote stops the ledger.
+    pub async fn head(&self) -> Result<Option<Head>, HeadError> {
+        let head = self.parts.store.head(&self.parts.head_seal()).await;
+        if let Err(HeadError::Foreign(why)) = &head {
+            self.stop(why.to_string());
+        }
+        head
+    }
+
+    /// Stops the ledger for good. The first reason stays.
+    fn stop(&self, why: String) {
+        error!(%why, "the ledger stops");
+        drop(self.shared.alarm.set(why));
     }
 
     /// The newest signed checkpoint of this replica, and every later one.

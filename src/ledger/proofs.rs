@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::merkle::{
     ConsistencyPlan, Edge, EdgePlan, Hash, InclusionPlan, PlanError, RootPlan, TileId, TileSource,
 };
-use crate::store::append::Head;
+use crate::store::heads::Head;
 use crate::store::{Store, StoreError};
 
 /// Why there is no proof.
@@ -22,17 +22,33 @@ pub enum NoProof {
     Broken(PlanError),
 }
 
-/// The proof that leaf `index` is in the tree of `size` leaves.
-pub async fn inclusion(store: &Store, index: u64, size: u64) -> Result<Vec<Hash>, NoProof> {
-    let stored = stored_size(store, size).await?;
+/// The proof that leaf `index` is in the tree of `size` leaves. `stored` are the leaves under the
+/// newest head.
+pub async fn inclusion(
+    store: &Store,
+    index: u64,
+    size: u64,
+    stored: u64,
+) -> Result<Vec<Hash>, NoProof> {
+    if size > stored {
+        return Err(NoProof::OutOfRange);
+    }
     let plan = InclusionPlan::new(index, size).map_err(|_| NoProof::OutOfRange)?;
     let tiles = fetch(store, plan.tiles(), stored).await?;
     plan.build(&tiles).map_err(NoProof::Broken)
 }
 
-/// The proof that the tree of `from` leaves is the beginning of the tree of `to` leaves.
-pub async fn consistency(store: &Store, from: u64, to: u64) -> Result<Vec<Hash>, NoProof> {
-    let stored = stored_size(store, to).await?;
+/// The proof that the tree of `from` leaves is the beginning of the tree of `to` leaves. `stored` are
+/// the leaves under the newest head.
+pub async fn consistency(
+    store: &Store,
+    from: u64,
+    to: u64,
+    stored: u64,
+) -> Result<Vec<Hash>, NoProof> {
+    if to > stored {
+        return Err(NoProof::OutOfRange);
+    }
     let plan = ConsistencyPlan::new(from, to).map_err(|_| NoProof::OutOfRange)?;
     let tiles = fetch(store, plan.tiles(), stored).await?;
     plan.build(&tiles).map_err(NoProof::Broken)
@@ -74,14 +90,6 @@ pub(super) async fn root_at(store: &Store, size: u64, stored: u64) -> Result<Has
         .await
         .map_err(|error| error.to_string())?;
     plan.build(&tiles).map_err(|error| error.to_string())
-}
-
-async fn stored_size(store: &Store, wanted: u64) -> Result<u64, NoProof> {
-    let stored = store.head().await?.map_or(0, |head| head.size);
-    if wanted > stored {
-        return Err(NoProof::OutOfRange);
-    }
-    Ok(stored)
 }
 
 async fn fetch(

@@ -13,8 +13,8 @@
 //! a replica that appends nothing finds out that its connections lead to a server which lacks some of
 //! it, and asks that server nothing more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -28,7 +28,9 @@ use crate::clock::SharedClock;
 use crate::domain::succession::{Succession, Why};
 use crate::merkle::{CheckpointError, EMPTY_ROOT, SignedCheckpoint, VerifierKey};
 use crate::metrics::Metrics;
-use crate::store::append::{Head, LedgerConnection, Server};
+use crate::store::append::{LedgerConnection, Server};
+use crate::store::authenticity::Alarm;
+use crate::store::heads::{Head, HeadError, HeadSeal};
 use crate::store::{Store, StoreError};
 
 /// The least time between two publications.
@@ -41,14 +43,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often a publication begins anew because another replica was first.
 const TRIES: u32 = 8;
 
-/// Why the ledger must not go on, once that is so.
-pub(super) type Alarm = Arc<OnceLock<String>>;
-
 /// The place, and what its content is held against.
 pub(super) struct SharedCheckpoint {
     place: Place,
     store: Store,
     origin: String,
+    heads: HeadSeal,
     keys: LedgerKeys,
     key_source: Arc<dyn LedgerKeySource>,
     clock: SharedClock,
@@ -121,6 +121,15 @@ pub(super) enum SharedError {
     Alarm(String),
 }
 
+impl From<HeadError> for SharedError {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Store(error) => Self::Store(error),
+            HeadError::Foreign(why) => Self::Alarm(why.to_string()),
+        }
+    }
+}
+
 impl From<PlaceError> for SharedError {
     fn from(error: PlaceError) -> Self {
         Self::Unavailable(error.to_string())
@@ -133,6 +142,7 @@ impl SharedCheckpoint {
             place,
             store: parts.store.clone(),
             origin: parts.origin.clone(),
+            heads: parts.head_seal(),
             keys: Arc::clone(&parts.keys),
             key_source: Arc::clone(&parts.key_source),
             clock: Arc::clone(&parts.clock),
@@ -463,10 +473,11 @@ impl SharedCheckpoint {
         // Only now: the place never holds what is not committed, so what is looked at after it was
         // read has all of it, whatever others append meanwhile.
         let (head, server) = match through {
-            Through::Pool => (self.store.head().await?, None),
+            Through::Pool => (self.store.head(&self.heads).await?, None),
             Through::Connection(connection) => {
                 let look = connection.look().await?;
-                (look.head, Some(look.server))
+                let head = look.head.map(|head| self.heads.open(&head)).transpose();
+                (head.map_err(HeadError::Foreign)?, Some(look.server))
             }
         };
         let opened =
@@ -540,7 +551,7 @@ impl SharedCheckpoint {
     /// Tiles are read through the pool. Its server must have the tree that the new connection shows,
     /// or nothing that it says is about that one.
     async fn check_pool(&self, shown: Option<Head>) -> Result<(), SharedError> {
-        let pooled = self.store.head().await?;
+        let pooled = self.store.head(&self.heads).await?;
         let size = |head: Option<Head>| head.map_or(0, |head| head.size);
         let (ours, theirs) = (size(shown), size(pooled));
         let same = match shown {
@@ -570,10 +581,12 @@ fn verifiers(keys: &[LedgerKey]) -> Vec<VerifierKey> {
 mod tests {
     use arc_swap::ArcSwap;
     use futures_util::future::BoxFuture;
+    use uuid::Uuid;
 
     use super::super::appender::sign;
     use super::*;
     use crate::clock::{ManualClock, Timestamp};
+    use crate::crypto::digest::Mac;
     use crate::crypto::jwk::Algorithm;
     use crate::crypto::random::SystemRandom;
     use crate::crypto::sealer::SealingKeys;
@@ -583,7 +596,14 @@ mod tests {
     use crate::store::append::{LeafRow, Needs, Writes};
     use crate::store::sqlite::Sqlite;
 
-    async fn store(directory: &std::path::Path, hashes: &[Hash]) -> Store {
+    const ORIGIN: &str = "one.test/log";
+
+    fn mac() -> Mac {
+        let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
+        SealingKeys::parse(&[key]).unwrap().mac(ORIGIN)
+    }
+
+    async fn store(directory: &std::path::Path, hashes: &[Hash], mac: &Mac) -> Store {
         let directory = directory.join("data");
         let store = Store::Sqlite(Sqlite::open(&directory, 1).await.unwrap());
         let leaves = hashes.iter().zip(0..).map(|(hash, index)| LeafRow {
@@ -598,7 +618,7 @@ mod tests {
         });
         let writes = Writes {
             leaves: leaves.collect(),
-            head: Some((head(hashes), BatchId::from(uuid::Uuid::nil()))),
+            head: Some(HeadSeal::new(ORIGIN, mac).seal(head(hashes), BatchId::from(Uuid::nil()))),
             ..Writes::default()
         };
         let mut connection = store.ledger_connection().await.unwrap();
@@ -618,14 +638,13 @@ mod tests {
         }
     }
 
-    fn parts(store: Store, keys: Vec<LedgerKey>) -> LedgerParts {
-        let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
+    fn parts(store: Store, keys: Vec<LedgerKey>, mac: Mac) -> LedgerParts {
         LedgerParts {
             store,
-            origin: "one.test/log".into(),
+            origin: ORIGIN.into(),
             keys: Arc::new(ArcSwap::from_pointee(keys)),
             key_source: Arc::new(NoOthers),
-            mac: SealingKeys::parse(&[key]).unwrap().mac(),
+            mac,
             clock: ManualClock::new(Timestamp::EPOCH),
             metrics: Arc::new(Metrics::new()),
             succeeds: None,
@@ -649,10 +668,11 @@ mod tests {
         let signer = LocalSigner::new(&key).unwrap();
         let public = signer.public_jwk().ed25519_bytes().unwrap();
         let key = LedgerKey {
-            verifier: VerifierKey::new("one.test/log", public).unwrap(),
+            verifier: VerifierKey::new(ORIGIN, public).unwrap(),
             signer: Arc::new(signer),
         };
-        let parts = parts(store(directory.path(), &hashes).await, vec![key]);
+        let mac = mac();
+        let parts = parts(store(directory.path(), &hashes, &mac).await, vec![key], mac);
         let place = || Place::file(directory.path().join("place"));
         let there = async || {
             let kept = place().read().await.unwrap();
@@ -679,8 +699,9 @@ mod tests {
     async fn a_pool_that_leads_to_another_server_proves_nothing_and_accuses_nobody() {
         let directory = tempfile::tempdir().unwrap();
         let hashes: Vec<Hash> = (0..5).map(|n| Hash::from([n; 32])).collect();
-        let store = store(directory.path(), &hashes).await;
-        let parts = parts(store, Vec::new());
+        let mac = mac();
+        let store = store(directory.path(), &hashes, &mac).await;
+        let parts = parts(store, Vec::new(), mac);
         let place = Place::file(directory.path().join("place"));
         let shared = SharedCheckpoint::new(place, &parts, Alarm::default());
         // The pool's server may have grown since.

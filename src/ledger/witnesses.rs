@@ -26,6 +26,7 @@ use crate::merkle::{
 use crate::outgoing::{self, BodyError};
 use crate::store::StoreError;
 use crate::store::cosigned::CosignedRow;
+use crate::store::heads::{ForeignHead, HeadError};
 
 /// The least time between two checkpoints that a witness is told of.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -115,6 +116,8 @@ enum Failure {
     Fork { old: u64, ours: u64 },
     #[error("the store: {0}")]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Foreign(#[from] ForeignHead),
     #[error("no proof for it: {0}")]
     NoProof(#[from] NoProof),
     #[error("the proof is longer than the protocol carries")]
@@ -131,7 +134,16 @@ impl Failure {
                 "unusable"
             }
             Self::Ahead { .. } | Self::Row { .. } | Self::Fork { .. } => "inconsistent",
-            Self::Store(_) | Self::NoProof(_) | Self::LongProof => "own",
+            Self::Store(_) | Self::Foreign(_) | Self::NoProof(_) | Self::LongProof => "own",
+        }
+    }
+}
+
+impl From<HeadError> for Failure {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Store(error) => error.into(),
+            HeadError::Foreign(why) => why.into(),
         }
     }
 }
@@ -198,9 +210,14 @@ pub fn cosigned_note(rows: &[CosignedRow]) -> Option<(u64, String)> {
     let signed = text(first)?;
     let mut note = first.checkpoint.clone();
     for row in rows {
-        // A line of another text would spoil the note for whoever knows that witness.
-        if text(row).as_ref() == Some(&signed) {
-            note.push_str(&row.line);
+        // A line of another text would spoil the note for readers that know that witness.
+        if text(row).as_ref() != Some(&signed) {
+            continue;
+        }
+        // So would one that makes the note longer than readers take.
+        let longer = format!("{note}{}", row.line);
+        if Note::parse(longer.as_bytes()).is_ok() {
+            note = longer;
         }
     }
     Some((first.size, note))
@@ -258,7 +275,7 @@ impl Ledger {
         let store = &self.parts.store;
         let last = store.last_cosigned(&witness.vkey).await?.unwrap_or(0);
         // A row comes after the leaves that it is about.
-        let ours = store.head().await?.map_or(0, |head| head.size);
+        let ours = self.head().await?.map_or(0, |head| head.size);
         if last > ours {
             self.count(witness, &Failure::Row { theirs: last, ours });
         }
@@ -285,7 +302,8 @@ impl Ledger {
             return Ok(());
         }
         for _ in 0..TRIES {
-            let proof = proofs::consistency(store, old, ours).await?;
+            let stored = self.head().await?.map_or(0, |head| head.size);
+            let proof = proofs::consistency(store, old, ours, stored).await?;
             let body = add_checkpoint_body(old, &proof, &signed.checkpoint);
             let body = body.ok_or(Failure::LongProof)?;
             match witness.add_checkpoint(old, ours, body).await? {
@@ -297,7 +315,7 @@ impl Ledger {
                     return Ok(());
                 }
                 Answer::Saw(theirs) if theirs > ours => {
-                    let head = store.head().await?.map_or(0, |head| head.size);
+                    let head = self.head().await?.map_or(0, |head| head.size);
                     if theirs <= head {
                         // Another replica was first.
                         return Ok(());
@@ -336,5 +354,40 @@ impl Ledger {
             line,
             checkpoint: signed.checkpoint.to_string(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+    use crate::merkle::MAX_NOTE_SIGNATURES;
+
+    fn line(of: u8) -> String {
+        format!("\u{2014} w{of} {}\n", STANDARD.encode([of; 76]))
+    }
+
+    #[test]
+    fn a_note_has_the_words_of_as_many_witnesses_as_readers_take() {
+        let checkpoint = format!(
+            "one.test/log\n1\n{}\n\n{}",
+            STANDARD.encode([0; 32]),
+            line(0)
+        );
+        let row = |of| CosignedRow {
+            size: 1,
+            vkey: String::new(),
+            witness: format!("w{of}"),
+            line: line(of),
+            checkpoint: checkpoint.clone(),
+        };
+        let mut rows: Vec<CosignedRow> = (1..=40).map(row).collect();
+        rows[1].line = "not a signature\n".into();
+        let (size, note) = cosigned_note(&rows).unwrap();
+        let note = Note::parse(note.as_bytes()).unwrap();
+        assert_eq!((size, note.signatures().len()), (1, MAX_NOTE_SIGNATURES));
+        assert!(note.signatures().iter().all(|known| known.name != "w2"));
     }
 }

@@ -122,10 +122,7 @@ fn status(issuer: &str, session: &Session, first_list: u64) -> Option<Value> {
     let Revocability::Bounded { .. } = session.revocability else {
         return None;
     };
-    let place = StatusPlace::of(session.leaf_index, first_list);
-    Some(json!({
-        "status_list": {"idx": place.index, "uri": place.uri(issuer)}
-    }))
+    Some(StatusPlace::of(session.leaf_index, first_list).claim(issuer))
 }
 
 impl Minter for JwtMinter {

@@ -1,56 +1,127 @@
-//! Which roles an identity has.
+//! Which roles an identity has. Rows are only added: the newest of an identity and a role says
+//! whether it has that role, and one that was taken away cannot be put back from an older row.
+
+use std::collections::BTreeSet;
 
 use super::codec::unsigned;
 use super::{Store, StoreError, read_current};
+use crate::crypto::digest::{Mac, MacError};
 
-/// A role of an identity, with the MAC that protects the row.
+/// The purpose under which rows of role bindings are protected.
+const BINDING_MAC: &str = "admin_binding";
+
+/// Whether an identity has a role, by the newest row, with the MAC that protects it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminBinding {
-    /// Who.
+    /// The identity.
     pub identity: String,
-    /// Which role.
+    /// The role.
     pub role: String,
-    /// The leaf that gave it.
+    /// Whether it was given or taken.
+    pub bound: bool,
+    /// The leaf that says so.
     pub index: u64,
     /// Over all of these.
     pub mac: Vec<u8>,
 }
 
-impl Store {
-    /// The roles of one identity.
-    pub async fn roles_of(&self, identity: &str) -> Result<Vec<AdminBinding>, StoreError> {
-        let rows: Vec<(String, String, i64, Vec<u8>)> = read_current!(self, db => {
-            sqlx::query_as(
-                "/* roles_of */ SELECT identity, role, idx, mac FROM admin_binding \
-                 WHERE identity = $1 ORDER BY role",
-            )
-            .bind(identity)
-            .fetch_all(db)
-            .await?
-        });
-        rows.into_iter().map(binding).collect()
+impl AdminBinding {
+    /// The same with its MAC.
+    #[must_use]
+    pub fn seal(mut self, mac: &Mac) -> Self {
+        self.mac = self.with_fields(|fields| mac.tag(BINDING_MAC, fields));
+        self
     }
 
-    /// All bindings.
-    pub async fn admin_bindings(&self) -> Result<Vec<AdminBinding>, StoreError> {
-        let rows: Vec<(String, String, i64, Vec<u8>)> = read_current!(self, db => {
-            sqlx::query_as(
-                "/* admin_bindings */ SELECT identity, role, idx, mac FROM admin_binding \
-                 ORDER BY identity, role",
-            )
-            .fetch_all(db)
-            .await?
-        });
-        rows.into_iter().map(binding).collect()
+    /// Checks the MAC.
+    pub fn open(&self, mac: &Mac) -> Result<(), MacError> {
+        self.with_fields(|fields| mac.verify(BINDING_MAC, fields, &self.mac))
+    }
+
+    /// What to call the row.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!(
+            "the table admin_binding: the role `{}` of {}",
+            self.role, self.identity
+        )
+    }
+
+    fn with_fields<T>(&self, then: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let bound: &[u8] = if self.bound { b"bound" } else { b"unbound" };
+        then(&[
+            self.identity.as_bytes(),
+            self.role.as_bytes(),
+            bound,
+            &self.index.to_be_bytes(),
+        ])
     }
 }
 
-fn binding(
-    (identity, role, index, mac): (String, String, i64, Vec<u8>),
-) -> Result<AdminBinding, StoreError> {
+type Columns = (String, String, bool, i64, Vec<u8>);
+
+/// The newest row of each identity and role.
+macro_rules! newest {
+    ($label:literal, $rest:literal) => {
+        concat!(
+            "/* ",
+            $label,
+            " */ SELECT identity, role, bound, idx, mac FROM admin_binding AS b \
+             WHERE idx = (SELECT max(idx) FROM admin_binding AS newest \
+             WHERE newest.identity = b.identity AND newest.role = b.role)",
+            $rest
+        )
+    };
+}
+
+impl Store {
+    /// The roles of one identity.
+    pub async fn roles_of(&self, identity: &str) -> Result<BTreeSet<String>, StoreError> {
+        self.check_trusted()?;
+        let rows: Vec<Columns> = read_current!(self, db => {
+            sqlx::query_as(newest!("roles_of", " AND identity = $1"))
+                .bind(identity)
+                .fetch_all(db)
+                .await?
+        });
+        let mut roles = BTreeSet::new();
+        for binding in rows.into_iter().map(binding) {
+            let binding = binding?;
+            self.check_row(binding.name(), |mac| binding.open(mac))?;
+            if binding.bound {
+                roles.insert(binding.role);
+            }
+        }
+        Ok(roles)
+    }
+
+    /// The newest row of each identity and role, those of roles that were taken included. Their MACs
+    /// are not checked.
+    pub async fn admin_bindings(&self) -> Result<Vec<AdminBinding>, StoreError> {
+        let rows: Vec<Columns> = read_current!(self, db => {
+            sqlx::query_as(newest!("admin_bindings", " ORDER BY identity, role"))
+                .fetch_all(db)
+                .await?
+        });
+        rows.into_iter().map(binding).collect()
+    }
+
+    /// Every role that an identity has.
+    pub async fn bound_roles(&self) -> Result<Vec<AdminBinding>, StoreError> {
+        let mut bound = self.admin_bindings().await?;
+        for binding in &bound {
+            self.check_row(binding.name(), |mac| binding.open(mac))?;
+        }
+        bound.retain(|binding| binding.bound);
+        Ok(bound)
+    }
+}
+
+fn binding((identity, role, bound, index, mac): Columns) -> Result<AdminBinding, StoreError> {
     Ok(AdminBinding {
         identity,
         role,
+        bound,
         index: unsigned("admin binding", index)?,
         mac,
     })

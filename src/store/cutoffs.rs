@@ -6,6 +6,7 @@ use sqlx::FromRow;
 use super::codec::{signed, unsigned};
 use super::{Store, StoreError, read_current};
 use crate::clock::Timestamp;
+use crate::crypto::digest::{Mac, MacError};
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::ids::CutoffId;
 
@@ -26,19 +27,54 @@ pub(super) struct CutoffRow {
     mac: Vec<u8>,
 }
 
-/// A cutoff with the MAC that protects its row. Whoever reads it for a decision checks the MAC.
+/// The purpose under which rows of cutoffs are protected.
+const CUTOFF_MAC: &str = "cutoff";
+
+/// A cutoff with the MAC that protects its row. What it says is a claim until [`Self::open`] checked
+/// the MAC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SealedCutoff {
-    /// The cutoff.
-    pub cutoff: Cutoff,
-    /// Over [`Self::mac_fields`].
-    pub mac: Vec<u8>,
+    cutoff: Cutoff,
+    mac: Vec<u8>,
 }
 
 impl SealedCutoff {
-    /// What the MAC is made over.
+    /// The cutoff with its MAC.
     #[must_use]
-    pub fn mac_fields(cutoff: &Cutoff) -> Vec<Vec<u8>> {
+    pub fn seal(cutoff: Cutoff, mac: &Mac) -> Self {
+        let fields = Self::mac_fields(&cutoff);
+        let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+        let mac = mac.tag(CUTOFF_MAC, &fields);
+        Self { cutoff, mac }
+    }
+
+    /// The cutoff, if a broker wrote its row.
+    pub fn open(&self, mac: &Mac) -> Result<&Cutoff, MacError> {
+        let fields = Self::mac_fields(&self.cutoff);
+        let fields: Vec<&[u8]> = fields.iter().map(Vec::as_slice).collect();
+        mac.verify(CUTOFF_MAC, &fields, &self.mac)?;
+        Ok(&self.cutoff)
+    }
+
+    /// What the row says, whoever wrote it.
+    #[must_use]
+    pub fn claimed(&self) -> &Cutoff {
+        &self.cutoff
+    }
+
+    /// The MAC.
+    #[must_use]
+    pub fn mac(&self) -> &[u8] {
+        &self.mac
+    }
+
+    /// What to call the row.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("the table cutoff: the cutoff {}", self.cutoff.id)
+    }
+
+    fn mac_fields(cutoff: &Cutoff) -> Vec<Vec<u8>> {
         let block = match cutoff.block {
             Block::No => "no".to_owned(),
             Block::Until(at) => at.micros().to_string(),
@@ -55,6 +91,7 @@ impl SealedCutoff {
                 .map_or_else(String::new, |index| index.to_string())
                 .into_bytes(),
             cutoff.widened_to.clone().unwrap_or_default().into_bytes(),
+            cutoff.committed_at.micros().to_string().into_bytes(),
         ]
     }
 
@@ -107,12 +144,14 @@ impl Store {
                 .fetch_all(db)
                 .await?
         });
-        rows.into_iter()
-            .map(|row| SealedCutoff::try_from(row).map(|sealed| sealed.cutoff))
-            .collect()
+        let opened = |row| {
+            let sealed = SealedCutoff::try_from(row)?;
+            self.check_row(sealed.name(), |mac| sealed.open(mac).cloned())
+        };
+        rows.into_iter().map(opened).collect()
     }
 
-    /// All cutoffs, newest first, at most `limit`.
+    /// All cutoffs, newest first, at most `limit`. Their MACs are not checked.
     pub async fn cutoffs(&self, limit: u32) -> Result<Vec<SealedCutoff>, StoreError> {
         let rows: Vec<CutoffRow> = read_current!(self, db => {
             sqlx::query_as("/* cutoffs */ SELECT * FROM cutoff ORDER BY idx DESC LIMIT $1")
@@ -124,13 +163,18 @@ impl Store {
     }
 
     /// One cutoff.
-    pub async fn cutoff(&self, id: CutoffId) -> Result<Option<SealedCutoff>, StoreError> {
+    pub async fn cutoff(&self, id: CutoffId) -> Result<Option<Cutoff>, StoreError> {
         let row: Option<CutoffRow> = read_current!(self, db => {
             sqlx::query_as("/* cutoff */ SELECT * FROM cutoff WHERE id = $1")
                 .bind(id)
                 .fetch_optional(db)
                 .await?
         });
-        row.map(SealedCutoff::try_from).transpose()
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        let sealed = SealedCutoff::try_from(row)?;
+        self.check_row(sealed.name(), |mac| sealed.open(mac).cloned())
+            .map(Some)
     }
 }

@@ -3,29 +3,89 @@
 use super::codec::{digest, unsigned};
 use super::{Store, StoreError, read, read_current, write};
 use crate::clock::Timestamp;
+use crate::crypto::digest::{Mac, MacError};
 use crate::domain::generation::GenerationDigest;
+
+/// The purpose under which rows of activations are protected.
+const ACTIVATION_MAC: &str = "activation";
+
+/// An activation as its row has it. Its digest is a claim until [`Self::open`] checked the MAC.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedActivation {
+    index: u64,
+    digest: GenerationDigest,
+    mac: Vec<u8>,
+}
+
+impl SealedActivation {
+    /// The activation by the leaf at `index`, with its MAC.
+    #[must_use]
+    pub fn seal(index: u64, digest: GenerationDigest, mac: &Mac) -> Self {
+        let tag = with_fields(index, digest, |fields| mac.tag(ACTIVATION_MAC, fields));
+        Self {
+            index,
+            digest,
+            mac: tag,
+        }
+    }
+
+    pub(super) fn from_columns(index: i64, bytes: &[u8], mac: Vec<u8>) -> Result<Self, StoreError> {
+        Ok(Self {
+            index: unsigned("activation", index)?,
+            digest: GenerationDigest::new(digest("activation", bytes)?),
+            mac,
+        })
+    }
+
+    /// The generation, if a broker activated it.
+    pub fn open(&self, mac: &Mac) -> Result<GenerationDigest, MacError> {
+        with_fields(self.index, self.digest, |fields| {
+            mac.verify(ACTIVATION_MAC, fields, &self.mac)
+        })?;
+        Ok(self.digest)
+    }
+
+    /// What to call the row.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!(
+            "the table activation: the activation of {} by leaf {}",
+            self.digest, self.index
+        )
+    }
+
+    /// Its leaf.
+    #[must_use]
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The generation that the row names, whoever wrote it.
+    #[must_use]
+    pub fn claimed(&self) -> GenerationDigest {
+        self.digest
+    }
+
+    /// The MAC.
+    #[must_use]
+    pub fn mac(&self) -> &[u8] {
+        &self.mac
+    }
+}
+
+fn with_fields<T>(index: u64, digest: GenerationDigest, then: impl FnOnce(&[&[u8]]) -> T) -> T {
+    then(&[index.to_string().as_bytes(), digest.as_bytes()])
+}
 
 /// An activation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activation {
-    /// Its leaf.
-    pub index: u64,
-    /// The generation.
-    pub digest: GenerationDigest,
-    /// On whose word.
+    /// Its leaf and its generation.
+    pub sealed: SealedActivation,
+    /// The admin, or the start, that activated it.
     pub by: String,
-    /// When.
+    /// When it was committed.
     pub at: Timestamp,
-    /// Over what decides of it. Whoever is about to decide by it checks this.
-    pub mac: Vec<u8>,
-}
-
-impl Activation {
-    /// What the MAC is made over.
-    #[must_use]
-    pub fn mac_fields(index: u64, digest: GenerationDigest) -> Vec<Vec<u8>> {
-        vec![index.to_string().into_bytes(), digest.as_bytes().to_vec()]
-    }
 }
 
 impl Store {
@@ -97,11 +157,9 @@ impl Store {
         });
         row.map(|(index, bytes, by, at, mac)| {
             Ok(Activation {
-                index: unsigned("activation", index)?,
-                digest: GenerationDigest::new(digest("activation", &bytes)?),
+                sealed: SealedActivation::from_columns(index, &bytes, mac)?,
                 by,
                 at,
-                mac,
             })
         })
         .transpose()

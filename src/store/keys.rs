@@ -2,9 +2,11 @@
 
 use sqlx::FromRow;
 
+use super::admins::AdminBinding;
 use super::workload_keys::WorkloadKeyRow;
 use super::{Store, StoreError, read_current, write};
 use crate::clock::Timestamp;
+use crate::crypto::digest::sha256_parts;
 use crate::ids::CutoffId;
 
 /// A signing key's row. The public part is derived from the opened private one, never read here.
@@ -34,58 +36,83 @@ pub struct SigningKeyRow {
     pub mac: Vec<u8>,
 }
 
+/// A digest over all keys of a purpose as they are. A change of them that was planned upon one set of
+/// rows is recorded only upon the same.
+#[must_use]
+pub fn keys_basis(rows: &[SigningKeyRow], purpose: &str) -> [u8; 32] {
+    let of_purpose = rows.iter().filter(|row| row.purpose == purpose);
+    let mut fields: Vec<[&[u8]; 2]> = of_purpose
+        .map(|row| [row.kid.as_bytes(), row.mac.as_slice()])
+        .collect();
+    fields.sort_unstable();
+    sha256_parts(purpose, &fields.concat())
+}
+
+/// All columns of all keys, oldest first.
+pub(super) const SIGNING_KEYS: &str = "/* signing_keys */ SELECT kid, purpose, algorithm, sealed, \
+     created_at, published_at, active_from, retire_at, remove_at, revoked_at, mac \
+     FROM signing_key ORDER BY created_at, kid";
+
 impl Store {
     /// Every signing key, oldest first.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
-        Ok(read_current!(self, db => {
-            sqlx::query_as(
-                "/* signing_keys */ SELECT kid, purpose, algorithm, sealed, created_at, \
-                 published_at, active_from, retire_at, remove_at, revoked_at, mac \
-                 FROM signing_key ORDER BY created_at, kid",
-            )
-            .fetch_all(db)
-            .await?
-        }))
+        Ok(read_current!(self, db => sqlx::query_as(SIGNING_KEYS).fetch_all(db).await?))
     }
 
     /// Replaces a key's envelope by one sealed with a newer sealing key, if its row is still the one
-    /// with the MAC `old`: what was changed meanwhile has new dates, which these do not fit.
+    /// with the MAC `old`: what was changed meanwhile has new dates, which these do not fit. Whether it
+    /// was replaced.
     pub async fn reseal_key(
         &self,
         kid: &str,
         old: &[u8],
         sealed: &[u8],
         mac: &[u8],
-    ) -> Result<(), StoreError> {
-        write!(self, db => {
-            sqlx::query("/* reseal_key */ UPDATE signing_key SET sealed = $3, mac = $4 WHERE kid = $1 AND mac = $2")
+    ) -> Result<bool, StoreError> {
+        // Under the ledger's lock: a change of keys that was planned upon this row is recorded before,
+        // and is found by its MAC, or comes after, and finds another one. SQLite has one writer.
+        let sql = match self {
+            Self::Postgres(_) => {
+                "/* reseal_key */ UPDATE signing_key SET sealed = $3, mac = $4 \
+                 WHERE kid = $1 AND mac = $2 \
+                 AND 1 = (SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE)"
+            }
+            Self::Sqlite(_) => {
+                "/* reseal_key */ UPDATE signing_key SET sealed = $3, mac = $4 \
+                 WHERE kid = $1 AND mac = $2"
+            }
+        };
+        let replaced = write!(self, db => {
+            sqlx::query(sql)
                 .bind(kid)
                 .bind(old)
                 .bind(sealed)
                 .bind(mac)
                 .execute(db)
-                .await?;
+                .await?
+                .rows_affected()
         });
-        Ok(())
+        Ok(replaced == 1)
     }
 
     /// Replaces the MAC `old` of a cutoff's row by one made with a newer key. A row that has another
-    /// by now, because the cutoff was lifted meanwhile, is left alone.
+    /// by now, because the cutoff was lifted meanwhile, is left alone. Whether it was replaced.
     pub async fn remac_cutoff(
         &self,
         id: CutoffId,
         old: &[u8],
         mac: &[u8],
-    ) -> Result<(), StoreError> {
-        write!(self, db => {
+    ) -> Result<bool, StoreError> {
+        let replaced = write!(self, db => {
             sqlx::query("/* remac_cutoff */ UPDATE cutoff SET mac = $3 WHERE id = $1 AND mac = $2")
                 .bind(id)
                 .bind(old)
                 .bind(mac)
                 .execute(db)
-                .await?;
+                .await?
+                .rows_affected()
         });
-        Ok(())
+        Ok(replaced == 1)
     }
 
     /// The same for an activation.
@@ -94,60 +121,59 @@ impl Store {
         index: u64,
         old: &[u8],
         mac: &[u8],
-    ) -> Result<(), StoreError> {
-        write!(self, db => {
+    ) -> Result<bool, StoreError> {
+        let replaced = write!(self, db => {
             sqlx::query("/* remac_activation */ UPDATE activation SET mac = $3 WHERE idx = $1 AND mac = $2")
                 .bind(super::codec::signed(index))
                 .bind(old)
                 .bind(mac)
                 .execute(db)
-                .await?;
+                .await?
+                .rows_affected()
         });
-        Ok(())
+        Ok(replaced == 1)
     }
 
     /// The same for a role binding.
-    pub async fn remac_binding(
-        &self,
-        identity: &str,
-        role: &str,
-        old: &[u8],
-        mac: &[u8],
-    ) -> Result<(), StoreError> {
-        write!(self, db => {
+    pub async fn remac_binding(&self, old: &AdminBinding, mac: &[u8]) -> Result<bool, StoreError> {
+        let replaced = write!(self, db => {
             sqlx::query(
-                "/* remac_binding */ UPDATE admin_binding SET mac = $4 \
-                 WHERE identity = $1 AND role = $2 AND mac = $3",
+                "/* remac_binding */ UPDATE admin_binding SET mac = $5 \
+                 WHERE identity = $1 AND role = $2 AND idx = $3 AND mac = $4",
             )
-            .bind(identity)
-            .bind(role)
-            .bind(old)
+            .bind(&old.identity)
+            .bind(&old.role)
+            .bind(super::codec::signed(old.index))
+            .bind(&old.mac)
             .bind(mac)
             .execute(db)
-            .await?;
+            .await?
+            .rows_affected()
         });
-        Ok(())
+        Ok(replaced == 1)
     }
 
     /// The same for a workload's key.
     pub async fn remac_workload_key(
         &self,
-        row: &WorkloadKeyRow,
+        old: &WorkloadKeyRow,
         mac: &[u8],
-    ) -> Result<(), StoreError> {
-        write!(self, db => {
+    ) -> Result<bool, StoreError> {
+        let replaced = write!(self, db => {
             sqlx::query(
-                "/* remac_workload_key */ UPDATE workload_key SET mac = $5 \
-                 WHERE attestor = $1 AND workload = $2 AND thumbprint = $3 AND mac = $4",
+                "/* remac_workload_key */ UPDATE workload_key SET mac = $6 \
+                 WHERE attestor = $1 AND workload = $2 AND thumbprint = $3 AND idx = $4 AND mac = $5",
             )
-            .bind(&row.attestor)
-            .bind(&row.workload)
-            .bind(&row.thumbprint)
-            .bind(&row.mac)
+            .bind(&old.attestor)
+            .bind(&old.workload)
+            .bind(&old.thumbprint)
+            .bind(super::codec::signed(old.index))
+            .bind(&old.mac)
             .bind(mac)
             .execute(db)
-            .await?;
+            .await?
+            .rows_affected()
         });
-        Ok(())
+        Ok(replaced == 1)
     }
 }

@@ -1,6 +1,5 @@
-//! The ledger, for reading: heads, leaves, tiles, decisions.
+//! The ledger, for reading: leaves, tiles, decisions.
 
-use super::append::Head;
 use super::codec::{digest, signed, unsigned};
 use super::{Store, StoreError, read};
 use crate::clock::Timestamp;
@@ -48,22 +47,6 @@ pub struct DecisionRow {
 }
 
 impl Store {
-    /// The newest head.
-    pub async fn head(&self) -> Result<Option<Head>, StoreError> {
-        let row: Option<(i64, Vec<u8>)> = read!(self, db => {
-            sqlx::query_as("/* head */ SELECT size, root FROM ledger_head ORDER BY size DESC LIMIT 1")
-                .fetch_optional(db)
-                .await?
-        });
-        row.map(|(size, root)| {
-            Ok(Head {
-                size: unsigned("head", size)?,
-                root: Hash::from(digest("root", &root)?),
-            })
-        })
-        .transpose()
-    }
-
     /// Leaf hashes of `[from, from + count)`, as many as there are.
     pub async fn leaf_hashes(&self, from: u64, count: u64) -> Result<Vec<Hash>, StoreError> {
         let rows: Vec<(Vec<u8>,)> = read!(self, db => {
@@ -181,18 +164,25 @@ impl Store {
         row.map(|(index,)| unsigned("leaf", index)).transpose()
     }
 
-    /// The decisions among the leaves of `[from, …)`, with what opens their inputs, `count` of them
+    /// The decisions among the leaves of `[from, to)`, with what opens their inputs, `count` of them
     /// at most.
-    pub async fn decisions(&self, from: u64, count: u32) -> Result<Vec<DecisionRow>, StoreError> {
+    pub async fn decisions(
+        &self,
+        from: u64,
+        to: u64,
+        count: u32,
+    ) -> Result<Vec<DecisionRow>, StoreError> {
         type Part = Option<Vec<u8>>;
         // Where the last one is, first, so that the range of bodies is known.
         let (last,): (Option<i64>,) = read!(self, db => {
             sqlx::query_as(
                 "/* decisions_end */ SELECT max(idx) FROM (SELECT idx FROM leaf \
-                 WHERE idx >= $1 AND decision_id IS NOT NULL ORDER BY idx LIMIT $2) AS next",
+                 WHERE idx >= $1 AND idx < $3 AND decision_id IS NOT NULL \
+                 ORDER BY idx LIMIT $2) AS next",
             )
             .bind(signed(from))
             .bind(i64::from(count))
+            .bind(signed(to))
             .fetch_one(db)
             .await?
         });

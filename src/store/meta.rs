@@ -141,16 +141,18 @@ impl Store {
         Ok(())
     }
 
-    /// Protects the word on which log is succeeded with a newer key.
-    pub async fn remac_succession(&self, old: &[u8], new: &[u8]) -> Result<(), StoreError> {
-        write!(self, db => {
+    /// Protects the word on which log is succeeded with a newer key, if its row is still the one with
+    /// the MAC `old`. Whether it was replaced.
+    pub async fn remac_succession(&self, old: &[u8], new: &[u8]) -> Result<bool, StoreError> {
+        let replaced = write!(self, db => {
             sqlx::query("/* remac_succession */ UPDATE succession SET mac = $2 WHERE mac = $1")
                 .bind(old)
                 .bind(new)
                 .execute(db)
-                .await?;
+                .await?
+                .rows_affected()
         });
-        Ok(())
+        Ok(replaced == 1)
     }
 
     /// Where the replicas last kept a checkpoint together.

@@ -18,6 +18,7 @@
 
 pub mod admins;
 pub mod append;
+pub mod authenticity;
 mod codec;
 pub mod cosigned;
 pub mod cutoffs;
@@ -26,6 +27,7 @@ pub mod deny_lists;
 pub mod exports;
 mod fence;
 pub mod generations;
+pub mod heads;
 pub mod keys;
 pub mod lease;
 pub mod leaves;
@@ -126,12 +128,46 @@ pub enum StoreError {
     /// The database's server is not known to be the primary. Trying again may help.
     #[error("the database's server is not known to be the primary: {0}")]
     NotPrimary(String),
+    /// A row was not written by a broker of this log.
+    #[error("{0}")]
+    Forged(String),
     /// A row holds what we never wrote.
     #[error("the store holds an unreadable {0}")]
     Corrupt(&'static str),
     /// The store is not fit for this process; the text says why and what to do.
     #[error("{0}")]
     Unfit(String),
+}
+
+/// The tables of the log: rows of theirs are inserted under the lock, and never changed.
+const LOG_TABLES: [&str; 5] = ["leaf", "leaf_body", "tile", "ledger_head", "activation"];
+
+impl StoreError {
+    /// What the database says of a row of the log that could not be inserted because one with its key
+    /// is there.
+    #[must_use]
+    pub fn occupied(&self) -> Option<String> {
+        let Self::Refused(sqlx::Error::Database(error)) = self else {
+            return None;
+        };
+        if !error.is_unique_violation() {
+            return None;
+        }
+        let told = error.message();
+        let table = match error.table() {
+            // Bodies are in partitions.
+            Some(table) if table.starts_with("leaf_body_") => "leaf_body",
+            Some(table) => table,
+            // `UNIQUE constraint failed: leaf.idx`
+            None => told.rsplit(": ").next()?.split('.').next()?,
+        };
+        let detail = error
+            .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+            .and_then(|error| error.detail());
+        LOG_TABLES
+            .contains(&table)
+            .then(|| format!("table {table}: {}", detail.unwrap_or(told)))
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
@@ -266,6 +302,11 @@ mod tests {
             .any(|pair| ["FROM", "JOIN"].contains(&pair[0]) && VALIDITY.contains(&pair[1]))
     }
 
+    /// Whether a macro of the file makes the statement, over a table that decides.
+    fn is_made(statement: &str) -> bool {
+        statement.contains("select_") || statement.contains("newest!")
+    }
+
     /// What stands between `open` and the parenthesis that closes it.
     fn invocations<'a>(source: &'a str, open: &str) -> Vec<&'a str> {
         let mut found = Vec::new();
@@ -301,14 +342,14 @@ mod tests {
                 for statement in invocations(&source, plain) {
                     let changes = statement.contains("UPDATE ") || statement.contains("INSERT ");
                     assert!(
-                        changes || !decides(statement) && !statement.contains("select_"),
+                        changes || !decides(statement) && !is_made(statement),
                         "{}: read_current! is for this: {statement}",
                         path.display()
                     );
                 }
             }
             for statement in invocations(&source, "read_current!(") {
-                current += usize::from(decides(statement) || statement.contains("select_"));
+                current += usize::from(decides(statement) || is_made(statement));
             }
         }
         // The search itself finds what there is.

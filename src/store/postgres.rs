@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection};
 
 use super::StoreError;
+use super::authenticity::RowGuard;
 use super::codec::unsigned;
 use super::fence::{Fence, Shown, ends_connection};
 use crate::clock::Timestamp;
@@ -65,6 +66,7 @@ pub struct Postgres {
     lease: Arc<PgConnectOptions>,
     fence: Arc<Fence>,
     standby_will_do: bool,
+    row_guard: RowGuard,
 }
 
 /// A connection of the pool whose server was held against the fence. It goes back into the pool when
@@ -191,7 +193,12 @@ impl Postgres {
             lease: Arc::new(lease),
             fence,
             standby_will_do: settings.standby_will_do,
+            row_guard: RowGuard::default(),
         })
+    }
+
+    pub(super) fn row_guard(&self) -> &RowGuard {
+        &self.row_guard
     }
 
     /// A connection whose server shows all that is known to be committed, and is no standby. It is
@@ -317,11 +324,55 @@ impl Postgres {
             ));
         }
         // An identifier cannot be a parameter; `format` in the database quotes it.
+        sqlx::query("/* confine_serving */ SELECT taskpass_confine_serving($1)")
+            .bind(role)
+            .execute(&self.pool)
+            .await?;
+        self.check_confined(Some(role)).await?;
         sqlx::query(include_str!("grant_serving.sql").trim_end())
             .bind(role)
             .execute(&self.pool)
             .await?;
         Ok(())
+    }
+
+    /// Whether a role, or else the one that is connected, can make no object of its own beside ours.
+    /// One that can has what the log rests on in its hands: with a temporary table or function it
+    /// could stand in for ours, and an owner can change every row.
+    pub async fn check_confined(&self, role: Option<&str>) -> Result<(), StoreError> {
+        let (role, database, schema, temporary, create): (String, String, String, bool, bool) =
+            sqlx::query_as(
+                "/* check_confined */ SELECT r.rolname::text, current_database()::text, \
+                 n.nspname::text, \
+                 has_database_privilege(r.oid, current_database(), 'TEMPORARY'), \
+                 has_schema_privilege(r.oid, n.oid, 'CREATE') \
+                 FROM pg_catalog.pg_roles r, pg_catalog.pg_namespace n \
+                 WHERE r.rolname = coalesce($1, current_user::text) AND n.oid = \
+                 (SELECT c.relnamespace FROM pg_catalog.pg_class c \
+                  WHERE c.oid = 'ledger_head'::regclass)",
+            )
+            .bind(role)
+            .fetch_one(&self.pool)
+            .await?;
+        let statement = match (temporary, create) {
+            (false, false) => return Ok(()),
+            (true, _) => {
+                format!("REVOKE TEMPORARY ON DATABASE \"{database}\" FROM PUBLIC, \"{role}\"")
+            }
+            (false, true) => {
+                format!("REVOKE CREATE ON SCHEMA \"{schema}\" FROM PUBLIC, \"{role}\"")
+            }
+        };
+        let right = if temporary {
+            format!("temporary objects in the database `{database}`")
+        } else {
+            format!("objects in the schema `{schema}`")
+        };
+        Err(StoreError::Unfit(format!(
+            "the role `{role}` may make {right}, and with them change what the ledger rests on; run \
+             this as the owner: {statement}; or serve with a role that neither owns the database nor \
+             is a superuser, made by `taskpass migrate --grant-to ROLE`"
+        )))
     }
 
     pub(super) async fn close(&self) {

@@ -300,6 +300,7 @@ impl Store {
     /// Adds to each session what decides whether it is valid: three statements, however many
     /// sessions there are.
     async fn session_views(&self, sessions: Vec<Session>) -> Result<Vec<SessionView>, StoreError> {
+        self.check_trusted()?;
         if sessions.is_empty() {
             return Ok(Vec::new());
         }

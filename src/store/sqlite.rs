@@ -14,6 +14,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Executor};
 
 use super::StoreError;
+use super::authenticity::RowGuard;
 use super::postgres::fits;
 use crate::files::PrivateDirectory;
 
@@ -40,6 +41,7 @@ pub struct Sqlite {
     /// Whether the write-ahead log may hold what was deleted. A process before this one may not have
     /// come to emptying it.
     unscrubbed: Arc<AtomicBool>,
+    row_guard: RowGuard,
     /// Held until the store is closed: a second process would be a second writer.
     lock: Arc<File>,
 }
@@ -82,6 +84,7 @@ impl Sqlite {
             writer,
             readers,
             unscrubbed: Arc::new(AtomicBool::new(true)),
+            row_guard: RowGuard::default(),
             lock: Arc::new(lock),
         })
     }
@@ -124,8 +127,13 @@ impl Sqlite {
             writer: readers.clone(),
             readers,
             unscrubbed: Arc::new(AtomicBool::new(false)),
+            row_guard: RowGuard::default(),
             lock: Arc::new(lock),
         }))
+    }
+
+    pub(super) fn row_guard(&self) -> &RowGuard {
+        &self.row_guard
     }
 
     /// The one connection that writes.

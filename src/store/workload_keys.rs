@@ -1,11 +1,15 @@
-//! Registered workload keys.
+//! Registered workload keys. Rows are only added: the newest of a key says whether it is registered,
+//! and one that was removed cannot be put back from an older row.
 
-use sqlx::FromRow;
-
+use super::codec::unsigned;
 use super::{Store, StoreError, read_current};
+use crate::crypto::digest::{Mac, MacError};
 
-/// A registered key, with the MAC that protects the row.
-#[derive(Clone, Debug, FromRow)]
+/// The purpose under which rows of workload keys are protected.
+const KEY_MAC: &str = "workload_key";
+
+/// Whether a key is registered, by the newest row, with the MAC that protects it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadKeyRow {
     /// The attestor.
     pub attestor: String,
@@ -13,41 +17,138 @@ pub struct WorkloadKeyRow {
     pub workload: String,
     /// The key's thumbprint (RFC 7638).
     pub thumbprint: String,
-    /// The public key as a JWK.
-    pub jwk: String,
+    /// The public key as a JWK; none where it was removed.
+    pub jwk: Option<String>,
+    /// The leaf that says so.
+    pub index: u64,
     /// Over all of these.
     pub mac: Vec<u8>,
 }
 
+impl WorkloadKeyRow {
+    /// The same with its MAC.
+    #[must_use]
+    pub fn seal(mut self, mac: &Mac) -> Self {
+        self.mac = self.with_fields(|fields| mac.tag(KEY_MAC, fields));
+        self
+    }
+
+    /// Checks the MAC.
+    pub fn open(&self, mac: &Mac) -> Result<(), MacError> {
+        self.with_fields(|fields| mac.verify(KEY_MAC, fields, &self.mac))
+    }
+
+    /// What to call the row.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!(
+            "the table workload_key: the key {} of `{}` at `{}`",
+            self.thumbprint, self.workload, self.attestor
+        )
+    }
+
+    fn with_fields<T>(&self, then: impl FnOnce(&[&[u8]]) -> T) -> T {
+        let kind: &[u8] = if self.jwk.is_some() {
+            b"added"
+        } else {
+            b"removed"
+        };
+        then(&[
+            self.attestor.as_bytes(),
+            self.workload.as_bytes(),
+            self.thumbprint.as_bytes(),
+            kind,
+            self.jwk.as_deref().unwrap_or_default().as_bytes(),
+            &self.index.to_be_bytes(),
+        ])
+    }
+}
+
+type Columns = (String, String, String, Option<String>, i64, Vec<u8>);
+
+/// The newest row of each key.
+macro_rules! newest {
+    ($label:literal, $rest:literal) => {
+        concat!(
+            "/* ",
+            $label,
+            " */ SELECT attestor, workload, thumbprint, jwk, idx, mac FROM workload_key AS k \
+             WHERE idx = (SELECT max(idx) FROM workload_key AS newest \
+             WHERE newest.attestor = k.attestor AND newest.workload = k.workload \
+             AND newest.thumbprint = k.thumbprint)",
+            $rest
+        )
+    };
+}
+
 impl Store {
-    /// The keys of one workload.
+    /// The registered keys of one workload.
     pub async fn workload_keys(
         &self,
         attestor: &str,
         workload: &str,
     ) -> Result<Vec<WorkloadKeyRow>, StoreError> {
-        Ok(read_current!(self, db => {
-            sqlx::query_as(
-                "/* workload_keys */ SELECT attestor, workload, thumbprint, jwk, mac \
-                 FROM workload_key WHERE attestor = $1 AND workload = $2 ORDER BY thumbprint",
-            )
+        self.check_trusted()?;
+        let rows: Vec<Columns> = read_current!(self, db => {
+            sqlx::query_as(newest!(
+                "workload_keys",
+                " AND attestor = $1 AND workload = $2 ORDER BY thumbprint"
+            ))
             .bind(attestor)
             .bind(workload)
             .fetch_all(db)
             .await?
-        }))
+        });
+        self.registered(rows)
     }
 
     /// Every registered key, at most `limit`.
-    pub async fn all_workload_keys(&self, limit: u32) -> Result<Vec<WorkloadKeyRow>, StoreError> {
-        Ok(read_current!(self, db => {
-            sqlx::query_as(
-                "/* all_workload_keys */ SELECT attestor, workload, thumbprint, jwk, mac \
-                 FROM workload_key ORDER BY attestor, workload, thumbprint LIMIT $1",
-            )
+    pub async fn registered_keys(&self, limit: u32) -> Result<Vec<WorkloadKeyRow>, StoreError> {
+        let rows: Vec<Columns> = read_current!(self, db => {
+            sqlx::query_as(newest!(
+                "registered_keys",
+                " AND jwk IS NOT NULL ORDER BY attestor, workload, thumbprint LIMIT $1"
+            ))
             .bind(i64::from(limit))
             .fetch_all(db)
             .await?
-        }))
+        });
+        self.registered(rows)
     }
+
+    /// The newest row of every key, at most `limit`, those of removed ones included. Their MACs are
+    /// not checked.
+    pub async fn all_workload_keys(&self, limit: u32) -> Result<Vec<WorkloadKeyRow>, StoreError> {
+        let rows: Vec<Columns> = read_current!(self, db => {
+            sqlx::query_as(newest!(
+                "all_workload_keys",
+                " ORDER BY attestor, workload, thumbprint LIMIT $1"
+            ))
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter().map(key).collect()
+    }
+
+    fn registered(&self, rows: Vec<Columns>) -> Result<Vec<WorkloadKeyRow>, StoreError> {
+        let keys: Vec<_> = rows.into_iter().map(key).collect::<Result<_, _>>()?;
+        for key in &keys {
+            self.check_row(key.name(), |mac| key.open(mac))?;
+        }
+        Ok(keys.into_iter().filter(|key| key.jwk.is_some()).collect())
+    }
+}
+
+fn key(
+    (attestor, workload, thumbprint, jwk, index, mac): Columns,
+) -> Result<WorkloadKeyRow, StoreError> {
+    Ok(WorkloadKeyRow {
+        attestor,
+        workload,
+        thumbprint,
+        jwk,
+        index: unsigned("workload key", index)?,
+        mac,
+    })
 }

@@ -37,7 +37,7 @@ pub(super) async fn dead(broker: &Broker, now: Timestamp) -> Result<u64, BrokerE
     let from = search.heed_from();
     let began = Instant::now();
     // Read before anything else: what comes later is heeded the next time.
-    let head = broker.store().head().await?;
+    let head = broker.ledger().head().await?;
     let size = head.map_or(0, |head| head.size);
     let ended = match from.filter(|from| size.saturating_sub(*from) <= MAX_LEAVES) {
         Some(from) => ended_by_acts(broker, from, size).await?,

@@ -48,7 +48,7 @@ impl Grown {
         };
         let generation = format!("sha256:{}", "a".repeat(64));
         let mut leaves = vec![
-            leaf(json!({"event": "genesis", "vkey": "k"})),
+            leaf(json!({"event": "genesis", "vkey": "k", "heads_authenticated": true})),
             leaf(json!({
                 "event": "activated", "generation": generation,
                 "endpoints": format!("sha256:{}", "b".repeat(64)), "by": "admin"
@@ -371,6 +371,76 @@ fn a_whole_log_itself_names_the_key_of_its_credentials() {
         holds(&grown.verify(&log, &jwks), "decided: permit");
         let unchecked = [&with[..], &["--unchecked-signature"]].concat();
         holds(&grown.verify(&log, &unchecked), "not checked, as you said");
+    }
+}
+
+#[test]
+fn a_log_whose_heads_were_not_always_the_brokers_own_does_not_name_the_key_of_its_credentials() {
+    // Somebody who can write to its tables could have put that leaf under the broker's checkpoint.
+    let mut grown = Grown::new();
+    let genesis = String::from_utf8(grown.bodies[0].clone()).unwrap();
+    let genesis = genesis.replace(",\"heads_authenticated\":true", "");
+    let genesis = genesis.replace("\"heads_authenticated\":true,", "");
+    assert!(!genesis.contains("heads"), "{genesis}");
+    grown.bodies[0] = genesis.into_bytes();
+    grown.leaves[0] = leaf_hash(&grown.bodies[0]);
+    let log = grown.file(|_| ());
+    let with = ["--credential-file", "token"];
+    let ended = grown.verify(&log, &with);
+    assert_eq!(ended.code(), Some(1), "{}", ended.stdout);
+    let said = &ended.stdout;
+    assert!(said.contains("decided: not shown"), "{said}");
+    assert!(said.contains("somebody else could have written"), "{said}");
+    assert!(said.ends_with("not all of it is shown\n"), "{said}");
+    let jwks = [&with[..], &["--jwks", "jwks"]].concat();
+    holds(&grown.verify(&log, &jwks), "decided: permit");
+}
+
+#[test]
+fn a_credential_of_another_issuer_or_with_another_place_in_the_status_lists_is_refused() {
+    let mut grown = Grown::new();
+    let with = ["--credential-file", "other", "--jwks", "jwks"];
+    let verified = |grown: &Grown, change: &dyn Fn(&mut Value)| {
+        let mut claims = grown.claims();
+        change(&mut claims);
+        let token = token(&grown.signer, &claims);
+        let receipt = grown.receipt(NEW, &grown.current.sign(&grown.text(NEW)));
+        let files = [receipt.to_string(), grown.file(|_| ())];
+        files.map(|file| {
+            grown
+                .launch(&file, &with)
+                .file("other", token.clone())
+                .run()
+        })
+    };
+    let place = |list: u64, idx: u64| json!({"status_list": {"idx": idx, "uri": format!("https://broker.test/status/{list}")}});
+    for ended in verified(&grown, &|_| ()) {
+        holds(&ended, "decided: permit");
+    }
+    for ended in verified(&grown, &|claims| {
+        claims["iss"] = json!("https://other.test");
+    }) {
+        fails(&ended, "the credential's iss is \"https://other.test\"");
+    }
+    let iss = |claims: &mut Value| drop(claims.as_object_mut().unwrap().remove("iss"));
+    for ended in verified(&grown, &iss) {
+        fails(&ended, "the credential's iss is null");
+    }
+    for ended in verified(&grown, &|claims| claims["status"] = place(0, 4)) {
+        fails(&ended, "by the leaf it is null");
+    }
+    // One that is in a list: of a log that began where another ended.
+    let leaf = String::from_utf8(grown.bodies[PERMIT].clone()).unwrap();
+    let leaf = leaf.replacen('{', "{\"status_lists_from\":16,", 1);
+    grown.bodies[PERMIT] = leaf.into_bytes();
+    grown.leaves[PERMIT] = leaf_hash(&grown.bodies[PERMIT]);
+    for ended in verified(&grown, &|claims| claims["status"] = place(16, 4)) {
+        holds(&ended, "decided: permit");
+    }
+    for other in [place(16, 5), place(17, 4), place(0, 4), Value::Null] {
+        for ended in verified(&grown, &|claims| claims["status"] = other.clone()) {
+            fails(&ended, "the credential's status is");
+        }
     }
 }
 

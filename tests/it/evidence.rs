@@ -16,6 +16,7 @@ use taskpass::broker::tasks::TaskAuthority;
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::{Resource, Revocability};
 use taskpass::domain::grant::Grant;
+use taskpass::domain::limits::MAX_LEDGER_KEYS;
 use taskpass::domain::permit::Permit;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 use taskpass::domain::session::Session;
@@ -62,6 +63,7 @@ variants! {
     RetryMismatch: BrokerError::RetryMismatch,
     Invalid: BrokerError::Invalid { .. },
     RateLimited: BrokerError::RateLimited(_),
+    TooManyKeys: BrokerError::TooManyKeys { .. },
     Overloaded: BrokerError::Overloaded,
     FailClosed: BrokerError::FailClosed(_),
 }
@@ -144,6 +146,9 @@ impl Minter for BackEnd {
 const POLICY: &str = r#"
 @id("role") @description("reports reads") @max_ttl("120")
 permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"s3:GetObject", resource);
+
+@id("keys") @description("rotates keys")
+permit (principal in Role::"keys", action == Action::"manageKeys", resource == Broker::"taskpass");
 "#;
 
 struct World {
@@ -230,6 +235,7 @@ impl World {
         ("Invalid", "delegate"),
         ("RateLimited", "issue"),
         ("RateLimited", "open_task"),
+        ("TooManyKeys", "rotate_ledger_key"),
         ("Overloaded", "issue"),
         ("FailClosed", "issue"),
         // These change what decides, so they come last.
@@ -423,6 +429,16 @@ impl World {
                 let mut other = with_key(ask(&["orders:read"]), "mismatch");
                 other.retry.as_mut().unwrap().fingerprint = [8; 32];
                 issue(evidence, other).await
+            }
+            ("TooManyKeys", _) => {
+                let reports = "dev:agent%3Areports".to_owned().try_into().unwrap();
+                let admin = self.rig.admin();
+                let bound = broker.bind_admin(&admin, reports, "keys".into(), true);
+                bound.await.unwrap();
+                for _ in 1..MAX_LEDGER_KEYS {
+                    broker.rotate_ledger_key(&admin).await.unwrap();
+                }
+                broker.rotate_ledger_key(&evidence).await.map(drop)
             }
             ("Overloaded", _) => {
                 self.back_end.fail(Fault::Throttles);

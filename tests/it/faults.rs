@@ -242,7 +242,7 @@ async fn heavy(rig: &Rig, bytes: usize) -> Request {
         refusal: None,
         policies: Vec::new(),
         observed: None,
-        generation: active.unwrap().digest,
+        generation: active.unwrap().sealed.claimed(),
         resource: None,
         input: taskpass::broker::commit(opening.salt, opening.bytes),
         purpose: None,

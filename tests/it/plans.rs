@@ -116,7 +116,7 @@ async fn a_reader_of_some_bodies_locks_the_partitions_of_those_alone() {
     let leaves = statement(&mut own, "leaves").await;
     store.acts(0, 9, 9).await.unwrap();
     let acts = statement(&mut own, "acts").await;
-    assert_eq!(store.decisions(0, 9).await.unwrap().len(), 9);
+    assert_eq!(store.decisions(0, 99, 9).await.unwrap().len(), 9);
     let decisions = statement(&mut own, "decisions").await;
     for (text, arguments) in [(leaves, "0, 9"), (acts, "0, 9, 9"), (decisions, "0, 8")] {
         // A partition and its index.

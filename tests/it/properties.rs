@@ -723,7 +723,7 @@ impl World {
             let exp = claims["exp"].as_i64().unwrap_or_default();
             prop_assert_eq!(exp, issued.session.expires_at.seconds());
             let grown =
-                taskpass::ledger::proofs::consistency(store, issued.receipt.tree_size, size);
+                taskpass::ledger::proofs::consistency(store, issued.receipt.tree_size, size, size);
             grown.await.map_err(|error| fail(&error))?;
             secrets.push(access_token(issued).expose_secret().to_owned());
             if issued.task.handle.is_some() {

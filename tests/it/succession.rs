@@ -208,7 +208,7 @@ resources = ["orders-api"]
         match &self.databases {
             None => launch,
             Some((old, new)) => launch
-                .env("TASKPASS_DATABASE_URL", new.url())
+                .env("TASKPASS_DATABASE_URL", new.serving_url())
                 .env("TASKPASS_OLD_DATABASE_URL", old.url()),
         }
     }
@@ -217,7 +217,9 @@ resources = ["orders-api"]
         let config = self.path(file(origin));
         let launch = self.program(["serve", "--config", config.to_str().unwrap()]);
         match &self.databases {
-            Some((old, _)) if origin == OLD => launch.env("TASKPASS_DATABASE_URL", old.url()),
+            Some((old, _)) if origin == OLD => {
+                launch.env("TASKPASS_DATABASE_URL", old.serving_url())
+            }
             _ => launch,
         }
     }
@@ -306,7 +308,7 @@ resources = ["orders-api"]
         let mut environment = BTreeMap::new();
         if let Some((old, new)) = &self.databases {
             let database = if origin == OLD { old } else { new };
-            environment.insert("TASKPASS_DATABASE_URL".to_owned(), database.url());
+            environment.insert("TASKPASS_DATABASE_URL".to_owned(), database.serving_url());
         }
         environment.insert("TASKPASS_SEALING_KEYS".to_owned(), self.sealing_key.clone());
         let path = self.path(file(origin));
@@ -954,7 +956,10 @@ async fn a_log_that_was_begun_and_cut_short_serves_nobody_until_it_is_gone_on_wi
     let store = Sqlite::open_to_read(&world.path(data(NEW)), 1).await;
     let store = Store::Sqlite(store.unwrap().unwrap());
     let cutoffs = store.cutoffs(100).await.unwrap();
-    let kinds: Vec<&str> = cutoffs.iter().map(|it| it.cutoff.selector.kind()).collect();
+    let kinds: Vec<&str> = cutoffs
+        .iter()
+        .map(|it| it.claimed().selector.kind())
+        .collect();
     assert_eq!(kinds, ["workload", "resource", "all"], "each of them once");
 }
 

@@ -186,6 +186,7 @@ impl From<BrokerError> for OAuthError {
             | BrokerError::AlreadyIssued(_)
             | BrokerError::InProgress
             | BrokerError::RetryMismatch
+            | BrokerError::TooManyKeys { .. }
             | BrokerError::Invalid { .. } => (
                 StatusCode::BAD_REQUEST,
                 "invalid_request",

@@ -26,12 +26,11 @@ macro_rules! write_act {
             }
             ActWrite::Cutoff(sealed) => {
                 let (blocked_until, until_lifted) = sealed.block_columns();
-                let cutoff = &sealed.cutoff;
+                let cutoff = sealed.claimed();
                 sqlx::query(
                     "/* write_cutoff */ INSERT INTO cutoff (id, idx, kind, value, blocked_until, \
-                     until_lifted, reason, actor, requested_at, committed_at, changed_idx, \
-                     widened_to, mac) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $2, $11, $12)",
+                     until_lifted, reason, actor, requested_at, committed_at, widened_to, mac) \
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
                 )
                 .bind(cutoff.id)
                 .bind(signed(cutoff.index))
@@ -44,31 +43,31 @@ macro_rules! write_act {
                 .bind(cutoff.requested_at)
                 .bind(cutoff.committed_at)
                 .bind(&cutoff.widened_to)
-                .bind(&sealed.mac)
+                .bind(sealed.mac().to_vec())
                 .execute($connection)
                 .await?;
             }
             ActWrite::Lift(sealed) => {
                 sqlx::query(
-                    "/* write_lift */ UPDATE cutoff SET lifted_idx = $2, changed_idx = $2, mac = $3 \
+                    "/* write_lift */ UPDATE cutoff SET lifted_idx = $2, mac = $3 \
                      WHERE id = $1 AND lifted_idx IS NULL",
                 )
-                .bind(sealed.cutoff.id)
-                .bind(sealed.cutoff.lifted_index.map(signed))
-                .bind(&sealed.mac)
+                .bind(sealed.claimed().id)
+                .bind(sealed.claimed().lifted_index.map(signed))
+                .bind(sealed.mac().to_vec())
                 .execute($connection)
                 .await?;
             }
-            ActWrite::Activation { index, digest, by, at, mac } => {
+            ActWrite::Activation { sealed, by, at } => {
                 sqlx::query(
                     "/* write_activation */ INSERT INTO activation (idx, digest, actor, at, mac) \
                      VALUES ($1, $2, $3, $4, $5)",
                 )
-                .bind(signed(*index))
-                .bind(digest.as_bytes().as_slice())
+                .bind(signed(sealed.index()))
+                .bind(sealed.claimed().as_bytes().to_vec())
                 .bind(by)
                 .bind(at)
-                .bind(mac)
+                .bind(sealed.mac().to_vec())
                 .execute($connection)
                 .await?;
             }
@@ -95,54 +94,31 @@ macro_rules! write_act {
                 .execute($connection)
                 .await?;
             }
-            ActWrite::WorkloadKey { attestor, workload, thumbprint, jwk: Some(jwk), index, mac } => {
+            ActWrite::WorkloadKey(key) => {
                 sqlx::query(
                     "/* write_workload_key */ INSERT INTO workload_key \
                      (attestor, workload, thumbprint, jwk, idx, mac) \
-                     VALUES ($1, $2, $3, $4, $5, $6) \
-                     ON CONFLICT (attestor, workload, thumbprint) DO UPDATE SET \
-                     jwk = excluded.jwk, idx = excluded.idx, mac = excluded.mac",
+                     VALUES ($1, $2, $3, $4, $5, $6)",
                 )
-                .bind(attestor)
-                .bind(workload)
-                .bind(thumbprint)
-                .bind(jwk)
-                .bind(signed(*index))
-                .bind(mac)
+                .bind(&key.attestor)
+                .bind(&key.workload)
+                .bind(&key.thumbprint)
+                .bind(&key.jwk)
+                .bind(signed(key.index))
+                .bind(&key.mac)
                 .execute($connection)
                 .await?;
             }
-            ActWrite::WorkloadKey { attestor, workload, thumbprint, jwk: None, .. } => {
+            ActWrite::AdminBinding(binding) => {
                 sqlx::query(
-                    "/* write_workload_key */ DELETE FROM workload_key \
-                     WHERE attestor = $1 AND workload = $2 AND thumbprint = $3",
+                    "/* write_admin_binding */ INSERT INTO admin_binding \
+                     (identity, role, bound, idx, mac) VALUES ($1, $2, $3, $4, $5)",
                 )
-                .bind(attestor)
-                .bind(workload)
-                .bind(thumbprint)
-                .execute($connection)
-                .await?;
-            }
-            ActWrite::AdminBinding { identity, role, bound: true, index, mac } => {
-                sqlx::query(
-                    "/* write_admin_binding */ INSERT INTO admin_binding (identity, role, idx, mac) \
-                     VALUES ($1, $2, $3, $4) ON CONFLICT (identity, role) DO UPDATE SET \
-                     idx = excluded.idx, mac = excluded.mac",
-                )
-                .bind(identity)
-                .bind(role)
-                .bind(signed(*index))
-                .bind(mac)
-                .execute($connection)
-                .await?;
-            }
-            ActWrite::AdminBinding { identity, role, bound: false, .. } => {
-                sqlx::query(
-                    "/* write_admin_binding */ DELETE FROM admin_binding \
-                     WHERE identity = $1 AND role = $2",
-                )
-                .bind(identity)
-                .bind(role)
+                .bind(&binding.identity)
+                .bind(&binding.role)
+                .bind(binding.bound)
+                .bind(signed(binding.index))
+                .bind(&binding.mac)
                 .execute($connection)
                 .await?;
             }

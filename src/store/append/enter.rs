@@ -3,14 +3,13 @@
 use serde::Deserialize;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Executor, Row};
+use sqlx::{Executor, FromRow, Row};
 use uuid::Uuid;
 
 use super::{
-    Head, Look, Needs, POSTGRES_LOCK, RetryFacts, Server, SessionFacts, TaskFacts, View, column,
+    Look, Needs, POSTGRES_LOCK, RetryFacts, Server, SessionFacts, TaskFacts, View, column,
 };
 use crate::clock::Timestamp;
-use crate::domain::generation::GenerationDigest;
 use crate::domain::session::SessionState;
 use crate::domain::task::{TaskLife, TaskState};
 use crate::ids::{SessionId, TaskId};
@@ -18,11 +17,14 @@ use crate::merkle::Hash;
 use crate::store::StoreError;
 use crate::store::codec::{digest, signed, unsigned};
 use crate::store::cutoffs::{CutoffRow, SealedCutoff};
+use crate::store::generations::SealedActivation;
+use crate::store::heads::{HeadRow, SealedHead};
+use crate::store::keys::SIGNING_KEYS;
 
 macro_rules! changed_cutoffs {
     ($connection:expr, $from:expr) => {{
         let rows: Vec<CutoffRow> = sqlx::query_as(
-            "/* changed_cutoffs */ SELECT * FROM cutoff WHERE changed_idx >= $1 ORDER BY changed_idx",
+            "/* changed_cutoffs */ SELECT * FROM cutoff WHERE idx >= $1 OR lifted_idx >= $1 ORDER BY idx",
         )
         .bind(signed($from))
         .fetch_all($connection)
@@ -50,9 +52,9 @@ WITH RECURSIVE chain AS (
 SELECT
     pg_backend_pid() AS process,
     pg_postmaster_start_time() AS since,
-    (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1) AS size,
-    (SELECT root FROM ledger_head ORDER BY size DESC LIMIT 1) AS root,
-    (SELECT digest FROM activation ORDER BY idx DESC LIMIT 1) AS generation,
+    newest.size, newest.root, newest.batch_id, newest.mac, newest.uncovered,
+    decides.idx AS activation_idx, decides.digest AS activation_digest,
+    decides.mac AS activation_mac,
     ARRAY(SELECT hash FROM leaf WHERE idx >= $1 ORDER BY idx LIMIT 8192) AS hashes,
     ARRAY(SELECT key FROM one_time WHERE key = ANY($2) ORDER BY key) AS used,
     ARRAY(SELECT binding FROM one_time WHERE key = ANY($2) ORDER BY key) AS bindings,
@@ -79,7 +81,14 @@ SELECT
                 WHERE t.owner = w.owner AND t.task_type = w.task_type AND t.state = 'open'
                 LIMIT w.up_to) counted))), '[]')::text
      FROM unnest($6::text[], $7::text[], $8::int4[]) AS w (owner, task_type, up_to)) AS open_tasks,
-    EXISTS (SELECT 1 FROM cutoff WHERE changed_idx >= $9) AS cutoffs_changed";
+    EXISTS (SELECT 1 FROM cutoff WHERE idx >= $9)
+        OR EXISTS (SELECT 1 FROM cutoff WHERE lifted_idx >= $9) AS cutoffs_changed
+FROM (SELECT 1) AS always
+LEFT JOIN (SELECT size, root, batch_id, mac,
+        (SELECT min(idx) FROM leaf WHERE idx >= size) AS uncovered
+    FROM ledger_head ORDER BY size DESC LIMIT 1) AS newest ON true
+LEFT JOIN (SELECT idx, digest, mac FROM activation ORDER BY idx DESC LIMIT 1)
+    AS decides ON true";
 
 /// Times as microseconds, so that nothing is lost on the way through JSON.
 #[derive(Deserialize)]
@@ -167,8 +176,12 @@ pub(super) async fn postgres(
         .await?;
     let mut view = View {
         server: Some(server(&row)?),
-        head: head(row.try_get("size")?, row.try_get("root")?)?,
-        generation: generation(row.try_get("generation")?)?,
+        head: head(&row)?,
+        activation: activation(
+            row.try_get("activation_idx")?,
+            row.try_get("activation_digest")?,
+            row.try_get("activation_mac")?,
+        )?,
         hashes: hashes(&row.try_get::<Vec<Vec<u8>>, _>("hashes")?)?,
         ..View::default()
     };
@@ -195,20 +208,24 @@ pub(super) async fn postgres(
     if row.try_get("cutoffs_changed")? {
         view.cutoffs = changed_cutoffs!(&mut *connection, needs.cutoffs_from);
     }
+    if needs.signing_keys {
+        view.signing_keys = sqlx::query_as(SIGNING_KEYS).fetch_all(connection).await?;
+    }
     Ok(view)
 }
 
 pub(super) async fn look(connection: &mut PgConnection) -> Result<Look, StoreError> {
     let row = sqlx::query(
         "/* ledger_look */ SELECT pg_backend_pid() AS process, pg_postmaster_start_time() AS since, \
-         newest.size, newest.root \
+         newest.size, newest.root, newest.batch_id, newest.mac \
          FROM (SELECT 1) AS always LEFT JOIN \
-         (SELECT size, root FROM ledger_head ORDER BY size DESC LIMIT 1) AS newest ON true",
+         (SELECT size, root, batch_id, mac FROM ledger_head ORDER BY size DESC LIMIT 1) \
+         AS newest ON true",
     )
     .fetch_one(connection)
     .await?;
     Ok(Look {
-        head: head(row.try_get("size")?, row.try_get("root")?)?,
+        head: head(&row)?,
         server: server(&row)?,
     })
 }
@@ -225,13 +242,15 @@ pub(super) async fn sqlite(
     needs: &Needs,
 ) -> Result<View, StoreError> {
     connection.execute("BEGIN IMMEDIATE").await?;
-    let newest: Option<(i64, Vec<u8>)> = sqlx::query_as(
-        "/* ledger_enter */ SELECT size, root FROM ledger_head ORDER BY size DESC LIMIT 1",
+    let newest: Option<HeadRow> = sqlx::query_as(
+        "/* ledger_enter */ SELECT size, root, batch_id, mac, \
+         (SELECT min(idx) FROM leaf WHERE idx >= size) AS uncovered \
+         FROM ledger_head ORDER BY size DESC LIMIT 1",
     )
     .fetch_optional(&mut *connection)
     .await?;
-    let active: Option<(Vec<u8>,)> = sqlx::query_as(
-        "/* ledger_enter */ SELECT digest FROM activation ORDER BY idx DESC LIMIT 1",
+    let decides: Option<(i64, Vec<u8>, Vec<u8>)> = sqlx::query_as(
+        "/* ledger_enter */ SELECT idx, digest, mac FROM activation ORDER BY idx DESC LIMIT 1",
     )
     .fetch_optional(&mut *connection)
     .await?;
@@ -241,10 +260,13 @@ pub(super) async fn sqlite(
     .bind(signed(needs.hashes_from))
     .fetch_all(&mut *connection)
     .await?;
-    let (size, root) = newest.unzip();
+    let (index, digest_bytes, mac) = match decides {
+        Some((index, digest, mac)) => (Some(index), Some(digest), Some(mac)),
+        None => (None, None, None),
+    };
     let mut view = View {
-        head: head(size, root)?,
-        generation: generation(active.map(|(digest,)| digest))?,
+        head: newest.map(SealedHead::try_from).transpose()?,
+        activation: activation(index, digest_bytes, mac)?,
         hashes: hashes(&column(&new_hashes, |(hash,)| hash.clone()))?,
         ..View::default()
     };
@@ -301,6 +323,9 @@ pub(super) async fn sqlite(
         view.open_tasks.insert((owner.clone(), kind.clone()), open);
     }
     view.cutoffs = changed_cutoffs!(&mut *connection, needs.cutoffs_from);
+    if needs.signing_keys {
+        view.signing_keys = sqlx::query_as(SIGNING_KEYS).fetch_all(connection).await?;
+    }
     Ok(view)
 }
 
@@ -386,20 +411,23 @@ fn json<T: for<'de> Deserialize<'de>>(
     serde_json::from_str(&text).map_err(|_| StoreError::Corrupt(column))
 }
 
-fn head(size: Option<i64>, root: Option<Vec<u8>>) -> Result<Option<Head>, StoreError> {
-    let (Some(size), Some(root)) = (size, root) else {
+/// The newest head's columns of a row that is there for an empty log, too.
+fn head(row: &sqlx::postgres::PgRow) -> Result<Option<SealedHead>, StoreError> {
+    if row.try_get::<Option<i64>, _>("size")?.is_none() {
         return Ok(None);
-    };
-    Ok(Some(Head {
-        size: unsigned("head", size)?,
-        root: Hash::from(digest("root", &root)?),
-    }))
+    }
+    SealedHead::try_from(HeadRow::from_row(row)?).map(Some)
 }
 
-fn generation(digest_bytes: Option<Vec<u8>>) -> Result<Option<GenerationDigest>, StoreError> {
-    digest_bytes
-        .map(|bytes| digest("generation", &bytes).map(GenerationDigest::new))
-        .transpose()
+fn activation(
+    index: Option<i64>,
+    digest: Option<Vec<u8>>,
+    mac: Option<Vec<u8>>,
+) -> Result<Option<SealedActivation>, StoreError> {
+    let (Some(index), Some(digest), Some(mac)) = (index, digest, mac) else {
+        return Ok(None);
+    };
+    SealedActivation::from_columns(index, &digest, mac).map(Some)
 }
 
 fn hashes(rows: &[Vec<u8>]) -> Result<Vec<Hash>, StoreError> {

@@ -19,16 +19,19 @@ use std::collections::{BTreeMap, HashMap};
 use sqlx::Executor;
 use sqlx::postgres::PgConnection;
 
+use super::admins::AdminBinding;
 use super::cutoffs::SealedCutoff;
+use super::generations::SealedActivation;
+use super::heads::SealedHead;
 use super::keys::SigningKeyRow;
+use super::workload_keys::WorkloadKeyRow;
 use super::{Store, StoreError};
 use crate::clock::Timestamp;
-use crate::domain::generation::GenerationDigest;
 use crate::domain::leaf::Opening;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskLife, TaskState};
 use crate::domain::workload::{Identity, OneTime};
-use crate::ids::{BatchId, DecisionId, SessionId, TaskId};
+use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::merkle::{Hash, Tile};
 
 /// What a batch has to read once it has the lock.
@@ -48,17 +51,10 @@ pub struct Needs {
     pub retries: Vec<[u8; 32]>,
     /// Owners and task types whose open tasks are to be counted, up to a limit each.
     pub open_tasks: Vec<(String, String, u32)>,
+    /// Whether the signing keys are to be read.
+    pub signing_keys: bool,
     /// The present instant.
     pub now: Option<Timestamp>,
-}
-
-/// The newest head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Leaves in the tree.
-    pub size: u64,
-    /// The tree's root.
-    pub root: Hash,
 }
 
 /// What decides about a task in an append.
@@ -117,10 +113,10 @@ pub struct Server {
 }
 
 /// What a new connection shows.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Look {
-    /// The newest head; none in an empty log.
-    pub head: Option<Head>,
+    /// The newest head's row; none in an empty log.
+    pub head: Option<SealedHead>,
     /// Who says so.
     pub server: Server,
 }
@@ -130,10 +126,10 @@ pub struct Look {
 pub struct View {
     /// Who says all this; nothing is known of SQLite, which has no servers.
     pub server: Option<Server>,
-    /// The newest head; none in an empty log.
-    pub head: Option<Head>,
-    /// What decides now.
-    pub generation: Option<GenerationDigest>,
+    /// The newest head's row; none in an empty log.
+    pub head: Option<SealedHead>,
+    /// The newest activation's row.
+    pub activation: Option<SealedActivation>,
     /// Leaf hashes from [`Needs::hashes_from`] on, at most [`MAX_HASHES`].
     pub hashes: Vec<Hash>,
     /// One-time ids that were used, with their bindings.
@@ -148,6 +144,8 @@ pub struct View {
     pub retries: HashMap<[u8; 32], RetryFacts>,
     /// Open tasks by owner and type.
     pub open_tasks: HashMap<(String, String), u32>,
+    /// The signing keys, if they were asked for.
+    pub signing_keys: Vec<SigningKeyRow>,
 }
 
 /// Leaf hashes that one `enter` reads at most. A replica that is further behind catches up
@@ -214,7 +212,7 @@ pub struct Writes {
     /// Tiles that these leaves complete.
     pub tiles: Vec<Tile>,
     /// The next head.
-    pub head: Option<(Head, BatchId)>,
+    pub head: Option<SealedHead>,
     /// One-time ids that are used up.
     pub one_time: Vec<OneTime>,
     /// New tasks.
@@ -261,47 +259,19 @@ pub enum ActWrite {
     Lift(Box<SealedCutoff>),
     /// A generation that decides from this leaf on.
     Activation {
-        /// The leaf.
-        index: u64,
-        /// The generation.
-        digest: GenerationDigest,
-        /// On whose word.
+        /// Its leaf, its generation and its MAC.
+        sealed: SealedActivation,
+        /// The admin, or the start, that activated it.
         by: String,
-        /// When.
+        /// When it was committed.
         at: Timestamp,
-        /// Protects the row.
-        mac: Vec<u8>,
     },
     /// A new signing key, or one with new dates.
     SigningKey(Box<SigningKeyRow>),
-    /// A registered workload key.
-    WorkloadKey {
-        /// The attestor.
-        attestor: String,
-        /// The workload's name.
-        workload: String,
-        /// The key's thumbprint.
-        thumbprint: String,
-        /// The key; none removes it.
-        jwk: Option<String>,
-        /// The leaf.
-        index: u64,
-        /// Protects the row.
-        mac: Vec<u8>,
-    },
-    /// A role of an identity.
-    AdminBinding {
-        /// Who.
-        identity: String,
-        /// Which role.
-        role: String,
-        /// Whether it is given or taken.
-        bound: bool,
-        /// The leaf.
-        index: u64,
-        /// Protects the row.
-        mac: Vec<u8>,
-    },
+    /// A workload key, registered or removed.
+    WorkloadKey(Box<WorkloadKeyRow>),
+    /// A role of an identity, given or taken.
+    AdminBinding(Box<AdminBinding>),
 }
 
 /// The connection of one replica's ledger.
@@ -393,16 +363,17 @@ impl LedgerConnection {
         Ok(())
     }
 
-    /// Whether the batch of this id was committed. Takes the lock first, so that a COMMIT that is
-    /// still on its way has arrived, or never will.
-    pub async fn committed(&mut self, batch: BatchId) -> Result<bool, StoreError> {
-        const SQL: &str =
-            "/* committed */ SELECT EXISTS (SELECT 1 FROM ledger_head WHERE batch_id = $1)";
+    /// Whether the batch that ends with this head was committed. Takes the lock first, so that a
+    /// COMMIT that is still on its way has arrived, or never will.
+    pub async fn committed(&mut self, head: &SealedHead) -> Result<bool, StoreError> {
+        const SQL: &str = "/* committed */ SELECT EXISTS \
+             (SELECT 1 FROM ledger_head WHERE batch_id = $1 AND mac = $2)";
         let found: (bool,) = match self {
             Self::Postgres(connection) => {
                 connection.execute(POSTGRES_LOCK).await?;
                 let found = sqlx::query_as(SQL)
-                    .bind(batch)
+                    .bind(head.batch())
+                    .bind(head.mac())
                     .fetch_one(&mut **connection)
                     .await?;
                 connection.execute("ROLLBACK").await?;
@@ -410,7 +381,8 @@ impl LedgerConnection {
             }
             Self::Sqlite(connection) => {
                 sqlx::query_as(SQL)
-                    .bind(batch)
+                    .bind(head.batch())
+                    .bind(head.mac())
                     .fetch_one(&mut **connection)
                     .await?
             }

@@ -3,15 +3,16 @@
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 
-use super::{Head, LeafRow, MintLease, RetryFacts, SessionEnd, TaskChange, Writes, column};
+use super::{LeafRow, MintLease, RetryFacts, SessionEnd, TaskChange, Writes, column};
 use crate::domain::leaf::Opening;
 use crate::domain::session::Session;
 use crate::domain::task::Task;
 use crate::domain::workload::KeyBinding;
-use crate::ids::{BatchId, DecisionId, SessionId, TaskId};
+use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::merkle::Tile;
 use crate::store::StoreError;
 use crate::store::codec::signed;
+use crate::store::heads::SealedHead;
 
 const POSTGRES_WRITE: &str = r"/* ledger_write */
 WITH leaves AS (
@@ -26,8 +27,8 @@ WITH leaves AS (
     INSERT INTO tile (level, idx, root, hashes)
     SELECT * FROM unnest($12::int2[], $13::int8[], $14::bytea[], $15::bytea[])
 ), heads AS (
-    INSERT INTO ledger_head (size, root, batch_id)
-    SELECT * FROM unnest($16::int8[], $17::bytea[], $18::uuid[])
+    INSERT INTO ledger_head (size, root, batch_id, mac)
+    SELECT * FROM unnest($16::int8[], $17::bytea[], $18::uuid[], $76::bytea[])
 ), once AS (
     INSERT INTO one_time (key, binding, expires_at)
     SELECT * FROM unnest($19::bytea[], $20::bytea[], $21::timestamptz[])
@@ -91,7 +92,7 @@ pub(super) async fn postgres(
     let salt = |opening: &Option<Opening>| opening.as_ref().map(|opening| opening.salt.to_vec());
     let bytes = |opening: &Option<Opening>| opening.as_ref().map(|opening| opening.bytes.clone());
     let tiles = &writes.tiles;
-    let heads: Vec<(Head, BatchId)> = writes.head.into_iter().collect();
+    let heads: Vec<&SealedHead> = writes.head.iter().collect();
     let once = &writes.one_time;
     let tasks = &writes.tasks;
     let changes: Vec<(&TaskId, &TaskChange)> = writes.task_changes.iter().collect();
@@ -114,9 +115,9 @@ pub(super) async fn postgres(
         .bind(column(tiles, |t| signed(t.index)))
         .bind(column(tiles, |t| t.root.as_bytes().to_vec()))
         .bind(column(tiles, tile_bytes))
-        .bind(column(&heads, |(head, _)| signed(head.size)))
-        .bind(column(&heads, |(head, _)| head.root.as_bytes().to_vec()))
-        .bind(column(&heads, |(_, batch)| batch.uuid()))
+        .bind(column(&heads, |head| signed(head.size())))
+        .bind(column(&heads, |head| head.root().as_bytes().to_vec()))
+        .bind(column(&heads, |head| head.batch().uuid()))
         .bind(column(once, |o| o.key.to_vec()))
         .bind(column(once, |o| o.binding.map(|binding| binding.to_vec())))
         .bind(column(once, |o| o.expires_at))
@@ -198,6 +199,7 @@ pub(super) async fn postgres(
         }))
         .bind(column(&retries, |(_, r)| r.expires_at))
         .bind(column(sessions, |(s, _)| s.minter.clone()))
+        .bind(column(&heads, |head| head.mac().to_vec()))
         .execute(connection)
         .await?;
     Ok(())
@@ -219,13 +221,15 @@ pub(super) async fn sqlite(
             .execute(&mut *connection)
             .await?;
     }
-    if let Some((head, batch)) = &writes.head {
+    if let Some(head) = &writes.head {
         sqlx::query(
-            "/* ledger_write */ INSERT INTO ledger_head (size, root, batch_id) VALUES ($1, $2, $3)",
+            "/* ledger_write */ INSERT INTO ledger_head (size, root, batch_id, mac) \
+             VALUES ($1, $2, $3, $4)",
         )
-        .bind(signed(head.size))
-        .bind(head.root.as_bytes().as_slice())
-        .bind(batch)
+        .bind(signed(head.size()))
+        .bind(head.root().as_bytes().as_slice())
+        .bind(head.batch())
+        .bind(head.mac())
         .execute(&mut *connection)
         .await?;
     }

@@ -5,16 +5,16 @@ use super::*;
 cases! {
     ["ledger_lock" "ledger_enter" "ledger_write" "head" "leaf_hashes" "leaves" "decision_index" "decisions" "openings" "committed"]
     async fn a_batch_is_read_back_as_it_was_written(store: &Store) {
-        assert_eq!(store.head().await.unwrap(), None);
+        assert_eq!(store.head(&head_seal()).await.unwrap(), None);
         let first = seen(store, Needs::default()).await;
-        assert_eq!((first.head, first.generation, first.hashes.len()), (None, None, 0));
+        assert_eq!((first.head, first.activation, first.hashes.len()), (None, None, 0));
         let writes = Writes {
             leaves: (0..3).map(leaf).collect(),
-            head: Some((head(3), batch(1))),
+            head: Some(sealed(3, 1)),
             ..Writes::default()
         };
         seed(store, writes).await;
-        assert_eq!(store.head().await.unwrap(), Some(head(3)));
+        assert_eq!(store.head(&head_seal()).await.unwrap(), Some(head(3)));
         assert_eq!(store.leaf_hashes(1, 10).await.unwrap(), vec![hash(1), hash(2)]);
         assert_eq!(store.leaf_hashes(3, 10).await.unwrap(), vec![]);
         assert_eq!(store.leaf_hashes(u64::MAX, u64::MAX).await.unwrap(), vec![]);
@@ -26,22 +26,23 @@ cases! {
         assert_eq!(store.leaf(3).await.unwrap(), None);
         assert_eq!(store.decision_index(uuid(502).into()).await.unwrap(), Some(2));
         assert_eq!(store.decision_index(DecisionId::from(uuid(9))).await.unwrap(), None);
-        let decisions = store.decisions(1, 5).await.unwrap();
+        let decisions = store.decisions(1, 9, 5).await.unwrap();
         let found: Vec<_> = decisions.iter().map(|row| (row.index, row.hash, row.at)).collect();
         assert_eq!(found, [(1, hash(1), at(1)), (2, hash(2), at(2))]);
         let input = decisions[1].input.as_ref().unwrap();
         assert_eq!((input.bytes.as_slice(), decisions[1].body.as_deref()), (&b"input"[..], Some(&b"leaf 2"[..])));
-        assert_eq!(store.decisions(0, 1).await.unwrap()[0].index, 0);
-        assert_eq!(store.decisions(3, 5).await.unwrap(), vec![]);
+        assert_eq!(store.decisions(0, 9, 1).await.unwrap()[0].index, 0);
+        assert_eq!(store.decisions(3, 9, 5).await.unwrap(), vec![]);
+        assert_eq!(store.decisions(0, 2, 5).await.unwrap().len(), 2, "none behind the head");
         let openings = store.openings(2).await.unwrap();
         assert_eq!(openings.input.unwrap().bytes, b"input");
         assert_eq!((openings.purpose, store.openings(99).await.unwrap().input), (None, None));
         let view = seen(store, Needs { hashes_from: 1, ..Needs::default() }).await;
-        assert_eq!((view.head, view.hashes), (Some(head(3)), vec![hash(1), hash(2)]));
+        assert_eq!((view.head, view.hashes), (Some(sealed(3, 1)), vec![hash(1), hash(2)]));
 
         let mut connection = store.ledger_connection().await.unwrap();
-        assert!(connection.committed(batch(1)).await.unwrap());
-        assert!(!connection.committed(batch(2)).await.unwrap());
+        assert!(connection.committed(&sealed(3, 1)).await.unwrap());
+        assert!(!connection.committed(&sealed(3, 2)).await.unwrap());
     }
 
     ["tile" "tile_roots"]
@@ -76,7 +77,8 @@ cases! {
         let gone = cutoff(63, 5, Selector::Policy("p".into()), Block::No);
         let write = |one: &SealedCutoff| ActWrite::Cutoff(Box::new(one.clone()));
         seed(store, acts(vec![write(&held), write(&timed), write(&gone)])).await;
-        assert_eq!(store.cutoff(held.cutoff.id).await.unwrap(), Some(held.clone()));
+        let id = held.claimed().id;
+        assert_eq!(store.cutoff(id).await.unwrap().as_ref(), Some(held.claimed()));
         assert_eq!(store.cutoffs(2).await.unwrap(), [gone.clone(), timed.clone()], "newest first");
         let later: Vec<u64> = store.cutoffs_after(3).await.unwrap().iter().map(|one| one.index).collect();
         assert_eq!(later, [4, 5], "those after a leaf, not the leaf's own");
@@ -85,20 +87,20 @@ cases! {
 
         assert_eq!(store.prune_cutoffs(at(3), at(39), 9).await.unwrap(), 1, "what blocks is kept");
         assert_eq!(store.prune_cutoffs(at(2), at(99), 9).await.unwrap(), 0, "what may still kill is kept");
-        let mut lifted = held.clone();
-        lifted.cutoff.lifted_index = Some(9);
-        lifted.mac = vec![2; 32];
+        let lifted_by = |index| {
+            let lifted = Cutoff { lifted_index: Some(index), ..held.claimed().clone() };
+            SealedCutoff::seal(lifted, &mac())
+        };
+        let lifted = lifted_by(9);
         seed(store, acts(vec![ActWrite::Lift(Box::new(lifted.clone()))])).await;
-        assert_eq!(changed(5).await, [lifted.clone()], "a lift is a change");
-        let mut again = lifted.clone();
-        again.cutoff.lifted_index = Some(12);
-        seed(store, acts(vec![ActWrite::Lift(Box::new(again))])).await;
-        assert_eq!(store.cutoff(held.cutoff.id).await.unwrap(), Some(lifted.clone()), "once");
+        assert_eq!(changed(5).await, std::slice::from_ref(&lifted), "a lift is a change");
+        seed(store, acts(vec![ActWrite::Lift(Box::new(lifted_by(12)))])).await;
+        assert_eq!(store.cutoff(id).await.unwrap().as_ref(), Some(lifted.claimed()), "once");
 
-        store.remac_cutoff(held.cutoff.id, &[1; 32], &[9; 32]).await.unwrap();
-        assert_eq!(store.cutoff(held.cutoff.id).await.unwrap().unwrap().mac, [2; 32], "it changed meanwhile");
-        store.remac_cutoff(held.cutoff.id, &[2; 32], &[9; 32]).await.unwrap();
-        assert_eq!(store.cutoff(held.cutoff.id).await.unwrap().unwrap().mac, [9; 32]);
+        let renewed = SealedCutoff::seal(lifted.claimed().clone(), &newer_mac());
+        assert!(!store.remac_cutoff(id, held.mac(), renewed.mac()).await.unwrap(), "it changed meanwhile");
+        assert!(store.remac_cutoff(id, lifted.mac(), renewed.mac()).await.unwrap());
+        assert_eq!(store.cutoffs(9).await.unwrap().last(), Some(&renewed));
         assert_eq!(store.prune_cutoffs(at(3), at(41), 9).await.unwrap(), 2);
     }
 
@@ -111,7 +113,7 @@ cases! {
             store.put_generation(digest, b"x", at(0)).await.unwrap();
         }
         let activate = |index, digest, when| ActWrite::Activation {
-            index, digest, by: "x".into(), at: at(when), mac: vec![1; 32],
+            sealed: SealedActivation::seal(index, digest, &mac()), by: "x".into(), at: at(when),
         };
         let all = vec![activate(4, one, 10), activate(8, two, 20), activate(9, one, 30), activate(12, three, 40)];
         seed(store, acts(all)).await;
@@ -135,17 +137,19 @@ cases! {
         }
         assert_eq!(store.generation(one).await.unwrap().unwrap(), b"one", "what is stored stays");
         assert_eq!(store.generation(GenerationDigest::new([3; 32])).await.unwrap(), None);
-        let activate = |index, digest| ActWrite::Activation { index, digest, by: "x".into(), at: at(1), mac: vec![1; 32] };
+        let activate = |index, digest| ActWrite::Activation { sealed: SealedActivation::seal(index, digest, &mac()), by: "x".into(), at: at(1) };
         seed(store, acts(vec![activate(4, one), activate(8, two)])).await;
         let active = store.active_generation().await.unwrap().unwrap();
-        assert_eq!((active.digest, active.index), (two, 8));
-        assert_eq!(seen(store, Needs::default()).await.generation, Some(two));
+        assert_eq!((active.sealed.open(&mac()).unwrap(), active.sealed.index()), (two, 8));
+        assert_eq!(seen(store, Needs::default()).await.activation, Some(active.sealed.clone()));
+        assert!(active.sealed.open(&SealingKeys::parse(&KEYS[..1]).unwrap().mac("another log")).is_err());
+        let old = active.sealed.mac();
         let unknown = activate(9, GenerationDigest::new([3; 32]));
         assert!(append(store, &Needs::default(), &acts(vec![unknown])).await.is_err(), "stored before it is activated");
         store.remac_activation(8, &[7; 32], &[9; 32]).await.unwrap();
-        assert_eq!(store.active_generation().await.unwrap().unwrap().mac, [1; 32]);
-        store.remac_activation(8, &[1; 32], &[9; 32]).await.unwrap();
-        assert_eq!(store.active_generation().await.unwrap().unwrap().mac, [9; 32]);
+        assert_eq!(store.active_generation().await.unwrap().unwrap().sealed, active.sealed);
+        store.remac_activation(8, old, &[9; 32]).await.unwrap();
+        assert_eq!(store.active_generation().await.unwrap().unwrap().sealed.mac(), [9; 32]);
     }
 
     ["signing_keys" "write_signing_key" "reseal_key"]
@@ -168,36 +172,55 @@ cases! {
         assert_eq!((kept.sealed, kept.mac, kept.revoked_at), (vec![8], vec![8], Some(at(9))));
     }
 
-    ["workload_keys" "all_workload_keys" "write_workload_key" "remac_workload_key"]
+    ["workload_keys" "registered_keys" "all_workload_keys" "write_workload_key" "remac_workload_key"]
     async fn a_workload_key_is_added_renewed_and_removed(store: &Store) {
-        let write = |thumbprint: &str, jwk: Option<&str>| ActWrite::WorkloadKey {
-            attestor: "key".into(), workload: "w".into(), thumbprint: thumbprint.into(), jwk: jwk.map(Into::into), index: 1, mac: vec![1],
-        };
-        seed(store, acts(vec![write("b", Some("{}")), write("a", Some("{}")), write("a", Some("{1}"))])).await;
+        let row = |thumbprint: &str, jwk: Option<&str>, index| WorkloadKeyRow {
+            attestor: "key".into(), workload: "w".into(), thumbprint: thumbprint.into(), jwk: jwk.map(Into::into), index, mac: vec![],
+        }.seal(&mac());
+        let write = |row: &WorkloadKeyRow| ActWrite::WorkloadKey(Box::new(row.clone()));
+        let (old, new) = (row("a", Some("{}"), 2), row("a", Some("{1}"), 3));
+        seed(store, acts(vec![write(&row("b", Some("{}"), 1)), write(&old), write(&new)])).await;
         let keys = store.workload_keys("key", "w").await.unwrap();
-        assert_eq!(keys.iter().map(|key| (key.thumbprint.as_str(), key.jwk.as_str())).collect::<Vec<_>>(), [("a", "{1}"), ("b", "{}")]);
+        let found: Vec<_> = keys.iter().map(|key| (key.thumbprint.as_str(), key.jwk.as_deref())).collect();
+        assert_eq!(found, [("a", Some("{1}")), ("b", Some("{}"))], "the newest of each");
         assert!(store.workload_keys("key", "v").await.unwrap().is_empty());
-        assert_eq!(store.all_workload_keys(1).await.unwrap().len(), 1);
-        store.remac_workload_key(&keys[0], &[9]).await.unwrap();
-        assert_eq!(store.workload_keys("key", "w").await.unwrap()[0].mac, [9]);
-        store.remac_workload_key(&keys[0], &[7]).await.unwrap();
-        assert_eq!(store.workload_keys("key", "w").await.unwrap()[0].mac, [9], "it changed meanwhile");
-        seed(store, acts(vec![write("a", None)])).await;
-        assert_eq!(store.all_workload_keys(9).await.unwrap().len(), 1);
+        assert_eq!(store.registered_keys(1).await.unwrap().len(), 1);
+        let renewed = WorkloadKeyRow { mac: vec![], ..new.clone() }.seal(&newer_mac());
+        assert!(!store.remac_workload_key(&renewed, &renewed.mac).await.unwrap(), "it is another's");
+        assert!(store.remac_workload_key(&new, &renewed.mac).await.unwrap());
+        assert_eq!(store.workload_keys("key", "w").await.unwrap()[0], renewed);
+        assert!(append(store, &Needs::default(), &acts(vec![write(&old)])).await.is_err(), "an older row is not put back");
+        seed(store, acts(vec![write(&row("a", None, 4))])).await;
+        assert_eq!(store.workload_keys("key", "w").await.unwrap().len(), 1);
+        assert_eq!((store.registered_keys(9).await.unwrap().len(), store.all_workload_keys(9).await.unwrap().len()), (1, 2));
+        assert_eq!(store.alarm().get(), None);
+        let forged = WorkloadKeyRow { index: 5, ..old };
+        seed(store, acts(vec![write(&forged)])).await;
+        assert!(matches!(store.workload_keys("key", "w").await, Err(StoreError::Forged(_))));
+        assert!(store.alarm().get().unwrap().contains("table workload_key"));
+        assert!(store.roles_of("dev:a").await.is_err(), "nothing is judged by such a store");
     }
 
     ["roles_of" "admin_bindings" "write_admin_binding" "remac_binding"]
     async fn a_role_is_given_and_taken(store: &Store) {
-        let write = |role: &str, bound| ActWrite::AdminBinding { identity: "dev:a".into(), role: role.into(), bound, index: 3, mac: vec![1] };
-        seed(store, acts(vec![write("auditor", true), write("admin", true), write("admin", true)])).await;
+        let row = |role: &str, bound, index| AdminBinding { identity: "dev:a".into(), role: role.into(), bound, index, mac: vec![] }.seal(&mac());
+        let write = |row: &AdminBinding| ActWrite::AdminBinding(Box::new(row.clone()));
+        let given = row("admin", true, 5);
+        seed(store, acts(vec![write(&row("auditor", true, 3)), write(&row("admin", true, 4)), write(&given)])).await;
         let roles = store.roles_of("dev:a").await.unwrap();
-        assert_eq!(roles.iter().map(|one| one.role.as_str()).collect::<Vec<_>>(), ["admin", "auditor"]);
+        assert_eq!(roles.iter().map(String::as_str).collect::<Vec<_>>(), ["admin", "auditor"]);
         assert!(store.roles_of("dev:A").await.unwrap().is_empty());
-        store.remac_binding("dev:a", "admin", &[1], &[9]).await.unwrap();
-        store.remac_binding("dev:a", "admin", &[1], &[7]).await.unwrap();
-        assert_eq!(store.admin_bindings().await.unwrap()[0].mac, [9], "compared before it is set");
-        seed(store, acts(vec![write("admin", false)])).await;
-        assert_eq!(store.admin_bindings().await.unwrap().len(), 1);
+        let renewed = AdminBinding { mac: vec![], ..given.clone() }.seal(&newer_mac());
+        assert!(store.remac_binding(&given, &renewed.mac).await.unwrap());
+        assert!(!store.remac_binding(&given, &[7]).await.unwrap(), "compared before it is set");
+        assert_eq!(store.admin_bindings().await.unwrap()[0], renewed);
+        seed(store, acts(vec![write(&row("admin", false, 6))])).await;
+        assert_eq!((store.bound_roles().await.unwrap().len(), store.admin_bindings().await.unwrap().len()), (1, 2));
+        assert!(append(store, &Needs::default(), &acts(vec![write(&given)])).await.is_err(), "an older row is not put back");
+        store.check_rows().await.unwrap();
+        seed(store, acts(vec![write(&AdminBinding { index: 7, ..given })])).await;
+        assert!(matches!(store.check_rows().await, Err(StoreError::Forged(_))));
+        assert!(store.alarm().get().unwrap().contains("the role `admin` of dev:a"));
     }
 
     ["see_bootstrap" "bootstrap_token" "bootstrap_tokens"]
@@ -253,7 +276,7 @@ cases! {
         made.close().await;
         let read = Sqlite::open_to_read(file.dir(), 1).await.unwrap();
         let read = Store::Sqlite(read.unwrap());
-        assert_eq!(read.head().await.unwrap(), None);
+        assert_eq!(read.sealed_head().await.unwrap(), None);
         assert!(read.put_shared_place("anywhere").await.is_err());
         read.close().await;
     }
@@ -267,9 +290,9 @@ cases! {
         }
         let before = one.look().await.unwrap();
         assert_eq!(before.head, None);
-        seed(store, Writes { head: Some((head(3), batch(1))), ..Writes::default() }).await;
+        seed(store, Writes { head: Some(sealed(3, 1)), ..Writes::default() }).await;
         let look = one.look().await.unwrap();
-        assert_eq!((look.head, look.server), (Some(head(3)), before.server));
+        assert_eq!((look.head, look.server), (Some(sealed(3, 1)), before.server));
         assert_eq!(one.enter(&Needs::default()).await.unwrap().server, Some(look.server));
         one.rollback().await.unwrap();
         let mut other = store.ledger_connection().await.unwrap();
@@ -296,11 +319,11 @@ cases! {
         assert_eq!(store.succession().await.unwrap(), Some(sealed("two", 4)));
     }
 
-    ["prune_openings" "prune_heads" "ensure_partitions" "grant_serving"]
+    ["prune_openings" "prune_heads" "ensure_partitions" "grant_serving" "confine_serving" "check_confined"]
     async fn pruning_leaves_what_proves(store: &Store) {
         let writes = |from: u64| Writes {
             leaves: (from..from + 2).map(leaf).collect(),
-            head: Some((head(from + 2), batch(u128::from(from)))),
+            head: Some(sealed(from + 2, u128::from(from))),
             ..Writes::default()
         };
         for from in [0, 2, 4] {
@@ -313,7 +336,7 @@ cases! {
         assert_eq!(store.prune_heads(4, 9).await.unwrap(), 1);
         assert_eq!(store.prune_heads(u64::MAX, 0).await.unwrap(), 0);
         assert_eq!(store.prune_heads(u64::MAX, 9).await.unwrap(), 1, "all but the newest");
-        assert_eq!(store.head().await.unwrap(), Some(head(6)));
+        assert_eq!(store.head(&head_seal()).await.unwrap(), Some(head(6)));
 
         let writes = Writes {
             tasks: vec![task(1, None), task(2, Some(1))],
@@ -362,7 +385,7 @@ cases! {
             assert!(store.leaf(index).await.unwrap().unwrap().body.is_some());
         }
         assert_eq!(store.openings(0).await.unwrap().purpose, purpose);
-        let kept = store.cutoff(CutoffId::from(uuid(7))).await.unwrap().unwrap().cutoff;
+        let kept = store.cutoff(CutoffId::from(uuid(7))).await.unwrap().unwrap();
         assert_eq!((kept.reason.as_str(), kept.block), ("", Block::UntilLifted));
         assert!(!store.forget_purpose(99).await.unwrap());
         assert!(store.scrub().await.unwrap());
@@ -372,7 +395,7 @@ cases! {
     async fn bodies_go_and_hashes_stay(store: &Store) {
         // The last leaf of what PostgreSQL keeps in one partition.
         let last = 16_777_215;
-        let writes = Writes { leaves: vec![leaf(0), leaf(last)], ..Writes::default() };
+        let writes = Writes { leaves: vec![leaf(0), leaf(last)], head: Some(sealed(last + 1, 1)), ..Writes::default() };
         seed(store, writes).await;
         let body = async |idx| store.leaf(idx).await.unwrap().unwrap().body.is_some();
         store.prune_bodies(at(0), 9).await.unwrap();

@@ -2,10 +2,14 @@
 //! databases must answer. A statement that no case names fails the suite, so a new one needs a case.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::LazyLock;
 
 use secrecy::SecretString;
 use serde_json::json;
 use taskpass::clock::Timestamp;
+use taskpass::crypto::SealingKeys;
+use taskpass::crypto::digest::Mac;
+use taskpass::crypto::random::SystemRandom;
 use taskpass::domain::catalog::Revocability;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
 use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyStanding, DenyWish};
@@ -17,13 +21,16 @@ use taskpass::domain::task::{Task, TaskState};
 use taskpass::domain::workload::OneTime;
 use taskpass::ids::{BatchId, CutoffId, DecisionId, SessionId, TaskId};
 use taskpass::merkle::{Hash, Tile};
+use taskpass::store::admins::AdminBinding;
 use taskpass::store::append::{
-    ActWrite, Head, LeafRow, MintLease, Needs, RetryFacts, SessionEnd, TaskChange, View, Writes,
+    ActWrite, LeafRow, MintLease, Needs, RetryFacts, SessionEnd, TaskChange, View, Writes,
 };
 use taskpass::store::cosigned::CosignedRow;
 use taskpass::store::cutoffs::SealedCutoff;
 use taskpass::store::deny_lists::SessionsAt;
 use taskpass::store::exports::{Believed, ExportCursor, ExportKey};
+use taskpass::store::generations::SealedActivation;
+use taskpass::store::heads::{Head, HeadSeal, SealedHead};
 use taskpass::store::keys::SigningKeyRow;
 use taskpass::store::meta::{BootstrapToken, SealedSuccession, StoreMode};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
@@ -31,6 +38,7 @@ use taskpass::store::replicas::ReplicaRow;
 use taskpass::store::sessions::SessionFilter;
 use taskpass::store::sqlite::Sqlite;
 use taskpass::store::tasks::TaskFilter;
+use taskpass::store::workload_keys::WorkloadKeyRow;
 use taskpass::store::{Store, StoreError};
 use uuid::Uuid;
 
@@ -47,6 +55,7 @@ struct Place {
 async fn sqlite() -> Place {
     let file = fresh_sqlite();
     let store = Store::Sqlite(Sqlite::open(file.dir(), 2).await.unwrap());
+    store.authenticate_with(&newer_mac());
     Place {
         store,
         file: Some(file),
@@ -60,6 +69,7 @@ async fn postgres() -> Place {
     let connected = Postgres::connect(&url, PostgresSettings::default());
     let store = Store::Postgres(connected.await.unwrap());
     store.ensure_partitions(0).await.unwrap();
+    store.authenticate_with(&newer_mac());
     Place {
         store,
         file: None,
@@ -243,6 +253,29 @@ fn head(size: u64) -> Head {
     }
 }
 
+static KEYS: LazyLock<[SecretString; 2]> =
+    LazyLock::new(|| [(); 2].map(|()| SealingKeys::generate(&SystemRandom::new()).unwrap()));
+
+/// What protects rows here.
+fn mac() -> Mac {
+    SealingKeys::parse(&KEYS[..1]).unwrap().mac("o")
+}
+
+/// The same after a new sealing key was put in front.
+fn newer_mac() -> Mac {
+    let keys = [KEYS[1].clone(), KEYS[0].clone()];
+    SealingKeys::parse(&keys).unwrap().mac("o")
+}
+
+fn head_seal() -> HeadSeal {
+    HeadSeal::new("o", &mac())
+}
+
+/// The head of `size` leaves, as a batch writes it.
+fn sealed(size: u64, n: u128) -> SealedHead {
+    head_seal().seal(head(size), batch(n))
+}
+
 fn batch(n: u128) -> BatchId {
     uuid(n + 70_000).into()
 }
@@ -268,21 +301,19 @@ async fn seen(store: &Store, needs: Needs) -> View {
 }
 
 fn cutoff(n: u128, index: u64, selector: Selector, block: Block) -> SealedCutoff {
-    SealedCutoff {
-        cutoff: Cutoff {
-            id: CutoffId::from(uuid(n)),
-            index,
-            selector,
-            block,
-            reason: "why ✓".into(),
-            by: "admin".into(),
-            widened_to: None,
-            requested_at: at(1),
-            committed_at: at(2),
-            lifted_index: None,
-        },
-        mac: vec![1; 32],
-    }
+    let cutoff = Cutoff {
+        id: CutoffId::from(uuid(n)),
+        index,
+        selector,
+        block,
+        reason: "why ✓".into(),
+        by: "admin".into(),
+        widened_to: None,
+        requested_at: at(1),
+        committed_at: at(2),
+        lifted_index: None,
+    };
+    SealedCutoff::seal(cutoff, &mac())
 }
 
 fn deny_place(name: &str) -> DenyPlace {
@@ -313,7 +344,7 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
     store.ensure_partitions(0).await.unwrap();
     let writes = Writes {
         leaves: vec![leaf(0)],
-        head: Some((head(1), batch(1))),
+        head: Some(sealed(1, 1)),
         ..Writes::default()
     };
     seed(&store, writes).await;
@@ -343,6 +374,20 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         "UPDATE generation SET body = body".into(),
         "UPDATE activation SET digest = digest".into(),
         "CREATE TABLE t (x int)".into(),
+        "CREATE TEMPORARY TABLE t (x int)".into(),
+        "UPDATE session SET details = details".into(),
+        "UPDATE session SET expires_at = expires_at".into(),
+        "UPDATE task SET deadline = deadline".into(),
+        "UPDATE cutoff SET value = value".into(),
+        "UPDATE admin_binding SET bound = bound".into(),
+        "UPDATE workload_key SET jwk = jwk".into(),
+        "UPDATE signing_key SET published_at = published_at".into(),
+        "UPDATE one_time SET binding = binding".into(),
+        "DELETE FROM admin_binding".into(),
+        "DELETE FROM workload_key".into(),
+        "DELETE FROM signing_key".into(),
+        "DELETE FROM succession".into(),
+        "DELETE FROM store_meta".into(),
     ];
     for table in [
         "leaf",
@@ -397,6 +442,7 @@ async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_
         store,
         Writes {
             leaves,
+            head: Some(sealed(17_000_001, 1)),
             ..Writes::default()
         },
     )

@@ -428,15 +428,14 @@ cases! {
     ["widened_at"]
     async fn the_last_cutoff_that_was_widened_to_a_place_is_found(store: &Store) {
         let widened = |n, place: &str, committed| {
-            let mut sealed = cutoff(n, u64::try_from(n).unwrap(), Selector::Resource("r".into()), Block::No);
-            sealed.cutoff.widened_to = Some(place.into());
-            sealed.cutoff.committed_at = at(committed);
-            ActWrite::Cutoff(Box::new(sealed))
+            let plain = cutoff(n, u64::try_from(n).unwrap(), Selector::Resource("r".into()), Block::No);
+            let widened = Cutoff { widened_to: Some(place.into()), committed_at: at(committed), ..plain.claimed().clone() };
+            ActWrite::Cutoff(Box::new(SealedCutoff::seal(widened, &mac())))
         };
         let plain = ActWrite::Cutoff(Box::new(cutoff(4, 4, Selector::All(True), Block::No)));
         seed(store, acts(vec![widened(1, "role", 10), widened(2, "role", 20), widened(3, "other", 30), plain])).await;
         let at_role = async |since| store.widened_at("role", at(since)).await.unwrap();
         assert_eq!((at_role(0).await, at_role(19).await, at_role(20).await), (Some(at(20)), Some(at(20)), None));
-        assert_eq!(store.cutoff(CutoffId::from(uuid(1))).await.unwrap().unwrap().cutoff.widened_to.as_deref(), Some("role"));
+        assert_eq!(store.cutoff(CutoffId::from(uuid(1))).await.unwrap().unwrap().widened_to.as_deref(), Some("role"));
     }
 }

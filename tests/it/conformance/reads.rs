@@ -8,7 +8,7 @@ use crate::support::{SOON, until};
 cases! {
     ["fence" "ledger_connection"]
     async fn a_store_that_shows_fewer_leaves_than_are_known_is_not_asked(store: &Store) {
-        seed(store, Writes { leaves: vec![leaf(0), leaf(1)], head: Some((head(2), batch(1))), ..Writes::default() }).await;
+        seed(store, Writes { leaves: vec![leaf(0), leaf(1)], head: Some(sealed(2, 1)), ..Writes::default() }).await;
         store.note_committed(2);
         assert_eq!(store.task(task_id(1)).await.unwrap(), None);
         store.note_committed(3);
@@ -17,13 +17,13 @@ cases! {
             assert_eq!(store.task(task_id(1)).await.unwrap(), None);
             return;
         }
-        for refused in [store.task(task_id(1)).await.map(drop), store.head().await.map(drop)] {
+        for refused in [store.task(task_id(1)).await.map(drop), store.sealed_head().await.map(drop)] {
             let Err(StoreError::NotPrimary(why)) = refused else { panic!("{refused:?}") };
             assert!(why.contains("shows 2 leaves, and 3"), "{why}");
         }
         // It catches up; by the ledger's own connection it was to be had all the while.
-        seed(store, Writes { leaves: vec![leaf(2)], head: Some((head(3), batch(2))), ..Writes::default() }).await;
-        until("it is asked again", SOON, async || store.head().await.is_ok_and(|it| it == Some(head(3)))).await;
+        seed(store, Writes { leaves: vec![leaf(2)], head: Some(sealed(3, 2)), ..Writes::default() }).await;
+        until("it is asked again", SOON, async || store.head(&head_seal()).await.is_ok_and(|it| it == Some(head(3)))).await;
         assert_eq!(store.task(task_id(1)).await.unwrap(), None);
     }
 
@@ -61,7 +61,7 @@ cases! {
         let leaves = vec![act(0), leaf(1), leaf(2), act(3), leaf(4), act(5)];
         seed(store, Writes { leaves, ..Writes::default() }).await;
         let decisions = async |from, count| {
-            let rows = store.decisions(from, count).await.unwrap();
+            let rows = store.decisions(from, 9, count).await.unwrap();
             rows.iter().map(|row| (row.index, row.body.is_some(), row.input.is_some())).collect::<Vec<_>>()
         };
         assert_eq!(decisions(0, 9).await, [(1, true, true), (2, true, true), (4, true, true)]);

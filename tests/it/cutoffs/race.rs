@@ -17,9 +17,11 @@ use taskpass::domain::workload::OneTime;
 use taskpass::ids::{CutoffId, DecisionId, SessionId};
 use taskpass::ledger::Appended;
 use taskpass::ledger::entry::{
-    AdminBindingChange, ConfirmEnd, Decide, Delegate, EndSession, EndTask, Entry, OneTimeUse,
-    Request, RequestCaller, WorkloadKeyChange,
+    AdminBindingChange, ConfirmEnd, Decide, Delegate, EndSession, EndTask, Entry, KeyChange,
+    OneTimeUse, Request, RequestCaller, WorkloadKeyChange,
 };
+use taskpass::store::Store;
+use taskpass::store::keys::{SigningKeyRow, keys_basis};
 use uuid::Uuid;
 
 use super::{WORKLOAD, block, identity, policies, revocation, selectors};
@@ -51,7 +53,8 @@ const KINDS: &[&str] = &[
     "cutoff",
     "lift",
     "activate",
-    "put_key",
+    "change_keys",
+    "resealed",
     "workload_key",
     "admin_binding",
     "consume",
@@ -68,7 +71,8 @@ fn kind_of(entry: &Entry) -> Option<&'static str> {
         Entry::Cutoff(..) => "cutoff",
         Entry::Lift { .. } => "lift",
         Entry::Activate { .. } => "activate",
-        Entry::PutKey { .. } => "put_key",
+        Entry::ChangeKeys(_) => "change_keys",
+        Entry::Resealed { .. } => "resealed",
         Entry::WorkloadKey(_) => "workload_key",
         Entry::AdminBinding(_) => "admin_binding",
         Entry::Consume => "consume",
@@ -76,6 +80,11 @@ fn kind_of(entry: &Entry) -> Option<&'static str> {
         | Entry::DenialsOmitted { .. }
         | Entry::Genesis { .. } => return None,
     })
+}
+
+async fn decides(store: &Store) -> GenerationDigest {
+    let active = store.active_generation().await.unwrap().unwrap();
+    active.sealed.claimed()
 }
 
 /// Something that the workload wants of this kind.
@@ -94,7 +103,7 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
             refusal: None,
             policies: vec!["reports".into()],
             observed: None,
-            generation: store.active_generation().await.unwrap().unwrap().digest,
+            generation: decides(store).await,
             resource: None,
             input: opening(),
             purpose: None,
@@ -146,29 +155,19 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
                 by,
             }
         }
-        "put_key" => {
-            let mut row = store.signing_keys().await.unwrap().pop().unwrap();
-            row.kid = uuid().to_string();
-            Entry::PutKey {
-                row: Box::new(row),
-                change: "added",
-                public: None,
-                by,
-            }
-        }
+        "change_keys" => added_key(store, by).await,
+        "resealed" => Entry::Resealed { rows: 1, by },
         "workload_key" => Entry::WorkloadKey(WorkloadKeyChange {
             attestor: "keys".into(),
             workload: "batch".into(),
             thumbprint: uuid().to_string(),
             jwk: Some("{}".into()),
-            mac: Vec::new(),
             by,
         }),
         "admin_binding" => Entry::AdminBinding(AdminBindingChange {
             identity: identity("agent:child"),
             role: "admin".into(),
             bound: true,
-            mac: Vec::new(),
             by,
         }),
         "consume" => Entry::Consume,
@@ -176,6 +175,24 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
     };
     assert_eq!(kind_of(&made), Some(kind));
     made
+}
+
+/// One more key for credentials.
+async fn added_key(store: &Store, by: String) -> Entry {
+    let rows = store.signing_keys().await.unwrap();
+    let row = rows.iter().find(|row| row.purpose == "access_token");
+    let row = SigningKeyRow {
+        kid: uuid().to_string(),
+        ..row.unwrap().clone()
+    };
+    Entry::ChangeKeys(Box::new(KeyChange {
+        basis: keys_basis(&rows, &row.purpose),
+        row,
+        retired: Vec::new(),
+        change: "added",
+        public: None,
+        by,
+    }))
 }
 
 fn cutoff(selector: Selector, block: Block, now: Timestamp) -> Entry {
@@ -358,7 +375,7 @@ on_both_stores! {
 
     async fn whom_a_lift_in_the_same_batch_frees_goes_on(rig: Rig) {
         let id = block(&rig, selectors(WORKLOAD)[0].clone()).await;
-        let cut = rig.broker.store().cutoff(id).await.unwrap().unwrap().cutoff;
+        let cut = rig.broker.store().cutoff(id).await.unwrap().unwrap();
         let lift = Entry::Lift { cutoff: Box::new(cut), by: "test".into() };
         let ended = Entry::EndSession(EndSession {
             session: SessionId::from(uuid()),

@@ -327,7 +327,7 @@ impl Exporting {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
         let parts = ExporterParts {
-            store: rig.broker.store().clone(),
+            ledger: rig.broker.ledger().clone(),
             replica: replica.to_owned(),
             clock: Arc::clone(&rig.clock) as _,
             goes_by_the_right_clock: Box::new(move || {
@@ -335,7 +335,6 @@ impl Exporting {
                 right.load(Ordering::SeqCst)
             }),
             metrics: Arc::new(Metrics::new()),
-            checkpoints: rig.broker.ledger().checkpoints(),
         };
         let stop = CancellationToken::new();
         let running = tokio::spawn(Exporter::new(&config, parts).unwrap().run(stop.clone()));
@@ -436,10 +435,10 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
         .iter()
         .map(|key| key.verifier.clone())
         .collect();
-    let head = store.head().await.unwrap().unwrap();
+    let head = rig.broker.ledger().head().await.unwrap().unwrap();
     for receipt in [&old.receipt, &new.receipt] {
         receipt.verify(&keys).unwrap();
-        let path = taskpass::ledger::proofs::inclusion(store, receipt.index, size)
+        let path = taskpass::ledger::proofs::inclusion(store, receipt.index, size, size)
             .await
             .unwrap();
         taskpass::merkle::verify_inclusion(
@@ -451,7 +450,7 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
         )
         .unwrap();
     }
-    let path = taskpass::ledger::proofs::consistency(store, old.receipt.tree_size, size)
+    let path = taskpass::ledger::proofs::consistency(store, old.receipt.tree_size, size, size)
         .await
         .unwrap();
     let signed =

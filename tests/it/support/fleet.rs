@@ -16,7 +16,7 @@ use taskpass::domain::generation::PolicyFile;
 
 use super::http::{Answer, Client};
 use super::issuer::{AUDIENCE, Issuer};
-use super::postgres::{TestDatabase, fresh_database};
+use super::postgres::{TestDatabase, fresh_database, serving};
 use super::process::{Launch, Process};
 use super::proxy::Proxy;
 use super::rig::{Kind, POLICIES};
@@ -39,7 +39,8 @@ pub struct Fleet {
     pub issuer: Issuer,
     database: Option<TestDatabase>,
     pub admin: String,
-    sealing_key: String,
+    /// What seals its keys.
+    pub sealing_key: String,
     policies: String,
     /// More settings of `[server]`.
     server: &'static str,
@@ -356,6 +357,7 @@ impl Fleet {
             } else {
                 database.url()
             };
+            url = serving(&url).to_string();
             if let Some(search_path) = search_path {
                 let mut with_options: url::Url = url.parse().unwrap();
                 let options = format!("-c search_path={search_path}");
@@ -392,7 +394,8 @@ impl Fleet {
         }
     }
 
-    fn config(&self, address: SocketAddr) -> String {
+    /// The configuration of a replica there.
+    pub fn config(&self, address: SocketAddr) -> String {
         let digest = ring::digest::digest(&ring::digest::SHA256, self.admin.as_bytes());
         let text = format!(
             r#"

@@ -135,6 +135,7 @@ pub fn permit(kid: &str) -> Value {
         "attestor": "dev", "resource": "orders-api", "task": TASK, "session": SESSION,
         "grant": details(), "audience": "https://orders.example",
         "expires_at": "2026-10-26T03:33:20Z", "minter": "jwt", "kid": kid,
+        "issuer": "https://broker.test",
         "generation": format!("sha256:{}", "a".repeat(64)), "policies": ["reports-read"],
         "input": "b".repeat(64)
     })

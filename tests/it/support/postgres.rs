@@ -29,6 +29,9 @@ use super::{block_on, free_address, hex, random_hex};
 pub const CLUSTER_VARIABLE: &str = "TASKPASS_TEST_POSTGRES_URL";
 /// Any number: who builds the template holds the advisory lock of this name.
 const TEMPLATE_LOCK: i64 = 0x7461_736b_7061_7373;
+/// The role that serves, and its password. It has the rights that `taskpass migrate` gives, and no
+/// others.
+const SERVING: &str = "taskpass_it_serving";
 /// For how many seconds a private cluster outlives its last user.
 const IDLE_SECONDS: u32 = 60;
 
@@ -58,6 +61,7 @@ impl TestDatabase {
         block_on(async || {
             let mut admin = PgConnection::connect(cluster.as_str()).await.unwrap();
             execute(&mut admin, format!("CREATE DATABASE {name}")).await;
+            make_serving_role(&mut admin).await;
             admin.close().await.unwrap();
             migrate(&url, &migrations()).await;
         });
@@ -72,6 +76,11 @@ impl TestDatabase {
     /// The database's URL, with the rights of the cluster's owner.
     pub fn url(&self) -> String {
         self.url.to_string()
+    }
+
+    /// The database's URL, with the rights of the role that serves.
+    pub fn serving_url(&self) -> String {
+        serving(&self.url()).to_string()
     }
 
     /// Where the cluster listens.
@@ -116,6 +125,7 @@ impl TestDatabase {
             format!("ALTER DATABASE {here} ALLOW_CONNECTIONS false"),
             terminate(here),
             format!("CREATE DATABASE {name} TEMPLATE {here}"),
+            confine(&name),
             format!("ALTER DATABASE {here} ALLOW_CONNECTIONS true"),
         ]);
         Self { name, url }
@@ -185,6 +195,8 @@ fn create(migrated: bool) -> TestDatabase {
         };
         let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
         execute(&mut admin, create).await;
+        // A database's own rights are not cloned with it.
+        execute(&mut admin, confine(&name)).await;
         admin.close().await.unwrap();
     });
     TestDatabase { name, url }
@@ -224,6 +236,7 @@ async fn template(admin: &mut PgConnection) -> String {
         execute(admin, format!("CREATE DATABASE {draft} TEMPLATE template0")).await;
         let mut url = Url::parse(&CLUSTER.url).unwrap();
         url.set_path(&draft);
+        make_serving_role(admin).await;
         migrate(&url, &migrations).await;
         // Nobody may connect: a template in use cannot be cloned.
         execute(
@@ -251,7 +264,33 @@ async fn migrate(url: &Url, migrations: &Path) {
         .run(&mut connection)
         .await
         .unwrap_or_else(|error| panic!("the migrations do not apply: {error}"));
+    for function in ["taskpass_confine_serving", "taskpass_grant_serving"] {
+        let granting = format!("SELECT {function}('{SERVING}')");
+        execute(&mut connection, granting).await;
+    }
     connection.close().await.unwrap();
+}
+
+/// Makes the role that serves, unless the cluster has it.
+async fn make_serving_role(admin: &mut PgConnection) {
+    let make = format!(
+        "DO $$ BEGIN CREATE ROLE {SERVING} LOGIN PASSWORD '{SERVING}'; \
+         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
+    );
+    execute(admin, make).await;
+}
+
+/// Takes the right to temporary objects from everybody, which a new database gives.
+fn confine(database: &str) -> String {
+    format!("REVOKE TEMPORARY ON DATABASE {database} FROM PUBLIC")
+}
+
+/// A database's URL as the role that serves has it.
+pub fn serving(url: &str) -> Url {
+    let mut url = Url::parse(url).unwrap();
+    url.set_username(SERVING).unwrap();
+    url.set_password(Some(SERVING)).unwrap();
+    url
 }
 
 /// A digest over the names and contents of the files in `dir`; that of nothing when it is missing.

@@ -39,6 +39,8 @@ pub const BOOTSTRAP: &str = "tpa_rig-bootstrap-token";
 /// In a rig's directory: what [`Rig::share_checkpoint`] and [`Rig::have_witnesses`] said.
 const SHARED: &str = "shared_checkpoint.toml";
 const WITNESSES: &str = "witnesses.toml";
+/// The sealing keys, where a test replaced them.
+const SEALING: &str = "sealing-keys";
 /// The same for [`Rig::configure_bootstrap`].
 const BOOTSTRAP_FILE: &str = "bootstrap_token";
 const ENDPOINTS: &str = "endpoints.toml";
@@ -227,7 +229,7 @@ impl Rig {
             other.dir().join("dev-sealing-key"),
         )
         .unwrap();
-        for name in [SHARED, WITNESSES, ENDPOINTS] {
+        for name in [SHARED, WITNESSES, SEALING, ENDPOINTS] {
             let said = self.directory.dir().join(name);
             if said.exists() {
                 std::fs::copy(said, other.dir().join(name)).unwrap();
@@ -266,6 +268,11 @@ impl Rig {
     /// From the next start on, this is the configured bootstrap token.
     pub fn configure_bootstrap(&self, token: &str) {
         std::fs::write(self.directory.dir().join(BOOTSTRAP_FILE), token).unwrap();
+    }
+
+    /// From the next start on, these seal and authenticate, the first of them anew.
+    pub fn seal_with(&self, keys: &[&str]) {
+        std::fs::write(self.directory.dir().join(SEALING), keys.join(",")).unwrap();
     }
 
     /// From the next start on, these are told of checkpoints: tables of `[[ledger.witnesses]]`.
@@ -565,22 +572,24 @@ async fn sqlite_rows(file: &Path) -> BTreeMap<String, BTreeSet<String>> {
 }
 
 /// `[store]`, and what the environment says with it.
+/// The section of the store, and the environment that the configuration is read with.
 fn store_section(directory: &Path, database: Option<String>) -> (String, BTreeMap<String, String>) {
-    match database {
-        None => (
-            format!(
-                "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"{}/data\"",
-                directory.display()
-            ),
-            BTreeMap::new(),
-        ),
-        Some(url) => (
-            // What a test asks of many at once must not depend on how busy the machine is.
-            "[store]\nkind = \"postgres\"\n[store.postgres]\nacquire_timeout_seconds = 20"
-                .to_owned(),
-            BTreeMap::from([("TASKPASS_DATABASE_URL".to_owned(), url)]),
-        ),
+    let mut environment = BTreeMap::new();
+    if let Ok(keys) = std::fs::read_to_string(directory.join(SEALING)) {
+        environment.insert("TASKPASS_SEALING_KEYS".to_owned(), keys);
     }
+    let Some(url) = database else {
+        let data = directory.join("data");
+        let section = format!(
+            "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"{}\"",
+            data.display()
+        );
+        return (section, environment);
+    };
+    environment.insert("TASKPASS_DATABASE_URL".to_owned(), url);
+    // What a test asks of many at once must not depend on how busy the machine is.
+    let section = "[store]\nkind = \"postgres\"\n[store.postgres]\nacquire_timeout_seconds = 20";
+    (section.to_owned(), environment)
 }
 
 fn bootstrap_hash(token: &str) -> String {

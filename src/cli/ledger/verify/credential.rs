@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::crypto::{self, UnverifiedJwt, VerificationKey};
 use crate::domain::decision::Outcome;
 use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
+use crate::domain::status_list::StatusPlace;
 use crate::merkle::Hash;
 use crate::mint::jwt::subject_and_actor;
 
@@ -41,20 +42,34 @@ const CLAIMS: [&str; 15] = [
 pub(super) enum Signers<'a> {
     /// The auditor, by a JWK set.
     Set(&'a [u8]),
-    /// The log, in this leaf, by this JWK.
-    Leaf(u64, &'a str),
+    /// The log, in a leaf that the broker wrote.
+    Leaf(Logged<'a>),
+    /// The log, in a leaf that others could have written: its heads were not always the broker's own.
+    AnyonesLeaf(u64),
     /// Nobody. Whether the caller puts up with claims alone, which whoever has the leaf could have
     /// written.
     Nobody { unchecked: bool },
 }
 
+/// A key that a log names.
+#[derive(Clone, Copy)]
+pub(super) struct Logged<'a> {
+    /// The leaf that names it.
+    pub(super) index: u64,
+    /// The key.
+    pub(super) jwk: &'a str,
+    /// Whether the log was always one in which each leaf is the broker's.
+    pub(super) is_brokers: bool,
+}
+
 impl<'a> Signers<'a> {
     /// What the auditor says comes before what a log says of itself.
-    pub(super) fn of(asked: &Asked<'a>, logged: Option<(u64, &'a str)>) -> Self {
+    pub(super) fn of(asked: &Asked<'a>, logged: Option<Logged<'a>>) -> Self {
         match (asked.jwks, logged) {
             (Some(jwks), _) => Self::Set(jwks),
-            (None, Some((index, key))) => Self::Leaf(index, key),
-            (None, None) => Self::Nobody {
+            (None, Some(logged)) if logged.is_brokers => Self::Leaf(logged),
+            (None, Some(logged)) if !asked.unchecked_signature => Self::AnyonesLeaf(logged.index),
+            (None, _) => Self::Nobody {
                 unchecked: asked.unchecked_signature,
             },
         }
@@ -97,7 +112,7 @@ impl Credential {
         &self,
         verdict: &mut Verdict,
         leaf_hash: &Hash,
-        leaf: &Leaf,
+        (index, leaf): (u64, &Leaf),
         signers: &Signers<'_>,
     ) {
         let decision = match &leaf.event {
@@ -117,6 +132,7 @@ impl Credential {
             );
         }
         self.check_claims(verdict, leaf_hash, decision);
+        self.check_status(verdict, index, decision);
         self.check_dates(verdict, leaf.at, decision);
         self.check_signature(verdict, signers);
     }
@@ -124,7 +140,7 @@ impl Credential {
     fn check_signature(&self, verdict: &mut Verdict, signers: &Signers<'_>) {
         let checked = match signers {
             Signers::Set(jwks) => self.verify_by_set(jwks),
-            Signers::Leaf(index, key) => self.verify_by_key(key).inspect(|()| {
+            Signers::Leaf(Logged { index, jwk, .. }) => self.verify_by_key(jwk).inspect(|()| {
                 verdict.notes.push(format!(
                     "the credential's signature was checked with the key that leaf {index} of the \
                      log names"
@@ -135,6 +151,16 @@ impl Credential {
                             has the leaf could have written its claims";
                 verdict.notes.push(note.into());
                 return;
+            }
+            Signers::AnyonesLeaf(index) => {
+                return verdict.lack(
+                    Claim::Decided,
+                    &format!(
+                        "the credential's own signature was not checked: leaf {index} names its key, \
+                         and the log does not say that each of its heads is the broker's own, so \
+                         somebody else could have written that leaf; give the issuer's keys with --jwks"
+                    ),
+                );
             }
             Signers::Nobody { unchecked: false } => {
                 return verdict.lack(
@@ -160,6 +186,7 @@ impl Credential {
             .as_ref()
             .map(crate::domain::grant::Grant::scope);
         for (name, leaf) in [
+            ("iss", json(serde_json::to_value(&decision.issuer))),
             ("dec", Value::from(hash)),
             ("jti", session.clone()),
             ("sid", session),
@@ -210,6 +237,21 @@ impl Credential {
             verdict.fail(
                 Claim::Decided,
                 "the credential names another signing key than the leaf says",
+            );
+        }
+    }
+
+    /// The list and the bit that say whether it was revoked follow from the leaf's place.
+    fn check_status(&self, verdict: &mut Verdict, index: u64, decision: &DecisionLeaf) {
+        let said = self.claims.get("status").unwrap_or(&Value::Null);
+        let issuer = decision.issuer.as_deref().unwrap_or_default();
+        let leaf = decision.status_lists_from.map_or(Value::Null, |first| {
+            StatusPlace::of(index, first).claim(issuer)
+        });
+        if *said != leaf {
+            verdict.fail(
+                Claim::Decided,
+                format!("the credential's status is {said}, by the leaf it is {leaf}"),
             );
         }
     }

@@ -179,7 +179,12 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
     }
     let signers = Signers::of(asked, None);
     for credential in &credentials {
-        credential.check(verdict, &receipt.leaf_hash, &leaf, &signers);
+        credential.check(
+            verdict,
+            &receipt.leaf_hash,
+            (receipt.index, &leaf),
+            &signers,
+        );
     }
     if tokens.is_empty() {
         asked.wants_a_credential(verdict);

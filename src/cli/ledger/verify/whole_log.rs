@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::BufRead;
 
-use super::credential::{Credential, Signers};
+use super::credential::{Credential, Logged, Signers};
 use super::heads::{Heads, with_causes};
 use super::verdict::{Claim, Kind, Verdict};
 use super::{Asked, decision_of};
@@ -36,6 +36,8 @@ struct Order {
     excused_tasks: HashSet<TaskId>,
     generations: HashSet<GenerationDigest>,
     counts: BTreeMap<&'static str, u64>,
+    /// Whether the log says that each of its heads is the broker's own.
+    heads_authenticated: bool,
     pruned: u64,
     faults: u64,
 }
@@ -119,27 +121,33 @@ pub(super) fn verify(verdict: &mut Verdict, input: impl BufRead, asked: &Asked<'
         ),
     );
     match (credential, found) {
-        (None, _) => {
-            verdict.leave(Claim::Decided, "no credential was given");
-            asked.wants_a_credential(verdict);
-            if asked.used_at.is_some() {
-                let why =
-                    "--used-at says when a credential was used: give it with --credential-file";
-                verdict.fail(Claim::LoggedBeforeUse, why);
-            }
-        }
+        (None, _) => without_credential(verdict, asked),
         (Some(_), None) => verdict.fail(
             Claim::Decided,
             "the log holds no decision that this credential names, or its body was pruned",
         ),
         (Some(credential), Some(Found { entry, leaf })) => {
             let decision = decision_of(verdict, &leaf);
-            let logged = key.as_ref().map(|(index, jwk)| (*index, jwk.as_str()));
+            let logged = key.as_ref().map(|(index, jwk)| Logged {
+                index: *index,
+                jwk,
+                is_brokers: order.heads_authenticated,
+            });
             let signers = Signers::of(asked, logged);
-            credential.check(verdict, &entry.hash, &leaf, &signers);
+            credential.check(verdict, &entry.hash, (entry.index, &leaf), &signers);
             asked.check_use(verdict, decision, std::slice::from_ref(&credential));
             heads.before_use(verdict, &head, (entry.index, leaf.at), asked.used_at);
         }
+    }
+}
+
+/// Says what a log alone leaves open.
+fn without_credential(verdict: &mut Verdict, asked: &Asked<'_>) {
+    verdict.leave(Claim::Decided, "no credential was given");
+    asked.wants_a_credential(verdict);
+    if asked.used_at.is_some() {
+        let why = "--used-at says when a credential was used: give it with --credential-file";
+        verdict.fail(Claim::LoggedBeforeUse, why);
     }
 }
 
@@ -204,7 +212,13 @@ impl Order {
     /// nothing is missed once something was, unless it turns up later.
     fn follow(&mut self, event: &Event) -> Result<(), String> {
         let (name, result) = match event {
-            Event::Genesis { .. } => ("beginning", Ok(())),
+            Event::Genesis {
+                heads_authenticated,
+                ..
+            } => {
+                self.heads_authenticated = *heads_authenticated;
+                ("beginning", Ok(()))
+            }
             Event::Activated { generation, .. } => {
                 self.generations.insert(*generation);
                 ("activation", Ok(()))

@@ -1,0 +1,288 @@
+//! Heads of the log, and the MAC that shows which of them a broker wrote.
+//!
+//! The serving role may insert rows into the tables of the log. A replica that took over such a row
+//! would sign a checkpoint over leaves that no broker decided. So each head carries a MAC that only
+//! the holder of the sealing keys can make, and a head is a [`Head`] only after
+//! [`HeadSeal::open`] checked it. A head covers every leaf below it, so one MAC is enough for the
+//! whole log up to there.
+
+use sqlx::FromRow;
+
+use super::codec::{digest, unsigned};
+use super::{Store, StoreError, read};
+use crate::crypto::digest::{Mac, MacError};
+use crate::ids::BatchId;
+use crate::merkle::Hash;
+
+/// The purpose under which heads are protected.
+const HEAD_MAC: &str = "ledger_head";
+
+/// A head of the log: a tree of so many leaves with this root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Leaves in the tree.
+    pub size: u64,
+    /// The tree's root.
+    pub root: Hash,
+}
+
+/// A head as its row has it. Its size and root are claims until [`HeadSeal::open`] checked them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedHead {
+    claimed: Head,
+    batch: BatchId,
+    mac: Vec<u8>,
+    /// The first leaf behind this head, where the row was read as the newest. A broker commits
+    /// leaves and their head together, so there is none.
+    uncovered: Option<u64>,
+}
+
+/// Why a head is not followed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForeignHead {
+    /// Its MAC does not hold.
+    #[error(
+        "the table ledger_head: the head of size {} root {} (batch {batch}) was not written by a \
+         broker of this log: {why}; nothing is issued until it is known who wrote it",
+        claimed.size, claimed.root
+    )]
+    Forged {
+        /// What its row says.
+        claimed: Head,
+        /// The batch that its row names.
+        batch: BatchId,
+        /// What is wrong with the MAC.
+        why: MacError,
+    },
+    /// There are leaves behind the newest head.
+    #[error(
+        "the table leaf: leaf {index} is behind the newest head (size {size}), so it was not written \
+         by a broker of this log; nothing is issued until it is known who wrote it"
+    )]
+    Uncovered {
+        /// The first of these leaves.
+        index: u64,
+        /// The size of the newest head.
+        size: u64,
+    },
+}
+
+/// Why the newest head was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadError {
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something other than a broker of this log wrote to its tables.
+    #[error(transparent)]
+    Foreign(#[from] ForeignHead),
+}
+
+/// Makes and checks the MACs of one log's heads.
+#[derive(Clone, Debug)]
+pub struct HeadSeal {
+    origin: String,
+    mac: Mac,
+}
+
+impl HeadSeal {
+    /// For the log of this name, with these sealing keys.
+    #[must_use]
+    pub fn new(origin: &str, mac: &Mac) -> Self {
+        Self {
+            origin: origin.to_owned(),
+            mac: mac.clone(),
+        }
+    }
+
+    /// The head with its MAC, as it is written.
+    #[must_use]
+    pub fn seal(&self, head: Head, batch: BatchId) -> SealedHead {
+        let mac = with_fields(&self.origin, head, batch, |fields| {
+            self.mac.tag(HEAD_MAC, fields)
+        });
+        SealedHead {
+            claimed: head,
+            batch,
+            mac,
+            uncovered: None,
+        }
+    }
+
+    /// The head, if a broker of this log wrote its row, and nothing is behind it.
+    pub fn open(&self, sealed: &SealedHead) -> Result<Head, ForeignHead> {
+        let SealedHead { claimed, batch, .. } = *sealed;
+        let checked = with_fields(&self.origin, claimed, batch, |fields| {
+            self.mac.verify(HEAD_MAC, fields, &sealed.mac)
+        });
+        checked.map_err(|why| ForeignHead::Forged {
+            claimed,
+            batch,
+            why,
+        })?;
+        match sealed.uncovered {
+            None => Ok(claimed),
+            Some(index) => Err(ForeignHead::Uncovered {
+                index,
+                size: claimed.size,
+            }),
+        }
+    }
+}
+
+fn with_fields<T>(origin: &str, head: Head, batch: BatchId, then: impl FnOnce(&[&[u8]]) -> T) -> T {
+    let size = head.size.to_be_bytes();
+    let batch = batch.uuid();
+    then(&[
+        origin.as_bytes(),
+        &size,
+        head.root.as_bytes(),
+        batch.as_bytes(),
+    ])
+}
+
+impl SealedHead {
+    pub(super) fn size(&self) -> u64 {
+        self.claimed.size
+    }
+
+    pub(super) fn root(&self) -> &Hash {
+        &self.claimed.root
+    }
+
+    /// The batch that wrote it.
+    #[must_use]
+    pub fn batch(&self) -> BatchId {
+        self.batch
+    }
+
+    pub(super) fn mac(&self) -> &[u8] {
+        &self.mac
+    }
+}
+
+/// The columns of a head's row.
+#[derive(FromRow)]
+pub(super) struct HeadRow {
+    size: i64,
+    root: Vec<u8>,
+    batch_id: BatchId,
+    mac: Vec<u8>,
+    #[sqlx(default)]
+    uncovered: Option<i64>,
+}
+
+impl TryFrom<HeadRow> for SealedHead {
+    type Error = StoreError;
+
+    fn try_from(row: HeadRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            claimed: Head {
+                size: unsigned("head", row.size)?,
+                root: Hash::from(digest("root", &row.root)?),
+            },
+            batch: row.batch_id,
+            mac: row.mac,
+            uncovered: row
+                .uncovered
+                .map(|index| unsigned("leaf", index))
+                .transpose()?,
+        })
+    }
+}
+
+impl Store {
+    /// The newest head's row, and whether leaves are behind it.
+    pub async fn sealed_head(&self) -> Result<Option<SealedHead>, StoreError> {
+        let row: Option<HeadRow> = read!(self, db => {
+            sqlx::query_as(
+                "/* head */ SELECT size, root, batch_id, mac, \
+                 (SELECT min(idx) FROM leaf WHERE idx >= size) AS uncovered \
+                 FROM ledger_head ORDER BY size DESC LIMIT 1",
+            )
+            .fetch_optional(db)
+            .await?
+        });
+        row.map(SealedHead::try_from).transpose()
+    }
+
+    /// The newest head, if a broker of this log wrote it.
+    pub async fn head(&self, seal: &HeadSeal) -> Result<Option<Head>, HeadError> {
+        let sealed = self.sealed_head().await?;
+        let head = sealed.map(|sealed| seal.open(&sealed)).transpose();
+        Ok(head?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::crypto::SealingKeys;
+    use crate::crypto::random::SystemRandom;
+
+    fn seal(origin: &str) -> HeadSeal {
+        let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
+        HeadSeal::new(origin, &SealingKeys::parse(&[key]).unwrap().mac(origin))
+    }
+
+    fn head(size: u64, root: u8) -> Head {
+        Head {
+            size,
+            root: Hash::from([root; 32]),
+        }
+    }
+
+    #[test]
+    fn a_head_is_believed_only_as_the_broker_of_this_log_wrote_it() {
+        let ours = seal("one.test/log");
+        let batch = BatchId::from(Uuid::from_u128(1));
+        let sealed = ours.seal(head(7, 1), batch);
+        assert_eq!(ours.open(&sealed), Ok(head(7, 1)));
+        let other_log = HeadSeal::new("two.test/log", &ours.mac);
+        assert!(other_log.open(&sealed).is_err());
+        let changed = [
+            SealedHead {
+                claimed: head(8, 1),
+                ..sealed.clone()
+            },
+            SealedHead {
+                claimed: head(7, 2),
+                ..sealed.clone()
+            },
+            SealedHead {
+                batch: BatchId::from(Uuid::from_u128(2)),
+                ..sealed.clone()
+            },
+            SealedHead {
+                mac: vec![0; sealed.mac.len()],
+                ..sealed.clone()
+            },
+            SealedHead {
+                mac: Vec::new(),
+                ..sealed.clone()
+            },
+            seal("one.test/log").seal(head(7, 1), batch),
+        ];
+        for changed in changed {
+            let told = ours.open(&changed).unwrap_err();
+            assert!(matches!(told, ForeignHead::Forged { .. }), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_leaf_behind_the_newest_head_is_foreign() {
+        let ours = seal("one.test/log");
+        let batch = BatchId::from(Uuid::from_u128(1));
+        let sealed = SealedHead {
+            uncovered: Some(7),
+            ..ours.seal(head(7, 1), batch)
+        };
+        let told = ours.open(&sealed).unwrap_err().to_string();
+        assert!(
+            told.contains("leaf 7 is behind the newest head (size 7)"),
+            "{told}"
+        );
+    }
+}

@@ -1,0 +1,176 @@
+//! What the serving role could make of the functions that the owner lends it, if it may make objects
+//! of its own: nothing, and it does not serve.
+
+use secrecy::SecretString;
+use sqlx::{AssertSqlSafe, PgConnection};
+use taskpass::store::postgres::{Postgres, PostgresSettings};
+
+use crate::support::fleet::Fleet;
+use crate::support::postgres::{TestDatabase, fresh_database};
+use crate::support::process::Launch;
+
+async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), String> {
+    let ran = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(connection)
+        .await;
+    ran.map(drop).map_err(|error| error.to_string())
+}
+
+async fn owner(database: &TestDatabase) -> Postgres {
+    let url = SecretString::from(database.url());
+    Postgres::connect(&url, PostgresSettings::default())
+        .await
+        .unwrap()
+}
+
+/// A role of a test's own, which goes with it.
+async fn role(database: &TestDatabase, admin: &mut PgConnection) -> String {
+    let role = format!("confined_{}", database.name().to_lowercase());
+    run(admin, &format!("CREATE ROLE {role}")).await.unwrap();
+    role
+}
+
+async fn gone(admin: &mut PgConnection, role: &str) {
+    let gone = format!("RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}");
+    run(admin, &gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn every_function_that_runs_as_its_owner_looks_in_pg_temp_last_and_is_lent_to_no_one_else() {
+    let database = fresh_database();
+    let mut admin = database.connect().await;
+    let lent: Vec<(String, Vec<String>, bool)> = sqlx::query_as(
+        "SELECT p.proname::text, coalesce(p.proconfig, '{}'), \
+         has_function_privilege('public', p.oid, 'EXECUTE') \
+         FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
+         WHERE p.prosecdef AND n.nspname = 'public'",
+    )
+    .fetch_all(&mut admin)
+    .await
+    .unwrap();
+    let names: Vec<&str> = lent.iter().map(|(name, ..)| name.as_str()).collect();
+    assert!(names.contains(&"ledger_prune_bodies"), "{names:?}");
+    for (name, settings, for_all) in &lent {
+        let wanted = "search_path=pg_catalog, public, pg_temp";
+        assert!(
+            settings.iter().any(|it| it == wanted),
+            "{name}: {settings:?}"
+        );
+        assert!(!for_all, "{name} is everybody's to run");
+    }
+    let ours: Vec<String> = sqlx::query_scalar(
+        "SELECT p.proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
+         WHERE n.nspname = 'public' AND has_function_privilege('public', p.oid, 'EXECUTE')",
+    )
+    .fetch_all(&mut admin)
+    .await
+    .unwrap();
+    assert_eq!(ours, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_temporary_view_in_the_place_of_a_table_does_not_make_the_serving_role_the_owner() {
+    let database = fresh_database();
+    let mut admin = database.connect().await;
+    let owner = owner(&database).await;
+    let role = role(&database, &mut admin).await;
+    owner.grant_serving(&role).await.unwrap();
+    // As on a database where everybody may make temporary objects.
+    let lax = format!("GRANT TEMPORARY ON DATABASE {} TO {role}", database.name());
+    run(&mut admin, &lax).await.unwrap();
+    let attack = format!(
+        "SET ROLE {role}; \
+         CREATE FUNCTION pg_temp.f() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN \
+             EXECUTE 'CREATE TABLE public.taken AS SELECT current_user::text AS by'; RETURN 0; END $$; \
+         CREATE TEMPORARY VIEW leaf AS SELECT pg_temp.f() AS idx, 'epoch'::timestamptz AS at; \
+         CREATE TEMPORARY VIEW ledger_head AS SELECT pg_temp.f() AS size; \
+         CREATE TEMPORARY TABLE leaf_body_9 (idx bigint); \
+         SELECT ledger_prune_bodies('infinity'); SELECT ledger_prune_heads(9, 9); \
+         SELECT ledger_ensure_partitions(150994944, 150994944); RESET ROLE"
+    );
+    run(&mut admin, &attack).await.unwrap();
+    let (taken, made): (bool, bool) = sqlx::query_as(
+        "SELECT to_regclass('public.taken') IS NOT NULL, to_regclass('public.leaf_body_9') IS NOT NULL",
+    )
+    .fetch_one(&mut admin)
+    .await
+    .unwrap();
+    assert!(!taken, "its function ran as the owner");
+    assert!(made, "its own table stood in for a partition");
+    gone(&mut admin, &role).await;
+}
+
+#[tokio::test]
+async fn a_leaf_row_of_old_does_not_make_the_newest_partition_go() {
+    let database = fresh_database();
+    let mut admin = database.connect().await;
+    let owner = owner(&database).await;
+    let role = role(&database, &mut admin).await;
+    owner.grant_serving(&role).await.unwrap();
+    let attack = format!(
+        "SET ROLE {role}; INSERT INTO leaf (idx, hash, at) VALUES \
+         (16777215, decode(repeat('00', 32), 'hex'), 'epoch'); \
+         SELECT ledger_prune_bodies('infinity'); RESET ROLE"
+    );
+    run(&mut admin, &attack).await.unwrap();
+    let kept: bool = sqlx::query_scalar("SELECT to_regclass('public.leaf_body_0') IS NOT NULL")
+        .fetch_one(&mut admin)
+        .await
+        .unwrap();
+    assert!(kept, "the partition that is being written is gone");
+    gone(&mut admin, &role).await;
+}
+
+#[tokio::test]
+async fn a_role_that_may_make_objects_of_its_own_is_not_granted_what_serving_needs() {
+    let database = fresh_database();
+    let mut admin = database.connect().await;
+    let owner = owner(&database).await;
+    let (role, name) = (role(&database, &mut admin).await, database.name());
+    // What migrate can take away itself it takes away.
+    let lax = format!(
+        "GRANT TEMPORARY ON DATABASE {name} TO PUBLIC; GRANT CREATE ON SCHEMA public TO PUBLIC"
+    );
+    run(&mut admin, &lax).await.unwrap();
+    owner.grant_serving(&role).await.unwrap();
+    owner.check_confined(Some(&role)).await.unwrap();
+    // By way of another role it cannot.
+    let other = format!("{role}_other");
+    for (right, statement) in [
+        (
+            format!("TEMPORARY ON DATABASE {name}"),
+            format!("REVOKE TEMPORARY ON DATABASE \"{name}\" FROM PUBLIC, \"{role}\""),
+        ),
+        (
+            "CREATE ON SCHEMA public".to_owned(),
+            format!("REVOKE CREATE ON SCHEMA \"public\" FROM PUBLIC, \"{role}\""),
+        ),
+    ] {
+        let give =
+            format!("CREATE ROLE {other}; GRANT {right} TO {other}; GRANT {other} TO {role}");
+        run(&mut admin, &give).await.unwrap();
+        let told = owner.grant_serving(&role).await.unwrap_err().to_string();
+        assert!(told.contains(&statement), "{told}");
+        gone(&mut admin, &other).await;
+    }
+    gone(&mut admin, &role).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serve_refuses_a_role_that_may_make_objects_of_its_own() {
+    let (fleet, replica) = Fleet::start().await;
+    // The owner, here even a superuser.
+    let told = Launch::taskpass(["serve", "--config", "taskpass.toml"])
+        .config(fleet.config(crate::support::free_address()))
+        .file("policies/fleet.cedar", fleet.policies_text().to_owned())
+        .env("TASKPASS_SEALING_KEYS", &fleet.sealing_key)
+        .env("TASKPASS_DATABASE_URL", fleet.database().url())
+        .run();
+    assert!(!told.status.success());
+    let statement = format!(
+        "REVOKE TEMPORARY ON DATABASE \"{}\"",
+        fleet.database().name()
+    );
+    assert!(told.stderr.contains(&statement), "{}", told.stderr);
+    drop(replica);
+}

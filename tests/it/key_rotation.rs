@@ -1,0 +1,316 @@
+//! Rotations of the broker's own keys: at the same time, too many, and what earlier versions left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+use taskpass::app::Assembled;
+use taskpass::broker::keys::{ledger_key_dates, make_key};
+use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::{Broker, BrokerError};
+use taskpass::crypto::SealingKeys;
+use taskpass::crypto::jwk::{Algorithm, PublicJwk};
+use taskpass::crypto::keyring::{KeyPurpose, SigningKeyRecord};
+use taskpass::crypto::sealer::Sealer;
+use taskpass::crypto::signer::{SignError, Signer};
+use taskpass::domain::cutoff::{Selector, True};
+use taskpass::domain::limits::{MAX_LEDGER_KEYS, MAX_PUBLISHED_KEYS};
+use taskpass::ledger::{LedgerKey, LedgerStatus};
+use taskpass::merkle::Note;
+use taskpass::store::append::{ActWrite, Needs, Writes};
+use taskpass::store::keys::SigningKeyRow;
+
+use crate::support::SOON;
+use crate::support::rig::{Kind, Rig, ask};
+
+const DAY: u64 = 86_400;
+
+async fn begin(kind: Kind) -> Rig {
+    Rig::new(kind).await
+}
+
+async fn records(rig: &Rig, purpose: KeyPurpose) -> Vec<SigningKeyRecord> {
+    let keys = rig.broker.list_keys(&rig.admin()).await.unwrap();
+    let records = keys.into_iter().map(|key| key.record);
+    records.filter(|record| record.purpose == purpose).collect()
+}
+
+/// The log has exactly one key without an end, and it is the current one.
+async fn one_goes_on(rig: &Rig) {
+    let ledger = records(rig, KeyPurpose::Ledger).await;
+    let endless: Vec<_> = ledger
+        .iter()
+        .filter(|key| key.is_endless(KeyPurpose::Ledger))
+        .collect();
+    assert_eq!(endless.len(), 1, "{ledger:?}");
+    rig.broker.follow_keys(rig.now()).await.unwrap();
+    let current = rig.broker.ledger().keys();
+    assert_eq!(current[0].signer.kid(), endless[0].kid);
+}
+
+/// Days go by, and the broker makes the keys that are due.
+async fn pass(rig: &Rig, days: u64) {
+    for _ in 0..days {
+        rig.clock.advance(DAY);
+        rig.broker.follow_keys(rig.now()).await.unwrap();
+    }
+}
+
+/// A month later there is still a log, on a replica that starts then, too.
+async fn goes_on_after_a_month(rig: &mut Rig) {
+    pass(rig, 31).await;
+    assert_eq!(
+        rig.broker.ledger().keys().len(),
+        1,
+        "the retired ones are over"
+    );
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    rig.restart().await.unwrap();
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    one_goes_on(rig).await;
+}
+
+/// So many rotations of the log's key at once, by these brokers in turn. How many were made.
+async fn rotate_at_once(rig: &Rig, brokers: &[&Arc<Broker>], count: usize) -> usize {
+    let rotations = (0..count).map(|n| {
+        let broker = Arc::clone(brokers[n % brokers.len()]);
+        let admin = rig.admin();
+        tokio::spawn(async move { broker.rotate_ledger_key(&admin).await })
+    });
+    let mut made = 0;
+    for rotated in futures_util::future::join_all(rotations).await {
+        match rotated.unwrap() {
+            Ok(_) => made += 1,
+            Err(BrokerError::TooManyKeys { most, until }) => {
+                assert_eq!(most, MAX_LEDGER_KEYS);
+                assert!(until > rig.now() && until < rig.now().plus_seconds(31 * DAY));
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    made
+}
+
+/// The rig's sealing keys.
+fn sealing(rig: &Rig) -> SealingKeys {
+    let key = std::fs::read_to_string(rig.directory().join("dev-sealing-key")).unwrap();
+    SealingKeys::parse(&[SecretString::from(key)]).unwrap()
+}
+
+/// Writes rows of keys past the broker's rules, as an earlier version could.
+async fn put_keys(rig: &Rig, rows: Vec<SigningKeyRow>) {
+    let acts = rows
+        .into_iter()
+        .map(|row| ActWrite::SigningKey(Box::new(row)));
+    let writes = Writes {
+        acts: acts.collect(),
+        ..Writes::default()
+    };
+    let mut connection = rig.broker.store().ledger_connection().await.unwrap();
+    connection.enter(&Needs::default()).await.unwrap();
+    connection.write(&writes).await.unwrap();
+    connection.commit().await.unwrap();
+}
+
+/// Gives every ledger key an end, a month from now.
+async fn end_all_ledger_keys(rig: &Rig) {
+    let sealing = sealing(rig);
+    let mac = sealing.mac(rig.broker.ledger().origin());
+    let ledger = records(rig, KeyPurpose::Ledger).await;
+    let rows = rig.broker.store().signing_keys().await.unwrap();
+    let mut ended = Vec::new();
+    for mut record in ledger {
+        let row = rows.iter().find(|row| row.kid == record.kid).unwrap();
+        let secret = sealing.open(record.seal_context(), &row.sealed).await;
+        record.retire_at = rig.now().plus_seconds(30 * DAY);
+        record.remove_at = record.retire_at;
+        let secret = secret.unwrap();
+        let sealed = sealing.seal(record.seal_context(), &secret).await.unwrap();
+        ended.push(SigningKeyRow {
+            retire_at: record.retire_at,
+            remove_at: record.remove_at,
+            mac: record.tag(&mac, &sealed),
+            sealed,
+            ..row.clone()
+        });
+    }
+    put_keys(rig, ended).await;
+}
+
+/// One more ledger key without an end.
+async fn put_ledger_key(rig: &Rig) {
+    let sealing = sealing(rig);
+    let mac = sealing.mac(rig.broker.ledger().origin());
+    let dates = ledger_key_dates(rig.now());
+    let made = make_key(
+        dates,
+        KeyPurpose::Ledger,
+        Algorithm::EdDsa,
+        None,
+        &sealing,
+        &mac,
+    );
+    put_keys(rig, vec![made.await.unwrap().into_row()]).await;
+}
+
+/// A key with which nothing can be signed.
+struct Unable(LedgerKey);
+
+impl Signer for Unable {
+    fn algorithm(&self) -> Algorithm {
+        self.0.signer.algorithm()
+    }
+
+    fn public_jwk(&self) -> &PublicJwk {
+        self.0.signer.public_jwk()
+    }
+
+    fn kid(&self) -> &str {
+        self.0.signer.kid()
+    }
+
+    fn sign<'a>(&'a self, _: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, SignError>> {
+        Box::pin(async { Err(SignError::Failed) })
+    }
+}
+
+fn unable(key: &LedgerKey) -> LedgerKey {
+    LedgerKey {
+        verifier: key.verifier.clone(),
+        signer: Arc::new(Unable(key.clone())),
+    }
+}
+
+on_both_stores! {
+    async fn ledger_rotations_at_the_same_time_do_not_retire_each_other(mut rig: Rig) {
+        for count in [2, 8] {
+            let before = records(&rig, KeyPurpose::Ledger).await.len();
+            let made = rotate_at_once(&rig, &[&rig.broker], count).await;
+            let after = records(&rig, KeyPurpose::Ledger).await.len();
+            assert_eq!(after - before, made);
+            assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1), "as many as may be published");
+            one_goes_on(&rig).await;
+            goes_on_after_a_month(&mut rig).await;
+        }
+    }
+
+    async fn a_rotation_that_readers_would_not_bear_is_refused_before_anything_is_recorded(mut rig: Rig) {
+        for _ in 1..MAX_LEDGER_KEYS {
+            rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
+        }
+        let size = rig.broker.ledger().basis();
+        for _ in 0..40 {
+            let refused = rig.broker.rotate_ledger_key(&rig.admin()).await;
+            assert!(matches!(refused, Err(BrokerError::TooManyKeys { .. })), "{refused:?}");
+        }
+        assert_eq!(rig.broker.ledger().basis(), size, "nothing was recorded");
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
+        assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
+        rig.restart().await.unwrap();
+        goes_on_after_a_month(&mut rig).await;
+        rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
+        // Of the keys that sign access tokens, too, verifiers take no number at once.
+        let mut made = 0;
+        let refused = loop {
+            match rig.broker.rotate_keys(&rig.admin()).await {
+                Ok(_) => made += 1,
+                Err(refused) => break refused,
+            }
+            assert!(made < MAX_PUBLISHED_KEYS);
+        };
+        assert!(matches!(refused, BrokerError::TooManyKeys { .. }), "{refused}");
+        let published = rig.broker.published_jwks();
+        assert_eq!(published["keys"].as_array().unwrap().len(), MAX_PUBLISHED_KEYS);
+    }
+
+    async fn the_newest_ledger_key_is_kept_and_followed_though_an_earlier_version_gave_it_an_end(mut rig: Rig) {
+        rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
+        // As two rotations at once left them: each key has an end.
+        end_all_ledger_keys(&rig).await;
+        rig.broker.follow_keys(rig.now()).await.unwrap();
+        one_goes_on(&rig).await;
+        pass(&rig, 28).await;
+        end_all_ledger_keys(&rig).await;
+        rig.stop().await;
+        rig.clock.advance(31 * DAY);
+        // By its dates no key may sign; the newest one does, and another one without an end is made.
+        rig.restart().await.unwrap();
+        one_goes_on(&rig).await;
+        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        assert_eq!(rig.broker.unready(), None);
+    }
+
+    async fn a_store_that_has_more_ledger_keys_than_a_note_has_room_for_starts_again(mut rig: Rig) {
+        for _ in 0..36 {
+            put_ledger_key(&rig).await;
+        }
+        rig.restart().await.unwrap();
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
+        assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
+        assert_eq!(rig.broker.ledger().status(), LedgerStatus::Serving);
+        one_goes_on(&rig).await;
+    }
+
+    async fn an_act_that_is_recorded_and_not_signed_is_not_told_as_nothing_done(rig: Rig) {
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let keys = rig.broker.ledger().keys();
+        rig.broker.ledger().take_keys(vec![unable(&keys[0])]);
+        let revoked = rig.broker.revoke_many(&rig.admin(), RevokeAsk {
+            selector: Selector::All(True),
+            block: BlockAsk::Seconds(0),
+            widen: false,
+            reason: "drill".into(),
+            dry_run: false,
+        }).await.unwrap();
+        assert_eq!(revoked.radius.unwrap().matched, 1);
+        assert!(!rig.is_good(&issued).await);
+        // Until it is signed the broker is unready, and a permit without its receipt is not released.
+        let why = rig.broker.unready().unwrap();
+        assert!(why.contains("could not be signed"), "{why}");
+        let refused = rig.issue("agent:reports", ask(&["orders:read"])).await;
+        assert!(matches!(refused, Err(BrokerError::FailClosed(_))), "{refused:?}");
+        rig.broker.ledger().take_keys(keys.to_vec());
+        rig.broker.check_health().await.unwrap();
+        assert_eq!(rig.broker.unready(), None);
+        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ledger_rotations_on_two_replicas_at_the_same_time_do_not_retire_each_other() {
+    for count in [2, 8] {
+        let mut rig = Rig::new(Kind::Postgres).await;
+        let other = rig.replica().await;
+        let made = rotate_at_once(&rig, &[&rig.broker, &other.broker], count).await;
+        assert_eq!(made, count.min(MAX_LEDGER_KEYS - 1));
+        one_goes_on(&rig).await;
+        stop(other).await;
+        goes_on_after_a_month(&mut rig).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_due_is_made_by_one_of_two_replicas() {
+    let rig = Rig::new(Kind::Postgres).await;
+    let other = rig.replica().await;
+    let before = records(&rig, KeyPurpose::AccessToken).await;
+    let due = before[0].retire_at;
+    rig.clock.set(due);
+    let now = rig.now();
+    let (one, two) = tokio::join!(rig.broker.follow_keys(now), other.broker.follow_keys(now));
+    assert_eq!(one.unwrap() + two.unwrap(), 1);
+    let after = records(&rig, KeyPurpose::AccessToken).await;
+    assert_eq!(after.len(), before.len() + 1);
+    stop(other).await;
+}
+
+async fn stop(other: Assembled) {
+    other.shutdown.drain_then_stop(Duration::ZERO, SOON).await;
+}

@@ -1,0 +1,90 @@
+//! The sealing keys are replaced: what the old one protected holds until it is removed, and beyond
+//! where it was resealed.
+
+use secrecy::ExposeSecret;
+use taskpass::crypto::SealingKeys;
+use taskpass::crypto::random::SystemRandom;
+
+use crate::support::SOON;
+use crate::support::rig::{Kind, Rig, ask};
+
+async fn begin(kind: Kind) -> Rig {
+    Rig::new(kind).await
+}
+
+fn new_key() -> String {
+    let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
+    key.expose_secret().to_owned()
+}
+
+fn first_key(rig: &Rig) -> String {
+    let key = std::fs::read_to_string(rig.directory().join("dev-sealing-key"));
+    key.unwrap().trim().to_owned()
+}
+
+on_both_stores! {
+    async fn a_log_goes_on_under_new_sealing_keys_once_it_was_resealed(mut rig: Rig) {
+        let (old, new) = (first_key(&rig), new_key());
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let reports = "dev:agent%3Aorders".to_owned().try_into().unwrap();
+        rig.broker.bind_admin(&rig.admin(), reports, "auditor".into(), true).await.unwrap();
+        rig.seal_with(&[&new, &old]);
+        rig.reopen().await.unwrap();
+        let size = rig.broker.ledger().basis();
+        let resealed = rig.broker.reseal_keys(&rig.admin()).await.unwrap();
+        assert!(resealed >= 4, "two keys, an activation, a binding: {resealed}");
+        assert_eq!(rig.broker.ledger().basis(), size + 1, "a leaf says so, under a head of the new key");
+        rig.seal_with(&[&new]);
+        rig.reopen().await.unwrap();
+        assert!(rig.is_good(&issued).await);
+        rig.broker.check_health().await.unwrap();
+        rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
+        let again = rig.broker.reseal_keys(&rig.admin()).await.unwrap();
+        assert_eq!(again, 0, "there was nothing left to renew");
+    }
+
+    async fn a_sealing_key_that_was_removed_too_early_is_named_and_can_be_put_back(mut rig: Rig) {
+        let (old, new) = (first_key(&rig), new_key());
+        rig.seal_with(&[&new]);
+        let told = rig.reopen().await.expect_err("it starts").to_string();
+        assert!(told.contains("sealing key"), "{told}");
+        // The log's keys alone were resealed; its heads are by the old key still.
+        rig.seal_with(&[&new, &old]);
+        rig.reopen().await.unwrap();
+        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_revoked_while_it_is_resealed_stays_revoked_and_is_resealed() {
+    let mut rig = Rig::new(Kind::Postgres).await;
+    let mut kids = Vec::new();
+    for _ in 0..4 {
+        kids.push(rig.broker.rotate_keys(&rig.admin()).await.unwrap());
+    }
+    let (old, new) = (first_key(&rig), new_key());
+    rig.seal_with(&[&new, &old]);
+    rig.reopen().await.unwrap();
+    let other = rig.replica().await;
+    let admin = rig.admin();
+    let revoking = async {
+        for kid in &kids {
+            rig.broker.revoke_key(&admin, kid).await.unwrap();
+        }
+    };
+    let (resealed, ()) = tokio::join!(other.broker.reseal_keys(&admin), revoking);
+    resealed.unwrap();
+    other
+        .shutdown
+        .drain_then_stop(std::time::Duration::ZERO, SOON)
+        .await;
+    let left = rig.broker.reseal_keys(&admin).await.unwrap();
+    rig.seal_with(&[&new]);
+    rig.reopen().await.unwrap();
+    let keys = rig.broker.list_keys(&rig.admin()).await.unwrap();
+    let revoked = |kid: &String| {
+        let mut keys = keys.iter().map(|key| &key.record);
+        keys.any(|key| key.kid == *kid && key.revoked_at.is_some())
+    };
+    assert!(kids.iter().all(revoked), "{left} rows were left");
+}
