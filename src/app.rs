@@ -27,7 +27,7 @@ use crate::broker::keys::{self, KeyPolicy, StoredLedgerKeys};
 use crate::broker::rate::IdentityLimiter;
 use crate::broker::status_lists::StatusLists;
 use crate::broker::workloads::StoredWorkloadKeys;
-use crate::broker::{Broker, BrokerParts};
+use crate::broker::{Broker, BrokerError, BrokerParts};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{AccessTokenAlgorithm, Config, Mode, StoreKind};
 use crate::crypto::digest::Mac;
@@ -352,13 +352,24 @@ async fn put_together(
         ),
         shutdown: shutdown.clone(),
     });
-    broker.follow_keys(now).await.map_err(unfit)?;
+    begin_keys(&broker, now).await.map_err(unfit)?;
     Ok(Assembled {
         broker,
         shutdown,
         store,
         generation,
     })
+}
+
+/// Loads the signing keys, and makes those that are due. A clock in doubt keeps a replica closed and
+/// not down, since an admin may have to accept its time.
+async fn begin_keys(broker: &Broker, now: Timestamp) -> Result<(), BrokerError> {
+    if let Some(doubt) = broker.clock_doubt() {
+        warn!(%doubt, "started with a clock in doubt: closed until it agrees or is accepted");
+        return broker.load_keys(now).await;
+    }
+    broker.horizon().await?;
+    broker.follow_keys(now).await.map(drop)
 }
 
 /// Starts a broker that serves.
@@ -382,7 +393,7 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         },
     )
     .map_err(unfit)?;
-    settle_generation(&broker, &config, generation).await?;
+    settle_generation(&broker, &config, generation, &shutdown).await?;
     let sweeping = Arc::clone(&broker);
     drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
     let pruning = Arc::clone(&broker);
@@ -724,6 +735,7 @@ async fn settle_generation(
     broker: &Arc<Broker>,
     config: &Config,
     generation: Generation,
+    shutdown: &Shutdown,
 ) -> Result<(), StartError> {
     if config.mode == Mode::Production && config.store.kind == StoreKind::Postgres {
         // Behind is a state to be seen in readiness, not a reason not to start.
@@ -736,6 +748,41 @@ async fn settle_generation(
         Mode::Dev => "dev-start",
         Mode::Production => "embedded-start",
     };
+    if broker.clock_doubt().is_none() {
+        return activate_own(broker, by, generation).await;
+    }
+    // Nothing is recorded by a clock in doubt. What decided before says who may accept its time.
+    if let Err(behind) = broker.follow_generation().await {
+        warn!(error = %behind, "started without what decided before");
+    }
+    let broker = Arc::clone(broker);
+    drop(shutdown.spawn_worker("generation", move |stop| async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+            if broker.clock_doubt().is_some() {
+                continue;
+            }
+            match activate_own(&broker, by, generation.clone()).await {
+                Err(_) if broker.clock_doubt().is_some() => {}
+                Err(unfit) => return Err(unfit),
+                Ok(()) => break,
+            }
+        }
+        // A worker that ends stops the process.
+        stop.cancelled().await;
+        Ok(())
+    }));
+    Ok(())
+}
+
+async fn activate_own(
+    broker: &Broker,
+    by: &'static str,
+    generation: Generation,
+) -> Result<(), StartError> {
     match broker.activate_own(by, generation).await.map_err(unfit)? {
         Ok(_) => Ok(()),
         Err(unfit) => Err(unfit_generation(unfit)),

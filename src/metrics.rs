@@ -212,6 +212,8 @@ pub struct Metrics {
     generation_behind: Gauge,
     other_endpoints: Gauge,
     clock_skew: Gauge<f64, AtomicU64>,
+    clock_in_doubt: Gauge,
+    horizon_lag: Gauge,
     task_panics: Counters<1>,
 }
 
@@ -451,6 +453,16 @@ impl Metrics {
             clock_skew: r.add(
                 "clock_skew_seconds",
                 "How far our clock is ahead of the database's",
+                Gauge::default(),
+            ),
+            clock_in_doubt: r.add(
+                "clock_in_doubt",
+                "1 while this replica's clock cannot be relied on and it is closed",
+                Gauge::default(),
+            ),
+            horizon_lag: r.add(
+                "horizon_lag_seconds",
+                "How far the horizon, by which rows are deleted, is behind the clock",
                 Gauge::default(),
             ),
             task_panics: r.counters("task_panics", "Tracked tasks that panicked, by name"),
@@ -770,6 +782,17 @@ impl Metrics {
     /// How far our clock is ahead of the database's; negative when it is behind.
     pub fn clock_skew(&self, seconds: f64) {
         self.clock_skew.set(seconds);
+    }
+
+    /// Whether the clock can be relied on.
+    pub fn clock_in_doubt(&self, doubted: bool) {
+        self.clock_in_doubt.set(i64::from(doubted));
+    }
+
+    /// How far the horizon is behind the clock.
+    pub fn horizon_lag(&self, seconds: u64) {
+        self.horizon_lag
+            .set(i64::try_from(seconds).unwrap_or(i64::MAX));
     }
 
     /// A tracked task panicked.

@@ -12,6 +12,11 @@ CREATE TABLE store_meta (
     mode                 text NOT NULL CHECK (mode IN ('dev', 'production')),
     origin               text NOT NULL,
     created_at           timestamptz NOT NULL,
+    -- What deletes for good takes this for the present. It moves on slowly, and never past the
+    -- clock.
+    horizon              timestamptz NOT NULL,
+    -- One-time ids that ran out up to this instant may have been deleted.
+    forgotten            timestamptz,
     -- Where the replicas last kept a checkpoint together. A place of that name which holds nothing
     -- has lost it.
     shared_place         text

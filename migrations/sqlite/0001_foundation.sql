@@ -14,6 +14,11 @@ CREATE TABLE store_meta (
     mode                 TEXT NOT NULL CHECK (mode IN ('dev', 'production')),
     origin               TEXT NOT NULL,
     created_at           INTEGER NOT NULL,
+    -- What deletes for good takes this for the present. It moves on slowly, and never past the
+    -- clock.
+    horizon              INTEGER NOT NULL,
+    -- One-time ids that ran out up to this instant may have been deleted.
+    forgotten            INTEGER,
     -- Where the replicas last kept a checkpoint together. A place of that name which holds nothing
     -- has lost it.
     shared_place         TEXT

@@ -135,6 +135,7 @@ impl Broker {
     }
 
     async fn attested_caller(&self, call: &Call<'_>) -> Result<Caller, BrokerError> {
+        call.check_clock()?;
         let now = self.now();
         if let Some(token) = &call.evidence().bearer
             && token.expose_secret().starts_with(ADMIN_PREFIX)
@@ -187,6 +188,10 @@ impl Broker {
 
     /// Whether the caller may act on the broker in this way.
     pub fn may(&self, caller: &Caller, action: AdminAction) -> Result<bool, BrokerError> {
+        // A clock that is in doubt keeps everybody out: its way back hangs on no policy.
+        if matches!(caller.who, Who::Bootstrap) && action == AdminAction::AcceptTime {
+            return Ok(true);
+        }
         let principal = match &caller.who {
             Who::Bootstrap => AdminPrincipal::Bootstrap,
             Who::Dev => AdminPrincipal::Dev,

@@ -33,6 +33,8 @@ use crate::ledger::{AppendError, Appended};
 pub(super) struct Call<'a> {
     broker: &'a Broker,
     evidence: &'a Evidence,
+    /// Whether it goes by a clock that is in doubt.
+    any_clock: bool,
     verified: Mutex<Verified>,
 }
 
@@ -59,8 +61,16 @@ impl Broker {
         Call {
             broker: self,
             evidence,
+            any_clock: false,
             verified: Mutex::default(),
         }
+    }
+
+    /// Begins the one call that goes by a clock that is in doubt: the one that ends the doubt.
+    pub(super) fn call_by_any_clock<'a>(&'a self, evidence: &'a Evidence) -> Call<'a> {
+        let mut call = self.call(evidence);
+        call.any_clock = true;
+        call
     }
 }
 
@@ -68,6 +78,14 @@ impl<'a> Call<'a> {
     /// All that the call presents.
     pub(super) fn evidence(&self) -> &'a Evidence {
         self.evidence
+    }
+
+    /// Refuses while the clock is in doubt: no evidence can be judged by it, and no handle.
+    pub(super) fn check_clock(&self) -> Result<(), BrokerError> {
+        if self.any_clock {
+            return Ok(());
+        }
+        self.broker.check_clock()
     }
 
     fn state(&self) -> MutexGuard<'_, Verified> {
@@ -195,8 +213,11 @@ impl<'a> Call<'a> {
             &appended,
             // Nothing was recorded: the story decides again, or ends without another append.
             Ok(Appended::Stale | Appended::RetryTaken(_))
-                // The entry itself was at fault, so the store can take another.
-                | Err(AppendError::Poisoned(_) | AppendError::Unwritable(_))
+                // The entry itself was at fault, so the store can take another; or the clock was, by
+                // which evidence can still be used up.
+                | Err(AppendError::Poisoned(_)
+                    | AppendError::Unwritable(_)
+                    | AppendError::ClockInDoubt(_))
         );
         if !survives {
             self.settle();

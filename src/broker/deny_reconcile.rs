@@ -5,6 +5,8 @@
 //! the list names as many as it takes, nothing is issued at its place, and from time to time a list of
 //! the registered size is tried.
 
+use std::collections::BTreeSet;
+
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -314,10 +316,21 @@ impl Broker {
     async fn wanted(&self, place: &DenyPlace) -> Result<Denied, BrokerError> {
         let now = self.now();
         let sessions = self.store().denied_sessions(place, now).await?;
+        let mut sessions: BTreeSet<SessionId> = sessions.into_iter().collect();
+        let horizon = self.known_horizon();
+        if horizon < now {
+            // By a clock that is ahead, a session that was ended would come alive again at the back
+            // end: it stays until the horizon has passed its time, as far as there is room.
+            let room = usize::try_from(place.capacity).unwrap_or(usize::MAX);
+            let later = self.store().denied_sessions(place, horizon).await?;
+            let later = later.into_iter().filter(|id| !sessions.contains(id));
+            let later: Vec<SessionId> = later.take(room.saturating_sub(sessions.len())).collect();
+            sessions.extend(later);
+        }
         Ok(Denied {
             generation: 0,
-            sessions: sessions.into_iter().collect(),
-            issued_before: self.issued_before(place, now).await?,
+            sessions,
+            issued_before: self.issued_before(place, now.min(horizon)).await?,
         })
     }
 

@@ -58,7 +58,10 @@ pub(super) const LEDGER_OVERLAP_SECONDS: u64 = 30 * 86_400;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyProblem {
     /// The row was changed by something other than the broker.
-    #[error("signing key {0}: its row was changed by something other than the broker")]
+    #[error(
+        "signing key {0}: its row was changed by something other than the broker, or no sealing key \
+         that is given protects it: check TASKPASS_SEALING_KEYS"
+    )]
     Tampered(String),
     /// The envelope does not open.
     #[error("signing key {kid}: {why}; check TASKPASS_SEALING_KEYS")]
@@ -124,11 +127,14 @@ pub async fn open_keys(
     let mut ledger = Vec::new();
     for (row, record) in rows.into_iter().zip(records) {
         let tampered = || KeyProblem::Tampered(row.kid.clone());
+        // An erased key is a removed one, whatever its dates say by the present clock. The current
+        // ledger key is never over: a log needs one.
+        if record.erased {
+            continue;
+        }
         let is_current = current.as_ref().is_some_and(|key| key.kid == record.kid);
         if record.is_over(now) && !is_current {
-            if !row.sealed.is_empty() {
-                opened.over.push(row);
-            }
+            opened.over.push(row);
             continue;
         }
         // A log's key is good from its leaf on. Another replica, whose clock is a little ahead, may
@@ -227,7 +233,18 @@ pub(super) fn record_of(row: &SigningKeyRow) -> Option<SigningKeyRecord> {
         retire_at: row.retire_at,
         remove_at: row.remove_at,
         revoked_at: row.revoked_at,
+        erased: row.sealed.is_empty(),
     })
+}
+
+/// Whether no other key of its purpose is newer and has its private half.
+fn is_newest(records: &[SigningKeyRecord], key: &SigningKeyRecord) -> bool {
+    let age = |key: &SigningKeyRecord| (key.retire_at, key.active_from);
+    let usable = |other: &&SigningKeyRecord| {
+        other.purpose == key.purpose && !other.erased && other.revoked_at.is_none()
+    };
+    let newer = |other: &SigningKeyRecord| other.kid != key.kid && age(other) > age(key);
+    !records.iter().filter(usable).any(newer)
 }
 
 pub(super) fn row_of(record: &SigningKeyRecord, sealed: Vec<u8>, mac: &Mac) -> SigningKeyRow {
@@ -356,10 +373,11 @@ pub struct KeySummary {
     pub signs: bool,
 }
 
-fn jwks(keys: &[LoadedKey], now: Timestamp) -> serde_json::Value {
+/// The keys that are published at `now`; without it, those that were when they were loaded.
+fn jwks(keys: &[LoadedKey], now: Option<Timestamp>) -> serde_json::Value {
     let jwks: Vec<serde_json::Value> = keys
         .iter()
-        .filter(|key| key.record.is_published(now))
+        .filter(|key| now.is_none_or(|now| key.record.is_published(now)))
         .filter_map(|key| {
             let mut jwk = serde_json::to_value(key.signer.public_jwk()).ok()?;
             let members = jwk.as_object_mut()?;
@@ -377,7 +395,6 @@ impl Broker {
     /// is how many were made.
     pub async fn follow_keys(&self, now: Timestamp) -> Result<u64, BrokerError> {
         let opened = self.take_keys(now).await?;
-        self.erase(&opened.over).await?;
         let mut made = u64::from(self.restore_ledger_key().await?);
         for purpose in [KeyPurpose::AccessToken, KeyPurpose::Federation] {
             made += u64::from(self.make_due_key(purpose).await?);
@@ -386,7 +403,14 @@ impl Broker {
             // By the time of now: the key was made a moment after this began.
             self.take_keys(self.now()).await?;
         }
+        self.erase(&opened).await?;
         Ok(made)
+    }
+
+    /// Loads the keys that the store holds, and makes none. While the clock is in doubt this is all
+    /// that can be done.
+    pub async fn load_keys(&self, now: Timestamp) -> Result<(), BrokerError> {
+        self.take_keys(now).await.map(drop)
     }
 
     /// The dates of the key that has to be made now, if one has.
@@ -420,9 +444,18 @@ impl Broker {
 
     /// Forgets private keys that nothing needs any more. Their rows stay: a purpose that has signed
     /// before starts differently from one that never has.
-    async fn erase(&self, over: &[SigningKeyRow]) -> Result<(), BrokerError> {
-        for row in over {
-            if let Some(record) = record_of(row) {
+    /// It goes by the horizon, since it cannot be undone, and leaves the newest of each purpose.
+    async fn erase(&self, opened: &OpenedKeys) -> Result<(), BrokerError> {
+        if opened.over.is_empty() {
+            return Ok(());
+        }
+        let horizon = self.horizon().await?;
+        for row in &opened.over {
+            let record = record_of(row).filter(|record| {
+                record.revoked_at.is_some()
+                    || record.is_over(horizon) && !is_newest(&opened.records, record)
+            });
+            if let Some(record) = record {
                 let mac = record.tag(&self.parts.mac, &[]);
                 let erased = self.store().reseal_key(&row.kid, &row.mac, &[], &mac);
                 if erased.await? {
@@ -469,13 +502,13 @@ impl Broker {
     /// The published keys as a JWK set (RFC 7517).
     #[must_use]
     pub fn published_jwks(&self) -> serde_json::Value {
-        jwks(&self.parts.access_keys.load(), self.now())
+        jwks(&self.parts.access_keys.load(), self.certain_now())
     }
 
     /// The published keys of the federation with AWS, as a JWK set.
     #[must_use]
     pub fn federation_jwks(&self) -> serde_json::Value {
-        jwks(&self.parts.federation_keys.load(), self.now())
+        jwks(&self.parts.federation_keys.load(), self.certain_now())
     }
 
     /// The algorithms of published keys.

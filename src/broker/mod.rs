@@ -9,6 +9,7 @@
 pub mod admin;
 mod admit;
 mod call;
+pub mod clock;
 mod deny_lists;
 mod deny_reconcile;
 pub mod error;
@@ -32,7 +33,7 @@ pub mod tasks;
 pub mod workloads;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
@@ -49,7 +50,7 @@ use crate::crypto::random::SystemRandom;
 use crate::crypto::sealer::Sealer;
 use crate::domain::catalog::Resource;
 use crate::domain::leaf::{Commitment, Opening};
-use crate::domain::limits::{LEDGER_KEY_WARNING_SECONDS, MAX_CLOCK_SKEW_SECONDS};
+use crate::domain::limits::LEDGER_KEY_WARNING_SECONDS;
 use crate::domain::workload::Workload;
 use crate::ids::Random;
 use crate::ledger::denials::Denials;
@@ -111,14 +112,11 @@ pub struct Broker {
     behind: ArcSwap<Option<String>>,
     ailing: ArcSwap<Option<String>>,
     other_endpoints: ArcSwap<Vec<OtherEndpoints>>,
-    /// By a wrong clock no evidence can be believed.
-    clock_is_off: AtomicBool,
-    /// Whether that was ever looked at.
-    clock_was_compared: AtomicBool,
     /// How often its health was looked at.
     checks: AtomicU32,
     /// When the current ledger key ends, if it does.
     ledger_key_ends: ArcSwapOption<Timestamp>,
+    horizon: clock::Horizon,
     denials: Denials,
     orphan_search: orphans::OrphanSearch,
     failure_lines: failures::FailureLines,
@@ -139,10 +137,9 @@ impl Broker {
             behind: ArcSwap::from_pointee(None),
             ailing: ArcSwap::from_pointee(None),
             other_endpoints: ArcSwap::from_pointee(Vec::new()),
-            clock_is_off: AtomicBool::new(false),
-            clock_was_compared: AtomicBool::new(false),
             checks: AtomicU32::new(0),
             ledger_key_ends: ArcSwapOption::empty(),
+            horizon: clock::Horizon::default(),
             denials: Denials::default(),
             orphan_search: orphans::OrphanSearch::default(),
             failure_lines: failures::FailureLines::default(),
@@ -229,6 +226,9 @@ impl Broker {
     /// Why the broker cannot serve, if it cannot: what readiness shows.
     #[must_use]
     pub fn unready(&self) -> Option<String> {
+        if let Some(doubt) = self.clock_doubt() {
+            return Some(format!("clock: {doubt}"));
+        }
         match self.parts.ledger.status() {
             LedgerStatus::Serving => {}
             LedgerStatus::Failing(why) => return Some(format!("ledger: {why}")),
@@ -276,13 +276,18 @@ impl Broker {
     /// Looks whether the store answers and its clock agrees with ours; readiness shows it.
     pub async fn check_health(&self) -> Result<(), BrokerError> {
         let checked = self.try_check_health().await;
-        let why = checked.as_ref().err().map(ToString::to_string);
+        // A doubt of the clock is told as what it is at the moment, and not as a fault of the store.
+        let fault = checked
+            .as_ref()
+            .err()
+            .filter(|_| self.clock_doubt().is_none());
+        let why = fault.map(ToString::to_string);
         self.ailing.store(Arc::new(why));
         checked
     }
 
     async fn try_check_health(&self) -> Result<(), BrokerError> {
-        self.check_clock().await?;
+        self.look_at_clock().await?;
         self.store().check_read_lease()?;
         self.check_rows().await?;
         let basis = self.ledger().basis();
@@ -317,35 +322,6 @@ impl Broker {
         Ok(())
     }
 
-    async fn check_clock(&self) -> Result<(), BrokerError> {
-        let asked = self.now();
-        if self.parts.clock.is_real()
-            && let Some(theirs) = self.store().clock().await?
-        {
-            // They looked at their clock at some instant between these two: an answer that was long
-            // under way is no wrong clock.
-            let skew = theirs.distance(theirs.clamp(asked, self.now().max(asked)));
-            self.metrics().clock_skew(skew.as_secs_f64());
-            let off = skew.as_secs() >= MAX_CLOCK_SKEW_SECONDS;
-            self.clock_is_off.store(off, Ordering::Relaxed);
-            if off {
-                return Err(BrokerError::FailClosed(format!(
-                    "our clock and the database's are {} ms apart",
-                    skew.as_millis()
-                )));
-            }
-        }
-        self.clock_was_compared.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Whether our clock is the database's, as far as was found out: without that nothing is over by
-    /// it, and nothing is deleted.
-    pub(crate) fn goes_by_the_right_clock(&self) -> bool {
-        self.clock_was_compared.load(Ordering::Relaxed)
-            && !self.clock_is_off.load(Ordering::Relaxed)
-    }
-
     pub(crate) fn active(&self) -> Result<Arc<Active>, BrokerError> {
         self.active
             .load_full()
@@ -359,11 +335,7 @@ impl Broker {
         call: &Call<'_>,
         now: Timestamp,
     ) -> Result<Workload, BrokerError> {
-        if self.clock_is_off.load(Ordering::Relaxed) {
-            return Err(BrokerError::FailClosed(
-                "our clock is not the database's".into(),
-            ));
-        }
+        call.check_clock()?;
         let appraised = active.attestors.appraise(call.evidence(), now).await;
         let workload =
             appraised.map_err(|failure| self.refuse_evidence(call.evidence(), failure))?;

@@ -337,6 +337,12 @@ impl Broker {
             // A caller never lifts what was cut off of itself, not even once the block is over.
             return Err(BrokerError::Forbidden("liftCutoff"));
         }
+        if matches!(cutoff.selector, Selector::IssuedAfter(_)) {
+            return Err(BrokerError::Invalid {
+                pointer: "",
+                detail: "the acceptance of a time blocks nothing: there is nothing to lift".into(),
+            });
+        }
         if cutoff.lifted_index.is_some() {
             call.consume().await?;
             return Ok(cutoff);

@@ -69,6 +69,7 @@ impl Broker {
     /// The list of this number, if there can be one.
     #[instrument(skip_all)]
     pub async fn status_list(&self, list: u64) -> Result<Arc<StatusList>, BrokerError> {
+        self.check_clock()?;
         let known = |first: &u64| *first <= self.ledger().basis();
         let first = match list.checked_sub(self.ledger().first_status_list()) {
             Some(own) => {

@@ -484,6 +484,7 @@ impl Broker {
         admins: Option<AdminAction>,
         now: Timestamp,
     ) -> Result<Owner, BrokerError> {
+        call.check_clock()?;
         let not_found = || BrokerError::NotFound("task");
         match authority {
             TaskAuthority::Handle(handle, evidence) => {
@@ -549,13 +550,17 @@ impl Broker {
     }
 
     /// Ends a task on the sweeper's word.
-    pub async fn expire_task(self: &Arc<Self>, task: &Task) -> Result<bool, BrokerError> {
+    pub async fn sweep_task(
+        self: &Arc<Self>,
+        task: &Task,
+        end: TaskEnd,
+    ) -> Result<bool, BrokerError> {
         let appended = self
             .ledger()
             .append(Request {
                 entry: Entry::EndTask(EndTask {
                     task: task.id,
-                    end: TaskEnd::Expire,
+                    end,
                     by: "sweeper".into(),
                     owner: task.owner.clone(),
                 }),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::Connection;
 use super::{Failure, output};
-use crate::domain::cutoff::Selector;
+use crate::domain::cutoff::{ISSUED_AFTER, Selector};
 use crate::ids::CutoffId;
 
 /// End everything that a selector matches
@@ -64,7 +64,7 @@ fn selector(text: &str) -> Result<Selector, String> {
     let (kind, value) = text.split_once('=').unwrap_or((text, ""));
     let empty = value.is_empty() && kind != "all";
     Selector::from_parts(kind, value)
-        .filter(|_| !empty && (kind != "all" || text == "all"))
+        .filter(|_| !empty && kind != ISSUED_AFTER && (kind != "all" || text == "all"))
         .ok_or_else(|| {
             "it is kind=value with a kind of workload, task, resource, attestor, generation, policy \
              or signing_key; or the word all"

@@ -27,6 +27,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::domain::limits::MAX_CLOCK_STEP_SECONDS;
 
 use super::digest::{Mac, MacError, sha256};
 use super::jwk::Algorithm;
@@ -102,6 +103,8 @@ pub struct SigningKeyRecord {
     pub remove_at: Timestamp,
     /// When it was withdrawn: it neither signs nor is published, at any instant.
     pub revoked_at: Option<Timestamp>,
+    /// Whether its private half was erased: then it is no key any more, at any instant.
+    pub erased: bool,
 }
 
 const TAG_PURPOSE: &str = "signing_key";
@@ -110,7 +113,10 @@ impl SigningKeyRecord {
     /// Whether it is in the key set at `now`.
     #[must_use]
     pub fn is_published(&self, now: Timestamp) -> bool {
-        self.revoked_at.is_none() && self.published_at <= now && now < self.remove_at
+        self.revoked_at.is_none()
+            && !self.erased
+            && self.published_at <= now
+            && now < self.remove_at
     }
 
     /// Whether it is a key of this purpose, not withdrawn, that has no end.
@@ -272,6 +278,7 @@ impl NewKey {
             retire_at: self.retire_at,
             remove_at: self.remove_at,
             revoked_at: None,
+            erased: false,
         }
     }
 }
@@ -380,12 +387,20 @@ pub fn plan_rotation(
     schedule: &KeySchedule,
     now: Timestamp,
 ) -> Option<NewKey> {
-    if now < rotation_due(keys, purpose, algorithm, schedule) {
+    // A key that is dated ahead was made by a clock that was wrong: what it is to follow ends before
+    // it can sign. One that was erased cannot sign at all.
+    let until = now.plus_seconds(MAX_CLOCK_STEP_SECONDS);
+    let usable: Vec<SigningKeyRecord> = keys
+        .iter()
+        .filter(|key| !key.erased && key.published_at <= until)
+        .cloned()
+        .collect();
+    if now < rotation_due(&usable, purpose, algorithm, schedule) {
         return None;
     }
     let first = keys.iter().all(|key| key.purpose != purpose);
     let ready = now.plus_seconds(schedule.publish_lead_seconds);
-    let active_from = match last(keys, purpose, algorithm) {
+    let active_from = match last(&usable, purpose, algorithm) {
         None if first => now,
         None => ready,
         Some(last) => ready.max(last.retire_at),
@@ -537,6 +552,35 @@ mod tests {
         keys[1].active_from = at(851);
         assert_eq!(signer(&keys, at(949)), Some("key-0"));
         assert_eq!(signer(&keys, at(950)), Some("key-1"));
+    }
+
+    #[test]
+    fn a_key_that_was_erased_or_dated_ahead_is_replaced() {
+        let month = 31 * 86_400;
+        let mut keys = vec![];
+        rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
+        // A clock that was a month ahead made the next one, and erased the one that signs.
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(month)));
+        assert!(
+            !rotate(&mut keys, ALGORITHM, &SCHEDULE, at(100)),
+            "the first one still signs"
+        );
+        assert!(
+            rotate(&mut keys, ALGORITHM, &SCHEDULE, at(850)),
+            "its successor is due"
+        );
+        assert_eq!(signer(&keys, at(1_000)), Some("key-2"));
+        keys[2].erased = true;
+        keys[0].erased = true;
+        assert_eq!(signer(&keys, at(900)), None);
+        assert_eq!(published_at(&keys, PURPOSE, at(900)).count(), 0);
+        assert!(rotate(&mut keys, ALGORITHM, &SCHEDULE, at(900)));
+        assert_eq!(
+            signer(&keys, at(999)),
+            None,
+            "not before verifiers can know it"
+        );
+        assert_eq!(signer(&keys, at(1_000)), Some("key-3"));
     }
 
     #[test]

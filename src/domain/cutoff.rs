@@ -13,6 +13,9 @@ use super::workload::Identity;
 use crate::clock::Timestamp;
 use crate::ids::{CutoffId, TaskId};
 
+/// The kind of [`Selector::IssuedAfter`].
+pub const ISSUED_AFTER: &str = "issued_after";
+
 /// What a cutoff matches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -31,6 +34,10 @@ pub enum Selector {
     Policy(String),
     /// Everything that this key signed.
     SigningKey(String),
+    /// Everything that is dated later than this time. Only the acceptance of a time makes it, and no
+    /// caller may ask for it.
+    #[serde(skip_deserializing)]
+    IssuedAfter(Timestamp),
     /// Everything.
     All(True),
 }
@@ -70,6 +77,7 @@ impl Selector {
             Self::Generation(_) => "generation",
             Self::Policy(_) => "policy",
             Self::SigningKey(_) => "signing_key",
+            Self::IssuedAfter(_) => ISSUED_AFTER,
             Self::All(_) => "all",
         }
     }
@@ -85,6 +93,7 @@ impl Selector {
             | Self::Policy(text)
             | Self::SigningKey(text) => text.clone(),
             Self::Generation(digest) => digest.to_string(),
+            Self::IssuedAfter(at) => at.to_string(),
             Self::All(_) => String::new(),
         }
     }
@@ -100,6 +109,7 @@ impl Selector {
             "generation" => Self::Generation(value.parse().ok()?),
             "policy" => Self::Policy(value.to_owned()),
             "signing_key" => Self::SigningKey(value.to_owned()),
+            ISSUED_AFTER => Self::IssuedAfter(value.parse().ok()?),
             "all" => Self::All(True),
             _ => return None,
         })
@@ -186,6 +196,10 @@ impl Cutoff {
                 Selector::Generation(digest) => session.generation == *digest,
                 Selector::Policy(id) => session.policies.contains(id),
                 Selector::SigningKey(kid) => session.kid == *kid,
+                // A task that is dated later was opened by the same wrong clock.
+                Selector::IssuedAfter(at) => {
+                    session.issued_at > *at || tasks.0.iter().any(|life| life.opened_at > *at)
+                }
                 Selector::All(_) => true,
             }
     }
@@ -258,11 +272,15 @@ mod tests {
             r#"{"all": false}"#,
             r#"{"workload": "a:b", "task": "x"}"#,
             r#"{"everything": true}"#,
+            r#"{"issued_after": "2026-11-18T11:06:40Z"}"#,
             "{}",
         ] {
             assert!(serde_json::from_str::<Selector>(bad).is_err(), "{bad}");
         }
-        let again = Selector::from_parts(all.kind(), &all.value());
-        assert_eq!(again, Some(all));
+        let later = Selector::IssuedAfter(Timestamp::from_micros(1_795_000_000_123_456));
+        for selector in [all, later] {
+            let again = Selector::from_parts(selector.kind(), &selector.value());
+            assert_eq!(again, Some(selector));
+        }
     }
 }

@@ -139,6 +139,20 @@ pub enum Event {
         /// On whose word.
         by: String,
     },
+    /// An administrator accepted what the clock shows, though the ledger or this very process had
+    /// seen another time. What earlier leaves permitted and dated later than `accepted` is dead.
+    TimeAccepted {
+        /// The cutoff of what is dated later.
+        id: CutoffId,
+        /// When the newest leaf before this one was decided, as it says itself.
+        recorded: Timestamp,
+        /// The time that was accepted.
+        accepted: Timestamp,
+        /// A commitment to the reason given.
+        reason: Commitment,
+        /// On whose word.
+        by: String,
+    },
     /// Another generation decides from here on.
     Activated {
         /// Its digest.

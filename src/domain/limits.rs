@@ -144,6 +144,16 @@ pub const MAX_BLOCK_SECONDS: u64 = 31_536_000;
 /// How far a replica's clock may be from its database's before it is unready.
 pub const MAX_CLOCK_SKEW_SECONDS: u64 = 1;
 
+/// How much longer than anybody could use them one-time ids, idempotency keys and delegations are
+/// kept: they are forgotten for good, and by a clock that was an hour ahead for a minute it may be too
+/// early.
+pub const ONE_TIME_KEPT_SECONDS: u64 = 86_400;
+
+/// How many seconds the stored horizon, up to which rows are deleted, may move on in each second for
+/// which a process runs. After a day of standstill it takes an hour to catch up; a clock that is a
+/// month ahead has to be so for more than a day before anything is deleted by it.
+pub const HORIZON_PACE: u64 = 24;
+
 /// How far a clock may be set at once, or lie behind a time on record, without being in doubt. Two
 /// ready replicas are up to two seconds apart, and a leap second or a time service adds another.
 pub const MAX_CLOCK_STEP_SECONDS: u64 = 5;

@@ -88,6 +88,8 @@ pub struct TaskLife {
     pub id: TaskId,
     /// Its recorded state.
     pub state: TaskState,
+    /// When it was opened.
+    pub opened_at: Timestamp,
     /// When it is over in any case.
     pub deadline: Timestamp,
     /// The longest silence, where there is one.
@@ -204,6 +206,7 @@ impl Task {
         TaskLife {
             id: self.id,
             state: self.state,
+            opened_at: self.opened_at,
             deadline: self.deadline,
             heartbeat_seconds: self.heartbeat_seconds,
             heard_at: self.heard_at,
@@ -222,6 +225,7 @@ mod tests {
         TaskLife {
             id: TaskId::from(Uuid::from_u128(1)),
             state,
+            opened_at: Timestamp::EPOCH,
             deadline: Timestamp::from_seconds(deadline),
             heartbeat_seconds: heartbeat,
             heard_at: Timestamp::from_seconds(100),

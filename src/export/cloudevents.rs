@@ -67,9 +67,11 @@ pub(super) fn write(reading: &Reading<'_>) -> Result<Vec<u8>, serde_json::Error>
         Some(Event::SessionEnded { session, .. } | Event::EndConfirmed { session, .. }) => {
             (Some(session.to_string()), Some(session.to_string()))
         }
-        Some(Event::Cutoff { id, .. } | Event::CutoffLifted { id, .. }) => {
-            (Some(id.to_string()), None)
-        }
+        Some(
+            Event::Cutoff { id, .. }
+            | Event::CutoffLifted { id, .. }
+            | Event::TimeAccepted { id, .. },
+        ) => (Some(id.to_string()), None),
         Some(Event::Activated { generation, .. }) => (Some(generation.to_string()), None),
         Some(Event::Key { kid, .. }) => (Some(kid.clone()), None),
         Some(Event::Admin { subject, .. }) => (Some(subject.clone()), None),

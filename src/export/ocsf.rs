@@ -191,6 +191,7 @@ fn class(reading: &Reading<'_>) -> Class {
         // All of them, so that a new one has to find its class.
         Event::Cutoff { .. }
         | Event::CutoffLifted { .. }
+        | Event::TimeAccepted { .. }
         | Event::Activated { .. }
         | Event::Key { .. }
         | Event::Admin { .. }
@@ -215,6 +216,21 @@ fn act(event: &Event, origin: &str) -> Class {
         }
         Event::CutoffLifted { id, by: who } => {
             Class::entity(11, MEDIUM, "Cutoff", &id.to_string(), by(who))
+        }
+        Event::TimeAccepted {
+            id,
+            recorded,
+            accepted,
+            by: who,
+            ..
+        } => {
+            let mut all = by(who);
+            let change = format!("{recorded} to {accepted}");
+            merge(
+                &mut all,
+                json!({"entity": {"name": "clock"}, "status_detail": change}),
+            );
+            Class::entity(3, HIGH, "Clock", &id.to_string(), all)
         }
         Event::Activated {
             generation,

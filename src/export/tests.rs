@@ -116,6 +116,12 @@ fn every_kind() -> Vec<(Value, u32, &'static str)> {
             "cutoff_lifted",
         ),
         (
+            json!({"event": "time_accepted", "id": id(5), "recorded": "2026-12-24T12:00:00Z",
+                "accepted": "2026-11-23T12:00:00Z", "reason": "c", "by": by}),
+            300_403,
+            "time_accepted",
+        ),
+        (
             json!({"event": "activated", "generation": generation(), "endpoints": generation(), "by": by}),
             300_410,
             "activated",

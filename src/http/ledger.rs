@@ -24,8 +24,11 @@ use super::json;
 use super::params::{Asked, Named};
 use super::problem::Problem;
 use super::sessions::id;
+use crate::broker::clock::AcceptAsk;
 use crate::broker::proof::Under;
 use crate::broker::{Broker, BrokerError};
+use crate::clock::Timestamp;
+use crate::domain::limits::MAX_REASON_BYTES;
 use crate::ids::DecisionId;
 use crate::ledger::proofs::{self, NoProof};
 use crate::merkle::{
@@ -109,6 +112,53 @@ pub(super) async fn keys(
     let keys = state.broker.ledger().keys();
     let vkeys = keys.iter().map(|key| key.verifier.to_string()).collect();
     Ok(Json(VkeysBody { vkeys }))
+}
+
+/// The acceptance of the broker's time.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptTimeAsk {
+    /// What time it is by the administrator's clock. It must be within 60 s of the broker's.
+    #[schema(value_type = String, format = DateTime)]
+    time: Timestamp,
+    /// For people.
+    reason: String,
+}
+
+/// A time that was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AcceptTimeBody {
+    /// The cutoff of what was permitted under a later date.
+    id: String,
+    /// The leaf.
+    index: u64,
+    /// When the newest leaf before it was decided, as that one says itself.
+    recorded: String,
+    /// What was accepted.
+    accepted: String,
+}
+
+/// Accepts what the broker's clock shows although the ledger, or this process, had seen another
+/// time. What was permitted under a later date is dead with it.
+#[utoipa::path(post, path = "/v1/ledger/accept-time", request_body = AcceptTimeAsk, responses((status = 200, body = AcceptTimeBody), (status = 400, body = super::problem::ProblemBody), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn accept_time(
+    State(state): State<AppState>,
+    presented: Presented,
+    body: json::Strict<AcceptTimeAsk>,
+) -> Result<Json<AcceptTimeBody>, Problem> {
+    let AcceptTimeAsk { time, reason } = body.value;
+    if reason.is_empty() || reason.len() > MAX_REASON_BYTES {
+        let detail = format!("1 to {MAX_REASON_BYTES} bytes");
+        return Err(Problem::invalid("/reason", detail));
+    }
+    let ask = AcceptAsk { time, reason };
+    let accepted = state.broker.accept_time(&presented.evidence, ask).await?;
+    Ok(Json(AcceptTimeBody {
+        id: accepted.id.to_string(),
+        index: accepted.index,
+        recorded: accepted.recorded.to_string(),
+        accepted: accepted.accepted.to_string(),
+    }))
 }
 
 /// Shows the newest signed checkpoint, as C2SP defines it.
@@ -390,7 +440,6 @@ pub(super) async fn tile(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
     use crate::merkle::leaf_hash;
 
     fn leaf(index: u64, body: bool) -> StoredLeaf {

@@ -139,6 +139,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(decisions::forget))
         .routes(routes!(ledger::keys))
         .routes(routes!(ledger::checkpoint))
+        .routes(routes!(ledger::accept_time))
         .routes(routes!(ledger::entry))
         .routes(routes!(ledger::proof))
         .routes(routes!(ledger::consistency))

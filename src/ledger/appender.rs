@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::batch::{self, Batch, Prepared, Settled, SettledLeaf};
+use super::clock_watch::{ClockWatch, Reading};
 use super::cutoffs::Cutoffs;
 use super::entry::{Entry, Request};
 use super::guard::{self, Guard};
@@ -29,7 +30,7 @@ use crate::merkle::{
     BatchProver, Checkpoint, Edge, Hash, Receipt, Tile, note_signature_line, sign_note,
 };
 use crate::store::StoreError;
-use crate::store::append::{ActWrite, LedgerConnection, MAX_HASHES, Server, Writes};
+use crate::store::append::{ActWrite, LedgerConnection, MAX_HASHES, Server, View, Writes};
 use crate::store::generations::SealedActivation;
 use crate::store::heads::{ForeignHead, Head, HeadError, HeadSeal, SealedHead};
 
@@ -102,10 +103,14 @@ impl Ledger {
         shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
         let prepared = prepare(&parts.origin, request)?;
         let (_, queue, _) = queue();
-        let shared = shared_state(&guard, 0);
+        let clock = ClockWatch::new(Arc::clone(&parts.clock));
+        let shared = shared_state(clock, &guard, 0);
         let mut appender = Appender::new(parts, queue, shared, Edge::empty(), guard);
         match appender.commit(&[&prepared]).await {
-            Ok(_) => Ok(()),
+            Ok(committed) => match committed.settled.into_iter().next() {
+                Some(Settled::ClockInDoubt(doubt)) => Err(AppendError::ClockInDoubt(doubt)),
+                _ => Ok(()),
+            },
             Err(Failure::Content(error)) => Err(AppendError::Poisoned(Arc::new(error))),
             Err(Failure::Unavailable(error)) => Err(AppendError::Unavailable(Arc::new(error))),
             Err(Failure::Unknown) => Err(AppendError::Unknown),
@@ -116,13 +121,16 @@ impl Ledger {
     /// Opens the log as the store holds it, and checks it against the last checkpoint that was
     /// kept outside the store.
     pub async fn open(parts: LedgerParts, guard: Guard) -> Result<(Self, Appender), AppendError> {
+        let unavailable = |error| AppendError::Unavailable(Arc::new(error));
+        let clock = ClockWatch::new(Arc::clone(&parts.clock));
+        clock.check(&parts.store).await.map_err(unavailable)?;
         let heads = parts.head_seal();
         let head = parts
             .store
             .head(&heads)
             .await
             .map_err(|error| match error {
-                HeadError::Store(error) => AppendError::Unavailable(Arc::new(error)),
+                HeadError::Store(error) => unavailable(error),
                 HeadError::Foreign(why) => AppendError::Stopped(why.to_string()),
             })?;
         let edge = proofs::edge_at(&parts.store, head)
@@ -141,7 +149,7 @@ impl Ledger {
         shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
         parts.store.note_committed(edge.size());
         let (sender, receiver, bytes) = queue();
-        let shared = shared_state(&guard, edge.size());
+        let shared = shared_state(clock, &guard, edge.size());
         let ledger = Self {
             parts: parts.clone(),
             queue: sender,
@@ -156,8 +164,9 @@ impl Ledger {
     }
 }
 
-fn shared_state(guard: &Guard, size: u64) -> Arc<Shared> {
+fn shared_state(clock: ClockWatch, guard: &Guard, size: u64) -> Arc<Shared> {
     Arc::new(Shared {
+        clock,
         alarm: guard.alarm(),
         cutoffs: ArcSwap::from_pointee(Cutoffs::default()),
         size: size.into(),
@@ -350,14 +359,15 @@ impl Appender {
             );
             return Ok(None);
         }
-        let now = self.parts.clock.now();
         self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
         let generation = self.open_activation(view.activation.as_ref())?;
+        let reading = self.judge_clock(&view);
+        let now = reading.now;
 
         let mac = &self.parts.mac;
         let mut settling = Batch::new(
             &self.parts.origin,
-            now,
+            reading,
             (edge.size(), generation),
             view,
             &self.cutoffs,
@@ -394,15 +404,7 @@ impl Appender {
             };
             writes.head = Some(self.heads.seal(head, batch_id));
         }
-        let written = connection.write(&writes).await;
-        written.map_err(|error| match error.occupied() {
-            // Under the lock nobody else of us can have written it.
-            Some(row) => Failure::Fatal(format!(
-                "a row of the log that this batch was to write is there already, so it was not written \
-                 by a broker of this log: {row}; nothing is issued until it is known who wrote it"
-            )),
-            None => failure(error),
-        })?;
+        connection.write(&writes).await.map_err(unwritten)?;
         self.in_doubt = true;
         if let Err(lost) = connection.commit().await {
             drop(connection);
@@ -415,11 +417,43 @@ impl Appender {
         }
         self.move_to(next);
         self.take_own_cutoffs(&writes);
+        self.see_dates(&writes);
         Ok(Some(Committed {
             settled,
             prover,
             at: now,
         }))
+    }
+
+    /// Judges the clock by what was read under the lock: no leaf is dated by one that is wrong.
+    fn judge_clock(&self, view: &View) -> Reading {
+        let clock = &self.shared.clock;
+        let metrics = &self.parts.metrics;
+        let compared =
+            (view.clock).and_then(|(asked, theirs)| clock.compare_within(asked.elapsed(), theirs));
+        if let Some(apart) = compared {
+            metrics.clock_skew(apart.as_secs_f64());
+        }
+        clock.see_newest(view.newest_at);
+        if let Some((index, accepted)) = self.cutoffs.newest_acceptance() {
+            clock.see_acceptance(index, accepted);
+        }
+        let reading = clock.judge();
+        metrics.clock_in_doubt(reading.doubt.is_some());
+        reading
+    }
+
+    /// Notes the times of what was committed.
+    fn see_dates(&self, writes: &Writes) {
+        let clock = &self.shared.clock;
+        if let Some(newest) = writes.leaves.last() {
+            clock.see_newest(Some(newest.at));
+        }
+        for act in &writes.acts {
+            if let ActWrite::TimeAccepted { cutoff, accepted } = act {
+                clock.see_acceptance(cutoff.claimed().index, *accepted);
+            }
+        }
     }
 
     fn keep(&mut self, connection: LedgerConnection) {
@@ -573,7 +607,9 @@ impl Appender {
     /// Takes in what this replica cut off or lifted itself, once it is committed.
     fn take_own_cutoffs(&mut self, writes: &Writes) {
         let changed = writes.acts.iter().filter_map(|act| match act {
-            ActWrite::Cutoff(sealed) | ActWrite::Lift(sealed) => Some(sealed.claimed()),
+            ActWrite::Cutoff(sealed)
+            | ActWrite::Lift(sealed)
+            | ActWrite::TimeAccepted { cutoff: sealed, .. } => Some(sealed.claimed()),
             _ => None,
         });
         let changed: Vec<_> = changed.cloned().collect();
@@ -657,6 +693,10 @@ impl Appender {
                 Settled::Blocked(blocked) => Appended::Blocked(blocked),
                 Settled::Stale => Appended::Stale,
                 Settled::RetryTaken(facts) => Appended::RetryTaken(facts),
+                Settled::ClockInDoubt(doubt) => {
+                    drop(queued.answer.send(Err(AppendError::ClockInDoubt(doubt))));
+                    continue;
+                }
             };
             // Whoever has gone does not miss it; the request's own task ends what it released.
             drop(queued.answer.send(Ok(appended)));
@@ -750,6 +790,18 @@ fn failure(error: StoreError) -> Failure {
         StoreError::Corrupt(_) | StoreError::Unfit(_) | StoreError::Forged(_) => {
             Failure::Fatal(error.to_string())
         }
+    }
+}
+
+/// The failure of a write. A row that is there already, under the lock, was written by something
+/// other than a broker of this log.
+fn unwritten(error: StoreError) -> Failure {
+    match error.occupied() {
+        Some(row) => Failure::Fatal(format!(
+            "a row of the log that this batch was to write is there already, so it was not written by \
+             a broker of this log: {row}; nothing is issued until it is known who wrote it"
+        )),
+        None => failure(error),
     }
 }
 

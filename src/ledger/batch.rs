@@ -6,20 +6,25 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::clock_watch::{ClockDoubt, Reading, is_behind};
 use super::cutoffs::Cutoffs;
 use super::entry::{
-    Blocked, Decide, EndTask, Entry, KeyChange, OneTimeUse, Request, RequestCaller, RetryPlan,
-    SessionPlan, TaskPlan, leaf_bytes,
+    AcceptTime, Blocked, Decide, Delegate, EndTask, Entry, KeyChange, OneTimeUse, Request,
+    RequestCaller, RetryPlan, SessionPlan, TaskPlan, leaf_bytes,
 };
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::crypto::keyring::KeyPurpose;
-use crate::domain::cutoff::{Cutoff, Selector, selectors_of_caller};
+use crate::domain::cutoff::{Block, Cutoff, Selector, selectors_of_caller};
 use crate::domain::decision::{Outcome as Decided, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::leaf::Opening;
-use crate::domain::limits::MAX_CHAIN_DEPTH;
+use crate::domain::limits::{
+    MAX_CHAIN_DEPTH, MAX_CLOCK_STEP_SECONDS, MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS,
+    ONE_TIME_KEPT_SECONDS,
+};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{TaskLife, TaskState};
 use crate::domain::workload::{Identity, OneTime};
@@ -59,6 +64,8 @@ pub(super) enum Settled {
     Stale,
     /// Not recorded: its `Idempotency-Key` got something else meanwhile.
     RetryTaken(RetryFacts),
+    /// Not recorded: the clock cannot be relied on.
+    ClockInDoubt(ClockDoubt),
 }
 
 /// Where an entry's leaf is.
@@ -127,6 +134,7 @@ fn decide_needs(decide: &Decide, needs: &mut Needs) {
 pub(super) struct Batch<'a> {
     origin: &'a str,
     now: Timestamp,
+    doubt: Option<ClockDoubt>,
     view: View,
     /// What decides now.
     generation: Option<GenerationDigest>,
@@ -142,7 +150,7 @@ pub(super) struct Batch<'a> {
 impl<'a> Batch<'a> {
     pub(super) fn new(
         origin: &'a str,
-        now: Timestamp,
+        clock: Reading,
         (size, generation): (u64, Option<GenerationDigest>),
         view: View,
         cutoffs: &'a Cutoffs,
@@ -151,7 +159,8 @@ impl<'a> Batch<'a> {
         let used = view.used.clone();
         Self {
             origin,
-            now,
+            now: clock.now,
+            doubt: clock.doubt,
             view,
             generation,
             cutoffs,
@@ -170,11 +179,21 @@ impl<'a> Batch<'a> {
 
     /// Settles one entry. An error is of the entry's own making and fails it alone.
     pub(super) fn settle(&mut self, prepared: &Prepared) -> Result<Settled, serde_json::Error> {
+        let entry = &prepared.request.entry;
+        // Evidence can be used up by any clock: that only forbids.
+        if let Some(doubt) = &self.doubt
+            && !matches!(entry, Entry::Consume | Entry::AcceptTime(_))
+        {
+            return Ok(Settled::ClockInDoubt(doubt.clone()));
+        }
         let OneTimeUse { ids, by } = &prepared.request.one_time;
         if self.replayed(ids) {
             return Ok(Settled::Replayed);
         }
-        let entry = &prepared.request.entry;
+        // It was dated while the clock was ahead, which it no longer is.
+        if is_behind(self.now, prepared.request.at) {
+            return Ok(Settled::Stale);
+        }
         let settled = match entry {
             // Judged by its own identity, and recorded as refused.
             Entry::Decide(decide) => self.settle_decision(prepared, decide)?,
@@ -252,13 +271,7 @@ impl<'a> Batch<'a> {
                 if !self.chain_is_open(delegate.task) {
                     return Settled::Unchanged;
                 }
-                Some(ActWrite::Delegation {
-                    digest: delegate.digest,
-                    task: delegate.task,
-                    child: delegate.child.to_string(),
-                    sessions: delegate.sessions,
-                    expires_at: delegate.expires_at,
-                })
+                Some(delegation(delegate))
             }
             Entry::EndSession(end) => {
                 if !self.end_session(end.session, end.state, end.reason) {
@@ -290,6 +303,12 @@ impl<'a> Batch<'a> {
                 // Whatever comes after it in this batch is let in again.
                 self.fresh.add(cutoff.clone());
                 Some(ActWrite::Lift(Box::new(self.seal_cutoff(cutoff))))
+            }
+            Entry::AcceptTime(accept) => {
+                if let Some(not) = self.not_acceptable(accept) {
+                    return not;
+                }
+                Some(self.accept_time(accept, index))
             }
             Entry::Activate { digest, by, .. } => {
                 if self.generation == Some(*digest) {
@@ -399,6 +418,38 @@ impl<'a> Batch<'a> {
             act: by.act,
             liftable: (liftable && by.may_lift).then_some(cutoff.id),
         })
+    }
+
+    /// Why a time is not accepted now: there is no doubt, it cannot be accepted, or the two times are
+    /// no longer those of the entry.
+    fn not_acceptable(&self, accept: &AcceptTime) -> Option<Settled> {
+        let Some(doubt) = &self.doubt else {
+            return Some(Settled::Unchanged);
+        };
+        if !doubt.can_be_accepted() {
+            return Some(Settled::ClockInDoubt(doubt.clone()));
+        }
+        let newest = self.view.newest_at.unwrap_or(accept.recorded);
+        let step = Duration::from_secs(MAX_CLOCK_STEP_SECONDS);
+        let apart =
+            newest.distance(accept.recorded) > step || self.now.distance(accept.accepted) > step;
+        apart.then_some(Settled::Stale)
+    }
+
+    /// What an accepted time brings about.
+    fn accept_time(&mut self, accept: &AcceptTime, index: u64) -> ActWrite {
+        let newest = self.view.newest_at.unwrap_or(accept.recorded);
+        let mut cutoff = accept.cutoff.clone();
+        cutoff.index = index;
+        cutoff.committed_at = accept.accepted;
+        // It is kept for as long as anything that is dated ahead could live.
+        let lives = MAX_DEADLINE_SECONDS + MAX_TTL_SECONDS + ONE_TIME_KEPT_SECONDS;
+        cutoff.block = Block::Until(newest.max(accept.accepted).plus_seconds(lives));
+        self.fresh.add(cutoff.clone());
+        ActWrite::TimeAccepted {
+            cutoff: Box::new(self.seal_cutoff(cutoff)),
+            accepted: accept.accepted,
+        }
     }
 
     /// Whether everything that a permit rests on is still true.
@@ -537,8 +588,9 @@ impl<'a> Batch<'a> {
     fn chain_is_open(&self, task: TaskId) -> bool {
         let mut root = false;
         for (links, facts) in self.chain(task).enumerate() {
+            let dated_ahead = self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts);
             let open = facts.life.state_at(self.now) == TaskState::Open;
-            if !open || links > usize::from(MAX_CHAIN_DEPTH) {
+            if !open || dated_ahead || links > usize::from(MAX_CHAIN_DEPTH) {
                 return false;
             }
             root = facts.parent.is_none();
@@ -672,7 +724,8 @@ impl<'a> Batch<'a> {
 
     fn replayed(&self, one_time: &[OneTime]) -> bool {
         one_time.iter().any(|once| match self.used.get(&once.key) {
-            None => false,
+            // Whether it was used may have been forgotten.
+            None => self.view.forgotten >= Some(once.expires_at),
             // Bound evidence may come again, with the same binding.
             Some(Some(binding)) => {
                 once.must_be_new || once.binding.is_none_or(|own| own.as_slice() != binding)
@@ -777,6 +830,16 @@ enum Check {
     Fails(Refusal),
 }
 
+fn delegation(delegate: &Delegate) -> ActWrite {
+    ActWrite::Delegation {
+        digest: delegate.digest,
+        task: delegate.task,
+        child: delegate.child.to_string(),
+        sessions: delegate.sessions,
+        expires_at: delegate.expires_at,
+    }
+}
+
 fn openings(entry: &Entry) -> (Option<Opening>, Option<Opening>) {
     match entry {
         Entry::Decide(decide) => (
@@ -784,6 +847,7 @@ fn openings(entry: &Entry) -> (Option<Opening>, Option<Opening>) {
             decide.purpose.as_ref().map(|(_, opening)| opening.clone()),
         ),
         Entry::Cutoff(_, _, reason) => (None, Some(reason.clone())),
+        Entry::AcceptTime(accept) => (None, Some(accept.reason.1.clone())),
         _ => (None, None),
     }
 }
@@ -793,7 +857,7 @@ mod tests {
     use super::*;
     use crate::crypto::SealingKeys;
     use crate::crypto::random::SystemRandom;
-    use crate::domain::cutoff::{Block, True};
+    use crate::domain::cutoff::True;
     use crate::domain::leaf::Commitment;
     use crate::ids::{CutoffId, DecisionId};
     use uuid::Uuid;
@@ -809,6 +873,13 @@ mod tests {
             bytes: Vec::new(),
         };
         (Commitment(String::new()), opening)
+    }
+
+    fn right() -> Reading {
+        Reading {
+            now: Timestamp::EPOCH,
+            doubt: None,
+        }
     }
 
     fn prepared(entry: Entry) -> Prepared {
@@ -877,7 +948,7 @@ mod tests {
         for (block, refused) in [(Block::No, false), (Block::UntilLifted, true)] {
             let cutoffs = Cutoffs::default();
             let (mac, at) = (mac(), (10, Some(generation)));
-            let mut batch = Batch::new("o", Timestamp::EPOCH, at, View::default(), &cutoffs, &mac);
+            let mut batch = Batch::new("o", right(), at, View::default(), &cutoffs, &mac);
             let before = batch.settle(&permit(generation)).unwrap();
             assert!(matches!(before, Settled::Recorded(_)));
             batch.settle(&cut(block)).unwrap();
@@ -898,7 +969,7 @@ mod tests {
         let mut known = Cutoffs::default();
         known.add(standing.clone());
         let (mac, at) = (mac(), (10, Some(generation)));
-        let mut batch = Batch::new("o", Timestamp::EPOCH, at, View::default(), &known, &mac);
+        let mut batch = Batch::new("o", right(), at, View::default(), &known, &mac);
         let before = batch.settle(&permit(generation)).unwrap();
         assert!(matches!(before, Settled::Refused(..)), "{before:?}");
         batch.settle(&lift(&standing)).unwrap();

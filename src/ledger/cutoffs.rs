@@ -7,12 +7,15 @@ use super::entry::{Decide, TaskPlan};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
 use crate::domain::cutoff::{Cutoff, Selector, True};
+use crate::store::append::TaskFacts;
 use crate::store::cutoffs::SealedCutoff;
 
 /// Cutoffs by selector, and how far into the ledger they are known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cutoffs {
     by_selector: HashMap<Selector, Vec<Cutoff>>,
+    /// The times that were accepted, with the leaves that say so, oldest first.
+    accepted: Vec<(u64, Timestamp)>,
     newest: Option<u64>,
     known_to: u64,
 }
@@ -66,6 +69,11 @@ impl Cutoffs {
     /// Takes in one cutoff, in place of what was known of it.
     pub(super) fn add(&mut self, cutoff: Cutoff) {
         self.newest = self.newest.max(Some(cutoff.index));
+        if let Selector::IssuedAfter(accepted) = cutoff.selector {
+            self.accepted.retain(|(index, _)| *index != cutoff.index);
+            self.accepted.push((cutoff.index, accepted));
+            self.accepted.sort_unstable();
+        }
         let known = self.by_selector.entry(cutoff.selector.clone()).or_default();
         known.retain(|other| other.id != cutoff.id);
         known.push(cutoff);
@@ -82,6 +90,18 @@ impl Cutoffs {
         known
             .filter(|cutoff| !newer.is_some_and(|newer| newer.knows(cutoff)))
             .find(|cutoff| cutoff.blocks(now))
+    }
+
+    /// The newest time that was accepted, with the leaf that says so.
+    pub(super) fn newest_acceptance(&self) -> Option<(u64, Timestamp)> {
+        self.accepted.last().copied()
+    }
+
+    /// Whether a task was opened by a clock that was ahead, and ended by the acceptance of the time.
+    pub(super) fn dated_ahead(&self, task: &TaskFacts) -> bool {
+        self.accepted
+            .iter()
+            .any(|(index, accepted)| *index > task.leaf_index && task.life.opened_at > *accepted)
     }
 
     fn knows(&self, cutoff: &Cutoff) -> bool {

@@ -42,6 +42,8 @@ pub enum Entry {
         /// On whose word.
         by: String,
     },
+    /// The acceptance of what the clock shows.
+    AcceptTime(Box<AcceptTime>),
     /// Another generation.
     Activate {
         /// Its digest. Its document is in the store already.
@@ -203,6 +205,19 @@ pub struct EndTask {
     pub by: String,
     /// The identity whose own the leaf is.
     pub owner: Identity,
+}
+
+/// The acceptance of a time by an administrator.
+#[derive(Clone, Debug)]
+pub struct AcceptTime {
+    /// The cutoff of what is dated later. Its index and its end are set when it is appended.
+    pub cutoff: Cutoff,
+    /// When the newest leaf was decided, as it says itself.
+    pub recorded: Timestamp,
+    /// What is accepted.
+    pub accepted: Timestamp,
+    /// Why, committed to, with what opens it.
+    pub reason: (Commitment, Opening),
 }
 
 /// A delegation token.
@@ -411,6 +426,13 @@ impl Entry {
             Self::Lift { cutoff, by } => Event::CutoffLifted {
                 id: cutoff.id,
                 by: by.clone(),
+            },
+            Self::AcceptTime(accept) => Event::TimeAccepted {
+                id: accept.cutoff.id,
+                recorded: accept.recorded,
+                accepted: accept.accepted,
+                reason: accept.reason.0.clone(),
+                by: accept.cutoff.by.clone(),
             },
             Self::Activate {
                 digest,

@@ -30,6 +30,7 @@
 
 pub mod appender;
 mod batch;
+pub mod clock_watch;
 mod cutoffs;
 pub mod denials;
 pub mod entry;
@@ -49,6 +50,7 @@ use tracing::error;
 
 pub(crate) use self::batch::blocked_caller;
 use self::batch::{Prepared, SettledLeaf};
+use self::clock_watch::{ClockDoubt, ClockWatch};
 use self::cutoffs::Cutoffs;
 use self::entry::{Blocked, Entry, Request, SessionPlan, leaf_bytes};
 use crate::clock::{SharedClock, Timestamp};
@@ -185,6 +187,9 @@ pub enum AppendError {
     /// released.
     #[error("it was recorded, and the checkpoint over it could not be signed")]
     Unsigned,
+    /// The clock cannot be relied on: nothing may be dated by it.
+    #[error("the clock is in doubt: {0}")]
+    ClockInDoubt(ClockDoubt),
     /// The ledger has stopped for good.
     #[error("the ledger has stopped: {0}")]
     Stopped(String),
@@ -226,6 +231,7 @@ pub struct Ledger {
 }
 
 struct Shared {
+    clock: ClockWatch,
     alarm: Alarm,
     /// The cutoffs as of this replica's last batch.
     cutoffs: ArcSwap<Cutoffs>,
@@ -316,6 +322,12 @@ impl Ledger {
     fn stop(&self, why: String) {
         error!(%why, "the ledger stops");
         drop(self.shared.alarm.set(why));
+    }
+
+    /// Whether this replica's clock can be relied on.
+    #[must_use]
+    pub fn clock(&self) -> &ClockWatch {
+        &self.shared.clock
     }
 
     /// The newest signed checkpoint of this replica, and every later one.

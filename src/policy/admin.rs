@@ -66,7 +66,8 @@ admin_actions! {
     ManageWorkloads = "manageWorkloads",
     /// Bind and unbind roles.
     ManageAdmins = "manageAdmins",
-    /// Change how long records are kept.
+    /// Accept what the clock shows although it is in doubt.
+    AcceptTime = "acceptTime",
     /// Read metrics.
     ReadMetrics = "readMetrics",
 }

@@ -162,6 +162,24 @@ impl Store {
         rows.into_iter().map(SealedCutoff::try_from).collect()
     }
 
+    /// The times that admins accepted, with the leaves that say so, oldest first.
+    pub async fn accepted_times(&self) -> Result<Vec<(u64, Timestamp)>, StoreError> {
+        let rows: Vec<(i64, String)> = read_current!(self, db => {
+            sqlx::query_as(
+                "/* accepted_times */ SELECT idx, value FROM cutoff WHERE kind = 'issued_after' \
+                 ORDER BY idx",
+            )
+            .fetch_all(db)
+            .await?
+        });
+        rows.into_iter()
+            .map(|(index, value)| {
+                let at = value.parse().map_err(|_| StoreError::Corrupt("cutoff"))?;
+                Ok((unsigned("cutoff", index)?, at))
+            })
+            .collect()
+    }
+
     /// One cutoff.
     pub async fn cutoff(&self, id: CutoffId) -> Result<Option<Cutoff>, StoreError> {
         let row: Option<CutoffRow> = read_current!(self, db => {

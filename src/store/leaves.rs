@@ -47,6 +47,16 @@ pub struct DecisionRow {
 }
 
 impl Store {
+    /// When the newest leaf was decided.
+    pub async fn newest_leaf_at(&self) -> Result<Option<Timestamp>, StoreError> {
+        let row: Option<(Timestamp,)> = read!(self, db => {
+            sqlx::query_as("/* newest_leaf_at */ SELECT at FROM leaf ORDER BY idx DESC LIMIT 1")
+                .fetch_optional(db)
+                .await?
+        });
+        Ok(row.map(|(at,)| at))
+    }
+
     /// Leaf hashes of `[from, from + count)`, as many as there are.
     pub async fn leaf_hashes(&self, from: u64, count: u64) -> Result<Vec<Hash>, StoreError> {
         let rows: Vec<(Vec<u8>,)> = read!(self, db => {

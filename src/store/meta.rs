@@ -4,7 +4,7 @@ use sqlx::FromRow;
 
 use super::codec::digest;
 use super::postgres::BROKER;
-use super::{Store, StoreError, on_pool, read, write};
+use super::{Store, StoreError, on_pool, read, read_current, write};
 use crate::clock::Timestamp;
 
 /// What the store is for.
@@ -61,8 +61,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
-                "/* claim */ INSERT INTO store_meta (mode, origin, created_at) VALUES ($1, $2, $3) \
-                 ON CONFLICT (only_row) DO NOTHING",
+                "/* claim */ INSERT INTO store_meta (mode, origin, created_at, horizon) \
+                 VALUES ($1, $2, $3, $3) ON CONFLICT (only_row) DO NOTHING",
             )
             .bind(mode.as_str())
             .bind(origin)
@@ -199,7 +199,7 @@ impl Store {
         &self,
         digest: &[u8; 32],
     ) -> Result<Option<BootstrapToken>, StoreError> {
-        let token: Option<BootstrapToken> = read!(self, db => {
+        let token: Option<BootstrapToken> = read_current!(self, db => {
             sqlx::query_as(
                 "/* bootstrap_token */ SELECT first_seen, ended, EXISTS (SELECT 1 \
                  FROM bootstrap_token newer WHERE newer.id > seen.id) AS replaced \
@@ -224,6 +224,34 @@ impl Store {
         rows.into_iter()
             .map(|(bytes, first_seen)| Ok((digest("bootstrap token", &bytes)?, first_seen)))
             .collect()
+    }
+
+    /// The horizon: the instant that whatever deletes for good takes for the present. None in a store
+    /// that was not claimed.
+    pub async fn horizon(&self) -> Result<Option<Timestamp>, StoreError> {
+        let row: Option<(Timestamp,)> = read!(self, db => {
+            sqlx::query_as("/* horizon */ SELECT horizon FROM store_meta")
+                .fetch_optional(db)
+                .await?
+        });
+        Ok(row.map(|(horizon,)| horizon))
+    }
+
+    /// Moves the horizon on, if it still is where it was. The answer is whether it was.
+    pub async fn advance_horizon(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let moved = write!(self, db => {
+            sqlx::query("/* advance_horizon */ UPDATE store_meta SET horizon = $2 WHERE horizon = $1")
+                .bind(from)
+                .bind(to)
+                .execute(db)
+                .await?
+                .rows_affected()
+        });
+        Ok(moved == 1)
     }
 
     /// How many connections brokers have to this database now; nothing is known of SQLite's, whose

@@ -23,8 +23,20 @@ macro_rules! prune {
 }
 
 impl Store {
-    /// One-time ids whose evidence would be refused for its age anyway.
+    /// One-time ids that ran out before `now`. What is about to be forgotten is noted first: evidence
+    /// that runs out no later is refused from then on, since nobody knows whether it was used.
     pub async fn prune_one_time(&self, now: Timestamp, limit: u32) -> Result<u64, StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* note_forgotten */ UPDATE store_meta SET forgotten = \
+                 (SELECT max(expires_at) FROM one_time WHERE expires_at < $1) \
+                 WHERE EXISTS (SELECT 1 FROM one_time WHERE expires_at < $1 \
+                 AND (forgotten IS NULL OR expires_at > forgotten))",
+            )
+            .bind(now)
+            .execute(db)
+            .await?;
+        });
         Ok(prune!(
             self,
             "prune_one_time",

@@ -76,7 +76,7 @@ macro_rules! select_session {
 }
 
 /// `dead`: the sessions that a cutoff kills. One condition a kind of selector; every one of them is
-/// static text. [`bind_matching`] binds the first seven parameters.
+/// static text. [`bind_matching`] binds the first eight parameters.
 macro_rules! matching {
     ($rest:literal) => {
         concat!(
@@ -91,7 +91,7 @@ macro_rules! matching {
                  AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
              WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
              WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
-             WHEN 'policy' THEN policies LIKE $7 ESCAPE '!' \
+             WHEN 'policy' THEN policies LIKE $7 ESCAPE '!' WHEN 'issued_after' THEN issued_at > $8 \
              WHEN 'task' THEN task_id IN (SELECT id FROM tree) ELSE 1 = 0 END \
                  UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id \
                  WHERE s.expires_at > $1 AND (s.state <> 'ended' OR s.ended_at >= $1)) ",
@@ -133,6 +133,7 @@ macro_rules! bind_matching {
             .bind(&$columns.value)
             .bind(&$columns.generation)
             .bind(&$columns.policy)
+            .bind($columns.issued_after)
     };
 }
 
@@ -142,6 +143,7 @@ struct SelectorColumns {
     value: String,
     task: Option<TaskId>,
     generation: Option<Vec<u8>>,
+    issued_after: Option<Timestamp>,
     /// A policy's id as it stands in the JSON list of a session's policies, for LIKE.
     policy: String,
 }
@@ -162,6 +164,10 @@ impl SelectorColumns {
             },
             generation: match selector {
                 Selector::Generation(digest) => Some(digest.as_bytes().to_vec()),
+                _ => None,
+            },
+            issued_after: match selector {
+                Selector::IssuedAfter(at) => Some(*at),
                 _ => None,
             },
             policy: format!("%{policy}%"),
@@ -372,7 +378,7 @@ impl Store {
         let columns = SelectorColumns::new(selector)?;
         let (matched, over): (i64, i64) = read_current!(self, db => {
             let query = sqlx::query_as(matching!(
-                "SELECT count(*), count(*) FILTER (WHERE state = 'ended' OR expires_at <= $8 \
+                "SELECT count(*), count(*) FILTER (WHERE state = 'ended' OR expires_at <= $9 \
                  OR (state = 'active' AND class = 'immediate')) FROM dead JOIN session USING (id)"
             ));
             bind_matching!(query, columns, index, at).bind(now).fetch_one(db).await?
@@ -394,7 +400,7 @@ impl Store {
             let query = sqlx::query_as(concat!(
                 matching!(""),
                 select_session!(
-                    "WHERE id IN (SELECT id FROM dead ORDER BY id LIMIT $8) ORDER BY id"
+                    "WHERE id IN (SELECT id FROM dead ORDER BY id LIMIT $9) ORDER BY id"
                 )
             ));
             let query = bind_matching!(query, columns, index, at);

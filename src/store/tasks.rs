@@ -142,9 +142,9 @@ impl Store {
                 on_pool!(postgres, finish_current, db => {
                     sqlx::query_as(
                         "/* task_chains */ WITH RECURSIVE chain AS ( \
-                             SELECT id, parent_id, state, deadline, heartbeat_seconds, heard_at, ended_at \
+                             SELECT id, parent_id, state, opened_at, deadline, heartbeat_seconds, heard_at, ended_at \
                              FROM task WHERE id = ANY($1) \
-                             UNION SELECT t.id, t.parent_id, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
+                             UNION SELECT t.id, t.parent_id, t.state, t.opened_at, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
                              FROM task t JOIN chain c ON t.id = c.parent_id) \
                          SELECT * FROM chain",
                     )
@@ -156,9 +156,9 @@ impl Store {
             Self::Sqlite(sqlite) => {
                 sqlx::query_as(
                     "/* task_chains */ WITH RECURSIVE chain AS ( \
-                         SELECT id, parent_id, state, deadline, heartbeat_seconds, heard_at, ended_at \
+                         SELECT id, parent_id, state, opened_at, deadline, heartbeat_seconds, heard_at, ended_at \
                          FROM task WHERE id IN (SELECT unhex(value) FROM json_each($1)) \
-                         UNION SELECT t.id, t.parent_id, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
+                         UNION SELECT t.id, t.parent_id, t.state, t.opened_at, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
                          FROM task t JOIN chain c ON t.id = c.parent_id) \
                      SELECT * FROM chain",
                 )
@@ -291,6 +291,7 @@ struct LinkRow {
     id: TaskId,
     parent_id: Option<TaskId>,
     state: String,
+    opened_at: Timestamp,
     deadline: Timestamp,
     heartbeat_seconds: Option<i64>,
     heard_at: Timestamp,
@@ -302,6 +303,7 @@ impl LinkRow {
         Ok(TaskLife {
             id: self.id,
             state: TaskState::parse(&self.state).ok_or(StoreError::Corrupt("task"))?,
+            opened_at: self.opened_at,
             deadline: self.deadline,
             heartbeat_seconds: self
                 .heartbeat_seconds

@@ -10,8 +10,9 @@
 //!
 //! | worker | finds | does |
 //! |---|---|---|
-//! | `health` | whether the store answers, and its clock | shows it in readiness; by a wrong clock no other worker but `follow` and `room` does anything |
-//! | `silence` | open tasks whose `check_at` has come | ends them if they are over, else puts the check off to when they could be |
+//! | `health` | whether the store answers, and whether our clock can be relied on | shows it in readiness; by a clock in doubt no other worker but `follow` and `room` does anything |
+//! | `horizon` | how far the horizon may be | moves it on: what deletes for good goes by it |
+//! | `silence` | open tasks whose `check_at` has come | ends them if they are over, or were opened by a clock that was ahead; else puts the check off to when they could be |
 //! | `mints` | `minting` sessions whose lease is over | hands them to `endings` |
 //! | `dead` | external sessions that a task, cutoff or ancestor ended | hands them to `endings` |
 //! | `endings` | `ending` sessions that are due for a try | asks the back end to end them, records its word |
@@ -37,7 +38,7 @@ use self::prune::{Pruned, Pruner};
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::session::{EndReason, Session, SessionState};
-use crate::domain::task::TaskState;
+use crate::domain::task::{TaskEnd, TaskState};
 use crate::ledger::Appended;
 use crate::ledger::entry::{ConfirmEnd, EndSession, Entry, OneTimeUse, Request};
 use crate::metrics::{Ended, RevocationLag};
@@ -136,7 +137,14 @@ async fn prune_as_told(broker: &Broker, pruner: &mut Pruner) -> bool {
     let retention = broker.active().map(|active| active.policy().retention());
     match retention {
         Ok(retention) => {
-            let Pruned { rows, more, failed } = pruner.round(broker, retention, broker.now()).await;
+            let horizon = match broker.horizon().await {
+                Ok(horizon) => horizon,
+                Err(error) => {
+                    report(broker, "prune", Err(error));
+                    return false;
+                }
+            };
+            let Pruned { rows, more, failed } = pruner.round(broker, retention, horizon).await;
             report(broker, "prune", failed.map(|()| rows));
             more
         }
@@ -183,6 +191,7 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
     if !broker.goes_by_the_right_clock() {
         return;
     }
+    report(broker, "horizon", broker.horizon().await.map(|_| 0));
     report(broker, "keys", broker.follow_keys(now).await);
     report(broker, "silence", silence(broker, now).await);
     report(broker, "mints", mints(broker, now).await);
@@ -205,15 +214,31 @@ fn report(broker: &Broker, worker: &'static str, result: Result<u64, BrokerError
 /// Ends tasks that are over, and looks again at the others when they could be.
 pub async fn silence(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, BrokerError> {
     let retry_at = now.plus_seconds(CLAIM_SECONDS);
+    let over_by = broker.tasks_over_by(now);
     let mut ended = 0;
     loop {
         let due = broker.store().claim_due_tasks(now, retry_at, BITE).await?;
         let full = due.len() == BITE as usize;
+        let accepted = match due.first() {
+            Some(_) => broker.store().accepted_times().await?,
+            None => Vec::new(),
+        };
         for task in due {
-            if task.life().state_at(now) == TaskState::Expired {
-                ended += u64::from(broker.expire_task(&task).await?);
+            let dated_ahead = accepted
+                .iter()
+                .any(|(index, at)| *index > task.leaf_index && task.opened_at > *at);
+            let over = |by: Timestamp| task.life().state_at(by) == TaskState::Expired;
+            let end = match dated_ahead {
+                _ if over(over_by) => Some(TaskEnd::Expire),
+                true if over(now) => Some(TaskEnd::Expire),
+                true => Some(TaskEnd::Abort),
+                false => None,
+            };
+            if let Some(end) = end {
+                ended += u64::from(broker.sweep_task(&task, end).await?);
             } else {
-                let check_at = task.life().over_at();
+                // Later than now: it may be over by the clock already, and not yet by the horizon.
+                let check_at = task.life().over_at().max(now.plus_seconds(1));
                 broker.store().put_off_check(task.id, check_at).await?;
             }
         }
@@ -257,6 +282,7 @@ async fn begin_ending(
 /// Asks back ends to end what is `ending`, and records what they say.
 pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let retry_at = now.plus_seconds(CLAIM_SECONDS);
+    let horizon = broker.horizon().await?;
     let mut confirmed = 0;
     for (session, attempts) in broker
         .store()
@@ -264,8 +290,11 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
         .await?
     {
         // Past its expiry it is over for everybody; that is as good as the back end's word.
-        let outcome = if now >= session.expires_at {
+        // By the horizon: a back end goes by its own clock, and nothing looks at it again.
+        let outcome = if horizon >= session.expires_at {
             EndOutcome::Confirmed
+        } else if now >= session.expires_at {
+            EndOutcome::NotBefore(now.plus_seconds(MAX_BACKOFF_SECONDS))
         } else {
             broker.end_external(&session).await.unwrap_or_else(|error| {
                 warn!(session = %session.id, %error, "its ending is tried again");

@@ -85,7 +85,7 @@ impl Ended {
             Event::SessionEnded { session, .. } => {
                 self.sessions.insert(session);
             }
-            Event::Cutoff { .. } => return false,
+            Event::Cutoff { .. } | Event::TimeAccepted { .. } => return false,
             // One that is withdrawn cuts off what it signed.
             Event::Key { change, .. } => return change == "added",
             Event::Genesis { .. }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::generation::Retention;
-use crate::domain::limits::{MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS};
+use crate::domain::limits::{MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS, ONE_TIME_KEPT_SECONDS};
 
 /// Rows that one statement deletes at most.
 const BITE: u32 = 1_000;
@@ -23,10 +23,6 @@ const REST: Duration = Duration::from_mins(1);
 
 /// Heads that are kept beside the newest: long enough to find the fate of any batch.
 const KEPT_HEADS: u64 = 1_000_000;
-
-/// How much longer than anybody could use them one-time ids are kept: far more than the clocks of
-/// two ready replicas can differ.
-const ONE_TIME_MARGIN_SECONDS: u64 = 60;
 
 /// What a round came to.
 #[derive(Debug)]
@@ -60,7 +56,8 @@ impl Pruner {
         }
     }
 
-    /// Deletes what is past its time, up to [`BITES`] bites of each kind.
+    /// Deletes what is past its time, up to [`BITES`] bites of each kind. `now` is the horizon
+    /// ([`Broker::horizon`]), never the clock: what is deleted is gone for good.
     pub async fn round(&mut self, broker: &Broker, retention: Retention, now: Timestamp) -> Pruned {
         let store = broker.store();
         let ago = |days: u32| now.minus_seconds(u64::from(days) * 86_400);
@@ -69,8 +66,8 @@ impl Pruner {
         let written = ago(retention.bodies_days);
         // A cutoff is needed for as long as anything could live that it kills.
         let cutoff = now.minus_seconds(MAX_TTL_SECONDS + MAX_DEADLINE_SECONDS);
-        // A replica whose clock is behind ours may take for fresh what we would refuse already.
-        let forgotten = now.minus_seconds(ONE_TIME_MARGIN_SECONDS);
+        // A clock that is wrong may take for fresh what we would refuse already.
+        let forgotten = now.minus_seconds(ONE_TIME_KEPT_SECONDS);
         let heads = broker.ledger().basis().saturating_sub(KEPT_HEADS);
         let mut pruned = Pruned {
             rows: 0,
@@ -99,8 +96,8 @@ impl Pruner {
             };
         }
         some_of!(prune_one_time(forgotten));
-        some_of!(prune_retries(now));
-        some_of!(prune_delegations(now));
+        some_of!(prune_retries(forgotten));
+        some_of!(prune_delegations(forgotten));
         some_of!(prune_sessions(over));
         some_of!(prune_denied(over));
         some_of!(prune_tasks(over));

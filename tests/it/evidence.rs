@@ -431,14 +431,20 @@ impl World {
                 issue(evidence, other).await
             }
             ("TooManyKeys", _) => {
-                let reports = "dev:agent%3Areports".to_owned().try_into().unwrap();
                 let admin = self.rig.admin();
-                let bound = broker.bind_admin(&admin, reports, "keys".into(), true);
-                bound.await.unwrap();
+                let bind = async |bound| {
+                    let reports = "dev:agent%3Areports".to_owned().try_into().unwrap();
+                    let bound = broker.bind_admin(&admin, reports, "keys".into(), bound);
+                    bound.await.unwrap();
+                };
+                bind(true).await;
                 for _ in 1..MAX_LEDGER_KEYS {
                     broker.rotate_ledger_key(&admin).await.unwrap();
                 }
-                broker.rotate_ledger_key(&evidence).await.map(drop)
+                let rotated = broker.rotate_ledger_key(&evidence).await.map(drop);
+                // No generation is activated while nobody bound could activate the next one.
+                bind(false).await;
+                rotated
             }
             ("Overloaded", _) => {
                 self.back_end.fail(Fault::Throttles);
@@ -707,6 +713,7 @@ fn body_for(path: &str, method: &reqwest::Method) -> serde_json::Value {
         ("/v1/tasks/{id}/delegations", _) => json!({"workload": "dev:x"}),
         ("/v1/revocations", _) => json!({"selector": {"all": true}, "reason": "x"}),
         ("/v1/admins", _) => json!({"workload": "dev:x", "role": "ops"}),
+        ("/v1/ledger/accept-time", _) => json!({"time": "2026-11-29T12:00:00Z", "reason": "x"}),
         ("/v1/workloads", "POST") => {
             json!({"attestor": "w", "workload": "x", "jwk": key.jwk()})
         }

@@ -434,7 +434,7 @@ on_both_stores! {
         let store = rig.broker.store();
         assert!(store.task(parent.task.id).await.unwrap().is_some());
         assert!(store.session(parent.session.id).await.unwrap().is_some());
-        rig.clock.advance(2 * 3_600);
+        rig.clock.advance(2 * 86_400);
         sweep::sweep(&rig.broker, rig.now()).await;
         sweep::prune::prune(&rig.broker, retention, rig.now()).await.unwrap();
         assert!(store.session(parent.session.id).await.unwrap().is_none());

@@ -27,6 +27,7 @@ mod aws;
 mod aws_revocation;
 mod bootstrap;
 mod cli;
+mod clocks;
 mod confined;
 mod conformance;
 mod connections;

@@ -69,7 +69,7 @@ async fn backlog(rig: &Rig) {
             "WITH RECURSIVE numbers (n) AS \
              (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 10000) \
              INSERT INTO one_time (key, expires_at) SELECT randomblob(32), $1 FROM numbers",
-            rig.now().minus_seconds(86_400),
+            rig.now().minus_seconds(2 * 86_400),
         )
         .await;
     }

@@ -6,14 +6,16 @@ use std::time::Duration;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
 use taskpass::broker::BrokerError;
+use taskpass::broker::clock::AcceptAsk;
 use taskpass::clock::{Clock, SystemClock, Timestamp};
+use taskpass::domain::task::TaskEnd;
 use taskpass::sweep;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::assert_problem;
 use crate::support::proxy::{At, Fault};
-use crate::support::rig::{Kind, Rig, ask, bearer};
+use crate::support::rig::{ADMIN, Kind, Rig, ask, bearer};
 use crate::support::{SOON, until};
 
 /// Where a clock is found that can be set, before the built-in one: for a replica with this search
@@ -33,7 +35,7 @@ async fn execute(fleet: &Fleet, sql: &str) {
 }
 
 /// Sets that clock off by so many milliseconds.
-async fn set_off(fleet: &Fleet, milliseconds: i32) {
+async fn set_off(fleet: &Fleet, milliseconds: i64) {
     let sql = format!("UPDATE skew.setting SET off = interval '{milliseconds} ms'");
     execute(fleet, &sql).await;
 }
@@ -59,9 +61,19 @@ async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree(
     let first = right.ask(&fleet.token()).await.expect(201);
     execute(&fleet, CLOCK).await;
     let wrong = fleet.replica_in(SKEWED);
+    let size = async || {
+        let mut direct = fleet.database().connect().await;
+        let counted = sqlx::query_as("SELECT count(*) FROM leaf");
+        let (count,): (i64,) = counted.fetch_one(&mut direct).await.unwrap();
+        count
+    };
     // Far enough that a slow answer, which counts for the clocks, does not make up for it.
-    for milliseconds in [5_000, -3_600_000] {
+    for milliseconds in [5_000, -3_600_000, 31 * 86_400_000] {
+        let before = size().await;
         set_off(&fleet, milliseconds).await;
+        // At once, before it has looked: the append itself compares the clocks.
+        let refused = wrong.ask(&fleet.token()).await;
+        assert_problem(&refused, 503, "fail-closed");
         until_readiness_is(&wrong, 503).await;
         let unready = wrong.client.get("/readyz").await;
         assert_problem(&unready, 503, "unready");
@@ -69,7 +81,7 @@ async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree(
         // Whoever is sent to it all the same gets nothing: by a wrong clock no evidence is good.
         let refused = wrong.ask(&fleet.token()).await;
         assert_problem(&refused, 503, "fail-closed");
-        let off = f64::from(milliseconds.abs()) / 1_000.0;
+        let off = f64::from(i32::try_from(milliseconds.abs() / 100).unwrap()) / 10.0;
         until("the difference is told", SOON, async || {
             (told(&wrong).await - off).abs() < 0.5
         })
@@ -77,6 +89,7 @@ async fn a_replica_whose_clock_is_not_its_databases_is_unready_until_they_agree(
         // The other's agrees with the same database.
         assert_eq!(right.client.get("/readyz").await.status, 200);
 
+        assert_eq!(size().await, before, "nothing was recorded");
         set_off(&fleet, 0).await;
         until_readiness_is(&wrong, 200).await;
         wrong.ask(&fleet.token()).await.expect(201);
@@ -119,10 +132,47 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
             .await
     };
     let issued = used().await.unwrap();
-    // For it the evidence, the task and the session are long over.
-    let ahead = rig.replica_by(Arc::new(Ahead(86_400 * 400))).await;
     let size = async || rig.broker.ledger().head().await.unwrap().unwrap().size;
     let before = size().await;
+    // For it the evidence, the task and the session are long over, and all keys.
+    let ahead = rig.replica_by(Arc::new(Ahead(86_400 * 400))).await;
+    assert!(
+        ahead
+            .broker
+            .unready()
+            .unwrap()
+            .starts_with("clock: our clock and the database's")
+    );
+    let closed = ahead
+        .broker
+        .issue(bearer(&token), ask(&["orders:read"]))
+        .await;
+    assert!(
+        matches!(closed, Err(BrokerError::FailClosed(_))),
+        "{closed:?}"
+    );
+    // Nor can it be accepted: the two clocks differ now, whatever an admin says.
+    let told = AcceptAsk {
+        time: ahead.broker.now(),
+        reason: "it is right".into(),
+    };
+    let refused = ahead.broker.accept_time(&bearer(ADMIN), told).await;
+    assert!(
+        matches!(refused, Err(BrokerError::FailClosed(_))),
+        "{refused:?}"
+    );
+    let task = rig
+        .broker
+        .store()
+        .task(issued.task.id)
+        .await
+        .unwrap()
+        .unwrap();
+    let dated = ahead.broker.sweep_task(&task, TaskEnd::Expire).await;
+    assert!(
+        matches!(dated, Err(BrokerError::FailClosed(_))),
+        "{dated:?}"
+    );
     let stop = CancellationToken::new();
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&ahead.broker), stop.clone()));
     let pruning = tokio::spawn(sweep::run_pruning(Arc::clone(&ahead.broker), stop.clone()));

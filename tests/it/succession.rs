@@ -976,7 +976,9 @@ async fn what_cannot_be_taken_over_stops_a_new_log_before_it_begins() {
     let refused = world.move_on(["ledger", "new-origin"], &["--yes"]);
     assert_eq!(refused.code(), Some(3), "{refused:?}");
     assert!(
-        refused.stderr.contains("other than the broker: cutoff 01"),
+        refused
+            .stderr
+            .contains("other than the broker: the table cutoff: the cutoff 01"),
         "{refused:?}"
     );
     assert_eq!(world.published(), (OLD.to_owned(), size));

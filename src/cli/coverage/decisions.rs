@@ -152,6 +152,8 @@ pub(super) struct Decisions {
     sessions_ended: Vec<Ended>,
     tasks_ended: Vec<Ended>,
     cutoffs: HashMap<Selector, Vec<(u64, Timestamp)>>,
+    /// The times that admins accepted, with their leaves: what is dated later before one is dead.
+    accepted: Vec<(u64, Timestamp)>,
     /// Leaves whose bodies were pruned, or that this version cannot read.
     unread: Vec<Hash>,
     unknown: u64,
@@ -311,6 +313,11 @@ impl Decisions {
                     consider(at, End::CutOff, above || task != row.task);
                 }
             }
+            for (index, accepted) in &self.accepted {
+                if *index > row.index && row.at > *accepted {
+                    consider(*accepted, End::CutOff, above);
+                }
+            }
             let profile = self.profiles.get(row.profile as usize);
             for selector in profile.into_iter().flat_map(|profile| &profile.selectors) {
                 for at in self.cut_off(selector, row.index) {
@@ -403,6 +410,11 @@ impl Builder {
                 self.spend(size_of::<Selector>() + selector.value().len() + 64)?;
                 let cuts = self.all.cutoffs.entry(selector).or_default();
                 cuts.push((entry.index, leaf.at));
+                Ok(())
+            }
+            Event::TimeAccepted { accepted, .. } => {
+                self.spend(2 * size_of::<(u64, Timestamp)>())?;
+                self.all.accepted.push((entry.index, accepted));
                 Ok(())
             }
             _ => Ok(()),

@@ -794,3 +794,23 @@ fn a_log_that_needs_more_memory_than_is_allowed_says_so() {
     };
     assert!(why.contains("--index-mib"), "{why}");
 }
+
+#[test]
+fn what_was_permitted_by_a_clock_that_was_ahead_ends_with_the_acceptance_of_the_time() {
+    let accepted = |seconds: u64| {
+        leaf(
+            seconds,
+            json!({
+                "event": "time_accepted", "id": OTHER, "recorded": at(0), "accepted": at(seconds),
+                "reason": "c".repeat(64), "by": "x"
+            }),
+        )
+    };
+    let after = |leaves: &[Value]| Judge::new(&log(leaves), 5, None).judge(&action(66)).class;
+    // The time that was accepted is an hour before the permit's, or a minute after it.
+    let early = with(accepted(0), "accepted", "2026-10-24T11:00:00Z");
+    assert_eq!(after(&[permit(), early.clone()]), Class::AfterEnd);
+    assert_eq!(judged(&log(&[permit(), accepted(60)]), &action(66)), PROVEN);
+    // What is permitted afterwards is dated right.
+    assert_eq!(judged(&log(&[early, permit()]), &action(66)), PROVEN);
+}

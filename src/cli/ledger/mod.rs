@@ -19,7 +19,7 @@ use uuid::Uuid;
 use self::verify::{Asked, Consistency, Given};
 use super::client::{Connection, read_file, read_secret};
 use super::{Failure, output};
-use crate::clock::Timestamp;
+use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::ids::DecisionId;
 use crate::merkle::{Receipt, Trust, VerifierKey, WitnessKey};
 
@@ -76,6 +76,11 @@ enum Command {
         after_help = "The entry stays with its salted digest, so every proof holds, and what was decided upon stays: receipts verify and `policy explain` says the same. It cannot be undone. Sinks that asked for free text, and backups, have copies of their own.\n\nExample:\n  taskpass ledger forget 0198b2a0-0000-7000-8000-000000000001 --token-file admin-token"
     )]
     Forget(Forget),
+    /// Accept the broker's time although its ledger has seen a later one
+    #[command(
+        after_help = "For when a broker is closed because its clock was set, or lies before its newest entry: a clock that was ahead has dated entries. Set the clock right first. What was permitted under a later date ends, and so do its tasks. The entry has both times and who accepted.\n\nExample:\n  taskpass ledger accept-time --reason 'the clock was a month ahead after the outage' --token-file admin-token"
+    )]
+    AcceptTime(AcceptTime),
     /// Begin a new log after leaves were lost
     #[command(
         after_help = "For when a broker stops because its store was rewound: a backup was restored, or a standby took over that lagged. The new configuration names an empty store and another ledger.origin; the old store stays as it is. What it did is in the new log's first leaf.\n\nExamples:\n  \
@@ -171,6 +176,42 @@ struct Forget {
     id: Uuid,
     #[command(flatten)]
     connection: Connection,
+}
+
+#[derive(Args, Debug)]
+struct AcceptTime {
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// What time it is [default: by this machine's clock]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    time: Option<Timestamp>,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl AcceptTime {
+    async fn run(self) -> Result<(), Failure> {
+        let time = self.time.unwrap_or_else(|| SystemClock.now());
+        let ask = json!({"time": time, "reason": self.reason});
+        let client = self.connection.client()?;
+        let answer = client.post("/v1/ledger/accept-time", &ask).await?;
+        if self.json {
+            return output::json(&answer);
+        }
+        let text = |name: &str| {
+            let value = answer.get(name).and_then(Value::as_str);
+            output::printable(value.unwrap_or("?"))
+        };
+        output::line(format!(
+            "{} is accepted after {}; what was permitted under a later date is over",
+            text("accepted"),
+            text("recorded")
+        ))
+    }
 }
 
 #[derive(Args, Debug)]
@@ -280,6 +321,7 @@ impl Ledger {
             Command::Watch(watch) => Box::pin(watch.run()).await,
             Command::Export(export) => export.run().await,
             Command::Receipt(receipt) => receipt.run().await,
+            Command::AcceptTime(accept) => accept.run().await,
             Command::NewOrigin(new) => Box::pin(new.run()).await,
             Command::Events(events) => events.run(),
             Command::Forget(Forget { id, connection }) => {

@@ -7,6 +7,58 @@ use super::ActWrite;
 use crate::store::StoreError;
 use crate::store::codec::signed;
 
+/// The row of a cutoff, the same on both databases.
+macro_rules! insert_cutoff {
+    ($connection:expr, $sealed:expr) => {{
+        let sealed = $sealed;
+        let (blocked_until, until_lifted) = sealed.block_columns();
+        let cutoff = sealed.claimed();
+        sqlx::query(
+            "/* write_cutoff */ INSERT INTO cutoff (id, idx, kind, value, blocked_until, \
+             until_lifted, reason, actor, requested_at, committed_at, \
+             widened_to, mac) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        )
+        .bind(cutoff.id)
+        .bind(signed(cutoff.index))
+        .bind(cutoff.selector.kind())
+        .bind(cutoff.selector.value())
+        .bind(blocked_until)
+        .bind(until_lifted)
+        .bind(&cutoff.reason)
+        .bind(&cutoff.by)
+        .bind(cutoff.requested_at)
+        .bind(cutoff.committed_at)
+        .bind(&cutoff.widened_to)
+        .bind(sealed.mac().to_vec())
+        .execute(&mut *$connection)
+        .await?;
+    }};
+}
+
+/// What follows from an accepted time, `$1`, for rows that a clock dated ahead.
+const TIME_ACCEPTED: [&str; 4] = [
+    "/* accept_time */ UPDATE store_meta SET horizon = $1 WHERE horizon > $1",
+    "/* accept_time */ UPDATE bootstrap_token SET ended = true WHERE first_seen > $1",
+    // The sweeper ends those that were opened later, and puts off the others.
+    "/* accept_time */ UPDATE task SET check_at = $1, \
+     heard_at = CASE WHEN heard_at > $1 THEN $1 ELSE heard_at END \
+     WHERE state = 'open' AND (opened_at > $1 OR heard_at > $1 OR check_at > deadline)",
+    "/* accept_time */ UPDATE deny_place SET due_at = $1 WHERE due_at > $1",
+];
+
+/// The same for what nothing sets further ahead than to `$2`: nothing waits until that time comes.
+const LEASES_ACCEPTED: [&str; 4] = [
+    "/* accept_time */ UPDATE session SET retry_at = $1 WHERE state = 'ending' AND retry_at > $2",
+    "/* accept_time */ UPDATE session SET lease_until = $1 \
+     WHERE state IN ('minting', 'ending') AND lease_until > $2",
+    "/* accept_time */ UPDATE deny_place SET lease_until = $1 WHERE lease_until > $2",
+    "/* accept_time */ UPDATE delegation SET expires_at = $1 WHERE expires_at > $2",
+];
+
+/// Longer than any lease of ours, any pause between two tries, and the life of a delegation.
+const LEASES_SECONDS: u64 = 600;
+
 /// The statement of one rare act, the same on both databases.
 macro_rules! write_act {
     ($connection:expr, $act:expr) => {
@@ -21,31 +73,25 @@ macro_rules! write_act {
                 .bind(child)
                 .bind(i32::try_from(*sessions).unwrap_or(i32::MAX))
                 .bind(expires_at)
-                .execute($connection)
+                .execute(&mut *$connection)
                 .await?;
             }
-            ActWrite::Cutoff(sealed) => {
-                let (blocked_until, until_lifted) = sealed.block_columns();
-                let cutoff = sealed.claimed();
-                sqlx::query(
-                    "/* write_cutoff */ INSERT INTO cutoff (id, idx, kind, value, blocked_until, \
-                     until_lifted, reason, actor, requested_at, committed_at, widened_to, mac) \
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-                )
-                .bind(cutoff.id)
-                .bind(signed(cutoff.index))
-                .bind(cutoff.selector.kind())
-                .bind(cutoff.selector.value())
-                .bind(blocked_until)
-                .bind(until_lifted)
-                .bind(&cutoff.reason)
-                .bind(&cutoff.by)
-                .bind(cutoff.requested_at)
-                .bind(cutoff.committed_at)
-                .bind(&cutoff.widened_to)
-                .bind(sealed.mac().to_vec())
-                .execute($connection)
-                .await?;
+            ActWrite::Cutoff(sealed) => insert_cutoff!($connection, sealed),
+            ActWrite::TimeAccepted { cutoff, accepted } => {
+                insert_cutoff!(&mut *$connection, cutoff);
+                for statement in TIME_ACCEPTED {
+                    sqlx::query(statement)
+                        .bind(accepted)
+                        .execute(&mut *$connection)
+                        .await?;
+                }
+                for statement in LEASES_ACCEPTED {
+                    sqlx::query(statement)
+                        .bind(accepted)
+                        .bind(accepted.plus_seconds(LEASES_SECONDS))
+                        .execute(&mut *$connection)
+                        .await?;
+                }
             }
             ActWrite::Lift(sealed) => {
                 sqlx::query(
@@ -55,7 +101,7 @@ macro_rules! write_act {
                 .bind(sealed.claimed().id)
                 .bind(sealed.claimed().lifted_index.map(signed))
                 .bind(sealed.mac().to_vec())
-                .execute($connection)
+                .execute(&mut *$connection)
                 .await?;
             }
             ActWrite::Activation { sealed, by, at } => {
@@ -68,7 +114,7 @@ macro_rules! write_act {
                 .bind(by)
                 .bind(at)
                 .bind(sealed.mac().to_vec())
-                .execute($connection)
+                .execute(&mut *$connection)
                 .await?;
             }
             ActWrite::SigningKey(key) => {
@@ -91,7 +137,7 @@ macro_rules! write_act {
                 .bind(key.remove_at)
                 .bind(key.revoked_at)
                 .bind(&key.mac)
-                .execute($connection)
+                .execute(&mut *$connection)
                 .await?;
             }
             ActWrite::WorkloadKey(key) => {
@@ -106,7 +152,7 @@ macro_rules! write_act {
                 .bind(&key.jwk)
                 .bind(signed(key.index))
                 .bind(&key.mac)
-                .execute($connection)
+                .execute(&mut *$connection)
                 .await?;
             }
             ActWrite::AdminBinding(binding) => {
@@ -119,7 +165,7 @@ macro_rules! write_act {
                 .bind(binding.bound)
                 .bind(signed(binding.index))
                 .bind(&binding.mac)
-                .execute($connection)
+                .execute(&mut *$connection)
                 .await?;
             }
         }
@@ -130,7 +176,7 @@ pub(super) async fn postgres(
     connection: &mut PgConnection,
     act: &ActWrite,
 ) -> Result<(), StoreError> {
-    write_act!(&mut *connection, act);
+    write_act!(connection, act);
     Ok(())
 }
 
@@ -138,6 +184,6 @@ pub(super) async fn sqlite(
     connection: &mut SqliteConnection,
     act: &ActWrite,
 ) -> Result<(), StoreError> {
-    write_act!(&mut *connection, act);
+    write_act!(connection, act);
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Reading under the lock all that a batch depends on.
 
+use std::time::Instant;
+
 use serde::Deserialize;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
@@ -37,10 +39,12 @@ macro_rules! changed_cutoffs {
 
 const POSTGRES_ENTER: &str = r"/* ledger_enter */
 WITH RECURSIVE chain AS (
-    SELECT id, parent_id, depth, state, deadline, heartbeat_seconds, heard_at, sessions_left, owner, attestor
+    SELECT id, parent_id, depth, state, opened_at, deadline, heartbeat_seconds, heard_at,
+        sessions_left, leaf_idx, owner, attestor
     FROM task WHERE id = ANY($3)
     UNION
-    SELECT t.id, t.parent_id, t.depth, t.state, t.deadline, t.heartbeat_seconds, t.heard_at, t.sessions_left, t.owner, t.attestor
+    SELECT t.id, t.parent_id, t.depth, t.state, t.opened_at, t.deadline, t.heartbeat_seconds,
+        t.heard_at, t.sessions_left, t.leaf_idx, t.owner, t.attestor
     FROM task t JOIN chain c ON t.id = c.parent_id
 ), kin AS (
     SELECT id, parent_id, task_id, state, expires_at, leaf_idx
@@ -55,11 +59,15 @@ SELECT
     newest.size, newest.root, newest.batch_id, newest.mac, newest.uncovered,
     decides.idx AS activation_idx, decides.digest AS activation_digest,
     decides.mac AS activation_mac,
+    clock_timestamp() AS clock,
+    (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1) AS newest_at,
+    (SELECT forgotten FROM store_meta) AS forgotten,
     ARRAY(SELECT hash FROM leaf WHERE idx >= $1 ORDER BY idx LIMIT 8192) AS hashes,
     ARRAY(SELECT key FROM one_time WHERE key = ANY($2) ORDER BY key) AS used,
     ARRAY(SELECT binding FROM one_time WHERE key = ANY($2) ORDER BY key) AS bindings,
     (SELECT coalesce(json_agg(json_build_object(
-        'id', id, 'parent', parent_id, 'depth', depth, 'state', state,
+        'id', id, 'parent', parent_id, 'depth', depth, 'state', state, 'index', leaf_idx,
+        'opened', (extract(epoch FROM opened_at) * 1000000)::bigint,
         'deadline', (extract(epoch FROM deadline) * 1000000)::bigint,
         'heartbeat', heartbeat_seconds,
         'heard', (extract(epoch FROM heard_at) * 1000000)::bigint,
@@ -97,10 +105,12 @@ struct TaskJson {
     parent: Option<Uuid>,
     depth: u8,
     state: String,
+    opened: i64,
     deadline: i64,
     heartbeat: Option<i64>,
     heard: i64,
     left: u32,
+    index: i64,
     owner: String,
     attestor: String,
 }
@@ -138,6 +148,8 @@ pub(super) async fn postgres(
 ) -> Result<View, StoreError> {
     connection.execute(POSTGRES_LOCK).await?;
     let keys = |keys: &[[u8; 32]]| keys.iter().map(|key| key.to_vec()).collect::<Vec<_>>();
+    // After the lock is ours: waiting for it must not widen what the clocks are compared by.
+    let asked = Instant::now();
     let row = sqlx::query(POSTGRES_ENTER)
         .bind(signed(needs.hashes_from))
         .bind(keys(&needs.one_time))
@@ -182,6 +194,9 @@ pub(super) async fn postgres(
             row.try_get("activation_digest")?,
             row.try_get("activation_mac")?,
         )?,
+        clock: Some((asked, row.try_get("clock")?)),
+        newest_at: row.try_get("newest_at")?,
+        forgotten: row.try_get("forgotten")?,
         hashes: hashes(&row.try_get::<Vec<Vec<u8>>, _>("hashes")?)?,
         ..View::default()
     };
@@ -260,6 +275,12 @@ pub(super) async fn sqlite(
     .bind(signed(needs.hashes_from))
     .fetch_all(&mut *connection)
     .await?;
+    let (newest_at, forgotten): (Option<Timestamp>, Option<Timestamp>) = sqlx::query_as(
+        "/* ledger_enter */ SELECT (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1), \
+         (SELECT forgotten FROM store_meta)",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
     let (index, digest_bytes, mac) = match decides {
         Some((index, digest, mac)) => (Some(index), Some(digest), Some(mac)),
         None => (None, None, None),
@@ -267,6 +288,8 @@ pub(super) async fn sqlite(
     let mut view = View {
         head: newest.map(SealedHead::try_from).transpose()?,
         activation: activation(index, digest_bytes, mac)?,
+        newest_at,
+        forgotten,
         hashes: hashes(&column(&new_hashes, |(hash,)| hash.clone()))?,
         ..View::default()
     };
@@ -339,7 +362,9 @@ async fn sqlite_chain(
         i64,
         String,
         i64,
+        i64,
         Option<i64>,
+        i64,
         i64,
         i64,
         String,
@@ -349,8 +374,8 @@ async fn sqlite_chain(
         "/* ledger_enter */ WITH RECURSIVE chain AS ( \
              SELECT * FROM task WHERE id = $1 \
              UNION SELECT t.* FROM task t JOIN chain c ON t.id = c.parent_id) \
-         SELECT id, parent_id, depth, state, deadline, heartbeat_seconds, heard_at, sessions_left, \
-             owner, attestor \
+         SELECT id, parent_id, depth, state, opened_at, deadline, heartbeat_seconds, heard_at, \
+             sessions_left, leaf_idx, owner, attestor \
          FROM chain",
     )
     .bind(id)
@@ -358,16 +383,31 @@ async fn sqlite_chain(
     .await?;
     rows.into_iter()
         .map(
-            |(id, parent, depth, state, deadline, heartbeat, heard, left, owner, attestor)| {
+            |(
+                id,
+                parent,
+                depth,
+                state,
+                opened,
+                deadline,
+                heartbeat,
+                heard,
+                left,
+                index,
+                owner,
+                attestor,
+            )| {
                 task_facts(TaskJson {
                     id,
                     parent,
                     depth: u8::try_from(depth).map_err(|_| StoreError::Corrupt("task"))?,
                     state,
+                    opened,
                     deadline,
                     heartbeat,
                     heard,
                     left: u32::try_from(left).map_err(|_| StoreError::Corrupt("task"))?,
+                    index,
                     owner,
                     attestor,
                 })
@@ -442,6 +482,7 @@ fn task_facts(row: TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
     let life = TaskLife {
         id,
         state: TaskState::parse(&row.state).ok_or_else(corrupt)?,
+        opened_at: Timestamp::from_micros(row.opened),
         deadline: Timestamp::from_micros(row.deadline),
         heartbeat_seconds: row
             .heartbeat
@@ -456,6 +497,7 @@ fn task_facts(row: TaskJson) -> Result<(TaskId, TaskFacts), StoreError> {
         parent: row.parent.map(TaskId::from),
         depth: row.depth,
         sessions_left: row.left,
+        leaf_index: unsigned("task", row.index)?,
         owner: row.owner.try_into().map_err(|_| corrupt())?,
         attestor: row.attestor,
     };

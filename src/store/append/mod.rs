@@ -15,6 +15,7 @@ mod enter;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 use sqlx::Executor;
 use sqlx::postgres::PgConnection;
@@ -72,6 +73,8 @@ pub struct TaskFacts {
     pub owner: Identity,
     /// The attestor that verified its owner.
     pub attestor: String,
+    /// The leaf that opened it.
+    pub leaf_index: u64,
 }
 
 /// What decides about a session in an append.
@@ -130,6 +133,12 @@ pub struct View {
     pub head: Option<SealedHead>,
     /// The newest activation's row.
     pub activation: Option<SealedActivation>,
+    /// The database's clock, and the instant at which it was asked; SQLite has no clock of its own.
+    pub clock: Option<(Instant, Timestamp)>,
+    /// When the newest leaf was decided.
+    pub newest_at: Option<Timestamp>,
+    /// One-time ids that ran out up to this instant may have been forgotten.
+    pub forgotten: Option<Timestamp>,
     /// Leaf hashes from [`Needs::hashes_from`] on, at most [`MAX_HASHES`].
     pub hashes: Vec<Hash>,
     /// One-time ids that were used, with their bindings.
@@ -257,6 +266,14 @@ pub enum ActWrite {
     Cutoff(Box<SealedCutoff>),
     /// A lifted cutoff: the row with its new state.
     Lift(Box<SealedCutoff>),
+    /// An accepted time: the cutoff of what is dated later, and what follows for rows that a clock
+    /// dated ahead.
+    TimeAccepted {
+        /// The cutoff.
+        cutoff: Box<SealedCutoff>,
+        /// The time.
+        accepted: Timestamp,
+    },
     /// A generation that decides from this leaf on.
     Activation {
         /// Its leaf, its generation and its MAC.

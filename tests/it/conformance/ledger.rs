@@ -3,7 +3,7 @@
 use super::*;
 
 cases! {
-    ["ledger_lock" "ledger_enter" "ledger_write" "head" "leaf_hashes" "leaves" "decision_index" "decisions" "openings" "committed"]
+    ["ledger_lock" "ledger_enter" "ledger_write" "head" "leaf_hashes" "leaves" "decision_index" "decisions" "openings" "committed" "newest_leaf_at"]
     async fn a_batch_is_read_back_as_it_was_written(store: &Store) {
         assert_eq!(store.head(&head_seal()).await.unwrap(), None);
         let first = seen(store, Needs::default()).await;
@@ -39,6 +39,8 @@ cases! {
         assert_eq!((openings.purpose, store.openings(99).await.unwrap().input), (None, None));
         let view = seen(store, Needs { hashes_from: 1, ..Needs::default() }).await;
         assert_eq!((view.head, view.hashes), (Some(sealed(3, 1)), vec![hash(1), hash(2)]));
+        assert_eq!((view.newest_at, store.newest_leaf_at().await.unwrap()), (Some(at(2)), Some(at(2))));
+        assert_eq!(view.clock.is_some(), store.kind() == "postgres");
 
         let mut connection = store.ledger_connection().await.unwrap();
         assert!(connection.committed(&sealed(3, 1)).await.unwrap());
@@ -57,8 +59,9 @@ cases! {
         assert!(matches!(again, Err(StoreError::Refused(_))), "a tile is written once");
     }
 
-    ["prune_one_time"]
+    ["prune_one_time" "note_forgotten"]
     async fn evidence_is_used_once_and_forgotten_after_its_time(store: &Store) {
+        store.claim(StoreMode::Dev, "dev.local/log", at(1)).await.unwrap();
         let once = |n: u8, seconds| OneTime { must_be_new: false, key: [n; 32], binding: (n == 2).then_some([9; 32]), expires_at: at(seconds) };
         seed(store, Writes { one_time: vec![once(1, 10), once(2, 20)], ..Writes::default() }).await;
         let view = seen(store, Needs { one_time: vec![[1; 32], [2; 32], [3; 32]], ..Needs::default() }).await;
@@ -66,8 +69,15 @@ cases! {
         let twice = append(store, &Needs::default(), &Writes { one_time: vec![once(1, 10)], ..Writes::default() }).await;
         assert!(matches!(twice, Err(StoreError::Refused(_))));
         assert_eq!(store.prune_one_time(at(10), 10).await.unwrap(), 0, "not in its last instant");
+        let forgotten = async || seen(store, Needs::default()).await.forgotten;
+        assert_eq!(forgotten().await, None);
         assert_eq!(store.prune_one_time(at(11), 10).await.unwrap(), 1);
+        assert_eq!(forgotten().await, Some(at(10)), "as far as something was forgotten");
         assert_eq!(store.prune_one_time(at(99), 0).await.unwrap(), 0);
+        assert_eq!(forgotten().await, Some(at(20)), "noted before it is forgotten");
+        assert_eq!(store.prune_one_time(at(99), 9).await.unwrap(), 1);
+        assert_eq!(store.prune_one_time(at(999), 9).await.unwrap(), 0);
+        assert_eq!(forgotten().await, Some(at(20)));
     }
 
     ["cutoff" "cutoffs" "changed_cutoffs" "write_cutoff" "write_lift" "remac_cutoff" "prune_cutoffs"]
@@ -237,6 +247,41 @@ cases! {
         assert_eq!(store.bootstrap_token(&one).await.unwrap(), seen(at(5), true));
         assert_eq!(store.bootstrap_token(&other).await.unwrap(), seen(at(3), false));
         assert_eq!(store.bootstrap_tokens().await.unwrap(), [(one, at(5)), (other, at(3))]);
+    }
+
+    ["horizon" "advance_horizon"]
+    async fn the_horizon_begins_at_birth_and_is_moved_by_one_at_a_time(store: &Store) {
+        assert_eq!(store.horizon().await.unwrap(), None);
+        store.claim(StoreMode::Dev, "dev.local/log", at(1)).await.unwrap();
+        assert_eq!(store.horizon().await.unwrap(), Some(at(1)));
+        assert!(store.advance_horizon(at(1), at(9)).await.unwrap());
+        assert!(!store.advance_horizon(at(1), at(8)).await.unwrap(), "it is not there any more");
+        assert_eq!(store.horizon().await.unwrap(), Some(at(9)));
+    }
+
+    ["accept_time" "accepted_times"]
+    async fn an_accepted_time_sets_back_what_was_dated_ahead(store: &Store) {
+        store.claim(StoreMode::Dev, "dev.local/log", at(5_000)).await.unwrap();
+        for (digest, seen) in [([1; 32], 90), ([2; 32], 110)] {
+            store.see_bootstrap(&digest, at(seen)).await.unwrap();
+        }
+        // The first was opened before, and put off by the clock that was ahead; the other by that.
+        let mut late = task(2, None);
+        (late.opened_at, late.deadline) = (at(9_000), at(12_000));
+        late.heard_at = at(9_000);
+        seed(store, Writes { tasks: vec![task(1, None), late], ..Writes::default() }).await;
+        store.put_off_check(task_id(1), at(50_000)).await.unwrap();
+        assert_eq!(store.accepted_times().await.unwrap(), []);
+        let cutoff = cutoff(61, 7, Selector::IssuedAfter(at(100)), Block::Until(at(99_999)));
+        let cutoff = Box::new(cutoff);
+        seed(store, acts(vec![ActWrite::TimeAccepted { cutoff, accepted: at(100) }])).await;
+        assert_eq!(store.accepted_times().await.unwrap(), [(7, at(100))]);
+        assert_eq!(store.horizon().await.unwrap(), Some(at(100)));
+        assert!(!store.bootstrap_token(&[1; 32]).await.unwrap().unwrap().ended);
+        assert!(store.bootstrap_token(&[2; 32]).await.unwrap().unwrap().ended);
+        let due = store.claim_due_tasks(at(100), at(130), 9).await.unwrap();
+        let due: BTreeMap<_, _> = due.iter().map(|task| (task.id, task.heard_at)).collect();
+        assert_eq!(due, BTreeMap::from([(task_id(1), at(0)), (task_id(2), at(100))]));
     }
 
     ["claim" "clock" "check_schema" "connected_brokers"]

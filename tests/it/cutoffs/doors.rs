@@ -350,6 +350,10 @@ impl World {
                 let request = self.to(Method::DELETE, path).json(&body);
                 vec![admin(request, AdminAction::ManageWorkloads)]
             }
+            ("post", "/v1/ledger/accept-time") => {
+                let body = json!({"time": "2026-11-29T12:00:00Z", "reason": "drift"});
+                vec![admin(post(path, body), AdminAction::AcceptTime)]
+            }
             ("get", "/v1/keys") => vec![admin(get(path), AdminAction::ManageKeys)],
             ("post", "/v1/keys/rotate" | "/v1/keys/rotate-ledger" | "/v1/keys/reseal") => {
                 vec![admin(post(path, json!({})), AdminAction::ManageKeys)]
@@ -468,7 +472,13 @@ on_both_stores! {
         for (method, path) in &doors {
             let things = Things::real(&world, path.contains("{kid}")).await;
             for (call, answer) in world.answers(method, path, &things).await {
-                assert!((200..300).contains(&answer.status), "{method} {path}: {} {}", answer.status, answer.text());
+                // The clock is right here, which an admin is told and nobody else.
+                let admitted = *path == "/v1/ledger/accept-time" && answer.status == 400
+                    && answer.text().contains("the clock is not in doubt");
+                assert!(
+                    (200..300).contains(&answer.status) || admitted,
+                    "{method} {path}: {} {}", answer.status, answer.text()
+                );
                 actions.extend(call.action.map(AdminAction::as_str));
             }
             let issued = things.issued.as_ref().unwrap();

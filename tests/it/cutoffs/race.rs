@@ -76,7 +76,9 @@ fn kind_of(entry: &Entry) -> Option<&'static str> {
         Entry::WorkloadKey(_) => "workload_key",
         Entry::AdminBinding(_) => "admin_binding",
         Entry::Consume => "consume",
-        Entry::ConfirmEnd(ConfirmEnd { .. })
+        // While the clock is in doubt no cutoff is recorded, and no time is accepted otherwise.
+        Entry::AcceptTime(_)
+        | Entry::ConfirmEnd(ConfirmEnd { .. })
         | Entry::DenialsOmitted { .. }
         | Entry::Genesis { .. } => return None,
     })

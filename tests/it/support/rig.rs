@@ -98,7 +98,7 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action == Action::"or
 permit (principal == Bootstrap::"dev", action in [Action::"listTasks", Action::"endTask", Action::"listSessions",
   Action::"revokeSession", Action::"revokeMany", Action::"liftCutoff", Action::"readRevocations",
   Action::"introspect", Action::"readLedger", Action::"manageAdmins", Action::"manageKeys",
-  Action::"manageWorkloads", Action::"readGeneration", Action::"activateGeneration"], resource == Broker::"taskpass");
+  Action::"manageWorkloads", Action::"readGeneration", Action::"activateGeneration", Action::"acceptTime"], resource == Broker::"taskpass");
 "#;
 
 impl Rig {

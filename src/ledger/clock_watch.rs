@@ -1,0 +1,391 @@
+//! Whether this replica's clock can be relied on.
+//!
+//! A clock that is wrong does harm that nobody can undo: it lets expired evidence in, forgets what
+//! was used up, and dates entries of the ledger so that the right clock is locked out afterwards.
+//! So three things are held against it:
+//!
+//! * the **boot-time clock** of the machine, which no setting moves: a difference of more than
+//!   [`MAX_CLOCK_STEP_SECONDS`] from what it was means that somebody set the clock while this
+//!   process ran. A time service that corrects by less is followed slowly. The time for which a
+//!   machine was suspended counts on both, so that a resumed machine is in no doubt;
+//! * the **database's clock**, where there is one, at the start, once a second, and in the statement
+//!   with which each batch of the ledger reads under its lock: no entry is dated by a clock that is
+//!   [`MAX_CLOCK_SKEW_SECONDS`] off;
+//! * the **newest entry** of the ledger: a clock that lies more than [`MAX_CLOCK_STEP_SECONDS`]
+//!   before it is wrong, or the one that dated the entry was.
+//!
+//! While there is a doubt, nothing is decided, believed, expired or deleted. It ends when the clock
+//! agrees again, or when an administrator accepts the present time, which is an entry of the ledger
+//! ([`Entry::AcceptTime`](super::entry::Entry::AcceptTime)). A difference from the database's clock
+//! cannot be accepted.
+
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::{SharedClock, Timestamp};
+use crate::domain::limits::{MAX_CLOCK_SKEW_SECONDS, MAX_CLOCK_STEP_SECONDS};
+use crate::store::{Store, StoreError};
+
+/// The part of the time that passes by which a small correction is followed: 3.6 seconds an hour.
+/// Corrections that come faster add up to a doubt.
+const FOLLOWED_PART: u128 = 1_000;
+
+/// How long after its time an acceptance is taken for the present: a batch of the ledger takes up to
+/// ten seconds.
+const ACCEPTANCE_SECONDS: u64 = 30;
+
+/// Reading both clocks takes longer than this only if the machine stood still in between.
+const READING: Duration = Duration::from_secs(1);
+
+/// Why the clock is in doubt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClockDoubt {
+    /// It differs from the database's clock.
+    Database {
+        /// By how much.
+        apart: Duration,
+    },
+    /// It was set while this process ran.
+    Set {
+        /// By how many seconds.
+        seconds: u64,
+        /// Whether to a later time.
+        ahead: bool,
+    },
+    /// It shows a time before the newest entry of the ledger.
+    BehindLedger {
+        /// What it shows.
+        now: Timestamp,
+        /// When that entry was decided, as it says itself.
+        newest: Timestamp,
+    },
+}
+
+impl ClockDoubt {
+    /// Whether an administrator's word can end it. Two clocks that differ now cannot both be right,
+    /// whatever anybody says.
+    #[must_use]
+    pub fn can_be_accepted(&self) -> bool {
+        !matches!(self, Self::Database { .. })
+    }
+}
+
+impl fmt::Display for ClockDoubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Database { apart } => write!(
+                f,
+                "our clock and the database's are {} ms apart; repair the one that is wrong",
+                apart.as_millis()
+            ),
+            Self::Set { seconds, ahead } => write!(
+                f,
+                "our clock was set {} by {seconds} s while this process ran; set it right, or accept \
+                 its time with `taskpass ledger accept-time`",
+                if *ahead { "forward" } else { "back" }
+            ),
+            Self::BehindLedger { now, newest } => write!(
+                f,
+                "our clock shows {now}, before the newest ledger entry of {newest}; set it right, or \
+                 accept its time with `taskpass ledger accept-time`"
+            ),
+        }
+    }
+}
+
+/// What the clock shows, and whether it can be relied on.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The present instant, as far as it is known.
+    pub now: Timestamp,
+    /// Why not to rely on it.
+    pub doubt: Option<ClockDoubt>,
+}
+
+/// Watches one replica's clock.
+pub struct ClockWatch {
+    clock: SharedClock,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// How far the wall clock was ahead of the boot-time clock, in microseconds, when it was last
+    /// relied on.
+    offset: i64,
+    /// By the boot-time clock, until when a correction was followed.
+    followed: Duration,
+    /// How far the database's clock was apart when it was last asked.
+    apart: Duration,
+    /// When the newest entry of the ledger was decided.
+    newest: Option<Timestamp>,
+    /// The leaf of the newest acceptance that was looked at.
+    acceptance: Option<u64>,
+}
+
+impl ClockWatch {
+    /// Relies on the clock as it is now, until something speaks against it.
+    #[must_use]
+    pub fn new(clock: SharedClock) -> Self {
+        let (now, boot) = read(&clock);
+        Self {
+            clock,
+            state: Mutex::new(State {
+                offset: offset(now, boot),
+                followed: boot,
+                apart: Duration::ZERO,
+                newest: None,
+                acceptance: None,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held; what it holds would be whole even so.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the clock and judges it.
+    #[must_use]
+    pub fn judge(&self) -> Reading {
+        let (now, boot) = read(&self.clock);
+        let mut state = self.state();
+        let moved = offset(now, boot).saturating_sub(state.offset);
+        let was_set = moved.unsigned_abs() > MAX_CLOCK_STEP_SECONDS * 1_000_000;
+        let passed = boot.saturating_sub(state.followed);
+        if passed >= READING {
+            if !was_set {
+                let most = i64::try_from(passed.as_micros() / FOLLOWED_PART).unwrap_or(i64::MAX);
+                state.offset = state.offset.saturating_add(moved.clamp(-most, most));
+            }
+            state.followed = boot;
+        }
+        let newest = state.newest.filter(|newest| is_behind(now, *newest));
+        let doubt = if state.apart.as_secs() >= MAX_CLOCK_SKEW_SECONDS {
+            Some(ClockDoubt::Database { apart: state.apart })
+        } else if was_set {
+            Some(ClockDoubt::Set {
+                seconds: moved.unsigned_abs() / 1_000_000,
+                ahead: moved > 0,
+            })
+        } else {
+            newest.map(|newest| ClockDoubt::BehindLedger { now, newest })
+        };
+        Reading { now, doubt }
+    }
+
+    /// Why not to rely on the clock now.
+    #[must_use]
+    pub fn doubt(&self) -> Option<ClockDoubt> {
+        self.judge().doubt
+    }
+
+    /// When the newest entry of the ledger was decided, as far as this replica knows.
+    #[must_use]
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.state().newest
+    }
+
+    /// Asks the store for its newest entry, and then for its clock. The answer is how far the clocks
+    /// are apart, where there are two.
+    pub async fn check(&self, store: &Store) -> Result<Option<Duration>, StoreError> {
+        self.see_newest(store.newest_leaf_at().await?);
+        if !self.clock.is_real() {
+            return Ok(None);
+        }
+        let asked = self.clock.now();
+        let theirs = store.clock().await?;
+        Ok(theirs.map(|theirs| self.compare(asked, theirs)))
+    }
+
+    /// Compares the clock with the database's, which showed `theirs` at some instant between
+    /// `asked` and now: an answer that was long under way is no wrong clock.
+    pub(super) fn compare(&self, asked: Timestamp, theirs: Timestamp) -> Duration {
+        let answered = self.clock.now().max(asked);
+        let apart = theirs.distance(theirs.clamp(asked, answered));
+        self.state().apart = apart;
+        apart
+    }
+
+    /// The same where it is known how long ago the database was asked.
+    pub(super) fn compare_within(&self, ago: Duration, theirs: Timestamp) -> Option<Duration> {
+        let asked = self.clock.now().minus(ago);
+        self.clock.is_real().then(|| self.compare(asked, theirs))
+    }
+
+    /// Notes when the newest entry was decided.
+    pub(super) fn see_newest(&self, at: Option<Timestamp>) {
+        self.state().newest = at;
+    }
+
+    /// An administrator accepted a time, in the leaf at `index`. If that is what our clock shows,
+    /// it is relied on again; a clock that shows something else stays in doubt.
+    pub(super) fn see_acceptance(&self, index: u64, accepted: Timestamp) {
+        let (now, boot) = read(&self.clock);
+        let mut state = self.state();
+        if state.acceptance.is_some_and(|seen| seen >= index) {
+            return;
+        }
+        state.acceptance = Some(index);
+        let until = accepted.plus_seconds(ACCEPTANCE_SECONDS);
+        if !is_behind(now, accepted) && now <= until {
+            state.offset = offset(now, boot);
+            state.followed = boot;
+        }
+    }
+}
+
+/// Whether a clock that shows `now` lies before a time on record by more than it may.
+#[must_use]
+pub fn is_behind(now: Timestamp, recorded: Timestamp) -> bool {
+    now.plus_seconds(MAX_CLOCK_STEP_SECONDS) < recorded
+}
+
+/// Both clocks at one instant.
+fn read(clock: &SharedClock) -> (Timestamp, Duration) {
+    for _ in 0..3 {
+        let before = clock.since_boot();
+        let now = clock.now();
+        let after = clock.since_boot();
+        if after.saturating_sub(before) < READING {
+            return (now, after);
+        }
+    }
+    (clock.now(), clock.since_boot())
+}
+
+fn offset(now: Timestamp, boot: Duration) -> i64 {
+    let boot = i64::try_from(boot.as_micros()).unwrap_or(i64::MAX);
+    now.micros().saturating_sub(boot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock, ManualClock};
+    use std::sync::Arc;
+
+    const DAY: u64 = 86_400;
+
+    fn begin() -> (Arc<ManualClock>, ClockWatch) {
+        let clock = ManualClock::new(Timestamp::from_seconds(1_800_000_000));
+        let watch = ClockWatch::new(Arc::clone(&clock) as SharedClock);
+        (clock, watch)
+    }
+
+    #[test]
+    fn a_clock_that_jumps_is_in_doubt_until_it_is_back() {
+        let (clock, watch) = begin();
+        for ahead in [true, false] {
+            let right = clock.now();
+            let wrong = if ahead {
+                right.plus_seconds(31 * DAY)
+            } else {
+                right.minus_seconds(31 * DAY)
+            };
+            clock.set(wrong);
+            let told = ClockDoubt::Set {
+                seconds: 31 * DAY,
+                ahead,
+            };
+            assert_eq!(watch.doubt(), Some(told.clone()));
+            clock.advance(75);
+            assert_eq!(watch.doubt(), Some(told), "time heals nothing");
+            clock.set(right.plus_seconds(75));
+            assert_eq!(watch.doubt(), None);
+        }
+    }
+
+    #[test]
+    fn five_seconds_are_no_jump_and_six_are() {
+        for (step, doubted) in [(5, false), (6, true)] {
+            let (clock, watch) = begin();
+            clock.set(clock.now().plus_seconds(step));
+            assert_eq!(watch.doubt().is_some(), doubted, "{step}");
+        }
+    }
+
+    #[test]
+    fn small_steps_are_followed_and_many_at_once_are_a_jump() {
+        let (clock, watch) = begin();
+        // A second each half hour, be it a leap second or a time service.
+        for _ in 0..200 {
+            clock.set(clock.now().minus_seconds(1));
+            for _ in 0..180 {
+                clock.advance(10);
+                assert_eq!(watch.doubt(), None);
+            }
+        }
+        for step in 0..8 {
+            clock.set(clock.now().minus_seconds(1));
+            clock.advance(10);
+            assert_eq!(watch.doubt().is_some(), step >= 5, "{step}");
+        }
+    }
+
+    #[test]
+    fn asking_often_does_not_keep_a_small_step_from_being_followed() {
+        let (clock, watch) = begin();
+        clock.set(clock.now().plus_seconds(3));
+        for _ in 0..40_000 {
+            clock.pass(Timestamp::from_micros(clock.now().micros() + 100_000));
+            assert_eq!(watch.doubt(), None);
+        }
+        clock.set(clock.now().plus_seconds(5));
+        assert_eq!(watch.doubt(), None);
+    }
+
+    #[test]
+    fn a_suspended_machine_is_in_no_doubt() {
+        let (clock, watch) = begin();
+        clock.suspend(30 * DAY);
+        assert_eq!(watch.doubt(), None);
+    }
+
+    #[test]
+    fn a_clock_behind_the_newest_entry_is_in_doubt_until_that_time() {
+        let (clock, watch) = begin();
+        let newest = clock.now().plus_seconds(3_600);
+        watch.see_newest(Some(newest));
+        let now = clock.now();
+        assert_eq!(
+            watch.doubt(),
+            Some(ClockDoubt::BehindLedger { now, newest })
+        );
+        clock.advance(3_594);
+        assert!(watch.doubt().is_some());
+        clock.advance(1);
+        assert_eq!(watch.doubt(), None, "two replicas may differ by so much");
+    }
+
+    #[test]
+    fn an_acceptance_counts_for_a_clock_that_shows_its_time_and_once() {
+        let (clock, watch) = begin();
+        let before = clock.now();
+        clock.set(before.plus_seconds(DAY));
+        watch.see_acceptance(7, before);
+        assert!(watch.doubt().is_some(), "it accepts another time");
+        watch.see_acceptance(8, clock.now());
+        assert_eq!(watch.doubt(), None);
+        clock.set(before);
+        watch.see_acceptance(8, before);
+        assert!(watch.doubt().is_some(), "it was looked at already");
+        watch.see_acceptance(9, before.minus_seconds(ACCEPTANCE_SECONDS + 1));
+        assert!(watch.doubt().is_some(), "it is not of now");
+        watch.see_acceptance(10, before.minus_seconds(3));
+        assert_eq!(watch.doubt(), None);
+    }
+
+    #[test]
+    fn clocks_that_differ_now_cannot_be_accepted() {
+        let (clock, watch) = begin();
+        let now = clock.now();
+        watch.compare(now, now.plus_seconds(31 * DAY));
+        let doubt = watch.doubt().unwrap();
+        assert!(!doubt.can_be_accepted(), "{doubt}");
+        watch.see_acceptance(1, now);
+        assert_eq!(watch.doubt(), Some(doubt));
+        watch.compare(now, now);
+        assert_eq!(watch.doubt(), None);
+    }
+}
