@@ -103,6 +103,7 @@ CREATE TABLE task (
     id                uuid PRIMARY KEY,
     task_type         text NOT NULL,
     attestor          text NOT NULL,
+    attestor_digest   bytea NOT NULL CHECK (length(attestor_digest) = 32),
     owner             text NOT NULL,
     owner_instance    text,
     parent_id         uuid REFERENCES task (id),
@@ -341,6 +342,7 @@ CREATE TABLE admin_binding (
     mac      bytea NOT NULL,
     PRIMARY KEY (identity, role, idx)
 );
+CREATE INDEX admin_binding_newest ON admin_binding (idx);
 
 -- Functions. Those that the owner lends to the serving role (SECURITY DEFINER) name everything with
 -- its schema and look nothing up in pg_temp before the system's catalogue and this schema: a caller

@@ -98,6 +98,7 @@ CREATE TABLE task (
     id                BLOB PRIMARY KEY,
     task_type         TEXT NOT NULL,
     attestor          TEXT NOT NULL,
+    attestor_digest   BLOB NOT NULL CHECK (length(attestor_digest) = 32),
     owner             TEXT NOT NULL,
     owner_instance    TEXT,
     parent_id         BLOB REFERENCES task (id),
@@ -336,3 +337,4 @@ CREATE TABLE admin_binding (
     mac      BLOB NOT NULL,
     PRIMARY KEY (identity, role, idx)
 ) STRICT;
+CREATE INDEX admin_binding_newest ON admin_binding (idx);

@@ -246,6 +246,8 @@ pub struct Attestors {
     /// For an honest word in the logs when an issuer is known and the audience is not.
     issuers: BTreeSet<String>,
     not_before: Option<Timestamp>,
+    /// The digest of what each attestor's identities rest on, by its name.
+    foundations: BTreeMap<String, [u8; 32]>,
 }
 
 impl fmt::Debug for Attestors {
@@ -271,7 +273,10 @@ impl Attestors {
         check(specs, &own_issuers, context.plain_issuers)?;
         let mut attestors: Vec<Box<dyn Attestor>> = Vec::with_capacity(specs.len());
         let mut issuers = BTreeSet::new();
+        let mut foundations = BTreeMap::new();
         for spec in specs {
+            let foundation = sha256(spec.foundation().to_string().as_bytes());
+            foundations.insert(spec.name().to_owned(), foundation);
             attestors.push(match spec {
                 AttestorSpec::Oidc(spec) => {
                     issuers.insert(spec.issuer.clone());
@@ -285,6 +290,7 @@ impl Attestors {
             all: attestors,
             issuers,
             not_before: context.not_before,
+            foundations,
         })
     }
 
@@ -327,6 +333,13 @@ impl Attestors {
         let name = name.and_then(|rest| rest.strip_prefix(':'));
         let attestor = self.all.iter().find(|known| known.name() == attestor);
         matches!((attestor, name), (Some(attestor), Some(name)) if attestor.could_name(name))
+    }
+
+    /// The digest of what an attestor's identities rest on; of nothing where there is no such attestor.
+    #[must_use]
+    pub fn digest_of(&self, attestor: &str) -> [u8; 32] {
+        let known = self.foundations.get(attestor).copied();
+        known.unwrap_or_else(|| sha256(&[]))
     }
 
     /// What goes for every attestor, once it has verified a token: its age, its key, its proof.

@@ -564,7 +564,7 @@ proptest! {
     #[test]
     fn no_text_makes_it_panic(text in ".{0,200}", header in ".{0,60}", claims in ".{0,60}") {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let attestors = Attestors { all: Vec::new(), issuers: BTreeSet::new(), not_before: None };
+        let attestors = Attestors { all: Vec::new(), issuers: BTreeSet::new(), not_before: None, foundations: BTreeMap::new() };
         let framed = format!(
             "{}.{}.AAAA",
             URL_SAFE_NO_PAD.encode(header),

@@ -216,6 +216,9 @@ impl Broker {
         if !lifts {
             self.refuse_if_blocked(call, &caller).await?;
         }
+        if matches!(caller.who, Who::Bootstrap) && action.always_open_to_bootstrap() {
+            call.rests_on_no_generation();
+        }
         if self.may(&caller, action)? {
             call.may_lift(lifts);
             return Ok(caller);
@@ -265,7 +268,7 @@ impl Broker {
         bound: bool,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(self.bind_admin_by(&call, identity, role, bound))
+        call.run(|| self.bind_admin_by(&call, identity.clone(), role.clone(), bound))
             .await
     }
 
@@ -287,6 +290,20 @@ impl Broker {
                 detail: "a role is 1 to 64 of a-z, 0-9 and `-`".into(),
             });
         }
+        if bound && !self.active()?.could_attest(&identity) {
+            return Err(BrokerError::Invalid {
+                pointer: "/workload",
+                detail: format!(
+                    "no attestor of the active generation gives the identity {identity}: an identity \
+                     is `<attestor>:` and what the attestor's template makes of a token's claims; \
+                     `taskpass attest check` shows it for a token"
+                ),
+            });
+        }
+        // The bootstrap token can bind another one afterwards.
+        if !bound && caller.identity().is_some() {
+            self.check_unbinding(&identity, &role).await?;
+        }
         let change = AdminBindingChange {
             identity,
             role,
@@ -302,7 +319,7 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<Vec<(String, String)>, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.admin_bindings_by(&call)).await
+        call.run(|| self.admin_bindings_by(&call)).await
     }
 
     async fn admin_bindings_by(
@@ -321,7 +338,7 @@ impl Broker {
     /// Whether the caller may read metrics.
     pub async fn check_metrics_reader(&self, evidence: &Evidence) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(self.check_metrics_reader_by(&call)).await
+        call.run(|| self.check_metrics_reader_by(&call)).await
     }
 
     async fn check_metrics_reader_by(&self, call: &Call<'_>) -> Result<(), BrokerError> {

@@ -264,6 +264,7 @@ impl Broker {
             id: TaskId::new(case.now, &self.random)?,
             task_type: task_type.name.clone(),
             attestor: case.workload.attestor.clone(),
+            attestor_digest: case.active.attestor_digest(&case.workload.attestor),
             owner: case.workload.identity.clone(),
             owner_instance: case.workload.instance.clone(),
             parent: parent.as_ref().map(|parent| parent.task.id),

@@ -10,6 +10,10 @@
 //! Each entry carries the caller too, and is refused while a cutoff blocks it. What a blocked caller
 //! is told is always that, whatever else the story came to.
 //!
+//! Each entry also carries the premises of the call: the generation and the role bindings by which its
+//! caller was let in. If they have changed under the ledger's lock, nothing is recorded, and the whole
+//! story is judged anew by what is so now.
+//!
 //! A caller that goes away, or a story that panics, never gets there. Then dropping the call
 //! queues the consumption.
 //!
@@ -26,8 +30,11 @@ use crate::attest::{AttestError, AttestFailure, Evidence};
 use crate::clock::Timestamp;
 use crate::domain::workload::{OneTime, Workload};
 use crate::ids::TaskId;
-use crate::ledger::entry::{Entry, OneTimeUse, Request, RequestCaller};
+use crate::ledger::entry::{Entry, OneTimeUse, Premises, Request, RequestCaller};
 use crate::ledger::{AppendError, Appended};
+
+/// How often a call is judged by what decides then, before it is given up.
+const JUDGED_AT_MOST: u32 = 5;
 
 /// A call under way.
 pub(super) struct Call<'a> {
@@ -53,6 +60,8 @@ struct Verified {
     by: Option<RequestCaller>,
     /// An append has judged the caller by the cutoffs.
     judged: bool,
+    /// Upon what the caller is let in. Read before anything is judged by it.
+    premises: Premises,
 }
 
 impl Broker {
@@ -62,7 +71,18 @@ impl Broker {
             broker: self,
             evidence,
             any_clock: false,
-            verified: Mutex::default(),
+            verified: Mutex::new(Verified {
+                premises: self.premises(),
+                ..Verified::default()
+            }),
+        }
+    }
+
+    /// What decides now, as this replica knows it.
+    fn premises(&self) -> Premises {
+        Premises {
+            generation: self.active.load().as_ref().map(|active| active.digest()),
+            bindings_as_of: Some(self.ledger().basis()),
         }
     }
 
@@ -137,6 +157,11 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Registers that no generation lets the caller in, so that none can shut it out.
+    pub(super) fn rests_on_no_generation(&self) {
+        self.state().premises.generation = None;
+    }
+
     /// Registers whether policy lets the caller lift cutoffs.
     pub(super) fn may_lift(&self, may_lift: bool) {
         if let Some(by) = &mut self.state().by {
@@ -161,8 +186,8 @@ impl<'a> Call<'a> {
         let request = Request {
             entry: Entry::Consume,
             one_time: OneTimeUse {
-                ids: Vec::new(),
                 by: self.by(),
+                ..OneTimeUse::default()
             },
             at: self.broker.now(),
         };
@@ -201,6 +226,7 @@ impl<'a> Call<'a> {
             OneTimeUse {
                 ids,
                 by: state.by.clone(),
+                premises: state.premises,
             }
         };
         let request = Request {
@@ -212,7 +238,7 @@ impl<'a> Call<'a> {
         let survives = matches!(
             &appended,
             // Nothing was recorded: the story decides again, or ends without another append.
-            Ok(Appended::Stale | Appended::RetryTaken(_))
+            Ok(Appended::Stale | Appended::Superseded | Appended::RetryTaken(_))
                 // The entry itself was at fault, so the store can take another; or the clock was, by
                 // which evidence can still be used up.
                 | Err(AppendError::Poisoned(_)
@@ -228,6 +254,7 @@ impl<'a> Call<'a> {
                 info!(act = blocked.act, "refused: a revocation blocks the caller");
                 Err(BrokerError::Blocked(blocked))
             }
+            Appended::Superseded => Err(BrokerError::Superseded),
             appended => Ok(appended),
         }
     }
@@ -255,23 +282,65 @@ impl<'a> Call<'a> {
     }
 
     /// Runs the call's story, and uses up what it verified and did not use up, before anybody
-    /// learns of the result.
-    pub(super) async fn run<T>(
+    /// learns of the result. A story whose premises changed is run again.
+    pub(super) async fn run<T, S>(&self, story: impl Fn() -> S) -> Result<T, BrokerError>
+    where
+        S: Future<Output = Result<T, BrokerError>>,
+    {
+        let mut judged = 0;
+        loop {
+            let superseded = match self.tell(story()).await {
+                Err(superseded @ BrokerError::Superseded) => superseded,
+                result => return self.end(result),
+            };
+            judged += 1;
+            if judged == JUDGED_AT_MOST {
+                return self.give_up(superseded).await;
+            }
+            if let Err(error) = self.renew().await {
+                return self.give_up(error).await;
+            }
+        }
+    }
+
+    /// The story to its end, and what has to be used up then.
+    async fn tell<T>(
         &self,
         story: impl Future<Output = Result<T, BrokerError>>,
     ) -> Result<T, BrokerError> {
         let result = story.await;
-        let consumed = self.consume().await;
-        // What cannot be consumed now is answered with 503, and not tried again by dropping.
-        self.settle();
-        let result = match (result, consumed) {
+        if let Err(BrokerError::Superseded) = &result {
+            return result;
+        }
+        match (result, self.consume().await) {
+            (_, Err(superseded @ BrokerError::Superseded)) => Err(superseded),
             // A failure of ours stays one, whatever the consumption came to.
             (Err(error), _) if error.is_transient() => Err(error),
             (_, Err(error)) => Err(error),
             (result, Ok(())) => result,
-        };
+        }
+    }
+
+    /// Takes over what decides now.
+    async fn renew(&self) -> Result<(), BrokerError> {
+        self.broker.follow_generation().await?;
+        self.state().premises = self.broker.premises();
+        Ok(())
+    }
+
+    /// Ends a call whose premises have changed. Its evidence is used up whatever decides.
+    async fn give_up<T>(&self, error: BrokerError) -> Result<T, BrokerError> {
+        self.state().premises = Premises::default();
+        let consumed = self.consume().await;
+        self.end(consumed.and(Err(error)))
+    }
+
+    /// What the caller is told. What cannot be consumed now is not tried again by dropping the call.
+    fn end<T>(&self, result: Result<T, BrokerError>) -> Result<T, BrokerError> {
+        self.settle();
         result.map_err(|error| match error {
             BrokerError::Replayed => self.replayed(),
+            BrokerError::Superseded => BrokerError::FailClosed(error.to_string()),
             other => other,
         })
     }

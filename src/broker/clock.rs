@@ -232,22 +232,22 @@ impl Broker {
         ask: AcceptAsk,
     ) -> Result<Accepted, BrokerError> {
         let call = self.call_by_any_clock(evidence);
-        call.run(self.accept_time_by(&call, ask)).await
+        call.run(|| self.accept_time_by(&call, &ask)).await
     }
 
     async fn accept_time_by(
         &self,
         call: &Call<'_>,
-        ask: AcceptAsk,
+        ask: &AcceptAsk,
     ) -> Result<Accepted, BrokerError> {
         let caller = self.admin(call, AdminAction::AcceptTime).await?;
-        self.check_acceptable(&ask)?;
+        self.check_acceptable(ask)?;
         let (commitment, opening) = self.commitment(ask.reason.clone().into_bytes())?;
         for _ in 0..TRIES {
             let now = self.now();
             let recorded = self.ledger().clock().newest().unwrap_or(now);
             let accept = AcceptTime {
-                cutoff: self.cut_off_later(now, &ask, &caller)?,
+                cutoff: self.cut_off_later(now, ask, &caller)?,
                 recorded,
                 accepted: now,
                 reason: (commitment.clone(), opening.clone()),

@@ -63,12 +63,22 @@ pub enum BrokerError {
         /// When the next is to be had.
         next_at: Timestamp,
     },
+    /// The state upon which the caller was let in changed while the call was under way. The call is
+    /// judged anew, so no caller is told.
+    #[error("what decides, or a role, changed while this was under way")]
+    Superseded,
     /// The caller is known, and may not do this.
     #[error("not allowed: {0}")]
     Forbidden(&'static str),
     /// The caller is known, and a revocation blocks it. It learns no more than that.
     #[error("{} is refused: a revocation blocks the caller", .0.act)]
     Blocked(Blocked),
+    /// No bound identity could activate the next generation afterwards.
+    #[error(
+        "afterwards no bound identity could activate the next generation by its roles; bind another \
+         first, or unbind with the bootstrap token"
+    )]
+    LastAdmin,
     /// There is no such thing, or it is not the caller's to know.
     #[error("there is no such {0}")]
     NotFound(&'static str),
@@ -123,7 +133,10 @@ impl BrokerError {
     pub fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::AttestationUnavailable(_) | Self::Overloaded | Self::FailClosed(_)
+            Self::AttestationUnavailable(_)
+                | Self::Superseded
+                | Self::Overloaded
+                | Self::FailClosed(_)
         )
     }
 }

@@ -5,8 +5,10 @@
 //! Each replica compiles what it finds in the store, so that files beside a replica never decide.
 //! A generation that does not compile never replaces one that does.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use tracing::{error, info, instrument, warn};
 
 use super::admin::Caller;
@@ -19,7 +21,7 @@ use crate::domain::catalog::Catalog;
 use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
 use crate::domain::task::Task;
 use crate::domain::trust::AttestorSpec;
-use crate::domain::workload::Identity;
+use crate::domain::workload::{Identity, encode_value};
 use crate::endpoints::{EndpointTable, UnfitEndpoint};
 use crate::ledger::Appended;
 use crate::ledger::entry::{Entry, OneTimeUse, Request};
@@ -72,6 +74,18 @@ impl Active {
     #[must_use]
     pub fn attests(&self, task: &Task) -> bool {
         self.attestors.could_attest(&task.attestor, &task.owner)
+            && self.attestor_digest(&task.attestor) == task.attestor_digest
+    }
+
+    /// The digest of what an attestor's identities rest on.
+    pub(super) fn attestor_digest(&self, attestor: &str) -> [u8; 32] {
+        self.attestors.digest_of(attestor)
+    }
+
+    /// Whether an identity could be attested: its attestor is there, and gives such names.
+    pub(super) fn could_attest(&self, identity: &Identity) -> bool {
+        let name = identity.as_str().split_once(':');
+        name.is_some_and(|(attestor, _)| self.attestors.could_attest(attestor, identity))
     }
 
     /// Limits that decide.
@@ -173,15 +187,16 @@ impl Broker {
         evidence: &Evidence,
         document: impl Future<Output = Option<Generation>> + Send,
     ) -> Result<Option<Result<Checked, Unfit>>, BrokerError> {
-        let call = self.call(evidence);
-        let tried = async {
+        let (call, document) = (self.call(evidence), document.shared());
+        call.run(|| async {
             self.admin(&call, AdminAction::ReadGeneration).await?;
-            let Some(generation) = document.await else {
+            call.consume().await?;
+            let Some(generation) = document.clone().await else {
                 return Ok(None);
             };
             self.checked(generation).await.map(Some)
-        };
-        call.run(tried).await
+        })
+        .await
     }
 
     async fn checked(&self, generation: Generation) -> Result<Result<Checked, Unfit>, BrokerError> {
@@ -219,13 +234,7 @@ impl Broker {
             let known = candidates.entry(identity.to_string()).or_default();
             known.extend(roles);
         }
-        let able = candidates.into_iter().filter(|(identity, roles)| {
-            Identity::try_from(identity.clone()).is_ok_and(|identity| {
-                let action = AdminAction::ActivateGeneration;
-                active.policy().may_by_role(&identity, roles, action)
-            })
-        });
-        let can_activate = able.count();
+        let can_activate = self.able_to_activate(active, candidates).await?;
         if can_activate == 0 && !(bound == 0 && by_token) {
             return Ok(Err(Unfit::LockOut { bound }));
         }
@@ -233,6 +242,76 @@ impl Broker {
             bound,
             can_activate,
         }))
+    }
+
+    /// How many of these identities could activate the next generation once `active` decides: by their
+    /// roles alone, attested by an attestor of that generation, and blocked by no revocation.
+    async fn able_to_activate(
+        &self,
+        active: &Active,
+        candidates: BTreeMap<String, BTreeSet<String>>,
+    ) -> Result<usize, BrokerError> {
+        let mut able = 0;
+        for (identity, roles) in candidates {
+            let Ok(identity) = Identity::try_from(identity) else {
+                continue;
+            };
+            let action = AdminAction::ActivateGeneration;
+            if active.could_attest(&identity)
+                && active.policy().may_by_role(&identity, &roles, action)
+                && !self.is_kept_out(&identity)
+                && self.has_a_key(active, &identity).await?
+            {
+                able += 1;
+            }
+        }
+        Ok(able)
+    }
+
+    /// Whether a revocation keeps an identity out, as far as this replica knows.
+    fn is_kept_out(&self, identity: &Identity) -> bool {
+        let attestor = identity.as_str().split_once(':');
+        attestor.is_some_and(|(attestor, _)| self.ledger().may_block(identity, attestor))
+    }
+
+    /// Whether an identity of an attestor of keys has one, in the generation or registered. Those of
+    /// other attestors need none.
+    async fn has_a_key(&self, active: &Active, identity: &Identity) -> Result<bool, BrokerError> {
+        let Some((attestor, workload)) = identity.as_str().split_once(':') else {
+            return Ok(false);
+        };
+        let mut specs = active.policy().attestors().iter();
+        let spec = specs.find(|spec| spec.name() == attestor);
+        let Some(AttestorSpec::Key(keys)) = spec else {
+            return Ok(true);
+        };
+        let is_its = |name: &str| encode_value(name) == workload;
+        if keys.keys.iter().any(|key| is_its(&key.workload)) {
+            return Ok(true);
+        }
+        let registered = self.store().registered_keys(u32::MAX >> 1).await?;
+        Ok(registered
+            .iter()
+            .any(|key| key.attestor == attestor && is_its(&key.workload)))
+    }
+
+    /// Refuses to take a role away if afterwards no bound identity could activate the next generation,
+    /// though one could before.
+    pub(super) async fn check_unbinding(
+        &self,
+        identity: &Identity,
+        role: &str,
+    ) -> Result<(), BrokerError> {
+        let active = self.active()?;
+        let mut bound = self.bound_roles().await?;
+        let before = self.able_to_activate(&active, bound.clone()).await?;
+        if let Some(roles) = bound.get_mut(identity.as_str()) {
+            roles.remove(role);
+        }
+        if before > 0 && self.able_to_activate(&active, bound).await? == 0 {
+            return Err(BrokerError::LastAdmin);
+        }
+        Ok(())
     }
 
     /// Stores a generation and makes it decide, on an admin's word. A document that may be large is
@@ -243,17 +322,19 @@ impl Broker {
         evidence: &Evidence,
         document: impl Future<Output = Option<Generation>> + Send,
     ) -> Result<Option<Result<Activated, Unfit>>, BrokerError> {
-        let call = self.call(evidence);
-        let activated = async {
+        let (call, document) = (self.call(evidence), document.shared());
+        call.run(|| async {
             let action = AdminAction::ActivateGeneration;
             let caller = self.admin(&call, action).await?;
-            let Some(generation) = document.await else {
+            // Nothing is read, compiled or kept for evidence that was used before.
+            call.consume().await?;
+            let Some(generation) = document.clone().await else {
                 return Ok(None);
             };
             let word = Word::Admin(&call, caller);
             self.activate_by(word, generation).await.map(Some)
-        };
-        call.run(activated).await
+        })
+        .await
     }
 
     /// The same, on the word of whoever started an embedded broker. Visible in the ledger.
@@ -309,7 +390,6 @@ impl Broker {
             digest,
             observing: observing(&active, now),
         };
-        self.store().put_generation(digest, &bytes, now).await?;
         let by = match &word {
             Word::Admin(_, caller) => caller.name(),
             Word::Start(by) | Word::Carried(by) => by.clone(),
@@ -317,6 +397,7 @@ impl Broker {
         let entry = Entry::Activate {
             digest,
             endpoints: self.endpoints_digest(),
+            document: bytes.into(),
             by,
         };
         let appended = match word {
@@ -391,7 +472,7 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<(Activation, Vec<u8>), BrokerError> {
         let call = self.call(evidence);
-        call.run(self.generation_by(&call)).await
+        call.run(|| self.generation_by(&call)).await
     }
 
     async fn generation_by(&self, call: &Call<'_>) -> Result<(Activation, Vec<u8>), BrokerError> {
@@ -413,7 +494,7 @@ impl Broker {
         digest: GenerationDigest,
     ) -> Result<Vec<u8>, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.generation_of_by(&call, digest)).await
+        call.run(|| self.generation_of_by(&call, digest)).await
     }
 
     async fn generation_of_by(

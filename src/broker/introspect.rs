@@ -70,7 +70,7 @@ impl Broker {
         token: &SecretString,
     ) -> Result<Answer, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.introspect_by(&call, token)).await
+        call.run(|| self.introspect_by(&call, token)).await
     }
 
     async fn introspect_by(

@@ -179,7 +179,7 @@ impl Broker {
         request: &CredentialRequest,
     ) -> Result<Issued, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.issue_by(&call, request)).await
+        Box::pin(call.run(|| self.issue_by(&call, request))).await
     }
 
     async fn issue_by(
@@ -309,6 +309,7 @@ impl Broker {
         let appended = appended.await?;
         self.metrics().stage(Stage::Commit, committing.elapsed());
         match appended {
+            Appended::Superseded => Err(BrokerError::Superseded),
             Appended::Recorded(recorded) => {
                 let (permit, receipt) = recorded.into_permit();
                 match (permit, judged.decision.verdict.clone()) {

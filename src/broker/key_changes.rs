@@ -290,7 +290,7 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn rotate_keys(&self, evidence: &Evidence) -> Result<String, BrokerError> {
         let call = self.call(evidence);
-        call.run(async {
+        call.run(|| async {
             let changed = self.rotate(&call, KeyWish::Rotate).await?;
             Ok(changed.row.kid)
         })
@@ -302,7 +302,7 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn rotate_ledger_key(&self, evidence: &Evidence) -> Result<String, BrokerError> {
         let call = self.call(evidence);
-        call.run(async {
+        call.run(|| async {
             let changed = self.rotate(&call, KeyWish::RotateLedger).await?;
             changed.public.ok_or_else(no_key)
         })

@@ -526,7 +526,7 @@ impl Broker {
     /// Every key's record, for admins.
     pub async fn list_keys(&self, evidence: &Evidence) -> Result<Vec<KeySummary>, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.list_keys_by(&call)).await
+        call.run(|| self.list_keys_by(&call)).await
     }
 
     async fn list_keys_by(&self, call: &Call<'_>) -> Result<Vec<KeySummary>, BrokerError> {
@@ -559,7 +559,7 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn revoke_key(&self, evidence: &Evidence, kid: &str) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(self.revoke_key_by(&call, kid)).await
+        call.run(|| self.revoke_key_by(&call, kid)).await
     }
 
     async fn revoke_key_by(&self, call: &Call<'_>, kid: &str) -> Result<(), BrokerError> {

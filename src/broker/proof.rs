@@ -74,7 +74,7 @@ impl Broker {
         under: Under<'_>,
     ) -> Result<Receipt, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.decision_by(&call, id, under)).await
+        call.run(|| self.decision_by(&call, id, under)).await
     }
 
     async fn decision_by(
@@ -119,7 +119,7 @@ impl Broker {
         id: DecisionId,
     ) -> Result<Record, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.decision_record_by(&call, id)).await
+        call.run(|| self.decision_record_by(&call, id)).await
     }
 
     async fn decision_record_by(
@@ -148,7 +148,7 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn forget_purpose(&self, evidence: &Evidence, id: Uuid) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(self.forget_purpose_by(&call, id)).await
+        call.run(|| self.forget_purpose_by(&call, id)).await
     }
 
     async fn forget_purpose_by(&self, call: &Call<'_>, id: Uuid) -> Result<(), BrokerError> {
@@ -184,7 +184,7 @@ impl Broker {
         limit: u32,
     ) -> Result<Vec<Record>, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.decision_records_by(&call, from, since, limit))
+        call.run(|| self.decision_records_by(&call, from, since, limit))
             .await
     }
 
@@ -276,7 +276,7 @@ impl Broker {
         index: u64,
     ) -> Result<StoredLeaf, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.ledger_entry_by(&call, index)).await
+        call.run(|| self.ledger_entry_by(&call, index)).await
     }
 
     async fn ledger_entry_by(
@@ -302,7 +302,7 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<LedgerReader, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.check_ledger_reader_by(&call)).await
+        call.run(|| self.check_ledger_reader_by(&call)).await
     }
 
     async fn check_ledger_reader_by(&self, call: &Call<'_>) -> Result<LedgerReader, BrokerError> {

@@ -42,7 +42,7 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn reseal_keys(&self, evidence: &Evidence) -> Result<u64, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.reseal_keys_by(&call)).await
+        call.run(|| self.reseal_keys_by(&call)).await
     }
 
     async fn reseal_keys_by(&self, call: &Call<'_>) -> Result<u64, BrokerError> {

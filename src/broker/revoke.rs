@@ -19,6 +19,7 @@ use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::deny_list::DenyPlace;
 use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS};
 use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::workload::Identity;
 use crate::ids::{CutoffId, SessionId};
 use crate::ledger::Appended;
 use crate::ledger::entry::{EndSession, Entry};
@@ -46,7 +47,7 @@ pub enum BlockAsk {
 }
 
 /// A mass revocation, as it is asked for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RevokeAsk {
     /// What is to end.
     pub selector: Selector,
@@ -91,7 +92,7 @@ impl Broker {
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.revoke_session_by(&call, id)).await
+        call.run(|| self.revoke_session_by(&call, id)).await
     }
 
     async fn revoke_session_by(
@@ -108,6 +109,10 @@ impl Broker {
         let session = theirs.ok_or(BrokerError::NotFound("session"))?;
         let insisted = admin && !own(&session);
         let lives = session.state != SessionState::Ended;
+        if insisted && lives {
+            // The note is written before the entry: first it is known that this call may write.
+            call.consume().await?;
+        }
         if insisted
             && lives
             && let Err(error) = self.note_insistence(&session).await
@@ -151,7 +156,7 @@ impl Broker {
         token: &SecretString,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(self.revoke_token_by(&call, token)).await
+        call.run(|| self.revoke_token_by(&call, token)).await
     }
 
     async fn revoke_token_by(
@@ -182,7 +187,7 @@ impl Broker {
         let (broker, evidence) = (Arc::clone(self), evidence.clone());
         let revoking = async move {
             let call = broker.call(&evidence);
-            let revoked = call.run(broker.revoke_tracked(&call, ask)).await;
+            let revoked = call.run(|| broker.revoke_tracked(&call, ask.clone())).await;
             if let Err(error @ BrokerError::FailClosed(_)) = &revoked {
                 // Nobody may be there any more to be told.
                 warn!(%error, "nothing is known to be revoked");
@@ -223,6 +228,7 @@ impl Broker {
         let block = block_until(&selector, block, asked)?;
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
         if let Some(place) = &place {
+            call.consume().await?;
             // Known before the cutoff is, or nobody would come by with what it widens; but not looked
             // at before, or the look that finds nothing would be in the way.
             let due = asked.plus_seconds(WIDENED_BY_SECONDS);
@@ -297,7 +303,7 @@ impl Broker {
         id: CutoffId,
     ) -> Result<Revocation, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.revocation_by(&call, id)).await
+        call.run(|| self.revocation_by(&call, id)).await
     }
 
     async fn revocation_by(
@@ -324,15 +330,15 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn lift(&self, evidence: &Evidence, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.lift_by(&call, id)).await
+        call.run(|| self.lift_by(&call, id)).await
     }
 
     async fn lift_by(&self, call: &Call<'_>, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let now = self.now();
         let caller = self.admin(call, AdminAction::LiftCutoff).await?;
         let cutoff = self.genuine_cutoff(id).await?;
-        if let Selector::Workload(own) = &cutoff.selector
-            && caller.identity() == Some(own)
+        if let Some(own) = caller.identity()
+            && self.concerns(&cutoff.selector, own).await?
         {
             // A caller never lifts what was cut off of itself, not even once the block is over.
             return Err(BrokerError::Forbidden("liftCutoff"));
@@ -362,6 +368,16 @@ impl Broker {
                 "the lifting was not recorded".into(),
             )),
         }
+    }
+
+    /// Whether a selector names an identity, or a task of which the identity owns a part: the task, one
+    /// above it or one below it. No part changes its owner, and none is added while it is cut off.
+    async fn concerns(&self, selector: &Selector, own: &Identity) -> Result<bool, BrokerError> {
+        Ok(match selector {
+            Selector::Workload(identity) => identity == own,
+            Selector::Task(task) => self.store().owns_part_of(own.as_str(), *task).await?,
+            _ => false,
+        })
     }
 
     /// A cutoff whose row is as the broker wrote it. Lifting makes a new MAC over what is read here,

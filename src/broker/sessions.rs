@@ -43,7 +43,7 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<SessionReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.session_by(&call, id)).await
+        call.run(|| self.session_by(&call, id)).await
     }
 
     async fn session_by(
@@ -74,7 +74,8 @@ impl Broker {
         filter: SessionFilter,
     ) -> Result<Vec<SessionReport>, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.list_sessions_by(&call, filter)).await
+        call.run(|| self.list_sessions_by(&call, filter.clone()))
+            .await
     }
 
     async fn list_sessions_by(

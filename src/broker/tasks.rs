@@ -100,7 +100,7 @@ impl Broker {
         new: NewTask,
     ) -> Result<Opened, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.open_task_by(&call, new)).await
+        call.run(|| self.open_task_by(&call, new.clone())).await
     }
 
     async fn open_task_by(&self, call: &Call<'_>, new: NewTask) -> Result<Opened, BrokerError> {
@@ -215,6 +215,7 @@ impl Broker {
         let refused =
             |refusal: Refusal, receipt: Receipt| self.denied(id, refusal, &decision, receipt);
         match appended {
+            Appended::Superseded => Err(BrokerError::Superseded),
             Appended::Recorded(recorded) => {
                 let (_, receipt) = recorded.into_permit();
                 if let Err(refusal) = &decision.verdict {
@@ -262,7 +263,7 @@ impl Broker {
         authority: TaskAuthority,
     ) -> Result<TaskWithSessions, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(self.heartbeat_by(&call, id, &authority)).await
+        call.run(|| self.heartbeat_by(&call, id, &authority)).await
     }
 
     async fn heartbeat_by(
@@ -306,7 +307,8 @@ impl Broker {
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(self.end_task_by(&call, id, &authority, end)).await
+        call.run(|| self.end_task_by(&call, id, &authority, end))
+            .await
     }
 
     async fn end_task_by(
@@ -354,8 +356,11 @@ impl Broker {
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
         let call = self.call(authority.evidence());
-        let lent = self.delegate_by(&call, id, &authority, child, sessions, expires_in_seconds);
-        call.run(lent).await
+        call.run(|| {
+            let child = child.clone();
+            self.delegate_by(&call, id, &authority, child, sessions, expires_in_seconds)
+        })
+        .await
     }
 
     async fn delegate_by(
@@ -411,7 +416,7 @@ impl Broker {
     /// A task, for its owner or an admin.
     pub async fn task(&self, id: TaskId, evidence: &Evidence) -> Result<TaskReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.task_by(&call, id)).await
+        call.run(|| self.task_by(&call, id)).await
     }
 
     async fn task_by(&self, call: &Call<'_>, id: TaskId) -> Result<TaskReport, BrokerError> {
@@ -433,7 +438,7 @@ impl Broker {
         filter: crate::store::tasks::TaskFilter,
     ) -> Result<Vec<TaskReport>, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.list_tasks_by(&call, filter)).await
+        call.run(|| self.list_tasks_by(&call, filter.clone())).await
     }
 
     async fn list_tasks_by(

@@ -53,7 +53,7 @@ impl Broker {
         jwk: &serde_json::Value,
     ) -> Result<String, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.add_workload_key_by(&call, attestor, workload, jwk))
+        call.run(|| self.add_workload_key_by(&call, attestor.clone(), workload.clone(), jwk))
             .await
     }
 
@@ -144,8 +144,11 @@ impl Broker {
         thumbprint: String,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(self.remove_workload_key_by(&call, attestor, workload, thumbprint))
-            .await
+        call.run(|| {
+            let (attestor, workload) = (attestor.clone(), workload.clone());
+            self.remove_workload_key_by(&call, attestor, workload, thumbprint.clone())
+        })
+        .await
     }
 
     async fn remove_workload_key_by(
@@ -172,7 +175,7 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
         let call = self.call(evidence);
-        call.run(self.list_workload_keys_by(&call)).await
+        call.run(|| self.list_workload_keys_by(&call)).await
     }
 
     async fn list_workload_keys_by(

@@ -169,6 +169,8 @@ pub struct Task {
     pub task_type: String,
     /// The attestor of its owner.
     pub attestor: String,
+    /// The digest of what that attestor's identities rested on when the task was opened.
+    pub attestor_digest: [u8; 32],
     /// Who opened it.
     pub owner: Identity,
     /// Which run of its owner.

@@ -96,6 +96,27 @@ impl AttestorSpec {
         }
     }
 
+    /// What its identities rest on: whose tokens are believed, and which of them. Two attestors of one
+    /// name that agree in it give the same identities to the same workloads.
+    #[must_use]
+    pub fn foundation(&self) -> serde_json::Value {
+        match self {
+            Self::Oidc(spec) => serde_json::json!({
+                "kind": "oidc",
+                "issuer": spec.issuer,
+                "required": spec.required,
+                "allowed": spec.allowed,
+                "equal": spec.equal,
+                "identity": spec.identity,
+            }),
+            Self::Key(_) => serde_json::json!({ "kind": "key" }),
+            Self::Spiffe(spec) => serde_json::json!({
+                "kind": "spiffe",
+                "trust_domain": spec.trust_domain,
+            }),
+        }
+    }
+
     /// The audience of its tokens, where the configuration names one.
     #[must_use]
     pub fn audience(&self) -> Option<&str> {

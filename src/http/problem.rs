@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::attest::AttestError;
 use crate::broker::{BrokerError, Denied, Exceeded};
+use crate::clock::Timestamp;
 use crate::domain::decision::{Outcome, RefusalCode};
 use crate::ledger::entry::Blocked;
 
@@ -28,6 +29,7 @@ pub(super) const SLUGS: &[&str] = &[
     "indeterminate",
     "internal",
     "invalid-request",
+    "last-admin",
     "method-not-allowed",
     "not-found",
     "not-implemented",
@@ -194,6 +196,28 @@ impl Problem {
             "not-found",
             "There is no such thing, or it is not yours",
             format!("there is no such {what}"),
+        )
+    }
+
+    fn last_admin(detail: String) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "last-admin",
+            "It would lock every administrator out",
+            detail,
+        )
+    }
+
+    fn too_many_keys(most: usize, until: Timestamp) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "too-many-keys",
+            "As many keys are published as may be",
+            format!(
+                "nothing was changed: {most} keys are published already, and the readers of \
+                 checkpoints and key sets take no number of them; the next rotation is possible from \
+                 {until}"
+            ),
         )
     }
 
@@ -416,6 +440,7 @@ impl From<BrokerError> for Problem {
             }
             BrokerError::Blocked(blocked) => Self::blocked(blocked),
             BrokerError::NotFound(what) => Self::not_found(what),
+            last @ BrokerError::LastAdmin => Self::last_admin(last.to_string()),
             BrokerError::Denied(denied) => Self::denied(*denied),
             BrokerError::TaskEnded => Self::new(
                 StatusCode::CONFLICT,
@@ -450,16 +475,7 @@ impl From<BrokerError> for Problem {
                 "This key belongs to another request",
                 "use a new Idempotency-Key for a new request",
             ),
-            BrokerError::TooManyKeys { most, until } => Self::new(
-                StatusCode::CONFLICT,
-                "too-many-keys",
-                "As many keys are published as may be",
-                format!(
-                    "nothing was changed: {most} keys are published already, and the readers of \
-                     checkpoints and key sets take no number of them; the next rotation is possible \
-                     from {until}"
-                ),
-            ),
+            BrokerError::TooManyKeys { most, until } => Self::too_many_keys(most, until),
             BrokerError::Invalid { pointer, detail } => Self::invalid(pointer, detail),
             BrokerError::RateLimited(exceeded) => Self::rate_limited(exceeded),
             BrokerError::Overloaded => Self::new(
@@ -471,6 +487,10 @@ impl From<BrokerError> for Problem {
             .retry_after(1),
             BrokerError::FailClosed(why) => {
                 warn!(%why, "closed");
+                Self::closed()
+            }
+            superseded @ BrokerError::Superseded => {
+                warn!(why = %superseded, "closed");
                 Self::closed()
             }
         }
@@ -520,7 +540,6 @@ impl Problem {
 mod tests {
     use super::*;
     use crate::attest::AttestFailure;
-    use crate::clock::Timestamp;
     use crate::domain::decision::Refusal;
     use crate::domain::generation::GenerationDigest;
     use crate::ids::{CutoffId, DecisionId, SessionId};
@@ -630,6 +649,8 @@ mod tests {
             (BrokerError::Replayed, 401, "attestation-failed"),
             (BrokerError::Forbidden("manageKeys"), 403, "forbidden"),
             (BrokerError::NotFound("task"), 404, "not-found"),
+            (BrokerError::LastAdmin, 409, "last-admin"),
+            (BrokerError::Superseded, 503, "fail-closed"),
             (blocked(None), 403, "blocked"),
             (BrokerError::TaskEnded, 409, "task-ended"),
             (BrokerError::OwnerWithdrawn, 409, "owner-withdrawn"),

@@ -692,6 +692,7 @@ impl Appender {
                 Settled::Replayed => Appended::Replayed,
                 Settled::Blocked(blocked) => Appended::Blocked(blocked),
                 Settled::Stale => Appended::Stale,
+                Settled::Superseded => Appended::Superseded,
                 Settled::RetryTaken(facts) => Appended::RetryTaken(facts),
                 Settled::ClockInDoubt(doubt) => {
                     drop(queued.answer.send(Err(AppendError::ClockInDoubt(doubt))));

@@ -11,8 +11,9 @@ use std::time::Duration;
 use super::clock_watch::{ClockDoubt, Reading, is_behind};
 use super::cutoffs::Cutoffs;
 use super::entry::{
-    AcceptTime, Blocked, Decide, Delegate, EndTask, Entry, KeyChange, OneTimeUse, Request,
-    RequestCaller, RetryPlan, SessionPlan, TaskPlan, leaf_bytes,
+    AcceptTime, AdminBindingChange, Blocked, Decide, Delegate, EndTask, Entry, KeyChange,
+    OneTimeUse, Premises, Request, RequestCaller, RetryPlan, SessionPlan, TaskPlan,
+    WorkloadKeyChange, leaf_bytes,
 };
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
@@ -62,6 +63,8 @@ pub(super) enum Settled {
     Blocked(Blocked),
     /// Not recorded: it was decided upon what is no longer so. Decide again.
     Stale,
+    /// Not recorded: the caller was let in upon what is no longer so. Judge it again.
+    Superseded,
     /// Not recorded: its `Idempotency-Key` got something else meanwhile.
     RetryTaken(RetryFacts),
     /// Not recorded: the clock cannot be relied on.
@@ -86,7 +89,7 @@ pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) ->
         ..Needs::default()
     };
     for prepared in batch {
-        let OneTimeUse { ids, by } = &prepared.request.one_time;
+        let OneTimeUse { ids, by, .. } = &prepared.request.one_time;
         needs.one_time.extend(ids.iter().map(|once| once.key));
         needs.tasks.extend(by.as_ref().and_then(|by| by.task));
         match &prepared.request.entry {
@@ -186,9 +189,12 @@ impl<'a> Batch<'a> {
         {
             return Ok(Settled::ClockInDoubt(doubt.clone()));
         }
-        let OneTimeUse { ids, by } = &prepared.request.one_time;
+        let OneTimeUse { ids, by, premises } = &prepared.request.one_time;
         if self.replayed(ids) {
             return Ok(Settled::Replayed);
+        }
+        if !self.hold(premises) {
+            return Ok(Settled::Superseded);
         }
         // It was dated while the clock was ahead, which it no longer is.
         if is_behind(self.now, prepared.request.at) {
@@ -310,39 +316,26 @@ impl<'a> Batch<'a> {
                 }
                 Some(self.accept_time(accept, index))
             }
-            Entry::Activate { digest, by, .. } => {
+            Entry::Activate {
+                digest,
+                document,
+                by,
+                ..
+            } => {
                 if self.generation == Some(*digest) {
                     return Settled::Unchanged;
                 }
                 // Whatever comes after it in this batch was decided by another generation.
                 self.generation = Some(*digest);
                 Some(ActWrite::Activation {
+                    document: Arc::clone(document),
                     sealed: SealedActivation::seal(index, *digest, self.mac),
                     by: by.clone(),
                     at: self.now,
                 })
             }
-            Entry::WorkloadKey(change) => {
-                let row = WorkloadKeyRow {
-                    attestor: change.attestor.clone(),
-                    workload: change.workload.clone(),
-                    thumbprint: change.thumbprint.clone(),
-                    jwk: change.jwk.clone(),
-                    index,
-                    mac: Vec::new(),
-                };
-                Some(ActWrite::WorkloadKey(Box::new(row.seal(self.mac))))
-            }
-            Entry::AdminBinding(change) => {
-                let row = AdminBinding {
-                    identity: change.identity.to_string(),
-                    role: change.role.clone(),
-                    bound: change.bound,
-                    index,
-                    mac: Vec::new(),
-                };
-                Some(ActWrite::AdminBinding(Box::new(row.seal(self.mac))))
-            }
+            Entry::WorkloadKey(change) => Some(self.workload_key(change, index)),
+            Entry::AdminBinding(change) => Some(self.admin_binding(change, index)),
             Entry::Genesis { .. } if index > 0 => return Settled::Unchanged,
             Entry::Genesis { row, .. } => Some(ActWrite::SigningKey(row.clone())),
             Entry::ChangeKeys(change) => {
@@ -358,6 +351,31 @@ impl<'a> Batch<'a> {
         };
         self.writes.acts.extend(act);
         Settled::Recorded(self.record(prepared, None))
+    }
+
+    fn workload_key(&self, change: &WorkloadKeyChange, index: u64) -> ActWrite {
+        let row = WorkloadKeyRow {
+            attestor: change.attestor.clone(),
+            workload: change.workload.clone(),
+            thumbprint: change.thumbprint.clone(),
+            jwk: change.jwk.clone(),
+            index,
+            mac: Vec::new(),
+        };
+        ActWrite::WorkloadKey(Box::new(row.seal(self.mac)))
+    }
+
+    fn admin_binding(&mut self, change: &AdminBindingChange, index: u64) -> ActWrite {
+        // Whatever comes after it in this batch was judged by other roles.
+        self.view.newest_binding = Some(index);
+        let row = AdminBinding {
+            identity: change.identity.to_string(),
+            role: change.role.clone(),
+            bound: change.bound,
+            index,
+            mac: Vec::new(),
+        };
+        ActWrite::AdminBinding(Box::new(row.seal(self.mac)))
     }
 
     /// Writes the rows of a change of keys, unless it would leave the ledger without exactly one key.
@@ -394,6 +412,17 @@ impl<'a> Batch<'a> {
             self.blocking(&Selector::Task(facts.life.id)).is_some()
                 || self.blocker(&facts.owner, &facts.attestor).is_some()
         })
+    }
+
+    /// Whether the state upon which a caller was let in is still so.
+    fn hold(&self, premises: &Premises) -> bool {
+        let decides = premises
+            .generation
+            .is_none_or(|generation| self.generation == Some(generation));
+        let roles = premises
+            .bindings_as_of
+            .is_none_or(|size| self.view.newest_binding.is_none_or(|newest| newest < size));
+        decides && roles
     }
 
     /// What stands against the caller of an entry.

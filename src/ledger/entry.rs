@@ -46,8 +46,10 @@ pub enum Entry {
     AcceptTime(Box<AcceptTime>),
     /// Another generation.
     Activate {
-        /// Its digest. Its document is in the store already.
+        /// Its digest.
         digest: GenerationDigest,
+        /// Its document, which is kept with the activation.
+        document: Arc<[u8]>,
         /// The digest of the activating replica's endpoints.
         endpoints: EndpointsDigest,
         /// On whose word.
@@ -353,6 +355,16 @@ impl RequestCaller {
     }
 }
 
+/// The state of the broker upon which a caller was let in. A call appends nothing once that state has
+/// changed: it is judged anew.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Premises {
+    /// The generation that decided. `None` where the call rests on none.
+    pub generation: Option<GenerationDigest>,
+    /// The size of the log before role bindings were read. A later binding may have changed them.
+    pub bindings_as_of: Option<u64>,
+}
+
 /// The one-time ids that a request uses up, and the caller that presented them.
 #[derive(Clone, Debug, Default)]
 pub struct OneTimeUse {
@@ -361,11 +373,16 @@ pub struct OneTimeUse {
     /// The caller: while a cutoff blocks it, nothing is appended. `None` for the broker's own work,
     /// and for the tokens of the configuration, which no selector names.
     pub by: Option<RequestCaller>,
+    /// What must be so still.
+    pub premises: Premises,
 }
 
 impl From<Vec<OneTime>> for OneTimeUse {
     fn from(ids: Vec<OneTime>) -> Self {
-        Self { ids, by: None }
+        Self {
+            ids,
+            ..Self::default()
+        }
     }
 }
 
@@ -438,6 +455,7 @@ impl Entry {
                 digest,
                 endpoints,
                 by,
+                ..
             } => Event::Activated {
                 generation: *digest,
                 endpoints: endpoints.clone(),

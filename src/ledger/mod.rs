@@ -136,6 +136,8 @@ pub enum Appended {
     Blocked(Blocked),
     /// Not recorded: decide again upon what is so now.
     Stale,
+    /// Not recorded: the state upon which the caller was let in has changed.
+    Superseded,
     /// Not recorded: its `Idempotency-Key` got something else meanwhile.
     RetryTaken(RetryFacts),
 }

@@ -1,7 +1,7 @@
 //! Generations: stored whole under their digest before one is activated.
 
 use super::codec::{digest, unsigned};
-use super::{Store, StoreError, read, read_current, write};
+use super::{Store, StoreError, read, read_current};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
 use crate::domain::generation::GenerationDigest;
@@ -89,27 +89,6 @@ pub struct Activation {
 }
 
 impl Store {
-    /// Keeps a generation's document. Storing the same one again changes nothing.
-    pub async fn put_generation(
-        &self,
-        digest: GenerationDigest,
-        body: &[u8],
-        now: Timestamp,
-    ) -> Result<(), StoreError> {
-        write!(self, db => {
-            sqlx::query(
-                "/* put_generation */ INSERT INTO generation (digest, body, stored_at) \
-                 VALUES ($1, $2, $3) ON CONFLICT (digest) DO NOTHING",
-            )
-            .bind(digest.as_bytes().as_slice())
-            .bind(body)
-            .bind(now)
-            .execute(db)
-            .await?;
-        });
-        Ok(())
-    }
-
     /// A generation's document.
     pub async fn generation(
         &self,

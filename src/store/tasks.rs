@@ -30,6 +30,7 @@ struct TaskRow {
     id: TaskId,
     task_type: String,
     attestor: String,
+    attestor_digest: Vec<u8>,
     owner: String,
     owner_instance: Option<String>,
     parent_id: Option<TaskId>,
@@ -50,7 +51,7 @@ struct TaskRow {
 macro_rules! select_task {
     ($rest:literal) => {
         concat!(
-            "SELECT id, task_type, attestor, owner, owner_instance, parent_id, ",
+            "SELECT id, task_type, attestor, attestor_digest, owner, owner_instance, parent_id, ",
             "CAST(depth AS BIGINT) AS depth, state, opened_at, deadline, heartbeat_seconds, ",
             "heard_at, ended_at, handle_digest, handle_key, ",
             "CAST(sessions_left AS BIGINT) AS sessions_left, leaf_idx FROM task ",
@@ -68,6 +69,7 @@ impl TryFrom<TaskRow> for Task {
             id: row.id,
             task_type: row.task_type,
             attestor: row.attestor,
+            attestor_digest: digest("task", &row.attestor_digest)?,
             owner: row.owner.try_into().map_err(|_| corrupt())?,
             owner_instance: row
                 .owner_instance
@@ -130,6 +132,26 @@ impl Store {
             .await?
         });
         rows.into_iter().map(Task::try_from).collect()
+    }
+
+    /// Whether an identity owns a task, one above it or one below it.
+    pub async fn owns_part_of(&self, owner: &str, task: TaskId) -> Result<bool, StoreError> {
+        let (owns,): (bool,) = read_current!(self, db => {
+            sqlx::query_as(
+                "/* owns_part_of */ WITH RECURSIVE \
+                 up AS (SELECT id, parent_id, owner FROM task WHERE id = $1 \
+                     UNION SELECT t.id, t.parent_id, t.owner FROM task t JOIN up ON t.id = up.parent_id), \
+                 down AS (SELECT id, owner FROM task WHERE id = $1 \
+                     UNION SELECT t.id, t.owner FROM task t JOIN down ON t.parent_id = down.id) \
+                 SELECT EXISTS (SELECT 1 FROM up WHERE owner = $2 \
+                     UNION ALL SELECT 1 FROM down WHERE owner = $2)",
+            )
+            .bind(task)
+            .bind(owner)
+            .fetch_one(db)
+            .await?
+        });
+        Ok(owns)
     }
 
     /// The chains of these tasks, each from itself up to its root. Unknown tasks have none.

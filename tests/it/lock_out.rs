@@ -105,6 +105,27 @@ on_both_stores! {
         assert_eq!(check(replica, &stranger, &good).await.status, 403);
     }
 
+    async fn an_admin_who_is_kept_out_is_no_successor(fleet, replica) {
+        let good = fleet.generation(replica);
+        bind(fleet, replica, "dev:alice").await;
+        bind(fleet, replica, "dev:bob").await;
+        let block = |workload: &str| json!({
+            "selector": {"workload": workload}, "block_seconds": "until_lifted", "reason": "lost laptop",
+        });
+        let bob = block("dev:bob");
+        let revoked = replica.client.post_json(&fleet.admin, "/v1/revocations", &bob);
+        revoked.await.expect(200);
+        let checked = check(replica, &alice(fleet), &good).await.expect(200);
+        assert_eq!((&checked["bound"], &checked["can_activate"]), (&json!(2), &json!(1)));
+        // So the other one is not unbound by an admin, and the one who is kept out counts for nothing.
+        let body = json!({"workload": "dev:alice", "role": "admin"});
+        let client = &replica.client;
+        let unbind = client.request(reqwest::Method::DELETE, "/v1/admins").bearer_auth(&fleet.admin).json(&body);
+        assert_eq!(crate::support::http::send(unbind).await.status, 204, "the bootstrap token may");
+        let refused = activate(replica, &fleet.admin, &good).await;
+        assert_eq!(refused.status, 400, "{}", refused.text());
+    }
+
     async fn the_bootstrap_token_activates_and_binds_whatever_policies_say(fleet, replica) {
         let good = fleet.generation(replica);
         let bare = with(&good, &[POLICIES]);
@@ -148,6 +169,23 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
     activate(&replica, &assert(), &good).await.expect(201);
     let locking = with(&good, &[POLICIES]);
     assert_eq!(activate(&replica, &assert(), &locking).await.status, 400);
+    // Nor is a generation taken in which the admin has no key any more.
+    let mut keyless = good.clone();
+    for attestor in keyless["attestors"].as_array_mut().unwrap() {
+        if attestor["name"] == "operator" {
+            attestor["keys"] = json!([]);
+        }
+    }
+    assert_ne!(keyless, good);
+    for token in [assert(), fleet.admin.clone()] {
+        let refused = activate(&replica, &token, &keyless).await;
+        assert_eq!(refused.status, 400, "{}", refused.text());
+        assert!(
+            refused.text().contains("none of the 1 bound"),
+            "{}",
+            refused.text()
+        );
+    }
     let token = assert();
     activate(&replica, &token, &good).await.expect(201);
     assert_eq!(

@@ -53,6 +53,7 @@ mod forged;
 mod forgetting;
 mod inspection;
 mod judge;
+mod judged_anew;
 mod key_rotation;
 mod kills;
 mod laws;

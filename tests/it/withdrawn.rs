@@ -58,10 +58,17 @@ async fn begin(kind: Kind) -> World {
 impl World {
     /// With the team's attestor under this template of identities, or without it.
     async fn decide_by(&self, identity: Option<&str>) {
+        let own = &self.before.attestors[0];
+        self.decide_with(identity.map(|identity| team(own, identity)))
+            .await;
+    }
+
+    /// With this attestor of the team, or without one.
+    async fn decide_with(&self, of_team: Option<AttestorSpec>) {
         let mut text = POLICIES.to_owned();
         let mut attestors = self.before.attestors.clone();
-        if let Some(identity) = identity {
-            attestors.push(team(&self.before.attestors[0], identity));
+        if let Some(spec) = of_team {
+            attestors.push(spec);
             text.push_str(TEAM_POLICY);
         }
         let parts = GenerationParts {
@@ -152,6 +159,33 @@ on_both_stores! {
             assert_eq!(ended.task.state, TaskState::Completed, "{what}");
             assert!(!world.rig.is_good(&child).await, "{what}");
         }
+    }
+
+    async fn a_task_does_not_go_on_by_another_issuer_under_the_name_of_its_attestor(world: World) {
+        let changed = |member: &str, value: serde_json::Value| {
+            let mut spec = serde_json::to_value(team(&world.before.attestors[0], "{sub}")).unwrap();
+            spec[member] = value;
+            serde_json::from_value::<AttestorSpec>(spec).unwrap()
+        };
+        let others = [
+            changed("issuer", json!("https://another.test")),
+            changed("required", json!({"sub": "lead"})),
+        ];
+        for other in others {
+            world.decide_by(Some("{sub}")).await;
+            let parent = world.open().await;
+            let lent = world.lend(&parent).await.unwrap();
+            world.decide_with(Some(other)).await;
+            assert!(is_withdrawn(world.heartbeat(&parent).await));
+            assert!(is_withdrawn(world.lend(&parent).await));
+            assert_eq!(refusal(world.child(&parent, &lent).await), "owner-withdrawn");
+            world.rig.end(&parent, TaskEnd::Abort).await.unwrap();
+        }
+        // What tokens look like may change.
+        world.decide_by(Some("{sub}")).await;
+        let parent = world.open().await;
+        world.decide_with(Some(changed("max_age_seconds", json!(120)))).await;
+        world.heartbeat(&parent).await.unwrap();
     }
 
     async fn a_task_goes_on_when_its_attestor_is_back(world: World) {

@@ -172,7 +172,7 @@ impl From<BrokerError> for OAuthError {
                 "too many requests",
                 Some(exceeded.retry_seconds),
             ),
-            BrokerError::Overloaded | BrokerError::FailClosed(_) => (
+            BrokerError::Superseded | BrokerError::Overloaded | BrokerError::FailClosed(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "temporarily_unavailable",
                 "something cannot be relied on; try again with a fresh attestation",
@@ -180,6 +180,7 @@ impl From<BrokerError> for OAuthError {
             ),
             BrokerError::Forbidden(_)
             | BrokerError::NotFound(_)
+            | BrokerError::LastAdmin
             | BrokerError::Denied(_)
             | BrokerError::TaskEnded
             | BrokerError::OwnerWithdrawn

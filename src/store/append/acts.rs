@@ -104,7 +104,16 @@ macro_rules! write_act {
                 .execute(&mut *$connection)
                 .await?;
             }
-            ActWrite::Activation { sealed, by, at } => {
+            ActWrite::Activation { sealed, document, by, at } => {
+                sqlx::query(
+                    "/* write_generation */ INSERT INTO generation (digest, body, stored_at) \
+                     VALUES ($1, $2, $3) ON CONFLICT (digest) DO NOTHING",
+                )
+                .bind(sealed.claimed().as_bytes().to_vec())
+                .bind(document.to_vec())
+                .bind(at)
+                .execute(&mut *$connection)
+                .await?;
                 sqlx::query(
                     "/* write_activation */ INSERT INTO activation (idx, digest, actor, at, mac) \
                      VALUES ($1, $2, $3, $4, $5)",

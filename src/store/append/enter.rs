@@ -62,6 +62,7 @@ SELECT
     clock_timestamp() AS clock,
     (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1) AS newest_at,
     (SELECT forgotten FROM store_meta) AS forgotten,
+    (SELECT max(idx) FROM admin_binding) AS newest_binding,
     ARRAY(SELECT hash FROM leaf WHERE idx >= $1 ORDER BY idx LIMIT 8192) AS hashes,
     ARRAY(SELECT key FROM one_time WHERE key = ANY($2) ORDER BY key) AS used,
     ARRAY(SELECT binding FROM one_time WHERE key = ANY($2) ORDER BY key) AS bindings,
@@ -197,6 +198,7 @@ pub(super) async fn postgres(
         clock: Some((asked, row.try_get("clock")?)),
         newest_at: row.try_get("newest_at")?,
         forgotten: row.try_get("forgotten")?,
+        newest_binding: newest_binding(row.try_get("newest_binding")?)?,
         hashes: hashes(&row.try_get::<Vec<Vec<u8>>, _>("hashes")?)?,
         ..View::default()
     };
@@ -245,6 +247,12 @@ pub(super) async fn look(connection: &mut PgConnection) -> Result<Look, StoreErr
     })
 }
 
+fn newest_binding(index: Option<i64>) -> Result<Option<u64>, StoreError> {
+    index
+        .map(|index| unsigned("admin binding", index))
+        .transpose()
+}
+
 fn server(row: &sqlx::postgres::PgRow) -> Result<Server, StoreError> {
     Ok(Server {
         process: row.try_get("process")?,
@@ -275,12 +283,13 @@ pub(super) async fn sqlite(
     .bind(signed(needs.hashes_from))
     .fetch_all(&mut *connection)
     .await?;
-    let (newest_at, forgotten): (Option<Timestamp>, Option<Timestamp>) = sqlx::query_as(
-        "/* ledger_enter */ SELECT (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1), \
-         (SELECT forgotten FROM store_meta)",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
+    let (newest_at, forgotten, bound): (Option<Timestamp>, Option<Timestamp>, Option<i64>) =
+        sqlx::query_as(
+            "/* ledger_enter */ SELECT (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1), \
+         (SELECT forgotten FROM store_meta), (SELECT max(idx) FROM admin_binding)",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
     let (index, digest_bytes, mac) = match decides {
         Some((index, digest, mac)) => (Some(index), Some(digest), Some(mac)),
         None => (None, None, None),
@@ -290,6 +299,7 @@ pub(super) async fn sqlite(
         activation: activation(index, digest_bytes, mac)?,
         newest_at,
         forgotten,
+        newest_binding: newest_binding(bound)?,
         hashes: hashes(&column(&new_hashes, |(hash,)| hash.clone()))?,
         ..View::default()
     };

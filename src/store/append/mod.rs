@@ -15,6 +15,7 @@ mod enter;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use sqlx::Executor;
@@ -139,6 +140,8 @@ pub struct View {
     pub newest_at: Option<Timestamp>,
     /// One-time ids that ran out up to this instant may have been forgotten.
     pub forgotten: Option<Timestamp>,
+    /// The leaf of the newest role binding.
+    pub newest_binding: Option<u64>,
     /// Leaf hashes from [`Needs::hashes_from`] on, at most [`MAX_HASHES`].
     pub hashes: Vec<Hash>,
     /// One-time ids that were used, with their bindings.
@@ -278,6 +281,8 @@ pub enum ActWrite {
     Activation {
         /// Its leaf, its generation and its MAC.
         sealed: SealedActivation,
+        /// The generation's document, if it is not kept already.
+        document: Arc<[u8]>,
         /// The admin, or the start, that activated it.
         by: String,
         /// When it was committed.

@@ -35,13 +35,14 @@ WITH leaves AS (
 ), tasks AS (
     INSERT INTO task (id, task_type, attestor, owner, owner_instance, parent_id, depth, opened_at,
         deadline, heartbeat_seconds, check_at, handle_digest, handle_key, sessions_left, leaf_idx,
-        state, heard_at)
+        attestor_digest, state, heard_at)
     SELECT o.*, 'open', o.opened_at
     FROM unnest($22::uuid[], $23::text[], $24::text[], $25::text[], $26::text[], $27::uuid[],
         $28::int2[], $29::timestamptz[], $30::timestamptz[], $31::int8[], $32::timestamptz[],
-        $33::bytea[], $34::text[], $35::int4[], $36::int8[])
+        $33::bytea[], $34::text[], $35::int4[], $36::int8[], $77::bytea[])
         AS o (id, task_type, attestor, owner, owner_instance, parent_id, depth, opened_at, deadline,
-            heartbeat_seconds, check_at, handle_digest, handle_key, sessions_left, leaf_idx)
+            heartbeat_seconds, check_at, handle_digest, handle_key, sessions_left, leaf_idx,
+            attestor_digest)
 ), task_changes AS (
     UPDATE task SET
         state = coalesce(c.state, task.state),
@@ -200,6 +201,7 @@ pub(super) async fn postgres(
         .bind(column(&retries, |(_, r)| r.expires_at))
         .bind(column(sessions, |(s, _)| s.minter.clone()))
         .bind(column(&heads, |head| head.mac().to_vec()))
+        .bind(column(tasks, |t| t.attestor_digest.to_vec()))
         .execute(connection)
         .await?;
     Ok(())
@@ -340,8 +342,8 @@ async fn sqlite_task(connection: &mut SqliteConnection, task: &Task) -> Result<(
     sqlx::query(
         "/* ledger_write */ INSERT INTO task (id, task_type, attestor, owner, owner_instance, \
          parent_id, depth, state, opened_at, deadline, heartbeat_seconds, heard_at, check_at, \
-         handle_digest, handle_key, sessions_left, leaf_idx) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, 'open', $8, $9, $10, $8, $11, $12, $13, $14, $15)",
+         handle_digest, handle_key, sessions_left, leaf_idx, attestor_digest) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, 'open', $8, $9, $10, $8, $11, $12, $13, $14, $15, $16)",
     )
     .bind(task.id)
     .bind(&task.task_type)
@@ -358,6 +360,7 @@ async fn sqlite_task(connection: &mut SqliteConnection, task: &Task) -> Result<(
     .bind(&task.handle_key)
     .bind(i64::from(task.sessions_left))
     .bind(signed(task.leaf_index))
+    .bind(task.attestor_digest.as_slice())
     .execute(connection)
     .await?;
     Ok(())

@@ -3,7 +3,7 @@
 use super::*;
 
 cases! {
-    ["task" "tasks" "task_chains" "heartbeat" "claim_due_tasks" "put_off_check"]
+    ["task" "tasks" "task_chains" "owns_part_of" "heartbeat" "claim_due_tasks" "put_off_check"]
     async fn a_task_is_kept_heard_and_looked_at_when_due(store: &Store) {
         let watched = Task { heartbeat_seconds: Some(60), ..task(2, Some(1)) };
         seed(store, Writes { tasks: vec![task(1, None), watched.clone(), task(3, None)], ..Writes::default() }).await;
@@ -25,6 +25,11 @@ cases! {
         let chain: Vec<TaskId> = chains[&task_id(2)].0.iter().map(|life| life.id).collect();
         assert_eq!((chain, chains.len()), (vec![task_id(2), task_id(1)], 1));
         assert!(store.task_chains(&[]).await.unwrap().is_empty());
+        for id in [1, 2] {
+            assert!(store.owns_part_of("dev:a", task_id(id)).await.unwrap(), "{id}");
+            assert!(!store.owns_part_of("dev:b", task_id(id)).await.unwrap(), "{id}");
+        }
+        assert!(!store.owns_part_of("dev:a", task_id(9)).await.unwrap());
         let view = seen(store, Needs { tasks: vec![task_id(2)], ..Needs::default() }).await;
         assert_eq!(view.tasks.keys().collect::<BTreeSet<_>>(), BTreeSet::from([&task_id(1), &task_id(2)]));
         assert_eq!(view.tasks[&task_id(2)].parent, Some(task_id(1)));

@@ -188,6 +188,7 @@ fn task(n: u128, parent: Option<u128>) -> Task {
         ended_at: None,
         handle_digest: [u8::try_from(n).unwrap(); 32],
         handle_key: None,
+        attestor_digest: [7; 32],
         sessions_left: 5,
         leaf_index: 0,
     }

@@ -136,6 +136,11 @@ impl World {
         let mut rig = Rig::with(kind, &policies(), vec![], vec![]).await;
         let keys = json!({"kind": "key", "name": "keys"});
         let generation = serde_json::to_value(rig.believe(keys).await).unwrap();
+        // Another admin, so that no role is the last one.
+        let admin = rig.admin();
+        let child = super::identity("agent:child");
+        let bound = rig.broker.bind_admin(&admin, child, "admin".into(), true);
+        bound.await.unwrap();
         let (server, client) = rig.serve();
         Self {
             rig,

@@ -149,10 +149,10 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
         }
         "activate" => {
             let digest = GenerationDigest::new(random_bytes(32).try_into().unwrap());
-            store.put_generation(digest, b"{}", now).await.unwrap();
             let endpoints = rig.broker.endpoints_digest();
             Entry::Activate {
                 digest,
+                document: b"{}".as_slice().into(),
                 endpoints,
                 by,
             }
@@ -237,6 +237,7 @@ fn of_workload(rig: &Rig, entry: Entry, evidence: OneTime) -> Request {
         one_time: OneTimeUse {
             ids: vec![evidence],
             by: Some(by),
+            ..OneTimeUse::default()
         },
         at: rig.now(),
     }

@@ -1,0 +1,218 @@
+//! A call is judged by what decides when it is recorded: by the generation and by the roles as they
+//! are under the ledger's lock, on every replica.
+
+use std::future::ready;
+use std::sync::Arc;
+
+use taskpass::attest::Evidence;
+use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::{Broker, BrokerError};
+use taskpass::domain::cutoff::Selector;
+use taskpass::domain::generation::Generation;
+use taskpass::domain::workload::{Identity, encode_value};
+use taskpass::ids::TaskId;
+
+use crate::support::SOON;
+use crate::support::rig::{Kind, POLICIES, Rig, ask, ask_in, child_of};
+
+/// Admins by their role may do all that these tests try.
+const ADMINS: &str = r#"
+@id("admins") @description("admins administer")
+permit (principal in Role::"admin", action in [Action::"activateGeneration", Action::"manageAdmins",
+  Action::"manageKeys", Action::"liftCutoff", Action::"readGeneration", Action::"listSessions"],
+  resource == Broker::"taskpass");
+"#;
+
+/// Admins may activate the next generation, and no more.
+const ACTIVATORS: &str = r#"
+@id("admins") @description("admins activate")
+permit (principal in Role::"admin", action == Action::"activateGeneration", resource == Broker::"taskpass");
+"#;
+
+fn identity(sub: &str) -> Identity {
+    format!("dev:{}", encode_value(sub)).try_into().unwrap()
+}
+
+async fn begin(kind: Kind) -> Rig {
+    let policies = format!("{POLICIES}{ADMINS}");
+    Rig::with(kind, &policies, Vec::new(), Vec::new()).await
+}
+
+async fn bind(rig: &Rig, sub: &str, role: &str) {
+    let admin = rig.admin();
+    let bound = rig
+        .broker
+        .bind_admin(&admin, identity(sub), role.into(), true);
+    bound.await.unwrap();
+}
+
+async fn unbind(broker: &Arc<Broker>, by: Evidence, sub: &str) -> Result<(), BrokerError> {
+    broker
+        .bind_admin(&by, identity(sub), "admin".into(), false)
+        .await
+}
+
+async fn admins(rig: &Rig) -> usize {
+    let bindings = rig.broker.admin_bindings(&rig.admin()).await.unwrap();
+    bindings.len()
+}
+
+/// What decides, with these policies for admins.
+async fn next(rig: &Rig, admins: &str) -> Generation {
+    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let mut next: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    next["policies"][0]["text"] = format!("{POLICIES}{admins}").into();
+    serde_json::from_value(next).unwrap()
+}
+
+async fn cut_off(rig: &Rig, task: TaskId) -> taskpass::ids::CutoffId {
+    let ask = RevokeAsk {
+        selector: Selector::Task(task),
+        block: BlockAsk::UntilLifted,
+        widen: false,
+        reason: "test".into(),
+        dry_run: false,
+    };
+    let revoked = rig.broker.revoke_many(&rig.admin(), ask).await.unwrap();
+    revoked.cutoff.unwrap().id
+}
+
+fn is_forbidden<T: std::fmt::Debug>(result: &Result<T, BrokerError>) -> bool {
+    matches!(result, Err(BrokerError::Forbidden(_)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_whose_right_was_taken_acts_on_no_replica_that_has_not_followed_yet() {
+    let rig = begin(Kind::Postgres).await;
+    bind(&rig, "agent:reports", "admin").await;
+    let other = rig.replica().await;
+    let reports = || rig.evidence("agent:reports");
+    other.broker.list_keys(&reports()).await.unwrap();
+    let activated = rig
+        .broker
+        .activate(&rig.admin(), ready(Some(next(&rig, ACTIVATORS).await)))
+        .await;
+    activated.unwrap().unwrap().unwrap();
+    let size = rig.broker.ledger().basis();
+    // Nothing has told the other replica so far.
+    let acts = [
+        other.broker.list_keys(&reports()).await.map(drop),
+        other
+            .broker
+            .bind_admin(&reports(), identity("agent:child"), "auditor".into(), true)
+            .await,
+        other.broker.rotate_keys(&reports()).await.map(drop),
+        other.broker.generation(&reports()).await.map(drop),
+    ];
+    for (number, act) in acts.iter().enumerate() {
+        assert!(is_forbidden(act), "{number}: {act:?}");
+    }
+    rig.issue("agent:reports", ask(&["orders:read"]))
+        .await
+        .unwrap();
+    assert_eq!(
+        rig.broker.ledger().basis(),
+        size + 1,
+        "nothing was recorded"
+    );
+    let mut reader = Vec::new();
+    for _ in 0..3 {
+        reader.push(other.broker.issue(reports(), ask(&["orders:read"])).await);
+    }
+    assert!(reader.iter().all(Result::is_ok), "{reader:?}");
+    other
+        .shutdown
+        .drain_then_stop(std::time::Duration::ZERO, SOON)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_admins_who_unbind_each_other_at_once_one_remains() {
+    for replicas in [1, 2] {
+        let rig = begin(Kind::Postgres).await;
+        let other = rig.replica().await;
+        let second = if replicas == 1 {
+            &rig.broker
+        } else {
+            &other.broker
+        };
+        for round in 0..4 {
+            bind(&rig, "agent:reports", "admin").await;
+            bind(&rig, "agent:child", "admin").await;
+            let (one, two) = tokio::join!(
+                unbind(&rig.broker, rig.evidence("agent:reports"), "agent:child"),
+                unbind(second, rig.evidence("agent:child"), "agent:reports"),
+            );
+            assert!(one.is_ok() != two.is_ok(), "{round}: {one:?} {two:?}");
+            assert_eq!(admins(&rig).await, 1, "{round}");
+        }
+        other
+            .shutdown
+            .drain_then_stop(std::time::Duration::ZERO, SOON)
+            .await;
+    }
+}
+
+on_both_stores! {
+    async fn the_last_admin_who_could_activate_is_unbound_by_the_bootstrap_token_alone(rig: Rig) {
+        bind(&rig, "agent:reports", "admin").await;
+        bind(&rig, "agent:child", "admin").await;
+        unbind(&rig.broker, rig.evidence("agent:reports"), "agent:child").await.unwrap();
+        bind(&rig, "agent:orders", "auditor").await;
+        bind(&rig, "agent:child", "admin").await;
+        unbind(&rig.broker, rig.evidence("agent:child"), "agent:reports").await.unwrap();
+        // An auditor activates nothing, so it is no successor.
+        bind(&rig, "agent:reports", "admin").await;
+        unbind(&rig.broker, rig.admin(), "agent:child").await.unwrap();
+        unbind(&rig.broker, rig.admin(), "agent:reports").await.unwrap();
+    }
+
+    async fn a_role_is_given_only_to_an_identity_that_some_attestor_gives(rig: Rig) {
+        for stranger in ["github:user:42", "dev:a:b", "dev:", "nobody"] {
+            let Ok(stranger) = Identity::try_from(stranger.to_owned()) else { continue };
+            let admin = rig.admin();
+            let bound = rig.broker.bind_admin(&admin, stranger.clone(), "admin".into(), true);
+            let refused = bound.await;
+            assert!(matches!(refused, Err(BrokerError::Invalid { pointer: "/workload", .. })), "{stranger}: {refused:?}");
+            // One that was bound while its attestor was there can always be unbound.
+            let unbound = rig.broker.bind_admin(&admin, stranger, "admin".into(), false);
+            unbound.await.unwrap();
+        }
+    }
+
+    async fn an_admin_does_not_lift_what_was_cut_off_of_a_task_of_its_own(rig: Rig) {
+        bind(&rig, "agent:reports", "admin").await;
+        bind(&rig, "agent:child", "admin").await;
+        bind(&rig, "agent:orders", "admin").await;
+        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let lent = rig.delegate(&parent, "agent:child").await.unwrap();
+        let child = rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
+        for task in [parent.task.id, child.task.id] {
+            let cutoff = cut_off(&rig, task).await;
+            for own in ["agent:reports", "agent:child"] {
+                let lifted = rig.broker.lift(&rig.evidence(own), cutoff).await;
+                assert!(is_forbidden(&lifted), "{own}: {lifted:?}");
+            }
+            rig.broker.lift(&rig.evidence("agent:orders"), cutoff).await.unwrap();
+        }
+    }
+
+    async fn evidence_that_was_used_has_no_generation_kept(rig: Rig) {
+        bind(&rig, "agent:reports", "admin").await;
+        let evidence = rig.evidence("agent:reports");
+        rig.broker.list_keys(&evidence).await.unwrap();
+        let kept = async || rig.rows().await["generation"].len();
+        let before = kept().await;
+        for number in 0..3 {
+            let admins = format!("// {number}\n{ADMINS}");
+            let document = next(&rig, &admins).await;
+            let refused = rig.broker.activate(&evidence, ready(Some(document))).await;
+            assert!(matches!(refused, Err(BrokerError::Replayed)), "{refused:?}");
+        }
+        assert_eq!(kept().await, before);
+        let document = next(&rig, &format!("// kept\n{ADMINS}")).await;
+        let activated = rig.broker.activate(&rig.evidence("agent:reports"), ready(Some(document))).await;
+        activated.unwrap().unwrap().unwrap();
+        assert_eq!(kept().await, before + 1);
+    }
+}
