@@ -6,77 +6,157 @@
 //! by token, without recursion, and what nests too deep or chains too long is refused with its line.
 //! What is let through fits on the stacks of [`super::stack`].
 //!
-//! This looks at brackets and operators alone. What else is wrong with a text, Cedar says.
+//! The count holds only if this tokenizer and Cedar's see the same tokens. So every character that the
+//! two could read differently is refused: a carriage return that no line feed follows (it ends a
+//! comment for Cedar), and any character beyond ASCII outside of texts and comments (Cedar knows
+//! other spaces than ASCII's). Brackets that do not match are refused too, since Cedar's parser goes on
+//! after an error and may count them otherwise. What else is wrong with a text, Cedar says.
 
 use super::problem::PolicyProblem;
 use crate::domain::generation::PolicyFile;
 use crate::domain::limits::{MAX_POLICY_NESTING, MAX_POLICY_TERMS};
 
-/// Every place at which a policy of this file is too deep: at most one for each policy.
+/// Problems that one file is told of. Each costs a look through the file for its line.
+const MAX_PROBLEMS: usize = 16;
+
+/// Every place at which a policy of this file is too deep, or cannot be read in one way only: at most
+/// one for each policy.
 pub(super) fn check(file: &PolicyFile) -> Vec<PolicyProblem> {
+    if let Some(at) = lone_carriage_return(&file.text) {
+        return vec![PolicyProblem::at(
+            file,
+            at,
+            "a carriage return stands here without a line feed",
+            "end lines with a line feed alone or with both; in a text, write \\r",
+        )];
+    }
     let mut shape = Shape::default();
     let mut problems = Vec::new();
     for (at, token) in Tokens::new(&file.text) {
-        let found = shape.take(token);
-        if let Some((message, remedy)) = found.filter(|_| !shape.is_told) {
-            shape.is_told = true;
+        if let Some((message, remedy)) = shape.take(token) {
+            shape.skip_policy();
             problems.push(PolicyProblem::at(file, at, message, remedy));
+            if problems.len() == MAX_PROBLEMS {
+                break;
+            }
         }
     }
     problems
 }
 
+fn lone_carriage_return(text: &str) -> Option<usize> {
+    let mut found = text.match_indices('\r').map(|(at, _)| at);
+    found.find(|at| text.as_bytes().get(at + 1) != Some(&b'\n'))
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
-    /// A bracket that opens.
-    Open,
+    /// A bracket that opens, by the one that closes it.
+    Open(char),
     /// A bracket that closes.
-    Close,
+    Close(char),
     Comma,
     Semicolon,
     Dot,
-    /// `&&`, `||`, `+`, `-`, `*`: what makes chains.
+    /// `&&`, `||`, `+`, `-`, `*`, `/`, `%`: the operators that make chains.
     Chain,
     /// Any other operator.
     Operator,
     Word(&'a str),
+    Number,
     Text,
+    /// A character that is not ASCII, outside of texts and comments.
+    Foreign(char),
+}
+
+/// Two depths, each along the way through the expression that is longest in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Depth {
+    /// Brackets, `if`s and accesses.
+    nesting: usize,
+    /// Terms of chains.
+    terms: usize,
 }
 
 /// One bracket that is open, or the policy itself.
 #[derive(Clone, Copy, Debug, Default)]
 struct Group {
+    /// The bracket that closes it; none for the policy itself.
+    closing: Option<char>,
+    /// The depth at which it opens, its own bracket included.
+    outer: Depth,
     /// Terms of the chain that is being read.
     terms: usize,
     /// The longest chain in brackets of the expression that is being read.
     within: usize,
-    /// The longest of the expressions before it, which stand beside it.
-    beside: usize,
     /// `if`s of the expression that is being read: any of them may be within the others.
     ifs: usize,
-    /// Accesses of the term that is being read: `a.b.c`.
+    /// Accesses of the term that is being read: `a.b["c"](d)`.
     accesses: usize,
+    /// The deepest bracket of the term that is being read. Accesses after it enclose it.
+    enclosed: usize,
+    /// The deepest of the terms before it, their accesses included.
+    deepest: usize,
+    /// The depth of the expressions before it, which stand beside it.
+    beside: Depth,
 }
 
 impl Group {
-    fn longest(&self) -> usize {
-        self.beside.max(self.terms + self.within)
+    /// The depth of all that it holds, without its own bracket.
+    fn depth(&self) -> Depth {
+        Depth {
+            nesting: self.beside.nesting.max(self.ifs + self.deepest_term()),
+            terms: self.beside.terms.max(self.terms + self.within),
+        }
     }
+
+    fn deepest_term(&self) -> usize {
+        self.deepest.max(self.enclosed + self.accesses)
+    }
+
+    /// Begins another term of the same expression.
+    fn begin_term(&mut self) {
+        self.deepest = self.deepest_term();
+        (self.accesses, self.enclosed) = (0, 0);
+    }
+
+    /// Begins another expression beside those before.
+    fn begin_expression(&mut self) {
+        *self = Self {
+            closing: self.closing,
+            outer: self.outer,
+            beside: self.depth(),
+            ..Self::default()
+        };
+    }
+}
+
+/// What came just before a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// The end of an operand: a bracket after it accesses the operand.
+    Operand,
+    Dot,
+    /// A name after a dot. `a.b(c)` is one access.
+    Field,
+    Other,
 }
 
 /// What is open at one place of a text.
 #[derive(Debug)]
 struct Shape {
     groups: Vec<Group>,
-    /// Whether this policy was complained of.
-    is_told: bool,
+    before: Before,
+    /// After a complaint, the brackets that are still open: the rest of the policy is not looked at.
+    skipped: Option<usize>,
 }
 
 impl Default for Shape {
     fn default() -> Self {
         Self {
             groups: vec![Group::default()],
-            is_told: false,
+            before: Before::Other,
+            skipped: None,
         }
     }
 }
@@ -85,53 +165,112 @@ type Complaint = (String, &'static str);
 
 impl Shape {
     fn take(&mut self, token: Token<'_>) -> Option<Complaint> {
-        match token {
-            Token::Open => {
-                self.groups.push(Group::default());
-                return self.check_nesting();
-            }
-            Token::Close => {
-                // One that closes nothing is for Cedar to complain of.
-                if self.groups.len() > 1
-                    && let Some(closed) = self.groups.pop()
-                {
-                    let group = self.group();
-                    group.within = group.within.max(closed.longest());
+        if let Some(open) = self.skipped {
+            self.skipped = match token {
+                Token::Semicolon if open == 0 => {
+                    *self = Self::default();
+                    None
                 }
-            }
-            Token::Comma => {
-                let group = self.group();
-                *group = Group {
-                    beside: group.longest(),
-                    ..Group::default()
-                };
-            }
+                Token::Open(_) => Some(open + 1),
+                Token::Close(_) => Some(open.saturating_sub(1)),
+                _ => Some(open),
+            };
+            return None;
+        }
+        let before = self.before;
+        self.before = match token {
+            Token::Number | Token::Text | Token::Close(_) => Before::Operand,
+            Token::Word(_) if before == Before::Dot => Before::Field,
+            Token::Word(word) if !is_operator(word) => Before::Operand,
+            Token::Dot => Before::Dot,
+            _ => Before::Other,
+        };
+        match token {
+            Token::Open(closing) => return self.open(closing, before),
+            Token::Close(bracket) => return self.close(bracket),
+            Token::Comma => self.group().begin_expression(),
             Token::Semicolon if self.groups.len() == 1 => *self = Self::default(),
             Token::Dot => {
                 self.group().accesses += 1;
                 return self.check_nesting();
             }
-            Token::Chain => {
-                let group = self.group();
-                (group.terms, group.accesses) = (group.terms + 1, 0);
-                return self.check_terms();
+            Token::Chain => return self.begin_link(),
+            Token::Word(word) if before != Before::Dot => match word {
+                "if" => {
+                    let group = self.group();
+                    group.begin_term();
+                    group.ifs += 1;
+                    return self.check_nesting();
+                }
+                // Conditions are joined like terms of a chain.
+                "when" | "unless" => return self.begin_link(),
+                word if is_operator(word) => self.group().begin_term(),
+                _ => {}
+            },
+            Token::Operator => self.group().begin_term(),
+            Token::Foreign(character) => {
+                return Some((
+                    format!(
+                        "the character U+{:04X} stands here, outside of texts and comments",
+                        u32::from(character)
+                    ),
+                    "write policies in ASCII; other characters may stand in texts and comments",
+                ));
             }
-            Token::Word("if") => {
-                let group = self.group();
-                (group.ifs, group.accesses) = (group.ifs + 1, 0);
-                return self.check_nesting();
-            }
-            // Conditions are joined like terms of a chain.
-            Token::Word("when" | "unless") => {
-                self.group().terms += 1;
-                return self.check_terms();
-            }
-            Token::Word("then" | "else" | "in" | "has" | "like" | "is") | Token::Operator => {
-                self.group().accesses = 0;
-            }
-            Token::Semicolon | Token::Word(_) | Token::Text => {}
+            Token::Semicolon | Token::Word(_) | Token::Number | Token::Text => {}
         }
         None
+    }
+
+    /// Lets the rest of a policy pass that was complained of.
+    fn skip_policy(&mut self) {
+        self.skipped = Some(self.groups.len() - 1);
+        self.groups.truncate(1);
+    }
+
+    fn open(&mut self, closing: char, before: Before) -> Option<Complaint> {
+        let group = self.group();
+        group.accesses += match (before, closing) {
+            (Before::Operand, ')' | ']') | (Before::Field, ']') => 1,
+            _ => 0,
+        };
+        let opened = Group {
+            closing: Some(closing),
+            outer: Depth {
+                nesting: group.outer.nesting + group.ifs + group.accesses + 1,
+                terms: group.outer.terms + group.terms,
+            },
+            ..Group::default()
+        };
+        self.groups.push(opened);
+        self.check_nesting()
+    }
+
+    fn close(&mut self, bracket: char) -> Option<Complaint> {
+        let closed = *self.group();
+        if closed.closing != Some(bracket) {
+            let message = match closed.closing {
+                Some(expected) => format!("`{bracket}` stands here in the place of `{expected}`"),
+                None => format!("`{bracket}` closes no bracket"),
+            };
+            if self.groups.len() > 1 {
+                self.groups.pop();
+            }
+            return Some((message, "close every bracket by its own kind"));
+        }
+        self.groups.pop();
+        let depth = closed.depth();
+        let group = self.group();
+        group.within = group.within.max(depth.terms);
+        group.enclosed = group.enclosed.max(depth.nesting + 1);
+        None
+    }
+
+    fn begin_link(&mut self) -> Option<Complaint> {
+        let group = self.group();
+        group.begin_term();
+        group.terms += 1;
+        self.check_terms()
     }
 
     fn group(&mut self) -> &mut Group {
@@ -139,22 +278,22 @@ impl Shape {
         &mut self.groups[last]
     }
 
-    fn check_nesting(&self) -> Option<Complaint> {
-        let nesting = |group: &Group| group.ifs + group.accesses;
-        let depth = self.groups.len() - 1 + self.groups.iter().map(nesting).sum::<usize>();
+    fn check_nesting(&mut self) -> Option<Complaint> {
+        let group = self.group();
+        let depth = group.outer.nesting + group.ifs + group.enclosed + group.accesses;
         (depth > MAX_POLICY_NESTING).then(|| {
             (
                 format!(
-                    "brackets, `if` and `.` are nested more than {MAX_POLICY_NESTING} deep here"
+                    "brackets, `if` and accesses are nested more than {MAX_POLICY_NESTING} deep here"
                 ),
                 "take brackets away that change nothing, write `if` as && and ||, or split the policy",
             )
         })
     }
 
-    fn check_terms(&self) -> Option<Complaint> {
-        let within = self.groups.last().map_or(0, |group| group.within);
-        let terms = within + self.groups.iter().map(|group| group.terms).sum::<usize>();
+    fn check_terms(&mut self) -> Option<Complaint> {
+        let group = self.group();
+        let terms = group.outer.terms + group.terms + group.within;
         (terms > MAX_POLICY_TERMS).then(|| {
             (
                 format!("a chain of operators has more than {MAX_POLICY_TERMS} terms here"),
@@ -162,6 +301,14 @@ impl Shape {
             )
         })
     }
+}
+
+/// Whether a word joins operands, as opposed to being one.
+fn is_operator(word: &str) -> bool {
+    matches!(
+        word,
+        "if" | "then" | "else" | "in" | "has" | "like" | "is" | "when" | "unless"
+    )
 }
 
 /// The tokens of a text, as far as they matter here.
@@ -192,10 +339,10 @@ impl<'a> Tokens<'a> {
         self.text.len()
     }
 
-    fn end_of_word(&self, at: usize) -> usize {
+    /// The end of the bytes from `at` on that are `wanted`.
+    fn end_of(&self, at: usize, wanted: impl Fn(u8) -> bool) -> usize {
         let rest = self.text.as_bytes().get(at..).unwrap_or_default();
-        let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
-        at + rest.iter().take_while(|byte| is_word(byte)).count()
+        at + rest.iter().take_while(|byte| wanted(**byte)).count()
     }
 }
 
@@ -207,35 +354,42 @@ impl<'a> Iterator for Tokens<'a> {
             let at = self.at;
             let byte = self.byte(at)?;
             let next = self.byte(at + 1);
-            let (length, token) = match (byte, next) {
+            let (end, token) = match (byte, next) {
                 (b'/', Some(b'/')) => {
-                    let rest = self.text.as_bytes().get(at..).unwrap_or_default();
-                    self.at += rest.iter().take_while(|byte| **byte != b'\n').count();
+                    self.at = self.end_of(at, |byte| byte != b'\n');
                     continue;
                 }
-                (b'"', _) => (self.end_of_text(at) - at, Token::Text),
-                (b'(' | b'[' | b'{', _) => (1, Token::Open),
-                (b')' | b']' | b'}', _) => (1, Token::Close),
-                (b',', _) => (1, Token::Comma),
-                (b';', _) => (1, Token::Semicolon),
-                (b'.', _) => (1, Token::Dot),
-                (b'&', Some(b'&')) | (b'|', Some(b'|')) => (2, Token::Chain),
-                (b'+' | b'-' | b'*', _) => (1, Token::Chain),
-                (b'=' | b'!' | b'<' | b'>', Some(b'=')) => (2, Token::Operator),
-                (b'!' | b'<' | b'>' | b'=' | b':' | b'@' | b'?' | b'/' | b'%', _) => {
-                    (1, Token::Operator)
-                }
-                (byte, _) if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 => {
-                    let end = self.end_of_word(at);
+                (b'"', _) => (self.end_of_text(at), Token::Text),
+                (b'(', _) => (at + 1, Token::Open(')')),
+                (b'[', _) => (at + 1, Token::Open(']')),
+                (b'{', _) => (at + 1, Token::Open('}')),
+                (b')' | b']' | b'}', _) => (at + 1, Token::Close(char::from(byte))),
+                (b',', _) => (at + 1, Token::Comma),
+                (b';', _) => (at + 1, Token::Semicolon),
+                (b'.', _) => (at + 1, Token::Dot),
+                (b'&', Some(b'&')) | (b'|', Some(b'|')) => (at + 2, Token::Chain),
+                (b'+' | b'-' | b'*' | b'/' | b'%', _) => (at + 1, Token::Chain),
+                (b'=' | b'!' | b'<' | b'>', Some(b'=')) => (at + 2, Token::Operator),
+                (b'!' | b'<' | b'>' | b'=' | b':' | b'@' | b'?', _) => (at + 1, Token::Operator),
+                // Cedar reads `1if` as a number and a word.
+                (b'0'..=b'9', _) => (self.end_of(at, |own| own.is_ascii_digit()), Token::Number),
+                (b'a'..=b'z' | b'A'..=b'Z' | b'_', _) => {
+                    let end = self.end_of(at, |own| own.is_ascii_alphanumeric() || own == b'_');
                     let word = self.text.get(at..end).unwrap_or_default();
-                    (end - at, Token::Word(word))
+                    (end, Token::Word(word))
                 }
+                (0x80.., _) => {
+                    let rest = self.text.get(at..).unwrap_or_default();
+                    let character = rest.chars().next().unwrap_or(char::REPLACEMENT_CHARACTER);
+                    (at + character.len_utf8(), Token::Foreign(character))
+                }
+                // Spaces, and what Cedar's tokenizer stops at.
                 _ => {
                     self.at += 1;
                     continue;
                 }
             };
-            self.at += length;
+            self.at = end;
             return Some((at, token));
         }
     }
@@ -243,7 +397,12 @@ impl<'a> Iterator for Tokens<'a> {
 
 #[cfg(test)]
 mod tests {
+    use cedar_policy::{Policy, pst};
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::policy::balance;
+    use crate::policy::stack::with_load_stack;
 
     fn problems(text: &str) -> Vec<PolicyProblem> {
         check(&PolicyFile {
@@ -294,6 +453,8 @@ mod tests {
         // One for each policy, and nothing of what is closed again.
         let twice = with(&nest("(", ")", 1_000)).repeat(2);
         assert_eq!(problems(&twice).len(), 2);
+        let many = with(&nest("(", ")", 1_000)).repeat(2 * MAX_PROBLEMS);
+        assert_eq!(problems(&many).len(), MAX_PROBLEMS);
         let wide = with(&vec!["((true))"; 1_000].join(" && "));
         assert_eq!(problems(&wide), []);
     }
@@ -326,17 +487,245 @@ mod tests {
 
     #[test]
     fn what_is_no_policy_is_left_to_cedar() {
-        for text in [
-            "",
-            ")))",
-            "\"",
-            "\"\\",
-            "/",
-            "// (((",
-            "\u{e9}\u{e9} &",
-            "a ; ) b",
-        ] {
+        for text in ["", "\"", "\"\\", "/", "// (((", "((", "a & b", "a ; # b"] {
             assert_eq!(problems(text), [], "{text}");
+        }
+    }
+
+    /// The depth at the end of a condition's text.
+    fn depth_of(condition: &str) -> Depth {
+        let mut shape = Shape::default();
+        for (_, token) in Tokens::new(condition) {
+            assert_eq!(shape.take(token), None, "{condition}");
+        }
+        assert_eq!(shape.groups.len(), 1, "{condition}");
+        shape.group().depth()
+    }
+
+    #[test]
+    fn accesses_by_index_and_those_after_a_bracket_were_not_counted() {
+        let index = |times: usize| with(&format!("principal{} == 1", "[\"a\"]".repeat(times)));
+        // The text within the last brackets is no level, but its brackets are.
+        assert_eq!(problems(&index(NESTED - 1)), []);
+        for times in [NESTED, 50_000] {
+            let found = problems(&index(times));
+            assert_eq!((found.len(), found[0].line), (1, 4), "{times}");
+            assert!(found[0].message.contains("nested more than 128 deep"));
+        }
+        // After words that are operators elsewhere, and by calls.
+        for access in [".in[\"a\"]", ".if[\"a\"]", ".contains(1)", "(1)", "[a][b]"] {
+            let text = with(&format!("principal{} == 1", access.repeat(NESTED)));
+            assert_eq!(problems(&text).len(), 1, "{access}");
+        }
+        let after = |times: usize| with(&format!("((context){}).a", ".a".repeat(times)));
+        assert_eq!(problems(&after(NESTED - 3)), []);
+        assert_eq!(problems(&after(NESTED - 2)).len(), 1);
+        let mut condition = "principal".to_owned();
+        for accesses in (1..=125).rev() {
+            condition = format!("({condition}){}", ".a".repeat(accesses));
+        }
+        assert_eq!(problems(&with(&condition)).len(), 1);
+        // `if`s in brackets, and accesses after them.
+        let ifs = "if true then ".repeat(100) + "a" + &" else a".repeat(100);
+        assert_eq!(problems(&with(&format!("({ifs}).a"))), []);
+        let text = with(&format!("({ifs}){}", ".a".repeat(30)));
+        assert_eq!(problems(&text).len(), 1);
+        // A set that is compared with is no access.
+        let sets = vec!["a in [b] || [c] == [d] && !(e)"; 200].join(" || ");
+        assert_eq!(problems(&with(&sets)), []);
+    }
+
+    #[test]
+    fn what_ends_a_comment_for_cedar_did_not_for_us() {
+        let deep = nest("(", ")", 20_000);
+        let found = problems(&with(&format!("true // c\r && {deep}")));
+        let [problem] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!((problem.line, problem.column), (4, 17));
+        assert!(problem.message.contains("carriage return"), "{problem}");
+        assert!(!problem.remedy.is_empty());
+        for bad in ["\r", "true\r", "// c\r\r\n", "\"a\rb\" == \"\""] {
+            assert_eq!(problems(&with(bad)).len(), 1, "{bad:?}");
+        }
+        let lines = with(&format!("true // c (((\r\n && {}", nest("(", ")", 9)));
+        assert_eq!(
+            problems(&lines.replace('\n', "\r\n").replace("\r\r", "\r")),
+            []
+        );
+    }
+
+    #[test]
+    fn a_space_beyond_ascii_made_words_one_that_are_two_to_cedar() {
+        for space in [
+            "\u{a0}", "\u{85}", "\u{2003}", "\u{2028}", "\u{feff}", "\u{e9}",
+        ] {
+            let open = format!("if{space}true then{space}");
+            let text = with(&nest(&open, " else false", 20_000));
+            let found = problems(&text);
+            let [problem] = &found[..] else {
+                panic!("{space:?}: {found:?}");
+            };
+            assert_eq!((problem.line, problem.column), (4, 10));
+            let code = u32::from(space.chars().next().unwrap());
+            assert!(
+                problem.message.contains(&format!("U+{code:04X}")),
+                "{problem}"
+            );
+            // Texts and comments may have it.
+            let fine = with(&format!("\"{space}\" == \"\" // {space}\n"));
+            assert_eq!(problems(&fine), [], "{space:?}");
+        }
+        // A number ends where a word begins.
+        let glued = nest("if 0then ", " else 0", 20_000);
+        assert_eq!(problems(&with(&glued)).len(), 1);
+    }
+
+    #[test]
+    fn brackets_that_do_not_match_are_refused() {
+        for (text, at) in [("a )", 2), ("(]", 1), ("[(})]", 2), ("([{a)", 4)] {
+            let found = problems(text);
+            assert_eq!((found.len(), found[0].column), (1, at + 1), "{text}");
+        }
+        // Cedar's parser skips the bracket of another kind and goes on within the first.
+        let text = with(&"[a), ".repeat(100_000));
+        assert_eq!(problems(&text).len(), 1);
+        // The policies after it are looked at.
+        let next = format!("permit (]; {}", with("a )"));
+        assert_eq!(problems(&next).len(), 2);
+    }
+
+    /// What an expression is put into: the text around it, and how much deeper that makes it.
+    #[derive(Clone, Debug)]
+    enum Around {
+        Brackets,
+        Set,
+        Record,
+        Field(usize),
+        Index(usize),
+        Call,
+        If(u8),
+        Chain(&'static str, usize, bool),
+        Not,
+    }
+
+    /// An operand with its depth.
+    fn put(around: &Around, (inner, depth): (String, Depth)) -> (String, Depth) {
+        let (text, nesting, terms) = match around {
+            Around::Brackets => (format!("( {inner} )"), 1, 0),
+            Around::Set => (format!("[ {inner} , true ]"), 1, 0),
+            Around::Record => (format!("{{ a : {inner} }}"), 1, 0),
+            Around::Field(times) => (format!("{inner} {}", ". a ".repeat(*times)), *times, 0),
+            Around::Index(times) => (
+                format!("{inner} {}", "[ \"a(\" ] ".repeat(*times)),
+                *times,
+                0,
+            ),
+            Around::Call => (format!("[ true ] . contains ( {inner} )"), 2, 0),
+            Around::If(0) => (format!("( if {inner} then true else true )"), 2, 0),
+            Around::If(1) => (format!("( if true then {inner} else true )"), 2, 0),
+            Around::If(_) => (format!("( if true then true else {inner} )"), 2, 0),
+            Around::Chain(op, times, first) => {
+                let others = vec!["true"; *times].join(&format!(" {op} "));
+                let text = match first {
+                    true => format!("( {inner} {op} {others} )"),
+                    false => format!("( {others} {op} {inner} )"),
+                };
+                (text, 1, *times)
+            }
+            Around::Not => (format!("( ! {inner} )"), 1, 0),
+        };
+        let depth = Depth {
+            nesting: depth.nesting + nesting,
+            terms: depth.terms + terms,
+        };
+        (text, depth)
+    }
+
+    fn around() -> impl Strategy<Value = Around> {
+        let op = prop::sample::select(vec!["&&", "||"]);
+        prop_oneof![
+            Just(Around::Brackets),
+            Just(Around::Set),
+            Just(Around::Record),
+            (1_usize..9).prop_map(Around::Field),
+            (1_usize..9).prop_map(Around::Index),
+            Just(Around::Call),
+            (0_u8..3).prop_map(Around::If),
+            (op, 1_usize..9, any::<bool>())
+                .prop_map(|(op, times, first)| Around::Chain(op, times, first)),
+            Just(Around::Not),
+        ]
+    }
+
+    fn parsed(text: &str) -> Option<pst::Policy> {
+        let read = || Policy::parse(None, text).ok()?.to_pst().ok();
+        with_load_stack(read).unwrap()
+    }
+
+    fn levels(expr: &pst::Expr) -> usize {
+        let parts = balance::parts(expr).into_iter();
+        1 + parts.map(|part| levels(part)).max().unwrap_or(0)
+    }
+
+    proptest! {
+        #[test]
+        fn an_expression_is_never_deeper_than_it_is_told_to_be(
+            arounds in prop::collection::vec(around(), 0..12),
+            spaces in prop::collection::vec(
+                prop::sample::select(vec![" ", "\n", "\r\n", "\t", "\u{b}", "// ((\u{a0}\n", "//\" [\r\n"]),
+                1..9,
+            ),
+        ) {
+            let start = ("context".to_owned(), Depth::default());
+            let (text, depth) = arounds.iter().fold(start, |inner, own| put(own, inner));
+            let mut spaces = spaces.into_iter().cycle();
+            let spaced: String = text
+                .split(' ')
+                .flat_map(|word| [word, spaces.next().unwrap_or(" ")])
+                .collect();
+            let told = depth_of(&spaced);
+            prop_assert!(told.nesting >= depth.nesting && told.terms >= depth.terms, "{}: {:?}", spaced, told);
+            // What is told is not much more either.
+            prop_assert!(told.nesting <= depth.nesting + 2 && told.terms <= depth.terms + 1, "{:?}", told);
+            let policy = parsed(&format!("permit (principal, action, resource) when {{ {spaced} }};"));
+            let policy = policy.unwrap();
+            let [pst::Clause::When(condition)] = &policy.body().clauses()[..] else {
+                panic!("{spaced}");
+            };
+            let levels = levels(condition);
+            prop_assert!(levels <= told.nesting + told.terms + 2, "{}: {} {:?}", spaced, levels, told);
+        }
+
+        #[test]
+        fn cedar_reads_the_same_tokens(
+            parts in prop::collection::vec(
+                prop::sample::select(vec![
+                    " ", "\n", "\r\n", "\r", "\t", "\u{b}", "\u{c}", "\u{a0}", "\u{85}", "//", "/", "\"", "\\\"",
+                    "\"// (\"", "true", "&&", "||", "==", "1", "a", "_", "if", "then", "else", "(", ")", "[", "]",
+                    "context", ".", "!", "-", "<", "=", "in", "has", "like", "\u{e9}", "::",
+                ]),
+                0..12,
+            ),
+            prefix in prop::sample::select(vec!["", "true &&", "true//", "\"a\" ==", "context has"]),
+        ) {
+            let text = format!(
+                "permit (principal, action, resource) when {{ {prefix} {} \n true }};",
+                parts.concat()
+            );
+            if !problems(&text).is_empty() {
+                return Ok(());
+            }
+            let mut tokens = Tokens::new(&text);
+            let mut alone = String::new();
+            while let Some((at, _)) = tokens.next() {
+                alone += &text[at..tokens.at];
+                alone.push(' ');
+            }
+            // Put together anew from our tokens, a policy is the same to Cedar.
+            if let Some(policy) = parsed(&text) {
+                prop_assert_eq!(Some(policy), parsed(&alone), "{:?} is not {}", text, alone);
+            }
         }
     }
 }

@@ -153,6 +153,41 @@ fn sets(count: usize) -> String {
     format!("{open}context.task.depth == 1{close}")
 }
 
+/// Conditions whose depth Cedar saw and the broker did not.
+fn hidden() -> [(&'static str, String); 4] {
+    let mut accesses = "principal".to_owned();
+    for count in (1..126).rev() {
+        accesses = format!("({accesses}){}", ".a".repeat(count));
+    }
+    let chain = vec!["true"; 4_090].join(" && ");
+    let ifs = "if\u{a0}true then\u{a0}".repeat(20_000);
+    [
+        (
+            "indices",
+            format!("principal{} == 1", "[\"a\"]".repeat(50_000)),
+        ),
+        (
+            "a carriage return",
+            format!("true // c\r && {}", brackets(20_000)),
+        ),
+        (
+            "spaces",
+            format!("{ifs}true{}", " else false".repeat(20_000)),
+        ),
+        ("accesses", format!("{accesses} == 1 && {chain}")),
+    ]
+}
+
+/// The same file passes `policy test`, or stops it.
+fn test(policies: &str) -> Ended {
+    let cases = "[[admin]]\nname = \"none\"\nattestor = \"dev\"\nidentity = \"dev:alice\"\n\
+                 claims = { sub = \"alice\" }\nroles = []\nactions = [\"approve\"]\nexpect = \"deny\"\n";
+    Launch::taskpass(["policy", "test", "p", "--dev"])
+        .file("p/all.cedar", policies)
+        .file("p/tests/all.toml", cases)
+        .run()
+}
+
 fn check(policies: &str) -> Ended {
     let dev = policies.replace("dev:agent%3Aorders", "dev:agent%3Areports");
     Launch::taskpass(["policy", "check", "p", "--dev"])
@@ -186,6 +221,21 @@ fn a_deep_policy_is_good_or_refused_with_its_line_and_aborts_no_check() {
         let place = refused.stderr.contains("all.cedar:2:");
         let told = refused.stderr.contains("nested more than") || refused.stderr.contains("terms");
         assert!(place && told, "{name}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn a_depth_that_only_cedar_saw_aborted_the_check_the_test_and_the_start() {
+    for (name, deep) in hidden() {
+        for refused in [check(&policy(&deep)), test(&policy(&deep))] {
+            assert_eq!(refused.code(), Some(1), "{name}: {}", refused.stderr);
+            let place = refused.stderr.contains("all.cedar:2:");
+            assert!(
+                place && refused.stderr.contains("here"),
+                "{name}: {}",
+                refused.stderr
+            );
+        }
     }
 }
 
@@ -246,10 +296,18 @@ async fn an_activation_of_a_deep_policy_ended_every_request_in_flight() {
         brackets(1_000),
         ifs(1_000),
         sets(1_000),
-    ] {
-        let refused = activate(&deep).await;
-        assert!((400..500).contains(&refused.status), "{}", refused.text());
-        assert!(refused.text().contains("here"), "{}", refused.text());
+    ]
+    .into_iter()
+    .chain(hidden().map(|(_, deep)| deep))
+    {
+        let checked = replica
+            .client
+            .post_json(&fleet.admin, "/v1/generations/check", &with(&deep))
+            .await;
+        for refused in [checked, activate(&deep).await] {
+            assert!((400..500).contains(&refused.status), "{}", refused.text());
+            assert!(refused.text().contains("here"), "{}", refused.text());
+        }
     }
     for deep in [
         chain(61, " || "),
@@ -280,7 +338,8 @@ fn a_broker_does_not_start_from_a_policy_that_is_too_deep_and_says_where() {
         &crate::support::free_address().to_string(),
     );
     let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode([7; 32]);
-    for deep in [chain(5_000, " || "), brackets(1_000)] {
+    let seen = [chain(5_000, " || "), brackets(1_000)];
+    for deep in seen.into_iter().chain(hidden().map(|(_, deep)| deep)) {
         let ended = Launch::taskpass(["serve", "--config", "taskpass.toml"])
             .config(config.clone())
             .file("policies/all.cedar", policy(&deep))
