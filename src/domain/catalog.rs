@@ -194,7 +194,8 @@ impl Resource {
     /// At an API that is the action itself. On AWS both can be patterns: policy is asked about the
     /// narrowest registered ones that match all of what is asked, and about every other one that
     /// has something in common with it, so that a policy about a part holds for who asks for more.
-    /// Wider ones are reached by `action in`. So whoever asks for less is asked about no other ones.
+    /// Wider ones are reached by `action in`. So a request for less is asked about no other ones.
+    /// Where the steps of `budget` do not suffice, the answer is worth nothing.
     #[must_use]
     pub fn decided_as(&self, asked: &ActionName, budget: &Budget) -> Vec<&ActionName> {
         if self.aws.is_none() {
@@ -205,11 +206,13 @@ impl Resource {
             .filter(|own| own.overlaps_within(asked, budget))
             .map(|own| (own, own.covers_within(asked, budget)))
             .collect();
+        if budget.is_exhausted() {
+            return Vec::new();
+        }
         // Of those that match all of it, the ones without a narrower one among them.
         let is_wider = |own: &ActionName| {
-            concerned.iter().any(|(other, covers)| {
-                *covers && own.covers_within(other, budget) && !other.covers_within(own, budget)
-            })
+            let mut covering = concerned.iter().filter(|(_, covers)| *covers);
+            covering.any(|(other, _)| own.is_wider_than(other, budget))
         };
         concerned
             .iter()

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::limits::{
-    MAX_ACTIONS, MAX_COMPARISON_STEPS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATIONS,
-    MAX_PLACE_BYTES, MAX_REQUEST_STEPS, MAX_WILDCARDS,
+    MAX_ACTIONS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATIONS, MAX_PLACE_BYTES, MAX_WILDCARDS,
 };
 use super::pattern::{self, Budget};
 
@@ -52,13 +51,7 @@ impl Location {
         self.0.starts_with(ARN)
     }
 
-    /// Whether `other` is this place or within it.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        self.covers_within(other, &Budget::new(MAX_COMPARISON_STEPS))
-    }
-
-    /// The same, with steps out of `budget`; `false` where they are used up.
+    /// Whether `other` is this place or within it; `false` where the steps of `budget` are used up.
     #[must_use]
     pub fn covers_within(&self, other: &Self, budget: &Budget) -> bool {
         if !budget.spend(1) {
@@ -218,13 +211,8 @@ impl ActionName {
         pattern::has_wildcards(&self.0)
     }
 
-    /// Whether it is `other`, or a pattern that matches all of it.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        self.covers_within(other, &Budget::new(MAX_COMPARISON_STEPS))
-    }
-
-    /// The same, with steps out of `budget`; `false` where they are used up.
+    /// Whether it is `other`, or a pattern that matches all of it; `false` where the steps of `budget` are
+    /// used up.
     #[must_use]
     pub fn covers_within(&self, other: &Self, budget: &Budget) -> bool {
         if !budget.spend(1) {
@@ -236,19 +224,14 @@ impl ActionName {
         pattern::covers_within(&self.folded(), &other.folded(), budget)
     }
 
-    /// Whether it matches all that `other` does, and more.
+    /// Whether it matches all that `other` does, and more. The answer is worth nothing where the steps of
+    /// `budget` are used up.
     #[must_use]
-    pub fn is_wider_than(&self, other: &Self) -> bool {
-        self.covers(other) && !other.covers(self)
+    pub fn is_wider_than(&self, other: &Self, budget: &Budget) -> bool {
+        self.covers_within(other, budget) && !other.covers_within(self, budget)
     }
 
-    /// Whether there is an action that both stand for.
-    #[must_use]
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.overlaps_within(other, &Budget::new(MAX_COMPARISON_STEPS))
-    }
-
-    /// The same, with steps out of `budget`; `true` where they are used up.
+    /// Whether there is an action that both stand for; `true` where the steps of `budget` are used up.
     #[must_use]
     pub fn overlaps_within(&self, other: &Self, budget: &Budget) -> bool {
         self == other
@@ -371,11 +354,13 @@ impl AuthorizationDetail {
     }
 
     /// Whether this object alone permits `action` at `location`, in `region` alone if one is named.
-    #[must_use]
-    pub fn permits(&self, action: &ActionName, location: &Location, region: Option<&str>) -> bool {
+    #[cfg(test)]
+    fn permits(&self, action: &ActionName, location: &Location, region: Option<&str>) -> bool {
+        let budget = Budget::new(u64::MAX);
+        let (mut actions, mut locations) = (self.actions().iter(), self.locations().iter());
         (self.region().is_none() || self.region() == region)
-            && self.actions().iter().any(|own| own.covers(action))
-            && self.locations().iter().any(|own| own.covers(location))
+            && actions.any(|own| own.covers_within(action, &budget))
+            && locations.any(|own| own.covers_within(location, &budget))
     }
 
     /// What of `other` it permits: its actions and its locations in their order, each with whether
@@ -487,20 +472,14 @@ impl Grant {
     }
 
     /// Whether `action` at `location` is given, in `region` alone if one is named.
-    #[must_use]
-    pub fn permits(&self, action: &ActionName, location: &Location, region: Option<&str>) -> bool {
+    #[cfg(test)]
+    fn permits(&self, action: &ActionName, location: &Location, region: Option<&str>) -> bool {
         self.0
             .iter()
             .any(|detail| detail.permits(action, location, region))
     }
 
-    /// Whether everything in `other` is in this grant too.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        self.covers_within(other, &Budget::new(MAX_REQUEST_STEPS))
-    }
-
-    /// The same, with steps out of `budget`; `false` where they are used up.
+    /// Whether everything in `other` is in this grant too; `false` where the steps of `budget` are used up.
     #[must_use]
     pub fn covers_within(&self, other: &Self, budget: &Budget) -> bool {
         other.0.iter().all(|asked| {
@@ -570,10 +549,23 @@ impl From<Grant> for Vec<AuthorizationDetail> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::limits::MAX_REQUEST_STEPS;
     use proptest::prelude::*;
 
     fn location(text: &str) -> Location {
         Location::try_from(text.to_owned()).unwrap()
+    }
+
+    impl Location {
+        fn covers(&self, other: &Self) -> bool {
+            self.covers_within(other, &Budget::of_one_comparison())
+        }
+    }
+
+    impl Grant {
+        fn covers(&self, other: &Self) -> bool {
+            self.covers_within(other, &Budget::new(MAX_REQUEST_STEPS))
+        }
     }
 
     #[test]

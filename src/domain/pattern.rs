@@ -41,6 +41,13 @@ impl Budget {
         }
     }
 
+    /// What one comparison alone may take. A request has many comparisons and one budget for all of them:
+    /// use this only for comparisons that no request causes, such as those of a report.
+    #[must_use]
+    pub fn of_one_comparison() -> Self {
+        Self::new(MAX_COMPARISON_STEPS)
+    }
+
     /// Takes `steps` out. `false` where there are not as many left.
     #[must_use]
     pub fn spend(&self, steps: u64) -> bool {
@@ -62,13 +69,8 @@ impl Budget {
     }
 }
 
-/// Whether `outer` matches everything that `inner` matches.
-#[must_use]
-pub fn covers(outer: &str, inner: &str) -> bool {
-    covers_within(outer, inner, &Budget::new(MAX_COMPARISON_STEPS))
-}
-
-/// The same, with steps out of `budget`; `false` where they are used up.
+/// Whether `outer` matches everything that `inner` matches; `false` where the steps of `budget` are used
+/// up.
 #[must_use]
 pub fn covers_within(outer: &str, inner: &str, budget: &Budget) -> bool {
     if !budget.spend(1) {
@@ -82,13 +84,7 @@ pub fn covers_within(outer: &str, inner: &str, budget: &Budget) -> bool {
         && Pattern::parse(outer).covers(&Pattern::parse(inner), budget)
 }
 
-/// Whether there is a text that both match.
-#[must_use]
-pub fn overlap(one: &str, other: &str) -> bool {
-    overlap_within(one, other, &Budget::new(MAX_COMPARISON_STEPS))
-}
-
-/// The same, with steps out of `budget`; `true` where they are used up.
+/// Whether there is a text that both match; `true` where the steps of `budget` are used up.
 #[must_use]
 pub fn overlap_within(one: &str, other: &str, budget: &Budget) -> bool {
     if !budget.spend(1) {
@@ -474,6 +470,14 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn covers(outer: &str, inner: &str) -> bool {
+        covers_within(outer, inner, &Budget::of_one_comparison())
+    }
+
+    fn overlap(one: &str, other: &str) -> bool {
+        overlap_within(one, other, &Budget::of_one_comparison())
+    }
     use crate::domain::limits::{MAX_GRANT_TEXT_BYTES, MAX_WILDCARDS};
     use proptest::prelude::*;
 

@@ -32,6 +32,7 @@ use super::schema;
 use crate::domain::catalog::{Catalog, Resource, Risk};
 use crate::domain::grant::ActionName;
 use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::pattern::Budget;
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::Identity;
 
@@ -279,7 +280,7 @@ fn forbidden_by_name(named: &NamedPolicy, catalog: &Catalog) -> Option<Finding> 
         .resources()
         .filter(|resource| resource.aws.is_some())
         .flat_map(|resource| &resource.actions)
-        .find(|narrow| wide.is_wider_than(narrow))?;
+        .find(|narrow| wide.is_wider_than(narrow, &Budget::of_one_comparison()))?;
     let message = format!(
         "policy `{}` forbids `{wide}` and not `{missed}`, which is asked about by its own name",
         named.id

@@ -11,6 +11,10 @@ use super::slice::Answer;
 use crate::domain::decision::Allowed;
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::limits::MAX_DETAILS;
+use crate::domain::pattern::Budget;
+
+/// Single actions at single locations.
+type Rights<'a> = BTreeSet<(&'a ActionName, &'a Location)>;
 
 impl CompiledGeneration {
     /// What of this request policy would permit by itself: evaluated again before it is said.
@@ -30,7 +34,7 @@ impl CompiledGeneration {
         if self.terms(&opening).approval {
             return None;
         }
-        let (rights, permits) = self.permitted_part(atoms);
+        let (rights, permits) = self.permitted_part(atoms, manner.budget)?;
         let details = regroup(&asked.authorization_details, &rights);
         if details.is_empty() {
             return None;
@@ -52,31 +56,49 @@ impl CompiledGeneration {
         })
     }
 
-    /// The rights that are permitted without approval. A location stands for everything below it,
-    /// so that one which has a refused place below it is left out.
+    /// The rights that are permitted without approval, with the permits that do it. A location stands for
+    /// everything below it, so that one which has a refused place below it is left out. None where the
+    /// steps of `budget` do not suffice.
     fn permitted_part<'a>(
         &self,
         atoms: &'a [Atom<'a>],
-    ) -> (BTreeSet<(&'a ActionName, &'a Location)>, BTreeSet<String>) {
-        let free = |atom: &Atom<'_>| match &atom.answer {
-            Answer::Permit(permits) => !self.terms(permits.all()).approval,
-            _ => false,
-        };
-        let refused: Vec<&Atom<'_>> = atoms.iter().filter(|atom| !free(atom)).collect();
+        budget: &Budget,
+    ) -> Option<(Rights<'a>, BTreeSet<String>)> {
+        // A right is decided several times where several registered actions are asked about.
+        let mut free: BTreeMap<&ActionName, BTreeMap<&Location, BTreeSet<&String>>> =
+            BTreeMap::new();
+        let mut refused: BTreeMap<&ActionName, BTreeSet<&Location>> = BTreeMap::new();
+        for atom in atoms {
+            match &atom.answer {
+                Answer::Permit(permits) if !self.terms(permits.all()).approval => {
+                    let free = free.entry(atom.action).or_default();
+                    free.entry(atom.location).or_default().extend(permits.all());
+                }
+                _ => {
+                    refused
+                        .entry(atom.action)
+                        .or_default()
+                        .insert(atom.location);
+                }
+            }
+        }
         let mut rights = BTreeSet::new();
         let mut permits = BTreeSet::new();
-        for atom in atoms.iter().filter(|atom| free(atom)) {
-            let beneath =
-                |no: &&Atom<'_>| no.action == atom.action && atom.location.covers(no.location);
-            if refused.iter().any(beneath) {
-                continue;
+        for (action, locations) in free {
+            let refused = refused.get(action);
+            for (location, own) in locations {
+                let mut refused = refused.into_iter().flatten();
+                let reaches_refused = refused.any(|no| location.covers_within(no, budget));
+                if budget.is_exhausted() {
+                    return None;
+                }
+                if !reaches_refused {
+                    permits.extend(own.into_iter().cloned());
+                    rights.insert((action, location));
+                }
             }
-            if let Answer::Permit(own) = &atom.answer {
-                permits.extend(own.all().cloned());
-            }
-            rights.insert((atom.action, atom.location));
         }
-        (rights, permits)
+        Some((rights, permits))
     }
 
     pub(super) fn would_permit(
@@ -103,10 +125,7 @@ impl CompiledGeneration {
 
 /// Rights as objects that mean exactly them: within each asked object, actions that have the same
 /// locations stand together. At most as many objects as one request may hold.
-fn regroup(
-    asked: &[AuthorizationDetail],
-    rights: &BTreeSet<(&ActionName, &Location)>,
-) -> Vec<AuthorizationDetail> {
+fn regroup(asked: &[AuthorizationDetail], rights: &Rights<'_>) -> Vec<AuthorizationDetail> {
     let mut objects: Vec<AuthorizationDetail> = Vec::new();
     for detail in asked {
         let mut groups: BTreeMap<BTreeSet<Location>, BTreeSet<ActionName>> = BTreeMap::new();

@@ -16,6 +16,7 @@ use super::problem::PolicyProblem;
 use crate::domain::catalog::Catalog;
 use crate::domain::grant::ActionName;
 use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::pattern::Budget;
 use crate::domain::trust::{AttestorSpec, ClaimType};
 
 /// The parent of every resource's actions.
@@ -183,7 +184,10 @@ fn write_actions(
         );
     }
     for action in &on_aws {
-        let wider = on_aws.iter().filter(|other| other.is_wider_than(action));
+        let budget = Budget::of_one_comparison;
+        let wider = on_aws
+            .iter()
+            .filter(|other| other.is_wider_than(action, &budget()));
         let parents: Vec<String> = wider.map(|other| format!("\"{other}\", ")).collect();
         writeln!(
             out,

@@ -528,6 +528,8 @@ impl CompiledGeneration {
             return Ok(Some(seen));
         };
         let registered = self.catalog().resource(&asked.resource);
+        // In doubt a location is in use: what is not would be proposed for removal.
+        let budget = Budget::new(MAX_REQUEST_STEPS);
         for single in &inquiry.singles {
             let own = single
                 .asked
@@ -537,7 +539,8 @@ impl CompiledGeneration {
                 continue;
             };
             let all = registered.iter().flat_map(|own| &own.locations);
-            let within = all.filter(|own| own.covers(single.location));
+            let within = all
+                .filter(|own| own.covers_within(single.location, &budget) || budget.is_exhausted());
             let right = Right {
                 resource: asked.resource.clone(),
                 action: single.decided_as.to_owned(),

@@ -11,7 +11,7 @@ use super::decisions::{Decisions, End, Over, Permit};
 use super::record::{Credential, Deed, Record, Region, RoleSeen};
 use crate::clock::Timestamp;
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
-use crate::domain::pattern;
+use crate::domain::pattern::{self, Budget};
 use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
 
@@ -455,7 +455,14 @@ impl<'a> Judge<'a> {
         }
         let elsewhere = |place: &Location| {
             let mut own = here.clone().flat_map(AuthorizationDetail::locations);
-            named || !own.any(|own| pattern::overlap(own.as_str(), place.as_str()))
+            named
+                || !own.any(|own| {
+                    pattern::overlap_within(
+                        own.as_str(),
+                        place.as_str(),
+                        &Budget::of_one_comparison(),
+                    )
+                })
         };
         let mut everywhere = !places.is_empty();
         for place in places {
@@ -502,7 +509,10 @@ impl<'a> Judge<'a> {
         let answer = permit.grant().details().iter().any(|detail| {
             region.can_be_within(detail.region())
                 && gives(detail, action)
-                && detail.locations().iter().any(|own| own.covers(place))
+                && detail
+                    .locations()
+                    .iter()
+                    .any(|own| own.covers_within(place, &Budget::of_one_comparison()))
         });
         self.answers.insert(key, answer);
         answer
@@ -514,7 +524,7 @@ fn gives(detail: &AuthorizationDetail, action: &ActionName) -> bool {
     let folds = matches!(detail, AuthorizationDetail::Aws { .. });
     let alike = |own: &ActionName| own.as_str().eq_ignore_ascii_case(action.as_str());
     let mut all = detail.actions().iter();
-    all.any(|own| own.covers(action) || folds && alike(own))
+    all.any(|own| own.covers_within(action, &Budget::of_one_comparison()) || folds && alike(own))
 }
 
 /// A session of AWS has to be of the role that its decision is for: names and source identities are

@@ -441,6 +441,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::pattern::Budget;
 
     fn parsed(value: &Value, format: TimeFormat) -> Result<String, &'static str> {
         time(value, format).map(|at| at.to_string())
@@ -634,7 +635,9 @@ mod tests {
     }
 
     fn covers(grant: &str, place: &Location) -> bool {
-        Location::try_from(grant.to_owned()).unwrap().covers(place)
+        Location::try_from(grant.to_owned())
+            .unwrap()
+            .covers_within(place, &Budget::of_one_comparison())
     }
 
     #[test]

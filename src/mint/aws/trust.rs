@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::federation;
 use crate::domain::aws::RoleArn;
-use crate::domain::pattern;
+use crate::domain::pattern::{self, Budget};
 
 /// What the broker does with the role of a resource.
 const ACTIONS: [&str; 3] = [
@@ -172,7 +172,11 @@ fn faults_of_another(statement: &Value, expected: &[String]) -> Vec<String> {
 
 /// Whether what a policy says of actions, in any case and with wildcards, is about this one.
 fn matches(said: &str, action: &str) -> bool {
-    pattern::covers(&said.to_ascii_lowercase(), &action.to_ascii_lowercase())
+    pattern::covers_within(
+        &said.to_ascii_lowercase(),
+        &action.to_ascii_lowercase(),
+        &Budget::of_one_comparison(),
+    )
 }
 
 /// Who a `Principal` names, with or without the kinds that AWS tells apart; nothing, if it names

@@ -22,6 +22,7 @@ use crate::domain::decision::{Decision, Outcome, Refusal, RefusalCode};
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::grant::{AuthorizationDetail, Grant};
 use crate::domain::limits::MAX_EVALUATIONS;
+use crate::domain::pattern::Budget;
 use crate::domain::request::{Ask, CredentialRequest, NewTask, TaskSelector};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{ClaimValue, OneTime, Reuse, Workload};

@@ -210,7 +210,7 @@ proptest! {
                 Some(details) => Grant::try_from(details).unwrap(),
                 None => wanted.clone(),
             };
-            prop_assert!(wanted.covers(&offered));
+            prop_assert!(wanted.covers_within(&offered, &Budget::new(u64::MAX)));
             let second = Ask {
                 grant: offered,
                 ttl_seconds: allowed.max_ttl_seconds.or(ttl),

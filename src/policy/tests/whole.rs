@@ -419,7 +419,7 @@ fn a_thousand_places_in_a_policy_cost_no_more_than_one() {
     let steps = |compiled: &CompiledGeneration, place: &str| {
         let decision = at_billing(compiled, &[place]);
         let input = Input::read(&decision.input).unwrap();
-        let budget = crate::domain::pattern::Budget::new(u64::MAX);
+        let budget = Budget::new(u64::MAX);
         let inquiry = compiled.inquiry(&input, &budget).unwrap();
         let answers = inquiry.answers(input.now, &budget);
         (decision.outcome(), answers.len(), budget.spent())
@@ -472,6 +472,70 @@ fn a_request_that_takes_too_many_steps_is_refused_and_not_decided() {
     assert_eq!(
         decided(&compiled, "reports", &fewer).outcome(),
         Outcome::Permit
+    );
+}
+
+/// Eight permitted locations of every refused action were compared with eight refused ones, each pair
+/// with steps of its own and once more for each registered action: a minute of CPU time for a refusal.
+#[test]
+fn the_offer_compares_patterns_within_the_steps_of_the_request() {
+    let mut parts = with_bucket(
+        &format!(
+            "permit ({AGENT}, action in Action::\"any\", {BUCKET});
+             forbid (principal, action, {BUCKET})
+             when {{ context has location && context.location like \"*.pdf\" }};"
+        ),
+        &[],
+    );
+    let bucket = parts.resources.last_mut().unwrap();
+    let names = [
+        "s3:Get*",
+        "s3:GetObject",
+        "s3:GetObjectAcl",
+        "s3:GetObjectTagging",
+        "s3:GetBucketAcl",
+    ];
+    bucket.actions = names
+        .map(|name| ActionName::try_from(name.to_owned()).unwrap())
+        .into();
+    let (_, compiled) = build(parts, &[]).unwrap();
+    let permitted = |n: usize| format!("arn:aws:s3:::reports/*a??????????????b{n}");
+    let refused = |n: usize| {
+        format!(
+            "arn:aws:s3:::reports/{}{}{n}.pdf",
+            "a*".repeat(15),
+            "a".repeat(31)
+        )
+    };
+    let detail =
+        |all: Vec<String>| json!({"type": "aws", "actions": ["s3:Get*"], "resources": all});
+    let hard = (0..8).flat_map(|n| [permitted(n), refused(n)]).collect();
+    let began = std::time::Instant::now();
+    let decision = decided(&compiled, "reports", &detail(hard));
+    // The refusal is a decision, with its policies; without the bound it takes minutes here.
+    assert!(began.elapsed() < std::time::Duration::from_mins(1));
+    assert_eq!(decision.policies, ["p1"]);
+    let verdict = refusal(decision.clone());
+    assert_eq!(verdict.code, RefusalCode::NotPermitted, "{verdict:?}");
+    assert_eq!(verdict.allowed, None);
+    // The steps that are left when the request is decided are all that the offer takes.
+    let input = Input::read(&decision.input).unwrap();
+    let budget = Budget::new(crate::domain::limits::MAX_REQUEST_STEPS);
+    let manner = super::super::decide::Manner {
+        with_offer: true,
+        at: input.now,
+        budget: &budget,
+    };
+    assert!(compiled.judge(&input, manner).verdict.is_err());
+    assert!(budget.is_exhausted());
+    // Where they suffice, the offer is made, and a right that several policies are asked about is in it
+    // once.
+    let easy = vec![permitted(0), "arn:aws:s3:::reports/a.pdf".to_owned()];
+    let allowed = refusal(decided(&compiled, "reports", &detail(easy))).allowed;
+    let offered = allowed.unwrap().authorization_details.unwrap();
+    assert_eq!(
+        serde_json::to_value(offered).unwrap(),
+        json!([detail(vec![permitted(0)])])
     );
 }
 
@@ -552,7 +616,7 @@ fn oracle(
     let set = PolicySet::from_policies(counting.map(|own| own.policy.clone())).unwrap();
     let text = |text: &str| RestrictedExpression::new_string(text.to_owned());
     let registered = compiled.catalog().resource(resource).unwrap();
-    let budget = crate::domain::pattern::Budget::new(u64::MAX);
+    let budget = Budget::new(u64::MAX);
     let mut longest = registered.max_ttl_seconds;
     for decided_as in registered.decided_as(action, &budget) {
         let mut pairs = vec![
@@ -719,8 +783,8 @@ proptest! {
         };
         let location = |text: &str| Location::try_from(text.to_owned()).unwrap();
         let named = |text: &str| ActionName::try_from(text.to_owned()).unwrap();
-        for action in SINGLE_ACTIONS.iter().filter(|own| named(asked).covers(&named(own))) {
-            let within = |own: &&&str| resource.is_none_or(|asked| location(asked).covers(&location(own)));
+        for action in SINGLE_ACTIONS.iter().filter(|own| named(asked).covers_within(&named(own), &Budget::of_one_comparison())) {
+            let within = |own: &&&str| resource.is_none_or(|asked| location(asked).covers_within(&location(own), &Budget::of_one_comparison()));
             for arn in SINGLE_ARNS.iter().filter(within) {
                 for one in REGIONS.iter().filter(|own| region.is_none_or(|asked| asked == **own)) {
                     let asked_ttl = ttl.unwrap_or(300);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use taskpass::domain::grant::{ActionName, Location};
-use taskpass::domain::pattern;
+use taskpass::domain::pattern::{self, Budget};
 
 use super::OBJECT;
 use crate::support::judge::{Question, Verdict, ask as judged};
@@ -115,7 +115,7 @@ fn what_is_within_a_pattern_is_matched_by_it_as_the_judge_matches() {
             0 => numbers.text(&parts, 5),
             _ => numbers.instance(&granted, &parts),
         };
-        let within = pattern::covers(&granted, &asked);
+        let within = pattern::covers_within(&granted, &asked, &Budget::of_one_comparison());
         for _ in 0..6 {
             // A text that is empty has no place in a request.
             let concrete = format!("x{}", numbers.instance(&asked, &letters));
@@ -155,7 +155,7 @@ fn what_is_within_a_location_is_a_resource_of_it_as_the_judge_matches() {
         let (Ok(outer), Ok(inner)) = (location(&granted), location(&asked)) else {
             continue;
         };
-        let within = outer.covers(&inner);
+        let within = outer.covers_within(&inner, &Budget::of_one_comparison());
         for _ in 0..6 {
             let concrete = numbers.instance(&asked, &letters);
             let key = concrete.split_once('/').map(|(_, key)| key);
@@ -221,7 +221,7 @@ fn what_is_within_an_action_is_an_action_of_it_as_the_judge_matches() {
         let asked = widened(&format!("s3:{name}"));
         let granted = widened(&asked);
         if let (Ok(outer), Ok(inner)) = (action(&granted), action(&asked)) {
-            let within = outer.covers(&inner);
+            let within = outer.covers_within(&inner, &Budget::of_one_comparison());
             triples.extend(real.iter().map(|name| Triple {
                 granted: granted.clone(),
                 asked: asked.clone(),
@@ -239,7 +239,11 @@ fn what_is_within_an_action_is_an_action_of_it_as_the_judge_matches() {
              concrete,
              ..
          }| {
-            let asked_for = pattern::covers(&asked.to_lowercase(), &concrete.to_lowercase());
+            let asked_for = pattern::covers_within(
+                &asked.to_lowercase(),
+                &concrete.to_lowercase(),
+                &Budget::of_one_comparison(),
+            );
             *within && (asked_for || numbers.below(6) == 0)
         },
     );
