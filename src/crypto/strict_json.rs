@@ -7,7 +7,11 @@
 
 use std::fmt;
 
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::de::value::{MapDeserializer, SeqDeserializer};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
+use serde::forward_to_deserialize_any;
 use serde_json::{Map, Number, Value};
 use serde_path_to_error::{Path, Track};
 
@@ -31,6 +35,105 @@ pub(crate) fn object_or_path(
     match value {
         Value::Object(members) => Ok(members),
         _ => Err((path, de::Error::custom("not an object"))),
+    }
+}
+
+/// Parses `bytes` as one JSON value.
+pub(crate) fn value(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = Strict.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+/// Reads a value as a type of ours; an error comes with its place. A struct is read from an object
+/// alone: by default, serde takes an array for one, by the order of the fields.
+pub(crate) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, (Path, serde_json::Error)> {
+    serde_path_to_error::deserialize(ByName(value)).map_err(|error| {
+        let path = error.path().clone();
+        (path, error.into_inner())
+    })
+}
+
+/// A value whose members are read by their names only.
+struct ByName(Value);
+
+impl<'de> de::Deserializer<'de> for ByName {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Array(items) => {
+                let mut items = SeqDeserializer::new(items.into_iter().map(ByName));
+                let read = visitor.visit_seq(&mut items)?;
+                items.end()?;
+                Ok(read)
+            }
+            Value::Object(members) => {
+                let members = members
+                    .into_iter()
+                    .map(|(name, value)| (name, ByName(value)));
+                let mut members = MapDeserializer::new(members);
+                let read = visitor.visit_map(&mut members)?;
+                members.end()?;
+                Ok(read)
+            }
+            other => other.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Null => visitor.visit_none(),
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.deserialize_map(visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Object(_) => self.deserialize_any(visitor),
+            // Its error says what was expected in the place of what.
+            other => other.deserialize_map(visitor),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit
+        unit_struct seq tuple tuple_struct identifier ignored_any
+    }
+}
+
+impl IntoDeserializer<'_, serde_json::Error> for ByName {
+    type Deserializer = Self;
+
+    fn into_deserializer(self) -> Self {
+        self
     }
 }
 
@@ -134,6 +237,57 @@ mod tests {
             Value::Object(ours),
             serde_json::from_str::<Value>(text).unwrap()
         );
+    }
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Named {
+        own: String,
+        #[serde(default)]
+        inner: Option<Vec<Inner>>,
+        #[serde(default)]
+        more: std::collections::BTreeMap<String, Inner>,
+    }
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        count: u64,
+    }
+
+    #[test]
+    fn an_array_was_read_in_the_place_of_an_object_by_the_order_of_its_fields() {
+        let read = |text: &str| typed::<Named>(value(text.as_bytes()).unwrap());
+        for good in [
+            r#"{"own":"a"}"#,
+            r#"{"own":"a","inner":null}"#,
+            r#"{"own":"a","inner":[{"count":1},{"count":2}],"more":{"x":{"count":3}}}"#,
+        ] {
+            assert_eq!(read(good).unwrap(), serde_json::from_str(good).unwrap());
+        }
+        for (bad, place) in [
+            (r#"["a"]"#, "."),
+            (r#"["a",[{"count":1}]]"#, "."),
+            (r#"{"own":"a","inner":[[1]]}"#, "inner[0]"),
+            (r#"{"own":"a","inner":[{"count":1},[2]]}"#, "inner[1]"),
+            (r#"{"own":"a","more":{"x":[1]}}"#, "more.x"),
+            (r#"{"own":"a","inner":[{"count":"1"}]}"#, "inner[0].count"),
+            (
+                r#"{"own":"a","inner":[{"count":1,"more":1}]}"#,
+                "inner[0].more",
+            ),
+        ] {
+            let (path, _) = read(bad).unwrap_err();
+            assert_eq!(path.to_string(), place, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_value_is_read_as_strictly_as_an_object() {
+        assert_eq!(value(b"[1]").unwrap(), serde_json::json!([1]));
+        for bad in [r#"[{"a":1,"a":1}]"#, "[1] 2", "[\"\\u0000\"]", "", "["] {
+            assert!(value(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
 use super::limits::{
@@ -274,16 +276,17 @@ impl fmt::Display for ActionName {
     }
 }
 
-/// One object of `authorization_details`. An unknown type or field is an error (RFC 9396 §5).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+/// One object of `authorization_details`. An unknown type or field is an error (RFC 9396 §5), and so is
+/// a list without members: a list that is left out means everything that is registered.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
 pub enum AuthorizationDetail {
     /// Actions on an HTTP API.
     Api {
         /// What may be done.
         actions: BTreeSet<ActionName>,
         /// Where; left out, everywhere that the resource registers.
-        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        #[serde(skip_serializing_if = "BTreeSet::is_empty")]
         locations: BTreeSet<Location>,
     },
     /// Actions in an AWS account.
@@ -291,12 +294,97 @@ pub enum AuthorizationDetail {
         /// What may be done: actions of AWS, or patterns of such.
         actions: BTreeSet<ActionName>,
         /// On what: ARNs, or patterns of such; left out, all that the resource registers.
-        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        #[serde(skip_serializing_if = "BTreeSet::is_empty")]
         resources: BTreeSet<Location>,
         /// In which region alone; left out, in all that the resource registers.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         region: Option<String>,
     },
+}
+
+/// An [`AuthorizationDetail`] as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenDetail {
+    r#type: DetailType,
+    actions: Listed<ActionName>,
+    #[serde(default, deserialize_with = "present")]
+    locations: Option<Listed<Location>>,
+    #[serde(default, deserialize_with = "present")]
+    resources: Option<Listed<Location>>,
+    #[serde(default, deserialize_with = "present")]
+    region: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum DetailType {
+    Api,
+    Aws,
+}
+
+/// A list with at least one member.
+struct Listed<T>(BTreeSet<T>);
+
+impl<'de, T: Ord + Deserialize<'de>> Deserialize<'de> for Listed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let members = BTreeSet::deserialize(deserializer)?;
+        if members.is_empty() {
+            return Err(de::Error::custom(
+                "an empty list: name what is asked for; `locations` and `resources` may be left out, \
+                 which asks for everything that is registered",
+            ));
+        }
+        Ok(Self(members))
+    }
+}
+
+/// What is written down; `null` is not the same as left out.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl<'de> Deserialize<'de> for AuthorizationDetail {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(DetailVisitor)
+    }
+}
+
+/// Reads objects only: by default, serde takes an array for a struct.
+struct DetailVisitor;
+
+impl<'de> Visitor<'de> for DetailVisitor {
+    type Value = AuthorizationDetail;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `type` and `actions`")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<AuthorizationDetail, A::Error> {
+        let written = WrittenDetail::deserialize(MapAccessDeserializer::new(members))?;
+        let all = |listed: Option<Listed<Location>>| listed.map_or_else(BTreeSet::new, |own| own.0);
+        let unknown = |name: &str, kind: &str| {
+            de::Error::custom(format!(
+                "unknown field `{name}` in an object of type `{kind}`"
+            ))
+        };
+        match written.r#type {
+            DetailType::Api if written.resources.is_some() => Err(unknown("resources", "api")),
+            DetailType::Api if written.region.is_some() => Err(unknown("region", "api")),
+            DetailType::Api => Ok(AuthorizationDetail::Api {
+                actions: written.actions.0,
+                locations: all(written.locations),
+            }),
+            DetailType::Aws if written.locations.is_some() => Err(unknown("locations", "aws")),
+            DetailType::Aws => Ok(AuthorizationDetail::Aws {
+                actions: written.actions.0,
+                resources: all(written.resources),
+                region: written.region,
+            }),
+        }
+    }
 }
 
 impl AuthorizationDetail {
@@ -662,6 +750,43 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_list_was_read_as_everything_that_is_registered() {
+        for bad in [
+            r#"[{"type":"api","actions":["a"],"locations":[]}]"#,
+            r#"[{"type":"api","actions":["a"],"locations":null}]"#,
+            r#"[{"type":"aws","actions":["s3:GetObject"],"resources":[]}]"#,
+            r#"[{"type":"aws","actions":["s3:GetObject"],"resources":null}]"#,
+            r#"[{"type":"aws","actions":["s3:GetObject"],"region":null}]"#,
+            r#"[{"type":"aws","actions":["s3:GetObject"],"region":""}]"#,
+            r#"[{"type":"api","actions":["a"],"resources":[]}]"#,
+        ] {
+            assert!(serde_json::from_str::<Grant>(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_array_was_read_as_an_object_by_the_order_of_its_fields() {
+        for bad in [
+            r#"[["api",["a"]]]"#,
+            r#"[["api",["a"],["https://h"]]]"#,
+            r#"[["aws",["s3:GetObject"],["arn:aws:s3:::b"],"eu-west-1"]]"#,
+            r#"[["api",{"actions":["a"]}]]"#,
+            r#"[{"type":"api","actions":["a"],"actions":["b"]}]"#,
+        ] {
+            assert!(serde_json::from_str::<Grant>(bad).is_err(), "{bad}");
+        }
+        for good in [
+            r#"[{"type":"api","actions":["a"]}]"#,
+            r#"[{"type":"api","actions":["a"],"locations":["https://h"]}]"#,
+            r#"[{"type":"aws","actions":["s3:GetObject"]}]"#,
+            r#"[{"type":"aws","actions":["s3:GetObject"],"resources":["arn:aws:s3:::b"],"region":"eu-west-1"}]"#,
+        ] {
+            let grant: Grant = serde_json::from_str(good).unwrap();
+            assert_eq!(serde_json::to_string(&grant).unwrap(), good);
+        }
+    }
+
+    #[test]
     fn an_unknown_type_or_field_is_an_error() {
         for bad in [
             r#"[{"type":"gcp","actions":["a"]}]"#,
@@ -677,6 +802,9 @@ mod tests {
             r#"[{"actions":["a"]}]"#,
             r#"[{"type":"api"}]"#,
             r#"[{"type":"api","actions":[]}]"#,
+            r#"[{"type":"aws","actions":[]}]"#,
+            r#"[{"type":"api","actions":["a"],"resources":["arn:aws:s3:::b"]}]"#,
+            r#"[{"type":"api","actions":["a"],"region":"eu-west-1"}]"#,
             r"[]",
         ] {
             assert!(serde_json::from_str::<Grant>(bad).is_err(), "{bad}");

@@ -65,10 +65,8 @@ pub(super) fn is_media_type(headers: &HeaderMap, wanted: &str) -> bool {
 }
 
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let pointer = pointer(error.path());
-        Problem::invalid(pointer, brief(&error.into_inner()))
-    })
+    strict_json::typed(value)
+        .map_err(|(path, error)| Problem::invalid(pointer(&path), brief(&error)))
 }
 
 /// An error's text without the rest of a long value: it may quote what was sent, all of it.
@@ -137,6 +135,7 @@ mod tests {
             (r#"{"inner":[{}]}"#, "/inner/0"),
             (r"{}", ""),
             (r"[]", ""),
+            (r#"{"inner":[[1]]}"#, "/inner/0"),
             (r"{", ""),
             ("", ""),
         ] {

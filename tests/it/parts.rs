@@ -108,6 +108,88 @@ async fn a_rule_about_a_part_holds_at_both_doors_for_who_asks_for_the_whole() {
     }
 }
 
+/// The objects of `authorization_details` as they are written, at both doors.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_that_are_written_oddly_were_read_as_more_than_was_asked() {
+    let (fleet, replica) = Fleet::start().await;
+    let read = r#""type":"api","actions":["orders:read"]"#;
+    let bad = [
+        (format!(r#"[{{{read},"locations":[]}}]"#), "/0/locations"),
+        (format!(r#"[{{{read},"locations":null}}]"#), "/0/locations"),
+        (format!(r#"[{{{read},"resources":[]}}]"#), "/0/resources"),
+        (
+            format!(r#"[{{{read},"resources":["arn:aws:s3:::b"]}}]"#),
+            "/0",
+        ),
+        (r#"[{"type":"api","actions":[]}]"#.to_owned(), "/0/actions"),
+        (
+            format!(r#"[{{{read},"actions":["orders:write"]}}]"#),
+            "/0/actions",
+        ),
+        (
+            r#"[{"type":"api","actions":["orders:write"],"actions":["orders:read"]}]"#.to_owned(),
+            "/0/actions",
+        ),
+        (
+            format!(r#"[{{{read},"loc\u0061tions":[]}}]"#),
+            "/0/locations",
+        ),
+        (r#"[["api",["orders:read"]]]"#.to_owned(), "/0"),
+        (
+            r#"[["api",["orders:read"],["https://orders.example/v1"]]]"#.to_owned(),
+            "/0",
+        ),
+        (format!("{{{read}}}"), ""),
+    ];
+    let native = async |details: &str| {
+        let text = body().to_string();
+        let own = body()["authorization_details"].to_string();
+        let request = replica
+            .client
+            .request(reqwest::Method::POST, "/v1/credentials")
+            .bearer_auth(fleet.token())
+            .header("content-type", "application/json");
+        send(request.body(text.replace(&own, details))).await
+    };
+    let token = async |details: &str| {
+        let form = [
+            (
+                "grant_type",
+                "urn:ietf:params:oauth:grant-type:token-exchange",
+            ),
+            ("subject_token", &fleet.token()),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
+            ("resource", "https://orders.example"),
+            ("task_type", "job"),
+            ("authorization_details", details),
+        ];
+        let request = replica
+            .client
+            .request(reqwest::Method::POST, "/oauth2/token");
+        send(request.form(&form)).await
+    };
+    for (details, pointer) in bad {
+        let problem = assert_problem(&native(&details).await, 400, "invalid-request");
+        let expected = format!("/authorization_details{pointer}");
+        assert_eq!(problem["pointer"], expected, "{details}: {problem}");
+        let refused = token(&details).await;
+        assert_oauth_error(&refused, 400, "invalid_authorization_details");
+    }
+    assert_oauth_error(&token("[{").await, 400, "invalid_authorization_details");
+    let good = format!("[{{{read}}}]");
+    native(&good).await.expect(201);
+    token(&good).await.expect(200);
+    // The task, too, is read by names.
+    let mut positional = body();
+    positional["task"] = json!([null, null, "job"]);
+    let answer = replica
+        .client
+        .post_json(&fleet.token(), "/v1/credentials", &positional)
+        .await;
+    let problem = assert_problem(&answer, 400, "invalid-request");
+    assert_eq!(problem["pointer"], "/task", "{problem}");
+}
+
 // ---------------------------------------------------------------- depth
 
 /// A permit for the reports under `condition`, which has the file's second line.

@@ -11,7 +11,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::error::{BLOCKED, OAuthError, OAuthErrorBody};
@@ -21,6 +21,7 @@ use crate::broker::BrokerError;
 use crate::broker::error::Denied;
 use crate::broker::issue::Issued;
 use crate::crypto::jwt::UnverifiedJwt;
+use crate::crypto::strict_json;
 use crate::domain::decision::{Observed, RefusalCode};
 use crate::domain::grant::Grant;
 use crate::domain::limits::MAX_PURPOSE_BYTES;
@@ -270,10 +271,13 @@ fn target(state: &AppState, form: &Form) -> Result<String, OAuthError> {
 
 fn rights(form: &Form) -> Result<Grant, OAuthError> {
     let (value, code) = match (form.get("authorization_details"), form.get("scope")) {
-        (Some(details), None) => (
-            serde_json::from_str::<Value>(details).unwrap_or_default(),
-            "invalid_authorization_details",
-        ),
+        (Some(details), None) => {
+            let code = "invalid_authorization_details";
+            let read = strict_json::value(details.as_bytes());
+            let read =
+                read.map_err(|_| OAuthError::bad(code, "it is not JSON, or not unambiguous"));
+            (read?, code)
+        }
         (None, Some(scope)) => {
             let actions: Vec<&str> = scope.split(' ').filter(|word| !word.is_empty()).collect();
             (
@@ -293,7 +297,7 @@ fn rights(form: &Form) -> Result<Grant, OAuthError> {
             ));
         }
     };
-    serde_json::from_value(value)
+    strict_json::typed(value)
         .map_err(|_| OAuthError::bad(code, "it is not of a known type and form"))
 }
 

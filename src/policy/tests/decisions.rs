@@ -116,7 +116,8 @@ fn nothing_asked_is_nothing_permitted() {
     let mut empty = input.clone();
     empty["credential"]["authorization_details"] = json!([]);
     let mut no_location = input.clone();
-    no_location["credential"]["authorization_details"][0]["locations"] = json!([]);
+    let detail = &mut no_location["credential"]["authorization_details"][0];
+    detail.as_object_mut().unwrap().remove("locations");
     let mut elsewhere = input.clone();
     elsewhere["credential"]["authorization_details"][0]["locations"] =
         json!(["https://evil.example"]);
@@ -125,6 +126,12 @@ fn nothing_asked_is_nothing_permitted() {
     for bad in [empty, no_location, elsewhere, foreign] {
         let decision = compiled.redecide(bad.to_string().as_bytes()).unwrap();
         assert_eq!(decision.outcome(), Outcome::Deny, "{bad}");
+    }
+    for list in ["locations", "actions"] {
+        let mut bad = input.clone();
+        bad["credential"]["authorization_details"][0][list] = json!([]);
+        let read = compiled.redecide(bad.to_string().as_bytes());
+        assert!(matches!(read, Err(PolicyError::Input(_))), "{read:?}");
     }
 }
 

@@ -190,7 +190,12 @@ fn facts() -> TaskFacts {
     }
 }
 
-fn details(value: serde_json::Value) -> Vec<AuthorizationDetail> {
+/// Objects of `authorization_details`. What is empty is left out.
+fn details(mut value: serde_json::Value) -> Vec<AuthorizationDetail> {
+    for detail in value.as_array_mut().into_iter().flatten() {
+        let members = detail.as_object_mut().unwrap();
+        members.retain(|_, value| *value != json!([]));
+    }
     serde_json::from_value(value).unwrap()
 }
 
