@@ -33,8 +33,9 @@ pub(super) mod question;
 pub(super) mod rewrite;
 pub(super) mod text;
 
-/// The member of an evaluation's context with the numbers of the questions that hold. Policies cannot
-/// name it: their schema has no such member.
+/// The member of an evaluation's context with the numbers of the questions that hold. A policy that names
+/// it does not load: the schema of policies has no such member, and by it `context has asked` is false,
+/// while it is true where the policy is evaluated.
 pub(super) const ASKED: &str = "asked";
 
 /// A fact of which many values can be asked for at once.

@@ -394,15 +394,24 @@ fn text_of(expr: &Arc<Expr>) -> Option<&str> {
 /// The fact of what is asked for that an expression itself reads; `context` as a whole is all of them.
 enum Mention {
     Fact(Fact),
+    /// The record that takes the place of the facts. It is ours to name.
+    Asked,
     Whole,
+}
+
+impl Mention {
+    fn of(member: &str) -> Option<Self> {
+        match member {
+            ASKED => Some(Self::Asked),
+            _ => Fact::of(member).map(Self::Fact),
+        }
+    }
 }
 
 fn mention(expr: &Expr) -> Option<Mention> {
     match expr {
-        Expr::GetAttr { expr, attr } if is_context(expr) => Fact::of(attr).map(Mention::Fact),
-        Expr::HasAttr { expr, attrs } if is_context(expr) => {
-            Fact::of(&attrs.head).map(Mention::Fact)
-        }
+        Expr::GetAttr { expr, attr } if is_context(expr) => Mention::of(attr),
+        Expr::HasAttr { expr, attrs } if is_context(expr) => Mention::of(&attrs.head),
         Expr::Var(Var::Context) => Some(Mention::Whole),
         _ => {
             let mut parts = balance::parts(expr).into_iter();
@@ -436,6 +445,10 @@ fn used_otherwise(expr: &Expr) -> Unaskable {
                      [\"…\", \"…\"].contains(context.region); join comparisons by &&, ||, ! and if"
                 }
             },
+        },
+        Some(Mention::Asked) => Unaskable {
+            message: format!("names context.{ASKED}, which no request has"),
+            remedy: "take it out: name the facts themselves, such as context.location",
         },
         Some(Mention::Whole) | None => Unaskable {
             message: "uses `context` as a whole".into(),

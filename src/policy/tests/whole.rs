@@ -475,6 +475,44 @@ fn a_request_that_takes_too_many_steps_is_refused_and_not_decided() {
     );
 }
 
+#[test]
+fn a_policy_that_named_the_record_of_answers_permitted_everyone() {
+    for condition in [
+        "context has asked",
+        "context has asked.x",
+        "context.asked.contains(0)",
+        "context[\"asked\"].contains(0)",
+        "context has asked && context.location == \"a\"",
+        "context has location || !(context has asked)",
+        "(if context has asked then true else context has location)",
+        "[context has asked].contains(true)",
+    ] {
+        let policy = format!(
+            "permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\")
+             when {{ context.task.type == \"nightly-report\" && (context.task.depth == 7 || {condition}) }};"
+        );
+        let problems = load(&policy).unwrap_err();
+        assert!(!problems.is_empty(), "{condition}");
+        let frame = super::parts("forbid (principal, action, resource);");
+        let (frame, _) = build(frame, &[]).unwrap();
+        // Not even where it is not validated.
+        let generation = Generation {
+            policies: vec![PolicyFile {
+                name: "a.cedar".into(),
+                text: format!("@id(\"a\") @description(\"d\") {policy}"),
+            }],
+            ..frame
+        };
+        let digest = super::generation::digest_of(&generation).unwrap();
+        let problems = CompiledGeneration::compile_recorded(&generation, digest).unwrap_err();
+        assert!(
+            problems[0].message.contains("context.asked"),
+            "{condition}: {problems:?}"
+        );
+        assert!(!problems[0].remedy.is_empty());
+    }
+}
+
 /// Eight permitted locations of every refused action were compared with eight refused ones, each pair
 /// with steps of its own and once more for each registered action: a minute of CPU time for a refusal.
 #[test]
