@@ -14,6 +14,7 @@ use tracing::{error, info, instrument, warn};
 use super::admin::Caller;
 use super::call::Call;
 use super::failures::NO_ATTESTOR;
+use super::loads::LoadSlot;
 use super::{Broker, BrokerError};
 use crate::attest::{AttestContext, AttestError, Attestors, Evidence, WorkloadKeys};
 use crate::clock::Timestamp;
@@ -173,10 +174,26 @@ pub fn check_surroundings(
 
 impl Broker {
     /// Whether a generation could decide here: everything that activation would check.
-    pub async fn check_generation(&self, generation: Generation) -> Result<Active, Unfit> {
+    ///
+    /// It waits until no other generation is loaded, as long as that takes.
+    async fn check_generation(&self, generation: Generation) -> Result<Active, Unfit> {
+        let slot = self.loads.slot().await;
+        self.check_in(slot, generation).await
+    }
+
+    /// The same for a call, which does not wait for long: the replica is overloaded then.
+    async fn check_for_call(
+        &self,
+        generation: Generation,
+    ) -> Result<Result<Active, Unfit>, BrokerError> {
+        let slot = self.loads.slot_for_call().await?;
+        Ok(self.check_in(slot, generation).await)
+    }
+
+    async fn check_in(&self, slot: LoadSlot, generation: Generation) -> Result<Active, Unfit> {
         let trust = self.parts.trust.clone();
         let issuer = self.issuer().to_owned();
-        compile(generation, trust, issuer).await
+        compile(generation, trust, issuer, slot).await
     }
 
     /// Checks everything that activation would check, and activates nothing. The document is read
@@ -201,7 +218,7 @@ impl Broker {
 
     async fn checked(&self, generation: Generation) -> Result<Result<Checked, Unfit>, BrokerError> {
         let files = generation.policies.clone();
-        let active = match self.check_generation(generation).await {
+        let active = match self.check_for_call(generation).await? {
             Ok(active) => active,
             Err(unfit) => return Ok(Err(unfit)),
         };
@@ -367,7 +384,7 @@ impl Broker {
             .to_bytes()
             .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
         let files = generation.policies.clone();
-        let active = match self.check_generation(generation).await {
+        let active = match self.check_for_call(generation).await? {
             Ok(active) => active,
             Err(unfit) => return Ok(Err(unfit)),
         };
@@ -545,7 +562,12 @@ fn observing(active: &Active, now: Timestamp) -> Vec<(String, Timestamp)> {
         .collect()
 }
 
-async fn compile(generation: Generation, trust: Trust, issuer: String) -> Result<Active, Unfit> {
+async fn compile(
+    generation: Generation,
+    trust: Trust,
+    issuer: String,
+    slot: LoadSlot,
+) -> Result<Active, Unfit> {
     let audiences = trust.own_audiences.clone();
     check_surroundings(
         &generation,
@@ -554,8 +576,11 @@ async fn compile(generation: Generation, trust: Trust, issuer: String) -> Result
         trust.plain_issuers,
     )?;
     // Parsing and validating take CPU: not on the threads that serve.
-    let compiled =
-        tokio::task::spawn_blocking(move || CompiledGeneration::compile(&generation, &audiences));
+    let compiled = tokio::task::spawn_blocking(move || {
+        // It goes on where its caller has gone: the next load waits for its end.
+        let _slot = slot;
+        CompiledGeneration::compile(&generation, &audiences)
+    });
     let compiled = compiled
         .await
         .map_err(|error| Unfit::Attestors(error.to_string()))?

@@ -19,6 +19,7 @@ pub mod introspect;
 pub mod issue;
 mod key_changes;
 pub mod keys;
+mod loads;
 pub mod orphans;
 pub mod proof;
 pub mod rate;
@@ -110,6 +111,7 @@ pub struct Broker {
     parts: BrokerParts,
     active: ArcSwapOption<Active>,
     behind: ArcSwap<Option<String>>,
+    loads: loads::Loads,
     ailing: ArcSwap<Option<String>>,
     other_endpoints: ArcSwap<Vec<OtherEndpoints>>,
     /// How often its health was looked at.
@@ -135,6 +137,7 @@ impl Broker {
             parts,
             active: ArcSwapOption::empty(),
             behind: ArcSwap::from_pointee(None),
+            loads: loads::Loads::default(),
             ailing: ArcSwap::from_pointee(None),
             other_endpoints: ArcSwap::from_pointee(Vec::new()),
             checks: AtomicU32::new(0),

@@ -67,6 +67,24 @@ pub const MAX_POLICY_TERMS: usize = 4_096;
 /// for it.
 pub const MAX_EVALUATION_DEPTH: usize = 192;
 
+/// Expressions that one policy may become where it is put as it is evaluated. An `if` in the condition of
+/// an `if` doubles what is within.
+pub const MAX_POLICY_EXPRESSIONS: usize = 50_000;
+
+/// Expressions that the policies of a generation may become together beyond those that are written in
+/// them: about a hundred and fifty megabytes.
+pub const MAX_ADDED_EXPRESSIONS: usize = 100_000;
+
+/// Steps in which a load may compare the registered actions of AWS with each other: room for five
+/// hundred patterns, in about half a second.
+pub const MAX_LOAD_STEPS: u64 = 5_000_000;
+
+/// Problems that a load tells of. Each costs a look through its file for the line.
+pub const MAX_PROBLEMS: usize = 100;
+
+/// How long a call may wait until another generation is loaded, in seconds. A replica loads one at a time.
+pub const LOAD_WAIT_SECONDS: u64 = 5;
+
 /// Policies about one resource that merely observe: each is evaluated beside those that decide, and
 /// named in the leaf.
 pub const MAX_OBSERVED: usize = 16;

@@ -216,8 +216,9 @@ pub struct Pattern {
     /// Positions in a run of `?` that ends with `*`, and that `*`. From a later one of them everything
     /// is accepted that is accepted from any position before it.
     gap: Positions,
-    /// Where each character stands.
-    chars: Vec<(char, Positions)>,
+    /// Where each character stands: in order, each word of its positions that is not empty. So a pattern
+    /// takes memory in proportion to its length, however many characters differ.
+    chars: Vec<(char, usize, u64)>,
 }
 
 impl PartialEq for Pattern {
@@ -285,16 +286,17 @@ impl Pattern {
                 Token::One => pattern.one.insert(at),
                 Token::Many => pattern.many.insert(at),
                 Token::ManyInPart => pattern.in_part.insert(at),
-                Token::Char(c) => {
-                    let known = pattern.chars.iter().position(|(own, _)| own == c);
-                    let known = known.unwrap_or_else(|| {
-                        pattern.chars.push((*c, none.clone()));
-                        pattern.chars.len() - 1
-                    });
-                    pattern.chars[known].1.insert(at);
-                }
+                Token::Char(c) => pattern.chars.push((*c, at / WORD, 1 << (at % WORD))),
             }
         }
+        pattern.chars.sort_unstable();
+        pattern.chars.dedup_by(|later, earlier| {
+            let same = (later.0, later.1) == (earlier.0, earlier.1);
+            if same {
+                earlier.2 |= later.2;
+            }
+            same
+        });
         pattern.tokens = tokens;
         pattern
     }
@@ -397,16 +399,26 @@ impl Pattern {
     }
 
     fn step_all(&self, positions: &Positions, character: Option<char>) -> Positions {
-        let places = character.and_then(|c| self.chars.iter().find(|(own, _)| *own == c));
+        let places = character.map_or(&[][..], |c| self.places(c));
         let mut next = Positions::empty(self.tokens.len() + 1);
         next.add_next(positions, |at| {
-            self.one.word(at) | places.map_or(0, |(_, places)| places.word(at))
+            let place = places.binary_search_by_key(&at, |(_, word, _)| *word).ok();
+            let bits = place.and_then(|place| places.get(place));
+            self.one.word(at) | bits.map_or(0, |(_, _, bits)| *bits)
         });
         next.add(positions, &self.many);
         if character != Some(':') {
             next.add(positions, &self.in_part);
         }
         self.closed(next)
+    }
+
+    /// Where a character stands.
+    fn places(&self, character: char) -> &[(char, usize, u64)] {
+        let from = self.chars.partition_point(|(own, _, _)| *own < character);
+        let rest = self.chars.get(from..).unwrap_or_default();
+        let length = rest.partition_point(|(own, _, _)| *own == character);
+        rest.get(..length).unwrap_or_default()
     }
 
     /// The positions after any one character.
@@ -615,6 +627,19 @@ mod tests {
         let product = (outer.len() as u64 + 1) * (inner.len() as u64 + 1);
         assert!(budget.spent() <= product, "{}", budget.spent());
         assert!(count_wildcards(&outer) > MAX_WILDCARDS && count_wildcards(&inner) > MAX_WILDCARDS);
+    }
+
+    #[test]
+    fn a_pattern_of_many_characters_took_memory_by_the_square_of_its_length() {
+        let many: String = (0..5_000)
+            .filter_map(|n| char::from_u32(0x4e00 + n))
+            .collect();
+        let pattern = Pattern::parse(&format!("{many}*{many}"));
+        assert!(pattern.chars.len() <= pattern.tokens.len());
+        let budget = Budget::new(u64::MAX);
+        assert!(pattern.may_match(&format!("{many}x{many}"), &budget));
+        assert!(!pattern.may_match(&format!("{many}x{}", &many[3..]), &budget));
+        assert!(pattern.covers(&Pattern::parse(&format!("{many}?*{many}")), &budget));
     }
 
     #[test]

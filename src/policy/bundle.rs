@@ -16,7 +16,7 @@ use super::problem::PolicyProblem;
 use super::{balance, shape};
 use crate::clock::Timestamp;
 use crate::domain::generation::PolicyFile;
-use crate::domain::limits::{MAX_EVALUATION_DEPTH, MAX_NAME_BYTES, MAX_TTL_SECONDS};
+use crate::domain::limits::{MAX_EVALUATION_DEPTH, MAX_NAME_BYTES, MAX_PROBLEMS, MAX_TTL_SECONDS};
 
 /// What a satisfied permit asks for beside its yes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,6 +104,9 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Parsed, Vec<PolicyProblem>> 
     let mut written: Vec<Policy> = Vec::new();
     let mut first_place: BTreeMap<String, String> = BTreeMap::new();
     for (index, file) in files.iter().enumerate() {
+        if problems.len() >= MAX_PROBLEMS {
+            break;
+        }
         let too_deep = shape::check(file);
         if !too_deep.is_empty() {
             problems.extend(too_deep);
@@ -117,7 +120,7 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Parsed, Vec<PolicyProblem>> 
                 continue;
             }
         };
-        for template in set.templates() {
+        for template in set.templates().take(MAX_PROBLEMS) {
             let text = template.to_string();
             problems.push(PolicyProblem::at(
                 file,
@@ -129,11 +132,13 @@ pub(super) fn parse(files: &[PolicyFile]) -> Result<Parsed, Vec<PolicyProblem>> 
         for (policy, offset, length) in in_order(&set, &file.text) {
             let named = name(policy).and_then(|named| Ok((named, balanced(policy)?)));
             match named {
+                Err(_) if problems.len() >= MAX_PROBLEMS => break,
                 Err(problem) => {
                     problems.push(PolicyProblem::at(file, offset, problem.0, problem.1));
                 }
                 Ok(((id, obligations, observed_until), balanced)) => {
-                    if let Some(first) = first_place.insert(id.clone(), file.name.clone()) {
+                    let first = first_place.insert(id.clone(), file.name.clone());
+                    if let Some(first) = first.filter(|_| problems.len() < MAX_PROBLEMS) {
                         problems.push(PolicyProblem::at(
                             file,
                             offset,

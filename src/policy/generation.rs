@@ -34,7 +34,7 @@ use crate::domain::generation::{
     DecisionLimits, Generation, GenerationDigest, PolicyFile, Retention,
 };
 use crate::domain::grant::Location;
-use crate::domain::limits::{MAX_OBSERVED, MAX_OBSERVED_DAYS};
+use crate::domain::limits::{MAX_LOAD_STEPS, MAX_OBSERVED, MAX_OBSERVED_DAYS, MAX_PROBLEMS};
 use crate::domain::pattern::Budget;
 use crate::domain::trust::AttestorSpec;
 
@@ -367,6 +367,7 @@ fn rules_of(
                 }
                 rules.push(rule);
             }
+            Err(_) if problems.len() >= MAX_PROBLEMS => break,
             Err(unaskable) => {
                 let message = format!("policy `{}` {}", named.id, unaskable.message);
                 problems.extend(
@@ -527,11 +528,14 @@ fn check_policies(
         }
     }
     if problems.is_empty() {
+        let budget = Budget::new(MAX_LOAD_STEPS);
         for policy in named {
             let Some(file) = generation.policies.get(policy.file) else {
                 continue;
             };
-            for (message, remedy) in lint::check(policy, model, &generation.attestors, catalog) {
+            let findings = lint::check(policy, model, &generation.attestors, catalog, &budget);
+            let left = MAX_PROBLEMS.saturating_sub(problems.len());
+            for (message, remedy) in findings.into_iter().take(left) {
                 problems.push(PolicyProblem::at(file, policy.offset, message, remedy));
             }
         }
@@ -592,10 +596,10 @@ fn validate(
             )),
         }
     };
-    for error in result.validation_errors() {
+    for error in result.validation_errors().take(MAX_PROBLEMS) {
         complain(error.policy_id().to_string(), &DetailedError::from(error));
     }
-    for warning in result.validation_warnings() {
+    for warning in result.validation_warnings().take(MAX_PROBLEMS) {
         complain(
             warning.policy_id().to_string(),
             &DetailedError::from(warning),

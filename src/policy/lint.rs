@@ -45,6 +45,7 @@ pub(super) fn check(
     model: &Model,
     attestors: &[AttestorSpec],
     catalog: &Catalog,
+    budget: &Budget,
 ) -> Vec<Finding> {
     let mut findings: Vec<Finding> = named
         .policy
@@ -54,7 +55,7 @@ pub(super) fn check(
         .map(|(message, remedy)| (format!("policy `{}`: {message}", named.id), remedy))
         .collect();
     findings.extend(foreign_actions(named, catalog));
-    findings.extend(forbidden_by_name(named, catalog));
+    findings.extend(forbidden_by_name(named, catalog, budget));
     findings.extend(unknown_task_types(named, catalog));
     findings.extend(observed_where_it_may_not_be(named, catalog));
     if named.policy.effect() == Effect::Permit {
@@ -268,7 +269,7 @@ fn foreign_actions(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
 
 /// Policy is asked about the narrowest registered actions of AWS that are concerned. A `forbid` of a
 /// wider one by `==` would let through all that is registered under it.
-fn forbidden_by_name(named: &NamedPolicy, catalog: &Catalog) -> Option<Finding> {
+fn forbidden_by_name(named: &NamedPolicy, catalog: &Catalog, budget: &Budget) -> Option<Finding> {
     let ActionConstraint::Eq(action) = named.policy.action_constraint() else {
         return None;
     };
@@ -276,11 +277,22 @@ fn forbidden_by_name(named: &NamedPolicy, catalog: &Catalog) -> Option<Finding> 
         return None;
     }
     let wide = ActionName::try_from(action.id().unescaped().to_owned()).ok()?;
+    if !wide.has_wildcards() {
+        return None;
+    }
     let missed = catalog
         .resources()
         .filter(|resource| resource.aws.is_some())
         .flat_map(|resource| &resource.actions)
-        .find(|narrow| wide.is_wider_than(narrow, &Budget::of_one_comparison()))?;
+        .find(|narrow| wide.is_wider_than(narrow, budget));
+    if budget.is_exhausted() {
+        let message = format!(
+            "policy `{}`: to compare `{wide}` with every registered action takes too many steps",
+            named.id
+        );
+        return Some((message, "write action in instead of action =="));
+    }
+    let missed = missed?;
     let message = format!(
         "policy `{}` forbids `{wide}` and not `{missed}`, which is asked about by its own name",
         named.id

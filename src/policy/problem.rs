@@ -6,6 +6,7 @@ use cedar_policy::ffi::{DetailedError, SourceLocation};
 use serde::Serialize;
 
 use crate::domain::generation::PolicyFile;
+use crate::domain::limits::MAX_PROBLEMS;
 
 /// One thing that keeps a generation from being loaded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -66,6 +67,7 @@ impl PolicyProblem {
         };
         std::iter::once(error)
             .chain(&error.related)
+            .take(MAX_PROBLEMS)
             .map(|e| {
                 let remedy = e.help.clone().unwrap_or_default();
                 Self::at(file, place(e), e.message.clone(), remedy)

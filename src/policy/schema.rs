@@ -15,7 +15,7 @@ use super::admin::AdminAction;
 use super::problem::PolicyProblem;
 use crate::domain::catalog::Catalog;
 use crate::domain::grant::ActionName;
-use crate::domain::limits::MAX_NAME_BYTES;
+use crate::domain::limits::{MAX_LOAD_STEPS, MAX_NAME_BYTES};
 use crate::domain::pattern::Budget;
 use crate::domain::trust::{AttestorSpec, ClaimType};
 
@@ -106,10 +106,21 @@ fn write(
     let mut out = String::from(
         "// Generated from attestors, resources and task types. Do not edit: change those.\n\n",
     );
+    let budget = Budget::new(MAX_LOAD_STEPS);
     write_principals(&mut out, attestors)
         .and_then(|()| write_resources(&mut out))
-        .and_then(|()| write_actions(&mut out, catalog, &workloads, contexts))
+        .and_then(|()| write_actions(&mut out, catalog, &workloads, contexts, &budget))
         .map_err(|error| vec![PolicyProblem::of_file("schema", error.to_string(), "")])?;
+    if budget.is_exhausted() {
+        return Err(vec![PolicyProblem::of_file(
+            "resources",
+            format!(
+                "to compare the registered actions of AWS with each other takes more than \
+                 {MAX_LOAD_STEPS} steps"
+            ),
+            "register fewer of them, or with fewer wildcards",
+        )]);
+    }
     Ok(out)
 }
 
@@ -165,6 +176,7 @@ fn write_actions(
     catalog: &Catalog,
     workloads: &str,
     contexts: &Contexts,
+    budget: &Budget,
 ) -> fmt::Result {
     writeln!(
         out,
@@ -184,10 +196,9 @@ fn write_actions(
         );
     }
     for action in &on_aws {
-        let budget = Budget::of_one_comparison;
         let wider = on_aws
             .iter()
-            .filter(|other| other.is_wider_than(action, &budget()));
+            .filter(|other| other.is_wider_than(action, budget));
         let parents: Vec<String> = wider.map(|other| format!("\"{other}\", ")).collect();
         writeln!(
             out,

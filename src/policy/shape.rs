@@ -14,10 +14,7 @@
 
 use super::problem::PolicyProblem;
 use crate::domain::generation::PolicyFile;
-use crate::domain::limits::{MAX_POLICY_NESTING, MAX_POLICY_TERMS};
-
-/// Problems that one file is told of. Each costs a look through the file for its line.
-const MAX_PROBLEMS: usize = 16;
+use crate::domain::limits::{MAX_POLICY_NESTING, MAX_POLICY_TERMS, MAX_PROBLEMS};
 
 /// Every place at which a policy of this file is too deep, or cannot be read in one way only: at most
 /// one for each policy.

@@ -25,7 +25,8 @@ impl PatternSet {
     ) -> Self {
         let mut set = Self::default();
         for tokens in patterns {
-            let pattern = Pattern::new(tokens);
+            let mut tokens: Vec<Token> = tokens.into_iter().collect();
+            tokens.dedup_by(|later, earlier| (*later, *earlier) == (Token::Many, Token::Many));
             let text = |tokens: &[Token]| -> Option<String> {
                 let chars = tokens.iter().map(|token| match token {
                     Token::Char(c) => Some(*c),
@@ -33,13 +34,13 @@ impl PatternSet {
                 });
                 chars.collect()
             };
-            let tokens = pattern.tokens();
-            match (text(tokens), tokens.split_last()) {
+            let (exact, head) = (text(&tokens), tokens.split_last());
+            match (exact, head) {
                 (Some(exact), _) => set.exact.push(exact),
                 (None, Some((Token::Many, head))) if text(head).is_some() => {
                     set.prefixes.extend(text(head));
                 }
-                _ => set.others.push(pattern),
+                _ => set.others.push(Pattern::new(tokens)),
             }
         }
         set.ordered()

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::patterns::PatternSet;
 use super::{Extent, Fact};
+use crate::domain::limits::MAX_ADDED_EXPRESSIONS;
 use crate::domain::pattern::Budget;
 
 /// A condition on what is asked for.
@@ -176,9 +177,19 @@ fn one_of(mut questions: Vec<Question>, join: impl Fn(Vec<Question>) -> Question
 pub(in crate::policy) struct Questions {
     all: Vec<Question>,
     numbers: HashMap<Question, u32>,
+    /// Expressions that all policies together became beyond those that are written.
+    added: usize,
 }
 
 impl Questions {
+    /// Counts what a policy became beyond what is written. `false` where that is too much, of all
+    /// policies together.
+    #[must_use]
+    pub(in crate::policy) fn count_added(&mut self, expressions: usize) -> bool {
+        self.added += expressions;
+        self.added <= MAX_ADDED_EXPRESSIONS
+    }
+
     /// The number of a question.
     pub(in crate::policy) fn number(&mut self, question: Question) -> u32 {
         // A bundle of four thousand million questions is not loaded.

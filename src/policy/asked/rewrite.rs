@@ -10,12 +10,12 @@ use cedar_policy::{Policy, pst};
 use super::patterns::PatternSet;
 use super::question::{Question, Questions, Relation};
 use super::{ASKED, Fact};
-use crate::domain::limits::{MAX_EVALUATION_DEPTH, MAX_WILDCARDS};
+use crate::domain::limits::{
+    MAX_ADDED_EXPRESSIONS, MAX_EVALUATION_DEPTH, MAX_PLACE_BYTES, MAX_POLICY_EXPRESSIONS,
+    MAX_WILDCARDS,
+};
 use crate::domain::pattern::Token;
 use crate::policy::balance;
-
-/// Expressions that one policy may become. `if` in the condition of an `if` doubles what is within.
-const MAX_EXPRESSIONS: usize = 50_000;
 
 /// A policy as it is evaluated.
 #[derive(Clone, Debug)]
@@ -82,6 +82,17 @@ pub(in crate::policy) fn rewrite(
     } else {
         None
     };
+    // Once for each reading.
+    let written = 2 * clauses.iter().map(|(own, _)| count(own)).sum::<usize>();
+    let added = rewriter.expressions.saturating_sub(written);
+    if !rewriter.questions.count_added(added) {
+        return Err(Unaskable {
+            message: format!(
+                "has an `if` in the condition of an `if`: the policies together become more than                  {MAX_ADDED_EXPRESSIONS} expressions by such"
+            ),
+            remedy: "write `if` as && and ||",
+        });
+    }
     if clauses.iter().any(|(condition, _)| can_fail(condition)) {
         return Err(Unaskable {
             message: "computes beside a condition on what is asked for".into(),
@@ -96,6 +107,12 @@ pub(in crate::policy) fn rewrite(
         questions: rewriter.used.into_iter().collect(),
         depth: rewriter.depth,
     })
+}
+
+/// How many expressions one has, itself included.
+fn count(expr: &Expr) -> usize {
+    let parts = balance::parts(expr).into_iter();
+    1 + parts.map(|part| count(part)).sum::<usize>()
 }
 
 fn not_readable(error: &pst::PstConstructionError) -> Unaskable {
@@ -181,7 +198,7 @@ impl Rewriter<'_> {
 
     fn form(&mut self, condition: &Arc<Expr>, reading: Reading) -> Result<Form, Unaskable> {
         self.expressions += 1;
-        if self.expressions > MAX_EXPRESSIONS {
+        if self.expressions > MAX_POLICY_EXPRESSIONS {
             return Err(too_large());
         }
         if let Some(question) = comparison(condition, reading)? {
@@ -325,9 +342,14 @@ fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskab
             let compared = [(left, right), (right, left)]
                 .into_iter()
                 .find_map(|(one, other)| Some((fact_of(one)?, text_of(other)?)));
-            compared.map(|(fact, value)| match op {
-                BinaryOp::Eq => text(fact, exact(fact, vec![value]), reading),
-                _ => text(fact, exact(fact, vec![value]), reading.flipped()).negated(),
+            let Some((fact, value)) = compared else {
+                return Ok(None);
+            };
+            check_length(fact, value.len())?;
+            let set = exact(fact, vec![value]);
+            Some(match op {
+                BinaryOp::Eq => text(fact, set, reading),
+                _ => text(fact, set, reading.flipped()).negated(),
             })
         }
         Expr::BinaryOp {
@@ -337,6 +359,8 @@ fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskab
         } => match (left.as_ref(), fact_of(right)) {
             (Expr::Set(items), Some(fact)) => {
                 let texts: Option<Vec<&str>> = items.iter().map(text_of).collect();
+                let longest = texts.iter().flatten().map(|text| text.len()).max();
+                check_length(fact, longest.unwrap_or(0))?;
                 texts.map(|texts| text(fact, exact(fact, texts), reading))
             }
             _ => None,
@@ -354,6 +378,11 @@ fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskab
                         remedy: "write a shorter pattern, or several",
                     });
                 }
+                let bytes = pattern.iter().map(|own| match own {
+                    PatternElem::Char(c) => c.len_utf8(),
+                    PatternElem::Wildcard => 1,
+                });
+                check_length(fact, bytes.sum())?;
                 let tokens = pattern.iter().map(|own| match own {
                     PatternElem::Char(c) => Token::Char(folded(fact, *c)),
                     PatternElem::Wildcard => Token::Many,
@@ -362,6 +391,20 @@ fn comparison(expr: &Expr, reading: Reading) -> Result<Option<Question>, Unaskab
             }
         },
         _ => None,
+    })
+}
+
+/// Refuses what is longer than any value of a fact.
+fn check_length(fact: Fact, bytes: usize) -> Result<(), Unaskable> {
+    if bytes <= MAX_PLACE_BYTES {
+        return Ok(());
+    }
+    Err(Unaskable {
+        message: format!(
+            "compares context.{} with a text of {bytes} bytes; none has more than {MAX_PLACE_BYTES}",
+            fact.name()
+        ),
+        remedy: "write a shorter text",
     })
 }
 

@@ -1,6 +1,7 @@
 //! What loads, what does not, and why.
 
 use super::*;
+use crate::domain::limits::{MAX_PLACE_BYTES, MAX_PROBLEMS};
 
 #[test]
 fn the_samples_load_and_pass_their_tests() {
@@ -257,6 +258,89 @@ fn a_policy_about_what_does_not_exist_does_not_load() {
         assert!(problems.contains(says), "{policy}\n{problems}");
     }
     loaded("forbid (principal == Workload::ci_main::\"ci-main:repo:1\", action, resource);");
+}
+
+/// Each `if` in the condition of another doubles what is within, and the limit was one for each policy:
+/// 36 KB of forbids took 17 seconds and 785 MB.
+#[test]
+fn conditions_within_conditions_were_bounded_for_each_policy_and_not_for_all() {
+    let forbid = |n: usize| {
+        let begin = format!("context.location == \"a{n}\" && context.task.depth == 1");
+        let condition = (0..12).fold(begin, |inner, _| {
+            format!("if {inner} then context.task.depth == 2 else context.task.has_parent")
+        });
+        format!(
+            "forbid (principal, action in Action::\"any\", resource == Api::\"billing\") when {{ {condition} }};\n"
+        )
+    };
+    loaded(&forbid(0));
+    let all: String = (0..40).map(forbid).collect();
+    let problems = load(&all).unwrap_err();
+    assert!(problems.len() <= MAX_PROBLEMS, "{}", problems.len());
+    let problem = &problems[0];
+    assert!(problem.message.contains("policies together"), "{problem}");
+    assert!(problem.line > 1 && !problem.remedy.is_empty(), "{problem}");
+}
+
+#[test]
+fn a_long_text_in_a_comparison_with_a_place_took_memory_by_its_square() {
+    let han: String = (0..20_000)
+        .filter_map(|n| char::from_u32(0x4e00 + n))
+        .collect();
+    for condition in [
+        format!("context.location like \"{}*b\"", han.repeat(5)),
+        format!("context.location like \"{han}*\""),
+        format!("context.location == \"{han}\""),
+        format!("\"{han}\" != context.location"),
+        format!("[\"a\", \"{han}\"].contains(context.location)"),
+    ] {
+        let policy = format!(
+            "forbid (principal, action in Action::\"any\", resource == Api::\"billing\") when {{ {condition} }};"
+        );
+        let problems = refused(&policy);
+        assert!(
+            problems.contains("bytes; none has more than 2048"),
+            "{problems}"
+        );
+    }
+    // As long as a place in a record can be.
+    let text = "x".repeat(MAX_PLACE_BYTES);
+    loaded(&format!(
+        "forbid (principal, action in Action::\"any\", resource == Api::\"billing\") when {{ context.location == \"{text}\" }};"
+    ));
+}
+
+#[test]
+fn problems_without_end_are_not_all_told() {
+    let policies = "permit (principal, action, resource);\n".repeat(20_000);
+    let mut parts = parts("");
+    parts.policies[0].text.clone_from(&policies);
+    let problems = build(parts.clone(), &[]).unwrap_err();
+    assert_eq!(problems.len(), MAX_PROBLEMS);
+    parts.policies[0].text = policies.replace(';', " x;");
+    let problems = build(parts, &[]).unwrap_err();
+    assert!(problems.len() <= MAX_PROBLEMS, "{}", problems.len());
+}
+
+#[test]
+fn registered_actions_of_aws_are_compared_with_each_other_within_a_budget() {
+    let mut parts = parts("forbid (principal, action, resource);");
+    let actions: Vec<String> = (0..3_000)
+        .map(|n| format!("s3:*a?a?a?a?a?a?a*{}{n}", "a".repeat(300)))
+        .collect();
+    parts.resources.push(
+        serde_json::from_value(json!({
+            "name": "reports", "kind": "aws", "owner": "data", "actions": actions,
+            "locations": ["arn:aws:s3:::reports/*"],
+            "aws": {
+                "role_arn": "arn:aws:iam::123456789012:role/reports", "mode": "web_identity",
+                "region": "eu-west-1"
+            }
+        }))
+        .unwrap(),
+    );
+    let problems = build(parts, &[]).unwrap_err();
+    assert!(problems[0].message.contains("steps"), "{problems:?}");
 }
 
 #[test]
