@@ -129,7 +129,7 @@ pub(super) struct Manner<'a> {
 }
 
 impl<'a> Manner<'a> {
-    fn plain(at: Timestamp, budget: &'a Budget) -> Self {
+    pub(super) fn plain(at: Timestamp, budget: &'a Budget) -> Self {
         Self {
             with_offer: false,
             at,
@@ -389,7 +389,49 @@ impl CompiledGeneration {
         check_rights(resource, &asked.authorization_details, budget)
     }
 
+    /// A policy may ask about the life itself, and a life that is cut short is another one. So what is
+    /// permitted is asked about once more at the life that it would get.
     fn evaluate(&self, input: &Input, manner: Manner<'_>) -> Result<Verdict, Unmappable> {
+        let verdict = self.evaluate_once(input, manner)?;
+        let Some(cut) = self.cut_short(input, &verdict) else {
+            return Ok(verdict);
+        };
+        let manner = Manner {
+            with_offer: false,
+            ..manner
+        };
+        self.evaluate_once(&cut, manner)
+    }
+
+    /// The input with the life that is given, where it is permitted and that is another one than policy
+    /// was asked about: by `@max_ttl`, or by what the task or the parent leaves.
+    pub(super) fn cut_short(&self, input: &Input, verdict: &Verdict) -> Option<Input> {
+        let (Ok(permitted), Some(asked)) = (&verdict.verdict, &input.credential) else {
+            return None;
+        };
+        // A life that was asked for is refused, not cut, except where a lost credential is replaced.
+        if asked.ttl_seconds.is_some() && !asked.retried {
+            return None;
+        }
+        let left = asked.left_seconds.unwrap_or(u64::MAX);
+        let given = permitted.ttl_seconds.min(left);
+        if given == 0 || given == self.asked_ttl(asked, &input.task) {
+            return None;
+        }
+        Some(Input {
+            credential: Some(CredentialInput {
+                ttl_seconds: Some(given),
+                ..asked.clone()
+            }),
+            ..input.clone()
+        })
+    }
+
+    pub(super) fn evaluate_once(
+        &self,
+        input: &Input,
+        manner: Manner<'_>,
+    ) -> Result<Verdict, Unmappable> {
         let asked = input.credential.as_ref();
         let resource = asked.map(|asked| asked.resource.as_str());
         let inquiry = self.inquiry(input, manner.budget)?;

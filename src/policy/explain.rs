@@ -15,7 +15,7 @@ use cedar_policy::PrincipalConstraint;
 use serde::Serialize;
 
 use super::asked::Extent;
-use super::decide::PolicyError;
+use super::decide::{Manner, PolicyError};
 use super::generation::CompiledGeneration;
 use super::input::{CredentialInput, Input};
 use super::inquiry::Inquiry;
@@ -190,6 +190,10 @@ impl Explainer<'_> {
 
     fn refused(&self, input: &Input) -> Result<Vec<RefusedRight>, Unmappable> {
         let generation = self.generation;
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let asked = generation.evaluate_once(input, Manner::plain(input.now, &budget))?;
+        let cut = generation.cut_short(input, &asked);
+        let input = cut.as_ref().unwrap_or(input);
         let budget = Budget::new(MAX_REQUEST_STEPS);
         let inquiry = generation.inquiry(input, &budget)?;
         let answers = inquiry.answers(input.now, &budget);

@@ -621,6 +621,35 @@ fn roles_are_asked_for_where_a_policy_about_work_names_one() {
     }
 }
 
+/// Policy was asked about the 300 s that a request without a life asks for, and 60 s were given.
+#[test]
+fn a_life_that_is_cut_short_is_asked_about_once_more() {
+    let compiled = loaded(&format!(
+        "@id(\"short\") @description(\"d\") @max_ttl(\"60\")
+         permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");
+         @id(\"long\") @description(\"d\")
+         forbid (principal, action, resource == Api::\"billing\")
+         when {{ context has ttl_seconds && context.ttl_seconds < 100 }};"
+    ));
+    for ttl_seconds in [None, Some(60), Some(100)] {
+        let decision = decide(&compiled, "billing", &["bill:read"], ttl_seconds);
+        assert_eq!(decision.outcome(), Outcome::Deny, "{ttl_seconds:?}");
+        let again = compiled.redecide(&decision.input).unwrap();
+        assert_eq!(again.verdict, decision.verdict);
+    }
+    let without = decide(&compiled, "billing", &["bill:read"], None);
+    assert_eq!(without.policies, ["long"]);
+    let compiled = loaded(&format!(
+        "@id(\"short\") @description(\"d\") @max_ttl(\"60\")
+         permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");
+         @id(\"long\") @description(\"d\")
+         forbid (principal, action, resource == Api::\"billing\")
+         when {{ context has ttl_seconds && context.ttl_seconds < 60 }};"
+    ));
+    let decision = decide(&compiled, "billing", &["bill:read"], None);
+    assert_eq!(decision.verdict.unwrap().ttl_seconds, 60);
+}
+
 /// The index at work: what a request meets does not grow with what others are allowed.
 #[test]
 fn a_request_meets_the_policies_that_can_be_about_it_and_not_all() {
