@@ -152,7 +152,10 @@ impl Resource {
             ));
         }
         let unknown = |action: &&ActionName| {
-            let own = |own: &ActionName| own.covers_within(action, budget);
+            let own = |own: &ActionName| match detail {
+                AuthorizationDetail::Api { .. } => own == *action,
+                AuthorizationDetail::Aws { .. } => own.covers_on_aws(action, budget),
+            };
             !self.actions.contains(*action) && !self.actions.iter().any(own)
         };
         let action = detail.actions().iter().find(unknown);
@@ -204,7 +207,7 @@ impl Resource {
         let concerned = self.actions.iter();
         let concerned: Vec<_> = concerned
             .filter(|own| own.overlaps_within(asked, budget))
-            .map(|own| (own, own.covers_within(asked, budget)))
+            .map(|own| (own, own.covers_on_aws(asked, budget)))
             .collect();
         if budget.is_exhausted() {
             return Vec::new();

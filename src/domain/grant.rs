@@ -226,6 +226,12 @@ impl ActionName {
         pattern::covers_within(&self.folded(), &other.folded(), budget)
     }
 
+    /// The same for actions of AWS, which does not tell upper from lower case in them.
+    #[must_use]
+    pub fn covers_on_aws(&self, other: &Self, budget: &Budget) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0) || self.covers_within(other, budget)
+    }
+
     /// Whether it matches all that `other` does, and more. The answer is worth nothing where the steps of
     /// `budget` are used up.
     #[must_use]
@@ -461,12 +467,12 @@ impl AuthorizationDetail {
                 vec![false; other.locations().len()],
             );
         }
+        let gives = |own: &ActionName, asked: &ActionName| match self {
+            Self::Api { .. } => own == asked,
+            Self::Aws { .. } => own.covers_on_aws(asked, budget),
+        };
         let action = |asked: &ActionName| {
-            self.actions().contains(asked)
-                || self
-                    .actions()
-                    .iter()
-                    .any(|own| own.covers_within(asked, budget))
+            self.actions().contains(asked) || self.actions().iter().any(|own| gives(own, asked))
         };
         let location = |asked: &Location| {
             self.locations().contains(asked)

@@ -513,6 +513,39 @@ fn a_policy_that_named_the_record_of_answers_permitted_everyone() {
     }
 }
 
+#[test]
+fn an_action_of_aws_in_other_letters_was_refused() {
+    let compiled = on_bucket(&format!(
+        "permit ({AGENT}, action in Action::\"any\", {BUCKET});
+         forbid (principal, action in Action::\"s3:PutObjectAcl\", {BUCKET});
+         forbid (principal, action, {BUCKET})
+         when {{ context has action && context.action == \"S3:getsecret\" }};"
+    ));
+    let everywhere = Some("arn:aws:s3:::reports/a");
+    for (action, outcome) in [
+        ("s3:PutObject", Outcome::Permit),
+        ("s3:putobject", Outcome::Permit),
+        ("s3:getobject", Outcome::Permit),
+        ("s3:GETOBJECT", Outcome::Permit),
+        ("s3:putobjectacl", Outcome::Deny),
+        ("s3:PUTOBJECTACL", Outcome::Deny),
+        ("s3:GetSecret", Outcome::Deny),
+        ("s3:getsecret", Outcome::Deny),
+    ] {
+        let decision = in_bucket(&compiled, action, everywhere, None);
+        assert_eq!(decision.outcome(), outcome, "{action}");
+    }
+    // At an API these are two actions.
+    let api = loaded(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource == Api::\"billing\");"
+    ));
+    let detail = json!({"type": "api", "actions": ["bill:Read"]});
+    let details: Vec<AuthorizationDetail> = serde_json::from_value(json!([detail])).unwrap();
+    let resource = api.catalog().resource("billing").unwrap();
+    let budget = Budget::of_one_comparison();
+    assert!(resource.check_serves(&details[0], &budget).is_err());
+}
+
 /// Eight permitted locations of every refused action were compared with eight refused ones, each pair
 /// with steps of its own and once more for each registered action: a minute of CPU time for a refusal.
 #[test]
