@@ -32,7 +32,9 @@ use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Generation, Retention};
 use crate::domain::trust::AttestorSpec;
 use crate::endpoints::{EndpointSpec, EndpointTable};
-use crate::policy::{self, CompiledGeneration, GenerationParts, PolicyProblem, suite};
+use crate::policy::{
+    self, CompiledGeneration, GenerationParts, NamedPlaces, Notes, PolicyProblem, suite,
+};
 
 /// Check, test and activate policies
 #[derive(Args, Debug)]
@@ -311,13 +313,29 @@ fn say_what_observes(compiled: &CompiledGeneration) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Permits that name a URL and not what is below it permit nothing by themselves.
-fn say_single_places(compiled: &CompiledGeneration) -> Result<(), Failure> {
-    for own in compiled.single_places() {
-        let more = match own.count {
-            1 => String::new(),
-            count => format!(" and {} more", count - 1),
-        };
+/// What loads and does not do what it seems to.
+fn say_notes(notes: &Notes) -> Result<(), Failure> {
+    let more = |own: &NamedPlaces| match own.count {
+        1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    for own in &notes.unmet_places {
+        output::line(format!(
+            "note: forbid `{}` names `{}`{}, which no location of a request can be: compare it with \
+             the registered locations (https, lower-case host, no default port, no escapes, no //)",
+            own.policy,
+            own.first,
+            more(own)
+        ))?;
+    }
+    for policy in &notes.without_region {
+        output::line(format!(
+            "note: policy `{policy}` asks for a request without a region. On AWS every request has \
+             regions: name those that are meant, [\"…\"].contains(context.region)"
+        ))?;
+    }
+    for own in &notes.single_places {
+        let more = more(own);
         output::line(format!(
             "note: permit `{}` names `{}`{more} by == alone. It covers that single place, and who asks \
              for a URL asks for what is below it too: add || context.location like \"{}/*\"",
@@ -347,14 +365,11 @@ impl Check {
             let observing: Vec<Value> = observing
                 .map(|(policy, until)| json!({"policy": policy, "enforced_from": until}))
                 .collect();
-            let single_places = compiled.map_or(&[][..], CompiledGeneration::single_places);
-            let single_places: Vec<Value> = single_places
-                .iter()
-                .map(|own| json!({"policy": own.policy, "first": own.first, "count": own.count}))
-                .collect();
+            let notes = compiled.map(|own| own.notes().clone()).unwrap_or_default();
             output::even_unread(output::json(&json!({
                 "good": built.is_ok(), "generation": compiled.map(CompiledGeneration::digest),
-                "observing": observing, "problems": problems, "single_places": single_places,
+                "observing": observing, "problems": problems, "single_places": notes.single_places,
+                "unmet_places": notes.unmet_places, "without_region": notes.without_region,
                 // What only the broker knows; null where it was not asked.
                 "bound": told.as_ref().map(|told| &told["bound"]),
                 "can_activate": told.as_ref().map(|told| &told["can_activate"]),
@@ -368,7 +383,7 @@ impl Check {
             built.directory.display(),
             built.compiled.digest()
         ))?;
-        say_single_places(&built.compiled)?;
+        say_notes(built.compiled.notes())?;
         match &told {
             None => output::line(
                 "not checked: whether an admin that is bound at the broker could activate the next \

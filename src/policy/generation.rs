@@ -8,22 +8,22 @@
 //! rules that came later do not undo a decision. Whether it decides as it did is told by the bytes
 //! of what comes out, and by nothing else.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{
-    ActionConstraint, Effect, EntityUid, Policy, PolicySet, ResourceConstraint, Schema,
-    ValidationMode, Validator,
+    ActionConstraint, EntityUid, Policy, PolicySet, ResourceConstraint, Schema, ValidationMode,
+    Validator,
 };
 use ring::digest::{SHA256, digest};
 
 use super::AdminAction;
 use super::asked::question::Questions;
 use super::asked::rewrite::{self, Rule};
-use super::asked::{Fact, text::AskedText};
 use super::bundle::{self, NamedPolicy, Obligations, Parsed};
 use super::lint;
 use super::mapping::Model;
+use super::notes::Notes;
 use super::problem::PolicyProblem;
 use super::schema;
 use super::slice::Index;
@@ -33,7 +33,6 @@ use crate::domain::catalog::{Catalog, Resource, TaskType};
 use crate::domain::generation::{
     DecisionLimits, Generation, GenerationDigest, PolicyFile, Retention,
 };
-use crate::domain::grant::Location;
 use crate::domain::limits::{MAX_LOAD_STEPS, MAX_OBSERVED, MAX_OBSERVED_DAYS, MAX_PROBLEMS};
 use crate::domain::pattern::Budget;
 use crate::domain::trust::AttestorSpec;
@@ -114,19 +113,7 @@ pub struct CompiledGeneration {
     pub(super) obligations: HashMap<String, Obligations>,
     policies: Vec<NamedPolicy>,
     asks_for_roles: bool,
-    single_places: Vec<SinglePlaces>,
-}
-
-/// A permit that names URLs by `==` and not what is below them. Who asks for a URL asks for what is
-/// below it too, so that such a permit alone permits nothing there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SinglePlaces {
-    /// The policy's `@id`.
-    pub policy: String,
-    /// The first of the places.
-    pub first: String,
-    /// How many places.
-    pub count: usize,
+    notes: Notes,
 }
 
 impl CompiledGeneration {
@@ -234,10 +221,7 @@ impl CompiledGeneration {
                 "conditions of {deepest} levels cannot be evaluated by this build"
             )));
         }
-        let single_places = named.iter().zip(&rules);
-        let single_places =
-            single_places.filter_map(|(named, rule)| single_places_of(named, rule, &questions));
-        let single_places = single_places.collect();
+        let notes = Notes::of(named.iter().zip(&rules), &questions, &catalog);
         let dated = rules.iter().zip(&named);
         let dated = dated.map(|(rule, named)| (rule, named.observed_until));
         let index = Index::new(dated, questions, &actions).map_err(failed)?;
@@ -257,7 +241,7 @@ impl CompiledGeneration {
             obligations,
             policies: named,
             asks_for_roles,
-            single_places,
+            notes,
         })
     }
 
@@ -321,10 +305,10 @@ impl CompiledGeneration {
         self.policies.iter()
     }
 
-    /// Every permit that names URLs by `==` and not what is below them.
+    /// What of the policies does not do what it seems to.
     #[must_use]
-    pub fn single_places(&self) -> &[SinglePlaces] {
-        &self.single_places
+    pub fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     /// Whether any policy about tasks and credentials could depend on the caller's roles. Where none
@@ -393,36 +377,6 @@ fn rules_of(
     } else {
         Err(errors)
     }
-}
-
-/// What a permit names by `==` alone, of URLs.
-fn single_places_of(
-    named: &NamedPolicy,
-    rule: &Rule,
-    questions: &Questions,
-) -> Option<SinglePlaces> {
-    if named.policy.effect() != Effect::Permit {
-        return None;
-    }
-    let budget = Budget::new(u64::MAX);
-    let asked = rule.questions.iter().filter_map(|own| questions.get(*own));
-    let mut places = BTreeSet::new();
-    for patterns in asked.flat_map(|own| own.covering(Fact::Location)) {
-        for text in patterns.exact() {
-            let Ok(location) = Location::try_from(text.clone()) else {
-                continue;
-            };
-            let below = AskedText::of_location(&location);
-            if !location.is_arn() && !below.iter().all(|own| patterns.covers(own, &budget)) {
-                places.insert(text.clone());
-            }
-        }
-    }
-    Some(SinglePlaces {
-        policy: named.id.clone(),
-        count: places.len(),
-        first: places.into_iter().next()?,
-    })
 }
 
 /// In doubt it may: any mention counts, unless the policy's scope names administrative actions only.

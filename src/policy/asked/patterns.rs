@@ -123,6 +123,23 @@ impl PatternSet {
         &self.exact
     }
 
+    /// Each text and pattern by itself, with how it is written.
+    pub(in crate::policy) fn singles(&self) -> impl Iterator<Item = (String, Self)> {
+        let many = |text: &str| text.chars().map(Token::Char).chain([Token::Many]).collect();
+        let exact = self.exact.iter();
+        let exact = exact.map(|text| text.chars().map(Token::Char).collect::<Vec<Token>>());
+        let prefixes = self.prefixes.iter().map(move |text| many(text));
+        let others = self.others.iter().map(|own| own.tokens().to_vec());
+        exact.chain(prefixes).chain(others).map(|tokens| {
+            let written = tokens.iter().map(|token| match token {
+                Token::Char(c) => *c,
+                Token::One => '?',
+                Token::Many | Token::ManyInPart => '*',
+            });
+            (written.collect(), Self::new([tokens]))
+        })
+    }
+
     fn has_exact(&self, text: &str) -> bool {
         self.exact
             .binary_search_by(|own| own.as_str().cmp(text))

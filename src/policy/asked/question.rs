@@ -114,18 +114,28 @@ impl Question {
         }
     }
 
-    /// Every set that has to match all that is asked for of `fact`.
-    pub(in crate::policy) fn covering(&self, wanted: Fact) -> Vec<&PatternSet> {
+    /// Every set that is asked to stand so to what is asked for of `wanted`.
+    pub(in crate::policy) fn sets(&self, wanted: Fact, relation: Relation) -> Vec<&PatternSet> {
         match self {
             Self::Text {
                 fact,
                 patterns,
-                relation: Relation::Covered,
-            } if *fact == wanted => vec![patterns],
+                relation: own,
+            } if (*fact, *own) == (wanted, relation) => vec![patterns],
             Self::All(parts) | Self::Any(parts) => {
-                parts.iter().flat_map(|own| own.covering(wanted)).collect()
+                let parts = parts.iter();
+                parts.flat_map(|own| own.sets(wanted, relation)).collect()
             }
             _ => Vec::new(),
+        }
+    }
+
+    /// Whether some part of it asks for a request without `wanted`.
+    pub(in crate::policy) fn wants_no(&self, wanted: Fact) -> bool {
+        match self {
+            Self::Has { fact, expected } => *fact == wanted && !expected,
+            Self::All(parts) | Self::Any(parts) => parts.iter().any(|own| own.wants_no(wanted)),
+            Self::Text { .. } => false,
         }
     }
 }

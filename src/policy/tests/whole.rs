@@ -297,8 +297,8 @@ fn a_url_is_asked_for_as_the_place_and_as_what_is_below_it() {
         "forbid (principal, action == Action::\"bill:read\", resource)
          when { context.location == \"https://billing.example/b\" };"
     ));
-    let [told] = compiled.single_places() else {
-        panic!("{:?}", compiled.single_places());
+    let [told] = &compiled.notes().single_places[..] else {
+        panic!("{:?}", compiled.notes());
     };
     assert_eq!((told.policy.as_str(), told.count), ("p0", 2));
     assert_eq!(told.first, a);
@@ -544,6 +544,55 @@ fn an_action_of_aws_in_other_letters_was_refused() {
     let resource = api.catalog().resource("billing").unwrap();
     let budget = Budget::of_one_comparison();
     assert!(resource.check_serves(&details[0], &budget).is_err());
+}
+
+#[test]
+fn forbids_that_no_request_meets_are_told() {
+    let compiled = on_bucket(&format!(
+        "permit ({AGENT}, action in Action::\"any\", resource);
+         forbid (principal, action in Action::\"any\", resource == Api::\"billing\")
+         when {{ {} }};
+         forbid (principal, action in Action::\"any\", resource == Api::\"billing\")
+         when {{ {} }};
+         forbid (principal, action in Action::\"any\", {BUCKET})
+         when {{ context.location like \"arn:aws:s3:::others/*\" }};
+         forbid (principal, action in Action::\"any\", {BUCKET})
+         when {{ context.location like \"arn:aws:s3:::*.pdf\" }};
+         forbid (principal, action in Action::\"any\", {BUCKET})
+         unless {{ context has region }};
+         forbid (principal, action in Action::\"any\", {BUCKET})
+         when {{ context has region && context.region == \"us-east-1\" }};",
+        [
+            "https://BILLING.example/a/x",
+            "https://billing.example:443/a/x",
+            "https://billing.example/a//x",
+            "https://billing.example/a/%70ay",
+            "http://billing.example/a/x",
+            "https://other.example/a",
+            "/a/x",
+            "https://billing.example/c",
+        ]
+        .map(|own| format!("context.location == \"{own}\""))
+        .join(" || "),
+        [
+            "https://billing.example/a",
+            "https://billing.example/a/x",
+            "https://billing.example/b/x/y",
+            "https://billing.example/a/x*",
+            "https://billing*",
+            "*/x",
+        ]
+        .map(|own| format!("context.location like \"{own}\""))
+        .join(" || "),
+    ));
+    let notes = compiled.notes();
+    let unmet: Vec<(&str, usize)> = notes
+        .unmet_places
+        .iter()
+        .map(|own| (own.policy.as_str(), own.count))
+        .collect();
+    assert_eq!(unmet, [("p1", 8), ("p3", 1)], "{notes:?}");
+    assert_eq!(notes.without_region, ["p5"]);
 }
 
 /// Eight permitted locations of every refused action were compared with eight refused ones, each pair

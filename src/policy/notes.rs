@@ -1,0 +1,147 @@
+//! Policies that load and do not do what they seem to. `policy check` tells of them.
+
+use std::collections::BTreeSet;
+
+use cedar_policy::{Effect, ResourceConstraint};
+use serde::Serialize;
+
+use super::asked::Fact;
+use super::asked::question::{Question, Questions, Relation};
+use super::asked::rewrite::Rule;
+use super::asked::text::AskedText;
+use super::bundle::NamedPolicy;
+use crate::domain::catalog::{Catalog, Resource};
+use crate::domain::grant::Location;
+use crate::domain::limits::MAX_LOAD_STEPS;
+use crate::domain::pattern::Budget;
+
+/// What of a generation's policies does not do what it seems to. Where comparing all of them takes too
+/// long, some are missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Permits that name URLs by `==` and not what is below them.
+    pub single_places: Vec<NamedPlaces>,
+    /// Forbids that name locations that no request can have.
+    pub unmet_places: Vec<NamedPlaces>,
+    /// Policies about a resource of AWS that ask for a request without a region. There is none.
+    pub without_region: Vec<String>,
+}
+
+/// Locations that a policy names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NamedPlaces {
+    /// The policy's `@id`.
+    pub policy: String,
+    /// The first of the locations.
+    pub first: String,
+    /// How many locations.
+    pub count: usize,
+}
+
+impl NamedPlaces {
+    fn of(policy: &NamedPolicy, places: BTreeSet<String>) -> Option<Self> {
+        Some(Self {
+            policy: policy.id.clone(),
+            count: places.len(),
+            first: places.into_iter().next()?,
+        })
+    }
+}
+
+impl Notes {
+    pub(super) fn of<'a>(
+        rules: impl Iterator<Item = (&'a NamedPolicy, &'a Rule)>,
+        questions: &Questions,
+        catalog: &Catalog,
+    ) -> Self {
+        let budget = Budget::new(MAX_LOAD_STEPS);
+        let mut notes = Self::default();
+        for (named, rule) in rules {
+            let asked = rule.questions.iter().filter_map(|own| questions.get(*own));
+            let asked: Vec<&Question> = asked.collect();
+            if named.policy.effect() == Effect::Permit {
+                let places = single_places(&asked, &budget);
+                notes.single_places.extend(NamedPlaces::of(named, places));
+            } else {
+                let places = unmet_places(named, &asked, catalog, &budget);
+                notes.unmet_places.extend(NamedPlaces::of(named, places));
+            }
+            let on_aws = resources(named, catalog).all(|resource| resource.aws.is_some());
+            if on_aws && asked.iter().any(|own| own.wants_no(Fact::Region)) {
+                notes.without_region.push(named.id.clone());
+            }
+        }
+        notes
+    }
+}
+
+/// The resources that a policy can be about.
+fn resources<'a>(named: &NamedPolicy, catalog: &'a Catalog) -> impl Iterator<Item = &'a Resource> {
+    let only = match named.policy.resource_constraint() {
+        ResourceConstraint::Eq(resource) => Some(resource.id().unescaped().to_owned()),
+        _ => None,
+    };
+    let all = catalog.resources().map(AsRef::as_ref);
+    all.filter(move |own: &&Resource| only.as_ref().is_none_or(|only| own.name == *only))
+}
+
+/// The URLs that are named by `==` alone: a request for a URL is one for what is below it too, so that
+/// such a permit alone permits nothing there.
+fn single_places(asked: &[&Question], budget: &Budget) -> BTreeSet<String> {
+    let mut places = BTreeSet::new();
+    for patterns in asked
+        .iter()
+        .flat_map(|own| own.sets(Fact::Location, Relation::Covered))
+    {
+        for text in patterns.exact() {
+            let Ok(location) = Location::try_from(text.clone()) else {
+                continue;
+            };
+            let below = AskedText::of_location(&location);
+            let covered = below.iter().all(|own| patterns.covers(own, budget));
+            if budget.is_exhausted() {
+                return places;
+            }
+            if !location.is_arn() && !covered {
+                places.insert(text.clone());
+            }
+        }
+    }
+    places
+}
+
+/// The locations of which no registered one has a part, or that are written as no request writes them.
+fn unmet_places(
+    named: &NamedPolicy,
+    asked: &[&Question],
+    catalog: &Catalog,
+    budget: &Budget,
+) -> BTreeSet<String> {
+    let registered: Vec<AskedText> = resources(named, catalog)
+        .flat_map(|resource| &resource.locations)
+        .flat_map(AskedText::of_location)
+        .collect();
+    let mut places = BTreeSet::new();
+    for patterns in asked
+        .iter()
+        .flat_map(|own| own.sets(Fact::Location, Relation::Met))
+    {
+        for (text, single) in patterns.singles() {
+            let met = registered.iter().any(|own| single.overlaps(own, budget));
+            if budget.is_exhausted() {
+                return places;
+            }
+            if !met || has_other_spelling(&text) {
+                places.insert(text);
+            }
+        }
+    }
+    places
+}
+
+/// Whether a URL is written with what no location of a request has: an escape, an empty segment, a
+/// query or a fragment.
+fn has_other_spelling(text: &str) -> bool {
+    text.strip_prefix("https://")
+        .is_some_and(|rest| rest.contains("//") || rest.contains(['%', '\\', '#']))
+}
