@@ -55,6 +55,15 @@ CREATE TABLE ledger_head (
     mac      bytea NOT NULL
 );
 
+-- The newest head's size as the functions that prune saw it, by the database's clock. Only they write
+-- this table: the serving role could insert a head, and must not choose by it what is deleted at once.
+-- `transaction` noted the row: one that is not committed yet does not count as seen.
+CREATE TABLE ledger_seen (
+    at          timestamptz PRIMARY KEY,
+    size        bigint NOT NULL CHECK (size > 0),
+    transaction bigint NOT NULL
+);
+
 CREATE TABLE leaf (
     idx         bigint PRIMARY KEY CHECK (idx >= 0),
     hash        bytea NOT NULL CHECK (length(hash) = 32),
@@ -381,12 +390,39 @@ BEGIN
     END LOOP;
 END $$
 $function$,
+-- Notes the newest head's size, at most once an hour, and answers the greatest size that was noted and
+-- committed at least `age` ago; 0 if there is none. A head that the serving role inserted is the newest
+-- for that long, in sight of every replica, before anything is deleted by it; each replica stops at it.
+-- The role cannot delete it, and once the owner has, what was noted of it goes as well.
+$function$
+CREATE FUNCTION @schema@.ledger_seen_before(age interval) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, @schema@, pg_temp AS $$
+DECLARE
+    newest bigint;
+    seen bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(7412, 2);
+    SELECT coalesce(max(h.size), 0) INTO newest FROM @schema@.ledger_head h;
+    DELETE FROM @schema@.ledger_seen s WHERE s.size > newest;
+    IF newest > 0 AND NOT EXISTS (
+        SELECT 1 FROM @schema@.ledger_seen s WHERE s.at > clock_timestamp() - interval '1 hour'
+    ) THEN
+        INSERT INTO @schema@.ledger_seen VALUES (clock_timestamp(), newest, txid_current());
+    END IF;
+    -- Of those that are older than any bound, the youngest says all.
+    DELETE FROM @schema@.ledger_seen s WHERE s.at < (SELECT max(o.at) FROM @schema@.ledger_seen o
+        WHERE o.at <= clock_timestamp() - interval '7 days');
+    SELECT max(s.size) INTO seen FROM @schema@.ledger_seen s
+    WHERE s.at <= clock_timestamp() - age AND s.transaction <> txid_current();
+    RETURN coalesce(seen, 0);
+END $$
+$function$,
 -- Drops the oldest partition of bodies if all its leaves are older than `before`. Leaves are
 -- appended in order, so the last one's time speaks for all, but for the moments by which those that
--- were decided at once may lie the other way round. Only a partition that lies wholly below the
--- newest head goes: what is behind the head is not a leaf of the log, whatever its row says, so the
--- partition that is being written stays. Dropping needs the whole table for itself: while somebody
--- reads it, appends wait behind the attempt, and no longer than it does.
+-- were decided at once may lie the other way round. Only a partition that lay wholly below the newest
+-- head seven days ago goes: rows that the serving role inserts into the log must not choose it, and
+-- the partition that is being written stays. Dropping needs the whole table for itself: while another
+-- session reads it, appends wait behind the attempt, and no longer than it does.
 $function$
 CREATE FUNCTION @schema@.ledger_prune_bodies(before timestamptz) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
@@ -399,8 +435,8 @@ BEGIN
     SELECT min(substring(c.relname FROM '^leaf_body_([0-9]+)$')::bigint) INTO oldest
     FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = '@schema@.leaf_body'::regclass;
-    SELECT max(h.size) INTO below FROM @schema@.ledger_head h;
-    IF below IS NULL OR (oldest + 1) * width > below OR NOT EXISTS (
+    below := @schema@.ledger_seen_before(interval '7 days');
+    IF oldest IS NULL OR (oldest + 1) * width > below OR NOT EXISTS (
         SELECT 1 FROM @schema@.leaf l WHERE l.idx = (oldest + 1) * width - 1 AND l.at < before
     ) THEN
         RETURN 0;
@@ -410,16 +446,20 @@ BEGIN
     RETURN 1;
 END $$
 $function$,
+-- Deletes heads, the smallest first, of trees smaller than `below` and than the newest head of a day
+-- ago: no row that was inserted since makes the newest genuine head go.
 $function$
 CREATE FUNCTION @schema@.ledger_prune_heads(below bigint, most bigint) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, @schema@, pg_temp AS $$
 DECLARE
     pruned bigint;
+    seen bigint;
 BEGIN
+    seen := @schema@.ledger_seen_before(interval '1 day');
     DELETE FROM @schema@.ledger_head WHERE size IN (
         SELECT h.size FROM @schema@.ledger_head h
-        WHERE h.size < least(below, (SELECT max(n.size) FROM @schema@.ledger_head n))
+        WHERE h.size < least(below, seen)
         ORDER BY h.size LIMIT most);
     GET DIAGNOSTICS pruned = ROW_COUNT;
     RETURN pruned;
@@ -508,6 +548,7 @@ BEGIN
 END $$
 $function$,
 'REVOKE EXECUTE ON FUNCTION @schema@.ledger_ensure_partitions(bigint, bigint) FROM PUBLIC',
+'REVOKE EXECUTE ON FUNCTION @schema@.ledger_seen_before(interval) FROM PUBLIC',
 'REVOKE EXECUTE ON FUNCTION @schema@.ledger_prune_bodies(timestamptz) FROM PUBLIC',
 'REVOKE EXECUTE ON FUNCTION @schema@.ledger_prune_heads(bigint, bigint) FROM PUBLIC',
 'REVOKE EXECUTE ON FUNCTION @schema@.refuse_revival() FROM PUBLIC',

@@ -206,7 +206,7 @@ impl Store {
     /// The bytes of leaves that were written before `before`, oldest first, and never of one behind a
     /// younger one: leaves are not dated in the order of the log to the moment, and what is left of
     /// it has to be its end. On PostgreSQL whole partitions go, once the last of their 2^24 leaves
-    /// is that old.
+    /// is that old, and seven days after the database saw the log beyond it.
     pub async fn prune_bodies(&self, before: Timestamp, limit: u32) -> Result<u64, StoreError> {
         match self {
             Self::Postgres(postgres) => {
@@ -234,7 +234,8 @@ impl Store {
         }
     }
 
-    /// Heads of trees smaller than `below`, the smallest first; the newest is always kept.
+    /// Heads of trees smaller than `below`, the smallest first; the newest is always kept, and on
+    /// PostgreSQL those that were the newest within the last day or came since.
     pub async fn prune_heads(&self, below: u64, limit: u32) -> Result<u64, StoreError> {
         match self {
             Self::Postgres(postgres) => {

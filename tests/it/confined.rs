@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use taskpass::store::postgres::{Postgres, PostgresSettings};
 
 use crate::support::fleet::Fleet;
-use crate::support::postgres::{TestDatabase, fresh_database};
+use crate::support::postgres::{AGE_HEADS, TestDatabase, fresh_database};
 use crate::support::process::Launch;
 
 async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), String> {
@@ -119,6 +119,95 @@ async fn a_leaf_row_of_old_does_not_make_the_newest_partition_go() {
         .unwrap();
     assert!(kept, "the partition that is being written is gone");
     gone(&mut admin, &role).await;
+}
+
+/// A head far beyond the log, and the last leaf of the partition that is being written, dated of old.
+const FORGED: &str = "INSERT INTO ledger_head (size, root, batch_id, mac) VALUES \
+     (1099511627776, decode(repeat('00', 32), 'hex'), gen_random_uuid(), '\\x00'); \
+     INSERT INTO leaf (idx, hash, at) VALUES \
+     (16777215, decode(repeat('00', 32), 'hex'), 'epoch')";
+
+/// Both functions that delete, asked for all.
+const PRUNE_ALL: &str = "SELECT ledger_prune_bodies('infinity'); \
+     SELECT ledger_prune_heads(9223372036854775807, 1000000)";
+
+/// Whether the first partition is there, and all heads, the smallest first.
+async fn kept(admin: &mut PgConnection) -> (bool, Vec<i64>) {
+    sqlx::query_as(
+        "SELECT to_regclass('public.leaf_body_0') IS NOT NULL, \
+         ARRAY(SELECT size FROM ledger_head ORDER BY size)",
+    )
+    .fetch_one(admin)
+    .await
+    .unwrap()
+}
+
+/// A log of seven leaves, as far as its heads tell.
+async fn begin_log(admin: &mut PgConnection) {
+    let heads = "INSERT INTO ledger_head (size, root, batch_id, mac) \
+         SELECT n, decode(repeat('00', 32), 'hex'), gen_random_uuid(), '\\x01' \
+         FROM unnest(ARRAY[3, 7]) n";
+    run(admin, heads).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_forged_head_makes_neither_the_partition_that_is_written_nor_the_newest_head_go() {
+    let database = fresh_database();
+    let mut admin = database.connect().await;
+    let owner = owner(&database).await;
+    let role = role(&database, &mut admin).await;
+    owner.grant_serving(&role).await.unwrap();
+    begin_log(&mut admin).await;
+    let attack = format!("SET ROLE {role}; {FORGED}; {PRUNE_ALL}; {PRUNE_ALL}; RESET ROLE");
+    run(&mut admin, &attack).await.unwrap();
+    let all = (true, vec![3, 7, 1_099_511_627_776]);
+    assert_eq!(kept(&mut admin).await, all);
+    // Nor while less than a day, and less than a week, has passed.
+    let later = "UPDATE ledger_seen SET at = at - interval '23 hours', transaction = 0";
+    run(&mut admin, later).await.unwrap();
+    let again = format!("SET ROLE {role}; {PRUNE_ALL}; RESET ROLE");
+    run(&mut admin, &again).await.unwrap();
+    assert_eq!(kept(&mut admin).await, all);
+    let later = "UPDATE ledger_seen SET at = at - interval '5 days'";
+    run(&mut admin, later).await.unwrap();
+    let bodies = format!("SET ROLE {role}; SELECT ledger_prune_bodies('infinity'); RESET ROLE");
+    run(&mut admin, &bodies).await.unwrap();
+    assert_eq!(kept(&mut admin).await, all);
+    // Once the owner has deleted it, it is as if it had not been seen.
+    let clean = "DELETE FROM ledger_head WHERE size > 7; DELETE FROM leaf WHERE idx > 7; \
+                 UPDATE ledger_seen SET at = at - interval '9 days'";
+    run(&mut admin, clean).await.unwrap();
+    run(&mut admin, &again).await.unwrap();
+    assert_eq!(kept(&mut admin).await, (true, vec![3, 7]));
+    gone(&mut admin, &role).await;
+}
+
+#[tokio::test]
+async fn what_a_transaction_saw_itself_deletes_nothing_however_long_it_lasts() {
+    let database = fresh_database();
+    let mut admin = database.connect().await;
+    begin_log(&mut admin).await;
+    // No other session sees the forged head meanwhile; eight days pass.
+    let attack = format!(
+        "BEGIN; {FORGED}; {PRUNE_ALL}; UPDATE ledger_seen SET at = at - interval '8 days'; \
+         SAVEPOINT s; {PRUNE_ALL}; COMMIT"
+    );
+    run(&mut admin, &attack).await.unwrap();
+    assert_eq!(
+        kept(&mut admin).await,
+        (true, vec![3, 7, 1_099_511_627_776])
+    );
+}
+
+#[tokio::test]
+async fn what_lay_below_the_newest_head_of_a_week_ago_goes() {
+    let database = fresh_database();
+    let mut admin = database.connect().await;
+    begin_log(&mut admin).await;
+    run(&mut admin, FORGED).await.unwrap();
+    run(&mut admin, AGE_HEADS).await.unwrap();
+    run(&mut admin, PRUNE_ALL).await.unwrap();
+    assert_eq!(kept(&mut admin).await, (false, vec![1_099_511_627_776]));
 }
 
 #[tokio::test]

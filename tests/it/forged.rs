@@ -13,6 +13,7 @@ use taskpass::domain::task::TaskEnd;
 use taskpass::ledger::LedgerStatus;
 use taskpass::merkle::{Edge, Hash, leaf_hash};
 
+use crate::support::postgres::AGE_HEADS;
 use crate::support::rig::{Kind, Rig, access_token, ask, is_good};
 use crate::support::{SOON, until};
 
@@ -259,10 +260,11 @@ async fn an_older_head_that_is_put_in_again_changes_nothing() {
     let mut owner = rig.database().connect().await;
     run(
         &mut owner,
-        "CREATE TABLE kept AS SELECT * FROM ledger_head; GRANT SELECT ON kept TO PUBLIC; \
-         SELECT ledger_prune_heads(9999, 9999)",
+        "CREATE TABLE kept AS SELECT * FROM ledger_head; GRANT SELECT ON kept TO PUBLIC",
     )
     .await;
+    run(&mut owner, AGE_HEADS).await;
+    run(&mut owner, "SELECT ledger_prune_heads(9999, 9999)").await;
     let mut writer = Writer::on(&rig).await;
     writer
         .run("INSERT INTO ledger_head SELECT * FROM kept ON CONFLICT DO NOTHING")

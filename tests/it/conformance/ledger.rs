@@ -378,6 +378,7 @@ cases! {
         assert_eq!(store.openings(1).await.unwrap().input, None);
         assert!(store.openings(2).await.unwrap().input.is_some());
         assert!(store.leaf(1).await.unwrap().unwrap().body.is_some());
+        age_heads().await;
         assert_eq!(store.prune_heads(4, 9).await.unwrap(), 1);
         assert_eq!(store.prune_heads(u64::MAX, 0).await.unwrap(), 0);
         assert_eq!(store.prune_heads(u64::MAX, 9).await.unwrap(), 1, "all but the newest");
@@ -442,6 +443,7 @@ cases! {
         let last = 16_777_215;
         let writes = Writes { leaves: vec![leaf(0), leaf(last)], head: Some(sealed(last + 1, 1)), ..Writes::default() };
         seed(store, writes).await;
+        age_heads().await;
         let body = async |idx| store.leaf(idx).await.unwrap().unwrap().body.is_some();
         store.prune_bodies(at(0), 9).await.unwrap();
         assert!(body(0).await, "as old as that is not older");

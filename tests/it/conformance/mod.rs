@@ -1,11 +1,13 @@
 //! One suite over both stores: each case names the statements that it is about and says what both
 //! databases must answer. A statement that no case names fails the suite, so a new one needs a case.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
 use secrecy::SecretString;
 use serde_json::json;
+use sqlx::Connection;
 use taskpass::clock::Timestamp;
 use taskpass::crypto::SealingKeys;
 use taskpass::crypto::digest::Mac;
@@ -42,7 +44,7 @@ use taskpass::store::workload_keys::WorkloadKeyRow;
 use taskpass::store::{Store, StoreError};
 use uuid::Uuid;
 
-use crate::support::postgres::{TestDatabase, fresh_database};
+use crate::support::postgres::{AGE_HEADS, TestDatabase, fresh_database};
 use crate::support::sqlite::{SqliteFile, fresh_sqlite};
 
 /// A store of its own, and what keeps it there.
@@ -50,6 +52,20 @@ struct Place {
     store: Store,
     file: Option<SqliteFile>,
     database: Option<TestDatabase>,
+}
+
+thread_local! {
+    /// The database of this thread's test, for what only its owner does; none on SQLite.
+    static OWNED: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Lets eight days pass since the database saw the heads that there are.
+async fn age_heads() {
+    if let Some(url) = OWNED.take() {
+        let mut owner = sqlx::PgConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql(AGE_HEADS).execute(&mut owner).await.unwrap();
+        OWNED.set(Some(url));
+    }
 }
 
 async fn sqlite() -> Place {
@@ -66,6 +82,7 @@ async fn sqlite() -> Place {
 async fn postgres() -> Place {
     let database = fresh_database();
     let url = SecretString::from(database.url());
+    OWNED.set(Some(database.url()));
     let connected = Postgres::connect(&url, PostgresSettings::default());
     let store = Store::Postgres(connected.await.unwrap());
     store.ensure_partitions(0).await.unwrap();
@@ -384,6 +401,10 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
         "UPDATE workload_key SET jwk = jwk".into(),
         "UPDATE signing_key SET published_at = published_at".into(),
         "UPDATE one_time SET binding = binding".into(),
+        "INSERT INTO ledger_seen VALUES ('epoch', 1, 0)".into(),
+        "UPDATE ledger_seen SET at = 'epoch'".into(),
+        "DELETE FROM ledger_seen".into(),
+        "SELECT ledger_seen_before('0')".into(),
         "DELETE FROM admin_binding".into(),
         "DELETE FROM workload_key".into(),
         "DELETE FROM signing_key".into(),
@@ -448,6 +469,7 @@ async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_
         },
     )
     .await;
+    age_heads().await;
     let dropping = async {
         let begin = std::time::Instant::now();
         let dropped = store.prune_bodies(at(18_000_000), 9).await;

@@ -52,6 +52,10 @@ pub fn empty_database() -> TestDatabase {
     create(false)
 }
 
+/// As the owner: notes the newest head, and lets eight days pass since.
+pub const AGE_HEADS: &str = "SELECT ledger_prune_heads(0, 0); \
+     UPDATE ledger_seen SET at = at - interval '8 days', transaction = 0";
+
 impl TestDatabase {
     /// A migrated database in another cluster than the tests' own. It goes with that cluster.
     pub(super) fn elsewhere(cluster: &Url) -> Self {
