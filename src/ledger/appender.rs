@@ -29,10 +29,10 @@ use crate::ids::BatchId;
 use crate::merkle::{
     BatchProver, Checkpoint, Edge, Hash, Receipt, Tile, note_signature_line, sign_note,
 };
-use crate::store::StoreError;
 use crate::store::append::{ActWrite, LedgerConnection, MAX_HASHES, Server, View, Writes};
 use crate::store::generations::SealedActivation;
-use crate::store::heads::{ForeignHead, Head, HeadError, HeadSeal, SealedHead};
+use crate::store::heads::{ForeignHead, Head, HeadSeal, SealedHead};
+use crate::store::{Store, StoreError};
 
 /// How long the fate of a COMMIT whose answer was lost is asked for. The lock's owner may be
 /// frozen for a few seconds; after this those who wait are told that nobody knows.
@@ -124,15 +124,13 @@ impl Ledger {
         let unavailable = |error| AppendError::Unavailable(Arc::new(error));
         let clock = ClockWatch::new(Arc::clone(&parts.clock));
         clock.check(&parts.store).await.map_err(unavailable)?;
-        let heads = parts.head_seal();
-        let head = parts
-            .store
-            .head(&heads)
-            .await
-            .map_err(|error| match error {
-                HeadError::Store(error) => unavailable(error),
-                HeadError::Foreign(why) => AppendError::Stopped(why.to_string()),
-            })?;
+        let sealed = confirmed_head(&parts.store).await.map_err(unavailable)?;
+        let head = sealed.map(|sealed| parts.head_seal().open(&sealed));
+        let head = head
+            .transpose()
+            .map_err(|why| AppendError::Stopped(why.to_string()))?;
+        // The pool must lead to a server that has as much.
+        parts.store.note_committed(head.map_or(0, |head| head.size));
         let edge = proofs::edge_at(&parts.store, head)
             .await
             .map_err(AppendError::Stopped)?;
@@ -147,7 +145,6 @@ impl Ledger {
         // A start can wait: one that does not know the last checkpoint would be no guard.
         let shared = guard.check_shared(signed.as_ref(), Through::Pool).await;
         shared.map_err(|error| AppendError::Stopped(error.to_string()))?;
-        parts.store.note_committed(edge.size());
         let (sender, receiver, bytes) = queue();
         let shared = shared_state(clock, &guard, edge.size());
         let ledger = Self {
@@ -162,6 +159,19 @@ impl Ledger {
         }
         Ok((ledger, appender))
     }
+}
+
+/// The newest head's row, which is signed and published: so not before a commit that came after it is
+/// acknowledged.
+async fn confirmed_head(store: &Store) -> Result<Option<SealedHead>, StoreError> {
+    let confirming = async { store.ledger_connection().await?.confirmed_head().await };
+    let confirmed = tokio::time::timeout(CONNECT_PATIENCE, confirming).await;
+    confirmed.unwrap_or_else(|_| {
+        Err(StoreError::NotPrimary(format!(
+            "a commit was not acknowledged within {CONNECT_PATIENCE:?}; its synchronous standby may be \
+             gone"
+        )))
+    })
 }
 
 fn shared_state(clock: ClockWatch, guard: &Guard, size: u64) -> Arc<Shared> {
@@ -336,8 +346,9 @@ impl Appender {
         let size = head.map_or(0, |head| head.size);
         let missing = size.saturating_sub(self.edge.size());
         if let Some(head) = head.filter(|_| missing > MAX_HASHES as u64) {
-            // So far behind that reading all of it would hold everybody up.
-            connection.rollback().await.map_err(failure)?;
+            // So far behind that reading all of it would hold everybody up. It is believed only once it
+            // is confirmed.
+            connection.confirm().await.map_err(unanswered)?;
             // The pool must lead to a server that has as many, or catching up would never end.
             self.parts.store.note_committed(size);
             self.catch_up(head).await?;
@@ -359,9 +370,10 @@ impl Appender {
             );
             return Ok(None);
         }
-        self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
+        let learned = self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
+        let cutoffs = learned.as_ref().unwrap_or(&self.cutoffs);
         let generation = self.open_activation(view.activation.as_ref())?;
-        let reading = self.judge_clock(&view);
+        let reading = self.judge_clock(&view, cutoffs);
         let now = reading.now;
 
         let mac = &self.parts.mac;
@@ -370,7 +382,7 @@ impl Appender {
             reading,
             (edge.size(), generation),
             view,
-            &self.cutoffs,
+            cutoffs,
             mac,
         );
         let mut settled = Vec::with_capacity(prepared.len());
@@ -382,8 +394,14 @@ impl Appender {
         }
         let mut writes = settling.into_writes();
         if writes.is_empty() {
-            connection.rollback().await.map_err(failure)?;
+            // What others appended is shown and signed upon this transaction alone.
+            if missing > 0 || learned.is_some() {
+                connection.confirm().await.map_err(unanswered)?;
+            } else {
+                connection.rollback().await.map_err(failure)?;
+            }
             self.keep(connection);
+            self.take_cutoffs(learned, edge.size());
             self.move_to(edge);
             return Ok(Some(Committed {
                 settled,
@@ -408,13 +426,15 @@ impl Appender {
         self.in_doubt = true;
         if let Err(lost) = connection.commit().await {
             drop(connection);
-            warn!(error = %lost, "the answer to COMMIT was lost");
+            warn!(error = %lost, "a COMMIT was not acknowledged");
             if !self.fate(&writes).await? {
                 return Err(Failure::Unavailable(lost));
             }
         } else {
             self.keep(connection);
         }
+        // The commit was acknowledged, and with it what was read before.
+        self.take_cutoffs(learned, size);
         self.move_to(next);
         self.take_own_cutoffs(&writes);
         self.see_dates(&writes);
@@ -426,7 +446,7 @@ impl Appender {
     }
 
     /// Judges the clock by what was read under the lock: no leaf is dated by one that is wrong.
-    fn judge_clock(&self, view: &View) -> Reading {
+    fn judge_clock(&self, view: &View, cutoffs: &Cutoffs) -> Reading {
         let clock = &self.shared.clock;
         let metrics = &self.parts.metrics;
         let compared =
@@ -435,7 +455,7 @@ impl Appender {
             metrics.clock_skew(apart.as_secs_f64());
         }
         clock.see_newest(view.newest_at);
-        if let Some((index, accepted)) = self.cutoffs.newest_acceptance() {
+        if let Some((index, accepted)) = cutoffs.newest_acceptance() {
             clock.see_acceptance(index, accepted);
         }
         let reading = clock.judge();
@@ -507,9 +527,13 @@ impl Appender {
         };
         let deadline = Instant::now() + FATE_PATIENCE;
         while Instant::now() < deadline {
-            if let Ok(mut connection) = self.connect().await
-                && let Ok(committed) = connection.committed(head).await
-            {
+            let asking = async {
+                let mut connection = self.connect().await.ok()?;
+                connection.committed(head).await.ok()
+            };
+            // It does not answer while the head's own standby is gone.
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Ok(Some(committed)) = tokio::time::timeout(left, asking).await {
                 return Ok(committed);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -588,20 +612,30 @@ impl Appender {
         Ok(())
     }
 
+    /// The cutoffs as they are with what changed, if anything did. They are taken over once the
+    /// transaction that read them is acknowledged.
     fn learn_cutoffs(
-        &mut self,
+        &self,
         changed: Vec<crate::store::cutoffs::SealedCutoff>,
         size: u64,
-    ) -> Result<(), Failure> {
-        let mac = &self.parts.mac;
-        let news = !changed.is_empty();
-        self.cutoffs
-            .learn(changed, size, mac)
-            .map_err(|forged| Failure::Fatal(forged.to_string()))?;
-        if news {
-            self.show_cutoffs();
+    ) -> Result<Option<Cutoffs>, Failure> {
+        if changed.is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        let mut cutoffs = self.cutoffs.clone();
+        let learned = cutoffs.learn(changed, size, &self.parts.mac);
+        learned.map_err(|forged| Failure::Fatal(forged.to_string()))?;
+        Ok(Some(cutoffs))
+    }
+
+    fn take_cutoffs(&mut self, learned: Option<Cutoffs>, size: u64) {
+        match learned {
+            Some(cutoffs) => {
+                self.cutoffs = cutoffs;
+                self.show_cutoffs();
+            }
+            None => self.cutoffs.note_known_to(size),
+        }
     }
 
     /// Takes in what this replica cut off or lifted itself, once it is committed.

@@ -62,8 +62,13 @@ impl Cutoffs {
             })?;
             self.add(cutoff.clone());
         }
-        self.known_to = self.known_to.max(size);
+        self.note_known_to(size);
         Ok(())
+    }
+
+    /// Nothing changed before this leaf that is not known.
+    pub(super) fn note_known_to(&mut self, size: u64) {
+        self.known_to = self.known_to.max(size);
     }
 
     /// Takes in one cutoff, in place of what was known of it.

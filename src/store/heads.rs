@@ -191,15 +191,16 @@ impl TryFrom<HeadRow> for SealedHead {
     }
 }
 
+/// The newest head's row, and the first leaf behind it.
+pub(super) const HEAD: &str = "/* head */ SELECT size, root, batch_id, mac, \
+     (SELECT min(idx) FROM leaf WHERE idx >= size) AS uncovered \
+     FROM ledger_head ORDER BY size DESC LIMIT 1";
+
 impl Store {
     /// The newest head's row, and whether leaves are behind it.
     pub async fn sealed_head(&self) -> Result<Option<SealedHead>, StoreError> {
         let row: Option<HeadRow> = read!(self, db => {
-            sqlx::query_as(
-                "/* head */ SELECT size, root, batch_id, mac, \
-                 (SELECT min(idx) FROM leaf WHERE idx >= size) AS uncovered \
-                 FROM ledger_head ORDER BY size DESC LIMIT 1",
-            )
+            sqlx::query_as(HEAD)
             .fetch_optional(db)
             .await?
         });

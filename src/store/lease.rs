@@ -8,14 +8,16 @@
 //! Where the standby is gone COMMIT waits, and the lease lapses. That is intended: alone, a primary
 //! cannot tell a dead standby from one that was promoted. A comparison with the shared checkpoint
 //! does not take the commit's place, because a replica on the new primary may be unable to publish
-//! there; such a comparison only tells how many leaves must be shown.
+//! there; such a comparison only tells how many leaves must be shown. A commit that was answered with
+//! a warning does not either: its wait for the standby may have been cancelled
+//! ([`super::acknowledged`]).
 
 use std::time::Duration;
 
-use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use super::StoreError;
+use super::acknowledged::WatchedConnection;
 use super::codec::unsigned;
 use super::fence::{Fence, Shown};
 use super::postgres::Postgres;
@@ -34,7 +36,7 @@ pub struct ReadLease {
     bound: Duration,
     /// Tells this process's commit from those of others.
     number: i32,
-    connection: Option<PgConnection>,
+    connection: Option<WatchedConnection>,
 }
 
 impl ReadLease {
@@ -66,7 +68,8 @@ impl ReadLease {
         // Before the question is sent: the answer is at least as new.
         let asked = BootInstant::now();
         let known = self.postgres.fence().known();
-        let commit = commit(&mut connection, self.number);
+        let number = self.number;
+        let commit = connection.acknowledged(|connection| commit(connection, number));
         let committed = tokio::time::timeout(self.bound, commit).await;
         let (shown, acknowledged) = committed.map_err(|_| {
             StoreError::NotPrimary(format!(
@@ -91,10 +94,10 @@ impl ReadLease {
         Ok(())
     }
 
-    async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let connecting = PgConnection::connect_with(self.postgres.lease_options());
+    async fn connect(&self) -> Result<WatchedConnection, StoreError> {
+        let connecting = WatchedConnection::connect(self.postgres.lease_options());
         match tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
-            Ok(connection) => Ok(connection?),
+            Ok(connection) => connection,
             Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
         }
     }

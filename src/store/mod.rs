@@ -16,6 +16,7 @@
 //!
 //! SQL never says `now()`: time is a parameter.
 
+pub mod acknowledged;
 pub mod admins;
 pub mod append;
 pub mod authenticity;

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
+use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
 
 use super::StoreError;
+use super::acknowledged::WatchedConnection;
 use super::authenticity::RowGuard;
 use super::codec::unsigned;
 use super::fence::{Fence, Shown, ends_connection};
@@ -154,6 +155,8 @@ impl Postgres {
             ("default_transaction_isolation", "read committed"),
             // A permit is released upon this commit: it has to be on disk, whatever the default.
             ("synchronous_commit", "on"),
+            // Whatever the role's default: that a commit was not acknowledged is told by a warning.
+            ("client_min_messages", "warning"),
             // Its two statements are long, and every lookup in them is by an index: planning them
             // anew for each batch would cost more than running them.
             ("plan_cache_mode", "force_generic_plan"),
@@ -172,7 +175,10 @@ impl Postgres {
             // Compiling takes longer than any of its statements.
             ("jit", "off"),
         ]);
-        let lease = pooled.clone().options([("synchronous_commit", "on")]);
+        let lease = pooled.clone().options([
+            ("synchronous_commit", "on"),
+            ("client_min_messages", "warning"),
+        ]);
         let fence = Arc::new(Fence::default());
         let admitting = Arc::clone(&fence);
         let pool = PgPoolOptions::new()
@@ -259,8 +265,8 @@ impl Postgres {
 
     /// A new connection with the ledger's short timeouts. The connections of the pool are retired:
     /// the new one may lead to another server than they do.
-    pub async fn ledger_connection(&self) -> Result<PgConnection, StoreError> {
-        let connecting = PgConnection::connect_with(&self.ledger);
+    pub async fn ledger_connection(&self) -> Result<WatchedConnection, StoreError> {
+        let connecting = WatchedConnection::connect(&self.ledger);
         let connected = tokio::time::timeout(Duration::from_secs(3), connecting).await;
         let Ok(connection) = connected else {
             return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));
@@ -269,7 +275,7 @@ impl Postgres {
         self.fence.retire();
         let (in_recovery,): (bool,) =
             sqlx::query_as("/* ledger_connection */ SELECT pg_is_in_recovery()")
-                .fetch_one(&mut connection)
+                .fetch_one(&mut *connection)
                 .await?;
         if in_recovery {
             let why = "it is in recovery, as a standby is".to_owned();

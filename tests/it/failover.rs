@@ -239,3 +239,102 @@ async fn without_its_standby_a_primary_is_read_for_no_longer_than_the_lease() {
     })
     .await;
 }
+
+/// The leaves of the checkpoint that the replicas keep together.
+fn kept_together(place: &tempfile::TempDir) -> u64 {
+    let note = std::fs::read_to_string(place.path().join("place")).unwrap();
+    note.lines().nth(1).unwrap().parse().unwrap()
+}
+
+/// A synchronous pair with a replica that published all that it appended, and then no standby.
+async fn without_standby(place: &tempfile::TempDir) -> (Pair, Fleet, Replica, Value, u64) {
+    let pair = Pair::start_synchronous();
+    let (fleet, replica) = Fleet::start_on(pair.database(), &tables(Some(place))).await;
+    let granted = granted(&fleet, &[&replica]).await;
+    let size = granted["receipt"]["tree_size"].as_u64().unwrap();
+    until("its leaf is published", SOON, async || {
+        kept_together(place) >= size
+    })
+    .await;
+    pair.stop_standby();
+    let size = kept_together(place);
+    (pair, fleet, replica, granted, size)
+}
+
+/// The standby is back, and so is the service.
+async fn serves_again(pair: &Pair, fleet: &Fleet, replica: &Replica, place: &tempfile::TempDir) {
+    pair.restart_standby();
+    let size = kept_together(place);
+    until("it grants again", 3 * SOON, async || {
+        replica.ask(&fleet.token()).await.status == 201
+    })
+    .await;
+    until("what it appends is published", SOON, async || {
+        kept_together(place) > size
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_commit_that_only_a_crash_made_visible_is_neither_released_nor_published() {
+    let place = tempfile::tempdir().unwrap();
+    let (pair, fleet, replica, _, size) = without_standby(&place).await;
+    let token = fleet.token();
+    let asking = replica.ask(&token);
+    let crashing = async {
+        until("its COMMIT waits for the standby", SOON, async || {
+            pair.waiting_appends() > 0
+        })
+        .await;
+        pair.crash_primary();
+    };
+    let (answer, ()) = tokio::join!(asking, crashing);
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    // Nor when it is read by a later append, or at a start.
+    let later = replica.ask(&fleet.token()).await;
+    assert_eq!(later.status, 503, "{}", later.text());
+    assert_eq!(kept_together(&place), size);
+    serves_again(&pair, &fleet, &replica, &place).await;
+    // Its evidence is used up.
+    assert_eq!(replica.ask(&token).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cancelled_wait_for_the_standby_is_no_acknowledgement() {
+    let place = tempfile::tempdir().unwrap();
+    let (pair, fleet, replica, granted, size) = without_standby(&place).await;
+    let begin = Instant::now();
+    let (mut cancelled, mut refused) = (0, 0);
+    while cancelled < 10 || refused < 20 || begin.elapsed() < 3 * Duration::from_secs(LEASE) {
+        let token = fleet.token();
+        let asking = replica.ask(&token);
+        let saying = async {
+            let begun = begin.elapsed();
+            match says(&fleet, &replica, &granted).await {
+                Some(true) => assert!(begun <= Duration::from_secs(LEASE), "{begun:?}"),
+                Some(false) => panic!("it was never revoked"),
+                None => refused += 1,
+            }
+        };
+        let cancelling = async {
+            for _ in 0..5 {
+                cancelled += pair.cancel_waits();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let asked = async {
+            // Without an answer within that time nothing was released either.
+            tokio::time::timeout(Duration::from_secs(2), asking).await
+        };
+        let (asked, (), ()) = tokio::join!(asked, saying, cancelling);
+        if let Ok(answer) = asked {
+            assert_ne!(answer.status, 201, "{}", answer.text());
+        }
+        assert!(
+            begin.elapsed() < 4 * SOON,
+            "{cancelled} cancelled, {refused} refused"
+        );
+    }
+    assert_eq!(kept_together(&place), size);
+    serves_again(&pair, &fleet, &replica, &place).await;
+}

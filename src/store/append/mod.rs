@@ -19,12 +19,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sqlx::Executor;
-use sqlx::postgres::PgConnection;
 
+use super::acknowledged::WatchedConnection;
 use super::admins::AdminBinding;
 use super::cutoffs::SealedCutoff;
 use super::generations::SealedActivation;
-use super::heads::SealedHead;
+use super::heads::{HEAD, HeadRow, SealedHead};
 use super::keys::SigningKeyRow;
 use super::workload_keys::WorkloadKeyRow;
 use super::{Store, StoreError};
@@ -300,7 +300,7 @@ pub enum ActWrite {
 #[derive(Debug)]
 pub enum LedgerConnection {
     /// A PostgreSQL connection of its own.
-    Postgres(Box<PgConnection>),
+    Postgres(Box<WatchedConnection>),
     /// SQLite's one writer, taken from its pool for each batch.
     Sqlite(sqlx::pool::PoolConnection<sqlx::Sqlite>),
 }
@@ -359,17 +359,50 @@ impl LedgerConnection {
         Ok(())
     }
 
-    /// Makes it durable. After an error nobody knows whether it is: ask [`Self::committed`] on a
+    /// Makes it durable. After an error it is not known whether it is: ask [`Self::committed`] on a
     /// new connection.
     pub async fn commit(&mut self) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(connection) => connection.execute("COMMIT").await?,
+            Self::Postgres(connection) => connection.commit().await,
             Self::Sqlite(connection) => {
                 connection.execute("COMMIT").await?;
-                return Ok(());
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends a transaction that wrote nothing by a commit that the server acknowledges: all that was
+    /// read in it is then on its synchronous standby, too. A row can be read that is not: after a
+    /// crash the server shows what it wrote before any standby had it, and so it does when a wait for
+    /// the standby was cancelled. What SQLite shows is durable.
+    pub async fn confirm(&mut self) -> Result<(), StoreError> {
+        let Self::Postgres(connection) = self else {
+            return self.rollback().await;
+        };
+        sqlx::query("/* confirm */ SELECT pg_logical_emit_message(true, 'taskpass.confirm', '')")
+            .execute(&mut ***connection)
+            .await?;
+        connection.commit().await
+    }
+
+    /// The newest head's row, once a commit that came after it was acknowledged.
+    pub async fn confirmed_head(&mut self) -> Result<Option<SealedHead>, StoreError> {
+        let row: Option<HeadRow> = match self {
+            Self::Postgres(connection) => {
+                connection.execute("BEGIN").await?;
+                sqlx::query_as(HEAD)
+                    .fetch_optional(&mut ***connection)
+                    .await?
+            }
+            Self::Sqlite(connection) => {
+                connection.execute("BEGIN").await?;
+                sqlx::query_as(HEAD)
+                    .fetch_optional(&mut **connection)
+                    .await?
             }
         };
-        Ok(())
+        self.confirm().await?;
+        row.map(SealedHead::try_from).transpose()
     }
 
     /// Undoes the transaction: the connection can be used again.
@@ -386,22 +419,22 @@ impl LedgerConnection {
     }
 
     /// Whether the batch that ends with this head was committed. Takes the lock first, so that a
-    /// COMMIT that is still on its way has arrived, or never will.
+    /// COMMIT that is still on its way has arrived, or never will. That it was is answered only once it
+    /// is confirmed ([`Self::confirm`]).
     pub async fn committed(&mut self, head: &SealedHead) -> Result<bool, StoreError> {
         const SQL: &str = "/* committed */ SELECT EXISTS \
              (SELECT 1 FROM ledger_head WHERE batch_id = $1 AND mac = $2)";
-        let found: (bool,) = match self {
+        let (found,): (bool,) = match self {
             Self::Postgres(connection) => {
                 connection.execute(POSTGRES_LOCK).await?;
-                let found = sqlx::query_as(SQL)
+                sqlx::query_as(SQL)
                     .bind(head.batch())
                     .bind(head.mac())
-                    .fetch_one(&mut **connection)
-                    .await?;
-                connection.execute("ROLLBACK").await?;
-                found
+                    .fetch_one(&mut ***connection)
+                    .await?
             }
             Self::Sqlite(connection) => {
+                connection.execute("BEGIN").await?;
                 sqlx::query_as(SQL)
                     .bind(head.batch())
                     .bind(head.mac())
@@ -409,7 +442,12 @@ impl LedgerConnection {
                     .await?
             }
         };
-        Ok(found.0)
+        if found {
+            self.confirm().await?;
+        } else {
+            self.rollback().await?;
+        }
+        Ok(found)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 cases! {
-    ["ledger_lock" "ledger_enter" "ledger_write" "head" "leaf_hashes" "leaves" "decision_index" "decisions" "openings" "committed" "newest_leaf_at"]
+    ["ledger_lock" "ledger_enter" "ledger_write" "head" "leaf_hashes" "leaves" "decision_index" "decisions" "openings" "committed" "newest_leaf_at" "confirm"]
     async fn a_batch_is_read_back_as_it_was_written(store: &Store) {
         assert_eq!(store.head(&head_seal()).await.unwrap(), None);
         let first = seen(store, Needs::default()).await;
@@ -45,6 +45,9 @@ cases! {
         let mut connection = store.ledger_connection().await.unwrap();
         assert!(connection.committed(&sealed(3, 1)).await.unwrap());
         assert!(!connection.committed(&sealed(3, 2)).await.unwrap());
+        assert_eq!(connection.confirmed_head().await.unwrap(), Some(sealed(3, 1)));
+        connection.enter(&Needs::default()).await.unwrap();
+        connection.confirm().await.unwrap();
     }
 
     ["tile" "tile_roots"]

@@ -447,6 +447,29 @@ async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {
 }
 
 #[tokio::test]
+async fn on_postgresql_a_commit_that_the_server_warns_of_is_not_acknowledged() {
+    let place = postgres().await;
+    let database = place.database.as_ref().unwrap();
+    // Whatever a role's or a database's default is, warnings are heard.
+    let mut admin = database.connect().await;
+    let quiet = format!(
+        "ALTER DATABASE {} SET client_min_messages = error",
+        database.name()
+    );
+    let quiet = sqlx::raw_sql(sqlx::AssertSqlSafe(quiet));
+    quiet.execute(&mut admin).await.unwrap();
+    let mut connection = place.store.ledger_connection().await.unwrap();
+    connection.enter(&Needs::default()).await.unwrap();
+    connection.commit().await.unwrap();
+    // There is no transaction any more.
+    let told = connection.commit().await.unwrap_err().to_string();
+    assert!(told.contains("no transaction in progress"), "{told}");
+    connection.enter(&Needs::default()).await.unwrap();
+    connection.commit().await.unwrap();
+    place.store.close().await;
+}
+
+#[tokio::test]
 async fn on_postgresql_a_reader_of_all_bodies_keeps_no_room_from_being_made_and_appends_hardly() {
     let place = postgres().await;
     let database = place.database.as_ref().unwrap();

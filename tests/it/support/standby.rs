@@ -154,6 +154,32 @@ impl Pair {
         self.stop("standby");
     }
 
+    /// The server that is written to crashes and starts again. What its standby lacked is visible then.
+    pub fn crash_primary(&self) {
+        self.stop("primary");
+        let primary = self.data("primary");
+        assert!(
+            start_server(&self.owner, &primary, self.port),
+            "{}",
+            log(&primary)
+        );
+    }
+
+    /// How many appends of the broker wait for the standby.
+    pub fn waiting_appends(&self) -> i64 {
+        self.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'",
+        )
+    }
+
+    /// Cancels each wait for the standby: PostgreSQL then answers COMMIT as if there had been none.
+    pub fn cancel_waits(&self) -> i64 {
+        self.ask(
+            "SELECT count(*) FROM (SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+             WHERE wait_event = 'SyncRep') AS cancelled",
+        )
+    }
+
     /// The standby is back.
     pub fn restart_standby(&self) {
         let standby = self.data("standby");
