@@ -107,6 +107,9 @@ impl Broker {
                 "the minter has no list any more".into(),
             )));
         };
+        if let Err(why) = list.check(place) {
+            return self.unusable(claimed, why).await;
+        }
         let (standing, looked_at) = self.look(list, place).await?;
         if let Some(ahead) = standing
             .as_ref()
@@ -155,6 +158,24 @@ impl Broker {
         );
         self.done(place, &denied, looked_at).await?;
         Ok(true)
+    }
+
+    /// A place that this replica's configuration does not let it write. That fails while there is
+    /// anything to deny; otherwise it is looked at again tomorrow.
+    async fn unusable(&self, claimed: &ClaimedPlace, why: String) -> Result<bool, TendError> {
+        let place = &claimed.place;
+        if !self.wanted(place).await?.denies_as(&Denied::default()) {
+            return Err(TendError::BackEnd(MintError::Refused(why)));
+        }
+        info!(
+            place = place.name,
+            why, "a list of denied sessions cannot be read; there is nothing to deny"
+        );
+        let due_at = self.now().plus_seconds(REST_SECONDS);
+        let store = self.store();
+        let rests = store.deny_place_failed(place, self.replica(), due_at);
+        rests.await.map_err(BrokerError::from)?;
+        Ok(false)
     }
 
     /// Writes a list with the next number.

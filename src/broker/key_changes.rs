@@ -124,7 +124,7 @@ impl Broker {
         now: Timestamp,
     ) -> Result<Option<Planned>, BrokerError> {
         match wish {
-            KeyWish::Scheduled(purpose) => match self.due(&keys.records, *purpose, now) {
+            KeyWish::Scheduled(purpose) => match self.due(&keys.records, *purpose, now).await? {
                 Some(dates) => self.added(*purpose, dates).await.map(Some),
                 None => Ok(None),
             },

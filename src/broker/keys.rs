@@ -414,32 +414,44 @@ impl Broker {
     }
 
     /// The dates of the key that has to be made now, if one has.
-    pub(super) fn due(
+    pub(super) async fn due(
         &self,
         records: &[SigningKeyRecord],
         purpose: KeyPurpose,
         now: Timestamp,
-    ) -> Option<NewKey> {
+    ) -> Result<Option<NewKey>, BrokerError> {
         let policy = &self.parts.key_policy;
+        let algorithm = self.algorithm(purpose);
+        let Some(due) = plan_rotation(records, purpose, algorithm, &policy.schedule, now) else {
+            return Ok(None);
+        };
         let needed = match purpose {
             // The operator's own key is replaced by the operator.
             KeyPurpose::AccessToken => {
                 policy.imported.is_none() || !records.iter().any(|key| self.is_imported(key))
             }
-            KeyPurpose::Federation => self.federates(),
+            KeyPurpose::Federation => self.federates().await?,
             KeyPurpose::Ledger => false,
         };
-        let algorithm = self.algorithm(purpose);
-        let due = plan_rotation(records, purpose, algorithm, &policy.schedule, now);
-        due.filter(|_| needed)
+        Ok(needed.then_some(due))
     }
 
-    /// Whether anything that is registered needs AWS to trust us.
-    fn federates(&self) -> bool {
-        self.active().is_ok_and(|active| {
+    /// Whether the broker needs AWS to trust it: for a registered role, or for the list of denied
+    /// sessions of a role that was registered once, here or in a log that this one succeeds.
+    async fn federates(&self) -> Result<bool, BrokerError> {
+        let registered = self.active().is_ok_and(|active| {
             let mut roles = active.catalog().resources().filter_map(|r| r.aws.as_ref());
             roles.any(|role| role.mode == AwsMode::WebIdentity)
-        })
+        });
+        if registered {
+            return Ok(true);
+        }
+        let places = self.store().deny_places().await?;
+        Ok(places.iter().any(|place| {
+            let minter = self.minters().of_kind(&place.minter);
+            let list = minter.and_then(|minter| minter.deny_list());
+            list.is_some_and(|list| list.needs_federation(place))
+        }))
     }
 
     /// Forgets private keys that nothing needs any more. Their rows stay: a purpose that has signed

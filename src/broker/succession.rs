@@ -23,7 +23,7 @@ use crate::domain::session::LOCAL_MINTER;
 use crate::ids::CutoffId;
 use crate::ledger::Appended;
 use crate::ledger::entry::{AdminBindingChange, Entry, OneTimeUse, Request, WorkloadKeyChange};
-use crate::mint::MintPlace;
+use crate::mint::{DenyList, MintPlace};
 use crate::store::Store;
 use crate::store::admins::AdminBinding;
 use crate::store::deny_lists::SessionsAt;
@@ -43,7 +43,7 @@ pub struct LeftToExpiry {
     /// The place at the back end, or the generation whose places are unknown.
     pub place: String,
     /// Why they are not denied.
-    pub why: &'static str,
+    pub why: String,
     /// When the last of them has expired.
     pub until: Timestamp,
 }
@@ -87,8 +87,22 @@ pub struct Legacy {
 struct Found {
     /// A resource that it is for, as far as that is known.
     resource: Option<String>,
-    /// Its list.
-    list: Option<DenyPlace>,
+    /// Its list, as each registration that is known says how it is reached.
+    lists: Vec<DenyPlace>,
+}
+
+impl Found {
+    /// The first list that this replica can write, or else the first, with what is missing.
+    fn list(self, back_end: Option<&dyn DenyList>) -> Option<(DenyPlace, Result<(), String>)> {
+        let back_end = back_end?;
+        let checked = self.lists.into_iter().map(|list| {
+            let usable = back_end.check(&list);
+            (list, usable)
+        });
+        let (mut usable, mut unusable): (Vec<_>, Vec<_>) = checked.partition(|(_, it)| it.is_ok());
+        let mut all = usable.drain(..).chain(unusable.drain(..));
+        all.next()
+    }
 }
 
 impl Legacy {
@@ -203,30 +217,33 @@ impl Broker {
             self.carry_cutoff(selector, block, reason, to, now).await
         };
         carry(Selector::All(True), Block::No, reason, None).await?;
-        for ((kind, name), found) in self.places_of(&legacy, registered) {
-            let Some(place) = found.list else {
-                let known = self.minters().of_kind(&kind).is_some();
-                carried.left.push(LeftToExpiry {
-                    place: name,
-                    why: if known { NO_LIST } else { NO_MINTER },
-                    until: now.plus_seconds(MAX_TTL_SECONDS),
-                });
+        let left = |place: String, why: &str| LeftToExpiry {
+            place,
+            why: why.to_owned(),
+            until: now.plus_seconds(MAX_TTL_SECONDS),
+        };
+        for ((kind, name), mut found) in self.places_of(&legacy, registered) {
+            let minter = self.minters().of_kind(&kind);
+            let resource = found.resource.take();
+            let Some((place, usable)) = found.list(minter.and_then(|it| it.deny_list())) else {
+                let why = minter.map_or(NO_MINTER, |_| NO_LIST);
+                carried.left.push(left(name, why));
                 continue;
             };
-            let selector = match found.resource {
+            let selector = match resource {
                 Some(resource) => Selector::Resource(resource),
                 None => Selector::All(True),
             };
             carry(selector, Block::No, reason, Some(name)).await?;
+            // Also where the list cannot be written: a configuration that mends this has it written.
             self.store().put_deny_place(&place, now).await?;
-            carried.denied.push(place.name);
+            match usable {
+                Ok(()) => carried.denied.push(place.name),
+                Err(why) => carried.left.push(left(place.name, &why)),
+            }
         }
         for generation in &legacy.unreadable {
-            carried.left.push(LeftToExpiry {
-                place: generation.to_string(),
-                why: UNREADABLE,
-                until: now.plus_seconds(MAX_TTL_SECONDS),
-            });
+            carried.left.push(left(generation.to_string(), UNREADABLE));
         }
         for block in legacy.blocks {
             carry(block.selector, block.block, &block.reason, None).await?;
@@ -285,7 +302,7 @@ impl Broker {
             let name = resource.audience().to_owned();
             let found = all.entry((resource.kind.clone(), name)).or_default();
             found.resource.get_or_insert_with(|| resource.name.clone());
-            found.list = found.list.take().or(list);
+            found.lists.extend(list);
         }
         for session in &legacy.sessions {
             let key = (session.minter.clone(), session.audience.clone());
@@ -296,11 +313,8 @@ impl Broker {
         }
         for place in &legacy.places {
             let key = (place.minter.clone(), place.name.clone());
-            let minter = self.minters().of_kind(&place.minter);
             let found = all.entry(key).or_default();
-            if minter.is_some_and(|minter| minter.deny_list().is_some()) {
-                found.list = found.list.take().or_else(|| Some(place.clone()));
-            }
+            found.lists.push(place.clone());
         }
         all
     }

@@ -139,6 +139,17 @@ pub trait DenyList: Send + Sync {
     /// Where sessions of this resource are denied; nothing where they can't be.
     fn deny_place(&self, resource: &Resource) -> Option<DenyPlace>;
 
+    /// Whether this replica's configuration lets it read and write a place's document; if not, why,
+    /// and what to do. The back end is not asked.
+    fn check(&self, _place: &DenyPlace) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether a place's document is read and written with tokens that the federation keys sign.
+    fn needs_federation(&self, _place: &DenyPlace) -> bool {
+        false
+    }
+
     /// The document as it stands; nothing where there is none, or none that we could have written.
     fn read<'a>(
         &'a self,

@@ -67,7 +67,9 @@ pub struct World {
     place: String,
     /// The lines of `[keys]`.
     keys: String,
-    /// Tables of further resources.
+    /// Whether the role `ROLE` is registered.
+    registers_role: bool,
+    /// Tables of further resources, and of endpoints.
     resources: String,
     databases: Option<(TestDatabase, TestDatabase)>,
 }
@@ -96,6 +98,7 @@ impl World {
             sealing_key: format!("tpk1_{key}"),
             place: "file = \"place\"".to_owned(),
             keys: String::new(),
+            registers_role: true,
             resources: String::new(),
             databases,
         };
@@ -175,19 +178,7 @@ audience = "https://orders.example"
 actions = ["orders:read"]
 locations = ["https://orders.example/v1"]
 verification = "status_list"
-[[resources]]
-name = "bucket"
-kind = "aws"
-owner = "data"
-actions = ["s3:Get*"]
-locations = ["arn:aws:s3:::reports/*"]
-default_ttl_seconds = 600
-[resources.aws]
-role_arn = "{ROLE}"
-mode = "web_identity"
-region = "eu-central-1"
-[resources.aws.revocation]
-role_arn = "arn:aws:iam::123456789012:role/revoker"
+{role}
 {resources}
 [[task_types]]
 name = "job"
@@ -197,6 +188,11 @@ resources = ["orders-api"]
             bootstrap = hex(digest.as_ref()),
             place = self.place,
             keys = self.keys,
+            role = if self.registers_role {
+                role_of("bucket", ROLE, Some(""))
+            } else {
+                String::new()
+            },
             resources = self.resources,
             issuer = self.issuer.url(),
         );
@@ -670,7 +666,16 @@ async fn no_log_is_given_up_while_a_broker_still_keeps_it() {
 
 /// A resource for a role of AWS, with a list of denied sessions or without.
 fn role(name: &str, lists: bool) -> String {
-    let list = "[resources.aws.revocation]\nrole_arn = \"arn:aws:iam::123456789012:role/revoker\"";
+    role_of(name, &arn(name), lists.then_some(""))
+}
+
+/// The same; `list` has further lines for the tables of the role and of its list.
+fn role_of(name: &str, arn: &str, list: Option<&str>) -> String {
+    let more = list.unwrap_or_default();
+    let list = list.map_or_else(String::new, |more| {
+        let writer = "arn:aws:iam::123456789012:role/revoker";
+        format!("[resources.aws.revocation]\nrole_arn = \"{writer}\"\n{more}")
+    });
     format!(
         r#"
 [[resources]]
@@ -679,14 +684,14 @@ kind = "aws"
 owner = "data"
 actions = ["s3:Get*"]
 locations = ["arn:aws:s3:::{name}/*"]
+default_ttl_seconds = 600
 [resources.aws]
-role_arn = "{}"
+role_arn = "{arn}"
 mode = "web_identity"
 region = "eu-central-1"
-{}
-"#,
-        arn(name),
-        if lists { list } else { "" }
+{more}
+{list}
+"#
     )
 }
 
@@ -769,6 +774,106 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
         }
         store.close().await;
     }
+}
+
+/// The old log's role is at `moto`, and registered in the old configuration alone. The answer is the
+/// report of `keys revoke --ledger`, with `endpoints` in the new configuration.
+async fn give_up_a_log_with_a_role_at(world: &mut World, moto: &Moto, endpoints: &str) -> Value {
+    let iam = moto.iam();
+    for name in ["once", "revoker"] {
+        let made = iam.create_role().role_name(name);
+        let trust = r#"{"Version":"2012-10-17","Statement":[]}"#;
+        let made = made.assume_role_policy_document(trust).send().await;
+        made.unwrap();
+    }
+    world.registers_role = false;
+    let role = role_of("once", &arn("once"), Some("endpoint = \"aws\""));
+    world.resources = format!("{role}\n{}", aws_endpoint(moto));
+    let mut old = world.start(OLD);
+    if world.databases.is_some() {
+        world.activate(&old).await;
+    }
+    let keys = old.client.get_as(&old.admin, "/v1/ledger/keys").await;
+    let key = keys.expect(200)["vkeys"][0].as_str().unwrap().to_owned();
+    world.published_by(&old).await;
+    old.process.terminate();
+    world.resources = endpoints.to_owned();
+    let new = world.config(NEW, free_address());
+    let another = new.replace(
+        "issuer = \"http://127.0.0.1:7070\"",
+        "issuer = \"http://localhost:7070\"",
+    );
+    assert_ne!(new, another);
+    let revoke = ["keys", "revoke", "--ledger", &key];
+    std::fs::write(world.path(file(NEW)), another).unwrap();
+    let refused = world.move_on(revoke, &["--yes", "--json"]);
+    assert_eq!(refused.code(), Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("server.issuer"), "{refused:?}");
+    std::fs::write(world.path(file(NEW)), new).unwrap();
+    let report = std::cell::RefCell::new(Value::Null);
+    // PostgreSQL notices a moment later that the old broker's last connection is closed.
+    until("the log is given up", SOON, async || {
+        let ended = world.move_on(revoke, &["--yes", "--json"]);
+        if ended.code() == Some(0) {
+            *report.borrow_mut() = serde_json::from_str(&ended.stdout).unwrap();
+        }
+        ended.code() == Some(0)
+    })
+    .await;
+    report.into_inner()
+}
+
+fn aws_endpoint(moto: &Moto) -> String {
+    format!(
+        "[endpoints.aws]\nurl = \"{}\"\nuse = [\"sts\", \"iam\"]\n",
+        moto.url()
+    )
+}
+
+/// Waits until the role `once` denies every session that is older than the new log.
+async fn the_role_denies_older_sessions(moto: &Moto) {
+    let iam = moto.iam();
+    until("the policy is written", SOON, async || {
+        let policy = iam.get_role_policy().role_name("once");
+        let policy = policy.policy_name("TaskpassRevokedSessions").send().await;
+        policy.is_ok_and(|policy| policy.policy_document().contains("TokenIssueTime"))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_that_is_registered_no_more_gets_the_policy_that_the_report_promises() {
+    for postgres in [false, true] {
+        let moto = Moto::start();
+        let mut world = World::new(postgres);
+        let endpoint = aws_endpoint(&moto);
+        let report = give_up_a_log_with_a_role_at(&mut world, &moto, &endpoint).await;
+        assert_eq!(report["denied"], json!([arn("once")]));
+        assert_eq!(report["left_to_expiry"], json!([]));
+        // On SQLite a generation without any role decides, on PostgreSQL none does.
+        let _new = world.start(NEW);
+        the_role_denies_older_sessions(&moto).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_role_whose_endpoint_is_configured_no_more_is_reported_as_left_until_it_is_again() {
+    let moto = Moto::start();
+    let mut world = World::new(false);
+    let report = give_up_a_log_with_a_role_at(&mut world, &moto, "").await;
+    assert_eq!(report["denied"], json!([]));
+    let left = &report["left_to_expiry"];
+    assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
+    assert_eq!(left[0]["place"], arn("once"));
+    let why = left[0]["why"].as_str().unwrap();
+    assert!(
+        why.contains("no endpoint `aws`") && why.contains("[endpoints.aws]"),
+        "{left}"
+    );
+    assert!(left[0]["until"].is_string(), "{left}");
+    world.resources = aws_endpoint(&moto);
+    let _new = world.start(NEW);
+    the_role_denies_older_sessions(&moto).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

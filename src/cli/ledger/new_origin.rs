@@ -192,6 +192,17 @@ impl Opened {
                 config.ledger.origin
             )));
         }
+        let issuers = [&config, &old_config].map(|it| it.server.issuer.as_str());
+        if issuers[0] != issuers[1] {
+            return Err(Failure::Usage(format!(
+                "{}: server.issuer is `{}`, and the old log's is `{}`; an issuer is for ever: roles in \
+                 AWS trust it, and their lists of denied sessions are marked with it, so sessions of \
+                 the old log could not be denied. Say the old issuer",
+                config.source.display(),
+                issuers[0],
+                issuers[1]
+            )));
+        }
         let bootstrap = &config.admin.bootstrap_token_sha256;
         if bootstrap.is_some() && *bootstrap == old_config.admin.bootstrap_token_sha256 {
             // In a new store its day begins anew.

@@ -81,6 +81,21 @@ impl Clients {
         Ok(aws_sdk_iam::Client::from_conf(builder.build()))
     }
 
+    /// Whether the replica has the endpoints that a role and its list name; if not, what is missing.
+    pub(super) fn check(&self, role: &AwsRole, list: &AwsRevocation) -> Result<(), String> {
+        let named = [
+            (role.endpoint.as_ref(), EndpointUse::Sts),
+            (list.endpoint.as_ref(), EndpointUse::Iam),
+        ];
+        for (name, used_for) in named {
+            if let Some(name) = name {
+                let found = self.endpoints.find(name, used_for);
+                found.map_err(|unfit| unfit.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
     fn endpoint(
         &self,
         name: Option<&EndpointName>,

@@ -143,6 +143,15 @@ impl DenyList for AwsMinter {
         })
     }
 
+    fn check(&self, place: &DenyPlace) -> Result<(), String> {
+        let target = Target::of(place).map_err(|error| error.to_string())?;
+        self.clients.check(&target.role, &target.list)
+    }
+
+    fn needs_federation(&self, place: &DenyPlace) -> bool {
+        Target::of(place).is_ok_and(|target| target.role.mode == AwsMode::WebIdentity)
+    }
+
     fn read<'a>(
         &'a self,
         place: &'a DenyPlace,
