@@ -44,7 +44,7 @@ pub use environment::{Environment, NotText, ProcessEnvironment};
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use exports::{Export, ExportFormat, ExportFrom, ExportTo, MAX_TIMEOUT_SECONDS};
 pub use sections::{
-    AccessTokenAlgorithm, Admin, ClientCertificates, Keys, Ledger, Limits, Log, LogFormat,
+    AccessTokenAlgorithm, Admin, Aws, ClientCertificates, Keys, Ledger, Limits, Log, LogFormat,
     LogLevel, Metrics, Policy, Postgres, Server, SharedCheckpoint, Sqlite, Store, StoreKind, Tls,
     Witness,
 };

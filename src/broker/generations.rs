@@ -124,7 +124,8 @@ pub enum Unfit {
     /// Its attestors.
     #[error("{0}")]
     Attestors(String),
-    /// It names an endpoint that this replica does not have, or has for another use.
+    /// It names an endpoint that this replica does not have, or has for another use, or a role that
+    /// it does not assume with the AWS credentials of its host.
     #[error("`{pointer}`: {unfit}")]
     Endpoint {
         /// Where the generation names it, as a JSON pointer.
@@ -168,6 +169,10 @@ pub fn check_surroundings(
     endpoints
         .check(&generation.endpoints())
         .map_err(|(pointer, unfit)| Unfit::Endpoint { pointer, unfit })?;
+    for (pointer, role) in generation.roles() {
+        let allowed = endpoints.check_role(role);
+        allowed.map_err(|unfit| Unfit::Endpoint { pointer, unfit })?;
+    }
     crate::attest::check(&generation.attestors, own_audiences, plain_issuers)
         .map_err(|error| Unfit::Attestors(error.to_string()))
 }

@@ -145,6 +145,8 @@ struct Registrations {
     #[serde(default)]
     endpoints: BTreeMap<String, EndpointSpec>,
     #[serde(default)]
+    aws: config::Aws,
+    #[serde(default)]
     attestors: Vec<AttestorSpec>,
     #[serde(default)]
     resources: Vec<Resource>,
@@ -237,6 +239,7 @@ impl Source {
             });
             Failure::Usage(lines.collect::<Vec<_>>().join("\n"))
         })?;
+        let endpoints = endpoints.with_own_credentials(from.aws.own_credentials);
         let mut own_audiences = vec![from.server.issuer];
         own_audiences.extend(
             from.attestors

@@ -10,7 +10,7 @@ use super::sections::File;
 use super::{Config, DATABASE_URL_VARIABLE, SEALING_KEYS_VARIABLE};
 use crate::domain::endpoint::EndpointName;
 use crate::endpoints::secret_files::SecretFiles;
-use crate::endpoints::{EndpointTable, authorities};
+use crate::endpoints::{EndpointTable, OwnCredentials, authorities};
 
 /// The largest file of authorities or of a token.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -18,8 +18,13 @@ const MAX_FILE_BYTES: u64 = 256 * 1024;
 impl Checker<'_> {
     /// The table, as far as it is good.
     pub(super) fn endpoints(&mut self, file: &File) -> EndpointTable {
+        let own = file.aws.own_credentials.as_ref();
+        for (key, problem, remedy) in own.map(OwnCredentials::errors).unwrap_or_default() {
+            let key = format!("aws.own_credentials.{key}");
+            self.refuse(key.trim_end_matches('.'), problem, remedy);
+        }
         match EndpointTable::new(&file.endpoints) {
-            Ok(table) => table,
+            Ok(table) => table.with_own_credentials(own.cloned()),
             Err(errors) => {
                 for error in errors {
                     let key = format!("endpoints.{}.{}", error.name, error.key);

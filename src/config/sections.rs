@@ -12,7 +12,7 @@ use super::exports::Export;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Retention};
 use crate::domain::trust::AttestorSpec;
-use crate::endpoints::EndpointSpec;
+use crate::endpoints::{EndpointSpec, OwnCredentials};
 
 /// Whether a URL names this machine by a loopback address or as `localhost`.
 pub(super) fn is_loopback(url: &Url) -> bool {
@@ -37,6 +37,8 @@ pub(super) struct File {
     pub(super) admin: Admin,
     #[serde(default)]
     pub(super) endpoints: BTreeMap<String, EndpointSpec>,
+    #[serde(default)]
+    pub(super) aws: Aws,
     #[serde(default)]
     pub(super) attestors: Vec<AttestorSpec>,
     #[serde(default)]
@@ -86,6 +88,15 @@ impl File {
             *path = base.join(&*path);
         }
     }
+}
+
+/// `[aws]`: what the replica does with AWS by itself.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Aws {
+    /// For which roles the AWS credentials of the host are used. `None`: for no role.
+    #[serde(default)]
+    pub own_credentials: Option<OwnCredentials>,
 }
 
 /// `[server]`: where and how the broker is reached.

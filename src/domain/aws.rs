@@ -23,7 +23,8 @@ const MAX_PINS: usize = 16;
 pub enum AwsMode {
     /// As an OpenID provider that AWS trusts: the broker holds no key of AWS.
     WebIdentity,
-    /// With credentials of its own, found where AWS's own tools find them.
+    /// With the AWS credentials of the replica's host, where `[aws.own_credentials]` of its
+    /// configuration allows that.
     AssumeRole,
 }
 
@@ -155,6 +156,21 @@ impl RoleArn<'_> {
             _ => format!("{service}.{region}.{domain}"),
         })
     }
+}
+
+/// The host of STS in a region, in the partition that the region is of. `None` where `region` is no
+/// region of AWS.
+#[must_use]
+pub fn sts_host(region: &str) -> Option<String> {
+    let host = |partition| {
+        let role = RoleArn {
+            partition,
+            account: "",
+            name: "",
+        };
+        role.service_host("sts", region)
+    };
+    ["aws", "aws-cn", "aws-us-gov"].into_iter().find_map(host)
 }
 
 /// Whether text is a region's name as AWS forms them, `eu-central-1`: letters in two groups or more,

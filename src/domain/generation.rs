@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::aws::AwsRole;
 use super::catalog::{Resource, TaskType};
 use super::endpoint::{EndpointReference, EndpointUse};
 use super::trust::AttestorSpec;
@@ -166,6 +167,15 @@ pub struct Generation {
 impl Generation {
     /// The present version of the format.
     pub const FORMAT: u32 = 1;
+
+    /// Every role of AWS that is registered, with the JSON pointer of its mode.
+    pub fn roles(&self) -> impl Iterator<Item = (String, &AwsRole)> {
+        let resources = self.resources.iter().enumerate();
+        resources.filter_map(|(at, resource)| {
+            let role = resource.aws.as_ref()?;
+            Some((format!("/resources/{at}/aws/mode"), role))
+        })
+    }
 
     /// Every endpoint that the generation names, with its use. A replica that lacks one of them
     /// cannot decide by this generation.

@@ -9,9 +9,11 @@
 //!
 //! - [`table`]: the table, and what it refuses.
 //! - [`address`]: which addresses are public, and the client that connects to no other.
+//! - [`own_credentials`]: for which roles of AWS the credentials of the host are used.
 //! - [`secret_files`]: files that no endpoint may name.
 
 pub mod address;
+pub mod own_credentials;
 pub mod secret_files;
 pub mod table;
 
@@ -20,6 +22,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
 pub use self::address::{PublicClient, RefusedAddress};
+pub use self::own_credentials::OwnCredentials;
 pub use self::table::{Endpoint, EndpointError, EndpointSpec, EndpointTable, UnfitEndpoint};
 
 /// The authorities of a PEM file, if it has any and all of them can be used.

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::address::is_loopback_host;
+use super::own_credentials::{self, OwnCredentials};
 use crate::crypto::digest::sha256;
+use crate::domain::aws::AwsRole;
 use crate::domain::endpoint::{EndpointName, EndpointReference, EndpointUse, EndpointsDigest};
 
 /// `[endpoints.NAME]`, as it is written.
@@ -77,7 +79,8 @@ impl Endpoint {
     }
 }
 
-/// An endpoint that a generation names and this replica cannot use.
+/// An endpoint, or the use of the host's AWS credentials, that a generation needs and that this
+/// replica's configuration does not give.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnfitEndpoint {
     /// The configuration has no such entry.
@@ -94,6 +97,12 @@ pub enum UnfitEndpoint {
         /// What the generation needs it for.
         used_for: EndpointUse,
     },
+    /// A role would be assumed with the AWS credentials of the replica's host, which its configuration
+    /// does not allow.
+    OwnCredentials {
+        /// The role.
+        role_arn: String,
+    },
 }
 
 impl UnfitEndpoint {
@@ -106,6 +115,9 @@ impl UnfitEndpoint {
                 let used_for = used_for.as_str();
                 format!("this replica's endpoint `{name}` is not for `{used_for}`")
             }
+            Self::OwnCredentials { role_arn } => format!(
+                "this replica does not assume `{role_arn}` with the AWS credentials of its host"
+            ),
         }
     }
 
@@ -122,6 +134,11 @@ impl UnfitEndpoint {
                  another",
                 used_for.as_str()
             ),
+            Self::OwnCredentials { .. } => {
+                "add the role to `role_arns` in [aws.own_credentials] of \
+                 the replica's configuration, or register it with mode = \"web_identity\""
+                    .to_owned()
+            }
         }
     }
 }
@@ -136,7 +153,11 @@ impl std::error::Error for UnfitEndpoint {}
 
 /// A replica's endpoints. It is read once, at the start, and no interface changes it.
 #[derive(Clone, Debug, Default)]
-pub struct EndpointTable(BTreeMap<EndpointName, Endpoint>);
+pub struct EndpointTable {
+    endpoints: BTreeMap<EndpointName, Endpoint>,
+    /// `[aws.own_credentials]`.
+    own_credentials: Option<OwnCredentials>,
+}
 
 impl EndpointTable {
     /// The table of these entries, or everything that is wrong with them. Their files are not
@@ -154,20 +175,48 @@ impl EndpointTable {
             }
         }
         if errors.is_empty() {
-            return Ok(Self(table));
+            return Ok(Self {
+                endpoints: table,
+                own_credentials: None,
+            });
         }
         Err(errors)
+    }
+
+    /// The table of a replica with this `[aws.own_credentials]`.
+    #[must_use]
+    pub fn with_own_credentials(mut self, own: Option<OwnCredentials>) -> Self {
+        self.own_credentials = own;
+        self
+    }
+
+    /// Whether a role may be assumed as it is registered: with mode `assume_role`, the AWS
+    /// credentials of the host are used for it.
+    pub fn check_role(&self, role: &AwsRole) -> Result<(), UnfitEndpoint> {
+        own_credentials::check(self.own_credentials.as_ref(), role)
+    }
+
+    /// The region for which the credentials of the host are looked for, if they may be used for this
+    /// role.
+    pub fn own_credentials_region(&self, role: &AwsRole) -> Result<&str, UnfitEndpoint> {
+        self.check_role(role)?;
+        match &self.own_credentials {
+            Some(own) => Ok(&own.region),
+            None => Err(UnfitEndpoint::OwnCredentials {
+                role_arn: role.role_arn.clone(),
+            }),
+        }
     }
 
     /// Whether there is no endpoint.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.endpoints.is_empty()
     }
 
     /// The endpoints, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&EndpointName, &Endpoint)> {
-        self.0.iter()
+        self.endpoints.iter()
     }
 
     /// The endpoint of this name, for this use.
@@ -176,7 +225,7 @@ impl EndpointTable {
         name: &EndpointName,
         used_for: EndpointUse,
     ) -> Result<&Endpoint, UnfitEndpoint> {
-        let Some(found) = self.0.get(name) else {
+        let Some(found) = self.endpoints.get(name) else {
             let name = name.clone();
             return Err(UnfitEndpoint::Unknown { name, used_for });
         };
@@ -200,12 +249,12 @@ impl EndpointTable {
         })
     }
 
-    /// The table's digest: over names, URLs, uses and paths as they are configured, and over the
-    /// contents of no file.
+    /// The table's digest: over names, URLs, uses and paths as they are configured, over
+    /// `[aws.own_credentials]`, and over the contents of no file.
     #[must_use]
     pub fn digest(&self) -> EndpointsDigest {
         let rows: Vec<_> = self
-            .0
+            .endpoints
             .iter()
             .map(|(name, own)| {
                 let path = |path: &Option<PathBuf>| {
@@ -217,7 +266,11 @@ impl EndpointTable {
             })
             .collect();
         // Texts alone: nothing of them can fail to be written.
-        let bytes = serde_json::to_vec(&rows).unwrap_or_default();
+        let bytes = match &self.own_credentials {
+            None => serde_json::to_vec(&rows),
+            own => serde_json::to_vec(&(&rows, own)),
+        };
+        let bytes = bytes.unwrap_or_default();
         let hex = sha256(&bytes).map(|byte| format!("{byte:02x}")).concat();
         EndpointsDigest(format!("sha256:{hex}"))
     }

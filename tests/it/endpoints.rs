@@ -176,6 +176,21 @@ on_both_stores! {
                 ),
                 "is not for `iam`",
             ),
+            // The AWS credentials of the replica's host.
+            (
+                added("resources", bucket(json!({"mode": "assume_role"}))),
+                "[aws.own_credentials]",
+            ),
+            (
+                added(
+                    "resources",
+                    bucket(json!({
+                        "mode": "assume_role", "region": "cn-north-1",
+                        "role_arn": "arn:aws-cn:iam::123456789012:role/reports",
+                    })),
+                ),
+                "/resources/1/aws/mode",
+            ),
             // Hosts within identifiers.
             (
                 added(
@@ -248,6 +263,83 @@ async fn metadata_of_an_issuer_does_not_lead_into_the_hosts_network() {
             assert_eq!(fleet.issuer.fetches().jwks, 0, "{keys}");
         }
     }
+}
+
+/// The environment of a pod that may exchange its token for AWS credentials, and whose STS is said to
+/// be at `sts`.
+fn pod(sts: &str) -> Vec<(&'static str, String)> {
+    let token = std::env::temp_dir().join("taskpass-test-pod-token");
+    std::fs::write(&token, "the-token-of-the-host").unwrap();
+    vec![
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.display().to_string()),
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/host".into()),
+        ("AWS_ENDPOINT_URL_STS", sts.to_owned()),
+        // No other source is asked.
+        ("AWS_EC2_METADATA_DISABLED", "true".into()),
+    ]
+}
+
+const ASSUMED: &str = r#"
+[[resources]]
+name = "bucket"
+kind = "aws"
+owner = "data"
+actions = ["s3:Get*"]
+locations = ["arn:aws:s3:::reports/*"]
+[resources.aws]
+role_arn = "arn:aws:iam::123456789012:role/reports"
+mode = "assume_role"
+region = "eu-central-1"
+[[task_types]]
+name = "fetch"
+max_deadline_seconds = 3600
+resources = ["bucket"]
+[aws.own_credentials]
+region = "eu-central-1"
+role_arns = ["arn:aws:iam::123456789012:role/reports"]
+"#;
+
+const READS_BUCKET: &str = r#"
+@id("bucket") @description("reports reads its bucket")
+permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:Get*", resource == Aws::"bucket");
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_variable_of_the_environment_does_not_lead_the_hosts_token_elsewhere() {
+    let trap = Trap::set();
+    let (fleet, replica) =
+        Fleet::in_environment(Kind::Sqlite, pod(&trap.url()), ASSUMED, READS_BUCKET).await;
+    let body = json!({
+        "task": {"type": "fetch"}, "resource": "bucket",
+        "authorization_details": [{"type": "aws", "actions": ["s3:GetObject"]}],
+    });
+    let asked = replica
+        .client
+        .post_json(&fleet.token(), "/v1/credentials", &body)
+        .await;
+    assert!(asked.status >= 500, "{}", asked.text());
+    let log = format!("{}{}", replica.process.stdout(), replica.process.stderr());
+    assert!(log.contains("remove AWS_ENDPOINT_URL"), "{log}");
+    assert!(!log.contains("the-token-of-the-host"), "{log}");
+    assert_eq!(trap.visits(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_without_own_credentials_is_unready_where_the_generation_needs_them() {
+    let (mut fleet, bare) = Fleet::start().await;
+    fleet.add_to_configuration(ASSUMED);
+    let full = fleet.replica();
+    let generation = fleet.generation(&full);
+    let (status, text) = activate(&fleet, &bare, &generation).await;
+    assert_eq!(status, 400, "{text}");
+    let (status, text) = activate(&fleet, &full, &generation).await;
+    assert_eq!(status, 201, "{text}");
+    until("the other replica is unready", SOON, async || {
+        let answer = bare.client.get("/readyz").await;
+        answer.status == 503 && answer.text().contains("[aws.own_credentials]")
+    })
+    .await;
+    assert_eq!(bare.ask(&fleet.token()).await.status, 503);
 }
 
 const MESH: &str = "[[attestors]]\nkind = \"spiffe\"\nname = \"mesh\"\n\

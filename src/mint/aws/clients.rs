@@ -2,8 +2,9 @@
 //!
 //! STS is shown tokens of the broker's federation, and takes them from anybody. So the host of each
 //! request is held against the one that it must have, before it is sent: the endpoint's, or AWS's own
-//! for the role's partition and region. Variables and files of the environment give credentials where
-//! a role is registered so, and decide about no host.
+//! for the role's partition and region. The credentials of the replica's host are used where a role is
+//! registered so and `[aws.own_credentials]` of the replica's configuration allows it. Variables and
+//! files of the environment give them ([`super::own_credentials`]), and decide about no host.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,8 +22,10 @@ use aws_sdk_sts::config::{
 use aws_sdk_sts::error::BoxError;
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode};
+use tokio::sync::OnceCell;
 use url::Url;
 
+use super::own_credentials::own_credentials;
 use crate::domain::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::domain::endpoint::{EndpointName, EndpointUse};
 use crate::endpoints::{Endpoint, EndpointTable, authorities};
@@ -45,6 +48,8 @@ type Way = (String, Option<EndpointName>, bool);
 pub(super) struct Clients {
     endpoints: Arc<EndpointTable>,
     known: Mutex<BTreeMap<Way, SdkConfig>>,
+    /// The credentials of the replica's host, which are looked for once.
+    own: OnceCell<Option<SharedCredentialsProvider>>,
 }
 
 impl Clients {
@@ -52,6 +57,7 @@ impl Clients {
         Self {
             endpoints,
             known: Mutex::default(),
+            own: OnceCell::new(),
         }
     }
 
@@ -81,8 +87,11 @@ impl Clients {
         Ok(aws_sdk_iam::Client::from_conf(builder.build()))
     }
 
-    /// Whether the replica has the endpoints that a role and its list name; if not, what is missing.
+    /// Whether the replica has the endpoints that a role and its list name, and may use its own
+    /// credentials where the role needs them; if not, what is missing.
     pub(super) fn check(&self, role: &AwsRole, list: &AwsRevocation) -> Result<(), String> {
+        let allowed = self.endpoints.check_role(role);
+        allowed.map_err(|unfit| unfit.to_string())?;
         let named = [
             (role.endpoint.as_ref(), EndpointUse::Sts),
             (list.endpoint.as_ref(), EndpointUse::Iam),
@@ -107,6 +116,14 @@ impl Clients {
             .map_err(|unfit| MintError::Refused(unfit.to_string()))
     }
 
+    /// The credentials of the replica's host, if its configuration allows them for this role.
+    async fn own(&self, role: &AwsRole) -> Result<Option<SharedCredentialsProvider>, MintError> {
+        let region = self.endpoints.own_credentials_region(role);
+        let region = region.map_err(|unfit| MintError::Refused(unfit.to_string()))?;
+        let own = self.own.get_or_init(|| own_credentials(region)).await;
+        Ok(own.clone())
+    }
+
     async fn config(
         &self,
         role: &AwsRole,
@@ -114,12 +131,18 @@ impl Clients {
         endpoint: Option<&Endpoint>,
     ) -> Result<SdkConfig, MintError> {
         let own = role.mode == AwsMode::AssumeRole;
+        if own {
+            // Also where a configuration is known already: another role of the region needed it.
+            let allowed = self.endpoints.check_role(role);
+            allowed.map_err(|unfit| MintError::Refused(unfit.to_string()))?;
+        }
         let key = (role.region.clone(), name.cloned(), own);
         let known = self.known.lock().ok();
         if let Some(config) = known.and_then(|known| known.get(&key).cloned()) {
             return Ok(config);
         }
-        let config = sdk_config(&role.region, endpoint, own).await?;
+        let credentials = if own { self.own(role).await? } else { None };
+        let config = sdk_config(&role.region, endpoint, credentials).await?;
         if let Ok(mut known) = self.known.lock() {
             known.insert(key, config.clone());
         }
@@ -127,18 +150,8 @@ impl Clients {
     }
 }
 
-/// The broker's own credentials, found where AWS's tools find them.
-pub async fn own_credentials(region: &str) -> Option<SharedCredentialsProvider> {
-    let config = aws_config::defaults(BehaviorVersion::latest())
-        .region(Region::new(region.to_owned()))
-        .http_client(http_client(None))
-        .load()
-        .await;
-    config.credentials_provider()
-}
-
 /// A client that believes the public authorities, or those of `context` alone.
-fn http_client(context: Option<TlsContext>) -> SharedHttpClient {
+pub(super) fn http_client(context: Option<TlsContext>) -> SharedHttpClient {
     let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
     match context {
         None => builder.build_https(),
@@ -146,11 +159,11 @@ fn http_client(context: Option<TlsContext>) -> SharedHttpClient {
     }
 }
 
-/// How AWS is spoken to, with the broker's own credentials or without any.
+/// How AWS is spoken to, with these credentials or without any.
 async fn sdk_config(
     region: &str,
     endpoint: Option<&Endpoint>,
-    own: bool,
+    own: Option<SharedCredentialsProvider>,
 ) -> Result<SdkConfig, MintError> {
     let context = match endpoint.and_then(Endpoint::ca_file) {
         None => None,
@@ -176,9 +189,7 @@ async fn sdk_config(
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
         .identity_cache(IdentityCache::lazy().build());
     config.set_endpoint_url(endpoint.map(|endpoint| endpoint.url().to_string()));
-    if own {
-        config.set_credentials_provider(own_credentials(region).await);
-    }
+    config.set_credentials_provider(own);
     Ok(config.build())
 }
 

@@ -1,7 +1,7 @@
 //! Sessions of roles in AWS.
 //!
 //! A mint is one call of STS, either with a token of our own that AWS trusts (`web_identity`: the
-//! broker holds no key of AWS) or with the broker's own credentials (`assume_role`). What the
+//! broker holds no key of AWS) or with the credentials of the replica's host (`assume_role`). What the
 //! session may do is its policy's business ([`policy`]), and so is its end, since AWS makes none
 //! that is shorter than 15 minutes.
 //!
@@ -17,11 +17,12 @@
 mod clients;
 mod deny;
 pub mod federation;
+mod own_credentials;
 pub mod policy;
 mod sts;
 pub mod trust;
 
-pub use clients::own_credentials;
+pub use own_credentials::own_credentials;
 
 use std::sync::Arc;
 

@@ -52,6 +52,8 @@ pub struct Fleet {
     exports: String,
     /// More tables of the configuration.
     tables: String,
+    /// More variables of the environment.
+    environment: Vec<(&'static str, String)>,
     /// What a caller may do: identities and addresses, a second and at once.
     limits: [u32; 4],
     proxied: bool,
@@ -125,6 +127,7 @@ impl Fleet {
             attestors: String::new(),
             exports: String::new(),
             tables: String::new(),
+            environment: Vec::new(),
             proxied: true,
             found_by_issuer: false,
             tls: None,
@@ -217,6 +220,26 @@ impl Fleet {
     ) -> (Self, Replica) {
         let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
         fleet.attestors = attestors(&fleet.issuer);
+        fleet.policies.push_str(policies);
+        let mut replica = fleet.launch();
+        if kind == Kind::Postgres {
+            fleet.activate(&replica).await;
+        }
+        replica.process.wait_ready(replica.address);
+        (fleet, replica)
+    }
+
+    /// The same with more tables of the configuration and variables of the environment in place of
+    /// more attestors.
+    pub async fn in_environment(
+        kind: Kind,
+        environment: Vec<(&'static str, String)>,
+        tables: &str,
+        policies: &str,
+    ) -> (Self, Replica) {
+        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
+        fleet.environment = environment;
+        tables.clone_into(&mut fleet.tables);
         fleet.policies.push_str(policies);
         let mut replica = fleet.launch();
         if kind == Kind::Postgres {
@@ -348,6 +371,9 @@ impl Fleet {
             .config(self.config(address))
             .file("policies/fleet.cedar", self.policies.clone())
             .env("TASKPASS_SEALING_KEYS", &self.sealing_key);
+        for (name, value) in &self.environment {
+            launch = launch.env(name, value);
+        }
         if !self.exports.is_empty() {
             launch = launch.secret_file("sink.secret", SINK_SECRET);
         }

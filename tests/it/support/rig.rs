@@ -496,6 +496,9 @@ name = "watched"
 max_deadline_seconds = 3600
 max_heartbeat_seconds = 60
 resources = ["orders-api"]
+[aws.own_credentials]
+region = "eu-central-1"
+role_arns = ["arn:aws:iam::123456789012:role/reports"]
 {endpoints}
 "#,
         bootstrap = bootstrap_hash(&bootstrap),
