@@ -17,6 +17,9 @@ CREATE TABLE store_meta (
     horizon              timestamptz NOT NULL,
     -- One-time ids that ran out up to this instant may have been deleted.
     forgotten            timestamptz,
+    -- The same by a clock that was ahead, before a time was accepted: it counts for evidence that was
+    -- issued before that.
+    forgotten_accepted   timestamptz,
     -- Where the replicas last kept a checkpoint together. A place of that name which holds nothing
     -- has lost it.
     shared_place         text

@@ -19,6 +19,9 @@ CREATE TABLE store_meta (
     horizon              INTEGER NOT NULL,
     -- One-time ids that ran out up to this instant may have been deleted.
     forgotten            INTEGER,
+    -- The same by a clock that was ahead, before a time was accepted: it counts for evidence that was
+    -- issued before that.
+    forgotten_accepted   INTEGER,
     -- Where the replicas last kept a checkpoint together. A place of that name which holds nothing
     -- has lost it.
     shared_place         TEXT

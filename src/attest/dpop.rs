@@ -109,7 +109,11 @@ pub fn verify(
     // Seconds are rounded down when the age is judged; one more covers that.
     let expires_at = issued_at.plus_seconds(MAX_AGE_SECONDS + 2);
     Ok(Proof {
-        one_time: one_time("dpop", &[thumbprint.as_bytes(), id.as_bytes()], expires_at),
+        one_time: one_time(
+            "dpop",
+            &[thumbprint.as_bytes(), id.as_bytes()],
+            issued_at..expires_at,
+        ),
         key: KeyBinding::Jkt(thumbprint.to_owned()),
     })
 }

@@ -82,6 +82,13 @@ pub enum AttestError {
     /// It was used before.
     #[error("it was used before")]
     Replayed,
+    /// It was issued before a time was accepted, and which evidence of then was used is not known any
+    /// more.
+    #[error(
+        "it was issued before the clock's time was accepted, and whether it was used may have been \
+         forgotten"
+    )]
+    UseForgotten,
     /// The issuer's keys cannot be fetched.
     #[error("the issuer's keys could not be fetched")]
     IssuerUnreachable,
@@ -92,7 +99,7 @@ pub enum AttestError {
 
 impl AttestError {
     /// Every [`Self::reason`].
-    pub const REASONS: [&'static str; 24] = [
+    pub const REASONS: [&'static str; 25] = [
         "missing",
         "malformed",
         "unknown_issuer",
@@ -115,6 +122,7 @@ impl AttestError {
         "use_dpop_nonce",
         "unknown_admin_token",
         "replayed",
+        "use_forgotten",
         "issuer_unreachable",
         "keys_unavailable",
     ];
@@ -145,6 +153,7 @@ impl AttestError {
             Self::NonceWanted => "use_dpop_nonce",
             Self::UnknownAdminToken => "unknown_admin_token",
             Self::Replayed => "replayed",
+            Self::UseForgotten => "use_forgotten",
             Self::IssuerUnreachable => "issuer_unreachable",
             Self::KeysUnavailable => "keys_unavailable",
         }
@@ -161,7 +170,7 @@ impl AttestError {
             Self::UnknownKey => Some("kid"),
             Self::Expired => Some("exp"),
             Self::WrongTimes(error) => Some(error.claim()),
-            Self::BeforeOurLog => Some("iat"),
+            Self::BeforeOurLog | Self::UseForgotten => Some("iat"),
             Self::RequiredClaim(name) | Self::ClaimType(name) => Some(name),
             Self::Confirmation(_) => Some("cnf"),
             Self::Missing
@@ -337,6 +346,7 @@ mod tests {
             AttestError::NonceWanted,
             AttestError::UnknownAdminToken,
             AttestError::Replayed,
+            AttestError::UseForgotten,
             AttestError::IssuerUnreachable,
             AttestError::KeysUnavailable,
         ];

@@ -133,7 +133,7 @@ impl Keys {
             claims: BTreeMap::new(),
             issued_at: times.issued_at,
             reuse: Reuse::Once,
-            evidence: one_time("assertion", &parts, expires_at),
+            evidence: one_time("assertion", &parts, times.issued_at..expires_at),
             proofs: Vec::new(),
             key: None,
         })

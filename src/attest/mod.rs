@@ -38,6 +38,7 @@ mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -418,8 +419,9 @@ impl Attestors {
     }
 }
 
-/// A one-time id over several texts, none of which can be taken for a part of another.
-fn one_time(kind: &str, parts: &[&[u8]], expires_at: Timestamp) -> OneTime {
+/// A one-time id over several texts, none of which can be taken for a part of another, of evidence
+/// that was issued and may be forgotten at these times.
+fn one_time(kind: &str, parts: &[&[u8]], lives: Range<Timestamp>) -> OneTime {
     let mut input = Vec::new();
     for part in std::iter::once(&kind.as_bytes()).chain(parts) {
         input.extend_from_slice(&(part.len() as u64).to_be_bytes());
@@ -429,7 +431,8 @@ fn one_time(kind: &str, parts: &[&[u8]], expires_at: Timestamp) -> OneTime {
         must_be_new: false,
         key: sha256(&input),
         binding: None,
-        expires_at,
+        issued_at: lives.start,
+        expires_at: lives.end,
     }
 }
 

@@ -6,6 +6,7 @@
 //! in one token and a number in the next would be two values to policy.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -141,7 +142,7 @@ impl Oidc {
             attestor: self.spec.name.clone(),
             identity,
             instance,
-            evidence: self.evidence_id(claims, expires_at)?,
+            evidence: self.evidence_id(claims, times.issued_at..expires_at)?,
             claims: self.visible(typed),
             issued_at: times.issued_at,
             reuse: self.spec.reuse,
@@ -259,14 +260,14 @@ impl Oidc {
     fn evidence_id(
         &self,
         claims: &VerifiedClaims,
-        expires_at: Timestamp,
+        lives: Range<Timestamp>,
     ) -> Result<OneTime, AttestError> {
         let issuer = self.spec.issuer.as_bytes();
         if let Some(id) = claims.token_id()? {
-            return Ok(one_time("oidc-jti", &[issuer, id.as_bytes()], expires_at));
+            return Ok(one_time("oidc-jti", &[issuer, id.as_bytes()], lives));
         }
         let hash = claims.signing_input_hash();
-        Ok(one_time("oidc-token", &[issuer, &hash], expires_at))
+        Ok(one_time("oidc-token", &[issuer, &hash], lives))
     }
 }
 

@@ -125,14 +125,11 @@ impl Spiffe {
         let leeway = self.spec.leeway_seconds;
         let times = check_times(claims, now, leeway, self.spec.max_age_seconds)?;
         let expires_at = times.expires_at.plus_seconds(leeway).plus_seconds(1);
+        let lives = times.issued_at..expires_at;
         let domain = self.spec.trust_domain.as_bytes();
         let evidence = match claims.token_id()? {
-            Some(id) => one_time("svid-jti", &[domain, id.as_bytes()], expires_at),
-            None => one_time(
-                "svid-token",
-                &[domain, &claims.signing_input_hash()],
-                expires_at,
-            ),
+            Some(id) => one_time("svid-jti", &[domain, id.as_bytes()], lives),
+            None => one_time("svid-token", &[domain, &claims.signing_input_hash()], lives),
         };
         let text = |text: &str| ClaimValue::String(text.to_owned());
         Ok(Workload {

@@ -18,7 +18,7 @@ use crate::crypto::random::{random_token, token_digest};
 use crate::domain::catalog::{Revocability, TaskType, too_many_steps};
 use crate::domain::decision::{Refusal, RefusalCode};
 use crate::domain::limits::{
-    IDEMPOTENCY_SECONDS, MAX_CHAIN_DEPTH, MAX_REQUEST_STEPS, MAX_SUPERSEDES,
+    IDEMPOTENCY_SECONDS, MAX_CHAIN_DEPTH, MAX_DELEGATION_SECONDS, MAX_REQUEST_STEPS, MAX_SUPERSEDES,
 };
 use crate::domain::pattern::Budget;
 use crate::domain::request::{
@@ -306,6 +306,7 @@ impl Broker {
                 must_be_new: false,
                 key: digest,
                 binding: None,
+                issued_at: delegation.expires_at.minus_seconds(MAX_DELEGATION_SECONDS),
                 expires_at: delegation.expires_at,
             },
         })

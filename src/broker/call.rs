@@ -255,6 +255,7 @@ impl<'a> Call<'a> {
                 Err(BrokerError::Blocked(blocked))
             }
             Appended::Superseded => Err(BrokerError::Superseded),
+            Appended::Forgotten => Err(self.use_forgotten()),
             appended => Ok(appended),
         }
     }
@@ -343,6 +344,19 @@ impl<'a> Call<'a> {
             BrokerError::Superseded => BrokerError::FailClosed(error.to_string()),
             other => other,
         })
+    }
+
+    /// Notes that the use of the evidence may have been forgotten, and gives the error that its caller
+    /// gets.
+    fn use_forgotten(&self) -> BrokerError {
+        let failure = AttestFailure {
+            error: AttestError::UseForgotten,
+            attestor: self.state().attestor.clone(),
+            issuer: self.evidence.claimed_issuer(),
+            told: true,
+        };
+        self.broker.note_failure(self.evidence, &failure);
+        BrokerError::Attestation(Box::new(failure))
     }
 
     /// Notes that the evidence was used before, and gives the error that its caller gets.

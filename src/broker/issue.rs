@@ -340,7 +340,7 @@ impl Broker {
             Appended::Replayed => Err(BrokerError::Replayed),
             Appended::Stale => Ok(None),
             Appended::RetryTaken(_) => Err(BrokerError::InProgress),
-            Appended::Unchanged | Appended::Blocked(_) => {
+            Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => {
                 Err(BrokerError::FailClosed("nothing was recorded".into()))
             }
         }

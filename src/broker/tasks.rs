@@ -249,7 +249,10 @@ impl Broker {
             }
             Appended::Replayed => Err(BrokerError::Replayed),
             Appended::Stale => Ok(None),
-            Appended::Unchanged | Appended::Blocked(_) | Appended::RetryTaken(_) => {
+            Appended::Unchanged
+            | Appended::Blocked(_)
+            | Appended::Forgotten
+            | Appended::RetryTaken(_) => {
                 Err(BrokerError::FailClosed("nothing was recorded".into()))
             }
         }

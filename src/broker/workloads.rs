@@ -116,6 +116,7 @@ impl Broker {
                 must_be_new: false,
                 key: [0; 32],
                 binding: None,
+                issued_at: Timestamp::EPOCH,
                 expires_at: Timestamp::EPOCH,
             },
             proofs: Vec::new(),

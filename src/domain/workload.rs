@@ -118,6 +118,8 @@ pub struct OneTime {
     pub binding: Option<[u8; 32]>,
     /// Whether it has to be unused even so: a request that is repeated needs other evidence.
     pub must_be_new: bool,
+    /// When it was issued, as it says itself; not later than it can first have been used.
+    pub issued_at: Timestamp,
     /// When it may be forgotten: after this the evidence is refused for its age.
     pub expires_at: Timestamp,
 }

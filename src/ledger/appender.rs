@@ -455,6 +455,7 @@ impl Appender {
             metrics.clock_skew(apart.as_secs_f64());
         }
         clock.see_newest(view.newest_at);
+        clock.see_forgotten(view.forgotten);
         if let Some((index, accepted)) = cutoffs.newest_acceptance() {
             clock.see_acceptance(index, accepted);
         }
@@ -472,6 +473,8 @@ impl Appender {
         for act in &writes.acts {
             if let ActWrite::TimeAccepted { cutoff, accepted } = act {
                 clock.see_acceptance(cutoff.claimed().index, *accepted);
+                // What was forgotten further ahead is a matter of the acceptance from now on.
+                clock.see_forgotten(None);
             }
         }
     }
@@ -724,6 +727,7 @@ impl Appender {
                 }
                 Settled::Unchanged => Appended::Unchanged,
                 Settled::Replayed => Appended::Replayed,
+                Settled::Forgotten => Appended::Forgotten,
                 Settled::Blocked(blocked) => Appended::Blocked(blocked),
                 Settled::Stale => Appended::Stale,
                 Settled::Superseded => Appended::Superseded,

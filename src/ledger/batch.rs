@@ -59,6 +59,8 @@ pub(super) enum Settled {
     Unchanged,
     /// Not recorded: its evidence was used before.
     Replayed,
+    /// Not recorded: whether its evidence was used before may have been forgotten.
+    Forgotten,
     /// Not recorded: a cutoff blocks its caller. The evidence is used up.
     Blocked(Blocked),
     /// Not recorded: it was decided upon what is no longer so. Decide again.
@@ -190,8 +192,8 @@ impl<'a> Batch<'a> {
             return Ok(Settled::ClockInDoubt(doubt.clone()));
         }
         let OneTimeUse { ids, by, premises } = &prepared.request.one_time;
-        if self.replayed(ids) {
-            return Ok(Settled::Replayed);
+        if let Some(replayed) = self.replayed(ids) {
+            return Ok(replayed);
         }
         if !self.hold(premises) {
             return Ok(Settled::Superseded);
@@ -392,24 +394,29 @@ impl<'a> Batch<'a> {
         true
     }
 
-    /// The cutoff that blocks what this selector matches now, this very batch's included.
-    fn blocking(&self, selector: &Selector) -> Option<&Cutoff> {
-        let fresh = self.fresh.blocking(selector, self.now, None);
-        fresh.or_else(|| self.cutoffs.blocking(selector, self.now, Some(&self.fresh)))
+    /// The cutoff that blocks what this selector matches at `at`, this very batch's included.
+    fn blocking(&self, selector: &Selector, at: Timestamp) -> Option<&Cutoff> {
+        let fresh = self.fresh.blocking(selector, at, None);
+        fresh.or_else(|| self.cutoffs.blocking(selector, at, Some(&self.fresh)))
     }
 
-    /// The narrowest cutoff that blocks a caller.
+    /// The narrowest cutoff that blocks a caller now.
     fn blocker(&self, identity: &Identity, attestor: &str) -> Option<&Cutoff> {
+        self.blocker_at(identity, attestor, self.now)
+    }
+
+    fn blocker_at(&self, identity: &Identity, attestor: &str, at: Timestamp) -> Option<&Cutoff> {
         let selectors = selectors_of_caller(identity, attestor);
         selectors
             .iter()
-            .find_map(|selector| self.blocking(selector))
+            .find_map(|selector| self.blocking(selector, at))
     }
 
     /// Whether a cutoff blocks a task, one above it, or the owner of either.
     fn chain_is_blocked(&self, task: TaskId) -> bool {
         self.chain(task).any(|facts| {
-            self.blocking(&Selector::Task(facts.life.id)).is_some()
+            self.blocking(&Selector::Task(facts.life.id), self.now)
+                .is_some()
                 || self.blocker(&facts.owner, &facts.attestor).is_some()
         })
     }
@@ -427,7 +434,12 @@ impl<'a> Batch<'a> {
 
     /// What stands against the caller of an entry.
     fn blocked(&self, by: &RequestCaller, entry: &Entry) -> Option<Blocked> {
-        let Some(cutoff) = self.blocker(&by.identity, &by.attestor) else {
+        // A clock that is in doubt does not end the block of the admin who accepts its time.
+        let recorded = self.view.newest_at;
+        let recorded = recorded.filter(|_| matches!(entry, Entry::AcceptTime(_)));
+        let mut times = std::iter::once(self.now).chain(recorded);
+        let blocker = times.find_map(|at| self.blocker_at(&by.identity, &by.attestor, at));
+        let Some(cutoff) = blocker else {
             let blocked = by.task.is_some_and(|task| self.chain_is_blocked(task));
             return blocked.then_some(Blocked {
                 act: by.act,
@@ -751,16 +763,29 @@ impl<'a> Batch<'a> {
         SealedCutoff::seal(cutoff, self.mac)
     }
 
-    fn replayed(&self, one_time: &[OneTime]) -> bool {
-        one_time.iter().any(|once| match self.used.get(&once.key) {
-            // Whether it was used may have been forgotten.
-            None => self.view.forgotten >= Some(once.expires_at),
-            // Bound evidence may come again, with the same binding.
-            Some(Some(binding)) => {
-                once.must_be_new || once.binding.is_none_or(|own| own.as_slice() != binding)
-            }
-            Some(None) => true,
-        })
+    /// Whether evidence was used before, or may have been.
+    fn replayed(&self, one_time: &[OneTime]) -> Option<Settled> {
+        one_time
+            .iter()
+            .find_map(|once| match self.used.get(&once.key) {
+                None => self.may_be_forgotten(once).then_some(Settled::Forgotten),
+                // Bound evidence may come again, with the same binding.
+                Some(Some(binding)) => {
+                    let differs = once.binding.is_none_or(|own| own.as_slice() != binding);
+                    (once.must_be_new || differs).then_some(Settled::Replayed)
+                }
+                Some(None) => Some(Settled::Replayed),
+            })
+    }
+
+    /// Whether the use of evidence may have been recorded and deleted again. Deletions by a clock that
+    /// was ahead, before a time was accepted, count for what was issued before that acceptance.
+    fn may_be_forgotten(&self, once: &OneTime) -> bool {
+        let reaches = |until: Option<Timestamp>| until >= Some(once.expires_at);
+        let accepted = self.fresh.newest_acceptance();
+        let accepted = accepted.or_else(|| self.cutoffs.newest_acceptance());
+        let issued_before = accepted.is_some_and(|(_, accepted)| once.issued_at <= accepted);
+        reaches(self.view.forgotten) || issued_before && reaches(self.view.forgotten_accepted)
     }
 
     fn spend(&mut self, one_time: &[OneTime]) {

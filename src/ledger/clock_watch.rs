@@ -12,7 +12,9 @@
 //!   with which each batch of the ledger reads under its lock: no entry is dated by a clock that is
 //!   [`MAX_CLOCK_SKEW_SECONDS`] off;
 //! * the **newest entry** of the ledger: a clock that lies more than [`MAX_CLOCK_STEP_SECONDS`]
-//!   before it is wrong, or the one that dated the entry was.
+//!   before it is wrong, or the one that dated the entry was;
+//! * the **latest end of evidence whose use was deleted**: a clock that lies before it is wrong, or
+//!   the one by which the evidence was over was.
 //!
 //! While there is a doubt, nothing is decided, believed, expired or deleted. It ends when the clock
 //! agrees again, or when an administrator accepts the present time, which is an entry of the ledger
@@ -53,6 +55,14 @@ pub enum ClockDoubt {
         /// Whether to a later time.
         ahead: bool,
     },
+    /// It shows a time before the end of evidence whose use was deleted, since it was over by the
+    /// clock of then.
+    BehindForgotten {
+        /// What it shows.
+        now: Timestamp,
+        /// The latest end of such evidence.
+        forgotten: Timestamp,
+    },
     /// It shows a time before the newest entry of the ledger.
     BehindLedger {
         /// What it shows.
@@ -84,6 +94,12 @@ impl fmt::Display for ClockDoubt {
                 "our clock was set {} by {seconds} s while this process ran; set it right, or accept \
                  its time with `taskpass ledger accept-time`",
                 if *ahead { "forward" } else { "back" }
+            ),
+            Self::BehindForgotten { now, forgotten } => write!(
+                f,
+                "our clock shows {now}, and the store has forgotten which evidence with an end up to \
+                 {forgotten} was used; set the clock right, or accept its time with `taskpass ledger \
+                 accept-time` and the bootstrap token, since attested evidence is refused until then"
             ),
             Self::BehindLedger { now, newest } => write!(
                 f,
@@ -119,6 +135,8 @@ struct State {
     apart: Duration,
     /// When the newest entry of the ledger was decided.
     newest: Option<Timestamp>,
+    /// The latest end of evidence whose use was deleted since a time was last accepted.
+    forgotten: Option<Timestamp>,
     /// The leaf of the newest acceptance that was looked at.
     acceptance: Option<u64>,
 }
@@ -135,6 +153,7 @@ impl ClockWatch {
                 followed: boot,
                 apart: Duration::ZERO,
                 newest: None,
+                forgotten: None,
                 acceptance: None,
             }),
         }
@@ -168,8 +187,11 @@ impl ClockWatch {
                 seconds: moved.unsigned_abs() / 1_000_000,
                 ahead: moved > 0,
             })
+        } else if let Some(newest) = newest {
+            Some(ClockDoubt::BehindLedger { now, newest })
         } else {
-            newest.map(|newest| ClockDoubt::BehindLedger { now, newest })
+            let forgotten = state.forgotten.filter(|until| is_behind(now, *until));
+            forgotten.map(|forgotten| ClockDoubt::BehindForgotten { now, forgotten })
         };
         Reading { now, doubt }
     }
@@ -190,6 +212,7 @@ impl ClockWatch {
     /// are apart, where there are two.
     pub async fn check(&self, store: &Store) -> Result<Option<Duration>, StoreError> {
         self.see_newest(store.newest_leaf_at().await?);
+        self.see_forgotten(store.forgotten().await?);
         if !self.clock.is_real() {
             return Ok(None);
         }
@@ -216,6 +239,11 @@ impl ClockWatch {
     /// Notes when the newest entry was decided.
     pub(super) fn see_newest(&self, at: Option<Timestamp>) {
         self.state().newest = at;
+    }
+
+    /// Notes up to which end the uses of evidence were deleted.
+    pub(super) fn see_forgotten(&self, until: Option<Timestamp>) {
+        self.state().forgotten = until;
     }
 
     /// An administrator accepted a time, in the leaf at `index`. If that is what our clock shows,
@@ -356,6 +384,22 @@ mod tests {
         assert!(watch.doubt().is_some());
         clock.advance(1);
         assert_eq!(watch.doubt(), None, "two replicas may differ by so much");
+    }
+
+    #[test]
+    fn a_clock_behind_what_was_forgotten_is_in_doubt_and_can_be_accepted() {
+        let (clock, watch) = begin();
+        let now = clock.now();
+        watch.see_forgotten(Some(now.plus_seconds(5)));
+        assert_eq!(watch.doubt(), None);
+        let forgotten = now.plus_seconds(31 * DAY);
+        watch.see_forgotten(Some(forgotten));
+        let doubt = watch.doubt().unwrap();
+        assert_eq!(doubt, ClockDoubt::BehindForgotten { now, forgotten });
+        assert!(doubt.can_be_accepted());
+        assert!(doubt.to_string().contains("ledger accept-time"), "{doubt}");
+        watch.see_forgotten(None);
+        assert_eq!(watch.doubt(), None);
     }
 
     #[test]

@@ -132,6 +132,8 @@ pub enum Appended {
     Unchanged,
     /// Not recorded: its evidence was used before.
     Replayed,
+    /// Not recorded: whether its evidence was used before may have been forgotten.
+    Forgotten,
     /// Not recorded: a cutoff blocks its caller, whose evidence is used up.
     Blocked(Blocked),
     /// Not recorded: decide again upon what is so now.

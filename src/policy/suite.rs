@@ -561,6 +561,7 @@ impl Run<'_> {
                 must_be_new: false,
                 key: [0; 32],
                 binding: None,
+                issued_at: Timestamp::EPOCH,
                 expires_at: Timestamp::MAX,
             },
             proofs: Vec::new(),

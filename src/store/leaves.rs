@@ -57,6 +57,16 @@ impl Store {
         Ok(row.map(|(at,)| at))
     }
 
+    /// Up to which end of evidence its use may have been deleted since a time was last accepted.
+    pub async fn forgotten(&self) -> Result<Option<Timestamp>, StoreError> {
+        let row: Option<(Option<Timestamp>,)> = read!(self, db => {
+            sqlx::query_as("/* forgotten */ SELECT forgotten FROM store_meta")
+                .fetch_optional(db)
+                .await?
+        });
+        Ok(row.and_then(|(until,)| until))
+    }
+
     /// Leaf hashes of `[from, from + count)`, as many as there are.
     pub async fn leaf_hashes(&self, from: u64, count: u64) -> Result<Vec<Hash>, StoreError> {
         let rows: Vec<(Vec<u8>,)> = read!(self, db => {

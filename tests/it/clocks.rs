@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor as _};
+use taskpass::attest::AttestError;
 use taskpass::broker::clock::{AcceptAsk, Accepted};
 use taskpass::broker::issue::Issued;
+use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::clock::Timestamp;
+use taskpass::domain::cutoff::Selector;
 use taskpass::domain::generation::Retention;
 use taskpass::domain::task::TaskState;
 use taskpass::ledger::clock_watch::ClockDoubt;
@@ -144,6 +147,20 @@ async fn assert_all_closed(rig: &Rig, given: &Issued) {
 async fn is_replayed(rig: &Rig, token: &str) -> bool {
     let again = rig.broker.issue(bearer(token), ask(&["orders:read"])).await;
     matches!(again, Err(BrokerError::Replayed))
+}
+
+fn assert_use_forgotten<T>(result: Result<T, BrokerError>) {
+    match result {
+        Err(BrokerError::Attestation(failure)) => {
+            assert_eq!(failure.error, AttestError::UseForgotten);
+            assert!(
+                failure.for_caller().is_some(),
+                "the caller learns the reason"
+            );
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("its use was forgotten, and it was accepted"),
+    }
 }
 
 /// A credential of a new task that lives for an hour, and the attestation that it was got with.
@@ -336,13 +353,77 @@ on_both_stores! {
 
     async fn evidence_whose_use_was_forgotten_is_not_accepted_again(rig: Rig) {
         let (_, token) = issued(&rig).await;
-        // By an accepted time that was wrong, say.
+        let unused = rig.token("agent:reports", json!({}));
+        // By a clock that was ahead, say, or by a change of the row.
         let forgotten = rig.broker.store().prune_one_time(rig.now().plus_seconds(MONTH), 1_000).await;
         assert!(forgotten.unwrap() > 0);
-        assert!(is_replayed(&rig, &token).await);
-        // What runs out later was not among it.
+        drop(rig.broker.check_health().await);
+        let told = rig.broker.unready().unwrap();
+        assert!(told.contains("forgotten") && told.contains("ledger accept-time"), "{told}");
+        assert_closed(rig.broker.issue(bearer(&unused), ask(&["orders:read"])).await);
+        accept(&rig).await.unwrap();
+        assert_eq!(rig.broker.unready(), None);
+        for before in [&token, &unused] {
+            assert_use_forgotten(rig.broker.issue(bearer(before), ask(&["orders:read"])).await);
+        }
+        // What was issued later was not among it.
         rig.clock.advance(1);
         issued(&rig).await;
+    }
+
+    async fn after_a_month_by_a_wrong_clock_fresh_evidence_is_accepted_once_the_right_time_is(mut rig: Rig) {
+        let right = rig.now();
+        let early = rig.token("agent:reports", json!({}));
+        rig.clock.set(right.plus_seconds(MONTH));
+        start(&mut rig).await;
+        // Whatever comes of it, the evidence is used up.
+        let ahead = rig.token("agent:reports", json!({}));
+        drop(rig.broker.issue(bearer(&ahead), ask(&["orders:read"])).await);
+        let later = rig.now().plus_seconds(HOUR);
+        assert!(rig.broker.store().prune_one_time(later, 1_000).await.unwrap() > 0);
+
+        rig.clock.set(right.plus_seconds(WRONG_SECONDS));
+        start(&mut rig).await;
+        assert_closed(rig.broker.issue(bearer(&early), ask(&["orders:read"])).await);
+        accept(&rig).await.unwrap();
+        assert_eq!(rig.broker.unready(), None);
+        assert_use_forgotten(rig.broker.issue(bearer(&early), ask(&["orders:read"])).await);
+        rig.clock.advance(1);
+        let (fresh, token) = issued(&rig).await;
+        assert!(rig.is_good(&fresh).await);
+        assert!(is_replayed(&rig, &token).await);
+        rig.delegate(&fresh, "agent:child").await.unwrap();
+    }
+
+    async fn a_blocked_admin_does_not_accept_the_time_that_ends_its_block(mut rig: Rig) {
+        let policies = format!(
+            "{POLICIES}\n@id(\"clock\") @description(\"sets it right\")\n\
+             permit (principal == Workload::dev::\"dev:agent%3Areports\", action == Action::\"acceptTime\", \
+             resource == Broker::\"taskpass\");"
+        );
+        let kind = if rig.broker.store().kind() == "sqlite" { Kind::Sqlite } else { Kind::Postgres };
+        rig.stop().await;
+        let rig = Rig::with(kind, &policies, vec![], vec![]).await;
+        let block = RevokeAsk {
+            selector: Selector::Workload("dev:agent%3Areports".to_owned().try_into().unwrap()),
+            block: BlockAsk::Seconds(HOUR),
+            reason: "stolen".into(),
+            widen: false,
+            dry_run: false,
+        };
+        rig.broker.revoke_many(&rig.admin(), block).await.unwrap();
+        rig.clock.set(rig.now().plus_seconds(2 * HOUR));
+        let attempt = async || {
+            let token = rig.token("agent:reports", json!({}));
+            let ask = AcceptAsk { time: rig.now(), ..reason() };
+            rig.broker.accept_time(&bearer(&token), ask).await
+        };
+        let refused = attempt().await;
+        assert!(matches!(refused, Err(BrokerError::Blocked(_))), "{refused:?}");
+        accept(&rig).await.unwrap();
+        // A block that was over by the newest entry, too, is over.
+        rig.clock.set(rig.now().plus_seconds(HOUR));
+        attempt().await.unwrap();
     }
 
     async fn used_evidence_does_not_accept_a_time(mut rig: Rig) {

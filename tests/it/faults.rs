@@ -324,6 +324,7 @@ fn consume(rig: &Rig, n: usize) -> Request {
             must_be_new: false,
             key,
             binding: None,
+            issued_at: rig.now(),
             expires_at: rig.now().plus_seconds(60),
         }]
         .into(),

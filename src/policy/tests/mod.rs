@@ -165,6 +165,7 @@ fn workload(attestor: &str, name: &str, claims: &[(&str, ClaimValue)]) -> Worklo
             must_be_new: false,
             key: [0; 32],
             binding: None,
+            issued_at: Timestamp::EPOCH,
             expires_at: Timestamp::MAX,
         },
         proofs: vec![],

@@ -37,8 +37,12 @@ macro_rules! insert_cutoff {
 }
 
 /// What follows from an accepted time, `$1`, for rows that a clock dated ahead.
-const TIME_ACCEPTED: [&str; 4] = [
+const TIME_ACCEPTED: [&str; 5] = [
     "/* accept_time */ UPDATE store_meta SET horizon = $1 WHERE horizon > $1",
+    // From here on it counts for evidence that was issued before.
+    "/* accept_time */ UPDATE store_meta SET forgotten = NULL, \
+     forgotten_accepted = CASE WHEN forgotten_accepted > forgotten THEN forgotten_accepted \
+     ELSE forgotten END WHERE forgotten > $1",
     "/* accept_time */ UPDATE bootstrap_token SET ended = true WHERE first_seen > $1",
     // The sweeper ends those that were opened later, and puts off the others.
     "/* accept_time */ UPDATE task SET check_at = $1, \

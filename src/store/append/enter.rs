@@ -63,6 +63,7 @@ SELECT
     (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1) AS newest_at,
     (SELECT forgotten FROM store_meta) AS forgotten,
     (SELECT max(idx) FROM admin_binding) AS newest_binding,
+    (SELECT forgotten_accepted FROM store_meta) AS forgotten_accepted,
     ARRAY(SELECT hash FROM leaf WHERE idx >= $1 ORDER BY idx LIMIT 8192) AS hashes,
     ARRAY(SELECT key FROM one_time WHERE key = ANY($2) ORDER BY key) AS used,
     ARRAY(SELECT binding FROM one_time WHERE key = ANY($2) ORDER BY key) AS bindings,
@@ -199,6 +200,7 @@ pub(super) async fn postgres(
         newest_at: row.try_get("newest_at")?,
         forgotten: row.try_get("forgotten")?,
         newest_binding: newest_binding(row.try_get("newest_binding")?)?,
+        forgotten_accepted: row.try_get("forgotten_accepted")?,
         hashes: hashes(&row.try_get::<Vec<Vec<u8>>, _>("hashes")?)?,
         ..View::default()
     };
@@ -283,13 +285,17 @@ pub(super) async fn sqlite(
     .bind(signed(needs.hashes_from))
     .fetch_all(&mut *connection)
     .await?;
-    let (newest_at, forgotten, bound): (Option<Timestamp>, Option<Timestamp>, Option<i64>) =
-        sqlx::query_as(
-            "/* ledger_enter */ SELECT (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1), \
-         (SELECT forgotten FROM store_meta), (SELECT max(idx) FROM admin_binding)",
-        )
-        .fetch_one(&mut *connection)
-        .await?;
+    type Dates = (Option<Timestamp>, Option<Timestamp>, Option<Timestamp>);
+    let (newest_at, forgotten, forgotten_accepted): Dates = sqlx::query_as(
+        "/* ledger_enter */ SELECT (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1), \
+         (SELECT forgotten FROM store_meta), (SELECT forgotten_accepted FROM store_meta)",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let (bound,): (Option<i64>,) =
+        sqlx::query_as("/* ledger_enter */ SELECT max(idx) FROM admin_binding")
+            .fetch_one(&mut *connection)
+            .await?;
     let (index, digest_bytes, mac) = match decides {
         Some((index, digest, mac)) => (Some(index), Some(digest), Some(mac)),
         None => (None, None, None),
@@ -300,6 +306,7 @@ pub(super) async fn sqlite(
         newest_at,
         forgotten,
         newest_binding: newest_binding(bound)?,
+        forgotten_accepted,
         hashes: hashes(&column(&new_hashes, |(hash,)| hash.clone()))?,
         ..View::default()
     };

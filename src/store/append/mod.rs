@@ -142,6 +142,8 @@ pub struct View {
     pub forgotten: Option<Timestamp>,
     /// The leaf of the newest role binding.
     pub newest_binding: Option<u64>,
+    /// The same for ids that were forgotten by a clock that was ahead, before a time was accepted.
+    pub forgotten_accepted: Option<Timestamp>,
     /// Leaf hashes from [`Needs::hashes_from`] on, at most [`MAX_HASHES`].
     pub hashes: Vec<Hash>,
     /// One-time ids that were used, with their bindings.

@@ -65,7 +65,7 @@ cases! {
     ["prune_one_time" "note_forgotten"]
     async fn evidence_is_used_once_and_forgotten_after_its_time(store: &Store) {
         store.claim(StoreMode::Dev, "dev.local/log", at(1)).await.unwrap();
-        let once = |n: u8, seconds| OneTime { must_be_new: false, key: [n; 32], binding: (n == 2).then_some([9; 32]), expires_at: at(seconds) };
+        let once = |n: u8, seconds| OneTime { must_be_new: false, key: [n; 32], binding: (n == 2).then_some([9; 32]), issued_at: at(0), expires_at: at(seconds) };
         seed(store, Writes { one_time: vec![once(1, 10), once(2, 20)], ..Writes::default() }).await;
         let view = seen(store, Needs { one_time: vec![[1; 32], [2; 32], [3; 32]], ..Needs::default() }).await;
         assert_eq!(view.used, HashMap::from([([1; 32], None), ([2; 32], Some(vec![9; 32]))]));

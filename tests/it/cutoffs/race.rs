@@ -219,6 +219,7 @@ fn evidence(rig: &Rig) -> OneTime {
         key: random_bytes(32).try_into().unwrap(),
         binding: None,
         must_be_new: false,
+        issued_at: rig.now(),
         expires_at: rig.now().plus_seconds(60),
     }
 }
