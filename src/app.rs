@@ -13,6 +13,7 @@ pub mod succession;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use crate::domain::generation::{Generation, GenerationDigest, PolicyFile};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::succession::Succession;
 use crate::export::{Exporter, ExporterParts};
-use crate::files::{make_directories, read_private, write_whole};
+use crate::files::{PrivateDirectory, make_directories, read_private, write_whole};
 use crate::http;
 use crate::ids::Random;
 use crate::ledger::entry::{OneTimeUse, Request};
@@ -185,7 +186,9 @@ async fn open_store_as(
         StoreKind::Sqlite => {
             let settings = sqlite_settings(config)?;
             let sqlite = Sqlite::open(&settings.data_dir, settings.read_connections).await;
-            Ok(Store::Sqlite(sqlite.map_err(unfit_store)?))
+            let sqlite = sqlite.map_err(unfit_store)?;
+            check_data_directory(config, &settings.data_dir)?;
+            Ok(Store::Sqlite(sqlite))
         }
         StoreKind::Postgres => {
             let url = config.secrets.database_url.as_ref();
@@ -215,7 +218,11 @@ async fn open_store_to_read(
             let settings = sqlite_settings(config)?;
             let readers = settings.read_connections;
             let sqlite = Sqlite::open_to_read(&settings.data_dir, readers).await;
-            sqlite.map_err(unfit_store)?.map(Store::Sqlite)
+            let sqlite = sqlite.map_err(unfit_store)?;
+            if sqlite.is_some() {
+                check_data_directory(config, &settings.data_dir)?;
+            }
+            sqlite.map(Store::Sqlite)
         }
         StoreKind::Postgres => Some(open_store_as(config, name, true).await?),
     };
@@ -224,6 +231,16 @@ async fn open_store_to_read(
         postgres.check_schema().await.map_err(unfit_store)?;
     }
     Ok(store)
+}
+
+/// Refuses a directory of the database that other users could exchange. The development mode keeps
+/// its own below the working directory, whose rights are the developer's business.
+fn check_data_directory(config: &Config, data_dir: &Path) -> Result<(), StartError> {
+    if config.mode == Mode::Dev {
+        return Ok(());
+    }
+    let directory = PrivateDirectory::open(data_dir).map_err(unfit)?;
+    directory.check_parent().map_err(unfit)
 }
 
 fn sqlite_settings(config: &Config) -> Result<&crate::config::Sqlite, StartError> {

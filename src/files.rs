@@ -372,6 +372,19 @@ pub fn make_directory_of(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Refuses a path for a file of state in a directory where other users could exchange the file.
+///
+/// # Errors
+///
+/// [`FileError`].
+pub fn check_place(path: &Path) -> Result<(), FileError> {
+    let (parent, _) = split(path).map_err(|source| FileError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    check_directory_of(&open_directory(parent)?, parent)
+}
+
 /// Makes a directory and those above it, as far as they are missing, for this user alone.
 ///
 /// # Errors
@@ -553,6 +566,24 @@ impl PrivateDirectory {
         let found = fstat(&directory).map_err(FileError::io(&path))?;
         check(&found, &path, FileType::Directory, OTHERS)?;
         Ok(Self { directory, path })
+    }
+
+    /// Refuses it where other users could exchange it: they may write in the directory above it.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`].
+    pub fn check_parent(&self) -> Result<(), FileError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = self.path.parent().unwrap_or(Path::new(".."));
+        let above = if above.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            above
+        };
+        // By way of the opened directory: links on the way to it are the operator's.
+        let parent = openat(&self.directory, "..", flags, Mode::empty());
+        check_directory_of(&parent.map_err(FileError::io(above))?, above)
     }
 
     /// Opens a file in it to be read; `None` if there is none.

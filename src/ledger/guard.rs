@@ -18,7 +18,7 @@ use super::proofs;
 use super::shared::{SharedCheckpoint, SharedError, Through};
 use super::{LedgerParts, Signed};
 use crate::domain::succession::Succession;
-use crate::files::{make_directory_of, read_private, write_whole};
+use crate::files::{check_place, make_directory_of, read_private, write_whole};
 use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, MAX_NOTE_BYTES, Note};
 use crate::store::Store;
 use crate::store::append::Server;
@@ -131,6 +131,7 @@ impl Guard {
         };
         let named = |error: std::io::Error| format!("{}: {error}", file.display());
         make_directory_of(file).map_err(named)?;
+        check_place(file).map_err(|error| error.to_string())?;
         let read = read_private(file, MAX_NOTE_BYTES).map_err(|error| error.to_string())?;
         let Some(bytes) = read else {
             return Ok(());

@@ -158,6 +158,55 @@ fn what_other_users_can_get_at_is_refused_with_the_command_that_mends_it() {
     process.terminate();
 }
 
+/// Whether a broker starts whose configuration has `setting` in place of the usual one, and whose
+/// directory `above` has this mode.
+fn starts_below(usual: &str, setting: &str, mode: u32) -> Result<(), (Ended, PathBuf)> {
+    let key = sealing_key();
+    let launch = || {
+        let launch = broker(Launch::taskpass(["serve", "--config", "taskpass.toml"]));
+        launch.env("TASKPASS_SEALING_KEYS", &key)
+    };
+    let config = CONFIG.replace(usual, setting);
+    assert_ne!(config, CONFIG);
+    let mut process = launch().config(&config).spawn();
+    process.wait_for_output("serving");
+    process.terminate();
+    let directory = process.dir().to_owned();
+    let above = directory.join("above");
+    open_to(&above, mode);
+    let again = Launch::taskpass(["serve", "--config"])
+        .arg(directory.join("taskpass.toml"))
+        .env("TASKPASS_SEALING_KEYS", &key);
+    if mode & 0o022 == 0 || mode & 0o1000 != 0 {
+        let mut process = again.spawn();
+        process.wait_for_output("serving");
+        process.terminate();
+        return Ok(());
+    }
+    let ended = again.run();
+    Err((ended, above))
+}
+
+#[test]
+fn a_database_or_checkpoint_that_others_can_exchange_is_not_served() {
+    let data = ("data_dir = \"data\"", "data_dir = \"above/in\"");
+    let checkpoint = (
+        "checkpoint_file = \"state/checkpoint\"",
+        "checkpoint_file = \"above/checkpoint\"",
+    );
+    for (usual, setting) in [data, checkpoint] {
+        for mode in [0o777, 0o770, 0o720] {
+            let (ended, above) = starts_below(usual, setting, mode).unwrap_err();
+            let remedy = format!("chmod go-w {}", above.display());
+            refused(&ended, &above, &remedy);
+        }
+        // Where only its owner can rename a file, or where others can only read.
+        for mode in [0o1777, 0o755] {
+            starts_below(usual, setting, mode).unwrap();
+        }
+    }
+}
+
 fn missing(error: std::io::Error) -> std::io::Result<()> {
     match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
