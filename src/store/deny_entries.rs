@@ -202,9 +202,10 @@ impl Store {
         })
     }
 
-    /// Takes sessions over that a document names and our records do not. They have their room
-    /// already: where the list is full, what no document names yet gives way, an admin's last. The
-    /// sessions that gave way, and those for which there is no room all the same.
+    /// Takes sessions over that the document which stands names and our records do not. They have
+    /// their room already, even beyond what is registered, and stay denied: a list without one of
+    /// them would revive it. Where the list is full, sessions that no document names yet give way, an
+    /// admin's last. The answer is the sessions that gave way.
     pub async fn adopt_denied(
         &self,
         place: &DenyPlace,
@@ -241,24 +242,19 @@ impl Store {
                     excess -= 1;
                 }
             }
-            for (nth, id) in new.iter().enumerate() {
-                let has_room = nth + excess < new.len();
-                if !has_room {
-                    left.push(*id);
-                }
+            for id in &new {
                 sqlx::query(
                     "/* adopt_denied */ INSERT INTO deny_entry \
                      (session_id, minter, place, wish, requested_at, listed, written_at, keep_until) \
-                     VALUES ($1, $2, $3, 2, $4, $5, CASE WHEN $5 THEN $4 END, $6) \
-                     ON CONFLICT (session_id) DO UPDATE SET listed = $5, \
+                     VALUES ($1, $2, $3, 2, $4, true, $4, $5) \
+                     ON CONFLICT (session_id) DO UPDATE SET listed = true, \
                      wish = 2, requested_at = COALESCE(deny_entry.requested_at, $4), \
-                     written_at = CASE WHEN $5 THEN COALESCE(deny_entry.written_at, $4) END",
+                     written_at = COALESCE(deny_entry.written_at, $4)",
                 )
                 .bind(id)
                 .bind(&place.minter)
                 .bind(&place.name)
                 .bind(now)
-                .bind(has_room)
                 .bind(keep_until)
                 .execute(&mut *db)
                 .await?;

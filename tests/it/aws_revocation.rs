@@ -1012,6 +1012,40 @@ async fn an_admins_revocation_by_id_goes_first_when_room_comes_free_on_postgresq
 
 /// What replicas adopt and what they ask for meanwhile never exceeds the room together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_stands_with_more_names_than_registered_loses_none_of_them() {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let aws = Aws::start().await;
+        let rig = rig(kind, &aws.server.uri(), 8).await;
+        let all = issued(&rig, 2).await;
+        rig.revoke(all[0].session.id).await;
+        pass(&rig, 3).await;
+        // The store was set back, and more entries were registered before.
+        let strangers: Vec<String> = (1..=12_u128)
+            .map(|n| user(SessionId::from(uuid::Uuid::from_u128(n))))
+            .collect();
+        aws.with(|iam| {
+            let own = format!("\"{}\"", user(all[0].session.id));
+            let more = strangers.iter().map(|name| format!("\"{name}\","));
+            let text = iam.document.take().unwrap();
+            let text = text.replace(&own, &format!("{}{own}", more.collect::<String>()));
+            iam.document = Some(text.replace("G1\"", "G9\""));
+        });
+        // The next write has to name them all.
+        rig.revoke(all[1].session.id).await;
+        for _ in 0..70 {
+            pass(&rig, 1).await;
+            let (users, _) = aws.named();
+            for name in strangers.iter().chain([&user(all[0].session.id)]) {
+                assert!(users.contains(name), "it came alive again: {name}");
+            }
+            assert!(users.len() <= 13, "{users:?}");
+        }
+        let full = try_issue(&rig).await;
+        assert!(matches!(full, Err(BrokerError::Overloaded)), "{full:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_adopted_has_its_room_and_no_list_is_larger_than_registered() {
     let aws = Aws::start().await;
     let rig = rig(Kind::Postgres, &aws.server.uri(), 8).await;
