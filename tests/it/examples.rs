@@ -190,6 +190,13 @@ async fn demo_a_pipelines_token_becomes_an_s3_listing_and_then_nothing() {
     // The workflow's own step, with what is this machine's put in its place.
     let workflow = yaml("github/.github/workflows/release.yml").remove(0);
     let steps = workflow["jobs"]["list"]["steps"].as_array().unwrap();
+    // A tag of somebody else's action can be moved.
+    let used = steps.iter().filter_map(|step| step["uses"].as_str());
+    for action in used.filter(|action| !action.starts_with("./")) {
+        let commit = action.rsplit_once('@').map(|(_, commit)| commit).unwrap();
+        let pinned = commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit());
+        assert!(pinned, "{action}");
+    }
     let step = steps.iter().find(|step| step["with"]["run"].is_string());
     let mut inputs = step.unwrap()["with"].clone();
     assert_eq!(inputs["url"], AUDIENCE);
