@@ -202,6 +202,7 @@ pub struct Metrics {
     ledger_key_days: Gauge,
     ledger_batch_entries: Histogram,
     ledger_queue_depth: Gauge,
+    unrecorded_evidence: Gauge,
     shared_checkpoint: SharedCheckpoint,
     ledger_commit: Histogram,
     stages: Histograms<1>,
@@ -427,6 +428,10 @@ impl Metrics {
                 Buckets(BATCH_ENTRIES).new_metric(),
             ),
             ledger_queue_depth: r.gauge("ledger_queue_depth", "Entries that wait for a batch"),
+            unrecorded_evidence: r.gauge(
+                "ledger_unrecorded_evidence",
+                "One-time ids that are refused and whose use is still to be recorded",
+            ),
             shared_checkpoint: SharedCheckpoint::new(&mut r),
             ledger_commit: r.add(
                 "ledger_commit_seconds",
@@ -715,6 +720,11 @@ impl Metrics {
     /// So many entries wait for a batch.
     pub fn ledger_queue_depth(&self, entries: usize) {
         self.ledger_queue_depth.set(to_gauge(entries as u64));
+    }
+
+    /// How many one-time ids wait for their use to be recorded.
+    pub fn unrecorded_evidence(&self, ids: usize) {
+        self.unrecorded_evidence.set(to_gauge(ids as u64));
     }
 
     /// The place outside holds a checkpoint of so many leaves.

@@ -135,7 +135,7 @@ impl Broker {
     }
 
     async fn attested_caller(&self, call: &Call<'_>) -> Result<Caller, BrokerError> {
-        call.check_clock()?;
+        call.check_open()?;
         let now = self.now();
         if let Some(token) = &call.evidence().bearer
             && token.expose_secret().starts_with(ADMIN_PREFIX)

@@ -17,8 +17,9 @@
 //! A caller that goes away, or a story that panics, never gets there. Then dropping the call
 //! queues the consumption.
 //!
-//! A failure that is ours (503) uses verified evidence up like every other. It survives only where
-//! the append that carried it failed, because then the store could not be written at all.
+//! A failure that is ours (503) uses verified evidence up like every other. Where the append that
+//! carried it failed because the store could not be written or too much waited, the ledger keeps the
+//! one-time ids, refuses them, and records their use later.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -54,7 +55,7 @@ struct Verified {
     next_at: Option<Timestamp>,
     /// One-time ids that an append has yet to carry; the evidence's own is the first.
     unspent: Vec<OneTime>,
-    /// The ids were carried by an append, or the append that carried them failed with the store.
+    /// The ids were carried by an append, or the ledger keeps them because that append failed.
     settled: bool,
     /// The caller, as cutoffs match it.
     by: Option<RequestCaller>,
@@ -100,8 +101,10 @@ impl<'a> Call<'a> {
         self.evidence
     }
 
-    /// Refuses while the clock is in doubt: no evidence can be judged by it, and no handle.
-    pub(super) fn check_clock(&self) -> Result<(), BrokerError> {
+    /// Refuses while no evidence and no handle can be judged: while the clock is in doubt, and while
+    /// so much evidence waits to be recorded as used that the replica can keep no more.
+    pub(super) fn check_open(&self) -> Result<(), BrokerError> {
+        self.broker.ledger().check_evidence_room()?;
         if self.any_clock {
             return Ok(());
         }

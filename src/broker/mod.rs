@@ -338,7 +338,7 @@ impl Broker {
         call: &Call<'_>,
         now: Timestamp,
     ) -> Result<Workload, BrokerError> {
-        call.check_clock()?;
+        call.check_open()?;
         let appraised = active.attestors.appraise(call.evidence(), now).await;
         let workload =
             appraised.map_err(|failure| self.refuse_evidence(call.evidence(), failure))?;

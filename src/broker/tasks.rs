@@ -492,7 +492,7 @@ impl Broker {
         admins: Option<AdminAction>,
         now: Timestamp,
     ) -> Result<Owner, BrokerError> {
-        call.check_clock()?;
+        call.check_open()?;
         let not_found = || BrokerError::NotFound("task");
         match authority {
             TaskAuthority::Handle(handle, evidence) => {

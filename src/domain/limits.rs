@@ -138,6 +138,17 @@ pub const LEDGER_KEY_WARNING_SECONDS: u64 = 604_800;
 /// Entries that wait for the ledger. Full is 503 at once: a longer queue only hides the overload.
 pub const MAX_QUEUE_ENTRIES: usize = 4_096;
 
+/// Further entries that wait for the ledger, if they only use evidence up: calls that come to
+/// nothing must not depend on how many decisions wait.
+pub const MAX_QUEUE_CONSUMPTIONS: usize = 4_096;
+
+/// One-time ids that a replica keeps because their use could not be recorded. With as many it takes
+/// no further calls that present evidence.
+pub const MAX_UNRECORDED_EVIDENCE: usize = 100_000;
+
+/// One-time ids of [`MAX_UNRECORDED_EVIDENCE`] that one batch of the ledger records.
+pub const MAX_BATCH_UNRECORDED: usize = 256;
+
 /// Bytes that wait for the ledger.
 pub const MAX_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 

@@ -17,6 +17,7 @@ use super::entry::{Entry, Request};
 use super::guard::{self, Guard};
 use super::proofs;
 use super::shared::{SharedError, Through};
+use super::unrecorded::Unrecorded;
 use super::{
     AppendError, Appended, Ledger, LedgerParts, LedgerStatus, Queued, Shared, Signed, prepare,
     queue, recorded,
@@ -24,7 +25,7 @@ use super::{
 use crate::clock::Timestamp;
 use crate::crypto::random::SystemRandom;
 use crate::domain::generation::GenerationDigest;
-use crate::domain::limits::{MAX_BATCH_ENTRIES, MAX_LEDGER_KEYS};
+use crate::domain::limits::{MAX_BATCH_ENTRIES, MAX_BATCH_UNRECORDED, MAX_LEDGER_KEYS};
 use crate::ids::BatchId;
 use crate::merkle::{
     BatchProver, Checkpoint, Edge, Hash, Receipt, Tile, note_signature_line, sign_note,
@@ -47,6 +48,9 @@ const SERVERS: u32 = 3;
 
 /// How long a batch may take before those behind it are told that the store is too slow.
 const BATCH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long after a failed batch the use of evidence is recorded again, if nothing else is appended.
+const UNRECORDED_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often a batch is tried again after a deadlock, a lost lock or a broken connection.
 const TRIES: u32 = 2;
@@ -180,6 +184,7 @@ fn shared_state(clock: ClockWatch, guard: &Guard, size: u64) -> Arc<Shared> {
         alarm: guard.alarm(),
         cutoffs: ArcSwap::from_pointee(Cutoffs::default()),
         size: size.into(),
+        unrecorded: Unrecorded::default(),
         status: watch::Sender::new(LedgerStatus::Serving),
         latest: watch::Sender::new(None),
     })
@@ -210,10 +215,16 @@ impl Appender {
 
     /// Commits batches until `stop`, and then what is queued.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+        let shared = Arc::clone(&self.shared);
         loop {
+            let pause = self.unrecorded_pause();
             let first = tokio::select! {
                 biased;
                 first = self.queue.recv() => first,
+                () = shared.unrecorded.due(pause) => {
+                    self.process(Vec::new()).await;
+                    continue;
+                }
                 () = stop.cancelled() => {
                     self.queue.close();
                     self.queue.recv().await
@@ -232,12 +243,65 @@ impl Appender {
             self.parts.metrics.ledger_queue_depth(self.queue.len());
             self.process(batch).await;
         }
+        if self.unrecorded_pause().is_zero() {
+            self.process(Vec::new()).await;
+        }
+        let unrecorded = shared.unrecorded.len();
+        if unrecorded > 0 {
+            warn!(
+                unrecorded,
+                "the use of evidence could not be recorded, and is forgotten with this process"
+            );
+        }
         info!(size = self.edge.size(), "the ledger is drained");
         Ok(())
     }
 
-    /// Commits a batch, halving it as long as the store refuses its content.
-    async fn process(&mut self, batch: Vec<Queued>) {
+    fn unrecorded_pause(&self) -> Duration {
+        match &*self.shared.status.borrow() {
+            LedgerStatus::Serving => Duration::ZERO,
+            LedgerStatus::Failing(_) | LedgerStatus::Stopped(_) => UNRECORDED_PAUSE,
+        }
+    }
+
+    /// Entries that record the use of kept evidence.
+    fn unrecorded(&self) -> impl Iterator<Item = Queued> + use<> {
+        let now = self.parts.clock.now();
+        let ids = self.shared.unrecorded.take(MAX_BATCH_UNRECORDED, now);
+        ids.into_iter().map(move |id| Queued {
+            prepared: Prepared {
+                request: Request {
+                    entry: Entry::Consume,
+                    one_time: vec![id].into(),
+                    at: now,
+                },
+                leaf: None,
+            },
+            answer: None,
+            _bytes: None,
+        })
+    }
+
+    /// Keeps the evidence of entries that were not recorded.
+    fn keep_evidence(&self, batch: &[Queued]) {
+        for queued in batch {
+            let ids = &queued.prepared.request.one_time.ids;
+            self.shared.unrecorded.keep(ids);
+        }
+    }
+
+    /// Commits a batch, behind evidence whose use could not be recorded before, and halves it as long
+    /// as the store refuses its content.
+    async fn process(&mut self, mut batch: Vec<Queued>) {
+        batch.splice(0..0, self.unrecorded());
+        if !batch.is_empty() {
+            self.process_all(batch).await;
+        }
+        let unrecorded = self.shared.unrecorded.len();
+        self.parts.metrics.unrecorded_evidence(unrecorded);
+    }
+
+    async fn process_all(&mut self, batch: Vec<Queued>) {
         let mut work = VecDeque::from([batch]);
         while let Some(mut batch) = work.pop_front() {
             if let Some(why) = self.shared.alarm.get() {
@@ -259,6 +323,13 @@ impl Appender {
                 }
                 Err(Failure::Content(refused)) if batch.len() == 1 => {
                     error!(error = %refused, cause = ?std::error::Error::source(&refused).map(ToString::to_string), "the store refused a ledger entry");
+                    for queued in &batch {
+                        let request = &queued.prepared.request;
+                        // There is no other entry by which its evidence could be used up.
+                        if matches!(request.entry, Entry::Consume) {
+                            self.shared.unrecorded.keep_for_good(&request.one_time.ids);
+                        }
+                    }
                     answer_all(batch, &AppendError::Poisoned(Arc::new(refused)));
                 }
                 Err(Failure::Content(refused)) => {
@@ -270,11 +341,13 @@ impl Appender {
                 Err(Failure::Unavailable(gone)) => {
                     self.set_status(LedgerStatus::Failing(gone.to_string()));
                     warn!(error = %gone, cause = ?std::error::Error::source(&gone).map(ToString::to_string), "a ledger batch was not committed");
+                    self.keep_evidence(&batch);
                     answer_all(batch, &AppendError::Unavailable(Arc::new(gone)));
                 }
                 Err(Failure::Unknown) => {
                     self.set_status(LedgerStatus::Failing("a commit is in doubt".into()));
                     error!("the fate of a ledger batch is unknown");
+                    self.keep_evidence(&batch);
                     answer_all(batch, &AppendError::Unknown);
                 }
                 Err(Failure::Fatal(why)) => {
@@ -387,6 +460,14 @@ impl Appender {
         );
         let mut settled = Vec::with_capacity(prepared.len());
         for prepared in prepared {
+            if self
+                .shared
+                .unrecorded
+                .refuses(&prepared.request.one_time.ids)
+            {
+                settled.push(Settled::Replayed);
+                continue;
+            }
             let one = settling.settle(prepared).map_err(|error| {
                 Failure::Fatal(format!("a refusal cannot be written as a leaf: {error}"))
             })?;
@@ -698,7 +779,7 @@ impl Appender {
             // A decision is worth nothing without its receipt. An act stands: told that it failed, an
             // admin would take what was revoked for good.
             if unsigned && matches!(queued.prepared.request.entry, Entry::Decide(_)) {
-                drop(queued.answer.send(Err(AppendError::Unsigned)));
+                queued.tell(Err(AppendError::Unsigned));
                 continue;
             }
             let receipt = |leaf: &SettledLeaf| {
@@ -729,16 +810,22 @@ impl Appender {
                 Settled::Replayed => Appended::Replayed,
                 Settled::Forgotten => Appended::Forgotten,
                 Settled::Blocked(blocked) => Appended::Blocked(blocked),
-                Settled::Stale => Appended::Stale,
+                Settled::Stale => {
+                    if queued.answer.is_none() {
+                        // The clock went back meanwhile: it is dated anew.
+                        self.keep_evidence(std::slice::from_ref(&queued));
+                    }
+                    Appended::Stale
+                }
                 Settled::Superseded => Appended::Superseded,
                 Settled::RetryTaken(facts) => Appended::RetryTaken(facts),
                 Settled::ClockInDoubt(doubt) => {
-                    drop(queued.answer.send(Err(AppendError::ClockInDoubt(doubt))));
+                    queued.tell(Err(AppendError::ClockInDoubt(doubt)));
                     continue;
                 }
             };
-            // Whoever has gone does not miss it; the request's own task ends what it released.
-            drop(queued.answer.send(Ok(appended)));
+            // For a caller that has gone, the request's own task ends what it released.
+            queued.tell(Ok(appended));
         }
     }
 
@@ -854,6 +941,6 @@ fn unanswered(error: StoreError) -> Failure {
 
 fn answer_all(batch: Vec<Queued>, error: &AppendError) {
     for queued in batch {
-        drop(queued.answer.send(Err(error.clone())));
+        queued.tell(Err(error.clone()));
     }
 }

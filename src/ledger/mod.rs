@@ -21,7 +21,8 @@
 //! # What can go wrong
 //! A batch that the store refuses for its content is halved until the entry that is refused fails
 //! alone. When the answer to COMMIT is lost, a new connection reads by the batch's id whether it
-//! happened; until that is known, nobody gets an answer that could release anything. A store that
+//! happened; until that is known, nobody gets an answer that could release anything. The evidence of
+//! entries that were not recorded is kept, refused, and recorded later ([`unrecorded`]). A store that
 //! shows a smaller or different tree than the one this replica saw last, or than the one that is kept
 //! outside, was rewound or forked: the ledger stops for good and says which two heads it saw
 //! ([`guard`]). It stops in the same way at a head without the broker's own MAC
@@ -38,6 +39,7 @@ pub mod guard;
 pub mod place;
 pub mod proofs;
 mod shared;
+mod unrecorded;
 pub mod witnesses;
 
 use std::sync::Arc;
@@ -53,12 +55,15 @@ use self::batch::{Prepared, SettledLeaf};
 use self::clock_watch::{ClockDoubt, ClockWatch};
 use self::cutoffs::Cutoffs;
 use self::entry::{Blocked, Entry, Request, SessionPlan, leaf_bytes};
+use self::unrecorded::Unrecorded;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::Mac;
 use crate::crypto::signer::Signer;
 use crate::domain::cutoff::selectors_of_caller;
 use crate::domain::decision::Refusal;
-use crate::domain::limits::{MAX_LEAF_BYTES, MAX_QUEUE_BYTES, MAX_QUEUE_ENTRIES};
+use crate::domain::limits::{
+    MAX_LEAF_BYTES, MAX_QUEUE_BYTES, MAX_QUEUE_CONSUMPTIONS, MAX_QUEUE_ENTRIES,
+};
 use crate::domain::permit::Permit;
 use crate::domain::succession::Succession;
 use crate::domain::workload::Identity;
@@ -172,8 +177,8 @@ impl Recorded {
 /// Why nothing was appended, or nobody can say whether.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
-    /// Too much is waiting.
-    #[error("the ledger's queue is full")]
+    /// Too much is waiting: entries in the queue, or evidence whose use is to be recorded.
+    #[error("too much waits for the ledger")]
     Overloaded,
     /// The store cannot be written now.
     #[error("the ledger cannot be written: {0}")]
@@ -212,8 +217,19 @@ pub enum LedgerStatus {
 
 struct Queued {
     prepared: Prepared,
-    answer: oneshot::Sender<Result<Appended, AppendError>>,
-    _bytes: OwnedSemaphorePermit,
+    /// Gets the outcome; `None` for evidence whose use is recorded late.
+    answer: Option<oneshot::Sender<Result<Appended, AppendError>>>,
+    /// Its share of the queue's bytes; `None` for an entry that only uses evidence up.
+    _bytes: Option<OwnedSemaphorePermit>,
+}
+
+impl Queued {
+    /// Gives the outcome to whatever waits for it. A caller that has gone does not miss it.
+    fn tell(self, outcome: Result<Appended, AppendError>) {
+        if let Some(answer) = self.answer {
+            drop(answer.send(outcome));
+        }
+    }
 }
 
 /// A head with its signed checkpoint.
@@ -240,32 +256,66 @@ struct Shared {
     /// The cutoffs as of this replica's last batch.
     cutoffs: ArcSwap<Cutoffs>,
     size: AtomicU64,
+    unrecorded: Unrecorded,
     status: watch::Sender<LedgerStatus>,
     latest: watch::Sender<Option<Signed>>,
 }
 
 impl Ledger {
     /// Appends one entry and waits for what became of it. Whoever stops waiting does not stop the
-    /// entry.
+    /// entry. Where the store cannot be written or the queue is full, the replica keeps the entry's
+    /// one-time ids, refuses them, and records their use later.
     pub async fn append(&self, request: Request) -> Result<Appended, AppendError> {
         let prepared = prepare(&self.parts.origin, request)?;
-        let weight = weight(&prepared);
-        let bytes = Arc::clone(&self.bytes)
-            .try_acquire_many_owned(weight)
-            .map_err(|_| AppendError::Overloaded)?;
         let (answer, outcome) = oneshot::channel();
-        let queued = Queued {
-            prepared,
-            answer,
-            _bytes: bytes,
-        };
-        self.queue.try_send(queued).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AppendError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => AppendError::Stopped("shutting down".into()),
-        })?;
+        if let Err(turned_away) = self.enqueue(prepared, answer) {
+            let ids = &turned_away.request.one_time.ids;
+            self.shared.unrecorded.keep(ids);
+            return Err(AppendError::Overloaded);
+        }
         let depth = self.queue.max_capacity() - self.queue.capacity();
         self.parts.metrics.ledger_queue_depth(depth);
         outcome.await.unwrap_or(Err(AppendError::Unknown))
+    }
+
+    /// Puts an entry into the queue, or gives it back where there is no room. A queue that is closed
+    /// answers by itself.
+    fn enqueue(
+        &self,
+        prepared: Prepared,
+        answer: oneshot::Sender<Result<Appended, AppendError>>,
+    ) -> Result<(), Box<Prepared>> {
+        let bytes = if matches!(prepared.request.entry, Entry::Consume) {
+            None
+        } else {
+            let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(weight(&prepared));
+            // The last places are for entries that only use evidence up.
+            match bytes {
+                Ok(bytes) if self.queue.capacity() > MAX_QUEUE_CONSUMPTIONS => Some(bytes),
+                _ => return Err(Box::new(prepared)),
+            }
+        };
+        let queued = Queued {
+            prepared,
+            answer: Some(answer),
+            _bytes: bytes,
+        };
+        match self.queue.try_send(queued) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(queued)) => Err(Box::new(queued.prepared)),
+            Err(mpsc::error::TrySendError::Closed(queued)) => {
+                queued.tell(Err(AppendError::Stopped("shutting down".into())));
+                Ok(())
+            }
+        }
+    }
+
+    /// Refuses while so much evidence waits to be recorded that no more may be presented.
+    pub fn check_evidence_room(&self) -> Result<(), AppendError> {
+        if self.shared.unrecorded.is_full() {
+            return Err(AppendError::Overloaded);
+        }
+        Ok(())
     }
 
     /// How many leaves this replica knows of: what a request is decided upon.
@@ -398,7 +448,7 @@ fn weight(prepared: &Prepared) -> u32 {
 
 /// The bounds of the queue.
 fn queue() -> (mpsc::Sender<Queued>, mpsc::Receiver<Queued>, Arc<Semaphore>) {
-    let (sender, receiver) = mpsc::channel(MAX_QUEUE_ENTRIES);
+    let (sender, receiver) = mpsc::channel(MAX_QUEUE_ENTRIES + MAX_QUEUE_CONSUMPTIONS);
     (sender, receiver, Arc::new(Semaphore::new(MAX_QUEUE_BYTES)))
 }
 

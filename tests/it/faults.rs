@@ -10,12 +10,15 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 use taskpass::broker::BrokerError;
 use taskpass::domain::decision::Outcome;
 use taskpass::domain::leaf::Opening;
-use taskpass::domain::limits::{MAX_QUEUE_BYTES, MAX_QUEUE_ENTRIES};
+use taskpass::domain::limits::{
+    MAX_QUEUE_BYTES, MAX_QUEUE_CONSUMPTIONS, MAX_QUEUE_ENTRIES, MAX_UNRECORDED_EVIDENCE,
+};
 use taskpass::domain::workload::OneTime;
 use taskpass::ids::DecisionId;
 use taskpass::ledger::entry::{Decide, Entry, OneTimeUse, Request};
 use taskpass::ledger::{AppendError, Appended};
 use taskpass::store::Store;
+use taskpass::store::sessions::SessionFilter;
 
 use crate::support::fleet::{Fleet, Replica, assert_sound, body};
 use crate::support::http::{Answer, assert_problem, send};
@@ -126,8 +129,13 @@ async fn a_full_disk_stops_what_must_be_recorded_and_nothing_else() {
 
     fill(&fleet, false).await;
     until_ready(&replica, 200).await;
-    // What was not recorded did not use up the evidence either.
-    replica.ask(&token).await.expect(201);
+    // What was not recorded used up the evidence even so.
+    let again = replica.ask(&token).await;
+    assert_eq!(
+        assert_problem(&again, 401, "attestation-failed")["reason"],
+        "replayed"
+    );
+    replica.ask(&fleet.token()).await.expect(201);
     assert!(fleet.is_good(&replica, &first).await);
     assert_sound(&fleet, &replica, &first).await;
     assert_eq!(replica.process.terminate().code(), Some(0));
@@ -309,7 +317,13 @@ async fn more_than_the_queue_takes_is_turned_away_at_once() {
         matches!(queued, Ok(Appended::Recorded(_))),
         "what was queued is served"
     );
-    // The evidence of what was turned away was never used up.
+    // The evidence of what was turned away was used up.
+    let again = client.post_json(&token, "/v1/credentials", &body()).await;
+    assert_eq!(
+        assert_problem(&again, 401, "attestation-failed")["reason"],
+        "replayed"
+    );
+    let token = rig.token("agent:reports", json!({}));
     let granted = client.post_json(&token, "/v1/credentials", &body()).await;
     granted.expect(201);
 }
@@ -346,22 +360,145 @@ async fn so_many_entries_wait_and_no_more() {
     asks.push(ledger.append(consume(&rig, 0)).boxed());
     assert!(asks.next().now_or_never().is_none());
     until_a_batch_waits(&rig).await;
+    let overloaded =
+        |refused: &Option<_>| matches!(refused, Some(Err::<Appended, _>(AppendError::Overloaded)));
     for n in 1..=MAX_QUEUE_ENTRIES {
         asks.push(ledger.append(consume(&rig, n)).boxed());
     }
     assert!(asks.next().now_or_never().is_none(), "all of them wait");
-    let refused = ledger.append(consume(&rig, usize::MAX)).now_or_never();
+    let refused = ledger.append(heavy(&rig, 1).await).now_or_never();
+    assert!(overloaded(&refused), "at once: {refused:?}");
+    // What only uses evidence up has room of its own.
+    let most = MAX_QUEUE_ENTRIES + MAX_QUEUE_CONSUMPTIONS;
+    for n in MAX_QUEUE_ENTRIES + 1..=most {
+        asks.push(ledger.append(consume(&rig, n)).boxed());
+    }
+    assert!(asks.next().now_or_never().is_none(), "all of them wait");
+    // What is turned away is kept, as much as there is room for.
+    let mut refused = consume(&rig, most + 1);
+    let ids = (most + 1..=most + MAX_UNRECORDED_EVIDENCE).map(|n| consume(&rig, n).one_time.ids[0]);
+    refused.one_time.ids = ids.collect();
+    let refused = ledger.append(refused).now_or_never();
+    assert!(overloaded(&refused), "at once: {refused:?}");
+    let evidence = rig.evidence("agent:reports");
+    let ask = || rig::ask(&["orders:read"]);
+    let refused = rig.broker.issue(evidence.clone(), ask()).await;
     assert!(
-        matches!(refused, Some(Err(AppendError::Overloaded))),
-        "at once: {refused:?}"
+        matches!(refused, Err(BrokerError::Overloaded)),
+        "{refused:?}"
     );
     lock.rollback().await.unwrap();
     while let Some(appended) = asks.next().await {
         assert!(matches!(appended, Ok(Appended::Unchanged)), "{appended:?}");
     }
-    // What was recorded is used up; what was turned away is not.
-    let again = ledger.append(consume(&rig, MAX_QUEUE_ENTRIES)).await;
-    assert!(matches!(again, Ok(Appended::Replayed)), "{again:?}");
-    let anew = ledger.append(consume(&rig, usize::MAX)).await;
-    assert!(matches!(anew, Ok(Appended::Unchanged)), "{anew:?}");
+    // What was recorded is used up, and so is what was turned away.
+    for n in [most, most + 1, most + MAX_UNRECORDED_EVIDENCE] {
+        let again = ledger.append(consume(&rig, n)).await;
+        assert!(matches!(again, Ok(Appended::Replayed)), "{again:?}");
+    }
+    // Once there is room again calls are looked at, the one that was not looked at before too.
+    until("there is room", SOON, async || {
+        ledger.check_evidence_room().is_ok()
+    })
+    .await;
+    rig.broker.issue(evidence, ask()).await.unwrap();
+}
+
+/// Lets the store take nothing more, or lets it again.
+async fn close_store(rig: &Rig, closed: bool) {
+    match rig.broker.store() {
+        Store::Postgres(_) => {
+            let sql = if closed {
+                "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 RAISE disk_full USING MESSAGE = 'No space left on device'; END $$; \
+                 CREATE TRIGGER full_disk BEFORE INSERT ON one_time FOR EACH ROW \
+                 EXECUTE FUNCTION full_disk()"
+            } else {
+                "DROP TRIGGER full_disk ON one_time; DROP FUNCTION full_disk"
+            };
+            let mut direct = rig.database().connect().await;
+            direct.execute(AssertSqlSafe(sql)).await.unwrap();
+        }
+        Store::Sqlite(sqlite) => {
+            let pages = if closed { 1 } else { 1_000_000 };
+            let sql = format!("PRAGMA max_page_count = {pages}");
+            sqlx::query(AssertSqlSafe(sql))
+                .fetch_one(sqlite.writer())
+                .await
+                .unwrap();
+        }
+    }
+}
+
+on_both_stores! {
+    async fn evidence_that_met_a_store_that_could_not_be_written_is_used_up(rig: Rig) {
+        rig.issue("agent:reports", rig::ask(&["orders:read"])).await.unwrap();
+        close_store(&rig, true).await;
+        // A file on SQLite takes as much as its last pages have room for.
+        let mut granted = 0;
+        let issuing = loop {
+            let evidence = rig.evidence("agent:reports");
+            match rig.broker.issue(evidence.clone(), rig::ask(&["orders:read"])).await {
+                Ok(_) => granted += 1,
+                Err(BrokerError::FailClosed(_)) => break evidence,
+                Err(other) => panic!("{other}"),
+            }
+            assert!(granted < 500, "it is never full");
+        };
+        let mut reading = Vec::new();
+        for _ in 0..200 {
+            let evidence = rig.evidence("agent:reports");
+            let read = rig.broker.list_sessions(&evidence, SessionFilter { limit: 10, ..SessionFilter::default() }).await;
+            match read {
+                Ok(_) => {}
+                Err(BrokerError::FailClosed(_)) => reading.push(evidence),
+                Err(other) => panic!("{other}"),
+            }
+            if reading.len() == 3 {
+                break;
+            }
+        }
+        assert_eq!(reading.len(), 3);
+
+        close_store(&rig, false).await;
+        // On this replica at once.
+        for evidence in reading.iter().chain([&issuing]) {
+            let again = rig.broker.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
+            assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+        }
+        rig.issue("agent:reports", rig::ask(&["orders:read"])).await.unwrap();
+        assert_eq!(rig.broker.unready(), None);
+        // And on another, since it was written meanwhile.
+        if matches!(rig.broker.store(), Store::Postgres(_)) {
+            let other = rig.replica().await;
+            for evidence in reading.iter().chain([&issuing]) {
+                let again = other.broker.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
+                assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+            }
+        }
+    }
+
+    async fn what_could_not_be_recorded_is_recorded_without_another_call(rig: Rig) {
+        close_store(&rig, true).await;
+        let mut granted = 0;
+        let refused = loop {
+            let evidence = rig.evidence("agent:reports");
+            if rig.broker.issue(evidence.clone(), rig::ask(&["orders:read"])).await.is_err() {
+                break evidence;
+            }
+            granted += 1;
+            assert!(granted < 500, "it is never full");
+        };
+        let before = rig.rows().await["one_time"].len();
+        close_store(&rig, false).await;
+        // Nobody calls, and nothing looks at the broker's health.
+        until("it is recorded", SOON, async || rig.broker.unready().is_none()).await;
+        assert!(rig.rows().await["one_time"].len() > before);
+        let again = rig.broker.issue(refused, rig::ask(&["orders:read"])).await;
+        assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
+    }
+}
+
+async fn begin(kind: Kind) -> Rig {
+    Rig::new(kind).await
 }

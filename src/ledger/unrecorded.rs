@@ -1,0 +1,186 @@
+//! Evidence whose use could not be recorded.
+//!
+//! The store did not take the batch, or the queue had no room for the entry: the caller was answered
+//! with 503, and its evidence was seen all the same. So the replica keeps the one-time ids, refuses
+//! them in every later batch, and records their use with its next batches. The other replicas know
+//! of it as soon as the store does. A restart before that forgets them.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock::Timestamp;
+use crate::domain::limits::{MAX_UNRECORDED_EVIDENCE, ONE_TIME_KEPT_SECONDS};
+use crate::domain::workload::OneTime;
+
+/// One-time ids that the replica refuses although the store does not know them yet.
+#[derive(Debug, Default)]
+pub(super) struct Unrecorded {
+    ids: Mutex<BTreeMap<[u8; 32], Kept>>,
+    added: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    id: OneTime,
+    /// Whether its use is still to be recorded. It is not where the store refused the very row.
+    due: bool,
+}
+
+impl Unrecorded {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], Kept>> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps ids until their use is recorded. The first use of an id counts.
+    pub(super) fn keep(&self, ids: &[OneTime]) {
+        self.insert(ids, true);
+    }
+
+    /// Keeps ids whose rows the store refuses: the replica refuses them as long as they could be used.
+    pub(super) fn keep_for_good(&self, ids: &[OneTime]) {
+        self.insert(ids, false);
+    }
+
+    fn insert(&self, ids: &[OneTime], due: bool) {
+        if ids.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        for id in ids {
+            state.entry(id.key).or_insert(Kept { id: *id, due });
+        }
+        drop(state);
+        self.added.notify_one();
+    }
+
+    /// Takes out up to `most` ids whose use is to be recorded next. Those that nobody can use any more
+    /// are forgotten.
+    pub(super) fn take(&self, most: usize, now: Timestamp) -> Vec<OneTime> {
+        let mut state = self.state();
+        if state.is_empty() {
+            return Vec::new();
+        }
+        state.retain(|_, kept| kept.id.expires_at.plus_seconds(ONE_TIME_KEPT_SECONDS) > now);
+        let due = state.values().filter(|kept| kept.due);
+        let taken: Vec<OneTime> = due.take(most).map(|kept| kept.id).collect();
+        for id in &taken {
+            state.remove(&id.key);
+        }
+        taken
+    }
+
+    /// Whether one of these ids was used before, with another binding or without one.
+    pub(super) fn refuses(&self, ids: &[OneTime]) -> bool {
+        let state = self.state();
+        ids.iter().any(|id| {
+            state.get(&id.key).is_some_and(|kept| {
+                id.must_be_new || id.binding.is_none() || id.binding != kept.id.binding
+            })
+        })
+    }
+
+    /// How many ids are kept.
+    pub(super) fn len(&self) -> usize {
+        self.state().len()
+    }
+
+    /// Whether no further call may present evidence. Calls under way add theirs even so.
+    pub(super) fn is_full(&self) -> bool {
+        self.len() >= MAX_UNRECORDED_EVIDENCE
+    }
+
+    /// Resolves when there are ids whose use is to be recorded, and `pause` has passed since.
+    pub(super) async fn due(&self, pause: Duration) {
+        loop {
+            let is_due = self.state().values().any(|kept| kept.due);
+            if is_due {
+                tokio::time::sleep(pause).await;
+                return;
+            }
+            self.added.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_seconds(1_800_000_000).plus_seconds(seconds)
+    }
+
+    fn id(n: u8, binding: Option<u8>) -> OneTime {
+        OneTime {
+            key: [n; 32],
+            binding: binding.map(|b| [b; 32]),
+            must_be_new: false,
+            expires_at: at(300),
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_refused_but_for_its_own_binding() {
+        let kept = Unrecorded::default();
+        kept.keep(&[id(1, None), id(2, Some(7))]);
+        for (ids, refused) in [
+            (vec![id(1, None)], true),
+            (vec![id(1, Some(7))], true),
+            (vec![id(2, None)], true),
+            (vec![id(2, Some(8))], true),
+            (vec![id(3, None), id(1, None)], true),
+            (vec![id(2, Some(7))], false),
+            (vec![id(3, None)], false),
+            (Vec::new(), false),
+        ] {
+            assert_eq!(kept.refuses(&ids), refused, "{ids:?}");
+        }
+        let anew = OneTime {
+            must_be_new: true,
+            ..id(2, Some(7))
+        };
+        assert!(kept.refuses(&[anew]));
+        // A later use does not loosen the first.
+        kept.keep(&[id(1, Some(7))]);
+        assert!(kept.refuses(&[id(1, Some(7))]));
+    }
+
+    #[test]
+    fn what_is_kept_is_taken_in_parts_and_what_is_too_old_is_forgotten() {
+        let kept = Unrecorded::default();
+        kept.keep(&[id(1, None), id(2, None), id(3, None)]);
+        kept.keep_for_good(&[id(4, None)]);
+        assert_eq!(kept.take(2, at(0)), [id(1, None), id(2, None)]);
+        assert!(!kept.refuses(&[id(1, None)]), "the batch knows it now");
+        assert!(kept.refuses(&[id(3, None)]) && kept.refuses(&[id(4, None)]));
+        assert_eq!(kept.take(2, at(0)), [id(3, None)]);
+        assert_eq!(kept.take(2, at(0)), [], "its row was refused");
+        assert!(kept.refuses(&[id(4, None)]));
+        kept.keep(&[id(1, None)]);
+        assert_eq!(kept.take(2, at(300 + ONE_TIME_KEPT_SECONDS)), []);
+        assert_eq!(kept.len(), 0);
+    }
+
+    #[test]
+    fn it_is_due_once_something_is_kept() {
+        let kept = Unrecorded::default();
+        assert!(kept.due(Duration::ZERO).now_or_never().is_none());
+        kept.keep(&[]);
+        assert!(kept.added.notified().now_or_never().is_none());
+        kept.keep(&[id(1, None)]);
+        assert!(kept.added.notified().now_or_never().is_some());
+        assert!(!kept.is_full());
+        let many = (0..MAX_UNRECORDED_EVIDENCE).map(|n| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_be_bytes());
+            OneTime { key, ..id(0, None) }
+        });
+        kept.keep(&many.collect::<Vec<_>>());
+        assert!(kept.is_full());
+    }
+}
