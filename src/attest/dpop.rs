@@ -56,6 +56,16 @@ pub fn of_request(evidence: &Evidence, now: Timestamp) -> Result<Option<Proof>, 
     verify(evidence, hash, now).map(Some)
 }
 
+/// The key of a proof that [`AttestError::NonceWanted`] was said of: all else of it was verified.
+pub(super) fn shown_key(evidence: &Evidence) -> Option<KeyBinding> {
+    let [header] = evidence.dpop.as_slice() else {
+        return None;
+    };
+    let token = UnverifiedJwt::parse_proof(header).ok()?;
+    let key = VerificationKey::from(token.unverified_key()?.clone());
+    Some(KeyBinding::Jkt(key.thumbprint().to_owned()))
+}
+
 /// What a proof has to say of the token that it comes with (`ath`).
 #[derive(Clone, Copy)]
 pub enum TokenHash<'a> {

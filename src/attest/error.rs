@@ -6,6 +6,7 @@
 //! same, so that nobody can try forged tokens against us and see how far they get.
 
 use crate::crypto::jwt::{JwtError, TimeError};
+use crate::domain::workload::{OneTime, Workload};
 
 /// The longest issuer that is written into a log line.
 const MAX_ISSUER_BYTES: usize = 200;
@@ -76,9 +77,12 @@ pub enum AttestError {
     /// A `DPoP` header without a nonce of ours, or with one that is too old.
     #[error("the DPoP proof has no good nonce")]
     NonceWanted,
-    /// No token of an administrator's, or one that is over.
-    #[error("it is no administrator's token, or one that is over")]
+    /// No token of an administrator's.
+    #[error("it is no administrator's token")]
     UnknownAdminToken,
+    /// The configured bootstrap token, which is good no more.
+    #[error("the bootstrap token is good no more: {0}")]
+    AdminTokenOver(&'static str),
     /// It was used before.
     #[error("it was used before")]
     Replayed,
@@ -121,6 +125,7 @@ impl AttestError {
         "bad_proof",
         "use_dpop_nonce",
         "unknown_admin_token",
+        "admin_token_over",
         "replayed",
         "use_forgotten",
         "issuer_unreachable",
@@ -152,6 +157,7 @@ impl AttestError {
             Self::BadProof(_) => "bad_proof",
             Self::NonceWanted => "use_dpop_nonce",
             Self::UnknownAdminToken => "unknown_admin_token",
+            Self::AdminTokenOver(_) => "admin_token_over",
             Self::Replayed => "replayed",
             Self::UseForgotten => "use_forgotten",
             Self::IssuerUnreachable => "issuer_unreachable",
@@ -183,6 +189,7 @@ impl AttestError {
             | Self::BadProof(_)
             | Self::NonceWanted
             | Self::UnknownAdminToken
+            | Self::AdminTokenOver(_)
             | Self::Replayed
             | Self::IssuerUnreachable
             | Self::KeysUnavailable => None,
@@ -273,6 +280,17 @@ pub struct AttestFailure {
     /// Whether the caller may learn the reason: the signature of its token has verified, or the
     /// reason is read from what the caller itself made, as of a DPoP proof.
     pub told: bool,
+    /// What had been verified of it, and is used up with the refusal.
+    pub verified: Option<Box<VerifiedEvidence>>,
+}
+
+/// Evidence that was verified before something else of its request was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedEvidence {
+    /// The workload that the token names.
+    pub workload: Workload,
+    /// The one-time ids that are used up.
+    pub one_time: Vec<OneTime>,
 }
 
 impl AttestFailure {
@@ -284,6 +302,7 @@ impl AttestFailure {
             attestor: None,
             issuer: None,
             told: false,
+            verified: None,
         }
     }
 
@@ -345,6 +364,7 @@ mod tests {
             AttestError::BadProof("x"),
             AttestError::NonceWanted,
             AttestError::UnknownAdminToken,
+            AttestError::AdminTokenOver("x"),
             AttestError::Replayed,
             AttestError::UseForgotten,
             AttestError::IssuerUnreachable,

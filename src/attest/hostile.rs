@@ -245,6 +245,37 @@ async fn a_token_for_two_attestors_is_for_none_and_equal_claims_of_two_issuers_a
     );
 }
 
+#[tokio::test]
+async fn an_issuer_that_is_down_does_not_tell_a_forger_which_audiences_are_configured() {
+    let (server, forger) = (MockServer::start().await, TestKey::new());
+    serve(
+        &server,
+        "/.well-known/openid-configuration",
+        wiremock::ResponseTemplate::new(503),
+    )
+    .await;
+    let attestors = attestors(vec![
+        spec("one", &server.uri(), OURS),
+        spec("two", &server.uri(), "urn:second"),
+    ]);
+    for audience in [
+        json!(OURS),
+        json!("urn:second"),
+        json!([OURS, "urn:second"]),
+        json!([OURS, "urn:nope"]),
+        json!("urn:nope"),
+    ] {
+        let mut claims = claims(&server.uri(), now());
+        claims["aud"] = audience.clone();
+        let token = forger.sign(&header("k1"), &claims);
+        assert_eq!(
+            reason(&attestors, &token, now()).await,
+            "issuer_unreachable",
+            "{audience}"
+        );
+    }
+}
+
 /// The order of P-256's group.
 const ORDER: [u8; 32] = [
     0xff, 0xff, 0xff, 0xff, 0x00, 0x00, 0x00, 0x00, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,

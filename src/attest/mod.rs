@@ -47,7 +47,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::checks::{AttestorConfigError, check};
 use self::confirmation::Confirmation;
-pub use self::error::{AttestError, AttestFailure};
+pub use self::error::{AttestError, AttestFailure, VerifiedEvidence};
 use self::error::{Refused, printable_issuer};
 use self::explain::Conditions;
 use self::nonce::DpopNonces;
@@ -56,7 +56,7 @@ use crate::crypto::digest::sha256;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::jwt::{Claims, JwtError, UnverifiedJwt};
 use crate::domain::trust::AttestorSpec;
-use crate::domain::workload::{Identity, OneTime, Reuse, Workload};
+use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
 use crate::endpoints::EndpointTable;
 
 /// In which way a token is presented.
@@ -311,6 +311,7 @@ impl Attestors {
                 attestor: attestor.map(|attestor| attestor.name().to_owned()),
                 issuer: issuer.map(printable_issuer),
                 told: refused.signed,
+                verified: None,
             }
         };
         let mut matching = self.all.iter().filter(|a| a.recognises(&presented));
@@ -320,11 +321,12 @@ impl Attestors {
         };
         let attestor = attestor.as_ref();
         let appraised = attestor.appraise(&presented, now).await;
-        let appraised = appraised.and_then(|workload| {
-            self.with_proof(attestor, &presented, workload, now)
-                .map_err(Refused::signed)
-        });
-        appraised.map_err(|refused| failure(Some(attestor), refused))
+        let workload = appraised.map_err(|refused| failure(Some(attestor), refused))?;
+        let proven = self.with_proof(attestor, &presented, workload, now);
+        proven.map_err(|unproven| AttestFailure {
+            verified: unproven.verified,
+            ..failure(Some(attestor), Refused::signed(unproven.error))
+        })
     }
 
     /// Whether an identity could still be attested: its attestor is there, and gives such names.
@@ -350,7 +352,7 @@ impl Attestors {
         presented: &Presented<'_>,
         mut workload: Workload,
         now: Timestamp,
-    ) -> Result<Workload, AttestError> {
+    ) -> Result<Workload, Unproven> {
         let evidence = presented.evidence();
         // An issuer whose clock is ahead may have dated so what it gave out before.
         let dated = |at: Timestamp| at.plus_seconds(attestor.leeway_seconds());
@@ -358,26 +360,53 @@ impl Attestors {
             .not_before
             .is_some_and(|at| workload.issued_at < dated(at))
         {
-            return Err(AttestError::BeforeOurLog);
+            return Err(AttestError::BeforeOurLog.into());
         }
         let confirmation = Confirmation::of(presented.token()?.unverified_claims())?;
+        // A token that its issuer bound to a key is of no use without that key, so a caller that does
+        // not have it uses nothing up.
+        let own = confirmation.is_empty().then_some(workload.evidence);
         // A proof is made for this one request; the certificate is the connection's, which a proxy
         // beside the workload may share among many. Where there are both the proof binds, and a
         // proof that is no good is never made up for by the certificate.
         workload.key = certificate::key(evidence);
-        let proof = dpop::of_request(evidence, now)?;
-        confirmation.check(evidence, proof.as_ref().map(|proof| &proof.key))?;
+        let proof = match dpop::of_request(evidence, now) {
+            Ok(proof) => proof,
+            Err(error) => {
+                // The caller comes again with the same token and the nonce, by the same key.
+                let shown = Some(&error).filter(|error| **error == AttestError::NonceWanted);
+                let key = shown.and_then(|_| dpop::shown_key(evidence));
+                let binding = key.as_ref().map(key_digest);
+                let own = own.map(|own| OneTime { binding, ..own });
+                return Err(Unproven::new(error, workload, own));
+            }
+        };
+        if let Err(error) = confirmation.check(evidence, proof.as_ref().map(|proof| &proof.key)) {
+            let shown = proof.map(|proof| proof.one_time);
+            return Err(Unproven::new(error, workload, shown));
+        }
+        let by_proof = proof.is_some();
         if let Some(proof) = proof {
             workload.key = Some(proof.key);
             workload.proofs.push(proof.one_time);
         }
         match (workload.reuse, &workload.key) {
-            (Reuse::Bound, None) => return Err(AttestError::ReplayUnbound),
+            (Reuse::Bound, None) => {
+                return Err(Unproven::new(AttestError::ReplayUnbound, workload, own));
+            }
             // Evidence that its holder cannot renew at will serves one task, or one key where its
             // holder has one.
             (Reuse::Bound | Reuse::PerTask, Some(key)) => {
                 workload.reuse = Reuse::Bound;
-                workload.evidence.binding = Some(sha256(key.to_text().as_bytes()));
+                workload.evidence.binding = Some(key_digest(key));
+            }
+            // It may have been shown before, by this key and without a nonce. That it is used once
+            // is what a second id says.
+            (Reuse::Once, Some(key)) if by_proof && evidence.nonces.is_some() => {
+                let own = &mut workload.evidence;
+                own.binding = Some(key_digest(key));
+                let used = one_time("used by a key", &[&own.key], own.expires_at);
+                workload.proofs.push(used);
             }
             (Reuse::PerTask, None) | (Reuse::Once, _) => {}
         }
@@ -394,16 +423,20 @@ impl Attestors {
         let issuing = self.all.iter().filter(|a| a.issued(presented));
         let issuing: Vec<_> = issuing.map(AsRef::as_ref).collect();
         let only = issuing.first().copied().filter(|_| issuing.len() == 1);
+        let mut unknown = None;
         for attestor in issuing {
             match attestor.appraise(presented, now).await {
                 Err(refused) if refused.signed => return (only, refused),
                 // Its audience is not this attestor's, or not this one's alone, so this is not
                 // reached; if it were, the token would not be believed for it.
                 Ok(_) => return (only, Refused::signed(AttestError::WrongAudience)),
+                // Whether it is the issuer's was not found out, so nothing else is said of it.
+                Err(refused) if refused.error.is_transient() => unknown = Some(refused),
                 Err(_) => {}
             }
         }
-        (only, self.refusal(presented).into())
+        let refused = unknown.unwrap_or_else(|| self.refusal(presented).into());
+        (only, refused)
     }
 
     /// Why not exactly one attestor recognises it.
@@ -417,6 +450,43 @@ impl Attestors {
             },
         }
     }
+}
+
+/// A token that was verified, and that is refused for what goes for every attestor.
+struct Unproven {
+    error: AttestError,
+    verified: Option<Box<VerifiedEvidence>>,
+}
+
+impl Unproven {
+    fn new(
+        error: AttestError,
+        workload: Workload,
+        one_time: impl IntoIterator<Item = OneTime>,
+    ) -> Self {
+        let verified = VerifiedEvidence {
+            workload,
+            one_time: one_time.into_iter().collect(),
+        };
+        Self {
+            error,
+            verified: Some(Box::new(verified)),
+        }
+    }
+}
+
+impl From<AttestError> for Unproven {
+    fn from(error: AttestError) -> Self {
+        Self {
+            error,
+            verified: None,
+        }
+    }
+}
+
+/// The binding of evidence to a key.
+fn key_digest(key: &KeyBinding) -> [u8; 32] {
+    sha256(key.to_text().as_bytes())
 }
 
 /// A one-time id over several texts, none of which can be taken for a part of another, of evidence

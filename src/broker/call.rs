@@ -27,7 +27,7 @@ use futures_util::FutureExt as _;
 use tracing::info;
 
 use super::{Broker, BrokerError};
-use crate::attest::{AttestError, AttestFailure, Evidence};
+use crate::attest::{AttestError, AttestFailure, Evidence, VerifiedEvidence};
 use crate::clock::Timestamp;
 use crate::domain::workload::{OneTime, Workload};
 use crate::ids::TaskId;
@@ -126,6 +126,15 @@ impl<'a> Call<'a> {
         }
         drop(state);
         self.acts_as(RequestCaller::of(workload));
+    }
+
+    /// Registers what was verified of evidence that is refused: it is used up all the same.
+    pub(super) fn unproven(&self, verified: VerifiedEvidence) {
+        self.attested(&verified.workload);
+        let mut state = self.state();
+        if !state.settled {
+            state.unspent = verified.one_time;
+        }
     }
 
     /// Registers a proof that was verified and that comes with no attestation.

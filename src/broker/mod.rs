@@ -340,8 +340,12 @@ impl Broker {
     ) -> Result<Workload, BrokerError> {
         call.check_open()?;
         let appraised = active.attestors.appraise(call.evidence(), now).await;
-        let workload =
-            appraised.map_err(|failure| self.refuse_evidence(call.evidence(), failure))?;
+        let workload = appraised.map_err(|mut failure| {
+            if let Some(verified) = failure.verified.take() {
+                call.unproven(*verified);
+            }
+            self.refuse_evidence(call.evidence(), failure)
+        })?;
         call.attested(&workload);
         self.parts
             .identities

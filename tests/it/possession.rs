@@ -289,6 +289,63 @@ on_both_stores! {
         assert_eq!(claims["cnf"], json!({"jkt": thumbprint(&keys.own)}));
     }
 
+    async fn a_bad_proof_uses_up_the_attestation_that_it_came_with(fleet, replica) {
+        let keys = Keys { own: Key::generate(Algorithm::Es256), thief: Key::generate(Algorithm::Es256) };
+        for kind in [Proof::None, Proof::Good, Proof::OtherHash, Proof::Twice] {
+            let token = attestation(fleet, Token::Plain, &keys);
+            let (method, path) = (Method::POST, "/v1/credentials");
+            let nonce = replica.nonce().await;
+            let mut request = replica.client.request(method.clone(), path).json(&body());
+            for proof in proofs(kind, &keys, &token, &method, path, &nonce) {
+                request = request.header("dpop", proof);
+            }
+            let refused = send(request.header("authorization", format!("DPoP {token}"))).await;
+            assert_eq!(assert_problem(&refused, 401, "attestation-failed")["reason"], "bad_proof", "{kind:?}");
+            let bare = replica.client.post_json(&token, path, &body()).await;
+            assert_eq!(assert_problem(&bare, 401, "attestation-failed")["reason"], "replayed", "{kind:?}");
+            let proven = ask(replica, &token, &keys.own).await;
+            assert_eq!(assert_problem(&proven, 401, "attestation-failed")["reason"], "replayed", "{kind:?}");
+        }
+    }
+
+    async fn a_proof_without_a_nonce_leaves_the_attestation_to_its_own_key(fleet, replica) {
+        let keys = Keys { own: Key::generate(Algorithm::Es256), thief: Key::generate(Algorithm::Es256) };
+        let token = attestation(fleet, Token::Plain, &keys);
+        let path = "/v1/credentials";
+        let unnumbered = proof(&keys.own, &Method::POST, path, "", Some(hash(&token)));
+        let request = replica.client.request(Method::POST, path).json(&body());
+        let request = request.header("authorization", format!("DPoP {token}"));
+        let wanted = send(request.header("dpop", unnumbered)).await;
+        assert_eq!(wanted.status, 401, "{}", wanted.text());
+        assert!(wanted.header("www-authenticate").unwrap().contains("use_dpop_nonce"));
+        // It was seen: without the key that was shown with it, it is of no more use.
+        let bare = replica.client.post_json(&token, path, &body()).await;
+        assert_eq!(assert_problem(&bare, 401, "attestation-failed")["reason"], "replayed");
+        let stolen = ask(replica, &token, &keys.thief).await;
+        assert_eq!(assert_problem(&stolen, 401, "attestation-failed")["reason"], "replayed");
+        ask(replica, &token, &keys.own).await.expect(201);
+        let again = ask(replica, &token, &keys.own).await;
+        assert_eq!(assert_problem(&again, 401, "attestation-failed")["reason"], "replayed");
+    }
+
+    async fn a_proof_in_the_wrong_scheme_is_used_up_and_the_token_that_is_bound_to_its_key_is_not(fleet, replica) {
+        let keys = Keys { own: Key::generate(Algorithm::Es256), thief: Key::generate(Algorithm::Es256) };
+        let token = attestation(fleet, Token::Bound, &keys);
+        let path = "/v1/credentials";
+        let nonce = replica.nonce().await;
+        let shown = proof(&keys.own, &Method::POST, path, &nonce, Some(hash(&token)));
+        let present = async |scheme: &str| {
+            let request = replica.client.request(Method::POST, path).json(&body());
+            let request = request.header("authorization", format!("{scheme} {token}"));
+            send(request.header("dpop", shown.clone())).await
+        };
+        let refused = present("Bearer").await;
+        assert_eq!(assert_problem(&refused, 401, "attestation-failed")["reason"], "confirmation");
+        // Captured, the two together get nothing.
+        let replayed = present("DPoP").await;
+        assert_eq!(assert_problem(&replayed, 401, "attestation-failed")["reason"], "replayed");
+    }
+
     async fn a_confirmation_method_that_is_not_known_does_not_hold(fleet, replica) {
         let key = Key::generate(Algorithm::Es256);
         let own = thumbprint(&key);
