@@ -236,7 +236,7 @@ impl Broker {
         case: &Case<'_>,
         request: CredentialRequest,
     ) -> Result<Judged, BrokerError> {
-        let named = case.active.catalog().resource(&request.resource);
+        let named = case.active.catalog().select(&request.resource);
         let resource = named.map(|resource| resource.name.clone());
         let refused = |refusal: Refusal, purpose: Option<String>, active: &Active| Judged {
             decision: before_policy(refusal, active),

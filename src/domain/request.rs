@@ -1,5 +1,6 @@
 //! What a caller asks, and what that means once every name in it is resolved.
 
+use std::fmt;
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -16,14 +17,47 @@ use crate::ids::TaskId;
 pub struct CredentialRequest {
     /// The task that it is for.
     pub task: TaskSelector,
-    /// The name of the resource.
-    pub resource: String,
+    /// The resource.
+    pub resource: ResourceSelector,
     /// What is asked on it.
     pub grant: Grant,
     /// The wanted life; left out, the permitted default.
     pub ttl_seconds: Option<u64>,
     /// Recognises a retry.
     pub retry: Option<RetryKey>,
+}
+
+/// How a request names its resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ResourceSelector {
+    /// By its name.
+    Name(String),
+    /// By its name, among those that access tokens are issued for.
+    TokenName(String),
+    /// By its audience, among those that access tokens are issued for.
+    TokenAudience(String),
+}
+
+impl From<&str> for ResourceSelector {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl From<String> for ResourceSelector {
+    fn from(name: String) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl fmt::Display for ResourceSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(text) | Self::TokenName(text) | Self::TokenAudience(text) => {
+                f.write_str(text)
+            }
+        }
+    }
 }
 
 /// A new task, or one that is open already.
@@ -118,6 +152,20 @@ pub struct OpenTask {
 }
 
 impl Catalog {
+    /// The one resource that a request names.
+    #[must_use]
+    pub fn select(&self, selector: &ResourceSelector) -> Option<&Arc<Resource>> {
+        let of_tokens = |resource: &&Arc<Resource>| resource.aws.is_none();
+        match selector {
+            ResourceSelector::Name(name) => self.resource(name),
+            ResourceSelector::TokenName(name) => self.resource(name).filter(of_tokens),
+            ResourceSelector::TokenAudience(audience) => {
+                let mut resources = self.resources().filter(of_tokens);
+                resources.find(|resource| resource.audience() == audience)
+            }
+        }
+    }
+
     /// Finds everything that the request names. What does not exist, or is beyond a registered
     /// limit, is refused by name; nothing is narrowed.
     pub fn resolve(&self, request: CredentialRequest) -> Result<Ask, Refusal> {
@@ -125,7 +173,7 @@ impl Catalog {
             TaskSelector::Open(new) => TaskAsk::Open(self.resolve_task(new)?),
             TaskSelector::Join { id, handle } => TaskAsk::Join { id, handle },
         };
-        let resource = self.resource(&request.resource).ok_or_else(|| {
+        let resource = self.select(&request.resource).ok_or_else(|| {
             Refusal::new(
                 RefusalCode::UnknownResource,
                 format!("there is no resource `{}`", request.resource),

@@ -300,7 +300,7 @@ pub(super) async fn request(
     }
     let request = CredentialRequest {
         task: body.task.into_domain()?,
-        resource: body.resource,
+        resource: body.resource.into(),
         grant: body.authorization_details,
         ttl_seconds: body.ttl_seconds,
         retry,

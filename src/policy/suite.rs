@@ -327,7 +327,7 @@ impl Run<'_> {
                 deadline_seconds: case.deadline_seconds,
                 heartbeat_seconds: task_type.max_heartbeat_seconds,
             }),
-            resource: case.resource.clone(),
+            resource: case.resource.clone().into(),
             grant: vec![detail]
                 .try_into()
                 .map_err(|e: crate::domain::grant::InvalidGrant| e.to_string())?,

@@ -27,10 +27,10 @@ use taskpass::store::sessions::SessionFilter;
 use tokio::sync::Semaphore;
 
 use crate::support::fleet::{Fleet, Replica, body};
-use crate::support::http::{assert_problem, send};
+use crate::support::http::{Answer, Client, assert_oauth_error, assert_problem, send};
 use crate::support::keys::{Algorithm, Key, sign_jwt};
 use crate::support::rig::{
-    Kind, POLICIES, Rig, ask, ask_joining, bearer, handle, job, refusal, with_key,
+    ADMIN, Kind, POLICIES, Rig, ask, ask_joining, bearer, handle, job, refusal, with_key,
 };
 
 /// Lists the variants of an error once, for the match that the compiler checks and for the tests:
@@ -71,7 +71,7 @@ variants! {
 }
 
 /// Evidence that was never verified cannot be used up: the same may be shown again.
-const UNVERIFIED: &[&str] = &["Attestation", "AttestationUnavailable"];
+const UNVERIFIED: &[&str] = &["AttestationUnavailable"];
 
 const UNKNOWN: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -757,4 +757,74 @@ async fn evidence_is_used_up_at_every_door_on_sqlite() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn evidence_is_used_up_at_every_door_on_postgresql() {
     every_door(Kind::Postgres).await;
+}
+
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+/// One target that is there, one in AWS, and others that are not, as OAuth names them.
+const TARGETS: [(&str, &str); 6] = [
+    ("audience", "orders-api"),
+    ("audience", "role"),
+    ("audience", "nope"),
+    ("resource", "https://orders.example"),
+    ("resource", "https://nope.example"),
+    ("resource", "arn:aws:iam::123456789012:role/reports"),
+];
+
+async fn exchange(client: &Client, token: &str, (name, target): (&str, &str)) -> Answer {
+    let form = [
+        ("grant_type", EXCHANGE),
+        ("subject_token", token),
+        ("subject_token_type", JWT),
+        (name, target),
+        ("scope", "orders:read"),
+        ("task_type", "job"),
+    ];
+    client.post_form("/oauth2/token", &form).await
+}
+
+on_both_stores! {
+    async fn a_caller_that_is_not_attested_does_not_learn_which_resources_exist(mut world: World) {
+        let (_server, client) = world.rig.serve();
+        let counter = "taskpass_attestation_failures_total{attestor=\"none\",reason=\"malformed\"}";
+        let malformed = |world: &World| {
+            let text = world.rig.broker.metrics().render();
+            let line = text.lines().find(|line| line.starts_with(counter)).unwrap();
+            line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        let before = malformed(&world);
+        let mut faces = Vec::new();
+        for target in TARGETS {
+            for junk in ["junk", ""] {
+                let answer = exchange(&client, junk, target).await;
+                assert_oauth_error(&answer, 400, "invalid_request");
+                faces.push(answer.text());
+            }
+        }
+        assert!(faces.iter().all(|face| *face == faces[0]), "{faces:?}");
+        assert_eq!(malformed(&world) - before, faces.len() as u64, "each is counted");
+        // An attested caller is told, and its attestation is used up.
+        for target in TARGETS {
+            let token = world.token();
+            let answer = exchange(&client, &token, target).await;
+            if ["orders-api", "https://orders.example"].contains(&target.1) {
+                answer.expect(200);
+            } else {
+                assert_oauth_error(&answer, 400, "invalid_target");
+                let again = exchange(&client, &token, target).await;
+                assert_oauth_error(&again, 400, "invalid_request");
+            }
+        }
+        // A blocked one is told only that.
+        let cut = json!({"selector": {"workload": "dev:agent%3Areports"}, "reason": "x", "block_seconds": "until_lifted"});
+        client.post_json(ADMIN, "/v1/revocations", &cut).await.expect(200);
+        let mut faces = Vec::new();
+        for target in TARGETS {
+            let answer = exchange(&client, &world.token(), target).await;
+            assert_oauth_error(&answer, 400, "access_denied");
+            faces.push(answer.json()["error_description"].clone());
+        }
+        assert!(faces.iter().all(|face| *face == faces[0]), "{faces:?}");
+    }
 }

@@ -61,7 +61,7 @@ fn request(n: usize) -> (String, CredentialRequest) {
     let mut request = ask_in(task, actions);
     request.ttl_seconds = [None, Some(30), Some(90), Some(91), Some(601), Some(1)][n / 5 % 6];
     if n.is_multiple_of(31) {
-        ["archive-api", "no-such-api"][n % 2].clone_into(&mut request.resource);
+        request.resource = ["archive-api", "no-such-api"][n % 2].into();
     }
     // Each from an identity of its own, where it may be: budgets are not what is tried here.
     let subject = if n % 4 == 3 {
@@ -461,7 +461,7 @@ async fn three_decisions() -> Rig {
         .await
         .unwrap();
     let mut unknown = ask(&["orders:read"]);
-    "no-such-api".clone_into(&mut unknown.resource);
+    unknown.resource = "no-such-api".into();
     drop(rig.issue("agent:reports", unknown).await);
     rig
 }

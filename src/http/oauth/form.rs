@@ -67,7 +67,6 @@ impl Form {
     pub(super) fn required(&self, name: &'static str) -> Result<&str, OAuthError> {
         self.get(name).ok_or(match name {
             "token" => OAuthError::invalid_request("token is missing"),
-            "subject_token" => OAuthError::invalid_request("subject_token is missing"),
             "subject_token_type" => OAuthError::invalid_request("subject_token_type is missing"),
             "grant_type" => OAuthError::invalid_request("grant_type is missing"),
             _ => OAuthError::invalid_request("a parameter is missing"),

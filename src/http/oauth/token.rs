@@ -25,7 +25,7 @@ use crate::crypto::strict_json;
 use crate::domain::decision::{Observed, RefusalCode};
 use crate::domain::grant::Grant;
 use crate::domain::limits::MAX_PURPOSE_BYTES;
-use crate::domain::request::{CredentialRequest, NewTask, TaskSelector};
+use crate::domain::request::{CredentialRequest, NewTask, ResourceSelector, TaskSelector};
 use crate::http::AppState;
 use crate::http::evidence::Presented;
 use crate::mint::Credential;
@@ -161,7 +161,7 @@ async fn try_token(
     let by_scope = form.get("authorization_details").is_none();
     let request = CredentialRequest {
         task: task(&form)?,
-        resource: target(state, &form)?,
+        resource: target(&form)?,
         grant: rights(&form)?,
         ttl_seconds: form.number("ttl_seconds")?,
         retry: None,
@@ -202,7 +202,8 @@ impl GrantType {
 }
 
 fn exchanged(form: &Form) -> Result<SecretString, OAuthError> {
-    let token = form.required("subject_token")?;
+    // An empty one is refused as any that is no attestation, and noted like it.
+    let token = form.get("subject_token").unwrap_or_default();
     if ![JWT, ID_TOKEN].contains(&form.required("subject_token_type")?) {
         return Err(OAuthError::invalid_request(
             "subject_token_type is that of jwt or id_token",
@@ -250,23 +251,16 @@ fn asserted(form: &Form) -> Result<SecretString, OAuthError> {
     Ok(SecretString::from(assertion))
 }
 
-/// The name of the one registered resource that is meant.
-fn target(state: &AppState, form: &Form) -> Result<String, OAuthError> {
-    let wrong = |description| OAuthError::bad("invalid_target", description);
-    let active = state.broker.active()?;
-    let mut resources = active.catalog().resources();
-    let found = match (form.get("resource"), form.get("audience")) {
-        (Some(_), Some(_)) | (None, None) => {
-            return Err(wrong("name one target, by resource or by audience"));
-        }
-        (Some(uri), None) => resources.find(|known| known.audience() == uri),
-        (None, Some(name)) => resources.find(|known| known.name == name),
-    };
-    let found = found.ok_or_else(|| wrong("there is no such resource"))?;
-    if found.aws.is_some() {
-        return Err(wrong("ask for a role in AWS at /v1/credentials"));
+/// The one target. Whether it exists is told after the caller was attested, and not before.
+fn target(form: &Form) -> Result<ResourceSelector, OAuthError> {
+    match (form.get("resource"), form.get("audience")) {
+        (Some(uri), None) => Ok(ResourceSelector::TokenAudience(uri.to_owned())),
+        (None, Some(name)) => Ok(ResourceSelector::TokenName(name.to_owned())),
+        (Some(_), Some(_)) | (None, None) => Err(OAuthError::bad(
+            "invalid_target",
+            "name one target, by resource or by audience",
+        )),
     }
-    Ok(found.name.clone())
 }
 
 fn rights(form: &Form) -> Result<Grant, OAuthError> {
@@ -381,9 +375,10 @@ fn denial(denied: &Denied, by_scope: bool) -> OAuthError {
         "invalid_authorization_details"
     };
     let (error, description) = match denied.refusal.code {
-        RefusalCode::UnknownResource | RefusalCode::ResourceNotForTask => {
-            ("invalid_target", "the target is not to be had")
-        }
+        RefusalCode::UnknownResource | RefusalCode::ResourceNotForTask => (
+            "invalid_target",
+            "no such target: a role in AWS is asked for at /v1/credentials",
+        ),
         RefusalCode::UnknownAction
         | RefusalCode::UnknownLocation
         | RefusalCode::TooManyRights

@@ -72,7 +72,7 @@ async fn rig(aws: &str) -> Rig {
 async fn session(rig: &Rig, sts: &Sts, resource: &str, detail: Value) -> (Issued, Value) {
     let request = CredentialRequest {
         task: TaskSelector::Open(job()),
-        resource: resource.to_owned(),
+        resource: resource.into(),
         grant: serde_json::from_value(json!([detail])).unwrap(),
         ..ask(&["orders:read"])
     };
