@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use crate::broker::admin::{AdminTokens, bootstrap_fault};
+use crate::broker::admin::{AdminTokens, judge_bootstrap, latest_time};
 use crate::broker::generations::{Trust, Unfit, check_surroundings};
 use crate::broker::keys::{self, KeyPolicy, StoredLedgerKeys};
 use crate::broker::rate::IdentityLimiter;
@@ -347,6 +347,8 @@ async fn put_together(
         endpoints: Arc::clone(&config.endpoints),
         plain_issuers: config.mode == Mode::Dev,
     };
+    let dev = options.dev_admin_token;
+    let admin_tokens = admin_tokens(config, &store, &ledger, dev, now).await?;
     let broker = Broker::new(BrokerParts {
         issuer: config.server.issuer.clone(),
         replica: replica_name()?,
@@ -362,7 +364,7 @@ async fn put_together(
         sealer,
         mac,
         trust,
-        admin_tokens: admin_tokens(config, &store, options.dev_admin_token, now).await?,
+        admin_tokens,
         identities: IdentityLimiter::new(
             config.limits.identity_requests_per_second,
             config.limits.identity_burst,
@@ -719,6 +721,7 @@ fn bootstrap_digest(hex: &str) -> Result<[u8; 32], StartError> {
 async fn admin_tokens(
     config: &Config,
     store: &Store,
+    ledger: &Ledger,
     dev: Option<SecretString>,
     now: Timestamp,
 ) -> Result<AdminTokens, StartError> {
@@ -726,12 +729,13 @@ async fn admin_tokens(
         None => None,
         Some(hex) => {
             let digest = bootstrap_digest(hex)?;
-            store
-                .see_bootstrap(&digest, now)
-                .await
-                .map_err(unfit_store)?;
-            let seen = store.bootstrap_token(&digest).await.map_err(unfit_store)?;
-            if let Some(why) = seen.and_then(|seen| bootstrap_fault(&seen, now)) {
+            let clock = ledger.clock();
+            let latest = latest_time(store, clock, now).await;
+            let latest = latest.map_err(unfit_store)?;
+            let seen = store.see_bootstrap(&digest, now, latest).await;
+            seen.map_err(unfit_store)?;
+            let fault = judge_bootstrap(store, clock, &digest, now).await;
+            if let Some(why) = fault.map_err(unfit_store)? {
                 warn!(
                     why,
                     "admin.bootstrap_token_sha256 names a token that is good no more"

@@ -32,6 +32,7 @@ CREATE TABLE bootstrap_token (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     digest     bytea NOT NULL UNIQUE CHECK (length(digest) = 32),
     first_seen timestamptz NOT NULL,
+    log_time   timestamptz NOT NULL,
     ended      boolean NOT NULL DEFAULT false
 );
 

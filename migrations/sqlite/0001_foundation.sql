@@ -34,6 +34,7 @@ CREATE TABLE bootstrap_token (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
     digest     BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
     first_seen INTEGER NOT NULL,
+    log_time   INTEGER NOT NULL,
     ended      INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 

@@ -679,7 +679,7 @@ async fn claim(
     claimed.map_err(unfit_store)?;
     // A token that had its day under the old log gets no other under this one.
     for (digest, first_seen) in bootstrap_tokens {
-        let seen = store.see_bootstrap(digest, *first_seen).await;
+        let seen = store.see_bootstrap(digest, *first_seen, *first_seen).await;
         seen.map_err(unfit_store)?;
     }
     let said = Said {

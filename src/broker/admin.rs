@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use secrecy::ExposeSecret;
-use tracing::{instrument, warn};
+use tracing::instrument;
 
 use super::call::Call;
 use super::issue::Case;
@@ -21,9 +21,11 @@ use crate::crypto::random::token_digest;
 use crate::domain::limits::MAX_CLOCK_STEP_SECONDS;
 use crate::domain::workload::{Identity, Instance, Workload};
 use crate::ledger::Appended;
+use crate::ledger::clock_watch::ClockWatch;
 use crate::ledger::entry::{AdminBindingChange, Entry};
 use crate::policy::{AdminAction, AdminPrincipal};
 use crate::store::meta::BootstrapToken;
+use crate::store::{Store, StoreError};
 
 /// The prefix of administrators' tokens.
 pub const ADMIN_PREFIX: &str = "tpa_";
@@ -40,12 +42,20 @@ pub struct AdminTokens {
     pub dev: Option<[u8; 32]>,
 }
 
-/// Why a bootstrap token is good no more at `now`, if it is not. There is no way back: a token that
-/// is over stays over, whatever is configured afterwards.
+/// Why a bootstrap token is good no more by a clock that shows `now`, if it is not. `latest` is the
+/// latest time that is known: of the clock, the newest entry and the horizon. There is no way back: a
+/// token that is over stays over, whatever is configured afterwards.
 #[must_use]
-pub fn bootstrap_fault(seen: &BootstrapToken, now: Timestamp) -> Option<&'static str> {
+pub fn bootstrap_fault(
+    seen: &BootstrapToken,
+    now: Timestamp,
+    latest: Timestamp,
+) -> Option<&'static str> {
+    let day = BOOTSTRAP_SECONDS;
     if seen.ended {
-        Some("an admin's act ended it; configure a new one")
+        Some(
+            "it was ended: its day was over, or an admin accepted an earlier time; configure a new one",
+        )
     } else if seen.replaced {
         Some(
             "another bootstrap token was configured after it, here or on another replica; configure \
@@ -53,11 +63,47 @@ pub fn bootstrap_fault(seen: &BootstrapToken, now: Timestamp) -> Option<&'static
         )
     } else if seen.first_seen > now.plus_seconds(MAX_CLOCK_STEP_SECONDS) {
         Some("it was first seen at a time that is ahead of our clock; configure a new one")
-    } else if now >= seen.first_seen.plus_seconds(BOOTSTRAP_SECONDS) {
+    } else if now >= seen.first_seen.plus_seconds(day) || latest >= seen.log_time.plus_seconds(day)
+    {
         Some("its day is over; bind an admin, or configure a new one")
     } else {
         None
     }
+}
+
+/// The latest time that is known: of the clock, the newest entry and the horizon.
+pub async fn latest_time(
+    store: &Store,
+    clock: &ClockWatch,
+    now: Timestamp,
+) -> Result<Timestamp, StoreError> {
+    let horizon = store.horizon().await?;
+    let known = [clock.newest(), horizon].into_iter().flatten();
+    Ok(known.fold(now, Timestamp::max))
+}
+
+/// Why the bootstrap token with this digest is good no more, if it is not. One whose day has passed
+/// by a clock that can be relied on is ended in the store.
+pub async fn judge_bootstrap(
+    store: &Store,
+    clock: &ClockWatch,
+    digest: &[u8; 32],
+    now: Timestamp,
+) -> Result<Option<&'static str>, StoreError> {
+    // The store knows since when it is configured, and whether another replica was given another one
+    // meanwhile.
+    let Some(seen) = store.bootstrap_token(digest).await? else {
+        return Ok(Some("the store does not know it"));
+    };
+    let latest = latest_time(store, clock, now).await?;
+    let fault = bootstrap_fault(&seen, now, latest);
+    if fault.is_some() && !seen.ended && !seen.replaced && clock.doubt().is_none() {
+        let ahead = now.plus_seconds(MAX_CLOCK_STEP_SECONDS);
+        store
+            .end_bootstrap_tokens(now.minus_seconds(BOOTSTRAP_SECONDS), ahead)
+            .await?;
+    }
+    Ok(fault)
 }
 
 /// Who calls.
@@ -163,7 +209,7 @@ impl Broker {
         evidence: &Evidence,
         now: Timestamp,
     ) -> Result<Who, BrokerError> {
-        let refused = || self.refuse_evidence(evidence, unknown_token());
+        let refused = |error| self.refuse_evidence(evidence, AttestFailure::unattributed(error));
         let digest = token_digest(token);
         let tokens = &self.parts.admin_tokens;
         if tokens.dev.is_some_and(|own| digests_equal(&own, &digest)) {
@@ -171,19 +217,21 @@ impl Broker {
         }
         let bootstrap = tokens.bootstrap.as_ref();
         if !bootstrap.is_some_and(|own| digests_equal(own, &digest)) {
-            return Err(refused());
+            return Err(refused(AttestError::UnknownAdminToken));
         }
-        // The store knows since when it is configured, and whether another replica was given
-        // another one meanwhile.
-        let seen = self.store().bootstrap_token(&digest).await?;
-        match seen.map(|seen| bootstrap_fault(&seen, now)) {
-            Some(None) => Ok(Who::Bootstrap),
-            fault => {
-                let why = fault.flatten().unwrap_or("the store does not know it");
-                warn!(why, "the bootstrap token was refused");
-                Err(refused())
-            }
+        match judge_bootstrap(self.store(), self.ledger().clock(), &digest, now).await? {
+            None => Ok(Who::Bootstrap),
+            Some(why) => Err(refused(AttestError::AdminTokenOver(why))),
         }
+    }
+
+    /// Notes that the configured bootstrap token is over once its day has passed, so that no clock
+    /// that goes back gives it another.
+    pub async fn end_bootstrap_token(&self, now: Timestamp) -> Result<(), BrokerError> {
+        if let Some(digest) = &self.parts.admin_tokens.bootstrap {
+            judge_bootstrap(self.store(), self.ledger().clock(), digest, now).await?;
+        }
+        Ok(())
     }
 
     /// Whether the caller may act on the broker in this way.
@@ -354,10 +402,6 @@ impl Broker {
             _ => Err(BrokerError::FailClosed("the act was not recorded".into())),
         }
     }
-}
-
-fn unknown_token() -> AttestFailure {
-    AttestFailure::unattributed(AttestError::UnknownAdminToken)
 }
 
 /// An administrator's token is bound to no key, so no proof can add to it: one that comes with a

@@ -45,7 +45,9 @@ pub struct SealedSuccession {
 pub struct BootstrapToken {
     /// When it was first seen configured, on any replica.
     pub first_seen: Timestamp,
-    /// Whether an administrator's act ended it.
+    /// The latest time that was known then: of the clock, the newest entry and the horizon.
+    pub log_time: Timestamp,
+    /// Whether it was ended: its day had passed, or an administrator accepted an earlier time.
     pub ended: bool,
     /// Whether another one was first seen after it.
     pub replaced: bool,
@@ -179,15 +181,41 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that a bootstrap token is configured. One that was seen before keeps its first time.
-    pub async fn see_bootstrap(&self, digest: &[u8; 32], now: Timestamp) -> Result<(), StoreError> {
+    /// Notes that a bootstrap token is configured, at `now` by the clock and at `log_time` by the
+    /// latest time that is known. One that was seen before keeps its first times.
+    pub async fn see_bootstrap(
+        &self,
+        digest: &[u8; 32],
+        now: Timestamp,
+        log_time: Timestamp,
+    ) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
-                "/* see_bootstrap */ INSERT INTO bootstrap_token (digest, first_seen) \
-                 VALUES ($1, $2) ON CONFLICT (digest) DO NOTHING",
+                "/* see_bootstrap */ INSERT INTO bootstrap_token (digest, first_seen, log_time) \
+                 VALUES ($1, $2, $3) ON CONFLICT (digest) DO NOTHING",
             )
             .bind(digest.as_slice())
             .bind(now)
+            .bind(log_time)
+            .execute(db)
+            .await?;
+        });
+        Ok(())
+    }
+
+    /// Ends, for good, the bootstrap tokens that were first seen up to one time or after another.
+    pub async fn end_bootstrap_tokens(
+        &self,
+        up_to: Timestamp,
+        after: Timestamp,
+    ) -> Result<(), StoreError> {
+        write!(self, db => {
+            sqlx::query(
+                "/* end_bootstrap_tokens */ UPDATE bootstrap_token SET ended = true \
+                 WHERE NOT ended AND (first_seen <= $1 OR log_time <= $1 OR first_seen > $2)",
+            )
+            .bind(up_to)
+            .bind(after)
             .execute(db)
             .await?;
         });
@@ -201,7 +229,7 @@ impl Store {
     ) -> Result<Option<BootstrapToken>, StoreError> {
         let token: Option<BootstrapToken> = read_current!(self, db => {
             sqlx::query_as(
-                "/* bootstrap_token */ SELECT first_seen, ended, EXISTS (SELECT 1 \
+                "/* bootstrap_token */ SELECT first_seen, log_time, ended, EXISTS (SELECT 1 \
                  FROM bootstrap_token newer WHERE newer.id > seen.id) AS replaced \
                  FROM bootstrap_token seen WHERE digest = $1",
             )

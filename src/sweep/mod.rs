@@ -191,13 +191,20 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
     if !broker.goes_by_the_right_clock() {
         return;
     }
-    report(broker, "horizon", broker.horizon().await.map(|_| 0));
+    report(broker, "horizon", horizon(broker, now).await);
     report(broker, "keys", broker.follow_keys(now).await);
     report(broker, "silence", silence(broker, now).await);
     report(broker, "mints", mints(broker, now).await);
     report(broker, "dead", orphans::dead(broker, now).await);
     report(broker, "endings", endings(broker, now).await);
     report(broker, "denials", denials(broker, now).await);
+}
+
+/// Moves the horizon on, and ends a bootstrap token whose day has passed.
+async fn horizon(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+    broker.horizon().await?;
+    broker.end_bootstrap_token(now).await?;
+    Ok(0)
 }
 
 fn report(broker: &Broker, worker: &'static str, result: Result<u64, BrokerError>) {

@@ -1,9 +1,15 @@
 //! The bootstrap token: one day, once, whatever is configured afterwards and elsewhere.
 
+use taskpass::broker::admin::{BOOTSTRAP_SECONDS, bootstrap_fault};
+use taskpass::broker::clock::{AcceptAsk, Accepted};
 use taskpass::broker::{Broker, BrokerError};
+use taskpass::clock::Timestamp;
+use taskpass::crypto::random::token_digest;
+use taskpass::store::meta::BootstrapToken;
 use taskpass::store::sessions::SessionFilter;
+use taskpass::sweep;
 
-use crate::support::rig::{BOOTSTRAP, Kind, Rig, bearer};
+use crate::support::rig::{ADMIN, BOOTSTRAP, Kind, Rig, ask, bearer};
 
 const OTHER: &str = "tpa_another-bootstrap-token";
 
@@ -51,6 +57,114 @@ on_both_stores! {
         assert!(is_known(&rig.broker, OTHER).await);
         rig.clock.advance(1);
         assert!(!is_known(&rig.broker, OTHER).await);
+    }
+}
+
+const HOUR: u64 = 3_600;
+
+/// Starts the broker anew by the clock as it is. What decided decides.
+async fn start(rig: &mut Rig) {
+    rig.reopen().await.unwrap();
+    rig.broker.follow_generation().await.unwrap();
+}
+
+async fn accept(rig: &Rig, token: &str) -> Result<Accepted, BrokerError> {
+    let ask = AcceptAsk {
+        time: rig.now(),
+        reason: "the battery was dead".into(),
+    };
+    rig.broker.accept_time(&bearer(token), ask).await
+}
+
+on_both_stores! {
+    async fn an_expired_bootstrap_token_does_not_live_again_when_the_clock_goes_back(mut rig: Rig) {
+        let begun = rig.now();
+        assert!(is_known(&rig.broker, BOOTSTRAP).await);
+        rig.clock.set(begun.plus_seconds(10 * 86_400));
+        start(&mut rig).await;
+        assert!(!is_known(&rig.broker, BOOTSTRAP).await);
+        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        rig.clock.set(begun.plus_seconds(HOUR));
+        start(&mut rig).await;
+        assert!(rig.broker.unready().unwrap().starts_with("clock: "));
+        let accepted = accept(&rig, BOOTSTRAP).await;
+        assert!(matches!(accepted, Err(BrokerError::Attestation(_))), "{accepted:?}");
+        // Nor is it good once an administrator has accepted the time.
+        accept(&rig, ADMIN).await.unwrap();
+        assert!(!is_known(&rig.broker, BOOTSTRAP).await);
+        let mallory = "dev:mallory".to_owned().try_into().unwrap();
+        let token = bearer(BOOTSTRAP);
+        let bound = rig.broker.bind_admin(&token, mallory, "admin".into(), true).await;
+        assert!(matches!(bound, Err(BrokerError::Attestation(_))), "{bound:?}");
+    }
+
+    async fn a_bootstrap_token_that_nothing_asked_for_is_ended_by_the_sweeper(mut rig: Rig) {
+        let begun = rig.now();
+        rig.clock.advance(86_400);
+        sweep::sweep(&rig.broker, rig.now()).await;
+        rig.clock.set(begun.plus_seconds(HOUR));
+        start(&mut rig).await;
+        let seen = rig.broker.store().bootstrap_token(&token_digest(BOOTSTRAP)).await;
+        assert!(seen.unwrap().unwrap().ended);
+    }
+
+    async fn a_new_bootstrap_token_accepts_the_time_where_the_log_is_ahead_and_has_its_day(mut rig: Rig) {
+        let begun = rig.now();
+        rig.clock.set(begun.plus_seconds(10 * 86_400));
+        start(&mut rig).await;
+        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        rig.clock.set(begun.plus_seconds(HOUR));
+        rig.configure_bootstrap(OTHER);
+        start(&mut rig).await;
+        accept(&rig, OTHER).await.unwrap();
+        assert!(is_known(&rig.broker, OTHER).await);
+        assert!(!is_known(&rig.broker, BOOTSTRAP).await);
+        rig.clock.advance(86_399);
+        assert!(is_known(&rig.broker, OTHER).await);
+        rig.clock.advance(1);
+        assert!(!is_known(&rig.broker, OTHER).await);
+    }
+}
+
+#[test]
+fn a_bootstrap_token_is_judged_by_the_latest_time_that_is_known() {
+    let at = |seconds: u64| Timestamp::from_seconds(1_800_000_000).plus_seconds(seconds);
+    let day = BOOTSTRAP_SECONDS;
+    let seen = |first_seen, log_time| BootstrapToken {
+        first_seen: at(first_seen),
+        log_time: at(log_time),
+        ended: false,
+        replaced: false,
+    };
+    for (token, now, latest, good) in [
+        (seen(0, 0), 0, 0, true),
+        (seen(0, 0), day - 1, day - 1, true),
+        (seen(0, 0), day, day, false),
+        // The clock went back, and the log knows better.
+        (seen(0, 0), HOUR, day, false),
+        // The log was ahead already when it was first seen.
+        (seen(HOUR, 10 * day), HOUR, 10 * day, true),
+        (seen(HOUR, 10 * day), HOUR + day - 1, 10 * day, true),
+        (seen(HOUR, 10 * day), HOUR + day, HOUR + day, false),
+        (seen(HOUR, 10 * day), HOUR, 11 * day, false),
+        // It was first seen by a clock that was ahead.
+        (seen(10 * day, 10 * day), HOUR, HOUR, false),
+    ] {
+        let fault = bootstrap_fault(&token, at(now), at(latest));
+        assert_eq!(fault.is_none(), good, "{token:?} {now} {latest}: {fault:?}");
+    }
+    let over = [
+        BootstrapToken {
+            ended: true,
+            ..seen(0, 0)
+        },
+        BootstrapToken {
+            replaced: true,
+            ..seen(0, 0)
+        },
+    ];
+    for token in over {
+        assert!(bootstrap_fault(&token, at(0), at(0)).is_some());
     }
 }
 

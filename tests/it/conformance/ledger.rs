@@ -240,16 +240,31 @@ cases! {
     async fn a_bootstrap_token_is_seen_for_the_first_time_once(store: &Store) {
         let (one, other) = ([1; 32], [2; 32]);
         assert_eq!(store.bootstrap_token(&one).await.unwrap(), None);
-        store.see_bootstrap(&one, at(5)).await.unwrap();
-        store.see_bootstrap(&one, at(9)).await.unwrap();
-        let seen = |first_seen, replaced| Some(BootstrapToken { first_seen, ended: false, replaced });
+        store.see_bootstrap(&one, at(5), at(5)).await.unwrap();
+        store.see_bootstrap(&one, at(9), at(9)).await.unwrap();
+        let seen = |first_seen, replaced| Some(BootstrapToken { first_seen, log_time: first_seen, ended: false, replaced });
         assert_eq!(store.bootstrap_token(&one).await.unwrap(), seen(at(5), false), "the first time counts");
         // By a clock that was set back: the order in which they came counts, not their times.
-        store.see_bootstrap(&other, at(3)).await.unwrap();
-        store.see_bootstrap(&one, at(9)).await.unwrap();
+        store.see_bootstrap(&other, at(3), at(3)).await.unwrap();
+        store.see_bootstrap(&one, at(9), at(9)).await.unwrap();
         assert_eq!(store.bootstrap_token(&one).await.unwrap(), seen(at(5), true));
         assert_eq!(store.bootstrap_token(&other).await.unwrap(), seen(at(3), false));
         assert_eq!(store.bootstrap_tokens().await.unwrap(), [(one, at(5)), (other, at(3))]);
+    }
+
+    ["end_bootstrap_tokens"]
+    async fn bootstrap_tokens_whose_day_has_passed_are_ended_for_good(store: &Store) {
+        let times = [([1; 32], 10, 10), ([2; 32], 11, 11), ([3; 32], 50, 10), ([4; 32], 91, 91), ([5; 32], 90, 95)];
+        for (digest, seen, log_time) in times {
+            store.see_bootstrap(&digest, at(seen), at(log_time)).await.unwrap();
+        }
+        store.end_bootstrap_tokens(at(10), at(90)).await.unwrap();
+        store.end_bootstrap_tokens(at(1), at(99)).await.unwrap();
+        let mut ended = Vec::new();
+        for (digest, ..) in times {
+            ended.push(store.bootstrap_token(&digest).await.unwrap().unwrap().ended);
+        }
+        assert_eq!(ended, [true, false, true, true, false]);
     }
 
     ["horizon" "advance_horizon"]
@@ -266,7 +281,7 @@ cases! {
     async fn an_accepted_time_sets_back_what_was_dated_ahead(store: &Store) {
         store.claim(StoreMode::Dev, "dev.local/log", at(5_000)).await.unwrap();
         for (digest, seen) in [([1; 32], 90), ([2; 32], 110)] {
-            store.see_bootstrap(&digest, at(seen)).await.unwrap();
+            store.see_bootstrap(&digest, at(seen), at(seen)).await.unwrap();
         }
         // The first was opened before, and put off by the clock that was ahead; the other by that.
         let mut late = task(2, None);
