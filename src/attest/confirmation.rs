@@ -6,6 +6,8 @@
 
 use serde_json::Value;
 
+use super::error::printable_issuer as printable;
+use super::explain::Outcome;
 use super::{AttestError, Evidence, TokenScheme, certificate};
 use crate::crypto::jwt::Claims;
 use crate::domain::workload::KeyBinding;
@@ -39,6 +41,42 @@ impl Confirmation {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether a caller that proves these keys has every one, for the operator. A key of a kind that
+    /// is not among them is not checked.
+    pub(super) fn hold_against(&self, proved: &[KeyBinding]) -> Outcome {
+        let mut unchecked = Vec::new();
+        for key in &self.0 {
+            let same_kind =
+                |other: &&KeyBinding| std::mem::discriminant(*other) == std::mem::discriminant(key);
+            match proved.iter().find(same_kind) {
+                Some(other) if other == key => {}
+                Some(_) => {
+                    let why = match key {
+                        KeyBinding::Jkt(_) => "the DPoP proof is by another key",
+                        KeyBinding::X5t(_) => "the client certificate is another one",
+                    };
+                    return Outcome::Fails(AttestError::Confirmation(why));
+                }
+                None => unchecked.push(match key {
+                    KeyBinding::Jkt(value) => format!(
+                        "each call needs `Authorization: DPoP` and a proof by the key whose `jkt` is \
+                         {}; give the key's thumbprint with --dpop-jkt to check it",
+                        printable(value)
+                    ),
+                    KeyBinding::X5t(value) => format!(
+                        "each call has to come over mutual TLS with the certificate whose `x5t#S256` \
+                         is {}; give the certificate's hash with --x5t-s256 to check it",
+                        printable(value)
+                    ),
+                }),
+            }
+        }
+        if unchecked.is_empty() {
+            return Outcome::Holds;
+        }
+        Outcome::NotChecked(unchecked.join("; ").into())
     }
 
     /// Whether the caller proved every key: `proved` is that of its DPoP proof.

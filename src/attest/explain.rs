@@ -9,6 +9,7 @@ use super::{AttestError, Attestor, Attestors, Confirmation, Evidence, Presented,
 use crate::clock::Timestamp;
 use crate::crypto::jwk::VerificationKey;
 use crate::crypto::jwt::{UnverifiedJwt, verify};
+use crate::domain::workload::KeyBinding;
 
 /// What became of one condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub enum Outcome {
     /// The token does not.
     Fails(AttestError),
     /// It cannot be checked here, for this reason.
-    NotChecked(&'static str),
+    NotChecked(Cow<'static, str>),
 }
 
 /// One condition, and what became of it.
@@ -106,9 +107,15 @@ impl Explanation {
 
 impl Attestors {
     /// Holds a token against the configuration, without a network and without using it up. `keys`
-    /// are those of its issuer, where they are at hand.
+    /// are those of its issuer, where they are at hand, and `proved` the keys that its caller proves.
     #[must_use]
-    pub fn explain(&self, evidence: &Evidence, keys: Option<&[u8]>, now: Timestamp) -> Explanation {
+    pub fn explain(
+        &self,
+        evidence: &Evidence,
+        keys: Option<&[u8]>,
+        proved: &[KeyBinding],
+        now: Timestamp,
+    ) -> Explanation {
         let presented = Presented::new(evidence);
         let token = match presented.token() {
             Ok(token) => token,
@@ -123,7 +130,7 @@ impl Attestors {
         };
         let explained = candidates
             .into_iter()
-            .map(|attestor| hold_against(attestor, token, keys, now));
+            .map(|attestor| hold_against(attestor, token, keys, proved, now));
         explained
             .min_by_key(Explanation::failures)
             .unwrap_or_else(|| {
@@ -140,6 +147,7 @@ fn hold_against(
     attestor: &dyn Attestor,
     token: &UnverifiedJwt,
     keys: Option<&[u8]>,
+    proved: &[KeyBinding],
     now: Timestamp,
 ) -> Explanation {
     let mut conditions = vec![algorithm(attestor, token), signature(attestor, token, keys)];
@@ -147,10 +155,11 @@ fn hold_against(
     conditions.extend(attestor.conditions(claims, now).0);
     match Confirmation::of(claims) {
         Ok(wanted) if wanted.is_empty() => {}
-        Ok(_) => conditions.push(not_checked(
-            "cnf",
-            "the caller has to prove this key with each call",
-        )),
+        Ok(wanted) => conditions.push(Condition {
+            name: "cnf".into(),
+            outcome: wanted.hold_against(proved),
+            expected: None,
+        }),
         Err(error) => {
             let mut failed = Conditions::default();
             failed.check("cnf", Err(error));
@@ -176,7 +185,7 @@ fn hold_against(
 fn not_checked(name: &'static str, why: &'static str) -> Condition {
     Condition {
         name: name.into(),
-        outcome: Outcome::NotChecked(why),
+        outcome: Outcome::NotChecked(why.into()),
         expected: None,
     }
 }

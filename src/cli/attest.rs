@@ -17,6 +17,7 @@ use crate::attest::explain::{Condition, Explanation, Outcome};
 use crate::attest::{AttestContext, Attestors, Evidence, WorkloadKeys, WorkloadKeysUnavailable};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::trust::AttestorSpec;
+use crate::domain::workload::KeyBinding;
 use crate::endpoints::{EndpointSpec, EndpointTable};
 
 /// The largest key set that is read.
@@ -33,7 +34,7 @@ pub(super) struct Attest {
 enum Command {
     /// Say which conditions of the configuration a token meets, without a broker or a network
     #[command(
-        after_help = "It names the attestor that the token is for, and each condition: holds, FAILS, or not checked. Without --jwks the signature is not checked, and whether the token was used before is known to the broker alone. The token is never printed.\n\nExits 0 when no condition fails, 1 when one does, 2 for a configuration or a file that is not as it must be.\n\nExamples:\n  taskpass attest check --token-file token\n  taskpass attest check --token-file token --jwks keys.json --at 2026-11-29T12:00:00Z --json"
+        after_help = "It names the attestor that the token is for, and each condition: holds, FAILS, or not checked. Without --jwks the signature is not checked, without --dpop-jkt and --x5t-s256 the key that a token is bound to is not checked, and whether the token was used before is known to the broker alone. The token is never printed.\n\nExits 0 when no condition fails, 1 when one does, 2 for a configuration or a file that is not as it must be.\n\nExamples:\n  taskpass attest check --token-file token\n  taskpass attest check --token-file token --jwks keys.json --at 2026-11-29T12:00:00Z --json\n  taskpass attest check --token-file token --dpop-jkt 0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
     )]
     Check(Check),
 }
@@ -48,6 +49,13 @@ struct Check {
     /// The issuer's key set (its `jwks_uri`, or the trust domain's bundle), to check the signature
     #[arg(long, value_name = "FILE")]
     jwks: Option<PathBuf>,
+    /// The RFC 7638 thumbprint of the DPoP key that the caller proves, to check a token's `cnf.jkt`
+    #[arg(long, value_name = "THUMBPRINT")]
+    dpop_jkt: Option<String>,
+    /// The SHA-256 of the client certificate that the caller presents, in base64url, to check a
+    /// token's `cnf.x5t#S256`
+    #[arg(long, value_name = "HASH")]
+    x5t_s256: Option<String>,
     /// The instant at which the token is judged [default: now]
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
@@ -104,7 +112,7 @@ impl Check {
             None => None,
         };
         let now = self.at.unwrap_or_else(|| SystemClock.now());
-        let explanation = attestors.explain(&evidence, keys.as_deref(), now);
+        let explanation = attestors.explain(&evidence, keys.as_deref(), &self.proved(), now);
         if self.json {
             output::even_unread(output::json(&as_json(&explanation)))?;
         } else {
@@ -114,6 +122,13 @@ impl Check {
             return Err(Failure::Told);
         }
         Ok(())
+    }
+
+    /// The keys that the caller proves.
+    fn proved(&self) -> Vec<KeyBinding> {
+        let jkt = self.dpop_jkt.clone().map(KeyBinding::Jkt);
+        let x5t = self.x5t_s256.clone().map(KeyBinding::X5t);
+        jkt.into_iter().chain(x5t).collect()
     }
 
     fn attestors(&self) -> Result<Attestors, Failure> {
@@ -159,7 +174,7 @@ fn outcome(condition: &Condition) -> (&'static str, Option<&'static str>, Option
     match &condition.outcome {
         Outcome::Holds => ("holds", None, None),
         Outcome::Fails(error) => ("fails", Some(error.reason()), Some(error.to_string())),
-        Outcome::NotChecked(why) => ("not_checked", None, Some((*why).to_owned())),
+        Outcome::NotChecked(why) => ("not_checked", None, Some(why.clone().into_owned())),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Executor as _;
 
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::http::{Answer, assert_oauth_error, assert_problem, send};
@@ -432,6 +433,75 @@ async fn a_flood_of_bad_tokens_writes_few_lines_and_says_how_many_it_left_out() 
     assert!((1..100).contains(&told.len()), "{}", told.len());
     let suppressed = told.iter().filter_map(|line| line["suppressed"].as_u64());
     assert!(suppressed.sum::<u64>() + (told.len() as u64) <= sent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bootstrap_token_that_is_over_is_one_line_with_its_request_and_one_count() {
+    let (fleet, replica) = Fleet::start().await;
+    let mut direct = fleet.database().connect().await;
+    let sql = "UPDATE bootstrap_token SET ended = true";
+    direct.execute(sql).await.unwrap();
+    let refused = replica.client.get_as(&fleet.admin, "/v1/admins").await;
+    let problem = assert_problem(&refused, 401, "attestation-failed");
+    assert_eq!(problem["reason"], Value::Null, "{problem}");
+    let lines = lines(&replica, refused.header("x-request-id").unwrap());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["reason"], "admin_token_over");
+    let stderr = replica.process.stderr();
+    let warned = stderr.lines().filter(|line| line.contains("\"WARN\""));
+    let told = warned.filter(|line| line.contains("bootstrap token"));
+    assert_eq!(told.count(), 1, "{stderr}");
+    let counter =
+        "taskpass_attestation_failures_total{attestor=\"none\",reason=\"admin_token_over\"} 1";
+    let metrics = replica.client.get("/metrics").await.text();
+    assert!(metrics.lines().any(|line| line == counter), "{metrics}");
+}
+
+#[test]
+fn the_command_says_what_key_a_token_is_bound_to_and_whether_it_is_the_callers() {
+    let issuer = Issuer::start();
+    let config = format!(
+        "[server]\nissuer = \"https://broker.example\"\n{}",
+        attestor(&issuer)
+    );
+    let cnf = json!({"jkt": "own-thumbprint", "x5t#S256": "own-hash"});
+    let token = issuer.token(good(&json!({"cnf": cnf})));
+    let run = |arguments: &[&str]| {
+        let base = ["attest", "check", "--json", "--token-file", "token"];
+        let told = Launch::taskpass(base.iter().chain(arguments).copied())
+            .config(&config)
+            .secret_file("token", token.clone())
+            .run();
+        let json: Value = serde_json::from_str(&told.stdout).unwrap();
+        let conditions = json["conditions"].as_array().unwrap();
+        let cnf = conditions.iter().find(|c| c["name"] == "cnf").unwrap();
+        (told.code(), cnf.clone())
+    };
+    let (jkt, x5t) = (["--dpop-jkt", "own-thumbprint"], ["--x5t-s256", "own-hash"]);
+    let both = [jkt, x5t].concat();
+    for (arguments, code, outcome) in [
+        (&[] as &[&str], 0, "not_checked"),
+        (&jkt, 0, "not_checked"),
+        (&both, 0, "holds"),
+        (&["--dpop-jkt", "other"], 1, "fails"),
+        (&["--x5t-s256", "other"], 1, "fails"),
+        (
+            &["--dpop-jkt", "other", "--x5t-s256", "own-hash"],
+            1,
+            "fails",
+        ),
+    ] {
+        let (ended, cnf) = run(arguments);
+        assert_eq!(
+            (ended, cnf["outcome"].as_str()),
+            (Some(code), Some(outcome)),
+            "{cnf}"
+        );
+    }
+    let told = run(&[]).1["why"].as_str().unwrap().to_owned();
+    for needed in ["own-thumbprint", "--dpop-jkt", "own-hash", "--x5t-s256"] {
+        assert!(told.contains(needed), "{told}");
+    }
 }
 
 #[test]
