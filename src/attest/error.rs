@@ -103,7 +103,7 @@ pub enum AttestError {
 
 impl AttestError {
     /// Every [`Self::reason`].
-    pub const REASONS: [&'static str; 25] = [
+    pub const REASONS: [&'static str; 26] = [
         "missing",
         "malformed",
         "unknown_issuer",

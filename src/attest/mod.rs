@@ -405,7 +405,7 @@ impl Attestors {
             (Reuse::Once, Some(key)) if by_proof && evidence.nonces.is_some() => {
                 let own = &mut workload.evidence;
                 own.binding = Some(key_digest(key));
-                let used = one_time("used by a key", &[&own.key], own.expires_at);
+                let used = one_time("used by a key", &[&own.key], own.issued_at..own.expires_at);
                 workload.proofs.push(used);
             }
             (Reuse::PerTask, None) | (Reuse::Once, _) => {}

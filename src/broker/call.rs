@@ -366,6 +366,7 @@ impl<'a> Call<'a> {
             attestor: self.state().attestor.clone(),
             issuer: self.evidence.claimed_issuer(),
             told: true,
+            ..AttestFailure::unattributed(AttestError::UseForgotten)
         };
         self.broker.note_failure(self.evidence, &failure);
         BrokerError::Attestation(Box::new(failure))

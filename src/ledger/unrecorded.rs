@@ -120,6 +120,7 @@ mod tests {
             key: [n; 32],
             binding: binding.map(|b| [b; 32]),
             must_be_new: false,
+            issued_at: at(0),
             expires_at: at(300),
         }
     }
