@@ -342,10 +342,63 @@ impl Postgres {
         Ok(())
     }
 
-    /// Whether a role, or else the one that is connected, can make no object of its own beside ours.
-    /// One that can has what the log rests on in its hands: with a temporary table or function it
-    /// could stand in for ours, and an owner can change every row.
+    /// Whether a role, or else the one that is connected, is confined to what serving needs. It must not
+    /// be able to become an owner, or a superuser, by `SET ROLE` either: an owner can change every row.
+    /// And it must not make objects of its own beside ours: with a temporary table or function it could
+    /// stand in for ours.
     pub async fn check_confined(&self, role: Option<&str>) -> Result<(), StoreError> {
+        self.check_no_owner(role).await?;
+        self.check_no_creator(role).await
+    }
+
+    /// `pg_has_role(…, 'MEMBER')` holds for membership of every kind, inherited or not, and for the role
+    /// itself; of a superuser for all roles.
+    async fn check_no_owner(&self, role: Option<&str>) -> Result<(), StoreError> {
+        let found: Option<(String, String, String)> = sqlx::query_as(
+            "/* check_no_owner */ SELECT r.rolname::text, o.rolname::text, o.what \
+             FROM pg_catalog.pg_roles r CROSS JOIN LATERAL ( \
+               SELECT s.oid, s.rolname, CASE WHEN s.rolsuper THEN 'is a superuser' \
+                 WHEN s.rolcreaterole THEN 'may create roles and so join others' \
+                 ELSE 'may write to every table' END AS what, 0 AS rank \
+               FROM pg_catalog.pg_roles s \
+               WHERE s.rolsuper OR s.rolcreaterole OR s.rolname = 'pg_write_all_data' \
+               UNION ALL SELECT d.datdba, pg_get_userbyid(d.datdba), \
+                 'owns the database ' || quote_ident(d.datname), 1 \
+               FROM pg_catalog.pg_database d WHERE d.datname = current_database() \
+               UNION ALL SELECT n.nspowner, pg_get_userbyid(n.nspowner), \
+                 'owns the schema ' || quote_ident(n.nspname), 2 \
+               FROM pg_catalog.pg_namespace n WHERE n.oid = (SELECT c.relnamespace \
+                 FROM pg_catalog.pg_class c WHERE c.oid = 'ledger_head'::regclass) \
+               UNION ALL SELECT c.relowner, pg_get_userbyid(c.relowner), \
+                 'owns the table ' || quote_ident(c.relname), 3 \
+               FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p') AND c.relnamespace = \
+                 (SELECT h.relnamespace FROM pg_catalog.pg_class h \
+                  WHERE h.oid = 'ledger_head'::regclass) \
+             ) AS o WHERE r.rolname = coalesce($1, current_user::text) \
+             AND pg_has_role(r.oid, o.oid, 'MEMBER') ORDER BY o.oid <> r.oid, o.rank LIMIT 1",
+        )
+        .bind(role)
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some((role, owner, what)) = found else {
+            return Ok(());
+        };
+        let how = if role == owner {
+            format!("the role `{role}` {what}, and with that it can change every row")
+        } else {
+            format!(
+                "the role `{role}` may become `{owner}` by SET ROLE, which {what}, and so change every \
+                 row; if it is a member of that role, run this as its administrator: REVOKE \
+                 \"{owner}\" FROM \"{role}\""
+            )
+        };
+        Err(StoreError::Unfit(format!(
+            "{how}; serve with a role that neither owns the database nor is a superuser, made by \
+             `taskpass migrate --grant-to ROLE`"
+        )))
+    }
+
+    async fn check_no_creator(&self, role: Option<&str>) -> Result<(), StoreError> {
         let (role, database, schema, temporary, create): (String, String, String, bool, bool) =
             sqlx::query_as(
                 "/* check_confined */ SELECT r.rolname::text, current_database()::text, \

@@ -382,7 +382,7 @@ cases! {
         assert_eq!(store.succession().await.unwrap(), Some(sealed("two", 4)));
     }
 
-    ["prune_openings" "prune_heads" "ensure_partitions" "grant_serving" "confine_serving" "check_confined"]
+    ["prune_openings" "prune_heads" "ensure_partitions" "grant_serving" "confine_serving" "check_confined" "check_no_owner"]
     async fn pruning_leaves_what_proves(store: &Store) {
         let writes = |from: u64| Writes {
             leaves: (from..from + 2).map(leaf).collect(),
