@@ -589,7 +589,6 @@ async fn open_ledger(
     let source: Arc<dyn LedgerKeySource> = Arc::new(StoredLedgerKeys {
         store: store.clone(),
         sealer: Arc::clone(sealer),
-        mac: mac.clone(),
         origin: origin.to_owned(),
         clock: Arc::clone(clock),
     });

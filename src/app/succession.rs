@@ -261,7 +261,8 @@ impl Old {
         let store = store.ok_or_else(|| unfit(format!("there is no store of `{origin}`")))?;
         let sealer = sealing_keys(&config, &store)?;
         let mac = sealer.mac(&origin);
-        let opened = keys::open_keys(&store, &sealer, &mac, &origin, now).await;
+        store.authenticate_with(&mac);
+        let opened = keys::open_keys(&store, &sealer, &origin, now).await;
         let opened = opened.map_err(unfit)?;
         let own = opened.ledger.iter().map(|key| &key.verifier);
         let keys: Vec<VerifierKey> = own.chain(pinned).cloned().collect();

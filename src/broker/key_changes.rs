@@ -5,10 +5,7 @@
 use tracing::{info, instrument, warn};
 
 use super::call::Call;
-use super::keys::{
-    LEDGER_OVERLAP_SECONDS, MadeKey, ledger_key_dates, make_key, record_of, row_of,
-    verified_records,
-};
+use super::keys::{LEDGER_OVERLAP_SECONDS, MadeKey, ledger_key_dates, make_key, row_of};
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -65,10 +62,8 @@ impl Broker {
     ) -> Result<Option<KeyChange>, BrokerError> {
         for _ in 0..TRIES {
             let now = self.now();
-            let rows = self.store().signing_keys().await?;
-            let records = verified_records(&rows, &self.parts.mac);
-            let records =
-                records.map_err(|problem| BrokerError::FailClosed(problem.to_string()))?;
+            let verified = self.store().verified_signing_keys().await?;
+            let (rows, records) = verified.into_iter().unzip();
             let keys = Keys { rows, records };
             let Some(planned) = self.plan(&wish, &keys, now).await? else {
                 return Ok(None);
@@ -149,7 +144,7 @@ impl Broker {
             KeyWish::RestoreLedger => self.restored(keys, now).await,
             KeyWish::Revoke(kid) => {
                 let found = keys.rows.iter().find(|row| row.kid == *kid);
-                let found = found.and_then(|row| Some((row, record_of(row)?)));
+                let found = found.and_then(|row| Some((row, row.claimed()?)));
                 let Some((row, mut record)) = found else {
                     return Err(BrokerError::NotFound("key"));
                 };
@@ -215,7 +210,7 @@ impl Broker {
             let endless = |record: &SigningKeyRecord| {
                 record.is_endless(KeyPurpose::Ledger) && Some(record.kid.as_str()) != but
             };
-            if let Some(record) = record_of(row).filter(endless) {
+            if let Some(record) = row.claimed().filter(endless) {
                 retired.push(self.with_end(row, record, until).await?);
             }
         }

@@ -35,8 +35,8 @@ use crate::merkle::VerifierKey;
 use crate::mint::aws::federation::FederationKeys;
 use crate::mint::jwt::{AccessTokenKeys, LoadedKey};
 use crate::policy::AdminAction;
-use crate::store::Store;
 use crate::store::keys::SigningKeyRow;
+use crate::store::{Store, StoreError};
 
 /// How keys are made and follow one another.
 #[derive(Clone, Debug)]
@@ -57,11 +57,11 @@ pub(super) const LEDGER_OVERLAP_SECONDS: u64 = 30 * 86_400;
 /// A row that cannot be used, with what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyProblem {
-    /// The row was changed by something other than the broker.
-    #[error(
-        "signing key {0}: its row was changed by something other than the broker, or no sealing key \
-         that is given protects it: check TASKPASS_SEALING_KEYS"
-    )]
+    /// A row was not written by a broker of this log.
+    #[error("{0}; if a sealing key was taken away, check TASKPASS_SEALING_KEYS")]
+    Forged(String),
+    /// The envelope does not hold the key that the row names.
+    #[error("signing key {0}: its envelope holds another key; check TASKPASS_SEALING_KEYS")]
     Tampered(String),
     /// The envelope does not open.
     #[error("signing key {kid}: {why}; check TASKPASS_SEALING_KEYS")]
@@ -102,15 +102,15 @@ pub fn no_federation_keys() -> FederationKeys {
 pub async fn open_keys(
     store: &Store,
     sealer: &dyn Sealer,
-    mac: &Mac,
     origin: &str,
     now: Timestamp,
 ) -> Result<OpenedKeys, KeyProblem> {
-    let rows = store
-        .signing_keys()
-        .await
-        .map_err(|error| KeyProblem::Unavailable(error.to_string()))?;
-    let records = verified_records(&rows, mac)?;
+    let verified = store.verified_signing_keys().await;
+    let verified = verified.map_err(|error| match error {
+        StoreError::Forged(told) => KeyProblem::Forged(told),
+        other => KeyProblem::Unavailable(other.to_string()),
+    })?;
+    let (rows, records): (Vec<_>, Vec<_>) = verified.into_iter().unzip();
     // A log goes on with its newest key even if that ended: without one it could never go on.
     let current = newest_ledger_key(&records).cloned();
     let mut opened = OpenedKeys {
@@ -187,8 +187,6 @@ pub struct StoredLedgerKeys {
     pub store: Store,
     /// Opens them.
     pub sealer: Arc<dyn Sealer>,
-    /// Protects their rows.
-    pub mac: Mac,
     /// The log's name.
     pub origin: String,
     /// The time.
@@ -200,41 +198,11 @@ impl LedgerKeySource for StoredLedgerKeys {
         Box::pin(async {
             let now = self.clock.now();
             let sealer = self.sealer.as_ref();
-            let opened = open_keys(&self.store, sealer, &self.mac, &self.origin, now).await;
+            let opened = open_keys(&self.store, sealer, &self.origin, now).await;
             let opened = opened.map_err(|problem| problem.to_string())?;
             Ok(opened.ledger)
         })
     }
-}
-
-/// The records of all rows, in their order, each checked to be the broker's own.
-pub(super) fn verified_records(
-    rows: &[SigningKeyRow],
-    mac: &Mac,
-) -> Result<Vec<SigningKeyRecord>, KeyProblem> {
-    let verified = |row: &SigningKeyRow| {
-        let record = record_of(row)?;
-        record.verify_tag(mac, &row.sealed, &row.mac).ok()?;
-        Some(record)
-    };
-    rows.iter()
-        .map(|row| verified(row).ok_or_else(|| KeyProblem::Tampered(row.kid.clone())))
-        .collect()
-}
-
-pub(super) fn record_of(row: &SigningKeyRow) -> Option<SigningKeyRecord> {
-    Some(SigningKeyRecord {
-        kid: row.kid.clone(),
-        purpose: row.purpose.parse().ok()?,
-        algorithm: row.algorithm.parse().ok()?,
-        created_at: row.created_at,
-        published_at: row.published_at,
-        active_from: row.active_from,
-        retire_at: row.retire_at,
-        remove_at: row.remove_at,
-        revoked_at: row.revoked_at,
-        erased: row.sealed.is_empty(),
-    })
 }
 
 /// Whether no other key of its purpose is newer and has its private half.
@@ -463,7 +431,7 @@ impl Broker {
         }
         let horizon = self.horizon().await?;
         for row in &opened.over {
-            let record = record_of(row).filter(|record| {
+            let record = row.claimed().filter(|record| {
                 record.revoked_at.is_some()
                     || record.is_over(horizon) && !is_newest(&opened.records, record)
             });
@@ -503,7 +471,6 @@ impl Broker {
         let opened = open_keys(
             self.store(),
             self.parts.sealer.as_ref(),
-            &self.parts.mac,
             &self.parts.key_policy.origin,
             now,
         )
@@ -577,15 +544,11 @@ impl Broker {
     async fn revoke_key_by(&self, call: &Call<'_>, kid: &str) -> Result<(), BrokerError> {
         let caller = self.admin(call, AdminAction::ManageKeys).await?;
         let now = self.now();
-        let records = self.opened_keys(now).await?.records;
-        let found = records.into_iter().find(|record| record.kid == kid);
-        let record = found.ok_or(BrokerError::NotFound("key"))?;
-        if record.purpose != KeyPurpose::AccessToken {
-            return Err(BrokerError::Invalid {
-                pointer: "/kid",
-                detail: "only keys of access tokens are revoked here; the log's key is rotated"
-                    .into(),
-            });
+        // Of a key that is in use nothing has to be read: a row that was forged beside it must not
+        // keep it from being cut off.
+        let keys = self.parts.access_keys.load_full();
+        if !keys.iter().any(|key| key.record.kid == kid) {
+            self.check_revocable(kid, now).await?;
         }
         call.consume().await?;
         let (commitment, opening) = self.commitment(b"the key was revoked".to_vec())?;
@@ -613,5 +576,19 @@ impl Broker {
             .await?;
         self.follow_keys(now).await?;
         Ok(())
+    }
+
+    /// Whether a key is there, and one of access tokens.
+    async fn check_revocable(&self, kid: &str, now: Timestamp) -> Result<(), BrokerError> {
+        let records = self.opened_keys(now).await?.records;
+        let found = records.into_iter().find(|record| record.kid == kid);
+        let record = found.ok_or(BrokerError::NotFound("key"))?;
+        if record.purpose == KeyPurpose::AccessToken {
+            return Ok(());
+        }
+        Err(BrokerError::Invalid {
+            pointer: "/kid",
+            detail: "only keys of access tokens are revoked here; the log's key is rotated".into(),
+        })
     }
 }

@@ -4,7 +4,6 @@
 use tracing::{info, instrument};
 
 use super::call::Call;
-use super::keys::verified_records;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::crypto::keyring::SigningKeyRecord;
@@ -67,11 +66,7 @@ impl Broker {
     }
 
     async fn reseal_signing_keys(&self, renewed: &mut Renewed) -> Result<(), BrokerError> {
-        let closed = |why: String| BrokerError::FailClosed(why);
-        let rows = self.store().signing_keys().await?;
-        let records = verified_records(&rows, &self.parts.mac);
-        let records = records.map_err(|problem| closed(problem.to_string()))?;
-        for (row, record) in rows.iter().zip(&records) {
+        for (row, record) in &self.store().verified_signing_keys().await? {
             let sealer = self.parts.sealer.as_ref();
             // An erased key has no envelope, but its row's MAC is renewed all the same.
             let sealed_well = row.sealed.is_empty() || !sealer.needs_reseal(&row.sealed);

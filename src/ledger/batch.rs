@@ -438,8 +438,8 @@ impl<'a> Batch<'a> {
         let recorded = self.view.newest_at;
         let recorded = recorded.filter(|_| matches!(entry, Entry::AcceptTime(_)));
         let mut times = std::iter::once(self.now).chain(recorded);
-        let blocker = times.find_map(|at| self.blocker_at(&by.identity, &by.attestor, at));
-        let Some(cutoff) = blocker else {
+        let found = times.find_map(|at| self.blocker_at(&by.identity, &by.attestor, at));
+        let Some(cutoff) = found else {
             let blocked = by.task.is_some_and(|task| self.chain_is_blocked(task));
             return blocked.then_some(Blocked {
                 act: by.act,

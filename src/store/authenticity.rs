@@ -93,6 +93,7 @@ impl Store {
         for key in self.all_workload_keys(u32::MAX >> 1).await? {
             self.check_row(key.name(), |mac| key.open(mac))?;
         }
+        self.verified_signing_keys().await?;
         if let Some(active) = self.active_generation().await? {
             self.check_row(active.sealed.name(), |mac| active.sealed.open(mac))?;
         }

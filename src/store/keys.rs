@@ -6,7 +6,8 @@ use super::admins::AdminBinding;
 use super::workload_keys::WorkloadKeyRow;
 use super::{Store, StoreError, read_current, write};
 use crate::clock::Timestamp;
-use crate::crypto::digest::sha256_parts;
+use crate::crypto::digest::{Mac, MacError, sha256_parts};
+use crate::crypto::keyring::SigningKeyRecord;
 use crate::ids::CutoffId;
 
 /// A signing key's row. The public part is derived from the opened private one, never read here.
@@ -36,6 +37,38 @@ pub struct SigningKeyRow {
     pub mac: Vec<u8>,
 }
 
+impl SigningKeyRow {
+    /// What the row is called when it is refused.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("the table signing_key: the key `{}`", self.kid)
+    }
+
+    /// What the row says. Nothing where no broker writes such a row.
+    #[must_use]
+    pub fn claimed(&self) -> Option<SigningKeyRecord> {
+        Some(SigningKeyRecord {
+            kid: self.kid.clone(),
+            purpose: self.purpose.parse().ok()?,
+            algorithm: self.algorithm.parse().ok()?,
+            created_at: self.created_at,
+            published_at: self.published_at,
+            active_from: self.active_from,
+            retire_at: self.retire_at,
+            remove_at: self.remove_at,
+            revoked_at: self.revoked_at,
+            erased: self.sealed.is_empty(),
+        })
+    }
+
+    /// The key's record, if a broker of this log wrote its row.
+    pub fn open(&self, mac: &Mac) -> Result<SigningKeyRecord, MacError> {
+        let record = self.claimed().ok_or(MacError::Mismatch)?;
+        record.verify_tag(mac, &self.sealed, &self.mac)?;
+        Ok(record)
+    }
+}
+
 /// A digest over all keys of a purpose as they are. A change of them that was planned upon one set of
 /// rows is recorded only upon the same.
 #[must_use]
@@ -57,6 +90,18 @@ impl Store {
     /// Every signing key, oldest first.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, StoreError> {
         Ok(read_current!(self, db => sqlx::query_as(SIGNING_KEYS).fetch_all(db).await?))
+    }
+
+    /// Every signing key with its record, oldest first. A row that no broker wrote stops the ledger.
+    pub async fn verified_signing_keys(
+        &self,
+    ) -> Result<Vec<(SigningKeyRow, SigningKeyRecord)>, StoreError> {
+        let rows = self.signing_keys().await?;
+        let verified = |row: SigningKeyRow| {
+            let record = self.check_row(row.name(), |mac| row.open(mac))?;
+            Ok((row, record))
+        };
+        rows.into_iter().map(verified).collect()
     }
 
     /// Replaces a key's envelope by one sealed with a newer sealing key, if its row is still the one

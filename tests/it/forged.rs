@@ -371,6 +371,63 @@ async fn a_role_that_was_taken_is_not_put_back_from_its_older_row() {
     writer.gone().await;
 }
 
+/// What the serving role may write into the table of signing keys.
+const FORGED_KEYS: [&str; 3] = [
+    "INSERT INTO signing_key SELECT 'junk', purpose, algorithm, sealed, created_at, published_at, \
+     active_from, retire_at, remove_at, revoked_at, mac FROM signing_key LIMIT 1",
+    "UPDATE signing_key SET mac = '\\x00' WHERE purpose = 'access_token'",
+    "UPDATE signing_key SET sealed = '', revoked_at = now() WHERE purpose = 'access_token'",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_signing_key_stops_every_replica() {
+    for forged in FORGED_KEYS {
+        let (rig, idle) = two().await;
+        let mut writer = Writer::on(&rig).await;
+        writer.run(forged).await;
+        // The one follows the keys, as it does each second; the other looks at its store.
+        assert!(rig.broker.follow_keys(rig.now()).await.is_err());
+        let size = rig.broker.ledger().basis();
+        all_stopped(&rig, &idle, size, &["the table signing_key", "not written"]).await;
+        stop(idle).await;
+        writer.gone().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_signing_key_keeps_no_key_from_being_cut_off() {
+    for forged in FORGED_KEYS {
+        let (rig, idle) = two().await;
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await;
+        let issued = issued.unwrap();
+        let keys = rig.broker.list_keys(&rig.admin()).await.unwrap();
+        let signing = keys.iter().find(|key| {
+            key.signs && key.record.purpose == taskpass::crypto::keyring::KeyPurpose::AccessToken
+        });
+        let kid = signing.unwrap().record.kid.clone();
+        let mut writer = Writer::on(&rig).await;
+        writer.run(forged).await;
+        // It fails at the rows, and that comes after the cutoff.
+        let revoked = rig.broker.revoke_key(&rig.admin(), &kid).await;
+        assert!(revoked.is_err(), "{revoked:?}");
+        let cut: Vec<String> =
+            sqlx::query_scalar("SELECT value FROM cutoff WHERE kind = 'signing_key'")
+                .fetch_all(&mut writer.connection)
+                .await
+                .unwrap();
+        assert_eq!(cut, [kid]);
+        for broker in [&rig.broker, &idle.broker] {
+            stopped(broker).await;
+            let answer = broker
+                .introspect(&rig.admin(), &access_token(&issued))
+                .await;
+            assert!(answer.is_err(), "{answer:?}");
+        }
+        stop(idle).await;
+        writer.gone().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_ended_is_not_revived_by_the_serving_role() {
     let (rig, idle) = two().await;

@@ -55,7 +55,9 @@ on_both_stores! {
         let (old, new) = (first_key(&rig), new_key());
         rig.seal_with(&[&new]);
         let told = reopen(&mut rig).await.expect_err("it starts").to_string();
-        assert!(told.contains("sealing key"), "{told}");
+        for named in ["the table signing_key", "no sealing key", "TASKPASS_SEALING_KEYS"] {
+            assert!(told.contains(named), "{named}: {told}");
+        }
         // The log's keys alone were resealed; its heads are by the old key still.
         rig.seal_with(&[&new, &old]);
         reopen(&mut rig).await.unwrap();

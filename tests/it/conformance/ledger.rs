@@ -62,7 +62,7 @@ cases! {
         assert!(matches!(again, Err(StoreError::Refused(_))), "a tile is written once");
     }
 
-    ["prune_one_time" "note_forgotten"]
+    ["prune_one_time" "note_forgotten" "forgotten"]
     async fn evidence_is_used_once_and_forgotten_after_its_time(store: &Store) {
         store.claim(StoreMode::Dev, "dev.local/log", at(1)).await.unwrap();
         let once = |n: u8, seconds| OneTime { must_be_new: false, key: [n; 32], binding: (n == 2).then_some([9; 32]), issued_at: at(0), expires_at: at(seconds) };
@@ -81,6 +81,15 @@ cases! {
         assert_eq!(store.prune_one_time(at(99), 9).await.unwrap(), 1);
         assert_eq!(store.prune_one_time(at(999), 9).await.unwrap(), 0);
         assert_eq!(forgotten().await, Some(at(20)));
+        assert_eq!(store.forgotten().await.unwrap(), Some(at(20)));
+        // An accepted time leaves what lies before it, and sets apart what lies ahead of it.
+        for (accepted, index, left, apart) in [(20, 7_u64, Some(at(20)), None), (19, 8, None, Some(at(20)))] {
+            let cutoff = cutoff(61 + u128::from(index), index, Selector::IssuedAfter(at(accepted)), Block::Until(at(99_999)));
+            let act = ActWrite::TimeAccepted { cutoff: Box::new(cutoff), accepted: at(accepted) };
+            seed(store, acts(vec![act])).await;
+            let view = seen(store, Needs::default()).await;
+            assert_eq!((view.forgotten, view.forgotten_accepted), (left, apart));
+        }
     }
 
     ["cutoff" "cutoffs" "changed_cutoffs" "write_cutoff" "write_lift" "remac_cutoff" "prune_cutoffs"]
