@@ -458,32 +458,10 @@ impl Appender {
             cutoffs,
             mac,
         );
-        let mut settled = Vec::with_capacity(prepared.len());
-        for prepared in prepared {
-            if self
-                .shared
-                .unrecorded
-                .refuses(&prepared.request.one_time.ids)
-            {
-                settled.push(Settled::Replayed);
-                continue;
-            }
-            let one = settling.settle(prepared).map_err(|error| {
-                Failure::Fatal(format!("a refusal cannot be written as a leaf: {error}"))
-            })?;
-            settled.push(one);
-        }
+        let settled = settle_all(&mut settling, prepared, &self.shared.unrecorded)?;
         let mut writes = settling.into_writes();
         if writes.is_empty() {
-            // What others appended is shown and signed upon this transaction alone.
-            if missing > 0 || learned.is_some() {
-                connection.confirm().await.map_err(unanswered)?;
-            } else {
-                connection.rollback().await.map_err(failure)?;
-            }
-            self.keep(connection);
-            self.take_cutoffs(learned, edge.size());
-            self.move_to(edge);
+            self.end_unwritten(connection, edge, learned).await?;
             return Ok(Some(Committed {
                 settled,
                 prover: None,
@@ -524,6 +502,25 @@ impl Appender {
             prover,
             at: now,
         }))
+    }
+
+    /// Ends a transaction that wrote nothing. What others appended is shown and signed upon it alone, so
+    /// it is confirmed.
+    async fn end_unwritten(
+        &mut self,
+        mut connection: LedgerConnection,
+        edge: Edge,
+        learned: Option<Cutoffs>,
+    ) -> Result<(), Failure> {
+        if edge.size() > self.edge.size() || learned.is_some() {
+            connection.confirm().await.map_err(unanswered)?;
+        } else {
+            connection.rollback().await.map_err(failure)?;
+        }
+        self.keep(connection);
+        self.take_cutoffs(learned, edge.size());
+        self.move_to(edge);
+        Ok(())
     }
 
     /// Judges the clock by what was read under the lock: no leaf is dated by one that is wrong.
@@ -917,6 +914,23 @@ fn failure(error: StoreError) -> Failure {
             Failure::Fatal(error.to_string())
         }
     }
+}
+
+/// Settles the entries of a batch in their order. Evidence whose use waits to be recorded is refused.
+fn settle_all(
+    settling: &mut Batch<'_>,
+    prepared: &[&Prepared],
+    unrecorded: &Unrecorded,
+) -> Result<Vec<Settled>, Failure> {
+    let settled = prepared.iter().map(|prepared| {
+        if unrecorded.refuses(&prepared.request.one_time.ids) {
+            return Ok(Settled::Replayed);
+        }
+        settling.settle(prepared).map_err(|error| {
+            Failure::Fatal(format!("a refusal cannot be written as a leaf: {error}"))
+        })
+    });
+    settled.collect()
 }
 
 /// The failure of a write. A row that is there already, under the lock, was written by something

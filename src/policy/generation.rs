@@ -343,6 +343,9 @@ fn rules_of(
     let mut problems = Vec::new();
     let mut changed = Vec::new();
     for named in named {
+        if questions.is_full() {
+            break;
+        }
         let has_terms = named.obligations != Obligations::default();
         match rewrite::rewrite(&named.policy, has_terms, questions) {
             Ok(rule) => {

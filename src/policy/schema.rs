@@ -54,7 +54,8 @@ pub(super) fn text(
     attestors: &[AttestorSpec],
     catalog: &Catalog,
 ) -> Result<String, Vec<PolicyProblem>> {
-    write(attestors, catalog, &Contexts::WRITTEN)
+    let budget = Budget::new(MAX_LOAD_STEPS);
+    write(attestors, catalog, &Contexts::WRITTEN, &budget)
 }
 
 /// Writes the schema of what is evaluated: the same, but for what is asked for. See
@@ -63,7 +64,8 @@ pub(super) fn evaluated_text(
     attestors: &[AttestorSpec],
     catalog: &Catalog,
 ) -> Result<String, Vec<PolicyProblem>> {
-    write(attestors, catalog, &Contexts::EVALUATED)
+    let budget = Budget::new(MAX_LOAD_STEPS);
+    write(attestors, catalog, &Contexts::EVALUATED, &budget)
 }
 
 /// What the context of each sort of action holds.
@@ -93,6 +95,7 @@ fn write(
     attestors: &[AttestorSpec],
     catalog: &Catalog,
     contexts: &Contexts,
+    budget: &Budget,
 ) -> Result<String, Vec<PolicyProblem>> {
     let problems = check(attestors, catalog);
     if !problems.is_empty() {
@@ -106,10 +109,9 @@ fn write(
     let mut out = String::from(
         "// Generated from attestors, resources and task types. Do not edit: change those.\n\n",
     );
-    let budget = Budget::new(MAX_LOAD_STEPS);
     write_principals(&mut out, attestors)
         .and_then(|()| write_resources(&mut out))
-        .and_then(|()| write_actions(&mut out, catalog, &workloads, contexts, &budget))
+        .and_then(|()| write_actions(&mut out, catalog, &workloads, contexts, budget))
         .map_err(|error| vec![PolicyProblem::of_file("schema", error.to_string(), "")])?;
     if budget.is_exhausted() {
         return Err(vec![PolicyProblem::of_file(
@@ -196,6 +198,9 @@ fn write_actions(
         );
     }
     for action in &on_aws {
+        if budget.is_exhausted() {
+            return Ok(());
+        }
         let wider = on_aws
             .iter()
             .filter(|other| other.is_wider_than(action, budget));
@@ -311,4 +316,44 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
         );
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn registered_actions_of_aws_were_compared_with_each_other_without_a_bound() {
+        let actions: Vec<String> = (0..20).map(|n| format!("s3:*a?a?a*aaaa{n}")).collect();
+        let resource = serde_json::from_value(json!({
+            "name": "reports", "kind": "aws", "owner": "data", "actions": actions,
+            "locations": ["arn:aws:s3:::reports/*"],
+            "aws": {
+                "role_arn": "arn:aws:iam::123456789012:role/reports", "mode": "web_identity",
+                "region": "eu-west-1"
+            }
+        }))
+        .unwrap();
+        let catalog = Catalog::new(vec![resource], Vec::new(), &[]).unwrap();
+        let attestor: AttestorSpec = serde_json::from_value(json!({
+            "kind": "oidc", "name": "dev", "issuer": "http://127.0.0.1:7070/dev",
+            "audience": "http://127.0.0.1:7070", "algorithms": ["ES256"], "single_tenant": true,
+            "identity": "{sub}", "claims": {"sub": {"type": "string", "immutable": true}}
+        }))
+        .unwrap();
+        let within = |steps| {
+            write(
+                std::slice::from_ref(&attestor),
+                &catalog,
+                &Contexts::WRITTEN,
+                &Budget::new(steps),
+            )
+        };
+        assert!(within(MAX_LOAD_STEPS).is_ok());
+        let problems = within(100).unwrap_err();
+        assert!(problems[0].message.contains("steps"), "{problems:?}");
+        assert!(!problems[0].remedy.is_empty());
+    }
 }

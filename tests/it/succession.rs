@@ -797,7 +797,7 @@ async fn give_up_a_log_with_a_role_at(world: &mut World, moto: &Moto, endpoints:
     let key = keys.expect(200)["vkeys"][0].as_str().unwrap().to_owned();
     world.published_by(&old).await;
     old.process.terminate();
-    world.resources = endpoints.to_owned();
+    endpoints.clone_into(&mut world.resources);
     let new = world.config(NEW, free_address());
     let another = new.replace(
         "issuer = \"http://127.0.0.1:7070\"",

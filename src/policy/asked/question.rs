@@ -197,7 +197,12 @@ impl Questions {
     #[must_use]
     pub(in crate::policy) fn count_added(&mut self, expressions: usize) -> bool {
         self.added += expressions;
-        self.added <= MAX_ADDED_EXPRESSIONS
+        !self.is_full()
+    }
+
+    /// Whether the policies became too large together: then no other one need be read.
+    pub(in crate::policy) fn is_full(&self) -> bool {
+        self.added > MAX_ADDED_EXPRESSIONS
     }
 
     /// The number of a question.

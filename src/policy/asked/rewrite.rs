@@ -88,7 +88,8 @@ pub(in crate::policy) fn rewrite(
     if !rewriter.questions.count_added(added) {
         return Err(Unaskable {
             message: format!(
-                "has an `if` in the condition of an `if`: the policies together become more than                  {MAX_ADDED_EXPRESSIONS} expressions by such"
+                "has an `if` in the condition of an `if`: by such the policies together become \
+                 more than {MAX_ADDED_EXPRESSIONS} expressions larger"
             ),
             remedy: "write `if` as && and ||",
         });

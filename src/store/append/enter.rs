@@ -262,6 +262,25 @@ fn server(row: &sqlx::postgres::PgRow) -> Result<Server, StoreError> {
     })
 }
 
+/// What does not depend on what a batch needs.
+#[derive(FromRow)]
+struct Facts {
+    newest_at: Option<Timestamp>,
+    forgotten: Option<Timestamp>,
+    forgotten_accepted: Option<Timestamp>,
+    newest_binding: Option<i64>,
+}
+
+async fn sqlite_facts(connection: &mut SqliteConnection) -> Result<Facts, StoreError> {
+    let facts = sqlx::query_as(
+        "/* ledger_enter */ SELECT (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1) AS newest_at, \
+         (SELECT forgotten FROM store_meta) AS forgotten, \
+         (SELECT forgotten_accepted FROM store_meta) AS forgotten_accepted, \
+         (SELECT max(idx) FROM admin_binding) AS newest_binding",
+    );
+    Ok(facts.fetch_one(connection).await?)
+}
+
 pub(super) async fn sqlite(
     connection: &mut SqliteConnection,
     needs: &Needs,
@@ -285,17 +304,7 @@ pub(super) async fn sqlite(
     .bind(signed(needs.hashes_from))
     .fetch_all(&mut *connection)
     .await?;
-    type Dates = (Option<Timestamp>, Option<Timestamp>, Option<Timestamp>);
-    let (newest_at, forgotten, forgotten_accepted): Dates = sqlx::query_as(
-        "/* ledger_enter */ SELECT (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1), \
-         (SELECT forgotten FROM store_meta), (SELECT forgotten_accepted FROM store_meta)",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    let (bound,): (Option<i64>,) =
-        sqlx::query_as("/* ledger_enter */ SELECT max(idx) FROM admin_binding")
-            .fetch_one(&mut *connection)
-            .await?;
+    let facts = sqlite_facts(connection).await?;
     let (index, digest_bytes, mac) = match decides {
         Some((index, digest, mac)) => (Some(index), Some(digest), Some(mac)),
         None => (None, None, None),
@@ -303,10 +312,10 @@ pub(super) async fn sqlite(
     let mut view = View {
         head: newest.map(SealedHead::try_from).transpose()?,
         activation: activation(index, digest_bytes, mac)?,
-        newest_at,
-        forgotten,
-        newest_binding: newest_binding(bound)?,
-        forgotten_accepted,
+        newest_at: facts.newest_at,
+        forgotten: facts.forgotten,
+        newest_binding: newest_binding(facts.newest_binding)?,
+        forgotten_accepted: facts.forgotten_accepted,
         hashes: hashes(&column(&new_hashes, |(hash,)| hash.clone()))?,
         ..View::default()
     };

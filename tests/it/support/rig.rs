@@ -440,6 +440,7 @@ async fn assemble(
     let endpoints = std::fs::read_to_string(directory.join(ENDPOINTS)).unwrap_or_default();
     let text = format!(
         r#"
+aws.own_credentials = {{ region = "eu-central-1", role_arns = ["arn:aws:iam::123456789012:role/reports"] }}
 [server]
 issuer = "http://127.0.0.1:7070"
 listen = "127.0.0.1:7070"
@@ -496,9 +497,6 @@ name = "watched"
 max_deadline_seconds = 3600
 max_heartbeat_seconds = 60
 resources = ["orders-api"]
-[aws.own_credentials]
-region = "eu-central-1"
-role_arns = ["arn:aws:iam::123456789012:role/reports"]
 {endpoints}
 "#,
         bootstrap = bootstrap_hash(&bootstrap),
