@@ -132,9 +132,10 @@ async fn fill(own: &mut PgConnection, tasks: u32) {
         own,
         &format!(
             "INSERT INTO task (id, task_type, attestor, owner, depth, state, opened_at, deadline, \
-             heard_at, check_at, handle_digest, sessions_left, leaf_idx) \
+             heard_at, check_at, handle_digest, sessions_left, leaf_idx, attestor_digest) \
              SELECT gen_random_uuid(), 'job', 'dev', 'dev:a', 1, 'open', now(), \
-             now() + interval '1 hour', now(), now() + interval '1 hour', 'x', 9, n \
+             now() + interval '1 hour', now(), now() + interval '1 hour', 'x', 9, n, \
+             decode(repeat('00', 32), 'hex') \
              FROM generate_series(1, {tasks}) n"
         ),
     )
