@@ -178,13 +178,12 @@ impl Broker {
         if standing.state == SessionState::Minting {
             return Err(BrokerError::InProgress);
         }
-        // Good still, or ended because its caller had gone before it was handed over: the very case
-        // for which there are retries.
+        // Good still, or ended because its caller had gone before it was handed over or because its
+        // back end did not make it: the cases for which there are retries.
         let unclaimed =
             standing.state == SessionState::Ended && standing.end_reason == Some(EndReason::Failed);
         let immediate = matches!(view.session.revocability, Revocability::Immediate { .. });
-        let can_be_taken_back = immediate
-            && (standing.state == SessionState::Active || unclaimed)
+        let can_be_taken_back = (unclaimed || immediate && standing.state == SessionState::Active)
             && facts.supersedes < MAX_SUPERSEDES;
         if !can_be_taken_back {
             return Err(BrokerError::AlreadyIssued(facts.session));

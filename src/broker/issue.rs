@@ -27,12 +27,13 @@ use crate::domain::generation::GenerationDigest;
 use crate::domain::permit::Permit;
 use crate::domain::request::{Ask, CredentialRequest, TaskAsk};
 use crate::domain::session::{EndReason, LOCAL_MINTER, Session, SessionState};
-use crate::domain::task::TaskState;
+use crate::domain::task::{Task, TaskEnd, TaskState};
 use crate::domain::workload::Workload;
 use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::ledger::denials::Budget;
 use crate::ledger::entry::{
-    Decide, EndSession, Entry, OneTimeUse, Request, RetryPlan, SessionPlan, TokenPlan,
+    Decide, EndSession, EndTask, Entry, OneTimeUse, Request, RetryPlan, SessionPlan, TaskPlan,
+    TokenPlan,
 };
 use crate::ledger::{Appended, blocked_caller};
 use crate::merkle::Receipt;
@@ -114,6 +115,42 @@ struct Judged {
     purpose: Option<String>,
     admission: Option<Admission>,
     ask: Option<Ask>,
+}
+
+/// Why a permitted credential was not made.
+struct NotMade {
+    error: BrokerError,
+    /// Whether it is certain that there is none.
+    never_made: bool,
+    /// The back end would refuse the same request again, and this is what the caller is told.
+    too_many_rights: Option<&'static str>,
+}
+
+impl From<BrokerError> for NotMade {
+    fn from(error: BrokerError) -> Self {
+        Self {
+            error,
+            never_made: false,
+            too_many_rights: None,
+        }
+    }
+}
+
+impl From<MintError> for NotMade {
+    fn from(failed: MintError) -> Self {
+        let closed = || BrokerError::FailClosed("the credential was not made".into());
+        let (error, never_made, too_many_rights) = match failed {
+            MintError::TooManyRights { detail, .. } => (closed(), true, Some(detail)),
+            MintError::Refused(_) => (closed(), true, None),
+            MintError::Throttled(_) => (BrokerError::Overloaded, true, None),
+            MintError::Unknown(_) => (closed(), false, None),
+        };
+        Self {
+            error,
+            never_made,
+            too_many_rights,
+        }
+    }
 }
 
 /// A credential on its way to whoever asked for it. Where it is dropped before it is claimed, be
@@ -224,10 +261,12 @@ impl Broker {
         let Some((permit, receipt, judged)) = self.commit(&case, judged).await? else {
             return Ok(Attempt::Stale);
         };
-        let (credential, session) = self.mint_and_settle(permit).await?;
-        Ok(Attempt::Released(Box::new(released(
-            credential, session, judged, receipt,
-        ))))
+        match self.mint_and_settle(permit).await {
+            Ok((credential, session)) => Ok(Attempt::Released(Box::new(released(
+                credential, session, judged, receipt,
+            )))),
+            Err(failed) => Err(self.not_made(&case, &judged, failed).await),
+        }
     }
 
     /// Resolve, admit, decide.
@@ -515,7 +554,7 @@ impl Broker {
     }
 
     /// Makes the credential, and releases it only if its session is still to be had.
-    async fn mint_and_settle(&self, permit: Permit) -> Result<(Credential, Session), BrokerError> {
+    async fn mint_and_settle(&self, permit: Permit) -> Result<(Credential, Session), NotMade> {
         let minting = Instant::now();
         let minter = Arc::clone(self.minter(&permit.session().minter)?);
         let made = minter.mint(&permit).await;
@@ -526,16 +565,16 @@ impl Broker {
             Ok(credential) => credential,
             Err(failed) => {
                 error!(session = %session.id, error = %failed, "a mint failed");
-                let state = match failed {
-                    MintError::Refused(_) | MintError::Throttled(_) => SessionState::Ended,
+                let failed = NotMade::from(failed);
+                let state = if failed.never_made {
+                    SessionState::Ended
+                } else {
                     // It may exist: the sweeper ends it under the name we chose.
-                    MintError::Unknown(_) => SessionState::Ending,
+                    SessionState::Ending
                 };
-                self.end_own(&session, state, EndReason::Failed).await;
-                return Err(match failed {
-                    MintError::Throttled(_) => BrokerError::Overloaded,
-                    _ => BrokerError::FailClosed("the credential was not made".into()),
-                });
+                self.end_own(&session, state, EndReason::Failed, failed.never_made)
+                    .await;
+                return Err(failed);
             }
         };
         if minter.place() == MintPlace::Local {
@@ -545,7 +584,76 @@ impl Broker {
         let settled = self.settle(session).await;
         self.metrics().stage(Stage::Settle, settling.elapsed());
         // Where it was lost the secret is dropped here.
-        settled.map(|session| (credential, session))
+        Ok((credential, settled?))
+    }
+
+    /// Finishes a request whose credential was not made. A task that it opened is ended where the back
+    /// end refused for certain: its handle is in no answer. A refusal for too many rights is recorded.
+    async fn not_made(&self, case: &Case<'_>, judged: &Judged, failed: NotMade) -> BrokerError {
+        if failed.never_made
+            && let Some(admission) = &judged.admission
+            && admission.retry.is_none()
+            && let TaskPlan::Open { task, .. } = &admission.plan
+        {
+            self.end_unused(task).await;
+        }
+        let Some(detail) = failed.too_many_rights else {
+            return failed.error;
+        };
+        let refusal = Refusal::new(RefusalCode::TooManyRights, detail);
+        let refused = self.record_refusal(case, judged, refusal).await;
+        refused.unwrap_or_else(|error| error)
+    }
+
+    /// Records that a request was refused after its permit, which stands in the log beside it.
+    async fn record_refusal(
+        &self,
+        case: &Case<'_>,
+        judged: &Judged,
+        refusal: Refusal,
+    ) -> Result<BrokerError, BrokerError> {
+        self.spend_denial(case)?;
+        let refused = Judged {
+            decision: before_policy(refusal.clone(), case.active),
+            resource: judged.resource.clone(),
+            purpose: judged.purpose.clone(),
+            admission: None,
+            ask: None,
+        };
+        let decide = self.entry(case, &refused)?;
+        let id = decide.id;
+        let request = Request {
+            entry: Entry::Decide(Box::new(decide)),
+            // The permit used the evidence up.
+            one_time: OneTimeUse::default(),
+            at: self.now(),
+        };
+        match self.ledger().append(request).await? {
+            Appended::Recorded(recorded) => {
+                let (_, receipt) = recorded.into_permit();
+                Ok(self.denied(id, refusal, &refused.decision, receipt))
+            }
+            _ => Err(BrokerError::FailClosed(
+                "the back end refused the credential, and the refusal was not recorded".into(),
+            )),
+        }
+    }
+
+    /// Ends a task that a request opened in vain.
+    async fn end_unused(&self, task: &Task) {
+        let request = Request {
+            entry: Entry::EndTask(EndTask {
+                task: task.id,
+                end: TaskEnd::Abort,
+                by: "broker".into(),
+                owner: task.owner.clone(),
+            }),
+            one_time: OneTimeUse::default(),
+            at: self.now(),
+        };
+        if let Err(error) = self.ledger().append(request).await {
+            warn!(task = %task.id, %error, "it stays open until its deadline");
+        }
     }
 
     /// `minting → active`, by compare-and-set, with chain and cutoffs checked at a fresh clock.
@@ -564,7 +672,7 @@ impl Broker {
             Some(view) if view.is_valid_at(self.now()) => Ok(view.session),
             _ => {
                 warn!(session = %session.id, "a credential was lost before its release");
-                self.end_own(&session, SessionState::Ending, EndReason::Revoked)
+                self.end_own(&session, SessionState::Ending, EndReason::Revoked, false)
                     .await;
                 // Whoever ended it may have asked the back end before there was anything to end.
                 // Where that cannot be done at once, the sweeper does it.
@@ -582,16 +690,23 @@ impl Broker {
     async fn end_unclaimed(&self, issued: Issued) {
         info!(session = %issued.session.id, "its caller has gone");
         let state = super::revoke::ending_state(&issued.session);
-        self.end_own(&issued.session, state, EndReason::Failed)
+        self.end_own(&issued.session, state, EndReason::Failed, false)
             .await;
     }
 
-    async fn end_own(&self, session: &Session, state: SessionState, reason: EndReason) {
+    async fn end_own(
+        &self,
+        session: &Session,
+        state: SessionState,
+        reason: EndReason,
+        never_made: bool,
+    ) {
         let request = Request {
             entry: Entry::EndSession(EndSession {
                 session: session.id,
                 state,
                 reason,
+                never_made,
                 by: "broker".into(),
                 owner: session.workload.clone(),
             }),

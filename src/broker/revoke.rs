@@ -124,6 +124,7 @@ impl Broker {
             session: id,
             state: ending_state(&session),
             reason: EndReason::Revoked,
+            never_made: false,
             by: caller.name(),
             owner: session.workload.clone(),
         };
@@ -388,7 +389,7 @@ impl Broker {
     }
 
     /// What a selector matches: counted as of a leaf and an instant, the first named.
-    async fn blast_radius(
+    pub(super) async fn blast_radius(
         &self,
         selector: &Selector,
         index: u64,

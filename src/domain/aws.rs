@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::catalog::Resource;
 use super::endpoint::EndpointName;
 use super::grant::{ActionName, Location, is_region};
+use super::limits::MAX_CHAINED_SESSION_SECONDS;
 
 /// Audiences that tokens for AWS may have; no other token of ours has one of them.
 pub const FEDERATION_AUDIENCES: [&str; 2] = ["sts.amazonaws.com", "sts.amazonaws.com.cn"];
@@ -204,6 +205,13 @@ pub(super) fn check(resource: &Resource) -> Result<(), String> {
     if !resource.locations.iter().all(Location::is_arn) {
         return Err("a location is an ARN or a pattern of ARNs: `arn:aws:s3:::reports/*`".into());
     }
+    if role.mode == AwsMode::AssumeRole && resource.max_ttl_seconds > MAX_CHAINED_SESSION_SECONDS {
+        return Err(format!(
+            "max_ttl_seconds must be 1 to {MAX_CHAINED_SESSION_SECONDS} in mode `assume_role`: where \
+             the host's credentials are those of a role, AWS makes no longer session; use mode \
+             `web_identity` for a longer life"
+        ));
+    }
     role.check()
 }
 
@@ -391,6 +399,23 @@ mod tests {
         });
         change(&mut resource);
         check(&serde_json::from_value(resource).map_err(|error| error.to_string())?)
+    }
+
+    #[test]
+    fn a_chained_session_is_no_longer_than_aws_makes_it() {
+        let with = |mode: &str, seconds: u64| {
+            checked(|resource| {
+                resource["aws"]["mode"] = json!(mode);
+                resource["max_ttl_seconds"] = json!(seconds);
+            })
+        };
+        with("assume_role", MAX_CHAINED_SESSION_SECONDS).unwrap();
+        with("web_identity", MAX_CHAINED_SESSION_SECONDS + 1).unwrap();
+        let refused = with("assume_role", MAX_CHAINED_SESSION_SECONDS + 1).unwrap_err();
+        assert!(
+            refused.contains("3600") && refused.contains("web_identity"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -96,6 +96,21 @@ pub const MAX_OBSERVED_DAYS: u64 = 180;
 /// The longest life of a credential: half a day, as an AWS role's longest session.
 pub const MAX_TTL_SECONDS: u64 = 43_200;
 
+/// The longest session of an AWS role that is assumed with the credentials of another role, in
+/// seconds. AWS refuses a longer one, whatever the role allows.
+pub const MAX_CHAINED_SESSION_SECONDS: u64 = 3_600;
+
+/// How far the expiry of an AWS session may be from what was asked for, in seconds: the five minutes
+/// by which AWS lets clocks differ, and the minute that a call may take.
+pub const MAX_AWS_EXPIRY_SLACK_SECONDS: u64 = 360;
+
+/// The longest access key id and secret access key that are taken from AWS. Theirs have 20 and 40
+/// bytes.
+pub const MAX_AWS_KEY_BYTES: usize = 1_024;
+
+/// The longest session token that is taken from AWS. Theirs have up to about 4 KiB.
+pub const MAX_AWS_TOKEN_BYTES: usize = 16 * 1_024;
+
 /// The longest life of a task: a week. A longer job is several tasks.
 pub const MAX_DEADLINE_SECONDS: u64 = 604_800;
 
@@ -186,6 +201,10 @@ pub const HORIZON_PACE: u64 = 24;
 /// How far a clock may be set at once, or lie behind a time on record, without being in doubt. Two
 /// ready replicas are up to two seconds apart, and a leap second or a time service adds another.
 pub const MAX_CLOCK_STEP_SECONDS: u64 = 5;
+
+/// For how long after it was issued evidence is kept as used, in seconds, whatever end it says itself:
+/// two days. It is refused for its age after `max_age_seconds`, which is an hour at most.
+pub const MAX_EVIDENCE_SECONDS: u64 = 172_800;
 
 /// Log lines of failed attestations that one attestor and reason may have at once.
 pub const ATTESTATION_LINES_AT_ONCE: u64 = 10;

@@ -282,6 +282,9 @@ impl<'a> Batch<'a> {
                 Some(delegation(delegate))
             }
             Entry::EndSession(end) => {
+                if end.never_made {
+                    self.give_session_back(end.session);
+                }
                 if !self.end_session(end.session, end.state, end.reason) {
                     return Settled::Unchanged;
                 }
@@ -714,7 +717,20 @@ impl<'a> Batch<'a> {
         if let Some(facts) = self.view.tasks.get_mut(&task) {
             facts.sessions_left = facts.sessions_left.saturating_sub(sessions);
         }
-        self.change(task).sessions_taken += sessions;
+        self.change(task).sessions_taken += i64::from(sessions);
+    }
+
+    /// Gives a task the credential back that a session took of its budget, where a back end refused
+    /// to make it, once a session.
+    fn give_session_back(&mut self, id: SessionId) {
+        let open = |facts: &&SessionFacts| facts.state != SessionState::Ended;
+        let Some(task) = self.view.sessions.get(&id).filter(open).map(|f| f.task) else {
+            return;
+        };
+        if let Some(facts) = self.view.tasks.get_mut(&task) {
+            facts.sessions_left = facts.sessions_left.saturating_add(1);
+        }
+        self.change(task).sessions_taken -= 1;
     }
 
     fn change(&mut self, task: TaskId) -> &mut TaskChange {

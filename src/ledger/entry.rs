@@ -248,6 +248,9 @@ pub struct EndSession {
     pub state: SessionState,
     /// Why.
     pub reason: EndReason,
+    /// Whether the back end refused for certain to make it. Then its task gets the credential back
+    /// that the session took of its budget.
+    pub never_made: bool,
     /// On whose word.
     pub by: String,
     /// The identity whose own the leaf is.

@@ -68,6 +68,15 @@ pub enum MintError {
     /// The back end refused for certain: nothing exists.
     #[error("the back end refused: {0}")]
     Refused(String),
+    /// The back end refused for certain, because it takes no session with that much in it: nothing
+    /// exists, and the same request would be refused again.
+    #[error("the back end refused the session as too large: {told}")]
+    TooManyRights {
+        /// The back end's own words, for the operator.
+        told: String,
+        /// What the caller is told.
+        detail: &'static str,
+    },
     /// The back end has had too much of us: nothing exists, and it is worth coming again later.
     #[error("the back end asks for a pause: {0}")]
     Throttled(String),

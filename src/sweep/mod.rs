@@ -276,6 +276,7 @@ async fn begin_ending(
             session: session.id,
             state: SessionState::Ending,
             reason,
+            never_made: false,
             by: "sweeper".into(),
             owner: session.workload.clone(),
         }),

@@ -96,6 +96,7 @@ impl AwsMinter {
             policy,
             seconds: i32::try_from(life.max(MIN_SESSION_SECONDS))
                 .map_err(|_| refuse("the session is too long"))?,
+            at: session.issued_at,
         };
         let made = match role.mode {
             AwsMode::WebIdentity => {

@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::clients::Clients;
 use crate::clock::Timestamp;
 use crate::domain::aws::AwsRole;
+use crate::domain::limits::{MAX_AWS_EXPIRY_SLACK_SECONDS, MAX_AWS_KEY_BYTES, MAX_AWS_TOKEN_BYTES};
 use crate::mint::MintError;
 
 /// The session tag that holds our session's id.
@@ -33,7 +34,10 @@ pub(super) struct Asked {
     pub(super) source_identity: String,
     pub(super) session_id: String,
     pub(super) policy: String,
+    /// The length that STS is asked for, in seconds.
     pub(super) seconds: i32,
+    /// When it is asked.
+    pub(super) at: Timestamp,
 }
 
 /// What STS gave.
@@ -114,8 +118,8 @@ impl Clients {
             .policy(policy)
             .duration_seconds(OWN_SECONDS);
         let answer = request.send().await.map_err(failure)?;
-        let none = || MintError::Unknown("STS answered without credentials".into());
-        answer.credentials.ok_or_else(none)
+        let none = || MintError::Unknown("STS answered without usable credentials".into());
+        answer.credentials.filter(is_usable).ok_or_else(none)
     }
 }
 
@@ -174,6 +178,11 @@ impl Tries {
             {
                 MintError::Unknown(format!("{told}, after a try that nothing is known of"))
             }
+            MintError::TooManyRights { told, .. }
+                if self.0.earlier_unclear.load(Ordering::SeqCst) =>
+            {
+                MintError::Unknown(format!("{told}, after a try that nothing is known of"))
+            }
             other => other,
         }
     }
@@ -205,13 +214,16 @@ fn made(
     if user.arn != expected {
         return Err(odd("the session that was asked for"));
     }
-    let expiration = Timestamp::from_seconds(credentials.expiration.secs());
-    let filled = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
-    if !filled(&credentials.access_key_id)
-        || !filled(&credentials.secret_access_key)
-        || !filled(&credentials.session_token)
-    {
+    if !is_usable(&credentials) {
         return Err(odd("usable credentials"));
+    }
+    let expiration = Timestamp::from_seconds(credentials.expiration.secs());
+    let seconds = u64::try_from(asked.seconds).unwrap_or_default();
+    let latest = asked
+        .at
+        .plus_seconds(seconds + MAX_AWS_EXPIRY_SLACK_SECONDS);
+    if expiration <= asked.at || expiration > latest {
+        return Err(odd("an expiry of the length that was asked for"));
     }
     Ok(Made {
         access_key_id: credentials.access_key_id,
@@ -220,6 +232,25 @@ fn made(
         expiration,
     })
 }
+
+/// Whether credentials are printable and no longer than AWS makes them.
+fn is_usable(credentials: &Credentials) -> bool {
+    let usable = |text: &str, most: usize| {
+        (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+    };
+    usable(&credentials.access_key_id, MAX_AWS_KEY_BYTES)
+        && usable(&credentials.secret_access_key, MAX_AWS_KEY_BYTES)
+        && usable(&credentials.session_token, MAX_AWS_TOKEN_BYTES)
+}
+
+/// The caller's part of a refusal for the size of policy and tags.
+const PACKED_TOO_LARGE: &str = "AWS takes no session with that much policy and that many tags; ask \
+                                for fewer or wider actions and resources";
+
+/// The caller's part of a refusal because of the broker's own session.
+const TAGS_INHERITED: &str = "AWS takes no tags of this session beside those that the AWS session \
+                              of the broker's host passes on; the operator has to give the host \
+                              credentials without transitive tags";
 
 /// What a failed call means: only the word of AWS that it refuses means that nothing was made.
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
@@ -237,6 +268,19 @@ where
                 None => code.to_owned(),
             };
             match code {
+                "PackedPolicyTooLarge" | "PackedPolicyTooLargeException" => {
+                    MintError::TooManyRights {
+                        told,
+                        detail: PACKED_TOO_LARGE,
+                    }
+                }
+                // A tag of the session has the key of a transitive tag of the calling session.
+                "InvalidParameterValue" if told.to_ascii_lowercase().contains("transitive tag") => {
+                    MintError::TooManyRights {
+                        told,
+                        detail: TAGS_INHERITED,
+                    }
+                }
                 "Throttling" | "ThrottlingException" | "RequestLimitExceeded" => {
                     MintError::Throttled(told)
                 }
@@ -247,7 +291,6 @@ where
                 | "LimitExceeded"
                 | "NoSuchEntity"
                 | "UnmodifiableEntity"
-                | "PackedPolicyTooLarge"
                 | "RegionDisabledException"
                 | "IDPRejectedClaim"
                 | "InvalidIdentityToken"
@@ -256,6 +299,9 @@ where
                 | "InvalidClientTokenId"
                 | "SignatureDoesNotMatch"
                 | "MissingAuthenticationToken"
+                | "MissingParameter"
+                | "InvalidParameterValue"
+                | "InvalidParameterCombination"
                 | "RequestExpired" => MintError::Refused(told),
                 _ => MintError::Unknown(told),
             }

@@ -192,8 +192,8 @@ pub struct LeafRow {
 pub struct TaskChange {
     /// Its end: the state, when, and the leaf that says so.
     pub end: Option<(TaskState, Timestamp, u64)>,
-    /// Credentials taken from its budget.
-    pub sessions_taken: u32,
+    /// Credentials taken from its budget, less those given back.
+    pub sessions_taken: i64,
     /// The digest of a new handle.
     pub handle: Option<[u8; 32]>,
 }

@@ -259,7 +259,7 @@ pub(super) async fn sqlite(
         .bind(change.end.map(|(state, _, _)| state.as_str()))
         .bind(change.end.map(|(_, at, _)| at))
         .bind(change.end.map(|(_, _, index)| signed(index)))
-        .bind(i64::from(change.sessions_taken))
+        .bind(change.sessions_taken)
         .bind(change.handle.as_ref().map(<[u8; 32]>::as_slice))
         .execute(&mut *connection)
         .await?;

@@ -132,6 +132,7 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
             session: issued.session.id,
             state: SessionState::Ended,
             reason: EndReason::Revoked,
+            never_made: false,
             by,
             owner: identity(WORKLOAD),
         }),
@@ -385,6 +386,7 @@ on_both_stores! {
             session: SessionId::from(uuid()),
             state: SessionState::Ended,
             reason: EndReason::Revoked,
+            never_made: false,
             by: "test".into(),
             owner: identity(WORKLOAD),
         });

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use taskpass::clock::Timestamp;
 use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use super::issuer::unix_seconds;
+use super::keys::peek;
 
 /// An STS that answers as it is told.
 pub struct Sts(MockServer);
@@ -27,10 +31,8 @@ impl Sts {
     /// It grants whatever it is asked for.
     pub async fn granting() -> Self {
         Self::answering(|request: &wiremock::Request| {
-            let form = form(&request.body);
-            let action = &form["Action"];
-            let session = &form["RoleSessionName"];
-            ResponseTemplate::new(200).set_body_raw(granted(action, session), "text/xml")
+            let body = granted(&form(&request.body));
+            ResponseTemplate::new(200).set_body_raw(body, "text/xml")
         })
         .await
     }
@@ -39,6 +41,15 @@ impl Sts {
     pub async fn refusing(status: u16, code: &'static str) -> Self {
         Self::answering(move |_: &wiremock::Request| {
             ResponseTemplate::new(status).set_body_raw(refusal_of(code), "text/xml")
+        })
+        .await
+    }
+
+    /// It grants, and what it answers is changed.
+    pub async fn granting_but(change: impl Fn(String) -> String + Send + Sync + 'static) -> Self {
+        Self::answering(move |request: &wiremock::Request| {
+            let body = change(granted(&form(&request.body)));
+            ResponseTemplate::new(200).set_body_raw(body, "text/xml")
         })
         .await
     }
@@ -64,14 +75,24 @@ pub fn form(body: &[u8]) -> BTreeMap<String, String> {
     url::form_urlencoded::parse(body).into_owned().collect()
 }
 
-/// How STS grants.
-pub fn granted(action: &str, session: &str) -> String {
+/// When the session ends that a form asks for: its length after the token was made, or after now.
+pub fn expiration(form: &BTreeMap<String, String>) -> Timestamp {
+    let token = form.get("WebIdentityToken");
+    let made = token.and_then(|token| peek(token).1["iat"].as_i64());
+    let seconds: u64 = form["DurationSeconds"].parse().unwrap();
+    Timestamp::from_seconds(made.unwrap_or_else(unix_seconds)).plus_seconds(seconds)
+}
+
+/// How STS grants what a form asks for.
+pub fn granted(form: &BTreeMap<String, String>) -> String {
+    let (action, session) = (&form["Action"], &form["RoleSessionName"]);
+    let expiration = expiration(form);
     format!(
         "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result>\
          <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/reports/{session}</Arn>\
          <AssumedRoleId>AROAEXAMPLE:{session}</AssumedRoleId></AssumedRoleUser><Credentials>\
          <AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>made-for-{session}</SecretAccessKey>\
-         <SessionToken>token-of-{session}</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration>\
+         <SessionToken>token-of-{session}</SessionToken><Expiration>{expiration}</Expiration>\
          </Credentials></{action}Result></{action}Response>"
     )
 }
