@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use tracing::{info, instrument};
+use tracing::{info, instrument, warn};
 
 use super::call::Call;
 use super::key_changes::KeyWish;
@@ -21,7 +21,7 @@ use crate::crypto::digest::Mac;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::keyring::{
     KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, ledger_order, newest_ledger_key,
-    plan_rotation,
+    plan_rotation, signer_preferring,
 };
 use crate::crypto::sealer::Sealer;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer};
@@ -50,6 +50,9 @@ pub struct KeyPolicy {
     /// The name of the log, which its keys bear.
     pub origin: String,
 }
+
+/// Keys that one round makes at most. What is due beyond is made by the next round.
+const MAX_KEYS_AT_ONCE: u64 = 6;
 
 /// How long the previous ledger key signs along after a rotation.
 pub(super) const LEDGER_OVERLAP_SECONDS: u64 = 30 * 86_400;
@@ -341,6 +344,26 @@ pub struct KeySummary {
     pub signs: bool,
 }
 
+/// The withdrawal of an access-token key: what follows from it, or would.
+#[derive(Clone, Debug)]
+pub struct KeyWithdrawal {
+    /// The key.
+    pub kid: String,
+    /// Whether it was withdrawn. Otherwise nothing was touched.
+    pub done: bool,
+    /// Whether it signed new tokens until now.
+    pub signs: bool,
+    /// The key that signs new tokens afterwards, where one can at once.
+    pub successor: Option<String>,
+    /// From when on new tokens are signed again, where none can be at once. `None` with a successor, and
+    /// where the operator has to bring another key.
+    pub resumes_at: Option<Timestamp>,
+    /// Live sessions whose tokens it signed, as far as they could be counted.
+    pub matched: Option<u64>,
+    /// Until when verifiers that do not ask the broker may take its tokens from a cached key set.
+    pub cached_until: Timestamp,
+}
+
 /// The keys that are published at `now`; without it, those that were when they were loaded.
 fn jwks(keys: &[LoadedKey], now: Option<Timestamp>) -> serde_json::Value {
     let jwks: Vec<serde_json::Value> = keys
@@ -365,7 +388,10 @@ impl Broker {
         let opened = self.take_keys(now).await?;
         let mut made = u64::from(self.restore_ledger_key().await?);
         for purpose in [KeyPurpose::AccessToken, KeyPurpose::Federation] {
-            made += u64::from(self.make_due_key(purpose).await?);
+            // Two of access tokens may be due: the one that signs and its successor.
+            while made < MAX_KEYS_AT_ONCE && self.make_due_key(purpose).await? {
+                made += 1;
+            }
         }
         if made > 0 {
             // By the time of now: the key was made a moment after this began.
@@ -373,6 +399,21 @@ impl Broker {
         }
         self.erase(&opened).await?;
         Ok(made)
+    }
+
+    /// Makes or loads the federation key that the active generation needs, so that the first request
+    /// for a role of AWS finds it. Where that fails the worker that makes keys tries again.
+    pub(super) async fn prepare_federation(&self) {
+        let prepared = async {
+            if self.federates().await? {
+                self.make_due_key(KeyPurpose::Federation).await?;
+                self.take_keys(self.now()).await?;
+            }
+            Ok::<_, BrokerError>(())
+        };
+        if let Err(error) = prepared.await {
+            warn!(%error, "the federation key was not made yet; it is tried again");
+        }
     }
 
     /// Loads the keys that the store holds, and makes none. While the clock is in doubt this is all
@@ -534,14 +575,24 @@ impl Broker {
             .collect())
     }
 
-    /// Withdraws an access-token key at once, and cuts off what it signed.
+    /// Withdraws an access-token key at once, and cuts off what it signed. A dry run touches nothing.
     #[instrument(skip_all)]
-    pub async fn revoke_key(&self, evidence: &Evidence, kid: &str) -> Result<(), BrokerError> {
+    pub async fn revoke_key(
+        &self,
+        evidence: &Evidence,
+        kid: &str,
+        dry_run: bool,
+    ) -> Result<KeyWithdrawal, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revoke_key_by(&call, kid)).await
+        call.run(|| self.revoke_key_by(&call, kid, dry_run)).await
     }
 
-    async fn revoke_key_by(&self, call: &Call<'_>, kid: &str) -> Result<(), BrokerError> {
+    async fn revoke_key_by(
+        &self,
+        call: &Call<'_>,
+        kid: &str,
+        dry_run: bool,
+    ) -> Result<KeyWithdrawal, BrokerError> {
         let caller = self.admin(call, AdminAction::ManageKeys).await?;
         let now = self.now();
         // Of a key that is in use nothing has to be read: a row that was forged beside it must not
@@ -551,6 +602,13 @@ impl Broker {
             self.check_revocable(kid, now).await?;
         }
         call.consume().await?;
+        let mut withdrawal = self.withdrawal(kid, now);
+        if dry_run {
+            let selector = Selector::SigningKey(kid.to_owned());
+            let radius = self.blast_radius(&selector, u64::MAX, now).await?;
+            withdrawal.matched = Some(radius.matched);
+            return Ok(withdrawal);
+        }
         let (commitment, opening) = self.commitment(b"the key was revoked".to_vec())?;
         let cutoff = Cutoff {
             id: CutoffId::new(now, &self.random)?,
@@ -575,7 +633,44 @@ impl Broker {
         self.change_keys(None, KeyWish::Revoke(kid), &caller.name())
             .await?;
         self.follow_keys(now).await?;
-        Ok(())
+        withdrawal.done = true;
+        Ok(withdrawal)
+    }
+
+    /// What follows from the withdrawal of a key at `now`, by the keys that are loaded.
+    fn withdrawal(&self, kid: &str, now: Timestamp) -> KeyWithdrawal {
+        let KeyPolicy {
+            algorithm,
+            schedule,
+            imported,
+            ..
+        } = &self.parts.key_policy;
+        let purpose = KeyPurpose::AccessToken;
+        let keys = self.parts.access_keys.load_full();
+        let mut records: Vec<_> = keys.iter().map(|key| key.record.clone()).collect();
+        let signer = |records: &[SigningKeyRecord], at| {
+            let signer = signer_preferring(records, purpose, *algorithm, schedule, at);
+            signer.map(|record| record.kid.clone())
+        };
+        let signs = signer(&records, now).as_deref() == Some(kid);
+        records.retain(|record| record.kid != kid);
+        let successor = signer(&records, now);
+        let lead = schedule.publish_lead_seconds;
+        let known_at = records
+            .iter()
+            .map(|record| record.published_at.plus_seconds(lead))
+            .filter(|at| signer(&records, *at).is_some());
+        let made_at_once = imported.is_none().then(|| now.plus_seconds(lead));
+        let resumes_at = known_at.chain(made_at_once).min();
+        KeyWithdrawal {
+            kid: kid.to_owned(),
+            done: false,
+            signs,
+            resumes_at: resumes_at.filter(|_| successor.is_none()),
+            successor,
+            matched: None,
+            cached_until: now.plus_seconds(lead),
+        }
     }
 
     /// Whether a key is there, and one of access tokens.

@@ -7,6 +7,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::client::Connection;
+use super::key_withdrawal::withdraw;
 use super::ledger::new_origin::{How, revoke_log_key};
 use super::ledger::vkey;
 use super::serve::ConfigFile;
@@ -45,7 +46,7 @@ enum Command {
     Rotate(Rotate),
     /// Withdraw a key at once, and cut off what it signed
     #[command(
-        after_help = "The log's own key is revoked by giving the log up, as `taskpass ledger new-origin` does, with every broker stopped.\n\nExamples:\n  taskpass keys revoke 3q2-7w… --token-file admin-token\n  taskpass keys revoke --ledger 'broker.example/log+1a2b3c4d+AQ…' --config new.toml --old-config taskpass.toml --list only-by-this-key.jsonl"
+        after_help = "Without --yes it says what stops and until when, and asks. An attestation that can be used once does not last for both: say --yes then. The log's own key is revoked by giving the log up, as `taskpass ledger new-origin` does, with every broker stopped.\n\nExamples:\n  taskpass keys revoke 3q2-7w… --token-file admin-token\n  taskpass keys revoke 3q2-7w… --yes --token-file admin-token\n  taskpass keys revoke --ledger 'broker.example/log+1a2b3c4d+AQ…' --config new.toml --old-config taskpass.toml --list only-by-this-key.jsonl"
     )]
     Revoke(Box<RevokeKey>),
     /// Seal the broker's keys again, under the first sealing key
@@ -159,13 +160,9 @@ impl Keys {
                     let revoked = revoke_log_key(&revoke.file, old, &revoke.how, key, list);
                     return Box::pin(revoked).await;
                 }
-                let given = revoke.kid.unwrap_or_default();
-                let kid = crate::domain::workload::encode_value(&given);
-                let client = revoke.connection.client()?;
-                client
-                    .post(&format!("/v1/keys/{kid}/revoke"), &json!({}))
-                    .await?;
-                output::line(format!("{given} is withdrawn"))
+                let kid = revoke.kid.unwrap_or_default();
+                let (yes, as_json) = revoke.how.answered();
+                withdraw(&revoke.connection, &kid, yes, as_json).await
             }
             Command::Reseal(reseal) => {
                 let client = reseal.connection.client()?;

@@ -22,6 +22,7 @@ mod evidence;
 mod exec;
 mod health;
 mod held;
+mod key_withdrawal;
 mod keys;
 mod lease;
 mod ledger;

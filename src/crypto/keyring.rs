@@ -12,8 +12,11 @@
 //! *slack* before the present one retires, and begins exactly when that one ends. The slack is how
 //! late the worker that makes keys may be without a gap.
 //!
-//! Two cases are apart. The **first** key of a purpose signs at once, since nobody can hold a key
-//! set of an issuer that had none; it is known by `active_from == published_at`. After the
+//! Keys of access tokens can be withdrawn at any moment, so one **successor** of the key that signs is
+//! always published: there the next key is due a lead and a slack before only one would be left.
+//!
+//! Two cases are apart. The **first** keys of a purpose sign at once, since no verifier can hold a key
+//! set of an issuer that had none; they are known by `active_from == published_at`. After the
 //! **revocation** of the key whose turn it is, its successor steps in early if it has been
 //! published for a lead. Otherwise there is no signer until one has: nothing is signed then, which
 //! is what closed means here.
@@ -48,6 +51,15 @@ pub enum KeyPurpose {
 impl KeyPurpose {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::AccessToken, Self::Ledger, Self::Federation];
+
+    /// How many keys are kept that can sign now or later. Those of access tokens can be withdrawn, and
+    /// then another one has to be known to verifiers already.
+    const fn kept(self) -> usize {
+        match self {
+            Self::AccessToken => 2,
+            Self::Ledger | Self::Federation => 1,
+        }
+    }
 
     /// Its name in the store and in an envelope's context.
     #[must_use]
@@ -348,21 +360,21 @@ pub fn published_at(
         .filter(move |key| key.purpose == purpose && key.is_published(now))
 }
 
-/// The unrevoked key of this purpose and algorithm that signs longest.
-fn last(
-    keys: &[SigningKeyRecord],
-    purpose: KeyPurpose,
-    algorithm: Algorithm,
-) -> Option<&SigningKeyRecord> {
-    keys.iter()
+/// When the unrevoked keys of this purpose and algorithm stop signing, the latest first.
+fn ends(keys: &[SigningKeyRecord], purpose: KeyPurpose, algorithm: Algorithm) -> Vec<Timestamp> {
+    let mut ends: Vec<Timestamp> = keys
+        .iter()
         .filter(|key| {
             key.purpose == purpose && key.algorithm == algorithm && key.revoked_at.is_none()
         })
-        .max_by_key(|key| key.retire_at)
+        .map(|key| key.retire_at)
+        .collect();
+    ends.sort_unstable_by(|one, other| other.cmp(one));
+    ends
 }
 
-/// When the next key must be made: a lead and the slack before the last one retires, and at once
-/// where none is left or none is of the configured algorithm.
+/// When the next key must be made: a lead and the slack before there are fewer than the purpose keeps,
+/// and at once where there are fewer, or fewer of the configured algorithm.
 #[must_use]
 pub fn rotation_due(
     keys: &[SigningKeyRecord],
@@ -370,9 +382,10 @@ pub fn rotation_due(
     algorithm: Algorithm,
     schedule: &KeySchedule,
 ) -> Timestamp {
-    last(keys, purpose, algorithm).map_or(Timestamp::EPOCH, |key| {
-        key.retire_at
-            .minus_seconds(schedule.publish_lead_seconds)
+    let ends = ends(keys, purpose, algorithm);
+    let fewer = ends.get(purpose.kept() - 1);
+    fewer.map_or(Timestamp::EPOCH, |end| {
+        end.minus_seconds(schedule.publish_lead_seconds)
             .minus_seconds(schedule.slack_seconds)
     })
 }
@@ -398,12 +411,21 @@ pub fn plan_rotation(
     if now < rotation_due(&usable, purpose, algorithm, schedule) {
         return None;
     }
-    let first = keys.iter().all(|key| key.purpose != purpose);
+    // A verifier can hold no key set that is older than the first key, so one that is made along with
+    // the first is as well known.
+    let known = now.minus_seconds(MAX_CLOCK_STEP_SECONDS);
+    let first = keys.iter().filter(|key| key.purpose == purpose).all(|key| {
+        key.active_from == key.published_at
+            && key.published_at >= known
+            && key.algorithm == algorithm
+            && key.revoked_at.is_none()
+            && !key.erased
+    });
     let ready = now.plus_seconds(schedule.publish_lead_seconds);
-    let active_from = match last(&usable, purpose, algorithm) {
-        None if first => now,
+    let active_from = match ends(&usable, purpose, algorithm).first() {
+        _ if first => now,
         None => ready,
-        Some(last) => ready.max(last.retire_at),
+        Some(end) => ready.max(*end),
     };
     Some(schedule.new_key(now, active_from))
 }
@@ -415,7 +437,8 @@ mod tests {
     use crate::crypto::random::SystemRandom;
     use proptest::prelude::*;
 
-    const PURPOSE: KeyPurpose = KeyPurpose::AccessToken;
+    /// One that keeps a single key. What is kept beside it is tried with access tokens.
+    const PURPOSE: KeyPurpose = KeyPurpose::Federation;
     const ALGORITHM: Algorithm = Algorithm::Es256;
     const SCHEDULE: KeySchedule = KeySchedule {
         publish_lead_seconds: 100,
@@ -544,6 +567,73 @@ mod tests {
         }
     }
 
+    /// Performs all that is due for access tokens at `now`. How many keys were made.
+    fn rotate_access(keys: &mut Vec<SigningKeyRecord>, now: Timestamp) -> usize {
+        let purpose = KeyPurpose::AccessToken;
+        let before = keys.len();
+        while let Some(new) = plan_rotation(keys, purpose, ALGORITHM, &SCHEDULE, now) {
+            keys.push(new.record(format!("key-{}", keys.len()), purpose, ALGORITHM));
+            assert!(keys.len() < before + 3, "{keys:?}");
+        }
+        keys.len() - before
+    }
+
+    #[test]
+    fn a_successor_that_verifiers_know_is_published_always() {
+        let purpose = KeyPurpose::AccessToken;
+        let mut keys = vec![];
+        for now in 1_000..8_000 {
+            rotate_access(&mut keys, at(now));
+            let signing = signer_at(&keys, purpose, &SCHEDULE, at(now)).unwrap();
+            // Whichever it is: without it another one signs at the very same moment.
+            let others = keys.iter().filter(|key| key.kid != signing.kid);
+            let others: Vec<_> = others.cloned().collect();
+            assert!(
+                signer_at(&others, purpose, &SCHEDULE, at(now)).is_some(),
+                "at {now}"
+            );
+            assert!(
+                published_at(&keys, purpose, at(now)).count() <= 5,
+                "at {now}"
+            );
+        }
+        assert!(keys.len() <= 11, "{}", keys.len());
+    }
+
+    #[test]
+    fn after_a_revocation_the_next_successor_is_published_at_once() {
+        let purpose = KeyPurpose::AccessToken;
+        let mut keys = vec![];
+        assert_eq!(rotate_access(&mut keys, at(1_000)), 2);
+        for revoked in 0..6 {
+            let now = at(1_200 + 101 * revoked);
+            let signing = signer_at(&keys, purpose, &SCHEDULE, now)
+                .unwrap()
+                .kid
+                .clone();
+            let found = keys.iter_mut().find(|key| key.kid == signing);
+            found.unwrap().revoked_at = Some(now);
+            assert!(
+                signer_at(&keys, purpose, &SCHEDULE, now).is_some(),
+                "{revoked}"
+            );
+            assert_eq!(rotate_access(&mut keys, now), 1, "{revoked}");
+        }
+    }
+
+    #[test]
+    fn the_first_key_of_an_earlier_version_gets_a_successor_that_waits_its_lead() {
+        let purpose = KeyPurpose::AccessToken;
+        let mut keys = vec![];
+        rotate_access(&mut keys, at(0));
+        keys.truncate(1);
+        assert_eq!(rotate_access(&mut keys, at(500)), 1);
+        assert_eq!(keys[1].active_from, keys[0].retire_at);
+        keys[0].revoked_at = Some(at(550));
+        assert!(signer_at(&keys, purpose, &SCHEDULE, at(599)).is_none());
+        assert!(signer_at(&keys, purpose, &SCHEDULE, at(600)).is_some());
+    }
+
     #[test]
     fn dates_that_hurry_a_key_do_not_make_it_sign_before_its_lead() {
         let mut keys = vec![];
@@ -589,7 +679,7 @@ mod tests {
         rotate(&mut keys, ALGORITHM, &SCHEDULE, at(0));
         assert!(signer_at(&keys, KeyPurpose::Ledger, &SCHEDULE, at(1)).is_none());
         assert_eq!(
-            published_at(&keys, KeyPurpose::Federation, at(1)).count(),
+            published_at(&keys, KeyPurpose::AccessToken, at(1)).count(),
             0
         );
         for purpose in KeyPurpose::ALL {

@@ -14,6 +14,7 @@ use super::json::Strict;
 use super::params::Named;
 use super::problem::Problem;
 use crate::broker::generations::Unfit;
+use crate::clock::Timestamp;
 use crate::domain::generation::Generation;
 use crate::domain::workload::Identity;
 
@@ -213,15 +214,59 @@ pub(super) async fn reseal(
     Ok(Json(json!({ "resealed": resealed })))
 }
 
-/// Withdraws a key at once, and cuts off what it signed.
-#[utoipa::path(post, path = "/v1/keys/{kid}/revoke", params(("kid" = String, Path)), responses((status = 204), (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
+/// The withdrawal of a signing key.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeKeyBody {
+    /// Whether to say what would follow, and touch nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// What follows from the withdrawal of a signing key, or would.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct KeyWithdrawalBody {
+    /// The key.
+    kid: String,
+    /// Whether it was withdrawn.
+    withdrawn: bool,
+    /// Whether it signed new tokens until now.
+    signs: bool,
+    /// The key that signs new tokens afterwards, where one can at once.
+    successor: Option<String>,
+    /// From when on new tokens are signed again, where none can be at once. `null` beside a successor,
+    /// and where the operator has to bring another key.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    issuance_resumes_at: Option<Timestamp>,
+    /// Of a dry run: live sessions whose tokens it signed.
+    matched: Option<u64>,
+    /// Until when verifiers that do not ask the broker may take its tokens from a cached key set.
+    #[schema(value_type = String, format = DateTime)]
+    cached_until: Timestamp,
+}
+
+/// Withdraws a key of access tokens at once, and cuts off what it signed.
+#[utoipa::path(post, path = "/v1/keys/{kid}/revoke", params(("kid" = String, Path)), request_body = RevokeKeyBody, responses((status = 200, body = KeyWithdrawalBody), (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn revoke_key(
     State(state): State<AppState>,
     presented: Presented,
     Named(kid): Named,
-) -> Result<StatusCode, Problem> {
-    state.broker.revoke_key(&presented.evidence, &kid).await?;
-    Ok(StatusCode::NO_CONTENT)
+    body: Strict<RevokeKeyBody>,
+) -> Result<Json<KeyWithdrawalBody>, Problem> {
+    let dry_run = body.value.dry_run;
+    let broker = &state.broker;
+    let withdrawal = broker
+        .revoke_key(&presented.evidence, &kid, dry_run)
+        .await?;
+    Ok(Json(KeyWithdrawalBody {
+        kid: withdrawal.kid,
+        withdrawn: withdrawal.done,
+        signs: withdrawal.signs,
+        successor: withdrawal.successor,
+        issuance_resumes_at: withdrawal.resumes_at,
+        matched: withdrawal.matched,
+        cached_until: withdrawal.cached_until,
+    }))
 }
 
 /// Shows what decides.

@@ -408,7 +408,7 @@ async fn a_forged_signing_key_keeps_no_key_from_being_cut_off() {
         let mut writer = Writer::on(&rig).await;
         writer.run(forged).await;
         // It fails at the rows, and that comes after the cutoff.
-        let revoked = rig.broker.revoke_key(&rig.admin(), &kid).await;
+        let revoked = rig.broker.revoke_key(&rig.admin(), &kid, false).await;
         assert!(revoked.is_err(), "{revoked:?}");
         let cut: Vec<String> =
             sqlx::query_scalar("SELECT value FROM cutoff WHERE kind = 'signing_key'")
@@ -436,7 +436,10 @@ async fn what_has_ended_is_not_revived_by_the_serving_role() {
     rig.revoke(issued.session.id).await;
     rig.end(&issued, TaskEnd::Complete).await.unwrap();
     let kid = rig.broker.rotate_keys(&rig.admin()).await.unwrap();
-    rig.broker.revoke_key(&rig.admin(), &kid).await.unwrap();
+    rig.broker
+        .revoke_key(&rig.admin(), &kid, false)
+        .await
+        .unwrap();
     let mut writer = Writer::on(&rig).await;
     let ended = [
         "UPDATE session SET state = 'active', end_reason = NULL, ended_at = NULL, \

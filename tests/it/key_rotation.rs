@@ -230,6 +230,52 @@ on_both_stores! {
         assert_eq!(published["keys"].as_array().unwrap().len(), MAX_PUBLISHED_KEYS);
     }
 
+    async fn the_revocation_of_the_signing_key_does_not_stop_issuance(rig: Rig) {
+        let published = |rig: &Rig| rig.broker.published_jwks()["keys"].as_array().unwrap().len();
+        assert_eq!(published(&rig), 2, "the one that signs and its successor");
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let kid = issued.session.kid.clone();
+
+        // A dry run says what would follow, and touches nothing.
+        let size = rig.broker.ledger().basis();
+        let would = rig.broker.revoke_key(&rig.admin(), &kid, true).await.unwrap();
+        assert_eq!((would.done, would.signs, would.matched), (false, true, Some(1)));
+        assert!(would.successor.is_some() && would.resumes_at.is_none(), "{would:?}");
+        assert_eq!(rig.broker.ledger().basis(), size);
+        assert!(rig.is_good(&issued).await);
+
+        let done = rig.broker.revoke_key(&rig.admin(), &kid, false).await.unwrap();
+        assert_eq!((done.done, &done.successor), (true, &would.successor));
+        assert!(!rig.is_good(&issued).await);
+        let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        assert_eq!(Some(&next.session.kid), done.successor.as_ref());
+        assert!(rig.is_good(&next).await);
+        assert_eq!(published(&rig), 2, "another successor is published at once");
+
+        // It is not known to verifiers yet: revoking once more says so, and until when.
+        let lead = rig.broker.jwks_cache_seconds();
+        let again = rig.broker.revoke_key(&rig.admin(), &next.session.kid, true).await.unwrap();
+        assert_eq!((again.signs, &again.successor), (true, &None));
+        assert_eq!(again.resumes_at, Some(rig.now().plus_seconds(lead)));
+        rig.clock.advance(lead);
+        rig.broker.follow_keys(rig.now()).await.unwrap();
+        let again = rig.broker.revoke_key(&rig.admin(), &next.session.kid, false).await.unwrap();
+        assert!(again.successor.is_some(), "{again:?}");
+        rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+    }
+
+    async fn the_revocation_of_a_key_that_does_not_sign_says_so(rig: Rig) {
+        let kid = rig.broker.rotate_keys(&rig.admin()).await.unwrap();
+        let done = rig.broker.revoke_key(&rig.admin(), &kid, false).await.unwrap();
+        assert_eq!((done.done, done.signs), (true, false));
+        assert!(done.successor.is_some());
+        let unknown = rig.broker.revoke_key(&rig.admin(), "nobody", true).await;
+        assert!(matches!(unknown, Err(BrokerError::NotFound(_))), "{unknown:?}");
+        let ledger = rig.broker.ledger().keys()[0].signer.kid().to_owned();
+        let other = rig.broker.revoke_key(&rig.admin(), &ledger, true).await;
+        assert!(matches!(other, Err(BrokerError::Invalid { .. })), "{other:?}");
+    }
+
     async fn the_newest_ledger_key_is_kept_and_followed_though_an_earlier_version_gave_it_an_end(mut rig: Rig) {
         rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
         // As two rotations at once left them: each key has an end.
@@ -306,9 +352,13 @@ async fn a_key_that_is_due_is_made_by_one_of_two_replicas() {
     rig.clock.pass(due);
     let now = rig.now();
     let (one, two) = tokio::join!(rig.broker.follow_keys(now), other.broker.follow_keys(now));
-    assert_eq!(one.unwrap() + two.unwrap(), 1);
+    assert_eq!(
+        one.unwrap() + two.unwrap(),
+        2,
+        "the next one and its successor"
+    );
     let after = records(&rig, KeyPurpose::AccessToken).await;
-    assert_eq!(after.len(), before.len() + 1);
+    assert_eq!(after.len(), before.len() + 2);
     stop(other).await;
 }
 

@@ -79,7 +79,7 @@ async fn a_key_that_is_revoked_while_it_is_resealed_stays_revoked_and_is_reseale
     let admin = rig.admin();
     let revoking = async {
         for kid in &kids {
-            rig.broker.revoke_key(&admin, kid).await.unwrap();
+            rig.broker.revoke_key(&admin, kid, false).await.unwrap();
         }
     };
     let (resealed, ()) = tokio::join!(other.broker.reseal_keys(&admin), revoking);

@@ -60,6 +60,13 @@ pub(in crate::cli) struct How {
     json: bool,
 }
 
+impl How {
+    /// Whether it is to be done without asking, and whether the result is to be JSON.
+    pub(in crate::cli) fn answered(&self) -> (bool, bool) {
+        (self.yes, self.json)
+    }
+}
+
 /// The process's environment, in which the old store's database is the database.
 struct OfTheOld;
 
