@@ -6,14 +6,21 @@
 //! [`COOL_DOWN_SECONDS`] after it *began*: tokens with invented key ids cost the issuer one request
 //! in that time, and us one lookup each.
 //!
-//! What an issuer answers is not trusted beyond its purpose. Its size, its time and its number of
-//! keys are bounded, redirects are refused, and a key that we cannot use is skipped alone. A new
-//! set without any usable key leaves the last good one in place, until that is too old.
+//! What an issuer answers is not trusted beyond its purpose. Its size and its time are bounded,
+//! redirects are refused, and a key that we cannot use is skipped alone. The first [`MAX_KEYS`] usable
+//! keys of a set are read when it comes; those beyond are kept as they are and read when a token names
+//! their `kid`.
+//!
+//! A new set takes the place of the old one, also where it has no key that can be used: then the issuer
+//! has none. A set that is older than [`MAX_UNCONFIRMED_SECONDS`] serves only after a fetch was tried.
+//! So a key that its issuer withdrew is believed for no longer than that while the issuer answers, and
+//! for `max_stale_seconds` while it does not.
 //!
 //! Discovery goes to public addresses alone, except to the server of the endpoint that the attestor
 //! names for it. The issuer's metadata says where the key set is, and so cannot lead elsewhere into
 //! the host's network.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -38,14 +45,20 @@ pub(super) const COOL_DOWN_SECONDS: u64 = 10;
 /// The age at which a set is fetched anew while it still serves.
 const REFRESH_SECONDS: u64 = 300;
 
+/// The age from which on a set serves only once a fetch of the next was tried.
+const MAX_UNCONFIRMED_SECONDS: u64 = 600;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest document of an issuer. Real ones have a few KiB.
 const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 
-/// The most keys of an issuer. Real ones have fewer than ten.
+/// Usable keys of a set that are read at once. Real issuers have fewer than ten.
 const MAX_KEYS: usize = 100;
+
+/// Entries of one `kid` that are looked at. RFC 7517 §4.5 lets keys of different types share one.
+const MAX_SAME_KID: usize = 8;
 
 /// Why there is no key to verify with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,10 +90,6 @@ enum FetchError {
     Address(#[from] RefusedAddress),
     #[error("the issuer is not a URL")]
     NoUrl,
-    #[error("the set has too many keys")]
-    TooMany,
-    #[error("the set has no usable key")]
-    Empty,
     #[error("the server that has them did not answer as it should")]
     Api(#[from] ApiError),
 }
@@ -98,13 +107,51 @@ struct Jwks {
 
 #[derive(Debug)]
 struct KeySet {
+    /// The first keys that can be used.
     keys: Vec<VerificationKey>,
+    /// The entries beyond, by their `kid`, as they came.
+    further: HashMap<String, Vec<Value>>,
+    usage: KeyUse,
     fetched_at: Timestamp,
 }
 
 impl KeySet {
+    fn new(set: Jwks, usage: KeyUse, fetched_at: Timestamp) -> Self {
+        let mut entries = set.keys.into_iter();
+        let mut keys = Vec::new();
+        while keys.len() < MAX_KEYS
+            && let Some(entry) = entries.next()
+        {
+            keys.extend(usable_key(entry, usage));
+        }
+        let mut further: HashMap<String, Vec<Value>> = HashMap::new();
+        for entry in entries {
+            let kid = entry.get("kid").and_then(Value::as_str).map(str::to_owned);
+            // Without a name it cannot be asked for.
+            if let Some(kid) = kid {
+                let same = further.entry(kid).or_default();
+                if same.len() < MAX_SAME_KID {
+                    same.push(entry);
+                }
+            }
+        }
+        Self {
+            keys,
+            further,
+            usage,
+            fetched_at,
+        }
+    }
+
     fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<VerificationKey> {
-        select(&self.keys, kid, algorithm)
+        let found = select(&self.keys, kid, algorithm);
+        found.or_else(|| {
+            let entries = self.further.get(kid?)?.iter().cloned();
+            let keys: Vec<_> = entries
+                .filter_map(|entry| usable_key(entry, self.usage))
+                .collect();
+            select(&keys, kid, algorithm)
+        })
     }
 }
 
@@ -126,8 +173,8 @@ pub(super) fn select(
 /// The usable keys of a set that somebody has at hand; `None` where there is none.
 pub(super) fn parse(bytes: &[u8], usage: KeyUse) -> Option<Vec<VerificationKey>> {
     let set: Jwks = serde_json::from_slice(bytes).ok()?;
-    let keys: Vec<_> = set.keys.into_iter().take(MAX_KEYS).collect();
-    let usable = keys.into_iter().filter_map(|key| usable_key(key, usage));
+    let keys = set.keys.into_iter();
+    let usable = keys.filter_map(|key| usable_key(key, usage));
     Some(usable.collect()).filter(|keys: &Vec<_>| !keys.is_empty())
 }
 
@@ -234,7 +281,9 @@ impl KeySource {
         algorithm: Algorithm,
         now: Timestamp,
     ) -> Result<VerificationKey, KeyError> {
-        if let Some(set) = self.usable(now) {
+        if let Some(set) = self.usable(now)
+            && !self.must_be_confirmed(&set, now)
+        {
             let found = set.find(kid, algorithm);
             if found.is_some() || kid.is_none() {
                 self.refresh_if_old(&set, now);
@@ -255,6 +304,13 @@ impl KeySource {
         self.current
             .load_full()
             .filter(|set| set.fetched_at.seconds_until(now) <= self.max_stale_seconds)
+    }
+
+    /// Whether a set is so old that the next one has to be waited for. While the issuer does not answer
+    /// no one waits: the set serves until it is too old, and is fetched beside.
+    fn must_be_confirmed(&self, set: &KeySet, now: Timestamp) -> bool {
+        set.fetched_at.seconds_until(now) > MAX_UNCONFIRMED_SECONDS
+            && !self.failing.load(Ordering::Acquire)
     }
 
     /// Begins a fetch without waiting for it, if the set is old and nobody fetches already.
@@ -298,10 +354,17 @@ impl KeySource {
             let fetched = fetched.unwrap_or(Err(FetchError::Slow));
             source.failing.store(fetched.is_err(), Ordering::Release);
             match fetched {
-                Ok(keys) => source.current.store(Some(Arc::new(KeySet {
-                    keys,
-                    fetched_at: now,
-                }))),
+                Ok((set, usage)) => {
+                    let set = KeySet::new(set, usage, now);
+                    if set.keys.is_empty() {
+                        tracing::warn!(
+                            attestor = source.attestor,
+                            "the issuer's key set has no key that can be used: none of its tokens \
+                             is believed"
+                        );
+                    }
+                    source.current.store(Some(Arc::new(set)));
+                }
                 Err(error) => tracing::warn!(
                     attestor = source.attestor,
                     error = &error as &dyn std::error::Error,
@@ -312,8 +375,8 @@ impl KeySource {
         }))
     }
 
-    async fn fetch(&self) -> Result<Vec<VerificationKey>, FetchError> {
-        let (set, usage): (Jwks, KeyUse) = match &self.place {
+    async fn fetch(&self) -> Result<(Jwks, KeyUse), FetchError> {
+        Ok(match &self.place {
             Place::Endpoint { api, usage } => (api.get().await?, *usage),
             Place::Discovery {
                 issuer,
@@ -323,16 +386,7 @@ impl KeySource {
                 let found = discovered(issuer, own.as_ref(), public).await?;
                 (found, KeyUse::Signatures)
             }
-        };
-        if set.keys.len() > MAX_KEYS {
-            return Err(FetchError::TooMany);
-        }
-        let keys = set.keys.into_iter();
-        let keys: Vec<_> = keys.filter_map(|key| usable_key(key, usage)).collect();
-        if keys.is_empty() {
-            return Err(FetchError::Empty);
-        }
-        Ok(keys)
+        })
     }
 }
 
