@@ -14,6 +14,7 @@ use uuid::Uuid;
 use self::conditions::check_conditions;
 use super::spiffe::is_trust_domain;
 use super::template::Template;
+use crate::domain::limits::MAX_EVIDENCE_SECONDS;
 use crate::domain::trust::{AttestorSpec, ClaimType, OidcSpec, SpiffeSpec};
 use crate::endpoints::UnfitEndpoint;
 use crate::endpoints::address::{check_url, is_loopback_host};
@@ -28,6 +29,8 @@ const FOREIGN_TYPES: [&str; 2] = ["dpop+jwt", "client-authentication+jwt"];
 
 const MAX_LEEWAY_SECONDS: u64 = 60;
 const MAX_AGE_SECONDS: u64 = 3_600;
+// Evidence that is forgotten is refused for its age, by every configuration.
+const _: () = assert!(MAX_AGE_SECONDS + 2 * MAX_LEEWAY_SECONDS < MAX_EVIDENCE_SECONDS);
 const MAX_STALE_SECONDS: u64 = 86_400;
 /// Below a minute the pause between two fetches would refuse good tokens.
 const MIN_STALE_SECONDS: u64 = 60;

@@ -100,7 +100,7 @@ impl Keys {
                 }
                 let stored: Vec<_> = stored
                     .iter()
-                    .filter_map(|jwk| registrable(jwk).ok())
+                    .filter_map(|jwk| registered(jwk).ok())
                     .collect();
                 try_keys(token, &stored)?
             }
@@ -153,8 +153,16 @@ fn check_life(claims: &Claims, now: Timestamp) -> Result<(), AttestError> {
     }
 }
 
-/// The key of this JWK, if it is of a kind that may be registered.
+/// The key of this JWK, if it may be registered.
 pub(crate) fn registrable(jwk: &Value) -> Result<VerificationKey, String> {
+    let key = registered(jwk)?;
+    let on_curve = key.jwk().check_on_curve();
+    on_curve.map_err(|error| error.to_string())?;
+    Ok(key)
+}
+
+/// The key of a JWK that was registered.
+fn registered(jwk: &Value) -> Result<VerificationKey, String> {
     let members = jwk.as_object().cloned().ok_or("the key is not a JWK")?;
     let key = PublicJwk::from_members(members).map_err(|error| error.to_string())?;
     let key = VerificationKey::from(key);

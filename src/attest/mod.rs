@@ -55,6 +55,7 @@ use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::jwt::{Claims, JwtError, UnverifiedJwt};
+use crate::domain::limits::MAX_EVIDENCE_SECONDS;
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
 use crate::endpoints::EndpointTable;
@@ -490,7 +491,8 @@ fn key_digest(key: &KeyBinding) -> [u8; 32] {
 }
 
 /// A one-time id over several texts, none of which can be taken for a part of another, of evidence
-/// that was issued and may be forgotten at these times.
+/// that was issued and may be forgotten at these times. It is forgotten earlier where it would live on for
+/// long after it is refused for its age.
 fn one_time(kind: &str, parts: &[&[u8]], lives: Range<Timestamp>) -> OneTime {
     let mut input = Vec::new();
     for part in std::iter::once(&kind.as_bytes()).chain(parts) {
@@ -502,7 +504,9 @@ fn one_time(kind: &str, parts: &[&[u8]], lives: Range<Timestamp>) -> OneTime {
         key: sha256(&input),
         binding: None,
         issued_at: lives.start,
-        expires_at: lives.end,
+        expires_at: lives
+            .end
+            .min(lives.start.plus_seconds(MAX_EVIDENCE_SECONDS)),
     }
 }
 
