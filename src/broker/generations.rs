@@ -437,6 +437,7 @@ impl Broker {
             Appended::Recorded(_) => {
                 info!(generation = %digest, "activated");
                 self.take_over(active);
+                self.prepare_federation().await;
                 Ok(Ok(activated))
             }
             Appended::Unchanged => {
@@ -485,6 +486,7 @@ impl Broker {
         let compiled = self.check_generation(generation).await;
         let active = compiled.map_err(|unfit| fell_behind(unfit.to_string()))?;
         self.take_over(active);
+        self.prepare_federation().await;
         Ok(())
     }
 

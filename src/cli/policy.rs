@@ -331,6 +331,13 @@ fn say_notes(notes: &Notes) -> Result<(), Failure> {
             more(own)
         ))?;
     }
+    for own in &notes.lasting {
+        output::line(format!(
+            "note: resource `{}`: the action `{}` allows `{}`, by which a session can leave {} behind \
+             that outlives it and no revocation ends; register narrower actions",
+            own.resource, own.action, own.allows, own.leaves
+        ))?;
+    }
     for policy in &notes.without_region {
         output::line(format!(
             "note: policy `{policy}` asks for a request without a region. On AWS every request has \
@@ -373,6 +380,7 @@ impl Check {
                 "good": built.is_ok(), "generation": compiled.map(CompiledGeneration::digest),
                 "observing": observing, "problems": problems, "single_places": notes.single_places,
                 "unmet_places": notes.unmet_places, "without_region": notes.without_region,
+                "lasting": notes.lasting,
                 // What only the broker knows; null where it was not asked.
                 "bound": told.as_ref().map(|told| &told["bound"]),
                 "can_activate": told.as_ref().map(|told| &told["can_activate"]),

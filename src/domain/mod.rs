@@ -14,6 +14,7 @@
 //! - [`decision`]: the outcome of policy, and why a refusal is one.
 //! - [`permit`]: a decision whose leaf is durable.
 //! - [`generation`]: everything that decides, as one document with one digest.
+//! - [`lasting`]: actions of AWS that leave access behind.
 //! - [`leaf`]: the bytes that are hashed into the ledger.
 //! - [`endpoint`]: network places by name, which each replica's own configuration explains.
 //! - [`trust`], [`presets`]: which evidence is believed, and what is known of each provider's.
@@ -27,6 +28,7 @@ pub mod deny_list;
 pub mod endpoint;
 pub mod generation;
 pub mod grant;
+pub mod lasting;
 pub mod leaf;
 pub mod limits;
 pub mod pattern;

@@ -1,6 +1,7 @@
 //! Policies that load and do not do what they seem to. `policy check` tells of them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cedar_policy::{Effect, ResourceConstraint};
 use serde::Serialize;
@@ -12,6 +13,7 @@ use super::asked::text::AskedText;
 use super::bundle::NamedPolicy;
 use crate::domain::catalog::{Catalog, Resource};
 use crate::domain::grant::Location;
+use crate::domain::lasting::lasting_actions;
 use crate::domain::limits::MAX_LOAD_STEPS;
 use crate::domain::pattern::Budget;
 
@@ -25,6 +27,21 @@ pub struct Notes {
     pub unmet_places: Vec<NamedPlaces>,
     /// Policies about a resource of AWS that ask for a request without a region. There is none.
     pub without_region: Vec<String>,
+    /// Registered actions of AWS by which a session leaves access behind that outlives it.
+    pub lasting: Vec<Lasting>,
+}
+
+/// A registered action by which a session of its resource leaves access behind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lasting {
+    /// The resource's name.
+    pub resource: String,
+    /// The registered action, or pattern.
+    pub action: String,
+    /// The action of AWS that it allows.
+    pub allows: String,
+    /// What outlives the session.
+    pub leaves: String,
 }
 
 /// Locations that a policy names.
@@ -71,8 +88,25 @@ impl Notes {
                 notes.without_region.push(named.id.clone());
             }
         }
+        notes.lasting = lasting(catalog, &budget);
         notes
     }
+}
+
+fn lasting(catalog: &Catalog, budget: &Budget) -> Vec<Lasting> {
+    let of_resource = |resource: &Arc<Resource>| {
+        let found = lasting_actions(resource, budget).into_iter();
+        let name = resource.name.clone();
+        found
+            .map(|own| Lasting {
+                resource: name.clone(),
+                action: own.action.to_string(),
+                allows: own.allows,
+                leaves: own.leaves.to_owned(),
+            })
+            .collect::<Vec<_>>()
+    };
+    catalog.resources().flat_map(of_resource).collect()
 }
 
 /// The resources that a policy can be about.

@@ -144,11 +144,13 @@ impl Store {
                 .fetch_all(db)
                 .await?
         });
-        let opened = |row| {
-            let sealed = SealedCutoff::try_from(row)?;
-            self.check_row(sealed.name(), |mac| sealed.open(mac).cloned())
-        };
-        rows.into_iter().map(opened).collect()
+        rows.into_iter().map(|row| self.opened(row)).collect()
+    }
+
+    /// The cutoff of a row, if a broker wrote it.
+    pub(super) fn opened(&self, row: CutoffRow) -> Result<Cutoff, StoreError> {
+        let sealed = SealedCutoff::try_from(row)?;
+        self.check_row(sealed.name(), |mac| sealed.open(mac).cloned())
     }
 
     /// All cutoffs, newest first, at most `limit`. Their MACs are not checked.
@@ -164,20 +166,21 @@ impl Store {
 
     /// The times that admins accepted, with the leaves that say so, oldest first.
     pub async fn accepted_times(&self) -> Result<Vec<(u64, Timestamp)>, StoreError> {
-        let rows: Vec<(i64, String)> = read_current!(self, db => {
+        let rows: Vec<CutoffRow> = read_current!(self, db => {
             sqlx::query_as(
-                "/* accepted_times */ SELECT idx, value FROM cutoff WHERE kind = 'issued_after' \
-                 ORDER BY idx",
+                "/* accepted_times */ SELECT * FROM cutoff WHERE kind = 'issued_after' ORDER BY idx",
             )
             .fetch_all(db)
             .await?
         });
-        rows.into_iter()
-            .map(|(index, value)| {
-                let at = value.parse().map_err(|_| StoreError::Corrupt("cutoff"))?;
-                Ok((unsigned("cutoff", index)?, at))
-            })
-            .collect()
+        let times = rows.into_iter().map(|row| {
+            let cutoff = self.opened(row)?;
+            match cutoff.selector {
+                Selector::IssuedAfter(at) => Ok((cutoff.index, at)),
+                _ => Err(StoreError::Corrupt("cutoff")),
+            }
+        });
+        times.collect()
     }
 
     /// One cutoff.
@@ -191,8 +194,6 @@ impl Store {
         let Some(row) = row else {
             return Ok(None);
         };
-        let sealed = SealedCutoff::try_from(row)?;
-        self.check_row(sealed.name(), |mac| sealed.open(mac).cloned())
-            .map(Some)
+        self.opened(row).map(Some)
     }
 }

@@ -5,6 +5,7 @@
 use sqlx::FromRow;
 
 use super::codec::{digest, signed, unsigned};
+use super::cutoffs::CutoffRow;
 use super::{Store, StoreError, on_pool, read, read_current, write};
 use crate::clock::Timestamp;
 use crate::domain::deny_list::DenyPlace;
@@ -207,23 +208,27 @@ impl Store {
         Ok(others)
     }
 
-    /// The latest cutoff since `since` that an admin widened to a whole place.
+    /// The latest cutoff since `since` that an admin widened to a whole place. Rows are believed by
+    /// their MACs.
     pub async fn widened_at(
         &self,
         place: &str,
         since: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let (at,): (Option<Timestamp>,) = read_current!(self, db => {
+        let rows: Vec<CutoffRow> = read_current!(self, db => {
             sqlx::query_as(
-                "/* widened_at */ SELECT max(committed_at) FROM cutoff \
-                 WHERE widened_to = $1 AND committed_at > $2",
+                "/* widened_at */ SELECT * FROM cutoff WHERE widened_to = $1 AND committed_at > $2",
             )
             .bind(place)
             .bind(since)
-            .fetch_one(db)
+            .fetch_all(db)
             .await?
         });
-        Ok(at)
+        let times = rows
+            .into_iter()
+            .map(|row| Ok(self.opened(row)?.committed_at));
+        let times: Vec<Timestamp> = times.collect::<Result<_, StoreError>>()?;
+        Ok(times.into_iter().max())
     }
 
     /// What was read back of a place's widening.

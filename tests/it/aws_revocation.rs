@@ -27,9 +27,10 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::support::judge::{self, Denial, Question, Verdict};
 use crate::support::moto::Moto;
 use crate::support::rig::{Kind, POLICIES, Rig, ask, job};
+use crate::support::sts::expiration;
 
-const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
-const REVOKER: &str = "arn:aws:iam::123456789012:role/taskpass-revoker";
+pub const ROLE: &str = "arn:aws:iam::123456789012:role/reports";
+pub const REVOKER: &str = "arn:aws:iam::123456789012:role/taskpass-revoker";
 const POLICY: &str = "TaskpassRevokedSessions";
 const BOUND: u64 = 120;
 const TTL: u64 = 600;
@@ -63,7 +64,7 @@ async fn rig_with(kind: Kind, aws: &str, resources: Vec<Value>) -> Rig {
     rig
 }
 
-async fn rig(kind: Kind, aws: &str, entries: u32) -> Rig {
+pub async fn rig(kind: Kind, aws: &str, entries: u32) -> Rig {
     rig_with(kind, aws, vec![bucket(entries)]).await
 }
 
@@ -80,7 +81,7 @@ async fn try_issue(rig: &Rig) -> Result<Issued, BrokerError> {
     rig.issue("agent:reports", request).await
 }
 
-async fn issued(rig: &Rig, count: usize) -> Vec<Issued> {
+pub async fn issued(rig: &Rig, count: usize) -> Vec<Issued> {
     let mut all = Vec::new();
     for _ in 0..count {
         all.push(try_issue(rig).await.unwrap());
@@ -89,7 +90,7 @@ async fn issued(rig: &Rig, count: usize) -> Vec<Issued> {
 }
 
 /// The sweeper's rounds of so many seconds, one a second.
-async fn pass(rig: &Rig, seconds: u64) {
+pub async fn pass(rig: &Rig, seconds: u64) {
     for _ in 0..seconds {
         rig.clock.advance(1);
         sweep::sweep(&rig.broker, rig.now()).await;
@@ -106,7 +107,7 @@ async fn denying(rig: &Rig, session: SessionId) -> Option<DenyStanding> {
 }
 
 /// Another generation, in which the resource is registered otherwise.
-async fn activate(rig: &Rig, change: impl FnOnce(&mut Value)) {
+pub async fn activate(rig: &Rig, change: impl FnOnce(&mut Value)) {
     let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
     let mut generation: Value = serde_json::from_slice(&bytes).unwrap();
     let resources = generation["resources"].as_array_mut().unwrap();
@@ -148,14 +149,14 @@ fn named(document: &str) -> (Vec<String>, u64) {
 }
 
 /// An STS that grants, and an IAM that keeps documents.
-struct Aws {
-    server: MockServer,
+pub struct Aws {
+    pub server: MockServer,
     iam: Arc<Mutex<Iam>>,
 }
 
 #[derive(Default)]
-struct Iam {
-    document: Option<String>,
+pub struct Iam {
+    pub document: Option<String>,
     writes: usize,
     /// Documents that were refused for their size.
     too_large: usize,
@@ -169,7 +170,7 @@ struct Iam {
     /// STS says nothing that can be read, but to the broker itself.
     mute_sts: bool,
     /// As whom the broker itself came.
-    own: Vec<BTreeMap<String, String>>,
+    pub own: Vec<BTreeMap<String, String>>,
 }
 
 impl Iam {
@@ -190,13 +191,14 @@ impl Iam {
             } else if self.mute_sts {
                 return xml("<<<".into());
             }
+            let expiration = expiration(form);
             let role = form["RoleArn"].rsplit_once('/').unwrap().1.to_owned();
             return xml(format!(
                 "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result>\
                  <AssumedRoleUser><Arn>arn:aws:sts::123456789012:assumed-role/{role}/{name}</Arn>\
                  <AssumedRoleId>AROAEXAMPLE:{name}</AssumedRoleId></AssumedRoleUser><Credentials>\
                  <AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>made</SecretAccessKey>\
-                 <SessionToken>token</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration>\
+                 <SessionToken>token</SessionToken><Expiration>{expiration}</Expiration>\
                  </Credentials></{action}Result></{action}Response>"
             ));
         }
@@ -237,7 +239,7 @@ impl Iam {
 }
 
 impl Aws {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let server = MockServer::start().await;
         let iam = Arc::new(Mutex::new(Iam::default()));
         let own = Arc::clone(&iam);
@@ -254,11 +256,11 @@ impl Aws {
         Self { server, iam }
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Iam) -> T) -> T {
+    pub fn with<T>(&self, look: impl FnOnce(&mut Iam) -> T) -> T {
         look(&mut self.iam.lock().unwrap())
     }
 
-    fn named(&self) -> (Vec<String>, u64) {
+    pub fn named(&self) -> (Vec<String>, u64) {
         named(&self.with(|iam| iam.document.clone().unwrap()))
     }
 }
@@ -535,7 +537,7 @@ async fn completions_take_half_of_the_room_and_issuing_stops_before_it_is_full()
     try_issue(&rig).await.unwrap();
 }
 
-fn revoke_resource(widen: bool) -> RevokeAsk {
+pub fn revoke_resource(widen: bool) -> RevokeAsk {
     RevokeAsk {
         selector: Selector::Resource("reports-bucket".into()),
         block: BlockAsk::Default,

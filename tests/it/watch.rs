@@ -511,6 +511,9 @@ fn a_log_that_stands_still_or_has_no_witness_is_no_success() {
         3,
         "UNWITNESSED: none of the 1 named",
     );
+    // The watch itself ends, once it is more than a witness that is a moment late.
+    let ended = scene.watch(&["--witness", &other, "--every", "1s"]).run();
+    says(&ended, 3, "UNWITNESSED: the last 3 looks");
     let wrong = witness.cosign(&format!("{text}more\n"), 102);
     scene
         .server

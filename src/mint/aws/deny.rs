@@ -1,8 +1,9 @@
 //! The list of the sessions that a role denies: one inline policy of the role, the broker's own.
 //!
-//! It is read and written with a session of another role, which the broker takes as an OpenID
-//! provider, or with its own credentials where it has some; either way confined to this one role's
-//! inline policies.
+//! In mode `web_identity` it is read and written with a session of another role, which the broker takes
+//! as an OpenID provider, confined to this one role's inline policies. In mode `assume_role` it is read
+//! and written with the credentials of the replica's host: what these may do beside is not confined here,
+//! but by their own policies.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -30,7 +31,8 @@ use crate::mint::{DenyList, DenyWriteError, MintError};
 /// A session of the broker's own is not used for its last minutes.
 const SPARE_SECONDS: u64 = 120;
 
-/// Sessions of the broker's own, by the role that they may write to.
+/// Sessions of the broker's own, by the registration that they were taken for: the role that they may
+/// write to, the role that writes, the region and the endpoints.
 pub(super) type OwnSessions = Mutex<BTreeMap<String, OwnSession>>;
 
 /// A session of the broker's own.
@@ -78,16 +80,15 @@ impl AwsMinter {
         writer: &str,
         now: Timestamp,
     ) -> Result<OwnSession, MintError> {
-        let key = target.role.role_arn.as_str();
         let known = self.own_sessions.lock().ok();
-        let known = known.and_then(|known| known.get(key).cloned());
+        let known = known.and_then(|known| known.get(target.registration).cloned());
         if let Some(own) = known
             && now.plus_seconds(SPARE_SECONDS) < own.expiration
         {
             return Ok(own);
         }
         let token = self.federation.revoker_token(writer, now).await?;
-        let policy = over_role(key).to_json();
+        let policy = over_role(&target.role.role_arn).to_json();
         let policy = policy.map_err(|error| MintError::Refused(error.to_string()))?;
         let made = self
             .clients
@@ -100,7 +101,9 @@ impl AwsMinter {
             expiration: Timestamp::from_seconds(made.expiration.secs()),
         };
         if let Ok(mut known) = self.own_sessions.lock() {
-            known.insert(key.to_owned(), own.clone());
+            // Registrations change, and sessions of earlier ones are over after a while.
+            known.retain(|_, own| now < own.expiration);
+            known.insert(target.registration.to_owned(), own.clone());
         }
         Ok(own)
     }
@@ -108,7 +111,7 @@ impl AwsMinter {
     /// A session that was refused is not used again: its role may have changed.
     fn forget_own_session(&self, target: &Target<'_>) {
         if let Ok(mut known) = self.own_sessions.lock() {
-            known.remove(&target.role.role_arn);
+            known.remove(target.registration);
         }
     }
 }
@@ -118,6 +121,8 @@ struct Target<'a> {
     role: AwsRole,
     list: AwsRevocation,
     name: &'a str,
+    /// The registration's text.
+    registration: &'a str,
 }
 
 impl<'a> Target<'a> {
@@ -126,7 +131,12 @@ impl<'a> Target<'a> {
         let role: AwsRole = serde_json::from_str(&place.registration).map_err(|_| unreadable())?;
         let list = role.revocation.clone().ok_or_else(unreadable)?;
         let name = RoleArn::parse(&place.name).ok_or_else(unreadable)?.name;
-        Ok(Self { role, list, name })
+        Ok(Self {
+            role,
+            list,
+            name,
+            registration: &place.registration,
+        })
     }
 }
 

@@ -28,6 +28,9 @@ use crate::merkle::{Note, Trust, VerifierKey, WitnessKey};
 
 /// How long one look may take, whatever the server does.
 const ROUND_TIMEOUT: Duration = Duration::from_mins(1);
+/// Looks in a row that bring no cosigned checkpoint, after which the watch fails: a witness may sign a
+/// moment after the log.
+const UNWITNESSED_LOOKS: u32 = 3;
 /// Looks that came to nothing are followed by pauses that double, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_mins(10);
 
@@ -53,7 +56,8 @@ pub(super) struct Watch {
     /// Warn when no larger or newer checkpoint came for so long: 1h, 2d
     #[arg(long, value_name = "TIME", value_parser = span)]
     stale: Option<Duration>,
-    /// The key of a witness; at least one of those named must have cosigned each checkpoint. May be
+    /// The key of a witness; at least one of those named must have cosigned each checkpoint. One that
+    /// none cosigned fails `--once`, and three looks in a row end the watch with exit code 3. May be
     /// given several times
     #[arg(long = "witness", value_name = "VKEY", value_parser = super::witness)]
     witnesses: Vec<WitnessKey>,
@@ -118,6 +122,7 @@ impl Watch {
             },
             kept: state.load(&self.keys)?,
             unkept: false,
+            unwitnessed: 0,
             open: Vec::new(),
             state,
             origin,
@@ -137,6 +142,8 @@ struct Monitor {
     kept: Option<Kept>,
     /// Whether what is kept is not on the disk yet.
     unkept: bool,
+    /// Looks in a row that brought a checkpoint which no named witness cosigned.
+    unwitnessed: u32,
     /// What the log signed and nothing was held against yet.
     open: Vec<Seen>,
     once: bool,
@@ -183,6 +190,13 @@ impl Monitor {
                 return round.result().and(told);
             }
             told?;
+            if self.unwitnessed >= UNWITNESSED_LOOKS {
+                return Err(Failure::Unestablished(format!(
+                    "UNWITNESSED: the last {UNWITNESSED_LOOKS} looks brought no checkpoint that one \
+                     of the {} named witnesses cosigned",
+                    self.trust.witnesses.len()
+                )));
+            }
             failures = if round.read { 0 } else { failures + 1 };
             tokio::time::sleep(self.pause(failures)).await;
         }
@@ -252,7 +266,10 @@ impl Monitor {
 
     /// Keeps a head that was verified, where it says more than the one that is kept.
     fn settle(&mut self, seen: Seen, keep: bool, now: Timestamp, warnings: &mut Vec<String>) {
-        if !self.trust.witnesses.is_empty() && seen.witnesses == 0 {
+        if self.trust.witnesses.is_empty() || seen.witnesses > 0 {
+            self.unwitnessed = 0;
+        } else {
+            self.unwitnessed += 1;
             let named = self.trust.witnesses.len();
             warnings.push(format!(
                 "UNWITNESSED: none of the {named} named witnesses cosigned this checkpoint"

@@ -1,0 +1,68 @@
+//! What a list of denied sessions goes by: the registration as it is now, and cutoffs that a broker wrote.
+
+use serde_json::json;
+use sqlx::Connection as _;
+use taskpass::clock::Timestamp;
+use taskpass::store::{Store, StoreError};
+
+use crate::aws_revocation::{Aws, REVOKER, ROLE, activate, issued, pass, revoke_resource, rig};
+use crate::support::rig::{Kind, Rig};
+
+/// Somebody writes into the table that a cutoff is about the whole role.
+async fn forge_widening(rig: &Rig) {
+    let text = "UPDATE cutoff SET widened_to = $1";
+    let forged = match rig.broker.store() {
+        Store::Postgres(_) => {
+            let url = rig.database().url();
+            let mut database = sqlx::PgConnection::connect(&url).await.unwrap();
+            let done = sqlx::query(text).bind(ROLE).execute(&mut database).await;
+            database.close().await.unwrap();
+            done.unwrap().rows_affected()
+        }
+        Store::Sqlite(sqlite) => {
+            let done = sqlx::query(text).bind(ROLE).execute(sqlite.writer()).await;
+            done.unwrap().rows_affected()
+        }
+    };
+    assert_eq!(forged, 1);
+}
+
+fn begin(kind: Kind) -> std::future::Ready<Kind> {
+    std::future::ready(kind)
+}
+
+on_both_stores! {
+    async fn a_forged_widening_denies_nobody(kind: Kind) {
+        let aws = Aws::start().await;
+        let rig = rig(kind, &aws.server.uri(), 200).await;
+        issued(&rig, 1).await;
+        let store = rig.broker.store();
+        let since = Timestamp::EPOCH;
+        let done = rig.broker.revoke_many(&rig.admin(), revoke_resource(false)).await;
+        done.unwrap();
+        assert_eq!(store.widened_at(ROLE, since).await.unwrap(), None);
+        forge_widening(&rig).await;
+        let read = store.widened_at(ROLE, since).await;
+        assert!(matches!(read, Err(StoreError::Forged(_))), "{read:?}");
+        // Nor does a list say so.
+        pass(&rig, 3).await;
+        let document = aws.with(|iam| iam.document.clone()).unwrap_or_default();
+        assert!(!document.contains("aws:TokenIssueTime"), "{document}");
+    }
+
+    async fn a_list_is_written_as_the_role_that_is_registered_now(kind: Kind) {
+        let aws = Aws::start().await;
+        let rig = rig(kind, &aws.server.uri(), 200).await;
+        let all = issued(&rig, 2).await;
+        rig.revoke(all[0].session.id).await;
+        pass(&rig, 3).await;
+        let other = "arn:aws:iam::123456789012:role/other-revoker";
+        activate(&rig, |resource| resource["aws"]["revocation"]["role_arn"] = json!(other)).await;
+        rig.revoke(all[1].session.id).await;
+        pass(&rig, 3).await;
+        assert_eq!(aws.named().0.len(), 2);
+        let own = aws.with(|iam| iam.own.clone());
+        let writers: Vec<&str> = own.iter().map(|call| call["RoleArn"].as_str()).collect();
+        assert_eq!(writers, [REVOKER, other]);
+    }
+}
