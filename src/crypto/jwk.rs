@@ -14,6 +14,7 @@ use jsonwebtoken::DecodingKey;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::curve::{is_on_p256, is_on_p384};
 use super::digest::sha256;
 use super::jwt_provider::PROVIDER;
 use super::small_order::is_small_order;
@@ -162,6 +163,15 @@ pub enum JwkError {
     /// RSA modulus too short or too long.
     #[error("an RSA key must have 2048 to 4096 bits")]
     RsaSize,
+    /// RSA modulus of a generator whose private keys can be computed.
+    #[error(
+        "the RSA key was made by a generator whose private keys can be computed (CVE-2017-15361): make \
+         another one elsewhere"
+    )]
+    RsaGenerator,
+    /// A point that is not of the key's curve.
+    #[error("the key is no point of its curve: no signature by it verifies")]
+    NotOnCurve,
     /// RSA exponent even, too small or too large.
     #[error("an RSA key's public exponent must be odd, from 65537 to 33 bits")]
     RsaExponent,
@@ -264,6 +274,9 @@ fn rsa(n: Vec<u8>, e: Vec<u8>) -> Result<Point, JwkError> {
     let bits = n.len() * 8 - top.leading_zeros() as usize;
     if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {
         return Err(JwkError::RsaSize);
+    }
+    if super::roca::has_fingerprint(&n) {
+        return Err(JwkError::RsaGenerator);
     }
     if e.len() > 5 || e.first().is_none_or(|top| *top == 0) {
         return Err(JwkError::RsaExponent);
@@ -475,6 +488,17 @@ impl PublicJwk {
         key
     }
 
+    /// Refuses a key that is no point of its curve. It costs about as much as a signature, so it is for
+    /// keys that are to be registered: where a signature is verified, such a key verifies none.
+    pub fn check_on_curve(&self) -> Result<(), JwkError> {
+        let on_curve = match &self.point {
+            Point::P256 { x, y } => is_on_p256(&[&[4], x.as_slice(), y].concat()),
+            Point::P384 { x, y } => is_on_p384(&[&[4], x.as_slice(), y].concat()),
+            Point::Ed25519 { .. } | Point::Rsa { .. } => true,
+        };
+        on_curve.then_some(()).ok_or(JwkError::NotOnCurve)
+    }
+
     /// The thumbprint (RFC 7638, RFC 8037), base64url of SHA-256.
     #[must_use]
     pub fn thumbprint(&self) -> String {
@@ -631,6 +655,36 @@ mod tests {
     fn with(mut value: Value, name: &str, member: Value) -> Value {
         value[name] = member;
         value
+    }
+
+    #[test]
+    fn a_key_of_a_generator_that_can_be_computed_is_refused() {
+        let weak = with(rsa(), "n", json!(super::super::roca::WEAK));
+        assert_eq!(parse(&weak).unwrap_err(), JwkError::RsaGenerator);
+        parse(&rsa()).unwrap();
+    }
+
+    #[test]
+    fn a_point_beside_its_curve_is_told() {
+        let key = parse(&p256()).unwrap();
+        key.jwk().check_on_curve().unwrap();
+        let zeros = |bytes: usize| json!(URL_SAFE_NO_PAD.encode(vec![0; bytes]));
+        let beside = [
+            with(p256(), "y", p256()["x"].clone()),
+            with(p256(), "x", zeros(32)),
+            with(with(p256(), "x", zeros(32)), "y", zeros(32)),
+            json!({"kty": "EC", "crv": "P-384", "x": zeros(48), "y": zeros(48)}),
+            with(p256(), "y", json!(URL_SAFE_NO_PAD.encode([0xff; 32]))),
+        ];
+        for jwk in beside {
+            let key = parse(&jwk).unwrap();
+            assert_eq!(
+                key.jwk().check_on_curve(),
+                Err(JwkError::NotOnCurve),
+                "{jwk}"
+            );
+        }
+        parse(&ed25519()).unwrap().jwk().check_on_curve().unwrap();
     }
 
     #[test]

@@ -29,12 +29,14 @@
 //! as far as *ring* allows, and compare in constant time. Errors say what is wrong with an input
 //! and never quote it.
 
+mod curve;
 pub mod digest;
 pub mod jwk;
 pub mod jwt;
 pub mod jwt_provider;
 pub mod keyring;
 pub mod random;
+mod roca;
 pub mod sealer;
 pub mod signer;
 mod small_order;
@@ -51,3 +53,4 @@ pub use keyring::{KeyPurpose, KeySchedule, SigningKeyRecord};
 pub use random::{SystemRandom, random_token, token_digest};
 pub use sealer::{OpenError, SealContext, SealError, Sealer, SealingKeys};
 pub use signer::{LocalSigner, PrivateKey, SignError, Signer, sign_jwt};
+pub use small_order::is_small_order;

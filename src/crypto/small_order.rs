@@ -36,7 +36,8 @@ const fn with_ends(first: u8, between: u8, last: u8) -> [u8; 32] {
 }
 
 /// Whether these 32 bytes encode a point of small order, with either sign.
-pub(super) fn is_small_order(key: &[u8; 32]) -> bool {
+#[must_use]
+pub fn is_small_order(key: &[u8; 32]) -> bool {
     let mut y = *key;
     y[31] &= 0x7f;
     SMALL_ORDER.contains(&y)

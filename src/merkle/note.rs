@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::signature::{ED25519, UnparsedPublicKey};
 
 use super::hash::digest_prefix;
+use crate::crypto::is_small_order;
 
 /// The largest note: room for a checkpoint and sixteen post-quantum cosignatures of 5 kB.
 pub const MAX_NOTE_BYTES: usize = 128 * 1024;
@@ -44,6 +45,9 @@ pub enum KeyError {
     /// An Ed25519 key has 32 bytes.
     #[error("an Ed25519 key has 32 bytes, not {0}")]
     KeyLength(usize),
+    /// An Ed25519 point with which anyone can sign.
+    #[error("the key is a point of small order: signatures by it prove nothing")]
+    SmallOrder,
     /// An Ed25519 signature has 64 bytes.
     #[error("an Ed25519 signature has 64 bytes, not {0}")]
     SignatureLength(usize),
@@ -158,7 +162,11 @@ impl<'a> KeyParts<'a> {
 
     pub(super) fn public_key(&self) -> Result<[u8; 32], KeyError> {
         let key = self.key.as_slice();
-        key.try_into().map_err(|_| KeyError::KeyLength(key.len()))
+        let key = key.try_into().map_err(|_| KeyError::KeyLength(key.len()))?;
+        if is_small_order(&key) {
+            return Err(KeyError::SmallOrder);
+        }
+        Ok(key)
     }
 
     pub(super) fn check_id(&self, id: [u8; KEY_ID_BYTES]) -> Result<(), KeyError> {
@@ -426,6 +434,11 @@ mod tests {
         assert_eq!(with(&[4; 33]), KeyError::UnsupportedType(4));
         assert_eq!(with(&[1; 32]), KeyError::KeyLength(31));
         assert_eq!(with(&[]), KeyError::Malformed);
+        let mut small_order = [0; 33];
+        small_order[0] = ED25519_TYPE;
+        assert_eq!(with(&small_order), KeyError::SmallOrder);
+        small_order[1] = 1;
+        assert_eq!(with(&small_order), KeyError::SmallOrder);
         VerifierKey::new(&"n".repeat(255), [0; 32]).unwrap();
         assert_eq!(
             VerifierKey::new(&"n".repeat(256), [0; 32]),

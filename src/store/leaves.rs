@@ -1,11 +1,13 @@
 //! The ledger, for reading: leaves, tiles, decisions.
 
+use tracing::error;
+
 use super::codec::{digest, signed, unsigned};
 use super::{Store, StoreError, read};
 use crate::clock::Timestamp;
 use crate::domain::leaf::Opening;
 use crate::ids::DecisionId;
-use crate::merkle::Hash;
+use crate::merkle::{Hash, leaf_hash};
 
 /// A leaf that was read. Its body is gone once it was pruned; its hash stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,11 +228,13 @@ impl Store {
         });
         rows.into_iter()
             .map(|(index, hash, at, body, salt, input)| {
+                let index = unsigned("leaf", index)?;
+                let hash = Hash::from(digest("leaf hash", &hash)?);
                 Ok(DecisionRow {
-                    index: unsigned("leaf", index)?,
-                    hash: Hash::from(digest("leaf hash", &hash)?),
+                    index,
+                    hash,
                     at,
-                    body,
+                    body: genuine(index, &hash, body)?,
                     input: opening(salt, input)?,
                 })
             })
@@ -262,13 +266,30 @@ impl Store {
 fn stored(
     (index, hash, body, subject, at): (i64, Vec<u8>, Option<Vec<u8>>, Option<String>, Timestamp),
 ) -> Result<StoredLeaf, StoreError> {
+    let index = unsigned("leaf", index)?;
+    let hash = Hash::from(digest("leaf hash", &hash)?);
     Ok(StoredLeaf {
-        index: unsigned("leaf", index)?,
-        hash: Hash::from(digest("leaf hash", &hash)?),
-        body,
+        index,
+        hash,
+        body: genuine(index, &hash, body)?,
         subject,
         at,
     })
+}
+
+/// A leaf's body, if it is the one that was hashed. What was changed since is given to no reader.
+fn genuine(index: u64, hash: &Hash, body: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, StoreError> {
+    match body {
+        Some(body) if leaf_hash(&body) != *hash => {
+            let told = format!(
+                "leaf {index} was changed in the store: its body does not have the hash {hash}; restore \
+                 it from an export of the log, and find out who wrote to the tables leaf and leaf_body"
+            );
+            error!(leaf = index, "{told}");
+            Err(StoreError::Forged(told))
+        }
+        body => Ok(body),
+    }
 }
 
 fn opening(salt: Option<Vec<u8>>, bytes: Option<Vec<u8>>) -> Result<Option<Opening>, StoreError> {

@@ -15,20 +15,20 @@ cases! {
         };
         seed(store, writes).await;
         assert_eq!(store.head(&head_seal()).await.unwrap(), Some(head(3)));
-        assert_eq!(store.leaf_hashes(1, 10).await.unwrap(), vec![hash(1), hash(2)]);
+        assert_eq!(store.leaf_hashes(1, 10).await.unwrap(), vec![leaf(1).hash, leaf(2).hash]);
         assert_eq!(store.leaf_hashes(3, 10).await.unwrap(), vec![]);
         assert_eq!(store.leaf_hashes(u64::MAX, u64::MAX).await.unwrap(), vec![]);
         let leaves = store.leaves(0, 2).await.unwrap();
         assert_eq!(leaves.len(), 2);
         assert_eq!(leaves[1].body.as_deref(), Some(&b"leaf 1"[..]));
-        assert_eq!((leaves[1].hash, leaves[1].at), (hash(1), at(1)));
+        assert_eq!((leaves[1].hash, leaves[1].at), (leaf(1).hash, at(1)));
         assert_eq!(leaves[1].subject.as_deref(), Some("dev:a"));
         assert_eq!(store.leaf(3).await.unwrap(), None);
         assert_eq!(store.decision_index(uuid(502).into()).await.unwrap(), Some(2));
         assert_eq!(store.decision_index(DecisionId::from(uuid(9))).await.unwrap(), None);
         let decisions = store.decisions(1, 9, 5).await.unwrap();
         let found: Vec<_> = decisions.iter().map(|row| (row.index, row.hash, row.at)).collect();
-        assert_eq!(found, [(1, hash(1), at(1)), (2, hash(2), at(2))]);
+        assert_eq!(found, [(1, leaf(1).hash, at(1)), (2, leaf(2).hash, at(2))]);
         let input = decisions[1].input.as_ref().unwrap();
         assert_eq!((input.bytes.as_slice(), decisions[1].body.as_deref()), (&b"input"[..], Some(&b"leaf 2"[..])));
         assert_eq!(store.decisions(0, 9, 1).await.unwrap()[0].index, 0);
@@ -38,7 +38,7 @@ cases! {
         assert_eq!(openings.input.unwrap().bytes, b"input");
         assert_eq!((openings.purpose, store.openings(99).await.unwrap().input), (None, None));
         let view = seen(store, Needs { hashes_from: 1, ..Needs::default() }).await;
-        assert_eq!((view.head, view.hashes), (Some(sealed(3, 1)), vec![hash(1), hash(2)]));
+        assert_eq!((view.head, view.hashes), (Some(sealed(3, 1)), vec![leaf(1).hash, leaf(2).hash]));
         assert_eq!((view.newest_at, store.newest_leaf_at().await.unwrap()), (Some(at(2)), Some(at(2))));
         assert_eq!(view.clock.is_some(), store.kind() == "postgres");
 

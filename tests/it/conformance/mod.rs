@@ -22,7 +22,7 @@ use taskpass::domain::session::{EndReason, Session, SessionState};
 use taskpass::domain::task::{Task, TaskState};
 use taskpass::domain::workload::OneTime;
 use taskpass::ids::{BatchId, CutoffId, DecisionId, SessionId, TaskId};
-use taskpass::merkle::{Hash, Tile};
+use taskpass::merkle::{Hash, Tile, leaf_hash};
 use taskpass::store::admins::AdminBinding;
 use taskpass::store::append::{
     ActWrite, LeafRow, MintLease, Needs, RetryFacts, SessionEnd, TaskChange, View, Writes,
@@ -243,10 +243,11 @@ fn session(n: u128, task: u128, parent: Option<u128>) -> Session {
 }
 
 fn leaf(index: u64) -> LeafRow {
+    let body = format!("leaf {index}").into_bytes();
     LeafRow {
         index,
-        hash: hash(index),
-        body: format!("leaf {index}").into_bytes(),
+        hash: leaf_hash(&body),
+        body,
         decision: Some(uuid(u128::from(index) + 500).into()),
         subject: Some("dev:a".into()),
         at: at(i64::try_from(index).unwrap()),

@@ -1,0 +1,25 @@
+//! Whether a public key is a point of its NIST curve.
+
+use ring::agreement::{
+    Algorithm, ECDH_P256, ECDH_P384, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral,
+};
+use ring::rand::SystemRandom;
+
+/// Whether an uncompressed point is one of P-256.
+pub(super) fn is_on_p256(point: &[u8]) -> bool {
+    is_on(&ECDH_P256, point)
+}
+
+/// Whether an uncompressed point is one of P-384.
+pub(super) fn is_on_p384(point: &[u8]) -> bool {
+    is_on(&ECDH_P384, point)
+}
+
+/// *ring* checks a peer's point before it agrees on anything with it; what is agreed on is dropped.
+fn is_on(curve: &'static Algorithm, point: &[u8]) -> bool {
+    let own = EphemeralPrivateKey::generate(curve, &SystemRandom::new());
+    own.is_ok_and(|own| {
+        let peer = UnparsedPublicKey::new(curve, point);
+        agree_ephemeral(own, &peer, |_| ()).is_ok()
+    })
+}
