@@ -2,24 +2,24 @@
 
 use serde_json::Value;
 
-use crate::support::fleet::{Fleet, Replica};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::Kind;
+use crate::support::rig::{ADMIN, Kind, Rig, ask};
+use crate::support::server::Server;
 
-async fn begin(kind: Kind) -> (Fleet, Replica) {
-    Fleet::on(kind).await
+async fn begin(kind: Kind) -> Rig {
+    Rig::new(kind).await
 }
 
-fn keys(fleet: &Fleet, replica: &Replica, arguments: &[&str]) -> Ended {
+fn keys(server: &Server, arguments: &[&str]) -> Ended {
     Launch::taskpass(["keys"].iter().chain(arguments).copied())
-        .env("TASKPASS_URL", format!("http://{}", replica.address))
-        .env("TASKPASS_TOKEN", &fleet.admin)
+        .env("TASKPASS_URL", format!("http://{}", server.address))
+        .env("TASKPASS_TOKEN", ADMIN)
         .run()
 }
 
 /// The key that signs access tokens.
-fn signing(fleet: &Fleet, replica: &Replica) -> String {
-    let listed = keys(fleet, replica, &["list", "--json"]);
+fn signing(server: &Server) -> String {
+    let listed = keys(server, &["list", "--json"]);
     assert_eq!(listed.code(), Some(0), "{listed:?}");
     let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
     let keys = listed["keys"].as_array().unwrap();
@@ -30,11 +30,13 @@ fn signing(fleet: &Fleet, replica: &Replica) -> String {
 }
 
 on_both_stores! {
-    async fn keys_revoke_says_what_stops_and_asks_and_issuance_goes_on(fleet, replica) {
-        let granted = replica.ask(&fleet.token()).await.expect(201);
-        let kid = signing(fleet, replica);
+    async fn keys_revoke_says_what_stops_and_asks_and_issuance_goes_on(mut rig: Rig) {
+        let (server, _) = rig.serve();
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let kid = signing(&server);
+        assert_eq!(kid, issued.session.kid);
         // Nobody can be asked here, so nothing is done; what would be is told.
-        let asked = keys(fleet, replica, &["revoke", "--", &kid]);
+        let asked = keys(&server, &["revoke", "--", &kid]);
         assert_eq!(asked.code(), Some(2), "{asked:?}");
         for part in [
             "would be withdrawn; it signs new tokens now",
@@ -46,19 +48,21 @@ on_both_stores! {
         ] {
             assert!(asked.stderr.contains(part), "{part}: {}", asked.stderr);
         }
-        assert_eq!(signing(fleet, replica), kid);
-        assert!(fleet.is_good(replica, &granted).await);
+        assert_eq!(signing(&server), kid);
+        assert!(rig.is_good(&issued).await);
 
-        let done = keys(fleet, replica, &["revoke", "--yes", "--", &kid]);
+        let done = keys(&server, &["revoke", "--yes", "--", &kid]);
         assert_eq!(done.code(), Some(0), "{done:?}");
-        assert!(done.stdout.contains("is withdrawn") && done.stdout.contains("issuance goes on"), "{}", done.stdout);
-        assert!(!fleet.is_good(replica, &granted).await);
-        let next = replica.ask(&fleet.token()).await.expect(201);
-        assert!(fleet.is_good(replica, &next).await);
+        for part in ["is withdrawn; it signed new tokens until now", "issuance goes on: "] {
+            assert!(done.stdout.contains(part), "{part}: {}", done.stdout);
+        }
+        assert!(!rig.is_good(&issued).await);
+        let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        assert!(rig.is_good(&next).await);
 
         // The next successor is published, and not for long enough: that is told, too.
-        let kid = signing(fleet, replica);
-        let done = keys(fleet, replica, &["revoke", "--yes", "--json", "--", &kid]);
+        let kid = signing(&server);
+        let done = keys(&server, &["revoke", "--yes", "--json", "--", &kid]);
         let told: Value = serde_json::from_str(&done.stdout).unwrap();
         assert_eq!((&told["kid"], &told["withdrawn"]), (&Value::from(kid), &Value::from(true)));
         assert!(told["successor"].is_null() && told["issuance_resumes_at"].is_string(), "{told}");
