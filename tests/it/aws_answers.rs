@@ -78,7 +78,7 @@ on_both_stores! {
             let answer = ResponseTemplate::new(400).set_body_raw(refused, "text/xml");
             let sts = Sts::answering(answer).await;
             let rig = rig_on(kind, &sts.url()).await;
-            let issued = rig.issue("agent:reports", wanting("assumed-bucket", reading())).await;
+            let issued = rig.issue("agent:reports", wanting("reports-bucket", reading())).await;
             let Err(BrokerError::Denied(denied)) = issued else {
                 panic!("{issued:?}");
             };

@@ -12,7 +12,10 @@ async fn begin(kind: Kind) -> Rig {
 
 fn keys(server: &Server, arguments: &[&str]) -> Ended {
     Launch::taskpass(["keys"].iter().chain(arguments).copied())
-        .env("TASKPASS_URL", format!("http://{}", server.address))
+        .env(
+            "TASKPASS_URL",
+            format!("http://localhost:{}", server.address.port()),
+        )
         .env("TASKPASS_TOKEN", ADMIN)
         .run()
 }

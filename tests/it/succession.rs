@@ -765,12 +765,12 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
         let places = store.deny_places().await.unwrap();
         let names: Vec<&str> = places.iter().map(|place| &*place.name).collect();
         assert_eq!(names, denied);
+        let cutoffs = store.cutoffs(99).await.unwrap();
         for name in &denied {
-            let since = taskpass::clock::Timestamp::EPOCH;
-            assert!(
-                store.widened_at(name, since).await.unwrap().is_some(),
-                "{name}"
-            );
+            let widened = |cutoff: &taskpass::store::cutoffs::SealedCutoff| {
+                cutoff.claimed().widened_to.as_deref() == Some(name.as_str())
+            };
+            assert!(cutoffs.iter().any(widened), "{name}");
         }
         store.close().await;
     }
