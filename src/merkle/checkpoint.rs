@@ -11,10 +11,8 @@ use super::parse_decimal;
 pub const MAX_ORIGIN_BYTES: usize = 255;
 
 /// The head of a log. Its text, which is what a log's key signs, is three lines: origin, size in
-/// decimal, root in base64.
-///
-/// Extension lines are refused: no one who follows a log could check them, our log has none, and a
-/// text of three lines has one meaning.
+/// decimal, root in base64. Extension lines may follow. They are kept as they are, for they are signed
+/// with the rest, and nothing is read from them; our own log writes none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
     /// The log.
@@ -23,16 +21,18 @@ pub struct Checkpoint {
     pub size: u64,
     /// Its root.
     pub root: Hash,
+    /// Lines behind these, none of them empty.
+    pub extensions: Vec<String>,
 }
 
 /// Why a text is not a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
-    /// Not three lines.
-    #[error("a checkpoint is three lines: origin, size, root")]
+    /// Not three lines and more.
+    #[error("a checkpoint begins with three lines: origin, size, root")]
     Malformed,
-    /// Lines after the third.
-    #[error("the checkpoint has extension lines")]
+    /// An empty line after the third.
+    #[error("a checkpoint's extension lines are not empty")]
     Extension,
     /// The origin is empty, too long or has control characters.
     #[error("a checkpoint's origin has 1 to {MAX_ORIGIN_BYTES} bytes and no control characters")]
@@ -70,6 +70,7 @@ impl Checkpoint {
             origin: origin.to_owned(),
             size,
             root,
+            extensions: Vec::new(),
         })
     }
 
@@ -82,7 +83,10 @@ impl Checkpoint {
 
 impl fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}\n{}\n{}\n", self.origin, self.size, self.root)
+        writeln!(f, "{}\n{}\n{}", self.origin, self.size, self.root)?;
+        self.extensions
+            .iter()
+            .try_for_each(|line| writeln!(f, "{line}"))
     }
 }
 
@@ -98,12 +102,16 @@ impl FromStr for Checkpoint {
         else {
             return Err(CheckpointError::Malformed);
         };
-        if lines.next().is_some() {
+        let extensions: Vec<String> = lines.map(str::to_owned).collect();
+        if extensions.iter().any(String::is_empty) {
             return Err(CheckpointError::Extension);
         }
         let size = parse_decimal(size).ok_or(CheckpointError::Size)?;
         let root = root.parse().map_err(|_| CheckpointError::Root)?;
-        Self::new(origin, size, root)
+        Ok(Self {
+            extensions,
+            ..Self::new(origin, size, root)?
+        })
     }
 }
 
@@ -171,14 +179,12 @@ mod tests {
         assert_eq!(parse(""), CheckpointError::Malformed);
         assert_eq!(parse("o\n1\n"), CheckpointError::Malformed);
         assert_eq!(parse(&format!("o\n1\n{ROOT}")), CheckpointError::Malformed);
-        assert_eq!(
-            parse(&format!("o\n1\n{ROOT}\nextension\n")),
-            CheckpointError::Extension
-        );
-        assert_eq!(
-            parse(&format!("o\n1\n{ROOT}\n\n")),
-            CheckpointError::Extension
-        );
+        for empty in ["\n", "extension\n\n", "\nextension\n"] {
+            assert_eq!(
+                parse(&format!("o\n1\n{ROOT}\n{empty}")),
+                CheckpointError::Extension
+            );
+        }
         assert_eq!(parse(&format!("\n1\n{ROOT}\n")), CheckpointError::Origin);
         assert_eq!(
             parse(&format!("a\tb\n1\n{ROOT}\n")),
@@ -221,6 +227,21 @@ mod tests {
             Checkpoint::new(&"o".repeat(256), 0, EMPTY_ROOT),
             Err(CheckpointError::Origin)
         );
+    }
+
+    #[test]
+    fn extension_lines_are_signed_with_the_rest_and_change_nothing() {
+        let key = TestLogKey::new("ours.example/log", 1);
+        let text = format!("ours.example/log\n1\n{ROOT}\nextension data\nmore\n");
+        let checkpoint: Checkpoint = text.parse().unwrap();
+        assert_eq!(checkpoint.extensions, ["extension data", "more"]);
+        assert_eq!((checkpoint.size, checkpoint.text()), (1, text));
+        let note = key.sign(&checkpoint);
+        let keys = [key.key];
+        let opened = SignedCheckpoint::open(note.as_bytes(), &keys).unwrap();
+        assert_eq!(opened.checkpoint(), &checkpoint);
+        let cut = note.replacen("more\n", "", 1);
+        assert!(SignedCheckpoint::open(cut.as_bytes(), &keys).is_err());
     }
 
     #[test]

@@ -267,6 +267,28 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
 }
 
 #[test]
+fn unknown_members_of_an_answer_are_told() {
+    let sample = Sample::new();
+    let jwks = ["--jwks", "jwks"];
+    let mut issued = sample.issued();
+    let out = holds(&sample.verify(&issued, &jwks));
+    assert!(!out.contains("this version knows no"), "{out}");
+    issued["issued_token_type"] = json!("urn:ietf:params:oauth:token-type:jwt");
+    issued["approved_by"] = json!("somebody");
+    issued["session"]["sealed"] = json!(true);
+    issued["receipt"]["note\u{1b}[2J"] = json!("x");
+    let out = holds(&sample.verify(&issued, &jwks));
+    let note = out
+        .lines()
+        .find(|line| line.contains("this version knows no"));
+    let note = note.unwrap_or_else(|| panic!("{out}"));
+    for member in ["`approved_by`", "`session.sealed`", "`receipt.note"] {
+        assert!(note.contains(member), "{note}");
+    }
+    assert!(!note.contains('\u{1b}'), "{note:?}");
+}
+
+#[test]
 fn what_an_answer_gains_is_held_against_its_leaf() {
     let sample = Sample::new();
     let jwks = ["--jwks", "jwks"];
@@ -290,7 +312,7 @@ fn what_an_answer_gains_is_held_against_its_leaf() {
         (
             "",
             "issued_token_type",
-            json!("urn:ietf:params:oauth:token-type:jwt"),
+            json!("urn:ietf:params:oauth:token-type:id_token"),
         ),
         ("", "expires_in", json!(LIFE + 1)),
         ("", "session_id", json!(DECISION)),

@@ -139,6 +139,32 @@ fn a_log_that_grows_is_followed_over_the_borders_of_tiles_and_levels() {
 }
 
 #[test]
+fn a_checkpoint_with_extension_lines_is_followed_like_any_other() {
+    let scene = Scene::new();
+    let extended = |leaves: &[Vec<u8>], lines: &str| {
+        let (size, root) = (leaves.len(), STANDARD.encode(root(leaves)));
+        let text = format!("{ORIGIN}\n{size}\n{root}\n{lines}");
+        scene.log.sign(&text)
+    };
+    let all = grown(700, 700, 0);
+    let mut noted = String::new();
+    for (size, lines) in [(300, "extension data\n"), (700, "more\nand more\n"), (700, "other\n")] {
+        noted = extended(&all[..size], lines);
+        scene.server.show_note(&noted, &all[..size]);
+        says(&scene.once(&[]), 0, &format!("broker.test/log has {size} leaves"));
+    }
+    assert_eq!(scene.evidence(), Vec::<PathBuf>::new());
+    // It is signed with the rest.
+    let altered = noted.replacen("other\n", "forged\n", 1);
+    scene.server.show_note(&altered, &all);
+    assert_ne!(scene.once(&[]).code(), Some(0));
+    // And what it stands beside is held to what was signed before.
+    let forked = grown(700, 250, 1);
+    scene.server.show_note(&extended(&forked, "other\n"), &forked);
+    says(&scene.once(&[]), 1, "two trees of 700 leaves");
+}
+
+#[test]
 fn a_fork_is_called_out_with_evidence_that_convinces_others() {
     for (old, new, fork) in [
         (5, 8, 3),

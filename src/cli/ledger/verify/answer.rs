@@ -18,7 +18,7 @@ use crate::domain::leaf::{DecisionLeaf, Event, Leaf, TaskLeaf};
 use crate::domain::session::{LOCAL_MINTER, SessionState};
 use crate::domain::task::TaskState;
 use crate::domain::workload::KeyBinding;
-use crate::http::oauth::token::ACCESS_TOKEN;
+use crate::http::oauth::token::{ACCESS_TOKEN, JWT};
 use crate::http::problem;
 use crate::merkle::{Receipt, TlogProof, TlogProofError};
 use crate::mint;
@@ -31,6 +31,97 @@ const PARTS: [&str; 6] = [
     "task",
     "decision",
     "type",
+];
+
+/// Every member that an answer of this version has, by the object in which it stands.
+const MEMBERS: [(&str, &[&str]); 6] = [
+    (
+        "",
+        &[
+            "access_token",
+            "allowed",
+            "authorization_details",
+            "code",
+            "credential",
+            "decision",
+            "decision_id",
+            "detail",
+            "expires_in",
+            "issued_token_type",
+            "leaf",
+            "observed",
+            "receipt",
+            "scope",
+            "session",
+            "session_id",
+            "status",
+            "task",
+            "task_handle",
+            "title",
+            "token_type",
+            "type",
+        ],
+    ),
+    (
+        "credential",
+        &[
+            "access_key_id",
+            "access_token",
+            "expiration",
+            "expires_in",
+            "region",
+            "secret_access_key",
+            "session_token",
+            "token_type",
+            "type",
+        ],
+    ),
+    (
+        "decision",
+        &["generation", "id", "observed", "outcome", "policies"],
+    ),
+    (
+        "receipt",
+        &[
+            "checkpoint",
+            "inclusion_proof",
+            "index",
+            "leaf",
+            "leaf_hash",
+            "tree_size",
+        ],
+    ),
+    (
+        "session",
+        &[
+            "authorization_details",
+            "confirmed_at",
+            "decision_id",
+            "denying",
+            "end_reason",
+            "ended_at",
+            "expires_at",
+            "id",
+            "issued_at",
+            "parent_session_id",
+            "resource",
+            "revocability",
+            "state",
+            "task_id",
+            "workload",
+        ],
+    ),
+    (
+        "task",
+        &[
+            "deadline",
+            "handle",
+            "heartbeat_seconds",
+            "id",
+            "state",
+            "type",
+        ],
+    ),
 ];
 
 /// What a file held.
@@ -101,6 +192,7 @@ impl Held {
     pub(super) fn check(&self, verdict: &mut Verdict, leaf: &Leaf) {
         let read = serde_json::from_slice(&self.receipt.leaf).unwrap_or_default();
         self.hold(verdict, vec![("/leaf", read)]);
+        self.tell_unknown_members(verdict);
         match (self.kind, &leaf.event) {
             (Kind::Receipt | Kind::TlogProof | Kind::Log | Kind::Shown, _) => {}
             (Kind::Opened, Event::TaskOpened(opened)) => {
@@ -152,6 +244,13 @@ impl Held {
         }
         self.hold(verdict, told_of_making(decision, at));
         self.check_life(verdict, decision, at);
+        if let Some(said) = self.answer.get("issued_token_type")
+            && ![ACCESS_TOKEN, JWT].iter().any(|known| said == known)
+        {
+            let told =
+                format!("the answer's issued_token_type is {said}, which no token of ours has");
+            verdict.fail(Claim::Decided, told);
+        }
         if self.answer.get("credential").is_some() {
             self.check_credential(verdict, decision);
         }
@@ -164,6 +263,29 @@ impl Held {
             self.hold(verdict, vec![("/task", task)]);
         } else {
             self.check_parts(verdict, &["task"]);
+        }
+    }
+
+    /// What a later version's answer says beside, or somebody else: no leaf vouches for it.
+    fn tell_unknown_members(&self, verdict: &mut Verdict) {
+        let mut unknown = Vec::new();
+        for (part, known) in MEMBERS {
+            let object = match part {
+                "" => self.answer.as_object(),
+                part => self.answer.get(part).and_then(Value::as_object),
+            };
+            let names = object.into_iter().flat_map(Map::keys);
+            let names = names.filter(|name| !known.contains(&name.as_str()));
+            unknown.extend(names.map(|name| match part {
+                "" => format!("`{name}`"),
+                part => format!("`{part}.{name}`"),
+            }));
+        }
+        if !unknown.is_empty() {
+            verdict.notes.push(format!(
+                "this version knows no {} in such an answer, so it was not looked at",
+                unknown.join(", ")
+            ));
         }
     }
 
@@ -348,7 +470,6 @@ fn told_of_making(decision: &DecisionLeaf, at: Timestamp) -> Vec<(&'static str, 
     let mut told = vec![
         ("/credential/token_type", token_type.clone()),
         ("/token_type", token_type),
-        ("/issued_token_type", Value::from(ACCESS_TOKEN)),
         ("/session/issued_at", Value::from(issued_at)),
         ("/session/state", Value::from(SessionState::Active.as_str())),
         ("/session/end_reason", Value::Null),
