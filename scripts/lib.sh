@@ -7,6 +7,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 tools=${TASKPASS_TOOLS:-$root/.tools}
 # shellcheck disable=SC2034 # read by the scripts that source this
 venv=$tools/venv
+# An environment of its own for what needs other versions of the same packages.
+# shellcheck disable=SC2034
+description=$tools/description
 # shellcheck disable=SC2034
 node=$tools/node
 

@@ -8,7 +8,7 @@ use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::{Client, send};
 use crate::support::issuer::AUDIENCE;
 use crate::support::keys::{base64url, peek};
-use crate::support::moto::python_program;
+use crate::support::moto::{other_python_program, python_program};
 use crate::support::process::{Ended, Launch, Process};
 use crate::support::rig::Kind;
 use crate::support::tls::Identity;
@@ -136,6 +136,44 @@ async fn a_client_of_python_passes_untouched() {
             "what is wrong has the name of its standard",
         ]
     );
+}
+
+/// The rows of the table in `docs/standards.md` that are about these libraries.
+fn rows(libraries: &[&str]) -> Vec<String> {
+    let document = include_str!("../../docs/standards.md");
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| "));
+    let rows = rows.filter_map(|line| line.strip_suffix(" |"));
+    let of = |row: &&str| {
+        row.split(" | ")
+            .next()
+            .is_some_and(|name| libraries.contains(&name))
+    };
+    rows.filter(of).map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stock_clients_of_javascript_run_by_what_the_metadata_advertises() {
+    let (_fleet, _replica, given) = broker_and_client().await;
+    let ended = node::script("advertised.mjs")
+        .file("given", given.to_string())
+        .run();
+    assert_eq!(seen(&ended), rows(&["openid-client", "oauth4webapi"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stock_clients_of_python_run_by_what_the_metadata_advertises() {
+    for (library, python) in [
+        ("Authlib", python_program("python")),
+        ("requests-oauthlib", other_python_program("python")),
+    ] {
+        let (_fleet, _replica, given) = broker_and_client().await;
+        let ended = Launch::program(python, ["advertised.py", library])
+            .file("advertised.py", include_str!("../foreign/advertised.py"))
+            .file("given", given.to_string())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .run();
+        assert_eq!(seen(&ended), rows(&[library]));
+    }
 }
 
 /// oidc-provider, which gives tokens to those who are registered in `tests/foreign/issuer.mjs`.

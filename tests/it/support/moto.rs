@@ -17,8 +17,17 @@ pub struct Moto {
 
 /// The programs of the project's Python environment.
 pub fn python_program(name: &str) -> PathBuf {
-    let venv = std::env::var_os("TASKPASS_TEST_VENV").map_or_else(
-        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".tools/venv"),
+    program_of("TASKPASS_TEST_VENV", ".tools/venv", name)
+}
+
+/// The programs of the other Python environment, with packages that want other versions.
+pub fn other_python_program(name: &str) -> PathBuf {
+    program_of("TASKPASS_TEST_DESCRIPTION", ".tools/description", name)
+}
+
+fn program_of(variable: &str, default: &str, name: &str) -> PathBuf {
+    let venv = std::env::var_os(variable).map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(default),
         PathBuf::from,
     );
     let program = venv.join("bin").join(name);
