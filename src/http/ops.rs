@@ -113,7 +113,7 @@ pub(super) fn exposition(broker: &crate::broker::Broker) -> Response {
 
 /// Metrics in the text format of `OpenMetrics`: without credentials for a direct request on this machine where no
 /// proxy is configured, otherwise for an identity with `readMetrics`.
-#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String), (status = 403, body = super::problem::ProblemBody)))]
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String, content_type = "application/openmetrics-text"), (status = 403, body = super::problem::ProblemBody)))]
 pub(super) async fn metrics(
     State(state): State<AppState>,
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,

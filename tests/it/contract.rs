@@ -1,5 +1,6 @@
 //! What every answer over HTTP keeps to, whoever asks and whatever was wrong, alike on both stores.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -140,6 +141,54 @@ on_both_stores! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_route_and_each_method_is_described_and_nothing_else() {
+    let (_fleet, replica) = Fleet::embedded();
+    let document: Value = replica.client.get("/openapi.json").await.expect(200);
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let sample = path
+            .replace("{path}", "checkpoint")
+            .replace("{list}", "0")
+            .replace("{index}", "0")
+            .replace("{id}", "01890a5d-ac96-774b-bcce-b302099a8057")
+            .replace("{kid}", "none")
+            .replace("{digest}", "sha256:00");
+        assert!(!sample.contains('{'), "{sample}");
+        let mut described: BTreeSet<String> = item
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(|one| one.to_uppercase())
+            .collect();
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            let named = method.parse().unwrap();
+            let answer = send(replica.client.request(named, &sample)).await;
+            let what = format!("{method} {path}: {}", answer.text());
+            let routed = answer.status != 405 && !answer.text().contains("no such resource");
+            assert_eq!(routed, described.contains(method), "{what}");
+            if !routed {
+                if described.contains("GET") {
+                    described.insert("HEAD".to_owned());
+                }
+                let allowed = answer.header("allow").unwrap_or_default().split(',');
+                let allowed: BTreeSet<_> = allowed.map(|one| one.trim().to_owned()).collect();
+                assert_eq!(allowed, described, "{what}");
+            }
+        }
+    }
+    for path in [
+        "/",
+        "/v1",
+        "/v1/nothing",
+        "/v2/sessions",
+        "/oauth2",
+        "/ledger",
+        "/docs",
+    ] {
+        assert_problem(&replica.client.get(path).await, 404, "not-found");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_description_is_whole() {
     let (_fleet, replica) = Fleet::embedded();
     let document: Value = replica.client.get("/openapi.json").await.expect(200);
@@ -158,8 +207,30 @@ async fn the_description_is_whole() {
             let responses = operation["responses"].as_object().unwrap();
             assert!(responses.contains_key("429"), "{what} may be limited");
             assert!(responses.contains_key("503"), "{what} may time out");
-            if path.starts_with("/v1/") {
-                assert!(responses.contains_key("401"), "{what} asks who calls");
+            // What is open says so, and nothing else is.
+            let open = operation["security"] == json!([]);
+            let public = path.contains("/.well-known/")
+                || path.starts_with("/status/")
+                || ["/livez", "/readyz", "/openapi.json"].contains(&path.as_str());
+            assert_eq!(open, public, "{what}: {}", operation["security"]);
+            assert_eq!(
+                responses.contains_key("401"),
+                !open,
+                "{what} asks who calls"
+            );
+            for parameter in operation["parameters"].as_array().unwrap_or(&Vec::new()) {
+                if let Some(name) = parameter["name"].as_str() {
+                    let in_path = path.contains(&format!("{{{name}}}"));
+                    assert_eq!(parameter["in"] == "path", in_path, "{what}: {name}");
+                }
+            }
+            for (status, response) in responses {
+                let headers = &response["headers"];
+                assert!(headers["x-request-id"].is_object(), "{what}: {status}");
+                let challenged = headers["WWW-Authenticate"].is_object();
+                assert_eq!(challenged, status == "401", "{what}: {status}");
+                let nonce = headers["DPoP-Nonce"].is_object();
+                assert_eq!(nonce, !open, "{what}: {status}");
             }
             if operation["requestBody"].is_object() {
                 for status in ["400", "413", "415"] {
@@ -169,9 +240,7 @@ async fn the_description_is_whole() {
             for (status, response) in responses {
                 if status.starts_with(['4', '5']) {
                     let content = response["content"].as_object().unwrap();
-                    let media_type = if path.starts_with("/oauth2/")
-                        && !["429", "500", "503"].contains(&status.as_str())
-                    {
+                    let media_type = if path.starts_with("/oauth2/") {
                         "application/json"
                     } else {
                         "application/problem+json"

@@ -10,7 +10,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
-use super::SOON;
+use super::{SOON, documented};
 
 /// A client of one server: no redirects, no proxies, a time limit.
 #[derive(Clone, Debug)]
@@ -131,14 +131,19 @@ pub async fn send(request: RequestBuilder) -> Answer {
         .unwrap_or_else(|error| panic!("no answer: {error:?}"))
 }
 
-/// Sends a request that may fail to be answered.
+/// Sends a request that may fail to be answered. What a broker answers must be as it is described.
 pub async fn try_send(request: RequestBuilder) -> reqwest::Result<Answer> {
-    let response = request.send().await?;
-    Ok(Answer {
+    let (client, request) = request.build_split();
+    let request = request?;
+    let (method, path) = (request.method().clone(), request.url().path().to_owned());
+    let response = client.execute(request).await?;
+    let answer = Answer {
         status: response.status().as_u16(),
         headers: response.headers().clone(),
         body: response.bytes().await?.to_vec(),
-    })
+    };
+    documented::check(method.as_str(), &path, &answer);
+    Ok(answer)
 }
 
 /// A whole answer.

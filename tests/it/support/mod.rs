@@ -81,6 +81,7 @@ macro_rules! on_both_stores {
 }
 
 pub mod canary;
+pub mod documented;
 pub mod fleet;
 pub mod http;
 pub mod issuer;

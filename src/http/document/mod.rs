@@ -22,12 +22,20 @@ use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr, Response};
 
 use super::problem::{SLUGS, urn};
 
+mod headers;
+mod shapes;
+
 const PROBLEM: &str = "application/problem+json";
 const PROBLEM_SCHEMA: &str = "#/components/schemas/ProblemBody";
 const OAUTH_SCHEMA: &str = "#/components/schemas/OAuthErrorBody";
 
 /// Paths that are for everybody.
 const OPEN: &[&str] = &["/livez", "/readyz", "/openapi.json"];
+
+/// Whether a path is for everybody.
+fn is_open(path: &str) -> bool {
+    OPEN.contains(&path) || path.contains("/.well-known/") || path.starts_with("/status/")
+}
 
 /// Paths that the configuration may make public.
 const MAYBE_OPEN: &[&str] = &[
@@ -37,6 +45,9 @@ const MAYBE_OPEN: &[&str] = &[
     "/v1/ledger/checkpoint",
     "/v1/ledger/consistency",
 ];
+
+/// Endpoints of OAuth's that may be asked with `private_key_jwt`, in the form, or with nothing else.
+const BY_FORM: &[&str] = &["/oauth2/token", "/oauth2/introspect", "/oauth2/revoke"];
 
 /// What the owner's handle may do in place of an attestation.
 const BY_HANDLE: &[&str] = &["/heartbeat", "/complete", "/abort", "/delegations"];
@@ -62,6 +73,8 @@ pub(super) fn complete(document: &mut OpenApi) {
         components.add_security_scheme(name, scheme);
     }
     name_problem_types(components);
+    shapes::complete(components);
+    headers::complete(components);
     for (path, item) in &mut document.paths.paths {
         for operation in operations(item) {
             describe(path, operation);
@@ -133,50 +146,72 @@ fn describe(path: &str, operation: &mut Operation) {
     if let (Some(noun), Some(verb)) = (noun, &mut operation.operation_id) {
         *verb = format!("{noun}_{verb}");
     }
-    operation.security = Some(security(path));
+    let requirements = security(path);
+    // A caller that says who it is may do so wrongly, and may prove a key.
+    let asks = !is_open(path);
+    let optional = requirements.contains(&SecurityRequirement::default());
+    operation.security = Some(requirements);
 
-    let asks = operation
-        .security
-        .as_ref()
-        .is_some_and(|all| !all.is_empty());
-    let parameters = || operation.parameters.iter().flatten();
+    let parameters = operation.parameters.get_or_insert_with(Vec::new);
+    for parameter in parameters.iter_mut() {
+        if let RefOr::T(own) = parameter
+            && let Some(schema) = &mut own.schema
+        {
+            shapes::refine_parameter(path, &own.name, schema);
+        }
+    }
     let has = |place: &ParameterIn| {
-        parameters()
+        parameters
+            .iter()
             .any(|parameter| matches!(parameter, RefOr::T(own) if own.parameter_in == *place))
     };
-    let (body, query, named) = (
-        operation.request_body.is_some(),
-        has(&ParameterIn::Query),
-        has(&ParameterIn::Path),
-    );
+    let named = has(&ParameterIn::Path);
+    if asks {
+        parameters.push(headers::proof());
+    }
+    let body = operation.request_body.is_some();
+    let oauth = super::oauth::is_served_at(path);
     let responses = &mut operation.responses.responses;
     for (status, applies) in [
-        (400, body || query),
+        // The head of any request may be refused.
+        (400, true),
         (401, asks),
+        // A revocation may block whoever asks, and policy refuse it.
+        (403, asks && path != "/oauth2/token" && !optional),
         (404, named),
+        (408, body),
         (413, body),
         (415, body),
         (429, true),
         (500, true),
+        (501, body),
         (503, true),
     ] {
         if applies {
-            add(responses, status, path.starts_with("/oauth2/"));
+            add(responses, status, oauth);
         }
     }
     for (status, response) in responses {
         if let RefOr::T(response) = response {
             finish(status, response);
+            headers::describe(path, status, asks, response);
         }
     }
 }
 
 fn security(path: &str) -> Vec<SecurityRequirement> {
     let scheme = |name: &str| SecurityRequirement::new(name, Vec::<String>::new());
-    if OPEN.contains(&path) || path.starts_with("/.well-known/") {
+    if is_open(path) {
+        // Empty, which says that it is open; absent would say nothing.
         return Vec::new();
     }
     let mut all = vec![scheme("attestation"), scheme("bound_attestation")];
+    if path == "/oauth2/token" {
+        all.clear();
+    }
+    if BY_FORM.contains(&path) {
+        all.push(SecurityRequirement::default());
+    }
     if path.starts_with("/v1/tasks/") && BY_HANDLE.iter().any(|act| path.ends_with(act)) {
         all.push(scheme("handle"));
     }
@@ -192,17 +227,14 @@ fn add(responses: &mut BTreeMap<String, RefOr<Response>>, status: u16, oauth: bo
         .or_insert_with(|| RefOr::T(Response::new("")));
     let RefOr::T(response) = response else { return };
     let reference = |schema: &str| RefOr::T(Content::new(Some(RefOr::Ref(Ref::new(schema)))));
-    // The OAuth endpoints speak RFC 6749; the layers before them do not.
-    if oauth && response.content.is_empty() && status != 500 {
-        response
-            .content
-            .insert("application/json".to_owned(), reference(OAUTH_SCHEMA));
-    }
-    if !oauth || status >= 429 {
-        response
-            .content
-            .insert(PROBLEM.to_owned(), reference(PROBLEM_SCHEMA));
-    }
+    let (media_type, schema) = if oauth {
+        ("application/json", OAUTH_SCHEMA)
+    } else {
+        (PROBLEM, PROBLEM_SCHEMA)
+    };
+    response
+        .content
+        .insert(media_type.to_owned(), reference(schema));
 }
 
 /// A problem has its own media type, and a status is described.

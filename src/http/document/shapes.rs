@@ -1,0 +1,406 @@
+//! What the handlers' types do not say of themselves: the forms of values that they take as text or as
+//! any object, with the lengths and numbers of [`crate::domain::limits`].
+
+#[cfg(test)]
+use serde_json::Map;
+use serde_json::{Value, json};
+use utoipa::openapi::schema::Schema;
+use utoipa::openapi::{Components, RefOr};
+
+use super::object_with;
+use crate::domain::limits::{
+    DEFAULT_PAGE, MAX_ACTIONS, MAX_BLOCK_SECONDS, MAX_DECISIONS_PAGE, MAX_DELEGATION_SECONDS,
+    MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_IDENTITY_BYTES,
+    MAX_LOCATIONS, MAX_PAGE, MAX_PURPOSE_BYTES, MAX_REASON_BYTES, MAX_SESSIONS_PER_TASK,
+    MIN_HEARTBEAT_SECONDS,
+};
+
+/// An id.
+const UUID: &str = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$";
+
+/// A generation's digest.
+const DIGEST: &str = "^sha256:[0-9a-f]{64}$";
+
+/// The printable ASCII of identities.
+const PRINTABLE: &str = "^[!-~]+$";
+
+fn id() -> Value {
+    json!({"format": "uuid", "pattern": UUID})
+}
+
+fn identity() -> Value {
+    json!({"minLength": 1, "maxLength": MAX_IDENTITY_BYTES, "pattern": PRINTABLE})
+}
+
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+/// Schemas that no type gives.
+fn schemas() -> [(&'static str, Value); 8] {
+    let texts = |most: usize| {
+        json!({
+            "type": "array",
+            "minItems": 1,
+            "maxItems": most,
+            "items": {"type": "string", "minLength": 1, "maxLength": MAX_GRANT_TEXT_BYTES},
+        })
+    };
+    let exactly = |name: &str, value: Value| {
+        json!({
+            "type": "object",
+            "required": [name],
+            "properties": {name: value},
+            "additionalProperties": false,
+        })
+    };
+    let text = || json!({"type": "string"});
+    let whole = || json!({"type": "integer", "minimum": 0});
+    [
+        (
+            "AuthorizationDetails",
+            json!({
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_DETAILS,
+                "items": reference("AuthorizationDetail"),
+            }),
+        ),
+        (
+            "AuthorizationDetail",
+            json!({
+                "description": "What is asked on a resource (RFC 9396). A list that is left out means \
+                                all that the resource registers.",
+                "oneOf": [
+                    {
+                        "type": "object",
+                        "required": ["type", "actions"],
+                        "properties": {
+                            "type": {"type": "string", "enum": ["api"]},
+                            "actions": texts(MAX_ACTIONS),
+                            "locations": texts(MAX_LOCATIONS),
+                        },
+                        "additionalProperties": false,
+                    },
+                    {
+                        "type": "object",
+                        "required": ["type", "actions"],
+                        "properties": {
+                            "type": {"type": "string", "enum": ["aws"]},
+                            "actions": texts(MAX_ACTIONS),
+                            "resources": texts(MAX_LOCATIONS),
+                            "region": {"type": "string", "minLength": 1},
+                        },
+                        "additionalProperties": false,
+                    },
+                ],
+            }),
+        ),
+        (
+            "Selector",
+            json!({
+                "description": "What is to be cut off.",
+                "oneOf": [
+                    exactly("workload", with(text(), identity())),
+                    exactly("task", with(text(), id())),
+                    exactly("resource", text()),
+                    exactly("attestor", text()),
+                    exactly("generation", with(text(), json!({"pattern": DIGEST}))),
+                    exactly("policy", text()),
+                    exactly("signing_key", text()),
+                    exactly("all", json!({"type": "boolean", "enum": [true]})),
+                ],
+            }),
+        ),
+        (
+            "BlockSeconds",
+            json!({
+                "description": "Seconds for which nothing new is granted, 0 for no block, or \
+                                `until_lifted`.",
+                "oneOf": [
+                    {"type": "integer", "minimum": 0, "maximum": MAX_BLOCK_SECONDS},
+                    {"type": "string", "enum": ["until_lifted"]},
+                ],
+            }),
+        ),
+        (
+            "Credential",
+            json!({
+                "description": "The secret.",
+                "oneOf": [
+                    {
+                        "type": "object",
+                        "required": ["type", "access_token", "token_type", "expires_in"],
+                        "properties": {
+                            "type": {"type": "string", "enum": ["jwt"]},
+                            "access_token": text(),
+                            "token_type": {"type": "string", "enum": ["Bearer", "DPoP"]},
+                            "expires_in": whole(),
+                        },
+                    },
+                    {
+                        "type": "object",
+                        "required": [
+                            "type", "access_key_id", "secret_access_key", "session_token",
+                            "expiration",
+                        ],
+                        "properties": {
+                            "type": {"type": "string", "enum": ["aws_sts"]},
+                            "access_key_id": text(),
+                            "secret_access_key": text(),
+                            "session_token": text(),
+                            "expiration": {"type": "string", "format": "date-time"},
+                            "region": {"type": ["string", "null"]},
+                        },
+                    },
+                ],
+            }),
+        ),
+        (
+            "Revocability",
+            json!({
+                "type": "object",
+                "description": "How soon the credential is dead after it was revoked.",
+                "required": ["class"],
+                "properties": {
+                    "class": {"type": "string", "enum": ["immediate", "bounded", "expiry_only"]},
+                    "bound_seconds": whole(),
+                },
+            }),
+        ),
+        (
+            "Receipt",
+            json!({
+                "type": "object",
+                "description": "The proof that a leaf is in the log.",
+                "required": [
+                    "leaf", "leaf_hash", "index", "tree_size", "inclusion_proof", "checkpoint",
+                ],
+                "properties": {
+                    "leaf": {"type": "string", "description": "The leaf's bytes in base64."},
+                    "leaf_hash": text(),
+                    "index": whole(),
+                    "tree_size": whole(),
+                    "inclusion_proof": {"type": "array", "items": text()},
+                    "checkpoint": text(),
+                },
+            }),
+        ),
+        (
+            "Observed",
+            json!({
+                "type": "object",
+                "description": "What policies that merely observe would have made of it.",
+                "required": ["policies", "would_be"],
+                "properties": {
+                    "policies": {"type": "array", "items": {"type": "object"}},
+                    "would_be": {"type": "string", "enum": ["permit", "deny", "indeterminate"]},
+                    "refusal": text(),
+                    "ttl_seconds": whole(),
+                },
+            }),
+        ),
+    ]
+}
+
+/// What members of the handlers' types are, beyond what the types say.
+fn members() -> Vec<(&'static str, &'static str, Value)> {
+    let between = |least: u64, most: u64| json!({"minimum": least, "maximum": most});
+    let purpose = || json!({"maxLength": MAX_PURPOSE_BYTES});
+    let heartbeat = || json!({"minimum": MIN_HEARTBEAT_SECONDS});
+    let positive = || json!({"minimum": 1});
+    let receipt = || reference("Receipt");
+    let details = || reference("AuthorizationDetails");
+    vec![
+        ("RequestBody", "authorization_details", details()),
+        ("RequestBody", "ttl_seconds", positive()),
+        ("TaskBody", "id", id()),
+        ("TaskBody", "purpose", purpose()),
+        ("TaskBody", "deadline_seconds", positive()),
+        ("TaskBody", "heartbeat_seconds", heartbeat()),
+        ("NewTaskBody", "purpose", purpose()),
+        ("NewTaskBody", "deadline_seconds", positive()),
+        ("NewTaskBody", "heartbeat_seconds", heartbeat()),
+        ("ParentBody", "id", id()),
+        ("DelegateBody", "workload", identity()),
+        (
+            "DelegateBody",
+            "max_credentials",
+            between(1, u64::from(MAX_SESSIONS_PER_TASK)),
+        ),
+        (
+            "DelegateBody",
+            "expires_in_seconds",
+            between(1, MAX_DELEGATION_SECONDS),
+        ),
+        ("AdminBody", "workload", identity()),
+        (
+            "RevokeBody",
+            "reason",
+            json!({"maxLength": MAX_REASON_BYTES}),
+        ),
+        (
+            "RevocationAsk",
+            "reason",
+            json!({"minLength": 1, "maxLength": MAX_REASON_BYTES}),
+        ),
+        ("RevocationAsk", "selector", reference("Selector")),
+        (
+            "RevocationAsk",
+            "block_seconds",
+            json!({"oneOf": [reference("BlockSeconds"), {"type": "null"}]}),
+        ),
+        (
+            "AcceptTimeAsk",
+            "reason",
+            json!({"minLength": 1, "maxLength": MAX_REASON_BYTES}),
+        ),
+        ("TokenForm", "task_purpose", purpose()),
+        ("TokenForm", "ttl_seconds", positive()),
+        ("TokenForm", "task_deadline_seconds", positive()),
+        ("TokenForm", "task_heartbeat_seconds", heartbeat()),
+        ("TokenForm", "task", id()),
+        ("TokenBody", "authorization_details", details()),
+        ("TokenBody", "receipt", receipt()),
+        ("IssuedBody", "credential", reference("Credential")),
+        ("IssuedBody", "receipt", receipt()),
+        ("OpenedBody", "receipt", receipt()),
+        ("DecisionProofBody", "receipt", receipt()),
+        ("SessionBody", "authorization_details", details()),
+        ("SessionBody", "revocability", reference("Revocability")),
+    ]
+}
+
+/// What parameters are, by the end of the path and their name.
+fn parameters() -> Vec<(&'static str, &'static str, Value)> {
+    let task_states = ["open", "completed", "aborted", "expired"];
+    let session_states = ["minting", "active", "ending", "ended"];
+    vec![
+        ("", "id", id()),
+        ("", "digest", json!({"pattern": DIGEST})),
+        ("", "kid", json!({"minLength": 1})),
+        ("/v1/sessions", "state", json!({"enum": session_states})),
+        ("/v1/sessions", "task", id()),
+        ("/v1/sessions", "limit", page(MAX_PAGE)),
+        ("/v1/tasks", "state", json!({"enum": task_states})),
+        ("/v1/tasks", "limit", page(MAX_PAGE)),
+        ("/v1/decisions", "limit", page(MAX_DECISIONS_PAGE)),
+        ("/v1/decisions", "since", json!({"format": "date-time"})),
+        (
+            "/v1/credentials",
+            "Idempotency-Key",
+            json!({
+                "minLength": 3,
+                // Each character may be escaped, and the quotes count.
+                "maxLength": 2 * MAX_IDEMPOTENCY_KEY_BYTES + 2,
+                "pattern": r#"^"([ !#-\[\]-~]|\\["\\])+"$"#,
+            }),
+        ),
+    ]
+}
+
+fn page(most: u32) -> Value {
+    json!({"minimum": 1, "maximum": most, "default": DEFAULT_PAGE})
+}
+
+/// A schema with these keywords in place of its own of the same names.
+fn with(mut schema: Value, more: Value) -> Value {
+    // What is elsewhere, or one of several, is not also what it was.
+    let replaces = ["$ref", "oneOf"]
+        .iter()
+        .any(|name| more.get(name).is_some());
+    if let (Some(own), Value::Object(more)) = (schema.as_object_mut(), more) {
+        if replaces {
+            own.retain(|name, _| name == "description");
+        }
+        let values = more.contains_key("enum") && own.get("type").is_some_and(Value::is_array);
+        own.extend(more);
+        if values && let Some(Value::Array(values)) = own.get_mut("enum") {
+            values.push(Value::Null);
+        }
+    }
+    schema
+}
+
+/// The same of a schema of the description. What cannot be read back is left as it was: a test sees it.
+fn refine(schema: &mut RefOr<Schema>, more: &Value) {
+    let refined = serde_json::to_value(&*schema).map(|own| with(own, more.clone()));
+    if let Ok(Ok(refined)) = refined.map(serde_json::from_value) {
+        *schema = refined;
+    }
+}
+
+/// Adds the schemas, and what they say of members.
+pub(super) fn complete(components: &mut Components) {
+    for (name, schema) in schemas() {
+        if let Ok(schema) = serde_json::from_value(schema) {
+            components.schemas.insert(name.to_owned(), schema);
+        }
+    }
+    for (schema, member, more) in members() {
+        let schema = components.schemas.get_mut(schema);
+        if let Some(RefOr::T(schema)) = schema
+            && let Some(object) = object_with(schema, member)
+            && let Some(property) = object.properties.get_mut(member)
+        {
+            refine(property, &more);
+        }
+    }
+}
+
+/// Refines the schema of a parameter.
+pub(super) fn refine_parameter(path: &str, name: &str, schema: &mut RefOr<Schema>) {
+    for (of, known, more) in parameters() {
+        if known == name && (of.is_empty() || of == path) {
+            refine(schema, &more);
+        }
+    }
+}
+
+/// The members of a JSON object, for tests.
+#[cfg(test)]
+fn object(value: &Value) -> &Map<String, Value> {
+    value.as_object().unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_said_here_stands_in_the_description() {
+        let document = serde_json::to_value(super::super::super::openapi()).unwrap();
+        let known = object(&document["components"]["schemas"]);
+        for (name, schema) in schemas() {
+            assert_eq!(known[name], schema, "{name}");
+        }
+        for (schema, member, more) in members() {
+            let parts = [&known[schema]].into_iter();
+            let mut parts = parts.chain(known[schema]["allOf"].as_array().into_iter().flatten());
+            let own = parts.find_map(|part| part["properties"].get(member));
+            let own = own.unwrap_or_else(|| panic!("{schema} has no {member}"));
+            for (keyword, value) in object(&more) {
+                assert_eq!(&own[keyword], value, "{schema}.{member}: {keyword}");
+            }
+        }
+        let paths = object(&document["paths"]);
+        for (path, name, more) in parameters() {
+            let of = paths
+                .iter()
+                .filter(|(known, _)| path.is_empty() || *known == path);
+            let operations = of.flat_map(|(_, item)| object(item).values());
+            let all = operations
+                .flat_map(|operation| operation["parameters"].as_array().into_iter().flatten());
+            let own: Vec<_> = all.filter(|own| own["name"] == name).collect();
+            assert!(!own.is_empty(), "{path} has no {name}");
+            for parameter in own {
+                for keyword in object(&more).keys() {
+                    assert!(
+                        parameter["schema"].get(keyword).is_some(),
+                        "{path} {name}: {keyword}"
+                    );
+                }
+            }
+        }
+    }
+}
