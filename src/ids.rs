@@ -7,8 +7,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::clock::Timestamp;
 
@@ -33,10 +35,25 @@ fn v7(now: Timestamp, random: &dyn Random) -> Result<Uuid, NoRandomness> {
     Ok(uuid::Builder::from_unix_timestamp_millis(millis, &tail).into_uuid())
 }
 
+/// A text that is no id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an id is a UUID in lower case, with its hyphens")]
+pub struct InvalidId;
+
+/// An id in its one spelling. What compares ids as texts, in a log or a file, must not be led past one
+/// by another spelling.
+fn parse(text: &str) -> Result<Uuid, InvalidId> {
+    let id = Hyphenated::from_str(text).map_err(|_| InvalidId)?;
+    let id = id.into_uuid();
+    let mut buffer = Uuid::encode_buffer();
+    let spelled = id.as_hyphenated().encode_lower(&mut buffer);
+    (spelled == text).then_some(id).ok_or(InvalidId)
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, sqlx::Type)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, sqlx::Type)]
         #[serde(transparent)]
         #[sqlx(transparent)]
         pub struct $name(Uuid);
@@ -64,10 +81,17 @@ macro_rules! id {
         }
 
         impl FromStr for $name {
-            type Err = uuid::Error;
+            type Err = InvalidId;
 
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Uuid::from_str(text).map(Self)
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                parse(text).map(Self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                parse(&text).map(Self).map_err(D::Error::custom)
             }
         }
 
@@ -98,4 +122,31 @@ id! {
 id! {
     /// One batch of the ledger, by which the fate of a COMMIT is read.
     BatchId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let id: TaskId = ID.parse().unwrap();
+        assert_eq!(id.to_string(), ID);
+        let read: TaskId = serde_json::from_value(serde_json::json!(ID)).unwrap();
+        assert_eq!(read, id);
+        for other in [
+            ID.to_uppercase(),
+            ID.replace('-', ""),
+            format!("{{{ID}}}"),
+            format!("urn:uuid:{ID}"),
+            format!(" {ID}"),
+            format!("{ID}0"),
+            String::new(),
+        ] {
+            assert_eq!(other.parse::<TaskId>(), Err(InvalidId), "{other}");
+            let read = serde_json::from_value::<TaskId>(serde_json::json!(other));
+            assert!(read.is_err(), "{other}");
+        }
+    }
 }

@@ -3,6 +3,8 @@
 //! The checks are those of §4.3. A nonce is asked for last, of a proof that is good otherwise. The
 //! URL that a proof must name is the configured one, so that a forged `Host` header proves nothing.
 
+use std::fmt::Write as _;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
@@ -10,12 +12,15 @@ use url::Url;
 
 use secrecy::ExposeSecret;
 
-use super::{AttestError, Evidence, TokenScheme, one_time};
+use super::{AttestError, Evidence, TokenScheme, one_time, one_time_key};
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::jwt::{self, UnverifiedJwt, VerifiedClaims, check_issued_at};
 use crate::domain::workload::{KeyBinding, OneTime};
+
+/// What a proof may be signed with.
+pub const ALGORITHMS: [Algorithm; 9] = Algorithm::ALL;
 
 /// The age up to which a proof is fresh.
 const MAX_AGE_SECONDS: u64 = 60;
@@ -66,6 +71,20 @@ pub(super) fn shown_key(evidence: &Evidence) -> Option<KeyBinding> {
     Some(KeyBinding::Jkt(key.thumbprint().to_owned()))
 }
 
+/// The one-time id of a request's proof, by what the proof says of itself.
+pub(crate) fn shown_id(evidence: &Evidence) -> Option<[u8; 32]> {
+    let [header] = evidence.dpop.as_slice() else {
+        return None;
+    };
+    let token = UnverifiedJwt::parse_proof(header).ok()?;
+    let id = token.unverified_claims().token_id().ok()??;
+    let key = VerificationKey::from(token.unverified_key()?.clone());
+    Some(one_time_key(
+        "dpop",
+        &[key.thumbprint().as_bytes(), id.as_bytes()],
+    ))
+}
+
 /// What a proof has to say of the token that it comes with (`ath`).
 #[derive(Clone, Copy)]
 pub enum TokenHash<'a> {
@@ -93,7 +112,7 @@ pub fn verify(
     }
     let key = token.unverified_key().cloned().map(VerificationKey::from);
     let key = key.ok_or(AttestError::BadProof("no key"))?;
-    let claims = jwt::verify(&token, &key, &Algorithm::ALL)
+    let claims = jwt::verify(&token, &key, &ALGORITHMS)
         .map_err(|_| AttestError::BadProof("the signature does not verify"))?;
     if text(&claims, "htm")? != evidence.method {
         return Err(AttestError::BadProof("another method"));
@@ -148,17 +167,43 @@ fn text<'a>(claims: &'a VerifiedClaims, name: &'static str) -> Result<&'a str, A
         .map_err(|_| AttestError::BadProof("a claim is missing or not a text"))
 }
 
-/// Whether two URLs name one endpoint: normalised, and without query and fragment.
+/// Whether two URLs name one endpoint, without query and fragment.
 fn same_target(claimed: &str, configured: &str) -> bool {
-    let (Ok(mut claimed), Ok(mut configured)) = (Url::parse(claimed), Url::parse(configured))
-    else {
-        return false;
-    };
-    for url in [&mut claimed, &mut configured] {
-        url.set_query(None);
-        url.set_fragment(None);
+    let claimed = target(claimed);
+    claimed.is_some() && claimed == target(configured)
+}
+
+/// A URL without query and fragment, normalised by its syntax and its scheme (RFC 3986 §§6.2.2,
+/// 6.2.3), as RFC 9449 §4.3 compares them. `None` where it is not a URL.
+fn target(text: &str) -> Option<Url> {
+    let mut url = Url::parse(&with_plain_escapes(text)?).ok()?;
+    url.set_query(None);
+    url.set_fragment(None);
+    Some(url)
+}
+
+/// A URI with its unreserved characters unescaped, and the hexadecimal digits of all other escapes in
+/// upper case. `None` where it holds a character that no URI has: the parser of URLs is that of
+/// browsers, and would read `\` as `/` and leave a line break out.
+fn with_plain_escapes(text: &str) -> Option<String> {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            let allowed = byte.is_ascii_graphic() && !br#""<>\^`{|}"#.contains(&byte);
+            plain.push(char::from(Some(byte).filter(|_| allowed)?));
+            continue;
+        }
+        let mut digit = || char::from(rest.next()?).to_digit(16);
+        let (high, low) = (digit()?, digit()?);
+        let escaped = u8::try_from(high * 16 + low).ok()?;
+        if escaped.is_ascii_alphanumeric() || b"-._~".contains(&escaped) {
+            plain.push(char::from(escaped));
+        } else {
+            write!(plain, "%{escaped:02X}").ok()?;
+        }
     }
-    claimed == configured
+    Some(plain)
 }
 
 #[cfg(test)]

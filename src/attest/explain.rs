@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use super::{AttestError, Attestor, Attestors, Confirmation, Evidence, Presented, jwks};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::VerificationKey;
-use crate::crypto::jwt::{UnverifiedJwt, verify};
+use crate::crypto::jwt::UnverifiedJwt;
 use crate::domain::workload::KeyBinding;
 
 /// What became of one condition.
@@ -219,12 +219,14 @@ fn signature(attestor: &dyn Attestor, token: &UnverifiedJwt, keys: Option<&[u8]>
         None => configured,
     };
     let algorithm = token.unverified_algorithm();
-    let outcome = match jwks::select(&keys, token.unverified_kid(), algorithm) {
-        None => Outcome::Fails(AttestError::UnknownKey),
-        Some(key) => match verify(token, &key, attestor.algorithms()) {
+    let named = jwks::select(&keys, token.unverified_kid(), algorithm);
+    let outcome = if named.is_empty() {
+        Outcome::Fails(AttestError::UnknownKey)
+    } else {
+        match jwks::verify_with(token, &named, attestor.algorithms()) {
             Ok(_) => Outcome::Holds,
             Err(error) => Outcome::Fails(error.into()),
-        },
+        }
     };
     Condition {
         name: NAME.into(),

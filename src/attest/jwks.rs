@@ -36,6 +36,7 @@ use url::Url;
 use super::api::{Api, ApiError};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, PublicJwk, VerificationKey};
+use crate::crypto::jwt::{JwtError, UnverifiedJwt, VerifiedClaims, verify};
 use crate::endpoints::{Endpoint, PublicClient, RefusedAddress};
 use crate::outgoing::{self, BodyError};
 
@@ -59,6 +60,9 @@ const MAX_KEYS: usize = 100;
 
 /// Entries of one `kid` that are looked at. RFC 7517 §4.5 lets keys of different types share one.
 const MAX_SAME_KID: usize = 8;
+
+/// Keys of one `kid` that are tried. An issuer that names its keys apart has one.
+const MAX_OF_ONE_NAME: usize = 4;
 
 /// Why there is no key to verify with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,31 +147,50 @@ impl KeySet {
         }
     }
 
-    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<VerificationKey> {
+    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Vec<VerificationKey> {
         let found = select(&self.keys, kid, algorithm);
-        found.or_else(|| {
-            let entries = self.further.get(kid?)?.iter().cloned();
-            let keys: Vec<_> = entries
-                .filter_map(|entry| usable_key(entry, self.usage))
-                .collect();
-            select(&keys, kid, algorithm)
-        })
+        let further = kid.and_then(|kid| self.further.get(kid));
+        let Some(further) = further.filter(|_| found.is_empty()) else {
+            return found;
+        };
+        let entries = further.iter().cloned();
+        let keys: Vec<_> = entries
+            .filter_map(|entry| usable_key(entry, self.usage))
+            .collect();
+        select(&keys, kid, algorithm)
     }
 }
 
-/// The key of a set that a token names.
+/// The keys of a set that a token names: a `kid` may stand on several (RFC 7517 §4.5).
 pub(super) fn select(
     keys: &[VerificationKey],
     kid: Option<&str>,
     algorithm: Algorithm,
-) -> Option<VerificationKey> {
+) -> Vec<VerificationKey> {
+    // Without a name there must be nothing to choose.
+    if kid.is_none() && keys.len() != 1 {
+        return Vec::new();
+    }
+    let named = |key: &&VerificationKey| kid.is_none() || key.kid() == kid;
     let fits = |key: &&VerificationKey| key.algorithms().contains(&algorithm);
-    let found = match kid {
-        Some(kid) => keys.iter().filter(|key| key.kid() == Some(kid)).find(fits),
-        // Without a name there must be nothing to choose.
-        None => keys.first().filter(|_| keys.len() == 1).filter(fits),
-    };
-    found.cloned()
+    let found = keys.iter().filter(named).filter(fits);
+    found.take(MAX_OF_ONE_NAME).cloned().collect()
+}
+
+/// Verifies a token with the one of these keys that signed it.
+pub(super) fn verify_with(
+    token: &UnverifiedJwt,
+    keys: &[VerificationKey],
+    allowed: &[Algorithm],
+) -> Result<VerifiedClaims, JwtError> {
+    let mut refused = JwtError::BadSignature;
+    for key in keys {
+        match verify(token, key, allowed) {
+            Ok(claims) => return Ok(claims),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 /// The usable keys of a set that somebody has at hand; `None` where there is none.
@@ -274,30 +297,38 @@ impl KeySource {
         })
     }
 
-    /// The key that a token names, from the snapshot or, if it must be, from the issuer.
-    pub(super) async fn key(
+    /// The keys that a token names, from the snapshot or, if it must be, from the issuer. There is at
+    /// least one.
+    pub(super) async fn keys(
         self: &Arc<Self>,
         kid: Option<&str>,
         algorithm: Algorithm,
         now: Timestamp,
-    ) -> Result<VerificationKey, KeyError> {
+    ) -> Result<Vec<VerificationKey>, KeyError> {
         if let Some(set) = self.usable(now)
             && !self.must_be_confirmed(&set, now)
         {
             let found = set.find(kid, algorithm);
-            if found.is_some() || kid.is_none() {
+            if !found.is_empty() {
                 self.refresh_if_old(&set, now);
-                return found.ok_or(KeyError::Unknown);
+                return Ok(found);
+            }
+            if kid.is_none() {
+                self.refresh_if_old(&set, now);
+                return Err(KeyError::Unknown);
             }
         }
         self.refresh(now).await;
         let set = self.usable(now).ok_or(KeyError::Unreachable)?;
-        set.find(kid, algorithm)
-            .ok_or(if self.failing.load(Ordering::Acquire) {
-                KeyError::Unreachable
-            } else {
-                KeyError::Unknown
-            })
+        let found = set.find(kid, algorithm);
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        Err(if self.failing.load(Ordering::Acquire) {
+            KeyError::Unreachable
+        } else {
+            KeyError::Unknown
+        })
     }
 
     fn usable(&self, now: Timestamp) -> Option<Arc<KeySet>> {

@@ -1,7 +1,7 @@
 //! Registered workload keys, proven by a client assertion (RFC 7523bis).
 //!
-//! The assertion says who it is for and what it is: `aud` is our issuer alone, as one text, and
-//! `typ` is `client-authentication+jwt`. So an assertion that was made for another server cannot
+//! The assertion says who it is for and what it is: `aud` is our issuer alone, as one text or as a
+//! list of one (RFC 7519 §4.1.3), and `typ` is `client-authentication+jwt`. So an assertion that was made for another server cannot
 //! be used here, and no other token by the same key can be taken for one.
 
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ use crate::domain::workload::{Identity, Instance, Reuse, Workload, encode_value}
 pub(super) const ASSERTION: &str = "client-authentication+jwt";
 
 /// What a registered key may sign with.
-const ALGORITHMS: [Algorithm; 2] = [Algorithm::EdDsa, Algorithm::Es256];
+pub(crate) const ALGORITHMS: [Algorithm; 2] = [Algorithm::EdDsa, Algorithm::Es256];
 
 /// The longest life of an assertion, and its greatest age.
 const MAX_LIFE_SECONDS: u64 = 300;
@@ -236,7 +236,7 @@ impl Attestor for Keys {
         Some(match name {
             "typ" => ASSERTION.into(),
             "sub" => "the same as `iss`: the workload's name".into(),
-            "aud" => format!("{}, as one text", self.own_issuer),
+            "aud" => format!("{}, and no other", self.own_issuer),
             "iat" => format!("at most {MAX_LIFE_SECONDS} seconds ago"),
             "exp" => format!("later than now, at most {MAX_LIFE_SECONDS} seconds after `iat`"),
             "nbf" => "not later than now".into(),

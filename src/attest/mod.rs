@@ -494,20 +494,25 @@ fn key_digest(key: &KeyBinding) -> [u8; 32] {
 /// that was issued and may be forgotten at these times. It is forgotten earlier where it would live on for
 /// long after it is refused for its age.
 fn one_time(kind: &str, parts: &[&[u8]], lives: Range<Timestamp>) -> OneTime {
-    let mut input = Vec::new();
-    for part in std::iter::once(&kind.as_bytes()).chain(parts) {
-        input.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        input.extend_from_slice(part);
-    }
     OneTime {
         must_be_new: false,
-        key: sha256(&input),
+        key: one_time_key(kind, parts),
         binding: None,
         issued_at: lives.start,
         expires_at: lives
             .end
             .min(lives.start.plus_seconds(MAX_EVIDENCE_SECONDS)),
     }
+}
+
+/// The key of a one-time id.
+fn one_time_key(kind: &str, parts: &[&[u8]]) -> [u8; 32] {
+    let mut input = Vec::new();
+    for part in std::iter::once(&kind.as_bytes()).chain(parts) {
+        input.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        input.extend_from_slice(part);
+    }
+    sha256(&input)
 }
 
 #[cfg(test)]

@@ -15,14 +15,14 @@ use serde_json::Value;
 use super::checks::{AttestorConfigError, refuse_endpoint};
 use super::error::Refused;
 use super::explain::Conditions;
-use super::jwks::{KeyError, KeySource, KeyUse};
+use super::jwks::{self, KeyError, KeySource, KeyUse};
 use super::review::Review;
 use super::template::Template;
 use super::{AttestContext, AttestError, Attestor, Presented, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::jwt::{
-    Claims, VerifiedClaims, check_expiry, check_issued_at, check_not_before, check_times, verify,
+    Claims, VerifiedClaims, check_expiry, check_issued_at, check_not_before, check_times,
 };
 use crate::domain::endpoint::{EndpointName, EndpointUse};
 use crate::domain::limits::MAX_CLAIM_BYTES;
@@ -109,12 +109,12 @@ impl Oidc {
         if !self.algorithms.contains(&algorithm) {
             return Err(AttestError::WrongAlgorithm.into());
         }
-        let key = self.keys.key(token.unverified_kid(), algorithm, now).await;
-        let key = key.map_err(|error| match error {
+        let keys = self.keys.keys(token.unverified_kid(), algorithm, now).await;
+        let keys = keys.map_err(|error| match error {
             KeyError::Unknown => AttestError::UnknownKey,
             KeyError::Unreachable => AttestError::IssuerUnreachable,
         })?;
-        let claims = verify(token, &key, &self.algorithms)?;
+        let claims = jwks::verify_with(token, &keys, &self.algorithms)?;
         // From here on its holder may learn what is wrong with it.
         let judged = self.judge(presented, &claims, now).await;
         judged.map_err(Refused::signed)

@@ -12,13 +12,13 @@ use futures_util::future::BoxFuture;
 use super::checks::{AttestorConfigError, refuse_endpoint};
 use super::error::Refused;
 use super::explain::Conditions;
-use super::jwks::{KeyError, KeySource, KeyUse};
+use super::jwks::{self, KeyError, KeySource, KeyUse};
 use super::{AttestContext, AttestError, Attestor, Presented, one_time};
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::jwt::{
     Claims, UnverifiedJwt, VerifiedClaims, check_expiry, check_issued_at, check_not_before,
-    check_times, verify,
+    check_times,
 };
 use crate::domain::endpoint::EndpointUse;
 use crate::domain::trust::SpiffeSpec;
@@ -110,12 +110,12 @@ impl Spiffe {
         if !ALGORITHMS.contains(&algorithm) {
             return Err(AttestError::WrongAlgorithm.into());
         }
-        let key = self.keys.key(token.unverified_kid(), algorithm, now).await;
-        let key = key.map_err(|error| match error {
+        let keys = self.keys.keys(token.unverified_kid(), algorithm, now).await;
+        let keys = keys.map_err(|error| match error {
             KeyError::Unknown => AttestError::UnknownKey,
             KeyError::Unreachable => AttestError::IssuerUnreachable,
         })?;
-        let claims = verify(token, &key, &ALGORITHMS)?;
+        let claims = jwks::verify_with(token, &keys, &ALGORITHMS)?;
         self.judge(&claims, now).map_err(Refused::signed)
     }
 

@@ -398,7 +398,7 @@ impl Broker {
     pub(super) async fn act(&self, call: &Call<'_>, entry: Entry) -> Result<(), BrokerError> {
         match call.append(entry, self.now()).await? {
             Appended::Recorded(_) | Appended::Unchanged => Ok(()),
-            Appended::Replayed => Err(BrokerError::Replayed),
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Err(BrokerError::FailClosed("the act was not recorded".into())),
         }
     }

@@ -9,6 +9,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::error::NotRepeated;
 use super::generations::Active;
 use super::issue::Case;
 use super::{Broker, BrokerError};
@@ -172,10 +173,12 @@ impl Broker {
             return Err(BrokerError::RetryMismatch);
         }
         let Some(view) = self.store().session_view(facts.session).await? else {
-            return Err(BrokerError::AlreadyIssued(facts.session));
+            return Err(BrokerError::AlreadyIssued(facts.session, NotRepeated::Over));
         };
         let standing = view.standing_at(case.now);
-        if standing.state == SessionState::Minting {
+        // A superseded session has a successor, whose request came in between.
+        let succeeded = standing.end_reason == Some(EndReason::Superseded);
+        if standing.state == SessionState::Minting || succeeded {
             return Err(BrokerError::InProgress);
         }
         // Good still, or ended because its caller had gone before it was handed over or because its
@@ -186,7 +189,13 @@ impl Broker {
         let can_be_taken_back = (unclaimed || immediate && standing.state == SessionState::Active)
             && facts.supersedes < MAX_SUPERSEDES;
         if !can_be_taken_back {
-            return Err(BrokerError::AlreadyIssued(facts.session));
+            let over = standing.state == SessionState::Ended && !unclaimed;
+            let why = if over {
+                NotRepeated::Over
+            } else {
+                NotRepeated::NotSuperseded
+            };
+            return Err(BrokerError::AlreadyIssued(facts.session, why));
         }
         Ok(Some(FirstTry {
             expires_at: view.session.expires_at,
@@ -200,18 +209,19 @@ impl Broker {
         case: &Case<'_>,
         first: &FirstTry,
     ) -> Result<Result<Admission, Refusal>, BrokerError> {
+        let refused = |why| Err(BrokerError::AlreadyIssued(first.facts.session, why));
         let Some((task, chain)) = self.task_with_chain(first.facts.task).await? else {
-            return Err(BrokerError::AlreadyIssued(first.facts.session));
+            return refused(NotRepeated::Over);
         };
         // The retry is answered with a handle: it takes what the first request took to have one.
         if !case.workload.is(&task.owner, task.owner_instance.as_ref())
             || !key_fits(&task, case.workload.key.as_ref())
         {
-            return Err(BrokerError::AlreadyIssued(first.facts.session));
+            return refused(NotRepeated::AnotherKey);
         }
         // Where nothing tells one run of the workload from another, another's key would do.
         if task.owner_instance.is_none() && task.handle_key.is_none() {
-            return Err(BrokerError::AlreadyIssued(first.facts.session));
+            return refused(NotRepeated::NoInstance);
         }
         if chain.state_at(case.now) != TaskState::Open {
             return Ok(Err(task_ended()));

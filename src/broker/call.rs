@@ -27,7 +27,7 @@ use futures_util::FutureExt as _;
 use tracing::info;
 
 use super::{Broker, BrokerError};
-use crate::attest::{AttestError, AttestFailure, Evidence, VerifiedEvidence};
+use crate::attest::{AttestError, AttestFailure, Evidence, VerifiedEvidence, dpop};
 use crate::clock::Timestamp;
 use crate::domain::workload::{OneTime, Workload};
 use crate::ids::TaskId;
@@ -268,6 +268,9 @@ impl<'a> Call<'a> {
             }
             Appended::Superseded => Err(BrokerError::Superseded),
             Appended::Forgotten => Err(self.use_forgotten()),
+            Appended::Replayed(id) if dpop::shown_id(self.evidence) == Some(id) => {
+                Err(self.replayed_proof())
+            }
             appended => Ok(appended),
         }
     }
@@ -282,7 +285,7 @@ impl<'a> Call<'a> {
             }
         }
         match self.append(Entry::Consume, self.broker.now()).await? {
-            Appended::Replayed => Err(BrokerError::Replayed),
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Ok(()),
         }
     }
@@ -367,6 +370,18 @@ impl<'a> Call<'a> {
             issuer: self.evidence.claimed_issuer(),
             told: true,
             ..AttestFailure::unattributed(AttestError::UseForgotten)
+        };
+        self.broker.note_failure(self.evidence, &failure);
+        BrokerError::Attestation(Box::new(failure))
+    }
+
+    /// Notes that the proof was used before, beside an attestation that was not, and gives the error that
+    /// its caller gets.
+    fn replayed_proof(&self) -> BrokerError {
+        let failure = AttestFailure {
+            attestor: self.state().attestor.clone(),
+            issuer: self.evidence.claimed_issuer(),
+            ..AttestFailure::of_proof(AttestError::BadProof("it was used before"))
         };
         self.broker.note_failure(self.evidence, &failure);
         BrokerError::Attestation(Box::new(failure))

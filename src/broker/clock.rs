@@ -267,7 +267,7 @@ impl Broker {
                         accepted: now,
                     });
                 }
-                Appended::Replayed => return Err(BrokerError::Replayed),
+                Appended::Replayed(_) => return Err(BrokerError::Replayed),
                 Appended::Unchanged => return Err(nothing_to_accept()),
                 Appended::Stale => {}
                 _ => break,

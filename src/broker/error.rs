@@ -43,6 +43,30 @@ pub struct Denied {
     pub receipt: Receipt,
 }
 
+/// Why a request that comes again is not answered with a new credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRepeated {
+    /// The first credential cannot be ended at once, or was superseded as often as may be.
+    #[error(
+        "the first credential cannot be superseded: its class is not `immediate`, or it was \
+         superseded three times"
+    )]
+    NotSuperseded,
+    /// The first credential is over.
+    #[error("the first credential is over")]
+    Over,
+    /// The first request was another run's, or proved a key that this one did not.
+    #[error("the first request was another run's, or proved another key than this one")]
+    AnotherKey,
+    /// Neither an instance nor a key tells one run of the workload from another.
+    #[error(
+        "its attestor does not tell one run of a workload from another, so a request is repeated \
+         with the key that the first one proved, by a DPoP proof or a client certificate, and the \
+         first one proved none"
+    )]
+    NoInstance,
+}
+
 /// Why a call came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
@@ -93,7 +117,7 @@ pub enum BrokerError {
     OwnerWithdrawn,
     /// The key's first request got a credential that cannot be taken back.
     #[error("this Idempotency-Key was answered already")]
-    AlreadyIssued(SessionId),
+    AlreadyIssued(SessionId, NotRepeated),
     /// The key's first request is still under way.
     #[error("the first request with this Idempotency-Key is under way")]
     InProgress,

@@ -444,7 +444,7 @@ impl Broker {
                 self.follow_generation().await?;
                 Ok(Ok(activated))
             }
-            Appended::Replayed => Err(BrokerError::Replayed),
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Err(BrokerError::FailClosed(
                 "the activation was not recorded".into(),
             )),

@@ -376,7 +376,7 @@ impl Broker {
                 let (_, receipt) = recorded.into_permit();
                 Err(self.denied(id, refusal, &judged.decision, receipt))
             }
-            Appended::Replayed => Err(BrokerError::Replayed),
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
             Appended::Stale => Ok(None),
             Appended::RetryTaken(_) => Err(BrokerError::InProgress),
             Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => {

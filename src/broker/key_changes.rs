@@ -99,7 +99,7 @@ impl Broker {
                     return Ok(Some(change));
                 }
                 Appended::Stale => {}
-                Appended::Replayed => return Err(BrokerError::Replayed),
+                Appended::Replayed(_) => return Err(BrokerError::Replayed),
                 _ => {
                     return Err(BrokerError::FailClosed(
                         "the change of keys was not recorded".into(),

@@ -9,6 +9,7 @@ use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
+use crate::domain::limits::MAX_DECISIONS_PAGE;
 use crate::domain::record::Record;
 use crate::domain::workload::Identity;
 use crate::ids::{CutoffId, DecisionId};
@@ -19,8 +20,6 @@ use crate::merkle::{Hash, Receipt, leaf_hash};
 use crate::policy::AdminAction;
 use crate::store::leaves::{DecisionRow, StoredLeaf};
 
-/// Decisions in one page.
-const MAX_RECORDS: u32 = 1_000;
 /// Bytes of leaves and inputs in one page; one decision may be more.
 const MAX_PAGE_BYTES: usize = 4 * 1024 * 1024;
 /// How much later than it was decided a leaf may be committed: a request lives shorter.
@@ -205,7 +204,7 @@ impl Broker {
             ),
             None => from,
         };
-        let limit = limit.clamp(1, MAX_RECORDS);
+        let limit = limit.clamp(1, MAX_DECISIONS_PAGE);
         let size = self.stored_size().await?;
         let mut page = Vec::new();
         let (mut next, mut bytes) = (from, 0_usize);

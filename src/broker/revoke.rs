@@ -130,7 +130,7 @@ impl Broker {
         };
         let appended = call.append(Entry::EndSession(entry), asked).await?;
         match appended {
-            Appended::Replayed => return Err(BrokerError::Replayed),
+            Appended::Replayed(_) => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => {
                 self.metrics().sessions_ended(EndReason::Revoked, 1);
                 self.lag(asked);
@@ -251,7 +251,7 @@ impl Broker {
         let appended = call.append(entry, asked).await?;
         let recorded = match appended {
             Appended::Recorded(recorded) => recorded,
-            Appended::Replayed => return Err(BrokerError::Replayed),
+            Appended::Replayed(_) => return Err(BrokerError::Replayed),
             _ => {
                 return Err(BrokerError::FailClosed(
                     "the cutoff was not recorded".into(),
@@ -364,7 +364,7 @@ impl Broker {
                 lifted_index: Some(recorded.index),
                 ..cutoff
             }),
-            Appended::Replayed => Err(BrokerError::Replayed),
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Err(BrokerError::FailClosed(
                 "the lifting was not recorded".into(),
             )),

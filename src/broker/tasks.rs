@@ -247,7 +247,7 @@ impl Broker {
                 let (_, receipt) = recorded.into_permit();
                 Err(refused(refusal, receipt))
             }
-            Appended::Replayed => Err(BrokerError::Replayed),
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
             Appended::Stale => Ok(None),
             Appended::Unchanged
             | Appended::Blocked(_)
@@ -333,7 +333,7 @@ impl Broker {
         };
         let appended = call.append(Entry::EndTask(entry), now).await?;
         let ended_now = match appended {
-            Appended::Replayed => return Err(BrokerError::Replayed),
+            Appended::Replayed(_) => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => true,
             _ => false,
         };
@@ -411,7 +411,7 @@ impl Broker {
                 expires_at,
                 sessions,
             }),
-            Appended::Replayed => Err(BrokerError::Replayed),
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Err(BrokerError::TaskEnded),
         }
     }

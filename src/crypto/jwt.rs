@@ -405,9 +405,12 @@ impl Claims {
         audiences(&self.claims)
     }
 
-    /// `aud` where it must be one text and no list, as in a client assertion.
+    /// `aud` where it must name one audience, as in a client assertion: one text, or a list of one.
     pub fn sole_audience(&self) -> Result<&str, JwtError> {
-        self.text("aud")
+        match self.audiences()?.as_slice() {
+            [only] if !only.is_empty() => Ok(only),
+            _ => Err(JwtError::MalformedClaim("aud")),
+        }
     }
 
     /// Whether `typ` is this type, with or without `application/`.
@@ -1025,6 +1028,12 @@ mod tests {
             (Ok(vec!["a"]), Ok("a"))
         );
         assert_eq!(one.token_id(), Ok(None));
+        let list = claims(&json!({"aud": ["a"]}));
+        assert_eq!(list.sole_audience(), Ok("a"), "a list of one names one");
+        for none in [json!([""]), json!("")] {
+            let none = claims(&json!({"aud": none}));
+            assert_eq!(none.sole_audience(), Err(JwtError::MalformedClaim("aud")));
+        }
         for aud in [json!([]), json!(["a", 1]), json!({}), json!(null), json!(1)] {
             let bad = claims(&json!({"aud": aud, "jti": 1, "sub": ""}));
             assert_eq!(bad.audiences(), Err(JwtError::MalformedClaim("aud")));

@@ -176,6 +176,9 @@ pub const MAX_LEAF_BYTES: usize = 65_535;
 /// Rows in one page of a listing.
 pub const MAX_PAGE: u32 = 500;
 
+/// Decisions in one page of their listing: they are read by programs, and small.
+pub const MAX_DECISIONS_PAGE: u32 = 1_000;
+
 /// Rows in one page of a listing when the caller names no limit.
 pub const DEFAULT_PAGE: u32 = 100;
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::Named;
+use super::params::{Named, Unrepeatable};
 use super::problem::Problem;
 use crate::broker::generations::Unfit;
 use crate::clock::Timestamp;
@@ -185,20 +185,22 @@ pub(super) async fn list_keys(
 }
 
 /// Makes the next access-token key; it signs once it has been published long enough.
-#[utoipa::path(post, path = "/v1/keys/rotate", responses((status = 201, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+#[utoipa::path(post, path = "/v1/keys/rotate", responses((status = 201, body = Object), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn rotate_key(
     State(state): State<AppState>,
     presented: Presented,
+    _: Unrepeatable,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let kid = state.broker.rotate_keys(&presented.evidence).await?;
     Ok((StatusCode::CREATED, Json(json!({ "kid": kid }))))
 }
 
 /// Rotates the log's key; checkpoints are signed by both for a while.
-#[utoipa::path(post, path = "/v1/keys/rotate-ledger", responses((status = 201, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+#[utoipa::path(post, path = "/v1/keys/rotate-ledger", responses((status = 201, body = Object), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn rotate_ledger_key(
     State(state): State<AppState>,
     presented: Presented,
+    _: Unrepeatable,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let vkey = state.broker.rotate_ledger_key(&presented.evidence).await?;
     Ok((StatusCode::CREATED, Json(json!({ "vkey": vkey }))))
@@ -270,7 +272,7 @@ pub(super) async fn revoke_key(
 }
 
 /// Shows what decides.
-#[utoipa::path(get, path = "/v1/generations/active", responses((status = 200, body = Object), (status = 403, body = super::problem::ProblemBody)))]
+#[utoipa::path(get, path = "/v1/generations/active", responses((status = 200, body = Object), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn active_generation(
     State(state): State<AppState>,
     presented: Presented,
@@ -303,7 +305,7 @@ pub(super) async fn generation(
 /// Stores a generation, checks it, and makes it decide.
 ///
 /// The answer names its digest and, as `observing`, the policies that are not enforced yet.
-#[utoipa::path(post, path = "/v1/generations", request_body = Object, responses((status = 201, body = Object), (status = 400, body = super::problem::ProblemBody), (status = 403, body = super::problem::ProblemBody)))]
+#[utoipa::path(post, path = "/v1/generations", request_body = Object, responses((status = 201, body = Object), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn activate(
     State(state): State<AppState>,
     presented: Presented,

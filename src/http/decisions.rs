@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::AppState;
 use super::evidence::Presented;
-use super::params::{Asked, Named};
+use super::params::{Asked, Named, maybe_number, number};
 use super::problem::Problem;
-use super::sessions::id;
+use super::sessions::{id, limit_within};
 use crate::clock::Timestamp;
-use crate::domain::limits::DEFAULT_PAGE;
+use crate::domain::limits::MAX_DECISIONS_PAGE;
 use crate::domain::record::Record;
 use crate::ids::DecisionId;
 
@@ -50,15 +50,17 @@ pub(super) async fn forget(
 
 /// Which decisions.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DecisionsQuery {
     /// The first ledger index. To go on: the last one of the page before, plus one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number")]
     from: u64,
     /// The earliest time, as RFC 3339 has it.
     #[param(value_type = Option<String>)]
     since: Option<Timestamp>,
-    /// Decisions in the answer, 1000 at most.
+    /// Decisions in the answer.
+    #[serde(default, deserialize_with = "maybe_number")]
     limit: Option<u32>,
 }
 
@@ -70,7 +72,7 @@ pub(super) async fn list(
     presented: Presented,
     Asked(asked): Asked<DecisionsQuery>,
 ) -> Result<Response, Problem> {
-    let limit = asked.limit.unwrap_or(DEFAULT_PAGE);
+    let limit = limit_within(asked.limit, MAX_DECISIONS_PAGE)?;
     let page = state
         .broker
         .decision_records(&presented.evidence, asked.from, asked.since, limit)

@@ -21,7 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::AppState;
 use super::evidence::Presented;
 use super::json;
-use super::params::{Asked, Named};
+use super::params::{Asked, Named, maybe_number, number};
 use super::problem::Problem;
 use super::sessions::id;
 use crate::broker::clock::AcceptAsk;
@@ -52,6 +52,7 @@ pub struct DecisionProofBody {
 
 /// Under which checkpoint.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct DecisionQuery {
     /// Under the oldest checkpoint over it that a witness signed; left out, under the newest.
@@ -212,10 +213,12 @@ pub(super) async fn entry(
 
 /// In which tree.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ProofQuery {
     /// Leaves in the tree: any that there was. Left out, it is the tree of a signed checkpoint, which
     /// is shown along with the leaf: the answer is a receipt.
+    #[serde(default, deserialize_with = "maybe_number")]
     tree_size: Option<u64>,
     /// Under the oldest checkpoint over it that a witness signed; left out, under the newest.
     #[serde(default)]
@@ -282,11 +285,14 @@ pub(super) async fn proof(
 
 /// Between which trees.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ConsistencyQuery {
     /// Leaves in the earlier tree.
+    #[serde(deserialize_with = "number")]
     from: u64,
     /// Leaves in the later tree; left out, in the newest.
+    #[serde(default, deserialize_with = "maybe_number")]
     to: Option<u64>,
 }
 

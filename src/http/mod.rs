@@ -7,18 +7,22 @@
 //! 1. what is secret in a request is marked, so that nothing prints it;
 //! 2. metrics, trace context and a request id, for everything, refusals included;
 //! 3. security headers, for everything too;
-//! 4. panics become a problem, and the connection lives on;
-//! 5. the limit by address, before a byte of a body is read or a signature checked;
-//! 6. the timeout, which cancels the waiting and not the work;
-//! 7. the limit of a body.
+//! 4. a 401 gets its challenge, and what the layers below refuse at OAuth's endpoints gets their form;
+//! 5. panics become a problem, and the connection lives on;
+//! 6. the limit by address, before a byte of a body is read or a signature checked;
+//! 7. what is not to be read in one way alone is refused;
+//! 8. the timeout, which cancels the waiting and not the work;
+//! 9. the limit of a body.
 
 pub mod admin;
+mod challenge;
 mod client_certificates;
 pub mod credentials;
 mod decisions;
 mod document;
 mod evidence;
 pub mod federation;
+mod head;
 mod json;
 pub mod ledger;
 mod limits;
@@ -37,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -49,6 +53,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::evidence::RequestId;
+pub(crate) use self::head::hosts;
 use self::limits::AddressLimiter;
 use self::problem::Problem;
 use crate::attest::nonce::DpopNonces;
@@ -113,7 +118,7 @@ impl AppState {
         description = "A just-in-time credential broker: policy decides before the credential exists.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
-    paths(document::openapi_json, ledger::tile),
+    paths(ledger::tile),
     components(schemas(problem::ProblemBody))
 )]
 struct Document;
@@ -166,6 +171,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(admin::revoke_key))
         .routes(routes!(admin::active_generation))
         .routes(routes!(admin::generation))
+        .routes(routes!(document::openapi_json))
         .routes(routes!(ops::livez))
         .routes(routes!(ops::readyz))
         .routes(routes!(ops::metrics))
@@ -197,12 +203,13 @@ pub fn router(state: AppState) -> Router {
     let secret = [header::AUTHORIZATION, HeaderName::from_static("dpop")];
     routes
         .merge(large)
-        .route("/openapi.json", axum::routing::get(document::openapi_json))
+        // Its path has as many parts as tlog-tiles gives it, which no description can say.
         .route("/ledger/{*path}", axum::routing::get(ledger::tile))
         .fallback(|| async { Problem::not_found("resource") })
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .layer(middleware::from_fn_with_state(state.clone(), give_nonce))
         .layer(middleware::from_fn_with_state(state.clone(), timeout))
+        .layer(middleware::from_fn(head::check))
         .layer(middleware::from_fn_with_state(
             state.clone(),
             limits::by_address,
@@ -211,6 +218,8 @@ pub fn router(state: AppState) -> Router {
         .layer(CatchPanicLayer::custom(|_| {
             Problem::internal().into_response()
         }))
+        .layer(middleware::from_fn(oauth::answer_in_form))
+        .layer(middleware::from_fn(challenge::write))
         .layer(set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(set(header::REFERRER_POLICY, "no-referrer"))
         .layer(set(
@@ -276,8 +285,18 @@ async fn give_nonce(State(state): State<AppState>, request: Request, next: Next)
 
 /// Stops waiting after the configured time. The work itself is tracked and goes on.
 async fn timeout(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let closes = request.version() <= Version::HTTP_11;
+    let (request, arrival) = head::Arrival::of(request);
     match tokio::time::timeout(state.settings.request_timeout, next.run(request)).await {
         Ok(response) => response,
+        Err(_) if arrival.is_awaited() => {
+            let mut response = Problem::body_timeout().into_response();
+            if closes {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            response
+        }
         Err(_) => Problem::timeout().into_response(),
     }
 }
@@ -287,16 +306,39 @@ async fn dev_only(State(state): State<AppState>, request: Request, next: Next) -
     if !state.settings.dev {
         return next.run(request).await;
     }
-    let headers = request.headers();
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let port = state.settings.host.rsplit(':').next().unwrap_or_default();
-    let own =
-        host.is_none_or(|host| host == state.settings.host || host == format!("localhost:{port}"));
-    if !own || headers.contains_key(header::ORIGIN) {
+    let own = &state.settings.host;
+    let port = own.rsplit(':').next().unwrap_or_default();
+    let local = format!("localhost:{port}");
+    let is_own = |host: &str| host == own || host.eq_ignore_ascii_case(&local);
+    if !head::hosts(&request).all(is_own) || request.headers().contains_key(header::ORIGIN) {
         return Problem::forbidden("development mode serves programs on this machine only")
             .into_response();
     }
     next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    /// Routes are made in two ways: by `routes!`, which describes what it routes, and by `route`, which
+    /// does not, for the one path that cannot be described as it is routed.
+    #[test]
+    fn no_route_is_made_that_is_not_described() {
+        let source = include_str!("mod.rs");
+        let (source, _) = source.split_once("#[cfg(test)]").unwrap();
+        assert_eq!(source.matches(".route(").count(), 1);
+        for other in [
+            ".route_service(",
+            ".nest(",
+            ".nest_service(",
+            ".fallback_service(",
+        ] {
+            assert!(!source.contains(other), "{other}");
+        }
+        let document = serde_json::to_value(super::openapi()).unwrap();
+        let paths: BTreeSet<_> = document["paths"].as_object().unwrap().keys().collect();
+        let handlers = source.matches("routes!(").count();
+        assert_eq!(paths.len(), handlers + 1, "{paths:?}");
+    }
 }

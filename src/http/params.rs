@@ -2,10 +2,12 @@
 //! and a refusal that is a problem like all others.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 
 use super::json;
 use super::problem::Problem;
@@ -23,6 +25,51 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
         }
     }
 }
+
+/// What a text names, if it is the one spelling of it: a number without a sign and without zeros
+/// before it, an id as we write it.
+pub(super) fn in_one_spelling<T: FromStr + ToString>(text: &str) -> Option<T> {
+    let value: T = text.parse().ok()?;
+    (value.to_string() == text).then_some(value)
+}
+
+/// Reads a whole number of a query.
+pub(super) fn number<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr + ToString,
+{
+    let text = String::deserialize(deserializer)?;
+    in_one_spelling(&text).ok_or_else(|| D::Error::custom("not a whole number, or out of range"))
+}
+
+/// Reads a whole number that may be left out.
+pub(super) fn maybe_number<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr + ToString,
+{
+    number(deserializer).map(Some)
+}
+
+/// Refuses a request that asks to be answered once, where a repetition is not recognised.
+pub(super) struct Unrepeatable;
+
+impl<S: Send + Sync> FromRequestParts<S> for Unrepeatable {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        if parts.headers.contains_key("idempotency-key") {
+            return Err(Problem::invalid("", UNREPEATABLE));
+        }
+        Ok(Self)
+    }
+}
+
+/// Why an `Idempotency-Key` is refused.
+pub(super) const UNREPEATABLE: &str = "Idempotency-Key: not taken here, so leave it out: only \
+                                       POST /v1/credentials recognises a repeated request, and it \
+                                       opens the task too";
 
 /// A query.
 pub(super) struct Asked<T>(pub(super) T);
@@ -70,6 +117,7 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Page {
+        #[serde(default, deserialize_with = "maybe_number")]
         limit: Option<u32>,
         owner: Option<String>,
     }
@@ -94,6 +142,12 @@ mod tests {
         for (query, pointer) in [
             ("limit=x", "/limit"),
             ("limit=-1", "/limit"),
+            ("limit=%2B7", "/limit"),
+            ("limit=07", "/limit"),
+            ("limit=00", "/limit"),
+            ("limit=+7", "/limit"),
+            ("limit=", "/limit"),
+            ("limit=4294967296", "/limit"),
             ("limit=1&limit=1", "/limit"),
             ("l%69mit=1&limit=1", "/limit"),
             ("owner=%00", "/owner"),

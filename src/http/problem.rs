@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use tracing::warn;
 use utoipa::ToSchema;
 
+use super::challenge::Fault;
 use crate::attest::AttestError;
 use crate::broker::{BrokerError, Denied, Exceeded};
 use crate::clock::Timestamp;
@@ -21,6 +22,7 @@ pub(super) const SLUGS: &[&str] = &[
     "attestation-failed",
     "attestation-unavailable",
     "blocked",
+    "body-timeout",
     "denied",
     "fail-closed",
     "forbidden",
@@ -44,19 +46,6 @@ pub(super) const SLUGS: &[&str] = &[
     "unsupported-media-type",
     "use-dpop-nonce",
 ];
-
-/// How evidence is to be presented that was refused for this (RFC 6750 §3.1, RFC 9449 §7.1).
-fn challenge(error: &AttestError) -> &'static str {
-    match error {
-        AttestError::BadProof(_) => {
-            "DPoP error=\"invalid_dpop_proof\", algs=\"ES256 ES384 EdDSA RS256 PS256\""
-        }
-        AttestError::Confirmation(_) => {
-            "DPoP error=\"invalid_token\", algs=\"ES256 ES384 EdDSA RS256 PS256\""
-        }
-        _ => "Bearer error=\"invalid_token\"",
-    }
-}
 
 /// What the `type` of every problem begins with.
 pub(crate) const URN: &str = "urn:taskpass:problem:";
@@ -141,6 +130,13 @@ struct Rest {
     detail: String,
     more: Map<String, Value>,
     headers: Vec<(header::HeaderName, HeaderValue)>,
+    fault: Option<Fault>,
+}
+
+/// What a problem says, for the endpoints that answer in another form.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) detail: String,
 }
 
 impl Problem {
@@ -158,6 +154,7 @@ impl Problem {
                 detail: detail.into(),
                 more: Map::new(),
                 headers: Vec::new(),
+                fault: None,
             }),
         }
     }
@@ -176,8 +173,25 @@ impl Problem {
         self
     }
 
+    /// Has the answer say how to come again.
+    fn challenged(mut self, fault: Fault) -> Self {
+        self.rest.fault = Some(fault);
+        self
+    }
+
     fn retry_after(self, seconds: u64) -> Self {
         self.header(header::RETRY_AFTER, &seconds.max(1).to_string())
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What it says, for an answer in another form.
+    pub(super) fn into_told(self) -> Told {
+        Told {
+            detail: self.rest.detail,
+        }
     }
 
     pub(super) fn invalid(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -239,6 +253,28 @@ impl Problem {
         )
     }
 
+    /// A body in a coding that is not undone here (RFC 9110 §15.5.16).
+    pub(super) fn coded() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-media-type",
+            "The body has another media type",
+            "send the body as it is, without Content-Encoding",
+        )
+        .header(header::ACCEPT_ENCODING, "identity")
+    }
+
+    /// A transfer coding that is not undone here (RFC 9112 §6.1).
+    pub(super) fn transfer_coded() -> Self {
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "not-implemented",
+            "This is not served",
+            "of transfer codings only `chunked` is",
+        )
+        .header(header::CONNECTION, "close")
+    }
+
     pub(super) fn too_large() -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -265,6 +301,16 @@ impl Problem {
             "nothing was released to you; try again with a fresh attestation",
         )
         .retry_after(1)
+    }
+
+    /// The rest of a body was waited for and did not come (RFC 9110 §15.5.9).
+    pub(super) fn body_timeout() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body-timeout",
+            "The body did not come",
+            "its rest was waited for; nothing was done",
+        )
     }
 
     pub(super) fn no_history() -> Self {
@@ -362,14 +408,14 @@ impl Problem {
     /// Before the signature has verified: one face for all of them, a challenge included.
     fn unattested() -> Self {
         Self::attestation_failed("present a fresh attestation that is meant for this broker")
-            .header(header::WWW_AUTHENTICATE, "Bearer")
+            .challenged(Fault::Token)
     }
 
     /// Which condition of the caller's own evidence failed.
     fn refused_attestation(error: &AttestError) -> Self {
         let problem = Self::attestation_failed(format!("the attestation is refused: {error}"))
             .with("reason", error.reason())
-            .header(header::WWW_AUTHENTICATE, challenge(error));
+            .challenged(Fault::of(error));
         match error.claim() {
             Some(claim) => problem.with("claim", claim),
             None => problem,
@@ -407,10 +453,7 @@ impl From<BrokerError> for Problem {
                     "The DPoP proof needs a nonce",
                     "make another proof with the nonce of this answer's DPoP-Nonce header",
                 )
-                .header(
-                    header::WWW_AUTHENTICATE,
-                    "DPoP error=\"use_dpop_nonce\", algs=\"ES256 ES384 EdDSA RS256 PS256\"",
-                )
+                .challenged(Fault::Nonce)
             }
             BrokerError::Attestation(failure) => match failure.for_caller() {
                 None => Self::unattested(),
@@ -455,11 +498,14 @@ impl From<BrokerError> for Problem {
                 "the attestor of the task's owner, or of one above it, was removed or changed: the \
                  task can be completed or aborted, and nothing else",
             ),
-            BrokerError::AlreadyIssued(session) => Self::new(
+            BrokerError::AlreadyIssued(session, why) => Self::new(
                 StatusCode::CONFLICT,
                 "already-issued",
                 "This request was answered with a credential already",
-                "a credential is handed out once; end that session, and ask with another key",
+                format!(
+                    "{why}: end that session with POST /v1/sessions/{session}/revoke, and ask \
+                     with a new Idempotency-Key"
+                ),
             )
             .with("session_id", session),
             BrokerError::InProgress => Self::new(
@@ -508,6 +554,12 @@ impl IntoResponse for Problem {
         };
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (self.status, bytes).into_response();
+        response.extensions_mut().insert(Told {
+            detail: body.detail,
+        });
+        if let Some(fault) = self.rest.fault {
+            response.extensions_mut().insert(fault);
+        }
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
@@ -538,8 +590,10 @@ impl Problem {
 
 #[cfg(test)]
 mod tests {
+    use super::super::challenge::{self, Scheme};
     use super::*;
     use crate::attest::AttestFailure;
+    use crate::broker::error::NotRepeated;
     use crate::domain::decision::Refusal;
     use crate::domain::generation::GenerationDigest;
     use crate::ids::{CutoffId, DecisionId, SessionId};
@@ -555,7 +609,8 @@ mod tests {
     }
 
     async fn send(problem: impl Into<Problem>) -> Sent {
-        let response = problem.into().into_response();
+        let mut response = problem.into().into_response();
+        challenge::complete(&mut response, Scheme::Bearer, false);
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         let sent = Sent {
@@ -654,7 +709,11 @@ mod tests {
             (blocked(None), 403, "blocked"),
             (BrokerError::TaskEnded, 409, "task-ended"),
             (BrokerError::OwnerWithdrawn, 409, "owner-withdrawn"),
-            (BrokerError::AlreadyIssued(session), 409, "already-issued"),
+            (
+                BrokerError::AlreadyIssued(session, NotRepeated::NoInstance),
+                409,
+                "already-issued",
+            ),
             (BrokerError::InProgress, 409, "in-progress"),
             (BrokerError::RetryMismatch, 422, "idempotency-mismatch"),
             (
@@ -790,6 +849,9 @@ mod tests {
             Problem::media_type("application/json"),
             Problem::too_large(),
             Problem::timeout(),
+            Problem::body_timeout(),
+            Problem::coded(),
+            Problem::transfer_coded(),
             Problem::unready("why"),
             Problem::internal(),
             Problem::not_found("thing"),

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::Named;
+use super::params::{Named, Unrepeatable};
 use super::problem::Problem;
 use super::sessions::{SessionBody, id};
 use crate::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
@@ -105,6 +105,7 @@ impl From<Revocation> for RevocationBody {
 pub(super) async fn revoke(
     State(state): State<AppState>,
     presented: Presented,
+    _: Unrepeatable,
     body: Strict<RevocationAsk>,
 ) -> Result<Json<RevocationBody>, Problem> {
     let body = body.value;

@@ -13,7 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::{Asked, Named};
+use super::params::{Asked, Named, in_one_spelling, maybe_number};
 use super::problem::Problem;
 use crate::broker::sessions::SessionReport;
 use crate::crypto::digest::sha256;
@@ -129,6 +129,7 @@ impl From<&SessionReport> for SessionBody {
 
 /// Which sessions a listing shows.
 #[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct SessionQuery {
     /// `active` shows only what is good now; any other only what stands so.
@@ -146,10 +147,14 @@ pub struct SessionQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     resource: Option<String>,
     /// Where the last page ended.
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing_if = "is_place")]
     cursor: Option<String>,
     /// Rows at most.
-    #[serde(default, skip_serializing)]
+    #[serde(
+        default,
+        skip_serializing_if = "is_place",
+        deserialize_with = "maybe_number"
+    )]
     limit: Option<u32>,
 }
 
@@ -159,6 +164,12 @@ pub struct SessionPage {
     sessions: Vec<SessionBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
+}
+
+/// `cursor` and `limit` say where in a listing a page is. They are no part of the filter that a cursor is
+/// bound to. (To skip them altogether would leave them out of the description too.)
+pub(super) fn is_place<T>(_: &T) -> bool {
+    true
 }
 
 /// Where a listing goes on: the last id, bound to the filter that it belongs to.
@@ -199,16 +210,24 @@ fn fingerprint(filter: &impl Serialize) -> String {
 
 /// A listing's limit, within bounds.
 pub(super) fn page_limit(asked: Option<u32>) -> Result<u32, Problem> {
+    limit_within(asked, MAX_PAGE)
+}
+
+/// A listing's limit, at most this.
+pub(super) fn limit_within(asked: Option<u32>, most: u32) -> Result<u32, Problem> {
     match asked {
         None => Ok(DEFAULT_PAGE),
-        Some(limit) if (1..=MAX_PAGE).contains(&limit) => Ok(limit),
-        Some(_) => Err(Problem::invalid("/limit", format!("1 to {MAX_PAGE}"))),
+        Some(limit) if (1..=most).contains(&limit) => Ok(limit),
+        Some(_) => Err(Problem::invalid("/limit", format!("1 to {most}"))),
     }
 }
 
 /// Reads an id in a path. What is no id names nothing.
-pub(super) fn id<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T, Problem> {
-    text.parse().map_err(|_| Problem::not_found(what))
+pub(super) fn id<T>(what: &'static str, text: &str) -> Result<T, Problem>
+where
+    T: std::str::FromStr + ToString,
+{
+    in_one_spelling(text).ok_or_else(|| Problem::not_found(what))
 }
 
 /// Lists sessions, newest first: everybody's for an admin, one's own otherwise.

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use super::AppState;
 use super::params::Named;
 use super::problem::Problem;
-use crate::broker::BrokerError;
+use super::sessions::id;
 
 /// A status list, as a signed JWT.
 #[utoipa::path(
@@ -31,9 +31,7 @@ pub(super) async fn status_list(
     if asks_for_history {
         return Err(Problem::no_history());
     }
-    let list: u64 = list
-        .parse()
-        .map_err(|_| BrokerError::NotFound("status list"))?;
+    let list: u64 = id("status list", &list)?;
     let list = state.broker.status_list(list).await?;
     let left = state.broker.now().seconds_until(list.expires_at);
     let headers = [

@@ -12,9 +12,9 @@ use super::AppState;
 use super::credentials::{DecisionBody, IssuedTaskBody, NewTaskBody};
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::{Asked, Named};
+use super::params::{Asked, Named, Unrepeatable, maybe_number};
 use super::problem::Problem;
-use super::sessions::{cursor, id, link_next, page_limit, read_cursor};
+use super::sessions::{cursor, id, is_place, link_next, page_limit, read_cursor};
 use crate::broker::tasks::{TaskReport, TaskWithSessions};
 use crate::domain::session::EndReason;
 use crate::domain::task::{TaskEnd, TaskState};
@@ -111,10 +111,11 @@ impl From<TaskWithSessions> for TaskSessionsBody {
 }
 
 /// Opens a task without a credential.
-#[utoipa::path(post, path = "/v1/tasks", request_body = NewTaskBody, responses((status = 201, body = OpenedBody), (status = 403, body = super::problem::ProblemBody)))]
+#[utoipa::path(post, path = "/v1/tasks", request_body = NewTaskBody, responses((status = 201, body = OpenedBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn open(
     State(state): State<AppState>,
     presented: Presented,
+    _: Unrepeatable,
     body: Strict<NewTaskBody>,
 ) -> Result<Response, Problem> {
     let new = body.value.into_domain("")?;
@@ -130,6 +131,7 @@ pub(super) async fn open(
 
 /// Which tasks a listing shows.
 #[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct TaskQuery {
     /// Only in this state, on record.
@@ -140,10 +142,14 @@ pub struct TaskQuery {
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
     /// Where the last page ended.
-    #[serde(default, skip_serializing)]
+    #[serde(default, skip_serializing_if = "is_place")]
     cursor: Option<String>,
     /// Rows at most.
-    #[serde(default, skip_serializing)]
+    #[serde(
+        default,
+        skip_serializing_if = "is_place",
+        deserialize_with = "maybe_number"
+    )]
     limit: Option<u32>,
 }
 
@@ -277,6 +283,7 @@ pub(super) async fn delegate(
     State(state): State<AppState>,
     Named(text): Named,
     presented: Presented,
+    _: Unrepeatable,
     body: Strict<DelegateBody>,
 ) -> Result<(StatusCode, Json<DelegationBody>), Problem> {
     let id: TaskId = id("task", &text)?;

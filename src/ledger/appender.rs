@@ -804,7 +804,7 @@ impl Appender {
                     Appended::Refused(recorded(leaf, at, receipt), refusal)
                 }
                 Settled::Unchanged => Appended::Unchanged,
-                Settled::Replayed => Appended::Replayed,
+                Settled::Replayed(id) => Appended::Replayed(id),
                 Settled::Forgotten => Appended::Forgotten,
                 Settled::Blocked(blocked) => Appended::Blocked(blocked),
                 Settled::Stale => {
@@ -878,6 +878,7 @@ pub(super) async fn sign(parts: &LedgerParts, head: Head) -> Result<Signed, Appe
         origin: parts.origin.clone(),
         size: head.size,
         root: head.root,
+        extensions: Vec::new(),
     }
     .to_string();
     let keys = parts.keys.load_full();
@@ -923,8 +924,8 @@ fn settle_all(
     unrecorded: &Unrecorded,
 ) -> Result<Vec<Settled>, Failure> {
     let settled = prepared.iter().map(|prepared| {
-        if unrecorded.refuses(&prepared.request.one_time.ids) {
-            return Ok(Settled::Replayed);
+        if let Some(id) = unrecorded.replayed(&prepared.request.one_time.ids) {
+            return Ok(Settled::Replayed(id));
         }
         settling.settle(prepared).map_err(|error| {
             Failure::Fatal(format!("a refusal cannot be written as a leaf: {error}"))

@@ -57,8 +57,8 @@ pub(super) enum Settled {
     Refused(SettledLeaf, Refusal),
     /// Not recorded: there was nothing to change.
     Unchanged,
-    /// Not recorded: its evidence was used before.
-    Replayed,
+    /// Not recorded: this one of its one-time ids was used before.
+    Replayed([u8; 32]),
     /// Not recorded: whether its evidence was used before may have been forgotten.
     Forgotten,
     /// Not recorded: a cutoff blocks its caller. The evidence is used up.
@@ -788,9 +788,9 @@ impl<'a> Batch<'a> {
                 // Bound evidence may come again, with the same binding.
                 Some(Some(binding)) => {
                     let differs = once.binding.is_none_or(|own| own.as_slice() != binding);
-                    (once.must_be_new || differs).then_some(Settled::Replayed)
+                    (once.must_be_new || differs).then_some(Settled::Replayed(once.key))
                 }
-                Some(None) => Some(Settled::Replayed),
+                Some(None) => Some(Settled::Replayed(once.key)),
             })
     }
 

@@ -135,8 +135,8 @@ pub enum Appended {
     Refused(Recorded, Refusal),
     /// Not recorded: there was nothing to change.
     Unchanged,
-    /// Not recorded: its evidence was used before.
-    Replayed,
+    /// Not recorded: this one of its one-time ids was used before.
+    Replayed([u8; 32]),
     /// Not recorded: whether its evidence was used before may have been forgotten.
     Forgotten,
     /// Not recorded: a cutoff blocks its caller, whose evidence is used up.

@@ -72,14 +72,15 @@ impl Unrecorded {
         taken
     }
 
-    /// Whether one of these ids was used before, with another binding or without one.
-    pub(super) fn refuses(&self, ids: &[OneTime]) -> bool {
+    /// The first of these ids that was used before, with another binding or without one.
+    pub(super) fn replayed(&self, ids: &[OneTime]) -> Option<[u8; 32]> {
         let state = self.state();
-        ids.iter().any(|id| {
+        let replayed = ids.iter().find(|id| {
             state.get(&id.key).is_some_and(|kept| {
                 id.must_be_new || id.binding.is_none() || id.binding != kept.id.binding
             })
-        })
+        });
+        replayed.map(|id| id.key)
     }
 
     /// How many ids are kept.
@@ -139,16 +140,16 @@ mod tests {
             (vec![id(3, None)], false),
             (Vec::new(), false),
         ] {
-            assert_eq!(kept.refuses(&ids), refused, "{ids:?}");
+            assert_eq!(kept.replayed(&ids).is_some(), refused, "{ids:?}");
         }
         let anew = OneTime {
             must_be_new: true,
             ..id(2, Some(7))
         };
-        assert!(kept.refuses(&[anew]));
+        assert!(kept.replayed(&[anew]).is_some());
         // A later use does not loosen the first.
         kept.keep(&[id(1, Some(7))]);
-        assert!(kept.refuses(&[id(1, Some(7))]));
+        assert!(kept.replayed(&[id(1, Some(7))]).is_some());
     }
 
     #[test]
@@ -157,11 +158,14 @@ mod tests {
         kept.keep(&[id(1, None), id(2, None), id(3, None)]);
         kept.keep_for_good(&[id(4, None)]);
         assert_eq!(kept.take(2, at(0)), [id(1, None), id(2, None)]);
-        assert!(!kept.refuses(&[id(1, None)]), "the batch knows it now");
-        assert!(kept.refuses(&[id(3, None)]) && kept.refuses(&[id(4, None)]));
+        assert!(
+            !kept.replayed(&[id(1, None)]).is_some(),
+            "the batch knows it now"
+        );
+        assert!(kept.replayed(&[id(3, None)]).is_some() && kept.replayed(&[id(4, None)]).is_some());
         assert_eq!(kept.take(2, at(0)), [id(3, None)]);
         assert_eq!(kept.take(2, at(0)), [], "its row was refused");
-        assert!(kept.refuses(&[id(4, None)]));
+        assert!(kept.replayed(&[id(4, None)]).is_some());
         kept.keep(&[id(1, None)]);
         assert_eq!(kept.take(2, at(300 + ONE_TIME_KEPT_SECONDS)), []);
         assert_eq!(kept.len(), 0);

@@ -209,6 +209,6 @@ await check('who is not the client is told so', async () => {
     client.None(),
   ]) {
     const config = await configured(authentication);
-    await refused(() => client.clientCredentialsGrant(config, credentials), 'invalid_client', 401);
+    await refused(() => client.clientCredentialsGrant(config, credentials), 'invalid_client');
   }
 });

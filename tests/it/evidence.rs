@@ -60,7 +60,7 @@ variants! {
     Denied: BrokerError::Denied(_),
     TaskEnded: BrokerError::TaskEnded,
     OwnerWithdrawn: BrokerError::OwnerWithdrawn,
-    AlreadyIssued: BrokerError::AlreadyIssued(_),
+    AlreadyIssued: BrokerError::AlreadyIssued(..),
     InProgress: BrokerError::InProgress,
     RetryMismatch: BrokerError::RetryMismatch,
     Invalid: BrokerError::Invalid { .. },

@@ -394,7 +394,7 @@ async fn so_many_entries_wait_and_no_more() {
     // What was recorded is used up, and so is what was turned away.
     for n in [most, most + 1, most + MAX_UNRECORDED_EVIDENCE] {
         let again = ledger.append(consume(&rig, n)).await;
-        assert!(matches!(again, Ok(Appended::Replayed)), "{again:?}");
+        assert!(matches!(again, Ok(Appended::Replayed(_))), "{again:?}");
     }
     // Once there is room again calls are looked at, the one that was not looked at before too.
     until("there is room", SOON, async || {

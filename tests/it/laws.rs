@@ -289,7 +289,7 @@ on_both_stores! {
             rig.issue("agent:reports", request.clone()).await.unwrap();
         }
         let fifth = rig.issue("agent:reports", request.clone()).await;
-        assert!(matches!(fifth, Err(BrokerError::AlreadyIssued(_))), "at most three times");
+        assert!(matches!(fifth, Err(BrokerError::AlreadyIssued(..))), "at most three times");
         let mut other = request;
         other.retry.as_mut().unwrap().fingerprint = [8; 32];
         assert!(matches!(rig.issue("agent:reports", other).await, Err(BrokerError::RetryMismatch)));
@@ -300,7 +300,7 @@ on_both_stores! {
         request.resource = "archive-api".into();
         let first = rig.issue("agent:reports", request.clone()).await.unwrap();
         match rig.issue("agent:reports", request).await {
-            Err(BrokerError::AlreadyIssued(session)) => assert_eq!(session, first.session.id),
+            Err(BrokerError::AlreadyIssued(session, _)) => assert_eq!(session, first.session.id),
             other => panic!("{other:?}"),
         }
     }

@@ -4,6 +4,10 @@ use serde_json::{Value, json};
 
 use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::http::{Answer, assert_problem, send};
+use crate::support::issuer::{Issuer, unix_seconds};
+use crate::support::keys::{Algorithm, Key, sign_jwt};
+use crate::support::random_hex;
+use crate::support::rig::Kind;
 
 async fn ask(replica: &Replica, token: &str, key: &str, body: &Value) -> Answer {
     let request = replica
@@ -78,4 +82,104 @@ async fn a_retry_supersedes_three_times_and_then_conflicts_on_sqlite() {
 async fn a_retry_supersedes_three_times_and_then_conflicts_on_postgresql() {
     let (fleet, replica) = Fleet::start().await;
     case(&fleet, &replica).await;
+}
+
+const NO_INSTANCE: &str = "https://no-instance.taskpass.test";
+
+/// A workload whose attestor gives no instance.
+async fn without_an_instance(kind: Kind) -> (Fleet, Replica) {
+    let attestor = |issuer: &Issuer| {
+        format!(
+            r#"
+[[attestors]]
+kind = "oidc"
+name = "plain"
+issuer = "{}"
+audience = "{NO_INSTANCE}"
+algorithms = ["ES256"]
+single_tenant = true
+identity = "{{sub}}"
+[attestors.claims]
+sub = {{ type = "string", immutable = true }}
+"#,
+            issuer.url()
+        )
+    };
+    let policy = r#"
+@id("plain-open") @description("opens")
+permit (principal == Workload::plain::"plain:agent", action == Action::"openTask", resource);
+@id("plain-read") @description("reads") @max_ttl("600")
+permit (principal == Workload::plain::"plain:agent", action == Action::"orders:read", resource);
+"#;
+    Fleet::believing(kind, attestor, policy).await
+}
+
+fn proof(key: &Key) -> String {
+    let header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
+    let claims = json!({
+        "jti": random_hex(16), "htm": "POST", "iat": unix_seconds(),
+        "htu": "http://127.0.0.1:7070/v1/credentials",
+    });
+    sign_jwt(&header, &claims, key)
+}
+
+/// Without an instance a request is repeated with the key that the first one proved. Where it proved
+/// none, the refusal says what would do.
+async fn without_instances(kind: Kind) {
+    let (fleet, replica) = without_an_instance(kind).await;
+    let token = || {
+        fleet
+            .issuer
+            .token(json!({"sub": "agent", "aud": NO_INSTANCE}))
+    };
+    let ask = async |name: &str, key: Option<&Key>| {
+        let request = replica
+            .client
+            .request(reqwest::Method::POST, "/v1/credentials")
+            .bearer_auth(token())
+            .header("idempotency-key", format!("\"{name}\""))
+            .json(&body());
+        let request = match key {
+            Some(key) => request.header("dpop", proof(key)),
+            None => request,
+        };
+        send(request).await
+    };
+    let (own, other) = (
+        Key::generate(Algorithm::Es256),
+        Key::generate(Algorithm::Es256),
+    );
+    let first = ask("bound", Some(&own)).await.expect(201);
+    for key in [None, Some(&other)] {
+        let refused = assert_problem(&ask("bound", key).await, 409, "already-issued");
+        assert!(refused["detail"].as_str().unwrap().contains("another key"));
+    }
+    let again = ask("bound", Some(&own)).await.expect(201);
+    assert_eq!(again["task"]["id"], first["task"]["id"]);
+    assert!(!fleet.is_good(&replica, &first).await, "superseded");
+    assert!(fleet.is_good(&replica, &again).await);
+
+    let first = ask("unbound", None).await.expect(201);
+    let refused = assert_problem(&ask("unbound", None).await, 409, "already-issued");
+    let detail = refused["detail"].as_str().unwrap();
+    for said in ["DPoP proof", "new Idempotency-Key", "/revoke"] {
+        assert!(detail.contains(said), "{detail}");
+    }
+    // What it says can be done, and does it.
+    let session = refused["session_id"].as_str().unwrap();
+    let path = format!("/v1/sessions/{session}/revoke");
+    let ended = replica.client.post_json(&token(), &path, &json!({})).await;
+    ended.expect(200);
+    assert!(!fleet.is_good(&replica, &first).await);
+    ask("another", None).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_an_instance_is_repeated_by_its_key_on_sqlite() {
+    without_instances(Kind::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_an_instance_is_repeated_by_its_key_on_postgresql() {
+    without_instances(Kind::Postgres).await;
 }

@@ -62,6 +62,31 @@ fn each_claim_is_checked_at_its_limit() {
             json!("HTTPS://Broker.Example:443/v1/credentials?a=b#c"),
             true,
         ),
+        (
+            "htu",
+            json!("https://broker.example/v1/x/%2e%2E/cr%65dential%73"),
+            true,
+        ),
+        (
+            "htu",
+            json!("https://broker.example/v1%2Fcredentials"),
+            false,
+        ),
+        (
+            "htu",
+            json!("https://broker.example/v1/credentials%"),
+            false,
+        ),
+        (
+            "htu",
+            json!("https:\\\\broker.example\\v1\\credentials"),
+            false,
+        ),
+        (
+            "htu",
+            json!("https://broker.example/v1/cred\nentials"),
+            false,
+        ),
         ("iat", json!(at - 60), true),
         ("iat", json!(at - 61), false),
         ("iat", json!(at + 5), true),
@@ -77,6 +102,26 @@ fn each_claim_is_checked_at_its_limit() {
         claims[claim] = value.clone();
         let proof = key.sign(&header(&key), &claims);
         assert_eq!(judge(vec![proof], None).is_ok(), good, "{claim} = {value}");
+    }
+}
+
+#[test]
+fn an_htu_with_an_escaped_unreserved_letter_names_the_same_url() {
+    for (one, other, same) in [
+        ("https://a.example/x", "https://a.example/%78", true),
+        (
+            "https://a.example/%2D%2e%5F%7e",
+            "https://a.example/-._~",
+            true,
+        ),
+        ("https://a.example/%c3%a9", "https://a.example/%C3%A9", true),
+        ("https://a.example", "https://a.example:443/", true),
+        ("https://a.example/%2f", "https://a.example//", false),
+        ("https://a.example/%", "https://a.example/%", false),
+        ("https://a.example/%7", "https://a.example/%7", false),
+        ("https://a.example/X", "https://a.example/x", false),
+    ] {
+        assert_eq!(same_target(one, other), same, "{one} {other}");
     }
 }
 

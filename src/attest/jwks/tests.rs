@@ -26,8 +26,8 @@ async fn fetches(server: &MockServer) -> usize {
 }
 
 async fn find(source: &Arc<KeySource>, kid: &str, at: Timestamp) -> Result<(), KeyError> {
-    let key = source.key(Some(kid), Algorithm::Es256, at).await?;
-    assert_eq!(key.kid(), Some(kid));
+    let keys = source.keys(Some(kid), Algorithm::Es256, at).await?;
+    assert_eq!(keys[0].kid(), Some(kid));
     Ok(())
 }
 
@@ -49,10 +49,43 @@ async fn one_odd_key_does_not_spoil_the_others() {
     for odd in ["shared", "private", "coin"] {
         assert_eq!(find(&source, odd, now()).await, Err(KeyError::Unknown));
     }
-    let only = source.key(None, Algorithm::Es256, now()).await;
-    assert_eq!(only.unwrap().kid(), Some("good"));
-    let other = source.key(Some("good"), Algorithm::Rs256, now()).await;
+    let only = source.keys(None, Algorithm::Es256, now()).await;
+    assert_eq!(only.unwrap()[0].kid(), Some("good"));
+    let other = source.keys(Some("good"), Algorithm::Rs256, now()).await;
     assert_eq!(other.unwrap_err(), KeyError::Unknown);
+}
+
+#[tokio::test]
+async fn of_two_usable_keys_with_one_kid_the_second_verifies_too() {
+    let server = MockServer::start().await;
+    let (first, second, stranger) = (TestKey::new(), TestKey::new(), TestKey::new());
+    serve_keys(
+        &server,
+        json!([first.jwk_named("same"), second.jwk_named("same")]),
+    )
+    .await;
+    let source = source(&server.uri());
+    let allowed = [Algorithm::Es256];
+    for (key, good) in [(&first, true), (&second, true), (&stranger, false)] {
+        let token = key.sign(
+            &json!({"alg": "ES256", "kid": "same"}),
+            &json!({"iss": "i"}),
+        );
+        let token = UnverifiedJwt::parse(&token).unwrap();
+        let keys = source.keys(Some("same"), Algorithm::Es256, now()).await;
+        let verified = verify_with(&token, &keys.unwrap(), &allowed);
+        assert_eq!(verified.is_ok(), good);
+    }
+}
+
+#[test]
+fn no_more_keys_of_one_kid_are_tried_than_four() {
+    let keys: Vec<_> = (0..MAX_OF_ONE_NAME + 3)
+        .filter_map(|_| usable_key(TestKey::new().jwk_named("same"), KeyUse::Signatures))
+        .collect();
+    let named = select(&keys, Some("same"), Algorithm::Es256);
+    assert_eq!(named.len(), MAX_OF_ONE_NAME);
+    assert!(select(&keys, None, Algorithm::Es256).is_empty());
 }
 
 #[tokio::test]
@@ -175,7 +208,7 @@ async fn every_key_of_a_set_of_more_than_a_hundred_is_found() {
         assert_eq!(odd, Err(KeyError::Unknown), "{n}");
     }
     // None is chosen for a token that names none.
-    let unnamed = source.key(None, Algorithm::Es256, now()).await;
+    let unnamed = source.keys(None, Algorithm::Es256, now()).await;
     assert_eq!(unnamed.unwrap_err(), KeyError::Unknown);
     assert_eq!(fetches(&server).await, 1);
 }

@@ -3,18 +3,22 @@
 
 use std::net::SocketAddr;
 
-use axum::http::header::{CONTENT_TYPE, HOST, ORIGIN};
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::header::{CONTENT_TYPE, ORIGIN};
+use axum::http::{Method, Request, StatusCode};
+
+use crate::http::hosts;
 
 /// Why a request is refused, if it is.
-pub(super) fn refusal(
+pub(super) fn refusal<B>(
     own: SocketAddr,
-    method: &Method,
-    headers: &HeaderMap,
+    request: &Request<B>,
 ) -> Option<(StatusCode, &'static str)> {
+    let (method, headers) = (request.method(), request.headers());
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let names = [own.to_string(), format!("localhost:{}", own.port())];
-    if !text(HOST).is_some_and(|host| names.iter().any(|name| name == host)) {
+    let mut hosts = hosts(request).peekable();
+    let named = hosts.peek().is_some();
+    if !named || !hosts.all(|host| names.iter().any(|name| name == host)) {
         return Some((StatusCode::FORBIDDEN, "this Host is not ours"));
     }
     if headers.contains_key(ORIGIN) {
@@ -34,19 +38,43 @@ pub(super) fn refusal(
 mod tests {
     use super::*;
 
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
+    fn request(
+        method: &Method,
+        target: &str,
+        pairs: &[(&'static str, &'static str)],
+    ) -> Request<()> {
+        let mut request = Request::new(());
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = target.parse().unwrap();
         for (name, value) in pairs {
-            headers.insert(*name, value.parse().unwrap());
+            request.headers_mut().append(*name, value.parse().unwrap());
         }
-        headers
+        request
+    }
+
+    #[test]
+    fn a_target_that_names_another_host_gets_nothing() {
+        let own = SocketAddr::from(([127, 0, 0, 1], 7071));
+        let host = [("host", "127.0.0.1:7071")];
+        for (target, pairs, refused) in [
+            ("http://127.0.0.1:7071/token", &host[..], false),
+            ("http://127.0.0.1:7071/token", &[][..], false),
+            ("http://evil.example:7071/token", &host[..], true),
+            ("/token", &[host[0], ("host", "evil.example")][..], true),
+        ] {
+            let told = refusal(own, &request(&Method::GET, target, pairs));
+            assert_eq!(told.is_some(), refused, "{target} {pairs:?}");
+        }
     }
 
     #[test]
     fn a_web_page_gets_nothing() {
         let own = SocketAddr::from(([127, 0, 0, 1], 7071));
         let json = ("content-type", "application/json; charset=utf-8");
-        let ask = |method, pairs: &[_]| refusal(own, method, &headers(pairs)).map(|r| r.0.as_u16());
+        let ask = |method, pairs: &[_]| {
+            let request = request(method, "/token", pairs);
+            refusal(own, &request).map(|r| r.0.as_u16())
+        };
         assert_eq!(ask(&Method::GET, &[("host", "127.0.0.1:7071")]), None);
         assert_eq!(
             ask(&Method::POST, &[("host", "localhost:7071"), json]),

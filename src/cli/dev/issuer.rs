@@ -93,7 +93,7 @@ impl Issuer {
 }
 
 async fn guarded(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    match guard::refusal(shared.address, request.method(), request.headers()) {
+    match guard::refusal(shared.address, &request) {
         Some(refusal) => refusal.into_response(),
         None => next.run(request).await,
     }

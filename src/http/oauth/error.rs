@@ -12,6 +12,8 @@ use utoipa::ToSchema;
 use crate::attest::AttestError;
 use crate::broker::BrokerError;
 use crate::domain::decision::Observed;
+use crate::http::challenge::Fault;
+use crate::http::problem::Told;
 
 /// What a caller is told that a revocation blocks.
 pub(super) const BLOCKED: &str = "a revocation blocks this caller";
@@ -39,6 +41,15 @@ pub struct OAuthErrorBody {
     observed: Option<Box<Observed>>,
 }
 
+/// How a request at OAuth's endpoints authenticates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By a token in `Authorization`.
+    Header,
+    /// By a client assertion in the form (RFC 7523).
+    Assertion,
+}
+
 /// An error of RFC 6749 §5.2.
 #[derive(Debug)]
 pub(super) struct OAuthError {
@@ -52,18 +63,41 @@ pub(super) struct OAuthError {
     pub(super) decision_id: Option<String>,
     /// What policies that merely observe would have made of it.
     pub(super) observed: Option<Box<Observed>>,
+    /// What the challenge of a 401 says.
+    pub(super) fault: Option<Fault>,
 }
 
 impl OAuthError {
-    pub(super) fn bad(error: &'static str, description: &'static str) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        error: &'static str,
+        description: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self {
-            status: StatusCode::BAD_REQUEST,
+            status,
             error,
             description: description.into(),
             refused: None,
             retry_seconds: None,
             decision_id: None,
             observed: None,
+            fault: None,
+        }
+    }
+
+    pub(super) fn bad(error: &'static str, description: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, description)
+    }
+
+    pub(super) fn invalid_request(description: &'static str) -> Self {
+        Self::bad("invalid_request", description)
+    }
+
+    /// A client that is not authenticated.
+    pub(super) fn invalid_client(description: &'static str) -> Self {
+        Self {
+            fault: Some(Fault::Token),
+            ..Self::new(StatusCode::UNAUTHORIZED, "invalid_client", description)
         }
     }
 
@@ -78,27 +112,131 @@ impl OAuthError {
             Some(refused) => describe(refused),
         };
         Self {
-            status,
-            error,
-            description,
             refused: refused.cloned().map(Box::new),
-            retry_seconds: None,
-            decision_id: None,
-            observed: None,
+            ..Self::new(status, error, description)
         }
     }
 
-    pub(super) fn invalid_request(description: &'static str) -> Self {
-        Self::bad("invalid_request", description)
+    /// Evidence that was refused where it authenticates the request (RFC 7662 §2.3, RFC 7009 §2.2.1):
+    /// the error of RFC 6749 for a client, of RFC 6750 for a bearer of a token, of RFC 9449 for a proof.
+    fn unauthenticated(error: &AttestError, told: Option<&AttestError>, way: Way) -> Self {
+        let fault = Fault::of(error);
+        let code = match (fault, way) {
+            (Fault::Proof, _) => "invalid_dpop_proof",
+            (Fault::Nonce, _) => "use_dpop_nonce",
+            (Fault::Token | Fault::Unproven, Way::Header) if *error != AttestError::Missing => {
+                "invalid_token"
+            }
+            (Fault::Token | Fault::Unproven, _) => "invalid_client",
+        };
+        Self {
+            fault: Some(fault),
+            ..Self::refused_evidence(StatusCode::UNAUTHORIZED, code, told)
+        }
+    }
+
+    /// The same without a challenge, where no scheme of `Authorization` is taken: a 401 has to name one
+    /// (RFC 9110 §15.5.2).
+    pub(super) fn without_challenge(self) -> Self {
+        let status = if self.status == StatusCode::UNAUTHORIZED {
+            StatusCode::BAD_REQUEST
+        } else {
+            self.status
+        };
+        Self {
+            status,
+            fault: None,
+            ..self
+        }
+    }
+
+    /// The broker's error, for a request that authenticates in this way.
+    pub(super) fn of(error: BrokerError, way: Way) -> Self {
+        let unavailable = |description, seconds| Self {
+            retry_seconds: seconds,
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "temporarily_unavailable",
+                description,
+            )
+        };
+        if let BrokerError::FailClosed(why) = &error {
+            warn!(%why, "closed");
+        }
+        match error {
+            BrokerError::Attestation(failure) if failure.error == AttestError::NonceWanted => {
+                Self {
+                    description: "the DPoP proof has to contain the nonce of this answer".into(),
+                    ..Self::unauthenticated(&failure.error, None, way)
+                }
+            }
+            BrokerError::Attestation(failure) => {
+                Self::unauthenticated(&failure.error, failure.for_caller(), way)
+            }
+            BrokerError::Replayed | BrokerError::UsedUp { .. } => {
+                let refused = AttestError::Replayed;
+                Self::unauthenticated(&refused, Some(&refused), way)
+            }
+            BrokerError::AttestationUnavailable(failure) => unavailable(
+                "what vouches for the attestation cannot be read now; come again with it",
+                failure.error.retry_seconds(),
+            ),
+            BrokerError::Blocked(_) => Self::new(StatusCode::FORBIDDEN, "access_denied", BLOCKED),
+            BrokerError::RateLimited(exceeded) => Self {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                ..unavailable("too many requests", Some(exceeded.retry_seconds))
+            },
+            BrokerError::Superseded | BrokerError::Overloaded | BrokerError::FailClosed(_) => {
+                unavailable(
+                    "something cannot be relied on; try again with a fresh attestation",
+                    Some(1),
+                )
+            }
+            // RFC 6750 §3.1.
+            BrokerError::Forbidden(_) => Self::new(
+                StatusCode::FORBIDDEN,
+                "insufficient_scope",
+                "policy does not give you this",
+            ),
+            BrokerError::NotFound(_)
+            | BrokerError::LastAdmin
+            | BrokerError::Denied(_)
+            | BrokerError::TaskEnded
+            | BrokerError::OwnerWithdrawn
+            | BrokerError::AlreadyIssued(..)
+            | BrokerError::InProgress
+            | BrokerError::RetryMismatch
+            | BrokerError::TooManyKeys { .. }
+            | BrokerError::Invalid { .. } => {
+                Self::invalid_request("the request cannot be answered")
+            }
+        }
+    }
+
+    /// What a layer before the endpoint refuses.
+    pub(super) fn of_layer(status: StatusCode, told: &Told) -> Self {
+        let error = match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                "temporarily_unavailable"
+            }
+            status if status.is_server_error() => "server_error",
+            _ => "invalid_request",
+        };
+        Self::new(status, error, plain(&told.detail))
     }
 }
 
-/// RFC 6749 allows neither quotes nor backslashes in a description, nor anything but ASCII.
+/// What is told of refused evidence.
 fn describe(refused: &AttestError) -> Cow<'static, str> {
+    plain(&format!("the attestation is refused: {refused}")).into()
+}
+
+/// A description without what RFC 6749 §5.2 does not allow in one: quotes, backslashes, and all that is
+/// not ASCII.
+fn plain(text: &str) -> String {
     let allowed = |c: char| matches!(c, ' '..='!' | '#'..='[' | ']'..='~');
-    let text = format!("the attestation is refused: {refused}");
     let shown = text.chars().map(|c| if allowed(c) { c } else { '?' });
-    Cow::Owned(shown.collect())
+    shown.collect()
 }
 
 impl IntoResponse for OAuthError {
@@ -124,86 +262,14 @@ impl IntoResponse for OAuthError {
             Json(body),
         )
             .into_response();
-        let headers = response.headers_mut();
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(
-                header::WWW_AUTHENTICATE,
-                header::HeaderValue::from_static("Bearer"),
-            );
+        if let Some(fault) = self.fault {
+            response.extensions_mut().insert(fault);
         }
         if let Some(seconds) = self.retry_seconds {
+            let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, seconds.max(1).into());
         }
         response
-    }
-}
-
-impl From<BrokerError> for OAuthError {
-    fn from(error: BrokerError) -> Self {
-        if let BrokerError::FailClosed(why) = &error {
-            warn!(%why, "closed");
-        }
-        let (status, error, description, retry_seconds) = match error {
-            BrokerError::Attestation(failure) if failure.error == AttestError::NonceWanted => (
-                StatusCode::BAD_REQUEST,
-                "use_dpop_nonce",
-                "the DPoP proof has to contain the nonce of this answer",
-                None,
-            ),
-            BrokerError::Attestation(failure) => {
-                let status = StatusCode::UNAUTHORIZED;
-                return Self::refused_evidence(status, "invalid_client", failure.for_caller());
-            }
-            BrokerError::Replayed | BrokerError::UsedUp { .. } => {
-                let status = StatusCode::UNAUTHORIZED;
-                let refused = Some(&AttestError::Replayed);
-                return Self::refused_evidence(status, "invalid_client", refused);
-            }
-            BrokerError::AttestationUnavailable(failure) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "temporarily_unavailable",
-                "what vouches for the attestation cannot be read now; come again with it",
-                failure.error.retry_seconds(),
-            ),
-            BrokerError::Blocked(_) => (StatusCode::FORBIDDEN, "access_denied", BLOCKED, None),
-            BrokerError::RateLimited(exceeded) => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "temporarily_unavailable",
-                "too many requests",
-                Some(exceeded.retry_seconds),
-            ),
-            BrokerError::Superseded | BrokerError::Overloaded | BrokerError::FailClosed(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "temporarily_unavailable",
-                "something cannot be relied on; try again with a fresh attestation",
-                Some(1),
-            ),
-            BrokerError::Forbidden(_)
-            | BrokerError::NotFound(_)
-            | BrokerError::LastAdmin
-            | BrokerError::Denied(_)
-            | BrokerError::TaskEnded
-            | BrokerError::OwnerWithdrawn
-            | BrokerError::AlreadyIssued(_)
-            | BrokerError::InProgress
-            | BrokerError::RetryMismatch
-            | BrokerError::TooManyKeys { .. }
-            | BrokerError::Invalid { .. } => (
-                StatusCode::BAD_REQUEST,
-                "invalid_request",
-                "the request cannot be answered",
-                None,
-            ),
-        };
-        Self {
-            status,
-            error,
-            description: description.into(),
-            refused: None,
-            retry_seconds,
-            decision_id: None,
-            observed: None,
-        }
     }
 }
 
@@ -214,24 +280,24 @@ mod tests {
 
     #[test]
     fn descriptions_keep_to_the_characters_of_rfc_6749() {
+        let of = |error| OAuthError::of(error, Way::Header);
         for error in [
             OAuthError::invalid_request("send application/x-www-form-urlencoded"),
-            BrokerError::Replayed.into(),
+            of(BrokerError::Replayed),
             OAuthError::refused_evidence(
                 StatusCode::UNAUTHORIZED,
                 "invalid_client",
                 Some(&AttestError::RequiredClaim("a\"b\\c\u{e9}".into())),
             ),
-            BrokerError::RateLimited(Exceeded {
+            of(BrokerError::RateLimited(Exceeded {
                 policy: "identity",
                 quota: 1,
                 window_seconds: 1,
                 retry_seconds: 1,
-            })
-            .into(),
-            BrokerError::Overloaded.into(),
-            BrokerError::FailClosed("postgres://10.0.0.7".into()).into(),
-            BrokerError::Forbidden("x").into(),
+            })),
+            of(BrokerError::Overloaded),
+            of(BrokerError::FailClosed("postgres://10.0.0.7".into())),
+            of(BrokerError::Forbidden("x")),
         ] {
             let allowed = |c: char| matches!(c, ' '..='!' | '#'..='[' | ']'..='~');
             assert!(
@@ -240,6 +306,60 @@ mod tests {
                 error.description
             );
             assert!(!error.description.contains("10.0.0.7"));
+        }
+    }
+
+    #[test]
+    fn what_authenticates_a_request_and_is_refused_has_the_error_of_its_standard() {
+        let refused = |error: AttestError| {
+            BrokerError::Attestation(Box::new(crate::attest::AttestFailure::unattributed(error)))
+        };
+        for (error, way, code, fault) in [
+            (
+                AttestError::Missing,
+                Way::Header,
+                "invalid_client",
+                Fault::Token,
+            ),
+            (
+                AttestError::Expired,
+                Way::Header,
+                "invalid_token",
+                Fault::Token,
+            ),
+            (
+                AttestError::Expired,
+                Way::Assertion,
+                "invalid_client",
+                Fault::Token,
+            ),
+            (
+                AttestError::Confirmation("x"),
+                Way::Header,
+                "invalid_token",
+                Fault::Unproven,
+            ),
+            (
+                AttestError::BadProof("x"),
+                Way::Assertion,
+                "invalid_dpop_proof",
+                Fault::Proof,
+            ),
+            (
+                AttestError::NonceWanted,
+                Way::Header,
+                "use_dpop_nonce",
+                Fault::Nonce,
+            ),
+        ] {
+            let told = OAuthError::of(refused(error.clone()), way);
+            assert_eq!(
+                (told.status, told.error, told.fault),
+                (StatusCode::UNAUTHORIZED, code, Some(fault)),
+                "{error}"
+            );
+            let plain = told.without_challenge();
+            assert_eq!((plain.status, plain.fault), (StatusCode::BAD_REQUEST, None));
         }
     }
 }

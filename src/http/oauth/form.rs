@@ -9,6 +9,7 @@ use super::error::OAuthError;
 use crate::domain::limits::MAX_BODY_BYTES;
 use crate::http::AppState;
 use crate::http::json::{body, is_media_type};
+use crate::http::params::in_one_spelling;
 use crate::http::problem::Problem;
 
 /// A form whose parameters stand once.
@@ -25,12 +26,9 @@ impl Form {
                 ..OAuthError::invalid_request("send application/x-www-form-urlencoded")
             });
         }
-        let bytes = body(request, state)
-            .await
-            .map_err(|_: Problem| OAuthError {
-                status: StatusCode::PAYLOAD_TOO_LARGE,
-                ..OAuthError::invalid_request("the body is too large")
-            })?;
+        let unread =
+            |problem: Problem| OAuthError::of_layer(problem.status(), &problem.into_told());
+        let bytes = body(request, state).await.map_err(unread)?;
         debug_assert!(bytes.len() <= MAX_BODY_BYTES, "the route's limit is lower");
         Self::parse(&bytes)
     }
@@ -75,8 +73,9 @@ impl Form {
 
     /// A whole number.
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, OAuthError> {
-        let number = self.get(name).map(str::parse::<u64>).transpose();
-        number.map_err(|_| OAuthError::invalid_request("a parameter is not a whole number"))
+        let wrong = || OAuthError::invalid_request("a parameter is not a whole number");
+        let read = |text| in_one_spelling(text).ok_or_else(wrong);
+        self.get(name).map(read).transpose()
     }
 }
 

@@ -8,6 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::accept::Acceptance;
+use super::client::authentication;
 use super::error::{OAuthError, OAuthErrorBody};
 use super::form::Form;
 use crate::broker::introspect::{ActiveToken, Introspection};
@@ -30,6 +32,12 @@ pub struct IntrospectForm {
     token: String,
     /// Ignored.
     token_type_hint: Option<String>,
+    /// With `private_key_jwt` in place of `Authorization`: the URN of `jwt-bearer`.
+    client_assertion_type: Option<String>,
+    /// With it: the assertion.
+    client_assertion: Option<String>,
+    /// With it, if at all: its subject.
+    client_id: Option<String>,
 }
 
 /// Says whether a token is good now (RFC 7662), to a verifier of its resource or an admin.
@@ -50,14 +58,12 @@ pub(in crate::http) async fn introspect(
     }
 }
 
-/// Whether the answer is wanted as a signed statement.
+/// Whether the answer is wanted as a signed statement: it is preferred, or named beside JSON.
 fn wants_statement(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT).iter();
-    let accepted = accepted.filter_map(|value| value.to_str().ok());
-    accepted.flat_map(|value| value.split(',')).any(|range| {
-        let media_type = range.split(';').next().unwrap_or_default();
-        media_type.trim().eq_ignore_ascii_case(STATEMENT)
-    })
+    let signed = Acceptance::of(headers, STATEMENT);
+    let plain = Acceptance::of(headers, "application/json");
+    let named = signed.closeness == 3 && signed.weight > 0;
+    signed.weight > plain.weight || (named && signed.weight == plain.weight)
 }
 
 async fn try_introspect(
@@ -69,8 +75,10 @@ async fn try_introspect(
     let form = Form::read(request, state).await?;
     let token = form.required("token")?;
     let token = SecretString::from(token);
+    let (evidence, way) = authentication(presented, &form)?;
     let broker = &state.broker;
-    let answer = broker.introspect(&presented.evidence, &token).await?;
+    let answer = broker.introspect(&evidence, &token).await;
+    let answer = answer.map_err(|error| OAuthError::of(error, way))?;
     let body = match &answer.introspection {
         Introspection::Inactive => json!({"active": false}),
         Introspection::Active(active) => describe(broker.issuer(), active),
@@ -78,7 +86,8 @@ async fn try_introspect(
     if !signed {
         return Ok(Json(body).into_response());
     }
-    let statement = broker.sign_introspection(&answer.asker, &body).await?;
+    let statement = broker.sign_introspection(&answer.asker, &body).await;
+    let statement = statement.map_err(|error| OAuthError::of(error, way))?;
     let headers = [(header::CONTENT_TYPE, STATEMENT)];
     Ok((headers, statement.expose_secret().to_owned()).into_response())
 }

@@ -1,6 +1,8 @@
 //! What OAuth clients and resource servers expect: tokens, introspection, revocation, metadata, keys.
 //! Errors here are RFC 6749's.
 
+mod accept;
+mod client;
 mod error;
 mod form;
 pub mod introspect;
@@ -8,14 +10,59 @@ pub mod revoke;
 pub mod token;
 
 use axum::Json;
-use axum::extract::State;
-use axum::http::header;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use self::error::OAuthError;
 pub use self::error::OAuthErrorBody;
 use super::AppState;
+use super::problem::Told;
+use crate::attest::{dpop, key};
 use crate::config::ClientCertificates;
+use crate::crypto::jwk::Algorithm;
+
+/// Whether an endpoint of OAuth's is at this path: its errors are RFC 6749's.
+pub(super) fn is_served_at(path: &str) -> bool {
+    path.starts_with("/oauth2/")
+}
+
+/// Answers in OAuth's form what the layers before its endpoints refuse: the limit by address, the
+/// timeout, a method that is not served.
+pub(super) async fn answer_in_form(request: Request, next: Next) -> Response {
+    let served = is_served_at(request.uri().path());
+    let response = next.run(request).await;
+    match response.extensions().get::<Told>() {
+        Some(told) if served => {
+            let error = OAuthError::of_layer(response.status(), told);
+            let mut answer = error.into_response();
+            let kept = response
+                .headers()
+                .iter()
+                .filter(|(name, _)| !describes_body(name));
+            let kept: HeaderMap = kept
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect();
+            answer.headers_mut().extend(kept);
+            answer
+        }
+        _ => response,
+    }
+}
+
+fn describes_body(name: &header::HeaderName) -> bool {
+    [header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name)
+}
+
+/// How a caller may authenticate at the endpoints that it has to authenticate at: with
+/// `private_key_jwt`, and with an access token of ours or an attestation, as RFC 8414 §2 names these.
+const PROTECTED_BY: [&str; 3] = ["private_key_jwt", "Bearer", "DPoP"];
+
+fn names(algorithms: &[Algorithm]) -> Vec<&'static str> {
+    algorithms.iter().map(|own| own.as_str()).collect()
+}
 
 fn metadata(state: &AppState) -> Value {
     let issuer = state.broker.issuer();
@@ -28,17 +75,20 @@ fn metadata(state: &AppState) -> Value {
         "issuer": issuer,
         "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
         "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
-        "introspection_endpoint_auth_methods_supported": ["none"],
+        "introspection_endpoint_auth_methods_supported": PROTECTED_BY,
+        "introspection_endpoint_auth_signing_alg_values_supported": names(&key::ALGORITHMS),
         "introspection_signing_alg_values_supported": state.broker.signing_algorithms(),
-        "authorization_details_types_supported": ["api", "aws"],
-        "dpop_signing_alg_values_supported": ["ES256", "ES384", "EdDSA", "RS256", "PS256"],
+        // A role of AWS is asked for at `/v1/credentials` alone.
+        "authorization_details_types_supported": ["api"],
+        "dpop_signing_alg_values_supported": names(&dpop::ALGORITHMS),
         // Required by RFC 8414; there is no authorization endpoint.
         "response_types_supported": ["none"],
         "token_endpoint": format!("{issuer}/oauth2/token"),
         "token_endpoint_auth_methods_supported": ["private_key_jwt", "none"],
-        "token_endpoint_auth_signing_alg_values_supported": ["ES256", "EdDSA"],
+        "token_endpoint_auth_signing_alg_values_supported": names(&key::ALGORITHMS),
         "revocation_endpoint": format!("{issuer}/oauth2/revoke"),
-        "revocation_endpoint_auth_methods_supported": ["none"],
+        "revocation_endpoint_auth_methods_supported": PROTECTED_BY,
+        "revocation_endpoint_auth_signing_alg_values_supported": names(&key::ALGORITHMS),
         "grant_types_supported": token::GRANT_TYPES,
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": algorithms,

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use secrecy::SecretString;
 use utoipa::ToSchema;
 
+use super::client::authentication;
 use super::error::{OAuthError, OAuthErrorBody};
 use super::form::Form;
 use crate::broker::BrokerError;
@@ -23,6 +24,12 @@ pub struct RevokeForm {
     token: String,
     /// Ignored.
     token_type_hint: Option<String>,
+    /// With `private_key_jwt` in place of `Authorization`: the URN of `jwt-bearer`.
+    client_assertion_type: Option<String>,
+    /// With it: the assertion.
+    client_assertion: Option<String>,
+    /// With it, if at all: its subject.
+    client_id: Option<String>,
 }
 
 /// Ends a token's session, for its workload or an admin. A token that is none is as good as revoked.
@@ -50,12 +57,13 @@ async fn try_revoke(
 ) -> Result<(), OAuthError> {
     let form = Form::read(request, state).await?;
     let token = SecretString::from(form.required("token")?);
-    match state.broker.revoke_token(&presented.evidence, &token).await {
+    let (evidence, way) = authentication(presented, &form)?;
+    match state.broker.revoke_token(&evidence, &token).await {
         Ok(()) => Ok(()),
         Err(BrokerError::NotFound(_)) => Err(OAuthError::bad(
             "unauthorized_client",
             "the token is not one of yours",
         )),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(OAuthError::of(error, way)),
     }
 }

@@ -14,28 +14,30 @@ use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
-use super::error::{BLOCKED, OAuthError, OAuthErrorBody};
+use super::client;
+use super::error::{BLOCKED, OAuthError, OAuthErrorBody, Way};
 use super::form::Form;
 use crate::attest::{AttestError, Evidence, TokenScheme};
 use crate::broker::BrokerError;
 use crate::broker::error::Denied;
 use crate::broker::issue::Issued;
-use crate::crypto::jwt::UnverifiedJwt;
 use crate::crypto::strict_json;
 use crate::domain::decision::{Observed, RefusalCode};
 use crate::domain::grant::Grant;
 use crate::domain::limits::MAX_PURPOSE_BYTES;
 use crate::domain::request::{CredentialRequest, NewTask, ResourceSelector, TaskSelector};
 use crate::http::AppState;
+use crate::http::challenge::Scheme;
 use crate::http::evidence::Presented;
+use crate::http::params::UNREPEATABLE;
 use crate::mint::Credential;
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const CLIENT_CREDENTIALS: &str = "client_credentials";
-const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// What every token of ours is (RFC 8693 §3).
 pub(crate) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
-const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+/// What it is too, for a client that asked for this.
+pub(crate) const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 
 /// The grants, as the metadata names them.
@@ -131,13 +133,7 @@ pub(in crate::http) async fn token(
             Json(body),
         )
             .into_response(),
-        Err(error) => {
-            let mut response = error.into_response();
-            // Who asks here proves itself in the form. A challenge would name a way that is not
-            // taken, and clients that are challenged do not read the error.
-            response.headers_mut().remove(header::WWW_AUTHENTICATE);
-            response
-        }
+        Err(error) => error.into_response(),
     }
 }
 
@@ -146,23 +142,44 @@ async fn try_token(
     presented: Presented,
     request: Request,
 ) -> Result<TokenBody, OAuthError> {
+    if request.headers().contains_key("idempotency-key") {
+        return Err(OAuthError::invalid_request(UNREPEATABLE));
+    }
+    let basic = Scheme::of(request.headers()) == Scheme::Basic;
+    let form = Form::read(request, state).await?;
+    if basic && form.get("client_assertion").is_none() {
+        return Err(OAuthError::invalid_client(
+            "a client secret is not taken: authenticate with private_key_jwt, or exchange an \
+             attestation",
+        ));
+    }
     if presented.is_by_header() {
         return Err(OAuthError::invalid_request(
             "authenticate in one way: in the form",
         ));
     }
-    let form = Form::read(request, state).await?;
-    let grant_type = GrantType::of(&form)?;
+    let form = &form;
+    try_grant(state, presented, form)
+        .await
+        .map_err(OAuthError::without_challenge)
+}
+
+async fn try_grant(
+    state: &AppState,
+    presented: Presented,
+    form: &Form,
+) -> Result<TokenBody, OAuthError> {
+    let grant_type = GrantType::of(form)?;
     let evidence = Evidence {
-        bearer: Some(grant_type.attestation(&form)?),
+        bearer: Some(grant_type.attestation(form)?),
         scheme: TokenScheme::Parameter,
         ..presented.evidence
     };
     let by_scope = form.get("authorization_details").is_none();
     let request = CredentialRequest {
-        task: task(&form)?,
-        resource: target(&form)?,
-        grant: rights(&form)?,
+        task: task(form)?,
+        resource: target(form)?,
+        grant: rights(form)?,
         ttl_seconds: form.number("ttl_seconds")?,
         retry: None,
     };
@@ -171,7 +188,15 @@ async fn try_token(
     }
     let issued = state.broker.issue(evidence, request).await;
     let issued = issued.map_err(|error| refusal(error, grant_type, by_scope))?;
-    answer(issued)
+    answer(issued, issued_type(form))
+}
+
+/// What a token is called: as it was asked for. An access token of ours is a JWT (RFC 8693 §3).
+fn issued_type(form: &Form) -> &'static str {
+    match form.get("requested_token_type") {
+        Some(JWT) => JWT,
+        _ => ACCESS_TOKEN,
+    }
 }
 
 /// How the workload proves itself.
@@ -229,26 +254,15 @@ fn exchanged(form: &Form) -> Result<SecretString, OAuthError> {
 }
 
 fn asserted(form: &Form) -> Result<SecretString, OAuthError> {
-    let refused = |description| OAuthError {
-        status: StatusCode::UNAUTHORIZED,
-        ..OAuthError::bad("invalid_client", description)
-    };
-    let assertion = form.get("client_assertion");
-    let (Some(assertion), Some(JWT_BEARER)) = (assertion, form.get("client_assertion_type")) else {
-        return Err(refused("authenticate with private_key_jwt"));
-    };
+    let assertion = client::assertion(form)?;
+    let assertion =
+        assertion.ok_or_else(|| OAuthError::invalid_client("authenticate with private_key_jwt"))?;
     if form.get("subject_token").is_some() {
         return Err(OAuthError::invalid_request(
             "subject_token is for token exchange",
         ));
     }
-    if let Some(named) = form.get("client_id") {
-        let jwt = UnverifiedJwt::parse(assertion).ok();
-        if jwt.as_ref().and_then(UnverifiedJwt::unverified_subject) != Some(named) {
-            return Err(refused("client_id is not the subject of the assertion"));
-        }
-    }
-    Ok(SecretString::from(assertion))
+    Ok(assertion)
 }
 
 /// The one target. Whether it exists is told after the caller was attested, and not before.
@@ -273,7 +287,9 @@ fn rights(form: &Form) -> Result<Grant, OAuthError> {
             (read?, code)
         }
         (None, Some(scope)) => {
-            let actions: Vec<&str> = scope.split(' ').filter(|word| !word.is_empty()).collect();
+            let actions = words(scope).ok_or_else(|| {
+                OAuthError::bad("invalid_scope", "words, with one space between two of them")
+            })?;
             (
                 json!([{"type": "api", "actions": actions}]),
                 "invalid_scope",
@@ -293,6 +309,14 @@ fn rights(form: &Form) -> Result<Grant, OAuthError> {
     };
     strict_json::typed(value)
         .map_err(|_| OAuthError::bad(code, "it is not of a known type and form"))
+}
+
+/// The words of a scope (RFC 6749 §3.3).
+fn words(scope: &str) -> Option<Vec<&str>> {
+    let allowed = |b: u8| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    let is_word = |word: &&str| !word.is_empty() && word.bytes().all(allowed);
+    let words: Vec<_> = scope.split(' ').collect();
+    words.iter().all(is_word).then_some(words)
 }
 
 fn task(form: &Form) -> Result<TaskSelector, OAuthError> {
@@ -339,24 +363,20 @@ fn task(form: &Form) -> Result<TaskSelector, OAuthError> {
 }
 
 /// What stands in the way, in the standards' words: RFC 8693 wants `invalid_request` where the
-/// subject token is no good or policy does not accept it, RFC 8707 and 9396 have words of their own.
+/// subject token is no good or policy does not accept it, RFC 9449 §5 `invalid_dpop_proof`, RFC 8707
+/// and 9396 have words of their own.
 fn refusal(error: BrokerError, grant_type: GrantType, by_scope: bool) -> OAuthError {
     match error {
         BrokerError::Denied(denied) => denial(&denied, by_scope),
-        BrokerError::Attestation(failure) => match (&failure.error, grant_type) {
-            (AttestError::NonceWanted, _) => BrokerError::Attestation(failure).into(),
-            (AttestError::BadProof(_), _) => OAuthError::refused_evidence(
-                StatusCode::BAD_REQUEST,
-                "invalid_dpop_proof",
-                failure.for_caller(),
-            ),
-            (_, GrantType::Exchange) => OAuthError::refused_evidence(
+        BrokerError::Attestation(failure)
+            if grant_type == GrantType::Exchange && is_of_token(&failure.error) =>
+        {
+            OAuthError::refused_evidence(
                 StatusCode::BAD_REQUEST,
                 "invalid_request",
                 failure.for_caller(),
-            ),
-            (_, GrantType::ClientCredentials) => BrokerError::Attestation(failure).into(),
-        },
+            )
+        }
         BrokerError::Replayed | BrokerError::UsedUp { .. } if grant_type == GrantType::Exchange => {
             let status = StatusCode::BAD_REQUEST;
             let refused = Some(&AttestError::Replayed);
@@ -364,8 +384,13 @@ fn refusal(error: BrokerError, grant_type: GrantType, by_scope: bool) -> OAuthEr
         }
         BrokerError::Blocked(_) => OAuthError::bad("access_denied", BLOCKED),
         BrokerError::NotFound(_) => OAuthError::invalid_request("there is no such task"),
-        other => other.into(),
+        other => OAuthError::of(other, Way::Assertion),
     }
+}
+
+/// Whether the token was refused, and not the proof beside it.
+fn is_of_token(error: &AttestError) -> bool {
+    !matches!(error, AttestError::BadProof(_) | AttestError::NonceWanted)
 }
 
 fn denial(denied: &Denied, by_scope: bool) -> OAuthError {
@@ -401,20 +426,21 @@ fn denial(denied: &Denied, by_scope: bool) -> OAuthError {
     }
 }
 
-fn answer(issued: Issued) -> Result<TokenBody, OAuthError> {
+fn answer(issued: Issued, issued_token_type: &'static str) -> Result<TokenBody, OAuthError> {
     let Credential::Jwt {
         access_token,
         token_type,
         expires_in,
     } = &issued.credential
     else {
-        return Err(BrokerError::FailClosed("not a token".into()).into());
+        let error = BrokerError::FailClosed("not a token".into());
+        return Err(OAuthError::of(error, Way::Assertion));
     };
     let session = &issued.session;
     Ok(TokenBody {
         // The other place where an access token is put on the wire.
         access_token: access_token.expose_secret().to_owned(),
-        issued_token_type: ACCESS_TOKEN,
+        issued_token_type,
         token_type,
         expires_in: *expires_in,
         scope: session.grant.scope(),
