@@ -148,10 +148,18 @@ fn a_checkpoint_with_extension_lines_is_followed_like_any_other() {
     };
     let all = grown(700, 700, 0);
     let mut noted = String::new();
-    for (size, lines) in [(300, "extension data\n"), (700, "more\nand more\n"), (700, "other\n")] {
+    for (size, lines) in [
+        (300, "extension data\n"),
+        (700, "more\nand more\n"),
+        (700, "other\n"),
+    ] {
         noted = extended(&all[..size], lines);
         scene.server.show_note(&noted, &all[..size]);
-        says(&scene.once(&[]), 0, &format!("broker.test/log has {size} leaves"));
+        says(
+            &scene.once(&[]),
+            0,
+            &format!("broker.test/log has {size} leaves"),
+        );
     }
     assert_eq!(scene.evidence(), Vec::<PathBuf>::new());
     // It is signed with the rest.
@@ -160,7 +168,9 @@ fn a_checkpoint_with_extension_lines_is_followed_like_any_other() {
     assert_ne!(scene.once(&[]).code(), Some(0));
     // And what it stands beside is held to what was signed before.
     let forked = grown(700, 250, 1);
-    scene.server.show_note(&extended(&forked, "other\n"), &forked);
+    scene
+        .server
+        .show_note(&extended(&forked, "other\n"), &forked);
     says(&scene.once(&[]), 1, "two trees of 700 leaves");
 }
 
