@@ -508,7 +508,7 @@ async fn a_registered_key_proves_its_workload_and_no_other() {
             "unknown_key",
         ),
         (json!({"sub": "other"}), "required_claim"),
-        (json!({"aud": [OURS]}), "claim_type"),
+        (json!({"aud": [OURS, OURS]}), "claim_type"),
         (json!({"aud": "https://other.example"}), "wrong_audience"),
         (json!({"aud": CREDENTIALS}), "wrong_audience"),
         (json!({"exp": at + 301}), "claim_type"),

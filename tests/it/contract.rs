@@ -229,8 +229,7 @@ async fn the_description_is_whole() {
                 assert!(headers["x-request-id"].is_object(), "{what}: {status}");
                 let challenged = headers["WWW-Authenticate"].is_object();
                 assert_eq!(challenged, status == "401", "{what}: {status}");
-                let nonce = headers["DPoP-Nonce"].is_object();
-                assert_eq!(nonce, !open, "{what}: {status}");
+                assert!(headers["DPoP-Nonce"].is_object(), "{what}: {status}");
             }
             if operation["requestBody"].is_object() {
                 for status in ["400", "413", "415"] {

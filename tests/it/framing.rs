@@ -134,7 +134,8 @@ async fn a_body_is_framed_coded_and_typed_in_one_way() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_does_not_come_is_a_fault_of_its_sender() {
-    let (fleet, replica) = Fleet::embedded_with("request_timeout_seconds = 1");
+    let (fleet, replica) =
+        Fleet::embedded_with("request_timeout_seconds = 1\nheader_timeout_seconds = 1");
     let bearer = format!("Authorization: Bearer {}\r\n", fleet.token());
     let json = "Content-Type: application/json\r\n";
     for (path, headers, begun) in [

@@ -79,7 +79,7 @@ pub(super) fn proof() -> RefOr<Parameter> {
 }
 
 /// Names the headers of an answer.
-pub(super) fn describe(path: &str, status: &str, asks: bool, response: &mut Response) {
+pub(super) fn describe(path: &str, status: &str, response: &mut Response) {
     let oauth = super::super::oauth::is_served_at(path);
     let again = matches!(status, "202" | "409" | "429" | "503");
     for (name, applies) in [
@@ -87,7 +87,8 @@ pub(super) fn describe(path: &str, status: &str, asks: bool, response: &mut Resp
         ("traceparent", true),
         ("Cache-Control", true),
         ("WWW-Authenticate", status == "401"),
-        ("DPoP-Nonce", asks),
+        // Whoever sends a proof gets the nonce for the next.
+        ("DPoP-Nonce", true),
         ("Retry-After", again),
         ("RateLimit", status == "429"),
         ("RateLimit-Policy", status == "429"),

@@ -194,7 +194,7 @@ fn describe(path: &str, operation: &mut Operation) {
     for (status, response) in responses {
         if let RefOr::T(response) = response {
             finish(status, response);
-            headers::describe(path, status, asks, response);
+            headers::describe(path, status, response);
         }
     }
 }
