@@ -241,6 +241,13 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
+/// The secret in a file's text: without white space around it, and without the byte order mark that
+/// editors of Windows put first.
+#[must_use]
+pub fn secret_in(text: &str) -> &str {
+    text.trim_start_matches('\u{feff}').trim()
+}
+
 /// Opens a file of this process's state to be read; `None` if it does not exist.
 ///
 /// # Errors

@@ -15,6 +15,7 @@ use url::Url;
 
 use super::jwks;
 use crate::endpoints::Endpoint;
+use crate::files::secret_in;
 use crate::outgoing::{self, BodyError};
 
 /// The longest time that one request may take, files and connection included.
@@ -113,7 +114,7 @@ impl Api {
         if let Some(path) = self.endpoint.token_file() {
             let text = String::from_utf8(read(path).await?);
             let text = text.map_err(|_| ApiError::FileForm(path.clone()))?;
-            let token = SecretString::from(text.trim());
+            let token = SecretString::from(secret_in(&text));
             if token.expose_secret().is_empty() {
                 return Err(ApiError::FileForm(path.clone()));
             }

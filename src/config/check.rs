@@ -23,6 +23,7 @@ use super::{
 use crate::domain::catalog::{Catalog, CatalogError, Resource, TaskType};
 use crate::domain::limits::{MAX_LEDGER_KEYS, MAX_NAME_BYTES};
 use crate::domain::trust::AttestorSpec;
+use crate::files::secret_in;
 use crate::merkle::{MAX_NOTE_SIGNATURES, WitnessKey};
 
 /// The longest origin that a checkpoint may name.
@@ -807,7 +808,7 @@ impl<'d> Checker<'d> {
             (Some(value), None) => Some(trimmed(&value)),
             (None, Some(path)) => {
                 match read_secret(Path::new(path.as_str())) {
-                    Ok(text) if text.trim().is_empty() => self.refuse_variable(
+                    Ok(text) if secret_in(&text).is_empty() => self.refuse_variable(
                         &file_name,
                         "names an empty file",
                         "write the secret into it",
@@ -856,7 +857,7 @@ impl<'d> Checker<'d> {
 }
 
 fn trimmed(text: &str) -> Zeroizing<String> {
-    Zeroizing::new(text.trim().to_owned())
+    Zeroizing::new(secret_in(text).to_owned())
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> String {

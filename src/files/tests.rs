@@ -239,3 +239,10 @@ fn the_directory_of_a_file_is_made_for_this_user_alone() {
     make_directories(&deep).unwrap();
     assert_eq!((mode(&deep), mode(deep.parent().unwrap())), (0o700, 0o700));
 }
+
+#[test]
+fn a_byte_order_mark_before_a_secret_is_no_part_of_it() {
+    assert_eq!(secret_in("\u{feff}tpk1_secret\r\n"), "tpk1_secret");
+    assert_eq!(secret_in(" secret\n"), "secret");
+    assert_eq!(secret_in("\u{feff}\r\n"), "");
+}

@@ -18,7 +18,7 @@ use reqwest::header::{
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::files::{FileError, beside, open_lock, open_private, write_whole};
+use crate::files::{FileError, beside, open_lock, open_private, secret_in, write_whole};
 use crate::outgoing::{self, BodyError};
 
 /// The longest time for one reading or one writing.
@@ -277,7 +277,7 @@ impl Object {
         } else if let Authorization::File(file) = &self.authorization {
             let failed = |error| PlaceError::File(file.clone(), error);
             let text = tokio::fs::read_to_string(file).await.map_err(failed)?;
-            let mut value = HeaderValue::try_from(text.trim())
+            let mut value = HeaderValue::try_from(secret_in(&text))
                 .map_err(|_| failed(std::io::Error::from(ErrorKind::InvalidData)))?;
             value.set_sensitive(true);
             request.headers_mut().insert(AUTHORIZATION, value);
