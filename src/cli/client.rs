@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::header::{AUTHORIZATION, DATE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -18,9 +18,13 @@ use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use super::Failure;
+use super::evidence::Source;
 use super::output::printable;
+use super::retry::{self, Fault, TRY_TIMEOUT};
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::domain::decision::Observed;
+use crate::files::secret_in;
 use crate::http::problem;
 use crate::outgoing::{self, BodyError};
 
@@ -37,6 +41,10 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 const MAX_WAITS: u32 = 120;
 /// The longest token that is read.
 const MAX_TOKEN_BYTES: u64 = 64 * 1024;
+/// The longest file of authorities that is read: the system's own has a quarter of this.
+const MAX_AUTHORITIES_BYTES: u64 = 1024 * 1024;
+/// The difference between this machine's clock and the broker's that is told with a refusal.
+const TOLD_SKEW_SECONDS: u64 = 30;
 
 /// Where the broker is.
 #[derive(Args, Clone, Debug)]
@@ -49,6 +57,42 @@ pub(super) struct Address {
         value_name = "URL"
     )]
     pub(super) url: Url,
+    #[command(flatten)]
+    pub(super) authorities: Authorities,
+}
+
+/// Which authorities are believed.
+#[derive(Args, Clone, Debug, Default)]
+pub(super) struct Authorities {
+    /// A PEM file: only these authorities are believed for the server's certificate. Without it, the
+    /// system's are, or those of `SSL_CERT_FILE`
+    #[arg(long, env = "TASKPASS_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+impl Authorities {
+    /// The certificates of the file that was named.
+    pub(super) fn read(&self) -> Result<Option<Vec<reqwest::Certificate>>, Failure> {
+        let Some(file) = &self.ca_file else {
+            return Ok(None);
+        };
+        let pem = read_file(file, MAX_AUTHORITIES_BYTES)?;
+        let read = reqwest::Certificate::from_pem_bundle(&pem).unwrap_or_default();
+        if read.is_empty() {
+            return Err(Failure::Usage(format!(
+                "--ca-file {}: it holds no certificate in PEM",
+                file.display()
+            )));
+        }
+        Ok(Some(read))
+    }
+}
+
+impl Address {
+    /// A client without a token.
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        Client::believing(&self.url, &self.authorities)
+    }
 }
 
 /// Where the broker is, and who speaks.
@@ -74,14 +118,27 @@ pub(super) struct Token {
 impl Connection {
     /// A client that presents the token.
     pub(super) fn client(&self) -> Result<Client, Failure> {
-        self.token.client_at(&self.address.url)
+        let Address { url, authorities } = &self.address;
+        self.token.client_at(url, authorities)
+    }
+
+    /// Where the attestation is.
+    pub(super) fn source(&self) -> Result<Source, Failure> {
+        match &self.token.token_file {
+            Some(file) if file != Path::new("-") => Ok(Source::File(file.clone())),
+            _ => self.token.read().map(Source::Variable),
+        }
     }
 }
 
 impl Token {
     /// A client of the broker at `url` that presents the token.
-    pub(super) fn client_at(&self, url: &Url) -> Result<Client, Failure> {
-        Client::new(url)?.with_bearer(&self.read()?)
+    pub(super) fn client_at(
+        &self,
+        url: &Url,
+        authorities: &Authorities,
+    ) -> Result<Client, Failure> {
+        Client::believing(url, authorities)?.with_bearer(&self.read()?)
     }
 
     fn read(&self) -> Result<SecretString, Failure> {
@@ -115,7 +172,7 @@ pub(super) fn read_secret(file: &Path) -> Result<SecretString, Failure> {
 }
 
 fn trimmed(text: &str, place: &str) -> Result<SecretString, Failure> {
-    let text = text.trim();
+    let text = secret_in(text);
     if text.is_empty() {
         return Err(Failure::Usage(format!("{place} holds no token")));
     }
@@ -158,11 +215,20 @@ pub(super) struct Answer {
     pub(super) body: Value,
     /// Its body as it came, as far as it is text.
     text: String,
+    /// The pause that it names before another try.
+    pub(super) retry_after: Option<Duration>,
+    /// By how many seconds this machine's clock is ahead of the server's.
+    skew: Option<i64>,
 }
 
 impl Client {
-    /// A client without a token.
+    /// A client without a token, which believes the system's authorities.
     pub(super) fn new(base: &Url) -> Result<Self, Failure> {
+        Self::believing(base, &Authorities::default())
+    }
+
+    /// A client without a token.
+    pub(super) fn believing(base: &Url, authorities: &Authorities) -> Result<Self, Failure> {
         let loopback = is_loopback(base);
         if base.scheme() != "https" && !(base.scheme() == "http" && loopback) {
             return Err(Failure::Usage(format!(
@@ -176,6 +242,9 @@ impl Client {
             .user_agent(concat!("taskpass/", env!("CARGO_PKG_VERSION")));
         if loopback {
             builder = builder.no_proxy();
+        }
+        if let Some(authorities) = authorities.read()? {
+            builder = builder.tls_certs_only(authorities);
         }
         let http = builder
             .build()
@@ -230,7 +299,8 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(self.whole(response).await?.failure())
+        let whole = self.whole(response).await;
+        Err(whole.map_err(|error| self.unread(&error))?.failure())
     }
 
     /// The same for one of many, which waits where it comes too fast.
@@ -268,6 +338,36 @@ impl Client {
         self.finish(request).await
     }
 
+    /// One try of a request that may be repeated, under this `Idempotency-Key` where it needs one. An
+    /// answer that says that another try may do better is a fault like none.
+    pub(super) async fn try_once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        key: Option<&str>,
+    ) -> Result<Answer, Fault> {
+        let mut request = self.http.request(method, self.at(path)?);
+        request = request.timeout(TRY_TIMEOUT);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", format!("\"{key}\""));
+        }
+        let told = |error: &reqwest::Error| Failure::Unestablished(reason(&self.base, error));
+        let sent = self.authorized(request).send().await;
+        let response = sent.map_err(|error| Fault::of_transport(&error, told(&error)))?;
+        let answer = self.whole(response).await.map_err(|error| match error {
+            BodyError::Broken(error) => Fault::of_transport(&error, told(&error)),
+            BodyError::Large(_) => self.unread(&error).into(),
+        })?;
+        if retry::is_transient(answer.status) || answer.slug() == "in-progress" {
+            return Err(Fault::transient(answer.failure(), answer.retry_after));
+        }
+        Ok(answer)
+    }
+
     /// `POST path` with a form, as the OAuth endpoints want it.
     pub(super) async fn post_form(
         &self,
@@ -285,35 +385,56 @@ impl Client {
 
     async fn finish(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
         let response = self.answer(request).await?;
-        self.whole(response).await
+        let whole = self.whole(response).await;
+        whole.map_err(|error| self.unread(&error))
     }
 
-    async fn answer(
-        &self,
-        mut request: reqwest::RequestBuilder,
-    ) -> Result<reqwest::Response, Failure> {
-        if let Some(value) = &self.authorization {
-            request = request.header(AUTHORIZATION, value.clone());
+    fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.authorization {
+            Some(value) => request.header(AUTHORIZATION, value.clone()),
+            None => request,
         }
-        let sent = request.send().await;
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failure> {
+        let sent = self.authorized(request).send().await;
         sent.map_err(|error| Failure::Unestablished(reason(&self.base, &error)))
     }
 
-    async fn whole(&self, response: reqwest::Response) -> Result<Answer, Failure> {
+    /// Why an answer's body was not read.
+    fn unread(&self, error: &BodyError) -> Failure {
+        Failure::Unestablished(match error {
+            BodyError::Broken(error) => reason(&self.base, error),
+            BodyError::Large(bytes) => {
+                format!("{} answered with more than {bytes} bytes", self.base)
+            }
+        })
+    }
+
+    async fn whole(&self, response: reqwest::Response) -> Result<Answer, BodyError> {
         let status = response.status();
-        let bytes = outgoing::body(response, MAX_ANSWER_BYTES).await;
-        let bytes = bytes.map_err(|error| {
-            Failure::Unestablished(match error {
-                BodyError::Broken(error) => reason(&self.base, &error),
-                BodyError::Large(bytes) => {
-                    format!("{} answered with more than {bytes} bytes", self.base)
-                }
-            })
-        })?;
+        let retry_after = retry::retry_after(response.headers());
+        let skew = skew(response.headers());
+        let bytes = outgoing::body(response, MAX_ANSWER_BYTES).await?;
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Answer { status, body, text })
+        Ok(Answer {
+            status,
+            body,
+            text,
+            retry_after,
+            skew,
+        })
     }
+}
+
+/// By how many seconds this machine's clock is ahead of the clock of the server that dated its
+/// answer so.
+fn skew(headers: &HeaderMap) -> Option<i64> {
+    let date = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    let theirs = date.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+    let ours = SystemClock.now().seconds();
+    Some(ours.saturating_sub(i64::try_from(theirs).ok()?))
 }
 
 impl Answer {
@@ -330,9 +451,27 @@ impl Answer {
         Err(self.failure())
     }
 
-    /// What went wrong, as a sentence and an exit code.
+    /// The kind of problem that it tells of; empty where it is none.
+    pub(super) fn slug(&self) -> &str {
+        let kind = self.body.get("type").and_then(Value::as_str);
+        kind.and_then(|kind| kind.strip_prefix(problem::URN))
+            .unwrap_or_default()
+    }
+
+    /// What went wrong, as a sentence and an exit code. A clock that is wrong here explains why
+    /// evidence is refused that was made here.
     pub(super) fn failure(&self) -> Failure {
-        let text = describe(self.status, &self.body);
+        let mut text = describe(self.status, &self.body);
+        let skew = self
+            .skew
+            .filter(|skew| skew.unsigned_abs() > TOLD_SKEW_SECONDS);
+        if let (Some(skew), 400 | 401) = (skew, self.status.as_u16()) {
+            let side = if skew > 0 { "ahead of" } else { "behind" };
+            let seconds = skew.unsigned_abs();
+            text.push_str(&format!(
+                "\n  this machine's clock is {seconds} s {side} the broker's: set it"
+            ));
+        }
         match self.status.as_u16() {
             401 | 403 | 404 | 409 | 410 => Failure::Refused(text),
             400..=499 if self.status != StatusCode::TOO_MANY_REQUESTS => Failure::Usage(text),
@@ -351,17 +490,22 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Why nothing answered, with the innermost cause: "connection refused" says more than "error
-/// sending request".
-fn reason(base: &Url, error: &reqwest::Error) -> String {
+/// The innermost cause: "connection refused" says more than "error sending request", and it holds
+/// no address.
+pub(super) fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
+    cause.to_string()
+}
+
+/// Why nothing answered.
+fn reason(base: &Url, error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return format!("{base} did not answer in time");
     }
-    format!("cannot reach {base}: {cause}")
+    format!("cannot reach {base}: {}", innermost(error))
 }
 
 /// A problem (RFC 9457) or an OAuth error (RFC 6749) as sentences.
@@ -466,6 +610,8 @@ mod tests {
             status: StatusCode::from_u16(status).unwrap(),
             text: body.to_string(),
             body,
+            retry_after: None,
+            skew: None,
         }
     }
 
@@ -525,6 +671,47 @@ mod tests {
         }
         assert!(answer(202, json!({})).success().is_err());
         assert!(answer(200, json!({})).success().is_ok());
+    }
+
+    #[test]
+    fn a_wrong_clock_is_named_where_evidence_is_refused() {
+        let told = |status: u16, skew: Option<i64>| {
+            let answer = Answer {
+                skew,
+                ..answer(status, Value::Null)
+            };
+            answer.failure().to_string()
+        };
+        assert!(told(401, Some(120)).ends_with("clock is 120 s ahead of the broker's: set it"));
+        assert!(told(400, Some(-31)).ends_with("clock is 31 s behind the broker's: set it"));
+        for (status, skew) in [
+            (401, Some(30)),
+            (401, None),
+            (403, Some(120)),
+            (503, Some(120)),
+        ] {
+            assert!(!told(status, skew).contains("clock"), "{status} {skew:?}");
+        }
+    }
+
+    #[test]
+    fn the_difference_of_two_clocks_is_read_from_a_date() {
+        let dated = |text: &str| {
+            let value = HeaderValue::from_str(text).unwrap();
+            skew(&HeaderMap::from_iter([(DATE, value)]))
+        };
+        let now = httpdate::fmt_http_date(std::time::SystemTime::now());
+        assert!(dated(&now).unwrap().abs() < 30);
+        assert!(dated("Sun, 06 Nov 1994 08:49:37 GMT").unwrap() > 900_000_000);
+        assert_eq!(dated("yesterday"), None);
+        assert_eq!(skew(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_a_token() {
+        let read = trimmed("\u{feff} tpa_secret\r\n", "file").unwrap();
+        assert_eq!(read.expose_secret(), "tpa_secret");
+        assert!(trimmed("\u{feff}\r\n", "file").is_err());
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! Where a workload finds its own attestation: each kind of pipeline keeps it in another place.
 //!
 //! In this order: a key of the workload's own, a file that was named, the variable that was named,
-//! GitHub's endpoint for tokens, a projected token of Kubernetes, the Workload API of SPIFFE. What was
+//! GitHub's endpoint for tokens, the API server of Kubernetes or a token that it projected, the
+//! Workload API of SPIFFE. What was
 //! named is taken or it is an error; nothing is tried instead of it.
 
+mod kubernetes;
 mod spiffe;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,7 +23,8 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::Failure;
-use super::client::{is_loopback, read_file, read_secret};
+use super::client::{innermost, is_loopback, read_file, read_secret};
+use super::retry::{self, Fault, TRY_TIMEOUT};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::crypto::digest::sha256_parts;
@@ -47,9 +49,6 @@ const MAX_KEY_BYTES: u64 = 64 * 1024;
 /// The longest answer with a token in it.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
-/// The longest that GitHub may take.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// Where the attestation is.
 #[derive(Args, Clone, Debug)]
 pub(super) struct EvidenceArgs {
@@ -70,9 +69,18 @@ pub(super) struct EvidenceArgs {
     /// The registered workload whose key that is
     #[arg(long, env = "TASKPASS_WORKLOAD", value_name = "NAME")]
     workload: Option<String>,
-    /// The audience to ask GitHub or SPIFFE for [default: the broker's URL]
+    /// The audience to ask GitHub, Kubernetes or SPIFFE for [default: the broker's URL]
     #[arg(long, env = "TASKPASS_AUDIENCE", value_name = "URL")]
     audience: Option<String>,
+    /// On Kubernetes: where the pod's own token for the API server is mounted, by which a token for
+    /// each task is requested
+    #[arg(
+        long,
+        env = "TASKPASS_SERVICE_ACCOUNT_DIR",
+        value_name = "DIR",
+        default_value = kubernetes::DIRECTORY
+    )]
+    service_account_dir: PathBuf,
 }
 
 /// Where fresh attestations come from.
@@ -97,6 +105,8 @@ pub(super) enum Source {
         /// The job's right to ask.
         token: SecretString,
     },
+    /// The API server of Kubernetes, asked each time.
+    Kubernetes(kubernetes::ServiceAccount),
     /// SPIFFE's Workload API, asked each time.
     Spiffe(spiffe::WorkloadApi),
 }
@@ -156,8 +166,24 @@ impl EvidenceArgs {
             });
         }
         let projected = Path::new(PROJECTED_TOKEN);
-        if projected.exists() {
-            return Ok(Source::File(projected.to_owned()));
+        let projected = projected.exists().then(|| projected.to_owned());
+        let (host, port) = (
+            get(kubernetes::HOST_VARIABLE)?,
+            get(kubernetes::PORT_VARIABLE)?,
+        );
+        if let (Some(host), Some(port)) = (host, port) {
+            let found = kubernetes::ServiceAccount::found(
+                &self.service_account_dir,
+                (&host, &port),
+                audience.clone(),
+                projected.clone(),
+            );
+            if let Some(found) = found? {
+                return Ok(Source::Kubernetes(found));
+            }
+        }
+        if let Some(projected) = projected {
+            return Ok(Source::File(projected));
         }
         if let Some(socket) = get(spiffe::SOCKET_VARIABLE)? {
             let api = spiffe::WorkloadApi::at(&socket, audience)?;
@@ -198,29 +224,46 @@ impl Source {
             }
             Self::File(file) => {
                 let token = read_secret(file)?;
-                let name = file.to_string_lossy();
+                let name = place(file)?;
                 digest(&["file", &name, &lasting(token.expose_secret())])
             }
             Self::Variable(token) => digest(&["variable", &lasting(token.expose_secret())]),
             Self::GitHub { url, token } => digest(&["github", url.as_str(), token.expose_secret()]),
+            Self::Kubernetes(account) => {
+                let marks = account.marks()?;
+                digest(&["kubernetes", &marks[0], &marks[1], &marks[2]])
+            }
             Self::Spiffe(api) => digest(&["spiffe", api.socket(), api.audience()]),
         })
     }
 
-    /// A fresh attestation.
-    pub(super) async fn attestation(&self) -> Result<SecretString, Failure> {
-        match self {
+    /// A fresh attestation: one try to get it.
+    pub(super) async fn attestation(&self) -> Result<SecretString, Fault> {
+        Ok(match self {
             Self::Key {
                 signer,
                 workload,
                 audience,
-            } => assertion(signer, workload, audience).await,
-            Self::File(file) => read_secret(file),
-            Self::Variable(token) => Ok(token.clone()),
-            Self::GitHub { url, token } => from_github(url, token).await,
-            Self::Spiffe(api) => api.fetch().await,
-        }
+            } => assertion(signer, workload, audience).await?,
+            Self::File(file) => read_secret(file)?,
+            Self::Variable(token) => token.clone(),
+            Self::GitHub { url, token } => from_github(url, token).await?,
+            Self::Kubernetes(account) => account.token().await?,
+            Self::Spiffe(api) => api.fetch().await?,
+        })
     }
+}
+
+/// A name for the file that is the same however it is spelt. A link in its last part is not followed:
+/// Kubernetes points it elsewhere with each new token.
+fn place(file: &Path) -> Result<String, Failure> {
+    let unread = |error| Failure::Unestablished(format!("cannot read {}: {error}", file.display()));
+    let parent = file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let parent = std::fs::canonicalize(parent.unwrap_or(Path::new("."))).map_err(unread)?;
+    let name = file.file_name().map(|name| parent.join(name));
+    Ok(name.unwrap_or(parent).to_string_lossy().into_owned())
 }
 
 /// What stays the same when a token is made anew: its claims without its times and its id. Nothing
@@ -282,31 +325,49 @@ pub(super) async fn assertion(
         .map_err(Failure::unestablished)
 }
 
-async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Failure> {
+async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fault> {
     let failed = |why: String| Failure::Unestablished(format!("GitHub gave no token: {why}"));
+    // The address is the job's own: only the cause is told.
+    let broken = |error: reqwest::Error| {
+        let why = if error.is_timeout() {
+            "no answer in time".into()
+        } else {
+            innermost(&error)
+        };
+        Fault::of_transport(&error, failed(why))
+    };
     let client = outgoing::client()
-        .timeout(FETCH_TIMEOUT)
+        .timeout(TRY_TIMEOUT)
         .build()
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|error| failed(innermost(&error)))?;
     let answer = client
         .get(url.clone())
         .header(AUTHORIZATION, format!("bearer {}", token.expose_secret()))
         .send()
         .await
-        .map_err(|error| failed(error.without_url().to_string()))?;
-    if !answer.status().is_success() {
-        return Err(failed(format!("status {}", answer.status())));
-    }
+        .map_err(broken)?;
+    let status = answer.status();
+    let pause = retry::retry_after(answer.headers());
     let body = outgoing::body(answer, MAX_TOKEN_BYTES).await;
-    let body = body.map_err(|error| {
-        failed(match error {
-            BodyError::Broken(error) => error.without_url().to_string(),
-            BodyError::Large(_) => error.to_string(),
-        })
+    let body = body.map_err(|error| match error {
+        BodyError::Broken(error) => broken(error),
+        BodyError::Large(_) => failed(error.to_string()).into(),
     })?;
-    let body: Value = serde_json::from_slice(&body).map_err(|_| failed("no JSON".into()))?;
-    let value = body.get("value").and_then(Value::as_str);
-    value
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let text = |name: &str| body.get(name).and_then(Value::as_str);
+    if !status.is_success() {
+        let message = text("message").or_else(|| text("error_description"));
+        let why = match message {
+            Some(message) => format!("{status}: {message}"),
+            None => status.to_string(),
+        };
+        return Err(if retry::is_transient(status) {
+            Fault::transient(failed(why), pause)
+        } else {
+            failed(why).into()
+        });
+    }
+    text("value")
         .map(SecretString::from)
-        .ok_or_else(|| failed("the answer holds none".into()))
+        .ok_or_else(|| failed("the answer holds none".into()).into())
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use url::Url;
 
-use super::client::Client;
+use super::client::{Authorities, Client};
 use super::{Failure, output};
 
 /// Ask whether a broker is alive, or ready
@@ -19,11 +19,13 @@ pub(super) struct Health {
         default_value = "http://127.0.0.1:8443/livez"
     )]
     url: Url,
+    #[command(flatten)]
+    authorities: Authorities,
 }
 
 impl Health {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let client = Client::new(&self.url)?;
+        let client = Client::believing(&self.url, &self.authorities)?;
         let answer = client.send(reqwest::Method::GET, "", None).await?;
         if answer.status.is_success() {
             return output::line("healthy");

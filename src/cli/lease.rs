@@ -6,13 +6,17 @@ use std::time::Duration;
 use reqwest::Method;
 use secrecy::SecretString;
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Client;
+use super::retry::{TRY_TIMEOUT, jittered, retried};
 use super::{Failure, output};
 
-/// How long the end of a task may take: the broker ends it by silence anyway.
-const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this time the end of a task is not tried again: the broker ends it by silence anyway.
+const END_RETRY: Duration = Duration::from_secs(15);
+
+/// The longest pause between a heartbeat that failed and the next.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// An open task, and the right to keep and end it.
 pub(super) struct Lease {
@@ -45,19 +49,21 @@ impl Lease {
 
     /// Heartbeats until the task is over; why it is.
     pub(super) async fn keep(&self) -> String {
-        let mut ticks = interval(self.silence / 3);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let usual = self.silence / 3;
         let mut heard = Instant::now();
         loop {
-            ticks.tick().await;
-            match timeout(self.silence / 3, self.beat(None)).await {
-                Ok(Ok(())) => heard = Instant::now(),
+            let pause = match timeout(usual.min(TRY_TIMEOUT), self.beat(None)).await {
+                Ok(Ok(())) => {
+                    heard = Instant::now();
+                    usual
+                }
                 Ok(Err(Failure::Refused(why))) => return format!("the task is over: {why}"),
-                Ok(Err(_)) | Err(_) => {}
-            }
+                Ok(Err(_)) | Err(_) => jittered(usual.min(LONGEST_PAUSE)),
+            };
             if heard.elapsed() >= self.silence {
                 return "the broker has not heard of the task for too long".into();
             }
+            sleep(pause).await;
         }
     }
 
@@ -76,10 +82,17 @@ impl Lease {
     /// Ends it, and says when that could not be done. What is over already was ended.
     pub(super) async fn finish(&self, well: bool) -> Result<(), Failure> {
         let what = if well { "complete" } else { "abort" };
-        match timeout(END_TIMEOUT, self.post(what)).await {
-            Ok(Ok(_) | Err(Failure::Refused(_))) => Ok(()),
-            Ok(Err(failure)) => Err(failure),
-            Err(_) => Err(Failure::Unestablished("no answer in time".into())),
+        let path = format!("{}/{what}", self.path);
+        let nothing = json!({});
+        let ended = retried(END_RETRY, async || {
+            let sent = self
+                .client
+                .try_once(Method::POST, &path, Some(&nothing), None);
+            Ok(sent.await?.success()?)
+        });
+        match ended.await {
+            Ok(_) | Err(Failure::Refused(_)) => Ok(()),
+            Err(failure) => Err(failure),
         }
     }
 

@@ -31,6 +31,7 @@ mod openapi;
 mod output;
 mod policy;
 mod request;
+mod retry;
 mod revoke;
 mod serve;
 mod sessions;

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::client::{Connection, Token};
+use super::client::{Authorities, Connection, Token};
 use super::dev::settings;
 use super::serve::ConfigFile;
 use super::{Failure, output};
@@ -102,6 +102,8 @@ struct Check {
     /// The broker that checks it too, with its endpoints and the admins that are bound there
     #[arg(long, value_name = "URL")]
     url: Option<Url>,
+    #[command(flatten)]
+    authorities: Authorities,
     #[command(flatten)]
     token: Token,
     /// Print the result as JSON
@@ -363,7 +365,7 @@ impl Check {
             (Some(url), Ok(built)) => {
                 let body = serde_json::to_value(&built.generation);
                 let body = body.map_err(Failure::unestablished)?;
-                let client = self.token.client_at(url)?;
+                let client = self.token.client_at(url, &self.authorities)?;
                 Some(client.post("/v1/generations/check", &body).await?)
             }
             _ => None,

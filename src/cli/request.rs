@@ -4,6 +4,8 @@ use clap::Args;
 use serde_json::Value;
 
 use super::client::{Connection, observed};
+use super::held::Asker;
+use super::retry::RetryArgs;
 use super::wanted::{AnyTask, Wanted};
 use super::{Failure, output};
 
@@ -21,6 +23,8 @@ pub(super) struct Request {
     wanted: Wanted,
     #[command(flatten)]
     task: AnyTask,
+    #[command(flatten)]
+    retry: RetryArgs,
     /// Print the whole answer, with receipt and handle, as JSON
     #[arg(long, conflicts_with = "env")]
     json: bool,
@@ -31,9 +35,13 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let client = self.connection.client()?;
-        let body = self.wanted.body(&self.task.body()?);
-        let answer = client.post("/v1/credentials", &body).await?;
+        let asker = Asker {
+            client: self.connection.address.client()?,
+            source: self.connection.source()?,
+            wanted: self.wanted.clone(),
+            retry: self.retry.limit(),
+        };
+        let answer = asker.ask_silently(&self.task.body()?).await?;
         if self.json {
             return output::json(&answer);
         }
@@ -60,8 +68,8 @@ impl Request {
     }
 }
 
-/// On standard error, so that the credential alone is on standard output. The handle is a
-/// secret and is told to those who ask for it by `--env` or `--json`.
+/// On standard error, so that the credential alone is on standard output. The handle is told too:
+/// without it a task that was opened could not be kept, joined or ended.
 fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
     let text = |pointer: &str| {
         let value = answer.pointer(pointer).and_then(Value::as_str);
@@ -74,6 +82,14 @@ fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
         text("/task/id"),
         text("/decision/id"),
     ))?;
+    if let Some(handle) = answer.pointer("/task/handle").and_then(Value::as_str) {
+        output::note(format!(
+            "the task's handle, a secret: {}\n  \
+             TASKPASS_HANDLE=… taskpass task complete {} ends the task with it",
+            output::printable(handle),
+            text("/task/id"),
+        ))?;
+    }
     observed(answer).map_or(Ok(()), output::note)
 }
 

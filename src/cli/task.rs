@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use reqwest::Method;
 use serde_json::Value;
 
 use super::client::{Client, Connection, read_secret};
+use super::retry::{RetryArgs, retried};
 use super::{Failure, output};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::ids::TaskId;
@@ -46,6 +48,8 @@ struct One {
     /// and without that the owner's attestation by --token-file or `TASKPASS_TOKEN`
     #[arg(long, value_name = "FILE")]
     handle_file: Option<PathBuf>,
+    #[command(flatten)]
+    retry: RetryArgs,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
@@ -180,7 +184,8 @@ impl One {
         };
         match handle {
             Some(handle) => {
-                Client::new(&self.connection.address.url)?.with_authorization("Handle", &handle)
+                let client = self.connection.address.client()?;
+                client.with_authorization("Handle", &handle)
             }
             None => self.connection.client(),
         }
@@ -188,10 +193,13 @@ impl One {
 
     async fn act(&self, what: &str) -> Result<(), Failure> {
         let path = format!("/v1/tasks/{}/{what}", self.id);
-        let answer = self
-            .client()?
-            .post(&path, &Value::Object(serde_json::Map::new()))
-            .await?;
+        let client = self.client()?;
+        let nothing = Value::Object(serde_json::Map::new());
+        let answer = retried(self.retry.limit(), async || {
+            let sent = client.try_once(Method::POST, &path, Some(&nothing), None);
+            Ok(sent.await?.success()?)
+        });
+        let answer = answer.await?;
         if self.json {
             return output::json(&answer);
         }

@@ -22,6 +22,15 @@ pub trait Environment {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessEnvironment;
 
+impl ProcessEnvironment {
+    /// The names of the variables that child processes would get, as far as they are text.
+    #[must_use]
+    pub fn names(self) -> Vec<String> {
+        let names = std::env::vars_os().map(|(name, _)| name.into_string());
+        names.filter_map(Result::ok).collect()
+    }
+}
+
 impl Environment for ProcessEnvironment {
     #[expect(
         clippy::disallowed_methods,

@@ -67,13 +67,14 @@ resources = ["bucket"]
     /// The arguments of a call without those about the task.
     fn arguments(&self) -> Vec<String> {
         let url = format!("http://{}", self.replica.address);
+        let token = self.token().display().to_string();
         let arguments = [
             "aws",
             "credential-process",
             "--url",
             &url,
             "--token-file",
-            "token",
+            &token,
             "--resource",
             "bucket",
             "--action",
@@ -82,11 +83,24 @@ resources = ["bucket"]
         arguments.map(str::to_owned).to_vec()
     }
 
+    /// The file with the attestation.
+    fn token(&self) -> PathBuf {
+        self.runtime.path().join("token")
+    }
+
+    /// Replaces the attestation, as a whole.
+    fn put_token(&self, token: &str) {
+        let new = self.runtime.path().join("token.new");
+        fs::write(&new, token).unwrap();
+        fs::rename(new, self.token()).unwrap();
+    }
+
     fn call_with(&self, options: &[&str], token: String) -> Launch {
+        self.put_token(&token);
         let options = options.iter().map(|option| (*option).to_owned());
         let arguments: Vec<String> = self.arguments().into_iter().chain(options).collect();
         Launch::taskpass(arguments)
-            .file("token", token)
+            .env("TASKPASS_RETRY_SECONDS", "1")
             .env("XDG_RUNTIME_DIR", self.runtime.path())
     }
 
@@ -241,10 +255,10 @@ async fn boto3_lists_s3_by_a_profile_that_names_the_command() {
         "[profile reports]\ncredential_process = {}\n",
         command.join(" ")
     );
+    world.put_token(&world.fleet.token());
     let ran = Launch::program(python_program("python"), ["list.py"])
         .file("list.py", program)
         .file(".aws/config", config)
-        .file("token", world.fleet.token())
         .env("XDG_RUNTIME_DIR", world.runtime.path())
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .run();
@@ -418,7 +432,64 @@ async fn who_is_done_says_so_and_the_task_is_completed() {
     assert_eq!(session["end_reason"], "completed");
     let names: Vec<_> = fs::read_dir(world.cache()).unwrap().collect();
     assert_eq!(names.len(), 1, "the lock alone: {names:?}");
-    assert_eq!(world.call(&["--end"]).code(), Some(0), "nothing to end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_finds_nothing_to_end_says_so_and_fails() {
+    let (world, _sts) = World::scripted().await;
+    refused(&world.call(&["--end"]), 1, "has left anything to end");
+    printed(&world.call(&[]));
+    // Other arguments are another job.
+    refused(
+        &world.call(&["--ttl", "300", "--end"]),
+        1,
+        "has left anything to end",
+    );
+    assert_eq!(world.sessions().await[0]["state"], "active");
+    assert_eq!(world.call(&["--end"]).code(), Some(0));
+    refused(&world.call(&["--end"]), 1, "has left anything to end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_token_file_is_one_job_however_its_name_is_spelt() {
+    let (world, sts) = World::scripted().await;
+    let first = printed(&world.call(&[]));
+    let runtime = world.runtime.path();
+    let (name, parent) = (runtime.file_name().unwrap(), runtime.parent().unwrap());
+    let link = TempDir::new().unwrap();
+    symlink(runtime, link.path().join("linked")).unwrap();
+    let spellings = [
+        runtime.join(".").join("token"),
+        parent.join(name).join("..").join(name).join("token"),
+        link.path().join("linked/token"),
+    ];
+    let listing = ["--task-type", "listing"];
+    for spelling in spellings {
+        world.put_token(&world.fleet.token());
+        let token = world.token().display().to_string();
+        let arguments = world.arguments().into_iter().map(|argument| {
+            let is_token = argument == token;
+            if is_token {
+                spelling.display().to_string()
+            } else {
+                argument
+            }
+        });
+        let arguments = arguments.chain(listing.map(str::to_owned));
+        let call = Launch::taskpass(arguments).env("XDG_RUNTIME_DIR", runtime);
+        assert_eq!(printed(&call.run()), first, "{}", spelling.display());
+    }
+    assert_eq!(sts.asked().await.len(), 1);
+    // Kubernetes exchanges what the name points to.
+    let rotated = runtime.join("..2026");
+    fs::create_dir(&rotated).unwrap();
+    fs::write(rotated.join("token"), world.fleet.token()).unwrap();
+    fs::remove_file(world.token()).unwrap();
+    symlink("..2026/token", world.token()).unwrap();
+    let arguments: Vec<String> = world.arguments();
+    let arguments = arguments.into_iter().chain(listing.map(str::to_owned));
+    let call = Launch::taskpass(arguments).env("XDG_RUNTIME_DIR", runtime);
+    assert_eq!(printed(&call.run()), first);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -437,6 +508,7 @@ async fn what_policy_refuses_is_told_and_nothing_is_printed() {
     let far = Launch::taskpass(["aws", "credential-process", "--resource", "bucket"])
         .arg("--action=s3:ListAllMyBuckets")
         .env("TASKPASS_TOKEN", "no-token")
+        .env("TASKPASS_RETRY_SECONDS", "1")
         .env("XDG_RUNTIME_DIR", world.runtime.path());
     let far = url.into_iter().fold(far, Launch::arg).run();
     refused(&far, 3, "cannot reach");

@@ -221,7 +221,7 @@ async fn what_policy_refuses_is_not_run() {
     let far = exec(
         &fleet,
         &replica,
-        &["--url", "http://127.0.0.1:9"],
+        &["--url", "http://127.0.0.1:9", "--retry-seconds", "1"],
         "echo ran",
     );
     let far = far.run();
@@ -453,6 +453,75 @@ async fn the_cli_of_aws_lists_by_every_delivery() {
     listing_by_every_delivery(&moto, &script, &[]).await;
 }
 
+/// What of the environment could lead AWS's tools elsewhere, or have attestations made.
+const AMBIENT: [&str; 16] = [
+    "AWS_ACCESS_KEY",
+    "AWS_SECRET_KEY",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_CREDENTIAL_FILE",
+    "BOTO_CONFIG",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_ambient_credential_or_endpoint_of_aws_is_left_to_the_command() {
+    let sts = Sts::granting().await;
+    let (fleet, replica) = start_with(&sts.url(), &json!({})).await;
+    // The default profile is a login of the machine's owner, at an endpoint of its own.
+    let config = "[default]\nendpoint_url = http://127.0.0.1:9\naws_access_key_id = AKIAOTHER\n\
+                  aws_secret_access_key = other\nregion = eu-west-1\n";
+    let program = "import boto3, os\n\
+         session = boto3.Session()\n\
+         print('key', session.get_credentials().secret_key)\n\
+         print('at', session.client('sts').meta.endpoint_url)\n\
+         print('left', sorted(set(os.environ) & set(os.environ['NAMES'].split())))\n";
+    for how in ["env", "file", "endpoint"] {
+        let options = [
+            "--resource",
+            "bucket",
+            "--action",
+            "s3:ListAllMyBuckets",
+            "--aws",
+            "--task-type",
+            "listing",
+            "--as",
+            how,
+        ];
+        let script = format!("exec {} look.py", python_program("python").display());
+        let mut launch = exec(&fleet, &replica, &options, &script)
+            .file("look.py", program)
+            .file(".aws/config", config)
+            .file(".aws/credentials", config)
+            .env("NAMES", AMBIENT.join(" "));
+        for name in AMBIENT {
+            launch = launch.env(name, "http://127.0.0.1:9/ambient");
+        }
+        let ran = launch.run();
+        assert_eq!(ran.code(), Some(0), "{how}: {}", ran.stderr);
+        assert!(
+            ran.stdout.contains("key made-for-tp-"),
+            "{how}: {}",
+            ran.stdout
+        );
+        assert!(
+            ran.stdout.contains("amazonaws.com\n"),
+            "{how}: {}",
+            ran.stdout
+        );
+        assert!(ran.stdout.contains("left []"), "{how}: {}", ran.stdout);
+    }
+}
+
 /// Asks the endpoint again and again on one connection, and says what it is told when that changes.
 const ASKER: &str = r#"
 import http.client, json, os, signal, time, urllib.parse
@@ -513,4 +582,36 @@ async fn an_endpoint_gives_one_session_however_often_it_is_asked_and_none_after_
     assert!(!process.stdout().contains("over 200"));
     assert_eq!(process.wait(SOON).code(), Some(1));
     assert_eq!(sts.asked().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_json_tells_the_handle_by_which_its_task_is_ended() {
+    let (fleet, replica) = start().await;
+    let url = format!("http://{}", replica.address);
+    let arguments = [
+        "request",
+        "--url",
+        &url,
+        "--token-file",
+        "token",
+        "--resource",
+        "orders-api",
+        "--action",
+        "orders:read",
+        "--task-type",
+        "job",
+    ];
+    let asked = Launch::taskpass(arguments)
+        .file("token", format!("\u{feff}{}\r\n", fleet.token()))
+        .run();
+    assert_eq!(asked.code(), Some(0), "{}", asked.stderr);
+    assert_eq!(peek(asked.stdout.trim()).1["scope"], "orders:read");
+    let mut words = asked.stderr.split_whitespace();
+    let handle = words.find(|word| word.starts_with("tph_")).unwrap();
+    let task = sessions(&fleet, &replica).await[0]["task_id"].clone();
+    let completed = Launch::taskpass(["task", "complete", task.as_str().unwrap(), "--url", &url])
+        .env("TASKPASS_HANDLE", handle)
+        .run();
+    assert_eq!(completed.code(), Some(0), "{}", completed.stderr);
+    assert_eq!(newest(&fleet, &replica).await, ended("completed"));
 }

@@ -183,6 +183,7 @@ impl World {
         ];
         Launch::taskpass(arguments)
             .env("SPIFFE_ENDPOINT_SOCKET", socket)
+            .env("TASKPASS_RETRY_SECONDS", "0")
             .run()
     }
 }

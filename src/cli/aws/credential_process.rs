@@ -19,10 +19,11 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::cache::{Slot, default_directory};
-use crate::cli::client::{Address, Client};
+use crate::cli::client::Address;
 use crate::cli::evidence::EvidenceArgs;
 use crate::cli::held::{Asker, Held};
 use crate::cli::lease::Lease;
+use crate::cli::retry::RetryArgs;
 use crate::cli::wanted::{AnyTask, Wanted};
 use crate::cli::{Failure, output};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
@@ -30,6 +31,9 @@ use crate::crypto::digest::sha256_parts;
 
 /// How long the broker may take to say how the task stands.
 const BEAT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// SDKs wait a minute for a call: it has to answer before.
+const MAX_RETRY: Duration = Duration::from_secs(30);
 
 /// Print a session of a role as AWS's SDKs expect it of `credential_process`
 #[derive(Args, Debug)]
@@ -49,6 +53,8 @@ pub(super) struct CredentialProcess {
     wanted: Wanted,
     #[command(flatten)]
     task: AnyTask,
+    #[command(flatten)]
+    retry: RetryArgs,
     /// When the deadline of the task has passed, open another; without this nothing comes after it
     #[arg(long, conflicts_with = "task")]
     reopen: bool,
@@ -74,9 +80,10 @@ enum Kept {
 impl CredentialProcess {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let asker = Asker {
-            client: Client::new(&self.address.url)?,
+            client: self.address.client()?,
             source: self.evidence.source(&self.address.url)?,
             wanted: self.wanted.of_aws(),
+            retry: self.retry.limit().min(MAX_RETRY),
         };
         let task = self.task.body()?;
         let directory = match &self.cache_dir {
@@ -115,7 +122,7 @@ impl CredentialProcess {
     async fn open(&self, asker: &Asker, slot: &Slot, task: &Value) -> Result<Held, Failure> {
         let granted = asker.ask(task).await?;
         let joined = self.task.is_joined().then_some(task);
-        let held = Held::of(&granted, joined, &asker.source, SystemClock.now());
+        let held = Held::of_aws(&granted, joined, &asker.source, SystemClock.now());
         let kept = held.and_then(|held| {
             slot.write(&json!({ "held": held }))?;
             Ok(held)
@@ -176,7 +183,12 @@ impl CredentialProcess {
     }
 
     async fn finish(&self, asker: &Asker, slot: &Slot) -> Result<(), Failure> {
-        if let Some(Kept::Held(held)) = slot.read()?
+        let Some(kept) = slot.read()? else {
+            return Err(Failure::Refused(
+                "no call with these arguments and this attestation has left anything to end".into(),
+            ));
+        };
+        if let Kept::Held(held) = kept
             && !self.task.is_joined()
         {
             let lease = Lease::joined(&asker.client, &held.task, 0)?;

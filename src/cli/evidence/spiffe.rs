@@ -4,20 +4,16 @@
 //! The API knows its callers by their process and needs nothing of them. Its answer is as good as a
 //! password, and the standard has no TLS: so only a socket of this machine is spoken to.
 
-use std::time::Duration;
-
 use secrecy::SecretString;
 use spiffe::WorkloadApiClient;
 use spiffe::transport::Endpoint;
 use tokio::time::timeout;
 
 use crate::cli::Failure;
+use crate::cli::retry::{Fault, TRY_TIMEOUT};
 
 /// Where the standard says that the socket is named.
 pub(super) const SOCKET_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
-
-/// The longest that the API may take.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An API, and the audience to ask it for.
 pub(in crate::cli) struct WorkloadApi {
@@ -54,15 +50,17 @@ impl WorkloadApi {
     }
 
     /// A JWT-SVID of the identity that the API gives first, for our audience alone.
-    pub(super) async fn fetch(&self) -> Result<SecretString, Failure> {
+    pub(super) async fn fetch(&self) -> Result<SecretString, Fault> {
+        // Also the refusal of a workload that the API does not know: a new one's entry may come late.
         let failed = |why: String| {
-            Failure::Unestablished(format!("the SPIFFE Workload API gave no token: {why}"))
+            let why = format!("the SPIFFE Workload API gave no token: {why}");
+            Fault::transient(Failure::Unestablished(why), None)
         };
         let fetching = async {
             let client = WorkloadApiClient::connect(self.endpoint.clone()).await?;
             client.fetch_jwt_svid([&self.audience], None).await
         };
-        let svid = timeout(FETCH_TIMEOUT, fetching)
+        let svid = timeout(TRY_TIMEOUT, fetching)
             .await
             .map_err(|_| failed("no answer in time".into()))?
             .map_err(|error| failed(error.to_string()))?;

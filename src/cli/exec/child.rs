@@ -1,77 +1,79 @@
-//! The command: started with the credential, told what we are told, waited for.
+//! The command: a process group of its own, which gets each signal once, and which is gone before
+//! this process ends.
+//!
+//! Signals that reach this process are passed on to the whole group. Signals that are typed at a
+//! terminal reach this process while its own group has the terminal, and the command's group
+//! directly after the terminal was given to it: never both. The terminal is given to the command
+//! when it was stopped because it reads it or sets its modes.
+//!
+//! When the command has ended, processes that it left in its group get SIGTERM, and SIGKILL after a
+//! grace. Orphans become children of this process (as the first process of a container, or as a
+//! "subreaper" of Linux) and are reaped here. A process that left the group, as a daemon does, is
+//! not waited for: its credential ends with the task all the same.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, IsTerminal as _};
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::ExitStatus;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::Command;
-use tokio::signal::unix::{self as signal, SignalKind};
-use tokio::time::timeout;
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process_group,
+    test_kill_process_group, wait, waitid,
+};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::Ended;
 use super::deliver::Environment;
-use crate::cli::{Failure, output};
+use super::signals::{Signals, can_be_continued, exit_code, stop_this_process};
+use super::terminal::Terminal;
+use crate::cli::output;
 
-/// How long a command may take to stop when it is told to.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long processes may take to be gone after SIGKILL: one that waits for a disk can take long.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the group is looked at while it ends: not every end of a process in it is told to us.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The exit codes of shells for a command that is not there, or cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
-/// The signals that are passed on. From their making on they no longer end this process, so that
-/// what is put somewhere for the command is always taken away again.
-pub(super) struct Signals {
-    terminate: signal::Signal,
-    hangup: signal::Signal,
-    interrupt: signal::Signal,
-    quit: signal::Signal,
-    user1: signal::Signal,
-    user2: signal::Signal,
+/// A running command, and the process group that it leads.
+pub(super) struct Child {
+    /// The command's process and its group have the same number.
+    group: Pid,
+    /// How long the group may take to end after SIGTERM.
+    grace: Duration,
+    terminal: Option<Terminal>,
+    /// The command's exit code, once it has ended.
+    ended: Option<u8>,
+    /// Whether no process of the group is left.
+    gone: bool,
+    /// Whether the group has got SIGTERM.
+    told_to_end: bool,
+    /// Whether the group wants the terminal back when it is continued.
+    wants_terminal: bool,
+    /// Whether this process stopped, and has not seen yet that it was continued.
+    stopped: bool,
 }
-
-impl Signals {
-    pub(super) fn listen() -> Result<Self, Failure> {
-        let listen = |kind| signal::signal(kind).map_err(Failure::unestablished);
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            quit: listen(SignalKind::quit())?,
-            user1: listen(SignalKind::user_defined1())?,
-            user2: listen(SignalKind::user_defined2())?,
-        })
-    }
-
-    async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.terminate.recv() => Signal::TERM,
-            _ = self.hangup.recv() => Signal::HUP,
-            _ = self.interrupt.recv() => Signal::INT,
-            _ = self.quit.recv() => Signal::QUIT,
-            _ = self.user1.recv() => Signal::USR1,
-            _ = self.user2.recv() => Signal::USR2,
-        }
-    }
-}
-
-/// A running command.
-pub(super) struct Child(tokio::process::Child);
 
 impl Child {
     /// Starts it; the exit code if it cannot be.
-    pub(super) fn start(command: &[OsString], environment: &Environment) -> Result<Self, u8> {
+    pub(super) fn start(
+        command: &[OsString],
+        environment: &Environment,
+        grace: Duration,
+    ) -> Result<Self, u8> {
         let (program, arguments) = command.split_first().ok_or(NOT_FOUND)?;
+        adopt_orphans();
         let mut command = Command::new(program);
-        command.args(arguments).kill_on_drop(true);
+        command.args(arguments).process_group(0);
         for name in &environment.remove {
             command.env_remove(name);
         }
         command.envs(environment.set());
-        command.spawn().map(Self).map_err(|error| {
+        let started = command.spawn().map_err(|error| {
             let name = program.to_string_lossy();
             // Nothing is left to be done when even this cannot be written.
             drop(output::note(format!(
@@ -81,49 +83,195 @@ impl Child {
                 ErrorKind::NotFound => NOT_FOUND,
                 _ => NOT_EXECUTABLE,
             }
+        })?;
+        let group = i32::try_from(started.id()).ok().and_then(Pid::from_raw);
+        Ok(Self {
+            group: group.ok_or(NOT_EXECUTABLE)?,
+            grace,
+            terminal: Terminal::controlling(),
+            ended: None,
+            gone: false,
+            told_to_end: false,
+            wants_terminal: false,
+            stopped: false,
         })
     }
 
-    /// Waits for its end, and passes signals on meanwhile.
-    pub(super) async fn wait(&mut self, signals: &mut Signals) -> Result<Ended, Failure> {
-        // What is typed at a terminal reaches the command without us.
-        let typed = std::io::stdin().is_terminal();
+    /// Waits for the command's end and then ends its group; the exit code. Signals are passed on
+    /// meanwhile. It can be cancelled, and [`Child::end_group`] be called afterwards.
+    pub(super) async fn run(&mut self, signals: &mut Signals) -> u8 {
         loop {
-            let received = tokio::select! {
-                ended = self.0.wait() => return ended.map(outcome).map_err(Failure::unestablished),
-                received = signals.next() => received,
-            };
-            if !(typed && [Signal::INT, Signal::QUIT].contains(&received)) {
-                self.send(received);
+            if let Some(code) = self.ended {
+                self.end_group(signals).await;
+                return code;
+            }
+            let signal = signals.next().await;
+            self.receive(signal);
+        }
+    }
+
+    /// Ends the group: SIGTERM, unless it has got that, and SIGKILL after the grace. The command
+    /// itself may run still.
+    pub(super) async fn end_group(&mut self, signals: &mut Signals) {
+        if !self.is_gone() && !self.told_to_end {
+            self.send(Signal::TERM);
+            // A stopped process does not end before it is continued.
+            self.send(Signal::CONT);
+        }
+        if !self.is_gone_within(self.grace, signals).await {
+            self.send(Signal::KILL);
+            if !self.is_gone_within(KILL_TIMEOUT, signals).await {
+                // Nothing is left to be done when even this cannot be written.
+                drop(output::note(
+                    "taskpass: processes of the command could not be ended",
+                ));
             }
         }
     }
 
-    /// Tells it to stop, and ends it if it does not.
-    pub(super) async fn stop(&mut self) {
-        self.send(Signal::TERM);
-        if timeout(STOP_TIMEOUT, self.0.wait()).await.is_err() {
-            // It ends with this process at the latest.
-            drop(self.0.kill().await);
+    async fn is_gone_within(&mut self, limit: Duration, signals: &mut Signals) -> bool {
+        let limit = sleep(limit);
+        tokio::pin!(limit);
+        let mut looks = interval(LOOK_INTERVAL);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.reap();
+            if self.is_gone() {
+                return true;
+            }
+            tokio::select! {
+                () = &mut limit => return false,
+                signal = signals.next() => self.receive(signal),
+                _ = looks.tick() => {}
+            }
         }
     }
 
-    fn send(&self, signal: Signal) {
-        let pid = self.0.id().and_then(|id| i32::try_from(id).ok());
-        if let Some(pid) = pid.and_then(Pid::from_raw) {
-            // Where it has just ended, there is nobody to tell.
-            kill_process(pid, signal).ok();
+    fn receive(&mut self, signal: Signal) {
+        match signal {
+            Signal::CHILD => self.reap(),
+            Signal::TSTP if !can_be_continued() => {}
+            Signal::TSTP => {
+                self.send(Signal::TSTP);
+                self.stop_with_it();
+            }
+            Signal::CONT => {
+                self.stopped = false;
+                if let Some(terminal) = &self.terminal
+                    && self.wants_terminal
+                {
+                    terminal.give_to(self.group);
+                }
+                self.send(Signal::CONT);
+            }
+            other => self.send(other),
         }
+    }
+
+    /// Reaps every child that has ended, and acts on a stop of the command.
+    fn reap(&mut self) {
+        loop {
+            self.take_terminal_at_end();
+            match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+                Ok(Some((pid, status))) => {
+                    if pid == self.group && self.ended.is_none() {
+                        self.changed(status);
+                    }
+                }
+                Err(Errno::INTR) => {}
+                // No child has ended, or there is none.
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes the terminal back when the command has ended, before its process is reaped.
+    fn take_terminal_at_end(&mut self) {
+        let Some(terminal) = &self.terminal else {
+            return;
+        };
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if self.ended.is_none() && matches!(waitid(WaitId::Pid(self.group), look), Ok(Some(_))) {
+            terminal.take_from(self.group);
+        }
+    }
+
+    fn changed(&mut self, status: WaitStatus) {
+        if let Some(signal) = status.stopping_signal() {
+            self.command_stopped(signal);
+        } else if let Some(signal) = status.terminating_signal() {
+            self.ended = Some(exit_code(signal));
+        } else if let Some(code) = status.exit_status() {
+            self.ended = Some(u8::try_from(code).unwrap_or(u8::MAX));
+        }
+    }
+
+    fn command_stopped(&mut self, signal: i32) {
+        let Some(terminal) = &self.terminal else {
+            return;
+        };
+        if self.stopped {
+            // It stopped with this process, and is continued with it.
+            return;
+        }
+        let uses_terminal = [Signal::TTIN.as_raw(), Signal::TTOU.as_raw()].contains(&signal);
+        if uses_terminal {
+            self.wants_terminal = true;
+            if terminal.give_to(self.group) {
+                self.send(Signal::CONT);
+                return;
+            }
+        } else if !terminal.is_held_by(self.group) {
+            // A process stopped it on purpose, and will continue it.
+            return;
+        }
+        if can_be_continued() {
+            terminal.take_from(self.group);
+            self.stop_with_it();
+        } else if !uses_terminal {
+            // There is no shell that would ever continue it.
+            self.send(Signal::CONT);
+        }
+    }
+
+    fn stop_with_it(&mut self) {
+        self.stopped = true;
+        stop_this_process();
+    }
+
+    fn send(&mut self, signal: Signal) {
+        if self.is_gone() {
+            return;
+        }
+        // Where the last process has just ended, there is none to tell.
+        kill_process_group(self.group, signal).ok();
+        self.told_to_end |= signal == Signal::TERM;
+    }
+
+    /// Whether no process of the group is left, the command itself included. From then on its number
+    /// may be another group's, and no signal is sent to it.
+    fn is_gone(&mut self) -> bool {
+        let reaped = self.ended.is_some();
+        if reaped && !self.gone {
+            self.gone = test_kill_process_group(self.group) == Err(Errno::SRCH);
+        }
+        self.gone
     }
 }
 
-fn outcome(status: ExitStatus) -> Ended {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => Ended::Well,
-        (Some(code), _) => Ended::Code(u8::try_from(code).unwrap_or(u8::MAX)),
-        (None, signal) => {
-            let signal = signal.and_then(|signal| u8::try_from(signal).ok());
-            Ended::Code(signal.map_or(u8::MAX, |signal| signal.saturating_add(128)))
-        }
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Only an error of this process leaves something here.
+        self.send(Signal::KILL);
+    }
+}
+
+/// Makes this process the parent of the orphans that the command leaves, where the system can.
+fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{getpid, set_child_subreaper};
+        // Without it, only the end of orphans is noticed later.
+        set_child_subreaper(Some(getpid())).ok();
     }
 }

@@ -1,9 +1,10 @@
 //! An endpoint on this machine that gives AWS's tools their credentials, in the form that they ask
 //! containers for (`AWS_CONTAINER_CREDENTIALS_FULL_URI`).
 //!
-//! How often it is asked makes no difference: it answers with the session that is held, and takes
-//! another only when little of that is left. When the task is over nobody gets anything any more,
-//! not even who was being answered.
+//! How often it is asked makes no difference: it answers with the session that is held. When little
+//! of that is left, asking for it has another one taken; meanwhile the old one is answered, as long
+//! as it is good. When the task is over nobody gets anything any more, not even who was being
+//! answered.
 
 use std::io;
 use std::net::TcpListener;
@@ -16,23 +17,32 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use axum_server::Handle;
+use axum_server::accept::Accept;
+use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
-use serde_json::{Value, json};
+use serde_json::json;
 use subtle::ConstantTimeEq as _;
-use tokio::sync::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout;
+use tower_http::add_extension::AddExtension;
 
-use crate::cli::held::{Asker, Held};
+use super::renewal::{Current, Renewal};
+use crate::cli::held::Held;
 use crate::cli::lease::Never;
 use crate::cli::{Failure, output};
 use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::random::SystemRandom;
-use crate::http::server::Bounded;
 use crate::ids::Random as _;
 
-/// Connections at once, and the longest time for a request's head.
+/// Connections that are answered at once, those that may wait for their turn, and the longest time
+/// for a request's head.
 const MAX_CONNECTIONS: usize = 16;
+const MAX_WAITING: usize = 1_024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer waits for a renewal when the session is over: AWS's tools give up earlier.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An endpoint that listens.
 pub(super) struct Endpoint {
@@ -44,8 +54,8 @@ pub(super) struct Endpoint {
 struct Shared {
     /// What the command has to say for itself.
     secret: SecretString,
-    asker: Asker,
-    held: Mutex<Held>,
+    current: watch::Receiver<Current>,
+    demand: Arc<Notify>,
     closed: AtomicBool,
 }
 
@@ -60,7 +70,7 @@ impl Drop for Closing {
 
 impl Endpoint {
     /// Listens on a port of this machine.
-    pub(super) fn start(granted: &Value, asker: Asker) -> Result<Self, Failure> {
+    pub(super) fn start(renewal: &Renewal) -> Result<Self, Failure> {
         let failed =
             |error: std::io::Error| Failure::Unestablished(format!("no endpoint: {error}"));
         let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
@@ -71,14 +81,13 @@ impl Endpoint {
             .fill(&mut bytes)
             .map_err(Failure::unestablished)?;
         let secret = format!("{:032x}", u128::from_be_bytes(bytes));
-        let held = Held::of(granted, None, &asker.source, SystemClock.now())?;
         Ok(Self {
             listener,
             port,
             shared: Arc::new(Shared {
                 secret: SecretString::from(secret),
-                asker,
-                held: Mutex::new(held),
+                current: renewal.current(),
+                demand: renewal.demand(),
                 closed: AtomicBool::new(false),
             }),
         })
@@ -102,7 +111,7 @@ impl Endpoint {
         let app = Router::new()
             .route("/credentials", get(credentials))
             .with_state(self.shared);
-        if let Err(error) = bounded(self.listener, app).await {
+        if let Err(error) = serve_in_turn(self.listener, app).await {
             // Nothing is left to be done when even this cannot be written.
             drop(output::note(format!(
                 "taskpass: the endpoint ended: {error}"
@@ -113,16 +122,45 @@ impl Endpoint {
 }
 
 /// Others on this machine can reach the port: they get no answer, and must not take up our files
-/// and memory either.
-async fn bounded(listener: TcpListener, app: Router) -> io::Result<()> {
-    let handle = Handle::new();
+/// and memory either. A connection has one answer, so that none holds its turn while it is silent.
+async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
     let mut server = axum_server::from_tcp(listener)?
-        .handle(handle.clone())
         .first_request_timeout(REQUEST_TIMEOUT)
-        .acceptor(Bounded::new(handle, MAX_CONNECTIONS, MAX_CONNECTIONS));
+        .acceptor(InTurn {
+            turns: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            places: Arc::new(Semaphore::new(MAX_CONNECTIONS + MAX_WAITING)),
+        });
     let http = server.http_builder();
-    http.http1().header_read_timeout(REQUEST_TIMEOUT);
+    http.http1()
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .keep_alive(false);
     server.serve(app.into_make_service()).await
+}
+
+/// Lets connections wait for their turn. One that finds too many waiting is closed.
+#[derive(Clone)]
+struct InTurn {
+    turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+/// A connection's place and its turn, both given back when it is over.
+type Turn = Arc<[OwnedSemaphorePermit; 2]>;
+
+impl<S: Send + 'static> Accept<TcpStream, S> for InTurn {
+    type Stream = TcpStream;
+    type Service = AddExtension<S, Turn>;
+    type Future = BoxFuture<'static, io::Result<(TcpStream, Self::Service)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let turns = Arc::clone(&self.turns);
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        Box::pin(async move {
+            let place = place.map_err(io::Error::other)?;
+            let turn = turns.acquire_owned().await.map_err(io::Error::other)?;
+            Ok((stream, AddExtension::new(service, Arc::new([place, turn]))))
+        })
+    }
 }
 
 async fn credentials(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
@@ -131,18 +169,34 @@ async fn credentials(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> R
     if !bool::from(given.ct_eq(shared.secret.expose_secret().as_bytes())) {
         return refused(StatusCode::UNAUTHORIZED, "not for you");
     }
-    let mut held = shared.held.lock().await;
-    let now = SystemClock.now();
-    if let Err(failure) = held.renew_if_due(&shared.asker, now).await {
-        // Nothing is left to be done when even this cannot be written.
-        drop(output::note(format!("taskpass: not renewed: {failure}")));
-    }
+    let held = shared.held().await;
     // Read last: the task may have ended while it was asked for more.
     if shared.closed.load(Ordering::SeqCst) || !held.is_good(SystemClock.now()) {
         return refused(StatusCode::FORBIDDEN, "the credential is over");
     }
     let body = held.spoken("Token", &[]);
     ([(header::CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+impl Shared {
+    /// The session of now. Where little of it is left, another is asked for; it is waited for only
+    /// where nothing is left.
+    async fn held(&self) -> Arc<Held> {
+        let mut current = self.current.clone();
+        let Current { held, tries } = current.borrow_and_update().clone();
+        let now = SystemClock.now();
+        if now >= held.due_at() {
+            self.demand.notify_one();
+        }
+        if held.is_good(now) {
+            return held;
+        }
+        let tried = current.wait_for(|current| current.tries > tries);
+        match timeout(RENEWAL_TIMEOUT, tried).await {
+            Ok(Ok(current)) => Arc::clone(&current.held),
+            _ => held,
+        }
+    }
 }
 
 fn refused(status: StatusCode, why: &str) -> Response {

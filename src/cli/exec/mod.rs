@@ -1,24 +1,31 @@
 //! `taskpass exec`: one command, for one task, with one credential.
 //!
 //! It finds the attestation, opens the task, puts the credential where the command looks for it,
-//! heartbeats while the command runs, and completes or aborts the task when it ends. If it is
-//! killed itself nobody heartbeats, and the broker ends the task by its silence.
+//! heartbeats while the command runs, and completes or aborts the task when no process of the
+//! command is left. If it is killed itself, no heartbeat comes any more, and the broker ends the
+//! task by its silence.
 
 mod child;
 mod deliver;
 mod endpoint;
+mod renewal;
+mod signals;
+mod terminal;
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use self::child::{Child, Signals};
+use self::child::Child;
 use self::deliver::Delivered;
-use super::client::{Address, Client};
+use self::signals::{Signals, exit_code};
+use super::client::Address;
 use super::evidence::EvidenceArgs;
 use super::held::Asker;
 use super::lease::Lease;
+use super::retry::RetryArgs;
 use super::wanted::{NewTask, Wanted};
 use super::{Failure, output};
 use crate::process;
@@ -26,8 +33,8 @@ use crate::process;
 /// Run a command with a credential that lives as long as it runs
 #[derive(Args, Debug)]
 #[command(
-    after_help = "The exit code is the command's; 1 refused, 2 usage, 3 could not reach or establish before it \
-    started.\n\nExamples:\n  \
+    after_help = "The exit code is the command's, 128 and the signal's number where a signal ended it; 1 refused, 2 \
+    usage, 3 could not reach or establish before it started.\n\nExamples:\n  \
     taskpass exec --resource reports-bucket --action s3:GetObject --aws --task-type nightly-report -- aws s3 ls s3://reports\n  \
     taskpass exec --resource orders-api --action orders:read --task-type nightly-report -- ./report.py"
 )]
@@ -40,9 +47,15 @@ pub(super) struct Exec {
     wanted: Wanted,
     #[command(flatten)]
     task: NewTask,
+    #[command(flatten)]
+    retry: RetryArgs,
     /// The longest silence: how long the credential outlives this process when it is killed
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(3..=3600))]
     heartbeat: u64,
+    /// How long processes of the command have after SIGTERM before SIGKILL: those that it leaves when
+    /// it ends, and all of them when the task is over before it
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    grace: u64,
     /// How the command gets the credential
     #[arg(long = "as", value_name = "HOW", value_enum, default_value_t = How::Env)]
     how: How,
@@ -58,9 +71,9 @@ pub(super) struct Exec {
 /// How the command gets the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum How {
-    /// In variables: for AWS those that its tools read
+    /// In variables, for AWS those that its tools read; it ends before a longer task does
     Env,
-    /// In a file that only its owner may read, removed at the end
+    /// In a file that only its owner may read; renewed while the task lasts, removed at the end
     File,
     /// From an endpoint on this machine, as AWS's tools ask for it; renewed while the task lasts
     Endpoint,
@@ -77,29 +90,39 @@ impl Exec {
     }
 
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let client = Client::new(&self.address.url)?;
+        // The first process of a container ignores every signal that it does not listen to.
+        let mut signals = Signals::listen()?;
+        let client = self.address.client()?;
         let asker = Asker {
             client: client.clone(),
             source: self.evidence.source(&self.address.url)?,
             wanted: self.wanted.clone(),
+            retry: self.retry.limit(),
         };
-        let granted = asker.ask(&self.task.body(Some(self.heartbeat))).await?;
+        let body = self.task.body(Some(self.heartbeat));
+        let granted = tokio::select! {
+            granted = asker.ask(&body) => granted?,
+            signal = signals.ending() => return Err(Failure::Ended(exit_code(signal.as_raw()))),
+        };
         let lease = Lease::of(&client, &granted, self.heartbeat)?;
-        let ended = self.with_lease(asker, granted, &lease).await;
+        let ended = self.with_lease(asker, granted, &lease, &mut signals).await;
         // Whatever happened, the credential dies with the command.
-        lease.end(matches!(ended, Ok(Ended::Well))).await;
+        lease.end(matches!(ended, Ok(Ended::Code(0)))).await;
         match ended? {
-            Ended::Well => Ok(()),
+            Ended::Code(0) => Ok(()),
             Ended::Code(code) => Err(Failure::Ended(code)),
             Ended::Lost(why) => Err(Failure::Refused(why)),
         }
     }
 
+    /// Runs the command. No process of it is left afterwards, and nothing that was put somewhere for
+    /// it.
     async fn with_lease(
         &self,
         asker: Asker,
         granted: Value,
         lease: &Lease,
+        signals: &mut Signals,
     ) -> Result<Ended, Failure> {
         let to = deliver::To {
             how: self.how,
@@ -107,28 +130,27 @@ impl Exec {
             // The command does not get what its own attestation was read from.
             hidden: self.evidence.variable(),
         };
-        let mut signals = Signals::listen()?;
-        let mut delivered = Delivered::prepare(to, &granted, asker)?;
-        let mut child = match Child::start(&self.command, &delivered.environment) {
+        let delivered = Delivered::prepare(to, &granted, asker)?;
+        let grace = Duration::from_secs(self.grace);
+        let mut child = match Child::start(&self.command, &delivered.environment, grace) {
             Ok(child) => child,
             Err(code) => return Ok(Ended::Code(code)),
         };
         let serving = delivered.serve();
-        tokio::select! {
-            ended = child.wait(&mut signals) => ended,
-            why = lease.keep() => {
-                output::note(format!("taskpass: {why}; the command is told to stop"))?;
-                child.stop().await;
-                Ok(Ended::Lost(why))
-            }
+        let why = tokio::select! {
+            code = child.run(signals) => return Ok(Ended::Code(code)),
+            why = lease.keep() => why,
             never = serving => match never {},
-        }
+        };
+        output::note(format!("taskpass: {why}; the command is told to stop"))?;
+        child.end_group(signals).await;
+        Ok(Ended::Lost(why))
     }
 }
 
 /// How the command ended.
 enum Ended {
-    Well,
+    /// With this exit code.
     Code(u8),
     /// The task was over before the command was.
     Lost(String),

@@ -2,6 +2,7 @@
 //! independent check of it.
 //!
 //! - [`postgres`], [`sqlite`]: a fresh store for each test.
+//! - [`balancer`]: a TCP balancer before replicas, which can spoil connections.
 //! - [`proxy`]: a TCP proxy before PostgreSQL that loses exactly what it is told to lose.
 //! - [`keys`], [`issuer`]: JOSE on ring, and an OIDC issuer that can misbehave.
 //! - [`process`]: the real binary, its signals and what it printed.
@@ -80,6 +81,7 @@ macro_rules! on_both_stores {
     };
 }
 
+pub mod balancer;
 pub mod canary;
 pub mod documented;
 pub mod fleet;

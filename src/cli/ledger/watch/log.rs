@@ -13,7 +13,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::cli::Failure;
-use crate::cli::client::is_loopback;
+use crate::cli::client::{Authorities, is_loopback};
 use crate::merkle::{Hash, MAX_NOTE_BYTES, TILE_WIDTH, TileId, hashes_from_bytes};
 use crate::outgoing::{self, BodyError};
 
@@ -42,7 +42,11 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(base: &Url, token: Option<&SecretString>) -> Result<Self, Failure> {
+    pub(super) fn new(
+        base: &Url,
+        token: Option<&SecretString>,
+        authorities: &Authorities,
+    ) -> Result<Self, Failure> {
         if base.scheme() != "https" && !(base.scheme() == "http" && is_loopback(base)) {
             return Err(Failure::Usage(format!(
                 "{base} is neither https nor on this machine: whoever is on the way could raise a false alarm"
@@ -69,7 +73,11 @@ impl Log {
                 Some(value)
             }
         };
-        let http = outgoing::direct_client()
+        let mut builder = outgoing::direct_client();
+        if let Some(authorities) = authorities.read()? {
+            builder = builder.tls_certs_only(authorities);
+        }
+        let http = builder
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)

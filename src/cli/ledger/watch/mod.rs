@@ -21,7 +21,7 @@ use url::Url;
 use self::judge::{Contradiction, Seen, Verdict};
 use self::log::{Log, Trouble};
 use self::state::{Kept, State};
-use crate::cli::client::read_secret;
+use crate::cli::client::{Authorities, read_secret};
 use crate::cli::{Failure, output, seconds_of};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::merkle::{Note, Trust, VerifierKey, WitnessKey};
@@ -64,6 +64,8 @@ pub(super) struct Watch {
     /// A file with a token, for a log that is not public
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    authorities: Authorities,
     /// Print each round as one line of JSON
     #[arg(long)]
     json: bool,
@@ -115,7 +117,7 @@ impl Watch {
         let token = self.token_file.as_deref().map(read_secret).transpose()?;
         let state = State(self.state.clone());
         Ok(Monitor {
-            log: Log::new(url, token.as_ref())?,
+            log: Log::new(url, token.as_ref(), &self.authorities)?,
             trust: Trust {
                 keys: self.keys.clone(),
                 witnesses: self.witnesses.clone(),

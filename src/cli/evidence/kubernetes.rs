@@ -1,0 +1,221 @@
+//! Tokens of a Kubernetes service account for the broker: a fresh one whenever one is needed, where
+//! the pod may request tokens for its own service account.
+//!
+//! A projected token opens one task, and is replaced only every few minutes. A token that is
+//! requested from the API server (`TokenRequest`) is another each time. The pod needs its token for
+//! the API server, and the right to create `serviceaccounts/token` of its own service account. Where
+//! it has not, the projected token is taken.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::header::AUTHORIZATION;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::cli::client::{innermost, read_file, read_secret};
+use crate::cli::retry::{self, Fault, TRY_TIMEOUT};
+use crate::cli::{Failure, output};
+use crate::outgoing;
+
+/// Where Kubernetes mounts a pod's token for the API server, with the server's authority.
+pub(super) const DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Where the API server is, as Kubernetes tells each pod.
+pub(super) const HOST_VARIABLE: &str = "KUBERNETES_SERVICE_HOST";
+pub(super) const PORT_VARIABLE: &str = "KUBERNETES_SERVICE_PORT";
+
+/// The shortest life that the API server gives.
+const LIFE_SECONDS: u32 = 600;
+
+/// The largest file of authorities, and the longest answer, that is read.
+const MAX_AUTHORITIES_BYTES: u64 = 1024 * 1024;
+const MAX_ANSWER_BYTES: usize = 64 * 1024;
+
+/// A pod's service account, and the API server that makes tokens for it.
+pub(in crate::cli) struct ServiceAccount {
+    directory: PathBuf,
+    server: Url,
+    audience: String,
+    /// The token that is taken where none can be requested.
+    projected: Option<PathBuf>,
+}
+
+/// What a service account's token says of itself.
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(rename = "kubernetes.io")]
+    kubernetes: Bound,
+}
+
+#[derive(Deserialize)]
+struct Bound {
+    namespace: String,
+    serviceaccount: Named,
+    pod: Option<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    uid: String,
+}
+
+impl ServiceAccount {
+    /// The service account whose token is in `directory`; `None` if there is none.
+    pub(super) fn found(
+        directory: &Path,
+        (host, port): (&str, &str),
+        audience: String,
+        projected: Option<PathBuf>,
+    ) -> Result<Option<Self>, Failure> {
+        if !directory.join("token").exists() {
+            return Ok(None);
+        }
+        let host = match host.parse() {
+            Ok(IpAddr::V6(address)) => format!("[{address}]"),
+            _ => host.to_owned(),
+        };
+        let server = Url::parse(&format!("https://{host}:{port}/")).map_err(|error| {
+            Failure::Usage(format!("{HOST_VARIABLE} and {PORT_VARIABLE}: {error}"))
+        })?;
+        Ok(Some(Self {
+            directory: directory.to_owned(),
+            server,
+            audience,
+            projected,
+        }))
+    }
+
+    /// What tells this pod's service account from others.
+    pub(super) fn marks(&self) -> Result<[String; 3], Failure> {
+        let account = self.account(&self.own_token()?)?;
+        let pod = account.pod.map(|pod| pod.uid).unwrap_or_default();
+        Ok([account.serviceaccount.uid, pod, self.audience.clone()])
+    }
+
+    /// A fresh token for the broker.
+    pub(super) async fn token(&self) -> Result<SecretString, Fault> {
+        let fault = match self.request().await {
+            Ok(token) => return Ok(token),
+            Err(fault) => fault,
+        };
+        let Some(projected) = &self.projected else {
+            return Err(fault);
+        };
+        // Nothing is left to be done when even this cannot be written.
+        drop(output::note(format!(
+            "taskpass: {}; the projected token is taken, which opens one task",
+            fault.failure
+        )));
+        Ok(read_secret(projected)?)
+    }
+
+    fn own_token(&self) -> Result<SecretString, Failure> {
+        read_secret(&self.directory.join("token"))
+    }
+
+    fn account(&self, token: &SecretString) -> Result<Bound, Failure> {
+        let claims = token.expose_secret().split('.').nth(1);
+        let claims = claims.and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+        let claims = claims.and_then(|bytes| serde_json::from_slice::<Claims>(&bytes).ok());
+        let claims = claims.ok_or_else(|| {
+            Failure::Usage(format!(
+                "{} holds no token of a service account",
+                self.directory.join("token").display()
+            ))
+        })?;
+        Ok(claims.kubernetes)
+    }
+
+    async fn request(&self) -> Result<SecretString, Fault> {
+        let own = self.own_token()?;
+        let account = self.account(&own)?;
+        let name = format!("{}/{}", account.namespace, account.serviceaccount.name);
+        let failed = |why: String| {
+            Failure::Unestablished(format!(
+                "the Kubernetes API gave no token for service account {name}: {why}"
+            ))
+        };
+        let broken = |error: reqwest::Error| {
+            let why = if error.is_timeout() {
+                "no answer in time".into()
+            } else {
+                innermost(&error)
+            };
+            Fault::of_transport(&error, failed(why))
+        };
+        let authorities = read_file(&self.directory.join("ca.crt"), MAX_AUTHORITIES_BYTES)?;
+        let authorities = reqwest::Certificate::from_pem_bundle(&authorities)
+            .map_err(|error| failed(innermost(&error)))?;
+        let client = outgoing::direct_client()
+            .timeout(TRY_TIMEOUT)
+            .tls_certs_only(authorities)
+            .build()
+            .map_err(|error| failed(innermost(&error)))?;
+        let sent = client
+            .post(self.address(&account))
+            .header(AUTHORIZATION, format!("Bearer {}", own.expose_secret()))
+            .json(&self.body(&account))
+            .send();
+        let answer = sent.await.map_err(broken)?;
+        let status = answer.status();
+        let pause = retry::retry_after(answer.headers());
+        let body = outgoing::body(answer, MAX_ANSWER_BYTES).await;
+        let body = body.map_err(|error| match error {
+            outgoing::BodyError::Broken(error) => broken(error),
+            outgoing::BodyError::Large(_) => failed(error.to_string()).into(),
+        })?;
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str);
+        if status.is_success() {
+            let token = text("/status/token").map(SecretString::from);
+            return token.ok_or_else(|| failed("the answer holds none".into()).into());
+        }
+        let why = text("/message").map_or_else(|| status.to_string(), str::to_owned);
+        if retry::is_transient(status) {
+            return Err(Fault::transient(failed(why), pause));
+        }
+        Err(failed(format!(
+            "{why} (it needs the right to `create` the resource `serviceaccounts/token` named `{}`)",
+            account.serviceaccount.name
+        ))
+        .into())
+    }
+
+    fn address(&self, account: &Bound) -> Url {
+        let mut address = self.server.clone();
+        if let Ok(mut path) = address.path_segments_mut() {
+            path.clear().extend([
+                "api",
+                "v1",
+                "namespaces",
+                &account.namespace,
+                "serviceaccounts",
+                &account.serviceaccount.name,
+                "token",
+            ]);
+        }
+        address
+    }
+
+    /// A token of this pod, so that it is refused once the pod is gone.
+    fn body(&self, account: &Bound) -> Value {
+        let pod = account.pod.as_ref().map(
+            |pod| json!({"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid}),
+        );
+        json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {
+                "audiences": [self.audience],
+                "expirationSeconds": LIFE_SECONDS,
+                "boundObjectRef": pod,
+            },
+        })
+    }
+}

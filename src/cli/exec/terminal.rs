@@ -1,0 +1,61 @@
+//! The terminal that this process is started from.
+//!
+//! A terminal has one process group in its foreground. That group gets the signals that are typed,
+//! and it alone may read. The command has a group of its own, which is given the terminal when it
+//! asks for it and only if this process has it.
+
+use std::fs::File;
+
+use rustix::process::{Pid, getpgrp, setpgid};
+use rustix::termios::{tcgetpgrp, tcsetpgrp};
+
+/// The controlling terminal.
+pub(super) struct Terminal {
+    tty: File,
+    own_group: Pid,
+}
+
+impl Terminal {
+    /// `None` where there is none, as in a pipeline of a CI system.
+    pub(super) fn controlling() -> Option<Self> {
+        let opened = File::options().read(true).write(true).open("/dev/tty");
+        let terminal = Self {
+            tty: opened.ok()?,
+            own_group: getpgrp(),
+        };
+        tcgetpgrp(&terminal.tty).ok().map(|_| terminal)
+    }
+
+    /// Whether `group` is in the foreground.
+    pub(super) fn is_held_by(&self, group: Pid) -> bool {
+        tcgetpgrp(&self.tty).is_ok_and(|holder| holder == group)
+    }
+
+    /// Puts `group` in the foreground if this process's group is there. Whether `group` is there now.
+    pub(super) fn give_to(&self, group: Pid) -> bool {
+        if self.is_held_by(self.own_group) {
+            // It fails where the terminal is gone, or no process of the group is left.
+            tcsetpgrp(&self.tty, group).ok();
+        }
+        self.is_held_by(group)
+    }
+
+    /// Puts this process's group in the foreground again if `group` is there. At least one process of
+    /// that group must be left, even if it is one that has ended and was not reaped.
+    pub(super) fn take_from(&self, group: Pid) {
+        if !self.is_held_by(group) {
+            return;
+        }
+        // A process of the background that sets the foreground is stopped by SIGTTOU. This process
+        // therefore joins the group of the foreground for a moment. The first process of a session
+        // cannot, and needs not: the terminal goes with it.
+        if setpgid(None, Some(group)).is_err() {
+            return;
+        }
+        tcsetpgrp(&self.tty, self.own_group).ok();
+        if setpgid(None, Some(self.own_group)).is_err() {
+            // No process of its former group is left: it gets one of its own.
+            setpgid(None, None).ok();
+        }
+    }
+}

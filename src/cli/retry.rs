@@ -1,0 +1,266 @@
+//! Repeated requests: the pauses between tries, and when to give up.
+//!
+//! What failed for a moment is tried again: no connection, no answer in time, an answer that broke
+//! off, a server that says that it cannot serve now. The pauses grow, are jittered, and honour
+//! `Retry-After`. What would fail again in the same way is not repeated.
+
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use tokio::time::{Instant, sleep};
+
+use super::{Failure, output};
+use crate::clock::{Clock as _, SystemClock};
+use crate::crypto::random::SystemRandom;
+use crate::ids::Random as _;
+
+/// How long one try may take.
+pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause after the first try; it doubles with each further one, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// For how long a request is repeated.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct RetryArgs {
+    /// How long requests are repeated while the broker, or the issuer of the attestation, does not
+    /// answer or cannot serve; 0 tries once
+    #[arg(
+        long = "retry-seconds",
+        env = "TASKPASS_RETRY_SECONDS",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(0..=3600)
+    )]
+    seconds: u64,
+}
+
+impl RetryArgs {
+    /// After this time no other try is begun.
+    pub(super) fn limit(self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+/// Why a try failed.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// The failure, if it is not tried again.
+    pub(super) failure: Failure,
+    /// Whether the request may have been received.
+    pub(super) sent: bool,
+    again: Again,
+}
+
+#[derive(Debug)]
+enum Again {
+    Never,
+    /// After a pause, which is at least this long.
+    After(Duration),
+}
+
+impl From<Failure> for Fault {
+    /// A failure that another try would not change.
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            sent: true,
+            again: Again::Never,
+        }
+    }
+}
+
+impl Fault {
+    /// A failure that may be over in a moment, or after the pause that the server named.
+    pub(super) fn transient(failure: Failure, retry_after: Option<Duration>) -> Self {
+        Self {
+            failure,
+            sent: true,
+            again: Again::After(retry_after.unwrap_or_default()),
+        }
+    }
+
+    /// Of a request that came to no answer; `failure` says so.
+    pub(super) fn of_transport(error: &reqwest::Error, failure: Failure) -> Self {
+        if error.is_builder() || is_refused_certificate(error) {
+            return failure.into();
+        }
+        Self {
+            sent: !error.is_connect(),
+            ..Self::transient(failure, None)
+        }
+    }
+}
+
+/// Whether an answer with this status is given by a server that may serve in a moment.
+pub(super) fn is_transient(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 502 | 503 | 504)
+}
+
+/// The pause that an answer names, as seconds or as a date.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(value).ok()?;
+    let at = at.duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();
+    let now = u64::try_from(SystemClock.now().seconds()).unwrap_or_default();
+    Some(Duration::from_secs(at.saturating_sub(now)))
+}
+
+/// A certificate that is not believed now will not be in a moment.
+fn is_refused_certificate(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>();
+        let inner = inner.and_then(|error| error.get_ref());
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Repeats `attempt` until it succeeds, fails for good, or `limit` has passed.
+pub(super) async fn retried<T>(
+    limit: Duration,
+    mut attempt: impl AsyncFnMut() -> Result<T, Fault>,
+) -> Result<T, Failure> {
+    let begin = Instant::now();
+    let mut tries = 0;
+    loop {
+        let fault = match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(fault) => fault,
+        };
+        let Again::After(at_least) = fault.again else {
+            return Err(fault.failure);
+        };
+        let left = limit.saturating_sub(begin.elapsed());
+        let Some(pause) = pause_after(tries, at_least, left) else {
+            return Err(fault.failure);
+        };
+        if tries == 0 {
+            // Nothing is left to be done when even this cannot be written.
+            drop(output::note(format!(
+                "taskpass: {}; trying again for up to {} s",
+                fault.failure,
+                left.as_secs()
+            )));
+        }
+        tries += 1;
+        sleep(pause).await;
+    }
+}
+
+/// The pause after so many earlier tries and one more; `None` if it would take longer than is left.
+fn pause_after(earlier: u32, at_least: Duration, left: Duration) -> Option<Duration> {
+    let doubled = 2_u32.checked_pow(earlier).unwrap_or(u32::MAX);
+    let pause = FIRST_PAUSE.saturating_mul(doubled).min(LONGEST_PAUSE);
+    let pause = at_least.saturating_add(jittered(pause));
+    (pause <= left).then_some(pause)
+}
+
+/// Between half of `pause` and all of it, so that many that failed together do not come back
+/// together.
+pub(super) fn jittered(pause: Duration) -> Duration {
+    let mut random = [0; 4];
+    // Without randomness there is no jitter, which is no reason to stop.
+    SystemRandom::default().fill(&mut random).ok();
+    let part = f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX);
+    pause.mul_f64(0.5 + part / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    fn unreachable() -> Failure {
+        Failure::Unestablished("unreachable".into())
+    }
+
+    #[tokio::test]
+    async fn a_passing_failure_is_tried_again_and_a_lasting_one_is_not() {
+        let mut tries = 0;
+        let done = retried(Duration::from_mins(1), async || {
+            tries += 1;
+            match tries {
+                1..3 => Err(Fault::transient(unreachable(), None)),
+                _ => Ok(tries),
+            }
+        });
+        assert_eq!(done.await.unwrap(), 3);
+
+        let mut tries = 0;
+        let refused = retried(Duration::from_mins(1), async || {
+            tries += 1;
+            Err::<(), _>(Failure::Refused("no".into()).into())
+        });
+        assert!(matches!(refused.await, Err(Failure::Refused(_))));
+        assert_eq!(tries, 1);
+
+        let mut tries = 0;
+        let failed = retried(Duration::ZERO, async || {
+            tries += 1;
+            Err::<(), _>(Fault::transient(unreachable(), None))
+        });
+        assert!(matches!(failed.await, Err(Failure::Unestablished(_))));
+        assert_eq!(tries, 1, "the caller wants one try");
+    }
+
+    #[test]
+    fn pauses_grow_honour_the_server_and_end_with_the_limit() {
+        let none = Duration::ZERO;
+        let minute = Duration::from_mins(1);
+        for (earlier, longest) in [
+            (0, 250),
+            (1, 500),
+            (2, 1_000),
+            (9, 5_000),
+            (u32::MAX, 5_000),
+        ] {
+            let longest = Duration::from_millis(longest);
+            let pause = pause_after(earlier, none, minute).unwrap();
+            assert!(
+                pause >= longest / 2 && pause <= longest,
+                "{earlier}: {pause:?}"
+            );
+        }
+        let named = Duration::from_secs(7);
+        assert!(pause_after(0, named, minute).unwrap() >= named);
+        assert_eq!(pause_after(0, named, named), None);
+        assert_eq!(pause_after(0, Duration::MAX, minute), None);
+        assert_eq!(pause_after(0, none, none), None);
+    }
+
+    #[test]
+    fn a_named_pause_is_seconds_or_a_date() {
+        let named = |text: &str| {
+            let value = HeaderValue::from_str(text).unwrap();
+            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]))
+        };
+        assert_eq!(named("3"), Some(Duration::from_secs(3)));
+        assert_eq!(named(" 3 "), Some(Duration::from_secs(3)));
+        assert_eq!(named("soon"), None);
+        assert_eq!(named("-1"), None);
+        let past = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(named(past), Some(Duration::ZERO));
+        let far = named("Fri, 31 Dec 9999 23:59:59 GMT").unwrap();
+        assert!(far > Duration::from_hours(24));
+    }
+
+    #[test]
+    fn jitter_stays_between_half_and_all() {
+        let whole = Duration::from_secs(4);
+        for _ in 0..1_000 {
+            let pause = jittered(whole);
+            assert!(pause >= whole / 2 && pause <= whole, "{pause:?}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! `taskpass exec` when a credential ends before the command does.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use wiremock::ResponseTemplate;
+
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::issuer::unix_seconds;
+use crate::support::moto::python_program;
+use crate::support::process::Launch;
+use crate::support::rig::{Kind, aws_endpoint};
+use crate::support::sts::{Sts, expiration, form, granted};
+
+const POLICY: &str = r#"
+@id("bucket") @description("reports reads its bucket") @max_ttl("600")
+permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:*",
+  resource == Aws::"bucket");
+"#;
+
+async fn start(sts: &str) -> (Fleet, Replica) {
+    let more = format!(
+        r#"
+[[resources]]
+name = "bucket"
+kind = "aws"
+owner = "data"
+actions = ["s3:*"]
+locations = ["arn:aws:s3:::*"]
+[resources.aws]
+role_arn = "arn:aws:iam::123456789012:role/reports"
+mode = "web_identity"
+region = "us-east-1"
+endpoint = "aws"
+[[task_types]]
+name = "listing"
+max_deadline_seconds = 3600
+resources = ["bucket"]
+{endpoint}
+"#,
+        endpoint = aws_endpoint(sts),
+    );
+    Fleet::believing(Kind::Sqlite, |_| more.clone(), POLICY).await
+}
+
+/// An STS whose sessions last `seconds`, and which takes `delay` for each but the first.
+async fn sts(seconds: i64, delay: Duration) -> Sts {
+    let asked = AtomicUsize::new(0);
+    Sts::answering(move |request: &wiremock::Request| {
+        let form = form(&request.body);
+        let end = unix_seconds() + seconds;
+        let end = time::OffsetDateTime::from_unix_timestamp(end).unwrap();
+        let end = end
+            .format(&time::format_description::well_known::Rfc3339)
+            .unwrap();
+        let text = granted(&form).replace(&expiration(&form).to_string(), &end);
+        let answer = ResponseTemplate::new(200).set_body_raw(text, "text/xml");
+        match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => answer,
+            _ => answer.set_delay(delay),
+        }
+    })
+    .await
+}
+
+/// `taskpass exec`, with an attestation that can be had again and again, running a program of Python.
+fn exec(fleet: &Fleet, replica: &Replica, options: &[&str], program: &str) -> Launch {
+    let url = format!("http://{}", replica.address);
+    let python = python_program("python").display().to_string();
+    // The file with the attestation is replaced as Kubernetes does it, by the command itself.
+    let parts = [
+        &["exec", "--url", &url, "--token-file", "token"][..],
+        options,
+        &["--", &python, "program.py"],
+    ];
+    Launch::taskpass(parts.concat())
+        .file("token", fleet.token())
+        .file("next", fleet.token())
+        .file(
+            "program.py",
+            format!("import os\nos.rename('next', 'token')\n{program}"),
+        )
+}
+
+const ORDERS: [&str; 6] = [
+    "--resource",
+    "orders-api",
+    "--action",
+    "orders:read",
+    "--task-type",
+    "job",
+];
+
+const BUCKET: [&str; 7] = [
+    "--resource",
+    "bucket",
+    "--action",
+    "s3:ListAllMyBuckets",
+    "--aws",
+    "--task-type",
+    "listing",
+];
+
+/// Looks at the file again and again; says the end of each token and when it was seen first.
+const READER: &str = r#"
+import base64, json, time
+path = os.environ["TASKPASS_ACCESS_TOKEN_FILE"]
+seen = []
+deadline = time.time() + 50
+while len(seen) < 2 and time.time() < deadline:
+    token = open(path).read()
+    claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    now = time.time()
+    if claims["jti"] not in seen:
+        seen.append(claims["jti"])
+        print("token", claims["iat"], claims["exp"], now, flush=True)
+    if now >= claims["exp"]:
+        print("over", flush=True)
+    time.sleep(0.01)
+print("mode %o" % (os.stat(path).st_mode & 0o777))
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_in_a_file_is_renewed_before_it_ends_and_within_a_second() {
+    let (fleet, replica) = start("http://127.0.0.1:9").await;
+    let options = [&ORDERS[..], &["--as", "file", "--ttl", "10"]].concat();
+    let ran = exec(&fleet, &replica, &options, READER).run();
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
+    let tokens: Vec<Vec<f64>> = ran
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("token "))
+        .map(|line| line.split(' ').map(|part| part.parse().unwrap()).collect())
+        .collect();
+    let [first, second] = &tokens[..] else {
+        panic!("{}\n{}", ran.stdout, ran.stderr);
+    };
+    assert!(!ran.stdout.contains("over"), "{}", ran.stdout);
+    assert!(
+        second[0] < first[1],
+        "before the first ended: {}",
+        ran.stdout
+    );
+    // Issued in a second that `iat` names, and in the file within another.
+    let late = second[2] - second[0];
+    assert!(late < 3.0, "{late} s: {}", ran.stdout);
+    assert!(ran.stdout.contains("mode 600"), "{}", ran.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_of_aws_in_a_file_is_renewed() {
+    let sts = sts(10, Duration::ZERO).await;
+    let (fleet, replica) = start(&sts.url()).await;
+    let program = r#"
+import time
+def key():
+    text = open(os.environ["AWS_SHARED_CREDENTIALS_FILE"]).read()
+    return [line for line in text.splitlines() if line.startswith("aws_secret_access_key")][0]
+first = key()
+deadline = time.time() + 50
+while key() == first and time.time() < deadline:
+    time.sleep(0.05)
+print("another" if key() != first else "the same")
+"#;
+    let options = [&BUCKET[..], &["--as", "file"]].concat();
+    let ran = exec(&fleet, &replica, &options, program).run();
+    assert_eq!(
+        (ran.code(), ran.stdout.as_str()),
+        (Some(0), "another\n"),
+        "{}",
+        ran.stderr
+    );
+}
+
+/// Twenty threads ask the endpoint, each on connections of its own, until all have had two sessions.
+/// Says the longest time that an answer took, and every answer that was none.
+const CROWD: &str = r#"
+import json, threading, time, urllib.request
+url = os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"]
+secret = os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"]
+def ask():
+    request = urllib.request.Request(url, headers={"Authorization": secret})
+    return json.loads(urllib.request.urlopen(request, timeout=30).read())["SecretAccessKey"]
+slowest, wrong, late = [0.0], [], []
+deadline = time.time() + 50
+def many():
+    seen = set()
+    while len(seen) < 2 and time.time() < deadline:
+        begin = time.monotonic()
+        try:
+            seen.add(ask())
+        except Exception as error:
+            wrong.append(repr(error))
+        slowest[0] = max(slowest[0], time.monotonic() - begin)
+        time.sleep(0.1)
+    if len(seen) < 2:
+        late.append(seen)
+threads = [threading.Thread(target=many) for _ in range(20)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print("slowest", slowest[0])
+print("wrong", len(wrong), wrong[:1], "late", len(late))
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_answers_at_once_while_it_renews_behind() {
+    let takes = Duration::from_secs(4);
+    let sts = sts(30, takes).await;
+    let (fleet, replica) = start(&sts.url()).await;
+    let options = [&BUCKET[..], &["--as", "endpoint"]].concat();
+    let ran = exec(&fleet, &replica, &options, CROWD).run();
+    assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("wrong 0 [] late 0"),
+        "{}\n{}",
+        ran.stdout,
+        ran.stderr
+    );
+    let slowest = ran
+        .stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("slowest "));
+    let slowest: f64 = slowest.unwrap().parse().unwrap();
+    assert!(
+        slowest < takes.as_secs_f64() - 1.0,
+        "{slowest} s: {}",
+        ran.stdout
+    );
+    assert_eq!(sts.asked().await.len(), 2, "one renewal for all of them");
+}
+
+/// Opens a hundred connections before it asks on any of them.
+const HUNDRED: &str = r#"
+import socket, urllib.parse
+url = urllib.parse.urlsplit(os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"])
+secret = os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"]
+sockets = [socket.create_connection((url.hostname, url.port)) for _ in range(100)]
+for one in sockets:
+    one.sendall(("GET %s HTTP/1.1\r\nhost: x\r\nauthorization: %s\r\n\r\n" % (url.path, secret)).encode())
+good = 0
+for one in sockets:
+    one.settimeout(30)
+    answer = b""
+    while True:
+        part = one.recv(65536)
+        if not part: break
+        answer += part
+    good += answer.startswith(b"HTTP/1.1 200") and b"SecretAccessKey" in answer
+print("good", good)
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_connections_to_the_endpoint_than_it_serves_at_once_wait_and_are_not_reset() {
+    let sts = Sts::granting().await;
+    let (fleet, replica) = start(&sts.url()).await;
+    let options = [&BUCKET[..], &["--as", "endpoint"]].concat();
+    let ran = exec(&fleet, &replica, &options, HUNDRED).run();
+    assert_eq!(
+        (ran.code(), ran.stdout.as_str()),
+        (Some(0), "good 100\n"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_credential_that_cannot_be_renewed_is_announced_before_it_ends() {
+    let (fleet, replica) = start("http://127.0.0.1:9").await;
+    let url = format!("http://{}", replica.address);
+    let wait = "until grep -q 'has ended' stderr.log; do sleep 0.05; done";
+    for (how, why) in [("env", "variables cannot be renewed"), ("file", "no other")] {
+        let parts = [
+            &["exec", "--url", &url, "--ttl", "6", "--as", how][..],
+            &ORDERS,
+            &["--", "sh", "-c", wait],
+        ];
+        let ran = Launch::taskpass(parts.concat())
+            .env("TASKPASS_TOKEN", fleet.token())
+            .run();
+        assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
+        let announced = ran.stderr.find("the credential ends at").unwrap();
+        let ended = ran.stderr.find("the credential has ended").unwrap();
+        assert!(announced < ended, "{}", ran.stderr);
+        assert!(ran.stderr.contains(why), "{}", ran.stderr);
+    }
+    let listed = replica.client.get_as(&fleet.admin, "/v1/sessions").await;
+    let sessions: Value = listed.expect(200)["sessions"].clone();
+    assert_eq!(
+        sessions.as_array().unwrap().len(),
+        2,
+        "none was asked for in vain"
+    );
+}

@@ -1,0 +1,384 @@
+//! `taskpass exec` between the one who sends signals and the command: as a container's first process,
+//! as a job of a shell, and without a terminal.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use taskpass::clock::Timestamp;
+
+use crate::support::SOON;
+use crate::support::fleet::{Fleet, Replica};
+use crate::support::moto::python_program;
+use crate::support::process::{Launch, Process, Signal};
+
+/// A command that says which signals it gets, and ends with 7 when there is a file `stop`.
+const COUNTER: &str = r#"
+import os, signal, sys, time
+def tell(number, frame):
+    print("got", signal.Signals(number).name, flush=True)
+for name in "INT TERM HUP QUIT USR1 USR2".split():
+    signal.signal(getattr(signal, "SIG" + name), tell)
+print("up", os.getpid(), flush=True)
+while not os.path.exists("stop"):
+    time.sleep(0.02)
+sys.exit(7)
+"#;
+
+/// A person at a terminal: runs a program at a new one, does what it is told, and prints all that
+/// appeared there and how the program ended.
+const PERSON: &str = r#"
+import json, os, pty, re, select, signal, sys, time
+steps = json.loads(sys.argv[1])
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[2], sys.argv[2:])
+seen = ""
+def read(seconds):
+    global seen
+    if select.select([terminal], [], [], seconds)[0]:
+        try:
+            seen += os.read(terminal, 65536).decode(errors="replace")
+            return True
+        except OSError:
+            return False
+    return True
+def until(condition, what):
+    deadline = time.monotonic() + 50
+    while not condition():
+        if not read(0.05) or time.monotonic() > deadline:
+            sys.exit("no %s in: %s" % (what, seen))
+def state():
+    command = re.findall(r"up (\d+)", seen)[-1]
+    return open("/proc/%s/stat" % command).read().rsplit(") ", 1)[1][0]
+read_from = 0
+for what, value in steps:
+    if what == "wait":
+        until(lambda: value in seen[read_from:], value)
+        read_from += seen[read_from:].index(value) + len(value)
+    elif what == "type":
+        os.write(terminal, value.encode())
+    elif what == "signal":
+        os.kill(pid, getattr(signal, "SIG" + value))
+    elif what == "file":
+        open(value, "w").close()
+    elif what == "state":
+        until(lambda: state() in value, "state " + value)
+while read(60):
+    pass
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(seen)
+print("exit=%d" % status)
+"#;
+
+fn python() -> String {
+    python_program("python").display().to_string()
+}
+
+/// `taskpass exec` with these options.
+fn exec(replica: &Replica, options: &[&str]) -> Vec<String> {
+    exec_at(replica.address, options)
+}
+
+fn exec_at(address: SocketAddr, options: &[&str]) -> Vec<String> {
+    let url = format!("http://{address}");
+    let fixed = [
+        env!("CARGO_BIN_EXE_taskpass"),
+        "exec",
+        "--url",
+        &url,
+        "--token-file",
+        "token",
+        "--resource",
+        "orders-api",
+        "--action",
+        "orders:read",
+        "--task-type",
+        "job",
+    ];
+    let all = fixed.iter().chain(options);
+    all.map(|part| (*part).to_owned()).collect()
+}
+
+fn words(words: &[String]) -> String {
+    let quoted = words.iter().map(|word| format!("'{word}'"));
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// A program at a terminal, and a person who does this.
+fn at_a_terminal(fleet: &Fleet, program: &[String], steps: &Value) -> String {
+    let person = ["person.py".to_owned(), steps.to_string()];
+    let ran = Launch::program(python(), person.iter().chain(program))
+        .file("person.py", PERSON)
+        .file("count.py", COUNTER)
+        .file("token", fleet.token())
+        .env("TERM", "dumb")
+        .env("PS1", "prompt> ")
+        .run();
+    assert_eq!(ran.code(), Some(0), "{}\n{}", ran.stdout, ran.stderr);
+    ran.stdout
+}
+
+fn without_terminal(fleet: &Fleet, program: &[String]) -> Launch {
+    // In a session, and so in a process group, of its own.
+    Launch::program("setsid", program)
+        .file("count.py", COUNTER)
+        .file("token", fleet.token())
+}
+
+fn count(text: &str, what: &str) -> usize {
+    text.matches(what).count()
+}
+
+fn signal_group(process: &Process, name: &str) {
+    let group = format!("-{}", process.pid());
+    let sent = Command::new("kill")
+        .args(["-s", name, "--", &group])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+async fn newest(fleet: &Fleet, replica: &Replica) -> Value {
+    let listed = replica.client.get_as(&fleet.admin, "/v1/sessions").await;
+    listed.expect(200)["sessions"][0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_typed_at_a_terminal_reaches_the_command_once() {
+    let (fleet, replica) = Fleet::embedded();
+    let python = python();
+    let command = exec(&replica, &["--", &python, "count.py"]);
+    // After the second signal, a second copy of the first would have come too.
+    let steps = json!([
+        ["wait", "up"],
+        ["type", "\u{3}"],
+        ["wait", "got SIGINT"],
+        ["signal", "USR1"],
+        ["wait", "got SIGUSR1"],
+        ["file", "stop"],
+    ]);
+    let from_nothing = format!("exec {} </dev/null", words(&command));
+    let from_nothing = ["sh", "-c", &from_nothing].map(str::to_owned).to_vec();
+    for program in [command, from_nothing] {
+        let seen = at_a_terminal(&fleet, &program, &steps);
+        assert_eq!(count(&seen, "got SIGINT"), 1, "{seen}");
+        assert_eq!(count(&seen, "got SIGUSR1"), 1, "{seen}");
+        assert!(seen.contains("exit=7"), "{seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_reads_the_terminal_gets_it_and_gives_it_back() {
+    let (fleet, replica) = Fleet::embedded();
+    let script = format!("read line; echo said:$line; exec {} count.py", python());
+    let command = words(&exec(&replica, &["--", "sh", "-c", &script]));
+    // The shell has no job control: its commands are in its own process group.
+    let shell = format!("{command}; echo code:$?; read line; echo after:$line");
+    let program = ["sh", "-c", &shell].map(str::to_owned);
+    let steps = json!([
+        ["type", "hello\n"],
+        ["wait", "said:hello"],
+        ["wait", "up"],
+        ["type", "\u{3}"],
+        ["wait", "got SIGINT"],
+        ["file", "stop"],
+        ["wait", "code:7"],
+        ["type", "world\n"],
+        ["wait", "after:world"],
+    ]);
+    let seen = at_a_terminal(&fleet, &program, &steps);
+    assert_eq!(count(&seen, "got SIGINT"), 1, "{seen}");
+    assert!(seen.contains("exit=0"), "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_of_a_shell_is_stopped_continued_and_interrupted_with_its_command() {
+    let (fleet, replica) = Fleet::embedded();
+    let python = python();
+    for first in ["", "read line; "] {
+        let script = format!("{first}exec {python} count.py");
+        let command = words(&exec(&replica, &["--", "sh", "-c", &script]));
+        let shell = ["bash", "--norc", "--noprofile", "-i"].map(str::to_owned);
+        let steps = json!([
+            ["type", format!("{command}\n")],
+            // For the command that reads first.
+            ["type", "\n"],
+            ["wait", "up "],
+            ["state", "SR"],
+            ["holder", "job"],
+            ["type", "\u{1a}"],
+            ["wait", "Stopped"],
+            ["state", "T"],
+            ["holder", "bash"],
+            ["type", "fg\n"],
+            ["state", "SR"],
+            ["holder", "job"],
+            ["type", "\u{1a}"],
+            ["wait", "Stopped"],
+            ["state", "T"],
+            ["holder", "bash"],
+            ["type", "bg\n"],
+            ["wait", "' &"],
+            ["state", "SR"],
+            ["type", "fg\n"],
+            ["holder", "job"],
+            ["type", "\u{3}"],
+            ["wait", "got SIGINT"],
+            ["file", "stop"],
+            ["holder", "bash"],
+            ["type", "echo code:$?\n"],
+            ["wait", "code:7"],
+            ["type", "exit\n"],
+        ]);
+        let seen = at_a_terminal(&fleet, &shell, &steps);
+        assert_eq!(count(&seen, "got SIGINT"), 1, "{seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_terminal_each_signal_reaches_the_command_once_however_it_is_sent() {
+    let (fleet, replica) = Fleet::embedded();
+    let command = exec(&replica, &["--", &python(), "count.py"]);
+    let mut process = without_terminal(&fleet, &command).spawn();
+    process.wait_for_output("up");
+    process.signal(Signal::Int);
+    process.wait_for_output("got SIGINT");
+    // As a runner does that signals all of a job.
+    signal_group(&process, "TERM");
+    process.wait_for_output("got SIGTERM");
+    process.signal(Signal::Hup);
+    process.wait_for_output("got SIGHUP");
+    std::fs::write(process.dir().join("stop"), "").unwrap();
+    assert_eq!(process.wait(SOON).code(), Some(7));
+    for name in ["got SIGINT", "got SIGTERM", "got SIGHUP"] {
+        assert_eq!(count(&process.stdout(), name), 1, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_that_ends_the_command_is_its_exit_code() {
+    let (fleet, replica) = Fleet::embedded();
+    for (name, code) in [("TERM", 143), ("KILL", 137), ("INT", 130)] {
+        let script = format!("kill -s {name} $$");
+        let command = exec(&replica, &["--", "sh", "-c", &script]);
+        let ran = without_terminal(&fleet, &command).run();
+        assert_eq!(ran.code(), Some(code), "{name}: {}", ran.stderr);
+    }
+}
+
+fn is_alive(pid: &str) -> bool {
+    Path::new("/proc").join(pid).exists()
+}
+
+/// The number that is printed after `word`.
+fn number(text: &str, word: &str) -> String {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(word));
+    lines.next().unwrap().trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_task_ends_after_every_process_of_the_commands_group() {
+    let (fleet, replica) = Fleet::embedded();
+    // It needs two seconds to end when it is told to, which its parent does not wait for.
+    let script = "sh -c 'trap \"sleep 2; date +%s >bye; exit\" TERM; echo left $$; \
+                  while :; do sleep 0.05; done' & \
+                  until test -s told; do grep left stdout.log >told; done; exit 3";
+    let command = exec(&replica, &["--", "sh", "-c", script]);
+    let mut process = without_terminal(&fleet, &command).spawn();
+    assert_eq!(process.wait(SOON).code(), Some(3), "{}", process.stderr());
+    let left = number(&process.stdout(), "left ");
+    assert!(!is_alive(&left), "{left}");
+    let bye = std::fs::read_to_string(process.dir().join("bye")).unwrap();
+    let bye: i64 = bye.trim().parse().unwrap();
+    let over = newest(&fleet, &replica).await["ended_at"].clone();
+    let over: Timestamp = serde_json::from_value(over).unwrap();
+    assert!(over.seconds() >= bye, "{} before {bye}", over.seconds());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_end_when_it_is_told_to_is_killed_after_the_grace() {
+    let (fleet, replica) = Fleet::embedded();
+    let deaf = "trap '' TERM; echo left $$; while :; do sleep 0.05; done";
+    let script = format!(
+        "sh -c \"{}\" & until test -s told; do grep left stdout.log >told; done",
+        deaf.replace('$', "\\$")
+    );
+    let command = exec(&replica, &["--grace", "1", "--", "sh", "-c", &script]);
+    let mut process = without_terminal(&fleet, &command).spawn();
+    assert_eq!(process.wait(SOON).code(), Some(0), "{}", process.stderr());
+    assert!(!is_alive(&number(&process.stdout(), "left ")));
+
+    // The same of a command whose task is over.
+    let options = ["--grace", "1", "--heartbeat", "3", "--", "sh", "-c", deaf];
+    let mut process = without_terminal(&fleet, &exec(&replica, &options)).spawn();
+    process.wait_for_output("left");
+    let task = newest(&fleet, &replica).await["task_id"].clone();
+    let revocation = json!({"selector": {"task": task}, "reason": "test"});
+    let revoked = replica
+        .client
+        .post_json(&fleet.admin, "/v1/revocations", &revocation)
+        .await;
+    assert!(revoked.status < 300, "{}", revoked.text());
+    assert_eq!(process.wait(SOON).code(), Some(1), "{}", process.stderr());
+    assert!(!is_alive(&number(&process.stdout(), "left ")));
+}
+
+/// `taskpass exec` as the first process of a new process namespace, as in a container.
+fn as_first_process(fleet: &Fleet, command: &[String]) -> Launch {
+    let root = rustix::process::geteuid().is_root();
+    let user: &[&str] = if root {
+        &[]
+    } else {
+        &["--user", "--map-root-user"]
+    };
+    let mut arguments: Vec<String> = user.iter().map(|word| (*word).to_owned()).collect();
+    arguments.extend(["--pid", "--fork", "--mount-proc"].map(str::to_owned));
+    let probe = Command::new("unshare")
+        .args(&arguments)
+        .arg("true")
+        .output();
+    let probe = probe.unwrap();
+    assert!(
+        probe.status.success(),
+        "this system makes no process namespaces, which this test needs: {}",
+        String::from_utf8_lossy(&probe.stderr)
+    );
+    arguments.extend(command.iter().cloned());
+    Launch::program("unshare", arguments).file("token", fleet.token())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_the_first_process_of_a_container_it_passes_signals_on_and_reaps_orphans() {
+    let (fleet, replica) = Fleet::embedded();
+    // Their parent is gone before they are.
+    let orphans = "test $PPID = 1 || exit 9; \
+                   for n in 1 2 3 4 5 6 7 8; do sh -c 'sleep 0.1 & setsid sleep 0.1 &'; done; sleep 0.3; \
+                   while grep -q '^State:.Z' /proc/[0-9]*/status 2>/dev/null; do sleep 0.05; done; exit 4";
+    let ran = as_first_process(&fleet, &exec(&replica, &["--", "sh", "-c", orphans])).run();
+    assert_eq!(ran.code(), Some(4), "{}", ran.stderr);
+
+    let told = "trap 'echo told; exit 5' TERM; kill -TERM 1; while :; do sleep 0.05; done";
+    let ran = as_first_process(&fleet, &exec(&replica, &["--", "sh", "-c", told])).run();
+    assert_eq!(ran.code(), Some(5), "{}", ran.stderr);
+    assert_eq!(count(&ran.stdout, "told"), 1);
+
+    let killed = as_first_process(
+        &fleet,
+        &exec(&replica, &["--", "sh", "-c", "kill -KILL $$"]),
+    );
+    assert_eq!(killed.run().code(), Some(137));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_ends_it_while_it_waits_for_the_broker() {
+    let (fleet, _replica) = Fleet::embedded();
+    // It accepts connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let command = exec_at(silent.local_addr().unwrap(), &["--", "echo", "ran"]);
+    let mut process = without_terminal(&fleet, &command).spawn();
+    let (_connection, _) = silent.accept().unwrap();
+    process.signal(Signal::Term);
+    assert_eq!(process.wait(SOON).code(), Some(143), "{}", process.stderr());
+    assert!(!process.stdout().contains("ran"));
+}
