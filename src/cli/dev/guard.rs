@@ -17,8 +17,8 @@ pub(super) fn refusal<B>(
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let names = [own.to_string(), format!("localhost:{}", own.port())];
     let mut hosts = hosts(request).peekable();
-    let named = hosts.peek().is_some();
-    if !named || !hosts.all(|host| names.iter().any(|name| name == host)) {
+    let has_host = hosts.peek().is_some();
+    if !has_host || !hosts.all(|host| names.iter().any(|name| name == host)) {
         return Some((StatusCode::FORBIDDEN, "this Host is not ours"));
     }
     if headers.contains_key(ORIGIN) {
