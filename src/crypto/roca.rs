@@ -36,15 +36,16 @@ fn is_power_of_generator(modulus: &[u8], prime: u32) -> bool {
     false
 }
 
+/// The product of two primes of 1,024 bits that were made by the generator's rule for the purpose.
+#[cfg(test)]
+pub(super) const WEAK: &str = "4sdPwz8LBjdwaPX7oQimoaI7yXSv8igph4SrsiKqfwmcsBqNB1sPGM741hmVDLtLzdSvMrMlKdmbQlBq1-_p2709SmlvdNiOCLrm5ISTOl8O1A-sOd8XwUEPxNWvn63fLZBz36WkeDvHxUlonj_2jJAMXsI9R38HiR1sPID2n9JP9Yq7iXrw-EjeJL0bRoCjOKMxWnNNTwmtQPmRu7f7xLnGm67d_oWexYY1bXRyLWvo6AHJba9PoTInjBRyqvZvmmPib5-T3n7cv2XAZCNF-qaFyOE4ThFtSLjjDniKYLMDMBkHeJp5jZhRAN_hlrrgsBE4OFI4k3k3hmSIdT03AQ";
+
 #[cfg(test)]
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
     use super::*;
-
-    /// The product of two primes of 1,024 bits that were made by the generator's rule for the purpose.
-    pub(in crate::crypto) const WEAK: &str = "4sdPwz8LBjdwaPX7oQimoaI7yXSv8igph4SrsiKqfwmcsBqNB1sPGM741hmVDLtLzdSvMrMlKdmbQlBq1-_p2709SmlvdNiOCLrm5ISTOl8O1A-sOd8XwUEPxNWvn63fLZBz36WkeDvHxUlonj_2jJAMXsI9R38HiR1sPID2n9JP9Yq7iXrw-EjeJL0bRoCjOKMxWnNNTwmtQPmRu7f7xLnGm67d_oWexYY1bXRyLWvo6AHJba9PoTInjBRyqvZvmmPib5-T3n7cv2XAZCNF-qaFyOE4ThFtSLjjDniKYLMDMBkHeJp5jZhRAN_hlrrgsBE4OFI4k3k3hmSIdT03AQ";
 
     #[test]
     fn a_weak_modulus_is_told_from_others() {
@@ -78,6 +79,3 @@ mod tests {
         }
     }
 }
-
-#[cfg(test)]
-pub(super) use tests::WEAK;
