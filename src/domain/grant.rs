@@ -19,8 +19,8 @@ use super::pattern::{self, Budget};
 /// Text that is neither an absolute `https` URL in its one normal form nor an ARN.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a location is an absolute https URL without user, query, fragment, escapes or dot segments, \
-     or an ARN whose partition and service have no wildcards, and of which at most \
+    "a location is an absolute https URL without user, query, fragment, escapes or dot segments, and \
+     with no `*`, since a URL stands for all that is below it; or an ARN whose partition and service have no wildcards, and of which at most \
      {MAX_WILDCARDS} characters are wildcards"
 )]
 pub struct InvalidLocation;
@@ -110,8 +110,13 @@ impl TryFrom<String> for Location {
 
     fn try_from(text: String) -> Result<Self, InvalidLocation> {
         let location = Self::within(text, MAX_GRANT_TEXT_BYTES)?;
-        // A `*` in a URL stands for itself.
-        if location.is_arn() && pattern::count_wildcards(&location.0) > MAX_WILDCARDS {
+        // A `*` in a URL would stand for itself, and read as if it stood for more.
+        let fits = if location.is_arn() {
+            pattern::count_wildcards(&location.0) <= MAX_WILDCARDS
+        } else {
+            !location.0.contains('*')
+        };
+        if !fits {
             return Err(InvalidLocation);
         }
         Ok(location)
@@ -688,6 +693,9 @@ mod tests {
             "https://orders.example/v1/..;",
             "https://orders.example//v1",
             "https://orders.example\\v1",
+            // It would be taken for everything below /v1, and be one place.
+            "https://orders.example/v1/*",
+            "https://orders.example/v*",
             "HTTPS://orders.example/v1",
             "https://ORDERS.example/v1",
             "https://orders.example:443/v1",
@@ -725,9 +733,8 @@ mod tests {
         assert!(action(MAX_WILDCARDS).is_ok() && action(MAX_WILDCARDS + 1).is_err());
         let arn = |stars: usize| Location::try_from(format!("arn:aws:s3:::{}", "a?".repeat(stars)));
         assert!(arn(MAX_WILDCARDS).is_ok() && arn(MAX_WILDCARDS + 1).is_err());
-        // In a URL they are characters like others.
-        let url = format!("https://h/{}", "*".repeat(MAX_WILDCARDS + 1));
-        assert!(Location::try_from(url).is_ok());
+        let key = |stars: usize| format!("https://h/{}", "x*".repeat(stars));
+        assert!(Location::accessed(key(MAX_WILDCARDS + 1)).is_ok());
     }
 
     #[test]

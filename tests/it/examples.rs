@@ -21,6 +21,7 @@ const AUDIENCE: &str = "https://broker.example";
 
 /// What every broker's configuration begins with.
 const BROKER: &str = "[server]\nissuer = \"https://broker.example\"\nlisten = \"127.0.0.1:7070\"\n\
+    [server.tls]\nterminated_upstream = true\n\
     [store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"\n\
     [ledger]\norigin = \"broker.example/log\"\ncheckpoint_file = \"checkpoint\"\n\
     [policy]\ndirectory = \"policies\"\n";
@@ -96,6 +97,20 @@ fn job(script: &str, replica: &Replica) -> Launch {
 fn ran(ended: &Ended, says: &str) {
     assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
     assert!(ended.stdout.contains(says), "{}", ended.stdout);
+}
+
+/// Examples are copied side by side into one directory of policies.
+#[test]
+fn no_two_examples_share_the_id_of_a_policy() {
+    let mut seen = std::collections::BTreeMap::new();
+    for example in ["github", "gitlab", "kubernetes", "python-agent"] {
+        let policies = text(&format!("{example}/policy.cedar"));
+        for id in policies.lines().filter(|line| line.starts_with("@id(")) {
+            let other = seen.insert(id.to_owned(), example);
+            assert_eq!(other, None, "{id} of {example}");
+        }
+    }
+    assert!(seen.len() >= 8, "{seen:?}");
 }
 
 #[test]
