@@ -167,7 +167,8 @@ impl Catalog {
     }
 
     /// Finds everything that the request names. What does not exist, or is beyond a registered
-    /// limit, is refused by name; nothing is narrowed.
+    /// limit, is refused by name; nothing is narrowed. A life is judged with policy, which knows the
+    /// whole of its bounds.
     pub fn resolve(&self, request: CredentialRequest) -> Result<Ask, Refusal> {
         let task = match request.task {
             TaskSelector::Open(new) => TaskAsk::Open(self.resolve_task(new)?),
@@ -181,11 +182,6 @@ impl Catalog {
         })?;
         if let TaskAsk::Open(open) = &task {
             check_resource_fits(&open.task_type, resource)?;
-        }
-        if let Some(ttl) = request.ttl_seconds
-            && ttl > resource.max_ttl_seconds
-        {
-            return Err(ttl_too_long(ttl, resource.max_ttl_seconds));
         }
         Ok(Ask {
             grant: resolve_grant(resource, request.grant)?,
@@ -205,7 +201,8 @@ impl Catalog {
             )
         })?;
         let max = task_type.max_deadline_seconds;
-        if new.deadline_seconds.is_some_and(|asked| asked > max) {
+        // A parent can leave less: of its child the whole bound is told at once, by admission.
+        if new.parent.is_none() && new.deadline_seconds.is_some_and(|asked| asked > max) {
             return Err(deadline_too_long(&task_type.name, max));
         }
         if let Some(max) = task_type.max_heartbeat_seconds

@@ -542,19 +542,28 @@ impl CompiledGeneration {
     /// The life that policy reads in `context.ttl_seconds`: the asked one, else the resource's
     /// default within the task's deadline.
     pub(super) fn asked_ttl(&self, asked: &CredentialInput, task: &TaskFacts) -> u64 {
-        asked.ttl_seconds.unwrap_or_else(|| {
+        // Policy counts in Cedar's numbers. A longer life is refused whatever policy says.
+        let longest = i64::MAX.unsigned_abs();
+        let ttl_seconds = asked.ttl_seconds.map(|ttl| ttl.min(longest));
+        ttl_seconds.unwrap_or_else(|| {
             let resource = self.catalog().resource(&asked.resource);
             let default = resource.map_or(0, |resource| resource.default_ttl_seconds);
             default.min(task.deadline_seconds_left)
         })
     }
 
+    /// The longest life that can be had: by the resource, the policies, the task's deadline, and what
+    /// a parent's credential leaves. A retried credential is cut to what is left instead.
     pub(super) fn max_ttl(&self, asked: &CredentialInput, task: &TaskFacts, terms: Terms) -> u64 {
         let resource = self.catalog().resource(&asked.resource);
+        let left = asked
+            .left_seconds
+            .filter(|left| *left > 0 && !asked.retried);
         resource
             .map_or(0, |resource| resource.max_ttl_seconds)
             .min(terms.max_ttl_seconds.unwrap_or(u64::MAX))
             .min(task.deadline_seconds_left)
+            .min(left.unwrap_or(u64::MAX))
     }
 
     pub(super) fn terms<'p>(&self, permits: impl IntoIterator<Item = &'p String>) -> Terms {

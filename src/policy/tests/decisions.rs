@@ -228,6 +228,50 @@ fn the_strictest_of_all_satisfied_permits_sets_the_life() {
     }
 }
 
+/// A caller that was told one maximum asked for it and was told another.
+#[test]
+fn a_life_that_is_too_long_is_told_the_true_maximum_at_once() {
+    let compiled = loaded(&format!(
+        "@id(\"read\") @description(\"d\") @max_ttl(\"600\")
+         permit ({AGENT}, action == Action::\"orders:read\", resource);"
+    ));
+    let resource = compiled.catalog().resource("orders-api").unwrap();
+    assert_eq!(resource.max_ttl_seconds, 900);
+    let told = |asked, left: Option<u64>| {
+        let detail = details(json!([{"type": "api", "actions": ["orders:read"]}]));
+        let ask = ask(&compiled, "orders-api", detail, Some(asked));
+        let now = Timestamp::from_seconds(NOW);
+        let decided = compiled.decide(&Question {
+            workload: &agent(),
+            roles: Some(&BTreeSet::new()),
+            ask: &ask,
+            task: facts(),
+            bounds: left.map(|left| Bounds {
+                not_after: now.plus_seconds(left),
+                retried: false,
+            }),
+            now,
+        });
+        let refusal = decided.verdict.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::TtlTooLong, "{refusal:?}");
+        (
+            refusal.detail.clone(),
+            refusal.allowed.unwrap().max_ttl_seconds,
+        )
+    };
+    for asked in [601, 900, 901, 1_000, 999_999, u64::MAX] {
+        let said = format!("ttl_seconds {asked} is more than the permitted 600");
+        assert_eq!(told(asked, None), (said, Some(600)));
+        let said = format!("ttl_seconds {asked} is more than the permitted 100");
+        assert_eq!(
+            told(asked, Some(100)),
+            (said, Some(100)),
+            "what a parent leaves counts too"
+        );
+    }
+    assert_eq!(told(101, Some(100)).1, Some(100));
+}
+
 #[test]
 fn no_credential_outlives_its_task() {
     let compiled = loaded(&format!(

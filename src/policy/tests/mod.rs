@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::admin::{AdminAction, AdminPrincipal};
-use super::bundle::read_directory;
-use super::decide::{PolicyError, Question};
+use super::bundle::{read_directory, read_tests};
+use super::decide::{Bounds, PolicyError, Question};
 use super::generation::{self, CompiledGeneration, GenerationParts, build};
 use super::input::Input;
 use super::mapping::{self, TaskFacts};
@@ -71,7 +71,7 @@ fn ci_attestor() -> AttestorSpec {
 fn samples() -> GenerationParts {
     let from = |value| serde_json::from_value(value).unwrap();
     GenerationParts {
-        policies: read_directory(Path::new("policies"), "cedar").unwrap(),
+        policies: read_directory(Path::new("policies")).unwrap(),
         attestors: vec![dev_attestor()],
         resources: vec![from(json!({
             "name": "orders-api", "kind": "jwt", "owner": "orders",
