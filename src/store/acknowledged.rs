@@ -24,6 +24,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Event, Level, Metadata, Subscriber, span};
 
 use super::StoreError;
+use super::postgres::refused_options;
 
 /// What the driver names the server's notices.
 const NOTICE: &str = "sqlx::postgres::notice";
@@ -127,7 +128,9 @@ impl WatchedConnection {
     /// Connects, and sees to it that warnings are heard.
     pub(super) async fn connect(options: &PgConnectOptions) -> Result<Self, StoreError> {
         let mut watched = Self {
-            connection: PgConnection::connect_with(options).await?,
+            connection: PgConnection::connect_with(options)
+                .await
+                .map_err(refused_options)?,
             watch: NoticeWatch::new(),
         };
         // There is no transaction, and the server warns of that.

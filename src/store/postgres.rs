@@ -52,6 +52,54 @@ impl Default for PostgresSettings {
     }
 }
 
+/// What to do about whatever stands between the broker and the server and does not pass on what the
+/// broker asks of its connections.
+const CONNECT_DIRECTLY: &str = "the broker sets its timeouts and synchronous_commit as options of its \
+    connections, and keeps connections of its own for locks, so it needs a server that takes them: \
+    let TASKPASS_DATABASE_URL name the primary itself (the direct, unpooled endpoint of a managed \
+    database), not a pooler such as PgBouncer or RDS Proxy";
+
+/// The error of a connection that could not be made, with cause and remedy where the other side did
+/// not take the options of the connection. Each pooler refuses them in its own words.
+pub(super) fn refused_options(error: sqlx::Error) -> StoreError {
+    let told = error.as_database_error().and_then(|database| {
+        let (code, message) = (database.code()?, database.message());
+        let lower = message.to_ascii_lowercase();
+        let of_options = matches!(
+            code.as_ref(),
+            "08P01" | "0A000" | "42501" | "42704" | "22023"
+        ) && ["parameter", "option"]
+            .iter()
+            .any(|word| lower.contains(word));
+        of_options.then(|| format!("{message} (SQLSTATE {code})"))
+    });
+    match told {
+        None => error.into(),
+        Some(told) => StoreError::Unfit(format!(
+            "what answers at the database's address refuses the broker's connection options: {told}; \
+             {CONNECT_DIRECTLY}"
+        )),
+    }
+}
+
+/// Refuses a pooler that takes the options of a connection and drops them: nothing would bound a
+/// statement, and a commit might be answered before it is on disk.
+async fn check_options(pool: &PgPool, statement_timeout: &str) -> Result<(), StoreError> {
+    let (effective,): (String,) = sqlx::query_as(
+        "/* check_options */ SELECT setting FROM pg_catalog.pg_settings \
+         WHERE name = 'statement_timeout'",
+    )
+    .fetch_one(pool)
+    .await?;
+    if effective == statement_timeout {
+        return Ok(());
+    }
+    Err(StoreError::Unfit(format!(
+        "what answers at the database's address drops the broker's connection options: \
+         statement_timeout is {effective} ms and not {statement_timeout} ms; {CONNECT_DIRECTLY}"
+    )))
+}
+
 /// What brokers are called as the database's clients.
 pub const BROKER: &str = "taskpass";
 
@@ -192,7 +240,9 @@ impl Postgres {
                 Box::pin(async move { Ok(admitted) })
             })
             .connect_with(pooled)
-            .await?;
+            .await
+            .map_err(refused_options)?;
+        check_options(&pool, &statement).await?;
         Ok(Self {
             pool,
             ledger: Arc::new(ledger),
