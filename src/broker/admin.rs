@@ -160,6 +160,9 @@ impl Caller {
     }
 }
 
+/// Roles that a refusal lists.
+const SHOWN_ROLES: usize = 16;
+
 impl Broker {
     /// Who calls: an administrator's token, or an attested workload with its roles. A workload
     /// that a revocation blocks is refused.
@@ -329,8 +332,7 @@ impl Broker {
     ) -> Result<(), BrokerError> {
         let caller = self.admin(call, AdminAction::ManageAdmins).await?;
         if caller.identity() == Some(&identity) {
-            // Nobody widens their own.
-            return Err(BrokerError::Forbidden("manageAdmins"));
+            return Err(BrokerError::OwnBinding);
         }
         if !crate::policy::is_role(&role) {
             return Err(BrokerError::Invalid {
@@ -347,6 +349,21 @@ impl Broker {
                      `taskpass attest check` shows it for a token"
                 ),
             });
+        }
+        if bound {
+            let active = self.active()?;
+            if !active.policy().names_role(&role) {
+                let named: Vec<&str> = active.policy().roles().take(SHOWN_ROLES).collect();
+                return Err(BrokerError::Invalid {
+                    pointer: "/role",
+                    detail: format!(
+                        "no policy of the active generation names the role {role}, so that it would \
+                         give nothing: correct it, or activate a policy that names it first; policies \
+                         name: {}",
+                        named.join(", ")
+                    ),
+                });
+            }
         }
         // The bootstrap token can bind another one afterwards.
         if !bound && caller.identity().is_some() {

@@ -103,6 +103,18 @@ pub enum BrokerError {
          first, or unbind with the bootstrap token"
     )]
     LastAdmin,
+    /// A caller binds or unbinds its own identity.
+    #[error(
+        "nobody binds a role to their own identity, or takes one from it: another admin does, or the \
+         bootstrap token"
+    )]
+    OwnBinding,
+    /// Nothing was ever activated, so nothing is decided and no evidence but an admin's token is read.
+    #[error(
+        "no generation is active, so nothing can be decided; activate one with `taskpass policy \
+         activate`, by the bootstrap token where there is no admin yet"
+    )]
+    NoGeneration,
     /// There is no such thing, or it is not the caller's to know.
     #[error("there is no such {0}")]
     NotFound(&'static str),
@@ -160,6 +172,7 @@ impl BrokerError {
             Self::AttestationUnavailable(_)
                 | Self::Superseded
                 | Self::Overloaded
+                | Self::NoGeneration
                 | Self::FailClosed(_)
         )
     }

@@ -381,6 +381,15 @@ impl Broker {
             return Err(BrokerError::TaskEnded);
         }
         self.check_owners(&owner).await?;
+        if !self.active()?.could_attest(&child) {
+            return Err(BrokerError::Invalid {
+                pointer: "/workload",
+                detail: format!(
+                    "no attestor of the active generation gives the identity {child}, so that no \
+                     workload could use the delegation"
+                ),
+            });
+        }
         if sessions == 0 || sessions > owner.task.sessions_left {
             return Err(BrokerError::Invalid {
                 pointer: "/max_credentials",

@@ -33,9 +33,11 @@ pub(super) const SLUGS: &[&str] = &[
     "invalid-request",
     "last-admin",
     "method-not-allowed",
+    "no-generation",
     "not-found",
     "not-implemented",
     "overloaded",
+    "own-binding",
     "owner-withdrawn",
     "payload-too-large",
     "rate-limited",
@@ -483,6 +485,19 @@ impl From<BrokerError> for Problem {
             }
             BrokerError::Blocked(blocked) => Self::blocked(blocked),
             BrokerError::NotFound(what) => Self::not_found(what),
+            BrokerError::OwnBinding => Self::new(
+                StatusCode::FORBIDDEN,
+                "own-binding",
+                "Nobody binds or unbinds their own identity",
+                error.to_string(),
+            ),
+            BrokerError::NoGeneration => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no-generation",
+                "No generation is active",
+                error.to_string(),
+            )
+            .retry_after(10),
             last @ BrokerError::LastAdmin => Self::last_admin(last.to_string()),
             BrokerError::Denied(denied) => Self::denied(*denied),
             BrokerError::TaskEnded => Self::new(
@@ -705,6 +720,8 @@ mod tests {
             (BrokerError::Forbidden("manageKeys"), 403, "forbidden"),
             (BrokerError::NotFound("task"), 404, "not-found"),
             (BrokerError::LastAdmin, 409, "last-admin"),
+            (BrokerError::OwnBinding, 403, "own-binding"),
+            (BrokerError::NoGeneration, 503, "no-generation"),
             (BrokerError::Superseded, 503, "fail-closed"),
             (blocked(None), 403, "blocked"),
             (BrokerError::TaskEnded, 409, "task-ended"),
@@ -755,6 +772,7 @@ mod tests {
                     | "rate-limited"
                     | "overloaded"
                     | "fail-closed"
+                    | "no-generation"
                     | "attestation-unavailable"
             );
             assert_eq!(sent.headers.contains_key("retry-after"), again, "{slug}");

@@ -148,6 +148,8 @@ async fn prune_as_told(broker: &Broker, pruner: &mut Pruner) -> bool {
             report(broker, "prune", failed.map(|()| rows));
             more
         }
+        // Nothing says yet how long anything is kept, and readiness says so.
+        Err(BrokerError::NoGeneration) => false,
         Err(error) => {
             report(broker, "prune", Err(error));
             false

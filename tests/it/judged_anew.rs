@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use taskpass::attest::Evidence;
 use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::tasks::TaskAuthority;
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::generation::Generation;
@@ -13,7 +14,7 @@ use taskpass::domain::workload::{Identity, encode_value};
 use taskpass::ids::TaskId;
 
 use crate::support::SOON;
-use crate::support::rig::{Kind, POLICIES, Rig, ask, ask_in, child_of};
+use crate::support::rig::{Kind, POLICIES, Rig, ask, ask_in, child_of, handle};
 
 /// Admins by their role may do all that these tests try.
 const ADMINS: &str = r#"
@@ -21,6 +22,9 @@ const ADMINS: &str = r#"
 permit (principal in Role::"admin", action in [Action::"activateGeneration", Action::"manageAdmins",
   Action::"manageKeys", Action::"liftCutoff", Action::"readGeneration", Action::"listSessions"],
   resource == Broker::"taskpass");
+
+@id("auditors") @description("auditors look")
+permit (principal in Role::"auditor", action == Action::"listSessions", resource == Broker::"taskpass");
 "#;
 
 /// Admins may activate the next generation, and no more.
@@ -178,6 +182,45 @@ on_both_stores! {
             let unbound = rig.broker.bind_admin(&admin, stranger, "admin".into(), false);
             unbound.await.unwrap();
         }
+    }
+
+    async fn a_role_that_no_policy_names_is_not_bound(rig: Rig) {
+        for typo in ["admn", "adminn", "admin-role"] {
+            let admin = rig.admin();
+            let bound = rig.broker.bind_admin(&admin, identity("agent:child"), typo.into(), true);
+            let refused = bound.await.unwrap_err().to_string();
+            assert!(refused.contains("policies name: admin, auditor, nobody"), "{refused}");
+            // One that was bound while a policy named it can always be unbound.
+            let unbound = rig.broker.bind_admin(&admin, identity("agent:child"), typo.into(), false);
+            unbound.await.unwrap();
+        }
+        assert_eq!(admins(&rig).await, 0);
+    }
+
+    async fn who_binds_or_unbinds_itself_is_told_that_and_not_of_a_missing_right(rig: Rig) {
+        bind(&rig, "agent:reports", "admin").await;
+        for (role, bound) in [("admin", false), ("admin", true), ("auditor", true)] {
+            let by = rig.evidence("agent:reports");
+            let own = rig.broker.bind_admin(&by, identity("agent:reports"), role.into(), bound);
+            let refused = own.await.unwrap_err();
+            assert!(matches!(refused, BrokerError::OwnBinding), "{refused}");
+            assert!(refused.to_string().contains("another admin does"), "{refused}");
+        }
+        assert_eq!(admins(&rig).await, 1);
+    }
+
+    async fn a_task_is_delegated_only_to_an_identity_that_some_attestor_gives(rig: Rig) {
+        let parent = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        for stranger in ["github:user:42", "dev:a:b", "nowhere:agent"] {
+            let authority = TaskAuthority::Handle(handle(&parent), Evidence::default());
+            let child = stranger.to_owned().try_into().unwrap();
+            let lent = rig.broker.delegate(parent.task.id, authority, child, 1, None).await;
+            let Err(BrokerError::Invalid { pointer: "/workload", detail }) = lent else {
+                panic!("{stranger}");
+            };
+            assert!(detail.contains(stranger), "{detail}");
+        }
+        rig.delegate(&parent, "agent:child").await.unwrap();
     }
 
     async fn an_admin_does_not_lift_what_was_cut_off_of_a_task_of_its_own(rig: Rig) {

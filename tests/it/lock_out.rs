@@ -4,8 +4,8 @@
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 
-use crate::support::fleet::{Fleet, Replica};
-use crate::support::http::Answer;
+use crate::support::fleet::{Fleet, Replica, body};
+use crate::support::http::{Answer, assert_problem};
 use crate::support::keys::base64url;
 use crate::support::process::Launch;
 use crate::support::random_hex;
@@ -134,12 +134,52 @@ on_both_stores! {
         let reads = replica.client.get_as(&fleet.admin, "/v1/generations/active").await;
         assert_eq!(reads.status, 403, "no policy permits it anything");
         replica.client.get_as(&fleet.admin, "/v1/admins").await.expect(200);
+        // A role that no policy names would give nothing, so that is told and not bound.
+        let early = json!({"workload": "dev:alice", "role": "admin"});
+        let early = replica.client.post_json(&fleet.admin, "/v1/admins", &early).await;
+        assert_eq!(early.status, 400, "{}", early.text());
+        assert!(early.text().contains("no policy of the active generation names"), "{}", early.text());
+        activate(replica, &fleet.admin, &good).await.expect(201);
         bind(fleet, replica, "dev:alice").await;
-        // Now one is bound who could do nothing next: the bundle that lets it act is taken.
+        // Now one is bound who could do nothing next by the bare bundle.
         assert_eq!(activate(replica, &fleet.admin, &bare).await.status, 400);
         activate(replica, &fleet.admin, &good).await.expect(201);
         activate(replica, &alice(fleet), &good).await.expect(201);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_anything_is_activated_callers_are_told_so_and_what_to_do() {
+    let (fleet, replica) = Fleet::before_activation();
+    let token = fleet.token();
+    let client = &replica.client;
+    let asked = client.post_json(&token, "/v1/credentials", &body()).await;
+    let bound = json!({"workload": "dev:alice", "role": "admin"});
+    let bound = client.post_json(&fleet.admin, "/v1/admins", &bound).await;
+    for answer in [asked, bound] {
+        let problem = assert_problem(&answer, 503, "no-generation");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("taskpass policy activate"), "{detail}");
+    }
+    let told = Launch::taskpass(["sessions", "list", "--url"])
+        .arg(format!("http://{}", replica.address))
+        .env("TASKPASS_TOKEN", &fleet.admin)
+        .run();
+    assert_eq!(told.code(), Some(3), "{}", told.stdout);
+    assert!(
+        told.stderr.contains("no generation is active"),
+        "{}",
+        told.stderr
+    );
+    // The attestation was not read, and is good once there is something to decide by.
+    let generation = fleet.generation(&replica);
+    activate(&replica, &fleet.admin, &generation)
+        .await
+        .expect(201);
+    client
+        .post_json(&token, "/v1/credentials", &body())
+        .await
+        .expect(201);
 }
 
 /// The day the identity provider is down.

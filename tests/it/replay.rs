@@ -365,7 +365,13 @@ async fn with_policy(rig: &Rig, policy: &str) -> CompiledGeneration {
 
 /// What becomes of two permits, one of them to a contractor, by a candidate that forbids those.
 async fn without_contractors(policies: &str) -> Tally {
-    let rig = Rig::with(Kind::Sqlite, policies, vec![], vec![]).await;
+    // A role that is bound is one that some policy names, here one that decides about no task.
+    let policies = format!(
+        "{policies}\n@id(\"contractors\") @description(\"contractors look\")\n\
+         permit (principal in Role::\"contractor\", action == Action::\"readMetrics\", \
+         resource == Broker::\"taskpass\");"
+    );
+    let rig = Rig::with(Kind::Sqlite, &policies, vec![], vec![]).await;
     let reports = "dev:agent%3Areports".to_owned().try_into().unwrap();
     let role = "contractor".to_owned();
     rig.broker

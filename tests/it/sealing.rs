@@ -35,7 +35,7 @@ on_both_stores! {
         let (old, new) = (first_key(&rig), new_key());
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let reports = "dev:agent%3Aorders".to_owned().try_into().unwrap();
-        rig.broker.bind_admin(&rig.admin(), reports, "auditor".into(), true).await.unwrap();
+        rig.broker.bind_admin(&rig.admin(), reports, "nobody".into(), true).await.unwrap();
         rig.seal_with(&[&new, &old]);
         reopen(&mut rig).await.unwrap();
         let size = rig.broker.ledger().basis();

@@ -186,6 +186,10 @@ impl OAuthError {
                 status: StatusCode::TOO_MANY_REQUESTS,
                 ..unavailable("too many requests", Some(exceeded.retry_seconds))
             },
+            BrokerError::NoGeneration => unavailable(
+                "no generation is active, so nothing can be decided; an admin activates one",
+                Some(10),
+            ),
             BrokerError::Superseded | BrokerError::Overloaded | BrokerError::FailClosed(_) => {
                 unavailable(
                     "something cannot be relied on; try again with a fresh attestation",
@@ -200,6 +204,7 @@ impl OAuthError {
             ),
             BrokerError::NotFound(_)
             | BrokerError::LastAdmin
+            | BrokerError::OwnBinding
             | BrokerError::Denied(_)
             | BrokerError::TaskEnded
             | BrokerError::OwnerWithdrawn
