@@ -18,12 +18,12 @@ pub(super) struct Admins {
 enum Command {
     /// Give a role to an identity
     #[command(
-        after_help = "Example:\n  taskpass admins bind operator:oncall --role admin --token-file bootstrap-token"
+        after_help = "Example:\n  taskpass admins bind workload:oncall --role admin --token-file bootstrap-token"
     )]
     Bind(Change),
     /// Take a role away
     #[command(
-        after_help = "Example:\n  taskpass admins unbind operator:oncall --role admin --token-file admin-token"
+        after_help = "Example:\n  taskpass admins unbind workload:oncall --role admin --token-file admin-token"
     )]
     Unbind(Change),
     /// List who has which role

@@ -5,7 +5,7 @@
 //! followed. An answer that is not what was wanted becomes a sentence: what was refused, why, and
 //! what would be allowed.
 
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::retry::{self, Fault, TRY_TIMEOUT};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::domain::decision::Observed;
-use crate::files::secret_in;
+use crate::files::{create_private, secret_in};
 use crate::http::problem;
 use crate::outgoing::{self, BodyError};
 
@@ -169,6 +169,21 @@ pub(super) fn read_secret(file: &Path) -> Result<SecretString, Failure> {
     };
     read.map_err(|error| Failure::Unestablished(format!("cannot read {place}: {error}")))?;
     trimmed(&text, &place)
+}
+
+/// Writes a secret to a file that is not there yet, for this user alone.
+pub(super) fn write_new_secret(file: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let place = file.display();
+    let written = create_private(file).and_then(|mut made| {
+        made.write_all(bytes)?;
+        made.sync_all()
+    });
+    written.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => Failure::Usage(format!(
+            "{place} is there already, and is not written over: name another file"
+        )),
+        _ => Failure::Unestablished(format!("cannot write {place}: {error}")),
+    })
 }
 
 fn trimmed(text: &str, place: &str) -> Result<SecretString, Failure> {

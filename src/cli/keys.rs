@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use super::client::Connection;
+use super::client::{Connection, write_new_secret};
 use super::key_withdrawal::withdraw;
 use super::ledger::new_origin::{How, revoke_log_key};
 use super::ledger::vkey;
@@ -28,7 +28,7 @@ pub(super) struct Keys {
 enum Command {
     /// Make a bootstrap token, which can bind the first admin
     #[command(
-        after_help = "The token is shown once; the configuration holds only its SHA-256. It ends a day after the first start.\n\nExample:\n  taskpass keys bootstrap"
+        after_help = "The token is shown once; the configuration holds only its SHA-256. It ends a day after the first start.\n\nExamples:\n  taskpass keys bootstrap\n  taskpass keys bootstrap --token-file bootstrap-token"
     )]
     Bootstrap(Bootstrap),
     /// Make a sealing key, which seals the broker's keys at rest
@@ -56,6 +56,9 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct Bootstrap {
+    /// Write the token to this file, which must not be there yet, and print its SHA-256 alone
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    token_file: Option<PathBuf>,
     /// Print both as JSON
     #[arg(long)]
     json: bool,
@@ -179,6 +182,10 @@ impl Bootstrap {
         let token = random_token(ADMIN_PREFIX, &SystemRandom::new());
         let token = token.map_err(Failure::unestablished)?;
         let digest = hex(&token_digest(token.expose_secret()));
+        if let Some(file) = &self.token_file {
+            write_new_secret(file, token.expose_secret().as_bytes())?;
+            return output::line(digest);
+        }
         if self.json {
             return output::json(&json!({
                 "token": token.expose_secret(),

@@ -2,15 +2,20 @@
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
+use zeroize::Zeroizing;
 
-use super::client::{Connection, read_file};
+use super::client::{Connection, read_file, write_new_secret};
 use super::evidence::{assertion, read_key};
 use super::task::print_rows;
 use super::{Failure, output};
 use crate::crypto::PublicJwk;
+use crate::crypto::jwk::Algorithm;
+use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
 
 /// The longest JWK that is read.
 const MAX_JWK_BYTES: u64 = 16 * 1024;
@@ -24,6 +29,11 @@ pub(super) struct Workloads {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a key of a workload's own, and print its public part
+    #[command(
+        after_help = "The private key is written to the file, which must not be there yet. What is printed stands in `keys` of the attestor of kind `key`; with --json it is the JWK that `taskpass workloads add` takes.\n\nExamples:\n  taskpass workloads new-key oncall --key-file oncall.pem\n  taskpass workloads new-key reports --key-file reports.pem --json > reports.jwk"
+    )]
+    NewKey(NewKey),
     /// Register the public key of a workload
     #[command(
         after_help = "Example:\n  taskpass workloads add reports --key-file public.jwk --token-file admin-token"
@@ -42,6 +52,18 @@ enum Command {
         after_help = "Example:\n  taskpass workloads remove reports 3q2-7w… --token-file admin-token"
     )]
     Remove(Remove),
+}
+
+#[derive(Args, Debug)]
+struct NewKey {
+    /// The workload's name
+    workload: String,
+    /// The file to make, which will hold the private key as PKCS#8 PEM
+    #[arg(long, value_name = "FILE")]
+    key_file: PathBuf,
+    /// Print the public JWK as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -98,6 +120,7 @@ struct Remove {
 impl Workloads {
     pub(super) async fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::NewKey(new) => new.run(),
             Command::Add(add) => add.run().await,
             Command::List(list) => {
                 let answer = list.connection.client()?.get("/v1/workloads").await?;
@@ -126,6 +149,33 @@ impl Workloads {
                 output::line(format!("{} is removed", remove.thumbprint))
             }
         }
+    }
+}
+
+impl NewKey {
+    fn run(self) -> Result<(), Failure> {
+        let key = PrivateKey::generate(Algorithm::EdDsa).map_err(Failure::unestablished)?;
+        let signer = LocalSigner::new(&key).map_err(Failure::unestablished)?;
+        let encoded = Zeroizing::new(STANDARD.encode(key.expose_pkcs8()));
+        let mut pem = Zeroizing::new(String::from("-----BEGIN PRIVATE KEY-----\n"));
+        for line in encoded.as_bytes().chunks(64) {
+            pem.extend(line.iter().map(|byte| char::from(*byte)));
+            pem.push('\n');
+        }
+        pem.push_str("-----END PRIVATE KEY-----\n");
+        write_new_secret(&self.key_file, pem.as_bytes())?;
+        let jwk = serde_json::to_value(signer.public_jwk()).map_err(Failure::unestablished)?;
+        if self.json {
+            return output::json(&jwk);
+        }
+        let text = |name: &str| jwk.get(name).and_then(Value::as_str).unwrap_or_default();
+        output::line(format!(
+            "{{ workload = {}, jwk = {{ kty = \"{}\", crv = \"{}\", x = \"{}\" }} }}",
+            toml::Value::String(self.workload.clone()),
+            text("kty"),
+            text("crv"),
+            text("x"),
+        ))
     }
 }
 
