@@ -9,6 +9,7 @@
 //! Stop: unready, drain, accept nothing more, let tracked requests finish, drain the ledger, close
 //! the store.
 
+pub mod check;
 pub mod succession;
 
 use std::convert::Infallible;
@@ -22,8 +23,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
+pub use self::check::{CheckError, Checked, check};
 use crate::broker::admin::{AdminTokens, judge_bootstrap, latest_time};
-use crate::broker::generations::{Trust, Unfit, check_surroundings};
+use crate::broker::check::Unfit;
+use crate::broker::generations::Trust;
 use crate::broker::keys::{self, KeyPolicy, StoredLedgerKeys};
 use crate::broker::rate::IdentityLimiter;
 use crate::broker::status_lists::StatusLists;
@@ -33,12 +36,11 @@ use crate::clock::{SharedClock, Timestamp};
 use crate::config::{AccessTokenAlgorithm, Config, Mode, StoreKind};
 use crate::crypto::digest::Mac;
 use crate::crypto::jwk::Algorithm;
-use crate::crypto::keyring::{KeyPurpose, KeySchedule};
+use crate::crypto::keyring::KeyPurpose;
 use crate::crypto::random::{SystemRandom, random_token, token_digest};
 use crate::crypto::sealer::{Sealer, SealingKeys};
 use crate::crypto::signer::PrivateKey;
 use crate::domain::generation::{Generation, GenerationDigest, PolicyFile};
-use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::succession::Succession;
 use crate::export::{Exporter, ExporterParts};
 use crate::files::{PrivateDirectory, make_directories, read_private, write_whole};
@@ -52,7 +54,6 @@ use crate::ledger::{AppendError, Ledger, LedgerKey, LedgerKeySource, LedgerParts
 use crate::metrics::Metrics;
 use crate::mint::jwt::JwtMinter;
 use crate::mint::{Minter, Minters, aws};
-use crate::policy::{self, GenerationParts, PolicyProblem};
 use crate::shutdown::{Shutdown, Signals, Stopped};
 use crate::store::Store;
 use crate::store::meta::StoreMode;
@@ -81,21 +82,13 @@ pub enum StartError {
     /// Something that cannot be relied on.
     #[error("{0}")]
     Unfit(String),
-    /// Policies or registrations that cannot decide.
-    #[error("{}", list(.0))]
-    Policy(Vec<PolicyProblem>),
-}
-
-fn list(problems: &[PolicyProblem]) -> String {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    lines.join("\n")
+    /// The configuration, or what would decide by it.
+    #[error(transparent)]
+    Check(#[from] CheckError),
 }
 
 fn unfit_generation(error: Unfit) -> StartError {
-    match error {
-        Unfit::Policy(problems) => StartError::Policy(problems),
-        other => unfit(other),
-    }
+    StartError::Check(error.into())
 }
 
 fn unfit(error: impl std::fmt::Display) -> StartError {
@@ -141,33 +134,6 @@ impl App {
         self.store.close().await;
         stopped
     }
-}
-
-/// Everything that `serve --check` checks: the configuration and what decides by it.
-pub fn check(config: &Config, policies: Option<Vec<PolicyFile>>) -> Result<Generation, StartError> {
-    let files = match policies {
-        Some(files) => files,
-        None => policy::read_directory(&config.policy.directory, "cedar")
-            .map_err(|problem| StartError::Policy(vec![problem]))?,
-    };
-    let parts = GenerationParts {
-        policies: files,
-        attestors: config.attestors.clone(),
-        resources: config.resources.clone(),
-        task_types: config.task_types.clone(),
-        limits: config.decision_limits(),
-        retention: config.retention,
-    };
-    let (generation, _) =
-        policy::build(parts, &config.own_audiences()).map_err(StartError::Policy)?;
-    check_surroundings(
-        &generation,
-        &config.own_audiences(),
-        &config.endpoints,
-        config.mode == Mode::Dev,
-    )
-    .map_err(unfit_generation)?;
-    Ok(generation)
 }
 
 /// Opens the configured store, without claiming it.
@@ -279,11 +245,24 @@ async fn put_together(
     options: Options,
     succeeded: Succeeded,
 ) -> Result<Assembled, StartError> {
-    let generation = check(config, options.policies)?;
-    let metrics = Arc::new(Metrics::new());
-    let shutdown = Shutdown::new(Arc::clone(&metrics));
     let clock = options.clock;
     let now = clock.now();
+    let generation = match check(config, options.policies.clone(), Some(now)) {
+        Ok(checked) => checked.generation,
+        Err(late @ CheckError::Generation(Unfit::Late(_))) => {
+            let checked = check(config, options.policies, None)?;
+            // What decides already goes on deciding, whatever the clock says.
+            if !Box::pin(decides_already(config, checked.compiled.digest())).await {
+                return Err(late.into());
+            }
+            checked.generation
+        }
+        Err(refused) => return Err(refused.into()),
+    };
+    // Where the credentials for it are missing, nothing is made.
+    drop(Box::pin(shared_place(config)).await?);
+    let metrics = Arc::new(Metrics::new());
+    let shutdown = Shutdown::new(Arc::clone(&metrics));
 
     let store = open_store(config).await?;
     prepare_schema(&store, config.mode).await?;
@@ -380,6 +359,16 @@ async fn put_together(
     })
 }
 
+/// Whether this generation is active in the configured store, which is looked into and not changed.
+async fn decides_already(config: &Config, digest: GenerationDigest) -> bool {
+    let Ok(Some(store)) = open_store_to_read(config, BROKER).await else {
+        return false;
+    };
+    let active = store.active_generation().await;
+    store.close().await;
+    matches!(active, Ok(Some(active)) if active.sealed.claimed() == digest)
+}
+
 /// Loads the signing keys, and makes those that are due. A clock in doubt keeps a replica closed and
 /// not down, since an admin may have to accept its time.
 async fn begin_keys(broker: &Broker, now: Timestamp) -> Result<(), BrokerError> {
@@ -431,6 +420,7 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     let address = http::server::start(Arc::clone(&broker), &config, &shutdown)
         .await
         .map_err(unfit)?;
+    shutdown.started();
     info!(
         %address,
         issuer = config.server.issuer,
@@ -556,19 +546,9 @@ fn key_policy(config: &Config) -> Result<KeyPolicy, StartError> {
         ),
         None => None,
     };
-    let schedule = KeySchedule {
-        publish_lead_seconds: config.keys.publish_lead_seconds,
-        period_seconds: config.keys.rotation_seconds,
-        slack_seconds: (config.keys.rotation_seconds / 10).min(86_400),
-        max_ttl_seconds: MAX_TTL_SECONDS,
-        margin_seconds: 300,
-    };
-    schedule
-        .check()
-        .map_err(|error| unfit(format!("keys.rotation_seconds: {error}")))?;
     Ok(KeyPolicy {
         algorithm,
-        schedule,
+        schedule: config.keys.schedule(),
         imported,
         origin: config.ledger.origin.clone(),
     })

@@ -28,6 +28,7 @@ mod error;
 mod exports;
 mod sections;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -80,6 +81,17 @@ impl Mode {
             Self::Dev => "dev",
         }
     }
+}
+
+/// How much of what a configuration names is at hand where it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All of it, as on the host of a replica.
+    Replica,
+    /// The database's URL and no sealing key, as for `taskpass migrate`.
+    Database,
+    /// The text alone, as where policies are written: no secret, and none of the files that it names.
+    Text,
 }
 
 /// What came from the environment or from protected files. Its `Debug` shows none of it.
@@ -145,6 +157,8 @@ pub struct Config {
     pub log_filter: Option<String>,
     /// Secrets.
     pub secrets: Secrets,
+    /// Whether it was loaded with the files that it names.
+    with_files: bool,
 }
 
 impl Config {
@@ -175,25 +189,7 @@ impl Config {
         environment: &dyn Environment,
         mode: Mode,
     ) -> Result<Self, ConfigErrors> {
-        let bytes = std::fs::read(path).map_err(|error| {
-            ConfigError::unplaced(
-                path,
-                "",
-                format!("cannot be read: {}", error.kind()),
-                format!("name a readable file with --config or {CONFIG_VARIABLE}"),
-            )
-        })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let good = error.utf8_error().valid_up_to();
-            let line = error.as_bytes().iter().take(good).filter(|b| **b == b'\n');
-            ConfigError {
-                at: Some(Position {
-                    line: line.count() + 1,
-                    column: 1,
-                }),
-                ..ConfigError::unplaced(path, "", "is not UTF-8", "save the file as UTF-8")
-            }
-        })?;
+        let text = read_text(path)?;
         let mut config = Self::parse(path, &text, environment, mode)?;
         let document = Document::parse(path, &text)?;
         let mut checker = Checker::new(&document);
@@ -201,7 +197,19 @@ impl Config {
         config.secrets.webhooks = checker.webhook_secrets(&config);
         checker.endpoint_files(&config, environment);
         checker.finish()?;
+        config.with_files = true;
         Ok(config)
+    }
+
+    /// Reads the file and checks its text, without the secrets and the other files that it names.
+    pub fn load_text(path: &Path, mode: Mode) -> Result<Self, ConfigErrors> {
+        Self::parse_text(path, &read_text(path)?, mode)
+    }
+
+    /// The same for a text. `path` is for messages and relative paths.
+    pub fn parse_text(path: &Path, text: &str, mode: Mode) -> Result<Self, ConfigErrors> {
+        let nothing: BTreeMap<String, String> = BTreeMap::new();
+        Self::parse_within(path, text, &nothing, mode, Scope::Text)
     }
 
     /// Checks a configuration's text without opening the files that it names, save those of
@@ -212,12 +220,23 @@ impl Config {
         environment: &dyn Environment,
         mode: Mode,
     ) -> Result<Self, ConfigErrors> {
+        Self::parse_within(path, text, environment, mode, Scope::Replica)
+    }
+
+    /// The same where not all that it names is at hand.
+    pub fn parse_within(
+        path: &Path,
+        text: &str,
+        environment: &dyn Environment,
+        mode: Mode,
+        scope: Scope,
+    ) -> Result<Self, ConfigErrors> {
         let document = Document::parse(path, text)?;
         let mut file = document.read()?;
         let base = path.parent().unwrap_or(Path::new(""));
         file.resolve_paths(base);
         let mut checker = Checker::new(&document);
-        let secrets = checker.secrets(&file, environment, mode);
+        let secrets = checker.secrets(&file, environment, mode, scope);
         let log_filter = checker.log_filter(environment);
         checker.check(&file, mode);
         let endpoints = checker.endpoints(&file);
@@ -242,7 +261,14 @@ impl Config {
             metrics: file.metrics,
             log_filter,
             secrets,
+            with_files: false,
         })
+    }
+
+    /// Whether it was loaded with the files that it names, so that what they hold can be relied on.
+    #[must_use]
+    pub fn has_its_files(&self) -> bool {
+        self.with_files
     }
 
     /// The names by which the broker itself is known: its issuer and the audiences of its
@@ -261,6 +287,31 @@ impl Config {
             denial_window_seconds: self.limits.denial_window_seconds,
         }
     }
+}
+
+/// The text of the file.
+fn read_text(path: &Path) -> Result<String, ConfigErrors> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        ConfigError::unplaced(
+            path,
+            "",
+            format!("cannot be read: {}", error.kind()),
+            format!("name a readable file with --config or {CONFIG_VARIABLE}"),
+        )
+    })?;
+    let text = String::from_utf8(bytes);
+    let text = text.map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = error.as_bytes().iter().take(good).filter(|b| **b == b'\n');
+        ConfigError {
+            at: Some(Position {
+                line: line.count() + 1,
+                column: 1,
+            }),
+            ..ConfigError::unplaced(path, "", "is not UTF-8", "save the file as UTF-8")
+        }
+    })?;
+    Ok(text)
 }
 
 /// The production settings that this environment holds, by name. Development mode refuses to run

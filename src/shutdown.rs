@@ -114,6 +114,7 @@ struct Inner {
     stopping: CancellationToken,
     workers_stop: CancellationToken,
     failed_worker: OnceLock<&'static str>,
+    started: OnceLock<()>,
 }
 
 impl Shutdown {
@@ -129,7 +130,14 @@ impl Shutdown {
             stopping: CancellationToken::new(),
             workers_stop: CancellationToken::new(),
             failed_worker: OnceLock::new(),
+            started: OnceLock::new(),
         }))
+    }
+
+    /// Says that the start is over. A worker that ends before that, without an error of its own, ends
+    /// because the start was given up: its end is no cause, and is not logged as one.
+    pub fn started(&self) {
+        self.0.started.get_or_init(|| ());
     }
 
     /// How far a stop has come.
@@ -185,7 +193,11 @@ impl Shutdown {
             if !told || !matches!(ended, Some(Ok(()))) {
                 // Only the first is the cause; later ones may be its consequence.
                 let first = *this.0.failed_worker.get_or_init(|| name);
-                tracing::error!(worker = name, first, "a worker ended; stopping");
+                if this.0.started.get().is_some() || !matches!(ended, Some(Ok(()))) {
+                    tracing::error!(worker = name, first, "a worker ended; stopping");
+                } else {
+                    tracing::debug!(worker = name, first, "a worker ended during the start");
+                }
                 this.request();
             }
         })

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::check::{attest_context, check};
 use super::{
     Assembled, Options, StartError, Succeeded, bootstrap_digest, key_policy, open_store,
     open_store_to_read, prepare_schema, put_together, sealing_keys, unfit, unfit_store,
 };
-use crate::broker::generations::check_surroundings;
+use crate::broker::check::check_generation;
 use crate::broker::keys;
 use crate::broker::succession::{CarriedOver, Legacy};
 use crate::clock::{SharedClock, Timestamp};
@@ -31,7 +32,6 @@ use crate::merkle::{
     Checkpoint, EMPTY_ROOT, Hash, MAX_NOTE_BYTES, Note, SignedCheckpoint, VerifierKey, WitnessKey,
     leaf_hash,
 };
-use crate::policy::CompiledGeneration;
 use crate::store::cosigned::CosignedRow;
 use crate::store::heads::{Head, HeadError, HeadSeal};
 use crate::store::meta::{SealedSuccession, StoreMode};
@@ -598,25 +598,13 @@ pub async fn begin(
             "ledger.origin is still the old one: give the new log a name of its own",
         ));
     }
-    // Whatever cannot be taken over stops this before anything is done.
+    // Whatever cannot serve or be taken over stops this before anything is done.
+    check(config, None, Some(clock.now()))?;
     let mac = sealing_keys(config, &old.store)?.mac(&config.ledger.origin);
     let legacy = Legacy::read(&old.store, &old.mac, clock.now()).await;
     let legacy = legacy.map_err(unfit)?;
     if let Some(generation) = legacy.generation().filter(|_| all) {
-        let decides = CompiledGeneration::compile(generation, &config.own_audiences());
-        decides.map_err(|problems| {
-            unfit(format!(
-                "the old generation decides no more; leave out --carry-over, and activate one: {}",
-                StartError::Policy(problems)
-            ))
-        })?;
-        let plain_issuers = config.mode == Mode::Dev;
-        let usable = check_surroundings(
-            generation,
-            &config.own_audiences(),
-            &config.endpoints,
-            plain_issuers,
-        );
+        let usable = check_generation(generation, attest_context(config), None);
         usable.map_err(|error| {
             unfit(format!(
                 "the old generation cannot decide here; correct the configuration, or leave out \

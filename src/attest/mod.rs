@@ -223,6 +223,19 @@ pub trait WorkloadKeys: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<serde_json::Value>, WorkloadKeysUnavailable>>;
 }
 
+/// No keys beside those of the configuration.
+struct NoStoredKeys;
+
+impl WorkloadKeys for NoStoredKeys {
+    fn find<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<serde_json::Value>, WorkloadKeysUnavailable>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+}
+
 /// What attestors need beside their specification.
 #[derive(Clone)]
 pub struct AttestContext {
@@ -240,6 +253,26 @@ pub struct AttestContext {
     pub endpoints: Arc<EndpointTable>,
     /// Whether issuers may have http URLs: in development mode alone.
     pub plain_issuers: bool,
+}
+
+impl AttestContext {
+    /// For a check of a configuration, beside no store.
+    #[must_use]
+    pub fn without_store(
+        own_issuer: String,
+        endpoints: Arc<EndpointTable>,
+        plain_issuers: bool,
+    ) -> Self {
+        Self {
+            own_issuer,
+            own_issuers: Vec::new(),
+            not_before: None,
+            tracker: TaskTracker::new(),
+            workload_keys: Arc::new(NoStoredKeys),
+            endpoints,
+            plain_issuers,
+        }
+    }
 }
 
 /// All configured attestors.

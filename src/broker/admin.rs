@@ -353,7 +353,10 @@ impl Broker {
         if bound {
             let active = self.active()?;
             if !active.policy().names_role(&role) {
-                let named: Vec<&str> = active.policy().roles().take(SHOWN_ROLES).collect();
+                let mut named: Vec<&str> = active.policy().roles().take(SHOWN_ROLES).collect();
+                if named.is_empty() {
+                    named.push("none");
+                }
                 return Err(BrokerError::Invalid {
                     pointer: "/role",
                     detail: format!(

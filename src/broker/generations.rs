@@ -13,6 +13,7 @@ use tracing::{error, info, instrument, warn};
 
 use super::admin::Caller;
 use super::call::Call;
+use super::check::{Unfit, check_generation};
 use super::failures::NO_ATTESTOR;
 use super::loads::LoadSlot;
 use super::{Broker, BrokerError};
@@ -23,10 +24,10 @@ use crate::domain::generation::{DecisionLimits, Generation, GenerationDigest};
 use crate::domain::task::Task;
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{Identity, encode_value};
-use crate::endpoints::{EndpointTable, UnfitEndpoint};
+use crate::endpoints::EndpointTable;
 use crate::ledger::Appended;
 use crate::ledger::entry::{Entry, OneTimeUse, Request};
-use crate::policy::{AdminAction, CompiledGeneration, PolicyProblem};
+use crate::policy::{AdminAction, CompiledGeneration};
 use crate::store::generations::Activation;
 
 /// What attestors need beside their specification.
@@ -115,36 +116,6 @@ enum Word<'a> {
     Carried(String),
 }
 
-/// Why a generation cannot decide.
-#[derive(Debug, thiserror::Error)]
-pub enum Unfit {
-    /// Its policies, resources or task types.
-    #[error("{} problem(s) in the generation", .0.len())]
-    Policy(Vec<PolicyProblem>),
-    /// Its attestors.
-    #[error("{0}")]
-    Attestors(String),
-    /// It names an endpoint that this replica does not have, or has for another use, or a role that
-    /// it does not assume with the AWS credentials of its host.
-    #[error("`{pointer}`: {unfit}")]
-    Endpoint {
-        /// Where the generation names it, as a JSON pointer.
-        pointer: String,
-        /// Why it cannot be used.
-        unfit: UnfitEndpoint,
-    },
-    /// Once it decides, no bound identity could activate the next one.
-    #[error(
-        "none of the {bound} bound identities could activate the next generation by its roles alone, \
-         without any claim; permit Action::\"activateGeneration\" to one of their roles, as \
-         policies/admin.cedar does, keep the attestor of one of them, or bind another identity first"
-    )]
-    LockOut {
-        /// Identities that are bound to any role.
-        bound: usize,
-    },
-}
-
 /// What a check of a generation found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
@@ -156,25 +127,6 @@ pub struct Checked {
     pub bound: usize,
     /// How many of them could activate the next generation by their roles alone.
     pub can_activate: usize,
-}
-
-/// Whether attestors and endpoints of a generation can be used by a replica with this table: what
-/// activation checks beside the policies.
-pub fn check_surroundings(
-    generation: &Generation,
-    own_audiences: &[String],
-    endpoints: &EndpointTable,
-    plain_issuers: bool,
-) -> Result<(), Unfit> {
-    endpoints
-        .check(&generation.endpoints())
-        .map_err(|(pointer, unfit)| Unfit::Endpoint { pointer, unfit })?;
-    for (pointer, role) in generation.roles() {
-        let allowed = endpoints.check_role(role);
-        allowed.map_err(|unfit| Unfit::Endpoint { pointer, unfit })?;
-    }
-    crate::attest::check(&generation.attestors, own_audiences, plain_issuers)
-        .map_err(|error| Unfit::Attestors(error.to_string()))
 }
 
 impl Broker {
@@ -198,7 +150,7 @@ impl Broker {
     async fn check_in(&self, slot: LoadSlot, generation: Generation) -> Result<Active, Unfit> {
         let trust = self.parts.trust.clone();
         let issuer = self.issuer().to_owned();
-        compile(generation, trust, issuer, slot).await
+        load(generation, trust, issuer, slot).await
     }
 
     /// Checks everything that activation would check, and activates nothing. The document is read
@@ -229,7 +181,7 @@ impl Broker {
         };
         let now = self.now();
         if let Err(problems) = active.policy().check_dates(&files, now) {
-            return Ok(Err(Unfit::Policy(problems)));
+            return Ok(Err(Unfit::Late(problems)));
         }
         let successors = self.successors(&active, None).await?;
         Ok(successors.map(|successors| Checked {
@@ -401,7 +353,7 @@ impl Broker {
             && !matches!(word, Word::Carried(_))
             && let Err(problems) = active.policy().check_dates(&files, now)
         {
-            return Ok(Err(Unfit::Policy(problems)));
+            return Ok(Err(Unfit::Late(problems)));
         }
         if let Word::Admin(_, caller) = &word
             && let Err(unfit) = self.successors(&active, Some(caller)).await?
@@ -484,7 +436,15 @@ impl Broker {
         let generation: Generation =
             serde_json::from_slice(&bytes).map_err(|error| fell_behind(error.to_string()))?;
         let compiled = self.check_generation(generation).await;
-        let active = compiled.map_err(|unfit| fell_behind(unfit.to_string()))?;
+        let active = compiled.map_err(|unfit| {
+            fell_behind(match unfit {
+                // Readiness shows this to every client.
+                Unfit::Policy(problems) => {
+                    format!("{} problem(s) in the generation", problems.len())
+                }
+                other => other.to_string(),
+            })
+        })?;
         self.take_over(active);
         self.prepare_federation().await;
         Ok(())
@@ -569,29 +529,12 @@ fn observing(active: &Active, now: Timestamp) -> Vec<(String, Timestamp)> {
         .collect()
 }
 
-async fn compile(
+async fn load(
     generation: Generation,
     trust: Trust,
     issuer: String,
     slot: LoadSlot,
 ) -> Result<Active, Unfit> {
-    let audiences = trust.own_audiences.clone();
-    check_surroundings(
-        &generation,
-        &audiences,
-        &trust.endpoints,
-        trust.plain_issuers,
-    )?;
-    // Parsing and validating take CPU: not on the threads that serve.
-    let compiled = tokio::task::spawn_blocking(move || {
-        // It goes on where its caller has gone: the next load waits for its end.
-        let _slot = slot;
-        CompiledGeneration::compile(&generation, &audiences)
-    });
-    let compiled = compiled
-        .await
-        .map_err(|error| Unfit::Attestors(error.to_string()))?
-        .map_err(Unfit::Policy)?;
     let context = AttestContext {
         own_issuer: issuer,
         own_issuers: trust.own_audiences,
@@ -601,10 +544,16 @@ async fn compile(
         endpoints: trust.endpoints,
         plain_issuers: trust.plain_issuers,
     };
-    let attestors = Attestors::new(compiled.attestors(), context)
-        .map_err(|error| Unfit::Attestors(error.to_string()))?;
+    // Parsing and validating take CPU: not on the threads that serve.
+    let checked = tokio::task::spawn_blocking(move || {
+        // It goes on where its caller has gone: the next load waits for its end.
+        let _slot = slot;
+        check_generation(&generation, context, None)
+    });
+    let checked = checked.await;
+    let fit = checked.map_err(|error| Unfit::Unchecked(error.to_string()))??;
     Ok(Active {
-        compiled,
-        attestors,
+        compiled: fit.compiled,
+        attestors: fit.attestors,
     })
 }

@@ -9,6 +9,7 @@
 pub mod admin;
 mod admit;
 mod call;
+pub mod check;
 pub mod clock;
 mod deny_lists;
 mod deny_reconcile;
@@ -326,9 +327,7 @@ impl Broker {
     }
 
     pub(crate) fn active(&self) -> Result<Arc<Active>, BrokerError> {
-        self.active
-            .load_full()
-            .ok_or_else(|| BrokerError::FailClosed("no generation is active".into()))
+        self.active.load_full().ok_or(BrokerError::NoGeneration)
     }
 
     /// Who calls, by the evidence it presents. From here on that is used up on every way out.

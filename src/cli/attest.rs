@@ -5,16 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
-use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio_util::task::TaskTracker;
 
 use super::client::{read_file, read_secret};
 use super::serve::ConfigFile;
 use super::{Failure, output};
 use crate::attest::explain::{Condition, Explanation, Outcome};
-use crate::attest::{AttestContext, Attestors, Evidence, WorkloadKeys, WorkloadKeysUnavailable};
+use crate::attest::{AttestContext, Attestors, Evidence};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::KeyBinding;
@@ -77,19 +75,6 @@ struct Trusted {
 #[derive(Deserialize)]
 struct Server {
     issuer: String,
-}
-
-/// Keys that were registered with a broker are not at hand here.
-struct NoStoredKeys;
-
-impl WorkloadKeys for NoStoredKeys {
-    fn find<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-    ) -> BoxFuture<'a, Result<Vec<Value>, WorkloadKeysUnavailable>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
 }
 
 impl Attest {
@@ -155,16 +140,9 @@ impl Check {
             });
             unusable(&lines.collect::<Vec<_>>().join("\n"))
         })?;
-        let context = AttestContext {
-            own_issuer: trusted.server.issuer,
-            own_issuers: Vec::new(),
-            not_before: None,
-            tracker: TaskTracker::new(),
-            workload_keys: Arc::new(NoStoredKeys),
-            endpoints: Arc::new(endpoints),
-            // Nothing is fetched here, so an issuer of the development mode is as good.
-            plain_issuers: true,
-        };
+        // Nothing is fetched here, so an issuer of the development mode is as good.
+        let context =
+            AttestContext::without_store(trusted.server.issuer, Arc::new(endpoints), true);
         Attestors::new(&trusted.attestors, context).map_err(|error| unusable(&error))
     }
 }

@@ -7,9 +7,7 @@ use clap::Args;
 
 use super::serve::ConfigFile;
 use super::{Failure, output};
-use crate::config::{
-    Config, Environment, Mode, NotText, ProcessEnvironment, SEALING_KEYS_VARIABLE, StoreKind,
-};
+use crate::config::{Config, Mode, ProcessEnvironment, Scope, StoreKind};
 use crate::store::StoreError;
 use crate::store::postgres::{Postgres, PostgresSettings};
 
@@ -26,28 +24,15 @@ pub(super) struct Migrate {
     grant_to: Option<String>,
 }
 
-/// The environment of a migration, which needs no sealing keys and should not have them.
-struct WithoutSealingKeys;
-
-impl Environment for WithoutSealingKeys {
-    fn get(&self, name: &str) -> Result<Option<String>, NotText> {
-        if name == SEALING_KEYS_VARIABLE {
-            return Ok(Some("none-is-needed-to-migrate".into()));
-        }
-        if name.strip_suffix("_FILE") == Some(SEALING_KEYS_VARIABLE) {
-            return Ok(None);
-        }
-        ProcessEnvironment.get(name)
-    }
-}
-
 impl Migrate {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let path = self.file.path()?;
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Failure::Usage(format!("{} cannot be read: {error}", path.display()))
         })?;
-        let config = Config::parse(&path, &text, &WithoutSealingKeys, Mode::Production)
+        // A migration needs no sealing keys and should not have them.
+        let (mode, scope) = (Mode::Production, Scope::Database);
+        let config = Config::parse_within(&path, &text, &ProcessEnvironment, mode, scope)
             .map_err(|errors| Failure::Usage(errors.to_string()))?;
         if config.store.kind != StoreKind::Postgres {
             return Err(Failure::Usage(

@@ -4,8 +4,8 @@
 //! by a candidate. `unused` tells what of the policies nobody needed.
 //!
 //! `check`, `test` and `schema` work offline, from the files alone: no secret, no database, no
-//! broker. They read of the configuration only what is part of a generation: attestors, resources,
-//! task types and limits. What they build is what `activate` sends, digest and all.
+//! broker. They check the configuration as `serve --check` does, but for its secrets and the files that
+//! it names, which need not be there. What they build is what `activate` sends, digest and all.
 
 mod explain;
 mod lines;
@@ -13,11 +13,9 @@ mod replay;
 mod source;
 mod unused;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use url::Url;
 
@@ -25,16 +23,11 @@ use super::client::{Authorities, Connection, Token};
 use super::dev::settings;
 use super::serve::ConfigFile;
 use super::{Failure, output};
-use crate::broker::generations::{Unfit, check_surroundings};
+use crate::app::{self, CheckError};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
-use crate::config;
-use crate::domain::catalog::{Resource, TaskType};
-use crate::domain::generation::{DecisionLimits, Generation, Retention};
-use crate::domain::trust::AttestorSpec;
-use crate::endpoints::{EndpointSpec, EndpointTable};
-use crate::policy::{
-    self, CompiledGeneration, GenerationParts, NamedPlaces, Notes, PolicyProblem, suite,
-};
+use crate::config::{Config, Mode};
+use crate::domain::generation::Generation;
+use crate::policy::{self, CompiledGeneration, NamedPlaces, Notes, PolicyProblem, suite};
 
 /// Check, test and activate policies
 #[derive(Args, Debug)]
@@ -140,149 +133,46 @@ struct Activate {
     json: bool,
 }
 
-/// What of a configuration is part of a generation. `serve --check` checks the rest.
-#[derive(Deserialize)]
-struct Registrations {
-    server: Issuer,
-    #[serde(default)]
-    endpoints: BTreeMap<String, EndpointSpec>,
-    #[serde(default)]
-    aws: config::Aws,
-    #[serde(default)]
-    attestors: Vec<AttestorSpec>,
-    #[serde(default)]
-    resources: Vec<Resource>,
-    #[serde(default)]
-    task_types: Vec<TaskType>,
-    #[serde(default)]
-    limits: config::Limits,
-    #[serde(default)]
-    retention: Retention,
-    #[serde(default)]
-    policy: config::Policy,
-}
-
-#[derive(Deserialize)]
-struct Issuer {
-    issuer: String,
-}
-
-/// A generation from files, where its policies are, and what the configuration says of the replica.
+/// A generation from files, and where its policies are.
 struct Built {
     generation: Generation,
     compiled: CompiledGeneration,
     directory: PathBuf,
-    own_audiences: Vec<String>,
-    endpoints: EndpointTable,
-}
-
-impl Built {
-    /// What activation at a broker with this configuration would check beside the policies.
-    fn check_surroundings(&self, plain_issuers: bool) -> Result<(), Vec<PolicyProblem>> {
-        let checked = check_surroundings(
-            &self.generation,
-            &self.own_audiences,
-            &self.endpoints,
-            plain_issuers,
-        );
-        checked.map_err(|unfit| match unfit {
-            Unfit::Policy(problems) => problems,
-            Unfit::Endpoint { pointer, unfit } => {
-                vec![PolicyProblem::of_file(
-                    pointer,
-                    unfit.problem(),
-                    unfit.remedy(),
-                )]
-            }
-            other => vec![PolicyProblem::of_file("attestors", other.to_string(), "")],
-        })
-    }
 }
 
 impl Source {
-    fn registrations(&self) -> Result<(Registrations, PathBuf), Failure> {
-        let (text, base) = if self.dev {
-            (settings::sample_configuration(), PathBuf::new())
+    /// The configuration's text. None of its secrets is needed, nor any file that it names.
+    fn configuration(&self) -> Result<Config, Failure> {
+        let config = if self.dev {
+            let path = Path::new("development-settings.toml");
+            Config::parse_text(path, &settings::sample_configuration(), Mode::Dev)
         } else {
-            let path = self.file.path()?;
-            let text = std::fs::read_to_string(&path).map_err(|error| {
-                Failure::Usage(format!(
-                    "{} cannot be read: {error}; name a configuration with --config, or say --dev",
-                    path.display()
-                ))
-            })?;
-            let base = path.parent().unwrap_or(Path::new("")).to_owned();
-            (text, base)
+            Config::load_text(&self.file.path()?, Mode::Production)
         };
-        let registrations: Registrations =
-            toml::from_str(&text).map_err(|error| Failure::Usage(error.to_string()))?;
-        let directory = match &self.directory {
-            Some(directory) => directory.clone(),
-            None => base.join(&registrations.policy.directory),
-        };
-        Ok((registrations, directory))
+        config.map_err(|errors| Failure::Usage(errors.to_string()))
     }
 
-    fn build(&self) -> Result<Result<Built, Vec<PolicyProblem>>, Failure> {
-        let (from, directory) = self.registrations()?;
-        let policies = match policy::read_directory(&directory, "cedar") {
-            Ok(policies) => policies,
-            Err(problem) => return Ok(Err(vec![problem])),
+    /// What the files say should decide, if a broker with this configuration could activate it at `at`.
+    fn build(&self, at: Option<Timestamp>) -> Result<Result<Built, Vec<PolicyProblem>>, Failure> {
+        let mut config = self.configuration()?;
+        if let Some(directory) = &self.directory {
+            config.policy.directory.clone_from(directory);
+        }
+        let checked = match app::check(&config, None, at) {
+            Ok(checked) => checked,
+            Err(CheckError::Generation(unfit)) => return Ok(Err(unfit.into_problems())),
+            Err(other) => return Err(Failure::Usage(other.to_string())),
         };
-        let endpoints = EndpointTable::new(&from.endpoints).map_err(|errors| {
-            let lines = errors.into_iter().map(|error| {
-                let key = format!("endpoints.{}.{}", error.name, error.key);
-                format!(
-                    "`{}` {}; {}",
-                    key.trim_end_matches('.'),
-                    error.problem,
-                    error.remedy
-                )
-            });
-            Failure::Usage(lines.collect::<Vec<_>>().join("\n"))
-        })?;
-        let endpoints = endpoints.with_own_credentials(from.aws.own_credentials);
-        let mut own_audiences = vec![from.server.issuer];
-        own_audiences.extend(
-            from.attestors
-                .iter()
-                .filter_map(|spec| spec.audience().map(str::to_owned)),
-        );
-        let parts = GenerationParts {
-            policies,
-            attestors: from.attestors,
-            resources: from.resources,
-            task_types: from.task_types,
-            limits: DecisionLimits {
-                denials_per_identity: from.limits.denials_per_identity,
-                denials_per_attestor: from.limits.denials_per_attestor,
-                denial_window_seconds: from.limits.denial_window_seconds,
-            },
-            retention: from.retention,
-        };
-        Ok(
-            policy::build(parts, &own_audiences).map(|(generation, compiled)| Built {
-                generation,
-                compiled,
-                directory,
-                own_audiences,
-                endpoints,
-            }),
-        )
+        Ok(Ok(Built {
+            generation: checked.generation,
+            compiled: checked.compiled,
+            directory: config.policy.directory,
+        }))
     }
 
     fn built(&self) -> Result<Built, Failure> {
-        self.build()?
+        self.build(None)?
             .map_err(|problems| Failure::Refused(list(&problems)))
-    }
-
-    /// The same where it is to be activated at `now`.
-    fn activatable(&self, now: Timestamp) -> Result<Result<Built, Vec<PolicyProblem>>, Failure> {
-        Ok(self.build()?.and_then(|built| {
-            built.check_surroundings(self.dev)?;
-            let dates = built.compiled.check_dates(&built.generation.policies, now);
-            dates.map(|()| built)
-        }))
     }
 }
 
@@ -360,7 +250,7 @@ fn say_notes(notes: &Notes) -> Result<(), Failure> {
 impl Check {
     async fn check(self) -> Result<(), Failure> {
         let now = SystemClock.now();
-        let built = self.source.activatable(now)?;
+        let built = self.source.build(Some(now))?;
         let told = match (&self.url, &built) {
             (Some(url), Ok(built)) => {
                 let body = serde_json::to_value(&built.generation);
@@ -414,7 +304,7 @@ impl Check {
 impl Test {
     fn run(self) -> Result<(), Failure> {
         let built = self.source.built()?;
-        let tests = policy::read_directory(&built.directory.join("tests"), "toml")
+        let tests = policy::read_tests(&built.directory)
             .map_err(|problem| Failure::Refused(problem.to_string()))?;
         let report = suite::run(
             &built.compiled,
@@ -448,7 +338,7 @@ impl Test {
 
 impl Activate {
     async fn run(self) -> Result<(), Failure> {
-        let built = self.source.activatable(SystemClock.now())?;
+        let built = self.source.build(Some(SystemClock.now()))?;
         let built = built.map_err(|problems| Failure::Refused(list(&problems)))?;
         let body = serde_json::to_value(&built.generation).map_err(Failure::unestablished)?;
         let client = self.connection.client()?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::{Failure, output};
-use crate::app;
-use crate::clock::SystemClock;
+use crate::app::{self, StartError};
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Mode, ProcessEnvironment};
 use crate::shutdown::Stopped;
 use crate::telemetry;
@@ -51,8 +51,11 @@ impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = self.file.load()?;
         if self.check {
-            let generation =
-                app::check(&config, None).map_err(|e| Failure::Usage(e.to_string()))?;
+            let now = SystemClock.now();
+            let checked = app::check(&config, None, Some(now));
+            let generation = checked
+                .map_err(|error| Failure::Usage(error.to_string()))?
+                .generation;
             return output::line(format!(
                 "{}: good: {} attestor(s), {} resource(s), {} task type(s), {} policy file(s), {} sink(s)",
                 config.source.display(),
@@ -71,9 +74,11 @@ impl Serve {
             policies: None,
             minters: Vec::new(),
         };
-        let app = app::start(config, options)
-            .await
-            .map_err(Failure::unestablished)?;
+        let started = app::start(config, options).await;
+        let app = started.map_err(|error| match error {
+            StartError::Check(refused) => Failure::Usage(refused.to_string()),
+            other => Failure::unestablished(other),
+        })?;
         in_order(&app.run().await.map_err(Failure::unestablished)?)
     }
 }

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 use zeroize::Zeroizing;
@@ -18,8 +18,10 @@ use super::error::{ConfigError, ConfigErrors};
 use super::sections::{self, AccessTokenAlgorithm, ClientCertificates, StoreKind};
 use super::{
     Config, DATABASE_URL_VARIABLE, DEV_ORIGIN_HOST, LOG_VARIABLE, Mode, SEALING_KEYS_VARIABLE,
-    Secrets,
+    Scope, Secrets,
 };
+use crate::crypto::sealer::SealingKeys;
+use crate::crypto::signer::PrivateKey;
 use crate::domain::catalog::{Catalog, CatalogError, Resource, TaskType};
 use crate::domain::limits::{MAX_LEDGER_KEYS, MAX_NAME_BYTES};
 use crate::domain::trust::AttestorSpec;
@@ -463,10 +465,6 @@ impl<'d> Checker<'d> {
                 remedy,
             );
         }
-        self.protected(
-            &key(".authorization_file"),
-            shared.authorization_file.as_ref(),
-        );
         let secret = |name: &&String| {
             let name = name.to_ascii_lowercase();
             ["authorization", "cookie", "if-match", "if-none-match"].contains(&name.as_str())
@@ -520,6 +518,19 @@ impl<'d> Checker<'d> {
                 "is not shorter than rotation_seconds: the next key would be due before this one \
                  signs",
                 format!("give less than {}", keys.rotation_seconds),
+            );
+        } else if keys.schedule().check().is_err() {
+            let slack = keys.schedule().slack_seconds;
+            self.refuse(
+                "keys.publish_lead_seconds",
+                format!(
+                    "leaves less than {slack} seconds of rotation_seconds, which the broker keeps \
+                     in reserve for making the next key"
+                ),
+                format!(
+                    "give less than {}",
+                    keys.rotation_seconds.saturating_sub(slack)
+                ),
             );
         }
         if keys.publish_lead_seconds < keys.jwks_cache_seconds {
@@ -714,7 +725,30 @@ impl<'d> Checker<'d> {
         file: &sections::File,
         environment: &dyn Environment,
         mode: Mode,
+        scope: Scope,
     ) -> Secrets {
+        if scope == Scope::Text {
+            return Secrets::default();
+        }
+        let database_url = self.database_url(file, environment);
+        let sealing_keys = if scope == Scope::Replica {
+            self.sealing_keys(environment, mode)
+        } else {
+            Vec::new()
+        };
+        Secrets {
+            database_url,
+            sealing_keys,
+            rs256_private_key: None,
+            webhooks: Vec::new(),
+        }
+    }
+
+    fn database_url(
+        &mut self,
+        file: &sections::File,
+        environment: &dyn Environment,
+    ) -> Option<SecretString> {
         let database_url = self.secret(environment, DATABASE_URL_VARIABLE);
         match (file.store.kind, &database_url) {
             (StoreKind::Sqlite, Some(_)) => self.refuse(
@@ -754,6 +788,10 @@ impl<'d> Checker<'d> {
             }
             (StoreKind::Sqlite, None) => {}
         }
+        database_url.map(|url| SecretString::from(url.as_str()))
+    }
+
+    fn sealing_keys(&mut self, environment: &dyn Environment, mode: Mode) -> Vec<SecretString> {
         let keys = self.secret(environment, SEALING_KEYS_VARIABLE);
         if keys.is_none() && mode == Mode::Production {
             self.refuse_variable(
@@ -776,12 +814,15 @@ impl<'d> Checker<'d> {
             let remedy = "give each key once; the first seals, all open";
             self.refuse_variable(SEALING_KEYS_VARIABLE, "holds a key twice", remedy);
         }
-        Secrets {
-            database_url: database_url.map(|url| SecretString::from(url.as_str())),
-            sealing_keys: listed.into_iter().map(SecretString::from).collect(),
-            rs256_private_key: None,
-            webhooks: Vec::new(),
+        let listed: Vec<SecretString> = listed.into_iter().map(SecretString::from).collect();
+        if !listed.is_empty()
+            && let Err(error) = SealingKeys::parse(&listed)
+        {
+            let problem = format!("cannot seal: {error}");
+            let remedy = "make a key with `taskpass keys sealing-key`";
+            self.refuse_variable(SEALING_KEYS_VARIABLE, &problem, remedy);
         }
+        listed
     }
 
     /// The value of `name`, or what is in the file that `name_FILE` names.
@@ -841,8 +882,19 @@ impl<'d> Checker<'d> {
             let remedy = "name the directory of the policies";
             self.refuse("policy.directory", problem, remedy);
         }
-        let rsa = config.keys.rs256_private_key_file.as_ref();
-        self.protected("keys.rs256_private_key_file", rsa)
+        let shared = config.ledger.shared_checkpoint.as_ref();
+        self.protected(
+            "ledger.shared_checkpoint.authorization_file",
+            shared.and_then(|shared| shared.authorization_file.as_ref()),
+        );
+        let key = "keys.rs256_private_key_file";
+        let rsa = self.protected(key, config.keys.rs256_private_key_file.as_ref())?;
+        if let Err(error) = PrivateKey::import_rsa_pem(rsa.expose_secret().as_bytes()) {
+            let problem = format!("names a file that cannot be used: {error}");
+            let remedy = "name a PEM file with one RSA key of 2048 to 4096 bits";
+            self.refuse(key, problem, remedy);
+        }
+        Some(rsa)
     }
 
     fn protected(&mut self, key: &str, path: Option<&PathBuf>) -> Option<SecretString> {

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::exports::Export;
+use crate::crypto::keyring::KeySchedule;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Retention};
+use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::trust::AttestorSpec;
 use crate::endpoints::{EndpointSpec, OwnCredentials};
 
@@ -393,6 +395,20 @@ pub struct Keys {
     pub publish_lead_seconds: u64,
     /// How long verifiers may cache the published keys.
     pub jwks_cache_seconds: u64,
+}
+
+impl Keys {
+    /// When keys are made, sign and are withdrawn.
+    #[must_use]
+    pub fn schedule(&self) -> KeySchedule {
+        KeySchedule {
+            publish_lead_seconds: self.publish_lead_seconds,
+            period_seconds: self.rotation_seconds,
+            slack_seconds: (self.rotation_seconds / 10).min(86_400),
+            max_ttl_seconds: MAX_TTL_SECONDS,
+            margin_seconds: 300,
+        }
+    }
 }
 
 impl Default for Keys {

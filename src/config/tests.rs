@@ -6,7 +6,9 @@ use super::sections::File;
 use super::*;
 
 const EXAMPLE: &str = include_str!("../../taskpass.example.toml");
-const SEALING: &str = "first-sealing-key,second-sealing-key";
+const RSA_KEY: &str = include_str!("../../tests/it/support/test_only_rsa_key.pem");
+const SEALING: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+const SEALING_NEXT: &str = "tpk1_AQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eHyA";
 
 fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -14,40 +16,10 @@ fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn sealed() -> BTreeMap<String, String> {
-    variables(&[(SEALING_KEYS_VARIABLE, SEALING)])
+    variables(&[(SEALING_KEYS_VARIABLE, &format!("{SEALING},{SEALING_NEXT}"))])
 }
 
-/// The smallest configuration that loads.
-const SMALL: &str = r#"[server]
-issuer = "http://127.0.0.1:8443"
-[store]
-kind = "sqlite"
-[store.sqlite]
-data_dir = "data"
-[ledger]
-origin = "broker.example/log"
-checkpoint_file = "checkpoint"
-[[attestors]]
-kind = "oidc"
-name = "ci"
-issuer = "https://ci.example"
-audience = "https://broker.example"
-algorithms = ["RS256"]
-identity = "{sub}"
-single_tenant = true
-[[resources]]
-name = "orders"
-kind = "jwt"
-owner = "o"
-audience = "https://orders.example"
-actions = ["read"]
-locations = ["https://orders.example/v1"]
-verification = "introspection"
-[[task_types]]
-name = "report"
-max_deadline_seconds = 60
-resources = ["orders"]
-"#;
+include!("../../tests/fixtures/configuration_faults.rs");
 
 fn parse(text: &str, environment: &BTreeMap<String, String>) -> Result<Config, ConfigErrors> {
     let path = Path::new("/etc/taskpass/taskpass.toml");
@@ -164,676 +136,6 @@ fn json<T: serde::Serialize>(value: &T) -> serde_json::Value {
     serde_json::to_value(value).unwrap()
 }
 
-/// Each fault: a text to replace in the small configuration, its replacement, the line that the
-/// complaint names, its key, and words of problem and remedy.
-const FAULTS: &[(&str, &str, usize, &str, &str, &str)] = &[
-    ("[server]", "[server", 1, "", "", "correct it"),
-    (
-        "[store]",
-        "[sotre]",
-        3,
-        "sotre",
-        "unknown field",
-        "correct its spelling",
-    ),
-    (
-        "issuer = \"http://127.0.0.1:8443\"",
-        "",
-        1,
-        "server",
-        "missing field `issuer`",
-        "add it",
-    ),
-    (
-        "[server]",
-        "[server]\nlisten = 5",
-        2,
-        "server.listen",
-        "invalid type",
-        "expected type",
-    ),
-    (
-        "[server]",
-        "[server]\nlisten = \"here\"",
-        2,
-        "server.listen",
-        "socket address",
-        "correct it",
-    ),
-    (
-        "[server]",
-        "[server]\nprot = 1",
-        2,
-        "server.prot",
-        "unknown field",
-        "correct its spelling",
-    ),
-    (
-        "[server]",
-        "[server]\nissuer = \"http://localhost\"",
-        3,
-        "issuer",
-        "duplicate",
-        "keep one",
-    ),
-    (
-        "kind = \"sqlite\"",
-        "kind = \"mysql\"",
-        4,
-        "store.kind",
-        "unknown variant",
-        "values that are expected",
-    ),
-    (
-        "kind = \"sqlite\"",
-        "kind = \"postgres\"\nurl = \"postgres://u:hunter2@localhost/d\"",
-        5,
-        "store.url",
-        "unknown field",
-        "TASKPASS_DATABASE_URL",
-    ),
-    (
-        "http://127.0.0.1:8443",
-        "nonsense",
-        2,
-        "server.issuer",
-        "not a URL",
-        "external base URL",
-    ),
-    (
-        "http://127.0.0.1:8443",
-        "http://broker.example",
-        2,
-        "server.issuer",
-        "neither https",
-        "use https",
-    ),
-    (
-        "http://127.0.0.1:8443",
-        "http://127.0.0.1:8443?x",
-        2,
-        "server.issuer",
-        "query",
-        "remove",
-    ),
-    (
-        "http://127.0.0.1:8443",
-        "http://127.0.0.1:8443#x",
-        2,
-        "server.issuer",
-        "fragment",
-        "remove",
-    ),
-    (
-        "http://127.0.0.1:8443",
-        "http://u:hunter2@127.0.0.1",
-        2,
-        "server.issuer",
-        "password",
-        "remove",
-    ),
-    (
-        "http://127.0.0.1:8443",
-        "http://127.0.0.1:8443/",
-        2,
-        "server.issuer",
-        "trailing slash",
-        "remove",
-    ),
-    (
-        "http://127.0.0.1:8443",
-        "http://127.0.0.1:8443/a",
-        2,
-        "server.issuer",
-        "path",
-        "host name of its own",
-    ),
-    (
-        "http://127.0.0.1:8443",
-        "http://LOCALHOST:8443",
-        2,
-        "server.issuer",
-        "normal form",
-        "write http://localhost:8443",
-    ),
-    (
-        "http://127.0.0.1:8443",
-        "https://broker.example",
-        2,
-        "server.issuer",
-        "nothing serves TLS",
-        "[server.tls]",
-    ),
-    (
-        "[store]",
-        "[server.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\n[store]",
-        2,
-        "server.issuer",
-        "serves TLS",
-        "write https",
-    ),
-    (
-        "[store]",
-        "[server.tls]\ncertificate = \"a\"\n[store]",
-        4,
-        "server.tls.certificate",
-        "no private key",
-        "add private_key",
-    ),
-    (
-        "[store]",
-        "[server.tls]\nprivate_key = \"a\"\n[store]",
-        4,
-        "server.tls.private_key",
-        "no certificate",
-        "add certificate",
-    ),
-    (
-        "[store]",
-        "[server.tls]\nclient_ca = \"a\"\n[store]",
-        4,
-        "server.tls.client_ca",
-        "alone",
-        "add certificate",
-    ),
-    (
-        "[store]",
-        "[server.tls]\nclient_certificates = \"bind\"\n[store]",
-        4,
-        "server.tls.client_certificates",
-        "nobody shows us",
-        "need our own TLS",
-    ),
-    (
-        "[store]",
-        "[server.tls]\nterminated_upstream = true\nclient_certificates = \"bind\"\n[store]",
-        5,
-        "server.tls.client_certificates",
-        "nobody shows us",
-        "need our own TLS",
-    ),
-    (
-        "[store]",
-        "[server.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\nclient_ca = \"c\"\n[store]",
-        6,
-        "server.tls.client_ca",
-        "none is asked for",
-        "client_certificates = \"bind\"",
-    ),
-    (
-        "[store]",
-        "[server.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\nterminated_upstream = true\n[store]",
-        6,
-        "server.tls.terminated_upstream",
-        "contradicts",
-        "the one or the other",
-    ),
-    (
-        "[server]",
-        "[server]\nlisten = \"0.0.0.0:1\"",
-        2,
-        "server.listen",
-        "without TLS",
-        "127.0.0.1",
-    ),
-    (
-        "[store]",
-        "[metrics]\nlisten = \"0.0.0.0:9464\"\n[store]",
-        4,
-        "metrics.listen",
-        "without credentials",
-        "127.0.0.1",
-    ),
-    (
-        "[store]",
-        "[metrics]\nlisten = \"[2001:db8::1]:9464\"\n[store]",
-        4,
-        "metrics.listen",
-        "without credentials",
-        "trusted_network = true",
-    ),
-    (
-        "[store]",
-        "[metrics]\nlisten = \"127.0.0.1:8443\"\n[store]",
-        4,
-        "metrics.listen",
-        "which callers reach",
-        "a port of their own",
-    ),
-    (
-        "[store]",
-        "[metrics]\nlisten = \"0.0.0.0:8443\"\ntrusted_network = true\n[store]",
-        4,
-        "metrics.listen",
-        "which callers reach",
-        "a port of their own",
-    ),
-    (
-        "[store]",
-        "[metrics]\ntrusted_network = true\n[store]",
-        4,
-        "metrics.trusted_network",
-        "has no effect",
-        "add metrics.listen",
-    ),
-    (
-        "[server]",
-        "[server]\ndrain_seconds = 301",
-        2,
-        "server.drain_seconds",
-        "is 301",
-        "0 to 300",
-    ),
-    (
-        "[server]",
-        "[server]\nfinish_seconds = 9",
-        2,
-        "server.finish_seconds",
-        "cut requests short",
-        "at least 15",
-    ),
-    (
-        "[server]",
-        "[server]\nheader_timeout_seconds = 16",
-        2,
-        "server.header_timeout_seconds",
-        "longer than",
-        "at most 15",
-    ),
-    (
-        "[server]",
-        "[server]\nmax_connections = 0",
-        2,
-        "server.max_connections",
-        "is 0",
-        "from 1",
-    ),
-    (
-        "[ledger]",
-        "[store.postgres]\n[ledger]",
-        7,
-        "store.postgres",
-        "not used",
-        "remove it",
-    ),
-    (
-        "[store.sqlite]\ndata_dir = \"data\"",
-        "",
-        4,
-        "store.kind",
-        "needs a directory",
-        "data_dir",
-    ),
-    (
-        "kind = \"sqlite\"",
-        "kind = \"postgres\"",
-        4,
-        "store.kind",
-        "no database is named",
-        "TASKPASS_DATABASE_URL_FILE",
-    ),
-    (
-        "kind = \"sqlite\"",
-        "kind = \"postgres\"",
-        5,
-        "store.sqlite",
-        "not used",
-        "remove it",
-    ),
-    (
-        "data_dir = \"data\"",
-        "data_dir = \"data\"\nread_connections = 0",
-        7,
-        "store.sqlite.read_connections",
-        "is 0",
-        "1 to 64",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"data/checkpoint\"",
-        9,
-        "ledger.checkpoint_file",
-        "rewound",
-        "elsewhere",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]",
-        10,
-        "ledger.shared_checkpoint",
-        "names no place",
-        "a file on a disk that all replicas share",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nfile = \"checkpoint\"",
-        11,
-        "ledger.shared_checkpoint.file",
-        "is ledger.checkpoint_file",
-        "give another",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nfile = \"data/shared\"",
-        11,
-        "ledger.shared_checkpoint.file",
-        "rewound",
-        "elsewhere",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nurl = \"https://o.example/c?sig=x\"",
-        11,
-        "ledger.shared_checkpoint.url",
-        "safely",
-        "authorization_file",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nurl = \"https://o.example/c\"\nheaders = { Authorization = \"x\" }",
-        12,
-        "ledger.shared_checkpoint.headers",
-        "must not have",
-        "authorization_file",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[ledger.shared_checkpoint]\nfile = \"elsewhere\"\ns3_region = \"eu-central-1\"",
-        11,
-        "ledger.shared_checkpoint.file",
-        "without any headers",
-        "remove",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[[ledger.witnesses]]\nurl = \"http://w.example\"\nvkey = \"witness.example/w+5154e33f+BAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\"",
-        11,
-        "ledger.witnesses.0.url",
-        "safely",
-        "/add-checkpoint",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[[ledger.witnesses]]\nurl = \"https://w.example\"\nvkey = \"witness.example/w+5154e33f+BAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4e\"",
-        12,
-        "ledger.witnesses.0.vkey",
-        "is not the one of its name and bytes",
-        "0x04",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[[ledger.witnesses]]\nurl = \"https://w.example\"\nvkey = \"example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k\"",
-        12,
-        "ledger.witnesses.0.vkey",
-        "of type 0x01",
-        "0x04",
-    ),
-    (
-        "checkpoint_file = \"checkpoint\"",
-        "checkpoint_file = \"checkpoint\"\n[[ledger.witnesses]]\nurl = \"https://w.example\"\nvkey = \"witness.example/w+5154e33f+BAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\"\n[[ledger.witnesses]]\nurl = \"https://v.example\"\nvkey = \"witness.example/w+5154e33f+BAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\"",
-        15,
-        "ledger.witnesses.1.vkey",
-        "name of another",
-        "once",
-    ),
-    (
-        "broker.example/log",
-        "",
-        8,
-        "ledger.origin",
-        "empty",
-        "broker.example/log",
-    ),
-    (
-        "broker.example/log",
-        "a log",
-        8,
-        "ledger.origin",
-        "space",
-        "broker.example/log",
-    ),
-    (
-        "broker.example/log",
-        "a+b",
-        8,
-        "ledger.origin",
-        "plus",
-        "broker.example/log",
-    ),
-    (
-        "broker.example/log",
-        "https://a/log",
-        8,
-        "ledger.origin",
-        "scheme",
-        "broker.example/log",
-    ),
-    (
-        "broker.example/log",
-        "dev.taskpass.local/log",
-        8,
-        "ledger.origin",
-        "development",
-        "broker.example/log",
-    ),
-    (
-        "broker.example/log",
-        "a.DEV.taskpass.local:80/log",
-        8,
-        "ledger.origin",
-        "development",
-        "broker.example/log",
-    ),
-    (
-        "[ledger]",
-        "[keys]\naccess_token_algorithm = \"RS256\"\n[ledger]",
-        8,
-        "keys.access_token_algorithm",
-        "does not make",
-        "rs256_private_key_file",
-    ),
-    (
-        "[ledger]",
-        "[keys]\naccess_token_algorithm = \"HS256\"\n[ledger]",
-        8,
-        "keys.access_token_algorithm",
-        "unknown variant",
-        "use one",
-    ),
-    (
-        "[ledger]",
-        "[keys]\nrs256_private_key_file = \"a\"\n[ledger]",
-        8,
-        "keys.rs256_private_key_file",
-        "not used",
-        "remove it",
-    ),
-    (
-        "[ledger]",
-        "[keys]\nrotation_seconds = 1\n[ledger]",
-        8,
-        "keys.rotation_seconds",
-        "is 1",
-        "from 3600",
-    ),
-    (
-        "[ledger]",
-        "[keys]\nrotation_seconds = 86400\n[ledger]",
-        7,
-        "keys.publish_lead_seconds",
-        "not shorter",
-        "less than 86400",
-    ),
-    (
-        "[ledger]",
-        "[keys]\npublish_lead_seconds = 3599\n[ledger]",
-        8,
-        "keys.publish_lead_seconds",
-        "shorter than jwks",
-        "at least 3600",
-    ),
-    (
-        "[ledger]",
-        "[admin]\nbootstrap_token_sha256 = \"hunter2\"\n[ledger]",
-        8,
-        "admin.bootstrap_token_sha256",
-        "64 hex",
-        "never the token",
-    ),
-    (
-        "name = \"ci\"",
-        "name = \"C I\"",
-        12,
-        "attestors.0.name",
-        "oddly spelt",
-        "a-z",
-    ),
-    (
-        "kind = \"oidc\"",
-        "kind = \"saml\"",
-        11,
-        "attestors.0.kind",
-        "no kind",
-        "kind = \"oidc\"",
-    ),
-    (
-        "single_tenant = true",
-        "single_tenant = \"hunter2\"",
-        17,
-        "attestors.0.single_tenant",
-        "invalid type",
-        "expected type",
-    ),
-    (
-        "single_tenant = true",
-        "singel_tenant = true",
-        17,
-        "attestors.0.singel_tenant",
-        "unknown field",
-        "spelling",
-    ),
-    (
-        "single_tenant = true",
-        "[attestors.claims]\nsub = { type = \"text\" }",
-        18,
-        "attestors.0.claims.sub.type",
-        "unknown variant",
-        "use one",
-    ),
-    (
-        "https://ci.example",
-        "http://127.0.0.1:8443/",
-        13,
-        "attestors.0.issuer",
-        "our own",
-        "your workloads",
-    ),
-    (
-        "audience = \"https://broker.example\"",
-        "audience = \"\"",
-        14,
-        "attestors.0.audience",
-        "empty",
-        "this broker",
-    ),
-    (
-        "audience = \"https://orders.example\"",
-        "audience = \"https://broker.example\"",
-        18,
-        "resources.0",
-        "the broker's own",
-        "correct it",
-    ),
-    (
-        "resources = [\"orders\"]",
-        "resources = [\"nowhere\"]",
-        26,
-        "task_types.0",
-        "no resource `nowhere`",
-        "correct it",
-    ),
-    (
-        "https://orders.example/v1",
-        "ftp://orders.example",
-        24,
-        "resources.0.locations",
-        "absolute https URL",
-        "correct it",
-    ),
-    (
-        "[[resources]]",
-        "[[attestors]]\nkind = \"key\"\nname = \"k\"\nkeys = [{ workload = \"w\", jwk = { d = \"hunter2\" } }]\n[[resources]]",
-        21,
-        "attestors.1.keys.0.jwk",
-        "private",
-        "public part",
-    ),
-    (
-        "name = \"report\"",
-        "name = \"Report\"",
-        26,
-        "task_types.0",
-        "odd name",
-        "a-z",
-    ),
-    (
-        "[ledger]",
-        "[limits]\nidentity_burst = 0\n[ledger]",
-        8,
-        "limits.identity_burst",
-        "is 0",
-        "from 1",
-    ),
-    (
-        "[ledger]",
-        "[limits]\ndenial_window_seconds = 0\n[ledger]",
-        8,
-        "limits.denial_window_seconds",
-        "is 0",
-        "1 to 3600",
-    ),
-    (
-        "[ledger]",
-        "[limits]\ndenials_per_identity = 6001\n[ledger]",
-        8,
-        "limits.denials_per_identity",
-        "everybody's",
-        "at most 6000",
-    ),
-    (
-        "[ledger]",
-        "[retention]\nopenings_days = 401\n[ledger]",
-        8,
-        "retention.openings_days",
-        "left for them",
-        "at most 400",
-    ),
-    (
-        "[ledger]",
-        "[retention]\nsessions_days = 0\n[ledger]",
-        8,
-        "retention.sessions_days",
-        "is 0",
-        "from 1",
-    ),
-    (
-        "[ledger]",
-        "[log]\nformat = \"xml\"\n[ledger]",
-        8,
-        "log.format",
-        "unknown variant",
-        "use one",
-    ),
-    (
-        "[ledger]",
-        "[log]\nlevel = \"hunter2 is my password\"\n[ledger]",
-        8,
-        "log.level",
-        "unknown variant …",
-        "use one",
-    ),
-];
-
 #[test]
 fn each_fault_is_told_with_its_line_and_remedy() {
     let mut untold = String::new();
@@ -911,8 +213,23 @@ fn the_environment_and_the_file_agree() {
         ),
         (
             SMALL,
+            &[(SEALING_KEYS_VARIABLE, "hunter2")],
+            "cannot seal: sealing key 1 does not begin with",
+        ),
+        (
+            SMALL,
+            &[(SEALING_KEYS_VARIABLE, "tpk1_AAECAwQFBgcICQoLDA0ODw")],
+            "cannot seal: sealing key 1 has 16 bytes",
+        ),
+        (
+            SMALL,
+            &[(SEALING_KEYS_VARIABLE, "tpk1_hunter2=")],
+            "cannot seal: sealing key 1 is not base64url",
+        ),
+        (
+            SMALL,
             &[
-                (SEALING_KEYS_VARIABLE, "a"),
+                (SEALING_KEYS_VARIABLE, SEALING),
                 ("TASKPASS_SEALING_KEYS_FILE", "/x"),
             ],
             "beside its _FILE",
@@ -924,20 +241,26 @@ fn the_environment_and_the_file_agree() {
         ),
         (
             SMALL,
-            &[(SEALING_KEYS_VARIABLE, "a"), (DATABASE_URL_VARIABLE, url)],
+            &[
+                (SEALING_KEYS_VARIABLE, SEALING),
+                (DATABASE_URL_VARIABLE, url),
+            ],
             "taskpass.toml:4:1: `store.kind` is `sqlite`, but TASKPASS_DATABASE_URL",
         ),
         (
             &postgres,
             &[
-                (SEALING_KEYS_VARIABLE, "a"),
+                (SEALING_KEYS_VARIABLE, SEALING),
                 (DATABASE_URL_VARIABLE, "hunter2"),
             ],
             "not a PostgreSQL URL",
         ),
         (
             SMALL,
-            &[(SEALING_KEYS_VARIABLE, "a"), (LOG_VARIABLE, "taskpass=[")],
+            &[
+                (SEALING_KEYS_VARIABLE, SEALING),
+                (LOG_VARIABLE, "taskpass=["),
+            ],
             "not a filter",
         ),
     ];
@@ -950,7 +273,7 @@ fn the_environment_and_the_file_agree() {
         );
     }
     let environment = variables(&[
-        (SEALING_KEYS_VARIABLE, "a\nb"),
+        (SEALING_KEYS_VARIABLE, &format!("{SEALING}\n{SEALING_NEXT}")),
         (DATABASE_URL_VARIABLE, url),
     ]);
     let config = parse(&postgres, &environment).unwrap();
@@ -1014,7 +337,7 @@ fn files_are_read_and_protected() {
         "[keys]\naccess_token_algorithm = \"RS256\"\nrs256_private_key_file = \"rsa.pem\"\n[ledger]",
     );
     write("taskpass.toml", &text, 0o644);
-    write("sealing", "one\ntwo\n", 0o600);
+    write("sealing", &format!("{SEALING}\n{SEALING_NEXT}\n"), 0o600);
     let sealing = at("sealing").display().to_string();
     let environment = variables(&[("TASKPASS_SEALING_KEYS_FILE", &sealing)]);
     let load = || Config::load(&at("taskpass.toml"), &environment, Mode::Production);
@@ -1036,12 +359,20 @@ fn files_are_read_and_protected() {
     assert!(errors.contains("chmod 0600"), "{errors}");
 
     write("rsa.pem", "hunter2", 0o600);
+    let errors = load().unwrap_err().to_string();
+    assert!(
+        errors.contains("names a file that cannot be used"),
+        "{errors}"
+    );
+    assert!(!errors.contains("hunter2"), "{errors}");
+
+    write("rsa.pem", RSA_KEY, 0o600);
     let config = load().unwrap();
     assert!(config.secrets.rs256_private_key.is_some());
     assert_eq!(config.secrets.sealing_keys.len(), 2);
-    assert!(!format!("{config:?}").contains("hunter2"));
+    assert!(!format!("{config:?}").contains("MIIE"));
 
-    write("sealing", "one", 0o604);
+    write("sealing", SEALING, 0o604);
     let errors = load().unwrap_err().to_string();
     assert!(
         errors.contains("`TASKPASS_SEALING_KEYS_FILE` names"),
@@ -1051,7 +382,7 @@ fn files_are_read_and_protected() {
     write("sealing", " \n", 0o600);
     assert!(load().unwrap_err().to_string().contains("an empty file"));
 
-    write("sealing", "one", 0o600);
+    write("sealing", SEALING, 0o600);
     write(
         "taskpass.toml",
         &SMALL
@@ -1114,7 +445,10 @@ fn a_database_elsewhere_proves_itself() {
         ("postgres:///t?host=/var/run/postgresql", "", true),
     ] {
         let text = postgres(more);
-        let environment = variables(&[(SEALING_KEYS_VARIABLE, "a"), (DATABASE_URL_VARIABLE, url)]);
+        let environment = variables(&[
+            (SEALING_KEYS_VARIABLE, SEALING),
+            (DATABASE_URL_VARIABLE, url),
+        ]);
         let parsed = parse(&text, &environment);
         assert_eq!(parsed.is_ok(), good, "{url} {more}: {:?}", parsed.err());
     }
@@ -1286,8 +620,8 @@ fn an_endpoint_names_no_secret_file_of_the_broker() {
     };
     let certificate = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
     write("ca.pem", &certificate.cert.pem());
-    write("sealing", "hunter2-sealing-key\n");
-    write("copy", "token: hunter2-sealing-key");
+    write("sealing", &format!("{SEALING}\n"));
+    write("copy", &format!("token: {SEALING}"));
     write("authorization", "Bearer hunter2");
     write("sink", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
     write("token", "a token\n");
@@ -1345,7 +679,8 @@ fn an_endpoint_names_no_secret_file_of_the_broker() {
             errors.contains("`endpoints.cluster.token_file`"),
             "{errors}"
         );
-        assert!(!errors.contains("hunter2"), "{errors}");
+        let shown = ["hunter2", SEALING].iter().any(|own| errors.contains(own));
+        assert!(!shown, "{errors}");
     }
     for (file, says) in [
         ("sealing", "the file of the sealing keys"),

@@ -13,7 +13,7 @@ use super::evidence::Presented;
 use super::json::Strict;
 use super::params::{Named, Unrepeatable};
 use super::problem::Problem;
-use crate::broker::generations::Unfit;
+use crate::broker::check::Unfit;
 use crate::clock::Timestamp;
 use crate::domain::generation::Generation;
 use crate::domain::workload::Identity;
@@ -331,7 +331,7 @@ pub(super) async fn activate(
             let answer = json!({"generation": activated.digest, "observing": observing});
             Ok((StatusCode::CREATED, Json(answer)).into_response())
         }
-        Err(unfit) => Err(unfit_problem(unfit)),
+        Err(unfit) => Err(unfit_problem(&unfit)),
     }
 }
 
@@ -358,7 +358,7 @@ pub(super) async fn check(
     let Some(checked) = checked else {
         return Err(unreadable.unwrap_or_else(Problem::internal));
     };
-    let checked = checked.map_err(unfit_problem)?;
+    let checked = checked.map_err(|unfit| unfit_problem(&unfit))?;
     let observing = checked.observing.into_iter();
     Ok(Json(CheckedBody {
         generation: checked.digest.to_string(),
@@ -395,14 +395,6 @@ pub(super) struct ObservingBody {
     enforced_from: String,
 }
 
-fn unfit_problem(unfit: Unfit) -> Problem {
-    match unfit {
-        Unfit::Attestors(why) => Problem::invalid("/attestors", why),
-        Unfit::Endpoint { pointer, unfit } => Problem::invalid(&pointer, unfit.to_string()),
-        locked @ Unfit::LockOut { .. } => Problem::invalid("/policies", locked.to_string()),
-        Unfit::Policy(problems) => {
-            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Problem::invalid("/policies", lines.join("\n"))
-        }
-    }
+fn unfit_problem(unfit: &Unfit) -> Problem {
+    Problem::invalid(unfit.pointer(), unfit.to_string())
 }

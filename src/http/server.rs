@@ -194,6 +194,16 @@ async fn tls(settings: &Tls) -> io::Result<Option<RustlsConfig>> {
     Ok(Some(RustlsConfig::from_config(Arc::new(config))))
 }
 
+/// Whether the broker can end TLS with the files that are configured.
+pub fn check_tls(settings: &Tls) -> io::Result<()> {
+    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else {
+        return Ok(());
+    };
+    let clients =
+        (settings.client_certificates == ClientCertificates::Bind).then_some(&settings.client_ca);
+    server_config(certificate, key, clients).map(drop)
+}
+
 fn named(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
     io::Error::other(format!("{}: {error}", path.display()))
 }

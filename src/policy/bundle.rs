@@ -56,16 +56,40 @@ pub(super) struct Parsed {
     pub(super) written: Vec<Policy>,
 }
 
-/// Reads the files of a directory whose names end in `.<extension>`, in the order of their names.
-/// Directories below it are not entered.
-pub fn read_directory(directory: &Path, extension: &str) -> Result<Vec<PolicyFile>, PolicyProblem> {
+/// Reads the policies of a directory: the files whose names end in `.cedar`, in the order of their
+/// names. Directories below it are not entered.
+pub fn read_directory(directory: &Path) -> Result<Vec<PolicyFile>, PolicyProblem> {
+    let unreadable = "name a directory that holds the policies";
+    let none = "without policies everything is refused; write at least one";
+    read_files(directory, "cedar", unreadable, none)
+}
+
+/// Reads the tests that lie beside the policies of a directory.
+pub fn read_tests(directory: &Path) -> Result<Vec<PolicyFile>, PolicyProblem> {
+    let tests = directory.join("tests");
+    if !tests.exists() {
+        return Err(PolicyProblem::of_file(
+            tests.display().to_string(),
+            "there are no tests of these policies: the directory does not exist",
+            WRITE_TESTS,
+        ));
+    }
+    let unreadable = "make it a readable directory that holds the tests";
+    read_files(&tests, "toml", unreadable, WRITE_TESTS)
+}
+
+const WRITE_TESTS: &str =
+    "write tests into it, in files that end in .toml, as in policies/tests/orders.toml";
+
+fn read_files(
+    directory: &Path,
+    extension: &str,
+    readable: &str,
+    at_least_one: &str,
+) -> Result<Vec<PolicyFile>, PolicyProblem> {
     let place = directory.display().to_string();
     let unreadable = |error: std::io::Error| {
-        PolicyProblem::of_file(
-            place.clone(),
-            format!("cannot be read: {error}"),
-            "name a directory that holds the policies",
-        )
+        PolicyProblem::of_file(place.clone(), format!("cannot be read: {error}"), readable)
     };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(unreadable)? {
@@ -90,7 +114,7 @@ pub fn read_directory(directory: &Path, extension: &str) -> Result<Vec<PolicyFil
         return Err(PolicyProblem::of_file(
             place,
             format!("holds no file that ends in .{extension}"),
-            "without policies everything is refused; write at least one",
+            at_least_one,
         ));
     }
     Ok(files)
@@ -356,6 +380,20 @@ fn max_ttl(id: &str, value: &str) -> Result<u64, Complaint> {
         })
 }
 
+/// Words by which an author means that no approval is needed. As a role's name they would ask for one.
+const NO_APPROVAL: [&str; 10] = [
+    "0",
+    "auto",
+    "automatic",
+    "disabled",
+    "false",
+    "never",
+    "no",
+    "none",
+    "not-required",
+    "off",
+];
+
 fn approval(id: &str, value: &str) -> Result<String, Complaint> {
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     if value.is_empty() || value.len() > MAX_NAME_BYTES || !value.bytes().all(fine) {
@@ -365,6 +403,13 @@ fn approval(id: &str, value: &str) -> Result<String, Complaint> {
                 value.escape_debug()
             ),
             "write @approval(\"required\"), or the name of the role that approves",
+        ));
+    }
+    if NO_APPROVAL.contains(&value) {
+        return Err((
+            format!("policy `{id}`: @approval(\"{value}\") would ask for approval by that name"),
+            "remove @approval where none is needed; it takes \"required\", or the name of the role \
+             that approves",
         ));
     }
     Ok(value.to_owned())
@@ -455,6 +500,10 @@ mod tests {
             (
                 "@id(\"a\") @description(\"d\") @approval(\"two people\")",
                 "@approval",
+            ),
+            (
+                "@id(\"a\") @description(\"d\") @approval(\"no\")",
+                "@approval(\"no\") would ask for approval",
             ),
             (
                 "@id(\"a\") @description(\"d\") @mode(\"observe\")",
@@ -552,16 +601,31 @@ mod tests {
     #[test]
     fn a_directory_without_policies_is_a_problem() {
         let place = tempfile::tempdir().unwrap();
-        assert!(read_directory(place.path(), "cedar").is_err());
+        assert!(read_directory(place.path()).is_err());
         std::fs::write(place.path().join("b.cedar"), "").unwrap();
         std::fs::write(place.path().join("a.cedar"), "").unwrap();
         std::fs::write(place.path().join("notes.md"), "").unwrap();
-        let names: Vec<String> = read_directory(place.path(), "cedar")
+        let names: Vec<String> = read_directory(place.path())
             .unwrap()
             .into_iter()
             .map(|file| file.name)
             .collect();
         assert_eq!(names, ["a.cedar", "b.cedar"]);
-        assert!(read_directory(&place.path().join("nowhere"), "cedar").is_err());
+        assert!(read_directory(&place.path().join("nowhere")).is_err());
+    }
+
+    #[test]
+    fn policies_without_tests_are_told_where_tests_belong() {
+        let place = tempfile::tempdir().unwrap();
+        let none = read_tests(place.path()).unwrap_err().to_string();
+        assert!(
+            none.contains("there are no tests of these policies"),
+            "{none}"
+        );
+        assert!(none.contains("write tests into it"), "{none}");
+        std::fs::create_dir(place.path().join("tests")).unwrap();
+        let empty = read_tests(place.path()).unwrap_err().to_string();
+        assert!(empty.contains("no file that ends in .toml"), "{empty}");
+        assert!(!format!("{none}{empty}").contains("holds the policies"));
     }
 }

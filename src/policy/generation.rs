@@ -8,12 +8,12 @@
 //! rules that came later do not undo a decision. Whether it decides as it did is told by the bytes
 //! of what comes out, and by nothing else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy::ffi::DetailedError;
 use cedar_policy::{
-    ActionConstraint, EntityUid, Policy, PolicySet, ResourceConstraint, Schema, ValidationMode,
-    Validator,
+    ActionConstraint, Effect, EntityUid, Policy, PolicySet, ResourceConstraint, Schema,
+    ValidationMode, Validator,
 };
 use ring::digest::{SHA256, digest};
 
@@ -79,13 +79,13 @@ pub fn digest_of(generation: &Generation) -> Result<GenerationDigest, serde_json
     Ok(GenerationDigest::new(bytes))
 }
 
-/// Writes the schema for `parts` and makes a generation of them, which is compiled at once.
-pub fn build(
+/// Writes the schema for `parts` and makes a generation of them.
+pub fn write(
     parts: GenerationParts,
     own_audiences: &[String],
-) -> Result<(Generation, CompiledGeneration), Vec<PolicyProblem>> {
+) -> Result<Generation, Vec<PolicyProblem>> {
     let catalog = catalog_of(&parts.resources, &parts.task_types, own_audiences)?;
-    let generation = Generation {
+    Ok(Generation {
         format: Generation::FORMAT,
         engine: engine(),
         policies: parts.policies,
@@ -95,7 +95,15 @@ pub fn build(
         task_types: parts.task_types,
         limits: parts.limits,
         retention: parts.retention,
-    };
+    })
+}
+
+/// The same, compiled at once.
+pub fn build(
+    parts: GenerationParts,
+    own_audiences: &[String],
+) -> Result<(Generation, CompiledGeneration), Vec<PolicyProblem>> {
+    let generation = write(parts, own_audiences)?;
     let compiled = CompiledGeneration::compile(&generation, own_audiences)?;
     Ok((generation, compiled))
 }
@@ -113,6 +121,7 @@ pub struct CompiledGeneration {
     pub(super) obligations: HashMap<String, Obligations>,
     policies: Vec<NamedPolicy>,
     asks_for_roles: bool,
+    roles: BTreeSet<String>,
     notes: Notes,
 }
 
@@ -229,6 +238,15 @@ impl CompiledGeneration {
             .iter()
             .map(|named| (named.id.clone(), named.obligations.clone()))
             .collect();
+        let mut roles = BTreeSet::new();
+        for policy in &named {
+            // A policy is written as JSON or it did not load.
+            let json = policy.policy.to_json();
+            collect_roles(
+                &json.map_err(|error| failed(error.to_string()))?,
+                &mut roles,
+            );
+        }
         let asks_for_roles = named.iter().any(|named| may_ask_for_roles(&named.policy));
         Ok(Self {
             digest,
@@ -241,6 +259,7 @@ impl CompiledGeneration {
             obligations,
             policies: named,
             asks_for_roles,
+            roles,
             notes,
         })
     }
@@ -309,6 +328,34 @@ impl CompiledGeneration {
     #[must_use]
     pub fn notes(&self) -> &Notes {
         &self.notes
+    }
+
+    /// Whether any policy names this role.
+    #[must_use]
+    pub fn names_role(&self, role: &str) -> bool {
+        self.roles.contains(role)
+    }
+
+    /// Every role that policies name, in order.
+    pub fn roles(&self) -> impl Iterator<Item = &str> {
+        self.roles.iter().map(String::as_str)
+    }
+
+    /// Whether any permit is about this act on the broker.
+    #[must_use]
+    pub fn could_permit(&self, action: AdminAction) -> bool {
+        let is_it = |uid: &EntityUid| {
+            let id: &str = uid.id().unescaped();
+            id == action.as_str()
+        };
+        self.policies.iter().any(|named| {
+            named.policy.effect() == Effect::Permit
+                && match named.policy.action_constraint() {
+                    ActionConstraint::Any => true,
+                    ActionConstraint::Eq(action) => is_it(&action),
+                    ActionConstraint::In(actions) => actions.iter().any(is_it),
+                }
+        })
     }
 
     /// Whether any policy about tasks and credentials could depend on the caller's roles. Where none
@@ -394,6 +441,23 @@ fn may_ask_for_roles(policy: &Policy) -> bool {
         ActionConstraint::In(actions) => !actions.iter().all(administrative),
     };
     elsewhere && policy.to_json().map_or(true, |json| mentions_role(&json))
+}
+
+/// The ids of the roles that a policy names.
+fn collect_roles(json: &serde_json::Value, roles: &mut BTreeSet<String>) {
+    match json {
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_roles(item, roles)),
+        serde_json::Value::Object(members) => {
+            let text = |name: &str| members.get(name).and_then(serde_json::Value::as_str);
+            if let (Some(schema::ROLE), Some(id)) = (text("type"), text("id")) {
+                roles.insert(id.to_owned());
+            }
+            members
+                .values()
+                .for_each(|member| collect_roles(member, roles));
+        }
+        _ => {}
+    }
 }
 
 fn mentions_role(json: &serde_json::Value) -> bool {

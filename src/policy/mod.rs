@@ -59,9 +59,9 @@ mod tests;
 pub mod unused;
 
 pub use admin::{AdminAction, AdminPrincipal};
-pub use bundle::read_directory;
+pub use bundle::{read_directory, read_tests};
 pub use decide::{Bounds, PolicyError, Question};
-pub use generation::{CompiledGeneration, GenerationParts, build};
+pub use generation::{CompiledGeneration, GenerationParts, build, write};
 pub use lint::is_role;
 pub use mapping::TaskFacts;
 pub use notes::{Lasting, NamedPlaces, Notes};

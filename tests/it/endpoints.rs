@@ -11,7 +11,7 @@ use crate::support::issuer::Behaviour;
 use crate::support::keys::{Algorithm, Key, sign_jwt};
 use crate::support::process::Launch;
 use crate::support::rig::Kind;
-use crate::support::{SOON, hex, until};
+use crate::support::{SOON, until};
 
 /// A server that counts who comes, and answers nobody.
 struct Trap {
@@ -395,6 +395,9 @@ async fn a_replica_without_an_endpoint_that_a_generation_names_is_unready_and_sa
     assert_eq!(activated["endpoints"], ready["endpoints"]);
 }
 
+/// A sealing key for checks that seal nothing.
+const SEALING_KEY: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
 #[test]
 fn what_would_be_unfit_here_is_told_before_it_is_activated() {
     let text = Fleet::embedded_config();
@@ -405,13 +408,12 @@ fn what_would_be_unfit_here_is_told_before_it_is_activated() {
     );
     let checks = [&["policy", "check"][..], &["serve", "--check"][..]];
     let run = |arguments: &[&str], config: String| {
-        let key = hex(&[7; 32]);
         let launch = Launch::taskpass(arguments.to_vec()).config(config);
         let launch = launch.file(
             "policies/admin.cedar",
             include_str!("../../policies/admin.cedar"),
         );
-        launch.env("TASKPASS_SEALING_KEYS", key).run()
+        launch.env("TASKPASS_SEALING_KEYS", SEALING_KEY).run()
     };
     for arguments in checks {
         let unknown = run(arguments, named.clone());
@@ -440,8 +442,11 @@ fn a_database_that_the_environment_names_has_to_prove_itself() {
     let run = |url: &str, variables: &[(&str, &str)]| {
         let mut launch = Launch::taskpass(["serve", "--check"])
             .config(text.clone())
-            .file("policies/none.cedar", "")
-            .env("TASKPASS_SEALING_KEYS", "tpk1_any")
+            .file(
+                "policies/admin.cedar",
+                include_str!("../../policies/admin.cedar"),
+            )
+            .env("TASKPASS_SEALING_KEYS", SEALING_KEY)
             .env("TASKPASS_DATABASE_URL", url);
         for (name, value) in variables {
             launch = launch.env(name, value);

@@ -32,6 +32,7 @@ owner = "orders"
 audience = "https://orders.example"
 actions = ["orders:read"]
 locations = ["https://orders.example/v1"]
+verifiers = ["workload:orders-server"]
 verification = "introspection"
 [[task_types]]
 name = "job"

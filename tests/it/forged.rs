@@ -333,7 +333,7 @@ async fn a_role_that_was_taken_is_not_put_back_from_its_older_row() {
     let bind = async |bound| {
         let who = "dev:agent%3Aorders".to_owned().try_into().unwrap();
         let admin = rig.admin();
-        let bound = rig.broker.bind_admin(&admin, who, "admin".into(), bound);
+        let bound = rig.broker.bind_admin(&admin, who, "nobody".into(), bound);
         bound.await.unwrap();
     };
     bind(true).await;

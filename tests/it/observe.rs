@@ -52,6 +52,7 @@ owner = "demo"
 audience = "https://demo.example"
 actions = ["demo:read", "demo:write", "demo:list"]
 locations = ["https://demo.example/v1"]
+verifiers = ["dev:service%3Ademo"]
 verification = "introspection"
 risk = "low"
 [[task_types]]
@@ -275,11 +276,14 @@ async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
 
 const CONFIG: &str = r#"
 [server]
-issuer = "https://broker.example"
+issuer = "http://127.0.0.1:7070"
 [store]
 kind = "sqlite"
+[store.sqlite]
+data_dir = "data"
 [ledger]
 origin = "broker.example/log"
+checkpoint_file = "checkpoint"
 [[attestors]]
 kind = "oidc"
 name = "dev"
@@ -297,6 +301,7 @@ owner = "demo"
 audience = "https://demo.example"
 actions = ["demo:read"]
 locations = ["https://demo.example/v1"]
+verifiers = ["dev:service%3Ademo"]
 verification = "introspection"
 risk = "low"
 [[task_types]]

@@ -1,7 +1,6 @@
 //! Rules about a part of what is asked for, and policies that are deep, by the real binary: at both
 //! doors, in `policy check`, in an activation and at a start.
 
-use base64::Engine as _;
 use serde_json::{Value, json};
 
 use crate::support::fleet::{Fleet, Replica, body};
@@ -419,7 +418,7 @@ fn a_broker_does_not_start_from_a_policy_that_is_too_deep_and_says_where() {
         &replica.address.to_string(),
         &crate::support::free_address().to_string(),
     );
-    let key = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode([7; 32]);
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
     let seen = [chain(5_000, " || "), brackets(1_000)];
     for deep in seen.into_iter().chain(hidden().map(|(_, deep)| deep)) {
         let ended = Launch::taskpass(["serve", "--config", "taskpass.toml"])
@@ -427,7 +426,7 @@ fn a_broker_does_not_start_from_a_policy_that_is_too_deep_and_says_where() {
             .file("policies/all.cedar", policy(&deep))
             .env("TASKPASS_SEALING_KEYS", format!("tpk1_{key}"))
             .run();
-        assert_eq!(ended.code(), Some(3), "{}", ended.stderr);
+        assert_eq!(ended.code(), Some(2), "{}", ended.stderr);
         assert!(ended.stderr.contains("all.cedar:2:"), "{}", ended.stderr);
     }
 }

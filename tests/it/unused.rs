@@ -36,6 +36,7 @@ owner = "files"
 audience = "https://files.example"
 actions = ["files:read", "files:write", "files:delete", "files:list"]
 locations = ["https://files.example/new", "https://files.example/kept"]
+verifiers = ["dev:service%3Afiles"]
 verification = "introspection"
 [[task_types]]
 name = "trial"

@@ -151,7 +151,7 @@ mod tests {
             };
             let config = settings.config().unwrap();
             assert_eq!(config.ledger.origin, "dev.taskpass.local/log");
-            crate::app::check(&config, Some(policies())).unwrap();
+            crate::app::check(&config, Some(policies()), None).unwrap();
         }
     }
 }

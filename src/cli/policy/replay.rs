@@ -99,7 +99,7 @@ impl ReplayArgs {
             dev: self.dev,
         };
         let built = source
-            .build()?
+            .build(None)?
             .map_err(|problems| Failure::Usage(list(&problems)))?;
         let candidate = Candidate {
             compiled: &built.compiled,

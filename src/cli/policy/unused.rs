@@ -48,7 +48,7 @@ impl UnusedArgs {
     pub(super) fn run(self) -> Result<(), Failure> {
         let built = self
             .source
-            .build()?
+            .build(None)?
             .map_err(|problems| Failure::Usage(super::list(&problems)))?;
         let mut usage = Usage::new(&built.compiled, SystemClock.now());
         let mut failed = Ok(());
@@ -140,11 +140,10 @@ fn known(read: &Read, cut_short: Option<String>) -> Result<(), Failure> {
 
 /// The tests that lie beside policies, which are to hold for narrower ones too.
 fn tests_beside(directory: &Path) -> Result<Vec<PolicyFile>, Failure> {
-    let place = directory.join("tests");
-    if !place.is_dir() {
+    if !directory.join("tests").is_dir() {
         return Ok(Vec::new());
     }
-    policy::read_directory(&place, "toml").map_err(|problem| Failure::Usage(problem.to_string()))
+    policy::read_tests(directory).map_err(|problem| Failure::Usage(problem.to_string()))
 }
 
 /// Into a directory that is not there yet, so that nothing is written over.

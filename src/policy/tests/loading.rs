@@ -6,7 +6,7 @@ use crate::domain::limits::{MAX_PLACE_BYTES, MAX_PROBLEMS};
 #[test]
 fn the_samples_load_and_pass_their_tests() {
     let (generation, compiled) = build(samples(), &[]).unwrap();
-    let files = read_directory(Path::new("policies/tests"), "toml").unwrap();
+    let files = read_tests(Path::new("policies")).unwrap();
     let report = suite::run(&compiled, &files, Timestamp::from_seconds(NOW));
     assert!(report.passed(), "{report}");
     assert_eq!(report.untested, Vec::<String>::new());

@@ -165,6 +165,13 @@ impl Fleet {
         self.database.as_ref().unwrap()
     }
 
+    /// A replica on a new database, which nobody has told what decides.
+    pub fn before_activation() -> (Self, Replica) {
+        let fleet = Self::new(Some(fresh_database()));
+        let replica = fleet.launch();
+        (fleet, replica)
+    }
+
     /// A database, an issuer, and a first replica that was told what decides.
     pub async fn start() -> (Self, Replica) {
         Self::start_with("").await
@@ -519,8 +526,8 @@ max_open_per_workload = 100000
             name: "fleet.cedar".into(),
             text: self.policies.clone(),
         }];
-        let generation = app::check(&config.unwrap(), Some(policies)).unwrap();
-        serde_json::to_value(generation).unwrap()
+        let checked = app::check(&config.unwrap(), Some(policies), None).unwrap();
+        serde_json::to_value(checked.generation).unwrap()
     }
 
     /// A fresh attestation.

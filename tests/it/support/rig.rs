@@ -189,7 +189,9 @@ impl Rig {
             name: "rig.cedar".into(),
             text: self.policies.clone(),
         }];
-        let generation = app::check(&self.config, Some(policies)).unwrap();
+        let generation = app::check(&self.config, Some(policies), None)
+            .unwrap()
+            .generation;
         let activated = self.broker.activate_own("rig", generation.clone()).await;
         activated.unwrap().unwrap();
         generation
@@ -477,6 +479,7 @@ owner = "orders"
 audience = "https://orders.example"
 actions = ["orders:read", "orders:write"]
 locations = ["https://orders.example/v1"]
+{verifiers}
 verification = "introspection"
 [[resources]]
 name = "archive-api"
@@ -500,6 +503,12 @@ resources = ["orders-api"]
 {endpoints}
 "#,
         bootstrap = bootstrap_hash(&bootstrap),
+        // Whoever else may ask about tokens, somebody has to.
+        verifiers = if policies.contains("\"introspect\"") {
+            ""
+        } else {
+            "verifiers = [\"dev:service%3Aorders\"]"
+        },
         directory = directory.display(),
         issuer = issuer.url(),
     );

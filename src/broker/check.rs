@@ -1,0 +1,290 @@
+//! Whether a generation can decide on a replica: the one check that `serve --check`, `serve`,
+//! `policy check` and activation make of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::attest::{AttestContext, AttestorConfigError, Attestors};
+use crate::clock::Timestamp;
+use crate::domain::catalog::{Resource, Verification};
+use crate::domain::generation::Generation;
+use crate::domain::grant::ActionName;
+use crate::domain::trust::AttestorSpec;
+use crate::domain::workload::Identity;
+use crate::endpoints::UnfitEndpoint;
+use crate::policy::{AdminAction, CompiledGeneration, PolicyProblem};
+
+macro_rules! kinds {
+    ($type:ident { $($pattern:pat => $name:literal),+ $(,)? }) => {
+        impl $type {
+            /// Every [`Self::kind`].
+            pub const KINDS: &'static [&'static str] = &[$($name),+];
+
+            /// A stable short word for what is wrong.
+            #[must_use]
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    $($pattern => $name,)+
+                }
+            }
+        }
+    };
+}
+
+/// Why a generation cannot decide.
+#[derive(Debug, thiserror::Error)]
+pub enum Unfit {
+    /// Its policies, resources or task types.
+    #[error("{}", lines(.0))]
+    Policy(Vec<PolicyProblem>),
+    /// Policies that would merely observe for longer than is allowed.
+    #[error("{}", lines(.0))]
+    Late(Vec<PolicyProblem>),
+    /// One of its attestors.
+    #[error("{0}")]
+    Attestor(AttestorConfigError),
+    /// It names an endpoint that this replica does not have, or has for another use, or a role that
+    /// it does not assume with the AWS credentials of its host.
+    #[error("`{pointer}`: {unfit}")]
+    Endpoint {
+        /// Where the generation names it, as a JSON pointer.
+        pointer: String,
+        /// Why it cannot be used.
+        unfit: UnfitEndpoint,
+    },
+    /// Two resources of kind `jwt` give tokens that are good for the same action at the same place.
+    #[error(
+        "resource `{resource}`: `{other}` has the same audience, and the action `{action}` at {place} \
+         in common with it: who is refused the one would ask for the other; give each an audience of \
+         its own, or actions and locations that do not overlap"
+    )]
+    Overlap {
+        /// One resource.
+        resource: String,
+        /// The other.
+        other: String,
+        /// An action of both.
+        action: String,
+        /// A place of both.
+        place: String,
+    },
+    /// A resource names a verifier that none of the attestors could name.
+    #[error(
+        "resource `{resource}`: no attestor gives the identity `{verifier}` in `verifiers`; write \
+         ATTESTOR:NAME, with the name of one of the attestors ({attestors}) and a name as its \
+         `identity` makes it"
+    )]
+    Verifier {
+        /// The resource.
+        resource: String,
+        /// The identity.
+        verifier: Identity,
+        /// The names of the attestors.
+        attestors: String,
+    },
+    /// A resource's tokens are verified by asking the broker, and nobody may ask.
+    #[error(
+        "resource `{resource}`: verification is `introspection`, and nobody may introspect its tokens; \
+         name the identity of its server in `verifiers`, or permit Action::\"introspect\" in a policy"
+    )]
+    NoVerifier {
+        /// The resource.
+        resource: String,
+    },
+    /// Once it decides, no bound identity could activate the next one.
+    #[error(
+        "none of the {bound} bound identities could activate the next generation by its roles alone, \
+         without any claim; permit Action::\"activateGeneration\" to one of their roles, as \
+         policies/admin.cedar does, keep the attestor of one of them, or bind another identity first"
+    )]
+    LockOut {
+        /// Identities that are bound to any role.
+        bound: usize,
+    },
+    /// The check itself ended early.
+    #[error("the generation could not be checked: {0}; try again")]
+    Unchecked(String),
+}
+
+kinds!(Unfit {
+    Self::Policy(_) => "policy",
+    Self::Late(_) => "late",
+    Self::Attestor(_) => "attestor",
+    Self::Endpoint { .. } => "endpoint",
+    Self::Overlap { .. } => "overlap",
+    Self::Verifier { .. } => "verifier",
+    Self::NoVerifier { .. } => "no_verifier",
+    Self::LockOut { .. } => "lock_out",
+    Self::Unchecked(_) => "unchecked",
+});
+
+fn lines(problems: &[PolicyProblem]) -> String {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+impl Unfit {
+    /// Where in the generation it stands, as a JSON pointer.
+    #[must_use]
+    pub fn pointer(&self) -> &str {
+        match self {
+            Self::Attestor(_) => "/attestors",
+            Self::Endpoint { pointer, .. } => pointer,
+            Self::Overlap { .. } | Self::Verifier { .. } | Self::NoVerifier { .. } => "/resources",
+            Self::Policy(_) | Self::Late(_) | Self::LockOut { .. } => "/policies",
+            Self::Unchecked(_) => "",
+        }
+    }
+
+    /// The same as problems, one each.
+    #[must_use]
+    pub fn into_problems(self) -> Vec<PolicyProblem> {
+        match self {
+            Self::Policy(problems) | Self::Late(problems) => problems,
+            Self::Endpoint { pointer, unfit } => {
+                vec![PolicyProblem::of_file(
+                    pointer,
+                    unfit.problem(),
+                    unfit.remedy(),
+                )]
+            }
+            other => {
+                let part = other.pointer().trim_start_matches('/').to_owned();
+                vec![PolicyProblem::of_file(part, other.to_string(), "")]
+            }
+        }
+    }
+}
+
+/// A generation that can decide.
+#[derive(Debug)]
+pub struct Fit {
+    /// Its policies, compiled.
+    pub compiled: CompiledGeneration,
+    /// Its attestors.
+    pub attestors: Attestors,
+}
+
+/// Checks everything in a generation that can be checked without the broker's store. `context` is the
+/// replica's: its issuer, its endpoints, and whether it is in development mode. `at`: the instant of
+/// an activation, by which dates of policies that merely observe are judged; `None` for a generation
+/// that decides already.
+///
+/// It takes milliseconds to seconds of CPU: call it off the async threads.
+pub fn check_generation(
+    generation: &Generation,
+    context: AttestContext,
+    at: Option<Timestamp>,
+) -> Result<Fit, Unfit> {
+    let endpoints = &context.endpoints;
+    endpoints
+        .check(&generation.endpoints())
+        .map_err(|(pointer, unfit)| Unfit::Endpoint { pointer, unfit })?;
+    for (pointer, role) in generation.roles() {
+        let allowed = endpoints.check_role(role);
+        allowed.map_err(|unfit| Unfit::Endpoint { pointer, unfit })?;
+    }
+    let own_audiences = own_audiences(&generation.attestors, &context);
+    let attestors = Attestors::new(&generation.attestors, context).map_err(Unfit::Attestor)?;
+    let compiled =
+        CompiledGeneration::compile(generation, &own_audiences).map_err(Unfit::Policy)?;
+    if let Some(at) = at {
+        let dates = compiled.check_dates(&generation.policies, at);
+        dates.map_err(Unfit::Late)?;
+    }
+    check_verifiers(&compiled, &attestors)?;
+    check_overlaps(&compiled)?;
+    Ok(Fit {
+        compiled,
+        attestors,
+    })
+}
+
+/// The names by which the broker is known: those of the replica, and the audiences of these attestors.
+fn own_audiences(attestors: &[AttestorSpec], context: &AttestContext) -> Vec<String> {
+    let of_attestors = attestors.iter().filter_map(AttestorSpec::audience);
+    let mut all: Vec<String> = of_attestors.map(str::to_owned).collect();
+    all.push(context.own_issuer.clone());
+    all.extend(context.own_issuers.iter().cloned());
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn check_verifiers(compiled: &CompiledGeneration, attestors: &Attestors) -> Result<(), Unfit> {
+    let named = |verifier: &Identity| {
+        let attestor = verifier.as_str().split_once(':');
+        attestor.is_some_and(|(attestor, _)| attestors.could_attest(attestor, verifier))
+    };
+    for resource in compiled.catalog().resources() {
+        if let Some(verifier) = resource.verifiers.iter().find(|own| !named(own)) {
+            let names = compiled.attestors().iter().map(AttestorSpec::name);
+            return Err(Unfit::Verifier {
+                resource: resource.name.clone(),
+                verifier: verifier.clone(),
+                attestors: names.collect::<Vec<_>>().join(", "),
+            });
+        }
+        let by_introspection = resource.verification == Some(Verification::Introspection);
+        if by_introspection
+            && resource.verifiers.is_empty()
+            && !compiled.could_permit(AdminAction::Introspect)
+        {
+            return Err(Unfit::NoVerifier {
+                resource: resource.name.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A token says its audience, actions and locations, and not the resource by whose name it was asked
+/// for: a rule for one resource would be evaded through another that gives the same token.
+fn check_overlaps(compiled: &CompiledGeneration) -> Result<(), Unfit> {
+    // Of each audience and action, the places and whose they are.
+    let mut taken = HashMap::<(&str, &str), HashMap<&str, &str>>::new();
+    let jwt = |own: &&Arc<Resource>| own.aws.is_none();
+    let overlap = |resource: &Resource, other: &str, action: &ActionName, place: &str| {
+        Err(Unfit::Overlap {
+            resource: resource.name.clone(),
+            other: other.to_owned(),
+            action: action.to_string(),
+            place: place.to_owned(),
+        })
+    };
+    for resource in compiled.catalog().resources().filter(jwt) {
+        let audience = resource.audience.trim_end_matches('/');
+        for action in &resource.actions {
+            let places = taken.entry((audience, action.as_str())).or_default();
+            for location in &resource.locations {
+                match places.insert(location.as_str(), &resource.name) {
+                    Some(other) if other != resource.name => {
+                        return overlap(resource, other, action, location.as_str());
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+    for resource in compiled.catalog().resources().filter(jwt) {
+        let audience = resource.audience.trim_end_matches('/');
+        for action in &resource.actions {
+            let Some(places) = taken.get(&(audience, action.as_str())) else {
+                continue;
+            };
+            for location in &resource.locations {
+                let mut place = location.as_str();
+                while let Some((above, _)) = place.rsplit_once('/') {
+                    place = above;
+                    match places.get(place) {
+                        Some(other) if *other != resource.name => {
+                            return overlap(resource, other, action, location.as_str());
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,527 @@
+//! One check of configuration and policies: what `serve --check` calls good serves, and what it
+//! refuses neither `serve`, nor `policy check`, nor an activation takes. A start that it refuses makes
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::{Value, json};
+use taskpass::app::{self, CheckError};
+use taskpass::broker::check::Unfit;
+use taskpass::clock::Timestamp;
+use taskpass::config::{Config, Mode};
+
+use crate::support::SOON;
+use crate::support::fleet::Fleet;
+use crate::support::issuer::unix_seconds;
+use crate::support::process::{Launch, Process};
+use crate::support::tls::Identity;
+
+include!("../fixtures/configuration_faults.rs");
+
+const SEALING_KEY: &str = "tpk1_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+const SEALING_KEYS: &str = "TASKPASS_SEALING_KEYS";
+
+/// A configuration that serves, with what the cases change.
+const GOOD: &str = r#"[server]
+issuer = "http://127.0.0.1:8443"
+listen = "127.0.0.1:0"
+[store]
+kind = "sqlite"
+[store.sqlite]
+data_dir = "data"
+[ledger]
+origin = "broker.example/log"
+checkpoint_file = "checkpoint"
+[endpoints.idp]
+url = "https://127.0.0.1:9/"
+use = ["discovery"]
+ca_file = "ca.pem"
+[[attestors]]
+kind = "oidc"
+name = "ci"
+issuer = "https://ci.example"
+discovery = "idp"
+audience = "https://broker.example"
+algorithms = ["RS256"]
+identity = "{sub}"
+single_tenant = true
+[attestors.claims]
+sub = { type = "string", immutable = true }
+ref = { type = "string" }
+[[attestors]]
+kind = "oidc"
+preset = "github-actions"
+name = "github"
+audience = "https://broker.example/github"
+required = { repository_owner_id = "65" }
+[[resources]]
+name = "orders"
+kind = "jwt"
+owner = "o"
+audience = "https://orders.example"
+actions = ["read", "write"]
+locations = ["https://orders.example/v1"]
+verifiers = ["ci:orders"]
+verification = "introspection"
+[[resources]]
+name = "archive"
+kind = "jwt"
+owner = "o"
+audience = "https://archive.example"
+actions = ["read"]
+locations = ["https://archive.example/v1"]
+verification = "offline"
+risk = "low"
+[[task_types]]
+name = "report"
+max_deadline_seconds = 60
+resources = ["orders", "archive"]
+"#;
+
+const POLICY: &str = r#"
+@id("read") @description("the pipeline reads")
+permit (principal == Workload::ci::"ci:reports", action == Action::"read", resource == Api::"archive");
+"#;
+
+/// What is wrong, and what is said of it.
+#[derive(Clone)]
+struct Case {
+    /// The kind of [`CheckError`] that it is.
+    kind: &'static str,
+    config: String,
+    policies: String,
+    variables: Vec<(&'static str, String)>,
+    files: Vec<(&'static str, String)>,
+    says: &'static str,
+    /// Whether it stands in the texts that `policy check` reads, too.
+    in_texts: bool,
+}
+
+fn good() -> Case {
+    Case {
+        kind: "",
+        config: GOOD.to_owned(),
+        policies: POLICY.to_owned(),
+        variables: vec![(SEALING_KEYS, SEALING_KEY.to_owned())],
+        files: vec![("ca.pem", Identity::server().pem)],
+        says: "",
+        in_texts: true,
+    }
+}
+
+/// The good configuration with one change.
+fn changed(kind: &'static str, from: &str, to: &str, says: &'static str) -> Case {
+    assert!(GOOD.contains(from), "{from}");
+    Case {
+        kind,
+        config: GOOD.replacen(from, to, 1),
+        says,
+        ..good()
+    }
+}
+
+fn with_policy(kind: &'static str, policy: &str, says: &'static str) -> Case {
+    Case {
+        kind,
+        policies: format!("{POLICY}{policy}"),
+        says,
+        ..good()
+    }
+}
+
+/// The good environment with other sealing keys.
+fn sealed_with(keys: &str, says: &'static str) -> Case {
+    Case {
+        kind: "configuration",
+        variables: vec![(SEALING_KEYS, keys.to_owned())],
+        says,
+        in_texts: false,
+        ..good()
+    }
+}
+
+fn over_tls(certificate: String, key: String, says: &'static str) -> Case {
+    let tls = "listen = \"127.0.0.1:0\"\n[server.tls]\ncertificate = \"certificate.pem\"\n\
+               private_key = \"key.pem\"";
+    let config = GOOD
+        .replace("http://127.0.0.1:8443", "https://broker.example")
+        .replace("listen = \"127.0.0.1:0\"", tls)
+        .replace(
+            "audience = \"https://broker.example\"",
+            "audience = \"https://broker.example/ci\"",
+        );
+    Case {
+        kind: "tls",
+        config,
+        files: vec![
+            ("ca.pem", Identity::server().pem),
+            ("certificate.pem", certificate),
+            ("key.pem", key),
+        ],
+        says,
+        in_texts: false,
+        ..good()
+    }
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn cases() -> Vec<Case> {
+    let server = Identity::server();
+    let key = "[[attestors]]\nkind = \"key\"\nname = \"operator\"\n\
+               keys = [{ workload = \"oncall\", jwk = { kty = \"EC\", crv = \"P-256\", \
+               x = \"AAAA\", y = \"AAAA\" } }]\n[[resources]]";
+    let rotation =
+        "[keys]\nrotation_seconds = 86400\npublish_lead_seconds = 80000\n[endpoints.idp]";
+    vec![
+        // Attestors.
+        changed(
+            "attestor",
+            "https://broker.example/github",
+            "https://github.com/octo-org",
+            "`https://github.com/octo-org` is a default that tokens for others have too",
+        ),
+        changed(
+            "attestor",
+            "[\"RS256\"]",
+            "[\"HS256\"]",
+            "`HS256` is not believed",
+        ),
+        changed(
+            "attestor",
+            "identity = \"{sub}\"",
+            "identity = \"{ref}\"",
+            "the claim `ref` is not immutable",
+        ),
+        changed(
+            "attestor",
+            "identity = \"{sub}\"",
+            "identity = \"{sub}\"\ninstance = \"x\"",
+            "`instance`: it names no claim",
+        ),
+        changed(
+            "attestor",
+            "single_tenant = true\n",
+            "",
+            "no owner or tenant is pinned",
+        ),
+        changed("attestor", "[[resources]]", key, "`oncall`"),
+        // Endpoints and what they name.
+        changed(
+            "endpoint",
+            "discovery = \"idp\"",
+            "discovery = \"other\"",
+            "this replica has no endpoint `other`",
+        ),
+        Case {
+            kind: "configuration",
+            files: vec![("ca.pem", "no certificate".to_owned())],
+            says: "`endpoints.idp.ca_file` names no file of certificates",
+            in_texts: false,
+            ..good()
+        },
+        Case {
+            kind: "configuration",
+            files: Vec::new(),
+            says: "`endpoints.idp.ca_file` names",
+            in_texts: false,
+            ..good()
+        },
+        // Keys.
+        sealed_with(&SEALING_KEY[..20], "sealing key 1 has 11 bytes, not 32"),
+        sealed_with("tpk1_AAEC+w==", "sealing key 1 is not base64url"),
+        sealed_with("secret", "sealing key 1 does not begin with `tpk1_`"),
+        changed(
+            "configuration",
+            "[endpoints.idp]",
+            rotation,
+            "`keys.publish_lead_seconds` leaves less than 8640 seconds",
+        ),
+        over_tls(
+            server.pem.clone(),
+            Identity::server().key_pem,
+            "[server.tls] cannot serve",
+        ),
+        over_tls(
+            "no certificate".to_owned(),
+            server.key_pem,
+            "[server.tls] cannot serve",
+        ),
+        // Who may ask about tokens.
+        changed(
+            "verifier",
+            "\"ci:orders\"",
+            "\"mesh:orders\"",
+            "no attestor gives the identity `mesh:orders`",
+        ),
+        changed(
+            "verifier",
+            "\"ci:orders\"",
+            "\"github:orders\"",
+            "no attestor gives the identity `github:orders`",
+        ),
+        changed(
+            "no_verifier",
+            "verifiers = [\"ci:orders\"]\n",
+            "",
+            "nobody may introspect its tokens",
+        ),
+        // Another name for the same tokens.
+        changed(
+            "overlap",
+            "audience = \"https://archive.example\"\nactions = [\"read\"]\n\
+             locations = [\"https://archive.example/v1\"]",
+            "audience = \"https://orders.example/\"\nactions = [\"read\"]\n\
+             locations = [\"https://orders.example/v1/payroll\"]",
+            "resource `archive`: `orders` has the same audience",
+        ),
+        changed(
+            "overlap",
+            "audience = \"https://archive.example\"\nactions = [\"read\"]\n\
+             locations = [\"https://archive.example/v1\"]",
+            "audience = \"https://orders.example\"\nactions = [\"read\"]\n\
+             locations = [\"https://other.example\", \"https://orders.example\"]",
+            "the action `read`",
+        ),
+        // Places and approvals that would not mean what they seem to.
+        changed(
+            "configuration",
+            "[\"https://orders.example/v1\"]",
+            "[\"https://orders.example/v1/*\"]",
+            "no `*`",
+        ),
+        with_policy(
+            "policy",
+            "@id(\"no\") @description(\"d\") @approval(\"no\")\n\
+             permit (principal == Workload::ci::\"ci:reports\", action == Action::\"read\", \
+             resource == Api::\"orders\");",
+            "@approval(\"no\")",
+        ),
+        // Policies.
+        with_policy("policy", "permit (principal", "fleet.cedar:"),
+        with_policy(
+            "late",
+            "@id(\"trial\") @description(\"d\") @mode(\"observe\") @enforce_after(\"9999-12-31\")\n\
+             forbid (principal, action == Action::\"read\", resource == Api::\"archive\");",
+            "for more than 180 days",
+        ),
+        Case {
+            kind: "configuration",
+            config: format!("{GOOD}[policy]\ndirectory = \"nowhere\"\n"),
+            says: "nowhere",
+            ..good()
+        },
+    ]
+}
+
+impl Case {
+    fn launch(&self, arguments: &[&str]) -> Launch {
+        let mut launch = Launch::taskpass(arguments.to_vec())
+            .config(self.config.clone())
+            .file("policies/fleet.cedar", self.policies.clone());
+        for (path, text) in &self.files {
+            launch = if *path == "key.pem" {
+                launch.secret_file(*path, text.clone())
+            } else {
+                launch.file(*path, text.clone())
+            };
+        }
+        for (name, value) in &self.variables {
+            launch = launch.env(name, value);
+        }
+        launch
+    }
+
+    fn run(&self, arguments: &[&str]) -> Process {
+        let mut process = self.launch(arguments).spawn();
+        process.wait(SOON);
+        process
+    }
+
+    /// The kind of what this process's files and this environment have.
+    fn kind_in(&self, directory: &Path) -> &'static str {
+        let own = |(name, value): &(&str, String)| ((*name).to_owned(), value.clone());
+        let variables: BTreeMap<String, String> = self.variables.iter().map(own).collect();
+        let path = directory.join("taskpass.toml");
+        let now = Timestamp::from_seconds(unix_seconds());
+        let checked = match Config::load(&path, &variables, Mode::Production) {
+            Err(errors) => Err(CheckError::from(errors)),
+            Ok(config) => app::check(&config, None, Some(now)),
+        };
+        checked.map_or_else(|error| error.kind(), |_| "")
+    }
+}
+
+fn entries(directory: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+#[test]
+fn whatever_a_start_refuses_the_check_shows_and_nothing_is_made() {
+    // A new kind of refusal is named here by its type. It needs a case, or a reason to have none.
+    let not_offline: &[&str] = &[
+        // Only a broker knows who is bound: `lock_out`.
+        "lock_out",
+        // A panic of the check itself.
+        "unchecked",
+    ];
+    let kinds = CheckError::KINDS.iter().chain(Unfit::KINDS).copied();
+    let wanted: BTreeSet<&str> = kinds.filter(|kind| !not_offline.contains(kind)).collect();
+    let cases = cases();
+    let covered: BTreeSet<&str> = cases.iter().map(|case| case.kind).collect();
+    assert_eq!(covered, wanted);
+    for case in &cases {
+        let says = case.says;
+        let mut checked = case.run(&["serve", "--check"]);
+        let told = checked.stderr();
+        assert_eq!(
+            checked.ended().and_then(|status| status.code()),
+            Some(2),
+            "{says}"
+        );
+        assert!(told.contains(says), "{says}: {told}{}", checked.stdout());
+        assert_eq!(case.kind_in(checked.dir()), case.kind, "{says}");
+        let made_by_the_check = entries(checked.dir());
+
+        let mut served = case.launch(&["serve"]).spawn();
+        assert_eq!(served.wait(SOON).code(), Some(2), "{says}");
+        let refused = served.stderr();
+        assert!(refused.starts_with("taskpass: "), "{refused}");
+        assert!(refused.contains(says), "{says}: {refused}");
+        assert_eq!(entries(served.dir()), made_by_the_check, "{says}");
+        for made in ["data", "checkpoint"] {
+            assert!(!made_by_the_check.contains(made), "{says}: {made}");
+        }
+
+        let mut policy = case.launch(&["policy", "check"]).spawn();
+        let status = policy.wait(SOON);
+        assert_eq!(
+            status.success(),
+            !case.in_texts,
+            "{says}: {}",
+            policy.stderr()
+        );
+        assert!(
+            !case.in_texts || policy.stderr().contains(says),
+            "{}",
+            policy.stderr()
+        );
+    }
+}
+
+#[test]
+fn each_fault_of_a_configuration_is_shown_by_the_real_check() {
+    let check = |text: String| {
+        Launch::taskpass(["serve", "--check"])
+            .config(text)
+            .file("policies/none.cedar", "")
+            .env(SEALING_KEYS, SEALING_KEY)
+            .run()
+    };
+    for (from, to, line, key, problem, remedy) in FAULTS {
+        let refused = check(SMALL.replacen(from, to, 1));
+        assert_eq!(refused.code(), Some(2), "{to}: {}", refused.stdout);
+        let place = format!("taskpass.toml:{line}:");
+        let told = refused.stderr.lines().any(|told| {
+            let known = key.is_empty() || told.contains(&format!("`{key}`"));
+            known && told.contains(&place) && told.contains(problem) && told.contains(remedy)
+        });
+        assert!(told, "{to} at {key}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn what_the_check_calls_good_serves_from_any_directory() {
+    let good = good();
+    let checked = good.run(&["serve", "--check"]);
+    assert!(checked.stdout().contains("good"), "{}", checked.stderr());
+    assert_eq!(good.kind_in(checked.dir()), "");
+    assert!(
+        !entries(checked.dir()).contains("data"),
+        "a check makes nothing"
+    );
+    // The relative paths are the configuration's, wherever the process runs.
+    let config = checked.dir().join("taskpass.toml").display().to_string();
+    let elsewhere = |arguments: &[&str]| {
+        let launch = Launch::taskpass([arguments, &["--config", &config]].concat());
+        launch.env(SEALING_KEYS, SEALING_KEY)
+    };
+    for arguments in [&["serve", "--check"][..], &["policy", "check"]] {
+        let ended = elsewhere(arguments).run();
+        assert_eq!(ended.code(), Some(0), "{arguments:?}: {}", ended.stderr);
+    }
+    let mut serving = elsewhere(&["serve"]).spawn();
+    serving.wait_for_output("\"serving\"");
+    assert!(serving.terminate().success(), "{}", serving.stderr());
+    assert!(entries(checked.dir()).contains("data"));
+}
+
+#[test]
+fn a_start_that_fails_after_the_check_says_its_cause_and_no_workers_deaths() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let case = changed("", "127.0.0.1:0", &address, "");
+    let mut served = case.launch(&["serve"]).spawn();
+    assert_eq!(served.wait(SOON).code(), Some(3));
+    let told = served.stderr();
+    assert!(told.contains(&format!("taskpass: {address}: ")), "{told}");
+    assert!(!told.contains("a worker"), "{told}");
+}
+
+#[test]
+fn a_policy_check_finds_a_fault_anywhere_in_the_configuration() {
+    let mut faulty = good();
+    faulty.config = faulty
+        .config
+        .replace("data_dir = \"data\"", "data_dir = \"data\"\ncolour = 1");
+    let checked = faulty.run(&["policy", "check"]);
+    assert!(
+        checked.stderr().contains("store.sqlite.colour"),
+        "{}",
+        checked.stderr()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_refuses_what_the_check_refuses() {
+    let (fleet, replica) = Fleet::embedded();
+    let good = fleet.generation(&replica);
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut generation = good.clone();
+        change(&mut generation);
+        assert_ne!(generation, good);
+        generation
+    };
+    let orders = |generation: &mut Value| -> usize {
+        let resources = generation["resources"].as_array().unwrap();
+        let found = resources.iter().position(|own| own["name"] == "orders-api");
+        found.unwrap()
+    };
+    let faulty = [
+        (
+            changed(&|own| {
+                let at = orders(own);
+                own["resources"][at]["verifiers"] = json!(["nowhere:x"]);
+            }),
+            "no attestor gives the identity `nowhere:x`",
+        ),
+        (
+            changed(&|own| own["attestors"][0]["algorithms"] = json!(["HS256"])),
+            "`HS256` is not believed",
+        ),
+        (
+            changed(&|own| own["attestors"][0]["discovery"] = json!("nowhere")),
+            "this replica has no endpoint `nowhere`",
+        ),
+    ];
+    for (generation, says) in faulty {
+        for path in ["/v1/generations", "/v1/generations/check"] {
+            let refused = replica.client.post_json(&fleet.admin, path, &generation);
+            let refused = refused.await.expect(400).to_string();
+            assert!(refused.contains(says), "{path}: {refused}");
+        }
+    }
+}
