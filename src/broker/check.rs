@@ -218,11 +218,11 @@ fn check_verifiers(compiled: &CompiledGeneration, attestors: &Attestors) -> Resu
     };
     for resource in compiled.catalog().resources() {
         if let Some(verifier) = resource.verifiers.iter().find(|own| !named(own)) {
-            let names = compiled.attestors().iter().map(AttestorSpec::name);
+            let attestors = compiled.attestors().iter().map(AttestorSpec::name);
             return Err(Unfit::Verifier {
                 resource: resource.name.clone(),
                 verifier: verifier.clone(),
-                attestors: names.collect::<Vec<_>>().join(", "),
+                attestors: attestors.collect::<Vec<_>>().join(", "),
             });
         }
         let by_introspection = resource.verification == Some(Verification::Introspection);
