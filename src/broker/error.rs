@@ -3,6 +3,7 @@
 
 use crate::attest::AttestFailure;
 use crate::clock::Timestamp;
+use crate::domain::cutoff::Selector;
 use crate::domain::decision::{Observed, Outcome, Refusal};
 use crate::domain::generation::GenerationDigest;
 use crate::ids::{DecisionId, SessionId};
@@ -118,6 +119,12 @@ pub enum BrokerError {
     /// There is no such thing, or it is not the caller's to know.
     #[error("there is no such {0}")]
     NotFound(&'static str),
+    /// A selector names something that does not exist, and nothing on record matches it.
+    #[error(
+        "nothing is known of `{0}`: nothing of this name exists, and no session on record matches it. Check \
+         the name, or set `unknown` to revoke it all the same"
+    )]
+    UnknownSelector(Box<Selector>),
     /// Policy refused, on record.
     #[error("refused: {}", .0.refusal.detail)]
     Denied(Box<Denied>),

@@ -25,6 +25,8 @@ use crate::ledger::Appended;
 use crate::ledger::entry::{EndSession, Entry};
 use crate::metrics::RevocationLag;
 use crate::policy::AdminAction;
+use crate::store::cutoffs::CutoffFilter;
+use crate::store::tasks::TaskFilter;
 
 /// Sessions that an answer names; the rest are only counted.
 const NAMED: u32 = 100;
@@ -57,6 +59,8 @@ pub struct RevokeAsk {
     pub widen: bool,
     /// Why, for people.
     pub reason: String,
+    /// Revoke though the broker knows nothing of the selector's name, as before a first use.
+    pub unknown: bool,
     /// Only say what would end.
     pub dry_run: bool,
 }
@@ -209,10 +213,14 @@ impl Broker {
             block,
             widen,
             reason,
+            unknown,
             dry_run,
         } = ask;
         let asked = self.now();
         let caller = self.admin(call, AdminAction::RevokeMany).await?;
+        if !unknown {
+            self.check_known(&selector, asked).await?;
+        }
         let place = if widen {
             Some(self.widened_place(&selector, asked).await?)
         } else {
@@ -323,6 +331,32 @@ impl Broker {
         Ok(self.counted(cutoff).await)
     }
 
+    /// The revocations of a listing, newest first, for admins.
+    pub async fn revocations(
+        &self,
+        evidence: &Evidence,
+        filter: CutoffFilter,
+    ) -> Result<Vec<Cutoff>, BrokerError> {
+        let call = self.call(evidence);
+        call.run(|| self.revocations_by(&call, filter.clone()))
+            .await
+    }
+
+    async fn revocations_by(
+        &self,
+        call: &Call<'_>,
+        filter: CutoffFilter,
+    ) -> Result<Vec<Cutoff>, BrokerError> {
+        let caller = self.caller(call).await?;
+        call.consume().await?;
+        if !self.may(&caller, AdminAction::ReadRevocations)?
+            && !self.may(&caller, AdminAction::RevokeMany)?
+        {
+            return Err(BrokerError::Forbidden("readRevocations"));
+        }
+        Ok(self.store().list_cutoffs(&filter).await?)
+    }
+
     /// Lets in again what a cutoff keeps out. What it killed stays dead.
     ///
     /// A caller that the cutoff itself blocks never lifts it, with one exception: a cutoff of an
@@ -386,6 +420,60 @@ impl Broker {
     async fn genuine_cutoff(&self, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let cutoff = self.store().cutoff(id).await?;
         cutoff.ok_or(BrokerError::NotFound("revocation"))
+    }
+
+    /// Refuses a selector of something that does not exist and of which nothing is on record, which is
+    /// more likely a slip than a precaution.
+    async fn check_known(&self, selector: &Selector, now: Timestamp) -> Result<(), BrokerError> {
+        if self.exists(selector).await? || self.is_on_record(selector, now).await? {
+            return Ok(());
+        }
+        Err(BrokerError::UnknownSelector(Box::new(selector.clone())))
+    }
+
+    /// Whether what a selector names exists now.
+    async fn exists(&self, selector: &Selector) -> Result<bool, BrokerError> {
+        let active = self.active()?;
+        Ok(match selector {
+            Selector::Workload(identity) => self.knows_workload(identity).await?,
+            Selector::Task(task) => self.store().task(*task).await?.is_some(),
+            Selector::Resource(name) => active.catalog().resource(name).is_some(),
+            Selector::Attestor(name) => active
+                .policy()
+                .attestors()
+                .iter()
+                .any(|attestor| attestor.name() == name),
+            Selector::Generation(digest) => self.store().generation(*digest).await?.is_some(),
+            Selector::Policy(id) => active.policy().policy_ids().any(|known| known == id),
+            Selector::SigningKey(kid) => {
+                let keys = self.store().signing_keys().await?;
+                keys.iter().any(|key| key.kid == *kid)
+            }
+            Selector::IssuedAfter(_) | Selector::All(_) => true,
+        })
+    }
+
+    /// Whether an identity has a role, a registered key or an open task.
+    async fn knows_workload(&self, identity: &Identity) -> Result<bool, BrokerError> {
+        let tasks = TaskFilter {
+            owner: Some(identity.to_string()),
+            limit: 1,
+            ..TaskFilter::default()
+        };
+        if !self.roles(identity).await?.is_empty() || !self.store().tasks(&tasks).await?.is_empty()
+        {
+            return Ok(true);
+        }
+        let Some((attestor, workload)) = identity.as_str().split_once(':') else {
+            return Ok(false);
+        };
+        let keys = self.store().workload_keys(attestor, workload).await?;
+        Ok(!keys.is_empty())
+    }
+
+    async fn is_on_record(&self, selector: &Selector, now: Timestamp) -> Result<bool, BrokerError> {
+        let any = self.store().list_matching(selector, u64::MAX, now, 1);
+        Ok(!any.await?.is_empty())
     }
 
     /// What a selector matches: counted as of a leaf and an instant, the first named.

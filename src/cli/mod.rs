@@ -32,6 +32,7 @@ mod output;
 mod policy;
 mod request;
 mod retry;
+mod revocations;
 mod revoke;
 mod serve;
 mod sessions;
@@ -70,7 +71,8 @@ enum Command {
     Task(task::Task),
     Sessions(sessions::Sessions),
     Revoke(revoke::Revoke),
-    Lift(revoke::Lift),
+    Revocations(revocations::Revocations),
+    Lift(revocations::Lift),
     Policy(policy::Policy),
     Ledger(ledger::Ledger),
     Workloads(workloads::Workloads),
@@ -175,6 +177,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Task(task) => block_on(task.run()),
         Command::Sessions(sessions) => block_on(sessions.run()),
         Command::Revoke(revoke) => block_on(revoke.run()),
+        Command::Revocations(revocations) => block_on(revocations.run()),
         Command::Lift(lift) => block_on(lift.run()),
         Command::Policy(policy) => block_on(policy.run()),
         Command::Ledger(ledger) => block_on(ledger.run()),

@@ -1,13 +1,12 @@
-//! `taskpass revoke` and `taskpass lift`: the end of everything that a selector matches, and its
-//! undoing for what is yet to come.
+//! `taskpass revoke`: the end of everything that a selector matches.
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::client::Connection;
+use super::task::print_rows;
 use super::{Failure, output};
-use crate::domain::cutoff::{ISSUED_AFTER, Selector};
-use crate::ids::CutoffId;
+use crate::domain::cutoff::Selector;
 
 /// End everything that a selector matches
 #[derive(Args, Debug)]
@@ -20,7 +19,6 @@ use crate::ids::CutoffId;
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub(super) struct Revoke {
     /// What to end: `kind=value`, or `all`
-    #[arg(value_parser = selector)]
     selector: Selector,
     #[command(flatten)]
     connection: Connection,
@@ -37,39 +35,15 @@ pub(super) struct Revoke {
     /// list has room for
     #[arg(long)]
     widen: bool,
+    /// Revoke though the broker knows nothing of this name
+    #[arg(long)]
+    unknown: bool,
     /// Why
     #[arg(long, value_name = "TEXT")]
     reason: String,
     /// Print the answer as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Let in again what a revocation keeps out
-#[derive(Args, Debug)]
-#[command(
-    after_help = "What was ended stays ended.\n\nExample:\n  taskpass lift 0198… --token-file admin-token"
-)]
-pub(super) struct Lift {
-    /// The revocation
-    id: CutoffId,
-    #[command(flatten)]
-    connection: Connection,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-fn selector(text: &str) -> Result<Selector, String> {
-    let (kind, value) = text.split_once('=').unwrap_or((text, ""));
-    let empty = value.is_empty() && kind != "all";
-    Selector::from_parts(kind, value)
-        .filter(|_| !empty && kind != ISSUED_AFTER && (kind != "all" || text == "all"))
-        .ok_or_else(|| {
-            "it is kind=value with a kind of workload, task, resource, attestor, generation, policy \
-             or signing_key; or the word all"
-                .to_owned()
-        })
 }
 
 impl Revoke {
@@ -84,10 +58,15 @@ impl Revoke {
         }
         let number = |name: &str| answer.get(name).and_then(Value::as_u64).unwrap_or_default();
         if self.dry_run {
-            return output::line(format!(
+            output::line(format!(
                 "{} session(s) would end; nothing was touched",
                 number("matched")
-            ));
+            ))?;
+            if number("matched") == 0 {
+                return Ok(());
+            }
+            let columns = ["id", "state", "workload", "resource", "expires_at"];
+            return print_rows(&answer, "sessions", &columns);
         }
         let id = answer.get("id").and_then(Value::as_str).unwrap_or("?");
         let id = output::printable(id);
@@ -97,10 +76,11 @@ impl Revoke {
             ));
         }
         output::line(format!(
-            "revocation {id}: {} session(s) matched, {} ended, {} ending",
+            "revocation {id}: {} session(s) matched, {} ended, {} ending; {}",
             number("matched"),
             number("ended"),
             number("ending"),
+            kept_out(&answer, &self.selector),
         ))
     }
 
@@ -111,6 +91,9 @@ impl Revoke {
         body.insert("selector".into(), selector);
         body.insert("reason".into(), json!(self.reason));
         body.insert("dry_run".into(), json!(self.dry_run));
+        if self.unknown {
+            body.insert("unknown".into(), json!(true));
+        }
         if self.widen {
             body.insert("widen".into(), json!(true));
         }
@@ -123,39 +106,16 @@ impl Revoke {
     }
 }
 
-impl Lift {
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        let path = format!("/v1/revocations/{}/lift", self.id);
-        let answer = self.connection.client()?.post(&path, &json!({})).await?;
-        if self.json {
-            return output::json(&answer);
+/// What a revocation keeps out, and until when.
+fn kept_out(answer: &Value, selector: &Selector) -> String {
+    match answer.get("blocked_until").and_then(Value::as_str) {
+        None => "nothing new is refused".to_owned(),
+        Some("until_lifted") => {
+            format!("{selector} gets nothing new until the revocation is lifted")
         }
-        output::line(format!("revocation {} is lifted", self.id))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_selector_is_named_whole_or_not_at_all() {
-        assert!(selector("all").is_ok());
-        assert!(selector("workload=dev:agent%3Areports").is_ok());
-        assert_eq!(
-            selector("policy=a=b").unwrap(),
-            Selector::Policy("a=b".into())
-        );
-        for bad in [
-            "",
-            "all=",
-            "all=x",
-            "workload",
-            "workload=",
-            "=x",
-            "everything=1",
-        ] {
-            assert!(selector(bad).is_err(), "{bad}");
-        }
+        Some(until) => format!(
+            "{selector} gets nothing new until {}",
+            output::printable(until)
+        ),
     }
 }

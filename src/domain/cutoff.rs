@@ -4,6 +4,9 @@
 //! The kill switch and every mass revocation are cutoffs, whatever the number of sessions. A task's
 //! end is one too; the task's own row serves as its cutoff.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::generation::GenerationDigest;
@@ -120,6 +123,40 @@ impl Selector {
     #[must_use]
     pub fn blocks_by_default(&self) -> bool {
         matches!(self, Self::Workload(_) | Self::Attestor(_) | Self::All(_))
+    }
+}
+
+/// Why a text is no selector that a caller may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a selector is kind=value with a kind of workload, task, resource, attestor, generation, policy or \
+     signing_key; or the word all"
+)]
+pub struct NoSelector;
+
+/// As people write it: `kind=value`, or `all`.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All(_) => f.write_str(self.kind()),
+            _ => write!(f, "{}={}", self.kind(), self.value()),
+        }
+    }
+}
+
+/// The inverse of `Display`, for what callers may ask for.
+impl FromStr for Selector {
+    type Err = NoSelector;
+
+    fn from_str(text: &str) -> Result<Self, NoSelector> {
+        if text == "all" {
+            return Ok(Self::All(True));
+        }
+        let (kind, value) = text.split_once('=').ok_or(NoSelector)?;
+        if value.is_empty() || kind == ISSUED_AFTER || kind == "all" {
+            return Err(NoSelector);
+        }
+        Self::from_parts(kind, value).ok_or(NoSelector)
     }
 }
 
@@ -262,6 +299,26 @@ mod tests {
         open.lifted_index = Some(12);
         assert!(!open.stops(50, at(1)));
         assert!(open.stops(10, at(1)), "lifting revives nothing");
+    }
+
+    #[test]
+    fn a_selector_is_written_whole_or_not_at_all() {
+        for text in ["all", "workload=dev:agent%3Areports", "policy=a=b"] {
+            let selector: Selector = text.parse().unwrap();
+            assert_eq!(selector.to_string(), text);
+        }
+        for bad in [
+            "",
+            "all=",
+            "all=x",
+            "workload",
+            "workload=",
+            "=x",
+            "everything=1",
+            "issued_after=2026-11-18T11:06:40Z",
+        ] {
+            assert_eq!(bad.parse::<Selector>(), Err(NoSelector), "{bad}");
+        }
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::show))
         .routes(routes!(sessions::revoke))
-        .routes(routes!(revocations::revoke))
+        .routes(routes!(revocations::revoke, revocations::list))
         .routes(routes!(revocations::show))
         .routes(routes!(revocations::lift))
         .routes(routes!(decisions::list))

@@ -499,6 +499,11 @@ impl From<BrokerError> for Problem {
             )
             .retry_after(10),
             last @ BrokerError::LastAdmin => Self::last_admin(last.to_string()),
+            unknown @ BrokerError::UnknownSelector(_) => {
+                let mut problem = Self::not_found("selector");
+                problem.rest.detail = unknown.to_string();
+                problem
+            }
             BrokerError::Denied(denied) => Self::denied(*denied),
             BrokerError::TaskEnded => Self::new(
                 StatusCode::CONFLICT,

@@ -3,18 +3,20 @@
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::evidence::Presented;
 use super::json::Strict;
-use super::params::{Named, Unrepeatable};
+use super::params::{Asked, Named, Unrepeatable};
 use super::problem::Problem;
-use super::sessions::{SessionBody, id};
+use super::sessions::{SessionBody, cursor, id, page_limit, read_cursor};
 use crate::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
+use crate::clock::Timestamp;
 use crate::domain::cutoff::{Cutoff, Selector};
 use crate::domain::limits::MAX_REASON_BYTES;
 use crate::ids::CutoffId;
+use crate::store::cutoffs::CutoffFilter;
 
 /// What is to be cut off.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -34,6 +36,10 @@ pub struct RevocationAsk {
     widen: bool,
     /// For people.
     reason: String,
+    /// Revoke though nothing of the selector's name exists and no session on record matches it.
+    /// Otherwise that is 404.
+    #[serde(default)]
+    unknown: bool,
     /// Only say what would die.
     #[serde(default)]
     dry_run: bool,
@@ -52,22 +58,59 @@ enum UntilLifted {
     UntilLifted,
 }
 
-/// A mass revocation, done or tried.
+/// A revocation on record.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct RevocationBody {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    index: Option<u64>,
+pub struct CutoffBody {
+    id: String,
+    /// The index of its leaf: what has an earlier one is dead.
+    index: u64,
+    /// What it matches: an object with one member, as it was asked for.
+    #[schema(value_type = Object)]
+    selector: Selector,
+    /// Until when nothing new is granted: a time, or `until_lifted`; absent where nothing is blocked.
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_until: Option<String>,
+    /// Whether the block stands now.
+    blocks: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     widened_to: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    requested_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    committed_at: Option<String>,
+    /// Why, in the admin's words.
+    reason: String,
+    /// Who revoked.
+    by: String,
+    requested_at: String,
+    committed_at: String,
     lifted: bool,
+    /// The index of the leaf that lifted the block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lifted_index: Option<u64>,
+}
+
+impl CutoffBody {
+    fn new(cutoff: &Cutoff, now: Timestamp) -> Self {
+        Self {
+            id: cutoff.id.to_string(),
+            index: cutoff.index,
+            selector: cutoff.selector.clone(),
+            blocked_until: cutoff.block.to_text(),
+            blocks: cutoff.blocks(now),
+            widened_to: cutoff.widened_to.clone(),
+            reason: cutoff.reason.clone(),
+            by: cutoff.by.clone(),
+            requested_at: cutoff.requested_at.to_string(),
+            committed_at: cutoff.committed_at.to_string(),
+            lifted: cutoff.lifted_index.is_some(),
+            lifted_index: cutoff.lifted_index,
+        }
+    }
+}
+
+/// A mass revocation, done or tried, with what it ends.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RevocationBody {
+    /// Absent where it was only tried.
+    #[serde(flatten)]
+    cutoff: Option<CutoffBody>,
     /// What it ends. Absent, with the three below, where the revocation stands and could not be
     /// counted afterwards: it can be read again.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,24 +123,82 @@ pub struct RevocationBody {
     ending: Option<u64>,
 }
 
-impl From<Revocation> for RevocationBody {
-    fn from(revocation: Revocation) -> Self {
+impl RevocationBody {
+    fn new(revocation: &Revocation, now: Timestamp) -> Self {
         let cutoff = revocation.cutoff.as_ref();
         let radius = revocation.radius.as_ref();
         Self {
-            id: cutoff.map(|cutoff| cutoff.id.to_string()),
-            index: cutoff.map(|cutoff| cutoff.index),
-            blocked_until: cutoff.and_then(|cutoff| cutoff.block.to_text()),
-            widened_to: cutoff.and_then(|cutoff| cutoff.widened_to.clone()),
-            requested_at: cutoff.map(|cutoff| cutoff.requested_at.to_string()),
-            committed_at: cutoff.map(|cutoff| cutoff.committed_at.to_string()),
-            lifted: cutoff.is_some_and(|cutoff| cutoff.lifted_index.is_some()),
+            cutoff: cutoff.map(|cutoff| CutoffBody::new(cutoff, now)),
             matched: radius.map(|radius| radius.matched),
             sessions: radius.map(|radius| radius.sessions.iter().map(SessionBody::from).collect()),
             ended: radius.map(|radius| radius.ended),
             ending: radius.map(|radius| radius.ending),
         }
     }
+}
+
+/// Which revocations a listing shows.
+#[derive(Debug, Deserialize, Serialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct RevocationQuery {
+    /// `true` shows only those that keep somebody out now.
+    #[serde(default)]
+    standing: bool,
+    /// Only those with this selector: `kind=value`, or `all`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    selector: Option<String>,
+    /// Where the last page ended.
+    #[serde(default, skip_serializing)]
+    cursor: Option<String>,
+    /// Rows at most, 1 to 500; 100 unless given.
+    #[serde(
+        default,
+        skip_serializing,
+        deserialize_with = "super::params::maybe_number"
+    )]
+    limit: Option<u32>,
+}
+
+/// A page of a listing of revocations, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RevocationPage {
+    revocations: Vec<CutoffBody>,
+    /// Where the next page begins; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+}
+
+/// Lists revocations, newest first, for admins.
+#[utoipa::path(get, path = "/v1/revocations", params(RevocationQuery), responses((status = 200, body = RevocationPage), (status = 403, body = super::problem::ProblemBody)))]
+pub(super) async fn list(
+    State(state): State<AppState>,
+    presented: Presented,
+    Asked(asked): Asked<RevocationQuery>,
+) -> Result<Json<RevocationPage>, Problem> {
+    let limit = page_limit(asked.limit)?;
+    let selector = asked.selector.as_deref().map(str::parse::<Selector>);
+    let selector = selector.transpose();
+    let now = state.broker.now();
+    let filter = CutoffFilter {
+        selector: selector.map_err(|error| Problem::invalid("/selector", error.to_string()))?,
+        blocks_at: asked.standing.then_some(now),
+        before: read_cursor(&asked, asked.cursor.as_deref())?,
+        limit,
+    };
+    let cutoffs = state
+        .broker
+        .revocations(&presented.evidence, filter)
+        .await?;
+    let is_full = u32::try_from(cutoffs.len()).is_ok_and(|count| count == limit);
+    let last = cutoffs.last().filter(|_| is_full);
+    Ok(Json(RevocationPage {
+        next_cursor: last.map(|last| cursor(&asked, &last.index)),
+        revocations: cutoffs
+            .iter()
+            .map(|cutoff| CutoffBody::new(cutoff, now))
+            .collect(),
+    }))
 }
 
 /// Ends everything that a selector matches, and keeps it from coming back.
@@ -125,10 +226,12 @@ pub(super) async fn revoke(
             block,
             widen: body.widen,
             reason: body.reason,
+            unknown: body.unknown,
             dry_run: body.dry_run,
         },
     );
-    Ok(Json(revoked.await?.into()))
+    let revoked = revoked.await?;
+    Ok(Json(RevocationBody::new(&revoked, state.broker.now())))
 }
 
 /// Shows how far a mass revocation has come.
@@ -140,33 +243,17 @@ pub(super) async fn show(
 ) -> Result<Json<RevocationBody>, Problem> {
     let id: CutoffId = id("revocation", &text)?;
     let revocation = state.broker.revocation(&presented.evidence, id).await?;
-    Ok(Json(revocation.into()))
-}
-
-/// A cutoff whose block was lifted.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct LiftedBody {
-    id: String,
-    lifted_index: Option<u64>,
-}
-
-impl From<Cutoff> for LiftedBody {
-    fn from(cutoff: Cutoff) -> Self {
-        Self {
-            id: cutoff.id.to_string(),
-            lifted_index: cutoff.lifted_index,
-        }
-    }
+    Ok(Json(RevocationBody::new(&revocation, state.broker.now())))
 }
 
 /// Lets in again what a cutoff keeps out. What it killed stays dead.
-#[utoipa::path(post, path = "/v1/revocations/{id}/lift", params(("id" = String, Path)), responses((status = 200, body = LiftedBody), (status = 404, body = super::problem::ProblemBody)))]
+#[utoipa::path(post, path = "/v1/revocations/{id}/lift", params(("id" = String, Path)), responses((status = 200, body = CutoffBody), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn lift(
     State(state): State<AppState>,
     presented: Presented,
     Named(text): Named,
-) -> Result<Json<LiftedBody>, Problem> {
+) -> Result<Json<CutoffBody>, Problem> {
     let id: CutoffId = id("revocation", &text)?;
     let cutoff = state.broker.lift(&presented.evidence, id).await?;
-    Ok(Json(cutoff.into()))
+    Ok(Json(CutoffBody::new(&cutoff, state.broker.now())))
 }

@@ -27,7 +27,7 @@ use crate::domain::limits::{
     ONE_TIME_KEPT_SECONDS,
 };
 use crate::domain::session::{EndReason, Session, SessionState};
-use crate::domain::task::{TaskLife, TaskState};
+use crate::domain::task::TaskState;
 use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{Hash, leaf_hash};
@@ -97,6 +97,11 @@ pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) ->
         match &prepared.request.entry {
             Entry::Decide(decide) => decide_needs(decide, &mut needs),
             Entry::EndTask(end) => needs.tasks.push(end.task),
+            Entry::Cutoff(cutoff, _, _) => {
+                if let Selector::Task(task) = cutoff.selector {
+                    needs.tasks.push(task);
+                }
+            }
             Entry::Delegate(delegate) => needs.tasks.push(delegate.task),
             Entry::EndSession(end) => needs.sessions.push(end.session),
             Entry::ConfirmEnd(confirm) => needs.sessions.push(confirm.session),
@@ -301,13 +306,7 @@ impl<'a> Batch<'a> {
                 }
                 None
             }
-            Entry::Cutoff(cutoff, _, _) => {
-                let mut cutoff = (**cutoff).clone();
-                cutoff.index = index;
-                cutoff.committed_at = self.now;
-                self.fresh.add(cutoff.clone());
-                Some(ActWrite::Cutoff(Box::new(self.seal_cutoff(cutoff))))
-            }
+            Entry::Cutoff(cutoff, _, _) => Some(self.cut_off(cutoff, index)),
             Entry::Lift { cutoff, .. } => {
                 let mut cutoff = (**cutoff).clone();
                 cutoff.lifted_index = Some(index);
@@ -381,6 +380,18 @@ impl<'a> Batch<'a> {
             mac: Vec::new(),
         };
         ActWrite::AdminBinding(Box::new(row.seal(self.mac)))
+    }
+
+    /// The row of a cutoff. One of a task ends it, so that nobody can join it afterwards.
+    fn cut_off(&mut self, cutoff: &Cutoff, index: u64) -> ActWrite {
+        if let Selector::Task(task) = cutoff.selector {
+            self.end_open_task(task, TaskState::Aborted, index);
+        }
+        let mut cutoff = cutoff.clone();
+        cutoff.index = index;
+        cutoff.committed_at = self.now;
+        self.fresh.add(cutoff.clone());
+        ActWrite::Cutoff(Box::new(self.seal_cutoff(cutoff)))
     }
 
     /// Writes the rows of a change of keys, unless it would leave the ledger without exactly one key.
@@ -738,24 +749,24 @@ impl<'a> Batch<'a> {
     }
 
     fn end_task(&mut self, end: &EndTask, index: u64) -> bool {
+        self.end_open_task(end.task, end.end.state(), index)
+    }
+
+    /// Ends an open task. One whose time is up can only end as expired.
+    fn end_open_task(&mut self, task: TaskId, state: TaskState, index: u64) -> bool {
         let now = self.now;
-        let Some(facts) = self.view.tasks.get_mut(&end.task) else {
+        let Some(facts) = self.view.tasks.get_mut(&task) else {
             return false;
         };
         if facts.life.state != TaskState::Open {
             return false;
         }
-        // Whoever comes too late to complete it finds it expired, and that is what is recorded.
-        let over: fn(&TaskLife, Timestamp) -> TaskState = TaskLife::state_at;
-        let state = match over(&facts.life, now) {
-            TaskState::Expired => TaskState::Expired,
-            _ => end.end.state(),
-        };
-        if state != end.end.state() {
+        let is_over = facts.life.state_at(now) == TaskState::Expired;
+        if is_over && state != TaskState::Expired {
             return false;
         }
         facts.life.state = state;
-        self.change(end.task).end = Some((state, now, index));
+        self.change(task).end = Some((state, now, index));
         true
     }
 

@@ -135,6 +135,19 @@ impl TryFrom<CutoffRow> for SealedCutoff {
     }
 }
 
+/// Which cutoffs a listing shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CutoffFilter {
+    /// Only those with this very selector.
+    pub selector: Option<Selector>,
+    /// Only those that keep somebody out at this instant.
+    pub blocks_at: Option<Timestamp>,
+    /// Only those with an earlier leaf: the cursor.
+    pub before: Option<u64>,
+    /// At most so many.
+    pub limit: u32,
+}
+
 impl Store {
     /// Cutoffs with a leaf after `index`, oldest first: those that can kill what has that leaf.
     pub async fn cutoffs_after(&self, index: u64) -> Result<Vec<Cutoff>, StoreError> {
@@ -162,6 +175,31 @@ impl Store {
                 .await?
         });
         rows.into_iter().map(SealedCutoff::try_from).collect()
+    }
+
+    /// The cutoffs of a listing, newest first.
+    pub async fn list_cutoffs(&self, filter: &CutoffFilter) -> Result<Vec<Cutoff>, StoreError> {
+        let selector = filter.selector.as_ref();
+        let rows: Vec<CutoffRow> = read_current!(self, db => {
+            sqlx::query_as(
+                "/* list_cutoffs */ SELECT * FROM cutoff WHERE ($1 IS NULL OR kind = $1) \
+                 AND ($2 IS NULL OR value = $2) AND ($3 IS NULL OR (lifted_idx IS NULL \
+                 AND (until_lifted OR blocked_until > $3))) AND ($4 IS NULL OR idx < $4) \
+                 ORDER BY idx DESC LIMIT $5",
+            )
+            .bind(selector.map(Selector::kind))
+            .bind(selector.map(Selector::value))
+            .bind(filter.blocks_at)
+            .bind(filter.before.map(signed))
+            .bind(i64::from(filter.limit))
+            .fetch_all(db)
+            .await?
+        });
+        let opened = |row| {
+            let sealed = SealedCutoff::try_from(row)?;
+            self.check_row(sealed.name(), |mac| sealed.open(mac).cloned())
+        };
+        rows.into_iter().map(opened).collect()
     }
 
     /// The times that admins accepted, with the leaves that say so, oldest first.

@@ -543,6 +543,7 @@ pub fn revoke_resource(widen: bool) -> RevokeAsk {
         block: BlockAsk::Default,
         widen,
         reason: "incident".into(),
+        unknown: false,
         dry_run: false,
     }
 }

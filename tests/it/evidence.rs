@@ -15,6 +15,7 @@ use taskpass::broker::issue::Issued;
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::{Resource, Revocability};
+use taskpass::domain::cutoff::Selector;
 use taskpass::domain::grant::Grant;
 use taskpass::domain::limits::MAX_LEDGER_KEYS;
 use taskpass::domain::permit::Permit;
@@ -59,6 +60,7 @@ variants! {
     OwnBinding: BrokerError::OwnBinding,
     NoGeneration: BrokerError::NoGeneration,
     NotFound: BrokerError::NotFound(_),
+    UnknownSelector: BrokerError::UnknownSelector(_),
     Denied: BrokerError::Denied(_),
     TaskEnded: BrokerError::TaskEnded,
     OwnerWithdrawn: BrokerError::OwnerWithdrawn,
@@ -159,6 +161,9 @@ permit (principal in Role::"activator", action == Action::"activateGeneration", 
 
 @id("keys") @description("rotates keys")
 permit (principal in Role::"keys", action == Action::"manageKeys", resource == Broker::"taskpass");
+
+@id("revokes") @description("revokes")
+permit (principal in Role::"keys", action == Action::"revokeMany", resource == Broker::"taskpass");
 "#;
 
 struct World {
@@ -237,6 +242,7 @@ impl World {
         ("NotFound", "ledger_entry"),
         ("NotFound", "check_ledger_reader"),
         ("NotFound", "parent"),
+        ("UnknownSelector", "revoke_many"),
         ("Denied", "issue"),
         ("Denied", "open_task"),
         ("TaskEnded", "heartbeat"),
@@ -275,6 +281,7 @@ impl World {
                     block: taskpass::broker::revoke::BlockAsk::Default,
                     widen: false,
                     reason: "x".into(),
+                    unknown: false,
                     dry_run: false,
                 };
                 let admin = self.rig.admin();
@@ -361,6 +368,20 @@ impl World {
                 let read = async { serde_json::from_slice(&bytes).ok() };
                 broker.activate(&evidence, read).await.map(drop)
             }
+            ("UnknownSelector", _) => {
+                self.bind("agent%3Areports", "keys", true).await;
+                let wanted = taskpass::broker::revoke::RevokeAsk {
+                    selector: Selector::Resource("no-such-api".into()),
+                    block: taskpass::broker::revoke::BlockAsk::Default,
+                    widen: false,
+                    reason: "x".into(),
+                    unknown: false,
+                    dry_run: false,
+                };
+                let revoked = broker.revoke_many(&evidence, wanted).await.map(drop);
+                self.bind("agent%3Areports", "keys", false).await;
+                revoked
+            }
             (_, "revoke_many") => {
                 let everything = serde_json::from_value(json!({"all": true})).unwrap();
                 let wanted = taskpass::broker::revoke::RevokeAsk {
@@ -368,6 +389,7 @@ impl World {
                     block: taskpass::broker::revoke::BlockAsk::Default,
                     widen: false,
                     reason: "x".into(),
+                    unknown: false,
                     dry_run: false,
                 };
                 broker.revoke_many(&evidence, wanted).await.map(drop)

@@ -197,6 +197,7 @@ async fn families(rig: &Rig) {
             block: BlockAsk::UntilLifted,
             widen: false,
             reason: "a test".into(),
+            unknown: false,
             dry_run: false,
         };
         rig.broker.revoke_many(&rig.admin(), stop).await.unwrap();

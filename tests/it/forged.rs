@@ -468,6 +468,7 @@ fn drill() -> RevokeAsk {
         block: BlockAsk::Seconds(0),
         widen: false,
         reason: "drill".into(),
+        unknown: false,
         dry_run: false,
     }
 }

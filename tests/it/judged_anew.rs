@@ -75,6 +75,7 @@ async fn cut_off(rig: &Rig, task: TaskId) -> taskpass::ids::CutoffId {
         block: BlockAsk::UntilLifted,
         widen: false,
         reason: "test".into(),
+        unknown: false,
         dry_run: false,
     };
     let revoked = rig.broker.revoke_many(&rig.admin(), ask).await.unwrap();

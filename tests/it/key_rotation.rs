@@ -314,6 +314,7 @@ on_both_stores! {
             block: BlockAsk::Seconds(0),
             widen: false,
             reason: "drill".into(),
+            unknown: false,
             dry_run: false,
         }).await.unwrap();
         assert_eq!(revoked.radius.unwrap().matched, 1);

@@ -88,6 +88,7 @@ mod readme;
 mod refusals;
 mod replay;
 mod retries;
+mod revocations;
 mod rewind;
 mod sealing;
 mod secrets;

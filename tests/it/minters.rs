@@ -310,11 +310,11 @@ on_both_stores! {
         let all = || Selector::All(True);
         let count = |revocation: &Revocation| revocation.radius.as_ref().map(|r| (r.matched, r.ended, r.ending));
         let (admin, reason) = (rig.admin(), String::from("drill"));
-        let tried = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason: reason.clone(), dry_run: true });
+        let tried = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason: reason.clone(), unknown: false, dry_run: true });
         assert_eq!(count(&tried.await.unwrap()), Some((3, 0, 3)));
         assert_eq!(back_end.asked_to_end(), 0, "a dry run touches nothing");
 
-        let done = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason, dry_run: false });
+        let done = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason, unknown: false, dry_run: false });
         let done = done.await.unwrap();
         assert_eq!(count(&done), Some((3, 0, 3)));
         rig.clock.advance(1);

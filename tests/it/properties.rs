@@ -655,6 +655,7 @@ impl World {
                     block: ask,
                     widen: false,
                     reason: "why".into(),
+                    unknown: false,
                     dry_run: false,
                 },
             )

@@ -205,6 +205,7 @@ impl OAuthError {
             BrokerError::NotFound(_)
             | BrokerError::LastAdmin
             | BrokerError::OwnBinding
+            | BrokerError::UnknownSelector(_)
             | BrokerError::Denied(_)
             | BrokerError::TaskEnded
             | BrokerError::OwnerWithdrawn

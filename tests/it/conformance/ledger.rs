@@ -92,7 +92,7 @@ cases! {
         }
     }
 
-    ["cutoff" "cutoffs" "changed_cutoffs" "write_cutoff" "write_lift" "remac_cutoff" "prune_cutoffs"]
+    ["cutoff" "cutoffs" "list_cutoffs" "changed_cutoffs" "write_cutoff" "write_lift" "remac_cutoff" "prune_cutoffs"]
     async fn a_cutoff_is_learnt_lifted_once_and_kept_while_it_matters(store: &Store) {
         let held = cutoff(61, 3, Selector::All(True), Block::UntilLifted);
         let timed = cutoff(62, 4, Selector::Workload("dev:a".to_owned().try_into().unwrap()), Block::Until(at(40)));
@@ -102,6 +102,17 @@ cases! {
         let id = held.claimed().id;
         assert_eq!(store.cutoff(id).await.unwrap().as_ref(), Some(held.claimed()));
         assert_eq!(store.cutoffs(2).await.unwrap(), [gone.clone(), timed.clone()], "newest first");
+        let listed = async |filter: CutoffFilter| {
+            let listed = store.list_cutoffs(&filter).await.unwrap();
+            listed.iter().map(|one| one.index).collect::<Vec<u64>>()
+        };
+        let all = CutoffFilter { limit: 9, ..CutoffFilter::default() };
+        assert_eq!(listed(all.clone()).await, [5, 4, 3], "newest first");
+        assert_eq!(listed(CutoffFilter { blocks_at: Some(at(39)), ..all.clone() }).await, [4, 3]);
+        assert_eq!(listed(CutoffFilter { blocks_at: Some(at(40)), ..all.clone() }).await, [3]);
+        assert_eq!(listed(CutoffFilter { before: Some(5), limit: 1, ..all.clone() }).await, [4]);
+        let policy = Some(Selector::Policy("p".into()));
+        assert_eq!(listed(CutoffFilter { selector: policy, ..all }).await, [5]);
         let later: Vec<u64> = store.cutoffs_after(3).await.unwrap().iter().map(|one| one.index).collect();
         assert_eq!(later, [4, 5], "those after a leaf, not the leaf's own");
         let changed = |from| async move { seen(store, Needs { cutoffs_from: from, ..Needs::default() }).await.cutoffs };

@@ -28,7 +28,7 @@ use taskpass::store::append::{
     ActWrite, LeafRow, MintLease, Needs, RetryFacts, SessionEnd, TaskChange, View, Writes,
 };
 use taskpass::store::cosigned::CosignedRow;
-use taskpass::store::cutoffs::SealedCutoff;
+use taskpass::store::cutoffs::{CutoffFilter, SealedCutoff};
 use taskpass::store::deny_lists::SessionsAt;
 use taskpass::store::exports::{Believed, ExportCursor, ExportKey};
 use taskpass::store::generations::SealedActivation;

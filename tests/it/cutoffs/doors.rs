@@ -264,6 +264,7 @@ impl World {
                     admin(post(path, asked(false)), AdminAction::RevokeMany),
                 ]
             }
+            ("get", "/v1/revocations") => vec![admin(get(path), AdminAction::ReadRevocations)],
             ("get", "/v1/revocations/{id}") => {
                 let path = format!("/v1/revocations/{revocation}");
                 vec![admin(get(&path), AdminAction::ReadRevocations)]

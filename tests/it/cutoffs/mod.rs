@@ -55,6 +55,8 @@ fn revocation(selector: Selector, block: BlockAsk) -> RevokeAsk {
         block,
         widen: false,
         reason: "test".into(),
+        // Its callers hold nothing yet.
+        unknown: true,
         dry_run: false,
     }
 }

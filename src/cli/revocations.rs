@@ -1,0 +1,134 @@
+//! `taskpass revocations` and `taskpass lift`: what stands revoked, and the lifting of blocks.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::client::Connection;
+use super::task::Page;
+use super::{Failure, output};
+use crate::domain::cutoff::Selector;
+use crate::ids::CutoffId;
+
+/// List and show revocations, and lift their blocks
+#[derive(Args, Debug)]
+pub(super) struct Revocations {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List revocations, newest first
+    #[command(
+        after_help = "Examples:\n  taskpass revocations list --standing --token-file admin-token\n  \
+        taskpass revocations list --selector workload=github:repo:1234 --token-file admin-token"
+    )]
+    List(List),
+    /// Show one revocation with the sessions that it ends
+    #[command(after_help = "Example:\n  taskpass revocations show 0198… --token-file admin-token")]
+    Show(Show),
+    Lift(Lift),
+}
+
+#[derive(Args, Debug)]
+struct List {
+    #[command(flatten)]
+    connection: Connection,
+    /// Only those that keep somebody out now
+    #[arg(long)]
+    standing: bool,
+    /// Only those with this selector: `kind=value`, or `all`
+    #[arg(long, value_name = "SELECTOR")]
+    selector: Option<Selector>,
+    #[command(flatten)]
+    page: Page,
+}
+
+#[derive(Args, Debug)]
+struct Show {
+    /// The revocation
+    id: CutoffId,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// Let in again what a revocation keeps out
+#[derive(Args, Debug)]
+#[command(
+    after_help = "What was ended stays ended.\n\nExample:\n  taskpass lift 0198… --token-file admin-token"
+)]
+pub(super) struct Lift {
+    /// The revocation
+    id: CutoffId,
+    #[command(flatten)]
+    connection: Connection,
+    /// Print the answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Revocations {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::List(list) => list.run().await,
+            Command::Show(show) => {
+                let client = show.connection.client()?;
+                output::json(&client.get(&format!("/v1/revocations/{}", show.id)).await?)
+            }
+            Command::Lift(lift) => lift.run().await,
+        }
+    }
+}
+
+impl List {
+    async fn run(self) -> Result<(), Failure> {
+        let standing = self.standing.then(|| "true".to_owned());
+        let selector = self.selector.as_ref().map(Selector::to_string);
+        let filter = [
+            ("standing", standing.as_ref()),
+            ("selector", selector.as_ref()),
+        ];
+        let path = format!("/v1/revocations{}", self.page.query(&filter));
+        let mut answer = self.connection.client()?.get(&path).await?;
+        if !self.page.json {
+            write_selectors(&mut answer);
+        }
+        let columns = [
+            "id",
+            "selector",
+            "blocks",
+            "blocked_until",
+            "by",
+            "committed_at",
+            "reason",
+        ];
+        self.page.print(&answer, "revocations", &columns)
+    }
+}
+
+/// Writes each selector as `kind=value`, for a table's cell.
+fn write_selectors(answer: &mut Value) {
+    let rows = answer.get_mut("revocations").and_then(Value::as_array_mut);
+    for row in rows.into_iter().flatten() {
+        let Some(selector) = row.get_mut("selector") else {
+            continue;
+        };
+        let member = selector.as_object().and_then(|object| object.iter().next());
+        let text = member.map(|(kind, value)| match value.as_str() {
+            Some(value) => format!("{kind}={value}"),
+            None => kind.clone(),
+        });
+        *selector = json!(text);
+    }
+}
+
+impl Lift {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let path = format!("/v1/revocations/{}/lift", self.id);
+        let answer = self.connection.client()?.post(&path, &json!({})).await?;
+        if self.json {
+            return output::json(&answer);
+        }
+        output::line(format!("revocation {} is lifted", self.id))
+    }
+}

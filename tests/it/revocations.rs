@@ -1,0 +1,213 @@
+//! What admins see of revocations: which stand, whom they keep out, and that a slip is told from a
+//! precaution.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::http::{Client, assert_problem, send};
+use crate::support::process::{Ended, Launch};
+use crate::support::rig::{ADMIN, Kind, Rig, ask, ask_joining, handle, refusal};
+use crate::support::server::Server;
+
+const REPORTS: &str = "dev:agent%3Areports";
+
+struct World {
+    rig: Rig,
+    client: Client,
+    server: Server,
+}
+
+async fn begin(kind: Kind) -> World {
+    let mut rig = Rig::new(kind).await;
+    let (server, client) = rig.serve();
+    World {
+        rig,
+        client,
+        server,
+    }
+}
+
+impl World {
+    async fn revoke(&self, body: Value) -> Value {
+        let answer = self.client.post_json(ADMIN, "/v1/revocations", &body);
+        answer.await.expect(200)
+    }
+
+    async fn list(&self, query: &str) -> Vec<Value> {
+        let path = format!("/v1/revocations{query}");
+        let answer = self.client.get_as(ADMIN, &path).await.expect(200);
+        answer["revocations"].as_array().unwrap().clone()
+    }
+
+    /// Runs a command as an admin.
+    fn run(&self, arguments: &[&str]) -> Ended {
+        let url = format!("http://localhost:{}", self.server.address.port());
+        let connection = ["--url", &url, "--token-file", "token"];
+        Launch::taskpass(arguments.iter().chain(&connection).copied())
+            .file("token", ADMIN)
+            .run()
+    }
+}
+
+fn names(rows: &[Value], member: &str) -> Vec<String> {
+    let name = |row: &Value| match &row[member] {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    rows.iter().map(name).collect()
+}
+
+on_both_stores! {
+    async fn a_block_is_listed_found_by_its_selector_shown_and_lifted(world: World) {
+        assert_eq!(world.list("").await, Vec::<Value>::new());
+        world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let held = world.revoke(json!({
+            "selector": {"workload": REPORTS}, "block_seconds": "until_lifted", "reason": "lost laptop",
+        })).await;
+        let over = world.revoke(json!({
+            "selector": {"resource": "orders-api"}, "block_seconds": 0, "reason": "drill",
+        })).await;
+        assert_eq!(held["blocked_until"], "until_lifted", "the answer says what is blocked");
+        assert_eq!(held["selector"], json!({"workload": REPORTS}));
+        assert_eq!(over.get("blocked_until"), None);
+
+        let all = world.list("").await;
+        assert_eq!(names(&all, "id"), names(&[over.clone(), held.clone()], "id"), "newest first");
+        assert_eq!((&all[1]["reason"], &all[1]["blocks"]), (&json!("lost laptop"), &json!(true)));
+        assert_eq!(all[0]["blocks"], false);
+        let standing = world.list("?standing=true").await;
+        assert_eq!(names(&standing, "id"), names(std::slice::from_ref(&held), "id"));
+        let found = world.list("?selector=resource%3Dorders-api").await;
+        assert_eq!(names(&found, "id"), names(&[over], "id"));
+        assert_eq!(world.list("?selector=all").await, Vec::<Value>::new());
+
+        let id = held["id"].as_str().unwrap();
+        let shown = world.client.get_as(ADMIN, &format!("/v1/revocations/{id}")).await.expect(200);
+        assert_eq!((&shown["reason"], &shown["matched"]), (&json!("lost laptop"), &json!(1)));
+        let (path, nothing) = (format!("/v1/revocations/{id}/lift"), json!({}));
+        let lifted = world.client.post_json(ADMIN, &path, &nothing).await;
+        assert_eq!(lifted.expect(200)["blocks"], false);
+        assert_eq!(world.list("?standing=true").await, Vec::<Value>::new());
+    }
+
+    async fn a_listing_of_revocations_is_read_page_by_page(world: World) {
+        for number in 0..5 {
+            world.revoke(json!({
+                "selector": {"all": true}, "block_seconds": 0, "reason": format!("drill {number}"),
+            })).await;
+        }
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/v1/revocations?limit=2{cursor}");
+            let page = world.client.get_as(ADMIN, &path).await.expect(200);
+            seen.extend(names(page["revocations"].as_array().unwrap(), "reason"));
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(seen, ["drill 4", "drill 3", "drill 2", "drill 1", "drill 0"]);
+        for (query, status) in [
+            ("limit=0", 400), ("selector=everything%3D1", 400), ("standing=x", 400), ("cursor=x", 400),
+            ("standing=true&standing=true", 400),
+        ] {
+            let answer = world.client.get_as(ADMIN, &format!("/v1/revocations?{query}")).await;
+            assert_eq!(answer.status, status, "{query}: {}", answer.text());
+        }
+        let own = world.rig.token("agent:reports", json!({}));
+        let refused = world.client.get_as(&own, "/v1/revocations").await;
+        assert_problem(&refused, 403, "forbidden");
+    }
+
+    async fn a_selector_of_what_never_existed_is_refused_by_name(world: World) {
+        let unknown = [
+            json!({"resource": "order-api"}),
+            json!({"resource": "*"}),
+            json!({"resource": " "}),
+            json!({"resource": ""}),
+            json!({"policy": "data-reed"}),
+            json!({"attestor": "githup"}),
+            json!({"workload": "dev:agent%3Areportz"}),
+            json!({"task": "01900000-0000-7000-8000-000000000000"}),
+            json!({"signing_key": "x"}),
+            json!({"generation": format!("sha256:{}", "ab".repeat(32))}),
+        ];
+        for dry_run in [true, false] {
+            for selector in &unknown {
+                let body = json!({"selector": selector, "reason": "x", "dry_run": dry_run});
+                let answer = world.client.post_json(ADMIN, "/v1/revocations", &body).await;
+                let problem = assert_problem(&answer, 404, "not-found");
+                let value = selector.as_object().unwrap().values().next().unwrap();
+                let detail = problem["detail"].as_str().unwrap();
+                assert!(detail.contains(value.as_str().unwrap()), "{detail}");
+            }
+        }
+        assert_eq!(world.list("").await, Vec::<Value>::new(), "nothing was revoked");
+        // Before a first use it may be meant.
+        let meant = json!({"selector": {"workload": "dev:agent%3Areportz"}, "reason": "x", "unknown": true});
+        world.revoke(meant).await;
+
+        let issued = world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let known = [
+            json!({"resource": "archive-api"}),
+            json!({"policy": &issued.session.policies[0]}),
+            json!({"attestor": "dev"}),
+            json!({"workload": REPORTS}),
+            json!({"task": issued.task.id.to_string()}),
+            json!({"signing_key": &issued.session.kid}),
+            json!({"generation": issued.session.generation.to_string()}),
+        ];
+        for selector in known {
+            world.revoke(json!({"selector": selector, "reason": "x", "dry_run": true})).await;
+        }
+        for body in [
+            r#"{"selector": {"all": true}, "selector": {"all": true}, "reason": "x"}"#,
+            r#"{"selector": {"resource": "a", "resource": "b"}, "reason": "x"}"#,
+            r#"{"selector": {}, "reason": "x"}"#,
+            r#"{"selector": "*", "reason": "x"}"#,
+        ] {
+            let request = world.client.request(Method::POST, "/v1/revocations").bearer_auth(ADMIN);
+            let request = request.header("content-type", "application/json").body(body);
+            assert_eq!(send(request).await.status, 400, "{body}");
+        }
+    }
+
+    async fn a_task_that_is_revoked_is_over_and_cannot_be_joined(world: World) {
+        let issued = world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let task = issued.task.id;
+        let body = json!({"selector": {"task": task.to_string()}, "block_seconds": 0, "reason": "x"});
+        world.revoke(body).await;
+        let shown = world.client.get_as(ADMIN, &format!("/v1/tasks/{task}")).await.expect(200);
+        assert_eq!(shown["task"]["state"].as_str().or(shown["state"].as_str()), Some("aborted"), "{shown}");
+        let joined = world.rig.issue("agent:reports", ask_joining(&issued, &["orders:read"])).await;
+        assert_eq!(refusal(joined), "task-ended");
+        let beat = world.client.request(Method::POST, &format!("/v1/tasks/{task}/heartbeat"));
+        let beat = beat.header("taskpass-task", secrecy::ExposeSecret::expose_secret(&handle(&issued)));
+        assert!(!(200..300).contains(&send(beat).await.status));
+    }
+
+    async fn the_command_line_shows_what_is_blocked_and_what_would_end(world: World) {
+        world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let selector = format!("workload={REPORTS}");
+        let tried = world.run(&["revoke", &selector, "--dry-run", "--reason", "x"]);
+        assert_eq!(tried.code(), Some(0), "{tried:?}");
+        assert!(tried.stdout.contains("1 session(s) would end"), "{tried:?}");
+        assert!(tried.stdout.contains("orders-api"), "it names the session: {tried:?}");
+        let slip = world.run(&["revoke", "workload=dev:nobody", "--reason", "x"]);
+        assert_eq!(slip.code(), Some(1), "{slip:?}");
+        assert!(slip.stderr.contains("workload=dev:nobody"), "{slip:?}");
+
+        let done = world.run(&["revoke", &selector, "--until-lifted", "--reason", "lost laptop"]);
+        assert!(done.stdout.contains(&format!("{selector} gets nothing new until the revocation is lifted")), "{done:?}");
+        let listed = world.run(&["revocations", "list", "--standing"]);
+        let line = listed.stdout.lines().find(|line| line.contains(&selector)).unwrap();
+        assert!(line.contains("lost laptop"), "{listed:?}");
+        let id = line.split_whitespace().next().unwrap();
+        let shown = world.run(&["revocations", "show", id]);
+        assert!(shown.stdout.contains("\"matched\": 1"), "{shown:?}");
+        assert_eq!(world.run(&["revocations", "lift", id]).code(), Some(0));
+        let left = world.run(&["revocations", "list", "--standing", "--json"]);
+        let left: Value = serde_json::from_str(&left.stdout).unwrap();
+        assert_eq!(left["revocations"], json!([]));
+    }
+}
