@@ -3,8 +3,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
     // Before anything secret is in memory.
     if let Err(error) = taskpass::process::deny_inspection() {
@@ -13,5 +11,5 @@ fn main() -> ExitCode {
     // Before anything can open a TLS connection or look at a token.
     drop(rustls::crypto::ring::default_provider().install_default());
     taskpass::crypto::jwt_provider::install();
-    taskpass::cli::run(taskpass::cli::Cli::parse())
+    taskpass::cli::run(std::env::args_os())
 }

@@ -3,9 +3,10 @@
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::Failure;
 use super::client::Connection;
+use super::output::{self, Form};
 use super::task::print_rows;
-use super::{Failure, output};
 
 /// Bind identities to roles, and unbind them
 #[derive(Args, Debug)]
@@ -46,19 +47,16 @@ struct Change {
 struct List {
     #[command(flatten)]
     connection: Connection,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Admins {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
-            Command::Bind(change) => change.run(true).await,
-            Command::Unbind(change) => change.run(false).await,
+            Command::Bind(change) => change.run(form, true).await,
+            Command::Unbind(change) => change.run(form, false).await,
             Command::List(list) => {
                 let answer = list.connection.client()?.get("/v1/admins").await?;
-                if list.json {
+                if form.is_json() {
                     return output::json(&answer);
                 }
                 print_rows(&answer, "admins", &["workload", "role"])
@@ -68,7 +66,7 @@ impl Admins {
 }
 
 impl Change {
-    async fn run(self, bind: bool) -> Result<(), Failure> {
+    async fn run(self, form: Form, bind: bool) -> Result<(), Failure> {
         let body = json!({"workload": self.identity, "role": self.role});
         let client = self.connection.client()?;
         let now = if bind {
@@ -78,6 +76,9 @@ impl Change {
             client.delete("/v1/admins", &body).await?;
             "no longer has"
         };
-        output::line(format!("{} {now} the role {}", self.identity, self.role))
+        form.write(
+            &json!({"workload": self.identity, "role": self.role, "bound": bind}),
+            format!("{} {now} the role {}", self.identity, self.role),
+        )
     }
 }

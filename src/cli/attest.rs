@@ -8,9 +8,10 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::client::{read_file, read_secret};
+use super::output::{self, Form};
 use super::serve::ConfigFile;
-use super::{Failure, output};
 use crate::attest::explain::{Condition, Explanation, Outcome};
 use crate::attest::{AttestContext, Attestors, Evidence};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
@@ -57,9 +58,6 @@ struct Check {
     /// The instant at which the token is judged [default: now]
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What of a configuration says which tokens are believed.
@@ -78,15 +76,15 @@ struct Server {
 }
 
 impl Attest {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
-            Command::Check(check) => check.run(),
+            Command::Check(check) => check.run(form),
         }
     }
 }
 
 impl Check {
-    fn run(self) -> Result<(), Failure> {
+    fn run(self, form: Form) -> Result<(), Failure> {
         let attestors = self.attestors()?;
         let evidence = Evidence {
             bearer: Some(read_secret(&self.token_file)?),
@@ -98,7 +96,7 @@ impl Check {
         };
         let now = self.at.unwrap_or_else(|| SystemClock.now());
         let explanation = attestors.explain(&evidence, keys.as_deref(), &self.proved(), now);
-        if self.json {
+        if form.is_json() {
             output::even_unread(output::json(&as_json(&explanation)))?;
         } else {
             output::even_unread(print(&explanation))?;

@@ -17,10 +17,10 @@ use serde_json::Value;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use super::Failure;
 use super::evidence::Source;
 use super::output::printable;
 use super::retry::{self, Fault, TRY_TIMEOUT};
+use super::{Failure, Kind};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::domain::decision::Observed;
@@ -487,10 +487,15 @@ impl Answer {
                 "\n  this machine's clock is {seconds} s {side} the broker's: set it"
             ));
         }
-        match self.status.as_u16() {
-            401 | 403 | 404 | 409 | 410 => Failure::Refused(text),
-            400..=499 if self.status != StatusCode::TOO_MANY_REQUESTS => Failure::Usage(text),
-            _ => Failure::Unestablished(text),
+        let kind = match self.status.as_u16() {
+            401 | 403 | 404 | 409 | 410 => Kind::Refused,
+            400..=499 if self.status != StatusCode::TOO_MANY_REQUESTS => Kind::Usage,
+            _ => Kind::Unestablished,
+        };
+        Failure::Answered {
+            kind,
+            text,
+            problem: self.body.clone(),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! `taskpass health`: whether a broker is alive, for container engines that have no other client.
 
 use clap::Args;
+use serde_json::json;
 use url::Url;
 
+use super::Failure;
 use super::client::{Authorities, Client};
-use super::{Failure, output};
+use super::output::Form;
 
 /// Ask whether a broker is alive, or ready
 #[derive(Args, Debug)]
@@ -24,11 +26,11 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let client = Client::believing(&self.url, &self.authorities)?;
         let answer = client.send(reqwest::Method::GET, "", None).await?;
         if answer.status.is_success() {
-            return output::line("healthy");
+            return form.write(&json!({"healthy": true}), "healthy");
         }
         let text = answer.failure();
         Err(Failure::Unestablished(text.to_string()))

@@ -4,8 +4,9 @@ use std::io::{BufRead as _, IsTerminal as _};
 
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::client::Connection;
-use super::{Failure, output};
+use super::output::{self, Form};
 
 /// Withdraws the key. Without `yes` a dry run tells what would follow, and a person at a terminal is
 /// asked.
@@ -13,7 +14,7 @@ pub(super) async fn withdraw(
     connection: &Connection,
     kid: &str,
     yes: bool,
-    as_json: bool,
+    form: Form,
 ) -> Result<(), Failure> {
     let encoded = crate::domain::workload::encode_value(kid);
     let path = format!("/v1/keys/{encoded}/revoke");
@@ -26,7 +27,7 @@ pub(super) async fn withdraw(
     // With the token as it is now: an attestation may have been used up by the dry run.
     let client = connection.client()?;
     let done = client.post(&path, &json!({"dry_run": false})).await?;
-    if as_json {
+    if form.is_json() {
         return output::json(&done);
     }
     output::line(output::printable_lines(&told(&done, kid)))

@@ -6,13 +6,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::client::{Connection, write_new_secret};
 use super::key_withdrawal::withdraw;
 use super::ledger::new_origin::{How, revoke_log_key};
 use super::ledger::vkey;
+use super::output::{self, Form};
 use super::serve::ConfigFile;
 use super::task::print_rows;
-use super::{Failure, output};
 use crate::broker::admin::ADMIN_PREFIX;
 use crate::crypto::{SealingKeys, SystemRandom, random_token, token_digest};
 use crate::merkle::VerifierKey;
@@ -57,20 +58,14 @@ enum Command {
 #[derive(Args, Debug)]
 struct Bootstrap {
     /// Write the token to this file, which must not be there yet, and print its SHA-256 alone
-    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Print both as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Debug)]
 struct List {
     #[command(flatten)]
     connection: Connection,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What a key signs.
@@ -121,16 +116,18 @@ struct Reseal {
 }
 
 impl Keys {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
-            Command::Bootstrap(bootstrap) => bootstrap.run(),
+            Command::Bootstrap(bootstrap) => bootstrap.run(form),
             Command::SealingKey => {
                 let key = SealingKeys::generate(&SystemRandom::new());
-                output::line(key.map_err(Failure::unestablished)?.expose_secret())
+                let key = key.map_err(Failure::unestablished)?;
+                let key = key.expose_secret();
+                form.write(&json!({"sealing_key": key}), key)
             }
             Command::List(list) => {
                 let answer = list.connection.client()?.get("/v1/keys").await?;
-                if list.json {
+                if form.is_json() {
                     return output::json(&answer);
                 }
                 print_rows(
@@ -155,38 +152,41 @@ impl Keys {
                 let client = rotate.connection.client()?;
                 let answer = client.post(path, &json!({})).await?;
                 let key = answer.get(name).and_then(Value::as_str).unwrap_or("?");
-                output::line(format!("the next key is {}", output::printable(key)))
+                form.write(
+                    &answer,
+                    format!("the next key is {}", output::printable(key)),
+                )
             }
             Command::Revoke(revoke) => {
                 if let (Some(key), Some(old)) = (&revoke.ledger, &revoke.old_config) {
                     let list = revoke.list.as_deref();
-                    let revoked = revoke_log_key(&revoke.file, old, &revoke.how, key, list);
+                    let revoked = revoke_log_key(&revoke.file, old, &revoke.how, key, list, form);
                     return Box::pin(revoked).await;
                 }
                 let kid = revoke.kid.unwrap_or_default();
-                let (yes, as_json) = revoke.how.answered();
-                withdraw(&revoke.connection, &kid, yes, as_json).await
+                withdraw(&revoke.connection, &kid, revoke.how.is_confirmed(), form).await
             }
             Command::Reseal(reseal) => {
                 let client = reseal.connection.client()?;
                 let answer = client.post("/v1/keys/reseal", &json!({})).await?;
                 let count = answer.get("resealed").and_then(Value::as_u64);
-                output::line(format!("{} key(s) resealed", count.unwrap_or_default()))
+                let count = count.unwrap_or_default();
+                form.write(&answer, format!("{count} key(s) resealed"))
             }
         }
     }
 }
 
 impl Bootstrap {
-    fn run(self) -> Result<(), Failure> {
+    fn run(self, form: Form) -> Result<(), Failure> {
         let token = random_token(ADMIN_PREFIX, &SystemRandom::new());
         let token = token.map_err(Failure::unestablished)?;
         let digest = hex(&token_digest(token.expose_secret()));
         if let Some(file) = &self.token_file {
             write_new_secret(file, token.expose_secret().as_bytes())?;
-            return output::line(digest);
+            return form.write(&json!({"bootstrap_token_sha256": digest}), &digest);
         }
-        if self.json {
+        if form.is_json() {
             return output::json(&json!({
                 "token": token.expose_secret(),
                 "bootstrap_token_sha256": digest,

@@ -57,7 +57,9 @@ impl Lease {
                     heard = Instant::now();
                     usual
                 }
-                Ok(Err(Failure::Refused(why))) => return format!("the task is over: {why}"),
+                Ok(Err(refused)) if refused.is_refusal() => {
+                    return format!("the task is over: {refused}");
+                }
                 Ok(Err(_)) | Err(_) => jittered(usual.min(LONGEST_PAUSE)),
             };
             if heard.elapsed() >= self.silence {
@@ -91,7 +93,8 @@ impl Lease {
             Ok(sent.await?.success()?)
         });
         match ended.await {
-            Ok(_) | Err(Failure::Refused(_)) => Ok(()),
+            Ok(_) => Ok(()),
+            Err(refused) if refused.is_refusal() => Ok(()),
             Err(failure) => Err(failure),
         }
     }

@@ -4,9 +4,11 @@
 //! rewrite the ledger. What it may do is granted here.
 
 use clap::Args;
+use serde_json::json;
 
+use super::Failure;
+use super::output::{self, Form};
 use super::serve::ConfigFile;
-use super::{Failure, output};
 use crate::config::{Config, Mode, ProcessEnvironment, Scope, StoreKind};
 use crate::store::StoreError;
 use crate::store::postgres::{Postgres, PostgresSettings};
@@ -25,7 +27,7 @@ pub(super) struct Migrate {
 }
 
 impl Migrate {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let path = self.file.path()?;
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Failure::Usage(format!("{} cannot be read: {error}", path.display()))
@@ -49,12 +51,17 @@ impl Migrate {
         let postgres = Postgres::connect(url, settings).await;
         let postgres = postgres.map_err(|e| failed(&e))?;
         postgres.migrate().await.map_err(|e| failed(&e))?;
-        output::line("the database is up to date")?;
+        if !form.is_json() {
+            output::line("the database is up to date")?;
+        }
         if let Some(role) = &self.grant_to {
             postgres.grant_serving(role).await.map_err(|e| failed(&e))?;
-            output::line(format!("{role} may serve"))?;
         }
-        Ok(())
+        match (form, &self.grant_to) {
+            (Form::Json, role) => output::json(&json!({"migrated": true, "granted_to": role})),
+            (Form::Text, Some(role)) => output::line(format!("{role} may serve")),
+            (Form::Text, None) => Ok(()),
+        }
     }
 }
 

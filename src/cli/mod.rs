@@ -30,6 +30,7 @@ mod migrate;
 mod openapi;
 mod output;
 mod policy;
+mod reference;
 mod request;
 mod retry;
 mod revocations;
@@ -40,10 +41,15 @@ mod task;
 mod wanted;
 mod workloads;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use self::output::Form;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -58,6 +64,9 @@ use clap::{Parser, Subcommand};
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Print JSON: the result, or why there is none
+    #[arg(long, global = true, display_order = 900)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,7 +90,20 @@ enum Command {
     Keys(keys::Keys),
     Openapi(openapi::Openapi),
     Health(health::Health),
+    Reference(reference::Reference),
     Completions(completions::Completions),
+}
+
+impl Command {
+    /// Whether standard output is not for one result: `exec` leaves it to its command, and a monitor
+    /// writes a line for each look.
+    fn shares_output(&self) -> bool {
+        match self {
+            Self::Exec(_) => true,
+            Self::Ledger(ledger) => ledger.is_monitor(),
+            _ => false,
+        }
+    }
 }
 
 /// Why a command came to nothing.
@@ -96,6 +118,16 @@ pub(crate) enum Failure {
     /// Something could not be reached or established.
     #[error("{0}")]
     Unestablished(String),
+    /// The broker, or another server, answered with an error.
+    #[error("{text}")]
+    Answered {
+        /// What its status means for the command: `Refused`, `Usage` or `Unestablished`.
+        kind: Kind,
+        /// The answer as sentences.
+        text: String,
+        /// The answer itself; null where it was not JSON.
+        problem: Value,
+    },
     /// Nobody reads the output any more.
     #[error("the reader of the output went away")]
     ReaderGone,
@@ -107,20 +139,97 @@ pub(crate) enum Failure {
     Told,
 }
 
+/// A class of failures, which has one exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// A policy or the broker refused, or a proof does not hold.
+    Refused,
+    /// The command line or a file is wrong.
+    Usage,
+    /// Something could not be reached or established.
+    Unestablished,
+}
+
+impl Kind {
+    /// Every class.
+    pub(crate) const ALL: [Self; 3] = [Self::Refused, Self::Usage, Self::Unestablished];
+
+    /// The exit code.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Refused => 1,
+            Self::Usage => 2,
+            Self::Unestablished => 3,
+        }
+    }
+
+    /// When a command ends with this code.
+    pub(crate) fn meaning(self) -> &'static str {
+        match self {
+            Self::Refused => "A policy or the broker refused, or a proof does not hold.",
+            Self::Usage => "The command line, or a file that it names, is wrong.",
+            Self::Unestablished => "Something could not be reached, read or established.",
+        }
+    }
+}
+
 impl Failure {
     /// What could not be established, with its cause.
     fn unestablished(error: impl std::fmt::Display) -> Self {
         Self::Unestablished(error.to_string())
     }
 
+    /// Its class; none where the command's own output told it, or nothing is left to tell.
+    fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Answered { kind, .. } => Some(*kind),
+            Self::Refused(_) => Some(Kind::Refused),
+            Self::Usage(_) => Some(Kind::Usage),
+            Self::Unestablished(_) => Some(Kind::Unestablished),
+            Self::ReaderGone | Self::Ended(_) | Self::Told => None,
+        }
+    }
+
+    /// Whether the broker, or what was verified, said no.
+    fn is_refusal(&self) -> bool {
+        self.kind() == Some(Kind::Refused)
+    }
+
     fn code(&self) -> u8 {
         match self {
             Self::ReaderGone => 0,
             Self::Ended(code) => *code,
-            Self::Refused(_) | Self::Told => 1,
-            Self::Usage(_) => 2,
-            Self::Unestablished(_) => 3,
+            Self::Told => Kind::Refused.code(),
+            other => other.kind().unwrap_or(Kind::Unestablished).code(),
         }
+    }
+
+    /// Writes why the command came to nothing: as JSON on standard output, where the result would
+    /// be, or as sentences on standard error. `exec` leaves standard output to its command.
+    fn tell(&self, form: Form, own_output: bool) {
+        let Some(kind) = self.kind() else {
+            return;
+        };
+        // It may quote what others wrote.
+        let text = output::printable_lines(&self.to_string());
+        let written = match form {
+            Form::Text => writeln!(std::io::stderr().lock(), "taskpass: {text}"),
+            Form::Json => {
+                let mut error = json!({"kind": kind, "exit_code": kind.code(), "detail": text});
+                if let Self::Answered { problem, .. } = self {
+                    error["problem"] = problem.clone();
+                }
+                let line = json!({ "error": error });
+                if own_output {
+                    writeln!(std::io::stdout().lock(), "{line:#}")
+                } else {
+                    writeln!(std::io::stderr().lock(), "{line}")
+                }
+            }
+        };
+        // Nothing is left to be done when even this cannot be written.
+        drop(written);
     }
 }
 
@@ -137,22 +246,34 @@ fn seconds_of(text: &str) -> Option<u64> {
     Some(u64::from(number.parse::<u32>().ok()?) * unit)
 }
 
-/// Runs a command to its end.
+/// Runs the command of a command line, the program's name first, to its end.
 #[must_use]
-pub fn run(cli: Cli) -> ExitCode {
-    let Err(failure) = dispatch(cli.command) else {
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return unparsed(&error, &arguments),
+    };
+    let form = if cli.json { Form::Json } else { Form::Text };
+    let own_output = !cli.command.shares_output();
+    let Err(failure) = dispatch(cli.command, form) else {
         return ExitCode::SUCCESS;
     };
-    if !matches!(
-        failure,
-        Failure::ReaderGone | Failure::Told | Failure::Ended(_)
-    ) {
-        // It may quote what somebody else wrote. Nothing is left to be done when even this cannot be
-        // written.
-        let text = output::printable_lines(&failure.to_string());
-        drop(writeln!(std::io::stderr().lock(), "taskpass: {text}"));
-    }
+    failure.tell(form, own_output);
     ExitCode::from(failure.code())
+}
+
+/// Tells what a command line that does not parse asked for: help, the version, or what is wrong.
+fn unparsed(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    let mut own = arguments.iter().take_while(|argument| *argument != "--");
+    if error.use_stderr() && own.any(|argument| argument == "--json") {
+        let failure = Failure::Usage(error.render().to_string().trim_end().to_owned());
+        failure.tell(Form::Json, true);
+        return ExitCode::from(failure.code());
+    }
+    // Nothing is left to be done when even this cannot be written.
+    drop(error.print());
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(Kind::Usage.code()))
 }
 
 /// The system does not let this process hide from others, so that it does not begin.
@@ -163,30 +284,31 @@ pub fn not_hidden(error: &std::io::Error) -> ExitCode {
     ExitCode::from(Failure::Unestablished(text).code())
 }
 
-fn dispatch(command: Command) -> Result<(), Failure> {
+fn dispatch(command: Command, form: Form) -> Result<(), Failure> {
     match command {
-        Command::Serve(serve) => block_on(serve.run()),
-        Command::Migrate(migrate) => block_on(migrate.run()),
-        Command::Dev(dev) => block_on(dev.run()),
+        Command::Serve(serve) => block_on(serve.run(form)),
+        Command::Migrate(migrate) => block_on(migrate.run(form)),
+        Command::Dev(dev) => block_on(dev.run(form)),
         Command::Exec(exec) => {
             exec.withhold()?;
             block_on(exec.run())
         }
-        Command::Aws(aws) => block_on(aws.run()),
-        Command::Request(request) => block_on(request.run()),
-        Command::Task(task) => block_on(task.run()),
-        Command::Sessions(sessions) => block_on(sessions.run()),
-        Command::Revoke(revoke) => block_on(revoke.run()),
-        Command::Revocations(revocations) => block_on(revocations.run()),
-        Command::Lift(lift) => block_on(lift.run()),
-        Command::Policy(policy) => block_on(policy.run()),
-        Command::Ledger(ledger) => block_on(ledger.run()),
-        Command::Workloads(workloads) => block_on(workloads.run()),
-        Command::Admins(admins) => block_on(admins.run()),
-        Command::Attest(attest) => attest.run(),
-        Command::Keys(keys) => block_on(keys.run()),
+        Command::Aws(aws) => block_on(aws.run(form)),
+        Command::Request(request) => block_on(request.run(form)),
+        Command::Task(task) => block_on(task.run(form)),
+        Command::Sessions(sessions) => block_on(sessions.run(form)),
+        Command::Revoke(revoke) => block_on(revoke.run(form)),
+        Command::Revocations(revocations) => block_on(revocations.run(form)),
+        Command::Lift(lift) => block_on(lift.run(form)),
+        Command::Policy(policy) => block_on(policy.run(form)),
+        Command::Ledger(ledger) => block_on(ledger.run(form)),
+        Command::Workloads(workloads) => block_on(workloads.run(form)),
+        Command::Admins(admins) => block_on(admins.run(form)),
+        Command::Attest(attest) => attest.run(form),
+        Command::Keys(keys) => block_on(keys.run(form)),
         Command::Openapi(openapi) => openapi.run(),
-        Command::Health(health) => block_on(health.run()),
+        Command::Health(health) => block_on(health.run(form)),
+        Command::Reference(reference) => reference.run(form),
         Command::Completions(completions) => completions.run(),
     }
 }

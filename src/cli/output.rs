@@ -18,6 +18,33 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// How a command writes its result on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Sentences and tables.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+impl Form {
+    pub(super) fn is_json(self) -> bool {
+        self == Self::Json
+    }
+
+    /// Writes `value` as JSON, or the sentence that says the same.
+    pub(super) fn write(
+        self,
+        value: &impl Serialize,
+        sentence: impl AsRef<str>,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Json => json(value),
+            Self::Text => line(sentence),
+        }
+    }
+}
+
 /// Writes one line, or several.
 pub(super) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();

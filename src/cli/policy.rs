@@ -19,10 +19,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use url::Url;
 
+use super::Failure;
 use super::client::{Authorities, Connection, Token};
 use super::dev::settings;
+use super::output::{self, Form};
 use super::serve::ConfigFile;
-use super::{Failure, output};
 use crate::app::{self, CheckError};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::config::{Config, Mode};
@@ -99,9 +100,6 @@ struct Check {
     authorities: Authorities,
     #[command(flatten)]
     token: Token,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -111,9 +109,6 @@ struct Test {
     /// The instant that the cases are decided at [default: now]
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -128,9 +123,6 @@ struct Activate {
     source: Source,
     #[command(flatten)]
     connection: Connection,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// A generation from files, and where its policies are.
@@ -182,17 +174,22 @@ fn list(problems: &[PolicyProblem]) -> String {
 }
 
 impl Policy {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
-            Command::Check(check) => check.check().await,
-            Command::Test(test) => test.run(),
+            Command::Check(check) => check.check(form).await,
+            Command::Test(test) => test.run(form),
             Command::Schema(schema) => {
-                output::raw(schema.source.built()?.generation.schema.as_bytes())
+                let built = schema.source.built()?;
+                let text = built.generation.schema.as_str();
+                match form {
+                    Form::Json => output::json(&json!({"schema": text})),
+                    Form::Text => output::raw(text.as_bytes()),
+                }
             }
-            Command::Activate(activate) => activate.run().await,
-            Command::Explain(explain) => explain.run().await,
-            Command::Replay(replay) => replay.run(),
-            Command::Unused(unused) => unused.run(),
+            Command::Activate(activate) => activate.run(form).await,
+            Command::Explain(explain) => explain.run(form).await,
+            Command::Replay(replay) => replay.run(form),
+            Command::Unused(unused) => unused.run(form),
             Command::Decisions(decisions) => decisions.run().await,
         }
     }
@@ -248,7 +245,7 @@ fn say_notes(notes: &Notes) -> Result<(), Failure> {
 }
 
 impl Check {
-    async fn check(self) -> Result<(), Failure> {
+    async fn check(self, form: Form) -> Result<(), Failure> {
         let now = SystemClock.now();
         let built = self.source.build(Some(now))?;
         let told = match (&self.url, &built) {
@@ -260,7 +257,7 @@ impl Check {
             }
             _ => None,
         };
-        if self.json {
+        if form.is_json() {
             let problems = built.as_ref().err().cloned().unwrap_or_default();
             let compiled = built.as_ref().ok().map(|built| &built.compiled);
             let observing = compiled.into_iter().flat_map(|own| own.observing(now));
@@ -302,7 +299,7 @@ impl Check {
 }
 
 impl Test {
-    fn run(self) -> Result<(), Failure> {
+    fn run(self, form: Form) -> Result<(), Failure> {
         let built = self.source.built()?;
         let tests = policy::read_tests(&built.directory)
             .map_err(|problem| Failure::Refused(problem.to_string()))?;
@@ -311,7 +308,7 @@ impl Test {
             &tests,
             self.at.unwrap_or_else(|| SystemClock.now()),
         );
-        let shown = if self.json {
+        let shown = if form.is_json() {
             let cases: Vec<Value> = report
                 .cases
                 .iter()
@@ -337,13 +334,13 @@ impl Test {
 }
 
 impl Activate {
-    async fn run(self) -> Result<(), Failure> {
+    async fn run(self, form: Form) -> Result<(), Failure> {
         let built = self.source.build(Some(SystemClock.now()))?;
         let built = built.map_err(|problems| Failure::Refused(list(&problems)))?;
         let body = serde_json::to_value(&built.generation).map_err(Failure::unestablished)?;
         let client = self.connection.client()?;
         let answer = client.post("/v1/generations", &body).await?;
-        if self.json {
+        if form.is_json() {
             return output::json(&answer);
         }
         output::line(format!(

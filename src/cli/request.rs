@@ -3,11 +3,12 @@
 use clap::Args;
 use serde_json::Value;
 
+use super::Failure;
 use super::client::{Connection, observed};
 use super::held::Asker;
+use super::output::{self, Form};
 use super::retry::RetryArgs;
 use super::wanted::{AnyTask, Wanted};
-use super::{Failure, output};
 
 /// Ask for a credential
 #[derive(Args, Debug)]
@@ -25,16 +26,13 @@ pub(super) struct Request {
     task: AnyTask,
     #[command(flatten)]
     retry: RetryArgs,
-    /// Print the whole answer, with receipt and handle, as JSON
-    #[arg(long, conflicts_with = "env")]
-    json: bool,
     /// Print lines for a shell: the credential, the session, the task and its handle
-    #[arg(long)]
+    #[arg(long, conflicts_with = "json")]
     env: bool,
 }
 
 impl Request {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let asker = Asker {
             client: self.connection.address.client()?,
             source: self.connection.source()?,
@@ -42,7 +40,7 @@ impl Request {
             retry: self.retry.limit(),
         };
         let answer = asker.ask_silently(&self.task.body()?).await?;
-        if self.json {
+        if form.is_json() {
             return output::json(&answer);
         }
         let text = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str);

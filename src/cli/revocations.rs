@@ -3,9 +3,10 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::client::Connection;
+use super::output::{self, Form};
 use super::task::Page;
-use super::{Failure, output};
 use crate::domain::cutoff::Selector;
 use crate::ids::CutoffId;
 
@@ -62,26 +63,23 @@ pub(super) struct Lift {
     id: CutoffId,
     #[command(flatten)]
     connection: Connection,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Revocations {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
-            Command::List(list) => list.run().await,
+            Command::List(list) => list.run(form).await,
             Command::Show(show) => {
                 let client = show.connection.client()?;
                 output::json(&client.get(&format!("/v1/revocations/{}", show.id)).await?)
             }
-            Command::Lift(lift) => lift.run().await,
+            Command::Lift(lift) => lift.run(form).await,
         }
     }
 }
 
 impl List {
-    async fn run(self) -> Result<(), Failure> {
+    async fn run(self, form: Form) -> Result<(), Failure> {
         let standing = self.standing.then(|| "true".to_owned());
         let selector = self.selector.as_ref().map(Selector::to_string);
         let filter = [
@@ -90,7 +88,7 @@ impl List {
         ];
         let path = format!("/v1/revocations{}", self.page.query(&filter));
         let mut answer = self.connection.client()?.get(&path).await?;
-        if !self.page.json {
+        if !form.is_json() {
             write_selectors(&mut answer);
         }
         let columns = [
@@ -102,7 +100,7 @@ impl List {
             "committed_at",
             "reason",
         ];
-        self.page.print(&answer, "revocations", &columns)
+        Page::print(form, &answer, "revocations", &columns)
     }
 }
 
@@ -123,10 +121,10 @@ fn write_selectors(answer: &mut Value) {
 }
 
 impl Lift {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let path = format!("/v1/revocations/{}/lift", self.id);
         let answer = self.connection.client()?.post(&path, &json!({})).await?;
-        if self.json {
+        if form.is_json() {
             return output::json(&answer);
         }
         output::line(format!("revocation {} is lifted", self.id))

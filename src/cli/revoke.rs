@@ -3,9 +3,10 @@
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::Failure;
 use super::client::Connection;
+use super::output::{self, Form};
 use super::task::print_rows;
-use super::{Failure, output};
 use crate::domain::cutoff::Selector;
 
 /// End everything that a selector matches
@@ -41,19 +42,16 @@ pub(super) struct Revoke {
     /// Why
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Revoke {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let answer = self
             .connection
             .client()?
             .post("/v1/revocations", &self.body()?)
             .await?;
-        if self.json {
+        if form.is_json() {
             return output::json(&answer);
         }
         let number = |name: &str| answer.get(name).and_then(Value::as_u64).unwrap_or_default();

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use serde_json::json;
 
-use super::{Failure, output};
+use super::Failure;
+use super::output::Form;
 use crate::app::{self, StartError};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Mode, ProcessEnvironment};
@@ -48,7 +50,7 @@ impl ConfigFile {
 }
 
 impl Serve {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let config = self.file.load()?;
         if self.check {
             let now = SystemClock.now();
@@ -56,15 +58,20 @@ impl Serve {
             let generation = checked
                 .map_err(|error| Failure::Usage(error.to_string()))?
                 .generation;
-            return output::line(format!(
-                "{}: good: {} attestor(s), {} resource(s), {} task type(s), {} policy file(s), {} sink(s)",
-                config.source.display(),
-                generation.attestors.len(),
-                generation.resources.len(),
-                generation.task_types.len(),
-                generation.policies.len(),
-                config.export.len(),
-            ));
+            let file = config.source.display().to_string();
+            let (attestors, resources) = (generation.attestors.len(), generation.resources.len());
+            let (task_types, policies) = (generation.task_types.len(), generation.policies.len());
+            let sinks = config.export.len();
+            return form.write(
+                &json!({
+                    "good": true, "file": file, "attestors": attestors, "resources": resources,
+                    "task_types": task_types, "policy_files": policies, "sinks": sinks,
+                }),
+                format!(
+                    "{file}: good: {attestors} attestor(s), {resources} resource(s), {task_types} task \
+                     type(s), {policies} policy file(s), {sinks} sink(s)"
+                ),
+            );
         }
         telemetry::init(&config.log, config.log_filter.as_deref())
             .map_err(|error| Failure::Usage(error.to_string()))?;

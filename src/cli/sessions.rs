@@ -3,9 +3,10 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::Failure;
 use super::client::Connection;
+use super::output::{self, Form};
 use super::task::Page;
-use super::{Failure, output};
 use crate::ids::SessionId;
 
 /// List, show and revoke sessions
@@ -69,13 +70,10 @@ struct RevokeOne {
     /// Why
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl Sessions {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
             Command::List(list) => {
                 let filter = [
@@ -94,7 +92,7 @@ impl Sessions {
                     "resource",
                     "expires_at",
                 ];
-                list.page.print(&answer, "sessions", &columns)
+                Page::print(form, &answer, "sessions", &columns)
             }
             Command::Show(show) => {
                 let client = show.connection.client()?;
@@ -104,7 +102,7 @@ impl Sessions {
                 let path = format!("/v1/sessions/{}/revoke", revoke.id);
                 let body = json!({"reason": revoke.reason});
                 let answer = revoke.connection.client()?.post(&path, &body).await?;
-                if revoke.json {
+                if form.is_json() {
                     return output::json(&answer);
                 }
                 let session = answer.get("session").unwrap_or(&answer);

@@ -6,9 +6,10 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::Value;
 
+use super::Failure;
 use super::client::{Client, Connection, read_secret};
+use super::output::{self, Form};
 use super::retry::{RetryArgs, retried};
-use super::{Failure, output};
 use crate::config::{Environment, ProcessEnvironment};
 use crate::ids::TaskId;
 
@@ -50,9 +51,6 @@ struct One {
     handle_file: Option<PathBuf>,
     #[command(flatten)]
     retry: RetryArgs,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -86,9 +84,6 @@ pub(super) struct Page {
     /// The longest page
     #[arg(long)]
     limit: Option<u32>,
-    /// Print the answer as JSON
-    #[arg(long)]
-    pub(super) json: bool,
 }
 
 impl Page {
@@ -112,14 +107,14 @@ impl Page {
         }
     }
 
-    /// The listing's rows under `name`, as a table of these columns.
+    /// The listing: as JSON, or its rows under `name` as a table of these columns.
     pub(super) fn print(
-        &self,
+        form: Form,
         answer: &Value,
         name: &str,
         columns: &[&str],
     ) -> Result<(), Failure> {
-        if self.json {
+        if form.is_json() {
             return output::json(answer);
         }
         print_rows(answer, name, columns)?;
@@ -150,11 +145,11 @@ pub(super) fn print_rows(answer: &Value, name: &str, columns: &[&str]) -> Result
 }
 
 impl Task {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
-            Command::Heartbeat(one) => one.act("heartbeat").await,
-            Command::Complete(one) => one.act("complete").await,
-            Command::Abort(one) => one.act("abort").await,
+            Command::Heartbeat(one) => one.act(form, "heartbeat").await,
+            Command::Complete(one) => one.act(form, "complete").await,
+            Command::Abort(one) => one.act(form, "abort").await,
             Command::Show(show) => {
                 let client = show.connection.client()?;
                 output::json(&client.get(&format!("/v1/tasks/{}", show.id)).await?)
@@ -167,7 +162,7 @@ impl Task {
                 let path = format!("/v1/tasks{}", list.page.query(&filter));
                 let answer = list.connection.client()?.get(&path).await?;
                 let columns = ["id", "state", "type", "owner", "deadline"];
-                list.page.print(&answer, "tasks", &columns)
+                Page::print(form, &answer, "tasks", &columns)
             }
         }
     }
@@ -191,7 +186,7 @@ impl One {
         }
     }
 
-    async fn act(&self, what: &str) -> Result<(), Failure> {
+    async fn act(&self, form: Form, what: &str) -> Result<(), Failure> {
         let path = format!("/v1/tasks/{}/{what}", self.id);
         let client = self.client()?;
         let nothing = Value::Object(serde_json::Map::new());
@@ -200,7 +195,7 @@ impl One {
             Ok(sent.await?.success()?)
         });
         let answer = answer.await?;
-        if self.json {
+        if form.is_json() {
             return output::json(&answer);
         }
         let state = answer.pointer("/task/state").and_then(Value::as_str);

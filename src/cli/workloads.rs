@@ -9,10 +9,11 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::Failure;
 use super::client::{Connection, read_file, write_new_secret};
 use super::evidence::{assertion, read_key};
+use super::output::{self, Form};
 use super::task::print_rows;
-use super::{Failure, output};
 use crate::crypto::PublicJwk;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
@@ -61,9 +62,6 @@ struct NewKey {
     /// The file to make, which will hold the private key as PKCS#8 PEM
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
-    /// Print the public JWK as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -78,18 +76,12 @@ struct Add {
     /// The file that holds the public key as a JWK, Ed25519 or P-256; `-` is standard input
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Debug)]
 struct List {
     #[command(flatten)]
     connection: Connection,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -118,13 +110,13 @@ struct Remove {
 }
 
 impl Workloads {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
-            Command::NewKey(new) => new.run(),
-            Command::Add(add) => add.run().await,
+            Command::NewKey(new) => new.run(form),
+            Command::Add(add) => add.run(form).await,
             Command::List(list) => {
                 let answer = list.connection.client()?.get("/v1/workloads").await?;
-                if list.json {
+                if form.is_json() {
                     return output::json(&answer);
                 }
                 print_rows(
@@ -136,7 +128,10 @@ impl Workloads {
             Command::Assert(own) => {
                 let signer = read_key(&own.key_file)?;
                 let made = assertion(&signer, &own.workload, &own.audience).await?;
-                output::raw(format!("{}\n", made.expose_secret()).as_bytes())
+                form.write(
+                    &json!({"assertion": made.expose_secret()}),
+                    made.expose_secret(),
+                )
             }
             Command::Remove(remove) => {
                 let body = json!({
@@ -146,14 +141,14 @@ impl Workloads {
                 });
                 let client = remove.connection.client()?;
                 client.delete("/v1/workloads", &body).await?;
-                output::line(format!("{} is removed", remove.thumbprint))
+                form.write(&body, format!("{} is removed", remove.thumbprint))
             }
         }
     }
 }
 
 impl NewKey {
-    fn run(self) -> Result<(), Failure> {
+    fn run(self, form: Form) -> Result<(), Failure> {
         let key = PrivateKey::generate(Algorithm::EdDsa).map_err(Failure::unestablished)?;
         let signer = LocalSigner::new(&key).map_err(Failure::unestablished)?;
         let encoded = Zeroizing::new(STANDARD.encode(key.expose_pkcs8()));
@@ -165,7 +160,7 @@ impl NewKey {
         pem.push_str("-----END PRIVATE KEY-----\n");
         write_new_secret(&self.key_file, pem.as_bytes())?;
         let jwk = serde_json::to_value(signer.public_jwk()).map_err(Failure::unestablished)?;
-        if self.json {
+        if form.is_json() {
             return output::json(&jwk);
         }
         let text = |name: &str| jwk.get(name).and_then(Value::as_str).unwrap_or_default();
@@ -180,7 +175,7 @@ impl NewKey {
 }
 
 impl Add {
-    async fn run(self) -> Result<(), Failure> {
+    async fn run(self, form: Form) -> Result<(), Failure> {
         let bytes = read_file(&self.key_file, MAX_JWK_BYTES)?;
         // A private key must not leave this machine, not even by mistake.
         PublicJwk::parse(&bytes)
@@ -193,7 +188,7 @@ impl Add {
             .client()?
             .post("/v1/workloads", &body)
             .await?;
-        if self.json {
+        if form.is_json() {
             return output::json(&answer);
         }
         let thumbprint = answer.get("thumbprint").and_then(Value::as_str);

@@ -620,6 +620,7 @@ async fn only_a_role_that_one_resource_has_to_itself_is_denied_as_a_whole() {
     ] {
         let ask = RevokeAsk {
             selector: selector.clone(),
+            unknown: true,
             ..revoke_resource(true)
         };
         let refused = rig.broker.revoke_many(&admin, ask).await;

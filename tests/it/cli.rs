@@ -888,7 +888,7 @@ fn the_help_says_which_commands_there_are() {
     insta::assert_snapshot!(taskpass(&["--help"]).stdout, @r"
     A just-in-time credential broker: one credential, for one task, decided before it exists
 
-    Usage: taskpass <COMMAND>
+    Usage: taskpass [OPTIONS] <COMMAND>
 
     Commands:
       serve        Run the broker
@@ -900,6 +900,7 @@ fn the_help_says_which_commands_there_are() {
       task         Heartbeat, complete, abort, show and list tasks
       sessions     List, show and revoke sessions
       revoke       End everything that a selector matches
+      revocations  List and show revocations, and lift their blocks
       lift         Let in again what a revocation keeps out
       policy       Check, test and activate policies
       ledger       Check receipts and logs offline; take the log away; show its head
@@ -909,9 +910,11 @@ fn the_help_says_which_commands_there_are() {
       keys         Make first secrets; list, rotate, revoke and reseal the broker's keys
       openapi      Print the description of the HTTP interface
       health       Ask whether a broker is alive, or ready
+      reference    Print the environment variables and exit codes
       completions  Print a shell's completions
 
     Options:
+          --json     Print JSON: the result, or why there is none
       -h, --help     Print help
       -V, --version  Print version
 
@@ -919,6 +922,92 @@ fn the_help_says_which_commands_there_are() {
 
     Exit codes: 0 done, 1 refused, 2 usage, 3 could not reach or establish.
     ");
+}
+
+/// Every command without commands of its own.
+fn commands() -> Vec<String> {
+    fn collect(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        if !command.has_subcommands() {
+            found.push(path.trim().to_owned());
+        }
+        for sub in command.get_subcommands() {
+            collect(sub, &format!("{path} {}", sub.get_name()), found);
+        }
+    }
+    let mut found = Vec::new();
+    let command = <taskpass::cli::Cli as clap::CommandFactory>::command();
+    collect(&command, "", &mut found);
+    found
+}
+
+/// The error of a command that was run with `--json`.
+#[track_caller]
+fn told_as_json(text: &str) -> Value {
+    let mut told: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    told["error"].take()
+}
+
+#[test]
+fn every_command_takes_json_and_tells_a_misuse_in_it() {
+    let commands = commands();
+    assert!(commands.len() > 45, "{commands:?}");
+    for command in commands {
+        let words: Vec<&str> = command.split(' ').collect();
+        let help = taskpass(&[words.as_slice(), &["--help"]].concat()).stdout;
+        assert!(help.contains("--json"), "{command}: {help}");
+        let misused = taskpass(&[words.as_slice(), &["--json", "--no-such-option"]].concat());
+        assert_eq!(misused.code(), Some(2), "{command}");
+        let error = told_as_json(&misused.stdout);
+        assert_eq!(
+            (&error["kind"], &error["exit_code"]),
+            (&json!("usage"), &json!(2))
+        );
+        let detail = error["detail"].as_str().unwrap();
+        assert!(detail.contains("--no-such-option"), "{command}: {detail}");
+        assert_eq!(misused.stderr, "", "{command}");
+    }
+    let misused = taskpass(&["exec", "--no-such-option", "--", "true", "--json"]);
+    assert!(
+        misused.stdout.is_empty(),
+        "that flag is the command's: {misused:?}"
+    );
+}
+
+#[test]
+fn what_cannot_be_reached_is_told_as_json() {
+    let unreachable = ["--url", "http://127.0.0.1:1", "--json"];
+    let listed = Launch::taskpass(["sessions", "list"])
+        .arguments(&unreachable)
+        .env("TASKPASS_TOKEN", "tpa_x")
+        .run();
+    assert_eq!(listed.code(), Some(3), "{listed:?}");
+    let error = told_as_json(&listed.stdout);
+    assert_eq!(
+        (&error["kind"], &error["exit_code"]),
+        (&json!("unestablished"), &json!(3))
+    );
+    // The standard output of `exec` is its command's.
+    let asked = [
+        "exec",
+        "--resource",
+        "r",
+        "--action",
+        "a",
+        "--task-type",
+        "t",
+    ];
+    let executed = Launch::taskpass(asked)
+        .arguments(&unreachable)
+        .arguments(&["--", "true"])
+        .env("TASKPASS_TOKEN", "tpa_x")
+        .env("TASKPASS_RETRY_SECONDS", "0")
+        .run();
+    assert_eq!(
+        (executed.code(), executed.stdout.as_str()),
+        (Some(3), ""),
+        "{executed:?}"
+    );
+    assert_eq!(told_as_json(&executed.stderr)["kind"], "unestablished");
 }
 
 #[test]

@@ -221,7 +221,7 @@ on_both_stores! {
     async fn a_cutoff_on_an_attestor_kills_what_its_identities_hold_and_lets_none_in(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let cut = async |name: &str| {
-            let ask = RevokeAsk { selector: Selector::Attestor(name.into()), block: BlockAsk::UntilLifted, widen: false, unknown: false, reason: "its key was stolen".into(), dry_run: false };
+            let ask = RevokeAsk { selector: Selector::Attestor(name.into()), block: BlockAsk::UntilLifted, widen: false, unknown: true, reason: "its key was stolen".into(), dry_run: false };
             rig.broker.revoke_many(&rig.admin(), ask).await.unwrap().radius.unwrap().matched
         };
         assert_eq!(cut("another").await, 0);
@@ -695,7 +695,7 @@ async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
                 block: BlockAsk::UntilLifted,
                 widen: false,
                 reason: "x".into(),
-                unknown: false,
+                unknown: true,
                 dry_run: false,
             },
         )

@@ -196,6 +196,10 @@ on_both_stores! {
         let slip = world.run(&["revoke", "workload=dev:nobody", "--reason", "x"]);
         assert_eq!(slip.code(), Some(1), "{slip:?}");
         assert!(slip.stderr.contains("workload=dev:nobody"), "{slip:?}");
+        let slip = world.run(&["revoke", "workload=dev:nobody", "--reason", "x", "--json"]);
+        let told: Value = serde_json::from_str(&slip.stdout).unwrap();
+        assert_eq!(told["error"]["kind"], "refused");
+        assert_eq!(told["error"]["problem"]["type"], "urn:taskpass:problem:not-found");
 
         let done = world.run(&["revoke", &selector, "--until-lifted", "--reason", "lost laptop"]);
         assert!(done.stdout.contains(&format!("{selector} gets nothing new until the revocation is lifted")), "{done:?}");

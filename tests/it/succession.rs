@@ -811,7 +811,7 @@ async fn give_up_a_log_with_a_role_at(world: &mut World, moto: &Moto, endpoints:
     std::fs::write(world.path(file(NEW)), another).unwrap();
     let refused = world.move_on(revoke, &["--yes", "--json"]);
     assert_eq!(refused.code(), Some(2), "{refused:?}");
-    assert!(refused.stderr.contains("server.issuer"), "{refused:?}");
+    assert!(refused.stdout.contains("server.issuer"), "{refused:?}");
     std::fs::write(world.path(file(NEW)), new).unwrap();
     let report = std::cell::RefCell::new(Value::Null);
     // PostgreSQL notices a moment later that the old broker's last connection is closed.

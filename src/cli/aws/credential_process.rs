@@ -142,7 +142,7 @@ impl CredentialProcess {
         mut held: Held,
     ) -> Result<Option<Held>, Failure> {
         let over = match self.standing(asker, &held).await {
-            Err(Failure::Refused(why)) => Some(why),
+            Err(refused) if refused.is_refusal() => Some(refused.to_string()),
             Err(failure) => {
                 output::note(format!("taskpass: the broker was not asked: {failure}"))?;
                 None

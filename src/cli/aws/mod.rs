@@ -7,6 +7,7 @@ mod trust_policy;
 use clap::{Args, Subcommand};
 
 use super::Failure;
+use super::output::Form;
 
 /// Credentials for AWS's own tools, and what roles have to trust
 #[derive(Args, Debug)]
@@ -22,10 +23,10 @@ enum Command {
 }
 
 impl Aws {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
             Command::CredentialProcess(process) => process.run().await,
-            Command::TrustPolicy(policy) => policy.run(),
+            Command::TrustPolicy(policy) => policy.run(form),
         }
     }
 }

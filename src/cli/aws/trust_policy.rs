@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::cli::Failure;
+use crate::cli::output::{self, Form};
 use crate::cli::serve::ConfigFile;
-use crate::cli::{Failure, output};
 use crate::domain::aws::{AwsMode, AwsRole};
 use crate::domain::catalog::Resource;
 use crate::mint::aws::trust::Trusted;
@@ -63,7 +64,7 @@ impl Registered {
 }
 
 impl TrustPolicy {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
         let trusted = self.trusted()?;
         let Some(file) = &self.check else {
             return output::json(&trusted.policy());
@@ -77,7 +78,12 @@ impl TrustPolicy {
             serde_json::from_slice(&bytes).map_err(|_| unread("is not JSON".into()))?;
         let faults = trusted.faults_of(&policy, &self.expect);
         if faults.is_empty() {
-            return output::line(format!("{}: good", file.display()));
+            let good = format!("{}: good", file.display());
+            return form.write(&json!({"good": true, "faults": []}), good);
+        }
+        if form.is_json() {
+            output::even_unread(output::json(&json!({"good": false, "faults": faults})))?;
+            return Err(Failure::Told);
         }
         let told = faults.iter().map(|fault| output::printable(fault));
         Err(Failure::Refused(told.collect::<Vec<_>>().join("\n")))

@@ -33,8 +33,9 @@ use self::mapped::Mapping;
 use self::record::{Outcome, Record};
 use self::report::{Allowed, Problem, Report};
 use self::tally::{GroupBy, Tally};
+use super::Failure;
 use super::client::read_file;
-use super::{Failure, output};
+use super::output::{self, Form};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::files::NewFile;
 use crate::merkle::VerifierKey;
@@ -121,9 +122,6 @@ pub(super) struct Coverage {
     /// Draw the result into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 fn vkey(text: &str) -> Result<VerifierKey, String> {
@@ -149,7 +147,7 @@ fn percent(text: &str) -> Result<f64, String> {
 
 impl Coverage {
     /// Reads, judges and tells.
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
         let keys = self.keys()?;
         let reading = self.reading()?;
         self.check_inputs()?;
@@ -208,7 +206,7 @@ impl Coverage {
                 Failure::Unestablished(format!("cannot write {}: {error}", path.display()))
             })?;
         }
-        output::even_unread(if self.json {
+        output::even_unread(if form.is_json() {
             output::json(&report.to_json())
         } else {
             report.print()

@@ -29,8 +29,9 @@ use serde_json::json;
 
 use self::issuer::Issuer;
 use self::settings::Settings;
+use super::Failure;
+use super::output::{self, Form};
 use super::serve::in_order;
-use super::{Failure, output};
 use crate::app::{self, App};
 use crate::broker::admin::ADMIN_PREFIX;
 use crate::clock::SystemClock;
@@ -58,9 +59,6 @@ pub(super) struct Dev {
     /// Do not play the story
     #[arg(long)]
     no_story: bool,
-    /// Print where everything is as the first line, as JSON; the story goes to standard error
-    #[arg(long)]
-    json: bool,
 }
 
 /// A development broker that serves.
@@ -71,7 +69,7 @@ struct Running {
 }
 
 impl Dev {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         self.refuse_production()?;
         let log = Log {
             format: LogFormat::Text,
@@ -92,11 +90,16 @@ impl Dev {
         // The issuer serves for as long as the broker does: one ends, both end.
         tokio::select! {
             ended = issuer.serve() => ended,
-            ended = self.broker(listen, running) => ended,
+            ended = self.broker(listen, running, form) => ended,
         }
     }
 
-    async fn broker(&self, listen: SocketAddr, running: Running) -> Result<(), Failure> {
+    async fn broker(
+        &self,
+        listen: SocketAddr,
+        running: Running,
+        form: Form,
+    ) -> Result<(), Failure> {
         let config = Settings {
             listen,
             issuer: &running.issuer,
@@ -113,7 +116,7 @@ impl Dev {
         let app: App = app::start(config, options)
             .await
             .map_err(Failure::unestablished)?;
-        if self.json {
+        if form.is_json() {
             output::json_line(&json!({
                 "url": running.url,
                 "issuer": running.issuer,
@@ -123,9 +126,9 @@ impl Dev {
         }
         let served = async {
             if !self.no_story {
-                story::play(&running, self.json).await?;
+                story::play(&running, form).await?;
             }
-            if !self.json {
+            if !form.is_json() {
                 output::line(commands(&running))?;
             }
             Ok::<(), Failure>(())
@@ -209,7 +212,6 @@ mod tests {
             data_dir: PathBuf::new(),
             database_url: None,
             no_story: true,
-            json: true,
         };
         for bad in ["0.0.0.0:7070", "10.0.0.1:7070", "[::]:7070"] {
             let refused = dev(bad).refuse_production();

@@ -9,9 +9,10 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use url::Url;
 
+use super::super::Failure;
 use super::super::client::{Answer, Client};
 use super::super::ledger::verify::{self, Asked};
-use super::super::{Failure, output};
+use super::super::output::{self, Form};
 use super::Running;
 use super::shop::Shop;
 use crate::merkle::{Trust, VerifierKey};
@@ -38,10 +39,12 @@ impl Teller {
     }
 }
 
-/// Plays it. With `json` it is told on standard error.
-pub(super) async fn play(running: &Running, json: bool) -> Result<(), Failure> {
+/// Plays it. With [`Form::Json`] it is told on standard error.
+pub(super) async fn play(running: &Running, form: Form) -> Result<(), Failure> {
     let story = Story {
-        teller: Teller { quietly: json },
+        teller: Teller {
+            quietly: form.is_json(),
+        },
         broker: address(&running.url)?,
         issuer: address(&running.issuer)?,
         admin: &running.admin,

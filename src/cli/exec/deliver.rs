@@ -76,6 +76,12 @@ const REMOVED_BEGINNINGS: [&str; 2] = ["AWS_BEARER_TOKEN_", "AWS_ENDPOINT_URL"];
 /// the environment of this process.
 const OF_THE_COMMAND_LINE: [&str; 2] = ["TASKPASS_TOKEN_FILE", "TASKPASS_KEY_FILE"];
 
+/// The names of the variables that the command does not get; `*` stands for any ending.
+pub(super) fn removed_names() -> impl Iterator<Item = String> {
+    let many = REMOVED_BEGINNINGS.map(|beginning| format!("{beginning}*"));
+    REMOVED.map(str::to_owned).into_iter().chain(many)
+}
+
 /// Every variable that the command does not get, among those that there are.
 fn removed() -> impl Iterator<Item = String> {
     let begins = |name: &String| {

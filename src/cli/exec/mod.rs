@@ -79,6 +79,11 @@ enum How {
     Endpoint,
 }
 
+/// The names of the variables that the command does not get; `*` stands for any ending.
+pub(super) fn removed_variables() -> impl Iterator<Item = String> {
+    deliver::removed_names()
+}
+
 impl Exec {
     /// Takes secrets out of the environment that the command could read of this process. Where there
     /// are some, the program starts again here.

@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use serde_json::json;
 
+use crate::cli::Failure;
 use crate::cli::client::Connection;
-use crate::cli::{Failure, output};
+use crate::cli::output::{self, Form};
 use crate::files::NewFile;
 use crate::merkle::LogReader;
 
@@ -25,7 +27,7 @@ pub(super) struct Export {
 }
 
 impl Export {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let client = self.connection.client()?;
         let Some(file) = self.output else {
             let mut out = std::io::stdout().lock();
@@ -43,6 +45,9 @@ impl Export {
             .map_err(|error| failed(error.into_error()))?;
         let size = check(new.reread().map_err(failed)?)?;
         new.keep().map_err(failed)?;
+        if form.is_json() {
+            return output::json(&json!({"leaves": size, "file": file.display().to_string()}));
+        }
         output::note(format!("{size} leaves in {}", file.display()))
     }
 }

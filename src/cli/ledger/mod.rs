@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use self::verify::{Asked, Consistency, Given};
+use super::Failure;
 use super::client::{Connection, read_file, read_secret};
-use super::{Failure, output};
+use super::output::{self, Form};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::ids::DecisionId;
 use crate::merkle::{Receipt, Trust, VerifierKey, WitnessKey};
@@ -155,18 +156,12 @@ struct Verify {
     /// been logged before
     #[arg(long, value_name = "TIME", value_parser = time)]
     used_at: Option<Timestamp>,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Debug)]
 struct Checkpoint {
     #[command(flatten)]
     connection: Connection,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -188,18 +183,15 @@ struct AcceptTime {
     time: Option<Timestamp>,
     #[command(flatten)]
     connection: Connection,
-    /// Print the answer as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl AcceptTime {
-    async fn run(self) -> Result<(), Failure> {
+    async fn run(self, form: Form) -> Result<(), Failure> {
         let time = self.time.unwrap_or_else(|| SystemClock.now());
         let ask = json!({"time": time, "reason": self.reason});
         let client = self.connection.client()?;
         let answer = client.post("/v1/ledger/accept-time", &ask).await?;
-        if self.json {
+        if form.is_json() {
             return output::json(&answer);
         }
         let text = |name: &str| {
@@ -314,23 +306,29 @@ pub(super) fn vkey(text: &str) -> Result<VerifierKey, String> {
 }
 
 impl Ledger {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    /// Whether this is `ledger watch`.
+    pub(super) fn is_monitor(&self) -> bool {
+        matches!(self.command, Command::Watch(_))
+    }
+
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
-            Command::Verify(verify) => verify.run(),
-            Command::Coverage(coverage) => coverage.run(),
-            Command::Watch(watch) => Box::pin(watch.run()).await,
-            Command::Export(export) => export.run().await,
+            Command::Verify(verify) => verify.run(form),
+            Command::Coverage(coverage) => coverage.run(form),
+            Command::Watch(watch) => Box::pin(watch.run(form)).await,
+            Command::Export(export) => export.run(form).await,
             Command::Receipt(receipt) => receipt.run().await,
-            Command::AcceptTime(accept) => accept.run().await,
-            Command::NewOrigin(new) => Box::pin(new.run()).await,
+            Command::AcceptTime(accept) => accept.run(form).await,
+            Command::NewOrigin(new) => Box::pin(new.run(form)).await,
             Command::Events(events) => events.run(),
             Command::Forget(Forget { id, connection }) => {
                 let path = format!("/v1/decisions/{id}/purpose");
                 let client = connection.client()?;
                 client.send(Method::DELETE, &path, None).await?.success()?;
-                output::line(format!(
-                    "what was written with {id} is deleted; its entry stays"
-                ))
+                form.write(
+                    &json!({"id": id, "forgotten": true}),
+                    format!("what was written with {id} is deleted; its entry stays"),
+                )
             }
             Command::Consistency(asked) => {
                 let to = asked.to.map(|to| format!("&to={to}")).unwrap_or_default();
@@ -340,7 +338,7 @@ impl Ledger {
             Command::Checkpoint(checkpoint) => {
                 let client = checkpoint.connection.client()?;
                 let note = client.get_text("/v1/ledger/checkpoint").await?;
-                if checkpoint.json {
+                if form.is_json() {
                     return output::json(&json!({"checkpoint": note}));
                 }
                 // A note is text in which a signature vouches for every byte: shown as it is, save
@@ -350,7 +348,7 @@ impl Ledger {
             }
             Command::Keys(keys) => {
                 let answer = keys.connection.client()?.get("/v1/ledger/keys").await?;
-                if keys.json {
+                if form.is_json() {
                     return output::json(&answer);
                 }
                 let list = answer.get("vkeys").and_then(Value::as_array);
@@ -364,7 +362,7 @@ impl Ledger {
 }
 
 impl Verify {
-    fn run(self) -> Result<(), Failure> {
+    fn run(self, form: Form) -> Result<(), Failure> {
         let trust = Trust {
             keys: self.keys()?,
             witnesses: self.witnesses.clone(),
@@ -398,7 +396,7 @@ impl Verify {
                 })?)
             };
         let verdict = verify::verify(BufReader::with_capacity(256 * 1024, file), &asked);
-        output::even_unread(if self.json {
+        output::even_unread(if form.is_json() {
             output::json(&verdict)
         } else {
             output::line(verdict.to_string())

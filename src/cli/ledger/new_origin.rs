@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use super::MAX_FILE_BYTES;
 use crate::app::StartError;
 use crate::app::succession::{self, Begun, Evidence, Old};
+use crate::cli::Failure;
 use crate::cli::client::read_file;
+use crate::cli::output::{self, Form};
 use crate::cli::serve::ConfigFile;
-use crate::cli::{Failure, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
     Config, DATABASE_URL_VARIABLE, Environment, Mode, NotText, ProcessEnvironment,
@@ -55,15 +56,12 @@ pub(in crate::cli) struct How {
     /// Do it; otherwise it is only told
     #[arg(long)]
     yes: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl How {
-    /// Whether it is to be done without asking, and whether the result is to be JSON.
-    pub(in crate::cli) fn answered(&self) -> (bool, bool) {
-        (self.yes, self.json)
+    /// Whether it is to be done without asking.
+    pub(in crate::cli) fn is_confirmed(&self) -> bool {
+        self.yes
     }
 }
 
@@ -80,11 +78,11 @@ impl Environment for OfTheOld {
 }
 
 impl NewOrigin {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let opened = Opened::new(&self.file, &self.old_config, &self.how, None).await?;
         if let Some(succession) = opened.cut_short(Why::Lost, None).await? {
             return opened
-                .go_on(&succession, TAKEN_UP, &json!({}), &self.how)
+                .go_on(&succession, TAKEN_UP, &json!({}), &self.how, form)
                 .await;
         }
         let Some(lost) = opened.old.lost().await.map_err(failed)? else {
@@ -101,7 +99,7 @@ impl NewOrigin {
         };
         let succession = opened.old.give_up(SystemClock.now());
         opened
-            .go_on(&succession, &lost, &json!({}), &self.how)
+            .go_on(&succession, &lost, &json!({}), &self.how, form)
             .await
     }
 }
@@ -113,6 +111,7 @@ pub(in crate::cli) async fn revoke_log_key(
     how: &How,
     key: &VerifierKey,
     list: Option<&std::path::Path>,
+    form: Form,
 ) -> Result<(), Failure> {
     let opened = Opened::new(file, old_config, how, Some(key)).await?;
     if !opened.old.has_key(key) {
@@ -160,7 +159,7 @@ pub(in crate::cli) async fn revoke_log_key(
     };
     let alone = json!({"vouched_by_this_key_alone": {"count": count, "first": from, "last": to}});
     if let Some(succession) = opened.cut_short(Why::KeyRevoked, Some(key)).await? {
-        return opened.go_on(&succession, TAKEN_UP, &alone, how).await;
+        return opened.go_on(&succession, TAKEN_UP, &alone, how, form).await;
     }
     let revoked = opened.old.revoke(key, SystemClock.now()).await;
     let (succession, not_believed) = revoked.map_err(failed)?;
@@ -171,7 +170,7 @@ pub(in crate::cli) async fn revoke_log_key(
              checkpoint_file"
         ))?;
     }
-    opened.go_on(&succession, &told, &alone, how).await
+    opened.go_on(&succession, &told, &alone, how, form).await
 }
 
 /// Said of a new log that was begun before.
@@ -290,6 +289,7 @@ impl Opened {
         why: &str,
         more: &Value,
         how: &How,
+        form: Form,
     ) -> Result<(), Failure> {
         let new = &self.config.ledger.origin;
         output::note(format!(
@@ -322,7 +322,7 @@ impl Opened {
             how.carry_over,
         );
         let begun = begun.await.map_err(failed)?;
-        if how.json {
+        if form.is_json() {
             return output::json(&self.report(succession, &begun, more));
         }
         let carried = &begun.carried;

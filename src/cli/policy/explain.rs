@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::super::Failure;
 use super::super::client::Connection;
-use super::super::output::{self, printable};
+use super::super::output::{self, Form, printable};
 use super::source::{decider, open, unestablished};
 use crate::clock::Timestamp;
 use crate::domain::decision::{Observed, Outcome, RefusalCode};
@@ -26,9 +26,6 @@ pub(super) struct Explain {
     decision: DecisionId,
     #[command(flatten)]
     connection: Connection,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// What is told of a decision.
@@ -65,7 +62,7 @@ struct Told {
 }
 
 impl Explain {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         let client = self.connection.client()?;
         let path = format!("/v1/decisions/{}/record", self.decision);
         let answer = client.get(&path).await.map_err(unestablished)?;
@@ -78,7 +75,7 @@ impl Explain {
             )));
         }
         let told = self.tell(&recorded, &client).await?;
-        if self.json {
+        if form.is_json() {
             return output::json(&told);
         }
         output::line(told.to_string())

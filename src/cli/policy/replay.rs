@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::super::Failure;
 use super::super::client::Connection;
-use super::super::output::{self, printable};
+use super::super::output::{self, Form, printable};
 use super::super::serve::ConfigFile;
 use super::lines::{self, LastLine, Span, Whole};
 use super::source::{Pages, check_leaf, since, unestablished};
@@ -64,9 +64,6 @@ pub(super) struct ReplayArgs {
     /// Evaluate as if every policy that merely observes were enforced already
     #[arg(long)]
     as_if_enforced: bool,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// How `decisions` is called.
@@ -92,7 +89,7 @@ impl DecisionsArgs {
 }
 
 impl ReplayArgs {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
         let source = Source {
             directory: self.candidate.clone(),
             file: self.file.clone(),
@@ -125,7 +122,7 @@ impl ReplayArgs {
         let took = began.elapsed();
         let cut_short = self.decisions.as_ref();
         let cut_short = cut_short.and_then(|_| whole.cut_short(self.since));
-        let shown = if self.json {
+        let shown = if form.is_json() {
             output::json(&json!({
                 "candidate": built.compiled.digest(),
                 "since": self.since,

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::super::client::Client;
-use super::super::{Failure, seconds_of};
+use super::super::{Failure, Kind, seconds_of};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::crypto::digest::sha256;
 use crate::domain::generation::{Generation, GenerationDigest};
@@ -97,7 +97,12 @@ pub(super) fn open(record: &Record) -> Result<Recorded, Failure> {
 /// What a broker does not tell us is not known; that it refuses is no verdict on a decision.
 pub(super) fn unestablished(failure: Failure) -> Failure {
     match failure {
-        Failure::Refused(why) => Failure::Unestablished(why),
+        Failure::Refused(text) => Failure::Unestablished(text),
+        Failure::Answered { text, problem, .. } => Failure::Answered {
+            kind: Kind::Unestablished,
+            text,
+            problem,
+        },
         other => other,
     }
 }

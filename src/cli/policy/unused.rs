@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::super::Failure;
 use super::super::client::Connection;
-use super::super::output::{self, printable};
+use super::super::output::{self, Form, printable};
 use super::Source;
 use super::lines::{self, Whole};
 use super::replay::{feed_file, feed_pages, is_before};
@@ -39,13 +39,10 @@ pub(super) struct UnusedArgs {
     proposal: Option<PathBuf>,
     #[command(flatten)]
     connection: Connection,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 impl UnusedArgs {
-    pub(super) fn run(self) -> Result<(), Failure> {
+    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
         let built = self
             .source
             .build(None)?
@@ -86,7 +83,7 @@ impl UnusedArgs {
             read: usage.read(),
             uses: &uses,
         };
-        let shown = if self.json {
+        let shown = if form.is_json() {
             output::json(&json!({
                 "generation": built.compiled.digest(),
                 "since": self.since,

@@ -33,7 +33,9 @@ fn a_log_that_does_not_hold_is_no_log_whatever_the_records_say() {
     ] {
         let ended = run(&file, vkey, records.as_str(), &["--json"]);
         assert_eq!(ended.code(), Some(code), "{}{}", ended.stdout, ended.stderr);
-        assert!(ended.stdout.is_empty() && !ended.stderr.is_empty());
+        let told: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!(told["error"]["exit_code"], code, "{told}");
+        assert!(ended.stderr.is_empty(), "{}", ended.stderr);
     }
 }
 

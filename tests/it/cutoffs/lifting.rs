@@ -148,7 +148,11 @@ on_both_stores! {
         }
         let own = rig.issue("agent:child", ask(&["orders:read"])).await.unwrap();
         let [narrow, ..] = selectors(WORKLOAD);
-        for selector in [narrow, Selector::Task(parent.task.id)] {
+        let second = rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
+        let lent = rig.delegate(&second, "agent:child").await.unwrap();
+        let below = ask_in(child_of(second.task.id, &lent), &["orders:read"]);
+        let second_child = rig.issue("agent:child", below).await.unwrap();
+        for selector in [narrow.clone(), Selector::Task(parent.task.id)] {
             let by_name = matches!(selector, Selector::Workload(_));
             let id = block(&rig, selector).await;
             // By the handles of the task and of what is below it.
@@ -168,7 +172,8 @@ on_both_stores! {
             assert_eq!(denied.refusal.code.as_str(), told);
             let asked = ask_in(child_of(parent.task.id, &unused.pop().unwrap()), &["orders:read"]);
             assert!(matches!(rig.issue("agent:child", asked).await, Err(BrokerError::Denied(_))));
-            assert_eq!(refusal(rig.issue("agent:child", ask_joining(&child, &["orders:read"])).await), "exceeds-parent");
+            let told = if by_name { "exceeds-parent" } else { "task-ended" };
+            assert_eq!(refusal(rig.issue("agent:child", ask_joining(&child, &["orders:read"])).await), told);
             assert!(!rig.is_good(&child).await);
             // What is not below it goes on.
             assert!(rig.is_good(&own).await);
@@ -183,11 +188,11 @@ on_both_stores! {
         // Lifting revives nothing: what was derived from before is dead.
         assert!(!rig.is_good(&child).await && !rig.is_good(&parent).await);
         // To end a task only takes away: an owner that is not blocked itself may.
-        block(&rig, Selector::Task(parent.task.id)).await;
-        let ended: TaskWithSessions = rig.end(&child, TaskEnd::Complete).await.unwrap();
+        block(&rig, narrow).await;
+        let ended: TaskWithSessions = rig.end(&second_child, TaskEnd::Complete).await.unwrap();
         assert_eq!(ended.task.state, TaskState::Completed);
         let admin = TaskAuthority::Owner(rig.admin());
-        rig.broker.end_task(parent.task.id, admin, TaskEnd::Abort).await.unwrap();
+        rig.broker.end_task(second.task.id, admin, TaskEnd::Abort).await.unwrap();
     }
 }
 

@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::judge::{Contradiction, Kind};
 use super::state::{Kept, State};
+use crate::cli::Failure;
 use crate::cli::client::read_file;
-use crate::cli::{Failure, output};
+use crate::cli::output::Form;
 use crate::clock::Timestamp;
 use crate::files::{create_private, sync_name};
 use crate::merkle::{
@@ -102,7 +104,7 @@ pub(super) fn write(
 }
 
 /// Checks somebody's evidence, with the log's keys and nothing else.
-pub(super) fn check(file: &Path, keys: &[VerifierKey]) -> Result<(), Failure> {
+pub(super) fn check(file: &Path, keys: &[VerifierKey], form: Form) -> Result<(), Failure> {
     let place = file.display();
     let evidence: Evidence = serde_json::from_slice(&read_file(file, MAX_BYTES)?)
         .map_err(|why| Failure::Usage(format!("{place} is no evidence of a monitor: {why}")))?;
@@ -112,7 +114,10 @@ pub(super) fn check(file: &Path, keys: &[VerifierKey]) -> Result<(), Failure> {
         )));
     }
     match evidence.proves(keys) {
-        Ok(says) => output::line(format!("PROVEN: {says}")),
+        Ok(says) => form.write(
+            &json!({"proven": true, "detail": says}),
+            format!("PROVEN: {says}"),
+        ),
         Err(why) => Err(Failure::Refused(format!("not proven: {why}"))),
     }
 }

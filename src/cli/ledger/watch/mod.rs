@@ -22,7 +22,8 @@ use self::judge::{Contradiction, Seen, Verdict};
 use self::log::{Log, Trouble};
 use self::state::{Kept, State};
 use crate::cli::client::{Authorities, read_secret};
-use crate::cli::{Failure, output, seconds_of};
+use crate::cli::output::{self, Form};
+use crate::cli::{Failure, seconds_of};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::merkle::{Note, Trust, VerifierKey, WitnessKey};
 
@@ -66,12 +67,9 @@ pub(super) struct Watch {
     token_file: Option<PathBuf>,
     #[command(flatten)]
     authorities: Authorities,
-    /// Print each round as one line of JSON
-    #[arg(long)]
-    json: bool,
     /// Check a file of evidence instead, offline: exits 0 when signatures and hashes alone prove
     /// that the log contradicted itself
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "state", "once", "stale", "witnesses", "token_file", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "state", "once", "stale", "witnesses", "token_file"])]
     check: Option<PathBuf>,
 }
 
@@ -83,11 +81,11 @@ fn span(text: &str) -> Result<Duration, String> {
 }
 
 impl Watch {
-    pub(super) async fn run(self) -> Result<(), Failure> {
+    pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         if let Some(file) = &self.check {
-            return evidence::check(file, &self.keys);
+            return evidence::check(file, &self.keys, form);
         }
-        let monitor = self.monitor()?;
+        let monitor = self.monitor(form)?;
         let listen = |kind| signal(kind).map_err(Failure::unestablished);
         let mut terminate = listen(SignalKind::terminate())?;
         let mut interrupt = listen(SignalKind::interrupt())?;
@@ -104,7 +102,7 @@ impl Watch {
         Ok(())
     }
 
-    fn monitor(&self) -> Result<Monitor, Failure> {
+    fn monitor(&self, form: Form) -> Result<Monitor, Failure> {
         let (Some(url), Some(first)) = (&self.url, self.keys.first()) else {
             return Err(Failure::Usage("which log, and whose?".into()));
         };
@@ -131,7 +129,7 @@ impl Watch {
             once: self.once,
             every: self.every,
             stale: self.stale,
-            json: self.json,
+            form,
         })
     }
 }
@@ -151,7 +149,7 @@ struct Monitor {
     once: bool,
     every: Duration,
     stale: Option<Duration>,
-    json: bool,
+    form: Form,
 }
 
 /// What a look came to, told.
@@ -324,7 +322,7 @@ impl Monitor {
                 found.fetched
             ),
         };
-        if self.json {
+        if self.form.is_json() {
             let path = written.ok().map(|path| path.display().to_string());
             let line = json!({
                 "at": now, "url": self.log.base(), "origin": self.origin,
@@ -349,7 +347,7 @@ impl Monitor {
     }
 
     fn tell(&self, round: &Round, now: Timestamp) -> Result<(), Failure> {
-        if self.json {
+        if self.form.is_json() {
             let kept = self.kept.as_ref();
             output::json_line(&json!({
                 "at": now, "url": self.log.base(), "origin": self.origin,

@@ -1,0 +1,414 @@
+//! `taskpass reference`: the environment variables and the exit codes, as one page.
+//!
+//! The variables of flags come from the command line's own description; the others stand in
+//! [`VARIABLES`], and a test compares that table with the variable names in the source.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use clap::{Args, CommandFactory as _};
+use serde::Serialize;
+use serde_json::json;
+
+use super::output::{self, Form};
+use super::{Cli, Failure, Kind, exec};
+use crate::config;
+
+/// Print the environment variables and exit codes
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  taskpass reference\n  taskpass reference --json")]
+pub(super) struct Reference {}
+
+/// An environment variable that no flag stands for.
+struct Variable {
+    name: &'static str,
+    /// Whether `NAME_FILE` may name a file with the value.
+    file: bool,
+    /// The commands that read it, or that set it for another program.
+    used_by: &'static str,
+    meaning: &'static str,
+}
+
+const fn read(name: &'static str, used_by: &'static str, meaning: &'static str) -> Variable {
+    Variable {
+        name,
+        file: false,
+        used_by,
+        meaning,
+    }
+}
+
+const fn secret(name: &'static str, used_by: &'static str, meaning: &'static str) -> Variable {
+    Variable {
+        name,
+        file: true,
+        used_by,
+        meaning,
+    }
+}
+
+const EXEC_SETS: &str = "set by `exec`";
+const EXEC_AWS: &str = "set by `exec` for AWS, removed otherwise";
+
+/// Every variable that is not the variable of a flag.
+const VARIABLES: &[Variable] = &[
+    read(
+        config::CONFIG_VARIABLE,
+        "`serve`, `migrate`, and commands with `--config`",
+        "The path of the configuration file [default: taskpass.toml]",
+    ),
+    secret(
+        config::DATABASE_URL_VARIABLE,
+        "`serve`, `migrate`, `ledger new-origin`",
+        "The URL of the PostgreSQL database",
+    ),
+    secret(
+        config::SEALING_KEYS_VARIABLE,
+        "`serve`, `ledger new-origin`",
+        "The sealing keys, separated by spaces or line breaks: the first seals, all open",
+    ),
+    secret(
+        "TASKPASS_OLD_DATABASE_URL",
+        "`ledger new-origin`, `keys revoke --ledger`",
+        "The URL of the old log's PostgreSQL database",
+    ),
+    read(
+        config::LOG_VARIABLE,
+        "`serve`, `dev`",
+        "A log filter in place of `log.level`, such as `info,taskpass::attest=debug`",
+    ),
+    read(
+        "TASKPASS_TOKEN",
+        "every command that sends a token",
+        "The attestation or the admin's token; `--token-env` names another variable",
+    ),
+    read(
+        "TASKPASS_HANDLE",
+        "`task`; set by `request --env`",
+        "The handle of a task",
+    ),
+    read(
+        "TASKPASS_CREDENTIAL",
+        "set by `request --env`",
+        "The credential",
+    ),
+    read(
+        "TASKPASS_TASK",
+        "set by `exec`, `request --env`",
+        "The id of the task",
+    ),
+    read(
+        "TASKPASS_SESSION",
+        "set by `exec`, `request --env`",
+        "The id of the session",
+    ),
+    read(
+        "TASKPASS_ACCESS_TOKEN",
+        EXEC_SETS,
+        "The access token, with `--as env`; `--variable` names another variable",
+    ),
+    read(
+        "TASKPASS_ACCESS_TOKEN_FILE",
+        EXEC_SETS,
+        "The file with the access token, with `--as file`",
+    ),
+    read(
+        "TASKPASS_WITHHELD_FD",
+        "`exec`, between its own two steps",
+        "The descriptor with the variables that its command must not read",
+    ),
+    read(
+        "ACTIONS_ID_TOKEN_REQUEST_URL",
+        "commands that attest; removed by `exec`",
+        "Where GitHub Actions issues the job's OIDC token",
+    ),
+    read(
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+        "commands that attest; removed by `exec`",
+        "The token that GitHub Actions asks for there",
+    ),
+    read(
+        "SPIFFE_ENDPOINT_SOCKET",
+        "commands that attest",
+        "The socket of the SPIFFE Workload API",
+    ),
+    read(
+        "KUBERNETES_SERVICE_HOST",
+        "commands that attest",
+        "The host of the Kubernetes API, which is asked for a token for each task",
+    ),
+    read(
+        "KUBERNETES_SERVICE_PORT",
+        "commands that attest",
+        "The port of the Kubernetes API",
+    ),
+    read(
+        "SSL_CERT_FILE",
+        "every command, `serve`",
+        "A file with the certificates of the authorities that are believed, in place of the system's",
+    ),
+    read(
+        "SSL_CERT_DIR",
+        "every command, `serve`",
+        "A directory with such files",
+    ),
+    read(
+        "XDG_RUNTIME_DIR",
+        "`aws credential-process`",
+        "The directory of its cache, where `--cache-dir` names none",
+    ),
+    read("AWS_ACCESS_KEY_ID", EXEC_AWS, "The access key id"),
+    read("AWS_SECRET_ACCESS_KEY", EXEC_AWS, "The secret access key"),
+    read("AWS_SESSION_TOKEN", EXEC_AWS, "The session token"),
+    read(
+        "AWS_CREDENTIAL_EXPIRATION",
+        EXEC_AWS,
+        "When the session ends",
+    ),
+    read("AWS_REGION", EXEC_AWS, "The region that was granted"),
+    read(
+        "AWS_DEFAULT_REGION",
+        EXEC_AWS,
+        "The region that was granted",
+    ),
+    read(
+        "AWS_EC2_METADATA_DISABLED",
+        EXEC_AWS,
+        "`true`: the machine's own role is not asked",
+    ),
+    read(
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "set by `exec --as endpoint`, removed otherwise",
+        "The endpoint on this machine that gives the session",
+    ),
+    read(
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "set by `exec --as endpoint`, removed otherwise",
+        "The token of that endpoint",
+    ),
+    read(
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        "removed by `exec`; `serve` refuses to lead it elsewhere",
+        "Names other credentials",
+    ),
+    read(
+        "AWS_CONFIG_FILE",
+        EXEC_AWS,
+        "An empty file: profiles would name other credentials",
+    ),
+];
+
+/// One row of the page.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    used_by: String,
+    meaning: String,
+}
+
+impl Reference {
+    #[expect(clippy::unused_self, reason = "a command like the others")]
+    pub(super) fn run(self, form: Form) -> Result<(), Failure> {
+        match form {
+            Form::Text => output::raw(page().as_bytes()),
+            Form::Json => output::json(&json!({
+                "variables": rows(),
+                "exit_codes": exit_codes().map(|(code, meaning)| json!({"code": code, "meaning": meaning})).collect::<Vec<_>>(),
+            })),
+        }
+    }
+}
+
+/// Every variable, by name.
+fn rows() -> Vec<Row> {
+    let mut rows = of_flags();
+    for variable in VARIABLES {
+        let name = match variable.file {
+            true => format!("`{0}` or `{0}_FILE`", variable.name),
+            false => format!("`{}`", variable.name),
+        };
+        rows.push(Row {
+            name,
+            used_by: variable.used_by.into(),
+            meaning: variable.meaning.into(),
+        });
+    }
+    for name in exec::removed_variables() {
+        let name = format!("`{name}`");
+        if !rows.iter().any(|row| row.name == name) {
+            rows.push(Row {
+                name,
+                used_by: "removed by `exec`".into(),
+                meaning: "Would lead the command to other credentials or places".into(),
+            });
+        }
+    }
+    rows.sort_by(|one, other| one.name.trim_matches('`').cmp(other.name.trim_matches('`')));
+    rows
+}
+
+/// The variables that stand in for a flag, with the commands that have it.
+fn of_flags() -> Vec<Row> {
+    fn collect(
+        command: &clap::Command,
+        path: &str,
+        found: &mut BTreeMap<String, (String, String, Vec<String>)>,
+    ) {
+        for argument in command.get_arguments() {
+            let (Some(name), Some(flag)) = (argument.get_env(), argument.get_long()) else {
+                continue;
+            };
+            let name = name.to_string_lossy().into_owned();
+            let help = argument.get_help().map(ToString::to_string);
+            let entry = found
+                .entry(name)
+                .or_insert_with(|| (flag.to_owned(), help.unwrap_or_default(), Vec::new()));
+            entry.2.push(path.to_owned());
+        }
+        for sub in command.get_subcommands() {
+            let path = format!("{path} {}", sub.get_name());
+            collect(sub, path.trim(), found);
+        }
+    }
+    let mut command = Cli::command();
+    command.build();
+    let mut found = BTreeMap::new();
+    collect(&command, "", &mut found);
+    let rows = found.into_iter().map(|(name, (flag, help, commands))| Row {
+        name: format!("`{name}`"),
+        used_by: match commands.as_slice() {
+            few @ ([] | [_] | [_, _] | [_, _, _]) => few
+                .iter()
+                .map(|command| format!("`{command}`"))
+                .collect::<Vec<_>>()
+                .join(", "),
+            _ => format!("every command with `--{flag}`"),
+        },
+        meaning: format!("`--{flag}`: {help}"),
+    });
+    rows.collect()
+}
+
+fn exit_codes() -> impl Iterator<Item = (String, &'static str)> {
+    let done = ("0".to_owned(), "Done.");
+    let failed = Kind::ALL.map(|kind| (kind.code().to_string(), kind.meaning()));
+    let of_exec = [
+        (
+            "the command's own".to_owned(),
+            "`exec`: the command ended with it; 128 and the signal's number where a signal ended it.",
+        ),
+        (
+            "126, 127".to_owned(),
+            "`exec`: the command cannot be run, or does not exist.",
+        ),
+    ];
+    std::iter::once(done).chain(failed).chain(of_exec)
+}
+
+fn page() -> String {
+    let mut page = String::from(
+        "# Environment variables and exit codes\n\n\
+         `taskpass reference` prints this page from the code. A flag takes precedence over its \
+         variable.\n\n\
+         ## Environment variables\n\n\
+         | variable | used by | meaning |\n|---|---|---|\n",
+    );
+    for Row {
+        name,
+        used_by,
+        meaning,
+    } in rows()
+    {
+        let meaning = meaning.replace('|', "\\|").replace('\n', " ");
+        // Writing to a string does not fail.
+        let _ = writeln!(page, "| {name} | {used_by} | {meaning} |");
+    }
+    page.push_str("\n## Exit codes\n\n| code | meaning |\n|---|---|\n");
+    for (code, meaning) in exit_codes() {
+        let _ = writeln!(page, "| {code} | {meaning} |");
+    }
+    page.push_str(
+        "\nWith `--json` a command writes its result on standard output as JSON. Where it comes to \
+         nothing it writes `{\"error\": {\"kind\", \"exit_code\", \"detail\", \"problem\"}}` there instead; \
+         `problem` is the broker's answer, where there was one. `exec` leaves standard output to its \
+         command, and writes that document to standard error.\n",
+    );
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    /// The names of variables in the text of a source file, without its tests.
+    fn names_in(text: &str, names: &mut BTreeSet<String>) {
+        let own = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for piece in own.split('"').skip(1).step_by(2) {
+            let prefixes = [
+                "TASKPASS_",
+                "ACTIONS_",
+                "SPIFFE_",
+                "XDG_",
+                "AWS_",
+                "SSL_",
+                "KUBERNETES_",
+            ];
+            let is_name = prefixes.iter().any(|prefix| piece.starts_with(prefix))
+                && piece
+                    .chars()
+                    .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+            if is_name {
+                names.insert(piece.to_owned());
+            }
+        }
+    }
+
+    fn walk(directory: &Path, names: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, names);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                names_in(&std::fs::read_to_string(&path).unwrap(), names);
+            }
+        }
+    }
+
+    #[test]
+    fn every_variable_that_the_source_names_is_on_the_page() {
+        let mut names = BTreeSet::new();
+        walk(
+            &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+            &mut names,
+        );
+        assert!(names.len() > 30, "{names:?}");
+        let page = page();
+        let missing: Vec<_> = names
+            .iter()
+            .filter(|name| {
+                let (one, many) = (format!("`{name}`"), format!("`{name}*`"));
+                !page.contains(&one) && !page.contains(&many)
+            })
+            .collect();
+        assert!(missing.is_empty(), "not on the page: {missing:?}");
+    }
+
+    #[test]
+    fn the_page_in_the_documents_is_the_one_that_the_code_gives() {
+        let written = include_str!("../../docs/environment.md");
+        assert!(
+            written == page(),
+            "run: taskpass reference > docs/environment.md"
+        );
+    }
+
+    #[test]
+    fn no_variable_stands_twice() {
+        let rows = rows();
+        let names: BTreeSet<_> = rows.iter().map(|row| &row.name).collect();
+        assert_eq!(names.len(), rows.len());
+    }
+}
