@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use secrecy::{ExposeSecret as _, SecretString};
 use tracing_subscriber::EnvFilter;
 use url::Url;
@@ -89,6 +90,7 @@ impl<'d> Checker<'d> {
     pub(super) fn check(&mut self, file: &sections::File, mode: Mode) {
         self.issuer(file);
         self.tls(file);
+        self.trusted_proxies(file);
         self.metrics(file);
         self.times(file);
         self.store(file, mode);
@@ -195,6 +197,25 @@ impl<'d> Checker<'d> {
                 "configure [server.tls], or say there that it is terminated_upstream, or listen \
                  on 127.0.0.1",
             );
+        }
+    }
+
+    /// A network that is wider than its writer thinks would let clients choose their own address.
+    fn trusted_proxies(&mut self, file: &sections::File) {
+        for (index, network) in file.server.trusted_proxies.iter().enumerate() {
+            let key = format!("server.trusted_proxies.{index}");
+            if network.prefix_len() == 0 {
+                let remedy = "name the networks of the proxies alone";
+                self.refuse(&key, "holds every address", remedy);
+            } else if network.trunc() != *network {
+                let remedy = format!("write {}", network.trunc());
+                self.refuse(&key, "has bits beyond its prefix", remedy);
+            } else if let IpNet::V6(v6) = network
+                && v6.addr().to_ipv4_mapped().is_some()
+            {
+                let remedy = "write it as a network of IPv4, such as 10.0.0.0/8";
+                self.refuse(&key, "maps addresses of IPv4", remedy);
+            }
         }
     }
 

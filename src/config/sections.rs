@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
@@ -128,6 +129,9 @@ pub struct Server {
     /// Connections at once from one address; more are refused.
     #[serde(default)]
     pub max_connections_per_address: Option<usize>,
+    /// The networks of the proxies whose `X-Forwarded-For` names the client's address.
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpNet>,
     /// Whether the ledger's keys, checkpoint and hash tiles are for everyone. Entries never are.
     #[serde(default)]
     pub public_ledger: bool,
@@ -164,12 +168,13 @@ fn default_header_timeout_seconds() -> u64 {
 }
 
 impl Server {
-    /// Whether every request that comes over loopback was made on this machine: no proxy ends TLS
+    /// Whether every request that comes over loopback was made on this machine: no proxy stands
     /// before the broker, and callers know it by a name that leads to this machine alone.
     #[must_use]
     pub fn is_of_this_machine_alone(&self) -> bool {
         let own_name = Url::parse(&self.issuer).is_ok_and(|url| is_loopback(&url));
-        self.listen.ip().is_loopback() && !self.tls.terminated_upstream && own_name
+        let proxied = self.tls.terminated_upstream || !self.trusted_proxies.is_empty();
+        self.listen.ip().is_loopback() && !proxied && own_name
     }
 
     /// Connections at once from one address: where nothing is said an eighth of all, so that one

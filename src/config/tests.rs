@@ -316,6 +316,8 @@ fn metrics_are_shown_without_credentials_only_where_no_proxy_can_be_in_between()
     let proxied = "[server.tls]\nterminated_upstream = true\n[store]";
     assert!(!open(&named.replacen("[store]", proxied, 1)));
     assert!(!open(&SMALL.replacen("[store]", proxied, 1)));
+    let trusted = "trusted_proxies = [\"127.0.0.1/32\"]\n[store]";
+    assert!(!open(&SMALL.replacen("[store]", trusted, 1)));
     let all = SMALL.replacen(
         "[store]",
         &format!("listen = \"0.0.0.0:8443\"\n{proxied}"),

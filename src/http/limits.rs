@@ -2,18 +2,19 @@
 //! many connections at once.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use governor::clock::{Clock, DefaultClock};
 use governor::{Quota, RateLimiter};
 
 use super::AppState;
+use super::client_address::ClientAddress;
 use super::problem::Problem;
 use crate::broker::Exceeded;
 use crate::metrics::RateLimit;
@@ -118,9 +119,9 @@ pub(super) async fn by_address(
     request: Request,
     next: Next,
 ) -> Response {
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    if let Some(ConnectInfo(address)) = address
-        && let Err(seconds) = state.addresses.check(address.ip())
+    let address = request.extensions().get::<ClientAddress>();
+    if let Some(ClientAddress(address)) = address
+        && let Err(seconds) = state.addresses.check(*address)
     {
         state.broker.metrics().rate_limited(RateLimit::Address);
         let exceeded = Exceeded {

@@ -5,7 +5,8 @@
 //! [`problem`]. The order of layers, outermost first:
 //!
 //! 1. what is secret in a request is marked, so that nothing prints it;
-//! 2. metrics, trace context and a request id, for everything, refusals included;
+//! 2. the client's address, metrics, trace context and a request id, for everything, refusals
+//!    included;
 //! 3. security headers, for everything too;
 //! 4. a 401 gets its challenge, and what the layers below refuse at OAuth's endpoints gets their form;
 //! 5. panics become a problem, and the connection lives on;
@@ -16,6 +17,7 @@
 
 pub mod admin;
 mod challenge;
+mod client_address;
 mod client_certificates;
 pub mod credentials;
 mod decisions;
@@ -36,11 +38,12 @@ pub mod sessions;
 mod status_lists;
 pub mod tasks;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -52,6 +55,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::client_address::{ClientAddress, TrustedProxies};
 use self::evidence::RequestId;
 pub(crate) use self::head::hosts;
 use self::limits::AddressLimiter;
@@ -74,6 +78,7 @@ pub struct AppState {
 /// What handlers need of the configuration.
 struct Settings {
     request_timeout: Duration,
+    trusted_proxies: TrustedProxies,
     public_ledger: bool,
     metrics_open: bool,
     jwks_cache_seconds: u64,
@@ -94,6 +99,7 @@ impl AppState {
             )),
             settings: Arc::new(Settings {
                 request_timeout: Duration::from_secs(config.server.request_timeout_seconds),
+                trusted_proxies: TrustedProxies::new(&config.server.trusted_proxies),
                 public_ledger: config.server.public_ledger,
                 metrics_open: config.metrics.listen.is_none()
                     && config.server.is_of_this_machine_alone(),
@@ -206,7 +212,7 @@ pub fn router(state: AppState) -> Router {
         // Its path has as many parts as tlog-tiles gives it, which no description can say.
         .route("/ledger/{*path}", axum::routing::get(ledger::tile))
         .fallback(|| async { Problem::not_found("resource") })
-        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .method_not_allowed_fallback(refuse_method)
         .layer(middleware::from_fn_with_state(state.clone(), give_nonce))
         .layer(middleware::from_fn_with_state(state.clone(), timeout))
         .layer(middleware::from_fn(head::check))
@@ -232,6 +238,10 @@ pub fn router(state: AppState) -> Router {
         .with_state(state)
 }
 
+async fn refuse_method() -> Problem {
+    Problem::method_not_allowed()
+}
+
 fn set(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
@@ -248,13 +258,24 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     let parent = request.headers().get("traceparent");
     let parent = parent.and_then(|value| value.to_str().ok());
     let trace = TraceContext::continue_from(parent, &SystemRandom::new()).ok();
-    let span = tracing::info_span!(
+    let id = trace.as_ref().map(|trace| trace.span_id.to_string());
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let client = peer.map(|ConnectInfo(peer)| {
+        let proxies = &state.settings.trusted_proxies;
+        proxies.client(peer.ip(), request.headers())
+    });
+    // At this level, so that each line has its fields, whatever the configured level is.
+    let span = tracing::error_span!(
         "request",
         method,
         route = route.as_deref().unwrap_or("none"),
+        request_id = id,
+        client = client.map(|ClientAddress(address)| address.to_string()),
         trace = trace.as_ref().map(ToString::to_string)
     );
-    let id = trace.as_ref().map(|trace| trace.span_id.to_string());
+    if let Some(client) = client {
+        request.extensions_mut().insert(client);
+    }
     if let Some(id) = &id {
         request.extensions_mut().insert(RequestId(id.clone()));
     }

@@ -2,8 +2,7 @@
 
 use std::future::{Ready, ready};
 use std::io;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tower_http::add_extension::AddExtension;
 use tracing::warn;
 
-use super::client_certificates::Possession;
+use super::client_address::TrustedProxies;
 use super::limits::{AddressConnections, Place};
 use super::{AppState, ops, router};
 use crate::broker::Broker;
@@ -244,15 +243,8 @@ fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
         .map_err(|error| named(path, &error))
 }
 
-fn authorities_of(path: &Path) -> io::Result<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(path)? {
-        roots.add(authority).map_err(|error| named(path, &error))?;
-    }
-    Ok(roots)
-}
-
-/// Accepts so many connections at once; one too many is closed before a byte of it is read.
+/// Accepts a bounded number of connections at once; one too many is closed before a byte of it is
+/// read.
 #[derive(Clone)]
 pub struct Bounded {
     handle: Handle<SocketAddr>,
@@ -269,6 +261,9 @@ impl Bounded {
             connections,
             by_address: Arc::new(AddressConnections::new(of_one_address)),
         }
+        let place = self.by_address.place(peer);
+        let place = place.ok_or_else(|| io::Error::other("too many of one address"))?;
+        Ok(Some(Arc::new(place)))
     }
 }
 

@@ -27,6 +27,7 @@ mod aws;
 mod aws_answers;
 mod aws_list_rows;
 mod aws_revocation;
+mod behind_proxy;
 mod bootstrap;
 mod changed_leaf;
 mod check;

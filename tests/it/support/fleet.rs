@@ -91,7 +91,13 @@ impl Fleet {
 
     /// The same with limits: an identity's requests a second and at once, then an address's.
     pub fn embedded_with_limits(limits: [u32; 4]) -> (Self, Replica) {
+        Self::embedded_limited("", limits)
+    }
+
+    /// The same with more settings of `[server]`.
+    pub fn embedded_limited(server: &'static str, limits: [u32; 4]) -> (Self, Replica) {
         let mut fleet = Self::new(None);
+        fleet.server = server;
         fleet.limits = limits;
         let replica = fleet.replica();
         (fleet, replica)

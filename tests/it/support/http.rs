@@ -30,6 +30,11 @@ impl Client {
         Self::built(base, timeout, |builder| builder)
     }
 
+    /// A client that connects from this address of this machine.
+    pub fn from_address(base: &str, address: std::net::IpAddr) -> Self {
+        Self::built(base, SOON, |builder| builder.local_address(address))
+    }
+
     /// A client over TLS that trusts one certificate, as PEM, and presents another with its key.
     pub fn over_tls(
         base: &str,

@@ -14,8 +14,8 @@
 //! - [`tiles`]: that log behind HTTP, honest or not.
 //! - [`server`]: what serves those that speak HTTP.
 //! - [`tls`]: certificates, and a look at handshakes.
-//! - [`moto`], [`node`], [`judge`]: others' code: AWS as far as it can be had, programs of Node.js, an
-//!   evaluator of IAM policies.
+//! - [`moto`], [`node`], [`judge`], [`nginx`]: others' code: AWS as far as it can be had, programs of
+//!   Node.js, an evaluator of IAM policies, a proxy.
 //! - [`canary`]: a search for secrets where none may be.
 //!
 //! Everything works from plain and from async tests: servers, proxies and set-up run on threads of
@@ -91,6 +91,7 @@ pub mod judge;
 pub mod keys;
 pub mod log;
 pub mod moto;
+pub mod nginx;
 pub mod node;
 pub mod object;
 pub mod postgres;

@@ -1,0 +1,102 @@
+//! Clients behind a real nginx: each is counted and logged under its own address, and none chooses
+//! one.
+
+use std::net::IpAddr;
+
+use reqwest::Method;
+
+use crate::support::fleet::{Fleet, Replica, body};
+use crate::support::http::{Answer, Client, send};
+use crate::support::nginx::Nginx;
+
+/// Only nginx connects from this address.
+const TRUSTED: &str = "trusted_proxies = [\"127.0.0.1/32\"]";
+
+/// One request a second of an address, and so many at once.
+const LIMITS: [u32; 4] = [100_000, 100_000, 1, 20];
+
+fn client(at: std::net::SocketAddr, from: &str) -> Client {
+    let from: IpAddr = from.parse().unwrap();
+    Client::from_address(&format!("http://{at}"), from)
+}
+
+/// Junk that is asked with, at once, from addresses that the client makes up.
+async fn ask_often(
+    client: &Client,
+    count: usize,
+    forged: impl Fn(usize) -> Option<String>,
+) -> Vec<Answer> {
+    let asks = (0..count).map(|n| {
+        let mut request = client.request(Method::POST, "/v1/credentials");
+        if let Some(address) = forged(n) {
+            request = request.header("x-forwarded-for", address);
+        }
+        send(request.bearer_auth("junk").json(&body()))
+    });
+    futures_util::future::join_all(asks).await
+}
+
+async fn served(fleet: &Fleet, client: &Client) {
+    let (token, body) = (fleet.token(), body());
+    let asked = client.post_json(&token, "/v1/credentials", &body);
+    asked.await.expect(201);
+}
+
+fn limited(answers: &[Answer]) -> usize {
+    let limited = answers.iter().filter(|answer| answer.status == 429);
+    let limited = limited.count();
+    let refused = answers.iter().filter(|answer| answer.status == 401);
+    assert_eq!(limited + refused.count(), answers.len());
+    limited
+}
+
+fn broker() -> (Fleet, Replica, Nginx) {
+    let (fleet, replica) = Fleet::embedded_limited(TRUSTED, LIMITS);
+    let nginx = Nginx::before(replica.address);
+    (fleet, replica, nginx)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_noisy_client_behind_a_proxy_spends_its_own_limit_alone() {
+    let (fleet, replica, nginx) = broker();
+    let noisy = client(nginx.address, "127.0.0.2");
+    assert!(limited(&ask_often(&noisy, 200, |_| None).await) > 0);
+    for quiet in ["127.0.0.3", "127.0.0.4"] {
+        let quiet = client(nginx.address, quiet);
+        for _ in 0..5 {
+            served(&fleet, &quiet).await;
+        }
+    }
+    let logged = replica.process.stderr();
+    assert!(logged.contains("\"client\":\"127.0.0.2\""), "{logged}");
+    assert!(!logged.contains("\"client\":\"127.0.0.1\""), "{logged}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_behind_a_proxy_cannot_choose_its_address() {
+    let (fleet, replica, nginx) = broker();
+    // What it writes stands before what nginx appends.
+    let forging = client(nginx.address, "127.0.0.2");
+    let forged = |n| Some(format!("203.0.113.{n}"));
+    assert!(limited(&ask_often(&forging, 200, forged).await) > 0);
+    // Nor does it spend another's limit, the proxy's own among them.
+    let another = |n: usize| Some(if n % 2 == 0 { "127.0.0.3" } else { "127.0.0.1" }.to_owned());
+    assert!(limited(&ask_often(&forging, 200, another).await) > 0);
+    let other = client(nginx.address, "127.0.0.3");
+    served(&fleet, &other).await;
+    // A client that reaches the broker past the proxy is not believed at all.
+    let direct = client(replica.address, "127.0.0.5");
+    assert!(limited(&ask_often(&direct, 200, forged).await) > 0);
+    let logged = replica.process.stderr();
+    assert!(!logged.contains("\"client\":\"203.0.113."), "{logged}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_behind_a_proxy_that_is_not_trusted_share_its_limit() {
+    let (_fleet, replica) = Fleet::embedded_limited("", LIMITS);
+    let nginx = Nginx::before(replica.address);
+    let noisy = client(nginx.address, "127.0.0.2");
+    assert!(limited(&ask_often(&noisy, 200, |_| None).await) > 0);
+    let logged = replica.process.stderr();
+    assert!(!logged.contains("\"client\":\"127.0.0.2\""), "{logged}");
+}
