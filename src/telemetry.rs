@@ -4,7 +4,8 @@
 //! instrumented with `#[instrument(skip_all, fields(…))]`, always with `skip_all`: what a line shows
 //! is what somebody chose to show. Errors carry no values of requests. Secrets have types that
 //! cannot be printed. A panic is logged by its place alone, because its message may quote a value.
-//! And the level of the configuration is ours: dependencies, which know nothing of these rules,
+//! Each line has the fields of all spans around it, the request's id and the client's address among
+//! them, at whatever level. And the level of the configuration is ours: dependencies, which know nothing of these rules,
 //! stay at warnings unless an operator says otherwise in `TASKPASS_LOG`, and even then never say what
 //! they would at `trace`, where some of them write down whole requests and answers.
 //!
@@ -18,9 +19,9 @@ use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
-use tracing_subscriber::{EnvFilter, Registry};
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Log, LogFormat, LogLevel};
 use crate::ids::{NoRandomness, Random};
 
 /// Logs could not be set up.
@@ -34,43 +35,77 @@ pub enum TelemetryError {
     AlreadySet,
 }
 
+/// Changes how much is logged while the process runs.
+#[derive(Clone, Debug)]
+pub struct LogControl {
+    filter: reload::Handle<EnvFilter, Registry>,
+    is_fixed: bool,
+}
+
+impl LogControl {
+    /// Logs at this level from now on. False where the filter of the environment holds instead.
+    pub fn set_level(&self, level: LogLevel) -> Result<bool, TelemetryError> {
+        if self.is_fixed {
+            return Ok(false);
+        }
+        let filter = parse_filter(&at_level(level))?;
+        let reloaded = self.filter.reload(filter);
+        reloaded.map_err(|_| TelemetryError::Filter)?;
+        Ok(true)
+    }
+}
+
 /// Sends logs to standard error from now on, and panics with them. `filter` replaces the level.
-pub fn init(log: &Log, filter: Option<&str>) -> Result<(), TelemetryError> {
+pub fn init(log: &Log, filter: Option<&str>) -> Result<LogControl, TelemetryError> {
     let ansi = std::io::stderr().is_terminal();
-    let subscriber = subscriber(log, filter, ansi, std::io::stderr)?;
+    let (subscriber, control) = subscriber(log, filter, ansi, std::io::stderr)?;
     tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::AlreadySet)?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place = place.as_deref(), "panic");
     }));
-    Ok(())
+    Ok(control)
 }
+
+type BoxedSubscriber = Box<dyn Subscriber + Send + Sync>;
 
 fn subscriber<W>(
     log: &Log,
     filter: Option<&str>,
     ansi: bool,
     writer: W,
-) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+) -> Result<(BoxedSubscriber, LogControl), TelemetryError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let ours = format!("warn,taskpass={}", log.level.as_str());
-    let filter = EnvFilter::builder()
-        .parse(filter.unwrap_or(&ours))
-        .map_err(|_| TelemetryError::Filter)?;
-    let filter = filter.and(filter_fn(may_be_logged));
+    let ours = at_level(log.level);
+    let (reloadable, handle) = reload::Layer::new(parse_filter(filter.unwrap_or(&ours))?);
+    let control = LogControl {
+        filter: handle,
+        is_fixed: filter.is_some(),
+    };
+    let filter = reloadable.and(filter_fn(may_be_logged));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
-    Ok(match log.format {
+    let subscriber: BoxedSubscriber = match log.format {
         LogFormat::Json => {
-            let lines = lines.json().flatten_event(true).with_span_list(false);
+            let lines = lines.json().flatten_event(true).with_current_span(false);
             Box::new(Registry::default().with(lines.with_filter(filter)))
         }
         LogFormat::Text => {
             let lines = lines.with_ansi(ansi);
             Box::new(Registry::default().with(lines.with_filter(filter)))
         }
-    })
+    };
+    Ok((subscriber, control))
+}
+
+fn at_level(level: LogLevel) -> String {
+    format!("warn,taskpass={}", level.as_str())
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    let parsed = EnvFilter::builder().parse(filter);
+    parsed.map_err(|_| TelemetryError::Filter)
 }
 
 /// Whether a line is one that nothing but what its author chose can be in, whatever the filter says.
@@ -295,23 +330,58 @@ mod tests {
     fn logged(log: &Log, filter: Option<&str>, act: impl FnOnce()) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
-        let subscriber = subscriber(log, filter, false, move || writer.clone()).unwrap();
+        let (subscriber, _) = subscriber(log, filter, false, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, act);
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
     }
 
     #[test]
-    fn a_json_line_is_one_object_with_its_span() {
-        let text = logged(&Log::default(), None, || {
-            let context = TraceContext::parse(EXAMPLE).unwrap();
-            let span = tracing::info_span!("issue", trace_id = %context.trace_id);
-            span.in_scope(|| tracing::info!(outcome = "deny", "two\nlines"));
+    fn a_json_line_is_one_object_with_the_fields_of_all_its_spans() {
+        for level in [LogLevel::Info, LogLevel::Warn] {
+            let log = Log {
+                level,
+                ..Log::default()
+            };
+            let text = logged(&log, None, || {
+                let span = tracing::error_span!("request", request_id = "00f067aa0ba902b7");
+                span.in_scope(|| {
+                    let inner = tracing::error_span!("issue", outcome = "deny");
+                    inner.in_scope(|| tracing::warn!(code = "blocked", "two\nlines"));
+                });
+            });
+            assert_eq!(text.lines().count(), 1, "{text}");
+            let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(line["code"], "blocked");
+            assert_eq!(line["spans"][0]["request_id"], "00f067aa0ba902b7", "{line}");
+            assert_eq!(line["spans"][1]["outcome"], "deny", "{line}");
+        }
+    }
+
+    #[test]
+    fn the_level_changes_while_the_process_runs() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let of = |filter| {
+            let writer = writer.clone();
+            subscriber(&Log::default(), filter, false, move || writer.clone()).unwrap()
+        };
+        let (subscriber, control) = of(None);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::debug!("before");
+            assert!(control.set_level(LogLevel::Debug).unwrap());
+            tracing::debug!("in between");
+            assert!(control.set_level(LogLevel::Error).unwrap());
+            tracing::warn!("after");
         });
-        assert_eq!(text.lines().count(), 1, "{text}");
-        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(line["outcome"], "deny");
-        assert_eq!(line["span"]["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("in between"), "{text}");
+        assert!(
+            !text.contains("before") && !text.contains("after"),
+            "{text}"
+        );
+        let (_subscriber, fixed) = of(Some("taskpass=warn"));
+        assert!(!fixed.set_level(LogLevel::Debug).unwrap());
     }
 
     #[test]

@@ -279,7 +279,7 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     if let Some(id) = &id {
         request.extensions_mut().insert(RequestId(id.clone()));
     }
-    let mut response = next.run(request).instrument(span).await;
+    let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(value) = trace.and_then(|trace| trace.to_string().parse().ok()) {
         response.headers_mut().insert("traceparent", value);
     }
@@ -287,6 +287,7 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
         response.headers_mut().insert("x-request-id", value);
     }
     let status = response.status().as_u16();
+    span.in_scope(|| tracing::debug!(status, "answered"));
     let metrics = state.broker.metrics();
     metrics.http_request(route.as_deref(), &method, status, began.elapsed());
     response

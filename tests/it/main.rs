@@ -72,6 +72,7 @@ mod laws;
 mod limits;
 mod load;
 mod lock_out;
+mod logs;
 mod metrics_access;
 mod minters;
 mod mtls;
