@@ -10,6 +10,7 @@
 //! the store.
 
 pub mod check;
+mod reload;
 pub mod succession;
 
 use std::convert::Infallible;
@@ -18,12 +19,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use secrecy::{ExposeSecret, SecretString};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
 pub use self::check::{CheckError, Checked, check};
+use self::reload::{Reloading, SharedSecrets};
 use crate::broker::admin::{AdminTokens, judge_bootstrap, latest_time};
 use crate::broker::check::Unfit;
 use crate::broker::generations::Trust;
@@ -33,7 +36,7 @@ use crate::broker::status_lists::StatusLists;
 use crate::broker::workloads::StoredWorkloadKeys;
 use crate::broker::{Broker, BrokerError, BrokerParts};
 use crate::clock::{SharedClock, Timestamp};
-use crate::config::{AccessTokenAlgorithm, Config, Mode, StoreKind};
+use crate::config::{AccessTokenAlgorithm, Config, Environment, Mode, StoreKind};
 use crate::crypto::digest::Mac;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::keyring::KeyPurpose;
@@ -54,12 +57,13 @@ use crate::ledger::{AppendError, Ledger, LedgerKey, LedgerKeySource, LedgerParts
 use crate::metrics::Metrics;
 use crate::mint::jwt::JwtMinter;
 use crate::mint::{Minter, Minters, aws};
-use crate::shutdown::{Shutdown, Signals, Stopped};
+use crate::shutdown::{Hangups, Shutdown, Signals, Stopped};
 use crate::store::Store;
 use crate::store::meta::StoreMode;
 use crate::store::postgres::{BROKER, Postgres, PostgresSettings};
 use crate::store::sqlite::Sqlite;
 use crate::sweep;
+use crate::telemetry::LogControl;
 
 /// The longest file with the sealing key of the development mode.
 const MAX_SEALING_KEY_BYTES: usize = 1024;
@@ -114,9 +118,23 @@ pub struct App {
     store: Store,
     drain: Duration,
     finish: Duration,
+    reloading: Reloading,
 }
 
 impl App {
+    /// Takes over files that change from now on, and looks at them at once at each of `hangups`.
+    pub fn reload_on(
+        &self,
+        hangups: Hangups,
+        environment: impl Environment + Send + Sync + 'static,
+        log: LogControl,
+    ) {
+        let reloading = self.reloading.clone();
+        drop(self.shutdown.spawn_worker("reload", move |stop| {
+            reloading.run(hangups, Arc::new(environment), log, stop)
+        }));
+    }
+
     /// Serves until a signal, then stops in order.
     pub async fn run(self) -> Result<Stopped, StartError> {
         let signals = Signals::install().map_err(unfit)?;
@@ -224,6 +242,7 @@ pub struct Assembled {
     pub store: Store,
     /// What the files say should decide.
     pub generation: Generation,
+    secrets: SharedSecrets,
 }
 
 /// Puts a broker together.
@@ -278,8 +297,16 @@ async fn put_together(
     let sealing = sealing_keys(config, &store)?;
     let mac = sealing.mac(&config.ledger.origin);
     store.authenticate_with(&mac);
-    let sealer: Arc<dyn Sealer> = Arc::new(sealing);
+    let sealing = Arc::new(sealing);
+    let sealer: Arc<dyn Sealer> = Arc::clone(&sealing) as Arc<dyn Sealer>;
     let key_policy = key_policy(config)?;
+    let secrets = SharedSecrets {
+        store: store.clone(),
+        sealing,
+        mac: mac.clone(),
+        imported: Arc::clone(&key_policy.imported),
+        webhooks: config.secrets.webhooks.clone(),
+    };
     let safe = Safe {
         sealer: Arc::clone(&sealer),
         mac: mac.clone(),
@@ -356,6 +383,7 @@ async fn put_together(
         shutdown,
         store,
         generation,
+        secrets,
     })
 }
 
@@ -388,6 +416,7 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         shutdown,
         store,
         generation,
+        secrets,
     } = assemble(&config, options).await?;
     let timed = Arc::clone(&broker);
     let exporter = Exporter::new(
@@ -417,12 +446,12 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     if let Some(address) = metrics {
         info!(%address, "serving metrics");
     }
-    let address = http::server::start(Arc::clone(&broker), &config, &shutdown)
+    let served = http::server::start(Arc::clone(&broker), &config, &shutdown)
         .await
         .map_err(unfit)?;
     shutdown.started();
     info!(
-        %address,
+        address = %served.address,
         issuer = config.server.issuer,
         store = store.kind(),
         replica = broker.replica(),
@@ -430,12 +459,18 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         "serving"
     );
     Ok(App {
-        broker,
-        shutdown,
-        address,
+        address: served.address,
         store,
         drain: Duration::from_secs(config.server.drain_seconds),
         finish: Duration::from_secs(config.server.finish_seconds),
+        reloading: Reloading {
+            metrics: Arc::clone(broker.metrics()),
+            tls: served.tls,
+            secrets,
+            config: Arc::new(config),
+        },
+        broker,
+        shutdown,
     })
 }
 
@@ -533,6 +568,11 @@ fn sealing_keys(config: &Config, store: &Store) -> Result<SealingKeys, StartErro
     SealingKeys::parse(&[key]).map_err(|error| unfit(format!("{}: {error}", file.display())))
 }
 
+fn read_rsa_key(pem: &SecretString) -> Result<PrivateKey, StartError> {
+    PrivateKey::import_rsa_pem(pem.expose_secret().as_bytes())
+        .map_err(|error| unfit(format!("keys.rs256_private_key_file: {error}")))
+}
+
 fn key_policy(config: &Config) -> Result<KeyPolicy, StartError> {
     let algorithm = match config.keys.access_token_algorithm {
         AccessTokenAlgorithm::Es256 => Algorithm::Es256,
@@ -540,16 +580,13 @@ fn key_policy(config: &Config) -> Result<KeyPolicy, StartError> {
         AccessTokenAlgorithm::Rs256 => Algorithm::Rs256,
     };
     let imported = match &config.secrets.rs256_private_key {
-        Some(pem) => Some(
-            PrivateKey::import_rsa_pem(pem.expose_secret().as_bytes())
-                .map_err(|error| unfit(format!("keys.rs256_private_key_file: {error}")))?,
-        ),
+        Some(pem) => Some(Arc::new(read_rsa_key(pem)?)),
         None => None,
     };
     Ok(KeyPolicy {
         algorithm,
         schedule: config.keys.schedule(),
-        imported,
+        imported: Arc::new(ArcSwapOption::new(imported)),
         origin: config.ledger.origin.clone(),
     })
 }

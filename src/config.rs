@@ -278,6 +278,25 @@ impl Config {
         check::own_audiences(&self.server.issuer, &self.attestors)
     }
 
+    /// The files whose changes a running broker takes over: the configuration itself, the listener's
+    /// certificate, and the files of secrets. Those that are read anew for each use are not among
+    /// them.
+    #[must_use]
+    pub fn reloaded_files(&self, environment: &dyn Environment) -> Vec<PathBuf> {
+        let tls = &self.server.tls;
+        let named = [&tls.certificate, &tls.private_key, &tls.client_ca];
+        let named = named.into_iter().chain([&self.keys.rs256_private_key_file]);
+        let webhooks = self.export.iter().map(|export| &export.secret_file);
+        let named = named.chain(webhooks).flatten().cloned();
+        let variables = [DATABASE_URL_VARIABLE, SEALING_KEYS_VARIABLE];
+        let secrets = variables.into_iter().filter_map(|name| {
+            let path = environment.get(&format!("{name}_FILE")).ok().flatten()?;
+            (!path.is_empty()).then(|| PathBuf::from(path))
+        });
+        let files = std::iter::once(self.source.clone());
+        files.chain(named).chain(secrets).collect()
+    }
+
     /// The limits that are part of a generation.
     #[must_use]
     pub fn decision_limits(&self) -> DecisionLimits {

@@ -160,6 +160,26 @@ impl RateLimit {
     }
 }
 
+/// What is read anew while the process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    /// The listener's certificate and key.
+    Tls,
+    /// The log level and the files of secrets.
+    Configuration,
+}
+
+impl Reloaded {
+    const ALL: [Self; 2] = [Self::Tls, Self::Configuration];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
 type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
 type Counters<const N: usize> = Family<Labels<N>, Counter>;
 type Histograms<const N: usize> = Family<Labels<N>, Histogram, Buckets>;
@@ -482,12 +502,26 @@ impl Metrics {
 
     /// A rate needs a zero to rise from, where the values are known beforehand.
     fn begin_at_zero(&self) {
-        for outcome in [
-            Outcome::Permit,
-            Outcome::Deny,
-            Outcome::Indeterminate,
-            Outcome::Pending,
-        ] {
+        for code in RefusalCode::ALL {
+            begin(&self.refusals, &[("code", code.as_str().into())]);
+        }
+        for reason in EndReason::ALL {
+            begin(&self.sessions_ended, &[("reason", reason.as_str().into())]);
+        }
+        for kind in Selector::KINDS {
+            begin(&self.revocations, &[("selector", kind.into())]);
+        }
+        for part in RevocationLag::ALL {
+            let labels = [("part", part.as_str().into())];
+            drop(self.revocation_lag.get_or_create(&labels));
+        }
+        for by in RateLimit::ALL {
+            begin(&self.rate_limited, &[("by", by.as_str().into())]);
+        }
+        for what in Reloaded::ALL {
+            begin(&self.reload_failures, &[("what", what.as_str().into())]);
+        }
+        for outcome in OUTCOMES {
             let labels = [("outcome", outcome.as_str().into())];
             drop(self.decisions.get_or_create(&labels));
         }

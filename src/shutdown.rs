@@ -325,6 +325,31 @@ impl Signals {
     }
 }
 
+/// The signals that ask a running process to read its files again.
+pub struct Hangups(Pin<Box<dyn Stream<Item = ()> + Send>>);
+
+impl fmt::Debug for Hangups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hangups")
+    }
+}
+
+impl Hangups {
+    /// SIGHUP of this process. From here on it no longer ends the process.
+    pub fn install() -> io::Result<Self> {
+        let mut signal = signal(SignalKind::hangup())?;
+        let hangups = stream::poll_fn(move |context| signal.poll_recv(context));
+        Ok(Self(Box::pin(hangups)))
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        if self.0.next().await.is_none() {
+            std::future::pending().await
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;

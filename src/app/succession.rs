@@ -425,7 +425,7 @@ impl Old {
     /// The id of the RS256 key of another configuration, if tokens of this log were signed with it.
     pub fn signed_with_key_of(&self, new: &Config) -> Result<Option<String>, StartError> {
         let kid = |config: &Config| {
-            let Some(key) = key_policy(config)?.imported else {
+            let Some(key) = key_policy(config)?.imported.load_full() else {
                 return Ok(None);
             };
             let signer = LocalSigner::new(&key).map_err(unfit)?;

@@ -164,12 +164,14 @@ impl Broker {
 
     /// A new key of a purpose.
     async fn added(&self, purpose: KeyPurpose, dates: NewKey) -> Result<Planned, BrokerError> {
-        let imported = self.parts.key_policy.imported.as_ref();
+        let imported = self.parts.key_policy.imported.load_full();
         let made = make_key(
             dates,
             purpose,
             self.algorithm(purpose),
-            imported.filter(|_| purpose == KeyPurpose::AccessToken),
+            imported
+                .as_deref()
+                .filter(|_| purpose == KeyPurpose::AccessToken),
             self.parts.sealer.as_ref(),
             &self.parts.mac,
         );

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use tracing::{info, instrument, warn};
 
@@ -38,6 +38,9 @@ use crate::policy::AdminAction;
 use crate::store::keys::SigningKeyRow;
 use crate::store::{Store, StoreError};
 
+/// A key that the operator brought along, which a running broker can take over anew.
+pub type ImportedKey = Arc<ArcSwapOption<PrivateKey>>;
+
 /// How keys are made and follow one another.
 #[derive(Clone, Debug)]
 pub struct KeyPolicy {
@@ -46,7 +49,7 @@ pub struct KeyPolicy {
     /// How their keys follow one another.
     pub schedule: KeySchedule,
     /// The operator's own key, for RS256, which cannot be made here.
-    pub imported: Option<PrivateKey>,
+    pub imported: ImportedKey,
     /// The name of the log, which its keys bear.
     pub origin: String,
 }
@@ -437,7 +440,7 @@ impl Broker {
         let needed = match purpose {
             // The operator's own key is replaced by the operator.
             KeyPurpose::AccessToken => {
-                policy.imported.is_none() || !records.iter().any(|key| self.is_imported(key))
+                policy.imported.load().is_none() || !records.iter().any(|key| self.is_imported(key))
             }
             KeyPurpose::Federation => self.federates().await?,
             KeyPurpose::Ledger => false,
@@ -488,8 +491,8 @@ impl Broker {
     }
 
     fn is_imported(&self, record: &SigningKeyRecord) -> bool {
-        let imported = self.parts.key_policy.imported.as_ref();
-        let signer = imported.and_then(|key| LocalSigner::new(key).ok());
+        let imported = self.parts.key_policy.imported.load_full();
+        let signer = imported.and_then(|key| LocalSigner::new(&key).ok());
         signer.is_some_and(|signer| signer.kid() == record.kid)
     }
 
@@ -660,7 +663,7 @@ impl Broker {
             .iter()
             .map(|record| record.published_at.plus_seconds(lead))
             .filter(|at| signer(&records, *at).is_some());
-        let made_at_once = imported.is_none().then(|| now.plus_seconds(lead));
+        let made_at_once = imported.load().is_none().then(|| now.plus_seconds(lead));
         let resumes_at = known_at.chain(made_at_once).min();
         KeyWithdrawal {
             kid: kid.to_owned(),

@@ -11,7 +11,7 @@ use super::output::Form;
 use crate::app::{self, StartError};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Mode, ProcessEnvironment};
-use crate::shutdown::Stopped;
+use crate::shutdown::{Hangups, Stopped};
 use crate::telemetry;
 
 /// Run the broker
@@ -51,6 +51,8 @@ impl ConfigFile {
 
 impl Serve {
     pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+        // From here on SIGHUP does not end the process, the start included.
+        let hangups = Hangups::install().map_err(Failure::unestablished)?;
         let config = self.file.load()?;
         if self.check {
             let now = SystemClock.now();
@@ -73,7 +75,7 @@ impl Serve {
                 ),
             );
         }
-        telemetry::init(&config.log, config.log_filter.as_deref())
+        let log = telemetry::init(&config.log, config.log_filter.as_deref())
             .map_err(|error| Failure::Usage(error.to_string()))?;
         let options = app::Options {
             clock: Arc::new(SystemClock),
@@ -86,6 +88,7 @@ impl Serve {
             StartError::Check(refused) => Failure::Usage(refused.to_string()),
             other => Failure::unestablished(other),
         })?;
+        app.reload_on(hangups, ProcessEnvironment, log);
         in_order(&app.run().await.map_err(Failure::unestablished)?)
     }
 }

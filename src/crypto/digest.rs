@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use ring::{digest, hmac};
 use subtle::ConstantTimeEq as _;
 
@@ -66,17 +67,17 @@ pub enum MacError {
 }
 
 /// HMAC-SHA-256 over a log's name, a purpose and fields: the first key makes tags, all of them
-/// verify.
+/// verify. Clones share their keys.
 #[derive(Clone)]
 pub struct Mac {
     origin: Arc<str>,
-    keys: Vec<(KeyId, hmac::Key)>,
+    keys: Arc<ArcSwap<Vec<(KeyId, hmac::Key)>>>,
 }
 
 impl std::fmt::Debug for Mac {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list()
-            .entries(self.keys.iter().map(|(id, _)| id))
+            .entries(self.keys.load().iter().map(|(id, _)| id))
             .finish()
     }
 }
@@ -92,8 +93,13 @@ impl Mac {
         keys.extend(others);
         Self {
             origin: origin.into(),
-            keys,
+            keys: Arc::new(ArcSwap::from_pointee(keys)),
         }
+    }
+
+    /// Goes by the keys of `newer` from now on, as all clones do.
+    pub fn take_over(&self, newer: &Self) {
+        self.keys.store(newer.keys.load_full());
     }
 
     /// The tag of `fields` for `purpose`, made with the first key.
@@ -101,7 +107,7 @@ impl Mac {
     pub fn tag(&self, purpose: &str, fields: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::with_capacity(TAG_BYTES);
         // `new` takes the first key by name, so there always is one.
-        if let Some((id, key)) = self.keys.first() {
+        if let Some((id, key)) = self.keys.load().first() {
             out.extend_from_slice(id.as_bytes());
             out.extend_from_slice(hmac::sign(key, &self.message(purpose, fields)).as_ref());
         }
@@ -117,8 +123,8 @@ impl Mac {
             .split_first_chunk::<{ KeyId::BYTES }>()
             .ok_or(MacError::Malformed)?;
         let id = KeyId::from_bytes(*id);
-        let (_, key) = self
-            .keys
+        let keys = self.keys.load();
+        let (_, key) = keys
             .iter()
             .find(|(known, _)| *known == id)
             .ok_or(MacError::NoSuchKey(id))?;
@@ -129,6 +135,7 @@ impl Mac {
     #[must_use]
     pub fn is_outdated(&self, tag: &[u8]) -> bool {
         self.keys
+            .load()
             .first()
             .is_none_or(|(id, _)| !tag.starts_with(id.as_bytes()))
     }

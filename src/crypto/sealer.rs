@@ -11,12 +11,16 @@
 //! ```
 //!
 //! The operator gives a list of sealing keys, `tpk1_…`: the first seals, all open. To replace one,
-//! put the new one first, reseal, then remove the old. The id in the envelope tells *that key is
+//! put the new one first, reseal, then remove the old. A running process takes over a list that
+//! changed, and goes on opening with what it held before, so that only a start, which looks at every
+//! row, can find that a key was removed too early. The id in the envelope tells *that key is
 //! not configured* apart from *this was tampered with*: the first is fixed by finding the key, the
 //! second is an incident.
 
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
@@ -218,9 +222,23 @@ struct SealingKey {
 
 /// The sealing keys of this process, from the environment or a file: the first seals, all open.
 pub struct SealingKeys {
-    first: SealingKey,
-    others: Vec<SealingKey>,
+    keys: ArcSwap<KeyList>,
     random: Box<dyn Random>,
+}
+
+struct KeyList {
+    first: Arc<SealingKey>,
+    others: Vec<Arc<SealingKey>>,
+}
+
+impl KeyList {
+    fn all(&self) -> impl Iterator<Item = &Arc<SealingKey>> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    fn holds(&self, id: KeyId) -> bool {
+        self.all().any(|key| key.id == id)
+    }
 }
 
 impl fmt::Debug for SealingKeys {
@@ -310,12 +328,33 @@ impl SealingKeys {
             }
             parsed.push(key);
         }
-        let mut parsed = parsed.into_iter();
-        Ok(Self {
+        let mut parsed = parsed.into_iter().map(Arc::new);
+        let keys = KeyList {
             first: parsed.next().ok_or(SealingKeyError::None)?,
             others: parsed.collect(),
+        };
+        Ok(Self {
+            keys: ArcSwap::from_pointee(keys),
             random,
         })
+    }
+
+    /// Seals with the first key of `newer` from now on, and opens with its keys and with those that
+    /// were there before. The answer names the keys that `newer` lacks.
+    pub fn take_over(&self, newer: &Self) -> Vec<KeyId> {
+        let (present, newer) = (self.keys.load_full(), newer.keys.load_full());
+        let kept: Vec<_> = present
+            .all()
+            .filter(|key| !newer.holds(key.id))
+            .cloned()
+            .collect();
+        let lacking = kept.iter().map(|key| key.id).collect();
+        let others = newer.others.iter().cloned().chain(kept);
+        self.keys.store(Arc::new(KeyList {
+            first: Arc::clone(&newer.first),
+            others: others.collect(),
+        }));
+        lacking
     }
 
     /// The text of a new sealing key.
@@ -324,24 +363,21 @@ impl SealingKeys {
     }
 
     /// The ids, the sealing one first.
-    pub fn key_ids(&self) -> impl Iterator<Item = KeyId> + '_ {
-        self.all().map(|key| key.id)
+    pub fn key_ids(&self) -> Vec<KeyId> {
+        self.keys.load().all().map(|key| key.id).collect()
     }
 
     /// The MAC for rows that only brokers of the log `origin` may write: the first key makes tags,
     /// all verify. A row of another log with the same sealing keys does not pass for one of this.
     #[must_use]
     pub fn mac(&self, origin: &str) -> Mac {
-        let pair = |key: &SealingKey| (key.id, key.mac.clone());
+        let pair = |key: &Arc<SealingKey>| (key.id, key.mac.clone());
+        let keys = self.keys.load();
         Mac::new(
             origin,
-            pair(&self.first),
-            self.others.iter().map(pair).collect(),
+            pair(&keys.first),
+            keys.others.iter().map(pair).collect(),
         )
-    }
-
-    fn all(&self) -> impl Iterator<Item = &SealingKey> {
-        std::iter::once(&self.first).chain(&self.others)
     }
 
     fn seal_now(&self, context: SealContext<'_>, secret: &[u8]) -> Result<Vec<u8>, SealError> {
@@ -353,17 +389,15 @@ impl SealingKeys {
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce)?;
 
+        let sealing = Arc::clone(&self.keys.load().first);
         let mut envelope = Vec::with_capacity(HEADER_BYTES + secret.len() + TAG_BYTES);
         envelope.push(VERSION);
-        envelope.extend_from_slice(self.first.id.as_bytes());
+        envelope.extend_from_slice(sealing.id.as_bytes());
         envelope.extend_from_slice(&salt);
         envelope.extend_from_slice(&nonce);
         let aad = Aad::from(context.associated_data(&envelope));
 
-        let key = self
-            .first
-            .envelope_key(&salt)
-            .map_err(|_| SealError::Failed)?;
+        let key = sealing.envelope_key(&salt).map_err(|_| SealError::Failed)?;
         // Sealed in place, in the envelope's own memory: no copy of the secret is left behind.
         envelope.extend_from_slice(secret);
         let body = envelope.get_mut(HEADER_BYTES..).ok_or(SealError::Failed)?;
@@ -383,7 +417,8 @@ impl SealingKeys {
         envelope: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let parts = Envelope::parse(envelope).ok_or(OpenError::Malformed)?;
-        let key = self
+        let keys = self.keys.load();
+        let key = keys
             .all()
             .find(|key| key.id == parts.key_id)
             .ok_or(OpenError::NoSuchKey(parts.key_id))?
@@ -451,7 +486,8 @@ impl Sealer for SealingKeys {
     }
 
     fn needs_reseal(&self, envelope: &[u8]) -> bool {
-        Envelope::parse(envelope).is_none_or(|parts| parts.key_id != self.first.id)
+        let sealing = self.keys.load().first.id;
+        Envelope::parse(envelope).is_none_or(|parts| parts.key_id != sealing)
     }
 }
 
@@ -569,10 +605,37 @@ mod tests {
         let opened = new.open_now(CONTEXT, &envelope).unwrap();
         let resealed = new.seal_now(CONTEXT, &opened).unwrap();
         assert!(!new.needs_reseal(&resealed));
-        let id = new.key_ids().next().unwrap();
+        let id = new.key_ids()[0];
         let error = old.open_now(CONTEXT, &resealed).unwrap_err();
         assert!(matches!(error, OpenError::NoSuchKey(missing) if missing == id));
         assert!(error.to_string().contains(&id.to_string()));
+    }
+
+    #[test]
+    fn a_list_that_changed_is_taken_over_and_what_was_sealed_before_still_opens() {
+        let running = keys(&[1]);
+        let mac = running.mac("o");
+        let shared = mac.clone();
+        let envelope = running.seal_now(CONTEXT, b"secret").unwrap();
+        let tag = mac.tag("row", &[b"x"]);
+        assert_eq!(running.take_over(&keys(&[2, 1])), []);
+        mac.take_over(&running.mac("o"));
+        assert!(running.needs_reseal(&envelope));
+        assert!(running.open_now(CONTEXT, &envelope).is_ok());
+        let newer = running.seal_now(CONTEXT, b"secret").unwrap();
+        assert!(keys(&[2]).open_now(CONTEXT, &newer).is_ok());
+        assert!(shared.verify("row", &[b"x"], &tag).is_ok());
+        let by_new = keys(&[2]).mac("o");
+        assert!(
+            by_new
+                .verify("row", &[b"x"], &shared.tag("row", &[b"x"]))
+                .is_ok()
+        );
+        // A key that was removed too early goes on opening until the next start, and is named.
+        assert_eq!(running.take_over(&keys(&[2])), keys(&[1]).key_ids());
+        mac.take_over(&running.mac("o"));
+        assert!(running.open_now(CONTEXT, &envelope).is_ok());
+        assert!(shared.verify("row", &[b"x"], &tag).is_ok());
     }
 
     #[test]
@@ -651,7 +714,7 @@ mod tests {
     #[test]
     fn debug_shows_ids_alone() {
         let keys = keys(&[1]);
-        let id = keys.key_ids().next().unwrap().to_string();
+        let id = keys.key_ids()[0].to_string();
         let shown = format!(
             "{keys:?} {keys:#?} {:?} {:#?}",
             keys.mac("o"),
@@ -683,7 +746,7 @@ mod tests {
             let keys = keys(&[1]);
             prop_assert!(keys.open_now(CONTEXT, &bytes).is_err());
             let mut likely = vec![VERSION];
-            likely.extend_from_slice(keys.first.id.as_bytes());
+            likely.extend_from_slice(keys.key_ids()[0].as_bytes());
             likely.extend_from_slice(&bytes);
             prop_assert!(keys.open_now(CONTEXT, &likely).is_err());
         }

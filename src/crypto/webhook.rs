@@ -3,6 +3,9 @@
 //!
 //! Several secrets sign at once, so that a receiver can go over from one to the next.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::hmac;
@@ -31,13 +34,13 @@ pub enum WebhookSecretError {
     Form,
 }
 
-/// The secrets of one receiver. They cannot be printed.
+/// The secrets of one receiver. They cannot be printed. Clones share them.
 #[derive(Clone)]
-pub struct WebhookSecrets(Vec<hmac::Key>);
+pub struct WebhookSecrets(Arc<ArcSwap<Vec<hmac::Key>>>);
 
 impl std::fmt::Debug for WebhookSecrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "WebhookSecrets({} of them)", self.0.len())
+        write!(f, "WebhookSecrets({} of them)", self.0.load().len())
     }
 }
 
@@ -57,9 +60,14 @@ impl WebhookSecrets {
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         match keys.len() {
             0 => Err(WebhookSecretError::None),
-            1..=MAX_SECRETS => Ok(Self(keys)),
+            1..=MAX_SECRETS => Ok(Self(Arc::new(ArcSwap::from_pointee(keys)))),
             _ => Err(WebhookSecretError::TooMany),
         }
+    }
+
+    /// Signs with those of `newer` from now on, as all clones do.
+    pub fn take_over(&self, newer: &Self) {
+        self.0.store(newer.0.load_full());
     }
 
     /// The value of `webhook-signature`: a signature by each secret.
@@ -71,7 +79,8 @@ impl WebhookSecrets {
             let tag = hmac::sign(key, &message);
             format!("v1,{}", STANDARD.encode(tag))
         };
-        self.0.iter().map(signed).collect::<Vec<_>>().join(" ")
+        let keys = self.0.load();
+        keys.iter().map(signed).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -8,12 +8,7 @@ use std::time::Duration;
 
 use axum_server::Handle;
 use axum_server::accept::Accept;
-use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use futures_util::future::BoxFuture;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
-use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpSocket, TcpStream};
 use tower_http::add_extension::AddExtension;
 use tracing::warn;
@@ -22,7 +17,7 @@ use super::client_address::TrustedProxies;
 use super::limits::{AddressConnections, Place};
 use super::{AppState, ops, router};
 use crate::broker::Broker;
-use crate::config::{ClientCertificates, Config, Tls};
+use crate::config::Config;
 use crate::shutdown::Shutdown;
 
 /// Connections that wait to be accepted. When the line is full the kernel drops who comes next, and
@@ -102,12 +97,22 @@ pub async fn start_metrics(
         .ok_or_else(|| io::Error::other("the listener for metrics did not start"))
 }
 
+/// A listener that serves.
+#[derive(Debug)]
+pub struct Served {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The certificate that it shows, where it ends TLS itself.
+    pub tls: Option<ServedTls>,
+}
+
 /// Serves the broker until shutdown; answers once it listens.
 pub async fn start(
     broker: Arc<Broker>,
     config: &Config,
     shutdown: &Shutdown,
-) -> io::Result<SocketAddr> {
+) -> io::Result<Served> {
+    let metrics = Arc::clone(broker.metrics());
     let app =
         router(AppState::new(broker, config)).into_make_service_with_connect_info::<SocketAddr>();
     let settings = &config.server;
@@ -134,16 +139,17 @@ pub async fn start(
         .max_concurrent_streams(Some(128))
         .max_header_list_size(32 * 1024);
 
-    let tls = tls(&settings.tls).await?;
+    let tls = ServedTls::read(&settings.tls, metrics).await?;
+    let acceptor = tls.as_ref().map(ServedTls::acceptor);
     let serving = {
         let handle = handle.clone();
         let finish = Duration::from_secs(settings.finish_seconds);
         let stopping = shutdown.stopping();
         async move {
-            let listening: BoxFuture<'_, io::Result<()>> = match tls {
+            let listening: BoxFuture<'_, io::Result<()>> = match acceptor {
                 None => Box::pin(server.serve(app)),
                 Some(tls) => {
-                    let tls = RustlsAcceptor::new(tls).handshake_timeout(headers);
+                    let tls = tls.handshake_timeout(headers);
                     Box::pin(server.map(|bounded| tls.acceptor(bounded)).serve(app))
                 }
             };
@@ -157,10 +163,9 @@ pub async fn start(
     };
     // Tracked like a request: it is over when its last connection is.
     drop(shutdown.spawn("http", serving));
-    handle
-        .listening()
-        .await
-        .ok_or_else(|| io::Error::other("the listener did not start"))
+    let address = handle.listening().await;
+    let address = address.ok_or_else(|| io::Error::other("the listener did not start"))?;
+    Ok(Served { address, tls })
 }
 
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
@@ -253,7 +258,7 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    /// Of a server's handle: so many connections, and so many of them from one address.
+    /// Of a server's handle: the limit of all connections, and the limit of those from one address.
     #[must_use]
     pub fn new(handle: Handle<SocketAddr>, connections: usize, of_one_address: usize) -> Self {
         Self {

@@ -95,7 +95,8 @@ impl ReadLease {
     }
 
     async fn connect(&self) -> Result<WatchedConnection, StoreError> {
-        let connecting = WatchedConnection::connect(self.postgres.lease_options());
+        let options = self.postgres.lease_options();
+        let connecting = WatchedConnection::connect(&options);
         match tokio::time::timeout(CONNECT_PATIENCE, connecting).await {
             Ok(connection) => connection,
             Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),

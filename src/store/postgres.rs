@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::ConnectOptions;
@@ -111,11 +112,19 @@ fn millis(seconds: u64) -> String {
 #[derive(Clone, Debug)]
 pub struct Postgres {
     pool: PgPool,
-    ledger: Arc<PgConnectOptions>,
-    lease: Arc<PgConnectOptions>,
+    options: Arc<ArcSwap<Options>>,
+    settings: PostgresSettings,
     fence: Arc<Fence>,
     standby_will_do: bool,
     row_guard: RowGuard,
+}
+
+/// How each kind of connection is made.
+#[derive(Debug)]
+struct Options {
+    ledger: PgConnectOptions,
+    lease: PgConnectOptions,
+    pooled: PgConnectOptions,
 }
 
 /// A connection of the pool whose server was held against the fence. It goes back into the pool when
@@ -175,12 +184,8 @@ async fn look(connection: &mut PgConnection) -> Result<Shown, sqlx::Error> {
     })
 }
 
-impl Postgres {
-    /// Connects.
-    pub async fn connect(
-        url: &SecretString,
-        settings: PostgresSettings,
-    ) -> Result<Self, StoreError> {
+impl Options {
+    fn read(url: &SecretString, settings: &PostgresSettings) -> Result<Self, StoreError> {
         let statement = millis(settings.statement_timeout_seconds);
         let idle = millis(settings.append_timeout_seconds);
         // Twice as long as a frozen replica keeps it, so that the one behind it gets through at its
@@ -227,6 +232,21 @@ impl Postgres {
             ("synchronous_commit", "on"),
             ("client_min_messages", "warning"),
         ]);
+        Ok(Self {
+            ledger,
+            lease,
+            pooled,
+        })
+    }
+}
+
+impl Postgres {
+    /// Connects.
+    pub async fn connect(
+        url: &SecretString,
+        settings: PostgresSettings,
+    ) -> Result<Self, StoreError> {
+        let options = Options::read(url, &settings)?;
         let fence = Arc::new(Fence::default());
         let admitting = Arc::clone(&fence);
         let pool = PgPoolOptions::new()
@@ -239,14 +259,14 @@ impl Postgres {
                 let admitted = admitting.admits(connection.age);
                 Box::pin(async move { Ok(admitted) })
             })
-            .connect_with(pooled)
+            .connect_with(options.pooled.clone())
             .await
             .map_err(refused_options)?;
-        check_options(&pool, &statement).await?;
+        check_options(&pool, &millis(settings.statement_timeout_seconds)).await?;
         Ok(Self {
             pool,
-            ledger: Arc::new(ledger),
-            lease: Arc::new(lease),
+            options: Arc::new(ArcSwap::from_pointee(options)),
+            settings,
             fence,
             standby_will_do: settings.standby_will_do,
             row_guard: RowGuard::default(),
@@ -309,14 +329,34 @@ impl Postgres {
     }
 
     /// How the connection of the read lease is made.
-    pub(super) fn lease_options(&self) -> &PgConnectOptions {
-        &self.lease
+    pub(super) fn lease_options(&self) -> PgConnectOptions {
+        self.options.load().lease.clone()
+    }
+
+    /// Makes connections by this URL from now on, where it names the same database with another user
+    /// or password. Those that there are go on. False where it names another database, which only a
+    /// start may turn to.
+    pub fn take_over_url(&self, url: &SecretString) -> Result<bool, StoreError> {
+        let newer = Options::read(url, &self.settings)?;
+        let place = |options: &PgConnectOptions| {
+            let database = options.get_database().map(str::to_owned);
+            let socket = options.get_socket().cloned();
+            let host = options.get_host().to_owned();
+            (host, options.get_port(), database, socket)
+        };
+        if place(&newer.pooled) != place(&self.options.load().pooled) {
+            return Ok(false);
+        }
+        self.pool.set_connect_options(newer.pooled.clone());
+        self.options.store(Arc::new(newer));
+        Ok(true)
     }
 
     /// A new connection with the ledger's short timeouts. The connections of the pool are retired:
     /// the new one may lead to another server than they do.
     pub async fn ledger_connection(&self) -> Result<WatchedConnection, StoreError> {
-        let connecting = WatchedConnection::connect(&self.ledger);
+        let options = self.options.load().ledger.clone();
+        let connecting = WatchedConnection::connect(&options);
         let connected = tokio::time::timeout(Duration::from_secs(3), connecting).await;
         let Ok(connection) = connected else {
             return Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut));

@@ -88,6 +88,7 @@ mod properties;
 mod pruning;
 mod readme;
 mod refusals;
+mod reload;
 mod replay;
 mod retries;
 mod revocations;

@@ -61,7 +61,13 @@ pub struct Fleet {
     found_by_issuer: bool,
     /// Where it ends TLS itself.
     tls: Option<Tls>,
+    /// Whether its secrets are in the files [`SEALING_FILE`] and [`DATABASE_FILE`].
+    secret_files: bool,
 }
+
+/// In a replica's directory, where its secrets are in files.
+pub const SEALING_FILE: &str = "sealing-keys";
+pub const DATABASE_FILE: &str = "database-url";
 
 /// How a replica ends TLS.
 pub struct Tls {
@@ -137,6 +143,7 @@ impl Fleet {
             proxied: true,
             found_by_issuer: false,
             tls: None,
+            secret_files: false,
             limits: [100_000; 4],
         }
     }
@@ -275,6 +282,20 @@ impl Fleet {
         (fleet, replica)
     }
 
+    /// The same with its secrets in files, and with more policies.
+    pub async fn with_secret_files(kind: Kind, exports: &str, policies: &str) -> (Self, Replica) {
+        let mut fleet = Self::new((kind == Kind::Postgres).then(fresh_database));
+        exports.clone_into(&mut fleet.exports);
+        fleet.policies.push_str(policies);
+        fleet.secret_files = true;
+        let mut replica = fleet.launch();
+        if kind == Kind::Postgres {
+            fleet.activate(&replica).await;
+        }
+        replica.process.wait_ready(replica.address);
+        (fleet, replica)
+    }
+
     /// The configuration of an embedded one.
     pub fn embedded_config() -> String {
         Self::exporting_config("")
@@ -382,8 +403,14 @@ impl Fleet {
         let proxy = database.map_or_else(|| Proxy::start(address), Proxy::before);
         let mut launch = Launch::taskpass(["serve", "--config", "taskpass.toml"])
             .config(self.config(address))
-            .file("policies/fleet.cedar", self.policies.clone())
-            .env("TASKPASS_SEALING_KEYS", &self.sealing_key);
+            .file("policies/fleet.cedar", self.policies.clone());
+        launch = if self.secret_files {
+            launch
+                .secret_file(SEALING_FILE, self.sealing_key.clone())
+                .env("TASKPASS_SEALING_KEYS_FILE", SEALING_FILE)
+        } else {
+            launch.env("TASKPASS_SEALING_KEYS", &self.sealing_key)
+        };
         for (name, value) in &self.environment {
             launch = launch.env(name, value);
         }
@@ -405,7 +432,13 @@ impl Fleet {
                     .append_pair("options", &options);
                 url = with_options.into();
             }
-            launch = launch.env("TASKPASS_DATABASE_URL", url);
+            launch = if self.secret_files {
+                launch
+                    .secret_file(DATABASE_FILE, url)
+                    .env("TASKPASS_DATABASE_URL_FILE", DATABASE_FILE)
+            } else {
+                launch.env("TASKPASS_DATABASE_URL", url)
+            };
         }
         let (process, client) = match &self.tls {
             None => {

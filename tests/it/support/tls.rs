@@ -41,6 +41,13 @@ impl Identity {
         Self::signed_by_itself(params, &KeyPair::generate().unwrap())
     }
 
+    /// The same, valid until this day.
+    pub fn server_until(year: i32, month: u8, day: u8) -> Self {
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, month, day);
+        Self::signed_by_itself(params, &KeyPair::generate().unwrap())
+    }
+
     /// A client's with this common name, signed by itself.
     pub fn client(name: &str) -> Self {
         Self::client_with(name, &KeyPair::generate().unwrap())

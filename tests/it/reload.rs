@@ -1,0 +1,254 @@
+//! Files that change under the real binary, and SIGHUP: what is whole is taken over, what is not
+//! leaves in place what there was.
+
+use std::fs;
+
+use rustls::version::TLS13;
+use sqlx::{AssertSqlSafe, Executor};
+
+use crate::support::fleet::{DATABASE_FILE, Fleet, Replica, SEALING_FILE, SINK_SECRET, body};
+use crate::support::postgres::TestDatabase;
+use crate::support::process::{CONFIG_FILE, Signal};
+use crate::support::receiver::Receiver;
+use crate::support::rig::Kind;
+use crate::support::tls::{Handshakes, Identity};
+use crate::support::{SOON, until};
+
+const CERTIFICATE: &str = "certificate.pem";
+const KEY: &str = "private-key.pem";
+
+fn write(replica: &Replica, name: &str, text: &str) {
+    fs::write(replica.process.dir().join(name), text).unwrap();
+}
+
+fn read(replica: &Replica, name: &str) -> String {
+    fs::read_to_string(replica.process.dir().join(name)).unwrap()
+}
+
+/// Whether a new handshake is with this certificate.
+fn is_served(replica: &Replica, identity: &Identity) -> bool {
+    let client = Handshakes::new(identity, None, &TLS13);
+    let greeted = client.greet(replica.address);
+    greeted.is_ok_and(|(_, line)| line == "HTTP/1.1 200 OK")
+}
+
+async fn is_logged(replica: &Replica, text: &str) {
+    until(&format!("{text:?} is logged"), SOON, async || {
+        replica.process.stderr().contains(text)
+    })
+    .await;
+}
+
+fn tls_metric(metrics: &str) -> &str {
+    let name = "taskpass_tls_certificate_not_after_timestamp_seconds{listener=\"broker\"} ";
+    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(name));
+    values.next().unwrap()
+}
+
+async fn over_tls() -> (Fleet, Replica) {
+    Fleet::over_tls("", None, |_| String::new(), "").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_certificate_is_served_from_the_next_handshake_on() {
+    let (fleet, replica) = over_tls().await;
+    assert!(is_served(&replica, &fleet.tls().server));
+    // By a signal, and by the change alone.
+    for (day, hangup) in [(1, true), (2, false)] {
+        let renewed = Identity::server_until(2038, 1, day);
+        write(&replica, KEY, &renewed.key_pem);
+        write(&replica, CERTIFICATE, &renewed.pem);
+        if hangup {
+            replica.process.signal(Signal::Hup);
+        }
+        until("the renewed one is served", SOON, async || {
+            is_served(&replica, &renewed)
+        })
+        .await;
+        assert!(!is_served(&replica, &fleet.tls().server));
+        let client = crate::support::http::Client::over_tls(
+            &format!("https://{}", replica.address),
+            &renewed.pem,
+            None,
+            reqwest::tls::Version::TLS_1_3,
+        );
+        let metrics = client.get_as(&fleet.admin, "/metrics").await.text();
+        let midnight = 2_145_916_800 + i64::from(day - 1) * 86_400;
+        assert_eq!(tls_metric(&metrics), midnight.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_half_written_pair_leaves_the_former_certificate_in_place_and_is_told() {
+    let (fleet, replica) = over_tls().await;
+    let former = &fleet.tls().server;
+    let renewed = Identity::server_until(2038, 1, 1);
+    let half = &renewed.pem[..renewed.pem.len() / 2];
+    let told = || {
+        let log = replica.process.stderr();
+        log.matches("the certificate was not reloaded").count()
+    };
+    // Half a file, then one file of two.
+    for (count, certificate) in [(1, half), (2, renewed.pem.as_str())] {
+        write(&replica, CERTIFICATE, certificate);
+        replica.process.signal(Signal::Hup);
+        until("it is told", SOON, async || told() >= count).await;
+        assert!(is_served(&replica, former));
+        assert!(!is_served(&replica, &renewed));
+    }
+    let failures = "taskpass_reload_failures_total{what=\"tls\"} ";
+    let metrics = replica.client.get_as(&fleet.admin, "/metrics").await.text();
+    let failed = metrics.lines().find_map(|line| line.strip_prefix(failures));
+    assert!(failed.unwrap().parse::<u64>().unwrap() >= 2, "{failed:?}");
+    assert!(tls_metric(&metrics).len() > 10, "the former one's end");
+    write(&replica, KEY, &renewed.key_pem);
+    until("the whole pair is served", SOON, async || {
+        is_served(&replica, &renewed)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sighup_changes_the_log_level_and_ends_nothing() {
+    let log = "[log]\nlevel = \"warn\"";
+    let (_fleet, mut replica) = Fleet::in_environment(Kind::Sqlite, vec![], log, "").await;
+    let configuration = read(&replica, CONFIG_FILE);
+    assert!(!replica.process.stderr().contains("\"DEBUG\""));
+    for _ in 0..5 {
+        replica.process.signal(Signal::Hup);
+    }
+    assert_eq!(replica.client.get("/readyz").await.status, 200);
+    let verbose = configuration.replace("level = \"warn\"", "level = \"debug\"");
+    write(&replica, CONFIG_FILE, &verbose);
+    replica.process.signal(Signal::Hup);
+    until("requests are logged", SOON, async || {
+        replica.client.get("/livez").await;
+        replica.process.stderr().contains("\"answered\"")
+    })
+    .await;
+    // A configuration that does not load changes nothing.
+    let broken = verbose.replace("level = \"debug\"", "level = \"loud\"");
+    write(&replica, CONFIG_FILE, &broken);
+    replica.process.signal(Signal::Hup);
+    is_logged(&replica, "the configuration was not reloaded").await;
+    let metrics = replica.client.get("/metrics").await.text();
+    let name = "taskpass_reload_failures_total{what=\"configuration\"} ";
+    let failed = metrics.lines().find_map(|line| line.strip_prefix(name));
+    assert!(failed.unwrap().parse::<u64>().unwrap() > 0, "{metrics}");
+    assert_eq!(replica.client.get("/readyz").await.status, 200);
+    assert!(replica.process.ended().is_none());
+    assert_eq!(replica.process.terminate().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sealing_keys_are_replaced_without_a_restart() {
+    let policy = "@id(\"keys\") @description(\"reseals\") permit (principal == Bootstrap::\"token\", \
+                  action == Action::\"manageKeys\", resource == Broker::\"taskpass\");";
+    let (fleet, mut replica) = Fleet::with_secret_files(Kind::Sqlite, "", policy).await;
+    let old = &fleet.sealing_key;
+    let new = crate::support::keys::base64url(&crate::support::random_bytes(32));
+    let new = format!("tpk1_{new}");
+    // Whatever is no list leaves the present one in force.
+    write(&replica, SEALING_FILE, "tpk1_short");
+    replica.process.signal(Signal::Hup);
+    is_logged(&replica, "the configuration was not reloaded").await;
+    replica.ask(&fleet.token()).await.expect(201);
+    write(&replica, SEALING_FILE, &format!("{new}\n{old}\n"));
+    let until_sealed_anew = async || {
+        replica.process.signal(Signal::Hup);
+        let nothing = serde_json::json!({});
+        let resealed = replica
+            .client
+            .post_json(&fleet.admin, "/v1/keys/reseal", &nothing);
+        let resealed = resealed.await.expect(200);
+        resealed["resealed"].as_u64().unwrap() > 0
+    };
+    until("rows are sealed with the new key", SOON, until_sealed_anew).await;
+    replica.ask(&fleet.token()).await.expect(201);
+    // Removed while it runs, the old one opens until the next start, which does without it.
+    write(&replica, SEALING_FILE, &new);
+    is_logged(&replica, "sealing keys were removed").await;
+    replica.ask(&fleet.token()).await.expect(201);
+    replica.process.terminate();
+    replica.process.restart();
+    replica.process.wait_ready(replica.address);
+    replica.ask(&fleet.token()).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_is_signed_with_its_new_secret_without_a_restart() {
+    let receiver = Receiver::start([]);
+    let sinks = format!(
+        "[[export]]\nname = \"siem\"\nto = \"webhook\"\nformat = \"cloudevents\"\n\
+         url = \"{}\"\nsecret_file = \"sink.secret\"",
+        receiver.url()
+    );
+    let (fleet, replica) = Fleet::with_secret_files(Kind::Sqlite, &sinks, "").await;
+    replica.ask(&fleet.token()).await.expect(201);
+    until("it is told", SOON, async || !receiver.taken().is_empty()).await;
+    assert!(receiver.taken().iter().all(|one| one.verifies(SINK_SECRET)));
+    let newer = "whsec_bmV3ZXItc2VjcmV0LW9mLXRoZS1yZWNlaXZlcg==";
+    write(&replica, "sink.secret", newer);
+    until("it is signed anew", SOON, async || {
+        replica.ask(&fleet.token()).await.expect(201);
+        receiver.taken().iter().any(|one| one.verifies(newer))
+    })
+    .await;
+}
+
+/// A role like the one that serves, under another name.
+async fn another_role(database: &TestDatabase, name: &str) {
+    let mut owner = database.connect().await;
+    let make = format!("CREATE ROLE {name} LOGIN PASSWORD '{name}'");
+    owner.execute(AssertSqlSafe(make)).await.unwrap();
+    let url = secrecy::SecretString::from(database.url());
+    let settings = taskpass::store::postgres::PostgresSettings::default();
+    let postgres = taskpass::store::postgres::Postgres::connect(&url, settings);
+    postgres.await.unwrap().grant_serving(name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_credentials_of_the_database_are_used_without_a_restart() {
+    let (fleet, replica) = Fleet::with_secret_files(Kind::Postgres, "", "").await;
+    let role = format!("taskpass_other_{}", crate::support::random_hex(4));
+    another_role(fleet.database(), &role).await;
+    let former = read(&replica, DATABASE_FILE);
+    // Another database is for the next start.
+    let elsewhere = former.replace(&format!("/{}", database_name(&former)), "/postgres");
+    write(&replica, DATABASE_FILE, &elsewhere);
+    replica.process.signal(Signal::Hup);
+    is_logged(&replica, "names another server or database").await;
+    let mut url: url::Url = former.parse().unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some(&role)).unwrap();
+    write(&replica, DATABASE_FILE, url.as_str());
+    replica.process.signal(Signal::Hup);
+    let direct = fleet.database().pool().await;
+    until("all connections are the new role's", SOON, async || {
+        // Those of the former role are ended as by an operator who takes it away.
+        let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE datname = current_database() AND application_name = 'taskpass' \
+                     AND usename <> $1";
+        let ended = sqlx::query(ended).bind(&role);
+        ended.execute(&direct).await.unwrap();
+        let answer = replica
+            .client
+            .post_json(&fleet.token(), "/v1/credentials", &body())
+            .await;
+        let (of_new,): (i64,) = sqlx::query_as(
+            "SELECT count(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND usename = $1",
+        )
+        .bind(&role)
+        .fetch_one(&direct)
+        .await
+        .unwrap();
+        answer.status == 201 && of_new > 2
+    })
+    .await;
+}
+
+fn database_name(url: &str) -> String {
+    let url: url::Url = url.parse().unwrap();
+    url.path().trim_start_matches('/').to_owned()
+}
