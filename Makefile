@@ -27,7 +27,7 @@ test: ## set up what is missing, start a private PostgreSQL, run every test
 	scripts/test $(ARGS)
 
 .PHONY: check
-check: fmt clippy deny imports controls shell compose ## formatting, lints, dependencies, imports, controls, scripts, compose file
+check: fmt clippy deny imports controls shell compose alarms ## formatting, lints, dependencies, imports, controls, scripts, compose file, alarms
 
 .PHONY: fmt
 fmt: ## fail where the formatting differs (cargo fmt repairs it)
@@ -68,6 +68,11 @@ shell: ## shellcheck over the scripts
 compose: ## docker-compose.yml and Dockerfile, as far as this machine can check them
 	@scripts/setup check
 	scripts/check-compose
+
+.PHONY: alarms
+alarms: ## Prometheus's rules: valid, tested, and as docs/operations.md lists them
+	@scripts/setup check
+	scripts/check-alarms
 
 .PHONY: bench
 bench: ## the three figures: bare insert, bare record, broker

@@ -431,6 +431,7 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     )
     .map_err(unfit)?;
     settle_generation(&broker, &config, generation, &shutdown).await?;
+    sweep::begin(broker.metrics());
     let sweeping = Arc::clone(&broker);
     drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
     let pruning = Arc::clone(&broker);

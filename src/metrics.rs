@@ -100,6 +100,8 @@ pub enum Ended {
 }
 
 impl Ended {
+    const ALL: [Self; 2] = [Self::Ok, Self::Failed];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -128,6 +130,8 @@ pub enum RevocationLag {
 }
 
 impl RevocationLag {
+    const ALL: [Self; 2] = [Self::RequestedToDurable, Self::DurableToConfirmed];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::RequestedToDurable => "requested_to_durable",
@@ -150,6 +154,13 @@ pub enum RateLimit {
 }
 
 impl RateLimit {
+    const ALL: [Self; 4] = [
+        Self::Address,
+        Self::Identity,
+        Self::IdentityDenials,
+        Self::AttestorDenials,
+    ];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Address => "address",
@@ -302,6 +313,14 @@ impl SharedCheckpoint {
         }
     }
 }
+
+/// All outcomes of a decision.
+const OUTCOMES: [Outcome; 4] = [
+    Outcome::Permit,
+    Outcome::Deny,
+    Outcome::Indeterminate,
+    Outcome::Pending,
+];
 
 /// Outcomes of a session that is to be ended by a list at its back end.
 const LISTED: &str = "listed";
@@ -497,10 +516,12 @@ impl Metrics {
             metrics.count_denied(outcome, 0);
         }
         metrics.begin_at_zero();
+        metrics.ledger_key_left(None);
         metrics
     }
 
-    /// A rate needs a zero to rise from, where the values are known beforehand.
+    /// A rate needs a zero to rise from: the first event of a series that begins with it is no
+    /// increase. What has labels that only the configuration knows begins in the methods `…_begin`.
     fn begin_at_zero(&self) {
         for code in RefusalCode::ALL {
             begin(&self.refusals, &[("code", code.as_str().into())]);
@@ -569,9 +590,11 @@ impl Metrics {
         for (policy, until) in policies {
             let labels = [("policy", Cow::Owned(policy.to_owned()))];
             self.observing.get_or_create(&labels).set(until.seconds());
-            for would_be in [Outcome::Deny, Outcome::Indeterminate, Outcome::Pending] {
-                let labels = observed(policy, Outcome::Permit, would_be);
-                drop(self.observed.get_or_create(&labels));
+            for (outcome, would_be) in OUTCOMES
+                .into_iter()
+                .flat_map(|outcome| OUTCOMES.map(|would_be| (outcome, would_be)))
+            {
+                begin(&self.observed, &observed(policy, outcome, would_be));
             }
         }
     }
@@ -858,6 +881,10 @@ fn attestation_labels(attestor: &str, reason: &'static str) -> Labels<2> {
         ("attestor", Cow::Owned(attestor.to_owned())),
         ("reason", reason.into()),
     ]
+}
+
+fn begin<const N: usize>(family: &Counters<N>, labels: &Labels<N>) {
+    drop(family.get_or_create(labels));
 }
 
 fn count<const N: usize>(family: &Counters<N>, labels: &Labels<N>) {

@@ -39,6 +39,10 @@ use crate::metrics::Metrics;
 /// How long workers may take once they are told to stop: a batch in flight, a round of a sweeper.
 const WORKER_SECONDS: u64 = 10;
 
+/// The names of tasks that are spawned for requests. Their counts of panics begin at zero with the
+/// process, and those of workers when they are spawned.
+const REQUEST_TASKS: [&str; 5] = ["http", "issue", "metrics", "revoke", "unclaimed"];
+
 /// How far a stop has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -121,6 +125,9 @@ impl Shutdown {
     /// Running.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
+        for name in REQUEST_TASKS {
+            metrics.task_begins(name);
+        }
         Self(Arc::new(Inner {
             metrics,
             requests: TaskTracker::new(),
@@ -182,6 +189,7 @@ impl Shutdown {
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: fmt::Display + Send,
     {
+        self.0.metrics.task_begins(name);
         let this = self.clone();
         let work = work(self.0.workers_stop.clone());
         self.spawn_on(&self.0.workers, name, async move {
@@ -454,7 +462,8 @@ mod tests {
             let (_sender, signals) = signals();
             let stopped = shutdown.run(signals, NONE, LONG).await;
             assert_eq!(stopped.failed_worker, Some("appender"));
-            assert_eq!(metrics.render().contains("task=\"appender\""), panics);
+            let counted = "taskpass_task_panics_total{task=\"appender\"} 1";
+            assert_eq!(metrics.render().contains(counted), panics);
         }
     }
 

@@ -56,12 +56,13 @@ use crate::domain::limits::LEDGER_KEY_WARNING_SECONDS;
 use crate::domain::workload::Workload;
 use crate::ids::Random;
 use crate::ledger::denials::Denials;
-use crate::ledger::entry::{Entry, OneTimeUse, Request};
+use crate::ledger::entry::{ANY_REQUEST, Entry, OneTimeUse, Request};
 use crate::ledger::{Ledger, LedgerStatus};
 use crate::metrics::{Metrics, RateLimit};
 use crate::mint::Minters;
 use crate::mint::aws::federation::FederationKeys;
 use crate::mint::jwt::AccessTokenKeys;
+use crate::policy::AdminAction;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
@@ -134,6 +135,11 @@ impl Broker {
     pub fn new(parts: BrokerParts) -> Arc<Self> {
         let unattributed = [failures::NO_ATTESTOR].into_iter();
         parts.metrics.attestors(unattributed, &AttestError::REASONS);
+        let acts = AdminAction::ALL.iter().map(|action| action.as_str());
+        parts.metrics.acts_begin(acts.chain([ANY_REQUEST]));
+        for minter in parts.minters.kinds() {
+            parts.metrics.minter_begins(minter);
+        }
         Arc::new(Self {
             parts,
             active: ArcSwapOption::empty(),

@@ -69,6 +69,19 @@ impl From<True> for bool {
 }
 
 impl Selector {
+    /// Every kind that there is.
+    pub const KINDS: [&'static str; 9] = [
+        "workload",
+        "task",
+        "resource",
+        "attestor",
+        "generation",
+        "policy",
+        "signing_key",
+        ISSUED_AFTER,
+        "all",
+    ];
+
     /// The selector's kind, as the store keeps it.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -78,6 +78,29 @@ pub enum RefusalCode {
 }
 
 impl RefusalCode {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::UnknownResource,
+        Self::UnknownAction,
+        Self::UnknownLocation,
+        Self::UnknownTaskType,
+        Self::ResourceNotForTask,
+        Self::TooManyRights,
+        Self::TtlTooLong,
+        Self::DeadlineTooLong,
+        Self::HeartbeatRequired,
+        Self::NotPermitted,
+        Self::ApprovalRequired,
+        Self::PolicyError,
+        Self::ExceedsParent,
+        Self::TooDeep,
+        Self::TaskEnded,
+        Self::TaskBudget,
+        Self::TooManyOpenTasks,
+        Self::Blocked,
+        Self::OwnerWithdrawn,
+    ];
+
     /// The word.
     #[must_use]
     pub fn as_str(self) -> &'static str {

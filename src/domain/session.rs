@@ -66,6 +66,15 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Completed,
+        Self::Revoked,
+        Self::Expired,
+        Self::Superseded,
+        Self::Failed,
+    ];
+
     /// The name on the wire and in the store.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -81,15 +90,7 @@ impl EndReason {
     /// The inverse of [`Self::as_str`].
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        [
-            Self::Completed,
-            Self::Revoked,
-            Self::Expired,
-            Self::Superseded,
-            Self::Failed,
-        ]
-        .into_iter()
-        .find(|reason| reason.as_str() == text)
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
 }
 

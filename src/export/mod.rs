@@ -163,6 +163,9 @@ impl Exporter {
             // There is one process, ever: what another had before it died is ours at once.
             "embedded".clone_into(&mut parts.replica);
         }
+        for export in &config.export {
+            parts.metrics.sink_begins(&export.name);
+        }
         let sinks = config
             .export
             .iter()

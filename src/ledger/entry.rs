@@ -332,6 +332,9 @@ pub struct RequestCaller {
     pub may_lift: bool,
 }
 
+/// The act of a caller that is no admin's action.
+pub const ANY_REQUEST: &str = "the request";
+
 impl RequestCaller {
     /// A caller that attested who it is.
     #[must_use]
@@ -340,7 +343,7 @@ impl RequestCaller {
             identity: workload.identity.clone(),
             attestor: workload.attestor.clone(),
             task: None,
-            act: "the request",
+            act: ANY_REQUEST,
             may_lift: false,
         }
     }
@@ -352,7 +355,7 @@ impl RequestCaller {
             identity: task.owner.clone(),
             attestor: task.attestor.clone(),
             task: None,
-            act: "the request",
+            act: ANY_REQUEST,
             may_lift: false,
         }
     }

@@ -125,6 +125,10 @@ enum Failure {
 }
 
 impl Failure {
+    /// Every label that its metric can have.
+    const REASONS: [&'static str; 5] =
+        ["unreachable", "refused", "unusable", "inconsistent", "own"];
+
     /// The label of its metric.
     fn reason(&self) -> &'static str {
         match self {
@@ -232,6 +236,9 @@ impl Ledger {
     }
 
     async fn follow(&self, witness: &Witness) {
+        self.parts
+            .metrics
+            .witness_begins(witness.key.name(), &Failure::REASONS);
         let mut newest = self.checkpoints();
         let mut pause = TELL_EVERY;
         loop {

@@ -187,6 +187,11 @@ impl Minters {
         Self(named.collect())
     }
 
+    /// The kinds that there are.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.0.keys().copied()
+    }
+
     /// The minter of a kind.
     #[must_use]
     pub fn of_kind(&self, kind: &str) -> Option<&Arc<dyn Minter>> {

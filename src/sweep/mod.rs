@@ -41,7 +41,7 @@ use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{TaskEnd, TaskState};
 use crate::ledger::Appended;
 use crate::ledger::entry::{ConfirmEnd, EndSession, Entry, OneTimeUse, Request};
-use crate::metrics::{Ended, RevocationLag};
+use crate::metrics::{Ended, Metrics, RevocationLag};
 use crate::mint::EndOutcome;
 
 /// Rows that one worker takes at once: large enough that the round trip does not count, small
@@ -77,6 +77,31 @@ const REPLICAS_INTERVAL: Duration = Duration::from_secs(10);
 /// How long that may take: its commit waits for a synchronous standby that may be gone, and the check
 /// of the replica's health runs in the same loop.
 const REPLICAS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The names of all workers in figures.
+const WORKERS: [&str; 14] = [
+    "dead",
+    "denials",
+    "deny_lists",
+    "endings",
+    "follow",
+    "health",
+    "horizon",
+    "keys",
+    "mints",
+    "prune",
+    "replicas",
+    "room",
+    "silence",
+    "wal",
+];
+
+/// Begins the figures of all workers at zero.
+pub fn begin(metrics: &Metrics) {
+    for worker in WORKERS {
+        metrics.sweeper_begins(worker);
+    }
+}
 
 /// Runs all workers but pruning and lists at back ends until `stop`.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Infallible> {

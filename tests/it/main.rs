@@ -56,6 +56,7 @@ mod explain;
 mod export;
 mod failover;
 mod faults;
+mod figures;
 mod files;
 mod first_start;
 mod foreign;
