@@ -175,12 +175,18 @@ pub(super) async fn checkpoint(
 fn newest(state: &AppState) -> Result<Response, Problem> {
     let signed = state.broker.ledger().checkpoints().borrow().clone();
     let signed = signed.ok_or_else(|| Problem::not_found("checkpoint"))?;
-    Ok((
-        [(header::CONTENT_TYPE, "text/plain; charset=utf-8")],
-        signed.checkpoint.to_string(),
-    )
-        .into_response())
+    let kind = (header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    let checkpoint = signed.checkpoint.to_string();
+    if state.settings.public_ledger {
+        // The next one may be a second away.
+        let cached = (header::CACHE_CONTROL, "public, no-cache");
+        return Ok(([kind, cached], checkpoint).into_response());
+    }
+    Ok(([kind], checkpoint).into_response())
 }
+
+/// A tile of a tree that only grows never changes.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// A leaf.
 #[derive(Debug, Serialize, ToSchema)]
@@ -397,7 +403,7 @@ fn write_lines(leaves: Vec<StoredLeaf>, bodies: &mut bool) -> io::Result<Vec<u8>
 
 /// The log as others' tools read it (C2SP tlog-tiles): `checkpoint`, `tile/L/N[.p/W]` and
 /// `tile/entries/N[.p/W]`. The path has as many parts as tlog-tiles gives it.
-#[utoipa::path(get, path = "/ledger/{path}", params(("path" = String, Path)), responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = 404, body = super::problem::ProblemBody)))]
+#[utoipa::path(get, path = "/ledger/{path}", params(("path" = String, Path)), responses((status = 200, content((Vec<u8> = "application/octet-stream"), (String = "text/plain"))), (status = 404, body = super::problem::ProblemBody)))]
 pub(super) async fn tile(
     State(state): State<AppState>,
     presented: Presented,
@@ -410,6 +416,7 @@ pub(super) async fn tile(
     let not_found = || Problem::not_found("tile");
     let tile: TilePath = path.parse().map_err(|_| not_found())?;
     let size = state.broker.ledger().basis();
+    let kind = (header::CONTENT_TYPE, "application/octet-stream");
     let bytes = match tile {
         TilePath::Hashes(id) => {
             check_public(&state, &presented).await?;
@@ -422,7 +429,12 @@ pub(super) async fn tile(
                 }
                 Err(NoProof::Store(error)) => return Err(BrokerError::from(error).into()),
             };
-            hashes_to_bytes(&hashes)
+            let bytes = hashes_to_bytes(&hashes);
+            if state.settings.public_ledger {
+                let cached = (header::CACHE_CONTROL, FOR_EVER);
+                return Ok(([kind, cached], bytes).into_response());
+            }
+            bytes
         }
         // Entries are never public, whatever the tiles are.
         TilePath::Entries { index, width } => {
@@ -440,7 +452,7 @@ pub(super) async fn tile(
             encode_entries(&bodies).map_err(|_| not_found())?
         }
     };
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+    Ok(([kind], bytes).into_response())
 }
 
 #[cfg(test)]

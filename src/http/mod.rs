@@ -19,6 +19,7 @@ pub mod admin;
 mod challenge;
 mod client_address;
 mod client_certificates;
+mod cors;
 pub mod credentials;
 mod decisions;
 mod document;
@@ -149,7 +150,6 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(decisions::record))
         .routes(routes!(decisions::forget))
         .routes(routes!(ledger::keys))
-        .routes(routes!(ledger::checkpoint))
         .routes(routes!(ledger::accept_time))
         .routes(routes!(ledger::entry))
         .routes(routes!(ledger::proof))
@@ -158,12 +158,6 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(oauth::token::token))
         .routes(routes!(oauth::introspect::introspect))
         .routes(routes!(oauth::revoke::revoke))
-        .routes(routes!(oauth::authorization_server))
-        .routes(routes!(oauth::openid_configuration))
-        .routes(routes!(oauth::jwks))
-        .routes(routes!(status_lists::status_list))
-        .routes(routes!(federation::federation_configuration))
-        .routes(routes!(federation::federation_jwks))
         .routes(routes!(admin::list_admins, admin::bind, admin::unbind))
         .routes(routes!(
             admin::list_workloads,
@@ -183,6 +177,22 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(ops::metrics))
 }
 
+/// Documents that everybody may read, pages in browsers included.
+fn public() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(oauth::authorization_server))
+        .routes(routes!(oauth::openid_configuration))
+        .routes(routes!(oauth::jwks))
+        .routes(routes!(status_lists::status_list))
+        .routes(routes!(federation::federation_configuration))
+        .routes(routes!(federation::federation_jwks))
+}
+
+/// Documents that everybody may read where the ledger is public.
+fn public_with_ledger() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new().routes(routes!(ledger::checkpoint))
+}
+
 /// The routes whose bodies may be large.
 fn large() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -193,10 +203,14 @@ fn large() -> OpenApiRouter<AppState> {
 /// The description of the whole interface.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    let mut document = api().merge(large()).into_openapi();
+    let all = api().merge(public()).merge(public_with_ledger());
+    let mut document = all.merge(large()).into_openapi();
     document::complete(&mut document);
     document
 }
+
+/// The route of the log's tiles and checkpoint, as C2SP names them.
+const TILES: &str = "/ledger/{*path}";
 
 /// Everything, with its layers.
 pub fn router(state: AppState) -> Router {
@@ -206,11 +220,30 @@ pub fn router(state: AppState) -> Router {
     let (large, _) = large()
         .layer(DefaultBodyLimit::max(MAX_ADMIN_BODY_BYTES))
         .split_for_parts();
+    // A preflight is a method that no route has: the layers have to be around that refusal, too.
+    let (public, _) = public().split_for_parts();
+    let public = public
+        .method_not_allowed_fallback(refuse_method)
+        .layer(middleware::from_fn(cors::always));
+    let (ledger, _) = public_with_ledger().split_for_parts();
+    let ledger = ledger
+        .route(TILES, axum::routing::get(ledger::tile))
+        .method_not_allowed_fallback(refuse_method)
+        .layer(middleware::from_fn_with_state(
+            state.clone(),
+            cors::with_ledger,
+        ));
+    for route in openapi().paths.paths.keys() {
+        // The router writes the one that takes a whole path otherwise than its description does.
+        let is_tile = route == "/ledger/{path}";
+        let route = if is_tile { TILES } else { route };
+        state.broker.metrics().route_begins(route);
+    }
     let secret = [header::AUTHORIZATION, HeaderName::from_static("dpop")];
     routes
         .merge(large)
-        // Its path has as many parts as tlog-tiles gives it, which no description can say.
-        .route("/ledger/{*path}", axum::routing::get(ledger::tile))
+        .merge(public)
+        .merge(ledger)
         .fallback(|| async { Problem::not_found("resource") })
         .method_not_allowed_fallback(refuse_method)
         .layer(middleware::from_fn_with_state(state.clone(), give_nonce))

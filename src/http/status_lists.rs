@@ -43,7 +43,6 @@ pub(super) async fn status_list(
             header::CACHE_CONTROL,
             format!("public, max-age={}", left.min(10)),
         ),
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*".to_owned()),
     ];
     Ok((StatusCode::OK, headers, list.token.clone()).into_response())
 }

@@ -79,6 +79,7 @@ mod minters;
 mod mtls;
 mod oauth;
 mod observe;
+mod pages;
 mod parts;
 mod pipelines;
 mod plans;
