@@ -172,6 +172,7 @@ async fn open_store_as(
             let sqlite = Sqlite::open(&settings.data_dir, settings.read_connections).await;
             let sqlite = sqlite.map_err(unfit_store)?;
             check_data_directory(config, &settings.data_dir)?;
+            sqlite.limit_log(settings.max_wal_bytes);
             Ok(Store::Sqlite(sqlite))
         }
         StoreKind::Postgres => {

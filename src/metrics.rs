@@ -246,6 +246,9 @@ pub struct Metrics {
     clock_skew: Gauge<f64, AtomicU64>,
     clock_in_doubt: Gauge,
     horizon_lag: Gauge,
+    sqlite_wal: Gauge,
+    tls_not_after: Family<Labels<1>, Gauge>,
+    reload_failures: Counters<1>,
     task_panics: Counters<1>,
 }
 
@@ -508,6 +511,19 @@ impl Metrics {
                 "horizon_lag_seconds",
                 "How far the horizon, by which rows are deleted, is behind the clock",
                 Gauge::default(),
+            ),
+            sqlite_wal: r.gauge(
+                "sqlite_wal_bytes",
+                "Size of SQLite's write-ahead log; it grows while a process reads an old state",
+            ),
+            tls_not_after: r.add(
+                "tls_certificate_not_after_timestamp_seconds",
+                "Until when the certificate chain that a listener shows is valid",
+                Family::default(),
+            ),
+            reload_failures: r.counters(
+                "reload_failures",
+                "Files that changed and were not taken over, by what they are for",
             ),
             task_panics: r.counters("task_panics", "Tracked tasks that panicked, by name"),
             registry: r.0,
@@ -860,6 +876,23 @@ impl Metrics {
     pub fn horizon_lag(&self, seconds: u64) {
         self.horizon_lag
             .set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// SQLite's write-ahead log has so many bytes.
+    pub fn sqlite_wal(&self, bytes: u64) {
+        self.sqlite_wal.set(to_gauge(bytes));
+    }
+
+    /// The end of the validity of the certificate chain that the broker's listener shows.
+    pub fn tls_not_after(&self, not_after: crate::clock::Timestamp) {
+        let labels = [("listener", "broker".into())];
+        let end = self.tls_not_after.get_or_create(&labels);
+        end.set(not_after.seconds());
+    }
+
+    /// Files that changed were not taken over.
+    pub fn reload_failed(&self, what: Reloaded) {
+        count(&self.reload_failures, &[("what", what.as_str().into())]);
     }
 
     /// A tracked task panicked.

@@ -247,6 +247,9 @@ impl Broker {
         if let Some(why) = self.ailing.load().as_ref() {
             return Some(format!("store: {why}"));
         }
+        if let Some(why) = self.store().overfull() {
+            return Some(format!("store: {why}"));
+        }
         if let Some(why) = self.behind.load().as_ref() {
             return Some(format!("policy: {why}"));
         }

@@ -24,7 +24,7 @@ use super::{
 use crate::crypto::sealer::SealingKeys;
 use crate::crypto::signer::PrivateKey;
 use crate::domain::catalog::{Catalog, CatalogError, Resource, TaskType};
-use crate::domain::limits::{MAX_LEDGER_KEYS, MAX_NAME_BYTES};
+use crate::domain::limits::{CUT_WAL_BYTES, MAX_LEDGER_KEYS, MAX_NAME_BYTES};
 use crate::domain::trust::AttestorSpec;
 use crate::files::secret_in;
 use crate::merkle::{MAX_NOTE_SIGNATURES, WitnessKey};
@@ -318,6 +318,9 @@ impl<'d> Checker<'d> {
                     Some(sqlite) => {
                         let connections = u64::from(sqlite.read_connections);
                         self.range("store.sqlite.read_connections", connections, 1, 64);
+                        let (least, most) = (CUT_WAL_BYTES, 1 << 40);
+                        let bytes = sqlite.max_wal_bytes;
+                        self.range("store.sqlite.max_wal_bytes", bytes, least, most);
                         let beside = file.ledger.checkpoint_file.starts_with(&sqlite.data_dir);
                         if mode == Mode::Production && beside {
                             self.refuse(

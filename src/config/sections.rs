@@ -276,6 +276,13 @@ pub struct Sqlite {
     /// Connections that read beside the one that writes.
     #[serde(default = "default_read_connections")]
     pub read_connections: u32,
+    /// The size of the write-ahead log, in bytes, from which on nothing is issued.
+    #[serde(default = "default_max_wal_bytes")]
+    pub max_wal_bytes: u64,
+}
+
+fn default_max_wal_bytes() -> u64 {
+    1 << 30
 }
 
 fn default_read_connections() -> u32 {

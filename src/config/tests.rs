@@ -126,10 +126,9 @@ fn the_examples_defaults_are_the_defaults() {
         json(&shown.store.postgres.unwrap()),
         json(&Postgres::default())
     );
-    assert_eq!(
-        plain.store.sqlite.unwrap().read_connections,
-        shown.store.sqlite.unwrap().read_connections
-    );
+    let (plain, shown) = (plain.store.sqlite.unwrap(), shown.store.sqlite.unwrap());
+    assert_eq!(plain.read_connections, shown.read_connections);
+    assert_eq!(plain.max_wal_bytes, shown.max_wal_bytes);
 }
 
 fn json<T: serde::Serialize>(value: &T) -> serde_json::Value {

@@ -214,3 +214,10 @@ pub const ATTESTATION_LINES_AT_ONCE: u64 = 10;
 
 /// Seconds after which such an attestor and reason may have one line more.
 pub const ATTESTATION_LINE_SECONDS: u64 = 6;
+
+/// The size of SQLite's write-ahead log from which on it is cut off. SQLite itself begins it anew from
+/// 4 MiB on, where it can.
+pub const CUT_WAL_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The size from which on a write-ahead log that cannot be cut off is told of.
+pub const LARGE_WAL_BYTES: u64 = 64 * 1024 * 1024;

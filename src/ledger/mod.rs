@@ -261,6 +261,14 @@ struct Shared {
     latest: watch::Sender<Option<Signed>>,
 }
 
+/// Whether an entry is refused while the store is beyond its limit: what ends or revokes never is.
+fn may_wait(entry: &Entry) -> bool {
+    matches!(
+        entry,
+        Entry::Decide(_) | Entry::Delegate(_) | Entry::Consume | Entry::DenialsOmitted { .. }
+    )
+}
+
 impl Ledger {
     /// Appends one entry and waits for what became of it. Whoever stops waiting does not stop the
     /// entry. Where the store cannot be written or the queue is full, the replica keeps the entry's
@@ -285,6 +293,9 @@ impl Ledger {
         prepared: Prepared,
         answer: oneshot::Sender<Result<Appended, AppendError>>,
     ) -> Result<(), Box<Prepared>> {
+        if may_wait(&prepared.request.entry) && self.parts.store.overfull().is_some() {
+            return Err(Box::new(prepared));
+        }
         let bytes = if matches!(prepared.request.entry, Entry::Consume) {
             None
         } else {

@@ -39,6 +39,7 @@ pub mod replicas;
 pub mod retries;
 pub mod sessions;
 pub mod sqlite;
+pub mod sqlite_log;
 pub mod tasks;
 pub mod workload_keys;
 
@@ -214,6 +215,24 @@ impl Store {
         match self {
             Self::Postgres(_) => "postgres",
             Self::Sqlite(_) => "sqlite",
+        }
+    }
+
+    /// Cuts SQLite's write-ahead log off where it has grown and nothing reads from it. The answer is its
+    /// size in bytes; `None` on PostgreSQL, whose log is its own.
+    pub async fn bound_log(&self) -> Result<Option<u64>, StoreError> {
+        match self {
+            Self::Postgres(_) => Ok(None),
+            Self::Sqlite(sqlite) => sqlite.bound_log().await.map(Some),
+        }
+    }
+
+    /// Why nothing may be issued: the write-ahead log is beyond its limit.
+    #[must_use]
+    pub fn overfull(&self) -> Option<String> {
+        match self {
+            Self::Postgres(_) => None,
+            Self::Sqlite(sqlite) => sqlite.log().overfull(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
@@ -16,6 +16,7 @@ use sqlx::{ConnectOptions, Executor};
 use super::StoreError;
 use super::authenticity::RowGuard;
 use super::postgres::fits;
+use super::sqlite_log::WriteAheadLog;
 use crate::files::PrivateDirectory;
 
 /// The migrations, in the binary.
@@ -41,6 +42,7 @@ pub struct Sqlite {
     /// Whether the write-ahead log may hold what was deleted. A process before this one may not have
     /// come to emptying it.
     unscrubbed: Arc<AtomicBool>,
+    log: Arc<WriteAheadLog>,
     row_guard: RowGuard,
     /// Held until the store is closed: a second process would be a second writer.
     lock: Arc<File>,
@@ -84,6 +86,7 @@ impl Sqlite {
             writer,
             readers,
             unscrubbed: Arc::new(AtomicBool::new(true)),
+            log: Arc::new(WriteAheadLog::of(&directory.join(FILE))),
             row_guard: RowGuard::default(),
             lock: Arc::new(lock),
         })
@@ -127,6 +130,7 @@ impl Sqlite {
             writer: readers.clone(),
             readers,
             unscrubbed: Arc::new(AtomicBool::new(false)),
+            log: Arc::new(WriteAheadLog::of(&directory.join(FILE))),
             row_guard: RowGuard::default(),
             lock: Arc::new(lock),
         }))
@@ -146,6 +150,35 @@ impl Sqlite {
     #[must_use]
     pub fn readers(&self) -> &SqlitePool {
         &self.readers
+    }
+
+    /// The size of the write-ahead log from which on nothing is issued.
+    pub fn limit_log(&self, bytes: u64) {
+        self.log.set_limit(bytes);
+    }
+
+    pub(super) fn log(&self) -> &WriteAheadLog {
+        &self.log
+    }
+
+    /// Cuts the write-ahead log off where it has grown and nothing reads from it, and says so where it
+    /// cannot be. The answer is its size in bytes.
+    pub(super) async fn bound_log(&self) -> Result<u64, StoreError> {
+        let mut bytes = self.log.measure();
+        if self.log.is_due(Instant::now()) {
+            let mut writer = self.writer.acquire().await?;
+            let emptied = Self::truncate(&mut writer).await?;
+            self.log.note_try(Instant::now(), emptied);
+            bytes = self.log.measure();
+        }
+        if let Some((bytes, file)) = self.log.untold(Instant::now()) {
+            tracing::warn!(
+                bytes,
+                file = %file.display(),
+                "the write-ahead log grows: a process reads an old state of the database; end it"
+            );
+        }
+        Ok(bytes)
     }
 
     /// What somebody wrote was deleted.

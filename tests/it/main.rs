@@ -107,3 +107,4 @@ mod watch;
 mod withdrawn;
 mod witness;
 mod workload_api;
+mod write_ahead_log;

@@ -44,6 +44,8 @@ pub struct Fleet {
     policies: String,
     /// More settings of `[server]`.
     server: &'static str,
+    /// More settings of `[store.sqlite]`.
+    sqlite: &'static str,
     /// Whether it listens on every address.
     on_all: bool,
     /// More tables of attestors.
@@ -117,6 +119,14 @@ impl Fleet {
         (fleet, replica)
     }
 
+    /// The same with more settings of `[store.sqlite]`.
+    pub fn embedded_on(sqlite: &'static str) -> (Self, Replica) {
+        let mut fleet = Self::new(None);
+        fleet.sqlite = sqlite;
+        let replica = fleet.replica();
+        (fleet, replica)
+    }
+
     /// The same on every address of this machine; the tests reach it on loopback.
     pub fn listening_on_all(server: &'static str) -> (Self, Replica) {
         let mut fleet = Self::new(None);
@@ -135,6 +145,7 @@ impl Fleet {
             sealing_key: format!("tpk1_{key}"),
             policies: format!("{POLICIES}{BOOTSTRAP_POLICY}"),
             server: "",
+            sqlite: "",
             on_all: false,
             attestors: String::new(),
             exports: String::new(),
@@ -536,8 +547,11 @@ max_open_per_workload = 100000
                 "127.0.0.1:7070".to_owned()
             },
             store = match &self.database {
-                Some(_) => "[store]\nkind = \"postgres\"",
-                None => "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
+                Some(_) => "[store]\nkind = \"postgres\"".to_owned(),
+                None => format!(
+                    "[store]\nkind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"\n{}",
+                    self.sqlite
+                ),
             },
             bootstrap = hex(digest.as_ref()),
             server = self.server,
