@@ -257,6 +257,7 @@ pub struct Metrics {
 struct Exports {
     delivered: Counters<1>,
     failures: Counters<1>,
+    truncated: Counters<1>,
     lag: Family<Labels<1>, Gauge>,
     lag_seconds: Family<Labels<1>, Gauge>,
     disabled: Family<Labels<1>, Gauge>,
@@ -270,6 +271,10 @@ impl Exports {
                 "Entries that this replica delivered, by sink",
             ),
             failures: r.counters("export_failures", "Failed deliveries, by sink"),
+            truncated: r.counters(
+                "export_truncated",
+                "Files of a sink that were cut while they were written to",
+            ),
             lag: r.add(
                 "export_lag_entries",
                 "Entries that a sink was not told yet",
@@ -568,6 +573,65 @@ impl Metrics {
         }
     }
 
+    /// Calls for these acts may be refused because a revocation blocks their caller.
+    pub fn acts_begin(&self, acts: impl Iterator<Item = &'static str>) {
+        for act in acts {
+            begin(&self.blocked_calls, &[("act", act.into())]);
+        }
+    }
+
+    /// There is a minter of this kind.
+    pub fn minter_begins(&self, minter: &'static str) {
+        for result in Ended::ALL {
+            let result = result.as_str().into();
+            begin(
+                &self.mints,
+                &[("minter", minter.into()), ("result", result)],
+            );
+        }
+    }
+
+    /// There is a sweeper of this name.
+    pub fn sweeper_begins(&self, worker: &'static str) {
+        for result in Ended::ALL {
+            let result = result.as_str().into();
+            begin(
+                &self.sweeps,
+                &[("worker", worker.into()), ("result", result)],
+            );
+        }
+        begin(&self.swept_rows, &[("worker", worker.into())]);
+    }
+
+    /// There is a sink of this name.
+    pub fn sink_begins(&self, sink: &str) {
+        let labels = [("sink", Cow::Owned(sink.to_owned()))];
+        begin(&self.exports.delivered, &labels);
+        begin(&self.exports.failures, &labels);
+        begin(&self.exports.truncated, &labels);
+    }
+
+    /// There is a witness of this name, which may sign nothing for these reasons.
+    pub fn witness_begins(&self, witness: &str, reasons: &[&'static str]) {
+        let name = || Cow::Owned(witness.to_owned());
+        drop(self.witnesses.size.get_or_create(&[("witness", name())]));
+        for reason in reasons {
+            let labels = [("witness", name()), ("reason", (*reason).into())];
+            begin(&self.witnesses.failures, &labels);
+        }
+    }
+
+    /// Tracked tasks of this name may panic.
+    pub fn task_begins(&self, task: &'static str) {
+        begin(&self.task_panics, &[("task", task.into())]);
+    }
+
+    /// Requests may be made of this route.
+    pub fn route_begins(&self, route: &str) {
+        let labels = [("route", Cow::Owned(route.to_owned()))];
+        drop(self.http.get_or_create(&labels));
+    }
+
     /// The present values, as [`CONTENT_TYPE`].
     #[must_use]
     pub fn render(&self) -> String {
@@ -728,6 +792,12 @@ impl Metrics {
     pub fn export_failed(&self, sink: &str) {
         let labels = [("sink", sink.to_owned().into())];
         count(&self.exports.failures, &labels);
+    }
+
+    /// A sink's file was cut while it was written to.
+    pub fn export_truncated(&self, sink: &str) {
+        let labels = [("sink", sink.to_owned().into())];
+        count(&self.exports.truncated, &labels);
     }
 
     /// How far a sink is behind, and whether it is told nothing any more.

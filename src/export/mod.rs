@@ -37,7 +37,7 @@ use tracing::{error, info, warn};
 
 pub use self::event::{Message, Recorded};
 use self::webhook::{MAX_PAUSE_SECONDS, Undelivered, Webhook};
-use self::writer::{Place, Writer};
+use self::writer::{Place, Truncated, Writer};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{Config, Export, ExportFormat, ExportFrom, ExportTo, MAX_TIMEOUT_SECONDS};
 use crate::crypto::digest::sha256_parts;
@@ -150,8 +150,12 @@ enum RoundError {
     Head(#[from] HeadError),
     #[error("an event could not be written")]
     Event(#[from] serde_json::Error),
-    #[error(transparent)]
-    Undelivered(#[from] Undelivered),
+    #[error("{why}")]
+    Undelivered {
+        /// The id of the event that was not delivered.
+        event: String,
+        why: Undelivered,
+    },
     #[error("another replica has its lease")]
     Lost,
 }
@@ -169,7 +173,7 @@ impl Exporter {
         let sinks = config
             .export
             .iter()
-            .map(|export| Sink::new(export, config))
+            .map(|export| Sink::new(export, config, &parts.metrics))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             parts,
@@ -248,6 +252,9 @@ impl Exporter {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(MEASURE) => {}
+            }
+            if let To::Lines(writer) = &sink.to {
+                writer.look();
             }
             // A store that does not answer is told of by the delivery.
             if !matches!(self.measure(sink).await, Ok(true)) {
@@ -338,9 +345,13 @@ impl Exporter {
         let told = self.tell(sink, next, ahead, stop).await;
         let now = clock.now();
         match told {
-            Err(RoundError::Undelivered(Undelivered::Gone)) => {
+            Err(RoundError::Undelivered {
+                event,
+                why: Undelivered::Gone,
+            }) => {
                 error!(
                     sink = sink.key.name,
+                    event,
                     "it answered 410 and is told nothing more; raise its `revision` to try again"
                 );
                 metrics.export_failed(&sink.key.name);
@@ -348,7 +359,10 @@ impl Exporter {
                     .disable_export(&sink.key, &sink.registration, now)
                     .await?;
             }
-            Err(RoundError::Undelivered(Undelivered::Later { why, pause_seconds })) => {
+            Err(RoundError::Undelivered {
+                event,
+                why: Undelivered::Later { why, pause_seconds },
+            }) => {
                 metrics.export_failed(&sink.key.name);
                 // What was delivered on the way has begun the count anew.
                 let attempts = store.export_cursor(&sink.key).await?;
@@ -357,6 +371,7 @@ impl Exporter {
                 if attempts + 1 >= ALARMING {
                     error!(
                         sink = sink.key.name,
+                        event,
                         why,
                         attempts = attempts + 1,
                         pause,
@@ -365,6 +380,7 @@ impl Exporter {
                 } else {
                     warn!(
                         sink = sink.key.name,
+                        event,
                         why,
                         attempts = attempts + 1,
                         pause,
@@ -449,8 +465,11 @@ impl Exporter {
                 next = until;
                 ahead.moved_to(next);
             }
-            if let Some(failed) = failed {
-                return Err(failed.into());
+            if let Some(why) = failed {
+                let mut events = messages.into_iter();
+                let event = events.find(|message| message.index == until);
+                let event = event.map_or_else(String::new, |message| message.id);
+                return Err(RoundError::Undelivered { event, why });
             }
         }
         Ok(())
@@ -602,11 +621,14 @@ impl Ahead {
 }
 
 impl Sink {
-    fn new(export: &Export, config: &Config) -> Result<Self, SinkError> {
+    fn new(export: &Export, config: &Config, metrics: &Arc<Metrics>) -> Result<Self, SinkError> {
         let name = || export.name.clone();
         let unfit = |why| SinkError::Unfit(name(), why);
         let timeout = Duration::from_secs(export.timeout_seconds);
-        let start = |place| Writer::start(place).map_err(|error| SinkError::Thread(name(), error));
+        let start = |place| {
+            let told = tell_truncation(name(), Arc::clone(metrics));
+            Writer::start(place, told).map_err(|error| SinkError::Thread(name(), error))
+        };
         let (to, place) = match export.to {
             ExportTo::Stdout => (To::Lines(start(Place::Stdout)?), "-".to_owned()),
             ExportTo::File => {
@@ -670,6 +692,20 @@ impl Sink {
             To::Lines(_) => LINES,
             To::Webhook(_) => REQUESTS,
         }
+    }
+}
+
+/// Says that a sink's file was cut while it was written to.
+fn tell_truncation(sink: String, metrics: Arc<Metrics>) -> impl Fn(Truncated) + Send + 'static {
+    move |Truncated { was, is }| {
+        metrics.export_truncated(&sink);
+        error!(
+            sink,
+            was,
+            is,
+            "the file was cut while the broker wrote to it, as `copytruncate` does: lines may be lost; \
+             rotate it by renaming"
+        );
     }
 }
 

@@ -4,11 +4,16 @@
 //! A file is opened anew for each batch, so that whoever rotates it needs no signal, and is on the
 //! disk before the batch counts as delivered. What a crash left of a last line is cut off: it was
 //! not delivered, and comes again.
+//!
+//! A rotation that copies the file and then cuts it loses the lines that were written in between, and
+//! only the file's length tells. So the length is compared before each batch and about once a second.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, oneshot};
@@ -25,37 +30,102 @@ pub(super) enum Place {
     Stdout,
 }
 
-struct Job {
-    lines: Vec<u8>,
-    done: oneshot::Sender<io::Result<()>>,
+enum Job {
+    Write {
+        lines: Vec<u8>,
+        done: oneshot::Sender<io::Result<()>>,
+    },
+    /// Compares the file's length, and then clears the flag.
+    Look(Arc<AtomicBool>),
+}
+
+/// A file that is shorter than it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Truncated {
+    /// Its length after the last batch, in bytes.
+    pub(super) was: u64,
+    /// Its length now.
+    pub(super) is: u64,
+}
+
+/// The file as the last batch left it.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    device: u64,
+    inode: u64,
+    length: u64,
+}
+
+impl Left {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+        }
+    }
+
+    /// Whether this very file has been cut since. One that was renamed is another one.
+    fn truncated(self, now: Self) -> Option<Truncated> {
+        let same = (self.device, self.inode) == (now.device, now.inode);
+        (same && now.length < self.length).then_some(Truncated {
+            was: self.length,
+            is: now.length,
+        })
+    }
 }
 
 /// Writes batches of lines, one after another.
 pub(super) struct Writer {
     jobs: mpsc::Sender<Job>,
+    /// Whether a look waits for the thread.
+    looks: Arc<AtomicBool>,
     /// A batch that took too long and may be at it still.
     late: Mutex<Option<oneshot::Receiver<io::Result<()>>>>,
 }
 
 impl Writer {
-    pub(super) fn start(place: Place) -> io::Result<Self> {
+    /// `truncated` is told of a file that was cut.
+    pub(super) fn start(
+        place: Place,
+        truncated: impl Fn(Truncated) + Send + 'static,
+    ) -> io::Result<Self> {
         let (jobs, work) = mpsc::channel::<Job>();
         // It is not waited for at the end: it may hang in a write that nobody can end.
         std::thread::Builder::new()
             .name("export".into())
             .spawn(move || {
                 let mut torn = false;
+                let mut left = None;
                 for job in work {
-                    let written = write(&place, &job.lines, torn);
-                    torn = written.is_err();
-                    // Whoever asked may have stopped waiting.
-                    drop(job.done.send(written));
+                    if let Some(cut) = compare(&place, &mut left) {
+                        truncated(cut);
+                    }
+                    match job {
+                        Job::Look(waits) => waits.store(false, Ordering::SeqCst),
+                        Job::Write { lines, done } => {
+                            let written = write(&place, &lines, torn);
+                            torn = written.is_err();
+                            left = written.as_ref().ok().copied().flatten();
+                            // The caller may have stopped waiting.
+                            drop(done.send(written.map(drop)));
+                        }
+                    }
                 }
             })?;
         Ok(Self {
             jobs,
+            looks: Arc::default(),
             late: Mutex::new(None),
         })
+    }
+
+    /// Has the thread compare the file's length, unless it has not come to the last look yet.
+    pub(super) fn look(&self) {
+        if !self.looks.swap(true, Ordering::SeqCst) {
+            // Without its thread, writing fails and tells of it.
+            drop(self.jobs.send(Job::Look(Arc::clone(&self.looks))));
+        }
     }
 
     /// Writes whole lines. While an earlier batch hangs, nothing is written behind it.
@@ -73,7 +143,9 @@ impl Writer {
         }
         let (done, mut receiver) = oneshot::channel();
         let gone = || io::Error::other("the thread that writes is gone");
-        self.jobs.send(Job { lines, done }).map_err(|_| gone())?;
+        self.jobs
+            .send(Job::Write { lines, done })
+            .map_err(|_| gone())?;
         let written = tokio::time::timeout(patience, &mut receiver).await;
         if written.is_err() {
             *late = Some(receiver);
@@ -82,8 +154,20 @@ impl Writer {
     }
 }
 
-/// `torn`: the last batch broke off, perhaps within a line.
-fn write(place: &Place, lines: &[u8], torn: bool) -> io::Result<()> {
+/// Whether the file is shorter than it was left. The present length is the one to go by then.
+fn compare(place: &Place, left: &mut Option<Left>) -> Option<Truncated> {
+    let Place::File(path) = place else {
+        return None;
+    };
+    let before = (*left)?;
+    let now = Left::of(&std::fs::metadata(path).ok()?);
+    let cut = before.truncated(now)?;
+    *left = Some(now);
+    Some(cut)
+}
+
+/// `torn`: the last batch broke off, perhaps within a line. The answer is what the file is like now.
+fn write(place: &Place, lines: &[u8], torn: bool) -> io::Result<Option<Left>> {
     match place {
         Place::Stdout => {
             let mut out = io::stdout().lock();
@@ -92,13 +176,15 @@ fn write(place: &Place, lines: &[u8], torn: bool) -> io::Result<()> {
                 out.write_all(b"\n")?;
             }
             out.write_all(lines)?;
-            out.flush()
+            out.flush()?;
+            Ok(None)
         }
         Place::File(path) => {
             let mut file = open_to_append(path)?;
             cut_unfinished(&mut file)?;
             file.write_all(lines)?;
-            file.sync_data()
+            file.sync_data()?;
+            Ok(Some(Left::of(&file.metadata()?)))
         }
     }
 }
@@ -186,10 +272,50 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_was_cut_is_told_of_before_the_next_line_and_one_that_was_renamed_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        let (told, cuts) = mpsc::channel();
+        let writer = Writer::start(Place::File(path.clone()), move |cut| {
+            told.send(cut).unwrap()
+        });
+        let writer = writer.unwrap();
+        let soon = Duration::from_secs(30);
+        writer.write(b"one\ntwo\n".to_vec(), soon).await.unwrap();
+        writer.look();
+        std::fs::rename(&path, dir.path().join("events.1")).unwrap();
+        writer.write(b"three\n".to_vec(), soon).await.unwrap();
+        assert!(cuts.try_recv().is_err(), "nothing was cut");
+        // What `copytruncate` does, and then nothing is written for long.
+        std::fs::copy(&path, dir.path().join("events.2")).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        writer.look();
+        let cut = Truncated { was: 6, is: 0 };
+        assert_eq!(cuts.recv_timeout(soon).unwrap(), cut);
+        writer.write(b"four\n".to_vec(), soon).await.unwrap();
+        assert!(cuts.try_recv().is_err(), "it is told once");
+        // The next line comes before the next look.
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        writer.write(b"five\n".to_vec(), soon).await.unwrap();
+        assert_eq!(cuts.try_recv().unwrap(), Truncated { was: 5, is: 0 });
+    }
+
+    #[tokio::test]
     async fn nothing_is_written_behind_what_hangs() {
         let (jobs, work) = mpsc::channel::<Job>();
         let writer = Writer {
             jobs,
+            looks: Arc::default(),
             late: Mutex::new(None),
         };
         let soon = Duration::from_millis(20);
@@ -197,14 +323,18 @@ mod tests {
         assert_eq!(slow.kind(), io::ErrorKind::TimedOut);
         let slow = writer.write(b"b\n".to_vec(), soon).await.unwrap_err();
         assert_eq!(slow.kind(), io::ErrorKind::TimedOut);
-        let first = work.try_recv().unwrap();
-        assert_eq!(first.lines, b"a\n");
+        let batch = |job| match job {
+            Job::Write { lines, done } => (lines, done),
+            Job::Look(_) => panic!("nobody asked to look"),
+        };
+        let (first, done) = batch(work.try_recv().unwrap());
+        assert_eq!(first, b"a\n");
         assert!(work.try_recv().is_err(), "the second waits for the first");
-        first.done.send(Ok(())).unwrap();
+        done.send(Ok(())).unwrap();
         let thread = std::thread::spawn(move || {
-            let job = work.recv().unwrap();
-            job.done.send(Ok(())).unwrap();
-            job.lines
+            let (lines, done) = batch(work.recv().unwrap());
+            done.send(Ok(())).unwrap();
+            lines
         });
         writer
             .write(b"a\nb\n".to_vec(), Duration::from_secs(9))

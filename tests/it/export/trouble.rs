@@ -57,6 +57,11 @@ async fn a_receiver_that_fails_in_every_way_slows_nobody_and_gets_everything_wit
         log.contains("it answered 307") && log.contains("did not answer in time"),
         "{log}"
     );
+    let event = format!("\"event\":\"{}\"", all[0].id());
+    assert!(
+        log.contains(&event),
+        "the event that is stuck is named: {log}"
+    );
     assert!(
         !log.contains("secret-of-the-receiver") && !log.contains("tenant=7"),
         "{log}"
@@ -301,4 +306,30 @@ fn standard_output_that_nobody_reads_holds_up_neither_the_broker_nor_its_end() {
     });
     assert_eq!(ended.unwrap().code(), Some(0), "in order");
     drop(reader);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_rotated_by_copying_and_cutting_is_told_of_at_once() {
+    let sinks =
+        "[[export]]\nname = \"file\"\nformat = \"ocsf\"\nto = \"file\"\npath = \"events\"\n";
+    let (fleet, replica) = Fleet::exporting(Kind::Sqlite, sinks).await;
+    granted(&fleet, &replica).await;
+    is_metric(&fleet, &replica, "lag_entries", "file", 0).await;
+    let file = replica.process.dir().join("events");
+    let told = "the file was cut while the broker wrote to it";
+    // A rotation by renaming loses nothing.
+    std::fs::rename(&file, file.with_extension("1")).unwrap();
+    granted(&fleet, &replica).await;
+    is_metric(&fleet, &replica, "lag_entries", "file", 0).await;
+    until("it is written anew", SOON, async || file.exists()).await;
+    assert!(!replica.process.stderr().contains(told));
+    // As `copytruncate` does it; nothing is written afterwards.
+    std::fs::copy(&file, file.with_extension("2")).unwrap();
+    let cut = std::fs::File::options().write(true).open(&file).unwrap();
+    cut.set_len(0).unwrap();
+    until("it is told", SOON, async || {
+        replica.process.stderr().contains(told)
+    })
+    .await;
+    is_metric(&fleet, &replica, "truncated_total", "file", 1).await;
 }
