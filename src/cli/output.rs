@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::Failure;
+use crate::domain::text::is_unprintable;
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
@@ -127,19 +128,20 @@ fn aligned(rows: &[Vec<String>]) -> Vec<String> {
 
 /// The text without what could move the cursor or turn the order around in which it is read.
 pub(super) fn printable(text: &str) -> String {
-    let shown = |c: char| if moves(c) { '\u{fffd}' } else { c };
+    let shown = |c: char| if is_unprintable(c) { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()
 }
 
 /// The same of a text of several lines.
 pub(super) fn printable_lines(text: &str) -> String {
-    let shown = |c: char| if moves(c) && c != '\n' { '\u{fffd}' } else { c };
+    let shown = |c: char| {
+        if is_unprintable(c) && c != '\n' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
     text.chars().map(shown).collect()
-}
-
-fn moves(c: char) -> bool {
-    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    turns || c.is_control()
 }
 
 #[cfg(test)]

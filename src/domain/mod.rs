@@ -40,5 +40,6 @@ pub mod session;
 pub mod status_list;
 pub mod succession;
 pub mod task;
+pub mod text;
 pub mod trust;
 pub mod workload;

@@ -19,6 +19,7 @@ use crate::domain::decision::Observed;
 use crate::domain::grant::Grant;
 use crate::domain::limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_PURPOSE_BYTES, MIN_HEARTBEAT_SECONDS};
 use crate::domain::request::{CredentialRequest, NewTask, ParentRef, RetryKey, TaskSelector};
+use crate::domain::text::check_text;
 use crate::ids::TaskId;
 use crate::mint::Credential;
 
@@ -131,14 +132,9 @@ impl NewTaskBody {
     /// Checks what can be checked without the catalogue.
     pub(super) fn into_domain(self, pointer: &str) -> Result<NewTask, Problem> {
         let at = |member: &str| format!("{pointer}/{member}");
-        if self
-            .purpose
-            .as_ref()
-            .is_some_and(|text| text.len() > MAX_PURPOSE_BYTES)
-        {
-            let detail = format!("at most {MAX_PURPOSE_BYTES} bytes");
-            return Err(Problem::invalid(at("purpose"), detail));
-        }
+        let purpose = self.purpose.as_deref().unwrap_or_default();
+        check_text(purpose, MAX_PURPOSE_BYTES)
+            .map_err(|refused| Problem::invalid(at("purpose"), refused.to_string()))?;
         if self.deadline_seconds == Some(0) {
             return Err(Problem::invalid(at("deadline_seconds"), "at least 1"));
         }

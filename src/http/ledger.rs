@@ -29,6 +29,7 @@ use crate::broker::proof::Under;
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::limits::MAX_REASON_BYTES;
+use crate::domain::text::check_text;
 use crate::ids::DecisionId;
 use crate::ledger::proofs::{self, NoProof};
 use crate::merkle::{
@@ -148,10 +149,11 @@ pub(super) async fn accept_time(
     body: json::Strict<AcceptTimeAsk>,
 ) -> Result<Json<AcceptTimeBody>, Problem> {
     let AcceptTimeAsk { time, reason } = body.value;
-    if reason.is_empty() || reason.len() > MAX_REASON_BYTES {
-        let detail = format!("1 to {MAX_REASON_BYTES} bytes");
-        return Err(Problem::invalid("/reason", detail));
+    if reason.is_empty() {
+        return Err(Problem::invalid("/reason", "at least 1 byte"));
     }
+    check_text(&reason, MAX_REASON_BYTES)
+        .map_err(|refused| Problem::invalid("/reason", refused.to_string()))?;
     let ask = AcceptAsk { time, reason };
     let accepted = state.broker.accept_time(&presented.evidence, ask).await?;
     Ok(Json(AcceptTimeBody {

@@ -15,6 +15,7 @@ use crate::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Cutoff, Selector};
 use crate::domain::limits::MAX_REASON_BYTES;
+use crate::domain::text::check_text;
 use crate::ids::CutoffId;
 use crate::store::cutoffs::CutoffFilter;
 
@@ -210,10 +211,11 @@ pub(super) async fn revoke(
     body: Strict<RevocationAsk>,
 ) -> Result<Json<RevocationBody>, Problem> {
     let body = body.value;
-    if body.reason.is_empty() || body.reason.len() > MAX_REASON_BYTES {
-        let detail = format!("1 to {MAX_REASON_BYTES} bytes");
-        return Err(Problem::invalid("/reason", detail));
+    if body.reason.is_empty() {
+        return Err(Problem::invalid("/reason", "at least 1 byte"));
     }
+    check_text(&body.reason, MAX_REASON_BYTES)
+        .map_err(|refused| Problem::invalid("/reason", refused.to_string()))?;
     let block = match body.block_seconds {
         None => BlockAsk::Default,
         Some(BlockBody::Seconds(seconds)) => BlockAsk::Seconds(seconds),

@@ -21,6 +21,7 @@ use crate::domain::catalog::Revocability;
 use crate::domain::deny_list::DenyStanding;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_PAGE, MAX_REASON_BYTES};
 use crate::domain::session::{EndReason, Session, SessionState, Standing};
+use crate::domain::text::check_text;
 use crate::ids::{SessionId, TaskId};
 use crate::store::sessions::SessionFilter;
 
@@ -331,10 +332,8 @@ pub(super) async fn revoke(
 ) -> Result<Json<SessionBody>, Problem> {
     let id: SessionId = id("session", &text)?;
     let reason = body.value.reason.unwrap_or_default();
-    if reason.len() > MAX_REASON_BYTES {
-        let detail = format!("at most {MAX_REASON_BYTES} bytes");
-        return Err(Problem::invalid("/reason", detail));
-    }
+    check_text(&reason, MAX_REASON_BYTES)
+        .map_err(|refused| Problem::invalid("/reason", refused.to_string()))?;
     let report = state.broker.revoke_session(&presented.evidence, id).await?;
     Ok(Json(SessionBody::from(&report)))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::fleet::{Fleet, Replica};
+use crate::support::fleet::{Fleet, Replica, body};
 use crate::support::http::{
     Answer, assert_no_store, assert_oauth_error, assert_problem, exchange_raw, raw_status, send,
 };
@@ -119,6 +119,35 @@ on_both_stores! {
             let problem = assert_problem(&send(request).await, 400, "invalid-request");
             assert_eq!(problem["pointer"], pointer, "{body}");
         }
+    }
+
+    async fn text_that_hides_or_moves_what_is_read_is_refused_at_every_door(fleet, replica) {
+        for (bad, code) in [("\u{1b}[2J", "U+001B"), ("\u{9b}31m", "U+009B"), ("\u{202e}", "U+202E"),
+                            ("\u{200b}", "U+200B"), ("\u{2066}", "U+2066"), ("\u{feff}", "U+FEFF")] {
+            let text = format!("pay {bad}roll");
+            let ask = async |token: &str, path: &str, body: Value, pointer: &str| {
+                let answer = replica.client.post_json(token, path, &body).await;
+                let problem = assert_problem(&answer, 400, "invalid-request");
+                assert_eq!(problem["pointer"], pointer, "{path}");
+                let detail = problem["detail"].as_str().unwrap();
+                assert!(detail.contains(code) && detail.is_ascii(), "{path}: {detail}");
+            };
+            let mut credential = body();
+            credential["task"]["purpose"] = text.clone().into();
+            ask(&fleet.token(), "/v1/credentials", credential, "/task/purpose").await;
+            let task = json!({"type": "job", "purpose": text});
+            ask(&fleet.token(), "/v1/tasks", task, "/purpose").await;
+            let revocation = json!({"selector": {"all": true}, "reason": text});
+            ask(&fleet.admin, "/v1/revocations", revocation, "/reason").await;
+            let session = "/v1/sessions/01890a5d-ac96-774b-bcce-b302099a8057/revoke";
+            ask(&fleet.admin, session, json!({"reason": text}), "/reason").await;
+            let time = json!({"time": "2030-01-01T00:00:00Z", "reason": text});
+            ask(&fleet.admin, "/v1/ledger/accept-time", time, "/reason").await;
+        }
+        // Other scripts and line feeds are text.
+        let mut credential = body();
+        credential["task"]["purpose"] = "report\n\u{645}\u{631}\u{62d}\u{628}\u{627}".into();
+        replica.client.post_json(&fleet.token(), "/v1/credentials", &credential).await.expect(201);
     }
 
     async fn every_answer_has_its_headers(fleet, replica) {

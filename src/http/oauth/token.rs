@@ -26,6 +26,7 @@ use crate::domain::decision::{Observed, RefusalCode};
 use crate::domain::grant::Grant;
 use crate::domain::limits::MAX_PURPOSE_BYTES;
 use crate::domain::request::{CredentialRequest, NewTask, ResourceSelector, TaskSelector};
+use crate::domain::text::{TextError, check_text};
 use crate::http::AppState;
 use crate::http::challenge::Scheme;
 use crate::http::evidence::Presented;
@@ -340,12 +341,15 @@ fn task(form: &Form) -> Result<TaskSelector, OAuthError> {
         }),
         (None, None, Some(kind)) => {
             let purpose = form.get("task_purpose").map(str::to_owned);
-            if purpose
-                .as_ref()
-                .is_some_and(|text| text.len() > MAX_PURPOSE_BYTES)
-            {
-                return Err(OAuthError::invalid_request("task_purpose is too long"));
-            }
+            check_text(purpose.as_deref().unwrap_or_default(), MAX_PURPOSE_BYTES)
+                .map_err(|refused| {
+                    OAuthError::invalid_request(match refused {
+                        TextError::TooLong(_) => "task_purpose is too long",
+                        TextError::Unprintable { .. } => {
+                            "task_purpose has a character that is invisible or changes how text is shown"
+                        }
+                    })
+                })?;
             let positive = |name| match form.number(name)? {
                 Some(0) => Err(OAuthError::invalid_request("a time is at least 1 second")),
                 number => Ok(number),

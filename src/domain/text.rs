@@ -1,0 +1,100 @@
+//! Text that callers write for people: purposes and reasons.
+//!
+//! It is shown in terminals, in tables and in the tools behind sinks. A character that moves the
+//! cursor, turns the order of reading around or is not seen at all lets a caller write one thing and
+//! have another thing read. Such text is refused at the door, so that no reader has to clean it.
+
+/// Why a text is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    /// It has more bytes than there is room for.
+    #[error("at most {0} bytes")]
+    TooLong(usize),
+    /// A character that readers would not see as what it is.
+    #[error(
+        "character {position} is U+{code:04X}, which is invisible or changes how text is shown: remove it"
+    )]
+    Unprintable {
+        /// Which one, from 1.
+        position: usize,
+        /// Its code point.
+        code: u32,
+    },
+}
+
+/// Checks a text that may have so many bytes. Line feeds and tabs are text.
+pub fn check_text(text: &str, max_bytes: usize) -> Result<(), TextError> {
+    if text.len() > max_bytes {
+        return Err(TextError::TooLong(max_bytes));
+    }
+    let refused = |c: &char| is_unprintable(*c) && !matches!(c, '\n' | '\t');
+    let found = text.chars().enumerate().find(|(_, c)| refused(c));
+    found.map_or(Ok(()), |(index, c)| {
+        Err(TextError::Unprintable {
+            position: index + 1,
+            code: u32::from(c),
+        })
+    })
+}
+
+/// Whether a character moves the cursor, changes the direction of text, separates lines, or is not
+/// seen: control characters (C0, DEL and C1) and Unicode's formatting characters.
+#[must_use]
+pub fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            // Zero-width characters and marks of direction; then separators and embeddings.
+            | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+            // Tags.
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_that_shows_itself_is_taken() {
+        for text in [
+            "",
+            "monthly report, 1\u{a0}200 rows\n\tfor Zo\u{eb}",
+            "\u{645}\u{631}\u{62d}\u{628}\u{627}",
+            "\u{65e5}\u{672c}\u{8a9e} \u{1f680}\u{fe0f}",
+        ] {
+            assert_eq!(check_text(text, 64), Ok(()), "{text}");
+        }
+        assert_eq!(check_text("four", 3), Err(TextError::TooLong(3)));
+    }
+
+    #[test]
+    fn escapes_and_bidirectional_and_zero_width_characters_are_refused_by_place() {
+        for c in [
+            '\u{0}',
+            '\u{7}',
+            '\r',
+            '\u{1b}',
+            '\u{7f}',
+            '\u{85}',
+            '\u{9b}',
+            '\u{ad}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{2028}',
+            '\u{202e}',
+            '\u{2066}',
+            '\u{feff}',
+            '\u{e0041}',
+        ] {
+            let refused = check_text(&format!("pay {c}roll"), 64).unwrap_err();
+            let code = u32::from(c);
+            assert_eq!(refused, TextError::Unprintable { position: 5, code });
+            assert!(refused.to_string().contains(&format!("U+{code:04X}")));
+            assert!(!refused.to_string().contains(c), "it is not quoted");
+        }
+    }
+}
