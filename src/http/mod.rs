@@ -38,6 +38,8 @@ pub mod server;
 pub mod sessions;
 mod status_lists;
 pub mod tasks;
+pub mod tls;
+pub mod unread;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -15,6 +15,8 @@ use tracing::warn;
 
 use super::client_address::TrustedProxies;
 use super::limits::{AddressConnections, Place};
+use super::tls::ServedTls;
+use super::unread::WriteTimeout;
 use super::{AppState, ops, router};
 use crate::broker::Broker;
 use crate::config::Config;
@@ -124,11 +126,15 @@ pub async fn start(
     let mut server = axum_server::from_tcp(listener)?
         .handle(handle.clone())
         .first_request_timeout(headers)
-        .acceptor(Bounded::new(
-            handle.clone(),
-            settings.max_connections,
-            settings.connections_per_address(),
-        ));
+        .acceptor(
+            Bounded::new(
+                handle.clone(),
+                settings.max_connections,
+                settings.connections_per_address(),
+            )
+            .trusting(TrustedProxies::new(&settings.trusted_proxies))
+            .cutting_off_after(headers),
+        );
     let http = server.http_builder();
     http.http1()
         .header_read_timeout(headers)
@@ -185,68 +191,8 @@ fn log_end(ended: io::Result<()>) {
     }
 }
 
-async fn tls(settings: &Tls) -> io::Result<Option<RustlsConfig>> {
-    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else {
-        return Ok(None);
-    };
-    let (certificate, key) = (certificate.clone(), key.clone());
-    let clients = (settings.client_certificates == ClientCertificates::Bind)
-        .then(|| settings.client_ca.clone());
-    let config =
-        tokio::task::spawn_blocking(move || server_config(&certificate, &key, clients.as_ref()));
-    let config = config.await.map_err(io::Error::other)??;
-    Ok(Some(RustlsConfig::from_config(Arc::new(config))))
-}
-
-/// Whether the broker can end TLS with the files that are configured.
-pub fn check_tls(settings: &Tls) -> io::Result<()> {
-    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else {
-        return Ok(());
-    };
-    let clients =
-        (settings.client_certificates == ClientCertificates::Bind).then_some(&settings.client_ca);
-    server_config(certificate, key, clients).map(drop)
-}
-
-fn named(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
-    io::Error::other(format!("{}: {error}", path.display()))
-}
-
-/// `clients` is there where they are asked for certificates, and names the file of the authorities
-/// that must have signed these, if any must.
-fn server_config(
-    certificate: &Path,
-    key: &Path,
-    clients: Option<&Option<PathBuf>>,
-) -> io::Result<ServerConfig> {
-    let chain = certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| named(key, &error))?;
-    let builder = ServerConfig::builder();
-    let builder = match clients {
-        None => builder.with_no_client_auth(),
-        Some(authorities) => {
-            let roots = authorities.as_deref().map(authorities_of).transpose()?;
-            let verifier = Possession::new(roots).map_err(io::Error::other)?;
-            builder.with_client_cert_verifier(verifier)
-        }
-    };
-    let mut config = builder
-        .with_single_cert(chain, private)
-        .map_err(|error| named(certificate, &error))?;
-    if clients.is_some() {
-        // A resumed session would carry a certificate whose key nobody showed on this connection.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-    }
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
-}
-
-fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| named(path, &error))
-}
+/// How long a client may read nothing where nothing else is said.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Accepts a bounded number of connections at once; one too many is closed before a byte of it is
 /// read.
@@ -255,6 +201,8 @@ pub struct Bounded {
     handle: Handle<SocketAddr>,
     connections: usize,
     by_address: Arc<AddressConnections>,
+    proxies: TrustedProxies,
+    write_patience: Duration,
 }
 
 impl Bounded {
@@ -265,6 +213,30 @@ impl Bounded {
             handle,
             connections,
             by_address: Arc::new(AddressConnections::new(of_one_address)),
+            proxies: TrustedProxies::default(),
+            write_patience: WRITE_PATIENCE,
+        }
+    }
+
+    /// A client that reads nothing for so long is cut off.
+    #[must_use]
+    pub fn cutting_off_after(self, write_patience: Duration) -> Self {
+        Self {
+            write_patience,
+            ..self
+        }
+    }
+
+    /// The limit of one address does not hold for trusted proxies, whose connections are those of many
+    /// clients.
+    #[must_use]
+    pub(super) fn trusting(self, proxies: TrustedProxies) -> Self {
+        Self { proxies, ..self }
+    }
+
+    fn place(&self, peer: IpAddr) -> io::Result<Option<Arc<Place>>> {
+        if self.proxies.contain(peer) {
+            return Ok(None);
         }
         let place = self.by_address.place(peer);
         let place = place.ok_or_else(|| io::Error::other("too many of one address"))?;
@@ -273,10 +245,10 @@ impl Bounded {
 }
 
 impl<S> Accept<TcpStream, S> for Bounded {
-    type Stream = TcpStream;
+    type Stream = WriteTimeout<TcpStream>;
     /// A connection's place is its service's: both are dropped when it is over.
-    type Service = AddExtension<S, Arc<Place>>;
-    type Future = Ready<io::Result<(TcpStream, Self::Service)>>;
+    type Service = AddExtension<S, Option<Arc<Place>>>;
+    type Future = Ready<io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         // The one that is being accepted is counted already.
@@ -284,9 +256,9 @@ impl<S> Accept<TcpStream, S> for Bounded {
             return ready(Err(io::Error::other("too many connections")));
         }
         ready(stream.set_nodelay(true).and_then(|()| {
-            let place = self.by_address.place(stream.peer_addr()?.ip());
-            let place = place.ok_or_else(|| io::Error::other("too many of one address"))?;
-            Ok((stream, AddExtension::new(service, Arc::new(place))))
+            let place = self.place(stream.peer_addr()?.ip())?;
+            let stream = WriteTimeout::new(stream, self.write_patience);
+            Ok((stream, AddExtension::new(service, place)))
         }))
     }
 }

@@ -154,3 +154,52 @@ async fn whoever_speaks_a_byte_at_a_time_is_cut_off_and_delays_nobody() {
         usize::try_from(fleet.sessions()).unwrap()
     );
 }
+
+/// Asks for more and more on one connection and reads nothing, until the other end has had enough.
+/// Says whether it was.
+fn ask_and_never_read(address: SocketAddr, patience: Duration) -> bool {
+    let mut stream = TcpStream::connect_timeout(&address, SOON).unwrap();
+    stream
+        .set_write_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    let request = format!("GET /openapi.json HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let began = Instant::now();
+    while began.elapsed() < patience {
+        match stream.write(request.repeat(50).as_bytes()) {
+            Ok(_) => {}
+            // Nobody takes what is written: the server waits for this end to read.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return true,
+        }
+    }
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_pipelines_and_never_reads_is_cut_off() {
+    let (fleet, replica) =
+        Fleet::start_with("header_timeout_seconds = 2\nrequest_timeout_seconds = 10").await;
+    let address = replica.address;
+    let unread: Vec<_> = (0..4)
+        .map(|_| std::thread::spawn(move || ask_and_never_read(address, SOON)))
+        .collect();
+    is_served(&fleet, &replica).await;
+    for thread in unread {
+        assert!(thread.join().unwrap(), "it was not cut off");
+    }
+    is_served(&fleet, &replica).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_pipeline_and_never_read_do_not_delay_a_stop() {
+    // Without the limit the stop would take all of it.
+    let (_fleet, mut replica) =
+        Fleet::start_with("header_timeout_seconds = 2\nfinish_seconds = 600").await;
+    let address = replica.address;
+    for _ in 0..4 {
+        std::thread::spawn(move || ask_and_never_read(address, SOON));
+    }
+    // Until the buffers on the way are full.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(replica.process.terminate().code(), Some(0));
+}

@@ -1,0 +1,116 @@
+//! Streams whose other end does not read: they end after a while.
+//!
+//! A client that sends requests and never reads the answers fills the buffers on the way, and then the
+//! server waits to write for ever, at a stop as well.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// A stream that fails when it has taken nothing for a while.
+#[derive(Debug)]
+pub struct WriteTimeout<S> {
+    stream: S,
+    patience: Duration,
+    /// Runs while something waits to be written.
+    stuck: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> WriteTimeout<S> {
+    /// Of this stream, after so long.
+    pub fn new(stream: S, patience: Duration) -> Self {
+        Self {
+            stream,
+            patience,
+            stuck: None,
+        }
+    }
+
+    fn limit<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        polled: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.stuck = None;
+            return polled;
+        }
+        let patience = self.patience;
+        let stuck = self.stuck.get_or_insert_with(|| Box::pin(sleep(patience)));
+        ready!(stuck.as_mut().poll(context));
+        let unread = "the client does not read what it is sent";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, unread)))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.limit(context, polled)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(context);
+        self.limit(context, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.limit(context, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.limit(context, polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_whose_other_end_does_not_read_fails_and_one_that_is_read_does_not() {
+        let (ours, mut theirs) = duplex(64);
+        let mut stream = WriteTimeout::new(ours, Duration::from_millis(200));
+        let mut read = [0; 256];
+        let (written, read) =
+            tokio::join!(stream.write_all(&[7; 256]), theirs.read_exact(&mut read));
+        written.unwrap();
+        read.unwrap();
+        let stuck = stream.write_all(&[7; 256]).await.unwrap_err();
+        assert_eq!(stuck.kind(), io::ErrorKind::TimedOut);
+        // What is read from it again can be written to again.
+        theirs.read_exact(&mut [0; 64]).await.unwrap();
+        stream.write_all(&[7; 64]).await.unwrap();
+    }
+}
