@@ -60,7 +60,7 @@ pub fn check(
     at: Option<Timestamp>,
 ) -> Result<Checked, CheckError> {
     if config.has_its_files() {
-        http::tls::check_tls(&config.server.tls).map_err(CheckError::Tls)?;
+        http::tls::check(&config.server.tls).map_err(CheckError::Tls)?;
     }
     let generation = generation_of(config, policies)?;
     let fit = check_generation(&generation, attest_context(config), at)?;

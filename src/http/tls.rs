@@ -54,16 +54,6 @@ impl ServedTls {
     }
 }
 
-/// Whether the broker can end TLS with the files that are configured.
-pub fn check_tls(settings: &Tls) -> io::Result<()> {
-    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else {
-        return Ok(());
-    };
-    let clients =
-        (settings.client_certificates == ClientCertificates::Bind).then_some(&settings.client_ca);
-    server_config(certificate, key, clients).map(drop)
-}
-
 async fn read(settings: &Tls) -> io::Result<Option<(ServerConfig, Timestamp)>> {
     let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else {
         return Ok(None);
@@ -74,6 +64,19 @@ async fn read(settings: &Tls) -> io::Result<Option<(ServerConfig, Timestamp)>> {
     let config =
         tokio::task::spawn_blocking(move || server_config(&certificate, &key, clients.as_ref()));
     config.await.map_err(io::Error::other)?.map(Some)
+}
+
+/// Whether the broker can end TLS with the files that are configured.
+///
+/// # Errors
+/// Why it cannot, with the file's name.
+pub fn check(settings: &Tls) -> io::Result<()> {
+    let (Some(certificate), Some(key)) = (&settings.certificate, &settings.private_key) else {
+        return Ok(());
+    };
+    let clients =
+        (settings.client_certificates == ClientCertificates::Bind).then_some(&settings.client_ca);
+    server_config(certificate, key, clients).map(drop)
 }
 
 fn named(path: &Path, error: &dyn std::fmt::Display) -> io::Error {
