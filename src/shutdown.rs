@@ -462,7 +462,8 @@ mod tests {
             let (_sender, signals) = signals();
             let stopped = shutdown.run(signals, NONE, LONG).await;
             assert_eq!(stopped.failed_worker, Some("appender"));
-            assert_eq!(metrics.render().contains("task=\"appender\""), panics);
+            let counted = "taskpass_task_panics_total{task=\"appender\"} 1";
+            assert_eq!(metrics.render().contains(counted), panics);
         }
     }
 

@@ -304,10 +304,10 @@ mod tests {
             .write(true)
             .open(&path)
             .unwrap()
-            .set_len(1)
+            .set_len(0)
             .unwrap();
         writer.write(b"five\n".to_vec(), soon).await.unwrap();
-        assert_eq!(cuts.try_recv().unwrap(), Truncated { was: 5, is: 1 });
+        assert_eq!(cuts.try_recv().unwrap(), Truncated { was: 5, is: 0 });
     }
 
     #[tokio::test]
