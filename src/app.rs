@@ -260,6 +260,10 @@ enum Succeeded {
     InPart,
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "the parts of a broker, one after the other"
+)]
 async fn put_together(
     config: &Config,
     options: Options,
@@ -267,18 +271,7 @@ async fn put_together(
 ) -> Result<Assembled, StartError> {
     let clock = options.clock;
     let now = clock.now();
-    let generation = match check(config, options.policies.clone(), Some(now)) {
-        Ok(checked) => checked.generation,
-        Err(late @ CheckError::Generation(Unfit::Late(_))) => {
-            let checked = check(config, options.policies, None)?;
-            // What decides already goes on deciding, whatever the clock says.
-            if !Box::pin(decides_already(config, checked.compiled.digest())).await {
-                return Err(late.into());
-            }
-            checked.generation
-        }
-        Err(refused) => return Err(refused.into()),
-    };
+    let generation = Box::pin(checked(config, options.policies, now)).await?;
     // Where the credentials for it are missing, nothing is made.
     drop(Box::pin(shared_place(config)).await?);
     let metrics = Arc::new(Metrics::new());
@@ -386,6 +379,26 @@ async fn put_together(
         generation,
         secrets,
     })
+}
+
+/// The configured generation, once the configuration and the generation are found good.
+async fn checked(
+    config: &Config,
+    policies: Option<Vec<PolicyFile>>,
+    now: Timestamp,
+) -> Result<Generation, StartError> {
+    match check(config, policies.clone(), Some(now)) {
+        Ok(checked) => Ok(checked.generation),
+        Err(late @ CheckError::Generation(Unfit::Late(_))) => {
+            let checked = check(config, policies, None)?;
+            // What decides already goes on deciding, whatever the clock says.
+            if !Box::pin(decides_already(config, checked.compiled.digest())).await {
+                return Err(late.into());
+            }
+            Ok(checked.generation)
+        }
+        Err(refused) => Err(refused.into()),
+    }
 }
 
 /// Whether this generation is active in the configured store, which is looked into and not changed.

@@ -353,7 +353,7 @@ impl Hangups {
     /// Waits for the next one.
     pub async fn next(&mut self) {
         if self.0.next().await.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

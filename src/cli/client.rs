@@ -483,9 +483,9 @@ impl Answer {
         if let (Some(skew), 400 | 401) = (skew, self.status.as_u16()) {
             let side = if skew > 0 { "ahead of" } else { "behind" };
             let seconds = skew.unsigned_abs();
-            text.push_str(&format!(
-                "\n  this machine's clock is {seconds} s {side} the broker's: set it"
-            ));
+            text = format!(
+                "{text}\n  this machine's clock is {seconds} s {side} the broker's: set it"
+            );
         }
         let kind = match self.status.as_u16() {
             401 | 403 | 404 | 409 | 410 => Kind::Refused,
@@ -720,7 +720,9 @@ mod tests {
             let value = HeaderValue::from_str(text).unwrap();
             skew(&HeaderMap::from_iter([(DATE, value)]))
         };
-        let now = httpdate::fmt_http_date(std::time::SystemTime::now());
+        let seconds = u64::try_from(SystemClock.now().seconds()).unwrap();
+        let now = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+        let now = httpdate::fmt_http_date(now);
         assert!(dated(&now).unwrap().abs() < 30);
         assert!(dated("Sun, 06 Nov 1994 08:49:37 GMT").unwrap() > 900_000_000);
         assert_eq!(dated("yesterday"), None);

@@ -4,7 +4,6 @@
 //! [`VARIABLES`], and a test compares that table with the variable names in the source.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use clap::{Args, CommandFactory as _};
 use serde::Serialize;
@@ -223,9 +222,10 @@ impl Reference {
 fn rows() -> Vec<Row> {
     let mut rows = of_flags();
     for variable in VARIABLES {
-        let name = match variable.file {
-            true => format!("`{0}` or `{0}_FILE`", variable.name),
-            false => format!("`{}`", variable.name),
+        let name = if variable.file {
+            format!("`{0}` or `{0}_FILE`", variable.name)
+        } else {
+            format!("`{}`", variable.name)
         };
         rows.push(Row {
             name,
@@ -320,12 +320,15 @@ fn page() -> String {
     } in rows()
     {
         let meaning = meaning.replace('|', "\\|").replace('\n', " ");
-        // Writing to a string does not fail.
-        let _ = writeln!(page, "| {name} | {used_by} | {meaning} |");
+        page.push_str("| ");
+        page.push_str(&[name, used_by, meaning].join(" | "));
+        page.push_str(" |\n");
     }
     page.push_str("\n## Exit codes\n\n| code | meaning |\n|---|---|\n");
     for (code, meaning) in exit_codes() {
-        let _ = writeln!(page, "| {code} | {meaning} |");
+        page.push_str("| ");
+        page.push_str(&[code.as_str(), meaning].join(" | "));
+        page.push_str(" |\n");
     }
     page.push_str(
         "\nWith `--json` a command writes its result on standard output as JSON. Where it comes to \

@@ -118,7 +118,9 @@ fn is_refused_certificate(error: &reqwest::Error) -> bool {
     while let Some(error) = cause {
         let inner = error.downcast_ref::<std::io::Error>();
         let inner = inner.and_then(|error| error.get_ref());
-        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+        if error.is::<rustls::Error>()
+            || inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+        {
             return true;
         }
         cause = error.source();

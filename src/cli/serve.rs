@@ -86,7 +86,7 @@ impl Serve {
         let started = app::start(config, options).await;
         let app = started.map_err(|error| match error {
             StartError::Check(refused) => Failure::Usage(refused.to_string()),
-            other => Failure::unestablished(other),
+            other @ StartError::Unfit(_) => Failure::unestablished(other),
         })?;
         app.reload_on(hangups, ProcessEnvironment, log);
         in_order(&app.run().await.map_err(Failure::unestablished)?)

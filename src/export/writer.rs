@@ -277,7 +277,7 @@ mod tests {
         let path = dir.path().join("events");
         let (told, cuts) = mpsc::channel();
         let writer = Writer::start(Place::File(path.clone()), move |cut| {
-            told.send(cut).unwrap()
+            told.send(cut).unwrap();
         });
         let writer = writer.unwrap();
         let soon = Duration::from_secs(30);

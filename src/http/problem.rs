@@ -446,6 +446,7 @@ impl Problem {
 }
 
 impl From<BrokerError> for Problem {
+    #[expect(clippy::too_many_lines, reason = "one arm for each error")]
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Attestation(failure) if failure.error == AttestError::NonceWanted => {

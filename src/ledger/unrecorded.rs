@@ -159,7 +159,7 @@ mod tests {
         kept.keep_for_good(&[id(4, None)]);
         assert_eq!(kept.take(2, at(0)), [id(1, None), id(2, None)]);
         assert!(
-            !kept.replayed(&[id(1, None)]).is_some(),
+            kept.replayed(&[id(1, None)]).is_none(),
             "the batch knows it now"
         );
         assert!(kept.replayed(&[id(3, None)]).is_some() && kept.replayed(&[id(4, None)]).is_some());

@@ -238,13 +238,13 @@ impl CompiledGeneration {
             .iter()
             .map(|named| (named.id.clone(), named.obligations.clone()))
             .collect();
-        let mut roles = BTreeSet::new();
+        let mut role_names = BTreeSet::new();
         for policy in &named {
             // A policy is written as JSON or it did not load.
             let json = policy.policy.to_json();
             collect_roles(
                 &json.map_err(|error| failed(error.to_string()))?,
-                &mut roles,
+                &mut role_names,
             );
         }
         let asks_for_roles = named.iter().any(|named| may_ask_for_roles(&named.policy));
@@ -259,7 +259,7 @@ impl CompiledGeneration {
             obligations,
             policies: named,
             asks_for_roles,
-            roles,
+            roles: role_names,
             notes,
         })
     }

@@ -80,7 +80,16 @@ async fn a_client_behind_a_proxy_cannot_choose_its_address() {
     let forged = |n| Some(format!("203.0.113.{n}"));
     assert!(limited(&ask_often(&forging, 200, forged).await) > 0);
     // Nor does it spend another's limit, the proxy's own among them.
-    let another = |n: usize| Some(if n % 2 == 0 { "127.0.0.3" } else { "127.0.0.1" }.to_owned());
+    let another = |n: usize| {
+        Some(
+            if n.is_multiple_of(2) {
+                "127.0.0.3"
+            } else {
+                "127.0.0.1"
+            }
+            .to_owned(),
+        )
+    };
     assert!(limited(&ask_often(&forging, 200, another).await) > 0);
     let other = client(nginx.address, "127.0.0.3");
     served(&fleet, &other).await;

@@ -409,7 +409,7 @@ on_both_stores! {
             block: BlockAsk::Seconds(HOUR),
             reason: "stolen".into(),
             widen: false,
-            unknown: false,
+            unknown: true,
             dry_run: false,
         };
         rig.broker.revoke_many(&rig.admin(), block).await.unwrap();

@@ -29,10 +29,8 @@ async fn a_request_without_host_or_with_two_is_refused() {
         ("1.0", &["a.example"][..], 200),
         ("1.0", &[][..], 200),
     ] {
-        let hosts: String = hosts
-            .iter()
-            .map(|host| format!("Host: {host}\r\n"))
-            .collect();
+        let hosts = hosts.iter().map(|host| format!("Host: {host}\r\n"));
+        let hosts = hosts.collect::<Vec<_>>().concat();
         let request = format!("GET /livez HTTP/{version}\r\n{hosts}Connection: close\r\n\r\n");
         let (told, text) = sent(&replica, &request);
         // What was asked in HTTP/1.0 is answered in it.

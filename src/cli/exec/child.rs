@@ -40,6 +40,10 @@ const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
 /// A running command, and the process group that it leads.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own about the group"
+)]
 pub(super) struct Child {
     /// The command's process and its group have the same number.
     group: Pid,

@@ -88,7 +88,7 @@ impl Renewal {
             let is_new = next.session != held.session;
             let renewed = if is_new { put(&next) } else { renewed };
             if let Err(failure) = renewed {
-                say(format!("not renewed: {failure}"));
+                say(&format!("not renewed: {failure}"));
             }
             self.publish(next);
             if !is_new && when == When::Due {
@@ -121,9 +121,12 @@ async fn announce(held: &Held, when: When) -> Never {
             When::Never => "variables cannot be renewed, as a file (--as file) or an endpoint can",
             _ => "the attestation is used up, and there is no other for a new one",
         };
-        say(format!("the credential ends at {}: {why}", held.expires_at));
+        say(&format!(
+            "the credential ends at {}: {why}",
+            held.expires_at
+        ));
         until(held.expires_at).await;
-        say("the credential has ended".into());
+        say("the credential has ended");
     }
     std::future::pending().await
 }
@@ -139,7 +142,7 @@ async fn until(at: Timestamp) {
     }
 }
 
-fn say(text: String) {
+fn say(text: &str) {
     // Nothing is left to be done when even this cannot be written.
     drop(output::note(format!("taskpass: {text}")));
 }

@@ -35,6 +35,10 @@ permit (principal == Bootstrap::"token", action in [Action::"listTasks", Action:
 pub const SINK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// What all replicas share.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own"
+)]
 pub struct Fleet {
     pub issuer: Issuer,
     database: Option<TestDatabase>,

@@ -423,6 +423,10 @@ pub fn aws_endpoint(url: &str) -> String {
     format!("[endpoints.aws]\nurl = \"{url}\"\nuse = [\"sts\", \"iam\"]\n")
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "the parts of a broker, one after the other"
+)]
 async fn assemble(
     directory: &Path,
     database: Option<String>,

@@ -214,6 +214,10 @@ async fn continues(log: &Log, old: &Checkpoint, seen: &Seen) -> Result<(), Verdi
 }
 
 /// Opens what came as a checkpoint of the log.
+#[expect(
+    clippy::result_large_err,
+    reason = "a verdict is made once for each look at the log"
+)]
 fn open(note: &[u8], trust: &Trust, origin: &str) -> Result<Seen, Verdict> {
     let unreadable = |why: &dyn std::fmt::Display| {
         Verdict::Unknown(Trouble::Unreadable(format!(
