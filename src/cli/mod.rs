@@ -94,18 +94,6 @@ enum Command {
     Completions(completions::Completions),
 }
 
-impl Command {
-    /// Whether standard output is not for one result: `exec` leaves it to its command, and a monitor
-    /// writes a line for each look.
-    fn shares_output(&self) -> bool {
-        match self {
-            Self::Exec(_) => true,
-            Self::Ledger(ledger) => ledger.is_monitor(),
-            _ => false,
-        }
-    }
-}
-
 /// Why a command came to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -206,7 +194,8 @@ impl Failure {
     }
 
     /// Writes why the command came to nothing: as JSON on standard output, where the result would
-    /// be, or as sentences on standard error. `exec` leaves standard output to its command.
+    /// be, or as sentences on standard error. `exec` leaves standard output to its command, and a
+    /// result that was written stays the only document there.
     fn tell(&self, form: Form, own_output: bool) {
         let Some(kind) = self.kind() else {
             return;
@@ -214,6 +203,9 @@ impl Failure {
         // It may quote what others wrote.
         let text = output::printable_lines(&self.to_string());
         let written = match form {
+            Form::Json if output::is_json_written() => {
+                writeln!(std::io::stderr().lock(), "taskpass: {text}")
+            }
             Form::Text => writeln!(std::io::stderr().lock(), "taskpass: {text}"),
             Form::Json => {
                 let mut error = json!({"kind": kind, "exit_code": kind.code(), "detail": text});
@@ -255,7 +247,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return unparsed(&error, &arguments),
     };
     let form = if cli.json { Form::Json } else { Form::Text };
-    let own_output = !cli.command.shares_output();
+    let own_output = !matches!(cli.command, Command::Exec(_));
     let Err(failure) = dispatch(cli.command, form) else {
         return ExitCode::SUCCESS;
     };

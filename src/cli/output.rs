@@ -4,6 +4,7 @@
 //! other failure to write is one.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
@@ -74,13 +75,23 @@ pub(super) fn even_unread(told: Result<(), Failure>) -> Result<(), Failure> {
     }
 }
 
+/// Whether a JSON document was written on standard output.
+static JSON_WRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether a result was written as JSON, so that no other document may follow it.
+pub(super) fn is_json_written() -> bool {
+    JSON_WRITTEN.load(Ordering::Relaxed)
+}
+
 /// Writes JSON for people.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    JSON_WRITTEN.store(true, Ordering::Relaxed);
     line(pretty(value)?)
 }
 
 /// Writes JSON on one line, for programs that read line by line.
 pub(super) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    JSON_WRITTEN.store(true, Ordering::Relaxed);
     line(serde_json::to_string(value).map_err(|error| unwritable(&error))?)
 }
 

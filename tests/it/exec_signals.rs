@@ -17,10 +17,11 @@ use crate::support::process::{Launch, Process, Signal};
 const COUNTER: &str = r#"
 import os, signal, sys, time
 def tell(number, frame):
-    print("got", signal.Signals(number).name, flush=True)
+    # One write: a handler may run inside another print.
+    os.write(1, f"got {signal.Signals(number).name}\n".encode())
 for name in "INT TERM HUP QUIT USR1 USR2".split():
     signal.signal(getattr(signal, "SIG" + name), tell)
-print("up", os.getpid(), flush=True)
+os.write(1, f"up {os.getpid()}\n".encode())
 while not os.path.exists("stop"):
     time.sleep(0.02)
 sys.exit(7)

@@ -108,7 +108,10 @@ async fn an_attestation_is_exchanged_for_a_token_and_its_task() {
         .get("/.well-known/jwks.json")
         .await
         .expect(200);
-    assert!(verifies(access_token.as_str().unwrap(), &jwks["keys"][0]));
+    assert!(verifies(
+        access_token.as_str().unwrap(),
+        key_of(access_token.as_str().unwrap(), &jwks)
+    ));
     assert!(is_active(&fleet, &replica, access_token).await);
 
     // The task comes back with it, and is joined and ended by its handle.
@@ -294,7 +297,7 @@ async fn introspection_is_signed_where_that_is_asked_for() {
     assert_eq!(media_type, "application/token-introspection+jwt");
     assert_no_store(&answer);
     let statement = answer.text();
-    assert!(verifies(&statement, &jwks["keys"][0]));
+    assert!(verifies(&statement, key_of(&statement, &jwks)));
     let (header, claims) = peek(&statement);
     assert_eq!(header["typ"], "token-introspection+jwt");
     assert_eq!(claims["iss"], BROKER);
@@ -397,6 +400,13 @@ async fn a_proof_binds_the_token_and_a_bad_one_gets_none() {
     );
 }
 
+/// The published key that a token names.
+fn key_of<'a>(token: &str, jwks: &'a Value) -> &'a Value {
+    let (header, _) = peek(token);
+    let mut keys = jwks["keys"].as_array().unwrap().iter();
+    keys.find(|key| key["kid"] == header["kid"]).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registered_key_authenticates_its_client() {
     let key = Key::generate(Algorithm::Es256);
@@ -441,7 +451,6 @@ async fn a_registered_key_authenticates_its_client() {
         with(form(assertion(json!({}))), "client_assertion_type", ""),
         form(assertion(json!({"aud": format!("{BROKER}/oauth2/token")}))),
         form(assertion(json!({"exp": unix_seconds() + 900}))),
-        form(String::new()),
     ] {
         let answer = token(&replica, &bad).await;
         // A 401 has to name a scheme of `Authorization`, and none is taken here.

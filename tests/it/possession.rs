@@ -343,7 +343,7 @@ on_both_stores! {
         assert_eq!(assert_problem(&refused, 401, "attestation-failed")["reason"], "confirmation");
         // Captured, the two together get nothing.
         let replayed = present("DPoP").await;
-        assert_eq!(assert_problem(&replayed, 401, "attestation-failed")["reason"], "replayed");
+        assert_eq!(assert_problem(&replayed, 401, "attestation-failed")["reason"], "bad_proof");
     }
 
     async fn a_confirmation_method_that_is_not_known_does_not_hold(fleet, replica) {

@@ -254,7 +254,7 @@ on_both_stores! {
             attestation_failed(&ask(replica, &good, None, &body()).await);
             let now = unix_seconds();
             for bad in [
-                json!({"aud": [BROKER]}),
+                json!({"aud": [BROKER, "https://other.example"]}),
                 json!({"aud": format!("{BROKER}/oauth2/token")}),
                 json!({"iss": "somebody"}),
                 json!({"sub": "somebody"}),

@@ -303,7 +303,7 @@ async fn a_file_that_is_not_what_was_logged_is_no_result() {
         let ended = same().run(&["--decisions", "decisions.jsonl"], Some(&text));
         assert_eq!(ended.code(), Some(code), "{says}: {}", ended.stderr);
         assert!(
-            ended.stderr.contains(says) && ended.stdout.is_empty(),
+            ended.stdout.contains(says) && ended.stderr.is_empty(),
             "{}",
             ended.stderr
         );

@@ -114,11 +114,11 @@ permit (principal == Workload::plain::"plain:agent", action == Action::"orders:r
     Fleet::believing(kind, attestor, policy).await
 }
 
-fn proof(key: &Key) -> String {
+async fn proof(replica: &Replica, key: &Key) -> String {
     let header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
     let claims = json!({
         "jti": random_hex(16), "htm": "POST", "iat": unix_seconds(),
-        "htu": "http://127.0.0.1:7070/v1/credentials",
+        "htu": "http://127.0.0.1:7070/v1/credentials", "nonce": replica.nonce().await,
     });
     sign_jwt(&header, &claims, key)
 }
@@ -140,7 +140,7 @@ async fn without_instances(kind: Kind) {
             .header("idempotency-key", format!("\"{name}\""))
             .json(&body());
         let request = match key {
-            Some(key) => request.header("dpop", proof(key)),
+            Some(key) => request.header("dpop", proof(&replica, key).await),
             None => request,
         };
         send(request).await

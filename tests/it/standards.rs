@@ -92,11 +92,11 @@ async fn ask(
     post(replica, path, &form.collect(), &headers).await
 }
 
-fn proof(key: &Key, path: &str, token: Option<&str>) -> String {
+async fn proof(replica: &Replica, key: &Key, path: &str, token: Option<&str>) -> String {
     let header = json!({"alg": "ES256", "typ": "dpop+jwt", "jwk": key.jwk()});
     let mut claims = json!({
         "jti": random_hex(16), "htm": "POST", "htu": format!("{BROKER}{path}"),
-        "iat": unix_seconds(),
+        "iat": unix_seconds(), "nonce": replica.nonce().await,
     });
     if let Some(token) = token {
         let hash = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
@@ -205,7 +205,7 @@ async fn a_replayed_proof_is_an_invalid_proof_and_not_an_invalid_request() {
     let world = World::begin().await;
     let (fleet, replica) = (&world.fleet, &world.replica);
     let key = Key::generate(Algorithm::Es256);
-    let once = proof(&key, "/oauth2/token", None);
+    let once = proof(replica, &key, "/oauth2/token", None).await;
     let dpop = [("dpop", once.clone())];
     post(replica, "/oauth2/token", &exchange(fleet), &dpop)
         .await
@@ -215,12 +215,12 @@ async fn a_replayed_proof_is_an_invalid_proof_and_not_an_invalid_request() {
     // The attestation that came before stays an invalid request, whatever proof is beside it.
     let used = exchange(fleet);
     token(replica, &used).await.expect(200);
-    let fresh = [("dpop", proof(&key, "/oauth2/token", None))];
+    let fresh = [("dpop", proof(replica, &key, "/oauth2/token", None).await)];
     let again = post(replica, "/oauth2/token", &used, &fresh).await;
     assert_oauth_error(&again, 400, "invalid_request");
 
     // Of a request to our own interface too.
-    let once = proof(&key, "/v1/credentials", None);
+    let once = proof(replica, &key, "/v1/credentials", None).await;
     let request = |proof: &str| {
         replica
             .client
@@ -256,7 +256,7 @@ async fn a_challenge_names_the_scheme_that_was_tried_and_invalid_token() {
         assert_eq!(challenge(&strange), "Bearer error=\"invalid_token\"");
 
         let dpop = format!("DPoP {stranger}");
-        let own = proof(&key, path, Some(&stranger));
+        let own = proof(&replica, &key, path, Some(&stranger)).await;
         let strange = [("authorization", dpop.as_str()), ("dpop", own.as_str())];
         let strange = ask(&replica, path, &form, &strange).await;
         assert_oauth_error(&strange, 401, "invalid_token");
@@ -267,7 +267,10 @@ async fn a_challenge_names_the_scheme_that_was_tried_and_invalid_token() {
         let dpop = format!("DPoP {good}");
         let unproven = ask(&replica, path, &form, &[("authorization", &dpop)]).await;
         assert_oauth_error(&unproven, 401, "invalid_dpop_proof");
-        let elsewhere = proof(&key, "/v1/tasks", Some(&good));
+        // The first refusal used its token up.
+        let good = fleet.token();
+        let dpop = format!("DPoP {good}");
+        let elsewhere = proof(&replica, &key, "/v1/tasks", Some(&good)).await;
         let elsewhere = [
             ("authorization", dpop.as_str()),
             ("dpop", elsewhere.as_str()),
@@ -418,7 +421,7 @@ async fn an_htu_with_an_escaped_unreserved_letter_is_the_endpoint_s() {
         ("/oauth2%2Ftoken", false),
         ("/oauth2/Token", false),
     ] {
-        let dpop = [("dpop", proof(&key, htu, None))];
+        let dpop = [("dpop", proof(&replica, &key, htu, None).await)];
         let answer = post(&replica, "/oauth2/token", &exchange(&fleet), &dpop).await;
         if good {
             answer.expect(200);

@@ -440,7 +440,7 @@ async fn list(broker: &Broker, number: u64) -> Vec<u8> {
 
 /// Blocks somebody until that is lifted.
 async fn block(world: &World, broker: &Broker, workload: &str) {
-    let body = json!({"selector": {"workload": workload}, "block_seconds": "until_lifted", "reason": "stolen"});
+    let body = json!({"selector": {"workload": workload}, "block_seconds": "until_lifted", "reason": "stolen", "unknown": true});
     world.admin(broker, "/v1/revocations", body).await;
 }
 

@@ -306,11 +306,6 @@ pub(super) fn vkey(text: &str) -> Result<VerifierKey, String> {
 }
 
 impl Ledger {
-    /// Whether this is `ledger watch`.
-    pub(super) fn is_monitor(&self) -> bool {
-        matches!(self.command, Command::Watch(_))
-    }
-
     pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
         match self.command {
             Command::Verify(verify) => verify.run(form),

@@ -146,11 +146,9 @@ fn describe(path: &str, operation: &mut Operation) {
     if let (Some(noun), Some(verb)) = (noun, &mut operation.operation_id) {
         *verb = format!("{noun}_{verb}");
     }
-    let requirements = security(path);
     // A caller that says who it is may do so wrongly, and may prove a key.
     let asks = !is_open(path);
-    let optional = requirements.contains(&SecurityRequirement::default());
-    operation.security = Some(requirements);
+    operation.security = Some(security(path));
 
     let parameters = operation.parameters.get_or_insert_with(Vec::new);
     for parameter in parameters.iter_mut() {
@@ -177,7 +175,7 @@ fn describe(path: &str, operation: &mut Operation) {
         (400, true),
         (401, asks),
         // A revocation may block whoever asks, and policy refuse it.
-        (403, asks && path != "/oauth2/token" && !optional),
+        (403, asks && path != "/oauth2/token"),
         (404, named),
         (408, body),
         (413, body),

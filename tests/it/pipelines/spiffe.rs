@@ -223,5 +223,5 @@ async fn a_bundle_without_a_usable_key_believes_nobody() {
     let domain = Domain::new(Algorithm::Es256);
     *domain.bundle.lock().unwrap() = json!({"keys": []});
     let seen = domain.see(&domain.header(), &json!({})).await;
-    assert_eq!(seen, Err("issuer_unreachable"));
+    assert_eq!(seen, Err("unknown_key"));
 }
