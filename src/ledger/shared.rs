@@ -164,9 +164,8 @@ impl SharedCheckpoint {
         ours: Option<&Signed>,
         through: Through<'_>,
     ) -> Result<Option<Server>, SharedError> {
-        let mut kept = self.place.read().await?;
+        let mut kept = self.read().await?;
         if kept.note.is_none() {
-            self.check_new().await?;
             let Some(ours) = ours else {
                 info!(place = %self.place, "no checkpoint is kept there yet");
                 return Ok(None);
@@ -194,22 +193,37 @@ impl SharedCheckpoint {
         Ok(judged.server)
     }
 
-    /// Whether the place may be as empty as it looks: nothing was ever kept there.
-    async fn check_new(&self) -> Result<(), SharedError> {
-        let mut before = self.seen.load(Ordering::Relaxed);
-        if !before {
-            let known = self.store.shared_place().await?;
-            before = known.is_some_and(|known| known == self.place.to_string());
+    /// What is kept at the place. Nothing is an error where a checkpoint was kept before.
+    async fn read(&self) -> Result<Kept, SharedError> {
+        let kept = self.place.read().await?;
+        if kept.note.is_some() || !self.is_known().await? {
+            return Ok(kept);
         }
-        if !before {
-            return Ok(());
+        // Another replica may have written the first one since the place was read.
+        let kept = self.place.read().await?;
+        if kept.note.is_none() {
+            return Err(self.gone());
         }
-        Err(SharedError::Unavailable(format!(
+        Ok(kept)
+    }
+
+    /// Whether a checkpoint was kept at the place before. The store is told so only afterwards.
+    async fn is_known(&self) -> Result<bool, SharedError> {
+        if self.seen.load(Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let known = self.store.shared_place().await?;
+        Ok(known.is_some_and(|known| known == self.place.to_string()))
+    }
+
+    /// What was kept at the place is gone.
+    fn gone(&self) -> SharedError {
+        SharedError::Unavailable(format!(
             "{}: a checkpoint was kept there and is gone: the disk is not mounted, the bucket or the \
              route is not there, or somebody removed it. If it is lost, put another checkpoint of this \
              log there, a replica's ledger.checkpoint_file for one",
             self.place
-        )))
+        ))
     }
 
     /// Notes in the store that ours is kept here: from now on the place is not new any more.
@@ -320,9 +334,9 @@ impl SharedCheckpoint {
     }
 
     async fn try_look(&self, known: &mut Option<Known>) -> Result<(), SharedError> {
-        let kept = self.place.read().await?;
+        let kept = self.read().await?;
         if kept.note.is_none() {
-            return self.check_new().await;
+            return Ok(());
         }
         let same = |known: &Known| known.kept.note == kept.note;
         if known.as_ref().is_some_and(same) {
@@ -353,10 +367,8 @@ impl SharedCheckpoint {
                 // Nothing to find out.
                 known.kept
             } else {
-                let kept = self.place.read().await?;
-                if kept.note.is_none() {
-                    self.check_new().await?;
-                } else {
+                let kept = self.read().await?;
+                if kept.note.is_some() {
                     let judged = Box::pin(self.judge(&kept, Through::Pool)).await?;
                     if let Some(Head { size, .. }) = judged.there
                         && size >= signed.head.size

@@ -66,6 +66,11 @@ for what, value in steps:
         open(value, "w").close()
     elif what == "state":
         until(lambda: state() in value, "state " + value)
+    elif what == "holder":
+        # The process group in the foreground: the shell's own, which was started here, or a job's.
+        until(lambda: (os.tcgetpgrp(terminal) == pid) == (value == "bash"), "holder " + value)
+    else:
+        sys.exit("no such step: " + what)
 while read(60):
     pass
 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -221,6 +226,7 @@ async fn a_job_of_a_shell_is_stopped_continued_and_interrupted_with_its_command(
             ["holder", "bash"],
             ["type", "bg\n"],
             ["wait", "' &"],
+            ["wait", "prompt> "],
             ["state", "SR"],
             ["type", "fg\n"],
             ["holder", "job"],

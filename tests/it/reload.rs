@@ -154,16 +154,20 @@ async fn sealing_keys_are_replaced_without_a_restart() {
     is_logged(&replica, "the configuration was not reloaded").await;
     replica.ask(&fleet.token()).await.expect(201);
     write(&replica, SEALING_FILE, &format!("{new}\n{old}\n"));
-    let until_sealed_anew = async || {
-        replica.process.signal(Signal::Hup);
+    let reseal = async || {
         let nothing = serde_json::json!({});
         let resealed = replica
             .client
             .post_json(&fleet.admin, "/v1/keys/reseal", &nothing);
-        let resealed = resealed.await.expect(200);
-        resealed["resealed"].as_u64().unwrap() > 0
+        resealed.await.expect(200)["resealed"].as_u64().unwrap()
+    };
+    let until_sealed_anew = async || {
+        replica.process.signal(Signal::Hup);
+        reseal().await > 0
     };
     until("rows are sealed with the new key", SOON, until_sealed_anew).await;
+    // The new key may have come into force while rows were resealed.
+    until("no row is left", SOON, async || reseal().await == 0).await;
     replica.ask(&fleet.token()).await.expect(201);
     // Removed while it runs, the old one opens until the next start, which does without it.
     write(&replica, SEALING_FILE, &new);
