@@ -98,13 +98,15 @@ impl Writer {
                 let mut torn = false;
                 let mut left = None;
                 for job in work {
-                    if let Some(cut) = compare(&place, &mut left) {
-                        truncated(cut);
-                    }
                     match job {
-                        Job::Look(waits) => waits.store(false, Ordering::SeqCst),
+                        Job::Look(waits) => {
+                            if let Some(cut) = compare(&place, &mut left) {
+                                truncated(cut);
+                            }
+                            waits.store(false, Ordering::SeqCst);
+                        }
                         Job::Write { lines, done } => {
-                            let written = write(&place, &lines, torn);
+                            let written = write(&place, &lines, torn, left, &truncated);
                             torn = written.is_err();
                             left = written.as_ref().ok().copied().flatten();
                             // The caller may have stopped waiting.
@@ -166,8 +168,15 @@ fn compare(place: &Place, left: &mut Option<Left>) -> Option<Truncated> {
     Some(cut)
 }
 
-/// `torn`: the last batch broke off, perhaps within a line. The answer is what the file is like now.
-fn write(place: &Place, lines: &[u8], torn: bool) -> io::Result<Option<Left>> {
+/// `torn`: the last batch broke off, perhaps within a line. `left`: the file after the last batch. The
+/// answer is the file after this one, with the length that it has unless it was cut meanwhile.
+fn write(
+    place: &Place,
+    lines: &[u8],
+    torn: bool,
+    left: Option<Left>,
+    truncated: &impl Fn(Truncated),
+) -> io::Result<Option<Left>> {
     match place {
         Place::Stdout => {
             let mut out = io::stdout().lock();
@@ -181,10 +190,16 @@ fn write(place: &Place, lines: &[u8], torn: bool) -> io::Result<Option<Left>> {
         }
         Place::File(path) => {
             let mut file = open_to_append(path)?;
+            let found = Left::of(&file.metadata()?);
+            if let Some(cut) = left.and_then(|left| left.truncated(found)) {
+                truncated(cut);
+            }
             cut_unfinished(&mut file)?;
+            let length = file.metadata()?.len() + lines.len() as u64;
             file.write_all(lines)?;
             file.sync_data()?;
-            Ok(Some(Left::of(&file.metadata()?)))
+            // The length is reckoned and not read: a cut since the write shows at the next look.
+            Ok(Some(Left { length, ..found }))
         }
     }
 }
@@ -233,6 +248,30 @@ fn cut_from(file: &mut File, whole: u64, length: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn write_new(place: &Place) -> io::Result<Option<Left>> {
+        write(place, b"new\n", false, None, &|_| {})
+    }
+
+    #[test]
+    fn a_cut_that_came_right_after_the_write_is_seen_at_the_next_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events");
+        let place = Place::File(path.clone());
+        std::fs::write(&path, "one\n").unwrap();
+        let mut left = write_new(&place).unwrap();
+        assert_eq!(left.unwrap().length, 8);
+        // As if the cut had come between the write and the reading of the length.
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        let cut = Truncated { was: 8, is: 0 };
+        assert_eq!(compare(&place, &mut left), Some(cut));
+        assert_eq!(compare(&place, &mut left), None, "it is told once");
+    }
+
     #[test]
     fn a_line_that_a_crash_left_is_cut_off_and_whole_ones_stay() {
         let dir = tempfile::tempdir().unwrap();
@@ -246,19 +285,19 @@ mod tests {
             ("one\n{\"id\":\"tp-7", "one\nnew\n"),
         ] {
             std::fs::write(&path, before).unwrap();
-            write(&place, b"new\n", false).unwrap();
+            write_new(&place).unwrap();
             assert_eq!(std::fs::read_to_string(&path).unwrap(), after, "{before}");
         }
         let long = format!("one\n{{\"{}", "x".repeat(10_000));
         std::fs::write(&path, long).unwrap();
-        write(&place, b"new\n", false).unwrap();
+        write_new(&place).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\nnew\n");
     }
 
     #[test]
     fn what_is_no_file_of_lines_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(write(&Place::File(dir.path().to_owned()), b"new\n", false).is_err());
+        assert!(write_new(&Place::File(dir.path().to_owned())).is_err());
         let path = dir.path().join("other");
         for other in [
             vec![0; 5 * 1024 * 1024],
@@ -266,7 +305,7 @@ mod tests {
             b"lines\nand [more]".to_vec(),
         ] {
             std::fs::write(&path, &other).unwrap();
-            assert!(write(&Place::File(path.clone()), b"new\n", false).is_err());
+            assert!(write_new(&Place::File(path.clone())).is_err());
             assert_eq!(std::fs::read(&path).unwrap(), other);
         }
     }

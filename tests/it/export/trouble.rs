@@ -321,7 +321,11 @@ async fn a_file_that_is_rotated_by_copying_and_cutting_is_told_of_at_once() {
     std::fs::rename(&file, file.with_extension("1")).unwrap();
     granted(&fleet, &replica).await;
     is_metric(&fleet, &replica, "lag_entries", "file", 0).await;
-    until("it is written anew", SOON, async || file.exists()).await;
+    // It exists before its first line is written.
+    until("it is written anew", SOON, async || {
+        std::fs::metadata(&file).is_ok_and(|file| file.len() > 0)
+    })
+    .await;
     assert!(!replica.process.stderr().contains(told));
     // As `copytruncate` does it; nothing is written afterwards.
     std::fs::copy(&file, file.with_extension("2")).unwrap();
