@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use taskpass::clock::Timestamp;
 
 use crate::support::SOON;
-use crate::support::fleet::{Fleet, Replica};
+use crate::support::fleet::{Fleet, ORDERS_ARGUMENTS, Replica};
 use crate::support::moto::python_program;
 use crate::support::process::{Launch, Process, Signal};
 
@@ -96,14 +96,8 @@ fn exec_at(address: SocketAddr, options: &[&str]) -> Vec<String> {
         &url,
         "--token-file",
         "token",
-        "--resource",
-        "orders-api",
-        "--action",
-        "orders:read",
-        "--task-type",
-        "job",
     ];
-    let all = fixed.iter().chain(options);
+    let all = fixed.iter().chain(&ORDERS_ARGUMENTS).chain(options);
     all.map(|part| (*part).to_owned()).collect()
 }
 
