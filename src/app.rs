@@ -1,13 +1,13 @@
-//! The composition root: puts a broker together from its configuration, and takes it apart in the
-//! right order.
+//! The composition root: assembles a broker from its configuration, and shuts it down in the right
+//! order.
 //!
-//! Start: the store, claimed for this use; sealing keys; our own keys, the log's made on the first
-//! start; the ledger, checked against the checkpoint that was kept outside the store; the broker;
-//! its signing keys; what decides; the sweeper; the listener. Whatever cannot be relied on stops
-//! the start with a message that says what to do.
+//! A start opens, in this order: the store, which it claims for this use; the sealing keys; the
+//! ledger, whose key the first start creates, and which is checked against the checkpoint that was
+//! kept outside the store; the broker; its signing keys; the generation; the sweeper; the listener.
+//! A part that fails its check stops the start with a message that says what to do.
 //!
-//! Stop: unready, drain, accept nothing more, let tracked requests finish, drain the ledger, close
-//! the store.
+//! A stop reports unready, drains, accepts nothing more, lets tracked requests finish, drains the
+//! ledger, and closes the store.
 
 pub mod check;
 mod reload;
@@ -68,25 +68,25 @@ use crate::telemetry::LogControl;
 /// The longest file with the sealing key of the development mode.
 const MAX_SEALING_KEY_BYTES: usize = 1024;
 
-/// What the configuration does not say.
+/// Settings that are not part of the configuration.
 pub struct Options {
-    /// The time.
+    /// The broker's clock.
     pub clock: SharedClock,
     /// The admin token of the development mode; production has none.
     pub dev_admin_token: Option<SecretString>,
-    /// Policies in place of the configured directory's.
+    /// Policies that replace those of the configured directory.
     pub policies: Option<Vec<PolicyFile>>,
-    /// Further minters; one of a kind that we have takes the place of ours.
+    /// Additional minters. A minter of a built-in kind replaces the built-in one.
     pub minters: Vec<Arc<dyn Minter>>,
 }
 
-/// Why there is no broker; the text says what to do.
+/// Why a broker did not start. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Something that cannot be relied on.
+    /// A part of the broker failed its check.
     #[error("{0}")]
     Unfit(String),
-    /// The configuration, or what would decide by it.
+    /// The configuration or its generation cannot be used.
     #[error(transparent)]
     Check(#[from] CheckError),
 }
@@ -109,11 +109,11 @@ fn unfit_store(error: crate::store::StoreError) -> StartError {
 
 /// A broker that serves.
 pub struct App {
-    /// The stories.
+    /// The broker's use cases.
     pub broker: Arc<Broker>,
-    /// The way to stop it.
+    /// Stops the broker.
     pub shutdown: Shutdown,
-    /// Where it listens.
+    /// The address of the broker's listener.
     pub address: SocketAddr,
     store: Store,
     drain: Duration,
@@ -122,7 +122,7 @@ pub struct App {
 }
 
 impl App {
-    /// Takes over files that change from now on, and looks at them at once at each of `hangups`.
+    /// Reloads files that change from now on, and checks them at once at each of `hangups`.
     pub fn reload_on(
         &self,
         hangups: Hangups,
@@ -159,8 +159,8 @@ pub async fn open_store(config: &Config) -> Result<Store, StartError> {
     open_store_as(config, BROKER, false).await
 }
 
-/// The same; `name` is what a database that is not our own knows us by, and `standby_will_do` says
-/// whether it may be a standby's.
+/// The same, as the client `name` of a PostgreSQL database. `standby_will_do` says whether the
+/// database may be a standby.
 async fn open_store_as(
     config: &Config,
     name: &'static str,
@@ -193,7 +193,7 @@ async fn open_store_as(
     }
 }
 
-/// Opens a store to read what it says, and nothing else. Nothing where there is none.
+/// Opens the configured store for reading only. Returns `None` if there is no store.
 async fn open_store_to_read(
     config: &Config,
     name: &'static str,
@@ -211,15 +211,15 @@ async fn open_store_to_read(
         }
         StoreKind::Postgres => Some(open_store_as(config, name, true).await?),
     };
-    // A file's schema was looked at when it was opened.
+    // Opening a SQLite file has already checked its schema.
     if let Some(Store::Postgres(postgres)) = &store {
         postgres.check_schema().await.map_err(unfit_store)?;
     }
     Ok(store)
 }
 
-/// Refuses a directory of the database that other users could exchange. The development mode keeps
-/// its own below the working directory, whose rights are the developer's business.
+/// Refuses a database directory that other users could replace. The development mode is exempt: its
+/// directory is below the working directory, whose permissions the developer chooses.
 fn check_data_directory(config: &Config, data_dir: &Path) -> Result<(), StartError> {
     if config.mode == Mode::Dev {
         return Ok(());
@@ -233,30 +233,30 @@ fn sqlite_settings(config: &Config) -> Result<&crate::config::Sqlite, StartError
     settings.ok_or_else(|| unfit("[store.sqlite] is missing"))
 }
 
-/// A broker that is put together but serves nobody yet: no listener, no sweeper.
+/// An assembled broker that does not serve yet: it has no listener and no sweeper.
 pub struct Assembled {
-    /// The stories.
+    /// The broker's use cases.
     pub broker: Arc<Broker>,
-    /// The way to stop it.
+    /// Stops the broker.
     pub shutdown: Shutdown,
-    /// Where everything is kept.
+    /// The broker's store.
     pub store: Store,
-    /// What the files say should decide.
+    /// The generation that the configuration's files describe.
     pub generation: Generation,
     secrets: SharedSecrets,
 }
 
-/// Puts a broker together.
+/// Assembles a broker.
 pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, StartError> {
     put_together(config, options, Succeeded::Wholly).await
 }
 
-/// How far a log that takes the place of another must have come.
+/// How far the succession to an earlier log must have progressed before the broker may start.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Succeeded {
-    /// What forbids was taken over.
+    /// The restrictions of the earlier log were carried over.
     Wholly,
-    /// It has begun.
+    /// The new log has begun.
     InPart,
 }
 
@@ -272,7 +272,7 @@ async fn put_together(
     let clock = options.clock;
     let now = clock.now();
     let generation = Box::pin(checked(config, options.policies, now)).await?;
-    // Where the credentials for it are missing, nothing is made.
+    // Stop here if its credentials are missing, before anything is created.
     drop(Box::pin(shared_place(config)).await?);
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new(Arc::clone(&metrics));
@@ -381,7 +381,7 @@ async fn put_together(
     })
 }
 
-/// The configured generation, once the configuration and the generation are found good.
+/// Checks the configuration and its generation, and returns the generation.
 async fn checked(
     config: &Config,
     policies: Option<Vec<PolicyFile>>,
@@ -391,7 +391,7 @@ async fn checked(
         Ok(checked) => Ok(checked.generation),
         Err(late @ CheckError::Generation(Unfit::Late(_))) => {
             let checked = check(config, policies, None)?;
-            // What decides already goes on deciding, whatever the clock says.
+            // The clock matters only to an activation: an active generation stays active.
             if !Box::pin(decides_already(config, checked.compiled.digest())).await {
                 return Err(late.into());
             }
@@ -401,7 +401,7 @@ async fn checked(
     }
 }
 
-/// Whether this generation is active in the configured store, which is looked into and not changed.
+/// Whether this generation is active in the configured store. Opens the store for reading only.
 async fn decides_already(config: &Config, digest: GenerationDigest) -> bool {
     let Ok(Some(store)) = open_store_to_read(config, BROKER).await else {
         return false;
@@ -411,8 +411,8 @@ async fn decides_already(config: &Config, digest: GenerationDigest) -> bool {
     matches!(active, Ok(Some(active)) if active.sealed.claimed() == digest)
 }
 
-/// Loads the signing keys, and makes those that are due. A clock in doubt keeps a replica closed and
-/// not down, since an admin may have to accept its time.
+/// Loads the signing keys, and creates those that are due. A replica whose clock is in doubt starts
+/// closed instead of failing, so that an admin can accept its time.
 async fn begin_keys(broker: &Broker, now: Timestamp) -> Result<(), BrokerError> {
     if let Some(doubt) = broker.clock_doubt() {
         warn!(%doubt, "started with a clock in doubt: closed until it agrees or is accepted");
@@ -489,8 +489,8 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     })
 }
 
-/// Has rows that decide validity given under a lease only, which a worker renews from now on. The
-/// answer is for how many seconds it holds.
+/// Takes the lease under which the store returns rows that decide validity, and starts the worker
+/// that renews it. Returns the lease's length in seconds; 0 if the store needs no lease.
 async fn hold_read_lease(
     config: &Config,
     store: &Store,
@@ -531,13 +531,13 @@ async fn hold_read_lease(
     Ok(seconds)
 }
 
-/// What protects our own keys and rows.
+/// Protects the broker's own keys and rows.
 struct Safe {
     sealer: Arc<dyn Sealer>,
     mac: Mac,
 }
 
-/// The development mode migrates what it made; production only looks.
+/// Migrates the schema in development mode, and only checks it in production.
 async fn prepare_schema(store: &Store, mode: Mode) -> Result<(), StartError> {
     let Store::Postgres(postgres) = store else {
         return Ok(());
@@ -551,7 +551,7 @@ async fn prepare_schema(store: &Store, mode: Mode) -> Result<(), StartError> {
     }
 }
 
-/// The configured sealing keys; the development mode keeps one beside its store.
+/// The configured sealing keys. The development mode keeps one in a file next to its checkpoint.
 fn sealing_keys(config: &Config, store: &Store) -> Result<SealingKeys, StartError> {
     if !config.secrets.sealing_keys.is_empty() || config.mode == Mode::Production {
         return SealingKeys::parse(&config.secrets.sealing_keys).map_err(|error| {
@@ -606,7 +606,7 @@ fn key_policy(config: &Config) -> Result<KeyPolicy, StartError> {
     })
 }
 
-/// Opens the log, and begins it with its first key where there is none.
+/// Opens the log. Begins it with a first key if there is none.
 async fn open_ledger(
     config: &Config,
     store: &Store,
@@ -665,8 +665,8 @@ async fn open_ledger(
     Ok(ledger)
 }
 
-/// Begins the log of an empty store with a key that is made here, unless another replica that starts
-/// at the same time is first. Only the store says whose key it became.
+/// Begins the log of an empty store with a new key. Another replica that starts at the same time may
+/// be first, so the caller reads the log's key from the store.
 async fn begin_log(
     config: &Config,
     store: &Store,
@@ -699,13 +699,13 @@ async fn begin_log(
     let own = config.ledger.checkpoint_file.clone();
     let guard = Guard::new(&parts, Some(own), Box::pin(shared_place(config)).await?);
     match Ledger::begin(parts, guard, request).await {
-        // Whether it was written is read.
+        // The caller reads from the store whether the leaf was written.
         Ok(()) | Err(AppendError::Unknown) => Ok(()),
         Err(error) => Err(unfit(error)),
     }
 }
 
-/// Who signs the log's checkpoints along.
+/// The witnesses that cosign the log's checkpoints.
 fn witnesses(config: &Config) -> Result<Vec<Witness>, StartError> {
     let witnesses = config.ledger.witnesses.iter();
     witnesses
@@ -716,7 +716,7 @@ fn witnesses(config: &Config) -> Result<Vec<Witness>, StartError> {
         .collect()
 }
 
-/// Where the replicas keep a checkpoint together.
+/// The location of the checkpoint that the replicas share.
 async fn shared_place(config: &Config) -> Result<Option<Place>, StartError> {
     let Some(shared) = &config.ledger.shared_checkpoint else {
         return Ok(None);
@@ -781,8 +781,8 @@ async fn admin_tokens(
     })
 }
 
-/// An embedded broker decides by its own files, and says so in the ledger. One on PostgreSQL
-/// decides by what an admin activated.
+/// An embedded broker activates the generation of its own files, and records that in the ledger. A
+/// broker on PostgreSQL uses the generation that an admin activated.
 async fn settle_generation(
     broker: &Arc<Broker>,
     config: &Config,
@@ -790,7 +790,7 @@ async fn settle_generation(
     shutdown: &Shutdown,
 ) -> Result<(), StartError> {
     if config.mode == Mode::Production && config.store.kind == StoreKind::Postgres {
-        // Behind is a state to be seen in readiness, not a reason not to start.
+        // Start even if this fails: readiness reports a replica that is behind.
         if let Err(behind) = broker.follow_generation().await {
             warn!(error = %behind, "started behind the active generation");
         }
@@ -803,7 +803,8 @@ async fn settle_generation(
     if broker.clock_doubt().is_none() {
         return activate_own(broker, by, generation).await;
     }
-    // Nothing is recorded by a clock in doubt. What decided before says who may accept its time.
+    // A replica whose clock is in doubt records nothing. The generation that was active before decides
+    // who may accept its time.
     if let Err(behind) = broker.follow_generation().await {
         warn!(error = %behind, "started without what decided before");
     }

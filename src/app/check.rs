@@ -1,4 +1,4 @@
-//! Everything that a start relies on and that can be known before it makes anything.
+//! Checks a configuration and its generation before a start creates anything.
 
 use std::io;
 
@@ -10,27 +10,27 @@ use crate::domain::generation::{Generation, PolicyFile};
 use crate::http;
 use crate::policy::{self, CompiledGeneration, GenerationParts};
 
-/// Why a configuration cannot serve; the text says what to do.
+/// Why a broker cannot serve with a configuration. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// The file, or what it names.
+    /// The configuration file, or a file that it names, cannot be used.
     #[error(transparent)]
     Configuration(#[from] ConfigErrors),
-    /// The certificate, its key, or the authorities of clients.
+    /// The certificate, its key, or the client authorities cannot be used.
     #[error(
         "[server.tls] cannot serve: {0}; give a certificate chain and its own private key as PEM"
     )]
     Tls(io::Error),
-    /// What would decide.
+    /// The generation cannot decide.
     #[error("{0}")]
     Generation(#[from] Unfit),
 }
 
 impl CheckError {
-    /// What [`Self::kind`] gives for what is not a generation's.
+    /// The values of [`Self::kind`] for errors outside the generation.
     pub const KINDS: &'static [&'static str] = &["configuration", "tls"];
 
-    /// A stable short word for what is wrong: one of [`Self::KINDS`] or of [`Unfit::KINDS`].
+    /// A stable name of the kind of error: one of [`Self::KINDS`] or of [`Unfit::KINDS`].
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -44,16 +44,17 @@ impl CheckError {
 /// A configuration that can serve.
 #[derive(Debug)]
 pub struct Checked {
-    /// What its files say should decide.
+    /// The generation that its files describe.
     pub generation: Generation,
     /// The same, compiled.
     pub compiled: CompiledGeneration,
 }
 
-/// Checks all of a configuration that was loaded, and the generation that it gives with the policies
-/// of its directory, or with these; `at` as for [`check_generation`]. `serve --check`, `serve`, `taskpass dev` and the commands of
-/// `policy` call this, and an activation the part of it that is about the generation
-/// ([`check_generation`]). It makes nothing.
+/// Checks a loaded configuration, and the generation that it describes with the policies of its
+/// directory or, if given, with `policies`. `at` is passed to [`check_generation`].
+///
+/// `serve --check`, `serve`, `taskpass dev` and the `policy` commands call this function. An activation
+/// calls [`check_generation`] alone. This function creates nothing.
 pub fn check(
     config: &Config,
     policies: Option<Vec<PolicyFile>>,
@@ -70,7 +71,7 @@ pub fn check(
     })
 }
 
-/// What the configuration's files say should decide, written down and not yet checked.
+/// The generation that the configuration's files describe, not yet checked.
 fn generation_of(config: &Config, policies: Option<Vec<PolicyFile>>) -> Result<Generation, Unfit> {
     let files = match policies {
         Some(files) => files,
@@ -88,7 +89,7 @@ fn generation_of(config: &Config, policies: Option<Vec<PolicyFile>>) -> Result<G
     policy::write(parts, &config.own_audiences()).map_err(Unfit::Policy)
 }
 
-/// What the attestors of a checked generation are built with.
+/// The context in which the attestors of a checked generation are built.
 pub(super) fn attest_context(config: &Config) -> AttestContext {
     AttestContext {
         own_issuers: config.own_audiences(),

@@ -1,9 +1,9 @@
-//! Takes over files that changed while the broker runs: the listener's certificate, the log level, and
-//! the files of secrets.
+//! Reloads files that change while the broker runs: the listener's certificate, the log level, and the
+//! secret files.
 //!
-//! The files are looked at every few seconds and at each SIGHUP. Each part is taken over whole or not
-//! at all: a certificate whose key is not its own yet, or a configuration that does not load, leaves in
-//! place what there was, with a warning and a count. What else stands in the configuration takes effect
+//! A worker checks the files every few seconds and at each SIGHUP. It applies each part whole or not at
+//! all. If a certificate does not match its key yet, or the configuration does not load, the former
+//! values stay in force, and a warning and a metric report the failure. All other settings take effect
 //! at the next start.
 
 use std::collections::BTreeMap;
@@ -27,10 +27,10 @@ use crate::shutdown::Hangups;
 use crate::store::Store;
 use crate::telemetry::LogControl;
 
-/// How often the files are looked at.
+/// How often the files are checked.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Secrets that the parts of a running broker hold together, so that a newer one reaches all of them.
+/// Secrets that the parts of a running broker share, so that a reload reaches all of them.
 #[derive(Clone)]
 pub(super) struct SharedSecrets {
     pub(super) store: Store,
@@ -40,7 +40,7 @@ pub(super) struct SharedSecrets {
     pub(super) webhooks: Vec<(String, WebhookSecrets)>,
 }
 
-/// What a running broker can take over anew.
+/// The parts of a running broker that a reload can change.
 #[derive(Clone)]
 pub(super) struct Reloading {
     pub(super) config: Arc<Config>,
@@ -63,7 +63,7 @@ impl Reloading {
         let mut present = Present {
             level: self.config.log.level,
             config: Arc::clone(&self.config),
-            // Unknown: a file may have changed since the start read it.
+            // `None`, so that the first check reloads: a file may have changed since the start read it.
             contents: None,
         };
         loop {
@@ -144,7 +144,7 @@ impl Reloading {
     }
 }
 
-/// What holds at present.
+/// The settings and file contents of the last reload.
 struct Present {
     level: LogLevel,
     config: Arc<Config>,
@@ -153,7 +153,7 @@ struct Present {
 
 fn contents(files: Vec<PathBuf>) -> Contents {
     let digest = |path: &PathBuf| {
-        // A pipe would wait, or lose what it holds.
+        // Reading a pipe could block, or consume its content.
         let is_file = std::fs::metadata(path).is_ok_and(|found| found.is_file());
         let bytes = is_file.then(|| std::fs::read(path).ok().map(zeroize::Zeroizing::new));
         bytes.flatten().map(|bytes| sha256(&bytes))
@@ -166,7 +166,8 @@ fn contents(files: Vec<PathBuf>) -> Contents {
 }
 
 impl SharedSecrets {
-    /// Takes over the secrets of a configuration that loads. The answer is what was not taken over.
+    /// Applies the secrets of a newly loaded configuration. Returns an error for each secret that was
+    /// not applied.
     fn take_over(&self, newer: &Config) -> Vec<StartError> {
         let parts = [
             self.take_over_sealing_keys(newer),
@@ -184,7 +185,7 @@ impl SharedSecrets {
 
     fn take_over_sealing_keys(&self, newer: &Config) -> Result<(), StartError> {
         let keys = &newer.secrets.sealing_keys;
-        // The development mode keeps one beside its store.
+        // The development mode configures none: it keeps its key in a file next to its checkpoint.
         if keys.is_empty() {
             return Ok(());
         }

@@ -1,8 +1,8 @@
-//! `taskpass ledger new-origin`: the way on after leaves were lost, or after somebody else had the
-//! log's key. It works on stores, not through a broker, for there is none that could serve.
+//! `taskpass ledger new-origin`: begins a new log after leaves were lost, or after the log's key was
+//! stolen. It opens the stores directly, because no broker can serve at that time.
 //!
-//! The new log is begun in a store of its own, under a name of its own; the old store stays as it
-//! is, to be verified for as long as receipts of it are shown.
+//! The new log begins in its own store, under its own name. The old store stays unchanged, so that its
+//! receipts can still be verified.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,27 +37,27 @@ use crate::store::heads::{Head, HeadError, HeadSeal};
 use crate::store::meta::{SealedSuccession, StoreMode};
 use crate::store::{Store, StoreError};
 
-/// Leaves that are read at once.
+/// The number of leaves read in one batch.
 const BITE: u64 = 1_000;
 
-/// Words of witnesses that are read at once.
+/// The number of cosignatures read in one batch.
 const COSIGNED_BITE: u32 = 256;
 
-/// How long the new broker may take to go down again: its last checkpoint is published.
+/// How long the new broker may take to stop: it publishes its last checkpoint.
 const STOP: Duration = Duration::from_secs(15);
 
-/// What these commands are called as the old database's client; brokers are called otherwise.
+/// The client name of these commands at the old database. Brokers use another name.
 const CLIENT: &str = "taskpass-succession";
 
-/// What an old store holds, and what its log was when it was last seen elsewhere.
+/// An old store, and the checkpoints of its log that were kept outside it.
 pub struct Old {
     origin: String,
     store: Store,
     config: Config,
     mac: Mac,
-    /// The log's keys, those included that its store has forgotten.
+    /// The log's keys, including pinned keys that its store no longer has.
     keys: Vec<VerifierKey>,
-    /// Its keys by their ids, and when they were removed.
+    /// The ids of the log's keys, each with the time of its removal.
     records: Vec<(String, Timestamp)>,
     /// The ids of the keys that signed its access tokens.
     access_kids: Vec<String>,
@@ -66,7 +66,7 @@ pub struct Old {
     known: Vec<Known>,
 }
 
-/// A checkpoint of the old log that somebody kept.
+/// A checkpoint of the old log that was kept outside its store, with a verified signature.
 struct Known {
     name: String,
     note: Vec<u8>,
@@ -82,43 +82,43 @@ impl Known {
     }
 }
 
-/// A checkpoint that somebody kept.
+/// A checkpoint that was kept outside the old store, not yet verified.
 #[derive(Clone, Debug)]
 pub struct Evidence {
-    /// Where it was.
+    /// The location from which it was read.
     pub name: String,
     /// The signed note.
     pub note: Vec<u8>,
 }
 
-/// A leaf that only one key vouches for.
+/// A leaf that only the signatures of one key cover.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Orphan {
-    /// Its place.
+    /// Its index in the log.
     pub index: u64,
     /// Its hash.
     pub hash: Hash,
-    /// When it was decided.
+    /// The time of its decision.
     pub at: Timestamp,
-    /// What it records, where its body was not pruned.
+    /// The event that it records; `None` if its body was pruned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
-    /// The decision that it records.
+    /// The id of the decision that it records, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<String>,
 }
 
-/// A log that has begun.
+/// A newly begun log.
 pub struct Begun {
     /// The verifier key to pin from now on.
     pub vkey: String,
     /// Its first signed checkpoint.
     pub checkpoint: String,
-    /// What was carried over.
+    /// The records that were carried over from the old log.
     pub carried: CarriedOver,
 }
 
-/// An old head that no broker of the old log wrote is not what the log came to.
+/// Converts a head error. A head that no broker of the old log wrote is not evidence of its end.
 fn unfit_head(error: HeadError) -> StartError {
     match error {
         HeadError::Store(error) => unfit_store(error),
@@ -128,13 +128,13 @@ fn unfit_head(error: HeadError) -> StartError {
     }
 }
 
-/// What a store says of the log that its own takes the place of.
+/// A store's record of the log that its own log succeeds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Said {
-    /// Which, and why.
+    /// The succeeded log, and the reason.
     #[serde(flatten)]
     pub(super) succession: Succession,
-    /// Whether what forbids is still to be taken over.
+    /// Whether restrictions of the old log are still to be carried over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     unfinished: bool,
 }
@@ -148,7 +148,7 @@ impl Said {
         })
     }
 
-    /// A log that was begun, and does not forbid yet what the old one forbade, serves nobody.
+    /// Refuses to serve a new log that has not carried over all restrictions of the old one.
     pub(super) fn check_finished(&self, origin: &str) -> Result<(), StartError> {
         if !self.unfinished {
             return Ok(());
@@ -165,7 +165,7 @@ impl Said {
     }
 }
 
-/// Which log a store's own takes the place of, if the broker wrote that.
+/// Reads which log the store's own log succeeds. Fails if no broker wrote the record.
 pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<Said>, StartError> {
     let Some(sealed) = store.succession().await.map_err(unfit_store)? else {
         return Ok(None);
@@ -176,13 +176,13 @@ pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<Said>, Start
     serde_json::from_slice(document).map(Some).map_err(unfit)
 }
 
-/// What the first leaf says of it.
+/// The part of the first leaf that names the succeeded log.
 #[derive(Deserialize)]
 struct Genesis {
     succeeds: Option<Succession>,
 }
 
-/// Reads the first leaf; nothing where there is none, or its body was pruned.
+/// Reads the first leaf. Returns `None` if there is none, or if its body was pruned.
 async fn first_leaf(store: &Store) -> Result<Option<Genesis>, StartError> {
     let leaf = store.leaf(0).await.map_err(unfit_store)?;
     let Some((hash, body)) = leaf.and_then(|leaf| Some((leaf.hash, leaf.body?))) else {
@@ -194,7 +194,8 @@ async fn first_leaf(store: &Store) -> Result<Option<Genesis>, StartError> {
     serde_json::from_slice(&body).map(Some).map_err(unfit)
 }
 
-/// Whether the first leaf says the same: whoever can delete a row cannot change a leaf.
+/// Checks that the first leaf names the same log as the table. An attacker who can delete a row cannot
+/// change a leaf.
 pub(super) async fn check_first_leaf(
     store: &Store,
     succeeds: Option<&Succession>,
@@ -217,15 +218,15 @@ pub(super) async fn check_first_leaf(
     )))
 }
 
-/// A log that was begun in the place of another one.
+/// A log that was begun as the successor of another one.
 pub struct Beginning {
-    /// Which it takes the place of.
+    /// The succeeded log, and the reason.
     pub succession: Succession,
-    /// Whether all that forbids was taken over.
+    /// Whether all restrictions of the old log were carried over.
     pub finished: bool,
 }
 
-/// What the store of a new log says, if that has begun.
+/// Reads the succession from the store of a new log. Returns `None` if the log has not begun.
 pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
     let Some(store) = open_store_to_read(config, CLIENT).await? else {
         return Ok(None);
@@ -237,7 +238,7 @@ pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
     .await?;
     let head = store.sealed_head().await.map_err(unfit_store)?;
     store.close().await;
-    // Before the first leaf nothing was done yet that would have to be gone on with.
+    // Before the first leaf there is no work to resume.
     let said = said.filter(|_| head.is_some());
     Ok(said.map(|said| Beginning {
         finished: !said.unfinished,
@@ -246,9 +247,9 @@ pub async fn begun(config: &Config) -> Result<Option<Beginning>, StartError> {
 }
 
 impl Old {
-    /// Opens what is left of an old log, and finds the last of its checkpoints that is known: in the
-    /// replica's own file, in the place of all replicas, among `given`. `successor` is the new log's
-    /// name; `pinned` are keys of the old one that its store may have forgotten.
+    /// Opens an old store, and collects the checkpoints of its log: from the replica's own file, from
+    /// the location that all replicas share, and from `given`. `successor` is the new log's name.
+    /// `pinned` are keys of the old log that its store may no longer have.
     pub async fn open(
         config: Config,
         successor: &str,
@@ -286,7 +287,7 @@ impl Old {
             root: EMPTY_ROOT,
         });
         let place = match store.shared_place().await {
-            // One of an older schema does not know.
+            // A store with an older schema does not record it.
             Err(StoreError::Refused(_)) => None,
             known => known.map_err(unfit_store)?,
         };
@@ -311,26 +312,26 @@ impl Old {
         &self.origin
     }
 
-    /// What its store shows.
+    /// The log's head in its store.
     #[must_use]
     pub fn head(&self) -> Head {
         self.head
     }
 
-    /// The largest checkpoint that somebody kept, and where.
+    /// The largest checkpoint that was kept outside the store, with its location.
     #[must_use]
     pub fn known(&self) -> Option<(&str, &Checkpoint)> {
         let largest = self.known.iter().max_by_key(|known| known.checkpoint.size);
         largest.map(|known| (&*known.name, &known.checkpoint))
     }
 
-    /// How many connections to its database brokers still have.
+    /// The number of connections that brokers still have to its database.
     pub async fn connected_brokers(&self) -> Result<u64, StartError> {
         self.store.connected_brokers().await.map_err(unfit_store)
     }
 
-    /// Why the log cannot go on: what its store lacks of all that somebody kept. Nothing where it
-    /// lacks nothing.
+    /// Why the log cannot continue: a kept checkpoint that its store does not contain. `None` if the
+    /// store contains every kept checkpoint.
     pub async fn lost(&self) -> Result<Option<String>, StartError> {
         for known in &self.known {
             if let Some(why) = self.lacks(known).await? {
@@ -351,8 +352,9 @@ impl Old {
         self.give_up_as_of(self.known.iter(), Why::Lost, None, at)
     }
 
-    /// The succession that gives this log up because somebody else had `key`, and the checkpoints
-    /// that are not believed: those that the store does not contain, if nobody else signed them.
+    /// The succession that gives this log up because `key` was stolen, and the rejected checkpoints. A
+    /// checkpoint is rejected if the store does not contain it, and neither another key nor a witness
+    /// signed it.
     pub async fn revoke(
         &self,
         key: &VerifierKey,
@@ -435,7 +437,7 @@ impl Old {
         Ok(theirs.filter(|it| self.access_kids.contains(it) || own.as_ref() == Some(it)))
     }
 
-    /// How many leaves stand under a checkpoint that a witness of the old configuration signed.
+    /// The number of leaves under a checkpoint that a witness of the old configuration signed.
     async fn witnessed(&self) -> Result<u64, StartError> {
         let mut most = 0;
         for witness in &self.config.ledger.witnesses {
@@ -462,7 +464,7 @@ impl Old {
         Ok(0)
     }
 
-    /// Whether a row is the witness's word, and the store's tree contains what that is about.
+    /// Whether a row holds the witness's signature of a checkpoint that the store's tree contains.
     async fn is_witnessed(&self, key: &WitnessKey, row: &CosignedRow) -> Result<bool, StartError> {
         let read = || {
             let note = Note::parse(row.checkpoint.as_bytes()).ok()?;
@@ -482,8 +484,8 @@ impl Old {
         Ok(contained.map_err(unfit)?.is_ok())
     }
 
-    /// The leaves that only `key` vouches for: those that no checkpoint covers which another key of
-    /// the log, or a witness, signed along.
+    /// Passes to `each` every leaf that only `key` covers: no checkpoint over it was signed by another
+    /// key of the log or by a witness. Returns the number of these leaves.
     pub async fn vouched_by_alone(
         &self,
         key: &VerifierKey,
@@ -491,7 +493,7 @@ impl Old {
     ) -> Result<u64, StartError> {
         let own = kid(key);
         let others = self.records.iter().filter(|(kid, _)| *kid != own);
-        // What another key signed before it was removed covers all that was there by then.
+        // The signatures of another key cover every leaf that is older than that key's removal.
         let until = others.map(|(_, removed)| *removed).max();
         let mut count = 0;
         let mut from = self.witnessed().await?;
@@ -528,8 +530,8 @@ fn kid(key: &VerifierKey) -> String {
     PublicJwk::from_ed25519(*key.public_key()).thumbprint()
 }
 
-/// The checkpoints of the old log that somebody kept: what was given, the replica's own file, the
-/// place of all replicas. `kept_at` is where its store says that there is one.
+/// Collects the checkpoints that were kept outside the old store: `given`, the replica's own file, and
+/// the location that all replicas share. `kept_at` is the shared location that the store records.
 async fn known(
     config: &Config,
     keys: &[VerifierKey],
@@ -541,7 +543,7 @@ async fn known(
     let mut evidence = given;
     let file = &config.ledger.checkpoint_file;
     let name = file.display().to_string();
-    // It may be the only one that knows of a loss.
+    // This file may be the only evidence of a loss.
     if let Some(note) = read_private(file, MAX_NOTE_BYTES).map_err(unfit)? {
         evidence.push(Evidence { name, note });
     }
@@ -558,7 +560,7 @@ async fn known(
     }
     let mut known = Vec::new();
     for Evidence { name, note } in evidence {
-        // Where the new log has begun already, it has taken the old one's place.
+        // A new log that has already begun has overwritten the old log's checkpoint here.
         if unverified(&note).is_ok_and(|known| known.origin == successor) {
             continue;
         }
@@ -584,8 +586,8 @@ async fn known(
     Ok(known)
 }
 
-/// Begins the new log in an empty store, and takes over from `old` what forbids, and with `all` what
-/// permits, too. One that was cut short is gone on with, by what [`begun`] says of it.
+/// Begins the new log in an empty store, and carries over the restrictions of `old`; with `all` its
+/// permissions, too. Resumes a run that was cut short, with the succession that [`begun`] reads.
 pub async fn begin(
     config: &Config,
     clock: SharedClock,
@@ -598,7 +600,7 @@ pub async fn begin(
             "ledger.origin is still the old one: give the new log a name of its own",
         ));
     }
-    // Whatever cannot serve or be taken over stops this before anything is done.
+    // Refuse an unusable configuration or generation before anything is changed.
     check(config, None, Some(clock.now()))?;
     let mac = sealing_keys(config, &old.store)?.mac(&config.ledger.origin);
     let legacy = Legacy::read(&old.store, &old.mac, clock.now()).await;
@@ -649,7 +651,7 @@ pub async fn begin(
     })
 }
 
-/// Has the new store say which log it succeeds, and that this is not finished.
+/// Records in the new store which log it succeeds, and that the succession is unfinished.
 async fn claim(
     config: &Config,
     clock: &SharedClock,
@@ -666,7 +668,7 @@ async fn claim(
     };
     let claimed = store.claim(mode, &config.ledger.origin, clock.now()).await;
     claimed.map_err(unfit_store)?;
-    // A token that had its day under the old log gets no other under this one.
+    // A bootstrap token is valid for one day. Its day does not begin again under the new log.
     for (digest, first_seen) in bootstrap_tokens {
         let seen = store.see_bootstrap(digest, *first_seen, *first_seen).await;
         seen.map_err(unfit_store)?;
@@ -679,7 +681,7 @@ async fn claim(
     let before = store.succession().await.map_err(unfit_store)?;
     let begun = store.sealed_head().await.map_err(unfit_store)?.is_some();
     if let Some(before) = before.filter(|_| !begun) {
-        // Nothing followed from it.
+        // The new log has no leaf yet, so the earlier record had no effect.
         let updated = store.update_succession(&before.mac, &sealed).await;
         updated.map_err(unfit_store)?;
     }
@@ -694,7 +696,8 @@ async fn claim(
     })
 }
 
-/// What was attested before the log was given up counts no more, so it matters by whose clock.
+/// Checks that this machine's clock agrees with the database's. Attestations that are older than the
+/// succession are refused, so the succession's time must be right.
 async fn check_clock(store: &Store, clock: &SharedClock) -> Result<(), StartError> {
     let asked = clock.now();
     let Some(theirs) = store.clock().await.map_err(unfit_store)? else {

@@ -1,5 +1,5 @@
-//! Whether a generation can decide on a replica: the one check that `serve --check`, `serve`,
-//! `policy check` and activation make of it.
+//! Checks whether a generation can decide on a replica. `serve --check`, `serve`, `policy check` and
+//! activation all use this check.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::policy::{AdminAction, CompiledGeneration, PolicyProblem};
 macro_rules! kinds {
     ($type:ident { $($pattern:pat => $name:literal),+ $(,)? }) => {
         impl $type {
-            /// Every [`Self::kind`].
+            /// All values of [`Self::kind`].
             pub const KINDS: &'static [&'static str] = &[$($name),+];
 
-            /// A stable short word for what is wrong.
+            /// A stable name of the kind of fault.
             #[must_use]
             pub fn kind(&self) -> &'static str {
                 match self {
@@ -34,25 +34,25 @@ macro_rules! kinds {
 /// Why a generation cannot decide.
 #[derive(Debug, thiserror::Error)]
 pub enum Unfit {
-    /// Its policies, resources or task types.
+    /// A policy, resource or task type is invalid.
     #[error("{}", lines(.0))]
     Policy(Vec<PolicyProblem>),
-    /// Policies that would merely observe for longer than is allowed.
+    /// A policy would only observe for longer than is allowed.
     #[error("{}", lines(.0))]
     Late(Vec<PolicyProblem>),
-    /// One of its attestors.
+    /// An attestor is invalid.
     #[error("{0}")]
     Attestor(AttestorConfigError),
-    /// It names an endpoint that this replica does not have, or has for another use, or a role that
-    /// it does not assume with the AWS credentials of its host.
+    /// The generation names an endpoint that this replica does not have or has for another use, or a
+    /// role that this replica does not assume with the AWS credentials of its host.
     #[error("`{pointer}`: {unfit}")]
     Endpoint {
-        /// Where the generation names it, as a JSON pointer.
+        /// A JSON pointer to the name in the generation.
         pointer: String,
         /// Why it cannot be used.
         unfit: UnfitEndpoint,
     },
-    /// Two resources of kind `jwt` give tokens that are good for the same action at the same place.
+    /// Two resources of kind `jwt` give tokens for the same action at the same location.
     #[error(
         "resource `{resource}`: `{other}` has the same audience, and the action `{action}` at {place} \
          in common with it: who is refused the one would ask for the other; give each an audience of \
@@ -65,10 +65,10 @@ pub enum Unfit {
         other: String,
         /// An action of both.
         action: String,
-        /// A place of both.
+        /// A location of both.
         place: String,
     },
-    /// A resource names a verifier that none of the attestors could name.
+    /// A resource names a verifier whose identity no attestor can give.
     #[error(
         "resource `{resource}`: no attestor gives the identity `{verifier}` in `verifiers`; write \
          ATTESTOR:NAME, with the name of one of the attestors ({attestors}) and a name as its \
@@ -82,7 +82,7 @@ pub enum Unfit {
         /// The names of the attestors.
         attestors: String,
     },
-    /// A resource's tokens are verified by asking the broker, and nobody may ask.
+    /// A resource's tokens are verified by introspection, and no identity may introspect them.
     #[error(
         "resource `{resource}`: verification is `introspection`, and nobody may introspect its tokens; \
          name the identity of its server in `verifiers`, or permit Action::\"introspect\" in a policy"
@@ -91,14 +91,14 @@ pub enum Unfit {
         /// The resource.
         resource: String,
     },
-    /// Once it decides, no bound identity could activate the next one.
+    /// Under this generation no bound identity could activate the next one.
     #[error(
         "none of the {bound} bound identities could activate the next generation by its roles alone, \
          without any claim; permit Action::\"activateGeneration\" to one of their roles, as \
          policies/admin.cedar does, keep the attestor of one of them, or bind another identity first"
     )]
     LockOut {
-        /// Identities that are bound to any role.
+        /// The number of identities that are bound to any role.
         bound: usize,
     },
     /// The check itself ended early.
@@ -124,7 +124,7 @@ fn lines(problems: &[PolicyProblem]) -> String {
 }
 
 impl Unfit {
-    /// Where in the generation it stands, as a JSON pointer.
+    /// A JSON pointer to the faulty part of the generation.
     #[must_use]
     pub fn pointer(&self) -> &str {
         match self {
@@ -136,7 +136,7 @@ impl Unfit {
         }
     }
 
-    /// The same as problems, one each.
+    /// Converts the fault into problems.
     #[must_use]
     pub fn into_problems(self) -> Vec<PolicyProblem> {
         match self {
@@ -166,11 +166,11 @@ pub struct Fit {
 }
 
 /// Checks everything in a generation that can be checked without the broker's store. `context` is the
-/// replica's: its issuer, its endpoints, and whether it is in development mode. `at`: the instant of
-/// an activation, by which dates of policies that merely observe are judged; `None` for a generation
-/// that decides already.
+/// replica's: its issuer, its endpoints, and whether it is in development mode. `at` is the instant of
+/// an activation, at which the dates of policies that only observe are judged. It is `None` for a
+/// generation that is already active.
 ///
-/// It takes milliseconds to seconds of CPU: call it off the async threads.
+/// The check takes milliseconds to seconds of CPU time: do not call it on async threads.
 pub fn check_generation(
     generation: &Generation,
     context: AttestContext,
@@ -200,7 +200,7 @@ pub fn check_generation(
     })
 }
 
-/// The names by which the broker is known: those of the replica, and the audiences of these attestors.
+/// The audiences that name this broker: the replica's own, and those of these attestors.
 fn own_audiences(attestors: &[AttestorSpec], context: &AttestContext) -> Vec<String> {
     let of_attestors = attestors.iter().filter_map(AttestorSpec::audience);
     let mut all: Vec<String> = of_attestors.map(str::to_owned).collect();
@@ -238,10 +238,11 @@ fn check_verifiers(compiled: &CompiledGeneration, attestors: &Attestors) -> Resu
     Ok(())
 }
 
-/// A token says its audience, actions and locations, and not the resource by whose name it was asked
-/// for: a rule for one resource would be evaded through another that gives the same token.
+/// Refuses two resources that give the same token. A token carries its audience, actions and
+/// locations, but not the name of its resource. A workload could therefore evade a policy for one
+/// resource by a request for the other.
 fn check_overlaps(compiled: &CompiledGeneration) -> Result<(), Unfit> {
-    // Of each audience and action, the places and whose they are.
+    // For each audience and action: its locations, each with the name of its resource.
     let mut taken = HashMap::<(&str, &str), HashMap<&str, &str>>::new();
     let jwt = |own: &&Arc<Resource>| own.aws.is_none();
     let overlap = |resource: &Resource, other: &str, action: &ActionName, place: &str| {

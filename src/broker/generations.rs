@@ -347,7 +347,7 @@ impl Broker {
         };
         let digest = active.digest();
         let now = self.now();
-        // What decides already goes on deciding.
+        // The dates matter only to a change: an active generation stays active.
         let decides = self.store().active_generation().await?;
         if decides.is_none_or(|own| own.sealed.claimed() != digest)
             && !matches!(word, Word::Carried(_))

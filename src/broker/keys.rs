@@ -54,7 +54,7 @@ pub struct KeyPolicy {
     pub origin: String,
 }
 
-/// Keys that one round makes at most. What is due beyond is made by the next round.
+/// The most keys that one round creates. The next round creates the keys that are still due.
 const MAX_KEYS_AT_ONCE: u64 = 6;
 
 /// How long the previous ledger key signs along after a rotation.

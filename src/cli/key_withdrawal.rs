@@ -1,4 +1,4 @@
-//! `taskpass keys revoke` of a key of access tokens: says what would follow, asks, and withdraws it.
+//! `taskpass keys revoke` of a key of access tokens: shows the effects, asks, and withdraws the key.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
@@ -8,8 +8,8 @@ use super::Failure;
 use super::client::Connection;
 use super::output::{self, Form};
 
-/// Withdraws the key. Without `yes` a dry run tells what would follow, and a person at a terminal is
-/// asked.
+/// Withdraws the key. Without `yes`, a dry run shows the effects first, and the user is asked at the
+/// terminal.
 pub(super) async fn withdraw(
     connection: &Connection,
     kid: &str,
@@ -24,7 +24,7 @@ pub(super) async fn withdraw(
         output::note(told(&would, kid))?;
         ask()?;
     }
-    // With the token as it is now: an attestation may have been used up by the dry run.
+    // Read the token again: the dry run may have used up an attestation.
     let client = connection.client()?;
     let done = client.post(&path, &json!({"dry_run": false})).await?;
     if form.is_json() {
@@ -33,7 +33,7 @@ pub(super) async fn withdraw(
     output::line(output::printable_lines(&told(&done, kid)))
 }
 
-/// Asks whoever is at the terminal.
+/// Asks the user at the terminal for confirmation.
 fn ask() -> Result<(), Failure> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
@@ -52,7 +52,7 @@ fn ask() -> Result<(), Failure> {
     Err(Failure::Refused("nothing was done".into()))
 }
 
-/// What follows from the withdrawal, or would.
+/// Describes the effects of the withdrawal, or of one that a dry run tried.
 fn told(answer: &Value, kid: &str) -> String {
     let text = |name: &str| answer.get(name).and_then(Value::as_str);
     let done = answer.get("withdrawn").and_then(Value::as_bool) == Some(true);

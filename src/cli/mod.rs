@@ -179,7 +179,7 @@ impl Failure {
         }
     }
 
-    /// Whether the broker, or what was verified, said no.
+    /// Whether the broker refused, or a verification failed.
     fn is_refusal(&self) -> bool {
         self.kind() == Some(Kind::Refused)
     }

@@ -1,8 +1,8 @@
-//! `WWW-Authenticate`: how a caller that answers 401 has to come again (RFC 9110 §11.6.1).
+//! `WWW-Authenticate`: how a caller must authenticate after a 401 (RFC 9110 §11.6.1).
 //!
-//! A refusal says with [`Fault`] what was wrong with the evidence. The layer [`write`] saw in which
-//! scheme the request presented it, and writes the challenge of that scheme: RFC 6750 §3 for bearer
-//! tokens, RFC 9449 §7.1 for proofs.
+//! A refusal carries a [`Fault`], the fault in the evidence. The layer [`write`] knows the scheme in
+//! which the request presented the evidence, and writes the challenge of that scheme: RFC 6750 §3 for
+//! bearer tokens, RFC 9449 §7.1 for proofs.
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -11,21 +11,21 @@ use axum::response::Response;
 
 use crate::attest::{AttestError, dpop};
 
-/// What was wrong with the evidence of a request that is answered 401.
+/// The fault in the evidence of a request that is answered 401.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The token, or there was none.
+    /// The token is invalid or missing.
     Token,
     /// The token is bound to a key that the caller did not prove.
     Unproven,
-    /// The DPoP proof.
+    /// The DPoP proof is invalid.
     Proof,
-    /// The DPoP proof has no nonce of ours.
+    /// The DPoP proof has no nonce of this broker.
     Nonce,
 }
 
 impl Fault {
-    /// The fault of evidence that was refused for this.
+    /// The fault that this error means.
     pub(super) fn of(error: &AttestError) -> Self {
         match error {
             AttestError::BadProof(_) => Self::Proof,
@@ -39,7 +39,7 @@ impl Fault {
 /// The scheme in which a request presents a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// It has no `Authorization`, or one that is not read.
+    /// It has no `Authorization`, or one of another scheme.
     None,
     Bearer,
     Dpop,
@@ -102,7 +102,7 @@ pub(super) fn complete(response: &mut Response, scheme: Scheme, oauth: bool) {
     }
 }
 
-/// The layer.
+/// The layer that adds the challenge to a 401.
 pub(super) async fn write(request: Request, next: Next) -> Response {
     let scheme = Scheme::of(request.headers());
     let oauth = super::oauth::is_served_at(request.uri().path());

@@ -30,9 +30,10 @@ impl TrustedProxies {
     /// trusted proxy's.
     ///
     /// Each proxy appends the address of its own peer, so the list is read from its end, and an
-    /// entry counts only if the address after it is trusted. Whatever a client wrote itself stands
-    /// before the entry that the first trusted proxy appended, and is not read. An entry that is not
-    /// an address ends the list: the request then counts as the proxy's that passed it on.
+    /// entry counts only if the address after it is trusted. Entries that a client wrote itself stand
+    /// before the entry that the first trusted proxy appended, and are not read. An entry that is not
+    /// an address ends the list: the request then counts under the address of the proxy that passed it
+    /// on.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddress {
         let mut client = peer.to_canonical();
         let values = headers.get_all(X_FORWARDED_FOR).iter().rev();
@@ -105,7 +106,7 @@ mod tests {
             // A peer that is not a proxy.
             ("192.0.2.7", &["203.0.113.1"][..], "192.0.2.7"),
             ("192.0.2.7", &["10.0.0.1"], "192.0.2.7"),
-            // What it wrote stands before what the proxy appended.
+            // The client's entries stand before the entry that the proxy appended.
             ("10.0.0.1", &["203.0.113.1, 192.0.2.7"], "192.0.2.7"),
             ("10.0.0.1", &["203.0.113.1", "192.0.2.7"], "192.0.2.7"),
             ("10.0.0.1", &["10.9.9.9, 192.0.2.7"], "192.0.2.7"),

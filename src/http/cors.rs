@@ -1,5 +1,6 @@
-//! Cross-origin reading of what is public: a page of any origin may fetch metadata, keys, status lists
-//! and, where the ledger is public, its checkpoint and hash tiles. No other route answers to pages.
+//! Cross-origin access to public documents. A page of any origin may fetch metadata, keys, status lists
+//! and, if the ledger is public, its checkpoint and hash tiles. Other routes permit no cross-origin
+//! access.
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -8,18 +9,18 @@ use axum::response::{IntoResponse, Response};
 
 use super::AppState;
 
-/// How long a browser may remember what a preflight was answered.
+/// How long a browser may cache the answer to a preflight request.
 const MAX_AGE_SECONDS: &str = "86400";
 
-/// Where the entries of the log are, which are never public.
+/// The path of the log's entries, which are never public.
 const ENTRIES: &str = "/ledger/tile/entries/";
 
-/// For documents that are always public.
+/// The layer for documents that are always public.
 pub(super) async fn always(request: Request, next: Next) -> Response {
     answer(request, next).await
 }
 
-/// For those that are public with the ledger.
+/// The layer for documents that are public if the ledger is.
 pub(super) async fn with_ledger(
     State(state): State<AppState>,
     request: Request,
@@ -39,7 +40,7 @@ async fn answer(request: Request, next: Next) -> Response {
     let mut response = if is_preflight {
         let allowed = [
             (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
-            // Never `Authorization`, which a star does not stand for.
+            // The star does not include `Authorization`, which is never allowed.
             (header::ACCESS_CONTROL_ALLOW_HEADERS, "*"),
             (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS),
         ];

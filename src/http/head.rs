@@ -1,7 +1,7 @@
-//! What a request's head and body have to be before anything else is looked at (RFC 9110, 9112).
+//! Checks the head and the framing of a request before anything else (RFC 9110, 9112).
 //!
-//! A server behind a proxy must read a request as the proxy did. So whatever two readers could take for
-//! two things is refused: which host it is for, how its body is framed and coded, of which type it is.
+//! A server behind a proxy must read a request as the proxy did. A request is therefore refused if two
+//! readers could disagree on its host, on the framing or coding of its body, or on its content type.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
 
-/// The layer that refuses a request which is not to be read in one way alone.
+/// The layer that refuses an ambiguous request.
 pub(super) async fn check(request: Request, next: Next) -> Response {
     match judge(&request) {
         Ok(()) => next.run(request).await,
@@ -42,7 +42,7 @@ fn judge(request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The one value of a header; none where it is not there.
+/// The only value of a header; `None` if the header is missing.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Problem> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -51,7 +51,8 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a Head
     }
 }
 
-/// RFC 9112 §3.2: exactly one `Host` in HTTP/1.1. RFC 9113 §8.3.1: one beside `:authority` is the same.
+/// RFC 9112 §3.2: HTTP/1.1 needs exactly one `Host`. RFC 9113 §8.3.1: a `Host` next to `:authority` must
+/// equal it.
 fn check_host(request: &Request) -> Result<(), Problem> {
     let host = only(request.headers(), &header::HOST)?;
     if let Some(host) = host.filter(|host| !host.is_empty()) {
@@ -70,8 +71,8 @@ fn check_host(request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Every host that a request names, for one reader or another: in its target, which is `:authority` in
-/// HTTP/2, and in `Host`. What is no text is a host of no name.
+/// Every host that a request names: in its target, which is `:authority` in HTTP/2, and in `Host`. A
+/// `Host` that is not text counts as an empty name.
 pub(crate) fn hosts<B>(request: &axum::http::Request<B>) -> impl Iterator<Item = &str> {
     let target = request.uri().authority().map(Authority::as_str);
     let given = request.headers().get_all(header::HOST).iter();
@@ -79,7 +80,7 @@ pub(crate) fn hosts<B>(request: &axum::http::Request<B>) -> impl Iterator<Item =
     target.into_iter().chain(given)
 }
 
-/// Whether the rest of a request's body is being waited for.
+/// Whether the server is waiting for the rest of a request's body.
 #[derive(Clone, Default)]
 pub(super) struct Arrival(Arc<AtomicBool>);
 
@@ -102,7 +103,7 @@ impl Arrival {
     }
 }
 
-/// A body that says whether it is waited for.
+/// A body that records whether the server is waiting for it.
 struct Watched {
     inner: Body,
     arrival: Arrival,

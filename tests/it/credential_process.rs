@@ -11,14 +11,8 @@ use tempfile::TempDir;
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::{Kind, aws_endpoint};
+use crate::support::rig::{BUCKET_POLICY, Kind, aws_bucket};
 use crate::support::sts::Sts;
-
-const POLICY: &str = r#"
-@id("bucket") @description("reports reads its bucket") @max_ttl("600")
-permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:*",
-  resource == Aws::"bucket");
-"#;
 
 /// A broker with a role in AWS, and what the calls share.
 struct World {
@@ -30,28 +24,8 @@ struct World {
 
 impl World {
     async fn with(aws: &str) -> Self {
-        let more = format!(
-            r#"
-[[resources]]
-name = "bucket"
-kind = "aws"
-owner = "data"
-actions = ["s3:*"]
-locations = ["arn:aws:s3:::*"]
-[resources.aws]
-role_arn = "arn:aws:iam::123456789012:role/reports"
-mode = "web_identity"
-region = "us-east-1"
-endpoint = "aws"
-[[task_types]]
-name = "listing"
-max_deadline_seconds = 3600
-resources = ["bucket"]
-{endpoint}
-"#,
-            endpoint = aws_endpoint(aws),
-        );
-        let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| more.clone(), POLICY).await;
+        let (fleet, replica) =
+            Fleet::believing(Kind::Sqlite, |_| aws_bucket(aws), BUCKET_POLICY).await;
         Self {
             fleet,
             replica,

@@ -9,23 +9,20 @@ use taskpass::clock::Timestamp;
 use wiremock::matchers::{header, method, query_param};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::support::fleet::{Fleet, Replica};
+use crate::support::fleet::{Fleet, ORDERS_ARGUMENTS, Replica};
 use crate::support::issuer::{AUDIENCE, unix_seconds};
 use crate::support::keys::{base64url, peek};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Launch, Process, Signal};
-use crate::support::rig::{Kind, aws_endpoint};
+use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, Kind, aws_bucket};
 use crate::support::sts::Sts;
 use crate::support::{SOON, until};
 
-const POLICY: &str = r#"
+const NIGHTLY_POLICY: &str = r#"
 @id("nightly-open") @description("opens")
 permit (principal == Workload::workload::"workload:nightly", action == Action::"openTask", resource);
 @id("nightly-read") @description("reads") @max_ttl("600")
 permit (principal == Workload::workload::"workload:nightly", action == Action::"orders:read", resource);
-@id("bucket") @description("reports reads its bucket") @max_ttl("600")
-permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:*",
-  resource == Aws::"bucket");
 "#;
 
 async fn start() -> (Fleet, Replica) {
@@ -47,26 +44,12 @@ async fn start_with(aws: &str, jwk: &Value) -> (Fleet, Replica) {
 kind = "key"
 name = "workload"
 {keys}
-[[resources]]
-name = "bucket"
-kind = "aws"
-owner = "data"
-actions = ["s3:*"]
-locations = ["arn:aws:s3:::*"]
-[resources.aws]
-role_arn = "arn:aws:iam::123456789012:role/reports"
-mode = "web_identity"
-region = "us-east-1"
-endpoint = "aws"
-[[task_types]]
-name = "listing"
-max_deadline_seconds = 3600
-resources = ["bucket"]
-{endpoint}
+{bucket}
 "#,
-        endpoint = aws_endpoint(aws),
+        bucket = aws_bucket(aws),
     );
-    Fleet::believing(Kind::Sqlite, |_| more.clone(), POLICY).await
+    let policies = format!("{NIGHTLY_POLICY}{BUCKET_POLICY}");
+    Fleet::believing(Kind::Sqlite, |_| more.clone(), &policies).await
 }
 
 /// `taskpass exec` with an attestation in a file, running `script`.
@@ -82,18 +65,10 @@ fn exec_as(
     script: &str,
 ) -> Launch {
     let url = format!("http://{}", replica.address);
-    let rights = [
-        "--resource",
-        "orders-api",
-        "--action",
-        "orders:read",
-        "--task-type",
-        "job",
-    ];
     let rights: &[&str] = if options.contains(&"--resource") {
         &[]
     } else {
-        &rights
+        &ORDERS_ARGUMENTS
     };
     let parts = [
         &["exec", "--url", &url][..],
@@ -172,26 +147,10 @@ async fn a_command_has_a_credential_while_it_runs_and_its_exit_code_is_ours() {
         "{}",
         named.stderr
     );
-    let missing = Launch::taskpass(
-        [
-            "exec",
-            "--url",
-            &format!("http://{}", replica.address),
-            "--token-file",
-            "token",
-            "--resource",
-            "orders-api",
-            "--action",
-            "orders:read",
-            "--task-type",
-            "job",
-            "--",
-            "/nowhere/at/all",
-        ]
-        .map(str::to_owned),
-    )
-    .file("token", fleet.token())
-    .run();
+    let missing = replica
+        .exec(&["--token-file", "token"], &["/nowhere/at/all"])
+        .file("token", fleet.token())
+        .run();
     assert_eq!(missing.code(), Some(127));
     assert!(
         missing.stderr.contains("/nowhere/at/all"),
@@ -384,17 +343,8 @@ async fn a_registered_key_signs_for_itself() {
 /// Runs `script` with a role's session by each delivery, and holds it to have been that session.
 async fn listing_by_every_delivery(moto: &Moto, script: &str, files: &[(&str, &str)]) {
     let (fleet, replica) = start_with(&moto.url(), &json!({})).await;
-    let options = [
-        "--resource",
-        "bucket",
-        "--action",
-        "s3:ListAllMyBuckets",
-        "--aws",
-        "--task-type",
-        "listing",
-    ];
     for how in ["env", "file", "endpoint"] {
-        let options = [&options[..], &["--as", how]].concat();
+        let options = [&BUCKET_ARGUMENTS[..], &["--as", how]].concat();
         let mut launch = exec(&fleet, &replica, &options, script)
             .env("AWS_ACCESS_KEY_ID", "AKIAOTHER")
             .env("AWS_PROFILE", "nowhere");
@@ -486,17 +436,7 @@ async fn no_ambient_credential_or_endpoint_of_aws_is_left_to_the_command() {
          print('at', session.client('sts').meta.endpoint_url)\n\
          print('left', sorted(set(os.environ) & set(os.environ['NAMES'].split())))\n";
     for how in ["env", "file", "endpoint"] {
-        let options = [
-            "--resource",
-            "bucket",
-            "--action",
-            "s3:ListAllMyBuckets",
-            "--aws",
-            "--task-type",
-            "listing",
-            "--as",
-            how,
-        ];
+        let options = [&BUCKET_ARGUMENTS[..], &["--as", how]].concat();
         let script = format!("exec {} look.py", python_program("python").display());
         let mut launch = exec(&fleet, &replica, &options, &script)
             .file("look.py", program)
@@ -552,19 +492,8 @@ except ConnectionError:
 async fn an_endpoint_gives_one_session_however_often_it_is_asked_and_none_after_the_end() {
     let sts = Sts::granting().await;
     let (fleet, replica) = start_with(&sts.url(), &json!({})).await;
-    let options = [
-        "--resource",
-        "bucket",
-        "--action",
-        "s3:ListAllMyBuckets",
-        "--aws",
-        "--task-type",
-        "listing",
-        "--as",
-        "endpoint",
-        "--heartbeat",
-        "3",
-    ];
+    let endpoint = ["--as", "endpoint", "--heartbeat", "3"];
+    let options = [&BUCKET_ARGUMENTS[..], &endpoint].concat();
     let script = format!("exec {} ask.py", python_program("python").display());
     let launch = exec(&fleet, &replica, &options, &script).file("ask.py", ASKER);
     let mut process = spawned(launch, "same True 200");
@@ -588,20 +517,8 @@ async fn an_endpoint_gives_one_session_however_often_it_is_asked_and_none_after_
 async fn a_request_without_json_tells_the_handle_by_which_its_task_is_ended() {
     let (fleet, replica) = start().await;
     let url = format!("http://{}", replica.address);
-    let arguments = [
-        "request",
-        "--url",
-        &url,
-        "--token-file",
-        "token",
-        "--resource",
-        "orders-api",
-        "--action",
-        "orders:read",
-        "--task-type",
-        "job",
-    ];
-    let asked = Launch::taskpass(arguments)
+    let request = ["request", "--url", &url, "--token-file", "token"];
+    let asked = Launch::taskpass([&request[..], &ORDERS_ARGUMENTS].concat())
         .file("token", format!("\u{feff}{}\r\n", fleet.token()))
         .run();
     assert_eq!(asked.code(), Some(0), "{}", asked.stderr);

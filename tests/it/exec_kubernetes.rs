@@ -18,7 +18,7 @@ use crate::support::fleet::{Fleet, Replica};
 use crate::support::http::install_crypto_provider;
 use crate::support::issuer::{Issuer, unix_seconds};
 use crate::support::keys::Algorithm;
-use crate::support::process::{Ended, Launch};
+use crate::support::process::Ended;
 use crate::support::random_hex;
 use crate::support::rig::Kind;
 use crate::support::tls::Identity;
@@ -147,26 +147,9 @@ impl World {
 
     /// A pod whose only tokens are these.
     fn exec(&self, own: &str, authority: &str) -> Ended {
-        let url = format!("http://{}", self.replica.address);
-        let arguments = [
-            "exec",
-            "--url",
-            &url,
-            "--audience",
-            AUDIENCE,
-            "--resource",
-            "orders-api",
-            "--action",
-            "orders:read",
-            "--task-type",
-            "job",
-            "--retry-seconds",
-            "1",
-            "--",
-            "echo",
-            "ran",
-        ];
-        Launch::taskpass(arguments)
+        let options = ["--audience", AUDIENCE, "--retry-seconds", "1"];
+        self.replica
+            .exec(&options, &["echo", "ran"])
             .file("account/token", own)
             .file("account/ca.crt", authority)
             .env("TASKPASS_SERVICE_ACCOUNT_DIR", "account")

@@ -6,42 +6,15 @@ use std::time::Duration;
 use serde_json::Value;
 use wiremock::ResponseTemplate;
 
-use crate::support::fleet::{Fleet, Replica};
+use crate::support::fleet::{Fleet, ORDERS_ARGUMENTS, Replica};
 use crate::support::issuer::unix_seconds;
 use crate::support::moto::python_program;
 use crate::support::process::Launch;
-use crate::support::rig::{Kind, aws_endpoint};
+use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, Kind, aws_bucket};
 use crate::support::sts::{Sts, expiration, form, granted};
 
-const POLICY: &str = r#"
-@id("bucket") @description("reports reads its bucket") @max_ttl("600")
-permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:*",
-  resource == Aws::"bucket");
-"#;
-
 async fn start(sts: &str) -> (Fleet, Replica) {
-    let more = format!(
-        r#"
-[[resources]]
-name = "bucket"
-kind = "aws"
-owner = "data"
-actions = ["s3:*"]
-locations = ["arn:aws:s3:::*"]
-[resources.aws]
-role_arn = "arn:aws:iam::123456789012:role/reports"
-mode = "web_identity"
-region = "us-east-1"
-endpoint = "aws"
-[[task_types]]
-name = "listing"
-max_deadline_seconds = 3600
-resources = ["bucket"]
-{endpoint}
-"#,
-        endpoint = aws_endpoint(sts),
-    );
-    Fleet::believing(Kind::Sqlite, |_| more.clone(), POLICY).await
+    Fleet::believing(Kind::Sqlite, |_| aws_bucket(sts), BUCKET_POLICY).await
 }
 
 /// An STS whose sessions last `seconds`, and which takes `delay` for each but the first.
@@ -83,25 +56,6 @@ fn exec(fleet: &Fleet, replica: &Replica, options: &[&str], program: &str) -> La
         )
 }
 
-const ORDERS: [&str; 6] = [
-    "--resource",
-    "orders-api",
-    "--action",
-    "orders:read",
-    "--task-type",
-    "job",
-];
-
-const BUCKET: [&str; 7] = [
-    "--resource",
-    "bucket",
-    "--action",
-    "s3:ListAllMyBuckets",
-    "--aws",
-    "--task-type",
-    "listing",
-];
-
 /// Looks at the file again and again; says the end of each token and when it was seen first.
 const READER: &str = r#"
 import base64, json, time
@@ -124,7 +78,7 @@ print("mode %o" % (os.stat(path).st_mode & 0o777))
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_in_a_file_is_renewed_before_it_ends_and_within_a_second() {
     let (fleet, replica) = start("http://127.0.0.1:9").await;
-    let options = [&ORDERS[..], &["--as", "file", "--ttl", "10"]].concat();
+    let options = [&ORDERS_ARGUMENTS[..], &["--as", "file", "--ttl", "10"]].concat();
     let ran = exec(&fleet, &replica, &options, READER).run();
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
     let tokens: Vec<Vec<f64>> = ran
@@ -163,7 +117,7 @@ while key() == first and time.time() < deadline:
     time.sleep(0.05)
 print("another" if key() != first else "the same")
 "#;
-    let options = [&BUCKET[..], &["--as", "file"]].concat();
+    let options = [&BUCKET_ARGUMENTS[..], &["--as", "file"]].concat();
     let ran = exec(&fleet, &replica, &options, program).run();
     assert_eq!(
         (ran.code(), ran.stdout.as_str()),
@@ -208,7 +162,7 @@ async fn an_endpoint_answers_at_once_while_it_renews_behind() {
     let takes = Duration::from_secs(4);
     let sts = sts(30, takes).await;
     let (fleet, replica) = start(&sts.url()).await;
-    let options = [&BUCKET[..], &["--as", "endpoint"]].concat();
+    let options = [&BUCKET_ARGUMENTS[..], &["--as", "endpoint"]].concat();
     let ran = exec(&fleet, &replica, &options, CROWD).run();
     assert_eq!(ran.code(), Some(0), "{}", ran.stderr);
     assert!(
@@ -254,7 +208,7 @@ print("good", good)
 async fn more_connections_to_the_endpoint_than_it_serves_at_once_wait_and_are_not_reset() {
     let sts = Sts::granting().await;
     let (fleet, replica) = start(&sts.url()).await;
-    let options = [&BUCKET[..], &["--as", "endpoint"]].concat();
+    let options = [&BUCKET_ARGUMENTS[..], &["--as", "endpoint"]].concat();
     let ran = exec(&fleet, &replica, &options, HUNDRED).run();
     assert_eq!(
         (ran.code(), ran.stdout.as_str()),
@@ -267,15 +221,10 @@ async fn more_connections_to_the_endpoint_than_it_serves_at_once_wait_and_are_no
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_that_cannot_be_renewed_is_announced_before_it_ends() {
     let (fleet, replica) = start("http://127.0.0.1:9").await;
-    let url = format!("http://{}", replica.address);
     let wait = "until grep -q 'has ended' stderr.log; do sleep 0.05; done";
     for (how, why) in [("env", "variables cannot be renewed"), ("file", "no other")] {
-        let parts = [
-            &["exec", "--url", &url, "--ttl", "6", "--as", how][..],
-            &ORDERS,
-            &["--", "sh", "-c", wait],
-        ];
-        let ran = Launch::taskpass(parts.concat())
+        let ran = replica
+            .exec(&["--ttl", "6", "--as", how], &["sh", "-c", wait])
             .env("TASKPASS_TOKEN", fleet.token())
             .run();
         assert_eq!(ran.code(), Some(0), "{}", ran.stderr);

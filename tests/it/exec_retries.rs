@@ -8,10 +8,10 @@ use wiremock::matchers::method;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::support::balancer::{Balancer, Fault};
-use crate::support::fleet::{Fleet, Replica};
+use crate::support::fleet::{Fleet, ORDERS_ARGUMENTS, Replica};
 use crate::support::issuer::AUDIENCE;
 use crate::support::process::{Ended, Launch, Signal};
-use crate::support::rig::{Kind, aws_endpoint};
+use crate::support::rig::{BUCKET_ARGUMENTS, BUCKET_POLICY, Kind, aws_bucket};
 use crate::support::sts::Sts;
 use crate::support::{SOON, until};
 
@@ -19,20 +19,11 @@ const CREDENTIALS: &str = "/v1/credentials";
 
 /// A job of GitHub whose endpoint for tokens is at `tokens`.
 fn job(tokens: &str, broker: &str, options: &[&str], command: &[&str]) -> Launch {
-    let fixed = [
-        "exec",
-        "--url",
-        broker,
-        "--audience",
-        AUDIENCE,
-        "--task-type",
-        "job",
-    ];
-    let rights = ["--resource", "orders-api", "--action", "orders:read"];
+    let fixed = ["exec", "--url", broker, "--audience", AUDIENCE];
     let rights: &[&str] = if options.contains(&"--resource") {
         &[]
     } else {
-        &rights
+        &ORDERS_ARGUMENTS
     };
     let parts = [&fixed[..], rights, options, &["--"], command].concat();
     Launch::taskpass(parts)
@@ -143,58 +134,13 @@ async fn a_broker_that_fails_for_a_moment_is_asked_again_with_the_same_key() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_of_aws_whose_answer_was_lost_is_ended_and_another_is_taken() {
     let sts = Sts::granting().await;
-    let more = format!(
-        r#"
-[[resources]]
-name = "bucket"
-kind = "aws"
-owner = "data"
-actions = ["s3:*"]
-locations = ["arn:aws:s3:::*"]
-[resources.aws]
-role_arn = "arn:aws:iam::123456789012:role/reports"
-mode = "web_identity"
-region = "us-east-1"
-endpoint = "aws"
-[[task_types]]
-name = "listing"
-max_deadline_seconds = 3600
-resources = ["bucket"]
-{endpoint}
-"#,
-        endpoint = aws_endpoint(&sts.url()),
-    );
-    let policy = r#"
-@id("bucket") @description("reports reads its bucket") @max_ttl("600")
-permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:*",
-  resource == Aws::"bucket");
-"#;
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| more.clone(), policy).await;
+    let (fleet, replica) =
+        Fleet::believing(Kind::Sqlite, |_| aws_bucket(&sts.url()), BUCKET_POLICY).await;
     let fleet = std::sync::Arc::new(fleet);
     let tokens = tokens(&fleet).await;
     let broker = Balancer::before(&[replica.address], &[Fault::LoseAnswer]);
-    let options = [
-        "--resource",
-        "bucket",
-        "--action",
-        "s3:ListAllMyBuckets",
-        "--aws",
-        "--task-type",
-        "listing",
-    ];
-    let url = broker.url();
-    let parts = [
-        &["exec", "--url", &url, "--audience", AUDIENCE][..],
-        &options,
-        &["--", "echo", "ran"],
-    ];
-    let launch = Launch::taskpass(parts.concat())
-        .env(
-            "ACTIONS_ID_TOKEN_REQUEST_URL",
-            format!("{}/t?v=2", tokens.uri()),
-        )
-        .env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "job-secret");
-    ran(&launch.run());
+    let command = ["echo", "ran"];
+    ran(&job(&tokens.uri(), &broker.url(), &BUCKET_ARGUMENTS, &command).run());
     let sessions = sessions(&fleet, &replica).await;
     assert_eq!((sessions.len(), sts.asked().await.len()), (2, 2));
     for session in sessions {
@@ -206,21 +152,13 @@ permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3
 async fn an_attestation_that_an_unanswered_try_used_up_is_named() {
     let (fleet, replica) = Fleet::embedded();
     let broker = Balancer::before(&[replica.address], &[Fault::LoseAnswer]);
-    let arguments = [
-        "exec",
-        "--url",
-        &broker.url(),
-        "--resource",
-        "orders-api",
-        "--action",
-        "orders:read",
-        "--task-type",
-        "job",
-        "--",
-        "echo",
-        "ran",
+    let url = broker.url();
+    let parts = [
+        &["exec", "--url", &url][..],
+        &ORDERS_ARGUMENTS,
+        &["--", "echo", "ran"],
     ];
-    let refused = Launch::taskpass(arguments)
+    let refused = Launch::taskpass(parts.concat())
         .env("TASKPASS_TOKEN", fleet.token())
         .run();
     assert_eq!((refused.code(), refused.stdout.as_str()), (Some(1), ""));

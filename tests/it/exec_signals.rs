@@ -8,10 +8,10 @@ use std::process::Command;
 use serde_json::{Value, json};
 use taskpass::clock::Timestamp;
 
-use crate::support::SOON;
-use crate::support::fleet::{Fleet, Replica};
+use crate::support::fleet::{Fleet, ORDERS_ARGUMENTS, Replica};
 use crate::support::moto::python_program;
 use crate::support::process::{Launch, Process, Signal};
+use crate::support::{SOON, terminal};
 
 /// A command that says which signals it gets, and ends with 7 when there is a file `stop`.
 const COUNTER: &str = r#"
@@ -25,57 +25,6 @@ os.write(1, f"up {os.getpid()}\n".encode())
 while not os.path.exists("stop"):
     time.sleep(0.02)
 sys.exit(7)
-"#;
-
-/// A person at a terminal: runs a program at a new one, does what it is told, and prints all that
-/// appeared there and how the program ended.
-const PERSON: &str = r#"
-import json, os, pty, re, select, signal, sys, time
-steps = json.loads(sys.argv[1])
-pid, terminal = pty.fork()
-if pid == 0:
-    os.execvp(sys.argv[2], sys.argv[2:])
-seen = ""
-def read(seconds):
-    global seen
-    if select.select([terminal], [], [], seconds)[0]:
-        try:
-            seen += os.read(terminal, 65536).decode(errors="replace")
-            return True
-        except OSError:
-            return False
-    return True
-def until(condition, what):
-    deadline = time.monotonic() + 50
-    while not condition():
-        if not read(0.05) or time.monotonic() > deadline:
-            sys.exit("no %s in: %s" % (what, seen))
-def state():
-    command = re.findall(r"up (\d+)", seen)[-1]
-    return open("/proc/%s/stat" % command).read().rsplit(") ", 1)[1][0]
-read_from = 0
-for what, value in steps:
-    if what == "wait":
-        until(lambda: value in seen[read_from:], value)
-        read_from += seen[read_from:].index(value) + len(value)
-    elif what == "type":
-        os.write(terminal, value.encode())
-    elif what == "signal":
-        os.kill(pid, getattr(signal, "SIG" + value))
-    elif what == "file":
-        open(value, "w").close()
-    elif what == "state":
-        until(lambda: state() in value, "state " + value)
-    elif what == "holder":
-        # The process group in the foreground: the shell's own, which was started here, or a job's.
-        until(lambda: (os.tcgetpgrp(terminal) == pid) == (value == "bash"), "holder " + value)
-    else:
-        sys.exit("no such step: " + what)
-while read(60):
-    pass
-status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-print(seen)
-print("exit=%d" % status)
 "#;
 
 fn python() -> String {
@@ -96,14 +45,8 @@ fn exec_at(address: SocketAddr, options: &[&str]) -> Vec<String> {
         &url,
         "--token-file",
         "token",
-        "--resource",
-        "orders-api",
-        "--action",
-        "orders:read",
-        "--task-type",
-        "job",
     ];
-    let all = fixed.iter().chain(options);
+    let all = fixed.iter().chain(&ORDERS_ARGUMENTS).chain(options);
     all.map(|part| (*part).to_owned()).collect()
 }
 
@@ -114,12 +57,9 @@ fn words(words: &[String]) -> String {
 
 /// A program at a terminal, and a person who does this.
 fn at_a_terminal(fleet: &Fleet, program: &[String], steps: &Value) -> String {
-    let person = ["person.py".to_owned(), steps.to_string()];
-    let ran = Launch::program(python(), person.iter().chain(program))
-        .file("person.py", PERSON)
+    let ran = terminal::launch(program, steps)
         .file("count.py", COUNTER)
         .file("token", fleet.token())
-        .env("TERM", "dumb")
         .env("PS1", "prompt> ")
         .run();
     assert_eq!(ran.code(), Some(0), "{}\n{}", ran.stdout, ran.stderr);

@@ -1,23 +1,39 @@
 //! `taskpass keys revoke`: it says what would stop, asks, and issuance goes on.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::process::{Ended, Launch};
 use crate::support::rig::{ADMIN, Kind, Rig, ask};
 use crate::support::server::Server;
+use crate::support::terminal;
 
 async fn begin(kind: Kind) -> Rig {
     Rig::new(kind).await
 }
 
-fn keys(server: &Server, arguments: &[&str]) -> Ended {
-    Launch::taskpass(["keys"].iter().chain(arguments).copied())
-        .env(
-            "TASKPASS_URL",
-            format!("http://localhost:{}", server.address.port()),
-        )
+/// Runs it as the admin of the broker at `server`.
+fn run_as_admin(launch: Launch, server: &Server) -> Ended {
+    let url = format!("http://localhost:{}", server.address.port());
+    launch
+        .env("TASKPASS_URL", url)
         .env("TASKPASS_TOKEN", ADMIN)
         .run()
+}
+
+fn keys(server: &Server, arguments: &[&str]) -> Ended {
+    let launch = Launch::taskpass(["keys"].iter().chain(arguments).copied());
+    run_as_admin(launch, server)
+}
+
+/// Runs `taskpass keys revoke` at a terminal, where the user types `answer` to the question. Returns
+/// the text that appeared there, and `exit=` with the exit code.
+fn revoke_at_a_terminal(server: &Server, kid: &str, answer: &str) -> String {
+    let program = [env!("CARGO_BIN_EXE_taskpass"), "keys", "revoke", "--", kid];
+    let steps = json!([["wait", "Type `yes`:"], ["type", answer]]);
+    let launch = terminal::launch(&program.map(str::to_owned), &steps);
+    let ran = run_as_admin(launch, server);
+    assert_eq!(ran.code(), Some(0), "{}\n{}", ran.stdout, ran.stderr);
+    ran.stdout
 }
 
 /// The key that signs access tokens.
@@ -69,5 +85,32 @@ on_both_stores! {
         let told: Value = serde_json::from_str(&done.stdout).unwrap();
         assert_eq!((&told["kid"], &told["withdrawn"]), (&Value::from(kid), &Value::from(true)));
         assert!(told["successor"].is_null() && told["issuance_resumes_at"].is_string(), "{told}");
+    }
+
+    async fn keys_revoke_asks_at_a_terminal_and_withdraws_only_after_yes(mut rig: Rig) {
+        let (server, _) = rig.serve();
+        let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let kid = signing(&server);
+        // The last answer is the end of the input.
+        for answer in ["no\n", "y\n", "\n", "\u{4}"] {
+            let seen = revoke_at_a_terminal(&server, &kid, answer);
+            for part in [
+                "would be withdrawn; it signs new tokens now",
+                "ends: 1 live session(s)",
+                "Withdraw the key?",
+                "nothing was done",
+                "exit=1",
+            ] {
+                assert!(seen.contains(part), "{answer:?}: {part}: {seen}");
+            }
+        }
+        assert_eq!(signing(&server), kid);
+        assert!(rig.is_good(&issued).await);
+
+        let seen = revoke_at_a_terminal(&server, &kid, "yes\n");
+        for part in ["is withdrawn; it signed new tokens until now", "exit=0"] {
+            assert!(seen.contains(part), "{part}: {seen}");
+        }
+        assert!(!rig.is_good(&issued).await);
     }
 }

@@ -32,6 +32,7 @@ mod bootstrap;
 mod changed_leaf;
 mod check;
 mod cli;
+mod client_tls;
 mod clocks;
 mod confined;
 mod conformance;

@@ -27,6 +27,7 @@ use crate::support::issuer::{AUDIENCE, Issuer, unix_seconds};
 use crate::support::moto::Moto;
 use crate::support::postgres::{TestDatabase, fresh_database};
 use crate::support::process::{Ended, Launch, Process};
+use crate::support::rig::aws_endpoint;
 use crate::support::witness::{Manner, Witness};
 use crate::support::{
     SOON, free_address, hex, make_private_directory, random_bytes, random_hex, until, wait_until,
@@ -791,7 +792,7 @@ async fn give_up_a_log_with_a_role_at(world: &mut World, moto: &Moto, endpoints:
     }
     world.registers_role = false;
     let role = role_of("once", &arn("once"), Some("endpoint = \"aws\""));
-    world.resources = format!("{role}\n{}", aws_endpoint(moto));
+    world.resources = format!("{role}\n{}", aws_endpoint(&moto.url()));
     let mut old = world.start(OLD);
     if world.databases.is_some() {
         world.activate(&old).await;
@@ -826,13 +827,6 @@ async fn give_up_a_log_with_a_role_at(world: &mut World, moto: &Moto, endpoints:
     report.into_inner()
 }
 
-fn aws_endpoint(moto: &Moto) -> String {
-    format!(
-        "[endpoints.aws]\nurl = \"{}\"\nuse = [\"sts\", \"iam\"]\n",
-        moto.url()
-    )
-}
-
 /// Waits until the role `once` denies every session that is older than the new log.
 async fn the_role_denies_older_sessions(moto: &Moto) {
     let iam = moto.iam();
@@ -849,7 +843,7 @@ async fn a_role_that_is_registered_no_more_gets_the_policy_that_the_report_promi
     for postgres in [false, true] {
         let moto = Moto::start();
         let mut world = World::new(postgres);
-        let endpoint = aws_endpoint(&moto);
+        let endpoint = aws_endpoint(&moto.url());
         let report = give_up_a_log_with_a_role_at(&mut world, &moto, &endpoint).await;
         assert_eq!(report["denied"], json!([arn("once")]));
         assert_eq!(report["left_to_expiry"], json!([]));
@@ -874,7 +868,7 @@ async fn a_role_whose_endpoint_is_configured_no_more_is_reported_as_left_until_i
         "{left}"
     );
     assert!(left[0]["until"].is_string(), "{left}");
-    world.resources = aws_endpoint(&moto);
+    world.resources = aws_endpoint(&moto.url());
     let _new = world.start(NEW);
     the_role_denies_older_sessions(&moto).await;
 }

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::issuer::{AUDIENCE, unix_seconds};
 use crate::support::keys::{Algorithm, Key, sign_jwt};
-use crate::support::process::{Ended, Launch};
+use crate::support::process::Ended;
 use crate::support::random_hex;
 use crate::support::rig::Kind;
 
@@ -164,24 +164,8 @@ impl World {
     }
 
     fn exec(&self, socket: &str) -> Ended {
-        let url = format!("http://{}", self.replica.address);
-        let arguments = [
-            "exec",
-            "--url",
-            &url,
-            "--audience",
-            AUDIENCE,
-            "--resource",
-            "orders-api",
-            "--action",
-            "orders:read",
-            "--task-type",
-            "job",
-            "--",
-            "echo",
-            "ran",
-        ];
-        Launch::taskpass(arguments)
+        self.replica
+            .exec(&["--audience", AUDIENCE], &["echo", "ran"])
             .env("SPIFFE_ENDPOINT_SOCKET", socket)
             .env("TASKPASS_RETRY_SECONDS", "0")
             .run()

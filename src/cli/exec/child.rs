@@ -32,10 +32,11 @@ use crate::cli::output;
 /// How long processes may take to be gone after SIGKILL: one that waits for a disk can take long.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often the group is looked at while it ends: not every end of a process in it is told to us.
+/// How often the group is checked while it ends: this process is not notified of every process that
+/// ends in the group.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The exit codes of shells for a command that is not there, or cannot be run.
+/// The exit codes of shells for a command that was not found, or that cannot be run.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
@@ -63,7 +64,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts it; the exit code if it cannot be.
+    /// Starts the command. Returns an exit code if it cannot be started.
     pub(super) fn start(
         command: &[OsString],
         environment: &Environment,
@@ -79,7 +80,7 @@ impl Child {
         command.envs(environment.set());
         let started = command.spawn().map_err(|error| {
             let name = program.to_string_lossy();
-            // Nothing is left to be done when even this cannot be written.
+            // Ignore a failed write: there is no other way to report the error.
             drop(output::note(format!(
                 "taskpass: cannot run {name}: {error}"
             )));
@@ -101,8 +102,8 @@ impl Child {
         })
     }
 
-    /// Waits for the command's end and then ends its group; the exit code. Signals are passed on
-    /// meanwhile. It can be cancelled, and [`Child::end_group`] be called afterwards.
+    /// Waits until the command ends, ends its group, and returns the exit code. Passes signals on
+    /// meanwhile. After a cancellation, [`Child::end_group`] can still be called.
     pub(super) async fn run(&mut self, signals: &mut Signals) -> u8 {
         loop {
             if let Some(code) = self.ended {
@@ -114,8 +115,8 @@ impl Child {
         }
     }
 
-    /// Ends the group: SIGTERM, unless it has got that, and SIGKILL after the grace. The command
-    /// itself may run still.
+    /// Ends the group: sends SIGTERM, unless it was sent before, and SIGKILL after the grace. The
+    /// command itself may still be running.
     pub(super) async fn end_group(&mut self, signals: &mut Signals) {
         if !self.is_gone() && !self.told_to_end {
             self.send(Signal::TERM);
@@ -125,7 +126,7 @@ impl Child {
         if !self.is_gone_within(self.grace, signals).await {
             self.send(Signal::KILL);
             if !self.is_gone_within(KILL_TIMEOUT, signals).await {
-                // Nothing is left to be done when even this cannot be written.
+                // Ignore a failed write: there is no other way to report the error.
                 drop(output::note(
                     "taskpass: processes of the command could not be ended",
                 ));
@@ -247,13 +248,13 @@ impl Child {
         if self.is_gone() {
             return;
         }
-        // Where the last process has just ended, there is none to tell.
+        // Ignore the error: the last process may have just ended.
         kill_process_group(self.group, signal).ok();
         self.told_to_end |= signal == Signal::TERM;
     }
 
-    /// Whether no process of the group is left, the command itself included. From then on its number
-    /// may be another group's, and no signal is sent to it.
+    /// Whether no process of the group is left, the command itself included. From then on another group
+    /// may have its number, so no signal is sent to it.
     fn is_gone(&mut self) -> bool {
         let reaped = self.ended.is_some();
         if reaped && !self.gone {
@@ -265,17 +266,17 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Only an error of this process leaves something here.
+        // Processes are left here only after an error of this process.
         self.send(Signal::KILL);
     }
 }
 
-/// Makes this process the parent of the orphans that the command leaves, where the system can.
+/// Makes this process the parent of the orphans that the command leaves, if the system supports it.
 fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{getpid, set_child_subreaper};
-        // Without it, only the end of orphans is noticed later.
+        // Ignore the error: without it, the end of orphans is only noticed later.
         set_child_subreaper(Some(getpid())).ok();
     }
 }

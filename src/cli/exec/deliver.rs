@@ -1,4 +1,4 @@
-//! Where the command finds its credential.
+//! Delivers the credential to the command: in variables, in a file, or from an endpoint.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -21,14 +21,14 @@ use crate::files::{create_private, write_whole};
 use crate::ids::Random as _;
 use crate::process::HANDOVER_VARIABLE;
 
-/// Variables by which AWS's tools would find other credentials than the ones that they are given, or
-/// other places to send them to, and by which the command could ask the broker in our name. The order
-/// in which the SDKs look differs, so that none of them may be left.
+/// Variables that would lead AWS's tools to other credentials or other endpoints, or with which the
+/// command could send requests to the broker in this process's name. The SDKs search in different
+/// orders, so all of these variables are removed.
 const REMOVED: [&str; 40] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
-    // Names of the same that older SDKs know.
+    // Older SDKs use these names for the same values.
     "AWS_ACCESS_KEY",
     "AWS_SECRET_KEY",
     "AWS_SECURITY_TOKEN",
@@ -64,16 +64,16 @@ const REMOVED: [&str; 40] = [
     "TASKPASS_TOKEN_FILE",
     "TASKPASS_KEY_FILE",
     HANDOVER_VARIABLE,
-    // With these it could have attestations made, for us or for anybody else.
+    // With these the command could obtain attestations for this broker or for any other audience.
     "ACTIONS_ID_TOKEN_REQUEST_URL",
     "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
 ];
 
-/// The same for each service of AWS: what follows is a service's name.
+/// The beginnings of more such variables. The name of an AWS service may follow.
 const REMOVED_BEGINNINGS: [&str; 2] = ["AWS_BEARER_TOKEN_", "AWS_ENDPOINT_URL"];
 
-/// Variables that name files and that the command line is read by: they hold no secret, and stay in
-/// the environment of this process.
+/// Variables that name files and that stand for options of the command line. They hold no secret, so
+/// they stay in the environment of this process.
 const OF_THE_COMMAND_LINE: [&str; 2] = ["TASKPASS_TOKEN_FILE", "TASKPASS_KEY_FILE"];
 
 /// The names of the variables that the command does not get; `*` stands for any ending.
@@ -82,7 +82,8 @@ pub(super) fn removed_names() -> impl Iterator<Item = String> {
     REMOVED.map(str::to_owned).into_iter().chain(many)
 }
 
-/// Every variable that the command does not get, among those that there are.
+/// Every variable that the command does not get: the named ones, and existing ones of a listed
+/// beginning.
 fn removed() -> impl Iterator<Item = String> {
     let begins = |name: &String| {
         let mut beginnings = REMOVED_BEGINNINGS.iter();
@@ -92,22 +93,22 @@ fn removed() -> impl Iterator<Item = String> {
     REMOVED.map(str::to_owned).into_iter().chain(there)
 }
 
-/// Variables that are not even in the environment that the command could read of this process.
-/// `hidden` is one more that it does not get.
+/// Variables that are also removed from the environment of this process, which the command could read.
+/// `hidden` is one more of them.
 pub(super) fn withheld(hidden: Option<String>) -> Vec<String> {
     let stay = |name: &String| OF_THE_COMMAND_LINE.contains(&name.as_str());
     let names = removed().filter(|name| !stay(name));
     names.chain(hidden).collect()
 }
 
-/// What of our environment the command does not get, and what it gets beside.
+/// The changes to this process's environment for the command: variables removed and variables set.
 pub(super) struct Environment {
     pub(super) remove: Vec<String>,
     set: Vec<(String, SecretString)>,
 }
 
 impl Environment {
-    /// The variables to set. This is where the secrets go to the command.
+    /// The variables to set, with secrets in plain text.
     pub(super) fn set(&self) -> impl Iterator<Item = (&str, OsString)> {
         self.set
             .iter()
@@ -115,23 +116,23 @@ impl Environment {
     }
 }
 
-/// How the command is to get it.
+/// How the command is to get the credential.
 pub(super) struct To<'a> {
     pub(super) how: How,
-    /// The name of the variable, where another was asked for.
+    /// The name of the variable; `None` for the default name.
     pub(super) variable: Option<&'a str>,
     /// One more variable that the command does not get.
     pub(super) hidden: Option<String>,
 }
 
-/// A credential that is where the command looks for it.
+/// A credential that is delivered to the command.
 pub(super) struct Delivered {
     pub(super) environment: Environment,
     place: Place,
     renewal: Renewal,
 }
 
-/// Where the command looks.
+/// The means by which the credential is delivered.
 enum Place {
     Variables,
     /// Removed when this is dropped.
@@ -140,7 +141,7 @@ enum Place {
 }
 
 impl Delivered {
-    /// Puts it there.
+    /// Delivers the credential.
     pub(super) fn prepare(to: To<'_>, granted: &Value, asker: Asker) -> Result<Self, Failure> {
         let To { how, variable, .. } = to;
         let mut remove: Vec<String> = removed().collect();
@@ -178,9 +179,9 @@ impl Delivered {
             (how, Some("aws_sts")) => {
                 set.extend(told("AWS_REGION", "/credential/region"));
                 set.extend(told("AWS_DEFAULT_REGION", "/credential/region"));
-                // What fails with this credential must not be tried with the machine's own.
+                // Tools must not try again with the machine's own credential.
                 set.push(("AWS_EC2_METADATA_DISABLED".into(), "true".into()));
-                // Files of the user's name roles, logins and endpoints, which some tools try first.
+                // The user's own files name roles, logins and endpoints, which some tools try first.
                 set.push(("AWS_CONFIG_FILE".into(), "/dev/null".into()));
                 let mut credentials_file = SecretString::from("/dev/null");
                 match how {
@@ -219,8 +220,8 @@ impl Delivered {
         })
     }
 
-    /// Answers the command and renews its credential, as long as this is polled. A file is there as
-    /// long as this lives.
+    /// Serves the command and renews its credential while this future is polled. A file is removed when
+    /// this future is dropped.
     pub(super) async fn serve(self) -> Never {
         match self.place {
             Place::Variables => self.renewal.keep(When::Never, |_| Ok(())).await,
@@ -261,7 +262,7 @@ fn shared_credentials(credential: &Value) -> String {
     )
 }
 
-/// A file that only its owner may read, as long as this lives.
+/// A file that only its owner may read. It is removed on drop.
 struct PrivateFile(PathBuf);
 
 impl PrivateFile {
@@ -281,7 +282,7 @@ impl PrivateFile {
         Ok(private)
     }
 
-    /// Puts another text there. Who reads it sees the one or the other as a whole.
+    /// Replaces the text. A reader sees either the whole old text or the whole new one.
     fn replace(&self, text: &str) -> Result<(), Failure> {
         let replaced = write_whole(&self.0, text.as_bytes());
         replaced.map_err(|error| {
@@ -296,7 +297,7 @@ impl PrivateFile {
 
 impl Drop for PrivateFile {
     fn drop(&mut self) {
-        // Where somebody removed it before us, that is as well.
+        // Ignore the error: another process may have removed the file.
         drop(std::fs::remove_file(&self.0));
     }
 }

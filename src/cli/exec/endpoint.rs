@@ -1,10 +1,10 @@
 //! An endpoint on this machine that gives AWS's tools their credentials, in the form that they ask
 //! containers for (`AWS_CONTAINER_CREDENTIALS_FULL_URI`).
 //!
-//! How often it is asked makes no difference: it answers with the session that is held. When little
-//! of that is left, asking for it has another one taken; meanwhile the old one is answered, as long
-//! as it is good. When the task is over nobody gets anything any more, not even who was being
-//! answered.
+//! The endpoint answers every request with the session that is held, however often it is asked. When
+//! little of the session is left, a request starts a renewal; meanwhile the endpoint returns the old
+//! session, as long as it is valid. When the task is over the endpoint returns no credential, not even
+//! to a request that is in progress.
 
 use std::io;
 use std::net::TcpListener;
@@ -35,16 +35,17 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::crypto::random::SystemRandom;
 use crate::ids::Random as _;
 
-/// Connections that are answered at once, those that may wait for their turn, and the longest time
-/// for a request's head.
+/// The most connections that are served at the same time.
 const MAX_CONNECTIONS: usize = 16;
+/// The most connections that wait for their turn.
 const MAX_WAITING: usize = 1_024;
+/// The longest time for the head of a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer waits for a renewal when the session is over: AWS's tools give up earlier.
+/// How long an answer waits for a renewal when the session has ended: AWS's tools give up earlier.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// An endpoint that listens.
+/// A listening endpoint.
 pub(super) struct Endpoint {
     listener: TcpListener,
     port: u16,
@@ -52,14 +53,14 @@ pub(super) struct Endpoint {
 }
 
 struct Shared {
-    /// What the command has to say for itself.
+    /// The secret that a request must present.
     secret: SecretString,
     current: watch::Receiver<Current>,
     demand: Arc<Notify>,
     closed: AtomicBool,
 }
 
-/// Closes it when it goes: an answer that is being made does not end with who listens.
+/// Closes the endpoint on drop: a request in progress does not end with the listener.
 struct Closing(Arc<Shared>);
 
 impl Drop for Closing {
@@ -93,7 +94,7 @@ impl Endpoint {
         })
     }
 
-    /// How AWS's tools are told of it.
+    /// The variables by which AWS's tools find the endpoint.
     pub(super) fn variables(&self) -> [(String, SecretString); 2] {
         let url = format!("http://127.0.0.1:{}/credentials", self.port);
         [
@@ -105,14 +106,14 @@ impl Endpoint {
         ]
     }
 
-    /// Answers for ever.
+    /// Serves requests for as long as this future is polled.
     pub(super) async fn serve(self) -> Never {
         let _closing = Closing(Arc::clone(&self.shared));
         let app = Router::new()
             .route("/credentials", get(credentials))
             .with_state(self.shared);
         if let Err(error) = serve_in_turn(self.listener, app).await {
-            // Nothing is left to be done when even this cannot be written.
+            // Ignore a failed write: there is no other way to report the error.
             drop(output::note(format!(
                 "taskpass: the endpoint ended: {error}"
             )));
@@ -121,8 +122,9 @@ impl Endpoint {
     }
 }
 
-/// Others on this machine can reach the port: they get no answer, and must not take up our files
-/// and memory either. A connection has one answer, so that none holds its turn while it is silent.
+/// Serves a limited number of connections. Other users of this machine can reach the port: they get no
+/// credential, and must not exhaust this process's file descriptors and memory. A connection carries
+/// one request, so that no idle connection keeps its turn.
 async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
     let mut server = axum_server::from_tcp(listener)?
         .first_request_timeout(REQUEST_TIMEOUT)
@@ -137,14 +139,14 @@ async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
     server.serve(app.into_make_service()).await
 }
 
-/// Lets connections wait for their turn. One that finds too many waiting is closed.
+/// Lets connections wait for their turn. Closes a connection if too many are waiting.
 #[derive(Clone)]
 struct InTurn {
     turns: Arc<Semaphore>,
     places: Arc<Semaphore>,
 }
 
-/// A connection's place and its turn, both given back when it is over.
+/// A connection's place in the queue and its turn. Both are released when the connection ends.
 type Turn = Arc<[OwnedSemaphorePermit; 2]>;
 
 impl<S: Send + 'static> Accept<TcpStream, S> for InTurn {
@@ -170,7 +172,7 @@ async fn credentials(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> R
         return refused(StatusCode::UNAUTHORIZED, "not for you");
     }
     let held = shared.held().await;
-    // Read last: the task may have ended while it was asked for more.
+    // Check this last: the task may have ended during a renewal.
     if shared.closed.load(Ordering::SeqCst) || !held.is_good(SystemClock.now()) {
         return refused(StatusCode::FORBIDDEN, "the credential is over");
     }
@@ -179,8 +181,8 @@ async fn credentials(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> R
 }
 
 impl Shared {
-    /// The session of now. Where little of it is left, another is asked for; it is waited for only
-    /// where nothing is left.
+    /// The current session. If little of it is left, this starts a renewal. It waits for the renewal only
+    /// if the session has ended.
     async fn held(&self) -> Arc<Held> {
         let mut current = self.current.clone();
         let Current { held, tries } = current.borrow_and_update().clone();

@@ -2,8 +2,8 @@
 //!
 //! It finds the attestation, opens the task, puts the credential where the command looks for it,
 //! heartbeats while the command runs, and completes or aborts the task when no process of the
-//! command is left. If it is killed itself, no heartbeat comes any more, and the broker ends the
-//! task by its silence.
+//! command is left. If this process is killed, its heartbeats stop, and the broker ends the task after
+//! the longest permitted silence.
 
 mod child;
 mod deliver;
@@ -85,8 +85,8 @@ pub(super) fn removed_variables() -> impl Iterator<Item = String> {
 }
 
 impl Exec {
-    /// Takes secrets out of the environment that the command could read of this process. Where there
-    /// are some, the program starts again here.
+    /// Removes secrets from the environment of this process, which the command could read. If there
+    /// are any, the process executes the program again without them.
     pub(super) fn withhold(&self) -> Result<(), Failure> {
         let names = deliver::withheld(self.evidence.variable());
         process::withhold(&names).map_err(|error| {
@@ -111,7 +111,7 @@ impl Exec {
         };
         let lease = Lease::of(&client, &granted, self.heartbeat)?;
         let ended = self.with_lease(asker, granted, &lease, &mut signals).await;
-        // Whatever happened, the credential dies with the command.
+        // End the task in every case: the credential must not outlive the command.
         lease.end(matches!(ended, Ok(Ended::Code(0)))).await;
         match ended? {
             Ended::Code(0) => Ok(()),
@@ -120,8 +120,7 @@ impl Exec {
         }
     }
 
-    /// Runs the command. No process of it is left afterwards, and nothing that was put somewhere for
-    /// it.
+    /// Runs the command. Afterwards its processes have ended, and the delivered credential is removed.
     async fn with_lease(
         &self,
         asker: Asker,
@@ -132,7 +131,7 @@ impl Exec {
         let to = deliver::To {
             how: self.how,
             variable: self.variable.as_deref(),
-            // The command does not get what its own attestation was read from.
+            // The command does not get the variable from which the attestation was read.
             hidden: self.evidence.variable(),
         };
         let delivered = Delivered::prepare(to, &granted, asker)?;
@@ -157,6 +156,6 @@ impl Exec {
 enum Ended {
     /// With this exit code.
     Code(u8),
-    /// The task was over before the command was.
+    /// The task ended before the command, for this reason.
     Lost(String),
 }

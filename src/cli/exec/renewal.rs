@@ -1,5 +1,5 @@
-//! The credential while the command runs: renewed where the command can be given another, and
-//! otherwise announced before it ends.
+//! Keeps the credential current while the command runs. Renews it if the command can be given another
+//! one, and otherwise announces its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::cli::lease::Never;
 use crate::cli::{Failure, output};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 
-/// How long it is slept at most before the clock is looked at: a machine that was suspended has
-/// another time than its timers.
+/// The longest sleep before the clock is read again: timers may not count the time for which a machine
+/// was suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
 /// The pause after a renewal that failed.
@@ -27,14 +27,14 @@ pub(super) struct Current {
     pub(super) tries: u64,
 }
 
-/// When another is taken.
+/// When the credential is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum When {
     /// As soon as it is due.
     Due,
-    /// When it is due and is asked for.
+    /// When it is due and demanded.
     Asked,
-    /// Never: what the command was given cannot be exchanged.
+    /// Never: the variables of a running command cannot be changed.
     Never,
 }
 
@@ -55,17 +55,17 @@ impl Renewal {
         }
     }
 
-    /// The credential, and each that comes after it.
+    /// A receiver of the credential and of each renewed one.
     pub(super) fn current(&self) -> watch::Receiver<Current> {
         self.current.subscribe()
     }
 
-    /// By this another is asked for: it is taken if it is due.
+    /// Notified to demand a renewal, which happens only if it is due.
     pub(super) fn demand(&self) -> Arc<Notify> {
         Arc::clone(&self.demand)
     }
 
-    /// Renews it as long as the task lasts. `put` is given each new one.
+    /// Renews the credential as long as the task lasts, and passes each new one to `put`.
     pub(super) async fn keep(
         self,
         when: When,
@@ -97,7 +97,7 @@ impl Renewal {
         }
     }
 
-    /// Answers each demand with the credential that there is.
+    /// Answers each demand with the present credential.
     async fn refuse(&self) -> Never {
         loop {
             self.demand.notified().await;
@@ -113,7 +113,7 @@ impl Renewal {
     }
 }
 
-/// Says before a credential ends that it does, and that it has, where the task goes on after it.
+/// Announces the end of a credential in advance and when it comes, if the task continues after it.
 async fn announce(held: &Held, when: When) -> Never {
     if !held.lasts_as_long_as_its_task() {
         until(held.due_at()).await;
@@ -143,6 +143,6 @@ async fn until(at: Timestamp) {
 }
 
 fn say(text: &str) {
-    // Nothing is left to be done when even this cannot be written.
+    // Ignore a failed write: there is no other way to report the error.
     drop(output::note(format!("taskpass: {text}")));
 }

@@ -8,8 +8,8 @@ use tokio::signal::unix::{self as stream, SignalKind};
 
 use crate::cli::Failure;
 
-/// The signals that are listened to. Where several have come, the first of this list is told first:
-/// a process that was continued has to know it before it judges the state of its command.
+/// The signals that are listened to. If several are pending, the first of this list is returned first:
+/// this process must learn that it was continued before it judges the state of its command.
 const LISTENED: [Signal; 10] = [
     Signal::CONT,
     Signal::TERM,
@@ -85,6 +85,6 @@ pub(super) fn can_be_continued() -> bool {
 
 /// Stops this process. The call returns when the process is continued.
 pub(super) fn stop_this_process() {
-    // The system refuses it to no process.
+    // Ignore the result: a process may always signal itself.
     kill_process(getpid(), Signal::STOP).ok();
 }

@@ -16,7 +16,7 @@ pub(super) struct Terminal {
 }
 
 impl Terminal {
-    /// `None` where there is none, as in a pipeline of a CI system.
+    /// Opens the terminal. Returns `None` if there is none, as in a pipeline of a CI system.
     pub(super) fn controlling() -> Option<Self> {
         let opened = File::options().read(true).write(true).open("/dev/tty");
         let terminal = Self {
@@ -31,10 +31,11 @@ impl Terminal {
         tcgetpgrp(&self.tty).is_ok_and(|holder| holder == group)
     }
 
-    /// Puts `group` in the foreground if this process's group is there. Whether `group` is there now.
+    /// Puts `group` in the foreground if this process's group is there. Returns whether `group` is there
+    /// now.
     pub(super) fn give_to(&self, group: Pid) -> bool {
         if self.is_held_by(self.own_group) {
-            // It fails where the terminal is gone, or no process of the group is left.
+            // Ignore the error: the terminal may be gone, or no process of the group may be left.
             tcsetpgrp(&self.tty, group).ok();
         }
         self.is_held_by(group)
@@ -48,7 +49,7 @@ impl Terminal {
         }
         // A process of the background that sets the foreground is stopped by SIGTTOU. This process
         // therefore joins the group of the foreground for a moment. The first process of a session
-        // cannot, and needs not: the terminal goes with it.
+        // cannot do this, and need not: its end frees the terminal.
         if setpgid(None, Some(group)).is_err() {
             return;
         }

@@ -12,13 +12,10 @@ use taskpass::clock::Timestamp;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 
 use crate::support::judge::{ACCOUNT, Denial, Question, Verdict, allowing_everything, expect};
-use crate::support::rig::{Kind, POLICIES, Rig, ask, job};
+use crate::support::rig::{BUCKET_POLICY, Kind, POLICIES, Rig, ask, job};
 use crate::support::sts::Sts;
 
 const MORE: &str = r#"
-@id("bucket") @description("reports reads its bucket") @max_ttl("600")
-permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:*",
-  resource == Aws::"bucket");
 @id("account") @description("and may do whatever the account's own policies allow") @max_ttl("600")
 permit (principal == Workload::dev::"dev:agent%3Areports", action, resource == Aws::"account");
 @id("open-account") @description("the same, and leave")  @max_ttl("600")
@@ -62,7 +59,7 @@ async fn rig(aws: &str) -> Rig {
         wide("account", json!({})),
         wide("open-account", json!({"may_leave": true})),
     ];
-    let policies = format!("{POLICIES}{MORE}");
+    let policies = format!("{POLICIES}{BUCKET_POLICY}{MORE}");
     let rig = Rig::with_aws(Kind::Sqlite, &policies, aws, resources).await;
     rig.broker.follow_keys(rig.now()).await.unwrap();
     rig

@@ -71,6 +71,16 @@ pub struct Fleet {
     secret_files: bool,
 }
 
+/// The arguments by which a client requests a token for reading orders, in a new job.
+pub const ORDERS_ARGUMENTS: [&str; 6] = [
+    "--resource",
+    "orders-api",
+    "--action",
+    "orders:read",
+    "--task-type",
+    "job",
+];
+
 /// In a replica's directory, where its secrets are in files.
 pub const SEALING_FILE: &str = "sealing-keys";
 pub const DATABASE_FILE: &str = "database-url";
@@ -689,6 +699,19 @@ impl Replica {
         let request = self.client.request(reqwest::Method::GET, "/livez");
         let answer = super::http::send(request.header("dpop", "x")).await;
         answer.header("dpop-nonce").unwrap().to_owned()
+    }
+
+    /// `taskpass exec`, which runs `command` with a token for reading orders.
+    pub fn exec(&self, options: &[&str], command: &[&str]) -> Launch {
+        let url = format!("http://{}", self.address);
+        let parts = [
+            &["exec", "--url", &url][..],
+            &ORDERS_ARGUMENTS,
+            options,
+            &["--"],
+            command,
+        ];
+        Launch::taskpass(parts.concat())
     }
 
     /// Asks for a credential.

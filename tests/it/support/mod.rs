@@ -6,6 +6,7 @@
 //! - [`proxy`]: a TCP proxy before PostgreSQL that loses exactly what it is told to lose.
 //! - [`keys`], [`issuer`]: JOSE on ring, and an OIDC issuer that can misbehave.
 //! - [`process`]: the real binary, its signals and what it printed.
+//! - [`terminal`]: a program at a terminal, with a user who types.
 //! - [`moto`], [`sts`]: stand-ins for AWS.
 //! - [`http`]: a client, and a sender of what no client would send.
 //! - [`log`]: a transparency log by the RFC's own words.
@@ -103,6 +104,7 @@ pub mod server;
 pub mod sqlite;
 pub mod standby;
 pub mod sts;
+pub mod terminal;
 pub mod tiles;
 pub mod tls;
 pub mod witness;

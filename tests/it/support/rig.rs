@@ -423,6 +423,49 @@ pub fn aws_endpoint(url: &str) -> String {
     format!("[endpoints.aws]\nurl = \"{url}\"\nuse = [\"sts\", \"iam\"]\n")
 }
 
+/// The resource `bucket`, whose role comes from the STS at `url`, and the task type `listing`.
+pub fn aws_bucket(url: &str) -> String {
+    let endpoint = aws_endpoint(url);
+    format!(
+        r#"
+[[resources]]
+name = "bucket"
+kind = "aws"
+owner = "data"
+actions = ["s3:*"]
+locations = ["arn:aws:s3:::*"]
+[resources.aws]
+role_arn = "arn:aws:iam::123456789012:role/reports"
+mode = "web_identity"
+region = "us-east-1"
+endpoint = "aws"
+[[task_types]]
+name = "listing"
+max_deadline_seconds = 3600
+resources = ["bucket"]
+{endpoint}
+"#
+    )
+}
+
+/// The policy that permits `agent:reports` every action on the resource of [`aws_bucket`].
+pub const BUCKET_POLICY: &str = r#"
+@id("bucket") @description("reports reads its bucket") @max_ttl("600")
+permit (principal == Workload::dev::"dev:agent%3Areports", action in Action::"s3:*",
+  resource == Aws::"bucket");
+"#;
+
+/// The arguments by which a client requests a role session for the resource of [`aws_bucket`].
+pub const BUCKET_ARGUMENTS: [&str; 7] = [
+    "--resource",
+    "bucket",
+    "--action",
+    "s3:ListAllMyBuckets",
+    "--aws",
+    "--task-type",
+    "listing",
+];
+
 #[expect(
     clippy::too_many_lines,
     reason = "the parts of a broker, one after the other"

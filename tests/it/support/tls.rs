@@ -112,7 +112,7 @@ fn client(name: &str) -> CertificateParams {
     params
 }
 
-/// Somebody who signs clients' certificates.
+/// An authority that signs certificates of clients and servers.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
@@ -125,6 +125,15 @@ impl Authority {
 
     pub fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    /// A certificate of a server at 127.0.0.1, signed by this authority.
+    pub fn server(&self) -> Identity {
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "server");
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        Identity::of(&certificate, &key)
     }
 
     /// A client's certificate that it signed.

@@ -266,7 +266,7 @@ impl Held {
         }
     }
 
-    /// What a later version's answer says beside, or somebody else: no leaf vouches for it.
+    /// Notes the members that this version does not know: no leaf vouches for them.
     fn tell_unknown_members(&self, verdict: &mut Verdict) {
         let mut unknown = Vec::new();
         for (part, known) in MEMBERS {

@@ -1,0 +1,66 @@
+//! Programs at a terminal of their own, with a user who types.
+
+use serde_json::Value;
+
+use super::moto::python_program;
+use super::process::Launch;
+
+/// A person at a terminal: runs a program at a new one, does what it is told, and prints all that
+/// appeared there and how the program ended.
+const PERSON: &str = r#"
+import json, os, pty, re, select, signal, sys, time
+steps = json.loads(sys.argv[1])
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[2], sys.argv[2:])
+seen = ""
+def read(seconds):
+    global seen
+    if select.select([terminal], [], [], seconds)[0]:
+        try:
+            seen += os.read(terminal, 65536).decode(errors="replace")
+            return True
+        except OSError:
+            return False
+    return True
+def until(condition, what):
+    deadline = time.monotonic() + 50
+    while not condition():
+        if not read(0.05) or time.monotonic() > deadline:
+            sys.exit("no %s in: %s" % (what, seen))
+def state():
+    command = re.findall(r"up (\d+)", seen)[-1]
+    return open("/proc/%s/stat" % command).read().rsplit(") ", 1)[1][0]
+read_from = 0
+for what, value in steps:
+    if what == "wait":
+        until(lambda: value in seen[read_from:], value)
+        read_from += seen[read_from:].index(value) + len(value)
+    elif what == "type":
+        os.write(terminal, value.encode())
+    elif what == "signal":
+        os.kill(pid, getattr(signal, "SIG" + value))
+    elif what == "file":
+        open(value, "w").close()
+    elif what == "state":
+        until(lambda: state() in value, "state " + value)
+    elif what == "holder":
+        # The process group in the foreground: the shell's own, which was started here, or a job's.
+        until(lambda: (os.tcgetpgrp(terminal) == pid) == (value == "bash"), "holder " + value)
+    else:
+        sys.exit("no such step: " + what)
+while read(60):
+    pass
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(seen)
+print("exit=%d" % status)
+"#;
+
+/// Runs `program` at a new terminal, where a user does `steps`: pairs of a kind and a value. Standard
+/// output has the text that appeared at the terminal, and after `exit=` the program's exit code.
+pub fn launch(program: &[String], steps: &Value) -> Launch {
+    let person = ["person.py".to_owned(), steps.to_string()];
+    Launch::program(python_program("python"), person.iter().chain(program))
+        .file("person.py", PERSON)
+        .env("TERM", "dumb")
+}
