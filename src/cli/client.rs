@@ -525,7 +525,14 @@ fn reason(base: &Url, error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return format!("{base} did not answer in time");
     }
-    format!("cannot reach {base}: {}", innermost(error))
+    let why = innermost(error);
+    if retry::is_refused_certificate(error) {
+        return format!(
+            "cannot reach {base}: {why}; if a private authority signed its certificate, name the \
+             authority's certificate by --ca-file"
+        );
+    }
+    format!("cannot reach {base}: {why}")
 }
 
 /// A problem (RFC 9457) or an OAuth error (RFC 6749) as sentences.
