@@ -12,9 +12,6 @@ use super::limits::MAX_CHAINED_SESSION_SECONDS;
 /// Audiences that tokens for AWS may have; no other token of ours has one of them.
 pub const FEDERATION_AUDIENCES: [&str; 2] = ["sts.amazonaws.com", "sts.amazonaws.com.cn"];
 
-/// Managed policies that a session may be confined by (AWS allows ten).
-const MAX_POLICY_ARNS: usize = 10;
-
 /// Networks and regions that a session may be confined to: each costs room in its policy.
 const MAX_PINS: usize = 16;
 
@@ -51,9 +48,6 @@ pub struct AwsRole {
     /// The networks, in CIDR notation, from which sessions work; empty means all.
     #[serde(default)]
     pub source_networks: BTreeSet<String>,
-    /// Managed policies that confine every session further.
-    #[serde(default)]
-    pub policy_arns: BTreeSet<String>,
     /// Whether a session may make others of itself: assume roles, make keys, pass roles. What left
     /// it lives on when it is ended, so its class is `expiry_only`.
     #[serde(default)]
@@ -242,15 +236,6 @@ impl AwsRole {
         }
         if let Some(bad) = self.source_networks.iter().find(|text| !is_network(text)) {
             return Err(format!("`{bad}` is not a network like `203.0.113.0/24`"));
-        }
-        if self.policy_arns.len() > MAX_POLICY_ARNS {
-            return Err(format!("AWS takes at most {MAX_POLICY_ARNS} policy_arns"));
-        }
-        let own = format!("arn:{}:iam::{}:policy/", role.partition, role.account);
-        let managed = format!("arn:{}:iam::aws:policy/", role.partition);
-        let strange = |arn: &&String| !arn.starts_with(&own) && !arn.starts_with(&managed);
-        if let Some(arn) = self.policy_arns.iter().find(strange) {
-            return Err(format!("the policy `{arn}` is not of the role's account"));
         }
         if let Some(id) = &self.external_id {
             let fine = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@:/-".contains(&b);
@@ -449,9 +434,11 @@ mod tests {
             ("/aws/regions", json!(["*"])),
             ("/aws/source_networks", json!(["10.0.0.0/33"])),
             ("/aws/source_networks", json!(["10.0.0.0"])),
+            // Several session policies permit what any of them permits: a managed one would widen what
+            // the grant's own permits.
             (
                 "/aws/policy_arns",
-                json!(["arn:aws:iam::999999999999:policy/p"]),
+                json!(["arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess"]),
             ),
             ("/aws/endpoint", json!("http://127.0.0.1:1/")),
             ("/aws/endpoint", json!({"url": "https://sts.example"})),

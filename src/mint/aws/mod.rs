@@ -87,7 +87,7 @@ impl AwsMinter {
         let session = permit.session();
         let refuse = |why: &str| MintError::Refused(why.to_owned());
         let document = session_policy(role, &session.grant, session.expires_at);
-        let policy = bounded_text(role, &document).map_err(|error| refuse(&error.to_string()))?;
+        let policy = bounded_text(&document).map_err(|error| refuse(&error.to_string()))?;
         let life = session.issued_at.seconds_until(session.expires_at);
         let asked = Asked {
             session_name: session_name(session.id),
@@ -148,7 +148,7 @@ impl Minter for AwsMinter {
         };
         // Every date has the same length, so any will do.
         let document = session_policy(role, grant, Timestamp::EPOCH);
-        let text = bounded_text(role, &document);
+        let text = bounded_text(&document);
         text.map(drop).map_err(|error| error.to_string())
     }
 

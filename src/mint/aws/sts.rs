@@ -9,7 +9,7 @@ use aws_sdk_sts::config::interceptors::{
 use aws_sdk_sts::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_sts::error::BoxError;
 use aws_sdk_sts::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_sts::types::{AssumedRoleUser, Credentials, PolicyDescriptorType, Tag};
+use aws_sdk_sts::types::{AssumedRoleUser, Credentials, Tag};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::clients::Clients;
@@ -63,7 +63,6 @@ impl Clients {
             .role_session_name(&asked.session_name)
             .web_identity_token(token.expose_secret())
             .policy(&asked.policy)
-            .set_policy_arns(managed(role))
             .duration_seconds(asked.seconds);
         let tries = Tries::default();
         let sent = request.customize().interceptor(tries.clone()).send().await;
@@ -84,7 +83,6 @@ impl Clients {
             .role_session_name(&asked.session_name)
             .source_identity(&asked.source_identity)
             .policy(&asked.policy)
-            .set_policy_arns(managed(role))
             .set_external_id(role.external_id.clone())
             .duration_seconds(asked.seconds);
         for (key, value) in [
@@ -186,14 +184,6 @@ impl Tries {
             other => other,
         }
     }
-}
-
-fn managed(role: &AwsRole) -> Option<Vec<PolicyDescriptorType>> {
-    let arns = role.policy_arns.iter();
-    let all: Vec<_> = arns
-        .map(|arn| PolicyDescriptorType::builder().arn(arn).build())
-        .collect();
-    (!all.is_empty()).then_some(all)
 }
 
 /// Believes an answer only if it is about the session that was asked for.
