@@ -425,6 +425,8 @@ async fn begin_keys(broker: &Broker, now: Timestamp) -> Result<(), BrokerError> 
 /// Starts a broker that serves.
 pub async fn start(config: Config, options: Options) -> Result<App, StartError> {
     let clock = Arc::clone(&options.clock);
+    // A start that fails because an address is taken makes no store and writes no leaf.
+    let mut sockets = http::server::Sockets::bind(&config).map_err(unfit)?;
     let Assembled {
         broker,
         shutdown,
@@ -455,15 +457,13 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         sweep::run_deny_lists(denying, stop)
     }));
     drop(shutdown.spawn_worker("exports", move |stop| exporter.run(stop)));
-    let metrics = http::server::start_metrics(Arc::clone(&broker), &config, &shutdown)
-        .await
-        .map_err(unfit)?;
-    if let Some(address) = metrics {
-        info!(%address, "serving metrics");
+    if let Some(socket) = sockets.take_metrics() {
+        let served =
+            http::server::start_metrics(Arc::clone(&broker), &config, socket, &shutdown).await;
+        info!(address = %served.map_err(unfit)?, "serving metrics");
     }
-    let served = http::server::start(Arc::clone(&broker), &config, &shutdown)
-        .await
-        .map_err(unfit)?;
+    let served = http::server::start(Arc::clone(&broker), &config, sockets, &shutdown).await;
+    let served = served.map_err(unfit)?;
     shutdown.started();
     info!(
         address = %served.address,

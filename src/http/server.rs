@@ -47,26 +47,20 @@ fn allow_open_files(connections: usize) {
 /// Connections at once to the listener for metrics. A scraper needs one.
 const METRICS_CONNECTIONS: usize = 64;
 
-/// Serves metrics until shutdown on a listener of their own, if one is configured; answers once it
-/// listens.
+/// Serves metrics until shutdown on a socket of their own; answers once it listens.
 pub async fn start_metrics(
     broker: Arc<Broker>,
     config: &Config,
+    socket: TcpSocket,
     shutdown: &Shutdown,
-) -> io::Result<Option<SocketAddr>> {
-    let Some(address) = config.metrics.listen else {
-        return Ok(None);
-    };
+) -> io::Result<SocketAddr> {
     let serve = move || std::future::ready(ops::exposition(&broker));
     let app = axum::Router::new()
         .route("/metrics", axum::routing::get(serve))
         .into_make_service();
     let patience = Duration::from_secs(config.server.header_timeout_seconds);
     let handle = Handle::new();
-    let listener = listen(address).map_err(|error| {
-        io::Error::new(error.kind(), format!("metrics.listen {address}: {error}"))
-    })?;
-    let mut server = axum_server::from_tcp(listener)?
+    let mut server = axum_server::from_tcp(listen(socket)?)?
         .handle(handle.clone())
         .first_request_timeout(patience)
         .acceptor(Bounded::new(
@@ -94,9 +88,7 @@ pub async fn start_metrics(
     };
     drop(shutdown.spawn("metrics", serving));
     let listening = handle.listening().await;
-    listening
-        .map(Some)
-        .ok_or_else(|| io::Error::other("the listener for metrics did not start"))
+    listening.ok_or_else(|| io::Error::other("the listener for metrics did not start"))
 }
 
 /// A listener that serves.
@@ -112,6 +104,7 @@ pub struct Served {
 pub async fn start(
     broker: Arc<Broker>,
     config: &Config,
+    sockets: Sockets,
     shutdown: &Shutdown,
 ) -> io::Result<Served> {
     let metrics = Arc::clone(broker.metrics());
@@ -121,9 +114,7 @@ pub async fn start(
     allow_open_files(settings.max_connections);
     let headers = Duration::from_secs(settings.header_timeout_seconds);
     let handle = Handle::new();
-    let listener = listen(settings.listen)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", settings.listen)))?;
-    let mut server = axum_server::from_tcp(listener)?
+    let mut server = axum_server::from_tcp(listen(sockets.server)?)?
         .handle(handle.clone())
         .first_request_timeout(headers)
         .acceptor(
@@ -174,7 +165,40 @@ pub async fn start(
     Ok(Served { address, tls })
 }
 
-fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// The addresses that a broker will listen on, taken before anything else is made. Until a socket
+/// listens, the kernel refuses its clients.
+#[derive(Debug)]
+pub struct Sockets {
+    server: TcpSocket,
+    metrics: Option<TcpSocket>,
+}
+
+impl Sockets {
+    /// Takes the addresses of a configuration.
+    pub fn bind(config: &Config) -> io::Result<Self> {
+        let named =
+            |error: io::Error, name: &str| io::Error::new(error.kind(), format!("{name}: {error}"));
+        let server = config.server.listen;
+        let metrics = config.metrics.listen;
+        Ok(Self {
+            server: bind(server).map_err(|error| named(error, &server.to_string()))?,
+            metrics: match metrics {
+                Some(address) => Some(
+                    bind(address)
+                        .map_err(|error| named(error, &format!("metrics.listen {address}")))?,
+                ),
+                None => None,
+            },
+        })
+    }
+
+    /// Takes the socket for metrics, if there is one.
+    pub fn take_metrics(&mut self) -> Option<TcpSocket> {
+        self.metrics.take()
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -182,6 +206,10 @@ fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     // A restart finds connections of its predecessor's that are not forgotten yet.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
+    Ok(socket)
+}
+
+fn listen(socket: TcpSocket) -> io::Result<std::net::TcpListener> {
     socket.listen(BACKLOG)?.into_std()
 }
 
