@@ -12,6 +12,7 @@ use secrecy::ExposeSecret;
 use tracing::instrument;
 
 use super::call::Call;
+use super::generations::Gone;
 use super::issue::Case;
 use super::{Broker, BrokerError};
 use crate::attest::{AttestError, AttestFailure, Evidence, TokenScheme};
@@ -370,7 +371,9 @@ impl Broker {
         }
         // The bootstrap token can bind another one afterwards.
         if !bound && caller.identity().is_some() {
-            self.check_unbinding(&identity, &role).await?;
+            let (of, role) = (&identity, role.as_str());
+            let gone = Gone::Role { of, role };
+            self.check_successor_without(gone).await?;
         }
         let change = AdminBindingChange {
             identity,

@@ -100,8 +100,8 @@ pub enum BrokerError {
     Blocked(Blocked),
     /// No bound identity could activate the next generation afterwards.
     #[error(
-        "afterwards no bound identity could activate the next generation by its roles; bind another \
-         first, or unbind with the bootstrap token"
+        "afterwards no bound identity could activate the next generation; bind another one to such a \
+         role first, or do this with the bootstrap token"
     )]
     LastAdmin,
     /// A caller binds or unbinds its own identity.

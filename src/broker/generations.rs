@@ -208,7 +208,7 @@ impl Broker {
             let known = candidates.entry(identity.to_string()).or_default();
             known.extend(roles);
         }
-        let can_activate = self.able_to_activate(active, candidates).await?;
+        let can_activate = self.able_to_activate(active, candidates, None).await?;
         if can_activate == 0 && !(bound == 0 && by_token) {
             return Ok(Err(Unfit::LockOut { bound }));
         }
@@ -219,22 +219,35 @@ impl Broker {
     }
 
     /// How many of these identities could activate the next generation once `active` decides: by their
-    /// roles alone, attested by an attestor of that generation, and blocked by no revocation.
+    /// roles alone, attested by an attestor of that generation, blocked by no revocation, and without
+    /// what is about to be taken from one of them.
     async fn able_to_activate(
         &self,
         active: &Active,
         candidates: BTreeMap<String, BTreeSet<String>>,
+        gone: Option<Gone<'_>>,
     ) -> Result<usize, BrokerError> {
         let mut able = 0;
-        for (identity, roles) in candidates {
+        for (identity, mut roles) in candidates {
             let Ok(identity) = Identity::try_from(identity) else {
                 continue;
             };
+            let mut removed = None;
+            match gone {
+                Some(Gone::Identity(gone)) if *gone == identity => continue,
+                Some(Gone::Role { of, role }) if *of == identity => {
+                    roles.remove(role);
+                }
+                Some(Gone::Key { of, thumbprint }) if *of == identity => {
+                    removed = Some(thumbprint);
+                }
+                _ => {}
+            }
             let action = AdminAction::ActivateGeneration;
             if active.could_attest(&identity)
                 && active.policy().may_by_role(&identity, &roles, action)
                 && !self.is_kept_out(&identity)
-                && self.has_a_key(active, &identity).await?
+                && self.has_a_key(active, &identity, removed).await?
             {
                 able += 1;
             }
@@ -249,8 +262,13 @@ impl Broker {
     }
 
     /// Whether an identity of an attestor of keys has one, in the generation or registered. Those of
-    /// other attestors need none.
-    async fn has_a_key(&self, active: &Active, identity: &Identity) -> Result<bool, BrokerError> {
+    /// other attestors need none. The registered key with the thumbprint `removed` does not count.
+    async fn has_a_key(
+        &self,
+        active: &Active,
+        identity: &Identity,
+        removed: Option<&str>,
+    ) -> Result<bool, BrokerError> {
         let Some((attestor, workload)) = identity.as_str().split_once(':') else {
             return Ok(false);
         };
@@ -264,25 +282,20 @@ impl Broker {
             return Ok(true);
         }
         let registered = self.store().registered_keys(u32::MAX >> 1).await?;
-        Ok(registered
-            .iter()
-            .any(|key| key.attestor == attestor && is_its(&key.workload)))
+        Ok(registered.iter().any(|key| {
+            key.attestor == attestor
+                && is_its(&key.workload)
+                && removed != Some(key.thumbprint.as_str())
+        }))
     }
 
-    /// Refuses to take a role away if afterwards no bound identity could activate the next generation,
-    /// though one could before.
-    pub(super) async fn check_unbinding(
-        &self,
-        identity: &Identity,
-        role: &str,
-    ) -> Result<(), BrokerError> {
+    /// Refuses an act after which no bound identity could activate the next generation, though one could
+    /// before.
+    pub(super) async fn check_successor_without(&self, gone: Gone<'_>) -> Result<(), BrokerError> {
         let active = self.active()?;
-        let mut bound = self.bound_roles().await?;
-        let before = self.able_to_activate(&active, bound.clone()).await?;
-        if let Some(roles) = bound.get_mut(identity.as_str()) {
-            roles.remove(role);
-        }
-        if before > 0 && self.able_to_activate(&active, bound).await? == 0 {
+        let bound = self.bound_roles().await?;
+        let before = self.able_to_activate(&active, bound.clone(), None).await?;
+        if before > 0 && self.able_to_activate(&active, bound, Some(gone)).await? == 0 {
             return Err(BrokerError::LastAdmin);
         }
         Ok(())
@@ -513,6 +526,20 @@ impl Broker {
         self.metrics().generation_behind(why.is_some());
         self.behind.store(Arc::new(why));
     }
+}
+
+/// What an act is about to take from an identity.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Gone<'a> {
+    /// A role.
+    Role { of: &'a Identity, role: &'a str },
+    /// A registered key.
+    Key {
+        of: &'a Identity,
+        thumbprint: &'a str,
+    },
+    /// All access, by a revocation.
+    Identity(&'a Identity),
 }
 
 /// How many identities could activate the next generation.

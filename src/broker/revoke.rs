@@ -10,6 +10,7 @@ use secrecy::SecretString;
 use tracing::{info, instrument, warn};
 
 use super::call::Call;
+use super::generations::Gone;
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -17,8 +18,9 @@ use crate::clock::Timestamp;
 use crate::domain::catalog::Revocability;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::deny_list::DenyPlace;
-use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS};
+use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS, MAX_NAME_BYTES};
 use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::text::is_unprintable;
 use crate::domain::workload::Identity;
 use crate::ids::{CutoffId, SessionId};
 use crate::ledger::Appended;
@@ -218,7 +220,9 @@ impl Broker {
         } = ask;
         let asked = self.now();
         let caller = self.admin(call, AdminAction::RevokeMany).await?;
-        if !unknown {
+        if unknown {
+            check_name(&selector)?;
+        } else {
             self.check_known(&selector, asked).await?;
         }
         let place = if widen {
@@ -235,6 +239,14 @@ impl Broker {
             });
         }
         let block = block_until(&selector, block, asked)?;
+        if let (Selector::Workload(identity), Block::UntilLifted) = (&selector, block)
+            && caller.identity().is_some()
+        {
+            // A block that ends by itself locks nobody out for good, and an admin lifts those of an
+            // attestor and of everything.
+            self.check_successor_without(Gone::Identity(identity))
+                .await?;
+        }
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
         if let Some(place) = &place {
             call.consume().await?;
@@ -327,8 +339,16 @@ impl Broker {
         {
             return Err(BrokerError::NotFound("revocation"));
         }
+        let names = self.may(&caller, AdminAction::ListSessions)?
+            || self.may(&caller, AdminAction::RevokeMany)?;
         let cutoff = self.genuine_cutoff(id).await?;
-        Ok(self.counted(cutoff).await)
+        let mut revocation = self.counted(cutoff).await;
+        if let Some(radius) = &mut revocation.radius
+            && !names
+        {
+            radius.sessions.clear();
+        }
+        Ok(revocation)
     }
 
     /// The revocations of a listing, newest first, for admins.
@@ -398,6 +418,8 @@ impl Broker {
                 lifted_index: Some(recorded.index),
                 ..cutoff
             }),
+            // Another call lifted it meanwhile.
+            Appended::Unchanged => self.genuine_cutoff(id).await,
             Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Err(BrokerError::FailClosed(
                 "the lifting was not recorded".into(),
@@ -570,6 +592,33 @@ pub(super) fn ending_state(session: &Session) -> SessionState {
         Revocability::Immediate { .. } => SessionState::Ended,
         Revocability::Bounded { .. } | Revocability::ExpiryOnly => SessionState::Ending,
     }
+}
+
+/// Refuses a selector whose name nothing can have.
+fn check_name(selector: &Selector) -> Result<(), BrokerError> {
+    let name = selector.value();
+    let named = match selector {
+        Selector::Resource(_)
+        | Selector::Attestor(_)
+        | Selector::Policy(_)
+        | Selector::SigningKey(_) => {
+            (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(is_unprintable)
+        }
+        Selector::Workload(_)
+        | Selector::Task(_)
+        | Selector::Generation(_)
+        | Selector::IssuedAfter(_)
+        | Selector::All(_) => true,
+    };
+    if named {
+        return Ok(());
+    }
+    Err(BrokerError::Invalid {
+        pointer: "/selector",
+        detail: format!(
+            "a name has 1 to {MAX_NAME_BYTES} bytes, and no character that is not shown"
+        ),
+    })
 }
 
 fn block_until(selector: &Selector, asked: BlockAsk, now: Timestamp) -> Result<Block, BrokerError> {

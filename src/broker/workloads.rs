@@ -7,6 +7,7 @@ use tracing::instrument;
 
 use super::admin::Caller;
 use super::call::Call;
+use super::generations::Gone;
 use super::{Broker, BrokerError};
 use crate::attest::key::registrable;
 use crate::attest::{Evidence, WorkloadKeys, WorkloadKeysUnavailable};
@@ -160,6 +161,16 @@ impl Broker {
         thumbprint: String,
     ) -> Result<(), BrokerError> {
         let caller = self.admin(call, AdminAction::ManageWorkloads).await?;
+        // A name that is no identity has no role. The bootstrap token can register another key.
+        if caller.identity().is_some()
+            && let Ok(of) = Identity::try_from(format!("{attestor}:{}", encode_value(&workload)))
+        {
+            let gone = Gone::Key {
+                of: &of,
+                thumbprint: &thumbprint,
+            };
+            self.check_successor_without(gone).await?;
+        }
         let change = WorkloadKeyChange {
             attestor,
             workload,

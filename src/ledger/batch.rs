@@ -308,6 +308,9 @@ impl<'a> Batch<'a> {
             }
             Entry::Cutoff(cutoff, _, _) => Some(self.cut_off(cutoff, index)),
             Entry::Lift { cutoff, .. } => {
+                if self.fresh.is_lifted(cutoff) || self.cutoffs.is_lifted(cutoff) {
+                    return Settled::Unchanged;
+                }
                 let mut cutoff = (**cutoff).clone();
                 cutoff.lifted_index = Some(index);
                 // Whatever comes after it in this batch is let in again.
@@ -357,7 +360,7 @@ impl<'a> Batch<'a> {
         Settled::Recorded(self.record(prepared, None))
     }
 
-    fn workload_key(&self, change: &WorkloadKeyChange, index: u64) -> ActWrite {
+    fn workload_key(&mut self, change: &WorkloadKeyChange, index: u64) -> ActWrite {
         let row = WorkloadKeyRow {
             attestor: change.attestor.clone(),
             workload: change.workload.clone(),
@@ -366,6 +369,8 @@ impl<'a> Batch<'a> {
             index,
             mac: Vec::new(),
         };
+        // As with a role: later entries of this batch were judged by other keys.
+        self.view.newest_binding = Some(index);
         ActWrite::WorkloadKey(Box::new(row.seal(self.mac)))
     }
 

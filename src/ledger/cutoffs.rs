@@ -97,6 +97,14 @@ impl Cutoffs {
             .find(|cutoff| cutoff.blocks(now))
     }
 
+    /// Whether a cutoff was lifted.
+    pub(super) fn is_lifted(&self, cutoff: &Cutoff) -> bool {
+        let known = self.by_selector.get(&cutoff.selector).into_iter().flatten();
+        known
+            .filter(|known| known.id == cutoff.id)
+            .any(|known| known.lifted_index.is_some())
+    }
+
     /// The newest time that was accepted, with the leaf that says so.
     pub(super) fn newest_acceptance(&self) -> Option<(u64, Timestamp)> {
         self.accepted.last().copied()

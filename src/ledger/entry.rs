@@ -367,7 +367,8 @@ impl RequestCaller {
 pub struct Premises {
     /// The generation that decided. `None` where the call rests on none.
     pub generation: Option<GenerationDigest>,
-    /// The size of the log before role bindings were read. A later binding may have changed them.
+    /// The size of the log before role bindings and registered keys were read. A later entry may have
+    /// changed them.
     pub bindings_as_of: Option<u64>,
 }
 

@@ -91,7 +91,7 @@ macro_rules! matching {
                  AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
              WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
              WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
-             WHEN 'policy' THEN policies LIKE $7 ESCAPE '!' WHEN 'issued_after' THEN issued_at > $8 \
+             WHEN 'policy' THEN replace(policies, $7, '') <> policies WHEN 'issued_after' THEN issued_at > $8 \
              WHEN 'task' THEN task_id IN (SELECT id FROM tree) ELSE 1 = 0 END \
                  UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id \
                  WHERE s.expires_at > $1 AND (s.state <> 'ended' OR s.ended_at >= $1)) ",
@@ -144,7 +144,8 @@ struct SelectorColumns {
     task: Option<TaskId>,
     generation: Option<Vec<u8>>,
     issued_after: Option<Timestamp>,
-    /// A policy's id as it stands in the JSON list of a session's policies, for LIKE.
+    /// A policy's id as it stands in the JSON list of a session's policies. SQL finds it by `replace`,
+    /// which both databases compare byte by byte; SQLite's LIKE ignores the case of letters.
     policy: String,
 }
 
@@ -152,10 +153,6 @@ impl SelectorColumns {
     fn new(selector: &Selector) -> Result<Self, StoreError> {
         let value = selector.value();
         let policy = serde_json::to_string(&value).map_err(|_| StoreError::Corrupt("policy"))?;
-        let policy = policy
-            .replace('!', "!!")
-            .replace('%', "!%")
-            .replace('_', "!_");
         Ok(Self {
             kind: selector.kind(),
             task: match selector {
@@ -170,7 +167,7 @@ impl SelectorColumns {
                 Selector::IssuedAfter(at) => Some(*at),
                 _ => None,
             },
-            policy: format!("%{policy}%"),
+            policy,
             value,
         })
     }

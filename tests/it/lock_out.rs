@@ -5,16 +5,21 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use serde_json::{Value, json};
 
 use crate::support::fleet::{Fleet, Replica, body};
-use crate::support::http::{Answer, assert_problem};
-use crate::support::keys::base64url;
+use crate::support::http::{Answer, assert_problem, send};
+use crate::support::issuer::unix_seconds;
+use crate::support::keys::{Algorithm, Key, base64url, sign_jwt};
 use crate::support::process::Launch;
 use crate::support::random_hex;
 use crate::support::rig::{Kind, POLICIES};
 
+/// The broker's own name, whatever address it has in a test.
+const BROKER: &str = "http://127.0.0.1:7070";
+
 const ADMIN: &str = r#"
 @id("admin") @description("admins read, activate and bind")
 permit (principal in Role::"admin", action in [Action::"activateGeneration",
-  Action::"readGeneration", Action::"manageAdmins"], resource == Broker::"taskpass");
+  Action::"readGeneration", Action::"manageAdmins", Action::"manageWorkloads",
+  Action::"revokeMany"], resource == Broker::"taskpass");
 "#;
 
 const BY_CLAIM: &str = r#"
@@ -121,9 +126,32 @@ on_both_stores! {
         let body = json!({"workload": "dev:alice", "role": "admin"});
         let client = &replica.client;
         let unbind = client.request(reqwest::Method::DELETE, "/v1/admins").bearer_auth(&fleet.admin).json(&body);
-        assert_eq!(crate::support::http::send(unbind).await.status, 204, "the bootstrap token may");
+        assert_eq!(send(unbind).await.status, 204, "the bootstrap token may");
         let refused = activate(replica, &fleet.admin, &good).await;
         assert_eq!(refused.status, 400, "{}", refused.text());
+    }
+
+    async fn the_last_admin_who_could_activate_is_not_blocked_until_lifted(fleet, replica) {
+        let revoke = |token: &str, workload: &str, seconds: Value| {
+            let body = json!({
+                "selector": {"workload": workload}, "block_seconds": seconds, "reason": "a slip",
+            });
+            let (token, client) = (token.to_owned(), replica.client.clone());
+            async move { client.post_json(&token, "/v1/revocations", &body).await }
+        };
+        let forever = || json!("until_lifted");
+        bind(fleet, replica, "dev:alice").await;
+        let refused = revoke(&alice(fleet), "dev:alice", forever()).await;
+        assert_problem(&refused, 409, "last-admin");
+        // Others are blocked by her, and she is once there is another admin.
+        revoke(&alice(fleet), "dev:mallory", forever()).await.expect(200);
+        bind(fleet, replica, "dev:bob").await;
+        revoke(&alice(fleet), "dev:alice", forever()).await.expect(200);
+        assert_problem(&revoke(&alice(fleet), "dev:bob", forever()).await, 403, "blocked");
+        // A block that ends by itself, and the bootstrap token, are let through.
+        let claims = json!({"sub": "bob", "run": random_hex(8)});
+        revoke(&fleet.issuer.token(claims), "dev:bob", json!(1)).await.expect(200);
+        revoke(&fleet.admin, "dev:bob", forever()).await.expect(200);
     }
 
     async fn the_bootstrap_token_activates_and_binds_whatever_policies_say(fleet, replica) {
@@ -233,6 +261,58 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
         401,
         "each once"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_admin_who_could_activate_keeps_its_key() {
+    let keys = "[[attestors]]\nkind = \"key\"\nname = \"operator\"\n";
+    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| keys.to_owned(), ADMIN).await;
+    let (first, second) = (
+        Key::generate(Algorithm::Es256),
+        Key::generate(Algorithm::Es256),
+    );
+    let register = async |key: &Key| {
+        let body = json!({"attestor": "operator", "workload": "oncall", "jwk": key.jwk()});
+        let client = &replica.client;
+        let added = client.post_json(&fleet.admin, "/v1/workloads", &body).await;
+        added.expect(201)["thumbprint"].as_str().unwrap().to_owned()
+    };
+    let remove = async |by: String, thumbprint: &str| {
+        let body = json!({
+            "attestor": "operator", "workload": "oncall", "thumbprint": thumbprint,
+        });
+        let client = &replica.client;
+        let remove = client.request(reqwest::Method::DELETE, "/v1/workloads");
+        send(remove.bearer_auth(by).json(&body)).await
+    };
+    let first_thumbprint = register(&first).await;
+    bind(&fleet, &replica, "operator:oncall").await;
+    let refused = remove(assertion(&first), &first_thumbprint).await;
+    assert_problem(&refused, 409, "last-admin");
+    let second_thumbprint = register(&second).await;
+    let removed = remove(assertion(&first), &first_thumbprint).await;
+    assert_eq!(removed.status, 204, "{}", removed.text());
+    let refused = remove(assertion(&second), &second_thumbprint).await;
+    assert_problem(&refused, 409, "last-admin");
+    let removed = remove(fleet.admin.clone(), &second_thumbprint).await;
+    assert_eq!(
+        removed.status,
+        204,
+        "the bootstrap token may: {}",
+        removed.text()
+    );
+}
+
+/// An assertion of the workload `oncall`.
+fn assertion(key: &Key) -> String {
+    let now = unix_seconds();
+    let mut header = key.header();
+    header["typ"] = json!("client-authentication+jwt");
+    let claims = json!({
+        "iss": "oncall", "sub": "oncall", "aud": BROKER, "jti": random_hex(16),
+        "iat": now, "exp": now + 120,
+    });
+    sign_jwt(&header, &claims, key)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,10 +6,17 @@ use serde_json::{Value, json};
 
 use crate::support::http::{Client, assert_problem, send};
 use crate::support::process::{Ended, Launch};
-use crate::support::rig::{ADMIN, Kind, Rig, ask, ask_joining, handle, refusal};
+use crate::support::rig::{ADMIN, Kind, POLICIES, Rig, ask, ask_joining, handle, refusal};
 use crate::support::server::Server;
 
 const REPORTS: &str = "dev:agent%3Areports";
+
+const READERS: &str = r#"
+@id("readers") @description("readers read revocations")
+permit (principal in Role::"reader", action == Action::"readRevocations", resource == Broker::"taskpass");
+@id("listers") @description("listers read sessions too")
+permit (principal in Role::"lister", action == Action::"listSessions", resource == Broker::"taskpass");
+"#;
 
 struct World {
     rig: Rig,
@@ -18,7 +25,8 @@ struct World {
 }
 
 async fn begin(kind: Kind) -> World {
-    let mut rig = Rig::new(kind).await;
+    let policies = format!("{POLICIES}{READERS}");
+    let mut rig = Rig::with(kind, &policies, Vec::new(), Vec::new()).await;
     let (server, client) = rig.serve();
     World {
         rig,
@@ -148,6 +156,21 @@ on_both_stores! {
         world.revoke(meant).await;
 
         let issued = world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        // Names are compared letter by letter, in both databases.
+        let upper = issued.session.policies[0].to_uppercase();
+        assert_ne!(upper, issued.session.policies[0]);
+        for selector in [json!({"policy": upper}), json!({"policy": "x".repeat(60_000)})] {
+            let body = json!({"selector": selector, "reason": "x"});
+            let answer = world.client.post_json(ADMIN, "/v1/revocations", &body).await;
+            assert_problem(&answer, 404, "not-found");
+        }
+        for name in ["", "red\u{202e}", "\u{1b}[31m", &"x".repeat(65)] {
+            for kind in ["resource", "attestor", "policy", "signing_key"] {
+                let body = json!({"selector": {kind: name}, "reason": "x", "unknown": true});
+                let answer = world.client.post_json(ADMIN, "/v1/revocations", &body).await;
+                assert_eq!(answer.status, 400, "{kind} {name:?}: {}", answer.text());
+            }
+        }
         let known = [
             json!({"resource": "archive-api"}),
             json!({"policy": &issued.session.policies[0]}),
@@ -169,6 +192,37 @@ on_both_stores! {
             let request = world.client.request(Method::POST, "/v1/revocations").bearer_auth(ADMIN);
             let request = request.header("content-type", "application/json").body(body);
             assert_eq!(send(request).await.status, 400, "{body}");
+        }
+    }
+
+    async fn of_lifts_at_once_one_is_recorded_and_all_name_its_leaf(world: World) {
+        let held = world.revoke(json!({"selector": {"workload": REPORTS}, "reason": "x"})).await;
+        let path = format!("/v1/revocations/{}/lift", held["id"].as_str().unwrap());
+        let nothing = json!({});
+        let lift = || world.client.post_json(ADMIN, &path, &nothing);
+        let (one, two, three) = tokio::join!(lift(), lift(), lift());
+        let lifted = [one.expect(200), two.expect(200), three.expect(200)];
+        let leaf = lifted[0]["lifted_index"].as_u64().unwrap();
+        for other in &lifted {
+            assert_eq!(other["lifted_index"], leaf, "{lifted:?}");
+        }
+    }
+
+    async fn a_reader_of_revocations_is_told_how_many_sessions_and_not_which(world: World) {
+        world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
+        let held = world.revoke(json!({
+            "selector": {"resource": "orders-api"}, "block_seconds": 0, "reason": "x",
+        })).await;
+        assert_eq!(held["sessions"].as_array().unwrap().len(), 1, "{held}");
+        for (role, sessions) in [("reader", 0), ("lister", 1)] {
+            let bind = json!({"workload": "dev:agent%3Aorders", "role": role});
+            let bound = world.client.post_json(ADMIN, "/v1/admins", &bind).await;
+            assert_eq!(bound.status, 204, "{}", bound.text());
+            let reader = world.rig.token("agent:orders", json!({}));
+            let path = format!("/v1/revocations/{}", held["id"].as_str().unwrap());
+            let shown = world.client.get_as(&reader, &path).await.expect(200);
+            assert_eq!(shown["matched"], 1, "{shown}");
+            assert_eq!(shown["sessions"].as_array().unwrap().len(), sessions, "{role}: {shown}");
         }
     }
 
