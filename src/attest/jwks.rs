@@ -12,9 +12,11 @@
 //! their `kid`.
 //!
 //! A new set takes the place of the old one, also where it has no key that can be used: then the issuer
-//! has none. A set that is older than [`MAX_UNCONFIRMED_SECONDS`] serves only after a fetch was tried.
-//! So a key that its issuer withdrew is believed for no longer than that while the issuer answers, and
-//! for `max_stale_seconds` while it does not.
+//! has none. A set that is older than [`MAX_UNCONFIRMED_SECONDS`] serves only if the newest fetch failed
+//! and began less than [`COOL_DOWN_SECONDS`] ago; otherwise the question waits for one fetch. So a key
+//! that its issuer withdrew is believed for no longer than [`MAX_UNCONFIRMED_SECONDS`] while the issuer
+//! answers, or until [`COOL_DOWN_SECONDS`] after a failed fetch began, if that is later. While the issuer
+//! does not answer, the key is believed for `max_stale_seconds`.
 //!
 //! Discovery goes to public addresses alone, except to the server of the endpoint that the attestor
 //! names for it. The issuer's metadata says where the key set is, and so cannot lead elsewhere into
@@ -22,7 +24,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -43,10 +44,12 @@ use crate::outgoing::{self, BodyError};
 /// The least time from the beginning of one fetch to the beginning of the next.
 pub(super) const COOL_DOWN_SECONDS: u64 = 10;
 
+const COOL_DOWN: Duration = Duration::from_secs(COOL_DOWN_SECONDS);
+
 /// The age at which a set is fetched anew while it still serves.
 const REFRESH_SECONDS: u64 = 300;
 
-/// The age from which on a set serves only once a fetch of the next was tried.
+/// The age, in seconds, beyond which a set serves only if the newest fetch failed within the cool-down.
 const MAX_UNCONFIRMED_SECONDS: u64 = 600;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -243,8 +246,9 @@ pub(super) struct KeySource {
     max_stale_seconds: u64,
     tracker: TaskTracker,
     current: ArcSwapOption<KeySet>,
-    /// Whether the last fetch came to nothing: then a key that is not known may exist all the same.
-    failing: AtomicBool,
+    /// When the last completed fetch began, if it failed: then a key that is not in the set may exist
+    /// nevertheless. `None` before the first fetch and after a successful one.
+    failed: ArcSwapOption<Timestamp>,
     /// Held by the one fetch; inside, when the last one began.
     flight: Arc<Mutex<Option<Timestamp>>>,
 }
@@ -292,7 +296,7 @@ impl KeySource {
             max_stale_seconds,
             tracker,
             current: ArcSwapOption::empty(),
-            failing: AtomicBool::new(false),
+            failed: ArcSwapOption::empty(),
             flight: Arc::new(Mutex::new(None)),
         })
     }
@@ -324,7 +328,7 @@ impl KeySource {
         if !found.is_empty() {
             return Ok(found);
         }
-        Err(if self.failing.load(Ordering::Acquire) {
+        Err(if self.failed.load().is_some() {
             KeyError::Unreachable
         } else {
             KeyError::Unknown
@@ -337,11 +341,14 @@ impl KeySource {
             .filter(|set| set.fetched_at.seconds_until(now) <= self.max_stale_seconds)
     }
 
-    /// Whether a set is so old that the next one has to be waited for. While the issuer does not answer
-    /// no one waits: the set serves until it is too old, and is fetched beside.
+    /// Whether a set is so old that the question has to wait for the next fetch. A failed fetch spares
+    /// questions that wait until another fetch may begin, and no longer: by then the issuer may answer.
     fn must_be_confirmed(&self, set: &KeySet, now: Timestamp) -> bool {
-        set.fetched_at.seconds_until(now) > MAX_UNCONFIRMED_SECONDS
-            && !self.failing.load(Ordering::Acquire)
+        if set.fetched_at.seconds_until(now) <= MAX_UNCONFIRMED_SECONDS {
+            return false;
+        }
+        let failed = self.failed.load_full();
+        failed.is_none_or(|began| began.distance(now) >= COOL_DOWN)
     }
 
     /// Begins a fetch without waiting for it, if the set is old and nobody fetches already.
@@ -374,8 +381,7 @@ impl KeySource {
         mut last: OwnedMutexGuard<Option<Timestamp>>,
         now: Timestamp,
     ) -> Option<tokio::task::JoinHandle<()>> {
-        let pause = Duration::from_secs(COOL_DOWN_SECONDS);
-        if last.is_some_and(|began| began.distance(now) < pause) {
+        if last.is_some_and(|began| began.distance(now) < COOL_DOWN) {
             return None;
         }
         *last = Some(now);
@@ -383,7 +389,8 @@ impl KeySource {
         Some(self.tracker.spawn(async move {
             let fetched = tokio::time::timeout(TOTAL_TIMEOUT, source.fetch()).await;
             let fetched = fetched.unwrap_or(Err(FetchError::Slow));
-            source.failing.store(fetched.is_err(), Ordering::Release);
+            let failed = fetched.is_err().then(|| Arc::new(now));
+            source.failed.store(failed);
             match fetched {
                 Ok((set, usage)) => {
                     let set = KeySet::new(set, usage, now);

@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use serde_json::json;
 use wiremock::{MockServer, ResponseTemplate};
 
@@ -187,6 +188,57 @@ async fn a_withdrawn_key_is_not_believed_beyond_the_stated_bound() {
     assert_eq!(find(&source, "b", last).await, Ok(()));
     let stale = last.plus_seconds(1);
     assert_eq!(find(&source, "b", stale).await, Err(KeyError::Unreachable));
+}
+
+#[tokio::test]
+async fn a_fetch_that_failed_long_ago_does_not_excuse_believing_a_withdrawn_key() {
+    let server = MockServer::start().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
+    let source = source_for(&server.uri(), 3_600);
+    assert_eq!(find(&source, "a", now()).await, Ok(()));
+    // A token with an invented key id causes a fetch, which fails. No token comes for a long time.
+    server.reset().await;
+    serve(&server, "/jwks", ResponseTemplate::new(500)).await;
+    serve(&server, DISCOVERY, ResponseTemplate::new(500)).await;
+    let failed = now().plus_seconds(COOL_DOWN_SECONDS + 1);
+    let invented = find(&source, "invented", failed).await;
+    assert_eq!(invented, Err(KeyError::Unreachable));
+    // Meanwhile the issuer withdraws the key. All questions wait for the same fetch.
+    server.reset().await;
+    serve_keys(&server, json!([])).await;
+    let over = now().plus_seconds(MAX_UNCONFIRMED_SECONDS + 38);
+    let asked = (0..20).map(|_| find(&source, "a", over));
+    let answers = futures_util::future::join_all(asked).await;
+    assert!(answers.iter().all(|r| *r == Err(KeyError::Unknown)));
+    assert_eq!(fetches(&server).await, 1);
+}
+
+#[tokio::test]
+async fn a_failed_fetch_excuses_an_old_set_until_the_next_may_begin() {
+    let server = MockServer::start().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
+    let source = source_for(&server.uri(), 3_600);
+    assert_eq!(find(&source, "a", now()).await, Ok(()));
+    server.reset().await;
+    serve(&server, DISCOVERY, ResponseTemplate::new(503)).await;
+    let tried = async || server.received_requests().await.unwrap().len();
+    let over = now().plus_seconds(MAX_UNCONFIRMED_SECONDS + 1);
+    assert_eq!(find(&source, "a", over).await, Ok(()));
+    assert_eq!(tried().await, 1);
+    // Nothing is asked of the issuer, and no question waits.
+    let during = over.plus_seconds(COOL_DOWN_SECONDS - 1);
+    let at_once = find(&source, "a", during).now_or_never();
+    assert_eq!(at_once, Some(Ok(())));
+    assert_eq!(tried().await, 1);
+    // Then the next fetch is waited for. It fails too, so the set serves on.
+    let again = over.plus_seconds(COOL_DOWN_SECONDS);
+    assert_eq!(find(&source, "a", again).await, Ok(()));
+    assert_eq!(tried().await, 2);
+    // The issuer answers again: no question after the cool-down believes the old set.
+    server.reset().await;
+    serve_keys(&server, json!([])).await;
+    let back = again.plus_seconds(COOL_DOWN_SECONDS);
+    assert_eq!(find(&source, "a", back).await, Err(KeyError::Unknown));
 }
 
 #[tokio::test]
