@@ -6,6 +6,12 @@
 //! [`COOL_DOWN_SECONDS`] after it *began*: tokens with invented key ids cost the issuer one request
 //! in that time, and us one lookup each.
 //!
+//! During this cool-down a key that the issuer has just published is unknown. A question for an unknown
+//! key waits for the end of the cool-down where that is at most [`MAX_COOL_DOWN_WAIT`] away. Otherwise
+//! the answer is [`KeyError::Unknown`]. It is not [`KeyError::Unreachable`], because a new key cannot be
+//! told from an invented one: anyone could then cause 503 answers and the alarm on unreachable issuers
+//! while the issuer is healthy, and could read from the status which issuers are configured.
+//!
 //! What an issuer answers is not trusted beyond its purpose. Its size and its time are bounded,
 //! redirects are refused, and a key that we cannot use is skipped alone. The first [`MAX_KEYS`] usable
 //! keys of a set are read when it comes; those beyond are kept as they are and read when a token names
@@ -45,6 +51,9 @@ use crate::outgoing::{self, BodyError};
 pub(super) const COOL_DOWN_SECONDS: u64 = 10;
 
 const COOL_DOWN: Duration = Duration::from_secs(COOL_DOWN_SECONDS);
+
+/// The longest that a question for an unknown key waits for the end of the cool-down.
+const MAX_COOL_DOWN_WAIT: Duration = Duration::from_secs(2);
 
 /// The age at which a set is fetched anew while it still serves.
 const REFRESH_SECONDS: u64 = 300;
@@ -322,7 +331,30 @@ impl KeySource {
                 return Err(KeyError::Unknown);
             }
         }
-        self.refresh(now).await;
+        let began = self.refresh(now).await;
+        match self.lookup(kid, algorithm, now) {
+            // The fetch began before the question: the issuer may have published the key since then.
+            Err(KeyError::Unknown) if began < now => {}
+            answer => return answer,
+        }
+        let next = began.plus_seconds(COOL_DOWN_SECONDS);
+        let wait = next.distance(now);
+        if wait > MAX_COOL_DOWN_WAIT {
+            return Err(KeyError::Unknown);
+        }
+        // Wait without the lock, so that questions that need it for another reason do not wait too.
+        tokio::time::sleep(wait).await;
+        self.refresh(next).await;
+        self.lookup(kid, algorithm, next)
+    }
+
+    /// The keys that a token names, from the snapshot as it is.
+    fn lookup(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        now: Timestamp,
+    ) -> Result<Vec<VerificationKey>, KeyError> {
         let set = self.usable(now).ok_or(KeyError::Unreachable)?;
         let found = set.find(kid, algorithm);
         if !found.is_empty() {
@@ -362,17 +394,21 @@ impl KeySource {
         }
     }
 
-    /// Waits for the fetch that runs, or for one's own, unless the last began a moment ago.
-    async fn refresh(self: &Arc<Self>, now: Timestamp) {
+    /// Waits for the running fetch and then, unless the cool-down forbids it, for a new one. Returns when
+    /// the newest fetch began.
+    async fn refresh(self: &Arc<Self>, now: Timestamp) -> Timestamp {
         let guard = Arc::clone(&self.flight).lock_owned().await;
-        if let Some(fetch) = self.begin(guard, now)
-            && fetch.await.is_err()
-        {
+        let last = *guard;
+        let Some(fetch) = self.begin(guard, now) else {
+            return last.unwrap_or(now);
+        };
+        if fetch.await.is_err() {
             tracing::warn!(
                 attestor = self.attestor,
                 "the fetch of an issuer's keys broke off"
             );
         }
+        now
     }
 
     /// Begins a fetch of its own task: a caller who goes away does not end it.

@@ -112,10 +112,74 @@ async fn fifty_unknown_keys_cost_one_fetch() {
             .all(|r| *r == Err(KeyError::Unknown))
     );
     assert_eq!(fetches(&server).await, 1);
-    unknown(COOL_DOWN_SECONDS - 1).await;
+    // No question waits that long for the end of the cool-down.
+    let early = COOL_DOWN_SECONDS - MAX_COOL_DOWN_WAIT.as_secs() - 1;
+    let answers = unknown(early).await;
+    assert!(answers.iter().all(|r| *r == Err(KeyError::Unknown)));
     assert_eq!(fetches(&server).await, 1);
     unknown(COOL_DOWN_SECONDS).await;
     assert_eq!(fetches(&server).await, 2);
+}
+
+/// An instant so shortly before the end of a cool-down that began at [`now`] that questions wait for it.
+fn shortly_before_the_next_fetch() -> Timestamp {
+    let next = now().plus_seconds(COOL_DOWN_SECONDS);
+    next.minus(Duration::from_millis(200))
+}
+
+#[tokio::test]
+async fn a_new_key_is_found_where_the_cool_down_that_a_stranger_caused_ends_soon() {
+    let server = MockServer::start().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
+    let source = source(&server.uri());
+    let invented = find(&source, "invented", now()).await;
+    assert_eq!(invented, Err(KeyError::Unknown));
+    assert_eq!(fetches(&server).await, 1);
+
+    server.reset().await;
+    let both = ["a", "new"].map(|kid| TestKey::new().jwk_named(kid));
+    serve_keys(&server, json!(both)).await;
+    // While the cool-down has more than the longest wait to run, the answer is the same as for a forged
+    // token, and comes at once.
+    let seconds = COOL_DOWN_SECONDS - MAX_COOL_DOWN_WAIT.as_secs() - 1;
+    let early = now().plus_seconds(seconds);
+    assert_eq!(find(&source, "new", early).await, Err(KeyError::Unknown));
+    assert_eq!(fetches(&server).await, 0);
+    let at = shortly_before_the_next_fetch();
+    assert_eq!(find(&source, "new", at).await, Ok(()));
+    assert_eq!(fetches(&server).await, 1);
+}
+
+#[tokio::test]
+async fn questions_that_wait_for_the_end_of_the_cool_down_cost_one_fetch_and_delay_no_known_key() {
+    let server = MockServer::start().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
+    let source = source(&server.uri());
+    assert_eq!(find(&source, "a", now()).await, Ok(()));
+    let at = shortly_before_the_next_fetch();
+    let invented: Vec<_> = (0..50).map(|index| format!("invented-{index}")).collect();
+    let asked = invented.iter().map(|kid| find(&source, kid, at));
+    let known = async {
+        tokio::task::yield_now().await;
+        find(&source, "a", at).now_or_never()
+    };
+    let (known, answers) = tokio::join!(known, futures_util::future::join_all(asked));
+    assert_eq!(known, Some(Ok(())));
+    assert!(answers.iter().all(|r| *r == Err(KeyError::Unknown)));
+    assert_eq!(fetches(&server).await, 2);
+}
+
+#[tokio::test]
+async fn a_fetch_that_fails_at_the_end_of_the_cool_down_leaves_open_whether_a_key_exists() {
+    let server = MockServer::start().await;
+    serve_keys(&server, json!([TestKey::new().jwk_named("a")])).await;
+    let source = source(&server.uri());
+    assert_eq!(find(&source, "a", now()).await, Ok(()));
+    server.reset().await;
+    serve(&server, DISCOVERY, ResponseTemplate::new(503)).await;
+    let at = shortly_before_the_next_fetch();
+    assert_eq!(find(&source, "new", at).await, Err(KeyError::Unreachable));
+    assert_eq!(find(&source, "a", at).await, Ok(()));
 }
 
 #[tokio::test]
