@@ -21,7 +21,7 @@ pub(super) async fn withdraw(
     if !yes {
         let client = connection.client()?;
         let would = client.post(&path, &json!({"dry_run": true})).await?;
-        output::note(told(&would, kid))?;
+        output::alert(told(&would, kid))?;
         ask()?;
     }
     // Read the token again: the dry run may have used up an attestation.
@@ -43,7 +43,7 @@ fn ask() -> Result<(), Failure> {
                 .into(),
         ));
     }
-    output::note("Withdraw the key? Type `yes`:")?;
+    output::alert("Withdraw the key? Type `yes`:")?;
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer)?;
     if answer.trim() == "yes" {

@@ -61,10 +61,18 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Writes one line on standard error: what a person should know and a script need not.
+/// Writes one line on standard error, for people and not for scripts. Never fails: neither the result
+/// nor the exit code of a command depends on a note.
 pub(super) fn note(text: impl AsRef<str>) -> Result<(), Failure> {
+    alert(text).or(Ok(()))
+}
+
+/// Writes one line on standard error. Fails if it cannot be written, for commands that must not
+/// continue unread: a monitor, and a question to the user.
+pub(super) fn alert(text: impl AsRef<str>) -> Result<(), Failure> {
     let text = printable_lines(text.as_ref());
-    Ok(writeln!(io::stderr().lock(), "{text}")?)
+    writeln!(io::stderr().lock(), "{text}")
+        .map_err(|error| Failure::Unestablished(format!("cannot write on standard error: {error}")))
 }
 
 /// What was told, where the exit code tells it too: that holds whether or not somebody read on.

@@ -779,6 +779,21 @@ fn a_monitor_that_nobody_hears_does_not_end_as_if_all_were_well() {
     says(&ended, 1, "CONTRADICTION (fork)");
 }
 
+#[test]
+fn a_first_contact_is_kept_though_standard_error_is_broken() {
+    let scene = Scene::new();
+    let shown = scene.show(&grown(9, 9, 0));
+    let ended = scene.watch(&["--once"]).with_broken_stderr().run();
+    assert_eq!(ended.code(), Some(0));
+    assert!(ended.stdout.contains("first contact"), "{}", ended.stdout);
+    assert_eq!(scene.kept(), shown);
+
+    // Warnings that cannot be written end a monitor.
+    let options = ["--every", "1s", "--stale", "1s"];
+    let ended = scene.watch(&options).with_broken_stderr().run();
+    assert_eq!(ended.code(), Some(3));
+}
+
 /// So many permits, each of which is a leaf at least.
 async fn issue(fleet: &Fleet, replica: &Replica, count: usize) {
     let asks = (0..count).map(|_| {

@@ -146,8 +146,11 @@ impl Exec {
             why = lease.keep() => why,
             never = serving => match never {},
         };
-        output::note(format!("taskpass: {why}; the command is told to stop"))?;
+        // End the group before the message: standard error may block, or have no reader.
         child.end_group(signals).await;
+        drop(output::note(format!(
+            "taskpass: {why}; the command was told to stop"
+        )));
         Ok(Ended::Lost(why))
     }
 }

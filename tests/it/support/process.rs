@@ -98,6 +98,16 @@ impl Launch {
         self
     }
 
+    /// The same program with a standard error that is a pipe without a reader.
+    #[must_use]
+    pub fn with_broken_stderr(mut self) -> Self {
+        let python = super::moto::python_program("python");
+        let program = std::mem::replace(&mut self.program, python);
+        let own: [OsString; 3] = ["-c".into(), BREAK_STDERR.into(), program.into_os_string()];
+        drop(self.arguments.splice(0..0, own));
+        self
+    }
+
     /// Starts it in a new directory.
     pub fn spawn(self) -> Process {
         let dir = tempfile::Builder::new()
@@ -161,6 +171,13 @@ impl Launch {
             .unwrap_or_else(|error| panic!("{}: {error}", self.program.display()))
     }
 }
+
+/// Replaces standard error by a pipe without a reader, and itself by the program that is named.
+const BREAK_STDERR: &str = "import os, sys
+reader, writer = os.pipe()
+os.close(reader)
+os.dup2(writer, 2)
+os.execv(sys.argv[1], sys.argv[1:])";
 
 const STDOUT: &str = "stdout.log";
 const STDERR: &str = "stderr.log";

@@ -358,14 +358,14 @@ impl Monitor {
         } else if round.read {
             output::line(format!("{now} {}", round.detail))?;
         } else if !self.once {
-            output::note(format!("{now} {}: {}", round.verdict, round.detail))?;
+            output::alert(format!("{now} {}: {}", round.verdict, round.detail))?;
         }
         if self.once {
             // The exit says it, with what is wrong.
             return Ok(());
         }
         for warning in &round.warnings {
-            output::note(format!("{now} {warning}"))?;
+            output::alert(format!("{now} {warning}"))?;
         }
         Ok(())
     }
