@@ -377,7 +377,9 @@ impl Client {
             BodyError::Broken(error) => Fault::of_transport(&error, told(&error)),
             BodyError::Large(_) => self.unread(&error).into(),
         })?;
-        if retry::is_transient(answer.status) || answer.slug() == "in-progress" {
+        // A load balancer or another server on the way may answer for a broker that is away.
+        let foreign = !answer.status.is_success() && answer.slug().is_empty();
+        if foreign || retry::is_transient(answer.status) || answer.slug() == "in-progress" {
             return Err(Fault::transient(answer.failure(), answer.retry_after));
         }
         Ok(answer)
@@ -468,13 +470,12 @@ impl Answer {
 
     /// The kind of problem that it tells of; empty where it is none.
     pub(super) fn slug(&self) -> &str {
-        let kind = self.body.get("type").and_then(Value::as_str);
-        kind.and_then(|kind| kind.strip_prefix(problem::URN))
-            .unwrap_or_default()
+        slug(&self.body)
     }
 
     /// What went wrong, as a sentence and an exit code. A clock that is wrong here explains why
-    /// evidence is refused that was made here.
+    /// evidence is refused that was made here. Only a problem document of the broker is a refusal: an
+    /// answer of another server does not show what the broker decided.
     pub(super) fn failure(&self) -> Failure {
         let mut text = describe(self.status, &self.body);
         let skew = self
@@ -488,6 +489,7 @@ impl Answer {
             );
         }
         let kind = match self.status.as_u16() {
+            _ if self.slug().is_empty() => Kind::Unestablished,
             401 | 403 | 404 | 409 | 410 => Kind::Refused,
             400..=499 if self.status != StatusCode::TOO_MANY_REQUESTS => Kind::Usage,
             _ => Kind::Unestablished,
@@ -498,6 +500,13 @@ impl Answer {
             problem: self.body.clone(),
         }
     }
+}
+
+/// The kind of a problem document of the broker; empty for every other document.
+pub(super) fn slug(problem: &Value) -> &str {
+    let kind = problem.get("type").and_then(Value::as_str);
+    kind.and_then(|kind| kind.strip_prefix(problem::URN))
+        .unwrap_or_default()
 }
 
 /// Whether the host is this machine.
@@ -538,20 +547,19 @@ fn reason(base: &Url, error: &reqwest::Error) -> String {
 /// A problem (RFC 9457) or an OAuth error (RFC 6749) as sentences.
 fn describe(status: StatusCode, body: &Value) -> String {
     let text = |name: &str| body.get(name).and_then(Value::as_str).map(printable);
-    let slug = text("type").unwrap_or_default();
-    let slug = slug
-        .strip_prefix(problem::URN)
-        .unwrap_or_default()
-        .to_owned();
+    let slug = printable(slug(body));
+    let is_oauth = text("error").is_some();
     let mut lines = Vec::new();
     let first = text("detail")
         .or_else(|| text("error_description"))
         .or_else(|| text("title"))
         .or_else(|| text("error"));
     lines.push(match (slug.as_str(), first) {
-        ("", Some(first)) => format!("{status}: {first}"),
+        ("", Some(first)) if is_oauth => format!("{status}: {first}"),
+        ("", Some(first)) => format!("{status}: {first} (not the broker's answer)"),
+        ("", None) => format!("{status} (not the broker's answer)"),
         (slug, Some(first)) => format!("{slug}: {first}"),
-        (_, None) => format!("the broker answered {status}"),
+        (slug, None) => format!("{slug}: the broker answered {status}"),
     });
     if let Some(code) = text("code").or_else(|| text("reason")) {
         lines.push(format!("  reason: {code}"));
@@ -676,7 +684,24 @@ mod tests {
     }
 
     #[test]
+    fn only_a_problem_document_of_the_broker_is_a_refusal() {
+        for status in [400, 401, 403, 404, 409, 410] {
+            for body in [
+                Value::Null,
+                json!({"message": "no"}),
+                json!({"type": "about:blank", "detail": "no"}),
+            ] {
+                let failure = answer(status, body).failure();
+                assert_eq!(failure.code(), 3, "{status}");
+                let text = failure.to_string();
+                assert!(text.contains("not the broker's answer"), "{text}");
+            }
+        }
+    }
+
+    #[test]
     fn each_status_has_its_exit_code() {
+        let problem = json!({"type": "urn:taskpass:problem:not-found", "detail": "why"});
         for (status, code) in [
             (401, 1),
             (403, 1),
@@ -691,7 +716,7 @@ mod tests {
             (503, 3),
         ] {
             assert_eq!(
-                answer(status, Value::Null).failure().code(),
+                answer(status, problem.clone()).failure().code(),
                 code,
                 "{status}"
             );

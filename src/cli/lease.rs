@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Client;
-use super::retry::{TRY_TIMEOUT, jittered, retried};
+use super::retry::{Fault, TRY_TIMEOUT, jittered, retried};
 use super::{Failure, output};
 
 /// After this time the end of a task is not tried again: the broker ends it by silence anyway.
@@ -17,6 +17,13 @@ const END_RETRY: Duration = Duration::from_secs(15);
 
 /// The longest pause between a heartbeat that failed and the next.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The problems by which the broker says that a task has ended already. The broker prunes old tasks, so
+/// an unknown task has ended too.
+const ENDED: [&str; 2] = ["task-ended", "not-found"];
+
+/// The problems by which the broker says at a heartbeat that a task can no longer be used.
+const UNUSABLE: [&str; 4] = ["task-ended", "not-found", "owner-withdrawn", "blocked"];
 
 /// An open task, and the right to keep and end it.
 pub(super) struct Lease {
@@ -53,13 +60,11 @@ impl Lease {
         let mut heard = Instant::now();
         loop {
             let pause = match timeout(usual.min(TRY_TIMEOUT), self.beat(None)).await {
-                Ok(Ok(())) => {
+                Ok(Ok(None)) => {
                     heard = Instant::now();
                     usual
                 }
-                Ok(Err(refused)) if refused.is_refusal() => {
-                    return format!("the task is over: {refused}");
-                }
+                Ok(Ok(Some(why))) => return format!("the task is over: {why}"),
                 Ok(Err(_)) | Err(_) => jittered(usual.min(LONGEST_PAUSE)),
             };
             if heard.elapsed() >= self.silence {
@@ -81,7 +86,7 @@ impl Lease {
         )));
     }
 
-    /// Ends it, and says when that could not be done. What is over already was ended.
+    /// Ends it. Succeeds only if the broker confirms the end, or says that the task ended before.
     pub(super) async fn finish(&self, well: bool) -> Result<(), Failure> {
         let what = if well { "complete" } else { "abort" };
         let path = format!("{}/{what}", self.path);
@@ -90,32 +95,38 @@ impl Lease {
             let sent = self
                 .client
                 .try_once(Method::POST, &path, Some(&nothing), None);
-            Ok(sent.await?.success()?)
+            match sent.await?.success() {
+                Ok(body) if state(&body).is_some_and(|state| state != "open") => Ok(()),
+                Ok(_) => Err(Fault::transient(not_of_the_broker(), None)),
+                Err(refused) if ENDED.contains(&refused.slug()) => Ok(()),
+                Err(failure) => Err(failure.into()),
+            }
         });
-        match ended.await {
-            Ok(_) => Ok(()),
-            Err(refused) if refused.is_refusal() => Ok(()),
+        ended.await
+    }
+
+    /// One heartbeat. Returns why the task can no longer be used, or that `session` was revoked; `None`
+    /// while both are good. Fails if the broker did not answer.
+    pub(super) async fn beat(&self, session: Option<&str>) -> Result<Option<String>, Failure> {
+        let path = format!("{}/heartbeat", self.path);
+        let nothing = json!({});
+        let sent = self.client.send(Method::POST, &path, Some(&nothing));
+        match sent.await?.success() {
+            Ok(body) if state(&body).is_some() => Ok(over(&body, session)),
+            Ok(_) => Err(not_of_the_broker()),
+            Err(refused) if UNUSABLE.contains(&refused.slug()) => Ok(Some(refused.to_string())),
             Err(failure) => Err(failure),
         }
     }
+}
 
-    /// One heartbeat. It is refused when the task is of no more use, or `session` was revoked.
-    pub(super) async fn beat(&self, session: Option<&str>) -> Result<(), Failure> {
-        let body = self.post("heartbeat").await?;
-        match over(&body, session) {
-            Some(why) => Err(Failure::Refused(why)),
-            None => Ok(()),
-        }
-    }
+/// The state of the task in an answer; `None` if another server than the broker answered.
+fn state(body: &Value) -> Option<&str> {
+    body.pointer("/task/state").and_then(Value::as_str)
+}
 
-    async fn post(&self, what: &str) -> Result<Value, Failure> {
-        let path = format!("{}/{what}", self.path);
-        let answer = self
-            .client
-            .send(Method::POST, &path, Some(&json!({})))
-            .await?;
-        answer.success()
-    }
+fn not_of_the_broker() -> Failure {
+    Failure::Unestablished("the answer names no task (not the broker's answer)".into())
 }
 
 /// Why a task, as its heartbeat tells of it, is of no more use: it is over, or what it had was
@@ -125,9 +136,9 @@ fn over(body: &Value, session: Option<&str>) -> Option<String> {
         let text = value.get(name).and_then(Value::as_str);
         text.unwrap_or_default().to_owned()
     };
-    let state = text(body.get("task")?, "state");
+    let state = state(body)?;
     if state != "open" {
-        return Some(state);
+        return Some(state.to_owned());
     }
     let sessions = body.get("sessions")?.as_array()?;
     let alive = |session: &Value| ["active", "minting"].contains(&text(session, "state").as_str());

@@ -109,7 +109,8 @@ pub(crate) enum Failure {
     /// The broker, or another server, answered with an error.
     #[error("{text}")]
     Answered {
-        /// What its status means for the command: `Refused`, `Usage` or `Unestablished`.
+        /// What its status means for the command: `Refused`, `Usage` or `Unestablished`. Always
+        /// `Unestablished` if the answer is not a problem document of the broker.
         kind: Kind,
         /// The answer as sentences.
         text: String,
@@ -179,9 +180,12 @@ impl Failure {
         }
     }
 
-    /// Whether the broker refused, or a verification failed.
-    fn is_refusal(&self) -> bool {
-        self.kind() == Some(Kind::Refused)
+    /// The kind of problem in the broker's answer; empty if this is not such an answer.
+    fn slug(&self) -> &str {
+        match self {
+            Self::Answered { problem, .. } => client::slug(problem),
+            _ => "",
+        }
     }
 
     fn code(&self) -> u8 {

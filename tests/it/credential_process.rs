@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::support::balancer::{Balancer, Fault};
 use crate::support::fleet::{Fleet, Replica};
 use crate::support::moto::{Moto, python_program};
 use crate::support::process::{Ended, Launch};
@@ -406,6 +407,42 @@ async fn who_is_done_says_so_and_the_task_is_completed() {
     assert_eq!(session["end_reason"], "completed");
     let names: Vec<_> = fs::read_dir(world.cache()).unwrap().collect();
     assert_eq!(names.len(), 1, "the lock alone: {names:?}");
+}
+
+/// Enough pages of a load balancer for every try of a call.
+fn pages(status: &str) -> Vec<Fault> {
+    vec![Fault::page(status); 50]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_of_a_load_balancer_neither_ends_the_task_nor_counts_as_its_end() {
+    let (mut world, _sts) = World::scripted().await;
+    let between = Balancer::before(&[world.replica.address], &[]);
+    world.replica.address = between.address();
+    let first = printed(&world.call(&[]));
+    between.set_faults(&pages("404 Not Found"));
+    let unknown = world.call(&[]);
+    assert_eq!(printed(&unknown), first);
+    assert!(
+        unknown.stderr.contains("was not asked"),
+        "{}",
+        unknown.stderr
+    );
+    between.set_faults(&pages("403 Forbidden"));
+    refused(&world.call(&["--end"]), 3, "not the broker's answer");
+    between.set_faults(&[]);
+    assert_eq!(world.sessions().await[0]["state"], "active");
+
+    // The deadline has passed here, and not at the broker.
+    world.change(|held| held["deadline"] = soon(-1));
+    refused(&world.call(&[]), 1, "the task is over: expired");
+    between.set_faults(&pages("403 Forbidden"));
+    refused(&world.call(&["--end"]), 3, "not the broker's answer");
+    between.set_faults(&[]);
+    assert_eq!(world.sessions().await[0]["state"], "active");
+    let ended = world.call(&["--end"]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.stderr);
+    assert_eq!(world.sessions().await[0]["end_reason"], "completed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

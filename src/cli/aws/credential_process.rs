@@ -74,7 +74,13 @@ enum Kept {
     /// A session.
     Held(Box<Held>),
     /// The task was over, for this reason. Its credential is not kept.
-    Over { why: String, deadline: Timestamp },
+    Over {
+        why: String,
+        deadline: Timestamp,
+        /// The task and its handle, for `--end`. `None` for a task that was joined.
+        #[serde(default)]
+        task: Option<Value>,
+    },
 }
 
 impl CredentialProcess {
@@ -142,18 +148,19 @@ impl CredentialProcess {
         mut held: Held,
     ) -> Result<Option<Held>, Failure> {
         let over = match self.standing(asker, &held).await {
-            Err(refused) if refused.is_refusal() => Some(refused.to_string()),
+            Ok(over) => over,
             Err(failure) => {
                 output::note(format!("taskpass: the broker was not asked: {failure}"))?;
                 None
             }
-            Ok(()) => None,
         };
         let now = SystemClock.now();
         let over = over.or_else(|| (now >= held.deadline).then(|| "expired".to_owned()));
         if let Some(why) = over {
             let deadline = held.deadline;
-            slot.write(&json!({ "over": { "why": why, "deadline": deadline } }))?;
+            // The handle is kept until the broker confirms the end.
+            let task = (!self.task.is_joined()).then_some(&held.task);
+            slot.write(&json!({ "over": { "why": why, "deadline": deadline, "task": task } }))?;
             if self.may_reopen(deadline) {
                 return Ok(None);
             }
@@ -174,8 +181,8 @@ impl CredentialProcess {
         }
     }
 
-    /// Refused when the task is over or the session was revoked.
-    async fn standing(&self, asker: &Asker, held: &Held) -> Result<(), Failure> {
+    /// Why the task is over or the session was revoked; `None` while both are good.
+    async fn standing(&self, asker: &Asker, held: &Held) -> Result<Option<String>, Failure> {
         let lease = Lease::joined(&asker.client, &held.task, 0)?;
         let beat = timeout(BEAT_TIMEOUT, lease.beat(Some(&held.session)));
         beat.await
@@ -188,10 +195,14 @@ impl CredentialProcess {
                 "no call with these arguments and this attestation has left anything to end".into(),
             ));
         };
-        if let Kept::Held(held) = kept
+        let task = match kept {
+            Kept::Held(held) => Some(held.task),
+            Kept::Over { task, .. } => task,
+        };
+        if let Some(task) = task
             && !self.task.is_joined()
         {
-            let lease = Lease::joined(&asker.client, &held.task, 0)?;
+            let lease = Lease::joined(&asker.client, &task, 0)?;
             lease.finish(true).await?;
         }
         slot.clear()

@@ -27,6 +27,16 @@ impl Fault {
             "HTTP/1.1 {status}\r\n{headers}content-length: 0\r\nconnection: close\r\n\r\n"
         ))
     }
+
+    /// An answer of a load balancer with this status: a page for people.
+    pub fn page(status: &str) -> Self {
+        let page = "<html>no</html>";
+        let length = page.len();
+        Self::Answer(format!(
+            "HTTP/1.1 {status}\r\ncontent-type: text/html\r\ncontent-length: {length}\r\n\
+             connection: close\r\n\r\n{page}"
+        ))
+    }
 }
 
 /// A running balancer. When dropped it takes no more connections.
@@ -77,6 +87,11 @@ impl Balancer {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// The next connections have these faults, instead of those that are left.
+    pub fn set_faults(&self, faults: &[Fault]) {
+        *self.shared.faults.lock().unwrap() = faults.iter().cloned().collect();
     }
 
     /// The values of this header in the first request of each connection to this path.
