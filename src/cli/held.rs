@@ -26,7 +26,8 @@ use crate::ids::Random as _;
 /// A session is renewed when less than this part of its life is left.
 const LAST_PART: u64 = 5;
 
-/// How long nothing is tried again after a renewal that failed.
+/// The pause after each renewal, failed or not. By a clock that is ahead of the broker's, a new
+/// session may be due for renewal at once.
 const PAUSE_SECONDS: u64 = 5;
 
 /// Who asks the broker, and for what: all that is needed to ask again.
@@ -168,6 +169,7 @@ pub(super) struct Held {
 
 impl Held {
     /// Holds what was granted within `task`, which is the answer's own where it was opened by it.
+    /// Fails if the credential has ended by this machine's clock.
     pub(super) fn of(
         granted: &Value,
         joined: Option<&Value>,
@@ -188,6 +190,12 @@ impl Held {
                 "the broker's answer does not say what it granted, or until when".into(),
             ));
         };
+        if now >= expires_at.min(deadline) {
+            return Err(Failure::Unestablished(format!(
+                "the credential that the broker issued has ended already, at {expires_at} by the \
+                 broker's clock: this machine's clock shows {now} and is ahead of it; set the clock"
+            )));
+        }
         Ok(Self {
             task,
             deadline,
@@ -227,8 +235,8 @@ impl Held {
         self.expires_at.minus_seconds(life / LAST_PART)
     }
 
-    /// Whether it is to be renewed at `now`, and may be: within its task, and not soon after a
-    /// renewal that failed.
+    /// Whether it is to be renewed at `now`, and may be: within its task, and not soon after another
+    /// renewal.
     pub(super) fn may_be_renewed(&self, source: &Source, now: Timestamp) -> bool {
         let resting = |at: Timestamp| now < at.plus_seconds(PAUSE_SECONDS);
         now >= self.due_at()
@@ -262,7 +270,11 @@ impl Held {
         }
         self.tried_at = Some(now);
         let granted = asker.ask(&self.task).await?;
-        *self = Self::of(&granted, Some(&self.task), &asker.source, SystemClock.now())?;
+        let renewed = Self::of(&granted, Some(&self.task), &asker.source, SystemClock.now())?;
+        *self = Self {
+            tried_at: Some(now),
+            ..renewed
+        };
         Ok(())
     }
 

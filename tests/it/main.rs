@@ -49,6 +49,7 @@ mod evidence;
 mod evidence_kept;
 mod examples;
 mod exec;
+mod exec_broken_parts;
 mod exec_kubernetes;
 mod exec_renewal;
 mod exec_retries;

@@ -16,7 +16,7 @@ use crate::clock::{Clock as _, SystemClock, Timestamp};
 /// was suspended.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
-/// The pause after a renewal that failed.
+/// The pause after each renewal, and after a new credential that could not be delivered.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// The credential that the command gets now.
@@ -65,7 +65,8 @@ impl Renewal {
         Arc::clone(&self.demand)
     }
 
-    /// Renews the credential as long as the task lasts, and passes each new one to `put`.
+    /// Renews the credential as long as the task lasts, and passes each new one to `put`, again and
+    /// again until that succeeds.
     pub(super) async fn keep(
         self,
         when: When,
@@ -85,13 +86,16 @@ impl Renewal {
             }
             let mut next = Held::clone(&held);
             let renewed = next.renew_if_due(&self.asker, SystemClock.now()).await;
-            let is_new = next.session != held.session;
-            let renewed = if is_new { put(&next) } else { renewed };
             if let Err(failure) = renewed {
                 say(&format!("not renewed: {failure}"));
             }
+            if next.session != held.session {
+                deliver(&next, &mut put).await;
+            }
             self.publish(next);
-            if !is_new && when == When::Due {
+            if when == When::Due {
+                // After a success too: by a clock that is ahead of the broker's, the new credential
+                // may be due at once.
                 sleep(PAUSE).await;
             }
         }
@@ -110,6 +114,20 @@ impl Renewal {
             current.held = Arc::new(held);
             current.tries += 1;
         });
+    }
+}
+
+/// Passes a new credential to `put` until that succeeds, or until the credential has ended and another
+/// one is needed.
+async fn deliver(held: &Held, put: &mut impl FnMut(&Held) -> Result<(), Failure>) {
+    while let Err(failure) = put(held) {
+        say(&format!(
+            "the renewed credential was not delivered: {failure}; trying again"
+        ));
+        sleep(PAUSE).await;
+        if !held.is_good(SystemClock.now()) {
+            return;
+        }
     }
 }
 
