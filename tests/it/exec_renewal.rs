@@ -218,6 +218,67 @@ async fn more_connections_to_the_endpoint_than_it_serves_at_once_wait_and_are_no
     );
 }
 
+/// Opens more connections than the process at the endpoint may have files open, and sends nothing on
+/// them. Prints how many stay open, then asks for the credential.
+const IDLE: &str = r#"
+import resource, socket, time, urllib.parse, urllib.request
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+address = os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"]
+secret = os.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"]
+url = urllib.parse.urlsplit(address)
+sockets = [socket.create_connection((url.hostname, url.port)) for _ in range(1100)]
+time.sleep(2)
+def is_open(one):
+    one.setblocking(False)
+    try:
+        one.recv(1)
+        return False
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        return False
+print("few", sum(is_open(one) for one in sockets) <= 128, flush=True)
+# Longer than the silence after which the broker ends the task.
+time.sleep(4)
+for one in sockets: one.close()
+request = urllib.request.Request(address, headers={"Authorization": secret})
+deadline = time.time() + 40
+while True:
+    try:
+        print("answer", urllib.request.urlopen(request, timeout=30).status)
+        break
+    except OSError:
+        if time.time() > deadline: raise
+        time.sleep(0.2)
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_to_the_endpoint_do_not_end_the_command() {
+    let sts = Sts::granting().await;
+    let (fleet, replica) = start(&sts.url()).await;
+    let url = format!("http://{}", replica.address);
+    let python = python_program("python").display().to_string();
+    let limited = "ulimit -S -n 1024; exec \"$0\" \"$@\"";
+    let parts = [
+        &["-c", limited, env!("CARGO_BIN_EXE_taskpass")][..],
+        &["exec", "--url", &url, "--token-file", "token"],
+        &BUCKET_ARGUMENTS,
+        &["--as", "endpoint", "--heartbeat", "3"],
+        &["--", &python, "program.py"],
+    ];
+    let ran = Launch::program("sh", parts.concat())
+        .file("token", fleet.token())
+        .file("program.py", format!("import os\n{IDLE}"))
+        .run();
+    assert_eq!(
+        (ran.code(), ran.stdout.as_str()),
+        (Some(0), "few True\nanswer 200\n"),
+        "{}",
+        ran.stderr
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_credential_that_cannot_be_renewed_is_announced_before_it_ends() {
     let (fleet, replica) = start("http://127.0.0.1:9").await;

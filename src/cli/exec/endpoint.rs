@@ -19,6 +19,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use axum_server::accept::Accept;
 use futures_util::future::BoxFuture;
+use rlimit::Resource;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use subtle::ConstantTimeEq as _;
@@ -38,8 +39,13 @@ use crate::ids::Random as _;
 /// The most connections that are served at the same time.
 const MAX_CONNECTIONS: usize = 16;
 /// The most connections that wait for their turn.
-const MAX_WAITING: usize = 1_024;
-/// The longest time for the head of a request.
+const MAX_WAITING: usize = 112;
+/// The part of the permitted file descriptors that connections may use. The rest is for heartbeats,
+/// renewals and files.
+const DESCRIPTORS_PART: u64 = 4;
+/// The longest wait for a turn.
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest time for the head of a request, from the turn on.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an answer waits for a renewal when the session has ended: AWS's tools give up earlier.
@@ -126,11 +132,12 @@ impl Endpoint {
 /// credential, and must not exhaust this process's file descriptors and memory. A connection carries
 /// one request, so that no idle connection keeps its turn.
 async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
+    let places = max_places(Resource::NOFILE.get_soft().unwrap_or(u64::MAX));
     let mut server = axum_server::from_tcp(listener)?
         .first_request_timeout(REQUEST_TIMEOUT)
         .acceptor(InTurn {
-            turns: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            places: Arc::new(Semaphore::new(MAX_CONNECTIONS + MAX_WAITING)),
+            turns: Arc::new(Semaphore::new(MAX_CONNECTIONS.min(places))),
+            places: Arc::new(Semaphore::new(places)),
         });
     let http = server.http_builder();
     http.http1()
@@ -139,7 +146,14 @@ async fn serve_in_turn(listener: TcpListener, app: Router) -> io::Result<()> {
     server.serve(app.into_make_service()).await
 }
 
-/// Lets connections wait for their turn. Closes a connection if too many are waiting.
+/// The most connections that are served or wait, if this process may have `descriptors` open.
+fn max_places(descriptors: u64) -> usize {
+    let part = usize::try_from(descriptors / DESCRIPTORS_PART).unwrap_or(usize::MAX);
+    part.clamp(1, MAX_CONNECTIONS + MAX_WAITING)
+}
+
+/// Lets connections wait for their turn. Closes a connection at once if too many are waiting, and
+/// after [`TURN_TIMEOUT`] if its turn has not come.
 #[derive(Clone)]
 struct InTurn {
     turns: Arc<Semaphore>,
@@ -159,7 +173,8 @@ impl<S: Send + 'static> Accept<TcpStream, S> for InTurn {
         let place = Arc::clone(&self.places).try_acquire_owned();
         Box::pin(async move {
             let place = place.map_err(io::Error::other)?;
-            let turn = turns.acquire_owned().await.map_err(io::Error::other)?;
+            let turn = timeout(TURN_TIMEOUT, turns.acquire_owned()).await?;
+            let turn = turn.map_err(io::Error::other)?;
             Ok((stream, AddExtension::new(service, Arc::new([place, turn]))))
         })
     }
@@ -203,4 +218,17 @@ impl Shared {
 
 fn refused(status: StatusCode, why: &str) -> Response {
     (status, Json(json!({"code": "Refused", "message": why}))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_use_a_part_of_the_file_descriptors() {
+        assert_eq!(max_places(u64::MAX), MAX_CONNECTIONS + MAX_WAITING);
+        assert_eq!(max_places(1_024), MAX_CONNECTIONS + MAX_WAITING);
+        assert_eq!(max_places(64), 16);
+        assert_eq!(max_places(0), 1);
+    }
 }
