@@ -1,14 +1,16 @@
 //! Where a workload finds its own attestation: each kind of pipeline keeps it in another place.
 //!
 //! In this order: a key of the workload's own, a file that was named, the variable that was named,
-//! GitHub's endpoint for tokens, the API server of Kubernetes or a token that it projected, the
-//! Workload API of SPIFFE. What was
-//! named is taken or it is an error; nothing is tried instead of it.
+//! GitHub's endpoint for tokens, the Workload API of SPIFFE, the API server of Kubernetes or a token
+//! that it projected. A pod has a token for the API server unless that is turned off, so a named
+//! SPIFFE socket comes first. What was named is taken or it is an error; nothing is tried instead of
+//! it.
 
 mod kubernetes;
 mod spiffe;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -52,7 +54,8 @@ const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// Where the attestation is.
 #[derive(Args, Clone, Debug)]
 pub(super) struct EvidenceArgs {
-    /// The file that holds the attestation; it is read anew whenever one is needed
+    /// The file that holds the attestation; it is read anew whenever one is needed, but a pipe, or
+    /// standard input for `-`, only once
     #[arg(long, env = "TASKPASS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// The variable that holds the attestation [default: `TASKPASS_TOKEN`]
@@ -96,6 +99,8 @@ pub(super) enum Source {
     },
     /// Read anew each time.
     File(PathBuf),
+    /// A file that can be read once. Its attestation is used up by its first use.
+    Once(ReadOnce),
     /// There once, and used up by its first use.
     Variable(SecretString),
     /// GitHub's endpoint, asked each time.
@@ -109,6 +114,32 @@ pub(super) enum Source {
     Kubernetes(kubernetes::ServiceAccount),
     /// SPIFFE's Workload API, asked each time.
     Spiffe(spiffe::WorkloadApi),
+}
+
+/// Standard input, a pipe, or another file that is not regular. It is read when an attestation is first
+/// needed, and the text is kept.
+pub(super) struct ReadOnce {
+    file: PathBuf,
+    token: OnceLock<SecretString>,
+}
+
+impl ReadOnce {
+    async fn token(&self) -> Result<SecretString, Failure> {
+        if let Some(token) = self.token.get() {
+            return Ok(token.clone());
+        }
+        let token = read_apart(&self.file).await?;
+        Ok(self.token.get_or_init(|| token).clone())
+    }
+
+    /// The same for callers that are not asynchronous.
+    fn token_blocking(&self) -> Result<SecretString, Failure> {
+        if let Some(token) = self.token.get() {
+            return Ok(token.clone());
+        }
+        let token = read_secret(&self.file)?;
+        Ok(self.token.get_or_init(|| token).clone())
+    }
 }
 
 impl EvidenceArgs {
@@ -129,7 +160,7 @@ impl EvidenceArgs {
             });
         }
         if let Some(file) = &self.token_file {
-            return Ok(Source::File(file.clone()));
+            return Ok(Source::in_file(file));
         }
         let environment = ProcessEnvironment;
         let get = |name: &str| -> Result<Option<String>, Failure> {
@@ -154,7 +185,7 @@ impl EvidenceArgs {
         if let (Some(url), Some(token)) = (url, token) {
             let mut url = Url::parse(&url)
                 .map_err(|_| Failure::Usage("ACTIONS_ID_TOKEN_REQUEST_URL is no URL".into()))?;
-            if url.scheme() != "https" && !is_loopback(&url) {
+            if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(&url)) {
                 return Err(Failure::Usage(
                     "ACTIONS_ID_TOKEN_REQUEST_URL is not https".into(),
                 ));
@@ -164,6 +195,10 @@ impl EvidenceArgs {
                 url,
                 token: SecretString::from(token),
             });
+        }
+        if let Some(socket) = get(spiffe::SOCKET_VARIABLE)? {
+            let api = spiffe::WorkloadApi::at(&socket, audience)?;
+            return Ok(Source::Spiffe(api));
         }
         let projected = Path::new(PROJECTED_TOKEN);
         let projected = projected.exists().then(|| projected.to_owned());
@@ -175,7 +210,7 @@ impl EvidenceArgs {
             let found = kubernetes::ServiceAccount::found(
                 &self.service_account_dir,
                 (&host, &port),
-                audience.clone(),
+                audience,
                 projected.clone(),
             );
             if let Some(found) = found? {
@@ -184,10 +219,6 @@ impl EvidenceArgs {
         }
         if let Some(projected) = projected {
             return Ok(Source::File(projected));
-        }
-        if let Some(socket) = get(spiffe::SOCKET_VARIABLE)? {
-            let api = spiffe::WorkloadApi::at(&socket, audience)?;
-            return Ok(Source::Spiffe(api));
         }
         Err(Failure::Usage(format!(
             "no attestation found: give --token-file, --key-file with --workload, or {TOKEN_VARIABLE} \
@@ -199,10 +230,26 @@ impl EvidenceArgs {
 }
 
 impl Source {
+    /// The attestation in a file that was named, or on standard input for `-`.
+    fn in_file(file: &Path) -> Self {
+        let irregular = |file: &Path| std::fs::metadata(file).is_ok_and(|found| !found.is_file());
+        if file == Path::new("-") || irregular(file) {
+            return Self::Once(ReadOnce {
+                file: file.to_owned(),
+                token: OnceLock::new(),
+            });
+        }
+        Self::File(file.to_owned())
+    }
+
     /// What marks the attestation, where there is only the one: its first use uses it up.
     pub(super) fn spent(&self) -> Option<String> {
         match self {
             Self::Variable(token) => Some(digest(&["variable", token.expose_secret()])),
+            Self::Once(once) => {
+                let token = once.token.get()?;
+                Some(digest(&["variable", token.expose_secret()]))
+            }
             _ => None,
         }
     }
@@ -217,7 +264,7 @@ impl Source {
                 workload,
                 audience,
             } => digest(&["key", workload, audience, signer.kid()]),
-            Self::File(file) if file == Path::new("-") => {
+            Self::Once(once) if once.file == Path::new("-") => {
                 return Err(Failure::Usage(
                     "standard input holds an attestation once, and it may be needed again".into(),
                 ));
@@ -226,6 +273,10 @@ impl Source {
                 let token = read_secret(file)?;
                 let name = place(file)?;
                 digest(&["file", &name, &lasting(token.expose_secret())])
+            }
+            Self::Once(once) => {
+                let token = once.token_blocking()?;
+                digest(&["variable", &lasting(token.expose_secret())])
             }
             Self::Variable(token) => digest(&["variable", &lasting(token.expose_secret())]),
             Self::GitHub { url, token } => digest(&["github", url.as_str(), token.expose_secret()]),
@@ -245,13 +296,23 @@ impl Source {
                 workload,
                 audience,
             } => assertion(signer, workload, audience).await?,
-            Self::File(file) => read_secret(file)?,
+            Self::File(file) => read_apart(file).await?,
+            Self::Once(once) => once.token().await?,
             Self::Variable(token) => token.clone(),
             Self::GitHub { url, token } => from_github(url, token).await?,
             Self::Kubernetes(account) => account.token().await?,
             Self::Spiffe(api) => api.fetch().await?,
         })
     }
+}
+
+/// Reads a secret on another thread, so that the caller can be cancelled: a pipe may have no writer,
+/// and a file server may not answer.
+async fn read_apart(file: &Path) -> Result<SecretString, Failure> {
+    let file = file.to_owned();
+    tokio::task::spawn_blocking(move || read_secret(&file))
+        .await
+        .map_err(Failure::unestablished)?
 }
 
 /// A name for the file that is the same however it is spelt. A link in its last part is not followed:
@@ -336,7 +397,13 @@ async fn from_github(url: &Url, token: &SecretString) -> Result<SecretString, Fa
         };
         Fault::of_transport(&error, failed(why))
     };
-    let client = outgoing::client()
+    // A proxy would read the job's token on a connection to this machine without TLS.
+    let client = if is_loopback(url) {
+        outgoing::direct_client()
+    } else {
+        outgoing::client()
+    };
+    let client = client
         .timeout(TRY_TIMEOUT)
         .build()
         .map_err(|error| failed(innermost(&error)))?;

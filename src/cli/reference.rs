@@ -83,12 +83,12 @@ const VARIABLES: &[Variable] = &[
     ),
     read(
         "TASKPASS_HANDLE",
-        "`task`; set by `request --env`",
+        "`task`; set by `request --env`, removed by `exec`",
         "The handle of a task",
     ),
     read(
         "TASKPASS_CREDENTIAL",
-        "set by `request --env`",
+        "set by `request --env`, removed by `exec`",
         "The credential",
     ),
     read(

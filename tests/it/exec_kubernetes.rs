@@ -68,6 +68,8 @@ struct Api {
     /// The pod's token for the API server itself.
     own: String,
     permits: AtomicBool,
+    /// The status of the next answer, if it is to fail.
+    fails: Mutex<Option<u16>>,
     asked: Mutex<Vec<Value>>,
 }
 
@@ -82,6 +84,9 @@ async fn request_token(
         let body = json!({"kind": "Status", "code": status.as_u16(), "message": message});
         (status, Json(body)).into_response()
     };
+    if let Some(status) = api.fails.lock().unwrap().take() {
+        return refused(status, "not now");
+    }
     if headers["authorization"] != format!("Bearer {}", api.own) {
         return refused(401, "Unauthorized");
     }
@@ -123,6 +128,7 @@ impl World {
             fleet,
             own,
             permits: AtomicBool::new(true),
+            fails: Mutex::default(),
             asked: Mutex::default(),
         });
         let identity = Identity::server();
@@ -197,6 +203,22 @@ async fn a_pod_that_may_not_request_tokens_is_told_which_right_it_lacks() {
     }
     let broken = world.exec("no-token", &world.authority);
     assert_eq!(broken.code(), Some(2), "{}", broken.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_server_that_fails_for_a_moment_is_asked_again() {
+    let world = World::new().await;
+    for status in [401, 500, 503] {
+        *world.api.fails.lock().unwrap() = Some(status);
+        let ran = world.exec(&world.api.own, &world.authority);
+        assert_eq!(
+            (ran.code(), ran.stdout.as_str()),
+            (Some(0), "ran\n"),
+            "{status}: {}",
+            ran.stderr
+        );
+        assert!(world.api.fails.lock().unwrap().is_none());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

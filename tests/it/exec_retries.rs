@@ -169,6 +169,28 @@ async fn an_attestation_that_an_unanswered_try_used_up_is_named() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attestation_from_standard_input_or_a_pipe_is_kept_for_the_next_try() {
+    let (fleet, replica) = Fleet::embedded();
+    for script in [
+        "\"$0\" exec --token-file - \"$@\" <token",
+        "cat token | \"$0\" exec --token-file - \"$@\"",
+        "\"$0\" exec --token-file <(cat token) \"$@\"",
+    ] {
+        let busy = Fault::status("503 Service Unavailable", "retry-after: 1\r\n");
+        let broker = Balancer::before(&[replica.address], &[busy]);
+        let url = broker.url();
+        let parts = [
+            &["-c", script, env!("CARGO_BIN_EXE_taskpass"), "--url", &url][..],
+            &ORDERS_ARGUMENTS,
+            &["--", "echo", "ran"],
+        ];
+        let launch = Launch::program("bash", parts.concat());
+        ran(&launch.file("token", fleet.token()).run());
+        assert_eq!(broker.seen(CREDENTIALS, "authorization").len(), 2);
+    }
+}
+
 /// How many jobs run while replicas are rolled, and how many at once.
 const JOBS: usize = 200;
 const AT_ONCE: usize = 16;

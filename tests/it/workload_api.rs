@@ -202,6 +202,27 @@ async fn an_svid_from_a_unix_or_tcp_socket_becomes_a_credential() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_pod_with_a_token_for_the_api_server_a_named_socket_comes_first() {
+    let world = World::new().await;
+    let ran = world
+        .replica
+        .exec(&["--audience", AUDIENCE], &["echo", "ran"])
+        .env("SPIFFE_ENDPOINT_SOCKET", world.unix())
+        .file("account/token", "of the service account")
+        .env("TASKPASS_SERVICE_ACCOUNT_DIR", "account")
+        .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        .env("KUBERNETES_SERVICE_PORT", "9")
+        .env("TASKPASS_RETRY_SECONDS", "0")
+        .run();
+    assert_eq!(
+        (ran.code(), ran.stdout.as_str()),
+        (Some(0), "ran\n"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_an_svid_nothing_runs_and_it_is_said_why() {
     let world = World::new().await;
     // PERMISSION_DENIED is how the standard says that the API knows no such workload.

@@ -3,14 +3,15 @@
 //!
 //! A projected token opens one task, and is replaced only every few minutes. A token that is
 //! requested from the API server (`TokenRequest`) is another each time. The pod needs its token for
-//! the API server, and the right to create `serviceaccounts/token` of its own service account. Where
-//! it has not, the projected token is taken.
+//! the API server, and the right to create `serviceaccounts/token` of its own service account. If the
+//! API server denies this right, the projected token is taken. Other failures are tried again.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use reqwest::StatusCode;
 use reqwest::header::AUTHORIZATION;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
@@ -65,6 +66,26 @@ struct Named {
     uid: String,
 }
 
+/// Why the API server gave no token.
+enum NotIssued {
+    /// The pod's service account may not request tokens of itself.
+    Denied(Fault),
+    /// Any other cause.
+    Failed(Fault),
+}
+
+impl From<Fault> for NotIssued {
+    fn from(fault: Fault) -> Self {
+        Self::Failed(fault)
+    }
+}
+
+impl From<Failure> for NotIssued {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure.into())
+    }
+}
+
 impl ServiceAccount {
     /// The service account whose token is in `directory`; `None` if there is none.
     pub(super) fn found(
@@ -102,7 +123,8 @@ impl ServiceAccount {
     pub(super) async fn token(&self) -> Result<SecretString, Fault> {
         let fault = match self.request().await {
             Ok(token) => return Ok(token),
-            Err(fault) => fault,
+            Err(NotIssued::Failed(fault)) => return Err(fault),
+            Err(NotIssued::Denied(fault)) => fault,
         };
         let Some(projected) = &self.projected else {
             return Err(fault);
@@ -132,7 +154,7 @@ impl ServiceAccount {
         Ok(claims.kubernetes)
     }
 
-    async fn request(&self) -> Result<SecretString, Fault> {
+    async fn request(&self) -> Result<SecretString, NotIssued> {
         let own = self.own_token()?;
         let account = self.account(&own)?;
         let name = format!("{}/{}", account.namespace, account.serviceaccount.name);
@@ -177,14 +199,17 @@ impl ServiceAccount {
             return token.ok_or_else(|| failed("the answer holds none".into()).into());
         }
         let why = text("/message").map_or_else(|| status.to_string(), str::to_owned);
-        if retry::is_transient(status) {
-            return Err(Fault::transient(failed(why), pause));
+        if is_transient(status) {
+            return Err(Fault::transient(failed(why), pause).into());
         }
-        Err(failed(format!(
+        if !is_denial(status) {
+            return Err(failed(why).into());
+        }
+        let denied = failed(format!(
             "{why} (it needs the right to `create` the resource `serviceaccounts/token` named `{}`)",
             account.serviceaccount.name
-        ))
-        .into())
+        ));
+        Err(NotIssued::Denied(denied.into()))
     }
 
     fn address(&self, account: &Bound) -> Url {
@@ -217,5 +242,58 @@ impl ServiceAccount {
                 "boundObjectRef": pod,
             },
         })
+    }
+}
+
+/// Whether an answer with this status says that the pod may not request tokens.
+fn is_denial(status: StatusCode) -> bool {
+    [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&status)
+}
+
+/// Whether another try may do better. After a 401 the pod's own token is read anew: kubelet may have
+/// replaced it meanwhile.
+fn is_transient(status: StatusCode) -> bool {
+    retry::is_transient(status) || status.is_server_error() || status == StatusCode::UNAUTHORIZED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_denial_leads_to_the_projected_token() {
+        for status in [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND] {
+            assert!(is_denial(status) && !is_transient(status), "{status}");
+        }
+        for status in [
+            StatusCode::UNAUTHORIZED,
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::INTERNAL_SERVER_ERROR,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ] {
+            assert!(!is_denial(status) && is_transient(status), "{status}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_cannot_be_reached_does_not_lead_to_the_projected_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let claims = json!({"kubernetes.io": {
+            "namespace": "jobs", "serviceaccount": {"name": "report", "uid": "1"},
+        }});
+        let own = format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        let authority = rcgen::generate_simple_self_signed(["api".to_owned()]).unwrap();
+        let projected = directory.path().join("projected");
+        std::fs::write(directory.path().join("token"), own).unwrap();
+        std::fs::write(directory.path().join("ca.crt"), authority.cert.pem()).unwrap();
+        std::fs::write(&projected, "projected").unwrap();
+        let account = ServiceAccount {
+            directory: directory.path().to_owned(),
+            server: Url::parse("https://127.0.0.1:9/").unwrap(),
+            audience: "https://broker.example".to_owned(),
+            projected: Some(projected),
+        };
+        let fault = account.token().await.unwrap_err();
+        assert!(!fault.sent, "{}", fault.failure);
     }
 }

@@ -24,7 +24,7 @@ use crate::process::HANDOVER_VARIABLE;
 /// Variables that would lead AWS's tools to other credentials or other endpoints, or with which the
 /// command could send requests to the broker in this process's name. The SDKs search in different
 /// orders, so all of these variables are removed.
-const REMOVED: [&str; 40] = [
+const REMOVED: [&str; 43] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -34,6 +34,7 @@ const REMOVED: [&str; 40] = [
     "AWS_SECURITY_TOKEN",
     "AWS_CREDENTIAL_EXPIRATION",
     "AWS_CREDENTIAL_FILE",
+    "AWS_CREDENTIAL_PROFILES_FILE",
     "AWS_ACCOUNT_ID",
     "AWS_PROFILE",
     "AWS_DEFAULT_PROFILE",
@@ -63,6 +64,9 @@ const REMOVED: [&str; 40] = [
     "TASKPASS_TOKEN",
     "TASKPASS_TOKEN_FILE",
     "TASKPASS_KEY_FILE",
+    // `taskpass request --env` exports these two for another task.
+    "TASKPASS_CREDENTIAL",
+    "TASKPASS_HANDLE",
     HANDOVER_VARIABLE,
     // With these the command could obtain attestations for this broker or for any other audience.
     "ACTIONS_ID_TOKEN_REQUEST_URL",
@@ -166,7 +170,7 @@ impl Delivered {
                 set.extend(told(name, "/credential/access_token"));
             }
             (How::File, Some("jwt")) => {
-                let made = PrivateFile::with(&contents(&granted["credential"]))?;
+                let made = PrivateFile::with(&contents(&granted["credential"])?)?;
                 let name = variable.unwrap_or("TASKPASS_ACCESS_TOKEN_FILE");
                 set.push((name.to_owned(), made.name()));
                 place = Place::File(made);
@@ -195,7 +199,7 @@ impl Delivered {
                         .flatten(),
                     ),
                     How::File => {
-                        let made = PrivateFile::with(&contents(&granted["credential"]))?;
+                        let made = PrivateFile::with(&contents(&granted["credential"])?)?;
                         credentials_file = made.name();
                         place = Place::File(made);
                     }
@@ -226,7 +230,7 @@ impl Delivered {
         match self.place {
             Place::Variables => self.renewal.keep(When::Never, |_| Ok(())).await,
             Place::File(file) => {
-                let put = |held: &Held| file.replace(&contents(&held.credential));
+                let put = |held: &Held| file.replace(&contents(&held.credential)?);
                 self.renewal.keep(When::Due, put).await
             }
             Place::Endpoint(endpoint) => {
@@ -240,26 +244,33 @@ impl Delivered {
 }
 
 /// The contents of a file with this credential: the token, or AWS's own form.
-fn contents(credential: &Value) -> Zeroizing<String> {
+fn contents(credential: &Value) -> Result<Zeroizing<String>, Failure> {
     let text = |name: &str| credential.get(name).and_then(Value::as_str);
-    Zeroizing::new(match text("access_token") {
-        Some(token) => token.to_owned(),
+    match text("access_token") {
+        Some(token) => Ok(Zeroizing::new(token.to_owned())),
         None => shared_credentials(credential),
-    })
+    }
 }
 
-/// The form of AWS's own file of credentials.
-fn shared_credentials(credential: &Value) -> String {
+/// The form of AWS's own file of credentials. A value with a control character is refused: a line feed
+/// would begin another setting.
+fn shared_credentials(credential: &Value) -> Result<Zeroizing<String>, Failure> {
     let text = |name: &str| {
-        let value = credential.get(name);
-        value.and_then(Value::as_str).unwrap_or_default()
+        let value = credential.get(name).and_then(Value::as_str);
+        let value = value.unwrap_or_default();
+        if value.contains(char::is_control) {
+            return Err(Failure::Unestablished(format!(
+                "the credential's `{name}` has a control character and cannot be written to a file"
+            )));
+        }
+        Ok(value)
     };
-    format!(
+    Ok(Zeroizing::new(format!(
         "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\naws_session_token = {}\n",
-        text("access_key_id"),
-        text("secret_access_key"),
-        text("session_token"),
-    )
+        text("access_key_id")?,
+        text("secret_access_key")?,
+        text("session_token")?,
+    )))
 }
 
 /// A file that only its owner may read. It is removed on drop.
@@ -299,5 +310,30 @@ impl Drop for PrivateFile {
     fn drop(&mut self) {
         // Ignore the error: another process may have removed the file.
         drop(std::fs::remove_file(&self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_credentials_file_holds_no_value_with_a_control_character() {
+        let good =
+            json!({"access_key_id": "AKIA", "secret_access_key": "s/+=", "session_token": "t"});
+        assert_eq!(
+            contents(&good).unwrap().as_str(),
+            "[default]\naws_access_key_id = AKIA\naws_secret_access_key = s/+=\naws_session_token = t\n"
+        );
+        for name in ["access_key_id", "secret_access_key", "session_token"] {
+            for odd in ["t\ncredential_process = id", "t\r", "\u{0}", "t\u{85}"] {
+                let mut bad = good.clone();
+                bad[name] = json!(odd);
+                let failure = contents(&bad).unwrap_err().to_string();
+                assert!(failure.contains(name), "{failure}");
+            }
+        }
     }
 }
