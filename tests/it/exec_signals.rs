@@ -4,6 +4,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use taskpass::clock::Timestamp;
@@ -11,7 +12,7 @@ use taskpass::clock::Timestamp;
 use crate::support::fleet::{Fleet, ORDERS_ARGUMENTS, Replica};
 use crate::support::moto::python_program;
 use crate::support::process::{Launch, Process, Signal};
-use crate::support::{SOON, terminal};
+use crate::support::{SOON, terminal, wait_until};
 
 /// A command that says which signals it gets, and ends with 7 when there is a file `stop`.
 const COUNTER: &str = r#"
@@ -67,8 +68,10 @@ fn at_a_terminal(fleet: &Fleet, program: &[String], steps: &Value) -> String {
 }
 
 fn without_terminal(fleet: &Fleet, program: &[String]) -> Launch {
-    // In a session, and so in a process group, of its own.
-    Launch::program("setsid", program)
+    // In a session, and so in a process group, of its own. The tests may run with signals ignored.
+    let mut arguments = vec!["env".to_owned(), "--default-signal".to_owned()];
+    arguments.extend_from_slice(program);
+    Launch::program("setsid", arguments)
         .file("count.py", COUNTER)
         .file("token", fleet.token())
 }
@@ -328,4 +331,63 @@ async fn a_signal_ends_it_while_it_waits_for_the_broker() {
     process.signal(Signal::Term);
     assert_eq!(process.wait(SOON).code(), Some(143), "{}", process.stderr());
     assert!(!process.stdout().contains("ran"));
+}
+
+/// Waits until the process has a handler for SIGTERM.
+fn wait_until_it_listens(process: &Process) {
+    let status = format!("/proc/{}/status", process.pid());
+    wait_until("it listens to signals", SOON, || {
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+        // SIGTERM is signal 15.
+        caught.is_some_and(|bits| bits & (1 << 14) != 0)
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signal_ends_it_while_it_reads_its_attestation() {
+    let (fleet, replica) = Fleet::embedded();
+    let url = format!("http://{}", replica.address);
+    // A pipe without a writer, and standard input that does not end.
+    for (file, input) in [("pipe", "</dev/null"), ("-", "<>pipe")] {
+        let script = format!("mkfifo pipe; exec \"$0\" \"$@\" {input}");
+        let mut command = vec!["sh", "-c", &script, env!("CARGO_BIN_EXE_taskpass"), "exec"];
+        command.extend(["--url", &url, "--token-file", file]);
+        command.extend(ORDERS_ARGUMENTS);
+        command.extend(["--", "echo", "ran"]);
+        let command: Vec<String> = command.into_iter().map(str::to_owned).collect();
+        let mut process = without_terminal(&fleet, &command).spawn();
+        wait_until_it_listens(&process);
+        // It reads by then; a signal before that would end it too.
+        std::thread::sleep(Duration::from_millis(300));
+        process.signal(Signal::Term);
+        assert_eq!(process.wait(SOON).code(), Some(143), "{}", process.stderr());
+        assert!(!process.stdout().contains("ran"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signals_that_were_ignored_at_the_start_stay_ignored() {
+    let (fleet, replica) = Fleet::embedded();
+    let script = "echo up $$; until test -e stop; do sleep 0.05; done; exit 7";
+    // As `nohup` does, and `sh` for its background jobs.
+    let ignoring = ["env", "--ignore-signal=HUP", "--ignore-signal=INT"];
+    let mut command: Vec<String> = ignoring.map(str::to_owned).to_vec();
+    command.extend(exec(&replica, &["--", "sh", "-c", script]));
+    let mut process = without_terminal(&fleet, &command).spawn();
+    process.wait_for_output("up ");
+    process.signal(Signal::Int);
+    process.signal(Signal::Hup);
+    // The command inherits it, so that it survives also what is sent to its own group.
+    let child = number(&process.stdout(), "up ");
+    for name in ["INT", "HUP"] {
+        let sent = Command::new("kill")
+            .args(["-s", name, "--", &child])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    std::fs::write(process.dir().join("stop"), "").unwrap();
+    assert_eq!(process.wait(SOON).code(), Some(7), "{}", process.stderr());
 }

@@ -23,6 +23,10 @@ const LISTENED: [Signal; 10] = [
     Signal::CHILD,
 ];
 
+/// Signals that are listened to even if this process was started with them ignored: without them it
+/// would not notice that its command has ended, or that it was continued itself.
+const NEEDED: [Signal; 2] = [Signal::CONT, Signal::CHILD];
+
 /// Signals that end a process that does not listen to them.
 const ENDING: [Signal; 4] = [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT];
 
@@ -34,15 +38,22 @@ pub(super) fn exit_code(signal: i32) -> u8 {
 
 /// A stream for each signal. Once it exists, these signals no longer act on this process by
 /// themselves.
+///
+/// A signal that was ignored when this process started, as under `nohup` or in a background job of
+/// `sh`, has no stream: this process goes on ignoring it, and the command inherits that.
 pub(super) struct Signals(Vec<(Signal, stream::Signal)>);
 
 impl Signals {
     pub(super) fn listen() -> Result<Self, Failure> {
-        let streams = LISTENED.map(|signal| {
+        let ignored = Ignored::inherited();
+        let listened = LISTENED
+            .into_iter()
+            .filter(|signal| NEEDED.contains(signal) || !ignored.contains(*signal));
+        let streams = listened.map(|signal| {
             let opened = stream::signal(SignalKind::from_raw(signal.as_raw()));
             opened.map(|opened| (signal, opened))
         });
-        let streams: Result<_, _> = streams.into_iter().collect();
+        let streams: Result<_, _> = streams.collect();
         streams.map(Self).map_err(Failure::unestablished)
     }
 
@@ -71,6 +82,31 @@ impl Signals {
     }
 }
 
+/// The set of signals that this process ignores. The bit `n - 1` stands for the signal `n`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ignored(u64);
+
+impl Ignored {
+    /// Reads the set from the system. Linux alone shows it; elsewhere it is empty.
+    fn inherited() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status");
+        Self::shown_in(&status.unwrap_or_default())
+    }
+
+    /// The set in the text of `/proc/self/status`.
+    fn shown_in(status: &str) -> Self {
+        let mut lines = status.lines();
+        let bits = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+        let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+        Self(bits.unwrap_or_default())
+    }
+
+    fn contains(self, signal: Signal) -> bool {
+        let bit = u32::try_from(signal.as_raw() - 1).unwrap_or(u32::MAX);
+        self.0.checked_shr(bit).is_some_and(|bits| bits & 1 == 1)
+    }
+}
+
 /// Whether there is a shell that could continue this process after a stop: its parent belongs to
 /// the same session. The first process of a container has no such parent.
 pub(super) fn can_be_continued() -> bool {
@@ -87,4 +123,26 @@ pub(super) fn can_be_continued() -> bool {
 pub(super) fn stop_this_process() {
     // Ignore the result: a process may always signal itself.
     kill_process(getpid(), Signal::STOP).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_status_of_the_process() {
+        // HUP (1), INT (2) and PIPE (13).
+        let status =
+            "SigBlk:\t0000000000004000\nSigIgn:\t0000000000001003\nSigCgt:\t0000000000000000\n";
+        let ignored = Ignored::shown_in(status);
+        for signal in [Signal::HUP, Signal::INT, Signal::PIPE] {
+            assert!(ignored.contains(signal), "{signal:?}");
+        }
+        for signal in [Signal::QUIT, Signal::TERM, Signal::CHILD] {
+            assert!(!ignored.contains(signal), "{signal:?}");
+        }
+        for odd in ["", "SigIgn:", "SigIgn:\tnone\n"] {
+            assert_eq!(Ignored::shown_in(odd), Ignored(0), "{odd:?}");
+        }
+    }
 }
