@@ -33,6 +33,14 @@ pub(super) struct Request {
 
 impl Request {
     pub(super) async fn run(self, form: Form) -> Result<(), Failure> {
+        // Refused before the request: afterwards the task would be open and its handle unknown.
+        if self.wanted.is_aws() && !form.is_json() {
+            return Err(Failure::Usage(
+                "a session of AWS cannot be printed as text: add --json, or use `taskpass exec` or \
+                 `taskpass aws credential-process`"
+                    .into(),
+            ));
+        }
         let asker = Asker {
             client: self.connection.address.client()?,
             source: self.connection.source()?,

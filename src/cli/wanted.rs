@@ -104,7 +104,8 @@ impl Wanted {
         }
     }
 
-    fn is_aws(&self) -> bool {
+    /// Whether a session of AWS is asked for.
+    pub(super) fn is_aws(&self) -> bool {
         let arn = |place: &String| place.starts_with("arn:");
         self.aws || self.region.is_some() || self.locations.iter().any(arn)
     }

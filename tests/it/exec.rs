@@ -300,6 +300,36 @@ async fn github_is_asked_for_a_token_for_the_broker_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jobs_token_is_sent_to_no_proxy_and_over_http_to_this_machine_alone() {
+    let (fleet, replica) = start().await;
+    let (github, proxy) = (MockServer::start().await, MockServer::start().await);
+    Mock::given(method("GET"))
+        .respond_with(ResponseTemplate::new(200).set_body_json(json!({"value": fleet.token()})))
+        .mount(&github)
+        .await;
+    let job = |url: String| {
+        exec_as(&fleet, &replica, &["--audience", AUDIENCE], &[], "echo ran")
+            .env("ACTIONS_ID_TOKEN_REQUEST_URL", url)
+            .env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "job-secret")
+            .env("HTTP_PROXY", proxy.uri())
+            .env("http_proxy", proxy.uri())
+            .run()
+    };
+    let ran = job(format!("{}/token?v=2", github.uri()));
+    assert_eq!(
+        (ran.code(), ran.stdout.as_str()),
+        (Some(0), "ran\n"),
+        "{}",
+        ran.stderr
+    );
+    for url in ["http://tokens.example/token", "ftp://127.0.0.1/token"] {
+        let refused = job(url.to_owned());
+        assert_eq!(refused.code(), Some(2), "{url}: {}", refused.stderr);
+    }
+    assert!(proxy.received_requests().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registered_key_signs_for_itself() {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let point = key.public_key_raw();
@@ -404,7 +434,7 @@ async fn the_cli_of_aws_lists_by_every_delivery() {
 }
 
 /// What of the environment could lead AWS's tools elsewhere, or have attestations made.
-const AMBIENT: [&str; 16] = [
+const AMBIENT: [&str; 19] = [
     "AWS_ACCESS_KEY",
     "AWS_SECRET_KEY",
     "AWS_PROFILE",
@@ -420,7 +450,10 @@ const AMBIENT: [&str; 16] = [
     "AWS_ENDPOINT_URL_STS",
     "AWS_ENDPOINT_URL_S3",
     "AWS_CREDENTIAL_FILE",
+    "AWS_CREDENTIAL_PROFILES_FILE",
     "BOTO_CONFIG",
+    "TASKPASS_CREDENTIAL",
+    "TASKPASS_HANDLE",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -531,4 +564,21 @@ async fn a_request_without_json_tells_the_handle_by_which_its_task_is_ended() {
         .run();
     assert_eq!(completed.code(), Some(0), "{}", completed.stderr);
     assert_eq!(newest(&fleet, &replica).await, ended("completed"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_for_a_session_of_aws_without_json_is_refused_before_it_asks() {
+    let sts = Sts::granting().await;
+    let (fleet, replica) = start_with(&sts.url(), &json!({})).await;
+    let url = format!("http://{}", replica.address);
+    let request = ["request", "--url", &url, "--token-file", "token"];
+    let plain: &[&str] = &[];
+    for form in [plain, &["--env"]] {
+        let parts = [&request[..], &BUCKET_ARGUMENTS, form].concat();
+        let refused = Launch::taskpass(parts).file("token", fleet.token()).run();
+        assert_eq!((refused.code(), refused.stdout.as_str()), (Some(2), ""));
+        assert!(refused.stderr.contains("--json"), "{}", refused.stderr);
+    }
+    assert!(sessions(&fleet, &replica).await.is_empty());
+    assert!(sts.asked().await.is_empty());
 }
