@@ -26,6 +26,7 @@ mod endpoints;
 mod environment;
 mod error;
 mod exports;
+mod restart;
 mod sections;
 
 use std::collections::BTreeMap;
@@ -278,16 +279,21 @@ impl Config {
         check::own_audiences(&self.server.issuer, &self.attestors)
     }
 
+    /// The files of the listener's certificate.
+    pub fn tls_files(&self) -> impl Iterator<Item = PathBuf> + use<> {
+        let tls = self.server.tls.clone();
+        let files = [tls.certificate, tls.private_key, tls.client_ca];
+        files.into_iter().flatten()
+    }
+
     /// The files whose changes a running broker takes over: the configuration itself, the listener's
     /// certificate, and the files of secrets. Those that are read anew for each use are not among
     /// them.
     #[must_use]
     pub fn reloaded_files(&self, environment: &dyn Environment) -> Vec<PathBuf> {
-        let tls = &self.server.tls;
-        let named = [&tls.certificate, &tls.private_key, &tls.client_ca];
-        let named = named.into_iter().chain([&self.keys.rs256_private_key_file]);
         let webhooks = self.export.iter().map(|export| &export.secret_file);
-        let named = named.chain(webhooks).flatten().cloned();
+        let named = std::iter::once(&self.keys.rs256_private_key_file).chain(webhooks);
+        let named = self.tls_files().chain(named.flatten().cloned());
         let variables = [DATABASE_URL_VARIABLE, SEALING_KEYS_VARIABLE];
         let secrets = variables.into_iter().filter_map(|name| {
             let path = environment.get(&format!("{name}_FILE")).ok().flatten()?;

@@ -249,6 +249,7 @@ pub struct Metrics {
     sqlite_wal: Gauge,
     tls_not_after: Family<Labels<1>, Gauge>,
     reload_failures: Counters<1>,
+    reload_pending: Family<Labels<1>, Gauge>,
     task_panics: Counters<1>,
 }
 
@@ -528,7 +529,12 @@ impl Metrics {
             ),
             reload_failures: r.counters(
                 "reload_failures",
-                "Files that changed and were not taken over, by what they are for",
+                "Failed tries to take over files that changed, by what the files are for",
+            ),
+            reload_pending: r.add(
+                "reload_pending",
+                "1 while files that changed are not taken over, by what the files are for",
+                Family::default(),
             ),
             task_panics: r.counters("task_panics", "Tracked tasks that panicked, by name"),
             registry: r.0,
@@ -561,7 +567,9 @@ impl Metrics {
             begin(&self.rate_limited, &[("by", by.as_str().into())]);
         }
         for what in Reloaded::ALL {
-            begin(&self.reload_failures, &[("what", what.as_str().into())]);
+            let labels = [("what", what.as_str().into())];
+            begin(&self.reload_failures, &labels);
+            drop(self.reload_pending.get_or_create(&labels));
         }
         for outcome in OUTCOMES {
             let labels = [("outcome", outcome.as_str().into())];
@@ -962,7 +970,15 @@ impl Metrics {
 
     /// Files that changed were not taken over.
     pub fn reload_failed(&self, what: Reloaded) {
-        count(&self.reload_failures, &[("what", what.as_str().into())]);
+        let labels = [("what", what.as_str().into())];
+        count(&self.reload_failures, &labels);
+        self.reload_pending.get_or_create(&labels).set(1);
+    }
+
+    /// All files that changed were taken over.
+    pub fn reload_succeeded(&self, what: Reloaded) {
+        let labels = [("what", what.as_str().into())];
+        self.reload_pending.get_or_create(&labels).set(0);
     }
 
     /// A tracked task panicked.

@@ -3,10 +3,12 @@
 //!
 //! A worker checks the files every few seconds and at each SIGHUP. It applies each part whole or not at
 //! all. If a certificate does not match its key yet, or the configuration does not load, the former
-//! values stay in force, and a warning and a metric report the failure. All other settings take effect
-//! at the next start.
+//! values stay in force, and the worker tries again at each check until the reload succeeds: the cause
+//! may be a file or a mode that it does not watch. A warning reports the first failure and each other
+//! cause, and a metric tells as long as a reload is pending. All other settings take effect at the next
+//! start; a warning names each of them that was changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use super::{StartError, read_rsa_key, unfit, unfit_store};
 use crate::broker::keys::ImportedKey;
 use crate::config::{Config, Environment, LogLevel};
 use crate::crypto::digest::{Mac, sha256};
-use crate::crypto::sealer::SealingKeys;
+use crate::crypto::sealer::{KeyId, SealingKeys};
 use crate::crypto::webhook::WebhookSecrets;
 use crate::http::tls::ServedTls;
 use crate::metrics::{Metrics, Reloaded};
@@ -63,9 +65,12 @@ impl Reloading {
         let mut present = Present {
             level: self.config.log.level,
             config: Arc::clone(&self.config),
-            // `None`, so that the first check reloads: a file may have changed since the start read it.
-            contents: None,
+            waiting: BTreeSet::new(),
+            removed_keys: Vec::new(),
         };
+        let (mut tls, mut configuration) = (Part::default(), Part::default());
+        // `None`, so that the first check reloads: a file may have changed since the start read it.
+        let mut seen: Option<Contents> = None;
         loop {
             let hangup = tokio::select! {
                 biased;
@@ -73,36 +78,51 @@ impl Reloading {
                 () = hangups.next() => true,
                 () = tokio::time::sleep(INTERVAL) => false,
             };
-            let files = present.config.reloaded_files(environment.as_ref());
+            let files = self.watched_files(&present.config, environment.as_ref());
             let Ok(found) = tokio::task::spawn_blocking(move || contents(files)).await else {
                 continue;
             };
-            if !hangup && present.contents.as_ref() == Some(&found) {
-                continue;
+            let changed = seen.as_ref() != Some(&found);
+            if hangup {
+                info!("SIGHUP: files are read again");
+            } else if changed && seen.is_some() {
+                info!("a file changed: files are read again");
+            } else if changed {
+                debug!("files are read again after the start");
             }
-            match (&present.contents, hangup) {
-                (_, true) => info!("SIGHUP: files are read again"),
-                (Some(_), false) => info!("a file changed: files are read again"),
-                (None, false) => debug!("files are read again after the start"),
+            let is_new = hangup || changed;
+            if hangup || tls.is_due(&found) {
+                let reloaded = self.reload_tls().await;
+                self.record(Reloaded::Tls, &mut tls, reloaded, &found, is_new);
             }
-            present.contents = Some(found);
-            self.reload_tls().await;
-            self.reload_configuration(&environment, &log, &mut present)
-                .await;
+            if hangup || configuration.is_due(&found) {
+                let reloaded = self
+                    .reload_configuration(&environment, &log, &mut present)
+                    .await;
+                let part = &mut configuration;
+                self.record(Reloaded::Configuration, part, reloaded, &found, is_new);
+            }
+            seen = Some(found);
         }
     }
 
-    async fn reload_tls(&self) {
+    /// The files that the present configuration names, and those of the certificate in use: other paths
+    /// for the certificate take effect at the next start.
+    fn watched_files(&self, present: &Config, environment: &dyn Environment) -> BTreeSet<PathBuf> {
+        let configured = present.reloaded_files(environment);
+        configured
+            .into_iter()
+            .chain(self.config.tls_files())
+            .collect()
+    }
+
+    async fn reload_tls(&self) -> Result<(), String> {
         let Some(tls) = &self.tls else {
-            return;
+            return Ok(());
         };
-        match tls.reload().await {
-            Ok(not_after) => debug!(%not_after, "the certificate was read"),
-            Err(error) => {
-                self.metrics.reload_failed(Reloaded::Tls);
-                warn!(%error, "the certificate was not reloaded: the former one is served on");
-            }
-        }
+        let not_after = tls.reload().await.map_err(|error| error.to_string())?;
+        debug!(%not_after, "the certificate was read");
+        Ok(())
     }
 
     async fn reload_configuration(
@@ -110,48 +130,124 @@ impl Reloading {
         environment: &Arc<dyn Environment + Send + Sync>,
         log: &LogControl,
         present: &mut Present,
-    ) {
+    ) -> Result<(), String> {
         let (source, mode) = (self.config.source.clone(), self.config.mode);
         let environment = Arc::clone(environment);
         let loading =
             tokio::task::spawn_blocking(move || Config::load(&source, environment.as_ref(), mode));
         let newer = match loading.await {
             Ok(Ok(newer)) => newer,
-            Ok(Err(errors)) => {
-                let error = unfit(errors);
-                return self.refuse(&error);
-            }
-            Err(error) => return self.refuse(&unfit(error)),
+            Ok(Err(errors)) => return Err(errors.to_string()),
+            // The error's own text differs from try to try.
+            Err(_) => return Err("reading it panicked".to_owned()),
         };
+        let mut failures = Vec::new();
         let level = newer.log.level;
         if level != present.level {
             match log.set_level(level) {
-                Ok(true) => info!(level = level.as_str(), "the log level was changed"),
-                Ok(false) => info!("the log level is TASKPASS_LOG's: log.level has no effect"),
-                Err(error) => self.refuse(&unfit(error)),
+                Ok(is_set) => {
+                    present.level = level;
+                    if is_set {
+                        info!(level = level.as_str(), "the log level was changed");
+                    } else {
+                        info!("the log level is TASKPASS_LOG's: log.level has no effect");
+                    }
+                }
+                Err(error) => failures.push(error.to_string()),
             }
-            present.level = level;
         }
-        for error in self.secrets.take_over(&newer) {
-            self.refuse(&error);
-        }
+        let errors = self.secrets.take_over(&newer, &mut present.removed_keys);
+        failures.extend(errors.iter().map(ToString::to_string));
+        self.tell_waiting(&newer, &mut present.waiting);
         present.config = Arc::new(newer);
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(failures.join("\n"))
+        }
     }
 
-    fn refuse(&self, error: &StartError) {
-        self.metrics.reload_failed(Reloaded::Configuration);
-        warn!(%error, "the configuration was not reloaded: the former one stays in force");
+    /// Warns of each changed setting that takes effect at the next start, unless it is among `told`.
+    fn tell_waiting(&self, newer: &Config, told: &mut BTreeSet<String>) {
+        let waiting = self.config.settings_for_next_start(newer);
+        for setting in waiting.difference(told) {
+            warn!(
+                setting = setting.as_str(),
+                "a setting was changed that takes effect at the next start: restart the broker"
+            );
+        }
+        *told = waiting;
+    }
+
+    /// Records the outcome of a try to reload a part. A failure is told if the try is `is_new`, made for
+    /// a change or a signal, or if the cause is another than before.
+    fn record(
+        &self,
+        what: Reloaded,
+        part: &mut Part,
+        reloaded: Result<(), String>,
+        found: &Contents,
+        is_new: bool,
+    ) {
+        let Err(error) = reloaded else {
+            self.metrics.reload_succeeded(what);
+            part.applied = Some(found.clone());
+            if part.failure.take().is_some() {
+                match what {
+                    Reloaded::Tls => info!("the certificate was reloaded after it had failed"),
+                    Reloaded::Configuration => {
+                        info!("the configuration was reloaded after it had failed");
+                    }
+                }
+            }
+            return;
+        };
+        self.metrics.reload_failed(what);
+        if is_new || part.failure.as_ref() != Some(&error) {
+            match what {
+                Reloaded::Tls => warn!(
+                    error,
+                    "the certificate was not reloaded: the former one is served on, and it is tried \
+                     again every few seconds"
+                ),
+                Reloaded::Configuration => warn!(
+                    error,
+                    "the configuration was not reloaded: the former one stays in force, and it is \
+                     tried again every few seconds"
+                ),
+            }
+        }
+        part.failure = Some(error);
     }
 }
 
-/// The settings and file contents of the last reload.
+/// A part of what a reload takes over.
+#[derive(Default)]
+struct Part {
+    /// The contents of the files at its last successful reload. `None` before the first one.
+    applied: Option<Contents>,
+    /// Why the last try failed. `None` if it succeeded.
+    failure: Option<String>,
+}
+
+impl Part {
+    /// Whether a file changed since it was reloaded, or the last try failed.
+    fn is_due(&self, found: &Contents) -> bool {
+        self.failure.is_some() || self.applied.as_ref() != Some(found)
+    }
+}
+
+/// The settings of the last configuration that loaded.
 struct Present {
     level: LogLevel,
     config: Arc<Config>,
-    contents: Option<Contents>,
+    /// Changed settings that take effect at the next start.
+    waiting: BTreeSet<String>,
+    /// Sealing keys that were removed and still open.
+    removed_keys: Vec<KeyId>,
 }
 
-fn contents(files: Vec<PathBuf>) -> Contents {
+fn contents(files: BTreeSet<PathBuf>) -> Contents {
     let digest = |path: &PathBuf| {
         // Reading a pipe could block, or consume its content.
         let is_file = std::fs::metadata(path).is_ok_and(|found| found.is_file());
@@ -167,10 +263,10 @@ fn contents(files: Vec<PathBuf>) -> Contents {
 
 impl SharedSecrets {
     /// Applies the secrets of a newly loaded configuration. Returns an error for each secret that was
-    /// not applied.
-    fn take_over(&self, newer: &Config) -> Vec<StartError> {
+    /// not applied. `removed` are the sealing keys that were told as removed, before and after.
+    fn take_over(&self, newer: &Config, removed: &mut Vec<KeyId>) -> Vec<StartError> {
         let parts = [
-            self.take_over_sealing_keys(newer),
+            self.take_over_sealing_keys(newer, removed),
             self.take_over_database_url(newer),
             self.take_over_rsa_key(newer),
         ];
@@ -183,7 +279,11 @@ impl SharedSecrets {
         parts.into_iter().filter_map(Result::err).collect()
     }
 
-    fn take_over_sealing_keys(&self, newer: &Config) -> Result<(), StartError> {
+    fn take_over_sealing_keys(
+        &self,
+        newer: &Config,
+        removed: &mut Vec<KeyId>,
+    ) -> Result<(), StartError> {
         let keys = &newer.secrets.sealing_keys;
         // The development mode configures none: it keeps its key in a file next to its checkpoint.
         if keys.is_empty() {
@@ -192,12 +292,13 @@ impl SharedSecrets {
         let newer_keys = SealingKeys::parse(keys).map_err(unfit)?;
         let lacking = self.sealing.take_over(&newer_keys);
         self.mac.take_over(&self.sealing.mac(&newer.ledger.origin));
-        if !lacking.is_empty() {
+        if !lacking.is_empty() && lacking != *removed {
             info!(
                 ?lacking,
                 "sealing keys were removed: they open until the next start, and seal nothing"
             );
         }
+        *removed = lacking;
         Ok(())
     }
 

@@ -737,3 +737,65 @@ fn each_fault_of_an_endpoint_is_told_with_its_line() {
         assert!(!errors.to_string().contains("hunter2"));
     }
 }
+
+#[test]
+fn settings_that_wait_for_a_restart_are_named_and_those_of_a_reload_are_not() {
+    let more = "[log]\nlevel = \"info\"\n[limits]\ndenials_per_identity = 5\n[[export]]\n\
+                name = \"siem\"\nto = \"file\"\nformat = \"ocsf\"\npath = \"events\"\n\
+                [endpoints.idp]\nurl = \"https://idp.example\"\nuse = [\"keys\"]\n";
+    let embedded = format!("{SMALL}{more}");
+    let shared = embedded.replace(
+        "kind = \"sqlite\"\n[store.sqlite]\ndata_dir = \"data\"",
+        "kind = \"postgres\"",
+    );
+    let database = (DATABASE_URL_VARIABLE, "postgres://u:p@127.0.0.1/d");
+    let sealing = (SEALING_KEYS_VARIABLE, SEALING);
+    let environments = [variables(&[sealing]), variables(&[sealing, database])];
+    let cases = [
+        ("", "", "", ""),
+        ("level = \"info\"", "level = \"debug\"", "", ""),
+        (
+            "[store]",
+            "listen = \"127.0.0.1:9443\"\n[store]",
+            "server.listen",
+            "server.listen",
+        ),
+        (
+            "\"events\"",
+            "\"lines\"",
+            "export.siem.path",
+            "export.siem.path",
+        ),
+        (
+            "https://idp.example",
+            "https://other.example",
+            "endpoints.idp",
+            "endpoints.idp",
+        ),
+        // On PostgreSQL these are an activation's.
+        (
+            "denials_per_identity = 5",
+            "denials_per_identity = 6",
+            "limits.denials_per_identity",
+            "",
+        ),
+        (
+            "max_deadline_seconds = 60",
+            "max_deadline_seconds = 90",
+            "task_types",
+            "",
+        ),
+    ];
+    for (from, to, of_embedded, of_shared) in cases {
+        let both = [(&embedded, of_embedded), (&shared, of_shared)];
+        for ((text, expected), environment) in both.into_iter().zip(&environments) {
+            assert!(text.contains(from), "{from}");
+            let newer = parse(&text.replacen(from, to, 1), environment).unwrap();
+            let found = parse(text, environment)
+                .unwrap()
+                .settings_for_next_start(&newer);
+            let found: Vec<String> = found.into_iter().collect();
+            assert_eq!(found.join(" "), expected, "{from}");
+        }
+    }
+}

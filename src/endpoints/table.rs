@@ -208,6 +208,12 @@ impl EndpointTable {
         }
     }
 
+    /// `[aws.own_credentials]`.
+    #[must_use]
+    pub fn own_credentials(&self) -> Option<&OwnCredentials> {
+        self.own_credentials.as_ref()
+    }
+
     /// Whether there is no endpoint.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -2,6 +2,7 @@
 //! leaves in place what there was.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use rustls::version::TLS13;
 use sqlx::{AssertSqlSafe, Executor};
@@ -17,12 +18,56 @@ use crate::support::{SOON, until};
 const CERTIFICATE: &str = "certificate.pem";
 const KEY: &str = "private-key.pem";
 
+const PENDING: &str = "taskpass_reload_pending{what=\"configuration\"} ";
+const FAILURES: &str = "taskpass_reload_failures_total{what=\"configuration\"} ";
+
+const MAY_RESEAL: &str = "@id(\"keys\") @description(\"reseals\") permit (principal == Bootstrap::\"token\", \
+                          action == Action::\"manageKeys\", resource == Broker::\"taskpass\");";
+
 fn write(replica: &Replica, name: &str, text: &str) {
     fs::write(replica.process.dir().join(name), text).unwrap();
 }
 
 fn read(replica: &Replica, name: &str) -> String {
     fs::read_to_string(replica.process.dir().join(name)).unwrap()
+}
+
+/// Puts a file with this mode in the place of another one.
+fn replace(replica: &Replica, name: &str, text: &str, mode: u32) {
+    let path = replica.process.dir().join(name);
+    let new = replica.process.dir().join("new");
+    fs::write(&new, text).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
+    fs::rename(&new, path).unwrap();
+}
+
+/// How many lines of the log have all of these texts.
+fn lines_with(replica: &Replica, texts: &[&str]) -> usize {
+    let log = replica.process.stderr();
+    let has_all = |line: &&str| texts.iter().all(|text| line.contains(text));
+    log.lines().filter(has_all).count()
+}
+
+/// The value of a series of a replica that shows its metrics to everybody.
+async fn value(replica: &Replica, series: &str) -> u64 {
+    let metrics = replica.client.get("/metrics").await.text();
+    let mut values = metrics.lines().filter_map(|line| line.strip_prefix(series));
+    values.next().unwrap().parse().unwrap()
+}
+
+/// A list with a new sealing key before the fleet's own.
+fn with_new_key(fleet: &Fleet) -> String {
+    let new = crate::support::keys::base64url(&crate::support::random_bytes(32));
+    format!("tpk1_{new}\n{}\n", fleet.sealing_key)
+}
+
+/// How many rows were sealed anew, for a fleet with [`MAY_RESEAL`].
+async fn reseal(fleet: &Fleet, replica: &Replica) -> u64 {
+    let nothing = serde_json::json!({});
+    let resealed = replica
+        .client
+        .post_json(&fleet.admin, "/v1/keys/reseal", &nothing);
+    resealed.await.expect(200)["resealed"].as_u64().unwrap()
 }
 
 /// Whether a new handshake is with this certificate.
@@ -142,9 +187,7 @@ async fn sighup_changes_the_log_level_and_ends_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sealing_keys_are_replaced_without_a_restart() {
-    let policy = "@id(\"keys\") @description(\"reseals\") permit (principal == Bootstrap::\"token\", \
-                  action == Action::\"manageKeys\", resource == Broker::\"taskpass\");";
-    let (fleet, mut replica) = Fleet::with_secret_files(Kind::Sqlite, "", policy).await;
+    let (fleet, mut replica) = Fleet::with_secret_files(Kind::Sqlite, "", MAY_RESEAL).await;
     let old = &fleet.sealing_key;
     let new = crate::support::keys::base64url(&crate::support::random_bytes(32));
     let new = format!("tpk1_{new}");
@@ -154,20 +197,16 @@ async fn sealing_keys_are_replaced_without_a_restart() {
     is_logged(&replica, "the configuration was not reloaded").await;
     replica.ask(&fleet.token()).await.expect(201);
     write(&replica, SEALING_FILE, &format!("{new}\n{old}\n"));
-    let reseal = async || {
-        let nothing = serde_json::json!({});
-        let resealed = replica
-            .client
-            .post_json(&fleet.admin, "/v1/keys/reseal", &nothing);
-        resealed.await.expect(200)["resealed"].as_u64().unwrap()
-    };
     let until_sealed_anew = async || {
         replica.process.signal(Signal::Hup);
-        reseal().await > 0
+        reseal(&fleet, &replica).await > 0
     };
     until("rows are sealed with the new key", SOON, until_sealed_anew).await;
     // The new key may have come into force while rows were resealed.
-    until("no row is left", SOON, async || reseal().await == 0).await;
+    until("no row is left", SOON, async || {
+        reseal(&fleet, &replica).await == 0
+    })
+    .await;
     replica.ask(&fleet.token()).await.expect(201);
     // Removed while it runs, the old one opens until the next start, which does without it.
     write(&replica, SEALING_FILE, &new);
@@ -177,6 +216,99 @@ async fn sealing_keys_are_replaced_without_a_restart() {
     replica.process.restart();
     replica.process.wait_ready(replica.address);
     replica.ask(&fleet.token()).await.expect(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_reload_is_tried_again_and_succeeds_once_the_mode_was_corrected() {
+    let (fleet, replica) = Fleet::with_secret_files(Kind::Sqlite, "", MAY_RESEAL).await;
+    replica.ask(&fleet.token()).await.expect(201);
+    assert_eq!(value(&replica, PENDING).await, 0);
+    replace(&replica, SEALING_FILE, &with_new_key(&fleet), 0o644);
+    is_logged(&replica, &format!("chmod 0600 {SEALING_FILE}")).await;
+    until("it is tried again", SOON, async || {
+        value(&replica, FAILURES).await >= 3
+    })
+    .await;
+    assert_eq!(value(&replica, PENDING).await, 1);
+    let told = lines_with(&replica, &["the configuration was not reloaded"]);
+    assert_eq!(told, 1, "the warning is not written at each try");
+    // The remedy of the warning, and nothing else: the content is the same, and there is no signal.
+    let file = replica.process.dir().join(SEALING_FILE);
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+    until("nothing is pending", SOON, async || {
+        value(&replica, PENDING).await == 0
+    })
+    .await;
+    assert!(
+        reseal(&fleet, &replica).await > 0,
+        "the new key is in force"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_succeeds_once_a_missing_authority_file_of_an_endpoint_is_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let authorities = directory.path().join("ca.pem");
+    let pem = Identity::server().pem;
+    fs::write(&authorities, &pem).unwrap();
+    let tables = format!(
+        "[log]\nlevel = \"warn\"\n[endpoints.other]\nurl = \"https://127.0.0.1:9/\"\n\
+         use = [\"discovery\"]\nca_file = \"{}\"",
+        authorities.display()
+    );
+    let (_fleet, replica) = Fleet::in_environment(Kind::Sqlite, vec![], &tables, "").await;
+    let configuration = read(&replica, CONFIG_FILE);
+    fs::remove_file(&authorities).unwrap();
+    let verbose = configuration.replace("level = \"warn\"", "level = \"debug\"");
+    write(&replica, CONFIG_FILE, &verbose);
+    is_logged(&replica, "endpoints.other.ca_file").await;
+    assert_eq!(value(&replica, PENDING).await, 1);
+    // The broker does not watch this file.
+    fs::write(&authorities, &pem).unwrap();
+    until("requests are logged", SOON, async || {
+        replica.client.get("/livez").await;
+        replica.process.stderr().contains("\"answered\"")
+    })
+    .await;
+    until("nothing is pending", SOON, async || {
+        value(&replica, PENDING).await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_in_use_is_renewed_though_the_configuration_names_another_one() {
+    const WAITS: &str = "takes effect at the next start";
+    let (fleet, replica) = over_tls().await;
+    let other = Identity::server_until(2037, 1, 1);
+    replace(&replica, "other.pem", &other.pem, 0o644);
+    replace(&replica, "other-key.pem", &other.key_pem, 0o600);
+    let configuration = read(&replica, CONFIG_FILE)
+        .replace("\"certificate.pem\"", "\"other.pem\"")
+        .replace("\"private-key.pem\"", "\"other-key.pem\"");
+    write(&replica, CONFIG_FILE, &configuration);
+    let waiting = |setting: &str| {
+        let field = format!("\"setting\":\"{setting}\"");
+        lines_with(&replica, &[WAITS, &field])
+    };
+    let settings = ["server.tls.certificate", "server.tls.private_key"];
+    until("the settings that wait are told", SOON, async || {
+        settings.iter().all(|setting| waiting(setting) == 1)
+    })
+    .await;
+    // Two checks later, nothing is left to read again because of that change.
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    assert!(is_served(&replica, &fleet.tls().server));
+    let renewed = Identity::server_until(2038, 1, 1);
+    replace(&replica, KEY, &renewed.key_pem, 0o600);
+    replace(&replica, CERTIFICATE, &renewed.pem, 0o644);
+    until("the renewed one is served", SOON, async || {
+        is_served(&replica, &renewed)
+    })
+    .await;
+    assert!(!is_served(&replica, &other));
+    assert!(settings.iter().all(|setting| waiting(setting) == 1));
+    assert_eq!(lines_with(&replica, &[WAITS]), settings.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
