@@ -13,7 +13,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, open, openat, renameat, statat};
+use rustix::fs::{
+    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fstat, lstat, open, openat, renameat,
+    statat,
+};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -73,6 +76,12 @@ impl FileError {
             problem: problem.into(),
             remedy: remedy.into(),
         }
+    }
+
+    /// Whether the file or directory does not exist.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     /// A link, or something that is no file, where a file or directory is expected.
@@ -392,6 +401,86 @@ pub fn check_place(path: &Path) -> Result<(), FileError> {
     check_directory_of(&open_directory(parent)?, parent)
 }
 
+/// Makes the checks of [`make_directory_of`] and [`check_place`] without making the directory. False
+/// if the directory is missing and can be made. `made_before` is a directory that will be made before
+/// it, with those above.
+///
+/// # Errors
+///
+/// [`FileError`].
+pub fn check_place_or_makable(path: &Path, made_before: Option<&Path>) -> Result<bool, FileError> {
+    let (parent, _) = split(path).map_err(|source| FileError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    match open_directory(parent) {
+        Err(error) if error.is_missing() => {
+            let made = made_before.filter(|_| lstat(parent).is_err());
+            let will_be_made = |path: &Path| {
+                let is_named = !path.as_os_str().is_empty();
+                is_named && lstat(path).is_err() && made.is_some_and(|made| made.starts_with(path))
+            };
+            if !parent.ancestors().take(2).any(will_be_made) {
+                check_makable(parent, false)?;
+            }
+            Ok(false)
+        }
+        opened => check_directory_of(&opened?, parent).map(|()| true),
+    }
+}
+
+/// Refuses a path to which [`write_whole`] could not write, without writing. True if the file is there.
+///
+/// # Errors
+///
+/// [`FileError`].
+pub fn check_writable(path: &Path) -> Result<bool, FileError> {
+    let (parent, name) = split(path).map_err(|source| FileError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let directory = open_directory(parent)?;
+    check_directory_of(&directory, parent)?;
+    check_can_add_files(&directory, parent)?;
+    check_in(&directory, name, path)
+}
+
+/// Refuses a directory in which this process cannot make files.
+fn check_can_add_files(directory: &OwnedFd, path: &Path) -> Result<(), FileError> {
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    accessat(directory, ".", access, AtFlags::empty()).map_err(|errno| {
+        let us = geteuid().as_raw();
+        let problem = format!("cannot be written to: {}", io::Error::from(errno));
+        let remedy = format!("let user {us} write to it, or give another path");
+        FileError::unfit(path, problem, remedy)
+    })
+}
+
+/// Refuses a missing directory that this process could not make. `parents` says whether the
+/// directories above it would be made, too.
+fn check_makable(path: &Path, parents: bool) -> Result<(), FileError> {
+    const REMEDY: &str = "make the directory, or give another path";
+    let cannot = |why: &dyn std::fmt::Display| {
+        FileError::unfit(
+            path,
+            format!("is missing and cannot be made ({why})"),
+            REMEDY,
+        )
+    };
+    // Opening a link that leads nowhere fails as if the link were missing, too.
+    if lstat(path).is_ok() {
+        return Err(cannot(&"a symbolic link of that name leads nowhere"));
+    }
+    let (parent, _) = split(path).map_err(|error| cannot(&error))?;
+    match open_directory(parent) {
+        Err(error) if parents && error.is_missing() => check_makable(parent, true),
+        opened => {
+            let above = opened.map_err(|error| cannot(&error))?;
+            check_can_add_files(&above, parent).map_err(|error| cannot(&error))
+        }
+    }
+}
+
 /// Makes a directory and those above it, as far as they are missing, for this user alone.
 ///
 /// # Errors
@@ -573,6 +662,28 @@ impl PrivateDirectory {
         let found = fstat(&directory).map_err(FileError::io(&path))?;
         check(&found, &path, FileType::Directory, OTHERS)?;
         Ok(Self { directory, path })
+    }
+
+    /// Makes the checks of [`Self::open_or_make`] with `parents`, without making the directory. `None`
+    /// if it is missing and can be made.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`].
+    pub fn open_or_check(path: &Path) -> Result<Option<Self>, FileError> {
+        match Self::open(path) {
+            Err(error) if error.is_missing() => check_makable(path, true).map(|()| None),
+            opened => opened.map(Some),
+        }
+    }
+
+    /// Refuses a directory in which this process cannot make files.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`].
+    pub fn check_can_add_files(&self) -> Result<(), FileError> {
+        check_can_add_files(&self.directory, &self.path)
     }
 
     /// Refuses it where other users could exchange it: they may write in the directory above it.

@@ -1,14 +1,20 @@
-//! Checks a configuration and its generation before a start creates anything.
+//! Checks a configuration, its generation, and the places of the broker's state before a start creates
+//! anything.
 
 use std::io;
+use std::path::Path;
 
 use crate::attest::AttestContext;
 use crate::broker::check::{Unfit, check_generation};
 use crate::clock::Timestamp;
-use crate::config::{Config, ConfigErrors, Mode};
+use crate::config::{Config, ConfigErrors, Mode, StoreKind};
 use crate::domain::generation::{Generation, PolicyFile};
+use crate::files::{FileError, check_place};
 use crate::http;
+use crate::ledger::guard::check_checkpoint_file;
+use crate::ledger::place::check_shared_file;
 use crate::policy::{self, CompiledGeneration, GenerationParts};
+use crate::store::sqlite::Sqlite;
 
 /// Why a broker cannot serve with a configuration. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -24,11 +30,19 @@ pub enum CheckError {
     /// The generation cannot decide.
     #[error("{0}")]
     Generation(#[from] Unfit),
+    /// A directory or file of the broker's state cannot be used.
+    #[error("`{setting}`: {problem}")]
+    State {
+        /// The setting that names it, with its section.
+        setting: &'static str,
+        /// The problem, with the path.
+        problem: String,
+    },
 }
 
 impl CheckError {
     /// The values of [`Self::kind`] for errors outside the generation.
-    pub const KINDS: &'static [&'static str] = &["configuration", "tls"];
+    pub const KINDS: &'static [&'static str] = &["configuration", "tls", "state"];
 
     /// A stable name of the kind of error: one of [`Self::KINDS`] or of [`Unfit::KINDS`].
     #[must_use]
@@ -37,6 +51,7 @@ impl CheckError {
             Self::Configuration(_) => Self::KINDS[0],
             Self::Tls(_) => Self::KINDS[1],
             Self::Generation(unfit) => unfit.kind(),
+            Self::State { .. } => Self::KINDS[2],
         }
     }
 }
@@ -50,8 +65,9 @@ pub struct Checked {
     pub compiled: CompiledGeneration,
 }
 
-/// Checks a loaded configuration, and the generation that it describes with the policies of its
-/// directory or, if given, with `policies`. `at` is passed to [`check_generation`].
+/// Checks a loaded configuration, the generation that it describes with the policies of its directory
+/// or, if given, with `policies`, and the places of the broker's state. `at` is passed to
+/// [`check_generation`]. A configuration that was loaded without its files is checked without the places.
 ///
 /// `serve --check`, `serve`, `taskpass dev` and the `policy` commands call this function. An activation
 /// calls [`check_generation`] alone. This function creates nothing.
@@ -65,10 +81,64 @@ pub fn check(
     }
     let generation = generation_of(config, policies)?;
     let fit = check_generation(&generation, attest_context(config), at)?;
+    if config.has_its_files() {
+        check_state(config)?;
+    }
     Ok(Checked {
         compiled: fit.compiled,
         generation,
     })
+}
+
+/// Refuses a data directory, checkpoint file or shared checkpoint file that a start would refuse, or
+/// could not make. Makes nothing, and takes no lock, so that it can run beside a broker.
+fn check_state(config: &Config) -> Result<(), CheckError> {
+    check_data_directory(config).map_err(|error| CheckError::State {
+        setting: "store.sqlite.data_dir",
+        problem: error.to_string(),
+    })?;
+    let ledger = &config.ledger;
+    let data_dir = config.store.sqlite.as_ref();
+    let data_dir = data_dir.map(|sqlite| sqlite.data_dir.as_path());
+    let data_dir = data_dir.filter(|_| config.store.kind == StoreKind::Sqlite);
+    let own = check_checkpoint_file(&ledger.checkpoint_file, data_dir);
+    own.map_err(|problem| CheckError::State {
+        setting: "ledger.checkpoint_file",
+        problem,
+    })?;
+    let shared = ledger.shared_checkpoint.as_ref();
+    if let Some(file) = shared.and_then(|shared| shared.file.as_ref()) {
+        // A start makes these two directories before it reads the shared file.
+        let mut made = data_dir.into_iter().chain(ledger.checkpoint_file.parent());
+        let directory = file.parent().filter(|path| !path.as_os_str().is_empty());
+        let will_be_made = |path: &Path| made.any(|made| made.starts_with(path)) && !path.exists();
+        if directory.is_some_and(will_be_made) {
+            return Ok(());
+        }
+        check_shared_file(file).map_err(|error| CheckError::State {
+            setting: "ledger.shared_checkpoint.file",
+            problem: error.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
+fn check_data_directory(config: &Config) -> Result<(), FileError> {
+    let (StoreKind::Sqlite, Some(sqlite)) = (config.store.kind, &config.store.sqlite) else {
+        return Ok(());
+    };
+    let directory = Sqlite::check_directory(&sqlite.data_dir)?;
+    if config.mode == Mode::Dev {
+        return Ok(());
+    }
+    match directory {
+        Some(directory) => directory.check_parent(),
+        // A parent that is missing is made for this user alone.
+        None => match check_place(&sqlite.data_dir) {
+            Err(error) if error.is_missing() => Ok(()),
+            checked => checked,
+        },
+    }
 }
 
 /// The generation that the configuration's files describe, not yet checked.

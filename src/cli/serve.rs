@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::output::Form;
-use crate::app::{self, StartError};
+use crate::app::{self, CheckError, StartError};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Mode, ProcessEnvironment};
 use crate::shutdown::{Hangups, Stopped};
@@ -57,9 +57,7 @@ impl Serve {
         if self.check {
             let now = SystemClock.now();
             let checked = app::check(&config, None, Some(now));
-            let generation = checked
-                .map_err(|error| Failure::Usage(error.to_string()))?
-                .generation;
+            let generation = checked.map_err(refused)?.generation;
             let file = config.source.display().to_string();
             let (attestors, resources) = (generation.attestors.len(), generation.resources.len());
             let (task_types, policies) = (generation.task_types.len(), generation.policies.len());
@@ -85,11 +83,19 @@ impl Serve {
         };
         let started = app::start(config, options).await;
         let app = started.map_err(|error| match error {
-            StartError::Check(refused) => Failure::Usage(refused.to_string()),
+            StartError::Check(error) => refused(error),
             other @ StartError::Unfit(_) => Failure::unestablished(other),
         })?;
         app.reload_on(hangups, ProcessEnvironment, log);
         in_order(&app.run().await.map_err(Failure::unestablished)?)
+    }
+}
+
+/// The failure for a refused configuration, or for state that cannot be used with it.
+fn refused(error: CheckError) -> Failure {
+    match error {
+        CheckError::State { .. } => Failure::unestablished(error),
+        other => Failure::Usage(other.to_string()),
     }
 }
 

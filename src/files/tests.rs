@@ -246,3 +246,38 @@ fn a_byte_order_mark_before_a_secret_is_no_part_of_it() {
     assert_eq!(secret_in(" secret\n"), "secret");
     assert_eq!(secret_in("\u{feff}\r\n"), "");
 }
+
+#[test]
+fn a_directory_that_a_start_could_not_make_is_refused_and_none_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |path: &str| directory.path().join(path);
+    std::fs::write(at("file"), "").unwrap();
+    symlink(at("nowhere"), at("link")).unwrap();
+    let check_at = |path: &str, made: Option<&Path>| check_place_or_makable(&at(path), made);
+    assert!(check_at("state", None).unwrap());
+    assert!(!check_at("new/state", None).unwrap());
+    for (path, says) in [
+        (
+            "new/deeper/state",
+            "new/deeper is missing and cannot be made",
+        ),
+        ("link/state", "leads nowhere"),
+        ("file/state", "Not a directory"),
+    ] {
+        let why = check_at(path, None).unwrap_err().to_string();
+        assert!(why.contains(says), "{path}: {why}");
+    }
+    // The directory of the store is made before, with those above it.
+    for made in ["new/deeper/data", "new/data"] {
+        assert!(!check_at("new/deeper/state", Some(&at(made))).unwrap());
+    }
+    assert!(check_at("new/deeper/state", Some(&at("other/data"))).is_err());
+    let makable = |path: &str| PrivateDirectory::open_or_check(&at(path));
+    assert!(makable("new/deeper/data").unwrap().is_none());
+    for path in ["file", "file/data", "link", "link/data"] {
+        assert!(makable(path).is_err(), "{path}");
+    }
+    assert!(!check_writable(&at("state")).unwrap());
+    assert!(check_writable(&at("new/state")).unwrap_err().is_missing());
+    assert_eq!(names(directory.path()), 2);
+}

@@ -6,7 +6,7 @@
 //! store's tree must contain that one. Across replicas, and failovers of the database, one is kept
 //! together ([`super::shared`]).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,9 @@ use super::proofs;
 use super::shared::{SharedCheckpoint, SharedError, Through};
 use super::{LedgerParts, Signed};
 use crate::domain::succession::Succession;
-use crate::files::{check_place, make_directory_of, read_private, write_whole};
+use crate::files::{
+    check_place, check_place_or_makable, make_directory_of, read_private, write_whole,
+};
 use crate::merkle::{Checkpoint, CheckpointError, EMPTY_ROOT, MAX_NOTE_BYTES, Note};
 use crate::store::Store;
 use crate::store::append::Server;
@@ -131,18 +133,9 @@ impl Guard {
         };
         let named = |error: std::io::Error| format!("{}: {error}", file.display());
         make_directory_of(file).map_err(named)?;
-        check_place(file).map_err(|error| error.to_string())?;
-        let read = read_private(file, MAX_NOTE_BYTES).map_err(|error| error.to_string())?;
-        let Some(bytes) = read else {
+        let Some(known) = read_checkpoint(file)? else {
             return Ok(());
         };
-        let known = unverified(&bytes).map_err(|error| {
-            format!(
-                "{}: not a checkpoint of ours ({error}); it is the memory against a rewound \
-                 database, so find out what happened to it before you remove it",
-                file.display()
-            )
-        })?;
         if let Some(succeeds) = succeeds.filter(|old| old.origin == known.origin) {
             return succeeded(&known, succeeds).map_err(|why| format!("{}: {why}", file.display()));
         }
@@ -163,6 +156,33 @@ impl Guard {
     pub(super) fn remember(&self, signed: &Signed) {
         self.newest.send_replace(Some(signed.clone()));
     }
+}
+
+/// Makes the checks of a start on the path of a replica's own checkpoint, and on the file if it is
+/// there. Makes nothing, and does not compare the checkpoint with the store. `made_before` is a directory
+/// that the start makes before, with those above it.
+pub fn check_checkpoint_file(file: &Path, made_before: Option<&Path>) -> Result<(), String> {
+    match check_place_or_makable(file, made_before) {
+        Ok(true) => read_checkpoint(file).map(drop),
+        Ok(false) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The checkpoint that a replica kept in its file. `None` if there is no file.
+fn read_checkpoint(file: &Path) -> Result<Option<Checkpoint>, String> {
+    check_place(file).map_err(|error| error.to_string())?;
+    let read = read_private(file, MAX_NOTE_BYTES).map_err(|error| error.to_string())?;
+    let known = read.map(|bytes| {
+        unverified(&bytes).map_err(|error| {
+            format!(
+                "{}: not a checkpoint of ours ({error}); it is the memory against a rewound \
+                 database, so find out what happened to it before you remove it",
+                file.display()
+            )
+        })
+    });
+    known.transpose()
 }
 
 /// The checkpoint in a note, whoever signed it.

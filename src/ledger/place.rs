@@ -18,7 +18,9 @@ use reqwest::header::{
 use reqwest::{Response, StatusCode, Url};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::files::{FileError, beside, open_lock, open_private, secret_in, write_whole};
+use crate::files::{
+    FileError, beside, check_writable, open_lock, open_private, secret_in, write_whole,
+};
 use crate::outgoing::{self, BodyError};
 
 /// The longest time for one reading or one writing.
@@ -364,6 +366,31 @@ fn missing(path: &Path) -> Result<(), PlaceError> {
     Err(failed(ErrorKind::NotADirectory.into()))
 }
 
+/// Refuses a shared file that a start could not read, or could not write where there is none yet. Makes
+/// nothing. A disk that does not answer is an error after [`PATIENCE`].
+pub fn check_shared_file(path: &Path) -> Result<(), PlaceError> {
+    let (answer, outcome) = std::sync::mpsc::channel();
+    let checked = path.to_owned();
+    std::thread::Builder::new()
+        .name("place".to_owned())
+        .spawn(move || {
+            // The caller may have stopped waiting.
+            drop(answer.send(check_file(&checked)));
+        })
+        .map_err(|error| PlaceError::File(path.to_owned(), error))?;
+    let outcome = outcome.recv_timeout(PATIENCE);
+    outcome.unwrap_or_else(|_| Err(PlaceError::Hangs(path.to_owned())))
+}
+
+fn check_file(path: &Path) -> Result<(), PlaceError> {
+    if read_file(path)?.is_some() {
+        return Ok(());
+    }
+    check_writable(path)?;
+    check_writable(&beside(path, ".lock"))?;
+    Ok(())
+}
+
 fn swap_file(path: &Path, old: Option<&[u8]>, note: &str) -> Result<Swapped, PlaceError> {
     let lock = beside(path, ".lock");
     let held = open_lock(&lock)?;
@@ -458,6 +485,35 @@ mod tests {
         assert!(matches!(read, Err(PlaceError::File(..))), "{read:?}");
         std::fs::create_dir(gone.parent().unwrap()).unwrap();
         assert_eq!(Place::file(gone).read().await.unwrap().note, None);
+    }
+
+    #[test]
+    fn a_check_of_a_shared_file_refuses_what_a_start_would_and_makes_nothing() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mnt/checkpoint");
+        let refused = check_shared_file(&path);
+        assert!(matches!(refused, Err(PlaceError::File(..))), "{refused:?}");
+        let parent = path.parent().unwrap();
+        std::fs::create_dir(parent).unwrap();
+        check_shared_file(&path).unwrap();
+        assert_eq!(std::fs::read_dir(parent).unwrap().count(), 0);
+        let open_to = |path: &Path, mode| {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(path, mode).unwrap();
+        };
+        open_to(parent, 0o777);
+        let refused = check_shared_file(&path).unwrap_err().to_string();
+        assert!(refused.contains("chmod go-w"), "{refused}");
+        open_to(parent, 0o700);
+        let lock = beside(&path, ".lock");
+        std::fs::write(&lock, "").unwrap();
+        open_to(&lock, 0o644);
+        let refused = check_shared_file(&path).unwrap_err().to_string();
+        assert!(refused.contains("chmod 0600"), "{refused}");
+        open_to(&lock, 0o600);
+        write_whole(&path, b"note").unwrap();
+        check_shared_file(&path).unwrap();
     }
 
     #[tokio::test]

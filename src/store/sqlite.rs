@@ -17,7 +17,7 @@ use super::StoreError;
 use super::authenticity::RowGuard;
 use super::postgres::fits;
 use super::sqlite_log::WriteAheadLog;
-use crate::files::PrivateDirectory;
+use crate::files::{FileError, PrivateDirectory};
 
 /// The migrations, in the binary.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -54,7 +54,7 @@ impl Sqlite {
     pub async fn open(directory: &Path, readers: u32) -> Result<Self, StoreError> {
         let private = PrivateDirectory::open_or_make(directory, true).map_err(unfit)?;
         let lock = lock(&private, directory)?;
-        check_files(&private)?;
+        check_files(&private).map_err(unfit)?;
         // Made here and not by SQLite, which would make it readable to others.
         private.make_file(FILE).map_err(unfit)?;
         let options = options(directory)
@@ -92,6 +92,20 @@ impl Sqlite {
         })
     }
 
+    /// Makes the checks of [`Self::open`] on the directory and its files, and makes, opens and locks
+    /// none of these files. Returns the directory, or `None` if it is missing and can be made.
+    pub fn check_directory(directory: &Path) -> Result<Option<PrivateDirectory>, FileError> {
+        let Some(private) = PrivateDirectory::open_or_check(directory)? else {
+            return Ok(None);
+        };
+        let has_lock = private.check_file(LOCK)?;
+        let has_database = check_files(&private)?;
+        if !has_lock || !has_database {
+            private.check_can_add_files()?;
+        }
+        Ok(Some(private))
+    }
+
     /// Opens the store in `directory` to be read and not changed, its schema included. Nothing where
     /// there is none.
     pub async fn open_to_read(directory: &Path, readers: u32) -> Result<Option<Self>, StoreError> {
@@ -100,7 +114,7 @@ impl Sqlite {
         }
         let private = PrivateDirectory::open(directory).map_err(unfit)?;
         let lock = lock(&private, directory)?;
-        check_files(&private)?;
+        check_files(&private).map_err(unfit)?;
         let readers = reading(options(directory), readers).await?;
         let (made,): (bool,) = sqlx::query_as(
             "/* open_to_read */ SELECT EXISTS (SELECT 1 FROM sqlite_master \
@@ -243,14 +257,13 @@ fn unfit(error: impl std::fmt::Display) -> StoreError {
     StoreError::Unfit(error.to_string())
 }
 
-/// Refuses a database that other users can get at.
-fn check_files(directory: &PrivateDirectory) -> Result<(), StoreError> {
-    directory.check_file(FILE).map_err(unfit)?;
+/// Refuses a database that other users can get at. True if the database is there.
+fn check_files(directory: &PrivateDirectory) -> Result<bool, FileError> {
+    let is_there = directory.check_file(FILE)?;
     for ending in ENDINGS {
-        let name = format!("{FILE}{ending}");
-        directory.check_file(&name).map_err(unfit)?;
+        directory.check_file(&format!("{FILE}{ending}"))?;
     }
-    Ok(())
+    Ok(is_there)
 }
 
 fn lock(directory: &PrivateDirectory, path: &Path) -> Result<File, StoreError> {

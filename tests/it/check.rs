@@ -3,7 +3,7 @@
 //! nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use taskpass::app::{self, CheckError};
@@ -316,7 +316,12 @@ fn cases() -> Vec<Case> {
 
 impl Case {
     fn launch(&self, arguments: &[&str]) -> Launch {
-        let mut launch = Launch::taskpass(arguments.to_vec())
+        self.furnish(Launch::taskpass(arguments.to_vec()))
+    }
+
+    /// Gives a process the files and the environment of this case.
+    fn furnish(&self, launch: Launch) -> Launch {
+        let mut launch = launch
             .config(self.config.clone())
             .file("policies/fleet.cedar", self.policies.clone());
         for (path, text) in &self.files {
@@ -367,6 +372,8 @@ fn whatever_a_start_refuses_the_check_shows_and_nothing_is_made() {
         "lock_out",
         // A panic of the check itself.
         "unchecked",
+        // Needs files and directories of a start: it has a test of its own below.
+        "state",
     ];
     let kinds = CheckError::KINDS.iter().chain(Unfit::KINDS).copied();
     let wanted: BTreeSet<&str> = kinds.filter(|kind| !not_offline.contains(kind)).collect();
@@ -412,6 +419,111 @@ fn whatever_a_start_refuses_the_check_shows_and_nothing_is_made() {
     }
 }
 
+/// State that a start cannot use: commands that prepare it, a text of the good configuration, its
+/// replacement, and what is said.
+const UNFIT_STATE: &[(&str, &str, &str, &str)] = &[
+    (
+        "",
+        "\"checkpoint\"",
+        "\"missing/deeper/checkpoint\"",
+        "`ledger.checkpoint_file`: missing/deeper is missing and cannot be made",
+    ),
+    (
+        "mkdir taken;",
+        "\"checkpoint\"",
+        "\"taken\"",
+        "`ledger.checkpoint_file`: taken is no regular file",
+    ),
+    (
+        "mkdir -m 0777 above;",
+        "\"checkpoint\"",
+        "\"above/checkpoint\"",
+        "chmod go-w above",
+    ),
+    (
+        "echo x > checkpoint; chmod 0600 checkpoint;",
+        "",
+        "",
+        "`ledger.checkpoint_file`: checkpoint: not a checkpoint of ours",
+    ),
+    (
+        "echo x > data;",
+        "",
+        "",
+        "`store.sqlite.data_dir`: data is no directory",
+    ),
+    (
+        "mkdir -m 0777 data;",
+        "",
+        "",
+        "`store.sqlite.data_dir`: data is open to other users (mode 0777)",
+    ),
+    (
+        "mkdir -m 0777 above;",
+        "\"data\"",
+        "\"above/data\"",
+        "chmod go-w above",
+    ),
+    (
+        "",
+        "\"checkpoint\"",
+        "\"checkpoint\"\n[ledger.shared_checkpoint]\nfile = \"missing/place\"",
+        "`ledger.shared_checkpoint.file`: missing: No such file or directory",
+    ),
+];
+
+fn tree(directory: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for name in entries(directory) {
+        let path = directory.join(&name);
+        if path.is_dir() {
+            let below = tree(&path).into_iter();
+            found.extend(below.map(|path| Path::new(&name).join(path)));
+        }
+        found.insert(name.into());
+    }
+    found
+}
+
+#[test]
+fn state_that_a_start_could_not_use_is_shown_by_the_check_and_nothing_is_made() {
+    for &(prepare, from, to, says) in UNFIT_STATE {
+        let case = changed("state", from, to, says);
+        let program = env!("CARGO_BIN_EXE_taskpass");
+        let run = |command: &str| {
+            let script = format!("{prepare} {command}");
+            let mut process = case
+                .furnish(Launch::program("/bin/sh", ["-c", &script]))
+                .spawn();
+            let status = process.wait(SOON);
+            (status.code(), process.stderr(), tree(process.dir()))
+        };
+        let (_, _, prepared) = run("true");
+        for command in ["serve --check", "serve"] {
+            let command = format!("exec {program} {command} --config taskpass.toml");
+            let (code, told, there) = run(&command);
+            assert_eq!(code, Some(3), "{command}: {says}: {told}");
+            assert!(told.contains(says), "{command}: {says}: {told}");
+            assert_eq!(there, prepared, "{command}: {says}");
+        }
+    }
+}
+
+#[test]
+fn the_check_takes_directories_that_a_start_makes_and_makes_none() {
+    let config = GOOD.replace("\"data\"", "\"state/deeper/data\"").replace(
+        "\"checkpoint\"",
+        "\"state/deeper/checkpoint\"\n[ledger.shared_checkpoint]\nfile = \"state/deeper/place\"",
+    );
+    let case = Case { config, ..good() };
+    let checked = case.run(&["serve", "--check"]);
+    assert!(checked.stdout().contains("good"), "{}", checked.stderr());
+    assert!(!entries(checked.dir()).contains("state"));
+    let mut serving = case.launch(&["serve"]).spawn();
+    serving.wait_for_output("\"serving\"");
+    assert!(serving.terminate().success(), "{}", serving.stderr());
+}
+
 #[test]
 fn each_fault_of_a_configuration_is_shown_by_the_real_check() {
     let check = |text: String| {
@@ -455,6 +567,9 @@ fn what_the_check_calls_good_serves_from_any_directory() {
     }
     let mut serving = elsewhere(&["serve"]).spawn();
     serving.wait_for_output("\"serving\"");
+    // A new configuration is checked beside the broker that it is for.
+    let beside = elsewhere(&["serve", "--check"]).run();
+    assert_eq!(beside.code(), Some(0), "{}", beside.stderr);
     assert!(serving.terminate().success(), "{}", serving.stderr());
     assert!(entries(checked.dir()).contains("data"));
 }
