@@ -635,7 +635,8 @@ async fn open_ledger(
         succeeds: succeeds.clone(),
     };
     let mut known = source.read().await.map_err(unfit)?;
-    if known.is_empty() {
+    let is_new = known.is_empty();
+    if is_new {
         Box::pin(begin_log(config, store, safe, clock.now(), &parts)).await?;
         known = source.read().await.map_err(unfit)?;
     }
@@ -646,7 +647,10 @@ async fn open_ledger(
     }
     let parts = parts(known);
     let own = config.ledger.checkpoint_file.clone();
-    let guard = Guard::new(&parts, Some(own), Box::pin(shared_place(config)).await?);
+    let mut guard = Guard::new(&parts, Some(own), Box::pin(shared_place(config)).await?);
+    if is_new {
+        guard = guard.of_new_log();
+    }
     let writer = guard.writer();
     let (ledger, appender) = Ledger::open(parts, guard).await.map_err(unfit)?;
     drop(shutdown.spawn_worker("ledger", move |stop| appender.run(stop)));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::place::Place;
 use super::proofs;
@@ -34,6 +34,8 @@ const WRITE_EVERY: Duration = Duration::from_millis(200);
 pub struct Guard {
     file: Option<PathBuf>,
     shared: Option<Arc<SharedCheckpoint>>,
+    /// Whether the log was empty when this start first read it.
+    of_new_log: bool,
     alarm: Alarm,
     newest: watch::Sender<Option<Signed>>,
 }
@@ -52,9 +54,17 @@ impl Guard {
         Self {
             file,
             shared,
+            of_new_log: false,
             alarm,
             newest: watch::Sender::new(None),
         }
+    }
+
+    /// For a log that was empty when this start first read it: no checkpoint file is expected yet.
+    #[must_use]
+    pub fn of_new_log(mut self) -> Self {
+        self.of_new_log = true;
+        self
     }
 
     /// What writes both: run it as a tracked task.
@@ -120,7 +130,8 @@ impl Guard {
         }
     }
 
-    /// Checks that the store's tree contains the one of the file.
+    /// Checks that the store's tree contains the one of the file. A file that is missing although the
+    /// log has leaves is told.
     pub(super) async fn check_file(
         &self,
         store: &Store,
@@ -134,6 +145,9 @@ impl Guard {
         let named = |error: std::io::Error| format!("{}: {error}", file.display());
         make_directory_of(file).map_err(named)?;
         let Some(known) = read_checkpoint(file)? else {
+            if let Some(head) = head.filter(|head| head.size > 0 && !self.of_new_log) {
+                self.tell_missing(file, head);
+            }
             return Ok(());
         };
         if let Some(succeeds) = succeeds.filter(|old| old.origin == known.origin) {
@@ -151,6 +165,25 @@ impl Guard {
             root: known.root,
         };
         contains(store, head, kept).await.flatten()
+    }
+
+    fn tell_missing(&self, file: &Path, head: Head) {
+        let (file, leaves) = (file.display(), head.size);
+        if self.is_shared() {
+            info!(
+                %file, leaves,
+                "the checkpoint file is missing although the log has leaves: only the checkpoint of \
+                 [ledger.shared_checkpoint] tells whether the store was rewound before this start"
+            );
+        } else {
+            warn!(
+                %file, leaves,
+                "the checkpoint file is missing although the log has leaves: this replica would not \
+                 notice that the store was rewound before this start. This is expected at the first \
+                 start of a new replica; otherwise find out who removed the file. With \
+                 [ledger.shared_checkpoint] one checkpoint is remembered for all replicas"
+            );
+        }
     }
 
     pub(super) fn remember(&self, signed: &Signed) {

@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
+use serde_json::Value;
 use sqlx::PgConnection;
 use taskpass::broker::BrokerError;
 use taskpass::ledger::LedgerStatus;
 use taskpass::merkle::{Checkpoint, Note};
 
+use crate::support::fleet::{Fleet, Replica};
 use crate::support::object::{Manner, ObjectStore};
 use crate::support::postgres::TestDatabase;
 use crate::support::rig::{Kind, Rig, ask};
@@ -91,6 +93,46 @@ async fn a_restored_backup_does_not_start_though_its_own_memory_was_lost_too() {
     rig.share_checkpoint(&format!("file = \"{}-other\"", place.display()));
     rig.restart().await.unwrap();
     issue(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_file_that_is_missing_though_the_log_has_leaves_is_told_at_the_start() {
+    let (fleet, mut replica) = Fleet::embedded();
+    replica.ask(&fleet.token()).await.expect(201);
+    let told = |replica: &Replica| {
+        let log = replica.process.stderr();
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let missing = |line: &Value| {
+            let message = line["message"].as_str().unwrap_or_default();
+            message.starts_with("the checkpoint file is missing")
+        };
+        lines.filter(missing).collect::<Vec<Value>>()
+    };
+    assert!(told(&replica).is_empty(), "the log began with this start");
+    let again = |replica: &mut Replica| {
+        replica.process.restart();
+        replica.process.wait_ready(replica.address);
+    };
+    replica.process.terminate();
+    std::fs::remove_file(replica.process.dir().join("checkpoint")).unwrap();
+    again(&mut replica);
+    let lines = told(&replica);
+    let [line] = &lines[..] else {
+        panic!("{lines:?}");
+    };
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(line["file"], "checkpoint");
+    assert!(line["leaves"].as_u64().unwrap() > 1, "{line}");
+    let message = line["message"].as_str().unwrap();
+    for text in ["new replica", "[ledger.shared_checkpoint]"] {
+        assert!(message.contains(text), "{message}");
+    }
+    // The next start finds the file that this one wrote.
+    replica.process.terminate();
+    again(&mut replica);
+    assert_eq!(told(&replica).len(), 1);
 }
 
 /// What an idle replica does after a failover to a standby that had not received the last leaves.
