@@ -110,9 +110,11 @@ pub mod tls;
 pub mod witness;
 
 use std::fmt::Write as _;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -201,14 +203,23 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// A loopback address on which nothing listens. The port lies below those that the kernel gives to
-/// outgoing connections, so that none of them takes it before the caller does.
+/// outgoing connections, so that none of them takes it before the caller does. No other test gets it
+/// while this process lives: it holds a lock on a file of the port's name.
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let directory = std::env::temp_dir().join("taskpass-test-ports");
+    fs::create_dir_all(&directory).unwrap();
     let start = u16::from_be_bytes(random_bytes(2).try_into().unwrap());
     for _ in 0..1_000 {
         let step = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10_000 + step % 10_000));
-        if TcpListener::bind(address).is_ok() {
+        let name = directory.join(address.port().to_string());
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).write(true).open(name);
+        let file = file.unwrap();
+        if file.try_lock().is_ok() && TcpListener::bind(address).is_ok() {
+            HELD.lock().unwrap().push(file);
             return address;
         }
     }
