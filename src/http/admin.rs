@@ -59,7 +59,7 @@ pub(super) async fn bind(
 }
 
 /// Takes a role from an identity.
-#[utoipa::path(delete, path = "/v1/admins", request_body = AdminBody, responses((status = 204), (status = 403, body = super::problem::ProblemBody)))]
+#[utoipa::path(delete, path = "/v1/admins", request_body = AdminBody, responses((status = 204), (status = 403, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn unbind(
     State(state): State<AppState>,
     presented: Presented,
@@ -138,7 +138,7 @@ pub(super) async fn add_workload(
 }
 
 /// Removes a workload's key.
-#[utoipa::path(delete, path = "/v1/workloads", request_body = WorkloadKeyRef, responses((status = 204), (status = 403, body = super::problem::ProblemBody)))]
+#[utoipa::path(delete, path = "/v1/workloads", request_body = WorkloadKeyRef, responses((status = 204), (status = 403, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn remove_workload(
     State(state): State<AppState>,
     presented: Presented,

@@ -203,7 +203,7 @@ pub(super) async fn list(
 }
 
 /// Ends everything that a selector matches, and keeps it from coming back.
-#[utoipa::path(post, path = "/v1/revocations", request_body = RevocationAsk, responses((status = 200, body = RevocationBody), (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody)))]
+#[utoipa::path(post, path = "/v1/revocations", request_body = RevocationAsk, responses((status = 200, body = RevocationBody), (status = 403, body = super::problem::ProblemBody), (status = 404, body = super::problem::ProblemBody), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn revoke(
     State(state): State<AppState>,
     presented: Presented,

@@ -22,6 +22,12 @@ permit (principal in Role::"admin", action in [Action::"activateGeneration",
   Action::"revokeMany"], resource == Broker::"taskpass");
 "#;
 
+const REGISTRAR: &str = r#"
+@id("registrar") @description("the bootstrap token registers keys")
+permit (principal == Bootstrap::"token", action == Action::"manageWorkloads",
+  resource == Broker::"taskpass");
+"#;
+
 const BY_CLAIM: &str = r#"
 @id("admin") @description("admins activate if their claim says so")
 permit (principal is Workload::dev in Role::"admin", action == Action::"activateGeneration",
@@ -266,7 +272,8 @@ async fn an_admin_by_a_key_file_acts_without_any_identity_provider() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_admin_who_could_activate_keeps_its_key() {
     let keys = "[[attestors]]\nkind = \"key\"\nname = \"operator\"\n";
-    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| keys.to_owned(), ADMIN).await;
+    let policies = format!("{ADMIN}{REGISTRAR}");
+    let (fleet, replica) = Fleet::believing(Kind::Sqlite, |_| keys.to_owned(), &policies).await;
     let (first, second) = (
         Key::generate(Algorithm::Es256),
         Key::generate(Algorithm::Es256),

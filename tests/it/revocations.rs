@@ -196,6 +196,7 @@ on_both_stores! {
     }
 
     async fn of_lifts_at_once_one_is_recorded_and_all_name_its_leaf(world: World) {
+        world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let held = world.revoke(json!({"selector": {"workload": REPORTS}, "reason": "x"})).await;
         let path = format!("/v1/revocations/{}/lift", held["id"].as_str().unwrap());
         let nothing = json!({});
