@@ -668,6 +668,10 @@ impl World {
         );
         prop_assert_eq!(radius.matched, radius.ended + radius.ending);
         let made = done.cutoff.ok_or_else(|| fail(&"no cutoff"))?;
+        if let Cut::Task(task) = cut {
+            // Lifting the block does not open the task again.
+            self.model.tasks[task].ended = true;
+        }
         self.model.cutoffs.push(Cutoff {
             id: made.id,
             cut,
