@@ -101,7 +101,7 @@ pub enum BrokerError {
     /// No bound identity could activate the next generation afterwards.
     #[error(
         "afterwards no bound identity could activate the next generation; bind another one to such a \
-         role first, or do this with the bootstrap token"
+         role first, or use the bootstrap token if policy lets it do this"
     )]
     LastAdmin,
     /// A caller binds or unbinds its own identity.

@@ -239,13 +239,18 @@ impl Broker {
             });
         }
         let block = block_until(&selector, block, asked)?;
-        if let (Selector::Workload(identity), Block::UntilLifted) = (&selector, block)
+        let is_long = match block {
+            Block::No => false,
+            Block::Until(end) => end > asked.plus_seconds(DEFAULT_BLOCK_SECONDS),
+            Block::UntilLifted => true,
+        };
+        // Other selectors cannot lock the admins out: they block no caller, or admins lift them.
+        if let Selector::Workload(identity) = &selector
+            && is_long
             && caller.identity().is_some()
         {
-            // A block that ends by itself locks nobody out for good, and an admin lifts those of an
-            // attestor and of everything.
-            self.check_successor_without(Gone::Identity(identity))
-                .await?;
+            let gone = Gone::Identity(identity);
+            self.check_successor_without(gone).await?;
         }
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
         if let Some(place) = &place {
