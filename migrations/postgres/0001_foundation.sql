@@ -356,7 +356,7 @@ CREATE TABLE admin_binding (
     PRIMARY KEY (identity, role, idx)
 );
 CREATE INDEX admin_binding_newest ON admin_binding (idx);
-CREATE INDEX workload_key_newest ON workload_key (idx);
+CREATE INDEX workload_key_removed ON workload_key (idx) WHERE jwk IS NULL;
 
 -- Functions. Those that the owner lends to the serving role (SECURITY DEFINER) name everything with
 -- its schema and look nothing up in pg_temp before the system's catalogue and this schema: a caller

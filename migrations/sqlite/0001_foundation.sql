@@ -342,4 +342,4 @@ CREATE TABLE admin_binding (
     PRIMARY KEY (identity, role, idx)
 ) STRICT;
 CREATE INDEX admin_binding_newest ON admin_binding (idx);
-CREATE INDEX workload_key_newest ON workload_key (idx);
+CREATE INDEX workload_key_removed ON workload_key (idx) WHERE jwk IS NULL;

@@ -369,8 +369,11 @@ impl<'a> Batch<'a> {
             index,
             mac: Vec::new(),
         };
-        // As with a role: later entries of this batch were judged by other keys.
-        self.view.newest_binding = Some(index);
+        // As with a role: later entries of this batch may rest on the removed key. An added key takes
+        // nothing from them.
+        if change.jwk.is_none() {
+            self.view.newest_binding = Some(index);
+        }
         ActWrite::WorkloadKey(Box::new(row.seal(self.mac)))
     }
 

@@ -368,7 +368,7 @@ pub struct Premises {
     /// The generation that decided. `None` where the call rests on none.
     pub generation: Option<GenerationDigest>,
     /// The size of the log before role bindings and registered keys were read. A later entry may have
-    /// changed them.
+    /// changed a binding or removed a key.
     pub bindings_as_of: Option<u64>,
 }
 

@@ -62,8 +62,8 @@ SELECT
     clock_timestamp() AS clock,
     (SELECT at FROM leaf ORDER BY idx DESC LIMIT 1) AS newest_at,
     (SELECT forgotten FROM store_meta) AS forgotten,
-    greatest((SELECT max(idx) FROM admin_binding), (SELECT max(idx) FROM workload_key))
-        AS newest_binding,
+    greatest((SELECT max(idx) FROM admin_binding),
+        (SELECT max(idx) FROM workload_key WHERE jwk IS NULL)) AS newest_binding,
     (SELECT forgotten_accepted FROM store_meta) AS forgotten_accepted,
     ARRAY(SELECT hash FROM leaf WHERE idx >= $1 ORDER BY idx LIMIT 8192) AS hashes,
     ARRAY(SELECT key FROM one_time WHERE key = ANY($2) ORDER BY key) AS used,
@@ -278,7 +278,7 @@ async fn sqlite_facts(connection: &mut SqliteConnection) -> Result<Facts, StoreE
          (SELECT forgotten FROM store_meta) AS forgotten, \
          (SELECT forgotten_accepted FROM store_meta) AS forgotten_accepted, \
          (SELECT max(idx) FROM (SELECT max(idx) AS idx FROM admin_binding UNION ALL \
-         SELECT max(idx) FROM workload_key)) AS newest_binding",
+         SELECT max(idx) FROM workload_key WHERE jwk IS NULL)) AS newest_binding",
     );
     Ok(facts.fetch_one(connection).await?)
 }

@@ -140,7 +140,7 @@ pub struct View {
     pub newest_at: Option<Timestamp>,
     /// One-time ids that ran out up to this instant may have been forgotten.
     pub forgotten: Option<Timestamp>,
-    /// The leaf of the newest change of a role binding or of a registered key.
+    /// The leaf of the newest change of a role binding, or of the newest removal of a registered key.
     pub newest_binding: Option<u64>,
     /// The same for ids that were forgotten by a clock that was ahead, before a time was accepted.
     pub forgotten_accepted: Option<Timestamp>,
