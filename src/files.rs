@@ -175,6 +175,18 @@ fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
     Ok((directory.unwrap_or(Path::new(".")), name))
 }
 
+/// Opens the directory of the file at `path`, and refuses it if other users can write to it. Returns the
+/// directory, its path, and the file's name.
+fn open_checked_directory_of(path: &Path) -> Result<(OwnedFd, &Path, &OsStr), FileError> {
+    let (parent, name) = split(path).map_err(|source| FileError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    let directory = open_directory(parent)?;
+    check_directory_of(&directory, parent)?;
+    Ok((directory, parent, name))
+}
+
 /// Opens the directory of a file. Links on the way to it are the operator's and are followed.
 fn open_directory(path: &Path) -> Result<OwnedFd, FileError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -307,12 +319,7 @@ pub fn read_private(path: &Path, at_most: usize) -> Result<Option<Vec<u8>>, File
 ///
 /// [`FileError`], also for a file or a directory that other users can write to.
 pub fn open_lock(path: &Path) -> Result<File, FileError> {
-    let (parent, name) = split(path).map_err(|source| FileError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    let directory = open_directory(parent)?;
-    check_directory_of(&directory, parent)?;
+    let (directory, _, name) = open_checked_directory_of(path)?;
     let flags = OFlags::RDWR | OFlags::CREATE;
     let file = open_private_in(&directory, name, path, flags)?;
     file.ok_or_else(|| FileError::io(path)(Errno::NOENT))
@@ -435,12 +442,7 @@ pub fn check_place_or_makable(path: &Path, made_before: Option<&Path>) -> Result
 ///
 /// [`FileError`].
 pub fn check_writable(path: &Path) -> Result<bool, FileError> {
-    let (parent, name) = split(path).map_err(|source| FileError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    let directory = open_directory(parent)?;
-    check_directory_of(&directory, parent)?;
+    let (directory, parent, name) = open_checked_directory_of(path)?;
     check_can_add_files(&directory, parent)?;
     check_in(&directory, name, path)
 }
