@@ -246,7 +246,14 @@ fn cut_from(file: &mut File, whole: u64, length: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    fn empty(path: &Path) {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_len(0).unwrap();
+    }
 
     fn write_new(place: &Place) -> io::Result<Option<Left>> {
         write(place, b"new\n", false, None, &|_| {})
@@ -261,12 +268,7 @@ mod tests {
         let mut left = write_new(&place).unwrap();
         assert_eq!(left.unwrap().length, 8);
         // As if the cut had come between the write and the reading of the length.
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(0)
-            .unwrap();
+        empty(&path);
         let cut = Truncated { was: 8, is: 0 };
         assert_eq!(compare(&place, &mut left), Some(cut));
         assert_eq!(compare(&place, &mut left), None, "it is told once");
@@ -327,24 +329,14 @@ mod tests {
         assert!(cuts.try_recv().is_err(), "nothing was cut");
         // What `copytruncate` does, and then nothing is written for long.
         std::fs::copy(&path, dir.path().join("events.2")).unwrap();
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(0)
-            .unwrap();
+        empty(&path);
         writer.look();
         let cut = Truncated { was: 6, is: 0 };
         assert_eq!(cuts.recv_timeout(soon).unwrap(), cut);
         writer.write(b"four\n".to_vec(), soon).await.unwrap();
         assert!(cuts.try_recv().is_err(), "it is told once");
         // The next line comes before the next look.
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_len(0)
-            .unwrap();
+        empty(&path);
         writer.write(b"five\n".to_vec(), soon).await.unwrap();
         assert_eq!(cuts.try_recv().unwrap(), Truncated { was: 5, is: 0 });
     }

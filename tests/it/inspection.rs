@@ -8,7 +8,7 @@ use serde_json::json;
 use wiremock::matchers::{header, method};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::support::fleet::{Fleet, Replica};
+use crate::support::fleet::{Fleet, ORDERS_ARGUMENTS, Replica};
 use crate::support::issuer::AUDIENCE;
 use crate::support::process::{Ended, Launch};
 use crate::support::{SOON, wait_until};
@@ -61,23 +61,9 @@ async fn platform(fleet: &Fleet) -> MockServer {
 
 /// The arguments of `exec` with a script.
 fn exec<'a>(url: &'a str, script: &'a str) -> Vec<&'a str> {
-    vec![
-        "exec",
-        "--url",
-        url,
-        "--audience",
-        AUDIENCE,
-        "--resource",
-        "orders-api",
-        "--action",
-        "orders:read",
-        "--task-type",
-        "job",
-        "--",
-        "sh",
-        "-c",
-        script,
-    ]
+    let broker = ["exec", "--url", url, "--audience", AUDIENCE];
+    let command = ["--", "sh", "-c", script];
+    [&broker[..], &ORDERS_ARGUMENTS, &command].concat()
 }
 
 /// In a job of a platform, with credentials of the machine's beside.
