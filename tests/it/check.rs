@@ -419,8 +419,8 @@ fn whatever_a_start_refuses_the_check_shows_and_nothing_is_made() {
     }
 }
 
-/// State that a start cannot use: commands that prepare it, a text of the good configuration, its
-/// replacement, and what is said.
+/// State that a start cannot use: the commands that prepare it, a text of the good configuration, its
+/// replacement, and a part of the error message.
 const UNFIT_STATE: &[(&str, &str, &str, &str)] = &[
     (
         "",
@@ -575,7 +575,7 @@ fn what_the_check_calls_good_serves_from_any_directory() {
 }
 
 #[test]
-fn a_start_that_fails_after_the_check_says_its_cause_and_no_workers_deaths() {
+fn a_start_whose_address_is_taken_says_so_and_makes_nothing() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let case = changed("", "127.0.0.1:0", &address, "");
@@ -584,6 +584,10 @@ fn a_start_that_fails_after_the_check_says_its_cause_and_no_workers_deaths() {
     let told = served.stderr();
     assert!(told.contains(&format!("taskpass: {address}: ")), "{told}");
     assert!(!told.contains("a worker"), "{told}");
+    let made = entries(served.dir());
+    for name in ["data", "checkpoint"] {
+        assert!(!made.contains(name), "{made:?}");
+    }
 }
 
 #[test]
