@@ -218,9 +218,9 @@ impl Broker {
         }))
     }
 
-    /// How many of these identities could activate the next generation once `active` decides: by their
-    /// roles alone, attested by an attestor of that generation, blocked by no revocation, and without
-    /// what is about to be taken from one of them.
+    /// The number of these identities that could activate the next generation once `active` decides: by
+    /// their roles alone, attested by an attestor of that generation, and blocked by no revocation. `gone`
+    /// is counted as removed already.
     async fn able_to_activate(
         &self,
         active: &Active,
@@ -528,7 +528,7 @@ impl Broker {
     }
 }
 
-/// What an act is about to take from an identity.
+/// A role, key or access that an act is about to remove from an identity.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Gone<'a> {
     /// A role.

@@ -3,8 +3,8 @@
 //! In this order: a key of the workload's own, a file that was named, the variable that was named,
 //! GitHub's endpoint for tokens, the Workload API of SPIFFE, the API server of Kubernetes or a token
 //! that it projected. A pod has a token for the API server unless that is turned off, so a named
-//! SPIFFE socket comes first. What was named is taken or it is an error; nothing is tried instead of
-//! it.
+//! SPIFFE socket comes first. A source that was named is used, or its failure is the error: no other
+//! source is tried.
 
 mod kubernetes;
 mod spiffe;

@@ -379,7 +379,7 @@ async fn signals_that_were_ignored_at_the_start_stay_ignored() {
     process.wait_for_output("up ");
     process.signal(Signal::Int);
     process.signal(Signal::Hup);
-    // The command inherits it, so that it survives also what is sent to its own group.
+    // The command inherits the ignored signals, so it also survives those sent to its own group.
     let child = number(&process.stdout(), "up ");
     for name in ["INT", "HUP"] {
         let sent = Command::new("kill")
