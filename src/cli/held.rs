@@ -56,8 +56,9 @@ impl Asker {
     /// Asks for a credential within `task`, and tells what policies that merely observe say of it.
     pub(super) async fn ask(&self, task: &Value) -> Result<Value, Failure> {
         let answer = self.ask_silently(task).await?;
-        // Nobody has to read it, but everybody can.
-        drop(observed(&answer).map(output::note));
+        if let Some(text) = observed(&answer) {
+            output::note(text);
+        }
         Ok(answer)
     }
 
@@ -129,10 +130,9 @@ impl Asker {
         };
         if let Err(fault) = ending.await {
             let failure = fault.failure;
-            // Nothing is left to be done when even this cannot be written.
-            drop(output::note(format!(
+            output::note(format!(
                 "taskpass: session {session} could not be ended: {failure}"
-            )));
+            ));
         }
     }
 }

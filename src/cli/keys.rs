@@ -193,7 +193,7 @@ impl Bootstrap {
             }));
         }
         output::line(token.expose_secret())?;
-        output::note(format!(
+        output::alert(format!(
             "Keep it; it is not shown again. The configuration gets its digest:\n\n\
              [admin]\nbootstrap_token_sha256 = \"{digest}\""
         ))

@@ -79,11 +79,10 @@ impl Lease {
         let Err(failed) = self.finish(well).await else {
             return;
         };
-        // Nothing is left to be done when even this cannot be written.
-        drop(output::note(format!(
+        output::note(format!(
             "taskpass: the task could not be ended ({failed}); its silence ends it in {} s",
             self.silence.as_secs()
-        )));
+        ));
     }
 
     /// Ends it. Succeeds only if the broker confirms the end, or says that the task ended before.

@@ -61,14 +61,14 @@ pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Writes one line on standard error, for people and not for scripts. Never fails: neither the result
-/// nor the exit code of a command depends on a note.
-pub(super) fn note(text: impl AsRef<str>) -> Result<(), Failure> {
-    alert(text).or(Ok(()))
+/// Writes one line on standard error, for people and not for scripts. A failure is ignored: neither the
+/// result nor the exit code of a command depends on a note.
+pub(super) fn note(text: impl AsRef<str>) {
+    alert(text).ok();
 }
 
-/// Writes one line on standard error. Fails if it cannot be written, for commands that must not
-/// continue unread: a monitor, and a question to the user.
+/// Writes one line on standard error. Fails if it cannot be written: for a monitor, a question to the
+/// user, and values that the user needs and that are shown once.
 pub(super) fn alert(text: impl AsRef<str>) -> Result<(), Failure> {
     let text = printable_lines(text.as_ref());
     writeln!(io::stderr().lock(), "{text}")

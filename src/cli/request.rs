@@ -81,7 +81,7 @@ fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
         let value = answer.pointer(pointer).and_then(Value::as_str);
         output::printable(value.unwrap_or("?"))
     };
-    output::note(format!(
+    output::alert(format!(
         "session {} until {}, task {}, decision {}",
         text("/session/id"),
         text("/session/expires_at"),
@@ -89,14 +89,14 @@ fn say_what_was_granted(answer: &Value) -> Result<(), Failure> {
         text("/decision/id"),
     ))?;
     if let Some(handle) = answer.pointer("/task/handle").and_then(Value::as_str) {
-        output::note(format!(
+        output::alert(format!(
             "the task's handle, a secret: {}\n  \
              TASKPASS_HANDLE=… taskpass task complete {} ends the task with it",
             output::printable(handle),
             text("/task/id"),
         ))?;
     }
-    observed(answer).map_or(Ok(()), output::note)
+    observed(answer).map_or(Ok(()), output::alert)
 }
 
 /// The value as one word of a POSIX shell, whatever is in it.

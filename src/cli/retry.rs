@@ -150,12 +150,11 @@ pub(super) async fn retried<T>(
             return Err(fault.failure);
         };
         if tries == 0 {
-            // Nothing is left to be done when even this cannot be written.
-            drop(output::note(format!(
+            output::note(format!(
                 "taskpass: {}; trying again for up to {} s",
                 fault.failure,
                 left.as_secs()
-            )));
+            ));
         }
         tries += 1;
         sleep(pause).await;

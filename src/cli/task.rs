@@ -118,13 +118,13 @@ impl Page {
             return output::json(answer);
         }
         print_rows(answer, name, columns)?;
-        match answer.get("next_cursor").and_then(Value::as_str) {
-            Some(cursor) => output::note(format!(
+        if let Some(cursor) = answer.get("next_cursor").and_then(Value::as_str) {
+            output::note(format!(
                 "there is more: --cursor {}",
                 output::printable(cursor)
-            )),
-            None => Ok(()),
+            ));
         }
+        Ok(())
     }
 }
 

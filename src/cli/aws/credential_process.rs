@@ -150,7 +150,7 @@ impl CredentialProcess {
         let over = match self.standing(asker, &held).await {
             Ok(over) => over,
             Err(failure) => {
-                output::note(format!("taskpass: the broker was not asked: {failure}"))?;
+                output::note(format!("taskpass: the broker was not asked: {failure}"));
                 None
             }
         };
@@ -174,7 +174,7 @@ impl CredentialProcess {
                 "the session is over, and there is no fresh attestation for another".into(),
             )),
             Err(failure) if held.is_good(now) => {
-                output::note(format!("taskpass: not renewed: {failure}"))?;
+                output::note(format!("taskpass: not renewed: {failure}"));
                 Ok(Some(held))
             }
             Err(failure) => Err(failure),

@@ -25,7 +25,8 @@ struct Teller {
 impl Teller {
     fn say(&self, text: impl AsRef<str>) -> Result<(), Failure> {
         if self.quietly {
-            return output::note(text);
+            output::note(text);
+            return Ok(());
         }
         output::line(text)
     }

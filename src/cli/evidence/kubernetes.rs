@@ -129,11 +129,10 @@ impl ServiceAccount {
         let Some(projected) = &self.projected else {
             return Err(fault);
         };
-        // Nothing is left to be done when even this cannot be written.
-        drop(output::note(format!(
+        output::note(format!(
             "taskpass: {}; the projected token is taken, which opens one task",
             fault.failure
-        )));
+        ));
         Ok(read_secret(projected)?)
     }
 

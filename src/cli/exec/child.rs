@@ -80,10 +80,7 @@ impl Child {
         command.envs(environment.set());
         let started = command.spawn().map_err(|error| {
             let name = program.to_string_lossy();
-            // Ignore a failed write: there is no other way to report the error.
-            drop(output::note(format!(
-                "taskpass: cannot run {name}: {error}"
-            )));
+            output::note(format!("taskpass: cannot run {name}: {error}"));
             match error.kind() {
                 ErrorKind::NotFound => NOT_FOUND,
                 _ => NOT_EXECUTABLE,
@@ -126,10 +123,7 @@ impl Child {
         if !self.is_gone_within(self.grace, signals).await {
             self.send(Signal::KILL);
             if !self.is_gone_within(KILL_TIMEOUT, signals).await {
-                // Ignore a failed write: there is no other way to report the error.
-                drop(output::note(
-                    "taskpass: processes of the command could not be ended",
-                ));
+                output::note("taskpass: processes of the command could not be ended");
             }
         }
     }

@@ -119,10 +119,7 @@ impl Endpoint {
             .route("/credentials", get(credentials))
             .with_state(self.shared);
         if let Err(error) = serve_in_turn(self.listener, app).await {
-            // Ignore a failed write: there is no other way to report the error.
-            drop(output::note(format!(
-                "taskpass: the endpoint ended: {error}"
-            )));
+            output::note(format!("taskpass: the endpoint ended: {error}"));
         }
         std::future::pending().await
     }

@@ -148,9 +148,7 @@ impl Exec {
         };
         // End the group before the message: standard error may block, or have no reader.
         child.end_group(signals).await;
-        drop(output::note(format!(
-            "taskpass: {why}; the command was told to stop"
-        )));
+        output::note(format!("taskpass: {why}; the command was told to stop"));
         Ok(Ended::Lost(why))
     }
 }

@@ -48,7 +48,8 @@ impl Export {
         if form.is_json() {
             return output::json(&json!({"leaves": size, "file": file.display().to_string()}));
         }
-        output::note(format!("{size} leaves in {}", file.display()))
+        output::note(format!("{size} leaves in {}", file.display()));
+        Ok(())
     }
 }
 

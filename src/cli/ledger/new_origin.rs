@@ -168,7 +168,7 @@ pub(in crate::cli) async fn revoke_log_key(
             "not believed: {checkpoint}: the store does not contain it, and nobody else signed it; \
              keep it, for it may be of whoever had the key, and move it away where it is a replica's \
              checkpoint_file"
-        ))?;
+        ));
     }
     opened.go_on(&succession, &told, &alone, how, form).await
 }
@@ -295,13 +295,13 @@ impl Opened {
         output::note(format!(
             "the log `{}` is given up as of {} leaves: {why}",
             succession.origin, succession.size
-        ))?;
+        ));
         output::note(format!(
             "the log `{new}` takes its place; what was issued before is refused wherever the broker is \
              asked, and evidence from before is not believed. Sessions that back ends made are denied \
              there by their lists once a broker runs; those of a place without a list live until they \
              expire. Both are named when it is done"
-        ))?;
+        ));
         if !how.yes {
             return Err(Failure::Usage(
                 "nothing was done; stop every broker of the old log, then say --yes".into(),

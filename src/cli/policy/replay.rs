@@ -324,7 +324,7 @@ fn evaluate(
             let done = work.done.load(Ordering::Relaxed);
             if let Some(text) = progress.due(Instant::now(), done) {
                 // Nobody has to read it.
-                drop(output::note(text));
+                output::note(text);
             }
             batch += 1;
             !work.stopped.load(Ordering::Relaxed) && sender.send((batch, lines)).is_ok()

@@ -224,9 +224,9 @@ impl Monitor {
                 let detail = format!("first contact: {}", said(&seen));
                 output::note(
                     "taskpass: FIRST CONTACT: nothing of this log was known, so what it shows is taken as it is; only from here on is it held to it",
-                )?;
+                );
                 if self.state.0.is_none() {
-                    output::note("taskpass: without --state this is forgotten with this process")?;
+                    output::note("taskpass: without --state this is forgotten with this process");
                 }
                 self.settle(seen, true, now, &mut warnings);
                 ("first-contact", detail, true)
