@@ -209,7 +209,8 @@ pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
     let directory = std::env::temp_dir().join("taskpass-test-ports");
-    fs::create_dir_all(&directory).unwrap();
+    // Where another user owns the directory, ports are chosen without locks.
+    fs::create_dir_all(&directory).ok();
     let start = u16::from_be_bytes(random_bytes(2).try_into().unwrap());
     for _ in 0..1_000 {
         let step = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
@@ -217,9 +218,10 @@ pub fn free_address() -> SocketAddr {
         let name = directory.join(address.port().to_string());
         let mut options = File::options();
         let file = options.create(true).truncate(false).write(true).open(name);
-        let file = file.unwrap();
-        if file.try_lock().is_ok() && TcpListener::bind(address).is_ok() {
-            HELD.lock().unwrap().push(file);
+        let file = file.ok();
+        let is_ours = file.as_ref().is_none_or(|file| file.try_lock().is_ok());
+        if is_ours && TcpListener::bind(address).is_ok() {
+            HELD.lock().unwrap().extend(file);
             return address;
         }
     }
