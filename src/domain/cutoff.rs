@@ -178,6 +178,22 @@ impl Selector {
         }
     }
 
+    /// The generation that it names.
+    #[must_use]
+    pub fn generation(&self) -> Option<GenerationDigest> {
+        match self {
+            Self::Generation(digest) => Some(*digest),
+            Self::Workload(_)
+            | Self::Task(_)
+            | Self::Resource(_)
+            | Self::Attestor(_)
+            | Self::Policy(_)
+            | Self::SigningKey(_)
+            | Self::IssuedAfter(_)
+            | Self::All(_) => None,
+        }
+    }
+
     /// The time that an admin accepted, where the acceptance made the cutoff.
     #[must_use]
     pub fn issued_after(&self) -> Option<Timestamp> {
