@@ -3,7 +3,7 @@
 mod failure;
 mod follow;
 mod open;
-mod sign;
+mod signing;
 mod transaction;
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::failure::Failure;
-pub(super) use self::sign::sign;
+pub(super) use self::signing::sign;
 use super::batch::{Prepared, SettledLeaf};
 use super::cutoffs::Cutoffs;
 use super::entry::{Entry, Request};

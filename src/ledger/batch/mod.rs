@@ -6,9 +6,6 @@
 //! What holds for every kind of entry is here: the clock, the evidence, the caller, the row of the
 //! leaf. The rest is the kind's own ([`EntryKind`](super::entry::EntryKind)).
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -125,7 +122,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Whether evidence was used before, or may have been.
-    fn replayed<T>(&self, one_time: &[OneTime]) -> Option<Outcome<T>> {
+    fn replayed(&self, one_time: &[OneTime]) -> Option<Outcome<SettledLeaf>> {
         one_time
             .iter()
             .find_map(|once| match self.used.get(&once.key) {
@@ -193,3 +190,6 @@ impl<'a> Batch<'a> {
 fn no_leaf() -> AppendError {
     AppendError::Unwritable("it has no event".into())
 }
+
+#[cfg(test)]
+mod tests;
