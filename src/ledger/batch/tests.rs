@@ -7,7 +7,8 @@ use super::*;
 use crate::crypto::SealingKeys;
 use crate::crypto::random::SystemRandom;
 use crate::domain::cutoff::{Block, Cutoff, Selector, True};
-use crate::domain::leaf::{Commitment, Opening};
+use crate::domain::decision::RefusalCode;
+use crate::domain::leaf::{Commitment, Leaf, Opening, RecordedDecision};
 use crate::domain::task::{Task, TaskState};
 use crate::ids::{CutoffId, DecisionId, TaskId};
 use crate::merkle::leaf_hash;
@@ -150,4 +151,26 @@ fn a_permit_behind_a_lift_in_one_batch_is_let_in_by_it() {
     batch.settle(&lift(&standing)).unwrap();
     let behind = batch.settle(&permit(generation)).unwrap();
     assert!(matches!(behind, Outcome::Recorded(_)), "{behind:?}");
+}
+
+#[test]
+fn a_permit_that_is_overtaken_leaves_a_refusal_that_names_its_task() {
+    let generation = GenerationDigest::new([1; 32]);
+    let mut known = Cutoffs::default();
+    known.add(cutoff(Block::UntilLifted));
+    let (mac, at) = (mac(), (10, Some(generation)));
+    let mut batch = Batch::new("o", right(), at, View::default(), &known, &mac);
+    let Outcome::Refused(leaf, refusal) = batch.settle(&permit(generation)).unwrap() else {
+        panic!("it is recorded as a refusal");
+    };
+    assert_eq!(refusal.code, RefusalCode::Blocked);
+    let leaf: Leaf = serde_json::from_slice(&leaf.body).unwrap();
+    let Some(RecordedDecision::Request(decision)) = leaf.event.facets().decision else {
+        panic!("{leaf:?}");
+    };
+    assert_eq!(decision.refusal, Some(RefusalCode::Blocked));
+    assert_eq!(decision.task, Some(TaskId::from(Uuid::from_u128(3))));
+    assert_eq!(decision.session, None);
+    let (writes, _) = batch.into_parts();
+    assert!(writes.tasks.is_empty(), "the task is not opened");
 }
