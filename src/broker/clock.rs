@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tracing::{instrument, warn};
 
-use super::admin::Caller;
 use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
