@@ -840,9 +840,10 @@ async fn activate_own(
     by: &'static str,
     generation: Generation,
 ) -> Result<(), StartError> {
-    match broker.activate_own(by, generation).await.map_err(unfit)? {
+    match broker.activate_own(by, generation).await {
         Ok(_) => Ok(()),
-        Err(unfit) => Err(unfit_generation(unfit)),
+        Err(BrokerError::Unfit(problem)) => Err(unfit_generation(*problem)),
+        Err(error) => Err(unfit(error)),
     }
 }
 

@@ -120,7 +120,7 @@ id! {
     CutoffId
 }
 id! {
-    /// One batch of the ledger, by which the fate of a COMMIT is read.
+    /// One batch of the ledger, by which the outcome of a COMMIT is read.
     BatchId
 }
 

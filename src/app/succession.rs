@@ -27,7 +27,7 @@ use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
 use crate::domain::succession::{Succession, Why, first_list_after};
 use crate::files::read_private;
 use crate::ledger::SUCCESSION_MAC;
-use crate::ledger::guard::{contains, unverified};
+use crate::ledger::guard::{NotContained, contains, unverified};
 use crate::merkle::{
     Checkpoint, EMPTY_ROOT, Hash, MAX_NOTE_BYTES, Note, SignedCheckpoint, VerifierKey, WitnessKey,
     leaf_hash,
@@ -342,8 +342,11 @@ impl Old {
     }
 
     async fn lacks(&self, known: &Known) -> Result<Option<String>, StartError> {
-        let contained = contains(&self.store, Some(self.head), known.head()).await;
-        Ok(contained.map_err(unfit)?.err())
+        match contains(&self.store, Some(self.head), known.head()).await {
+            Ok(()) => Ok(None),
+            Err(NotContained::Rewound(why)) => Ok(Some(why)),
+            Err(unknown @ NotContained::Unknown(_)) => Err(unfit(unknown)),
+        }
     }
 
     /// The succession that gives this log up after a loss.
@@ -480,8 +483,11 @@ impl Old {
             size: seen.size,
             root: seen.root,
         };
-        let contained = contains(&self.store, Some(self.head), seen).await;
-        Ok(contained.map_err(unfit)?.is_ok())
+        match contains(&self.store, Some(self.head), seen).await {
+            Ok(()) => Ok(true),
+            Err(NotContained::Rewound(_)) => Ok(false),
+            Err(unknown @ NotContained::Unknown(_)) => Err(unfit(unknown)),
+        }
     }
 
     /// Passes to `each` every leaf that only `key` covers: no checkpoint over it was signed by another

@@ -12,8 +12,8 @@ use secrecy::ExposeSecret;
 use tracing::instrument;
 
 use super::call::Call;
+use super::decisions::DecisionContext;
 use super::generations::Gone;
-use super::issue::Case;
 use super::{Broker, BrokerError};
 use crate::attest::{AttestError, AttestFailure, Evidence, TokenScheme};
 use crate::clock::Timestamp;
@@ -302,10 +302,10 @@ impl Broker {
     /// is not the same as no roles.
     pub(super) async fn roles_asked_for(
         &self,
-        case: &Case<'_>,
+        context: &DecisionContext<'_>,
     ) -> Result<Option<BTreeSet<String>>, BrokerError> {
-        if case.active.policy().asks_for_roles() {
-            return Ok(Some(self.roles(&case.workload.identity).await?));
+        if context.active.policy().asks_for_roles() {
+            return Ok(Some(self.roles(&context.workload.identity).await?));
         }
         Ok(None)
     }

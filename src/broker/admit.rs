@@ -9,9 +9,9 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::decisions::{DecisionContext, EvidenceUse};
 use super::error::NotRepeated;
 use super::generations::Active;
-use super::issue::Case;
 use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{digests_equal, sha256};
@@ -23,14 +23,16 @@ use crate::domain::limits::{
 };
 use crate::domain::pattern::Budget;
 use crate::domain::request::{
-    Ask, OpenTask, ParentRef, RetryKey, TaskAsk, check_resource_fits, deadline_too_long,
+    OpenTask, ParentRef, ResolvedRequest, ResolvedTask, RetryKey, check_resource_fits,
+    deadline_too_long,
 };
 use crate::domain::session::{EndReason, SessionState};
 use crate::domain::task::{Task, TaskChain, TaskState};
 use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
-use crate::ids::{DecisionId, SessionId, TaskId};
-use crate::ledger::entry::{ParentPlan, RetryPlan, TaskPlan};
+use crate::ids::{NoRandomness, SessionId, TaskId};
+use crate::ledger::entry::{JoinPlan, OpenPlan, ParentPlan, RetryPlan, TaskPlan};
 use crate::policy::TaskFacts;
+use crate::store::StoreError;
 use crate::store::append::RetryFacts;
 
 /// The prefix of a handle.
@@ -41,47 +43,87 @@ pub(super) const DELEGATION_PREFIX: &str = "tpd_";
 /// Sessions of a parent that are looked through for one that covers a child.
 const MAX_COVERING: u32 = 200;
 
-/// A request, admitted.
-pub(super) struct Admission {
-    /// The task.
-    pub(super) task: TaskId,
-    /// Everything that it is part of, nearest first.
-    pub(super) parents: Vec<TaskId>,
-    /// What the append does to tasks.
-    pub(super) plan: TaskPlan,
-    /// What policy may know of it.
-    pub(super) facts: TaskFacts,
-    /// The task's deadline.
-    pub(super) deadline: Timestamp,
-    /// The longest silence.
-    pub(super) heartbeat_seconds: Option<u64>,
-    /// No credential may live longer than this.
-    pub(super) not_after: Timestamp,
-    /// A new handle, to be released with the credential.
-    pub(super) handle: Option<SecretString>,
-    /// The parent's credential that covers this one.
-    pub(super) covered_by: Option<Covering>,
-    /// What else is used up.
-    pub(super) one_time: Vec<OneTime>,
-    /// What the evidence is bound to, where it may come again.
-    pub(super) evidence_binding: Option<[u8; 32]>,
-    /// Whether the evidence must never have been used, not even for this task.
-    pub(super) evidence_must_be_new: bool,
-    /// The use of an `Idempotency-Key`.
-    pub(super) retry: Option<RetryPlan>,
-    /// The decision, once it is recorded.
-    pub(super) decision: Option<DecisionId>,
+/// Why a request was not admitted to a task.
+#[derive(Debug)]
+pub(super) enum Unadmitted {
+    /// It is refused, which is to be recorded.
+    Refused(Refusal),
+    /// The call fails, of which nothing is recorded.
+    Failed(BrokerError),
 }
 
-impl Admission {
-    /// Adds what else is used up, and binds the evidence where it may come again.
-    pub(super) fn adjust(&self, one_time: &mut Vec<OneTime>) {
-        if let Some(evidence) = one_time.first_mut() {
-            evidence.binding = self.evidence_binding.or(evidence.binding);
-            evidence.must_be_new = self.evidence_must_be_new;
+impl Unadmitted {
+    /// The refusal to be recorded; a failure ends the call.
+    pub(super) fn refusal(self) -> Result<Refusal, BrokerError> {
+        match self {
+            Self::Refused(refusal) => Ok(refusal),
+            Self::Failed(error) => Err(error),
         }
-        one_time.extend(self.one_time.iter().copied());
     }
+}
+
+impl From<Refusal> for Unadmitted {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<BrokerError> for Unadmitted {
+    fn from(error: BrokerError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<StoreError> for Unadmitted {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<NoRandomness> for Unadmitted {
+    fn from(error: NoRandomness) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The task that a request was admitted to, by the plan `P`.
+pub(super) struct AdmittedTask<P> {
+    /// The changes that the append makes to tasks.
+    pub(super) plan: P,
+    /// The facts that policy may know of the task.
+    pub(super) facts: TaskFacts,
+    pub(super) deadline: Timestamp,
+    pub(super) heartbeat_seconds: Option<u64>,
+    /// The end of the whole chain: no credential under the task may live longer.
+    pub(super) not_after: Timestamp,
+    /// A new handle, to be released with the answer.
+    pub(super) handle: Option<SecretString>,
+    pub(super) evidence: EvidenceUse,
+}
+
+impl From<AdmittedTask<OpenPlan>> for AdmittedTask<TaskPlan> {
+    fn from(task: AdmittedTask<OpenPlan>) -> Self {
+        Self {
+            plan: task.plan.into(),
+            facts: task.facts,
+            deadline: task.deadline,
+            heartbeat_seconds: task.heartbeat_seconds,
+            not_after: task.not_after,
+            handle: task.handle,
+            evidence: task.evidence,
+        }
+    }
+}
+
+/// A request for a credential, admitted.
+pub(super) struct Admission {
+    pub(super) task: AdmittedTask<TaskPlan>,
+    /// No credential may live longer than this.
+    pub(super) not_after: Timestamp,
+    /// The parent's credential that covers this one; `None` for a root task.
+    pub(super) covered_by: Option<Covering>,
+    /// The use of an `Idempotency-Key`.
+    pub(super) retry: Option<RetryPlan>,
 }
 
 /// A parent's credential that covers a child's.
@@ -100,73 +142,49 @@ struct ParentTask {
 }
 
 impl Broker {
-    /// Admits a request to its task. The inner error is a refusal, to be recorded.
+    /// Admits a request to its task.
     pub(super) async fn admit(
         &self,
-        case: &Case<'_>,
-        ask: &Ask,
-    ) -> Result<Result<Admission, Refusal>, BrokerError> {
-        let first = match &ask.retry {
-            Some(retry) => self.first_try(case, retry).await?,
+        context: &DecisionContext<'_>,
+        request: &ResolvedRequest,
+    ) -> Result<Admission, Unadmitted> {
+        let first = match &request.retry {
+            Some(retry) => self.first_try(context, retry).await?,
             None => None,
         };
-        let admitted = match (&ask.task, &first) {
-            (TaskAsk::Open(_), Some(first)) => self.readmit(case, first).await?,
-            (TaskAsk::Open(open), None) => self.admit_new(case, open).await?,
-            (TaskAsk::Join { id, handle }, _) => self.admit_join(case, *id, handle).await?,
+        let task = match (&request.task, &first) {
+            (ResolvedTask::Open(_), Some(first)) => self.readmit(context, first).await?,
+            (ResolvedTask::Open(open), None) => self.admit_new(context, open).await?.into(),
+            (ResolvedTask::Join { id, handle }, _) => self.admit_join(context, *id, handle).await?,
         };
-        let mut admission = match admitted {
-            Ok(admission) => admission,
-            Err(refusal) => return Ok(Err(refusal)),
+        let parents = task.plan.parents();
+        self.check_owners_above(context.active, parents).await?;
+        resource_fits(context, request, &task.facts.task_type)?;
+        let covered_by = match parents.first() {
+            Some(parent) => Some(self.covering(context, request, *parent).await?),
+            None => None,
         };
-        if !self.owners_stand(case.active, &admission.parents).await? {
-            return Ok(Err(owner_withdrawn()));
-        }
-        if let Err(refusal) = resource_fits(case, ask, &admission.facts.task_type) {
-            return Ok(Err(refusal));
-        }
-        if let Some(parent) = admission.parents.first().copied() {
-            let covering = match self.covering(case, ask, parent).await? {
-                Ok(covering) => covering,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            let Some(covering) = covering else {
-                return Ok(Err(Refusal::new(
-                    RefusalCode::ExceedsParent,
-                    "the parent task holds no valid credential that covers this",
-                )));
-            };
-            admission.not_after = admission.not_after.min(covering.expires_at);
-            admission.covered_by = Some(covering);
-        }
-        if let Some(retry) = &ask.retry {
-            if let Some(first) = &first {
-                admission.not_after = admission.not_after.min(first.expires_at);
-            }
-            admission.retry = Some(RetryPlan {
-                key: retry_key(case.workload, &retry.key),
-                fingerprint: retry.fingerprint,
-                expires_at: first.as_ref().map_or_else(
-                    || case.now.plus_seconds(IDEMPOTENCY_SECONDS),
-                    |first| first.facts.expires_at,
-                ),
-                replaces: first.map(|first| first.facts),
-            });
-        }
-        if case.workload.reuse == Reuse::PerTask {
-            admission.evidence_binding = Some(sha256(admission.task.uuid().as_bytes()));
-        }
-        Ok(Ok(admission))
+        let of_parent = covered_by.as_ref().map(|parent| parent.expires_at);
+        let of_first = first.as_ref().map(|first| first.expires_at);
+        let ends = of_parent.into_iter().chain(of_first);
+        let not_after = ends.fold(task.not_after, Timestamp::min);
+        let retry = request.retry.as_ref();
+        Ok(Admission {
+            task,
+            not_after,
+            covered_by,
+            retry: retry.map(|retry| retry_plan(context, retry, first)),
+        })
     }
 
     /// What the first request with this key got, if this is not the first.
     async fn first_try(
         &self,
-        case: &Case<'_>,
+        context: &DecisionContext<'_>,
         retry: &RetryKey,
     ) -> Result<Option<FirstTry>, BrokerError> {
-        let key = retry_key(case.workload, &retry.key);
-        let Some(facts) = self.store().retry(&key, case.now).await? else {
+        let key = retry_key(context.workload, &retry.key);
+        let Some(facts) = self.store().retry(&key, context.now).await? else {
             return Ok(None);
         };
         if facts.fingerprint != retry.fingerprint {
@@ -175,7 +193,7 @@ impl Broker {
         let Some(view) = self.store().session_view(facts.session).await? else {
             return Err(BrokerError::AlreadyIssued(facts.session, NotRepeated::Over));
         };
-        let standing = view.standing_at(case.now);
+        let standing = view.standing_at(context.now);
         // A superseded session has a successor, whose request came in between.
         let succeeded = standing.end_reason == Some(EndReason::Superseded);
         if standing.state == SessionState::Minting || succeeded {
@@ -206,16 +224,21 @@ impl Broker {
     /// A retry of a request that opened a task: the same task, with a new handle.
     async fn readmit(
         &self,
-        case: &Case<'_>,
+        context: &DecisionContext<'_>,
         first: &FirstTry,
-    ) -> Result<Result<Admission, Refusal>, BrokerError> {
-        let refused = |why| Err(BrokerError::AlreadyIssued(first.facts.session, why));
+    ) -> Result<AdmittedTask<TaskPlan>, Unadmitted> {
+        let refused = |why| {
+            let error = BrokerError::AlreadyIssued(first.facts.session, why);
+            Err(Unadmitted::Failed(error))
+        };
         let Some((task, chain)) = self.task_with_chain(first.facts.task).await? else {
             return refused(NotRepeated::Over);
         };
         // The retry is answered with a handle: it takes what the first request took to have one.
-        if !case.workload.is(&task.owner, task.owner_instance.as_ref())
-            || !key_fits(&task, case.workload.key.as_ref())
+        if !context
+            .workload
+            .is(&task.owner, task.owner_instance.as_ref())
+            || !key_fits(&task, context.workload.key.as_ref())
         {
             return refused(NotRepeated::AnotherKey);
         }
@@ -223,83 +246,87 @@ impl Broker {
         if task.owner_instance.is_none() && task.handle_key.is_none() {
             return refused(NotRepeated::NoInstance);
         }
-        if chain.state_at(case.now) != TaskState::Open {
-            return Ok(Err(task_ended()));
+        if chain.state_at(context.now) != TaskState::Open {
+            return Err(task_ended().into());
         }
         let handle = random_token(HANDLE_PREFIX, &self.random)?;
         let digest = token_digest(handle.expose_secret());
-        let mut admission = joined(case, &task, &chain, Some(digest));
-        admission.handle = Some(handle);
-        // Else the very same bytes, captured, would get the credential and the handle. Where the
-        // task has a key, the fresh proof by it is what was not captured.
-        admission.evidence_must_be_new = task.handle_key.is_none();
-        Ok(Ok(admission))
+        let mut admitted = joined(context, &task, &chain, Some(digest));
+        admitted.handle = Some(handle);
+        // Otherwise captured bytes of the first request would get the credential and the handle. A
+        // task with a key needs a fresh proof by it, which cannot be captured before.
+        admitted.evidence.must_be_new = task.handle_key.is_none();
+        Ok(admitted)
     }
 
     /// A new task.
     pub(super) async fn admit_new(
         &self,
-        case: &Case<'_>,
+        context: &DecisionContext<'_>,
         open: &OpenTask,
-    ) -> Result<Result<Admission, Refusal>, BrokerError> {
+    ) -> Result<AdmittedTask<OpenPlan>, Unadmitted> {
         let parent = match &open.parent {
             None => None,
-            Some(parent) => Some(self.parent(case, parent).await?),
+            Some(parent) => Some(self.parent(context, parent).await?),
         };
         let task_type = &open.task_type;
         let mut max = task_type.max_deadline_seconds;
         if let Some(parent) = &parent {
-            if parent.chain.state_at(case.now) != TaskState::Open {
-                return Ok(Err(task_ended()));
+            if parent.chain.state_at(context.now) != TaskState::Open {
+                return Err(task_ended().into());
             }
-            max = max.min(case.now.seconds_until(parent.chain.deadline()));
+            max = max.min(context.now.seconds_until(parent.chain.deadline()));
         }
         let seconds = open.deadline_seconds.unwrap_or(max);
         if seconds > max {
-            return Ok(Err(deadline_too_long(&task_type.name, max)));
+            return Err(deadline_too_long(&task_type.name, max).into());
         }
         if seconds == 0 {
-            return Ok(Err(task_ended()));
+            return Err(task_ended().into());
         }
         let depth = parent.as_ref().map_or(1, |parent| parent.task.depth + 1);
         if depth > MAX_CHAIN_DEPTH {
-            return Ok(Err(Refusal::new(
+            return Err(Unadmitted::Refused(Refusal::new(
                 RefusalCode::TooDeep,
                 format!("tasks are nested at most {MAX_CHAIN_DEPTH} deep"),
             )));
         }
         let handle = random_token(HANDLE_PREFIX, &self.random)?;
         let task = Task {
-            id: TaskId::new(case.now, &self.random)?,
+            id: TaskId::new(context.now, &self.random)?,
             task_type: task_type.name.clone(),
-            attestor: case.workload.attestor.clone(),
-            attestor_digest: case.active.attestor_digest(&case.workload.attestor),
-            owner: case.workload.identity.clone(),
-            owner_instance: case.workload.instance.clone(),
+            attestor: context.workload.attestor.clone(),
+            attestor_digest: context.active.attestor_digest(&context.workload.attestor),
+            owner: context.workload.identity.clone(),
+            owner_instance: context.workload.instance.clone(),
             parent: parent.as_ref().map(|parent| parent.task.id),
             depth,
             state: TaskState::Open,
-            opened_at: case.now,
-            deadline: case.now.plus_seconds(seconds),
+            opened_at: context.now,
+            deadline: context.now.plus_seconds(seconds),
             heartbeat_seconds: open.heartbeat_seconds,
-            heard_at: case.now,
+            heard_at: context.now,
             ended_at: None,
             handle_digest: token_digest(handle.expose_secret()),
-            handle_key: case.workload.key.as_ref().map(KeyBinding::to_text),
+            handle_key: context.workload.key.as_ref().map(KeyBinding::to_text),
             sessions_left: budget(task_type, parent.as_ref()),
             leaf_index: 0,
         };
-        Ok(Ok(opened(case, task, task_type, parent, handle)))
+        Ok(opened(context, task, task_type, parent, handle))
     }
 
     /// The parent that a child names, if its delegation token lets this caller in.
-    async fn parent(&self, case: &Case<'_>, parent: &ParentRef) -> Result<ParentTask, BrokerError> {
+    async fn parent(
+        &self,
+        context: &DecisionContext<'_>,
+        parent: &ParentRef,
+    ) -> Result<ParentTask, BrokerError> {
         let digest = token_digest(parent.delegation.expose_secret());
         let found = self.store().delegation(&digest).await?;
         let fits = found.filter(|delegation| {
             delegation.task == parent.id
-                && delegation.child == case.workload.identity.as_str()
-                && delegation.expires_at > case.now
+                && delegation.child == context.workload.identity.as_str()
+                && delegation.expires_at > context.now
         });
         // Whoever has no token for it learns nothing of it, not even that it is.
         let delegation = fits.ok_or(BrokerError::NotFound("task"))?;
@@ -323,41 +350,42 @@ impl Broker {
 
     async fn admit_join(
         &self,
-        case: &Case<'_>,
+        context: &DecisionContext<'_>,
         id: TaskId,
         handle: &SecretString,
-    ) -> Result<Result<Admission, Refusal>, BrokerError> {
-        if case.workload.reuse == Reuse::PerTask {
+    ) -> Result<AdmittedTask<TaskPlan>, Unadmitted> {
+        if context.workload.reuse == Reuse::PerTask {
             // Evidence that serves this task already serves it still, whatever comes of this.
-            case.call.bind(sha256(id.uuid().as_bytes()));
+            context.call.bind(sha256(id.uuid().as_bytes()));
         }
         let not_found = || BrokerError::NotFound("task");
         let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;
         let digest = token_digest(handle.expose_secret());
         let own = digests_equal(&digest, &task.handle_digest)
-            && case.workload.is(&task.owner, task.owner_instance.as_ref())
-            && key_fits(&task, case.workload.key.as_ref());
+            && context
+                .workload
+                .is(&task.owner, task.owner_instance.as_ref())
+            && key_fits(&task, context.workload.key.as_ref());
         if !own {
-            return Err(not_found());
+            return Err(not_found().into());
         }
-        if chain.state_at(case.now) != TaskState::Open {
-            return Ok(Err(task_ended()));
+        if chain.state_at(context.now) != TaskState::Open {
+            return Err(task_ended().into());
         }
-        Ok(Ok(joined(case, &task, &chain, None)))
+        Ok(joined(context, &task, &chain, None))
     }
 
-    /// The parent's valid credential on this resource that covers what is asked and lives longest. The
-    /// inner error is the refusal of a request whose patterns take too long to compare.
+    /// The parent's valid credential on this resource that covers the request and lives longest.
     async fn covering(
         &self,
-        case: &Case<'_>,
-        ask: &Ask,
+        context: &DecisionContext<'_>,
+        request: &ResolvedRequest,
         parent: TaskId,
-    ) -> Result<Result<Option<Covering>, Refusal>, BrokerError> {
+    ) -> Result<Covering, Unadmitted> {
         let filter = crate::store::sessions::SessionFilter {
             task: Some(parent),
-            resource: Some(ask.resource.name.clone()),
-            live_at: Some(case.now),
+            resource: Some(request.resource.name.clone()),
+            live_at: Some(context.now),
             limit: MAX_COVERING,
             ..Default::default()
         };
@@ -365,25 +393,41 @@ impl Broker {
         let budget = Budget::new(MAX_REQUEST_STEPS);
         let covering = views
             .into_iter()
-            .filter(|view| view.is_valid_at(case.now))
-            .filter(|view| view.session.grant.covers_within(&ask.grant, &budget))
+            .filter(|view| view.is_valid_at(context.now))
+            .filter(|view| view.session.grant.covers_within(&request.grant, &budget))
             .max_by_key(|view| view.session.expires_at);
         if budget.is_exhausted() {
-            return Ok(Err(too_many_steps()));
+            return Err(too_many_steps().into());
         }
-        Ok(Ok(covering.map(|view| {
-            let above = view
-                .ancestors
-                .iter()
-                .map(|ancestor| ancestor.workload.clone());
-            Covering {
-                session: view.session.id,
-                expires_at: view.session.expires_at,
-                delegators: std::iter::once(view.session.workload.clone())
-                    .chain(above)
-                    .collect(),
-            }
-        })))
+        let view = covering.ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::ExceedsParent,
+                "the parent task holds no valid credential that covers this",
+            )
+        })?;
+        let above = view.ancestors.into_iter().map(|ancestor| ancestor.workload);
+        Ok(Covering {
+            session: view.session.id,
+            expires_at: view.session.expires_at,
+            delegators: std::iter::once(view.session.workload)
+                .chain(above)
+                .collect(),
+        })
+    }
+
+    /// Refuses a request under tasks whose owners could not be attested any more.
+    pub(super) async fn check_owners_above(
+        &self,
+        active: &Active,
+        tasks: &[TaskId],
+    ) -> Result<(), Unadmitted> {
+        if self.owners_stand(active, tasks).await? {
+            return Ok(());
+        }
+        Err(Unadmitted::Refused(Refusal::new(
+            RefusalCode::OwnerWithdrawn,
+            "the owner of a task that this one is part of is attested no more",
+        )))
     }
 
     /// Whether the owners of these tasks could still be attested by what decides now. One whose
@@ -415,21 +459,42 @@ impl Broker {
     }
 }
 
-fn resource_fits(case: &Case<'_>, ask: &Ask, task_type: &str) -> Result<(), Refusal> {
-    let known = case.active.catalog().task_type(task_type);
+fn resource_fits(
+    context: &DecisionContext<'_>,
+    request: &ResolvedRequest,
+    task_type: &str,
+) -> Result<(), Refusal> {
+    let known = context.active.catalog().task_type(task_type);
     let task_type = known.ok_or_else(|| {
         Refusal::new(
             RefusalCode::UnknownTaskType,
             format!("there is no task type `{task_type}` any more"),
         )
     })?;
-    check_resource_fits(task_type, &ask.resource)
+    check_resource_fits(task_type, &request.resource)
 }
 
 /// What a first try got.
 struct FirstTry {
     facts: RetryFacts,
     expires_at: Timestamp,
+}
+
+fn retry_plan(
+    context: &DecisionContext<'_>,
+    retry: &RetryKey,
+    first: Option<FirstTry>,
+) -> RetryPlan {
+    let facts = first.map(|first| first.facts);
+    RetryPlan {
+        key: retry_key(context.workload, &retry.key),
+        fingerprint: retry.fingerprint,
+        expires_at: facts.as_ref().map_or_else(
+            || context.now.plus_seconds(IDEMPOTENCY_SECONDS),
+            |facts| facts.expires_at,
+        ),
+        replaces: facts,
+    }
 }
 
 /// Where an `Idempotency-Key` is looked up: it means something only with its sender.
@@ -447,17 +512,10 @@ pub(super) fn key_fits(task: &Task, proved: Option<&KeyBinding>) -> bool {
     }
 }
 
-pub(super) fn task_ended() -> Refusal {
+fn task_ended() -> Refusal {
     Refusal::new(
         RefusalCode::TaskEnded,
         "the task, or one that it is part of, is over",
-    )
-}
-
-pub(super) fn owner_withdrawn() -> Refusal {
-    Refusal::new(
-        RefusalCode::OwnerWithdrawn,
-        "the owner of a task that this one is part of is attested no more",
     )
 }
 
@@ -467,42 +525,50 @@ fn budget(task_type: &TaskType, parent: Option<&ParentTask>) -> u32 {
     })
 }
 
+/// Evidence that may serve one task again and again is bound to it.
+fn evidence_use(
+    context: &DecisionContext<'_>,
+    task: TaskId,
+    one_time: Vec<OneTime>,
+) -> EvidenceUse {
+    let serves_task = context.workload.reuse == Reuse::PerTask;
+    EvidenceUse {
+        one_time,
+        binding: serves_task.then(|| sha256(task.uuid().as_bytes())),
+        must_be_new: false,
+    }
+}
+
 fn opened(
-    case: &Case<'_>,
+    context: &DecisionContext<'_>,
     task: Task,
     task_type: &TaskType,
     parent: Option<ParentTask>,
     handle: SecretString,
-) -> Admission {
+) -> AdmittedTask<OpenPlan> {
     let parents = parent.as_ref().map_or_else(Vec::new, |parent| {
         parent.chain.0.iter().map(|life| life.id).collect()
     });
-    let facts = TaskFacts {
-        task_type: task.task_type.clone(),
-        depth: task.depth,
-        deadline_seconds_left: case.now.seconds_until(task.deadline),
-        has_parent: parent.is_some(),
-        opens: true,
-    };
     let parent_plan = parent.as_ref().map(|parent| ParentPlan {
         task: parent.task.id,
         sessions: task.sessions_left,
     });
-    Admission {
-        task: task.id,
-        parents,
-        facts,
+    let delegation = parent.map(|parent| parent.one_time).into_iter().collect();
+    AdmittedTask {
+        facts: TaskFacts {
+            task_type: task.task_type.clone(),
+            depth: task.depth,
+            deadline_seconds_left: context.now.seconds_until(task.deadline),
+            has_parent: parent_plan.is_some(),
+            opens: true,
+        },
         deadline: task.deadline,
         heartbeat_seconds: task.heartbeat_seconds,
         not_after: task.deadline,
         handle: Some(handle),
-        covered_by: None,
-        one_time: parent.map(|parent| parent.one_time).into_iter().collect(),
-        evidence_binding: None,
-        evidence_must_be_new: false,
-        retry: None,
-        decision: None,
-        plan: TaskPlan::Open {
+        evidence: evidence_use(context, task.id, delegation),
+        plan: OpenPlan {
+            parents,
             max_open: task_type.max_open_per_workload,
             task: Box::new(task),
             parent: parent_plan,
@@ -511,35 +577,29 @@ fn opened(
 }
 
 fn joined(
-    case: &Case<'_>,
+    context: &DecisionContext<'_>,
     task: &Task,
     chain: &TaskChain,
     new_handle: Option<[u8; 32]>,
-) -> Admission {
-    let deadline = chain.deadline();
-    Admission {
-        task: task.id,
-        parents: chain.parents(),
+) -> AdmittedTask<TaskPlan> {
+    let not_after = chain.deadline();
+    AdmittedTask {
         facts: TaskFacts {
             task_type: task.task_type.clone(),
             depth: task.depth,
-            deadline_seconds_left: case.now.seconds_until(deadline),
+            deadline_seconds_left: context.now.seconds_until(not_after),
             has_parent: task.parent.is_some(),
             opens: false,
         },
         deadline: task.deadline,
         heartbeat_seconds: task.heartbeat_seconds,
-        not_after: deadline,
+        not_after,
         handle: None,
-        covered_by: None,
-        one_time: Vec::new(),
-        evidence_binding: None,
-        evidence_must_be_new: false,
-        retry: None,
-        decision: None,
-        plan: TaskPlan::Join {
+        evidence: evidence_use(context, task.id, Vec::new()),
+        plan: TaskPlan::Join(JoinPlan {
             task: task.id,
+            parents: chain.parents(),
             new_handle,
-        },
+        }),
     }
 }

@@ -6,12 +6,10 @@ use std::time::Duration;
 
 use tracing::{instrument, warn};
 
-use super::admin::Caller;
 use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::limits::HORIZON_PACE;
 use crate::ids::CutoffId;
 use crate::ledger::Appended;
@@ -242,17 +240,19 @@ impl Broker {
     ) -> Result<Accepted, BrokerError> {
         let caller = self.admin(call, AdminAction::AcceptTime).await?;
         self.check_acceptable(ask)?;
-        let (commitment, opening) = self.commitment(ask.reason.clone().into_bytes())?;
+        let reason = self.commitment(ask.reason.clone().into_bytes())?;
         for _ in 0..TRIES {
             let now = self.now();
             let recorded = self.ledger().clock().newest().unwrap_or(now);
             let accept = AcceptTime {
-                cutoff: self.cut_off_later(now, ask, &caller)?,
+                id: CutoffId::new(now, &self.random)?,
                 recorded,
                 accepted: now,
-                reason: (commitment.clone(), opening.clone()),
+                text: ask.reason.clone(),
+                reason: reason.clone(),
+                by: caller.name(),
             };
-            let id = accept.cutoff.id;
+            let id = accept.id;
             match call
                 .append(Entry::AcceptTime(Box::new(accept)), now)
                 .await?
@@ -297,26 +297,6 @@ impl Broker {
             });
         }
         Ok(())
-    }
-
-    fn cut_off_later(
-        &self,
-        now: Timestamp,
-        ask: &AcceptAsk,
-        caller: &Caller,
-    ) -> Result<Cutoff, BrokerError> {
-        Ok(Cutoff {
-            id: CutoffId::new(now, &self.random)?,
-            index: 0,
-            selector: Selector::IssuedAfter(now),
-            block: Block::No,
-            widened_to: None,
-            reason: ask.reason.clone(),
-            by: caller.name(),
-            requested_at: now,
-            committed_at: now,
-            lifted_index: None,
-        })
     }
 }
 

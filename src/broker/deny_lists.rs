@@ -226,8 +226,8 @@ impl Broker {
         }
     }
 
-    /// Whether a place has room for the end of what is about to be issued there.
-    pub(super) async fn room_to_end(
+    /// Refuses a credential that could not be revoked, since its deny list has no room.
+    pub(super) async fn ensure_revocation_capacity(
         &self,
         minter: &dyn Minter,
         resource: &Resource,

@@ -185,7 +185,7 @@ impl Broker {
         place: &DenyPlace,
         standing: Option<&Denied>,
         wanted: &Denied,
-    ) -> Result<Result<Denied, String>, TendError> {
+    ) -> Result<Written, TendError> {
         let number = standing.map_or(0, |standing| standing.generation);
         let next = self
             .store()
@@ -202,8 +202,8 @@ impl Broker {
             ..wanted.clone()
         };
         match list.write(place, &denied, self.now()).await {
-            Ok(()) => Ok(Ok(denied)),
-            Err(DenyWriteError::TooLarge(why)) => Ok(Err(why)),
+            Ok(()) => Ok(Written::Whole(denied)),
+            Err(DenyWriteError::TooLarge(why)) => Ok(Written::TooLarge(why)),
             Err(DenyWriteError::Other(failed)) => Err(failed.into()),
         }
     }
@@ -224,7 +224,7 @@ impl Broker {
         let mut short = false;
         loop {
             let why = match self.write(list, place, standing.as_ref(), &wanted).await? {
-                Ok(denied) => {
+                Written::Whole(denied) => {
                     if short {
                         let now = self.now();
                         let noted = self.store().deny_place_short(claimed, names(&denied), now);
@@ -232,7 +232,7 @@ impl Broker {
                     }
                     return Ok(Some(denied));
                 }
-                Err(why) => why,
+                Written::TooLarge(why) => why,
             };
             short = true;
             let now = self.now();
@@ -283,7 +283,7 @@ impl Broker {
         let missing = (place.capacity as usize).saturating_sub(full.sessions.len());
         full.sessions.extend(fillers().take(missing));
         match self.write(list, place, standing.as_ref(), &full).await? {
-            Ok(denied) => {
+            Written::Whole(denied) => {
                 let noted = self.store().deny_place_fits(place).await;
                 noted.map_err(BrokerError::from)?;
                 info!(
@@ -294,7 +294,7 @@ impl Broker {
                 listed.map_err(BrokerError::from)?;
                 Ok(Some(denied))
             }
-            Err(why) => {
+            Written::TooLarge(why) => {
                 let now = self.now();
                 let names = standing.as_ref().map_or(0, |denied| denied.sessions.len());
                 let noted = self.store().deny_place_short(claimed, names as u64, now);
@@ -424,6 +424,14 @@ enum TendError {
     BackEnd(MintError),
     /// We.
     Broker(BrokerError),
+}
+
+/// The outcome of writing a list.
+enum Written {
+    /// The back end took it.
+    Whole(Denied),
+    /// The back end has no room for it, in its words.
+    TooLarge(String),
 }
 
 impl From<MintError> for TendError {

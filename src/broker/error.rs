@@ -1,6 +1,7 @@
 //! Why a call came to nothing: one variant a reason. Each door has one place that turns these into
 //! its own language.
 
+use super::check::Unfit;
 use crate::attest::AttestFailure;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Selector;
@@ -159,6 +160,9 @@ pub enum BrokerError {
         /// What is wrong.
         detail: String,
     },
+    /// A generation that was sent cannot decide here.
+    #[error(transparent)]
+    Unfit(Box<Unfit>),
     /// Too many of these.
     #[error("too many requests")]
     RateLimited(Exceeded),
@@ -182,6 +186,12 @@ impl BrokerError {
                 | Self::NoGeneration
                 | Self::FailClosed(_)
         )
+    }
+}
+
+impl From<Unfit> for BrokerError {
+    fn from(unfit: Unfit) -> Self {
+        Self::Unfit(Box::new(unfit))
     }
 }
 

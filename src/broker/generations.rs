@@ -26,7 +26,7 @@ use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{Identity, encode_value};
 use crate::endpoints::EndpointTable;
 use crate::ledger::Appended;
-use crate::ledger::entry::{Entry, OneTimeUse, Request};
+use crate::ledger::entry::{Activate, Entry, OneTimeUse, Request};
 use crate::policy::{AdminAction, CompiledGeneration};
 use crate::store::generations::Activation;
 
@@ -139,12 +139,9 @@ impl Broker {
     }
 
     /// The same for a call, which does not wait for long: the replica is overloaded then.
-    async fn check_for_call(
-        &self,
-        generation: Generation,
-    ) -> Result<Result<Active, Unfit>, BrokerError> {
+    async fn check_for_call(&self, generation: Generation) -> Result<Active, BrokerError> {
         let slot = self.loads.slot_for_call().await?;
-        Ok(self.check_in(slot, generation).await)
+        Ok(self.check_in(slot, generation).await?)
     }
 
     async fn check_in(&self, slot: LoadSlot, generation: Generation) -> Result<Active, Unfit> {
@@ -160,7 +157,7 @@ impl Broker {
         &self,
         evidence: &Evidence,
         document: impl Future<Output = Option<Generation>> + Send,
-    ) -> Result<Option<Result<Checked, Unfit>>, BrokerError> {
+    ) -> Result<Option<Checked>, BrokerError> {
         let (call, document) = (self.call(evidence), document.shared());
         call.run(|| async {
             self.admin(&call, AdminAction::ReadGeneration).await?;
@@ -173,23 +170,19 @@ impl Broker {
         .await
     }
 
-    async fn checked(&self, generation: Generation) -> Result<Result<Checked, Unfit>, BrokerError> {
+    async fn checked(&self, generation: Generation) -> Result<Checked, BrokerError> {
         let files = generation.policies.clone();
-        let active = match self.check_for_call(generation).await? {
-            Ok(active) => active,
-            Err(unfit) => return Ok(Err(unfit)),
-        };
+        let active = self.check_for_call(generation).await?;
         let now = self.now();
-        if let Err(problems) = active.policy().check_dates(&files, now) {
-            return Ok(Err(Unfit::Late(problems)));
-        }
+        let dates = active.policy().check_dates(&files, now);
+        dates.map_err(Unfit::Late)?;
         let successors = self.successors(&active, None).await?;
-        Ok(successors.map(|successors| Checked {
+        Ok(Checked {
             digest: active.digest(),
             observing: observing(&active, now),
             bound: successors.bound,
             can_activate: successors.can_activate,
-        }))
+        })
     }
 
     /// Who could activate the next generation once this one decides: bound identities, and the
@@ -199,7 +192,7 @@ impl Broker {
         &self,
         active: &Active,
         caller: Option<&Caller>,
-    ) -> Result<Result<Successors, Unfit>, BrokerError> {
+    ) -> Result<Successors, BrokerError> {
         let mut candidates = self.bound_roles().await?;
         let bound = candidates.len();
         let own = caller.and_then(|caller| Some((caller.identity()?, caller.roles())));
@@ -210,12 +203,12 @@ impl Broker {
         }
         let can_activate = self.able_to_activate(active, candidates, None).await?;
         if can_activate == 0 && !(bound == 0 && by_token) {
-            return Ok(Err(Unfit::LockOut { bound }));
+            return Err(Unfit::LockOut { bound }.into());
         }
-        Ok(Ok(Successors {
+        Ok(Successors {
             bound,
             can_activate,
-        }))
+        })
     }
 
     /// The number of these identities that could activate the next generation once `active` decides: by
@@ -308,7 +301,7 @@ impl Broker {
         &self,
         evidence: &Evidence,
         document: impl Future<Output = Option<Generation>> + Send,
-    ) -> Result<Option<Result<Activated, Unfit>>, BrokerError> {
+    ) -> Result<Option<Activated>, BrokerError> {
         let (call, document) = (self.call(evidence), document.shared());
         call.run(|| async {
             let action = AdminAction::ActivateGeneration;
@@ -329,7 +322,7 @@ impl Broker {
         &self,
         by: &str,
         generation: Generation,
-    ) -> Result<Result<Activated, Unfit>, BrokerError> {
+    ) -> Result<Activated, BrokerError> {
         let word = Word::Start(by.to_owned());
         self.activate_by(word, generation).await
     }
@@ -339,25 +332,22 @@ impl Broker {
         &self,
         by: &str,
         generation: Generation,
-    ) -> Result<Result<GenerationDigest, Unfit>, BrokerError> {
+    ) -> Result<GenerationDigest, BrokerError> {
         let word = Word::Carried(by.to_owned());
         let activated = self.activate_by(word, generation).await?;
-        Ok(activated.map(|activated| activated.digest))
+        Ok(activated.digest)
     }
 
     async fn activate_by(
         &self,
         word: Word<'_>,
         generation: Generation,
-    ) -> Result<Result<Activated, Unfit>, BrokerError> {
+    ) -> Result<Activated, BrokerError> {
         let bytes = generation
             .to_bytes()
             .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
         let files = generation.policies.clone();
-        let active = match self.check_for_call(generation).await? {
-            Ok(active) => active,
-            Err(unfit) => return Ok(Err(unfit)),
-        };
+        let active = self.check_for_call(generation).await?;
         let digest = active.digest();
         let now = self.now();
         // The dates matter only to a change: an active generation stays active.
@@ -366,12 +356,10 @@ impl Broker {
             && !matches!(word, Word::Carried(_))
             && let Err(problems) = active.policy().check_dates(&files, now)
         {
-            return Ok(Err(Unfit::Late(problems)));
+            return Err(Unfit::Late(problems).into());
         }
-        if let Word::Admin(_, caller) = &word
-            && let Err(unfit) = self.successors(&active, Some(caller)).await?
-        {
-            return Ok(Err(unfit));
+        if let Word::Admin(_, caller) = &word {
+            self.successors(&active, Some(caller)).await?;
         }
         let activated = Activated {
             digest,
@@ -381,12 +369,12 @@ impl Broker {
             Word::Admin(_, caller) => caller.name(),
             Word::Start(by) | Word::Carried(by) => by.clone(),
         };
-        let entry = Entry::Activate {
+        let entry = Entry::Activate(Activate {
             digest,
-            endpoints: self.endpoints_digest(),
             document: bytes.into(),
+            endpoints: self.endpoints_digest(),
             by,
-        };
+        });
         let appended = match word {
             Word::Admin(call, _) => call.append(entry, now).await?,
             Word::Start(_) | Word::Carried(_) => {
@@ -403,11 +391,11 @@ impl Broker {
                 info!(generation = %digest, "activated");
                 self.take_over(active);
                 self.prepare_federation().await;
-                Ok(Ok(activated))
+                Ok(activated)
             }
             Appended::Unchanged => {
                 self.follow_generation().await?;
-                Ok(Ok(activated))
+                Ok(activated)
             }
             Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Err(BrokerError::FailClosed(

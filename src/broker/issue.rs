@@ -1,5 +1,5 @@
 //! `POST /v1/credentials`, top to bottom: appraise the evidence, resolve what is asked, admit it to
-//! a task, decide, commit, and only then mint, settle and release.
+//! a task, decide, commit, and only then mint, activate and release.
 //!
 //! Each step returns the only thing that the next accepts. A [`Permit`] comes out of the commit and
 //! nowhere else, and a minter takes nothing but a permit.
@@ -14,32 +14,29 @@ use std::time::Instant;
 use secrecy::SecretString;
 use tracing::{error, info, instrument, warn};
 
-use super::admit::Admission;
+use super::admit::{Admission, AdmittedTask, Unadmitted};
 use super::call::Call;
-use super::error::Denied;
-use super::generations::Active;
-use super::{Broker, BrokerError, Exceeded};
+use super::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
+use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::domain::catalog::Revocability;
 use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::permit::Permit;
-use crate::domain::request::{Ask, CredentialRequest, TaskAsk};
+use crate::domain::request::{CredentialRequest, ResolvedRequest};
 use crate::domain::session::{EndReason, LOCAL_MINTER, Session, SessionState};
 use crate::domain::task::{Task, TaskEnd, TaskState};
-use crate::domain::workload::Workload;
 use crate::ids::{DecisionId, SessionId, TaskId};
-use crate::ledger::denials::Budget;
 use crate::ledger::entry::{
-    Decide, EndSession, EndTask, Entry, OneTimeUse, Request, RetryPlan, SessionPlan, TaskPlan,
-    TokenPlan,
+    CredentialPlan, EndSession, EndTask, Entry, OneTimeUse, OpenPlan, PermitPlan, Request,
+    SessionPlan, TaskPlan, TokenPlan,
 };
 use crate::ledger::{Appended, blocked_caller};
 use crate::merkle::Receipt;
-use crate::metrics::{Ended, RateLimit, Stage};
+use crate::metrics::{Ended, Stage};
 use crate::mint::{Credential, MintError, MintPlace, Minter};
-use crate::policy::{Bounds, Question, record};
+use crate::policy::{Bounds, Question};
 use crate::store::append::MintLease;
 
 /// How often a request is decided again because something changed while it was decided.
@@ -99,22 +96,28 @@ enum Attempt {
     Stale,
 }
 
-/// What does not change while one request is decided.
-pub(super) struct Case<'a> {
-    pub(super) active: &'a Active,
-    pub(super) call: &'a Call<'a>,
-    pub(super) workload: &'a Workload,
-    pub(super) basis: u64,
-    pub(super) now: Timestamp,
+/// A request for a credential that policy permits, with everything that is recorded and released.
+struct CredentialPermit {
+    terms: Permitted,
+    evaluation: Evaluation,
+    request: ResolvedRequest,
+    admission: Admission,
 }
 
-/// A request, judged: what is to be recorded of it.
-struct Judged {
-    decision: Decision,
-    resource: Option<String>,
-    purpose: Option<String>,
-    admission: Option<Admission>,
-    ask: Option<Ask>,
+impl CredentialPermit {
+    /// The task that the permit opens, if no retry can find it: the request has no `Idempotency-Key`.
+    fn opens(&self) -> Option<&Task> {
+        match (&self.admission.task.plan, &self.admission.retry) {
+            (TaskPlan::Open(OpenPlan { task, .. }), None) => Some(task),
+            (TaskPlan::Open(_) | TaskPlan::Join(_), _) => None,
+        }
+    }
+
+    /// Whether it takes the place of an earlier session.
+    fn supersedes(&self) -> bool {
+        let retry = self.admission.retry.as_ref();
+        retry.is_some_and(|retry| retry.replaces.is_some())
+    }
 }
 
 /// Why a permitted credential was not made.
@@ -250,281 +253,195 @@ impl Broker {
         let workload = self.appraise(&active, call, now).await?;
         self.metrics().stage(Stage::Appraise, appraising.elapsed());
 
-        let case = Case {
+        let context = DecisionContext {
             active: &active,
             call,
             workload: &workload,
             basis,
             now,
         };
-        let judged = self.judge(&case, request).await?;
-        let Some((permit, receipt, judged)) = self.commit(&case, judged).await? else {
+        let permit = match self.evaluate(&context, request).await? {
+            Evaluated::Permit(permit) => *permit,
+            Evaluated::Refuse(refused) => {
+                let committing = Instant::now();
+                let denied = self.record_refusal(&context, &refused).await?;
+                self.metrics().stage(Stage::Commit, committing.elapsed());
+                return match denied {
+                    Some(denied) => Err(BrokerError::Denied(Box::new(denied))),
+                    None => Ok(Attempt::Stale),
+                };
+            }
+        };
+        let Some((proof, receipt)) = self.commit(&context, &permit).await? else {
             return Ok(Attempt::Stale);
         };
-        match self.mint_and_settle(permit).await {
+        match self.mint_and_activate(proof).await {
             Ok((credential, session)) => Ok(Attempt::Released(Box::new(released(
-                credential, session, judged, receipt,
+                credential, session, permit, receipt,
             )))),
-            Err(failed) => Err(self.not_made(&case, &judged, failed).await),
+            Err(failed) => Err(self.not_made(&context, &permit, failed).await),
         }
     }
 
     /// Resolve, admit, decide.
-    async fn judge(
+    async fn evaluate(
         &self,
-        case: &Case<'_>,
+        context: &DecisionContext<'_>,
         request: CredentialRequest,
-    ) -> Result<Judged, BrokerError> {
-        let named = case.active.catalog().select(&request.resource);
+    ) -> Result<Evaluated<Box<CredentialPermit>>, BrokerError> {
+        let active = context.active;
+        let named = active.catalog().select(&request.resource);
         let resource = named.map(|resource| resource.name.clone());
-        let refused = |refusal: Refusal, purpose: Option<String>, active: &Active| Judged {
-            decision: before_policy(refusal, active),
-            resource: resource.clone(),
-            purpose,
-            admission: None,
-            ask: None,
+        let refuse = |refusal: Refusal, purpose: Option<String>| {
+            let refused = RefusedRequest::before_policy(refusal, active, resource.clone(), purpose);
+            Ok(Evaluated::Refuse(Box::new(refused)))
         };
-
-        if case.call.is_blocked().await? {
-            return Ok(refused(blocked_caller(), None, case.active));
+        if context.call.is_blocked().await? {
+            return refuse(blocked_caller(), None);
         }
         let resolving = Instant::now();
-        let ask = match case.active.catalog().resolve(request) {
-            Ok(ask) => ask,
-            Err(refusal) => return Ok(refused(refusal, None, case.active)),
+        let request = match active.catalog().resolve(request) {
+            Ok(request) => request,
+            Err(refusal) => return refuse(refusal, None),
         };
         self.metrics().stage(Stage::Resolve, resolving.elapsed());
-        let purpose = match &ask.task {
-            TaskAsk::Open(open) => open.purpose.clone(),
-            TaskAsk::Join { .. } => None,
-        };
-        let minter = self.minter(&ask.resource.kind)?;
-        if let Err(why) = minter.fits(&ask.resource, &ask.grant) {
-            let refusal = Refusal::new(RefusalCode::TooManyRights, why);
-            return Ok(refused(refusal, purpose, case.active));
-        }
-        self.room_to_end(minter.as_ref(), &ask.resource, case.now)
-            .await?;
-
-        let admitting = Instant::now();
-        let admission = match self.admit(case, &ask).await? {
+        let purpose = request.task.purpose().map(ToOwned::to_owned);
+        let admission = match self.admit_mintable(context, &request).await {
             Ok(admission) => admission,
-            Err(refusal) => return Ok(refused(refusal, purpose, case.active)),
+            Err(unadmitted) => return refuse(unadmitted.refusal()?, purpose),
         };
-        self.metrics().stage(Stage::Admit, admitting.elapsed());
-
         let deciding = Instant::now();
-        let roles = self.roles_asked_for(case).await?;
-        let decision = decide(case, roles.as_ref(), &ask, &admission);
+        let roles = self.roles_asked_for(context).await?;
+        let decision = decide(context, roles.as_ref(), &request, &admission);
         self.metrics().stage(Stage::Decide, deciding.elapsed());
-        Ok(Judged {
-            decision,
-            resource,
-            purpose,
-            admission: Some(admission),
-            ask: Some(ask),
+        let (verdict, evaluation) = Evaluation::of(decision);
+        Ok(match verdict {
+            Ok(terms) => Evaluated::Permit(Box::new(CredentialPermit {
+                terms,
+                evaluation,
+                request,
+                admission,
+            })),
+            Err(refusal) => Evaluated::Refuse(Box::new(RefusedRequest {
+                refusal,
+                evaluation,
+                resource,
+                purpose,
+                task: Some(admission.task.plan.path()),
+                evidence: admission.task.evidence,
+            })),
         })
     }
 
-    /// Records the decision. Only what comes back from here can be minted; `None` means that it
-    /// has to be decided again.
+    /// Admits a request to its task, if its minter can make the credential and could end it.
+    async fn admit_mintable(
+        &self,
+        context: &DecisionContext<'_>,
+        request: &ResolvedRequest,
+    ) -> Result<Admission, Unadmitted> {
+        let resource = &request.resource;
+        let minter = self.minter(&resource.kind)?;
+        if let Err(why) = minter.fits(resource, &request.grant) {
+            return Err(Refusal::new(RefusalCode::TooManyRights, why).into());
+        }
+        self.ensure_revocation_capacity(minter.as_ref(), resource, context.now)
+            .await?;
+        let admitting = Instant::now();
+        let admission = self.admit(context, request).await?;
+        self.metrics().stage(Stage::Admit, admitting.elapsed());
+        Ok(admission)
+    }
+
+    /// Records the permit. Nothing can be minted without the [`Permit`] that comes back; `None` means
+    /// that the request has to be decided again.
     async fn commit(
         &self,
-        case: &Case<'_>,
-        judged: Judged,
-    ) -> Result<Option<(Permit, Receipt, Judged)>, BrokerError> {
+        context: &DecisionContext<'_>,
+        permit: &CredentialPermit,
+    ) -> Result<Option<(Permit, Receipt)>, BrokerError> {
         let committing = Instant::now();
-        if judged.decision.verdict.is_err() {
-            self.spend_denial(case)?;
-        }
-        let decide = self.entry(case, &judged)?;
-        let id = decide.id;
-        let entry = Entry::Decide(Box::new(decide));
-        let appended = case.call.append_with(entry, case.now, |one_time| {
-            if let Some(admission) = &judged.admission {
-                admission.adjust(one_time);
-            }
-        });
-        let appended = appended.await?;
-        self.metrics().stage(Stage::Commit, committing.elapsed());
-        match appended {
-            Appended::Superseded => Err(BrokerError::Superseded),
-            Appended::Recorded(recorded) => {
-                let (permit, receipt) = recorded.into_permit();
-                match (permit, judged.decision.verdict.clone()) {
-                    (Some(permit), Ok(_)) => {
-                        self.metrics().decision(Outcome::Permit);
-                        self.observed(id, &judged.decision);
-                        let mut judged = judged;
-                        if let Some(admission) = &mut judged.admission {
-                            admission.decision = Some(id);
-                            let superseded = |retry: &RetryPlan| retry.replaces.is_some();
-                            if admission.retry.as_ref().is_some_and(superseded) {
-                                // One was superseded, by no act of its own.
-                                self.orphan_search.demand();
-                            }
-                        }
-                        Ok(Some((permit, receipt, judged)))
-                    }
-                    (_, Err(refusal)) => Err(self.denied(id, refusal, &judged.decision, receipt)),
-                    (None, Ok(_)) => Err(BrokerError::FailClosed(
-                        "a permit without a session was recorded".into(),
-                    )),
-                }
-            }
-            Appended::Refused(recorded, refusal) => {
-                let (_, receipt) = recorded.into_permit();
-                Err(self.denied(id, refusal, &judged.decision, receipt))
-            }
-            Appended::Replayed(_) => Err(BrokerError::Replayed),
-            Appended::Stale => Ok(None),
-            Appended::RetryTaken(_) => Err(BrokerError::InProgress),
-            Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => {
-                Err(BrokerError::FailClosed("nothing was recorded".into()))
-            }
-        }
-    }
-
-    pub(super) fn denied(
-        &self,
-        decision: DecisionId,
-        refusal: Refusal,
-        judged: &Decision,
-        receipt: Receipt,
-    ) -> BrokerError {
-        self.observed(decision, judged);
-        let outcome = refusal.outcome();
-        self.metrics().decision(outcome);
-        self.metrics().refusal(refusal.code);
-        info!(%decision, outcome = outcome.as_str(), code = refusal.code.as_str(), "refused");
-        BrokerError::Denied(Box::new(Denied {
-            decision,
-            outcome,
-            refusal,
-            generation: judged.generation,
-            observed: judged.observed.clone(),
-            receipt,
-        }))
-    }
-
-    /// Says aloud what policies that merely observe would have done.
-    fn observed(&self, id: DecisionId, decision: &Decision) {
-        let Some(observed) = &decision.observed else {
-            return;
+        let id = DecisionId::new(context.now, &self.random)?;
+        let plan = CredentialPlan {
+            session: self.session_plan(context, id, permit)?,
+            task: permit.admission.task.plan.clone(),
+            retry: permit.admission.retry.clone(),
         };
-        for policy in &observed.policies {
-            let outcome = decision.outcome();
-            let name = &policy.policy;
-            self.metrics().observed(name, outcome, observed.would_be);
-        }
-        warn!(decision = %id, outcome = decision.outcome().as_str(), %observed, "observed, not enforced");
-    }
-
-    pub(super) fn spend_denial(&self, case: &Case<'_>) -> Result<(), BrokerError> {
-        let identity = case.workload.identity.as_str();
-        let limits = case.active.limits();
-        let budget = self
-            .denials()
-            .count(&case.workload.attestor, identity, &limits, case.now);
-        match budget {
-            Budget::Leaf => Ok(()),
-            Budget::Spent { until } => {
-                self.metrics().rate_limited(RateLimit::IdentityDenials);
-                Err(BrokerError::RateLimited(Exceeded {
-                    policy: "denials",
-                    quota: limits.denials_per_identity,
-                    window_seconds: limits.denial_window_seconds,
-                    retry_seconds: case.now.seconds_until(until) + 1,
-                }))
-            }
-        }
-    }
-
-    fn entry(&self, case: &Case<'_>, judged: &Judged) -> Result<Decide, BrokerError> {
-        let purpose = match &judged.purpose {
-            Some(purpose) => Some(self.commitment(purpose.clone().into_bytes())?),
-            None => None,
-        };
-        let admission = judged.admission.as_ref();
-        let permitted = judged.decision.verdict.as_ref().ok();
-        let session = match (permitted, admission, &judged.ask) {
-            (Some(permitted), Some(admission), Some(ask)) => Some((*permitted, admission, ask)),
-            _ => None,
-        };
-        let id = DecisionId::new(case.now, &self.random)?;
-        let plan = match session {
-            Some((permitted, admission, ask)) => {
-                Some(self.session_plan(case, id, permitted, admission, ask, judged)?)
-            }
-            None => None,
-        };
-        Ok(Decide {
+        let recorded = self.record_permit(
+            context,
             id,
-            basis: case.basis,
-            identity: case.workload.identity.clone(),
-            instance: case.workload.instance.clone(),
-            attestor: case.workload.attestor.clone(),
-            outcome: judged.decision.outcome(),
-            refusal: judged.decision.verdict.as_ref().err().cloned(),
-            policies: judged.decision.policies.clone(),
-            observed: judged.decision.observed.clone(),
-            generation: judged.decision.generation,
-            resource: judged.resource.clone(),
-            input: self.commitment(record::committed(&judged.decision))?,
-            purpose,
-            task: admission.map(|admission| (admission.task, admission.parents.clone())),
-            plan: session.map(|(_, admission, _)| admission.plan.clone()),
-            session: plan,
-            retry: session.and_then(|(_, admission, _)| admission.retry.clone()),
-        })
+            &permit.evaluation,
+            permit.request.task.purpose(),
+            PermitPlan::Credential(Box::new(plan)),
+            &permit.admission.task.evidence,
+        );
+        let recorded = recorded.await;
+        self.metrics().stage(Stage::Commit, committing.elapsed());
+        let Some(recorded) = recorded? else {
+            return Ok(None);
+        };
+        if permit.supersedes() {
+            // It ended the earlier session, by no act of its own.
+            self.orphan_search.demand();
+        }
+        match recorded.into_permit() {
+            (Some(proof), receipt) => Ok(Some((proof, receipt))),
+            (None, _) => Err(BrokerError::FailClosed(
+                "a permit without a session was recorded".into(),
+            )),
+        }
     }
 
     fn session_plan(
         &self,
-        case: &Case<'_>,
+        context: &DecisionContext<'_>,
         decision: DecisionId,
-        permitted: Permitted,
-        admission: &Admission,
-        ask: &Ask,
-        judged: &Judged,
+        permit: &CredentialPermit,
     ) -> Result<SessionPlan, BrokerError> {
-        let minter = self.minter(&ask.resource.kind)?;
+        let DecisionContext { workload, now, .. } = *context;
+        let CredentialPermit {
+            terms,
+            evaluation,
+            request,
+            admission,
+        } = permit;
+        let resource = &request.resource;
+        let minter = self.minter(&resource.kind)?;
         let kid = minter
-            .signing_key(&ask.resource, case.now)
+            .signing_key(resource, now)
             .ok_or_else(|| BrokerError::FailClosed("no key may sign now".into()))?;
-        let issued_at = case.now.floor_to_second();
-        let place = minter.place();
-        let lease = match place {
-            MintPlace::Local => None,
-            MintPlace::External { lease_seconds } => Some(MintLease {
-                until: case.now.plus_seconds(lease_seconds),
-                holder: self.replica().to_owned(),
-            }),
+        let issued_at = now.floor_to_second();
+        let (state, lease) = match minter.place() {
+            MintPlace::Local => (SessionState::Active, None),
+            MintPlace::External { lease_seconds } => {
+                let lease = MintLease {
+                    until: now.plus_seconds(lease_seconds),
+                    holder: self.replica().to_owned(),
+                };
+                (SessionState::Minting, Some(lease))
+            }
         };
+        let covered_by = admission.covered_by.as_ref();
         let session = Session {
-            id: SessionId::new(case.now, &self.random)?,
-            task_id: admission.task,
-            parent: admission.covered_by.as_ref().map(|parent| parent.session),
+            id: SessionId::new(now, &self.random)?,
+            task_id: admission.task.plan.id(),
+            parent: covered_by.map(|parent| parent.session),
             decision_id: decision,
             leaf_index: 0,
-            attestor: case.workload.attestor.clone(),
-            workload: case.workload.identity.clone(),
-            instance: case.workload.instance.clone(),
-            resource: ask.resource.name.clone(),
-            grant: ask.grant.clone(),
-            audience: ask.resource.audience().to_owned(),
+            attestor: workload.attestor.clone(),
+            workload: workload.identity.clone(),
+            instance: workload.instance.clone(),
+            resource: resource.name.clone(),
+            grant: request.grant.clone(),
+            audience: resource.audience().to_owned(),
             minter: minter.kind().to_owned(),
-            key: case.workload.key.clone(),
+            key: workload.key.clone(),
             kid,
-            generation: judged.decision.generation,
-            policies: judged.decision.policies.clone(),
-            revocability: minter.revocability(&ask.resource),
+            generation: evaluation.generation,
+            policies: evaluation.policies.clone(),
+            revocability: minter.revocability(resource),
             issued_at,
-            expires_at: issued_at.plus_seconds(permitted.ttl_seconds),
-            state: match place {
-                MintPlace::Local => SessionState::Active,
-                MintPlace::External { .. } => SessionState::Minting,
-            },
+            expires_at: issued_at.plus_seconds(terms.ttl_seconds),
+            state,
             end_reason: None,
             ended_at: None,
             confirmed_at: None,
@@ -536,12 +453,8 @@ impl Broker {
         });
         Ok(SessionPlan {
             session,
-            resource: Arc::clone(&ask.resource),
-            delegators: admission
-                .covered_by
-                .as_ref()
-                .map(|parent| parent.delegators.clone())
-                .unwrap_or_default(),
+            resource: Arc::clone(resource),
+            delegators: covered_by.map_or_else(Vec::new, |parent| parent.delegators.clone()),
             lease,
             token,
         })
@@ -554,7 +467,7 @@ impl Broker {
     }
 
     /// Makes the credential, and releases it only if its session is still to be had.
-    async fn mint_and_settle(&self, permit: Permit) -> Result<(Credential, Session), NotMade> {
+    async fn mint_and_activate(&self, permit: Permit) -> Result<(Credential, Session), NotMade> {
         let minting = Instant::now();
         let minter = Arc::clone(self.minter(&permit.session().minter)?);
         let made = minter.mint(&permit).await;
@@ -581,19 +494,22 @@ impl Broker {
             return Ok((credential, session));
         }
         let settling = Instant::now();
-        let settled = self.settle(session).await;
+        let active = self.activate_session(session).await;
         self.metrics().stage(Stage::Settle, settling.elapsed());
         // Where it was lost the secret is dropped here.
-        Ok((credential, settled?))
+        Ok((credential, active?))
     }
 
     /// Finishes a request whose credential was not made. A task that it opened is ended where the back
     /// end refused for certain: its handle is in no answer. A refusal for too many rights is recorded.
-    async fn not_made(&self, case: &Case<'_>, judged: &Judged, failed: NotMade) -> BrokerError {
+    async fn not_made(
+        &self,
+        context: &DecisionContext<'_>,
+        permit: &CredentialPermit,
+        failed: NotMade,
+    ) -> BrokerError {
         if failed.never_made
-            && let Some(admission) = &judged.admission
-            && admission.retry.is_none()
-            && let TaskPlan::Open { task, .. } = &admission.plan
+            && let Some(task) = permit.opens()
         {
             self.end_unused(task).await;
         }
@@ -601,26 +517,23 @@ impl Broker {
             return failed.error;
         };
         let refusal = Refusal::new(RefusalCode::TooManyRights, detail);
-        let refused = self.record_refusal(case, judged, refusal).await;
+        let refused = self.refuse_after_permit(context, permit, refusal).await;
         refused.unwrap_or_else(|error| error)
     }
 
     /// Records that a request was refused after its permit, which stands in the log beside it.
-    async fn record_refusal(
+    async fn refuse_after_permit(
         &self,
-        case: &Case<'_>,
-        judged: &Judged,
+        context: &DecisionContext<'_>,
+        permit: &CredentialPermit,
         refusal: Refusal,
     ) -> Result<BrokerError, BrokerError> {
-        self.spend_denial(case)?;
-        let refused = Judged {
-            decision: before_policy(refusal.clone(), case.active),
-            resource: judged.resource.clone(),
-            purpose: judged.purpose.clone(),
-            admission: None,
-            ask: None,
-        };
-        let decide = self.entry(case, &refused)?;
+        self.spend_denial(context)?;
+        let resource = permit.request.resource.name.clone();
+        let purpose = permit.request.task.purpose().map(ToOwned::to_owned);
+        let active = context.active;
+        let refused = RefusedRequest::before_policy(refusal, active, Some(resource), purpose);
+        let decide = self.refusal_entry(context, &refused)?;
         let id = decide.id;
         let request = Request {
             entry: Entry::Decide(Box::new(decide)),
@@ -630,8 +543,9 @@ impl Broker {
         };
         match self.ledger().append(request).await? {
             Appended::Recorded(recorded) => {
-                let (_, receipt) = recorded.into_permit();
-                Ok(self.denied(id, refusal, &refused.decision, receipt))
+                let refusal = refused.refusal.clone();
+                let denied = self.refusal_on_record(id, &refused, refusal, recorded.receipt);
+                Ok(BrokerError::Denied(Box::new(denied)))
             }
             _ => Err(BrokerError::FailClosed(
                 "the back end refused the credential, and the refusal was not recorded".into(),
@@ -657,7 +571,7 @@ impl Broker {
     }
 
     /// `minting → active`, by compare-and-set, with chain and cutoffs checked at a fresh clock.
-    async fn settle(&self, session: Session) -> Result<Session, BrokerError> {
+    async fn activate_session(&self, session: Session) -> Result<Session, BrokerError> {
         let now = self.now();
         let won = self
             .store()
@@ -722,65 +636,54 @@ impl Broker {
     }
 }
 
-/// Policy's word, bounded by what the task, a parent's credential or a retried one leave.
+/// The decision of policy, bounded by the task, a parent's credential and a retried one.
 fn decide(
-    case: &Case<'_>,
+    context: &DecisionContext<'_>,
     roles: Option<&BTreeSet<String>>,
-    ask: &Ask,
+    request: &ResolvedRequest,
     admission: &Admission,
 ) -> Decision {
     let retry = admission.retry.as_ref();
-    case.active.policy().decide(&Question {
-        workload: case.workload,
+    context.active.policy().decide(&Question {
+        workload: context.workload,
         roles,
-        ask,
-        task: admission.facts.clone(),
+        ask: request,
+        task: admission.task.facts.clone(),
         bounds: Some(Bounds {
             not_after: admission.not_after,
             retried: retry.is_some_and(|retry| retry.replaces.is_some()),
         }),
-        now: case.now,
+        now: context.now,
     })
 }
 
-/// A refusal that policy was never asked about.
-pub(super) fn before_policy(refusal: Refusal, active: &Active) -> Decision {
-    Decision {
-        input: record::before_policy(refusal.code),
-        verdict: Err(refusal),
-        policies: Vec::new(),
-        generation: active.digest(),
-        observed: None,
+/// The task of an answer.
+pub(super) fn issued_task<P>(id: TaskId, task: AdmittedTask<P>) -> IssuedTask {
+    IssuedTask {
+        id,
+        task_type: task.facts.task_type,
+        state: TaskState::Open,
+        deadline: task.deadline,
+        heartbeat_seconds: task.heartbeat_seconds,
+        handle: task.handle,
     }
 }
 
-fn released(credential: Credential, session: Session, judged: Judged, receipt: Receipt) -> Issued {
-    let observed = judged.decision.observed;
-    let admission = judged.admission;
-    let task = IssuedTask {
-        id: session.task_id,
-        task_type: admission
-            .as_ref()
-            .map(|admission| admission.facts.task_type.clone())
-            .unwrap_or_default(),
-        state: TaskState::Open,
-        deadline: admission
-            .as_ref()
-            .map_or(session.expires_at, |admission| admission.deadline),
-        heartbeat_seconds: admission
-            .as_ref()
-            .and_then(|admission| admission.heartbeat_seconds),
-        handle: admission.and_then(|admission| admission.handle),
-    };
+fn released(
+    credential: Credential,
+    session: Session,
+    permit: CredentialPermit,
+    receipt: Receipt,
+) -> Issued {
     Issued {
         credential,
-        task,
+        task: issued_task(session.task_id, permit.admission.task),
         decision: DecisionSummary {
             id: session.decision_id,
             outcome: Outcome::Permit,
             policies: session.policies.clone(),
             generation: session.generation,
-            observed,
+            observed: permit.evaluation.observed,
         },
         session,
         receipt,

@@ -29,7 +29,7 @@ use crate::domain::aws::AwsMode;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::succession::Succession;
 use crate::ids::CutoffId;
-use crate::ledger::entry::Entry;
+use crate::ledger::entry::{Entry, Genesis, NewCutoff};
 use crate::ledger::{Appended, LedgerKey, LedgerKeySource, LedgerKeys};
 use crate::merkle::VerifierKey;
 use crate::mint::aws::federation::FederationKeys;
@@ -281,11 +281,11 @@ impl MadeKey {
     #[must_use]
     pub fn genesis(&self, origin: &str, succeeds: Option<Succession>) -> Option<Entry> {
         let key = self.as_ledger_key(origin)?;
-        Some(Entry::Genesis {
+        Some(Entry::Genesis(Box::new(Genesis {
             vkey: key.verifier.to_string(),
-            row: Box::new(self.row.clone()),
+            row: self.row.clone(),
             succeeds,
-        })
+        })))
     }
 }
 
@@ -612,7 +612,6 @@ impl Broker {
             withdrawal.matched = Some(radius.matched);
             return Ok(withdrawal);
         }
-        let (commitment, opening) = self.commitment(b"the key was revoked".to_vec())?;
         let cutoff = Cutoff {
             id: CutoffId::new(now, &self.random)?,
             index: 0,
@@ -626,7 +625,8 @@ impl Broker {
             lifted_index: None,
         };
         // The cutoff first: what the key signed is dead before the key is gone.
-        let entry = Entry::Cutoff(Box::new(cutoff), commitment, opening);
+        let reason = self.commitment(b"the key was revoked".to_vec())?;
+        let entry = Entry::Cutoff(Box::new(NewCutoff { cutoff, reason }));
         let appended = call.append(entry, now).await?;
         if !matches!(appended, Appended::Recorded(_)) {
             let why = "the key's cutoff was not recorded";

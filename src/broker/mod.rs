@@ -11,6 +11,7 @@ mod admit;
 mod call;
 pub mod check;
 pub mod clock;
+mod decisions;
 mod deny_lists;
 mod deny_reconcile;
 pub mod error;

@@ -8,7 +8,7 @@ use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::crypto::keyring::SigningKeyRecord;
 use crate::ledger::SUCCESSION_MAC;
-use crate::ledger::entry::Entry;
+use crate::ledger::entry::{Entry, Resealed};
 use crate::policy::AdminAction;
 use crate::store::cutoffs::SealedCutoff;
 use crate::store::generations::SealedActivation;
@@ -56,7 +56,8 @@ impl Broker {
             if renewed.missed == 0 {
                 let by = caller.name();
                 info!(rows, by, "resealed with the first sealing key");
-                self.act(call, Entry::Resealed { rows, by }).await?;
+                self.act(call, Entry::Resealed(Resealed { rows, by }))
+                    .await?;
                 return Ok(rows);
             }
         }

@@ -24,7 +24,7 @@ use crate::domain::text::is_unprintable;
 use crate::domain::workload::Identity;
 use crate::ids::{CutoffId, SessionId};
 use crate::ledger::Appended;
-use crate::ledger::entry::{EndSession, Entry};
+use crate::ledger::entry::{EndSession, Entry, Lift, NewCutoff};
 use crate::metrics::RevocationLag;
 use crate::policy::AdminAction;
 use crate::store::cutoffs::CutoffFilter;
@@ -272,7 +272,10 @@ impl Broker {
             committed_at: asked,
             lifted_index: None,
         };
-        let entry = Entry::Cutoff(Box::new(cutoff.clone()), commitment, opening);
+        let entry = Entry::Cutoff(Box::new(NewCutoff {
+            cutoff: cutoff.clone(),
+            reason: (commitment, opening),
+        }));
         let appended = call.append(entry, asked).await?;
         let recorded = match appended {
             Appended::Recorded(recorded) => recorded,
@@ -403,7 +406,7 @@ impl Broker {
             // A caller never lifts what was cut off of itself, not even once the block is over.
             return Err(BrokerError::Forbidden("liftCutoff"));
         }
-        if matches!(cutoff.selector, Selector::IssuedAfter(_)) {
+        if cutoff.selector.issued_after().is_some() {
             return Err(BrokerError::Invalid {
                 pointer: "",
                 detail: "the acceptance of a time blocks nothing: there is nothing to lift".into(),
@@ -413,10 +416,10 @@ impl Broker {
             call.consume().await?;
             return Ok(cutoff);
         }
-        let entry = Entry::Lift {
-            cutoff: Box::new(cutoff.clone()),
+        let entry = Entry::Lift(Box::new(Lift {
+            cutoff: cutoff.clone(),
             by: caller.name(),
-        };
+        }));
         let appended = call.append(entry, now).await?;
         match appended {
             Appended::Recorded(recorded) => Ok(Cutoff {
@@ -438,7 +441,13 @@ impl Broker {
         Ok(match selector {
             Selector::Workload(identity) => identity == own,
             Selector::Task(task) => self.store().owns_part_of(own.as_str(), *task).await?,
-            _ => false,
+            Selector::Resource(_)
+            | Selector::Attestor(_)
+            | Selector::Generation(_)
+            | Selector::Policy(_)
+            | Selector::SigningKey(_)
+            | Selector::IssuedAfter(_)
+            | Selector::All(_) => false,
         })
     }
 
@@ -542,10 +551,20 @@ impl Broker {
             pointer: "/widen",
             detail,
         };
-        let Selector::Resource(name) = selector else {
-            return Err(invalid(
-                "only a resource's revocation can be widened".into(),
-            ));
+        let name = match selector {
+            Selector::Resource(name) => name,
+            Selector::Workload(_)
+            | Selector::Task(_)
+            | Selector::Attestor(_)
+            | Selector::Generation(_)
+            | Selector::Policy(_)
+            | Selector::SigningKey(_)
+            | Selector::IssuedAfter(_)
+            | Selector::All(_) => {
+                return Err(invalid(
+                    "only a resource's revocation can be widened".into(),
+                ));
+            }
         };
         let active = self.active()?;
         let catalog = active.catalog();

@@ -22,7 +22,9 @@ use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::session::LOCAL_MINTER;
 use crate::ids::CutoffId;
 use crate::ledger::Appended;
-use crate::ledger::entry::{AdminBindingChange, Entry, OneTimeUse, Request, WorkloadKeyChange};
+use crate::ledger::entry::{
+    AdminBindingChange, Entry, NewCutoff, OneTimeUse, Request, WorkloadKeyChange,
+};
 use crate::mint::{DenyList, MintPlace};
 use crate::store::Store;
 use crate::store::admins::AdminBinding;
@@ -274,10 +276,14 @@ impl Broker {
             carried.admin_bindings += 1;
         }
         if let Some(generation) = legacy.generation {
-            let activated = self.activate_carried(BY, generation).await?;
-            carried.generation = Some(activated.map_err(|unfit| {
-                BrokerError::FailClosed(format!("the old generation decides no more: {unfit}"))
-            })?);
+            let activated = self.activate_carried(BY, generation).await;
+            let activated = activated.map_err(|error| match error {
+                BrokerError::Unfit(unfit) => {
+                    BrokerError::FailClosed(format!("the old generation decides no more: {unfit}"))
+                }
+                other => other,
+            });
+            carried.generation = Some(activated?);
         }
         info!(?carried, "carried over");
         Ok(carried)
@@ -337,7 +343,6 @@ impl Broker {
         widened_to: Option<String>,
         now: Timestamp,
     ) -> Result<(), BrokerError> {
-        let (commitment, opening) = self.commitment(reason.as_bytes().to_vec())?;
         let cutoff = Cutoff {
             id: CutoffId::new(now, &self.random)?,
             index: 0,
@@ -350,7 +355,8 @@ impl Broker {
             committed_at: now,
             lifted_index: None,
         };
-        self.carry(Entry::Cutoff(Box::new(cutoff), commitment, opening))
+        let reason = self.commitment(reason.as_bytes().to_vec())?;
+        self.carry(Entry::Cutoff(Box::new(NewCutoff { cutoff, reason })))
             .await
     }
 

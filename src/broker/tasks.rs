@@ -5,25 +5,28 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::instrument;
 
-use super::admit::{DELEGATION_PREFIX, key_fits, owner_withdrawn};
+use super::admit::{AdmittedTask, DELEGATION_PREFIX, Unadmitted, key_fits};
 use super::call::Call;
-use super::issue::{Case, DecisionSummary, IssuedTask, before_policy};
+use super::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
+use super::issue::{DecisionSummary, IssuedTask, issued_task};
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
 use crate::attest::{AttestFailure, Evidence, certificate, dpop};
 use crate::clock::Timestamp;
-use crate::crypto::digest::{digests_equal, sha256};
+use crate::crypto::digest::digests_equal;
 use crate::crypto::random::{random_token, token_digest};
-use crate::domain::decision::{Decision, Outcome, Refusal};
+use crate::domain::decision::Outcome;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_DELEGATION_SECONDS, MAX_PAGE};
 use crate::domain::request::NewTask;
 use crate::domain::task::{Task, TaskChain, TaskEnd, TaskState};
-use crate::domain::workload::{Identity, Reuse};
+use crate::domain::workload::Identity;
 use crate::ids::{DecisionId, TaskId};
-use crate::ledger::entry::{Decide, Delegate, EndTask, Entry, OneTimeUse, Request, RequestCaller};
+use crate::ledger::entry::{
+    Delegate, EndTask, Entry, OneTimeUse, OpenPlan, PermitPlan, Request, RequestCaller, TaskPermit,
+};
 use crate::ledger::{Appended, blocked_caller};
 use crate::merkle::Receipt;
-use crate::policy::{AdminAction, record};
+use crate::policy::AdminAction;
 
 /// How a caller shows that a task is its own.
 #[derive(Debug)]
@@ -84,6 +87,13 @@ pub struct Delegation {
     pub sessions: u32,
 }
 
+/// A request for a task that policy permits, with everything that is recorded and released.
+struct TaskPermitted {
+    evaluation: Evaluation,
+    purpose: Option<String>,
+    task: AdmittedTask<OpenPlan>,
+}
+
 /// A caller that was found to own a task.
 struct Owner {
     task: Task,
@@ -115,6 +125,7 @@ impl Broker {
         ))
     }
 
+    /// `None` means that the request has to be decided again.
     async fn try_open_task(
         &self,
         call: &Call<'_>,
@@ -124,138 +135,105 @@ impl Broker {
         let now = self.now();
         let active = self.active()?;
         let workload = self.appraise(&active, call, now).await?;
-        let case = Case {
+        let context = DecisionContext {
             active: &active,
             call,
             workload: &workload,
             basis,
             now,
         };
-        let purpose = new.purpose.clone();
-        let admitted = if call.is_blocked().await? {
-            Err(blocked_caller())
-        } else {
-            match active.catalog().resolve_task(new) {
-                Ok(open) => self.admit_new(&case, &open).await?,
-                Err(refusal) => Err(refusal),
+        let permit = match self.evaluate_task(&context, new).await? {
+            Evaluated::Permit(permit) => *permit,
+            Evaluated::Refuse(refused) => {
+                let denied = self.record_refusal(&context, &refused).await?;
+                return match denied {
+                    Some(denied) => Err(BrokerError::Denied(Box::new(denied))),
+                    None => Ok(None),
+                };
             }
         };
-        let admitted = match admitted {
-            Ok(admission) if !self.owners_stand(&active, &admission.parents).await? => {
-                Err(owner_withdrawn())
-            }
-            other => other,
+        let TaskPermitted {
+            evaluation,
+            purpose,
+            task,
+        } = permit;
+        let id = DecisionId::new(now, &self.random)?;
+        let plan = PermitPlan::Task(Box::new(TaskPermit {
+            open: task.plan.clone(),
+            policies: evaluation.policies.clone(),
+        }));
+        let purpose = purpose.as_deref();
+        let recorded = self.record_permit(&context, id, &evaluation, purpose, plan, &task.evidence);
+        let Some(recorded) = recorded.await? else {
+            return Ok(None);
         };
-        let (decision, mut admission) = match admitted {
-            Ok(admission) => {
-                let roles = self.roles_asked_for(&case).await?;
-                let facts = admission.facts.clone();
-                let policy = active.policy();
-                let decision = policy.decide_open_task(&workload, roles.as_ref(), facts, now);
-                (decision, Some(admission))
-            }
-            Err(refusal) => (before_policy(refusal, &active), None),
-        };
-        if decision.verdict.is_err() {
-            self.spend_denial(&case)?;
-        }
-        let permitted = decision.verdict.is_ok();
-        let plan = admission.as_ref().filter(|_| permitted);
-        let decide = Decide {
-            id: DecisionId::new(now, &self.random)?,
-            basis,
-            identity: workload.identity.clone(),
-            instance: workload.instance.clone(),
-            attestor: workload.attestor.clone(),
-            outcome: decision.outcome(),
-            refusal: decision.verdict.as_ref().err().cloned(),
-            policies: decision.policies.clone(),
-            observed: decision.observed.clone(),
-            generation: decision.generation,
-            resource: None,
-            input: self.commitment(record::committed(&decision))?,
-            purpose: match purpose {
-                Some(purpose) => Some(self.commitment(purpose.into_bytes())?),
-                None => None,
+        Ok(Some(Opened {
+            task: issued_task(task.plan.task.id, task),
+            decision: DecisionSummary {
+                id,
+                outcome: Outcome::Permit,
+                policies: evaluation.policies,
+                generation: evaluation.generation,
+                observed: evaluation.observed,
             },
-            task: admission
-                .as_ref()
-                .map(|own| (own.task, own.parents.clone())),
-            plan: plan.map(|admission| admission.plan.clone()),
-            session: None,
-            retry: None,
-        };
-        let id = decide.id;
-        if workload.reuse == Reuse::PerTask
-            && let Some(admission) = &mut admission
-        {
-            admission.evidence_binding = Some(sha256(admission.task.uuid().as_bytes()));
-        }
-        let entry = Entry::Decide(Box::new(decide));
-        let appended = call.append_with(entry, now, |one_time| {
-            if let Some(admission) = &admission {
-                admission.adjust(one_time);
-            }
-        });
-        let appended = appended.await?;
-        let handle = admission
-            .as_mut()
-            .and_then(|admission| admission.handle.take());
-        self.opened(appended, id, decision, admission, handle)
+            receipt: recorded.receipt,
+        }))
     }
 
-    fn opened(
+    /// Resolve, admit, decide.
+    async fn evaluate_task(
         &self,
-        appended: Appended,
-        id: DecisionId,
-        decision: Decision,
-        admission: Option<super::admit::Admission>,
-        handle: Option<SecretString>,
-    ) -> Result<Option<Opened>, BrokerError> {
-        let refused =
-            |refusal: Refusal, receipt: Receipt| self.denied(id, refusal, &decision, receipt);
-        match appended {
-            Appended::Superseded => Err(BrokerError::Superseded),
-            Appended::Recorded(recorded) => {
-                let (_, receipt) = recorded.into_permit();
-                if let Err(refusal) = &decision.verdict {
-                    return Err(refused(refusal.clone(), receipt));
-                }
-                let admission =
-                    admission.ok_or_else(|| BrokerError::FailClosed("a task was lost".into()))?;
-                self.metrics().decision(Outcome::Permit);
-                Ok(Some(Opened {
-                    task: IssuedTask {
-                        id: admission.task,
-                        task_type: admission.facts.task_type,
-                        state: TaskState::Open,
-                        deadline: admission.deadline,
-                        heartbeat_seconds: admission.heartbeat_seconds,
-                        handle,
-                    },
-                    decision: DecisionSummary {
-                        id,
-                        outcome: Outcome::Permit,
-                        policies: decision.policies,
-                        generation: decision.generation,
-                        observed: decision.observed,
-                    },
-                    receipt,
-                }))
+        context: &DecisionContext<'_>,
+        new: NewTask,
+    ) -> Result<Evaluated<Box<TaskPermitted>>, BrokerError> {
+        let active = context.active;
+        let purpose = new.purpose.clone();
+        let task = match self.admit_task(context, new).await {
+            Ok(task) => task,
+            Err(unadmitted) => {
+                let refusal = unadmitted.refusal()?;
+                let refused = RefusedRequest::before_policy(refusal, active, None, purpose);
+                return Ok(Evaluated::Refuse(Box::new(refused)));
             }
-            Appended::Refused(recorded, refusal) => {
-                let (_, receipt) = recorded.into_permit();
-                Err(refused(refusal, receipt))
-            }
-            Appended::Replayed(_) => Err(BrokerError::Replayed),
-            Appended::Stale => Ok(None),
-            Appended::Unchanged
-            | Appended::Blocked(_)
-            | Appended::Forgotten
-            | Appended::RetryTaken(_) => {
-                Err(BrokerError::FailClosed("nothing was recorded".into()))
-            }
+        };
+        let roles = self.roles_asked_for(context).await?;
+        let decision = active.policy().decide_open_task(
+            context.workload,
+            roles.as_ref(),
+            task.facts.clone(),
+            context.now,
+        );
+        let (verdict, evaluation) = Evaluation::of(decision);
+        Ok(match verdict {
+            Ok(_) => Evaluated::Permit(Box::new(TaskPermitted {
+                evaluation,
+                purpose,
+                task,
+            })),
+            Err(refusal) => Evaluated::Refuse(Box::new(RefusedRequest {
+                refusal,
+                evaluation,
+                resource: None,
+                purpose,
+                task: Some(task.plan.path()),
+                evidence: task.evidence,
+            })),
+        })
+    }
+
+    async fn admit_task(
+        &self,
+        context: &DecisionContext<'_>,
+        new: NewTask,
+    ) -> Result<AdmittedTask<OpenPlan>, Unadmitted> {
+        if context.call.is_blocked().await? {
+            return Err(blocked_caller().into());
         }
+        let open = context.active.catalog().resolve_task(new)?;
+        let task = self.admit_new(context, &open).await?;
+        self.check_owners_above(context.active, &task.plan.parents)
+            .await?;
+        Ok(task)
     }
 
     /// Notes that a task is alive. One that is over stays over.

@@ -132,6 +132,30 @@ struct Built {
     directory: PathBuf,
 }
 
+/// Why there is no generation.
+enum Unbuilt {
+    /// The files give one that could not decide.
+    Unfit(Vec<PolicyProblem>),
+    /// The files cannot be read.
+    Failed(Failure),
+}
+
+impl Unbuilt {
+    /// The failure of a command that needs a generation. `unfit` makes one of the list of problems.
+    fn or_unfit(self, unfit: impl FnOnce(String) -> Failure) -> Failure {
+        match self {
+            Self::Unfit(problems) => unfit(list(&problems)),
+            Self::Failed(failure) => failure,
+        }
+    }
+}
+
+impl From<Failure> for Unbuilt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
 impl Source {
     /// The configuration's text. None of its secrets is needed, nor any file that it names.
     fn configuration(&self) -> Result<Config, Failure> {
@@ -145,26 +169,28 @@ impl Source {
     }
 
     /// What the files say should decide, if a broker with this configuration could activate it at `at`.
-    fn build(&self, at: Option<Timestamp>) -> Result<Result<Built, Vec<PolicyProblem>>, Failure> {
+    fn build(&self, at: Option<Timestamp>) -> Result<Built, Unbuilt> {
         let mut config = self.configuration()?;
         if let Some(directory) = &self.directory {
             config.policy.directory.clone_from(directory);
         }
         let checked = match app::check(&config, None, at) {
             Ok(checked) => checked,
-            Err(CheckError::Generation(unfit)) => return Ok(Err(unfit.into_problems())),
-            Err(other) => return Err(Failure::Usage(other.to_string())),
+            Err(CheckError::Generation(unfit)) => {
+                return Err(Unbuilt::Unfit(unfit.into_problems()));
+            }
+            Err(other) => return Err(Failure::Usage(other.to_string()).into()),
         };
-        Ok(Ok(Built {
+        Ok(Built {
             generation: checked.generation,
             compiled: checked.compiled,
             directory: config.policy.directory,
-        }))
+        })
     }
 
     fn built(&self) -> Result<Built, Failure> {
-        self.build(None)?
-            .map_err(|problems| Failure::Refused(list(&problems)))
+        let built = self.build(None);
+        built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Refused))
     }
 }
 
@@ -247,7 +273,11 @@ fn say_notes(notes: &Notes) -> Result<(), Failure> {
 impl Check {
     async fn check(self, form: Form) -> Result<(), Failure> {
         let now = SystemClock.now();
-        let built = self.source.build(Some(now))?;
+        let built = match self.source.build(Some(now)) {
+            Ok(built) => Ok(built),
+            Err(Unbuilt::Unfit(problems)) => Err(problems),
+            Err(Unbuilt::Failed(failure)) => return Err(failure),
+        };
         let told = match (&self.url, &built) {
             (Some(url), Ok(built)) => {
                 let body = serde_json::to_value(&built.generation);
@@ -335,8 +365,8 @@ impl Test {
 
 impl Activate {
     async fn run(self, form: Form) -> Result<(), Failure> {
-        let built = self.source.build(Some(SystemClock.now()))?;
-        let built = built.map_err(|problems| Failure::Refused(list(&problems)))?;
+        let built = self.source.build(Some(SystemClock.now()));
+        let built = built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Refused))?;
         let body = serde_json::to_value(&built.generation).map_err(Failure::unestablished)?;
         let client = self.connection.client()?;
         let answer = client.post("/v1/generations", &body).await?;

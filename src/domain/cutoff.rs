@@ -135,7 +135,79 @@ impl Selector {
     /// come straight back.
     #[must_use]
     pub fn blocks_by_default(&self) -> bool {
-        matches!(self, Self::Workload(_) | Self::Attestor(_) | Self::All(_))
+        match self {
+            Self::Workload(_) | Self::Attestor(_) | Self::All(_) => true,
+            Self::Task(_)
+            | Self::Resource(_)
+            | Self::Generation(_)
+            | Self::Policy(_)
+            | Self::SigningKey(_)
+            | Self::IssuedAfter(_) => false,
+        }
+    }
+
+    /// Whether a cutoff with this selector may block every admin. An admin that it blocks may lift it,
+    /// since no other admin may be left.
+    #[must_use]
+    pub fn may_block_every_admin(&self) -> bool {
+        match self {
+            Self::Attestor(_) | Self::All(_) => true,
+            Self::Workload(_)
+            | Self::Task(_)
+            | Self::Resource(_)
+            | Self::Generation(_)
+            | Self::Policy(_)
+            | Self::SigningKey(_)
+            | Self::IssuedAfter(_) => false,
+        }
+    }
+
+    /// The task that it names.
+    #[must_use]
+    pub fn task(&self) -> Option<TaskId> {
+        match self {
+            Self::Task(id) => Some(*id),
+            Self::Workload(_)
+            | Self::Resource(_)
+            | Self::Attestor(_)
+            | Self::Generation(_)
+            | Self::Policy(_)
+            | Self::SigningKey(_)
+            | Self::IssuedAfter(_)
+            | Self::All(_) => None,
+        }
+    }
+
+    /// The generation that it names.
+    #[must_use]
+    pub fn generation(&self) -> Option<GenerationDigest> {
+        match self {
+            Self::Generation(digest) => Some(*digest),
+            Self::Workload(_)
+            | Self::Task(_)
+            | Self::Resource(_)
+            | Self::Attestor(_)
+            | Self::Policy(_)
+            | Self::SigningKey(_)
+            | Self::IssuedAfter(_)
+            | Self::All(_) => None,
+        }
+    }
+
+    /// The time that an admin accepted, where the acceptance made the cutoff.
+    #[must_use]
+    pub fn issued_after(&self) -> Option<Timestamp> {
+        match self {
+            Self::IssuedAfter(at) => Some(*at),
+            Self::Workload(_)
+            | Self::Task(_)
+            | Self::Resource(_)
+            | Self::Attestor(_)
+            | Self::Generation(_)
+            | Self::Policy(_)
+            | Self::SigningKey(_)
+            | Self::All(_) => None,
+        }
     }
 }
 
@@ -152,7 +224,14 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All(_) => f.write_str(self.kind()),
-            _ => write!(f, "{}={}", self.kind(), self.value()),
+            Self::Workload(_)
+            | Self::Task(_)
+            | Self::Resource(_)
+            | Self::Attestor(_)
+            | Self::Generation(_)
+            | Self::Policy(_)
+            | Self::SigningKey(_)
+            | Self::IssuedAfter(_) => write!(f, "{}={}", self.kind(), self.value()),
         }
     }
 }

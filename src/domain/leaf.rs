@@ -204,6 +204,166 @@ pub enum Event {
     },
 }
 
+/// The parts of an event that its readers need, whatever the kind of event: exports, the offline
+/// verifier, the coverage report, the search for orphaned sessions, the replay of decisions.
+#[derive(Clone, Debug)]
+pub struct Facets<'e> {
+    /// The decision that it records.
+    pub decision: Option<RecordedDecision<'e>>,
+    /// The thing that it is about.
+    pub about: About<'e>,
+    /// The one session that it names.
+    pub session: Option<SessionId>,
+    /// The change that it makes to what the log permits.
+    pub effect: Effect<'e>,
+}
+
+/// A decision on record.
+#[derive(Clone, Copy, Debug)]
+pub enum RecordedDecision<'e> {
+    /// On a credential; or a refusal, whatever was asked for.
+    Request(&'e DecisionLeaf),
+    /// The permit of a task without a credential.
+    TaskOpened(&'e TaskLeaf),
+}
+
+/// The thing that an event is about.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the other names say it all")]
+pub enum About<'e> {
+    /// The log itself.
+    Log,
+    Workload(&'e Identity),
+    Task(TaskId),
+    Session(SessionId),
+    Cutoff(CutoffId),
+    Generation(GenerationDigest),
+    /// Anything else that has a name.
+    Named(&'e str),
+}
+
+impl About<'_> {
+    /// Its id or its name; `None` for the log.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Self::Log => None,
+            Self::Workload(identity) => Some(identity.to_string()),
+            Self::Task(id) => Some(id.to_string()),
+            Self::Session(id) => Some(id.to_string()),
+            Self::Cutoff(id) => Some(id.to_string()),
+            Self::Generation(digest) => Some(digest.to_string()),
+            Self::Named(name) => Some((*name).to_owned()),
+        }
+    }
+}
+
+/// The change that an event makes to what the log permits.
+#[derive(Clone, Copy, Debug)]
+pub enum Effect<'e> {
+    /// It permits nothing and ends nothing.
+    Nothing,
+    /// The log begins, and ends everything of the log that it succeeds.
+    Begins(Option<&'e Succession>),
+    /// It permits a credential.
+    Permits(&'e DecisionLeaf),
+    /// It ends a task and everything under it.
+    EndsTask(TaskId, TaskEnd),
+    /// It ends a session.
+    EndsSession(SessionId, EndReason),
+    /// It ends everything that matches.
+    CutsOff(&'e Selector),
+    /// It ends everything that is dated later.
+    CutsOffIssuedAfter(Timestamp),
+    /// It adds a key of ours.
+    AddsKey(AddedKey<'e>),
+    /// It withdraws or removes a key of ours, and with it what the key signed.
+    EndsKey,
+}
+
+/// A key of ours, as the leaf that adds it names it.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the names are those of the event")]
+pub struct AddedKey<'e> {
+    pub purpose: &'e str,
+    pub kid: &'e str,
+    pub public: Option<&'e str>,
+}
+
+impl Event {
+    /// The parts of the event that its readers need.
+    #[must_use]
+    pub fn facets(&self) -> Facets<'_> {
+        let act = |about, effect| Facets {
+            decision: None,
+            about,
+            session: None,
+            effect,
+        };
+        match self {
+            Self::Genesis { succeeds, .. } => act(About::Log, Effect::Begins(succeeds.as_ref())),
+            Self::Decision(leaf) => Facets {
+                decision: Some(RecordedDecision::Request(leaf)),
+                about: About::Workload(&leaf.workload),
+                session: leaf.session,
+                effect: match leaf.outcome {
+                    Outcome::Permit => Effect::Permits(leaf),
+                    Outcome::Deny | Outcome::Indeterminate | Outcome::Pending => Effect::Nothing,
+                },
+            },
+            Self::TaskOpened(leaf) => Facets {
+                decision: Some(RecordedDecision::TaskOpened(leaf)),
+                ..act(About::Workload(&leaf.workload), Effect::Nothing)
+            },
+            Self::TaskEnded { task, end, .. } => {
+                act(About::Task(*task), Effect::EndsTask(*task, *end))
+            }
+            Self::Delegated { task, .. } => act(About::Task(*task), Effect::Nothing),
+            Self::SessionEnded {
+                session, reason, ..
+            } => Facets {
+                session: Some(*session),
+                ..act(
+                    About::Session(*session),
+                    Effect::EndsSession(*session, *reason),
+                )
+            },
+            Self::EndConfirmed { session, .. } => Facets {
+                session: Some(*session),
+                ..act(About::Session(*session), Effect::Nothing)
+            },
+            Self::Cutoff { id, selector, .. } => act(About::Cutoff(*id), Effect::CutsOff(selector)),
+            Self::CutoffLifted { id, .. } => act(About::Cutoff(*id), Effect::Nothing),
+            Self::TimeAccepted { id, accepted, .. } => {
+                act(About::Cutoff(*id), Effect::CutsOffIssuedAfter(*accepted))
+            }
+            Self::Activated { generation, .. } => {
+                act(About::Generation(*generation), Effect::Nothing)
+            }
+            Self::Key {
+                purpose,
+                kid,
+                change,
+                public,
+                ..
+            } => {
+                let effect = if change == "added" {
+                    Effect::AddsKey(AddedKey {
+                        purpose,
+                        kid,
+                        public: public.as_deref(),
+                    })
+                } else {
+                    Effect::EndsKey
+                };
+                act(About::Named(kid), effect)
+            }
+            Self::Admin { subject, .. } => act(About::Named(subject), Effect::Nothing),
+            Self::DenialsOmitted { of, .. } => act(About::Named(of), Effect::Nothing),
+        }
+    }
+}
+
 /// A decision. The fields from `session` to `kid` are there for a permit only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionLeaf {

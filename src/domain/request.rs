@@ -109,7 +109,7 @@ pub struct RetryKey {
 
 /// A request with every name resolved: the only thing that admission and policy accept.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct ResolvedRequest {
     /// The resource.
     pub resource: Arc<Resource>,
     /// What is asked, every location named.
@@ -117,14 +117,14 @@ pub struct Ask {
     /// The wanted life, within the resource's own maximum.
     pub ttl_seconds: Option<u64>,
     /// The task.
-    pub task: TaskAsk,
+    pub task: ResolvedTask,
     /// Recognises a retry.
     pub retry: Option<RetryKey>,
 }
 
-/// The task of an [`Ask`].
+/// The task of a [`ResolvedRequest`].
 #[derive(Clone, Debug)]
-pub enum TaskAsk {
+pub enum ResolvedTask {
     /// Open one.
     Open(OpenTask),
     /// Join one.
@@ -134,6 +134,17 @@ pub enum TaskAsk {
         /// The proof that one may.
         handle: SecretString,
     },
+}
+
+impl ResolvedTask {
+    /// The free text of a task to be opened.
+    #[must_use]
+    pub fn purpose(&self) -> Option<&str> {
+        match self {
+            Self::Open(open) => open.purpose.as_deref(),
+            Self::Join { .. } => None,
+        }
+    }
 }
 
 /// A task to be opened, with its type's limits applied.
@@ -169,10 +180,10 @@ impl Catalog {
     /// Finds everything that the request names. What does not exist, or is beyond a registered
     /// limit, is refused by name; nothing is narrowed. A life is judged with policy, which knows the
     /// whole of its bounds.
-    pub fn resolve(&self, request: CredentialRequest) -> Result<Ask, Refusal> {
+    pub fn resolve(&self, request: CredentialRequest) -> Result<ResolvedRequest, Refusal> {
         let task = match request.task {
-            TaskSelector::Open(new) => TaskAsk::Open(self.resolve_task(new)?),
-            TaskSelector::Join { id, handle } => TaskAsk::Join { id, handle },
+            TaskSelector::Open(new) => ResolvedTask::Open(self.resolve_task(new)?),
+            TaskSelector::Join { id, handle } => ResolvedTask::Join { id, handle },
         };
         let resource = self.select(&request.resource).ok_or_else(|| {
             Refusal::new(
@@ -180,10 +191,10 @@ impl Catalog {
                 format!("there is no resource `{}`", request.resource),
             )
         })?;
-        if let TaskAsk::Open(open) = &task {
+        if let ResolvedTask::Open(open) = &task {
             check_resource_fits(&open.task_type, resource)?;
         }
-        Ok(Ask {
+        Ok(ResolvedRequest {
             grant: resolve_grant(resource, request.grant)?,
             resource: Arc::clone(resource),
             ttl_seconds: request.ttl_seconds,

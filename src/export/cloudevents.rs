@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::event::Reading;
 use crate::clock::Timestamp;
-use crate::domain::leaf::Event;
+use crate::domain::leaf::RecordedDecision;
 
 /// The media type of one event.
 pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf-8";
@@ -48,36 +48,15 @@ struct Data<'a> {
 
 pub(super) fn write(reading: &Reading<'_>) -> Result<Vec<u8>, serde_json::Error> {
     let recorded = &reading.recorded;
-    let event = reading.leaf.as_ref().map(|leaf| &leaf.event);
-    let kind = match event {
-        Some(Event::Decision(decision)) => {
+    let facets = reading.leaf.as_ref().map(|leaf| leaf.event.facets());
+    let kind = match facets.as_ref().and_then(|facets| facets.decision) {
+        Some(RecordedDecision::Request(decision)) => {
             format!("taskpass.decision.{}", decision.outcome.as_str())
         }
-        _ => format!("taskpass.{}", reading.name),
+        Some(RecordedDecision::TaskOpened(_)) | None => format!("taskpass.{}", reading.name),
     };
-    let (subject, session) = match event {
-        Some(Event::Decision(decision)) => (
-            Some(decision.workload.to_string()),
-            decision.session.map(|session| session.to_string()),
-        ),
-        Some(Event::TaskOpened(task)) => (Some(task.workload.to_string()), None),
-        Some(Event::TaskEnded { task, .. } | Event::Delegated { task, .. }) => {
-            (Some(task.to_string()), None)
-        }
-        Some(Event::SessionEnded { session, .. } | Event::EndConfirmed { session, .. }) => {
-            (Some(session.to_string()), Some(session.to_string()))
-        }
-        Some(
-            Event::Cutoff { id, .. }
-            | Event::CutoffLifted { id, .. }
-            | Event::TimeAccepted { id, .. },
-        ) => (Some(id.to_string()), None),
-        Some(Event::Activated { generation, .. }) => (Some(generation.to_string()), None),
-        Some(Event::Key { kid, .. }) => (Some(kid.clone()), None),
-        Some(Event::Admin { subject, .. }) => (Some(subject.clone()), None),
-        Some(Event::DenialsOmitted { of, .. }) => (Some(of.clone()), None),
-        Some(Event::Genesis { .. }) | None => (None, None),
-    };
+    let subject = facets.as_ref().and_then(|facets| facets.about.text());
+    let session = facets.as_ref().and_then(|facets| facets.session);
     // As it is, byte for byte; but an event is one line, whoever wrote the leaf.
     let line = reading.text.filter(|text| !text.contains(['\n', '\r']));
     let leaf = line.map(serde_json::from_str).transpose()?;
@@ -91,7 +70,7 @@ pub(super) fn write(reading: &Reading<'_>) -> Result<Vec<u8>, serde_json::Error>
         time: recorded.at,
         datacontenttype: "application/json",
         sequence: format!("{:020}", recorded.index),
-        partitionkey: session,
+        partitionkey: session.map(|session| session.to_string()),
         data: Data {
             origin: recorded.origin,
             index: recorded.index,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{cloudevents, ocsf};
 use crate::clock::Timestamp;
 use crate::config::ExportFormat;
-use crate::domain::leaf::{Event, Leaf};
+use crate::domain::leaf::{Leaf, RecordedDecision};
 use crate::ids::SessionId;
 use crate::merkle::Hash;
 
@@ -105,16 +105,15 @@ impl<'a> Reading<'a> {
     }
 
     fn session(&self) -> Option<Uuid> {
-        match &self.leaf.as_ref()?.event {
-            Event::Decision(decision) => decision
-                .session
-                .filter(|_| decision.supersedes.is_none() && decision.parent_session.is_none())
-                .map(SessionId::uuid),
-            Event::SessionEnded { session, .. } | Event::EndConfirmed { session, .. } => {
-                Some(session.uuid())
+        let facets = self.leaf.as_ref()?.event.facets();
+        let names_another = match facets.decision {
+            Some(RecordedDecision::Request(decision)) => {
+                decision.supersedes.is_some() || decision.parent_session.is_some()
             }
-            _ => None,
-        }
+            Some(RecordedDecision::TaskOpened(_)) | None => false,
+        };
+        let session = facets.session.filter(|_| !names_another);
+        session.map(SessionId::uuid)
     }
 }
 

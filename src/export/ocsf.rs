@@ -24,7 +24,9 @@ use crate::clock::Timestamp;
 use crate::domain::decision::Outcome;
 use crate::domain::grant::Grant;
 use crate::domain::leaf::{DecisionLeaf, Event};
+use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
+use crate::ids::SessionId;
 
 /// The version of the schema.
 pub(super) const VERSION: &str = "1.5.0";
@@ -123,50 +125,13 @@ fn class(reading: &Reading<'_>) -> Class {
     };
     match &leaf.event {
         Event::Decision(decision) => authorize(decision, leaf.at, issuer),
-        Event::DenialsOmitted { of, count, since } => Class {
-            status: FAILURE,
-            ..Class::new(
-                3003,
-                1,
-                MEDIUM,
-                json!({
-                    "count": count,
-                    "start_time": millis(*since),
-                    "end_time": millis(leaf.at),
-                    "user": user(of),
-                    "privileges": [],
-                    "metadata": {"profiles": ["security_control"]},
-                    "action_id": 2,
-                    "disposition_id": 2,
-                }),
-            )
-        },
+        Event::DenialsOmitted { of, count, since } => omitted(of, *count, *since, leaf.at),
         Event::SessionEnded {
             session,
             reason,
             by,
-        } => {
-            let mut all = logoff(&session.to_string(), by, reading);
-            merge(&mut all, json!({"status_detail": reason.as_str()}));
-            merge(
-                &mut all,
-                json!({"session": {"expiration_reason": reason.as_str()}}),
-            );
-            Class::new(3002, 2, LOW, all)
-        }
-        Event::EndConfirmed { session, confirmed } => {
-            let mut all = logoff(&session.to_string(), "back-end", reading);
-            let (status, word) = match confirmed {
-                true => (SUCCESS, "confirmed"),
-                false => (FAILURE, "unconfirmed"),
-            };
-            merge(&mut all, json!({"status_detail": word}));
-            let severity = if *confirmed { INFORMATIONAL } else { MEDIUM };
-            Class {
-                status,
-                ..Class::new(3002, 2, severity, all)
-            }
-        }
+        } => session_ended(session, *reason, by, reading),
+        Event::EndConfirmed { session, confirmed } => end_confirmed(session, *confirmed, reading),
         Event::TaskOpened(task) => {
             let mut all = by(task.workload.as_str());
             merge(&mut all, json!({"entity": {"name": task.task_type}}));
@@ -188,21 +153,6 @@ fn class(reading: &Reading<'_>) -> Class {
             merge(&mut all, json!({"status_detail": word}));
             Class::entity(11, INFORMATIONAL, "Task", &task.to_string(), all)
         }
-        // All of them, so that a new one has to find its class.
-        Event::Cutoff { .. }
-        | Event::CutoffLifted { .. }
-        | Event::TimeAccepted { .. }
-        | Event::Activated { .. }
-        | Event::Key { .. }
-        | Event::Admin { .. }
-        | Event::Genesis { .. } => act(&leaf.event, &leaf.origin),
-    }
-}
-
-/// What admins do, and the broker to itself.
-fn act(event: &Event, origin: &str) -> Class {
-    let by = actor;
-    match event {
         Event::Cutoff {
             id,
             selector,
@@ -243,37 +193,83 @@ fn act(event: &Event, origin: &str) -> Class {
             change,
             by: who,
             ..
-        } => {
-            let mut all = by(who);
-            merge(&mut all, json!({"entity": {"name": purpose}}));
-            let (activity, severity) = match change.as_str() {
-                "added" => (1, LOW),
-                "revoked" => (9, HIGH),
-                "removed" => (4, LOW),
-                _ => (99, MEDIUM),
-            };
-            Class::entity(activity, severity, "Signing key", kid, all)
-        }
+        } => key(purpose, kid, change, by(who)),
         Event::Admin {
             change,
             subject,
             value,
             by: who,
         } => admin(change, subject, value.as_deref(), by(who)),
-        Event::Genesis { vkey, succeeds, .. } => Class::entity(
-            1,
-            // One that takes another's place tells of a loss or a theft.
-            if succeeds.is_some() {
-                HIGH
-            } else {
-                INFORMATIONAL
-            },
-            "Log",
-            origin,
-            json!({"entity": {"name": vkey}}),
-        ),
-        _ => other(),
+        Event::Genesis { vkey, succeeds, .. } => genesis(vkey, succeeds.is_some(), &leaf.origin),
     }
+}
+
+fn omitted(of: &str, count: u64, since: Timestamp, at: Timestamp) -> Class {
+    Class {
+        status: FAILURE,
+        ..Class::new(
+            3003,
+            1,
+            MEDIUM,
+            json!({
+                "count": count,
+                "start_time": millis(since),
+                "end_time": millis(at),
+                "user": user(of),
+                "privileges": [],
+                "metadata": {"profiles": ["security_control"]},
+                "action_id": 2,
+                "disposition_id": 2,
+            }),
+        )
+    }
+}
+
+fn session_ended(session: &SessionId, reason: EndReason, by: &str, reading: &Reading<'_>) -> Class {
+    let mut all = logoff(&session.to_string(), by, reading);
+    merge(&mut all, json!({"status_detail": reason.as_str()}));
+    merge(
+        &mut all,
+        json!({"session": {"expiration_reason": reason.as_str()}}),
+    );
+    Class::new(3002, 2, LOW, all)
+}
+
+fn end_confirmed(session: &SessionId, confirmed: bool, reading: &Reading<'_>) -> Class {
+    let mut all = logoff(&session.to_string(), "back-end", reading);
+    let (status, word, severity) = if confirmed {
+        (SUCCESS, "confirmed", INFORMATIONAL)
+    } else {
+        (FAILURE, "unconfirmed", MEDIUM)
+    };
+    merge(&mut all, json!({"status_detail": word}));
+    Class {
+        status,
+        ..Class::new(3002, 2, severity, all)
+    }
+}
+
+fn key(purpose: &str, kid: &str, change: &str, mut all: Value) -> Class {
+    merge(&mut all, json!({"entity": {"name": purpose}}));
+    let (activity, severity) = match change {
+        "added" => (1, LOW),
+        "revoked" => (9, HIGH),
+        "removed" => (4, LOW),
+        _ => (99, MEDIUM),
+    };
+    Class::entity(activity, severity, "Signing key", kid, all)
+}
+
+/// The beginning of a log. One that takes another's place tells of a loss or a theft.
+fn genesis(vkey: &str, succeeds: bool, origin: &str) -> Class {
+    let severity = if succeeds { HIGH } else { INFORMATIONAL };
+    Class::entity(
+        1,
+        severity,
+        "Log",
+        origin,
+        json!({"entity": {"name": vkey}}),
+    )
 }
 
 /// What has no class of its own.

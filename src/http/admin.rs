@@ -13,7 +13,6 @@ use super::evidence::Presented;
 use super::json::Strict;
 use super::params::{Named, Unrepeatable};
 use super::problem::Problem;
-use crate::broker::check::Unfit;
 use crate::clock::Timestamp;
 use crate::domain::generation::Generation;
 use crate::domain::workload::Identity;
@@ -322,17 +321,12 @@ pub(super) async fn activate(
     let Some(activated) = activated else {
         return Err(unreadable.unwrap_or_else(Problem::internal));
     };
-    match activated {
-        Ok(activated) => {
-            let observing = activated.observing.iter();
-            let observing: Vec<Value> = observing
-                .map(|(policy, until)| json!({"policy": policy, "enforced_from": until}))
-                .collect();
-            let answer = json!({"generation": activated.digest, "observing": observing});
-            Ok((StatusCode::CREATED, Json(answer)).into_response())
-        }
-        Err(unfit) => Err(unfit_problem(&unfit)),
-    }
+    let observing = activated.observing.iter();
+    let observing: Vec<Value> = observing
+        .map(|(policy, until)| json!({"policy": policy, "enforced_from": until}))
+        .collect();
+    let answer = json!({"generation": activated.digest, "observing": observing});
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
 /// Checks a generation as its activation would, and activates nothing.
@@ -358,7 +352,6 @@ pub(super) async fn check(
     let Some(checked) = checked else {
         return Err(unreadable.unwrap_or_else(Problem::internal));
     };
-    let checked = checked.map_err(|unfit| unfit_problem(&unfit))?;
     let observing = checked.observing.into_iter();
     Ok(Json(CheckedBody {
         generation: checked.digest.to_string(),
@@ -393,8 +386,4 @@ pub(super) struct ObservingBody {
     policy: String,
     /// From when on it is enforced.
     enforced_from: String,
-}
-
-fn unfit_problem(unfit: &Unfit) -> Problem {
-    Problem::invalid(unfit.pointer(), unfit.to_string())
 }

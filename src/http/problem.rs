@@ -544,6 +544,7 @@ impl From<BrokerError> for Problem {
             ),
             BrokerError::TooManyKeys { most, until } => Self::too_many_keys(most, until),
             BrokerError::Invalid { pointer, detail } => Self::invalid(pointer, detail),
+            BrokerError::Unfit(unfit) => Self::invalid(unfit.pointer(), unfit.to_string()),
             BrokerError::RateLimited(exceeded) => Self::rate_limited(exceeded),
             BrokerError::Overloaded => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,

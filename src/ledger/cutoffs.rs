@@ -3,10 +3,9 @@
 
 use std::collections::HashMap;
 
-use super::entry::{Decide, TaskPlan};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
-use crate::domain::cutoff::{Cutoff, Selector, True};
+use crate::domain::cutoff::{Cutoff, Selector};
 use crate::store::append::TaskFacts;
 use crate::store::cutoffs::SealedCutoff;
 
@@ -20,14 +19,23 @@ pub(super) struct Cutoffs {
     known_to: u64,
 }
 
-/// What the cutoffs say to a request.
+/// A permit as cutoffs match it.
+#[derive(Clone, Debug)]
+pub(super) struct CutoffTarget {
+    /// Every selector that matches the permit.
+    pub(super) selectors: Vec<Selector>,
+    /// The size of the log when the request began.
+    pub(super) basis: u64,
+    /// Whether the credential is derived from another one. That one was read at the basis.
+    pub(super) derived: bool,
+}
+
+/// Why a cutoff stops a permit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Nothing.
-    Free,
-    /// It began before one of them. Decide again.
+pub(super) enum Stopped {
+    /// The request began before the cutoff. Decide again.
     Stale,
-    /// It is blocked, until a time or until lifted.
+    /// The cutoff blocks every new request; the text says until when.
     Blocked(String),
 }
 
@@ -74,7 +82,7 @@ impl Cutoffs {
     /// Takes in one cutoff, in place of what was known of it.
     pub(super) fn add(&mut self, cutoff: Cutoff) {
         self.newest = self.newest.max(Some(cutoff.index));
-        if let Selector::IssuedAfter(accepted) = cutoff.selector {
+        if let Some(accepted) = cutoff.selector.issued_after() {
             self.accepted.retain(|(index, _)| *index != cutoff.index);
             self.accepted.push((cutoff.index, accepted));
             self.accepted.sort_unstable();
@@ -82,6 +90,18 @@ impl Cutoffs {
         let known = self.by_selector.entry(cutoff.selector.clone()).or_default();
         known.retain(|other| other.id != cutoff.id);
         known.push(cutoff);
+    }
+
+    /// Takes in the cutoffs of a batch that was committed.
+    pub(super) fn merge(&mut self, batch: Self) {
+        for cutoff in batch.by_selector.into_values().flatten() {
+            self.add(cutoff);
+        }
+    }
+
+    /// Whether no cutoff is known.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_selector.is_empty()
     }
 
     /// A cutoff with this selector whose block stands, but for those of which `newer` knows better.
@@ -122,56 +142,35 @@ impl Cutoffs {
         known.is_some_and(|known| known.iter().any(|other| other.id == cutoff.id))
     }
 
-    /// What stands against a permit, but for those of which `newer` knows better.
-    pub(super) fn verdict(&self, decide: &Decide, now: Timestamp, newer: Option<&Self>) -> Verdict {
+    /// Checks a permit against the cutoffs, but for those of which `newer` knows better.
+    pub(super) fn check(
+        &self,
+        target: &CutoffTarget,
+        now: Timestamp,
+        newer: Option<&Self>,
+    ) -> Result<(), Stopped> {
         let mut stale = false;
-        for selector in selectors(decide) {
-            for cutoff in self.by_selector.get(&selector).into_iter().flatten() {
+        for selector in &target.selectors {
+            for cutoff in self.by_selector.get(selector).into_iter().flatten() {
                 let outdated = newer.is_some_and(|newer| newer.knows(cutoff));
-                if outdated || !cutoff.stops(decide.basis, now) {
+                if outdated || !cutoff.stops(target.basis, now) {
                     continue;
                 }
-                // Blocked for everybody who comes now, not only for who was under way.
+                // Blocked for every request that comes now, not only for those that were under way.
                 if cutoff.blocks(now) {
                     let until = match cutoff.block.to_text().as_deref() {
                         Some("until_lifted") | None => "until it is lifted".to_owned(),
                         Some(at) => format!("until {at}"),
                     };
-                    return Verdict::Blocked(until);
+                    return Err(Stopped::Blocked(until));
                 }
                 stale = true;
             }
         }
-        // A credential derived from another rests on what was read of that one at the basis.
-        let derived = decide
-            .session
-            .as_ref()
-            .is_some_and(|plan| plan.session.parent.is_some());
-        if stale || (derived && self.newest.is_some_and(|newest| newest >= decide.basis)) {
-            return Verdict::Stale;
+        let parent_is_stale = target.derived && self.newest >= Some(target.basis);
+        if stale || parent_is_stale {
+            return Err(Stopped::Stale);
         }
-        Verdict::Free
+        Ok(())
     }
-}
-
-/// Every selector that matches what a permit would bring about.
-fn selectors(decide: &Decide) -> Vec<Selector> {
-    let mut all = vec![
-        Selector::All(True),
-        Selector::Workload(decide.identity.clone()),
-        Selector::Attestor(decide.attestor.clone()),
-        Selector::Generation(decide.generation),
-    ];
-    all.extend(decide.resource.clone().map(Selector::Resource));
-    all.extend(decide.policies.iter().cloned().map(Selector::Policy));
-    if let Some((task, parents)) = &decide.task {
-        all.push(Selector::Task(*task));
-        all.extend(parents.iter().copied().map(Selector::Task));
-    } else if let Some(TaskPlan::Join { task, .. }) = &decide.plan {
-        all.push(Selector::Task(*task));
-    }
-    if let Some(plan) = &decide.session {
-        all.push(Selector::SigningKey(plan.session.kid.clone()));
-    }
-    all
 }

@@ -164,7 +164,8 @@ impl Guard {
             size: known.size,
             root: known.root,
         };
-        contains(store, head, kept).await.flatten()
+        let contained = contains(store, head, kept).await;
+        contained.map_err(|error| error.to_string())
     }
 
     fn tell_missing(&self, file: &Path, head: Head) {
@@ -223,26 +224,34 @@ pub fn unverified(note: &[u8]) -> Result<Checkpoint, CheckpointError> {
     Note::parse(note)?.unverified_text().parse()
 }
 
-/// Whether a store with that head contains the tree of `kept`, and if not, what to say of it. The
-/// outer error means that nobody knows.
-pub async fn contains(
-    store: &Store,
-    head: Option<Head>,
-    kept: Head,
-) -> Result<Result<(), String>, String> {
+/// Why a store is not known to contain a tree.
+#[derive(Debug, thiserror::Error)]
+pub enum NotContained {
+    /// It contains another tree.
+    #[error("{0}")]
+    Rewound(String),
+    /// The store cannot tell now.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// Whether a store with that head contains the tree of `kept`.
+pub async fn contains(store: &Store, head: Option<Head>, kept: Head) -> Result<(), NotContained> {
     let shown = head.unwrap_or(Head {
         size: 0,
         root: EMPTY_ROOT,
     });
     if shown.size < kept.size {
-        return Ok(Err(rewound(kept, shown)));
+        return Err(NotContained::Rewound(rewound(kept, shown)));
     }
-    let root = proofs::root_at(store, kept.size, shown.size).await?;
+    let root = proofs::root_at(store, kept.size, shown.size).await;
+    let root = root.map_err(NotContained::Unknown)?;
     if root == kept.root {
-        return Ok(Ok(()));
+        return Ok(());
     }
     let size = kept.size;
-    Ok(Err(rewound(kept, Head { size, root })))
+    let shown = Head { size, root };
+    Err(NotContained::Rewound(rewound(kept, shown)))
 }
 
 /// Whether a checkpoint of the log that ours takes the place of was known when that was given up.

@@ -31,11 +31,14 @@
 
 pub mod appender;
 mod batch;
+mod caller;
 pub mod clock_watch;
 mod cutoffs;
 pub mod denials;
 pub mod entry;
 pub mod guard;
+mod locked;
+mod outcome;
 pub mod place;
 pub mod proofs;
 mod shared;
@@ -50,29 +53,28 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tracing::error;
 
-pub(crate) use self::batch::blocked_caller;
 use self::batch::{Prepared, SettledLeaf};
-use self::clock_watch::{ClockDoubt, ClockWatch};
+use self::clock_watch::ClockWatch;
 use self::cutoffs::Cutoffs;
-use self::entry::{Blocked, Entry, Request, SessionPlan, leaf_bytes};
+pub(crate) use self::entry::blocked_caller;
+use self::entry::{Openings, Request, SessionPlan, leaf_of};
+pub use self::outcome::{AppendError, Outcome};
 use self::unrecorded::Unrecorded;
 use crate::clock::{SharedClock, Timestamp};
 use crate::crypto::digest::Mac;
 use crate::crypto::signer::Signer;
 use crate::domain::cutoff::selectors_of_caller;
-use crate::domain::decision::Refusal;
 use crate::domain::limits::{
     MAX_LEAF_BYTES, MAX_QUEUE_BYTES, MAX_QUEUE_CONSUMPTIONS, MAX_QUEUE_ENTRIES,
 };
 use crate::domain::permit::Permit;
 use crate::domain::succession::Succession;
 use crate::domain::workload::Identity;
-use crate::merkle::{Hash, Receipt, VerifierKey, leaf_hash};
+use crate::merkle::{Hash, Receipt, VerifierKey};
 use crate::metrics::Metrics;
-use crate::store::append::RetryFacts;
+use crate::store::Store;
 use crate::store::authenticity::Alarm;
 use crate::store::heads::{Head, HeadError, HeadSeal};
-use crate::store::{Store, StoreError};
 
 /// The purpose under which the word on which log is succeeded is protected.
 pub const SUCCESSION_MAC: &str = "succession";
@@ -126,28 +128,8 @@ impl LedgerParts {
     }
 }
 
-/// What became of an entry.
-#[derive(Clone, Debug)]
-pub enum Appended {
-    /// Recorded as decided.
-    Recorded(Recorded),
-    /// Recorded, but as refused: something that it rested on had changed.
-    Refused(Recorded, Refusal),
-    /// Not recorded: there was nothing to change.
-    Unchanged,
-    /// Not recorded: this one of its one-time ids was used before.
-    Replayed([u8; 32]),
-    /// Not recorded: whether its evidence was used before may have been forgotten.
-    Forgotten,
-    /// Not recorded: a cutoff blocks its caller, whose evidence is used up.
-    Blocked(Blocked),
-    /// Not recorded: decide again upon what is so now.
-    Stale,
-    /// Not recorded: the state upon which the caller was let in has changed.
-    Superseded,
-    /// Not recorded: its `Idempotency-Key` got something else meanwhile.
-    RetryTaken(RetryFacts),
-}
+/// The outcome of an entry that was appended.
+pub type Appended = Outcome<Recorded>;
 
 /// A leaf that is durable.
 #[derive(Clone, Debug)]
@@ -158,7 +140,7 @@ pub struct Recorded {
     pub committed_at: Timestamp,
     /// Leaf, proof and signed checkpoint.
     pub receipt: Receipt,
-    session: Option<SessionPlan>,
+    session: Option<Box<SessionPlan>>,
     hash: Hash,
 }
 
@@ -172,36 +154,6 @@ impl Recorded {
             .map(|plan| Permit::committed(plan.session, plan.resource, plan.delegators, hash));
         (permit, self.receipt)
     }
-}
-
-/// Why nothing was appended, or nobody can say whether.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum AppendError {
-    /// Too much is waiting: entries in the queue, or evidence whose use is to be recorded.
-    #[error("too much waits for the ledger")]
-    Overloaded,
-    /// The store cannot be written now.
-    #[error("the ledger cannot be written: {0}")]
-    Unavailable(Arc<StoreError>),
-    /// It may or may not have been committed. Nothing may be released.
-    #[error("it is not known whether the ledger was written")]
-    Unknown,
-    /// The store refused this very entry.
-    #[error("the ledger refused an entry: {0}")]
-    Poisoned(Arc<StoreError>),
-    /// The entry has no bytes that could be a leaf.
-    #[error("an entry cannot be written as a leaf: {0}")]
-    Unwritable(String),
-    /// A decision was recorded, and the checkpoint over it could not be signed. Nothing may be
-    /// released.
-    #[error("it was recorded, and the checkpoint over it could not be signed")]
-    Unsigned,
-    /// The clock cannot be relied on: nothing may be dated by it.
-    #[error("the clock is in doubt: {0}")]
-    ClockInDoubt(ClockDoubt),
-    /// The ledger has stopped for good.
-    #[error("the ledger has stopped: {0}")]
-    Stopped(String),
 }
 
 /// Whether the ledger can be relied on.
@@ -261,14 +213,6 @@ struct Shared {
     latest: watch::Sender<Option<Signed>>,
 }
 
-/// Whether an entry is refused while the store is beyond its limit: what ends or revokes never is.
-fn may_wait(entry: &Entry) -> bool {
-    matches!(
-        entry,
-        Entry::Decide(_) | Entry::Delegate(_) | Entry::Consume | Entry::DenialsOmitted { .. }
-    )
-}
-
 impl Ledger {
     /// Appends one entry and waits for what became of it. Whoever stops waiting does not stop the
     /// entry. Where the store cannot be written or the queue is full, the replica keeps the entry's
@@ -293,10 +237,11 @@ impl Ledger {
         prepared: Prepared,
         answer: oneshot::Sender<Result<Appended, AppendError>>,
     ) -> Result<(), Box<Prepared>> {
-        if may_wait(&prepared.request.entry) && self.parts.store.overfull().is_some() {
+        let entry = prepared.request.entry.kind();
+        if entry.needs_free_space() && self.parts.store.overfull().is_some() {
             return Err(Box::new(prepared));
         }
-        let bytes = if matches!(prepared.request.entry, Entry::Consume) {
+        let bytes = if prepared.leaf.is_none() {
             None
         } else {
             let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(weight(&prepared));
@@ -421,38 +366,24 @@ impl Ledger {
 
 /// Serialises and hashes the leaf of an entry.
 fn prepare(origin: &str, request: Request) -> Result<Prepared, AppendError> {
-    let event = request.entry.event();
-    let leaf = match event {
-        None => None,
-        Some(event) => {
-            let body = leaf_bytes(origin, request.at, event)
-                .map_err(|error| AppendError::Unwritable(error.to_string()))?;
-            if body.len() > MAX_LEAF_BYTES {
-                return Err(AppendError::Unwritable(format!(
-                    "{} bytes, at most {MAX_LEAF_BYTES}",
-                    body.len()
-                )));
-            }
-            let hash = leaf_hash(&body);
-            Some((Arc::from(body), hash))
-        }
-    };
-    Ok(Prepared { request, leaf })
+    let event = request.entry.kind().event();
+    let leaf = event.map(|event| leaf_of(origin, request.at, event));
+    let leaf = leaf.transpose()?;
+    match &leaf {
+        Some((body, _)) if body.len() > MAX_LEAF_BYTES => Err(AppendError::Unwritable(format!(
+            "{} bytes, at most {MAX_LEAF_BYTES}",
+            body.len()
+        ))),
+        Some(_) | None => Ok(Prepared { request, leaf }),
+    }
 }
 
 /// A rough measure of the memory that an entry takes while it waits; at least one.
 fn weight(prepared: &Prepared) -> u32 {
     let leaf = prepared.leaf.as_ref().map_or(0, |(body, _)| body.len());
-    let opened = match &prepared.request.entry {
-        Entry::Decide(decide) => {
-            decide.input.1.bytes.len()
-                + decide
-                    .purpose
-                    .as_ref()
-                    .map_or(0, |(_, opening)| opening.bytes.len())
-        }
-        _ => 0,
-    };
+    let Openings { input, purpose } = prepared.request.entry.kind().openings();
+    let opened = [input, purpose].into_iter().flatten();
+    let opened: usize = opened.map(|opening| opening.bytes.len()).sum();
     // Beside leaf and openings there are rows of about the leaf's own size.
     u32::try_from(2 * leaf + opened + 1).unwrap_or(u32::MAX)
 }

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::guard::{contains, rewound, succeeded, unverified};
+use super::guard::{NotContained, contains, rewound, succeeded, unverified};
 use super::place::{Kept, Place, PlaceError, Swapped};
 use super::{LedgerKey, LedgerKeySource, LedgerKeys, LedgerParts, Signed, proofs};
 use crate::clock::SharedClock;
@@ -91,6 +91,14 @@ struct Judged {
     there: Option<Head>,
     /// Whom a new connection leads to.
     server: Option<Server>,
+}
+
+/// A note, opened.
+enum Opened {
+    /// A key of the log signed it.
+    Own(Box<SignedCheckpoint>),
+    /// No key of the log signed it.
+    Foreign(CheckpointError),
 }
 
 /// A note in the place: ours, or one that was found to be of our log.
@@ -475,7 +483,7 @@ impl SharedCheckpoint {
             };
         }
         let opened = self.open(note).await?;
-        if let Ok(opened) = &opened
+        if let Opened::Own(opened) = &opened
             && self.running.load(Ordering::Relaxed)
         {
             // A server that lacks some of it is asked nothing more. The pool may have led to another
@@ -492,8 +500,12 @@ impl SharedCheckpoint {
                 (head.map_err(HeadError::Foreign)?, Some(look.server))
             }
         };
-        let opened =
-            opened.map_err(|error| SharedError::Alarm(self.unknown(note, &error, head)))?;
+        let opened = match opened {
+            Opened::Own(own) => own,
+            Opened::Foreign(error) => {
+                return Err(SharedError::Alarm(self.unknown(note, &error, head)));
+            }
+        };
         let there = opened.checkpoint();
         let kept = Head {
             size: there.size,
@@ -514,28 +526,30 @@ impl SharedCheckpoint {
             self.check_pool(head).await?;
         }
         match contains(&self.store, head, kept).await {
-            Ok(Ok(())) => Ok(Judged {
+            Ok(()) => Ok(Judged {
                 there: Some(kept),
                 server,
             }),
-            Ok(Err(rewound)) => Err(SharedError::Alarm(format!("{}: {rewound}", self.place))),
-            Err(unknown) => Err(SharedError::Unavailable(unknown)),
+            Err(NotContained::Rewound(why)) => {
+                Err(SharedError::Alarm(format!("{}: {why}", self.place)))
+            }
+            Err(NotContained::Unknown(why)) => Err(SharedError::Unavailable(why)),
         }
     }
 
     /// Opens a note with the keys that are known or, if none of them signed it, with those that are
-    /// kept by now. The inner error means that none of these did either.
-    async fn open(
-        &self,
-        note: &[u8],
-    ) -> Result<Result<SignedCheckpoint, CheckpointError>, SharedError> {
+    /// kept by now.
+    async fn open(&self, note: &[u8]) -> Result<Opened, SharedError> {
         let opened = SignedCheckpoint::open(note, &verifiers(&self.keys.load_full()));
-        if opened.is_ok() {
-            return Ok(opened);
+        if let Ok(own) = opened {
+            return Ok(Opened::Own(Box::new(own)));
         }
         let kept = self.key_source.read().await;
         let kept = kept.map_err(SharedError::Unavailable)?;
-        Ok(SignedCheckpoint::open(note, &verifiers(&kept)))
+        Ok(match SignedCheckpoint::open(note, &verifiers(&kept)) {
+            Ok(own) => Opened::Own(Box::new(own)),
+            Err(error) => Opened::Foreign(error),
+        })
     }
 
     /// What to say of a note that no key of ours signed: what it says itself, and what the store

@@ -29,7 +29,7 @@ use crate::domain::decision::{
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::limits::{MAX_EVALUATIONS, MAX_REQUEST_STEPS};
 use crate::domain::pattern::Budget;
-use crate::domain::request::{Ask, check_resource_fits, ttl_too_long};
+use crate::domain::request::{ResolvedRequest, check_resource_fits, ttl_too_long};
 use crate::domain::workload::Workload;
 
 /// What policy is asked about a credential.
@@ -41,7 +41,7 @@ pub struct Question<'a> {
     /// where no policy asks for any.
     pub roles: Option<&'a BTreeSet<String>>,
     /// What it asks.
-    pub ask: &'a Ask,
+    pub ask: &'a ResolvedRequest,
     /// What is known of the task.
     pub task: TaskFacts,
     /// What bounds the credential beside policy; nothing where it is only policy that is asked.

@@ -23,7 +23,7 @@ use crate::crypto::digest::salted;
 use crate::domain::decision::{Decision, Outcome, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::grant::Grant;
-use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, TaskLeaf};
+use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, RecordedDecision, TaskLeaf};
 use crate::domain::record::Record;
 use crate::domain::workload::Identity;
 use crate::ids::DecisionId;
@@ -121,10 +121,10 @@ impl Recorded {
             .try_into()
             .map_err(|_| malformed("salt"))?;
         let opened = decode(opened, "input")?;
-        let commitment = match &leaf.event {
-            Event::Decision(decision) => &decision.input,
-            Event::TaskOpened(task) => &task.input,
-            _ => return Err(malformed("it is about something else")),
+        let (commitment, refusal) = match leaf.event.facets().decision {
+            Some(RecordedDecision::Request(decision)) => (&decision.input, decision.refusal),
+            Some(RecordedDecision::TaskOpened(task)) => (&task.input, None),
+            None => return Err(malformed("it is about something else")),
         };
         if commitment.0 != salted(&salt, &opened) {
             return Err(RecordError::NotTheInput);
@@ -133,10 +133,6 @@ impl Recorded {
         let end = opened.iter().position(|byte| *byte == b'\n');
         let input = opened.get(..end.unwrap_or(opened.len()));
         let input = input.unwrap_or_default().to_vec();
-        let refusal = match &leaf.event {
-            Event::Decision(decision) => decision.refusal,
-            _ => None,
-        };
         let asked = match (never_asked(&input), refusal, end) {
             (Some(said), Some(code), _) if said == code.as_str() => Asked::Never(code),
             (Some(_), Some(_), _) => {
@@ -178,24 +174,26 @@ impl Recorded {
         self.leaf.at
     }
 
+    fn recorded(&self) -> Option<RecordedDecision<'_>> {
+        self.leaf.event.facets().decision
+    }
+
     /// The decision.
     #[must_use]
     pub fn decision(&self) -> Option<DecisionId> {
-        match &self.leaf.event {
-            Event::Decision(decision) => Some(decision.decision),
-            Event::TaskOpened(task) => Some(task.decision),
-            _ => None,
-        }
+        self.recorded().map(|recorded| match recorded {
+            RecordedDecision::Request(decision) => decision.decision,
+            RecordedDecision::TaskOpened(task) => task.decision,
+        })
     }
 
     /// Who asked.
     #[must_use]
     pub fn workload(&self) -> Option<&Identity> {
-        match &self.leaf.event {
-            Event::Decision(decision) => Some(&decision.workload),
-            Event::TaskOpened(task) => Some(&task.workload),
-            _ => None,
-        }
+        self.recorded().map(|recorded| match recorded {
+            RecordedDecision::Request(decision) => &decision.workload,
+            RecordedDecision::TaskOpened(task) => &task.workload,
+        })
     }
 
     /// About which resource; none where a task was opened, or nothing known was named.
@@ -207,11 +205,10 @@ impl Recorded {
     /// What decided.
     #[must_use]
     pub fn generation(&self) -> Option<GenerationDigest> {
-        match &self.leaf.event {
-            Event::Decision(decision) => Some(decision.generation),
-            Event::TaskOpened(task) => Some(task.generation),
-            _ => None,
-        }
+        self.recorded().map(|recorded| match recorded {
+            RecordedDecision::Request(decision) => decision.generation,
+            RecordedDecision::TaskOpened(task) => task.generation,
+        })
     }
 
     /// What was decided, and where it was refused, why.
@@ -224,10 +221,10 @@ impl Recorded {
     /// The policies that permitted, as the leaf names them.
     #[must_use]
     pub fn policies(&self) -> &[String] {
-        match &self.leaf.event {
-            Event::Decision(decision) => &decision.policies,
-            Event::TaskOpened(task) => &task.policies,
-            _ => &[],
+        match self.recorded() {
+            Some(RecordedDecision::Request(decision)) => &decision.policies,
+            Some(RecordedDecision::TaskOpened(task)) => &task.policies,
+            None => &[],
         }
     }
 
@@ -241,9 +238,9 @@ impl Recorded {
     /// The leaf of a credential's decision, or of a refusal.
     #[must_use]
     pub fn credential(&self) -> Option<&DecisionLeaf> {
-        match &self.leaf.event {
-            Event::Decision(decision) => Some(decision),
-            _ => None,
+        match self.recorded()? {
+            RecordedDecision::Request(decision) => Some(decision),
+            RecordedDecision::TaskOpened(_) => None,
         }
     }
 
@@ -282,19 +279,19 @@ impl Recorded {
     fn event(&self, input: &Input, decision: &Decision) -> Event {
         let commitment = Commitment(salted(&self.salt, &committed(decision)));
         let permitted = decision.verdict.as_ref().ok();
-        match &self.leaf.event {
+        match self.recorded() {
             // Where it would not be opened again, the commitment is another: policies follow it.
-            Event::TaskOpened(task) => Event::TaskOpened(Box::new(TaskLeaf {
+            Some(RecordedDecision::TaskOpened(task)) => Event::TaskOpened(Box::new(TaskLeaf {
                 task_type: input.task.task_type.clone(),
                 workload: input.principal.identity.clone(),
                 attestor: input.principal.attestor.clone(),
                 generation: decision.generation,
                 policies: decision.policies.clone(),
                 input: commitment,
-                ..(**task).clone()
+                ..task.clone()
             })),
-            Event::Decision(leaf) => {
-                let mut leaf = (**leaf).clone();
+            Some(RecordedDecision::Request(leaf)) => {
+                let mut leaf = leaf.clone();
                 if !matches!(self.asked, Asked::Overtaken(_)) {
                     leaf.outcome = decision.outcome();
                     leaf.refusal = refusal(decision).map(|refusal| refusal.code);
@@ -322,7 +319,7 @@ impl Recorded {
                 leaf.input = commitment;
                 Event::Decision(Box::new(leaf))
             }
-            other => other.clone(),
+            None => self.leaf.event.clone(),
         }
     }
 }

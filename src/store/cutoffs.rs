@@ -213,10 +213,9 @@ impl Store {
         });
         let times = rows.into_iter().map(|row| {
             let cutoff = self.opened(row)?;
-            match cutoff.selector {
-                Selector::IssuedAfter(at) => Ok((cutoff.index, at)),
-                _ => Err(StoreError::Corrupt("cutoff")),
-            }
+            let accepted = cutoff.selector.issued_after();
+            let accepted = accepted.ok_or(StoreError::Corrupt("cutoff"))?;
+            Ok((cutoff.index, accepted))
         });
         times.collect()
     }

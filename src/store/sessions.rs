@@ -155,18 +155,9 @@ impl SelectorColumns {
         let policy = serde_json::to_string(&value).map_err(|_| StoreError::Corrupt("policy"))?;
         Ok(Self {
             kind: selector.kind(),
-            task: match selector {
-                Selector::Task(id) => Some(*id),
-                _ => None,
-            },
-            generation: match selector {
-                Selector::Generation(digest) => Some(digest.as_bytes().to_vec()),
-                _ => None,
-            },
-            issued_after: match selector {
-                Selector::IssuedAfter(at) => Some(*at),
-                _ => None,
-            },
+            task: selector.task(),
+            generation: selector.generation().map(|own| own.as_bytes().to_vec()),
+            issued_after: selector.issued_after(),
             policy,
             value,
         })

@@ -40,7 +40,7 @@ use crate::clock::Timestamp;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{TaskEnd, TaskState};
 use crate::ledger::Appended;
-use crate::ledger::entry::{ConfirmEnd, EndSession, Entry, OneTimeUse, Request};
+use crate::ledger::entry::{ConfirmEnd, DenialsOmitted, EndSession, Entry, OneTimeUse, Request};
 use crate::metrics::{Ended, Metrics, RevocationLag};
 use crate::mint::EndOutcome;
 
@@ -405,11 +405,11 @@ pub async fn denials(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
     let told = u64::try_from(omitted.len()).unwrap_or(u64::MAX);
     for one in omitted {
         let request = Request {
-            entry: Entry::DenialsOmitted {
+            entry: Entry::DenialsOmitted(DenialsOmitted {
                 of: one.of,
                 count: one.count,
                 since: one.since,
-            },
+            }),
             one_time: OneTimeUse::default(),
             at: now,
         };

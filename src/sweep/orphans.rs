@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::{BITE, begin_ending};
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
-use crate::domain::leaf::{Event, Leaf};
+use crate::domain::leaf::{Effect, Leaf};
 use crate::domain::session::{SessionState, SessionView};
 use crate::ids::{SessionId, TaskId};
 use crate::store::leaves::StoredLeaf;
@@ -78,25 +78,15 @@ impl Ended {
         let Some(Ok(leaf)) = leaf else {
             return false;
         };
-        match leaf.event {
-            Event::TaskEnded { task, .. } => {
+        match leaf.event.facets().effect {
+            Effect::EndsTask(task, _) => {
                 self.tasks.insert(task);
             }
-            Event::SessionEnded { session, .. } => {
+            Effect::EndsSession(session, _) => {
                 self.sessions.insert(session);
             }
-            Event::Cutoff { .. } | Event::TimeAccepted { .. } => return false,
-            // One that is withdrawn cuts off what it signed.
-            Event::Key { change, .. } => return change == "added",
-            Event::Genesis { .. }
-            | Event::Decision(_)
-            | Event::TaskOpened(_)
-            | Event::Delegated { .. }
-            | Event::EndConfirmed { .. }
-            | Event::CutoffLifted { .. }
-            | Event::Activated { .. }
-            | Event::Admin { .. }
-            | Event::DenialsOmitted { .. } => {}
+            Effect::CutsOff(_) | Effect::CutsOffIssuedAfter(_) | Effect::EndsKey => return false,
+            Effect::Begins(_) | Effect::Permits(_) | Effect::AddsKey(_) | Effect::Nothing => {}
         }
         true
     }

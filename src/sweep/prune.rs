@@ -21,7 +21,7 @@ const BITES: u32 = 10;
 /// time: on PostgreSQL no body is appended while a table of them waits to be dropped.
 const REST: Duration = Duration::from_mins(1);
 
-/// Heads that are kept beside the newest: long enough to find the fate of any batch.
+/// Heads that are kept beside the newest: long enough to find the outcome of the commit of any batch.
 const KEPT_HEADS: u64 = 1_000_000;
 
 /// What a round came to.

@@ -16,6 +16,7 @@ use taskpass::broker::tasks::TaskAuthority;
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::{Resource, Revocability};
 use taskpass::domain::cutoff::Selector;
+use taskpass::domain::generation::Generation;
 use taskpass::domain::grant::Grant;
 use taskpass::domain::limits::MAX_LEDGER_KEYS;
 use taskpass::domain::permit::Permit;
@@ -70,6 +71,7 @@ variants! {
     Invalid: BrokerError::Invalid { .. },
     RateLimited: BrokerError::RateLimited(_),
     TooManyKeys: BrokerError::TooManyKeys { .. },
+    Unfit: BrokerError::Unfit(_),
     Overloaded: BrokerError::Overloaded,
     FailClosed: BrokerError::FailClosed(_),
 }
@@ -254,6 +256,7 @@ impl World {
         ("RateLimited", "issue"),
         ("RateLimited", "open_task"),
         ("TooManyKeys", "rotate_ledger_key"),
+        ("Unfit", "activate"),
         ("Overloaded", "issue"),
         ("FailClosed", "issue"),
         // These change what decides, so they come last.
@@ -362,6 +365,19 @@ impl World {
             (_, "bind_admin") => {
                 let who = "dev:agent%3Aorders".to_owned().try_into().unwrap();
                 broker.bind_admin(&evidence, who, "ops".into(), true).await
+            }
+            ("Unfit", _) => {
+                self.bind("agent%3Areports", "activator", true).await;
+                let (_, bytes) = broker.generation(&self.rig.admin()).await.unwrap();
+                let mut next: Generation = serde_json::from_slice(&bytes).unwrap();
+                let anything = "permit (principal, action, resource);";
+                next.policies[0].text.push_str(anything);
+                let refused = broker
+                    .activate(&evidence, ready(Some(next)))
+                    .await
+                    .map(drop);
+                self.bind("agent%3Areports", "activator", false).await;
+                refused
             }
             (_, "activate") => {
                 let (_, bytes) = broker.generation(&self.rig.admin()).await.unwrap();
@@ -548,7 +564,7 @@ impl World {
         change(&mut next);
         let next = serde_json::from_value(next).unwrap();
         let activated = self.rig.broker.activate(&admin, ready(Some(next))).await;
-        activated.unwrap().unwrap().unwrap();
+        activated.unwrap().unwrap();
     }
 
     /// How many entries were appended so far, those without a leaf included.

@@ -8,14 +8,14 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use taskpass::broker::BrokerError;
-use taskpass::domain::decision::Outcome;
+use taskpass::domain::decision::{Refusal, RefusalCode};
 use taskpass::domain::leaf::Opening;
 use taskpass::domain::limits::{
     MAX_QUEUE_BYTES, MAX_QUEUE_CONSUMPTIONS, MAX_QUEUE_ENTRIES, MAX_UNRECORDED_EVIDENCE,
 };
 use taskpass::domain::workload::OneTime;
 use taskpass::ids::DecisionId;
-use taskpass::ledger::entry::{Decide, Entry, OneTimeUse, Request};
+use taskpass::ledger::entry::{Decide, Decided, Entry, OneTimeUse, RefusalRecord, Request};
 use taskpass::ledger::{AppendError, Appended};
 use taskpass::store::Store;
 use taskpass::store::sessions::SessionFilter;
@@ -246,18 +246,15 @@ async fn heavy(rig: &Rig, bytes: usize) -> Request {
         identity: "dev:heavy".to_owned().try_into().unwrap(),
         instance: None,
         attestor: "dev".into(),
-        outcome: Outcome::Deny,
-        refusal: None,
-        policies: Vec::new(),
-        observed: None,
         generation: active.unwrap().sealed.claimed(),
-        resource: None,
+        observed: None,
         input: taskpass::broker::commit(opening.salt, opening.bytes),
         purpose: None,
-        task: None,
-        plan: None,
-        session: None,
-        retry: None,
+        decided: Decided::Refuse(Box::new(RefusalRecord {
+            refusal: Refusal::new(RefusalCode::NotPermitted, "heavy"),
+            resource: None,
+            task: None,
+        })),
     };
     Request {
         entry: Entry::Decide(Box::new(decide)),

@@ -97,7 +97,7 @@ async fn an_admin_whose_right_was_taken_acts_on_no_replica_that_has_not_followed
         .broker
         .activate(&rig.admin(), ready(Some(next(&rig, ACTIVATORS).await)))
         .await;
-    activated.unwrap().unwrap().unwrap();
+    activated.unwrap().unwrap();
     let size = rig.broker.ledger().basis();
     // Nothing has told the other replica so far.
     let acts = [
@@ -256,7 +256,7 @@ on_both_stores! {
         assert_eq!(kept().await, before);
         let document = next(&rig, &format!("// kept\n{ADMINS}")).await;
         let activated = rig.broker.activate(&rig.evidence("agent:reports"), ready(Some(document))).await;
-        activated.unwrap().unwrap().unwrap();
+        activated.unwrap().unwrap();
         assert_eq!(kept().await, before + 1);
     }
 }

@@ -93,7 +93,7 @@ impl World {
             .broker
             .activate(&self.rig.admin(), ready(Some(next)))
             .await;
-        activated.unwrap().unwrap().unwrap();
+        activated.unwrap().unwrap();
     }
 
     fn lead(&self) -> Evidence {

@@ -15,9 +15,8 @@ use uuid::Uuid;
 use crate::cli::Failure;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Selector, True};
-use crate::domain::decision::Outcome;
 use crate::domain::grant::Grant;
-use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
+use crate::domain::leaf::{DecisionLeaf, Effect, Leaf};
 use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
 use crate::domain::workload::Identity;
@@ -387,15 +386,13 @@ impl Builder {
             )));
         }
         self.all.last_at = self.all.last_at.max(Some(leaf.at));
-        match leaf.event {
-            Event::Decision(decision) if decision.outcome == Outcome::Permit => {
-                self.permit(entry.index, entry.hash, leaf.at, &decision)
-            }
-            Event::Genesis { succeeds, .. } => {
-                self.all.succeeds = succeeds.map(|former| former.origin);
+        match leaf.event.facets().effect {
+            Effect::Permits(decision) => self.permit(entry.index, entry.hash, leaf.at, decision),
+            Effect::Begins(succeeds) => {
+                self.all.succeeds = succeeds.map(|former| former.origin.clone());
                 Ok(())
             }
-            Event::TaskEnded { task, end, .. } => self.keep(
+            Effect::EndsTask(task, end) => self.keep(
                 |all| &mut all.tasks_ended,
                 Ended {
                     what: task.uuid(),
@@ -403,21 +400,19 @@ impl Builder {
                     end: End::Task(end),
                 },
             ),
-            Event::SessionEnded {
-                session, reason, ..
-            } => self.end_session(session, leaf.at, reason),
-            Event::Cutoff { selector, .. } => {
+            Effect::EndsSession(session, reason) => self.end_session(session, leaf.at, reason),
+            Effect::CutsOff(selector) => {
                 self.spend(size_of::<Selector>() + selector.value().len() + 64)?;
-                let cuts = self.all.cutoffs.entry(selector).or_default();
+                let cuts = self.all.cutoffs.entry(selector.clone()).or_default();
                 cuts.push((entry.index, leaf.at));
                 Ok(())
             }
-            Event::TimeAccepted { accepted, .. } => {
+            Effect::CutsOffIssuedAfter(accepted) => {
                 self.spend(2 * size_of::<(u64, Timestamp)>())?;
                 self.all.accepted.push((entry.index, accepted));
                 Ok(())
             }
-            _ => Ok(()),
+            Effect::AddsKey(_) | Effect::EndsKey | Effect::Nothing => Ok(()),
         }
     }
 

@@ -22,9 +22,9 @@ use super::super::Failure;
 use super::super::client::Connection;
 use super::super::output::{self, Form, printable};
 use super::super::serve::ConfigFile;
+use super::Source;
 use super::lines::{self, LastLine, Span, Whole};
 use super::source::{Pages, check_leaf, since, unestablished};
-use super::{Source, list};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::domain::record::Record;
 use crate::policy::CompiledGeneration;
@@ -95,9 +95,8 @@ impl ReplayArgs {
             file: self.file.clone(),
             dev: self.dev,
         };
-        let built = source
-            .build(None)?
-            .map_err(|problems| Failure::Usage(list(&problems)))?;
+        let built = source.build(None);
+        let built = built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Usage))?;
         let candidate = Candidate {
             compiled: &built.compiled,
             since: self.since,

@@ -43,10 +43,8 @@ pub(super) struct UnusedArgs {
 
 impl UnusedArgs {
     pub(super) fn run(self, form: Form) -> Result<(), Failure> {
-        let built = self
-            .source
-            .build(None)?
-            .map_err(|problems| Failure::Usage(super::list(&problems)))?;
+        let built = self.source.build(None);
+        let built = built.map_err(|unbuilt| unbuilt.or_unfit(Failure::Usage))?;
         let mut usage = Usage::new(&built.compiled, SystemClock.now());
         let mut failed = Ok(());
         let mut spans = Vec::new();

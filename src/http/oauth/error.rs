@@ -213,6 +213,7 @@ impl OAuthError {
             | BrokerError::InProgress
             | BrokerError::RetryMismatch
             | BrokerError::TooManyKeys { .. }
+            | BrokerError::Unfit(_)
             | BrokerError::Invalid { .. } => {
                 Self::invalid_request("the request cannot be answered")
             }

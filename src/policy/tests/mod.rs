@@ -23,7 +23,7 @@ use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::grant::{AuthorizationDetail, Grant};
 use crate::domain::limits::MAX_EVALUATIONS;
 use crate::domain::pattern::Budget;
-use crate::domain::request::{Ask, CredentialRequest, NewTask, TaskSelector};
+use crate::domain::request::{CredentialRequest, NewTask, ResolvedRequest, TaskSelector};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{ClaimValue, OneTime, Reuse, Workload};
 
@@ -205,7 +205,7 @@ fn ask(
     resource: &str,
     details: Vec<AuthorizationDetail>,
     ttl_seconds: Option<u64>,
-) -> Ask {
+) -> ResolvedRequest {
     compiled
         .catalog()
         .resolve(CredentialRequest {
@@ -228,7 +228,7 @@ fn decide_as(
     compiled: &CompiledGeneration,
     workload: &Workload,
     roles: &[&str],
-    ask: &Ask,
+    ask: &ResolvedRequest,
     task: TaskFacts,
 ) -> Decision {
     let roles = roles.iter().map(|role| (*role).to_owned()).collect();

@@ -193,7 +193,7 @@ proptest! {
     ) {
         let compiled = generated(&policies);
         let roles = BTreeSet::from(["r1".to_owned()]);
-        let decide = |ask: &Ask| compiled.decide(&Question {
+        let decide = |ask: &ResolvedRequest| compiled.decide(&Question {
             workload: &agent(),
             roles: Some(&roles),
             ask,
@@ -211,7 +211,7 @@ proptest! {
                 None => wanted.clone(),
             };
             prop_assert!(wanted.covers_within(&offered, &Budget::new(u64::MAX)));
-            let second = Ask {
+            let second = ResolvedRequest {
                 grant: offered,
                 ttl_seconds: allowed.max_ttl_seconds.or(ttl),
                 resource: Arc::clone(&first.resource),

@@ -1,11 +1,66 @@
-//! The rows of rare acts.
+//! The rows of rare acts, and the statements that write them.
+
+use std::sync::Arc;
 
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::SqliteConnection;
 
-use super::ActWrite;
+use crate::clock::Timestamp;
+use crate::ids::TaskId;
 use crate::store::StoreError;
+use crate::store::admins::AdminBinding;
 use crate::store::codec::signed;
+use crate::store::cutoffs::SealedCutoff;
+use crate::store::generations::SealedActivation;
+use crate::store::keys::SigningKeyRow;
+use crate::store::workload_keys::WorkloadKeyRow;
+
+/// A rare act's row.
+#[derive(Clone, Debug)]
+pub enum ActWrite {
+    /// A delegation token, by its digest.
+    Delegation {
+        /// SHA-256 of the token.
+        digest: [u8; 32],
+        /// The parent task.
+        task: TaskId,
+        /// Who may use it.
+        child: String,
+        /// Credentials that go with it.
+        sessions: u32,
+        /// Until when.
+        expires_at: Timestamp,
+    },
+    /// A cutoff.
+    Cutoff(Box<SealedCutoff>),
+    /// A lifted cutoff: the row with its new state.
+    Lift(Box<SealedCutoff>),
+    /// An accepted time: the cutoff of what is dated later, and what follows for rows that a clock
+    /// dated ahead.
+    TimeAccepted {
+        /// The cutoff.
+        cutoff: Box<SealedCutoff>,
+        /// The time.
+        accepted: Timestamp,
+    },
+    /// A generation that decides from this leaf on.
+    Activation {
+        /// Its leaf, its generation and its MAC.
+        sealed: SealedActivation,
+        /// The generation's document, if it is not kept already.
+        document: Arc<[u8]>,
+        /// The admin, or the start, that activated it.
+        by: String,
+        /// When it was committed.
+        at: Timestamp,
+    },
+    /// A new signing key, or one with new dates.
+    SigningKey(Box<SigningKeyRow>),
+    /// A workload key, registered or removed.
+    WorkloadKey(Box<WorkloadKeyRow>),
+    /// A role of an identity, given or taken.
+    AdminBinding(Box<AdminBinding>),
+}
 
 /// The row of a cutoff, the same on both databases.
 macro_rules! insert_cutoff {

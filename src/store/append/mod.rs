@@ -15,18 +15,16 @@ mod enter;
 mod write;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::time::Instant;
 
 use sqlx::Executor;
 
+pub use self::acts::ActWrite;
 use super::acknowledged::WatchedConnection;
-use super::admins::AdminBinding;
 use super::cutoffs::SealedCutoff;
 use super::generations::SealedActivation;
 use super::heads::{HEAD, HeadRow, SealedHead};
 use super::keys::SigningKeyRow;
-use super::workload_keys::WorkloadKeyRow;
 use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::domain::leaf::Opening;
@@ -249,53 +247,6 @@ impl Writes {
     pub fn is_empty(&self) -> bool {
         self.leaves.is_empty() && self.one_time.is_empty()
     }
-}
-
-/// A rare act's row.
-#[derive(Clone, Debug)]
-pub enum ActWrite {
-    /// A delegation token, by its digest.
-    Delegation {
-        /// SHA-256 of the token.
-        digest: [u8; 32],
-        /// The parent task.
-        task: TaskId,
-        /// Who may use it.
-        child: String,
-        /// Credentials that go with it.
-        sessions: u32,
-        /// Until when.
-        expires_at: Timestamp,
-    },
-    /// A cutoff.
-    Cutoff(Box<SealedCutoff>),
-    /// A lifted cutoff: the row with its new state.
-    Lift(Box<SealedCutoff>),
-    /// An accepted time: the cutoff of what is dated later, and what follows for rows that a clock
-    /// dated ahead.
-    TimeAccepted {
-        /// The cutoff.
-        cutoff: Box<SealedCutoff>,
-        /// The time.
-        accepted: Timestamp,
-    },
-    /// A generation that decides from this leaf on.
-    Activation {
-        /// Its leaf, its generation and its MAC.
-        sealed: SealedActivation,
-        /// The generation's document, if it is not kept already.
-        document: Arc<[u8]>,
-        /// The admin, or the start, that activated it.
-        by: String,
-        /// When it was committed.
-        at: Timestamp,
-    },
-    /// A new signing key, or one with new dates.
-    SigningKey(Box<SigningKeyRow>),
-    /// A workload key, registered or removed.
-    WorkloadKey(Box<WorkloadKeyRow>),
-    /// A role of an identity, given or taken.
-    AdminBinding(Box<AdminBinding>),
 }
 
 /// The connection of one replica's ledger.

@@ -8,17 +8,18 @@ use taskpass::broker::issue::Issued;
 use taskpass::broker::revoke::BlockAsk;
 use taskpass::clock::Timestamp;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
-use taskpass::domain::decision::{Outcome, RefusalCode};
+use taskpass::domain::decision::RefusalCode;
 use taskpass::domain::generation::GenerationDigest;
 use taskpass::domain::leaf::{Commitment, Opening};
 use taskpass::domain::session::{EndReason, SessionState};
-use taskpass::domain::task::TaskEnd;
+use taskpass::domain::task::{Task, TaskEnd, TaskState};
 use taskpass::domain::workload::OneTime;
-use taskpass::ids::{CutoffId, DecisionId, SessionId};
+use taskpass::ids::{CutoffId, DecisionId, SessionId, TaskId};
 use taskpass::ledger::Appended;
 use taskpass::ledger::entry::{
-    AdminBindingChange, ConfirmEnd, Decide, Delegate, EndSession, EndTask, Entry, KeyChange,
-    OneTimeUse, Request, RequestCaller, WorkloadKeyChange,
+    Activate, AdminBindingChange, Decide, Decided, Delegate, EndSession, EndTask, Entry, KeyChange,
+    Lift, NewCutoff, OneTimeUse, OpenPlan, PermitPlan, Request, RequestCaller, Resealed,
+    TaskPermit, WorkloadKeyChange,
 };
 use taskpass::store::Store;
 use taskpass::store::keys::{SigningKeyRow, keys_basis};
@@ -68,19 +69,19 @@ fn kind_of(entry: &Entry) -> Option<&'static str> {
         Entry::EndTask(_) => "end_task",
         Entry::Delegate(_) => "delegate",
         Entry::EndSession(_) => "end_session",
-        Entry::Cutoff(..) => "cutoff",
-        Entry::Lift { .. } => "lift",
-        Entry::Activate { .. } => "activate",
+        Entry::Cutoff(_) => "cutoff",
+        Entry::Lift(_) => "lift",
+        Entry::Activate(_) => "activate",
         Entry::ChangeKeys(_) => "change_keys",
-        Entry::Resealed { .. } => "resealed",
+        Entry::Resealed(_) => "resealed",
         Entry::WorkloadKey(_) => "workload_key",
         Entry::AdminBinding(_) => "admin_binding",
         Entry::Consume => "consume",
         // While the clock is in doubt no cutoff is recorded, and no time is accepted otherwise.
         Entry::AcceptTime(_)
-        | Entry::ConfirmEnd(ConfirmEnd { .. })
-        | Entry::DenialsOmitted { .. }
-        | Entry::Genesis { .. } => return None,
+        | Entry::ConfirmEnd(_)
+        | Entry::DenialsOmitted(_)
+        | Entry::Genesis(_) => return None,
     })
 }
 
@@ -101,18 +102,11 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
             identity: identity(WORKLOAD),
             instance: None,
             attestor: "dev".into(),
-            outcome: Outcome::Permit,
-            refusal: None,
-            policies: vec!["reports".into()],
-            observed: None,
             generation: decides(store).await,
-            resource: None,
+            observed: None,
             input: opening(),
             purpose: None,
-            task: None,
-            plan: None,
-            session: None,
-            retry: None,
+            decided: Decided::Permit(PermitPlan::Task(Box::new(new_task(now)))),
         })),
         "end_task" => Entry::EndTask(EndTask {
             task: issued.task.id,
@@ -143,23 +137,23 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
                 BlockAsk::Seconds(9),
             );
             let cut = rig.broker.revoke_many(&rig.admin(), cut).await.unwrap();
-            Entry::Lift {
-                cutoff: Box::new(cut.cutoff.unwrap()),
+            Entry::Lift(Box::new(Lift {
+                cutoff: cut.cutoff.unwrap(),
                 by,
-            }
+            }))
         }
         "activate" => {
             let digest = GenerationDigest::new(random_bytes(32).try_into().unwrap());
             let endpoints = rig.broker.endpoints_digest();
-            Entry::Activate {
+            Entry::Activate(Activate {
                 digest,
                 document: b"{}".as_slice().into(),
                 endpoints,
                 by,
-            }
+            })
         }
         "change_keys" => added_key(store, by).await,
-        "resealed" => Entry::Resealed { rows: 1, by },
+        "resealed" => Entry::Resealed(Resealed { rows: 1, by }),
         "workload_key" => Entry::WorkloadKey(WorkloadKeyChange {
             attestor: "keys".into(),
             workload: "batch".into(),
@@ -178,6 +172,39 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
     };
     assert_eq!(kind_of(&made), Some(kind));
     made
+}
+
+/// The permit of a new task.
+fn new_task(now: Timestamp) -> TaskPermit {
+    let task = Task {
+        id: TaskId::from(uuid()),
+        task_type: "report".into(),
+        attestor: "dev".into(),
+        attestor_digest: [0; 32],
+        owner: identity(WORKLOAD),
+        owner_instance: None,
+        parent: None,
+        depth: 1,
+        state: TaskState::Open,
+        opened_at: now,
+        deadline: now.plus_seconds(60),
+        heartbeat_seconds: None,
+        heard_at: now,
+        ended_at: None,
+        handle_digest: random_bytes(32).try_into().unwrap(),
+        handle_key: None,
+        sessions_left: 1,
+        leaf_index: 0,
+    };
+    TaskPermit {
+        open: OpenPlan {
+            task: Box::new(task),
+            parents: Vec::new(),
+            max_open: 100,
+            parent: None,
+        },
+        policies: vec!["reports".into()],
+    }
 }
 
 /// One more key for credentials.
@@ -199,7 +226,6 @@ async fn added_key(store: &Store, by: String) -> Entry {
 }
 
 fn cutoff(selector: Selector, block: Block, now: Timestamp) -> Entry {
-    let (commitment, opening) = opening();
     let cutoff = Cutoff {
         id: CutoffId::from(uuid()),
         index: 0,
@@ -212,7 +238,10 @@ fn cutoff(selector: Selector, block: Block, now: Timestamp) -> Entry {
         committed_at: now,
         lifted_index: None,
     };
-    Entry::Cutoff(Box::new(cutoff), commitment, opening)
+    Entry::Cutoff(Box::new(NewCutoff {
+        cutoff,
+        reason: opening(),
+    }))
 }
 
 fn evidence(rig: &Rig) -> OneTime {
@@ -358,7 +387,7 @@ on_both_stores! {
             assert!(matches!(cut, Appended::Recorded(_)), "{kind}: {cut:?}");
             rig.clock.advance(60);
             if *kind == "activate" {
-                rig.broker.activate_own("test", rig.generation()).await.unwrap().unwrap();
+                rig.broker.activate_own("test", rig.generation()).await.unwrap();
             }
         }
     }
@@ -381,7 +410,7 @@ on_both_stores! {
     async fn whom_a_lift_in_the_same_batch_frees_goes_on(rig: Rig) {
         let id = block(&rig, selectors(WORKLOAD)[0].clone()).await;
         let cut = rig.broker.store().cutoff(id).await.unwrap().unwrap();
-        let lift = Entry::Lift { cutoff: Box::new(cut), by: "test".into() };
+        let lift = Entry::Lift(Box::new(Lift { cutoff: cut, by: "test".into() }));
         let ended = Entry::EndSession(EndSession {
             session: SessionId::from(uuid()),
             state: SessionState::Ended,

@@ -193,7 +193,7 @@ impl Rig {
             .unwrap()
             .generation;
         let activated = self.broker.activate_own("rig", generation.clone()).await;
-        activated.unwrap().unwrap();
+        activated.unwrap();
         generation
     }
 
@@ -289,7 +289,7 @@ impl Rig {
 
     async fn activate(&self) {
         let generation = self.assembled.as_ref().unwrap().generation.clone();
-        let activated = self.broker.activate_own("rig", generation).await.unwrap();
+        let activated = self.broker.activate_own("rig", generation).await;
         activated.unwrap();
     }
 

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::crypto::strict_json;
 use crate::domain::decision::Outcome;
 use crate::domain::grant::Grant;
-use crate::domain::leaf::{DecisionLeaf, Event, Leaf, TaskLeaf};
+use crate::domain::leaf::{DecisionLeaf, Leaf, RecordedDecision, TaskLeaf};
 use crate::domain::session::{LOCAL_MINTER, SessionState};
 use crate::domain::task::TaskState;
 use crate::domain::workload::KeyBinding;
@@ -193,26 +193,28 @@ impl Held {
         let read = serde_json::from_slice(&self.receipt.leaf).unwrap_or_default();
         self.hold(verdict, vec![("/leaf", read)]);
         self.tell_unknown_members(verdict);
-        match (self.kind, &leaf.event) {
+        match (self.kind, leaf.event.facets().decision) {
             (Kind::Receipt | Kind::TlogProof | Kind::Log | Kind::Shown, _) => {}
-            (Kind::Opened, Event::TaskOpened(opened)) => {
+            (Kind::Opened, Some(RecordedDecision::TaskOpened(opened))) => {
                 self.check_parts(verdict, &["task", "decision"]);
                 self.hold(verdict, told_of_task(opened));
             }
-            (Kind::Opened, other) => verdict.fail(
+            (Kind::Opened, Some(RecordedDecision::Request(_)) | None) => verdict.fail(
                 Claim::Decided,
                 format!(
                     "the answer says that a task was opened, the leaf records {}",
-                    name_of(other)
+                    name_of(&leaf.event)
                 ),
             ),
-            (Kind::Issued | Kind::Refused, Event::Decision(decision)) => {
+            (Kind::Issued | Kind::Refused, Some(RecordedDecision::Request(decision))) => {
                 self.check_decision(verdict, decision, leaf.at);
             }
-            (Kind::Issued | Kind::Refused, _) => verdict.fail(
-                Claim::Decided,
-                "the answer is about a decision, its receipt is not",
-            ),
+            (Kind::Issued | Kind::Refused, Some(RecordedDecision::TaskOpened(_)) | None) => {
+                verdict.fail(
+                    Claim::Decided,
+                    "the answer is about a decision, its receipt is not",
+                );
+            }
         }
     }
 

@@ -10,8 +10,7 @@ use super::Asked;
 use super::verdict::{Claim, Verdict};
 use crate::clock::Timestamp;
 use crate::crypto::{self, UnverifiedJwt, VerificationKey};
-use crate::domain::decision::Outcome;
-use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
+use crate::domain::leaf::{DecisionLeaf, Effect, Leaf};
 use crate::domain::status_list::StatusPlace;
 use crate::merkle::Hash;
 use crate::mint::jwt::subject_and_actor;
@@ -115,11 +114,7 @@ impl Credential {
         (index, leaf): (u64, &Leaf),
         signers: &Signers<'_>,
     ) {
-        let decision = match &leaf.event {
-            Event::Decision(decision) => Some(&**decision),
-            _ => None,
-        };
-        let Some(decision) = decision.filter(|decision| decision.outcome == Outcome::Permit) else {
+        let Effect::Permits(decision) = leaf.event.facets().effect else {
             return verdict.fail(
                 Claim::Decided,
                 "the leaf permits nothing, so the credential was not decided by it",

@@ -30,7 +30,7 @@ use self::verdict::Claim;
 pub(in crate::cli) use self::verdict::{Kind, Verdict};
 use crate::clock::Timestamp;
 use crate::domain::decision::Outcome;
-use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
+use crate::domain::leaf::{DecisionLeaf, Event, Leaf, RecordedDecision};
 use crate::merkle::{LOG_FILE_FORMAT, Receipt, Trust};
 
 /// The longest file that is held in memory: a 201 body with its receipt is a few kilobytes.
@@ -239,12 +239,12 @@ fn leaf_of(verdict: &mut Verdict, receipt: &Receipt, origin: &str) -> Option<Lea
 
 /// The decision that a leaf records, if it does; says what was decided.
 fn decision_of<'a>(verdict: &mut Verdict, leaf: &'a Leaf) -> Option<&'a DecisionLeaf> {
-    match &leaf.event {
-        Event::Decision(decision) => {
+    match leaf.event.facets().decision {
+        Some(RecordedDecision::Request(decision)) => {
             verdict.show(Claim::Decided, decided(leaf, decision));
-            Some(decision.as_ref())
+            Some(decision)
         }
-        Event::TaskOpened(opened) => {
+        Some(RecordedDecision::TaskOpened(opened)) => {
             let told = format!(
                 "permit for {} at {} to open task {}, decision {}, by {}",
                 opened.workload, leaf.at, opened.task, opened.decision, opened.generation
@@ -252,8 +252,8 @@ fn decision_of<'a>(verdict: &mut Verdict, leaf: &'a Leaf) -> Option<&'a Decision
             verdict.show(Claim::Decided, told);
             None
         }
-        other => {
-            let name = name_of(other);
+        None => {
+            let name = name_of(&leaf.event);
             verdict.leave(Claim::Decided, &format!("the leaf records {name}"));
             None
         }

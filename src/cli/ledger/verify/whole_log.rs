@@ -10,7 +10,7 @@ use super::verdict::{Claim, Kind, Verdict};
 use super::{Asked, decision_of};
 use crate::domain::decision::Outcome;
 use crate::domain::generation::GenerationDigest;
-use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
+use crate::domain::leaf::{DecisionLeaf, Effect, Event, Leaf};
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{LogEntry, LogReader};
 
@@ -153,14 +153,19 @@ fn without_credential(verdict: &mut Verdict, asked: &Asked<'_>) {
 
 /// The public key that a leaf says was made to sign credentials under this id.
 fn signing_key<'a>(leaf: &'a Leaf, wanted: Option<&str>) -> Option<&'a str> {
-    match &leaf.event {
-        Event::Key {
-            purpose,
-            kid,
-            public,
-            ..
-        } if purpose == ACCESS_TOKEN && Some(kid.as_str()) == wanted => public.as_deref(),
-        _ => None,
+    match leaf.event.facets().effect {
+        Effect::AddsKey(key) if key.purpose == ACCESS_TOKEN && Some(key.kid) == wanted => {
+            key.public
+        }
+        Effect::AddsKey(_)
+        | Effect::EndsKey
+        | Effect::Begins(_)
+        | Effect::Permits(_)
+        | Effect::EndsTask(..)
+        | Effect::EndsSession(..)
+        | Effect::CutsOff(_)
+        | Effect::CutsOffIssuedAfter(_)
+        | Effect::Nothing => None,
     }
 }
 
@@ -239,7 +244,13 @@ impl Order {
                 ("end confirmed or not", self.of_session(*session))
             }
             Event::TaskEnded { task, .. } => ("task ended", self.of_task(*task)),
-            _ => ("other act", Ok(())),
+            Event::Delegated { .. }
+            | Event::Cutoff { .. }
+            | Event::CutoffLifted { .. }
+            | Event::TimeAccepted { .. }
+            | Event::Key { .. }
+            | Event::Admin { .. }
+            | Event::DenialsOmitted { .. } => ("other act", Ok(())),
         };
         *self.counts.entry(name).or_default() += 1;
         result

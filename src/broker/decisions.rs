@@ -1,0 +1,318 @@
+//! Decisions: evaluated, then recorded, in the same way for a credential and for a task alone.
+//!
+//! A request is evaluated to a permit or to a refusal, each with everything that is recorded of it.
+//! The ledger has the last word: under its lock a permit may become a refusal, or the request is to be
+//! decided again.
+
+use tracing::{info, warn};
+
+use super::call::Call;
+use super::error::Denied;
+use super::generations::Active;
+use super::{Broker, BrokerError, Exceeded};
+use crate::clock::Timestamp;
+use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::workload::{OneTime, Workload};
+use crate::ids::{DecisionId, TaskId};
+use crate::ledger::denials::Budget;
+use crate::ledger::entry::{Decide, Decided, Entry, PermitPlan, RefusalRecord};
+use crate::ledger::{Appended, Recorded};
+use crate::merkle::Receipt;
+use crate::metrics::RateLimit;
+use crate::policy::record;
+
+/// The facts that do not change while one request is decided.
+pub(super) struct DecisionContext<'a> {
+    pub(super) active: &'a Active,
+    pub(super) call: &'a Call<'a>,
+    pub(super) workload: &'a Workload,
+    /// The size of the log when the request began.
+    pub(super) basis: u64,
+    pub(super) now: Timestamp,
+}
+
+/// A request, evaluated. `P` is everything that a permit needs to be recorded and carried out.
+pub(super) enum Evaluated<P> {
+    Permit(P),
+    Refuse(Box<RefusedRequest>),
+}
+
+/// A request that is refused, with everything that is recorded of it.
+pub(super) struct RefusedRequest {
+    pub(super) refusal: Refusal,
+    pub(super) evaluation: Evaluation,
+    /// The resource, if the request named one that exists.
+    pub(super) resource: Option<String>,
+    pub(super) purpose: Option<String>,
+    /// The task and its parents, nearest first, if the request was admitted to one.
+    pub(super) task: Option<(TaskId, Vec<TaskId>)>,
+    pub(super) evidence: EvidenceUse,
+}
+
+impl RefusedRequest {
+    /// A refusal that policy was never asked about.
+    pub(super) fn before_policy(
+        refusal: Refusal,
+        active: &Active,
+        resource: Option<String>,
+        purpose: Option<String>,
+    ) -> Self {
+        let (_, evaluation) = Evaluation::of(Decision {
+            input: record::before_policy(refusal.code),
+            verdict: Err(refusal.clone()),
+            policies: Vec::new(),
+            generation: active.digest(),
+            observed: None,
+        });
+        Self {
+            refusal,
+            evaluation,
+            resource,
+            purpose,
+            task: None,
+            evidence: EvidenceUse::default(),
+        }
+    }
+}
+
+/// The part of an evaluation that is recorded of a permit as of a refusal.
+pub(super) struct Evaluation {
+    /// The policies that determined it. A refusal's leaf only commits to them.
+    pub(super) policies: Vec<String>,
+    pub(super) generation: GenerationDigest,
+    pub(super) observed: Option<Box<Observed>>,
+    /// The bytes that the leaf commits to.
+    committed: Vec<u8>,
+}
+
+impl Evaluation {
+    /// Splits a decision of policy into its verdict and the rest.
+    pub(super) fn of(decision: Decision) -> (Result<Permitted, Refusal>, Self) {
+        let committed = record::committed(&decision);
+        let Decision {
+            verdict,
+            policies,
+            generation,
+            input: _,
+            observed,
+        } = decision;
+        let evaluation = Self {
+            policies,
+            generation,
+            observed,
+            committed,
+        };
+        (verdict, evaluation)
+    }
+}
+
+/// The use that an admitted request makes of its evidence.
+#[derive(Default)]
+pub(super) struct EvidenceUse {
+    /// One-time ids that are used up beside those of the evidence.
+    pub(super) one_time: Vec<OneTime>,
+    /// The binding of evidence that may come again with the same binding.
+    pub(super) binding: Option<[u8; 32]>,
+    /// Whether the evidence must never have been used, not even for this task.
+    pub(super) must_be_new: bool,
+}
+
+impl EvidenceUse {
+    fn adjust(&self, one_time: &mut Vec<OneTime>) {
+        if let Some(evidence) = one_time.first_mut() {
+            evidence.binding = self.binding.or(evidence.binding);
+            evidence.must_be_new = self.must_be_new;
+        }
+        one_time.extend(self.one_time.iter().copied());
+    }
+}
+
+/// A decision on record.
+enum OnRecord {
+    AsDecided(Recorded),
+    /// A permit that the ledger recorded as a refusal.
+    Refused(Recorded, Refusal),
+}
+
+impl Broker {
+    /// Records a permit. `None` means that the request has to be decided again.
+    pub(super) async fn record_permit(
+        &self,
+        context: &DecisionContext<'_>,
+        id: DecisionId,
+        evaluation: &Evaluation,
+        purpose: Option<&str>,
+        plan: PermitPlan,
+        evidence: &EvidenceUse,
+    ) -> Result<Option<Recorded>, BrokerError> {
+        let permit = Decided::Permit(plan);
+        let decide = self.decide_entry(context, id, evaluation, purpose, permit)?;
+        match self.append_decision(context, decide, evidence).await? {
+            None => Ok(None),
+            Some(OnRecord::AsDecided(recorded)) => {
+                self.metrics().decision(Outcome::Permit);
+                self.tell_observed(id, evaluation, Outcome::Permit);
+                Ok(Some(recorded))
+            }
+            Some(OnRecord::Refused(recorded, refusal)) => {
+                self.tell_observed(id, evaluation, Outcome::Permit);
+                let denied = self.denied(id, evaluation, refusal, recorded.receipt);
+                Err(BrokerError::Denied(Box::new(denied)))
+            }
+        }
+    }
+
+    /// Records a refusal. `None` means that the request has to be decided again.
+    pub(super) async fn record_refusal(
+        &self,
+        context: &DecisionContext<'_>,
+        refused: &RefusedRequest,
+    ) -> Result<Option<Denied>, BrokerError> {
+        self.spend_denial(context)?;
+        let decide = self.refusal_entry(context, refused)?;
+        let id = decide.id;
+        let appended = self.append_decision(context, decide, &refused.evidence);
+        let (recorded, refusal) = match appended.await? {
+            None => return Ok(None),
+            Some(OnRecord::AsDecided(recorded)) => (recorded, refused.refusal.clone()),
+            Some(OnRecord::Refused(recorded, refusal)) => (recorded, refusal),
+        };
+        Ok(Some(self.refusal_on_record(
+            id,
+            refused,
+            refusal,
+            recorded.receipt,
+        )))
+    }
+
+    /// Tells the operator of a refusal that is on record.
+    pub(super) fn refusal_on_record(
+        &self,
+        id: DecisionId,
+        refused: &RefusedRequest,
+        refusal: Refusal,
+        receipt: Receipt,
+    ) -> Denied {
+        self.tell_observed(id, &refused.evaluation, refused.refusal.outcome());
+        self.denied(id, &refused.evaluation, refusal, receipt)
+    }
+
+    fn denied(
+        &self,
+        decision: DecisionId,
+        evaluation: &Evaluation,
+        refusal: Refusal,
+        receipt: Receipt,
+    ) -> Denied {
+        let outcome = refusal.outcome();
+        self.metrics().decision(outcome);
+        self.metrics().refusal(refusal.code);
+        info!(%decision, outcome = outcome.as_str(), code = refusal.code.as_str(), "refused");
+        Denied {
+            decision,
+            outcome,
+            refusal,
+            generation: evaluation.generation,
+            observed: evaluation.observed.clone(),
+            receipt,
+        }
+    }
+
+    /// Tells the operator of the outcome that policies would have had that merely observe.
+    fn tell_observed(&self, id: DecisionId, evaluation: &Evaluation, outcome: Outcome) {
+        let Some(observed) = &evaluation.observed else {
+            return;
+        };
+        for policy in &observed.policies {
+            let name = &policy.policy;
+            self.metrics().observed(name, outcome, observed.would_be);
+        }
+        warn!(decision = %id, outcome = outcome.as_str(), %observed, "observed, not enforced");
+    }
+
+    pub(super) fn spend_denial(&self, context: &DecisionContext<'_>) -> Result<(), BrokerError> {
+        let DecisionContext { workload, now, .. } = context;
+        let identity = workload.identity.as_str();
+        let limits = context.active.limits();
+        let budget = self
+            .denials()
+            .count(&workload.attestor, identity, &limits, *now);
+        match budget {
+            Budget::Leaf => Ok(()),
+            Budget::Spent { until } => {
+                self.metrics().rate_limited(RateLimit::IdentityDenials);
+                Err(BrokerError::RateLimited(Exceeded {
+                    policy: "denials",
+                    quota: limits.denials_per_identity,
+                    window_seconds: limits.denial_window_seconds,
+                    retry_seconds: now.seconds_until(until) + 1,
+                }))
+            }
+        }
+    }
+
+    pub(super) fn refusal_entry(
+        &self,
+        context: &DecisionContext<'_>,
+        refused: &RefusedRequest,
+    ) -> Result<Decide, BrokerError> {
+        let id = DecisionId::new(context.now, &self.random)?;
+        let record = Decided::Refuse(Box::new(RefusalRecord {
+            refusal: refused.refusal.clone(),
+            resource: refused.resource.clone(),
+            task: refused.task.clone(),
+        }));
+        let purpose = refused.purpose.as_deref();
+        self.decide_entry(context, id, &refused.evaluation, purpose, record)
+    }
+
+    fn decide_entry(
+        &self,
+        context: &DecisionContext<'_>,
+        id: DecisionId,
+        evaluation: &Evaluation,
+        purpose: Option<&str>,
+        decided: Decided,
+    ) -> Result<Decide, BrokerError> {
+        let purpose = match purpose {
+            Some(purpose) => Some(self.commitment(purpose.as_bytes().to_vec())?),
+            None => None,
+        };
+        let workload = context.workload;
+        Ok(Decide {
+            id,
+            basis: context.basis,
+            identity: workload.identity.clone(),
+            instance: workload.instance.clone(),
+            attestor: workload.attestor.clone(),
+            generation: evaluation.generation,
+            observed: evaluation.observed.clone(),
+            input: self.commitment(evaluation.committed.clone())?,
+            purpose,
+            decided,
+        })
+    }
+
+    async fn append_decision(
+        &self,
+        context: &DecisionContext<'_>,
+        decide: Decide,
+        evidence: &EvidenceUse,
+    ) -> Result<Option<OnRecord>, BrokerError> {
+        let entry = Entry::Decide(Box::new(decide));
+        let adjust = |one_time: &mut Vec<OneTime>| evidence.adjust(one_time);
+        let appended = context.call.append_with(entry, context.now, adjust).await?;
+        match appended {
+            Appended::Recorded(recorded) => Ok(Some(OnRecord::AsDecided(recorded))),
+            Appended::Refused(recorded, refusal) => Ok(Some(OnRecord::Refused(recorded, refusal))),
+            Appended::Stale => Ok(None),
+            Appended::Superseded => Err(BrokerError::Superseded),
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
+            Appended::RetryTaken(_) => Err(BrokerError::InProgress),
+            Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => {
+                Err(BrokerError::FailClosed("nothing was recorded".into()))
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Following the log that the store shows: its head, the leaves of other replicas, the cutoffs, the
+//! activation. Nothing is believed that no broker of this log wrote.
+
+use std::sync::Arc;
+
+use super::Appender;
+use super::failure::{Failure, failure};
+use crate::domain::generation::GenerationDigest;
+use crate::ledger::cutoffs::Cutoffs;
+use crate::ledger::guard;
+use crate::merkle::{Edge, Hash};
+use crate::store::StoreError;
+use crate::store::append::MAX_HASHES;
+use crate::store::cutoffs::SealedCutoff;
+use crate::store::generations::SealedActivation;
+use crate::store::heads::{Head, SealedHead};
+
+impl Appender {
+    /// A head's row, if a broker of this log wrote it.
+    pub(super) fn open_head(&self, sealed: Option<&SealedHead>) -> Result<Option<Head>, Failure> {
+        let head = sealed.map(|sealed| self.heads.open(sealed)).transpose();
+        head.map_err(|why| Failure::Fatal(why.to_string()))
+    }
+
+    /// The generation that decides, if a broker activated it.
+    pub(super) fn open_activation(
+        &self,
+        sealed: Option<&SealedActivation>,
+    ) -> Result<Option<GenerationDigest>, Failure> {
+        let open = |sealed: &SealedActivation| {
+            sealed.open(&self.parts.mac).map_err(|why| {
+                Failure::Fatal(format!(
+                    "the table activation: the activation of {} by leaf {} was not written by a broker \
+                     of this log: {why}; nothing is issued until it is known who wrote it",
+                    sealed.claimed(),
+                    sealed.index()
+                ))
+            })
+        };
+        sealed.map(open).transpose()
+    }
+
+    /// The edge of the tree that the store shows, if it is this replica's tree grown.
+    pub(super) fn follow(&self, head: Option<Head>, hashes: &[Hash]) -> Result<Edge, Failure> {
+        let mut edge = self.edge.clone();
+        drop(edge.append(hashes));
+        let empty = Head {
+            size: 0,
+            root: Edge::empty().root(),
+        };
+        self.follow_to(edge, head.unwrap_or(empty))
+    }
+
+    /// An edge that was read, if it comes to the head that a broker wrote.
+    fn follow_to(&self, edge: Edge, head: Head) -> Result<Edge, Failure> {
+        if edge.size() == head.size && edge.root() == head.root {
+            return Ok(edge);
+        }
+        let ours = Head {
+            size: self.edge.size(),
+            root: self.edge.root(),
+        };
+        Err(Failure::Fatal(guard::rewound(ours, head)))
+    }
+
+    /// Reads what other replicas appended up to a head, outside the lock.
+    pub(super) async fn catch_up(&mut self, head: Head) -> Result<(), Failure> {
+        let mut edge = self.edge.clone();
+        while edge.size() < head.size {
+            let count = (head.size - edge.size()).min(MAX_HASHES as u64);
+            let hashes = self.parts.store.leaf_hashes(edge.size(), count).await;
+            let hashes = hashes.map_err(failure)?;
+            if hashes.is_empty() {
+                let error = std::io::Error::other(format!(
+                    "an older connection to the database shows {} leaves, the ledger's {}: they may \
+                     lead to different servers",
+                    edge.size(),
+                    head.size
+                ));
+                return Err(Failure::Unavailable(StoreError::Unavailable(
+                    sqlx::Error::Io(error),
+                )));
+            }
+            drop(edge.append(&hashes));
+        }
+        self.edge = self.follow_to(edge, head)?;
+        Ok(())
+    }
+
+    /// The cutoffs as they are with what changed, if anything did. They are taken over once the
+    /// transaction that read them is acknowledged.
+    pub(super) fn learn_cutoffs(
+        &self,
+        changed: Vec<SealedCutoff>,
+        size: u64,
+    ) -> Result<Option<Cutoffs>, Failure> {
+        if changed.is_empty() {
+            return Ok(None);
+        }
+        let mut cutoffs = self.cutoffs.clone();
+        let learned = cutoffs.learn(changed, size, &self.parts.mac);
+        learned.map_err(|forged| Failure::Fatal(forged.to_string()))?;
+        Ok(Some(cutoffs))
+    }
+
+    pub(super) fn take_cutoffs(&mut self, learned: Option<Cutoffs>, size: u64) {
+        match learned {
+            Some(cutoffs) => {
+                self.cutoffs = cutoffs;
+                self.show_cutoffs();
+            }
+            None => self.cutoffs.note_known_to(size),
+        }
+    }
+
+    /// Takes in the cutoffs of a batch of this replica, once it is committed.
+    pub(super) fn take_own_cutoffs(&mut self, own: Cutoffs) {
+        if own.is_empty() {
+            return;
+        }
+        self.cutoffs.merge(own);
+        self.show_cutoffs();
+    }
+
+    fn show_cutoffs(&self) {
+        self.shared.cutoffs.store(Arc::new(self.cutoffs.clone()));
+    }
+}

@@ -1,0 +1,341 @@
+//! The worker that turns the queue into batches, and batches into commits.
+
+mod failure;
+mod follow;
+mod open;
+mod signing;
+mod transaction;
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::failure::Failure;
+pub(super) use self::signing::sign;
+use super::batch::{Prepared, SettledLeaf};
+use super::cutoffs::Cutoffs;
+use super::entry::{Entry, Request};
+use super::guard::Guard;
+use super::outcome::{AppendError, Outcome};
+use super::{LedgerParts, LedgerStatus, Queued, Shared, Signed, recorded};
+use crate::clock::Timestamp;
+use crate::domain::limits::{MAX_BATCH_ENTRIES, MAX_BATCH_UNRECORDED};
+use crate::merkle::{BatchProver, Edge, Receipt};
+use crate::store::append::{LedgerConnection, Server};
+use crate::store::heads::{Head, HeadSeal};
+
+/// How long a new connection may take, and the check of the server that it leads to.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long after a failed batch the use of evidence is recorded again, if nothing else is appended.
+const UNRECORDED_PAUSE: Duration = Duration::from_secs(2);
+
+/// The ledger's worker: run it as one tracked task.
+pub struct Appender {
+    parts: LedgerParts,
+    queue: mpsc::Receiver<Queued>,
+    shared: Arc<Shared>,
+    connection: Option<LedgerConnection>,
+    /// The server that was checked against what the replicas keep together.
+    checked: Option<Server>,
+    /// Whether COMMIT was sent and its outcome is not known.
+    in_doubt: bool,
+    edge: Edge,
+    cutoffs: Cutoffs,
+    guard: Guard,
+    heads: HeadSeal,
+}
+
+/// A batch that is durable, before the callers are told.
+struct Committed {
+    settled: Vec<Result<Outcome<SettledLeaf>, AppendError>>,
+    prover: Option<BatchProver>,
+    at: Timestamp,
+}
+
+impl Appender {
+    fn new(
+        parts: LedgerParts,
+        queue: mpsc::Receiver<Queued>,
+        shared: Arc<Shared>,
+        edge: Edge,
+        guard: Guard,
+    ) -> Self {
+        let heads = parts.head_seal();
+        Self {
+            parts,
+            queue,
+            shared,
+            connection: None,
+            checked: None,
+            in_doubt: false,
+            edge,
+            cutoffs: Cutoffs::default(),
+            guard,
+            heads,
+        }
+    }
+
+    /// Commits batches until `stop`, and then what is queued.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), Infallible> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let pause = self.unrecorded_pause();
+            let first = tokio::select! {
+                biased;
+                first = self.queue.recv() => first,
+                () = shared.unrecorded.due(pause) => {
+                    self.process(Vec::new()).await;
+                    continue;
+                }
+                () = stop.cancelled() => {
+                    self.queue.close();
+                    self.queue.recv().await
+                }
+            };
+            let Some(first) = first else {
+                break;
+            };
+            let mut batch = vec![first];
+            while batch.len() < MAX_BATCH_ENTRIES {
+                match self.queue.try_recv() {
+                    Ok(next) => batch.push(next),
+                    Err(_) => break,
+                }
+            }
+            self.parts.metrics.ledger_queue_depth(self.queue.len());
+            self.process(batch).await;
+        }
+        if self.unrecorded_pause().is_zero() {
+            self.process(Vec::new()).await;
+        }
+        let unrecorded = shared.unrecorded.len();
+        if unrecorded > 0 {
+            warn!(
+                unrecorded,
+                "the use of evidence could not be recorded, and is forgotten with this process"
+            );
+        }
+        info!(size = self.edge.size(), "the ledger is drained");
+        Ok(())
+    }
+
+    fn unrecorded_pause(&self) -> Duration {
+        match &*self.shared.status.borrow() {
+            LedgerStatus::Serving => Duration::ZERO,
+            LedgerStatus::Failing(_) | LedgerStatus::Stopped(_) => UNRECORDED_PAUSE,
+        }
+    }
+
+    /// Entries that record the use of kept evidence.
+    fn unrecorded(&self) -> impl Iterator<Item = Queued> + use<> {
+        let now = self.parts.clock.now();
+        let ids = self.shared.unrecorded.take(MAX_BATCH_UNRECORDED, now);
+        ids.into_iter().map(move |id| Queued {
+            prepared: Prepared {
+                request: Request {
+                    entry: Entry::Consume,
+                    one_time: vec![id].into(),
+                    at: now,
+                },
+                leaf: None,
+            },
+            answer: None,
+            _bytes: None,
+        })
+    }
+
+    /// Keeps the evidence of entries that were not recorded.
+    fn keep_evidence(&self, batch: &[Queued]) {
+        for queued in batch {
+            let ids = &queued.prepared.request.one_time.ids;
+            self.shared.unrecorded.keep(ids);
+        }
+    }
+
+    /// Commits a batch, behind evidence whose use could not be recorded before, and halves it as long
+    /// as the store refuses its content.
+    async fn process(&mut self, mut batch: Vec<Queued>) {
+        batch.splice(0..0, self.unrecorded());
+        if !batch.is_empty() {
+            self.process_all(batch).await;
+        }
+        let unrecorded = self.shared.unrecorded.len();
+        self.parts.metrics.unrecorded_evidence(unrecorded);
+    }
+
+    async fn process_all(&mut self, batch: Vec<Queued>) {
+        let mut work = VecDeque::from([batch]);
+        while let Some(mut batch) = work.pop_front() {
+            if let Some(why) = self.shared.alarm.get() {
+                self.set_status(LedgerStatus::Stopped(why.clone()));
+            }
+            if let LedgerStatus::Stopped(why) = &*self.shared.status.borrow() {
+                answer_all(batch, &AppendError::Stopped(why.clone()));
+                continue;
+            }
+            let began = Instant::now();
+            let prepared: Vec<&Prepared> = batch.iter().map(|queued| &queued.prepared).collect();
+            match self.commit(&prepared).await {
+                Ok(committed) => {
+                    self.parts
+                        .metrics
+                        .ledger_batch(batch.len(), began.elapsed());
+                    self.set_status(LedgerStatus::Serving);
+                    self.release(batch, committed).await;
+                }
+                Err(Failure::Content(refused)) if batch.len() == 1 => {
+                    error!(error = %refused, cause = ?std::error::Error::source(&refused).map(ToString::to_string), "the store refused a ledger entry");
+                    for queued in &batch {
+                        let Prepared { request, leaf } = &queued.prepared;
+                        // It only uses evidence up: no other entry could do that instead.
+                        if leaf.is_none() {
+                            self.shared.unrecorded.keep_for_good(&request.one_time.ids);
+                        }
+                    }
+                    answer_all(batch, &AppendError::Poisoned(Arc::new(refused)));
+                }
+                Err(Failure::Content(refused)) => {
+                    warn!(entries = batch.len(), error = %refused, "halving a refused batch");
+                    let rest = batch.split_off(batch.len() / 2);
+                    work.push_front(rest);
+                    work.push_front(batch);
+                }
+                Err(Failure::Unavailable(gone)) => {
+                    self.set_status(LedgerStatus::Failing(gone.to_string()));
+                    warn!(error = %gone, cause = ?std::error::Error::source(&gone).map(ToString::to_string), "a ledger batch was not committed");
+                    self.keep_evidence(&batch);
+                    answer_all(batch, &AppendError::Unavailable(Arc::new(gone)));
+                }
+                Err(Failure::Unknown) => {
+                    self.set_status(LedgerStatus::Failing("a commit is in doubt".into()));
+                    error!("it is not known whether a ledger batch was committed");
+                    self.keep_evidence(&batch);
+                    answer_all(batch, &AppendError::Unknown);
+                }
+                Err(Failure::Fatal(why)) => {
+                    error!(%why, "the ledger stops");
+                    self.set_status(LedgerStatus::Stopped(why.clone()));
+                    answer_all(batch, &AppendError::Stopped(why));
+                }
+            }
+        }
+    }
+
+    /// Signs the new head and tells those who wait.
+    async fn release(&mut self, batch: Vec<Queued>, committed: Committed) {
+        let Committed {
+            settled,
+            prover,
+            at,
+        } = committed;
+        let checkpoint = match &prover {
+            None => {
+                self.publish_others().await;
+                None
+            }
+            Some(prover) => {
+                let head = Head {
+                    size: prover.size(),
+                    root: prover.root(),
+                };
+                let published = self.publish(head).await.ok();
+                if published.is_none() {
+                    self.note_unsigned(head);
+                }
+                published
+            }
+        };
+        let unsigned = prover.is_some() && checkpoint.is_none();
+        let receipt = |leaf: &SettledLeaf| {
+            let proof = prover.as_ref().and_then(|prover| {
+                let position = leaf.index.checked_sub(prover.first_index())?;
+                prover.inclusion(usize::try_from(position).ok()?)
+            });
+            Receipt {
+                leaf: leaf.body.to_vec(),
+                leaf_hash: leaf.hash,
+                index: leaf.index,
+                tree_size: prover.as_ref().map_or(0, BatchProver::size),
+                inclusion_proof: proof.unwrap_or_default(),
+                checkpoint: checkpoint.as_deref().unwrap_or_default().to_owned(),
+            }
+        };
+        for (queued, settled) in batch.into_iter().zip(settled) {
+            // A decision is worth nothing without its receipt. An act stands: told that it failed, an
+            // admin would think that the revocation did not happen.
+            let decides = queued.prepared.request.entry.kind().decision().is_some();
+            if unsigned && decides {
+                queued.tell(Err(AppendError::Unsigned));
+                continue;
+            }
+            // Evidence without a caller: the clock went back meanwhile, so its use is dated anew.
+            if queued.answer.is_none() && matches!(settled, Ok(Outcome::Stale)) {
+                self.keep_evidence(std::slice::from_ref(&queued));
+            }
+            let appended = settled.and_then(|outcome| {
+                outcome.try_map(|leaf| {
+                    let receipt = receipt(&leaf);
+                    Ok(recorded(leaf, at, receipt))
+                })
+            });
+            // For a caller that has gone, the request's own task ends what it released.
+            queued.tell(appended);
+        }
+    }
+
+    /// Signs what others appended and this replica only followed: an idle one must not show the
+    /// world yesterday's head.
+    async fn publish_others(&mut self) {
+        let latest = self.shared.latest.borrow().as_ref().map(|it| it.head.size);
+        let head = Head {
+            size: self.edge.size(),
+            root: self.edge.root(),
+        };
+        let newer = head.size > latest.unwrap_or_default();
+        if newer && self.publish(head).await.is_err() {
+            self.note_unsigned(head);
+        }
+    }
+
+    /// Makes the broker unready until the newest head, or a later one, is signed.
+    fn note_unsigned(&self, head: Head) {
+        error!(size = head.size, "a checkpoint could not be signed");
+        self.set_status(LedgerStatus::Failing(format!(
+            "the checkpoint of {} leaves could not be signed",
+            head.size
+        )));
+    }
+
+    /// Signs a head's checkpoint and shows it to the world.
+    async fn publish(&mut self, head: Head) -> Result<Arc<str>, AppendError> {
+        let signed = sign(&self.parts, head).await?;
+        let checkpoint = Arc::clone(&signed.checkpoint);
+        self.show(signed);
+        Ok(checkpoint)
+    }
+
+    fn show(&self, signed: Signed) {
+        self.guard.remember(&signed);
+        self.shared.latest.send_replace(Some(signed));
+    }
+
+    fn set_status(&self, status: LedgerStatus) {
+        self.shared.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+    }
+}
+
+fn answer_all(batch: Vec<Queued>, error: &AppendError) {
+    for queued in batch {
+        queued.tell(Err(error.clone()));
+    }
+}

@@ -1,0 +1,330 @@
+//! The transaction of a batch: read under the lock, settle, write, commit.
+
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::failure::{Failure, failure, too_slow, unanswered, unwritten};
+use super::{Appender, CONNECT_PATIENCE, Committed};
+use crate::crypto::random::SystemRandom;
+use crate::ids::BatchId;
+use crate::ledger::batch::{self, Batch, Prepared, SettledLeaf};
+use crate::ledger::clock_watch::Reading;
+use crate::ledger::cutoffs::Cutoffs;
+use crate::ledger::outcome::{AppendError, Outcome};
+use crate::ledger::shared::{SharedError, Through};
+use crate::ledger::unrecorded::Unrecorded;
+use crate::merkle::{BatchProver, Edge, Hash, Tile};
+use crate::store::StoreError;
+use crate::store::append::{LedgerConnection, MAX_HASHES, Server, View, Writes};
+use crate::store::heads::{ForeignHead, Head};
+
+/// For how long the outcome of a COMMIT is asked for whose answer was lost. The lock's owner may be
+/// frozen for a few seconds; after this the waiting callers are told that the outcome is unknown.
+const COMMIT_OUTCOME_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How often an append that finds itself on another server than the one that was checked has that one
+/// checked.
+const SERVERS: u32 = 3;
+
+/// How long a batch may take before those behind it are told that the store is too slow.
+const BATCH_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often a batch is tried again after a deadlock, a lost lock or a broken connection.
+const TRIES: u32 = 2;
+
+impl Appender {
+    /// Commits a batch, and tries again where nothing was committed.
+    pub(super) async fn commit(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
+        let began = Instant::now();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let failure = match self.attempt(prepared).await {
+                Ok(committed) => return Ok(committed),
+                Err(failure) => failure,
+            };
+            match failure {
+                Failure::Unavailable(_) if tries < TRIES && began.elapsed() < BATCH_PATIENCE => {}
+                other => return Err(other),
+            }
+        }
+    }
+
+    async fn attempt(&mut self, prepared: &[&Prepared]) -> Result<Committed, Failure> {
+        self.in_doubt = false;
+        for _ in 0..SERVERS {
+            // The connection is put back only after a success; after anything else it is dropped,
+            // and its transaction with it.
+            let connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => self.connect_checked().await?,
+            };
+            let attempt = self.try_commit(connection, prepared);
+            match tokio::time::timeout(BATCH_PATIENCE, attempt).await {
+                Ok(Ok(Some(committed))) => return Ok(committed),
+                Ok(Ok(None)) => {}
+                Ok(Err(failure)) => return Err(failure),
+                // Only its id can tell whether it was committed.
+                Err(_) if self.in_doubt => return Err(Failure::Unknown),
+                Err(_) => return Err(too_slow("a ledger batch", BATCH_PATIENCE)),
+            }
+        }
+        Err(Failure::Unavailable(StoreError::Unfit(
+            "the connection to the database leads to one server after the other: is there a pooler in \
+             between? The broker has to connect to the database itself"
+                .into(),
+        )))
+    }
+
+    /// Commits a batch, unless the connection leads elsewhere than to the server that was checked.
+    async fn try_commit(
+        &mut self,
+        mut connection: LedgerConnection,
+        prepared: &[&Prepared],
+    ) -> Result<Option<Committed>, Failure> {
+        let needs = batch::needs(prepared, self.edge.size(), self.cutoffs.known_to());
+        let known = self.parts.store.known_committed();
+        let mut view = connection.enter(&needs).await.map_err(failure)?;
+        if self.checked.is_some() && view.server != self.checked {
+            // Without a word from the connection: something stands in between.
+            warn!("the connection to the database leads to another server than before");
+            return Ok(None);
+        }
+        let head = self.open_head(view.head.as_ref())?;
+        let size = head.map_or(0, |head| head.size);
+        let missing = size.saturating_sub(self.edge.size());
+        if let Some(head) = head.filter(|_| missing > MAX_HASHES as u64) {
+            // So far behind that reading all of it would hold everybody up. It is believed only once it
+            // is confirmed.
+            connection.confirm().await.map_err(unanswered)?;
+            // The pool must lead to a server that has as many, or catching up would never end.
+            self.parts.store.note_committed(size);
+            self.catch_up(head).await?;
+            return Box::pin(self.try_commit(connection, prepared)).await;
+        }
+        if view.hashes.len() as u64 > missing {
+            let index = size.max(self.edge.size());
+            let why = ForeignHead::Uncovered { index, size };
+            return Err(Failure::Fatal(why.to_string()));
+        }
+        let edge = self.follow(head, &view.hashes)?;
+        if edge.size() < known {
+            // Others append on another server. A new connection may lead there, and is compared with
+            // what the replicas keep together.
+            let shown = edge.size();
+            warn!(
+                known,
+                shown, "the database's server lacks leaves that were committed"
+            );
+            return Ok(None);
+        }
+        let learned = self.learn_cutoffs(std::mem::take(&mut view.cutoffs), edge.size())?;
+        let cutoffs = learned.as_ref().unwrap_or(&self.cutoffs);
+        let generation = self.open_activation(view.activation.as_ref())?;
+        let reading = self.judge_clock(&view, cutoffs);
+        let now = reading.now;
+
+        let mac = &self.parts.mac;
+        let mut settling = Batch::new(
+            &self.parts.origin,
+            reading,
+            (edge.size(), generation),
+            view,
+            cutoffs,
+            mac,
+        );
+        let settled = settle_all(&mut settling, prepared, &self.shared.unrecorded);
+        let (mut writes, own_cutoffs) = settling.into_parts();
+        if writes.is_empty() {
+            self.end_unwritten(connection, edge, learned).await?;
+            return Ok(Some(Committed {
+                settled,
+                prover: None,
+                at: now,
+            }));
+        }
+        let hashes: Vec<Hash> = writes.leaves.iter().map(|leaf| leaf.hash).collect();
+        let prover = (!hashes.is_empty()).then(|| BatchProver::new(&edge, &hashes));
+        let batch_id = BatchId::new(now, &SystemRandom::new())
+            .map_err(|error| Failure::Fatal(error.to_string()))?;
+        let mut next = edge;
+        if let Some(prover) = &prover {
+            writes.tiles = advance(&mut next, prover)?;
+            let head = Head {
+                size: prover.size(),
+                root: prover.root(),
+            };
+            writes.head = Some(self.heads.seal(head, batch_id));
+        }
+        connection.write(&writes).await.map_err(unwritten)?;
+        self.in_doubt = true;
+        if let Err(lost) = connection.commit().await {
+            drop(connection);
+            warn!(error = %lost, "a COMMIT was not acknowledged");
+            if !self.resolve_commit_outcome(&writes).await? {
+                return Err(Failure::Unavailable(lost));
+            }
+        } else {
+            self.keep(connection);
+        }
+        // The commit was acknowledged, and with it what was read before.
+        self.take_cutoffs(learned, size);
+        self.move_to(next);
+        self.see_dates(&writes, &own_cutoffs);
+        self.take_own_cutoffs(own_cutoffs);
+        Ok(Some(Committed {
+            settled,
+            prover,
+            at: now,
+        }))
+    }
+
+    /// Ends a transaction that wrote nothing. What others appended is shown and signed upon it alone, so
+    /// it is confirmed.
+    async fn end_unwritten(
+        &mut self,
+        mut connection: LedgerConnection,
+        edge: Edge,
+        learned: Option<Cutoffs>,
+    ) -> Result<(), Failure> {
+        if edge.size() > self.edge.size() || learned.is_some() {
+            connection.confirm().await.map_err(unanswered)?;
+        } else {
+            connection.rollback().await.map_err(failure)?;
+        }
+        self.keep(connection);
+        self.take_cutoffs(learned, edge.size());
+        self.move_to(edge);
+        Ok(())
+    }
+
+    /// Judges the clock by what was read under the lock: no leaf is dated by one that is wrong.
+    fn judge_clock(&self, view: &View, cutoffs: &Cutoffs) -> Reading {
+        let clock = &self.shared.clock;
+        let metrics = &self.parts.metrics;
+        let compared =
+            (view.clock).and_then(|(asked, theirs)| clock.compare_within(asked.elapsed(), theirs));
+        if let Some(apart) = compared {
+            metrics.clock_skew(apart.as_secs_f64());
+        }
+        clock.see_newest(view.newest_at);
+        clock.see_forgotten(view.forgotten);
+        if let Some((index, accepted)) = cutoffs.newest_acceptance() {
+            clock.see_acceptance(index, accepted);
+        }
+        let reading = clock.judge();
+        metrics.clock_in_doubt(reading.doubt.is_some());
+        reading
+    }
+
+    /// Notes the times of the leaves that were committed.
+    fn see_dates(&self, writes: &Writes, own_cutoffs: &Cutoffs) {
+        let clock = &self.shared.clock;
+        if let Some(newest) = writes.leaves.last() {
+            clock.see_newest(Some(newest.at));
+        }
+        if let Some((index, accepted)) = own_cutoffs.newest_acceptance() {
+            clock.see_acceptance(index, accepted);
+            // The acceptance covers the evidence that was forgotten further ahead.
+            clock.see_forgotten(None);
+        }
+    }
+
+    fn keep(&mut self, connection: LedgerConnection) {
+        self.connection = connection.is_own().then_some(connection);
+    }
+
+    /// A new connection to the database may lead to another server than the last one: to a standby
+    /// that took over before it had received all. What the replicas keep together tells.
+    async fn connect_checked(&mut self) -> Result<LedgerConnection, Failure> {
+        let connected = tokio::time::timeout(CONNECT_PATIENCE, self.try_connect());
+        let (connection, checked) = connected
+            .await
+            .map_err(|_| too_slow("a new connection", CONNECT_PATIENCE))??;
+        self.checked = checked;
+        Ok(connection)
+    }
+
+    async fn try_connect(&self) -> Result<(LedgerConnection, Option<Server>), Failure> {
+        let mut connection = self.connect().await?;
+        if !connection.is_own() || !self.guard.is_shared() {
+            return Ok((connection, None));
+        }
+        let newest = self.shared.latest.borrow().clone();
+        let through = Through::Connection(&mut connection);
+        let checked = self.guard.check_shared(newest.as_ref(), through).await;
+        let server = checked.map_err(|error| match error {
+            SharedError::Alarm(why) => Failure::Fatal(why),
+            SharedError::Store(error) => unanswered(error),
+            SharedError::Unavailable(_) => {
+                let error = std::io::Error::other(error.to_string());
+                Failure::Unavailable(StoreError::Unavailable(sqlx::Error::Io(error)))
+            }
+        })?;
+        let server = match server {
+            Some(server) => server,
+            // There was nothing to compare; from now on it leads to this server or to none.
+            None => connection.look().await.map_err(unanswered)?.server,
+        };
+        Ok((connection, Some(server)))
+    }
+
+    async fn connect(&self) -> Result<LedgerConnection, Failure> {
+        self.parts.store.ledger_connection().await.map_err(failure)
+    }
+
+    /// Whether a batch was committed, asked on new connections until one can tell.
+    async fn resolve_commit_outcome(&self, writes: &Writes) -> Result<bool, Failure> {
+        let Some(head) = &writes.head else {
+            // Only evidence was used up; without a head there is nothing to find it by.
+            return Err(Failure::Unknown);
+        };
+        let deadline = Instant::now() + COMMIT_OUTCOME_TIMEOUT;
+        while Instant::now() < deadline {
+            let asking = async {
+                let mut connection = self.connect().await.ok()?;
+                connection.committed(head).await.ok()
+            };
+            // It does not answer while the head's own standby is gone.
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Ok(Some(committed)) = tokio::time::timeout(left, asking).await {
+                return Ok(committed);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(Failure::Unknown)
+    }
+
+    fn move_to(&mut self, edge: Edge) {
+        let size = edge.size();
+        self.edge = edge;
+        // Before anybody is told: whatever they then read has it.
+        self.parts.store.note_committed(size);
+        self.shared
+            .size
+            .store(size, std::sync::atomic::Ordering::SeqCst);
+        self.parts.metrics.ledger_size(size);
+    }
+}
+
+fn advance(edge: &mut Edge, prover: &BatchProver) -> Result<Vec<Tile>, Failure> {
+    edge.advance(prover)
+        .map_err(|error| Failure::Fatal(error.to_string()))
+}
+
+/// Settles the entries of a batch in their order. Evidence whose use waits to be recorded is refused.
+fn settle_all(
+    settling: &mut Batch<'_>,
+    prepared: &[&Prepared],
+    unrecorded: &Unrecorded,
+) -> Vec<Result<Outcome<SettledLeaf>, AppendError>> {
+    let settled =
+        prepared.iter().map(
+            |prepared| match unrecorded.replayed(&prepared.request.one_time.ids) {
+                Some(id) => Ok(Outcome::Replayed(id)),
+                None => settling.settle(prepared),
+            },
+        );
+    settled.collect()
+}

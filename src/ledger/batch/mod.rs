@@ -1,0 +1,195 @@
+//! The settling of a batch, under the lock and without a single read.
+//!
+//! Given the rows that [`LedgerConnection::enter`](crate::store::append::LedgerConnection::enter)
+//! read, every entry is settled in turn: recorded as decided, recorded as refused because a fact that
+//! it depends on changed, or not recorded at all. Each entry sees the changes of the ones before it.
+//! What holds for every kind of entry is here: the clock, the evidence, the caller, the row of the
+//! leaf. The rest is the kind's own ([`EntryKind`](super::entry::EntryKind)).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::clock_watch::{Reading, is_behind};
+use super::cutoffs::Cutoffs;
+use super::entry::{Draft, OneTimeUse, Openings, Request, SessionPlan, leaf_of};
+use super::locked::LockedState;
+use super::outcome::{AppendError, Outcome};
+use crate::clock::Timestamp;
+use crate::crypto::digest::Mac;
+use crate::domain::generation::GenerationDigest;
+use crate::domain::workload::OneTime;
+use crate::merkle::Hash;
+use crate::store::append::{LeafRow, Needs, View, Writes};
+
+/// A request with its leaf serialised and hashed, before it was queued.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    pub(super) request: Request,
+    /// `None` for an entry that only uses evidence up.
+    pub(super) leaf: Option<(Arc<[u8]>, Hash)>,
+}
+
+/// The leaf of an entry, at its place in the log.
+#[derive(Clone, Debug)]
+pub(super) struct SettledLeaf {
+    pub(super) index: u64,
+    pub(super) body: Arc<[u8]>,
+    pub(super) hash: Hash,
+    /// The session as it was recorded.
+    pub(super) session: Option<Box<SessionPlan>>,
+}
+
+/// The rows that the batch has to read.
+pub(super) fn needs(batch: &[&Prepared], hashes_from: u64, cutoffs_from: u64) -> Needs {
+    let mut needs = Needs {
+        hashes_from,
+        cutoffs_from,
+        ..Needs::default()
+    };
+    for prepared in batch {
+        let OneTimeUse { ids, by, .. } = &prepared.request.one_time;
+        needs.one_time.extend(ids.iter().map(|once| once.key));
+        needs.tasks.extend(by.as_ref().and_then(|by| by.task));
+        prepared.request.entry.kind().need(&mut needs);
+    }
+    needs.open_tasks.sort_unstable();
+    needs.open_tasks.dedup();
+    needs
+}
+
+/// Settles a batch.
+pub(super) struct Batch<'a> {
+    origin: &'a str,
+    state: LockedState<'a>,
+    /// One-time ids that were used, with their bindings.
+    used: HashMap<[u8; 32], Option<Vec<u8>>>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(
+        origin: &'a str,
+        clock: Reading,
+        head: (u64, Option<GenerationDigest>),
+        mut view: View,
+        cutoffs: &'a Cutoffs,
+        mac: &'a Mac,
+    ) -> Self {
+        let used = std::mem::take(&mut view.used);
+        Self {
+            origin,
+            state: LockedState::new(clock, head, view, cutoffs, mac),
+            used,
+        }
+    }
+
+    /// The rows to be written, and the cutoffs among them. The tiles and the head are the appender's.
+    pub(super) fn into_parts(self) -> (Writes, Cutoffs) {
+        self.state.into_parts()
+    }
+
+    /// Settles one entry. An error is the fault of the entry and fails it alone.
+    pub(super) fn settle(
+        &mut self,
+        prepared: &Prepared,
+    ) -> Result<Outcome<SettledLeaf>, AppendError> {
+        let entry = prepared.request.entry.kind();
+        if let Some(doubt) = self.state.doubt()
+            && !entry.goes_by_any_clock()
+        {
+            return Err(AppendError::ClockInDoubt(doubt.clone()));
+        }
+        let OneTimeUse { ids, by, premises } = &prepared.request.one_time;
+        if let Some(replayed) = self.replayed(ids) {
+            return Ok(replayed);
+        }
+        if !self.state.premises_hold(premises) {
+            return Ok(Outcome::Superseded);
+        }
+        // It was dated while the clock was ahead, which it no longer is.
+        if is_behind(self.state.now(), prepared.request.at) {
+            return Ok(Outcome::Stale);
+        }
+        let by = by.as_ref();
+        let settled = match by.and_then(|by| entry.blocked(by, &self.state)) {
+            Some(blocked) => Outcome::Blocked(blocked),
+            None => entry.settle(&mut self.state)?,
+        };
+        let settled = settled.try_map(|draft| self.record(prepared, draft))?;
+        if settled.uses_evidence_up() {
+            self.spend(ids);
+        }
+        Ok(settled)
+    }
+
+    /// Whether evidence was used before, or may have been.
+    fn replayed(&self, one_time: &[OneTime]) -> Option<Outcome<SettledLeaf>> {
+        one_time
+            .iter()
+            .find_map(|once| match self.used.get(&once.key) {
+                None => self.may_be_forgotten(once).then_some(Outcome::Forgotten),
+                // Bound evidence may come again, with the same binding.
+                Some(Some(binding)) => {
+                    let differs = once.binding.is_none_or(|own| own.as_slice() != binding);
+                    (once.must_be_new || differs).then_some(Outcome::Replayed(once.key))
+                }
+                Some(None) => Some(Outcome::Replayed(once.key)),
+            })
+    }
+
+    /// Whether the use of evidence may have been recorded and deleted again. Deletions by a clock that
+    /// was ahead, before a time was accepted, count for what was issued before that acceptance.
+    fn may_be_forgotten(&self, once: &OneTime) -> bool {
+        let reaches = |until: Option<Timestamp>| until >= Some(once.expires_at);
+        let accepted = self.state.newest_acceptance();
+        let issued_before = accepted.is_some_and(|accepted| once.issued_at <= accepted);
+        reaches(self.state.forgotten()) || issued_before && reaches(self.state.forgotten_accepted())
+    }
+
+    fn spend(&mut self, one_time: &[OneTime]) {
+        for once in one_time {
+            let binding = once.binding.map(|binding| binding.to_vec());
+            if self.used.insert(once.key, binding).is_none() {
+                self.state.write_one_time(*once);
+            }
+        }
+    }
+
+    /// Writes the row of an entry's leaf.
+    fn record(&mut self, prepared: &Prepared, draft: Draft) -> Result<SettledLeaf, AppendError> {
+        let Request { entry, at, .. } = &prepared.request;
+        let entry = entry.kind();
+        let (leaf, session) = match draft {
+            Draft::Prepared(session) => {
+                let leaf = prepared.leaf.clone();
+                (leaf.ok_or_else(no_leaf)?, session)
+            }
+            Draft::Refusal(event) => (leaf_of(self.origin, *at, *event)?, None),
+        };
+        let (body, hash) = leaf;
+        let index = self.state.index();
+        let Openings { input, purpose } = entry.openings();
+        self.state.write_leaf(LeafRow {
+            index,
+            hash,
+            body: body.to_vec(),
+            decision: entry.decision(),
+            subject: entry.subject().map(ToString::to_string),
+            at: *at,
+            input: input.cloned(),
+            purpose: purpose.cloned(),
+        });
+        Ok(SettledLeaf {
+            index,
+            body,
+            hash,
+            session,
+        })
+    }
+}
+
+fn no_leaf() -> AppendError {
+    AppendError::Unwritable("it has no event".into())
+}
+
+#[cfg(test)]
+mod tests;

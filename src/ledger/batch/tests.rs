@@ -1,0 +1,176 @@
+use uuid::Uuid;
+
+use super::super::entry::{
+    Decide, Decided, Entry, Lift, NewCutoff, OpenPlan, PermitPlan, TaskPermit,
+};
+use super::*;
+use crate::crypto::SealingKeys;
+use crate::crypto::random::SystemRandom;
+use crate::domain::cutoff::{Block, Cutoff, Selector, True};
+use crate::domain::decision::RefusalCode;
+use crate::domain::leaf::{Commitment, Leaf, Opening, RecordedDecision};
+use crate::domain::task::{Task, TaskState};
+use crate::ids::{CutoffId, DecisionId, TaskId};
+use crate::merkle::leaf_hash;
+
+fn mac() -> Mac {
+    let key = SealingKeys::generate(&SystemRandom::new()).unwrap();
+    SealingKeys::parse(&[key]).unwrap().mac("o")
+}
+
+fn opening() -> (Commitment, Opening) {
+    let opening = Opening {
+        salt: [0; 16],
+        bytes: Vec::new(),
+    };
+    (Commitment(String::new()), opening)
+}
+
+fn right() -> Reading {
+    Reading {
+        now: Timestamp::EPOCH,
+        doubt: None,
+    }
+}
+
+fn prepared(entry: Entry) -> Prepared {
+    Prepared {
+        request: Request {
+            entry,
+            one_time: OneTimeUse::default(),
+            at: Timestamp::EPOCH,
+        },
+        leaf: Some((Arc::from([]), leaf_hash(&[]))),
+    }
+}
+
+/// The permit of a root task without a credential.
+fn permit(generation: GenerationDigest) -> Prepared {
+    let task = Task {
+        id: TaskId::from(Uuid::from_u128(3)),
+        task_type: "report".into(),
+        attestor: "a".into(),
+        attestor_digest: [0; 32],
+        owner: "a:b".to_owned().try_into().unwrap(),
+        owner_instance: None,
+        parent: None,
+        depth: 1,
+        state: TaskState::Open,
+        opened_at: Timestamp::EPOCH,
+        deadline: Timestamp::EPOCH.plus_seconds(60),
+        heartbeat_seconds: None,
+        heard_at: Timestamp::EPOCH,
+        ended_at: None,
+        handle_digest: [0; 32],
+        handle_key: None,
+        sessions_left: 1,
+        leaf_index: 0,
+    };
+    let permit = TaskPermit {
+        open: OpenPlan {
+            task: Box::new(task),
+            parents: Vec::new(),
+            max_open: 10,
+            parent: None,
+        },
+        policies: Vec::new(),
+    };
+    prepared(Entry::Decide(Box::new(Decide {
+        id: DecisionId::from(Uuid::from_u128(1)),
+        basis: 10,
+        identity: "a:b".to_owned().try_into().unwrap(),
+        instance: None,
+        attestor: "a".into(),
+        generation,
+        observed: None,
+        input: opening(),
+        purpose: None,
+        decided: Decided::Permit(PermitPlan::Task(Box::new(permit))),
+    })))
+}
+
+fn cutoff(block: Block) -> Cutoff {
+    Cutoff {
+        id: CutoffId::from(Uuid::from_u128(2)),
+        index: 0,
+        selector: Selector::All(True),
+        block,
+        reason: String::new(),
+        by: String::new(),
+        widened_to: None,
+        requested_at: Timestamp::EPOCH,
+        committed_at: Timestamp::EPOCH,
+        lifted_index: None,
+    }
+}
+
+fn cut(block: Block) -> Prepared {
+    prepared(Entry::Cutoff(Box::new(NewCutoff {
+        cutoff: cutoff(block),
+        reason: opening(),
+    })))
+}
+
+fn lift(cutoff: &Cutoff) -> Prepared {
+    prepared(Entry::Lift(Box::new(Lift {
+        cutoff: cutoff.clone(),
+        by: String::new(),
+    })))
+}
+
+#[test]
+fn a_permit_behind_a_cutoff_in_one_batch_is_stopped_by_it() {
+    let generation = GenerationDigest::new([1; 32]);
+    for (block, refused) in [(Block::No, false), (Block::UntilLifted, true)] {
+        let cutoffs = Cutoffs::default();
+        let (mac, at) = (mac(), (10, Some(generation)));
+        let mut batch = Batch::new("o", right(), at, View::default(), &cutoffs, &mac);
+        let before = batch.settle(&permit(generation)).unwrap();
+        assert!(matches!(before, Outcome::Recorded(_)));
+        batch.settle(&cut(block)).unwrap();
+        let behind = batch.settle(&permit(generation)).unwrap();
+        if refused {
+            assert!(matches!(behind, Outcome::Refused(..)), "{behind:?}");
+        } else {
+            assert!(matches!(behind, Outcome::Stale), "{behind:?}");
+        }
+    }
+}
+
+#[test]
+fn a_permit_behind_a_lift_in_one_batch_is_let_in_by_it() {
+    let generation = GenerationDigest::new([1; 32]);
+    // Its index is 0: a permit with the basis 10 was decided behind it.
+    let standing = cutoff(Block::UntilLifted);
+    let mut known = Cutoffs::default();
+    known.add(standing.clone());
+    let (mac, at) = (mac(), (10, Some(generation)));
+    let mut batch = Batch::new("o", right(), at, View::default(), &known, &mac);
+    let before = batch.settle(&permit(generation)).unwrap();
+    assert!(matches!(before, Outcome::Refused(..)), "{before:?}");
+    batch.settle(&lift(&standing)).unwrap();
+    let behind = batch.settle(&permit(generation)).unwrap();
+    assert!(matches!(behind, Outcome::Recorded(_)), "{behind:?}");
+}
+
+#[test]
+fn a_permit_that_is_overtaken_leaves_a_refusal_that_names_its_task() {
+    let generation = GenerationDigest::new([1; 32]);
+    let mut known = Cutoffs::default();
+    known.add(cutoff(Block::UntilLifted));
+    let (mac, at) = (mac(), (10, Some(generation)));
+    let mut batch = Batch::new("o", right(), at, View::default(), &known, &mac);
+    let Outcome::Refused(leaf, refusal) = batch.settle(&permit(generation)).unwrap() else {
+        panic!("it is recorded as a refusal");
+    };
+    assert_eq!(refusal.code, RefusalCode::Blocked);
+    let leaf: Leaf = serde_json::from_slice(&leaf.body).unwrap();
+    let Some(RecordedDecision::Request(decision)) = leaf.event.facets().decision else {
+        panic!("{leaf:?}");
+    };
+    assert_eq!(decision.refusal, Some(RefusalCode::Blocked));
+    assert_eq!(decision.task, Some(TaskId::from(Uuid::from_u128(3))));
+    assert_eq!(decision.session, None);
+    let (writes, _) = batch.into_parts();
+    assert!(writes.tasks.is_empty(), "the task is not opened");
+}

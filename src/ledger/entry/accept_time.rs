@@ -1,0 +1,112 @@
+//! The acceptance of the time that the clock shows, by an admin, while the clock is in doubt.
+
+use std::time::Duration;
+
+use super::{Blocked, Draft, EntryKind, Openings, RequestCaller};
+use crate::clock::Timestamp;
+use crate::domain::cutoff::{Block, Cutoff, Selector};
+use crate::domain::leaf::{Commitment, Event, Opening};
+use crate::domain::limits::{
+    MAX_CLOCK_STEP_SECONDS, MAX_DEADLINE_SECONDS, MAX_TTL_SECONDS, ONE_TIME_KEPT_SECONDS,
+};
+use crate::domain::workload::Identity;
+use crate::ids::CutoffId;
+use crate::ledger::locked::LockedState;
+use crate::ledger::outcome::{AppendError, Outcome};
+use crate::store::append::ActWrite;
+
+/// The acceptance of a time by an admin. It cuts off every permit that is dated later.
+#[derive(Clone, Debug)]
+pub struct AcceptTime {
+    /// The cutoff of the permits that are dated later.
+    pub id: CutoffId,
+    /// When the newest leaf was decided, as the leaf says itself.
+    pub recorded: Timestamp,
+    /// The time that is accepted.
+    pub accepted: Timestamp,
+    /// The reason in the admin's words, kept with the cutoff.
+    pub text: String,
+    /// The commitment to the reason, and the text that opens it.
+    pub reason: (Commitment, Opening),
+    /// The admin.
+    pub by: String,
+}
+
+impl EntryKind for AcceptTime {
+    fn event(&self) -> Option<Event> {
+        Some(Event::TimeAccepted {
+            id: self.id,
+            recorded: self.recorded,
+            accepted: self.accepted,
+            reason: self.reason.0.clone(),
+            by: self.by.clone(),
+        })
+    }
+
+    fn subject(&self) -> Option<&Identity> {
+        None
+    }
+
+    fn needs_free_space(&self) -> bool {
+        false
+    }
+
+    fn openings(&self) -> Openings<'_> {
+        Openings {
+            purpose: Some(&self.reason.1),
+            ..Openings::default()
+        }
+    }
+
+    fn goes_by_any_clock(&self) -> bool {
+        true
+    }
+
+    /// A block that would be over by the doubted clock still counts if the newest leaf is within it.
+    fn blocked(&self, by: &RequestCaller, state: &LockedState<'_>) -> Option<Blocked> {
+        let times = std::iter::once(state.now()).chain(state.newest_at());
+        let obstacle = state.obstacle(by, times)?;
+        Some(obstacle.blocked(by))
+    }
+
+    fn settle(&self, state: &mut LockedState<'_>) -> Result<Outcome<Draft>, AppendError> {
+        let Some(doubt) = state.doubt() else {
+            return Ok(Outcome::Unchanged);
+        };
+        if !doubt.can_be_accepted() {
+            return Err(AppendError::ClockInDoubt(doubt.clone()));
+        }
+        let newest = state.newest_at().unwrap_or(self.recorded);
+        let step = Duration::from_secs(MAX_CLOCK_STEP_SECONDS);
+        if newest.distance(self.recorded) > step || state.now().distance(self.accepted) > step {
+            return Ok(Outcome::Stale);
+        }
+        let cutoff = self.cutoff(state.index(), newest);
+        let sealed = state.seal_cutoff(cutoff);
+        state.write(ActWrite::TimeAccepted {
+            cutoff: sealed,
+            accepted: self.accepted,
+        });
+        Ok(Outcome::recorded())
+    }
+}
+
+impl AcceptTime {
+    /// The cutoff of the permits that are dated later. It is kept for as long as any of them could
+    /// live.
+    fn cutoff(&self, index: u64, newest: Timestamp) -> Cutoff {
+        let lives = MAX_DEADLINE_SECONDS + MAX_TTL_SECONDS + ONE_TIME_KEPT_SECONDS;
+        Cutoff {
+            id: self.id,
+            index,
+            selector: Selector::IssuedAfter(self.accepted),
+            block: Block::Until(newest.max(self.accepted).plus_seconds(lives)),
+            widened_to: None,
+            reason: self.text.clone(),
+            by: self.by.clone(),
+            requested_at: self.accepted,
+            committed_at: self.accepted,
+            lifted_index: None,
+        }
+    }
+}

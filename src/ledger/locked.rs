@@ -1,0 +1,403 @@
+//! The state that the entries of a batch are settled against: the rows that were read under the
+//! ledger's lock, with the changes that the entries before brought about. Nothing here reads.
+
+use super::caller::{Blocked, Premises, RequestCaller};
+use super::clock_watch::{ClockDoubt, Reading};
+use super::cutoffs::{CutoffTarget, Cutoffs, Stopped};
+use crate::clock::Timestamp;
+use crate::crypto::digest::Mac;
+use crate::domain::cutoff::{Cutoff, Selector, selectors_of_caller};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::limits::MAX_CHAIN_DEPTH;
+use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::task::{Task, TaskState};
+use crate::domain::workload::{Identity, OneTime};
+use crate::ids::{SessionId, TaskId};
+use crate::store::append::{
+    ActWrite, LeafRow, MintLease, RetryFacts, SessionEnd, SessionFacts, TaskChange, TaskFacts,
+    View, Writes,
+};
+use crate::store::cutoffs::SealedCutoff;
+use crate::store::keys::SigningKeyRow;
+
+/// The rows that were read under the lock, and the changes of this batch.
+pub(super) struct LockedState<'a> {
+    now: Timestamp,
+    doubt: Option<ClockDoubt>,
+    view: View,
+    /// The generation that decides now.
+    generation: Option<GenerationDigest>,
+    cutoffs: &'a Cutoffs,
+    /// Cutoffs of this very batch: they stop the entries behind them too.
+    fresh: Cutoffs,
+    mac: &'a Mac,
+    /// The index of the next leaf.
+    index: u64,
+    writes: Writes,
+}
+
+/// The cause that blocks a caller.
+pub(super) enum Obstacle<'s> {
+    /// The narrowest cutoff that matches the caller.
+    Cutoff(&'s Cutoff),
+    /// A cutoff of the task that the request is about, of one above it, or of the owner of either.
+    Task,
+}
+
+impl Obstacle<'_> {
+    /// The refusal of the caller.
+    pub(super) fn blocked(&self, by: &RequestCaller) -> Blocked {
+        let liftable = match self {
+            Self::Cutoff(cutoff) if by.may_lift && cutoff.selector.may_block_every_admin() => {
+                Some(cutoff.id)
+            }
+            Self::Cutoff(_) | Self::Task => None,
+        };
+        Blocked {
+            act: by.act,
+            liftable,
+        }
+    }
+
+    /// Whether the caller that it blocks may lift a cutoff with this selector all the same. A cutoff
+    /// of one identity is for other admins to lift.
+    pub(super) fn allows_lifting(&self, selector: &Selector) -> bool {
+        match self {
+            Self::Cutoff(cutoff) => {
+                cutoff.selector.may_block_every_admin() && cutoff.selector == *selector
+            }
+            Self::Task => false,
+        }
+    }
+}
+
+impl<'a> LockedState<'a> {
+    pub(super) fn new(
+        clock: Reading,
+        (size, generation): (u64, Option<GenerationDigest>),
+        view: View,
+        cutoffs: &'a Cutoffs,
+        mac: &'a Mac,
+    ) -> Self {
+        Self {
+            now: clock.now,
+            doubt: clock.doubt,
+            view,
+            generation,
+            cutoffs,
+            fresh: Cutoffs::default(),
+            mac,
+            index: size,
+            writes: Writes::default(),
+        }
+    }
+
+    /// The rows to be written, and the cutoffs among them. The tiles and the head are the appender's.
+    pub(super) fn into_parts(self) -> (Writes, Cutoffs) {
+        (self.writes, self.fresh)
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    pub(super) fn doubt(&self) -> Option<&ClockDoubt> {
+        self.doubt.as_ref()
+    }
+
+    /// The time of the newest leaf before this batch.
+    pub(super) fn newest_at(&self) -> Option<Timestamp> {
+        self.view.newest_at
+    }
+
+    /// The index that the next leaf gets.
+    pub(super) fn index(&self) -> u64 {
+        self.index
+    }
+
+    pub(super) fn mac(&self) -> &'a Mac {
+        self.mac
+    }
+
+    /// The generation that decides now.
+    pub(super) fn generation(&self) -> Option<GenerationDigest> {
+        self.generation
+    }
+
+    /// Lets another generation decide about the entries behind this one.
+    pub(super) fn set_generation(&mut self, generation: GenerationDigest) {
+        self.generation = Some(generation);
+    }
+
+    /// Notes that roles or registered keys changed: the callers of the entries behind this one were
+    /// judged by those before.
+    pub(super) fn note_binding(&mut self) {
+        self.view.newest_binding = Some(self.index);
+    }
+
+    pub(super) fn signing_keys(&self) -> &[SigningKeyRow] {
+        &self.view.signing_keys
+    }
+
+    /// Takes over changed keys: the entries behind this one were planned upon the keys before.
+    pub(super) fn set_signing_keys(&mut self, keys: Vec<SigningKeyRow>) {
+        self.view.signing_keys = keys;
+    }
+
+    /// The latest end of evidence whose use may have been deleted.
+    pub(super) fn forgotten(&self) -> Option<Timestamp> {
+        self.view.forgotten
+    }
+
+    /// The same for evidence that was deleted by a clock that was ahead, before a time was accepted.
+    pub(super) fn forgotten_accepted(&self) -> Option<Timestamp> {
+        self.view.forgotten_accepted
+    }
+
+    /// The newest time that was accepted.
+    pub(super) fn newest_acceptance(&self) -> Option<Timestamp> {
+        let fresh = self.fresh.newest_acceptance();
+        let newest = fresh.or_else(|| self.cutoffs.newest_acceptance());
+        newest.map(|(_, accepted)| accepted)
+    }
+
+    pub(super) fn retry(&self, key: &[u8; 32]) -> Option<&RetryFacts> {
+        self.view.retries.get(key)
+    }
+
+    pub(super) fn session(&self, id: SessionId) -> Option<&SessionFacts> {
+        self.view.sessions.get(&id)
+    }
+
+    pub(super) fn task(&self, id: TaskId) -> Option<&TaskFacts> {
+        self.view.tasks.get(&id)
+    }
+
+    /// The open tasks of this type that the owner has.
+    pub(super) fn open_tasks(&self, task: &Task) -> u32 {
+        let open = self.view.open_tasks.get(&owner_and_type(task));
+        open.copied().unwrap_or(0)
+    }
+
+    /// Whether the state that let a caller in has not changed.
+    pub(super) fn premises_hold(&self, premises: &Premises) -> bool {
+        let decides = premises
+            .generation
+            .is_none_or(|generation| self.generation == Some(generation));
+        let roles = premises
+            .bindings_as_of
+            .is_none_or(|size| self.view.newest_binding.is_none_or(|newest| newest < size));
+        decides && roles
+    }
+}
+
+/// Cutoffs.
+impl LockedState<'_> {
+    /// Checks a permit against every cutoff, those of this batch included.
+    pub(super) fn check_cutoffs(&self, target: &CutoffTarget) -> Result<(), Stopped> {
+        self.cutoffs.check(target, self.now, Some(&self.fresh))?;
+        self.fresh.check(target, self.now, None)
+    }
+
+    /// A cutoff with this selector that blocks at `at`.
+    fn blocking(&self, selector: &Selector, at: Timestamp) -> Option<&Cutoff> {
+        let fresh = self.fresh.blocking(selector, at, None);
+        fresh.or_else(|| self.cutoffs.blocking(selector, at, Some(&self.fresh)))
+    }
+
+    fn blocker_at(&self, identity: &Identity, attestor: &str, at: Timestamp) -> Option<&Cutoff> {
+        let selectors = selectors_of_caller(identity, attestor);
+        selectors
+            .iter()
+            .find_map(|selector| self.blocking(selector, at))
+    }
+
+    /// Whether a cutoff was lifted, in this batch or before.
+    pub(super) fn is_lifted(&self, cutoff: &Cutoff) -> bool {
+        self.fresh.is_lifted(cutoff) || self.cutoffs.is_lifted(cutoff)
+    }
+
+    /// Whether a cutoff blocks an identity now.
+    pub(super) fn is_blocked(&self, identity: &Identity, attestor: &str) -> bool {
+        self.blocker_at(identity, attestor, self.now).is_some()
+    }
+
+    /// Whether a cutoff blocks a task, one above it, or the owner of either.
+    pub(super) fn chain_is_blocked(&self, task: TaskId) -> bool {
+        self.chain(task).any(|facts| {
+            self.blocking(&Selector::Task(facts.life.id), self.now)
+                .is_some()
+                || self.is_blocked(&facts.owner, &facts.attestor)
+        })
+    }
+
+    /// The cause that blocks a caller at any of these times.
+    pub(super) fn obstacle(
+        &self,
+        by: &RequestCaller,
+        times: impl IntoIterator<Item = Timestamp>,
+    ) -> Option<Obstacle<'_>> {
+        let mut times = times.into_iter();
+        let found = times.find_map(|at| self.blocker_at(&by.identity, &by.attestor, at));
+        if let Some(cutoff) = found {
+            return Some(Obstacle::Cutoff(cutoff));
+        }
+        let blocked = by.task.is_some_and(|task| self.chain_is_blocked(task));
+        blocked.then_some(Obstacle::Task)
+    }
+
+    /// Takes in a cutoff of this batch, new or lifted, and seals its row.
+    pub(super) fn seal_cutoff(&mut self, cutoff: Cutoff) -> Box<SealedCutoff> {
+        self.fresh.add(cutoff.clone());
+        Box::new(SealedCutoff::seal(cutoff, self.mac))
+    }
+}
+
+/// Tasks and sessions.
+impl LockedState<'_> {
+    /// A task and those above it, as far as they were read.
+    fn chain(&self, task: TaskId) -> impl Iterator<Item = &TaskFacts> {
+        let read = |id: &TaskId| self.view.tasks.get(id);
+        std::iter::successors(read(&task), move |facts| {
+            facts.parent.as_ref().and_then(read)
+        })
+        // A circle has no end; a chain has at most so many links.
+        .take(usize::from(MAX_CHAIN_DEPTH) + 2)
+    }
+
+    /// Whether a task and each one above it is open.
+    pub(super) fn chain_is_open(&self, task: TaskId) -> bool {
+        let mut root = false;
+        for (links, facts) in self.chain(task).enumerate() {
+            let dated_ahead = self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts);
+            let open = facts.life.state_at(self.now) == TaskState::Open;
+            if !open || dated_ahead || links > usize::from(MAX_CHAIN_DEPTH) {
+                return false;
+            }
+            root = facts.parent.is_none();
+        }
+        root
+    }
+
+    fn change(&mut self, task: TaskId) -> &mut TaskChange {
+        self.writes.task_changes.entry(task).or_default()
+    }
+
+    pub(super) fn open_task(&mut self, task: Task) {
+        let open = self.view.open_tasks.entry(owner_and_type(&task));
+        *open.or_insert(0) += 1;
+        self.writes.tasks.push(task);
+    }
+
+    /// Takes credentials from the budget of a task.
+    pub(super) fn take_sessions(&mut self, task: TaskId, sessions: u32) {
+        if sessions == 0 {
+            return;
+        }
+        if let Some(facts) = self.view.tasks.get_mut(&task) {
+            facts.sessions_left = facts.sessions_left.saturating_sub(sessions);
+        }
+        self.change(task).sessions_taken += i64::from(sessions);
+    }
+
+    /// Gives a task the credential back that a session took of its budget, where a back end refused
+    /// to make it, once a session.
+    pub(super) fn give_session_back(&mut self, id: SessionId) {
+        let open = |facts: &&SessionFacts| facts.state != SessionState::Ended;
+        let Some(task) = self.session(id).filter(open).map(|facts| facts.task) else {
+            return;
+        };
+        if let Some(facts) = self.view.tasks.get_mut(&task) {
+            facts.sessions_left = facts.sessions_left.saturating_add(1);
+        }
+        self.change(task).sessions_taken -= 1;
+    }
+
+    /// Replaces the handle of a task.
+    pub(super) fn set_handle(&mut self, task: TaskId, digest: [u8; 32]) {
+        self.change(task).handle = Some(digest);
+    }
+
+    /// Ends an open task, by the next leaf. One whose time is up can only end as expired. Returns
+    /// whether it ended.
+    pub(super) fn end_task(&mut self, task: TaskId, state: TaskState) -> bool {
+        let (now, index) = (self.now, self.index);
+        let Some(facts) = self.view.tasks.get_mut(&task) else {
+            return false;
+        };
+        if facts.life.state != TaskState::Open {
+            return false;
+        }
+        let is_over = facts.life.state_at(now) == TaskState::Expired;
+        if is_over && state != TaskState::Expired {
+            return false;
+        }
+        facts.life.state = state;
+        self.change(task).end = Some((state, now, index));
+        true
+    }
+
+    /// Adds the session of a permit.
+    pub(super) fn add_session(&mut self, session: Session, lease: Option<MintLease>) {
+        let facts = SessionFacts {
+            state: session.state,
+            expires_at: session.expires_at,
+            leaf_index: session.leaf_index,
+            parent: session.parent,
+            task: session.task_id,
+        };
+        self.view.sessions.insert(session.id, facts);
+        self.writes.sessions.push((session, lease));
+    }
+
+    /// Ends a session, or begins to. Returns whether that changed anything.
+    pub(super) fn end_session(
+        &mut self,
+        id: SessionId,
+        state: SessionState,
+        reason: EndReason,
+    ) -> bool {
+        let at = self.now;
+        let Some(facts) = self.view.sessions.get_mut(&id) else {
+            return false;
+        };
+        if facts.state == SessionState::Ended
+            || (facts.state == SessionState::Ending && state == SessionState::Ending)
+        {
+            return false;
+        }
+        facts.state = state;
+        let end = SessionEnd { state, reason, at };
+        self.writes.session_ends.insert(id, end);
+        true
+    }
+
+    /// Keeps the use of an `Idempotency-Key`.
+    pub(super) fn set_retry(&mut self, key: [u8; 32], facts: RetryFacts) {
+        self.view.retries.insert(key, facts.clone());
+        self.writes.retries.insert(key, facts);
+    }
+}
+
+/// Rows.
+impl LockedState<'_> {
+    /// Adds the row of a rare act.
+    pub(super) fn write(&mut self, act: ActWrite) {
+        self.writes.acts.push(act);
+    }
+
+    /// Adds the next leaf.
+    pub(super) fn write_leaf(&mut self, leaf: LeafRow) {
+        self.index = leaf.index + 1;
+        self.writes.leaves.push(leaf);
+    }
+
+    /// Adds a one-time id that is used up.
+    pub(super) fn write_one_time(&mut self, once: OneTime) {
+        self.writes.one_time.push(once);
+    }
+}
+
+fn owner_and_type(task: &Task) -> (String, String) {
+    (task.owner.to_string(), task.task_type.clone())
+}

@@ -1,0 +1,105 @@
+//! The outcome of one entry: the same type from the settling of its kind, where it stands for a leaf
+//! that is yet to be written, to the answer of an append, where it stands for a durable one.
+
+use std::sync::Arc;
+
+use super::caller::Blocked;
+use super::clock_watch::ClockDoubt;
+use crate::domain::decision::Refusal;
+use crate::store::StoreError;
+use crate::store::append::RetryFacts;
+
+/// The outcome of an entry. `T` stands for its leaf.
+#[derive(Clone, Debug)]
+pub enum Outcome<T> {
+    /// Recorded as decided.
+    Recorded(T),
+    /// Recorded as a refusal: a fact that the permit depends on changed after the decision.
+    Refused(T, Refusal),
+    /// Not recorded: the entry changes nothing.
+    Unchanged,
+    /// Not recorded: this one-time id of the request was used before.
+    Replayed([u8; 32]),
+    /// Not recorded: the store may have forgotten an earlier use of the evidence.
+    Forgotten,
+    /// Not recorded: a cutoff blocks the caller. The evidence is used up.
+    Blocked(Blocked),
+    /// Not recorded: the state that the entry was decided upon has changed. Decide again.
+    Stale,
+    /// Not recorded: the generation or the roles that let the caller in have changed. Judge the caller
+    /// again.
+    Superseded,
+    /// Not recorded: another request used the `Idempotency-Key` in between.
+    RetryTaken(RetryFacts),
+}
+
+impl<T> Outcome<T> {
+    /// The same outcome with the leaf that `then` makes.
+    pub(super) fn try_map<U, E>(
+        self,
+        then: impl FnOnce(T) -> Result<U, E>,
+    ) -> Result<Outcome<U>, E> {
+        Ok(match self {
+            Self::Recorded(leaf) => Outcome::Recorded(then(leaf)?),
+            Self::Refused(leaf, refusal) => Outcome::Refused(then(leaf)?, refusal),
+            Self::Unchanged => Outcome::Unchanged,
+            Self::Replayed(id) => Outcome::Replayed(id),
+            Self::Forgotten => Outcome::Forgotten,
+            Self::Blocked(blocked) => Outcome::Blocked(blocked),
+            Self::Stale => Outcome::Stale,
+            Self::Superseded => Outcome::Superseded,
+            Self::RetryTaken(facts) => Outcome::RetryTaken(facts),
+        })
+    }
+
+    /// Whether the evidence of the request counts as used. An entry that is to be decided or judged
+    /// again is appended with the same evidence.
+    #[must_use]
+    pub fn uses_evidence_up(&self) -> bool {
+        match self {
+            Self::Recorded(_)
+            | Self::Refused(..)
+            | Self::Unchanged
+            | Self::Replayed(_)
+            | Self::Forgotten
+            | Self::Blocked(_) => true,
+            Self::Stale | Self::Superseded | Self::RetryTaken(_) => false,
+        }
+    }
+}
+
+/// Why nothing was appended, or why it is not known whether it was.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Too much is waiting: entries in the queue, or evidence whose use is to be recorded.
+    #[error("too much waits for the ledger")]
+    Overloaded,
+    /// The store cannot be written now.
+    #[error("the ledger cannot be written: {0}")]
+    Unavailable(Arc<StoreError>),
+    /// It may or may not have been committed. Nothing may be released.
+    #[error("it is not known whether the ledger was written")]
+    Unknown,
+    /// The store refused this very entry.
+    #[error("the ledger refused an entry: {0}")]
+    Poisoned(Arc<StoreError>),
+    /// The entry has no bytes that could be a leaf.
+    #[error("an entry cannot be written as a leaf: {0}")]
+    Unwritable(String),
+    /// A decision was recorded, and the checkpoint over it could not be signed. Nothing may be
+    /// released.
+    #[error("it was recorded, and the checkpoint over it could not be signed")]
+    Unsigned,
+    /// The clock cannot be relied on: nothing may be dated by it.
+    #[error("the clock is in doubt: {0}")]
+    ClockInDoubt(ClockDoubt),
+    /// The ledger has stopped for good.
+    #[error("the ledger has stopped: {0}")]
+    Stopped(String),
+}
+
+impl From<serde_json::Error> for AppendError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Unwritable(error.to_string())
+    }
+}
