@@ -329,7 +329,7 @@ impl Broker {
     ) -> Result<Result<Admission, Refusal>, BrokerError> {
         if case.workload.reuse == Reuse::PerTask {
             // Evidence that serves this task already serves it still, whatever comes of this.
-            case.call.bind(sha256(id.uuid().as_bytes()));
+            case.requester.bind(sha256(id.uuid().as_bytes()));
         }
         let not_found = || BrokerError::NotFound("task");
         let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tracing::{instrument, warn};
 
+use super::access::Presented;
 use super::admin::Caller;
-use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -232,33 +232,34 @@ impl Broker {
         ask: AcceptAsk,
     ) -> Result<Accepted, BrokerError> {
         let call = self.call_by_any_clock(evidence);
-        call.run(|| self.accept_time_by(&call, &ask)).await
+        call.run(|presented| self.accept_time_by(presented, &ask))
+            .await
     }
 
     async fn accept_time_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         ask: &AcceptAsk,
     ) -> Result<Accepted, BrokerError> {
-        let caller = self.admin(call, AdminAction::AcceptTime).await?;
+        let admin = presented.act_as(AdminAction::AcceptTime).await?;
         self.check_acceptable(ask)?;
         let (commitment, opening) = self.commitment(ask.reason.clone().into_bytes())?;
         for _ in 0..TRIES {
             let now = self.now();
             let recorded = self.ledger().clock().newest().unwrap_or(now);
             let accept = AcceptTime {
-                cutoff: self.cut_off_later(now, ask, &caller)?,
+                cutoff: self.cut_off_later(now, ask, admin.caller())?,
                 recorded,
                 accepted: now,
                 reason: (commitment.clone(), opening.clone()),
             };
             let id = accept.cutoff.id;
-            match call
+            match admin
                 .append(Entry::AcceptTime(Box::new(accept)), now)
                 .await?
             {
                 Appended::Recorded(done) => {
-                    warn!(%recorded, accepted = %now, by = caller.name(), "the clock's time was accepted");
+                    warn!(%recorded, accepted = %now, by = admin.name(), "the clock's time was accepted");
                     self.wake_sweeper();
                     return Ok(Accepted {
                         id,

@@ -14,8 +14,8 @@ use std::time::Instant;
 use secrecy::SecretString;
 use tracing::{error, info, instrument, warn};
 
+use super::access::{Presented, Requester};
 use super::admit::Admission;
-use super::call::Call;
 use super::error::Denied;
 use super::generations::Active;
 use super::{Broker, BrokerError, Exceeded};
@@ -41,9 +41,6 @@ use crate::metrics::{Ended, RateLimit, Stage};
 use crate::mint::{Credential, MintError, MintPlace, Minter};
 use crate::policy::{Bounds, Question, record};
 use crate::store::append::MintLease;
-
-/// How often a request is decided again because something changed while it was decided.
-const TRIES: u32 = 3;
 
 /// A credential, released, with everything that goes with it.
 #[derive(Debug)]
@@ -92,17 +89,10 @@ pub struct DecisionSummary {
     pub observed: Option<Box<Observed>>,
 }
 
-/// What one try came to.
-enum Attempt {
-    Released(Box<Issued>),
-    /// Something changed meanwhile: decide again.
-    Stale,
-}
-
 /// What does not change while one request is decided.
 pub(super) struct Case<'a> {
     pub(super) active: &'a Active,
-    pub(super) call: &'a Call<'a>,
+    pub(super) requester: &'a Requester<'a>,
     pub(super) workload: &'a Workload,
     pub(super) basis: u64,
     pub(super) now: Timestamp,
@@ -216,55 +206,34 @@ impl Broker {
         request: &CredentialRequest,
     ) -> Result<Issued, BrokerError> {
         let call = self.call(evidence);
-        Box::pin(call.run(|| self.issue_by(&call, request))).await
+        Box::pin(call.run(|presented| self.issue_by(presented, request.clone()))).await
     }
 
     async fn issue_by(
         &self,
-        call: &Call<'_>,
-        request: &CredentialRequest,
-    ) -> Result<Issued, BrokerError> {
-        for _ in 0..TRIES {
-            match self.try_issue(call, request.clone()).await? {
-                Attempt::Released(issued) => return Ok(*issued),
-                Attempt::Stale => self.follow_generation().await?,
-            }
-        }
-        Err(BrokerError::FailClosed(
-            "what decides kept changing while the request was decided".into(),
-        ))
-    }
-
-    /// The story.
-    async fn try_issue(
-        &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         request: CredentialRequest,
-    ) -> Result<Attempt, BrokerError> {
+    ) -> Result<Issued, BrokerError> {
         // The log's size comes first: whatever is cut off from here on stops this request.
         let basis = self.ledger().basis();
         let now = self.now();
         let active = self.active()?;
 
         let appraising = Instant::now();
-        let workload = self.appraise(&active, call, now).await?;
+        let requester = presented.request(&active, now).await?;
         self.metrics().stage(Stage::Appraise, appraising.elapsed());
 
         let case = Case {
             active: &active,
-            call,
-            workload: &workload,
+            requester: &requester,
+            workload: requester.workload(),
             basis,
             now,
         };
         let judged = self.judge(&case, request).await?;
-        let Some((permit, receipt, judged)) = self.commit(&case, judged).await? else {
-            return Ok(Attempt::Stale);
-        };
+        let (permit, receipt, judged) = self.commit(&case, judged).await?;
         match self.mint_and_settle(permit).await {
-            Ok((credential, session)) => Ok(Attempt::Released(Box::new(released(
-                credential, session, judged, receipt,
-            )))),
+            Ok((credential, session)) => Ok(released(credential, session, judged, receipt)),
             Err(failed) => Err(self.not_made(&case, &judged, failed).await),
         }
     }
@@ -285,7 +254,7 @@ impl Broker {
             ask: None,
         };
 
-        if case.call.is_blocked().await? {
+        if case.requester.is_blocked().await? {
             return Ok(refused(blocked_caller(), None, case.active));
         }
         let resolving = Instant::now();
@@ -326,13 +295,12 @@ impl Broker {
         })
     }
 
-    /// Records the decision. Only what comes back from here can be minted; `None` means that it
-    /// has to be decided again.
+    /// Records the decision. Only what comes back from here can be minted.
     async fn commit(
         &self,
         case: &Case<'_>,
         judged: Judged,
-    ) -> Result<Option<(Permit, Receipt, Judged)>, BrokerError> {
+    ) -> Result<(Permit, Receipt, Judged), BrokerError> {
         let committing = Instant::now();
         if judged.decision.verdict.is_err() {
             self.spend_denial(case)?;
@@ -340,7 +308,7 @@ impl Broker {
         let decide = self.entry(case, &judged)?;
         let id = decide.id;
         let entry = Entry::Decide(Box::new(decide));
-        let appended = case.call.append_with(entry, case.now, |one_time| {
+        let appended = case.requester.append_with(entry, case.now, |one_time| {
             if let Some(admission) = &judged.admission {
                 admission.adjust(one_time);
             }
@@ -348,7 +316,6 @@ impl Broker {
         let appended = appended.await?;
         self.metrics().stage(Stage::Commit, committing.elapsed());
         match appended {
-            Appended::Superseded => Err(BrokerError::Superseded),
             Appended::Recorded(recorded) => {
                 let (permit, receipt) = recorded.into_permit();
                 match (permit, judged.decision.verdict.clone()) {
@@ -364,7 +331,7 @@ impl Broker {
                                 self.orphan_search.demand();
                             }
                         }
-                        Ok(Some((permit, receipt, judged)))
+                        Ok((permit, receipt, judged))
                     }
                     (_, Err(refusal)) => Err(self.denied(id, refusal, &judged.decision, receipt)),
                     (None, Ok(_)) => Err(BrokerError::FailClosed(
@@ -377,7 +344,7 @@ impl Broker {
                 Err(self.denied(id, refusal, &judged.decision, receipt))
             }
             Appended::Replayed(_) => Err(BrokerError::Replayed),
-            Appended::Stale => Ok(None),
+            Appended::Stale | Appended::Superseded => Err(BrokerError::Superseded),
             Appended::RetryTaken(_) => Err(BrokerError::InProgress),
             Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => {
                 Err(BrokerError::FailClosed("nothing was recorded".into()))

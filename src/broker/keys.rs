@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use tracing::{info, instrument, warn};
 
-use super::call::Call;
+use super::access::Presented;
 use super::key_changes::KeyWish;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -549,13 +549,12 @@ impl Broker {
     /// Every key's record, for admins.
     pub async fn list_keys(&self, evidence: &Evidence) -> Result<Vec<KeySummary>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.list_keys_by(&call)).await
+        call.run(|presented| self.list_keys_by(presented)).await
     }
 
-    async fn list_keys_by(&self, call: &Call<'_>) -> Result<Vec<KeySummary>, BrokerError> {
-        self.admin(call, AdminAction::ManageKeys).await?;
+    async fn list_keys_by(&self, presented: Presented<'_>) -> Result<Vec<KeySummary>, BrokerError> {
+        presented.read_as(AdminAction::ManageKeys).await?;
         let now = self.now();
-        call.consume().await?;
         let opened = self.opened_keys(now).await?;
         let active = self.active()?;
         let mut signers: BTreeSet<String> = active
@@ -587,16 +586,17 @@ impl Broker {
         dry_run: bool,
     ) -> Result<KeyWithdrawal, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revoke_key_by(&call, kid, dry_run)).await
+        call.run(|presented| self.revoke_key_by(presented, kid, dry_run))
+            .await
     }
 
     async fn revoke_key_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         kid: &str,
         dry_run: bool,
     ) -> Result<KeyWithdrawal, BrokerError> {
-        let caller = self.admin(call, AdminAction::ManageKeys).await?;
+        let admin = presented.act_as(AdminAction::ManageKeys).await?;
         let now = self.now();
         // Of a key that is in use nothing has to be read: a row that was forged beside it must not
         // keep it from being cut off.
@@ -604,7 +604,7 @@ impl Broker {
         if !keys.iter().any(|key| key.record.kid == kid) {
             self.check_revocable(kid, now).await?;
         }
-        call.consume().await?;
+        admin.use_up().await?;
         let mut withdrawal = self.withdrawal(kid, now);
         if dry_run {
             let selector = Selector::SigningKey(kid.to_owned());
@@ -619,7 +619,7 @@ impl Broker {
             selector: Selector::SigningKey(kid.to_owned()),
             block: Block::UntilLifted,
             reason: "the key was revoked".into(),
-            by: caller.name(),
+            by: admin.name(),
             widened_to: None,
             requested_at: now,
             committed_at: now,
@@ -627,13 +627,13 @@ impl Broker {
         };
         // The cutoff first: what the key signed is dead before the key is gone.
         let entry = Entry::Cutoff(Box::new(cutoff), commitment, opening);
-        let appended = call.append(entry, now).await?;
+        let appended = admin.append(entry, now).await?;
         if !matches!(appended, Appended::Recorded(_)) {
             let why = "the key's cutoff was not recorded";
             return Err(BrokerError::FailClosed(why.into()));
         }
         // The same act goes on: it is not judged by what comes between its two leaves.
-        self.change_keys(None, KeyWish::Revoke(kid), &caller.name())
+        self.change_keys(None, KeyWish::Revoke(kid), &admin.name())
             .await?;
         self.follow_keys(now).await?;
         withdrawal.done = true;

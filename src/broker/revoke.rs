@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::{info, instrument, warn};
 
-use super::call::Call;
+use super::access::Presented;
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -96,18 +96,20 @@ impl Broker {
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revoke_session_by(&call, id)).await
+        call.run(|presented| self.revoke_session_by(presented, id))
+            .await
     }
 
     async fn revoke_session_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
         let asked = self.now();
-        let caller = self.caller(call).await?;
+        let actor = presented.authenticate().await?.act().await?;
         let session = self.store().session(id).await?;
-        let admin = self.may(&caller, AdminAction::RevokeSession)?;
+        let admin = actor.may(AdminAction::RevokeSession)?;
+        let caller = actor.caller();
         let own = |session: &Session| caller.owns(&session.workload, session.instance.as_ref());
         let theirs = session.filter(|session| admin || own(session));
         let session = theirs.ok_or(BrokerError::NotFound("session"))?;
@@ -115,7 +117,7 @@ impl Broker {
         let lives = session.state != SessionState::Ended;
         if insisted && lives {
             // The note is written before the entry: first it is known that this call may write.
-            call.consume().await?;
+            actor.use_up().await?;
         }
         if insisted
             && lives
@@ -129,10 +131,10 @@ impl Broker {
             state: ending_state(&session),
             reason: EndReason::Revoked,
             never_made: false,
-            by: caller.name(),
+            by: actor.name(),
             owner: session.workload.clone(),
         };
-        let appended = call.append(Entry::EndSession(entry), asked).await?;
+        let appended = actor.append(Entry::EndSession(entry), asked).await?;
         match appended {
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => {
@@ -161,12 +163,13 @@ impl Broker {
         token: &SecretString,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revoke_token_by(&call, token)).await
+        call.run(|presented| self.revoke_token_by(presented, token))
+            .await
     }
 
     async fn revoke_token_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         token: &SecretString,
     ) -> Result<(), BrokerError> {
         let known = match self.recognise(token) {
@@ -174,11 +177,14 @@ impl Broker {
             None => None,
         };
         if let Some(session) = known {
-            return self.revoke_session_by(call, session.id).await.map(drop);
+            return self
+                .revoke_session_by(presented, session.id)
+                .await
+                .map(drop);
         }
         self.metrics().foreign_token();
-        self.caller(call).await?;
-        call.consume().await
+        presented.read().await?;
+        Ok(())
     }
 
     /// Ends everything that a selector matches, and keeps it from coming back: to the end, whoever
@@ -192,7 +198,9 @@ impl Broker {
         let (broker, evidence) = (Arc::clone(self), evidence.clone());
         let revoking = async move {
             let call = broker.call(&evidence);
-            let revoked = call.run(|| broker.revoke_tracked(&call, ask.clone())).await;
+            let revoked = call
+                .run(|presented| broker.revoke_tracked(presented, ask.clone()))
+                .await;
             if let Err(error @ BrokerError::FailClosed(_)) = &revoked {
                 // Nobody may be there any more to be told.
                 warn!(%error, "nothing is known to be revoked");
@@ -205,7 +213,7 @@ impl Broker {
 
     async fn revoke_tracked(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         ask: RevokeAsk,
     ) -> Result<Revocation, BrokerError> {
         let RevokeAsk {
@@ -217,7 +225,7 @@ impl Broker {
             dry_run,
         } = ask;
         let asked = self.now();
-        let caller = self.admin(call, AdminAction::RevokeMany).await?;
+        let admin = presented.act_as(AdminAction::RevokeMany).await?;
         if !unknown {
             self.check_known(&selector, asked).await?;
         }
@@ -227,7 +235,7 @@ impl Broker {
             None
         };
         if dry_run {
-            call.consume().await?;
+            admin.into_reader().await?;
             let radius = self.blast_radius(&selector, u64::MAX, asked).await?;
             return Ok(Revocation {
                 cutoff: None,
@@ -237,7 +245,7 @@ impl Broker {
         let block = block_until(&selector, block, asked)?;
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
         if let Some(place) = &place {
-            call.consume().await?;
+            admin.use_up().await?;
             // Known before the cutoff is, or nobody would come by with what it widens; but not looked
             // at before, or the look that finds nothing would be in the way.
             let due = asked.plus_seconds(WIDENED_BY_SECONDS);
@@ -250,13 +258,13 @@ impl Broker {
             block,
             widened_to: place.as_ref().map(|place| place.name.clone()),
             reason,
-            by: caller.name(),
+            by: admin.name(),
             requested_at: asked,
             committed_at: asked,
             lifted_index: None,
         };
         let entry = Entry::Cutoff(Box::new(cutoff.clone()), commitment, opening);
-        let appended = call.append(entry, asked).await?;
+        let appended = admin.append(entry, asked).await?;
         let recorded = match appended {
             Appended::Recorded(recorded) => recorded,
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
@@ -312,19 +320,17 @@ impl Broker {
         id: CutoffId,
     ) -> Result<Revocation, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revocation_by(&call, id)).await
+        call.run(|presented| self.revocation_by(presented, id))
+            .await
     }
 
     async fn revocation_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         id: CutoffId,
     ) -> Result<Revocation, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if !self.may(&caller, AdminAction::ReadRevocations)?
-            && !self.may(&caller, AdminAction::RevokeMany)?
-        {
+        let reader = presented.read().await?;
+        if !reader.may(AdminAction::ReadRevocations)? && !reader.may(AdminAction::RevokeMany)? {
             return Err(BrokerError::NotFound("revocation"));
         }
         let cutoff = self.genuine_cutoff(id).await?;
@@ -338,20 +344,17 @@ impl Broker {
         filter: CutoffFilter,
     ) -> Result<Vec<Cutoff>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revocations_by(&call, filter.clone()))
+        call.run(|presented| self.revocations_by(presented, filter.clone()))
             .await
     }
 
     async fn revocations_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         filter: CutoffFilter,
     ) -> Result<Vec<Cutoff>, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if !self.may(&caller, AdminAction::ReadRevocations)?
-            && !self.may(&caller, AdminAction::RevokeMany)?
-        {
+        let reader = presented.read().await?;
+        if !reader.may(AdminAction::ReadRevocations)? && !reader.may(AdminAction::RevokeMany)? {
             return Err(BrokerError::Forbidden("readRevocations"));
         }
         Ok(self.store().list_cutoffs(&filter).await?)
@@ -365,14 +368,14 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn lift(&self, evidence: &Evidence, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.lift_by(&call, id)).await
+        call.run(|presented| self.lift_by(presented, id)).await
     }
 
-    async fn lift_by(&self, call: &Call<'_>, id: CutoffId) -> Result<Cutoff, BrokerError> {
+    async fn lift_by(&self, presented: Presented<'_>, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let now = self.now();
-        let caller = self.admin(call, AdminAction::LiftCutoff).await?;
+        let admin = presented.act_as(AdminAction::LiftCutoff).await?;
         let cutoff = self.genuine_cutoff(id).await?;
-        if let Some(own) = caller.identity()
+        if let Some(own) = admin.caller().identity()
             && self.concerns(&cutoff.selector, own).await?
         {
             // A caller never lifts what was cut off of itself, not even once the block is over.
@@ -385,14 +388,14 @@ impl Broker {
             });
         }
         if cutoff.lifted_index.is_some() {
-            call.consume().await?;
+            admin.into_reader().await?;
             return Ok(cutoff);
         }
         let entry = Entry::Lift {
             cutoff: Box::new(cutoff.clone()),
-            by: caller.name(),
+            by: admin.name(),
         };
-        let appended = call.append(entry, now).await?;
+        let appended = admin.append(entry, now).await?;
         match appended {
             Appended::Recorded(recorded) => Ok(Cutoff {
                 lifted_index: Some(recorded.index),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::instrument;
 
+use super::access::{Actor, Presented};
 use super::admit::{DELEGATION_PREFIX, key_fits, owner_withdrawn};
-use super::call::Call;
 use super::issue::{Case, DecisionSummary, IssuedTask, before_policy};
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
-use crate::attest::{AttestFailure, Evidence, certificate, dpop};
+use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::crypto::digest::{digests_equal, sha256};
 use crate::crypto::random::{random_token, token_digest};
@@ -20,7 +20,7 @@ use crate::domain::request::NewTask;
 use crate::domain::task::{Task, TaskChain, TaskEnd, TaskState};
 use crate::domain::workload::{Identity, Reuse};
 use crate::ids::{DecisionId, TaskId};
-use crate::ledger::entry::{Decide, Delegate, EndTask, Entry, OneTimeUse, Request, RequestCaller};
+use crate::ledger::entry::{Decide, Delegate, EndTask, Entry, OneTimeUse, Request};
 use crate::ledger::{Appended, blocked_caller};
 use crate::merkle::Receipt;
 use crate::policy::{AdminAction, record};
@@ -84,11 +84,11 @@ pub struct Delegation {
     pub sessions: u32,
 }
 
-/// A caller that was found to own a task.
-struct Owner {
+/// A caller that may act for a task.
+struct Owner<'c> {
     task: Task,
     chain: TaskChain,
-    by: String,
+    actor: Actor<'c>,
 }
 
 impl Broker {
@@ -100,39 +100,29 @@ impl Broker {
         new: NewTask,
     ) -> Result<Opened, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.open_task_by(&call, new.clone())).await
+        call.run(|presented| self.open_task_by(presented, new.clone()))
+            .await
     }
 
-    async fn open_task_by(&self, call: &Call<'_>, new: NewTask) -> Result<Opened, BrokerError> {
-        for _ in 0..3 {
-            if let Some(opened) = self.try_open_task(call, new.clone()).await? {
-                return Ok(opened);
-            }
-            self.follow_generation().await?;
-        }
-        Err(BrokerError::FailClosed(
-            "what decides kept changing while the request was decided".into(),
-        ))
-    }
-
-    async fn try_open_task(
+    async fn open_task_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         new: NewTask,
-    ) -> Result<Option<Opened>, BrokerError> {
+    ) -> Result<Opened, BrokerError> {
         let basis = self.ledger().basis();
         let now = self.now();
         let active = self.active()?;
-        let workload = self.appraise(&active, call, now).await?;
+        let requester = presented.request(&active, now).await?;
+        let workload = requester.workload();
         let case = Case {
             active: &active,
-            call,
-            workload: &workload,
+            requester: &requester,
+            workload,
             basis,
             now,
         };
         let purpose = new.purpose.clone();
-        let admitted = if call.is_blocked().await? {
+        let admitted = if requester.is_blocked().await? {
             Err(blocked_caller())
         } else {
             match active.catalog().resolve_task(new) {
@@ -151,7 +141,7 @@ impl Broker {
                 let roles = self.roles_asked_for(&case).await?;
                 let facts = admission.facts.clone();
                 let policy = active.policy();
-                let decision = policy.decide_open_task(&workload, roles.as_ref(), facts, now);
+                let decision = policy.decide_open_task(workload, roles.as_ref(), facts, now);
                 (decision, Some(admission))
             }
             Err(refusal) => (before_policy(refusal, &active), None),
@@ -192,7 +182,7 @@ impl Broker {
             admission.evidence_binding = Some(sha256(admission.task.uuid().as_bytes()));
         }
         let entry = Entry::Decide(Box::new(decide));
-        let appended = call.append_with(entry, now, |one_time| {
+        let appended = requester.append_with(entry, now, |one_time| {
             if let Some(admission) = &admission {
                 admission.adjust(one_time);
             }
@@ -211,11 +201,10 @@ impl Broker {
         decision: Decision,
         admission: Option<super::admit::Admission>,
         handle: Option<SecretString>,
-    ) -> Result<Option<Opened>, BrokerError> {
+    ) -> Result<Opened, BrokerError> {
         let refused =
             |refusal: Refusal, receipt: Receipt| self.denied(id, refusal, &decision, receipt);
         match appended {
-            Appended::Superseded => Err(BrokerError::Superseded),
             Appended::Recorded(recorded) => {
                 let (_, receipt) = recorded.into_permit();
                 if let Err(refusal) = &decision.verdict {
@@ -224,7 +213,7 @@ impl Broker {
                 let admission =
                     admission.ok_or_else(|| BrokerError::FailClosed("a task was lost".into()))?;
                 self.metrics().decision(Outcome::Permit);
-                Ok(Some(Opened {
+                Ok(Opened {
                     task: IssuedTask {
                         id: admission.task,
                         task_type: admission.facts.task_type,
@@ -241,14 +230,14 @@ impl Broker {
                         observed: decision.observed,
                     },
                     receipt,
-                }))
+                })
             }
             Appended::Refused(recorded, refusal) => {
                 let (_, receipt) = recorded.into_permit();
                 Err(refused(refusal, receipt))
             }
             Appended::Replayed(_) => Err(BrokerError::Replayed),
-            Appended::Stale => Ok(None),
+            Appended::Stale | Appended::Superseded => Err(BrokerError::Superseded),
             Appended::Unchanged
             | Appended::Blocked(_)
             | Appended::Forgotten
@@ -266,18 +255,19 @@ impl Broker {
         authority: TaskAuthority,
     ) -> Result<TaskWithSessions, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(|| self.heartbeat_by(&call, id, &authority)).await
+        call.run(|presented| self.heartbeat_by(presented, id, &authority))
+            .await
     }
 
     async fn heartbeat_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         id: TaskId,
         authority: &TaskAuthority,
     ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
-        let owner = self.owner(call, id, authority, None, now).await?;
-        call.consume().await?;
+        let owner = self.owner(presented, id, authority, None, now).await?;
+        owner.actor.use_up().await?;
         self.check_owners(&owner).await?;
         let alive = owner.chain.state_at(now) == TaskState::Open;
         if !alive || !self.store().heartbeat(id, now).await? {
@@ -310,28 +300,28 @@ impl Broker {
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(|| self.end_task_by(&call, id, &authority, end))
+        call.run(|presented| self.end_task_by(presented, id, &authority, end))
             .await
     }
 
     async fn end_task_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         id: TaskId,
         authority: &TaskAuthority,
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
         let owner = self
-            .owner(call, id, authority, Some(AdminAction::EndTask), now)
+            .owner(presented, id, authority, Some(AdminAction::EndTask), now)
             .await?;
         let entry = EndTask {
             task: id,
             end,
-            by: owner.by,
+            by: owner.actor.name(),
             owner: owner.task.owner.clone(),
         };
-        let appended = call.append(Entry::EndTask(entry), now).await?;
+        let appended = owner.actor.append(Entry::EndTask(entry), now).await?;
         let ended_now = match appended {
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => true,
@@ -359,16 +349,23 @@ impl Broker {
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(|| {
+        call.run(|presented| {
             let child = child.clone();
-            self.delegate_by(&call, id, &authority, child, sessions, expires_in_seconds)
+            self.delegate_by(
+                presented,
+                id,
+                &authority,
+                child,
+                sessions,
+                expires_in_seconds,
+            )
         })
         .await
     }
 
     async fn delegate_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         id: TaskId,
         authority: &TaskAuthority,
         child: Identity,
@@ -376,7 +373,7 @@ impl Broker {
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
         let now = self.now();
-        let owner = self.owner(call, id, authority, None, now).await?;
+        let owner = self.owner(presented, id, authority, None, now).await?;
         if owner.chain.state_at(now) != TaskState::Open {
             return Err(BrokerError::TaskEnded);
         }
@@ -413,7 +410,7 @@ impl Broker {
             expires_at,
             owner: owner.task.owner,
         });
-        let appended = call.append(entry, now).await?;
+        let appended = owner.actor.append(entry, now).await?;
         match appended {
             Appended::Recorded(_) => Ok(Delegation {
                 token,
@@ -428,16 +425,19 @@ impl Broker {
     /// A task, for its owner or an admin.
     pub async fn task(&self, id: TaskId, evidence: &Evidence) -> Result<TaskReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.task_by(&call, id)).await
+        call.run(|presented| self.task_by(presented, id)).await
     }
 
-    async fn task_by(&self, call: &Call<'_>, id: TaskId) -> Result<TaskReport, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
+    async fn task_by(
+        &self,
+        presented: Presented<'_>,
+        id: TaskId,
+    ) -> Result<TaskReport, BrokerError> {
+        let reader = presented.read().await?;
         let task = self.store().task(id).await?;
         let task = task.ok_or(BrokerError::NotFound("task"))?;
-        let own = caller.owns(&task.owner, task.owner_instance.as_ref());
-        if !own && !self.may(&caller, AdminAction::ListTasks)? {
+        let own = reader.owns(&task.owner, task.owner_instance.as_ref());
+        if !own && !reader.may(AdminAction::ListTasks)? {
             return Err(BrokerError::NotFound("task"));
         }
         self.report(id, self.now()).await
@@ -450,18 +450,18 @@ impl Broker {
         filter: crate::store::tasks::TaskFilter,
     ) -> Result<Vec<TaskReport>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.list_tasks_by(&call, filter.clone())).await
+        call.run(|presented| self.list_tasks_by(presented, filter.clone()))
+            .await
     }
 
     async fn list_tasks_by(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'_>,
         mut filter: crate::store::tasks::TaskFilter,
     ) -> Result<Vec<TaskReport>, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if !self.may(&caller, AdminAction::ListTasks)? {
-            let own = caller
+        let reader = presented.read().await?;
+        if !reader.may(AdminAction::ListTasks)? {
+            let own = reader
                 .identity()
                 .ok_or(BrokerError::Forbidden("listTasks"))?;
             filter.owner = Some(own.to_string());
@@ -493,71 +493,52 @@ impl Broker {
     ///
     /// An act without such a right keeps the task alive or lends from it, so it is refused too
     /// while a cutoff blocks the task or one above it. To end a task only takes away.
-    async fn owner(
+    async fn owner<'c>(
         &self,
-        call: &Call<'_>,
+        presented: Presented<'c>,
         id: TaskId,
         authority: &TaskAuthority,
         admins: Option<AdminAction>,
         now: Timestamp,
-    ) -> Result<Owner, BrokerError> {
-        call.check_open()?;
+    ) -> Result<Owner<'c>, BrokerError> {
         let not_found = || BrokerError::NotFound("task");
-        match authority {
-            TaskAuthority::Handle(handle, evidence) => {
-                let proof = dpop::of_request(evidence, now).map_err(|error| {
-                    self.refuse_evidence(evidence, AttestFailure::of_proof(error))
-                })?;
-                if let Some(proof) = &proof {
-                    call.proved(proof.one_time);
-                }
+        let owner = match authority {
+            TaskAuthority::Handle(handle, _) => {
+                let bearer = presented.with_handle(now)?;
                 let digest = token_digest(handle.expose_secret());
-                let certificate = certificate::key(evidence);
-                let proved = proof.as_ref().map(|proof| &proof.key);
-                let proved = proved.or(certificate.as_ref());
                 let found = self.task_with_chain(id).await?.filter(|(task, _)| {
-                    digests_equal(&digest, &task.handle_digest) && key_fits(task, proved)
+                    digests_equal(&digest, &task.handle_digest) && key_fits(task, bearer.key())
                 });
                 let (task, chain) = found.ok_or_else(not_found)?;
-                call.acts_as(RequestCaller::by_handle(&task));
-                if admins.is_none() {
-                    call.acts_for(id);
-                }
-                Ok(Owner {
-                    task,
-                    chain,
-                    by: "handle".into(),
-                })
+                let actor = bearer.for_task(&task);
+                Owner { task, chain, actor }
             }
             TaskAuthority::Owner(_) => {
-                let caller = self.caller(call).await?;
+                let actor = presented.authenticate().await?.act().await?;
                 // To end a task is not to keep it alive, nor to lend what it has.
                 let admin = match admins {
-                    Some(action) => self.may(&caller, action)?,
+                    Some(action) => actor.may(action)?,
                     None => false,
                 };
                 // Without an instance every run of the workload looks alike: the handle is needed.
                 let found = self.task_with_chain(id).await?.filter(|(task, _)| {
-                    let own = task.owner_instance.is_some()
-                        && caller.owns(&task.owner, task.owner_instance.as_ref());
+                    let owner = task.owner_instance.as_ref();
+                    let own = owner.is_some() && actor.caller().owns(&task.owner, owner);
                     own || admin
                 });
                 let (task, chain) = found.ok_or_else(not_found)?;
-                if admins.is_none() {
-                    call.acts_for(id);
-                }
-                Ok(Owner {
-                    task,
-                    chain,
-                    by: caller.name(),
-                })
+                Owner { task, chain, actor }
             }
+        };
+        if admins.is_none() {
+            owner.actor.keeps_alive(id);
         }
+        Ok(owner)
     }
 
     /// What keeps a task alive or lends what it has needs an owner who could still be attested, here
     /// and above. A handle alone may end a task whose attestor was removed, and nothing more.
-    async fn check_owners(&self, owner: &Owner) -> Result<(), BrokerError> {
+    async fn check_owners(&self, owner: &Owner<'_>) -> Result<(), BrokerError> {
         let active = self.active()?;
         let above = owner.chain.parents();
         if active.attests(&owner.task) && self.owners_stand(&active, &above).await? {
