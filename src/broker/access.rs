@@ -1,17 +1,17 @@
 //! From evidence to what a caller may do. This file is the only way from one to the other.
 //!
 //! A public method of the broker begins a [`Call`] and runs its story in [`Call::run`]. The story gets
-//! [`Presented`]: evidence that nobody has verified. Its methods consume it, so a story verifies once:
+//! [`Unverified`]: evidence that nobody has verified. Its methods consume it, so a story verifies once:
 //!
-//! - [`Presented::authenticate`] gives [`Authenticated`]: an admin's token, or an attested workload.
+//! - [`Unverified::authenticate`] gives [`Authenticated`]: an admin's token, or an attested workload.
 //!   That is of no use by itself. It becomes a [`Reader`] or an [`Actor`], and both judge the caller by
 //!   the cutoffs first.
 //! - A [`Reader`] exists only after the evidence was used up. It answers what the caller may read.
 //! - An [`Actor`] appends. The entry carries the one-time ids with it, so the usual act costs one
 //!   append.
-//! - [`Presented::request`] gives a [`Requester`], whose denial by policy or by a cutoff is recorded
+//! - [`Unverified::request`] gives a [`Requester`], whose denial by policy or by a cutoff is recorded
 //!   as a decision.
-//! - [`Presented::with_handle`] gives a [`HandleBearer`], which becomes an [`Actor`] for the task.
+//! - [`Unverified::with_handle`] gives a [`HandleBearer`], which becomes an [`Actor`] for the task.
 //!
 //! No value of these types can be made elsewhere, and a call ends in `run` alone. `run` uses up what
 //! was verified and not yet used up, before the caller gets the answer, on each way out of the story
@@ -348,14 +348,14 @@ impl<'a> Call<'a> {
     /// learns of the result. A story whose premises changed is run again.
     pub(super) async fn run<'c, T, S>(
         &'c self,
-        story: impl Fn(Presented<'c>) -> S,
+        story: impl Fn(Unverified<'c>) -> S,
     ) -> Result<T, BrokerError>
     where
         S: Future<Output = Result<T, BrokerError>>,
     {
         let mut judged = 0;
         loop {
-            let superseded = match self.tell(story(Presented { call: self })).await {
+            let superseded = match self.tell(story(Unverified { call: self })).await {
                 Err(superseded @ BrokerError::Superseded) => superseded,
                 result => return self.end(result),
             };
@@ -456,11 +456,11 @@ impl<'a> Call<'a> {
 
 /// Evidence that a caller presents and that nobody has verified yet.
 #[must_use]
-pub(super) struct Presented<'c> {
+pub(super) struct Unverified<'c> {
     call: &'c Call<'c>,
 }
 
-impl<'c> Presented<'c> {
+impl<'c> Unverified<'c> {
     /// Verifies who calls: an administrator's token, or an attested workload, whose roles are read.
     pub(super) async fn authenticate(self) -> Result<Authenticated<'c>, BrokerError> {
         let call = self.call;

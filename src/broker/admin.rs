@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use secrecy::ExposeSecret;
 use tracing::instrument;
 
-use super::access::Presented;
+use super::access::Unverified;
 use super::issue::Case;
 use super::{Broker, BrokerError};
 use crate::attest::{AttestError, AttestFailure, Evidence, TokenScheme};
@@ -277,18 +277,18 @@ impl Broker {
         bound: bool,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.bind_admin_by(presented, identity.clone(), role.clone(), bound))
+        call.run(|unverified| self.bind_admin_by(unverified, identity.clone(), role.clone(), bound))
             .await
     }
 
     async fn bind_admin_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         identity: Identity,
         role: String,
         bound: bool,
     ) -> Result<(), BrokerError> {
-        let admin = presented.act_as(AdminAction::ManageAdmins).await?;
+        let admin = unverified.act_as(AdminAction::ManageAdmins).await?;
         if admin.caller().identity() == Some(&identity) {
             return Err(BrokerError::OwnBinding);
         }
@@ -345,15 +345,15 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<Vec<(String, String)>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.admin_bindings_by(presented))
+        call.run(|unverified| self.admin_bindings_by(unverified))
             .await
     }
 
     async fn admin_bindings_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
     ) -> Result<Vec<(String, String)>, BrokerError> {
-        presented.read_as(AdminAction::ManageAdmins).await?;
+        unverified.read_as(AdminAction::ManageAdmins).await?;
         let bindings = self.store().bound_roles().await?;
         Ok(bindings
             .into_iter()
@@ -364,12 +364,12 @@ impl Broker {
     /// Whether the caller may read metrics.
     pub async fn check_metrics_reader(&self, evidence: &Evidence) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.check_metrics_reader_by(presented))
+        call.run(|unverified| self.check_metrics_reader_by(unverified))
             .await
     }
 
-    async fn check_metrics_reader_by(&self, presented: Presented<'_>) -> Result<(), BrokerError> {
-        presented.read_as(AdminAction::ReadMetrics).await?;
+    async fn check_metrics_reader_by(&self, unverified: Unverified<'_>) -> Result<(), BrokerError> {
+        unverified.read_as(AdminAction::ReadMetrics).await?;
         Ok(())
     }
 }

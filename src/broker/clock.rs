@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{instrument, warn};
 
-use super::access::Presented;
+use super::access::Unverified;
 use super::admin::Caller;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -232,16 +232,16 @@ impl Broker {
         ask: AcceptAsk,
     ) -> Result<Accepted, BrokerError> {
         let call = self.call_by_any_clock(evidence);
-        call.run(|presented| self.accept_time_by(presented, &ask))
+        call.run(|unverified| self.accept_time_by(unverified, &ask))
             .await
     }
 
     async fn accept_time_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         ask: &AcceptAsk,
     ) -> Result<Accepted, BrokerError> {
-        let admin = presented.act_as(AdminAction::AcceptTime).await?;
+        let admin = unverified.act_as(AdminAction::AcceptTime).await?;
         self.check_acceptable(ask)?;
         let (commitment, opening) = self.commitment(ask.reason.clone().into_bytes())?;
         for _ in 0..TRIES {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use tracing::{error, info, instrument, warn};
 
-use super::access::{Actor, Presented};
+use super::access::{Actor, Unverified};
 use super::admin::Caller;
 use super::check::{Unfit, check_generation};
 use super::failures::NO_ATTESTOR;
@@ -162,8 +162,8 @@ impl Broker {
         document: impl Future<Output = Option<Generation>> + Send,
     ) -> Result<Option<Result<Checked, Unfit>>, BrokerError> {
         let (call, document) = (self.call(evidence), document.shared());
-        call.run(async |presented| {
-            presented.read_as(AdminAction::ReadGeneration).await?;
+        call.run(async |unverified| {
+            unverified.read_as(AdminAction::ReadGeneration).await?;
             let Some(generation) = document.clone().await else {
                 return Ok(None);
             };
@@ -296,8 +296,8 @@ impl Broker {
         document: impl Future<Output = Option<Generation>> + Send,
     ) -> Result<Option<Result<Activated, Unfit>>, BrokerError> {
         let (call, document) = (self.call(evidence), document.shared());
-        call.run(async |presented| {
-            let admin = presented.act_as(AdminAction::ActivateGeneration).await?;
+        call.run(async |unverified| {
+            let admin = unverified.act_as(AdminAction::ActivateGeneration).await?;
             // Nothing is read, compiled or kept for evidence that was used before.
             admin.use_up().await?;
             let Some(generation) = document.clone().await else {
@@ -454,14 +454,14 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<(Activation, Vec<u8>), BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.generation_by(presented)).await
+        call.run(|unverified| self.generation_by(unverified)).await
     }
 
     async fn generation_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
     ) -> Result<(Activation, Vec<u8>), BrokerError> {
-        presented.read_as(AdminAction::ReadGeneration).await?;
+        unverified.read_as(AdminAction::ReadGeneration).await?;
         let activation = self.store().active_generation().await?;
         let activation = activation.ok_or(BrokerError::NotFound("generation"))?;
         let bytes = self.store().generation(activation.sealed.claimed()).await?;
@@ -478,16 +478,16 @@ impl Broker {
         digest: GenerationDigest,
     ) -> Result<Vec<u8>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.generation_of_by(presented, digest))
+        call.run(|unverified| self.generation_of_by(unverified, digest))
             .await
     }
 
     async fn generation_of_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         digest: GenerationDigest,
     ) -> Result<Vec<u8>, BrokerError> {
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         if !reader.may(AdminAction::ReadGeneration)? {
             return Err(BrokerError::NotFound("generation"));
         }

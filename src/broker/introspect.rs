@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::instrument;
 
-use super::access::Presented;
+use super::access::Unverified;
 use super::admin::Caller;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -70,16 +70,16 @@ impl Broker {
         token: &SecretString,
     ) -> Result<Answer, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.introspect_by(presented, token))
+        call.run(|unverified| self.introspect_by(unverified, token))
             .await
     }
 
     async fn introspect_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         token: &SecretString,
     ) -> Result<Answer, BrokerError> {
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         Ok(Answer {
             introspection: self.introspect_for(reader.caller(), token).await?,
             asker: reader.caller().name(),

@@ -14,7 +14,7 @@ use std::time::Instant;
 use secrecy::SecretString;
 use tracing::{error, info, instrument, warn};
 
-use super::access::{Presented, Requester};
+use super::access::{Requester, Unverified};
 use super::admit::Admission;
 use super::error::Denied;
 use super::generations::Active;
@@ -206,12 +206,12 @@ impl Broker {
         request: &CredentialRequest,
     ) -> Result<Issued, BrokerError> {
         let call = self.call(evidence);
-        Box::pin(call.run(|presented| self.issue_by(presented, request.clone()))).await
+        Box::pin(call.run(|unverified| self.issue_by(unverified, request.clone()))).await
     }
 
     async fn issue_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         request: CredentialRequest,
     ) -> Result<Issued, BrokerError> {
         // The log's size comes first: whatever is cut off from here on stops this request.
@@ -220,7 +220,7 @@ impl Broker {
         let active = self.active()?;
 
         let appraising = Instant::now();
-        let requester = presented.request(&active, now).await?;
+        let requester = unverified.request(&active, now).await?;
         self.metrics().stage(Stage::Appraise, appraising.elapsed());
 
         let case = Case {

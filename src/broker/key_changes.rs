@@ -4,7 +4,7 @@
 
 use tracing::{info, instrument, warn};
 
-use super::access::{Actor, Presented};
+use super::access::{Actor, Unverified};
 use super::keys::{LEDGER_OVERLAP_SECONDS, MadeKey, ledger_key_dates, make_key, row_of};
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -287,8 +287,8 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn rotate_keys(&self, evidence: &Evidence) -> Result<String, BrokerError> {
         let call = self.call(evidence);
-        call.run(async |presented| {
-            let changed = self.rotate(presented, KeyWish::Rotate).await?;
+        call.run(async |unverified| {
+            let changed = self.rotate(unverified, KeyWish::Rotate).await?;
             Ok(changed.row.kid)
         })
         .await
@@ -299,8 +299,8 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn rotate_ledger_key(&self, evidence: &Evidence) -> Result<String, BrokerError> {
         let call = self.call(evidence);
-        call.run(async |presented| {
-            let changed = self.rotate(presented, KeyWish::RotateLedger).await?;
+        call.run(async |unverified| {
+            let changed = self.rotate(unverified, KeyWish::RotateLedger).await?;
             changed.public.ok_or_else(no_key)
         })
         .await
@@ -308,10 +308,10 @@ impl Broker {
 
     async fn rotate(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         wish: KeyWish<'_>,
     ) -> Result<KeyChange, BrokerError> {
-        let admin = presented.act_as(AdminAction::ManageKeys).await?;
+        let admin = unverified.act_as(AdminAction::ManageKeys).await?;
         let changed = self.change_keys(Some(&admin), wish, &admin.name()).await?;
         let changed = changed.ok_or_else(no_key)?;
         self.take_keys(self.now()).await?;

@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use tracing::{info, instrument, warn};
 
-use super::access::Presented;
+use super::access::Unverified;
 use super::key_changes::KeyWish;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -549,11 +549,14 @@ impl Broker {
     /// Every key's record, for admins.
     pub async fn list_keys(&self, evidence: &Evidence) -> Result<Vec<KeySummary>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.list_keys_by(presented)).await
+        call.run(|unverified| self.list_keys_by(unverified)).await
     }
 
-    async fn list_keys_by(&self, presented: Presented<'_>) -> Result<Vec<KeySummary>, BrokerError> {
-        presented.read_as(AdminAction::ManageKeys).await?;
+    async fn list_keys_by(
+        &self,
+        unverified: Unverified<'_>,
+    ) -> Result<Vec<KeySummary>, BrokerError> {
+        unverified.read_as(AdminAction::ManageKeys).await?;
         let now = self.now();
         let opened = self.opened_keys(now).await?;
         let active = self.active()?;
@@ -586,17 +589,17 @@ impl Broker {
         dry_run: bool,
     ) -> Result<KeyWithdrawal, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.revoke_key_by(presented, kid, dry_run))
+        call.run(|unverified| self.revoke_key_by(unverified, kid, dry_run))
             .await
     }
 
     async fn revoke_key_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         kid: &str,
         dry_run: bool,
     ) -> Result<KeyWithdrawal, BrokerError> {
-        let admin = presented.act_as(AdminAction::ManageKeys).await?;
+        let admin = unverified.act_as(AdminAction::ManageKeys).await?;
         let now = self.now();
         // Of a key that is in use nothing has to be read: a row that was forged beside it must not
         // keep it from being cut off.

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use tracing::{error, info, instrument, warn};
 use uuid::Uuid;
 
-use super::access::Presented;
+use super::access::Unverified;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -73,18 +73,18 @@ impl Broker {
         under: Under<'_>,
     ) -> Result<Receipt, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.decision_by(presented, id, under))
+        call.run(|unverified| self.decision_by(unverified, id, under))
             .await
     }
 
     async fn decision_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: DecisionId,
         under: Under<'_>,
     ) -> Result<Receipt, BrokerError> {
         let not_found = || BrokerError::NotFound("decision");
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         let index = self
             .store()
             .decision_index(id)
@@ -118,17 +118,17 @@ impl Broker {
         id: DecisionId,
     ) -> Result<Record, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.decision_record_by(presented, id))
+        call.run(|unverified| self.decision_record_by(unverified, id))
             .await
     }
 
     async fn decision_record_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: DecisionId,
     ) -> Result<Record, BrokerError> {
         let not_found = || BrokerError::NotFound("decision");
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         if !reader.may(AdminAction::ReadLedger)? {
             return Err(not_found());
         }
@@ -147,16 +147,16 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn forget_purpose(&self, evidence: &Evidence, id: Uuid) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.forget_purpose_by(presented, id))
+        call.run(|unverified| self.forget_purpose_by(unverified, id))
             .await
     }
 
     async fn forget_purpose_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: Uuid,
     ) -> Result<(), BrokerError> {
-        let reader = presented.read_as(AdminAction::ActivateGeneration).await?;
+        let reader = unverified.read_as(AdminAction::ActivateGeneration).await?;
         let store = self.store();
         let index = if let Some(index) = store.decision_index(DecisionId::from(id)).await? {
             index
@@ -192,18 +192,18 @@ impl Broker {
         limit: u32,
     ) -> Result<Vec<Record>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.decision_records_by(presented, from, since, limit))
+        call.run(|unverified| self.decision_records_by(unverified, from, since, limit))
             .await
     }
 
     async fn decision_records_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         from: u64,
         since: Option<Timestamp>,
         limit: u32,
     ) -> Result<Vec<Record>, BrokerError> {
-        self.check_ledger_reader_by(presented).await?;
+        self.check_ledger_reader_by(unverified).await?;
         let from = match since {
             // Leaves lie in the order of their commits; their own times, which were taken a moment
             // before, need not.
@@ -284,17 +284,17 @@ impl Broker {
         index: u64,
     ) -> Result<StoredLeaf, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.ledger_entry_by(presented, index))
+        call.run(|unverified| self.ledger_entry_by(unverified, index))
             .await
     }
 
     async fn ledger_entry_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         index: u64,
     ) -> Result<StoredLeaf, BrokerError> {
         let not_found = || BrokerError::NotFound("ledger entry");
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         let leaf = self.leaf(index).await?.ok_or_else(not_found)?;
         let own = leaf.subject.is_some()
             && leaf.subject.as_deref() == reader.identity().map(Identity::as_str);
@@ -310,15 +310,15 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<LedgerReader, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.check_ledger_reader_by(presented))
+        call.run(|unverified| self.check_ledger_reader_by(unverified))
             .await
     }
 
     async fn check_ledger_reader_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
     ) -> Result<LedgerReader, BrokerError> {
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         if reader.may(AdminAction::ReadLedger)? {
             return Ok(LedgerReader(reader.as_matched()));
         }

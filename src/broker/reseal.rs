@@ -3,7 +3,7 @@
 
 use tracing::{info, instrument};
 
-use super::access::Presented;
+use super::access::Unverified;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::crypto::keyring::SigningKeyRecord;
@@ -41,11 +41,11 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn reseal_keys(&self, evidence: &Evidence) -> Result<u64, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.reseal_keys_by(presented)).await
+        call.run(|unverified| self.reseal_keys_by(unverified)).await
     }
 
-    async fn reseal_keys_by(&self, presented: Presented<'_>) -> Result<u64, BrokerError> {
-        let admin = presented.act_as(AdminAction::ManageKeys).await?;
+    async fn reseal_keys_by(&self, unverified: Unverified<'_>) -> Result<u64, BrokerError> {
+        let admin = unverified.act_as(AdminAction::ManageKeys).await?;
         admin.use_up().await?;
         let mut rows = 0;
         for _ in 0..ROUNDS {

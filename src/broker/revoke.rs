@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::{info, instrument, warn};
 
-use super::access::Presented;
+use super::access::Unverified;
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -96,17 +96,17 @@ impl Broker {
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.revoke_session_by(presented, id))
+        call.run(|unverified| self.revoke_session_by(unverified, id))
             .await
     }
 
     async fn revoke_session_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
         let asked = self.now();
-        let actor = presented.authenticate().await?.act().await?;
+        let actor = unverified.authenticate().await?.act().await?;
         let session = self.store().session(id).await?;
         let admin = actor.may(AdminAction::RevokeSession)?;
         let caller = actor.caller();
@@ -163,13 +163,13 @@ impl Broker {
         token: &SecretString,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.revoke_token_by(presented, token))
+        call.run(|unverified| self.revoke_token_by(unverified, token))
             .await
     }
 
     async fn revoke_token_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         token: &SecretString,
     ) -> Result<(), BrokerError> {
         let known = match self.recognise(token) {
@@ -178,12 +178,12 @@ impl Broker {
         };
         if let Some(session) = known {
             return self
-                .revoke_session_by(presented, session.id)
+                .revoke_session_by(unverified, session.id)
                 .await
                 .map(drop);
         }
         self.metrics().foreign_token();
-        presented.read().await?;
+        unverified.read().await?;
         Ok(())
     }
 
@@ -199,7 +199,7 @@ impl Broker {
         let revoking = async move {
             let call = broker.call(&evidence);
             let revoked = call
-                .run(|presented| broker.revoke_tracked(presented, ask.clone()))
+                .run(|unverified| broker.revoke_tracked(unverified, ask.clone()))
                 .await;
             if let Err(error @ BrokerError::FailClosed(_)) = &revoked {
                 // Nobody may be there any more to be told.
@@ -213,7 +213,7 @@ impl Broker {
 
     async fn revoke_tracked(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         ask: RevokeAsk,
     ) -> Result<Revocation, BrokerError> {
         let RevokeAsk {
@@ -225,7 +225,7 @@ impl Broker {
             dry_run,
         } = ask;
         let asked = self.now();
-        let admin = presented.act_as(AdminAction::RevokeMany).await?;
+        let admin = unverified.act_as(AdminAction::RevokeMany).await?;
         if !unknown {
             self.check_known(&selector, asked).await?;
         }
@@ -320,16 +320,16 @@ impl Broker {
         id: CutoffId,
     ) -> Result<Revocation, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.revocation_by(presented, id))
+        call.run(|unverified| self.revocation_by(unverified, id))
             .await
     }
 
     async fn revocation_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: CutoffId,
     ) -> Result<Revocation, BrokerError> {
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         if !reader.may(AdminAction::ReadRevocations)? && !reader.may(AdminAction::RevokeMany)? {
             return Err(BrokerError::NotFound("revocation"));
         }
@@ -344,16 +344,16 @@ impl Broker {
         filter: CutoffFilter,
     ) -> Result<Vec<Cutoff>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.revocations_by(presented, filter.clone()))
+        call.run(|unverified| self.revocations_by(unverified, filter.clone()))
             .await
     }
 
     async fn revocations_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         filter: CutoffFilter,
     ) -> Result<Vec<Cutoff>, BrokerError> {
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         if !reader.may(AdminAction::ReadRevocations)? && !reader.may(AdminAction::RevokeMany)? {
             return Err(BrokerError::Forbidden("readRevocations"));
         }
@@ -368,12 +368,16 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn lift(&self, evidence: &Evidence, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.lift_by(presented, id)).await
+        call.run(|unverified| self.lift_by(unverified, id)).await
     }
 
-    async fn lift_by(&self, presented: Presented<'_>, id: CutoffId) -> Result<Cutoff, BrokerError> {
+    async fn lift_by(
+        &self,
+        unverified: Unverified<'_>,
+        id: CutoffId,
+    ) -> Result<Cutoff, BrokerError> {
         let now = self.now();
-        let admin = presented.act_as(AdminAction::LiftCutoff).await?;
+        let admin = unverified.act_as(AdminAction::LiftCutoff).await?;
         let cutoff = self.genuine_cutoff(id).await?;
         if let Some(own) = admin.caller().identity()
             && self.concerns(&cutoff.selector, own).await?

@@ -1,6 +1,6 @@
 //! Sessions, for those who may see them.
 
-use super::access::Presented;
+use super::access::Unverified;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -43,15 +43,15 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<SessionReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.session_by(presented, id)).await
+        call.run(|unverified| self.session_by(unverified, id)).await
     }
 
     async fn session_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         let view = self.store().session_view(id).await?;
         let view = view.ok_or(BrokerError::NotFound("session"))?;
         let session = &view.session;
@@ -73,16 +73,16 @@ impl Broker {
         filter: SessionFilter,
     ) -> Result<Vec<SessionReport>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.list_sessions_by(presented, filter.clone()))
+        call.run(|unverified| self.list_sessions_by(unverified, filter.clone()))
             .await
     }
 
     async fn list_sessions_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         mut filter: SessionFilter,
     ) -> Result<Vec<SessionReport>, BrokerError> {
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         if !reader.may(AdminAction::ListSessions)? {
             let own = reader
                 .identity()

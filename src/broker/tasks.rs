@@ -5,7 +5,7 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::instrument;
 
-use super::access::{Actor, Presented};
+use super::access::{Actor, Unverified};
 use super::admit::{DELEGATION_PREFIX, key_fits, owner_withdrawn};
 use super::issue::{Case, DecisionSummary, IssuedTask, before_policy};
 use super::sessions::SessionReport;
@@ -100,19 +100,19 @@ impl Broker {
         new: NewTask,
     ) -> Result<Opened, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.open_task_by(presented, new.clone()))
+        call.run(|unverified| self.open_task_by(unverified, new.clone()))
             .await
     }
 
     async fn open_task_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         new: NewTask,
     ) -> Result<Opened, BrokerError> {
         let basis = self.ledger().basis();
         let now = self.now();
         let active = self.active()?;
-        let requester = presented.request(&active, now).await?;
+        let requester = unverified.request(&active, now).await?;
         let workload = requester.workload();
         let case = Case {
             active: &active,
@@ -255,18 +255,18 @@ impl Broker {
         authority: TaskAuthority,
     ) -> Result<TaskWithSessions, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(|presented| self.heartbeat_by(presented, id, &authority))
+        call.run(|unverified| self.heartbeat_by(unverified, id, &authority))
             .await
     }
 
     async fn heartbeat_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: TaskId,
         authority: &TaskAuthority,
     ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
-        let owner = self.owner(presented, id, authority, None, now).await?;
+        let owner = self.owner(unverified, id, authority, None, now).await?;
         owner.actor.use_up().await?;
         self.check_owners(&owner).await?;
         let alive = owner.chain.state_at(now) == TaskState::Open;
@@ -300,20 +300,20 @@ impl Broker {
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(|presented| self.end_task_by(presented, id, &authority, end))
+        call.run(|unverified| self.end_task_by(unverified, id, &authority, end))
             .await
     }
 
     async fn end_task_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: TaskId,
         authority: &TaskAuthority,
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
         let owner = self
-            .owner(presented, id, authority, Some(AdminAction::EndTask), now)
+            .owner(unverified, id, authority, Some(AdminAction::EndTask), now)
             .await?;
         let entry = EndTask {
             task: id,
@@ -349,10 +349,10 @@ impl Broker {
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(|presented| {
+        call.run(|unverified| {
             let child = child.clone();
             self.delegate_by(
-                presented,
+                unverified,
                 id,
                 &authority,
                 child,
@@ -365,7 +365,7 @@ impl Broker {
 
     async fn delegate_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: TaskId,
         authority: &TaskAuthority,
         child: Identity,
@@ -373,7 +373,7 @@ impl Broker {
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
         let now = self.now();
-        let owner = self.owner(presented, id, authority, None, now).await?;
+        let owner = self.owner(unverified, id, authority, None, now).await?;
         if owner.chain.state_at(now) != TaskState::Open {
             return Err(BrokerError::TaskEnded);
         }
@@ -425,15 +425,15 @@ impl Broker {
     /// A task, for its owner or an admin.
     pub async fn task(&self, id: TaskId, evidence: &Evidence) -> Result<TaskReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.task_by(presented, id)).await
+        call.run(|unverified| self.task_by(unverified, id)).await
     }
 
     async fn task_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         id: TaskId,
     ) -> Result<TaskReport, BrokerError> {
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         let task = self.store().task(id).await?;
         let task = task.ok_or(BrokerError::NotFound("task"))?;
         let own = reader.owns(&task.owner, task.owner_instance.as_ref());
@@ -450,16 +450,16 @@ impl Broker {
         filter: crate::store::tasks::TaskFilter,
     ) -> Result<Vec<TaskReport>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.list_tasks_by(presented, filter.clone()))
+        call.run(|unverified| self.list_tasks_by(unverified, filter.clone()))
             .await
     }
 
     async fn list_tasks_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         mut filter: crate::store::tasks::TaskFilter,
     ) -> Result<Vec<TaskReport>, BrokerError> {
-        let reader = presented.read().await?;
+        let reader = unverified.read().await?;
         if !reader.may(AdminAction::ListTasks)? {
             let own = reader
                 .identity()
@@ -495,7 +495,7 @@ impl Broker {
     /// while a cutoff blocks the task or one above it. To end a task only takes away.
     async fn owner<'c>(
         &self,
-        presented: Presented<'c>,
+        unverified: Unverified<'c>,
         id: TaskId,
         authority: &TaskAuthority,
         admins: Option<AdminAction>,
@@ -504,7 +504,7 @@ impl Broker {
         let not_found = || BrokerError::NotFound("task");
         let owner = match authority {
             TaskAuthority::Handle(handle, _) => {
-                let bearer = presented.with_handle(now)?;
+                let bearer = unverified.with_handle(now)?;
                 let digest = token_digest(handle.expose_secret());
                 let found = self.task_with_chain(id).await?.filter(|(task, _)| {
                     digests_equal(&digest, &task.handle_digest) && key_fits(task, bearer.key())
@@ -514,7 +514,7 @@ impl Broker {
                 Owner { task, chain, actor }
             }
             TaskAuthority::Owner(_) => {
-                let actor = presented.authenticate().await?.act().await?;
+                let actor = unverified.authenticate().await?.act().await?;
                 // To end a task is not to keep it alive, nor to lend what it has.
                 let admin = match admins {
                     Some(action) => actor.may(action)?,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures_util::future::BoxFuture;
 use tracing::instrument;
 
-use super::access::Presented;
+use super::access::Unverified;
 use super::admin::Caller;
 use super::{Broker, BrokerError};
 use crate::attest::key::registrable;
@@ -53,20 +53,20 @@ impl Broker {
         jwk: &serde_json::Value,
     ) -> Result<String, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| {
-            self.add_workload_key_by(presented, attestor.clone(), workload.clone(), jwk)
+        call.run(|unverified| {
+            self.add_workload_key_by(unverified, attestor.clone(), workload.clone(), jwk)
         })
         .await
     }
 
     async fn add_workload_key_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         attestor: String,
         workload: String,
         jwk: &serde_json::Value,
     ) -> Result<String, BrokerError> {
-        let admin = presented.act_as(AdminAction::ManageWorkloads).await?;
+        let admin = unverified.act_as(AdminAction::ManageWorkloads).await?;
         let invalid = |pointer, detail: String| BrokerError::Invalid { pointer, detail };
         if workload.is_empty() || workload.len() > MAX_NAME_BYTES {
             let detail = format!("a workload's name has 1 to {MAX_NAME_BYTES} bytes");
@@ -147,21 +147,21 @@ impl Broker {
         thumbprint: String,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| {
+        call.run(|unverified| {
             let (attestor, workload) = (attestor.clone(), workload.clone());
-            self.remove_workload_key_by(presented, attestor, workload, thumbprint.clone())
+            self.remove_workload_key_by(unverified, attestor, workload, thumbprint.clone())
         })
         .await
     }
 
     async fn remove_workload_key_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
         attestor: String,
         workload: String,
         thumbprint: String,
     ) -> Result<(), BrokerError> {
-        let admin = presented.act_as(AdminAction::ManageWorkloads).await?;
+        let admin = unverified.act_as(AdminAction::ManageWorkloads).await?;
         let change = WorkloadKeyChange {
             attestor,
             workload,
@@ -178,15 +178,15 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|presented| self.list_workload_keys_by(presented))
+        call.run(|unverified| self.list_workload_keys_by(unverified))
             .await
     }
 
     async fn list_workload_keys_by(
         &self,
-        presented: Presented<'_>,
+        unverified: Unverified<'_>,
     ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
-        presented.read_as(AdminAction::ManageWorkloads).await?;
+        unverified.read_as(AdminAction::ManageWorkloads).await?;
         Ok(self.store().registered_keys(MAX_PAGE).await?)
     }
 }
