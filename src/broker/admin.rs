@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use secrecy::ExposeSecret;
 use tracing::instrument;
 
-use super::call::Call;
+use super::access::Unverified;
 use super::decisions::DecisionContext;
 use super::generations::Gone;
 use super::{Broker, BrokerError};
@@ -107,7 +107,7 @@ pub async fn judge_bootstrap(
     Ok(fault)
 }
 
-/// Who calls.
+/// A caller that was verified.
 #[derive(Debug)]
 pub struct Caller {
     who: Who,
@@ -117,6 +117,7 @@ pub struct Caller {
 enum Who {
     Bootstrap,
     Dev,
+    Handle,
     Workload {
         workload: Box<Workload>,
         roles: BTreeSet<String>,
@@ -124,11 +125,29 @@ enum Who {
 }
 
 impl Caller {
+    /// An attested workload, with the roles that admins bound to its identity.
+    pub(super) fn workload(workload: Workload, roles: BTreeSet<String>) -> Self {
+        let workload = Box::new(workload);
+        Self {
+            who: Who::Workload { workload, roles },
+        }
+    }
+
+    /// The bearer of a task's handle, which has no rights beside that task.
+    pub(super) fn by_handle() -> Self {
+        Self { who: Who::Handle }
+    }
+
+    /// Whether it is the bearer of the bootstrap token.
+    pub(super) fn is_bootstrap(&self) -> bool {
+        matches!(self.who, Who::Bootstrap)
+    }
+
     /// The identity, where there is one.
     #[must_use]
     pub fn identity(&self) -> Option<&Identity> {
         match &self.who {
-            Who::Bootstrap | Who::Dev => None,
+            Who::Bootstrap | Who::Dev | Who::Handle => None,
             Who::Workload { workload, .. } => Some(&workload.identity),
         }
     }
@@ -139,6 +158,7 @@ impl Caller {
         match &self.who {
             Who::Bootstrap => "bootstrap-token".into(),
             Who::Dev => "dev-admin-token".into(),
+            Who::Handle => "handle".into(),
             Who::Workload { workload, .. } => workload.identity.to_string(),
         }
     }
@@ -146,7 +166,7 @@ impl Caller {
     /// The roles that were bound to it; none for a token.
     pub(super) fn roles(&self) -> BTreeSet<String> {
         match &self.who {
-            Who::Bootstrap | Who::Dev => BTreeSet::new(),
+            Who::Bootstrap | Who::Dev | Who::Handle => BTreeSet::new(),
             Who::Workload { roles, .. } => roles.clone(),
         }
     }
@@ -155,7 +175,7 @@ impl Caller {
     #[must_use]
     pub fn owns(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
         match &self.who {
-            Who::Bootstrap | Who::Dev => false,
+            Who::Bootstrap | Who::Dev | Who::Handle => false,
             Who::Workload { workload, .. } => workload.is(identity, instance),
         }
     }
@@ -165,66 +185,27 @@ impl Caller {
 const SHOWN_ROLES: usize = 16;
 
 impl Broker {
-    /// Who calls: an administrator's token, or an attested workload with its roles. A workload
-    /// that a revocation blocks is refused.
-    pub(super) async fn caller(&self, call: &Call<'_>) -> Result<Caller, BrokerError> {
-        let caller = self.attested_caller(call).await?;
-        self.refuse_if_blocked(call, &caller).await?;
-        Ok(caller)
-    }
-
-    /// Refuses a blocked caller before anything is looked up for it. Each entry that it appends is
-    /// judged again under the ledger's lock.
-    async fn refuse_if_blocked(&self, call: &Call<'_>, caller: &Caller) -> Result<(), BrokerError> {
-        if !call.may_be_blocked() {
-            return Ok(());
-        }
-        let may_lift = self.may(caller, AdminAction::LiftCutoff);
-        call.may_lift(may_lift.unwrap_or(false));
-        call.consume().await
-    }
-
-    async fn attested_caller(&self, call: &Call<'_>) -> Result<Caller, BrokerError> {
-        call.check_open()?;
-        let now = self.now();
-        if let Some(token) = &call.evidence().bearer
-            && token.expose_secret().starts_with(ADMIN_PREFIX)
-        {
-            let evidence = call.evidence();
-            let who = self.token_bearer(token.expose_secret(), evidence, now);
-            let who = who.await?;
-            only_as_bearer(evidence).map_err(|failure| self.refuse_evidence(evidence, failure))?;
-            return Ok(Caller { who });
-        }
-        let active = self.active()?;
-        let workload = self.appraise(&active, call, now).await?;
-        let roles = self.roles(&workload.identity).await?;
-        Ok(Caller {
-            who: Who::Workload {
-                workload: Box::new(workload),
-                roles,
-            },
-        })
-    }
-
-    async fn token_bearer(
+    /// The caller of an administrator's token.
+    pub(super) async fn token_bearer(
         &self,
         token: &str,
         evidence: &Evidence,
         now: Timestamp,
-    ) -> Result<Who, BrokerError> {
+    ) -> Result<Caller, BrokerError> {
         let refused = |error| self.refuse_evidence(evidence, AttestFailure::unattributed(error));
         let digest = token_digest(token);
         let tokens = &self.parts.admin_tokens;
         if tokens.dev.is_some_and(|own| digests_equal(&own, &digest)) {
-            return Ok(Who::Dev);
+            return Ok(Caller { who: Who::Dev });
         }
         let bootstrap = tokens.bootstrap.as_ref();
         if !bootstrap.is_some_and(|own| digests_equal(own, &digest)) {
             return Err(refused(AttestError::UnknownAdminToken));
         }
         match judge_bootstrap(self.store(), self.ledger().clock(), &digest, now).await? {
-            None => Ok(Who::Bootstrap),
+            None => Ok(Caller {
+                who: Who::Bootstrap,
+            }),
             Some(why) => Err(refused(AttestError::AdminTokenOver(why))),
         }
     }
@@ -240,42 +221,19 @@ impl Broker {
 
     /// Whether the caller may act on the broker in this way.
     pub fn may(&self, caller: &Caller, action: AdminAction) -> Result<bool, BrokerError> {
-        // A clock that is in doubt keeps everybody out: its way back hangs on no policy.
-        if matches!(caller.who, Who::Bootstrap) && action == AdminAction::AcceptTime {
-            return Ok(true);
-        }
         let principal = match &caller.who {
+            // While the clock is in doubt nobody else gets in: accepting the time depends on no policy.
+            Who::Bootstrap
+                if action == AdminAction::AcceptTime || action.always_open_to_bootstrap() =>
+            {
+                return Ok(true);
+            }
             Who::Bootstrap => AdminPrincipal::Bootstrap,
             Who::Dev => AdminPrincipal::Dev,
+            Who::Handle => return Ok(false),
             Who::Workload { workload, roles } => AdminPrincipal::Workload { workload, roles },
         };
-        if matches!(caller.who, Who::Bootstrap) && action.always_open_to_bootstrap() {
-            return Ok(true);
-        }
         Ok(self.active()?.policy().may(principal, action)?)
-    }
-
-    /// The caller, if it may; otherwise a refusal that names the right.
-    pub(super) async fn admin(
-        &self,
-        call: &Call<'_>,
-        action: AdminAction,
-    ) -> Result<Caller, BrokerError> {
-        let caller = self.attested_caller(call).await?;
-        call.name_act(action.as_str());
-        // Whether a blocked admin may lift this very cutoff is judged with the lifting.
-        let lifts = action == AdminAction::LiftCutoff;
-        if !lifts {
-            self.refuse_if_blocked(call, &caller).await?;
-        }
-        if matches!(caller.who, Who::Bootstrap) && action.always_open_to_bootstrap() {
-            call.rests_on_no_generation();
-        }
-        if self.may(&caller, action)? {
-            call.may_lift(lifts);
-            return Ok(caller);
-        }
-        Err(BrokerError::Forbidden(action.as_str()))
     }
 
     /// The roles that admins bound to an identity.
@@ -320,19 +278,19 @@ impl Broker {
         bound: bool,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.bind_admin_by(&call, identity.clone(), role.clone(), bound))
+        call.run(|unverified| self.bind_admin_by(unverified, identity.clone(), role.clone(), bound))
             .await
     }
 
     async fn bind_admin_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         identity: Identity,
         role: String,
         bound: bool,
     ) -> Result<(), BrokerError> {
-        let caller = self.admin(call, AdminAction::ManageAdmins).await?;
-        if caller.identity() == Some(&identity) {
+        let admin = unverified.act_as(AdminAction::ManageAdmins).await?;
+        if admin.caller().identity() == Some(&identity) {
             return Err(BrokerError::OwnBinding);
         }
         if !crate::policy::is_role(&role) {
@@ -370,7 +328,7 @@ impl Broker {
             }
         }
         // The bootstrap token can bind another one afterwards.
-        if !bound && caller.identity().is_some() {
+        if !bound && admin.caller().identity().is_some() {
             let (of, role) = (&identity, role.as_str());
             let gone = Gone::Role { of, role };
             self.check_successor_without(gone).await?;
@@ -379,9 +337,9 @@ impl Broker {
             identity,
             role,
             bound,
-            by: caller.name(),
+            by: admin.name(),
         };
-        self.act(call, Entry::AdminBinding(change)).await
+        admin.record(Entry::AdminBinding(change)).await
     }
 
     /// The bindings, for admins.
@@ -390,15 +348,15 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<Vec<(String, String)>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.admin_bindings_by(&call)).await
+        call.run(|unverified| self.admin_bindings_by(unverified))
+            .await
     }
 
     async fn admin_bindings_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
     ) -> Result<Vec<(String, String)>, BrokerError> {
-        self.admin(call, AdminAction::ManageAdmins).await?;
-        call.consume().await?;
+        unverified.read_as(AdminAction::ManageAdmins).await?;
         let bindings = self.store().bound_roles().await?;
         Ok(bindings
             .into_iter()
@@ -409,27 +367,19 @@ impl Broker {
     /// Whether the caller may read metrics.
     pub async fn check_metrics_reader(&self, evidence: &Evidence) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.check_metrics_reader_by(&call)).await
+        call.run(|unverified| self.check_metrics_reader_by(unverified))
+            .await
     }
 
-    async fn check_metrics_reader_by(&self, call: &Call<'_>) -> Result<(), BrokerError> {
-        self.admin(call, AdminAction::ReadMetrics).await?;
-        call.consume().await
-    }
-
-    /// Appends an administrator's act.
-    pub(super) async fn act(&self, call: &Call<'_>, entry: Entry) -> Result<(), BrokerError> {
-        match call.append(entry, self.now()).await? {
-            Appended::Recorded(_) | Appended::Unchanged => Ok(()),
-            Appended::Replayed(_) => Err(BrokerError::Replayed),
-            _ => Err(BrokerError::FailClosed("the act was not recorded".into())),
-        }
+    async fn check_metrics_reader_by(&self, unverified: Unverified<'_>) -> Result<(), BrokerError> {
+        unverified.read_as(AdminAction::ReadMetrics).await?;
+        Ok(())
     }
 }
 
 /// An administrator's token is bound to no key, so no proof can add to it: one that comes with a
 /// proof was meant for something else.
-fn only_as_bearer(evidence: &Evidence) -> Result<(), AttestFailure> {
+pub(super) fn only_as_bearer(evidence: &Evidence) -> Result<(), AttestFailure> {
     if evidence.scheme == TokenScheme::Dpop || !evidence.dpop.is_empty() {
         let why = "an administrator's token is sent as `Bearer`, without a proof";
         return Err(AttestFailure::of_proof(AttestError::BadProof(why)));

@@ -356,7 +356,7 @@ impl Broker {
     ) -> Result<AdmittedTask<TaskPlan>, Unadmitted> {
         if context.workload.reuse == Reuse::PerTask {
             // Evidence that serves this task already serves it still, whatever comes of this.
-            context.call.bind(sha256(id.uuid().as_bytes()));
+            context.requester.bind(sha256(id.uuid().as_bytes()));
         }
         let not_found = || BrokerError::NotFound("task");
         let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;

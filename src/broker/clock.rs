@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::{instrument, warn};
 
-use super::call::Call;
+use super::access::Unverified;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -230,15 +230,16 @@ impl Broker {
         ask: AcceptAsk,
     ) -> Result<Accepted, BrokerError> {
         let call = self.call_by_any_clock(evidence);
-        call.run(|| self.accept_time_by(&call, &ask)).await
+        call.run(|unverified| self.accept_time_by(unverified, &ask))
+            .await
     }
 
     async fn accept_time_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         ask: &AcceptAsk,
     ) -> Result<Accepted, BrokerError> {
-        let caller = self.admin(call, AdminAction::AcceptTime).await?;
+        let admin = unverified.act_as(AdminAction::AcceptTime).await?;
         self.check_acceptable(ask)?;
         let reason = self.commitment(ask.reason.clone().into_bytes())?;
         for _ in 0..TRIES {
@@ -250,15 +251,15 @@ impl Broker {
                 accepted: now,
                 text: ask.reason.clone(),
                 reason: reason.clone(),
-                by: caller.name(),
+                by: admin.name(),
             };
             let id = accept.id;
-            match call
+            match admin
                 .append(Entry::AcceptTime(Box::new(accept)), now)
                 .await?
             {
                 Appended::Recorded(done) => {
-                    warn!(%recorded, accepted = %now, by = caller.name(), "the clock's time was accepted");
+                    warn!(%recorded, accepted = %now, by = admin.name(), "the clock's time was accepted");
                     self.wake_sweeper();
                     return Ok(Accepted {
                         id,

@@ -6,7 +6,7 @@
 
 use tracing::{info, warn};
 
-use super::call::Call;
+use super::access::Requester;
 use super::error::Denied;
 use super::generations::Active;
 use super::{Broker, BrokerError, Exceeded};
@@ -25,7 +25,7 @@ use crate::policy::record;
 /// The facts that do not change while one request is decided.
 pub(super) struct DecisionContext<'a> {
     pub(super) active: &'a Active,
-    pub(super) call: &'a Call<'a>,
+    pub(super) requester: &'a Requester<'a>,
     pub(super) workload: &'a Workload,
     /// The size of the log when the request began.
     pub(super) basis: u64,
@@ -136,7 +136,7 @@ enum OnRecord {
 }
 
 impl Broker {
-    /// Records a permit. `None` means that the request has to be decided again.
+    /// Records a permit.
     pub(super) async fn record_permit(
         &self,
         context: &DecisionContext<'_>,
@@ -145,17 +145,16 @@ impl Broker {
         purpose: Option<&str>,
         plan: PermitPlan,
         evidence: &EvidenceUse,
-    ) -> Result<Option<Recorded>, BrokerError> {
+    ) -> Result<Recorded, BrokerError> {
         let permit = Decided::Permit(plan);
         let decide = self.decide_entry(context, id, evaluation, purpose, permit)?;
         match self.append_decision(context, decide, evidence).await? {
-            None => Ok(None),
-            Some(OnRecord::AsDecided(recorded)) => {
+            OnRecord::AsDecided(recorded) => {
                 self.metrics().decision(Outcome::Permit);
                 self.tell_observed(id, evaluation, Outcome::Permit);
-                Ok(Some(recorded))
+                Ok(recorded)
             }
-            Some(OnRecord::Refused(recorded, refusal)) => {
+            OnRecord::Refused(recorded, refusal) => {
                 self.tell_observed(id, evaluation, Outcome::Permit);
                 let denied = self.denied(id, evaluation, refusal, recorded.receipt);
                 Err(BrokerError::Denied(Box::new(denied)))
@@ -163,27 +162,21 @@ impl Broker {
         }
     }
 
-    /// Records a refusal. `None` means that the request has to be decided again.
+    /// Records a refusal.
     pub(super) async fn record_refusal(
         &self,
         context: &DecisionContext<'_>,
         refused: &RefusedRequest,
-    ) -> Result<Option<Denied>, BrokerError> {
+    ) -> Result<Denied, BrokerError> {
         self.spend_denial(context)?;
         let decide = self.refusal_entry(context, refused)?;
         let id = decide.id;
         let appended = self.append_decision(context, decide, &refused.evidence);
         let (recorded, refusal) = match appended.await? {
-            None => return Ok(None),
-            Some(OnRecord::AsDecided(recorded)) => (recorded, refused.refusal.clone()),
-            Some(OnRecord::Refused(recorded, refusal)) => (recorded, refusal),
+            OnRecord::AsDecided(recorded) => (recorded, refused.refusal.clone()),
+            OnRecord::Refused(recorded, refusal) => (recorded, refusal),
         };
-        Ok(Some(self.refusal_on_record(
-            id,
-            refused,
-            refusal,
-            recorded.receipt,
-        )))
+        Ok(self.refusal_on_record(id, refused, refusal, recorded.receipt))
     }
 
     /// Tells the operator of a refusal that is on record.
@@ -299,15 +292,14 @@ impl Broker {
         context: &DecisionContext<'_>,
         decide: Decide,
         evidence: &EvidenceUse,
-    ) -> Result<Option<OnRecord>, BrokerError> {
+    ) -> Result<OnRecord, BrokerError> {
         let entry = Entry::Decide(Box::new(decide));
         let adjust = |one_time: &mut Vec<OneTime>| evidence.adjust(one_time);
-        let appended = context.call.append_with(entry, context.now, adjust).await?;
-        match appended {
-            Appended::Recorded(recorded) => Ok(Some(OnRecord::AsDecided(recorded))),
-            Appended::Refused(recorded, refusal) => Ok(Some(OnRecord::Refused(recorded, refusal))),
-            Appended::Stale => Ok(None),
-            Appended::Superseded => Err(BrokerError::Superseded),
+        let appended = context.requester.append_with(entry, context.now, adjust);
+        match appended.await? {
+            Appended::Recorded(recorded) => Ok(OnRecord::AsDecided(recorded)),
+            Appended::Refused(recorded, refusal) => Ok(OnRecord::Refused(recorded, refusal)),
+            Appended::Stale | Appended::Superseded => Err(BrokerError::Superseded),
             Appended::Replayed(_) => Err(BrokerError::Replayed),
             Appended::RetryTaken(_) => Err(BrokerError::InProgress),
             Appended::Unchanged | Appended::Blocked(_) | Appended::Forgotten => {

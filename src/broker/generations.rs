@@ -11,8 +11,8 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use tracing::{error, info, instrument, warn};
 
+use super::access::{Actor, Unverified};
 use super::admin::Caller;
-use super::call::Call;
 use super::check::{Unfit, check_generation};
 use super::failures::NO_ATTESTOR;
 use super::loads::LoadSlot;
@@ -106,13 +106,13 @@ pub struct Activated {
     pub observing: Vec<(String, Timestamp)>,
 }
 
-/// On whose word something is activated.
-enum Word<'a> {
-    /// An admin's, by a call.
-    Admin(&'a Call<'a>, Caller),
-    /// That of whoever started an embedded broker.
+/// The initiator of an activation.
+enum Initiator<'a> {
+    /// An admin.
+    Admin(&'a Actor<'a>),
+    /// The start of an embedded broker, under this name.
     Start(String),
-    /// Nobody's anew: it decided already, in a log that this one succeeds.
+    /// The takeover of a log, under this name: the generation decided in the log before this one.
     Carried(String),
 }
 
@@ -159,9 +159,8 @@ impl Broker {
         document: impl Future<Output = Option<Generation>> + Send,
     ) -> Result<Option<Checked>, BrokerError> {
         let (call, document) = (self.call(evidence), document.shared());
-        call.run(|| async {
-            self.admin(&call, AdminAction::ReadGeneration).await?;
-            call.consume().await?;
+        call.run(async |unverified| {
+            unverified.read_as(AdminAction::ReadGeneration).await?;
             let Some(generation) = document.clone().await else {
                 return Ok(None);
             };
@@ -303,16 +302,15 @@ impl Broker {
         document: impl Future<Output = Option<Generation>> + Send,
     ) -> Result<Option<Activated>, BrokerError> {
         let (call, document) = (self.call(evidence), document.shared());
-        call.run(|| async {
-            let action = AdminAction::ActivateGeneration;
-            let caller = self.admin(&call, action).await?;
+        call.run(async |unverified| {
+            let admin = unverified.act_as(AdminAction::ActivateGeneration).await?;
             // Nothing is read, compiled or kept for evidence that was used before.
-            call.consume().await?;
+            admin.use_up().await?;
             let Some(generation) = document.clone().await else {
                 return Ok(None);
             };
-            let word = Word::Admin(&call, caller);
-            self.activate_by(word, generation).await.map(Some)
+            let initiator = Initiator::Admin(&admin);
+            self.activate_by(initiator, generation).await.map(Some)
         })
         .await
     }
@@ -323,8 +321,8 @@ impl Broker {
         by: &str,
         generation: Generation,
     ) -> Result<Activated, BrokerError> {
-        let word = Word::Start(by.to_owned());
-        self.activate_by(word, generation).await
+        let initiator = Initiator::Start(by.to_owned());
+        self.activate_by(initiator, generation).await
     }
 
     /// Makes a generation decide that decided in a log before this one.
@@ -333,14 +331,14 @@ impl Broker {
         by: &str,
         generation: Generation,
     ) -> Result<GenerationDigest, BrokerError> {
-        let word = Word::Carried(by.to_owned());
-        let activated = self.activate_by(word, generation).await?;
+        let initiator = Initiator::Carried(by.to_owned());
+        let activated = self.activate_by(initiator, generation).await?;
         Ok(activated.digest)
     }
 
     async fn activate_by(
         &self,
-        word: Word<'_>,
+        initiator: Initiator<'_>,
         generation: Generation,
     ) -> Result<Activated, BrokerError> {
         let bytes = generation
@@ -353,21 +351,21 @@ impl Broker {
         // The dates matter only to a change: an active generation stays active.
         let decides = self.store().active_generation().await?;
         if decides.is_none_or(|own| own.sealed.claimed() != digest)
-            && !matches!(word, Word::Carried(_))
+            && !matches!(initiator, Initiator::Carried(_))
             && let Err(problems) = active.policy().check_dates(&files, now)
         {
             return Err(Unfit::Late(problems).into());
         }
-        if let Word::Admin(_, caller) = &word {
-            self.successors(&active, Some(caller)).await?;
+        if let Initiator::Admin(admin) = &initiator {
+            self.successors(&active, Some(admin.caller())).await?;
         }
         let activated = Activated {
             digest,
             observing: observing(&active, now),
         };
-        let by = match &word {
-            Word::Admin(_, caller) => caller.name(),
-            Word::Start(by) | Word::Carried(by) => by.clone(),
+        let by = match &initiator {
+            Initiator::Admin(admin) => admin.name(),
+            Initiator::Start(by) | Initiator::Carried(by) => by.clone(),
         };
         let entry = Entry::Activate(Activate {
             digest,
@@ -375,9 +373,9 @@ impl Broker {
             endpoints: self.endpoints_digest(),
             by,
         });
-        let appended = match word {
-            Word::Admin(call, _) => call.append(entry, now).await?,
-            Word::Start(_) | Word::Carried(_) => {
+        let appended = match initiator {
+            Initiator::Admin(admin) => admin.append(entry, now).await?,
+            Initiator::Start(_) | Initiator::Carried(_) => {
                 let request = Request {
                     entry,
                     one_time: OneTimeUse::default(),
@@ -457,12 +455,14 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<(Activation, Vec<u8>), BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.generation_by(&call)).await
+        call.run(|unverified| self.generation_by(unverified)).await
     }
 
-    async fn generation_by(&self, call: &Call<'_>) -> Result<(Activation, Vec<u8>), BrokerError> {
-        self.admin(call, AdminAction::ReadGeneration).await?;
-        call.consume().await?;
+    async fn generation_by(
+        &self,
+        unverified: Unverified<'_>,
+    ) -> Result<(Activation, Vec<u8>), BrokerError> {
+        unverified.read_as(AdminAction::ReadGeneration).await?;
         let activation = self.store().active_generation().await?;
         let activation = activation.ok_or(BrokerError::NotFound("generation"))?;
         let bytes = self.store().generation(activation.sealed.claimed()).await?;
@@ -479,17 +479,17 @@ impl Broker {
         digest: GenerationDigest,
     ) -> Result<Vec<u8>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.generation_of_by(&call, digest)).await
+        call.run(|unverified| self.generation_of_by(unverified, digest))
+            .await
     }
 
     async fn generation_of_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         digest: GenerationDigest,
     ) -> Result<Vec<u8>, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if !self.may(&caller, AdminAction::ReadGeneration)? {
+        let reader = unverified.read().await?;
+        if !reader.may(AdminAction::ReadGeneration)? {
             return Err(BrokerError::NotFound("generation"));
         }
         let bytes = self.store().generation(digest).await?;

@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::instrument;
 
+use super::access::Unverified;
 use super::admin::Caller;
-use super::call::Call;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::crypto::jwt::{UnverifiedJwt, verify};
@@ -70,19 +70,19 @@ impl Broker {
         token: &SecretString,
     ) -> Result<Answer, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.introspect_by(&call, token)).await
+        call.run(|unverified| self.introspect_by(unverified, token))
+            .await
     }
 
     async fn introspect_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         token: &SecretString,
     ) -> Result<Answer, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
+        let reader = unverified.read().await?;
         Ok(Answer {
-            introspection: self.introspect_for(&caller, token).await?,
-            asker: caller.name(),
+            introspection: self.introspect_for(reader.caller(), token).await?,
+            asker: reader.caller().name(),
         })
     }
 

@@ -14,8 +14,8 @@ use std::time::Instant;
 use secrecy::SecretString;
 use tracing::{error, info, instrument, warn};
 
+use super::access::Unverified;
 use super::admit::{Admission, AdmittedTask, Unadmitted};
-use super::call::Call;
 use super::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -38,9 +38,6 @@ use crate::metrics::{Ended, Stage};
 use crate::mint::{Credential, MintError, MintPlace, Minter};
 use crate::policy::{Bounds, Question};
 use crate::store::append::MintLease;
-
-/// How often a request is decided again because something changed while it was decided.
-const TRIES: u32 = 3;
 
 /// A credential, released, with everything that goes with it.
 #[derive(Debug)]
@@ -87,13 +84,6 @@ pub struct DecisionSummary {
     pub generation: GenerationDigest,
     /// What policies that merely observe would have made of it.
     pub observed: Option<Box<Observed>>,
-}
-
-/// What one try came to.
-enum Attempt {
-    Released(Box<Issued>),
-    /// Something changed meanwhile: decide again.
-    Stale,
 }
 
 /// A request for a credential that policy permits, with everything that is recorded and released.
@@ -219,44 +209,27 @@ impl Broker {
         request: &CredentialRequest,
     ) -> Result<Issued, BrokerError> {
         let call = self.call(evidence);
-        Box::pin(call.run(|| self.issue_by(&call, request))).await
+        Box::pin(call.run(|unverified| self.issue_by(unverified, request.clone()))).await
     }
 
     async fn issue_by(
         &self,
-        call: &Call<'_>,
-        request: &CredentialRequest,
-    ) -> Result<Issued, BrokerError> {
-        for _ in 0..TRIES {
-            match self.try_issue(call, request.clone()).await? {
-                Attempt::Released(issued) => return Ok(*issued),
-                Attempt::Stale => self.follow_generation().await?,
-            }
-        }
-        Err(BrokerError::FailClosed(
-            "what decides kept changing while the request was decided".into(),
-        ))
-    }
-
-    /// The story.
-    async fn try_issue(
-        &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         request: CredentialRequest,
-    ) -> Result<Attempt, BrokerError> {
+    ) -> Result<Issued, BrokerError> {
         // The log's size comes first: whatever is cut off from here on stops this request.
         let basis = self.ledger().basis();
         let now = self.now();
         let active = self.active()?;
 
         let appraising = Instant::now();
-        let workload = self.appraise(&active, call, now).await?;
+        let requester = unverified.request(&active, now).await?;
         self.metrics().stage(Stage::Appraise, appraising.elapsed());
 
         let context = DecisionContext {
             active: &active,
-            call,
-            workload: &workload,
+            requester: &requester,
+            workload: requester.workload(),
             basis,
             now,
         };
@@ -266,19 +239,12 @@ impl Broker {
                 let committing = Instant::now();
                 let denied = self.record_refusal(&context, &refused).await?;
                 self.metrics().stage(Stage::Commit, committing.elapsed());
-                return match denied {
-                    Some(denied) => Err(BrokerError::Denied(Box::new(denied))),
-                    None => Ok(Attempt::Stale),
-                };
+                return Err(BrokerError::Denied(Box::new(denied)));
             }
         };
-        let Some((proof, receipt)) = self.commit(&context, &permit).await? else {
-            return Ok(Attempt::Stale);
-        };
+        let (proof, receipt) = self.commit(&context, &permit).await?;
         match self.mint_and_activate(proof).await {
-            Ok((credential, session)) => Ok(Attempt::Released(Box::new(released(
-                credential, session, permit, receipt,
-            )))),
+            Ok((credential, session)) => Ok(released(credential, session, permit, receipt)),
             Err(failed) => Err(self.not_made(&context, &permit, failed).await),
         }
     }
@@ -296,7 +262,7 @@ impl Broker {
             let refused = RefusedRequest::before_policy(refusal, active, resource.clone(), purpose);
             Ok(Evaluated::Refuse(Box::new(refused)))
         };
-        if context.call.is_blocked().await? {
+        if context.requester.is_blocked().await? {
             return refuse(blocked_caller(), None);
         }
         let resolving = Instant::now();
@@ -352,13 +318,12 @@ impl Broker {
         Ok(admission)
     }
 
-    /// Records the permit. Nothing can be minted without the [`Permit`] that comes back; `None` means
-    /// that the request has to be decided again.
+    /// Records the permit. Nothing can be minted without the [`Permit`] that comes back.
     async fn commit(
         &self,
         context: &DecisionContext<'_>,
         permit: &CredentialPermit,
-    ) -> Result<Option<(Permit, Receipt)>, BrokerError> {
+    ) -> Result<(Permit, Receipt), BrokerError> {
         let committing = Instant::now();
         let id = DecisionId::new(context.now, &self.random)?;
         let plan = CredentialPlan {
@@ -376,15 +341,13 @@ impl Broker {
         );
         let recorded = recorded.await;
         self.metrics().stage(Stage::Commit, committing.elapsed());
-        let Some(recorded) = recorded? else {
-            return Ok(None);
-        };
+        let recorded = recorded?;
         if permit.supersedes() {
             // It ended the earlier session, by no act of its own.
             self.orphan_search.demand();
         }
         match recorded.into_permit() {
-            (Some(proof), receipt) => Ok(Some((proof, receipt))),
+            (Some(proof), receipt) => Ok((proof, receipt)),
             (None, _) => Err(BrokerError::FailClosed(
                 "a permit without a session was recorded".into(),
             )),

@@ -4,7 +4,7 @@
 
 use tracing::{info, instrument, warn};
 
-use super::call::Call;
+use super::access::{Actor, Unverified};
 use super::keys::{LEDGER_OVERLAP_SECONDS, MadeKey, ledger_key_dates, make_key, row_of};
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -53,10 +53,10 @@ struct Planned {
 
 impl Broker {
     /// Records a change of keys, planned upon the keys as they are; none where nothing is to be done.
-    /// The evidence of the `call` goes with it.
+    /// Without an `admin` it is an act of the broker's own.
     pub(super) async fn change_keys(
         &self,
-        call: Option<&Call<'_>>,
+        admin: Option<&Actor<'_>>,
         wish: KeyWish<'_>,
         by: &str,
     ) -> Result<Option<KeyChange>, BrokerError> {
@@ -77,8 +77,8 @@ impl Broker {
                 by: by.to_owned(),
             };
             let entry = Entry::ChangeKeys(Box::new(change.clone()));
-            let appended = if let Some(call) = call {
-                call.append(entry, now).await?
+            let appended = if let Some(admin) = admin {
+                admin.append(entry, now).await?
             } else {
                 let request = Request {
                     entry,
@@ -287,8 +287,8 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn rotate_keys(&self, evidence: &Evidence) -> Result<String, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| async {
-            let changed = self.rotate(&call, KeyWish::Rotate).await?;
+        call.run(async |unverified| {
+            let changed = self.rotate(unverified, KeyWish::Rotate).await?;
             Ok(changed.row.kid)
         })
         .await
@@ -299,16 +299,20 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn rotate_ledger_key(&self, evidence: &Evidence) -> Result<String, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| async {
-            let changed = self.rotate(&call, KeyWish::RotateLedger).await?;
+        call.run(async |unverified| {
+            let changed = self.rotate(unverified, KeyWish::RotateLedger).await?;
             changed.public.ok_or_else(no_key)
         })
         .await
     }
 
-    async fn rotate(&self, call: &Call<'_>, wish: KeyWish<'_>) -> Result<KeyChange, BrokerError> {
-        let caller = self.admin(call, AdminAction::ManageKeys).await?;
-        let changed = self.change_keys(Some(call), wish, &caller.name()).await?;
+    async fn rotate(
+        &self,
+        unverified: Unverified<'_>,
+        wish: KeyWish<'_>,
+    ) -> Result<KeyChange, BrokerError> {
+        let admin = unverified.act_as(AdminAction::ManageKeys).await?;
+        let changed = self.change_keys(Some(&admin), wish, &admin.name()).await?;
         let changed = changed.ok_or_else(no_key)?;
         self.take_keys(self.now()).await?;
         Ok(changed)

@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::BoxFuture;
 use tracing::{info, instrument, warn};
 
-use super::call::Call;
+use super::access::Unverified;
 use super::key_changes::KeyWish;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
@@ -549,13 +549,15 @@ impl Broker {
     /// Every key's record, for admins.
     pub async fn list_keys(&self, evidence: &Evidence) -> Result<Vec<KeySummary>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.list_keys_by(&call)).await
+        call.run(|unverified| self.list_keys_by(unverified)).await
     }
 
-    async fn list_keys_by(&self, call: &Call<'_>) -> Result<Vec<KeySummary>, BrokerError> {
-        self.admin(call, AdminAction::ManageKeys).await?;
+    async fn list_keys_by(
+        &self,
+        unverified: Unverified<'_>,
+    ) -> Result<Vec<KeySummary>, BrokerError> {
+        unverified.read_as(AdminAction::ManageKeys).await?;
         let now = self.now();
-        call.consume().await?;
         let opened = self.opened_keys(now).await?;
         let active = self.active()?;
         let mut signers: BTreeSet<String> = active
@@ -587,16 +589,17 @@ impl Broker {
         dry_run: bool,
     ) -> Result<KeyWithdrawal, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revoke_key_by(&call, kid, dry_run)).await
+        call.run(|unverified| self.revoke_key_by(unverified, kid, dry_run))
+            .await
     }
 
     async fn revoke_key_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         kid: &str,
         dry_run: bool,
     ) -> Result<KeyWithdrawal, BrokerError> {
-        let caller = self.admin(call, AdminAction::ManageKeys).await?;
+        let admin = unverified.act_as(AdminAction::ManageKeys).await?;
         let now = self.now();
         // Of a key that is in use nothing has to be read: a row that was forged beside it must not
         // keep it from being cut off.
@@ -604,7 +607,7 @@ impl Broker {
         if !keys.iter().any(|key| key.record.kid == kid) {
             self.check_revocable(kid, now).await?;
         }
-        call.consume().await?;
+        admin.use_up().await?;
         let mut withdrawal = self.withdrawal(kid, now);
         if dry_run {
             let selector = Selector::SigningKey(kid.to_owned());
@@ -618,7 +621,7 @@ impl Broker {
             selector: Selector::SigningKey(kid.to_owned()),
             block: Block::UntilLifted,
             reason: "the key was revoked".into(),
-            by: caller.name(),
+            by: admin.name(),
             widened_to: None,
             requested_at: now,
             committed_at: now,
@@ -627,13 +630,13 @@ impl Broker {
         // The cutoff first: what the key signed is dead before the key is gone.
         let reason = self.commitment(b"the key was revoked".to_vec())?;
         let entry = Entry::Cutoff(Box::new(NewCutoff { cutoff, reason }));
-        let appended = call.append(entry, now).await?;
+        let appended = admin.append(entry, now).await?;
         if !matches!(appended, Appended::Recorded(_)) {
             let why = "the key's cutoff was not recorded";
             return Err(BrokerError::FailClosed(why.into()));
         }
         // The same act goes on: it is not judged by what comes between its two leaves.
-        self.change_keys(None, KeyWish::Revoke(kid), &caller.name())
+        self.change_keys(None, KeyWish::Revoke(kid), &admin.name())
             .await?;
         self.follow_keys(now).await?;
         withdrawal.done = true;

@@ -1,14 +1,16 @@
 //! The stories: what a call does, from the evidence to the answer.
 //!
+//! [`access`] leads from evidence to what its caller may do: every other file goes through it.
+//!
 //! Start with [`issue`]: it reads top to bottom as a request is handled. The others are shorter:
 //! [`tasks`] open and end, [`revoke`] and [`introspect`] speak of sessions, [`admin`] says who may
 //! do what to the broker, [`generations`] and [`keys`] keep what decides and what signs.
 //!
 //! Doors call these and nothing below; nothing here knows of HTTP or SQL.
 
+mod access;
 pub mod admin;
 mod admit;
-mod call;
 pub mod check;
 pub mod clock;
 mod decisions;
@@ -41,7 +43,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use self::admin::AdminTokens;
-use self::call::Call;
 pub use self::error::{BrokerError, Denied, Exceeded};
 use self::generations::{Active, Trust};
 use self::replicas::OtherEndpoints;
@@ -54,12 +55,11 @@ use crate::crypto::sealer::Sealer;
 use crate::domain::catalog::Resource;
 use crate::domain::leaf::{Commitment, Opening};
 use crate::domain::limits::LEDGER_KEY_WARNING_SECONDS;
-use crate::domain::workload::Workload;
 use crate::ids::Random;
 use crate::ledger::denials::Denials;
 use crate::ledger::entry::{ANY_REQUEST, Entry, OneTimeUse, Request};
 use crate::ledger::{Ledger, LedgerStatus};
-use crate::metrics::{Metrics, RateLimit};
+use crate::metrics::Metrics;
 use crate::mint::Minters;
 use crate::mint::aws::federation::FederationKeys;
 use crate::mint::jwt::AccessTokenKeys;
@@ -338,29 +338,6 @@ impl Broker {
 
     pub(crate) fn active(&self) -> Result<Arc<Active>, BrokerError> {
         self.active.load_full().ok_or(BrokerError::NoGeneration)
-    }
-
-    /// Who calls, by the evidence it presents. From here on that is used up on every way out.
-    async fn appraise(
-        &self,
-        active: &Active,
-        call: &Call<'_>,
-        now: Timestamp,
-    ) -> Result<Workload, BrokerError> {
-        call.check_open()?;
-        let appraised = active.attestors.appraise(call.evidence(), now).await;
-        let workload = appraised.map_err(|mut failure| {
-            if let Some(verified) = failure.verified.take() {
-                call.unproven(*verified);
-            }
-            self.refuse_evidence(call.evidence(), failure)
-        })?;
-        call.attested(&workload);
-        self.parts
-            .identities
-            .check(&workload.identity)
-            .inspect_err(|_| self.parts.metrics.rate_limited(RateLimit::Identity))?;
-        Ok(workload)
     }
 
     /// Commits to bytes under a fresh salt.

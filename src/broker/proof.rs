@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use tracing::{error, info, instrument, warn};
 use uuid::Uuid;
 
-use super::call::Call;
+use super::access::Unverified;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -73,27 +73,27 @@ impl Broker {
         under: Under<'_>,
     ) -> Result<Receipt, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.decision_by(&call, id, under)).await
+        call.run(|unverified| self.decision_by(unverified, id, under))
+            .await
     }
 
     async fn decision_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         id: DecisionId,
         under: Under<'_>,
     ) -> Result<Receipt, BrokerError> {
         let not_found = || BrokerError::NotFound("decision");
-        let caller = self.caller(call).await?;
-        call.consume().await?;
+        let reader = unverified.read().await?;
         let index = self
             .store()
             .decision_index(id)
             .await?
             .ok_or_else(not_found)?;
         let leaf = self.leaf(index).await?.ok_or_else(not_found)?;
-        let own = leaf.subject.as_deref() == caller.identity().map(Identity::as_str)
+        let own = leaf.subject.as_deref() == reader.identity().map(Identity::as_str)
             && leaf.subject.is_some();
-        if !own && !self.may(&caller, AdminAction::ReadLedger)? {
+        if !own && !reader.may(AdminAction::ReadLedger)? {
             return Err(not_found());
         }
         let proven = self.proven(leaf, under).await?;
@@ -118,18 +118,18 @@ impl Broker {
         id: DecisionId,
     ) -> Result<Record, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.decision_record_by(&call, id)).await
+        call.run(|unverified| self.decision_record_by(unverified, id))
+            .await
     }
 
     async fn decision_record_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         id: DecisionId,
     ) -> Result<Record, BrokerError> {
         let not_found = || BrokerError::NotFound("decision");
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if !self.may(&caller, AdminAction::ReadLedger)? {
+        let reader = unverified.read().await?;
+        if !reader.may(AdminAction::ReadLedger)? {
             return Err(not_found());
         }
         let index = self.store().decision_index(id).await?;
@@ -147,12 +147,16 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn forget_purpose(&self, evidence: &Evidence, id: Uuid) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.forget_purpose_by(&call, id)).await
+        call.run(|unverified| self.forget_purpose_by(unverified, id))
+            .await
     }
 
-    async fn forget_purpose_by(&self, call: &Call<'_>, id: Uuid) -> Result<(), BrokerError> {
-        let caller = self.admin(call, AdminAction::ActivateGeneration).await?;
-        call.consume().await?;
+    async fn forget_purpose_by(
+        &self,
+        unverified: Unverified<'_>,
+        id: Uuid,
+    ) -> Result<(), BrokerError> {
+        let reader = unverified.read_as(AdminAction::ActivateGeneration).await?;
         let store = self.store();
         let index = if let Some(index) = store.decision_index(DecisionId::from(id)).await? {
             index
@@ -162,7 +166,12 @@ impl Broker {
             cutoff.index
         };
         let forgotten = store.forget_purpose(index).await?;
-        info!(index, forgotten, by = caller.name(), "a text was forgotten");
+        info!(
+            index,
+            forgotten,
+            by = reader.caller().name(),
+            "a text was forgotten"
+        );
         // If this fails the sweeper comes to it.
         if !store.scrub().await? {
             warn!(
@@ -183,18 +192,18 @@ impl Broker {
         limit: u32,
     ) -> Result<Vec<Record>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.decision_records_by(&call, from, since, limit))
+        call.run(|unverified| self.decision_records_by(unverified, from, since, limit))
             .await
     }
 
     async fn decision_records_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         from: u64,
         since: Option<Timestamp>,
         limit: u32,
     ) -> Result<Vec<Record>, BrokerError> {
-        self.check_ledger_reader_by(call).await?;
+        self.check_ledger_reader_by(unverified).await?;
         let from = match since {
             // Leaves lie in the order of their commits; their own times, which were taken a moment
             // before, need not.
@@ -275,21 +284,21 @@ impl Broker {
         index: u64,
     ) -> Result<StoredLeaf, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.ledger_entry_by(&call, index)).await
+        call.run(|unverified| self.ledger_entry_by(unverified, index))
+            .await
     }
 
     async fn ledger_entry_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         index: u64,
     ) -> Result<StoredLeaf, BrokerError> {
         let not_found = || BrokerError::NotFound("ledger entry");
-        let caller = self.caller(call).await?;
-        call.consume().await?;
+        let reader = unverified.read().await?;
         let leaf = self.leaf(index).await?.ok_or_else(not_found)?;
         let own = leaf.subject.is_some()
-            && leaf.subject.as_deref() == caller.identity().map(Identity::as_str);
-        if !own && !self.may(&caller, AdminAction::ReadLedger)? {
+            && leaf.subject.as_deref() == reader.identity().map(Identity::as_str);
+        if !own && !reader.may(AdminAction::ReadLedger)? {
             return Err(not_found());
         }
         Ok(leaf)
@@ -301,26 +310,27 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<LedgerReader, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.check_ledger_reader_by(&call)).await
+        call.run(|unverified| self.check_ledger_reader_by(unverified))
+            .await
     }
 
-    async fn check_ledger_reader_by(&self, call: &Call<'_>) -> Result<LedgerReader, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if self.may(&caller, AdminAction::ReadLedger)? {
-            return Ok(LedgerReader(call.by()));
+    async fn check_ledger_reader_by(
+        &self,
+        unverified: Unverified<'_>,
+    ) -> Result<LedgerReader, BrokerError> {
+        let reader = unverified.read().await?;
+        if reader.may(AdminAction::ReadLedger)? {
+            return Ok(LedgerReader(reader.as_matched()));
         }
         Err(BrokerError::NotFound("ledger"))
     }
 
     /// Whether a reader whose answer takes long may read on: no revocation blocks it meanwhile.
     pub async fn check_still_reads(&self, reader: &LedgerReader) -> Result<(), BrokerError> {
-        let nothing = Evidence::default();
-        let call = self.call(&nothing);
-        if let Some(by) = &reader.0 {
-            call.acts_as(by.clone());
+        match &reader.0 {
+            Some(by) => self.check_not_blocked(by).await,
+            None => Ok(()),
         }
-        call.consume().await
     }
 
     /// Proves that a leaf is under a signed checkpoint.

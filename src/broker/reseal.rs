@@ -3,7 +3,7 @@
 
 use tracing::{info, instrument};
 
-use super::call::Call;
+use super::access::Unverified;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::crypto::keyring::SigningKeyRecord;
@@ -41,12 +41,12 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn reseal_keys(&self, evidence: &Evidence) -> Result<u64, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.reseal_keys_by(&call)).await
+        call.run(|unverified| self.reseal_keys_by(unverified)).await
     }
 
-    async fn reseal_keys_by(&self, call: &Call<'_>) -> Result<u64, BrokerError> {
-        let caller = self.admin(call, AdminAction::ManageKeys).await?;
-        call.consume().await?;
+    async fn reseal_keys_by(&self, unverified: Unverified<'_>) -> Result<u64, BrokerError> {
+        let admin = unverified.act_as(AdminAction::ManageKeys).await?;
+        admin.use_up().await?;
         let mut rows = 0;
         for _ in 0..ROUNDS {
             let mut renewed = Renewed::default();
@@ -54,10 +54,9 @@ impl Broker {
             self.renew_macs(&mut renewed).await?;
             rows += renewed.done;
             if renewed.missed == 0 {
-                let by = caller.name();
+                let by = admin.name();
                 info!(rows, by, "resealed with the first sealing key");
-                self.act(call, Entry::Resealed(Resealed { rows, by }))
-                    .await?;
+                admin.record(Entry::Resealed(Resealed { rows, by })).await?;
                 return Ok(rows);
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tracing::{info, instrument, warn};
 
-use super::call::Call;
+use super::access::Unverified;
 use super::generations::Gone;
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
@@ -98,18 +98,20 @@ impl Broker {
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revoke_session_by(&call, id)).await
+        call.run(|unverified| self.revoke_session_by(unverified, id))
+            .await
     }
 
     async fn revoke_session_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
         let asked = self.now();
-        let caller = self.caller(call).await?;
+        let actor = unverified.authenticate().await?.act().await?;
         let session = self.store().session(id).await?;
-        let admin = self.may(&caller, AdminAction::RevokeSession)?;
+        let admin = actor.may(AdminAction::RevokeSession)?;
+        let caller = actor.caller();
         let own = |session: &Session| caller.owns(&session.workload, session.instance.as_ref());
         let theirs = session.filter(|session| admin || own(session));
         let session = theirs.ok_or(BrokerError::NotFound("session"))?;
@@ -117,7 +119,7 @@ impl Broker {
         let lives = session.state != SessionState::Ended;
         if insisted && lives {
             // The note is written before the entry: first it is known that this call may write.
-            call.consume().await?;
+            actor.use_up().await?;
         }
         if insisted
             && lives
@@ -131,10 +133,10 @@ impl Broker {
             state: ending_state(&session),
             reason: EndReason::Revoked,
             never_made: false,
-            by: caller.name(),
+            by: actor.name(),
             owner: session.workload.clone(),
         };
-        let appended = call.append(Entry::EndSession(entry), asked).await?;
+        let appended = actor.append(Entry::EndSession(entry), asked).await?;
         match appended {
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => {
@@ -163,12 +165,13 @@ impl Broker {
         token: &SecretString,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revoke_token_by(&call, token)).await
+        call.run(|unverified| self.revoke_token_by(unverified, token))
+            .await
     }
 
     async fn revoke_token_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         token: &SecretString,
     ) -> Result<(), BrokerError> {
         let known = match self.recognise(token) {
@@ -176,11 +179,14 @@ impl Broker {
             None => None,
         };
         if let Some(session) = known {
-            return self.revoke_session_by(call, session.id).await.map(drop);
+            return self
+                .revoke_session_by(unverified, session.id)
+                .await
+                .map(drop);
         }
         self.metrics().foreign_token();
-        self.caller(call).await?;
-        call.consume().await
+        unverified.read().await?;
+        Ok(())
     }
 
     /// Ends everything that a selector matches, and keeps it from coming back: to the end, whoever
@@ -194,7 +200,9 @@ impl Broker {
         let (broker, evidence) = (Arc::clone(self), evidence.clone());
         let revoking = async move {
             let call = broker.call(&evidence);
-            let revoked = call.run(|| broker.revoke_tracked(&call, ask.clone())).await;
+            let revoked = call
+                .run(|unverified| broker.revoke_tracked(unverified, ask.clone()))
+                .await;
             if let Err(error @ BrokerError::FailClosed(_)) = &revoked {
                 // Nobody may be there any more to be told.
                 warn!(%error, "nothing is known to be revoked");
@@ -207,7 +215,7 @@ impl Broker {
 
     async fn revoke_tracked(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         ask: RevokeAsk,
     ) -> Result<Revocation, BrokerError> {
         let RevokeAsk {
@@ -219,7 +227,7 @@ impl Broker {
             dry_run,
         } = ask;
         let asked = self.now();
-        let caller = self.admin(call, AdminAction::RevokeMany).await?;
+        let admin = unverified.act_as(AdminAction::RevokeMany).await?;
         if unknown {
             check_name(&selector)?;
         } else {
@@ -231,7 +239,7 @@ impl Broker {
             None
         };
         if dry_run {
-            call.consume().await?;
+            admin.into_reader().await?;
             let radius = self.blast_radius(&selector, u64::MAX, asked).await?;
             return Ok(Revocation {
                 cutoff: None,
@@ -247,14 +255,14 @@ impl Broker {
         // Other selectors cannot lock the admins out: they block no caller, or admins lift them.
         if let Selector::Workload(identity) = &selector
             && is_long
-            && caller.identity().is_some()
+            && admin.caller().identity().is_some()
         {
             let gone = Gone::Identity(identity);
             self.check_successor_without(gone).await?;
         }
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
         if let Some(place) = &place {
-            call.consume().await?;
+            admin.use_up().await?;
             // Known before the cutoff is, or nobody would come by with what it widens; but not looked
             // at before, or the look that finds nothing would be in the way.
             let due = asked.plus_seconds(WIDENED_BY_SECONDS);
@@ -267,7 +275,7 @@ impl Broker {
             block,
             widened_to: place.as_ref().map(|place| place.name.clone()),
             reason,
-            by: caller.name(),
+            by: admin.name(),
             requested_at: asked,
             committed_at: asked,
             lifted_index: None,
@@ -276,7 +284,7 @@ impl Broker {
             cutoff: cutoff.clone(),
             reason: (commitment, opening),
         }));
-        let appended = call.append(entry, asked).await?;
+        let appended = admin.append(entry, asked).await?;
         let recorded = match appended {
             Appended::Recorded(recorded) => recorded,
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
@@ -332,23 +340,20 @@ impl Broker {
         id: CutoffId,
     ) -> Result<Revocation, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revocation_by(&call, id)).await
+        call.run(|unverified| self.revocation_by(unverified, id))
+            .await
     }
 
     async fn revocation_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         id: CutoffId,
     ) -> Result<Revocation, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if !self.may(&caller, AdminAction::ReadRevocations)?
-            && !self.may(&caller, AdminAction::RevokeMany)?
-        {
+        let reader = unverified.read().await?;
+        if !reader.may(AdminAction::ReadRevocations)? && !reader.may(AdminAction::RevokeMany)? {
             return Err(BrokerError::NotFound("revocation"));
         }
-        let names = self.may(&caller, AdminAction::ListSessions)?
-            || self.may(&caller, AdminAction::RevokeMany)?;
+        let names = reader.may(AdminAction::ListSessions)? || reader.may(AdminAction::RevokeMany)?;
         let cutoff = self.genuine_cutoff(id).await?;
         let mut revocation = self.counted(cutoff).await;
         if let Some(radius) = &mut revocation.radius
@@ -366,20 +371,17 @@ impl Broker {
         filter: CutoffFilter,
     ) -> Result<Vec<Cutoff>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.revocations_by(&call, filter.clone()))
+        call.run(|unverified| self.revocations_by(unverified, filter.clone()))
             .await
     }
 
     async fn revocations_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         filter: CutoffFilter,
     ) -> Result<Vec<Cutoff>, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if !self.may(&caller, AdminAction::ReadRevocations)?
-            && !self.may(&caller, AdminAction::RevokeMany)?
-        {
+        let reader = unverified.read().await?;
+        if !reader.may(AdminAction::ReadRevocations)? && !reader.may(AdminAction::RevokeMany)? {
             return Err(BrokerError::Forbidden("readRevocations"));
         }
         Ok(self.store().list_cutoffs(&filter).await?)
@@ -393,14 +395,18 @@ impl Broker {
     #[instrument(skip_all)]
     pub async fn lift(&self, evidence: &Evidence, id: CutoffId) -> Result<Cutoff, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.lift_by(&call, id)).await
+        call.run(|unverified| self.lift_by(unverified, id)).await
     }
 
-    async fn lift_by(&self, call: &Call<'_>, id: CutoffId) -> Result<Cutoff, BrokerError> {
+    async fn lift_by(
+        &self,
+        unverified: Unverified<'_>,
+        id: CutoffId,
+    ) -> Result<Cutoff, BrokerError> {
         let now = self.now();
-        let caller = self.admin(call, AdminAction::LiftCutoff).await?;
+        let admin = unverified.act_as(AdminAction::LiftCutoff).await?;
         let cutoff = self.genuine_cutoff(id).await?;
-        if let Some(own) = caller.identity()
+        if let Some(own) = admin.caller().identity()
             && self.concerns(&cutoff.selector, own).await?
         {
             // A caller never lifts what was cut off of itself, not even once the block is over.
@@ -413,14 +419,14 @@ impl Broker {
             });
         }
         if cutoff.lifted_index.is_some() {
-            call.consume().await?;
+            admin.into_reader().await?;
             return Ok(cutoff);
         }
         let entry = Entry::Lift(Box::new(Lift {
             cutoff: cutoff.clone(),
-            by: caller.name(),
+            by: admin.name(),
         }));
-        let appended = call.append(entry, now).await?;
+        let appended = admin.append(entry, now).await?;
         match appended {
             Appended::Recorded(recorded) => Ok(Cutoff {
                 lifted_index: Some(recorded.index),

@@ -1,6 +1,6 @@
 //! Sessions, for those who may see them.
 
-use super::call::Call;
+use super::access::Unverified;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
@@ -43,21 +43,20 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<SessionReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.session_by(&call, id)).await
+        call.run(|unverified| self.session_by(unverified, id)).await
     }
 
     async fn session_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         id: SessionId,
     ) -> Result<SessionReport, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
+        let reader = unverified.read().await?;
         let view = self.store().session_view(id).await?;
         let view = view.ok_or(BrokerError::NotFound("session"))?;
         let session = &view.session;
-        let own = caller.owns(&session.workload, session.instance.as_ref());
-        if !own && !self.may(&caller, AdminAction::ListSessions)? {
+        let own = reader.owns(&session.workload, session.instance.as_ref());
+        if !own && !reader.may(AdminAction::ListSessions)? {
             return Err(BrokerError::NotFound("session"));
         }
         let denying = self.store().deny_standing(id).await?;
@@ -74,19 +73,18 @@ impl Broker {
         filter: SessionFilter,
     ) -> Result<Vec<SessionReport>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.list_sessions_by(&call, filter.clone()))
+        call.run(|unverified| self.list_sessions_by(unverified, filter.clone()))
             .await
     }
 
     async fn list_sessions_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         mut filter: SessionFilter,
     ) -> Result<Vec<SessionReport>, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if !self.may(&caller, AdminAction::ListSessions)? {
-            let own = caller
+        let reader = unverified.read().await?;
+        if !reader.may(AdminAction::ListSessions)? {
+            let own = reader
                 .identity()
                 .ok_or(BrokerError::Forbidden("listSessions"))?;
             filter.workload = Some(own.to_string());

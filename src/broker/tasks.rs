@@ -5,13 +5,13 @@ use std::sync::Arc;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::instrument;
 
+use super::access::{Actor, Unverified};
 use super::admit::{AdmittedTask, DELEGATION_PREFIX, Unadmitted, key_fits};
-use super::call::Call;
 use super::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
 use super::issue::{DecisionSummary, IssuedTask, issued_task};
 use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
-use crate::attest::{AttestFailure, Evidence, certificate, dpop};
+use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::crypto::digest::digests_equal;
 use crate::crypto::random::{random_token, token_digest};
@@ -22,7 +22,7 @@ use crate::domain::task::{Task, TaskChain, TaskEnd, TaskState};
 use crate::domain::workload::Identity;
 use crate::ids::{DecisionId, TaskId};
 use crate::ledger::entry::{
-    Delegate, EndTask, Entry, OneTimeUse, OpenPlan, PermitPlan, Request, RequestCaller, TaskPermit,
+    Delegate, EndTask, Entry, OneTimeUse, OpenPlan, PermitPlan, Request, TaskPermit,
 };
 use crate::ledger::{Appended, blocked_caller};
 use crate::merkle::Receipt;
@@ -94,11 +94,11 @@ struct TaskPermitted {
     task: AdmittedTask<OpenPlan>,
 }
 
-/// A caller that was found to own a task.
-struct Owner {
+/// A caller that may act for a task.
+struct Owner<'c> {
     task: Task,
     chain: TaskChain,
-    by: String,
+    actor: Actor<'c>,
 }
 
 impl Broker {
@@ -110,35 +110,23 @@ impl Broker {
         new: NewTask,
     ) -> Result<Opened, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.open_task_by(&call, new.clone())).await
+        call.run(|unverified| self.open_task_by(unverified, new.clone()))
+            .await
     }
 
-    async fn open_task_by(&self, call: &Call<'_>, new: NewTask) -> Result<Opened, BrokerError> {
-        for _ in 0..3 {
-            if let Some(opened) = self.try_open_task(call, new.clone()).await? {
-                return Ok(opened);
-            }
-            self.follow_generation().await?;
-        }
-        Err(BrokerError::FailClosed(
-            "what decides kept changing while the request was decided".into(),
-        ))
-    }
-
-    /// `None` means that the request has to be decided again.
-    async fn try_open_task(
+    async fn open_task_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         new: NewTask,
-    ) -> Result<Option<Opened>, BrokerError> {
+    ) -> Result<Opened, BrokerError> {
         let basis = self.ledger().basis();
         let now = self.now();
         let active = self.active()?;
-        let workload = self.appraise(&active, call, now).await?;
+        let requester = unverified.request(&active, now).await?;
         let context = DecisionContext {
             active: &active,
-            call,
-            workload: &workload,
+            requester: &requester,
+            workload: requester.workload(),
             basis,
             now,
         };
@@ -146,10 +134,7 @@ impl Broker {
             Evaluated::Permit(permit) => *permit,
             Evaluated::Refuse(refused) => {
                 let denied = self.record_refusal(&context, &refused).await?;
-                return match denied {
-                    Some(denied) => Err(BrokerError::Denied(Box::new(denied))),
-                    None => Ok(None),
-                };
+                return Err(BrokerError::Denied(Box::new(denied)));
             }
         };
         let TaskPermitted {
@@ -164,10 +149,8 @@ impl Broker {
         }));
         let purpose = purpose.as_deref();
         let recorded = self.record_permit(&context, id, &evaluation, purpose, plan, &task.evidence);
-        let Some(recorded) = recorded.await? else {
-            return Ok(None);
-        };
-        Ok(Some(Opened {
+        let recorded = recorded.await?;
+        Ok(Opened {
             task: issued_task(task.plan.task.id, task),
             decision: DecisionSummary {
                 id,
@@ -177,7 +160,7 @@ impl Broker {
                 observed: evaluation.observed,
             },
             receipt: recorded.receipt,
-        }))
+        })
     }
 
     /// Resolve, admit, decide.
@@ -226,7 +209,7 @@ impl Broker {
         context: &DecisionContext<'_>,
         new: NewTask,
     ) -> Result<AdmittedTask<OpenPlan>, Unadmitted> {
-        if context.call.is_blocked().await? {
+        if context.requester.is_blocked().await? {
             return Err(blocked_caller().into());
         }
         let open = context.active.catalog().resolve_task(new)?;
@@ -244,18 +227,19 @@ impl Broker {
         authority: TaskAuthority,
     ) -> Result<TaskWithSessions, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(|| self.heartbeat_by(&call, id, &authority)).await
+        call.run(|unverified| self.heartbeat_by(unverified, id, &authority))
+            .await
     }
 
     async fn heartbeat_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         id: TaskId,
         authority: &TaskAuthority,
     ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
-        let owner = self.owner(call, id, authority, None, now).await?;
-        call.consume().await?;
+        let owner = self.owner(unverified, id, authority, None, now).await?;
+        owner.actor.use_up().await?;
         self.check_owners(&owner).await?;
         let alive = owner.chain.state_at(now) == TaskState::Open;
         if !alive || !self.store().heartbeat(id, now).await? {
@@ -288,28 +272,28 @@ impl Broker {
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(|| self.end_task_by(&call, id, &authority, end))
+        call.run(|unverified| self.end_task_by(unverified, id, &authority, end))
             .await
     }
 
     async fn end_task_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         id: TaskId,
         authority: &TaskAuthority,
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
         let owner = self
-            .owner(call, id, authority, Some(AdminAction::EndTask), now)
+            .owner(unverified, id, authority, Some(AdminAction::EndTask), now)
             .await?;
         let entry = EndTask {
             task: id,
             end,
-            by: owner.by,
+            by: owner.actor.name(),
             owner: owner.task.owner.clone(),
         };
-        let appended = call.append(Entry::EndTask(entry), now).await?;
+        let appended = owner.actor.append(Entry::EndTask(entry), now).await?;
         let ended_now = match appended {
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => true,
@@ -337,16 +321,23 @@ impl Broker {
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
         let call = self.call(authority.evidence());
-        call.run(|| {
+        call.run(|unverified| {
             let child = child.clone();
-            self.delegate_by(&call, id, &authority, child, sessions, expires_in_seconds)
+            self.delegate_by(
+                unverified,
+                id,
+                &authority,
+                child,
+                sessions,
+                expires_in_seconds,
+            )
         })
         .await
     }
 
     async fn delegate_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         id: TaskId,
         authority: &TaskAuthority,
         child: Identity,
@@ -354,7 +345,7 @@ impl Broker {
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
         let now = self.now();
-        let owner = self.owner(call, id, authority, None, now).await?;
+        let owner = self.owner(unverified, id, authority, None, now).await?;
         if owner.chain.state_at(now) != TaskState::Open {
             return Err(BrokerError::TaskEnded);
         }
@@ -391,7 +382,7 @@ impl Broker {
             expires_at,
             owner: owner.task.owner,
         });
-        let appended = call.append(entry, now).await?;
+        let appended = owner.actor.append(entry, now).await?;
         match appended {
             Appended::Recorded(_) => Ok(Delegation {
                 token,
@@ -406,16 +397,19 @@ impl Broker {
     /// A task, for its owner or an admin.
     pub async fn task(&self, id: TaskId, evidence: &Evidence) -> Result<TaskReport, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.task_by(&call, id)).await
+        call.run(|unverified| self.task_by(unverified, id)).await
     }
 
-    async fn task_by(&self, call: &Call<'_>, id: TaskId) -> Result<TaskReport, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
+    async fn task_by(
+        &self,
+        unverified: Unverified<'_>,
+        id: TaskId,
+    ) -> Result<TaskReport, BrokerError> {
+        let reader = unverified.read().await?;
         let task = self.store().task(id).await?;
         let task = task.ok_or(BrokerError::NotFound("task"))?;
-        let own = caller.owns(&task.owner, task.owner_instance.as_ref());
-        if !own && !self.may(&caller, AdminAction::ListTasks)? {
+        let own = reader.owns(&task.owner, task.owner_instance.as_ref());
+        if !own && !reader.may(AdminAction::ListTasks)? {
             return Err(BrokerError::NotFound("task"));
         }
         self.report(id, self.now()).await
@@ -428,18 +422,18 @@ impl Broker {
         filter: crate::store::tasks::TaskFilter,
     ) -> Result<Vec<TaskReport>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.list_tasks_by(&call, filter.clone())).await
+        call.run(|unverified| self.list_tasks_by(unverified, filter.clone()))
+            .await
     }
 
     async fn list_tasks_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         mut filter: crate::store::tasks::TaskFilter,
     ) -> Result<Vec<TaskReport>, BrokerError> {
-        let caller = self.caller(call).await?;
-        call.consume().await?;
-        if !self.may(&caller, AdminAction::ListTasks)? {
-            let own = caller
+        let reader = unverified.read().await?;
+        if !reader.may(AdminAction::ListTasks)? {
+            let own = reader
                 .identity()
                 .ok_or(BrokerError::Forbidden("listTasks"))?;
             filter.owner = Some(own.to_string());
@@ -471,71 +465,52 @@ impl Broker {
     ///
     /// An act without such a right keeps the task alive or lends from it, so it is refused too
     /// while a cutoff blocks the task or one above it. To end a task only takes away.
-    async fn owner(
+    async fn owner<'c>(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'c>,
         id: TaskId,
         authority: &TaskAuthority,
         admins: Option<AdminAction>,
         now: Timestamp,
-    ) -> Result<Owner, BrokerError> {
-        call.check_open()?;
+    ) -> Result<Owner<'c>, BrokerError> {
         let not_found = || BrokerError::NotFound("task");
-        match authority {
-            TaskAuthority::Handle(handle, evidence) => {
-                let proof = dpop::of_request(evidence, now).map_err(|error| {
-                    self.refuse_evidence(evidence, AttestFailure::of_proof(error))
-                })?;
-                if let Some(proof) = &proof {
-                    call.proved(proof.one_time);
-                }
+        let owner = match authority {
+            TaskAuthority::Handle(handle, _) => {
+                let bearer = unverified.with_handle(now)?;
                 let digest = token_digest(handle.expose_secret());
-                let certificate = certificate::key(evidence);
-                let proved = proof.as_ref().map(|proof| &proof.key);
-                let proved = proved.or(certificate.as_ref());
                 let found = self.task_with_chain(id).await?.filter(|(task, _)| {
-                    digests_equal(&digest, &task.handle_digest) && key_fits(task, proved)
+                    digests_equal(&digest, &task.handle_digest) && key_fits(task, bearer.key())
                 });
                 let (task, chain) = found.ok_or_else(not_found)?;
-                call.acts_as(RequestCaller::by_handle(&task));
-                if admins.is_none() {
-                    call.acts_for(id);
-                }
-                Ok(Owner {
-                    task,
-                    chain,
-                    by: "handle".into(),
-                })
+                let actor = bearer.for_task(&task);
+                Owner { task, chain, actor }
             }
             TaskAuthority::Owner(_) => {
-                let caller = self.caller(call).await?;
+                let actor = unverified.authenticate().await?.act().await?;
                 // To end a task is not to keep it alive, nor to lend what it has.
                 let admin = match admins {
-                    Some(action) => self.may(&caller, action)?,
+                    Some(action) => actor.may(action)?,
                     None => false,
                 };
                 // Without an instance every run of the workload looks alike: the handle is needed.
                 let found = self.task_with_chain(id).await?.filter(|(task, _)| {
-                    let own = task.owner_instance.is_some()
-                        && caller.owns(&task.owner, task.owner_instance.as_ref());
+                    let owner = task.owner_instance.as_ref();
+                    let own = owner.is_some() && actor.caller().owns(&task.owner, owner);
                     own || admin
                 });
                 let (task, chain) = found.ok_or_else(not_found)?;
-                if admins.is_none() {
-                    call.acts_for(id);
-                }
-                Ok(Owner {
-                    task,
-                    chain,
-                    by: caller.name(),
-                })
+                Owner { task, chain, actor }
             }
+        };
+        if admins.is_none() {
+            owner.actor.keeps_alive(id);
         }
+        Ok(owner)
     }
 
     /// What keeps a task alive or lends what it has needs an owner who could still be attested, here
     /// and above. A handle alone may end a task whose attestor was removed, and nothing more.
-    async fn check_owners(&self, owner: &Owner) -> Result<(), BrokerError> {
+    async fn check_owners(&self, owner: &Owner<'_>) -> Result<(), BrokerError> {
         let active = self.active()?;
         let above = owner.chain.parents();
         if active.attests(&owner.task) && self.owners_stand(&active, &above).await? {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use futures_util::future::BoxFuture;
 use tracing::instrument;
 
+use super::access::Unverified;
 use super::admin::Caller;
-use super::call::Call;
 use super::generations::Gone;
 use super::{Broker, BrokerError};
 use crate::attest::key::registrable;
@@ -54,18 +54,20 @@ impl Broker {
         jwk: &serde_json::Value,
     ) -> Result<String, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.add_workload_key_by(&call, attestor.clone(), workload.clone(), jwk))
-            .await
+        call.run(|unverified| {
+            self.add_workload_key_by(unverified, attestor.clone(), workload.clone(), jwk)
+        })
+        .await
     }
 
     async fn add_workload_key_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         attestor: String,
         workload: String,
         jwk: &serde_json::Value,
     ) -> Result<String, BrokerError> {
-        let caller = self.admin(call, AdminAction::ManageWorkloads).await?;
+        let admin = unverified.act_as(AdminAction::ManageWorkloads).await?;
         let invalid = |pointer, detail: String| BrokerError::Invalid { pointer, detail };
         if workload.is_empty() || workload.len() > MAX_NAME_BYTES {
             let detail = format!("a workload's name has 1 to {MAX_NAME_BYTES} bytes");
@@ -84,11 +86,11 @@ impl Broker {
             workload,
             thumbprint: key.thumbprint().to_owned(),
             jwk: Some(json),
-            by: caller.name(),
+            by: admin.name(),
         };
         let thumbprint = change.thumbprint.clone();
-        self.check_lends_no_right(&caller, &change).await?;
-        self.act(call, Entry::WorkloadKey(change)).await?;
+        self.check_lends_no_right(admin.caller(), &change).await?;
+        admin.record(Entry::WorkloadKey(change)).await?;
         Ok(thumbprint)
     }
 
@@ -146,23 +148,23 @@ impl Broker {
         thumbprint: String,
     ) -> Result<(), BrokerError> {
         let call = self.call(evidence);
-        call.run(|| {
+        call.run(|unverified| {
             let (attestor, workload) = (attestor.clone(), workload.clone());
-            self.remove_workload_key_by(&call, attestor, workload, thumbprint.clone())
+            self.remove_workload_key_by(unverified, attestor, workload, thumbprint.clone())
         })
         .await
     }
 
     async fn remove_workload_key_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
         attestor: String,
         workload: String,
         thumbprint: String,
     ) -> Result<(), BrokerError> {
-        let caller = self.admin(call, AdminAction::ManageWorkloads).await?;
+        let admin = unverified.act_as(AdminAction::ManageWorkloads).await?;
         // A name that is no identity has no role. The bootstrap token can register another key.
-        if caller.identity().is_some()
+        if admin.caller().identity().is_some()
             && let Ok(of) = Identity::try_from(format!("{attestor}:{}", encode_value(&workload)))
         {
             let gone = Gone::Key {
@@ -176,9 +178,9 @@ impl Broker {
             workload,
             thumbprint,
             jwk: None,
-            by: caller.name(),
+            by: admin.name(),
         };
-        self.act(call, Entry::WorkloadKey(change)).await
+        admin.record(Entry::WorkloadKey(change)).await
     }
 
     /// The registered keys, for admins.
@@ -187,15 +189,15 @@ impl Broker {
         evidence: &Evidence,
     ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
         let call = self.call(evidence);
-        call.run(|| self.list_workload_keys_by(&call)).await
+        call.run(|unverified| self.list_workload_keys_by(unverified))
+            .await
     }
 
     async fn list_workload_keys_by(
         &self,
-        call: &Call<'_>,
+        unverified: Unverified<'_>,
     ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
-        self.admin(call, AdminAction::ManageWorkloads).await?;
-        call.consume().await?;
+        unverified.read_as(AdminAction::ManageWorkloads).await?;
         Ok(self.store().registered_keys(MAX_PAGE).await?)
     }
 }
