@@ -6,6 +6,7 @@
 
 use super::catalog::Resource;
 use super::grant::ActionName;
+use super::kind::ResourceKind;
 use super::pattern::Budget;
 
 /// The actions, in lower case, by what is left behind.
@@ -98,8 +99,9 @@ pub struct LastingAction {
 /// the steps of `budget` do not suffice, some are missing.
 #[must_use]
 pub fn lasting_actions(resource: &Resource, budget: &Budget) -> Vec<LastingAction> {
-    if resource.aws.as_ref().is_none_or(|role| role.may_leave) {
-        return Vec::new();
+    match &resource.kind {
+        ResourceKind::Aws(role) if !role.may_leave => {}
+        ResourceKind::Jwt(_) | ResourceKind::Aws(_) => return Vec::new(),
     }
     let mut found = Vec::new();
     for action in &resource.actions {
