@@ -21,12 +21,12 @@ use super::generations::Active;
 use super::{Broker, BrokerError, Exceeded};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::domain::catalog::Revocability;
 use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
+use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
 use crate::domain::request::{Ask, CredentialRequest, TaskAsk};
-use crate::domain::session::{EndReason, LOCAL_MINTER, Session, SessionState};
+use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskEnd, TaskState};
 use crate::domain::workload::Workload;
 use crate::ids::{DecisionId, SessionId, TaskId};
@@ -298,7 +298,7 @@ impl Broker {
             TaskAsk::Open(open) => open.purpose.clone(),
             TaskAsk::Join { .. } => None,
         };
-        let minter = self.minter(&ask.resource.kind)?;
+        let minter = self.minter(ask.resource.kind.minter())?;
         if let Err(why) = minter.fits(&ask.resource, &ask.grant) {
             let refusal = Refusal::new(RefusalCode::TooManyRights, why);
             return Ok(refused(refusal, purpose, case.active));
@@ -488,7 +488,7 @@ impl Broker {
         ask: &Ask,
         judged: &Judged,
     ) -> Result<SessionPlan, BrokerError> {
-        let minter = self.minter(&ask.resource.kind)?;
+        let minter = self.minter(ask.resource.kind.minter())?;
         let kid = minter
             .signing_key(&ask.resource, case.now)
             .ok_or_else(|| BrokerError::FailClosed("no key may sign now".into()))?;
@@ -513,7 +513,7 @@ impl Broker {
             resource: ask.resource.name.clone(),
             grant: ask.grant.clone(),
             audience: ask.resource.audience().to_owned(),
-            minter: minter.kind().to_owned(),
+            minter: minter.kind(),
             key: case.workload.key.clone(),
             kid,
             generation: judged.decision.generation,
@@ -529,8 +529,8 @@ impl Broker {
             ended_at: None,
             confirmed_at: None,
         };
-        let listed = matches!(session.revocability, Revocability::Bounded { .. });
-        let token = (session.minter == LOCAL_MINTER).then(|| TokenPlan {
+        let listed = session.is_in_status_lists();
+        let token = session.minter.makes_access_tokens().then(|| TokenPlan {
             issuer: self.issuer().to_owned(),
             status_lists_from: listed.then(|| self.ledger().first_status_list()),
         });
@@ -547,19 +547,20 @@ impl Broker {
         })
     }
 
-    pub(super) fn minter(&self, kind: &str) -> Result<&Arc<dyn Minter>, BrokerError> {
-        self.minters()
-            .of_kind(kind)
-            .ok_or_else(|| BrokerError::FailClosed(format!("no minter of kind `{kind}`")))
+    pub(super) fn minter(&self, kind: MinterKind) -> Result<&Arc<dyn Minter>, BrokerError> {
+        self.minters().of_kind(kind).ok_or_else(|| {
+            BrokerError::FailClosed(format!("no minter of kind `{}`", kind.as_str()))
+        })
     }
 
     /// Makes the credential, and releases it only if its session is still to be had.
     async fn mint_and_settle(&self, permit: Permit) -> Result<(Credential, Session), NotMade> {
         let minting = Instant::now();
-        let minter = Arc::clone(self.minter(&permit.session().minter)?);
+        let minter = Arc::clone(self.minter(permit.session().minter)?);
         let made = minter.mint(&permit).await;
         self.metrics().stage(Stage::Mint, minting.elapsed());
-        self.metrics().mint(minter.kind(), Ended::from(&made));
+        self.metrics()
+            .mint(minter.kind().as_str(), Ended::from(&made));
         let session = permit.into_session();
         let credential = match made {
             Ok(credential) => credential,

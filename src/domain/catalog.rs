@@ -106,7 +106,7 @@ pub struct Resource {
 /// A [`Resource`] as configuration and generation documents write it: flat, with the members of every
 /// kind. Documents are hashed as they are written here, so the order of the members is fixed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename = "Resource", deny_unknown_fields)]
 pub(crate) struct WrittenResource {
     name: String,
     /// The minter that makes its credentials.

@@ -610,7 +610,7 @@ impl Decide {
             audience: session.map(|session| session.audience.clone()),
             cnf,
             expires_at: session.map(|session| session.expires_at),
-            minter: session.map(|session| session.minter.clone()),
+            minter: session.map(|session| session.minter.as_str().to_owned()),
             kid: session.map(|session| session.kid.clone()),
             issuer: token.map(|token| token.issuer.clone()),
             status_lists_from: token.and_then(|token| token.status_lists_from),

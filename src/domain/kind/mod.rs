@@ -117,6 +117,15 @@ impl DetailType {
         }
     }
 
+    /// Whether its actions can be patterns, so that one is within another.
+    #[must_use]
+    pub fn has_action_patterns(self) -> bool {
+        match self {
+            Self::Api => false,
+            Self::Aws => true,
+        }
+    }
+
     /// Whether `own` gives all of `asked`; `false` where the steps of `budget` are used up.
     #[must_use]
     pub fn covers_action(self, own: &ActionName, asked: &ActionName, budget: &Budget) -> bool {
