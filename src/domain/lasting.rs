@@ -99,9 +99,12 @@ pub struct LastingAction {
 /// the steps of `budget` do not suffice, some are missing.
 #[must_use]
 pub fn lasting_actions(resource: &Resource, budget: &Budget) -> Vec<LastingAction> {
-    match &resource.kind {
-        ResourceKind::Aws(role) if !role.may_leave => {}
-        ResourceKind::Jwt(_) | ResourceKind::Aws(_) => return Vec::new(),
+    let is_silent = match &resource.kind {
+        ResourceKind::Jwt(_) => true,
+        ResourceKind::Aws(role) => role.may_leave,
+    };
+    if is_silent {
+        return Vec::new();
     }
     let mut found = Vec::new();
     for action in &resource.actions {

@@ -142,7 +142,7 @@ pub enum ResourceKind {
     /// An HTTP API, whose server takes access tokens.
     Jwt(ApiResource),
     /// A role in AWS.
-    Aws(AwsRole),
+    Aws(Box<AwsRole>),
 }
 
 /// The members of a written resource that depend on its kind.
@@ -169,7 +169,7 @@ impl ResourceKind {
     pub(super) fn read(name: &str, members: KindMembers) -> Result<Self, String> {
         match MinterKind::parse(name) {
             Some(MinterKind::Jwt) => ApiResource::read(members).map(Self::Jwt),
-            Some(MinterKind::Aws) => AwsRole::read(members).map(Self::Aws),
+            Some(MinterKind::Aws) => AwsRole::read(members).map(|role| Self::Aws(Box::new(role))),
             None => {
                 let known = MinterKind::ALL.map(|kind| format!("`{}`", kind.as_str()));
                 Err(format!(
