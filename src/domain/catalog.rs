@@ -104,7 +104,8 @@ pub struct Resource {
 }
 
 /// A [`Resource`] as configuration and generation documents write it: flat, with the members of every
-/// kind. Documents are hashed as they are written here, so the order of the members is fixed.
+/// kind. Documents are hashed as they are written here: the order of the members is fixed, and a new
+/// member has to be left out where it is absent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename = "Resource", deny_unknown_fields)]
 pub(crate) struct WrittenResource {
@@ -140,19 +141,14 @@ impl TryFrom<WrittenResource> for Resource {
             verification: written.verification,
             aws: written.aws,
         };
-        let name = written.name;
-        let kind = match ResourceKind::read(&written.kind, members) {
-            Ok(kind) => kind,
-            Err(problem) => {
-                return Err(CatalogError::Invalid {
-                    what: "resource",
-                    name,
-                    problem,
-                });
-            }
-        };
+        let kind = ResourceKind::read(&written.kind, members);
+        let kind = kind.map_err(|problem| CatalogError::Invalid {
+            what: "resource",
+            name: written.name.clone(),
+            problem,
+        })?;
         Ok(Self {
-            name,
+            name: written.name,
             kind,
             owner: written.owner,
             actions: written.actions,
