@@ -489,9 +489,8 @@ impl AuthorizationDetail {
             );
         }
         let detail_type = self.detail_type();
-        let gives = |own: &ActionName, asked: &ActionName| {
-            detail_type.covers_action(own, asked, budget)
-        };
+        let gives =
+            |own: &ActionName, asked: &ActionName| detail_type.covers_action(own, asked, budget);
         let action = |asked: &ActionName| {
             self.actions().contains(asked) || self.actions().iter().any(|own| gives(own, asked))
         };

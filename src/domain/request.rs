@@ -155,8 +155,7 @@ impl Catalog {
     /// The one resource that a request names.
     #[must_use]
     pub fn select(&self, selector: &ResourceSelector) -> Option<&Arc<Resource>> {
-        let of_tokens =
-            |resource: &&Arc<Resource>| resource.kind.minter().makes_access_tokens();
+        let of_tokens = |resource: &&Arc<Resource>| resource.kind.minter().makes_access_tokens();
         match selector {
             ResourceSelector::Name(name) => self.resource(name),
             ResourceSelector::TokenName(name) => self.resource(name).filter(of_tokens),
