@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use crate::attest::{AttestContext, AttestorConfigError, Attestors};
 use crate::clock::Timestamp;
-use crate::domain::catalog::{Resource, Verification};
+use crate::domain::catalog::Resource;
 use crate::domain::generation::Generation;
 use crate::domain::grant::ActionName;
+use crate::domain::kind::ResourceKind;
+use crate::domain::kind::api::Verification;
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::Identity;
 use crate::endpoints::UnfitEndpoint;
@@ -217,7 +219,11 @@ fn check_verifiers(compiled: &CompiledGeneration, attestors: &Attestors) -> Resu
         attestor.is_some_and(|(attestor, _)| attestors.could_attest(attestor, verifier))
     };
     for resource in compiled.catalog().resources() {
-        if let Some(verifier) = resource.verifiers.iter().find(|own| !named(own)) {
+        let api = match &resource.kind {
+            ResourceKind::Jwt(api) => api,
+            ResourceKind::Aws(_) => continue,
+        };
+        if let Some(verifier) = api.verifiers.iter().find(|own| !named(own)) {
             let attestors = compiled.attestors().iter().map(AttestorSpec::name);
             return Err(Unfit::Verifier {
                 resource: resource.name.clone(),
@@ -225,9 +231,8 @@ fn check_verifiers(compiled: &CompiledGeneration, attestors: &Attestors) -> Resu
                 attestors: attestors.collect::<Vec<_>>().join(", "),
             });
         }
-        let by_introspection = resource.verification == Some(Verification::Introspection);
-        if by_introspection
-            && resource.verifiers.is_empty()
+        if api.verification == Verification::Introspection
+            && api.verifiers.is_empty()
             && !compiled.could_permit(AdminAction::Introspect)
         {
             return Err(Unfit::NoVerifier {
@@ -244,7 +249,7 @@ fn check_verifiers(compiled: &CompiledGeneration, attestors: &Attestors) -> Resu
 fn check_overlaps(compiled: &CompiledGeneration) -> Result<(), Unfit> {
     // For each audience and action: its locations, each with the name of its resource.
     let mut taken = HashMap::<(&str, &str), HashMap<&str, &str>>::new();
-    let jwt = |own: &&Arc<Resource>| own.aws.is_none();
+    let gives_tokens = |own: &&Arc<Resource>| own.kind.minter().makes_access_tokens();
     let overlap = |resource: &Resource, other: &str, action: &ActionName, place: &str| {
         Err(Unfit::Overlap {
             resource: resource.name.clone(),
@@ -253,8 +258,8 @@ fn check_overlaps(compiled: &CompiledGeneration) -> Result<(), Unfit> {
             place: place.to_owned(),
         })
     };
-    for resource in compiled.catalog().resources().filter(jwt) {
-        let audience = resource.audience.trim_end_matches('/');
+    for resource in compiled.catalog().resources().filter(gives_tokens) {
+        let audience = resource.audience().trim_end_matches('/');
         for action in &resource.actions {
             let places = taken.entry((audience, action.as_str())).or_default();
             for location in &resource.locations {
@@ -267,8 +272,8 @@ fn check_overlaps(compiled: &CompiledGeneration) -> Result<(), Unfit> {
             }
         }
     }
-    for resource in compiled.catalog().resources().filter(jwt) {
-        let audience = resource.audience.trim_end_matches('/');
+    for resource in compiled.catalog().resources().filter(gives_tokens) {
+        let audience = resource.audience().trim_end_matches('/');
         for action in &resource.actions {
             let Some(places) = taken.get(&(audience, action.as_str())) else {
                 continue;

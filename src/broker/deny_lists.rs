@@ -33,7 +33,7 @@ const LATE_SECONDS: u64 = 900;
 impl Broker {
     /// Asks the back end of a session to end its credential.
     pub async fn end_external(&self, session: &Session) -> Result<EndOutcome, BrokerError> {
-        let minter = self.minter(&session.minter)?;
+        let minter = self.minter(session.minter)?;
         let now = self.now();
         if let Some(place) = self.place_of(minter.as_ref(), session).await? {
             return self.deny(&place, minter.as_ref(), session, now).await;
@@ -44,7 +44,7 @@ impl Broker {
     /// Notes that an admin wants a session dead, so that it has a place on its list before all that
     /// is merely over. It is not denied before its end is recorded.
     pub(super) async fn note_insistence(&self, session: &Session) -> Result<(), BrokerError> {
-        let minter = self.minter(&session.minter)?;
+        let minter = self.minter(session.minter)?;
         if let Some(place) = self.place_of(minter.as_ref(), session).await? {
             let ask = deny_ask(session, DenyWish::Admin, self.now());
             let due = ask.at.plus_seconds(WATCH_SECONDS);
@@ -56,7 +56,7 @@ impl Broker {
 
     /// Has a session that an admin ended denied now.
     pub(super) async fn insist_on_end(&self, session: &Session) -> Result<(), BrokerError> {
-        let minter = self.minter(&session.minter)?;
+        let minter = self.minter(session.minter)?;
         if let Some(place) = self.place_of(minter.as_ref(), session).await? {
             let now = self.now();
             self.ask_deny(&place, session, DenyWish::Admin, now).await?;

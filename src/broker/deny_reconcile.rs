@@ -101,7 +101,7 @@ impl Broker {
     /// was written.
     async fn tend(&self, claimed: &ClaimedPlace) -> Result<bool, TendError> {
         let place = &claimed.place;
-        let minter = self.minter(&place.minter)?;
+        let minter = self.minter(place.minter)?;
         let Some(list) = minter.deny_list() else {
             return Err(TendError::BackEnd(MintError::Refused(
                 "the minter has no list any more".into(),

@@ -120,7 +120,7 @@ impl Broker {
             active
                 .catalog()
                 .resource(&view.session.resource)
-                .is_some_and(|resource| resource.verifiers.contains(caller))
+                .is_some_and(|resource| resource.kind.is_verified_by(caller))
         });
         if !verifier && !self.may(caller, AdminAction::Introspect)? {
             return Ok(Introspection::Inactive);

@@ -20,12 +20,12 @@ use super::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::domain::catalog::Revocability;
 use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
+use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
 use crate::domain::request::{CredentialRequest, ResolvedRequest};
-use crate::domain::session::{EndReason, LOCAL_MINTER, Session, SessionState};
+use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskEnd, TaskState};
 use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::ledger::entry::{
@@ -306,7 +306,7 @@ impl Broker {
         request: &ResolvedRequest,
     ) -> Result<Admission, Unadmitted> {
         let resource = &request.resource;
-        let minter = self.minter(&resource.kind)?;
+        let minter = self.minter(resource.kind.minter())?;
         if let Err(why) = minter.fits(resource, &request.grant) {
             return Err(Refusal::new(RefusalCode::TooManyRights, why).into());
         }
@@ -368,7 +368,7 @@ impl Broker {
             admission,
         } = permit;
         let resource = &request.resource;
-        let minter = self.minter(&resource.kind)?;
+        let minter = self.minter(resource.kind.minter())?;
         let kid = minter
             .signing_key(resource, now)
             .ok_or_else(|| BrokerError::FailClosed("no key may sign now".into()))?;
@@ -396,7 +396,7 @@ impl Broker {
             resource: resource.name.clone(),
             grant: request.grant.clone(),
             audience: resource.audience().to_owned(),
-            minter: minter.kind().to_owned(),
+            minter: minter.kind(),
             key: workload.key.clone(),
             kid,
             generation: evaluation.generation,
@@ -409,8 +409,8 @@ impl Broker {
             ended_at: None,
             confirmed_at: None,
         };
-        let listed = matches!(session.revocability, Revocability::Bounded { .. });
-        let token = (session.minter == LOCAL_MINTER).then(|| TokenPlan {
+        let listed = session.is_in_status_lists();
+        let token = session.minter.makes_access_tokens().then(|| TokenPlan {
             issuer: self.issuer().to_owned(),
             status_lists_from: listed.then(|| self.ledger().first_status_list()),
         });
@@ -423,19 +423,20 @@ impl Broker {
         })
     }
 
-    pub(super) fn minter(&self, kind: &str) -> Result<&Arc<dyn Minter>, BrokerError> {
-        self.minters()
-            .of_kind(kind)
-            .ok_or_else(|| BrokerError::FailClosed(format!("no minter of kind `{kind}`")))
+    pub(super) fn minter(&self, kind: MinterKind) -> Result<&Arc<dyn Minter>, BrokerError> {
+        self.minters().of_kind(kind).ok_or_else(|| {
+            BrokerError::FailClosed(format!("no minter of kind `{}`", kind.as_str()))
+        })
     }
 
     /// Makes the credential, and releases it only if its session is still to be had.
     async fn mint_and_activate(&self, permit: Permit) -> Result<(Credential, Session), NotMade> {
         let minting = Instant::now();
-        let minter = Arc::clone(self.minter(&permit.session().minter)?);
+        let minter = Arc::clone(self.minter(permit.session().minter)?);
         let made = minter.mint(&permit).await;
         self.metrics().stage(Stage::Mint, minting.elapsed());
-        self.metrics().mint(minter.kind(), Ended::from(&made));
+        self.metrics()
+            .mint(minter.kind().as_str(), Ended::from(&made));
         let session = permit.into_session();
         let credential = match made {
             Ok(credential) => credential,

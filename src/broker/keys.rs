@@ -25,7 +25,6 @@ use crate::crypto::keyring::{
 };
 use crate::crypto::sealer::Sealer;
 use crate::crypto::signer::{LocalSigner, PrivateKey, Signer};
-use crate::domain::aws::AwsMode;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::succession::Succession;
 use crate::ids::CutoffId;
@@ -452,15 +451,15 @@ impl Broker {
     /// sessions of a role that was registered once, here or in a log that this one succeeds.
     async fn federates(&self) -> Result<bool, BrokerError> {
         let registered = self.active().is_ok_and(|active| {
-            let mut roles = active.catalog().resources().filter_map(|r| r.aws.as_ref());
-            roles.any(|role| role.mode == AwsMode::WebIdentity)
+            let mut resources = active.catalog().resources();
+            resources.any(|resource| resource.kind.needs_federation())
         });
         if registered {
             return Ok(true);
         }
         let places = self.store().deny_places().await?;
         Ok(places.iter().any(|place| {
-            let minter = self.minters().of_kind(&place.minter);
+            let minter = self.minters().of_kind(place.minter);
             let list = minter.and_then(|minter| minter.deny_list());
             list.is_some_and(|list| list.needs_federation(place))
         }))
@@ -564,7 +563,7 @@ impl Broker {
             .catalog()
             .resources()
             .filter_map(|resource| {
-                let minter = self.minters().of_kind(&resource.kind)?;
+                let minter = self.minters().of_kind(resource.kind.minter())?;
                 minter.signing_key(resource, now)
             })
             .collect();

@@ -139,7 +139,7 @@ impl Broker {
         let acts = AdminAction::ALL.iter().map(|action| action.as_str());
         parts.metrics.acts_begin(acts.chain([ANY_REQUEST]));
         for minter in parts.minters.kinds() {
-            parts.metrics.minter_begins(minter);
+            parts.metrics.minter_begins(minter.as_str());
         }
         Arc::new(Self {
             parts,
@@ -273,7 +273,7 @@ impl Broker {
         let active = self.active.load_full()?;
         let now = self.now();
         let unsigned = |resource: &&Arc<Resource>| {
-            let minter = self.parts.minters.of_kind(&resource.kind);
+            let minter = self.parts.minters.of_kind(resource.kind.minter());
             minter.is_some_and(|minter| minter.signing_key(resource, now).is_none())
         };
         let found = active.catalog().resources().find(unsigned);

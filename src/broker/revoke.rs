@@ -577,7 +577,7 @@ impl Broker {
         let resource = catalog
             .resource(name)
             .ok_or_else(|| invalid(format!("there is no resource `{name}`")))?;
-        let minter = self.minter(&resource.kind)?;
+        let minter = self.minter(resource.kind.minter())?;
         let list = minter.deny_list();
         let place = list
             .and_then(|list| list.deny_place(resource))
@@ -587,7 +587,9 @@ impl Broker {
                 ))
             })?;
         let other = catalog.resources().find(|other| {
-            other.name != *name && other.kind == resource.kind && other.audience() == place.name
+            other.name != *name
+                && other.kind.minter() == resource.kind.minter()
+                && other.audience() == place.name
         });
         if let Some(other) = other {
             return Err(invalid(format!(

@@ -18,8 +18,8 @@ use crate::domain::catalog::Resource;
 use crate::domain::cutoff::{Block, Cutoff, Selector, True};
 use crate::domain::deny_list::DenyPlace;
 use crate::domain::generation::{Generation, GenerationDigest};
+use crate::domain::kind::MinterKind;
 use crate::domain::limits::MAX_TTL_SECONDS;
-use crate::domain::session::LOCAL_MINTER;
 use crate::ids::CutoffId;
 use crate::ledger::Appended;
 use crate::ledger::entry::{
@@ -167,7 +167,7 @@ impl Legacy {
     /// not complete, and neither need the generations be.
     async fn read_places(&mut self, old: &Store, now: Timestamp) -> Result<(), BrokerError> {
         self.places = old.deny_places().await?;
-        self.sessions = old.places_of_sessions(LOCAL_MINTER, now).await?;
+        self.sessions = old.places_of_sessions(now).await?;
         let since = now.minus_seconds(MAX_TTL_SECONDS);
         let decided = old.generations_since(since).await?.into_iter();
         let of_sessions = self.sessions.iter().map(|session| session.generation);
@@ -225,7 +225,7 @@ impl Broker {
             until: now.plus_seconds(MAX_TTL_SECONDS),
         };
         for ((kind, name), mut found) in self.places_of(&legacy, registered) {
-            let minter = self.minters().of_kind(&kind);
+            let minter = self.minters().of_kind(kind);
             let resource = found.resource.take();
             let Some((place, usable)) = found.list(minter.and_then(|it| it.deny_list())) else {
                 let why = minter.map_or(NO_MINTER, |_| NO_LIST);
@@ -295,10 +295,11 @@ impl Broker {
         &self,
         legacy: &Legacy,
         registered: &[Resource],
-    ) -> BTreeMap<(String, String), Found> {
-        let mut all: BTreeMap<(String, String), Found> = BTreeMap::new();
+    ) -> BTreeMap<(MinterKind, String), Found> {
+        let mut all: BTreeMap<(MinterKind, String), Found> = BTreeMap::new();
         for resource in registered.iter().chain(&legacy.resources) {
-            let minter = self.minters().of_kind(&resource.kind);
+            let kind = resource.kind.minter();
+            let minter = self.minters().of_kind(kind);
             let Some(minter) = minter.filter(|minter| minter.place() != MintPlace::Local) else {
                 continue;
             };
@@ -306,19 +307,19 @@ impl Broker {
                 .deny_list()
                 .and_then(|list| list.deny_place(resource));
             let name = resource.audience().to_owned();
-            let found = all.entry((resource.kind.clone(), name)).or_default();
+            let found = all.entry((kind, name)).or_default();
             found.resource.get_or_insert_with(|| resource.name.clone());
             found.lists.extend(list);
         }
         for session in &legacy.sessions {
-            let key = (session.minter.clone(), session.audience.clone());
+            let key = (session.minter, session.audience.clone());
             let found = all.entry(key).or_default();
             found
                 .resource
                 .get_or_insert_with(|| session.resource.clone());
         }
         for place in &legacy.places {
-            let key = (place.minter.clone(), place.name.clone());
+            let key = (place.minter, place.name.clone());
             let found = all.entry(key).or_default();
             found.lists.push(place.clone());
         }

@@ -21,6 +21,7 @@ use super::wanted::Wanted;
 use super::{Failure, output};
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 use crate::crypto::random::SystemRandom;
+use crate::domain::kind::MinterKind;
 use crate::ids::Random as _;
 
 /// A session is renewed when less than this part of its life is left.
@@ -215,8 +216,9 @@ impl Held {
         source: &Source,
         now: Timestamp,
     ) -> Result<Self, Failure> {
-        let kind = granted.pointer("/credential/type").and_then(Value::as_str);
-        if kind != Some("aws_sts") {
+        let credential_type = granted.pointer("/credential/type").and_then(Value::as_str);
+        let made_by = credential_type.and_then(MinterKind::of_credential_type);
+        if made_by != Some(MinterKind::Aws) {
             return Err(Failure::Unestablished(
                 "the broker gave no session of AWS: is the resource a role?".into(),
             ));

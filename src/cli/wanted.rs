@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::client::read_secret;
+use crate::domain::kind::DetailType;
 
 /// What is asked for.
 #[derive(Args, Clone, Debug)]
@@ -113,15 +114,15 @@ impl Wanted {
     /// The body of a request within `task`.
     pub(super) fn body(&self, task: &Value) -> Value {
         let mut detail = Map::new();
-        let (kind, places) = if self.is_aws() {
-            ("aws", "resources")
+        let asked = if self.is_aws() {
+            DetailType::Aws
         } else {
-            ("api", "locations")
+            DetailType::Api
         };
-        detail.insert("type".into(), json!(kind));
+        detail.insert("type".into(), json!(asked.as_str()));
         detail.insert("actions".into(), json!(self.actions));
         if !self.locations.is_empty() {
-            detail.insert(places.into(), json!(self.locations));
+            detail.insert(asked.locations_member().into(), json!(self.locations));
         }
         if let Some(region) = &self.region {
             detail.insert("region".into(), json!(region));

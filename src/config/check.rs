@@ -13,7 +13,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::database::{self, DatabaseFault};
-use super::document::Document;
+use super::document::{Document, catalog_complaint};
 use super::environment::{Environment, NotText};
 use super::error::{ConfigError, ConfigErrors};
 use super::sections::{self, AccessTokenAlgorithm, ClientCertificates, StoreKind};
@@ -662,19 +662,7 @@ impl<'d> Checker<'d> {
             ("task_types", file.task_types.iter().rposition(named))
         };
         let key = format!("{list}.{}", index.unwrap_or_default());
-        let (problem, remedy) = match error {
-            CatalogError::Name { .. } => (
-                "has an odd name".to_owned(),
-                format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`"),
-            ),
-            CatalogError::Duplicate { .. } => (
-                format!("is a {what} whose name stands twice"),
-                "give each a name of its own".to_owned(),
-            ),
-            CatalogError::Invalid { problem, .. } => {
-                (format!("is wrong: {problem}"), "correct it".to_owned())
-            }
-        };
+        let (problem, remedy) = catalog_complaint(&error);
         self.refuse(&key, problem, remedy);
     }
 

@@ -8,6 +8,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::error::{ConfigError, ConfigErrors, Position};
 use super::sections::File;
+use crate::domain::catalog::{CatalogError, Resource, WrittenResource};
+use crate::domain::limits::MAX_NAME_BYTES;
 use crate::domain::trust::{AttestorSpec, KeySpec, OidcSpec, OidcWritten, SpiffeSpec};
 
 /// A parsed file.
@@ -42,9 +44,16 @@ impl<'t> Document<'t> {
             None => Vec::new(),
             Some(list) => self.attestors(list)?,
         };
+        // Whether the members of a resource fit its kind is known when all were read; so each is read
+        // here, where its place is known.
+        let resources = match root.get_mut().remove("resources") {
+            None => Vec::new(),
+            Some(list) => self.resources(list)?,
+        };
         let deserializer = toml::de::Deserializer::from(root);
         let mut file = File::deserialize(deserializer).map_err(|error| self.explain(&error))?;
         file.attestors = attestors;
+        file.resources = resources;
         Ok(file)
     }
 
@@ -52,20 +61,14 @@ impl<'t> Document<'t> {
         &self,
         list: toml::Spanned<DeValue<'_>>,
     ) -> Result<Vec<AttestorSpec>, ConfigErrors> {
-        let not_tables = || {
-            self.error(
-                "attestors",
-                "is not an array of tables",
-                "write each attestor as [[attestors]]",
-            )
-        };
+        let not_tables = || self.not_tables("attestors", "write each attestor as [[attestors]]");
         let DeValue::Array(list) = list.into_inner() else {
-            return Err(not_tables().into());
+            return Err(not_tables());
         };
         let mut specs = Vec::new();
         for (index, mut value) in list.into_iter().enumerate() {
             let DeValue::Table(table) = value.get_mut() else {
-                return Err(not_tables().into());
+                return Err(not_tables());
             };
             let kind = table.remove("kind");
             let kind = kind.as_ref().and_then(|kind| kind.get_ref().as_str());
@@ -88,6 +91,27 @@ impl<'t> Document<'t> {
             specs.push(spec.map_err(|error| self.explain(&error))?);
         }
         Ok(specs)
+    }
+
+    fn resources(&self, list: toml::Spanned<DeValue<'_>>) -> Result<Vec<Resource>, ConfigErrors> {
+        let DeValue::Array(list) = list.into_inner() else {
+            return Err(self.not_tables("resources", "write each resource as [[resources]]"));
+        };
+        let mut resources = Vec::new();
+        for (index, value) in list.into_iter().enumerate() {
+            let written = WrittenResource::deserialize(ValueDeserializer::from(value));
+            let written = written.map_err(|error| self.explain(&error))?;
+            let resource = Resource::try_from(written).map_err(|error| {
+                let (problem, remedy) = catalog_complaint(&error);
+                self.error(&format!("resources.{index}"), problem, remedy)
+            })?;
+            resources.push(resource);
+        }
+        Ok(resources)
+    }
+
+    fn not_tables(&self, key: &str, remedy: &str) -> ConfigErrors {
+        self.error(key, "is not an array of tables", remedy).into()
     }
 
     fn resolve(&self, index: usize, written: OidcWritten) -> Result<OidcSpec, ConfigErrors> {
@@ -164,6 +188,23 @@ impl<'t> Document<'t> {
             .min_by_key(|(_, place)| place.len())
             .map(|(path, _)| path.clone())
             .unwrap_or_default()
+    }
+}
+
+/// The problem and the remedy of a complaint about a resource or a task type.
+pub(super) fn catalog_complaint(error: &CatalogError) -> (String, String) {
+    match error {
+        CatalogError::Name { .. } => (
+            "has an odd name".to_owned(),
+            format!("use 1 to {MAX_NAME_BYTES} of a-z, 0-9, `-` and `_`"),
+        ),
+        CatalogError::Duplicate { what, .. } => (
+            format!("is a {what} whose name stands twice"),
+            "give each a name of its own".to_owned(),
+        ),
+        CatalogError::Invalid { problem, .. } => {
+            (format!("is wrong: {problem}"), "correct it".to_owned())
+        }
     }
 }
 

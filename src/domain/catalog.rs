@@ -5,28 +5,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::aws::AwsRole;
 use super::decision::{Refusal, RefusalCode};
 use super::grant::{ActionName, AuthorizationDetail, Location};
+use super::kind::api::Verification;
+use super::kind::aws::AwsRole;
+use super::kind::{KindMembers, Registration, ResourceKind};
 use super::limits::{
     MAX_DEADLINE_SECONDS, MAX_HEARTBEAT_SECONDS, MAX_NAME_BYTES, MAX_REQUEST_STEPS,
     MAX_SESSIONS_PER_TASK, MAX_TTL_SECONDS, MIN_HEARTBEAT_SECONDS,
 };
 use super::pattern::Budget;
 use super::workload::Identity;
-
-/// How a resource's server learns whether a credential is still good. It decides what we may
-/// truthfully say of its revocability.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verification {
-    /// It asks the broker at each use (RFC 7662).
-    Introspection,
-    /// It polls a status list, whose answers may be this old.
-    StatusList,
-    /// It checks the signature and the expiry and nothing else.
-    Offline,
-}
 
 /// How soon a credential of this kind is dead after it was revoked, told truthfully.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,68 +83,125 @@ pub enum Risk {
 
 /// Something that credentials can be for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "WrittenResource", into = "WrittenResource")]
 pub struct Resource {
     /// Its name, unique.
     pub name: String,
-    /// The minter that makes its credentials: `jwt` or `aws`.
-    pub kind: String,
+    /// Its kind, and what that kind registers.
+    pub kind: ResourceKind,
     /// The team that answers for it.
     pub owner: String,
-    /// The `aud` of its tokens. For kind `jwt`.
-    #[serde(default)]
-    pub audience: String,
     /// Every action that exists on it; for kind `aws` patterns of them.
     pub actions: BTreeSet<ActionName>,
     /// Every place that it serves: URLs, or for kind `aws` patterns of ARNs.
     pub locations: BTreeSet<Location>,
-    /// Identities that may ask about its tokens.
-    #[serde(default)]
-    pub verifiers: BTreeSet<Identity>,
-    /// How its server verifies. For kind `jwt`.
-    #[serde(default)]
-    pub verification: Option<Verification>,
-    /// The role whose sessions it gives. For kind `aws`.
-    #[serde(default)]
-    pub aws: Option<AwsRole>,
     /// The life of a credential whose request names none, where policy allows that much.
-    #[serde(default = "default_ttl_seconds")]
     pub default_ttl_seconds: u64,
     /// The longest life of a credential, whatever policy says.
-    #[serde(default = "default_max_ttl_seconds")]
     pub max_ttl_seconds: u64,
     /// How much harm it can do.
-    #[serde(default)]
     pub risk: Risk,
 }
 
+/// A [`Resource`] as configuration and generation documents write it: flat, with the members of every
+/// kind. Documents are hashed as they are written here: the order of the members is fixed, and a new
+/// member has to be left out where it is absent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename = "Resource", deny_unknown_fields)]
+pub(crate) struct WrittenResource {
+    name: String,
+    /// The minter that makes its credentials.
+    kind: String,
+    owner: String,
+    #[serde(default)]
+    audience: String,
+    actions: BTreeSet<ActionName>,
+    locations: BTreeSet<Location>,
+    #[serde(default)]
+    verifiers: BTreeSet<Identity>,
+    #[serde(default)]
+    verification: Option<Verification>,
+    #[serde(default)]
+    aws: Option<AwsRole>,
+    #[serde(default = "default_ttl_seconds")]
+    default_ttl_seconds: u64,
+    #[serde(default = "default_max_ttl_seconds")]
+    max_ttl_seconds: u64,
+    #[serde(default)]
+    risk: Risk,
+}
+
+impl TryFrom<WrittenResource> for Resource {
+    type Error = CatalogError;
+
+    fn try_from(written: WrittenResource) -> Result<Self, CatalogError> {
+        let members = KindMembers {
+            audience: written.audience,
+            verifiers: written.verifiers,
+            verification: written.verification,
+            aws: written.aws,
+        };
+        let kind = ResourceKind::read(&written.kind, members);
+        let kind = kind.map_err(|problem| CatalogError::Invalid {
+            what: "resource",
+            name: written.name.clone(),
+            problem,
+        })?;
+        Ok(Self {
+            name: written.name,
+            kind,
+            owner: written.owner,
+            actions: written.actions,
+            locations: written.locations,
+            default_ttl_seconds: written.default_ttl_seconds,
+            max_ttl_seconds: written.max_ttl_seconds,
+            risk: written.risk,
+        })
+    }
+}
+
+impl From<Resource> for WrittenResource {
+    fn from(resource: Resource) -> Self {
+        let kind = resource.kind.minter().as_str().to_owned();
+        let members = resource.kind.into_members();
+        Self {
+            name: resource.name,
+            kind,
+            owner: resource.owner,
+            audience: members.audience,
+            actions: resource.actions,
+            locations: resource.locations,
+            verifiers: members.verifiers,
+            verification: members.verification,
+            aws: members.aws,
+            default_ttl_seconds: resource.default_ttl_seconds,
+            max_ttl_seconds: resource.max_ttl_seconds,
+            risk: resource.risk,
+        }
+    }
+}
+
 impl Resource {
-    /// Whether it serves what an object of `authorization_details` names; if not, why. Comparisons
-    /// take their steps out of `budget`.
+    /// Whether it serves an object of `authorization_details`; if not, why. Comparisons take their
+    /// steps out of `budget`.
     pub fn check_serves(
         &self,
         detail: &AuthorizationDetail,
         budget: &Budget,
     ) -> Result<(), Refusal> {
-        let kind = match detail {
-            AuthorizationDetail::Api { .. } => "jwt",
-            AuthorizationDetail::Aws { .. } => "aws",
-        };
-        if self.kind != kind {
+        let expected = self.kind.detail_type();
+        if detail.detail_type() != expected {
             return Err(Refusal::new(
                 RefusalCode::UnknownAction,
                 format!(
                     "`{}` takes authorization_details of type `{}`",
                     self.name,
-                    if self.aws.is_some() { "aws" } else { "api" }
+                    expected.as_str()
                 ),
             ));
         }
         let unknown = |action: &&ActionName| {
-            let own = |own: &ActionName| match detail {
-                AuthorizationDetail::Api { .. } => own == *action,
-                AuthorizationDetail::Aws { .. } => own.covers_on_aws(action, budget),
-            };
+            let own = |own: &ActionName| expected.covers_action(own, action, budget);
             !self.actions.contains(*action) && !self.actions.iter().any(own)
         };
         let action = detail.actions().iter().find(unknown);
@@ -179,59 +225,27 @@ impl Resource {
                 format!("`{}` does not serve `{location}`", self.name),
             ));
         }
-        match (&self.aws, detail.region()) {
-            (Some(role), Some(region))
-                if !role.regions.is_empty() && !role.regions.contains(region) =>
-            {
-                Err(Refusal::new(
-                    RefusalCode::UnknownLocation,
-                    format!("`{}` does not serve region `{region}`", self.name),
-                ))
-            }
-            _ => Ok(()),
+        match detail.region() {
+            Some(region) if !self.kind.serves_region(region) => Err(Refusal::new(
+                RefusalCode::UnknownLocation,
+                format!("`{}` does not serve region `{region}`", self.name),
+            )),
+            Some(_) | None => Ok(()),
         }
     }
 
-    /// The registered actions that policy is asked about where `asked` is asked for.
-    ///
-    /// At an API that is the action itself. On AWS both can be patterns: policy is asked about the
-    /// narrowest registered ones that match all of what is asked, and about every other one that
-    /// has something in common with it, so that a policy about a part holds for who asks for more.
-    /// Wider ones are reached by `action in`. So a request for less is asked about no other ones.
-    /// Where the steps of `budget` do not suffice, the answer is worth nothing.
+    /// The registered actions that policy is asked about where `asked` is asked for. Where the steps
+    /// of `budget` do not suffice, the answer is worth nothing.
     #[must_use]
     pub fn decided_as(&self, asked: &ActionName, budget: &Budget) -> Vec<&ActionName> {
-        if self.aws.is_none() {
-            return self.actions.get(asked).into_iter().collect();
-        }
-        let concerned = self.actions.iter();
-        let concerned: Vec<_> = concerned
-            .filter(|own| own.overlaps_within(asked, budget))
-            .map(|own| (own, own.covers_on_aws(asked, budget)))
-            .collect();
-        if budget.is_exhausted() {
-            return Vec::new();
-        }
-        // Of those that match all of it, the ones without a narrower one among them.
-        let is_wider = |own: &ActionName| {
-            let mut covering = concerned.iter().filter(|(_, covers)| *covers);
-            covering.any(|(other, _)| own.is_wider_than(other, budget))
-        };
-        concerned
-            .iter()
-            .filter(|(own, covers)| !covers || !is_wider(own))
-            .map(|(own, _)| *own)
-            .collect()
+        self.kind.decided_as(&self.actions, asked, budget)
     }
 
-    /// What its credentials name as the place where they are good: the `aud` of its tokens, or the
+    /// The place where its credentials are good, as they name it: the `aud` of its tokens, or the
     /// role.
     #[must_use]
     pub fn audience(&self) -> &str {
-        match &self.aws {
-            Some(role) => &role.role_arn,
-            None => &self.audience,
-        }
+        self.kind.audience()
     }
 }
 
@@ -335,7 +349,7 @@ impl Catalog {
         let mut catalog = Self::default();
         for resource in resources {
             check_resource(&resource, own_audiences)?;
-            catalog.check_role(&resource)?;
+            catalog.check_conflicts(&resource)?;
             let name = resource.name.clone();
             if catalog
                 .resources
@@ -387,27 +401,18 @@ impl Catalog {
         self.task_types.values()
     }
 
-    /// What denies the sessions of a role is the role's: of several resources that have it, each
-    /// must say the same of it.
-    fn check_role(&self, resource: &Resource) -> Result<(), CatalogError> {
-        let Some(role) = &resource.aws else {
-            return Ok(());
-        };
-        let other = self.resources.values().find(|other| {
-            other.aws.as_ref().is_some_and(|other| {
-                other.role_arn == role.role_arn && other.revocation != role.revocation
-            })
-        });
-        match other {
+    /// Refuses a resource that cannot be registered beside one that is.
+    fn check_conflicts(&self, resource: &Resource) -> Result<(), CatalogError> {
+        let conflict = self
+            .resources
+            .values()
+            .find_map(|other| resource.kind.conflict_with(&other.kind, &other.name));
+        match conflict {
             None => Ok(()),
-            Some(other) => Err(CatalogError::Invalid {
+            Some(problem) => Err(CatalogError::Invalid {
                 what: "resource",
                 name: resource.name.clone(),
-                problem: format!(
-                    "`{}` has the same role with another [resources.aws.revocation]; give both the \
-                     same, or each its own role",
-                    other.name
-                ),
+                problem,
             }),
         }
     }
@@ -478,14 +483,13 @@ fn check_resource(resource: &Resource, own_audiences: &[String]) -> Result<(), C
             "owner must name the team that answers for it".into(),
         ));
     }
-    match resource.kind.as_str() {
-        "jwt" => check_jwt(resource, own_audiences),
-        "aws" => super::aws::check(resource),
-        other => Err(format!(
-            "unknown kind `{other}`; this version mints `jwt` and `aws`"
-        )),
-    }
-    .map_err(invalid)?;
+    let registration = Registration {
+        actions: &resource.actions,
+        locations: &resource.locations,
+        max_ttl_seconds: resource.max_ttl_seconds,
+        own_audiences,
+    };
+    resource.kind.check(&registration).map_err(invalid)?;
     if resource.actions.is_empty() {
         return Err(invalid("register at least one action".into()));
     }
@@ -506,42 +510,6 @@ fn check_resource(resource: &Resource, own_audiences: &[String]) -> Result<(), C
     Ok(())
 }
 
-fn check_jwt(resource: &Resource, own_audiences: &[String]) -> Result<(), String> {
-    if resource.aws.is_some() {
-        return Err("[resources.aws] is for kind `aws`".into());
-    }
-    if resource.audience.is_empty() {
-        return Err("audience must not be empty".into());
-    }
-    // A trailing slash or a path does not make the broker's own name somebody else's.
-    let same_place = |own: &String| {
-        own.trim_end_matches('/') == resource.audience.trim_end_matches('/')
-            || resource
-                .audience
-                .strip_prefix(own.trim_end_matches('/'))
-                .is_some_and(|rest| rest.starts_with('/'))
-    };
-    if own_audiences.iter().any(same_place) {
-        return Err("its audience is the broker's own; tokens for it would be good here".into());
-    }
-    if super::aws::FEDERATION_AUDIENCES.contains(&resource.audience.as_str()) {
-        return Err("its audience is that of federation with AWS; choose another".into());
-    }
-    if resource.actions.iter().any(ActionName::has_wildcards) {
-        return Err("an action must not have wildcards".into());
-    }
-    if resource.locations.iter().any(Location::is_arn) {
-        return Err("a location must be an https URL".into());
-    }
-    if resource.verification.is_none() {
-        return Err(
-            "verification must say how its server verifies: introspection, status_list or offline"
-                .into(),
-        );
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -555,6 +523,12 @@ mod tests {
         .unwrap()
     }
 
+    fn with_audience(audience: &str) -> Resource {
+        let mut written = WrittenResource::from(resource());
+        written.audience = audience.into();
+        written.try_into().unwrap()
+    }
+
     #[test]
     fn an_audience_of_the_brokers_own_does_not_load() {
         let own = ["https://broker.example".to_owned()];
@@ -563,16 +537,10 @@ mod tests {
             "https://broker.example/",
             "https://broker.example/federation/aws",
         ] {
-            let bad = Resource {
-                audience: audience.into(),
-                ..resource()
-            };
+            let bad = with_audience(audience);
             assert!(Catalog::new(vec![bad], vec![], &own).is_err(), "{audience}");
         }
-        let neighbour = Resource {
-            audience: "https://broker.example.org".into(),
-            ..resource()
-        };
+        let neighbour = with_audience("https://broker.example.org");
         assert!(Catalog::new(vec![neighbour], vec![], &own).is_ok());
     }
 

@@ -6,14 +6,15 @@
 
 use std::collections::BTreeSet;
 
+use super::kind::MinterKind;
 use crate::clock::Timestamp;
 use crate::ids::SessionId;
 
 /// Where sessions are denied: a role, for AWS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DenyPlace {
-    /// The minter's kind.
-    pub minter: String,
+    /// The kind of its minter.
+    pub minter: MinterKind,
     /// Its name at the back end.
     pub name: String,
     /// What the minter needs to find it again when no resource names it any more.

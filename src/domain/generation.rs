@@ -8,9 +8,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::aws::AwsRole;
 use super::catalog::{Resource, TaskType};
 use super::endpoint::{EndpointReference, EndpointUse};
+use super::kind::aws::AwsRole;
 use super::trust::AttestorSpec;
 
 /// SHA-256 of a generation's document, written `sha256:<hex>`.
@@ -172,7 +172,7 @@ impl Generation {
     pub fn roles(&self) -> impl Iterator<Item = (String, &AwsRole)> {
         let resources = self.resources.iter().enumerate();
         resources.filter_map(|(at, resource)| {
-            let role = resource.aws.as_ref()?;
+            let role = resource.kind.aws_role()?;
             Some((format!("/resources/{at}/aws/mode"), role))
         })
     }
@@ -197,40 +197,24 @@ impl Generation {
                 }
                 AttestorSpec::Key(_) => Vec::new(),
             };
-            named.into_iter().map(move |(key, name, used_for)| {
-                (format!("/attestors/{at}/{key}"), name, used_for)
-            })
-        });
-        let resources = self
-            .resources
-            .iter()
-            .enumerate()
-            .flat_map(|(at, resource)| {
-                let role = resource.aws.as_ref();
-                let list = role.and_then(|role| role.revocation.as_ref());
-                [
-                    (
-                        format!("/resources/{at}/aws/endpoint"),
-                        role.and_then(|role| role.endpoint.as_ref()),
-                        EndpointUse::Sts,
-                    ),
-                    (
-                        format!("/resources/{at}/aws/revocation/endpoint"),
-                        list.and_then(|list| list.endpoint.as_ref()),
-                        EndpointUse::Iam,
-                    ),
-                ]
-            });
-        attestors
-            .chain(resources)
-            .filter_map(|(pointer, name, used_for)| {
+            named.into_iter().filter_map(move |(key, name, used_for)| {
                 Some(EndpointReference {
-                    pointer,
+                    pointer: format!("/attestors/{at}/{key}"),
                     name: name?,
                     used_for,
                 })
             })
-            .collect()
+        });
+        let resources = self.resources.iter().enumerate();
+        let resources = resources.flat_map(|(at, resource)| {
+            let named = resource.kind.endpoints().into_iter();
+            named.map(move |(member, name, used_for)| EndpointReference {
+                pointer: format!("/resources/{at}/{member}"),
+                name,
+                used_for,
+            })
+        });
+        attestors.chain(resources).collect()
     }
 
     /// The document's bytes: what is stored and hashed. Struct order and `BTreeMap`s make them the

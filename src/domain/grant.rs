@@ -11,6 +11,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
+use super::kind::{DetailType, api, aws};
 use super::limits::{
     MAX_ACTIONS, MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_LOCATIONS, MAX_PLACE_BYTES, MAX_WILDCARDS,
 };
@@ -322,13 +323,6 @@ struct WrittenDetail {
     region: Option<String>,
 }
 
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum DetailType {
-    Api,
-    Aws,
-}
-
 /// A list with at least one member.
 struct Listed<T>(BTreeSet<T>);
 
@@ -394,6 +388,34 @@ impl<'de> Visitor<'de> for DetailVisitor {
 }
 
 impl AuthorizationDetail {
+    /// An object of this type. A region is for those types that have regions; elsewhere it is left
+    /// out.
+    #[must_use]
+    pub fn of_type(
+        detail_type: DetailType,
+        actions: BTreeSet<ActionName>,
+        locations: BTreeSet<Location>,
+        region: Option<String>,
+    ) -> Self {
+        match detail_type {
+            DetailType::Api => Self::Api { actions, locations },
+            DetailType::Aws => Self::Aws {
+                actions,
+                resources: locations,
+                region,
+            },
+        }
+    }
+
+    /// Its `type`.
+    #[must_use]
+    pub fn detail_type(&self) -> DetailType {
+        match self {
+            Self::Api { .. } => DetailType::Api,
+            Self::Aws { .. } => DetailType::Aws,
+        }
+    }
+
     /// The actions.
     #[must_use]
     pub fn actions(&self) -> &BTreeSet<ActionName> {
@@ -427,14 +449,8 @@ impl AuthorizationDetail {
         actions: BTreeSet<ActionName>,
         locations: BTreeSet<Location>,
     ) -> Self {
-        match self {
-            Self::Api { .. } => Self::Api { actions, locations },
-            Self::Aws { region, .. } => Self::Aws {
-                actions,
-                resources: locations,
-                region: region.clone(),
-            },
-        }
+        let region = self.region().map(str::to_owned);
+        Self::of_type(self.detail_type(), actions, locations, region)
     }
 
     /// Names the locations of an object that names none.
@@ -467,10 +483,9 @@ impl AuthorizationDetail {
                 vec![false; other.locations().len()],
             );
         }
-        let gives = |own: &ActionName, asked: &ActionName| match self {
-            Self::Api { .. } => own == asked,
-            Self::Aws { .. } => own.covers_on_aws(asked, budget),
-        };
+        let detail_type = self.detail_type();
+        let gives =
+            |own: &ActionName, asked: &ActionName| detail_type.covers_action(own, asked, budget);
         let action = |asked: &ActionName| {
             self.actions().contains(asked) || self.actions().iter().any(|own| gives(own, asked))
         };
@@ -491,8 +506,7 @@ impl AuthorizationDetail {
     fn is_of_its_type(&self) -> bool {
         match self {
             Self::Api { actions, locations } => {
-                !actions.iter().any(ActionName::has_wildcards)
-                    && !locations.iter().any(Location::is_arn)
+                actions.iter().all(api::is_action) && locations.iter().all(api::is_location)
             }
             Self::Aws {
                 actions,
@@ -501,17 +515,10 @@ impl AuthorizationDetail {
             } => {
                 actions.iter().all(ActionName::is_aws)
                     && resources.iter().all(Location::is_arn)
-                    && region.as_deref().is_none_or(is_region)
+                    && region.as_deref().is_none_or(aws::is_region)
             }
         }
     }
-}
-
-/// Whether this could be the name of an AWS region.
-#[must_use]
-pub fn is_region(text: &str) -> bool {
-    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    (4..=32).contains(&text.len()) && text.bytes().all(fine)
 }
 
 /// Why a list of objects is not a grant.

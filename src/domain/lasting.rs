@@ -6,6 +6,7 @@
 
 use super::catalog::Resource;
 use super::grant::ActionName;
+use super::kind::ResourceKind;
 use super::pattern::Budget;
 
 /// The actions, in lower case, by what is left behind.
@@ -98,7 +99,11 @@ pub struct LastingAction {
 /// the steps of `budget` do not suffice, some are missing.
 #[must_use]
 pub fn lasting_actions(resource: &Resource, budget: &Budget) -> Vec<LastingAction> {
-    if resource.aws.as_ref().is_none_or(|role| role.may_leave) {
+    let is_silent = match &resource.kind {
+        ResourceKind::Jwt(_) => true,
+        ResourceKind::Aws(role) => role.may_leave,
+    };
+    if is_silent {
         return Vec::new();
     }
     let mut found = Vec::new();

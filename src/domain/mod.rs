@@ -5,6 +5,7 @@
 //!
 //! - [`workload`]: who asks, as an attestor verified it.
 //! - [`catalog`]: what credentials can be for, and which kinds of task there are.
+//! - [`kind`]: the kinds of resources, one file each.
 //! - [`grant`]: what is asked and given, and when one is within another.
 //! - [`request`]: what a caller asks, and what that means once names are resolved.
 //! - [`task`], [`session`], [`cutoff`]: what lives and dies, judged at use.
@@ -20,7 +21,6 @@
 //! - [`trust`], [`presets`]: which evidence is believed, and what is known of each provider's.
 //! - [`limits`]: every maximum, with its reason.
 
-pub mod aws;
 pub mod catalog;
 pub mod cutoff;
 pub mod decision;
@@ -28,6 +28,7 @@ pub mod deny_list;
 pub mod endpoint;
 pub mod generation;
 pub mod grant;
+pub mod kind;
 pub mod lasting;
 pub mod leaf;
 pub mod limits;

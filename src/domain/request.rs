@@ -166,7 +166,7 @@ impl Catalog {
     /// The one resource that a request names.
     #[must_use]
     pub fn select(&self, selector: &ResourceSelector) -> Option<&Arc<Resource>> {
-        let of_tokens = |resource: &&Arc<Resource>| resource.aws.is_none();
+        let of_tokens = |resource: &&Arc<Resource>| resource.kind.minter().makes_access_tokens();
         match selector {
             ResourceSelector::Name(name) => self.resource(name),
             ResourceSelector::TokenName(name) => self.resource(name).filter(of_tokens),

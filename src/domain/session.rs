@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::catalog::Revocability;
 use super::generation::GenerationDigest;
 use super::grant::Grant;
+use super::kind::MinterKind;
 use super::task::TaskChain;
 use super::workload::{Identity, Instance, KeyBinding};
 use crate::clock::Timestamp;
@@ -94,9 +95,6 @@ impl EndReason {
     }
 }
 
-/// The minter that makes credentials in this process: what becomes of them is what we say.
-pub const LOCAL_MINTER: &str = "jwt";
-
 /// A session's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
@@ -123,7 +121,7 @@ pub struct Session {
     /// The `aud`.
     pub audience: String,
     /// The kind of the minter that made it, and that alone can end it.
-    pub minter: String,
+    pub minter: MinterKind,
     /// The key that it is bound to.
     pub key: Option<KeyBinding>,
     /// The key that signed it.
@@ -146,6 +144,15 @@ pub struct Session {
     pub ended_at: Option<Timestamp>,
     /// When the back end confirmed the end.
     pub confirmed_at: Option<Timestamp>,
+}
+
+impl Session {
+    /// Whether status lists tell its server whether it is good.
+    #[must_use]
+    pub fn is_in_status_lists(&self) -> bool {
+        let bounded = matches!(self.revocability, Revocability::Bounded { .. });
+        bounded && self.minter.makes_access_tokens()
+    }
 }
 
 /// One session that another was derived from, with what decides about it.
@@ -224,7 +231,7 @@ impl SessionView {
         // one that did not know is too old to be believed; elsewhere, when that is confirmed.
         let known_everywhere = match session.revocability {
             Revocability::Immediate { .. } => Some(at),
-            Revocability::Bounded { bound_seconds } if session.minter == LOCAL_MINTER => {
+            Revocability::Bounded { bound_seconds } if session.minter.is_local() => {
                 Some(at.plus_seconds(bound_seconds))
             }
             _ => None,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::table::UnfitEndpoint;
-use crate::domain::aws::{AwsMode, AwsRole, RoleArn, sts_host};
+use crate::domain::kind::aws::{AwsMode, AwsRole, RoleArn, sts_host};
 
 /// The table, as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

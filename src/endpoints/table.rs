@@ -9,8 +9,8 @@ use url::Url;
 use super::address::is_loopback_host;
 use super::own_credentials::{self, OwnCredentials};
 use crate::crypto::digest::sha256;
-use crate::domain::aws::AwsRole;
 use crate::domain::endpoint::{EndpointName, EndpointReference, EndpointUse, EndpointsDigest};
+use crate::domain::kind::aws::AwsRole;
 
 /// `[endpoints.NAME]`, as it is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,6 +17,7 @@ use super::sessions::SessionBody;
 use crate::broker::issue::{DecisionSummary, Issued, IssuedTask};
 use crate::domain::decision::Observed;
 use crate::domain::grant::Grant;
+use crate::domain::kind::MinterKind;
 use crate::domain::limits::{MAX_IDEMPOTENCY_KEY_BYTES, MAX_PURPOSE_BYTES, MIN_HEARTBEAT_SECONDS};
 use crate::domain::request::{CredentialRequest, NewTask, ParentRef, RetryKey, TaskSelector};
 use crate::domain::text::check_text;
@@ -236,7 +237,7 @@ impl From<Issued> for IssuedBody {
                 token_type,
                 expires_in,
             } => json!({
-                "type": "jwt",
+                "type": MinterKind::Jwt.credential_type(),
                 // The one place where an access token is put on the wire.
                 "access_token": access_token.expose_secret(),
                 "token_type": token_type,
@@ -249,7 +250,7 @@ impl From<Issued> for IssuedBody {
                 expiration,
                 region,
             } => json!({
-                "type": "aws_sts",
+                "type": MinterKind::Aws.credential_type(),
                 "access_key_id": access_key_id,
                 // The one place where a session's secrets are put on the wire.
                 "secret_access_key": secret_access_key.expose_secret(),

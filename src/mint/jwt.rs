@@ -14,9 +14,11 @@ use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
 use crate::crypto::signer::{Signer, sign_jwt};
-use crate::domain::catalog::{Resource, Revocability, Verification};
+use crate::domain::catalog::{Resource, Revocability};
+use crate::domain::kind::api::Verification;
+use crate::domain::kind::{MinterKind, ResourceKind};
 use crate::domain::permit::Permit;
-use crate::domain::session::{LOCAL_MINTER, Session};
+use crate::domain::session::Session;
 use crate::domain::status_list::{STATUS_LIST_SECONDS, StatusPlace};
 use crate::domain::workload::{Identity, KeyBinding};
 
@@ -126,8 +128,8 @@ fn status(issuer: &str, session: &Session, first_list: u64) -> Option<Value> {
 }
 
 impl Minter for JwtMinter {
-    fn kind(&self) -> &'static str {
-        LOCAL_MINTER
+    fn kind(&self) -> MinterKind {
+        MinterKind::Jwt
     }
 
     fn place(&self) -> MintPlace {
@@ -135,14 +137,17 @@ impl Minter for JwtMinter {
     }
 
     fn revocability(&self, resource: &Resource) -> Revocability {
-        match resource.verification {
-            Some(Verification::Introspection) => Revocability::Immediate {
-                bound_seconds: self.read_lease_seconds,
+        match &resource.kind {
+            ResourceKind::Jwt(api) => match api.verification {
+                Verification::Introspection => Revocability::Immediate {
+                    bound_seconds: self.read_lease_seconds,
+                },
+                Verification::StatusList => Revocability::Bounded {
+                    bound_seconds: STATUS_LIST_SECONDS,
+                },
+                Verification::Offline => Revocability::ExpiryOnly,
             },
-            Some(Verification::StatusList) => Revocability::Bounded {
-                bound_seconds: STATUS_LIST_SECONDS,
-            },
-            Some(Verification::Offline) | None => Revocability::ExpiryOnly,
+            ResourceKind::Aws(_) => Revocability::ExpiryOnly,
         }
     }
 

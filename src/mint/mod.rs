@@ -20,6 +20,7 @@ use crate::clock::Timestamp;
 use crate::domain::catalog::{Resource, Revocability};
 use crate::domain::deny_list::{Denied, DenyPlace};
 use crate::domain::grant::Grant;
+use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
 use crate::domain::session::Session;
 
@@ -112,7 +113,7 @@ pub enum EndOutcome {
 /// A back end for credentials of one kind.
 pub trait Minter: Send + Sync {
     /// The kind of resource that it serves.
-    fn kind(&self) -> &'static str;
+    fn kind(&self) -> MinterKind;
 
     /// Where it makes them.
     fn place(&self) -> MintPlace;
@@ -177,7 +178,7 @@ pub trait DenyList: Send + Sync {
 
 /// The minters, by kind.
 #[derive(Clone, Default)]
-pub struct Minters(BTreeMap<&'static str, Arc<dyn Minter>>);
+pub struct Minters(BTreeMap<MinterKind, Arc<dyn Minter>>);
 
 impl Minters {
     /// With these minters; of two of one kind the later one serves.
@@ -188,13 +189,13 @@ impl Minters {
     }
 
     /// The kinds that there are.
-    pub fn kinds(&self) -> impl Iterator<Item = &'static str> + '_ {
+    pub fn kinds(&self) -> impl Iterator<Item = MinterKind> + '_ {
         self.0.keys().copied()
     }
 
     /// The minter of a kind.
     #[must_use]
-    pub fn of_kind(&self, kind: &str) -> Option<&Arc<dyn Minter>> {
-        self.0.get(kind)
+    pub fn of_kind(&self, kind: MinterKind) -> Option<&Arc<dyn Minter>> {
+        self.0.get(&kind)
     }
 }

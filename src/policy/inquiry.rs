@@ -20,6 +20,7 @@ use super::slice::{Answer, Slice};
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::kind::ResourceKind;
 use crate::domain::limits::EVALUATION_STEPS;
 use crate::domain::pattern::Budget;
 
@@ -130,10 +131,13 @@ where
         for detail in &asked.authorization_details {
             let extents = self.extents(registered, detail);
             for action in detail.actions() {
-                let text = registered.aws.as_ref().map(|_| {
-                    self.texts.push(AskedText::of_action(action));
-                    self.texts.len() - 1
-                });
+                let text = match &registered.kind {
+                    ResourceKind::Jwt(_) => None,
+                    ResourceKind::Aws(_) => {
+                        self.texts.push(AskedText::of_action(action));
+                        Some(self.texts.len() - 1)
+                    }
+                };
                 let decided_as = registered.decided_as(action, budget);
                 if decided_as.is_empty() {
                     // What policy cannot be asked about is not permitted.
@@ -195,9 +199,9 @@ where
             self.texts.extend(texts);
             from..self.texts.len()
         };
-        let regions: Vec<Option<usize>> = match &registered.aws {
-            None => vec![None],
-            Some(role) => {
+        let regions: Vec<Option<usize>> = match &registered.kind {
+            ResourceKind::Jwt(_) => vec![None],
+            ResourceKind::Aws(role) => {
                 let texts = AskedText::of_region(detail.region(), &role.regions);
                 add(texts).map(Some).collect()
             }

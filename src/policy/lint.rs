@@ -143,10 +143,12 @@ fn unknown_entity(entity: &EntityUid, model: &Model, catalog: &Catalog) -> Optio
     let id = entity.id().unescaped();
     let complain = |what: &str, remedy| Some((format!("there is no {what} `{id}`"), remedy));
     match entity.type_name().to_string().as_str() {
-        schema::API if catalog.resource(id).is_none_or(|known| known.aws.is_some()) => {
-            complain("resource", "register it, or correct the name")
-        }
-        schema::AWS if catalog.resource(id).is_none_or(|known| known.aws.is_none()) => {
+        name if schema::is_resource_type(name) => {
+            let known = catalog.resource(id);
+            let known = known.map(|known| schema::resource_type(known.kind.detail_type()));
+            if known == Some(name) {
+                return None;
+            }
             complain("resource", "register it, or correct the name")
         }
         schema::TASK_TYPE if catalog.task_type(id).is_none() => {
@@ -194,8 +196,7 @@ fn observed_where_it_may_not_be(named: &NamedPolicy, catalog: &Catalog) -> Optio
         ));
     };
     // A task type may have a resource's name.
-    let is_resource =
-        [schema::API, schema::AWS].contains(&resource.type_name().to_string().as_str());
+    let is_resource = schema::is_resource_type(&resource.type_name().to_string());
     let registered = catalog.resource(resource.id().unescaped());
     let Some(resource) = registered.filter(|_| is_resource) else {
         return Some((
@@ -239,7 +240,7 @@ fn foreign_actions(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
     else {
         return Vec::new();
     };
-    if ![schema::API, schema::AWS].contains(&resource.type_name().to_string().as_str()) {
+    if !schema::is_resource_type(&resource.type_name().to_string()) {
         return Vec::new();
     }
     let Some(resource) = catalog.resource(resource.id().unescaped()) else {
@@ -282,7 +283,7 @@ fn forbidden_by_name(named: &NamedPolicy, catalog: &Catalog, budget: &Budget) ->
     }
     let missed = catalog
         .resources()
-        .filter(|resource| resource.aws.is_some())
+        .filter(|resource| resource.kind.detail_type().has_action_patterns())
         .flat_map(|resource| &resource.actions)
         .find(|narrow| wide.is_wider_than(narrow, budget));
     if budget.is_exhausted() {

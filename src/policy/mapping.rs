@@ -97,14 +97,10 @@ impl Model {
             let full = format!("{}::{}", schema::WORKLOAD, schema::type_name(spec.name()));
             workloads.insert(spec.name().to_owned(), name(&full)?);
         }
-        let (api, role_of_aws) = (name(schema::API)?, name(schema::AWS)?);
         let mut resources = BTreeMap::new();
         for resource in catalog.resources() {
-            let kind = match resource.aws {
-                None => &api,
-                Some(_) => &role_of_aws,
-            };
-            resources.insert(resource.name.clone(), resource_entity(kind, resource)?);
+            let of_kind = name(schema::resource_type(resource.kind.detail_type()))?;
+            resources.insert(resource.name.clone(), resource_entity(&of_kind, resource)?);
         }
         Ok(Self {
             written,

@@ -13,6 +13,7 @@ use super::asked::text::AskedText;
 use super::bundle::NamedPolicy;
 use crate::domain::catalog::{Catalog, Resource};
 use crate::domain::grant::Location;
+use crate::domain::kind::ResourceKind;
 use crate::domain::lasting::lasting_actions;
 use crate::domain::limits::MAX_LOAD_STEPS;
 use crate::domain::pattern::Budget;
@@ -83,13 +84,21 @@ impl Notes {
                 let places = unmet_places(named, &asked, catalog, &budget);
                 notes.unmet_places.extend(NamedPlaces::of(named, places));
             }
-            let on_aws = resources(named, catalog).all(|resource| resource.aws.is_some());
-            if on_aws && asked.iter().any(|own| own.wants_no(Fact::Region)) {
+            let in_regions = resources(named, catalog).all(|own| always_has_a_region(&own.kind));
+            if in_regions && asked.iter().any(|own| own.wants_no(Fact::Region)) {
                 notes.without_region.push(named.id.clone());
             }
         }
         notes.lasting = lasting(catalog, &budget);
         notes
+    }
+}
+
+/// Whether policy is told a region in each request for a resource of this kind.
+fn always_has_a_region(kind: &ResourceKind) -> bool {
+    match kind {
+        ResourceKind::Jwt(_) => false,
+        ResourceKind::Aws(_) => true,
     }
 }
 

@@ -15,6 +15,7 @@ use super::admin::AdminAction;
 use super::problem::PolicyProblem;
 use crate::domain::catalog::Catalog;
 use crate::domain::grant::ActionName;
+use crate::domain::kind::DetailType;
 use crate::domain::limits::{MAX_LOAD_STEPS, MAX_NAME_BYTES};
 use crate::domain::pattern::Budget;
 use crate::domain::trust::{AttestorSpec, ClaimType};
@@ -25,10 +26,6 @@ pub(super) const ANY: &str = "any";
 pub(super) const OPEN_TASK: &str = "openTask";
 /// The namespace of the principal types.
 pub(super) const WORKLOAD: &str = "Workload";
-/// The type of resources of kind `jwt`: HTTP APIs.
-pub(super) const API: &str = "Api";
-/// The type of resources of kind `aws`: roles.
-pub(super) const AWS: &str = "Aws";
 /// The type of task types.
 pub(super) const TASK_TYPE: &str = "TaskType";
 /// The type of the broker itself.
@@ -43,6 +40,47 @@ pub(super) const BOOTSTRAP: &str = "Bootstrap";
 pub(super) const BOOTSTRAP_ID: &str = "token";
 /// The development mode's admin token.
 pub(super) const DEV_ID: &str = "dev";
+
+/// The type of the resources of which `authorization_details` of this type are asked.
+pub(super) fn resource_type(asked: DetailType) -> &'static str {
+    match asked {
+        DetailType::Api => "Api",
+        DetailType::Aws => "Aws",
+    }
+}
+
+/// Whether a type is one of resources.
+pub(super) fn is_resource_type(name: &str) -> bool {
+    DetailType::ALL
+        .into_iter()
+        .any(|asked| resource_type(asked) == name)
+}
+
+/// The comment above a type of resources.
+fn describe_resources(of: DetailType) -> &'static str {
+    match of {
+        DetailType::Api => "What credentials are for: resources of kind `jwt`, by name.",
+        DetailType::Aws => "Resources of kind `aws`, by name; the audience is the role.",
+    }
+}
+
+/// The party that names the actions of a type of resources.
+fn owner_of_actions(of: DetailType) -> &'static str {
+    match of {
+        DetailType::Api => "an API",
+        DetailType::Aws => "AWS",
+    }
+}
+
+/// The comment above the actions of a type of resources.
+fn describe_actions(of: DetailType) -> &'static str {
+    match of {
+        DetailType::Api => "",
+        DetailType::Aws => {
+            "\n// Actions of AWS, each within the wider ones that are registered. `action` is what was\n// asked for.\n"
+        }
+    }
+}
 
 /// The name of an attestor's principal type within `Workload`.
 pub(super) fn type_name(attestor: &str) -> String {
@@ -77,6 +115,13 @@ struct Contexts {
 }
 
 impl Contexts {
+    fn of(&self, asked: DetailType) -> &'static str {
+        match asked {
+            DetailType::Api => self.api,
+            DetailType::Aws => self.aws,
+        }
+    }
+
     const WRITTEN: Self = Self {
         api: "task: Task, location: String, ttl_seconds: Long",
         aws: "task: Task, location: String, action: String, region?: String, ttl_seconds: Long",
@@ -163,9 +208,17 @@ fn write_principals(out: &mut String, attestors: &[AttestorSpec]) -> fmt::Result
 }
 
 fn write_resources(out: &mut String) -> fmt::Result {
+    for asked in DetailType::ALL {
+        writeln!(
+            out,
+            "// {}\nentity {} = {{\n  owner: String,\n  audience: String,\n  risk: String,\n}};\n",
+            describe_resources(asked),
+            resource_type(asked)
+        )?;
+    }
     writeln!(
         out,
-        "// What credentials are for: resources of kind `jwt`, by name.\nentity {API} = {{\n  owner: String,\n  audience: String,\n  risk: String,\n}};\n\n// Resources of kind `aws`, by name; the audience is the role.\nentity {AWS} = {{\n  owner: String,\n  audience: String,\n  risk: String,\n}};\n\n// Registered kinds of task, by name.\nentity {TASK_TYPE};\n\n// \"{BROKER_ID}\".\nentity {BROKER};\n"
+        "// Registered kinds of task, by name.\nentity {TASK_TYPE};\n\n// \"{BROKER_ID}\".\nentity {BROKER};\n"
     )?;
     out.push_str(
         "// The task as admitted. Its type is the caller's choice among the registered ones.\ntype Task = {\n  type: String,\n  depth: Long,\n  deadline_seconds: Long,\n  has_parent: Bool,\n};\n\n",
@@ -184,33 +237,27 @@ fn write_actions(
         out,
         "// The parent of every action on a resource.\naction \"{ANY}\";\n"
     )?;
-    for action in actions_of(catalog, false) {
-        writeln!(
-            out,
-            "action \"{action}\" in [\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{API}],\n  context: {{ {} }},\n}};",
-            contexts.api
-        )?;
-    }
-    let on_aws = actions_of(catalog, true);
-    if !on_aws.is_empty() {
-        out.push_str(
-            "\n// Actions of AWS, each within the wider ones that are registered. `action` is what was\n// asked for.\n",
-        );
-    }
-    for action in &on_aws {
-        if budget.is_exhausted() {
-            return Ok(());
+    for asked in DetailType::ALL {
+        let actions = actions_of(catalog, asked);
+        if !actions.is_empty() {
+            out.push_str(describe_actions(asked));
         }
-        let wider = on_aws
-            .iter()
-            .filter(|other| other.is_wider_than(action, budget));
-        let parents: Vec<String> = wider.map(|other| format!("\"{other}\", ")).collect();
-        writeln!(
-            out,
-            "action \"{action}\" in [{}\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{AWS}],\n  context: {{ {} }},\n}};",
-            parents.concat(),
-            contexts.aws
-        )?;
+        for action in &actions {
+            if budget.is_exhausted() {
+                return Ok(());
+            }
+            let wider = actions
+                .iter()
+                .filter(|other| asked.has_action_patterns() && other.is_wider_than(action, budget));
+            let parents: Vec<String> = wider.map(|other| format!("\"{other}\", ")).collect();
+            writeln!(
+                out,
+                "action \"{action}\" in [{}\"{ANY}\"] appliesTo {{\n  principal: [{workloads}],\n  resource: [{}],\n  context: {{ {} }},\n}};",
+                parents.concat(),
+                resource_type(asked),
+                contexts.of(asked)
+            )?;
+        }
     }
     writeln!(
         out,
@@ -241,11 +288,11 @@ pub(super) fn resource_actions(catalog: &Catalog) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Every action of the resources on AWS, or of the others.
-fn actions_of(catalog: &Catalog, on_aws: bool) -> BTreeSet<&ActionName> {
+/// Every action of the resources of which details of this type are asked.
+fn actions_of(catalog: &Catalog, asked: DetailType) -> BTreeSet<&ActionName> {
     let resources = catalog.resources();
     resources
-        .filter(|resource| resource.aws.is_some() == on_aws)
+        .filter(|resource| resource.kind.detail_type() == asked)
         .flat_map(|resource| &resource.actions)
         .collect()
 }
@@ -308,12 +355,22 @@ fn check(attestors: &[AttestorSpec], catalog: &Catalog) -> Vec<PolicyProblem> {
             );
         }
     }
-    for action in actions_of(catalog, false).intersection(&actions_of(catalog, true)) {
-        complain(
-            "resources",
-            format!("the action `{action}` is one of AWS and of an API"),
-            "give the API's action another name",
-        );
+    let of_apis = actions_of(catalog, DetailType::Api);
+    let others = DetailType::ALL
+        .into_iter()
+        .filter(|other| *other != DetailType::Api);
+    for other in others {
+        for action in of_apis.intersection(&actions_of(catalog, other)) {
+            complain(
+                "resources",
+                format!(
+                    "the action `{action}` is one of {} and of {}",
+                    owner_of_actions(other),
+                    owner_of_actions(DetailType::Api)
+                ),
+                "give the API's action another name",
+            );
+        }
     }
     problems
 }

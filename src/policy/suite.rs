@@ -36,6 +36,7 @@ use crate::domain::catalog::TaskType;
 use crate::domain::decision::{Decision, Outcome};
 use crate::domain::generation::PolicyFile;
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
+use crate::domain::kind::DetailType;
 use crate::domain::request::{CredentialRequest, NewTask, TaskSelector};
 use crate::domain::trust::{AttestorSpec, ClaimType};
 use crate::domain::workload::{ClaimValue, Identity, OneTime, Reuse, Workload};
@@ -293,21 +294,13 @@ impl Run<'_> {
 
     /// What a case asks for, as the resource's kind has it written.
     fn detail(&self, case: &CredentialCase) -> AuthorizationDetail {
-        let on_aws = self
-            .generation
-            .catalog()
-            .resource(&case.resource)
-            .is_some_and(|r| r.aws.is_some());
-        let (actions, locations) = (case.actions.clone(), case.locations.clone());
-        if on_aws {
-            AuthorizationDetail::Aws {
-                actions,
-                resources: locations,
-                region: case.region.clone(),
-            }
-        } else {
-            AuthorizationDetail::Api { actions, locations }
-        }
+        let resource = self.generation.catalog().resource(&case.resource);
+        AuthorizationDetail::of_type(
+            resource.map_or(DetailType::Api, |resource| resource.kind.detail_type()),
+            case.actions.clone(),
+            case.locations.clone(),
+            case.region.clone(),
+        )
     }
 
     fn credential(&mut self, case: &CredentialCase) -> Result<Vec<String>, String> {

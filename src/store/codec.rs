@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 
 use super::StoreError;
 use crate::clock::Timestamp;
+use crate::domain::kind::MinterKind;
 
 impl Type<Postgres> for Timestamp {
     fn type_info() -> PgTypeInfo {
@@ -65,6 +66,15 @@ pub(super) fn signed(value: u64) -> i64 {
 /// A count or index that was read; a negative one means that the row is not ours.
 pub(super) fn unsigned(what: &'static str, value: i64) -> Result<u64, StoreError> {
     u64::try_from(value).map_err(|_| StoreError::Corrupt(what))
+}
+
+/// The kind of a minter. A newer binary may have written one that this binary does not know.
+pub(super) fn minter(text: &str) -> Result<MinterKind, StoreError> {
+    MinterKind::parse(text).ok_or_else(|| {
+        StoreError::Unfit(format!(
+            "a row names the minter `{text}`, which this binary does not know; run a newer binary"
+        ))
+    })
 }
 
 /// Exactly 32 bytes.

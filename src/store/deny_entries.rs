@@ -25,7 +25,7 @@ macro_rules! locked {
                     "/* lock_deny_place */ SELECT fits FROM deny_place \
                      WHERE minter = $1 AND name = $2 FOR NO KEY UPDATE",
                 )
-                .bind(&$place.minter)
+                .bind($place.minter.as_str())
                 .bind(&$place.name)
                 .fetch_optional(&mut *$db)
                 .await?;
@@ -40,7 +40,7 @@ macro_rules! locked {
                     "/* lock_deny_place */ SELECT fits FROM deny_place \
                      WHERE minter = $1 AND name = $2",
                 )
-                .bind(&$place.minter)
+                .bind($place.minter.as_str())
                 .bind(&$place.name)
                 .fetch_optional(&mut *$db)
                 .await?;
@@ -69,7 +69,7 @@ macro_rules! list_waiting {
              <= CASE w.wish WHEN 2 THEN CAST($5 AS bigint) WHEN 1 THEN CAST($6 AS bigint) \
              ELSE CAST($7 AS bigint) END) RETURNING session_id",
         )
-        .bind(&$place.minter)
+        .bind($place.minter.as_str())
         .bind(&$place.name)
         .bind($now)
         .bind($now.plus_seconds($place.propagation_seconds + SKEW_SECONDS))
@@ -129,7 +129,7 @@ impl Store {
                  ELSE deny_entry.wish END",
             )
             .bind(ask.session)
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(ask.wish as i16)
             .bind(ask.keep_until)
@@ -154,7 +154,7 @@ impl Store {
                  ELSE excluded.keep_until END",
             )
             .bind(ask.session)
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(ask.wish as i16)
             .bind(ask.at)
@@ -189,7 +189,7 @@ impl Store {
                  (SELECT fits IS NOT NULL FROM deny_place WHERE minter = $1 AND name = $2) \
                  FROM deny_entry WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(now)
             .fetch_one(db)
@@ -219,7 +219,7 @@ impl Store {
                  WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3 \
                  ORDER BY wish DESC, requested_at, session_id",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(now)
             .fetch_all(&mut *db)
@@ -252,7 +252,7 @@ impl Store {
                      written_at = COALESCE(deny_entry.written_at, $4)",
                 )
                 .bind(id)
-                .bind(&place.minter)
+                .bind(place.minter.as_str())
                 .bind(&place.name)
                 .bind(now)
                 .bind(keep_until)
@@ -278,7 +278,7 @@ impl Store {
                  WHERE minter = $1 AND place = $2 AND listed AND written_at IS NULL \
                  AND keep_until > $3 ORDER BY wish DESC, requested_at, session_id",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(now)
             .fetch_all(&mut *db)
@@ -308,7 +308,7 @@ impl Store {
                 "/* denied_sessions */ SELECT session_id FROM deny_entry \
                  WHERE minter = $1 AND place = $2 AND listed AND keep_until > $3",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(now)
             .fetch_all(db)
@@ -348,7 +348,7 @@ impl Store {
                 let ids: Vec<_> = present.iter().map(|id| id.uuid()).collect();
                 on_pool!(postgres, db => {
                     sqlx::query_as(note!("(SELECT unnest($3))"))
-                        .bind(&place.minter)
+                        .bind(place.minter.as_str())
                         .bind(&place.name)
                         .bind(ids)
                         .bind(now)
@@ -359,7 +359,7 @@ impl Store {
             }
             Self::Sqlite(sqlite) => {
                 sqlx::query_as(note!("(SELECT unhex(value) FROM json_each($3))"))
-                    .bind(&place.minter)
+                    .bind(place.minter.as_str())
                     .bind(&place.name)
                     .bind(json_ids(present.iter().map(|id| id.uuid())))
                     .bind(now)
@@ -385,7 +385,7 @@ impl Store {
                 "/* deny_place_short */ UPDATE deny_place SET fits = $3, refused_at = $4 \
                  WHERE minter = $1 AND name = $2",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(i64::try_from(fits).unwrap_or(i64::MAX))
             .bind(now)
@@ -402,7 +402,7 @@ impl Store {
                 "/* deny_place_fits */ UPDATE deny_place SET fits = NULL, refused_at = NULL \
                  WHERE minter = $1 AND name = $2",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .execute(db)
             .await?;

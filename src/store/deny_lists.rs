@@ -4,12 +4,13 @@
 
 use sqlx::FromRow;
 
-use super::codec::{digest, signed, unsigned};
+use super::codec::{digest, minter, signed, unsigned};
 use super::cutoffs::CutoffRow;
 use super::{Store, StoreError, on_pool, read, read_current, write};
 use crate::clock::Timestamp;
 use crate::domain::deny_list::DenyPlace;
 use crate::domain::generation::GenerationDigest;
+use crate::domain::kind::MinterKind;
 
 /// A place that this process may write to until its lease is over.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ pub struct ClaimedPlace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionsAt {
     /// The kind of their minter.
-    pub minter: String,
+    pub minter: MinterKind,
     /// What they are for: at AWS, a role.
     pub audience: String,
     /// The resource's name.
@@ -72,7 +73,7 @@ impl TryFrom<PlaceRow> for ClaimedPlace {
             generation: unsigned("deny_place", row.generation)?,
             refused_at: row.refused_at,
             place: DenyPlace {
-                minter: row.minter,
+                minter: minter(&row.minter)?,
                 name: row.name,
                 registration: row.registration,
                 capacity: small(row.capacity)?,
@@ -123,7 +124,7 @@ impl Store {
                  ON CONFLICT (minter, name) DO UPDATE SET registration = $3, capacity = $4, \
                  propagation_seconds = $5",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(&place.registration)
             .bind(i64::from(place.capacity))
@@ -147,7 +148,7 @@ impl Store {
                  WHERE minter = $1 AND name = $2 AND due_at > $3 \
                  AND (attempts = 0 OR lease_until > $3)",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(now)
             .execute(db)
@@ -156,27 +157,22 @@ impl Store {
         Ok(())
     }
 
-    /// Where sessions that have not expired at `now` were made by other minters than `minter`.
-    pub async fn places_of_sessions(
-        &self,
-        minter: &str,
-        now: Timestamp,
-    ) -> Result<Vec<SessionsAt>, StoreError> {
+    /// Where back ends made sessions that have not expired at `now`.
+    pub async fn places_of_sessions(&self, now: Timestamp) -> Result<Vec<SessionsAt>, StoreError> {
         type Row = (String, String, String, Vec<u8>);
         let rows: Vec<Row> = read_current!(self, db => {
             sqlx::query_as(
                 "/* places_of_sessions */ SELECT DISTINCT minter, audience, resource, generation \
-                 FROM session WHERE minter <> $1 AND expires_at > $2",
+                 FROM session WHERE NOT is_local AND expires_at > $1",
             )
-            .bind(minter)
             .bind(now)
             .fetch_all(db)
             .await?
         });
         rows.into_iter()
-            .map(|(minter, audience, resource, generation)| {
+            .map(|(made_by, audience, resource, generation)| {
                 Ok(SessionsAt {
-                    minter,
+                    minter: minter(&made_by)?,
                     audience,
                     resource,
                     generation: GenerationDigest::new(digest("session", &generation)?),
@@ -198,7 +194,7 @@ impl Store {
                  WHERE minter = $1 AND audience = $2 AND resource <> $3 AND expires_at > $4 \
                  AND state <> 'ended')",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(resource)
             .bind(now)
@@ -239,7 +235,7 @@ impl Store {
                 "/* widening */ SELECT widened_to, widened_at, read_at FROM deny_place \
                  WHERE minter = $1 AND name = $2",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .fetch_optional(db)
             .await?
@@ -316,7 +312,7 @@ impl Store {
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3 AND lease_until > $4 \
                  RETURNING generation",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(holder)
             .bind(now)
@@ -342,7 +338,7 @@ impl Store {
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3 \
                  AND widened_to IS NOT NULL AND widened_to IS DISTINCT FROM $4",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(holder)
             .bind(issued_before)
@@ -370,7 +366,7 @@ impl Store {
                  due_at = CASE WHEN due_at < lease_until THEN due_at ELSE $6 END \
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(holder)
             .bind(now)
@@ -395,7 +391,7 @@ impl Store {
                  lease_holder = NULL, lease_until = NULL, due_at = $4 \
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3",
             )
-            .bind(&place.minter)
+            .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(holder)
             .bind(due_at)

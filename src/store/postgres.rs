@@ -531,7 +531,7 @@ impl Postgres {
 
 /// The oldest schema that has all that this binary uses. Raise it with the first statement that
 /// needs a newer one.
-const OLDEST_SCHEMA: i64 = 1;
+const OLDEST_SCHEMA: i64 = 9100;
 
 /// Compares a schema and the oldest binary that it serves with this binary, which knows migrations
 /// up to `known`.

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::codec::{signed, unsigned};
+use super::codec::{minter, signed, unsigned};
 use super::tasks::json_ids;
 use super::{Store, StoreError, on_pool, read_current, write};
 use crate::clock::Timestamp;
@@ -117,7 +117,7 @@ macro_rules! external_under {
                  UNION SELECT s.id FROM session s JOIN kin ON s.parent_id = kin.id) ",
             select_session!(
                 "WHERE id IN (SELECT id FROM kin) AND state = 'active' AND class = 'bounded' \
-                 AND minter <> 'jwt' AND expires_at > $3 ORDER BY id"
+                 AND NOT is_local AND expires_at > $3 ORDER BY id"
             )
         )
     };
@@ -198,7 +198,7 @@ impl TryFrom<SessionRow> for Session {
             resource: row.resource,
             grant: serde_json::from_str(&row.details).map_err(|_| corrupt())?,
             audience: row.audience,
-            minter: row.minter,
+            minter: minter(&row.minter)?,
             key,
             kid: row.kid,
             generation: GenerationDigest::new(generation),
@@ -513,7 +513,7 @@ impl Store {
     ) -> Result<Vec<SessionView>, StoreError> {
         let rows: Vec<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!(
-                "/* listed */ WHERE minter = 'jwt' AND class = 'bounded' \
+                "/* listed */ WHERE in_status_lists \
                  AND leaf_idx >= $1 AND leaf_idx < $2 AND expires_at > $3"
             ))
             .bind(signed(from))
@@ -600,7 +600,7 @@ impl Store {
 
 /// Its conditions are those of the index `session_external`, word for word.
 const ACTIVE_EXTERNAL: &str = select_session!(
-    "/* active_external */ WHERE state = 'active' AND class = 'bounded' AND minter <> 'jwt' \
+    "/* active_external */ WHERE state = 'active' AND class = 'bounded' AND NOT is_local \
      AND (expires_at, id) > ($1, $2) ORDER BY expires_at, id LIMIT $3"
 );
 

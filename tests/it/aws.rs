@@ -11,6 +11,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use taskpass::broker::BrokerError;
 use taskpass::broker::issue::Issued;
+use taskpass::domain::kind::MinterKind;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 use taskpass::domain::session::{EndReason, SessionState};
 use taskpass::mint::Credential;
@@ -131,8 +132,8 @@ async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
     assert!(!format!("{:?}", issued.credential).contains("made-for"));
     assert_eq!(session.state, SessionState::Active);
     assert_eq!(
-        (session.audience.as_str(), session.minter.as_str()),
-        (ROLE, "aws")
+        (session.audience.as_str(), session.minter),
+        (ROLE, MinterKind::Aws)
     );
 
     let asked = sts.asked().await;

@@ -18,6 +18,7 @@ use taskpass::domain::catalog::{Resource, Revocability};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::generation::Generation;
 use taskpass::domain::grant::Grant;
+use taskpass::domain::kind::MinterKind;
 use taskpass::domain::limits::MAX_LEDGER_KEYS;
 use taskpass::domain::permit::Permit;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
@@ -114,8 +115,8 @@ impl BackEnd {
 }
 
 impl Minter for BackEnd {
-    fn kind(&self) -> &'static str {
-        "aws"
+    fn kind(&self) -> MinterKind {
+        MinterKind::Aws
     }
 
     fn place(&self) -> MintPlace {

@@ -17,6 +17,7 @@ use taskpass::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::{Resource, Revocability};
 use taskpass::domain::cutoff::{Selector, True};
+use taskpass::domain::kind::MinterKind;
 use taskpass::domain::permit::Permit;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 use taskpass::domain::session::{EndReason, Session, SessionState, SessionView};
@@ -88,8 +89,8 @@ impl BackEnd {
 }
 
 impl Minter for BackEnd {
-    fn kind(&self) -> &'static str {
-        "aws"
+    fn kind(&self) -> MinterKind {
+        MinterKind::Aws
     }
 
     fn place(&self) -> MintPlace {
@@ -203,7 +204,7 @@ on_both_stores! {
         let rig = rig(kind, &back_end).await;
         let issued = rig.issue("agent:orders", reading()).await.unwrap();
         assert_eq!(issued.session.state, SessionState::Active);
-        assert_eq!(issued.session.minter, "aws");
+        assert_eq!(issued.session.minter, MinterKind::Aws);
         assert!(view(&rig, issued.session.id).await.is_valid_at(rig.now()));
 
         rig.end(&issued, TaskEnd::Complete).await.unwrap();

@@ -150,10 +150,10 @@ async fn fill(own: &mut PgConnection, tasks: u32) {
             &format!(
                 "INSERT INTO session (id, task_id, decision_id, leaf_idx, attestor, workload, \
                  resource, details, audience, minter, kid, generation, policies, class, \
-                 bound_seconds, issued_at, expires_at, state) \
+                 bound_seconds, issued_at, expires_at, state, is_local, in_status_lists) \
                  SELECT gen_random_uuid(), id, gen_random_uuid(), leaf_idx, 'dev', 'dev:a', 'r', \
                  '[{{\"type\":\"api\",\"actions\":[\"orders:read\"]}}]', 'a', '{minter}', 'k', decode(repeat('ab', 32), 'hex'), '[]', '{class}', 5, \
-                 now() - interval '2 hours', now() + interval '{expiry}', 'active' \
+                 now() - interval '2 hours', now() + interval '{expiry}', 'active', '{minter}' = 'jwt', false \
                  FROM task WHERE '{minter}' = 'jwt' OR '{expiry}' LIKE '-%' OR leaf_idx % 50 = 0"
             ),
         )
@@ -219,8 +219,8 @@ async fn begin(kind: Kind) -> Rig {
 
 /// Makes an external session of one whose row cannot be read: whoever reads all of them fails.
 async fn spoil(rig: &Rig, issued: &Issued) {
-    const SQL: &str = "UPDATE session SET minter = 'aws', class = 'bounded', policies = '?' \
-                       WHERE id = $1";
+    const SQL: &str = "UPDATE session SET minter = 'aws', is_local = false, class = 'bounded', \
+                       policies = '?' WHERE id = $1";
     let spoilt = match rig.broker.store() {
         Store::Postgres(_) => {
             let mut own = rig.database().connect().await;

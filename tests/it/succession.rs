@@ -737,7 +737,7 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
             arn("row")
         );
         let session = format!(
-            "UPDATE session SET minter = 'aws', audience = '{}', state = 'active', end_reason = NULL, \
+            "UPDATE session SET minter = 'aws', is_local = 0, audience = '{}', state = 'active', end_reason = NULL, \
              ended_at = NULL, confirmed_at = NULL, expires_at = expires_at + 3600000000",
             arn("session")
         );

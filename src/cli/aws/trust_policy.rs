@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use crate::cli::Failure;
 use crate::cli::output::{self, Form};
 use crate::cli::serve::ConfigFile;
-use crate::domain::aws::{AwsMode, AwsRole};
 use crate::domain::catalog::Resource;
+use crate::domain::kind::aws::AwsRole;
 use crate::mint::aws::trust::Trusted;
 
 /// The largest document that is read: IAM's own limit is far below.
@@ -96,8 +96,8 @@ impl TrustPolicy {
         let resource = resources
             .find(|resource| resource.name == name)
             .ok_or_else(|| Failure::Usage(format!("there is no resource `{name}`")))?;
-        let federated = |role: &&AwsRole| role.mode == AwsMode::WebIdentity;
-        let role = resource.aws.as_ref().filter(federated).ok_or_else(|| {
+        let federated = |role: &&AwsRole| role.is_federated();
+        let role = resource.kind.aws_role().filter(federated).ok_or_else(|| {
             Failure::Usage(format!(
                 "`{name}` is not a role that the broker assumes in mode `web_identity`"
             ))

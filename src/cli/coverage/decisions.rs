@@ -16,6 +16,7 @@ use crate::cli::Failure;
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Selector, True};
 use crate::domain::grant::Grant;
+use crate::domain::kind::MinterKind;
 use crate::domain::leaf::{DecisionLeaf, Effect, Leaf};
 use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
@@ -494,7 +495,10 @@ impl Builder {
             resource,
             audience,
             workload: leaf.workload.clone(),
-            aws: minter == crate::mint::aws::KIND,
+            aws: match MinterKind::parse(minter) {
+                Some(MinterKind::Aws) => true,
+                Some(MinterKind::Jwt) | None => false,
+            },
             selectors,
         });
         self.profiles.insert(key, number);

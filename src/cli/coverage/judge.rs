@@ -519,12 +519,11 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// Whether an object of a grant has this action. AWS does not tell upper from lower case.
+/// Whether an object of a grant has this action.
 fn gives(detail: &AuthorizationDetail, action: &ActionName) -> bool {
-    let folds = matches!(detail, AuthorizationDetail::Aws { .. });
-    let alike = |own: &ActionName| own.as_str().eq_ignore_ascii_case(action.as_str());
+    let of = detail.detail_type();
     let mut all = detail.actions().iter();
-    all.any(|own| own.covers_within(action, &Budget::of_one_comparison()) || folds && alike(own))
+    all.any(|own| of.covers_action(own, action, &Budget::of_one_comparison()))
 }
 
 /// A session of AWS has to be of the role that its decision is for: names and source identities are

@@ -10,8 +10,8 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::domain::aws::RoleArn;
-use crate::domain::grant::{ActionName, Location, is_region};
+use crate::domain::grant::{ActionName, Location};
+use crate::domain::kind::aws::{RoleArn, is_region};
 use crate::domain::limits::MAX_PLACE_BYTES;
 use crate::ids::SessionId;
 use crate::merkle::Hash;

@@ -17,6 +17,7 @@ use crate::cli::lease::Never;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::ProcessEnvironment;
 use crate::crypto::random::SystemRandom;
+use crate::domain::kind::MinterKind;
 use crate::files::{create_private, write_whole};
 use crate::ids::Random as _;
 use crate::process::HANDOVER_VARIABLE;
@@ -164,23 +165,24 @@ impl Delivered {
         let held = Held::of(granted, None, &asker.source, SystemClock.now())?;
         let renewal = Renewal::of(held, asker);
         let mut place = Place::Variables;
-        match (how, text("/credential/type")) {
-            (How::Env, Some("jwt")) => {
+        let made_by = text("/credential/type").and_then(MinterKind::of_credential_type);
+        match (how, made_by) {
+            (How::Env, Some(MinterKind::Jwt)) => {
                 let name = variable.unwrap_or("TASKPASS_ACCESS_TOKEN");
                 set.extend(told(name, "/credential/access_token"));
             }
-            (How::File, Some("jwt")) => {
+            (How::File, Some(MinterKind::Jwt)) => {
                 let made = PrivateFile::with(&contents(&granted["credential"])?)?;
                 let name = variable.unwrap_or("TASKPASS_ACCESS_TOKEN_FILE");
                 set.push((name.to_owned(), made.name()));
                 place = Place::File(made);
             }
-            (How::Endpoint, Some("jwt")) => {
+            (How::Endpoint, Some(MinterKind::Jwt)) => {
                 return Err(Failure::Usage(
                     "an endpoint is for credentials of AWS; take --as env or --as file".into(),
                 ));
             }
-            (how, Some("aws_sts")) => {
+            (how, Some(MinterKind::Aws)) => {
                 set.extend(told("AWS_REGION", "/credential/region"));
                 set.extend(told("AWS_DEFAULT_REGION", "/credential/region"));
                 // Tools must not try again with the machine's own credential.
@@ -211,7 +213,7 @@ impl Delivered {
                 }
                 set.push(("AWS_SHARED_CREDENTIALS_FILE".into(), credentials_file));
             }
-            _ => {
+            (_, None) => {
                 return Err(Failure::Unestablished(
                     "the broker gave a credential of a kind that this version does not know".into(),
                 ));

@@ -8,6 +8,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::openapi::{Components, RefOr};
 
 use super::object_with;
+use crate::domain::kind::{DetailType, MinterKind};
 use crate::domain::limits::{
     DEFAULT_PAGE, MAX_ACTIONS, MAX_BLOCK_SECONDS, MAX_DECISIONS_PAGE, MAX_DELEGATION_SECONDS,
     MAX_DETAILS, MAX_GRANT_TEXT_BYTES, MAX_IDEMPOTENCY_KEY_BYTES, MAX_IDENTITY_BYTES,
@@ -57,6 +58,52 @@ fn schemas() -> [(&'static str, Value); 8] {
     };
     let text = || json!({"type": "string"});
     let whole = || json!({"type": "integer", "minimum": 0});
+    let one = |name: &str| json!({"type": "string", "enum": [name]});
+    let detail = |asked: DetailType| {
+        let mut properties = json!({
+            "type": one(asked.as_str()),
+            "actions": texts(MAX_ACTIONS),
+            (asked.locations_member()): texts(MAX_LOCATIONS),
+        });
+        match asked {
+            DetailType::Api => {}
+            DetailType::Aws => {
+                properties["region"] = json!({"type": "string", "minLength": 1});
+            }
+        }
+        json!({
+            "type": "object",
+            "required": ["type", "actions"],
+            "properties": properties,
+            "additionalProperties": false,
+        })
+    };
+    let credential = |made_by: MinterKind| match made_by {
+        MinterKind::Jwt => json!({
+            "type": "object",
+            "required": ["type", "access_token", "token_type", "expires_in"],
+            "properties": {
+                "type": one(made_by.credential_type()),
+                "access_token": text(),
+                "token_type": {"type": "string", "enum": ["Bearer", "DPoP"]},
+                "expires_in": whole(),
+            },
+        }),
+        MinterKind::Aws => json!({
+            "type": "object",
+            "required": [
+                "type", "access_key_id", "secret_access_key", "session_token", "expiration",
+            ],
+            "properties": {
+                "type": one(made_by.credential_type()),
+                "access_key_id": text(),
+                "secret_access_key": text(),
+                "session_token": text(),
+                "expiration": {"type": "string", "format": "date-time"},
+                "region": {"type": ["string", "null"]},
+            },
+        }),
+    };
     [
         (
             "AuthorizationDetails",
@@ -72,29 +119,7 @@ fn schemas() -> [(&'static str, Value); 8] {
             json!({
                 "description": "What is asked on a resource (RFC 9396). A list that is left out means \
                                 all that the resource registers.",
-                "oneOf": [
-                    {
-                        "type": "object",
-                        "required": ["type", "actions"],
-                        "properties": {
-                            "type": {"type": "string", "enum": ["api"]},
-                            "actions": texts(MAX_ACTIONS),
-                            "locations": texts(MAX_LOCATIONS),
-                        },
-                        "additionalProperties": false,
-                    },
-                    {
-                        "type": "object",
-                        "required": ["type", "actions"],
-                        "properties": {
-                            "type": {"type": "string", "enum": ["aws"]},
-                            "actions": texts(MAX_ACTIONS),
-                            "resources": texts(MAX_LOCATIONS),
-                            "region": {"type": "string", "minLength": 1},
-                        },
-                        "additionalProperties": false,
-                    },
-                ],
+                "oneOf": DetailType::ALL.map(detail),
             }),
         ),
         (
@@ -128,33 +153,7 @@ fn schemas() -> [(&'static str, Value); 8] {
             "Credential",
             json!({
                 "description": "The secret.",
-                "oneOf": [
-                    {
-                        "type": "object",
-                        "required": ["type", "access_token", "token_type", "expires_in"],
-                        "properties": {
-                            "type": {"type": "string", "enum": ["jwt"]},
-                            "access_token": text(),
-                            "token_type": {"type": "string", "enum": ["Bearer", "DPoP"]},
-                            "expires_in": whole(),
-                        },
-                    },
-                    {
-                        "type": "object",
-                        "required": [
-                            "type", "access_key_id", "secret_access_key", "session_token",
-                            "expiration",
-                        ],
-                        "properties": {
-                            "type": {"type": "string", "enum": ["aws_sts"]},
-                            "access_key_id": text(),
-                            "secret_access_key": text(),
-                            "session_token": text(),
-                            "expiration": {"type": "string", "format": "date-time"},
-                            "region": {"type": ["string", "null"]},
-                        },
-                    },
-                ],
+                "oneOf": MinterKind::ALL.map(credential),
             }),
         ),
         (

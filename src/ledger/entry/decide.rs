@@ -223,7 +223,7 @@ impl Decide {
             audience: Some(session.audience.clone()),
             cnf: session.key.clone(),
             expires_at: Some(session.expires_at),
-            minter: Some(session.minter.clone()),
+            minter: Some(session.minter.as_str().to_owned()),
             kid: Some(session.kid.clone()),
             issuer: token.as_ref().map(|token| token.issuer.clone()),
             status_lists_from: token.as_ref().and_then(|token| token.status_lists_from),

@@ -26,8 +26,8 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use super::own_credentials::own_credentials;
-use crate::domain::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::domain::endpoint::{EndpointName, EndpointUse};
+use crate::domain::kind::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::endpoints::{Endpoint, EndpointTable, authorities};
 use crate::mint::MintError;
 

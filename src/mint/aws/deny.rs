@@ -23,9 +23,10 @@ use super::policy::{denied_by, denying, over_role};
 use super::sts::failure;
 use crate::clock::Timestamp;
 use crate::crypto::digest::sha256;
-use crate::domain::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::domain::catalog::Resource;
 use crate::domain::deny_list::{Denied, DenyPlace};
+use crate::domain::kind::MinterKind;
+use crate::domain::kind::aws::{AwsMode, AwsRevocation, AwsRole, RoleArn};
 use crate::mint::{DenyList, DenyWriteError, MintError};
 
 /// A session of the broker's own is not used for its last minutes.
@@ -142,10 +143,10 @@ impl<'a> Target<'a> {
 
 impl DenyList for AwsMinter {
     fn deny_place(&self, resource: &Resource) -> Option<DenyPlace> {
-        let role = resource.aws.as_ref()?;
+        let role = resource.kind.aws_role()?;
         let list = role.revocation.as_ref()?;
         Some(DenyPlace {
-            minter: super::KIND.to_owned(),
+            minter: MinterKind::Aws,
             name: role.role_arn.clone(),
             registration: serde_json::to_string(role).ok()?,
             capacity: list.max_entries,

@@ -156,7 +156,7 @@ impl Federation {
 
 /// The audience that the role's partition asks for.
 pub(super) fn audience(role_arn: &str) -> &'static str {
-    let [elsewhere, china] = crate::domain::aws::FEDERATION_AUDIENCES;
+    let [elsewhere, china] = crate::domain::kind::aws::FEDERATION_AUDIENCES;
     if role_arn.starts_with("arn:aws-cn:") {
         china
     } else {

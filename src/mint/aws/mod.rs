@@ -38,22 +38,23 @@ use self::sts::Asked;
 use super::{Credential, DenyList, EndOutcome, MintError, MintPlace, Minter};
 use crate::clock::Timestamp;
 use crate::crypto::keyring::KeySchedule;
-use crate::domain::aws::{AwsMode, AwsRole};
 use crate::domain::catalog::{Resource, Revocability};
 use crate::domain::grant::Grant;
+use crate::domain::kind::MinterKind;
+use crate::domain::kind::aws::{AwsMode, AwsRole};
 use crate::domain::permit::Permit;
 use crate::domain::session::Session;
 use crate::endpoints::EndpointTable;
 use crate::ids::SessionId;
-
-/// What leaves call what this makes.
-pub const KIND: &str = "aws";
 
 /// The shortest session that STS makes.
 const MIN_SESSION_SECONDS: u64 = 900;
 
 /// How long a mint may take before it is taken for dead: all tries and their pauses, and more.
 const LEASE_SECONDS: u64 = 60;
+
+/// A resource of another kind.
+const NO_ROLE: &str = "it has no role";
 
 /// Who signs where we do not: STS itself.
 const NO_KEY: &str = "sts";
@@ -123,8 +124,8 @@ pub fn session_name(id: SessionId) -> String {
 }
 
 impl Minter for AwsMinter {
-    fn kind(&self) -> &'static str {
-        KIND
+    fn kind(&self) -> MinterKind {
+        MinterKind::Aws
     }
 
     fn place(&self) -> MintPlace {
@@ -143,9 +144,7 @@ impl Minter for AwsMinter {
     }
 
     fn fits(&self, resource: &Resource, grant: &Grant) -> Result<(), String> {
-        let Some(role) = &resource.aws else {
-            return Err("it has no role".into());
-        };
+        let role = resource.kind.aws_role().ok_or(NO_ROLE)?;
         // Every date has the same length, so any will do.
         let document = session_policy(role, grant, Timestamp::EPOCH);
         let text = bounded_text(&document);
@@ -153,7 +152,7 @@ impl Minter for AwsMinter {
     }
 
     fn signing_key(&self, resource: &Resource, now: Timestamp) -> Option<String> {
-        match resource.aws.as_ref()?.mode {
+        match resource.kind.aws_role()?.mode {
             AwsMode::WebIdentity => self.federation.signing_key(now),
             AwsMode::AssumeRole => Some(NO_KEY.to_owned()),
         }
@@ -161,8 +160,8 @@ impl Minter for AwsMinter {
 
     fn mint<'a>(&'a self, permit: &'a Permit) -> BoxFuture<'a, Result<Credential, MintError>> {
         Box::pin(async move {
-            let role = permit.resource().aws.as_ref();
-            let role = role.ok_or_else(|| MintError::Refused("it has no role".into()))?;
+            let role = permit.resource().kind.aws_role();
+            let role = role.ok_or_else(|| MintError::Refused(NO_ROLE.into()))?;
             self.make(permit, role).await
         })
     }

@@ -19,7 +19,7 @@ use tracing::error;
 use url::Url;
 
 use super::clients::http_client;
-use crate::domain::aws::sts_host;
+use crate::domain::kind::aws::sts_host;
 
 /// The metadata services: of instances, of ECS tasks, of EKS pods.
 const METADATA_HOSTS: [&str; 5] = [

@@ -20,9 +20,9 @@ use uuid::Uuid;
 use super::session_name;
 use super::sts::SESSION_TAG;
 use crate::clock::Timestamp;
-use crate::domain::aws::AwsRole;
 use crate::domain::deny_list::Denied;
 use crate::domain::grant::Grant;
+use crate::domain::kind::aws::AwsRole;
 use crate::ids::SessionId;
 
 /// The longest session policy that STS takes, managed policies' ARNs included, in characters.

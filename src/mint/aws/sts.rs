@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::clients::Clients;
 use crate::clock::Timestamp;
-use crate::domain::aws::AwsRole;
+use crate::domain::kind::aws::AwsRole;
 use crate::domain::limits::{MAX_AWS_EXPIRY_SLACK_SECONDS, MAX_AWS_KEY_BYTES, MAX_AWS_TOKEN_BYTES};
 use crate::mint::MintError;
 

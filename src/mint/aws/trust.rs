@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::federation;
-use crate::domain::aws::RoleArn;
+use crate::domain::kind::aws::RoleArn;
 use crate::domain::pattern::{self, Budget};
 
 /// What the broker does with the role of a resource.

@@ -1,6 +1,7 @@
 //! What loads, what does not, and why.
 
 use super::*;
+use crate::domain::kind::MinterKind;
 use crate::domain::limits::{MAX_PLACE_BYTES, MAX_PROBLEMS};
 
 #[test]
@@ -92,6 +93,77 @@ fn a_generation_survives_its_bytes_and_keeps_its_digest() {
     let mut parts = samples();
     parts.policies[0].text.push_str("// another comment\n");
     assert_ne!(build(parts, &[]).unwrap().1.digest(), compiled.digest());
+}
+
+/// A document that an earlier version wrote, and its digest.
+const STORED: &str = include_str!("../../../tests/fixtures/generation.json");
+const STORED_DIGEST: &str =
+    "sha256:0d5803ec729fa3fb554a85d6a7fc00320860b85b4ff69619ee7a80d9af4ef51f";
+
+#[test]
+fn a_stored_generation_is_written_as_it_was_byte_for_byte() {
+    let generation: Generation = serde_json::from_str(STORED).unwrap();
+    let bytes = generation.to_bytes().unwrap();
+    assert_eq!(String::from_utf8(bytes).unwrap(), STORED);
+    let digest = generation::digest_of(&generation).unwrap();
+    assert_eq!(digest.to_string(), STORED_DIGEST);
+    let kinds = generation.resources.iter().map(|own| own.kind.minter());
+    assert_eq!(kinds.collect::<Vec<_>>(), MinterKind::ALL);
+    let named = generation.endpoints().into_iter().map(|own| own.pointer);
+    assert_eq!(named.collect::<Vec<_>>(), ["/resources/1/aws/endpoint"]);
+}
+
+#[test]
+fn a_stored_generation_with_a_member_of_no_kind_or_another_kind_does_not_load() {
+    for (at, member, value, why) in [
+        (
+            0,
+            "kind",
+            json!("postgres"),
+            "resource `orders-api`: unknown kind `postgres`; this version mints `jwt` and `aws`",
+        ),
+        (
+            0,
+            "kind",
+            json!("aws"),
+            "resource `orders-api`: kind `aws` needs [resources.aws] with the role",
+        ),
+        (
+            1,
+            "kind",
+            json!("jwt"),
+            "resource `reports`: [resources.aws] is for kind `aws`",
+        ),
+        (
+            1,
+            "audience",
+            json!("https://x.example"),
+            "resource `reports`: audience and verification are for kind `jwt`",
+        ),
+        (
+            1,
+            "verifiers",
+            json!(["workload:x"]),
+            "resource `reports`: verifiers are for kind `jwt`",
+        ),
+        (
+            0,
+            "verification",
+            json!(null),
+            "resource `orders-api`: verification must say how its server verifies",
+        ),
+        (
+            0,
+            "extra",
+            json!(1),
+            "unknown field `extra`, expected one of `name`, `kind`, `owner`, `audience`,",
+        ),
+    ] {
+        let mut written: serde_json::Value = serde_json::from_str(STORED).unwrap();
+        written["resources"][at][member] = value;
+        let refused = serde_json::from_value::<Generation>(written).unwrap_err();
+        assert!(refused.to_string().starts_with(why), "{member}: {refused}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::properties::cases;
 use super::*;
 use crate::domain::decision::{Observed, ObservedEffect};
+use crate::domain::kind::ResourceKind;
 
 /// After [`NOW`], and a day before it.
 const AHEAD: &str = "2026-11-30";
@@ -252,7 +253,11 @@ fn only_what_is_registered_as_of_low_risk_is_observed() {
 
     // One of low risk whose credentials are good at another that is not.
     let mut shared = parts(&with("action, resource == Api::\"billing\""));
-    shared.resources[0].audience = shared.resources[1].audience.clone();
+    let audience = shared.resources[1].audience().to_owned();
+    let ResourceKind::Jwt(api) = &mut shared.resources[0].kind else {
+        panic!("not an API");
+    };
+    api.audience = audience;
     let problems = build(shared, &[]).unwrap_err();
     assert!(
         problems[0]

@@ -3,6 +3,7 @@
 
 use super::properties::{any_details, any_roles, any_workload, cases};
 use super::*;
+use crate::domain::kind::DetailType;
 use crate::policy::unused::{PolicyUse, Proposal, Usage, proposed};
 
 fn now() -> Timestamp {
@@ -113,7 +114,7 @@ fn a_permit_is_narrowed_to_the_actions_places_and_life_that_were_used() {
 fn patterns_of_aws_are_narrowed_to_the_registered_ones_that_were_used() {
     let mut from = parts(&format!(
         "permit ({AGENT}, action in [Action::\"s3:GetObject\", Action::\"s3:PutObject\"], resource is {});",
-        crate::policy::schema::AWS
+        crate::policy::schema::resource_type(DetailType::Aws)
     ));
     let bucket = json!({
         "name": "bucket", "kind": "aws", "owner": "data",

@@ -762,7 +762,7 @@ fn oracle(
                 .unwrap(),
             ),
         ];
-        if registered.aws.is_some() {
+        if registered.kind.aws_role().is_some() {
             pairs.push(("action".to_owned(), text(action.as_str())));
             pairs.extend(region.map(|region| ("region".to_owned(), text(region))));
         }

@@ -9,6 +9,7 @@ use super::{PolicyUse, Proposal, UnusedOn, Used};
 use crate::domain::catalog::Resource;
 use crate::domain::generation::{Generation, PolicyFile};
 use crate::domain::grant::Location;
+use crate::domain::kind::ResourceKind;
 use crate::policy::bundle::NamedPolicy;
 use crate::policy::generation::CompiledGeneration;
 use crate::policy::stack::with_balanced_stack;
@@ -105,17 +106,19 @@ fn places(resource: &Resource, used: &Used) -> Option<String> {
         return None;
     }
     let quoted = |text: &str| text.escape_debug().to_string();
-    let holds = |location: &&str| {
-        if resource.aws.is_some() {
+    let holds = |location: &&str| match &resource.kind {
+        ResourceKind::Jwt(_) => {
+            let below = quoted(location).replace('*', "\\*");
+            format!(
+                "context.location == \"{}\" || context.location like \"{below}/*\"",
+                quoted(location)
+            )
+        }
+        ResourceKind::Aws(_) => {
             // Cedar's patterns know no `?`; `*` stands for more, and the registration bounds it.
             let pattern = quoted(location).replace('?', "*");
-            return format!("context.location like \"{pattern}\"");
+            format!("context.location like \"{pattern}\"")
         }
-        let below = quoted(location).replace('*', "\\*");
-        format!(
-            "context.location == \"{}\" || context.location like \"{below}/*\"",
-            quoted(location)
-        )
     };
     let all: Vec<String> = kept.iter().map(holds).collect();
     Some(all.join(" || "))

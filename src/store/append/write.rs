@@ -56,11 +56,13 @@ WITH leaves AS (
 ), sessions AS (
     INSERT INTO session (id, task_id, parent_id, decision_id, leaf_idx, attestor, workload,
         instance, resource, details, audience, key_binding, kid, generation, policies, class,
-        bound_seconds, issued_at, expires_at, state, lease_until, lease_holder, minter)
+        bound_seconds, issued_at, expires_at, state, lease_until, lease_holder, minter, is_local,
+        in_status_lists)
     SELECT * FROM unnest($43::uuid[], $44::uuid[], $45::uuid[], $46::uuid[], $47::int8[],
         $48::text[], $49::text[], $50::text[], $51::text[], $52::text[], $53::text[], $54::text[],
         $55::text[], $56::bytea[], $57::text[], $58::text[], $59::int8[], $60::timestamptz[],
-        $61::timestamptz[], $62::text[], $63::timestamptz[], $64::text[], $75::text[])
+        $61::timestamptz[], $62::text[], $63::timestamptz[], $64::text[], $75::text[], $78::bool[],
+        $79::bool[])
 ), session_ends AS (
     UPDATE session SET
         state = e.state,
@@ -199,9 +201,11 @@ pub(super) async fn postgres(
             i32::try_from(r.supersedes).unwrap_or(i32::MAX)
         }))
         .bind(column(&retries, |(_, r)| r.expires_at))
-        .bind(column(sessions, |(s, _)| s.minter.clone()))
+        .bind(column(sessions, |(s, _)| s.minter.as_str()))
         .bind(column(&heads, |head| head.mac().to_vec()))
         .bind(column(tasks, |t| t.attestor_digest.to_vec()))
+        .bind(column(sessions, |(s, _)| s.minter.is_local()))
+        .bind(column(sessions, |(s, _)| s.is_in_status_lists()))
         .execute(connection)
         .await?;
     Ok(())
@@ -374,9 +378,10 @@ async fn sqlite_session(
     sqlx::query(
         "/* ledger_write */ INSERT INTO session (id, task_id, parent_id, decision_id, leaf_idx, \
          attestor, workload, instance, resource, details, audience, key_binding, kid, generation, \
-         policies, class, bound_seconds, issued_at, expires_at, state, lease_until, lease_holder, minter) \
+         policies, class, bound_seconds, issued_at, expires_at, state, lease_until, lease_holder, minter, \
+         is_local, in_status_lists) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-         $19, $20, $21, $22, $23)",
+         $19, $20, $21, $22, $23, $24, $25)",
     )
     .bind(session.id)
     .bind(session.task_id)
@@ -400,7 +405,9 @@ async fn sqlite_session(
     .bind(session.state.as_str())
     .bind(lease.map(|lease| lease.until))
     .bind(lease.map(|lease| lease.holder.as_str()))
-    .bind(&session.minter)
+    .bind(session.minter.as_str())
+    .bind(session.minter.is_local())
+    .bind(session.is_in_status_lists())
     .execute(connection)
     .await?;
     Ok(())

@@ -17,6 +17,7 @@ use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
 use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyStanding, DenyWish};
 use taskpass::domain::endpoint::EndpointsDigest;
 use taskpass::domain::generation::GenerationDigest;
+use taskpass::domain::kind::MinterKind;
 use taskpass::domain::leaf::Opening;
 use taskpass::domain::session::{EndReason, Session, SessionState};
 use taskpass::domain::task::{Task, TaskState};
@@ -229,7 +230,7 @@ fn session(n: u128, task: u128, parent: Option<u128>) -> Session {
         ]))
         .unwrap(),
         audience: "https://o.example".into(),
-        minter: "jwt".into(),
+        minter: MinterKind::Jwt,
         key: None,
         kid: "k1".into(),
         generation: GenerationDigest::new([7; 32]),
@@ -339,7 +340,7 @@ fn cutoff(n: u128, index: u64, selector: Selector, block: Block) -> SealedCutoff
 
 fn deny_place(name: &str) -> DenyPlace {
     DenyPlace {
-        minter: "aws".into(),
+        minter: MinterKind::Aws,
         name: name.into(),
         registration: "{}".into(),
         capacity: 4,

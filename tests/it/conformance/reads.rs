@@ -81,7 +81,7 @@ cases! {
     async fn external_sessions_are_found_under_what_ended(store: &Store) {
         let external = |n, task, parent| {
             let mut one = session(n, task, parent);
-            one.minter = "aws".into();
+            one.minter = MinterKind::Aws;
             one.revocability = Revocability::Bounded { bound_seconds: 60 };
             (one, None)
         };

@@ -14,14 +14,14 @@ use crate::clock::Timestamp;
 use crate::crypto::strict_json;
 use crate::domain::decision::Outcome;
 use crate::domain::grant::Grant;
+use crate::domain::kind::MinterKind;
 use crate::domain::leaf::{DecisionLeaf, Leaf, RecordedDecision, TaskLeaf};
-use crate::domain::session::{LOCAL_MINTER, SessionState};
+use crate::domain::session::SessionState;
 use crate::domain::task::TaskState;
 use crate::domain::workload::KeyBinding;
 use crate::http::oauth::token::{ACCESS_TOKEN, JWT};
 use crate::http::problem;
 use crate::merkle::{Receipt, TlogProof, TlogProofError};
-use crate::mint;
 
 /// What stands beside receipts, in answers.
 const PARTS: [&str; 6] = [
@@ -321,13 +321,14 @@ impl Held {
 
     /// A credential without a token is not lost sight of.
     fn check_credential(&self, verdict: &mut Verdict, decision: &DecisionLeaf) {
+        let permits_token = minter(decision).is_some_and(MinterKind::makes_access_tokens);
         match self.answer.pointer("/credential/access_token") {
             Some(Value::String(_)) => {}
             Some(_) => verdict.fail(
                 Claim::Decided,
                 "the answer's credential.access_token is no text",
             ),
-            None if decision.minter.as_deref() == Some(LOCAL_MINTER) => verdict.fail(
+            None if permits_token => verdict.fail(
                 Claim::Decided,
                 "the leaf permits a JWT, and the answer's credential holds none",
             ),
@@ -465,6 +466,11 @@ fn told_of_token(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// The minter that a leaf names, if this build knows it.
+fn minter(decision: &DecisionLeaf) -> Option<MinterKind> {
+    decision.minter.as_deref().and_then(MinterKind::parse)
+}
+
 /// What either says of a credential that was just made, by the leaf's clock and key.
 fn told_of_making(decision: &DecisionLeaf, at: Timestamp) -> Vec<(&'static str, Value)> {
     let issued_at = at.floor_to_second().to_string();
@@ -480,11 +486,8 @@ fn told_of_making(decision: &DecisionLeaf, at: Timestamp) -> Vec<(&'static str, 
         ("/session/denying", Value::Null),
         ("/task/state", Value::from(TaskState::Open.as_str())),
     ];
-    match decision.minter.as_deref() {
-        Some(LOCAL_MINTER) => told.push(("/credential/type", Value::from("jwt"))),
-        Some(mint::aws::KIND) => told.push(("/credential/type", Value::from("aws_sts"))),
-        _ => {}
-    }
+    let credential_type = minter(decision).map(MinterKind::credential_type);
+    told.extend(credential_type.map(|name| ("/credential/type", Value::from(name))));
     told
 }
 

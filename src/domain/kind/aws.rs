@@ -1,13 +1,14 @@
-//! A role in AWS that credentials can be for, as it is registered.
+//! Roles in AWS: resources of kind `aws`.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::catalog::Resource;
-use super::endpoint::EndpointName;
-use super::grant::{ActionName, Location, is_region};
-use super::limits::MAX_CHAINED_SESSION_SECONDS;
+use super::{KindMembers, Registration};
+use crate::domain::endpoint::{EndpointName, EndpointUse};
+use crate::domain::grant::{ActionName, Location};
+use crate::domain::limits::MAX_CHAINED_SESSION_SECONDS;
+use crate::domain::pattern::Budget;
 
 /// Audiences that tokens for AWS may have; no other token of ours has one of them.
 pub const FEDERATION_AUDIENCES: [&str; 2] = ["sts.amazonaws.com", "sts.amazonaws.com.cn"];
@@ -182,31 +183,47 @@ fn is_aws_region(text: &str) -> bool {
     counted && area.len() == 2 && letters(area) && !rest.is_empty() && rest.iter().all(letters)
 }
 
-/// Whether a resource of kind `aws` can be served as it is registered.
-pub(super) fn check(resource: &Resource) -> Result<(), String> {
-    let Some(role) = &resource.aws else {
-        return Err("kind `aws` needs [resources.aws] with the role".into());
+/// Whether it could be the name of an AWS region.
+#[must_use]
+pub fn is_region(text: &str) -> bool {
+    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (4..=32).contains(&text.len()) && text.bytes().all(fine)
+}
+
+/// Whether `own` is `asked`, or a pattern that matches all of it. AWS does not tell upper from lower
+/// case in actions.
+pub(super) fn covers_action(own: &ActionName, asked: &ActionName, budget: &Budget) -> bool {
+    own.covers_on_aws(asked, budget)
+}
+
+/// The registered actions that policy is asked about where `asked` is asked for. Both can be
+/// patterns. Policy is asked about the narrowest registered ones that match all of `asked`, and about
+/// every other one that has an action in common with it, so that a policy about a part holds for a
+/// request for more. Policies reach the wider ones by `action in`. So a request for less is asked
+/// about no other ones.
+pub(super) fn decided_as<'a>(
+    actions: &'a BTreeSet<ActionName>,
+    asked: &ActionName,
+    budget: &Budget,
+) -> Vec<&'a ActionName> {
+    let concerned: Vec<_> = actions
+        .iter()
+        .filter(|own| own.overlaps_within(asked, budget))
+        .map(|own| (own, own.covers_on_aws(asked, budget)))
+        .collect();
+    if budget.is_exhausted() {
+        return Vec::new();
+    }
+    // Of those that match all of it, the ones without a narrower one among them.
+    let is_wider = |own: &ActionName| {
+        let mut covering = concerned.iter().filter(|(_, covers)| *covers);
+        covering.any(|(other, _)| own.is_wider_than(other, budget))
     };
-    if !resource.audience.is_empty() || resource.verification.is_some() {
-        return Err("audience and verification are for kind `jwt`; AWS is asked for a role".into());
-    }
-    if !resource.verifiers.is_empty() {
-        return Err("verifiers are for kind `jwt`; nobody asks us about sessions of AWS".into());
-    }
-    if !resource.actions.iter().all(ActionName::is_aws) {
-        return Err("an action is a service, a colon and a name or pattern: `s3:Get*`".into());
-    }
-    if !resource.locations.iter().all(Location::is_arn) {
-        return Err("a location is an ARN or a pattern of ARNs: `arn:aws:s3:::reports/*`".into());
-    }
-    if role.mode == AwsMode::AssumeRole && resource.max_ttl_seconds > MAX_CHAINED_SESSION_SECONDS {
-        return Err(format!(
-            "max_ttl_seconds must be 1 to {MAX_CHAINED_SESSION_SECONDS} in mode `assume_role`: where \
-             the host's credentials are those of a role, AWS makes no longer session; use mode \
-             `web_identity` for a longer life"
-        ));
-    }
-    role.check()
+    concerned
+        .iter()
+        .filter(|(own, covers)| !covers || !is_wider(own))
+        .map(|(own, _)| *own)
+        .collect()
 }
 
 impl AwsRole {
@@ -216,7 +233,86 @@ impl AwsRole {
         RoleArn::parse(&self.role_arn)
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Whether the broker gets its sessions as an OpenID provider that AWS trusts.
+    #[must_use]
+    pub fn is_federated(&self) -> bool {
+        match self.mode {
+            AwsMode::WebIdentity => true,
+            AwsMode::AssumeRole => false,
+        }
+    }
+
+    pub(super) fn read(members: KindMembers) -> Result<Self, String> {
+        let KindMembers {
+            audience,
+            verifiers,
+            verification,
+            aws,
+        } = members;
+        let role = aws.ok_or("kind `aws` needs [resources.aws] with the role")?;
+        if !audience.is_empty() || verification.is_some() {
+            return Err(
+                "audience and verification are for kind `jwt`; AWS is asked for a role".into(),
+            );
+        }
+        if !verifiers.is_empty() {
+            return Err(
+                "verifiers are for kind `jwt`; nobody asks us about sessions of AWS".into(),
+            );
+        }
+        Ok(role)
+    }
+
+    pub(super) fn into_members(self) -> KindMembers {
+        KindMembers {
+            aws: Some(self),
+            ..KindMembers::default()
+        }
+    }
+
+    pub(super) fn check(&self, registration: &Registration<'_>) -> Result<(), String> {
+        if !registration.actions.iter().all(ActionName::is_aws) {
+            return Err("an action is a service, a colon and a name or pattern: `s3:Get*`".into());
+        }
+        if !registration.locations.iter().all(Location::is_arn) {
+            return Err(
+                "a location is an ARN or a pattern of ARNs: `arn:aws:s3:::reports/*`".into(),
+            );
+        }
+        let too_long = registration.max_ttl_seconds > MAX_CHAINED_SESSION_SECONDS;
+        if self.mode == AwsMode::AssumeRole && too_long {
+            return Err(format!(
+                "max_ttl_seconds must be 1 to {MAX_CHAINED_SESSION_SECONDS} in mode `assume_role`: \
+                 where the host's credentials are those of a role, AWS makes no longer session; use \
+                 mode `web_identity` for a longer life"
+            ));
+        }
+        self.check_role()
+    }
+
+    /// Why it cannot be registered beside `other`, the role of the resource `name`. The policy that
+    /// denies sessions belongs to the role: resources that share a role must agree about it.
+    pub(super) fn conflict_with(&self, other: &Self, name: &str) -> Option<String> {
+        let conflicts = self.role_arn == other.role_arn && self.revocation != other.revocation;
+        conflicts.then(|| {
+            format!(
+                "`{name}` has the same role with another [resources.aws.revocation]; give both the \
+                 same, or each its own role"
+            )
+        })
+    }
+
+    /// The endpoints that it names.
+    pub(super) fn endpoints(&self) -> Vec<(&'static str, &EndpointName, EndpointUse)> {
+        let list = self.revocation.as_ref();
+        let sts = self.endpoint.as_ref();
+        let iam = list.and_then(|list| list.endpoint.as_ref());
+        let sts = sts.map(|name| ("aws/endpoint", name, EndpointUse::Sts));
+        let iam = iam.map(|name| ("aws/revocation/endpoint", name, EndpointUse::Iam));
+        sts.into_iter().chain(iam).collect()
+    }
+
+    fn check_role(&self) -> Result<(), String> {
         let Some(role) = self.parsed() else {
             return Err(
                 "role_arn is not the ARN of a role: `arn:aws:iam::123456789012:role/…`".into(),
@@ -308,6 +404,7 @@ fn is_network(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::catalog::Catalog;
     use serde_json::{Value, json};
 
     #[test]
@@ -371,6 +468,47 @@ mod tests {
         }
     }
 
+    fn action(text: &str) -> ActionName {
+        ActionName::try_from(text.to_owned()).unwrap()
+    }
+
+    #[test]
+    fn policy_is_asked_about_the_narrowest_actions_and_about_those_in_common() {
+        let registered: BTreeSet<ActionName> = ["s3:*", "s3:Get*", "s3:GetObject", "s3:Put*"]
+            .map(action)
+            .into();
+        let asked = |text: &str| -> Vec<String> {
+            let budget = Budget::new(100_000);
+            let found = decided_as(&registered, &action(text), &budget);
+            found.into_iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(asked("s3:getobject"), ["s3:GetObject"]);
+        assert_eq!(asked("s3:GetObjectAcl"), ["s3:Get*"]);
+        assert_eq!(asked("s3:Get*"), ["s3:Get*", "s3:GetObject"]);
+        assert!(asked("sqs:SendMessage").is_empty());
+        assert!(decided_as(&registered, &action("s3:Get*"), &Budget::new(0)).is_empty());
+    }
+
+    #[test]
+    fn upper_and_lower_case_of_an_action_are_one() {
+        let budget = Budget::new(1_000);
+        assert!(covers_action(
+            &action("s3:getobject"),
+            &action("s3:GetObject"),
+            &budget
+        ));
+        assert!(covers_action(
+            &action("s3:Get*"),
+            &action("s3:getobject"),
+            &budget
+        ));
+        assert!(!covers_action(
+            &action("s3:GetObject"),
+            &action("s3:Get*"),
+            &budget
+        ));
+    }
+
     const REVOKER: &str = "arn:aws:iam::123456789012:role/taskpass-revoker";
 
     fn checked(change: impl Fn(&mut Value)) -> Result<(), String> {
@@ -383,7 +521,9 @@ mod tests {
             }
         });
         change(&mut resource);
-        check(&serde_json::from_value(resource).map_err(|error| error.to_string())?)
+        let resource = serde_json::from_value(resource).map_err(|error| error.to_string())?;
+        let catalog = Catalog::new(vec![resource], Vec::new(), &[]);
+        catalog.map(drop).map_err(|error| error.to_string())
     }
 
     #[test]

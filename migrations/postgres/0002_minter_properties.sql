@@ -1,0 +1,20 @@
+-- Whether the broker itself made the credential: then its end is the broker's own word, and no back
+-- end has to be told. And whether status lists tell its server whether it is good. No default stays:
+-- each insert says both.
+ALTER TABLE session
+    ADD COLUMN is_local boolean NOT NULL DEFAULT true,
+    ADD COLUMN in_status_lists boolean NOT NULL DEFAULT false;
+UPDATE session SET is_local = false WHERE minter <> 'jwt';
+UPDATE session SET in_status_lists = true WHERE minter = 'jwt' AND class = 'bounded';
+ALTER TABLE session
+    ALTER COLUMN is_local DROP DEFAULT,
+    ALTER COLUMN in_status_lists DROP DEFAULT;
+
+DROP INDEX session_external;
+CREATE INDEX session_external ON session (expires_at, id)
+    WHERE state = 'active' AND class = 'bounded' AND NOT is_local;
+DROP INDEX session_listed;
+CREATE INDEX session_listed ON session (leaf_idx) WHERE in_status_lists;
+
+-- Older binaries insert sessions without the new columns.
+UPDATE schema_support SET oldest_binary = 9100;

@@ -1,0 +1,185 @@
+//! HTTP APIs, whose servers take access tokens of the broker: resources of kind `jwt`.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{KindMembers, Registration, aws};
+use crate::domain::grant::{ActionName, Location};
+use crate::domain::workload::Identity;
+
+/// How a resource's server learns whether a credential is still good. It decides what we may
+/// truthfully say of its revocability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verification {
+    /// It asks the broker at each use (RFC 7662).
+    Introspection,
+    /// It polls a status list, whose answers may be this old.
+    StatusList,
+    /// It checks the signature and the expiry and nothing else.
+    Offline,
+}
+
+/// What an API registers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiResource {
+    /// The `aud` of its tokens.
+    pub audience: String,
+    /// Identities that may ask about its tokens.
+    pub verifiers: BTreeSet<Identity>,
+    /// How its server verifies.
+    pub verification: Verification,
+}
+
+impl ApiResource {
+    pub(super) fn read(members: KindMembers) -> Result<Self, String> {
+        let KindMembers {
+            audience,
+            verifiers,
+            verification,
+            aws,
+        } = members;
+        if aws.is_some() {
+            return Err("[resources.aws] is for kind `aws`".into());
+        }
+        let verification = verification.ok_or(
+            "verification must say how its server verifies: introspection, status_list or offline",
+        )?;
+        Ok(Self {
+            audience,
+            verifiers,
+            verification,
+        })
+    }
+
+    pub(super) fn into_members(self) -> KindMembers {
+        KindMembers {
+            audience: self.audience,
+            verifiers: self.verifiers,
+            verification: Some(self.verification),
+            ..KindMembers::default()
+        }
+    }
+
+    pub(super) fn check(&self, registration: &Registration<'_>) -> Result<(), String> {
+        if self.audience.is_empty() {
+            return Err("audience must not be empty".into());
+        }
+        // A trailing slash or a path does not make the broker's own name somebody else's.
+        let same_place = |own: &String| {
+            let own = own.trim_end_matches('/');
+            let below = self.audience.strip_prefix(own);
+            own == self.audience.trim_end_matches('/')
+                || below.is_some_and(|rest| rest.starts_with('/'))
+        };
+        if registration.own_audiences.iter().any(same_place) {
+            return Err(
+                "its audience is the broker's own; tokens for it would be good here".into(),
+            );
+        }
+        if aws::FEDERATION_AUDIENCES.contains(&self.audience.as_str()) {
+            return Err("its audience is that of federation with AWS; choose another".into());
+        }
+        if !registration.actions.iter().all(is_action) {
+            return Err("an action must not have wildcards".into());
+        }
+        if !registration.locations.iter().all(is_location) {
+            return Err("a location must be an https URL".into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether it can be an action of an API: without wildcards.
+#[must_use]
+pub fn is_action(action: &ActionName) -> bool {
+    !action.has_wildcards()
+}
+
+/// Whether it can be a location of an API: a URL.
+#[must_use]
+pub fn is_location(location: &Location) -> bool {
+    !location.is_arn()
+}
+
+/// At an API an action stands for itself alone.
+pub(super) fn covers_action(own: &ActionName, asked: &ActionName) -> bool {
+    own == asked
+}
+
+/// At an API, policy is asked about the action itself.
+pub(super) fn decided_as<'a>(
+    actions: &'a BTreeSet<ActionName>,
+    asked: &ActionName,
+) -> Vec<&'a ActionName> {
+    actions.get(asked).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(audience: &str, actions: &[&str], location: &str) -> Result<(), String> {
+        let own_audiences = ["https://broker.example".to_owned()];
+        let actions = actions.iter().map(|text| (*text).to_owned().try_into());
+        let api = ApiResource {
+            audience: audience.into(),
+            verifiers: BTreeSet::new(),
+            verification: Verification::Offline,
+        };
+        api.check(&Registration {
+            actions: &actions.collect::<Result<_, _>>().unwrap(),
+            locations: &[location.to_owned().try_into().unwrap()].into(),
+            max_ttl_seconds: 900,
+            own_audiences: &own_audiences,
+        })
+    }
+
+    #[test]
+    fn an_api_has_an_audience_of_its_own_plain_actions_and_urls() {
+        let (audience, place) = ("https://orders.example", "https://orders.example/v1");
+        checked(audience, &["orders:read"], place).unwrap();
+        for (audience, action, place, why) in [
+            ("", "orders:read", place, "must not be empty"),
+            (
+                "https://broker.example/",
+                "orders:read",
+                place,
+                "the broker's own",
+            ),
+            (
+                "https://broker.example/x",
+                "orders:read",
+                place,
+                "the broker's own",
+            ),
+            (
+                "sts.amazonaws.com",
+                "orders:read",
+                place,
+                "federation with AWS",
+            ),
+            (audience, "orders:*", place, "wildcards"),
+            (
+                audience,
+                "orders:read",
+                "arn:aws:s3:::reports/*",
+                "https URL",
+            ),
+        ] {
+            let refused = checked(audience, &[action], place).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn policy_is_asked_about_the_registered_action_itself() {
+        let action = |text: &str| ActionName::try_from(text.to_owned()).unwrap();
+        let registered = BTreeSet::from([action("orders:read"), action("orders:write")]);
+        let asked = action("orders:read");
+        assert_eq!(decided_as(&registered, &asked), [&asked]);
+        assert!(decided_as(&registered, &action("orders:Read")).is_empty());
+        assert!(!covers_action(&asked, &action("orders:Read")));
+    }
+}
