@@ -29,6 +29,7 @@ use tracing::info;
 use super::{Broker, BrokerError};
 use crate::attest::{AttestError, AttestFailure, Evidence, VerifiedEvidence, dpop};
 use crate::clock::Timestamp;
+use crate::domain::generation::GenerationDigest;
 use crate::domain::workload::{OneTime, Workload};
 use crate::ids::TaskId;
 use crate::ledger::entry::{Entry, OneTimeUse, Premises, Request, RequestCaller};
@@ -288,6 +289,23 @@ impl<'a> Call<'a> {
             Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the call has no evidence that an append must record as used.
+    pub(super) fn uses_nothing_up(&self) -> bool {
+        self.state().unspent.is_empty()
+    }
+
+    /// Whether the caller is let in by the generation that decides, or by none.
+    pub(super) fn rests_on(&self, decides: Option<GenerationDigest>) -> bool {
+        let premises = self.state().premises.generation;
+        premises.is_none_or(|generation| decides == Some(generation))
+    }
+
+    /// Registers that the caller was judged by the cutoffs in the store together with its act, so that
+    /// no append has to judge it.
+    pub(super) fn judged_with_its_act(&self) {
+        self.state().judged = true;
     }
 
     fn settle(&self) {

@@ -27,7 +27,7 @@ use crate::domain::limits::{
     ONE_TIME_KEPT_SECONDS,
 };
 use crate::domain::session::{EndReason, Session, SessionState};
-use crate::domain::task::TaskState;
+use crate::domain::task::{TaskChain, TaskState};
 use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{Hash, leaf_hash};
@@ -574,7 +574,7 @@ impl<'a> Batch<'a> {
 
     fn retry_taken(&self, retry: &RetryPlan) -> Option<RetryFacts> {
         let known = self.view.retries.get(&retry.key);
-        let known = known.filter(|facts| facts.expires_at > self.now);
+        let known = known.filter(|facts| facts.stands(self.now));
         if known == retry.replaces.as_ref() {
             return None;
         }
@@ -613,17 +613,14 @@ impl<'a> Batch<'a> {
     }
 
     fn check_session(&self, plan: &SessionPlan, retry: Option<&RetryPlan>) -> Check {
-        if plan.session.expires_at <= self.now {
+        if plan.session.life().is_expired(self.now) {
             // It waited in the queue for longer than it was to live.
             return Check::Stale;
         }
         let mut next = plan.session.parent;
         while let Some(id) = next {
-            let alive =
-                self.view.sessions.get(&id).filter(|facts| {
-                    facts.state == SessionState::Active && facts.expires_at > self.now
-                });
-            let Some(facts) = alive else {
+            let known = self.view.sessions.get(&id);
+            let Some(facts) = known.filter(|facts| facts.life().stands(self.now)) else {
                 return Check::Fails(Refusal::new(
                     RefusalCode::ExceedsParent,
                     "the parent task's credential that covers this is over",
@@ -641,16 +638,10 @@ impl<'a> Batch<'a> {
     }
 
     fn chain_is_open(&self, task: TaskId) -> bool {
-        let mut root = false;
-        for (links, facts) in self.chain(task).enumerate() {
-            let dated_ahead = self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts);
-            let open = facts.life.state_at(self.now) == TaskState::Open;
-            if !open || dated_ahead || links > usize::from(MAX_CHAIN_DEPTH) {
-                return false;
-            }
-            root = facts.parent.is_none();
-        }
-        root
+        let link = |id: TaskId| self.view.tasks.get(&id).map(TaskFacts::link);
+        let ahead =
+            |facts: &TaskFacts| self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts);
+        TaskChain::of(task, link).ended(self.now).is_none() && !self.chain(task).any(ahead)
     }
 
     /// A task and those above it, as far as they were read.
@@ -758,11 +749,7 @@ impl<'a> Batch<'a> {
         let Some(facts) = self.view.tasks.get_mut(&task) else {
             return false;
         };
-        if facts.life.state != TaskState::Open {
-            return false;
-        }
-        let is_over = facts.life.state_at(now) == TaskState::Expired;
-        if is_over && state != TaskState::Expired {
+        if !facts.life.can_end_as(state, now) {
             return false;
         }
         facts.life.state = state;
