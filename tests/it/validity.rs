@@ -765,7 +765,7 @@ fn worlds(kind: Kind) {
     let stage = runtime.block_on(Stage::new(kind));
     let default = Config::default();
     let config = Config {
-        cases: (default.cases / 8).max(1),
+        cases: (default.cases / 16).max(1),
         max_shrink_iters: 300,
         failure_persistence: None,
         ..default
