@@ -46,12 +46,13 @@ const AUDIENCES: [&str; 2] = ["https://o.example", "https://a.example"];
 const KEYS: [&str; 2] = ["k1", "k2"];
 /// With what LIKE would take for more than itself.
 const POLICIES: [&str; 3] = ["p_1%", "pX1%", "p!"];
-const MINTERS: [(&str, Revocability); 5] = [
+const MINTERS: [(&str, Revocability); 6] = [
     ("jwt", Revocability::Immediate { bound_seconds: 0 }),
     ("jwt", Revocability::Bounded { bound_seconds: 5 }),
     ("aws", Revocability::Bounded { bound_seconds: 5 }),
     ("aws", Revocability::Immediate { bound_seconds: 0 }),
     ("aws", Revocability::ExpiryOnly),
+    ("jwt", Revocability::ExpiryOnly),
 ];
 const HOLDER: &str = "r1";
 
