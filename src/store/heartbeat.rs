@@ -297,13 +297,13 @@ impl HeldTask {
                 (heard_at, under)
             }
             Store::Sqlite(sqlite) => {
-                let heard: Option<(Timestamp,)> = sqlx::query_as(SQLITE_HEARTBEAT)
+                let heard: Vec<(Timestamp,)> = sqlx::query_as(SQLITE_HEARTBEAT)
                     .bind(id)
                     .bind(now)
                     .bind(since)
-                    .fetch_optional(sqlite.writer())
+                    .fetch_all(sqlite.writer())
                     .await?;
-                let Some((heard_at,)) = heard else {
+                let Some((heard_at,)) = heard.first().copied() else {
                     return Ok(None);
                 };
                 let under: Vec<UnderRow> = sqlx::query_as(SQLITE_UNDER)
