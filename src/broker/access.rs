@@ -43,6 +43,7 @@ use super::generations::Active;
 use super::{Broker, BrokerError};
 use crate::attest::{AttestError, AttestFailure, Evidence, VerifiedEvidence, certificate, dpop};
 use crate::clock::Timestamp;
+use crate::domain::generation::GenerationDigest;
 use crate::domain::task::Task;
 use crate::domain::workload::{Identity, Instance, KeyBinding, OneTime, Workload};
 use crate::ids::TaskId;
@@ -335,6 +336,17 @@ impl<'a> Call<'a> {
             Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the call has no evidence that an append must record as used.
+    fn uses_nothing_up(&self) -> bool {
+        self.state().unspent.is_empty()
+    }
+
+    /// Whether the caller is let in by the generation that decides, or by none.
+    fn rests_on(&self, decides: Option<GenerationDigest>) -> bool {
+        let premises = self.state().premises.generation;
+        premises.is_none_or(|generation| decides == Some(generation))
     }
 
     fn settle(&self) {
@@ -669,6 +681,18 @@ impl<'c> Actor<'c> {
             Appended::Replayed(_) => Err(BrokerError::Replayed),
             _ => Err(BrokerError::FailClosed("the act was not recorded".into())),
         }
+    }
+
+    /// Whether the store can judge the caller together with its act, so that no append has to: the
+    /// call has no evidence that an append must record as used, and it rests on the generation that
+    /// decides, or on none.
+    pub(super) fn can_be_judged_by_the_store(&self, decides: Option<GenerationDigest>) -> bool {
+        self.call.uses_nothing_up() && self.call.rests_on(decides)
+    }
+
+    /// Ends a call of such a caller: the store has judged it by the cutoffs, and done the act.
+    pub(super) fn was_judged_by_the_store(self) {
+        self.call.state().judged = true;
     }
 
     /// Uses the evidence up before the act: for an act that writes, reads or computes much first.

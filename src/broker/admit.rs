@@ -184,7 +184,8 @@ impl Broker {
         retry: &RetryKey,
     ) -> Result<Option<FirstTry>, BrokerError> {
         let key = retry_key(context.workload, &retry.key);
-        let Some(facts) = self.store().retry(&key, context.now).await? else {
+        let used = self.store().retry(&key).await?;
+        let Some(facts) = used.filter(|facts| facts.stands(context.now)) else {
             return Ok(None);
         };
         if facts.fingerprint != retry.fingerprint {
@@ -193,21 +194,21 @@ impl Broker {
         let Some(view) = self.store().session_view(facts.session).await? else {
             return Err(BrokerError::AlreadyIssued(facts.session, NotRepeated::Over));
         };
-        let standing = view.standing_at(context.now);
+        let status = view.status_at(context.now);
         // A superseded session has a successor, whose request came in between.
-        let succeeded = standing.end_reason == Some(EndReason::Superseded);
-        if standing.state == SessionState::Minting || succeeded {
+        let succeeded = status.end_reason == Some(EndReason::Superseded);
+        if status.state == SessionState::Minting || succeeded {
             return Err(BrokerError::InProgress);
         }
         // Good still, or ended because its caller had gone before it was handed over or because its
         // back end did not make it: the cases for which there are retries.
         let unclaimed =
-            standing.state == SessionState::Ended && standing.end_reason == Some(EndReason::Failed);
+            status.state == SessionState::Ended && status.end_reason == Some(EndReason::Failed);
         let immediate = matches!(view.session.revocability, Revocability::Immediate { .. });
-        let can_be_taken_back = (unclaimed || immediate && standing.state == SessionState::Active)
-            && facts.supersedes < MAX_SUPERSEDES;
+        let can_be_taken_back =
+            (unclaimed || immediate && status.is_valid()) && facts.supersedes < MAX_SUPERSEDES;
         if !can_be_taken_back {
-            let over = standing.state == SessionState::Ended && !unclaimed;
+            let over = status.state == SessionState::Ended && !unclaimed;
             let why = if over {
                 NotRepeated::Over
             } else {

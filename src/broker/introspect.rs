@@ -14,7 +14,7 @@ use super::admin::Caller;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::crypto::jwt::{UnverifiedJwt, verify};
-use crate::domain::session::SessionView;
+use crate::domain::validity::SessionView;
 use crate::domain::workload::Identity;
 use crate::ids::SessionId;
 use crate::mint::jwt::ACCESS_TOKEN_TYPE;

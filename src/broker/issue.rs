@@ -567,7 +567,7 @@ impl Broker {
     /// Ends a session of which nobody has the credential.
     async fn end_unclaimed(&self, issued: Issued) {
         info!(session = %issued.session.id, "its caller has gone");
-        let state = super::revoke::ending_state(&issued.session);
+        let state = issued.session.state_once_ended();
         self.end_own(&issued.session, state, EndReason::Failed, false)
             .await;
     }

@@ -15,7 +15,6 @@ use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::domain::catalog::Revocability;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::deny_list::DenyPlace;
 use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS, MAX_NAME_BYTES};
@@ -130,7 +129,7 @@ impl Broker {
         }
         let entry = EndSession {
             session: id,
-            state: ending_state(&session),
+            state: session.state_once_ended(),
             reason: EndReason::Revoked,
             never_made: false,
             by: actor.name(),
@@ -611,18 +610,6 @@ impl Broker {
         let lag: Duration = asked.distance(self.now());
         self.metrics()
             .revocation_lag(RevocationLag::RequestedToDurable, lag);
-    }
-}
-
-/// The state that ending a session puts it into: over for everybody where each use asks us.
-/// What a back end is still making is never over at once: it may come to be yet.
-pub(super) fn ending_state(session: &Session) -> SessionState {
-    if session.state == SessionState::Minting {
-        return SessionState::Ending;
-    }
-    match session.revocability {
-        Revocability::Immediate { .. } => SessionState::Ended,
-        Revocability::Bounded { .. } | Revocability::ExpiryOnly => SessionState::Ending,
     }
 }
 

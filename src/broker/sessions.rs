@@ -6,30 +6,30 @@ use crate::attest::Evidence;
 use crate::clock::Timestamp;
 use crate::domain::deny_list::DenyStanding;
 use crate::domain::limits::DEFAULT_PAGE;
-use crate::domain::session::{SessionView, Standing};
+use crate::domain::validity::{EffectiveStatus, SessionView};
 use crate::ids::SessionId;
 use crate::policy::AdminAction;
 use crate::store::sessions::SessionFilter;
 
-/// A session as it truly stands.
+/// A session with its status.
 #[derive(Debug)]
 pub struct SessionReport {
     /// Its record, and what decides about it.
     pub view: SessionView,
-    /// How it stands.
-    pub standing: Standing,
+    /// Its status when it was read.
+    pub status: EffectiveStatus,
     /// How far its back end has come with denying it, where that was looked up.
     pub denying: Option<DenyStanding>,
 }
 
 impl SessionReport {
-    /// As it stands at `now`.
+    /// With its status at `now`.
     #[must_use]
     pub fn new(view: SessionView, now: Timestamp) -> Self {
-        let standing = view.standing_at(now);
+        let status = view.status_at(now);
         Self {
             view,
-            standing,
+            status,
             denying: None,
         }
     }

@@ -24,9 +24,10 @@ use crate::ids::{DecisionId, TaskId};
 use crate::ledger::entry::{
     Delegate, EndTask, Entry, OneTimeUse, OpenPlan, PermitPlan, Request, TaskPermit,
 };
-use crate::ledger::{Appended, blocked_caller};
+use crate::ledger::{Appended, LedgerStatus, blocked_caller};
 use crate::merkle::Receipt;
 use crate::policy::AdminAction;
+use crate::store::heartbeat::{HeldTask, TaskView};
 
 /// How a caller shows that a task is its own.
 #[derive(Debug)]
@@ -96,8 +97,7 @@ struct TaskPermitted {
 
 /// A caller that may act for a task.
 struct Owner<'c> {
-    task: Task,
-    chain: TaskChain,
+    task: HeldTask,
     actor: Actor<'c>,
 }
 
@@ -219,7 +219,12 @@ impl Broker {
         Ok(task)
     }
 
-    /// Notes that a task is alive. One that is over stays over.
+    /// Notes that a task is alive. A task that is over stays over.
+    ///
+    /// A heartbeat by the handle alone uses no evidence up. It is judged by what is read with the task
+    /// and noted only if nothing that decides changed in between: two statements on PostgreSQL, three
+    /// on SQLite. Every other heartbeat, and every one that something stands against, is judged by an
+    /// append under the ledger's lock.
     #[instrument(skip_all)]
     pub async fn heartbeat(
         &self,
@@ -239,13 +244,64 @@ impl Broker {
     ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
         let owner = self.owner(unverified, id, authority, None, now).await?;
-        owner.actor.use_up().await?;
-        self.check_owners(&owner).await?;
-        let alive = owner.chain.state_at(now) == TaskState::Open;
-        if !alive || !self.store().heartbeat(id, now).await? {
+        let Owner { mut task, actor } = owner;
+        if self.is_undisputed(&actor, authority, &task.view, now) {
+            let as_of = task.view.as_of;
+            if let Some(heard) = self.hear(task, now, Some(as_of)).await? {
+                actor.was_judged_by_the_store();
+                return Ok(heard);
+            }
+            // The task ended since it was read, or something that decides about its caller changed.
+            let found = self.store().hold_task(id, now).await?;
+            task = found.ok_or(BrokerError::NotFound("task"))?;
+        }
+        // No connection of the pool waits for an append.
+        task.release();
+        actor.use_up().await?;
+        let heard = self.hear(task, now, None).await?;
+        heard.ok_or(BrokerError::TaskEnded)
+    }
+
+    /// Whether a heartbeat can do without an append: it uses no evidence up, the ledger works, and by
+    /// what was read with the task nothing stands against its caller.
+    fn is_undisputed(
+        &self,
+        actor: &Actor<'_>,
+        authority: &TaskAuthority,
+        task: &TaskView,
+        now: Timestamp,
+    ) -> bool {
+        matches!(authority, TaskAuthority::Handle(..))
+            && actor.can_be_judged_by_the_store(task.generation)
+            && matches!(self.ledger().status(), LedgerStatus::Serving)
+            && !task.is_blocked(now)
+    }
+
+    /// Notes that a task is alive, if it is. `None` where the store did not note it.
+    async fn hear(
+        &self,
+        task: HeldTask,
+        now: Timestamp,
+        undisturbed_since: Option<u64>,
+    ) -> Result<Option<TaskWithSessions>, BrokerError> {
+        self.check_owners(&task.view)?;
+        if task.view.chain.state_at(now) != TaskState::Open {
             return Err(BrokerError::TaskEnded);
         }
-        self.with_sessions(id, now).await
+        let mut record = task.view.task.clone();
+        let heard = task.hear(now, undisturbed_since, MAX_PAGE).await?;
+        Ok(heard.map(|heard| {
+            record.heard_at = heard.heard_at;
+            let sessions = heard.sessions.into_iter();
+            TaskWithSessions {
+                task: TaskReport {
+                    task: record,
+                    state: TaskState::Open,
+                    ended_at: None,
+                },
+                sessions: sessions.map(|view| SessionReport::new(view, now)).collect(),
+            }
+        }))
     }
 
     async fn with_sessions(
@@ -284,16 +340,16 @@ impl Broker {
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
-        let owner = self
+        let Owner { task, actor } = self
             .owner(unverified, id, authority, Some(AdminAction::EndTask), now)
             .await?;
         let entry = EndTask {
             task: id,
             end,
-            by: owner.actor.name(),
-            owner: owner.task.owner.clone(),
+            by: actor.name(),
+            owner: task.into_view().task.owner,
         };
-        let appended = owner.actor.append(Entry::EndTask(entry), now).await?;
+        let appended = actor.append(Entry::EndTask(entry), now).await?;
         let ended_now = match appended {
             Appended::Replayed(_) => return Err(BrokerError::Replayed),
             Appended::Recorded(_) => true,
@@ -303,7 +359,7 @@ impl Broker {
         if ended_now {
             self.wake_sweeper();
             let over = told.sessions.iter();
-            for reason in over.filter_map(|report| report.standing.end_reason) {
+            for reason in over.filter_map(|report| report.status.end_reason) {
                 self.metrics().sessions_ended(reason, 1);
             }
         }
@@ -345,11 +401,12 @@ impl Broker {
         expires_in_seconds: Option<u64>,
     ) -> Result<Delegation, BrokerError> {
         let now = self.now();
-        let owner = self.owner(unverified, id, authority, None, now).await?;
-        if owner.chain.state_at(now) != TaskState::Open {
+        let Owner { task, actor } = self.owner(unverified, id, authority, None, now).await?;
+        let lender = task.into_view();
+        if lender.chain.state_at(now) != TaskState::Open {
             return Err(BrokerError::TaskEnded);
         }
-        self.check_owners(&owner).await?;
+        self.check_owners(&lender)?;
         if !self.active()?.could_attest(&child) {
             return Err(BrokerError::Invalid {
                 pointer: "/workload",
@@ -359,10 +416,10 @@ impl Broker {
                 ),
             });
         }
-        if sessions == 0 || sessions > owner.task.sessions_left {
+        if sessions == 0 || sessions > lender.task.sessions_left {
             return Err(BrokerError::Invalid {
                 pointer: "/max_credentials",
-                detail: format!("1 to {} credentials are left", owner.task.sessions_left),
+                detail: format!("1 to {} credentials are left", lender.task.sessions_left),
             });
         }
         let seconds = expires_in_seconds.unwrap_or(MAX_DELEGATION_SECONDS);
@@ -372,7 +429,7 @@ impl Broker {
                 detail: format!("1 to {MAX_DELEGATION_SECONDS} seconds"),
             });
         }
-        let expires_at = now.plus_seconds(seconds).min(owner.chain.deadline());
+        let expires_at = now.plus_seconds(seconds).min(lender.chain.deadline());
         let token = random_token(DELEGATION_PREFIX, &self.random)?;
         let entry = Entry::Delegate(Delegate {
             digest: token_digest(token.expose_secret()),
@@ -380,9 +437,9 @@ impl Broker {
             child,
             sessions,
             expires_at,
-            owner: owner.task.owner,
+            owner: lender.task.owner,
         });
-        let appended = owner.actor.append(entry, now).await?;
+        let appended = actor.append(entry, now).await?;
         match appended {
             Appended::Recorded(_) => Ok(Delegation {
                 token,
@@ -455,8 +512,8 @@ impl Broker {
     }
 
     async fn report(&self, id: TaskId, now: Timestamp) -> Result<TaskReport, BrokerError> {
-        let found = self.task_with_chain(id).await?;
-        let (task, chain) = found.ok_or(BrokerError::NotFound("task"))?;
+        let found = self.store().task_view(id, now).await?;
+        let TaskView { task, chain, .. } = found.ok_or(BrokerError::NotFound("task"))?;
         Ok(task_report(task, &chain, now))
     }
 
@@ -478,12 +535,13 @@ impl Broker {
             TaskAuthority::Handle(handle, _) => {
                 let bearer = unverified.with_handle(now)?;
                 let digest = token_digest(handle.expose_secret());
-                let found = self.task_with_chain(id).await?.filter(|(task, _)| {
+                let found = self.store().hold_task(id, now).await?.filter(|held| {
+                    let task = &held.view.task;
                     digests_equal(&digest, &task.handle_digest) && key_fits(task, bearer.key())
                 });
-                let (task, chain) = found.ok_or_else(not_found)?;
-                let actor = bearer.for_task(&task);
-                Owner { task, chain, actor }
+                let task = found.ok_or_else(not_found)?;
+                let actor = bearer.for_task(&task.view.task);
+                Owner { task, actor }
             }
             TaskAuthority::Owner(_) => {
                 let actor = unverified.authenticate().await?.act().await?;
@@ -493,13 +551,14 @@ impl Broker {
                     None => false,
                 };
                 // Without an instance every run of the workload looks alike: the handle is needed.
-                let found = self.task_with_chain(id).await?.filter(|(task, _)| {
+                let found = self.store().hold_task(id, now).await?.filter(|held| {
+                    let task = &held.view.task;
                     let owner = task.owner_instance.as_ref();
                     let own = owner.is_some() && actor.caller().owns(&task.owner, owner);
                     own || admin
                 });
-                let (task, chain) = found.ok_or_else(not_found)?;
-                Owner { task, chain, actor }
+                let task = found.ok_or_else(not_found)?;
+                Owner { task, actor }
             }
         };
         if admins.is_none() {
@@ -510,10 +569,10 @@ impl Broker {
 
     /// What keeps a task alive or lends what it has needs an owner who could still be attested, here
     /// and above. A handle alone may end a task whose attestor was removed, and nothing more.
-    async fn check_owners(&self, owner: &Owner<'_>) -> Result<(), BrokerError> {
+    fn check_owners(&self, task: &TaskView) -> Result<(), BrokerError> {
         let active = self.active()?;
-        let above = owner.chain.parents();
-        if active.attests(&owner.task) && self.owners_stand(&active, &above).await? {
+        let mut tasks = std::iter::once(&task.task).chain(&task.above);
+        if tasks.all(|task| active.attests(task)) {
             return Ok(());
         }
         Err(BrokerError::OwnerWithdrawn)
@@ -543,10 +602,9 @@ impl Broker {
 }
 
 fn task_report(task: Task, chain: &TaskChain, now: Timestamp) -> TaskReport {
-    let over = chain.over_at(now);
     TaskReport {
         task,
-        state: over.map_or(TaskState::Open, |(state, _)| state),
-        ended_at: over.map(|(_, at)| at),
+        state: chain.state_at(now),
+        ended_at: chain.ended(now).map(|ending| ending.at),
     }
 }

@@ -10,8 +10,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::generation::GenerationDigest;
-use super::session::Session;
-use super::task::TaskChain;
 use super::workload::Identity;
 use crate::clock::Timestamp;
 use crate::ids::{CutoffId, TaskId};
@@ -252,6 +250,36 @@ impl FromStr for Selector {
     }
 }
 
+/// What selectors match of a session, apart from its tasks and its date.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the fields of `Session` with the same names")]
+pub struct SelectorSubject<'a> {
+    pub workload: &'a Identity,
+    pub attestor: &'a str,
+    pub resource: &'a str,
+    pub generation: GenerationDigest,
+    pub policies: &'a [String],
+    /// `None` where a record does not name the key.
+    pub kid: Option<&'a str>,
+}
+
+impl SelectorSubject<'_> {
+    /// Every selector that matches it. Beside these, one of a task and one of a time can match.
+    #[must_use]
+    pub fn selectors(&self) -> Vec<Selector> {
+        let mut all = vec![
+            Selector::All(True),
+            Selector::Workload(self.workload.clone()),
+            Selector::Resource(self.resource.to_owned()),
+            Selector::Attestor(self.attestor.to_owned()),
+            Selector::Generation(self.generation),
+        ];
+        all.extend(self.policies.iter().cloned().map(Selector::Policy));
+        all.extend(self.kid.map(|kid| Selector::SigningKey(kid.to_owned())));
+        all
+    }
+}
+
 /// The selectors that match a caller, the narrowest first: its identity, its attestor, everything.
 #[must_use]
 pub fn selectors_of_caller(identity: &Identity, attestor: &str) -> [Selector; 3] {
@@ -312,27 +340,6 @@ pub struct Cutoff {
 }
 
 impl Cutoff {
-    /// Whether it matches `session`, or a task above it, and came after it. It says nothing of the
-    /// sessions that this one was derived from: each of them is asked in turn.
-    #[must_use]
-    pub fn kills(&self, session: &Session, tasks: &TaskChain) -> bool {
-        self.index > session.leaf_index
-            && match &self.selector {
-                Selector::Workload(identity) => session.workload == *identity,
-                Selector::Task(id) => tasks.0.iter().any(|life| life.id == *id),
-                Selector::Resource(name) => session.resource == *name,
-                Selector::Attestor(name) => session.attestor == *name,
-                Selector::Generation(digest) => session.generation == *digest,
-                Selector::Policy(id) => session.policies.contains(id),
-                Selector::SigningKey(kid) => session.kid == *kid,
-                // A task that is dated later was opened by the same wrong clock.
-                Selector::IssuedAfter(at) => {
-                    session.issued_at > *at || tasks.0.iter().any(|life| life.opened_at > *at)
-                }
-                Selector::All(_) => true,
-            }
-    }
-
     /// Whether it keeps a request out that began when the ledger had `basis` leaves: one that
     /// began before the cutoff was committed, or that falls into its block.
     #[must_use]

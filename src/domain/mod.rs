@@ -8,7 +8,8 @@
 //! - [`kind`]: the kinds of resources, one file each.
 //! - [`grant`]: what is asked and given, and when one is within another.
 //! - [`request`]: what a caller asks, and what that means once names are resolved.
-//! - [`task`], [`session`], [`cutoff`]: what lives and dies, judged at use.
+//! - [`task`], [`session`], [`cutoff`]: records of what lives and dies.
+//! - [`validity`]: whether a session or a task is good at an instant.
 //! - [`pattern`]: wildcards, and when one is within another.
 //! - [`status_list`]: where servers that poll find whether a credential is good.
 //! - [`succession`]: a log that takes the place of another.
@@ -43,4 +44,5 @@ pub mod succession;
 pub mod task;
 pub mod text;
 pub mod trust;
+pub mod validity;
 pub mod workload;

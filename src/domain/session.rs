@@ -1,8 +1,8 @@
 //! A session: our record of one credential. The credential itself is never kept.
 //!
-//! `minting → active → ending → ended`. Only `active` is valid, and whether an active one *is*
-//! valid is judged at use, by [`SessionView::standing_at`]: the clock, the tasks above it, the
-//! sessions that it was derived from, the cutoffs.
+//! `minting → active → ending → ended`. Only `active` is valid, and whether an active session *is*
+//! valid is judged at use ([`super::validity`]): by the clock, the tasks above it, the sessions that
+//! it was derived from, and the cutoffs.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,6 @@ use super::catalog::Revocability;
 use super::generation::GenerationDigest;
 use super::grant::Grant;
 use super::kind::MinterKind;
-use super::task::TaskChain;
 use super::workload::{Identity, Instance, KeyBinding};
 use crate::clock::Timestamp;
 use crate::ids::{DecisionId, SessionId, TaskId};
@@ -147,130 +146,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Whether status lists tell its server whether it is good.
+    /// Whether status lists tell servers whether it is good.
     #[must_use]
     pub fn is_in_status_lists(&self) -> bool {
         let bounded = matches!(self.revocability, Revocability::Bounded { .. });
         bounded && self.minter.makes_access_tokens()
-    }
-}
-
-/// One session that another was derived from, with what decides about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ancestor {
-    /// Which.
-    pub id: SessionId,
-    /// Who holds it.
-    pub workload: Identity,
-    /// Its recorded state.
-    pub state: SessionState,
-    /// When it was ended, on record.
-    pub ended_at: Option<Timestamp>,
-    /// When it is over in any case.
-    pub expires_at: Timestamp,
-}
-
-/// A session with everything that decides whether it is valid, read together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionView {
-    /// Its record.
-    pub session: Session,
-    /// Its task and everything above.
-    pub tasks: TaskChain,
-    /// The sessions that it was derived from, nearest first.
-    pub ancestors: Vec<Ancestor>,
-    /// When the first cutoff was committed that matches it, an ancestor, or a task above one.
-    pub cut_off_at: Option<Timestamp>,
-}
-
-/// How a session truly stands at some instant, whatever its record says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// Its state. Anything but `Active` is not valid.
-    pub state: SessionState,
-    /// Why it is over.
-    pub end_reason: Option<EndReason>,
-    /// When it was over for us.
-    pub ended_at: Option<Timestamp>,
-    /// When it was over for everybody.
-    pub confirmed_at: Option<Timestamp>,
-}
-
-impl SessionView {
-    /// How it stands at `now`: by its record, the clock, its tasks, its ancestors, the cutoffs.
-    #[must_use]
-    pub fn standing_at(&self, now: Timestamp) -> Standing {
-        let session = &self.session;
-        let recorded = Standing {
-            state: session.state,
-            end_reason: session.end_reason,
-            ended_at: session.ended_at,
-            confirmed_at: session.confirmed_at,
-        };
-        if session.state == SessionState::Ended {
-            return recorded;
-        }
-        let over = match session.end_reason {
-            Some(reason) => Some((reason, session.ended_at.unwrap_or(now))),
-            None => self.over_at(now),
-        };
-        // Expiry ends it for everybody, whether or not a back end ever confirmed anything.
-        if now >= session.expires_at {
-            let (reason, at) = over.unwrap_or((EndReason::Expired, session.expires_at));
-            return Standing {
-                state: SessionState::Ended,
-                end_reason: Some(reason),
-                ended_at: Some(at.min(session.expires_at)),
-                confirmed_at: Some(session.expires_at),
-            };
-        }
-        let Some((reason, at)) = over else {
-            return recorded;
-        };
-        // Where every use asks us it is over with our word, where our lists are polled, when the last
-        // one that did not know is too old to be believed; elsewhere, when that is confirmed.
-        let known_everywhere = match session.revocability {
-            Revocability::Immediate { .. } => Some(at),
-            Revocability::Bounded { bound_seconds } if session.minter.is_local() => {
-                Some(at.plus_seconds(bound_seconds))
-            }
-            _ => None,
-        };
-        let confirmed_at = known_everywhere
-            .filter(|confirmed| session.state == SessionState::Active && *confirmed <= now);
-        Standing {
-            state: match confirmed_at {
-                Some(_) => SessionState::Ended,
-                None => SessionState::Ending,
-            },
-            end_reason: Some(reason),
-            ended_at: Some(at),
-            confirmed_at,
-        }
-    }
-
-    /// Whether the credential is good at `now`.
-    #[must_use]
-    pub fn is_valid_at(&self, now: Timestamp) -> bool {
-        self.standing_at(now).state == SessionState::Active
-    }
-
-    /// Why and since when it is over by something other than its own record and expiry.
-    fn over_at(&self, now: Timestamp) -> Option<(EndReason, Timestamp)> {
-        if let Some(at) = self.cut_off_at {
-            return Some((EndReason::Revoked, at));
-        }
-        if let Some((state, at)) = self.tasks.over_at(now) {
-            return Some((state.end_reason(), at));
-        }
-        self.ancestors.iter().find_map(|ancestor| {
-            if ancestor.state != SessionState::Active {
-                Some((EndReason::Revoked, ancestor.ended_at.unwrap_or(now)))
-            } else if now >= ancestor.expires_at {
-                Some((EndReason::Expired, ancestor.expires_at))
-            } else {
-                None
-            }
-        })
     }
 }

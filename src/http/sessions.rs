@@ -20,8 +20,9 @@ use crate::crypto::digest::sha256;
 use crate::domain::catalog::Revocability;
 use crate::domain::deny_list::DenyStanding;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_PAGE, MAX_REASON_BYTES};
-use crate::domain::session::{EndReason, Session, SessionState, Standing};
+use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::text::check_text;
+use crate::domain::validity::EffectiveStatus;
 use crate::ids::{SessionId, TaskId};
 use crate::store::sessions::SessionFilter;
 
@@ -85,21 +86,13 @@ impl DenyingBody {
 impl SessionBody {
     /// One that was just released.
     pub(super) fn fresh(session: &Session) -> Self {
-        Self::new(
-            session,
-            Standing {
-                state: SessionState::Active,
-                end_reason: None,
-                ended_at: None,
-                confirmed_at: None,
-            },
-        )
+        Self::new(session, EffectiveStatus::ACTIVE)
     }
 
-    fn new(session: &Session, standing: Standing) -> Self {
+    fn new(session: &Session, status: EffectiveStatus) -> Self {
         Self {
             id: session.id.to_string(),
-            state: standing.state.as_str(),
+            state: status.state.as_str(),
             task_id: session.task_id.to_string(),
             workload: session.workload.to_string(),
             resource: session.resource.clone(),
@@ -109,9 +102,9 @@ impl SessionBody {
             revocability: serde_json::to_value(session.revocability).unwrap_or_default(),
             decision_id: session.decision_id.to_string(),
             parent_session_id: session.parent.map(|parent| parent.to_string()),
-            end_reason: standing.end_reason.map(EndReason::as_str),
-            ended_at: standing.ended_at.map(|at| at.to_string()),
-            confirmed_at: standing.confirmed_at.map(|at| at.to_string()),
+            end_reason: status.end_reason.map(EndReason::as_str),
+            ended_at: status.ended_at.map(|at| at.to_string()),
+            confirmed_at: status.confirmed_at.map(|at| at.to_string()),
             denying: None,
         }
     }
@@ -123,7 +116,7 @@ impl From<&SessionReport> for SessionBody {
         let denying = report.denying.as_ref();
         Self {
             denying: denying.map(|denying| DenyingBody::new(denying, session)),
-            ..Self::new(session, report.standing)
+            ..Self::new(session, report.status)
         }
     }
 }
@@ -259,11 +252,7 @@ pub(super) async fn list(
     let next_cursor = last.filter(|_| full).map(|last| cursor(&asked, &last));
     let sessions = reports
         .iter()
-        .filter(|report| {
-            asked
-                .state
-                .is_none_or(|state| report.standing.state == state)
-        })
+        .filter(|report| asked.state.is_none_or(|state| report.status.state == state))
         .map(SessionBody::from)
         .collect();
     let mut headers = HeaderMap::new();

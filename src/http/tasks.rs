@@ -68,7 +68,7 @@ impl From<&TaskReport> for TaskStateBody {
             heartbeat_due_at: task
                 .heartbeat_seconds
                 .filter(|_| open)
-                .map(|_| task.life().over_at().to_string()),
+                .map(|_| task.life().expires_at().to_string()),
             ended_at: report.ended_at.map(|at| at.to_string()),
             credentials_left: task.sessions_left,
         }
@@ -100,8 +100,8 @@ impl From<TaskWithSessions> for TaskSessionsBody {
     fn from(ended: TaskWithSessions) -> Self {
         let sessions = ended.sessions.iter().map(|report| EndedSessionBody {
             id: report.view.session.id.to_string(),
-            state: report.standing.state.as_str(),
-            end_reason: report.standing.end_reason.map(EndReason::as_str),
+            state: report.status.state.as_str(),
+            end_reason: report.status.end_reason.map(EndReason::as_str),
         });
         Self {
             task: TaskStateBody::from(&ended.task),

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
 use crate::domain::cutoff::{Cutoff, Selector};
+use crate::domain::validity::is_dated_ahead;
 use crate::store::append::TaskFacts;
 use crate::store::cutoffs::SealedCutoff;
 
@@ -132,9 +133,7 @@ impl Cutoffs {
 
     /// Whether a task was opened by a clock that was ahead, and ended by the acceptance of the time.
     pub(super) fn dated_ahead(&self, task: &TaskFacts) -> bool {
-        self.accepted
-            .iter()
-            .any(|(index, accepted)| *index > task.leaf_index && task.life.opened_at > *accepted)
+        is_dated_ahead(task.life.opened_at, task.leaf_index, &self.accepted)
     }
 
     fn knows(&self, cutoff: &Cutoff) -> bool {

@@ -10,7 +10,7 @@ use crate::domain::cutoff::{Cutoff, Selector, selectors_of_caller};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::limits::MAX_CHAIN_DEPTH;
 use crate::domain::session::{EndReason, Session, SessionState};
-use crate::domain::task::{Task, TaskState};
+use crate::domain::task::{Task, TaskChain, TaskState};
 use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{SessionId, TaskId};
 use crate::store::append::{
@@ -267,16 +267,10 @@ impl LockedState<'_> {
 
     /// Whether a task and each one above it is open.
     pub(super) fn chain_is_open(&self, task: TaskId) -> bool {
-        let mut root = false;
-        for (links, facts) in self.chain(task).enumerate() {
-            let dated_ahead = self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts);
-            let open = facts.life.state_at(self.now) == TaskState::Open;
-            if !open || dated_ahead || links > usize::from(MAX_CHAIN_DEPTH) {
-                return false;
-            }
-            root = facts.parent.is_none();
-        }
-        root
+        let link = |id: TaskId| self.view.tasks.get(&id).map(TaskFacts::link);
+        let ahead =
+            |facts: &TaskFacts| self.cutoffs.dated_ahead(facts) || self.fresh.dated_ahead(facts);
+        TaskChain::of(task, link).ended(self.now).is_none() && !self.chain(task).any(ahead)
     }
 
     fn change(&mut self, task: TaskId) -> &mut TaskChange {
@@ -325,11 +319,7 @@ impl LockedState<'_> {
         let Some(facts) = self.view.tasks.get_mut(&task) else {
             return false;
         };
-        if facts.life.state != TaskState::Open {
-            return false;
-        }
-        let is_over = facts.life.state_at(now) == TaskState::Expired;
-        if is_over && state != TaskState::Expired {
+        if !facts.life.can_end_as(state, now) {
             return false;
         }
         facts.life.state = state;

@@ -4,6 +4,7 @@
 use sqlx::FromRow;
 
 use super::codec::{signed, unsigned};
+use super::validity_sql::blocks;
 use super::{Store, StoreError, read_current};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{Mac, MacError};
@@ -12,19 +13,19 @@ use crate::ids::CutoffId;
 
 #[derive(Clone, FromRow)]
 pub(super) struct CutoffRow {
-    id: CutoffId,
-    idx: i64,
-    kind: String,
-    value: String,
-    blocked_until: Option<Timestamp>,
-    until_lifted: bool,
-    reason: String,
-    actor: String,
-    requested_at: Timestamp,
-    committed_at: Timestamp,
-    lifted_idx: Option<i64>,
-    widened_to: Option<String>,
-    mac: Vec<u8>,
+    pub(super) id: CutoffId,
+    pub(super) idx: i64,
+    pub(super) kind: String,
+    pub(super) value: String,
+    pub(super) blocked_until: Option<Timestamp>,
+    pub(super) until_lifted: bool,
+    pub(super) reason: String,
+    pub(super) actor: String,
+    pub(super) requested_at: Timestamp,
+    pub(super) committed_at: Timestamp,
+    pub(super) lifted_idx: Option<i64>,
+    pub(super) widened_to: Option<String>,
+    pub(super) mac: Vec<u8>,
 }
 
 /// The purpose under which rows of cutoffs are protected.
@@ -181,12 +182,12 @@ impl Store {
     pub async fn list_cutoffs(&self, filter: &CutoffFilter) -> Result<Vec<Cutoff>, StoreError> {
         let selector = filter.selector.as_ref();
         let rows: Vec<CutoffRow> = read_current!(self, db => {
-            sqlx::query_as(
+            sqlx::query_as(concat!(
                 "/* list_cutoffs */ SELECT * FROM cutoff WHERE ($1 IS NULL OR kind = $1) \
-                 AND ($2 IS NULL OR value = $2) AND ($3 IS NULL OR (lifted_idx IS NULL \
-                 AND (until_lifted OR blocked_until > $3))) AND ($4 IS NULL OR idx < $4) \
-                 ORDER BY idx DESC LIMIT $5",
-            )
+                 AND ($2 IS NULL OR value = $2) AND ($3 IS NULL OR (",
+                blocks!("$3"),
+                ")) AND ($4 IS NULL OR idx < $4) ORDER BY idx DESC LIMIT $5"
+            ))
             .bind(selector.map(Selector::kind))
             .bind(selector.map(Selector::value))
             .bind(filter.blocks_at)

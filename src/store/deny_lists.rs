@@ -6,6 +6,7 @@ use sqlx::FromRow;
 
 use super::codec::{digest, minter, signed, unsigned};
 use super::cutoffs::CutoffRow;
+use super::validity_sql::{may_stand, unexpired};
 use super::{Store, StoreError, on_pool, read, read_current, write};
 use crate::clock::Timestamp;
 use crate::domain::deny_list::DenyPlace;
@@ -161,10 +162,11 @@ impl Store {
     pub async fn places_of_sessions(&self, now: Timestamp) -> Result<Vec<SessionsAt>, StoreError> {
         type Row = (String, String, String, Vec<u8>);
         let rows: Vec<Row> = read_current!(self, db => {
-            sqlx::query_as(
+            sqlx::query_as(concat!(
                 "/* places_of_sessions */ SELECT DISTINCT minter, audience, resource, generation \
-                 FROM session WHERE NOT is_local AND expires_at > $1",
-            )
+                 FROM session WHERE NOT is_local AND ",
+                unexpired!("", "$1")
+            ))
             .bind(now)
             .fetch_all(db)
             .await?
@@ -189,11 +191,12 @@ impl Store {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let (others,): (bool,) = read_current!(self, db => {
-            sqlx::query_as(
+            sqlx::query_as(concat!(
                 "/* others_live_at */ SELECT EXISTS (SELECT 1 FROM session \
-                 WHERE minter = $1 AND audience = $2 AND resource <> $3 AND expires_at > $4 \
-                 AND state <> 'ended')",
-            )
+                 WHERE minter = $1 AND audience = $2 AND resource <> $3 AND ",
+                may_stand!("", "$4"),
+                ")"
+            ))
             .bind(place.minter.as_str())
             .bind(&place.name)
             .bind(resource)

@@ -10,6 +10,9 @@
 //! transaction. The other writers here touch what is no act: heartbeats, the sweeper's notes,
 //! pruning, generations that nobody has activated yet.
 //!
+//! The store returns facts. Whether something is valid is judged by [`crate::domain::validity`]; where
+//! a statement has to judge many rows, its condition is a fragment of `validity_sql`.
+//!
 //! Every statement of PostgreSQL's pool runs on a connection whose server was held against what this
 //! process knows to be committed ([`fence`]), and rows that decide validity are given only under a
 //! lease besides ([`lease`]).
@@ -29,6 +32,7 @@ pub mod exports;
 mod fence;
 pub mod generations;
 pub mod heads;
+pub mod heartbeat;
 pub mod keys;
 pub mod lease;
 pub mod leaves;
@@ -41,6 +45,7 @@ pub mod sessions;
 pub mod sqlite;
 pub mod sqlite_log;
 pub mod tasks;
+mod validity_sql;
 pub mod workload_keys;
 
 use std::time::Duration;

@@ -138,7 +138,7 @@ pub(super) struct Fenced {
 }
 
 impl Fenced {
-    /// The connection, for one statement.
+    /// The connection, for a statement.
     pub(super) fn executor(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
@@ -146,6 +146,29 @@ impl Fenced {
     /// What a statement on it came to. After an error that ends the connection, neither it nor those
     /// that were made before are used again.
     pub(super) fn finish<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, StoreError> {
+        self.keep(outcome)
+    }
+
+    /// The same for rows that decide validity, which are given only under the read lease.
+    pub(super) fn finish_current<T>(
+        mut self,
+        outcome: Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        self.keep_current(outcome)
+    }
+
+    /// As [`Self::finish_current`], where another statement follows on the connection. Its server has
+    /// at least as many leaves then.
+    pub(super) fn keep_current<T>(
+        &mut self,
+        outcome: Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        let answer = self.keep(outcome)?;
+        self.fence.check_lease(Some(self.since))?;
+        Ok(answer)
+    }
+
+    fn keep<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, StoreError> {
         if let Err(error) = &outcome
             && ends_connection(error)
         {
@@ -153,17 +176,6 @@ impl Fenced {
             self.fence.retire();
         }
         Ok(outcome?)
-    }
-
-    /// The same for rows that decide validity, which are given only under the read lease.
-    pub(super) fn finish_current<T>(
-        self,
-        outcome: Result<T, sqlx::Error>,
-    ) -> Result<T, StoreError> {
-        let (fence, since) = (Arc::clone(&self.fence), self.since);
-        let answer = self.finish(outcome)?;
-        fence.check_lease(Some(since))?;
-        Ok(answer)
     }
 }
 

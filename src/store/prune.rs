@@ -2,6 +2,7 @@
 //! it took, so that the sweeper can go on while there is work and nobody waits for it.
 
 use super::codec::{signed, unsigned};
+use super::validity_sql::blocks;
 use super::{Store, StoreError, on_pool, read, write};
 use crate::clock::Timestamp;
 
@@ -127,11 +128,12 @@ impl Store {
         limit: u32,
     ) -> Result<u64, StoreError> {
         Ok(write!(self, db => {
-            sqlx::query(
+            sqlx::query(concat!(
                 "/* prune_cutoffs */ DELETE FROM cutoff WHERE id IN (SELECT id FROM cutoff \
-                 WHERE committed_at < $1 AND (lifted_idx IS NOT NULL OR (NOT until_lifted \
-                 AND (blocked_until IS NULL OR blocked_until < $2))) LIMIT $3)",
-            )
+                 WHERE committed_at < $1 AND NOT (",
+                blocks!("$2"),
+                ") LIMIT $3)"
+            ))
             .bind(before)
             .bind(now)
             .bind(i64::from(limit))

@@ -7,20 +7,14 @@ use crate::clock::Timestamp;
 use crate::ids::{SessionId, TaskId};
 
 impl Store {
-    /// What a key got, unless it may be used anew at `now`.
-    pub async fn retry(
-        &self,
-        key: &[u8; 32],
-        now: Timestamp,
-    ) -> Result<Option<RetryFacts>, StoreError> {
+    /// The use of a key that is on record. Whether the key may be used anew is for [`RetryFacts::stands`].
+    pub async fn retry(&self, key: &[u8; 32]) -> Result<Option<RetryFacts>, StoreError> {
         let row: Option<(Vec<u8>, SessionId, TaskId, i64, Timestamp)> = read!(self, db => {
             sqlx::query_as(
                 "/* retry */ SELECT fingerprint, session_id, task_id, \
-                 CAST(supersedes AS BIGINT), expires_at FROM retry \
-                 WHERE key = $1 AND expires_at > $2",
+                 CAST(supersedes AS BIGINT), expires_at FROM retry WHERE key = $1",
             )
             .bind(key.as_slice())
-            .bind(now)
             .fetch_optional(db)
             .await?
         });

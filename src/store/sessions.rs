@@ -1,20 +1,25 @@
 //! Sessions: reading them with everything that decides whether they are valid, and the leases of
-//! unfinished mints and unconfirmed endings.
+//! unfinished mints and unconfirmed endings. Nothing here says whether one is valid.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::codec::{minter, signed, unsigned};
-use super::tasks::json_ids;
+use super::tasks::{LinkRow, json_ids};
+use super::validity_sql::{
+    active_at_back_end, cut_off_everywhere, lived, may_stand, polled, selected, selected_tasks,
+    task_lived, unexpired,
+};
 use super::{Store, StoreError, on_pool, read_current, write};
 use crate::clock::Timestamp;
 use crate::domain::catalog::Revocability;
 use crate::domain::cutoff::{Cutoff, Selector};
 use crate::domain::generation::GenerationDigest;
-use crate::domain::session::{Ancestor, EndReason, Session, SessionState, SessionView};
-use crate::domain::task::TaskChain;
+use crate::domain::session::{EndReason, Session, SessionState};
+use crate::domain::validity::{SessionView, ValidityFacts};
 use crate::domain::workload::KeyBinding;
 use crate::ids::{DecisionId, SessionId, TaskId};
 
@@ -36,7 +41,7 @@ pub struct SessionFilter {
 }
 
 #[derive(Clone, FromRow)]
-struct SessionRow {
+pub(super) struct SessionRow {
     id: SessionId,
     task_id: TaskId,
     parent_id: Option<SessionId>,
@@ -64,45 +69,43 @@ struct SessionRow {
 }
 
 macro_rules! select_session {
-    ($rest:literal) => {
+    ($($rest:tt)+) => {
         concat!(
             "SELECT id, task_id, parent_id, decision_id, leaf_idx, attestor, workload, instance, ",
             "resource, details, audience, minter, key_binding, kid, generation, policies, class, ",
             "bound_seconds, issued_at, expires_at, state, end_reason, ended_at, confirmed_at ",
             "FROM session ",
-            $rest
+            $($rest)+
         )
     };
 }
 
-/// `dead`: the sessions that a cutoff kills. One condition a kind of selector; every one of them is
-/// static text. [`bind_matching`] binds the first eight parameters.
+/// `dead`: the sessions that a cutoff ends (`ValidityFacts::is_ended_by`). Every condition is static
+/// text. [`bind_matching`] binds the first eight parameters.
 macro_rules! matching {
-    ($rest:literal) => {
+    ($($rest:tt)*) => {
         concat!(
-            "/* matching */ WITH RECURSIVE tree AS ( \
-                 SELECT id FROM task WHERE id = $4 \
-                 UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), \
-             dead AS ( \
-                 SELECT id FROM session \
-                 WHERE expires_at > $1 AND (state <> 'ended' OR ended_at >= $1) AND leaf_idx < $2 \
-                 AND EXISTS (SELECT 1 FROM task WHERE task.id = session.task_id \
-                     AND (task.state = 'open' OR task.ended_at >= $1) AND task.deadline > $1) \
-                 AND CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
-             WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
-             WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
-             WHEN 'policy' THEN replace(policies, $7, '') <> policies WHEN 'issued_after' THEN issued_at > $8 \
-             WHEN 'task' THEN task_id IN (SELECT id FROM tree) ELSE 1 = 0 END \
-                 UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id \
-                 WHERE s.expires_at > $1 AND (s.state <> 'ended' OR s.ended_at >= $1)) ",
-            $rest
+            "/* matching */ WITH RECURSIVE ",
+            selected_tasks!(),
+            ", dead AS ( \
+                 SELECT id FROM session WHERE ",
+            lived!("", "$1"),
+            " AND leaf_idx < $2 \
+                 AND EXISTS (SELECT 1 FROM task WHERE task.id = session.task_id AND ",
+            task_lived!("task.", "$1"),
+            ") AND ",
+            selected!(),
+            " UNION SELECT s.id FROM session s JOIN dead ON s.parent_id = dead.id WHERE ",
+            lived!("s.", "$1"),
+            ") ",
+            $($rest)*
         )
     };
 }
 
-/// Live external sessions that are on record `active`, under tasks and everything below them, or
-/// among sessions and everything that was derived from them. `$tasks` and `$sessions` say which, and
-/// `$3` is the present instant.
+/// Sessions that are active at their back ends, under tasks and everything below them, or among
+/// sessions and everything that was derived from them. `$tasks` and `$sessions` say which, and `$3` is
+/// the present instant.
 macro_rules! external_under {
     ($tasks:literal, $sessions:literal) => {
         concat!(
@@ -116,11 +119,90 @@ macro_rules! external_under {
             ") UNION SELECT s.id FROM session s JOIN tree ON s.task_id = tree.id \
                  UNION SELECT s.id FROM session s JOIN kin ON s.parent_id = kin.id) ",
             select_session!(
-                "WHERE id IN (SELECT id FROM kin) AND state = 'active' AND class = 'bounded' \
-                 AND NOT is_local AND expires_at > $3 ORDER BY id"
+                "WHERE id IN (SELECT id FROM kin) AND ",
+                active_at_back_end!(),
+                " AND ",
+                unexpired!("", "$3"),
+                " ORDER BY id"
             )
         )
     };
+}
+
+/// The first sessions under the task `$1`, at most `$limit`, as `shown`, and those that they were
+/// derived from; and every task above any of them.
+macro_rules! under {
+    ($limit:literal) => {
+        concat!(
+            "tree AS ( \
+                 SELECT id FROM task WHERE id = $1 \
+                 UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id), \
+             shown AS ( \
+                 SELECT id FROM session WHERE task_id IN (SELECT id FROM tree) ORDER BY id LIMIT ",
+            $limit,
+            "), kin AS ( \
+                 SELECT id, parent_id, task_id FROM session WHERE id IN (SELECT id FROM shown) \
+                 UNION SELECT s.id, s.parent_id, s.task_id \
+                 FROM session s JOIN kin ON s.id = kin.parent_id), \
+             above AS ( \
+                 SELECT task_id AS origin, task_id AS link FROM kin \
+                 UNION SELECT above.origin, t.parent_id \
+                 FROM above JOIN task t ON t.id = above.link WHERE t.parent_id IS NOT NULL) "
+        )
+    };
+}
+
+/// The rows of [`under`]: each session once for each task above it, as [`UnderRow`].
+macro_rules! select_under {
+    () => {
+        concat!(
+            "SELECT own.*, link.*, own.id IN (SELECT id FROM shown) AS is_shown FROM (",
+            $crate::store::sessions::select_session!("WHERE id IN (SELECT id FROM kin)"),
+            ") AS own JOIN above ON above.origin = own.task_id JOIN (SELECT ",
+            $crate::store::tasks::link_columns!(),
+            " FROM task) AS link ON link.link_id = above.link"
+        )
+    };
+}
+
+pub(super) use {select_session, select_under, under};
+
+/// A session under a task, or one that such a session was derived from, with one of the tasks above.
+#[derive(FromRow)]
+pub(super) struct UnderRow {
+    #[sqlx(flatten)]
+    session: SessionRow,
+    #[sqlx(flatten)]
+    link: LinkRow,
+    is_shown: bool,
+}
+
+/// The sessions that are shown in these rows, oldest first, with everything that decides about them.
+/// `cutoffs` has those with leaves after the oldest of them.
+pub(super) fn views_under(
+    rows: Vec<UnderRow>,
+    cutoffs: Vec<Cutoff>,
+) -> Result<Vec<SessionView>, StoreError> {
+    let mut facts = ValidityFacts {
+        cutoffs,
+        ..ValidityFacts::default()
+    };
+    let mut shown = BTreeSet::new();
+    for row in rows {
+        let (task, link) = row.link.link()?;
+        facts.tasks.insert(task, link);
+        let id = row.session.id;
+        if row.is_shown {
+            shown.insert(id);
+        }
+        if let Entry::Vacant(unknown) = facts.sessions.entry(id) {
+            unknown.insert(row.session.try_into()?);
+        }
+    }
+    let sessions = shown.iter().filter_map(|id| facts.sessions.get(id));
+    Ok(sessions
+        .map(|session| facts.view(session.clone()))
+        .collect())
 }
 
 macro_rules! bind_matching {
@@ -153,14 +235,29 @@ impl SelectorColumns {
     fn new(selector: &Selector) -> Result<Self, StoreError> {
         let value = selector.value();
         let policy = serde_json::to_string(&value).map_err(|_| StoreError::Corrupt("policy"))?;
-        Ok(Self {
+        let mut columns = Self {
             kind: selector.kind(),
-            task: selector.task(),
-            generation: selector.generation().map(|own| own.as_bytes().to_vec()),
-            issued_after: selector.issued_after(),
+            task: None,
+            generation: None,
+            issued_after: None,
             policy,
             value,
-        })
+        };
+        match selector {
+            Selector::Task(id) => columns.task = Some(*id),
+            Selector::Generation(digest) => {
+                columns.generation = Some(digest.as_bytes().to_vec());
+            }
+            Selector::IssuedAfter(at) => columns.issued_after = Some(*at),
+            // These are compared as text.
+            Selector::Workload(_)
+            | Selector::Resource(_)
+            | Selector::Attestor(_)
+            | Selector::Policy(_)
+            | Selector::SigningKey(_)
+            | Selector::All(_) => {}
+        }
+        Ok(columns)
     }
 }
 
@@ -246,8 +343,9 @@ impl Store {
             sqlx::query_as(select_session!(
                 "/* list_sessions */ WHERE ($1 IS NULL OR workload = $1) \
                  AND ($2 IS NULL OR task_id = $2) AND ($3 IS NULL OR resource = $3) \
-                 AND ($4 IS NULL OR (state <> 'ended' AND expires_at > $4)) \
-                 AND ($5 IS NULL OR id < $5) ORDER BY id DESC LIMIT $6"
+                 AND ($4 IS NULL OR (",
+                may_stand!("", "$4"),
+                ")) AND ($5 IS NULL OR id < $5) ORDER BY id DESC LIMIT $6"
             ))
             .bind(&filter.workload)
             .bind(filter.task)
@@ -271,24 +369,24 @@ impl Store {
         task: TaskId,
         limit: u32,
     ) -> Result<Vec<SessionView>, StoreError> {
-        let rows: Vec<SessionRow> = read_current!(self, db => {
-            sqlx::query_as(select_session!(
-                "/* sessions_under */ WHERE task_id IN ( \
-                     WITH RECURSIVE tree AS ( \
-                         SELECT id FROM task WHERE id = $1 \
-                         UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id) \
-                     SELECT id FROM tree) ORDER BY id LIMIT $2"
+        let rows: Vec<UnderRow> = read_current!(self, db => {
+            sqlx::query_as(concat!(
+                "/* sessions_under */ WITH RECURSIVE ",
+                under!("$2"),
+                select_under!()
             ))
             .bind(task)
             .bind(i64::from(limit))
             .fetch_all(db)
             .await?
         });
-        let sessions = rows
-            .into_iter()
-            .map(Session::try_from)
-            .collect::<Result<Vec<_>, _>>()?;
-        self.session_views(sessions).await
+        self.check_trusted()?;
+        let oldest = rows.iter().map(|row| row.session.leaf_idx).min();
+        let cutoffs = match oldest {
+            Some(oldest) => self.cutoffs_after(unsigned("session", oldest)?).await?,
+            None => Vec::new(),
+        };
+        views_under(rows, cutoffs)
     }
 
     /// Adds to each session what decides whether it is valid: three statements, however many
@@ -307,13 +405,17 @@ impl Store {
         let mut tasks: HashSet<TaskId> = sessions.iter().map(|session| session.task_id).collect();
         tasks.extend(ancestors.values().map(|session| session.task_id));
         let tasks: Vec<TaskId> = tasks.into_iter().collect();
-        let chains = self.task_chains(&tasks).await?;
+        let tasks = self.task_links(&tasks).await?;
         let leaves = sessions.iter().chain(ancestors.values());
         let oldest = leaves.map(|session| session.leaf_index).min().unwrap_or(0);
-        let cutoffs = self.cutoffs_after(oldest).await?;
+        let facts = ValidityFacts {
+            tasks,
+            sessions: ancestors,
+            cutoffs: self.cutoffs_after(oldest).await?,
+        };
         Ok(sessions
             .into_iter()
-            .map(|session| view(session, &chains, &ancestors, &cutoffs))
+            .map(|session| facts.view(session))
             .collect())
     }
 
@@ -353,9 +455,8 @@ impl Store {
             .collect()
     }
 
-    /// How many sessions with a leaf before `index` were not over at `at`, by their own record, their
-    /// task's and the clock, and match the selector or were derived from one that does: what a cutoff
-    /// at `index` kills. With that, how many of them are, with the cutoff, over for everybody at `now`.
+    /// How many sessions a cutoff at `index`, committed at `at`, ends (`ValidityFacts::is_ended_by`), and
+    /// how many of them are, with the cutoff, over for everybody at `now`.
     pub async fn count_matching(
         &self,
         selector: &Selector,
@@ -364,12 +465,14 @@ impl Store {
         now: Timestamp,
     ) -> Result<(u64, u64), StoreError> {
         let columns = SelectorColumns::new(selector)?;
+        let elapsed = (now.micros() - at.micros()).div_euclid(1_000_000);
         let (matched, over): (i64, i64) = read_current!(self, db => {
             let query = sqlx::query_as(matching!(
-                "SELECT count(*), count(*) FILTER (WHERE state = 'ended' OR expires_at <= $9 \
-                 OR (state = 'active' AND class = 'immediate')) FROM dead JOIN session USING (id)"
+                "SELECT count(*), count(*) FILTER (WHERE ",
+                cut_off_everywhere!("$9", "$10"),
+                ") FROM dead JOIN session USING (id)"
             ));
-            bind_matching!(query, columns, index, at).bind(now).fetch_one(db).await?
+            bind_matching!(query, columns, index, at).bind(now).bind(elapsed).fetch_one(db).await?
         });
         Ok((unsigned("count", matched)?, unsigned("count", over)?))
     }
@@ -386,7 +489,7 @@ impl Store {
         let columns = SelectorColumns::new(selector)?;
         let rows: Vec<SessionRow> = read_current!(self, db => {
             let query = sqlx::query_as(concat!(
-                matching!(""),
+                matching!(),
                 select_session!(
                     "WHERE id IN (SELECT id FROM dead ORDER BY id LIMIT $9) ORDER BY id"
                 )
@@ -411,9 +514,12 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let settled = write!(self, db => {
             sqlx::query(
-                "/* settle_mint */ UPDATE session SET state = 'active', lease_until = NULL \
-                 WHERE id = $1 AND state = 'minting' AND lease_holder = $2 AND lease_until > $3 \
-                 AND expires_at > $3",
+                concat!(
+                    "/* settle_mint */ UPDATE session SET state = 'active', lease_until = NULL \
+                     WHERE id = $1 AND state = 'minting' AND lease_holder = $2 \
+                     AND lease_until > $3 AND ",
+                    unexpired!("", "$3")
+                ),
             )
             .bind(id)
             .bind(holder)
@@ -513,8 +619,10 @@ impl Store {
     ) -> Result<Vec<SessionView>, StoreError> {
         let rows: Vec<SessionRow> = read_current!(self, db => {
             sqlx::query_as(select_session!(
-                "/* listed */ WHERE in_status_lists \
-                 AND leaf_idx >= $1 AND leaf_idx < $2 AND expires_at > $3"
+                "/* listed */ WHERE ",
+                polled!(),
+                " AND leaf_idx >= $1 AND leaf_idx < $2 AND ",
+                unexpired!("", "$3")
             ))
             .bind(signed(from))
             .bind(signed(to))
@@ -598,52 +706,12 @@ impl Store {
     }
 }
 
-/// Its conditions are those of the index `session_external`, word for word.
+/// `$1` is the present instant, or the expiry of the last session that was read.
 const ACTIVE_EXTERNAL: &str = select_session!(
-    "/* active_external */ WHERE state = 'active' AND class = 'bounded' AND NOT is_local \
-     AND (expires_at, id) > ($1, $2) ORDER BY expires_at, id LIMIT $3"
+    "/* active_external */ WHERE ",
+    active_at_back_end!(),
+    " AND (expires_at, id) > ($1, $2) ORDER BY expires_at, id LIMIT $3"
 );
-
-fn view(
-    session: Session,
-    chains: &HashMap<TaskId, TaskChain>,
-    ancestors: &HashMap<SessionId, Session>,
-    cutoffs: &[Cutoff],
-) -> SessionView {
-    // Without its chain a session is nobody's: an empty chain is not alive.
-    let chain = |session: &Session| chains.get(&session.task_id).cloned();
-    let tasks = chain(&session).unwrap_or(TaskChain(Vec::new()));
-    let cut = |session: &Session, tasks: &TaskChain| {
-        let kills = |cutoff: &&Cutoff| cutoff.kills(session, tasks);
-        cutoffs.iter().find(kills).map(|cutoff| cutoff.committed_at)
-    };
-    let mut cut_off_at = cut(&session, &tasks);
-    let mut derived_from = Vec::new();
-    let mut next = session.parent;
-    while let Some(id) = next {
-        // A parent that is gone cannot vouch for anybody.
-        let Some(ancestor) = ancestors.get(&id) else {
-            cut_off_at = cut_off_at.or(Some(session.issued_at));
-            break;
-        };
-        let own_tasks = chain(ancestor).unwrap_or(TaskChain(Vec::new()));
-        cut_off_at = cut_off_at.or_else(|| cut(ancestor, &own_tasks));
-        derived_from.push(Ancestor {
-            id,
-            workload: ancestor.workload.clone(),
-            state: ancestor.state,
-            ended_at: ancestor.ended_at,
-            expires_at: ancestor.expires_at,
-        });
-        next = ancestor.parent;
-    }
-    SessionView {
-        session,
-        tasks,
-        ancestors: derived_from,
-        cut_off_at,
-    }
-}
 
 #[cfg(test)]
 mod tests {

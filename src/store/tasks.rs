@@ -1,4 +1,5 @@
-//! Tasks: reading, heartbeats, and what the sweeper has to look at.
+//! Tasks: reading them with everything above them, and what the sweeper has to look at.
+//! [`super::heartbeat`] keeps them alive. Nothing here says whether one is open.
 
 use std::collections::HashMap;
 
@@ -8,8 +9,8 @@ use uuid::Uuid;
 use super::codec::{digest, unsigned};
 use super::{Store, StoreError, on_pool, read_current, write};
 use crate::clock::Timestamp;
-use crate::domain::limits::MAX_CHAIN_DEPTH;
 use crate::domain::task::{Task, TaskChain, TaskLife, TaskState};
+use crate::domain::validity::TaskLink;
 use crate::ids::TaskId;
 
 /// Which tasks a listing shows.
@@ -25,8 +26,8 @@ pub struct TaskFilter {
     pub limit: u32,
 }
 
-#[derive(FromRow)]
-struct TaskRow {
+#[derive(Clone, FromRow)]
+pub(super) struct TaskRow {
     id: TaskId,
     task_type: String,
     attestor: String,
@@ -48,17 +49,49 @@ struct TaskRow {
 }
 
 /// The columns of [`TaskRow`]; casts give both databases the same integer type.
+macro_rules! task_columns {
+    () => {
+        "id, task_type, attestor, attestor_digest, owner, owner_instance, parent_id, \
+         CAST(depth AS BIGINT) AS depth, state, opened_at, deadline, heartbeat_seconds, \
+         heard_at, ended_at, handle_digest, handle_key, \
+         CAST(sessions_left AS BIGINT) AS sessions_left, leaf_idx"
+    };
+}
+
 macro_rules! select_task {
     ($rest:literal) => {
+        concat!("SELECT ", task_columns!(), " FROM task ", $rest)
+    };
+}
+
+/// The columns of [`LinkRow`], under names that no other table has.
+macro_rules! link_columns {
+    () => {
+        "id AS link_id, parent_id AS link_parent_id, state AS link_state, \
+         opened_at AS link_opened_at, deadline AS link_deadline, \
+         heartbeat_seconds AS link_heartbeat_seconds, heard_at AS link_heard_at, \
+         ended_at AS link_ended_at"
+    };
+}
+
+/// `chain`: the tasks that `$tasks` names, and every task above them.
+macro_rules! task_chains {
+    ($tasks:literal) => {
         concat!(
-            "SELECT id, task_type, attestor, attestor_digest, owner, owner_instance, parent_id, ",
-            "CAST(depth AS BIGINT) AS depth, state, opened_at, deadline, heartbeat_seconds, ",
-            "heard_at, ended_at, handle_digest, handle_key, ",
-            "CAST(sessions_left AS BIGINT) AS sessions_left, leaf_idx FROM task ",
-            $rest
+            "/* task_chains */ WITH RECURSIVE chain AS ( \
+                 SELECT id, parent_id, state, opened_at, deadline, heartbeat_seconds, heard_at, ended_at \
+                 FROM task WHERE id ",
+            $tasks,
+            " UNION SELECT t.id, t.parent_id, t.state, t.opened_at, t.deadline, \
+                 t.heartbeat_seconds, t.heard_at, t.ended_at \
+                 FROM task t JOIN chain c ON t.id = c.parent_id) SELECT ",
+            link_columns!(),
+            " FROM chain"
         )
     };
 }
+
+pub(super) use {link_columns, task_columns};
 
 impl TryFrom<TaskRow> for Task {
     type Error = StoreError;
@@ -159,72 +192,34 @@ impl Store {
         &self,
         ids: &[TaskId],
     ) -> Result<HashMap<TaskId, TaskChain>, StoreError> {
+        let links = self.task_links(ids).await?;
+        let known = ids.iter().filter(|id| links.contains_key(id));
+        let chain = |id: &TaskId| TaskChain::of(*id, |id| links.get(&id).copied());
+        Ok(known.map(|id| (*id, chain(id))).collect())
+    }
+
+    /// These tasks and every task above them.
+    pub(super) async fn task_links(
+        &self,
+        ids: &[TaskId],
+    ) -> Result<HashMap<TaskId, TaskLink>, StoreError> {
         let rows: Vec<LinkRow> = match self {
             Self::Postgres(postgres) => {
                 on_pool!(postgres, finish_current, db => {
-                    sqlx::query_as(
-                        "/* task_chains */ WITH RECURSIVE chain AS ( \
-                             SELECT id, parent_id, state, opened_at, deadline, heartbeat_seconds, heard_at, ended_at \
-                             FROM task WHERE id = ANY($1) \
-                             UNION SELECT t.id, t.parent_id, t.state, t.opened_at, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
-                             FROM task t JOIN chain c ON t.id = c.parent_id) \
-                         SELECT * FROM chain",
-                    )
-                    .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
-                    .fetch_all(db)
-                    .await?
+                    sqlx::query_as(task_chains!("= ANY($1)"))
+                        .bind(ids.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+                        .fetch_all(db)
+                        .await?
                 })
             }
             Self::Sqlite(sqlite) => {
-                sqlx::query_as(
-                    "/* task_chains */ WITH RECURSIVE chain AS ( \
-                         SELECT id, parent_id, state, opened_at, deadline, heartbeat_seconds, heard_at, ended_at \
-                         FROM task WHERE id IN (SELECT unhex(value) FROM json_each($1)) \
-                         UNION SELECT t.id, t.parent_id, t.state, t.opened_at, t.deadline, t.heartbeat_seconds, t.heard_at, t.ended_at \
-                         FROM task t JOIN chain c ON t.id = c.parent_id) \
-                     SELECT * FROM chain",
-                )
-                .bind(json_ids(ids.iter().map(|id| id.uuid())))
-                .fetch_all(sqlite.readers())
-                .await?
+                sqlx::query_as(task_chains!("IN (SELECT unhex(value) FROM json_each($1))"))
+                    .bind(json_ids(ids.iter().map(|id| id.uuid())))
+                    .fetch_all(sqlite.readers())
+                    .await?
             }
         };
-        let links = rows
-            .into_iter()
-            .map(|row| Ok((row.id, (row.life()?, row.parent_id))))
-            .collect::<Result<HashMap<_, _>, StoreError>>()?;
-        let chains = ids.iter().filter(|id| links.contains_key(id));
-        Ok(chains.map(|id| (*id, chain(&links, *id))).collect())
-    }
-
-    /// Notes that an open task is alive at `now`. A task that is over, on record or by the clock,
-    /// is not brought back: the answer is whether it was noted.
-    pub async fn heartbeat(&self, id: TaskId, now: Timestamp) -> Result<bool, StoreError> {
-        let written = match self {
-            Self::Postgres(postgres) => on_pool!(postgres, db => {
-                sqlx::query(
-                    "/* heartbeat */ UPDATE task SET heard_at = greatest(heard_at, $2) \
-                     WHERE id = $1 AND state = 'open' AND deadline > $2 AND (heartbeat_seconds IS NULL \
-                     OR heard_at + make_interval(secs => heartbeat_seconds) > $2)",
-                )
-                .bind(id)
-                .bind(now)
-                .execute(db)
-                .await?
-            })
-            .rows_affected(),
-            Self::Sqlite(sqlite) => sqlx::query(
-                "/* heartbeat */ UPDATE task SET heard_at = max(heard_at, $2) \
-                 WHERE id = $1 AND state = 'open' AND deadline > $2 AND (heartbeat_seconds IS NULL \
-                 OR heard_at + heartbeat_seconds * 1000000 > $2)",
-            )
-            .bind(id)
-            .bind(now)
-            .execute(sqlite.writer())
-            .await?
-            .rows_affected(),
-        };
-        Ok(written == 1)
+        rows.into_iter().map(LinkRow::link).collect()
     }
 
     /// Open tasks whose time to be looked at has come, for one sweeper at a time: on PostgreSQL
@@ -308,53 +303,39 @@ impl Store {
     }
 }
 
-#[derive(FromRow)]
-struct LinkRow {
-    id: TaskId,
-    parent_id: Option<TaskId>,
-    state: String,
-    opened_at: Timestamp,
-    deadline: Timestamp,
-    heartbeat_seconds: Option<i64>,
-    heard_at: Timestamp,
-    ended_at: Option<Timestamp>,
+/// What decides about a task, and the task that it is part of.
+#[derive(Clone, FromRow)]
+pub(super) struct LinkRow {
+    link_id: TaskId,
+    link_parent_id: Option<TaskId>,
+    link_state: String,
+    link_opened_at: Timestamp,
+    link_deadline: Timestamp,
+    link_heartbeat_seconds: Option<i64>,
+    link_heard_at: Timestamp,
+    link_ended_at: Option<Timestamp>,
 }
 
 impl LinkRow {
-    fn life(&self) -> Result<TaskLife, StoreError> {
-        Ok(TaskLife {
-            id: self.id,
-            state: TaskState::parse(&self.state).ok_or(StoreError::Corrupt("task"))?,
-            opened_at: self.opened_at,
-            deadline: self.deadline,
+    pub(super) fn link(self) -> Result<(TaskId, TaskLink), StoreError> {
+        let life = TaskLife {
+            id: self.link_id,
+            state: TaskState::parse(&self.link_state).ok_or(StoreError::Corrupt("task"))?,
+            opened_at: self.link_opened_at,
+            deadline: self.link_deadline,
             heartbeat_seconds: self
-                .heartbeat_seconds
+                .link_heartbeat_seconds
                 .map(|seconds| unsigned("task", seconds))
                 .transpose()?,
-            heard_at: self.heard_at,
-            ended_at: self.ended_at,
-        })
+            heard_at: self.link_heard_at,
+            ended_at: self.link_ended_at,
+        };
+        let link = TaskLink {
+            life,
+            parent: self.link_parent_id,
+        };
+        Ok((self.link_id, link))
     }
-}
-
-/// More links than any chain can have: a cycle could only be made by hand.
-const MAX_LINKS: usize = MAX_CHAIN_DEPTH as usize;
-
-/// Follows the parents of `id`. A parent that is missing makes the chain end in nothing: it is
-/// not alive, because its root is not open.
-fn chain(links: &HashMap<TaskId, (TaskLife, Option<TaskId>)>, id: TaskId) -> TaskChain {
-    let mut lives = Vec::new();
-    let mut next = Some(id);
-    while let Some(id) = next {
-        match links.get(&id) {
-            Some((life, parent)) if lives.len() <= MAX_LINKS => {
-                lives.push(*life);
-                next = *parent;
-            }
-            _ => return TaskChain(Vec::new()),
-        }
-    }
-    TaskChain(lives)
 }
 
 /// Ids as a JSON list of hex texts, which SQLite can unfold.

@@ -39,6 +39,7 @@ use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{TaskEnd, TaskState};
+use crate::domain::validity::is_dated_ahead;
 use crate::ledger::Appended;
 use crate::ledger::entry::{ConfirmEnd, DenialsOmitted, EndSession, Entry, OneTimeUse, Request};
 use crate::metrics::{Ended, Metrics, RevocationLag};
@@ -267,9 +268,7 @@ pub async fn silence(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, Broker
             None => Vec::new(),
         };
         for task in due {
-            let dated_ahead = accepted
-                .iter()
-                .any(|(index, at)| *index > task.leaf_index && task.opened_at > *at);
+            let dated_ahead = is_dated_ahead(task.opened_at, task.leaf_index, &accepted);
             let over = |by: Timestamp| task.life().state_at(by) == TaskState::Expired;
             let end = match dated_ahead {
                 _ if over(over_by) => Some(TaskEnd::Expire),
@@ -281,7 +280,7 @@ pub async fn silence(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, Broker
                 ended += u64::from(broker.sweep_task(&task, end).await?);
             } else {
                 // Later than now: it may be over by the clock already, and not yet by the horizon.
-                let check_at = task.life().over_at().max(now.plus_seconds(1));
+                let check_at = task.life().expires_at().max(now.plus_seconds(1));
                 broker.store().put_off_check(task.id, check_at).await?;
             }
         }

@@ -14,7 +14,8 @@ use super::{BITE, begin_ending};
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::leaf::{Effect, Leaf};
-use crate::domain::session::{SessionState, SessionView};
+use crate::domain::session::SessionState;
+use crate::domain::validity::SessionView;
 use crate::ids::{SessionId, TaskId};
 use crate::store::leaves::StoredLeaf;
 
@@ -128,8 +129,8 @@ async fn all(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
 async fn end(broker: &Broker, views: &[SessionView], now: Timestamp) -> Result<u64, BrokerError> {
     let mut found = 0;
     for view in views {
-        let standing = view.standing_at(now);
-        if let (SessionState::Ending, Some(reason)) = (standing.state, standing.end_reason) {
+        let status = view.status_at(now);
+        if let (SessionState::Ending, Some(reason)) = (status.state, status.end_reason) {
             begin_ending(broker, &view.session, reason, now).await?;
             found += 1;
         }

@@ -99,7 +99,7 @@ pub async fn pass(rig: &Rig, seconds: u64) {
 
 async fn state(rig: &Rig, session: SessionId) -> SessionState {
     let view = rig.broker.store().session_view(session).await.unwrap();
-    view.unwrap().standing_at(rig.now()).state
+    view.unwrap().status_at(rig.now()).state
 }
 
 async fn denying(rig: &Rig, session: SessionId) -> Option<DenyStanding> {

@@ -86,9 +86,9 @@ on_both_stores! {
         let ended = rig.end(&issued, TaskEnd::Complete).await.unwrap();
         assert!(!rig.is_good(&issued).await);
         assert_eq!(ended.task.state, TaskState::Completed);
-        let standing = ended.sessions[0].standing;
-        assert_eq!((standing.state, standing.end_reason), (SessionState::Ended, Some(EndReason::Completed)));
-        assert!(standing.confirmed_at.is_some());
+        let status = ended.sessions[0].status;
+        assert_eq!((status.state, status.end_reason), (SessionState::Ended, Some(EndReason::Completed)));
+        assert!(status.confirmed_at.is_some());
         // Idempotent, and it stays what it was.
         let again = rig.end(&issued, TaskEnd::Abort).await.unwrap();
         assert_eq!(again.task.state, TaskState::Completed);
@@ -101,12 +101,12 @@ on_both_stores! {
         let issued = rig.issue("agent:reports", request).await.unwrap();
         assert_eq!(issued.session.revocability.class(), "expiry_only");
         let ended = rig.end(&issued, TaskEnd::Complete).await.unwrap();
-        let standing = ended.sessions[0].standing;
-        assert_eq!((standing.state, standing.confirmed_at), (SessionState::Ending, None));
+        let status = ended.sessions[0].status;
+        assert_eq!((status.state, status.confirmed_at), (SessionState::Ending, None));
         rig.clock.pass(issued.session.expires_at);
         let view = rig.broker.store().session_view(issued.session.id).await.unwrap().unwrap();
-        let standing = view.standing_at(issued.session.expires_at);
-        assert_eq!((standing.state, standing.end_reason), (SessionState::Ended, Some(EndReason::Completed)));
+        let status = view.status_at(issued.session.expires_at);
+        assert_eq!((status.state, status.end_reason), (SessionState::Ended, Some(EndReason::Completed)));
     }
 
     async fn expiry_deadline_and_silence_count_at_use_without_any_sweeper(rig: Rig) {

@@ -20,7 +20,8 @@ use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::kind::MinterKind;
 use taskpass::domain::permit::Permit;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
-use taskpass::domain::session::{EndReason, Session, SessionState, SessionView};
+use taskpass::domain::session::{EndReason, Session, SessionState};
+use taskpass::domain::validity::SessionView;
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::SessionId;
 use taskpass::mint::{Credential, EndOutcome, MintError, MintPlace, Minter};
@@ -208,14 +209,14 @@ on_both_stores! {
         assert!(view(&rig, issued.session.id).await.is_valid_at(rig.now()));
 
         rig.end(&issued, TaskEnd::Complete).await.unwrap();
-        let standing = view(&rig, issued.session.id).await.standing_at(rig.now());
-        assert_eq!(standing.state, SessionState::Ending, "over for us, not confirmed");
-        assert_eq!(standing.confirmed_at, None);
+        let status = view(&rig, issued.session.id).await.status_at(rig.now());
+        assert_eq!(status.state, SessionState::Ending, "over for us, not confirmed");
+        assert_eq!(status.confirmed_at, None);
 
         for _ in 0..2 {
             sweep(&rig).await;
-            let standing = view(&rig, issued.session.id).await.standing_at(rig.now());
-            assert_eq!((standing.state, standing.confirmed_at), (SessionState::Ending, None));
+            let status = view(&rig, issued.session.id).await.status_at(rig.now());
+            assert_eq!((status.state, status.confirmed_at), (SessionState::Ending, None));
             assert_eq!(back_end.alive(), 1);
             rig.clock.advance(10);
         }
@@ -334,12 +335,12 @@ on_both_stores! {
         sweep(&rig).await;
         rig.clock.advance(30);
         sweep(&rig).await;
-        let standing = view(&rig, issued.session.id).await.standing_at(rig.now());
-        assert_eq!((standing.state, standing.confirmed_at), (SessionState::Ending, None));
+        let status = view(&rig, issued.session.id).await.status_at(rig.now());
+        assert_eq!((status.state, status.confirmed_at), (SessionState::Ending, None));
         assert_eq!(back_end.asked_to_end(), 1, "it was told no, and does not nag");
         rig.clock.advance(120);
-        let standing = view(&rig, issued.session.id).await.standing_at(rig.now());
-        assert_eq!(standing.state, SessionState::Ended);
-        assert_eq!(standing.confirmed_at, Some(issued.session.expires_at));
+        let status = view(&rig, issued.session.id).await.status_at(rig.now());
+        assert_eq!(status.state, SessionState::Ended);
+        assert_eq!(status.confirmed_at, Some(issued.session.expires_at));
     }
 }

@@ -75,7 +75,7 @@ async fn state(rig: &Rig, issued: &Issued) -> SessionState {
         .await
         .unwrap()
         .unwrap();
-    view.standing_at(rig.now()).state
+    view.status_at(rig.now()).state
 }
 
 async fn a_revocation_is_in_the_list_within_its_bound(kind: Kind) {

@@ -14,12 +14,13 @@ use uuid::Uuid;
 
 use crate::cli::Failure;
 use crate::clock::Timestamp;
-use crate::domain::cutoff::{Selector, True};
+use crate::domain::cutoff::{Selector, SelectorSubject};
 use crate::domain::grant::Grant;
 use crate::domain::kind::MinterKind;
 use crate::domain::leaf::{DecisionLeaf, Effect, Leaf};
-use crate::domain::session::EndReason;
-use crate::domain::task::TaskEnd;
+use crate::domain::session::{EndReason, SessionState};
+use crate::domain::task::{TaskChain, TaskEnd, TaskLife, TaskState};
+use crate::domain::validity::{CutOff, Ending, SessionLife, StatusFacts, is_dated_ahead};
 use crate::domain::workload::Identity;
 use crate::ids::{SessionId, TaskId};
 use crate::merkle::{Hash, LogEntry, LogFileError, LogReader, VerifierKey, leaf_hash};
@@ -29,19 +30,6 @@ const MAX_ANCESTORS: usize = 64;
 
 /// How many entries are read between two calls of the progress.
 const STRIDE: u64 = 16_384;
-
-/// Why something was over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// Its time was up.
-    Expired,
-    /// The session itself was ended.
-    Session(EndReason),
-    /// Its task, or one above it, ended.
-    Task(TaskEnd),
-    /// A cutoff matched it.
-    CutOff,
-}
 
 /// What one permit said, save what it shares with others.
 #[derive(Clone, Debug)]
@@ -71,11 +59,12 @@ struct Profile {
     selectors: Vec<Selector>,
 }
 
+/// The end of a session or a task, as a leaf records it.
 #[derive(Clone, Copy, Debug)]
-struct Ended {
+struct Ended<T> {
     what: Uuid,
     at: Timestamp,
-    end: End,
+    how: T,
 }
 
 /// One permit.
@@ -124,17 +113,6 @@ impl Permit<'_> {
     }
 }
 
-/// How a permit ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Over {
-    /// When.
-    pub(super) at: Timestamp,
-    /// By what.
-    pub(super) end: End,
-    /// Whether it was a permit above it that ended.
-    pub(super) above: bool,
-}
-
 /// What a verified log decided.
 #[derive(Debug, Default)]
 pub(super) struct Decisions {
@@ -149,8 +127,8 @@ pub(super) struct Decisions {
     by_session: Vec<u32>,
     profiles: Vec<Profile>,
     chains: Vec<Box<[TaskId]>>,
-    sessions_ended: Vec<Ended>,
-    tasks_ended: Vec<Ended>,
+    sessions_ended: Vec<Ended<EndReason>>,
+    tasks_ended: Vec<Ended<TaskEnd>>,
     cutoffs: HashMap<Selector, Vec<(u64, Timestamp)>>,
     /// The times that admins accepted, with their leaves: what is dated later before one is dead.
     accepted: Vec<(u64, Timestamp)>,
@@ -284,52 +262,95 @@ impl Decisions {
         self.unread.binary_search(hash).is_ok()
     }
 
-    /// When and how a permit ended, at the latest by its own expiry.
-    pub(super) fn over(&self, permit: &Permit<'_>) -> Over {
-        let mut first = Over {
-            at: permit.row.expires_at,
-            end: End::Expired,
-            above: false,
-        };
+    /// When and how a permit ended, at the latest by its own expiry: by the rule of
+    /// [`crate::domain::validity`], from facts that the leaves give.
+    pub(super) fn first_end(&self, permit: &Permit<'_>) -> Ending {
+        let mut tasks: Vec<TaskLife> = Vec::new();
+        let mut ancestors = Vec::new();
+        let mut cut_off: Option<CutOff> = None;
         let mut row = permit.row;
         for step in 0..MAX_ANCESTORS {
-            let above = step > 0;
-            let mut consider = |at: Timestamp, end: End, above: bool| {
-                if at < first.at {
-                    first = Over { at, end, above };
-                }
-            };
-            consider(row.expires_at, End::Expired, above);
-            for ended in ends_of(&self.sessions_ended, row.session.uuid()) {
-                consider(ended.at, ended.end, above);
+            if step > 0 {
+                ancestors.push(self.session_life(row));
             }
             let parents = self.chains.get(row.chain as usize);
             let parents = parents.into_iter().flat_map(|chain| chain.iter().copied());
             for task in std::iter::once(row.task).chain(parents) {
-                for ended in ends_of(&self.tasks_ended, task.uuid()) {
-                    consider(ended.at, ended.end, above || task != row.task);
-                }
-                for at in self.cut_off(&Selector::Task(task), row.index) {
-                    consider(at, End::CutOff, above || task != row.task);
+                let is_known = tasks.iter().any(|life| life.id == task);
+                if !is_known {
+                    tasks.push(self.task_life(task));
                 }
             }
-            for (index, accepted) in &self.accepted {
-                if *index > row.index && row.at > *accepted {
-                    consider(*accepted, End::CutOff, above);
-                }
-            }
-            let profile = self.profiles.get(row.profile as usize);
-            for selector in profile.into_iter().flat_map(|profile| &profile.selectors) {
-                for at in self.cut_off(selector, row.index) {
-                    consider(at, End::CutOff, above);
-                }
-            }
+            let first = self.first_cut_off(row, step > 0);
+            cut_off = [cut_off, first]
+                .into_iter()
+                .flatten()
+                .min_by_key(|cut| cut.at);
             match self.find_session(row.parent) {
                 Some(parent) if parent.index < row.index => row = parent,
                 _ => break,
             }
         }
-        first
+        let facts = StatusFacts {
+            life: self.session_life(permit.row),
+            tasks: &TaskChain(tasks),
+            cut_off,
+            ancestors,
+            // `may_have_ended_unseen` says so.
+            orphaned_at: None,
+        };
+        facts.first_end()
+    }
+
+    /// A session, as far as leaves tell. They do not tell how soon an end takes effect elsewhere.
+    fn session_life(&self, row: &Row) -> SessionLife {
+        let ended = first_of(&self.sessions_ended, row.session.uuid());
+        SessionLife {
+            state: ended.map_or(SessionState::Active, |_| SessionState::Ended),
+            end_reason: ended.map(|ended| ended.how),
+            ended_at: ended.map(|ended| ended.at),
+            confirmed_at: None,
+            expires_at: row.expires_at,
+            known_after_seconds: None,
+        }
+    }
+
+    /// A task, as far as leaves tell. No permit lives longer than its task's deadline, and of a silence
+    /// the leaf that ends the task tells.
+    fn task_life(&self, task: TaskId) -> TaskLife {
+        let ended = first_of(&self.tasks_ended, task.uuid());
+        TaskLife {
+            id: task,
+            state: ended.map_or(TaskState::Open, |ended| ended.how.state()),
+            opened_at: Timestamp::EPOCH,
+            deadline: Timestamp::MAX,
+            heartbeat_seconds: None,
+            heard_at: Timestamp::EPOCH,
+            ended_at: ended.map(|ended| ended.at),
+        }
+    }
+
+    /// The first cutoff that matches a permit or a task above it.
+    fn first_cut_off(&self, row: &Row, is_above: bool) -> Option<CutOff> {
+        let first = |selector: &Selector| self.cut_off(selector, row.index).min();
+        let profile = self.profiles.get(row.profile as usize);
+        let selectors = profile.into_iter().flat_map(|profile| &profile.selectors);
+        let selected = selectors.map(|selector| (first(selector), is_above));
+        let parents = self.chains.get(row.chain as usize);
+        let parents = parents.into_iter().flat_map(|chain| chain.iter().copied());
+        let tasks = std::iter::once((row.task, is_above)).chain(parents.map(|task| (task, true)));
+        let tasks = tasks.map(|(task, inherited)| (first(&Selector::Task(task)), inherited));
+        let matched = selected
+            .chain(tasks)
+            .filter_map(|(at, inherited)| Some(CutOff { at: at?, inherited }));
+        let accepted = self.accepted.iter().filter_map(|accepted| {
+            let ahead = is_dated_ahead(row.at, row.index, &[*accepted]);
+            ahead.then_some(CutOff {
+                at: accepted.1,
+                inherited: is_above,
+            })
+        });
+        matched.chain(accepted).min_by_key(|cut| cut.at)
     }
 
     fn cut_off(&self, selector: &Selector, after: u64) -> impl Iterator<Item = Timestamp> {
@@ -360,12 +381,11 @@ impl Decisions {
     }
 }
 
-/// Every end of `what` that is on record.
-fn ends_of(all: &[Ended], what: Uuid) -> impl Iterator<Item = &Ended> {
+/// The earliest end of `what` that is on record.
+fn first_of<T: Copy>(all: &[Ended<T>], what: Uuid) -> Option<Ended<T>> {
     let from = all.partition_point(|ended| ended.what < what);
-    all.iter()
-        .skip(from)
-        .take_while(move |ended| ended.what == what)
+    let own = all.iter().skip(from).take_while(|ended| ended.what == what);
+    own.min_by_key(|ended| ended.at).copied()
 }
 
 impl Builder {
@@ -398,7 +418,7 @@ impl Builder {
                 Ended {
                     what: task.uuid(),
                     at: leaf.at,
-                    end: End::Task(end),
+                    how: end,
                 },
             ),
             Effect::EndsSession(session, reason) => self.end_session(session, leaf.at, reason),
@@ -413,6 +433,7 @@ impl Builder {
                 self.all.accepted.push((entry.index, accepted));
                 Ok(())
             }
+            // None of these ends a credential by itself: a key that is withdrawn cuts off what it signed.
             Effect::AddsKey(_) | Effect::EndsKey | Effect::Nothing => Ok(()),
         }
     }
@@ -426,7 +447,7 @@ impl Builder {
         let ended = Ended {
             what: session.uuid(),
             at,
-            end: End::Session(reason),
+            how: reason,
         };
         self.keep(|all| &mut all.sessions_ended, ended)
     }
@@ -480,15 +501,15 @@ impl Builder {
         }
         // As text, as what it was read to, and the selectors, which say most of it again.
         self.spend(4 * text.len() + size_of::<Profile>() + 64)?;
-        let mut selectors = vec![
-            Selector::All(True),
-            Selector::Workload(leaf.workload.clone()),
-            Selector::Resource(resource.clone()),
-            Selector::Attestor(leaf.attestor.clone()),
-            Selector::Generation(leaf.generation),
-        ];
-        selectors.extend(leaf.policies.iter().cloned().map(Selector::Policy));
-        selectors.extend(leaf.kid.clone().map(Selector::SigningKey));
+        let subject = SelectorSubject {
+            workload: &leaf.workload,
+            attestor: &leaf.attestor,
+            resource: &resource,
+            generation: leaf.generation,
+            policies: &leaf.policies,
+            kid: leaf.kid.as_deref(),
+        };
+        let selectors = subject.selectors();
         let number = number(self.all.profiles.len())?;
         self.all.profiles.push(Profile {
             grant: grant.clone(),

@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 
-use super::decisions::{Decisions, End, Over, Permit};
+use super::decisions::{Decisions, Permit};
 use super::record::{Credential, Deed, Record, Region, RoleSeen};
 use crate::clock::Timestamp;
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::pattern::{self, Budget};
 use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
+use crate::domain::validity::{EndCause, Ending};
 
 /// What an action turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -367,16 +368,16 @@ impl<'a> Judge<'a> {
                 format!("its permit was decided afterwards, at {}", permit.at()),
             );
         }
-        let mut over = self.decisions.over(permit);
-        if let Some(own) = record.credential.expires_at.filter(|own| *own < over.at) {
-            over = Over {
+        let mut end = self.decisions.first_end(permit);
+        if let Some(own) = record.credential.expires_at.filter(|own| *own < end.at) {
+            end = Ending {
                 at: own,
-                end: End::Expired,
-                above: false,
+                cause: EndCause::Expired,
+                inherited: false,
             };
         }
-        if at > over.at.plus_seconds(self.skew_seconds) {
-            let (reason, told) = told(over);
+        if at > end.at.plus_seconds(self.skew_seconds) {
+            let (reason, told) = told(end);
             return Verdict::new(Class::AfterEnd, reason, told);
         }
         let within = self.within(record, permit);
@@ -398,7 +399,7 @@ impl<'a> Judge<'a> {
             Reason::Permitted,
             format!("permitted at {}, by leaf {}", permit.at(), permit.index()),
         );
-        verdict.within_skew = at < permit.at() || at > over.at;
+        verdict.within_skew = at < permit.at() || at > end.at;
         verdict
     }
 
@@ -552,26 +553,30 @@ fn no_session_of_aws() -> Verdict {
     )
 }
 
-fn told(over: Over) -> (Reason, String) {
-    let (reason, what) = match over.end {
-        End::Expired => (Reason::Expired, "expired"),
-        End::Session(EndReason::Completed) => (Reason::Completed, "was completed"),
-        End::Session(EndReason::Revoked) => (Reason::Revoked, "was revoked"),
-        End::Session(EndReason::Superseded) => (Reason::Superseded, "was superseded"),
-        End::Session(EndReason::Failed) => (Reason::Failed, "was never confirmed"),
-        End::Session(EndReason::Expired) => (Reason::Expired, "was over"),
-        End::Task(TaskEnd::Complete) => (
+fn told(end: Ending) -> (Reason, String) {
+    let (reason, what) = match end.cause {
+        EndCause::Expired => (Reason::Expired, "expired"),
+        EndCause::Recorded(EndReason::Completed) => (Reason::Completed, "was completed"),
+        EndCause::Recorded(EndReason::Revoked) => (Reason::Revoked, "was revoked"),
+        EndCause::Recorded(EndReason::Superseded) => (Reason::Superseded, "was superseded"),
+        EndCause::Recorded(EndReason::Failed) => (Reason::Failed, "was never confirmed"),
+        EndCause::Recorded(EndReason::Expired) => (Reason::Expired, "was over"),
+        EndCause::Task(TaskEnd::Complete) => (
             Reason::TaskOver,
             "ended with its task, which was completed,",
         ),
-        End::Task(TaskEnd::Abort) => (Reason::TaskOver, "ended with its task, which was aborted,"),
-        End::Task(TaskEnd::Expire) => (Reason::TaskOver, "ended with its task, whose time was up,"),
-        End::CutOff => (Reason::CutOff, "was cut off"),
+        EndCause::Task(TaskEnd::Abort) => {
+            (Reason::TaskOver, "ended with its task, which was aborted,")
+        }
+        EndCause::Task(TaskEnd::Expire) => {
+            (Reason::TaskOver, "ended with its task, whose time was up,")
+        }
+        EndCause::CutOff => (Reason::CutOff, "was cut off"),
     };
-    let whose = if over.above {
+    let whose = if end.inherited {
         "what it was derived from"
     } else {
         "its credential"
     };
-    (reason, format!("{whose} {what} at {}", over.at))
+    (reason, format!("{whose} {what} at {}", end.at))
 }

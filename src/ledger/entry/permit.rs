@@ -242,16 +242,14 @@ impl CredentialPlan {
 
     fn check_session(&self, state: &LockedState<'_>) -> Result<(), Overtaken> {
         let session = &self.session.session;
-        if session.expires_at <= state.now() {
+        if session.life().is_expired(state.now()) {
             // It waited in the queue for longer than it was to live.
             return Err(Overtaken::Stale);
         }
         let mut next = session.parent;
         while let Some(id) = next {
-            let alive = state.session(id).filter(|facts| {
-                facts.state == SessionState::Active && facts.expires_at > state.now()
-            });
-            let Some(facts) = alive else {
+            let known = state.session(id);
+            let Some(facts) = known.filter(|facts| facts.life().stands(state.now())) else {
                 return Err(Overtaken::Refused(Refusal::new(
                     RefusalCode::ExceedsParent,
                     "the parent task's credential that covers this is over",
@@ -390,7 +388,7 @@ impl RetryPlan {
     /// Whether the key got no other session in between.
     pub(super) fn check(&self, state: &LockedState<'_>) -> Result<(), Overtaken> {
         let known = state.retry(&self.key);
-        match known.filter(|facts| facts.expires_at > state.now()) {
+        match known.filter(|facts| facts.stands(state.now())) {
             Some(facts) if self.replaces.as_ref() != Some(facts) => {
                 Err(Overtaken::RetryTaken(facts.clone()))
             }

@@ -30,6 +30,7 @@ use crate::clock::Timestamp;
 use crate::domain::leaf::Opening;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskLife, TaskState};
+use crate::domain::validity::{SessionLife, TaskLink};
 use crate::domain::workload::{Identity, OneTime};
 use crate::ids::{DecisionId, SessionId, TaskId};
 use crate::merkle::{Hash, Tile};
@@ -76,10 +77,21 @@ pub struct TaskFacts {
     pub leaf_index: u64,
 }
 
+impl TaskFacts {
+    /// Its link in a chain.
+    #[must_use]
+    pub fn link(&self) -> TaskLink {
+        TaskLink {
+            life: self.life,
+            parent: self.parent,
+        }
+    }
+}
+
 /// What decides about a session in an append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionFacts {
-    /// Its record. The grant in it is what a child's must be within.
+    /// Its state on record.
     pub state: SessionState,
     /// When it is over in any case.
     pub expires_at: Timestamp,
@@ -89,6 +101,22 @@ pub struct SessionFacts {
     pub parent: Option<SessionId>,
     /// Its task.
     pub task: TaskId,
+}
+
+impl SessionFacts {
+    /// Its record's part in the rule of [`crate::domain::validity`]. An append asks whether the session
+    /// stands, and not since when it does not.
+    #[must_use]
+    pub fn life(&self) -> SessionLife {
+        SessionLife {
+            state: self.state,
+            end_reason: None,
+            ended_at: None,
+            confirmed_at: None,
+            expires_at: self.expires_at,
+            known_after_seconds: None,
+        }
+    }
 }
 
 /// What an `Idempotency-Key` was used for.
@@ -104,6 +132,14 @@ pub struct RetryFacts {
     pub supersedes: u32,
     /// When the key may be used anew.
     pub expires_at: Timestamp,
+}
+
+impl RetryFacts {
+    /// Whether the key still means what it was used for; otherwise it may be used anew.
+    #[must_use]
+    pub fn stands(&self, now: Timestamp) -> bool {
+        self.expires_at > now
+    }
 }
 
 /// Which server process a connection leads to, and since when that server runs. It changes on a

@@ -136,7 +136,7 @@ pub(super) async fn postgres(
         .bind(column(tasks, |t| t.opened_at))
         .bind(column(tasks, |t| t.deadline))
         .bind(column(tasks, |t| t.heartbeat_seconds.map(signed)))
-        .bind(column(tasks, |t| t.life().over_at()))
+        .bind(column(tasks, |t| t.life().expires_at()))
         .bind(column(tasks, |t| t.handle_digest.to_vec()))
         .bind(column(tasks, |t| t.handle_key.clone()))
         .bind(column(tasks, |t| {
@@ -359,7 +359,7 @@ async fn sqlite_task(connection: &mut SqliteConnection, task: &Task) -> Result<(
     .bind(task.opened_at)
     .bind(task.deadline)
     .bind(task.heartbeat_seconds.map(signed))
-    .bind(task.life().over_at())
+    .bind(task.life().expires_at())
     .bind(task.handle_digest.as_slice())
     .bind(&task.handle_key)
     .bind(i64::from(task.sessions_left))

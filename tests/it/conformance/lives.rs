@@ -3,7 +3,7 @@
 use super::*;
 
 cases! {
-    ["task" "tasks" "task_chains" "owns_part_of" "heartbeat" "claim_due_tasks" "put_off_check"]
+    ["task" "tasks" "task_chains" "owns_part_of" "claim_due_tasks" "put_off_check"]
     async fn a_task_is_kept_heard_and_looked_at_when_due(store: &Store) {
         let watched = Task { heartbeat_seconds: Some(60), ..task(2, Some(1)) };
         seed(store, Writes { tasks: vec![task(1, None), watched.clone(), task(3, None)], ..Writes::default() }).await;
@@ -37,12 +37,12 @@ cases! {
         let count = Needs { open_tasks: vec![(owner.0.clone(), owner.1.clone(), 2)], now: Some(at(1)), ..Needs::default() };
         assert_eq!(seen(store, count).await.open_tasks[&owner], 2, "counted up to the limit only");
 
-        assert!(store.heartbeat(task_id(2), at(59)).await.unwrap());
-        assert!(store.heartbeat(task_id(2), at(20)).await.unwrap(), "an older one does no harm");
+        assert!(hear(store, task_id(2), at(59)).await);
+        assert!(hear(store, task_id(2), at(20)).await, "an older one does no harm");
         assert_eq!(store.task(task_id(2)).await.unwrap().unwrap().heard_at, at(59));
-        assert!(!store.heartbeat(task_id(2), at(119)).await.unwrap(), "silent for its whole time");
-        assert!(!store.heartbeat(task_id(1), at(1_000)).await.unwrap(), "past its deadline");
-        assert!(!store.heartbeat(task_id(9), at(1)).await.unwrap());
+        assert!(!hear(store, task_id(2), at(119)).await, "silent for its whole time");
+        assert!(!hear(store, task_id(1), at(1_000)).await, "past its deadline");
+        assert!(!hear(store, task_id(9), at(1)).await);
 
         let due = page(store.claim_due_tasks(at(60), at(70), 5).await.unwrap());
         assert_eq!(due, [task_id(2)], "when it would have been silent");
@@ -57,7 +57,73 @@ cases! {
         let ended = store.task(task_id(1)).await.unwrap().unwrap();
         assert_eq!((ended.state, ended.ended_at, ended.sessions_left), (TaskState::Completed, Some(at(7)), 3));
         assert_eq!(ended.handle_digest, [8; 32]);
-        assert!(!store.heartbeat(task_id(1), at(8)).await.unwrap(), "nothing brings it back");
+        assert!(!hear(store, task_id(1), at(8)).await, "nothing brings it back");
+    }
+
+    ["task_view" "heartbeat"]
+    async fn a_heartbeat_is_noted_only_if_nothing_that_decides_came_since_it_was_judged(store: &Store) {
+        let dated = |task: Task, leaf_index| Task { leaf_index, ..task };
+        let writes = Writes {
+            tasks: vec![dated(task(1, None), 2), dated(task(2, Some(1)), 3), dated(task(3, None), 3)],
+            sessions: vec![(Session { leaf_index: 2, ..session(11, 1, None) }, None), (Session { leaf_index: 3, ..session(12, 2, Some(11)) }, None)],
+            head: Some(sealed(5, 1)),
+            acts: [
+                cutoff(60, 0, Selector::Workload("dev:b".to_owned().try_into().unwrap()), Block::UntilLifted),
+                cutoff(61, 1, Selector::All(True), Block::Until(at(10))),
+                cutoff(62, 4, Selector::Resource("orders".into()), Block::No),
+            ].map(|one| ActWrite::Cutoff(Box::new(one))).into(),
+            ..Writes::default()
+        };
+        seed(store, writes).await;
+        assert!(store.task_view(task_id(9), at(1)).await.unwrap().is_none());
+        let view = store.task_view(task_id(2), at(10)).await.unwrap().unwrap();
+        assert_eq!((view.task.id, view.chain.0.len(), view.as_of, view.generation), (task_id(2), 2, 5, None));
+        assert_eq!(view.above.iter().map(|task| task.id).collect::<Vec<_>>(), [task_id(1)]);
+        let indexes: Vec<u64> = view.cutoffs.iter().map(|cutoff| cutoff.index).collect();
+        assert_eq!(indexes, [0, 4], "what blocks, and what came after the oldest task");
+        assert!(!view.is_blocked(at(10)), "another's");
+        let earlier = store.task_view(task_id(2), at(9)).await.unwrap().unwrap();
+        assert!(earlier.is_blocked(at(9)), "everybody's");
+
+        let beat = async |n, now, since, limit| {
+            let held = store.hold_task(task_id(n), at(now)).await.unwrap().unwrap();
+            held.hear(at(now), since, limit).await.unwrap()
+        };
+        for n in [1, 2, 3] {
+            assert_eq!(beat(n, 20, Some(5), 9).await.unwrap().heard_at, at(20));
+        }
+        let heard = beat(1, 20, Some(5), 9).await.unwrap();
+        assert_eq!(heard.sessions, store.sessions_under(task_id(1), 9).await.unwrap());
+        let mut alone = Vec::new();
+        for n in [11, 12] {
+            alone.push(store.session_view(session_id(n)).await.unwrap().unwrap());
+        }
+        assert_eq!(heard.sessions, alone, "one by one");
+        assert_eq!(alone[1].cut_off_at, Some(at(2)));
+        assert_eq!(beat(1, 20, Some(5), 1).await.unwrap().sessions, alone[..1]);
+        assert_eq!(beat(2, 20, Some(5), 9).await.unwrap().sessions, alone[1..]);
+        assert_eq!(beat(3, 20, Some(5), 9).await.unwrap().sessions, []);
+
+        seed(store, acts(vec![ActWrite::Cutoff(Box::new(cutoff(63, 5, Selector::All(True), Block::No)))])).await;
+        assert!(beat(1, 30, Some(5), 9).await.is_none());
+        assert_eq!(store.task(task_id(1)).await.unwrap().unwrap().heard_at, at(20));
+        assert!(beat(1, 30, Some(6), 9).await.is_some());
+        let activate = ActWrite::Activation {
+            sealed: SealedActivation::seal(6, GenerationDigest::new([1; 32]), &mac()),
+            document: b"x".as_slice().into(),
+            by: "x".into(),
+            at: at(30),
+        };
+        seed(store, acts(vec![activate])).await;
+        assert!(beat(1, 40, Some(6), 9).await.is_none());
+        assert!(beat(1, 40, Some(7), 9).await.is_some());
+        let view = store.task_view(task_id(1), at(40)).await.unwrap().unwrap();
+        assert_eq!(view.generation, Some(GenerationDigest::new([1; 32])));
+        assert!(beat(1, 50, None, 9).await.is_some(), "judged under the lock");
+
+        let mut held = store.hold_task(task_id(1), at(60)).await.unwrap().unwrap();
+        held.release();
+        assert!(held.hear(at(60), None, 9).await.unwrap().is_some(), "on another connection");
     }
 
     ["session" "list_sessions" "sessions_under" "ancestors" "matching" "cutoffs_after"]
@@ -190,10 +256,10 @@ cases! {
         let facts = |supersedes| RetryFacts { fingerprint: [5; 32], session: session_id(11), task: task_id(1), supersedes, expires_at: at(50) };
         for supersedes in [0, 1] {
             seed(store, Writes { retries: HashMap::from([([4; 32], facts(supersedes))]), ..Writes::default() }).await;
-            assert_eq!(store.retry(&[4; 32], at(49)).await.unwrap(), Some(facts(supersedes)), "the newer one replaces");
+            assert_eq!(store.retry(&[4; 32]).await.unwrap(), Some(facts(supersedes)), "the newer one replaces");
         }
-        assert_eq!(store.retry(&[4; 32], at(50)).await.unwrap(), None);
-        assert_eq!(store.retry(&[3; 32], at(0)).await.unwrap(), None);
+        assert!(facts(1).stands(at(49)) && !facts(1).stands(at(50)));
+        assert_eq!(store.retry(&[3; 32]).await.unwrap(), None);
         let view = seen(store, Needs { retries: vec![[4; 32]], ..Needs::default() }).await;
         assert_eq!(view.retries[&[4; 32]], facts(1));
         assert_eq!((store.prune_retries(at(50), 5).await.unwrap(), store.prune_retries(at(51), 5).await.unwrap()), (0, 1));

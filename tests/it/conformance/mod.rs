@@ -355,6 +355,14 @@ fn acts(acts: Vec<ActWrite>) -> Writes {
     }
 }
 
+/// Whether a heartbeat is noted.
+async fn hear(store: &Store, task: TaskId, now: Timestamp) -> bool {
+    let Some(held) = store.hold_task(task, now).await.unwrap() else {
+        return false;
+    };
+    held.hear(now, None, 9).await.unwrap().is_some()
+}
+
 /// What the role that serves may do, tried as that role.
 #[tokio::test]
 async fn the_serving_role_changes_no_leaf_tile_head_or_generation() {

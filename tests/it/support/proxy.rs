@@ -76,6 +76,8 @@ struct State {
     sprung: u64,
     commits: u64,
     connections: u64,
+    /// What clients have had executed, each with its connection, while it is recorded.
+    executed: Option<Vec<(u64, String)>>,
     open: HashMap<u64, [TcpStream; 2]>,
 }
 
@@ -115,6 +117,7 @@ impl Proxy {
                 sprung: 0,
                 commits: 0,
                 connections: 0,
+                executed: None,
                 open: HashMap::new(),
             }),
             changed: Condvar::new(),
@@ -199,6 +202,16 @@ impl Proxy {
     /// Waits until traps have caught `count` COMMITs. Blocks its thread; see [`Self::sprung`].
     pub fn wait_sprung(&self, count: u64) {
         super::wait_until("the trap springs", SOON, || self.sprung() >= count);
+    }
+
+    /// Records from now on the text of each statement that a client has executed.
+    pub fn record(&self) {
+        self.shared.lock().executed = Some(Vec::new());
+    }
+
+    /// What was recorded, each with its connection, in the order in which it came. Ends the recording.
+    pub fn recorded(&self) -> Vec<(u64, String)> {
+        self.shared.lock().executed.take().unwrap_or_default()
     }
 
     /// How many COMMITs the server has confirmed, those included of which the client never heard.
@@ -402,6 +415,11 @@ impl Direction {
             self.shared.weather(self.id, Mode::StallToServer);
             let known = session.statements.len();
             let commits = session.is_commit(&message);
+            if let Some(executed) = session.executed.take()
+                && let Some(all) = &mut self.shared.lock().executed
+            {
+                all.push((self.id, executed));
+            }
             let caught = if commits {
                 let caught = self.shared.lock().catches(&session.statements, false);
                 session.statements.clear();
@@ -458,6 +476,8 @@ struct Session {
     portals: HashMap<Vec<u8>, String>,
     /// What has been executed since the last COMMIT or ROLLBACK.
     statements: Vec<String>,
+    /// What the last message executed.
+    executed: Option<String>,
 }
 
 impl Session {
@@ -485,6 +505,7 @@ impl Session {
             }
             _ => return false,
         };
+        self.executed = Some(executed.clone());
         let verb = last_verb(&executed);
         if verb == "ROLLBACK" || verb == "ABORT" {
             self.statements.clear();

@@ -1,0 +1,987 @@
+//! Whether a session, or a task, is good at an instant. This is the only file that says so.
+//!
+//! [`StatusFacts::status_at`] is the rule: from the record of a session, its task and every task
+//! above it, the sessions that it was derived from, the first cutoff that matches, and the present
+//! instant, it derives an [`EffectiveStatus`]. The store reads these facts into [`ValidityFacts`] and
+//! judges nothing. The ledger asks the same functions under its lock, and the coverage report asks
+//! them about facts that it rebuilt from leaves.
+//!
+//! Statements that filter or count many rows judge in SQL. Their fragments stand in
+//! `store/validity_sql.rs`, each under the name of the function here that it mirrors, and a property
+//! test on both databases holds them equal.
+
+use std::collections::HashMap;
+
+use super::catalog::Revocability;
+use super::cutoff::{Cutoff, Selector, SelectorSubject};
+use super::limits::MAX_CHAIN_DEPTH;
+use super::session::{EndReason, Session, SessionState};
+use super::task::{Task, TaskChain, TaskEnd, TaskLife, TaskState};
+use super::workload::Identity;
+use crate::clock::Timestamp;
+use crate::ids::{SessionId, TaskId};
+
+/// The status of a session at an instant, derived from all facts; its record may lag behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EffectiveStatus {
+    /// Only `Active` is valid.
+    pub state: SessionState,
+    /// Why the session ended; `None` while it has not.
+    pub end_reason: Option<EndReason>,
+    /// When the broker ended it.
+    pub ended_at: Option<Timestamp>,
+    /// When the end took effect at every use: by the back end's confirmation, or by expiry.
+    pub confirmed_at: Option<Timestamp>,
+}
+
+impl EffectiveStatus {
+    /// The status of a session that was just released.
+    pub const ACTIVE: Self = Self {
+        state: SessionState::Active,
+        end_reason: None,
+        ended_at: None,
+        confirmed_at: None,
+    };
+
+    /// Whether the credential is good.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.state == SessionState::Active
+    }
+}
+
+/// The end of a session or a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// When it took effect at the broker.
+    pub at: Timestamp,
+    /// The kind of event that brought it.
+    pub cause: EndCause,
+    /// Whether something above ended: a task above the session's own, or a session that it was
+    /// derived from.
+    pub inherited: bool,
+}
+
+/// The kind of event that ended something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndCause {
+    /// The session's time was up.
+    Expired,
+    /// The session's own record was ended.
+    Recorded(EndReason),
+    /// A task ended.
+    Task(TaskEnd),
+    /// A cutoff was committed that matches.
+    CutOff,
+}
+
+impl Ending {
+    /// The reason that the session gets for this end.
+    #[must_use]
+    pub fn reason(&self) -> EndReason {
+        match self.cause {
+            EndCause::Expired => EndReason::Expired,
+            EndCause::Recorded(_) if self.inherited => EndReason::Revoked,
+            EndCause::Recorded(reason) => reason,
+            EndCause::Task(end) => end.end_reason(),
+            EndCause::CutOff => EndReason::Revoked,
+        }
+    }
+}
+
+impl TaskEnd {
+    /// The reason that the sessions of a task get when the task ends in this way.
+    #[must_use]
+    pub fn end_reason(self) -> EndReason {
+        match self {
+            Self::Complete => EndReason::Completed,
+            Self::Abort => EndReason::Revoked,
+            Self::Expire => EndReason::Expired,
+        }
+    }
+}
+
+impl TaskState {
+    /// The way in which a task in this state ended; `None` while it is open.
+    #[must_use]
+    pub fn end(self) -> Option<TaskEnd> {
+        match self {
+            Self::Open => None,
+            Self::Completed => Some(TaskEnd::Complete),
+            Self::Aborted => Some(TaskEnd::Abort),
+            Self::Expired => Some(TaskEnd::Expire),
+        }
+    }
+}
+
+impl TaskLife {
+    /// The instant at which an open task expires unless a heartbeat comes before: its deadline, or
+    /// the end of the silence that it may keep.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        match self.heartbeat_seconds {
+            Some(seconds) => self.deadline.min(self.heard_at.plus_seconds(seconds)),
+            None => self.deadline,
+        }
+    }
+
+    /// Its state at `now`: a task that is open on record and has expired is expired.
+    #[must_use]
+    pub fn state_at(&self, now: Timestamp) -> TaskState {
+        self.end_at(now)
+            .map_or(TaskState::Open, |(end, _)| end.state())
+    }
+
+    /// Whether it can be brought into this state at `now`. A task that has expired ends as expired
+    /// and in no other way.
+    #[must_use]
+    pub fn can_end_as(&self, state: TaskState, now: Timestamp) -> bool {
+        self.state == TaskState::Open && (state == TaskState::Expired || now < self.expires_at())
+    }
+
+    /// Whether its record and its deadline left it open at `at`. An end that is recorded at `at` or
+    /// later is a later one. Silence does not count.
+    #[must_use]
+    pub fn lived_at(&self, at: Timestamp) -> bool {
+        let on_record = match self.state {
+            TaskState::Open => true,
+            TaskState::Completed | TaskState::Aborted | TaskState::Expired => {
+                self.ended_at.is_some_and(|ended| ended >= at)
+            }
+        };
+        on_record && at < self.deadline
+    }
+
+    fn end_at(&self, now: Timestamp) -> Option<(TaskEnd, Timestamp)> {
+        let end = match self.state.end() {
+            Some(end) => end,
+            None if now >= self.expires_at() => TaskEnd::Expire,
+            None => return None,
+        };
+        Some((end, self.ended_at.unwrap_or_else(|| self.expires_at())))
+    }
+}
+
+impl TaskChain {
+    /// The chain of the task `id`, from links that `link` looks up. Where a link is missing, or where
+    /// there are more than a chain can have, nothing vouches for the task: the chain is empty, and
+    /// over.
+    #[must_use]
+    pub fn of(id: TaskId, link: impl Fn(TaskId) -> Option<TaskLink>) -> Self {
+        let mut lives = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            match link(id) {
+                Some(link) if lives.len() <= usize::from(MAX_CHAIN_DEPTH) => {
+                    lives.push(link.life);
+                    next = link.parent;
+                }
+                _ => return Self(Vec::new()),
+            }
+        }
+        Self(lives)
+    }
+
+    /// The state of the task at `now`: of the first link that is not open, dead intermediates
+    /// included.
+    #[must_use]
+    pub fn state_at(&self, now: Timestamp) -> TaskState {
+        self.ends(now)
+            .next()
+            .map_or(TaskState::Open, |(_, end, _)| end.state())
+    }
+
+    /// The end of the first link that is over at `now`.
+    #[must_use]
+    pub fn ended(&self, now: Timestamp) -> Option<Ending> {
+        self.endings(now).next()
+    }
+
+    /// The earliest deadline of the chain: no credential under it may live longer.
+    #[must_use]
+    pub fn deadline(&self) -> Timestamp {
+        let deadlines = self.0.iter().map(|life| life.deadline);
+        deadlines.min().unwrap_or(Timestamp::EPOCH)
+    }
+
+    fn endings(&self, now: Timestamp) -> impl Iterator<Item = Ending> {
+        self.ends(now).map(|(above, end, at)| Ending {
+            at,
+            cause: EndCause::Task(end),
+            inherited: above > 0,
+        })
+    }
+
+    /// Every link that is over at `now`, nearest first, with its distance.
+    fn ends(&self, now: Timestamp) -> impl Iterator<Item = (usize, TaskEnd, Timestamp)> {
+        let missing = self.0.is_empty().then_some((0, TaskEnd::Abort, now));
+        let links = self.0.iter().enumerate();
+        let ended = links.filter_map(move |(above, life)| {
+            let (end, at) = life.end_at(now)?;
+            Some((above, end, at))
+        });
+        missing.into_iter().chain(ended)
+    }
+}
+
+/// What the record of one session says about its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields of `Session` with the same names")]
+pub struct SessionLife {
+    pub state: SessionState,
+    pub end_reason: Option<EndReason>,
+    pub ended_at: Option<Timestamp>,
+    pub confirmed_at: Option<Timestamp>,
+    pub expires_at: Timestamp,
+    /// Seconds from an end at the broker until every use refuses the credential, without a back end's
+    /// help; `None` where a back end has to confirm the end.
+    pub known_after_seconds: Option<u64>,
+}
+
+impl SessionLife {
+    /// Whether its time is up.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        now >= self.expires_at
+    }
+
+    /// Whether it is released, and neither its own record nor the clock ended it.
+    #[must_use]
+    pub fn stands(&self, now: Timestamp) -> bool {
+        self.state == SessionState::Active && !self.is_expired(now)
+    }
+
+    /// Whether it could be good at `now` or become good later: not ended on record, not expired.
+    #[must_use]
+    pub fn may_stand(&self, now: Timestamp) -> bool {
+        self.state != SessionState::Ended && !self.is_expired(now)
+    }
+
+    /// Whether its own record and the clock had not ended it at `at` for everybody. An end that is
+    /// recorded at `at` or later is a later one.
+    #[must_use]
+    pub fn lived_at(&self, at: Timestamp) -> bool {
+        let on_record = match self.state {
+            SessionState::Minting | SessionState::Active | SessionState::Ending => true,
+            SessionState::Ended => self.ended_at.is_some_and(|ended| ended >= at),
+        };
+        on_record && !self.is_expired(at)
+    }
+
+    /// Whether it is over for everybody at `now`, if a cutoff that was committed at `at` ended it and
+    /// nothing before.
+    #[must_use]
+    pub fn is_cut_off_everywhere(&self, at: Timestamp, now: Timestamp) -> bool {
+        let tasks = TaskChain(Vec::new());
+        let facts = StatusFacts {
+            life: *self,
+            tasks: &tasks,
+            cut_off: Some(CutOff {
+                at,
+                inherited: false,
+            }),
+            ancestors: Vec::new(),
+            orphaned_at: None,
+        };
+        facts.status_at(now).state == SessionState::Ended
+    }
+
+    fn recorded(&self, now: Timestamp) -> Option<Ending> {
+        let cause = EndCause::Recorded(self.end_reason?);
+        Some(Ending {
+            at: self.ended_at.unwrap_or(now),
+            cause,
+            inherited: false,
+        })
+    }
+
+    /// The ends that this session, as one that another was derived from, brings to that one by `now`.
+    fn passed_on(&self, now: Timestamp) -> impl Iterator<Item = Ending> + use<> {
+        let recorded = (self.state != SessionState::Active).then(|| Ending {
+            at: self.ended_at.unwrap_or(now),
+            cause: EndCause::Recorded(self.end_reason.unwrap_or(EndReason::Revoked)),
+            inherited: true,
+        });
+        let expired = self.is_expired(now).then_some(Ending {
+            at: self.expires_at,
+            cause: EndCause::Expired,
+            inherited: true,
+        });
+        recorded.into_iter().chain(expired)
+    }
+}
+
+/// The first cutoff that matches a session, a task above it, or a session that it was derived from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutOff {
+    /// When it was committed.
+    pub at: Timestamp,
+    /// Whether it matches something above the session alone.
+    pub inherited: bool,
+}
+
+/// The facts from which the status of a session follows.
+#[derive(Clone, Debug)]
+pub struct StatusFacts<'a> {
+    /// The session's own record.
+    pub life: SessionLife,
+    /// Its task and every task above it.
+    pub tasks: &'a TaskChain,
+    /// The first cutoff that matches.
+    pub cut_off: Option<CutOff>,
+    /// The sessions that it was derived from, nearest first.
+    pub ancestors: Vec<SessionLife>,
+    /// When the session was issued, if one of those that it was derived from is not on record: such a
+    /// session is revoked from the start.
+    pub orphaned_at: Option<Timestamp>,
+}
+
+impl StatusFacts<'_> {
+    /// The status at `now`.
+    #[must_use]
+    pub fn status_at(&self, now: Timestamp) -> EffectiveStatus {
+        let life = &self.life;
+        let recorded = EffectiveStatus {
+            state: life.state,
+            end_reason: life.end_reason,
+            ended_at: life.ended_at,
+            confirmed_at: life.confirmed_at,
+        };
+        if life.state == SessionState::Ended {
+            return recorded;
+        }
+        let ending = life.recorded(now).or_else(|| self.inherited_end(now));
+        // Expiry ends it for everybody, whether or not a back end ever confirmed anything.
+        if life.is_expired(now) {
+            let (reason, at) = match ending {
+                Some(ending) => (ending.reason(), ending.at.min(life.expires_at)),
+                None => (EndReason::Expired, life.expires_at),
+            };
+            return EffectiveStatus {
+                state: SessionState::Ended,
+                end_reason: Some(reason),
+                ended_at: Some(at),
+                confirmed_at: Some(life.expires_at),
+            };
+        }
+        let Some(ending) = ending else {
+            return recorded;
+        };
+        let known_everywhere = life
+            .known_after_seconds
+            .map(|seconds| ending.at.plus_seconds(seconds));
+        let confirmed_at = known_everywhere
+            .filter(|confirmed| life.state == SessionState::Active && *confirmed <= now);
+        EffectiveStatus {
+            state: match confirmed_at {
+                Some(_) => SessionState::Ended,
+                None => SessionState::Ending,
+            },
+            end_reason: Some(ending.reason()),
+            ended_at: Some(ending.at),
+            confirmed_at,
+        }
+    }
+
+    /// The end at `now` that comes from something other than the session's own record and expiry: a
+    /// cutoff before a task, a task before a session above.
+    #[must_use]
+    pub fn inherited_end(&self, now: Timestamp) -> Option<Ending> {
+        self.inherited(now).next()
+    }
+
+    /// The earliest end of all, at the latest the session's own expiry.
+    #[must_use]
+    pub fn first_end(&self) -> Ending {
+        let expiry = Ending {
+            at: self.life.expires_at,
+            cause: EndCause::Expired,
+            inherited: false,
+        };
+        let recorded = self.life.recorded(Timestamp::MAX);
+        let others = self.inherited(Timestamp::MAX);
+        recorded
+            .into_iter()
+            .chain(others)
+            .fold(
+                expiry,
+                |first, next| {
+                    if next.at < first.at { next } else { first }
+                },
+            )
+    }
+
+    /// Every end by `now` from elsewhere. A cutoff counts as soon as it is known, whatever the clock
+    /// of the replica that committed it showed.
+    fn inherited(&self, now: Timestamp) -> impl Iterator<Item = Ending> {
+        let cut_off = self.cut_off.map(|cut_off| Ending {
+            at: cut_off.at,
+            cause: EndCause::CutOff,
+            inherited: cut_off.inherited,
+        });
+        let orphaned = self.orphaned_at.map(|at| Ending {
+            at,
+            cause: EndCause::Recorded(EndReason::Revoked),
+            inherited: true,
+        });
+        let ancestors = self.ancestors.iter();
+        cut_off
+            .into_iter()
+            .chain(orphaned)
+            .chain(self.tasks.endings(now))
+            .chain(ancestors.flat_map(move |life| life.passed_on(now)))
+    }
+}
+
+impl Session {
+    /// What its record says about its life.
+    #[must_use]
+    pub fn life(&self) -> SessionLife {
+        SessionLife {
+            state: self.state,
+            end_reason: self.end_reason,
+            ended_at: self.ended_at,
+            confirmed_at: self.confirmed_at,
+            expires_at: self.expires_at,
+            known_after_seconds: self.known_after_seconds(),
+        }
+    }
+
+    /// Where every use asks the broker, an end is known at once; where servers poll status lists, when
+    /// the last list from before is too old to be believed; elsewhere the back end has to say.
+    fn known_after_seconds(&self) -> Option<u64> {
+        match self.revocability {
+            Revocability::Immediate { .. } => Some(0),
+            Revocability::Bounded { bound_seconds } => self.is_in_status_lists().then_some(bound_seconds),
+            Revocability::ExpiryOnly => None,
+        }
+    }
+
+    /// Whether its record is active and a back end is to end it within a bound, so that an end that
+    /// its record does not show has to be begun there.
+    #[must_use]
+    pub fn is_active_at_back_end(&self) -> bool {
+        self.state == SessionState::Active
+            && matches!(self.revocability, Revocability::Bounded { .. })
+            && !self.minter.is_local()
+    }
+
+    /// The state that ending its record puts it into: over for everybody where each use asks the
+    /// broker. A credential that a back end is still making may yet come to be.
+    #[must_use]
+    pub fn state_once_ended(&self) -> SessionState {
+        if self.state == SessionState::Minting {
+            return SessionState::Ending;
+        }
+        match self.revocability {
+            Revocability::Immediate { .. } => SessionState::Ended,
+            Revocability::Bounded { .. } | Revocability::ExpiryOnly => SessionState::Ending,
+        }
+    }
+
+    /// What selectors match of it, apart from its tasks.
+    #[must_use]
+    pub fn subject(&self) -> SelectorSubject<'_> {
+        SelectorSubject {
+            workload: &self.workload,
+            attestor: &self.attestor,
+            resource: &self.resource,
+            generation: self.generation,
+            policies: &self.policies,
+            kid: Some(&self.kid),
+        }
+    }
+}
+
+/// One session that another was derived from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say it")]
+pub struct Ancestor {
+    pub id: SessionId,
+    pub workload: Identity,
+    pub life: SessionLife,
+}
+
+/// A session with everything that decides whether it is valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// Its record.
+    pub session: Session,
+    /// Its task and every task above it.
+    pub tasks: TaskChain,
+    /// The sessions that it was derived from, nearest first.
+    pub ancestors: Vec<Ancestor>,
+    /// When the first cutoff was committed that matches it, an ancestor, or a task above one.
+    pub cut_off_at: Option<Timestamp>,
+    /// Whether a session that it was derived from is not on record.
+    pub is_orphaned: bool,
+}
+
+impl SessionView {
+    /// Its status at `now`.
+    #[must_use]
+    pub fn status_at(&self, now: Timestamp) -> EffectiveStatus {
+        self.facts().status_at(now)
+    }
+
+    /// Whether the credential is good at `now`.
+    #[must_use]
+    pub fn is_valid_at(&self, now: Timestamp) -> bool {
+        self.status_at(now).is_valid()
+    }
+
+    /// Its end at `now` by something other than its own record and expiry.
+    #[must_use]
+    pub fn inherited_end(&self, now: Timestamp) -> Option<Ending> {
+        self.facts().inherited_end(now)
+    }
+
+    fn facts(&self) -> StatusFacts<'_> {
+        let ancestors = self.ancestors.iter().map(|ancestor| ancestor.life);
+        StatusFacts {
+            life: self.session.life(),
+            tasks: &self.tasks,
+            // Which of them it matches makes no difference to the status.
+            cut_off: self.cut_off_at.map(|at| CutOff {
+                at,
+                inherited: false,
+            }),
+            ancestors: ancestors.collect(),
+            orphaned_at: self.is_orphaned.then_some(self.session.issued_at),
+        }
+    }
+}
+
+/// A task with the task that it is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say it")]
+pub struct TaskLink {
+    pub life: TaskLife,
+    pub parent: Option<TaskId>,
+}
+
+/// Rows that decide about sessions, as a store read them together.
+#[derive(Clone, Debug, Default)]
+pub struct ValidityFacts {
+    /// Tasks, those above them included.
+    pub tasks: HashMap<TaskId, TaskLink>,
+    /// Sessions that others were derived from.
+    pub sessions: HashMap<SessionId, Session>,
+    /// Cutoffs, oldest first.
+    pub cutoffs: Vec<Cutoff>,
+}
+
+impl ValidityFacts {
+    /// A task and every task above it.
+    #[must_use]
+    pub fn chain(&self, task: TaskId) -> TaskChain {
+        TaskChain::of(task, |id| self.tasks.get(&id).copied())
+    }
+
+    /// A session with everything that decides about it.
+    #[must_use]
+    pub fn view(&self, session: Session) -> SessionView {
+        let tasks = self.chain(session.task_id);
+        let mut cut_off_at = self.cut_off_at(&session, &tasks);
+        let mut ancestors = Vec::new();
+        let mut is_orphaned = false;
+        let mut next = session.parent;
+        while let Some(id) = next {
+            // A chain that is longer than any chain of tasks was made by hand.
+            let known = self.sessions.get(&id);
+            let known = known.filter(|_| ancestors.len() <= usize::from(MAX_CHAIN_DEPTH));
+            let Some(ancestor) = known else {
+                is_orphaned = true;
+                break;
+            };
+            let own = self.chain(ancestor.task_id);
+            cut_off_at = cut_off_at.or_else(|| self.cut_off_at(ancestor, &own));
+            ancestors.push(Ancestor {
+                id,
+                workload: ancestor.workload.clone(),
+                life: ancestor.life(),
+            });
+            next = ancestor.parent;
+        }
+        SessionView {
+            session,
+            tasks,
+            ancestors,
+            cut_off_at,
+            is_orphaned,
+        }
+    }
+
+    /// Whether a cutoff with this selector by the leaf at `index`, committed at `at`, counts the
+    /// session among those that it ends: it and everything between it and a session that matches lived
+    /// at `at` by their own records and the clock, and that session's task did. Other cutoffs, silence
+    /// and tasks further above do not count, so that this is never less than what becomes invalid.
+    #[must_use]
+    pub fn is_ended_by(
+        &self,
+        session: &Session,
+        selector: &Selector,
+        index: u64,
+        at: Timestamp,
+    ) -> bool {
+        let mut next = Some(session);
+        for _ in 0..=MAX_CHAIN_DEPTH {
+            let Some(session) = next.filter(|session| session.life().lived_at(at)) else {
+                return false;
+            };
+            let task = self.tasks.get(&session.task_id);
+            let matches = session.leaf_index < index
+                && task.is_some_and(|task| task.life.lived_at(at))
+                && selector.matches(session, &self.chain(session.task_id));
+            if matches {
+                return true;
+            }
+            next = session.parent.and_then(|id| self.sessions.get(&id));
+        }
+        false
+    }
+
+    fn cut_off_at(&self, session: &Session, tasks: &TaskChain) -> Option<Timestamp> {
+        let first = self
+            .cutoffs
+            .iter()
+            .find(|cutoff| cutoff.kills(session, tasks));
+        first.map(|cutoff| cutoff.committed_at)
+    }
+}
+
+impl Selector {
+    /// Whether it matches a session under these tasks. It says nothing of the sessions that this one
+    /// was derived from.
+    #[must_use]
+    pub fn matches(&self, session: &Session, tasks: &TaskChain) -> bool {
+        match self {
+            Self::Workload(identity) => session.workload == *identity,
+            Self::Task(id) => tasks.0.iter().any(|life| life.id == *id),
+            Self::Resource(name) => session.resource == *name,
+            Self::Attestor(name) => session.attestor == *name,
+            Self::Generation(digest) => session.generation == *digest,
+            Self::Policy(id) => session.policies.contains(id),
+            Self::SigningKey(kid) => session.kid == *kid,
+            // A task that is dated later was opened by the same wrong clock.
+            Self::IssuedAfter(at) => {
+                session.issued_at > *at || tasks.0.iter().any(|life| life.opened_at > *at)
+            }
+            Self::All(_) => true,
+        }
+    }
+
+    /// Whether a block on it keeps a task's owner from acting for the task.
+    #[must_use]
+    pub fn concerns_task(&self, task: &Task) -> bool {
+        match self {
+            Self::Workload(identity) => task.owner == *identity,
+            Self::Attestor(name) => task.attestor == *name,
+            Self::Task(id) => task.id == *id,
+            Self::All(_) => true,
+            Self::Resource(_)
+            | Self::Generation(_)
+            | Self::Policy(_)
+            | Self::SigningKey(_)
+            | Self::IssuedAfter(_) => false,
+        }
+    }
+}
+
+impl Cutoff {
+    /// Whether it matches `session`, or a task above it, and came after it. It says nothing of the
+    /// sessions that this one was derived from: each of them is asked in turn.
+    #[must_use]
+    pub fn kills(&self, session: &Session, tasks: &TaskChain) -> bool {
+        self.index > session.leaf_index && self.selector.matches(session, tasks)
+    }
+}
+
+/// Whether something was dated by a clock that was ahead, and so ended by the acceptance of a time:
+/// `accepted` has these times with the leaves that say so, `leaf_index` is the thing's own leaf.
+#[must_use]
+pub fn is_dated_ahead(dated_at: Timestamp, leaf_index: u64, accepted: &[(u64, Timestamp)]) -> bool {
+    accepted
+        .iter()
+        .any(|(index, time)| *index > leaf_index && dated_at > *time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cutoff::{Block, True};
+    use super::super::generation::GenerationDigest;
+    use super::*;
+    use crate::ids::CutoffId;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_seconds(seconds)
+    }
+
+    fn task(n: u128, state: TaskState, deadline: i64, heartbeat: Option<u64>) -> TaskLife {
+        TaskLife {
+            id: TaskId::from(Uuid::from_u128(n)),
+            state,
+            opened_at: Timestamp::EPOCH,
+            deadline: at(deadline),
+            heartbeat_seconds: heartbeat,
+            heard_at: at(100),
+            ended_at: None,
+        }
+    }
+
+    fn session() -> Session {
+        let grant = serde_json::json!([{"type": "api", "actions": ["r"], "locations": ["https://o.example/v1"]}]);
+        Session {
+            id: SessionId::from(Uuid::from_u128(11)),
+            task_id: TaskId::from(Uuid::from_u128(1)),
+            parent: None,
+            decision_id: Uuid::from_u128(12).into(),
+            leaf_index: 5,
+            attestor: "dev".into(),
+            workload: "dev:a".to_owned().try_into().unwrap(),
+            instance: None,
+            resource: "orders".into(),
+            grant: serde_json::from_value(grant).unwrap(),
+            audience: "https://o.example".into(),
+            minter: LOCAL_MINTER.into(),
+            key: None,
+            kid: "k1".into(),
+            generation: GenerationDigest::new([7; 32]),
+            policies: vec!["p1".into()],
+            revocability: Revocability::Immediate { bound_seconds: 0 },
+            issued_at: at(10),
+            expires_at: at(500),
+            state: SessionState::Active,
+            end_reason: None,
+            ended_at: None,
+            confirmed_at: None,
+        }
+    }
+
+    fn view(session: Session) -> SessionView {
+        SessionView {
+            session,
+            tasks: TaskChain(vec![task(1, TaskState::Open, 1_000, None)]),
+            ancestors: Vec::new(),
+            cut_off_at: None,
+            is_orphaned: false,
+        }
+    }
+
+    fn ancestor(state: SessionState, expires_at: i64) -> Ancestor {
+        Ancestor {
+            id: SessionId::from(Uuid::from_u128(10)),
+            workload: "dev:b".to_owned().try_into().unwrap(),
+            life: SessionLife {
+                state,
+                expires_at: at(expires_at),
+                ..session().life()
+            },
+        }
+    }
+
+    #[test]
+    fn a_deadline_or_a_silence_ends_a_task_without_anybody_writing_it_down() {
+        let task = |heartbeat| task(1, TaskState::Open, 1_000, heartbeat);
+        assert_eq!(task(Some(30)).state_at(at(129)), TaskState::Open);
+        assert_eq!(task(Some(30)).state_at(at(130)), TaskState::Expired);
+        assert_eq!(task(None).state_at(at(999)), TaskState::Open);
+        assert_eq!(task(None).state_at(at(1_000)), TaskState::Expired);
+    }
+
+    #[test]
+    fn a_task_whose_time_is_up_ends_as_expired_alone() {
+        let open = task(1, TaskState::Open, 1_000, None);
+        assert!(open.can_end_as(TaskState::Completed, at(999)));
+        assert!(!open.can_end_as(TaskState::Completed, at(1_000)));
+        assert!(open.can_end_as(TaskState::Expired, at(1_000)));
+        let over = task(1, TaskState::Aborted, 1_000, None);
+        assert!(!over.can_end_as(TaskState::Expired, at(1_000)));
+    }
+
+    #[test]
+    fn a_dead_intermediate_is_walked_through() {
+        let chain = TaskChain(vec![
+            task(1, TaskState::Open, 1_000, None),
+            task(2, TaskState::Aborted, 1_000, None),
+            task(3, TaskState::Open, 1_000, None),
+        ]);
+        assert_eq!(chain.state_at(Timestamp::EPOCH), TaskState::Aborted);
+        let ended = chain.ended(Timestamp::EPOCH).unwrap();
+        assert_eq!(
+            (ended.cause, ended.inherited),
+            (EndCause::Task(TaskEnd::Abort), true)
+        );
+        let nothing = TaskChain(vec![]);
+        assert_eq!(nothing.state_at(Timestamp::EPOCH), TaskState::Aborted);
+    }
+
+    #[test]
+    fn a_chain_with_a_missing_link_or_too_many_is_over() {
+        let links = |count: u128| {
+            move |id: TaskId| {
+                let n = id.uuid().as_u128();
+                (n <= count).then(|| TaskLink {
+                    life: task(n, TaskState::Open, 1_000, None),
+                    parent: Some(TaskId::from(Uuid::from_u128(n + 1))),
+                })
+            }
+        };
+        let first = TaskId::from(Uuid::from_u128(1));
+        assert!(TaskChain::of(first, links(3)).0.is_empty(), "no root");
+        assert!(TaskChain::of(first, links(u128::MAX)).0.is_empty());
+        let whole = |id: TaskId| {
+            let link = links(3)(id)?;
+            let is_root = id.uuid().as_u128() == 3;
+            Some(TaskLink {
+                parent: link.parent.filter(|_| !is_root),
+                ..link
+            })
+        };
+        assert_eq!(TaskChain::of(first, whole).0.len(), 3);
+    }
+
+    #[test]
+    fn a_cutoff_counts_before_a_task_and_a_task_before_a_session_above() {
+        let mut view = view(session());
+        assert!(view.is_valid_at(at(499)));
+        assert!(!view.is_valid_at(at(500)));
+        view.ancestors = vec![ancestor(SessionState::Active, 300)];
+        let status = view.status_at(at(300));
+        assert_eq!(status.state, SessionState::Ended);
+        assert_eq!(
+            (status.end_reason, status.ended_at),
+            (Some(EndReason::Expired), Some(at(300)))
+        );
+        view.tasks.0[0].state = TaskState::Completed;
+        view.tasks.0[0].ended_at = Some(at(200));
+        let status = view.status_at(at(300));
+        assert_eq!(
+            (status.end_reason, status.ended_at),
+            (Some(EndReason::Completed), Some(at(200)))
+        );
+        // A replica whose clock is ahead of ours may have committed it.
+        view.cut_off_at = Some(at(400));
+        let status = view.status_at(at(300));
+        assert_eq!(
+            (status.state, status.end_reason, status.confirmed_at),
+            (SessionState::Ending, Some(EndReason::Revoked), None)
+        );
+        assert_eq!(view.status_at(at(400)).state, SessionState::Ended);
+        let facts = StatusFacts {
+            cut_off: Some(CutOff {
+                at: at(400),
+                inherited: false,
+            }),
+            ..view.facts()
+        };
+        assert_eq!(facts.first_end().at, at(200), "the earliest of all");
+    }
+
+    #[test]
+    fn a_session_above_that_is_not_active_or_not_on_record_revokes() {
+        for state in [
+            SessionState::Minting,
+            SessionState::Ending,
+            SessionState::Ended,
+        ] {
+            let mut view = view(session());
+            view.ancestors = vec![ancestor(state, 500)];
+            let end = view.inherited_end(at(50)).unwrap();
+            assert_eq!((end.reason(), end.at), (EndReason::Revoked, at(50)));
+            assert!(!view.is_valid_at(at(50)), "{state:?}");
+        }
+        let mut orphan = view(session());
+        orphan.is_orphaned = true;
+        assert_eq!(orphan.inherited_end(at(50)).unwrap().at, at(10));
+    }
+
+    #[test]
+    fn an_end_is_known_everywhere_at_once_within_the_bound_or_by_the_back_end() {
+        let with = |revocability, minter: &str| Session {
+            revocability,
+            minter: minter.to_owned(),
+            ..session()
+        };
+        let bounded = Revocability::Bounded { bound_seconds: 60 };
+        let immediate = Revocability::Immediate { bound_seconds: 0 };
+        for (session, known_at) in [
+            (with(immediate, LOCAL_MINTER), Some(at(100))),
+            (with(bounded, LOCAL_MINTER), Some(at(160))),
+            (with(bounded, "aws"), None),
+            (with(Revocability::ExpiryOnly, "aws"), None),
+        ] {
+            let mut view = view(session);
+            view.cut_off_at = Some(at(100));
+            for now in [at(100), at(159), at(160), at(499)] {
+                let known = known_at.filter(|known| *known <= now);
+                let status = view.status_at(now);
+                assert_eq!(status.confirmed_at, known);
+                assert_eq!(status.state == SessionState::Ended, known.is_some());
+                let everywhere = view.session.life().is_cut_off_everywhere(at(100), now);
+                assert_eq!(everywhere, known.is_some());
+            }
+            assert_eq!(view.status_at(at(500)).state, SessionState::Ended);
+        }
+    }
+
+    #[test]
+    fn the_selectors_of_a_session_match_it_and_only_a_task_and_a_time_are_missing() {
+        let session = session();
+        let tasks = view(session.clone()).tasks;
+        let selectors = session.subject().selectors();
+        assert!(selectors.iter().all(|one| one.matches(&session, &tasks)));
+        let mut kinds: Vec<&str> = selectors.iter().map(Selector::kind).collect();
+        for more in [
+            Selector::Task(session.task_id),
+            Selector::IssuedAfter(at(9)),
+        ] {
+            assert!(more.matches(&session, &tasks));
+            kinds.push(more.kind());
+        }
+        kinds.sort_unstable();
+        let mut all = Selector::KINDS;
+        all.sort_unstable();
+        assert_eq!(kinds, all);
+    }
+
+    #[test]
+    fn a_cutoff_kills_what_has_an_earlier_leaf() {
+        let session = session();
+        let tasks = view(session.clone()).tasks;
+        let cutoff = |index| Cutoff {
+            id: CutoffId::from(Uuid::from_u128(7)),
+            index,
+            selector: Selector::All(True),
+            block: Block::No,
+            reason: String::new(),
+            by: String::new(),
+            widened_to: None,
+            requested_at: Timestamp::EPOCH,
+            committed_at: at(50),
+            // Lifting ends the block and revives nothing.
+            lifted_index: Some(9),
+        };
+        assert!(!cutoff(5).kills(&session, &tasks));
+        assert!(cutoff(6).kills(&session, &tasks));
+        let facts = ValidityFacts {
+            cutoffs: vec![cutoff(5), cutoff(6)],
+            ..ValidityFacts::default()
+        };
+        assert_eq!(facts.view(session).cut_off_at, Some(at(50)));
+    }
+
+    proptest! {
+        #[test]
+        fn once_over_a_chain_stays_over(deadlines in prop::collection::vec(1_i64..1_000, 1..8), now in 0_i64..2_000, later in 0_i64..2_000) {
+            let chain = TaskChain(deadlines.iter().map(|d| task(1, TaskState::Open, *d, None)).collect());
+            let over = |t| chain.state_at(at(t)) != TaskState::Open;
+            if over(now) {
+                prop_assert!(over(now + later));
+            }
+            prop_assert_eq!(over(now), now >= *deadlines.iter().min().unwrap());
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! A task with everything that decides whether its caller may keep it alive, and the heartbeat itself.
+//!
+//! On PostgreSQL a heartbeat is two statements on one connection of the pool, and the check of that
+//! connection's server: the read, and the update with the sessions of the answer. SQLite, which cannot
+//! change and read in one statement, takes three.
+
+use sqlx::{FromRow, Row};
+
+use super::codec::{digest, signed, unsigned};
+use super::cutoffs::CutoffRow;
+use super::postgres::Fenced;
+use super::sessions::{UnderRow, select_under, under, views_under};
+use super::tasks::{TaskRow, task_columns};
+use super::validity_sql::{blocks, task_open, undisturbed_since};
+use super::{Store, StoreError};
+use crate::clock::Timestamp;
+use crate::domain::cutoff::Cutoff;
+use crate::domain::generation::GenerationDigest;
+use crate::domain::task::{Task, TaskChain};
+use crate::domain::validity::{SessionView, TaskLink};
+use crate::ids::{CutoffId, SessionId, TaskId};
+
+/// A task with everything that decides about it, read in one statement.
+#[derive(Clone, Debug)]
+pub struct TaskView {
+    /// Its record.
+    pub task: Task,
+    /// It and every task above it.
+    pub chain: TaskChain,
+    /// The records of the tasks above it, in no order.
+    pub above: Vec<Task>,
+    /// The cutoffs that block something at the instant of the read, and those that came after the
+    /// oldest of these tasks was opened; oldest first.
+    pub cutoffs: Vec<Cutoff>,
+    /// The number of leaves in the log when this was read.
+    pub as_of: u64,
+    /// The generation that the newest activation names. Its MAC is not checked here.
+    pub generation: Option<GenerationDigest>,
+}
+
+impl TaskView {
+    /// Whether a cutoff blocks the task, one above it, or the owner of either.
+    #[must_use]
+    pub fn is_blocked(&self, now: Timestamp) -> bool {
+        let mut blocking = self.cutoffs.iter().filter(|cutoff| cutoff.blocks(now));
+        blocking.any(|cutoff| {
+            let mut tasks = std::iter::once(&self.task).chain(&self.above);
+            tasks.any(|task| cutoff.selector.concerns_task(task))
+        })
+    }
+}
+
+/// A task that was read to be kept alive. On PostgreSQL it may hold the connection on which it was
+/// read, so that the heartbeat needs no other.
+#[derive(Debug)]
+pub struct HeldTask {
+    /// The task.
+    pub view: TaskView,
+    store: Store,
+    connection: Option<Fenced>,
+}
+
+/// A heartbeat that was noted.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    /// When the task was last heard of.
+    pub heard_at: Timestamp,
+    /// The first sessions under the task, oldest first, with everything that decides about them.
+    pub sessions: Vec<SessionView>,
+}
+
+/// One of the tasks, and on the rows of the task that was asked for one of the cutoffs.
+#[derive(FromRow)]
+struct TaskViewRow {
+    #[sqlx(flatten)]
+    task: TaskRow,
+    as_of: Option<i64>,
+    decides: Option<Vec<u8>>,
+    cutoff_id: Option<CutoffId>,
+    idx: Option<i64>,
+    kind: Option<String>,
+    value: Option<String>,
+    blocked_until: Option<Timestamp>,
+    until_lifted: Option<bool>,
+    reason: Option<String>,
+    actor: Option<String>,
+    requested_at: Option<Timestamp>,
+    committed_at: Option<Timestamp>,
+    lifted_idx: Option<i64>,
+    widened_to: Option<String>,
+    mac: Option<Vec<u8>>,
+}
+
+impl TaskViewRow {
+    /// The row of a cutoff, if there is one.
+    fn cutoff(&mut self) -> Option<CutoffRow> {
+        Some(CutoffRow {
+            id: self.cutoff_id?,
+            idx: self.idx?,
+            kind: self.kind.take()?,
+            value: self.value.take()?,
+            blocked_until: self.blocked_until,
+            until_lifted: self.until_lifted?,
+            reason: self.reason.take()?,
+            actor: self.actor.take()?,
+            requested_at: self.requested_at?,
+            committed_at: self.committed_at?,
+            lifted_idx: self.lifted_idx,
+            widened_to: self.widened_to.take(),
+            mac: self.mac.take()?,
+        })
+    }
+}
+
+/// `$1` is the task, `$2` the present instant.
+const TASK_VIEW: &str = concat!(
+    "/* task_view */ WITH RECURSIVE above AS ( \
+         SELECT id AS link, parent_id AS parent, leaf_idx AS leaf FROM task WHERE id = $1 \
+         UNION SELECT t.id, t.parent_id, t.leaf_idx FROM task t JOIN above ON t.id = above.parent) \
+     SELECT ",
+    task_columns!(),
+    ", (SELECT size FROM ledger_head ORDER BY size DESC LIMIT 1) AS as_of, \
+     (SELECT digest FROM activation ORDER BY idx DESC LIMIT 1) AS decides, \
+     cut.* FROM above JOIN task ON task.id = above.link \
+     LEFT JOIN (SELECT id AS cutoff_id, idx, kind, value, blocked_until, until_lifted, reason, \
+         actor, requested_at, committed_at, lifted_idx, widened_to, mac FROM cutoff \
+         WHERE idx > (SELECT min(leaf) FROM above) OR (",
+    blocks!("$2"),
+    ")) AS cut ON task.id = $1 ORDER BY cut.idx"
+);
+
+/// `$1` is the task, `$2` the present instant, `$3` the number of leaves since which nothing that
+/// decides may have changed, `$4` the largest number of sessions.
+const POSTGRES_HEARTBEAT: &str = concat!(
+    "/* heartbeat */ WITH RECURSIVE beat AS ( \
+         UPDATE task SET heard_at = greatest(heard_at, $2) WHERE id = $1 AND ",
+    task_open!("heard_at + make_interval(secs => heartbeat_seconds)", "$2"),
+    " AND ",
+    undisturbed_since!("$3"),
+    " RETURNING heard_at), ",
+    under!("$4"),
+    "SELECT beat.heard_at AS beat_at, found.* FROM beat LEFT JOIN (",
+    select_under!(),
+    ") AS found ON true"
+);
+
+const SQLITE_HEARTBEAT: &str = concat!(
+    "/* heartbeat */ UPDATE task SET heard_at = max(heard_at, $2) WHERE id = $1 AND ",
+    task_open!("heard_at + heartbeat_seconds * 1000000", "$2"),
+    " AND ",
+    undisturbed_since!("$3"),
+    " RETURNING heard_at"
+);
+
+const SQLITE_UNDER: &str = concat!(
+    "/* heartbeat */ WITH RECURSIVE ",
+    under!("$2"),
+    select_under!()
+);
+
+impl Store {
+    /// A task with everything that decides about it at `now`.
+    pub async fn task_view(
+        &self,
+        id: TaskId,
+        now: Timestamp,
+    ) -> Result<Option<TaskView>, StoreError> {
+        let held = self.hold_task(id, now).await?;
+        Ok(held.map(HeldTask::into_view))
+    }
+
+    /// The same, to be kept alive by [`HeldTask::hear`].
+    pub async fn hold_task(
+        &self,
+        id: TaskId,
+        now: Timestamp,
+    ) -> Result<Option<HeldTask>, StoreError> {
+        let (rows, connection): (Vec<TaskViewRow>, _) = match self {
+            Self::Postgres(postgres) => {
+                let mut connection = postgres.acquire().await?;
+                let rows = sqlx::query_as(TASK_VIEW)
+                    .bind(id)
+                    .bind(now)
+                    .fetch_all(connection.executor())
+                    .await;
+                (connection.keep_current(rows)?, Some(connection))
+            }
+            Self::Sqlite(sqlite) => {
+                let rows = sqlx::query_as(TASK_VIEW)
+                    .bind(id)
+                    .bind(now)
+                    .fetch_all(sqlite.readers())
+                    .await?;
+                (rows, None)
+            }
+        };
+        let view = self.viewed(id, rows)?;
+        Ok(view.map(|view| HeldTask {
+            view,
+            store: self.clone(),
+            connection,
+        }))
+    }
+
+    fn viewed(&self, id: TaskId, rows: Vec<TaskViewRow>) -> Result<Option<TaskView>, StoreError> {
+        let (mut own, mut above, mut cutoffs) = (None, Vec::new(), Vec::new());
+        let (mut as_of, mut generation) = (0, None);
+        for mut row in rows {
+            if let Some(cutoff) = row.cutoff() {
+                cutoffs.push(self.opened(cutoff)?);
+            }
+            as_of = unsigned("head", row.as_of.unwrap_or(0))?;
+            generation = match &row.decides {
+                Some(bytes) => Some(GenerationDigest::new(digest("activation", bytes)?)),
+                None => None,
+            };
+            let task = Task::try_from(row.task)?;
+            if task.id == id {
+                own = Some(task);
+            } else {
+                above.push(task);
+            }
+        }
+        let Some(task) = own else {
+            return Ok(None);
+        };
+        self.check_trusted()?;
+        let chain = TaskChain::of(id, |id| {
+            let mut links = std::iter::once(&task).chain(&above);
+            let link = links.find(|link| link.id == id)?;
+            Some(TaskLink {
+                life: link.life(),
+                parent: link.parent,
+            })
+        });
+        Ok(Some(TaskView {
+            task,
+            chain,
+            above,
+            cutoffs,
+            as_of,
+            generation,
+        }))
+    }
+}
+
+impl HeldTask {
+    /// The task alone; the connection goes back.
+    #[must_use]
+    pub fn into_view(self) -> TaskView {
+        self.view
+    }
+
+    /// Gives the connection back. Nothing else that takes time may come between the read and the
+    /// heartbeat while it is held.
+    pub fn release(&mut self) {
+        self.connection = None;
+    }
+
+    /// Notes that the task is alive at `now`. A task that is over, on record or by the clock, is not
+    /// brought back. With `undisturbed_since`, nothing is noted either if a cutoff or an activation
+    /// came since the log had so many leaves: what was judged by the view still holds. Of the sessions
+    /// under the task at most `limit` come back.
+    pub async fn hear(
+        self,
+        now: Timestamp,
+        undisturbed_since: Option<u64>,
+        limit: u32,
+    ) -> Result<Option<Heard>, StoreError> {
+        let since = undisturbed_since.map_or(i64::MAX, signed);
+        let id = self.view.task.id;
+        let (heard_at, rows) = match &self.store {
+            Store::Postgres(postgres) => {
+                let mut connection = match self.connection {
+                    Some(connection) => connection,
+                    None => postgres.acquire().await?,
+                };
+                let rows = sqlx::query(POSTGRES_HEARTBEAT)
+                    .bind(id)
+                    .bind(now)
+                    .bind(since)
+                    .bind(i64::from(limit))
+                    .fetch_all(connection.executor())
+                    .await;
+                let rows = connection.keep_current(rows)?;
+                let Some(first) = rows.first() else {
+                    return Ok(None);
+                };
+                let heard_at: Timestamp = first.try_get("beat_at")?;
+                let mut under = Vec::with_capacity(rows.len());
+                for row in &rows {
+                    // Without a session there is one row that says only that the task was heard of.
+                    if row.try_get::<Option<SessionId>, _>("id")?.is_some() {
+                        under.push(UnderRow::from_row(row)?);
+                    }
+                }
+                (heard_at, under)
+            }
+            Store::Sqlite(sqlite) => {
+                let heard: Vec<(Timestamp,)> = sqlx::query_as(SQLITE_HEARTBEAT)
+                    .bind(id)
+                    .bind(now)
+                    .bind(since)
+                    .fetch_all(sqlite.writer())
+                    .await?;
+                let Some((heard_at,)) = heard.first().copied() else {
+                    return Ok(None);
+                };
+                let under: Vec<UnderRow> = sqlx::query_as(SQLITE_UNDER)
+                    .bind(id)
+                    .bind(i64::from(limit))
+                    .fetch_all(sqlite.readers())
+                    .await?;
+                (heard_at, under)
+            }
+        };
+        Ok(Some(Heard {
+            heard_at,
+            // No session under the task, nor one that it was derived from, is older than the oldest
+            // of the tasks.
+            sessions: views_under(rows, self.view.cutoffs)?,
+        }))
+    }
+}

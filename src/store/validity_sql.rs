@@ -1,0 +1,156 @@
+//! The SQL that judges. Where a statement filters or counts more rows than can be read, it is made of
+//! these fragments. Each mirrors one function of [`crate::domain::validity`], or one of
+//! [`Cutoff`](crate::domain::cutoff::Cutoff), and its comment names it. `tests/it/validity.rs` holds
+//! the statements equal to these functions on both databases.
+//!
+//! `$of` is empty or a table's alias with its point, `$at` and `$now` are parameters.
+
+/// `!SessionLife::is_expired`.
+macro_rules! unexpired {
+    ($of:literal, $now:literal) => {
+        concat!($of, "expires_at > ", $now)
+    };
+}
+
+/// `SessionLife::may_stand`.
+macro_rules! may_stand {
+    ($of:literal, $now:literal) => {
+        concat!(
+            $of,
+            "state <> 'ended' AND ",
+            $crate::store::validity_sql::unexpired!($of, $now)
+        )
+    };
+}
+
+/// `SessionLife::lived_at`.
+macro_rules! lived {
+    ($of:literal, $at:literal) => {
+        concat!(
+            $crate::store::validity_sql::unexpired!($of, $at),
+            " AND (",
+            $of,
+            "state <> 'ended' OR ",
+            $of,
+            "ended_at >= ",
+            $at,
+            ")"
+        )
+    };
+}
+
+/// `TaskLife::lived_at`.
+macro_rules! task_lived {
+    ($of:literal, $at:literal) => {
+        concat!(
+            "(",
+            $of,
+            "state = 'open' OR ",
+            $of,
+            "ended_at >= ",
+            $at,
+            ") AND ",
+            $of,
+            "deadline > ",
+            $at
+        )
+    };
+}
+
+/// `TaskLife::state_at` is `Open`. `$silent_at` is the end of the silence that it may keep.
+macro_rules! task_open {
+    ($silent_at:literal, $now:literal) => {
+        concat!(
+            "state = 'open' AND deadline > ",
+            $now,
+            " AND (heartbeat_seconds IS NULL OR ",
+            $silent_at,
+            " > ",
+            $now,
+            ")"
+        )
+    };
+}
+
+/// `Selector::matches`. The parameters are those of `SelectorColumns`: `$3` the kind, `$5` the value,
+/// `$6` the generation, `$7` the policy, `$8` the time. `selected_tasks` gives the tasks of `tree`.
+macro_rules! selected {
+    () => {
+        "CASE $3 WHEN 'all' THEN 1 = 1 WHEN 'workload' THEN workload = $5 \
+         WHEN 'resource' THEN resource = $5 WHEN 'attestor' THEN attestor = $5 \
+         WHEN 'signing_key' THEN kid = $5 WHEN 'generation' THEN generation = $6 \
+         WHEN 'policy' THEN replace(policies, $7, '') <> policies \
+         WHEN 'issued_after' THEN issued_at > $8 OR task_id IN (SELECT id FROM tree) \
+         WHEN 'task' THEN task_id IN (SELECT id FROM tree) ELSE 1 = 0 END"
+    };
+}
+
+/// The tasks by which `Selector::matches` matches a session: the task of the selector, or those that
+/// were opened later than its time, with all that is part of them. `$4` is the task.
+macro_rules! selected_tasks {
+    () => {
+        "tree AS ( \
+             SELECT id FROM task WHERE id = $4 \
+             UNION SELECT id FROM task WHERE $3 = 'issued_after' AND opened_at > $8 \
+             UNION SELECT t.id FROM task t JOIN tree ON t.parent_id = tree.id)"
+    };
+}
+
+/// `SessionLife::is_cut_off_everywhere`. `$elapsed` is the number of whole seconds since the cutoff was
+/// committed, and negative before.
+macro_rules! cut_off_everywhere {
+    ($now:literal, $elapsed:literal) => {
+        concat!(
+            "(state = 'ended' OR expires_at <= ",
+            $now,
+            " OR (state = 'active' AND ",
+            $elapsed,
+            " >= CASE WHEN class = 'immediate' THEN 0 WHEN ",
+            $crate::store::validity_sql::polled!(),
+            " THEN bound_seconds END))"
+        )
+    };
+}
+
+/// `Session::is_in_status_lists`. The condition of the index `session_listed`, word for word.
+macro_rules! polled {
+    () => {
+        "in_status_lists"
+    };
+}
+
+/// `Session::is_active_at_back_end`. The condition of the index `session_external`, word for word.
+macro_rules! active_at_back_end {
+    () => {
+        "state = 'active' AND class = 'bounded' AND NOT is_local"
+    };
+}
+
+/// `Cutoff::blocks`. It is never NULL.
+macro_rules! blocks {
+    ($now:literal) => {
+        concat!(
+            "lifted_idx IS NULL AND (until_lifted OR (blocked_until IS NOT NULL AND blocked_until > ",
+            $now,
+            "))"
+        )
+    };
+}
+
+/// No cutoff and no activation came since the log had `$as_of` leaves.
+macro_rules! undisturbed_since {
+    ($as_of:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM cutoff WHERE idx >= ",
+            $as_of,
+            ") AND NOT EXISTS (SELECT 1 FROM activation WHERE idx >= ",
+            $as_of,
+            ")"
+        )
+    };
+}
+
+pub(crate) use {
+    active_at_back_end, blocks, cut_off_everywhere, lived, may_stand, polled, selected,
+    selected_tasks, task_lived, task_open, undisturbed_since, unexpired,
+};
