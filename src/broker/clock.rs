@@ -310,7 +310,7 @@ impl Broker {
             index: 0,
             selector: Selector::IssuedAfter(now),
             block: Block::No,
-            widened_to: None,
+            deny_policy_target: None,
             reason: ask.reason.clone(),
             by: caller.name(),
             requested_at: now,

@@ -21,11 +21,11 @@ use super::generations::Active;
 use super::{Broker, BrokerError, Exceeded};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::domain::catalog::Revocability;
 use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal, RefusalCode};
 use crate::domain::generation::GenerationDigest;
 use crate::domain::permit::Permit;
 use crate::domain::request::{Ask, CredentialRequest, TaskAsk};
+use crate::domain::revocability::{Revocability, RevocationClass};
 use crate::domain::session::{EndReason, LOCAL_MINTER, Session, SessionState};
 use crate::domain::task::{Task, TaskEnd, TaskState};
 use crate::domain::workload::Workload;
@@ -303,7 +303,7 @@ impl Broker {
             let refusal = Refusal::new(RefusalCode::TooManyRights, why);
             return Ok(refused(refusal, purpose, case.active));
         }
-        self.room_to_end(minter.as_ref(), &ask.resource, case.now)
+        self.ensure_revocation_capacity(minter.as_ref(), &ask.resource, case.now)
             .await?;
 
         let admitting = Instant::now();
@@ -315,7 +315,8 @@ impl Broker {
 
         let deciding = Instant::now();
         let roles = self.roles_asked_for(case).await?;
-        let decision = decide(case, roles.as_ref(), &ask, &admission);
+        let revocability = minter.revocability(&ask.resource);
+        let decision = decide(case, roles.as_ref(), &ask, revocability, &admission);
         self.metrics().stage(Stage::Decide, deciding.elapsed());
         Ok(Judged {
             decision,
@@ -415,7 +416,7 @@ impl Broker {
         for policy in &observed.policies {
             let outcome = decision.outcome();
             let name = &policy.policy;
-            self.metrics().observed(name, outcome, observed.would_be);
+            self.metrics().observed(name, outcome, observed.outcome_if_enforced);
         }
         warn!(decision = %id, outcome = decision.outcome().as_str(), %observed, "observed, not enforced");
     }
@@ -529,10 +530,10 @@ impl Broker {
             ended_at: None,
             confirmed_at: None,
         };
-        let listed = matches!(session.revocability, Revocability::Bounded { .. });
+        let listed = matches!(session.revocability.class, RevocationClass::Bounded { .. });
         let token = (session.minter == LOCAL_MINTER).then(|| TokenPlan {
             issuer: self.issuer().to_owned(),
-            status_lists_from: listed.then(|| self.ledger().first_status_list()),
+            first_status_list: listed.then(|| self.ledger().first_status_list()),
         });
         Ok(SessionPlan {
             session,
@@ -727,6 +728,7 @@ fn decide(
     case: &Case<'_>,
     roles: Option<&BTreeSet<String>>,
     ask: &Ask,
+    revocability: Revocability,
     admission: &Admission,
 ) -> Decision {
     let retry = admission.retry.as_ref();
@@ -734,6 +736,7 @@ fn decide(
         workload: case.workload,
         roles,
         ask,
+        revocability,
         task: admission.facts.clone(),
         bounds: Some(Bounds {
             not_after: admission.not_after,

@@ -14,10 +14,10 @@ use super::sessions::SessionReport;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::domain::catalog::Revocability;
 use crate::domain::cutoff::{Block, Cutoff, Selector};
 use crate::domain::deny_list::DenyPlace;
 use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS};
+use crate::domain::revocability::RevocationClass;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::workload::Identity;
 use crate::ids::{CutoffId, SessionId};
@@ -31,8 +31,9 @@ use crate::store::tasks::TaskFilter;
 /// Sessions that an answer names; the rest are only counted.
 const NAMED: u32 = 100;
 
-/// When a place that was not known is looked at though nobody says that its cutoff is committed.
-const WIDENED_BY_SECONDS: u64 = 60;
+/// Seconds until a new role is reconciled if nothing schedules it earlier: the crash of a revocation
+/// between the role's row and the cutoff.
+const RECONCILE_DUE_SECONDS: u64 = 60;
 
 /// How long a revocation that stands is kept from its answer by counting.
 const COUNT_PATIENCE: Duration = Duration::from_secs(4);
@@ -55,12 +56,13 @@ pub struct RevokeAsk {
     pub selector: Selector,
     /// For how long nothing new is granted to it.
     pub block: BlockAsk,
-    /// Whether a back end that names the sessions it denies is to deny all earlier ones instead.
-    pub widen: bool,
+    /// Whether the back end is to deny every session that was made earlier, instead of only those
+    /// that its list names.
+    pub deny_all_earlier_sessions: bool,
     /// Why, for people.
     pub reason: String,
     /// Revoke though the broker knows nothing of the selector's name, as before a first use.
-    pub unknown: bool,
+    pub allow_unknown: bool,
     /// Only say what would end.
     pub dry_run: bool,
 }
@@ -211,18 +213,18 @@ impl Broker {
         let RevokeAsk {
             selector,
             block,
-            widen,
+            deny_all_earlier_sessions,
             reason,
-            unknown,
+            allow_unknown,
             dry_run,
         } = ask;
         let asked = self.now();
         let caller = self.admin(call, AdminAction::RevokeMany).await?;
-        if !unknown {
+        if !allow_unknown {
             self.check_known(&selector, asked).await?;
         }
-        let place = if widen {
-            Some(self.widened_place(&selector, asked).await?)
+        let place = if deny_all_earlier_sessions {
+            Some(self.deny_policy_target(&selector, asked).await?)
         } else {
             None
         };
@@ -238,9 +240,9 @@ impl Broker {
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
         if let Some(place) = &place {
             call.consume().await?;
-            // Known before the cutoff is, or nobody would come by with what it widens; but not looked
-            // at before, or the look that finds nothing would be in the way.
-            let due = asked.plus_seconds(WIDENED_BY_SECONDS);
+            // Create the reconcile job before committing the cutoff, so that a crash in between cannot
+            // lose it. Schedule it later, so that it does not run before the cutoff is visible.
+            let due = asked.plus_seconds(RECONCILE_DUE_SECONDS);
             self.store().know_deny_place(place, due).await?;
         }
         let cutoff = Cutoff {
@@ -248,7 +250,7 @@ impl Broker {
             index: 0,
             selector: selector.clone(),
             block,
-            widened_to: place.as_ref().map(|place| place.name.clone()),
+            deny_policy_target: place.as_ref().map(|place| place.name.clone()),
             reason,
             by: caller.name(),
             requested_at: asked,
@@ -271,7 +273,7 @@ impl Broker {
         if let Some(place) = &place
             && let Err(error) = self.store().nudge_deny_place(place, self.now()).await
         {
-            warn!(place = %place.name, %error, "a widening waits until its place is due");
+            warn!(place = %place.name, %error, "the deny of earlier sessions waits until its role is due");
         }
         self.wake_sweeper();
         let cutoff = Cutoff {
@@ -504,20 +506,20 @@ impl Broker {
         })
     }
 
-    /// The place that a resource has to itself, so that all its sessions can be denied there at
-    /// once. Where it shares one, the records of the others would go on calling theirs good.
-    async fn widened_place(
+    /// The role of a resource, to deny every earlier session of it at once. A role that another
+    /// resource uses is refused: its sessions would die and stay recorded as good.
+    async fn deny_policy_target(
         &self,
         selector: &Selector,
         now: Timestamp,
     ) -> Result<DenyPlace, BrokerError> {
         let invalid = |detail: String| BrokerError::Invalid {
-            pointer: "/widen",
+            pointer: "/deny_all_earlier_sessions",
             detail,
         };
         let Selector::Resource(name) = selector else {
             return Err(invalid(
-                "only a resource's revocation can be widened".into(),
+                "only the revocation of a resource can deny all earlier sessions".into(),
             ));
         };
         let active = self.active()?;
@@ -566,9 +568,9 @@ pub(super) fn ending_state(session: &Session) -> SessionState {
     if session.state == SessionState::Minting {
         return SessionState::Ending;
     }
-    match session.revocability {
-        Revocability::Immediate { .. } => SessionState::Ended,
-        Revocability::Bounded { .. } | Revocability::ExpiryOnly => SessionState::Ending,
+    match session.revocability.class {
+        RevocationClass::Immediate { .. } => SessionState::Ended,
+        RevocationClass::Bounded { .. } | RevocationClass::ExpiryOnly => SessionState::Ending,
     }
 }
 

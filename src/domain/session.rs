@@ -6,9 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::catalog::Revocability;
 use super::generation::GenerationDigest;
 use super::grant::Grant;
+use super::revocability::{Revocability, RevocationClass};
 use super::task::TaskChain;
 use super::workload::{Identity, Instance, KeyBinding};
 use crate::clock::Timestamp;
@@ -132,7 +132,7 @@ pub struct Session {
     pub generation: GenerationDigest,
     /// The policies that permitted it.
     pub policies: Vec<String>,
-    /// How soon a revocation takes effect.
+    /// What its revocation achieves.
     pub revocability: Revocability,
     /// When it was decided.
     pub issued_at: Timestamp,
@@ -222,12 +222,12 @@ impl SessionView {
         };
         // Where every use asks us it is over with our word, where our lists are polled, when the last
         // one that did not know is too old to be believed; elsewhere, when that is confirmed.
-        let known_everywhere = match session.revocability {
-            Revocability::Immediate { .. } => Some(at),
-            Revocability::Bounded { bound_seconds } if session.minter == LOCAL_MINTER => {
+        let known_everywhere = match session.revocability.class {
+            RevocationClass::Immediate { .. } => Some(at),
+            RevocationClass::Bounded { bound_seconds } if session.minter == LOCAL_MINTER => {
                 Some(at.plus_seconds(bound_seconds))
             }
-            _ => None,
+            RevocationClass::Bounded { .. } | RevocationClass::ExpiryOnly => None,
         };
         let confirmed_at = known_everywhere
             .filter(|confirmed| session.state == SessionState::Active && *confirmed <= now);

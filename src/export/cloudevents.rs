@@ -75,7 +75,7 @@ pub(super) fn write(reading: &Reading<'_>) -> Result<Vec<u8>, serde_json::Error>
         Some(Event::Activated { generation, .. }) => (Some(generation.to_string()), None),
         Some(Event::Key { kid, .. }) => (Some(kid.clone()), None),
         Some(Event::Admin { subject, .. }) => (Some(subject.clone()), None),
-        Some(Event::DenialsOmitted { of, .. }) => (Some(of.clone()), None),
+        Some(Event::DenialsOmitted { subject, .. }) => (Some(subject.clone()), None),
         Some(Event::Genesis { .. }) | None => (None, None),
     };
     // As it is, byte for byte; but an event is one line, whoever wrote the leaf.

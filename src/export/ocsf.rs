@@ -123,7 +123,11 @@ fn class(reading: &Reading<'_>) -> Class {
     };
     match &leaf.event {
         Event::Decision(decision) => authorize(decision, leaf.at, issuer),
-        Event::DenialsOmitted { of, count, since } => Class {
+        Event::DenialsOmitted {
+            subject,
+            count,
+            since,
+        } => Class {
             status: FAILURE,
             ..Class::new(
                 3003,
@@ -133,7 +137,7 @@ fn class(reading: &Reading<'_>) -> Class {
                     "count": count,
                     "start_time": millis(*since),
                     "end_time": millis(leaf.at),
-                    "user": user(of),
+                    "user": user(subject),
                     "privileges": [],
                     "metadata": {"profiles": ["security_control"]},
                     "action_id": 2,
@@ -219,13 +223,13 @@ fn act(event: &Event, origin: &str) -> Class {
         }
         Event::TimeAccepted {
             id,
-            recorded,
-            accepted,
+            recorded_time,
+            accepted_time,
             by: who,
             ..
         } => {
             let mut all = by(who);
-            let change = format!("{recorded} to {accepted}");
+            let change = format!("{recorded_time} to {accepted_time}");
             merge(
                 &mut all,
                 json!({"entity": {"name": "clock"}, "status_detail": change}),
@@ -260,10 +264,12 @@ fn act(event: &Event, origin: &str) -> Class {
             value,
             by: who,
         } => admin(change, subject, value.as_deref(), by(who)),
-        Event::Genesis { vkey, succeeds, .. } => Class::entity(
+        Event::Genesis {
+            vkey, predecessor, ..
+        } => Class::entity(
             1,
             // One that takes another's place tells of a loss or a theft.
-            if succeeds.is_some() {
+            if predecessor.is_some() {
                 HIGH
             } else {
                 INFORMATIONAL

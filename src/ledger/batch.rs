@@ -1004,7 +1004,7 @@ mod tests {
             block,
             reason: String::new(),
             by: String::new(),
-            widened_to: None,
+            deny_policy_target: None,
             requested_at: Timestamp::EPOCH,
             committed_at: Timestamp::EPOCH,
             lifted_index: None,

@@ -70,8 +70,8 @@ pub enum Entry {
     AdminBinding(AdminBindingChange),
     /// Denials that have no leaf of their own.
     DenialsOmitted {
-        /// Whose.
-        of: String,
+        /// The identity, or the attestor for all its identities together.
+        subject: String,
         /// How many.
         count: u64,
         /// Since when.
@@ -180,7 +180,7 @@ pub struct TokenPlan {
     /// The `iss`.
     pub issuer: String,
     /// The first status list of this log, if the token is in one.
-    pub status_lists_from: Option<u64>,
+    pub first_status_list: Option<u64>,
 }
 
 /// The use of an `Idempotency-Key`.
@@ -427,7 +427,7 @@ impl Entry {
                 task: delegate.task,
                 child: delegate.child.clone(),
                 expires_at: delegate.expires_at,
-                sessions: delegate.sessions,
+                max_credentials: delegate.sessions,
             },
             Self::EndSession(end) => Event::SessionEnded {
                 session: end.session,
@@ -442,7 +442,7 @@ impl Entry {
                 id: cutoff.id,
                 selector: cutoff.selector.clone(),
                 blocked_until: cutoff.block.to_text(),
-                widened_to: cutoff.widened_to.clone(),
+                deny_policy_target: cutoff.deny_policy_target.clone(),
                 reason: reason.clone(),
                 by: cutoff.by.clone(),
             },
@@ -452,8 +452,8 @@ impl Entry {
             },
             Self::AcceptTime(accept) => Event::TimeAccepted {
                 id: accept.cutoff.id,
-                recorded: accept.recorded,
-                accepted: accept.accepted,
+                recorded_time: accept.recorded,
+                accepted_time: accept.accepted,
                 reason: accept.reason.0.clone(),
                 by: accept.cutoff.by.clone(),
             },
@@ -471,8 +471,8 @@ impl Entry {
                 purpose: change.row.purpose.clone(),
                 kid: change.row.kid.clone(),
                 change: change.change.to_owned(),
-                public: change.public.clone(),
-                retires: change.retired.iter().map(|row| row.kid.clone()).collect(),
+                public_key: change.public.clone(),
+                retired_kids: change.retired.iter().map(|row| row.kid.clone()).collect(),
                 by: change.by.clone(),
             },
             Self::Resealed { rows, by } => Event::Admin {
@@ -501,14 +501,18 @@ impl Entry {
                 value: Some(change.role.clone()),
                 by: change.by.clone(),
             },
-            Self::DenialsOmitted { of, count, since } => Event::DenialsOmitted {
-                of: of.clone(),
+            Self::DenialsOmitted {
+                subject,
+                count,
+                since,
+            } => Event::DenialsOmitted {
+                subject: subject.clone(),
                 count: *count,
                 since: *since,
             },
             Self::Genesis { vkey, succeeds, .. } => Event::Genesis {
                 vkey: vkey.clone(),
-                succeeds: succeeds.clone(),
+                predecessor: succeeds.clone(),
                 heads_authenticated: true,
             },
             Self::Consume => return None,
@@ -613,7 +617,8 @@ impl Decide {
             minter: session.map(|session| session.minter.clone()),
             kid: session.map(|session| session.kid.clone()),
             issuer: token.map(|token| token.issuer.clone()),
-            status_lists_from: token.and_then(|token| token.status_lists_from),
+            first_status_list: token.and_then(|token| token.first_status_list),
+            revocability: session.map(|session| session.revocability),
             generation: self.generation,
             policies: if self.outcome == Decided::Permit {
                 self.policies.clone()

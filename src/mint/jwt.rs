@@ -14,10 +14,11 @@ use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
 use crate::crypto::signer::{Signer, sign_jwt};
-use crate::domain::catalog::{Resource, Revocability, Verification};
+use crate::domain::catalog::Resource;
 use crate::domain::permit::Permit;
+use crate::domain::revocability::{Revocability, RevocationClass};
 use crate::domain::session::{LOCAL_MINTER, Session};
-use crate::domain::status_list::{STATUS_LIST_SECONDS, StatusPlace};
+use crate::domain::status_list::StatusPlace;
 use crate::domain::workload::{Identity, KeyBinding};
 
 /// A signing key that is loaded.
@@ -119,7 +120,7 @@ pub fn subject_and_actor<'a>(
 
 /// Where a verifier that polls lists finds the status of this session's token.
 fn status(issuer: &str, session: &Session, first_list: u64) -> Option<Value> {
-    let Revocability::Bounded { .. } = session.revocability else {
+    let RevocationClass::Bounded { .. } = session.revocability.class else {
         return None;
     };
     Some(StatusPlace::of(session.leaf_index, first_list).claim(issuer))
@@ -135,15 +136,7 @@ impl Minter for JwtMinter {
     }
 
     fn revocability(&self, resource: &Resource) -> Revocability {
-        match resource.verification {
-            Some(Verification::Introspection) => Revocability::Immediate {
-                bound_seconds: self.read_lease_seconds,
-            },
-            Some(Verification::StatusList) => Revocability::Bounded {
-                bound_seconds: STATUS_LIST_SECONDS,
-            },
-            Some(Verification::Offline) | None => Revocability::ExpiryOnly,
-        }
+        Revocability::of(resource, self.read_lease_seconds)
     }
 
     fn signing_key(&self, _resource: &Resource, now: Timestamp) -> Option<String> {
@@ -201,13 +194,15 @@ impl Minter for JwtMinter {
         // Where every use asks us, our record is the end of it; where a list is asked, the end of the
         // last list that did not know; elsewhere only expiry is.
         let since = session.ended_at.unwrap_or(now);
-        let outcome = match session.revocability {
-            Revocability::Immediate { .. } => EndOutcome::Confirmed,
-            Revocability::Bounded { bound_seconds } if since.plus_seconds(bound_seconds) <= now => {
+        let outcome = match session.revocability.class {
+            RevocationClass::Immediate { .. } => EndOutcome::Confirmed,
+            RevocationClass::Bounded { bound_seconds }
+                if since.plus_seconds(bound_seconds) <= now =>
+            {
                 EndOutcome::Confirmed
             }
-            Revocability::Bounded { .. } => EndOutcome::Pending,
-            Revocability::ExpiryOnly => EndOutcome::Impossible,
+            RevocationClass::Bounded { .. } => EndOutcome::Pending,
+            RevocationClass::ExpiryOnly => EndOutcome::Impossible,
         };
         Box::pin(async move { outcome })
     }

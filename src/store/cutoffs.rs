@@ -23,7 +23,7 @@ pub(super) struct CutoffRow {
     requested_at: Timestamp,
     committed_at: Timestamp,
     lifted_idx: Option<i64>,
-    widened_to: Option<String>,
+    deny_policy_target: Option<String>,
     mac: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ impl SealedCutoff {
                 .lifted_index
                 .map_or_else(String::new, |index| index.to_string())
                 .into_bytes(),
-            cutoff.widened_to.clone().unwrap_or_default().into_bytes(),
+            cutoff.deny_policy_target.clone().unwrap_or_default().into_bytes(),
             cutoff.committed_at.micros().to_string().into_bytes(),
         ]
     }
@@ -120,7 +120,7 @@ impl TryFrom<CutoffRow> for SealedCutoff {
                 index: unsigned("cutoff", row.idx)?,
                 selector: selector.ok_or(StoreError::Corrupt("cutoff"))?,
                 block,
-                widened_to: row.widened_to,
+                deny_policy_target: row.deny_policy_target,
                 reason: row.reason,
                 by: row.actor,
                 requested_at: row.requested_at,

@@ -14,7 +14,8 @@ use taskpass::broker::BrokerError;
 use taskpass::broker::issue::Issued;
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::clock::Timestamp;
-use taskpass::domain::catalog::{Resource, Revocability};
+use taskpass::domain::catalog::Resource;
+use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::grant::Grant;
 use taskpass::domain::limits::MAX_LEDGER_KEYS;
@@ -121,7 +122,11 @@ impl Minter for BackEnd {
     }
 
     fn revocability(&self, _: &Resource) -> Revocability {
-        Revocability::ExpiryOnly
+        Revocability {
+            class: RevocationClass::ExpiryOnly,
+            open_sessions: OpenSessions::None,
+            expires_by: ExpiresBy::BackEnd,
+        }
     }
 
     fn fits(&self, _: &Resource, _: &Grant) -> Result<(), String> {
@@ -279,9 +284,9 @@ impl World {
                 let block = taskpass::broker::revoke::RevokeAsk {
                     selector: serde_json::from_value(workload).unwrap(),
                     block: taskpass::broker::revoke::BlockAsk::Default,
-                    widen: false,
+                    deny_all_earlier_sessions: false,
                     reason: "x".into(),
-                    unknown: false,
+                    allow_unknown: false,
                     dry_run: false,
                 };
                 let admin = self.rig.admin();
@@ -373,9 +378,9 @@ impl World {
                 let wanted = taskpass::broker::revoke::RevokeAsk {
                     selector: Selector::Resource("no-such-api".into()),
                     block: taskpass::broker::revoke::BlockAsk::Default,
-                    widen: false,
+                    deny_all_earlier_sessions: false,
                     reason: "x".into(),
-                    unknown: false,
+                    allow_unknown: false,
                     dry_run: false,
                 };
                 let revoked = broker.revoke_many(&evidence, wanted).await.map(drop);
@@ -387,9 +392,9 @@ impl World {
                 let wanted = taskpass::broker::revoke::RevokeAsk {
                     selector: everything,
                     block: taskpass::broker::revoke::BlockAsk::Default,
-                    widen: false,
+                    deny_all_earlier_sessions: false,
                     reason: "x".into(),
-                    unknown: false,
+                    allow_unknown: false,
                     dry_run: false,
                 };
                 broker.revoke_many(&evidence, wanted).await.map(drop)

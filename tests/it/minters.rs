@@ -15,7 +15,8 @@ use serde_json::json;
 use taskpass::broker::BrokerError;
 use taskpass::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
 use taskpass::clock::Timestamp;
-use taskpass::domain::catalog::{Resource, Revocability};
+use taskpass::domain::catalog::Resource;
+use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::permit::Permit;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
@@ -99,7 +100,11 @@ impl Minter for BackEnd {
     }
 
     fn revocability(&self, _: &Resource) -> Revocability {
-        Revocability::Bounded { bound_seconds: 60 }
+        Revocability {
+            class: RevocationClass::Bounded { bound_seconds: 60 },
+            open_sessions: OpenSessions::Ended,
+            expires_by: ExpiresBy::Broker,
+        }
     }
 
     fn signing_key(&self, _: &Resource, _: Timestamp) -> Option<String> {
@@ -310,11 +315,11 @@ on_both_stores! {
         let all = || Selector::All(True);
         let count = |revocation: &Revocation| revocation.radius.as_ref().map(|r| (r.matched, r.ended, r.ending));
         let (admin, reason) = (rig.admin(), String::from("drill"));
-        let tried = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason: reason.clone(), unknown: false, dry_run: true });
+        let tried = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: reason.clone(), allow_unknown: false, dry_run: true });
         assert_eq!(count(&tried.await.unwrap()), Some((3, 0, 3)));
         assert_eq!(back_end.asked_to_end(), 0, "a dry run touches nothing");
 
-        let done = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason, unknown: false, dry_run: false });
+        let done = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason, allow_unknown: false, dry_run: false });
         let done = done.await.unwrap();
         assert_eq!(count(&done), Some((3, 0, 3)));
         rig.clock.advance(1);

@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::domain::cutoff::{Selector, True};
 use crate::domain::decision::Outcome;
 use crate::domain::grant::Grant;
-use crate::domain::leaf::{DecisionLeaf, Event, Leaf};
+use crate::domain::leaf::{DecisionLeaf, Event, Leaf, LeafError};
 use crate::domain::session::EndReason;
 use crate::domain::task::TaskEnd;
 use crate::domain::workload::Identity;
@@ -370,9 +370,12 @@ fn ends_of(all: &[Ended], what: Uuid) -> impl Iterator<Item = &Ended> {
 
 impl Builder {
     fn take(&mut self, entry: &LogEntry) -> Result<(), Failure> {
-        let leaf = entry.leaf.as_deref().map(serde_json::from_slice::<Leaf>);
-        let leaf = match leaf {
-            Some(Ok(leaf)) if leaf.v == Leaf::VERSION => leaf,
+        let leaf = match entry.leaf.as_deref().map(Leaf::from_bytes) {
+            Some(Ok(leaf)) => leaf,
+            Some(Err(error @ LeafError::Earlier { .. })) => {
+                let told = format!("leaf {}: {error}", entry.index);
+                return Err(Failure::Refused(told));
+            }
             unread => {
                 self.all.unknown += u64::from(unread.is_some());
                 self.all.last_unread = Some(entry.index);
@@ -391,8 +394,8 @@ impl Builder {
             Event::Decision(decision) if decision.outcome == Outcome::Permit => {
                 self.permit(entry.index, entry.hash, leaf.at, &decision)
             }
-            Event::Genesis { succeeds, .. } => {
-                self.all.succeeds = succeeds.map(|former| former.origin);
+            Event::Genesis { predecessor, .. } => {
+                self.all.succeeds = predecessor.map(|former| former.origin);
                 Ok(())
             }
             Event::TaskEnded { task, end, .. } => self.keep(
@@ -412,9 +415,9 @@ impl Builder {
                 cuts.push((entry.index, leaf.at));
                 Ok(())
             }
-            Event::TimeAccepted { accepted, .. } => {
+            Event::TimeAccepted { accepted_time, .. } => {
                 self.spend(2 * size_of::<(u64, Timestamp)>())?;
-                self.all.accepted.push((entry.index, accepted));
+                self.all.accepted.push((entry.index, accepted_time));
                 Ok(())
             }
             _ => Ok(()),

@@ -157,9 +157,9 @@ fn signing_key<'a>(leaf: &'a Leaf, wanted: Option<&str>) -> Option<&'a str> {
         Event::Key {
             purpose,
             kid,
-            public,
+            public_key,
             ..
-        } if purpose == ACCESS_TOKEN && Some(kid.as_str()) == wanted => public.as_deref(),
+        } if purpose == ACCESS_TOKEN && Some(kid.as_str()) == wanted => public_key.as_deref(),
         _ => None,
     }
 }
@@ -176,21 +176,13 @@ impl Order {
             self.pruned += 1;
             return None;
         };
-        let leaf: Leaf = match serde_json::from_slice(bytes) {
+        let leaf = match Leaf::from_bytes(bytes) {
             Ok(leaf) => leaf,
             Err(error) => {
                 self.fault(verdict, entry.index, &format!("cannot be read: {error}"));
                 return None;
             }
         };
-        if leaf.v != Leaf::VERSION {
-            let why = format!(
-                "has format {}, this version reads {}",
-                leaf.v,
-                Leaf::VERSION
-            );
-            self.fault(verdict, entry.index, &why);
-        }
         if leaf.origin != origin {
             let why = format!("is meant for the log {}", leaf.origin);
             self.fault(verdict, entry.index, &why);
