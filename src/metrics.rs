@@ -657,7 +657,10 @@ impl Metrics {
     /// A policy that merely observes held for a request, of which became `outcome` and would have
     /// become `outcome_if_enforced`.
     pub fn observed(&self, policy: &str, outcome: Outcome, outcome_if_enforced: Outcome) {
-        count(&self.observed, &observed(policy, outcome, outcome_if_enforced));
+        count(
+            &self.observed,
+            &observed(policy, outcome, outcome_if_enforced),
+        );
     }
 
     /// The policies that merely observe, and until when. What each would refuse begins at zero, so
@@ -670,11 +673,13 @@ impl Metrics {
         for (policy, until) in policies {
             let labels = [("policy", Cow::Owned(policy.to_owned()))];
             self.observing.get_or_create(&labels).set(until.seconds());
-            for (outcome, outcome_if_enforced) in OUTCOMES
-                .into_iter()
-                .flat_map(|outcome| OUTCOMES.map(|outcome_if_enforced| (outcome, outcome_if_enforced)))
-            {
-                begin(&self.observed, &observed(policy, outcome, outcome_if_enforced));
+            for (outcome, outcome_if_enforced) in OUTCOMES.into_iter().flat_map(|outcome| {
+                OUTCOMES.map(|outcome_if_enforced| (outcome, outcome_if_enforced))
+            }) {
+                begin(
+                    &self.observed,
+                    &observed(policy, outcome, outcome_if_enforced),
+                );
             }
         }
     }

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
-use crate::domain::deny_list::{DenyAsk, DenyPlace, RevocationProgress, DenyWish};
+use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyWish, RevocationProgress};
 use crate::domain::generation::{Generation, GenerationDigest};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::session::{EndReason, Session};

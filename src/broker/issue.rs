@@ -416,7 +416,8 @@ impl Broker {
         for policy in &observed.policies {
             let outcome = decision.outcome();
             let name = &policy.policy;
-            self.metrics().observed(name, outcome, observed.outcome_if_enforced);
+            self.metrics()
+                .observed(name, outcome, observed.outcome_if_enforced);
         }
         warn!(decision = %id, outcome = decision.outcome().as_str(), %observed, "observed, not enforced");
     }

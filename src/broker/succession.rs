@@ -243,7 +243,9 @@ impl Broker {
             }
         }
         for generation in &legacy.unreadable {
-            carried.expires_naturally.push(left(generation.to_string(), UNREADABLE));
+            carried
+                .expires_naturally
+                .push(left(generation.to_string(), UNREADABLE));
         }
         for block in legacy.blocks {
             carry(block.selector, block.block, &block.reason, None).await?;

@@ -99,7 +99,7 @@ pub struct Leaf {
 
 impl Leaf {
     /// The version of the format that this build reads and writes. Raise it with every change of a
-    /// member: `golden.rs` holds every kind of leaf to its bytes.
+    /// member: `golden.rs` compares the bytes of every kind of leaf with a fixture.
     pub const VERSION: u32 = LEAF_VERSION;
 
     /// Reads a leaf. Another version is refused as such, whatever its members are.

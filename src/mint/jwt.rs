@@ -95,6 +95,48 @@ struct Claims<'a> {
     dec: String,
 }
 
+impl<'a> Claims<'a> {
+    fn new(
+        issuer: &'a str,
+        session: &'a Session,
+        delegators: &'a [Identity],
+        leaf_hash: &[u8; 32],
+        first_status_list: u64,
+    ) -> Self {
+        let (sub, act) = subject_and_actor(&session.workload, delegators);
+        Self {
+            iss: issuer,
+            sub,
+            aud: &session.audience,
+            client_id: &session.workload,
+            iat: session.issued_at.seconds(),
+            exp: session.expires_at.seconds(),
+            jti: session.id.to_string(),
+            scope: session.grant.scope(),
+            authorization_details: &session.grant,
+            act,
+            cnf: &session.key,
+            status: status(issuer, session, first_status_list),
+            task: session.task_id.to_string(),
+            sid: session.id.to_string(),
+            dec: URL_SAFE_NO_PAD.encode(leaf_hash),
+        }
+    }
+}
+
+/// The claims of a session's token, as they are signed.
+#[cfg(test)]
+pub(crate) fn claims_bytes(
+    issuer: &str,
+    session: &Session,
+    delegators: &[Identity],
+    leaf_hash: &[u8; 32],
+    first_status_list: u64,
+) -> Vec<u8> {
+    let claims = Claims::new(issuer, session, delegators, leaf_hash, first_status_list);
+    serde_json::to_vec(&claims).unwrap()
+}
+
 /// Subject and actor of a credential (RFC 8693 §4.1): with delegation, the subject is the workload
 /// at the root, and the actors are nested, the present one outermost.
 #[must_use]
@@ -161,24 +203,13 @@ impl Minter for JwtMinter {
             let key = key
                 .filter(|key| key.record.revoked_at.is_none())
                 .ok_or_else(|| MintError::Refused("the signing key was withdrawn".into()))?;
-            let (sub, act) = subject_and_actor(&session.workload, permit.delegators());
-            let claims = Claims {
-                iss: &self.issuer,
-                sub,
-                aud: &session.audience,
-                client_id: &session.workload,
-                iat: session.issued_at.seconds(),
-                exp: session.expires_at.seconds(),
-                jti: session.id.to_string(),
-                scope: session.grant.scope(),
-                authorization_details: &session.grant,
-                act,
-                cnf: &session.key,
-                status: status(&self.issuer, session, self.first_status_list),
-                task: session.task_id.to_string(),
-                sid: session.id.to_string(),
-                dec: URL_SAFE_NO_PAD.encode(permit.leaf_hash()),
-            };
+            let claims = Claims::new(
+                &self.issuer,
+                session,
+                permit.delegators(),
+                permit.leaf_hash(),
+                self.first_status_list,
+            );
             let access_token = sign_jwt(ACCESS_TOKEN_TYPE, &claims, key.signer.as_ref())
                 .await
                 .map_err(|error| MintError::Refused(error.to_string()))?;

@@ -259,12 +259,7 @@ impl Explainer<'_> {
         let context = |holding: &[u32]| match &input.credential {
             Some(asked) if !is_opening => {
                 let ttl_seconds = self.generation.asked_ttl(asked, &input.task);
-                mapping::credential_context(
-                    &input.task,
-                    holding,
-                    ttl_seconds,
-                    asked.revocability,
-                )
+                mapping::credential_context(&input.task, holding, ttl_seconds, asked.revocability)
             }
             _ => mapping::task_context(&input.task, holding),
         };

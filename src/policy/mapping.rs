@@ -280,7 +280,10 @@ pub(super) fn credential_context(
     let pairs = [
         ("task".to_owned(), task_record(task)?),
         ("ttl_seconds".to_owned(), ttl_seconds),
-        ("revocability".to_owned(), revocability_record(revocability)?),
+        (
+            "revocability".to_owned(),
+            revocability_record(revocability)?,
+        ),
         numbers(asked),
     ];
     Context::from_pairs(pairs).map_err(Unmappable::because)

@@ -112,8 +112,8 @@ impl Recorded {
         let decode = |text: &str, what| STANDARD.decode(text).map_err(|_| malformed(what));
         let leaf = record.leaf.as_deref();
         let bytes = decode(leaf.ok_or(RecordError::Pruned("its leaf"))?, "leaf")?;
-        let leaf = Leaf::from_bytes(&bytes)
-            .map_err(|error| RecordError::Malformed(error.to_string()))?;
+        let leaf =
+            Leaf::from_bytes(&bytes).map_err(|error| RecordError::Malformed(error.to_string()))?;
         let (Some(salt), Some(opened)) = (&record.salt, &record.input) else {
             return Err(RecordError::Pruned("its input"));
         };

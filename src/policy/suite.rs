@@ -368,9 +368,9 @@ impl Run<'_> {
             workload: &workload,
             roles: Some(&case.roles),
             ask: &ask,
-            revocability: case.revocability.unwrap_or_else(|| {
-                Revocability::of(&ask.resource, DEFAULT_READ_LEASE_SECONDS)
-            }),
+            revocability: case
+                .revocability
+                .unwrap_or_else(|| Revocability::of(&ask.resource, DEFAULT_READ_LEASE_SECONDS)),
             task: facts(&task_type, case.depth, case.deadline_seconds, case.opens),
             bounds: None,
             now: self.now,

@@ -90,7 +90,11 @@ impl SealedCutoff {
                 .lifted_index
                 .map_or_else(String::new, |index| index.to_string())
                 .into_bytes(),
-            cutoff.deny_policy_target.clone().unwrap_or_default().into_bytes(),
+            cutoff
+                .deny_policy_target
+                .clone()
+                .unwrap_or_default()
+                .into_bytes(),
             cutoff.committed_at.micros().to_string().into_bytes(),
         ]
     }

@@ -10,7 +10,7 @@ use super::deny_lists::ClaimedPlace;
 use super::tasks::json_ids;
 use super::{Store, StoreError, on_pool, read, write};
 use crate::clock::Timestamp;
-use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, RevocationProgress, DenyWish};
+use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyWish, RevocationProgress};
 use crate::ids::SessionId;
 
 /// Does statements in one transaction that has a place to itself. `$fits` is what the back end was
@@ -107,14 +107,14 @@ impl Store {
             .fetch_optional(db)
             .await?
         });
-        Ok(
-            row.map(|(requested_at, listed, written_at, read_at)| RevocationProgress {
+        Ok(row.map(
+            |(requested_at, listed, written_at, read_at)| RevocationProgress {
                 requested_at,
                 listed,
                 written_at,
                 read_at,
-            }),
-        )
+            },
+        ))
     }
 
     /// Notes who wants a session denied, before its end is recorded: whatever happens between the

@@ -332,7 +332,11 @@ mod tests {
     fn a_log_of_another_format_is_refused_by_its_version_with_the_way_on() {
         let told = |body: &str| check_leaf_format(Some((body.as_bytes().to_vec(),)));
         let earlier = told(r#"{"v":1}"#).unwrap_err().to_string();
-        for part in ["format version 1", "earlier development build", "new, empty database"] {
+        for part in [
+            "format version 1",
+            "earlier development build",
+            "new, empty database",
+        ] {
             assert!(earlier.contains(part), "{earlier}");
         }
         let later = told(r#"{"v":3}"#).unwrap_err().to_string();

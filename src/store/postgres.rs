@@ -413,9 +413,7 @@ impl Postgres {
         if !made {
             return Ok(());
         }
-        let oldest = sqlx::query_as(OLDEST_BODY)
-            .fetch_optional(&self.pool)
-            .await;
+        let oldest = sqlx::query_as(OLDEST_BODY).fetch_optional(&self.pool).await;
         match oldest.map_err(StoreError::from) {
             Err(StoreError::Refused(_)) => Ok(()),
             oldest => check_leaf_format(oldest?),

@@ -228,7 +228,11 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
     let orphaned = orphans::orphaned_sessions(broker, now).await;
     report(broker, "orphaned_sessions", orphaned);
     report(broker, "endings", endings(broker, now).await);
-    report(broker, "omitted_denials", omitted_denials(broker, now).await);
+    report(
+        broker,
+        "omitted_denials",
+        omitted_denials(broker, now).await,
+    );
 }
 
 /// Keeps the write-ahead log of an embedded store short, by any clock.

@@ -12,10 +12,10 @@ use sqlx::Connection as _;
 use taskpass::broker::BrokerError;
 use taskpass::broker::issue::Issued;
 use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
-use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::deny_list::RevocationProgress;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
+use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use taskpass::domain::session::SessionState;
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::SessionId;
@@ -103,7 +103,11 @@ async fn state(rig: &Rig, session: SessionId) -> SessionState {
 }
 
 async fn progress(rig: &Rig, session: SessionId) -> Option<RevocationProgress> {
-    rig.broker.store().revocation_progress(session).await.unwrap()
+    rig.broker
+        .store()
+        .revocation_progress(session)
+        .await
+        .unwrap()
 }
 
 /// Another generation, in which the resource is registered otherwise.
@@ -606,7 +610,10 @@ async fn an_admin_has_every_earlier_session_of_a_role_denied_at_once() {
     assert_eq!(state(&rig, after[0].session.id).await, SessionState::Active);
     // Its leaf says so, and its MAC covers it.
     let reread = rig.broker.revocation(&admin, cutoff.id).await.unwrap();
-    assert_eq!(reread.cutoff.unwrap().deny_policy_target.as_deref(), Some(ROLE));
+    assert_eq!(
+        reread.cutoff.unwrap().deny_policy_target.as_deref(),
+        Some(ROLE)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -654,7 +654,10 @@ fn another_logs_signature_or_origin_is_refused() {
     );
     leaf = permit(&sample.signer.kid);
     for (version, told) in [
-        (1, "format version 1 was made by an earlier development build"),
+        (
+            1,
+            "format version 1 was made by an earlier development build",
+        ),
         (3, "format version 3 was made by a later build"),
     ] {
         leaf["v"] = json!(version);

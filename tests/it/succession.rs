@@ -761,7 +761,10 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
             );
             let hours = (until.unwrap().unix_timestamp() - unix_seconds()) / 3_600;
             assert!((11..=12).contains(&hours), "{left}");
-            assert!(left["reason"].as_str().unwrap().contains("no list"), "{left}");
+            assert!(
+                left["reason"].as_str().unwrap().contains("no list"),
+                "{left}"
+            );
         }
         // Each list is due in the new store, and a cutoff stands for it.
         let store = Store::Sqlite(Sqlite::open(&world.path(data(NEW)), 1).await.unwrap());

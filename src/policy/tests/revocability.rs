@@ -37,7 +37,11 @@ fn a_policy_can_refuse_each_answer() {
     };
     for (condition, of_kept, of_token) in [
         ("context.revocability.expires_by == \"broker\"", true, false),
-        ("context.revocability.open_sessions == \"kept\"", true, false),
+        (
+            "context.revocability.open_sessions == \"kept\"",
+            true,
+            false,
+        ),
         ("context.revocability.class == \"expiry_only\"", true, false),
         (
             "[\"bounded\", \"expiry_only\"].contains(context.revocability.class)",
@@ -79,10 +83,7 @@ fn what_was_decided_on_is_recorded_and_decides_again() {
         expires_by: ExpiresBy::Broker,
         ..REVOCABILITY
     };
-    for (revocability, expected) in [
-        (REVOCABILITY, Outcome::Permit),
-        (broker, Outcome::Deny),
-    ] {
+    for (revocability, expected) in [(REVOCABILITY, Outcome::Permit), (broker, Outcome::Deny)] {
         let decision = judge(&compiled, revocability);
         assert_eq!(decision.outcome(), expected);
         let again = compiled.redecide(&decision.input).unwrap();

@@ -207,7 +207,9 @@ pub(super) async fn postgres(
         .bind(column(sessions, |(s, _)| {
             s.revocability.open_sessions.as_str()
         }))
-        .bind(column(sessions, |(s, _)| s.revocability.expires_by.as_str()))
+        .bind(column(sessions, |(s, _)| {
+            s.revocability.expires_by.as_str()
+        }))
         .execute(connection)
         .await?;
     Ok(())

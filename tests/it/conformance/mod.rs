@@ -13,7 +13,7 @@ use taskpass::crypto::SealingKeys;
 use taskpass::crypto::digest::Mac;
 use taskpass::crypto::random::SystemRandom;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
-use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, RevocationProgress, DenyWish};
+use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyWish, RevocationProgress};
 use taskpass::domain::endpoint::EndpointsDigest;
 use taskpass::domain::generation::GenerationDigest;
 use taskpass::domain::leaf::Opening;
