@@ -60,9 +60,12 @@ fn a_policy_can_refuse_each_answer() {
         ),
         ("!(context.revocability has bound_seconds)", true, false),
     ] {
-        let expected = |refused| match refused {
-            true => Outcome::Deny,
-            false => Outcome::Permit,
+        let expected = |refused| {
+            if refused {
+                Outcome::Deny
+            } else {
+                Outcome::Permit
+            }
         };
         assert_eq!(outcome(condition, kept), expected(of_kept), "{condition}");
         assert_eq!(
@@ -103,7 +106,7 @@ fn a_bound_is_read_only_where_there_is_one() {
 fn an_answer_that_no_minter_gives_does_not_load() {
     for (member, wrong, right) in [
         ("class", "never", "bounded"),
-        ("open_sessions", "open", "kept"),
+        ("open_sessions", "closed", "kept"),
         ("expires_by", "brokr", "broker"),
     ] {
         for condition in [
