@@ -413,7 +413,8 @@ impl Postgres {
         if !made {
             return Ok(());
         }
-        let oldest = sqlx::query_as(OLDEST_BODY).fetch_optional(&self.pool).await;
+        let oldest: Result<Option<(Vec<u8>,)>, sqlx::Error> =
+            sqlx::query_as(OLDEST_BODY).fetch_optional(&self.pool).await;
         match oldest.map_err(StoreError::from) {
             Err(StoreError::Refused(_)) => Ok(()),
             oldest => check_leaf_format(oldest?),

@@ -244,7 +244,8 @@ async fn check_format(pool: &SqlitePool) -> Result<(), StoreError> {
     if !made {
         return Ok(());
     }
-    check_leaf_format(sqlx::query_as(OLDEST_BODY).fetch_optional(pool).await?)
+    let oldest: Option<(Vec<u8>,)> = sqlx::query_as(OLDEST_BODY).fetch_optional(pool).await?;
+    check_leaf_format(oldest)
 }
 
 async fn reading(options: SqliteConnectOptions, readers: u32) -> Result<SqlitePool, StoreError> {
