@@ -28,6 +28,8 @@ pub mod domain;
 pub mod endpoints;
 pub mod export;
 pub mod files;
+#[cfg(test)]
+mod golden;
 pub mod http;
 pub mod ids;
 pub mod ledger;

@@ -333,7 +333,7 @@ const OUTCOMES: [Outcome; 4] = [
 
 /// Outcomes of a session that is to be ended by a list at its back end.
 const LISTED: &str = "listed";
-const LEFT_TO_EXPIRY: &str = "left_to_expiry";
+const EXPIRES_NATURALLY: &str = "expires_naturally";
 
 /// What witnesses said of the log's checkpoints.
 #[derive(Debug)]
@@ -444,8 +444,8 @@ impl Metrics {
             ),
             denied: r.counters(
                 "denied_sessions",
-                "Sessions that were read back from a list at their back end, or left to their expiry \
-                 for want of room or reason",
+                "Sessions that were read back from a list at their back end, or that expire naturally \
+                 because the list has no room for them or no reason",
             ),
             short_deny_lists: r.gauge(
                 "deny_lists_short",
@@ -663,9 +663,12 @@ impl Metrics {
     }
 
     /// A policy that merely observes held for a request, of which became `outcome` and would have
-    /// become `would_be`.
-    pub fn observed(&self, policy: &str, outcome: Outcome, would_be: Outcome) {
-        count(&self.observed, &observed(policy, outcome, would_be));
+    /// become `outcome_if_enforced`.
+    pub fn observed(&self, policy: &str, outcome: Outcome, outcome_if_enforced: Outcome) {
+        count(
+            &self.observed,
+            &observed(policy, outcome, outcome_if_enforced),
+        );
     }
 
     /// The policies that merely observe, and until when. What each would refuse begins at zero, so
@@ -678,11 +681,13 @@ impl Metrics {
         for (policy, until) in policies {
             let labels = [("policy", Cow::Owned(policy.to_owned()))];
             self.observing.get_or_create(&labels).set(until.seconds());
-            for (outcome, would_be) in OUTCOMES
-                .into_iter()
-                .flat_map(|outcome| OUTCOMES.map(|would_be| (outcome, would_be)))
-            {
-                begin(&self.observed, &observed(policy, outcome, would_be));
+            for (outcome, outcome_if_enforced) in OUTCOMES.into_iter().flat_map(|outcome| {
+                OUTCOMES.map(|outcome_if_enforced| (outcome, outcome_if_enforced))
+            }) {
+                begin(
+                    &self.observed,
+                    &observed(policy, outcome, outcome_if_enforced),
+                );
             }
         }
     }
@@ -751,8 +756,8 @@ impl Metrics {
 
     /// So many sessions found no room or reason on a list, and live until some comes free or they
     /// expire.
-    pub fn left_to_expiry(&self, sessions: u64) {
-        self.count_denied(LEFT_TO_EXPIRY, sessions);
+    pub fn expires_naturally(&self, sessions: u64) {
+        self.count_denied(EXPIRES_NATURALLY, sessions);
     }
 
     fn count_denied(&self, outcome: &'static str, sessions: u64) {
@@ -987,11 +992,11 @@ impl Metrics {
     }
 }
 
-fn observed(policy: &str, outcome: Outcome, would_be: Outcome) -> Labels<3> {
+fn observed(policy: &str, outcome: Outcome, outcome_if_enforced: Outcome) -> Labels<3> {
     [
         ("policy", Cow::Owned(policy.to_owned())),
         ("outcome", outcome.as_str().into()),
-        ("would_be", would_be.as_str().into()),
+        ("outcome_if_enforced", outcome_if_enforced.as_str().into()),
     ]
 }
 
@@ -1040,7 +1045,7 @@ mod tests {
         metrics.sessions_ended(EndReason::Revoked, 3);
         metrics.revocation(&Selector::Resource("orders".into()));
         metrics.revocation_lag(RevocationLag::RequestedToDurable, MS);
-        metrics.sweep("silence", Ended::from(&Err::<(), ()>(())), 2);
+        metrics.sweep("task_expiry", Ended::from(&Err::<(), ()>(())), 2);
         metrics.export_delivered("siem", 7);
         metrics.export_failed("siem");
         metrics.export_lag("siem", 3, 65_000 * MS, true);
@@ -1064,8 +1069,8 @@ mod tests {
             "taskpass_decisions_total{outcome=\"permit\"} 1",
             "taskpass_decisions_total{outcome=\"indeterminate\"} 0",
             "taskpass_refusals_total{code=\"ttl-too-long\"} 1",
-            "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",would_be=\"deny\"} 1",
-            "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",would_be=\"indeterminate\"} 0",
+            "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",outcome_if_enforced=\"deny\"} 1",
+            "taskpass_observed_total{policy=\"freeze\",outcome=\"permit\",outcome_if_enforced=\"indeterminate\"} 0",
             "taskpass_observing_until_timestamp_seconds{policy=\"freeze\"} 1800000000",
             "taskpass_attestation_failures_total{attestor=\"ci\",reason=\"expired\"} 1",
             "taskpass_attestation_failures_total{attestor=\"ci\",reason=\"replayed\"} 0",
@@ -1075,8 +1080,8 @@ mod tests {
             "taskpass_sessions_ended_total{reason=\"revoked\"} 3",
             "taskpass_revocations_total{selector=\"resource\"} 1",
             "taskpass_revocation_lag_seconds_count{part=\"requested_to_durable\"} 1",
-            "taskpass_sweeps_total{worker=\"silence\",result=\"failed\"} 1",
-            "taskpass_swept_rows_total{worker=\"silence\"} 2",
+            "taskpass_sweeps_total{worker=\"task_expiry\",result=\"failed\"} 1",
+            "taskpass_swept_rows_total{worker=\"task_expiry\"} 2",
             "taskpass_export_delivered_total{sink=\"siem\"} 7",
             "taskpass_export_failures_total{sink=\"siem\"} 1",
             "taskpass_export_lag_entries{sink=\"siem\"} 3",

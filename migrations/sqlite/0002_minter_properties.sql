@@ -14,4 +14,4 @@ DROP INDEX session_listed;
 CREATE INDEX session_listed ON session (leaf_idx) WHERE in_status_lists;
 
 -- Older binaries insert sessions without the new columns.
-UPDATE schema_support SET oldest_binary = 9100;
+UPDATE schema_support SET oldest_binary = 2;

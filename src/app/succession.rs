@@ -23,6 +23,7 @@ use crate::crypto::digest::Mac;
 use crate::crypto::jwk::PublicJwk;
 use crate::crypto::keyring::KeyPurpose;
 use crate::crypto::signer::{LocalSigner, Signer};
+use crate::domain::leaf::{Event, Leaf, LeafError};
 use crate::domain::limits::MAX_CLOCK_SKEW_SECONDS;
 use crate::domain::succession::{Succession, Why, first_list_after};
 use crate::files::read_private;
@@ -153,7 +154,7 @@ impl Said {
         if !self.unfinished {
             return Ok(());
         }
-        let command = match self.succession.why {
+        let command = match self.succession.reason {
             Why::Lost => "taskpass ledger new-origin",
             Why::KeyRevoked => "taskpass keys revoke --ledger",
         };
@@ -177,9 +178,8 @@ pub(super) async fn read(store: &Store, mac: &Mac) -> Result<Option<Said>, Start
 }
 
 /// The part of the first leaf that names the succeeded log.
-#[derive(Deserialize)]
 struct Genesis {
-    succeeds: Option<Succession>,
+    predecessor: Option<Succession>,
 }
 
 /// Reads the first leaf. Returns `None` if there is none, or if its body was pruned.
@@ -191,7 +191,11 @@ async fn first_leaf(store: &Store) -> Result<Option<Genesis>, StartError> {
     if leaf_hash(&body) != hash {
         return Err(unfit("the body of the first leaf does not fit its hash"));
     }
-    serde_json::from_slice(&body).map(Some).map_err(unfit)
+    let unread = |error: LeafError| unfit(format!("the first leaf of the log: {error}"));
+    let Event::Genesis { predecessor, .. } = Leaf::from_bytes(&body).map_err(unread)?.event else {
+        return Err(unfit("the first leaf of the log does not begin a log"));
+    };
+    Ok(Some(Genesis { predecessor }))
 }
 
 /// Checks that the first leaf names the same log as the table. An attacker who can delete a row cannot
@@ -200,7 +204,7 @@ pub(super) async fn check_first_leaf(
     store: &Store,
     succeeds: Option<&Succession>,
 ) -> Result<(), StartError> {
-    let Some(Genesis { succeeds: leaf }) = first_leaf(store).await? else {
+    let Some(Genesis { predecessor: leaf }) = first_leaf(store).await? else {
         return Ok(());
     };
     if leaf.as_ref() == succeeds {
@@ -279,7 +283,7 @@ impl Old {
             .collect();
         let succeeded = match read(&store, &mac).await? {
             Some(said) => Some(said.succession),
-            None => first_leaf(&store).await?.and_then(|leaf| leaf.succeeds),
+            None => first_leaf(&store).await?.and_then(|leaf| leaf.predecessor),
         };
         let head = store.head(&HeadSeal::new(&origin, &mac)).await;
         let head = head.map_err(unfit_head)?.unwrap_or(Head {
@@ -392,7 +396,7 @@ impl Old {
     fn give_up_as_of<'a>(
         &'a self,
         known: impl Iterator<Item = &'a Known>,
-        why: Why,
+        reason: Why,
         revoked_key: Option<String>,
         at: Timestamp,
     ) -> Succession {
@@ -403,7 +407,7 @@ impl Old {
             origin: self.origin.clone(),
             size: last.size,
             root: last.root.to_string(),
-            why,
+            reason,
             revoked_key,
             first_status_list: Some(first_list_after(self.first_status_list, last.size)),
             at,

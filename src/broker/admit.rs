@@ -16,7 +16,7 @@ use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::crypto::digest::{digests_equal, sha256};
 use crate::crypto::random::{random_token, token_digest};
-use crate::domain::catalog::{Revocability, TaskType, too_many_steps};
+use crate::domain::catalog::{TaskType, too_many_steps};
 use crate::domain::decision::{Refusal, RefusalCode};
 use crate::domain::limits::{
     IDEMPOTENCY_SECONDS, MAX_CHAIN_DEPTH, MAX_DELEGATION_SECONDS, MAX_REQUEST_STEPS, MAX_SUPERSEDES,
@@ -26,6 +26,7 @@ use crate::domain::request::{
     OpenTask, ParentRef, ResolvedRequest, ResolvedTask, RetryKey, check_resource_fits,
     deadline_too_long,
 };
+use crate::domain::revocability::RevocationClass;
 use crate::domain::session::{EndReason, SessionState};
 use crate::domain::task::{Task, TaskChain, TaskState};
 use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
@@ -204,7 +205,10 @@ impl Broker {
         // back end did not make it: the cases for which there are retries.
         let unclaimed =
             status.state == SessionState::Ended && status.end_reason == Some(EndReason::Failed);
-        let immediate = matches!(view.session.revocability, Revocability::Immediate { .. });
+        let immediate = matches!(
+            view.session.revocability.class,
+            RevocationClass::Immediate { .. }
+        );
         let can_be_taken_back =
             (unclaimed || immediate && status.is_valid()) && facts.supersedes < MAX_SUPERSEDES;
         if !can_be_taken_back {

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use super::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::catalog::Resource;
-use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyStanding, DenyWish};
+use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyWish, RevocationProgress};
 use crate::domain::generation::{Generation, GenerationDigest};
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::domain::session::{EndReason, Session};
@@ -107,9 +107,9 @@ impl Broker {
         now: Timestamp,
     ) -> Result<EndOutcome, BrokerError> {
         let bound = place.propagation_seconds;
-        let standing = match self.covered(place, minter, session).await? {
+        let standing = match self.covered_by_blanket_deny(place, minter, session).await? {
             Some(standing) => standing,
-            None => match self.store().deny_standing(session.id).await? {
+            None => match self.store().revocation_progress(session.id).await? {
                 Some(standing) if standing.listed => standing,
                 // Room may have come free, or a cutoff may match it that did not before.
                 _ => {
@@ -142,12 +142,12 @@ impl Broker {
 
     /// Where an admin had every earlier session of the place denied, this one among them, how far
     /// that has come. One that may have been made later is not among them.
-    async fn covered(
+    async fn covered_by_blanket_deny(
         &self,
         place: &DenyPlace,
         minter: &dyn Minter,
         session: &Session,
-    ) -> Result<Option<DenyStanding>, BrokerError> {
+    ) -> Result<Option<RevocationProgress>, BrokerError> {
         let MintPlace::External { lease_seconds } = minter.place() else {
             return Ok(None);
         };
@@ -158,9 +158,9 @@ impl Broker {
         if made_by >= issued_before {
             return Ok(None);
         }
-        let read = self.store().widening(place).await?;
+        let read = self.store().blanket_deny(place).await?;
         let read = read.filter(|read| made_by < read.issued_before);
-        Ok(Some(DenyStanding {
+        Ok(Some(RevocationProgress {
             requested_at: issued_before,
             listed: true,
             written_at: read.map(|read| read.written_at),
@@ -176,7 +176,7 @@ impl Broker {
         now: Timestamp,
     ) -> Result<Option<Timestamp>, BrokerError> {
         let since = now.minus_seconds(MAX_TTL_SECONDS);
-        let at = self.store().widened_at(&place.name, since).await?;
+        let at = self.store().last_blanket_deny(&place.name, since).await?;
         Ok(at.map(Timestamp::floor_to_second))
     }
 
@@ -199,34 +199,34 @@ impl Broker {
         session: &Session,
         wish: DenyWish,
         now: Timestamp,
-    ) -> Result<DenyStanding, BrokerError> {
-        let before = self.store().deny_standing(session.id).await?;
+    ) -> Result<RevocationProgress, BrokerError> {
+        let before = self.store().revocation_progress(session.id).await?;
         self.store().put_deny_place(place, now).await?;
         let ask = deny_ask(session, wish, now);
         self.store().ask_deny(place, &ask).await?;
-        let standing = self.store().deny_standing(session.id).await?;
+        let standing = self.store().revocation_progress(session.id).await?;
         let standing = standing.ok_or(BrokerError::NotFound("session"))?;
         if before.is_none() && !standing.listed {
             // What is over and expires before the list is sure to hold needs no room.
             let holds_at = now.plus_seconds(place.propagation_seconds + SKEW_SECONDS);
             if wish == DenyWish::Admin || ask.keep_until > holds_at {
-                self.left_to_expiry(place, &[session.id]);
+                self.report_natural_expiry(place, &[session.id]);
             } else {
-                self.metrics().left_to_expiry(1);
+                self.metrics().expires_naturally(1);
             }
         }
         Ok(standing)
     }
 
-    /// Says which sessions found no room on a list.
-    pub(super) fn left_to_expiry(&self, place: &DenyPlace, sessions: &[SessionId]) {
-        self.metrics().left_to_expiry(sessions.len() as u64);
+    /// Reports the sessions that found no room on a list, and so expire naturally.
+    pub(super) fn report_natural_expiry(&self, place: &DenyPlace, sessions: &[SessionId]) {
+        self.metrics().expires_naturally(sessions.len() as u64);
         for session in sessions {
             warn!(%session, place = place.name, "the list of denied sessions has no room for a session; it lives until some comes free, or it expires");
         }
     }
 
-    /// Refuses a credential that could not be revoked, since its deny list has no room.
+    /// Refuses to issue where a revocation of the new credential would find no room on the list.
     pub(super) async fn ensure_revocation_capacity(
         &self,
         minter: &dyn Minter,

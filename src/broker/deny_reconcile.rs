@@ -258,7 +258,7 @@ impl Broker {
                 .unlist_unwritten(place, unwritten / 2, now)
                 .await
                 .map_err(BrokerError::from)?;
-            self.left_to_expiry(place, &left);
+            self.report_natural_expiry(place, &left);
             wanted = self.wanted(place).await?;
             let same = standing
                 .as_ref()
@@ -329,7 +329,7 @@ impl Broker {
             .store()
             .adopt_denied(place, &all, now, keep_until)
             .await?;
-        self.left_to_expiry(place, &left);
+        self.report_natural_expiry(place, &left);
         Ok(())
     }
 
@@ -373,7 +373,7 @@ impl Broker {
             .note_denied(place, self.replica(), &present, self.now())
             .await;
         self.metrics().denied(noted.map_err(BrokerError::from)?);
-        let noted = store.note_widening(place, self.replica(), before).await;
+        let noted = store.note_blanket_deny(place, self.replica(), before).await;
         noted.map_err(BrokerError::from)?;
         Ok((standing, began))
     }

@@ -25,6 +25,7 @@ use crate::domain::generation::GenerationDigest;
 use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
 use crate::domain::request::{CredentialRequest, ResolvedRequest};
+use crate::domain::revocability::Revocability;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskEnd, TaskState};
 use crate::ids::{DecisionId, SessionId, TaskId};
@@ -278,7 +279,9 @@ impl Broker {
         };
         let deciding = Instant::now();
         let roles = self.roles_asked_for(context).await?;
-        let decision = decide(context, roles.as_ref(), &request, &admission);
+        let minter = self.minter(request.resource.kind.minter())?;
+        let revocability = minter.revocability(&request.resource);
+        let decision = decide(context, roles.as_ref(), &request, revocability, &admission);
         self.metrics().stage(Stage::Decide, deciding.elapsed());
         let (verdict, evaluation) = Evaluation::of(decision);
         Ok(match verdict {
@@ -412,7 +415,7 @@ impl Broker {
         let listed = session.is_in_status_lists();
         let token = session.minter.makes_access_tokens().then(|| TokenPlan {
             issuer: self.issuer().to_owned(),
-            status_lists_from: listed.then(|| self.ledger().first_status_list()),
+            first_status_list: listed.then(|| self.ledger().first_status_list()),
         });
         Ok(SessionPlan {
             session,
@@ -605,6 +608,7 @@ fn decide(
     context: &DecisionContext<'_>,
     roles: Option<&BTreeSet<String>>,
     request: &ResolvedRequest,
+    revocability: Revocability,
     admission: &Admission,
 ) -> Decision {
     let retry = admission.retry.as_ref();
@@ -612,6 +616,7 @@ fn decide(
         workload: context.workload,
         roles,
         ask: request,
+        revocability,
         task: admission.task.facts.clone(),
         bounds: Some(Bounds {
             not_after: admission.not_after,

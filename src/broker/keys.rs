@@ -343,7 +343,7 @@ pub struct KeySummary {
     /// Its record.
     pub record: SigningKeyRecord,
     /// Whether it signs now.
-    pub signs: bool,
+    pub signing: bool,
 }
 
 /// The withdrawal of an access-token key: what follows from it, or would.
@@ -354,7 +354,7 @@ pub struct KeyWithdrawal {
     /// Whether it was withdrawn. Otherwise nothing was touched.
     pub done: bool,
     /// Whether it signed new tokens until now.
-    pub signs: bool,
+    pub signing: bool,
     /// The key that signs new tokens afterwards, where one can at once.
     pub successor: Option<String>,
     /// From when on new tokens are signed again, where none can be at once. `None` with a successor, and
@@ -573,7 +573,7 @@ impl Broker {
             .records
             .into_iter()
             .map(|record| KeySummary {
-                signs: signers.contains(&record.kid),
+                signing: signers.contains(&record.kid),
                 record,
             })
             .collect())
@@ -621,7 +621,7 @@ impl Broker {
             block: Block::UntilLifted,
             reason: "the key was revoked".into(),
             by: admin.name(),
-            widened_to: None,
+            deny_policy_target: None,
             requested_at: now,
             committed_at: now,
             lifted_index: None,
@@ -657,7 +657,7 @@ impl Broker {
             let signer = signer_preferring(records, purpose, *algorithm, schedule, at);
             signer.map(|record| record.kid.clone())
         };
-        let signs = signer(&records, now).as_deref() == Some(kid);
+        let signing = signer(&records, now).as_deref() == Some(kid);
         records.retain(|record| record.kid != kid);
         let successor = signer(&records, now);
         let lead = schedule.publish_lead_seconds;
@@ -670,7 +670,7 @@ impl Broker {
         KeyWithdrawal {
             kid: kid.to_owned(),
             done: false,
-            signs,
+            signing,
             resumes_at: resumes_at.filter(|_| successor.is_none()),
             successor,
             matched: None,

@@ -32,8 +32,9 @@ use crate::store::tasks::TaskFilter;
 /// Sessions that an answer names; the rest are only counted.
 const NAMED: u32 = 100;
 
-/// When a place that was not known is looked at though nobody says that its cutoff is committed.
-const WIDENED_BY_SECONDS: u64 = 60;
+/// Seconds until a new role is reconciled if nothing schedules it earlier: the crash of a revocation
+/// between the role's row and the cutoff.
+const RECONCILE_DUE_SECONDS: u64 = 60;
 
 /// How long a revocation that stands is kept from its answer by counting.
 const COUNT_PATIENCE: Duration = Duration::from_secs(4);
@@ -56,12 +57,13 @@ pub struct RevokeAsk {
     pub selector: Selector,
     /// For how long nothing new is granted to it.
     pub block: BlockAsk,
-    /// Whether a back end that names the sessions it denies is to deny all earlier ones instead.
-    pub widen: bool,
+    /// Whether the back end is to deny every session that was made earlier, instead of only those
+    /// that its list names.
+    pub deny_all_earlier_sessions: bool,
     /// Why, for people.
     pub reason: String,
     /// Revoke though the broker knows nothing of the selector's name, as before a first use.
-    pub unknown: bool,
+    pub allow_unknown: bool,
     /// Only say what would end.
     pub dry_run: bool,
 }
@@ -220,20 +222,20 @@ impl Broker {
         let RevokeAsk {
             selector,
             block,
-            widen,
+            deny_all_earlier_sessions,
             reason,
-            unknown,
+            allow_unknown,
             dry_run,
         } = ask;
         let asked = self.now();
         let admin = unverified.act_as(AdminAction::RevokeMany).await?;
-        if unknown {
+        if allow_unknown {
             check_name(&selector)?;
         } else {
             self.check_known(&selector, asked).await?;
         }
-        let place = if widen {
-            Some(self.widened_place(&selector, asked).await?)
+        let place = if deny_all_earlier_sessions {
+            Some(self.deny_policy_target(&selector, asked).await?)
         } else {
             None
         };
@@ -262,9 +264,9 @@ impl Broker {
         let (commitment, opening) = self.commitment(reason.clone().into_bytes())?;
         if let Some(place) = &place {
             admin.use_up().await?;
-            // Known before the cutoff is, or nobody would come by with what it widens; but not looked
-            // at before, or the look that finds nothing would be in the way.
-            let due = asked.plus_seconds(WIDENED_BY_SECONDS);
+            // Create the reconcile job before committing the cutoff, so that a crash in between cannot
+            // lose it. Schedule it later, so that it does not run before the cutoff is visible.
+            let due = asked.plus_seconds(RECONCILE_DUE_SECONDS);
             self.store().know_deny_place(place, due).await?;
         }
         let cutoff = Cutoff {
@@ -272,7 +274,7 @@ impl Broker {
             index: 0,
             selector: selector.clone(),
             block,
-            widened_to: place.as_ref().map(|place| place.name.clone()),
+            deny_policy_target: place.as_ref().map(|place| place.name.clone()),
             reason,
             by: admin.name(),
             requested_at: asked,
@@ -298,7 +300,7 @@ impl Broker {
         if let Some(place) = &place
             && let Err(error) = self.store().nudge_deny_place(place, self.now()).await
         {
-            warn!(place = %place.name, %error, "a widening waits until its place is due");
+            warn!(place = %place.name, %error, "the deny of earlier sessions waits until its role is due");
         }
         self.wake_sweeper();
         let cutoff = Cutoff {
@@ -545,15 +547,15 @@ impl Broker {
         })
     }
 
-    /// The place that a resource has to itself, so that all its sessions can be denied there at
-    /// once. Where it shares one, the records of the others would go on calling theirs good.
-    async fn widened_place(
+    /// The role of a resource, to deny every earlier session of it at once. A role that another
+    /// resource uses is refused: its sessions would die and stay recorded as good.
+    async fn deny_policy_target(
         &self,
         selector: &Selector,
         now: Timestamp,
     ) -> Result<DenyPlace, BrokerError> {
         let invalid = |detail: String| BrokerError::Invalid {
-            pointer: "/widen",
+            pointer: "/deny_all_earlier_sessions",
             detail,
         };
         let name = match selector {
@@ -567,7 +569,7 @@ impl Broker {
             | Selector::IssuedAfter(_)
             | Selector::All(_) => {
                 return Err(invalid(
-                    "only a resource's revocation can be widened".into(),
+                    "only the revocation of a resource can deny all earlier sessions".into(),
                 ));
             }
         };

@@ -4,7 +4,7 @@ use super::access::Unverified;
 use super::{Broker, BrokerError};
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::domain::deny_list::DenyStanding;
+use crate::domain::deny_list::RevocationProgress;
 use crate::domain::limits::DEFAULT_PAGE;
 use crate::domain::validity::{EffectiveStatus, SessionView};
 use crate::ids::SessionId;
@@ -18,8 +18,8 @@ pub struct SessionReport {
     pub view: SessionView,
     /// Its status when it was read.
     pub status: EffectiveStatus,
-    /// How far its back end has come with denying it, where that was looked up.
-    pub denying: Option<DenyStanding>,
+    /// The progress of its back end with denying it. `None` where it was not read.
+    pub revocation_progress: Option<RevocationProgress>,
 }
 
 impl SessionReport {
@@ -30,7 +30,7 @@ impl SessionReport {
         Self {
             view,
             status,
-            denying: None,
+            revocation_progress: None,
         }
     }
 }
@@ -59,9 +59,9 @@ impl Broker {
         if !own && !reader.may(AdminAction::ListSessions)? {
             return Err(BrokerError::NotFound("session"));
         }
-        let denying = self.store().deny_standing(id).await?;
+        let revocation_progress = self.store().revocation_progress(id).await?;
         Ok(SessionReport {
-            denying,
+            revocation_progress,
             ..SessionReport::new(view, self.now())
         })
     }

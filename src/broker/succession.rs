@@ -41,11 +41,11 @@ const UNREADABLE: &str = "what was registered then cannot be read";
 
 /// Sessions that the new log cannot end before their time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LeftToExpiry {
-    /// The place at the back end, or the generation whose places are unknown.
-    pub place: String,
-    /// Why they are not denied.
-    pub why: String,
+pub struct ExpiresNaturally {
+    /// The role at the back end, or the generation whose roles are unknown.
+    pub target: String,
+    /// Why its sessions are not denied.
+    pub reason: String,
     /// When the last of them has expired.
     pub until: Timestamp,
 }
@@ -58,7 +58,7 @@ pub struct CarriedOver {
     /// Places whose older sessions are denied, once a broker writes their lists.
     pub denied: Vec<String>,
     /// Places whose older sessions live until they expire.
-    pub left: Vec<LeftToExpiry>,
+    pub expires_naturally: Vec<ExpiresNaturally>,
     /// Registered workload keys.
     pub workload_keys: u64,
     /// Roles of admins.
@@ -210,7 +210,7 @@ impl Broker {
                 cutoff.selector == selector
                     && cutoff.block == block
                     && cutoff.reason == reason
-                    && cutoff.widened_to == to
+                    && cutoff.deny_policy_target == to
             });
             if let Some(same) = same {
                 before.swap_remove(same);
@@ -219,9 +219,9 @@ impl Broker {
             self.carry_cutoff(selector, block, reason, to, now).await
         };
         carry(Selector::All(True), Block::No, reason, None).await?;
-        let left = |place: String, why: &str| LeftToExpiry {
-            place,
-            why: why.to_owned(),
+        let left = |target: String, reason: &str| ExpiresNaturally {
+            target,
+            reason: reason.to_owned(),
             until: now.plus_seconds(MAX_TTL_SECONDS),
         };
         for ((kind, name), mut found) in self.places_of(&legacy, registered) {
@@ -229,7 +229,7 @@ impl Broker {
             let resource = found.resource.take();
             let Some((place, usable)) = found.list(minter.and_then(|it| it.deny_list())) else {
                 let why = minter.map_or(NO_MINTER, |_| NO_LIST);
-                carried.left.push(left(name, why));
+                carried.expires_naturally.push(left(name, why));
                 continue;
             };
             let selector = match resource {
@@ -241,11 +241,13 @@ impl Broker {
             self.store().put_deny_place(&place, now).await?;
             match usable {
                 Ok(()) => carried.denied.push(place.name),
-                Err(why) => carried.left.push(left(place.name, &why)),
+                Err(why) => carried.expires_naturally.push(left(place.name, &why)),
             }
         }
         for generation in &legacy.unreadable {
-            carried.left.push(left(generation.to_string(), UNREADABLE));
+            carried
+                .expires_naturally
+                .push(left(generation.to_string(), UNREADABLE));
         }
         for block in legacy.blocks {
             carry(block.selector, block.block, &block.reason, None).await?;
@@ -341,7 +343,7 @@ impl Broker {
         selector: Selector,
         block: Block,
         reason: &str,
-        widened_to: Option<String>,
+        deny_policy_target: Option<String>,
         now: Timestamp,
     ) -> Result<(), BrokerError> {
         let cutoff = Cutoff {
@@ -349,7 +351,7 @@ impl Broker {
             index: 0,
             selector,
             block,
-            widened_to,
+            deny_policy_target,
             reason: reason.to_owned(),
             by: BY.to_owned(),
             requested_at: now,

@@ -56,7 +56,7 @@ fn ask() -> Result<(), Failure> {
 fn told(answer: &Value, kid: &str) -> String {
     let text = |name: &str| answer.get(name).and_then(Value::as_str);
     let done = answer.get("withdrawn").and_then(Value::as_bool) == Some(true);
-    let signs = answer.get("signs").and_then(Value::as_bool) == Some(true);
+    let signs = answer.get("signing").and_then(Value::as_bool) == Some(true);
     let mut lines = vec![match (done, signs) {
         (true, true) => format!("{kid} is withdrawn; it signed new tokens until now"),
         (true, false) => format!("{kid} is withdrawn; it did not sign new tokens"),
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn what_stops_and_until_when_is_told() {
         let mut answer = json!({
-            "kid": "k1", "withdrawn": false, "signs": true, "successor": "k2",
+            "kid": "k1", "withdrawn": false, "signing": true, "successor": "k2",
             "issuance_resumes_at": null, "matched": 3, "cached_until": "2026-12-01T00:00:00Z"
         });
         let would = told(&answer, "k1");

@@ -137,7 +137,7 @@ impl Keys {
                         "kid",
                         "purpose",
                         "algorithm",
-                        "signs",
+                        "signing",
                         "active_from",
                         "retire_at",
                         "revoked_at",

@@ -297,12 +297,12 @@ impl Check {
             let notes = compiled.map(|own| own.notes().clone()).unwrap_or_default();
             output::even_unread(output::json(&json!({
                 "good": built.is_ok(), "generation": compiled.map(CompiledGeneration::digest),
-                "observing": observing, "problems": problems, "single_places": notes.single_places,
+                "observed_policies": observing, "problems": problems, "single_places": notes.single_places,
                 "unmet_places": notes.unmet_places, "without_region": notes.without_region,
                 "lasting": notes.lasting,
                 // What only the broker knows; null where it was not asked.
-                "bound": told.as_ref().map(|told| &told["bound"]),
-                "can_activate": told.as_ref().map(|told| &told["can_activate"]),
+                "bound_identities": told.as_ref().map(|told| &told["bound_identities"]),
+                "able_to_activate": told.as_ref().map(|told| &told["able_to_activate"]),
             })))?;
             return built.map(drop).map_err(|_| Failure::Told);
         }
@@ -321,7 +321,7 @@ impl Check {
             )?,
             Some(told) => output::line(format!(
                 "at the broker: {} of {} bound identities could activate the next generation",
-                told["can_activate"], told["bound"]
+                told["able_to_activate"], told["bound_identities"]
             ))?,
         }
         say_what_observes(&built.compiled)

@@ -94,7 +94,7 @@ impl List {
         let columns = [
             "id",
             "selector",
-            "blocks",
+            "block_active",
             "blocked_until",
             "by",
             "committed_at",

@@ -35,10 +35,10 @@ pub(super) struct Revoke {
     /// Have AWS refuse every earlier session of ours on the resource's role, not only as many as a
     /// list has room for
     #[arg(long)]
-    widen: bool,
-    /// Revoke though the broker knows nothing of this name
+    deny_all_earlier_sessions: bool,
+    /// Revoke even if the broker knows nothing of this name
     #[arg(long)]
-    unknown: bool,
+    allow_unknown: bool,
     /// Why
     #[arg(long, value_name = "TEXT")]
     reason: String,
@@ -89,11 +89,11 @@ impl Revoke {
         body.insert("selector".into(), selector);
         body.insert("reason".into(), json!(self.reason));
         body.insert("dry_run".into(), json!(self.dry_run));
-        if self.unknown {
-            body.insert("unknown".into(), json!(true));
+        if self.allow_unknown {
+            body.insert("allow_unknown".into(), json!(true));
         }
-        if self.widen {
-            body.insert("widen".into(), json!(true));
+        if self.deny_all_earlier_sessions {
+            body.insert("deny_all_earlier_sessions".into(), json!(true));
         }
         if self.until_lifted {
             body.insert("block_seconds".into(), json!("until_lifted"));

@@ -14,6 +14,7 @@ use crate::crypto::keyring::KeySchedule;
 use crate::domain::catalog::{Resource, TaskType};
 use crate::domain::generation::{DecisionLimits, Retention};
 use crate::domain::limits::MAX_TTL_SECONDS;
+use crate::domain::revocability::DEFAULT_READ_LEASE_SECONDS;
 use crate::domain::trust::AttestorSpec;
 use crate::endpoints::{EndpointSpec, OwnCredentials};
 
@@ -317,7 +318,7 @@ impl Default for Postgres {
             acquire_timeout_seconds: 3,
             statement_timeout_seconds: 5,
             append_timeout_seconds: 2,
-            read_lease_seconds: 5,
+            read_lease_seconds: DEFAULT_READ_LEASE_SECONDS,
             trusted_network: false,
         }
     }

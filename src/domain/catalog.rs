@@ -17,57 +17,6 @@ use super::limits::{
 use super::pattern::Budget;
 use super::workload::Identity;
 
-/// How soon a credential of this kind is dead after it was revoked, told truthfully.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "class", rename_all = "snake_case")]
-pub enum Revocability {
-    /// At the next use: each use reads the primary store.
-    Immediate {
-        /// How old what is read may be at most, right after a failover of the store. Zero where the
-        /// store cannot fail over.
-        bound_seconds: u64,
-    },
-    /// Within a stated time.
-    Bounded {
-        /// The largest age at which an old answer is still believed.
-        bound_seconds: u64,
-    },
-    /// Not before it expires.
-    ExpiryOnly,
-}
-
-impl Revocability {
-    /// The class's name on the wire and in the store.
-    #[must_use]
-    pub fn class(self) -> &'static str {
-        match self {
-            Self::Immediate { .. } => "immediate",
-            Self::Bounded { .. } => "bounded",
-            Self::ExpiryOnly => "expiry_only",
-        }
-    }
-
-    /// The bound in seconds, where there is one.
-    #[must_use]
-    pub fn bound_seconds(self) -> Option<u64> {
-        match self {
-            Self::Immediate { bound_seconds } | Self::Bounded { bound_seconds } => {
-                Some(bound_seconds)
-            }
-            Self::ExpiryOnly => None,
-        }
-    }
-
-    /// From its parts, as the store keeps them.
-    #[must_use]
-    pub fn from_parts(class: &str, bound_seconds: Option<u64>) -> Option<Self> {
-        match (class, bound_seconds) {
-            ("immediate", Some(bound_seconds)) => Some(Self::Immediate { bound_seconds }),
-            ("bounded", Some(bound_seconds)) => Some(Self::Bounded { bound_seconds }),
-            ("expiry_only", None) => Some(Self::ExpiryOnly),
-            _ => None,
-        }
-    }
 }
 
 /// How much harm a resource can do; only a `low` one may have policies that merely observe.
@@ -567,16 +516,6 @@ mod tests {
         }))
         .unwrap();
         assert!(Catalog::new(vec![resource()], vec![task_type], &[]).is_err());
-    }
-
-    #[test]
-    fn revocability_says_its_class_and_bound() {
-        let text = |r: Revocability| serde_json::to_string(&r).unwrap();
-        assert_eq!(
-            text(Revocability::Immediate { bound_seconds: 0 }),
-            r#"{"class":"immediate","bound_seconds":0}"#
-        );
-        assert_eq!(text(Revocability::ExpiryOnly), r#"{"class":"expiry_only"}"#);
     }
 
     #[test]

@@ -324,9 +324,9 @@ pub struct Cutoff {
     pub selector: Selector,
     /// For how long nothing new is granted.
     pub block: Block,
-    /// The place at a back end, a role, of which every session of ours that was made before is
-    /// denied, whether or not the selector matches it.
-    pub widened_to: Option<String>,
+    /// The role of which the back end denies every session that was made earlier, whether or not the
+    /// selector matches it.
+    pub deny_policy_target: Option<String>,
     /// Why, in the admin's words.
     pub reason: String,
     /// Who did it.
@@ -373,7 +373,7 @@ mod tests {
             block,
             reason: String::new(),
             by: String::new(),
-            widened_to: None,
+            deny_policy_target: None,
             requested_at: Timestamp::EPOCH,
             committed_at: Timestamp::EPOCH,
             lifted_index: None,

@@ -222,8 +222,8 @@ impl Decision {
 pub struct Observed {
     /// Those that hold for the request, or could not be evaluated for it, by name.
     pub policies: Vec<ObservedPolicy>,
-    /// The outcome, were every policy that observes enforced.
-    pub would_be: Outcome,
+    /// The outcome if every policy that observes were enforced.
+    pub outcome_if_enforced: Outcome,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<RefusalCode>,
@@ -278,7 +278,7 @@ impl std::fmt::Display for Observed {
                 policy.enforced_from
             )?;
         }
-        write!(f, "it would be {}", self.would_be.as_str())?;
+        write!(f, "it would be {}", self.outcome_if_enforced.as_str())?;
         match (self.refusal, self.ttl_seconds) {
             (Some(code), _) => write!(f, " ({})", code.as_str()),
             (None, Some(seconds)) => write!(f, " ({seconds} s)"),

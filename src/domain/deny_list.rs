@@ -96,9 +96,9 @@ pub struct DenyAsk {
     pub wish: DenyWish,
 }
 
-/// How far the denying of a session has come.
+/// The progress of a back end that denies one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DenyStanding {
+pub struct RevocationProgress {
     /// When it was asked for.
     pub requested_at: Timestamp,
     /// Whether the document is to name it. Where not, the session is left to its expiry.
@@ -109,7 +109,7 @@ pub struct DenyStanding {
     pub read_at: Option<Timestamp>,
 }
 
-impl DenyStanding {
+impl RevocationProgress {
     /// From when on the back end refuses the session everywhere, by the place's bound.
     #[must_use]
     pub fn holds_from(&self, propagation_seconds: u64) -> Option<Timestamp> {
@@ -148,26 +148,26 @@ mod tests {
 
     #[test]
     fn nothing_is_confirmed_before_it_was_read_back_and_had_time_and_was_read_again() {
-        let asked = DenyStanding {
+        let asked = RevocationProgress {
             requested_at: at(100),
             listed: true,
             written_at: None,
             read_at: Some(at(1_000)),
         };
         assert!(!asked.is_confirmed(60));
-        let written = DenyStanding {
+        let written = RevocationProgress {
             written_at: Some(at(110)),
             read_at: Some(at(169)),
             ..asked
         };
         assert_eq!(written.holds_from(60), Some(at(170)));
         assert!(!written.is_confirmed(60));
-        let read = DenyStanding {
+        let read = RevocationProgress {
             read_at: Some(at(170)),
             ..written
         };
         assert!(read.is_confirmed(60));
-        let left = DenyStanding {
+        let left = RevocationProgress {
             listed: false,
             ..read
         };

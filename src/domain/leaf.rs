@@ -7,6 +7,8 @@
 //! A permit's leaf pins exactly one credential. What its subject may not read, and what a person
 //! may ask to have deleted, is there only as a salted [`Commitment`]; the openings are kept apart.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::cutoff::Selector;
@@ -14,6 +16,7 @@ use super::decision::{Observed, Outcome, RefusalCode};
 use super::endpoint::EndpointsDigest;
 use super::generation::GenerationDigest;
 use super::grant::Grant;
+use super::revocability::Revocability;
 use super::session::EndReason;
 use super::succession::Succession;
 use super::task::TaskEnd;
@@ -35,10 +38,55 @@ pub struct Opening {
     pub bytes: Vec<u8>,
 }
 
+/// [`Leaf::VERSION`].
+const LEAF_VERSION: u32 = 2;
+
+/// Bytes that this build cannot read as a leaf.
+#[derive(Debug, thiserror::Error)]
+pub enum LeafError {
+    /// A leaf of an earlier format.
+    #[error(
+        "format version {found} was made by an earlier development build; this build reads version \
+         {LEAF_VERSION}"
+    )]
+    Earlier {
+        /// The version that the leaf states.
+        found: u32,
+    },
+    /// A leaf of a later format.
+    #[error(
+        "format version {found} was made by a later build; this build reads version {LEAF_VERSION}"
+    )]
+    Later {
+        /// The version that the leaf states.
+        found: u32,
+    },
+    /// Not the JSON of a leaf of this format.
+    #[error(transparent)]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl LeafError {
+    /// The refusal of a version, unless it is the present one.
+    fn of_version(found: u32) -> Option<Self> {
+        match found.cmp(&LEAF_VERSION) {
+            Ordering::Less => Some(Self::Earlier { found }),
+            Ordering::Equal => None,
+            Ordering::Greater => Some(Self::Later { found }),
+        }
+    }
+}
+
+/// The version of a leaf, whatever else its format has.
+#[derive(Deserialize)]
+struct Versioned {
+    v: u32,
+}
+
 /// One leaf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaf {
-    /// The version of this format: 1.
+    /// The version of this format: [`Self::VERSION`].
     pub v: u32,
     /// The log that this leaf is meant for.
     pub origin: String,
@@ -50,8 +98,21 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// The present version of the format.
-    pub const VERSION: u32 = 1;
+    /// The version of the format that this build reads and writes. Raise it with every change of a
+    /// member: `golden.rs` compares the bytes of every kind of leaf with a fixture.
+    pub const VERSION: u32 = LEAF_VERSION;
+
+    /// Reads a leaf. Another version is refused as such, whatever its members are.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, LeafError> {
+        match serde_json::from_slice::<Self>(bytes) {
+            Ok(leaf) => LeafError::of_version(leaf.v).map_or(Ok(leaf), Err),
+            Err(error) => {
+                let version = serde_json::from_slice::<Versioned>(bytes).ok();
+                let other = version.and_then(|version| LeafError::of_version(version.v));
+                Err(other.unwrap_or(LeafError::Malformed(error)))
+            }
+        }
+    }
 
     /// The leaf's bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
@@ -69,7 +130,7 @@ pub enum Event {
         vkey: String,
         /// The log that it takes the place of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        succeeds: Option<Succession>,
+        predecessor: Option<Succession>,
         /// Whether every head of the log carries the broker's own MAC, so that a checkpoint is its
         /// word for each leaf below.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -83,9 +144,10 @@ pub enum Event {
     TaskEnded {
         /// Which.
         task: TaskId,
-        /// How.
+        /// The state that the task ended in.
+        #[serde(rename = "state")]
         end: TaskEnd,
-        /// On whose word.
+        /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
     /// A parent task let a child in.
@@ -97,7 +159,7 @@ pub enum Event {
         /// Until when.
         expires_at: Timestamp,
         /// Credentials that the child's budget takes from the parent's.
-        sessions: u32,
+        max_credentials: u32,
     },
     /// One session was ended before its time.
     SessionEnded {
@@ -105,7 +167,7 @@ pub enum Event {
         session: SessionId,
         /// Why.
         reason: EndReason,
-        /// On whose word.
+        /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
     /// A back end confirmed that a session is over, or could not be made to.
@@ -124,33 +186,33 @@ pub enum Event {
         /// The end of the block: a time, `until_lifted`, or nothing for none.
         #[serde(skip_serializing_if = "Option::is_none")]
         blocked_until: Option<String>,
-        /// The place at a back end of which every earlier session of ours is denied.
+        /// The role of which the back end denies every session that was made earlier.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        widened_to: Option<String>,
+        deny_policy_target: Option<String>,
         /// A commitment to the reason given.
         reason: Commitment,
-        /// On whose word.
+        /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
     /// A cutoff's block was lifted.
     CutoffLifted {
         /// The cutoff.
         id: CutoffId,
-        /// On whose word.
+        /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
     /// An administrator accepted what the clock shows, though the ledger or this very process had
-    /// seen another time. What earlier leaves permitted and dated later than `accepted` is dead.
+    /// seen another time. What earlier leaves permitted and dated later than `accepted_time` is dead.
     TimeAccepted {
         /// The cutoff of what is dated later.
         id: CutoffId,
         /// When the newest leaf before this one was decided, as it says itself.
-        recorded: Timestamp,
-        /// The time that was accepted.
-        accepted: Timestamp,
+        recorded_time: Timestamp,
+        /// The broker's clock, which an admin accepted.
+        accepted_time: Timestamp,
         /// A commitment to the reason given.
         reason: Commitment,
-        /// On whose word.
+        /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
     /// Another generation decides from here on.
@@ -159,7 +221,7 @@ pub enum Event {
         generation: GenerationDigest,
         /// The digest of the activating replica's endpoints: what the names in it meant there.
         endpoints: EndpointsDigest,
-        /// On whose word.
+        /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
     /// A key of ours was made, withdrawn or removed.
@@ -172,12 +234,12 @@ pub enum Event {
         change: String,
         /// Its public part, when added: a JWK's text, or a signed-note verifier key.
         #[serde(skip_serializing_if = "Option::is_none")]
-        public: Option<String>,
+        public_key: Option<String>,
         /// The ids of the ledger keys that the added one takes the place of: they sign along until
         /// they end.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        retires: Vec<String>,
-        /// On whose word.
+        retired_kids: Vec<String>,
+        /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
     /// Something else that an admin changed.
@@ -190,13 +252,13 @@ pub enum Event {
         /// The new value, where there is one.
         #[serde(skip_serializing_if = "Option::is_none")]
         value: Option<String>,
-        /// On whose word.
+        /// The actor: an identity, or a part of the broker such as `sweeper` or `handle`.
         by: String,
     },
     /// Denials beyond the budget, which have no leaf of their own.
     DenialsOmitted {
         /// The identity, or the attestor for all its identities together.
-        of: String,
+        subject: String,
         /// How many.
         count: u64,
         /// Since when.
@@ -301,7 +363,9 @@ impl Event {
             effect,
         };
         match self {
-            Self::Genesis { succeeds, .. } => act(About::Log, Effect::Begins(succeeds.as_ref())),
+            Self::Genesis { predecessor, .. } => {
+                act(About::Log, Effect::Begins(predecessor.as_ref()))
+            }
             Self::Decision(leaf) => Facets {
                 decision: Some(RecordedDecision::Request(leaf)),
                 about: About::Workload(&leaf.workload),
@@ -334,9 +398,12 @@ impl Event {
             },
             Self::Cutoff { id, selector, .. } => act(About::Cutoff(*id), Effect::CutsOff(selector)),
             Self::CutoffLifted { id, .. } => act(About::Cutoff(*id), Effect::Nothing),
-            Self::TimeAccepted { id, accepted, .. } => {
-                act(About::Cutoff(*id), Effect::CutsOffIssuedAfter(*accepted))
-            }
+            Self::TimeAccepted {
+                id, accepted_time, ..
+            } => act(
+                About::Cutoff(*id),
+                Effect::CutsOffIssuedAfter(*accepted_time),
+            ),
             Self::Activated { generation, .. } => {
                 act(About::Generation(*generation), Effect::Nothing)
             }
@@ -344,14 +411,14 @@ impl Event {
                 purpose,
                 kid,
                 change,
-                public,
+                public_key,
                 ..
             } => {
                 let effect = if change == "added" {
                     Effect::AddsKey(AddedKey {
                         purpose,
                         kid,
-                        public: public.as_deref(),
+                        public: public_key.as_deref(),
                     })
                 } else {
                     Effect::EndsKey
@@ -359,12 +426,12 @@ impl Event {
                 act(About::Named(kid), effect)
             }
             Self::Admin { subject, .. } => act(About::Named(subject), Effect::Nothing),
-            Self::DenialsOmitted { of, .. } => act(About::Named(of), Effect::Nothing),
+            Self::DenialsOmitted { subject, .. } => act(About::Named(subject), Effect::Nothing),
         }
     }
 }
 
-/// A decision. The fields from `session` to `kid` are there for a permit only.
+/// A decision. The fields from `session` to `revocability` are there for a permit only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionLeaf {
     /// The decision.
@@ -426,7 +493,10 @@ pub struct DecisionLeaf {
     /// The first status list of this log, if the credential is in one: which one, and its bit, follow
     /// from the leaf's index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status_lists_from: Option<u64>,
+    pub first_status_list: Option<u64>,
+    /// What the revocation of the credential achieves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revocability: Option<Revocability>,
     /// What decided.
     pub generation: GenerationDigest,
     /// The policies that permitted it. Those that denied are committed to instead.
@@ -472,4 +542,29 @@ pub struct TaskLeaf {
     /// A commitment to the purpose.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub purpose: Option<Commitment>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_of_another_version_is_refused_by_its_version() {
+        let told = |text: &str| Leaf::from_bytes(text.as_bytes()).unwrap_err().to_string();
+        let rest = r#""origin":"o","at":"2026-10-24T12:00:00Z","event":"genesis","vkey":"k""#;
+        let earlier = told(&format!(r#"{{"v":1,{rest}}}"#));
+        assert!(
+            earlier.starts_with("format version 1 was made by an earlier development build"),
+            "{earlier}"
+        );
+        // Whatever else it has.
+        assert_eq!(told(r#"{"v":1,"event":"no_more"}"#), earlier);
+        let later = told(&format!(r#"{{"v":3,{rest}}}"#));
+        assert!(later.contains("a later build"), "{later}");
+        assert!(Leaf::from_bytes(format!(r#"{{"v":2,{rest}}}"#).as_bytes()).is_ok());
+        for bad in ["{}", "leaf", r#"{"v":2,"event":"no_more"}"#] {
+            let refused = Leaf::from_bytes(bad.as_bytes());
+            assert!(matches!(refused, Err(LeafError::Malformed(_))), "{bad}");
+        }
+    }
 }

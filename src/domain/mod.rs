@@ -15,6 +15,7 @@
 //! - [`succession`]: a log that takes the place of another.
 //! - [`decision`]: the outcome of policy, and why a refusal is one.
 //! - [`permit`]: a decision whose leaf is durable.
+//! - [`revocability`]: what a revocation of a credential achieves.
 //! - [`generation`]: everything that decides, as one document with one digest.
 //! - [`lasting`]: actions of AWS that leave access behind.
 //! - [`leaf`]: the bytes that are hashed into the ledger.
@@ -38,6 +39,7 @@ pub mod permit;
 pub mod presets;
 pub mod record;
 pub mod request;
+pub mod revocability;
 pub mod session;
 pub mod status_list;
 pub mod succession;

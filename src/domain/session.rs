@@ -6,10 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::catalog::Revocability;
 use super::generation::GenerationDigest;
 use super::grant::Grant;
 use super::kind::MinterKind;
+use super::revocability::{Revocability, RevocationClass};
 use super::workload::{Identity, Instance, KeyBinding};
 use crate::clock::Timestamp;
 use crate::ids::{DecisionId, SessionId, TaskId};
@@ -129,7 +129,7 @@ pub struct Session {
     pub generation: GenerationDigest,
     /// The policies that permitted it.
     pub policies: Vec<String>,
-    /// How soon a revocation takes effect.
+    /// What its revocation achieves.
     pub revocability: Revocability,
     /// When it was decided.
     pub issued_at: Timestamp,
@@ -149,7 +149,7 @@ impl Session {
     /// Whether status lists tell servers whether it is good.
     #[must_use]
     pub fn is_in_status_lists(&self) -> bool {
-        let bounded = matches!(self.revocability, Revocability::Bounded { .. });
+        let bounded = matches!(self.revocability.class, RevocationClass::Bounded { .. });
         bounded && self.minter.makes_access_tokens()
     }
 }

@@ -27,7 +27,7 @@ pub struct Succession {
     /// The root of the tree of those, in base64, as checkpoints have it.
     pub root: String,
     /// Why it was given up.
-    pub why: Why,
+    pub reason: Why,
     /// The verifier key that nobody may believe any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_key: Option<String>,
@@ -71,7 +71,7 @@ mod tests {
             origin: "old.example/log".into(),
             size,
             root: String::new(),
-            why: Why::Lost,
+            reason: Why::Lost,
             revoked_key: None,
             first_status_list: None,
             at: Timestamp::EPOCH,

@@ -46,15 +46,17 @@ impl TaskState {
     }
 }
 
-/// How a task is ended. There is no other way out of `open`.
+/// How a task is ended. There is no other way out of `open`. It is written as the state that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
 pub enum TaskEnd {
     /// Done.
+    #[serde(rename = "completed")]
     Complete,
     /// Broken off.
+    #[serde(rename = "aborted")]
     Abort,
     /// Past its deadline or silent; only the sweeper says so.
+    #[serde(rename = "expired")]
     Expire,
 }
 

@@ -12,9 +12,9 @@
 
 use std::collections::HashMap;
 
-use super::catalog::Revocability;
 use super::cutoff::{Cutoff, Selector, SelectorSubject};
 use super::limits::MAX_CHAIN_DEPTH;
+use super::revocability::RevocationClass;
 use super::session::{EndReason, Session, SessionState};
 use super::task::{Task, TaskChain, TaskEnd, TaskLife, TaskState};
 use super::workload::Identity;
@@ -450,10 +450,10 @@ impl Session {
     /// Where every use asks the broker, an end is known at once; where servers poll status lists, when
     /// the last list from before is too old to be believed; elsewhere the back end has to say.
     fn known_after_seconds(&self) -> Option<u64> {
-        match self.revocability {
-            Revocability::Immediate { .. } => Some(0),
-            Revocability::Bounded { bound_seconds } => self.is_in_status_lists().then_some(bound_seconds),
-            Revocability::ExpiryOnly => None,
+        match self.revocability.class {
+            RevocationClass::Immediate { .. } => Some(0),
+            RevocationClass::Bounded { bound_seconds } => self.is_in_status_lists().then_some(bound_seconds),
+            RevocationClass::ExpiryOnly => None,
         }
     }
 
@@ -462,7 +462,7 @@ impl Session {
     #[must_use]
     pub fn is_active_at_back_end(&self) -> bool {
         self.state == SessionState::Active
-            && matches!(self.revocability, Revocability::Bounded { .. })
+            && matches!(self.revocability.class, RevocationClass::Bounded { .. })
             && !self.minter.is_local()
     }
 
@@ -473,9 +473,9 @@ impl Session {
         if self.state == SessionState::Minting {
             return SessionState::Ending;
         }
-        match self.revocability {
-            Revocability::Immediate { .. } => SessionState::Ended,
-            Revocability::Bounded { .. } | Revocability::ExpiryOnly => SessionState::Ending,
+        match self.revocability.class {
+            RevocationClass::Immediate { .. } => SessionState::Ended,
+            RevocationClass::Bounded { .. } | RevocationClass::ExpiryOnly => SessionState::Ending,
         }
     }
 
@@ -750,7 +750,7 @@ mod tests {
             kid: "k1".into(),
             generation: GenerationDigest::new([7; 32]),
             policies: vec!["p1".into()],
-            revocability: Revocability::Immediate { bound_seconds: 0 },
+            revocability: Revocability { class: RevocationClass::Immediate { bound_seconds: 0 }, open_sessions: OpenSessions::None, expires_by: ExpiresBy::Itself },
             issued_at: at(10),
             expires_at: at(500),
             state: SessionState::Active,
@@ -905,13 +905,13 @@ mod tests {
             minter: minter.to_owned(),
             ..session()
         };
-        let bounded = Revocability::Bounded { bound_seconds: 60 };
-        let immediate = Revocability::Immediate { bound_seconds: 0 };
+        let bounded = RevocationClass::Bounded { bound_seconds: 60 };
+        let immediate = RevocationClass::Immediate { bound_seconds: 0 };
         for (session, known_at) in [
             (with(immediate, LOCAL_MINTER), Some(at(100))),
             (with(bounded, LOCAL_MINTER), Some(at(160))),
             (with(bounded, "aws"), None),
-            (with(Revocability::ExpiryOnly, "aws"), None),
+            (with(RevocationClass::ExpiryOnly, "aws"), None),
         ] {
             let mut view = view(session);
             view.cut_off_at = Some(at(100));
@@ -958,7 +958,7 @@ mod tests {
             block: Block::No,
             reason: String::new(),
             by: String::new(),
-            widened_to: None,
+            deny_policy_target: None,
             requested_at: Timestamp::EPOCH,
             committed_at: at(50),
             // Lifting ends the block and revives nothing.

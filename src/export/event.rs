@@ -54,7 +54,7 @@ pub struct Message {
 pub(super) struct Reading<'a> {
     pub(super) recorded: Recorded<'a>,
     pub(super) id: String,
-    /// The leaf, where it is one that we know.
+    /// The leaf, where this build reads its format.
     pub(super) leaf: Option<Leaf>,
     /// The leaf's text, where it is JSON.
     pub(super) text: Option<&'a str>,
@@ -94,10 +94,10 @@ impl<'a> Reading<'a> {
             (Some(_), _) => "unknown".to_owned(),
         };
         let text = text.filter(|_| value.is_some());
-        let leaf = text.and_then(|text| serde_json::from_str::<Leaf>(text).ok());
+        let leaf = text.and_then(|text| Leaf::from_bytes(text.as_bytes()).ok());
         Self {
             id: format!("tp-{}-{}", recorded.index, short(recorded.hash)),
-            leaf: leaf.filter(|leaf| leaf.v == Leaf::VERSION),
+            leaf,
             text,
             name,
             recorded,

@@ -125,7 +125,11 @@ fn class(reading: &Reading<'_>) -> Class {
     };
     match &leaf.event {
         Event::Decision(decision) => authorize(decision, leaf.at, issuer),
-        Event::DenialsOmitted { of, count, since } => omitted(of, *count, *since, leaf.at),
+        Event::DenialsOmitted {
+            subject,
+            count,
+            since,
+        } => omitted(subject, *count, *since, leaf.at),
         Event::SessionEnded {
             session,
             reason,
@@ -169,13 +173,13 @@ fn class(reading: &Reading<'_>) -> Class {
         }
         Event::TimeAccepted {
             id,
-            recorded,
-            accepted,
+            recorded_time,
+            accepted_time,
             by: who,
             ..
         } => {
             let mut all = by(who);
-            let change = format!("{recorded} to {accepted}");
+            let change = format!("{recorded_time} to {accepted_time}");
             merge(
                 &mut all,
                 json!({"entity": {"name": "clock"}, "status_detail": change}),
@@ -200,7 +204,9 @@ fn class(reading: &Reading<'_>) -> Class {
             value,
             by: who,
         } => admin(change, subject, value.as_deref(), by(who)),
-        Event::Genesis { vkey, succeeds, .. } => genesis(vkey, succeeds.is_some(), &leaf.origin),
+        Event::Genesis {
+            vkey, predecessor, ..
+        } => genesis(vkey, predecessor.is_some(), &leaf.origin),
     }
 }
 

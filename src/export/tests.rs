@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
+use crate::domain::leaf::Leaf;
 use crate::merkle::leaf_hash;
 
 const ISSUER: &str = "https://broker.test";
 const ORIGIN: &str = "broker.test/log";
 
 fn leaf(mut event: Value) -> Vec<u8> {
-    event["v"] = 1.into();
+    event["v"] = Leaf::VERSION.into();
     event["origin"] = ORIGIN.into();
     event["at"] = "2026-11-23T12:00:00.25Z".into();
     serde_json::to_vec(&event).unwrap()
@@ -79,7 +80,7 @@ fn every_kind() -> Vec<(Value, u32, &'static str)> {
             "task_opened",
         ),
         (
-            json!({"event": "task_ended", "task": id(9), "end": "complete", "by": by}),
+            json!({"event": "task_ended", "task": id(9), "state": "completed", "by": by}),
             300_411,
             "task_ended",
         ),
@@ -116,8 +117,8 @@ fn every_kind() -> Vec<(Value, u32, &'static str)> {
             "cutoff_lifted",
         ),
         (
-            json!({"event": "time_accepted", "id": id(5), "recorded": "2026-12-24T12:00:00Z",
-                "accepted": "2026-11-23T12:00:00Z", "reason": "c", "by": by}),
+            json!({"event": "time_accepted", "id": id(5), "recorded_time": "2026-12-24T12:00:00Z",
+                "accepted_time": "2026-11-23T12:00:00Z", "reason": "c", "by": by}),
             300_403,
             "time_accepted",
         ),
@@ -127,7 +128,7 @@ fn every_kind() -> Vec<(Value, u32, &'static str)> {
             "activated",
         ),
         (
-            json!({"event": "key", "purpose": "access_token", "kid": "k", "change": "added", "public": "{}", "by": by}),
+            json!({"event": "key", "purpose": "access_token", "kid": "k", "change": "added", "public_key": "{}", "by": by}),
             300_401,
             "key",
         ),
@@ -162,7 +163,7 @@ fn every_kind() -> Vec<(Value, u32, &'static str)> {
             "admin",
         ),
         (
-            json!({"event": "denials_omitted", "of": "dev:agent", "count": 7, "since": "2026-11-23T11:59:00Z"}),
+            json!({"event": "denials_omitted", "subject": "dev:agent", "count": 7, "since": "2026-11-23T11:59:00Z"}),
             300_301,
             "denials_omitted",
         ),

@@ -176,7 +176,7 @@ pub(super) async fn list_keys(
                 "retire_at": record.retire_at,
                 "remove_at": record.remove_at,
                 "revoked_at": record.revoked_at,
-                "signs": key.signs,
+                "signing": key.signing,
             })
         })
         .collect();
@@ -232,7 +232,7 @@ pub(super) struct KeyWithdrawalBody {
     /// Whether it was withdrawn.
     withdrawn: bool,
     /// Whether it signed new tokens until now.
-    signs: bool,
+    signing: bool,
     /// The key that signs new tokens afterwards, where one can at once.
     successor: Option<String>,
     /// From when on new tokens are signed again, where none can be at once. `null` beside a successor,
@@ -262,7 +262,7 @@ pub(super) async fn revoke_key(
     Ok(Json(KeyWithdrawalBody {
         kid: withdrawal.kid,
         withdrawn: withdrawal.done,
-        signs: withdrawal.signs,
+        signing: withdrawal.signing,
         successor: withdrawal.successor,
         issuance_resumes_at: withdrawal.resumes_at,
         matched: withdrawal.matched,
@@ -303,7 +303,7 @@ pub(super) async fn generation(
 
 /// Stores a generation, checks it, and makes it decide.
 ///
-/// The answer names its digest and, as `observing`, the policies that are not enforced yet.
+/// The answer names its digest and, as `observed_policies`, the policies that are not enforced yet.
 #[utoipa::path(post, path = "/v1/generations", request_body = Object, responses((status = 201, body = Object), (status = 409, body = super::problem::ProblemBody)))]
 pub(super) async fn activate(
     State(state): State<AppState>,
@@ -325,7 +325,7 @@ pub(super) async fn activate(
     let observing: Vec<Value> = observing
         .map(|(policy, until)| json!({"policy": policy, "enforced_from": until}))
         .collect();
-    let answer = json!({"generation": activated.digest, "observing": observing});
+    let answer = json!({"generation": activated.digest, "observed_policies": observing});
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
@@ -355,14 +355,14 @@ pub(super) async fn check(
     let observing = checked.observing.into_iter();
     Ok(Json(CheckedBody {
         generation: checked.digest.to_string(),
-        observing: observing
+        observed_policies: observing
             .map(|(policy, until)| ObservingBody {
                 policy,
                 enforced_from: until.to_string(),
             })
             .collect(),
-        bound: checked.bound,
-        can_activate: checked.can_activate,
+        bound_identities: checked.bound,
+        able_to_activate: checked.can_activate,
     }))
 }
 
@@ -372,11 +372,11 @@ pub(super) struct CheckedBody {
     /// Its digest.
     generation: String,
     /// Policies that would not be enforced yet.
-    observing: Vec<ObservingBody>,
+    observed_policies: Vec<ObservingBody>,
     /// Identities that are bound to any role.
-    bound: usize,
+    bound_identities: usize,
     /// How many of them could activate the next generation by their roles alone.
-    can_activate: usize,
+    able_to_activate: usize,
 }
 
 /// A policy that is not enforced yet.

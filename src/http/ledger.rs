@@ -135,9 +135,9 @@ pub struct AcceptTimeBody {
     /// The leaf.
     index: u64,
     /// When the newest leaf before it was decided, as that one says itself.
-    recorded: String,
+    recorded_time: String,
     /// What was accepted.
-    accepted: String,
+    accepted_time: String,
 }
 
 /// Accepts what the broker's clock shows although the ledger, or this process, had seen another
@@ -159,8 +159,8 @@ pub(super) async fn accept_time(
     Ok(Json(AcceptTimeBody {
         id: accepted.id.to_string(),
         index: accepted.index,
-        recorded: accepted.recorded.to_string(),
-        accepted: accepted.accepted.to_string(),
+        recorded_time: accepted.recorded.to_string(),
+        accepted_time: accepted.accepted.to_string(),
     }))
 }
 

@@ -34,13 +34,13 @@ pub struct RevocationAsk {
     /// Only with a resource of kind `aws` whose role no other has: AWS refuses every session of ours
     /// on the role that was made before, however many there are.
     #[serde(default)]
-    widen: bool,
+    deny_all_earlier_sessions: bool,
     /// For people.
     reason: String,
-    /// Revoke though nothing of the selector's name exists and no session on record matches it.
+    /// Revoke even if nothing of the selector's name exists and no session on record matches it.
     /// Otherwise that is 404.
     #[serde(default)]
-    unknown: bool,
+    allow_unknown: bool,
     /// Only say what would die.
     #[serde(default)]
     dry_run: bool,
@@ -72,9 +72,10 @@ pub struct CutoffBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_until: Option<String>,
     /// Whether the block stands now.
-    blocks: bool,
+    block_active: bool,
+    /// The role of which AWS refuses every session that was made earlier.
     #[serde(skip_serializing_if = "Option::is_none")]
-    widened_to: Option<String>,
+    deny_policy_target: Option<String>,
     /// Why, in the admin's words.
     reason: String,
     /// Who revoked.
@@ -94,8 +95,8 @@ impl CutoffBody {
             index: cutoff.index,
             selector: cutoff.selector.clone(),
             blocked_until: cutoff.block.to_text(),
-            blocks: cutoff.blocks(now),
-            widened_to: cutoff.widened_to.clone(),
+            block_active: cutoff.blocks(now),
+            deny_policy_target: cutoff.deny_policy_target.clone(),
             reason: cutoff.reason.clone(),
             by: cutoff.by.clone(),
             requested_at: cutoff.requested_at.to_string(),
@@ -226,9 +227,9 @@ pub(super) async fn revoke(
         RevokeAsk {
             selector: body.selector,
             block,
-            widen: body.widen,
+            deny_all_earlier_sessions: body.deny_all_earlier_sessions,
             reason: body.reason,
-            unknown: body.unknown,
+            allow_unknown: body.allow_unknown,
             dry_run: body.dry_run,
         },
     );

@@ -17,9 +17,9 @@ use super::params::{Asked, Named, in_one_spelling, maybe_number};
 use super::problem::Problem;
 use crate::broker::sessions::SessionReport;
 use crate::crypto::digest::sha256;
-use crate::domain::catalog::Revocability;
-use crate::domain::deny_list::DenyStanding;
+use crate::domain::deny_list::RevocationProgress;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_PAGE, MAX_REASON_BYTES};
+use crate::domain::revocability::{Revocability, RevocationClass};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::text::check_text;
 use crate::domain::validity::EffectiveStatus;
@@ -39,7 +39,7 @@ pub struct SessionBody {
     issued_at: String,
     expires_at: String,
     #[schema(value_type = Object)]
-    revocability: Value,
+    revocability: Revocability,
     decision_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent_session_id: Option<String>,
@@ -50,34 +50,35 @@ pub struct SessionBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     confirmed_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    denying: Option<DenyingBody>,
+    revocation_progress: Option<RevocationProgressBody>,
 }
 
-/// How far a back end has come with denying a session before its time.
+/// The progress of a back end that denies a revoked session.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct DenyingBody {
+pub struct RevocationProgressBody {
     requested_at: String,
-    /// Whether it is left to its expiry: there was no room for it, or no time.
-    left_to_expiry: bool,
+    /// Whether the session ends only at its expiry: the list has no room for it, or it expires before
+    /// the list would take effect.
+    expires_naturally: bool,
     /// When the back end's list was first read with the session on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     written_at: Option<String>,
-    /// From when on it is refused everywhere, by the stated bound. Nobody at the broker holds the
-    /// credential to try.
+    /// When every use is refused, by the stated bound. The broker does not hold the credential and
+    /// cannot try it.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused_from: Option<String>,
 }
 
-impl DenyingBody {
-    fn new(denying: &DenyStanding, session: &Session) -> Self {
-        let refused_from = match session.revocability {
-            Revocability::Bounded { bound_seconds } => denying.holds_from(bound_seconds),
-            _ => None,
+impl RevocationProgressBody {
+    fn new(progress: &RevocationProgress, session: &Session) -> Self {
+        let refused_from = match session.revocability.class {
+            RevocationClass::Bounded { bound_seconds } => progress.holds_from(bound_seconds),
+            RevocationClass::Immediate { .. } | RevocationClass::ExpiryOnly => None,
         };
         Self {
-            requested_at: denying.requested_at.to_string(),
-            left_to_expiry: !denying.listed,
-            written_at: denying.written_at.map(|at| at.to_string()),
+            requested_at: progress.requested_at.to_string(),
+            expires_naturally: !progress.listed,
+            written_at: progress.written_at.map(|at| at.to_string()),
             refused_from: refused_from.map(|at| at.to_string()),
         }
     }
@@ -99,13 +100,13 @@ impl SessionBody {
             authorization_details: serde_json::to_value(&session.grant).unwrap_or_default(),
             issued_at: session.issued_at.to_string(),
             expires_at: session.expires_at.to_string(),
-            revocability: serde_json::to_value(session.revocability).unwrap_or_default(),
+            revocability: session.revocability,
             decision_id: session.decision_id.to_string(),
             parent_session_id: session.parent.map(|parent| parent.to_string()),
             end_reason: status.end_reason.map(EndReason::as_str),
             ended_at: status.ended_at.map(|at| at.to_string()),
             confirmed_at: status.confirmed_at.map(|at| at.to_string()),
-            denying: None,
+            revocation_progress: None,
         }
     }
 }
@@ -113,9 +114,10 @@ impl SessionBody {
 impl From<&SessionReport> for SessionBody {
     fn from(report: &SessionReport) -> Self {
         let session = &report.view.session;
-        let denying = report.denying.as_ref();
+        let progress = report.revocation_progress.as_ref();
         Self {
-            denying: denying.map(|denying| DenyingBody::new(denying, session)),
+            revocation_progress: progress
+                .map(|progress| RevocationProgressBody::new(progress, session)),
             ..Self::new(session, report.status)
         }
     }

@@ -473,7 +473,7 @@ impl SharedCheckpoint {
             // Ours takes its place here, too: whoever still goes on with the old one is stopped.
             return match succeeded(&known, succeeds) {
                 Ok(()) => Ok(Judged::default()),
-                Err(why) if succeeds.why == Why::KeyRevoked => {
+                Err(why) if succeeds.reason == Why::KeyRevoked => {
                     // Whoever had the key could sign anything; what others signed along was looked
                     // at when the log was given up.
                     warn!(place = %self.place, %why, "it is written over: the key was somebody else's");

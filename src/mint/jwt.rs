@@ -14,12 +14,12 @@ use crate::clock::Timestamp;
 use crate::crypto::jwk::{Algorithm, VerificationKey};
 use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
 use crate::crypto::signer::{Signer, sign_jwt};
-use crate::domain::catalog::{Resource, Revocability};
-use crate::domain::kind::api::Verification;
-use crate::domain::kind::{MinterKind, ResourceKind};
+use crate::domain::catalog::Resource;
+use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
+use crate::domain::revocability::{Revocability, RevocationClass};
 use crate::domain::session::Session;
-use crate::domain::status_list::{STATUS_LIST_SECONDS, StatusPlace};
+use crate::domain::status_list::StatusPlace;
 use crate::domain::workload::{Identity, KeyBinding};
 
 /// A signing key that is loaded.
@@ -96,6 +96,48 @@ struct Claims<'a> {
     dec: String,
 }
 
+impl<'a> Claims<'a> {
+    fn new(
+        issuer: &'a str,
+        session: &'a Session,
+        delegators: &'a [Identity],
+        leaf_hash: &[u8; 32],
+        first_status_list: u64,
+    ) -> Self {
+        let (sub, act) = subject_and_actor(&session.workload, delegators);
+        Self {
+            iss: issuer,
+            sub,
+            aud: &session.audience,
+            client_id: &session.workload,
+            iat: session.issued_at.seconds(),
+            exp: session.expires_at.seconds(),
+            jti: session.id.to_string(),
+            scope: session.grant.scope(),
+            authorization_details: &session.grant,
+            act,
+            cnf: &session.key,
+            status: status(issuer, session, first_status_list),
+            task: session.task_id.to_string(),
+            sid: session.id.to_string(),
+            dec: URL_SAFE_NO_PAD.encode(leaf_hash),
+        }
+    }
+}
+
+/// The claims of a session's token, as they are signed.
+#[cfg(test)]
+pub(crate) fn claims_bytes(
+    issuer: &str,
+    session: &Session,
+    delegators: &[Identity],
+    leaf_hash: &[u8; 32],
+    first_status_list: u64,
+) -> Vec<u8> {
+    let claims = Claims::new(issuer, session, delegators, leaf_hash, first_status_list);
+    serde_json::to_vec(&claims).unwrap()
+}
+
 /// Subject and actor of a credential (RFC 8693 §4.1): with delegation, the subject is the workload
 /// at the root, and the actors are nested, the present one outermost.
 #[must_use]
@@ -121,7 +163,7 @@ pub fn subject_and_actor<'a>(
 
 /// Where a verifier that polls lists finds the status of this session's token.
 fn status(issuer: &str, session: &Session, first_list: u64) -> Option<Value> {
-    let Revocability::Bounded { .. } = session.revocability else {
+    let RevocationClass::Bounded { .. } = session.revocability.class else {
         return None;
     };
     Some(StatusPlace::of(session.leaf_index, first_list).claim(issuer))
@@ -137,18 +179,7 @@ impl Minter for JwtMinter {
     }
 
     fn revocability(&self, resource: &Resource) -> Revocability {
-        match &resource.kind {
-            ResourceKind::Jwt(api) => match api.verification {
-                Verification::Introspection => Revocability::Immediate {
-                    bound_seconds: self.read_lease_seconds,
-                },
-                Verification::StatusList => Revocability::Bounded {
-                    bound_seconds: STATUS_LIST_SECONDS,
-                },
-                Verification::Offline => Revocability::ExpiryOnly,
-            },
-            ResourceKind::Aws(_) => Revocability::ExpiryOnly,
-        }
+        resource.kind.revocability(self.read_lease_seconds)
     }
 
     fn signing_key(&self, _resource: &Resource, now: Timestamp) -> Option<String> {
@@ -173,24 +204,13 @@ impl Minter for JwtMinter {
             let key = key
                 .filter(|key| key.record.revoked_at.is_none())
                 .ok_or_else(|| MintError::Refused("the signing key was withdrawn".into()))?;
-            let (sub, act) = subject_and_actor(&session.workload, permit.delegators());
-            let claims = Claims {
-                iss: &self.issuer,
-                sub,
-                aud: &session.audience,
-                client_id: &session.workload,
-                iat: session.issued_at.seconds(),
-                exp: session.expires_at.seconds(),
-                jti: session.id.to_string(),
-                scope: session.grant.scope(),
-                authorization_details: &session.grant,
-                act,
-                cnf: &session.key,
-                status: status(&self.issuer, session, self.first_status_list),
-                task: session.task_id.to_string(),
-                sid: session.id.to_string(),
-                dec: URL_SAFE_NO_PAD.encode(permit.leaf_hash()),
-            };
+            let claims = Claims::new(
+                &self.issuer,
+                session,
+                permit.delegators(),
+                permit.leaf_hash(),
+                self.first_status_list,
+            );
             let access_token = sign_jwt(ACCESS_TOKEN_TYPE, &claims, key.signer.as_ref())
                 .await
                 .map_err(|error| MintError::Refused(error.to_string()))?;
@@ -206,13 +226,15 @@ impl Minter for JwtMinter {
         // Where every use asks us, our record is the end of it; where a list is asked, the end of the
         // last list that did not know; elsewhere only expiry is.
         let since = session.ended_at.unwrap_or(now);
-        let outcome = match session.revocability {
-            Revocability::Immediate { .. } => EndOutcome::Confirmed,
-            Revocability::Bounded { bound_seconds } if since.plus_seconds(bound_seconds) <= now => {
+        let outcome = match session.revocability.class {
+            RevocationClass::Immediate { .. } => EndOutcome::Confirmed,
+            RevocationClass::Bounded { bound_seconds }
+                if since.plus_seconds(bound_seconds) <= now =>
+            {
                 EndOutcome::Confirmed
             }
-            Revocability::Bounded { .. } => EndOutcome::Pending,
-            Revocability::ExpiryOnly => EndOutcome::Impossible,
+            RevocationClass::Bounded { .. } => EndOutcome::Pending,
+            RevocationClass::ExpiryOnly => EndOutcome::Impossible,
         };
         Box::pin(async move { outcome })
     }

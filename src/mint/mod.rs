@@ -1,7 +1,7 @@
 //! Minters: the back ends that create, and can end, credentials of one kind.
 //!
 //! A minter is given a [`Permit`] and nothing else, so nothing can be minted that was not decided
-//! and recorded before. It declares truthfully how soon what it makes can be ended.
+//! and recorded before. It declares truthfully what the revocation of a credential achieves.
 //!
 //! A *local* minter cannot fail outside this process: its session is committed `active` and the
 //! credential is made after the commit. An *external* one is committed `minting` under a lease,
@@ -17,11 +17,12 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
 use crate::clock::Timestamp;
-use crate::domain::catalog::{Resource, Revocability};
+use crate::domain::catalog::Resource;
 use crate::domain::deny_list::{Denied, DenyPlace};
 use crate::domain::grant::Grant;
 use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
+use crate::domain::revocability::Revocability;
 use crate::domain::session::Session;
 
 /// What is released: it exists in this process until it is handed over, and nowhere else.
@@ -118,7 +119,7 @@ pub trait Minter: Send + Sync {
     /// Where it makes them.
     fn place(&self) -> MintPlace;
 
-    /// How soon a credential on this resource can be ended, truthfully.
+    /// What the revocation of a credential on this resource achieves, truthfully.
     fn revocability(&self, resource: &Resource) -> Revocability;
 
     /// Whether the back end takes what is asked; if not, why, in words for the caller. Asked before

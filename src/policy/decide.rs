@@ -30,6 +30,7 @@ use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::limits::{MAX_EVALUATIONS, MAX_REQUEST_STEPS};
 use crate::domain::pattern::Budget;
 use crate::domain::request::{ResolvedRequest, check_resource_fits, ttl_too_long};
+use crate::domain::revocability::Revocability;
 use crate::domain::workload::Workload;
 
 /// What policy is asked about a credential.
@@ -42,6 +43,8 @@ pub struct Question<'a> {
     pub roles: Option<&'a BTreeSet<String>>,
     /// What it asks.
     pub ask: &'a ResolvedRequest,
+    /// Of the credential that would be made, as its minter states it.
+    pub revocability: Revocability,
     /// What is known of the task.
     pub task: TaskFacts,
     /// What bounds the credential beside policy; nothing where it is only policy that is asked.
@@ -168,6 +171,7 @@ impl CompiledGeneration {
             credential: Some(CredentialInput {
                 resource: question.ask.resource.name.clone(),
                 authorization_details: question.ask.grant.details().to_vec(),
+                revocability: question.revocability,
                 ttl_seconds: question.ask.ttl_seconds,
                 left_seconds: question.bounds.map(|bounds| {
                     let now = question.now.floor_to_second();
@@ -319,7 +323,7 @@ impl CompiledGeneration {
         let refusal = verdict.as_ref().err();
         Some(Observed {
             policies,
-            would_be: refusal.map_or(Outcome::Permit, Refusal::outcome),
+            outcome_if_enforced: refusal.map_or(Outcome::Permit, Refusal::outcome),
             refusal: refusal.map(|refusal| refusal.code),
             ttl_seconds: verdict.as_ref().ok().map(|terms| terms.ttl_seconds),
         })

@@ -4,8 +4,8 @@
 //! which forbid stands in the way, or which permits come nearest and which of their conditions do
 //! not hold. And the single changes of one fact that turn the outcome: each is tried, by deciding
 //! again with that one fact changed, and none is told that was not. The facts that are changed are
-//! those of the request (life, actions, locations), of the caller's claims and roles, of its task,
-//! and last who it is; the values tried are the ones that policies name, and their neighbours. So
+//! those of the request (life, actions, locations), of the credential's revocability, of the caller's
+//! claims and roles, of its task, and last who it is; the values tried are the ones that policies name, and their neighbours. So
 //! the search finds no change that needs two facts, or a value that no policy names: where it finds
 //! nothing it says so, and that is no proof that nothing would.
 
@@ -29,6 +29,7 @@ use crate::domain::decision::{Decision, Outcome};
 use crate::domain::generation::PolicyFile;
 use crate::domain::limits::MAX_REQUEST_STEPS;
 use crate::domain::pattern::Budget;
+use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use crate::domain::trust::{AttestorSpec, ClaimType};
 use crate::domain::workload::ClaimValue;
 
@@ -258,7 +259,7 @@ impl Explainer<'_> {
         let context = |holding: &[u32]| match &input.credential {
             Some(asked) if !is_opening => {
                 let ttl_seconds = self.generation.asked_ttl(asked, &input.task);
-                mapping::credential_context(&input.task, holding, ttl_seconds)
+                mapping::credential_context(&input.task, holding, ttl_seconds, asked.revocability)
             }
             _ => mapping::task_context(&input.task, holding),
         };
@@ -311,6 +312,7 @@ impl Explainer<'_> {
         }
         if let Some(asked) = &input.credential {
             self.change_request(input, asked, decision, &compared, search);
+            change_revocability(input, asked, &compared, search);
         }
         self.change_claims(input, &compared, search);
         self.change_task(input, &compared, search);
@@ -527,6 +529,68 @@ impl Explainer<'_> {
 }
 
 type Compared = BTreeMap<String, BTreeSet<Literal>>;
+
+/// The answers of revocability, where policies ask for them: another registration of the resource.
+fn change_revocability(
+    input: &Input,
+    asked: &CredentialInput,
+    compared: &Compared,
+    search: &mut Search<'_>,
+) {
+    const CLASS: &str = "context.revocability.class";
+    const BOUND: &str = "context.revocability.bound_seconds";
+    const OPEN_SESSIONS: &str = "context.revocability.open_sessions";
+    const EXPIRES_BY: &str = "context.revocability.expires_by";
+    let own = asked.revocability;
+    let bound = own.class.bound_seconds();
+    let mut changes = Vec::new();
+    if compared.contains_key(CLASS) {
+        for name in RevocationClass::NAMES {
+            // A class that has a bound keeps the present one.
+            let class = RevocationClass::from_parts(name, Some(bound.unwrap_or(0)))
+                .or_else(|| RevocationClass::from_parts(name, None));
+            let changed = class.map(|class| Revocability { class, ..own });
+            changes.extend(changed.map(|own| (CLASS, name.to_owned(), own)));
+        }
+    }
+    for seconds in numbers(compared, BOUND) {
+        let class = RevocationClass::from_parts(own.class.as_str(), Some(seconds));
+        let changed = class.map(|class| Revocability { class, ..own });
+        changes.extend(changed.map(|own| (BOUND, seconds.to_string(), own)));
+    }
+    if compared.contains_key(OPEN_SESSIONS) {
+        changes.extend(OpenSessions::ALL.map(|open_sessions| {
+            let to = open_sessions.as_str().to_owned();
+            let changed = Revocability {
+                open_sessions,
+                ..own
+            };
+            (OPEN_SESSIONS, to, changed)
+        }));
+    }
+    if compared.contains_key(EXPIRES_BY) {
+        changes.extend(ExpiresBy::ALL.map(|expires_by| {
+            let to = expires_by.as_str().to_owned();
+            (EXPIRES_BY, to, Revocability { expires_by, ..own })
+        }));
+    }
+    for (fact, to, revocability) in changes {
+        let from = match fact {
+            CLASS => own.class.as_str().to_owned(),
+            OPEN_SESSIONS => own.open_sessions.as_str().to_owned(),
+            EXPIRES_BY => own.expires_by.as_str().to_owned(),
+            _ => bound.map_or_else(|| "none".to_owned(), |seconds| seconds.to_string()),
+        };
+        let changed = Input {
+            credential: Some(CredentialInput {
+                revocability,
+                ..asked.clone()
+            }),
+            ..input.clone()
+        };
+        search.attempt(fact, from, to, input, &changed);
+    }
+}
 
 /// The values of a claim that are worth trying: those that policies name, their neighbours, and for
 /// text one that nobody names.

@@ -1,8 +1,7 @@
 //! The complete input of one evaluation, as it is recorded beside the decision.
 //!
-//! Roles are read from the store only where a policy asks for any. An input of format 2 says which
-//! it was: `"roles":[]` was read and there were none, and without the member nobody read them. In
-//! format 1 an empty list may be either, and is taken for neither.
+//! Roles are read from the store only where a policy asks for any: `"roles":[]` was read and there were
+//! none, and without the member they were not read.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +9,7 @@ use super::decide::PolicyError;
 use super::mapping::{PrincipalInput, TaskFacts};
 use crate::clock::Timestamp;
 use crate::domain::grant::AuthorizationDetail;
+use crate::domain::revocability::Revocability;
 
 /// Everything that an evaluation may depend on beside the generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +24,8 @@ pub(super) struct Input {
 }
 
 impl Input {
-    pub(super) const FORMAT: u32 = 2;
-    /// The first, in which roles that were not read look like none.
-    const WITHOUT_UNREAD: u32 = 1;
+    /// Counted up with every change of a member. Leaves of format 1 committed to 1 and 2.
+    pub(super) const FORMAT: u32 = 3;
 
     /// Reads recorded bytes.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, PolicyError> {
@@ -34,15 +33,13 @@ impl Input {
             serde_json::from_slice(bytes).map_err(|error| PolicyError::Input(error.to_string()))?;
         match read.format {
             Self::FORMAT => Ok(read),
-            Self::WITHOUT_UNREAD if read.principal.roles.is_some() => Ok(read),
             other => Err(PolicyError::Input(format!("format {other}"))),
         }
     }
 
     /// Whether it is on record which roles the caller had.
     pub(super) fn knows_roles(&self) -> bool {
-        let roles = self.principal.roles.as_ref();
-        roles.is_some_and(|roles| self.format != Self::WITHOUT_UNREAD || !roles.is_empty())
+        self.principal.roles.is_some()
     }
 }
 
@@ -52,6 +49,8 @@ impl Input {
 pub(super) struct CredentialInput {
     pub(super) resource: String,
     pub(super) authorization_details: Vec<AuthorizationDetail>,
+    /// Of the credential that would be made, as its minter states it.
+    pub(super) revocability: Revocability,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ttl_seconds: Option<u64>,
     /// What the task, a parent's credential or a retried one leave of a life.

@@ -165,7 +165,12 @@ where
                                 numbers.entry(*number).or_insert(extent);
                                 continue;
                             }
-                            let context = mapping::credential_context(task, &key.1, ttl_seconds)?;
+                            let context = mapping::credential_context(
+                                task,
+                                &key.1,
+                                ttl_seconds,
+                                asked.revocability,
+                            )?;
                             let (action, _) = &self.slices[slice];
                             let request =
                                 generation

@@ -14,8 +14,9 @@
 //! so the rule is sound. It is not complete: a condition hidden under `||`, `if` or `like` does not
 //! count, though it might be good enough. Write two policies then.
 //!
-//! The other rules: every entity that a policy names must exist, and every task type that it
-//! compares with, since a `forbid` about a misspelt one forbids nothing; a `permit` is either about resources and tasks or about the broker,
+//! The other rules: every entity that a policy names must exist, and every task type and answer of
+//! revocability that it compares with, since a `forbid` about a misspelt one forbids nothing; a
+//! `permit` is either about resources and tasks or about the broker,
 //! never both, so that nobody becomes an admin by a forgotten scope; obligations stand only where
 //! there is a credential to which they can apply; and what merely observes names one resource, which
 //! is registered as of low risk.
@@ -33,6 +34,7 @@ use crate::domain::catalog::{Catalog, Resource, Risk};
 use crate::domain::grant::ActionName;
 use crate::domain::limits::MAX_NAME_BYTES;
 use crate::domain::pattern::Budget;
+use crate::domain::revocability::{ExpiresBy, OpenSessions, RevocationClass};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::Identity;
 
@@ -56,7 +58,7 @@ pub(super) fn check(
         .collect();
     findings.extend(foreign_actions(named, catalog));
     findings.extend(forbidden_by_name(named, catalog, budget));
-    findings.extend(unknown_task_types(named, catalog));
+    findings.extend(unknown_values(named, catalog));
     findings.extend(observed_where_it_may_not_be(named, catalog));
     if named.policy.effect() == Effect::Permit {
         findings.extend(check_permit(named, model, attestors));
@@ -301,78 +303,130 @@ fn forbidden_by_name(named: &NamedPolicy, catalog: &Catalog, budget: &Budget) ->
     Some((message, "write action in instead of action =="))
 }
 
-/// `context.task.type` is text to Cedar, which cannot tell that no task has such a type.
-fn unknown_task_types(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
+/// Members of the context that are text to Cedar, which cannot tell that none has such a value.
+fn unknown_values(named: &NamedPolicy, catalog: &Catalog) -> Vec<Finding> {
     let Ok(policy) = named.policy.to_pst() else {
         return Vec::new();
     };
     let mut compared = Vec::new();
     for clause in policy.body().clauses() {
         let (Clause::When(condition) | Clause::Unless(condition)) = clause;
-        task_types_in(condition, &mut compared);
+        compared_texts(condition, &mut compared);
     }
-    compared
-        .into_iter()
-        .filter(|name| catalog.task_type(name).is_none())
-        .map(|name| {
-            (
-                format!("policy `{}`: there is no task type `{name}`", named.id),
-                "register it, or correct the name",
-            )
-        })
-        .collect()
+    let unknown = compared.into_iter().filter_map(|(member, text)| {
+        let never = |remedy| {
+            let message = format!(
+                "policy `{}`: `context.{}` is never `{text}`",
+                named.id,
+                member.path()
+            );
+            Some((message, remedy))
+        };
+        match member {
+            Member::TaskType if catalog.task_type(&text).is_none() => {
+                let message = format!("policy `{}`: there is no task type `{text}`", named.id);
+                Some((message, "register it, or correct the name"))
+            }
+            Member::Class if !RevocationClass::NAMES.contains(&text.as_str()) => {
+                never("write \"immediate\", \"bounded\" or \"expiry_only\"")
+            }
+            Member::OpenSessions if OpenSessions::parse(&text).is_none() => {
+                never("write \"ended\", \"kept\" or \"none\"")
+            }
+            Member::ExpiresBy if ExpiresBy::parse(&text).is_none() => {
+                never("write \"itself\", \"back_end\" or \"broker\"")
+            }
+            Member::TaskType | Member::Class | Member::OpenSessions | Member::ExpiresBy => None,
+        }
+    });
+    unknown.collect()
 }
 
-/// Every text that `condition` compares with `context.task.type`.
-fn task_types_in(condition: &Expr, found: &mut Vec<String>) {
+/// A member of the context whose values are known when policies are loaded.
+#[derive(Clone, Copy)]
+enum Member {
+    TaskType,
+    Class,
+    OpenSessions,
+    ExpiresBy,
+}
+
+impl Member {
+    const ALL: [Self; 4] = [
+        Self::TaskType,
+        Self::Class,
+        Self::OpenSessions,
+        Self::ExpiresBy,
+    ];
+
+    /// As a policy names it, after `context.`.
+    fn path(self) -> &'static str {
+        match self {
+            Self::TaskType => "task.type",
+            Self::Class => "revocability.class",
+            Self::OpenSessions => "revocability.open_sessions",
+            Self::ExpiresBy => "revocability.expires_by",
+        }
+    }
+
+    /// The member that an expression reads.
+    fn of(expr: &Expr) -> Option<Self> {
+        let Expr::GetAttr { expr: record, attr } = expr else {
+            return None;
+        };
+        let Expr::GetAttr {
+            expr: context,
+            attr: record,
+        } = record.as_ref()
+        else {
+            return None;
+        };
+        if !matches!(context.as_ref(), Expr::Var(Var::Context)) {
+            return None;
+        }
+        let path = format!("{}.{}", record.as_str(), attr.as_str());
+        Self::ALL.into_iter().find(|own| own.path() == path)
+    }
+}
+
+/// Every text that `condition` compares with a [`Member`].
+fn compared_texts(condition: &Expr, found: &mut Vec<(Member, String)>) {
     match condition {
         Expr::BinaryOp { op, left, right } => {
             let sides = [(left, right), (right, left)];
             for (this, other) in sides {
-                match (op, this.as_ref()) {
-                    (BinaryOp::Eq | BinaryOp::NotEq, Expr::Literal(Literal::String(text)))
-                        if is_task_type(other) =>
-                    {
-                        found.push(text.to_string());
+                match (op, this.as_ref(), Member::of(other)) {
+                    (
+                        BinaryOp::Eq | BinaryOp::NotEq,
+                        Expr::Literal(Literal::String(text)),
+                        Some(member),
+                    ) => {
+                        found.push((member, text.to_string()));
                     }
-                    (BinaryOp::Contains, Expr::Set(items)) if is_task_type(other) => {
+                    (BinaryOp::Contains, Expr::Set(items), Some(member)) => {
                         found.extend(items.iter().filter_map(|item| match item.as_ref() {
-                            Expr::Literal(Literal::String(text)) => Some(text.to_string()),
+                            Expr::Literal(Literal::String(text)) => {
+                                Some((member, text.to_string()))
+                            }
                             _ => None,
                         }));
                     }
                     _ => {}
                 }
             }
-            task_types_in(left, found);
-            task_types_in(right, found);
+            compared_texts(left, found);
+            compared_texts(right, found);
         }
-        Expr::UnaryOp { expr, .. } => task_types_in(expr, found),
+        Expr::UnaryOp { expr, .. } => compared_texts(expr, found),
         Expr::IfThenElse {
             cond,
             then_expr,
             else_expr,
         } => [cond, then_expr, else_expr]
             .into_iter()
-            .for_each(|part| task_types_in(part, found)),
+            .for_each(|part| compared_texts(part, found)),
         _ => {}
     }
-}
-
-fn is_task_type(expr: &Expr) -> bool {
-    let Expr::GetAttr { expr: task, attr } = expr else {
-        return false;
-    };
-    let Expr::GetAttr {
-        expr: context,
-        attr: task,
-    } = task.as_ref()
-    else {
-        return false;
-    };
-    attr.as_str() == "type"
-        && task.as_str() == "task"
-        && matches!(context.as_ref(), Expr::Var(Var::Context))
 }
 
 fn says_who(named: &NamedPolicy, model: &Model, reach: &Reach, attestors: &[AttestorSpec]) -> bool {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::asked::ASKED;
 use super::schema;
 use crate::domain::catalog::{Catalog, Resource, Risk};
+use crate::domain::revocability::Revocability;
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{ClaimValue, Identity};
 
@@ -269,11 +270,16 @@ pub(super) fn credential_context(
     task: &TaskFacts,
     asked: &[u32],
     ttl_seconds: u64,
+    revocability: Revocability,
 ) -> Result<Context, Unmappable> {
     let ttl_seconds = RestrictedExpression::new_long(long(ttl_seconds)?);
     let pairs = [
         ("task".to_owned(), task_record(task)?),
         ("ttl_seconds".to_owned(), ttl_seconds),
+        (
+            "revocability".to_owned(),
+            revocability_record(revocability)?,
+        ),
         numbers(asked),
     ];
     Context::from_pairs(pairs).map_err(Unmappable::because)
@@ -305,6 +311,21 @@ fn task_record(task: &TaskFacts) -> Result<RestrictedExpression, Unmappable> {
         ),
     ])
     .map_err(Unmappable::because)
+}
+
+/// Revocability as policies read it.
+pub(super) fn revocability_record(own: Revocability) -> Result<RestrictedExpression, Unmappable> {
+    let text = |value: &str| RestrictedExpression::new_string(value.to_owned());
+    let mut pairs = vec![
+        ("class".to_owned(), text(own.class.as_str())),
+        ("open_sessions".to_owned(), text(own.open_sessions.as_str())),
+        ("expires_by".to_owned(), text(own.expires_by.as_str())),
+    ];
+    if let Some(seconds) = own.class.bound_seconds() {
+        let bound = RestrictedExpression::new_long(long(seconds)?);
+        pairs.push(("bound_seconds".to_owned(), bound));
+    }
+    RestrictedExpression::new_record(pairs).map_err(Unmappable::because)
 }
 
 /// A number that Cedar cannot hold is refused: saturating would change what is decided on.

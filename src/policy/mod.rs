@@ -9,8 +9,9 @@
 //! - An **action** is one that the resource registers, `Action::"orders:read"`, all of them
 //!   together `Action::"any"`; or `Action::"openTask"`; or an [`admin`] act.
 //! - The **context** holds typed facts: `context.task.type`, `.depth`, `.deadline_seconds`,
-//!   `.has_parent`, `context.location` and `context.ttl_seconds`. Free text is evidence for people
-//!   and never gets here.
+//!   `.has_parent`, `context.location`, `context.ttl_seconds`, and for a credential
+//!   `context.revocability.class`, `.bound_seconds`, `.open_sessions` and `.expires_by`. Free text is
+//!   evidence for people and never gets here.
 //!
 //! The `schema` is generated, so that a claim, resource kind or action that is not
 //! configured cannot be written into a policy.

@@ -112,8 +112,8 @@ impl Recorded {
         let decode = |text: &str, what| STANDARD.decode(text).map_err(|_| malformed(what));
         let leaf = record.leaf.as_deref();
         let bytes = decode(leaf.ok_or(RecordError::Pruned("its leaf"))?, "leaf")?;
-        let leaf: Leaf = serde_json::from_slice(&bytes)
-            .map_err(|error| RecordError::Malformed(error.to_string()))?;
+        let leaf =
+            Leaf::from_bytes(&bytes).map_err(|error| RecordError::Malformed(error.to_string()))?;
         let (Some(salt), Some(opened)) = (&record.salt, &record.input) else {
             return Err(RecordError::Pruned("its input"));
         };
@@ -307,6 +307,7 @@ impl Recorded {
                     leaf.grant = details.and_then(|asked| {
                         Grant::try_from(asked.authorization_details.clone()).ok()
                     });
+                    leaf.revocability = details.map(|asked| asked.revocability);
                 }
                 leaf.workload = input.principal.identity.clone();
                 leaf.attestor.clone_from(&input.principal.attestor);
@@ -339,7 +340,7 @@ fn never_asked(input: &[u8]) -> Option<String> {
 #[must_use]
 pub fn decided_at(record: &Record) -> Option<Timestamp> {
     let bytes = STANDARD.decode(record.leaf.as_deref()?).ok()?;
-    let leaf: Leaf = serde_json::from_slice(&bytes).ok()?;
+    let leaf = Leaf::from_bytes(&bytes).ok()?;
     Some(leaf.at)
 }
 

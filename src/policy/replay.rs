@@ -44,7 +44,7 @@ pub const NOT_COMPARED: &[&str] = &[
      would make of it; a claim that is newly declared is absent from what is on record",
     "locations: who named none is evaluated at those that were registered then",
     "heartbeats and numbers of sessions that task types ask for, and audiences, verification and \
-     roles at AWS of resources",
+     roles at AWS of resources; a credential's revocability is the recorded one",
     "denials beyond the budget, which are on record as a number",
 ];
 

@@ -123,14 +123,15 @@ impl Contexts {
     }
 
     const WRITTEN: Self = Self {
-        api: "task: Task, location: String, ttl_seconds: Long",
-        aws: "task: Task, location: String, action: String, region?: String, ttl_seconds: Long",
+        api: "task: Task, location: String, ttl_seconds: Long, revocability: Revocability",
+        aws: "task: Task, location: String, action: String, region?: String, ttl_seconds: Long, \
+              revocability: Revocability",
         task: "task: Task",
         broker: "",
     };
     const EVALUATED: Self = Self {
-        api: "task: Task, asked: Set<Long>, ttl_seconds: Long",
-        aws: "task: Task, asked: Set<Long>, ttl_seconds: Long",
+        api: "task: Task, asked: Set<Long>, ttl_seconds: Long, revocability: Revocability",
+        aws: "task: Task, asked: Set<Long>, ttl_seconds: Long, revocability: Revocability",
         task: "task: Task, asked: Set<Long>",
         broker: ", context: { asked: Set<Long> }",
     };
@@ -222,6 +223,9 @@ fn write_resources(out: &mut String) -> fmt::Result {
     )?;
     out.push_str(
         "// The task as admitted. Its type is the caller's choice among the registered ones.\ntype Task = {\n  type: String,\n  depth: Long,\n  deadline_seconds: Long,\n  has_parent: Bool,\n};\n\n",
+    );
+    out.push_str(
+        "// What a revocation of the credential achieves. `class`: \"immediate\", \"bounded\" or\n// \"expiry_only\", which has no bound. `open_sessions`: \"ended\", \"kept\" or \"none\". `expires_by`:\n// \"itself\", \"back_end\" or \"broker\".\ntype Revocability = {\n  class: String,\n  bound_seconds?: Long,\n  open_sessions: String,\n  expires_by: String,\n};\n\n",
     );
     Ok(())
 }

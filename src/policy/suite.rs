@@ -38,6 +38,7 @@ use crate::domain::generation::PolicyFile;
 use crate::domain::grant::{ActionName, AuthorizationDetail, Location};
 use crate::domain::kind::DetailType;
 use crate::domain::request::{CredentialRequest, NewTask, TaskSelector};
+use crate::domain::revocability::{DEFAULT_READ_LEASE_SECONDS, Revocability};
 use crate::domain::trust::{AttestorSpec, ClaimType};
 use crate::domain::workload::{ClaimValue, Identity, OneTime, Reuse, Workload};
 
@@ -90,6 +91,8 @@ struct CredentialCase {
     /// Left out, the task type's maximum.
     deadline_seconds: Option<u64>,
     ttl_seconds: Option<u64>,
+    /// Left out, that of the resource as it is registered, with a store that can fail over.
+    revocability: Option<Revocability>,
     expect: Outcome,
     /// The refusal's code.
     code: Option<String>,
@@ -358,6 +361,9 @@ impl Run<'_> {
             workload: &workload,
             roles: Some(&case.roles),
             ask: &ask,
+            revocability: case
+                .revocability
+                .unwrap_or_else(|| Revocability::of(&ask.resource, DEFAULT_READ_LEASE_SECONDS)),
             task: facts(&task_type, case.depth, case.deadline_seconds, case.opens),
             bounds: None,
             now: self.now,

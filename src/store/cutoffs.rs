@@ -24,7 +24,7 @@ pub(super) struct CutoffRow {
     pub(super) requested_at: Timestamp,
     pub(super) committed_at: Timestamp,
     pub(super) lifted_idx: Option<i64>,
-    pub(super) widened_to: Option<String>,
+    pub(super) deny_policy_target: Option<String>,
     pub(super) mac: Vec<u8>,
 }
 
@@ -91,7 +91,11 @@ impl SealedCutoff {
                 .lifted_index
                 .map_or_else(String::new, |index| index.to_string())
                 .into_bytes(),
-            cutoff.widened_to.clone().unwrap_or_default().into_bytes(),
+            cutoff
+                .deny_policy_target
+                .clone()
+                .unwrap_or_default()
+                .into_bytes(),
             cutoff.committed_at.micros().to_string().into_bytes(),
         ]
     }
@@ -121,7 +125,7 @@ impl TryFrom<CutoffRow> for SealedCutoff {
                 index: unsigned("cutoff", row.idx)?,
                 selector: selector.ok_or(StoreError::Corrupt("cutoff"))?,
                 block,
-                widened_to: row.widened_to,
+                deny_policy_target: row.deny_policy_target,
                 reason: row.reason,
                 by: row.actor,
                 requested_at: row.requested_at,

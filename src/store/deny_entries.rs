@@ -10,7 +10,7 @@ use super::deny_lists::ClaimedPlace;
 use super::tasks::json_ids;
 use super::{Store, StoreError, on_pool, read, write};
 use crate::clock::Timestamp;
-use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyStanding, DenyWish};
+use crate::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyWish, RevocationProgress};
 use crate::ids::SessionId;
 
 /// Does statements in one transaction that has a place to itself. `$fits` is what the back end was
@@ -91,15 +91,15 @@ fn room(place: &DenyPlace, wish: DenyWish, fits: Option<i64>) -> i64 {
 }
 
 impl Store {
-    /// How far the denying of a session has come; nothing where it was never asked for.
-    pub async fn deny_standing(
+    /// The progress of a session's denial. `None` where it was never asked for.
+    pub async fn revocation_progress(
         &self,
         session: SessionId,
-    ) -> Result<Option<DenyStanding>, StoreError> {
+    ) -> Result<Option<RevocationProgress>, StoreError> {
         type Row = (Timestamp, bool, Option<Timestamp>, Option<Timestamp>);
         let row: Option<Row> = read!(self, db => {
             sqlx::query_as(
-                "/* deny_standing */ SELECT e.requested_at, e.listed, e.written_at, p.read_at \
+                "/* revocation_progress */ SELECT e.requested_at, e.listed, e.written_at, p.read_at \
                  FROM deny_entry e JOIN deny_place p ON p.minter = e.minter AND p.name = e.place \
                  WHERE e.session_id = $1 AND e.requested_at IS NOT NULL",
             )
@@ -107,14 +107,14 @@ impl Store {
             .fetch_optional(db)
             .await?
         });
-        Ok(
-            row.map(|(requested_at, listed, written_at, read_at)| DenyStanding {
+        Ok(row.map(
+            |(requested_at, listed, written_at, read_at)| RevocationProgress {
                 requested_at,
                 listed,
                 written_at,
                 read_at,
-            }),
-        )
+            },
+        ))
     }
 
     /// Notes who wants a session denied, before its end is recorded: whatever happens between the

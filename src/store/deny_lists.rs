@@ -39,9 +39,9 @@ pub struct SessionsAt {
     pub generation: GenerationDigest,
 }
 
-/// What has been seen of a place as a whole.
+/// The part of a place's document that denies every earlier session, as it was read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Widening {
+pub struct BlanketDeny {
     /// All sessions that were made before this instant are denied.
     pub issued_before: Timestamp,
     /// When that was first read back.
@@ -207,16 +207,17 @@ impl Store {
         Ok(others)
     }
 
-    /// The latest cutoff since `since` that an admin widened to a whole place. Rows are believed by
-    /// their MACs.
-    pub async fn widened_at(
+    /// The time of the latest cutoff since `since` that denies every earlier session at a place. Rows
+    /// are believed by their MACs.
+    pub async fn last_blanket_deny(
         &self,
         place: &str,
         since: Timestamp,
     ) -> Result<Option<Timestamp>, StoreError> {
         let rows: Vec<CutoffRow> = read_current!(self, db => {
             sqlx::query_as(
-                "/* widened_at */ SELECT * FROM cutoff WHERE widened_to = $1 AND committed_at > $2",
+                "/* last_blanket_deny */ SELECT * FROM cutoff WHERE deny_policy_target = $1 \
+                 AND committed_at > $2",
             )
             .bind(place)
             .bind(since)
@@ -230,13 +231,13 @@ impl Store {
         Ok(times.into_iter().max())
     }
 
-    /// What was read back of a place's widening.
-    pub async fn widening(&self, place: &DenyPlace) -> Result<Option<Widening>, StoreError> {
+    /// The blanket deny of a place, as its document was last read back.
+    pub async fn blanket_deny(&self, place: &DenyPlace) -> Result<Option<BlanketDeny>, StoreError> {
         type Row = (Option<Timestamp>, Option<Timestamp>, Option<Timestamp>);
         let row: Option<Row> = read!(self, db => {
             sqlx::query_as(
-                "/* widening */ SELECT widened_to, widened_at, read_at FROM deny_place \
-                 WHERE minter = $1 AND name = $2",
+                "/* blanket_deny */ SELECT blanket_deny_before, blanket_deny_written_at, read_at \
+                 FROM deny_place WHERE minter = $1 AND name = $2",
             )
             .bind(place.minter.as_str())
             .bind(&place.name)
@@ -244,7 +245,7 @@ impl Store {
             .await?
         });
         Ok(row.and_then(|(issued_before, written_at, read_at)| {
-            Some(Widening {
+            Some(BlanketDeny {
                 issued_before: issued_before?,
                 written_at: written_at?,
                 read_at,
@@ -327,9 +328,9 @@ impl Store {
             .transpose()
     }
 
-    /// Notes what a document that was read says of a place as a whole: another word than the one
-    /// that was read before is new, and its time begins when it is next read back.
-    pub async fn note_widening(
+    /// Records the blanket deny of a document that was read. One that differs from the last one is
+    /// new: its time begins when it is next read back.
+    pub async fn note_blanket_deny(
         &self,
         place: &DenyPlace,
         holder: &str,
@@ -337,9 +338,10 @@ impl Store {
     ) -> Result<(), StoreError> {
         write!(self, db => {
             sqlx::query(
-                "/* note_widening */ UPDATE deny_place SET widened_to = NULL, widened_at = NULL \
+                "/* note_blanket_deny */ UPDATE deny_place \
+                 SET blanket_deny_before = NULL, blanket_deny_written_at = NULL \
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3 \
-                 AND widened_to IS NOT NULL AND widened_to IS DISTINCT FROM $4",
+                 AND blanket_deny_before IS NOT NULL AND blanket_deny_before IS DISTINCT FROM $4",
             )
             .bind(place.minter.as_str())
             .bind(&place.name)
@@ -364,8 +366,9 @@ impl Store {
         write!(self, db => {
             sqlx::query(
                 "/* deny_place_done */ UPDATE deny_place SET read_at = $4, \
-                 widened_at = CASE WHEN widened_to = $5 THEN widened_at ELSE $4 END, \
-                 widened_to = $5, attempts = 0, lease_holder = NULL, lease_until = NULL, \
+                 blanket_deny_written_at = CASE WHEN blanket_deny_before = $5 \
+                 THEN blanket_deny_written_at ELSE $4 END, \
+                 blanket_deny_before = $5, attempts = 0, lease_holder = NULL, lease_until = NULL, \
                  due_at = CASE WHEN due_at < lease_until THEN due_at ELSE $6 END \
                  WHERE minter = $1 AND name = $2 AND lease_holder = $3",
             )

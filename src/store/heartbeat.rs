@@ -87,7 +87,7 @@ struct TaskViewRow {
     requested_at: Option<Timestamp>,
     committed_at: Option<Timestamp>,
     lifted_idx: Option<i64>,
-    widened_to: Option<String>,
+    deny_policy_target: Option<String>,
     mac: Option<Vec<u8>>,
 }
 
@@ -106,7 +106,7 @@ impl TaskViewRow {
             requested_at: self.requested_at?,
             committed_at: self.committed_at?,
             lifted_idx: self.lifted_idx,
-            widened_to: self.widened_to.take(),
+            deny_policy_target: self.deny_policy_target.take(),
             mac: self.mac.take()?,
         })
     }
@@ -123,7 +123,7 @@ const TASK_VIEW: &str = concat!(
      (SELECT digest FROM activation ORDER BY idx DESC LIMIT 1) AS decides, \
      cut.* FROM above JOIN task ON task.id = above.link \
      LEFT JOIN (SELECT id AS cutoff_id, idx, kind, value, blocked_until, until_lifted, reason, \
-         actor, requested_at, committed_at, lifted_idx, widened_to, mac FROM cutoff \
+         actor, requested_at, committed_at, lifted_idx, deny_policy_target, mac FROM cutoff \
          WHERE idx > (SELECT min(leaf) FROM above) OR (",
     blocks!("$2"),
     ")) AS cut ON task.id = $1 ORDER BY cut.idx"

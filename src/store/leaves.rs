@@ -5,7 +5,7 @@ use tracing::error;
 use super::codec::{digest, signed, unsigned};
 use super::{Store, StoreError, read};
 use crate::clock::Timestamp;
-use crate::domain::leaf::Opening;
+use crate::domain::leaf::{Leaf, LeafError, Opening};
 use crate::ids::DecisionId;
 use crate::merkle::{Hash, leaf_hash};
 
@@ -263,6 +263,28 @@ impl Store {
     }
 }
 
+/// The oldest body that was not pruned. It is read before the schema is brought up to date.
+pub(super) const OLDEST_BODY: &str =
+    "/* leaf_format */ SELECT body FROM leaf_body ORDER BY idx LIMIT 1";
+
+/// Refuses a log whose leaves have another format than this build writes. A body that is no leaf at
+/// all is left to its readers.
+pub(super) fn check_leaf_format(oldest: Option<(Vec<u8>,)>) -> Result<(), StoreError> {
+    let Some((body,)) = oldest else {
+        return Ok(());
+    };
+    let remedy = match Leaf::from_bytes(&body) {
+        Ok(_) | Err(LeafError::Malformed(_)) => return Ok(()),
+        Err(error @ LeafError::Earlier { .. }) => {
+            format!("{error}, and continues no other log: give it a new, empty database")
+        }
+        Err(error @ LeafError::Later { .. }) => format!("{error}: run the later build"),
+    };
+    Err(StoreError::Unfit(format!(
+        "the log in this database cannot be continued: {remedy}"
+    )))
+}
+
 fn stored(
     (index, hash, body, subject, at): (i64, Vec<u8>, Option<Vec<u8>>, Option<String>, Timestamp),
 ) -> Result<StoredLeaf, StoreError> {
@@ -300,4 +322,27 @@ fn opening(salt: Option<Vec<u8>>, bytes: Option<Vec<u8>>) -> Result<Option<Openi
         .try_into()
         .map_err(|_| StoreError::Corrupt("opening"))?;
     Ok(Some(Opening { salt, bytes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_of_another_format_is_refused_by_its_version_with_the_way_on() {
+        let told = |body: &str| check_leaf_format(Some((body.as_bytes().to_vec(),)));
+        let earlier = told(r#"{"v":1}"#).unwrap_err().to_string();
+        for part in [
+            "format version 1",
+            "earlier development build",
+            "new, empty database",
+        ] {
+            assert!(earlier.contains(part), "{earlier}");
+        }
+        let later = told(r#"{"v":3}"#).unwrap_err().to_string();
+        assert!(later.contains("run the later build"), "{later}");
+        told(r#"{"v":2}"#).unwrap();
+        told("leaf 0").unwrap();
+        check_leaf_format(None).unwrap();
+    }
 }

@@ -17,6 +17,7 @@ use super::acknowledged::WatchedConnection;
 use super::authenticity::RowGuard;
 use super::codec::unsigned;
 use super::fence::{Fence, Shown, ends_connection};
+use super::leaves::{OLDEST_BODY, check_leaf_format};
 use crate::clock::Timestamp;
 
 /// The migrations, in the binary.
@@ -388,6 +389,7 @@ impl Postgres {
 
     /// Applies the migrations. Needs the owner's role; `serve` never calls it in production.
     pub async fn migrate(&self) -> Result<(), StoreError> {
+        self.check_leaf_format().await?;
         MIGRATIONS
             .run(&self.pool)
             .await
@@ -397,6 +399,7 @@ impl Postgres {
     /// Whether the schema is one that this binary can work with: it has all that we use, and has
     /// taken nothing away that we use.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
+        self.check_leaf_format().await?;
         let (applied,): (Option<i64>,) = sqlx::query_as(
             "/* check_schema */ SELECT max(version) FROM _sqlx_migrations WHERE success",
         )
@@ -410,6 +413,24 @@ impl Postgres {
                 .map_err(|_| unmigrated())?;
         let known = MIGRATIONS.iter().map(|migration| migration.version).max();
         fits(applied.unwrap_or(0), oldest_binary, known.unwrap_or(0))
+    }
+
+    /// Refuses a log of another leaf format, before anything is done with its schema. What the role
+    /// may not read is left to the checks that follow.
+    async fn check_leaf_format(&self) -> Result<(), StoreError> {
+        let (made,): (bool,) =
+            sqlx::query_as("/* leaf_format */ SELECT to_regclass('leaf_body') IS NOT NULL")
+                .fetch_one(&self.pool)
+                .await?;
+        if !made {
+            return Ok(());
+        }
+        let oldest: Result<Option<(Vec<u8>,)>, sqlx::Error> =
+            sqlx::query_as(OLDEST_BODY).fetch_optional(&self.pool).await;
+        match oldest.map_err(StoreError::from) {
+            Err(StoreError::Refused(_)) => Ok(()),
+            oldest => check_leaf_format(oldest?),
+        }
     }
 
     /// The database's clock, to be compared with ours.
@@ -543,7 +564,7 @@ impl Postgres {
 
 /// The oldest schema that has all that this binary uses. Raise it with the first statement that
 /// needs a newer one.
-const OLDEST_SCHEMA: i64 = 9100;
+const OLDEST_SCHEMA: i64 = 3;
 
 /// Compares a schema and the oldest binary that it serves with this binary, which knows migrations
 /// up to `known`.

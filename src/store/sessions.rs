@@ -15,9 +15,9 @@ use super::validity_sql::{
 };
 use super::{Store, StoreError, on_pool, read_current, write};
 use crate::clock::Timestamp;
-use crate::domain::catalog::Revocability;
 use crate::domain::cutoff::{Cutoff, Selector};
 use crate::domain::generation::GenerationDigest;
+use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::validity::{SessionView, ValidityFacts};
 use crate::domain::workload::KeyBinding;
@@ -60,6 +60,8 @@ pub(super) struct SessionRow {
     policies: String,
     class: String,
     bound_seconds: Option<i64>,
+    open_sessions: String,
+    expires_by: String,
     issued_at: Timestamp,
     expires_at: Timestamp,
     state: String,
@@ -73,7 +75,8 @@ macro_rules! select_session {
         concat!(
             "SELECT id, task_id, parent_id, decision_id, leaf_idx, attestor, workload, instance, ",
             "resource, details, audience, minter, key_binding, kid, generation, policies, class, ",
-            "bound_seconds, issued_at, expires_at, state, end_reason, ended_at, confirmed_at ",
+            "bound_seconds, open_sessions, expires_by, issued_at, expires_at, state, end_reason, ",
+            "ended_at, confirmed_at ",
             "FROM session ",
             $($rest)+
         )
@@ -270,6 +273,11 @@ impl TryFrom<SessionRow> for Session {
             .bound_seconds
             .map(|seconds| unsigned("session", seconds))
             .transpose()?;
+        let revocability = Revocability {
+            class: RevocationClass::from_parts(&row.class, bound).ok_or_else(corrupt)?,
+            open_sessions: OpenSessions::parse(&row.open_sessions).ok_or_else(corrupt)?,
+            expires_by: ExpiresBy::parse(&row.expires_by).ok_or_else(corrupt)?,
+        };
         let generation: [u8; 32] = row.generation.try_into().map_err(|_| corrupt())?;
         let key = match row.key_binding {
             Some(text) => Some(KeyBinding::from_text(&text).ok_or_else(corrupt)?),
@@ -300,7 +308,7 @@ impl TryFrom<SessionRow> for Session {
             kid: row.kid,
             generation: GenerationDigest::new(generation),
             policies: serde_json::from_str(&row.policies).map_err(|_| corrupt())?,
-            revocability: Revocability::from_parts(&row.class, bound).ok_or_else(corrupt)?,
+            revocability,
             issued_at: row.issued_at,
             expires_at: row.expires_at,
             state: SessionState::parse(&row.state).ok_or_else(corrupt)?,

@@ -15,6 +15,7 @@ use sqlx::{ConnectOptions, Executor};
 
 use super::StoreError;
 use super::authenticity::RowGuard;
+use super::leaves::{OLDEST_BODY, check_leaf_format};
 use super::postgres::fits;
 use super::sqlite_log::WriteAheadLog;
 use crate::files::{FileError, PrivateDirectory};
@@ -77,6 +78,7 @@ impl Sqlite {
             })
             .connect_with(options.clone())
             .await?;
+        check_format(&writer).await?;
         MIGRATIONS
             .run(&writer)
             .await
@@ -116,6 +118,7 @@ impl Sqlite {
         let lock = lock(&private, directory)?;
         check_files(&private).map_err(unfit)?;
         let readers = reading(options(directory), readers).await?;
+        check_format(&readers).await?;
         let (made,): (bool,) = sqlx::query_as(
             "/* open_to_read */ SELECT EXISTS (SELECT 1 FROM sqlite_master \
              WHERE name = '_sqlx_migrations')",
@@ -243,6 +246,20 @@ fn options(directory: &Path) -> SqliteConnectOptions {
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT)
         .disable_statement_logging()
+}
+
+/// Refuses a log of another leaf format, before anything is done with its schema.
+async fn check_format(pool: &SqlitePool) -> Result<(), StoreError> {
+    let (made,): (bool,) = sqlx::query_as(
+        "/* leaf_format */ SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'leaf_body')",
+    )
+    .fetch_one(pool)
+    .await?;
+    if !made {
+        return Ok(());
+    }
+    let oldest: Option<(Vec<u8>,)> = sqlx::query_as(OLDEST_BODY).fetch_optional(pool).await?;
+    check_leaf_format(oldest)
 }
 
 async fn reading(options: SqliteConnectOptions, readers: u32) -> Result<SqlitePool, StoreError> {

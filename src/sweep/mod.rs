@@ -10,19 +10,19 @@
 //!
 //! | worker | finds | does |
 //! |---|---|---|
-//! | `health` | whether the store answers, and whether our clock can be relied on | shows it in readiness; by a clock in doubt no other worker but `follow` and `room` does anything |
+//! | `health` | whether the store answers, and whether our clock can be relied on | shows it in readiness; by a clock in doubt no other worker but `generation_sync` and `partitions` does anything |
 //! | `horizon` | how far the horizon may be | moves it on: what deletes for good goes by it |
-//! | `silence` | open tasks whose `check_at` has come | ends them if they are over, or were opened by a clock that was ahead; else puts the check off to when they could be |
-//! | `mints` | `minting` sessions whose lease is over | hands them to `endings` |
-//! | `dead` | external sessions that a task, cutoff or ancestor ended | hands them to `endings` |
+//! | `task_expiry` | open tasks whose `check_at` has come | ends them if they are over, or were opened by a clock that was ahead; else puts the check off to when they could be |
+//! | `unfinished_mints` | `minting` sessions whose lease is over | hands them to `endings` |
+//! | `orphaned_sessions` | external sessions that a task, cutoff or ancestor ended | hands them to `endings` |
 //! | `endings` | `ending` sessions that are due for a try | asks the back end to end them, records its word |
 //! | `deny_lists` | lists of denied sessions at back ends that are due | brings them to what our records say |
-//! | `denials` | denials beyond the budget | one leaf a window and identity |
-//! | `room` | whether there are tables for the leaves to come | makes them, on PostgreSQL |
+//! | `omitted_denials` | denials beyond the budget | one leaf a window and identity |
+//! | `partitions` | whether there are tables for the leaves to come | makes them, on PostgreSQL |
 //! | `prune` | rows past their retention | deletes them, children before parents |
 //! | `keys` | signing keys that are due | makes the next, loads what other replicas made |
 //! | `replicas` | replicas with other endpoints | shows them in readiness |
-//! | `follow` | another active generation | compiles and takes it over |
+//! | `generation_sync` | another active generation | compiles and takes it over |
 
 mod orphans;
 pub mod prune;
@@ -69,8 +69,9 @@ const PRUNE_INTERVAL: Duration = Duration::from_mins(1);
 /// The pause between two rounds of pruning while there is more.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// How often room is made for leaves: each time for many times as many as can come until the next.
-const ROOM_INTERVAL: Duration = Duration::from_secs(30);
+/// How often tables are made for the leaves to come: each time for many times as many as can come
+/// until the next.
+const PARTITIONS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often a replica describes itself to the others.
 const REPLICAS_INTERVAL: Duration = Duration::from_secs(10);
@@ -81,19 +82,19 @@ const REPLICAS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The names of all workers in figures.
 const WORKERS: [&str; 14] = [
-    "dead",
-    "denials",
     "deny_lists",
     "endings",
-    "follow",
+    "generation_sync",
     "health",
     "horizon",
     "keys",
-    "mints",
+    "omitted_denials",
+    "orphaned_sessions",
+    "partitions",
     "prune",
     "replicas",
-    "room",
-    "silence",
+    "task_expiry",
+    "unfinished_mints",
     "wal",
 ];
 
@@ -106,7 +107,7 @@ pub fn begin(metrics: &Metrics) {
 
 /// Runs all workers but pruning and lists at back ends until `stop`.
 pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Infallible> {
-    let mut room_made: Option<Instant> = None;
+    let mut partitions_made: Option<Instant> = None;
     let mut compared: Option<Instant> = None;
     loop {
         tokio::select! {
@@ -115,12 +116,12 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
             () = broker.woken() => {}
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        if room_made.is_none_or(|at| at.elapsed() >= ROOM_INTERVAL) {
+        if partitions_made.is_none_or(|at| at.elapsed() >= PARTITIONS_INTERVAL) {
             // By any clock: it depends on the size of the log alone.
-            let room = broker.store().ensure_partitions(broker.ledger().basis());
-            let made = room.await.map(|()| 0).map_err(BrokerError::from);
-            room_made = made.is_ok().then(Instant::now);
-            report(&broker, "room", made);
+            let ensured = broker.store().ensure_partitions(broker.ledger().basis());
+            let made = ensured.await.map(|()| 0).map_err(BrokerError::from);
+            partitions_made = made.is_ok().then(Instant::now);
+            report(&broker, "partitions", made);
         }
         report(&broker, "wal", bound_log(&broker).await);
         let began = Instant::now();
@@ -212,7 +213,7 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
     report(broker, "health", broker.check_health().await.map(|()| 0));
     report(
         broker,
-        "follow",
+        "generation_sync",
         broker.follow_generation().await.map(|()| 0),
     );
     // Everything else is over, due or of no use any more by the time that it is, and what one
@@ -222,11 +223,17 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
     }
     report(broker, "horizon", horizon(broker, now).await);
     report(broker, "keys", broker.follow_keys(now).await);
-    report(broker, "silence", silence(broker, now).await);
-    report(broker, "mints", mints(broker, now).await);
-    report(broker, "dead", orphans::dead(broker, now).await);
+    report(broker, "task_expiry", task_expiry(broker, now).await);
+    let unfinished = unfinished_mints(broker, now).await;
+    report(broker, "unfinished_mints", unfinished);
+    let orphaned = orphans::orphaned_sessions(broker, now).await;
+    report(broker, "orphaned_sessions", orphaned);
     report(broker, "endings", endings(broker, now).await);
-    report(broker, "denials", denials(broker, now).await);
+    report(
+        broker,
+        "omitted_denials",
+        omitted_denials(broker, now).await,
+    );
 }
 
 /// Keeps the write-ahead log of an embedded store short, by any clock.
@@ -256,7 +263,7 @@ fn report(broker: &Broker, worker: &'static str, result: Result<u64, BrokerError
 }
 
 /// Ends tasks that are over, and looks again at the others when they could be.
-pub async fn silence(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, BrokerError> {
+pub async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, BrokerError> {
     let retry_at = now.plus_seconds(CLAIM_SECONDS);
     let over_by = broker.tasks_over_by(now);
     let mut ended = 0;
@@ -291,7 +298,7 @@ pub async fn silence(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, Broker
 }
 
 /// Mints that nobody finished: the credential may exist, so it is ended under the name we chose.
-pub async fn mints(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+pub async fn unfinished_mints(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let mut found = 0;
     for session in broker.store().unfinished_mints(now, BITE).await? {
         begin_ending(broker, &session, EndReason::Failed, now).await?;
@@ -399,13 +406,13 @@ fn backoff_seconds(attempts: u32) -> u64 {
 }
 
 /// One leaf for all denials of a window that had none of their own.
-pub async fn denials(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+pub async fn omitted_denials(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let omitted = broker.denials().take_omitted(now);
     let told = u64::try_from(omitted.len()).unwrap_or(u64::MAX);
     for one in omitted {
         let request = Request {
             entry: Entry::DenialsOmitted(DenialsOmitted {
-                of: one.of,
+                subject: one.of,
                 count: one.count,
                 since: one.since,
             }),

@@ -1,4 +1,4 @@
-//! The worker `dead`: external sessions that something other than their own record ended, a task's
+//! The worker `orphaned_sessions`: external sessions that something other than their own record ended, a task's
 //! end, a cutoff or the end of a session that they were derived from.
 //!
 //! All of these are acts with leaves of their own. So the worker reads the acts of the log since it
@@ -33,7 +33,7 @@ struct Ended {
 }
 
 /// External sessions that are over by something other than their own record.
-pub(super) async fn dead(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
+pub(super) async fn orphaned_sessions(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let search = broker.orphan_search();
     let from = search.heed_from();
     let began = Instant::now();
@@ -75,7 +75,7 @@ async fn ended_by_acts(broker: &Broker, from: u64, to: u64) -> Result<Option<End
 impl Ended {
     /// Notes what an act ended. Whether that is certain things alone.
     fn heed(&mut self, act: &StoredLeaf) -> bool {
-        let leaf = act.body.as_deref().map(serde_json::from_slice::<Leaf>);
+        let leaf = act.body.as_deref().map(Leaf::from_bytes);
         let Some(Ok(leaf)) = leaf else {
             return false;
         };

@@ -29,7 +29,7 @@ LOCK = threading.Lock()
 log_key = Ed25519PrivateKey.generate()
 token_key = ec.generate_private_key(ec.SECP256R1())
 other_key = ec.generate_private_key(ec.SECP256R1())
-leaves: list[bytes] = [json.dumps({"v": 1, "origin": ORIGIN, "event": "genesis"}).encode()]
+leaves: list[bytes] = [json.dumps({"v": 2, "origin": ORIGIN, "event": "genesis"}).encode()]
 
 
 def b64(data: bytes) -> str:
@@ -75,7 +75,7 @@ def forked(items: list[bytes]) -> list[bytes]:
 
 
 def append(event: dict) -> dict:
-    leaf = json.dumps({"v": 1, "origin": "another log" if FAULT == "leaf-origin" else ORIGIN, **event}).encode()
+    leaf = json.dumps({"v": 2, "origin": "another log" if FAULT == "leaf-origin" else ORIGIN, **event}).encode()
     with LOCK:
         leaves.append(leaf)
         items = list(leaves)

@@ -40,7 +40,7 @@ impl Grown {
     fn new() -> Self {
         let signer = Key::generate(Algorithm::Es256);
         let leaf = |event: Value| {
-            let mut leaf = json!({"v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z"});
+            let mut leaf = json!({"v": 2, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z"});
             leaf.as_object_mut()
                 .unwrap()
                 .extend(event.as_object().unwrap().clone());
@@ -55,14 +55,14 @@ impl Grown {
             })),
             leaf(json!({
                 "event": "key", "purpose": "access_token", "kid": signer.kid, "change": "added",
-                "public": signer.jwk().to_string(), "by": "broker"
+                "public_key": signer.jwk().to_string(), "by": "broker"
             })),
             denial(),
             permit(&signer.kid),
             leaf(
                 json!({"event": "session_ended", "session": SESSION, "reason": "revoked", "by": "x"}),
             ),
-            leaf(json!({"event": "task_ended", "task": TASK, "end": "complete", "by": "x"})),
+            leaf(json!({"event": "task_ended", "task": TASK, "state": "completed", "by": "x"})),
         ];
         leaves.resize(NEW, denial());
         let bodies: Vec<Vec<u8>> = leaves
@@ -431,7 +431,7 @@ fn a_credential_of_another_issuer_or_with_another_place_in_the_status_lists_is_r
     }
     // One that is in a list: of a log that began where another ended.
     let leaf = String::from_utf8(grown.bodies[PERMIT].clone()).unwrap();
-    let leaf = leaf.replacen('{', "{\"status_lists_from\":16,", 1);
+    let leaf = leaf.replacen('{', "{\"first_status_list\":16,", 1);
     grown.bodies[PERMIT] = leaf.into_bytes();
     grown.leaves[PERMIT] = leaf_hash(&grown.bodies[PERMIT]);
     for ended in verified(&grown, &|claims| claims["status"] = place(16, 4)) {

@@ -9,8 +9,8 @@ use crate::aws_revocation::{Aws, REVOKER, ROLE, activate, issued, pass, revoke_r
 use crate::support::rig::{Kind, Rig};
 
 /// Somebody writes into the table that a cutoff is about the whole role.
-async fn forge_widening(rig: &Rig) {
-    let text = "UPDATE cutoff SET widened_to = $1";
+async fn forge_blanket_deny(rig: &Rig) {
+    let text = "UPDATE cutoff SET deny_policy_target = $1";
     let forged = match rig.broker.store() {
         Store::Postgres(_) => {
             let url = rig.database().url();
@@ -32,7 +32,7 @@ fn begin(kind: Kind) -> std::future::Ready<Kind> {
 }
 
 on_both_stores! {
-    async fn a_forged_widening_denies_nobody(kind: Kind) {
+    async fn a_forged_blanket_deny_denies_nobody(kind: Kind) {
         let aws = Aws::start().await;
         let rig = rig(kind, &aws.server.uri(), 200).await;
         issued(&rig, 1).await;
@@ -40,9 +40,9 @@ on_both_stores! {
         let since = Timestamp::EPOCH;
         let done = rig.broker.revoke_many(&rig.admin(), revoke_resource(false)).await;
         done.unwrap();
-        assert_eq!(store.widened_at(ROLE, since).await.unwrap(), None);
-        forge_widening(&rig).await;
-        let read = store.widened_at(ROLE, since).await;
+        assert_eq!(store.last_blanket_deny(ROLE, since).await.unwrap(), None);
+        forge_blanket_deny(&rig).await;
+        let read = store.last_blanket_deny(ROLE, since).await;
         assert!(matches!(read, Err(StoreError::Forged(_))), "{read:?}");
         // Nor does a list say so.
         pass(&rig, 3).await;

@@ -12,10 +12,10 @@ use sqlx::Connection as _;
 use taskpass::broker::BrokerError;
 use taskpass::broker::issue::Issued;
 use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
-use taskpass::domain::catalog::Revocability;
 use taskpass::domain::cutoff::Selector;
-use taskpass::domain::deny_list::DenyStanding;
+use taskpass::domain::deny_list::RevocationProgress;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
+use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use taskpass::domain::session::SessionState;
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::SessionId;
@@ -102,8 +102,12 @@ async fn state(rig: &Rig, session: SessionId) -> SessionState {
     view.unwrap().status_at(rig.now()).state
 }
 
-async fn denying(rig: &Rig, session: SessionId) -> Option<DenyStanding> {
-    rig.broker.store().deny_standing(session).await.unwrap()
+async fn progress(rig: &Rig, session: SessionId) -> Option<RevocationProgress> {
+    rig.broker
+        .store()
+        .revocation_progress(session)
+        .await
+        .unwrap()
 }
 
 /// Another generation, in which the resource is registered otherwise.
@@ -278,8 +282,12 @@ async fn one_of_many(kind: Kind) {
     }
     let rig = rig(kind, &moto.url(), 200).await;
     let all = issued(&rig, 5).await;
-    let bounded = Revocability::Bounded {
-        bound_seconds: BOUND,
+    let bounded = Revocability {
+        class: RevocationClass::Bounded {
+            bound_seconds: BOUND,
+        },
+        open_sessions: OpenSessions::None,
+        expires_by: ExpiresBy::BackEnd,
     };
     assert_eq!(all[2].session.revocability, bounded);
     let one = all[2].session.id;
@@ -292,7 +300,7 @@ async fn one_of_many(kind: Kind) {
     let text = percent_encoding::percent_decode_str(policy.policy_document());
     let text = text.decode_utf8().unwrap();
     assert_eq!(named(&text), (vec![user(one)], 1));
-    let standing = denying(&rig, one).await.unwrap();
+    let standing = progress(&rig, one).await.unwrap();
     let written = standing.written_at.unwrap();
 
     pass(&rig, BOUND - 5).await;
@@ -304,7 +312,7 @@ async fn one_of_many(kind: Kind) {
     assert!(session.confirmed_at.unwrap() >= written.plus_seconds(BOUND));
     for other in [0, 1, 3, 4].map(|n| all[n].session.id) {
         assert_eq!(state(&rig, other).await, SessionState::Active);
-        assert_eq!(denying(&rig, other).await, None);
+        assert_eq!(progress(&rig, other).await, None);
     }
 
     // What the role's policy comes to, said by somebody else.
@@ -384,8 +392,8 @@ async fn a_document_that_was_written_over_is_put_right_and_nothing_counts_meanwh
     pass(&rig, 65).await;
     let (users, number) = aws.named();
     assert_eq!((users.len(), number), (2, 3));
-    let first = denying(&rig, all[0].session.id).await.unwrap();
-    let second = denying(&rig, all[1].session.id).await.unwrap();
+    let first = progress(&rig, all[0].session.id).await.unwrap();
+    let second = progress(&rig, all[1].session.id).await.unwrap();
     assert!(
         second.written_at > first.written_at,
         "its time begins anew: {second:?}"
@@ -439,12 +447,12 @@ async fn what_is_not_read_back_is_not_believed() {
     rig.revoke(one).await;
     pass(&rig, BOUND + 60).await;
     assert_eq!(state(&rig, one).await, SessionState::Ending);
-    assert_eq!(denying(&rig, one).await.unwrap().written_at, None);
+    assert_eq!(progress(&rig, one).await.unwrap().written_at, None);
     let tried = aws.with(|iam| iam.writes);
     assert!((3..12).contains(&tried), "with pauses: {tried}");
     aws.with(|iam| iam.forgetting = false);
     pass(&rig, 200).await;
-    assert!(denying(&rig, one).await.unwrap().written_at.is_some());
+    assert!(progress(&rig, one).await.unwrap().written_at.is_some());
     pass(&rig, 200).await;
     assert_eq!(state(&rig, one).await, SessionState::Ended);
 }
@@ -484,7 +492,7 @@ async fn what_is_over_and_ends_by_itself_in_time_is_not_put_on_the_list_and_what
     rig.end(&all[1], TaskEnd::Complete).await.unwrap();
     pass(&rig, 5).await;
     for (one, listed) in all.iter().zip([true, false]) {
-        let standing = denying(&rig, one.session.id).await.unwrap();
+        let standing = progress(&rig, one.session.id).await.unwrap();
         assert_eq!(standing.listed, listed, "{standing:?}");
         assert_eq!(state(&rig, one.session.id).await, SessionState::Ending);
     }
@@ -505,7 +513,7 @@ async fn completions_take_half_of_the_room_and_issuing_stops_before_it_is_full()
     pass(&rig, 3).await;
     let mut listed = Vec::new();
     for one in &all[..6] {
-        listed.push(denying(&rig, one.session.id).await.unwrap().listed);
+        listed.push(progress(&rig, one.session.id).await.unwrap().listed);
     }
     assert_eq!(listed.iter().filter(|listed| **listed).count(), 4);
     try_issue(&rig).await.unwrap();
@@ -523,7 +531,7 @@ async fn completions_take_half_of_the_room_and_issuing_stops_before_it_is_full()
     assert_eq!(aws.named().0.len(), 8);
     let mut left = Vec::new();
     for one in &all[6..12] {
-        let standing = denying(&rig, one.session.id).await.unwrap();
+        let standing = progress(&rig, one.session.id).await.unwrap();
         if !standing.listed {
             left.push(one.session.id);
         }
@@ -535,13 +543,13 @@ async fn completions_take_half_of_the_room_and_issuing_stops_before_it_is_full()
     try_issue(&rig).await.unwrap();
 }
 
-pub fn revoke_resource(widen: bool) -> RevokeAsk {
+pub fn revoke_resource(deny_all_earlier_sessions: bool) -> RevokeAsk {
     RevokeAsk {
         selector: Selector::Resource("reports-bucket".into()),
         block: BlockAsk::Default,
-        widen,
+        deny_all_earlier_sessions,
         reason: "incident".into(),
-        unknown: false,
+        allow_unknown: false,
         dry_run: false,
     }
 }
@@ -557,7 +565,7 @@ async fn an_admin_has_every_earlier_session_of_a_role_denied_at_once() {
     let admin = rig.admin();
     let done = rig.broker.revoke_many(&admin, revoke_resource(true)).await;
     let cutoff = done.unwrap().cutoff.unwrap();
-    assert_eq!(cutoff.widened_to.as_deref(), Some(ROLE));
+    assert_eq!(cutoff.deny_policy_target.as_deref(), Some(ROLE));
     pass(&rig, 1).await;
     let after = issued(&rig, 1).await;
     pass(&rig, 3).await;
@@ -600,7 +608,10 @@ async fn an_admin_has_every_earlier_session_of_a_role_denied_at_once() {
     assert_eq!(state(&rig, after[0].session.id).await, SessionState::Active);
     // Its leaf says so, and its MAC covers it.
     let reread = rig.broker.revocation(&admin, cutoff.id).await.unwrap();
-    assert_eq!(reread.cutoff.unwrap().widened_to.as_deref(), Some(ROLE));
+    assert_eq!(
+        reread.cutoff.unwrap().deny_policy_target.as_deref(),
+        Some(ROLE)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -618,14 +629,14 @@ async fn only_a_role_that_one_resource_has_to_itself_is_denied_as_a_whole() {
     ] {
         let ask = RevokeAsk {
             selector: selector.clone(),
-            unknown: true,
+            allow_unknown: true,
             ..revoke_resource(true)
         };
         let refused = rig.broker.revoke_many(&admin, ask).await;
         let Err(BrokerError::Invalid { pointer, detail }) = refused else {
             panic!("{selector:?}: {refused:?}")
         };
-        assert_eq!(pointer, "/widen", "{detail}");
+        assert_eq!(pointer, "/deny_all_earlier_sessions", "{detail}");
     }
     assert!(rig.broker.store().cutoffs(9).await.unwrap().is_empty());
 }
@@ -744,7 +755,7 @@ async fn nothing_that_a_workload_does_takes_the_room_that_an_admin_needs() {
     try_issue(&rig).await.unwrap();
     let mut left = Vec::new();
     for one in &all[..8] {
-        if !denying(&rig, one.session.id).await.unwrap().listed {
+        if !progress(&rig, one.session.id).await.unwrap().listed {
             left.push(one.session.id);
         }
     }
@@ -867,7 +878,7 @@ fn metric(rig: &Rig, name: &str) -> u64 {
 }
 
 const LISTED: &str = "taskpass_denied_sessions_total{outcome=\"listed\"}";
-const LEFT: &str = "taskpass_denied_sessions_total{outcome=\"left_to_expiry\"}";
+const LEFT: &str = "taskpass_denied_sessions_total{outcome=\"expires_naturally\"}";
 const SHORT: &str = "taskpass_deny_lists_short";
 
 /// A role whose other inline policies leave room for fewer sessions than are registered.
@@ -912,7 +923,7 @@ async fn a_list_without_room(kind: Kind) {
         .unwrap()
         .session
         .id;
-    assert!(!denying(&rig, left).await.unwrap().listed);
+    assert!(!progress(&rig, left).await.unwrap().listed);
     assert_eq!(state(&rig, left).await, SessionState::Ending);
     // IAM is not asked again and again meanwhile.
     let refused = aws.with(|iam| iam.too_large);
@@ -969,7 +980,7 @@ async fn an_admins_word_waits_first(kind: Kind) {
     pass(&rig, 130).await;
     assert_eq!(aws.named().0.len(), 4);
     for one in &all[4..] {
-        assert!(!denying(&rig, one.session.id).await.unwrap().listed);
+        assert!(!progress(&rig, one.session.id).await.unwrap().listed);
     }
     // Room for two comes free: it is theirs, and not what is merely over.
     forget(&rig, &all[..2]).await;

@@ -207,7 +207,7 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
     // Of a task that was opened by itself.
     let generation = format!("sha256:{}", "a".repeat(64));
     let leaf = json!({
-        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "task_opened",
+        "v": 2, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "task_opened",
         "decision": DECISION, "task": TASK, "task_type": "nightly-report",
         "workload": "dev:agent%3Areports", "attestor": "dev",
         "deadline": "2026-10-24T13:00:00Z", "generation": generation,
@@ -241,7 +241,7 @@ fn every_answer_with_a_receipt_is_known_by_its_shape() {
     ] {
         differs(&sample, &opened, &[], pointer, value);
     }
-    let observed = json!({"policies": [], "would_be": "deny"});
+    let observed = json!({"policies": [], "outcome_if_enforced": "deny"});
     gains(&sample, &opened, &[], "/decision", "observed", observed);
     gains(&sample, &opened, &[], "", "session", json!({"id": SESSION}));
     for (name, value) in [
@@ -300,7 +300,12 @@ fn what_an_answer_gains_is_held_against_its_leaf() {
         ("/session", "end_reason", json!("revoked")),
         ("/session", "ended_at", json!("2026-10-24T12:00:00Z")),
         ("/session", "confirmed_at", json!("2026-10-24T12:00:00Z")),
-        ("/session", "denying", json!({})),
+        ("/session", "revocation_progress", json!({})),
+        (
+            "/session",
+            "revocability",
+            json!({"class": "expiry_only", "open_sessions": "none", "expires_by": "broker"}),
+        ),
         ("/task", "state", json!("ended")),
         ("/credential", "type", json!("aws_sts")),
         ("/credential", "token_type", json!("DPoP")),
@@ -394,7 +399,7 @@ fn what_stands_beside_a_receipt_is_held_against_its_leaf_wherever_it_stands() {
     let shown = json!({"receipt": receipt(&sample.log, &denial()), "leaf": permit("k")});
     fails(&sample.verify(&shown, &[]), "the answer's leaf is");
     // What does not belong there is held against the leaf all the same.
-    let observed = json!({"policies": [], "would_be": "permit"});
+    let observed = json!({"policies": [], "outcome_if_enforced": "permit"});
     let shown = json!({"receipt": receipt(&sample.log, &denial()), "leaf": denial()});
     for (name, part) in [
         ("decision", json!({"outcome": "permit"})),
@@ -520,8 +525,8 @@ fn tlog_proof(receipt: &Value) -> String {
 fn an_act_is_logged_but_is_no_decision() {
     let sample = Sample::new();
     let leaf = json!({
-        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "task_ended",
-        "task": TASK, "end": "complete", "by": "dev:agent%3Areports"
+        "v": 2, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "task_ended",
+        "task": TASK, "state": "completed", "by": "dev:agent%3Areports"
     });
     let act = receipt(&sample.log, &leaf);
     let out = holds(&sample.verify(&act, &[]));
@@ -648,11 +653,16 @@ fn another_logs_signature_or_origin_is_refused() {
         "meant for the log other.test/log",
     );
     leaf = permit(&sample.signer.kid);
-    leaf["v"] = json!(2);
-    fails(
-        &sample.verify(&receipt(&sample.log, &leaf), &[]),
-        "format 2",
-    );
+    for (version, told) in [
+        (
+            1,
+            "format version 1 was made by an earlier development build",
+        ),
+        (3, "format version 3 was made by a later build"),
+    ] {
+        leaf["v"] = json!(version);
+        fails(&sample.verify(&receipt(&sample.log, &leaf), &[]), told);
+    }
 }
 
 #[test]

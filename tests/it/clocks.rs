@@ -293,8 +293,8 @@ on_both_stores! {
         let leaf = store.leaves(accepted.index, 1).await.unwrap().remove(0);
         let leaf: Value = serde_json::from_slice(&leaf.body.unwrap()).unwrap();
         assert_eq!(leaf["event"], "time_accepted");
-        assert_eq!(leaf["recorded"], right.plus_seconds(HOUR).to_string());
-        assert_eq!(leaf["accepted"], right.to_string());
+        assert_eq!(leaf["recorded_time"], right.plus_seconds(HOUR).to_string());
+        assert_eq!(leaf["accepted_time"], right.to_string());
         assert_eq!(leaf["by"], "dev-admin-token");
         assert!(!leaf.to_string().contains("battery"), "a reason can be deleted");
         let opened = store.openings(accepted.index).await.unwrap();
@@ -408,8 +408,8 @@ on_both_stores! {
             selector: Selector::Workload("dev:agent%3Areports".to_owned().try_into().unwrap()),
             block: BlockAsk::Seconds(HOUR),
             reason: "stolen".into(),
-            widen: false,
-            unknown: true,
+            deny_all_earlier_sessions: false,
+            allow_unknown: true,
             dry_run: false,
         };
         rig.broker.revoke_many(&rig.admin(), block).await.unwrap();

@@ -14,7 +14,7 @@ use taskpass::broker::BrokerError;
 use taskpass::broker::issue::Issued;
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::clock::Timestamp;
-use taskpass::domain::catalog::{Resource, Revocability};
+use taskpass::domain::catalog::Resource;
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::generation::Generation;
 use taskpass::domain::grant::Grant;
@@ -22,6 +22,7 @@ use taskpass::domain::kind::MinterKind;
 use taskpass::domain::limits::MAX_LEDGER_KEYS;
 use taskpass::domain::permit::Permit;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
+use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use taskpass::domain::session::Session;
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::{SessionId, TaskId};
@@ -124,7 +125,11 @@ impl Minter for BackEnd {
     }
 
     fn revocability(&self, _: &Resource) -> Revocability {
-        Revocability::ExpiryOnly
+        Revocability {
+            class: RevocationClass::ExpiryOnly,
+            open_sessions: OpenSessions::None,
+            expires_by: ExpiresBy::BackEnd,
+        }
     }
 
     fn fits(&self, _: &Resource, _: &Grant) -> Result<(), String> {
@@ -283,9 +288,9 @@ impl World {
                 let block = taskpass::broker::revoke::RevokeAsk {
                     selector: serde_json::from_value(workload).unwrap(),
                     block: taskpass::broker::revoke::BlockAsk::Default,
-                    widen: false,
+                    deny_all_earlier_sessions: false,
                     reason: "x".into(),
-                    unknown: false,
+                    allow_unknown: false,
                     dry_run: false,
                 };
                 let admin = self.rig.admin();
@@ -390,9 +395,9 @@ impl World {
                 let wanted = taskpass::broker::revoke::RevokeAsk {
                     selector: Selector::Resource("no-such-api".into()),
                     block: taskpass::broker::revoke::BlockAsk::Default,
-                    widen: false,
+                    deny_all_earlier_sessions: false,
                     reason: "x".into(),
-                    unknown: false,
+                    allow_unknown: false,
                     dry_run: false,
                 };
                 let revoked = broker.revoke_many(&evidence, wanted).await.map(drop);
@@ -404,9 +409,9 @@ impl World {
                 let wanted = taskpass::broker::revoke::RevokeAsk {
                     selector: everything,
                     block: taskpass::broker::revoke::BlockAsk::Default,
-                    widen: false,
+                    deny_all_earlier_sessions: false,
                     reason: "x".into(),
-                    unknown: false,
+                    allow_unknown: false,
                     dry_run: false,
                 };
                 broker.revoke_many(&evidence, wanted).await.map(drop)

@@ -195,9 +195,9 @@ async fn families(rig: &Rig) {
         let stop = RevokeAsk {
             selector,
             block: BlockAsk::UntilLifted,
-            widen: false,
+            deny_all_earlier_sessions: false,
             reason: "a test".into(),
-            unknown: false,
+            allow_unknown: false,
             dry_run: false,
         };
         rig.broker.revoke_many(&rig.admin(), stop).await.unwrap();
@@ -346,7 +346,7 @@ on_both_stores! {
         let text = format!("// A new heading.\n{}", text.replace("env == \"prod\"", "env == \"stage\""));
         next["policies"][0]["text"] = text.clone().into();
         let activated = replica.client.post_json(&fleet.admin, "/v1/generations", &next).await.expect(201);
-        assert_eq!(activated["observing"], json!([]));
+        assert_eq!(activated["observed_policies"], json!([]));
         let later = decide(replica, &ci_token(fleet, "stage", false), &body()).await;
 
         let line = |text: &str| text[..text.find("@id(\"ci-read\")").unwrap()].lines().count() + 1;

@@ -99,7 +99,7 @@ async fn run(connection: &mut PgConnection, sql: &str) {
 
 /// What a leaf of this log says.
 fn body(rig: &Rig, event: &Value) -> Vec<u8> {
-    let mut leaf = json!({"v": 1, "origin": rig.broker.ledger().origin(), "at": rig.now()});
+    let mut leaf = json!({"v": 2, "origin": rig.broker.ledger().origin(), "at": rig.now()});
     let members = event.as_object().unwrap().clone();
     leaf.as_object_mut().unwrap().extend(members);
     serde_json::to_vec(&leaf).unwrap()
@@ -155,7 +155,7 @@ async fn a_forged_head_over_a_key_of_somebody_elses_is_neither_followed_nor_sign
     let key = body(
         &rig,
         &json!({"event": "key", "purpose": "access_token", "kid": "theirs", "change": "added",
-            "public": "{}", "by": "schedule"}),
+            "public_key": "{}", "by": "schedule"}),
     );
     writer.leaf(hashes.len(), &key).await;
     hashes.push(leaf_hash(&key));
@@ -174,7 +174,7 @@ async fn a_leaf_behind_the_newest_head_stops_every_replica_whatever_it_says() {
     let session = "0197a000-0000-7000-8000-000000000001";
     for event in [
         json!({"event": "key", "purpose": "access_token", "kid": "theirs", "change": "added",
-            "public": "{}", "by": "schedule"}),
+            "public_key": "{}", "by": "schedule"}),
         json!({"event": "session_ended", "session": session, "reason": "revoked", "by": "dev:a"}),
         json!({"event": "cutoff_lifted", "id": session, "by": "dev:a"}),
         json!({"event": "admin", "change": "admin_bound", "subject": "dev:a", "value": "admin",
@@ -402,7 +402,7 @@ async fn a_forged_signing_key_keeps_no_key_from_being_cut_off() {
         let issued = issued.unwrap();
         let keys = rig.broker.list_keys(&rig.admin()).await.unwrap();
         let signing = keys.iter().find(|key| {
-            key.signs && key.record.purpose == taskpass::crypto::keyring::KeyPurpose::AccessToken
+            key.signing && key.record.purpose == taskpass::crypto::keyring::KeyPurpose::AccessToken
         });
         let kid = signing.unwrap().record.kid.clone();
         let mut writer = Writer::on(&rig).await;
@@ -466,9 +466,9 @@ fn drill() -> RevokeAsk {
     RevokeAsk {
         selector: Selector::All(True),
         block: BlockAsk::Seconds(0),
-        widen: false,
+        deny_all_earlier_sessions: false,
         reason: "drill".into(),
-        unknown: false,
+        allow_unknown: false,
         dry_run: false,
     }
 }

@@ -45,8 +45,7 @@ async fn granted(fleet: &Fleet, replica: &Replica) -> Value {
 
 /// The id of a cutoff that blocks, with a reason.
 async fn cut_off(fleet: &Fleet, replica: &Replica) -> String {
-    let body =
-        json!({"selector": {"workload": "dev:agent%3Agone"}, "reason": REASON, "unknown": true});
+    let body = json!({"selector": {"workload": "dev:agent%3Agone"}, "reason": REASON, "allow_unknown": true});
     let cut = replica
         .client
         .post_json(&fleet.admin, "/v1/revocations", &body)

@@ -73,9 +73,9 @@ async fn cut_off(rig: &Rig, task: TaskId) -> taskpass::ids::CutoffId {
     let ask = RevokeAsk {
         selector: Selector::Task(task),
         block: BlockAsk::UntilLifted,
-        widen: false,
+        deny_all_earlier_sessions: false,
         reason: "test".into(),
-        unknown: false,
+        allow_unknown: false,
         dry_run: false,
     };
     let revoked = rig.broker.revoke_many(&rig.admin(), ask).await.unwrap();

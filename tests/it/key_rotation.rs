@@ -239,7 +239,7 @@ on_both_stores! {
         // A dry run says what would follow, and touches nothing.
         let size = rig.broker.ledger().basis();
         let would = rig.broker.revoke_key(&rig.admin(), &kid, true).await.unwrap();
-        assert_eq!((would.done, would.signs, would.matched), (false, true, Some(1)));
+        assert_eq!((would.done, would.signing, would.matched), (false, true, Some(1)));
         assert!(would.successor.is_some() && would.resumes_at.is_none(), "{would:?}");
         assert_eq!(rig.broker.ledger().basis(), size);
         assert!(rig.is_good(&issued).await);
@@ -255,7 +255,7 @@ on_both_stores! {
         // It is not known to verifiers yet: revoking once more says so, and until when.
         let lead = rig.broker.jwks_cache_seconds();
         let again = rig.broker.revoke_key(&rig.admin(), &next.session.kid, true).await.unwrap();
-        assert_eq!((again.signs, &again.successor), (true, &None));
+        assert_eq!((again.signing, &again.successor), (true, &None));
         assert_eq!(again.resumes_at, Some(rig.now().plus_seconds(lead)));
         rig.clock.advance(lead);
         rig.broker.follow_keys(rig.now()).await.unwrap();
@@ -267,7 +267,7 @@ on_both_stores! {
     async fn the_revocation_of_a_key_that_does_not_sign_says_so(rig: Rig) {
         let kid = rig.broker.rotate_keys(&rig.admin()).await.unwrap();
         let done = rig.broker.revoke_key(&rig.admin(), &kid, false).await.unwrap();
-        assert_eq!((done.done, done.signs), (true, false));
+        assert_eq!((done.done, done.signing), (true, false));
         assert!(done.successor.is_some());
         let unknown = rig.broker.revoke_key(&rig.admin(), "nobody", true).await;
         assert!(matches!(unknown, Err(BrokerError::NotFound(_))), "{unknown:?}");
@@ -312,9 +312,9 @@ on_both_stores! {
         let revoked = rig.broker.revoke_many(&rig.admin(), RevokeAsk {
             selector: Selector::All(True),
             block: BlockAsk::Seconds(0),
-            widen: false,
+            deny_all_earlier_sessions: false,
             reason: "drill".into(),
-            unknown: false,
+            allow_unknown: false,
             dry_run: false,
         }).await.unwrap();
         assert_eq!(revoked.radius.unwrap().matched, 1);

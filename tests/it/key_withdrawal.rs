@@ -44,7 +44,7 @@ fn signing(server: &Server) -> String {
     let keys = listed["keys"].as_array().unwrap();
     let own = keys
         .iter()
-        .find(|key| key["purpose"] == "access_token" && key["signs"] == true);
+        .find(|key| key["purpose"] == "access_token" && key["signing"] == true);
     own.unwrap()["kid"].as_str().unwrap().to_owned()
 }
 

@@ -104,7 +104,7 @@ on_both_stores! {
         let active = replica.client.get_as(&alice(fleet), "/v1/generations/active").await;
         let active = active.expect(200);
         let checked = check(replica, &alice(fleet), &good).await.expect(200);
-        assert_eq!((&checked["bound"], &checked["can_activate"]), (&json!(1), &json!(1)));
+        assert_eq!((&checked["bound_identities"], &checked["able_to_activate"]), (&json!(1), &json!(1)));
         assert_eq!(checked["generation"], active["digest"]);
         // A permit that needs a claim is no harm beside one that needs none.
         let wider = BY_CLAIM.replace("\"admin\")", "\"by-claim\")");
@@ -127,7 +127,7 @@ on_both_stores! {
         let revoked = replica.client.post_json(&fleet.admin, "/v1/revocations", &bob);
         revoked.await.expect(200);
         let checked = check(replica, &alice(fleet), &good).await.expect(200);
-        assert_eq!((&checked["bound"], &checked["can_activate"]), (&json!(2), &json!(1)));
+        assert_eq!((&checked["bound_identities"], &checked["able_to_activate"]), (&json!(2), &json!(1)));
         // So the other one is not unbound by an admin, and the one who is kept out counts for nothing.
         let body = json!({"workload": "dev:alice", "role": "admin"});
         let client = &replica.client;
@@ -351,7 +351,7 @@ async fn policy_check_asks_the_bindings_of_a_broker_and_says_when_it_did_not() {
     let told = run(good, &["--url", &url, "--json"]);
     let told: Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!(
-        (&told["bound"], &told["can_activate"]),
+        (&told["bound_identities"], &told["able_to_activate"]),
         (&json!(1), &json!(1))
     );
     let locking = good.replace(ADMIN, "");

@@ -15,11 +15,12 @@ use serde_json::json;
 use taskpass::broker::BrokerError;
 use taskpass::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
 use taskpass::clock::Timestamp;
-use taskpass::domain::catalog::{Resource, Revocability};
+use taskpass::domain::catalog::Resource;
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::kind::MinterKind;
 use taskpass::domain::permit::Permit;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
+use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use taskpass::domain::session::{EndReason, Session, SessionState};
 use taskpass::domain::validity::SessionView;
 use taskpass::domain::task::TaskEnd;
@@ -101,7 +102,11 @@ impl Minter for BackEnd {
     }
 
     fn revocability(&self, _: &Resource) -> Revocability {
-        Revocability::Bounded { bound_seconds: 60 }
+        Revocability {
+            class: RevocationClass::Bounded { bound_seconds: 60 },
+            open_sessions: OpenSessions::Ended,
+            expires_by: ExpiresBy::Broker,
+        }
     }
 
     fn signing_key(&self, _: &Resource, _: Timestamp) -> Option<String> {
@@ -312,11 +317,11 @@ on_both_stores! {
         let all = || Selector::All(True);
         let count = |revocation: &Revocation| revocation.radius.as_ref().map(|r| (r.matched, r.ended, r.ending));
         let (admin, reason) = (rig.admin(), String::from("drill"));
-        let tried = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason: reason.clone(), unknown: false, dry_run: true });
+        let tried = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: reason.clone(), allow_unknown: false, dry_run: true });
         assert_eq!(count(&tried.await.unwrap()), Some((3, 0, 3)));
         assert_eq!(back_end.asked_to_end(), 0, "a dry run touches nothing");
 
-        let done = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, widen: false, reason, unknown: false, dry_run: false });
+        let done = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason, allow_unknown: false, dry_run: false });
         let done = done.await.unwrap();
         assert_eq!(count(&done), Some((3, 0, 3)));
         rig.clock.advance(1);

@@ -121,8 +121,8 @@ async fn observed(kind: Kind) {
     let until: Timestamp = from.parse().unwrap();
     for line in [
         format!("taskpass_observing_until_timestamp_seconds{{policy=\"demo-freeze\"}} {}", until.seconds()),
-        "taskpass_observed_total{policy=\"demo-freeze\",outcome=\"permit\",would_be=\"deny\"} 0".to_owned(),
-        "taskpass_observed_total{policy=\"demo-write\",outcome=\"permit\",would_be=\"indeterminate\"} 0".to_owned(),
+        "taskpass_observed_total{policy=\"demo-freeze\",outcome=\"permit\",outcome_if_enforced=\"deny\"} 0".to_owned(),
+        "taskpass_observed_total{policy=\"demo-write\",outcome=\"permit\",outcome_if_enforced=\"indeterminate\"} 0".to_owned(),
     ] {
         assert!(metrics.contains(&line), "{line}: {metrics}");
     }
@@ -132,13 +132,13 @@ async fn observed(kind: Kind) {
         "policies": [{
             "policy": "demo-freeze", "effect": "forbid", "enforced_from": from
         }],
-        "would_be": "deny", "refusal": "not-permitted",
+        "outcome_if_enforced": "deny", "refusal": "not-permitted",
     });
     let write = json!({
         "policies": [{
             "policy": "demo-write", "effect": "permit", "enforced_from": from
         }],
-        "would_be": "permit", "ttl_seconds": 300,
+        "outcome_if_enforced": "permit", "ttl_seconds": 300,
     });
 
     // Granted what would be denied; denied what would be permitted. Each says so, on every door.
@@ -165,8 +165,8 @@ async fn observed(kind: Kind) {
 
     let metrics = replica.client.get("/metrics").await.text();
     for line in [
-        "taskpass_observed_total{policy=\"demo-freeze\",outcome=\"permit\",would_be=\"deny\"} 2",
-        "taskpass_observed_total{policy=\"demo-write\",outcome=\"deny\",would_be=\"permit\"} 2",
+        "taskpass_observed_total{policy=\"demo-freeze\",outcome=\"permit\",outcome_if_enforced=\"deny\"} 2",
+        "taskpass_observed_total{policy=\"demo-write\",outcome=\"deny\",outcome_if_enforced=\"permit\"} 2",
     ] {
         assert!(metrics.contains(line), "{metrics}");
     }
@@ -264,7 +264,7 @@ async fn a_broker_takes_no_generation_that_observes_where_harm_can_be_done() {
         .await;
     let from = ahead().1;
     assert_eq!(
-        answer.expect(201)["observing"],
+        answer.expect(201)["observed_policies"],
         json!([
             {"policy": "demo-freeze", "enforced_from": from},
             {"policy": "demo-write", "enforced_from": from},
@@ -335,7 +335,7 @@ forbid (principal, action, resource == Api::"demo-api");"#;
     let told = offline(&with(&day), &["check", "--json"]).stdout;
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(
-        told["observing"],
+        told["observed_policies"],
         json!([{"policy": "demo-freeze", "enforced_from": from}])
     );
     // A day so far away that nobody will see it is none.

@@ -249,7 +249,7 @@ on_both_stores! {
         }
         let searches = || {
             let metrics = rig.broker.metrics().render();
-            let failed = "taskpass_sweeps_total{worker=\"dead\",result=\"failed\"} ";
+            let failed = "taskpass_sweeps_total{worker=\"orphaned_sessions\",result=\"failed\"} ";
             let line = metrics.lines().find_map(|line| line.strip_prefix(failed));
             line.map_or(0, |count| count.parse::<u64>().unwrap())
         };

@@ -653,9 +653,9 @@ impl World {
                 RevokeAsk {
                     selector,
                     block: ask,
-                    widen: false,
+                    deny_all_earlier_sessions: false,
                     reason: "why".into(),
-                    unknown: false,
+                    allow_unknown: false,
                     dry_run: false,
                 },
             )

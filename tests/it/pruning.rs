@@ -99,7 +99,7 @@ on_both_stores! {
             let line = format!("taskpass_sweeps_total{{worker=\"{worker}\",result=\"ok\"}}");
             rig.broker.metrics().render().contains(&line)
         };
-        let workers = ["prune", "health", "silence", "room"];
+        let workers = ["prune", "health", "task_expiry", "partitions"];
         until("some of it is pruned, and the others had their turn", SOON, async || {
             workers.iter().all(|worker| swept(worker))
         })
@@ -108,7 +108,7 @@ on_both_stores! {
         sweeping.await.unwrap().unwrap();
         pruning.await.unwrap().unwrap();
         assert!(left(&rig).await > 0, "it ended before all was pruned");
-        for worker in ["health", "silence", "room"] {
+        for worker in ["health", "task_expiry", "partitions"] {
             assert!(swept(worker), "{worker}");
         }
     }

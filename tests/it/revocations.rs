@@ -81,8 +81,8 @@ on_both_stores! {
 
         let all = world.list("").await;
         assert_eq!(names(&all, "id"), names(&[over.clone(), held.clone()], "id"), "newest first");
-        assert_eq!((&all[1]["reason"], &all[1]["blocks"]), (&json!("lost laptop"), &json!(true)));
-        assert_eq!(all[0]["blocks"], false);
+        assert_eq!((&all[1]["reason"], &all[1]["block_active"]), (&json!("lost laptop"), &json!(true)));
+        assert_eq!(all[0]["block_active"], false);
         let standing = world.list("?standing=true").await;
         assert_eq!(names(&standing, "id"), names(std::slice::from_ref(&held), "id"));
         let found = world.list("?selector=resource%3Dorders-api").await;
@@ -94,7 +94,7 @@ on_both_stores! {
         assert_eq!((&shown["reason"], &shown["matched"]), (&json!("lost laptop"), &json!(1)));
         let (path, nothing) = (format!("/v1/revocations/{id}/lift"), json!({}));
         let lifted = world.client.post_json(ADMIN, &path, &nothing).await;
-        assert_eq!(lifted.expect(200)["blocks"], false);
+        assert_eq!(lifted.expect(200)["block_active"], false);
         assert_eq!(world.list("?standing=true").await, Vec::<Value>::new());
     }
 
@@ -152,7 +152,7 @@ on_both_stores! {
         }
         assert_eq!(world.list("").await, Vec::<Value>::new(), "nothing was revoked");
         // Before a first use it may be meant.
-        let meant = json!({"selector": {"workload": "dev:agent%3Areportz"}, "reason": "x", "unknown": true});
+        let meant = json!({"selector": {"workload": "dev:agent%3Areportz"}, "reason": "x", "allow_unknown": true});
         world.revoke(meant).await;
 
         let issued = world.rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();

@@ -45,8 +45,8 @@ async fn after_a_failover_to_a_standby_that_lagged_nothing_is_granted_until_a_ne
     );
 
     let begun = world.begin(&[]);
-    assert_eq!(begun["succeeds"]["origin"], OLD);
-    assert_eq!(begun["succeeds"]["size"], had);
+    assert_eq!(begun["predecessor"]["origin"], OLD);
+    assert_eq!(begun["predecessor"]["size"], had);
     let new = world.start(NEW);
     world.activate(&new).await;
     for granted in [&early, &late] {

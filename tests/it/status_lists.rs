@@ -8,8 +8,8 @@ use flate2::read::ZlibDecoder;
 use serde_json::{Value, json};
 use taskpass::broker::BrokerError;
 use taskpass::broker::issue::Issued;
-use taskpass::domain::catalog::Revocability;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
+use taskpass::domain::revocability::RevocationClass;
 use taskpass::domain::session::SessionState;
 use taskpass::domain::task::TaskEnd;
 use taskpass::store::Store;
@@ -85,8 +85,8 @@ async fn a_revocation_is_in_the_list_within_its_bound(kind: Kind) {
     rig.clock.advance(10 - into);
     let (revoked, completed, alive) = (issued(&rig).await, issued(&rig).await, issued(&rig).await);
     assert_eq!(
-        revoked.session.revocability,
-        Revocability::Bounded { bound_seconds: 30 }
+        revoked.session.revocability.class,
+        RevocationClass::Bounded { bound_seconds: 30 }
     );
     assert_ne!(
         claims(&revoked)["status"]["status_list"]["idx"],

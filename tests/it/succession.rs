@@ -441,7 +441,7 @@ async fn list(broker: &Broker, number: u64) -> Vec<u8> {
 
 /// Blocks somebody until that is lifted.
 async fn block(world: &World, broker: &Broker, workload: &str) {
-    let body = json!({"selector": {"workload": workload}, "block_seconds": "until_lifted", "reason": "stolen", "unknown": true});
+    let body = json!({"selector": {"workload": workload}, "block_seconds": "until_lifted", "reason": "stolen", "allow_unknown": true});
     world.admin(broker, "/v1/revocations", body).await;
 }
 
@@ -483,9 +483,9 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
     assert_an_old_bootstrap_token_is_refused(&world);
     let unused = [0, AHEAD - 1].map(|ahead| world.token("agent:a", ahead));
     let begun = world.begin(&[]);
-    assert_eq!(begun["succeeds"]["origin"], OLD);
-    assert_eq!(begun["succeeds"]["size"], size);
-    assert_eq!(begun["succeeds"]["why"], "lost");
+    assert_eq!(begun["predecessor"]["origin"], OLD);
+    assert_eq!(begun["predecessor"]["size"], size);
+    assert_eq!(begun["predecessor"]["reason"], "lost");
     assert_eq!(begun["carried_over"]["blocks"], 1);
     assert_eq!(begun["denied"], json!([ROLE]));
     assert_eq!(world.published().0, NEW, "the new log has taken the place");
@@ -536,7 +536,7 @@ async fn after_a_loss_a_new_log_begins_and_nothing_from_before_counts() {
         .unwrap();
     let leaf: Value = serde_json::from_slice(&leaf).unwrap();
     assert_eq!(leaf["event"], "genesis");
-    assert_eq!(leaf["succeeds"], begun["succeeds"]);
+    assert_eq!(leaf["predecessor"], begun["predecessor"]);
     let receipt = world.path("granted.json");
     std::fs::write(&receipt, granted.to_string()).unwrap();
     let key = begun["vkey"].as_str().unwrap();
@@ -640,8 +640,8 @@ async fn a_stolen_log_key_is_revoked_with_its_log_and_what_only_it_vouches_for_i
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     let begun: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(begun["vouched_by_this_key_alone"]["count"], 0);
-    assert_eq!(begun["succeeds"]["why"], "key_revoked");
-    assert_eq!(begun["succeeds"]["revoked_key"], first.as_str());
+    assert_eq!(begun["predecessor"]["reason"], "key_revoked");
+    assert_eq!(begun["predecessor"]["revoked_key"], first.as_str());
     let new = world.start(NEW);
     new.ask(&world.later_token("agent:a")).await.expect(201);
 }
@@ -752,8 +752,8 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
         let begun: Value = serde_json::from_str(&ended.stdout).unwrap();
         let denied = ["listed", "once", "reports", "row"].map(arn);
         assert_eq!(begun["denied"], json!(denied));
-        let left = begun["left_to_expiry"].as_array().unwrap();
-        let names: Vec<&Value> = left.iter().map(|left| &left["place"]).collect();
+        let left = begun["expires_naturally"].as_array().unwrap();
+        let names: Vec<&Value> = left.iter().map(|left| &left["target"]).collect();
         assert_eq!(json!(names), json!(["bare", "session"].map(arn)));
         for left in left {
             let until = time::OffsetDateTime::parse(
@@ -762,7 +762,10 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
             );
             let hours = (until.unwrap().unix_timestamp() - unix_seconds()) / 3_600;
             assert!((11..=12).contains(&hours), "{left}");
-            assert!(left["why"].as_str().unwrap().contains("no list"), "{left}");
+            assert!(
+                left["reason"].as_str().unwrap().contains("no list"),
+                "{left}"
+            );
         }
         // Each list is due in the new store, and a cutoff stands for it.
         let store = Store::Sqlite(Sqlite::open(&world.path(data(NEW)), 1).await.unwrap());
@@ -771,10 +774,10 @@ async fn roles_that_are_registered_no_more_are_denied_or_named_with_their_time()
         assert_eq!(names, denied);
         let cutoffs = store.cutoffs(99).await.unwrap();
         for name in &denied {
-            let widened = |cutoff: &taskpass::store::cutoffs::SealedCutoff| {
-                cutoff.claimed().widened_to.as_deref() == Some(name.as_str())
+            let denies = |cutoff: &taskpass::store::cutoffs::SealedCutoff| {
+                cutoff.claimed().deny_policy_target.as_deref() == Some(name.as_str())
             };
-            assert!(cutoffs.iter().any(widened), "{name}");
+            assert!(cutoffs.iter().any(denies), "{name}");
         }
         store.close().await;
     }
@@ -846,7 +849,7 @@ async fn a_role_that_is_registered_no_more_gets_the_policy_that_the_report_promi
         let endpoint = aws_endpoint(&moto.url());
         let report = give_up_a_log_with_a_role_at(&mut world, &moto, &endpoint).await;
         assert_eq!(report["denied"], json!([arn("once")]));
-        assert_eq!(report["left_to_expiry"], json!([]));
+        assert_eq!(report["expires_naturally"], json!([]));
         // On SQLite a generation without any role decides, on PostgreSQL none does.
         let _new = world.start(NEW);
         the_role_denies_older_sessions(&moto).await;
@@ -859,10 +862,10 @@ async fn a_role_whose_endpoint_is_configured_no_more_is_reported_as_left_until_i
     let mut world = World::new(false);
     let report = give_up_a_log_with_a_role_at(&mut world, &moto, "").await;
     assert_eq!(report["denied"], json!([]));
-    let left = &report["left_to_expiry"];
+    let left = &report["expires_naturally"];
     assert_eq!(left.as_array().unwrap().len(), 1, "{left}");
-    assert_eq!(left[0]["place"], arn("once"));
-    let why = left[0]["why"].as_str().unwrap();
+    assert_eq!(left[0]["target"], arn("once"));
+    let why = left[0]["reason"].as_str().unwrap();
     assert!(
         why.contains("no endpoint `aws`") && why.contains("[endpoints.aws]"),
         "{left}"
@@ -1047,7 +1050,7 @@ async fn a_log_that_was_begun_and_cut_short_serves_nobody_until_it_is_gone_on_wi
     assert!(refused.stderr.contains("cut short"), "{refused:?}");
 
     let begun = world.begin(&[]);
-    assert_eq!(begun["succeeds"]["size"], size);
+    assert_eq!(begun["predecessor"]["size"], size);
     assert_eq!(begun["carried_over"]["blocks"], 1);
     assert_eq!(begun["denied"], json!([ROLE]));
     let mut new = world.start(NEW);
@@ -1213,7 +1216,7 @@ async fn a_fork_is_a_loss_though_the_store_has_more_leaves_than_what_proves_it()
         assert!(told.stderr.contains(word), "{told:?}");
     }
     let begun = world.begin(&kept);
-    assert!(begun["succeeds"]["size"].as_u64().unwrap() >= size);
+    assert!(begun["predecessor"]["size"].as_u64().unwrap() >= size);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1242,8 +1245,8 @@ async fn what_only_a_revoked_key_signed_is_not_believed() {
     let ended = world.move_on(revoke, &["--yes", "--json"]);
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     let begun: Value = serde_json::from_str(&ended.stdout).unwrap();
-    assert_eq!(begun["succeeds"]["size"], own);
-    assert_ne!(begun["succeeds"]["root"], root);
+    assert_eq!(begun["predecessor"]["size"], own);
+    assert_ne!(begun["predecessor"]["root"], root);
     assert_eq!(world.published().0, NEW);
     let new = world.start(NEW);
     new.ask(&world.later_token("agent:a")).await.expect(201);

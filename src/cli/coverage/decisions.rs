@@ -17,7 +17,7 @@ use crate::clock::Timestamp;
 use crate::domain::cutoff::{Selector, SelectorSubject};
 use crate::domain::grant::Grant;
 use crate::domain::kind::MinterKind;
-use crate::domain::leaf::{DecisionLeaf, Effect, Leaf};
+use crate::domain::leaf::{DecisionLeaf, Effect, Leaf, LeafError};
 use crate::domain::session::{EndReason, SessionState};
 use crate::domain::task::{TaskChain, TaskEnd, TaskLife, TaskState};
 use crate::domain::validity::{CutOff, Ending, SessionLife, StatusFacts, is_dated_ahead};
@@ -390,9 +390,12 @@ fn first_of<T: Copy>(all: &[Ended<T>], what: Uuid) -> Option<Ended<T>> {
 
 impl Builder {
     fn take(&mut self, entry: &LogEntry) -> Result<(), Failure> {
-        let leaf = entry.leaf.as_deref().map(serde_json::from_slice::<Leaf>);
-        let leaf = match leaf {
-            Some(Ok(leaf)) if leaf.v == Leaf::VERSION => leaf,
+        let leaf = match entry.leaf.as_deref().map(Leaf::from_bytes) {
+            Some(Ok(leaf)) => leaf,
+            Some(Err(error @ LeafError::Earlier { .. })) => {
+                let told = format!("leaf {}: {error}", entry.index);
+                return Err(Failure::Refused(told));
+            }
             unread => {
                 self.all.unknown += u64::from(unread.is_some());
                 self.all.last_unread = Some(entry.index);
@@ -430,7 +433,7 @@ impl Builder {
             }
             Effect::CutsOffIssuedAfter(accepted) => {
                 self.spend(2 * size_of::<(u64, Timestamp)>())?;
-                self.all.accepted.push((entry.index, accepted));
+                self.all.accepted.push((entry.index, accepted_time));
                 Ok(())
             }
             // None of these ends a credential by itself: a key that is withdrawn cuts off what it signed.

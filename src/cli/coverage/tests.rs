@@ -10,6 +10,7 @@ use super::record::{Credential, Deed, Outcome, Record, Region, RoleSeen, session
 use crate::cli::Failure;
 use crate::clock::Timestamp;
 use crate::domain::grant::{ActionName, Location};
+use crate::domain::leaf::Leaf;
 use crate::merkle::{
     Checkpoint, Hash, LogEntry, VerifierKey, leaf_hash, note_signature_line, root_of, sign_note,
     write_log_entry, write_log_head,
@@ -40,7 +41,7 @@ fn noon() -> Timestamp {
     reason = "what is given is written on the spot"
 )]
 fn leaf(seconds: u64, event: Value) -> Value {
-    let mut leaf = json!({"v": 1, "origin": ORIGIN, "at": at(seconds)});
+    let mut leaf = json!({"v": Leaf::VERSION, "origin": ORIGIN, "at": at(seconds)});
     let members = event.as_object().unwrap().clone();
     leaf.as_object_mut().unwrap().extend(members);
     leaf
@@ -535,7 +536,7 @@ fn ends() -> Vec<(Value, Reason)> {
     let task_ended = |end: &str| {
         leaf(
             60,
-            json!({"event": "task_ended", "task": TASK, "end": end, "by": "x"}),
+            json!({"event": "task_ended", "task": TASK, "state": end, "by": "x"}),
         )
     };
     let another = with(with(permit(), "session", OTHER), "supersedes", SESSION);
@@ -543,9 +544,9 @@ fn ends() -> Vec<(Value, Reason)> {
         (session_ended("completed"), Reason::Completed),
         (session_ended("revoked"), Reason::Revoked),
         (session_ended("failed"), Reason::Failed),
-        (task_ended("complete"), Reason::TaskOver),
-        (task_ended("abort"), Reason::TaskOver),
-        (task_ended("expire"), Reason::TaskOver),
+        (task_ended("completed"), Reason::TaskOver),
+        (task_ended("aborted"), Reason::TaskOver),
+        (task_ended("expired"), Reason::TaskOver),
         (with(another, "at", json!(at(60))), Reason::Superseded),
         (cut(json!({"all": true})), Reason::CutOff),
         (
@@ -591,7 +592,7 @@ fn what_ends_another_or_came_before_ends_nothing() {
         ),
         leaf(
             60,
-            json!({"event": "task_ended", "task": OTHER, "end": "abort", "by": "x"}),
+            json!({"event": "task_ended", "task": OTHER, "state": "aborted", "by": "x"}),
         ),
         cut(60, json!({"workload": "dev:agent%3Aothers"})),
         cut(60, json!({"task": OTHER})),
@@ -630,7 +631,7 @@ fn an_end_above_is_an_end_below() {
     };
     for end in [
         json!({"event": "session_ended", "session": PARENT, "reason": "revoked", "by": "x"}),
-        json!({"event": "task_ended", "task": ABOVE, "end": "abort", "by": "x"}),
+        json!({"event": "task_ended", "task": ABOVE, "state": "aborted", "by": "x"}),
         cut(json!({"task": ABOVE})),
         cut(json!({"workload": "dev:agent%3Aparent"})),
     ] {
@@ -659,7 +660,7 @@ fn what_a_pruned_or_unknown_leaf_may_hide_is_not_judged() {
         json!({"event": "admin", "change": "x", "subject": "x", "by": "x"}),
     );
     let new_kind = leaf(30, json!({"event": "abolished", "what": "everything"}));
-    let other_version = with(later.clone(), "v", 2);
+    let other_version = with(later.clone(), "v", Leaf::VERSION + 1);
     for hidden in [None, Some(new_kind), Some(other_version)] {
         // Before the permit it could be a permit that is asked for, and no end of this one.
         let log = read(&file(&[
@@ -693,6 +694,17 @@ fn what_a_pruned_or_unknown_leaf_may_hide_is_not_judged() {
             judged(&log, &outside),
             (Class::OutsideGrant, Reason::Action)
         );
+    }
+}
+
+#[test]
+fn a_log_of_an_earlier_format_is_refused_by_its_version() {
+    let log = file(&[Some(permit()), Some(with(permit(), "v", 1))]);
+    match read(&log) {
+        Err(Failure::Refused(told)) => {
+            assert!(told.starts_with("leaf 1: format version 1 "), "{told}");
+        }
+        other => panic!("{:?}", other.is_ok()),
     }
 }
 
@@ -801,14 +813,14 @@ fn what_was_permitted_by_a_clock_that_was_ahead_ends_with_the_acceptance_of_the_
         leaf(
             seconds,
             json!({
-                "event": "time_accepted", "id": OTHER, "recorded": at(0), "accepted": at(seconds),
+                "event": "time_accepted", "id": OTHER, "recorded_time": at(0), "accepted_time": at(seconds),
                 "reason": "c".repeat(64), "by": "x"
             }),
         )
     };
     let after = |leaves: &[Value]| Judge::new(&log(leaves), 5, None).judge(&action(66)).class;
     // The time that was accepted is an hour before the permit's, or a minute after it.
-    let early = with(accepted(0), "accepted", "2026-10-24T11:00:00Z");
+    let early = with(accepted(0), "accepted_time", "2026-10-24T11:00:00Z");
     assert_eq!(after(&[permit(), early.clone()]), Class::AfterEnd);
     assert_eq!(judged(&log(&[permit(), accepted(60)]), &action(66)), PROVEN);
     // What is permitted afterwards is dated right.

@@ -200,8 +200,8 @@ impl AcceptTime {
         };
         output::line(format!(
             "{} is accepted after {}; what was permitted under a later date is over",
-            text("accepted"),
-            text("recorded")
+            text("accepted_time"),
+            text("recorded_time")
         ))
     }
 }

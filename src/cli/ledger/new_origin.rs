@@ -254,7 +254,7 @@ impl Opened {
     /// known by nobody else any more.
     async fn cut_short(
         &self,
-        why: Why,
+        reason: Why,
         key: Option<&VerifierKey>,
     ) -> Result<Option<Succession>, Failure> {
         let Some(begun) = succession::begun(&self.config).await.map_err(failed)? else {
@@ -263,7 +263,7 @@ impl Opened {
         let new = &self.config.ledger.origin;
         let of = &begun.succession;
         let same = of.origin == self.old.origin()
-            && of.why == why
+            && of.reason == reason
             && of.revoked_key == key.map(ToString::to_string);
         if same && !begun.finished {
             return Ok(Some(begun.succession));
@@ -344,10 +344,10 @@ impl Opened {
                  {denied}"
             ))?;
         }
-        for left in &carried.left {
+        for left in &carried.expires_naturally {
             output::line(format!(
                 "NOT ENDED: sessions of {} may live until {}: {}",
-                left.place, left.until, left.why
+                left.target, left.until, left.reason
             ))?;
         }
         output::line(
@@ -361,7 +361,7 @@ impl Opened {
             "origin": self.config.ledger.origin,
             "vkey": begun.vkey,
             "checkpoint": begun.checkpoint,
-            "succeeds": succession,
+            "predecessor": succession,
             "carried_over": {
                 "blocks": carried.blocks,
                 "workload_keys": carried.workload_keys,
@@ -369,7 +369,7 @@ impl Opened {
                 "generation": carried.generation,
             },
             "denied": carried.denied,
-            "left_to_expiry": carried.left,
+            "expires_naturally": carried.expires_naturally,
         });
         if let (Some(report), Some(more)) = (report.as_object_mut(), more.as_object()) {
             report.extend(more.clone());

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{KindMembers, Registration, aws};
 use crate::domain::grant::{ActionName, Location};
+use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
+use crate::domain::status_list::STATUS_LIST_SECONDS;
 use crate::domain::workload::Identity;
 
 /// How a resource's server learns whether a credential is still good. It decides what we may
@@ -19,6 +21,24 @@ pub enum Verification {
     StatusList,
     /// It checks the signature and the expiry and nothing else.
     Offline,
+}
+
+impl Verification {
+    pub(super) fn revocability(self, read_lease_seconds: u64) -> Revocability {
+        Revocability {
+            class: match self {
+                Self::Introspection => RevocationClass::Immediate {
+                    bound_seconds: read_lease_seconds,
+                },
+                Self::StatusList => RevocationClass::Bounded {
+                    bound_seconds: STATUS_LIST_SECONDS,
+                },
+                Self::Offline => RevocationClass::ExpiryOnly,
+            },
+            open_sessions: OpenSessions::None,
+            expires_by: ExpiresBy::Itself,
+        }
+    }
 }
 
 /// What an API registers.

@@ -9,6 +9,7 @@ use crate::domain::endpoint::{EndpointName, EndpointUse};
 use crate::domain::grant::{ActionName, Location};
 use crate::domain::limits::MAX_CHAINED_SESSION_SECONDS;
 use crate::domain::pattern::Budget;
+use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 
 /// Audiences that tokens for AWS may have; no other token of ours has one of them.
 pub const FEDERATION_AUDIENCES: [&str; 2] = ["sts.amazonaws.com", "sts.amazonaws.com.cn"];
@@ -227,6 +228,25 @@ pub(super) fn decided_as<'a>(
 }
 
 impl AwsRole {
+    /// AWS checks the credential at each call. Only a session that may assume other roles can open
+    /// sessions that outlive it.
+    pub(super) fn revocability(&self) -> Revocability {
+        Revocability {
+            class: match &self.revocation {
+                Some(list) => RevocationClass::Bounded {
+                    bound_seconds: list.propagation_seconds,
+                },
+                None => RevocationClass::ExpiryOnly,
+            },
+            open_sessions: if self.may_leave {
+                OpenSessions::Kept
+            } else {
+                OpenSessions::None
+            },
+            expires_by: ExpiresBy::BackEnd,
+        }
+    }
+
     /// The role's name and account.
     #[must_use]
     pub fn parsed(&self) -> Option<RoleArn<'_>> {
@@ -612,5 +632,28 @@ mod tests {
             });
             assert!(refused.is_err(), "{pointer}: {bad}");
         }
+    }
+
+    #[test]
+    fn a_session_of_a_role_ends_at_its_back_end() {
+        let role = |more: serde_json::Value| {
+            let mut role = json!({
+                "role_arn": "arn:aws:iam::123456789012:role/r", "mode": "assume_role",
+                "region": "eu-central-1"
+            });
+            for (name, value) in more.as_object().unwrap() {
+                role[name] = value.clone();
+            }
+            let role: AwsRole = serde_json::from_value(role).unwrap();
+            role.revocability()
+        };
+        let plain = role(json!({}));
+        assert_eq!(plain.class, RevocationClass::ExpiryOnly);
+        assert_eq!(plain.open_sessions, OpenSessions::None);
+        assert_eq!(plain.expires_by, ExpiresBy::BackEnd);
+        let listed = role(json!({"revocation": {"propagation_seconds": 60}}));
+        assert_eq!(listed.class, RevocationClass::Bounded { bound_seconds: 60 });
+        let leaving = role(json!({"may_leave": true}));
+        assert_eq!(leaving.open_sessions, OpenSessions::Kept);
     }
 }

@@ -16,6 +16,7 @@ use self::aws::AwsRole;
 use super::endpoint::{EndpointName, EndpointUse};
 use super::grant::{ActionName, Location};
 use super::pattern::Budget;
+use super::revocability::Revocability;
 use super::workload::Identity;
 
 /// The minter of a kind of resource. Configuration, leaves and the store name it by
@@ -219,6 +220,18 @@ impl ResourceKind {
         match self {
             Self::Jwt(_) => DetailType::Api,
             Self::Aws(_) => DetailType::Aws,
+        }
+    }
+
+    /// The revocability of its credentials.
+    ///
+    /// `read_lease_seconds` is the largest age of the facts that an introspection reads from the store:
+    /// a property of the replica, and zero where the store cannot fail over.
+    #[must_use]
+    pub fn revocability(&self, read_lease_seconds: u64) -> Revocability {
+        match self {
+            Self::Jwt(api) => api.verification.revocability(read_lease_seconds),
+            Self::Aws(role) => role.revocability(),
         }
     }
 

@@ -160,11 +160,15 @@ fn schemas() -> [(&'static str, Value); 8] {
             "Revocability",
             json!({
                 "type": "object",
-                "description": "How soon the credential is dead after it was revoked.",
-                "required": ["class"],
+                "description": "What a revocation of the credential achieves: how soon a new use is \
+                                refused, whether what it has opened goes on, and which party ends it \
+                                at its expiry if the broker is gone.",
+                "required": ["class", "open_sessions", "expires_by"],
                 "properties": {
                     "class": {"type": "string", "enum": ["immediate", "bounded", "expiry_only"]},
                     "bound_seconds": whole(),
+                    "open_sessions": {"type": "string", "enum": ["ended", "kept", "none"]},
+                    "expires_by": {"type": "string", "enum": ["itself", "back_end", "broker"]},
                 },
             }),
         ),
@@ -191,10 +195,13 @@ fn schemas() -> [(&'static str, Value); 8] {
             json!({
                 "type": "object",
                 "description": "What policies that merely observe would have made of it.",
-                "required": ["policies", "would_be"],
+                "required": ["policies", "outcome_if_enforced"],
                 "properties": {
                     "policies": {"type": "array", "items": {"type": "object"}},
-                    "would_be": {"type": "string", "enum": ["permit", "deny", "indeterminate"]},
+                    "outcome_if_enforced": {
+                        "type": "string",
+                        "enum": ["permit", "deny", "indeterminate", "pending"],
+                    },
                     "refusal": text(),
                     "ttl_seconds": whole(),
                 },

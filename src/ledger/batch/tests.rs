@@ -97,7 +97,7 @@ fn cutoff(block: Block) -> Cutoff {
         block,
         reason: String::new(),
         by: String::new(),
-        widened_to: None,
+        deny_policy_target: None,
         requested_at: Timestamp::EPOCH,
         committed_at: Timestamp::EPOCH,
         lifted_index: None,

@@ -36,8 +36,8 @@ impl EntryKind for AcceptTime {
     fn event(&self) -> Option<Event> {
         Some(Event::TimeAccepted {
             id: self.id,
-            recorded: self.recorded,
-            accepted: self.accepted,
+            recorded_time: self.recorded,
+            accepted_time: self.accepted,
             reason: self.reason.0.clone(),
             by: self.by.clone(),
         })
@@ -101,7 +101,7 @@ impl AcceptTime {
             index,
             selector: Selector::IssuedAfter(self.accepted),
             block: Block::Until(newest.max(self.accepted).plus_seconds(lives)),
-            widened_to: None,
+            deny_policy_target: None,
             reason: self.text.clone(),
             by: self.by.clone(),
             requested_at: self.accepted,

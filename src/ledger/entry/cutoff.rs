@@ -25,7 +25,7 @@ impl EntryKind for NewCutoff {
             id: cutoff.id,
             selector: cutoff.selector.clone(),
             blocked_until: cutoff.block.to_text(),
-            widened_to: cutoff.widened_to.clone(),
+            deny_policy_target: cutoff.deny_policy_target.clone(),
             reason: self.reason.0.clone(),
             by: cutoff.by.clone(),
         })

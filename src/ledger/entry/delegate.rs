@@ -32,7 +32,7 @@ impl EntryKind for Delegate {
             task: self.task,
             child: self.child.clone(),
             expires_at: self.expires_at,
-            sessions: self.sessions,
+            max_credentials: self.sessions,
         })
     }
 
@@ -56,7 +56,7 @@ impl EntryKind for Delegate {
             digest: self.digest,
             task: self.task,
             child: self.child.to_string(),
-            sessions: self.sessions,
+            max_credentials: self.sessions,
             expires_at: self.expires_at,
         });
         Ok(Outcome::recorded())

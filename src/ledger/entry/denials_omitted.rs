@@ -12,7 +12,7 @@ use crate::ledger::outcome::{AppendError, Outcome};
 #[expect(missing_docs, reason = "the other names say it all")]
 pub struct DenialsOmitted {
     /// The identity, or the attestor for all its identities together.
-    pub of: String,
+    pub subject: String,
     pub count: u64,
     /// The beginning of the window.
     pub since: Timestamp,
@@ -21,7 +21,7 @@ pub struct DenialsOmitted {
 impl EntryKind for DenialsOmitted {
     fn event(&self) -> Option<Event> {
         Some(Event::DenialsOmitted {
-            of: self.of.clone(),
+            subject: self.subject.clone(),
             count: self.count,
             since: self.since,
         })

@@ -24,7 +24,7 @@ impl EntryKind for Genesis {
     fn event(&self) -> Option<Event> {
         Some(Event::Genesis {
             vkey: self.vkey.clone(),
-            succeeds: self.succeeds.clone(),
+            predecessor: self.succeeds.clone(),
             heads_authenticated: true,
         })
     }

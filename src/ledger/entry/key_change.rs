@@ -34,8 +34,8 @@ impl EntryKind for KeyChange {
             purpose: self.row.purpose.clone(),
             kid: self.row.kid.clone(),
             change: self.change.to_owned(),
-            public: self.public.clone(),
-            retires: self.retired.iter().map(|row| row.kid.clone()).collect(),
+            public_key: self.public.clone(),
+            retired_kids: self.retired.iter().map(|row| row.kid.clone()).collect(),
             by: self.by.clone(),
         })
     }

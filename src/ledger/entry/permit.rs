@@ -106,7 +106,7 @@ pub struct TokenPlan {
     /// The `iss`.
     pub issuer: String,
     /// The first status list of this log, if the token is in one.
-    pub status_lists_from: Option<u64>,
+    pub first_status_list: Option<u64>,
 }
 
 /// The use of an `Idempotency-Key`.

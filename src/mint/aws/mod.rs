@@ -38,11 +38,12 @@ use self::sts::Asked;
 use super::{Credential, DenyList, EndOutcome, MintError, MintPlace, Minter};
 use crate::clock::Timestamp;
 use crate::crypto::keyring::KeySchedule;
-use crate::domain::catalog::{Resource, Revocability};
+use crate::domain::catalog::Resource;
 use crate::domain::grant::Grant;
 use crate::domain::kind::MinterKind;
 use crate::domain::kind::aws::{AwsMode, AwsRole};
 use crate::domain::permit::Permit;
+use crate::domain::revocability::Revocability;
 use crate::domain::session::Session;
 use crate::endpoints::EndpointTable;
 use crate::ids::SessionId;
@@ -55,6 +56,8 @@ const LEASE_SECONDS: u64 = 60;
 
 /// A resource of another kind.
 const NO_ROLE: &str = "it has no role";
+/// A session of AWS is verified by AWS: no use of it reads the broker's store.
+const NO_READ_LEASE: u64 = 0;
 
 /// Who signs where we do not: STS itself.
 const NO_KEY: &str = "sts";
@@ -135,12 +138,7 @@ impl Minter for AwsMinter {
     }
 
     fn revocability(&self, resource: &Resource) -> Revocability {
-        match self.deny_place(resource) {
-            Some(place) => Revocability::Bounded {
-                bound_seconds: place.propagation_seconds,
-            },
-            None => Revocability::ExpiryOnly,
-        }
+        resource.kind.revocability(NO_READ_LEASE)
     }
 
     fn fits(&self, resource: &Resource, grant: &Grant) -> Result<(), String> {

@@ -245,6 +245,7 @@ fn a_life_that_is_too_long_is_told_the_true_maximum_at_once() {
             workload: &agent(),
             roles: Some(&BTreeSet::new()),
             ask: &ask,
+            revocability: REVOCABILITY,
             task: facts(),
             bounds: left.map(|left| Bounds {
                 not_after: now.plus_seconds(left),
@@ -408,11 +409,12 @@ fn the_input_holds_all_that_was_decided_on_and_no_free_text() {
     assert_eq!(
         input,
         json!({
-            "format": 2, "now": "2026-11-18T11:06:40Z",
+            "format": 3, "now": "2026-11-18T11:06:40Z",
             "principal": {"attestor": "dev", "identity": "dev:agent", "roles": ["r"], "claims": {"sub": "agent"}},
             "task": {"task_type": "nightly-report", "depth": 1, "deadline_seconds_left": 3600, "has_parent": false, "opens": false},
             "credential": {"resource": "orders-api", "ttl_seconds": 60, "authorization_details":
-                [{"type": "api", "actions": ["orders:read"], "locations": ["https://orders.example/v1"]}]}
+                [{"type": "api", "actions": ["orders:read"], "locations": ["https://orders.example/v1"]}],
+                "revocability": {"class": "immediate", "bound_seconds": 5, "open_sessions": "none", "expires_by": "itself"}}
         })
     );
     assert!(
@@ -420,9 +422,15 @@ fn the_input_holds_all_that_was_decided_on_and_no_free_text() {
             .unwrap()
             .contains("free text")
     );
-    for bad in [&b"{}"[..], b"", br#"{"format":2,"extra":1}"#] {
+    for bad in [&b"{}"[..], b"", br#"{"format":3,"extra":1}"#] {
         assert!(matches!(compiled.redecide(bad), Err(PolicyError::Input(_))));
     }
+    let earlier = String::from_utf8(decide_as(&compiled, &agent(), &["r"], &ask, facts()).input);
+    let earlier = earlier.unwrap().replace("\"format\":3", "\"format\":2");
+    assert_eq!(
+        compiled.redecide(earlier.as_bytes()).unwrap_err(),
+        PolicyError::Input("format 2".into())
+    );
 }
 
 #[test]
@@ -441,6 +449,7 @@ fn roles_that_nobody_read_are_not_recorded_as_none() {
             workload: &agent(),
             roles,
             ask: &ask,
+            revocability: REVOCABILITY,
             task: facts(),
             bounds: None,
             now: Timestamp::from_seconds(NOW),
@@ -465,25 +474,6 @@ fn roles_that_nobody_read_are_not_recorded_as_none() {
     assert_eq!(untold(&without, &unread.input), None);
     assert_eq!(untold(&asks, &unread.input), Some(Untold::RolesNotRead));
     assert_eq!(untold(&asks, &none.input), None);
-
-    // Before, unread roles were written as none. Such an input is decided again as it was, and
-    // replayed by nobody who asks.
-    let older = String::from_utf8(none.input.clone()).unwrap();
-    let older = older.replace("\"format\":2", "\"format\":1");
-    let again = asks.redecide(older.as_bytes()).unwrap();
-    assert_eq!(
-        (again.outcome(), again.input),
-        (Outcome::Permit, older.clone().into_bytes())
-    );
-    assert_eq!(untold(&asks, older.as_bytes()), Some(Untold::RolesNotRead));
-    assert_eq!(untold(&without, older.as_bytes()), None);
-    let has = older.replace("\"roles\":[]", "\"roles\":[\"r\"]");
-    assert_eq!(untold(&asks, has.as_bytes()), None);
-    let gone = older.replace("\"roles\":[],", "");
-    assert!(matches!(
-        asks.redecide(gone.as_bytes()),
-        Err(PolicyError::Input(_))
-    ));
 }
 
 #[test]

@@ -24,6 +24,7 @@ use crate::domain::grant::{AuthorizationDetail, Grant};
 use crate::domain::limits::MAX_EVALUATIONS;
 use crate::domain::pattern::Budget;
 use crate::domain::request::{CredentialRequest, NewTask, ResolvedRequest, TaskSelector};
+use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{ClaimValue, OneTime, Reuse, Workload};
 
@@ -32,11 +33,19 @@ mod depth;
 mod loading;
 mod observe;
 mod properties;
+mod revocability;
 mod suites;
 mod unused;
 mod whole;
 
 const NOW: i64 = 1_795_000_000;
+
+/// Of an access token whose server introspects it.
+const REVOCABILITY: Revocability = Revocability {
+    class: RevocationClass::Immediate { bound_seconds: 5 },
+    open_sessions: OpenSessions::None,
+    expires_by: ExpiresBy::Itself,
+};
 
 fn dev_attestor() -> AttestorSpec {
     serde_json::from_value(json!({
@@ -236,6 +245,7 @@ fn decide_as(
         workload,
         roles: Some(&roles),
         ask,
+        revocability: REVOCABILITY,
         task,
         bounds: None,
         now: Timestamp::from_seconds(NOW),

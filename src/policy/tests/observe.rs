@@ -55,7 +55,7 @@ fn an_observed_forbid_denies_nothing_and_is_told() {
         "2026-12-01T00:00:00Z"
     );
     assert_eq!(
-        (told.would_be, told.refusal, told.ttl_seconds),
+        (told.outcome_if_enforced, told.refusal, told.ttl_seconds),
         (Outcome::Deny, Some(RefusalCode::NotPermitted), None)
     );
     // What it does not hold for says nothing of it.
@@ -78,6 +78,7 @@ fn the_clock_of_the_request_decides_whether_the_day_is_over() {
             workload: &agent(),
             roles: Some(&BTreeSet::new()),
             ask: &ask,
+            revocability: REVOCABILITY,
             task: facts(),
             bounds: None,
             now: Timestamp::from_micros(end.micros() + micros),
@@ -123,7 +124,7 @@ fn an_observed_permit_grants_nothing_until_its_day_is_over() {
     let told = observed(&decision);
     assert_eq!(names(told), [("more", ObservedEffect::Permit)]);
     assert_eq!(
-        (told.would_be, told.ttl_seconds),
+        (told.outcome_if_enforced, told.ttl_seconds),
         (Outcome::Permit, Some(300))
     );
     // What is offered instead does not count on it either.
@@ -149,7 +150,7 @@ fn what_observes_takes_nothing_from_another_forbid_and_adds_nothing_to_a_life() 
             (decision.outcome(), &decision.policies),
             (Outcome::Deny, &vec!["p1".to_owned()])
         );
-        assert_eq!(observed(&decision).would_be, Outcome::Deny);
+        assert_eq!(observed(&decision).outcome_if_enforced, Outcome::Deny);
     }
     // The same life, whatever an observed permit says; from its day on, the strictest.
     let short = base().replace(
@@ -164,7 +165,7 @@ fn what_observes_takes_nothing_from_another_forbid_and_adds_nothing_to_a_life() 
         let told = observed(&decision);
         match would_be {
             120 => assert_eq!(
-                (told.would_be, told.ttl_seconds),
+                (told.outcome_if_enforced, told.ttl_seconds),
                 (Outcome::Permit, Some(120))
             ),
             _ => assert_eq!(told.refusal, Some(RefusalCode::TtlTooLong)),
@@ -183,7 +184,7 @@ fn what_observes_takes_nothing_from_another_forbid_and_adds_nothing_to_a_life() 
         None,
     );
     assert_eq!(decision.outcome(), Outcome::Permit);
-    assert_eq!(observed(&decision).would_be, Outcome::Pending);
+    assert_eq!(observed(&decision).outcome_if_enforced, Outcome::Pending);
 }
 
 #[test]
@@ -194,7 +195,7 @@ fn an_observed_policy_that_fails_is_told_and_makes_nothing_indeterminate() {
     assert_eq!(decision.outcome(), Outcome::Permit);
     let told = observed(&decision);
     assert_eq!(names(told), [("bad", ObservedEffect::Error)]);
-    assert_eq!(told.would_be, Outcome::Indeterminate);
+    assert_eq!(told.outcome_if_enforced, Outcome::Indeterminate);
     let compiled = loaded(&(base() + &observing("bad", PAST, "", "forbid", overflow)));
     let decision = decide(&compiled, "billing", &["bill:read"], None);
     assert_eq!(decision.outcome(), Outcome::Indeterminate);

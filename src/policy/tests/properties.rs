@@ -148,7 +148,7 @@ proptest! {
             let scene = compiled.model.workload_scene(&who, Some(resource)).unwrap();
             let uid = compiled.model.resource(resource).unwrap();
             for action in ["orders:read", "bill:read"] {
-                let context = mapping::credential_context(&facts(), &asked, 60).unwrap();
+                let context = mapping::credential_context(&facts(), &asked, 60, REVOCABILITY).unwrap();
                 agree(&scene, action, &uid, context)?;
             }
         }
@@ -173,6 +173,7 @@ proptest! {
             workload: &workload,
             roles: Some(&roles),
             ask: &ask,
+            revocability: REVOCABILITY,
             task: TaskFacts { opens, ..facts() },
             bounds: None,
             now: Timestamp::from_seconds(NOW),
@@ -197,6 +198,7 @@ proptest! {
             workload: &agent(),
             roles: Some(&roles),
             ask,
+            revocability: REVOCABILITY,
             task: facts(),
             bounds: None,
             now: Timestamp::from_seconds(NOW),

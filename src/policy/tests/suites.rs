@@ -86,3 +86,20 @@ fn a_case_says_what_was_expected_and_what_came() {
          granted_ttl_seconds: expected 1, got 300"
     );
 }
+
+#[test]
+fn a_case_has_the_revocability_of_its_resource_unless_it_names_another() {
+    let mut parts = samples();
+    parts.policies.push(PolicyFile {
+        name: "more.cedar".into(),
+        text: "@id(\"ends\") @description(\"d\")\nforbid (principal, action in Action::\"any\", resource) when { context.revocability.expires_by == \"broker\" };".into(),
+    });
+    let (_, compiled) = build(parts, &[]).unwrap();
+    let by_broker = "revocability = { class = \"bounded\", bound_seconds = 60, open_sessions = \"kept\", expires_by = \"broker\" }\nexpect = \"deny\"\npolicies = [\"ends\"]";
+    let file = PolicyFile {
+        name: "t.toml".into(),
+        text: case("expect = \"permit\"") + &case(by_broker),
+    };
+    let report = suite::run(&compiled, &[file], Timestamp::from_seconds(NOW));
+    assert!(report.passed(), "{report}");
+}

@@ -268,6 +268,7 @@ fn nothing_is_proposed_where_what_was_used_is_not_known() {
         workload: &agent(),
         roles: None,
         ask: &ask(&before.1, "billing", detail, None),
+        revocability: REVOCABILITY,
         task: facts(),
         bounds: None,
         now: now(),
@@ -378,6 +379,7 @@ fn judge(compiled: &CompiledGeneration, (workload, roles, asked, ttl, opens): &W
         workload,
         roles: Some(roles),
         ask: &ask(compiled, "billing", asked.clone(), *ttl),
+        revocability: REVOCABILITY,
         task: TaskFacts {
             opens: *opens,
             ..facts()

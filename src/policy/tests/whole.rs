@@ -70,6 +70,7 @@ fn decide_at(
         workload: &agent(),
         roles: Some(&BTreeSet::new()),
         ask: &ask,
+        revocability: REVOCABILITY,
         task: facts(),
         bounds: None,
         now,
@@ -742,6 +743,10 @@ fn oracle(
         let mut pairs = vec![
             ("location".to_owned(), text(location)),
             (
+                "revocability".to_owned(),
+                mapping::revocability_record(REVOCABILITY).unwrap(),
+            ),
+            (
                 "ttl_seconds".to_owned(),
                 RestrictedExpression::new_long(ttl_seconds.try_into().unwrap()),
             ),
@@ -843,7 +848,7 @@ proptest! {
             if let Some(offered) = refusal.allowed.as_ref().and_then(|own| own.authorization_details.clone()) {
                 let ask = ask(&compiled, "billing", offered, refusal.allowed.as_ref().unwrap().max_ttl_seconds.or(ttl));
                 let second = compiled.decide(&Question {
-                    workload: &agent(), roles: Some(&BTreeSet::new()), ask: &ask, task: facts(), bounds: None, now,
+                    workload: &agent(), roles: Some(&BTreeSet::new()), ask: &ask, revocability: REVOCABILITY, task: facts(), bounds: None, now,
                 });
                 prop_assert!(
                     second.outcome() == Outcome::Permit

@@ -71,7 +71,7 @@ macro_rules! insert_cutoff {
         sqlx::query(
             "/* write_cutoff */ INSERT INTO cutoff (id, idx, kind, value, blocked_until, \
              until_lifted, reason, actor, requested_at, committed_at, \
-             widened_to, mac) \
+             deny_policy_target, mac) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(cutoff.id)
@@ -84,7 +84,7 @@ macro_rules! insert_cutoff {
         .bind(&cutoff.by)
         .bind(cutoff.requested_at)
         .bind(cutoff.committed_at)
-        .bind(&cutoff.widened_to)
+        .bind(&cutoff.deny_policy_target)
         .bind(sealed.mac().to_vec())
         .execute(&mut *$connection)
         .await?;

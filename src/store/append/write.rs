@@ -57,12 +57,12 @@ WITH leaves AS (
     INSERT INTO session (id, task_id, parent_id, decision_id, leaf_idx, attestor, workload,
         instance, resource, details, audience, key_binding, kid, generation, policies, class,
         bound_seconds, issued_at, expires_at, state, lease_until, lease_holder, minter, is_local,
-        in_status_lists)
+        in_status_lists, open_sessions, expires_by)
     SELECT * FROM unnest($43::uuid[], $44::uuid[], $45::uuid[], $46::uuid[], $47::int8[],
         $48::text[], $49::text[], $50::text[], $51::text[], $52::text[], $53::text[], $54::text[],
         $55::text[], $56::bytea[], $57::text[], $58::text[], $59::int8[], $60::timestamptz[],
         $61::timestamptz[], $62::text[], $63::timestamptz[], $64::text[], $75::text[], $78::bool[],
-        $79::bool[])
+        $79::bool[], $80::text[], $81::text[])
 ), session_ends AS (
     UPDATE session SET
         state = e.state,
@@ -176,9 +176,9 @@ pub(super) async fn postgres(
         .bind(column(sessions, |(s, _)| s.kid.clone()))
         .bind(column(sessions, |(s, _)| s.generation.as_bytes().to_vec()))
         .bind(column(sessions, |(s, _)| policies_text(s)))
-        .bind(column(sessions, |(s, _)| s.revocability.class()))
+        .bind(column(sessions, |(s, _)| s.revocability.class.as_str()))
         .bind(column(sessions, |(s, _)| {
-            s.revocability.bound_seconds().map(signed)
+            s.revocability.class.bound_seconds().map(signed)
         }))
         .bind(column(sessions, |(s, _)| s.issued_at))
         .bind(column(sessions, |(s, _)| s.expires_at))
@@ -206,6 +206,12 @@ pub(super) async fn postgres(
         .bind(column(tasks, |t| t.attestor_digest.to_vec()))
         .bind(column(sessions, |(s, _)| s.minter.is_local()))
         .bind(column(sessions, |(s, _)| s.is_in_status_lists()))
+        .bind(column(sessions, |(s, _)| {
+            s.revocability.open_sessions.as_str()
+        }))
+        .bind(column(sessions, |(s, _)| {
+            s.revocability.expires_by.as_str()
+        }))
         .execute(connection)
         .await?;
     Ok(())
@@ -378,8 +384,8 @@ async fn sqlite_session(
     sqlx::query(
         "/* ledger_write */ INSERT INTO session (id, task_id, parent_id, decision_id, leaf_idx, \
          attestor, workload, instance, resource, details, audience, key_binding, kid, generation, \
-         policies, class, bound_seconds, issued_at, expires_at, state, lease_until, lease_holder, minter, \
-         is_local, in_status_lists) \
+         policies, class, bound_seconds, issued_at, expires_at, state, lease_until, lease_holder, \
+         minter, is_local, in_status_lists, open_sessions, expires_by) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
          $19, $20, $21, $22, $23, $24, $25)",
     )
@@ -398,8 +404,8 @@ async fn sqlite_session(
     .bind(&session.kid)
     .bind(session.generation.as_bytes().as_slice())
     .bind(policies_text(session))
-    .bind(session.revocability.class())
-    .bind(session.revocability.bound_seconds().map(signed))
+    .bind(session.revocability.class.as_str())
+    .bind(session.revocability.class.bound_seconds().map(signed))
     .bind(session.issued_at)
     .bind(session.expires_at)
     .bind(session.state.as_str())
@@ -408,6 +414,8 @@ async fn sqlite_session(
     .bind(session.minter.as_str())
     .bind(session.minter.is_local())
     .bind(session.is_in_status_lists())
+    .bind(session.revocability.open_sessions.as_str())
+    .bind(session.revocability.expires_by.as_str())
     .execute(connection)
     .await?;
     Ok(())

@@ -364,6 +364,26 @@ cases! {
         read.close().await;
     }
 
+    ["leaf_format"]
+    async fn a_log_of_an_earlier_format_is_refused_before_its_schema_is_touched(store: &Store) {
+        let body = br#"{"v":1,"event":"genesis"}"#.to_vec();
+        let leaves = vec![LeafRow { hash: leaf_hash(&body), body, ..leaf(0) }];
+        let writes = Writes { leaves, ..Writes::default() };
+        let refused = if let Store::Postgres(postgres) = store {
+            seed(store, writes).await;
+            postgres.check_schema().await.unwrap_err()
+        } else {
+            let file = fresh_sqlite();
+            let made = Store::Sqlite(Sqlite::open(file.dir(), 1).await.unwrap());
+            seed(&made, writes).await;
+            made.close().await;
+            let read = Sqlite::open_to_read(file.dir(), 1).await.unwrap_err();
+            assert!(read.to_string().contains("format version 1"), "{read}");
+            Sqlite::open(file.dir(), 1).await.unwrap_err()
+        };
+        assert!(refused.to_string().contains("format version 1"), "{refused}");
+    }
+
     ["ledger_look"]
     async fn a_connection_says_to_what_server_it_leads(store: &Store) {
         let mut one = store.ledger_connection().await.unwrap();

@@ -195,7 +195,7 @@ cases! {
             let mut one = session(n, 1, None);
             one.state = SessionState::Minting;
             one.minter = MinterKind::Aws;
-            one.revocability = Revocability::Bounded { bound_seconds: 60 };
+            one.revocability.class = RevocationClass::Bounded { bound_seconds: 60 };
             (one, Some(MintLease { until: at(20), holder: "r1".into() }))
         };
         seed(store, Writes { tasks: vec![task(1, None)], sessions: vec![minting(11), minting(12)], ..Writes::default() }).await;
@@ -226,19 +226,19 @@ cases! {
 
     ["listed"]
     async fn a_status_list_is_read_by_the_places_of_leaves(store: &Store) {
-        let one = |n: u128, class: Revocability, minter: MinterKind| {
+        let one = |n: u128, class: RevocationClass, minter: MinterKind| {
             let mut one = session(n, 1, None);
             one.leaf_index = u64::try_from(n).unwrap();
-            one.revocability = class;
+            one.revocability.class = class;
             one.minter = minter;
             (one, None)
         };
-        let bounded = Revocability::Bounded { bound_seconds: 30 };
+        let bounded = RevocationClass::Bounded { bound_seconds: 30 };
         let sessions = vec![
             one(11, bounded, MinterKind::Jwt),
             one(12, bounded, MinterKind::Jwt),
             one(13, bounded, MinterKind::Aws),
-            one(14, Revocability::Immediate { bound_seconds: 0 }, MinterKind::Jwt),
+            one(14, RevocationClass::Immediate { bound_seconds: 0 }, MinterKind::Jwt),
         ];
         seed(store, Writes { tasks: vec![task(1, None)], sessions, ..Writes::default() }).await;
         let listed = async |from, to, now| {

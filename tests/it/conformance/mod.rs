@@ -12,13 +12,13 @@ use taskpass::clock::Timestamp;
 use taskpass::crypto::SealingKeys;
 use taskpass::crypto::digest::Mac;
 use taskpass::crypto::random::SystemRandom;
-use taskpass::domain::catalog::Revocability;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
-use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyStanding, DenyWish};
+use taskpass::domain::deny_list::{DenyAsk, DenyPlace, DenyRoom, DenyWish, RevocationProgress};
 use taskpass::domain::endpoint::EndpointsDigest;
 use taskpass::domain::generation::GenerationDigest;
 use taskpass::domain::kind::MinterKind;
 use taskpass::domain::leaf::Opening;
+use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use taskpass::domain::session::{EndReason, Session, SessionState};
 use taskpass::domain::task::{Task, TaskState};
 use taskpass::domain::workload::OneTime;
@@ -235,7 +235,11 @@ fn session(n: u128, task: u128, parent: Option<u128>) -> Session {
         kid: "k1".into(),
         generation: GenerationDigest::new([7; 32]),
         policies: vec!["p_1%".into(), "ünï".into()],
-        revocability: Revocability::Immediate { bound_seconds: 0 },
+        revocability: Revocability {
+            class: RevocationClass::Immediate { bound_seconds: 0 },
+            open_sessions: OpenSessions::Kept,
+            expires_by: ExpiresBy::Broker,
+        },
         issued_at: at(0),
         expires_at: at(500),
         state: SessionState::Active,
@@ -330,7 +334,7 @@ fn cutoff(n: u128, index: u64, selector: Selector, block: Block) -> SealedCutoff
         block,
         reason: "why ✓".into(),
         by: "admin".into(),
-        widened_to: None,
+        deny_policy_target: None,
         requested_at: at(1),
         committed_at: at(2),
         lifted_index: None,

@@ -10,7 +10,7 @@ const FAR: Believed = Believed {
 
 cases! {
     ["put_deny_place" "know_deny_place" "nudge_deny_place" "ask_deny" "lock_deny_place" "list_waiting"
-        "deny_standing" "deny_room" "denied_sessions" "note_denied" "prune_denied"]
+        "revocation_progress" "deny_room" "denied_sessions" "note_denied" "prune_denied"]
     async fn sessions_are_put_on_a_list_while_it_has_room_and_seen_on_it(store: &Store) {
         // Room for four of an admin's, three of ours, two that are merely over.
         let (place, other) = (deny_place("role"), deny_place("other"));
@@ -25,8 +25,8 @@ cases! {
         for (n, until) in [(1, 100), (2, 200), (3, 300), (1, 900)] {
             store.ask_deny(&place, &ask(n, until, over)).await.unwrap();
         }
-        let standing = async |n| store.deny_standing(session_id(n)).await.unwrap();
-        let asked = DenyStanding {
+        let standing = async |n| store.revocation_progress(session_id(n)).await.unwrap();
+        let asked = RevocationProgress {
             requested_at: at(11), listed: true, written_at: None, read_at: None,
         };
         assert_eq!(standing(1).await, Some(asked));
@@ -90,7 +90,7 @@ cases! {
         // Noted beforehand, it is neither denied nor asked for.
         store.note_deny_wish(&place, &ask(8, DenyWish::Admin)).await.unwrap();
         assert_eq!(store.list_waiting(&place, at(20)).await.unwrap(), []);
-        assert_eq!(store.deny_standing(session_id(8)).await.unwrap(), None);
+        assert_eq!(store.revocation_progress(session_id(8)).await.unwrap(), None);
         for n in 1..=4 {
             put(n, DenyWish::Admin).await;
         }
@@ -133,7 +133,7 @@ cases! {
             ids
         };
         let written = async |n| {
-            let standing = store.deny_standing(session_id(n)).await.unwrap();
+            let standing = store.revocation_progress(session_id(n)).await.unwrap();
             standing.unwrap().written_at
         };
         store.claim_deny_places("a", at(10), at(900), 5).await.unwrap();
@@ -227,8 +227,8 @@ cases! {
         assert!(!others(&place, "other", made.expires_at).await);
     }
 
-    ["claim_deny_places" "next_deny_generation" "deny_place_done" "deny_place_failed" "widening"
-        "nudge_deny_place" "note_widening"]
+    ["claim_deny_places" "next_deny_generation" "deny_place_done" "deny_place_failed" "blanket_deny"
+        "nudge_deny_place" "note_blanket_deny"]
     async fn a_list_is_one_replicas_at_a_time(store: &Store) {
         let place = deny_place("role");
         store.put_deny_place(&place, at(0)).await.unwrap();
@@ -250,23 +250,23 @@ cases! {
         store.nudge_deny_place(&place, at(3)).await.unwrap();
         store.deny_place_done(&place, "b", None, at(5), at(999)).await.unwrap();
         store.deny_place_done(&place, "a", Some(at(4)), at(5), at(65)).await.unwrap();
-        let widening = store.widening(&place).await.unwrap().unwrap();
+        let deny = store.blanket_deny(&place).await.unwrap().unwrap();
         assert_eq!(
-            (widening.issued_before, widening.written_at, widening.read_at),
+            (deny.issued_before, deny.written_at, deny.read_at),
             (at(4), at(5), Some(at(5)))
         );
         assert_eq!(claim("b", 5, 90).await, [(place.clone(), 0)]);
         store.deny_place_done(&place, "b", Some(at(4)), at(8), at(65)).await.unwrap();
-        let widening = store.widening(&place).await.unwrap().unwrap();
-        assert_eq!((widening.written_at, widening.read_at), (at(5), Some(at(8))));
+        let deny = store.blanket_deny(&place).await.unwrap().unwrap();
+        assert_eq!((deny.written_at, deny.read_at), (at(5), Some(at(8))));
         assert_eq!(claim("a", 64, 99).await, []);
         assert_eq!(claim("a", 65, 99).await.len(), 1);
         // The same word leaves its time as it is, another begins anew; only its holder notes it.
-        store.note_widening(&place, "a", Some(at(4))).await.unwrap();
-        store.note_widening(&place, "b", None).await.unwrap();
-        assert_eq!(store.widening(&place).await.unwrap().unwrap().written_at, at(5));
-        store.note_widening(&place, "a", None).await.unwrap();
-        assert_eq!(store.widening(&place).await.unwrap(), None);
+        store.note_blanket_deny(&place, "a", Some(at(4))).await.unwrap();
+        store.note_blanket_deny(&place, "b", None).await.unwrap();
+        assert_eq!(store.blanket_deny(&place).await.unwrap().unwrap().written_at, at(5));
+        store.note_blanket_deny(&place, "a", None).await.unwrap();
+        assert_eq!(store.blanket_deny(&place).await.unwrap(), None);
         store.deny_place_failed(&place, "b", at(66)).await.unwrap();
         store.deny_place_failed(&place, "a", at(80)).await.unwrap();
         store.nudge_deny_place(&place, at(70)).await.unwrap();
@@ -278,7 +278,7 @@ cases! {
         store.put_deny_place(&changed, at(98)).await.unwrap();
         assert_eq!(claim("b", 99, 150).await, [(changed, 1)]);
         store.deny_place_done(&place, "b", None, at(100), at(200)).await.unwrap();
-        assert_eq!(store.widening(&place).await.unwrap(), None);
+        assert_eq!(store.blanket_deny(&place).await.unwrap(), None);
     }
 
     ["register_export" "export_cursor" "claim_export" "advance_export" "release_export"
@@ -424,17 +424,17 @@ cases! {
         assert_eq!(seen(0, 200).await, []);
     }
 
-    ["widened_at"]
-    async fn the_last_cutoff_that_was_widened_to_a_place_is_found(store: &Store) {
-        let widened = |n, place: &str, committed| {
+    ["last_blanket_deny"]
+    async fn the_last_cutoff_that_denies_every_earlier_session_of_a_place_is_found(store: &Store) {
+        let blanket = |n, place: &str, committed| {
             let plain = cutoff(n, u64::try_from(n).unwrap(), Selector::Resource("r".into()), Block::No);
-            let widened = Cutoff { widened_to: Some(place.into()), committed_at: at(committed), ..plain.claimed().clone() };
-            ActWrite::Cutoff(Box::new(SealedCutoff::seal(widened, &mac())))
+            let cutoff = Cutoff { deny_policy_target: Some(place.into()), committed_at: at(committed), ..plain.claimed().clone() };
+            ActWrite::Cutoff(Box::new(SealedCutoff::seal(cutoff, &mac())))
         };
         let plain = ActWrite::Cutoff(Box::new(cutoff(4, 4, Selector::All(True), Block::No)));
-        seed(store, acts(vec![widened(1, "role", 10), widened(2, "role", 20), widened(3, "other", 30), plain])).await;
-        let at_role = async |since| store.widened_at("role", at(since)).await.unwrap();
+        seed(store, acts(vec![blanket(1, "role", 10), blanket(2, "role", 20), blanket(3, "other", 30), plain])).await;
+        let at_role = async |since| store.last_blanket_deny("role", at(since)).await.unwrap();
         assert_eq!((at_role(0).await, at_role(19).await, at_role(20).await), (Some(at(20)), Some(at(20)), None));
-        assert_eq!(store.cutoff(CutoffId::from(uuid(1))).await.unwrap().unwrap().widened_to.as_deref(), Some("role"));
+        assert_eq!(store.cutoff(CutoffId::from(uuid(1))).await.unwrap().unwrap().deny_policy_target.as_deref(), Some("role"));
     }
 }

@@ -82,7 +82,7 @@ cases! {
         let external = |n, task, parent| {
             let mut one = session(n, task, parent);
             one.minter = MinterKind::Aws;
-            one.revocability = Revocability::Bounded { bound_seconds: 60 };
+            one.revocability.class = RevocationClass::Bounded { bound_seconds: 60 };
             (one, None)
         };
         let token = |n, task, parent| (session(n, task, parent), None);

@@ -50,7 +50,7 @@ struct Made {
 
 fn made() -> Made {
     let leaf = |at: &str, event: Value| {
-        let mut leaf = json!({"v": 1, "origin": ORIGIN, "at": at});
+        let mut leaf = json!({"v": 2, "origin": ORIGIN, "at": at});
         let members = event.as_object().unwrap().clone();
         leaf.as_object_mut().unwrap().extend(members);
         serde_json::to_vec(&leaf).unwrap()

@@ -53,10 +53,10 @@ fn revocation(selector: Selector, block: BlockAsk) -> RevokeAsk {
     RevokeAsk {
         selector,
         block,
-        widen: false,
+        deny_all_earlier_sessions: false,
         reason: "test".into(),
         // Its callers hold nothing yet.
-        unknown: true,
+        allow_unknown: true,
         dry_run: false,
     }
 }

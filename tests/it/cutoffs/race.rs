@@ -231,7 +231,7 @@ fn cutoff(selector: Selector, block: Block, now: Timestamp) -> Entry {
         index: 0,
         selector,
         block,
-        widened_to: None,
+        deny_policy_target: None,
         reason: "test".into(),
         by: "test".into(),
         requested_at: now,

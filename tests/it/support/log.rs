@@ -130,12 +130,13 @@ pub const LIFE: u64 = 142_400;
 
 pub fn permit(kid: &str) -> Value {
     json!({
-        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "decision",
+        "v": 2, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "decision",
         "decision": DECISION, "outcome": "permit", "workload": "dev:agent%3Areports",
         "attestor": "dev", "resource": "orders-api", "task": TASK, "session": SESSION,
         "grant": details(), "audience": "https://orders.example",
         "expires_at": "2026-10-26T03:33:20Z", "minter": "jwt", "kid": kid,
         "issuer": "https://broker.test",
+        "revocability": {"class": "expiry_only", "open_sessions": "none", "expires_by": "itself"},
         "generation": format!("sha256:{}", "a".repeat(64)), "policies": ["reports-read"],
         "input": "b".repeat(64)
     })
@@ -143,7 +144,7 @@ pub fn permit(kid: &str) -> Value {
 
 pub fn denial() -> Value {
     json!({
-        "v": 1, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "decision",
+        "v": 2, "origin": ORIGIN, "at": "2026-10-24T12:00:00Z", "event": "decision",
         "decision": DECISION, "outcome": "deny", "refusal": "not-permitted",
         "workload": "dev:agent%3Areports", "attestor": "dev", "resource": "orders-api",
         "generation": format!("sha256:{}", "a".repeat(64)), "input": "b".repeat(64)

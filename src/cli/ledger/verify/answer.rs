@@ -97,7 +97,6 @@ const MEMBERS: [(&str, &[&str]); 6] = [
             "authorization_details",
             "confirmed_at",
             "decision_id",
-            "denying",
             "end_reason",
             "ended_at",
             "expires_at",
@@ -106,6 +105,7 @@ const MEMBERS: [(&str, &[&str]); 6] = [
             "parent_session_id",
             "resource",
             "revocability",
+            "revocation_progress",
             "state",
             "task_id",
             "workload",
@@ -444,6 +444,10 @@ fn told_of_session(decision: &DecisionLeaf) -> Vec<(&'static str, Value)> {
             "/session/authorization_details",
             json(serde_json::to_value(&decision.grant)),
         ),
+        (
+            "/session/revocability",
+            json(serde_json::to_value(decision.revocability)),
+        ),
         ("/task/id", json(serde_json::to_value(decision.task))),
     ]
 }
@@ -483,7 +487,7 @@ fn told_of_making(decision: &DecisionLeaf, at: Timestamp) -> Vec<(&'static str, 
         ("/session/end_reason", Value::Null),
         ("/session/ended_at", Value::Null),
         ("/session/confirmed_at", Value::Null),
-        ("/session/denying", Value::Null),
+        ("/session/revocation_progress", Value::Null),
         ("/task/state", Value::from(TaskState::Open.as_str())),
     ];
     let credential_type = minter(decision).map(MinterKind::credential_type);

@@ -240,7 +240,7 @@ impl Credential {
     fn check_status(&self, verdict: &mut Verdict, index: u64, decision: &DecisionLeaf) {
         let said = self.claims.get("status").unwrap_or(&Value::Null);
         let issuer = decision.issuer.as_deref().unwrap_or_default();
-        let leaf = decision.status_lists_from.map_or(Value::Null, |first| {
+        let leaf = decision.first_status_list.map_or(Value::Null, |first| {
             StatusPlace::of(index, first).claim(issuer)
         });
         if *said != leaf {

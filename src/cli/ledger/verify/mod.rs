@@ -203,27 +203,16 @@ fn verify_receipt(verdict: &mut Verdict, file: &[u8], asked: &Asked<'_>) {
 
 /// The leaf, if this version reads it and it is meant for this log.
 fn leaf_of(verdict: &mut Verdict, receipt: &Receipt, origin: &str) -> Option<Leaf> {
-    let leaf: Leaf = match serde_json::from_slice(&receipt.leaf) {
+    let leaf = match Leaf::from_bytes(&receipt.leaf) {
         Ok(leaf) => leaf,
         Err(error) => {
             verdict.fail(
                 Claim::Decided,
-                format!("the leaf is not one that this version reads: {error}"),
+                format!("the leaf is not one that this build reads: {error}"),
             );
             return None;
         }
     };
-    if leaf.v != Leaf::VERSION {
-        verdict.fail(
-            Claim::Decided,
-            format!(
-                "the leaf has format {}, this version reads {}",
-                leaf.v,
-                Leaf::VERSION
-            ),
-        );
-        return None;
-    }
     if leaf.origin != origin {
         verdict.fail(
             Claim::Logged,

@@ -181,21 +181,13 @@ impl Order {
             self.pruned += 1;
             return None;
         };
-        let leaf: Leaf = match serde_json::from_slice(bytes) {
+        let leaf = match Leaf::from_bytes(bytes) {
             Ok(leaf) => leaf,
             Err(error) => {
                 self.fault(verdict, entry.index, &format!("cannot be read: {error}"));
                 return None;
             }
         };
-        if leaf.v != Leaf::VERSION {
-            let why = format!(
-                "has format {}, this version reads {}",
-                leaf.v,
-                Leaf::VERSION
-            );
-            self.fault(verdict, entry.index, &why);
-        }
         if leaf.origin != origin {
             let why = format!("is meant for the log {}", leaf.origin);
             self.fault(verdict, entry.index, &why);
