@@ -20,9 +20,10 @@ use crate::domain::decision::{Observed, ObservedEffect, ObservedPolicy, Outcome,
 use crate::domain::endpoint::EndpointsDigest;
 use crate::domain::generation::{Generation, GenerationDigest, PolicyFile};
 use crate::domain::grant::Grant;
+use crate::domain::kind::MinterKind;
 use crate::domain::leaf::{Commitment, DecisionLeaf, Event, Leaf, TaskLeaf};
 use crate::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
-use crate::domain::session::{EndReason, LOCAL_MINTER, Session, SessionState};
+use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::succession::{Succession, Why};
 use crate::domain::task::TaskEnd;
 use crate::domain::workload::{Identity, Instance, KeyBinding};
@@ -118,7 +119,7 @@ fn permit() -> DecisionLeaf {
         audience: Some("https://orders.example".into()),
         cnf: Some(KeyBinding::Jkt("thumbprint".into())),
         expires_at: Some(whole_second(300)),
-        minter: Some(LOCAL_MINTER.into()),
+        minter: Some(MinterKind::Jwt.as_str().to_owned()),
         kid: Some("key-1".into()),
         issuer: Some(ISSUER.into()),
         first_status_list: Some(16),
@@ -476,7 +477,7 @@ fn session() -> Session {
         resource: "orders-api".into(),
         grant: grant(),
         audience: "https://orders.example".into(),
-        minter: LOCAL_MINTER.into(),
+        minter: MinterKind::Jwt,
         key: permit.cnf,
         kid: "key-1".into(),
         generation: permit.generation,

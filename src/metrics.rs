@@ -539,7 +539,7 @@ impl Metrics {
             task_panics: r.counters("task_panics", "Tracked tasks that panicked, by name"),
             registry: r.0,
         };
-        for outcome in [LISTED, LEFT_TO_EXPIRY] {
+        for outcome in [LISTED, EXPIRES_NATURALLY] {
             metrics.count_denied(outcome, 0);
         }
         metrics.begin_at_zero();

@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use secrecy::ExposeSecret;
 use tracing::instrument;
 
 use super::access::Unverified;
@@ -21,7 +20,6 @@ use crate::crypto::digest::digests_equal;
 use crate::crypto::random::token_digest;
 use crate::domain::limits::MAX_CLOCK_STEP_SECONDS;
 use crate::domain::workload::{Identity, Instance, Workload};
-use crate::ledger::Appended;
 use crate::ledger::clock_watch::ClockWatch;
 use crate::ledger::entry::{AdminBindingChange, Entry};
 use crate::policy::{AdminAction, AdminPrincipal};

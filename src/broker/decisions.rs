@@ -219,7 +219,8 @@ impl Broker {
         };
         for policy in &observed.policies {
             let name = &policy.policy;
-            self.metrics().observed(name, outcome, observed.outcome_if_enforced);
+            self.metrics()
+                .observed(name, outcome, observed.outcome_if_enforced);
         }
         warn!(decision = %id, outcome = outcome.as_str(), %observed, "observed, not enforced");
     }

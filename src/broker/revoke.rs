@@ -354,7 +354,8 @@ impl Broker {
         if !reader.may(AdminAction::ReadRevocations)? && !reader.may(AdminAction::RevokeMany)? {
             return Err(BrokerError::NotFound("revocation"));
         }
-        let names = reader.may(AdminAction::ListSessions)? || reader.may(AdminAction::RevokeMany)?;
+        let names =
+            reader.may(AdminAction::ListSessions)? || reader.may(AdminAction::RevokeMany)?;
         let cutoff = self.genuine_cutoff(id).await?;
         let mut revocation = self.counted(cutoff).await;
         if let Some(radius) = &mut revocation.radius

@@ -17,8 +17,6 @@ use super::limits::{
 use super::pattern::Budget;
 use super::workload::Identity;
 
-}
-
 /// How much harm a resource can do; only a `low` one may have policies that merely observe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

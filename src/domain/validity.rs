@@ -452,7 +452,9 @@ impl Session {
     fn known_after_seconds(&self) -> Option<u64> {
         match self.revocability.class {
             RevocationClass::Immediate { .. } => Some(0),
-            RevocationClass::Bounded { bound_seconds } => self.is_in_status_lists().then_some(bound_seconds),
+            RevocationClass::Bounded { bound_seconds } => {
+                self.is_in_status_lists().then_some(bound_seconds)
+            }
             RevocationClass::ExpiryOnly => None,
         }
     }
@@ -710,6 +712,8 @@ pub fn is_dated_ahead(dated_at: Timestamp, leaf_index: u64, accepted: &[(u64, Ti
 mod tests {
     use super::super::cutoff::{Block, True};
     use super::super::generation::GenerationDigest;
+    use super::super::kind::MinterKind;
+    use super::super::revocability::{ExpiresBy, OpenSessions, Revocability};
     use super::*;
     use crate::ids::CutoffId;
     use proptest::prelude::*;
@@ -745,12 +749,16 @@ mod tests {
             resource: "orders".into(),
             grant: serde_json::from_value(grant).unwrap(),
             audience: "https://o.example".into(),
-            minter: LOCAL_MINTER.into(),
+            minter: MinterKind::Jwt,
             key: None,
             kid: "k1".into(),
             generation: GenerationDigest::new([7; 32]),
             policies: vec!["p1".into()],
-            revocability: Revocability { class: RevocationClass::Immediate { bound_seconds: 0 }, open_sessions: OpenSessions::None, expires_by: ExpiresBy::Itself },
+            revocability: Revocability {
+                class: RevocationClass::Immediate { bound_seconds: 0 },
+                open_sessions: OpenSessions::None,
+                expires_by: ExpiresBy::Itself,
+            },
             issued_at: at(10),
             expires_at: at(500),
             state: SessionState::Active,
@@ -900,18 +908,19 @@ mod tests {
 
     #[test]
     fn an_end_is_known_everywhere_at_once_within_the_bound_or_by_the_back_end() {
-        let with = |revocability, minter: &str| Session {
-            revocability,
-            minter: minter.to_owned(),
-            ..session()
+        let with = |class, minter| {
+            let mut session = session();
+            session.revocability.class = class;
+            session.minter = minter;
+            session
         };
         let bounded = RevocationClass::Bounded { bound_seconds: 60 };
         let immediate = RevocationClass::Immediate { bound_seconds: 0 };
         for (session, known_at) in [
-            (with(immediate, LOCAL_MINTER), Some(at(100))),
-            (with(bounded, LOCAL_MINTER), Some(at(160))),
-            (with(bounded, "aws"), None),
-            (with(RevocationClass::ExpiryOnly, "aws"), None),
+            (with(immediate, MinterKind::Jwt), Some(at(100))),
+            (with(bounded, MinterKind::Jwt), Some(at(160))),
+            (with(bounded, MinterKind::Aws), None),
+            (with(RevocationClass::ExpiryOnly, MinterKind::Aws), None),
         ] {
             let mut view = view(session);
             view.cut_off_at = Some(at(100));

@@ -363,7 +363,7 @@ impl Run<'_> {
             ask: &ask,
             revocability: case
                 .revocability
-                .unwrap_or_else(|| Revocability::of(&ask.resource, DEFAULT_READ_LEASE_SECONDS)),
+                .unwrap_or_else(|| ask.resource.kind.revocability(DEFAULT_READ_LEASE_SECONDS)),
             task: facts(&task_type, case.depth, case.deadline_seconds, case.opens),
             bounds: None,
             now: self.now,

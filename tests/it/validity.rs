@@ -13,10 +13,11 @@ use taskpass::clock::Timestamp;
 use taskpass::crypto::SealingKeys;
 use taskpass::crypto::digest::Mac;
 use taskpass::crypto::random::SystemRandom;
-use taskpass::domain::catalog::Revocability;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
 use taskpass::domain::deny_list::DenyPlace;
 use taskpass::domain::generation::GenerationDigest;
+use taskpass::domain::kind::MinterKind;
+use taskpass::domain::revocability::{ExpiresBy, OpenSessions, Revocability, RevocationClass};
 use taskpass::domain::session::{EndReason, Session, SessionState};
 use taskpass::domain::task::{Task, TaskState};
 use taskpass::domain::validity::{SessionView, TaskLink, ValidityFacts};
@@ -46,13 +47,25 @@ const AUDIENCES: [&str; 2] = ["https://o.example", "https://a.example"];
 const KEYS: [&str; 2] = ["k1", "k2"];
 /// With what LIKE would take for more than itself.
 const POLICIES: [&str; 3] = ["p_1%", "pX1%", "p!"];
-const MINTERS: [(&str, Revocability); 6] = [
-    ("jwt", Revocability::Immediate { bound_seconds: 0 }),
-    ("jwt", Revocability::Bounded { bound_seconds: 5 }),
-    ("aws", Revocability::Bounded { bound_seconds: 5 }),
-    ("aws", Revocability::Immediate { bound_seconds: 0 }),
-    ("aws", Revocability::ExpiryOnly),
-    ("jwt", Revocability::ExpiryOnly),
+const MINTERS: [(MinterKind, RevocationClass); 6] = [
+    (
+        MinterKind::Jwt,
+        RevocationClass::Immediate { bound_seconds: 0 },
+    ),
+    (
+        MinterKind::Jwt,
+        RevocationClass::Bounded { bound_seconds: 5 },
+    ),
+    (
+        MinterKind::Aws,
+        RevocationClass::Bounded { bound_seconds: 5 },
+    ),
+    (
+        MinterKind::Aws,
+        RevocationClass::Immediate { bound_seconds: 0 },
+    ),
+    (MinterKind::Aws, RevocationClass::ExpiryOnly),
+    (MinterKind::Jwt, RevocationClass::ExpiryOnly),
 ];
 const HOLDER: &str = "r1";
 
@@ -267,7 +280,7 @@ impl World {
             policy,
             minter,
         ] = spec.what;
-        let (minter, revocability) = one(&MINTERS, minter);
+        let (minter, class) = one(&MINTERS, minter);
         let session = Session {
             id: session_id(n),
             task_id: task_id(self.task_of(n)),
@@ -283,12 +296,16 @@ impl World {
             ]))
             .unwrap(),
             audience: one(&AUDIENCES, resource / 2).into(),
-            minter: minter.into(),
+            minter,
             key: None,
             kid: one(&KEYS, key).into(),
             generation: digest(generation),
             policies: vec!["always".into(), one(&POLICIES, policy).into()],
-            revocability,
+            revocability: Revocability {
+                class,
+                open_sessions: OpenSessions::None,
+                expires_by: ExpiresBy::Itself,
+            },
             issued_at: at(spec.issued),
             expires_at: at(spec.issued + spec.life),
             state: match spec.lease {
@@ -335,7 +352,7 @@ impl World {
                     Some(None) => Block::UntilLifted,
                     Some(Some(until)) => Block::Until(at(until)),
                 },
-                widened_to: None,
+                deny_policy_target: None,
                 reason: "why".into(),
                 by: "admin".into(),
                 requested_at: at(spec.committed),
@@ -573,7 +590,7 @@ impl Check<'_> {
             let listed = self.store.listed(from, to, now).await.map_err(fail)?;
             let polled = |one: &&Session| {
                 let in_list = (from..to).contains(&one.leaf_index);
-                in_list && one.is_polled() && !one.life().is_expired(now)
+                in_list && one.is_in_status_lists() && !one.life().is_expired(now)
             };
             let expected = ids(self.sessions().filter(polled));
             prop_assert_eq!(seen(&listed), expected, "listed");
@@ -593,7 +610,7 @@ impl Check<'_> {
     }
 
     async fn places(&self, now: Timestamp) -> Checked {
-        let places = self.store.places_of_sessions("jwt", now).await;
+        let places = self.store.places_of_sessions(now).await;
         let places: BTreeSet<(String, String, [u8; 32])> = places
             .map_err(fail)?
             .into_iter()
@@ -601,7 +618,7 @@ impl Check<'_> {
             .collect();
         let others = self
             .sessions()
-            .filter(|one| one.minter != "jwt" && !one.life().is_expired(now));
+            .filter(|one| !one.minter.is_local() && !one.life().is_expired(now));
         let expected: BTreeSet<_> = others
             .map(|one| {
                 let generation = *one.generation.as_bytes();
@@ -611,7 +628,7 @@ impl Check<'_> {
         prop_assert_eq!(places, expected, "places");
         for audience in AUDIENCES {
             let place = DenyPlace {
-                minter: "aws".into(),
+                minter: MinterKind::Aws,
                 name: audience.into(),
                 registration: "{}".into(),
                 capacity: 4,
@@ -619,7 +636,7 @@ impl Check<'_> {
             };
             let live = self.store.others_live_at(&place, RESOURCES[0], now).await;
             let expected = self.sessions().any(|one| {
-                let there = one.minter == "aws" && one.audience == audience;
+                let there = one.minter == MinterKind::Aws && one.audience == audience;
                 there && one.resource != RESOURCES[0] && one.life().may_stand(now)
             });
             prop_assert_eq!(live.map_err(fail)?, expected, "others live");
@@ -679,7 +696,7 @@ impl Check<'_> {
                 index,
                 selector: selector.clone(),
                 block: Block::No,
-                widened_to: None,
+                deny_policy_target: None,
                 reason: String::new(),
                 by: String::new(),
                 requested_at: committed,

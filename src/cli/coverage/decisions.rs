@@ -433,7 +433,7 @@ impl Builder {
             }
             Effect::CutsOffIssuedAfter(accepted) => {
                 self.spend(2 * size_of::<(u64, Timestamp)>())?;
-                self.all.accepted.push((entry.index, accepted_time));
+                self.all.accepted.push((entry.index, accepted));
                 Ok(())
             }
             // None of these ends a credential by itself: a key that is withdrawn cuts off what it signed.

@@ -56,7 +56,7 @@ impl EntryKind for Delegate {
             digest: self.digest,
             task: self.task,
             child: self.child.to_string(),
-            max_credentials: self.sessions,
+            sessions: self.sessions,
             expires_at: self.expires_at,
         });
         Ok(Outcome::recorded())
