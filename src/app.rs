@@ -248,7 +248,17 @@ pub struct Assembled {
 
 /// Assembles a broker.
 pub async fn assemble(config: &Config, options: Options) -> Result<Assembled, StartError> {
-    put_together(config, options, Succeeded::Wholly).await
+    put_together(config, options, None, Succeeded::Wholly).await
+}
+
+/// Assembles a broker on a store that is open already.
+#[cfg(test)]
+pub(crate) async fn assemble_on(
+    store: Store,
+    config: &Config,
+    options: Options,
+) -> Result<Assembled, StartError> {
+    put_together(config, options, Some(store), Succeeded::Wholly).await
 }
 
 /// How far the succession to an earlier log must have progressed before the broker may start.
@@ -267,6 +277,7 @@ enum Succeeded {
 async fn put_together(
     config: &Config,
     options: Options,
+    store: Option<Store>,
     succeeded: Succeeded,
 ) -> Result<Assembled, StartError> {
     let clock = options.clock;
@@ -277,7 +288,10 @@ async fn put_together(
     let metrics = Arc::new(Metrics::new());
     let shutdown = Shutdown::new(Arc::clone(&metrics));
 
-    let store = open_store(config).await?;
+    let store = match store {
+        Some(store) => store,
+        None => open_store(config).await?,
+    };
     prepare_schema(&store, config.mode).await?;
     let mode = match config.mode {
         Mode::Dev => StoreMode::Dev,

@@ -632,7 +632,7 @@ pub async fn begin(
         policies: None,
         minters: Vec::new(),
     };
-    let assembled = put_together(config, options, Succeeded::InPart).await?;
+    let assembled = put_together(config, options, None, Succeeded::InPart).await?;
     let carried = carry(&assembled, config, old, legacy, all).await;
     let finished = match &carried {
         Ok(_) => finish(&assembled, succession, &sealed, &mac).await,

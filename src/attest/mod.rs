@@ -549,6 +549,8 @@ fn one_time_key(kind: &str, parts: &[&[u8]]) -> [u8; 32] {
 }
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod testing;

@@ -572,3 +572,15 @@ async fn load(
         attestors: fit.attestors,
     })
 }
+
+#[cfg(test)]
+impl Broker {
+    /// Replaces the attestors of the active generation by one that believes each token.
+    pub(super) fn believe_fake_attestor(&self) {
+        let active = self.active.swap(None).and_then(Arc::into_inner).unwrap();
+        self.active.store(Some(Arc::new(Active {
+            attestors: Attestors::fake(),
+            ..active
+        })));
+    }
+}

@@ -354,3 +354,6 @@ pub fn commit(salt: [u8; 16], bytes: Vec<u8>) -> (Commitment, Opening) {
     let commitment = Commitment(salted(&salt, &bytes));
     (commitment, Opening { salt, bytes })
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,6 +94,38 @@ impl Sqlite {
         })
     }
 
+    /// Opens an empty store in memory. It is gone when its last connection closes.
+    #[cfg(test)]
+    pub(crate) async fn in_memory() -> Self {
+        use std::sync::atomic::AtomicU64;
+        static OPENED: AtomicU64 = AtomicU64::new(0);
+        let number = OPENED.fetch_add(1, Ordering::SeqCst);
+        // All connections to a name with a slash share one database (SQLite's VFS `memdb`).
+        let options = SqliteConnectOptions::new()
+            .filename(format!("file:/unit-test-{number}"))
+            .vfs("memdb")
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            .disable_statement_logging();
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .idle_timeout(None)
+                .max_lifetime(None)
+        };
+        let writer = pool(1).connect_with(options.clone()).await.unwrap();
+        MIGRATIONS.run(&writer).await.unwrap();
+        let readers = pool(4).connect_with(options).await.unwrap();
+        Self {
+            writer,
+            readers,
+            unscrubbed: Arc::new(AtomicBool::new(false)),
+            log: Arc::new(WriteAheadLog::of(Path::new("unit-test"))),
+            row_guard: RowGuard::default(),
+            lock: Arc::new(tempfile::tempfile().unwrap()),
+        }
+    }
+
     /// Makes the checks of [`Self::open`] on the directory and its files, and makes, opens and locks
     /// none of these files. Returns the directory, or `None` if it is missing and can be made.
     pub fn check_directory(directory: &Path) -> Result<Option<PrivateDirectory>, FileError> {
