@@ -6,6 +6,9 @@ ALTER TABLE session
     ADD COLUMN expires_by text NOT NULL DEFAULT 'itself'
         CHECK (expires_by IN ('itself', 'back_end', 'broker'));
 UPDATE session SET expires_by = 'back_end' WHERE minter = 'aws';
+ALTER TABLE session
+    ALTER COLUMN open_sessions DROP DEFAULT,
+    ALTER COLUMN expires_by DROP DEFAULT;
 
 -- The role of which a cutoff denies every earlier session.
 ALTER TABLE cutoff RENAME COLUMN widened_to TO deny_policy_target;

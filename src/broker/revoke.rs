@@ -254,7 +254,7 @@ impl Broker {
             Block::UntilLifted => true,
         };
         // Other selectors cannot lock the admins out: they block no caller, or admins lift them.
-        if let Selector::Workload(identity) = &selector
+        if let Some(identity) = selector.workload()
             && is_long
             && admin.caller().identity().is_some()
         {

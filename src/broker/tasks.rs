@@ -243,8 +243,7 @@ impl Broker {
         authority: &TaskAuthority,
     ) -> Result<TaskWithSessions, BrokerError> {
         let now = self.now();
-        let owner = self.owner(unverified, id, authority, None, now).await?;
-        let Owner { mut task, actor } = owner;
+        let Owner { task, actor } = self.owner(unverified, id, authority, None, now).await?;
         if self.is_undisputed(&actor, authority, &task.view, now) {
             let as_of = task.view.as_of;
             if let Some(heard) = self.hear(task, now, Some(as_of)).await? {
@@ -252,12 +251,14 @@ impl Broker {
                 return Ok(heard);
             }
             // The task ended since it was read, or something that decides about its caller changed.
-            let found = self.store().hold_task(id, now).await?;
-            task = found.ok_or(BrokerError::NotFound("task"))?;
+        } else {
+            // No connection of the pool waits for an append.
+            drop(task);
         }
-        // No connection of the pool waits for an append.
-        task.release();
         actor.use_up().await?;
+        // The answer shows the cutoffs and the ends that were committed while the append waited.
+        let task = self.store().hold_task(id, now).await?;
+        let task = task.ok_or(BrokerError::NotFound("task"))?;
         let heard = self.hear(task, now, None).await?;
         heard.ok_or(BrokerError::TaskEnded)
     }
@@ -274,6 +275,7 @@ impl Broker {
         matches!(authority, TaskAuthority::Handle(..))
             && actor.can_be_judged_by_the_store(task.generation)
             && matches!(self.ledger().status(), LedgerStatus::Serving)
+            && self.store().overfull().is_none()
             && !task.is_blocked(now)
     }
 
@@ -285,7 +287,7 @@ impl Broker {
         undisturbed_since: Option<u64>,
     ) -> Result<Option<TaskWithSessions>, BrokerError> {
         self.check_owners(&task.view)?;
-        if task.view.chain.state_at(now) != TaskState::Open {
+        if !task.view.is_open(now) {
             return Err(BrokerError::TaskEnded);
         }
         let mut record = task.view.task.clone();

@@ -160,6 +160,22 @@ impl Selector {
         }
     }
 
+    /// The workload that it names.
+    #[must_use]
+    pub fn workload(&self) -> Option<&Identity> {
+        match self {
+            Self::Workload(identity) => Some(identity),
+            Self::Task(_)
+            | Self::Resource(_)
+            | Self::Attestor(_)
+            | Self::Generation(_)
+            | Self::Policy(_)
+            | Self::SigningKey(_)
+            | Self::IssuedAfter(_)
+            | Self::All(_) => None,
+        }
+    }
+
     /// The task that it names.
     #[must_use]
     pub fn task(&self) -> Option<TaskId> {
@@ -340,6 +356,12 @@ pub struct Cutoff {
 }
 
 impl Cutoff {
+    /// The index of its leaf and the accepted time, if it is the acceptance of a time.
+    #[must_use]
+    pub fn accepted(&self) -> Option<(u64, Timestamp)> {
+        Some((self.index, self.selector.issued_after()?))
+    }
+
     /// Whether it keeps a request out that began when the ledger had `basis` leaves: one that
     /// began before the cutoff was committed, or that falls into its block.
     #[must_use]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::asked::ASKED;
 use super::schema;
 use crate::domain::catalog::{Catalog, Resource, Risk};
-use crate::domain::revocability::Revocability;
+use crate::domain::revocability::{Revocability, RevocationClass};
 use crate::domain::trust::AttestorSpec;
 use crate::domain::workload::{ClaimValue, Identity};
 
@@ -321,9 +321,14 @@ pub(super) fn revocability_record(own: Revocability) -> Result<RestrictedExpress
         ("open_sessions".to_owned(), text(own.open_sessions.as_str())),
         ("expires_by".to_owned(), text(own.expires_by.as_str())),
     ];
-    if let Some(seconds) = own.class.bound_seconds() {
-        let bound = RestrictedExpression::new_long(long(seconds)?);
-        pairs.push(("bound_seconds".to_owned(), bound));
+    match own.class {
+        RevocationClass::Bounded { bound_seconds } => {
+            let bound = RestrictedExpression::new_long(long(bound_seconds)?);
+            pairs.push(("bound_seconds".to_owned(), bound));
+        }
+        // The bound of an immediate revocation is a setting of the replica, and replicas that decide by
+        // one generation must decide alike.
+        RevocationClass::Immediate { .. } | RevocationClass::ExpiryOnly => {}
     }
     RestrictedExpression::new_record(pairs).map_err(Unmappable::because)
 }

@@ -11,13 +11,13 @@ use super::cutoffs::CutoffRow;
 use super::postgres::Fenced;
 use super::sessions::{UnderRow, select_under, under, views_under};
 use super::tasks::{TaskRow, task_columns};
-use super::validity_sql::{blocks, task_open, undisturbed_since};
+use super::validity_sql::{blocks, chain, chain_open, task_open, undisturbed_since};
 use super::{Store, StoreError};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::Cutoff;
 use crate::domain::generation::GenerationDigest;
 use crate::domain::task::{Task, TaskChain};
-use crate::domain::validity::{SessionView, TaskLink};
+use crate::domain::validity::{SessionView, TaskLink, is_dated_ahead};
 use crate::ids::{CutoffId, SessionId, TaskId};
 
 /// A task with everything that decides about it, read in one statement.
@@ -39,6 +39,16 @@ pub struct TaskView {
 }
 
 impl TaskView {
+    /// Whether the task and each one above it is open at `now`, and none was opened by a clock whose
+    /// time was rejected later.
+    #[must_use]
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        let accepted: Vec<_> = self.cutoffs.iter().filter_map(Cutoff::accepted).collect();
+        let mut tasks = std::iter::once(&self.task).chain(&self.above);
+        self.chain.ended(now).is_none()
+            && !tasks.any(|task| is_dated_ahead(task.opened_at, task.leaf_index, &accepted))
+    }
+
     /// Whether a cutoff blocks the task, one above it, or the owner of either.
     #[must_use]
     pub fn is_blocked(&self, now: Timestamp) -> bool {
@@ -132,9 +142,13 @@ const TASK_VIEW: &str = concat!(
 /// `$1` is the task, `$2` the present instant, `$3` the number of leaves since which nothing that
 /// decides may have changed, `$4` the largest number of sessions.
 const POSTGRES_HEARTBEAT: &str = concat!(
-    "/* heartbeat */ WITH RECURSIVE beat AS ( \
+    "/* heartbeat */ WITH RECURSIVE ",
+    chain!("$1"),
+    ", beat AS ( \
          UPDATE task SET heard_at = greatest(heard_at, $2) WHERE id = $1 AND ",
     task_open!("heard_at + make_interval(secs => heartbeat_seconds)", "$2"),
+    " AND ",
+    chain_open!(),
     " AND ",
     undisturbed_since!("$3"),
     " RETURNING heard_at), ",
@@ -145,8 +159,12 @@ const POSTGRES_HEARTBEAT: &str = concat!(
 );
 
 const SQLITE_HEARTBEAT: &str = concat!(
-    "/* heartbeat */ UPDATE task SET heard_at = max(heard_at, $2) WHERE id = $1 AND ",
+    "/* heartbeat */ WITH RECURSIVE ",
+    chain!("$1"),
+    " UPDATE task SET heard_at = max(heard_at, $2) WHERE id = $1 AND ",
     task_open!("heard_at + heartbeat_seconds * 1000000", "$2"),
+    " AND ",
+    chain_open!(),
     " AND ",
     undisturbed_since!("$3"),
     " RETURNING heard_at"
@@ -249,12 +267,6 @@ impl HeldTask {
     #[must_use]
     pub fn into_view(self) -> TaskView {
         self.view
-    }
-
-    /// Gives the connection back. Nothing else that takes time may come between the read and the
-    /// heartbeat while it is held.
-    pub fn release(&mut self) {
-        self.connection = None;
     }
 
     /// Notes that the task is alive at `now`. A task that is over, on record or by the clock, is not

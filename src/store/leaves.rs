@@ -276,7 +276,11 @@ pub(super) fn check_leaf_format(oldest: Option<(Vec<u8>,)>) -> Result<(), StoreE
     let remedy = match Leaf::from_bytes(&body) {
         Ok(_) | Err(LeafError::Malformed(_)) => return Ok(()),
         Err(error @ LeafError::Earlier { .. }) => {
-            format!("{error}, and continues no other log: give it a new, empty database")
+            format!(
+                "{error}, and continues no other log. With the earlier build, revoke everything \
+                 (`taskpass revoke all=true`) and wait until the newest credential and attestation have \
+                 expired; then give this build a new, empty database, and bind its admins anew"
+            )
         }
         Err(error @ LeafError::Later { .. }) => format!("{error}: run the later build"),
     };

@@ -72,6 +72,24 @@ macro_rules! task_open {
     };
 }
 
+/// The records of a task and of every task above it.
+macro_rules! chain {
+    ($task:literal) => {
+        concat!(
+            "chain AS (SELECT id, parent_id, state FROM task WHERE id = ",
+            $task,
+            " UNION SELECT t.id, t.parent_id, t.state FROM task t JOIN chain ON t.id = chain.parent_id)"
+        )
+    };
+}
+
+/// No task of `chain` was ended on record (`TaskChain::ended`, apart from the clock).
+macro_rules! chain_open {
+    () => {
+        "NOT EXISTS (SELECT 1 FROM chain WHERE chain.state <> 'open')"
+    };
+}
+
 /// `Selector::matches`. The parameters are those of `SelectorColumns`: `$3` the kind, `$5` the value,
 /// `$6` the generation, `$7` the policy, `$8` the time. `selected_tasks` gives the tasks of `tree`.
 macro_rules! selected {
@@ -151,6 +169,6 @@ macro_rules! undisturbed_since {
 }
 
 pub(crate) use {
-    active_at_back_end, blocks, cut_off_everywhere, lived, may_stand, polled, selected,
-    selected_tasks, task_lived, task_open, undisturbed_since, unexpired,
+    active_at_back_end, blocks, chain, chain_open, cut_off_everywhere, lived, may_stand, polled,
+    selected, selected_tasks, task_lived, task_open, undisturbed_since, unexpired,
 };

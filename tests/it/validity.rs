@@ -735,7 +735,9 @@ impl Check<'_> {
             let held = self.store.hold_task(id, now).await.map_err(fail)?.unwrap();
             let heard = held.hear(now, None, ALL).await.map_err(fail)?;
             let open = self.facts.tasks[&id].life.state_at(now) == TaskState::Open;
-            prop_assert_eq!(heard.is_some(), open, "heard");
+            let chain = self.facts.chain(id);
+            let above = chain.0.iter().all(|life| life.state == TaskState::Open);
+            prop_assert_eq!(heard.is_some(), open && above, "heard");
         }
         for (n, spec) in self.world.sessions.iter().enumerate() {
             let session = &self.facts.sessions[&session_id(n)];

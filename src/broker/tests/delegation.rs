@@ -84,3 +84,19 @@ async fn an_ended_task_lends_nothing() {
         "{refused:?}"
     );
 }
+
+#[tokio::test]
+async fn an_ended_parent_ends_the_heartbeats_of_its_child() {
+    let unit = Unit::new().await;
+    let parent = unit.issue_job("parent").await;
+    let delegation = unit.delegate(&parent, "child", 1).await.unwrap();
+    let child = unit
+        .issue("child", child_of(parent.task.id, &delegation))
+        .await
+        .unwrap();
+    let beat = || unit.broker.heartbeat(child.task.id, by_handle(&child));
+    beat().await.unwrap();
+    unit.end(&parent, TaskEnd::Complete).await.unwrap();
+    let late = beat().await;
+    assert!(matches!(late, Err(BrokerError::TaskEnded)), "{late:?}");
+}
