@@ -11,7 +11,7 @@ pub(super) fn minter_of(
     minters: &Minters,
     kind: MinterKind,
 ) -> Result<&Arc<dyn Minter>, BrokerError> {
-    minters.of_kind(kind).ok_or_else(|| {
-        BrokerError::FailClosed(format!("no minter of kind `{}`", kind.as_str()))
-    })
+    minters
+        .of_kind(kind)
+        .ok_or_else(|| BrokerError::FailClosed(format!("no minter of kind `{}`", kind.as_str())))
 }

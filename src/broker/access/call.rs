@@ -81,7 +81,11 @@ impl<'a> Call<'a> {
     }
 
     /// Verifies the evidence of a workload. From here on it is used up on every way out.
-    pub(super) async fn appraise(&self, active: &Active, now: Timestamp) -> Result<Workload, BrokerError> {
+    pub(super) async fn appraise(
+        &self,
+        active: &Active,
+        now: Timestamp,
+    ) -> Result<Workload, BrokerError> {
         self.check_open()?;
         let access = self.access;
         let appraised = active.attestors.appraise(self.evidence, now).await;
@@ -92,7 +96,10 @@ impl<'a> Call<'a> {
             access.refuse_evidence(self.evidence, failure)
         })?;
         self.attested(&workload);
-        access.identities.check(&workload.identity).inspect_err(|_| access.core.metrics().rate_limited(RateLimit::Identity))?;
+        access
+            .identities
+            .check(&workload.identity)
+            .inspect_err(|_| access.core.metrics().rate_limited(RateLimit::Identity))?;
         Ok(workload)
     }
 
@@ -212,7 +219,11 @@ impl<'a> Call<'a> {
     }
 
     /// Appends an entry, with the call's evidence if no other entry has used that up.
-    pub(super) async fn append(&self, entry: Entry, at: Timestamp) -> Result<Appended, BrokerError> {
+    pub(super) async fn append(
+        &self,
+        entry: Entry,
+        at: Timestamp,
+    ) -> Result<Appended, BrokerError> {
         self.append_with(entry, at, |_| {}).await
     }
 

@@ -98,7 +98,11 @@ impl Caller {
 
 impl Access {
     /// Whether the caller may act on the broker in this way.
-    pub(in crate::broker) fn may(&self, caller: &Caller, action: AdminAction) -> Result<bool, BrokerError> {
+    pub(in crate::broker) fn may(
+        &self,
+        caller: &Caller,
+        action: AdminAction,
+    ) -> Result<bool, BrokerError> {
         let principal = match &caller.who {
             // While the clock is in doubt nobody else gets in: accepting the time depends on no policy.
             Who::Bootstrap
@@ -115,7 +119,10 @@ impl Access {
     }
 
     /// The roles that admins bound to an identity.
-    pub(in crate::broker) async fn roles(&self, identity: &Identity) -> Result<BTreeSet<String>, BrokerError> {
+    pub(in crate::broker) async fn roles(
+        &self,
+        identity: &Identity,
+    ) -> Result<BTreeSet<String>, BrokerError> {
         Ok(self.core.store().roles_of(identity.as_str()).await?)
     }
 

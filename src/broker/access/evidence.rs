@@ -56,12 +56,18 @@ impl<'c> Unverified<'c> {
     }
 
     /// A caller that reads by this right. Without the right it is refused.
-    pub(in crate::broker) async fn read_as(self, action: AdminAction) -> Result<Reader<'c>, BrokerError> {
+    pub(in crate::broker) async fn read_as(
+        self,
+        action: AdminAction,
+    ) -> Result<Reader<'c>, BrokerError> {
         self.act_as(action).await?.into_reader().await
     }
 
     /// A caller that acts by this right. Without the right it is refused.
-    pub(in crate::broker) async fn act_as(self, action: AdminAction) -> Result<Actor<'c>, BrokerError> {
+    pub(in crate::broker) async fn act_as(
+        self,
+        action: AdminAction,
+    ) -> Result<Actor<'c>, BrokerError> {
         self.authenticate().await?.act_as(action).await
     }
 
@@ -78,12 +84,16 @@ impl<'c> Unverified<'c> {
 
     /// Verifies the key that is proved beside a task's handle. The handle itself is the story's to
     /// compare.
-    pub(in crate::broker) fn with_handle(self, now: Timestamp) -> Result<HandleBearer<'c>, BrokerError> {
+    pub(in crate::broker) fn with_handle(
+        self,
+        now: Timestamp,
+    ) -> Result<HandleBearer<'c>, BrokerError> {
         let call = self.call;
         call.check_open()?;
         let evidence = call.evidence;
         let proof = dpop::of_request(evidence, now).map_err(|error| {
-            call.access.refuse_evidence(evidence, AttestFailure::of_proof(error))
+            call.access
+                .refuse_evidence(evidence, AttestFailure::of_proof(error))
         })?;
         if let Some(proof) = &proof {
             call.proved(proof.one_time);
@@ -117,7 +127,10 @@ impl<'c> Authenticated<'c> {
     }
 
     /// A caller that acts by this right. Without the right it is refused.
-    pub(in crate::broker) async fn act_as(self, action: AdminAction) -> Result<Actor<'c>, BrokerError> {
+    pub(in crate::broker) async fn act_as(
+        self,
+        action: AdminAction,
+    ) -> Result<Actor<'c>, BrokerError> {
         let Self { call, caller } = self;
         call.name_act(action.as_str());
         // The append of a lift judges whether a blocked admin may lift this very cutoff.
@@ -241,7 +254,10 @@ impl<'c> Actor<'c> {
     /// Whether the store can judge the caller together with its act, so that no append has to: the
     /// call has no evidence that an append must record as used, and it rests on the generation that
     /// decides, or on none.
-    pub(in crate::broker) fn can_be_judged_by_the_store(&self, decides: Option<GenerationDigest>) -> bool {
+    pub(in crate::broker) fn can_be_judged_by_the_store(
+        &self,
+        decides: Option<GenerationDigest>,
+    ) -> bool {
         self.call.uses_nothing_up() && self.call.rests_on(decides)
     }
 

@@ -44,7 +44,7 @@ use std::sync::Arc;
 
 pub(super) use self::call::Call;
 pub(super) use self::caller::Caller;
-pub(super) use self::evidence::{Actor, Reader, Requester, Unverified};
+pub(super) use self::evidence::{Actor, Requester, Unverified};
 use self::failures::FailureLines;
 use self::rate::IdentityLimiter;
 pub(super) use self::successors::Gone;

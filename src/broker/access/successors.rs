@@ -133,7 +133,10 @@ impl Access {
 
     /// Refuses an act after which no bound identity could activate the next generation, though one could
     /// before.
-    pub(in crate::broker) async fn check_successor_without(&self, gone: Gone<'_>) -> Result<(), BrokerError> {
+    pub(in crate::broker) async fn check_successor_without(
+        &self,
+        gone: Gone<'_>,
+    ) -> Result<(), BrokerError> {
         let active = self.core.active()?;
         let bound = self.bound_roles().await?;
         let before = self.able_to_activate(&active, bound.clone(), None).await?;

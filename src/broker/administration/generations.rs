@@ -155,7 +155,9 @@ impl Administration {
             return Err(Unfit::Late(problems).into());
         }
         if let Initiator::Admin(admin) = &initiator {
-            self.access.successors(&active, Some(admin.caller())).await?;
+            self.access
+                .successors(&active, Some(admin.caller()))
+                .await?;
         }
         let activated = Activated {
             digest,
@@ -215,7 +217,11 @@ impl Administration {
         unverified.read_as(AdminAction::ReadGeneration).await?;
         let activation = self.core.store().active_generation().await?;
         let activation = activation.ok_or(BrokerError::NotFound("generation"))?;
-        let bytes = self.core.store().generation(activation.sealed.claimed()).await?;
+        let bytes = self
+            .core
+            .store()
+            .generation(activation.sealed.claimed())
+            .await?;
         Ok((
             activation,
             bytes.ok_or(BrokerError::NotFound("generation"))?,

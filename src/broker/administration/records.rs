@@ -86,7 +86,8 @@ impl Administration {
     ) -> Result<Receipt, BrokerError> {
         let not_found = || BrokerError::NotFound("decision");
         let reader = unverified.read().await?;
-        let index = self.core
+        let index = self
+            .core
             .store()
             .decision_index(id)
             .await?

@@ -74,7 +74,14 @@ impl Administration {
         }
         let registers =
             |spec: &AttestorSpec| matches!(spec, AttestorSpec::Key(spec) if spec.name == attestor);
-        if !self.core.active()?.policy().attestors().iter().any(registers) {
+        if !self
+            .core
+            .active()?
+            .policy()
+            .attestors()
+            .iter()
+            .any(registers)
+        {
             let detail = "there is no attestor of registered keys by this name";
             return Err(invalid("/attestor", detail.into()));
         }

@@ -92,7 +92,10 @@ impl Generations {
     }
 
     /// The same for a call, which does not wait for long: the replica is overloaded then.
-    pub(super) async fn check_for_call(&self, generation: Generation) -> Result<Active, BrokerError> {
+    pub(super) async fn check_for_call(
+        &self,
+        generation: Generation,
+    ) -> Result<Active, BrokerError> {
         let slot = self.loads.slot_for_call().await?;
         Ok(self.check_in(slot, generation).await?)
     }
@@ -148,7 +151,9 @@ impl Generations {
     pub(super) async fn take_over(&self, active: Active) {
         let now = self.core.now();
         self.core.metrics().generation_active(&active.digest());
-        self.core.metrics().observing(active.policy().observing(now));
+        self.core
+            .metrics()
+            .observing(active.policy().observing(now));
         let names = active.policy().attestors().iter().map(AttestorSpec::name);
         let names = names.chain([NO_ATTESTOR]);
         self.core.metrics().attestors(names, &AttestError::REASONS);

@@ -42,7 +42,8 @@ impl Health {
             seen_at: now,
         };
         self.core.store().put_replica(&own).await?;
-        let alive = self.core
+        let alive = self
+            .core
             .store()
             .replicas(
                 now.minus_seconds(ALIVE_SECONDS),

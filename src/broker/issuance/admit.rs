@@ -420,41 +420,26 @@ impl Issuance {
         })
     }
 
-    /// Refuses a request under tasks whose owners could not be attested any more.
+    /// Refuses a request under tasks whose owners could not be attested any more: without their attestor
+    /// they must not go on through those that they let in.
     pub(in crate::broker) async fn check_owners_above(
         &self,
         active: &Active,
         tasks: &[TaskId],
     ) -> Result<(), Unadmitted> {
-        if self.owners_stand(active, tasks).await? {
-            return Ok(());
-        }
-        Err(Unadmitted::Refused(Refusal::new(
-            RefusalCode::OwnerWithdrawn,
-            "the owner of a task that this one is part of is attested no more",
-        )))
-    }
-
-    /// Whether the owners of these tasks could still be attested by what decides now. One whose
-    /// attestor is gone must not go on through those it let in.
-    async fn owners_stand(
-        &self,
-        active: &Active,
-        tasks: &[TaskId],
-    ) -> Result<bool, BrokerError> {
         for id in tasks {
             let task = self.core.store().task(*id).await?;
             if !task.is_some_and(|task| active.attests(&task)) {
-                return Ok(false);
+                return Err(Unadmitted::Refused(Refusal::new(
+                    RefusalCode::OwnerWithdrawn,
+                    "the owner of a task that this one is part of is attested no more",
+                )));
             }
         }
-        Ok(true)
+        Ok(())
     }
 
-    async fn task_with_chain(
-        &self,
-        id: TaskId,
-    ) -> Result<Option<(Task, TaskChain)>, BrokerError> {
+    async fn task_with_chain(&self, id: TaskId) -> Result<Option<(Task, TaskChain)>, BrokerError> {
         let Some(task) = self.core.store().task(id).await? else {
             return Ok(None);
         };

@@ -219,7 +219,8 @@ impl Issuance {
         };
         for policy in &observed.policies {
             let name = &policy.policy;
-            self.core.metrics()
+            self.core
+                .metrics()
                 .observed(name, outcome, observed.outcome_if_enforced);
         }
         warn!(decision = %id, outcome = outcome.as_str(), %observed, "observed, not enforced");
@@ -229,7 +230,8 @@ impl Issuance {
         let DecisionContext { workload, now, .. } = context;
         let identity = workload.identity.as_str();
         let limits = context.active.limits();
-        let budget = self.denials
+        let budget = self
+            .denials
             .count(&workload.attestor, identity, &limits, *now);
         match budget {
             Budget::Leaf => Ok(()),

@@ -189,7 +189,9 @@ impl Issuance {
 
         let appraising = Instant::now();
         let requester = unverified.request(&active, now).await?;
-        self.core.metrics().stage(Stage::Appraise, appraising.elapsed());
+        self.core
+            .metrics()
+            .stage(Stage::Appraise, appraising.elapsed());
 
         let context = DecisionContext {
             active: &active,
@@ -203,7 +205,9 @@ impl Issuance {
             Evaluated::Refuse(refused) => {
                 let committing = Instant::now();
                 let denied = self.record_refusal(&context, &refused).await?;
-                self.core.metrics().stage(Stage::Commit, committing.elapsed());
+                self.core
+                    .metrics()
+                    .stage(Stage::Commit, committing.elapsed());
                 return Err(BrokerError::Denied(Box::new(denied)));
             }
         };
@@ -235,7 +239,9 @@ impl Issuance {
             Ok(request) => request,
             Err(refusal) => return refuse(refusal, None),
         };
-        self.core.metrics().stage(Stage::Resolve, resolving.elapsed());
+        self.core
+            .metrics()
+            .stage(Stage::Resolve, resolving.elapsed());
         let purpose = request.task.purpose().map(ToOwned::to_owned);
         let admission = match self.admit_mintable(context, &request).await {
             Ok(admission) => admission,
@@ -311,7 +317,9 @@ impl Issuance {
             &permit.admission.task.evidence,
         );
         let recorded = recorded.await;
-        self.core.metrics().stage(Stage::Commit, committing.elapsed());
+        self.core
+            .metrics()
+            .stage(Stage::Commit, committing.elapsed());
         let recorded = recorded?;
         if permit.supersedes() {
             // It ended the earlier session, by no act of its own.

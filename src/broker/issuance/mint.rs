@@ -57,12 +57,16 @@ impl From<MintError> for NotMade {
 
 impl Issuance {
     /// Makes the credential, and releases it only if its session is still to be had.
-    pub(super) async fn mint_and_activate(&self, permit: Permit) -> Result<(Credential, Session), NotMade> {
+    pub(super) async fn mint_and_activate(
+        &self,
+        permit: Permit,
+    ) -> Result<(Credential, Session), NotMade> {
         let minting = Instant::now();
         let minter = Arc::clone(minter_of(&self.minters, permit.session().minter)?);
         let made = minter.mint(&permit).await;
         self.core.metrics().stage(Stage::Mint, minting.elapsed());
-        self.core.metrics()
+        self.core
+            .metrics()
             .mint(minter.kind().as_str(), Ended::from(&made));
         let session = permit.into_session();
         let credential = match made {
@@ -164,7 +168,8 @@ impl Issuance {
     /// `minting → active`, by compare-and-set, with chain and cutoffs checked at a fresh clock.
     async fn activate_session(&self, session: Session) -> Result<Session, BrokerError> {
         let now = self.core.now();
-        let won = self.core
+        let won = self
+            .core
             .store()
             .settle_mint(session.id, self.core.replica(), now)
             .await?;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 pub(super) use self::admit::{AdmittedTask, DELEGATION_PREFIX, Unadmitted, key_fits};
 pub(super) use self::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
-pub use self::issue::{DecisionSummary, Issued, IssuedTask};
 pub(super) use self::issue::issued_task;
+pub use self::issue::{DecisionSummary, Issued, IssuedTask};
 use super::access::Access;
 use super::core::Core;
 use super::revocation::deny_lists::DenyLists;

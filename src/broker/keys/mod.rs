@@ -23,9 +23,7 @@ use super::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::crypto::digest::Mac;
 use crate::crypto::jwk::Algorithm;
-use crate::crypto::keyring::{
-    KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation,
-};
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation};
 use crate::crypto::loaded::{LoadedKey, LoadedKeys};
 use crate::crypto::sealer::Sealer;
 use crate::crypto::signer::{LocalSigner, PrivateKey};
@@ -238,10 +236,8 @@ impl Keys {
 
     pub(super) async fn take_keys(&self, now: Timestamp) -> Result<OpenedKeys, BrokerError> {
         let opened = self.opened_keys(now).await?;
-        self.access_tokens
-            .store(Arc::new(opened.access.clone()));
-        self.federation
-            .store(Arc::new(opened.federation.clone()));
+        self.access_tokens.store(Arc::new(opened.access.clone()));
+        self.federation.store(Arc::new(opened.federation.clone()));
         if !opened.ledger.is_empty() {
             self.core.ledger().take_keys(opened.ledger.clone());
         }

@@ -73,7 +73,10 @@ impl DenyLists {
 
     /// Notes that an admin wants a session dead, so that it has a place on its list before all that
     /// is merely over. It is not denied before its end is recorded.
-    pub(in crate::broker) async fn note_insistence(&self, session: &Session) -> Result<(), BrokerError> {
+    pub(in crate::broker) async fn note_insistence(
+        &self,
+        session: &Session,
+    ) -> Result<(), BrokerError> {
         let minter = self.minter(session.minter)?;
         if let Some(place) = self.place_of(minter.as_ref(), session).await? {
             let ask = deny_ask(session, DenyWish::Admin, self.core.now());
@@ -85,7 +88,10 @@ impl DenyLists {
     }
 
     /// Has a session that an admin ended denied now.
-    pub(in crate::broker) async fn insist_on_end(&self, session: &Session) -> Result<(), BrokerError> {
+    pub(in crate::broker) async fn insist_on_end(
+        &self,
+        session: &Session,
+    ) -> Result<(), BrokerError> {
         let minter = self.minter(session.minter)?;
         if let Some(place) = self.place_of(minter.as_ref(), session).await? {
             let now = self.core.now();
@@ -206,7 +212,11 @@ impl DenyLists {
         now: Timestamp,
     ) -> Result<Option<Timestamp>, BrokerError> {
         let since = now.minus_seconds(MAX_TTL_SECONDS);
-        let at = self.core.store().last_blanket_deny(&place.name, since).await?;
+        let at = self
+            .core
+            .store()
+            .last_blanket_deny(&place.name, since)
+            .await?;
         Ok(at.map(Timestamp::floor_to_second))
     }
 

@@ -187,7 +187,8 @@ impl DenyLists {
         wanted: &Denied,
     ) -> Result<Written, TendError> {
         let number = standing.map_or(0, |standing| standing.generation);
-        let next = self.core
+        let next = self
+            .core
             .store()
             .next_deny_generation(
                 place,
@@ -227,7 +228,10 @@ impl DenyLists {
                 Written::Whole(denied) => {
                     if short {
                         let now = self.core.now();
-                        let noted = self.core.store().deny_place_short(claimed, names(&denied), now);
+                        let noted =
+                            self.core
+                                .store()
+                                .deny_place_short(claimed, names(&denied), now);
                         noted.await.map_err(BrokerError::from)?;
                     }
                     return Ok(Some(denied));
@@ -244,7 +248,11 @@ impl DenyLists {
                  until it has: remove other inline policies of the role, or register fewer entries"
             );
             let stands = standing.as_ref().map_or(0, names);
-            let noted = self.core.store().deny_place_short(claimed, stands, now).await;
+            let noted = self
+                .core
+                .store()
+                .deny_place_short(claimed, stands, now)
+                .await;
             noted.map_err(BrokerError::from)?;
             let unwritten = wanted.sessions.iter();
             let unwritten = unwritten
@@ -253,7 +261,8 @@ impl DenyLists {
                     standing.is_none_or(|standing| !standing.sessions.contains(*id))
                 })
                 .count();
-            let left = self.core
+            let left = self
+                .core
                 .store()
                 .unlist_unwritten(place, unwritten / 2, now)
                 .await
@@ -297,7 +306,10 @@ impl DenyLists {
             Written::TooLarge(why) => {
                 let now = self.core.now();
                 let names = standing.as_ref().map_or(0, |denied| denied.sessions.len());
-                let noted = self.core.store().deny_place_short(claimed, names as u64, now);
+                let noted = self
+                    .core
+                    .store()
+                    .deny_place_short(claimed, names as u64, now);
                 noted.await.map_err(BrokerError::from)?;
                 error!(
                     place = place.name,
@@ -325,7 +337,8 @@ impl DenyLists {
         let sessions = ahead.sessions.iter().copied();
         let all: Vec<_> = sessions.filter(|id| !is_filler(*id)).collect();
         let keep_until = now.plus_seconds(MAX_TTL_SECONDS);
-        let left = self.core
+        let left = self
+            .core
             .store()
             .adopt_denied(place, &all, now, keep_until)
             .await?;
@@ -372,8 +385,12 @@ impl DenyLists {
         let noted = store
             .note_denied(place, self.core.replica(), &present, self.core.now())
             .await;
-        self.core.metrics().denied(noted.map_err(BrokerError::from)?);
-        let noted = store.note_blanket_deny(place, self.core.replica(), before).await;
+        self.core
+            .metrics()
+            .denied(noted.map_err(BrokerError::from)?);
+        let noted = store
+            .note_blanket_deny(place, self.core.replica(), before)
+            .await;
         noted.map_err(BrokerError::from)?;
         Ok((standing, began))
     }
@@ -399,7 +416,8 @@ impl DenyLists {
                 due_at,
             )
             .await?;
-        self.core.metrics()
+        self.core
+            .metrics()
             .deny_list(&place.name, denied.sessions.len() as u64);
         Ok(())
     }

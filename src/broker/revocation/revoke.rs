@@ -293,7 +293,11 @@ impl Revocation {
         self.core.metrics().revocation(&selector);
         self.lag(asked);
         if let Some(place) = &place
-            && let Err(error) = self.core.store().nudge_deny_place(place, self.core.now()).await
+            && let Err(error) = self
+                .core
+                .store()
+                .nudge_deny_place(place, self.core.now())
+                .await
         {
             warn!(place = %place.name, %error, "the deny of earlier sessions waits until its role is due");
         }
@@ -452,12 +456,14 @@ impl Revocation {
         index: u64,
         at: Timestamp,
     ) -> Result<BlastRadius, BrokerError> {
-        let views = self.core
+        let views = self
+            .core
             .store()
             .list_matching(selector, index, at, NAMED)
             .await?;
         let now = self.core.now();
-        let (matched, ended) = self.core
+        let (matched, ended) = self
+            .core
             .store()
             .count_matching(selector, index, at, now)
             .await?;
@@ -475,7 +481,8 @@ impl Revocation {
 
     fn lag(&self, asked: Timestamp) {
         let lag: Duration = asked.distance(self.core.now());
-        self.core.metrics()
+        self.core
+            .metrics()
             .revocation_lag(RevocationLag::RequestedToDurable, lag);
     }
 }

@@ -14,7 +14,11 @@ use crate::store::tasks::TaskFilter;
 impl Revocation {
     /// Whether a selector names an identity, or a task of which the identity owns a part: the task, one
     /// above it or one below it. No part changes its owner, and none is added while it is cut off.
-    pub(super) async fn concerns(&self, selector: &Selector, own: &Identity) -> Result<bool, BrokerError> {
+    pub(super) async fn concerns(
+        &self,
+        selector: &Selector,
+        own: &Identity,
+    ) -> Result<bool, BrokerError> {
         Ok(match selector {
             Selector::Workload(identity) => identity == own,
             Selector::Task(task) => self.core.store().owns_part_of(own.as_str(), *task).await?,
@@ -30,7 +34,11 @@ impl Revocation {
 
     /// Refuses a selector of something that does not exist and of which nothing is on record, which is
     /// more likely a slip than a precaution.
-    pub(super) async fn check_known(&self, selector: &Selector, now: Timestamp) -> Result<(), BrokerError> {
+    pub(super) async fn check_known(
+        &self,
+        selector: &Selector,
+        now: Timestamp,
+    ) -> Result<(), BrokerError> {
         if self.exists(selector).await? || self.is_on_record(selector, now).await? {
             return Ok(());
         }
@@ -66,7 +74,8 @@ impl Revocation {
             limit: 1,
             ..TaskFilter::default()
         };
-        if !self.access.roles(identity).await?.is_empty() || !self.core.store().tasks(&tasks).await?.is_empty()
+        if !self.access.roles(identity).await?.is_empty()
+            || !self.core.store().tasks(&tasks).await?.is_empty()
         {
             return Ok(true);
         }
@@ -167,7 +176,11 @@ pub(super) fn check_name(selector: &Selector) -> Result<(), BrokerError> {
     })
 }
 
-pub(super) fn block_until(selector: &Selector, asked: BlockAsk, now: Timestamp) -> Result<Block, BrokerError> {
+pub(super) fn block_until(
+    selector: &Selector,
+    asked: BlockAsk,
+    now: Timestamp,
+) -> Result<Block, BrokerError> {
     match asked {
         BlockAsk::Default if selector.blocks_by_default() => {
             Ok(Block::Until(now.plus_seconds(DEFAULT_BLOCK_SECONDS)))

@@ -188,7 +188,10 @@ impl SigningKeys {
         let mut withdrawal = self.withdrawal(kid, now);
         if dry_run {
             let selector = Selector::SigningKey(kid.to_owned());
-            let counting = self.core.store().count_matching(&selector, u64::MAX, now, now);
+            let counting = self
+                .core
+                .store()
+                .count_matching(&selector, u64::MAX, now, now);
             let (matched, _) = counting.await?;
             withdrawal.matched = Some(matched);
             return Ok(withdrawal);

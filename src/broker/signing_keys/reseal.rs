@@ -76,7 +76,8 @@ impl SigningKeys {
             }
             let envelope = self.envelope_anew(row, record).await?;
             let mac = record.tag(&self.mac, &envelope);
-            let replaced = self.core
+            let replaced = self
+                .core
                 .store()
                 .reseal_key(&row.kid, &row.mac, &envelope, &mac)
                 .await?;

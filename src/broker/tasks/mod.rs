@@ -457,12 +457,9 @@ impl Tasks {
     }
 
     /// Ends a task on the sweeper's word.
-    pub async fn sweep_task(
-        &self,
-        task: &Task,
-        end: TaskEnd,
-    ) -> Result<bool, BrokerError> {
-        let appended = self.core
+    pub async fn sweep_task(&self, task: &Task, end: TaskEnd) -> Result<bool, BrokerError> {
+        let appended = self
+            .core
             .ledger()
             .append(Request {
                 entry: Entry::EndTask(EndTask {

@@ -82,7 +82,9 @@ impl Tasks {
             policies: evaluation.policies.clone(),
         }));
         let purpose = purpose.as_deref();
-        let recorded = self.issuance.record_permit(&context, id, &evaluation, purpose, plan, &task.evidence);
+        let recorded =
+            self.issuance
+                .record_permit(&context, id, &evaluation, purpose, plan, &task.evidence);
         let recorded = recorded.await?;
         Ok(Opened {
             task: issued_task(task.plan.task.id, task),
@@ -151,7 +153,8 @@ impl Tasks {
         }
         let open = context.active.catalog().resolve_task(new)?;
         let task = self.issuance.admit_new(context, &open).await?;
-        self.issuance.check_owners_above(context.active, &task.plan.parents)
+        self.issuance
+            .check_owners_above(context.active, &task.plan.parents)
             .await?;
         Ok(task)
     }
