@@ -117,6 +117,10 @@ impl Broker {
     /// A broker without a generation: it refuses everything until [`Generations::follow`] has found
     /// one.
     #[must_use]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the services of a broker, one after the other"
+    )]
     pub fn new(parts: BrokerParts) -> Arc<Self> {
         let acts = AdminAction::ALL.iter().map(|action| action.as_str());
         parts.metrics.acts_begin(acts.chain([ANY_REQUEST]));
