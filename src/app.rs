@@ -27,19 +27,19 @@ use zeroize::Zeroizing;
 
 pub use self::check::{CheckError, Checked, check};
 use self::reload::{Reloading, SharedSecrets};
-use crate::broker::admin::{AdminTokens, judge_bootstrap, latest_time};
+use crate::broker::access::rate::IdentityLimiter;
+use crate::broker::access::tokens::{AdminTokens, judge_bootstrap, latest_time};
+use crate::broker::administration::workload_keys::StoredWorkloadKeys;
 use crate::broker::check::Unfit;
 use crate::broker::generations::Trust;
 use crate::broker::keys::{self, KeyPolicy, StoredLedgerKeys};
-use crate::broker::rate::IdentityLimiter;
-use crate::broker::status_lists::StatusLists;
-use crate::broker::workloads::StoredWorkloadKeys;
 use crate::broker::{Broker, BrokerError, BrokerParts};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{AccessTokenAlgorithm, Config, Environment, Mode, StoreKind};
 use crate::crypto::digest::Mac;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::keyring::KeyPurpose;
+use crate::crypto::loaded::LoadedKeys;
 use crate::crypto::random::{SystemRandom, random_token, token_digest};
 use crate::crypto::sealer::{Sealer, SealingKeys};
 use crate::crypto::signer::PrivateKey;
@@ -335,8 +335,8 @@ async fn put_together(
         succeeds.clone(),
     ))
     .await?;
-    let access_keys = keys::no_access_keys();
-    let federation_keys = keys::no_federation_keys();
+    let access_keys = LoadedKeys::default();
+    let federation_keys = LoadedKeys::default();
     let minter: Arc<dyn Minter> = Arc::new(JwtMinter::new(
         config.server.issuer.clone(),
         Arc::clone(&access_keys),
@@ -373,7 +373,6 @@ async fn put_together(
         minters: Minters::new([minter, aws].into_iter().chain(options.minters)),
         access_keys,
         federation_keys,
-        status_lists: StatusLists::default(),
         key_policy,
         sealer,
         mac,
@@ -428,12 +427,12 @@ async fn decides_already(config: &Config, digest: GenerationDigest) -> bool {
 /// Loads the signing keys, and creates those that are due. A replica whose clock is in doubt starts
 /// closed instead of failing, so that an admin can accept its time.
 async fn begin_keys(broker: &Broker, now: Timestamp) -> Result<(), BrokerError> {
-    if let Some(doubt) = broker.clock_doubt() {
+    if let Some(doubt) = broker.core.clock_doubt() {
         warn!(%doubt, "started with a clock in doubt: closed until it agrees or is accepted");
-        return broker.load_keys(now).await;
+        return broker.keys.load(now).await;
     }
-    broker.horizon().await?;
-    broker.follow_keys(now).await.map(drop)
+    broker.core.horizon().await?;
+    broker.keys.follow(now).await.map(drop)
 }
 
 /// Starts a broker that serves.
@@ -448,20 +447,20 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         generation,
         secrets,
     } = assemble(&config, options).await?;
-    let timed = Arc::clone(&broker);
+    let core = broker.core.clone();
     let exporter = Exporter::new(
         &config,
         ExporterParts {
-            ledger: broker.ledger().clone(),
-            replica: broker.replica().to_owned(),
+            ledger: broker.core.ledger().clone(),
+            replica: broker.core.replica().to_owned(),
             clock,
-            goes_by_the_right_clock: Box::new(move || timed.goes_by_the_right_clock()),
-            metrics: Arc::clone(broker.metrics()),
+            goes_by_the_right_clock: Box::new(move || core.goes_by_the_right_clock()),
+            metrics: Arc::clone(broker.core.metrics()),
         },
     )
     .map_err(unfit)?;
     settle_generation(&broker, &config, generation, &shutdown).await?;
-    sweep::begin(broker.metrics());
+    sweep::begin(broker.core.metrics());
     let sweeping = Arc::clone(&broker);
     drop(shutdown.spawn_worker("sweeper", move |stop| sweep::run(sweeping, stop)));
     let pruning = Arc::clone(&broker);
@@ -472,8 +471,13 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
     }));
     drop(shutdown.spawn_worker("exports", move |stop| exporter.run(stop)));
     if let Some(socket) = sockets.take_metrics() {
-        let served =
-            http::server::start_metrics(Arc::clone(&broker), &config, socket, &shutdown).await;
+        let served = http::server::start_metrics(
+            Arc::clone(broker.core.metrics()),
+            &config,
+            socket,
+            &shutdown,
+        )
+        .await;
         info!(address = %served.map_err(unfit)?, "serving metrics");
     }
     let served = http::server::start(Arc::clone(&broker), &config, sockets, &shutdown).await;
@@ -483,8 +487,8 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         address = %served.address,
         issuer = config.server.issuer,
         store = store.kind(),
-        replica = broker.replica(),
-        endpoints = %broker.endpoints_digest(),
+        replica = broker.core.replica(),
+        endpoints = %broker.generations.endpoints_digest(),
         "serving"
     );
     Ok(App {
@@ -493,7 +497,7 @@ pub async fn start(config: Config, options: Options) -> Result<App, StartError> 
         drain: Duration::from_secs(config.server.drain_seconds),
         finish: Duration::from_secs(config.server.finish_seconds),
         reloading: Reloading {
-            metrics: Arc::clone(broker.metrics()),
+            metrics: Arc::clone(broker.core.metrics()),
             tls: served.tls,
             secrets,
             config: Arc::new(config),
@@ -809,7 +813,7 @@ async fn settle_generation(
 ) -> Result<(), StartError> {
     if config.mode == Mode::Production && config.store.kind == StoreKind::Postgres {
         // Start even if this fails: readiness reports a replica that is behind.
-        if let Err(behind) = broker.follow_generation().await {
+        if let Err(behind) = broker.generations.follow().await {
             warn!(error = %behind, "started behind the active generation");
         }
         return Ok(());
@@ -818,12 +822,12 @@ async fn settle_generation(
         Mode::Dev => "dev-start",
         Mode::Production => "embedded-start",
     };
-    if broker.clock_doubt().is_none() {
+    if broker.core.clock_doubt().is_none() {
         return activate_own(broker, by, generation).await;
     }
     // A replica whose clock is in doubt records nothing. The generation that was active before decides
     // who may accept its time.
-    if let Err(behind) = broker.follow_generation().await {
+    if let Err(behind) = broker.generations.follow().await {
         warn!(error = %behind, "started without what decided before");
     }
     let broker = Arc::clone(broker);
@@ -833,11 +837,11 @@ async fn settle_generation(
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
-            if broker.clock_doubt().is_some() {
+            if broker.core.clock_doubt().is_some() {
                 continue;
             }
             match activate_own(&broker, by, generation.clone()).await {
-                Err(_) if broker.clock_doubt().is_some() => {}
+                Err(_) if broker.core.clock_doubt().is_some() => {}
                 Err(unfit) => return Err(unfit),
                 Ok(()) => break,
             }
@@ -854,7 +858,7 @@ async fn activate_own(
     by: &'static str,
     generation: Generation,
 ) -> Result<(), StartError> {
-    match broker.activate_own(by, generation).await {
+    match broker.administration.activate_own(by, generation).await {
         Ok(_) => Ok(()),
         Err(BrokerError::Unfit(problem)) => Err(unfit_generation(*problem)),
         Err(error) => Err(unfit(error)),

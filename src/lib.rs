@@ -12,7 +12,7 @@
 //! - `attest`, `policy`, `mint`, `crypto`: the plug-in seams.
 //! - `store`: PostgreSQL and SQLite behind one type.
 //! - `ledger`: the only writer of what makes leaves.
-//! - `broker`: the stories; start with `broker::issue`.
+//! - `broker`: the use cases, as services over a core; start with `broker::issuance`.
 //! - `sweep`: the workers that finish what is over.
 //! - `export`: what the ledger says, told to sinks outside.
 //! - `http`, `cli`: the doors.

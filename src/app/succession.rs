@@ -14,9 +14,9 @@ use super::{
     Assembled, Options, StartError, Succeeded, bootstrap_digest, key_policy, open_store,
     open_store_to_read, prepare_schema, put_together, sealing_keys, unfit, unfit_store,
 };
+use crate::broker::administration::succession::{CarriedOver, Legacy};
 use crate::broker::check::check_generation;
 use crate::broker::keys;
-use crate::broker::succession::{CarriedOver, Legacy};
 use crate::clock::{SharedClock, Timestamp};
 use crate::config::{Config, Mode};
 use crate::crypto::digest::Mac;
@@ -638,7 +638,7 @@ pub async fn begin(
         Ok(_) => finish(&assembled, succession, &sealed, &mac).await,
         Err(_) => Ok(()),
     };
-    let ledger = assembled.broker.ledger();
+    let ledger = assembled.broker.core.ledger();
     let vkey = ledger.keys().first().map(|key| key.verifier.to_string());
     let signed = ledger.checkpoints().borrow().clone();
     let stopped = assembled
@@ -748,6 +748,10 @@ async fn carry(
 ) -> Result<CarriedOver, StartError> {
     let registered = config.resources.iter().chain(&old.config.resources);
     let registered: Vec<_> = registered.cloned().collect();
-    let carried = assembled.broker.succeed(legacy, &registered, all).await;
+    let carried = assembled
+        .broker
+        .succession
+        .succeed(legacy, &registered, all)
+        .await;
     carried.map_err(unfit)
 }

@@ -14,6 +14,9 @@ const MAX_ISSUER_BYTES: usize = 200;
 /// How long a caller waits before a key set is fetched again, or a cluster asked again.
 const ISSUER_RETRY_SECONDS: u64 = super::jwks::COOL_DOWN_SECONDS;
 
+/// The name in metrics and logs for evidence that no attestor, or more than one, is configured for.
+pub const NO_ATTESTOR: &str = "none";
+
 /// Which condition evidence did not meet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AttestError {

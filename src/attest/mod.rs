@@ -47,7 +47,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::checks::{AttestorConfigError, check};
 use self::confirmation::Confirmation;
-pub use self::error::{AttestError, AttestFailure, VerifiedEvidence};
+pub use self::error::{AttestError, AttestFailure, NO_ATTESTOR, VerifiedEvidence};
 use self::error::{Refused, printable_issuer};
 use self::explain::Conditions;
 use self::nonce::DpopNonces;

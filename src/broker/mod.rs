@@ -1,101 +1,88 @@
-//! The stories: what a call does, from the evidence to the answer.
+//! The use cases of the broker: each from the evidence of a call to its answer.
 //!
-//! [`access`] leads from evidence to what its caller may do: every other file goes through it.
+//! Each is a method of a small service over the [`core::Core`] that all of them share:
 //!
-//! Start with [`issue`]: it reads top to bottom as a request is handled. The others are shorter:
-//! [`tasks`] open and end, [`revoke`] and [`introspect`] speak of sessions, [`admin`] says who may
-//! do what to the broker, [`generations`] and [`keys`] keep what decides and what signs.
+//! - [`issuance`] decides about requests and makes credentials, [`tasks`] opens and ends tasks;
+//! - [`verification`] says whether a credential is good now, [`revocation`] ends it;
+//! - [`administration`] and [`signing_keys`] hold the acts of admins, [`health`] what readiness shows;
+//! - [`access`] leads from evidence to the acts that its caller may do: every call goes through it.
+//!   Below it are [`generations`] and [`keys`], which know no callers.
 //!
-//! Doors call these and nothing below; nothing here knows of HTTP or SQL.
+//! A service names another only as the table in `scripts/check-imports` allows. [`Broker`] bundles them
+//! for the doors. Doors call these and nothing below; nothing here knows of HTTP or SQL.
 
-mod access;
-pub mod admin;
-mod admit;
+pub mod access;
+pub mod active;
+pub mod administration;
 pub mod check;
-pub mod clock;
-mod decisions;
-mod deny_lists;
-mod deny_reconcile;
+pub mod core;
 pub mod error;
-pub mod failures;
 pub mod generations;
-pub mod introspect;
-pub mod issue;
-mod key_changes;
+pub mod health;
+mod horizon;
+pub mod issuance;
 pub mod keys;
-mod loads;
-pub mod orphans;
-pub mod proof;
-pub mod rate;
-pub mod replicas;
-mod reseal;
-pub mod revoke;
-pub mod sessions;
-mod statements;
-pub mod status_lists;
-pub mod succession;
+mod minters;
+pub mod revocation;
+pub mod signing_keys;
 pub mod tasks;
-pub mod workloads;
+pub mod verification;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-
-use self::admin::AdminTokens;
+use self::access::Access;
+use self::access::rate::IdentityLimiter;
+use self::access::tokens::AdminTokens;
+use self::administration::Administration;
+use self::administration::succession::Succession;
+use self::core::{Core, CoreParts};
 pub use self::error::{BrokerError, Denied, Exceeded};
-use self::generations::{Active, Trust};
-use self::replicas::OtherEndpoints;
-use crate::attest::AttestError;
+use self::generations::{Generations, Trust};
+use self::health::Health;
+use self::issuance::Issuance;
+use self::keys::{KeyPolicy, Keys, KeysParts};
+use self::revocation::Revocation;
+use self::revocation::deny_lists::DenyLists;
+use self::revocation::orphans::OrphanSearch;
+use self::signing_keys::SigningKeys;
+use self::tasks::Tasks;
+use self::verification::{StatementKeys, Verification};
 use crate::attest::nonce::DpopNonces;
-use crate::clock::{SharedClock, Timestamp};
-use crate::crypto::digest::{Mac, salted};
-use crate::crypto::random::SystemRandom;
+use crate::clock::SharedClock;
+use crate::crypto::digest::Mac;
+use crate::crypto::loaded::LoadedKeys;
 use crate::crypto::sealer::Sealer;
-use crate::domain::catalog::Resource;
-use crate::domain::leaf::{Commitment, Opening};
-use crate::domain::limits::LEDGER_KEY_WARNING_SECONDS;
-use crate::ids::Random;
-use crate::ledger::denials::Denials;
-use crate::ledger::entry::{ANY_REQUEST, Entry, OneTimeUse, Request};
-use crate::ledger::{Ledger, LedgerStatus};
+use crate::ledger::Ledger;
+use crate::ledger::entry::ANY_REQUEST;
 use crate::metrics::Metrics;
 use crate::mint::Minters;
-use crate::mint::aws::federation::FederationKeys;
-use crate::mint::jwt::AccessTokenKeys;
 use crate::policy::AdminAction;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 
-/// With every so many looks at its health, one a second, a replica checks all rows that decide what
-/// somebody may do.
-const CHECKS_A_ROW_CHECK: u32 = 10;
-
-/// What a broker is made of.
+/// The parts of a broker.
 pub struct BrokerParts {
-    /// The base URL by which the world knows it.
+    /// The broker's base URL, as its clients know it.
     pub issuer: String,
-    /// Names this process in leases.
+    /// The name of this process in leases.
     pub replica: String,
-    /// Where everything is kept.
+    /// The database.
     pub store: Store,
     /// The log.
     pub ledger: Ledger,
-    /// The time.
+    /// The clock.
     pub clock: SharedClock,
-    /// Figures.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The back ends.
     pub minters: Minters,
     /// The keys of access tokens, shared with their minter.
-    pub access_keys: AccessTokenKeys,
-    /// The keys with which the broker attests to AWS.
-    pub federation_keys: FederationKeys,
-    /// Status lists that were built.
-    pub status_lists: status_lists::StatusLists,
-    /// The dates of keys.
-    pub key_policy: keys::KeyPolicy,
-    /// Seals our own keys.
+    pub access_keys: LoadedKeys,
+    /// The keys with which the broker attests to AWS, shared with their minter.
+    pub federation_keys: LoadedKeys,
+    /// How keys are made and follow one another.
+    pub key_policy: KeyPolicy,
+    /// Seals the broker's own keys.
     pub sealer: Arc<dyn Sealer>,
     /// Protects rows.
     pub mac: Mac,
@@ -103,256 +90,155 @@ pub struct BrokerParts {
     pub trust: Trust,
     /// Tokens of administrators that are configured, not issued.
     pub admin_tokens: AdminTokens,
-    /// The limit by identity.
-    pub identities: rate::IdentityLimiter,
+    /// The limit of requests by identity.
+    pub identities: IdentityLimiter,
     /// Tracks work that must not be cut short.
     pub shutdown: Shutdown,
 }
 
-/// The broker.
+/// The services of a broker.
+#[expect(missing_docs, reason = "each field is documented at its type")]
 pub struct Broker {
-    parts: BrokerParts,
-    active: ArcSwapOption<Active>,
-    behind: ArcSwap<Option<String>>,
-    loads: loads::Loads,
-    ailing: ArcSwap<Option<String>>,
-    other_endpoints: ArcSwap<Vec<OtherEndpoints>>,
-    /// How often its health was looked at.
-    checks: AtomicU32,
-    /// When the current ledger key ends, if it does.
-    ledger_key_ends: ArcSwapOption<Timestamp>,
-    horizon: clock::Horizon,
-    denials: Denials,
-    orphan_search: orphans::OrphanSearch,
-    failure_lines: failures::FailureLines,
-    random: SystemRandom,
-    woken: tokio::sync::Notify,
+    pub core: Core,
+    pub keys: Arc<Keys>,
+    pub generations: Arc<Generations>,
+    pub access: Arc<Access>,
+    pub verification: Arc<Verification>,
+    pub revocation: Arc<Revocation>,
+    pub issuance: Arc<Issuance>,
+    pub tasks: Arc<Tasks>,
+    pub signing_keys: Arc<SigningKeys>,
+    pub administration: Arc<Administration>,
+    pub succession: Succession,
+    pub health: Health,
 }
 
 impl Broker {
-    /// A broker without a generation: it refuses everything until [`Self::follow_generation`] has
-    /// found one.
+    /// A broker without a generation: it refuses everything until [`Generations::follow`] has found
+    /// one.
     #[must_use]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the services of a broker, one after the other"
+    )]
     pub fn new(parts: BrokerParts) -> Arc<Self> {
-        let unattributed = [failures::NO_ATTESTOR].into_iter();
-        parts.metrics.attestors(unattributed, &AttestError::REASONS);
         let acts = AdminAction::ALL.iter().map(|action| action.as_str());
         parts.metrics.acts_begin(acts.chain([ANY_REQUEST]));
         for minter in parts.minters.kinds() {
             parts.metrics.minter_begins(minter.as_str());
         }
+        let BrokerParts {
+            minters,
+            access_keys,
+            key_policy,
+            sealer,
+            mac,
+            ..
+        } = parts;
+        let core = Core::new(CoreParts {
+            issuer: parts.issuer,
+            replica: parts.replica,
+            store: parts.store,
+            ledger: parts.ledger,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            shutdown: parts.shutdown,
+        });
+        let statement_keys = StatementKeys {
+            keys: Arc::clone(&access_keys),
+            algorithm: key_policy.algorithm,
+            schedule: key_policy.schedule,
+        };
+        let keys = Arc::new(Keys::new(
+            core.clone(),
+            KeysParts {
+                minters: minters.clone(),
+                sealer: Arc::clone(&sealer),
+                mac: mac.clone(),
+                policy: key_policy,
+                access_tokens: access_keys,
+                federation: parts.federation_keys,
+            },
+        ));
+        let generations = Arc::new(Generations::new(
+            core.clone(),
+            Arc::clone(&keys),
+            mac.clone(),
+            parts.trust,
+        ));
+        let access = Arc::new(Access::new(
+            core.clone(),
+            Arc::clone(&generations),
+            parts.admin_tokens,
+            parts.identities,
+            DpopNonces::new(mac.clone()),
+        ));
+        let verification = Arc::new(Verification::new(
+            core.clone(),
+            Arc::clone(&access),
+            statement_keys,
+        ));
+        let deny_lists = Arc::new(DenyLists::new(core.clone(), minters.clone()));
+        let orphan_search = Arc::new(OrphanSearch::default());
+        let revocation = Arc::new(Revocation::new(
+            core.clone(),
+            Arc::clone(&access),
+            Arc::clone(&verification),
+            Arc::clone(&deny_lists),
+            Arc::clone(&orphan_search),
+        ));
+        let issuance = Arc::new(Issuance::new(
+            core.clone(),
+            Arc::clone(&access),
+            minters.clone(),
+            deny_lists,
+            orphan_search,
+        ));
+        let tasks = Arc::new(Tasks::new(
+            core.clone(),
+            Arc::clone(&access),
+            Arc::clone(&issuance),
+        ));
+        let administration = Arc::new(Administration::new(
+            core.clone(),
+            Arc::clone(&access),
+            Arc::clone(&generations),
+        ));
+        let health = Health::new(
+            core.clone(),
+            Arc::clone(&generations),
+            Arc::clone(&keys),
+            minters.clone(),
+        );
+        let succession = Succession::new(
+            core.clone(),
+            Arc::clone(&administration),
+            minters.clone(),
+            mac.clone(),
+        );
+        let signing_keys = Arc::new(SigningKeys::new(
+            core.clone(),
+            Arc::clone(&access),
+            Arc::clone(&keys),
+            minters,
+            sealer,
+            mac,
+        ));
         Arc::new(Self {
-            parts,
-            active: ArcSwapOption::empty(),
-            behind: ArcSwap::from_pointee(None),
-            loads: loads::Loads::default(),
-            ailing: ArcSwap::from_pointee(None),
-            other_endpoints: ArcSwap::from_pointee(Vec::new()),
-            checks: AtomicU32::new(0),
-            ledger_key_ends: ArcSwapOption::empty(),
-            horizon: clock::Horizon::default(),
-            denials: Denials::default(),
-            orphan_search: orphans::OrphanSearch::default(),
-            failure_lines: failures::FailureLines::default(),
-            random: SystemRandom::new(),
-            woken: tokio::sync::Notify::new(),
+            core,
+            keys,
+            generations,
+            access,
+            verification,
+            revocation,
+            issuance,
+            tasks,
+            signing_keys,
+            administration,
+            succession,
+            health,
         })
     }
-
-    /// The store.
-    #[must_use]
-    pub fn store(&self) -> &Store {
-        &self.parts.store
-    }
-
-    /// The ledger.
-    #[must_use]
-    pub fn ledger(&self) -> &Ledger {
-        &self.parts.ledger
-    }
-
-    /// The back ends.
-    #[must_use]
-    pub fn minters(&self) -> &Minters {
-        &self.parts.minters
-    }
-
-    /// Figures.
-    #[must_use]
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.parts.metrics
-    }
-
-    /// The base URL by which the world knows it.
-    #[must_use]
-    pub fn issuer(&self) -> &str {
-        &self.parts.issuer
-    }
-
-    /// What gives nonces to those who prove a key, and knows them again.
-    #[must_use]
-    pub fn dpop_nonces(&self) -> DpopNonces {
-        DpopNonces::new(self.parts.mac.clone())
-    }
-
-    /// The name of this process in leases.
-    #[must_use]
-    pub fn replica(&self) -> &str {
-        &self.parts.replica
-    }
-
-    /// The present instant.
-    #[must_use]
-    pub fn now(&self) -> Timestamp {
-        self.parts.clock.now()
-    }
-
-    /// Tracks work that must not be cut short.
-    #[must_use]
-    pub fn shutdown(&self) -> &Shutdown {
-        &self.parts.shutdown
-    }
-
-    /// The budget of denials.
-    #[must_use]
-    pub fn denials(&self) -> &Denials {
-        &self.denials
-    }
-
-    /// How far the search for orphaned sessions has come.
-    #[must_use]
-    pub fn orphan_search(&self) -> &orphans::OrphanSearch {
-        &self.orphan_search
-    }
-
-    /// Resolves when there is work for the sweeper before its timer says so.
-    pub async fn woken(&self) {
-        self.woken.notified().await;
-    }
-
-    pub(crate) fn wake_sweeper(&self) {
-        self.woken.notify_one();
-    }
-
-    /// Why the broker cannot serve, if it cannot: what readiness shows.
-    #[must_use]
-    pub fn unready(&self) -> Option<String> {
-        if let Some(doubt) = self.clock_doubt() {
-            return Some(format!("clock: {doubt}"));
-        }
-        match self.parts.ledger.status() {
-            LedgerStatus::Serving => {}
-            LedgerStatus::Failing(why) => return Some(format!("ledger: {why}")),
-            LedgerStatus::Stopped(why) => return Some(format!("ledger stopped: {why}")),
-        }
-        if let Some(why) = self.ailing.load().as_ref() {
-            return Some(format!("store: {why}"));
-        }
-        if let Some(why) = self.store().overfull() {
-            return Some(format!("store: {why}"));
-        }
-        if let Some(why) = self.behind.load().as_ref() {
-            return Some(format!("policy: {why}"));
-        }
-        if self.active.load().is_none() {
-            return Some("policy: no generation is active; an admin has to activate one".into());
-        }
-        if let Some(ends) = self.ledger_key_ends.load_full()
-            && *ends <= self.now().plus_seconds(LEDGER_KEY_WARNING_SECONDS)
-        {
-            return Some(format!(
-                "keys: the ledger key ends at {ends}, and none follows it; run `taskpass keys rotate ledger`"
-            ));
-        }
-        self.unsigned()
-            .map(|name| format!("keys: no key may sign now for `{name}`"))
-    }
-
-    /// A resource for which no key may sign now.
-    fn unsigned(&self) -> Option<String> {
-        let active = self.active.load_full()?;
-        let now = self.now();
-        let unsigned = |resource: &&Arc<Resource>| {
-            let minter = self.parts.minters.of_kind(resource.kind.minter());
-            minter.is_some_and(|minter| minter.signing_key(resource, now).is_none())
-        };
-        let found = active.catalog().resources().find(unsigned);
-        found.map(|resource| resource.name.clone())
-    }
-
-    /// Takes note of when the current ledger key ends, for readiness and metrics.
-    pub(crate) fn note_ledger_key(&self, ends: Option<Timestamp>, now: Timestamp) {
-        let left = ends.map(|ends| now.seconds_until(ends));
-        self.metrics().ledger_key_left(left);
-        self.ledger_key_ends.store(ends.map(Arc::new));
-    }
-
-    /// Looks whether the store answers and its clock agrees with ours; readiness shows it.
-    pub async fn check_health(&self) -> Result<(), BrokerError> {
-        let checked = self.try_check_health().await;
-        // A doubt of the clock is told as what it is at the moment, and not as a fault of the store.
-        let fault = checked
-            .as_ref()
-            .err()
-            .filter(|_| self.clock_doubt().is_none());
-        let why = fault.map(ToString::to_string);
-        self.ailing.store(Arc::new(why));
-        checked
-    }
-
-    async fn try_check_health(&self) -> Result<(), BrokerError> {
-        self.look_at_clock().await?;
-        self.store().check_read_lease()?;
-        self.check_rows().await?;
-        let basis = self.ledger().basis();
-        let head = self.ledger().head().await?;
-        let shown = head.map_or(0, |head| head.size);
-        if shown < basis {
-            return Err(BrokerError::FailClosed(format!(
-                "the database shows {shown} leaves, and {basis} are known to be committed"
-            )));
-        }
-        let behind = shown > basis;
-        // An unready replica gets no traffic, and so no batch that could show that it is well
-        // again; an idle one gets none that would show it what others appended. It tries an empty
-        // one.
-        if behind || matches!(self.ledger().status(), LedgerStatus::Failing(_)) {
-            let probe = Request {
-                entry: Entry::Consume,
-                one_time: OneTimeUse::default(),
-                at: self.now(),
-            };
-            self.ledger().append(probe).await?;
-        }
-        Ok(())
-    }
-
-    /// Checks now and then that every row that decides what somebody may do is the broker's own.
-    async fn check_rows(&self) -> Result<(), BrokerError> {
-        let checks = self.checks.fetch_add(1, Ordering::Relaxed);
-        if checks.is_multiple_of(CHECKS_A_ROW_CHECK) {
-            self.store().check_rows().await?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn active(&self) -> Result<Arc<Active>, BrokerError> {
-        self.active.load_full().ok_or(BrokerError::NoGeneration)
-    }
-
-    /// Commits to bytes under a fresh salt.
-    pub(crate) fn commitment(&self, bytes: Vec<u8>) -> Result<(Commitment, Opening), BrokerError> {
-        let mut salt = [0_u8; 16];
-        self.random.fill(&mut salt)?;
-        Ok(commit(salt, bytes))
-    }
-}
-
-/// The commitment to `bytes` under `salt`.
-#[must_use]
-pub fn commit(salt: [u8; 16], bytes: Vec<u8>) -> (Commitment, Opening) {
-    let commitment = Commitment(salted(&salt, &bytes));
-    (commitment, Opening { salt, bytes })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::ledger::vkey;
 use super::output::{self, Form};
 use super::serve::ConfigFile;
 use super::task::print_rows;
-use crate::broker::admin::ADMIN_PREFIX;
+use crate::broker::access::tokens::ADMIN_PREFIX;
 use crate::crypto::{SealingKeys, SystemRandom, random_token, token_digest};
 use crate::merkle::VerifierKey;
 

@@ -35,6 +35,9 @@ pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// The largest header, decoded: a proof carries an RSA key of 4096 bits in under 1 KiB.
 pub const MAX_HEADER_BYTES: usize = 4 * 1024;
 
+/// The `typ` of the broker's access tokens (RFC 9068 §2.1).
+pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
+
 /// A `typ` is a media type's name.
 pub const MAX_TYPE_BYTES: usize = 128;
 

@@ -35,6 +35,7 @@ pub mod jwk;
 pub mod jwt;
 pub mod jwt_provider;
 pub mod keyring;
+pub mod loaded;
 pub mod random;
 mod roca;
 pub mod sealer;

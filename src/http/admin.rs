@@ -34,7 +34,11 @@ pub(super) async fn list_admins(
     State(state): State<AppState>,
     presented: Presented,
 ) -> Result<Json<Value>, Problem> {
-    let bindings = state.broker.admin_bindings(&presented.evidence).await?;
+    let bindings = state
+        .broker
+        .administration
+        .admin_bindings(&presented.evidence)
+        .await?;
     let admins: Vec<Value> = bindings
         .into_iter()
         .map(|(workload, role)| json!({"workload": workload, "role": role}))
@@ -52,6 +56,7 @@ pub(super) async fn bind(
     let AdminBody { workload, role } = body.value;
     let bound = state
         .broker
+        .administration
         .bind_admin(&presented.evidence, workload, role, true);
     bound.await?;
     Ok(StatusCode::NO_CONTENT)
@@ -65,9 +70,11 @@ pub(super) async fn unbind(
     body: Strict<AdminBody>,
 ) -> Result<StatusCode, Problem> {
     let AdminBody { workload, role } = body.value;
-    let unbound = state
-        .broker
-        .bind_admin(&presented.evidence, workload, role, false);
+    let unbound =
+        state
+            .broker
+            .administration
+            .bind_admin(&presented.evidence, workload, role, false);
     unbound.await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -103,7 +110,11 @@ pub(super) async fn list_workloads(
     State(state): State<AppState>,
     presented: Presented,
 ) -> Result<Json<Value>, Problem> {
-    let rows = state.broker.list_workload_keys(&presented.evidence).await?;
+    let rows = state
+        .broker
+        .administration
+        .list_workload_keys(&presented.evidence)
+        .await?;
     let workloads: Vec<Value> = rows
         .into_iter()
         .map(|row| {
@@ -128,6 +139,7 @@ pub(super) async fn add_workload(
     let body = body.value;
     let thumbprint = state
         .broker
+        .administration
         .add_workload_key(&presented.evidence, body.attestor, body.workload, &body.jwk)
         .await?;
     Ok((
@@ -146,6 +158,7 @@ pub(super) async fn remove_workload(
     let body = body.value;
     state
         .broker
+        .administration
         .remove_workload_key(
             &presented.evidence,
             body.attestor,
@@ -162,7 +175,11 @@ pub(super) async fn list_keys(
     State(state): State<AppState>,
     presented: Presented,
 ) -> Result<Json<Value>, Problem> {
-    let keys = state.broker.list_keys(&presented.evidence).await?;
+    let keys = state
+        .broker
+        .signing_keys
+        .list_keys(&presented.evidence)
+        .await?;
     let keys: Vec<Value> = keys
         .into_iter()
         .map(|key| {
@@ -190,7 +207,11 @@ pub(super) async fn rotate_key(
     presented: Presented,
     _: Unrepeatable,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let kid = state.broker.rotate_keys(&presented.evidence).await?;
+    let kid = state
+        .broker
+        .signing_keys
+        .rotate_keys(&presented.evidence)
+        .await?;
     Ok((StatusCode::CREATED, Json(json!({ "kid": kid }))))
 }
 
@@ -201,7 +222,11 @@ pub(super) async fn rotate_ledger_key(
     presented: Presented,
     _: Unrepeatable,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let vkey = state.broker.rotate_ledger_key(&presented.evidence).await?;
+    let vkey = state
+        .broker
+        .signing_keys
+        .rotate_ledger_key(&presented.evidence)
+        .await?;
     Ok((StatusCode::CREATED, Json(json!({ "vkey": vkey }))))
 }
 
@@ -211,7 +236,11 @@ pub(super) async fn reseal(
     State(state): State<AppState>,
     presented: Presented,
 ) -> Result<Json<Value>, Problem> {
-    let resealed = state.broker.reseal_keys(&presented.evidence).await?;
+    let resealed = state
+        .broker
+        .signing_keys
+        .reseal_keys(&presented.evidence)
+        .await?;
     Ok(Json(json!({ "resealed": resealed })))
 }
 
@@ -257,6 +286,7 @@ pub(super) async fn revoke_key(
     let dry_run = body.value.dry_run;
     let broker = &state.broker;
     let withdrawal = broker
+        .signing_keys
         .revoke_key(&presented.evidence, &kid, dry_run)
         .await?;
     Ok(Json(KeyWithdrawalBody {
@@ -276,7 +306,11 @@ pub(super) async fn active_generation(
     State(state): State<AppState>,
     presented: Presented,
 ) -> Result<Json<Value>, Problem> {
-    let (activation, bytes) = state.broker.generation(&presented.evidence).await?;
+    let (activation, bytes) = state
+        .broker
+        .administration
+        .generation(&presented.evidence)
+        .await?;
     Ok(Json(json!({
         "digest": activation.sealed.claimed(),
         "index": activation.sealed.index(),
@@ -296,6 +330,7 @@ pub(super) async fn generation(
     let digest = super::sessions::id("generation", &text)?;
     let bytes = state
         .broker
+        .administration
         .generation_of(&presented.evidence, digest)
         .await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], bytes).into_response())
@@ -317,7 +352,11 @@ pub(super) async fn activate(
         let read = read.map_err(|problem| unreadable = Some(problem));
         read.ok().map(|body| body.value)
     };
-    let activated = state.broker.activate(&presented.evidence, document).await?;
+    let activated = state
+        .broker
+        .administration
+        .activate(&presented.evidence, document)
+        .await?;
     let Some(activated) = activated else {
         return Err(unreadable.unwrap_or_else(Problem::internal));
     };
@@ -347,6 +386,7 @@ pub(super) async fn check(
     };
     let checked = state
         .broker
+        .administration
         .try_generation(&presented.evidence, document)
         .await?;
     let Some(checked) = checked else {

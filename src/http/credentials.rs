@@ -14,7 +14,7 @@ use super::evidence::Presented;
 use super::json::Strict;
 use super::problem::Problem;
 use super::sessions::SessionBody;
-use crate::broker::issue::{DecisionSummary, Issued, IssuedTask};
+use crate::broker::issuance::{DecisionSummary, Issued, IssuedTask};
 use crate::domain::decision::Observed;
 use crate::domain::grant::Grant;
 use crate::domain::kind::MinterKind;
@@ -302,7 +302,11 @@ pub(super) async fn request(
         ttl_seconds: body.ttl_seconds,
         retry,
     };
-    let issued = state.broker.issue(presented.evidence, request).await?;
+    let issued = state
+        .broker
+        .issuance
+        .issue(presented.evidence, request)
+        .await?;
     let location = format!("/v1/sessions/{}", issued.session.id);
     Ok((
         StatusCode::CREATED,

@@ -30,6 +30,7 @@ pub(super) async fn record(
     let id: DecisionId = id("decision", &text)?;
     let record = state
         .broker
+        .administration
         .decision_record(&presented.evidence, id)
         .await?;
     Ok(Json(record))
@@ -44,7 +45,11 @@ pub(super) async fn forget(
     Named(text): Named,
 ) -> Result<StatusCode, Problem> {
     let id: Uuid = id("decision", &text)?;
-    state.broker.forget_purpose(&presented.evidence, id).await?;
+    state
+        .broker
+        .administration
+        .forget_purpose(&presented.evidence, id)
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -75,6 +80,7 @@ pub(super) async fn list(
     let limit = limit_within(asked.limit, MAX_DECISIONS_PAGE)?;
     let page = state
         .broker
+        .administration
         .decision_records(&presented.evidence, asked.from, asked.since, limit)
         .await?;
     let mut lines = Vec::new();

@@ -59,7 +59,7 @@ impl FromRequestParts<AppState> for Presented {
                 request_id: id.map(|id| id.0.clone()),
                 method: parts.method.as_str().to_owned(),
                 // Never from Host or X-Forwarded-*: those are the client's words.
-                url: format!("{}{}", state.broker.issuer(), parts.uri.path()),
+                url: format!("{}{}", state.broker.core.issuer(), parts.uri.path()),
                 nonces: state.settings.nonces.clone(),
                 ..Evidence::default()
             },

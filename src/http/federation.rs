@@ -17,7 +17,7 @@ fn cacheable(state: &AppState, body: Value) -> Response {
 /// The federation's issuer, as OpenID Connect discovery.
 #[utoipa::path(get, path = "/federation/aws/.well-known/openid-configuration", responses((status = 200, body = Object)))]
 pub(super) async fn federation_configuration(State(state): State<AppState>) -> Response {
-    let issuer = issuer(state.broker.issuer());
+    let issuer = issuer(state.broker.core.issuer());
     let body = json!({
         "issuer": issuer,
         "jwks_uri": format!("{issuer}/.well-known/jwks.json"),
@@ -32,5 +32,5 @@ pub(super) async fn federation_configuration(State(state): State<AppState>) -> R
 /// The federation's published keys (RFC 7517).
 #[utoipa::path(get, path = "/federation/aws/.well-known/jwks.json", responses((status = 200, body = Object)))]
 pub(super) async fn federation_jwks(State(state): State<AppState>) -> Response {
-    cacheable(&state, state.broker.federation_jwks())
+    cacheable(&state, state.broker.keys.federation_jwks())
 }

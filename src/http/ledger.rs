@@ -24,8 +24,8 @@ use super::json;
 use super::params::{Asked, Named, maybe_number, number};
 use super::problem::Problem;
 use super::sessions::id;
-use crate::broker::clock::AcceptAsk;
-use crate::broker::proof::Under;
+use crate::broker::administration::records::Under;
+use crate::broker::administration::time::AcceptAsk;
 use crate::broker::{Broker, BrokerError};
 use crate::clock::Timestamp;
 use crate::domain::limits::MAX_REASON_BYTES;
@@ -80,7 +80,10 @@ pub(super) async fn decision(
 ) -> Result<Json<DecisionProofBody>, Problem> {
     let id: DecisionId = id("decision", &text)?;
     let under = under(asked.witnessed, asked.witness.as_deref());
-    let shown = state.broker.decision(&presented.evidence, id, under);
+    let shown = state
+        .broker
+        .administration
+        .decision(&presented.evidence, id, under);
     let receipt = shown.await?;
     let leaf = serde_json::from_slice(&receipt.leaf).unwrap_or_default();
     Ok(Json(DecisionProofBody { receipt, leaf }))
@@ -92,6 +95,7 @@ async fn check_public(state: &AppState, presented: &Presented) -> Result<(), Pro
     }
     state
         .broker
+        .administration
         .check_ledger_reader(&presented.evidence)
         .await?;
     Ok(())
@@ -111,7 +115,7 @@ pub(super) async fn keys(
     presented: Presented,
 ) -> Result<Json<VkeysBody>, Problem> {
     check_public(&state, &presented).await?;
-    let keys = state.broker.ledger().keys();
+    let keys = state.broker.core.ledger().keys();
     let vkeys = keys.iter().map(|key| key.verifier.to_string()).collect();
     Ok(Json(VkeysBody { vkeys }))
 }
@@ -155,7 +159,11 @@ pub(super) async fn accept_time(
     check_text(&reason, MAX_REASON_BYTES)
         .map_err(|refused| Problem::invalid("/reason", refused.to_string()))?;
     let ask = AcceptAsk { time, reason };
-    let accepted = state.broker.accept_time(&presented.evidence, ask).await?;
+    let accepted = state
+        .broker
+        .administration
+        .accept_time(&presented.evidence, ask)
+        .await?;
     Ok(Json(AcceptTimeBody {
         id: accepted.id.to_string(),
         index: accepted.index,
@@ -175,7 +183,7 @@ pub(super) async fn checkpoint(
 }
 
 fn newest(state: &AppState) -> Result<Response, Problem> {
-    let signed = state.broker.ledger().checkpoints().borrow().clone();
+    let signed = state.broker.core.ledger().checkpoints().borrow().clone();
     let signed = signed.ok_or_else(|| Problem::not_found("checkpoint"))?;
     let kind = (header::CONTENT_TYPE, "text/plain; charset=utf-8");
     let checkpoint = signed.checkpoint.to_string();
@@ -210,6 +218,7 @@ pub(super) async fn entry(
     let index: u64 = id("ledger entry", &text)?;
     let leaf = state
         .broker
+        .administration
         .ledger_entry(&presented.evidence, index)
         .await?;
     Ok(Json(EntryBody {
@@ -262,12 +271,13 @@ pub(super) async fn proof(
     let index: u64 = id("ledger entry", &text)?;
     let leaf = state
         .broker
+        .administration
         .ledger_entry(&presented.evidence, index)
         .await?;
     let leaf_hash = leaf.hash.to_string();
     let under = under(asked.witnessed, asked.witness.as_deref());
     let Some(tree_size) = asked.tree_size else {
-        let proven = state.broker.proven(leaf, under).await?;
+        let proven = state.broker.administration.proven(leaf, under).await?;
         return Ok(Json(InclusionBody {
             index,
             tree_size: proven.tree_size,
@@ -285,7 +295,11 @@ pub(super) async fn proof(
         index,
         tree_size,
         leaf_hash,
-        inclusion_proof: state.broker.inclusion(index, tree_size).await?,
+        inclusion_proof: state
+            .broker
+            .administration
+            .inclusion(index, tree_size)
+            .await?,
         checkpoint: None,
         leaf: None,
     }))
@@ -321,11 +335,17 @@ pub(super) async fn consistency(
     Asked(asked): Asked<ConsistencyQuery>,
 ) -> Result<Json<ConsistencyBody>, Problem> {
     check_public(&state, &presented).await?;
-    let to = asked.to.unwrap_or_else(|| state.broker.ledger().basis());
+    let to = asked
+        .to
+        .unwrap_or_else(|| state.broker.core.ledger().basis());
     Ok(Json(ConsistencyBody {
         from: asked.from,
         to,
-        consistency_proof: state.broker.consistency(asked.from, to).await?,
+        consistency_proof: state
+            .broker
+            .administration
+            .consistency(asked.from, to)
+            .await?,
     }))
 }
 
@@ -337,8 +357,11 @@ pub(super) async fn export(
     presented: Presented,
 ) -> Result<Response, Problem> {
     let broker = Arc::clone(&state.broker);
-    let reader = broker.check_ledger_reader(&presented.evidence).await?;
-    let signed = broker.ledger().checkpoints().borrow().clone();
+    let reader = broker
+        .administration
+        .check_ledger_reader(&presented.evidence)
+        .await?;
+    let signed = broker.core.ledger().checkpoints().borrow().clone();
     let signed = signed.ok_or_else(|| Problem::not_found("checkpoint"))?;
     let mut head = Vec::new();
     write_log_head(&mut head, &signed.checkpoint)
@@ -355,7 +378,7 @@ pub(super) async fn export(
                 judged
             } else {
                 // A reader that is cut off meanwhile gets no more.
-                let still = broker.check_still_reads(&reader).await;
+                let still = broker.administration.check_still_reads(&reader).await;
                 still.map_err(io::Error::other)?;
                 Instant::now()
             };
@@ -376,7 +399,7 @@ async fn log_lines(
     count: u64,
     bodies: &mut bool,
 ) -> io::Result<Vec<u8>> {
-    let leaves = broker.store().leaves(from, count).await;
+    let leaves = broker.core.store().leaves(from, count).await;
     let leaves = leaves.map_err(io::Error::other)?;
     if leaves.len() as u64 != count {
         return Err(io::Error::other("the store lacks leaves of its own head"));
@@ -417,12 +440,12 @@ pub(super) async fn tile(
     }
     let not_found = || Problem::not_found("tile");
     let tile: TilePath = path.parse().map_err(|_| not_found())?;
-    let size = state.broker.ledger().basis();
+    let size = state.broker.core.ledger().basis();
     let kind = (header::CONTENT_TYPE, "application/octet-stream");
     let bytes = match tile {
         TilePath::Hashes(id) => {
             check_public(&state, &presented).await?;
-            let hashes = match proofs::tile(state.broker.store(), id, size).await {
+            let hashes = match proofs::tile(state.broker.core.store(), id, size).await {
                 Ok(hashes) => hashes.ok_or_else(not_found)?,
                 Err(NoProof::OutOfRange) => return Err(not_found()),
                 // A store that is away is not a log without this tile.
@@ -442,10 +465,16 @@ pub(super) async fn tile(
         TilePath::Entries { index, width } => {
             state
                 .broker
+                .administration
                 .check_ledger_reader(&presented.evidence)
                 .await?;
             let from = index.saturating_mul(TILE_WIDTH as u64);
-            let leaves = state.broker.store().leaves(from, u64::from(width)).await;
+            let leaves = state
+                .broker
+                .core
+                .store()
+                .leaves(from, u64::from(width))
+                .await;
             let leaves = leaves.map_err(BrokerError::from)?;
             let bodies: Option<Vec<Vec<u8>>> = leaves.into_iter().map(|leaf| leaf.body).collect();
             let bodies = bodies

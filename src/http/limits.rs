@@ -123,7 +123,7 @@ pub(super) async fn by_address(
     if let Some(ClientAddress(address)) = address
         && let Err(seconds) = state.addresses.check(*address)
     {
-        state.broker.metrics().rate_limited(RateLimit::Address);
+        state.broker.core.metrics().rate_limited(RateLimit::Address);
         let exceeded = Exceeded {
             policy: "address",
             quota: state.addresses.quota,

@@ -110,7 +110,7 @@ impl AppState {
                 nonces: config
                     .server
                     .require_dpop_nonce
-                    .then(|| broker.dpop_nonces()),
+                    .then(|| broker.access.dpop_nonces()),
                 client_certificates: config.server.tls.client_certificates,
                 dev: config.mode == crate::config::Mode::Dev,
                 host: config.server.listen.to_string(),
@@ -239,7 +239,7 @@ pub fn router(state: AppState) -> Router {
         // The router writes the one that takes a whole path otherwise than its description does.
         let is_tile = route == "/ledger/{path}";
         let route = if is_tile { TILES } else { route };
-        state.broker.metrics().route_begins(route);
+        state.broker.core.metrics().route_begins(route);
     }
     let secret = [header::AUTHORIZATION, HeaderName::from_static("dpop")];
     routes
@@ -323,7 +323,7 @@ async fn observe(State(state): State<AppState>, mut request: Request, next: Next
     }
     let status = response.status().as_u16();
     span.in_scope(|| tracing::debug!(status, "answered"));
-    let metrics = state.broker.metrics();
+    let metrics = state.broker.core.metrics();
     metrics.http_request(route.as_deref(), &method, status, began.elapsed());
     response
 }
@@ -333,7 +333,7 @@ async fn give_nonce(State(state): State<AppState>, request: Request, next: Next)
     let nonces = state.settings.nonces.as_ref();
     let nonces = nonces.filter(|_| request.headers().contains_key("dpop"));
     let mut response = next.run(request).await;
-    let nonce = nonces.map(|nonces| nonces.current(state.broker.now()));
+    let nonce = nonces.map(|nonces| nonces.current(state.broker.core.now()));
     if let Some(nonce) = nonce.and_then(|nonce| nonce.parse().ok()) {
         response.headers_mut().insert("dpop-nonce", nonce);
     }

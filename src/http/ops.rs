@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::evidence::Presented;
 use super::problem::Problem;
-use crate::metrics::CONTENT_TYPE;
+use crate::metrics::{CONTENT_TYPE, Metrics};
 use crate::shutdown::Phase;
 
 /// The process is alive.
@@ -48,16 +48,16 @@ pub(super) struct OtherEndpointsBody {
 #[utoipa::path(get, path = "/readyz", responses((status = 200, body = ReadyBody), (status = 503, body = super::problem::ProblemBody)))]
 pub(super) async fn readyz(State(state): State<AppState>) -> Result<Json<ReadyBody>, Problem> {
     let broker = &state.broker;
-    if broker.shutdown().phase() != Phase::Running {
+    if broker.core.shutdown().phase() != Phase::Running {
         return Err(Problem::unready("stopping"));
     }
-    if let Some(why) = broker.unready() {
+    if let Some(why) = broker.health.unready() {
         return Err(Problem::unready(&why));
     }
-    let others = broker.other_endpoints().into_iter();
+    let others = broker.health.other_endpoints().into_iter();
     Ok(Json(ReadyBody {
-        replica: broker.replica().to_owned(),
-        endpoints: broker.endpoints_digest().to_string(),
+        replica: broker.core.replica().to_owned(),
+        endpoints: broker.generations.endpoints_digest().to_string(),
         other_endpoints: others
             .map(|other| OtherEndpointsBody {
                 replica: other.replica,
@@ -106,8 +106,8 @@ fn without_port(authority: &str) -> &str {
 }
 
 /// The text of all metrics.
-pub(super) fn exposition(broker: &crate::broker::Broker) -> Response {
-    let text = broker.metrics().render();
+pub(super) fn exposition(metrics: &Metrics) -> Response {
+    let text = metrics.render();
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }
 
@@ -127,10 +127,11 @@ pub(super) async fn metrics(
     if !(state.settings.metrics_open && direct) {
         state
             .broker
+            .administration
             .check_metrics_reader(&presented.evidence)
             .await?;
     }
-    Ok(exposition(&state.broker))
+    Ok(exposition(state.broker.core.metrics()))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::json::Strict;
 use super::params::{Asked, Named, Unrepeatable};
 use super::problem::Problem;
 use super::sessions::{SessionBody, cursor, id, page_limit, read_cursor};
-use crate::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
+use crate::broker::revocation::{BlockAsk, RevokeAsk, Revoked};
 use crate::clock::Timestamp;
 use crate::domain::cutoff::{Cutoff, Selector};
 use crate::domain::limits::MAX_REASON_BYTES;
@@ -126,7 +126,7 @@ pub struct RevocationBody {
 }
 
 impl RevocationBody {
-    fn new(revocation: &Revocation, now: Timestamp) -> Self {
+    fn new(revocation: &Revoked, now: Timestamp) -> Self {
         let cutoff = revocation.cutoff.as_ref();
         let radius = revocation.radius.as_ref();
         Self {
@@ -181,7 +181,7 @@ pub(super) async fn list(
     let limit = page_limit(asked.limit)?;
     let selector = asked.selector.as_deref().map(str::parse::<Selector>);
     let selector = selector.transpose();
-    let now = state.broker.now();
+    let now = state.broker.core.now();
     let filter = CutoffFilter {
         selector: selector.map_err(|error| Problem::invalid("/selector", error.to_string()))?,
         blocks_at: asked.standing.then_some(now),
@@ -190,6 +190,7 @@ pub(super) async fn list(
     };
     let cutoffs = state
         .broker
+        .revocation
         .revocations(&presented.evidence, filter)
         .await?;
     let is_full = u32::try_from(cutoffs.len()).is_ok_and(|count| count == limit);
@@ -222,7 +223,7 @@ pub(super) async fn revoke(
         Some(BlockBody::Seconds(seconds)) => BlockAsk::Seconds(seconds),
         Some(BlockBody::Until(UntilLifted::UntilLifted)) => BlockAsk::UntilLifted,
     };
-    let revoked = state.broker.revoke_many(
+    let revoked = state.broker.revocation.revoke_many(
         &presented.evidence,
         RevokeAsk {
             selector: body.selector,
@@ -234,7 +235,7 @@ pub(super) async fn revoke(
         },
     );
     let revoked = revoked.await?;
-    Ok(Json(RevocationBody::new(&revoked, state.broker.now())))
+    Ok(Json(RevocationBody::new(&revoked, state.broker.core.now())))
 }
 
 /// Shows how far a mass revocation has come.
@@ -245,8 +246,15 @@ pub(super) async fn show(
     Named(text): Named,
 ) -> Result<Json<RevocationBody>, Problem> {
     let id: CutoffId = id("revocation", &text)?;
-    let revocation = state.broker.revocation(&presented.evidence, id).await?;
-    Ok(Json(RevocationBody::new(&revocation, state.broker.now())))
+    let revocation = state
+        .broker
+        .revocation
+        .revocation(&presented.evidence, id)
+        .await?;
+    Ok(Json(RevocationBody::new(
+        &revocation,
+        state.broker.core.now(),
+    )))
 }
 
 /// Lets in again what a cutoff keeps out. What it killed stays dead.
@@ -257,6 +265,10 @@ pub(super) async fn lift(
     Named(text): Named,
 ) -> Result<Json<CutoffBody>, Problem> {
     let id: CutoffId = id("revocation", &text)?;
-    let cutoff = state.broker.lift(&presented.evidence, id).await?;
-    Ok(Json(CutoffBody::new(&cutoff, state.broker.now())))
+    let cutoff = state
+        .broker
+        .revocation
+        .lift(&presented.evidence, id)
+        .await?;
+    Ok(Json(CutoffBody::new(&cutoff, state.broker.core.now())))
 }

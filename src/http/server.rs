@@ -20,6 +20,7 @@ use super::unread::WriteTimeout;
 use super::{AppState, ops, router};
 use crate::broker::Broker;
 use crate::config::Config;
+use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
 /// Connections that wait to be accepted. When the line is full the kernel drops who comes next, and
@@ -49,12 +50,12 @@ const METRICS_CONNECTIONS: usize = 64;
 
 /// Serves metrics until shutdown on a socket of their own; answers once it listens.
 pub async fn start_metrics(
-    broker: Arc<Broker>,
+    metrics: Arc<Metrics>,
     config: &Config,
     socket: TcpSocket,
     shutdown: &Shutdown,
 ) -> io::Result<SocketAddr> {
-    let serve = move || std::future::ready(ops::exposition(&broker));
+    let serve = move || std::future::ready(ops::exposition(&metrics));
     let app = axum::Router::new()
         .route("/metrics", axum::routing::get(serve))
         .into_make_service();
@@ -107,7 +108,7 @@ pub async fn start(
     sockets: Sockets,
     shutdown: &Shutdown,
 ) -> io::Result<Served> {
-    let metrics = Arc::clone(broker.metrics());
+    let metrics = Arc::clone(broker.core.metrics());
     let app =
         router(AppState::new(broker, config)).into_make_service_with_connect_info::<SocketAddr>();
     let settings = &config.server;

@@ -15,7 +15,7 @@ use super::evidence::Presented;
 use super::json::Strict;
 use super::params::{Asked, Named, in_one_spelling, maybe_number};
 use super::problem::Problem;
-use crate::broker::sessions::SessionReport;
+use crate::broker::verification::sessions::SessionReport;
 use crate::crypto::digest::sha256;
 use crate::domain::deny_list::RevocationProgress;
 use crate::domain::limits::{DEFAULT_PAGE, MAX_PAGE, MAX_REASON_BYTES};
@@ -241,12 +241,13 @@ pub(super) async fn list(
         workload: asked.workload.clone(),
         task: asked.task,
         resource: asked.resource.clone(),
-        live_at: live.then(|| state.broker.now()),
+        live_at: live.then(|| state.broker.core.now()),
         before: read_cursor(&asked, asked.cursor.as_deref())?,
         limit,
     };
     let reports = state
         .broker
+        .verification
         .list_sessions(&presented.evidence, filter)
         .await?;
     let full = reports.len() == limit as usize;
@@ -300,7 +301,11 @@ pub(super) async fn show(
     Named(text): Named,
 ) -> Result<Json<SessionBody>, Problem> {
     let id: SessionId = id("session", &text)?;
-    let report = state.broker.session(id, &presented.evidence).await?;
+    let report = state
+        .broker
+        .verification
+        .session(id, &presented.evidence)
+        .await?;
     Ok(Json(SessionBody::from(&report)))
 }
 
@@ -325,7 +330,11 @@ pub(super) async fn revoke(
     let reason = body.value.reason.unwrap_or_default();
     check_text(&reason, MAX_REASON_BYTES)
         .map_err(|refused| Problem::invalid("/reason", refused.to_string()))?;
-    let report = state.broker.revoke_session(&presented.evidence, id).await?;
+    let report = state
+        .broker
+        .revocation
+        .revoke_session(&presented.evidence, id)
+        .await?;
     Ok(Json(SessionBody::from(&report)))
 }
 

@@ -32,8 +32,8 @@ pub(super) async fn status_list(
         return Err(Problem::no_history());
     }
     let list: u64 = id("status list", &list)?;
-    let list = state.broker.status_list(list).await?;
-    let left = state.broker.now().seconds_until(list.expires_at);
+    let list = state.broker.verification.status_list(list).await?;
+    let left = state.broker.core.now().seconds_until(list.expires_at);
     let headers = [
         (
             header::CONTENT_TYPE,

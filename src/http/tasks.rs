@@ -119,7 +119,11 @@ pub(super) async fn open(
     body: Strict<NewTaskBody>,
 ) -> Result<Response, Problem> {
     let new = body.value.into_domain("")?;
-    let opened = state.broker.open_task(&presented.evidence, new).await?;
+    let opened = state
+        .broker
+        .tasks
+        .open_task(&presented.evidence, new)
+        .await?;
     let location = format!("/v1/tasks/{}", opened.task.id);
     let body = OpenedBody {
         task: opened.task.into(),
@@ -175,7 +179,11 @@ pub(super) async fn list(
         before: read_cursor(&asked, asked.cursor.as_deref())?,
         limit,
     };
-    let reports = state.broker.list_tasks(&presented.evidence, filter).await?;
+    let reports = state
+        .broker
+        .tasks
+        .list_tasks(&presented.evidence, filter)
+        .await?;
     let full = reports.len() == limit as usize;
     let last = reports.last().map(|report| report.task.id);
     let next_cursor = last.filter(|_| full).map(|last| cursor(&asked, &last));
@@ -195,7 +203,7 @@ pub(super) async fn show(
     Named(text): Named,
 ) -> Result<Json<TaskOnlyBody>, Problem> {
     let id: TaskId = id("task", &text)?;
-    let report = state.broker.task(id, &presented.evidence).await?;
+    let report = state.broker.tasks.task(id, &presented.evidence).await?;
     Ok(Json(TaskOnlyBody {
         task: TaskStateBody::from(&report),
     }))
@@ -211,6 +219,7 @@ pub(super) async fn heartbeat(
     let id: TaskId = id("task", &text)?;
     let told = state
         .broker
+        .tasks
         .heartbeat(id, presented.into_authority())
         .await?;
     Ok(Json(told.into()))
@@ -245,6 +254,7 @@ async fn end(
     let id: TaskId = id("task", text)?;
     let ended = state
         .broker
+        .tasks
         .end_task(id, presented.into_authority(), end)
         .await?;
     Ok(Json(ended.into()))
@@ -290,6 +300,7 @@ pub(super) async fn delegate(
     let body = body.value;
     let lent = state
         .broker
+        .tasks
         .delegate(
             id,
             presented.into_authority(),

@@ -1,8 +1,5 @@
 //! Access tokens as JWTs (RFC 9068), signed here.
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::BoxFuture;
@@ -11,9 +8,11 @@ use serde_json::{Value, json};
 
 use super::{Credential, EndOutcome, MintError, MintPlace, Minter};
 use crate::clock::Timestamp;
-use crate::crypto::jwk::{Algorithm, VerificationKey};
+use crate::crypto::jwk::Algorithm;
+use crate::crypto::jwt::ACCESS_TOKEN_TYPE;
 use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
-use crate::crypto::signer::{Signer, sign_jwt};
+use crate::crypto::loaded::LoadedKeys;
+use crate::crypto::signer::sign_jwt;
 use crate::domain::catalog::Resource;
 use crate::domain::kind::MinterKind;
 use crate::domain::permit::Permit;
@@ -22,27 +21,10 @@ use crate::domain::session::Session;
 use crate::domain::status_list::StatusPlace;
 use crate::domain::workload::{Identity, KeyBinding};
 
-/// A signing key that is loaded.
-#[derive(Clone)]
-pub struct LoadedKey {
-    /// When it does what.
-    pub record: SigningKeyRecord,
-    /// Signs.
-    pub signer: Arc<dyn Signer>,
-    /// Verifies what it signed.
-    pub verifier: VerificationKey,
-}
-
-/// The signing keys of access tokens, swapped whole when one is made or withdrawn.
-pub type AccessTokenKeys = Arc<ArcSwap<Vec<LoadedKey>>>;
-
-/// The `typ` of our access tokens (RFC 9068 §2.1).
-pub const ACCESS_TOKEN_TYPE: &str = "at+jwt";
-
 /// Makes JWT access tokens.
 pub struct JwtMinter {
     issuer: String,
-    keys: AccessTokenKeys,
+    keys: LoadedKeys,
     algorithm: Algorithm,
     schedule: KeySchedule,
     first_status_list: u64,
@@ -56,7 +38,7 @@ impl JwtMinter {
     #[must_use]
     pub fn new(
         issuer: String,
-        keys: AccessTokenKeys,
+        keys: LoadedKeys,
         algorithm: Algorithm,
         schedule: KeySchedule,
         first_status_list: u64,

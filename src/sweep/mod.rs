@@ -113,21 +113,24 @@ pub async fn run(broker: Arc<Broker>, stop: CancellationToken) -> Result<(), Inf
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            () = broker.woken() => {}
+            () = broker.core.woken() => {}
             () = tokio::time::sleep(INTERVAL) => {}
         }
         if partitions_made.is_none_or(|at| at.elapsed() >= PARTITIONS_INTERVAL) {
             // By any clock: it depends on the size of the log alone.
-            let ensured = broker.store().ensure_partitions(broker.ledger().basis());
+            let ensured = broker
+                .core
+                .store()
+                .ensure_partitions(broker.core.ledger().basis());
             let made = ensured.await.map(|()| 0).map_err(BrokerError::from);
             partitions_made = made.is_ok().then(Instant::now);
             report(&broker, "partitions", made);
         }
         report(&broker, "wal", bound_log(&broker).await);
         let began = Instant::now();
-        round(&broker, broker.now()).await;
+        round(&broker, broker.core.now()).await;
         if compared.is_none_or(|at| at.elapsed() >= REPLICAS_INTERVAL) {
-            let comparing = broker.compare_replicas(broker.now());
+            let comparing = broker.health.compare_replicas(broker.core.now());
             let done = tokio::time::timeout(REPLICAS_PATIENCE, comparing).await;
             let slow =
                 || BrokerError::FailClosed("the comparison of replicas took too long".into());
@@ -153,7 +156,7 @@ pub async fn run_pruning(broker: Arc<Broker>, stop: CancellationToken) -> Result
             () = tokio::time::sleep(pause) => {}
         }
         pause = INTERVAL;
-        if broker.goes_by_the_right_clock() {
+        if broker.core.goes_by_the_right_clock() {
             let more = prune_as_told(&broker, &mut pruner).await;
             pause = if more { BREATH } else { PRUNE_INTERVAL };
         }
@@ -162,10 +165,13 @@ pub async fn run_pruning(broker: Arc<Broker>, stop: CancellationToken) -> Result
 
 /// A round of pruning by what the active generation says. Whether there is more.
 async fn prune_as_told(broker: &Broker, pruner: &mut Pruner) -> bool {
-    let retention = broker.active().map(|active| active.policy().retention());
+    let retention = broker
+        .core
+        .active()
+        .map(|active| active.policy().retention());
     match retention {
         Ok(retention) => {
-            let horizon = match broker.horizon().await {
+            let horizon = match broker.core.horizon().await {
                 Ok(horizon) => horizon,
                 Err(error) => {
                     report(broker, "prune", Err(error));
@@ -197,8 +203,12 @@ pub async fn run_deny_lists(
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(INTERVAL) => {}
         }
-        if broker.goes_by_the_right_clock() {
-            report(&broker, "deny_lists", broker.tend_deny_lists().await);
+        if broker.core.goes_by_the_right_clock() {
+            report(
+                &broker,
+                "deny_lists",
+                broker.revocation.deny_lists().tend_deny_lists().await,
+            );
         }
     }
 }
@@ -206,23 +216,31 @@ pub async fn run_deny_lists(
 /// One round of everything but pruning, at `now`. Tests call it with a clock of their own.
 pub async fn sweep(broker: &Arc<Broker>, now: Timestamp) {
     round(broker, now).await;
-    report(broker, "deny_lists", broker.tend_deny_lists().await);
+    report(
+        broker,
+        "deny_lists",
+        broker.revocation.deny_lists().tend_deny_lists().await,
+    );
 }
 
 async fn round(broker: &Arc<Broker>, now: Timestamp) {
-    report(broker, "health", broker.check_health().await.map(|()| 0));
+    report(
+        broker,
+        "health",
+        broker.health.check_health().await.map(|()| 0),
+    );
     report(
         broker,
         "generation_sync",
-        broker.follow_generation().await.map(|()| 0),
+        broker.generations.follow().await.map(|()| 0),
     );
     // Everything else is over, due or of no use any more by the time that it is, and what one
     // replica ends or deletes is gone for all.
-    if !broker.goes_by_the_right_clock() {
+    if !broker.core.goes_by_the_right_clock() {
         return;
     }
     report(broker, "horizon", horizon(broker, now).await);
-    report(broker, "keys", broker.follow_keys(now).await);
+    report(broker, "keys", broker.keys.follow(now).await);
     report(broker, "task_expiry", task_expiry(broker, now).await);
     let unfinished = unfinished_mints(broker, now).await;
     report(broker, "unfinished_mints", unfinished);
@@ -238,21 +256,22 @@ async fn round(broker: &Arc<Broker>, now: Timestamp) {
 
 /// Keeps the write-ahead log of an embedded store short, by any clock.
 async fn bound_log(broker: &Broker) -> Result<u64, BrokerError> {
-    if let Some(bytes) = broker.store().bound_log().await? {
-        broker.metrics().sqlite_wal(bytes);
+    if let Some(bytes) = broker.core.store().bound_log().await? {
+        broker.core.metrics().sqlite_wal(bytes);
     }
     Ok(0)
 }
 
 /// Moves the horizon on, and ends a bootstrap token whose day has passed.
 async fn horizon(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
-    broker.horizon().await?;
-    broker.end_bootstrap_token(now).await?;
+    broker.core.horizon().await?;
+    broker.access.end_bootstrap_token(now).await?;
     Ok(0)
 }
 
 fn report(broker: &Broker, worker: &'static str, result: Result<u64, BrokerError>) {
     broker
+        .core
         .metrics()
         .sweep(worker, Ended::from(&result), *result.as_ref().unwrap_or(&0));
     match result {
@@ -265,13 +284,17 @@ fn report(broker: &Broker, worker: &'static str, result: Result<u64, BrokerError
 /// Ends tasks that are over, and looks again at the others when they could be.
 pub async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, BrokerError> {
     let retry_at = now.plus_seconds(CLAIM_SECONDS);
-    let over_by = broker.tasks_over_by(now);
+    let over_by = broker.core.tasks_over_by(now);
     let mut ended = 0;
     loop {
-        let due = broker.store().claim_due_tasks(now, retry_at, BITE).await?;
+        let due = broker
+            .core
+            .store()
+            .claim_due_tasks(now, retry_at, BITE)
+            .await?;
         let full = due.len() == BITE as usize;
         let accepted = match due.first() {
-            Some(_) => broker.store().accepted_times().await?,
+            Some(_) => broker.core.store().accepted_times().await?,
             None => Vec::new(),
         };
         for task in due {
@@ -284,11 +307,11 @@ pub async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, Br
                 false => None,
             };
             if let Some(end) = end {
-                ended += u64::from(broker.sweep_task(&task, end).await?);
+                ended += u64::from(broker.tasks.sweep_task(&task, end).await?);
             } else {
                 // Later than now: it may be over by the clock already, and not yet by the horizon.
                 let check_at = task.life().expires_at().max(now.plus_seconds(1));
-                broker.store().put_off_check(task.id, check_at).await?;
+                broker.core.store().put_off_check(task.id, check_at).await?;
             }
         }
         if !full {
@@ -300,7 +323,7 @@ pub async fn task_expiry(broker: &Arc<Broker>, now: Timestamp) -> Result<u64, Br
 /// Mints that nobody finished: the credential may exist, so it is ended under the name we chose.
 pub async fn unfinished_mints(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let mut found = 0;
-    for session in broker.store().unfinished_mints(now, BITE).await? {
+    for session in broker.core.store().unfinished_mints(now, BITE).await? {
         begin_ending(broker, &session, EndReason::Failed, now).await?;
         found += 1;
     }
@@ -325,16 +348,17 @@ async fn begin_ending(
         one_time: OneTimeUse::default(),
         at: now,
     };
-    broker.ledger().append(request).await?;
+    broker.core.ledger().append(request).await?;
     Ok(())
 }
 
 /// Asks back ends to end what is `ending`, and records what they say.
 pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let retry_at = now.plus_seconds(CLAIM_SECONDS);
-    let horizon = broker.horizon().await?;
+    let horizon = broker.core.horizon().await?;
     let mut confirmed = 0;
     for (session, attempts) in broker
+        .core
         .store()
         .claim_unconfirmed(now, retry_at, BITE)
         .await?
@@ -346,10 +370,15 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
         } else if now >= session.expires_at {
             EndOutcome::NotBefore(now.plus_seconds(MAX_BACKOFF_SECONDS))
         } else {
-            broker.end_external(&session).await.unwrap_or_else(|error| {
-                warn!(session = %session.id, %error, "its ending is tried again");
-                EndOutcome::Pending
-            })
+            broker
+                .revocation
+                .deny_lists()
+                .end_external(&session)
+                .await
+                .unwrap_or_else(|error| {
+                    warn!(session = %session.id, %error, "its ending is tried again");
+                    EndOutcome::Pending
+                })
         };
         match outcome {
             EndOutcome::Confirmed => {
@@ -359,13 +388,15 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
             EndOutcome::Pending => {
                 let pause = backoff_seconds(attempts);
                 broker
+                    .core
                     .store()
                     .put_off_ending(session.id, now.plus_seconds(pause))
                     .await?;
             }
-            EndOutcome::NotBefore(at) => broker.store().put_off_ending(session.id, at).await?,
+            EndOutcome::NotBefore(at) => broker.core.store().put_off_ending(session.id, at).await?,
             EndOutcome::Impossible => {
                 broker
+                    .core
                     .store()
                     .put_off_ending(session.id, session.expires_at)
                     .await?;
@@ -386,11 +417,12 @@ async fn confirm(broker: &Broker, session: &Session, now: Timestamp) -> Result<(
         one_time: OneTimeUse::default(),
         at: now,
     };
-    if let Appended::Recorded(_) = broker.ledger().append(request).await? {
+    if let Appended::Recorded(_) = broker.core.ledger().append(request).await? {
         let reason = session.end_reason.unwrap_or(EndReason::Expired);
-        broker.metrics().sessions_ended(reason, 1);
+        broker.core.metrics().sessions_ended(reason, 1);
         let lag = session.ended_at.unwrap_or(now).distance(now);
         broker
+            .core
             .metrics()
             .revocation_lag(RevocationLag::DurableToConfirmed, lag);
     }
@@ -407,7 +439,7 @@ fn backoff_seconds(attempts: u32) -> u64 {
 
 /// One leaf for all denials of a window that had none of their own.
 pub async fn omitted_denials(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
-    let omitted = broker.denials().take_omitted(now);
+    let omitted = broker.issuance.denials().take_omitted(now);
     let told = u64::try_from(omitted.len()).unwrap_or(u64::MAX);
     for one in omitted {
         let request = Request {
@@ -419,7 +451,7 @@ pub async fn omitted_denials(broker: &Broker, now: Timestamp) -> Result<u64, Bro
             one_time: OneTimeUse::default(),
             at: now,
         };
-        broker.ledger().append(request).await?;
+        broker.core.ledger().append(request).await?;
     }
     Ok(told)
 }

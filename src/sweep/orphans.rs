@@ -34,11 +34,11 @@ struct Ended {
 
 /// External sessions that are over by something other than their own record.
 pub(super) async fn orphaned_sessions(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
-    let search = broker.orphan_search();
+    let search = broker.revocation.orphan_search();
     let from = search.heed_from();
     let began = Instant::now();
     // Read before anything else: what comes later is heeded the next time.
-    let head = broker.ledger().head().await?;
+    let head = broker.core.ledger().head().await?;
     let size = head.map_or(0, |head| head.size);
     let ended = match from.filter(|from| size.saturating_sub(*from) <= MAX_LEAVES) {
         Some(from) => ended_by_acts(broker, from, size).await?,
@@ -60,7 +60,7 @@ async fn ended_by_acts(broker: &Broker, from: u64, to: u64) -> Result<Option<End
     let mut ended = Ended::default();
     let mut next = from;
     while next < to {
-        let acts = broker.store().acts(next, to, ACTS).await?;
+        let acts = broker.core.store().acts(next, to, ACTS).await?;
         let Some(last) = acts.last() else {
             break;
         };
@@ -98,12 +98,16 @@ async fn under(broker: &Broker, ended: &Ended, now: Timestamp) -> Result<u64, Br
     let mut found = 0;
     let tasks: Vec<TaskId> = ended.tasks.iter().copied().collect();
     for tasks in tasks.chunks(ACTS as usize) {
-        let views = broker.store().external_under(tasks, &[], now).await?;
+        let views = broker.core.store().external_under(tasks, &[], now).await?;
         found += end(broker, &views, now).await?;
     }
     let sessions: Vec<SessionId> = ended.sessions.iter().copied().collect();
     for sessions in sessions.chunks(ACTS as usize) {
-        let views = broker.store().external_under(&[], sessions, now).await?;
+        let views = broker
+            .core
+            .store()
+            .external_under(&[], sessions, now)
+            .await?;
         found += end(broker, &views, now).await?;
     }
     Ok(found)
@@ -114,7 +118,11 @@ async fn all(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError> {
     let mut found = 0;
     let mut after = None;
     loop {
-        let views = broker.store().active_external(now, after, BITE).await?;
+        let views = broker
+            .core
+            .store()
+            .active_external(now, after, BITE)
+            .await?;
         let Some(last) = views.last() else {
             return Ok(found);
         };

@@ -57,9 +57,9 @@ impl Pruner {
     }
 
     /// Deletes what is past its time, up to [`BITES`] bites of each kind. `now` is the horizon
-    /// ([`Broker::horizon`]), never the clock: what is deleted is gone for good.
+    /// (`Core::horizon`), never the clock: what is deleted is gone for good.
     pub async fn round(&mut self, broker: &Broker, retention: Retention, now: Timestamp) -> Pruned {
-        let store = broker.store();
+        let store = broker.core.store();
         let ago = |days: u32| now.minus_seconds(u64::from(days) * 86_400);
         let over = ago(retention.sessions_days);
         let opened = ago(retention.openings_days);
@@ -68,7 +68,7 @@ impl Pruner {
         let cutoff = now.minus_seconds(MAX_TTL_SECONDS + MAX_DEADLINE_SECONDS);
         // A clock that is wrong may take for fresh what we would refuse already.
         let forgotten = now.minus_seconds(ONE_TIME_KEPT_SECONDS);
-        let heads = broker.ledger().basis().saturating_sub(KEPT_HEADS);
+        let heads = broker.core.ledger().basis().saturating_sub(KEPT_HEADS);
         let mut pruned = Pruned {
             rows: 0,
             more: false,
@@ -118,7 +118,10 @@ impl Pruner {
             if self.rests("patrol_openings") {
                 return;
             }
-            let patrolled = broker.store().patrol_openings(before, self.patrol, BITE);
+            let patrolled = broker
+                .core
+                .store()
+                .patrol_openings(before, self.patrol, BITE);
             match patrolled.await {
                 Ok((rows, next)) => {
                     pruned.rows += rows;
@@ -135,7 +138,7 @@ impl Pruner {
     async fn scrub(&mut self, broker: &Broker, pruned: &mut Pruned) {
         // While somebody reads the log it stays, until the next round.
         if !self.rests("scrub")
-            && let Err(error) = broker.store().scrub().await
+            && let Err(error) = broker.core.store().scrub().await
         {
             self.failed("scrub", error, pruned);
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use taskpass::broker::BrokerError;
-use taskpass::broker::issue::Issued;
+use taskpass::broker::issuance::Issued;
 use taskpass::domain::kind::MinterKind;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 use taskpass::domain::session::{EndReason, SessionState};
@@ -93,7 +93,13 @@ pub async fn last_session(rig: &Rig) -> Option<(SessionState, Option<EndReason>)
         limit: 100,
         ..SessionFilter::default()
     };
-    let all = rig.broker.store().list_sessions(&filter).await.unwrap();
+    let all = rig
+        .broker
+        .core
+        .store()
+        .list_sessions(&filter)
+        .await
+        .unwrap();
     let last = all.iter().max_by_key(|view| view.session.leaf_index)?;
     Some((last.session.state, last.session.end_reason))
 }
@@ -163,12 +169,13 @@ async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
 
     let token = &call["WebIdentityToken"];
     let (header, claims) = peek(token);
-    let jwks = rig.broker.federation_jwks();
+    let jwks = rig.broker.keys.federation_jwks();
     let jwk = &jwks["keys"][0];
     assert_eq!(header["kid"], jwk["kid"]);
     assert!(verifies(token, jwk));
     assert!(
         !rig.broker
+            .keys
             .published_jwks()
             .to_string()
             .contains(jwk["x"].as_str().unwrap())
@@ -197,12 +204,13 @@ async fn a_permit_becomes_a_session_that_is_named_tagged_and_confined() {
     // Nor is it good here, as an attestation or as a credential.
     let introspected = rig
         .broker
+        .verification
         .introspect(&rig.admin(), &token.clone().into())
         .await
         .unwrap();
     assert!(matches!(
         introspected.introspection,
-        taskpass::broker::introspect::Introspection::Inactive
+        taskpass::broker::verification::introspect::Introspection::Inactive
     ));
 }
 

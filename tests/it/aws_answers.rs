@@ -33,7 +33,7 @@ async fn tasks(rig: &Rig) -> Vec<TaskState> {
         limit: 100,
         ..TaskFilter::default()
     };
-    let all = rig.broker.store().tasks(&filter).await.unwrap();
+    let all = rig.broker.core.store().tasks(&filter).await.unwrap();
     all.into_iter().rev().map(|task| task.state).collect()
 }
 
@@ -118,7 +118,7 @@ on_both_stores! {
             ..wanting("reports-bucket", reading())
         };
         let left = async || {
-            let task = rig.broker.store().task(first.task.id).await.unwrap();
+            let task = rig.broker.core.store().task(first.task.id).await.unwrap();
             task.unwrap().sessions_left
         };
         let after_first = left().await;
@@ -146,7 +146,7 @@ on_both_stores! {
         let request = || with_key(wanting("reports-bucket", reading()), "key-1");
         rig.issue("agent:reports", request()).await.unwrap_err();
         let filter = TaskFilter { limit: 1, ..TaskFilter::default() };
-        let all = rig.broker.store().tasks(&filter).await.unwrap();
+        let all = rig.broker.core.store().tasks(&filter).await.unwrap();
         // `job` allows six.
         assert_eq!(all[0].sessions_left, 5);
         // It may exist, so a retry gets no second one.

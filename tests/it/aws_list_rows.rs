@@ -11,7 +11,7 @@ use crate::support::rig::{Kind, Rig};
 /// Somebody writes into the table that a cutoff is about the whole role.
 async fn forge_blanket_deny(rig: &Rig) {
     let text = "UPDATE cutoff SET deny_policy_target = $1";
-    let forged = match rig.broker.store() {
+    let forged = match rig.broker.core.store() {
         Store::Postgres(_) => {
             let url = rig.database().url();
             let mut database = sqlx::PgConnection::connect(&url).await.unwrap();
@@ -36,9 +36,9 @@ on_both_stores! {
         let aws = Aws::start().await;
         let rig = rig(kind, &aws.server.uri(), 200).await;
         issued(&rig, 1).await;
-        let store = rig.broker.store();
+        let store = rig.broker.core.store();
         let since = Timestamp::EPOCH;
-        let done = rig.broker.revoke_many(&rig.admin(), revoke_resource(false)).await;
+        let done = rig.broker.revocation.revoke_many(&rig.admin(), revoke_resource(false)).await;
         done.unwrap();
         assert_eq!(store.last_blanket_deny(ROLE, since).await.unwrap(), None);
         forge_blanket_deny(&rig).await;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 use taskpass::broker::BrokerError;
-use taskpass::broker::issue::Issued;
-use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::issuance::Issued;
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::deny_list::RevocationProgress;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
@@ -60,7 +60,7 @@ fn bucket(entries: u32) -> Value {
 async fn rig_with(kind: Kind, aws: &str, resources: Vec<Value>) -> Rig {
     let policies = format!("{POLICIES}{MORE}");
     let rig = Rig::with_aws(kind, &policies, aws, resources).await;
-    rig.broker.follow_keys(rig.now()).await.unwrap();
+    rig.broker.keys.follow(rig.now()).await.unwrap();
     rig
 }
 
@@ -98,12 +98,13 @@ pub async fn pass(rig: &Rig, seconds: u64) {
 }
 
 async fn state(rig: &Rig, session: SessionId) -> SessionState {
-    let view = rig.broker.store().session_view(session).await.unwrap();
+    let view = rig.broker.core.store().session_view(session).await.unwrap();
     view.unwrap().status_at(rig.now()).state
 }
 
 async fn progress(rig: &Rig, session: SessionId) -> Option<RevocationProgress> {
     rig.broker
+        .core
         .store()
         .revocation_progress(session)
         .await
@@ -112,7 +113,12 @@ async fn progress(rig: &Rig, session: SessionId) -> Option<RevocationProgress> {
 
 /// Another generation, in which the resource is registered otherwise.
 pub async fn activate(rig: &Rig, change: impl FnOnce(&mut Value)) {
-    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let (_, bytes) = rig
+        .broker
+        .administration
+        .generation(&rig.admin())
+        .await
+        .unwrap();
     let mut generation: Value = serde_json::from_slice(&bytes).unwrap();
     let resources = generation["resources"].as_array_mut().unwrap();
     let own = resources
@@ -120,7 +126,11 @@ pub async fn activate(rig: &Rig, change: impl FnOnce(&mut Value)) {
         .find(|resource| resource["name"] == "reports-bucket");
     change(own.unwrap());
     let generation = serde_json::from_value(generation).unwrap();
-    let activated = rig.broker.activate_own("test", generation).await;
+    let activated = rig
+        .broker
+        .administration
+        .activate_own("test", generation)
+        .await;
     activated.unwrap();
 }
 
@@ -308,7 +318,7 @@ async fn one_of_many(kind: Kind) {
     assert!(rig.now() < written.plus_seconds(BOUND));
     pass(&rig, 12).await;
     assert_eq!(state(&rig, one).await, SessionState::Ended);
-    let session = rig.broker.store().session(one).await.unwrap().unwrap();
+    let session = rig.broker.core.store().session(one).await.unwrap().unwrap();
     assert!(session.confirmed_at.unwrap() >= written.plus_seconds(BOUND));
     for other in [0, 1, 3, 4].map(|n| all[n].session.id) {
         assert_eq!(state(&rig, other).await, SessionState::Active);
@@ -468,7 +478,7 @@ async fn an_iam_that_refuses_or_throttles_is_asked_again_until_the_session_is_ov
         rig.revoke(one).await;
         pass(&rig, 20).await;
         assert_eq!(state(&rig, one).await, SessionState::Ending, "{code}");
-        let text = rig.broker.metrics().render();
+        let text = rig.broker.core.metrics().render();
         let failures = text
             .lines()
             .find(|line| line.starts_with("taskpass_deny_list_failures_total "));
@@ -563,7 +573,11 @@ async fn an_admin_has_every_earlier_session_of_a_role_denied_at_once() {
     let late = issued(&rig, 1).await;
     rig.clock.advance(5);
     let admin = rig.admin();
-    let done = rig.broker.revoke_many(&admin, revoke_resource(true)).await;
+    let done = rig
+        .broker
+        .revocation
+        .revoke_many(&admin, revoke_resource(true))
+        .await;
     let cutoff = done.unwrap().cutoff.unwrap();
     assert_eq!(cutoff.deny_policy_target.as_deref(), Some(ROLE));
     pass(&rig, 1).await;
@@ -607,7 +621,12 @@ async fn an_admin_has_every_earlier_session_of_a_role_denied_at_once() {
     assert_eq!(state(&rig, late[0].session.id).await, SessionState::Ended);
     assert_eq!(state(&rig, after[0].session.id).await, SessionState::Active);
     // Its leaf says so, and its MAC covers it.
-    let reread = rig.broker.revocation(&admin, cutoff.id).await.unwrap();
+    let reread = rig
+        .broker
+        .revocation
+        .revocation(&admin, cutoff.id)
+        .await
+        .unwrap();
     assert_eq!(
         reread.cutoff.unwrap().deny_policy_target.as_deref(),
         Some(ROLE)
@@ -632,13 +651,13 @@ async fn only_a_role_that_one_resource_has_to_itself_is_denied_as_a_whole() {
             allow_unknown: true,
             ..revoke_resource(true)
         };
-        let refused = rig.broker.revoke_many(&admin, ask).await;
+        let refused = rig.broker.revocation.revoke_many(&admin, ask).await;
         let Err(BrokerError::Invalid { pointer, detail }) = refused else {
             panic!("{selector:?}: {refused:?}")
         };
         assert_eq!(pointer, "/deny_all_earlier_sessions", "{detail}");
     }
-    assert!(rig.broker.store().cutoffs(9).await.unwrap().is_empty());
+    assert!(rig.broker.core.store().cutoffs(9).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -649,6 +668,7 @@ async fn a_mint_of_unknown_outcome_stays_denied_for_as_long_as_it_could_have_bee
     assert!(try_issue(&rig).await.is_err());
     let sessions = rig
         .broker
+        .core
         .store()
         .list_sessions(&taskpass::store::sessions::SessionFilter {
             limit: 9,
@@ -746,6 +766,7 @@ async fn nothing_that_a_workload_does_takes_the_room_that_an_admin_needs() {
     for one in &all[..8] {
         let own = rig.evidence("agent:reports");
         rig.broker
+            .revocation
             .revoke_session(&own, one.session.id)
             .await
             .unwrap();
@@ -767,6 +788,7 @@ async fn nothing_that_a_workload_does_takes_the_room_that_an_admin_needs() {
     assert_eq!(aws.named().0.len(), 7);
     let admin = rig.admin();
     rig.broker
+        .revocation
         .revoke_many(&admin, revoke_resource(false))
         .await
         .unwrap();
@@ -783,6 +805,7 @@ async fn a_whole_roles_denial_that_was_written_over_counts_from_its_return() {
     rig.clock.advance(70);
     let admin = rig.admin();
     rig.broker
+        .revocation
         .revoke_many(&admin, revoke_resource(true))
         .await
         .unwrap();
@@ -845,7 +868,7 @@ async fn a_role_is_not_denied_as_a_whole_while_a_resource_that_left_it_has_sessi
         selector: Selector::Resource("other-bucket".into()),
         ..revoke_resource(true)
     };
-    let refused = rig.broker.revoke_many(&rig.admin(), ask).await;
+    let refused = rig.broker.revocation.revoke_many(&rig.admin(), ask).await;
     let Err(BrokerError::Invalid { detail, .. }) = refused else {
         panic!("{refused:?}")
     };
@@ -871,7 +894,7 @@ async fn nothing_is_issued_where_it_could_not_be_ended() {
 
 /// The value of a metric, which is there from the start.
 fn metric(rig: &Rig, name: &str) -> u64 {
-    let text = rig.broker.metrics().render();
+    let text = rig.broker.core.metrics().render();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let value = line.unwrap_or_else(|| panic!("no {name}: {text}"));
     value.trim().parse().unwrap()
@@ -912,10 +935,10 @@ async fn a_list_without_room(kind: Kind) {
     assert!(metric(&rig, LEFT) >= 4);
     assert_eq!(metric(&rig, SHORT), 1);
     // Nothing more is issued there, before anything is decided.
-    let size = rig.broker.ledger().basis();
+    let size = rig.broker.core.ledger().basis();
     let refused = try_issue(&rig).await.unwrap_err();
     assert!(matches!(refused, BrokerError::Overloaded), "{refused}");
-    assert_eq!(rig.broker.ledger().basis(), size);
+    assert_eq!(rig.broker.core.ledger().basis(), size);
     // The others are said to be left to their expiry, at which they end.
     let left = all[3..]
         .iter()
@@ -997,7 +1020,7 @@ async fn forget(rig: &Rig, sessions: &[Issued]) {
     for one in sessions {
         let id = one.session.id.uuid();
         let text = "DELETE FROM deny_entry WHERE session_id = $1";
-        match rig.broker.store() {
+        match rig.broker.core.store() {
             Store::Postgres(_) => {
                 let url = rig.database().url();
                 let mut database = sqlx::PgConnection::connect(&url).await.unwrap();

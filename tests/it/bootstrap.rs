@@ -1,7 +1,7 @@
 //! The bootstrap token: one day, once, whatever is configured afterwards and elsewhere.
 
-use taskpass::broker::admin::{BOOTSTRAP_SECONDS, bootstrap_fault};
-use taskpass::broker::clock::{AcceptAsk, Accepted};
+use taskpass::broker::access::tokens::{BOOTSTRAP_SECONDS, bootstrap_fault};
+use taskpass::broker::administration::time::{AcceptAsk, Accepted};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::clock::Timestamp;
 use taskpass::crypto::random::token_digest;
@@ -17,6 +17,7 @@ const OTHER: &str = "tpa_another-bootstrap-token";
 /// that it is refused either way, but not for the same reason.
 async fn is_known(broker: &Broker, token: &str) -> bool {
     let listed = broker
+        .verification
         .list_sessions(&bearer(token), SessionFilter::default())
         .await;
     match listed {
@@ -65,7 +66,7 @@ const HOUR: u64 = 3_600;
 /// Starts the broker anew by the clock as it is. What decided decides.
 async fn start(rig: &mut Rig) {
     rig.reopen().await.unwrap();
-    rig.broker.follow_generation().await.unwrap();
+    rig.broker.generations.follow().await.unwrap();
 }
 
 async fn accept(rig: &Rig, token: &str) -> Result<Accepted, BrokerError> {
@@ -73,7 +74,10 @@ async fn accept(rig: &Rig, token: &str) -> Result<Accepted, BrokerError> {
         time: rig.now(),
         reason: "the battery was dead".into(),
     };
-    rig.broker.accept_time(&bearer(token), ask).await
+    rig.broker
+        .administration
+        .accept_time(&bearer(token), ask)
+        .await
 }
 
 on_both_stores! {
@@ -86,7 +90,7 @@ on_both_stores! {
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         rig.clock.set(begun.plus_seconds(HOUR));
         start(&mut rig).await;
-        assert!(rig.broker.unready().unwrap().starts_with("clock: "));
+        assert!(rig.broker.health.unready().unwrap().starts_with("clock: "));
         let accepted = accept(&rig, BOOTSTRAP).await;
         assert!(matches!(accepted, Err(BrokerError::Attestation(_))), "{accepted:?}");
         // Nor is it good once an administrator has accepted the time.
@@ -94,7 +98,7 @@ on_both_stores! {
         assert!(!is_known(&rig.broker, BOOTSTRAP).await);
         let mallory = "dev:mallory".to_owned().try_into().unwrap();
         let token = bearer(BOOTSTRAP);
-        let bound = rig.broker.bind_admin(&token, mallory, "admin".into(), true).await;
+        let bound = rig.broker.administration.bind_admin(&token, mallory, "admin".into(), true).await;
         assert!(matches!(bound, Err(BrokerError::Attestation(_))), "{bound:?}");
     }
 
@@ -104,7 +108,7 @@ on_both_stores! {
         sweep::sweep(&rig.broker, rig.now()).await;
         rig.clock.set(begun.plus_seconds(HOUR));
         start(&mut rig).await;
-        let seen = rig.broker.store().bootstrap_token(&token_digest(BOOTSTRAP)).await;
+        let seen = rig.broker.core.store().bootstrap_token(&token_digest(BOOTSTRAP)).await;
         assert!(seen.unwrap().unwrap().ended);
     }
 

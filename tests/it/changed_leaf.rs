@@ -2,7 +2,7 @@
 
 use sqlx::{Connection as _, SqliteConnection};
 use taskpass::broker::BrokerError;
-use taskpass::broker::proof::Under;
+use taskpass::broker::administration::records::Under;
 use taskpass::store::StoreError;
 
 use crate::support::rig::{Kind, Rig, ask};
@@ -40,9 +40,9 @@ on_both_stores! {
     async fn one_changed_byte_of_a_leaf_is_noticed_by_every_reader(given: (Kind, Rig)) {
         let (kind, rig) = given;
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let (store, index) = (rig.broker.store(), issued.receipt.index);
+        let (store, index) = (rig.broker.core.store(), issued.receipt.index);
         change_permits(kind, &rig).await;
-        let size = rig.broker.ledger().basis();
+        let size = rig.broker.core.ledger().basis();
         let read = [
             store.leaf(index).await.map(drop),
             store.leaves(0, size).await.map(drop),
@@ -54,7 +54,7 @@ on_both_stores! {
             };
             assert!(told.contains(&format!("leaf {index} was changed")), "{told}");
         }
-        let told = rig.broker.decision(&rig.admin(), issued.decision.id, Under::Newest).await;
+        let told = rig.broker.administration.decision(&rig.admin(), issued.decision.id, Under::Newest).await;
         assert!(matches!(told, Err(BrokerError::FailClosed(_))), "{told:?}");
         // The leaves beside it are read, and the log goes on.
         store.leaf(index - 1).await.unwrap();

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor as _};
 use taskpass::attest::AttestError;
-use taskpass::broker::clock::{AcceptAsk, Accepted};
-use taskpass::broker::issue::Issued;
-use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::administration::time::{AcceptAsk, Accepted};
+use taskpass::broker::issuance::Issued;
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::clock::Timestamp;
 use taskpass::domain::cutoff::Selector;
@@ -50,7 +50,7 @@ async fn work(rig: &Rig) {
     for _ in 0..WRONG_SECONDS {
         rig.clock.advance(1);
         sweep::sweep(&rig.broker, rig.now()).await;
-        let horizon = rig.broker.horizon().await.unwrap();
+        let horizon = rig.broker.core.horizon().await.unwrap();
         let pruned = pruner.round(&rig.broker, RETENTION, horizon).await;
         pruned.failed.unwrap();
     }
@@ -59,11 +59,11 @@ async fn work(rig: &Rig) {
 /// Starts the broker anew by the clock as it is. What decided decides.
 async fn start(rig: &mut Rig) {
     rig.reopen().await.unwrap();
-    rig.broker.follow_generation().await.unwrap();
+    rig.broker.generations.follow().await.unwrap();
 }
 
 async fn count(rig: &Rig, sql: &'static str) -> i64 {
-    let (count,): (i64,) = match rig.broker.store() {
+    let (count,): (i64,) = match rig.broker.core.store() {
         Store::Postgres(_) => {
             let mut database = rig.database().connect().await;
             sqlx::query_as(sql).fetch_one(&mut database).await
@@ -91,7 +91,7 @@ async fn kept(rig: &Rig) -> [i64; 6] {
 }
 
 async fn size(rig: &Rig) -> u64 {
-    rig.broker.ledger().head().await.unwrap().unwrap().size
+    rig.broker.core.ledger().head().await.unwrap().unwrap().size
 }
 
 fn reason() -> AcceptAsk {
@@ -106,7 +106,10 @@ async fn accept(rig: &Rig) -> Result<Accepted, BrokerError> {
         time: rig.now(),
         ..reason()
     };
-    rig.broker.accept_time(&rig.admin(), ask).await
+    rig.broker
+        .administration
+        .accept_time(&rig.admin(), ask)
+        .await
 }
 
 fn assert_closed<T>(result: Result<T, BrokerError>) {
@@ -122,30 +125,45 @@ fn assert_closed<T>(result: Result<T, BrokerError>) {
 /// Nobody gets in at any door, and nothing is recorded.
 async fn assert_all_closed(rig: &Rig, given: &Issued) {
     let before = (size(rig).await, kept(rig).await);
-    assert!(rig.broker.unready().unwrap().starts_with("clock: "));
+    assert!(rig.broker.health.unready().unwrap().starts_with("clock: "));
     assert_closed(rig.issue("agent:reports", ask(&["orders:read"])).await);
     let admin = rig.admin();
-    assert_closed(rig.broker.introspect(&admin, &access_token(given)).await);
     assert_closed(
         rig.broker
+            .verification
+            .introspect(&admin, &access_token(given))
+            .await,
+    );
+    assert_closed(
+        rig.broker
+            .verification
             .list_sessions(&admin, SessionFilter::default())
             .await,
     );
-    assert_closed(rig.broker.status_list(0).await);
+    assert_closed(rig.broker.verification.status_list(0).await);
     assert_closed(rig.heartbeat(given).await);
     assert_closed(rig.delegate(given, "agent:child").await);
     assert_closed(
         rig.end(given, taskpass::domain::task::TaskEnd::Complete)
             .await,
     );
-    assert_closed(rig.broker.revoke_session(&admin, given.session.id).await);
-    assert_closed(rig.broker.rotate_keys(&admin).await);
+    assert_closed(
+        rig.broker
+            .revocation
+            .revoke_session(&admin, given.session.id)
+            .await,
+    );
+    assert_closed(rig.broker.signing_keys.rotate_keys(&admin).await);
     work(rig).await;
     assert_eq!((size(rig).await, kept(rig).await), before);
 }
 
 async fn is_replayed(rig: &Rig, token: &str) -> bool {
-    let again = rig.broker.issue(bearer(token), ask(&["orders:read"])).await;
+    let again = rig
+        .broker
+        .issuance
+        .issue(bearer(token), ask(&["orders:read"]))
+        .await;
     matches!(again, Err(BrokerError::Replayed))
 }
 
@@ -166,7 +184,10 @@ fn assert_use_forgotten<T>(result: Result<T, BrokerError>) {
 /// A credential of a new task that lives for an hour, and the attestation that it was got with.
 async fn issued(rig: &Rig) -> (Issued, String) {
     let token = rig.token("agent:reports", json!({}));
-    let asked = rig.broker.issue(bearer(&token), ask(&["orders:read"]));
+    let asked = rig
+        .broker
+        .issuance
+        .issue(bearer(&token), ask(&["orders:read"]));
     (asked.await.unwrap(), token)
 }
 
@@ -178,7 +199,7 @@ on_both_stores! {
         rig.clock.set(right.plus_seconds(MONTH));
         assert_all_closed(&rig, &alive).await;
         rig.clock.set(right.plus_seconds(WRONG_SECONDS));
-        assert_eq!(rig.broker.unready(), None);
+        assert_eq!(rig.broker.health.unready(), None);
         assert_eq!(kept(&rig).await, before);
         assert!(rig.is_good(&alive).await);
         assert!(is_replayed(&rig, &token).await);
@@ -190,12 +211,12 @@ on_both_stores! {
         let (alive, token) = issued(&rig).await;
         let (revoked, _) = issued(&rig).await;
         rig.revoke(revoked.session.id).await;
-        let keys = rig.broker.published_jwks();
+        let keys = rig.broker.keys.published_jwks();
         let before = kept(&rig).await;
         let right = rig.now();
         rig.clock.set(right.plus_seconds(MONTH));
         start(&mut rig).await;
-        assert_eq!(rig.broker.unready(), Some("keys: no key may sign now for `archive-api`".into()));
+        assert_eq!(rig.broker.health.unready(), Some("keys: no key may sign now for `archive-api`".into()));
         work(&rig).await;
         // By that clock it is time for another key: that is all that was recorded.
         let [.., sealed] = kept(&rig).await;
@@ -209,11 +230,11 @@ on_both_stores! {
         let accepted = accept(&rig).await.unwrap();
         assert!(accepted.recorded >= right.plus_seconds(MONTH));
         assert_eq!(accepted.accepted, rig.now());
-        assert_eq!(rig.broker.unready(), None);
+        assert_eq!(rig.broker.health.unready(), None);
         let after = kept(&rig).await;
         // The opening of the admin's reason is one more.
         assert_eq!(after[..3], before[..3]);
-        assert_eq!(rig.broker.published_jwks(), keys, "the right clock's keys");
+        assert_eq!(rig.broker.keys.published_jwks(), keys, "the right clock's keys");
         assert!(rig.is_good(&alive).await);
         assert!(!rig.is_good(&revoked).await);
         assert!(is_replayed(&rig, &token).await);
@@ -221,7 +242,7 @@ on_both_stores! {
         issued(&rig).await;
         // For good: the next start is in no doubt.
         start(&mut rig).await;
-        assert_eq!(rig.broker.unready(), None);
+        assert_eq!(rig.broker.health.unready(), None);
         issued(&rig).await;
     }
 
@@ -234,12 +255,12 @@ on_both_stores! {
         assert_all_closed(&rig, &early).await;
         accept(&rig).await.unwrap();
         assert!(!rig.is_good(&early).await);
-        let known = rig.broker.list_sessions(&bearer(BOOTSTRAP), SessionFilter::default()).await;
+        let known = rig.broker.verification.list_sessions(&bearer(BOOTSTRAP), SessionFilter::default()).await;
         assert!(matches!(known, Err(BrokerError::Attestation(_))), "its day would come a month later");
         // The key that was made ahead signs nothing before its time; the next one after its lead.
-        assert!(rig.broker.unready().unwrap().starts_with("keys: no key may sign"));
+        assert!(rig.broker.health.unready().unwrap().starts_with("keys: no key may sign"));
         sweep::sweep(&rig.broker, rig.now()).await;
-        rig.clock.advance(rig.broker.jwks_cache_seconds());
+        rig.clock.advance(rig.broker.keys.jwks_cache_seconds());
         sweep::sweep(&rig.broker, rig.now()).await;
         let (later, _) = issued(&rig).await;
         assert!(rig.is_good(&later).await);
@@ -271,9 +292,9 @@ on_both_stores! {
         let child = rig.issue("agent:child", child).await;
         assert!(child.is_err(), "under a task that is over");
         sweep::sweep(&rig.broker, rig.now()).await;
-        let task = rig.broker.store().task(ahead.task.id).await.unwrap().unwrap();
+        let task = rig.broker.core.store().task(ahead.task.id).await.unwrap().unwrap();
         assert_eq!(task.state, TaskState::Aborted);
-        let open = rig.broker.store().task(alive.task.id).await.unwrap().unwrap();
+        let open = rig.broker.core.store().task(alive.task.id).await.unwrap().unwrap();
         assert_eq!(open.state, TaskState::Open);
         // Nor does it come alive when its time has come.
         rig.clock.set(ahead.session.issued_at.plus_seconds(1));
@@ -289,7 +310,7 @@ on_both_stores! {
         rig.clock.set(right);
         start(&mut rig).await;
         let accepted = accept(&rig).await.unwrap();
-        let store = rig.broker.store();
+        let store = rig.broker.core.store();
         let leaf = store.leaves(accepted.index, 1).await.unwrap().remove(0);
         let leaf: Value = serde_json::from_slice(&leaf.body.unwrap()).unwrap();
         assert_eq!(leaf["event"], "time_accepted");
@@ -301,9 +322,9 @@ on_both_stores! {
         assert_eq!(opened.purpose.unwrap().bytes, b"the battery was dead");
         assert!(store.horizon().await.unwrap().unwrap() <= right);
         // It blocks nothing, so nobody can lift it and bring back what it ended.
-        let lifted = rig.broker.lift(&rig.admin(), accepted.id).await;
+        let lifted = rig.broker.revocation.lift(&rig.admin(), accepted.id).await;
         assert!(matches!(lifted, Err(BrokerError::Invalid { .. })), "{lifted:?}");
-        let shown = rig.broker.revocation(&rig.admin(), accepted.id).await.unwrap();
+        let shown = rig.broker.revocation.revocation(&rig.admin(), accepted.id).await.unwrap();
         assert_eq!(shown.radius.unwrap().matched, 1);
     }
 
@@ -315,7 +336,7 @@ on_both_stores! {
         let before = size(&rig).await;
         for (time, good) in [(61, false), (59, true)] {
             let ask = AcceptAsk { time: rig.now().minus_seconds(time), ..reason() };
-            let accepted = rig.broker.accept_time(&bearer(BOOTSTRAP), ask).await;
+            let accepted = rig.broker.administration.accept_time(&bearer(BOOTSTRAP), ask).await;
             match &accepted {
                 Ok(_) => assert!(good),
                 Err(BrokerError::Invalid { pointer, .. }) => assert_eq!((good, *pointer), (false, "/time")),
@@ -323,7 +344,7 @@ on_both_stores! {
             }
         }
         assert_eq!(size(&rig).await, before + 1);
-        assert_eq!(rig.broker.clock_doubt(), None, "the present is what it shows");
+        assert_eq!(rig.broker.core.clock_doubt(), None, "the present is what it shows");
         issued(&rig).await;
     }
 
@@ -333,7 +354,7 @@ on_both_stores! {
         // Long enough for the first key to be erased by the right clock.
         for _ in 0..200 {
             rig.clock.advance(86_400);
-            rig.broker.follow_keys(rig.now()).await.unwrap();
+            rig.broker.keys.follow(rig.now()).await.unwrap();
             if count(&rig, sealed).await > 0 {
                 break;
             }
@@ -344,8 +365,8 @@ on_both_stores! {
         start(&mut rig).await;
         accept(&rig).await.unwrap();
         sweep::sweep(&rig.broker, rig.now()).await;
-        assert!(rig.broker.unready().unwrap().starts_with("keys: "));
-        rig.clock.advance(rig.broker.jwks_cache_seconds());
+        assert!(rig.broker.health.unready().unwrap().starts_with("keys: "));
+        rig.clock.advance(rig.broker.keys.jwks_cache_seconds());
         sweep::sweep(&rig.broker, rig.now()).await;
         let (fresh, _) = issued(&rig).await;
         assert!(rig.is_good(&fresh).await);
@@ -355,16 +376,16 @@ on_both_stores! {
         let (_, token) = issued(&rig).await;
         let unused = rig.token("agent:reports", json!({}));
         // By a clock that was ahead, say, or by a change of the row.
-        let forgotten = rig.broker.store().prune_one_time(rig.now().plus_seconds(MONTH), 1_000).await;
+        let forgotten = rig.broker.core.store().prune_one_time(rig.now().plus_seconds(MONTH), 1_000).await;
         assert!(forgotten.unwrap() > 0);
-        drop(rig.broker.check_health().await);
-        let told = rig.broker.unready().unwrap();
+        drop(rig.broker.health.check_health().await);
+        let told = rig.broker.health.unready().unwrap();
         assert!(told.contains("forgotten") && told.contains("ledger accept-time"), "{told}");
-        assert_closed(rig.broker.issue(bearer(&unused), ask(&["orders:read"])).await);
+        assert_closed(rig.broker.issuance.issue(bearer(&unused), ask(&["orders:read"])).await);
         accept(&rig).await.unwrap();
-        assert_eq!(rig.broker.unready(), None);
+        assert_eq!(rig.broker.health.unready(), None);
         for before in [&token, &unused] {
-            assert_use_forgotten(rig.broker.issue(bearer(before), ask(&["orders:read"])).await);
+            assert_use_forgotten(rig.broker.issuance.issue(bearer(before), ask(&["orders:read"])).await);
         }
         // What was issued later was not among it.
         rig.clock.advance(1);
@@ -378,16 +399,16 @@ on_both_stores! {
         start(&mut rig).await;
         // Whatever comes of it, the evidence is used up.
         let ahead = rig.token("agent:reports", json!({}));
-        drop(rig.broker.issue(bearer(&ahead), ask(&["orders:read"])).await);
+        drop(rig.broker.issuance.issue(bearer(&ahead), ask(&["orders:read"])).await);
         let later = rig.now().plus_seconds(HOUR);
-        assert!(rig.broker.store().prune_one_time(later, 1_000).await.unwrap() > 0);
+        assert!(rig.broker.core.store().prune_one_time(later, 1_000).await.unwrap() > 0);
 
         rig.clock.set(right.plus_seconds(WRONG_SECONDS));
         start(&mut rig).await;
-        assert_closed(rig.broker.issue(bearer(&early), ask(&["orders:read"])).await);
+        assert_closed(rig.broker.issuance.issue(bearer(&early), ask(&["orders:read"])).await);
         accept(&rig).await.unwrap();
-        assert_eq!(rig.broker.unready(), None);
-        assert_use_forgotten(rig.broker.issue(bearer(&early), ask(&["orders:read"])).await);
+        assert_eq!(rig.broker.health.unready(), None);
+        assert_use_forgotten(rig.broker.issuance.issue(bearer(&early), ask(&["orders:read"])).await);
         rig.clock.advance(1);
         let (fresh, token) = issued(&rig).await;
         assert!(rig.is_good(&fresh).await);
@@ -401,7 +422,7 @@ on_both_stores! {
              permit (principal == Workload::dev::\"dev:agent%3Areports\", action == Action::\"acceptTime\", \
              resource == Broker::\"taskpass\");"
         );
-        let kind = if rig.broker.store().kind() == "sqlite" { Kind::Sqlite } else { Kind::Postgres };
+        let kind = if rig.broker.core.store().kind() == "sqlite" { Kind::Sqlite } else { Kind::Postgres };
         rig.stop().await;
         let rig = Rig::with(kind, &policies, vec![], vec![]).await;
         let block = RevokeAsk {
@@ -412,12 +433,12 @@ on_both_stores! {
             allow_unknown: true,
             dry_run: false,
         };
-        rig.broker.revoke_many(&rig.admin(), block).await.unwrap();
+        rig.broker.revocation.revoke_many(&rig.admin(), block).await.unwrap();
         rig.clock.set(rig.now().plus_seconds(2 * HOUR));
         let attempt = async || {
             let token = rig.token("agent:reports", json!({}));
             let ask = AcceptAsk { time: rig.now(), ..reason() };
-            rig.broker.accept_time(&bearer(&token), ask).await
+            rig.broker.administration.accept_time(&bearer(&token), ask).await
         };
         let refused = attempt().await;
         assert!(matches!(refused, Err(BrokerError::Blocked(_))), "{refused:?}");
@@ -433,16 +454,16 @@ on_both_stores! {
              permit (principal == Workload::dev::\"dev:agent%3Areports\", action == Action::\"acceptTime\", \
              resource == Broker::\"taskpass\");"
         );
-        let kind = if rig.broker.store().kind() == "sqlite" { Kind::Sqlite } else { Kind::Postgres };
+        let kind = if rig.broker.core.store().kind() == "sqlite" { Kind::Sqlite } else { Kind::Postgres };
         rig.stop().await;
         let rig = Rig::with(kind, &policies, vec![], vec![]).await;
         let used = rig.token("agent:reports", json!({}));
-        rig.broker.issue(bearer(&used), ask(&["orders:read"])).await.unwrap();
+        rig.broker.issuance.issue(bearer(&used), ask(&["orders:read"])).await.unwrap();
         let (other, stranger) = (rig.token("agent:reports", json!({})), rig.token("agent:orders", json!({})));
         rig.clock.set(rig.now().plus_seconds(30));
         let attempt = async |token: &str| {
             let ask = AcceptAsk { time: rig.now(), ..reason() };
-            rig.broker.accept_time(&bearer(token), ask).await
+            rig.broker.administration.accept_time(&bearer(token), ask).await
         };
         let replayed = attempt(&used).await;
         assert!(matches!(replayed, Err(BrokerError::Replayed)), "{replayed:?}");
@@ -465,8 +486,8 @@ async fn an_accepted_time_opens_every_replica_whose_clock_shows_it() {
         .replica_by(Arc::clone(&clock) as taskpass::clock::SharedClock)
         .await;
     let ready = async |broker: &Arc<Broker>| {
-        drop(broker.check_health().await);
-        broker.unready()
+        drop(broker.health.check_health().await);
+        broker.health.unready()
     };
     let ahead = rig.now().plus_seconds(HOUR);
     rig.clock.set(ahead);
@@ -480,7 +501,7 @@ async fn an_accepted_time_opens_every_replica_whose_clock_shows_it() {
     assert!(ready(&other.broker).await.is_some());
     let (issued, _) = issued(&rig).await;
     assert!(matches!(
-        other.broker.clock_doubt(),
+        other.broker.core.clock_doubt(),
         Some(ClockDoubt::Set { ahead: false, .. })
     ));
     rig.clock.set(ahead.plus_seconds(HOUR));
@@ -498,11 +519,15 @@ async fn an_accepted_time_opens_every_replica_whose_clock_shows_it() {
 
 async fn accept_at(broker: &Broker) {
     let ask = AcceptAsk {
-        time: broker.now(),
+        time: broker.core.now(),
         ..reason()
     };
     let admin = bearer(crate::support::rig::ADMIN);
-    broker.accept_time(&admin, ask).await.unwrap();
+    broker
+        .administration
+        .accept_time(&admin, ask)
+        .await
+        .unwrap();
 }
 
 /// Dates the newest entry ahead, as a clock that was wrong would have.

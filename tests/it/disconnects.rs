@@ -156,7 +156,13 @@ async fn a_credential_that_is_on_its_way_when_its_caller_goes_is_ended_too() {
                 limit: 10,
                 ..Default::default()
             };
-            let sessions = rig.broker.store().list_sessions(&filter).await.unwrap();
+            let sessions = rig
+                .broker
+                .core
+                .store()
+                .list_sessions(&filter)
+                .await
+                .unwrap();
             assert_eq!(sessions.len(), 1);
             sessions[0].session.state == SessionState::Ended
                 && sessions[0].session.end_reason == Some(EndReason::Failed)

@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use serde_json::json;
 use taskpass::attest::Evidence;
 use taskpass::broker::BrokerError;
-use taskpass::broker::issue::Issued;
+use taskpass::broker::issuance::Issued;
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::Resource;
@@ -281,23 +281,24 @@ impl World {
         let broker = &self.rig.broker;
         let session: SessionId = UNKNOWN.parse().unwrap();
         let task: TaskId = UNKNOWN.parse().unwrap();
-        let issue = async |evidence, request| broker.issue(evidence, request).await.map(drop);
+        let issue =
+            async |evidence, request| broker.issuance.issue(evidence, request).await.map(drop);
         match (variant, call) {
             ("Blocked", _) => {
                 let workload = json!({"workload": "dev:agent%3Areports"});
-                let block = taskpass::broker::revoke::RevokeAsk {
+                let block = taskpass::broker::revocation::RevokeAsk {
                     selector: serde_json::from_value(workload).unwrap(),
-                    block: taskpass::broker::revoke::BlockAsk::Default,
+                    block: taskpass::broker::revocation::BlockAsk::Default,
                     deny_all_earlier_sessions: false,
                     reason: "x".into(),
                     allow_unknown: false,
                     dry_run: false,
                 };
                 let admin = self.rig.admin();
-                let blocked = broker.revoke_many(&admin, block).await.unwrap();
+                let blocked = broker.revocation.revoke_many(&admin, block).await.unwrap();
                 let left = Box::pin(self.leave("Forbidden", call, evidence)).await;
                 let id = blocked.cutoff.unwrap().id;
-                broker.lift(&admin, id).await.unwrap();
+                broker.revocation.lift(&admin, id).await.unwrap();
                 left
             }
             ("Attestation", _) => {
@@ -335,7 +336,11 @@ impl World {
                 let evidence = self.proof();
                 let beat = async || {
                     let authority = TaskAuthority::Handle(handle(&opened), evidence.clone());
-                    broker.heartbeat(opened.task.id, authority).await.map(drop)
+                    broker
+                        .tasks
+                        .heartbeat(opened.task.id, authority)
+                        .await
+                        .map(drop)
                 };
                 let first = beat().await;
                 // By a handle it is the proof that was used before, and is told so.
@@ -354,7 +359,10 @@ impl World {
                 self.bind("agent%3Areports", "binder", true).await;
                 self.bind("agent%3Achild", "activator", true).await;
                 let child = "dev:agent%3Achild".to_owned().try_into().unwrap();
-                let unbound = broker.bind_admin(&evidence, child, "activator".into(), false);
+                let unbound =
+                    broker
+                        .administration
+                        .bind_admin(&evidence, child, "activator".into(), false);
                 let refused = unbound.await;
                 self.bind("agent%3Areports", "binder", false).await;
                 self.bind("agent%3Achild", "activator", false).await;
@@ -363,22 +371,33 @@ impl World {
             ("OwnBinding", _) => {
                 self.bind("agent%3Areports", "binder", true).await;
                 let own = "dev:agent%3Areports".to_owned().try_into().unwrap();
-                let unbound = broker.bind_admin(&evidence, own, "binder".into(), false);
+                let unbound =
+                    broker
+                        .administration
+                        .bind_admin(&evidence, own, "binder".into(), false);
                 let refused = unbound.await;
                 self.bind("agent%3Areports", "binder", false).await;
                 refused
             }
             (_, "bind_admin") => {
                 let who = "dev:agent%3Aorders".to_owned().try_into().unwrap();
-                broker.bind_admin(&evidence, who, "ops".into(), true).await
+                broker
+                    .administration
+                    .bind_admin(&evidence, who, "ops".into(), true)
+                    .await
             }
             ("Unfit", _) => {
                 self.bind("agent%3Areports", "activator", true).await;
-                let (_, bytes) = broker.generation(&self.rig.admin()).await.unwrap();
+                let (_, bytes) = broker
+                    .administration
+                    .generation(&self.rig.admin())
+                    .await
+                    .unwrap();
                 let mut next: Generation = serde_json::from_slice(&bytes).unwrap();
                 let anything = "permit (principal, action, resource);";
                 next.policies[0].text.push_str(anything);
                 let refused = broker
+                    .administration
                     .activate(&evidence, ready(Some(next)))
                     .await
                     .map(drop);
@@ -386,40 +405,59 @@ impl World {
                 refused
             }
             (_, "activate") => {
-                let (_, bytes) = broker.generation(&self.rig.admin()).await.unwrap();
+                let (_, bytes) = broker
+                    .administration
+                    .generation(&self.rig.admin())
+                    .await
+                    .unwrap();
                 let read = async { serde_json::from_slice(&bytes).ok() };
-                broker.activate(&evidence, read).await.map(drop)
+                broker
+                    .administration
+                    .activate(&evidence, read)
+                    .await
+                    .map(drop)
             }
             ("UnknownSelector", _) => {
                 self.bind("agent%3Areports", "keys", true).await;
-                let wanted = taskpass::broker::revoke::RevokeAsk {
+                let wanted = taskpass::broker::revocation::RevokeAsk {
                     selector: Selector::Resource("no-such-api".into()),
-                    block: taskpass::broker::revoke::BlockAsk::Default,
+                    block: taskpass::broker::revocation::BlockAsk::Default,
                     deny_all_earlier_sessions: false,
                     reason: "x".into(),
                     allow_unknown: false,
                     dry_run: false,
                 };
-                let revoked = broker.revoke_many(&evidence, wanted).await.map(drop);
+                let revoked = broker
+                    .revocation
+                    .revoke_many(&evidence, wanted)
+                    .await
+                    .map(drop);
                 self.bind("agent%3Areports", "keys", false).await;
                 revoked
             }
             (_, "revoke_many") => {
                 let everything = serde_json::from_value(json!({"all": true})).unwrap();
-                let wanted = taskpass::broker::revoke::RevokeAsk {
+                let wanted = taskpass::broker::revocation::RevokeAsk {
                     selector: everything,
-                    block: taskpass::broker::revoke::BlockAsk::Default,
+                    block: taskpass::broker::revocation::BlockAsk::Default,
                     deny_all_earlier_sessions: false,
                     reason: "x".into(),
                     allow_unknown: false,
                     dry_run: false,
                 };
-                broker.revoke_many(&evidence, wanted).await.map(drop)
+                broker
+                    .revocation
+                    .revoke_many(&evidence, wanted)
+                    .await
+                    .map(drop)
             }
-            (_, "list_keys") => broker.list_keys(&evidence).await.map(drop),
+            (_, "list_keys") => broker.signing_keys.list_keys(&evidence).await.map(drop),
             (_, "add_workload_key") => {
                 let key = json!({});
-                let added = broker.add_workload_key(&evidence, "w".into(), "x".into(), &key);
+                let added =
+                    broker
+                        .administration
+                        .add_workload_key(&evidence, "w".into(), "x".into(), &key);
                 added.await.map(drop)
             }
             (_, "join") => {
@@ -428,34 +466,54 @@ impl World {
                 request.task = TaskSelector::Join { id: task, handle };
                 issue(evidence, request).await
             }
-            (_, "session") => broker.session(session, &evidence).await.map(drop),
-            (_, "revoke_session") => broker.revoke_session(&evidence, session).await.map(drop),
-            (_, "task") => broker.task(task, &evidence).await.map(drop),
+            (_, "session") => broker
+                .verification
+                .session(session, &evidence)
+                .await
+                .map(drop),
+            (_, "revoke_session") => broker
+                .revocation
+                .revoke_session(&evidence, session)
+                .await
+                .map(drop),
+            (_, "task") => broker.tasks.task(task, &evidence).await.map(drop),
             (_, "end_task") => {
                 let authority = TaskAuthority::Owner(evidence);
-                let ended = broker.end_task(task, authority, TaskEnd::Abort).await;
+                let ended = broker.tasks.end_task(task, authority, TaskEnd::Abort).await;
                 ended.map(drop)
             }
             (_, "heartbeat") => {
                 let known = self.over.task.id;
                 let id = if variant == "TaskEnded" { known } else { task };
                 let authority = TaskAuthority::Owner(evidence);
-                broker.heartbeat(id, authority).await.map(drop)
+                broker.tasks.heartbeat(id, authority).await.map(drop)
             }
             (_, "decision") => {
                 let id = UNKNOWN.parse().unwrap();
-                let under = taskpass::broker::proof::Under::Newest;
-                broker.decision(&evidence, id, under).await.map(drop)
+                let under = taskpass::broker::administration::records::Under::Newest;
+                broker
+                    .administration
+                    .decision(&evidence, id, under)
+                    .await
+                    .map(drop)
             }
-            (_, "ledger_entry") => broker.ledger_entry(&evidence, 0).await.map(drop),
-            (_, "check_ledger_reader") => broker.check_ledger_reader(&evidence).await.map(drop),
+            (_, "ledger_entry") => broker
+                .administration
+                .ledger_entry(&evidence, 0)
+                .await
+                .map(drop),
+            (_, "check_ledger_reader") => broker
+                .administration
+                .check_ledger_reader(&evidence)
+                .await
+                .map(drop),
             (_, "parent") => {
                 let mut child = job();
                 child.parent = Some(taskpass::domain::request::ParentRef {
                     id: self.open.task.id,
                     delegation: "tpd_guessed".to_owned().into(),
                 });
-                broker.open_task(&evidence, child).await.map(drop)
+                broker.tasks.open_task(&evidence, child).await.map(drop)
             }
             ("Denied" | "RateLimited", "issue") => {
                 let mut request = ask(&["orders:read"]);
@@ -470,7 +528,7 @@ impl World {
             ("Denied" | "RateLimited", "open_task") => {
                 let mut unknown = job();
                 unknown.task_type = "unknown".into();
-                broker.open_task(&evidence, unknown).await.map(drop)
+                broker.tasks.open_task(&evidence, unknown).await.map(drop)
             }
             (_, "delegate") => {
                 let ended = variant == "TaskEnded";
@@ -478,7 +536,9 @@ impl World {
                 let child = "dev:agent%3Achild".to_owned().try_into().unwrap();
                 let authority = TaskAuthority::Owner(evidence);
                 let sessions = u32::from(ended);
-                let lent = broker.delegate(parent.task.id, authority, child, sessions, None);
+                let lent = broker
+                    .tasks
+                    .delegate(parent.task.id, authority, child, sessions, None);
                 lent.await.map(drop)
             }
             ("AlreadyIssued", _) => {
@@ -512,9 +572,13 @@ impl World {
                 let admin = self.rig.admin();
                 self.bind("agent%3Areports", "keys", true).await;
                 for _ in 1..MAX_LEDGER_KEYS {
-                    broker.rotate_ledger_key(&admin).await.unwrap();
+                    broker.signing_keys.rotate_ledger_key(&admin).await.unwrap();
                 }
-                let rotated = broker.rotate_ledger_key(&evidence).await.map(drop);
+                let rotated = broker
+                    .signing_keys
+                    .rotate_ledger_key(&evidence)
+                    .await
+                    .map(drop);
                 // No generation is activated while nobody bound could activate the next one.
                 self.bind("agent%3Areports", "keys", false).await;
                 rotated
@@ -553,6 +617,7 @@ impl World {
         let bound = self
             .rig
             .broker
+            .administration
             .bind_admin(&admin, identity, role.into(), bound);
         bound.await.unwrap();
     }
@@ -565,17 +630,28 @@ impl World {
     /// Changes what decides.
     async fn decide_by(&self, change: impl FnOnce(&mut serde_json::Value)) {
         let admin = self.rig.admin();
-        let (_, bytes) = self.rig.broker.generation(&admin).await.unwrap();
+        let (_, bytes) = self
+            .rig
+            .broker
+            .administration
+            .generation(&admin)
+            .await
+            .unwrap();
         let mut next: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         change(&mut next);
         let next = serde_json::from_value(next).unwrap();
-        let activated = self.rig.broker.activate(&admin, ready(Some(next))).await;
+        let activated = self
+            .rig
+            .broker
+            .administration
+            .activate(&admin, ready(Some(next)))
+            .await;
         activated.unwrap().unwrap();
     }
 
     /// How many entries were appended so far, those without a leaf included.
     fn appended(&self) -> u64 {
-        let text = self.rig.broker.metrics().render();
+        let text = self.rig.broker.core.metrics().render();
         let sum = "taskpass_ledger_batch_entries_sum ";
         let line = text.lines().find_map(|line| line.strip_prefix(sum));
         line.unwrap().trim_end_matches(".0").parse().unwrap()
@@ -583,7 +659,11 @@ impl World {
 
     /// Whether evidence gets what it would have got if it had never been shown.
     async fn is_spent(&self, token: &str) -> bool {
-        let again = self.rig.broker.issue(bearer(token), ask(&["orders:read"]));
+        let again = self
+            .rig
+            .broker
+            .issuance
+            .issue(bearer(token), ask(&["orders:read"]));
         match again.await {
             Ok(_) => false,
             Err(BrokerError::Replayed | BrokerError::UsedUp { .. }) => true,
@@ -644,13 +724,13 @@ on_both_stores! {
             let evidence = bearer(&token);
             let broker = &world.rig.broker;
             match call {
-                "sessions" => drop(broker.list_sessions(&evidence, SessionFilter::default()).await.unwrap()),
-                "tasks" => drop(broker.list_tasks(&evidence, taskpass::store::tasks::TaskFilter::default()).await.unwrap()),
+                "sessions" => drop(broker.verification.list_sessions(&evidence, SessionFilter::default()).await.unwrap()),
+                "tasks" => drop(broker.tasks.list_tasks(&evidence, taskpass::store::tasks::TaskFilter::default()).await.unwrap()),
                 "end again" => {
                     let authority = TaskAuthority::Owner(evidence);
-                    drop(broker.end_task(world.over.task.id, authority, TaskEnd::Abort).await.unwrap());
+                    drop(broker.tasks.end_task(world.over.task.id, authority, TaskEnd::Abort).await.unwrap());
                 }
-                _ => broker.revoke_token(&evidence, &"a.b.c".to_owned().into()).await.unwrap(),
+                _ => broker.revocation.revoke_token(&evidence, &"a.b.c".to_owned().into()).await.unwrap(),
             }
             assert!(world.is_spent(&token).await, "{call}");
         }
@@ -666,22 +746,22 @@ on_both_stores! {
                 let unknown = UNKNOWN.parse::<TaskId>().unwrap();
                 let story: BoxFuture<'_, ()> = match call {
                     "revoke" => async {
-                        drop(broker.revoke_session(&evidence, UNKNOWN.parse().unwrap()).await);
+                        drop(broker.revocation.revoke_session(&evidence, UNKNOWN.parse().unwrap()).await);
                     }.boxed(),
                     "end" => async {
                         let authority = TaskAuthority::Owner(evidence.clone());
-                        drop(broker.end_task(unknown, authority, TaskEnd::Abort).await);
+                        drop(broker.tasks.end_task(unknown, authority, TaskEnd::Abort).await);
                     }.boxed(),
                     "delegate" => async {
                         let authority = TaskAuthority::Owner(evidence.clone());
                         let child = "dev:agent%3Achild".to_owned().try_into().unwrap();
-                        drop(broker.delegate(world.over.task.id, authority, child, 1, None).await);
+                        drop(broker.tasks.delegate(world.over.task.id, authority, child, 1, None).await);
                     }.boxed(),
                     "bind" => async {
                         let who = "dev:agent%3Aorders".to_owned().try_into().unwrap();
-                        drop(broker.bind_admin(&evidence, who, "ops".into(), true).await);
+                        drop(broker.administration.bind_admin(&evidence, who, "ops".into(), true).await);
                     }.boxed(),
-                    _ => async { drop(broker.session(UNKNOWN.parse().unwrap(), &evidence).await) }.boxed(),
+                    _ => async { drop(broker.verification.session(UNKNOWN.parse().unwrap(), &evidence).await) }.boxed(),
                 };
                 let _ = drop_after(pauses, story).await;
                 assert!(world.is_spent(&token).await, "{call}, dropped at its pause {pauses}");
@@ -692,7 +772,7 @@ on_both_stores! {
     async fn evidence_is_used_up_by_a_story_that_panics(world: World) {
         let token = world.token();
         world.back_end.fail(Fault::Panics);
-        let lost = world.rig.broker.issue(bearer(&token), on_role()).await;
+        let lost = world.rig.broker.issuance.issue(bearer(&token), on_role()).await;
         assert!(matches!(lost, Err(BrokerError::FailClosed(_))), "{lost:?}");
         world.back_end.fail(Fault::None);
         assert!(world.is_spent(&token).await);
@@ -850,7 +930,7 @@ on_both_stores! {
         let (_server, client) = world.rig.serve();
         let counter = "taskpass_attestation_failures_total{attestor=\"none\",reason=\"malformed\"}";
         let malformed = |world: &World| {
-            let text = world.rig.broker.metrics().render();
+            let text = world.rig.broker.core.metrics().render();
             let line = text.lines().find(|line| line.starts_with(counter)).unwrap();
             line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
         };

@@ -16,10 +16,10 @@ on_both_stores! {
     async fn a_token_that_is_good_for_a_year_is_not_kept_for_a_year_and_never_good_twice(rig: Rig) {
         let expires = rig.now().plus_seconds(YEAR).seconds();
         let token = rig.token("agent:reports", json!({"exp": expires}));
-        let present = || rig.broker.issue(bearer(&token), ask(&["orders:read"]));
+        let present = || rig.broker.issuance.issue(bearer(&token), ask(&["orders:read"]));
         present().await.unwrap();
         assert!(matches!(present().await, Err(BrokerError::Replayed)));
-        let store = rig.broker.store();
+        let store = rig.broker.core.store();
         let kept_until = rig.now().plus_seconds(MAX_EVIDENCE_SECONDS);
         // While it could be of an age to be believed, it is kept.
         assert_eq!(store.prune_one_time(rig.now().plus_seconds(86_400), 100).await.unwrap(), 0);

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
-use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::decision::RefusalCode;
 use taskpass::domain::generation::Generation;
@@ -78,6 +78,7 @@ pub async fn records(rig: &Rig) -> Vec<Record> {
     loop {
         let page = rig
             .broker
+            .administration
             .decision_records(&rig.admin(), from, None, 700)
             .await
             .unwrap();
@@ -90,7 +91,12 @@ pub async fn records(rig: &Rig) -> Vec<Record> {
 }
 
 async fn generation(rig: &Rig) -> CompiledGeneration {
-    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let (_, bytes) = rig
+        .broker
+        .administration
+        .generation(&rig.admin())
+        .await
+        .unwrap();
     let generation: Generation = serde_json::from_slice(&bytes).unwrap();
     CompiledGeneration::compile(&generation, &[]).unwrap()
 }
@@ -114,7 +120,12 @@ async fn thousands_of_recorded_decisions_come_out_again_byte_for_byte() {
             }
             if n.is_multiple_of(50) {
                 // One opens a task alone.
-                drop(rig.broker.open_task(&rig.evidence(&subject), job()).await);
+                drop(
+                    rig.broker
+                        .tasks
+                        .open_task(&rig.evidence(&subject), job())
+                        .await,
+                );
             }
         });
         while running.len() > 48 {
@@ -200,7 +211,11 @@ async fn families(rig: &Rig) {
             allow_unknown: false,
             dry_run: false,
         };
-        rig.broker.revoke_many(&rig.admin(), stop).await.unwrap();
+        rig.broker
+            .revocation
+            .revoke_many(&rig.admin(), stop)
+            .await
+            .unwrap();
         let blocked = rig.issue(who, ask(&["orders:read"])).await;
         assert_eq!(rig::refusal(blocked), "blocked");
     }

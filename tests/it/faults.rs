@@ -149,7 +149,7 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
         .issue("agent:reports", rig::ask(&["orders:read"]))
         .await
         .unwrap();
-    let Store::Sqlite(sqlite) = rig.broker.store() else {
+    let Store::Sqlite(sqlite) = rig.broker.core.store() else {
         panic!("a rig on SQLite");
     };
     let pages = async |limit: i64| {
@@ -171,7 +171,7 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
         assert!(granted < 500, "it is never full");
     };
     assert!(matches!(refused, BrokerError::FailClosed(_)), "{refused}");
-    assert!(rig.broker.unready().unwrap().starts_with("ledger: "));
+    assert!(rig.broker.health.unready().unwrap().starts_with("ledger: "));
     // What is good is good still: reading takes no room.
     assert!(rig.is_good(&first).await);
     let sessions = async || {
@@ -184,8 +184,8 @@ async fn a_full_sqlite_file_closes_the_broker_until_there_is_room() {
     assert_eq!(sessions().await, granted + 1);
 
     pages(1_000_000).await;
-    rig.broker.check_health().await.unwrap();
-    assert_eq!(rig.broker.unready(), None, "well again, by itself");
+    rig.broker.health.check_health().await.unwrap();
+    assert_eq!(rig.broker.health.unready(), None, "well again, by itself");
     let again = rig
         .issue("agent:reports", rig::ask(&["orders:read"]))
         .await
@@ -239,16 +239,16 @@ async fn heavy(rig: &Rig, bytes: usize) -> Request {
         salt: [0; 16],
         bytes: vec![b' '; bytes],
     };
-    let active = rig.broker.store().active_generation().await.unwrap();
+    let active = rig.broker.core.store().active_generation().await.unwrap();
     let decide = Decide {
         id: DecisionId::from(uuid::Uuid::from_u128(1)),
-        basis: rig.broker.ledger().basis(),
+        basis: rig.broker.core.ledger().basis(),
         identity: "dev:heavy".to_owned().try_into().unwrap(),
         instance: None,
         attestor: "dev".into(),
         generation: active.unwrap().sealed.claimed(),
         observed: None,
-        input: taskpass::broker::commit(opening.salt, opening.bytes),
+        input: taskpass::broker::core::commit(opening.salt, opening.bytes),
         purpose: None,
         decided: Decided::Refuse(Box::new(RefusalRecord {
             refusal: Refusal::new(RefusalCode::NotPermitted, "heavy"),
@@ -289,7 +289,7 @@ async fn more_than_the_queue_takes_is_turned_away_at_once() {
     lock.execute("SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE")
         .await
         .unwrap();
-    let ledger = rig.broker.ledger();
+    let ledger = rig.broker.core.ledger();
     let mut waits = ledger.append(consume(&rig, 0)).boxed();
     assert!((&mut waits).now_or_never().is_none());
     until_a_batch_waits(&rig).await;
@@ -352,7 +352,7 @@ async fn so_many_entries_wait_and_no_more() {
         .await
         .unwrap();
     // A batch is in flight once it waits for the lock; it holds one entry, the others queue.
-    let ledger = rig.broker.ledger();
+    let ledger = rig.broker.core.ledger();
     let mut asks: FuturesUnordered<_> = FuturesUnordered::new();
     asks.push(ledger.append(consume(&rig, 0)).boxed());
     assert!(asks.next().now_or_never().is_none());
@@ -379,7 +379,7 @@ async fn so_many_entries_wait_and_no_more() {
     assert!(overloaded(&refused), "at once: {refused:?}");
     let evidence = rig.evidence("agent:reports");
     let ask = || rig::ask(&["orders:read"]);
-    let refused = rig.broker.issue(evidence.clone(), ask()).await;
+    let refused = rig.broker.issuance.issue(evidence.clone(), ask()).await;
     assert!(
         matches!(refused, Err(BrokerError::Overloaded)),
         "{refused:?}"
@@ -398,12 +398,12 @@ async fn so_many_entries_wait_and_no_more() {
         ledger.check_evidence_room().is_ok()
     })
     .await;
-    rig.broker.issue(evidence, ask()).await.unwrap();
+    rig.broker.issuance.issue(evidence, ask()).await.unwrap();
 }
 
 /// Lets the store take nothing more, or lets it again.
 async fn close_store(rig: &Rig, closed: bool) {
-    match rig.broker.store() {
+    match rig.broker.core.store() {
         Store::Postgres(_) => {
             let sql = if closed {
                 "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
@@ -435,7 +435,7 @@ on_both_stores! {
         let mut granted = 0;
         let issuing = loop {
             let evidence = rig.evidence("agent:reports");
-            match rig.broker.issue(evidence.clone(), rig::ask(&["orders:read"])).await {
+            match rig.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await {
                 Ok(_) => granted += 1,
                 Err(BrokerError::FailClosed(_)) => break evidence,
                 Err(other) => panic!("{other}"),
@@ -445,7 +445,7 @@ on_both_stores! {
         let mut reading = Vec::new();
         for _ in 0..200 {
             let evidence = rig.evidence("agent:reports");
-            let read = rig.broker.list_sessions(&evidence, SessionFilter { limit: 10, ..SessionFilter::default() }).await;
+            let read = rig.broker.verification.list_sessions(&evidence, SessionFilter { limit: 10, ..SessionFilter::default() }).await;
             match read {
                 Ok(_) => {}
                 Err(BrokerError::FailClosed(_)) => reading.push(evidence),
@@ -460,16 +460,16 @@ on_both_stores! {
         close_store(&rig, false).await;
         // On this replica at once.
         for evidence in reading.iter().chain([&issuing]) {
-            let again = rig.broker.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
+            let again = rig.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
             assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
         }
         rig.issue("agent:reports", rig::ask(&["orders:read"])).await.unwrap();
-        assert_eq!(rig.broker.unready(), None);
+        assert_eq!(rig.broker.health.unready(), None);
         // And on another, since it was written meanwhile.
-        if matches!(rig.broker.store(), Store::Postgres(_)) {
+        if matches!(rig.broker.core.store(), Store::Postgres(_)) {
             let other = rig.replica().await;
             for evidence in reading.iter().chain([&issuing]) {
-                let again = other.broker.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
+                let again = other.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await;
                 assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
             }
         }
@@ -480,7 +480,7 @@ on_both_stores! {
         let mut granted = 0;
         let refused = loop {
             let evidence = rig.evidence("agent:reports");
-            if rig.broker.issue(evidence.clone(), rig::ask(&["orders:read"])).await.is_err() {
+            if rig.broker.issuance.issue(evidence.clone(), rig::ask(&["orders:read"])).await.is_err() {
                 break evidence;
             }
             granted += 1;
@@ -489,9 +489,9 @@ on_both_stores! {
         let before = rig.rows().await["one_time"].len();
         close_store(&rig, false).await;
         // Nobody calls, and nothing looks at the broker's health.
-        until("it is recorded", SOON, async || rig.broker.unready().is_none()).await;
+        until("it is recorded", SOON, async || rig.broker.health.unready().is_none()).await;
         assert!(rig.rows().await["one_time"].len() > before);
-        let again = rig.broker.issue(refused, rig::ask(&["orders:read"])).await;
+        let again = rig.broker.issuance.issue(refused, rig::ask(&["orders:read"])).await;
         assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use taskpass::app::Assembled;
-use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::task::TaskEnd;
@@ -99,7 +99,7 @@ async fn run(connection: &mut PgConnection, sql: &str) {
 
 /// What a leaf of this log says.
 fn body(rig: &Rig, event: &Value) -> Vec<u8> {
-    let mut leaf = json!({"v": 2, "origin": rig.broker.ledger().origin(), "at": rig.now()});
+    let mut leaf = json!({"v": 2, "origin": rig.broker.core.ledger().origin(), "at": rig.now()});
     let members = event.as_object().unwrap().clone();
     leaf.as_object_mut().unwrap().extend(members);
     serde_json::to_vec(&leaf).unwrap()
@@ -121,8 +121,8 @@ async fn stop(other: Assembled) {
 
 /// The broker looks at its store, as it does each second, and has stopped for good. Why.
 async fn stopped(broker: &Broker) -> String {
-    drop(broker.check_health().await);
-    match broker.ledger().status() {
+    drop(broker.health.check_health().await);
+    match broker.core.ledger().status() {
         LedgerStatus::Stopped(why) => why,
         other => panic!("it goes on: {other:?}"),
     }
@@ -135,13 +135,15 @@ async fn all_stopped(rig: &Rig, idle: &Assembled, size: u64, named: &[&str]) {
         for named in named {
             assert!(why.contains(named), "{named} in {why}");
         }
-        let asked = broker.issue(rig.evidence("agent:reports"), ask(&["orders:read"]));
+        let asked = broker
+            .issuance
+            .issue(rig.evidence("agent:reports"), ask(&["orders:read"]));
         let asked = asked.await;
         assert!(
             matches!(asked, Err(BrokerError::FailClosed(_))),
             "{asked:?}"
         );
-        let signed = broker.ledger().checkpoints().borrow().clone().unwrap();
+        let signed = broker.core.ledger().checkpoints().borrow().clone().unwrap();
         assert!(signed.head.size <= size, "{signed:?}");
     }
 }
@@ -149,7 +151,7 @@ async fn all_stopped(rig: &Rig, idle: &Assembled, size: u64, named: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_head_over_a_key_of_somebody_elses_is_neither_followed_nor_signed() {
     let (mut rig, idle) = two().await;
-    let size = rig.broker.ledger().basis();
+    let size = rig.broker.core.ledger().basis();
     let mut writer = Writer::on(&rig).await;
     let mut hashes = writer.hashes().await;
     let key = body(
@@ -181,7 +183,7 @@ async fn a_leaf_behind_the_newest_head_stops_every_replica_whatever_it_says() {
             "by": "dev-admin-token"}),
     ] {
         let (rig, idle) = two().await;
-        let size = rig.broker.ledger().basis();
+        let size = rig.broker.core.ledger().basis();
         let mut writer = Writer::on(&rig).await;
         let index = writer.hashes().await.len();
         writer.leaf(index, &body(&rig, &event)).await;
@@ -189,7 +191,13 @@ async fn a_leaf_behind_the_newest_head_stops_every_replica_whatever_it_says() {
         all_stopped(&rig, &idle, size, &[&named]).await;
         // Whoever may read the whole log is not shown it as one of its leaves.
         let (admin, index) = (rig.admin(), u64::try_from(index).unwrap());
-        assert!(rig.broker.ledger_entry(&admin, index).await.is_err());
+        assert!(
+            rig.broker
+                .administration
+                .ledger_entry(&admin, index)
+                .await
+                .is_err()
+        );
         stop(idle).await;
         writer.gone().await;
     }
@@ -198,17 +206,22 @@ async fn a_leaf_behind_the_newest_head_stops_every_replica_whatever_it_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_is_there_before_its_leaf_stops_the_replica_that_would_write_it() {
     let (rig, idle) = two().await;
-    let size = rig.broker.ledger().basis();
+    let size = rig.broker.core.ledger().basis();
     let mut writer = Writer::on(&rig).await;
     writer
         .run("INSERT INTO leaf_body (idx, body) SELECT max(idx) + 1, 'x' FROM leaf")
         .await;
     for broker in [&rig.broker, &idle.broker] {
-        let asked = broker.issue(rig.evidence("agent:reports"), ask(&["orders:read"]));
+        let asked = broker
+            .issuance
+            .issue(rig.evidence("agent:reports"), ask(&["orders:read"]));
         assert!(asked.await.is_err());
         let why = stopped(broker).await;
         assert!(why.contains("table leaf_body"), "{why}");
-        assert_eq!(broker.ledger().head().await.unwrap().unwrap().size, size);
+        assert_eq!(
+            broker.core.ledger().head().await.unwrap().unwrap().size,
+            size
+        );
     }
     stop(idle).await;
     writer.gone().await;
@@ -217,7 +230,7 @@ async fn a_body_that_is_there_before_its_leaf_stops_the_replica_that_would_write
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leaf_inserted_while_a_batch_is_written_is_not_taken_for_the_brokers() {
     let (rig, idle) = two().await;
-    let size = rig.broker.ledger().basis();
+    let size = rig.broker.core.ledger().basis();
     let mut writer = Writer::on(&rig).await;
     let leaf = body(
         &rig,
@@ -227,7 +240,7 @@ async fn a_leaf_inserted_while_a_batch_is_written_is_not_taken_for_the_brokers()
     writer.run("BEGIN").await;
     writer.leaf(usize::try_from(size).unwrap(), &leaf).await;
     let evidence = rig.evidence("agent:reports");
-    let issuing = rig.broker.issue(evidence, ask(&["orders:read"]));
+    let issuing = rig.broker.issuance.issue(evidence, ask(&["orders:read"]));
     let committing = async {
         let watching = rig.database().pool().await;
         until("the broker waits for the foreign leaf", SOON, async || {
@@ -270,10 +283,12 @@ async fn an_older_head_that_is_put_in_again_changes_nothing() {
         .run("INSERT INTO ledger_head SELECT * FROM kept ON CONFLICT DO NOTHING")
         .await;
     for broker in [&rig.broker, &idle.broker] {
-        broker.check_health().await.unwrap();
-        let asked = broker.issue(rig.evidence("agent:reports"), ask(&["orders:read"]));
+        broker.health.check_health().await.unwrap();
+        let asked = broker
+            .issuance
+            .issue(rig.evidence("agent:reports"), ask(&["orders:read"]));
         asked.await.unwrap();
-        assert_eq!(broker.ledger().status(), LedgerStatus::Serving);
+        assert_eq!(broker.core.ledger().status(), LedgerStatus::Serving);
     }
     stop(idle).await;
     writer.gone().await;
@@ -291,8 +306,10 @@ async fn a_forged_activation_takes_no_replica_back_to_an_older_generation() {
         )
         .await;
     for broker in [&rig.broker, &idle.broker] {
-        assert!(broker.follow_generation().await.is_err());
-        let asked = broker.issue(rig.evidence("agent:reports"), ask(&["orders:read"]));
+        assert!(broker.generations.follow().await.is_err());
+        let asked = broker
+            .issuance
+            .issue(rig.evidence("agent:reports"), ask(&["orders:read"]));
         assert!(asked.await.is_err());
         let why = stopped(broker).await;
         assert!(why.contains("table activation"), "{why}");
@@ -307,7 +324,11 @@ async fn a_cutoff_that_was_edited_is_not_believed_at_use_and_stops_every_replica
     let issued = rig.issue("agent:reports", ask(&["orders:read"])).await;
     let issued = issued.unwrap();
     let idle = rig.replica().await;
-    rig.broker.revoke_many(&rig.admin(), drill()).await.unwrap();
+    rig.broker
+        .revocation
+        .revoke_many(&rig.admin(), drill())
+        .await
+        .unwrap();
     assert!(!is_good(&idle.broker, &issued).await);
     // The serving role may not; an owner may, and has no sealing key.
     let mut owner = rig.database().connect().await;
@@ -318,6 +339,7 @@ async fn a_cutoff_that_was_edited_is_not_believed_at_use_and_stops_every_replica
     .await;
     for broker in [&rig.broker, &idle.broker] {
         let answer = broker
+            .verification
             .introspect(&rig.admin(), &access_token(&issued))
             .await;
         assert!(answer.is_err(), "{answer:?}");
@@ -333,7 +355,10 @@ async fn a_role_that_was_taken_is_not_put_back_from_its_older_row() {
     let bind = async |bound| {
         let who = "dev:agent%3Aorders".to_owned().try_into().unwrap();
         let admin = rig.admin();
-        let bound = rig.broker.bind_admin(&admin, who, "nobody".into(), bound);
+        let bound = rig
+            .broker
+            .administration
+            .bind_admin(&admin, who, "nobody".into(), bound);
         bound.await.unwrap();
     };
     bind(true).await;
@@ -352,6 +377,7 @@ async fn a_role_that_was_taken_is_not_put_back_from_its_older_row() {
     }
     assert!(
         rig.broker
+            .administration
             .admin_bindings(&rig.admin())
             .await
             .unwrap()
@@ -386,8 +412,8 @@ async fn a_forged_signing_key_stops_every_replica() {
         let mut writer = Writer::on(&rig).await;
         writer.run(forged).await;
         // The one follows the keys, as it does each second; the other looks at its store.
-        assert!(rig.broker.follow_keys(rig.now()).await.is_err());
-        let size = rig.broker.ledger().basis();
+        assert!(rig.broker.keys.follow(rig.now()).await.is_err());
+        let size = rig.broker.core.ledger().basis();
         all_stopped(&rig, &idle, size, &["the table signing_key", "not written"]).await;
         stop(idle).await;
         writer.gone().await;
@@ -400,7 +426,12 @@ async fn a_forged_signing_key_keeps_no_key_from_being_cut_off() {
         let (rig, idle) = two().await;
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await;
         let issued = issued.unwrap();
-        let keys = rig.broker.list_keys(&rig.admin()).await.unwrap();
+        let keys = rig
+            .broker
+            .signing_keys
+            .list_keys(&rig.admin())
+            .await
+            .unwrap();
         let signing = keys.iter().find(|key| {
             key.signing && key.record.purpose == taskpass::crypto::keyring::KeyPurpose::AccessToken
         });
@@ -408,7 +439,11 @@ async fn a_forged_signing_key_keeps_no_key_from_being_cut_off() {
         let mut writer = Writer::on(&rig).await;
         writer.run(forged).await;
         // It fails at the rows, and that comes after the cutoff.
-        let revoked = rig.broker.revoke_key(&rig.admin(), &kid, false).await;
+        let revoked = rig
+            .broker
+            .signing_keys
+            .revoke_key(&rig.admin(), &kid, false)
+            .await;
         assert!(revoked.is_err(), "{revoked:?}");
         let cut: Vec<String> =
             sqlx::query_scalar("SELECT value FROM cutoff WHERE kind = 'signing_key'")
@@ -419,6 +454,7 @@ async fn a_forged_signing_key_keeps_no_key_from_being_cut_off() {
         for broker in [&rig.broker, &idle.broker] {
             stopped(broker).await;
             let answer = broker
+                .verification
                 .introspect(&rig.admin(), &access_token(&issued))
                 .await;
             assert!(answer.is_err(), "{answer:?}");
@@ -435,8 +471,14 @@ async fn what_has_ended_is_not_revived_by_the_serving_role() {
     let issued = issued.unwrap();
     rig.revoke(issued.session.id).await;
     rig.end(&issued, TaskEnd::Complete).await.unwrap();
-    let kid = rig.broker.rotate_keys(&rig.admin()).await.unwrap();
+    let kid = rig
+        .broker
+        .signing_keys
+        .rotate_keys(&rig.admin())
+        .await
+        .unwrap();
     rig.broker
+        .signing_keys
         .revoke_key(&rig.admin(), &kid, false)
         .await
         .unwrap();

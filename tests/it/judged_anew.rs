@@ -5,7 +5,7 @@ use std::future::ready;
 use std::sync::Arc;
 
 use taskpass::attest::Evidence;
-use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::domain::cutoff::Selector;
@@ -46,24 +46,36 @@ async fn bind(rig: &Rig, sub: &str, role: &str) {
     let admin = rig.admin();
     let bound = rig
         .broker
+        .administration
         .bind_admin(&admin, identity(sub), role.into(), true);
     bound.await.unwrap();
 }
 
 async fn unbind(broker: &Arc<Broker>, by: Evidence, sub: &str) -> Result<(), BrokerError> {
     broker
+        .administration
         .bind_admin(&by, identity(sub), "admin".into(), false)
         .await
 }
 
 async fn admins(rig: &Rig) -> usize {
-    let bindings = rig.broker.admin_bindings(&rig.admin()).await.unwrap();
+    let bindings = rig
+        .broker
+        .administration
+        .admin_bindings(&rig.admin())
+        .await
+        .unwrap();
     bindings.len()
 }
 
 /// What decides, with these policies for admins.
 async fn next(rig: &Rig, admins: &str) -> Generation {
-    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let (_, bytes) = rig
+        .broker
+        .administration
+        .generation(&rig.admin())
+        .await
+        .unwrap();
     let mut next: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     next["policies"][0]["text"] = format!("{POLICIES}{admins}").into();
     serde_json::from_value(next).unwrap()
@@ -78,7 +90,12 @@ async fn cut_off(rig: &Rig, task: TaskId) -> taskpass::ids::CutoffId {
         allow_unknown: false,
         dry_run: false,
     };
-    let revoked = rig.broker.revoke_many(&rig.admin(), ask).await.unwrap();
+    let revoked = rig
+        .broker
+        .revocation
+        .revoke_many(&rig.admin(), ask)
+        .await
+        .unwrap();
     revoked.cutoff.unwrap().id
 }
 
@@ -92,22 +109,44 @@ async fn an_admin_whose_right_was_taken_acts_on_no_replica_that_has_not_followed
     bind(&rig, "agent:reports", "admin").await;
     let other = rig.replica().await;
     let reports = || rig.evidence("agent:reports");
-    other.broker.list_keys(&reports()).await.unwrap();
+    other
+        .broker
+        .signing_keys
+        .list_keys(&reports())
+        .await
+        .unwrap();
     let activated = rig
         .broker
+        .administration
         .activate(&rig.admin(), ready(Some(next(&rig, ACTIVATORS).await)))
         .await;
     activated.unwrap().unwrap();
-    let size = rig.broker.ledger().basis();
+    let size = rig.broker.core.ledger().basis();
     // Nothing has told the other replica so far.
     let acts = [
-        other.broker.list_keys(&reports()).await.map(drop),
         other
             .broker
+            .signing_keys
+            .list_keys(&reports())
+            .await
+            .map(drop),
+        other
+            .broker
+            .administration
             .bind_admin(&reports(), identity("agent:child"), "auditor".into(), true)
             .await,
-        other.broker.rotate_keys(&reports()).await.map(drop),
-        other.broker.generation(&reports()).await.map(drop),
+        other
+            .broker
+            .signing_keys
+            .rotate_keys(&reports())
+            .await
+            .map(drop),
+        other
+            .broker
+            .administration
+            .generation(&reports())
+            .await
+            .map(drop),
     ];
     for (number, act) in acts.iter().enumerate() {
         assert!(is_forbidden(act), "{number}: {act:?}");
@@ -116,13 +155,19 @@ async fn an_admin_whose_right_was_taken_acts_on_no_replica_that_has_not_followed
         .await
         .unwrap();
     assert_eq!(
-        rig.broker.ledger().basis(),
+        rig.broker.core.ledger().basis(),
         size + 1,
         "nothing was recorded"
     );
     let mut reader = Vec::new();
     for _ in 0..3 {
-        reader.push(other.broker.issue(reports(), ask(&["orders:read"])).await);
+        reader.push(
+            other
+                .broker
+                .issuance
+                .issue(reports(), ask(&["orders:read"]))
+                .await,
+        );
     }
     assert!(reader.iter().all(Result::is_ok), "{reader:?}");
     other
@@ -176,11 +221,11 @@ on_both_stores! {
         for stranger in ["github:user:42", "dev:a:b", "dev:", "nobody"] {
             let Ok(stranger) = Identity::try_from(stranger.to_owned()) else { continue };
             let admin = rig.admin();
-            let bound = rig.broker.bind_admin(&admin, stranger.clone(), "admin".into(), true);
+            let bound = rig.broker.administration.bind_admin(&admin, stranger.clone(), "admin".into(), true);
             let refused = bound.await;
             assert!(matches!(refused, Err(BrokerError::Invalid { pointer: "/workload", .. })), "{stranger}: {refused:?}");
             // One that was bound while its attestor was there can always be unbound.
-            let unbound = rig.broker.bind_admin(&admin, stranger, "admin".into(), false);
+            let unbound = rig.broker.administration.bind_admin(&admin, stranger, "admin".into(), false);
             unbound.await.unwrap();
         }
     }
@@ -188,11 +233,11 @@ on_both_stores! {
     async fn a_role_that_no_policy_names_is_not_bound(rig: Rig) {
         for typo in ["admn", "adminn", "admin-role"] {
             let admin = rig.admin();
-            let bound = rig.broker.bind_admin(&admin, identity("agent:child"), typo.into(), true);
+            let bound = rig.broker.administration.bind_admin(&admin, identity("agent:child"), typo.into(), true);
             let refused = bound.await.unwrap_err().to_string();
             assert!(refused.contains("policies name: admin, auditor, nobody"), "{refused}");
             // One that was bound while a policy named it can always be unbound.
-            let unbound = rig.broker.bind_admin(&admin, identity("agent:child"), typo.into(), false);
+            let unbound = rig.broker.administration.bind_admin(&admin, identity("agent:child"), typo.into(), false);
             unbound.await.unwrap();
         }
         assert_eq!(admins(&rig).await, 0);
@@ -202,7 +247,7 @@ on_both_stores! {
         bind(&rig, "agent:reports", "admin").await;
         for (role, bound) in [("admin", false), ("admin", true), ("auditor", true)] {
             let by = rig.evidence("agent:reports");
-            let own = rig.broker.bind_admin(&by, identity("agent:reports"), role.into(), bound);
+            let own = rig.broker.administration.bind_admin(&by, identity("agent:reports"), role.into(), bound);
             let refused = own.await.unwrap_err();
             assert!(matches!(refused, BrokerError::OwnBinding), "{refused}");
             assert!(refused.to_string().contains("another admin does"), "{refused}");
@@ -215,7 +260,7 @@ on_both_stores! {
         for stranger in ["github:user:42", "dev:a:b", "nowhere:agent"] {
             let authority = TaskAuthority::Handle(handle(&parent), Evidence::default());
             let child = stranger.to_owned().try_into().unwrap();
-            let lent = rig.broker.delegate(parent.task.id, authority, child, 1, None).await;
+            let lent = rig.broker.tasks.delegate(parent.task.id, authority, child, 1, None).await;
             let Err(BrokerError::Invalid { pointer: "/workload", detail }) = lent else {
                 panic!("{stranger}");
             };
@@ -234,28 +279,28 @@ on_both_stores! {
         for task in [parent.task.id, child.task.id] {
             let cutoff = cut_off(&rig, task).await;
             for own in ["agent:reports", "agent:child"] {
-                let lifted = rig.broker.lift(&rig.evidence(own), cutoff).await;
+                let lifted = rig.broker.revocation.lift(&rig.evidence(own), cutoff).await;
                 assert!(is_forbidden(&lifted), "{own}: {lifted:?}");
             }
-            rig.broker.lift(&rig.evidence("agent:orders"), cutoff).await.unwrap();
+            rig.broker.revocation.lift(&rig.evidence("agent:orders"), cutoff).await.unwrap();
         }
     }
 
     async fn evidence_that_was_used_has_no_generation_kept(rig: Rig) {
         bind(&rig, "agent:reports", "admin").await;
         let evidence = rig.evidence("agent:reports");
-        rig.broker.list_keys(&evidence).await.unwrap();
+        rig.broker.signing_keys.list_keys(&evidence).await.unwrap();
         let kept = async || rig.rows().await["generation"].len();
         let before = kept().await;
         for number in 0..3 {
             let admins = format!("// {number}\n{ADMINS}");
             let document = next(&rig, &admins).await;
-            let refused = rig.broker.activate(&evidence, ready(Some(document))).await;
+            let refused = rig.broker.administration.activate(&evidence, ready(Some(document))).await;
             assert!(matches!(refused, Err(BrokerError::Replayed)), "{refused:?}");
         }
         assert_eq!(kept().await, before);
         let document = next(&rig, &format!("// kept\n{ADMINS}")).await;
-        let activated = rig.broker.activate(&rig.evidence("agent:reports"), ready(Some(document))).await;
+        let activated = rig.broker.administration.activate(&rig.evidence("agent:reports"), ready(Some(document))).await;
         activated.unwrap().unwrap();
         assert_eq!(kept().await, before + 1);
     }

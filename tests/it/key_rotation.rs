@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use taskpass::app::Assembled;
 use taskpass::broker::keys::{ledger_key_dates, make_key};
-use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::crypto::SealingKeys;
 use taskpass::crypto::jwk::{Algorithm, PublicJwk};
@@ -31,7 +31,12 @@ async fn begin(kind: Kind) -> Rig {
 }
 
 async fn records(rig: &Rig, purpose: KeyPurpose) -> Vec<SigningKeyRecord> {
-    let keys = rig.broker.list_keys(&rig.admin()).await.unwrap();
+    let keys = rig
+        .broker
+        .signing_keys
+        .list_keys(&rig.admin())
+        .await
+        .unwrap();
     let records = keys.into_iter().map(|key| key.record);
     records.filter(|record| record.purpose == purpose).collect()
 }
@@ -44,8 +49,8 @@ async fn one_goes_on(rig: &Rig) {
         .filter(|key| key.is_endless(KeyPurpose::Ledger))
         .collect();
     assert_eq!(endless.len(), 1, "{ledger:?}");
-    rig.broker.follow_keys(rig.now()).await.unwrap();
-    let current = rig.broker.ledger().keys();
+    rig.broker.keys.follow(rig.now()).await.unwrap();
+    let current = rig.broker.core.ledger().keys();
     assert_eq!(current[0].signer.kid(), endless[0].kid);
 }
 
@@ -53,7 +58,7 @@ async fn one_goes_on(rig: &Rig) {
 async fn pass(rig: &Rig, days: u64) {
     for _ in 0..days {
         rig.clock.advance(DAY);
-        rig.broker.follow_keys(rig.now()).await.unwrap();
+        rig.broker.keys.follow(rig.now()).await.unwrap();
     }
 }
 
@@ -61,7 +66,7 @@ async fn pass(rig: &Rig, days: u64) {
 async fn goes_on_after_a_month(rig: &mut Rig) {
     pass(rig, 31).await;
     assert_eq!(
-        rig.broker.ledger().keys().len(),
+        rig.broker.core.ledger().keys().len(),
         1,
         "the retired ones are over"
     );
@@ -80,7 +85,7 @@ async fn rotate_at_once(rig: &Rig, brokers: &[&Arc<Broker>], count: usize) -> us
     let rotations = (0..count).map(|n| {
         let broker = Arc::clone(brokers[n % brokers.len()]);
         let admin = rig.admin();
-        tokio::spawn(async move { broker.rotate_ledger_key(&admin).await })
+        tokio::spawn(async move { broker.signing_keys.rotate_ledger_key(&admin).await })
     });
     let mut made = 0;
     for rotated in futures_util::future::join_all(rotations).await {
@@ -111,7 +116,7 @@ async fn put_keys(rig: &Rig, rows: Vec<SigningKeyRow>) {
         acts: acts.collect(),
         ..Writes::default()
     };
-    let mut connection = rig.broker.store().ledger_connection().await.unwrap();
+    let mut connection = rig.broker.core.store().ledger_connection().await.unwrap();
     connection.enter(&Needs::default()).await.unwrap();
     connection.write(&writes).await.unwrap();
     connection.commit().await.unwrap();
@@ -120,9 +125,9 @@ async fn put_keys(rig: &Rig, rows: Vec<SigningKeyRow>) {
 /// Gives every ledger key an end, a month from now.
 async fn end_all_ledger_keys(rig: &Rig) {
     let sealing = sealing(rig);
-    let mac = sealing.mac(rig.broker.ledger().origin());
+    let mac = sealing.mac(rig.broker.core.ledger().origin());
     let ledger = records(rig, KeyPurpose::Ledger).await;
-    let rows = rig.broker.store().signing_keys().await.unwrap();
+    let rows = rig.broker.core.store().signing_keys().await.unwrap();
     let mut ended = Vec::new();
     for mut record in ledger {
         let row = rows.iter().find(|row| row.kid == record.kid).unwrap();
@@ -146,7 +151,7 @@ async fn end_all_ledger_keys(rig: &Rig) {
 /// One more ledger key without an end.
 async fn put_ledger_key(rig: &Rig) {
     let sealing = sealing(rig);
-    let mac = sealing.mac(rig.broker.ledger().origin());
+    let mac = sealing.mac(rig.broker.core.ledger().origin());
     let dates = ledger_key_dates(rig.now());
     let made = make_key(
         dates,
@@ -202,49 +207,49 @@ on_both_stores! {
 
     async fn a_rotation_that_readers_would_not_bear_is_refused_before_anything_is_recorded(mut rig: Rig) {
         for _ in 1..MAX_LEDGER_KEYS {
-            rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
+            rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
         }
-        let size = rig.broker.ledger().basis();
+        let size = rig.broker.core.ledger().basis();
         for _ in 0..40 {
-            let refused = rig.broker.rotate_ledger_key(&rig.admin()).await;
+            let refused = rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await;
             assert!(matches!(refused, Err(BrokerError::TooManyKeys { .. })), "{refused:?}");
         }
-        assert_eq!(rig.broker.ledger().basis(), size, "nothing was recorded");
+        assert_eq!(rig.broker.core.ledger().basis(), size, "nothing was recorded");
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
         assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
         rig.restart().await.unwrap();
         goes_on_after_a_month(&mut rig).await;
-        rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
+        rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
         // Of the keys that sign access tokens, too, verifiers take no number at once.
         let mut made = 0;
         let refused = loop {
-            match rig.broker.rotate_keys(&rig.admin()).await {
+            match rig.broker.signing_keys.rotate_keys(&rig.admin()).await {
                 Ok(_) => made += 1,
                 Err(refused) => break refused,
             }
             assert!(made < MAX_PUBLISHED_KEYS);
         };
         assert!(matches!(refused, BrokerError::TooManyKeys { .. }), "{refused}");
-        let published = rig.broker.published_jwks();
+        let published = rig.broker.keys.published_jwks();
         assert_eq!(published["keys"].as_array().unwrap().len(), MAX_PUBLISHED_KEYS);
     }
 
     async fn the_revocation_of_the_signing_key_does_not_stop_issuance(rig: Rig) {
-        let published = |rig: &Rig| rig.broker.published_jwks()["keys"].as_array().unwrap().len();
+        let published = |rig: &Rig| rig.broker.keys.published_jwks()["keys"].as_array().unwrap().len();
         assert_eq!(published(&rig), 2, "the one that signs and its successor");
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let kid = issued.session.kid.clone();
 
         // A dry run says what would follow, and touches nothing.
-        let size = rig.broker.ledger().basis();
-        let would = rig.broker.revoke_key(&rig.admin(), &kid, true).await.unwrap();
+        let size = rig.broker.core.ledger().basis();
+        let would = rig.broker.signing_keys.revoke_key(&rig.admin(), &kid, true).await.unwrap();
         assert_eq!((would.done, would.signing, would.matched), (false, true, Some(1)));
         assert!(would.successor.is_some() && would.resumes_at.is_none(), "{would:?}");
-        assert_eq!(rig.broker.ledger().basis(), size);
+        assert_eq!(rig.broker.core.ledger().basis(), size);
         assert!(rig.is_good(&issued).await);
 
-        let done = rig.broker.revoke_key(&rig.admin(), &kid, false).await.unwrap();
+        let done = rig.broker.signing_keys.revoke_key(&rig.admin(), &kid, false).await.unwrap();
         assert_eq!((done.done, &done.successor), (true, &would.successor));
         assert!(!rig.is_good(&issued).await);
         let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
@@ -253,34 +258,34 @@ on_both_stores! {
         assert_eq!(published(&rig), 2, "another successor is published at once");
 
         // It is not known to verifiers yet: revoking once more says so, and until when.
-        let lead = rig.broker.jwks_cache_seconds();
-        let again = rig.broker.revoke_key(&rig.admin(), &next.session.kid, true).await.unwrap();
+        let lead = rig.broker.keys.jwks_cache_seconds();
+        let again = rig.broker.signing_keys.revoke_key(&rig.admin(), &next.session.kid, true).await.unwrap();
         assert_eq!((again.signing, &again.successor), (true, &None));
         assert_eq!(again.resumes_at, Some(rig.now().plus_seconds(lead)));
         rig.clock.advance(lead);
-        rig.broker.follow_keys(rig.now()).await.unwrap();
-        let again = rig.broker.revoke_key(&rig.admin(), &next.session.kid, false).await.unwrap();
+        rig.broker.keys.follow(rig.now()).await.unwrap();
+        let again = rig.broker.signing_keys.revoke_key(&rig.admin(), &next.session.kid, false).await.unwrap();
         assert!(again.successor.is_some(), "{again:?}");
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
     }
 
     async fn the_revocation_of_a_key_that_does_not_sign_says_so(rig: Rig) {
-        let kid = rig.broker.rotate_keys(&rig.admin()).await.unwrap();
-        let done = rig.broker.revoke_key(&rig.admin(), &kid, false).await.unwrap();
+        let kid = rig.broker.signing_keys.rotate_keys(&rig.admin()).await.unwrap();
+        let done = rig.broker.signing_keys.revoke_key(&rig.admin(), &kid, false).await.unwrap();
         assert_eq!((done.done, done.signing), (true, false));
         assert!(done.successor.is_some());
-        let unknown = rig.broker.revoke_key(&rig.admin(), "nobody", true).await;
+        let unknown = rig.broker.signing_keys.revoke_key(&rig.admin(), "nobody", true).await;
         assert!(matches!(unknown, Err(BrokerError::NotFound(_))), "{unknown:?}");
-        let ledger = rig.broker.ledger().keys()[0].signer.kid().to_owned();
-        let other = rig.broker.revoke_key(&rig.admin(), &ledger, true).await;
+        let ledger = rig.broker.core.ledger().keys()[0].signer.kid().to_owned();
+        let other = rig.broker.signing_keys.revoke_key(&rig.admin(), &ledger, true).await;
         assert!(matches!(other, Err(BrokerError::Invalid { .. })), "{other:?}");
     }
 
     async fn the_newest_ledger_key_is_kept_and_followed_though_an_earlier_version_gave_it_an_end(mut rig: Rig) {
-        rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
+        rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
         // As two rotations at once left them: each key has an end.
         end_all_ledger_keys(&rig).await;
-        rig.broker.follow_keys(rig.now()).await.unwrap();
+        rig.broker.keys.follow(rig.now()).await.unwrap();
         one_goes_on(&rig).await;
         pass(&rig, 28).await;
         end_all_ledger_keys(&rig).await;
@@ -290,7 +295,7 @@ on_both_stores! {
         rig.restart().await.unwrap();
         one_goes_on(&rig).await;
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        assert_eq!(rig.broker.unready(), None);
+        assert_eq!(rig.broker.health.unready(), None);
     }
 
     async fn a_store_that_has_more_ledger_keys_than_a_note_has_room_for_starts_again(mut rig: Rig) {
@@ -301,15 +306,15 @@ on_both_stores! {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let note = Note::parse(issued.receipt.checkpoint.as_bytes()).unwrap();
         assert_eq!(note.signatures().len(), MAX_LEDGER_KEYS);
-        assert_eq!(rig.broker.ledger().status(), LedgerStatus::Serving);
+        assert_eq!(rig.broker.core.ledger().status(), LedgerStatus::Serving);
         one_goes_on(&rig).await;
     }
 
     async fn an_act_that_is_recorded_and_not_signed_is_not_told_as_nothing_done(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let keys = rig.broker.ledger().keys();
-        rig.broker.ledger().take_keys(vec![unable(&keys[0])]);
-        let revoked = rig.broker.revoke_many(&rig.admin(), RevokeAsk {
+        let keys = rig.broker.core.ledger().keys();
+        rig.broker.core.ledger().take_keys(vec![unable(&keys[0])]);
+        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk {
             selector: Selector::All(True),
             block: BlockAsk::Seconds(0),
             deny_all_earlier_sessions: false,
@@ -320,13 +325,13 @@ on_both_stores! {
         assert_eq!(revoked.radius.unwrap().matched, 1);
         assert!(!rig.is_good(&issued).await);
         // Until it is signed the broker is unready, and a permit without its receipt is not released.
-        let why = rig.broker.unready().unwrap();
+        let why = rig.broker.health.unready().unwrap();
         assert!(why.contains("could not be signed"), "{why}");
         let refused = rig.issue("agent:reports", ask(&["orders:read"])).await;
         assert!(matches!(refused, Err(BrokerError::FailClosed(_))), "{refused:?}");
-        rig.broker.ledger().take_keys(keys.to_vec());
-        rig.broker.check_health().await.unwrap();
-        assert_eq!(rig.broker.unready(), None);
+        rig.broker.core.ledger().take_keys(keys.to_vec());
+        rig.broker.health.check_health().await.unwrap();
+        assert_eq!(rig.broker.health.unready(), None);
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
     }
 }
@@ -352,7 +357,7 @@ async fn a_key_that_is_due_is_made_by_one_of_two_replicas() {
     let due = before[0].retire_at;
     rig.clock.pass(due);
     let now = rig.now();
-    let (one, two) = tokio::join!(rig.broker.follow_keys(now), other.broker.follow_keys(now));
+    let (one, two) = tokio::join!(rig.broker.keys.follow(now), other.broker.keys.follow(now));
     assert_eq!(
         one.unwrap() + two.unwrap(),
         2,

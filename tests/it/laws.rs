@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use taskpass::attest::Evidence;
 use taskpass::broker::BrokerError;
-use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::generation::Retention;
@@ -31,7 +31,7 @@ async fn begin(kind: Kind) -> Rig {
 on_both_stores! {
     async fn a_credential_carries_the_hash_of_a_leaf_that_permits_exactly_it(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        let keys: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
         issued.receipt.verify(&keys).unwrap();
         let claims = claims(&issued);
         let hash = URL_SAFE_NO_PAD.encode(issued.receipt.leaf_hash.as_bytes());
@@ -43,7 +43,7 @@ on_both_stores! {
         assert_eq!(leaf["audience"], claims["aud"]);
         assert_eq!(leaf["grant"], claims["authorization_details"]);
         assert_eq!(leaf["policies"], json!(["reports", "reports-open"]));
-        let stored = rig.broker.store().leaf(issued.receipt.index).await.unwrap().unwrap();
+        let stored = rig.broker.core.store().leaf(issued.receipt.index).await.unwrap().unwrap();
         assert_eq!(stored.body.unwrap(), issued.receipt.leaf, "the bytes handed out are the bytes stored");
     }
 
@@ -52,7 +52,7 @@ on_both_stores! {
             Err(BrokerError::Denied(denied)) => denied,
             other => panic!("{other:?}"),
         };
-        let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        let keys: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
         denied.receipt.verify(&keys).unwrap();
         let text = String::from_utf8(denied.receipt.leaf.clone()).unwrap();
         assert!(!text.contains("\"slow\""), "a refusal's policies are not its subject's to read: {text}");
@@ -64,16 +64,16 @@ on_both_stores! {
 
     async fn evidence_is_used_once(rig: Rig) {
         let token = rig.token("agent:reports", json!({}));
-        rig.broker.issue(bearer(&token), ask(&["orders:read"])).await.unwrap();
-        let size = rig.broker.ledger().basis();
-        let again = rig.broker.issue(bearer(&token), ask(&["orders:read"])).await;
+        rig.broker.issuance.issue(bearer(&token), ask(&["orders:read"])).await.unwrap();
+        let size = rig.broker.core.ledger().basis();
+        let again = rig.broker.issuance.issue(bearer(&token), ask(&["orders:read"])).await;
         assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
-        assert_eq!(rig.broker.ledger().basis(), size, "a replay gets no leaf");
+        assert_eq!(rig.broker.core.ledger().basis(), size, "a replay gets no leaf");
     }
 
     async fn of_fifty_at_once_with_one_token_one_gets_through(rig: Rig) {
         let token = rig.token("agent:reports", json!({}));
-        let tries = (0..50).map(|_| rig.broker.issue(bearer(&token), ask(&["orders:read"])));
+        let tries = (0..50).map(|_| rig.broker.issuance.issue(bearer(&token), ask(&["orders:read"])));
         let results = futures_util::future::join_all(tries).await;
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
         let others = results.iter().filter(|result| matches!(result, Err(BrokerError::Replayed)));
@@ -104,7 +104,7 @@ on_both_stores! {
         let status = ended.sessions[0].status;
         assert_eq!((status.state, status.confirmed_at), (SessionState::Ending, None));
         rig.clock.pass(issued.session.expires_at);
-        let view = rig.broker.store().session_view(issued.session.id).await.unwrap().unwrap();
+        let view = rig.broker.core.store().session_view(issued.session.id).await.unwrap().unwrap();
         let status = view.status_at(issued.session.expires_at);
         assert_eq!((status.state, status.end_reason), (SessionState::Ended, Some(EndReason::Completed)));
     }
@@ -132,7 +132,7 @@ on_both_stores! {
         assert!(matches!(rig.heartbeat(&quiet).await, Err(BrokerError::TaskEnded)));
         assert!(!rig.is_good(&quiet).await);
         sweep::sweep(&rig.broker, rig.now()).await;
-        let task = rig.broker.store().task(quiet.task.id).await.unwrap().unwrap();
+        let task = rig.broker.core.store().task(quiet.task.id).await.unwrap().unwrap();
         assert_eq!(task.state, TaskState::Expired, "the sweeper writes down what was true already");
     }
 
@@ -191,10 +191,10 @@ on_both_stores! {
         let leaf = rig.issue("agent:orders", ask_in(child_of(mid.task.id, &lent), &["orders:read"])).await.unwrap();
         assert_eq!(claims(&leaf)["act"], json!({"sub": "dev:agent%3Aorders", "act": {"sub": "dev:agent%3Achild"}}));
         let selector = Selector::Workload(root.session.workload.clone());
-        let tried = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector: selector.clone(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: true }).await.unwrap();
+        let tried = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector: selector.clone(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: true }).await.unwrap();
         assert_eq!((tried.radius.unwrap().matched, tried.cutoff.is_none()), (3, true), "a dry run names the whole tree");
         assert!(rig.is_good(&leaf).await, "and touches nothing");
-        let done = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        let done = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         assert_eq!(done.radius.unwrap().matched, 3);
         for dead in [&root, &mid, &leaf] {
             assert!(!rig.is_good(dead).await);
@@ -202,13 +202,13 @@ on_both_stores! {
     }
 
     async fn tasks_are_nested_so_deep_and_no_deeper(rig: Rig) {
-        let opened = rig.broker.open_task(&rig.evidence("agent:child"), job()).await.unwrap();
+        let opened = rig.broker.tasks.open_task(&rig.evidence("agent:child"), job()).await.unwrap();
         let mut parent = opened.task;
         let child: taskpass::domain::workload::Identity = "dev:agent%3Achild".to_owned().try_into().unwrap();
         for depth in 2..=9 {
             let authority = TaskAuthority::Handle(parent.handle.clone().unwrap(), Evidence::default());
-            let lent = rig.broker.delegate(parent.id, authority, child.clone(), 6, None).await.unwrap();
-            let opened = rig.broker.open_task(&rig.evidence("agent:child"), child_of(parent.id, &lent)).await;
+            let lent = rig.broker.tasks.delegate(parent.id, authority, child.clone(), 6, None).await.unwrap();
+            let opened = rig.broker.tasks.open_task(&rig.evidence("agent:child"), child_of(parent.id, &lent)).await;
             if depth == 9 {
                 let Err(BrokerError::Denied(denied)) = opened else { panic!("{opened:?}") };
                 assert_eq!(denied.refusal.code.as_str(), "too-deep");
@@ -222,7 +222,7 @@ on_both_stores! {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let cut = async |name: &str| {
             let ask = RevokeAsk { selector: Selector::Attestor(name.into()), block: BlockAsk::UntilLifted, deny_all_earlier_sessions: false, allow_unknown: true, reason: "its key was stolen".into(), dry_run: false };
-            rig.broker.revoke_many(&rig.admin(), ask).await.unwrap().radius.unwrap().matched
+            rig.broker.revocation.revoke_many(&rig.admin(), ask).await.unwrap().radius.unwrap().matched
         };
         assert_eq!(cut("another").await, 0);
         assert!(rig.is_good(&issued).await);
@@ -234,26 +234,26 @@ on_both_stores! {
     async fn a_block_holds_until_it_is_lifted_and_lifting_revives_nothing(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let all = Selector::All(True);
-        let revoked = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector: all, block: BlockAsk::UntilLifted, deny_all_earlier_sessions: false, allow_unknown: false, reason: "incident".into(), dry_run: false }).await.unwrap();
+        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector: all, block: BlockAsk::UntilLifted, deny_all_earlier_sessions: false, allow_unknown: false, reason: "incident".into(), dry_run: false }).await.unwrap();
         assert!(!rig.is_good(&issued).await);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(86_400);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
-        rig.broker.lift(&rig.admin(), revoked.cutoff.unwrap().id).await.unwrap();
+        rig.broker.revocation.lift(&rig.admin(), revoked.cutoff.unwrap().id).await.unwrap();
         assert!(!rig.is_good(&issued).await);
         rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
     }
 
     async fn a_timed_block_ends_at_its_time(rig: Rig) {
         let selector = Selector::Resource("orders-api".into());
-        rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Seconds(60), deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Seconds(60), deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         rig.clock.advance(59);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(1);
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         // Who is cut off and nothing said of how long: an hour.
         let selector = Selector::Workload(issued.session.workload.clone());
-        rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         rig.clock.advance(3_599);
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "blocked");
         rig.clock.advance(1);
@@ -265,11 +265,11 @@ on_both_stores! {
         let by_another = rig.issue("agent:child", ask(&["orders:read"])).await.unwrap();
         rig.clock.advance(7);
         let selector = Selector::Policy("reports".into());
-        let revoked = rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        let revoked = rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         let radius = revoked.radius.unwrap();
         assert_eq!((radius.matched, radius.ended), (1, 1));
         assert_eq!((rig.is_good(&permitted).await, rig.is_good(&by_another).await), (false, true));
-        let kept = rig.broker.store().cutoff(revoked.cutoff.unwrap().id).await.unwrap().unwrap();
+        let kept = rig.broker.core.store().cutoff(revoked.cutoff.unwrap().id).await.unwrap().unwrap();
         assert_eq!((kept.requested_at, kept.committed_at), (rig.now(), rig.now()));
     }
 
@@ -310,13 +310,13 @@ on_both_stores! {
         let theft = ask_joining(&issued, &["orders:read"]);
         assert!(matches!(rig.issue("agent:orders", theft).await, Err(BrokerError::NotFound("task"))));
         let other_run = bearer(&rig.token("agent:reports", json!({"run": "run-2"})));
-        let joined = rig.broker.issue(other_run, ask_joining(&issued, &["orders:read"])).await;
+        let joined = rig.broker.issuance.issue(other_run, ask_joining(&issued, &["orders:read"])).await;
         assert!(matches!(joined, Err(BrokerError::NotFound("task"))), "another run, even with the handle");
         let guess = TaskAuthority::Handle("tph_guess".to_owned().into(), Evidence::default());
-        let ended = rig.broker.end_task(issued.task.id, guess, TaskEnd::Abort).await;
+        let ended = rig.broker.tasks.end_task(issued.task.id, guess, TaskEnd::Abort).await;
         assert!(matches!(ended, Err(BrokerError::NotFound("task"))));
         let stranger = rig.evidence("agent:orders");
-        let revoked = rig.broker.revoke_session(&stranger, issued.session.id).await;
+        let revoked = rig.broker.revocation.revoke_session(&stranger, issued.session.id).await;
         assert!(matches!(revoked, Err(BrokerError::NotFound("session"))));
         assert!(rig.is_good(&issued).await);
     }
@@ -325,11 +325,11 @@ on_both_stores! {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let admin = || TaskAuthority::Owner(rig.admin());
         let child = "dev:agent%3Achild".to_owned().try_into().unwrap();
-        let lent = rig.broker.delegate(issued.task.id, admin(), child, 1, None).await;
+        let lent = rig.broker.tasks.delegate(issued.task.id, admin(), child, 1, None).await;
         assert!(matches!(lent, Err(BrokerError::NotFound("task"))), "{lent:?}");
-        let beat = rig.broker.heartbeat(issued.task.id, admin()).await;
+        let beat = rig.broker.tasks.heartbeat(issued.task.id, admin()).await;
         assert!(matches!(beat, Err(BrokerError::NotFound("task"))));
-        rig.broker.end_task(issued.task.id, admin(), TaskEnd::Abort).await.unwrap();
+        rig.broker.tasks.end_task(issued.task.id, admin(), TaskEnd::Abort).await.unwrap();
         assert!(!rig.is_good(&issued).await);
     }
 
@@ -362,19 +362,19 @@ on_both_stores! {
 
     async fn a_generation_decides_from_its_activation_on(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+        let (_, bytes) = rig.broker.administration.generation(&rig.admin()).await.unwrap();
         let mut next: taskpass::domain::generation::Generation = serde_json::from_slice(&bytes).unwrap();
         let text = &mut next.policies[0].text;
         *text = text.replace("agent%3Areports", "agent%3Asomebody");
-        rig.broker.activate(&rig.admin(), ready(Some(next.clone()))).await.unwrap().unwrap();
+        rig.broker.administration.activate(&rig.admin(), ready(Some(next.clone()))).await.unwrap().unwrap();
         assert_eq!(refusal(rig.issue("agent:reports", ask(&["orders:read"])).await), "not-permitted");
         assert!(rig.is_good(&issued).await, "what was granted stands until it is revoked");
         let by_generation = Selector::Generation(issued.session.generation);
-        rig.broker.revoke_many(&rig.admin(), RevokeAsk { selector: by_generation, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
+        rig.broker.revocation.revoke_many(&rig.admin(), RevokeAsk { selector: by_generation, block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: "x".into(), allow_unknown: false, dry_run: false }).await.unwrap();
         assert!(!rig.is_good(&issued).await);
         // A bad one never replaces a good one.
         next.policies[0].text.push_str("permit (principal, action, resource);");
-        let refused = rig.broker.activate(&rig.admin(), ready(Some(next))).await;
+        let refused = rig.broker.administration.activate(&rig.admin(), ready(Some(next))).await;
         assert!(matches!(refused, Err(BrokerError::Unfit(_))), "{refused:?}");
         rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
     }
@@ -384,7 +384,7 @@ on_both_stores! {
         let request = ask_in(taskpass::domain::request::NewTask {
             purpose: Some("numbers".into()), ..job()
         }, &["orders:read"]);
-        let issued = rig.broker.issue(bearer(&token), request).await.unwrap();
+        let issued = rig.broker.issuance.issue(bearer(&token), request).await.unwrap();
         let lent = rig.delegate(&issued, "agent:child").await.unwrap();
         let mut canaries = crate::support::canary::Canaries::new();
         canaries.add("attestation", &token);
@@ -392,7 +392,7 @@ on_both_stores! {
         canaries.add("handle", handle(&issued).expose_secret());
         canaries.add("delegation", lent.token.expose_secret());
         canaries.assert_absent_in(rig.directory());
-        if matches!(rig.broker.store().kind(), "postgres") {
+        if matches!(rig.broker.core.store().kind(), "postgres") {
             canaries.assert_absent_in_postgres(&rig.database().url());
         }
         canaries.assert_absent_in_text("Debug", format!("{issued:?} {lent:?}"));
@@ -411,9 +411,9 @@ on_both_stores! {
                 rig.restart().await.unwrap();
             }
         }
-        let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
-        let store = rig.broker.store();
-        let head = rig.broker.ledger().head().await.unwrap().unwrap();
+        let keys: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        let store = rig.broker.core.store();
+        let head = rig.broker.core.ledger().head().await.unwrap().unwrap();
         assert!(head.size > 300);
         for receipt in &receipts {
             receipt.verify(&keys).unwrap();
@@ -432,7 +432,7 @@ on_both_stores! {
         rig.issue("agent:child", ask_in(child_of(parent.task.id, &lent), &["orders:read"])).await.unwrap();
         let retention = Retention { sessions_days: 0, openings_days: 0, bodies_days: 400 };
         sweep::prune::prune(&rig.broker, retention, rig.now()).await.unwrap();
-        let store = rig.broker.store();
+        let store = rig.broker.core.store();
         assert!(store.task(parent.task.id).await.unwrap().is_some());
         assert!(store.session(parent.session.id).await.unwrap().is_some());
         rig.clock.advance(2 * 86_400);
@@ -440,19 +440,19 @@ on_both_stores! {
         sweep::prune::prune(&rig.broker, retention, rig.now()).await.unwrap();
         assert!(store.session(parent.session.id).await.unwrap().is_none());
         assert!(store.task(parent.task.id).await.unwrap().is_none());
-        let keys: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        let keys: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
         parent.receipt.verify(&keys).unwrap();
-        let size = rig.broker.ledger().basis();
+        let size = rig.broker.core.ledger().basis();
         let proof = taskpass::ledger::proofs::inclusion(store, parent.receipt.index, size, size).await;
         assert!(proof.is_ok(), "pruning never breaks a proof");
     }
 
     async fn a_rotated_log_key_signs_beside_the_old_one(rig: Rig) {
-        let old: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
-        rig.broker.rotate_ledger_key(&rig.admin()).await.unwrap();
+        let old: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        rig.broker.signing_keys.rotate_ledger_key(&rig.admin()).await.unwrap();
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         issued.receipt.verify(&old).unwrap();
-        let new: Vec<_> = rig.broker.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
+        let new: Vec<_> = rig.broker.core.ledger().keys().iter().map(|key| key.verifier.clone()).collect();
         assert_eq!(new.len(), 2);
         issued.receipt.verify(&new[..1]).unwrap();
     }
@@ -460,27 +460,27 @@ on_both_stores! {
     async fn a_private_key_is_forgotten_when_its_last_token_is_over(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let sealed = async || {
-            let rows = rig.broker.store().signing_keys().await.unwrap();
+            let rows = rig.broker.core.store().signing_keys().await.unwrap();
             rows.iter().filter(|row| row.kid == issued.session.kid).map(|row| row.sealed.len()).sum::<usize>()
         };
         for _ in 0..31 {
             rig.clock.advance(86_400);
-            rig.broker.follow_keys(rig.now()).await.unwrap();
+            rig.broker.keys.follow(rig.now()).await.unwrap();
         }
         assert_eq!(sealed().await, 0);
         let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         assert_ne!(next.session.kid, issued.session.kid);
         // What is left of it can be read, and resealed, like every other row.
-        rig.broker.reseal_keys(&rig.admin()).await.unwrap();
-        assert_eq!(rig.broker.follow_keys(rig.now()).await.unwrap(), 0);
+        rig.broker.signing_keys.reseal_keys(&rig.admin()).await.unwrap();
+        assert_eq!(rig.broker.keys.follow(rig.now()).await.unwrap(), 0);
         assert!(rig.is_good(&next).await);
     }
 
     async fn a_revoked_key_takes_its_tokens_with_it(rig: Rig) {
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
-        rig.broker.revoke_key(&rig.admin(), &issued.session.kid, false).await.unwrap();
+        rig.broker.signing_keys.revoke_key(&rig.admin(), &issued.session.kid, false).await.unwrap();
         assert!(!rig.is_good(&issued).await);
-        let jwks = rig.broker.published_jwks();
+        let jwks = rig.broker.keys.published_jwks();
         assert!(!jwks.to_string().contains(&issued.session.kid));
         let next = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         assert_ne!(next.session.kid, issued.session.kid);
@@ -500,7 +500,11 @@ async fn nothing_decided_before_revoke_all_is_usable_after_it_on_two_replicas() 
             let mut issued = Vec::new();
             for _ in 0..10 {
                 let sub = ["agent:reports", "agent:orders"][round % 2];
-                if let Ok(one) = broker.issue(rig.evidence(sub), ask(&["orders:read"])).await {
+                if let Ok(one) = broker
+                    .issuance
+                    .issue(rig.evidence(sub), ask(&["orders:read"]))
+                    .await
+                {
                     issued.push(one);
                 }
             }
@@ -509,6 +513,7 @@ async fn nothing_decided_before_revoke_all_is_usable_after_it_on_two_replicas() 
     }
     let revoked = rig
         .broker
+        .revocation
         .revoke_many(
             &rig.admin(),
             RevokeAsk {
@@ -546,10 +551,13 @@ async fn replicas_write_one_log() {
         } else {
             &other.broker
         };
-        broker.issue(rig.evidence("agent:nobody"), ask(&["orders:read"]))
+        broker
+            .issuance
+            .issue(rig.evidence("agent:nobody"), ask(&["orders:read"]))
     });
     let keys: Vec<_> = other
         .broker
+        .core
         .ledger()
         .keys()
         .iter()
@@ -568,6 +576,7 @@ async fn replicas_write_one_log() {
     assert_eq!(indexes.len(), 80);
     // A cutoff of one replica is law to the other at its next append.
     rig.broker
+        .revocation
         .revoke_many(
             &rig.admin(),
             RevokeAsk {
@@ -583,6 +592,7 @@ async fn replicas_write_one_log() {
         .unwrap();
     let result = other
         .broker
+        .issuance
         .issue(rig.evidence("agent:reports"), ask(&["orders:read"]))
         .await;
     assert_eq!(refusal(result), "blocked");
@@ -596,11 +606,11 @@ async fn an_idle_replica_shows_what_others_appended() {
         .await
         .unwrap();
     let shown = |broker: &taskpass::broker::Broker| {
-        let signed = broker.ledger().checkpoints().borrow().clone().unwrap();
+        let signed = broker.core.ledger().checkpoints().borrow().clone().unwrap();
         (signed.head, signed.checkpoint)
     };
     assert!(shown(&idle.broker).0.size < shown(&rig.broker).0.size);
-    idle.broker.check_health().await.unwrap();
+    idle.broker.health.check_health().await.unwrap();
     assert_eq!(shown(&idle.broker), shown(&rig.broker));
 }
 
@@ -661,6 +671,7 @@ async fn a_retry_gets_what_its_disconnected_first_try_lost() {
     // The caller goes away before it hears anything.
     let lost = rig
         .broker
+        .issuance
         .issue(rig.evidence("agent:reports"), request.clone());
     assert!(
         tokio::time::timeout(std::time::Duration::ZERO, lost)
@@ -675,6 +686,7 @@ async fn a_retry_gets_what_its_disconnected_first_try_lost() {
     assert!(rig.is_good(&issued).await);
     let under = rig
         .broker
+        .core
         .store()
         .sessions_under(issued.task.id, 10)
         .await
@@ -689,6 +701,7 @@ async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
     let selector = Selector::Workload("dev:agent%3Aorders".to_owned().try_into().unwrap());
     let cut = rig
         .broker
+        .revocation
         .revoke_many(
             &rig.admin(),
             RevokeAsk {
@@ -702,7 +715,7 @@ async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
         )
         .await
         .unwrap();
-    let taskpass::store::Store::Sqlite(sqlite) = rig.broker.store() else {
+    let taskpass::store::Store::Sqlite(sqlite) = rig.broker.core.store() else {
         panic!("another store")
     };
     let write = |sql: &'static str| async move {
@@ -711,11 +724,12 @@ async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
     write("INSERT INTO generation (digest, body, stored_at) SELECT zeroblob(32), body, stored_at FROM generation LIMIT 1").await;
     write("INSERT INTO activation (idx, digest, actor, at, mac) SELECT idx + 1000, zeroblob(32), actor, at, mac FROM activation LIMIT 1").await;
     assert!(matches!(
-        rig.broker.follow_generation().await,
+        rig.broker.generations.follow().await,
         Err(BrokerError::FailClosed(_))
     ));
     assert!(
         rig.broker
+            .health
             .unready()
             .unwrap()
             .contains("not activated by the broker")
@@ -727,7 +741,11 @@ async fn who_writes_to_the_tables_activates_and_lifts_nothing() {
     );
 
     write("UPDATE cutoff SET kind = 'all', value = ''").await;
-    let lifted = rig.broker.lift(&rig.admin(), cut.cutoff.unwrap().id).await;
+    let lifted = rig
+        .broker
+        .revocation
+        .lift(&rig.admin(), cut.cutoff.unwrap().id)
+        .await;
     assert!(matches!(lifted, Err(BrokerError::FailClosed(_))));
 }
 
@@ -747,7 +765,10 @@ async fn nobody_binds_a_role_to_themselves() {
         let (rig, whom) = (&rig, identity(whom));
         async move {
             let by = rig.evidence(by);
-            rig.broker.bind_admin(&by, whom, "admin".into(), true).await
+            rig.broker
+                .administration
+                .bind_admin(&by, whom, "admin".into(), true)
+                .await
         }
     };
     let stranger = bind("agent:orders", "agent:reports").await;
@@ -755,6 +776,7 @@ async fn nobody_binds_a_role_to_themselves() {
     let first = identity("agent:orders");
     let by = rig.admin();
     rig.broker
+        .administration
         .bind_admin(&by, first, "admin".into(), true)
         .await
         .unwrap();
@@ -765,7 +787,16 @@ async fn nobody_binds_a_role_to_themselves() {
     );
     bind("agent:orders", "agent:reports").await.unwrap();
     bind("agent:reports", "agent:child").await.unwrap();
-    assert_eq!(rig.broker.store().admin_bindings().await.unwrap().len(), 3);
+    assert_eq!(
+        rig.broker
+            .core
+            .store()
+            .admin_bindings()
+            .await
+            .unwrap()
+            .len(),
+        3
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -784,6 +815,7 @@ async fn a_bootstrap_token_is_over_a_day_after_it_was_first_seen_and_obtains_not
         let broker = Arc::clone(&rig.broker);
         async move {
             broker
+                .verification
                 .list_sessions(&bearer(BOOTSTRAP), SessionFilter::default())
                 .await
         }
@@ -791,10 +823,15 @@ async fn a_bootstrap_token_is_over_a_day_after_it_was_first_seen_and_obtains_not
     list(&rig).await.unwrap();
     let admin = "dev:agent%3Aorders".to_owned().try_into().unwrap();
     rig.broker
+        .administration
         .bind_admin(&token, admin, "admin".into(), true)
         .await
         .unwrap();
-    let asked = rig.broker.issue(token, ask(&["orders:read"])).await;
+    let asked = rig
+        .broker
+        .issuance
+        .issue(token, ask(&["orders:read"]))
+        .await;
     assert!(
         matches!(asked, Err(BrokerError::Attestation(_))),
         "{asked:?}"

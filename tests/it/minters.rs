@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::json;
 use taskpass::broker::BrokerError;
-use taskpass::broker::revoke::{BlockAsk, Revocation, RevokeAsk};
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk, Revoked};
 use taskpass::clock::Timestamp;
 use taskpass::domain::catalog::Resource;
 use taskpass::domain::cutoff::{Selector, True};
@@ -181,7 +181,7 @@ fn reading() -> CredentialRequest {
 }
 
 async fn view(rig: &Rig, id: SessionId) -> SessionView {
-    let view = rig.broker.store().session_view(id).await.unwrap();
+    let view = rig.broker.core.store().session_view(id).await.unwrap();
     view.unwrap()
 }
 
@@ -191,7 +191,13 @@ async fn only_session(rig: &Rig) -> SessionView {
         limit: 10,
         ..Default::default()
     };
-    let mut all = rig.broker.store().list_sessions(&filter).await.unwrap();
+    let mut all = rig
+        .broker
+        .core
+        .store()
+        .list_sessions(&filter)
+        .await
+        .unwrap();
     assert_eq!(all.len(), 1);
     all.pop().unwrap()
 }
@@ -315,20 +321,20 @@ on_both_stores! {
             rig.issue("agent:orders", reading()).await.unwrap();
         }
         let all = || Selector::All(True);
-        let count = |revocation: &Revocation| revocation.radius.as_ref().map(|r| (r.matched, r.ended, r.ending));
+        let count = |revocation: &Revoked| revocation.radius.as_ref().map(|r| (r.matched, r.ended, r.ending));
         let (admin, reason) = (rig.admin(), String::from("drill"));
-        let tried = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: reason.clone(), allow_unknown: false, dry_run: true });
+        let tried = rig.broker.revocation.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason: reason.clone(), allow_unknown: false, dry_run: true });
         assert_eq!(count(&tried.await.unwrap()), Some((3, 0, 3)));
         assert_eq!(back_end.asked_to_end(), 0, "a dry run touches nothing");
 
-        let done = rig.broker.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason, allow_unknown: false, dry_run: false });
+        let done = rig.broker.revocation.revoke_many(&admin, RevokeAsk { selector: all(), block: BlockAsk::Default, deny_all_earlier_sessions: false, reason, allow_unknown: false, dry_run: false });
         let done = done.await.unwrap();
         assert_eq!(count(&done), Some((3, 0, 3)));
         rig.clock.advance(1);
         sweep(&rig).await;
         assert_eq!(back_end.alive(), 0);
         let id = done.cutoff.unwrap().id;
-        let progress = rig.broker.revocation(&admin, id).await.unwrap();
+        let progress = rig.broker.revocation.revocation(&admin, id).await.unwrap();
         assert_eq!(count(&progress), Some((3, 3, 0)), "as of its commit they are three");
     }
 

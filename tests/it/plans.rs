@@ -6,7 +6,7 @@
 
 use secrecy::SecretString;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
-use taskpass::broker::issue::Issued;
+use taskpass::broker::issuance::Issued;
 use taskpass::clock::Timestamp;
 use taskpass::domain::task::TaskEnd;
 use taskpass::ids::{SessionId, TaskId};
@@ -221,7 +221,7 @@ async fn begin(kind: Kind) -> Rig {
 async fn spoil(rig: &Rig, issued: &Issued) {
     const SQL: &str = "UPDATE session SET minter = 'aws', is_local = false, class = 'bounded', \
                        policies = '?' WHERE id = $1";
-    let spoilt = match rig.broker.store() {
+    let spoilt = match rig.broker.core.store() {
         Store::Postgres(_) => {
             let mut own = rig.database().connect().await;
             let query = sqlx::query(SQL).bind(issued.session.id);
@@ -248,7 +248,7 @@ on_both_stores! {
             issued.push(asked.unwrap());
         }
         let searches = || {
-            let metrics = rig.broker.metrics().render();
+            let metrics = rig.broker.core.metrics().render();
             let failed = "taskpass_sweeps_total{worker=\"orphaned_sessions\",result=\"failed\"} ";
             let line = metrics.lines().find_map(|line| line.strip_prefix(failed));
             line.map_or(0, |count| count.parse::<u64>().unwrap())
@@ -263,7 +263,7 @@ on_both_stores! {
         }
         // All are searched again when a minute is over, as on a busy machine it may be.
         assert!(searches() < TASKS / 2, "{} searches", searches());
-        rig.broker.orphan_search().demand();
+        rig.broker.revocation.orphan_search().demand();
         let before = searches();
         sweep::sweep(&rig.broker, rig.now()).await;
         assert_eq!(searches(), before + 1, "a search of all is noticed");

@@ -15,8 +15,8 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use taskpass::broker::BrokerError;
-use taskpass::broker::issue::Issued;
-use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::issuance::Issued;
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
 use taskpass::clock::Timestamp;
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::request::CredentialRequest;
@@ -357,7 +357,12 @@ impl World {
                 let count = self.model.cutoffs.len();
                 if count > 0 {
                     let cutoff = &mut self.model.cutoffs[cutoff % count];
-                    let lifted = self.rig.broker.lift(&self.rig.admin(), cutoff.id).await;
+                    let lifted = self
+                        .rig
+                        .broker
+                        .revocation
+                        .lift(&self.rig.admin(), cutoff.id)
+                        .await;
                     prop_assert!(lifted.is_ok(), "{lifted:?}");
                     cutoff.lifted = true;
                 }
@@ -648,6 +653,7 @@ impl World {
         let done = self
             .rig
             .broker
+            .revocation
             .revoke_many(
                 &admin,
                 RevokeAsk {
@@ -700,14 +706,15 @@ impl World {
 
     /// Each credential has its leaf, the log is one log, and no secret is kept.
     async fn account(mut self) -> Checked {
-        let (broker, store) = (&self.rig.broker, self.rig.broker.store());
+        let (broker, store) = (&self.rig.broker, self.rig.broker.core.store());
         let keys: Vec<_> = broker
+            .core
             .ledger()
             .keys()
             .iter()
             .map(|key| key.verifier.clone())
             .collect();
-        let size = broker.ledger().basis();
+        let size = broker.core.ledger().basis();
         let mut secrets = Vec::new();
         for session in &self.model.sessions {
             let issued = &session.issued;

@@ -24,7 +24,7 @@ async fn begin(kind: Kind) -> Rig {
 
 /// A statement in the words of each database, with a time in it.
 async fn run(rig: &Rig, postgres: &'static str, sqlite: &'static str, at: Timestamp) {
-    match rig.broker.store() {
+    match rig.broker.core.store() {
         Store::Postgres(_) => {
             let ran = sqlx::query(postgres)
                 .bind(at)
@@ -43,7 +43,7 @@ async fn run(rig: &Rig, postgres: &'static str, sqlite: &'static str, at: Timest
 }
 
 async fn count(rig: &Rig, sql: &'static str) -> i64 {
-    let (count,): (i64,) = match rig.broker.store() {
+    let (count,): (i64,) = match rig.broker.core.store() {
         Store::Postgres(_) => {
             let mut database = rig.database().connect().await;
             sqlx::query_as(sql).fetch_one(&mut database).await
@@ -97,7 +97,7 @@ on_both_stores! {
         let pruning = tokio::spawn(sweep::run_pruning(Arc::clone(&rig.broker), stop.clone()));
         let swept = |worker: &str| {
             let line = format!("taskpass_sweeps_total{{worker=\"{worker}\",result=\"ok\"}}");
-            rig.broker.metrics().render().contains(&line)
+            rig.broker.core.metrics().render().contains(&line)
         };
         let workers = ["prune", "health", "task_expiry", "partitions"];
         until("some of it is pruned, and the others had their turn", SOON, async || {
@@ -114,7 +114,7 @@ on_both_stores! {
     }
 
     async fn what_was_dated_ahead_keeps_no_text_that_is_behind_it(rig: Rig) {
-        let store = rig.broker.store();
+        let store = rig.broker.core.store();
         // A thousand leaves by a clock that was a year ahead, and then one by the right clock.
         let year = rig.now().plus_seconds(365 * 86_400);
         run(

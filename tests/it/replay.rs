@@ -339,7 +339,12 @@ async fn replay_at(rig: &Rig, candidate: &CompiledGeneration, at: Timestamp) -> 
 
 /// What decides at a rig, with one more policy, and its resource registered as harmless.
 async fn with_policy(rig: &Rig, policy: &str) -> CompiledGeneration {
-    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let (_, bytes) = rig
+        .broker
+        .administration
+        .generation(&rig.admin())
+        .await
+        .unwrap();
     let mut generation: Value = serde_json::from_slice(&bytes).unwrap();
     for resource in generation["resources"].as_array_mut().unwrap() {
         resource["risk"] = json!("low");
@@ -375,6 +380,7 @@ async fn without_contractors(policies: &str) -> Tally {
     let reports = "dev:agent%3Areports".to_owned().try_into().unwrap();
     let role = "contractor".to_owned();
     rig.broker
+        .administration
         .bind_admin(&rig.admin(), reports, role, true)
         .await
         .unwrap();

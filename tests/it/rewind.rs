@@ -35,7 +35,7 @@ async fn sharing() -> (Rig, ObjectStore) {
 /// Waits until a place holds all that the rig's broker appended.
 async fn published(rig: &Rig, read: impl Fn() -> Option<String>) -> Checkpoint {
     until("the checkpoint is published", SOON, async || {
-        let size = rig.broker.ledger().basis();
+        let size = rig.broker.core.ledger().basis();
         read().is_some_and(|note| opened(&note).size >= size)
     })
     .await;
@@ -75,7 +75,7 @@ async fn a_restored_backup_does_not_start_though_its_own_memory_was_lost_too() {
     let backup = rig.directory().join("backup");
     copy_directory(&rig.directory().join("data"), &backup);
     rig.restart().await.unwrap();
-    let before = rig.broker.ledger().basis();
+    let before = rig.broker.core.ledger().basis();
     issue(&rig).await;
     let last = published(&rig, read).await;
     assert!(last.size > before);
@@ -145,7 +145,7 @@ async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
     }
     let idle = rig.replica().await;
     let standby = rig.database().copy();
-    let lost_from = rig.broker.ledger().basis();
+    let lost_from = rig.broker.core.ledger().basis();
     until("the broker is back", SOON, async || {
         let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
         asked.is_ok()
@@ -158,21 +158,25 @@ async fn after_a_lossy_failover(shared: bool) -> Result<(), BrokerError> {
     let mut answer;
     loop {
         let evidence = rig.evidence("agent:reports");
-        answer = idle.broker.issue(evidence, ask(&["orders:read"])).await;
+        answer = idle
+            .broker
+            .issuance
+            .issue(evidence, ask(&["orders:read"]))
+            .await;
         // Its pool may hold connections to the server that is gone.
         let passing = matches!(&answer, Err(BrokerError::FailClosed(_)))
-            && !matches!(idle.broker.ledger().status(), LedgerStatus::Stopped(_));
+            && !matches!(idle.broker.core.ledger().status(), LedgerStatus::Stopped(_));
         if !passing {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     if shared {
-        let LedgerStatus::Stopped(told) = idle.broker.ledger().status() else {
+        let LedgerStatus::Stopped(told) = idle.broker.core.ledger().status() else {
             panic!("it goes on");
         };
         assert!(told.contains(&format!("shows size {lost_from}")), "{told}");
-        let had = format!("had size {}", rig.broker.ledger().basis());
+        let had = format!("had size {}", rig.broker.core.ledger().basis());
         assert!(told.contains(&had), "{told}");
     }
     let ours = rig.issue("agent:reports", ask(&["orders:read"])).await;
@@ -208,9 +212,13 @@ async fn replicas_publish_to_one_place_and_none_is_alarmed() {
         issue(&rig).await;
         published(&rig, || object.content()).await;
         let evidence = rig.evidence("agent:reports");
-        let asked = other.broker.issue(evidence, ask(&["orders:read"])).await;
+        let asked = other
+            .broker
+            .issuance
+            .issue(evidence, ask(&["orders:read"]))
+            .await;
         asked.unwrap();
-        let size = other.broker.ledger().basis();
+        let size = other.broker.core.ledger().basis();
         until("the other publishes", SOON, async || {
             object
                 .content()
@@ -219,7 +227,7 @@ async fn replicas_publish_to_one_place_and_none_is_alarmed() {
         .await;
     }
     for broker in [&rig.broker, &other.broker] {
-        assert_eq!(broker.ledger().status(), LedgerStatus::Serving);
+        assert_eq!(broker.core.ledger().status(), LedgerStatus::Serving);
     }
     assert!(object.writes() >= 4);
 }
@@ -237,9 +245,13 @@ async fn what_others_publish_while_a_new_connection_is_checked_is_no_rewind() {
     let other = rig.replica().await;
     let grow = async || {
         let evidence = rig.evidence("agent:reports");
-        let asked = other.broker.issue(evidence, ask(&["orders:read"])).await;
+        let asked = other
+            .broker
+            .issuance
+            .issue(evidence, ask(&["orders:read"]))
+            .await;
         asked.unwrap();
-        let size = other.broker.ledger().basis();
+        let size = other.broker.core.ledger().basis();
         until("the other publishes", SOON, async || {
             let content = object.content();
             content.is_some_and(|note| opened(&note).size >= size)
@@ -266,7 +278,7 @@ async fn what_others_publish_while_a_new_connection_is_checked_is_no_rewind() {
     tokio::join!(rig.issue("agent:reports", ask(&["orders:read"])), others)
         .0
         .unwrap();
-    assert_eq!(rig.broker.ledger().status(), LedgerStatus::Serving);
+    assert_eq!(rig.broker.core.ledger().status(), LedgerStatus::Serving);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -296,10 +308,10 @@ async fn another_tree_at_the_place_stops_a_broker_that_runs() {
     // One more is published, and the place is found to be changed.
     issue(&rig).await;
     until("it stops", SOON, async || {
-        matches!(rig.broker.ledger().status(), LedgerStatus::Stopped(_))
+        matches!(rig.broker.core.ledger().status(), LedgerStatus::Stopped(_))
     })
     .await;
-    let LedgerStatus::Stopped(told) = rig.broker.ledger().status() else {
+    let LedgerStatus::Stopped(told) = rig.broker.core.ledger().status() else {
         unreachable!()
     };
     assert!(told.contains(&one.root.to_string()), "{told}");
@@ -335,7 +347,7 @@ async fn a_place_that_does_not_answer_well_stops_a_start_and_no_work() {
         issue(&rig).await;
     }
     assert_eq!(opened(&object.content().unwrap()).size, first.size);
-    assert_eq!(rig.broker.ledger().status(), LedgerStatus::Serving);
+    assert_eq!(rig.broker.core.ledger().status(), LedgerStatus::Serving);
     // Nothing new is appended, and it is published all the same, be the answers lost.
     object.set(Manner::WriteAndFail);
     published(&rig, || object.content()).await;
@@ -403,13 +415,13 @@ async fn a_store_that_ceases_to_heed_a_condition_is_found_out_by_the_first_chang
     rig.share_checkpoint(&format!("url = \"{}\"", object.url()));
     rig.reopen().await.unwrap();
     object.set(Manner::HalfCareless);
-    drop(rig.broker.follow_generation().await);
+    drop(rig.broker.generations.follow().await);
     issue(&rig).await;
     until("it stops", SOON, async || {
-        matches!(rig.broker.ledger().status(), LedgerStatus::Stopped(_))
+        matches!(rig.broker.core.ledger().status(), LedgerStatus::Stopped(_))
     })
     .await;
-    let LedgerStatus::Stopped(told) = rig.broker.ledger().status() else {
+    let LedgerStatus::Stopped(told) = rig.broker.core.ledger().status() else {
         unreachable!()
     };
     assert!(told.contains("If-Match"), "{told}");
@@ -457,7 +469,7 @@ async fn a_new_place_has_a_checkpoint_before_the_first_commit_or_there_is_no_sta
     object.set(Manner::Good);
     rig.reopen().await.unwrap();
     let size = opened(&object.content().unwrap()).size;
-    assert_eq!(size, rig.broker.ledger().basis());
+    assert_eq!(size, rig.broker.core.ledger().basis());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -472,7 +484,7 @@ async fn a_place_that_went_down_with_the_old_server_lets_nobody_go_on() {
     }
     assert_eq!(object.content(), None, "nobody begins anew");
     assert!(matches!(
-        rig.broker.ledger().status(),
+        rig.broker.core.ledger().status(),
         LedgerStatus::Failing(_)
     ));
     object.force(Some(&note));
@@ -490,7 +502,7 @@ async fn a_place_that_hangs_puts_no_commit_in_doubt() {
     // That holds up nobody, and is told.
     issue(&rig).await;
     until("the failures are counted", SOON, async || {
-        let metrics = rig.broker.metrics().render();
+        let metrics = rig.broker.core.metrics().render();
         let counted = "taskpass_shared_checkpoint_failures_total ";
         metrics.contains(counted) && !metrics.contains(&format!("{counted}0\n"))
     })
@@ -498,7 +510,7 @@ async fn a_place_that_hangs_puts_no_commit_in_doubt() {
     rig.database().break_connections();
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
-    let LedgerStatus::Failing(told) = rig.broker.ledger().status() else {
+    let LedgerStatus::Failing(told) = rig.broker.core.ledger().status() else {
         panic!("it is well, or over");
     };
     assert!(!told.contains("in doubt"), "{told}");
@@ -587,7 +599,7 @@ async fn a_pooler_that_leads_elsewhere_is_noticed_and_the_place_is_asked_again()
     .await;
     let asked = rig.issue("agent:reports", ask(&["orders:read"])).await;
     assert!(matches!(asked, Err(BrokerError::FailClosed(_))));
-    let LedgerStatus::Failing(told) = rig.broker.ledger().status() else {
+    let LedgerStatus::Failing(told) = rig.broker.core.ledger().status() else {
         panic!("it is well, or over");
     };
     assert!(told.contains("pooler"), "{told}");

@@ -26,7 +26,7 @@ fn first_key(rig: &Rig) -> String {
 /// Starts again by what the store holds, with nothing appended.
 async fn reopen(rig: &mut Rig) -> Result<(), StartError> {
     rig.reopen().await?;
-    rig.broker.follow_generation().await.unwrap();
+    rig.broker.generations.follow().await.unwrap();
     Ok(())
 }
 
@@ -35,19 +35,19 @@ on_both_stores! {
         let (old, new) = (first_key(&rig), new_key());
         let issued = rig.issue("agent:reports", ask(&["orders:read"])).await.unwrap();
         let reports = "dev:agent%3Aorders".to_owned().try_into().unwrap();
-        rig.broker.bind_admin(&rig.admin(), reports, "nobody".into(), true).await.unwrap();
+        rig.broker.administration.bind_admin(&rig.admin(), reports, "nobody".into(), true).await.unwrap();
         rig.seal_with(&[&new, &old]);
         reopen(&mut rig).await.unwrap();
-        let size = rig.broker.ledger().basis();
-        let resealed = rig.broker.reseal_keys(&rig.admin()).await.unwrap();
+        let size = rig.broker.core.ledger().basis();
+        let resealed = rig.broker.signing_keys.reseal_keys(&rig.admin()).await.unwrap();
         assert!(resealed >= 4, "two keys, an activation, a binding: {resealed}");
-        assert_eq!(rig.broker.ledger().basis(), size + 1, "a leaf says so, under a head of the new key");
+        assert_eq!(rig.broker.core.ledger().basis(), size + 1, "a leaf says so, under a head of the new key");
         rig.seal_with(&[&new]);
         reopen(&mut rig).await.unwrap();
         assert!(rig.is_good(&issued).await);
-        rig.broker.check_health().await.unwrap();
+        rig.broker.health.check_health().await.unwrap();
         rig.issue("agent:orders", ask(&["orders:read"])).await.unwrap();
-        let again = rig.broker.reseal_keys(&rig.admin()).await.unwrap();
+        let again = rig.broker.signing_keys.reseal_keys(&rig.admin()).await.unwrap();
         assert_eq!(again, 0, "there was nothing left to renew");
     }
 
@@ -70,7 +70,13 @@ async fn a_key_that_is_revoked_while_it_is_resealed_stays_revoked_and_is_reseale
     let mut rig = Rig::new(Kind::Postgres).await;
     let mut kids = Vec::new();
     for _ in 0..4 {
-        kids.push(rig.broker.rotate_keys(&rig.admin()).await.unwrap());
+        kids.push(
+            rig.broker
+                .signing_keys
+                .rotate_keys(&rig.admin())
+                .await
+                .unwrap(),
+        );
     }
     let (old, new) = (first_key(&rig), new_key());
     rig.seal_with(&[&new, &old]);
@@ -79,19 +85,28 @@ async fn a_key_that_is_revoked_while_it_is_resealed_stays_revoked_and_is_reseale
     let admin = rig.admin();
     let revoking = async {
         for kid in &kids {
-            rig.broker.revoke_key(&admin, kid, false).await.unwrap();
+            rig.broker
+                .signing_keys
+                .revoke_key(&admin, kid, false)
+                .await
+                .unwrap();
         }
     };
-    let (resealed, ()) = tokio::join!(other.broker.reseal_keys(&admin), revoking);
+    let (resealed, ()) = tokio::join!(other.broker.signing_keys.reseal_keys(&admin), revoking);
     resealed.unwrap();
     other
         .shutdown
         .drain_then_stop(std::time::Duration::ZERO, SOON)
         .await;
-    let left = rig.broker.reseal_keys(&admin).await.unwrap();
+    let left = rig.broker.signing_keys.reseal_keys(&admin).await.unwrap();
     rig.seal_with(&[&new]);
     reopen(&mut rig).await.unwrap();
-    let keys = rig.broker.list_keys(&rig.admin()).await.unwrap();
+    let keys = rig
+        .broker
+        .signing_keys
+        .list_keys(&rig.admin())
+        .await
+        .unwrap();
     let revoked = |kid: &String| {
         let mut keys = keys.iter().map(|key| &key.record);
         keys.any(|key| key.kid == *kid && key.revoked_at.is_some())

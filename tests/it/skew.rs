@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Executor};
 use taskpass::broker::BrokerError;
-use taskpass::broker::clock::AcceptAsk;
+use taskpass::broker::administration::time::AcceptAsk;
 use taskpass::clock::{Clock, SystemClock, Timestamp};
 use taskpass::domain::task::TaskEnd;
 use taskpass::sweep;
@@ -128,23 +128,26 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
     let token = rig.token("agent:reports", json!({}));
     let used = async || {
         rig.broker
+            .issuance
             .issue(bearer(&token), ask(&["orders:read"]))
             .await
     };
     let issued = used().await.unwrap();
-    let size = async || rig.broker.ledger().head().await.unwrap().unwrap().size;
+    let size = async || rig.broker.core.ledger().head().await.unwrap().unwrap().size;
     let before = size().await;
     // For it the evidence, the task and the session are long over, and all keys.
     let ahead = rig.replica_by(Arc::new(Ahead(86_400 * 400))).await;
     assert!(
         ahead
             .broker
+            .health
             .unready()
             .unwrap()
             .starts_with("clock: our clock and the database's")
     );
     let closed = ahead
         .broker
+        .issuance
         .issue(bearer(&token), ask(&["orders:read"]))
         .await;
     assert!(
@@ -153,22 +156,27 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
     );
     // Nor can it be accepted: the two clocks differ now, whatever an admin says.
     let told = AcceptAsk {
-        time: ahead.broker.now(),
+        time: ahead.broker.core.now(),
         reason: "it is right".into(),
     };
-    let refused = ahead.broker.accept_time(&bearer(ADMIN), told).await;
+    let refused = ahead
+        .broker
+        .administration
+        .accept_time(&bearer(ADMIN), told)
+        .await;
     assert!(
         matches!(refused, Err(BrokerError::FailClosed(_))),
         "{refused:?}"
     );
     let task = rig
         .broker
+        .core
         .store()
         .task(issued.task.id)
         .await
         .unwrap()
         .unwrap();
-    let dated = ahead.broker.sweep_task(&task, TaskEnd::Expire).await;
+    let dated = ahead.broker.tasks.sweep_task(&task, TaskEnd::Expire).await;
     assert!(
         matches!(dated, Err(BrokerError::FailClosed(_))),
         "{dated:?}"
@@ -177,7 +185,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&ahead.broker), stop.clone()));
     let pruning = tokio::spawn(sweep::run_pruning(Arc::clone(&ahead.broker), stop.clone()));
     until("it has swept", SOON, async || {
-        let metrics = ahead.broker.metrics().render();
+        let metrics = ahead.broker.core.metrics().render();
         let failed = "taskpass_sweeps_total{worker=\"health\",result=\"failed\"} ";
         let mut lines = metrics.lines();
         let times = lines.find_map(|line| line.strip_prefix(failed));
@@ -196,6 +204,7 @@ async fn a_replica_whose_clock_is_ahead_deletes_and_ends_nothing() {
     assert_eq!(size().await, before, "nothing was ended");
     let leaf = rig
         .broker
+        .core
         .store()
         .openings(issued.receipt.index)
         .await

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flate2::read::ZlibDecoder;
 use serde_json::{Value, json};
 use taskpass::broker::BrokerError;
-use taskpass::broker::issue::Issued;
+use taskpass::broker::issuance::Issued;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 use taskpass::domain::revocability::RevocationClass;
 use taskpass::domain::session::SessionState;
@@ -43,12 +43,13 @@ async fn polled(rig: &Rig, issued: &Issued) -> (Value, bool) {
     let number = uri.strip_prefix("http://127.0.0.1:7070/status/").unwrap();
     let list = rig
         .broker
+        .verification
         .status_list(number.parse().unwrap())
         .await
         .unwrap();
     let (header, claims) = peek(&list.token);
     assert_eq!(header["typ"], "statuslist+jwt");
-    let jwks = rig.broker.published_jwks();
+    let jwks = rig.broker.keys.published_jwks();
     let keys = jwks["keys"].as_array().unwrap();
     assert!(keys.iter().any(|jwk| verifies(&list.token, jwk)));
     assert_eq!(claims["sub"], uri, "a list is good under its own name only");
@@ -70,6 +71,7 @@ async fn polled(rig: &Rig, issued: &Issued) -> (Value, bool) {
 async fn state(rig: &Rig, issued: &Issued) -> SessionState {
     let view = rig
         .broker
+        .core
         .store()
         .session_view(issued.session.id)
         .await
@@ -149,7 +151,7 @@ async fn a_list_is_served_to_anybody_and_none_is_made_up() {
 
 /// Runs a statement about one session.
 async fn change(rig: &Rig, statement: &'static str, issued: &Issued) {
-    let changed = match rig.broker.store() {
+    let changed = match rig.broker.core.store() {
         Store::Postgres(_) => {
             let mut database = rig.database().connect().await;
             let query = sqlx::query(statement).bind(issued.session.id);
@@ -201,7 +203,7 @@ on_both_stores! {
     async fn a_list_that_cannot_be_built_to_its_end_is_not_served(rig: Rig) {
         let (alive, broken) = (issued(&rig).await, issued(&rig).await);
         change(&rig, "UPDATE session SET policies = '{' WHERE id = $1", &broken).await;
-        let built = rig.broker.status_list(0).await;
+        let built = rig.broker.verification.status_list(0).await;
         assert!(matches!(built, Err(BrokerError::FailClosed(_))), "{built:?}");
         change(&rig, "UPDATE session SET policies = '[]' WHERE id = $1", &broken).await;
         assert!(!polled(&rig, &alive).await.1, "a failure is not kept");

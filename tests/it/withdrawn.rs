@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use taskpass::attest::Evidence;
 use taskpass::broker::BrokerError;
-use taskpass::broker::issue::Issued;
+use taskpass::broker::issuance::Issued;
 use taskpass::broker::tasks::{Delegation, TaskAuthority};
 use taskpass::domain::generation::{Generation, PolicyFile};
 use taskpass::domain::task::{TaskEnd, TaskState};
@@ -46,7 +46,12 @@ fn team(own: &AttestorSpec, identity: &str) -> AttestorSpec {
 
 async fn begin(kind: Kind) -> World {
     let rig = Rig::new(kind).await;
-    let (_, bytes) = rig.broker.generation(&rig.admin()).await.unwrap();
+    let (_, bytes) = rig
+        .broker
+        .administration
+        .generation(&rig.admin())
+        .await
+        .unwrap();
     let world = World {
         before: serde_json::from_slice(&bytes).unwrap(),
         rig,
@@ -83,7 +88,7 @@ impl World {
             retention: self.before.retention,
         };
         let own = vec![
-            self.rig.broker.issuer().to_owned(),
+            self.rig.broker.core.issuer().to_owned(),
             AUDIENCE.into(),
             TEAM.into(),
         ];
@@ -91,6 +96,7 @@ impl World {
         let activated = self
             .rig
             .broker
+            .administration
             .activate(&self.rig.admin(), ready(Some(next)))
             .await;
         activated.unwrap().unwrap();
@@ -102,7 +108,12 @@ impl World {
 
     async fn open(&self) -> Issued {
         let asked = ask(&["orders:read", "orders:write"]);
-        self.rig.broker.issue(self.lead(), asked).await.unwrap()
+        self.rig
+            .broker
+            .issuance
+            .issue(self.lead(), asked)
+            .await
+            .unwrap()
     }
 
     async fn heartbeat(&self, issued: &Issued) -> Result<(), BrokerError> {
@@ -143,7 +154,7 @@ on_both_stores! {
             // A delegation from before lets nobody in any more, with a credential or without.
             assert_eq!(refusal(world.child(&parent, &late).await), "owner-withdrawn", "{what}");
             let evidence = world.rig.evidence("agent:child");
-            let opened = world.rig.broker.open_task(&evidence, child_of(parent.task.id, &last)).await;
+            let opened = world.rig.broker.tasks.open_task(&evidence, child_of(parent.task.id, &last)).await;
             let Err(BrokerError::Denied(denied)) = opened else { panic!("{what}: {opened:?}") };
             assert_eq!(denied.refusal.code.as_str(), "owner-withdrawn", "{what}");
             // Who is in already gets nothing more, though its own attestor is there.
@@ -152,7 +163,7 @@ on_both_stores! {
             assert!(is_withdrawn(world.heartbeat(&child).await), "{what}");
             assert!(is_withdrawn(world.rig.delegate(&child, "agent:orders").await), "{what}");
             // Its own evidence is not believed.
-            let joined = world.rig.broker.issue(world.lead(), ask_joining(&parent, &["orders:read"])).await;
+            let joined = world.rig.broker.issuance.issue(world.lead(), ask_joining(&parent, &["orders:read"])).await;
             assert!(joined.is_err(), "{what}");
             // To end it is always possible, and ends what is under it.
             let ended = world.rig.end(&parent, TaskEnd::Complete).await.unwrap();
@@ -198,10 +209,10 @@ on_both_stores! {
         world.child(&parent, &lent).await.unwrap();
         // One that was never touched by a change is aborted by its handle as ever.
         let authority = TaskAuthority::Handle(handle(&parent), Evidence::default());
-        let ended = world.rig.broker.end_task(parent.task.id, authority, TaskEnd::Abort).await.unwrap();
+        let ended = world.rig.broker.tasks.end_task(parent.task.id, authority, TaskEnd::Abort).await.unwrap();
         assert_eq!(ended.task.state, TaskState::Aborted);
         let guessed = TaskAuthority::Handle(SecretString::from("tph_x"), Evidence::default());
-        let refused = world.rig.broker.end_task(parent.task.id, guessed, TaskEnd::Abort).await;
+        let refused = world.rig.broker.tasks.end_task(parent.task.id, guessed, TaskEnd::Abort).await;
         assert!(matches!(refused, Err(BrokerError::NotFound(_))));
     }
 }

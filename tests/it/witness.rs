@@ -32,7 +32,7 @@ fn time(seconds: i64) -> String {
 }
 
 fn log_keys(rig: &Rig) -> Vec<String> {
-    let keys = rig.broker.ledger().keys();
+    let keys = rig.broker.core.ledger().keys();
     keys.iter().map(|key| key.verifier.to_string()).collect()
 }
 
@@ -53,14 +53,14 @@ async fn issue(rig: &Rig) {
 
 /// What the store holds of a witness's words.
 async fn kept(rig: &Rig, witness: &Witness) -> Option<u64> {
-    let store = rig.broker.store();
+    let store = rig.broker.core.store();
     store.last_cosigned(witness.vkey()).await.unwrap()
 }
 
 /// Waits until a witness's word on all that the rig's broker knows is kept.
 async fn caught_up(rig: &Rig, witness: &Witness) {
     until("the witness has signed all", SOON, async || {
-        kept(rig, witness).await == Some(rig.broker.ledger().basis())
+        kept(rig, witness).await == Some(rig.broker.core.ledger().basis())
     })
     .await;
 }
@@ -69,7 +69,7 @@ fn failures(rig: &Rig, witness: &Witness, reason: &str) -> bool {
     let name = witness.name();
     let counted =
         format!("taskpass_witness_failures_total{{witness=\"{name}\",reason=\"{reason}\"}}");
-    rig.broker.metrics().render().contains(&counted)
+    rig.broker.core.metrics().render().contains(&counted)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -216,7 +216,7 @@ on_both_stores! {
         let asked = witness.asked();
         let size = witness.size();
         assert!(asked.ends_with(&[(0, size, 200)]), "{asked:?}");
-        assert!(!has_failures(&rig.broker.metrics().render(), ""));
+        assert!(!has_failures(&rig.broker.core.metrics().render(), ""));
     }
 }
 
@@ -231,17 +231,18 @@ async fn two_replicas_have_one_witness_follow_one_log() {
         let evidence = rig.evidence("agent:reports");
         other
             .broker
+            .issuance
             .issue(evidence, ask(&["orders:read"]))
             .await
             .unwrap();
     }
     // Each knows of its own batches: the last one's is the largest.
     until("the witness has signed all", SOON, async || {
-        kept(&rig, &witness).await == Some(other.broker.ledger().basis())
+        kept(&rig, &witness).await == Some(other.broker.core.ledger().basis())
     })
     .await;
     for broker in [&rig.broker, &other.broker] {
-        let metrics = broker.metrics().render();
+        let metrics = broker.core.metrics().render();
         assert!(!has_failures(&metrics, ""), "{metrics}");
     }
 }
@@ -286,7 +287,7 @@ async fn nothing_that_a_witness_does_holds_up_a_decision_or_another_witness_and_
         .await;
         assert_eq!(kept(&rig, witness).await, None, "{manner:?}");
     }
-    let metrics = rig.broker.metrics().render();
+    let metrics = rig.broker.core.metrics().render();
     assert!(!has_failures(&metrics, "witness=\"witness.test/good\""));
     // Whoever comes to itself is told all.
     for witness in &bad {
@@ -316,7 +317,7 @@ async fn a_log_that_was_set_back_is_contradicted_by_the_witness_that_signed_it()
     restore(&rig, &backup);
     // With its own memory gone too nothing here notices, but whoever signed does.
     rig.restart().await.unwrap();
-    while rig.broker.ledger().basis() <= signed {
+    while rig.broker.core.ledger().basis() <= signed {
         issue(&rig).await;
     }
     until("the witness contradicts", SOON, async || {
@@ -337,7 +338,7 @@ async fn a_row_that_no_witness_signed_silences_no_witness() {
     witnessed(&mut rig, &[&witness]).await;
     issue(&rig).await;
     caught_up(&rig, &witness).await;
-    let store = rig.broker.store();
+    let store = rig.broker.core.store();
     let size = witness.size();
     let rows = store.cosigned_until(witness.vkey(), size, 1).await.unwrap();
     for more in [1, 1_000_000] {
@@ -347,7 +348,7 @@ async fn a_row_that_no_witness_signed_silences_no_witness() {
     }
     issue(&rig).await;
     until("the witness has signed all", SOON, async || {
-        witness.size() == rig.broker.ledger().basis()
+        witness.size() == rig.broker.core.ledger().basis()
     })
     .await;
     assert!(failures(&rig, &witness, "inconsistent"));
@@ -356,7 +357,7 @@ async fn a_row_that_no_witness_signed_silences_no_witness() {
         witness.size()
     );
     until("the size is the witness's", SOON, async || {
-        rig.broker.metrics().render().contains(&shown)
+        rig.broker.core.metrics().render().contains(&shown)
     })
     .await;
 }

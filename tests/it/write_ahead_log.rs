@@ -35,7 +35,7 @@ async fn reader(directory: &std::path::Path) -> SqliteConnection {
 
 /// Writes so many pages of a mebibyte as traffic would.
 async fn write(rig: &Rig, mebibytes: u32) {
-    let Store::Sqlite(sqlite) = rig.broker.store() else {
+    let Store::Sqlite(sqlite) = rig.broker.core.store() else {
         panic!("it is on SQLite");
     };
     let made = "CREATE TABLE IF NOT EXISTS traffic (bytes BLOB)";
@@ -50,7 +50,7 @@ async fn write(rig: &Rig, mebibytes: u32) {
 async fn the_write_ahead_log_is_cut_off_once_a_long_reader_has_gone() {
     let rig = Rig::new(Kind::Sqlite).await;
     let log = log_of(rig.directory());
-    let store = rig.broker.store();
+    let store = rig.broker.core.store();
     let reading = reader(rig.directory()).await;
     write(&rig, 20).await;
     let held = store.bound_log().await.unwrap().unwrap();
@@ -75,19 +75,19 @@ async fn beyond_its_limit_nothing_is_issued_and_everything_can_be_revoked() {
         .issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap();
-    let Store::Sqlite(sqlite) = rig.broker.store() else {
+    let Store::Sqlite(sqlite) = rig.broker.core.store() else {
         panic!("it is on SQLite");
     };
     sqlite.limit_log(16 * MIB);
     let reading = reader(rig.directory()).await;
     write(&rig, 18).await;
-    rig.broker.store().bound_log().await.unwrap();
+    rig.broker.core.store().bound_log().await.unwrap();
     let refused = rig
         .issue("agent:reports", ask(&["orders:read"]))
         .await
         .unwrap_err();
     assert!(matches!(refused, BrokerError::Overloaded), "{refused:?}");
-    let unready = rig.broker.unready().unwrap();
+    let unready = rig.broker.health.unready().unwrap();
     assert!(
         unready.contains("taskpass.sqlite-wal") && unready.contains("end it"),
         "{unready}"
@@ -96,7 +96,7 @@ async fn beyond_its_limit_nothing_is_issued_and_everything_can_be_revoked() {
     assert!(!rig.is_good(&issued).await);
     reading.close().await.unwrap();
     until("it is cut off", SOON, async || {
-        rig.broker.store().bound_log().await.unwrap() == Some(0)
+        rig.broker.core.store().bound_log().await.unwrap() == Some(0)
     })
     .await;
     rig.issue("agent:reports", ask(&["orders:read"]))

@@ -33,7 +33,7 @@ use super::Failure;
 use super::output::{self, Form};
 use super::serve::in_order;
 use crate::app::{self, App};
-use crate::broker::admin::ADMIN_PREFIX;
+use crate::broker::access::tokens::ADMIN_PREFIX;
 use crate::clock::SystemClock;
 use crate::config::{
     self, Environment, LOG_VARIABLE, Log, LogFormat, LogLevel, ProcessEnvironment,

@@ -12,7 +12,7 @@ use super::accept::Acceptance;
 use super::client::authentication;
 use super::error::{OAuthError, OAuthErrorBody};
 use super::form::Form;
-use crate::broker::introspect::{ActiveToken, Introspection};
+use crate::broker::verification::introspect::{ActiveToken, Introspection};
 use crate::domain::workload::KeyBinding;
 use crate::http::AppState;
 use crate::http::evidence::Presented;
@@ -77,16 +77,19 @@ async fn try_introspect(
     let token = SecretString::from(token);
     let (evidence, way) = authentication(presented, &form)?;
     let broker = &state.broker;
-    let answer = broker.introspect(&evidence, &token).await;
+    let answer = broker.verification.introspect(&evidence, &token).await;
     let answer = answer.map_err(|error| OAuthError::of(error, way))?;
     let body = match &answer.introspection {
         Introspection::Inactive => json!({"active": false}),
-        Introspection::Active(active) => describe(broker.issuer(), active),
+        Introspection::Active(active) => describe(broker.core.issuer(), active),
     };
     if !signed {
         return Ok(Json(body).into_response());
     }
-    let statement = broker.sign_introspection(&answer.asker, &body).await;
+    let statement = broker
+        .verification
+        .sign_introspection(&answer.asker, &body)
+        .await;
     let statement = statement.map_err(|error| OAuthError::of(error, way))?;
     let headers = [(header::CONTENT_TYPE, STATEMENT)];
     Ok((headers, statement.expose_secret().to_owned()).into_response())

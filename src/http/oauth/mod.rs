@@ -65,9 +65,9 @@ fn names(algorithms: &[Algorithm]) -> Vec<&'static str> {
 }
 
 fn metadata(state: &AppState) -> Value {
-    let issuer = state.broker.issuer();
+    let issuer = state.broker.core.issuer();
     // OpenID Connect Discovery wants RS256 named, whatever there is; no ID token is issued here.
-    let mut algorithms = state.broker.signing_algorithms();
+    let mut algorithms = state.broker.keys.signing_algorithms();
     if !algorithms.contains(&"RS256") {
         algorithms.push("RS256");
     }
@@ -77,7 +77,7 @@ fn metadata(state: &AppState) -> Value {
         "introspection_endpoint": format!("{issuer}/oauth2/introspect"),
         "introspection_endpoint_auth_methods_supported": PROTECTED_BY,
         "introspection_endpoint_auth_signing_alg_values_supported": names(&key::ALGORITHMS),
-        "introspection_signing_alg_values_supported": state.broker.signing_algorithms(),
+        "introspection_signing_alg_values_supported": state.broker.keys.signing_algorithms(),
         // A role of AWS is asked for at `/v1/credentials` alone.
         "authorization_details_types_supported": ["api"],
         "dpop_signing_alg_values_supported": names(&dpop::ALGORITHMS),
@@ -120,5 +120,5 @@ pub(super) async fn openid_configuration(State(state): State<AppState>) -> Respo
 /// The published keys (RFC 7517).
 #[utoipa::path(get, path = "/.well-known/jwks.json", responses((status = 200, body = Object)))]
 pub(super) async fn jwks(State(state): State<AppState>) -> Response {
-    cacheable(&state, state.broker.published_jwks())
+    cacheable(&state, state.broker.keys.published_jwks())
 }

@@ -58,7 +58,12 @@ async fn try_revoke(
     let form = Form::read(request, state).await?;
     let token = SecretString::from(form.required("token")?);
     let (evidence, way) = authentication(presented, &form)?;
-    match state.broker.revoke_token(&evidence, &token).await {
+    match state
+        .broker
+        .revocation
+        .revoke_token(&evidence, &token)
+        .await
+    {
         Ok(()) => Ok(()),
         Err(BrokerError::NotFound(_)) => Err(OAuthError::bad(
             "unauthorized_client",

@@ -20,7 +20,7 @@ use super::form::Form;
 use crate::attest::{AttestError, Evidence, TokenScheme};
 use crate::broker::BrokerError;
 use crate::broker::error::Denied;
-use crate::broker::issue::Issued;
+use crate::broker::issuance::Issued;
 use crate::crypto::strict_json;
 use crate::domain::decision::{Observed, RefusalCode};
 use crate::domain::grant::Grant;
@@ -187,7 +187,7 @@ async fn try_grant(
     if request.ttl_seconds == Some(0) {
         return Err(OAuthError::invalid_request("ttl_seconds is at least 1"));
     }
-    let issued = state.broker.issue(evidence, request).await;
+    let issued = state.broker.issuance.issue(evidence, request).await;
     let issued = issued.map_err(|error| refusal(error, grant_type, by_scope))?;
     answer(issued, issued_type(form))
 }

@@ -4,9 +4,6 @@
 //! that we release is good at STS, and none of these anywhere else. They live for a minute, are
 //! sent to STS by us, and never leave the broker otherwise.
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -15,15 +12,12 @@ use super::sts::Asked;
 use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
+use crate::crypto::loaded::LoadedKeys;
 use crate::crypto::random::SystemRandom;
 use crate::crypto::signer::sign_jwt;
 use crate::domain::session::Session;
 use crate::ids::SessionId;
 use crate::mint::MintError;
-use crate::mint::jwt::LoadedKey;
-
-/// The signing keys of federation, swapped whole.
-pub type FederationKeys = Arc<ArcSwap<Vec<LoadedKey>>>;
 
 /// What they sign with. AWS takes RS256 and ES256 and their like, and no `EdDSA`.
 pub const FEDERATION_ALGORITHM: Algorithm = Algorithm::Es256;
@@ -43,7 +37,7 @@ pub fn issuer(broker: &str) -> String {
 /// Makes tokens for STS.
 pub(super) struct Federation {
     issuer: String,
-    keys: FederationKeys,
+    keys: LoadedKeys,
     schedule: KeySchedule,
 }
 
@@ -70,7 +64,7 @@ struct Claims<'a> {
 }
 
 impl Federation {
-    pub(super) fn new(broker: &str, keys: FederationKeys, schedule: KeySchedule) -> Self {
+    pub(super) fn new(broker: &str, keys: LoadedKeys, schedule: KeySchedule) -> Self {
         Self {
             issuer: issuer(broker),
             keys,

@@ -32,12 +32,13 @@ use futures_util::future::BoxFuture;
 
 use self::clients::Clients;
 use self::deny::OwnSessions;
-use self::federation::{Federation, FederationKeys};
+use self::federation::Federation;
 use self::policy::{bounded_text, session_policy};
 use self::sts::Asked;
 use super::{Credential, DenyList, EndOutcome, MintError, MintPlace, Minter};
 use crate::clock::Timestamp;
 use crate::crypto::keyring::KeySchedule;
+use crate::crypto::loaded::LoadedKeys;
 use crate::domain::catalog::Resource;
 use crate::domain::grant::Grant;
 use crate::domain::kind::MinterKind;
@@ -75,7 +76,7 @@ impl AwsMinter {
     #[must_use]
     pub fn new(
         issuer: &str,
-        keys: FederationKeys,
+        keys: LoadedKeys,
         schedule: KeySchedule,
         endpoints: Arc<EndpointTable>,
     ) -> Self {
@@ -177,7 +178,7 @@ impl Minter for AwsMinter {
 #[must_use]
 pub fn minter(
     issuer: &str,
-    keys: FederationKeys,
+    keys: LoadedKeys,
     schedule: KeySchedule,
     endpoints: Arc<EndpointTable>,
 ) -> Arc<dyn Minter> {

@@ -135,11 +135,11 @@ async fn what_was_done_with_a_brokers_tokens_is_told_apart_by_its_own_log() {
 
 /// The log of a rig's broker, and its key.
 async fn log_of_rig(rig: &Rig) -> (Vec<u8>, String) {
-    let ledger = rig.broker.ledger();
+    let ledger = rig.broker.core.ledger();
     let signed = ledger.checkpoints().borrow().clone().unwrap();
     let checkpoint = signed.checkpoint.to_string();
     let size: u64 = checkpoint.lines().nth(1).unwrap().parse().unwrap();
-    let leaves = rig.broker.store().leaves(0, size).await.unwrap();
+    let leaves = rig.broker.core.store().leaves(0, size).await.unwrap();
     let bodies: Vec<Vec<u8>> = leaves.into_iter().map(|leaf| leaf.body.unwrap()).collect();
     (
         log_file(&checkpoint, &bodies),

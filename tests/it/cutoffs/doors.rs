@@ -8,8 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::{Method, RequestBuilder};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use taskpass::broker::issue::Issued;
-use taskpass::broker::revoke::BlockAsk;
+use taskpass::broker::issuance::Issued;
+use taskpass::broker::revocation::BlockAsk;
 use taskpass::broker::tasks::TaskAuthority;
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::task::TaskEnd;
@@ -86,7 +86,11 @@ impl Things {
         let resource = Selector::Resource("archive-api".into());
         let asked = revocation(resource, BlockAsk::Seconds(0));
         let broker = &world.rig.broker;
-        let revoked = broker.revoke_many(&world.rig.admin(), asked).await.unwrap();
+        let revoked = broker
+            .revocation
+            .revoke_many(&world.rig.admin(), asked)
+            .await
+            .unwrap();
         Self {
             task: issued.task.id.to_string(),
             handle: handle(&issued).expose_secret().to_owned(),
@@ -96,7 +100,11 @@ impl Things {
             leaf: issued.receipt.index,
             revocation: revoked.cutoff.unwrap().id.to_string(),
             kid: if key {
-                broker.rotate_keys(&world.rig.admin()).await.unwrap()
+                broker
+                    .signing_keys
+                    .rotate_keys(&world.rig.admin())
+                    .await
+                    .unwrap()
             } else {
                 String::new()
             },
@@ -139,7 +147,10 @@ impl World {
         // Another admin, so that no role is the last one.
         let admin = rig.admin();
         let child = super::identity("agent:child");
-        let bound = rig.broker.bind_admin(&admin, child, "admin".into(), true);
+        let bound = rig
+            .broker
+            .administration
+            .bind_admin(&admin, child, "admin".into(), true);
         bound.await.unwrap();
         let (server, client) = rig.serve();
         Self {
@@ -488,7 +499,7 @@ on_both_stores! {
                 actions.extend(call.action.map(AdminAction::as_str));
             }
             let issued = things.issued.as_ref().unwrap();
-            world.rig.broker.end_task(
+            world.rig.broker.tasks.end_task(
                 issued.task.id,
                 TaskAuthority::Owner(world.rig.admin()),
                 TaskEnd::Abort,
@@ -504,7 +515,7 @@ on_both_stores! {
             let liftable = (!narrow).then(|| id.to_string());
             let before = changeable(world.rig.rows().await);
             let mut decisions = 0;
-            let leaves = world.rig.broker.ledger().basis();
+            let leaves = world.rig.broker.core.ledger().basis();
             for (method, path) in &doors {
                 let door = format!("{method} {path} under {selector:?}");
                 let told = world.answers(method, path, &real).await;
@@ -525,9 +536,9 @@ on_both_stores! {
                 }
             }
             assert_eq!(changeable(world.rig.rows().await), before, "something changed under {selector:?}");
-            let recorded = world.rig.broker.ledger().basis() - leaves;
+            let recorded = world.rig.broker.core.ledger().basis() - leaves;
             assert_eq!(recorded, decisions, "each refused decision is a leaf, and nothing else is");
-            world.rig.broker.lift(&world.rig.admin(), id).await.unwrap();
+            world.rig.broker.revocation.lift(&world.rig.admin(), id).await.unwrap();
             world.rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
         }
     }

@@ -4,7 +4,7 @@ use secrecy::SecretString;
 use serde_json::json;
 use taskpass::attest::Evidence;
 use taskpass::broker::BrokerError;
-use taskpass::broker::revoke::BlockAsk;
+use taskpass::broker::revocation::BlockAsk;
 use taskpass::broker::tasks::{TaskAuthority, TaskWithSessions};
 use taskpass::domain::cutoff::Selector;
 use taskpass::domain::request::CredentialRequest;
@@ -31,12 +31,13 @@ async fn begin(kind: Kind) -> Rig {
 async fn bind(rig: &Rig, by: &Evidence, whom: &str) -> Result<(), BrokerError> {
     let broker = &rig.broker;
     broker
+        .administration
         .bind_admin(by, identity(whom), "admin".into(), true)
         .await
 }
 
 async fn lift(rig: &Rig, by: &str, id: CutoffId) -> Result<(), BrokerError> {
-    let lifted = rig.broker.lift(&rig.evidence(by), id).await;
+    let lifted = rig.broker.revocation.lift(&rig.evidence(by), id).await;
     lifted.map(drop)
 }
 
@@ -54,7 +55,7 @@ on_both_stores! {
         let [narrow, ..] = selectors(WORKLOAD);
         let id = block(&rig, narrow).await;
         assert_eq!(blocked(bind(&rig, &rig.evidence(WORKLOAD), "agent:child").await), None);
-        assert!(rig.broker.store().roles_of("dev:agent%3Achild").await.unwrap().is_empty());
+        assert!(rig.broker.core.store().roles_of("dev:agent%3Achild").await.unwrap().is_empty());
         assert_eq!(blocked(lift(&rig, WORKLOAD, id).await), None);
         let nobody = lift(&rig, "agent:child", id).await;
         assert!(matches!(nobody, Err(BrokerError::Forbidden("liftCutoff"))), "{nobody:?}");
@@ -68,13 +69,13 @@ on_both_stores! {
         // One alone.
         for selector in [attestor.clone(), all.clone()] {
             let id = block(&rig, selector).await;
-            let unprivileged = rig.broker.list_sessions(&rig.evidence("agent:child"), SessionFilter::default()).await;
+            let unprivileged = rig.broker.verification.list_sessions(&rig.evidence("agent:child"), SessionFilter::default()).await;
             assert_eq!(blocked(unprivileged.map(drop)), None, "who may not lift does not learn which");
             assert_eq!(blocked(lift(&rig, "agent:child", id).await), None);
-            let listed = rig.broker.list_sessions(&rig.evidence(WORKLOAD), SessionFilter::default()).await;
+            let listed = rig.broker.verification.list_sessions(&rig.evidence(WORKLOAD), SessionFilter::default()).await;
             assert_eq!(blocked(listed.map(drop)), Some(id), "who may lift learns which");
             lift(&rig, WORKLOAD, id).await.unwrap();
-            rig.broker.list_sessions(&rig.evidence(WORKLOAD), SessionFilter::default()).await.unwrap();
+            rig.broker.verification.list_sessions(&rig.evidence(WORKLOAD), SessionFilter::default()).await.unwrap();
         }
         // A narrower one blocks too: first that one, by another.
         let (by_name, by_attestor) = (block(&rig, narrow).await, block(&rig, attestor.clone()).await);
@@ -96,14 +97,14 @@ on_both_stores! {
         lift(&rig, WORKLOAD, elsewhere).await.unwrap();
         // The operator's token is nobody's, and nothing blocks it.
         let by_all = block(&rig, all).await;
-        rig.broker.lift(&bearer(BOOTSTRAP), by_all).await.unwrap();
+        rig.broker.revocation.lift(&bearer(BOOTSTRAP), by_all).await.unwrap();
         rig.issue(WORKLOAD, ask(&["orders:read"])).await.unwrap();
     }
 
     async fn a_caller_never_lifts_what_was_cut_off_of_itself(rig: Rig) {
         let [narrow, ..] = selectors(WORKLOAD);
         let asked = revocation(narrow, BlockAsk::Seconds(60));
-        let cutoff = rig.broker.revoke_many(&rig.admin(), asked).await.unwrap().cutoff.unwrap();
+        let cutoff = rig.broker.revocation.revoke_many(&rig.admin(), asked).await.unwrap().cutoff.unwrap();
         assert_eq!(blocked(lift(&rig, WORKLOAD, cutoff.id).await), None);
         rig.clock.advance(60);
         let over = lift(&rig, WORKLOAD, cutoff.id).await;
@@ -162,10 +163,10 @@ on_both_stores! {
             }
             // By attestation, too.
             let owner = TaskAuthority::Owner(rig.evidence("agent:child"));
-            assert_eq!(blocked(rig.broker.heartbeat(child.task.id, owner).await.map(drop)), None);
+            assert_eq!(blocked(rig.broker.tasks.heartbeat(child.task.id, owner).await.map(drop)), None);
             // By a delegation of before.
             let below = child_of(parent.task.id, &unused.pop().unwrap());
-            let opened = rig.broker.open_task(&rig.evidence("agent:child"), below).await;
+            let opened = rig.broker.tasks.open_task(&rig.evidence("agent:child"), below).await;
             let Err(BrokerError::Denied(denied)) = opened else { panic!("{opened:?}") };
             // A task that was cut off is over for good.
             let told = if by_name { "blocked" } else { "task-ended" };
@@ -192,7 +193,7 @@ on_both_stores! {
         let ended: TaskWithSessions = rig.end(&second_child, TaskEnd::Complete).await.unwrap();
         assert_eq!(ended.task.state, TaskState::Completed);
         let admin = TaskAuthority::Owner(rig.admin());
-        rig.broker.end_task(second.task.id, admin, TaskEnd::Abort).await.unwrap();
+        rig.broker.tasks.end_task(second.task.id, admin, TaskEnd::Abort).await.unwrap();
     }
 }
 
@@ -201,15 +202,27 @@ async fn a_reader_that_is_cut_off_while_it_reads_the_log_gets_no_more() {
     let rig = begin(Kind::Sqlite).await;
     let reader = rig
         .broker
+        .administration
         .check_ledger_reader(&rig.evidence(WORKLOAD))
         .await
         .unwrap();
-    rig.broker.check_still_reads(&reader).await.unwrap();
+    rig.broker
+        .administration
+        .check_still_reads(&reader)
+        .await
+        .unwrap();
     let [narrow, ..] = selectors(WORKLOAD);
     let id = block(&rig, narrow).await;
-    assert_eq!(blocked(rig.broker.check_still_reads(&reader).await), None);
+    assert_eq!(
+        blocked(rig.broker.administration.check_still_reads(&reader).await),
+        None
+    );
     lift(&rig, OTHER, id).await.unwrap();
-    rig.broker.check_still_reads(&reader).await.unwrap();
+    rig.broker
+        .administration
+        .check_still_reads(&reader)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -225,6 +238,7 @@ async fn a_block_that_another_replica_made_counts_at_once() {
     let admin = rig.admin();
     let cutoff = other
         .broker
+        .revocation
         .revoke_many(&admin, asked)
         .await
         .unwrap()
@@ -235,6 +249,7 @@ async fn a_block_that_another_replica_made_counts_at_once() {
     assert_eq!(
         blocked(
             rig.broker
+                .tasks
                 .heartbeat(issued.task.id, authority)
                 .await
                 .map(drop)
@@ -244,23 +259,31 @@ async fn a_block_that_another_replica_made_counts_at_once() {
     assert_eq!(
         blocked(
             rig.broker
+                .tasks
                 .list_tasks(&rig.evidence(WORKLOAD), TaskFilter::default())
                 .await
                 .map(drop)
         ),
         None
     );
-    other.broker.lift(&admin, cutoff.id).await.unwrap();
+    other
+        .broker
+        .revocation
+        .lift(&admin, cutoff.id)
+        .await
+        .unwrap();
     // Nor of that: what it knew does not outlive the block.
     rig.issue("agent:reports", ask_in(job(), &["orders:read"]))
         .await
         .unwrap();
     rig.broker
+        .tasks
         .list_tasks(&rig.evidence(WORKLOAD), TaskFilter::default())
         .await
         .unwrap();
     let token = rig.token(WORKLOAD, json!({}));
     rig.broker
+        .verification
         .list_sessions(&bearer(&token), SessionFilter::default())
         .await
         .unwrap();

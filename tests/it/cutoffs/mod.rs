@@ -5,7 +5,7 @@ mod doors;
 mod lifting;
 mod race;
 
-use taskpass::broker::revoke::{BlockAsk, RevokeAsk};
+use taskpass::broker::revocation::{BlockAsk, RevokeAsk};
 use taskpass::domain::cutoff::{Selector, True};
 use taskpass::domain::workload::{Identity, encode_value};
 use taskpass::ids::CutoffId;
@@ -64,6 +64,6 @@ fn revocation(selector: Selector, block: BlockAsk) -> RevokeAsk {
 /// Cuts off, until lifted.
 async fn block(rig: &Rig, selector: Selector) -> CutoffId {
     let asked = revocation(selector, BlockAsk::UntilLifted);
-    let revoked = rig.broker.revoke_many(&rig.admin(), asked).await;
+    let revoked = rig.broker.revocation.revoke_many(&rig.admin(), asked).await;
     revoked.unwrap().cutoff.unwrap().id
 }

@@ -4,8 +4,8 @@
 use futures_util::FutureExt;
 use serde_json::json;
 use sqlx::{Connection, Executor, SqliteConnection};
-use taskpass::broker::issue::Issued;
-use taskpass::broker::revoke::BlockAsk;
+use taskpass::broker::issuance::Issued;
+use taskpass::broker::revocation::BlockAsk;
 use taskpass::clock::Timestamp;
 use taskpass::domain::cutoff::{Block, Cutoff, Selector, True};
 use taskpass::domain::decision::RefusalCode;
@@ -42,7 +42,7 @@ fn opening() -> (Commitment, Opening) {
         salt: [0; 16],
         bytes: b"{}".to_vec(),
     };
-    taskpass::broker::commit(opening.salt, opening.bytes)
+    taskpass::broker::core::commit(opening.salt, opening.bytes)
 }
 
 /// The kinds of entry that a caller brings about, by name.
@@ -94,11 +94,11 @@ async fn decides(store: &Store) -> GenerationDigest {
 async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
     let now = rig.now();
     let by = identity(WORKLOAD).to_string();
-    let store = rig.broker.store();
+    let store = rig.broker.core.store();
     let made = match kind {
         "decide" => Entry::Decide(Box::new(Decide {
             id: DecisionId::from(uuid()),
-            basis: rig.broker.ledger().basis(),
+            basis: rig.broker.core.ledger().basis(),
             identity: identity(WORKLOAD),
             instance: None,
             attestor: "dev".into(),
@@ -136,7 +136,12 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
                 Selector::Resource("archive-api".into()),
                 BlockAsk::Seconds(9),
             );
-            let cut = rig.broker.revoke_many(&rig.admin(), cut).await.unwrap();
+            let cut = rig
+                .broker
+                .revocation
+                .revoke_many(&rig.admin(), cut)
+                .await
+                .unwrap();
             Entry::Lift(Box::new(Lift {
                 cutoff: cut.cutoff.unwrap(),
                 by,
@@ -144,7 +149,7 @@ async fn entry(rig: &Rig, kind: &str, issued: &Issued) -> Entry {
         }
         "activate" => {
             let digest = GenerationDigest::new(random_bytes(32).try_into().unwrap());
-            let endpoints = rig.broker.endpoints_digest();
+            let endpoints = rig.broker.generations.endpoints_digest();
             Entry::Activate(Activate {
                 digest,
                 document: b"{}".as_slice().into(),
@@ -290,7 +295,7 @@ enum Held {
 
 impl Held {
     async fn hold(rig: &Rig) -> Self {
-        if rig.broker.store().kind() == "postgres" {
+        if rig.broker.core.store().kind() == "postgres" {
             let mut other = rig.database().connect().await;
             other.execute("BEGIN").await.unwrap();
             let lock = "SELECT id FROM ledger_lock WHERE id = 1 FOR UPDATE";
@@ -317,13 +322,13 @@ impl Held {
 
 /// Appends two entries in one batch, in this order.
 async fn in_one_batch(rig: &Rig, first: Request, second: Request) -> (Appended, Appended) {
-    let ledger = rig.broker.ledger();
+    let ledger = rig.broker.core.ledger();
     let held = Held::hold(rig).await;
     // A batch that waits for the store; what is queued meanwhile is the next one, together.
     let mut waits = Box::pin(ledger.append(of_nobody(rig, Entry::Consume)));
     assert!((&mut waits).now_or_never().is_none());
     until("the batch before is under way", SOON, async || {
-        let metrics = rig.broker.metrics().render();
+        let metrics = rig.broker.core.metrics().render();
         metrics
             .lines()
             .any(|line| line == "taskpass_ledger_queue_depth 0")
@@ -367,7 +372,7 @@ on_both_stores! {
                 assert_eq!(after[table], before[table], "{kind} changed {table}");
             }
             assert_eq!(after["cutoff"].len(), before["cutoff"].len() + 1, "{kind}");
-            let again = rig.broker.ledger().append(wanted).await.unwrap();
+            let again = rig.broker.core.ledger().append(wanted).await.unwrap();
             assert!(matches!(again, Appended::Replayed(_)), "{kind}: its evidence is used up: {again:?}");
             rig.clock.advance(60);
         }
@@ -387,7 +392,7 @@ on_both_stores! {
             assert!(matches!(cut, Appended::Recorded(_)), "{kind}: {cut:?}");
             rig.clock.advance(60);
             if *kind == "activate" {
-                rig.broker.activate_own("test", rig.generation()).await.unwrap();
+                rig.broker.administration.activate_own("test", rig.generation()).await.unwrap();
             }
         }
     }
@@ -409,7 +414,7 @@ on_both_stores! {
 
     async fn whom_a_lift_in_the_same_batch_frees_goes_on(rig: Rig) {
         let id = block(&rig, selectors(WORKLOAD)[0].clone()).await;
-        let cut = rig.broker.store().cutoff(id).await.unwrap().unwrap();
+        let cut = rig.broker.core.store().cutoff(id).await.unwrap().unwrap();
         let lift = Entry::Lift(Box::new(Lift { cutoff: cut, by: "test".into() }));
         let ended = Entry::EndSession(EndSession {
             session: SessionId::from(uuid()),
@@ -424,6 +429,6 @@ on_both_stores! {
         assert!(matches!(lifted, Appended::Recorded(_)), "{lifted:?}");
         assert!(matches!(freed, Appended::Unchanged), "{freed:?}");
         let token = rig.token(WORKLOAD, json!({}));
-        rig.broker.list_tasks(&crate::support::rig::bearer(&token), taskpass::store::tasks::TaskFilter::default()).await.unwrap();
+        rig.broker.tasks.list_tasks(&crate::support::rig::bearer(&token), taskpass::store::tasks::TaskFilter::default()).await.unwrap();
     }
 }

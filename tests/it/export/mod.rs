@@ -327,7 +327,7 @@ impl Exporting {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
         let parts = ExporterParts {
-            ledger: rig.broker.ledger().clone(),
+            ledger: rig.broker.core.ledger().clone(),
             replica: replica.to_owned(),
             clock: Arc::clone(&rig.clock) as _,
             goes_by_the_right_clock: Box::new(move || {
@@ -392,7 +392,7 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
         )
     };
     let old = rig.issue("agent:reports", purposeful()).await.unwrap();
-    let store = rig.broker.store();
+    let store = rig.broker.core.store();
     let kept = store
         .openings(old.receipt.index)
         .await
@@ -409,7 +409,7 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
             .await
             .unwrap();
     }
-    let before = rig.broker.ledger().basis();
+    let before = rig.broker.core.ledger().basis();
     let retention = Retention {
         sessions_days: 1,
         openings_days: 1,
@@ -419,7 +419,7 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
         .await
         .unwrap();
     let new = rig.issue("agent:reports", purposeful()).await.unwrap();
-    let size = rig.broker.ledger().basis();
+    let size = rig.broker.core.ledger().basis();
 
     // Body and purpose are gone, the hash is not, and everything that was handed out holds.
     let leaf = store.leaf(old.receipt.index).await.unwrap().unwrap();
@@ -430,12 +430,13 @@ async fn pruned_bodies_are_told_by_their_hashes(kind: Kind) {
     );
     let keys: Vec<_> = rig
         .broker
+        .core
         .ledger()
         .keys()
         .iter()
         .map(|key| key.verifier.clone())
         .collect();
-    let head = rig.broker.ledger().head().await.unwrap().unwrap();
+    let head = rig.broker.core.ledger().head().await.unwrap().unwrap();
     for receipt in [&old.receipt, &new.receipt] {
         receipt.verify(&keys).unwrap();
         let path = taskpass::ledger::proofs::inclusion(store, receipt.index, size, size)
@@ -547,7 +548,7 @@ async fn a_sink_can_begin_with_what_comes_next() {
         .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let sinks = "[[export]]\nname = \"new\"\nformat = \"cloudevents\"\nto = \"file\"\npath = \"events\"\nfrom = \"now\"\n";
-    let size = rig.broker.ledger().basis();
+    let size = rig.broker.core.ledger().basis();
     let (told, ()) = tokio::join!(export_from(&rig, sinks, dir.path(), 1), async {
         let key = taskpass::store::exports::ExportKey {
             name: "new".into(),
@@ -555,6 +556,7 @@ async fn a_sink_can_begin_with_what_comes_next() {
         };
         until("it is registered", SOON, async || {
             rig.broker
+                .core
                 .store()
                 .export_cursor(&key)
                 .await

@@ -20,12 +20,12 @@ async fn issue(rig: &Rig) {
 }
 
 fn size(rig: &Rig) -> usize {
-    usize::try_from(rig.broker.ledger().basis()).unwrap()
+    usize::try_from(rig.broker.core.ledger().basis()).unwrap()
 }
 
 /// Runs a statement, with a time in it.
 async fn run(rig: &Rig, sql: &'static str, at: taskpass::clock::Timestamp) {
-    let rows = match rig.broker.store() {
+    let rows = match rig.broker.core.store() {
         Store::Postgres(_) => {
             let mut database = rig.database().connect().await;
             let ran = sqlx::query(sql).bind(at).execute(&mut database).await;
@@ -46,7 +46,7 @@ async fn registered(rig: &Rig, name: &str) {
         origin: "dev.taskpass.local/rig".into(),
     };
     until("it is registered", SOON, async || {
-        let cursor = rig.broker.store().export_cursor(&key).await;
+        let cursor = rig.broker.core.store().export_cursor(&key).await;
         cursor.unwrap().is_some()
     })
     .await;

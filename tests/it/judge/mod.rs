@@ -7,7 +7,7 @@
 mod patterns;
 
 use serde_json::{Value, json};
-use taskpass::broker::issue::Issued;
+use taskpass::broker::issuance::Issued;
 use taskpass::clock::Timestamp;
 use taskpass::domain::request::{CredentialRequest, TaskSelector};
 
@@ -61,7 +61,7 @@ async fn rig(aws: &str) -> Rig {
     ];
     let policies = format!("{POLICIES}{BUCKET_POLICY}{MORE}");
     let rig = Rig::with_aws(Kind::Sqlite, &policies, aws, resources).await;
-    rig.broker.follow_keys(rig.now()).await.unwrap();
+    rig.broker.keys.follow(rig.now()).await.unwrap();
     rig
 }
 

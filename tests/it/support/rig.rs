@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection};
 use taskpass::app::{self, Assembled, Options};
 use taskpass::attest::Evidence;
-use taskpass::broker::issue::Issued;
+use taskpass::broker::issuance::Issued;
 use taskpass::broker::tasks::{Delegation, TaskAuthority, TaskWithSessions};
 use taskpass::broker::{Broker, BrokerError};
 use taskpass::clock::{Clock, ManualClock, SharedClock, Timestamp};
@@ -192,7 +192,11 @@ impl Rig {
         let generation = app::check(&self.config, Some(policies), None)
             .unwrap()
             .generation;
-        let activated = self.broker.activate_own("rig", generation.clone()).await;
+        let activated = self
+            .broker
+            .administration
+            .activate_own("rig", generation.clone())
+            .await;
         activated.unwrap();
         generation
     }
@@ -247,7 +251,7 @@ impl Rig {
             vec![],
         );
         let (assembled, _) = assembled.await.unwrap();
-        assembled.broker.follow_generation().await.unwrap();
+        assembled.broker.generations.follow().await.unwrap();
         assembled
     }
 
@@ -289,7 +293,11 @@ impl Rig {
 
     async fn activate(&self) {
         let generation = self.assembled.as_ref().unwrap().generation.clone();
-        let activated = self.broker.activate_own("rig", generation).await;
+        let activated = self
+            .broker
+            .administration
+            .activate_own("rig", generation)
+            .await;
         activated.unwrap();
     }
 
@@ -353,7 +361,10 @@ impl Rig {
         sub: &str,
         request: CredentialRequest,
     ) -> Result<Issued, BrokerError> {
-        self.broker.issue(self.evidence(sub), request).await
+        self.broker
+            .issuance
+            .issue(self.evidence(sub), request)
+            .await
     }
 
     /// What introspection says of a credential, asked by the admin.
@@ -367,12 +378,15 @@ impl Rig {
         end: TaskEnd,
     ) -> Result<TaskWithSessions, BrokerError> {
         let authority = TaskAuthority::Handle(handle(issued), Evidence::default());
-        self.broker.end_task(issued.task.id, authority, end).await
+        self.broker
+            .tasks
+            .end_task(issued.task.id, authority, end)
+            .await
     }
 
     pub async fn heartbeat(&self, issued: &Issued) -> Result<(), BrokerError> {
         let authority = TaskAuthority::Handle(handle(issued), Evidence::default());
-        let beat = self.broker.heartbeat(issued.task.id, authority).await;
+        let beat = self.broker.tasks.heartbeat(issued.task.id, authority).await;
         beat.map(|_| ())
     }
 
@@ -391,6 +405,7 @@ impl Rig {
         let child = format!("dev:{}", taskpass::domain::workload::encode_value(child));
         let child = child.try_into().unwrap();
         self.broker
+            .tasks
             .delegate(issued.task.id, authority, child, sessions, None)
             .await
     }
@@ -401,6 +416,7 @@ impl Rig {
 
     pub async fn revoke(&self, session: SessionId) {
         self.broker
+            .revocation
             .revoke_session(&self.admin(), session)
             .await
             .unwrap();
@@ -410,11 +426,12 @@ impl Rig {
 /// Whether a broker says that a credential is good.
 pub async fn is_good(broker: &Broker, issued: &Issued) -> bool {
     let answer = broker
+        .verification
         .introspect(&bearer(ADMIN), &access_token(issued))
         .await;
     matches!(
         answer.unwrap().introspection,
-        taskpass::broker::introspect::Introspection::Active(_)
+        taskpass::broker::verification::introspect::Introspection::Active(_)
     )
 }
 

@@ -9,14 +9,12 @@ use serde_json::{Map, Value};
 use super::Asked;
 use super::verdict::{Claim, Verdict};
 use crate::clock::Timestamp;
+use crate::crypto::jwt::ACCESS_TOKEN_TYPE;
 use crate::crypto::{self, UnverifiedJwt, VerificationKey};
 use crate::domain::leaf::{DecisionLeaf, Effect, Leaf};
 use crate::domain::status_list::StatusPlace;
 use crate::merkle::Hash;
 use crate::mint::jwt::subject_and_actor;
-
-/// The `typ` of our credentials (RFC 9068).
-const ACCESS_TOKEN_TYPE: &str = "at+jwt";
 
 /// Every claim that a credential of ours can have (`mint/jwt.rs`).
 const CLAIMS: [&str; 15] = [

@@ -1,0 +1,156 @@
+//! Callers that were verified, their roles, and the acts that policy lets them do.
+//!
+//! An administrator is an attested identity with a role that was bound to it. Cedar policy says what the
+//! role may do, like everything else.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Access;
+use crate::broker::active::Active;
+use crate::broker::error::BrokerError;
+use crate::domain::workload::{Identity, Instance, Workload};
+use crate::policy::{AdminAction, AdminPrincipal};
+
+/// A caller that was verified.
+#[derive(Debug)]
+pub(in crate::broker) struct Caller {
+    who: Who,
+}
+
+#[derive(Debug)]
+enum Who {
+    Bootstrap,
+    Dev,
+    Handle,
+    Workload {
+        workload: Box<Workload>,
+        roles: BTreeSet<String>,
+    },
+}
+
+impl Caller {
+    /// The bearer of the bootstrap token.
+    pub(super) fn bootstrap() -> Self {
+        let who = Who::Bootstrap;
+        Self { who }
+    }
+
+    /// The bearer of the development mode's token.
+    pub(super) fn dev() -> Self {
+        Self { who: Who::Dev }
+    }
+
+    /// An attested workload, with the roles that admins bound to its identity.
+    pub(super) fn workload(workload: Workload, roles: BTreeSet<String>) -> Self {
+        let workload = Box::new(workload);
+        Self {
+            who: Who::Workload { workload, roles },
+        }
+    }
+
+    /// The bearer of a task's handle, which has no rights beside that task.
+    pub(super) fn by_handle() -> Self {
+        Self { who: Who::Handle }
+    }
+
+    /// Whether it is the bearer of the bootstrap token.
+    pub(super) fn is_bootstrap(&self) -> bool {
+        matches!(self.who, Who::Bootstrap)
+    }
+
+    /// The identity, where there is one.
+    #[must_use]
+    pub(in crate::broker) fn identity(&self) -> Option<&Identity> {
+        match &self.who {
+            Who::Bootstrap | Who::Dev | Who::Handle => None,
+            Who::Workload { workload, .. } => Some(&workload.identity),
+        }
+    }
+
+    /// The name under which its acts are recorded.
+    #[must_use]
+    pub(in crate::broker) fn name(&self) -> String {
+        match &self.who {
+            Who::Bootstrap => "bootstrap-token".into(),
+            Who::Dev => "dev-admin-token".into(),
+            Who::Handle => "handle".into(),
+            Who::Workload { workload, .. } => workload.identity.to_string(),
+        }
+    }
+
+    /// The roles that were bound to it; none for a token.
+    pub(in crate::broker) fn roles(&self) -> BTreeSet<String> {
+        match &self.who {
+            Who::Bootstrap | Who::Dev | Who::Handle => BTreeSet::new(),
+            Who::Workload { roles, .. } => roles.clone(),
+        }
+    }
+
+    /// Whether something of this identity and instance is the caller's own.
+    #[must_use]
+    pub(in crate::broker) fn owns(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
+        match &self.who {
+            Who::Bootstrap | Who::Dev | Who::Handle => false,
+            Who::Workload { workload, .. } => workload.is(identity, instance),
+        }
+    }
+}
+
+impl Access {
+    /// Whether the caller may act on the broker in this way.
+    pub(in crate::broker) fn may(
+        &self,
+        caller: &Caller,
+        action: AdminAction,
+    ) -> Result<bool, BrokerError> {
+        let principal = match &caller.who {
+            // While the clock is in doubt nobody else gets in: accepting the time depends on no policy.
+            Who::Bootstrap
+                if action == AdminAction::AcceptTime || action.always_open_to_bootstrap() =>
+            {
+                return Ok(true);
+            }
+            Who::Bootstrap => AdminPrincipal::Bootstrap,
+            Who::Dev => AdminPrincipal::Dev,
+            Who::Handle => return Ok(false),
+            Who::Workload { workload, roles } => AdminPrincipal::Workload { workload, roles },
+        };
+        Ok(self.core.active()?.policy().may(principal, action)?)
+    }
+
+    /// The roles that admins bound to an identity.
+    pub(in crate::broker) async fn roles(
+        &self,
+        identity: &Identity,
+    ) -> Result<BTreeSet<String>, BrokerError> {
+        Ok(self.core.store().roles_of(identity.as_str()).await?)
+    }
+
+    /// Every bound identity with its roles.
+    pub(in crate::broker) async fn bound_roles(
+        &self,
+    ) -> Result<BTreeMap<String, BTreeSet<String>>, BrokerError> {
+        let mut bound: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for binding in self.core.store().bound_roles().await? {
+            bound
+                .entry(binding.identity)
+                .or_default()
+                .insert(binding.role);
+        }
+        Ok(bound)
+    }
+
+    /// The caller's roles, where a policy that decides about tasks and credentials asks for any.
+    /// Otherwise they are not read, which saves a read of each request, and that is recorded: none
+    /// is not the same as no roles.
+    pub(in crate::broker) async fn roles_asked_for(
+        &self,
+        active: &Active,
+        identity: &Identity,
+    ) -> Result<Option<BTreeSet<String>>, BrokerError> {
+        if active.policy().asks_for_roles() {
+            return Ok(Some(self.roles(identity).await?));
+        }
+        Ok(None)
+    }
+}

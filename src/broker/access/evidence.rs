@@ -1,0 +1,315 @@
+//! From evidence to the caller: each step consumes the one before it.
+
+use secrecy::ExposeSecret as _;
+
+use super::call::Call;
+use super::caller::Caller;
+use super::tokens::{ADMIN_PREFIX, only_as_bearer};
+use crate::attest::{AttestFailure, certificate, dpop};
+use crate::broker::active::Active;
+use crate::broker::error::BrokerError;
+use crate::clock::Timestamp;
+use crate::domain::generation::GenerationDigest;
+use crate::domain::task::Task;
+use crate::domain::workload::{Identity, Instance, KeyBinding, OneTime, Workload};
+use crate::ids::TaskId;
+use crate::ledger::Appended;
+use crate::ledger::entry::{Entry, RequestCaller};
+use crate::policy::AdminAction;
+
+/// Evidence that a caller presents and that nobody has verified yet.
+#[must_use]
+pub(in crate::broker) struct Unverified<'c> {
+    call: &'c Call<'c>,
+}
+
+impl<'c> Unverified<'c> {
+    /// The evidence of a call.
+    pub(super) fn of(call: &'c Call<'c>) -> Self {
+        Self { call }
+    }
+
+    /// Verifies who calls: an administrator's token, or an attested workload, whose roles are read.
+    pub(in crate::broker) async fn authenticate(self) -> Result<Authenticated<'c>, BrokerError> {
+        let call = self.call;
+        call.check_open()?;
+        let (access, evidence) = (call.access, call.evidence);
+        if let Some(token) = &evidence.bearer
+            && token.expose_secret().starts_with(ADMIN_PREFIX)
+        {
+            let bearer = access.token_bearer(token.expose_secret(), evidence, access.core.now());
+            let caller = bearer.await?;
+            only_as_bearer(evidence)
+                .map_err(|failure| access.refuse_evidence(evidence, failure))?;
+            return Ok(Authenticated { call, caller });
+        }
+        let active = access.core.active()?;
+        let workload = call.appraise(&active, access.core.now()).await?;
+        let roles = access.roles(&workload.identity).await?;
+        let caller = Caller::workload(workload, roles);
+        Ok(Authenticated { call, caller })
+    }
+
+    /// A caller that reads what is its own, or what its rights allow.
+    pub(in crate::broker) async fn read(self) -> Result<Reader<'c>, BrokerError> {
+        self.authenticate().await?.read().await
+    }
+
+    /// A caller that reads by this right. Without the right it is refused.
+    pub(in crate::broker) async fn read_as(
+        self,
+        action: AdminAction,
+    ) -> Result<Reader<'c>, BrokerError> {
+        self.act_as(action).await?.into_reader().await
+    }
+
+    /// A caller that acts by this right. Without the right it is refused.
+    pub(in crate::broker) async fn act_as(
+        self,
+        action: AdminAction,
+    ) -> Result<Actor<'c>, BrokerError> {
+        self.authenticate().await?.act_as(action).await
+    }
+
+    /// A workload that requests a task or a credential. Its roles are not read.
+    pub(in crate::broker) async fn request(
+        self,
+        active: &Active,
+        now: Timestamp,
+    ) -> Result<Requester<'c>, BrokerError> {
+        let call = self.call;
+        let workload = call.appraise(active, now).await?;
+        Ok(Requester { call, workload })
+    }
+
+    /// Verifies the key that is proved beside a task's handle. The handle itself is the story's to
+    /// compare.
+    pub(in crate::broker) fn with_handle(
+        self,
+        now: Timestamp,
+    ) -> Result<HandleBearer<'c>, BrokerError> {
+        let call = self.call;
+        call.check_open()?;
+        let evidence = call.evidence;
+        let proof = dpop::of_request(evidence, now).map_err(|error| {
+            call.access
+                .refuse_evidence(evidence, AttestFailure::of_proof(error))
+        })?;
+        if let Some(proof) = &proof {
+            call.proved(proof.one_time);
+        }
+        let key = match proof {
+            Some(proof) => Some(proof.key),
+            None => certificate::key(evidence),
+        };
+        Ok(HandleBearer { call, key })
+    }
+}
+
+/// A caller whose evidence was verified and is not used up yet.
+#[must_use]
+pub(in crate::broker) struct Authenticated<'c> {
+    call: &'c Call<'c>,
+    caller: Caller,
+}
+
+impl<'c> Authenticated<'c> {
+    /// A caller that reads. Its evidence is used up.
+    pub(in crate::broker) async fn read(self) -> Result<Reader<'c>, BrokerError> {
+        self.act().await?.into_reader().await
+    }
+
+    /// A caller that acts on what is its own, or by rights that the story asks for.
+    pub(in crate::broker) async fn act(self) -> Result<Actor<'c>, BrokerError> {
+        let Self { call, caller } = self;
+        call.refuse_if_blocked(&caller).await?;
+        Ok(Actor { call, caller })
+    }
+
+    /// A caller that acts by this right. Without the right it is refused.
+    pub(in crate::broker) async fn act_as(
+        self,
+        action: AdminAction,
+    ) -> Result<Actor<'c>, BrokerError> {
+        let Self { call, caller } = self;
+        call.name_act(action.as_str());
+        // The append of a lift judges whether a blocked admin may lift this very cutoff.
+        let lifts = action == AdminAction::LiftCutoff;
+        if !lifts {
+            call.refuse_if_blocked(&caller).await?;
+        }
+        if caller.is_bootstrap() && action.always_open_to_bootstrap() {
+            call.rests_on_no_generation();
+        }
+        if call.access.may(&caller, action)? {
+            call.may_lift(lifts);
+            return Ok(Actor { call, caller });
+        }
+        Err(BrokerError::Forbidden(action.as_str()))
+    }
+}
+
+/// A caller that shows a task's handle.
+#[must_use]
+pub(in crate::broker) struct HandleBearer<'c> {
+    call: &'c Call<'c>,
+    key: Option<KeyBinding>,
+}
+
+impl<'c> HandleBearer<'c> {
+    /// The key that it proved.
+    pub(in crate::broker) fn key(&self) -> Option<&KeyBinding> {
+        self.key.as_ref()
+    }
+
+    /// The same, once the story has found the handle to be that of `task`.
+    pub(in crate::broker) fn for_task(self, task: &Task) -> Actor<'c> {
+        let call = self.call;
+        call.acts_as(RequestCaller::by_handle(task));
+        let caller = Caller::by_handle();
+        Actor { call, caller }
+    }
+}
+
+/// A caller whose evidence was used up, and which no cutoff blocked then.
+pub(in crate::broker) struct Reader<'c> {
+    call: &'c Call<'c>,
+    caller: Caller,
+}
+
+impl Reader<'_> {
+    /// Whether it may act on the broker in this way.
+    pub(in crate::broker) fn may(&self, action: AdminAction) -> Result<bool, BrokerError> {
+        self.call.access.may(&self.caller, action)
+    }
+
+    /// Whether something of this identity and instance is its own.
+    pub(in crate::broker) fn owns(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
+        self.caller.owns(identity, instance)
+    }
+
+    /// Its identity, where it has one.
+    pub(in crate::broker) fn identity(&self) -> Option<&Identity> {
+        self.caller.identity()
+    }
+
+    /// The caller.
+    pub(in crate::broker) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The caller, as cutoffs match it.
+    pub(in crate::broker) fn as_matched(&self) -> Option<RequestCaller> {
+        self.call.by()
+    }
+}
+
+/// A caller that appends. Each entry uses its evidence up, if nothing has yet.
+#[must_use]
+pub(in crate::broker) struct Actor<'c> {
+    call: &'c Call<'c>,
+    caller: Caller,
+}
+
+impl<'c> Actor<'c> {
+    /// Whether it may act on the broker in this way.
+    pub(in crate::broker) fn may(&self, action: AdminAction) -> Result<bool, BrokerError> {
+        self.call.access.may(&self.caller, action)
+    }
+
+    /// The caller.
+    pub(in crate::broker) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// The name under which its acts are recorded.
+    pub(in crate::broker) fn name(&self) -> String {
+        self.caller.name()
+    }
+
+    /// Registers the task that the call keeps alive or lends from: a cutoff that blocks it, or a task
+    /// above it, refuses the call.
+    pub(in crate::broker) fn keeps_alive(&self, task: TaskId) {
+        self.call.acts_for(task);
+    }
+
+    /// Appends an entry.
+    pub(in crate::broker) async fn append(
+        &self,
+        entry: Entry,
+        at: Timestamp,
+    ) -> Result<Appended, BrokerError> {
+        self.call.append(entry, at).await
+    }
+
+    /// Appends an act that either is recorded or changes nothing.
+    pub(in crate::broker) async fn record(&self, entry: Entry) -> Result<(), BrokerError> {
+        match self.append(entry, self.call.access.core.now()).await? {
+            Appended::Recorded(_) | Appended::Unchanged => Ok(()),
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
+            _ => Err(BrokerError::FailClosed("the act was not recorded".into())),
+        }
+    }
+
+    /// Whether the store can judge the caller together with its act, so that no append has to: the
+    /// call has no evidence that an append must record as used, and it rests on the generation that
+    /// decides, or on none.
+    pub(in crate::broker) fn can_be_judged_by_the_store(
+        &self,
+        decides: Option<GenerationDigest>,
+    ) -> bool {
+        self.call.uses_nothing_up() && self.call.rests_on(decides)
+    }
+
+    /// Ends a call of such a caller: the store has judged it by the cutoffs, and done the act.
+    pub(in crate::broker) fn was_judged_by_the_store(self) {
+        self.call.was_judged();
+    }
+
+    /// Uses the evidence up before the act: for an act that writes, reads or computes much first.
+    pub(in crate::broker) async fn use_up(&self) -> Result<(), BrokerError> {
+        self.call.consume().await
+    }
+
+    /// The same caller, which reads and appends no more.
+    pub(in crate::broker) async fn into_reader(self) -> Result<Reader<'c>, BrokerError> {
+        let Self { call, caller } = self;
+        call.consume().await?;
+        Ok(Reader { call, caller })
+    }
+}
+
+/// A workload that requests a task or a credential.
+#[must_use]
+pub(in crate::broker) struct Requester<'c> {
+    call: &'c Call<'c>,
+    workload: Workload,
+}
+
+impl Requester<'_> {
+    /// The workload that was attested.
+    pub(in crate::broker) fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    /// Whether a cutoff blocks it. Where this replica knows of none, the append of the decision tells.
+    pub(in crate::broker) async fn is_blocked(&self) -> Result<bool, BrokerError> {
+        self.call.is_blocked().await
+    }
+
+    /// Binds its evidence, however the call ends: what was used with this binding before may be used
+    /// with it again.
+    pub(in crate::broker) fn bind(&self, binding: [u8; 32]) {
+        self.call.bind(binding);
+    }
+
+    /// Appends the decision, after `adjust` has added to the one-time ids or bound the evidence's own.
+    pub(in crate::broker) async fn append_with(
+        &self,
+        entry: Entry,
+        at: Timestamp,
+        adjust: impl FnOnce(&mut Vec<OneTime>),
+    ) -> Result<Appended, BrokerError> {
+        self.call.append_with(entry, at, adjust).await
+    }
+}

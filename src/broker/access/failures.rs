@@ -1,0 +1,124 @@
+//! Failed attestations, for the operator: one warning each, and a counter.
+//!
+//! A line names the attestor, the reason, the claim, the issuer and the request, so that a person
+//! who is told "401" can be helped. It never holds a token or the value of a claim. Whoever sends
+//! junk must not fill the log: lines are limited for each attestor and reason, and the next line
+//! says how many were left out. The counter misses none.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use tracing::{debug, warn};
+
+use super::Access;
+use crate::attest::{AttestError, AttestFailure, Evidence, NO_ATTESTOR};
+use crate::broker::error::BrokerError;
+use crate::clock::Timestamp;
+use crate::domain::limits::{ATTESTATION_LINE_SECONDS, ATTESTATION_LINES_AT_ONCE};
+
+/// How many lines may still be written for an attestor and a reason.
+#[derive(Clone, Copy)]
+struct Allowance {
+    lines: u64,
+    since: Timestamp,
+    suppressed: u64,
+}
+
+/// The limit of lines, by attestor and reason. Both come from the configuration and from our own
+/// source, so there are few of them.
+#[derive(Default)]
+pub(super) struct FailureLines(Mutex<BTreeMap<(String, &'static str), Allowance>>);
+
+impl FailureLines {
+    /// Whether a line may be written now: then how many were left out before it.
+    fn allow(&self, attestor: &str, reason: &'static str, now: Timestamp) -> Option<u64> {
+        let mut allowances = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (attestor.to_owned(), reason);
+        let allowance = allowances.entry(key).or_insert(Allowance {
+            lines: ATTESTATION_LINES_AT_ONCE,
+            since: now,
+            suppressed: 0,
+        });
+        let earned = allowance.since.seconds_until(now) / ATTESTATION_LINE_SECONDS;
+        if earned > 0 {
+            let lines = allowance.lines.saturating_add(earned);
+            allowance.lines = lines.min(ATTESTATION_LINES_AT_ONCE);
+            allowance.since = now;
+        }
+        if allowance.lines == 0 {
+            allowance.suppressed += 1;
+            return None;
+        }
+        allowance.lines -= 1;
+        Some(std::mem::take(&mut allowance.suppressed))
+    }
+}
+
+impl Access {
+    /// Notes that evidence was refused, and gives the error that its caller gets.
+    pub(super) fn refuse_evidence(
+        &self,
+        evidence: &Evidence,
+        failure: AttestFailure,
+    ) -> BrokerError {
+        self.note_failure(evidence, &failure);
+        if failure.error.is_transient() {
+            return BrokerError::AttestationUnavailable(Box::new(failure));
+        }
+        BrokerError::Attestation(Box::new(failure))
+    }
+
+    /// Counts a failed attestation and writes its line.
+    pub(super) fn note_failure(&self, evidence: &Evidence, failure: &AttestFailure) {
+        let reason = failure.error.reason();
+        let attestor = failure.attestor.as_deref().unwrap_or(NO_ATTESTOR);
+        self.core.metrics().attestation_failure(attestor, reason);
+        let request_id = evidence.request_id.as_deref();
+        match failure.error {
+            AttestError::Missing => self.core.metrics().unattested(),
+            // A step of the protocol: the answer has the nonce for the next proof.
+            AttestError::NonceWanted => {
+                debug!(attestor, reason, request_id, "a DPoP proof needs a nonce");
+                return;
+            }
+            _ => {}
+        }
+        let Some(suppressed) = self.failure_lines.allow(attestor, reason, self.core.now()) else {
+            return;
+        };
+        warn!(
+            attestor,
+            reason,
+            claim = failure.error.claim(),
+            iss = failure.issuer.as_deref(),
+            request_id,
+            suppressed,
+            why = %failure.error,
+            "an attestation failed"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_limited_for_each_attestor_and_reason_and_say_how_many_are_missing() {
+        let lines = FailureLines::default();
+        let at = |seconds| Timestamp::from_seconds(1_800_000_000).plus_seconds(seconds);
+        for _ in 0..ATTESTATION_LINES_AT_ONCE {
+            assert_eq!(lines.allow("ci", "expired", at(0)), Some(0));
+        }
+        for _ in 0..5 {
+            assert_eq!(lines.allow("ci", "expired", at(1)), None);
+        }
+        assert_eq!(lines.allow("ci", "wrong_times", at(1)), Some(0));
+        assert_eq!(lines.allow("other", "expired", at(1)), Some(0));
+        let later = at(ATTESTATION_LINE_SECONDS);
+        assert_eq!(lines.allow("ci", "expired", later), Some(5));
+        assert_eq!(lines.allow("ci", "expired", later), None);
+        // A clock that goes back allows nothing more, and is no fault.
+        assert_eq!(lines.allow("ci", "expired", at(0)), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! The succession of admins: an act is refused after which no bound identity could activate the next
+//! generation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Access;
+use super::caller::Caller;
+use crate::broker::active::Active;
+use crate::broker::check::Unfit;
+use crate::broker::error::BrokerError;
+use crate::domain::trust::AttestorSpec;
+use crate::domain::workload::{Identity, encode_value};
+use crate::policy::AdminAction;
+
+/// A role, key or access that an act is about to remove from an identity.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::broker) enum Gone<'a> {
+    /// A role.
+    Role { of: &'a Identity, role: &'a str },
+    /// A registered key.
+    Key {
+        of: &'a Identity,
+        thumbprint: &'a str,
+    },
+    /// All access, by a revocation.
+    Identity(&'a Identity),
+}
+
+/// How many identities could activate the next generation.
+pub(in crate::broker) struct Successors {
+    /// The number of identities that are bound to any role.
+    pub(in crate::broker) bound: usize,
+    pub(in crate::broker) can_activate: usize,
+}
+
+impl Access {
+    /// Who could activate the next generation once this one decides: bound identities, and the
+    /// caller itself where it is a workload. Where there is none this one is refused. As long as no
+    /// identity is bound, a token may activate it nevertheless: the bootstrap token can bind one.
+    pub(in crate::broker) async fn successors(
+        &self,
+        active: &Active,
+        caller: Option<&Caller>,
+    ) -> Result<Successors, BrokerError> {
+        let mut candidates = self.bound_roles().await?;
+        let bound = candidates.len();
+        let own = caller.and_then(|caller| Some((caller.identity()?, caller.roles())));
+        let by_token = own.is_none();
+        if let Some((identity, roles)) = own {
+            let known = candidates.entry(identity.to_string()).or_default();
+            known.extend(roles);
+        }
+        let can_activate = self.able_to_activate(active, candidates, None).await?;
+        if can_activate == 0 && !(bound == 0 && by_token) {
+            return Err(Unfit::LockOut { bound }.into());
+        }
+        Ok(Successors {
+            bound,
+            can_activate,
+        })
+    }
+
+    /// The number of these identities that could activate the next generation once `active` decides: by
+    /// their roles alone, attested by an attestor of that generation, and blocked by no revocation. `gone`
+    /// is counted as removed already.
+    async fn able_to_activate(
+        &self,
+        active: &Active,
+        candidates: BTreeMap<String, BTreeSet<String>>,
+        gone: Option<Gone<'_>>,
+    ) -> Result<usize, BrokerError> {
+        let mut able = 0;
+        for (identity, mut roles) in candidates {
+            let Ok(identity) = Identity::try_from(identity) else {
+                continue;
+            };
+            let mut removed = None;
+            match gone {
+                Some(Gone::Identity(gone)) if *gone == identity => continue,
+                Some(Gone::Role { of, role }) if *of == identity => {
+                    roles.remove(role);
+                }
+                Some(Gone::Key { of, thumbprint }) if *of == identity => {
+                    removed = Some(thumbprint);
+                }
+                _ => {}
+            }
+            let action = AdminAction::ActivateGeneration;
+            if active.could_attest(&identity)
+                && active.policy().may_by_role(&identity, &roles, action)
+                && !self.is_kept_out(&identity)
+                && self.has_a_key(active, &identity, removed).await?
+            {
+                able += 1;
+            }
+        }
+        Ok(able)
+    }
+
+    /// Whether a revocation keeps an identity out, as far as this replica knows.
+    fn is_kept_out(&self, identity: &Identity) -> bool {
+        let attestor = identity.as_str().split_once(':');
+        attestor.is_some_and(|(attestor, _)| self.core.ledger().may_block(identity, attestor))
+    }
+
+    /// Whether an identity of an attestor of keys has one, in the generation or registered. Those of
+    /// other attestors need none. The registered key with the thumbprint `removed` does not count.
+    async fn has_a_key(
+        &self,
+        active: &Active,
+        identity: &Identity,
+        removed: Option<&str>,
+    ) -> Result<bool, BrokerError> {
+        let Some((attestor, workload)) = identity.as_str().split_once(':') else {
+            return Ok(false);
+        };
+        let mut specs = active.policy().attestors().iter();
+        let spec = specs.find(|spec| spec.name() == attestor);
+        let Some(AttestorSpec::Key(keys)) = spec else {
+            return Ok(true);
+        };
+        let is_its = |name: &str| encode_value(name) == workload;
+        if keys.keys.iter().any(|key| is_its(&key.workload)) {
+            return Ok(true);
+        }
+        let registered = self.core.store().registered_keys(u32::MAX >> 1).await?;
+        Ok(registered.iter().any(|key| {
+            key.attestor == attestor
+                && is_its(&key.workload)
+                && removed != Some(key.thumbprint.as_str())
+        }))
+    }
+
+    /// Refuses an act after which no bound identity could activate the next generation, though one could
+    /// before.
+    pub(in crate::broker) async fn check_successor_without(
+        &self,
+        gone: Gone<'_>,
+    ) -> Result<(), BrokerError> {
+        let active = self.core.active()?;
+        let bound = self.bound_roles().await?;
+        let before = self.able_to_activate(&active, bound.clone(), None).await?;
+        if before > 0 && self.able_to_activate(&active, bound, Some(gone)).await? == 0 {
+            return Err(BrokerError::LastAdmin);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! The roles that are bound to identities, which make them administrators.
+
+use tracing::instrument;
+
+use super::Administration;
+use crate::attest::Evidence;
+use crate::broker::access::{Gone, Unverified};
+use crate::broker::error::BrokerError;
+use crate::domain::workload::Identity;
+use crate::ledger::entry::{AdminBindingChange, Entry};
+use crate::policy::AdminAction;
+
+/// Roles that a refusal lists.
+const SHOWN_ROLES: usize = 16;
+
+impl Administration {
+    /// Gives a role to an identity, or takes it away.
+    #[instrument(skip_all)]
+    pub async fn bind_admin(
+        &self,
+        evidence: &Evidence,
+        identity: Identity,
+        role: String,
+        bound: bool,
+    ) -> Result<(), BrokerError> {
+        let call = self.access.call(evidence);
+        call.run(|unverified| self.bind_admin_by(unverified, identity.clone(), role.clone(), bound))
+            .await
+    }
+
+    async fn bind_admin_by(
+        &self,
+        unverified: Unverified<'_>,
+        identity: Identity,
+        role: String,
+        bound: bool,
+    ) -> Result<(), BrokerError> {
+        let admin = unverified.act_as(AdminAction::ManageAdmins).await?;
+        if admin.caller().identity() == Some(&identity) {
+            return Err(BrokerError::OwnBinding);
+        }
+        if !crate::policy::is_role(&role) {
+            return Err(BrokerError::Invalid {
+                pointer: "/role",
+                detail: "a role is 1 to 64 of a-z, 0-9 and `-`".into(),
+            });
+        }
+        if bound && !self.core.active()?.could_attest(&identity) {
+            return Err(BrokerError::Invalid {
+                pointer: "/workload",
+                detail: format!(
+                    "no attestor of the active generation gives the identity {identity}: an identity \
+                     is `<attestor>:` and what the attestor's template makes of a token's claims; \
+                     `taskpass attest check` shows it for a token"
+                ),
+            });
+        }
+        if bound {
+            let active = self.core.active()?;
+            if !active.policy().names_role(&role) {
+                let mut named: Vec<&str> = active.policy().roles().take(SHOWN_ROLES).collect();
+                if named.is_empty() {
+                    named.push("none");
+                }
+                return Err(BrokerError::Invalid {
+                    pointer: "/role",
+                    detail: format!(
+                        "no policy of the active generation names the role {role}, so that it would \
+                         give nothing: correct it, or activate a policy that names it first; policies \
+                         name: {}",
+                        named.join(", ")
+                    ),
+                });
+            }
+        }
+        // The bootstrap token can bind another one afterwards.
+        if !bound && admin.caller().identity().is_some() {
+            let (of, role) = (&identity, role.as_str());
+            let gone = Gone::Role { of, role };
+            self.access.check_successor_without(gone).await?;
+        }
+        let change = AdminBindingChange {
+            identity,
+            role,
+            bound,
+            by: admin.name(),
+        };
+        admin.record(Entry::AdminBinding(change)).await
+    }
+
+    /// The bindings, for admins.
+    pub async fn admin_bindings(
+        &self,
+        evidence: &Evidence,
+    ) -> Result<Vec<(String, String)>, BrokerError> {
+        let call = self.access.call(evidence);
+        call.run(|unverified| self.admin_bindings_by(unverified))
+            .await
+    }
+
+    async fn admin_bindings_by(
+        &self,
+        unverified: Unverified<'_>,
+    ) -> Result<Vec<(String, String)>, BrokerError> {
+        unverified.read_as(AdminAction::ManageAdmins).await?;
+        let bindings = self.core.store().bound_roles().await?;
+        Ok(bindings
+            .into_iter()
+            .map(|binding| (binding.identity, binding.role))
+            .collect())
+    }
+
+    /// Whether the caller may read metrics.
+    pub async fn check_metrics_reader(&self, evidence: &Evidence) -> Result<(), BrokerError> {
+        let call = self.access.call(evidence);
+        call.run(|unverified| self.check_metrics_reader_by(unverified))
+            .await
+    }
+
+    async fn check_metrics_reader_by(&self, unverified: Unverified<'_>) -> Result<(), BrokerError> {
+        unverified.read_as(AdminAction::ReadMetrics).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! The acts of admins on generations: to check, activate and read them.
+
+use futures_util::FutureExt as _;
+use tracing::{info, instrument};
+
+use super::Administration;
+use crate::attest::Evidence;
+use crate::broker::access::{Actor, Unverified};
+use crate::broker::active::Active;
+use crate::broker::check::Unfit;
+use crate::broker::error::BrokerError;
+use crate::clock::Timestamp;
+use crate::domain::generation::{Generation, GenerationDigest};
+use crate::ledger::Appended;
+use crate::ledger::entry::{Activate, Entry, OneTimeUse, Request};
+use crate::policy::AdminAction;
+use crate::store::generations::Activation;
+
+/// What was activated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activated {
+    /// Its digest.
+    pub digest: GenerationDigest,
+    /// The policies that are not enforced yet, each with the instant from which on it is.
+    pub observing: Vec<(String, Timestamp)>,
+}
+
+/// The initiator of an activation.
+enum Initiator<'a> {
+    /// An admin.
+    Admin(&'a Actor<'a>),
+    /// The start of an embedded broker, under this name.
+    Start(String),
+    /// The takeover of a log, under this name: the generation decided in the log before this one.
+    Carried(String),
+}
+
+/// What a check of a generation found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// Its digest.
+    pub digest: GenerationDigest,
+    /// The policies that would not be enforced yet, each with the instant from which on it is.
+    pub observing: Vec<(String, Timestamp)>,
+    /// Identities that are bound to any role.
+    pub bound: usize,
+    /// How many of them could activate the next generation by their roles alone.
+    pub can_activate: usize,
+}
+
+/// The policies that merely observe at `now`, each with the instant from which on it is enforced.
+fn observing(active: &Active, now: Timestamp) -> Vec<(String, Timestamp)> {
+    let observing = active.policy().observing(now);
+    observing
+        .map(|(policy, until)| (policy.to_owned(), until))
+        .collect()
+}
+
+impl Administration {
+    /// Checks everything that activation would check, and activates nothing. The document is read
+    /// only for a caller who may read generations; `None` where it could not be read.
+    #[instrument(skip_all)]
+    pub async fn try_generation(
+        &self,
+        evidence: &Evidence,
+        document: impl Future<Output = Option<Generation>> + Send,
+    ) -> Result<Option<Checked>, BrokerError> {
+        let (call, document) = (self.access.call(evidence), document.shared());
+        call.run(async |unverified| {
+            unverified.read_as(AdminAction::ReadGeneration).await?;
+            let Some(generation) = document.clone().await else {
+                return Ok(None);
+            };
+            self.checked(generation).await.map(Some)
+        })
+        .await
+    }
+
+    async fn checked(&self, generation: Generation) -> Result<Checked, BrokerError> {
+        let files = generation.policies.clone();
+        let active = self.generations.check_for_call(generation).await?;
+        let now = self.core.now();
+        let dates = active.policy().check_dates(&files, now);
+        dates.map_err(Unfit::Late)?;
+        let successors = self.access.successors(&active, None).await?;
+        Ok(Checked {
+            digest: active.digest(),
+            observing: observing(&active, now),
+            bound: successors.bound,
+            can_activate: successors.can_activate,
+        })
+    }
+
+    /// Stores a generation and makes it decide, on an admin's word. A document that may be large is
+    /// read only for a caller who may activate one; `None` where it could not be read.
+    #[instrument(skip_all)]
+    pub async fn activate(
+        &self,
+        evidence: &Evidence,
+        document: impl Future<Output = Option<Generation>> + Send,
+    ) -> Result<Option<Activated>, BrokerError> {
+        let (call, document) = (self.access.call(evidence), document.shared());
+        call.run(async |unverified| {
+            let admin = unverified.act_as(AdminAction::ActivateGeneration).await?;
+            // Nothing is read, compiled or kept for evidence that was used before.
+            admin.use_up().await?;
+            let Some(generation) = document.clone().await else {
+                return Ok(None);
+            };
+            let initiator = Initiator::Admin(&admin);
+            self.activate_by(initiator, generation).await.map(Some)
+        })
+        .await
+    }
+
+    /// The same, on the word of whoever started an embedded broker. Visible in the ledger.
+    pub async fn activate_own(
+        &self,
+        by: &str,
+        generation: Generation,
+    ) -> Result<Activated, BrokerError> {
+        let initiator = Initiator::Start(by.to_owned());
+        self.activate_by(initiator, generation).await
+    }
+
+    /// Makes a generation decide that decided in a log before this one.
+    pub(super) async fn activate_carried(
+        &self,
+        by: &str,
+        generation: Generation,
+    ) -> Result<GenerationDigest, BrokerError> {
+        let initiator = Initiator::Carried(by.to_owned());
+        let activated = self.activate_by(initiator, generation).await?;
+        Ok(activated.digest)
+    }
+
+    async fn activate_by(
+        &self,
+        initiator: Initiator<'_>,
+        generation: Generation,
+    ) -> Result<Activated, BrokerError> {
+        let bytes = generation
+            .to_bytes()
+            .map_err(|error| BrokerError::FailClosed(error.to_string()))?;
+        let files = generation.policies.clone();
+        let active = self.generations.check_for_call(generation).await?;
+        let digest = active.digest();
+        let now = self.core.now();
+        // The dates matter only to a change: an active generation stays active.
+        let decides = self.core.store().active_generation().await?;
+        if decides.is_none_or(|own| own.sealed.claimed() != digest)
+            && !matches!(initiator, Initiator::Carried(_))
+            && let Err(problems) = active.policy().check_dates(&files, now)
+        {
+            return Err(Unfit::Late(problems).into());
+        }
+        if let Initiator::Admin(admin) = &initiator {
+            self.access
+                .successors(&active, Some(admin.caller()))
+                .await?;
+        }
+        let activated = Activated {
+            digest,
+            observing: observing(&active, now),
+        };
+        let by = match &initiator {
+            Initiator::Admin(admin) => admin.name(),
+            Initiator::Start(by) | Initiator::Carried(by) => by.clone(),
+        };
+        let entry = Entry::Activate(Activate {
+            digest,
+            document: bytes.into(),
+            endpoints: self.generations.endpoints_digest(),
+            by,
+        });
+        let appended = match initiator {
+            Initiator::Admin(admin) => admin.append(entry, now).await?,
+            Initiator::Start(_) | Initiator::Carried(_) => {
+                let request = Request {
+                    entry,
+                    one_time: OneTimeUse::default(),
+                    at: now,
+                };
+                self.core.ledger().append(request).await?
+            }
+        };
+        match appended {
+            Appended::Recorded(_) => {
+                info!(generation = %digest, "activated");
+                self.generations.take_over(active).await;
+                Ok(activated)
+            }
+            Appended::Unchanged => {
+                self.generations.follow().await?;
+                Ok(activated)
+            }
+            Appended::Replayed(_) => Err(BrokerError::Replayed),
+            _ => Err(BrokerError::FailClosed(
+                "the activation was not recorded".into(),
+            )),
+        }
+    }
+
+    /// The active generation's document, for admins.
+    pub async fn generation(
+        &self,
+        evidence: &Evidence,
+    ) -> Result<(Activation, Vec<u8>), BrokerError> {
+        let call = self.access.call(evidence);
+        call.run(|unverified| self.generation_by(unverified)).await
+    }
+
+    async fn generation_by(
+        &self,
+        unverified: Unverified<'_>,
+    ) -> Result<(Activation, Vec<u8>), BrokerError> {
+        unverified.read_as(AdminAction::ReadGeneration).await?;
+        let activation = self.core.store().active_generation().await?;
+        let activation = activation.ok_or(BrokerError::NotFound("generation"))?;
+        let bytes = self
+            .core
+            .store()
+            .generation(activation.sealed.claimed())
+            .await?;
+        Ok((
+            activation,
+            bytes.ok_or(BrokerError::NotFound("generation"))?,
+        ))
+    }
+
+    /// Any generation that ever decided, by its digest, for admins: the bytes that were hashed.
+    pub async fn generation_of(
+        &self,
+        evidence: &Evidence,
+        digest: GenerationDigest,
+    ) -> Result<Vec<u8>, BrokerError> {
+        let call = self.access.call(evidence);
+        call.run(|unverified| self.generation_of_by(unverified, digest))
+            .await
+    }
+
+    async fn generation_of_by(
+        &self,
+        unverified: Unverified<'_>,
+        digest: GenerationDigest,
+    ) -> Result<Vec<u8>, BrokerError> {
+        let reader = unverified.read().await?;
+        if !reader.may(AdminAction::ReadGeneration)? {
+            return Err(BrokerError::NotFound("generation"));
+        }
+        let bytes = self.core.store().generation(digest).await?;
+        bytes.ok_or(BrokerError::NotFound("generation"))
+    }
+}

@@ -1,0 +1,402 @@
+//! A new log takes the place of one that cannot go on: what the old one's store still says is
+//! carried over as far as it forbids, and as far as somebody asked for the rest.
+//!
+//! No credential that the broker is asked about lives on: its sessions are not in the new store, its
+//! signing keys are not published any more, and its status lists call all invalid. Back ends that deny
+//! by a list of ours are made to deny whatever is older than this, wherever the old log may have had
+//! sessions made. Where a back end has no such list, they live until they expire, and that is said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::Serialize;
+use tracing::info;
+
+use super::Administration;
+use crate::broker::core::Core;
+use crate::broker::error::BrokerError;
+use crate::clock::Timestamp;
+use crate::crypto::digest::Mac;
+use crate::domain::catalog::Resource;
+use crate::domain::cutoff::{Block, Cutoff, Selector, True};
+use crate::domain::deny_list::DenyPlace;
+use crate::domain::generation::{Generation, GenerationDigest};
+use crate::domain::kind::MinterKind;
+use crate::domain::limits::MAX_TTL_SECONDS;
+use crate::ids::CutoffId;
+use crate::ledger::Appended;
+use crate::ledger::entry::{
+    AdminBindingChange, Entry, NewCutoff, OneTimeUse, Request, WorkloadKeyChange,
+};
+use crate::mint::{DenyList, MintPlace, Minters};
+use crate::store::Store;
+use crate::store::admins::AdminBinding;
+use crate::store::deny_lists::SessionsAt;
+use crate::store::workload_keys::WorkloadKeyRow;
+
+/// On whose word all of this stands in the log.
+const BY: &str = "new-origin";
+
+/// Why sessions at a place are not denied.
+const NO_LIST: &str = "it has no list of denied sessions";
+const NO_MINTER: &str = "no back end of its kind is configured";
+const UNREADABLE: &str = "what was registered then cannot be read";
+
+/// Sessions that the new log cannot end before their time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExpiresNaturally {
+    /// The role at the back end, or the generation whose roles are unknown.
+    pub target: String,
+    /// Why its sessions are not denied.
+    pub reason: String,
+    /// When the last of them has expired.
+    pub until: Timestamp,
+}
+
+/// What was carried over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CarriedOver {
+    /// Blocks that still stood.
+    pub blocks: u64,
+    /// Places whose older sessions are denied, once a broker writes their lists.
+    pub denied: Vec<String>,
+    /// Places whose older sessions live until they expire.
+    pub expires_naturally: Vec<ExpiresNaturally>,
+    /// Registered workload keys.
+    pub workload_keys: u64,
+    /// Roles of admins.
+    pub admin_bindings: u64,
+    /// The generation that decided.
+    pub generation: Option<GenerationDigest>,
+}
+
+/// What an old store says that a new one can take over.
+#[derive(Default)]
+pub struct Legacy {
+    blocks: Vec<Cutoff>,
+    keys: Vec<WorkloadKeyChange>,
+    bindings: Vec<AdminBindingChange>,
+    generation: Option<Generation>,
+    /// What was registered in each generation by which a session that may live was decided.
+    resources: Vec<Resource>,
+    /// Generations of that kind whose documents are missing or changed.
+    unreadable: Vec<GenerationDigest>,
+    /// The lists that the old broker wrote.
+    places: Vec<DenyPlace>,
+    /// Where its sessions were made elsewhere.
+    sessions: Vec<SessionsAt>,
+}
+
+/// A place at a back end where sessions may live.
+#[derive(Default)]
+struct Found {
+    /// A resource that it is for, as far as that is known.
+    resource: Option<String>,
+    /// Its list, as each registration that is known says how it is reached.
+    lists: Vec<DenyPlace>,
+}
+
+impl Found {
+    /// The first list that this replica can write, or else the first, with what is missing.
+    fn list(self, back_end: Option<&dyn DenyList>) -> Option<(DenyPlace, Result<(), String>)> {
+        let back_end = back_end?;
+        let checked = self.lists.into_iter().map(|list| {
+            let usable = back_end.check(&list);
+            (list, usable)
+        });
+        let (mut usable, mut unusable): (Vec<_>, Vec<_>) = checked.partition(|(_, it)| it.is_ok());
+        let mut all = usable.drain(..).chain(unusable.drain(..));
+        all.next()
+    }
+}
+
+impl Legacy {
+    /// Reads what an old store says, each row checked to be the broker's own by `theirs`.
+    pub async fn read(old: &Store, theirs: &Mac, now: Timestamp) -> Result<Self, BrokerError> {
+        let foreign = |row: &str| {
+            BrokerError::FailClosed(format!(
+                "a row of the old store was changed by something other than the broker: {row}"
+            ))
+        };
+        let mut legacy = Self::default();
+        for sealed in old.cutoffs(u32::MAX >> 1).await? {
+            let cutoff = sealed.open(theirs);
+            let cutoff = cutoff.map_err(|_| foreign(&sealed.name()))?;
+            // As it stands against those that come now.
+            if cutoff.stops(u64::MAX, now) {
+                legacy.blocks.push(cutoff.clone());
+            }
+        }
+        for row in old.all_workload_keys(u32::MAX >> 1).await? {
+            row.open(theirs).map_err(|_| foreign(&row.name()))?;
+            if row.jwk.is_some() {
+                legacy.keys.push(WorkloadKeyChange {
+                    attestor: row.attestor,
+                    workload: row.workload,
+                    thumbprint: row.thumbprint,
+                    jwk: row.jwk,
+                    by: BY.to_owned(),
+                });
+            }
+        }
+        for row in old.admin_bindings().await? {
+            row.open(theirs).map_err(|_| foreign(&row.name()))?;
+            let unreadable = |_| BrokerError::FailClosed("an unreadable identity".into());
+            if row.bound {
+                legacy.bindings.push(AdminBindingChange {
+                    identity: row.identity.clone().try_into().map_err(unreadable)?,
+                    role: row.role,
+                    bound: true,
+                    by: BY.to_owned(),
+                });
+            }
+        }
+        if let Some(active) = old.active_generation().await? {
+            let digest = active.sealed.open(theirs);
+            let digest = digest.map_err(|_| foreign(&active.sealed.name()))?;
+            let bytes = old.generation(digest).await?.unwrap_or_default();
+            let fits = GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) == digest;
+            let generation = serde_json::from_slice(&bytes).ok().filter(|_| fits);
+            legacy.generation = Some(generation.ok_or_else(|| {
+                BrokerError::FailClosed("the old generation does not fit its digest".into())
+            })?);
+        }
+        legacy.read_places(old, now).await?;
+        Ok(legacy)
+    }
+
+    /// Finds the places at back ends where sessions may live: of the rows of the old store, and of
+    /// every generation that decided within the longest life of a session. After a loss the rows are
+    /// not complete, and neither need the generations be.
+    async fn read_places(&mut self, old: &Store, now: Timestamp) -> Result<(), BrokerError> {
+        self.places = old.deny_places().await?;
+        self.sessions = old.places_of_sessions(now).await?;
+        let since = now.minus_seconds(MAX_TTL_SECONDS);
+        let decided = old.generations_since(since).await?.into_iter();
+        let of_sessions = self.sessions.iter().map(|session| session.generation);
+        let all: BTreeSet<GenerationDigest> = decided.chain(of_sessions).collect();
+        for digest in all {
+            let bytes = old.generation(digest).await?.unwrap_or_default();
+            let fits = GenerationDigest::new(crate::crypto::digest::sha256(&bytes)) == digest;
+            let generation: Option<Generation> = serde_json::from_slice(&bytes).ok();
+            match generation.filter(|_| fits) {
+                Some(generation) => self.resources.extend(generation.resources),
+                None => self.unreadable.push(digest),
+            }
+        }
+        Ok(())
+    }
+
+    /// The generation that decided.
+    #[must_use]
+    pub fn generation(&self) -> Option<&Generation> {
+        self.generation.as_ref()
+    }
+}
+
+/// Takes over what an earlier log says.
+pub struct Succession {
+    core: Core,
+    administration: Arc<Administration>,
+    minters: Minters,
+    mac: Mac,
+}
+
+impl Succession {
+    pub(in crate::broker) fn new(
+        core: Core,
+        administration: Arc<Administration>,
+        minters: Minters,
+        mac: Mac,
+    ) -> Self {
+        Self {
+            core,
+            administration,
+            minters,
+            mac,
+        }
+    }
+
+    /// Cuts off what came before this log, and takes over what `legacy` says: what forbids always,
+    /// what permits if `all`. `registered` are resources of which the old log may have issued, too.
+    /// What was taken over before, by one that was cut short, is not taken over again.
+    pub async fn succeed(
+        &self,
+        legacy: Legacy,
+        registered: &[Resource],
+        all: bool,
+    ) -> Result<CarriedOver, BrokerError> {
+        let mut carried = CarriedOver::default();
+        let now = self.core.now();
+        let reason = "issued under a log that was given up";
+        let mut before = self.carried_cutoffs().await?;
+        let mut carry = async |selector, block, reason: &str, to: Option<String>| {
+            let same = before.iter().position(|cutoff| {
+                cutoff.selector == selector
+                    && cutoff.block == block
+                    && cutoff.reason == reason
+                    && cutoff.deny_policy_target == to
+            });
+            if let Some(same) = same {
+                before.swap_remove(same);
+                return Ok(());
+            }
+            self.carry_cutoff(selector, block, reason, to, now).await
+        };
+        carry(Selector::All(True), Block::No, reason, None).await?;
+        let left = |target: String, reason: &str| ExpiresNaturally {
+            target,
+            reason: reason.to_owned(),
+            until: now.plus_seconds(MAX_TTL_SECONDS),
+        };
+        for ((kind, name), mut found) in self.places_of(&legacy, registered) {
+            let minter = self.minters.of_kind(kind);
+            let resource = found.resource.take();
+            let Some((place, usable)) = found.list(minter.and_then(|it| it.deny_list())) else {
+                let why = minter.map_or(NO_MINTER, |_| NO_LIST);
+                carried.expires_naturally.push(left(name, why));
+                continue;
+            };
+            let selector = match resource {
+                Some(resource) => Selector::Resource(resource),
+                None => Selector::All(True),
+            };
+            carry(selector, Block::No, reason, Some(name)).await?;
+            // Also where the list cannot be written: a configuration that mends this has it written.
+            self.core.store().put_deny_place(&place, now).await?;
+            match usable {
+                Ok(()) => carried.denied.push(place.name),
+                Err(why) => carried.expires_naturally.push(left(place.name, &why)),
+            }
+        }
+        for generation in &legacy.unreadable {
+            carried
+                .expires_naturally
+                .push(left(generation.to_string(), UNREADABLE));
+        }
+        for block in legacy.blocks {
+            carry(block.selector, block.block, &block.reason, None).await?;
+            carried.blocks += 1;
+        }
+        if !all {
+            return Ok(carried);
+        }
+        let keys = self.core.store().registered_keys(u32::MAX >> 1).await?;
+        for change in legacy.keys {
+            let same = |row: &WorkloadKeyRow| {
+                (&row.attestor, &row.workload, &row.thumbprint)
+                    == (&change.attestor, &change.workload, &change.thumbprint)
+            };
+            if !keys.iter().any(same) {
+                self.carry(Entry::WorkloadKey(change)).await?;
+            }
+            carried.workload_keys += 1;
+        }
+        let bindings = self.core.store().bound_roles().await?;
+        for change in legacy.bindings {
+            let same = |row: &AdminBinding| {
+                row.identity == change.identity.as_str() && row.role == change.role
+            };
+            if !bindings.iter().any(same) {
+                self.carry(Entry::AdminBinding(change)).await?;
+            }
+            carried.admin_bindings += 1;
+        }
+        if let Some(generation) = legacy.generation {
+            let activated = self.administration.activate_carried(BY, generation).await;
+            let activated = activated.map_err(|error| match error {
+                BrokerError::Unfit(unfit) => {
+                    BrokerError::FailClosed(format!("the old generation decides no more: {unfit}"))
+                }
+                other => other,
+            });
+            carried.generation = Some(activated?);
+        }
+        info!(?carried, "carried over");
+        Ok(carried)
+    }
+
+    /// The places at back ends where sessions of the old log may live, by kind and name. What is
+    /// registered now says how a list is reached, before what was registered once.
+    fn places_of(
+        &self,
+        legacy: &Legacy,
+        registered: &[Resource],
+    ) -> BTreeMap<(MinterKind, String), Found> {
+        let mut all: BTreeMap<(MinterKind, String), Found> = BTreeMap::new();
+        for resource in registered.iter().chain(&legacy.resources) {
+            let kind = resource.kind.minter();
+            let minter = self.minters.of_kind(kind);
+            let Some(minter) = minter.filter(|minter| minter.place() != MintPlace::Local) else {
+                continue;
+            };
+            let list = minter
+                .deny_list()
+                .and_then(|list| list.deny_place(resource));
+            let name = resource.audience().to_owned();
+            let found = all.entry((kind, name)).or_default();
+            found.resource.get_or_insert_with(|| resource.name.clone());
+            found.lists.extend(list);
+        }
+        for session in &legacy.sessions {
+            let key = (session.minter, session.audience.clone());
+            let found = all.entry(key).or_default();
+            found
+                .resource
+                .get_or_insert_with(|| session.resource.clone());
+        }
+        for place in &legacy.places {
+            let key = (place.minter, place.name.clone());
+            let found = all.entry(key).or_default();
+            found.lists.push(place.clone());
+        }
+        all
+    }
+
+    /// The cutoffs that were taken over before.
+    async fn carried_cutoffs(&self) -> Result<Vec<Cutoff>, BrokerError> {
+        let rows = self.core.store().cutoffs(u32::MAX >> 1).await?;
+        let ours = rows.into_iter().filter(|sealed| {
+            let genuine = sealed.open(&self.mac);
+            genuine.is_ok_and(|cutoff| cutoff.by == BY)
+        });
+        Ok(ours.map(|sealed| sealed.claimed().clone()).collect())
+    }
+
+    async fn carry_cutoff(
+        &self,
+        selector: Selector,
+        block: Block,
+        reason: &str,
+        deny_policy_target: Option<String>,
+        now: Timestamp,
+    ) -> Result<(), BrokerError> {
+        let cutoff = Cutoff {
+            id: CutoffId::new(now, self.core.random())?,
+            index: 0,
+            selector,
+            block,
+            deny_policy_target,
+            reason: reason.to_owned(),
+            by: BY.to_owned(),
+            requested_at: now,
+            committed_at: now,
+            lifted_index: None,
+        };
+        let reason = self.core.commitment(reason.as_bytes().to_vec())?;
+        self.carry(Entry::Cutoff(Box::new(NewCutoff { cutoff, reason })))
+            .await
+    }
+
+    async fn carry(&self, entry: Entry) -> Result<(), BrokerError> {
+        let request = Request {
+            entry,
+            one_time: OneTimeUse::default(),
+            at: self.core.now(),
+        };
+        match self.core.ledger().append(request).await? {
+            Appended::Recorded(_) | Appended::Unchanged => Ok(()),
+            _ => Err(BrokerError::FailClosed("it was not recorded".into())),
+        }
+    }
+}

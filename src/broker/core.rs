@@ -1,0 +1,216 @@
+//! The parts that the broker's services share: the store, the ledger, the clock, the generation that
+//! decides, and a few more.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
+
+use super::active::Active;
+use super::error::BrokerError;
+use super::horizon::{HORIZON_STEP_SECONDS, Horizon};
+use crate::clock::{SharedClock, Timestamp};
+use crate::crypto::digest::salted;
+use crate::crypto::random::SystemRandom;
+use crate::domain::generation::GenerationDigest;
+use crate::domain::leaf::{Commitment, Opening};
+use crate::ids::Random;
+use crate::ledger::Ledger;
+use crate::ledger::clock_watch::ClockDoubt;
+use crate::metrics::Metrics;
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+
+/// The parts that the services share. A clone shares them too, and costs little.
+#[derive(Clone)]
+pub struct Core(Arc<Shared>);
+
+struct Shared {
+    parts: CoreParts,
+    random: SystemRandom,
+    /// `None` until this replica has found an active generation.
+    active: ArcSwapOption<Active>,
+    horizon: Horizon,
+    /// Ends the sweeper's pause before its timer does.
+    sweeper: Notify,
+}
+
+/// The parts of a [`Core`] that a start opens.
+pub(super) struct CoreParts {
+    /// The broker's base URL, as its clients know it.
+    pub(super) issuer: String,
+    /// The name of this process in leases.
+    pub(super) replica: String,
+    pub(super) store: Store,
+    pub(super) ledger: Ledger,
+    pub(super) clock: SharedClock,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) shutdown: Shutdown,
+}
+
+impl Core {
+    /// A core without an active generation.
+    pub(super) fn new(parts: CoreParts) -> Self {
+        Self(Arc::new(Shared {
+            parts,
+            random: SystemRandom::new(),
+            active: ArcSwapOption::empty(),
+            horizon: Horizon::default(),
+            sweeper: Notify::new(),
+        }))
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.parts.store
+    }
+
+    /// The ledger.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.0.parts.ledger
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.parts.metrics
+    }
+
+    /// The broker's base URL, as its clients know it.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.0.parts.issuer
+    }
+
+    /// The name of this process in leases.
+    #[must_use]
+    pub fn replica(&self) -> &str {
+        &self.0.parts.replica
+    }
+
+    /// Tracks work that must not be cut short.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.0.parts.shutdown
+    }
+
+    /// The system's source of randomness.
+    pub(super) fn random(&self) -> &SystemRandom {
+        &self.0.random
+    }
+
+    /// Resolves when there is work for the sweeper before its timer says so.
+    pub async fn woken(&self) {
+        self.0.sweeper.notified().await;
+    }
+
+    /// Ends the sweeper's pause.
+    pub(super) fn wake_sweeper(&self) {
+        self.0.sweeper.notify_one();
+    }
+
+    /// The generation that decides on this replica.
+    pub(crate) fn active(&self) -> Result<Arc<Active>, BrokerError> {
+        self.0.active.load_full().ok_or(BrokerError::NoGeneration)
+    }
+
+    /// The digest of the generation that decides on this replica, if there is one.
+    pub(super) fn active_digest(&self) -> Option<GenerationDigest> {
+        self.0.active.load().as_ref().map(|active| active.digest())
+    }
+
+    /// Makes a generation decide on this replica.
+    pub(super) fn set_active(&self, active: Active) {
+        self.0.active.store(Some(Arc::new(active)));
+    }
+
+    /// Commits to bytes under a fresh salt.
+    pub(super) fn commitment(&self, bytes: Vec<u8>) -> Result<(Commitment, Opening), BrokerError> {
+        let mut salt = [0_u8; 16];
+        self.random().fill(&mut salt)?;
+        Ok(commit(salt, bytes))
+    }
+}
+
+impl Core {
+    /// The present instant.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.0.parts.clock.now()
+    }
+
+    /// The reason not to rely on the clock now, if there is one.
+    #[must_use]
+    pub fn clock_doubt(&self) -> Option<ClockDoubt> {
+        self.ledger().clock().doubt()
+    }
+
+    /// The present instant, unless the clock is in doubt.
+    pub(super) fn certain_now(&self) -> Option<Timestamp> {
+        let reading = self.ledger().clock().judge();
+        reading.doubt.is_none().then_some(reading.now)
+    }
+
+    /// Refuses while the clock is in doubt: no evidence can be judged by it, and no credential.
+    pub(super) fn check_clock(&self) -> Result<(), BrokerError> {
+        match self.clock_doubt() {
+            None => Ok(()),
+            Some(doubt) => Err(in_doubt(&doubt)),
+        }
+    }
+
+    /// Whether the clock can be relied on. While it cannot, nothing is over by it, and nothing is
+    /// deleted.
+    pub(crate) fn goes_by_the_right_clock(&self) -> bool {
+        self.clock_doubt().is_none()
+    }
+
+    /// The instant that deletions take for the present: the stored horizon, which this call first moves
+    /// on as far as it may. While the clock is in doubt it is the beginning of time.
+    pub async fn horizon(&self) -> Result<Timestamp, BrokerError> {
+        let horizon = &self.0.horizon;
+        let reading = self.ledger().clock().judge();
+        if reading.doubt.is_some() {
+            horizon.forget();
+            return Ok(Timestamp::EPOCH);
+        }
+        let now = reading.now;
+        let Some(stored) = self.store().horizon().await? else {
+            return Ok(Timestamp::EPOCH);
+        };
+        let may_be = horizon.may_be(stored, self.0.parts.clock.running(), now);
+        if may_be >= stored.plus_seconds(HORIZON_STEP_SECONDS)
+            && self.store().advance_horizon(stored, may_be).await?
+        {
+            horizon.moved_to(may_be);
+        }
+        self.metrics().horizon_lag(may_be.seconds_until(now));
+        Ok(may_be)
+    }
+
+    /// The horizon as the last call of [`Self::horizon`] found it. Does not ask the store.
+    pub(super) fn known_horizon(&self) -> Timestamp {
+        self.0.horizon.known().min(self.now())
+    }
+
+    /// The instant by which a task must be over for its end to be recorded. A clock that was wrong at
+    /// the start must not end a task that lives by the right one.
+    pub(crate) fn tasks_over_by(&self, now: Timestamp) -> Timestamp {
+        let running = self.0.parts.clock.running();
+        self.0.horizon.tasks_over_by(running, now)
+    }
+}
+
+/// The failure of a call while the clock is in doubt.
+pub(super) fn in_doubt(doubt: &ClockDoubt) -> BrokerError {
+    BrokerError::FailClosed(format!("the clock is in doubt: {doubt}"))
+}
+
+/// The commitment to `bytes` under `salt`.
+#[must_use]
+pub fn commit(salt: [u8; 16], bytes: Vec<u8>) -> (Commitment, Opening) {
+    let commitment = Commitment(salted(&salt, &bytes));
+    (commitment, Opening { salt, bytes })
+}

@@ -1,0 +1,198 @@
+//! The active generation: checked, loaded, and followed as the store names it.
+//!
+//! A generation is stored whole under its digest, checked, and activated by an admin's act, which is
+//! a leaf. From that leaf on every append compares: a request that was decided by another generation is
+//! decided again. Each replica compiles the document that it finds in the store, so that files beside a
+//! replica never decide. A generation that does not compile never replaces one that does.
+//!
+//! [`Generations`] knows no callers. What admins do to generations is in [`super::administration`].
+
+mod loads;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tracing::{error, warn};
+
+use self::loads::{LoadSlot, Loads};
+use super::active::Active;
+use super::check::{Unfit, check_generation};
+use super::core::Core;
+use super::error::BrokerError;
+use super::keys::Keys;
+use crate::attest::{AttestContext, AttestError, NO_ATTESTOR, WorkloadKeys};
+use crate::clock::Timestamp;
+use crate::crypto::digest::{Mac, sha256};
+use crate::domain::endpoint::EndpointsDigest;
+use crate::domain::generation::{Generation, GenerationDigest};
+use crate::domain::trust::AttestorSpec;
+use crate::endpoints::EndpointTable;
+
+/// What attestors need beside their specification.
+#[derive(Clone)]
+pub struct Trust {
+    /// Our issuers and audiences: no attestor and no resource may have one of them.
+    pub own_audiences: Vec<String>,
+    /// Evidence that was made before counts no more.
+    pub not_before: Option<Timestamp>,
+    /// Registered workload keys.
+    pub workload_keys: Arc<dyn WorkloadKeys>,
+    /// Tracks the refreshes of keys.
+    pub tracker: tokio_util::task::TaskTracker,
+    /// This replica's endpoints.
+    pub endpoints: Arc<EndpointTable>,
+    /// Whether issuers may have http URLs: in development mode alone.
+    pub plain_issuers: bool,
+}
+
+/// Checks generations, and follows the one that is active.
+pub struct Generations {
+    core: Core,
+    keys: Arc<Keys>,
+    mac: Mac,
+    trust: Trust,
+    loads: Loads,
+    /// Why this replica is behind the active generation. `None` while it is not.
+    behind: ArcSwap<Option<String>>,
+}
+
+impl Generations {
+    /// Without a generation that decides: [`Self::follow`] finds it.
+    pub(super) fn new(core: Core, keys: Arc<Keys>, mac: Mac, trust: Trust) -> Self {
+        let unattributed = [NO_ATTESTOR].into_iter();
+        core.metrics()
+            .attestors(unattributed, &AttestError::REASONS);
+        Self {
+            core,
+            keys,
+            mac,
+            trust,
+            loads: Loads::default(),
+            behind: ArcSwap::from_pointee(None),
+        }
+    }
+
+    /// The digest of this replica's endpoints.
+    #[must_use]
+    pub fn endpoints_digest(&self) -> EndpointsDigest {
+        self.trust.endpoints.digest()
+    }
+
+    /// Why this replica is behind the active generation. `None` while it is not.
+    pub(super) fn behind(&self) -> Option<String> {
+        self.behind.load().as_ref().clone()
+    }
+
+    /// Whether a generation could decide here: everything that activation would check.
+    ///
+    /// It waits until no other generation is loaded, as long as that takes.
+    async fn check_generation(&self, generation: Generation) -> Result<Active, Unfit> {
+        let slot = self.loads.slot().await;
+        self.check_in(slot, generation).await
+    }
+
+    /// The same for a call, which does not wait for long: the replica is overloaded then.
+    pub(super) async fn check_for_call(
+        &self,
+        generation: Generation,
+    ) -> Result<Active, BrokerError> {
+        let slot = self.loads.slot_for_call().await?;
+        Ok(self.check_in(slot, generation).await?)
+    }
+
+    async fn check_in(&self, slot: LoadSlot, generation: Generation) -> Result<Active, Unfit> {
+        let trust = self.trust.clone();
+        let issuer = self.core.issuer().to_owned();
+        load(generation, trust, issuer, slot).await
+    }
+
+    /// Brings this replica to the generation that is active in the store.
+    pub async fn follow(&self) -> Result<(), BrokerError> {
+        let Some(activation) = self.core.store().active_generation().await? else {
+            return Ok(());
+        };
+        let digest = activation.sealed.claimed();
+        let fell_behind = |why: String| {
+            error!(generation = %digest, %why, "this replica cannot follow the active generation");
+            self.set_behind(Some(format!(
+                "behind the active generation {digest}: {why}"
+            )));
+            BrokerError::FailClosed("behind the active generation".into())
+        };
+        // Who can write to the table must not thereby say what decides, or goes on deciding.
+        let genuine = activation.sealed.open(&self.mac);
+        genuine.map_err(|_| fell_behind("it was not activated by the broker".into()))?;
+        if self.core.active_digest() == Some(digest) {
+            self.set_behind(None);
+            return Ok(());
+        }
+        let bytes = self.core.store().generation(digest).await?;
+        let bytes = bytes.ok_or_else(|| fell_behind("its document is missing".into()))?;
+        if GenerationDigest::new(sha256(&bytes)) != digest {
+            return Err(fell_behind("its document does not fit its digest".into()));
+        }
+        let generation: Generation =
+            serde_json::from_slice(&bytes).map_err(|error| fell_behind(error.to_string()))?;
+        let compiled = self.check_generation(generation).await;
+        let active = compiled.map_err(|unfit| {
+            fell_behind(match unfit {
+                // Readiness shows this to every client.
+                Unfit::Policy(problems) => {
+                    format!("{} problem(s) in the generation", problems.len())
+                }
+                other => other.to_string(),
+            })
+        })?;
+        self.take_over(active).await;
+        Ok(())
+    }
+
+    /// Makes a generation decide here that is active in the store.
+    pub(super) async fn take_over(&self, active: Active) {
+        let now = self.core.now();
+        self.core.metrics().generation_active(&active.digest());
+        self.core
+            .metrics()
+            .observing(active.policy().observing(now));
+        let names = active.policy().attestors().iter().map(AttestorSpec::name);
+        let names = names.chain([NO_ATTESTOR]);
+        self.core.metrics().attestors(names, &AttestError::REASONS);
+        for (policy, until) in active.policy().observing(now) {
+            warn!(%policy, enforced_from = %until, "not enforced: it merely observes");
+        }
+        self.core.set_active(active);
+        self.set_behind(None);
+        self.keys.prepare_federation().await;
+    }
+
+    fn set_behind(&self, why: Option<String>) {
+        self.core.metrics().generation_behind(why.is_some());
+        self.behind.store(Arc::new(why));
+    }
+}
+
+async fn load(
+    generation: Generation,
+    trust: Trust,
+    issuer: String,
+    slot: LoadSlot,
+) -> Result<Active, Unfit> {
+    let context = AttestContext {
+        own_issuer: issuer,
+        own_issuers: trust.own_audiences,
+        not_before: trust.not_before,
+        tracker: trust.tracker,
+        workload_keys: trust.workload_keys,
+        endpoints: trust.endpoints,
+        plain_issuers: trust.plain_issuers,
+    };
+    // Parsing and validating take CPU: not on the threads that serve.
+    let checked = tokio::task::spawn_blocking(move || {
+        // It goes on where its caller has gone: the next load waits for its end.
+        let _slot = slot;
+        check_generation(&generation, context, None)
+    });
+    let checked = checked.await;
+    let fit = checked.map_err(|error| Unfit::Unchecked(error.to_string()))??;
+    Ok(Active::new(fit.compiled, fit.attestors))
+}

@@ -1,0 +1,177 @@
+//! Health: whether this replica can serve, as readiness shows it.
+
+pub mod replicas;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use arc_swap::ArcSwap;
+
+use self::replicas::OtherEndpoints;
+use super::core::Core;
+use super::error::BrokerError;
+use super::generations::Generations;
+use super::keys::Keys;
+use crate::domain::catalog::Resource;
+use crate::domain::limits::LEDGER_KEY_WARNING_SECONDS;
+use crate::ledger::LedgerStatus;
+use crate::ledger::entry::{Entry, OneTimeUse, Request};
+use crate::mint::Minters;
+
+/// Of so many checks of its health, one a second, a replica checks in one all rows that decide about
+/// rights.
+const CHECKS_A_ROW_CHECK: u32 = 10;
+
+/// Checks this replica's health.
+pub struct Health {
+    core: Core,
+    generations: Arc<Generations>,
+    keys: Arc<Keys>,
+    /// They say whether a key may sign for a resource.
+    minters: Minters,
+    /// Why the store cannot be relied on, as of the last check. `None` if it can.
+    ailing: ArcSwap<Option<String>>,
+    other_endpoints: ArcSwap<Vec<OtherEndpoints>>,
+    /// The number of checks so far.
+    checks: AtomicU32,
+}
+
+impl Health {
+    pub(super) fn new(
+        core: Core,
+        generations: Arc<Generations>,
+        keys: Arc<Keys>,
+        minters: Minters,
+    ) -> Self {
+        Self {
+            core,
+            generations,
+            keys,
+            minters,
+            ailing: ArcSwap::from_pointee(None),
+            other_endpoints: ArcSwap::from_pointee(Vec::new()),
+            checks: AtomicU32::new(0),
+        }
+    }
+
+    /// Why the broker cannot serve, if it cannot: what readiness shows.
+    #[must_use]
+    pub fn unready(&self) -> Option<String> {
+        if let Some(doubt) = self.core.clock_doubt() {
+            return Some(format!("clock: {doubt}"));
+        }
+        match self.core.ledger().status() {
+            LedgerStatus::Serving => {}
+            LedgerStatus::Failing(why) => return Some(format!("ledger: {why}")),
+            LedgerStatus::Stopped(why) => return Some(format!("ledger stopped: {why}")),
+        }
+        if let Some(why) = self.ailing.load().as_ref() {
+            return Some(format!("store: {why}"));
+        }
+        if let Some(why) = self.core.store().overfull() {
+            return Some(format!("store: {why}"));
+        }
+        if let Some(why) = self.generations.behind() {
+            return Some(format!("policy: {why}"));
+        }
+        if self.core.active_digest().is_none() {
+            return Some("policy: no generation is active; an admin has to activate one".into());
+        }
+        if let Some(ends) = self.keys.ledger_key_ends()
+            && ends <= self.core.now().plus_seconds(LEDGER_KEY_WARNING_SECONDS)
+        {
+            return Some(format!(
+                "keys: the ledger key ends at {ends}, and none follows it; run `taskpass keys rotate ledger`"
+            ));
+        }
+        self.unsigned()
+            .map(|name| format!("keys: no key may sign now for `{name}`"))
+    }
+
+    /// A resource for which no key may sign now.
+    fn unsigned(&self) -> Option<String> {
+        let active = self.core.active().ok()?;
+        let now = self.core.now();
+        let unsigned = |resource: &&Arc<Resource>| {
+            let minter = self.minters.of_kind(resource.kind.minter());
+            minter.is_some_and(|minter| minter.signing_key(resource, now).is_none())
+        };
+        let found = active.catalog().resources().find(unsigned);
+        found.map(|resource| resource.name.clone())
+    }
+
+    /// Looks whether the store answers and its clock agrees with ours; readiness shows it.
+    pub async fn check_health(&self) -> Result<(), BrokerError> {
+        let checked = self.try_check_health().await;
+        // A doubt of the clock is told as what it is at the moment, and not as a fault of the store.
+        let fault = checked
+            .as_ref()
+            .err()
+            .filter(|_| self.core.clock_doubt().is_none());
+        let why = fault.map(ToString::to_string);
+        self.ailing.store(Arc::new(why));
+        checked
+    }
+
+    async fn try_check_health(&self) -> Result<(), BrokerError> {
+        self.look_at_clock().await?;
+        self.core.store().check_read_lease()?;
+        self.check_rows().await?;
+        let basis = self.core.ledger().basis();
+        let head = self.core.ledger().head().await?;
+        let shown = head.map_or(0, |head| head.size);
+        if shown < basis {
+            return Err(BrokerError::FailClosed(format!(
+                "the database shows {shown} leaves, and {basis} are known to be committed"
+            )));
+        }
+        let behind = shown > basis;
+        // An unready replica gets no traffic, and so no batch that could show that it is well
+        // again; an idle one gets none that would show it what others appended. It tries an empty
+        // one.
+        if behind || matches!(self.core.ledger().status(), LedgerStatus::Failing(_)) {
+            let probe = Request {
+                entry: Entry::Consume,
+                one_time: OneTimeUse::default(),
+                at: self.core.now(),
+            };
+            self.core.ledger().append(probe).await?;
+        }
+        Ok(())
+    }
+
+    /// Checks now and then that every row that decides what somebody may do is the broker's own.
+    async fn check_rows(&self) -> Result<(), BrokerError> {
+        let checks = self.checks.fetch_add(1, Ordering::Relaxed);
+        if checks.is_multiple_of(CHECKS_A_ROW_CHECK) {
+            self.core.store().check_rows().await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the database's clock and the newest entry; readiness shows what is found.
+    async fn look_at_clock(&self) -> Result<(), BrokerError> {
+        if let Some(apart) = self.core.ledger().clock().check(self.core.store()).await? {
+            self.core.metrics().clock_skew(apart.as_secs_f64());
+        }
+        let checked = self.core.check_clock();
+        self.core.metrics().clock_in_doubt(checked.is_err());
+        if checked.is_err() {
+            // What others appended tells whether an administrator has accepted the time.
+            self.follow_ledger().await?;
+            return self.core.check_clock();
+        }
+        checked
+    }
+
+    /// Reads what others appended.
+    async fn follow_ledger(&self) -> Result<(), BrokerError> {
+        let probe = Request {
+            entry: Entry::Consume,
+            one_time: Vec::new().into(),
+            at: self.core.now(),
+        };
+        self.core.ledger().append(probe).await?;
+        Ok(())
+    }
+}

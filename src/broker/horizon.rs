@@ -1,0 +1,200 @@
+//! The stored horizon: an instant that follows the clocks of all replicas slowly, so that a clock that
+//! is ahead cannot make the broker delete what still counts.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::domain::limits::HORIZON_PACE;
+
+/// The horizon is written when it may move on by so much: once in ten seconds while it is up to date.
+pub(super) const HORIZON_STEP_SECONDS: u64 = 10;
+
+/// Up to this lag the horizon is up to date. It is more than the step between two writes.
+const HORIZON_LAG_SECONDS: u64 = 60;
+
+/// For how long a process must have relied on its clock before the sweeper records the end of tasks
+/// by it, where the horizon is not up to date.
+const SETTLED_AFTER: Duration = Duration::from_mins(10);
+
+/// What this process knows of the stored horizon.
+///
+/// All replicas move the same row. Each computes how far the horizon may be from the first value
+/// that it saw and from how long it has run since, and never from what another one added: so the row
+/// moves at the pace of one, however many there are and however often they start.
+#[derive(Debug, Default)]
+pub(super) struct Horizon(Mutex<Option<Observed>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Observed {
+    /// The first value that was seen.
+    first: Timestamp,
+    /// When that was, by the running clock.
+    since: Duration,
+    /// The last value that was seen.
+    last: Timestamp,
+    /// Where it may be: a little further than what is stored.
+    may_be: Timestamp,
+}
+
+impl Horizon {
+    fn state(&self) -> MutexGuard<'_, Option<Observed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was seen so far counts no more: the clock was in doubt.
+    pub(super) fn forget(&self) {
+        *self.state() = None;
+    }
+
+    /// Where the horizon may be at `now`, if it is `stored` and the process has run until `running`.
+    pub(super) fn may_be(&self, stored: Timestamp, running: Duration, now: Timestamp) -> Timestamp {
+        let mut state = self.state();
+        let begin = Observed {
+            first: stored,
+            since: running,
+            last: stored,
+            may_be: stored,
+        };
+        // One that was set back was restored, or an accepted time set it back.
+        let known = state.filter(|known| stored >= known.last).unwrap_or(begin);
+        let passed = running.saturating_sub(known.since);
+        let credit = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX) / 1_000 * HORIZON_PACE;
+        let may_be = known.first.plus_seconds(credit).max(stored).min(now);
+        *state = Some(Observed {
+            last: stored,
+            may_be,
+            ..known
+        });
+        may_be
+    }
+
+    /// Where it may be, as it was last computed.
+    pub(super) fn known(&self) -> Timestamp {
+        self.state().map_or(Timestamp::EPOCH, |known| known.may_be)
+    }
+
+    pub(super) fn moved_to(&self, at: Timestamp) {
+        if let Some(known) = self.state().as_mut() {
+            known.last = at;
+        }
+    }
+
+    /// By when a task must be over for the sweeper to record it.
+    pub(super) fn tasks_over_by(&self, running: Duration, now: Timestamp) -> Timestamp {
+        let Some(known) = *self.state() else {
+            return Timestamp::EPOCH;
+        };
+        let up_to_date = known.may_be.plus_seconds(HORIZON_LAG_SECONDS) >= now;
+        if up_to_date || running.saturating_sub(known.since) >= SETTLED_AFTER {
+            return now;
+        }
+        known.may_be
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_seconds(1_800_000_000).plus_seconds(seconds)
+    }
+
+    /// A replica with its own clock, which looks at the shared row and moves it on.
+    struct Replica(Horizon);
+
+    impl Replica {
+        fn new() -> Self {
+            Self(Horizon::default())
+        }
+
+        fn look(&self, row: &mut Timestamp, running: u64, now: Timestamp) {
+            let may_be = self.0.may_be(*row, Duration::from_secs(running), now);
+            if may_be > *row {
+                *row = may_be;
+                self.0.moved_to(may_be);
+            }
+        }
+    }
+
+    const AHEAD: u64 = 31 * 86_400;
+
+    #[test]
+    fn a_clock_that_is_ahead_moves_the_horizon_by_its_pace_alone() {
+        let (replica, mut row) = (Replica::new(), at(0));
+        for second in 0..=75 {
+            replica.look(&mut row, second, at(AHEAD + second));
+        }
+        assert_eq!(row, at(75 * HORIZON_PACE));
+        // By the right clock it is not past that, and never goes back by itself.
+        replica.look(&mut row, 76, at(76));
+        assert_eq!(row, at(75 * HORIZON_PACE));
+    }
+
+    #[test]
+    fn many_replicas_move_the_horizon_no_faster_than_one() {
+        let mut row = at(0);
+        let replicas: Vec<Replica> = (0..20).map(|_| Replica::new()).collect();
+        for second in 0..=75 {
+            for (number, replica) in (0..).zip(&replicas) {
+                // Each counts from a beginning of its own.
+                replica.look(&mut row, 1_000 * number + second, at(AHEAD));
+            }
+        }
+        assert_eq!(row, at(75 * HORIZON_PACE));
+    }
+
+    #[test]
+    fn restarts_in_a_loop_move_the_horizon_no_faster() {
+        let mut row = at(0);
+        for begin in 0..75 {
+            // It looks a hundred times within its one second.
+            let replica = Replica::new();
+            for _ in 0..100 {
+                replica.look(&mut row, begin, at(AHEAD));
+            }
+            replica.look(&mut row, begin + 1, at(AHEAD));
+        }
+        assert!(row <= at(75 * HORIZON_PACE), "{row}");
+    }
+
+    #[test]
+    fn the_horizon_never_passes_the_clock_and_catches_up_with_it() {
+        let (replica, mut row) = (Replica::new(), at(0));
+        // After a day of standstill.
+        let day = 86_400;
+        for second in 0..=3_757 {
+            replica.look(&mut row, second, at(day + second));
+            assert!(row <= at(day + second));
+        }
+        assert_eq!(row, at(day + 3_757));
+    }
+
+    #[test]
+    fn a_horizon_that_was_set_back_is_a_new_beginning() {
+        let (replica, mut row) = (Replica::new(), at(AHEAD));
+        replica.look(&mut row, 0, at(AHEAD));
+        replica.look(&mut row, 10_000, at(AHEAD));
+        row = at(0);
+        replica.look(&mut row, 10_001, at(AHEAD));
+        assert_eq!(row, at(0), "what it ran before is no credit");
+        replica.look(&mut row, 10_002, at(AHEAD));
+        assert_eq!(row, at(HORIZON_PACE));
+        replica.0.forget();
+        replica.look(&mut row, 20_000, at(AHEAD));
+        assert_eq!(row, at(HORIZON_PACE));
+    }
+
+    #[test]
+    fn tasks_end_by_the_clock_once_it_was_relied_on_for_a_while() {
+        let horizon = Horizon::default();
+        let seconds = Duration::from_secs;
+        assert_eq!(horizon.tasks_over_by(seconds(9), at(9)), Timestamp::EPOCH);
+        horizon.may_be(at(0), seconds(0), at(60));
+        assert_eq!(horizon.tasks_over_by(seconds(0), at(60)), at(60));
+        assert_eq!(horizon.tasks_over_by(seconds(0), at(AHEAD)), at(0));
+        assert_eq!(horizon.tasks_over_by(seconds(599), at(AHEAD)), at(0));
+        assert_eq!(horizon.tasks_over_by(seconds(600), at(AHEAD)), at(AHEAD));
+    }
+}

@@ -1,0 +1,595 @@
+//! Admission: which task a request is for, and what that task leaves to it.
+//!
+//! A new task is within its type and, if it has a parent, within the parent: its deadline, its
+//! budget, and for a credential a single one of the parent's own that covers it. Joining needs the
+//! handle and the owner's own identity. A retry finds the task of its first try.
+//!
+//! What is admitted here was read without the ledger's lock. The append reads what matters again
+//! under it.
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::Issuance;
+use super::decisions::{DecisionContext, EvidenceUse};
+use crate::broker::active::Active;
+use crate::broker::error::{BrokerError, NotRepeated};
+use crate::clock::Timestamp;
+use crate::crypto::digest::{digests_equal, sha256};
+use crate::crypto::random::{random_token, token_digest};
+use crate::domain::catalog::{TaskType, too_many_steps};
+use crate::domain::decision::{Refusal, RefusalCode};
+use crate::domain::limits::{
+    IDEMPOTENCY_SECONDS, MAX_CHAIN_DEPTH, MAX_DELEGATION_SECONDS, MAX_REQUEST_STEPS, MAX_SUPERSEDES,
+};
+use crate::domain::pattern::Budget;
+use crate::domain::request::{
+    OpenTask, ParentRef, ResolvedRequest, ResolvedTask, RetryKey, check_resource_fits,
+    deadline_too_long,
+};
+use crate::domain::revocability::RevocationClass;
+use crate::domain::session::{EndReason, SessionState};
+use crate::domain::task::{Task, TaskChain, TaskState};
+use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
+use crate::ids::{NoRandomness, SessionId, TaskId};
+use crate::ledger::entry::{JoinPlan, OpenPlan, ParentPlan, RetryPlan, TaskPlan};
+use crate::policy::TaskFacts;
+use crate::store::StoreError;
+use crate::store::append::RetryFacts;
+
+/// The prefix of a handle.
+const HANDLE_PREFIX: &str = "tph_";
+/// The prefix of a delegation token.
+pub(in crate::broker) const DELEGATION_PREFIX: &str = "tpd_";
+
+/// Sessions of a parent that are looked through for one that covers a child.
+const MAX_COVERING: u32 = 200;
+
+/// Why a request was not admitted to a task.
+#[derive(Debug)]
+pub(in crate::broker) enum Unadmitted {
+    /// It is refused, which is to be recorded.
+    Refused(Refusal),
+    /// The call fails, of which nothing is recorded.
+    Failed(BrokerError),
+}
+
+impl Unadmitted {
+    /// The refusal to be recorded; a failure ends the call.
+    pub(in crate::broker) fn refusal(self) -> Result<Refusal, BrokerError> {
+        match self {
+            Self::Refused(refusal) => Ok(refusal),
+            Self::Failed(error) => Err(error),
+        }
+    }
+}
+
+impl From<Refusal> for Unadmitted {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<BrokerError> for Unadmitted {
+    fn from(error: BrokerError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<StoreError> for Unadmitted {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<NoRandomness> for Unadmitted {
+    fn from(error: NoRandomness) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// The task that a request was admitted to, by the plan `P`.
+pub(in crate::broker) struct AdmittedTask<P> {
+    /// The changes that the append makes to tasks.
+    pub(in crate::broker) plan: P,
+    /// The facts that policy may know of the task.
+    pub(in crate::broker) facts: TaskFacts,
+    pub(in crate::broker) deadline: Timestamp,
+    pub(in crate::broker) heartbeat_seconds: Option<u64>,
+    /// The end of the whole chain: no credential under the task may live longer.
+    pub(in crate::broker) not_after: Timestamp,
+    /// A new handle, to be released with the answer.
+    pub(in crate::broker) handle: Option<SecretString>,
+    pub(in crate::broker) evidence: EvidenceUse,
+}
+
+impl From<AdmittedTask<OpenPlan>> for AdmittedTask<TaskPlan> {
+    fn from(task: AdmittedTask<OpenPlan>) -> Self {
+        Self {
+            plan: task.plan.into(),
+            facts: task.facts,
+            deadline: task.deadline,
+            heartbeat_seconds: task.heartbeat_seconds,
+            not_after: task.not_after,
+            handle: task.handle,
+            evidence: task.evidence,
+        }
+    }
+}
+
+/// A request for a credential, admitted.
+pub(super) struct Admission {
+    pub(in crate::broker) task: AdmittedTask<TaskPlan>,
+    /// No credential may live longer than this.
+    pub(in crate::broker) not_after: Timestamp,
+    /// The parent's credential that covers this one; `None` for a root task.
+    pub(in crate::broker) covered_by: Option<Covering>,
+    /// The use of an `Idempotency-Key`.
+    pub(in crate::broker) retry: Option<RetryPlan>,
+}
+
+/// A parent's credential that covers a child's.
+pub(super) struct Covering {
+    pub(in crate::broker) session: SessionId,
+    pub(in crate::broker) expires_at: Timestamp,
+    pub(in crate::broker) delegators: Vec<Identity>,
+}
+
+/// A parent task that lets this caller in.
+struct ParentTask {
+    task: Task,
+    chain: TaskChain,
+    sessions: u32,
+    one_time: OneTime,
+}
+
+impl Issuance {
+    /// Admits a request to its task.
+    pub(super) async fn admit(
+        &self,
+        context: &DecisionContext<'_>,
+        request: &ResolvedRequest,
+    ) -> Result<Admission, Unadmitted> {
+        let first = match &request.retry {
+            Some(retry) => self.first_try(context, retry).await?,
+            None => None,
+        };
+        let task = match (&request.task, &first) {
+            (ResolvedTask::Open(_), Some(first)) => self.readmit(context, first).await?,
+            (ResolvedTask::Open(open), None) => self.admit_new(context, open).await?.into(),
+            (ResolvedTask::Join { id, handle }, _) => self.admit_join(context, *id, handle).await?,
+        };
+        let parents = task.plan.parents();
+        self.check_owners_above(context.active, parents).await?;
+        resource_fits(context, request, &task.facts.task_type)?;
+        let covered_by = match parents.first() {
+            Some(parent) => Some(self.covering(context, request, *parent).await?),
+            None => None,
+        };
+        let of_parent = covered_by.as_ref().map(|parent| parent.expires_at);
+        let of_first = first.as_ref().map(|first| first.expires_at);
+        let ends = of_parent.into_iter().chain(of_first);
+        let not_after = ends.fold(task.not_after, Timestamp::min);
+        let retry = request.retry.as_ref();
+        Ok(Admission {
+            task,
+            not_after,
+            covered_by,
+            retry: retry.map(|retry| retry_plan(context, retry, first)),
+        })
+    }
+
+    /// What the first request with this key got, if this is not the first.
+    async fn first_try(
+        &self,
+        context: &DecisionContext<'_>,
+        retry: &RetryKey,
+    ) -> Result<Option<FirstTry>, BrokerError> {
+        let key = retry_key(context.workload, &retry.key);
+        let used = self.core.store().retry(&key).await?;
+        let Some(facts) = used.filter(|facts| facts.stands(context.now)) else {
+            return Ok(None);
+        };
+        if facts.fingerprint != retry.fingerprint {
+            return Err(BrokerError::RetryMismatch);
+        }
+        let Some(view) = self.core.store().session_view(facts.session).await? else {
+            return Err(BrokerError::AlreadyIssued(facts.session, NotRepeated::Over));
+        };
+        let status = view.status_at(context.now);
+        // A superseded session has a successor, whose request came in between.
+        let succeeded = status.end_reason == Some(EndReason::Superseded);
+        if status.state == SessionState::Minting || succeeded {
+            return Err(BrokerError::InProgress);
+        }
+        // Good still, or ended because its caller had gone before it was handed over or because its
+        // back end did not make it: the cases for which there are retries.
+        let unclaimed =
+            status.state == SessionState::Ended && status.end_reason == Some(EndReason::Failed);
+        let immediate = matches!(
+            view.session.revocability.class,
+            RevocationClass::Immediate { .. }
+        );
+        let can_be_taken_back =
+            (unclaimed || immediate && status.is_valid()) && facts.supersedes < MAX_SUPERSEDES;
+        if !can_be_taken_back {
+            let over = status.state == SessionState::Ended && !unclaimed;
+            let why = if over {
+                NotRepeated::Over
+            } else {
+                NotRepeated::NotSuperseded
+            };
+            return Err(BrokerError::AlreadyIssued(facts.session, why));
+        }
+        Ok(Some(FirstTry {
+            expires_at: view.session.expires_at,
+            facts,
+        }))
+    }
+
+    /// A retry of a request that opened a task: the same task, with a new handle.
+    async fn readmit(
+        &self,
+        context: &DecisionContext<'_>,
+        first: &FirstTry,
+    ) -> Result<AdmittedTask<TaskPlan>, Unadmitted> {
+        let refused = |why| {
+            let error = BrokerError::AlreadyIssued(first.facts.session, why);
+            Err(Unadmitted::Failed(error))
+        };
+        let Some((task, chain)) = self.task_with_chain(first.facts.task).await? else {
+            return refused(NotRepeated::Over);
+        };
+        // The retry is answered with a handle: it takes what the first request took to have one.
+        if !context
+            .workload
+            .is(&task.owner, task.owner_instance.as_ref())
+            || !key_fits(&task, context.workload.key.as_ref())
+        {
+            return refused(NotRepeated::AnotherKey);
+        }
+        // Where nothing tells one run of the workload from another, another's key would do.
+        if task.owner_instance.is_none() && task.handle_key.is_none() {
+            return refused(NotRepeated::NoInstance);
+        }
+        if chain.state_at(context.now) != TaskState::Open {
+            return Err(task_ended().into());
+        }
+        let handle = random_token(HANDLE_PREFIX, self.core.random())?;
+        let digest = token_digest(handle.expose_secret());
+        let mut admitted = joined(context, &task, &chain, Some(digest));
+        admitted.handle = Some(handle);
+        // Otherwise captured bytes of the first request would get the credential and the handle. A
+        // task with a key needs a fresh proof by it, which cannot be captured before.
+        admitted.evidence.must_be_new = task.handle_key.is_none();
+        Ok(admitted)
+    }
+
+    /// A new task.
+    pub(in crate::broker) async fn admit_new(
+        &self,
+        context: &DecisionContext<'_>,
+        open: &OpenTask,
+    ) -> Result<AdmittedTask<OpenPlan>, Unadmitted> {
+        let parent = match &open.parent {
+            None => None,
+            Some(parent) => Some(self.parent(context, parent).await?),
+        };
+        let task_type = &open.task_type;
+        let mut max = task_type.max_deadline_seconds;
+        if let Some(parent) = &parent {
+            if parent.chain.state_at(context.now) != TaskState::Open {
+                return Err(task_ended().into());
+            }
+            max = max.min(context.now.seconds_until(parent.chain.deadline()));
+        }
+        let seconds = open.deadline_seconds.unwrap_or(max);
+        if seconds > max {
+            return Err(deadline_too_long(&task_type.name, max).into());
+        }
+        if seconds == 0 {
+            return Err(task_ended().into());
+        }
+        let depth = parent.as_ref().map_or(1, |parent| parent.task.depth + 1);
+        if depth > MAX_CHAIN_DEPTH {
+            return Err(Unadmitted::Refused(Refusal::new(
+                RefusalCode::TooDeep,
+                format!("tasks are nested at most {MAX_CHAIN_DEPTH} deep"),
+            )));
+        }
+        let handle = random_token(HANDLE_PREFIX, self.core.random())?;
+        let task = Task {
+            id: TaskId::new(context.now, self.core.random())?,
+            task_type: task_type.name.clone(),
+            attestor: context.workload.attestor.clone(),
+            attestor_digest: context.active.attestor_digest(&context.workload.attestor),
+            owner: context.workload.identity.clone(),
+            owner_instance: context.workload.instance.clone(),
+            parent: parent.as_ref().map(|parent| parent.task.id),
+            depth,
+            state: TaskState::Open,
+            opened_at: context.now,
+            deadline: context.now.plus_seconds(seconds),
+            heartbeat_seconds: open.heartbeat_seconds,
+            heard_at: context.now,
+            ended_at: None,
+            handle_digest: token_digest(handle.expose_secret()),
+            handle_key: context.workload.key.as_ref().map(KeyBinding::to_text),
+            sessions_left: budget(task_type, parent.as_ref()),
+            leaf_index: 0,
+        };
+        Ok(opened(context, task, task_type, parent, handle))
+    }
+
+    /// The parent that a child names, if its delegation token lets this caller in.
+    async fn parent(
+        &self,
+        context: &DecisionContext<'_>,
+        parent: &ParentRef,
+    ) -> Result<ParentTask, BrokerError> {
+        let digest = token_digest(parent.delegation.expose_secret());
+        let found = self.core.store().delegation(&digest).await?;
+        let fits = found.filter(|delegation| {
+            delegation.task == parent.id
+                && delegation.child == context.workload.identity.as_str()
+                && delegation.expires_at > context.now
+        });
+        // Whoever has no token for it learns nothing of it, not even that it is.
+        let delegation = fits.ok_or(BrokerError::NotFound("task"))?;
+        let (task, chain) = self
+            .task_with_chain(parent.id)
+            .await?
+            .ok_or(BrokerError::NotFound("task"))?;
+        Ok(ParentTask {
+            task,
+            chain,
+            sessions: delegation.sessions,
+            one_time: OneTime {
+                must_be_new: false,
+                key: digest,
+                binding: None,
+                issued_at: delegation.expires_at.minus_seconds(MAX_DELEGATION_SECONDS),
+                expires_at: delegation.expires_at,
+            },
+        })
+    }
+
+    async fn admit_join(
+        &self,
+        context: &DecisionContext<'_>,
+        id: TaskId,
+        handle: &SecretString,
+    ) -> Result<AdmittedTask<TaskPlan>, Unadmitted> {
+        if context.workload.reuse == Reuse::PerTask {
+            // Evidence that serves this task already serves it still, whatever comes of this.
+            context.requester.bind(sha256(id.uuid().as_bytes()));
+        }
+        let not_found = || BrokerError::NotFound("task");
+        let (task, chain) = self.task_with_chain(id).await?.ok_or_else(not_found)?;
+        let digest = token_digest(handle.expose_secret());
+        let own = digests_equal(&digest, &task.handle_digest)
+            && context
+                .workload
+                .is(&task.owner, task.owner_instance.as_ref())
+            && key_fits(&task, context.workload.key.as_ref());
+        if !own {
+            return Err(not_found().into());
+        }
+        if chain.state_at(context.now) != TaskState::Open {
+            return Err(task_ended().into());
+        }
+        Ok(joined(context, &task, &chain, None))
+    }
+
+    /// The parent's valid credential on this resource that covers the request and lives longest.
+    async fn covering(
+        &self,
+        context: &DecisionContext<'_>,
+        request: &ResolvedRequest,
+        parent: TaskId,
+    ) -> Result<Covering, Unadmitted> {
+        let filter = crate::store::sessions::SessionFilter {
+            task: Some(parent),
+            resource: Some(request.resource.name.clone()),
+            live_at: Some(context.now),
+            limit: MAX_COVERING,
+            ..Default::default()
+        };
+        let views = self.core.store().list_sessions(&filter).await?;
+        let budget = Budget::new(MAX_REQUEST_STEPS);
+        let covering = views
+            .into_iter()
+            .filter(|view| view.is_valid_at(context.now))
+            .filter(|view| view.session.grant.covers_within(&request.grant, &budget))
+            .max_by_key(|view| view.session.expires_at);
+        if budget.is_exhausted() {
+            return Err(too_many_steps().into());
+        }
+        let view = covering.ok_or_else(|| {
+            Refusal::new(
+                RefusalCode::ExceedsParent,
+                "the parent task holds no valid credential that covers this",
+            )
+        })?;
+        let above = view.ancestors.into_iter().map(|ancestor| ancestor.workload);
+        Ok(Covering {
+            session: view.session.id,
+            expires_at: view.session.expires_at,
+            delegators: std::iter::once(view.session.workload)
+                .chain(above)
+                .collect(),
+        })
+    }
+
+    /// Refuses a request under tasks whose owners could not be attested any more: without their attestor
+    /// they must not go on through those that they let in.
+    pub(in crate::broker) async fn check_owners_above(
+        &self,
+        active: &Active,
+        tasks: &[TaskId],
+    ) -> Result<(), Unadmitted> {
+        for id in tasks {
+            let task = self.core.store().task(*id).await?;
+            if !task.is_some_and(|task| active.attests(&task)) {
+                return Err(Unadmitted::Refused(Refusal::new(
+                    RefusalCode::OwnerWithdrawn,
+                    "the owner of a task that this one is part of is attested no more",
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    async fn task_with_chain(&self, id: TaskId) -> Result<Option<(Task, TaskChain)>, BrokerError> {
+        let Some(task) = self.core.store().task(id).await? else {
+            return Ok(None);
+        };
+        let mut chains = self.core.store().task_chains(&[id]).await?;
+        let chain = chains.remove(&id).unwrap_or(TaskChain(Vec::new()));
+        Ok(Some((task, chain)))
+    }
+}
+
+fn resource_fits(
+    context: &DecisionContext<'_>,
+    request: &ResolvedRequest,
+    task_type: &str,
+) -> Result<(), Refusal> {
+    let known = context.active.catalog().task_type(task_type);
+    let task_type = known.ok_or_else(|| {
+        Refusal::new(
+            RefusalCode::UnknownTaskType,
+            format!("there is no task type `{task_type}` any more"),
+        )
+    })?;
+    check_resource_fits(task_type, &request.resource)
+}
+
+/// What a first try got.
+struct FirstTry {
+    facts: RetryFacts,
+    expires_at: Timestamp,
+}
+
+fn retry_plan(
+    context: &DecisionContext<'_>,
+    retry: &RetryKey,
+    first: Option<FirstTry>,
+) -> RetryPlan {
+    let facts = first.map(|first| first.facts);
+    RetryPlan {
+        key: retry_key(context.workload, &retry.key),
+        fingerprint: retry.fingerprint,
+        expires_at: facts.as_ref().map_or_else(
+            || context.now.plus_seconds(IDEMPOTENCY_SECONDS),
+            |facts| facts.expires_at,
+        ),
+        replaces: facts,
+    }
+}
+
+/// Where an `Idempotency-Key` is looked up: it means something only with its sender.
+fn retry_key(workload: &Workload, key: &str) -> [u8; 32] {
+    let instance = workload.instance.as_ref().map_or("", |own| own.as_str());
+    // None of the three can hold a line feed.
+    sha256(format!("retry\n{}\n{instance}\n{key}", workload.identity).as_bytes())
+}
+
+/// Whether the key that opened the task is the one that was proved now.
+pub(in crate::broker) fn key_fits(task: &Task, proved: Option<&KeyBinding>) -> bool {
+    match &task.handle_key {
+        None => true,
+        Some(bound) => proved.is_some_and(|key| key.to_text() == *bound),
+    }
+}
+
+fn task_ended() -> Refusal {
+    Refusal::new(
+        RefusalCode::TaskEnded,
+        "the task, or one that it is part of, is over",
+    )
+}
+
+fn budget(task_type: &TaskType, parent: Option<&ParentTask>) -> u32 {
+    parent.map_or(task_type.max_sessions, |parent| {
+        task_type.max_sessions.min(parent.sessions)
+    })
+}
+
+/// Evidence that may serve one task again and again is bound to it.
+fn evidence_use(
+    context: &DecisionContext<'_>,
+    task: TaskId,
+    one_time: Vec<OneTime>,
+) -> EvidenceUse {
+    let serves_task = context.workload.reuse == Reuse::PerTask;
+    EvidenceUse {
+        one_time,
+        binding: serves_task.then(|| sha256(task.uuid().as_bytes())),
+        must_be_new: false,
+    }
+}
+
+fn opened(
+    context: &DecisionContext<'_>,
+    task: Task,
+    task_type: &TaskType,
+    parent: Option<ParentTask>,
+    handle: SecretString,
+) -> AdmittedTask<OpenPlan> {
+    let parents = parent.as_ref().map_or_else(Vec::new, |parent| {
+        parent.chain.0.iter().map(|life| life.id).collect()
+    });
+    let parent_plan = parent.as_ref().map(|parent| ParentPlan {
+        task: parent.task.id,
+        sessions: task.sessions_left,
+    });
+    let delegation = parent.map(|parent| parent.one_time).into_iter().collect();
+    AdmittedTask {
+        facts: TaskFacts {
+            task_type: task.task_type.clone(),
+            depth: task.depth,
+            deadline_seconds_left: context.now.seconds_until(task.deadline),
+            has_parent: parent_plan.is_some(),
+            opens: true,
+        },
+        deadline: task.deadline,
+        heartbeat_seconds: task.heartbeat_seconds,
+        not_after: task.deadline,
+        handle: Some(handle),
+        evidence: evidence_use(context, task.id, delegation),
+        plan: OpenPlan {
+            parents,
+            max_open: task_type.max_open_per_workload,
+            task: Box::new(task),
+            parent: parent_plan,
+        },
+    }
+}
+
+fn joined(
+    context: &DecisionContext<'_>,
+    task: &Task,
+    chain: &TaskChain,
+    new_handle: Option<[u8; 32]>,
+) -> AdmittedTask<TaskPlan> {
+    let not_after = chain.deadline();
+    AdmittedTask {
+        facts: TaskFacts {
+            task_type: task.task_type.clone(),
+            depth: task.depth,
+            deadline_seconds_left: context.now.seconds_until(not_after),
+            has_parent: task.parent.is_some(),
+            opens: false,
+        },
+        deadline: task.deadline,
+        heartbeat_seconds: task.heartbeat_seconds,
+        not_after,
+        handle: None,
+        evidence: evidence_use(context, task.id, Vec::new()),
+        plan: TaskPlan::Join(JoinPlan {
+            task: task.id,
+            parents: chain.parents(),
+            new_handle,
+        }),
+    }
+}

@@ -1,0 +1,460 @@
+//! `POST /v1/credentials`, top to bottom: appraise the evidence, resolve what is asked, admit it to
+//! a task, decide, commit, and only then mint, activate and release.
+//!
+//! Each step returns the only thing that the next accepts. A [`Permit`] comes out of the commit and
+//! nowhere else, and a minter takes nothing but a permit.
+//!
+//! The whole runs in a tracked task of its own. A caller that disconnects or times out stops
+//! waiting, not the work; and a credential that nobody waits for any more is ended at once.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use secrecy::SecretString;
+use tracing::instrument;
+
+use super::Issuance;
+use super::admit::{Admission, AdmittedTask, Unadmitted};
+use super::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
+use crate::attest::Evidence;
+use crate::broker::access::Unverified;
+use crate::broker::error::BrokerError;
+use crate::broker::minters::minter_of;
+use crate::clock::Timestamp;
+use crate::domain::decision::{Decision, Observed, Outcome, Permitted, Refusal, RefusalCode};
+use crate::domain::generation::GenerationDigest;
+use crate::domain::permit::Permit;
+use crate::domain::request::{CredentialRequest, ResolvedRequest};
+use crate::domain::revocability::Revocability;
+use crate::domain::session::{Session, SessionState};
+use crate::domain::task::{Task, TaskState};
+use crate::ids::{DecisionId, SessionId, TaskId};
+use crate::ledger::blocked_caller;
+use crate::ledger::entry::{
+    CredentialPlan, OpenPlan, PermitPlan, SessionPlan, TaskPlan, TokenPlan,
+};
+use crate::merkle::Receipt;
+use crate::metrics::Stage;
+use crate::mint::{Credential, MintPlace};
+use crate::policy::{Bounds, Question};
+use crate::store::append::MintLease;
+
+/// A credential, released, with everything that goes with it.
+#[derive(Debug)]
+pub struct Issued {
+    /// The secret. It is in no other place.
+    pub credential: Credential,
+    /// Its record.
+    pub session: Session,
+    /// Its task.
+    pub task: IssuedTask,
+    /// The decision.
+    pub decision: DecisionSummary,
+    /// The proof that the decision is on record.
+    pub receipt: Receipt,
+}
+
+/// The task of an answer.
+#[derive(Debug)]
+pub struct IssuedTask {
+    /// Which.
+    pub id: TaskId,
+    /// Its type.
+    pub task_type: String,
+    /// Its state.
+    pub state: TaskState,
+    /// When it is over in any case.
+    pub deadline: Timestamp,
+    /// The longest silence.
+    pub heartbeat_seconds: Option<u64>,
+    /// Its handle, when it was just made.
+    pub handle: Option<SecretString>,
+}
+
+/// A permit, as its subject may read it.
+#[derive(Clone, Debug)]
+pub struct DecisionSummary {
+    /// Which.
+    pub id: DecisionId,
+    /// What was decided.
+    pub outcome: Outcome,
+    /// By which policies.
+    pub policies: Vec<String>,
+    /// By which generation.
+    pub generation: GenerationDigest,
+    /// What policies that merely observe would have made of it.
+    pub observed: Option<Box<Observed>>,
+}
+
+/// A request for a credential that policy permits, with everything that is recorded and released.
+pub(super) struct CredentialPermit {
+    terms: Permitted,
+    evaluation: Evaluation,
+    pub(super) request: ResolvedRequest,
+    admission: Admission,
+}
+
+impl CredentialPermit {
+    /// The task that the permit opens, if no retry can find it: the request has no `Idempotency-Key`.
+    pub(super) fn opens(&self) -> Option<&Task> {
+        match (&self.admission.task.plan, &self.admission.retry) {
+            (TaskPlan::Open(OpenPlan { task, .. }), None) => Some(task),
+            (TaskPlan::Open(_) | TaskPlan::Join(_), _) => None,
+        }
+    }
+
+    /// Whether it takes the place of an earlier session.
+    fn supersedes(&self) -> bool {
+        let retry = self.admission.retry.as_ref();
+        retry.is_some_and(|retry| retry.replaces.is_some())
+    }
+}
+
+/// A credential on its way to whoever asked for it. Where it is dropped before it is claimed, be
+/// it that the caller went before it was sent or while it was under way, it is ended.
+struct Unclaimed {
+    issuance: Arc<Issuance>,
+    issued: Option<Issued>,
+}
+
+impl Unclaimed {
+    fn new(issuance: Arc<Issuance>, issued: Issued) -> Self {
+        Self {
+            issuance,
+            issued: Some(issued),
+        }
+    }
+
+    fn claim(mut self) -> Result<Issued, BrokerError> {
+        self.issued.take().ok_or_else(lost)
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(unclaimed) = self.issued.take() {
+            let issuance = Arc::clone(&self.issuance);
+            let ending = async move { issuance.end_unclaimed(unclaimed).await };
+            // Dropping the handle does not stop the work.
+            drop(self.issuance.core.shutdown().spawn("unclaimed", ending));
+        }
+    }
+}
+
+fn lost() -> BrokerError {
+    BrokerError::FailClosed("the request was lost".into())
+}
+
+impl Issuance {
+    /// Answers a request for a credential.
+    #[instrument(skip_all)]
+    pub async fn issue(
+        self: &Arc<Self>,
+        evidence: Evidence,
+        request: CredentialRequest,
+    ) -> Result<Issued, BrokerError> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let issuance = Arc::clone(self);
+        // Dropping the handle does not stop the work; that is what it is spawned for.
+        drop(self.core.shutdown().spawn("issue", async move {
+            let result = issuance.issue_tracked(&evidence, &request).await;
+            // If nobody is there any more it comes back, and is dropped here.
+            drop(answer.send(result.map(|issued| Unclaimed::new(issuance, issued))));
+        }));
+        match answered.await {
+            Ok(result) => result.and_then(Unclaimed::claim),
+            Err(_) => Err(lost()),
+        }
+    }
+
+    async fn issue_tracked(
+        &self,
+        evidence: &Evidence,
+        request: &CredentialRequest,
+    ) -> Result<Issued, BrokerError> {
+        let call = self.access.call(evidence);
+        Box::pin(call.run(|unverified| self.issue_by(unverified, request.clone()))).await
+    }
+
+    async fn issue_by(
+        &self,
+        unverified: Unverified<'_>,
+        request: CredentialRequest,
+    ) -> Result<Issued, BrokerError> {
+        // The log's size comes first: whatever is cut off from here on stops this request.
+        let basis = self.core.ledger().basis();
+        let now = self.core.now();
+        let active = self.core.active()?;
+
+        let appraising = Instant::now();
+        let requester = unverified.request(&active, now).await?;
+        self.core
+            .metrics()
+            .stage(Stage::Appraise, appraising.elapsed());
+
+        let context = DecisionContext {
+            active: &active,
+            requester: &requester,
+            workload: requester.workload(),
+            basis,
+            now,
+        };
+        let permit = match self.evaluate(&context, request).await? {
+            Evaluated::Permit(permit) => *permit,
+            Evaluated::Refuse(refused) => {
+                let committing = Instant::now();
+                let denied = self.record_refusal(&context, &refused).await?;
+                self.core
+                    .metrics()
+                    .stage(Stage::Commit, committing.elapsed());
+                return Err(BrokerError::Denied(Box::new(denied)));
+            }
+        };
+        let (proof, receipt) = self.commit(&context, &permit).await?;
+        match self.mint_and_activate(proof).await {
+            Ok((credential, session)) => Ok(released(credential, session, permit, receipt)),
+            Err(failed) => Err(self.not_made(&context, &permit, failed).await),
+        }
+    }
+
+    /// Resolve, admit, decide.
+    async fn evaluate(
+        &self,
+        context: &DecisionContext<'_>,
+        request: CredentialRequest,
+    ) -> Result<Evaluated<Box<CredentialPermit>>, BrokerError> {
+        let active = context.active;
+        let named = active.catalog().select(&request.resource);
+        let resource = named.map(|resource| resource.name.clone());
+        let refuse = |refusal: Refusal, purpose: Option<String>| {
+            let refused = RefusedRequest::before_policy(refusal, active, resource.clone(), purpose);
+            Ok(Evaluated::Refuse(Box::new(refused)))
+        };
+        if context.requester.is_blocked().await? {
+            return refuse(blocked_caller(), None);
+        }
+        let resolving = Instant::now();
+        let request = match active.catalog().resolve(request) {
+            Ok(request) => request,
+            Err(refusal) => return refuse(refusal, None),
+        };
+        self.core
+            .metrics()
+            .stage(Stage::Resolve, resolving.elapsed());
+        let purpose = request.task.purpose().map(ToOwned::to_owned);
+        let admission = match self.admit_mintable(context, &request).await {
+            Ok(admission) => admission,
+            Err(unadmitted) => return refuse(unadmitted.refusal()?, purpose),
+        };
+        let deciding = Instant::now();
+        let roles = self
+            .access
+            .roles_asked_for(active, &context.workload.identity)
+            .await?;
+        let minter = minter_of(&self.minters, request.resource.kind.minter())?;
+        let revocability = minter.revocability(&request.resource);
+        let decision = decide(context, roles.as_ref(), &request, revocability, &admission);
+        self.core.metrics().stage(Stage::Decide, deciding.elapsed());
+        let (verdict, evaluation) = Evaluation::of(decision);
+        Ok(match verdict {
+            Ok(terms) => Evaluated::Permit(Box::new(CredentialPermit {
+                terms,
+                evaluation,
+                request,
+                admission,
+            })),
+            Err(refusal) => Evaluated::Refuse(Box::new(RefusedRequest {
+                refusal,
+                evaluation,
+                resource,
+                purpose,
+                task: Some(admission.task.plan.path()),
+                evidence: admission.task.evidence,
+            })),
+        })
+    }
+
+    /// Admits a request to its task, if its minter can make the credential and could end it.
+    async fn admit_mintable(
+        &self,
+        context: &DecisionContext<'_>,
+        request: &ResolvedRequest,
+    ) -> Result<Admission, Unadmitted> {
+        let resource = &request.resource;
+        let minter = minter_of(&self.minters, resource.kind.minter())?;
+        if let Err(why) = minter.fits(resource, &request.grant) {
+            return Err(Refusal::new(RefusalCode::TooManyRights, why).into());
+        }
+        self.deny_lists
+            .ensure_revocation_capacity(resource, context.now)
+            .await?;
+        let admitting = Instant::now();
+        let admission = self.admit(context, request).await?;
+        self.core.metrics().stage(Stage::Admit, admitting.elapsed());
+        Ok(admission)
+    }
+
+    /// Records the permit. Nothing can be minted without the [`Permit`] that comes back.
+    async fn commit(
+        &self,
+        context: &DecisionContext<'_>,
+        permit: &CredentialPermit,
+    ) -> Result<(Permit, Receipt), BrokerError> {
+        let committing = Instant::now();
+        let id = DecisionId::new(context.now, self.core.random())?;
+        let plan = CredentialPlan {
+            session: self.session_plan(context, id, permit)?,
+            task: permit.admission.task.plan.clone(),
+            retry: permit.admission.retry.clone(),
+        };
+        let recorded = self.record_permit(
+            context,
+            id,
+            &permit.evaluation,
+            permit.request.task.purpose(),
+            PermitPlan::Credential(Box::new(plan)),
+            &permit.admission.task.evidence,
+        );
+        let recorded = recorded.await;
+        self.core
+            .metrics()
+            .stage(Stage::Commit, committing.elapsed());
+        let recorded = recorded?;
+        if permit.supersedes() {
+            // It ended the earlier session, by no act of its own.
+            self.orphan_search.demand();
+        }
+        match recorded.into_permit() {
+            (Some(proof), receipt) => Ok((proof, receipt)),
+            (None, _) => Err(BrokerError::FailClosed(
+                "a permit without a session was recorded".into(),
+            )),
+        }
+    }
+
+    fn session_plan(
+        &self,
+        context: &DecisionContext<'_>,
+        decision: DecisionId,
+        permit: &CredentialPermit,
+    ) -> Result<SessionPlan, BrokerError> {
+        let DecisionContext { workload, now, .. } = *context;
+        let CredentialPermit {
+            terms,
+            evaluation,
+            request,
+            admission,
+        } = permit;
+        let resource = &request.resource;
+        let minter = minter_of(&self.minters, resource.kind.minter())?;
+        let kid = minter
+            .signing_key(resource, now)
+            .ok_or_else(|| BrokerError::FailClosed("no key may sign now".into()))?;
+        let issued_at = now.floor_to_second();
+        let (state, lease) = match minter.place() {
+            MintPlace::Local => (SessionState::Active, None),
+            MintPlace::External { lease_seconds } => {
+                let lease = MintLease {
+                    until: now.plus_seconds(lease_seconds),
+                    holder: self.core.replica().to_owned(),
+                };
+                (SessionState::Minting, Some(lease))
+            }
+        };
+        let covered_by = admission.covered_by.as_ref();
+        let session = Session {
+            id: SessionId::new(now, self.core.random())?,
+            task_id: admission.task.plan.id(),
+            parent: covered_by.map(|parent| parent.session),
+            decision_id: decision,
+            leaf_index: 0,
+            attestor: workload.attestor.clone(),
+            workload: workload.identity.clone(),
+            instance: workload.instance.clone(),
+            resource: resource.name.clone(),
+            grant: request.grant.clone(),
+            audience: resource.audience().to_owned(),
+            minter: minter.kind(),
+            key: workload.key.clone(),
+            kid,
+            generation: evaluation.generation,
+            policies: evaluation.policies.clone(),
+            revocability: minter.revocability(resource),
+            issued_at,
+            expires_at: issued_at.plus_seconds(terms.ttl_seconds),
+            state,
+            end_reason: None,
+            ended_at: None,
+            confirmed_at: None,
+        };
+        let listed = session.is_in_status_lists();
+        let token = session.minter.makes_access_tokens().then(|| TokenPlan {
+            issuer: self.core.issuer().to_owned(),
+            first_status_list: listed.then(|| self.core.ledger().first_status_list()),
+        });
+        Ok(SessionPlan {
+            session,
+            resource: Arc::clone(resource),
+            delegators: covered_by.map_or_else(Vec::new, |parent| parent.delegators.clone()),
+            lease,
+            token,
+        })
+    }
+}
+
+/// The decision of policy, bounded by the task, a parent's credential and a retried one.
+fn decide(
+    context: &DecisionContext<'_>,
+    roles: Option<&BTreeSet<String>>,
+    request: &ResolvedRequest,
+    revocability: Revocability,
+    admission: &Admission,
+) -> Decision {
+    let retry = admission.retry.as_ref();
+    context.active.policy().decide(&Question {
+        workload: context.workload,
+        roles,
+        ask: request,
+        revocability,
+        task: admission.task.facts.clone(),
+        bounds: Some(Bounds {
+            not_after: admission.not_after,
+            retried: retry.is_some_and(|retry| retry.replaces.is_some()),
+        }),
+        now: context.now,
+    })
+}
+
+/// The task of an answer.
+pub(in crate::broker) fn issued_task<P>(id: TaskId, task: AdmittedTask<P>) -> IssuedTask {
+    IssuedTask {
+        id,
+        task_type: task.facts.task_type,
+        state: TaskState::Open,
+        deadline: task.deadline,
+        heartbeat_seconds: task.heartbeat_seconds,
+        handle: task.handle,
+    }
+}
+
+fn released(
+    credential: Credential,
+    session: Session,
+    permit: CredentialPermit,
+    receipt: Receipt,
+) -> Issued {
+    Issued {
+        credential,
+        task: issued_task(session.task_id, permit.admission.task),
+        decision: DecisionSummary {
+            id: session.decision_id,
+            outcome: Outcome::Permit,
+            policies: session.policies.clone(),
+            generation: session.generation,
+            observed: permit.evaluation.observed,
+        },
+        session,
+        receipt,
+    }
+}

@@ -1,0 +1,300 @@
+//! The broker's own signing keys: made, published before they sign, rotated on schedule, erased.
+//!
+//! Every change is a leaf in the transaction that makes it. Replicas find each other's keys by reading
+//! the store now and then; a key is published for longer than that before it signs.
+//!
+//! [`Keys`] knows no callers. What admins do to keys is in [`super::signing_keys`].
+
+mod changes;
+mod stored;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use tracing::{info, warn};
+
+pub(super) use self::changes::{KeyWish, Recorder};
+pub use self::stored::{
+    KeyProblem, MadeKey, OpenedKeys, StoredLedgerKeys, ledger_key_dates, ledger_keys, make_key,
+    open_keys,
+};
+use super::core::Core;
+use super::error::BrokerError;
+use crate::clock::Timestamp;
+use crate::crypto::digest::Mac;
+use crate::crypto::jwk::Algorithm;
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation};
+use crate::crypto::loaded::{LoadedKey, LoadedKeys};
+use crate::crypto::sealer::Sealer;
+use crate::crypto::signer::{LocalSigner, PrivateKey};
+use crate::mint::Minters;
+
+/// A key that the operator brought along, which a running broker can take over anew.
+pub type ImportedKey = Arc<ArcSwapOption<PrivateKey>>;
+
+/// How keys are made and follow one another.
+#[derive(Clone, Debug)]
+pub struct KeyPolicy {
+    /// What access tokens are signed with.
+    pub algorithm: Algorithm,
+    /// How their keys follow one another.
+    pub schedule: KeySchedule,
+    /// The operator's own key, for RS256, which cannot be made here.
+    pub imported: ImportedKey,
+    /// The name of the log, which its keys bear.
+    pub origin: String,
+}
+
+/// The most keys that one round creates. The next round creates the keys that are still due.
+const MAX_KEYS_AT_ONCE: u64 = 6;
+
+/// Makes, loads and publishes the signing keys.
+pub struct Keys {
+    core: Core,
+    minters: Minters,
+    sealer: Arc<dyn Sealer>,
+    mac: Mac,
+    policy: KeyPolicy,
+    access_tokens: LoadedKeys,
+    federation: LoadedKeys,
+    /// When the current ledger key ends. `None` where it has no end.
+    ledger_key_ends: ArcSwapOption<Timestamp>,
+}
+
+/// The parts of [`Keys`] beside the core.
+pub(super) struct KeysParts {
+    pub(super) minters: Minters,
+    pub(super) sealer: Arc<dyn Sealer>,
+    pub(super) mac: Mac,
+    pub(super) policy: KeyPolicy,
+    /// The keys of access tokens, shared with their minter.
+    pub(super) access_tokens: LoadedKeys,
+    /// The keys of tokens for AWS, shared with their minter.
+    pub(super) federation: LoadedKeys,
+}
+
+/// Whether no other key of its purpose is newer and has its private half.
+fn is_newest(records: &[SigningKeyRecord], key: &SigningKeyRecord) -> bool {
+    let age = |key: &SigningKeyRecord| (key.retire_at, key.active_from);
+    let usable = |other: &&SigningKeyRecord| {
+        other.purpose == key.purpose && !other.erased && other.revoked_at.is_none()
+    };
+    let newer = |other: &SigningKeyRecord| other.kid != key.kid && age(other) > age(key);
+    !records.iter().filter(usable).any(newer)
+}
+
+/// The keys that are published at `now`; without it, those that were when they were loaded.
+fn jwks(keys: &[LoadedKey], now: Option<Timestamp>) -> serde_json::Value {
+    let jwks: Vec<serde_json::Value> = keys
+        .iter()
+        .filter(|key| now.is_none_or(|now| key.record.is_published(now)))
+        .filter_map(|key| {
+            let mut jwk = serde_json::to_value(key.signer.public_jwk()).ok()?;
+            let members = jwk.as_object_mut()?;
+            members.insert("kid".into(), key.record.kid.clone().into());
+            members.insert("use".into(), "sig".into());
+            members.insert("alg".into(), key.record.algorithm.as_str().into());
+            Some(jwk)
+        })
+        .collect();
+    serde_json::json!({ "keys": jwks })
+}
+
+impl Keys {
+    /// Without any key yet: [`Self::load`] and [`Self::follow`] take them from the store.
+    pub(super) fn new(core: Core, parts: KeysParts) -> Self {
+        let KeysParts {
+            minters,
+            sealer,
+            mac,
+            policy,
+            access_tokens,
+            federation,
+        } = parts;
+        Self {
+            core,
+            minters,
+            sealer,
+            mac,
+            policy,
+            access_tokens,
+            federation,
+            ledger_key_ends: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Takes over the keys that the store holds, and makes the next one when it is due. The answer
+    /// is how many were made.
+    pub async fn follow(&self, now: Timestamp) -> Result<u64, BrokerError> {
+        let opened = self.take_keys(now).await?;
+        let mut made = u64::from(self.restore_ledger_key().await?);
+        for purpose in [KeyPurpose::AccessToken, KeyPurpose::Federation] {
+            // Two of access tokens may be due: the one that signs and its successor.
+            while made < MAX_KEYS_AT_ONCE && self.make_due_key(purpose).await? {
+                made += 1;
+            }
+        }
+        if made > 0 {
+            // By the time of now: the key was made a moment after this began.
+            self.take_keys(self.core.now()).await?;
+        }
+        self.erase(&opened).await?;
+        Ok(made)
+    }
+
+    /// Makes or loads the federation key that the active generation needs, so that the first request
+    /// for a role of AWS finds it. Where that fails the worker that makes keys tries again.
+    pub(super) async fn prepare_federation(&self) {
+        let prepared = async {
+            if self.federates().await? {
+                self.make_due_key(KeyPurpose::Federation).await?;
+                self.take_keys(self.core.now()).await?;
+            }
+            Ok::<_, BrokerError>(())
+        };
+        if let Err(error) = prepared.await {
+            warn!(%error, "the federation key was not made yet; it is tried again");
+        }
+    }
+
+    /// Loads the keys that the store holds, and makes none. While the clock is in doubt this is all
+    /// that can be done.
+    pub async fn load(&self, now: Timestamp) -> Result<(), BrokerError> {
+        self.take_keys(now).await.map(drop)
+    }
+
+    /// The dates of the key that has to be made now, if one has.
+    pub(super) async fn due(
+        &self,
+        records: &[SigningKeyRecord],
+        purpose: KeyPurpose,
+        now: Timestamp,
+    ) -> Result<Option<NewKey>, BrokerError> {
+        let policy = &self.policy;
+        let algorithm = self.algorithm(purpose);
+        let Some(due) = plan_rotation(records, purpose, algorithm, &policy.schedule, now) else {
+            return Ok(None);
+        };
+        let needed = match purpose {
+            // The operator's own key is replaced by the operator.
+            KeyPurpose::AccessToken => {
+                policy.imported.load().is_none() || !records.iter().any(|key| self.is_imported(key))
+            }
+            KeyPurpose::Federation => self.federates().await?,
+            KeyPurpose::Ledger => false,
+        };
+        Ok(needed.then_some(due))
+    }
+
+    /// Whether the broker needs AWS to trust it: for a registered role, or for the list of denied
+    /// sessions of a role that was registered once, here or in a log that this one succeeds.
+    async fn federates(&self) -> Result<bool, BrokerError> {
+        let registered = self.core.active().is_ok_and(|active| {
+            let mut resources = active.catalog().resources();
+            resources.any(|resource| resource.kind.needs_federation())
+        });
+        if registered {
+            return Ok(true);
+        }
+        let places = self.core.store().deny_places().await?;
+        Ok(places.iter().any(|place| {
+            let minter = self.minters.of_kind(place.minter);
+            let list = minter.and_then(|minter| minter.deny_list());
+            list.is_some_and(|list| list.needs_federation(place))
+        }))
+    }
+
+    /// Forgets private keys that nothing needs any more. Their rows stay: a purpose that has signed
+    /// before starts differently from one that never has.
+    /// It goes by the horizon, since it cannot be undone, and leaves the newest of each purpose.
+    async fn erase(&self, opened: &OpenedKeys) -> Result<(), BrokerError> {
+        if opened.over.is_empty() {
+            return Ok(());
+        }
+        let horizon = self.core.horizon().await?;
+        for row in &opened.over {
+            let record = row.claimed().filter(|record| {
+                record.revoked_at.is_some()
+                    || record.is_over(horizon) && !is_newest(&opened.records, record)
+            });
+            if let Some(record) = record {
+                let mac = record.tag(&self.mac, &[]);
+                let erased = self.core.store().reseal_key(&row.kid, &row.mac, &[], &mac);
+                if erased.await? {
+                    info!(kid = row.kid, "a private key that is over was erased");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_imported(&self, record: &SigningKeyRecord) -> bool {
+        let imported = self.policy.imported.load_full();
+        let signer = imported.and_then(|key| LocalSigner::new(&key).ok());
+        signer.is_some_and(|signer| signer.kid() == record.kid)
+    }
+
+    pub(super) async fn take_keys(&self, now: Timestamp) -> Result<OpenedKeys, BrokerError> {
+        let opened = self.opened_keys(now).await?;
+        self.access_tokens.store(Arc::new(opened.access.clone()));
+        self.federation.store(Arc::new(opened.federation.clone()));
+        if !opened.ledger.is_empty() {
+            self.core.ledger().take_keys(opened.ledger.clone());
+        }
+        let ends = opened.ledger_key_ends;
+        let left = ends.map(|ends| now.seconds_until(ends));
+        self.core.metrics().ledger_key_left(left);
+        self.ledger_key_ends.store(ends.map(Arc::new));
+        Ok(opened)
+    }
+
+    /// When the current ledger key ends. `None` where it has no end.
+    pub(super) fn ledger_key_ends(&self) -> Option<Timestamp> {
+        self.ledger_key_ends.load_full().map(|ends| *ends)
+    }
+
+    /// The keys that are loaded for access tokens.
+    pub(super) fn access_tokens(&self) -> Arc<Vec<LoadedKey>> {
+        self.access_tokens.load_full()
+    }
+
+    /// How keys are made and follow one another.
+    pub(super) fn policy(&self) -> &KeyPolicy {
+        &self.policy
+    }
+
+    pub(super) async fn opened_keys(&self, now: Timestamp) -> Result<OpenedKeys, BrokerError> {
+        let opened = open_keys(
+            self.core.store(),
+            self.sealer.as_ref(),
+            &self.policy.origin,
+            now,
+        )
+        .await;
+        opened.map_err(|problem| BrokerError::FailClosed(problem.to_string()))
+    }
+
+    /// The published keys as a JWK set (RFC 7517).
+    #[must_use]
+    pub fn published_jwks(&self) -> serde_json::Value {
+        jwks(&self.access_tokens.load(), self.core.certain_now())
+    }
+
+    /// The published keys of the federation with AWS, as a JWK set.
+    #[must_use]
+    pub fn federation_jwks(&self) -> serde_json::Value {
+        jwks(&self.federation.load(), self.core.certain_now())
+    }
+
+    /// The algorithms of published keys.
+    #[must_use]
+    pub fn signing_algorithms(&self) -> Vec<&'static str> {
+        vec![self.policy.algorithm.as_str()]
+    }
+
+    /// How long verifiers may cache the published keys.
+    #[must_use]
+    pub fn jwks_cache_seconds(&self) -> u64 {
+        self.policy.schedule.publish_lead_seconds
+    }
+}

@@ -1,0 +1,198 @@
+//! Selectors: whether they name something that is known, and what may be asked with them.
+
+use super::Revocation;
+use super::revoke::BlockAsk;
+use crate::broker::error::BrokerError;
+use crate::clock::Timestamp;
+use crate::domain::cutoff::{Block, Selector};
+use crate::domain::deny_list::DenyPlace;
+use crate::domain::limits::{DEFAULT_BLOCK_SECONDS, MAX_BLOCK_SECONDS, MAX_NAME_BYTES};
+use crate::domain::text::is_unprintable;
+use crate::domain::workload::Identity;
+use crate::store::tasks::TaskFilter;
+
+impl Revocation {
+    /// Whether a selector names an identity, or a task of which the identity owns a part: the task, one
+    /// above it or one below it. No part changes its owner, and none is added while it is cut off.
+    pub(super) async fn concerns(
+        &self,
+        selector: &Selector,
+        own: &Identity,
+    ) -> Result<bool, BrokerError> {
+        Ok(match selector {
+            Selector::Workload(identity) => identity == own,
+            Selector::Task(task) => self.core.store().owns_part_of(own.as_str(), *task).await?,
+            Selector::Resource(_)
+            | Selector::Attestor(_)
+            | Selector::Generation(_)
+            | Selector::Policy(_)
+            | Selector::SigningKey(_)
+            | Selector::IssuedAfter(_)
+            | Selector::All(_) => false,
+        })
+    }
+
+    /// Refuses a selector of something that does not exist and of which nothing is on record, which is
+    /// more likely a slip than a precaution.
+    pub(super) async fn check_known(
+        &self,
+        selector: &Selector,
+        now: Timestamp,
+    ) -> Result<(), BrokerError> {
+        if self.exists(selector).await? || self.is_on_record(selector, now).await? {
+            return Ok(());
+        }
+        Err(BrokerError::UnknownSelector(Box::new(selector.clone())))
+    }
+
+    /// Whether what a selector names exists now.
+    async fn exists(&self, selector: &Selector) -> Result<bool, BrokerError> {
+        let active = self.core.active()?;
+        Ok(match selector {
+            Selector::Workload(identity) => self.knows_workload(identity).await?,
+            Selector::Task(task) => self.core.store().task(*task).await?.is_some(),
+            Selector::Resource(name) => active.catalog().resource(name).is_some(),
+            Selector::Attestor(name) => active
+                .policy()
+                .attestors()
+                .iter()
+                .any(|attestor| attestor.name() == name),
+            Selector::Generation(digest) => self.core.store().generation(*digest).await?.is_some(),
+            Selector::Policy(id) => active.policy().policy_ids().any(|known| known == id),
+            Selector::SigningKey(kid) => {
+                let keys = self.core.store().signing_keys().await?;
+                keys.iter().any(|key| key.kid == *kid)
+            }
+            Selector::IssuedAfter(_) | Selector::All(_) => true,
+        })
+    }
+
+    /// Whether an identity has a role, a registered key or an open task.
+    async fn knows_workload(&self, identity: &Identity) -> Result<bool, BrokerError> {
+        let tasks = TaskFilter {
+            owner: Some(identity.to_string()),
+            limit: 1,
+            ..TaskFilter::default()
+        };
+        if !self.access.roles(identity).await?.is_empty()
+            || !self.core.store().tasks(&tasks).await?.is_empty()
+        {
+            return Ok(true);
+        }
+        let Some((attestor, workload)) = identity.as_str().split_once(':') else {
+            return Ok(false);
+        };
+        let keys = self.core.store().workload_keys(attestor, workload).await?;
+        Ok(!keys.is_empty())
+    }
+
+    async fn is_on_record(&self, selector: &Selector, now: Timestamp) -> Result<bool, BrokerError> {
+        let any = self.core.store().list_matching(selector, u64::MAX, now, 1);
+        Ok(!any.await?.is_empty())
+    }
+
+    /// The role of a resource, to deny every earlier session of it at once. A role that another
+    /// resource uses is refused: its sessions would die and stay recorded as good.
+    pub(super) async fn deny_policy_target(
+        &self,
+        selector: &Selector,
+        now: Timestamp,
+    ) -> Result<DenyPlace, BrokerError> {
+        let invalid = |detail: String| BrokerError::Invalid {
+            pointer: "/deny_all_earlier_sessions",
+            detail,
+        };
+        let name = match selector {
+            Selector::Resource(name) => name,
+            Selector::Workload(_)
+            | Selector::Task(_)
+            | Selector::Attestor(_)
+            | Selector::Generation(_)
+            | Selector::Policy(_)
+            | Selector::SigningKey(_)
+            | Selector::IssuedAfter(_)
+            | Selector::All(_) => {
+                return Err(invalid(
+                    "only the revocation of a resource can deny all earlier sessions".into(),
+                ));
+            }
+        };
+        let active = self.core.active()?;
+        let catalog = active.catalog();
+        let resource = catalog
+            .resource(name)
+            .ok_or_else(|| invalid(format!("there is no resource `{name}`")))?;
+        let place = self.deny_lists.place_for(resource)?.ok_or_else(|| {
+            invalid(format!(
+                "sessions of `{name}` are not ended by a list at their back end"
+            ))
+        })?;
+        let other = catalog.resources().find(|other| {
+            other.name != *name
+                && other.kind.minter() == resource.kind.minter()
+                && other.audience() == place.name
+        });
+        if let Some(other) = other {
+            return Err(invalid(format!(
+                "`{}` uses the same role: its sessions would die with those of `{name}`; revoke \
+                 both by name, or give each its own role",
+                other.name
+            )));
+        }
+        if self.core.store().others_live_at(&place, name, now).await? {
+            return Err(invalid(format!(
+                "sessions of a resource that used the same role still live; they would die with \
+                 those of `{name}`"
+            )));
+        }
+        Ok(place)
+    }
+}
+
+/// Refuses a selector whose name nothing can have.
+pub(super) fn check_name(selector: &Selector) -> Result<(), BrokerError> {
+    let name = selector.value();
+    let named = match selector {
+        Selector::Resource(_)
+        | Selector::Attestor(_)
+        | Selector::Policy(_)
+        | Selector::SigningKey(_) => {
+            (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.chars().any(is_unprintable)
+        }
+        Selector::Workload(_)
+        | Selector::Task(_)
+        | Selector::Generation(_)
+        | Selector::IssuedAfter(_)
+        | Selector::All(_) => true,
+    };
+    if named {
+        return Ok(());
+    }
+    Err(BrokerError::Invalid {
+        pointer: "/selector",
+        detail: format!(
+            "a name has 1 to {MAX_NAME_BYTES} bytes, and no character that is not shown"
+        ),
+    })
+}
+
+pub(super) fn block_until(
+    selector: &Selector,
+    asked: BlockAsk,
+    now: Timestamp,
+) -> Result<Block, BrokerError> {
+    match asked {
+        BlockAsk::Default if selector.blocks_by_default() => {
+            Ok(Block::Until(now.plus_seconds(DEFAULT_BLOCK_SECONDS)))
+        }
+        BlockAsk::Default | BlockAsk::Seconds(0) => Ok(Block::No),
+        BlockAsk::Seconds(seconds) if seconds <= MAX_BLOCK_SECONDS => {
+            Ok(Block::Until(now.plus_seconds(seconds)))
+        }
+        BlockAsk::Seconds(_) => Err(BrokerError::Invalid {
+            pointer: "/block_seconds",
+            detail: format!("at most {MAX_BLOCK_SECONDS}, or \"until_lifted\""),
+        }),
+        BlockAsk::UntilLifted => Ok(Block::UntilLifted),
+    }
+}

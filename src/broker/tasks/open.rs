@@ -1,0 +1,161 @@
+//! Opens a task without a credential.
+
+use tracing::instrument;
+
+use super::Tasks;
+use crate::attest::Evidence;
+use crate::broker::access::Unverified;
+use crate::broker::error::BrokerError;
+use crate::broker::issuance::{
+    AdmittedTask, DecisionContext, DecisionSummary, Evaluated, Evaluation, IssuedTask,
+    RefusedRequest, Unadmitted, issued_task,
+};
+use crate::domain::decision::Outcome;
+use crate::domain::request::NewTask;
+use crate::ids::DecisionId;
+use crate::ledger::blocked_caller;
+use crate::ledger::entry::{OpenPlan, PermitPlan, TaskPermit};
+use crate::merkle::Receipt;
+
+/// A task that was opened without a credential.
+#[derive(Debug)]
+pub struct Opened {
+    /// The task, with its handle.
+    pub task: IssuedTask,
+    /// The decision.
+    pub decision: DecisionSummary,
+    /// The proof that it is on record.
+    pub receipt: Receipt,
+}
+
+/// A request for a task that policy permits, with everything that is recorded and released.
+struct TaskPermitted {
+    evaluation: Evaluation,
+    purpose: Option<String>,
+    task: AdmittedTask<OpenPlan>,
+}
+
+impl Tasks {
+    /// Opens a task without a credential.
+    #[instrument(skip_all)]
+    pub async fn open_task(
+        &self,
+        evidence: &Evidence,
+        new: NewTask,
+    ) -> Result<Opened, BrokerError> {
+        let call = self.access.call(evidence);
+        call.run(|unverified| self.open_task_by(unverified, new.clone()))
+            .await
+    }
+
+    async fn open_task_by(
+        &self,
+        unverified: Unverified<'_>,
+        new: NewTask,
+    ) -> Result<Opened, BrokerError> {
+        let basis = self.core.ledger().basis();
+        let now = self.core.now();
+        let active = self.core.active()?;
+        let requester = unverified.request(&active, now).await?;
+        let context = DecisionContext {
+            active: &active,
+            requester: &requester,
+            workload: requester.workload(),
+            basis,
+            now,
+        };
+        let permit = match self.evaluate_task(&context, new).await? {
+            Evaluated::Permit(permit) => *permit,
+            Evaluated::Refuse(refused) => {
+                let denied = self.issuance.record_refusal(&context, &refused).await?;
+                return Err(BrokerError::Denied(Box::new(denied)));
+            }
+        };
+        let TaskPermitted {
+            evaluation,
+            purpose,
+            task,
+        } = permit;
+        let id = DecisionId::new(now, self.core.random())?;
+        let plan = PermitPlan::Task(Box::new(TaskPermit {
+            open: task.plan.clone(),
+            policies: evaluation.policies.clone(),
+        }));
+        let purpose = purpose.as_deref();
+        let recorded =
+            self.issuance
+                .record_permit(&context, id, &evaluation, purpose, plan, &task.evidence);
+        let recorded = recorded.await?;
+        Ok(Opened {
+            task: issued_task(task.plan.task.id, task),
+            decision: DecisionSummary {
+                id,
+                outcome: Outcome::Permit,
+                policies: evaluation.policies,
+                generation: evaluation.generation,
+                observed: evaluation.observed,
+            },
+            receipt: recorded.receipt,
+        })
+    }
+
+    /// Resolve, admit, decide.
+    async fn evaluate_task(
+        &self,
+        context: &DecisionContext<'_>,
+        new: NewTask,
+    ) -> Result<Evaluated<Box<TaskPermitted>>, BrokerError> {
+        let active = context.active;
+        let purpose = new.purpose.clone();
+        let task = match self.admit_task(context, new).await {
+            Ok(task) => task,
+            Err(unadmitted) => {
+                let refusal = unadmitted.refusal()?;
+                let refused = RefusedRequest::before_policy(refusal, active, None, purpose);
+                return Ok(Evaluated::Refuse(Box::new(refused)));
+            }
+        };
+        let roles = self
+            .access
+            .roles_asked_for(active, &context.workload.identity)
+            .await?;
+        let decision = active.policy().decide_open_task(
+            context.workload,
+            roles.as_ref(),
+            task.facts.clone(),
+            context.now,
+        );
+        let (verdict, evaluation) = Evaluation::of(decision);
+        Ok(match verdict {
+            Ok(_) => Evaluated::Permit(Box::new(TaskPermitted {
+                evaluation,
+                purpose,
+                task,
+            })),
+            Err(refusal) => Evaluated::Refuse(Box::new(RefusedRequest {
+                refusal,
+                evaluation,
+                resource: None,
+                purpose,
+                task: Some(task.plan.path()),
+                evidence: task.evidence,
+            })),
+        })
+    }
+
+    async fn admit_task(
+        &self,
+        context: &DecisionContext<'_>,
+        new: NewTask,
+    ) -> Result<AdmittedTask<OpenPlan>, Unadmitted> {
+        if context.requester.is_blocked().await? {
+            return Err(blocked_caller().into());
+        }
+        let open = context.active.catalog().resolve_task(new)?;
+        let task = self.issuance.admit_new(context, &open).await?;
+        self.issuance
+            .check_owners_above(context.active, &task.plan.parents)
+            .await?;
+        Ok(task)
+    }
+}

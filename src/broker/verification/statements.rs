@@ -1,0 +1,56 @@
+//! Statements: answers that the broker signs beside credentials.
+//!
+//! The keys are those of the access tokens, which servers know already. The `typ` of a statement names
+//! its kind, so that none is taken for another.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use serde::Serialize;
+
+use crate::broker::error::BrokerError;
+use crate::clock::Timestamp;
+use crate::crypto::jwk::Algorithm;
+use crate::crypto::keyring::{KeyPurpose, KeySchedule, SigningKeyRecord, signer_preferring};
+use crate::crypto::loaded::{LoadedKey, LoadedKeys};
+use crate::crypto::signer::sign_jwt;
+
+/// The keys of access tokens, and the rule by which one of them signs.
+pub(in crate::broker) struct StatementKeys {
+    pub(in crate::broker) keys: LoadedKeys,
+    pub(in crate::broker) algorithm: Algorithm,
+    pub(in crate::broker) schedule: KeySchedule,
+}
+
+impl StatementKeys {
+    /// The keys that are loaded now.
+    pub(super) fn load(&self) -> Arc<Vec<LoadedKey>> {
+        self.keys.load_full()
+    }
+
+    /// Signs claims of this type with the key that signs now.
+    pub(super) async fn sign(
+        &self,
+        typ: &str,
+        claims: &(impl Serialize + Sync),
+        now: Timestamp,
+    ) -> Result<SecretString, BrokerError> {
+        let closed = |why: &str| BrokerError::FailClosed(why.to_owned());
+        let keys = self.load();
+        let records: Vec<SigningKeyRecord> = keys.iter().map(|key| key.record.clone()).collect();
+        let signer = signer_preferring(
+            &records,
+            KeyPurpose::AccessToken,
+            self.algorithm,
+            &self.schedule,
+            now,
+        );
+        let key = keys
+            .iter()
+            .find(|key| signer.is_some_and(|signer| signer.kid == key.record.kid))
+            .ok_or_else(|| closed("no key may sign now"))?;
+        sign_jwt(typ, claims, key.signer.as_ref())
+            .await
+            .map_err(|error| closed(&error.to_string()))
+    }
+}

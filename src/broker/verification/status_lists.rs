@@ -1,0 +1,153 @@
+//! Status lists: what servers that poll read instead of asking at each use.
+//!
+//! A list is dated before the store is read for it and is good for [`STATUS_LIST_SECONDS`] from
+//! then, so that whoever keeps to its dates never believes a revoked credential for longer. It is
+//! built at most once in [`BUILT_FOR_SECONDS`], however many ask: the list itself is public.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use moka::future::Cache;
+use secrecy::ExposeSecret;
+use serde::Serialize;
+use tracing::instrument;
+
+use super::Verification;
+use crate::broker::error::BrokerError;
+use crate::clock::Timestamp;
+use crate::domain::status_list::{
+    STATUS_LIST_SECONDS, STATUS_LIST_SIZE, StatusBits, StatusPlace, list_uri,
+};
+
+/// The `typ` of a list.
+pub const STATUS_LIST_TYPE: &str = "statuslist+jwt";
+
+/// How long one built list is handed out.
+const BUILT_FOR_SECONDS: i64 = 10;
+
+/// Lists that are kept: those of the last million credentials, and one that somebody guessed.
+const MAX_KEPT: u64 = 16;
+
+/// A list, signed.
+#[derive(Debug)]
+pub struct StatusList {
+    /// The token.
+    pub token: String,
+    /// Until when it may be believed.
+    pub expires_at: Timestamp,
+}
+
+/// Built lists, by number and the time for which they were built.
+pub(super) struct StatusLists(Cache<(u64, i64), Arc<StatusList>>);
+
+impl Default for StatusLists {
+    fn default() -> Self {
+        Self(Cache::new(MAX_KEPT))
+    }
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    sub: String,
+    iat: i64,
+    exp: i64,
+    ttl: i64,
+    status_list: Bits,
+}
+
+#[derive(Serialize)]
+struct Bits {
+    bits: u8,
+    lst: String,
+}
+
+impl Verification {
+    /// The list of this number, if there can be one.
+    #[instrument(skip_all)]
+    pub async fn status_list(&self, list: u64) -> Result<Arc<StatusList>, BrokerError> {
+        self.core.check_clock()?;
+        let known = |first: &u64| *first <= self.core.ledger().basis();
+        let first = match list.checked_sub(self.core.ledger().first_status_list()) {
+            Some(own) => {
+                let first = own.checked_mul(STATUS_LIST_SIZE).filter(known);
+                Some(first.ok_or(BrokerError::NotFound("status list"))?)
+            }
+            // A list of the log that ours takes the place of.
+            None => None,
+        };
+        let now = self.core.now();
+        let built_for = (list, now.seconds() / BUILT_FOR_SECONDS);
+        let built = self.status_lists.0.try_get_with(built_for, async {
+            let built = self.build_status_list(list, first, now).await;
+            built.map(Arc::new).map_err(|error| error.to_string())
+        });
+        built
+            .await
+            .map_err(|why| BrokerError::FailClosed(why.as_ref().clone()))
+    }
+
+    /// The bits of the list that begins with the leaf at `first`. Every position that has a leaf is
+    /// invalid unless a row shows that its session is good at `now`: a row that was pruned or is
+    /// missing shows nothing.
+    ///
+    /// Positions beyond the log's end belong to no credential yet. They stay valid, because a server
+    /// may hold this list when it is shown a credential that is issued next; the list is too old to
+    /// be believed before such a credential could be revoked for longer than the bound.
+    async fn status_bits(&self, first: u64, now: Timestamp) -> Result<StatusBits, BrokerError> {
+        // The size before the rows: what is appended in between has no row only because it is new.
+        let head = self.core.ledger().head().await?;
+        let size = head.map_or(0, |head| head.size);
+        let end = first.saturating_add(STATUS_LIST_SIZE);
+        let views = self.core.store().listed(first, end, now).await?;
+        let mut bits = StatusBits::invalid_first(size.saturating_sub(first));
+        for view in views {
+            let index = StatusPlace::of(view.session.leaf_index, 0).index;
+            bits.set(index, !view.is_valid_at(now));
+        }
+        Ok(bits)
+    }
+
+    async fn build_status_list(
+        &self,
+        list: u64,
+        first: Option<u64>,
+        now: Timestamp,
+    ) -> Result<StatusList, BrokerError> {
+        // What is read may be as old as the read lease, and the list is dated by that.
+        let age = self.core.store().read_lease_age();
+        let bits = match first {
+            None => StatusBits::invalid_first(STATUS_LIST_SIZE),
+            Some(first) => self.status_bits(first, now).await?,
+        };
+        let issued_at = now.minus(age).floor_to_second();
+        let expires_at = issued_at.plus_seconds(STATUS_LIST_SECONDS);
+        let claims = Claims {
+            iss: self.core.issuer(),
+            sub: list_uri(self.core.issuer(), list),
+            iat: issued_at.seconds(),
+            exp: expires_at.seconds(),
+            ttl: BUILT_FOR_SECONDS,
+            status_list: Bits {
+                bits: 1,
+                lst: compressed(bits.as_bytes())?,
+            },
+        };
+        let token = self.keys.sign(STATUS_LIST_TYPE, &claims, now).await?;
+        Ok(StatusList {
+            token: token.expose_secret().to_owned(),
+            expires_at,
+        })
+    }
+}
+
+fn compressed(bits: &[u8]) -> Result<String, BrokerError> {
+    let closed = |error: std::io::Error| BrokerError::FailClosed(error.to_string());
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bits).map_err(closed)?;
+    Ok(URL_SAFE_NO_PAD.encode(encoder.finish().map_err(closed)?))
+}
