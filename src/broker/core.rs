@@ -126,6 +126,16 @@ impl Core {
         self.0.active.store(Some(Arc::new(active)));
     }
 
+    /// Replaces the attestors of the generation that decides.
+    #[cfg(test)]
+    pub(super) fn replace_attestors(&self, attestors: crate::attest::Attestors) {
+        let active = self.0.active.swap(None).and_then(Arc::into_inner).unwrap();
+        self.set_active(Active {
+            attestors,
+            ..active
+        });
+    }
+
     /// Commits to bytes under a fresh salt.
     pub(super) fn commitment(&self, bytes: Vec<u8>) -> Result<(Commitment, Opening), BrokerError> {
         let mut salt = [0_u8; 16];

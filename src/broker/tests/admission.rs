@@ -70,8 +70,12 @@ async fn evidence_is_used_up_by_a_refusal_and_by_an_error() {
     let issued = unit.issue_job("agent").await;
     let with = |task| async {
         let evidence = unit.evidence("agent");
-        let first = unit.broker.issue(evidence.clone(), request(task)).await;
-        let again = unit.broker.issue(evidence, request(job())).await;
+        let first = unit
+            .broker
+            .issuance
+            .issue(evidence.clone(), request(task))
+            .await;
+        let again = unit.broker.issuance.issue(evidence, request(job())).await;
         assert!(matches!(again, Err(BrokerError::Replayed)), "{again:?}");
         first
     };

@@ -67,6 +67,7 @@ async fn a_childs_credential_ends_with_the_session_that_covers_it() {
         .unwrap();
     assert!(child.session.expires_at <= parent.session.expires_at);
     unit.broker
+        .revocation
         .revoke_session(&unit.admin(), parent.session.id)
         .await
         .unwrap();
@@ -94,7 +95,11 @@ async fn an_ended_parent_ends_the_heartbeats_of_its_child() {
         .issue("child", child_of(parent.task.id, &delegation))
         .await
         .unwrap();
-    let beat = || unit.broker.heartbeat(child.task.id, by_handle(&child));
+    let beat = || {
+        unit.broker
+            .tasks
+            .heartbeat(child.task.id, by_handle(&child))
+    };
     beat().await.unwrap();
     unit.end(&parent, TaskEnd::Complete).await.unwrap();
     let late = beat().await;

@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use secrecy::SecretString;
 use serde_json::json;
 
-use super::issue::Issued;
+use super::issuance::issue::Issued;
 use super::tasks::{Delegation, TaskAuthority, TaskWithSessions};
 use super::{Broker, BrokerError};
 use crate::app::{Assembled, Options, assemble_on};
-use crate::attest::{Evidence, fake};
+use crate::attest::{Attestors, Evidence, fake};
 use crate::clock::{Clock as _, ManualClock, SharedClock, Timestamp};
 use crate::config::{Config, Mode};
 use crate::domain::decision::RefusalCode;
@@ -115,8 +115,12 @@ impl Unit {
             .unwrap();
         let broker = Arc::clone(&assembled.broker);
         let generation = assembled.generation.clone();
-        broker.activate_own("unit-test", generation).await.unwrap();
-        broker.believe_fake_attestor();
+        broker
+            .administration
+            .activate_own("unit-test", generation)
+            .await
+            .unwrap();
+        broker.core.replace_attestors(Attestors::fake());
         Self {
             broker,
             clock,
@@ -137,7 +141,10 @@ impl Unit {
     }
 
     async fn issue(&self, name: &str, task: TaskSelector) -> Result<Issued, BrokerError> {
-        self.broker.issue(self.evidence(name), request(task)).await
+        self.broker
+            .issuance
+            .issue(self.evidence(name), request(task))
+            .await
     }
 
     /// A credential on a new task of type `job`.
@@ -147,6 +154,7 @@ impl Unit {
 
     async fn end(&self, issued: &Issued, end: TaskEnd) -> Result<TaskWithSessions, BrokerError> {
         self.broker
+            .tasks
             .end_task(issued.task.id, by_handle(issued), end)
             .await
     }
@@ -159,9 +167,10 @@ impl Unit {
     ) -> Result<Delegation, BrokerError> {
         let child = fake::identity(child);
         let authority = by_handle(parent);
-        let delegation = self
-            .broker
-            .delegate(parent.task.id, authority, child, sessions, None);
+        let delegation =
+            self.broker
+                .tasks
+                .delegate(parent.task.id, authority, child, sessions, None);
         delegation.await
     }
 
@@ -175,10 +184,15 @@ impl Unit {
     /// Whether introspection calls the credential active.
     async fn is_active(&self, issued: &Issued) -> bool {
         let token = access_token(issued);
-        let answer = self.broker.introspect(&self.admin(), &token).await.unwrap();
+        let answer = self
+            .broker
+            .verification
+            .introspect(&self.admin(), &token)
+            .await
+            .unwrap();
         matches!(
             answer.introspection,
-            super::introspect::Introspection::Active(_)
+            super::verification::introspect::Introspection::Active(_)
         )
     }
 }

@@ -1,6 +1,6 @@
 //! Revocation of one session and of everything that a selector matches.
 
-use super::super::revoke::{BlockAsk, RevokeAsk};
+use super::super::revocation::revoke::{BlockAsk, RevokeAsk};
 use super::*;
 use crate::domain::cutoff::Selector;
 
@@ -20,6 +20,7 @@ async fn a_revoked_session_is_invalid_at_once_and_no_other_is() {
     let unit = Unit::new().await;
     let (first, second) = (unit.issue_job("agent").await, unit.issue_job("agent").await);
     unit.broker
+        .revocation
         .revoke_session(&unit.admin(), first.session.id)
         .await
         .unwrap();
@@ -34,6 +35,7 @@ async fn a_workload_revokes_its_own_sessions_and_learns_nothing_of_others() {
     let evidence = unit.evidence("agent");
     let refused = unit
         .broker
+        .revocation
         .revoke_session(&evidence, other.session.id)
         .await;
     assert!(
@@ -41,6 +43,7 @@ async fn a_workload_revokes_its_own_sessions_and_learns_nothing_of_others() {
         "{refused:?}"
     );
     unit.broker
+        .revocation
         .revoke_session(&unit.evidence("agent"), own.session.id)
         .await
         .unwrap();
@@ -54,6 +57,7 @@ async fn a_cutoff_ends_what_it_matches_and_blocks_it_until_it_is_lifted() {
     let selector = Selector::Workload(fake::identity("agent"));
     let revoked = unit
         .broker
+        .revocation
         .revoke_many(&unit.admin(), revocation(selector))
         .await
         .unwrap();
@@ -63,7 +67,11 @@ async fn a_cutoff_ends_what_it_matches_and_blocks_it_until_it_is_lifted() {
         RefusalCode::Blocked
     );
     let id = revoked.cutoff.unwrap().id;
-    unit.broker.lift(&unit.admin(), id).await.unwrap();
+    unit.broker
+        .revocation
+        .lift(&unit.admin(), id)
+        .await
+        .unwrap();
     // Lifting lets new credentials in and revives none.
     unit.issue_job("agent").await;
     assert!(!unit.is_active(&agent).await);
@@ -77,7 +85,12 @@ async fn a_dry_run_counts_and_ends_nothing() {
         dry_run: true,
         ..revocation(Selector::Resource("orders".into()))
     };
-    let counted = unit.broker.revoke_many(&unit.admin(), ask).await.unwrap();
+    let counted = unit
+        .broker
+        .revocation
+        .revoke_many(&unit.admin(), ask)
+        .await
+        .unwrap();
     assert_eq!(counted.radius.unwrap().matched, 1);
     assert!(unit.is_active(&agent).await);
 }
@@ -87,7 +100,11 @@ async fn a_workload_without_the_right_revokes_nothing_by_selector() {
     let unit = Unit::new().await;
     let agent = unit.issue_job("agent").await;
     let ask = revocation(Selector::Resource("orders".into()));
-    let refused = unit.broker.revoke_many(&unit.evidence("agent"), ask).await;
+    let refused = unit
+        .broker
+        .revocation
+        .revoke_many(&unit.evidence("agent"), ask)
+        .await;
     assert!(
         matches!(refused, Err(BrokerError::Forbidden(_))),
         "{refused:?}"
@@ -106,6 +123,7 @@ async fn a_silent_task_ends_its_credential_without_any_worker() {
     unit.clock.advance(59);
     assert!(unit.is_active(&issued).await);
     unit.broker
+        .tasks
         .heartbeat(issued.task.id, by_handle(&issued))
         .await
         .unwrap();
@@ -115,6 +133,7 @@ async fn a_silent_task_ends_its_credential_without_any_worker() {
     assert!(!unit.is_active(&issued).await);
     let late = unit
         .broker
+        .tasks
         .heartbeat(issued.task.id, by_handle(&issued))
         .await;
     assert!(matches!(late, Err(BrokerError::TaskEnded)), "{late:?}");
