@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use secrecy::SecretString;
 use serde_json::json;
 
-use super::issuance::issue::Issued;
+use super::issuance::Issued;
 use super::tasks::{Delegation, TaskAuthority, TaskWithSessions};
 use super::{Broker, BrokerError};
 use crate::app::{Assembled, Options, assemble_on};

@@ -1,6 +1,6 @@
 //! Revocation of one session and of everything that a selector matches.
 
-use super::super::revocation::revoke::{BlockAsk, RevokeAsk};
+use super::super::revocation::{BlockAsk, RevokeAsk};
 use super::*;
 use crate::domain::cutoff::Selector;
 
