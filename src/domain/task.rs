@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::workload::{Identity, Instance};
+use super::workload::{Identity, Instance, KeyBinding};
 use crate::clock::Timestamp;
 use crate::ids::TaskId;
 
@@ -145,6 +145,15 @@ pub struct Task {
 }
 
 impl Task {
+    /// Whether `proved` is the key that its handle is bound to, if the handle is bound to one.
+    #[must_use]
+    pub fn fits_key(&self, proved: Option<&KeyBinding>) -> bool {
+        match &self.handle_key {
+            None => true,
+            Some(bound) => proved.is_some_and(|key| key.to_text() == *bound),
+        }
+    }
+
     /// What decides whether it is alive.
     #[must_use]
     pub fn life(&self) -> TaskLife {

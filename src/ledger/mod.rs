@@ -214,6 +214,18 @@ struct Shared {
 }
 
 impl Ledger {
+    /// Appends an act of the broker's own: of a worker, a schedule or a start. It uses no evidence up,
+    /// and no caller is judged. An act of a caller is appended by `broker::access` alone.
+    #[expect(clippy::disallowed_methods, reason = "an act of the broker's own")]
+    pub async fn append_own(&self, entry: Entry, at: Timestamp) -> Result<Appended, AppendError> {
+        let request = Request {
+            entry,
+            one_time: OneTimeUse::default(),
+            at,
+        };
+        self.append(request).await
+    }
+
     /// Appends one entry and waits for what became of it. Whoever stops waiting does not stop the
     /// entry. Where the store cannot be written or the queue is full, the replica keeps the entry's
     /// one-time ids, refuses them, and records their use later.

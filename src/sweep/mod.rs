@@ -41,7 +41,7 @@ use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{TaskEnd, TaskState};
 use crate::domain::validity::is_dated_ahead;
 use crate::ledger::Appended;
-use crate::ledger::entry::{ConfirmEnd, DenialsOmitted, EndSession, Entry, OneTimeUse, Request};
+use crate::ledger::entry::{ConfirmEnd, DenialsOmitted, EndSession, Entry};
 use crate::metrics::{Ended, Metrics, RevocationLag};
 use crate::mint::EndOutcome;
 
@@ -336,19 +336,15 @@ async fn begin_ending(
     reason: EndReason,
     now: Timestamp,
 ) -> Result<(), BrokerError> {
-    let request = Request {
-        entry: Entry::EndSession(EndSession {
-            session: session.id,
-            state: SessionState::Ending,
-            reason,
-            never_made: false,
-            by: "sweeper".into(),
-            owner: session.workload.clone(),
-        }),
-        one_time: OneTimeUse::default(),
-        at: now,
-    };
-    broker.core.ledger().append(request).await?;
+    let entry = Entry::EndSession(EndSession {
+        session: session.id,
+        state: SessionState::Ending,
+        reason,
+        never_made: false,
+        by: "sweeper".into(),
+        owner: session.workload.clone(),
+    });
+    broker.core.ledger().append_own(entry, now).await?;
     Ok(())
 }
 
@@ -407,17 +403,13 @@ pub async fn endings(broker: &Broker, now: Timestamp) -> Result<u64, BrokerError
 }
 
 async fn confirm(broker: &Broker, session: &Session, now: Timestamp) -> Result<(), BrokerError> {
-    let request = Request {
-        entry: Entry::ConfirmEnd(ConfirmEnd {
-            session: session.id,
-            reason: session.end_reason.unwrap_or(EndReason::Expired),
-            confirmed: true,
-            owner: session.workload.clone(),
-        }),
-        one_time: OneTimeUse::default(),
-        at: now,
-    };
-    if let Appended::Recorded(_) = broker.core.ledger().append(request).await? {
+    let entry = Entry::ConfirmEnd(ConfirmEnd {
+        session: session.id,
+        reason: session.end_reason.unwrap_or(EndReason::Expired),
+        confirmed: true,
+        owner: session.workload.clone(),
+    });
+    if let Appended::Recorded(_) = broker.core.ledger().append_own(entry, now).await? {
         let reason = session.end_reason.unwrap_or(EndReason::Expired);
         broker.core.metrics().sessions_ended(reason, 1);
         let lag = session.ended_at.unwrap_or(now).distance(now);
@@ -442,16 +434,12 @@ pub async fn omitted_denials(broker: &Broker, now: Timestamp) -> Result<u64, Bro
     let omitted = broker.issuance.denials().take_omitted(now);
     let told = u64::try_from(omitted.len()).unwrap_or(u64::MAX);
     for one in omitted {
-        let request = Request {
-            entry: Entry::DenialsOmitted(DenialsOmitted {
-                subject: one.of,
-                count: one.count,
-                since: one.since,
-            }),
-            one_time: OneTimeUse::default(),
-            at: now,
-        };
-        broker.core.ledger().append(request).await?;
+        let entry = Entry::DenialsOmitted(DenialsOmitted {
+            subject: one.of,
+            count: one.count,
+            since: one.since,
+        });
+        broker.core.ledger().append_own(entry, now).await?;
     }
     Ok(told)
 }

@@ -194,6 +194,7 @@ impl<'a> Call<'a> {
 
     /// Whether a cutoff blocks the caller of a decision. Where this replica knows of none, the
     /// append that records the decision tells.
+    #[expect(clippy::disallowed_methods, reason = "the append of a call")]
     pub(super) async fn is_blocked(&self) -> Result<bool, BrokerError> {
         if !self.may_be_blocked() {
             return Ok(false);
@@ -228,6 +229,7 @@ impl<'a> Call<'a> {
     }
 
     /// The same, after `adjust` has added to the one-time ids or bound the evidence's own.
+    #[expect(clippy::disallowed_methods, reason = "the append of a call")]
     pub(super) async fn append_with(
         &self,
         entry: Entry,
@@ -422,6 +424,7 @@ impl<'a> Call<'a> {
 }
 
 impl Drop for Call<'_> {
+    #[expect(clippy::disallowed_methods, reason = "the append of a call")]
     fn drop(&mut self) {
         let one_time = std::mem::take(&mut self.state().unspent);
         if one_time.is_empty() {

@@ -1,6 +1,6 @@
 //! From evidence to the caller: each step consumes the one before it.
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::call::Call;
 use super::caller::Caller;
@@ -9,6 +9,8 @@ use crate::attest::{AttestFailure, certificate, dpop};
 use crate::broker::active::Active;
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
+use crate::crypto::digest::digests_equal;
+use crate::crypto::random::token_digest;
 use crate::domain::generation::GenerationDigest;
 use crate::domain::task::Task;
 use crate::domain::workload::{Identity, Instance, KeyBinding, OneTime, Workload};
@@ -16,6 +18,7 @@ use crate::ids::TaskId;
 use crate::ledger::Appended;
 use crate::ledger::entry::{Entry, RequestCaller};
 use crate::policy::AdminAction;
+use crate::store::Store;
 
 /// Evidence that a caller presents and that nobody has verified yet.
 #[must_use]
@@ -82,10 +85,11 @@ impl<'c> Unverified<'c> {
         Ok(Requester { call, workload })
     }
 
-    /// Verifies the key that is proved beside a task's handle. The handle itself is the story's to
-    /// compare.
+    /// Verifies the key that is proved beside a task's handle. [`HandleBearer::for_task`] compares the
+    /// handle itself.
     pub(in crate::broker) fn with_handle(
         self,
+        handle: &SecretString,
         now: Timestamp,
     ) -> Result<HandleBearer<'c>, BrokerError> {
         let call = self.call;
@@ -102,7 +106,8 @@ impl<'c> Unverified<'c> {
             Some(proof) => Some(proof.key),
             None => certificate::key(evidence),
         };
-        Ok(HandleBearer { call, key })
+        let digest = token_digest(handle.expose_secret());
+        Ok(HandleBearer { call, digest, key })
     }
 }
 
@@ -153,21 +158,22 @@ impl<'c> Authenticated<'c> {
 #[must_use]
 pub(in crate::broker) struct HandleBearer<'c> {
     call: &'c Call<'c>,
+    /// The digest of the handle.
+    digest: [u8; 32],
     key: Option<KeyBinding>,
 }
 
 impl<'c> HandleBearer<'c> {
-    /// The key that it proved.
-    pub(in crate::broker) fn key(&self) -> Option<&KeyBinding> {
-        self.key.as_ref()
-    }
-
-    /// The same, once the story has found the handle to be that of `task`.
-    pub(in crate::broker) fn for_task(self, task: &Task) -> Actor<'c> {
-        let call = self.call;
-        call.acts_as(RequestCaller::by_handle(task));
-        let caller = Caller::by_handle();
-        Actor { call, caller }
+    /// The caller, as one that acts for the owner of `task`: if the handle is that of `task`, and if the
+    /// caller proved the key that the handle is bound to.
+    pub(in crate::broker) fn for_task(self, task: &Task) -> Option<Actor<'c>> {
+        let Self { call, digest, key } = self;
+        let fits = digests_equal(&digest, &task.handle_digest) && task.fits_key(key.as_ref());
+        fits.then(|| {
+            call.acts_as(RequestCaller::by_handle(task));
+            let caller = Caller::by_handle();
+            Actor { call, caller }
+        })
     }
 }
 
@@ -186,6 +192,10 @@ impl Reader<'_> {
     /// Whether something of this identity and instance is its own.
     pub(in crate::broker) fn owns(&self, identity: &Identity, instance: Option<&Instance>) -> bool {
         self.caller.owns(identity, instance)
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        self.call.access.core.store()
     }
 
     /// Its identity, where it has one.

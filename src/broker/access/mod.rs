@@ -37,6 +37,7 @@ mod caller;
 mod evidence;
 mod failures;
 pub mod rate;
+mod records;
 mod successors;
 pub mod tokens;
 
@@ -44,7 +45,7 @@ use std::sync::Arc;
 
 pub(super) use self::call::Call;
 pub(super) use self::caller::Caller;
-pub(super) use self::evidence::{Actor, Requester, Unverified};
+pub(super) use self::evidence::{Actor, Reader, Requester, Unverified};
 use self::failures::FailureLines;
 use self::rate::IdentityLimiter;
 pub(super) use self::successors::Gone;

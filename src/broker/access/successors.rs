@@ -105,6 +105,10 @@ impl Access {
 
     /// Whether an identity of an attestor of keys has one, in the generation or registered. Those of
     /// other attestors need none. The registered key with the thumbprint `removed` does not count.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the caller learns only whether a successor is left"
+    )]
     async fn has_a_key(
         &self,
         active: &Active,

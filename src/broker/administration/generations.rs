@@ -12,7 +12,7 @@ use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::domain::generation::{Generation, GenerationDigest};
 use crate::ledger::Appended;
-use crate::ledger::entry::{Activate, Entry, OneTimeUse, Request};
+use crate::ledger::entry::{Activate, Entry};
 use crate::policy::AdminAction;
 use crate::store::generations::Activation;
 
@@ -176,12 +176,7 @@ impl Administration {
         let appended = match initiator {
             Initiator::Admin(admin) => admin.append(entry, now).await?,
             Initiator::Start(_) | Initiator::Carried(_) => {
-                let request = Request {
-                    entry,
-                    one_time: OneTimeUse::default(),
-                    at: now,
-                };
-                self.core.ledger().append(request).await?
+                self.core.ledger().append_own(entry, now).await?
             }
         };
         match appended {

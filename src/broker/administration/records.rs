@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::Administration;
 use crate::attest::Evidence;
-use crate::broker::access::Unverified;
+use crate::broker::access::{Reader, Unverified};
 use crate::broker::error::BrokerError;
 use crate::clock::Timestamp;
 use crate::domain::limits::MAX_DECISIONS_PAGE;
@@ -137,7 +137,7 @@ impl Administration {
         let index = self.core.store().decision_index(id).await?;
         let index = index.ok_or_else(not_found)?;
         let size = self.stored_size().await?;
-        let mut rows = self.core.store().decisions(index, size, 1).await?;
+        let mut rows = reader.decisions(index, size, 1).await?;
         let row = rows.pop().filter(|row| row.index == index);
         row.map(record).ok_or_else(not_found)
     }
@@ -205,7 +205,7 @@ impl Administration {
         since: Option<Timestamp>,
         limit: u32,
     ) -> Result<Vec<Record>, BrokerError> {
-        self.check_ledger_reader_by(unverified).await?;
+        let reader = self.ledger_reader(unverified).await?;
         let from = match since {
             // Leaves lie in the order of their commits; their own times, which were taken a moment
             // before, need not.
@@ -221,7 +221,7 @@ impl Administration {
         let (mut next, mut bytes) = (from, 0_usize);
         // What is older than asked for is passed over, so that an empty page is the end.
         while page.is_empty() {
-            let rows = self.core.store().decisions(next, size, limit).await?;
+            let rows = reader.decisions(next, size, limit).await?;
             let Some(last) = rows.last() else {
                 break;
             };
@@ -312,17 +312,20 @@ impl Administration {
         evidence: &Evidence,
     ) -> Result<LedgerReader, BrokerError> {
         let call = self.access.call(evidence);
-        call.run(|unverified| self.check_ledger_reader_by(unverified))
-            .await
+        call.run(async |unverified| {
+            let reader = self.ledger_reader(unverified).await?;
+            Ok(LedgerReader(reader.as_matched()))
+        })
+        .await
     }
 
-    async fn check_ledger_reader_by(
+    async fn ledger_reader<'c>(
         &self,
-        unverified: Unverified<'_>,
-    ) -> Result<LedgerReader, BrokerError> {
+        unverified: Unverified<'c>,
+    ) -> Result<Reader<'c>, BrokerError> {
         let reader = unverified.read().await?;
         if reader.may(AdminAction::ReadLedger)? {
-            return Ok(LedgerReader(reader.as_matched()));
+            return Ok(reader);
         }
         Err(BrokerError::NotFound("ledger"))
     }

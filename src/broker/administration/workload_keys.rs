@@ -203,7 +203,7 @@ impl Administration {
         &self,
         unverified: Unverified<'_>,
     ) -> Result<Vec<WorkloadKeyRow>, BrokerError> {
-        unverified.read_as(AdminAction::ManageWorkloads).await?;
-        Ok(self.core.store().registered_keys(MAX_PAGE).await?)
+        let reader = unverified.read_as(AdminAction::ManageWorkloads).await?;
+        Ok(reader.registered_keys(MAX_PAGE).await?)
     }
 }

@@ -15,7 +15,7 @@ use super::keys::Keys;
 use crate::domain::catalog::Resource;
 use crate::domain::limits::LEDGER_KEY_WARNING_SECONDS;
 use crate::ledger::LedgerStatus;
-use crate::ledger::entry::{Entry, OneTimeUse, Request};
+use crate::ledger::entry::Entry;
 use crate::mint::Minters;
 
 /// Of so many checks of its health, one a second, a replica checks in one all rows that decide about
@@ -130,12 +130,10 @@ impl Health {
         // again; an idle one gets none that would show it what others appended. It tries an empty
         // one.
         if behind || matches!(self.core.ledger().status(), LedgerStatus::Failing(_)) {
-            let probe = Request {
-                entry: Entry::Consume,
-                one_time: OneTimeUse::default(),
-                at: self.core.now(),
-            };
-            self.core.ledger().append(probe).await?;
+            self.core
+                .ledger()
+                .append_own(Entry::Consume, self.core.now())
+                .await?;
         }
         Ok(())
     }
@@ -166,12 +164,10 @@ impl Health {
 
     /// Reads what others appended.
     async fn follow_ledger(&self) -> Result<(), BrokerError> {
-        let probe = Request {
-            entry: Entry::Consume,
-            one_time: Vec::new().into(),
-            at: self.core.now(),
-        };
-        self.core.ledger().append(probe).await?;
+        self.core
+            .ledger()
+            .append_own(Entry::Consume, self.core.now())
+            .await?;
         Ok(())
     }
 }

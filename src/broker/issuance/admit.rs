@@ -29,7 +29,7 @@ use crate::domain::request::{
 use crate::domain::revocability::RevocationClass;
 use crate::domain::session::{EndReason, SessionState};
 use crate::domain::task::{Task, TaskChain, TaskState};
-use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
+use crate::domain::workload::{Identity, OneTime, Reuse, Workload};
 use crate::ids::{NoRandomness, SessionId, TaskId};
 use crate::ledger::entry::{JoinPlan, OpenPlan, ParentPlan, RetryPlan, TaskPlan};
 use crate::policy::TaskFacts;
@@ -243,7 +243,7 @@ impl Issuance {
         if !context
             .workload
             .is(&task.owner, task.owner_instance.as_ref())
-            || !key_fits(&task, context.workload.key.as_ref())
+            || !task.fits_key(context.workload.key.as_ref())
         {
             return refused(NotRepeated::AnotherKey);
         }
@@ -370,7 +370,7 @@ impl Issuance {
             && context
                 .workload
                 .is(&task.owner, task.owner_instance.as_ref())
-            && key_fits(&task, context.workload.key.as_ref());
+            && task.fits_key(context.workload.key.as_ref());
         if !own {
             return Err(not_found().into());
         }
@@ -381,6 +381,10 @@ impl Issuance {
     }
 
     /// The parent's valid credential on this resource that covers the request and lives longest.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the sessions of the parent task, which the caller was let into"
+    )]
     async fn covering(
         &self,
         context: &DecisionContext<'_>,
@@ -492,14 +496,6 @@ fn retry_key(workload: &Workload, key: &str) -> [u8; 32] {
     let instance = workload.instance.as_ref().map_or("", |own| own.as_str());
     // None of the three can hold a line feed.
     sha256(format!("retry\n{}\n{instance}\n{key}", workload.identity).as_bytes())
-}
-
-/// Whether the key that opened the task is the one that was proved now.
-pub(in crate::broker) fn key_fits(task: &Task, proved: Option<&KeyBinding>) -> bool {
-    match &task.handle_key {
-        None => true,
-        Some(bound) => proved.is_some_and(|key| key.to_text() == *bound),
-    }
 }
 
 fn task_ended() -> Refusal {

@@ -15,7 +15,7 @@ use crate::domain::permit::Permit;
 use crate::domain::session::{EndReason, Session, SessionState};
 use crate::domain::task::{Task, TaskEnd};
 use crate::ledger::Appended;
-use crate::ledger::entry::{EndSession, EndTask, Entry, OneTimeUse, Request};
+use crate::ledger::entry::{EndSession, EndTask, Entry};
 use crate::metrics::{Ended, Stage};
 use crate::mint::{Credential, MintError, MintPlace};
 
@@ -130,13 +130,14 @@ impl Issuance {
         let refused = RefusedRequest::before_policy(refusal, active, Some(resource), purpose);
         let decide = self.refusal_entry(context, &refused)?;
         let id = decide.id;
-        let request = Request {
-            entry: Entry::Decide(Box::new(decide)),
-            // The permit used the evidence up.
-            one_time: OneTimeUse::default(),
-            at: self.core.now(),
-        };
-        match self.core.ledger().append(request).await? {
+        // The permit used the evidence up.
+        let entry = Entry::Decide(Box::new(decide));
+        match self
+            .core
+            .ledger()
+            .append_own(entry, self.core.now())
+            .await?
+        {
             Appended::Recorded(recorded) => {
                 let refusal = refused.refusal.clone();
                 let denied = self.refusal_on_record(id, &refused, refusal, recorded.receipt);
@@ -150,17 +151,13 @@ impl Issuance {
 
     /// Ends a task that a request opened in vain.
     async fn end_unused(&self, task: &Task) {
-        let request = Request {
-            entry: Entry::EndTask(EndTask {
-                task: task.id,
-                end: TaskEnd::Abort,
-                by: "broker".into(),
-                owner: task.owner.clone(),
-            }),
-            one_time: OneTimeUse::default(),
-            at: self.core.now(),
-        };
-        if let Err(error) = self.core.ledger().append(request).await {
+        let entry = Entry::EndTask(EndTask {
+            task: task.id,
+            end: TaskEnd::Abort,
+            by: "broker".into(),
+            owner: task.owner.clone(),
+        });
+        if let Err(error) = self.core.ledger().append_own(entry, self.core.now()).await {
             warn!(task = %task.id, %error, "it stays open until its deadline");
         }
     }
@@ -211,19 +208,15 @@ impl Issuance {
         reason: EndReason,
         never_made: bool,
     ) {
-        let request = Request {
-            entry: Entry::EndSession(EndSession {
-                session: session.id,
-                state,
-                reason,
-                never_made,
-                by: "broker".into(),
-                owner: session.workload.clone(),
-            }),
-            one_time: OneTimeUse::default(),
-            at: self.core.now(),
-        };
-        match self.core.ledger().append(request).await {
+        let entry = Entry::EndSession(EndSession {
+            session: session.id,
+            state,
+            reason,
+            never_made,
+            by: "broker".into(),
+            owner: session.workload.clone(),
+        });
+        match self.core.ledger().append_own(entry, self.core.now()).await {
             Ok(_) => self.core.metrics().sessions_ended(reason, 1),
             // The lease runs out, or it expires; either way it is on record and in nobody's hands.
             Err(error) => warn!(session = %session.id, %error, "not recorded as ended"),

@@ -10,7 +10,7 @@ mod mint;
 
 use std::sync::Arc;
 
-pub(super) use self::admit::{AdmittedTask, DELEGATION_PREFIX, Unadmitted, key_fits};
+pub(super) use self::admit::{AdmittedTask, DELEGATION_PREFIX, Unadmitted};
 pub(super) use self::decisions::{DecisionContext, Evaluated, Evaluation, RefusedRequest};
 pub(super) use self::issue::issued_task;
 pub use self::issue::{DecisionSummary, Issued, IssuedTask};

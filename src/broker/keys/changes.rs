@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::crypto::jwk::Algorithm;
 use crate::crypto::keyring::{KeyPurpose, NewKey, SigningKeyRecord, ledger_order};
 use crate::domain::limits::{MAX_LEDGER_KEYS, MAX_PUBLISHED_KEYS};
-use crate::ledger::entry::{Entry, KeyChange, OneTimeUse, Request};
+use crate::ledger::entry::{Entry, KeyChange};
 use crate::ledger::{Appended, Ledger};
 use crate::store::keys::{SigningKeyRow, keys_basis};
 
@@ -64,12 +64,7 @@ pub(in crate::broker) trait Recorder: Sync {
 
 impl Recorder for Ledger {
     async fn append(&self, entry: Entry, at: Timestamp) -> Result<Appended, BrokerError> {
-        let request = Request {
-            entry,
-            one_time: OneTimeUse::default(),
-            at,
-        };
-        Ok(self.append(request).await?)
+        Ok(self.append_own(entry, at).await?)
     }
 }
 

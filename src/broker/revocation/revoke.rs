@@ -385,7 +385,7 @@ impl Revocation {
         if !reader.may(AdminAction::ReadRevocations)? && !reader.may(AdminAction::RevokeMany)? {
             return Err(BrokerError::Forbidden("readRevocations"));
         }
-        Ok(self.core.store().list_cutoffs(&filter).await?)
+        Ok(reader.list_cutoffs(&filter).await?)
     }
 
     /// Lets in again what a cutoff keeps out. What it killed stays dead.

@@ -68,6 +68,10 @@ impl Revocation {
     }
 
     /// Whether an identity has a role, a registered key or an open task.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the caller learns only whether there is a task"
+    )]
     async fn knows_workload(&self, identity: &Identity) -> Result<bool, BrokerError> {
         let tasks = TaskFilter {
             owner: Some(identity.to_string()),

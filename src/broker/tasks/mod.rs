@@ -11,17 +11,16 @@ pub use self::open::Opened;
 use super::access::{Access, Actor, Unverified};
 use super::core::Core;
 use super::error::BrokerError;
-use super::issuance::{DELEGATION_PREFIX, Issuance, key_fits};
+use super::issuance::{DELEGATION_PREFIX, Issuance};
 use super::verification::sessions::SessionReport;
 use crate::attest::Evidence;
 use crate::clock::Timestamp;
-use crate::crypto::digest::digests_equal;
 use crate::crypto::random::{random_token, token_digest};
 use crate::domain::limits::{DEFAULT_PAGE, MAX_DELEGATION_SECONDS, MAX_PAGE};
 use crate::domain::task::{Task, TaskChain, TaskEnd, TaskState};
 use crate::domain::workload::Identity;
 use crate::ids::TaskId;
-use crate::ledger::entry::{Delegate, EndTask, Entry, OneTimeUse, Request};
+use crate::ledger::entry::{Delegate, EndTask, Entry};
 use crate::ledger::{Appended, LedgerStatus};
 use crate::policy::AdminAction;
 use crate::store::heartbeat::{HeldTask, TaskView};
@@ -379,7 +378,7 @@ impl Tasks {
             filter.limit = DEFAULT_PAGE;
         }
         let now = self.core.now();
-        let tasks = self.core.store().tasks(&filter).await?;
+        let tasks = reader.tasks(&filter).await?;
         let ids: Vec<TaskId> = tasks.iter().map(|task| task.id).collect();
         let chains = self.core.store().task_chains(&ids).await?;
         Ok(tasks
@@ -413,14 +412,10 @@ impl Tasks {
         let not_found = || BrokerError::NotFound("task");
         let owner = match authority {
             TaskAuthority::Handle(handle, _) => {
-                let bearer = unverified.with_handle(now)?;
-                let digest = token_digest(handle.expose_secret());
-                let found = self.core.store().hold_task(id, now).await?.filter(|held| {
-                    let task = &held.view.task;
-                    digests_equal(&digest, &task.handle_digest) && key_fits(task, bearer.key())
-                });
+                let bearer = unverified.with_handle(handle, now)?;
+                let found = self.core.store().hold_task(id, now).await?;
                 let task = found.ok_or_else(not_found)?;
-                let actor = bearer.for_task(&task.view.task);
+                let actor = bearer.for_task(&task.view.task).ok_or_else(not_found)?;
                 Owner { task, actor }
             }
             TaskAuthority::Owner(_) => {
@@ -463,16 +458,15 @@ impl Tasks {
         let appended = self
             .core
             .ledger()
-            .append(Request {
-                entry: Entry::EndTask(EndTask {
+            .append_own(
+                Entry::EndTask(EndTask {
                     task: task.id,
                     end,
                     by: "sweeper".into(),
                     owner: task.owner.clone(),
                 }),
-                one_time: OneTimeUse::default(),
-                at: self.core.now(),
-            })
+                self.core.now(),
+            )
             .await?;
         Ok(matches!(appended, Appended::Recorded(_)))
     }

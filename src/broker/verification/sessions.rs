@@ -94,7 +94,7 @@ impl Verification {
             filter.limit = DEFAULT_PAGE;
         }
         let now = self.core.now();
-        let views = self.core.store().list_sessions(&filter).await?;
+        let views = reader.list_sessions(&filter).await?;
         Ok(views
             .into_iter()
             .map(|view| SessionReport::new(view, now))
