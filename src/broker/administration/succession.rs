@@ -25,9 +25,7 @@ use crate::domain::kind::MinterKind;
 use crate::domain::limits::MAX_TTL_SECONDS;
 use crate::ids::CutoffId;
 use crate::ledger::Appended;
-use crate::ledger::entry::{
-    AdminBindingChange, Entry, NewCutoff, , WorkloadKeyChange,
-};
+use crate::ledger::entry::{AdminBindingChange, Entry, NewCutoff, WorkloadKeyChange};
 use crate::mint::{DenyList, MintPlace, Minters};
 use crate::store::Store;
 use crate::store::admins::AdminBinding;
@@ -220,10 +218,7 @@ impl Succession {
     /// Cuts off what came before this log, and takes over what `legacy` says: what forbids always,
     /// what permits if `all`. `registered` are resources of which the old log may have issued, too.
     /// What was taken over before, by one that was cut short, is not taken over again.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a new log has no callers yet"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "a new log has no callers yet")]
     pub async fn succeed(
         &self,
         legacy: Legacy,
@@ -393,7 +388,12 @@ impl Succession {
     }
 
     async fn carry(&self, entry: Entry) -> Result<(), BrokerError> {
-        match self.core.ledger().append_own(entry, self.core.now()).await? {
+        match self
+            .core
+            .ledger()
+            .append_own(entry, self.core.now())
+            .await?
+        {
             Appended::Recorded(_) | Appended::Unchanged => Ok(()),
             _ => Err(BrokerError::FailClosed("it was not recorded".into())),
         }
