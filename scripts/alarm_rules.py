@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-ROW = re.compile(r"\| `(\w+)` \| .* \| `(.+)`(?: for (\d+) ([mh]))? \|")
+ROW = re.compile(r"\| `(Taskpass\w+)` \| .* \| `(.+)`(?: for (\d+) ([mh]))? \|")
 
 
 def read(name: str) -> dict:
