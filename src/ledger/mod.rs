@@ -57,7 +57,7 @@ use self::batch::{Prepared, SettledLeaf};
 use self::clock_watch::ClockWatch;
 use self::cutoffs::Cutoffs;
 pub(crate) use self::entry::blocked_caller;
-use self::entry::{Openings, Request, SessionPlan, leaf_of};
+use self::entry::{Entry, OneTimeUse, Openings, Request, SessionPlan, leaf_of};
 pub use self::outcome::{AppendError, Outcome};
 use self::unrecorded::Unrecorded;
 use crate::clock::{SharedClock, Timestamp};

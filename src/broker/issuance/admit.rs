@@ -29,7 +29,7 @@ use crate::domain::request::{
 use crate::domain::revocability::RevocationClass;
 use crate::domain::session::{EndReason, SessionState};
 use crate::domain::task::{Task, TaskChain, TaskState};
-use crate::domain::workload::{Identity, OneTime, Reuse, Workload};
+use crate::domain::workload::{Identity, KeyBinding, OneTime, Reuse, Workload};
 use crate::ids::{NoRandomness, SessionId, TaskId};
 use crate::ledger::entry::{JoinPlan, OpenPlan, ParentPlan, RetryPlan, TaskPlan};
 use crate::policy::TaskFacts;

@@ -26,7 +26,7 @@ use crate::crypto::jwk::Algorithm;
 use crate::crypto::keyring::{KeyPurpose, KeySchedule, NewKey, SigningKeyRecord, plan_rotation};
 use crate::crypto::loaded::{LoadedKey, LoadedKeys};
 use crate::crypto::sealer::Sealer;
-use crate::crypto::signer::{LocalSigner, PrivateKey};
+use crate::crypto::signer::{LocalSigner, PrivateKey, Signer as _};
 use crate::mint::Minters;
 
 /// A key that the operator brought along, which a running broker can take over anew.
