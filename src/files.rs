@@ -91,8 +91,8 @@ impl FileError {
             return Self::unfit(path, "is a symbolic link, which is not followed", remedy);
         }
         let expected = match expected {
-            FileType::Directory => "is no directory",
-            _ => "is no regular file",
+            FileType::Directory => "is not a directory",
+            _ => "is not a regular file",
         };
         Self::unfit(path, expected, "move it away, or give another path")
     }
@@ -504,9 +504,7 @@ pub fn make_directories(path: &Path) -> io::Result<()> {
 pub struct NewFile {
     file: File,
     directory: OwnedFd,
-    /// The temporary name.
     new: OsString,
-    /// The final name.
     name: OsString,
     kept: bool,
 }

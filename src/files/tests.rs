@@ -181,7 +181,7 @@ fn a_private_directory_is_made_closed_and_refused_open() {
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
     let why = PrivateDirectory::open_or_make(&file, false).unwrap_err();
-    assert!(why.to_string().contains("is no directory"), "{why}");
+    assert!(why.to_string().contains("is not a directory"), "{why}");
 }
 
 #[test]
