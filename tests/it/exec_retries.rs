@@ -163,7 +163,7 @@ async fn an_attestation_that_an_unanswered_try_used_up_is_named() {
         .run();
     assert_eq!((refused.code(), refused.stdout.as_str()), (Some(1), ""));
     assert!(
-        refused.stderr.contains("may have used it up"),
+        refused.stderr.contains("may have used the attestation up"),
         "{}",
         refused.stderr
     );
