@@ -262,7 +262,7 @@ async fn what_an_admin_ended_is_neither_given_out_nor_renewed() {
             assert!(revoked.status < 300, "{}", revoked.text());
         }
         for options in [&[][..], &["--reopen"]] {
-            refused(&world.call(options), 1, "the task is over");
+            refused(&world.call(options), 1, "the task has ended");
         }
         let kept = fs::read_to_string(world.kept()).unwrap();
         assert!(!kept.contains("made-for"), "{kept}");
@@ -293,7 +293,7 @@ async fn little_left_is_another_session_of_the_same_task_and_nothing_follows_its
     // The deadline has passed, whatever the broker says of it.
     world.change(|held| held["deadline"] = soon(-1));
     for _ in 0..2 {
-        refused(&world.call(&[]), 1, "the task is over: expired");
+        refused(&world.call(&[]), 1, "the task has ended: expired");
     }
     assert_eq!(sts.asked().await.len(), 2);
     let third = printed(&world.call(&["--reopen"]));
@@ -339,7 +339,7 @@ async fn a_broker_that_is_away_changes_nothing_while_the_session_lasts() {
     world.change(|held| held["expires_at"] = soon(-1));
     refused(&world.call(&[]), 3, "cannot reach");
     world.change(|held| held["deadline"] = soon(-1));
-    refused(&world.call(&[]), 1, "the task is over");
+    refused(&world.call(&[]), 1, "the task has ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -395,7 +395,7 @@ async fn a_task_that_is_open_is_joined_and_left_to_who_opened_it() {
     let complete = complete.header("authorization", format!("Handle {handle}"));
     let complete = crate::support::http::send(complete.json(&json!({}))).await;
     complete.expect(200);
-    refused(&joined(&[]), 1, "the task is over");
+    refused(&joined(&[]), 1, "the task has ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -435,7 +435,7 @@ async fn a_page_of_a_load_balancer_neither_ends_the_task_nor_counts_as_its_end()
 
     // The deadline has passed here, and not at the broker.
     world.change(|held| held["deadline"] = soon(-1));
-    refused(&world.call(&[]), 1, "the task is over: expired");
+    refused(&world.call(&[]), 1, "the task has ended: expired");
     between.set_faults(&pages("403 Forbidden"));
     refused(&world.call(&["--end"]), 3, "not the broker's answer");
     between.set_faults(&[]);
