@@ -224,7 +224,6 @@ pub(super) struct Client {
 /// A complete answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// The HTTP status.
     pub(super) status: StatusCode,
     /// The body as JSON; null if it is empty or not JSON.
     pub(super) body: Value,
@@ -625,13 +624,15 @@ fn would_be_allowed(allowed: &Value) -> Vec<String> {
         };
         lines.push(format!("  would be allowed: {actions}{place}"));
     }
-    for (name, what) in [
+    for (name, limit) in [
         ("max_ttl_seconds", "a life"),
         ("max_deadline_seconds", "a deadline"),
         ("max_heartbeat_seconds", "a heartbeat interval"),
     ] {
         if let Some(seconds) = allowed.get(name).and_then(Value::as_u64) {
-            lines.push(format!("  would be allowed: {what} of {seconds} s at most"));
+            lines.push(format!(
+                "  would be allowed: {limit} of {seconds} s at most"
+            ));
         }
     }
     lines

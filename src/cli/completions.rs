@@ -11,7 +11,7 @@ use super::{Cli, Failure, output};
     after_help = "Example:\n  taskpass completions bash > ~/.local/share/bash-completion/completions/taskpass"
 )]
 pub(super) struct Completions {
-    /// The shell's name
+    /// The name of the shell
     shell: Shell,
 }
 

@@ -1,8 +1,8 @@
 //! A cached AWS session, and its renewal before it ends.
 //!
-//! AWS's tools request credentials early and often: botocore does so whenever less than 15 minutes
-//! are left, which is always true for a short session, and other SDKs behave similarly. They get
-//! the same session until little of its life is left. Then they get another session within the same
+//! AWS's tools request credentials early and often: botocore does so if less than 15 minutes are
+//! left, which is always true for a short session, and other SDKs behave similarly. They get the
+//! same session until little of its life is left. Then they get another session within the same
 //! task, as long as the task lasts and a fresh attestation is available. After a failed renewal
 //! there is a pause. `taskpass exec` and `taskpass aws credential-process` share this code.
 
@@ -37,7 +37,6 @@ pub(super) struct Asker {
     pub(super) client: Client,
     /// The source of fresh attestations.
     pub(super) source: Source,
-    /// The requested rights.
     pub(super) wanted: Wanted,
     /// How long a request is retried.
     pub(super) retry: Duration,
@@ -156,7 +155,6 @@ pub(super) struct Held {
     pub(super) task: Value,
     /// The latest end of the task.
     pub(super) deadline: Timestamp,
-    /// The session's id.
     pub(super) session: String,
     /// The credential as in the broker's answer.
     pub(super) credential: Value,

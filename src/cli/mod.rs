@@ -1,7 +1,7 @@
 //! The command line: one file for each command.
 //!
 //! `serve`, `migrate` and `dev` run the broker. The other commands are clients of its HTTP
-//! interface and can do only what the interface permits their caller. `ledger verify`, `coverage`,
+//! interface and have only the rights of their caller. `ledger verify`, `coverage`,
 //! `policy check`, `policy test` and `attest check` need no broker.
 //!
 //! Exit codes serve scripts: 0 success; 1 refused by policy, or a proof does not hold; 2 the
@@ -141,7 +141,6 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// All classes.
     pub(crate) const ALL: [Self; 3] = [Self::Refused, Self::Usage, Self::Unestablished];
 
     /// The exit code of the class.
@@ -334,14 +333,14 @@ mod tests {
     fn the_command_line_is_well_formed_and_every_command_has_an_example() {
         fn check(command: &clap::Command, path: &str) {
             let path = format!("{path} {}", command.get_name());
-            assert!(command.get_about().is_some(), "{path} says what it does");
+            assert!(command.get_about().is_some(), "{path} has no description");
             if command.has_subcommands() {
                 command.get_subcommands().for_each(|sub| check(sub, &path));
                 return;
             }
             let help = command.get_after_help().map(ToString::to_string);
             let help = help.unwrap_or_default();
-            assert!(help.contains("taskpass "), "{path} has an example");
+            assert!(help.contains("taskpass "), "{path} has no example");
         }
         let mut command = Cli::command();
         command.build();

@@ -23,9 +23,9 @@ impl From<io::Error> for Failure {
 /// The form in which a command writes its result on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Sentences and tables.
+    /// Sentences and tables for people.
     Text,
-    /// One JSON document.
+    /// One JSON document for programs.
     Json,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn line(text: impl AsRef<str>) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Writes bytes unchanged.
+/// Writes bytes without changing them.
 pub(super) fn raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
@@ -91,7 +91,7 @@ pub(super) fn is_json_written() -> bool {
     JSON_WRITTEN.load(Ordering::Relaxed)
 }
 
-/// Writes indented JSON.
+/// Writes JSON with indentation.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     JSON_WRITTEN.store(true, Ordering::Relaxed);
     line(pretty(value)?)

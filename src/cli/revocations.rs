@@ -47,7 +47,7 @@ struct List {
 
 #[derive(Args, Debug)]
 struct Show {
-    /// The revocation's id
+    /// The id of the revocation
     id: CutoffId,
     #[command(flatten)]
     connection: Connection,
@@ -59,7 +59,7 @@ struct Show {
     after_help = "Sessions that the revocation ended stay ended.\n\nExample:\n  taskpass lift 0198… --token-file admin-token"
 )]
 pub(super) struct Lift {
-    /// The revocation's id
+    /// The id of the revocation
     id: CutoffId,
     #[command(flatten)]
     connection: Connection,

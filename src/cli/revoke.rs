@@ -14,7 +14,7 @@ use crate::domain::cutoff::Selector;
 #[command(
     after_help = "A selector is workload=…, task=…, resource=…, attestor=…, generation=…, policy=…, signing_key=… or all.\n\
     Workloads, attestors and `all` are blocked for an hour unless another time is given.\n\nExamples:\n  \
-    taskpass revoke workload=github:repo:1234 --dry-run --reason \"what would end?\" --token-file admin-token\n  \
+    taskpass revoke workload=github:repo:1234 --dry-run --reason \"who is affected?\" --token-file admin-token\n  \
     taskpass revoke all --until-lifted --reason \"incident 7\" --token-file admin-token"
 )]
 #[expect(clippy::struct_excessive_bools, reason = "each is a separate switch")]

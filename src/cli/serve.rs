@@ -36,7 +36,6 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// The configuration's path.
     pub(super) fn path(&self) -> Result<PathBuf, Failure> {
         Config::path(self.config.clone(), &ProcessEnvironment)
             .map_err(|errors| Failure::Usage(errors.to_string()))

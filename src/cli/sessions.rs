@@ -55,7 +55,7 @@ struct List {
 
 #[derive(Args, Debug)]
 struct Show {
-    /// The session's id
+    /// The id of the session
     id: SessionId,
     #[command(flatten)]
     connection: Connection,
@@ -63,7 +63,7 @@ struct Show {
 
 #[derive(Args, Debug)]
 struct RevokeOne {
-    /// The session's id
+    /// The id of the session
     id: SessionId,
     #[command(flatten)]
     connection: Connection,

@@ -41,7 +41,7 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct One {
-    /// The task's id
+    /// The id of the task
     id: TaskId,
     #[command(flatten)]
     connection: Connection,
@@ -55,7 +55,7 @@ struct One {
 
 #[derive(Args, Debug)]
 struct Show {
-    /// The task's id
+    /// The id of the task
     id: TaskId,
     #[command(flatten)]
     connection: Connection,

@@ -57,7 +57,7 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct NewKey {
-    /// The workload's name
+    /// The name of the workload
     workload: String,
     /// The file to create, with the private key as PKCS#8 PEM
     #[arg(long, value_name = "FILE")]
@@ -86,7 +86,7 @@ struct List {
 
 #[derive(Args, Debug)]
 struct Assert {
-    /// The workload's name
+    /// The name of the workload
     workload: String,
     /// The file with the private key as PKCS#8 PEM: Ed25519 or P-256
     #[arg(long, env = "TASKPASS_KEY_FILE", value_name = "FILE")]
@@ -98,7 +98,7 @@ struct Assert {
 
 #[derive(Args, Debug)]
 struct Remove {
-    /// The workload's name
+    /// The name of the workload
     workload: String,
     /// The key's thumbprint; put one that begins with a hyphen last, after `--`
     thumbprint: String,

@@ -68,8 +68,8 @@ impl Checker<'_> {
                 let problem = format!("names {}, which cannot be read: {error}", path.display());
                 return self.refuse(&at, problem, "make it readable to the broker");
             }
-            Ok(Some(what)) => {
-                let problem = format!("names {}, which is {what}", path.display());
+            Ok(Some(secret)) => {
+                let problem = format!("names {}, which is {secret}", path.display());
                 return self.refuse(&at, problem, "give a file that serves this server only");
             }
             Ok(None) => {}

@@ -90,14 +90,14 @@ impl Slot {
         Ok(serde_json::from_slice(&bytes).ok())
     }
 
-    /// Replaces the entry.
+    /// Replaces the entry completely or not at all.
     pub(super) fn write(&self, value: &impl Serialize) -> Result<(), Failure> {
         let bytes = serde_json::to_vec(value).map_err(Failure::unestablished)?;
         let replaced = self.directory.replace(&self.name, &bytes);
         replaced.map_err(unusable)
     }
 
-    /// Removes the entry.
+    /// Removes the entry if it exists.
     pub(super) fn clear(&self) -> Result<(), Failure> {
         self.directory.remove(&self.name).map_err(unusable)
     }

@@ -196,7 +196,7 @@ curl -s {url}/v1/credentials -H "Authorization: Bearer $TOKEN" {json} -d '{{
 # The active sessions, and a dry run of ending all of them:
 export TASKPASS_URL={url} TASKPASS_TOKEN={admin}
 {program} sessions list --state active
-{program} revoke all --dry-run --reason "to see what would end"
+{program} revoke all --dry-run --reason "a dry run"
 "#
     )
 }

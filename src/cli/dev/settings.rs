@@ -10,7 +10,6 @@ use crate::domain::generation::PolicyFile;
 
 /// The values that differ between starts.
 pub(super) struct Settings<'a> {
-    /// The broker's address.
     pub(super) listen: SocketAddr,
     /// The URL of the development issuer.
     pub(super) issuer: &'a str,

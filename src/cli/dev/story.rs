@@ -222,19 +222,19 @@ impl Story<'_> {
     }
 }
 
-fn expect(what: &str, answer: &Answer, status: StatusCode) -> Result<(), Failure> {
+fn expect(step: &str, answer: &Answer, status: StatusCode) -> Result<(), Failure> {
     if answer.status == status {
         return Ok(());
     }
     Err(otherwise(&format!(
-        "{what} should be {status}: {}",
+        "{step} should be {status}: {}",
         answer.failure()
     )))
 }
 
-fn otherwise(what: &str) -> Failure {
+fn otherwise(problem: &str) -> Failure {
     Failure::Unestablished(format!(
-        "the demonstration failed: {what}\n(the state of earlier runs, such as a block, is kept: \
+        "the demonstration failed: {problem}\n(the state of earlier runs, such as a block, is kept: \
          start with --no-story, or with another --data-dir)"
     ))
 }

@@ -71,7 +71,6 @@ struct Named {
 enum NotIssued {
     /// The pod's service account may not request tokens for itself.
     Denied(Fault),
-    /// Any other cause.
     Failed(Fault),
 }
 

@@ -146,7 +146,6 @@ enum Place {
 }
 
 impl Delivered {
-    /// Delivers the credential.
     pub(super) fn prepare(to: To<'_>, granted: &Value, asker: Asker) -> Result<Self, Failure> {
         let To { how, variable, .. } = to;
         let mut remove: Vec<String> = removed().collect();

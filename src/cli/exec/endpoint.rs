@@ -51,7 +51,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer waits for a renewal if the session has ended. AWS's tools give up earlier.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A listening endpoint.
 pub(super) struct Endpoint {
     listener: TcpListener,
     port: u16,

@@ -9,7 +9,7 @@ use std::fs::File;
 use rustix::process::{Pid, getpgrp, setpgid};
 use rustix::termios::{tcgetpgrp, tcsetpgrp};
 
-/// The controlling terminal.
+/// The controlling terminal of this process.
 pub(super) struct Terminal {
     tty: File,
     own_group: Pid,

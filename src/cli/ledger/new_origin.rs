@@ -54,7 +54,7 @@ pub(in crate::cli) struct How {
     /// removal was recorded in a lost leaf come back with them
     #[arg(long)]
     carry_over: bool,
-    /// Begin the new log; without this the command only prints what it would do
+    /// Begin the new log; without this the command only prints the effects
     #[arg(long)]
     yes: bool,
 }
@@ -299,7 +299,7 @@ impl Opened {
             succession.origin, succession.size
         ));
         output::note(format!(
-            "the log `{new}` replaces it. Tokens issued before are refused wherever the broker is \
+            "the log `{new}` replaces it. Tokens issued before are refused when the broker is \
              asked, and evidence from before is refused. Sessions at back ends are denied there by \
              deny lists once a broker runs; sessions of a target without a deny list live until they \
              expire. Both are listed at the end"

@@ -390,12 +390,12 @@ impl fmt::Display for Shown<'_> {
                 first.index, first.at, last.index, last.at
             )?;
         }
-        for (count, what) in [
+        for (count, reason) in [
             (tally.never_asked, "refused before policy was asked"),
             (tally.pruned, "pruned"),
         ] {
             if count > 0 {
-                write!(f, "\nleft out: {count} {what}")?;
+                write!(f, "\nleft out: {count} {reason}")?;
             }
         }
         for (why, count) in &tally.untold {

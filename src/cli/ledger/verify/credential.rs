@@ -323,11 +323,11 @@ impl Credential {
 }
 
 /// Compares a value in an answer or credential with the leaf's.
-pub(super) fn equal(verdict: &mut Verdict, what: &str, said: &Value, leaf: &Value) {
+pub(super) fn equal(verdict: &mut Verdict, name: &str, said: &Value, leaf: &Value) {
     if said != leaf || said.is_null() {
         verdict.fail(
             Claim::Decided,
-            format!("{what} is {said}, but the leaf has {leaf}"),
+            format!("{name} is {said}, but the leaf has {leaf}"),
         );
     }
 }

@@ -39,7 +39,6 @@ pub(in crate::cli) struct Consistency {
 pub(in crate::cli) struct Given {
     /// Its name in messages.
     pub(in crate::cli) name: String,
-    /// The signed note.
     pub(in crate::cli) note: Vec<u8>,
     /// The time at which it was public, by the clock of the person who kept it.
     pub(in crate::cli) published: Option<Timestamp>,
@@ -54,7 +53,6 @@ struct Sighting {
     by: String,
 }
 
-/// The known heads.
 pub(super) struct Heads {
     anchors: Vec<Anchor>,
     proofs: Vec<Consistency>,

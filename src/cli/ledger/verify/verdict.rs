@@ -85,7 +85,7 @@ pub(in crate::cli) struct Verdict {
     pub(super) notes: Vec<String>,
     /// Requested claims that are not proven but not contradicted.
     pub(super) missing: Vec<String>,
-    /// Contradictions.
+    /// The contradictions that were found.
     pub(super) problems: Vec<String>,
 }
 

@@ -26,7 +26,6 @@ const MAX_OPEN: usize = 16;
 /// A head that the log signed.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    /// The signed note.
     pub(super) note: String,
     /// The checkpoint in the note.
     pub(super) head: Checkpoint,
@@ -47,7 +46,7 @@ pub(super) enum Kind {
     Fork,
     /// The address serves another log.
     OtherOrigin,
-    /// The pinned keys did not sign what the address serves.
+    /// The address serves a checkpoint that the pinned keys did not sign.
     BadSignature,
 }
 

@@ -91,7 +91,6 @@ impl Log {
         })
     }
 
-    /// The log's URL.
     pub(super) fn base(&self) -> &str {
         &self.base
     }

@@ -339,7 +339,7 @@ impl Monitor {
             drop(output::json_line(&line));
         }
         let proof = if found.kind.is_proof() {
-            "The file proves this to anyone with the log's key: taskpass ledger watch --check"
+            "The file proves this to every holder of the log's key: taskpass ledger watch --check"
         } else {
             "Only this monitor attests when it was served"
         };

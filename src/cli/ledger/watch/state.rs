@@ -1,5 +1,5 @@
 //! The state of a monitor: the last checkpoint that it verified, as the log signed it. The file is
-//! evidence: its holder can prove with it what the log signed.
+//! evidence: it proves that the log signed this checkpoint.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read as _};
@@ -17,7 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The last verified checkpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
-    /// The signed note.
     pub(super) note: String,
     /// The checkpoint in the note.
     pub(super) head: Checkpoint,
@@ -70,8 +69,9 @@ impl State {
         }))
     }
 
-    /// Replaces the kept checkpoint completely or not at all. It does not undo what another watch
-    /// kept meanwhile, and does not overwrite a file that is not this log's.
+    /// Replaces the kept checkpoint completely or not at all. It does not replace a larger
+    /// checkpoint that another watch kept meanwhile, and does not overwrite a file that is not this
+    /// log's.
     pub(super) fn save(&self, kept: &Kept, keys: &[VerifierKey]) -> Result<(), Failure> {
         let Some(path) = &self.0 else {
             return Ok(());
