@@ -73,7 +73,7 @@ struct List {
 enum Purpose {
     /// Access tokens
     AccessToken,
-    /// The ledger's checkpoints
+    /// The checkpoints of the ledger
     Ledger,
 }
 
