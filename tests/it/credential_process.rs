@@ -335,7 +335,11 @@ async fn a_broker_that_is_away_changes_nothing_while_the_session_lasts() {
     world.replica.process.kill();
     let away = world.call(&[]);
     assert_eq!(printed(&away), first);
-    assert!(away.stderr.contains("could not be asked"), "{}", away.stderr);
+    assert!(
+        away.stderr.contains("could not be asked"),
+        "{}",
+        away.stderr
+    );
     world.change(|held| held["expires_at"] = soon(-1));
     refused(&world.call(&[]), 3, "cannot reach");
     world.change(|held| held["deadline"] = soon(-1));
@@ -451,11 +455,7 @@ async fn an_end_that_finds_nothing_to_end_says_so_and_fails() {
     refused(&world.call(&["--end"]), 1, "no cached task");
     printed(&world.call(&[]));
     // Other arguments are another job.
-    refused(
-        &world.call(&["--ttl", "300", "--end"]),
-        1,
-        "no cached task",
-    );
+    refused(&world.call(&["--ttl", "300", "--end"]), 1, "no cached task");
     assert_eq!(world.sessions().await[0]["state"], "active");
     assert_eq!(world.call(&["--end"]).code(), Some(0));
     refused(&world.call(&["--end"]), 1, "no cached task");
